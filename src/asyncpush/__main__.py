@@ -1,0 +1,22 @@
+"""``asyncpush`` and ``python -m asyncpush``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; ends the process with its exit status."""
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        # Answered before anything is imported that takes time.
+        from importlib.metadata import version
+
+        print(f"asyncpush {version('asyncpush')}")  # noqa: T201 - the result
+        sys.exit(0)
+    from asyncpush.cli.main import run_app
+
+    sys.exit(run_app(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""The composition root: a connection to a registry, and the pushes that the command line and programs enter by."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+from anyio import CapacityLimiter
+
+from asyncpush.ecr.repository import EcrRepository
+from asyncpush.ecr.retry import Retries
+from asyncpush.ecr.session import open_client
+from asyncpush.errors import AsyncpushError, RepositoryNotFoundError
+from asyncpush.events import Emit, ImageFailed, ignore
+from asyncpush.image import ImageResult, Run, dry_run, plan_anew, plan_image, push_image
+from asyncpush.layer import Resources, only_cause, push_layer
+from asyncpush.model import Descriptor, Digest, Platform
+from asyncpush.protocols import Blob, Image, Repository
+from asyncpush.reference import (
+    Destination,
+    RegistryName,
+    check_repository,
+    in_registry,
+    parse_destination,
+    parse_registry,
+)
+from asyncpush.settings import AwsConfiguration, Settings
+from asyncpush.sources import file_blob, open_source
+
+#: Images that are worked on at once. Their layers share the slots; this bounds what only asks and waits.
+_IMAGES_AT_ONCE = 32
+
+#: What `layers` calls a file; ECR does not look inside, and a manifest may call it otherwise.
+_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+#: Connections beyond those that carry parts: questions, completing calls and manifests.
+_SPARE_CONNECTIONS = 16
+
+
+class Registry:
+    """An open connection to one ECR registry; ``connect`` makes it.
+
+    All pushes over one connection share its limits, and send each layer of a repository once.
+    """
+
+    def __init__(self, client: Any, name: RegistryName, settings: Settings, emit: Emit) -> None:  # noqa: ANN401
+        self.name = name
+        self.settings = settings
+        self.emit = emit
+        self.run = Run(Resources.of(settings, emit))
+        self._client = client
+        self._retries = Retries(settings.max_attempts, emit)
+
+    def repository(self, name: str) -> Repository:
+        """The repository called *name*; nothing is asked yet.
+
+        Raises:
+            InvalidReferenceError: *name* is none that ECR takes.
+        """
+        check_repository(name, self.name.service)
+        return EcrRepository(self._client, self.name.id, name, self._retries)
+
+
+@asynccontextmanager
+async def connect(
+    registry: str | RegistryName | None = None,
+    *,
+    aws: AwsConfiguration | None = None,
+    settings: Settings | None = None,
+    emit: Emit = ignore,
+) -> AsyncIterator[Registry]:
+    """Connect to an ECR registry.
+
+    Args:
+        registry: its host, such as ``123456789012.dkr.ecr.eu-west-1.amazonaws.com`` or ``public.ecr.aws/ALIAS``;
+            None is the caller's own registry in the configured region.
+        aws: what to set over the AWS configuration of the environment: profile, region, endpoint, credentials.
+        settings: the limits of all pushes over this connection.
+        emit: hears of all that happens; it must not block.
+
+    Raises:
+        InvalidReferenceError: *registry* is no ECR registry.
+        ConfigurationError: there is no region or no such profile.
+    """
+    name = parse_registry(registry) if isinstance(registry, str) else registry or RegistryName()
+    settings = settings or Settings()
+    connections = settings.max_layers + _SPARE_CONNECTIONS
+    async with open_client(name, aws or AwsConfiguration(), connections) as client:
+        yield Registry(client, name, settings, emit)
+
+
+async def push(
+    registry: Registry, source: str, destination: str, *, platform: Platform | None = None, dry: bool = False
+) -> ImageResult:
+    """Push one image, or one index with all that it names.
+
+    Args:
+        registry: the connection.
+        source: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REF]``, a path, or ``-``.
+        destination: ``[REGISTRY/]REPOSITORY[:TAG]``; the tag is ``latest`` if there is none.
+        platform: picks one image from an index.
+        dry: only find out what would be sent.
+
+    Raises:
+        UsageError: the source or destination is not well formed, or a choice is missing; nothing was sent.
+        SourceError: the source can't be read, or is damaged.
+        RegistryError: ECR refused, or could not be reached in spite of all retries.
+    """
+    written = in_registry(parse_destination(destination), registry.name)
+    to = Destination(written.registry, written.repository, written.tag or "latest")
+    async with open_source(source, registry.settings) as opened:
+        return await _push(registry, await opened.image(platform=platform), to, dry=dry)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFailure:
+    """An image that was not pushed, and why."""
+
+    source: str
+    destination: str
+    error: AsyncpushError
+
+
+async def push_all(
+    registry: Registry, images: Sequence[tuple[Image, Destination]], *, dry: bool = False
+) -> list[ImageResult | ImageFailure]:
+    """Push many images, whose sources are open; one that fails does not stop the others.
+
+    Returns:
+        What became of each, in the order of *images*.
+    """
+    outcomes: dict[int, ImageResult | ImageFailure] = {}
+    at_once = CapacityLimiter(_IMAGES_AT_ONCE)
+
+    async def one(position: int, image: Image, to: Destination) -> None:
+        async with at_once:
+            try:
+                outcomes[position] = await _push(registry, image, to, dry=dry)
+            except AsyncpushError as error:
+                outcomes[position] = ImageFailure(image.source, str(to), error)
+
+    with only_cause():
+        async with anyio.create_task_group() as tg:
+            for position, (image, to) in enumerate(images):
+                tg.start_soon(one, position, image, to)
+    return [outcomes[position] for position in range(len(images))]
+
+
+async def _push(registry: Registry, image: Image, to: Destination, *, dry: bool) -> ImageResult:
+    repository = registry.repository(to.repository)
+    try:
+        if dry:
+            return await _dry_run(registry, image, repository, to)
+        return await push_image(image, repository, to.tag, str(to), registry.run)
+    except AsyncpushError as error:
+        registry.emit(ImageFailed(str(to), str(error)))
+        raise
+
+
+async def _dry_run(registry: Registry, image: Image, repository: Repository, to: Destination) -> ImageResult:
+    try:
+        plan = await plan_image(image, repository, to.tag)
+    except RepositoryNotFoundError:
+        if not registry.settings.create_repository:
+            raise
+        plan = plan_anew(image)
+    return dry_run(image, str(to), plan)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerResult:
+    """A file that is a layer of the repository now.
+
+    Attributes:
+        file: the file.
+        digest: its sha256.
+        size: its bytes.
+        media_type: what a manifest should call it.
+        outcome: ``pushed``; ``present`` if the repository had it already; ``planned`` in a dry run.
+    """
+
+    file: str
+    digest: Digest
+    size: int
+    media_type: str
+    outcome: Literal["pushed", "present", "planned"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFailure:
+    """A file that was not pushed, and why."""
+
+    file: str
+    error: AsyncpushError
+
+
+async def push_layers(
+    registry: Registry, files: Sequence[Path], repository_name: str, *, dry: bool = False
+) -> list[LayerResult | LayerFailure]:
+    """Push raw files as layers, as they are, many at once; one that fails does not stop the others.
+
+    All files are hashed before the first is sent, so that one question tells which are there already.
+
+    Raises:
+        InvalidReferenceError: *repository_name* is none that ECR takes.
+        SourceError: a file is missing, empty, or can't be read; nothing was sent.
+        RegistryError: the repository can't be asked or created.
+    """
+    repository = registry.repository(repository_name)
+    blobs = await _hash_all(files)
+    digests = {blob.descriptor.digest for blob in blobs if blob.descriptor}
+    try:
+        there = await repository.available(digests)
+    except RepositoryNotFoundError:
+        if not registry.settings.create_repository:
+            raise
+        if not dry:
+            await repository.create()
+        there = frozenset()
+    outcomes: dict[int, LayerResult | LayerFailure] = {}
+    resources = registry.run.resources
+
+    async def one(position: int, file: str, blob: Blob, descriptor: Descriptor) -> None:
+        outcome: Literal["pushed", "present", "planned"] = "planned" if dry else "present"
+        try:
+            if descriptor.digest in there:
+                outcome = "present"
+            elif not dry:
+                key = (repository.name, blob.identity)
+                pushed, ours = await registry.run.layers.do(key, lambda: push_layer(repository, blob, resources))
+                outcome = pushed.outcome if ours else "present"
+        except AsyncpushError as error:
+            outcomes[position] = LayerFailure(file, error)
+            return
+        outcomes[position] = LayerResult(file, descriptor.digest, descriptor.size, descriptor.media_type, outcome)
+
+    with only_cause():
+        async with anyio.create_task_group() as tg:
+            for position, (file, blob) in enumerate(zip(files, blobs, strict=True)):
+                if blob.descriptor is not None:
+                    tg.start_soon(one, position, str(file), blob, blob.descriptor)
+    return [outcomes[position] for position in range(len(files))]
+
+
+async def _hash_all(files: Sequence[Path]) -> list[Blob]:
+    blobs: dict[int, Blob] = {}
+
+    async def one(position: int, file: Path) -> None:
+        blobs[position] = await file_blob(file, _LAYER)
+
+    with only_cause():
+        async with anyio.create_task_group() as tg:
+            for position, file in enumerate(files):
+                tg.start_soon(one, position, file)
+    return [blobs[position] for position in range(len(files))]

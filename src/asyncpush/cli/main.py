@@ -1,0 +1,39 @@
+"""The commands by name; each is imported when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from cyclopts import App, CycloptsError
+
+app = App(
+    name="asyncpush",
+    help="Push container images into Amazon ECR, many layers at once.",
+    help_epilogue=(
+        "Results go to standard output, all else to standard error. "
+        "Exit status: 0 done, 1 something failed, 2 wrong usage (nothing was sent), 130 interrupted."
+    ),
+    version=lambda: f"asyncpush {version('asyncpush')}",
+    version_flags=["--version", "-V"],
+    default_parameter=None,
+)
+app.command("asyncpush.cli.push:app", name="push", help="Push images into ECR.")
+app.command("asyncpush.cli.layers:app", name="layers", help="Push files as layers; print their digests.")
+app.command("asyncpush.cli.serve:app", name="serve", help="Run the emulator: a local ECR, on disk.")
+app.command("asyncpush.cli.demo:app", name="demo", help="Show the main job against the emulator; nothing to set up.")
+
+
+def run_app(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Returns:
+        Its exit status; 2 for arguments that it does not take.
+    """
+    try:
+        status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        print(f"asyncpush: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        return 2
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,169 @@
+"""The options that several commands share, and how they become settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from cyclopts import App, Group, Parameter, Token
+
+from asyncpush.errors import UsageError
+from asyncpush.model import Platform
+from asyncpush.settings import AwsConfiguration, Compression, Settings
+
+_LIMITS = Group("Limits")
+_AWS = Group("AWS")
+_OUTPUT = Group("Output")
+_LAYERS = Group("Layers")
+
+_DEFAULTS = Settings()
+
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "kib": 2**10, "mib": 2**20, "gib": 2**30,
+          "kb": 10**3, "mb": 10**6, "gb": 10**9, "b": 1}  # fmt: skip
+
+OutputFormat = Literal["text", "json"]
+ProgressFace = Literal["auto", "rich", "plain", "json", "none"]
+
+
+def command(name: str, *, usage: str, epilogue: str) -> App:
+    """The app of one command; its arguments and short help come from its function."""
+    return App(
+        name=name,
+        usage=usage,
+        help_epilogue=epilogue.strip("\n"),
+        help_format="plaintext",
+        version_flags=(),
+        default_parameter=Parameter(negative="", show_default=False),
+    )
+
+
+def parse_size(text: str) -> int:
+    """Read a size such as ``256MiB``, ``10M`` (the same unit), ``20MB`` or ``1048576``, in bytes.
+
+    Raises:
+        UsageError: *text* is no size.
+    """
+    match = re.fullmatch(r"([0-9]+)\s*([a-zA-Z]*)", text.strip())
+    if match is None or match[2].lower() not in _UNITS:
+        raise UsageError(f"{text!r} is no size", hint="write bytes, or a unit: 256MiB")
+    return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def parse_platform(text: str | None) -> Platform | None:
+    """Read ``--platform``.
+
+    Raises:
+        UsageError: *text* is no platform.
+    """
+    try:
+        return Platform.parse(text) if text else None
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _to_size(_: object, tokens: Sequence[Token]) -> int:
+    try:
+        return parse_size(tokens[0].value)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a push may use."""
+
+    max_layers: Annotated[int, Parameter(group=_LIMITS, show_default=True)] = _DEFAULTS.max_layers
+    """Layers in flight at once, over all images."""
+
+    max_memory: Annotated[
+        int, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE", show_default=lambda size: f"{size >> 20}MiB")
+    ] = _DEFAULTS.max_memory
+    """Memory for the parts in flight and the next ones."""
+
+    part_size: Annotated[int | None, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE")] = None
+    """Size of a part, 5MiB to 20MiB; by default what ECR asks for (10MiB)."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerOptions:
+    """How an image's layers are treated."""
+
+    platform: Annotated[str | None, Parameter(group=_LAYERS)] = None
+    """Push one image of an index: OS/ARCH[/VARIANT]. By default all of it is pushed."""
+
+    compression: Annotated[Compression, Parameter(group=_LAYERS, show_default=True)] = "gzip"
+    """How a docker-archive's uncompressed layers are compressed."""
+
+    compression_level: Annotated[int | None, Parameter(group=_LAYERS)] = None
+    """gzip 1 to 9 (default 1), zstd 1 to 19 (default 3)."""
+
+    push_foreign_layers: Annotated[bool, Parameter(group=_LAYERS)] = False
+    """Push non-distributable layers, too."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwsOptions:
+    """Which account, region and endpoint; the rest of the AWS configuration counts as for every AWS tool."""
+
+    region: Annotated[str | None, Parameter(group=_AWS)] = None
+    """The region, where the destination names none."""
+
+    profile: Annotated[str | None, Parameter(group=_AWS)] = None
+    """A profile of the AWS configuration."""
+
+    endpoint_url: Annotated[str | None, Parameter(group=_AWS)] = None
+    """Another endpoint than AWS's own, such as the emulator's."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """What is printed."""
+
+    output: Annotated[OutputFormat, Parameter(group=_OUTPUT, show_default=True)] = "text"
+    """The result on standard output: as lines, or as one JSON document."""
+
+    progress: Annotated[ProgressFace, Parameter(group=_OUTPUT, show_default=True)] = "auto"
+    """Bars on a terminal, lines elsewhere; or JSON lines, or nothing."""
+
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], group=_OUTPUT)] = False
+    """Print the result and errors only."""
+
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], group=_OUTPUT)] = False
+    """Show where an error comes from."""
+
+    @property
+    def face(self) -> ProgressFace:
+        """The progress face to use."""
+        return "none" if self.quiet else self.progress
+
+
+def make_aws(options: AwsOptions | None) -> AwsConfiguration:
+    """What the options set over the AWS configuration."""
+    options = options or AwsOptions()
+    return AwsConfiguration(profile=options.profile, region=options.region, endpoint_url=options.endpoint_url)
+
+
+def make_settings(
+    limits: Limits | None, layers: LayerOptions | None = None, *, create_repository: bool = False
+) -> Settings:
+    """The settings that the options ask for.
+
+    Raises:
+        UsageError: one of them is out of range.
+    """
+    limits, layers = limits or Limits(), layers or LayerOptions()
+    return Settings(
+        max_layers=limits.max_layers,
+        max_memory=limits.max_memory,
+        part_size=limits.part_size,
+        compression=layers.compression,
+        compression_level=layers.compression_level,
+        push_foreign_layers=layers.push_foreign_layers,
+        create_repository=create_repository,
+    )

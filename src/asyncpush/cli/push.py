@@ -1,0 +1,150 @@
+"""``asyncpush push``: images from layouts and archives into ECR."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from asyncpush.api import ImageFailure, connect, push_all
+from asyncpush.cli.options import (
+    AwsOptions,
+    LayerOptions,
+    Limits,
+    OutputOptions,
+    command,
+    make_aws,
+    make_settings,
+    parse_platform,
+)
+from asyncpush.cli.report import print_images
+from asyncpush.cli.run import DONE, FAILED, run, say_error
+from asyncpush.errors import UsageError
+from asyncpush.model import Platform
+from asyncpush.progress import progress
+from asyncpush.protocols import Image
+from asyncpush.reference import Destination, Prefix, parse_destination, parse_prefix
+from asyncpush.settings import Settings
+from asyncpush.sources import open_source
+
+app = command(
+    "push",
+    usage="asyncpush push [OPTIONS] SOURCE DESTINATION\n       asyncpush push [OPTIONS] SOURCE... --to REGISTRY/PREFIX",
+    epilogue="""
+SOURCE is one of
+  oci:DIR[:TAG]              an OCI image layout
+  oci-archive:FILE[:TAG]     the same in a tar archive
+  docker-archive:FILE[:REF]  what docker save writes
+  PATH                       one of these, told from its content
+  -                          an archive on standard input
+Of several images, :REF or :@N chooses one.
+
+DESTINATION is one of
+  ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY[:TAG]
+  public.ecr.aws/ALIAS/REPOSITORY[:TAG]
+  REPOSITORY[:TAG]           in your own registry
+Without a TAG it is latest. With --to, names and tags are the images' own.
+
+Examples
+  docker save app:1.4 | asyncpush push - team/app:1.4
+  asyncpush push images/*.tar --to mirror --create-repository
+""",
+)
+
+
+@app.default
+def push(
+    *paths: Annotated[str, Parameter(show=False)],
+    to: Annotated[str | None, Parameter(name="--to")] = None,
+    create_repository: bool = False,
+    dry_run: bool = False,
+    layers: LayerOptions | None = None,
+    limits: Limits | None = None,
+    aws: AwsOptions | None = None,
+    show: OutputOptions | None = None,
+) -> int:
+    """Push images into ECR.
+
+    Args:
+        paths: What to push, and, without --to, where to: SOURCE DESTINATION.
+        to: Push all images of all sources, below this registry and prefix.
+        create_repository: Create a repository that does not exist.
+        dry_run: Say what would be sent, and send nothing.
+    """
+    show = show or OutputOptions()
+    layers = layers or LayerOptions()
+
+    async def main() -> int:
+        settings = make_settings(limits, layers, create_repository=create_repository)
+        platform = parse_platform(layers.platform)
+        sources, goal = _sources_and_goal(paths, to)
+        async with AsyncExitStack() as stack:
+            images = [
+                pair
+                for source in sources
+                for pair in await _prepare(stack, source, goal, platform, settings, show.quiet)
+            ]
+            _refuse_collisions(images)
+            emit = await stack.enter_async_context(progress(show.face, images=len(images)))
+            registry = await stack.enter_async_context(
+                connect(goal.registry, aws=make_aws(aws), settings=settings, emit=emit)
+            )
+            results = await push_all(registry, images, dry=dry_run)
+        print_images(results, show.output)
+        failures = [result for result in results if isinstance(result, ImageFailure)]
+        for failure in failures:
+            say_error(failure.error, about=failure.destination if len(results) > 1 else None)
+        return FAILED if failures else DONE
+
+    return run(main, verbose=show.verbose)
+
+
+def _sources_and_goal(paths: Sequence[str], to: str | None) -> tuple[Sequence[str], Destination | Prefix]:
+    if to is not None:
+        if not paths:
+            raise UsageError("there is nothing to push", hint="asyncpush push SOURCE... --to REGISTRY/PREFIX")
+        goal = parse_prefix(to)
+        if ":" in goal.path or "@" in goal.path:
+            raise UsageError(f"--to {to} names a tag", hint="tags are the images' own; write REGISTRY/PREFIX")
+        return paths, goal
+    if len(paths) != 2:
+        raise UsageError(
+            f"push takes SOURCE DESTINATION, and was given {len(paths)} words",
+            hint="for several sources write --to REGISTRY/PREFIX",
+        )
+    return paths[:1], parse_destination(paths[1])
+
+
+async def _prepare(
+    stack: AsyncExitStack,
+    source: str,
+    goal: Destination | Prefix,
+    platform: Platform | None,
+    settings: Settings,
+    quiet: bool,
+) -> list[tuple[Image, Destination]]:
+    """Open *source*, and say where each of its images goes; all that can be wrong with it shows here."""
+    if source == "-" and not quiet:
+        sys.stderr.write("asyncpush: reading an archive from standard input\n")
+    opened = await stack.enter_async_context(open_source(source, settings))
+    if isinstance(goal, Destination):
+        image = await opened.image(platform=platform)
+        return [(image, replace(goal, tag=goal.tag or "latest"))]
+    pairs = []
+    for image in await opened.images(platform=platform):
+        if image.repository is None:
+            raise UsageError(f"{image.source} names no repository", hint="push it on its own: SOURCE DESTINATION")
+        pairs.append((image, goal.join(image.repository, image.tag)))
+    return pairs
+
+
+def _refuse_collisions(images: Sequence[tuple[Image, Destination]]) -> None:
+    taken: dict[str, Image] = {}
+    for image, to in images:
+        other = taken.setdefault(str(to), image)
+        if other is not image and to.tag is not None:
+            raise UsageError(f"{other.source} and {image.source} both go to {to}", hint="push them one by one")

@@ -1,0 +1,105 @@
+"""Results on standard output: lines for people and pipes, one JSON document for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from asyncpush.api import ImageFailure, LayerFailure, LayerResult
+from asyncpush.cli.options import OutputFormat
+from asyncpush.errors import AsyncpushError, RegistryError, SourceError
+from asyncpush.image import ImageResult
+
+#: Counted up when a member of the document changes its name or meaning; new members may come at any time.
+_VERSION = 1
+
+_Json: TypeAlias = Mapping[str, "str | int | float | _Json | Sequence[_Json] | None"]
+
+
+def print_images(results: Sequence[ImageResult | ImageFailure], output: OutputFormat) -> None:
+    """Print what became of images: ``DESTINATION@DIGEST`` a line, those that failed left out; or all as JSON."""
+    if output == "json":
+        totals = [result for result in results if isinstance(result, ImageResult)]
+        _print_document(
+            {
+                "images": [_image(result) for result in results],
+                "totals": {
+                    "images": len(results),
+                    "failed": len(results) - len(totals),
+                    "layersSent": sum(result.layers_sent for result in totals),
+                    "bytesSent": sum(result.bytes_sent for result in totals),
+                    "layersPresent": sum(result.layers_present for result in totals),
+                    "bytesPresent": sum(result.bytes_present for result in totals),
+                },
+            }
+        )
+        return
+    for result in results:
+        if isinstance(result, ImageResult):
+            sys.stdout.write(f"{_line(result)}\n")
+
+
+def print_layers(results: Sequence[LayerResult | LayerFailure], output: OutputFormat) -> None:
+    """Print what became of layers: ``DIGEST  FILE`` a line, as sha256sum does; or all as JSON."""
+    if output == "json":
+        _print_document({"layers": [_layer(result) for result in results]})
+        return
+    for result in results:
+        if isinstance(result, LayerResult):
+            sys.stdout.write(f"{result.digest}  {result.file}\n")
+
+
+def _line(result: ImageResult) -> str:
+    name = f"{result.destination}@{result.digest}" if result.digest else result.destination
+    if result.outcome != "planned":
+        return name
+    return (
+        f"{name}  would send {result.layers_sent} blobs, {result.bytes_sent} bytes; "
+        f"{result.layers_present} are already there"
+    )
+
+
+def _image(result: ImageResult | ImageFailure) -> _Json:
+    if isinstance(result, ImageFailure):
+        return {
+            "source": result.source,
+            "destination": result.destination,
+            "outcome": "failed",
+            "error": _error(result.error),
+        }
+    return {
+        "source": result.source,
+        "destination": result.destination,
+        "outcome": result.outcome,
+        "digest": str(result.digest) if result.digest else None,
+        "mediaType": result.media_type,
+        "layersSent": result.layers_sent,
+        "bytesSent": result.bytes_sent,
+        "layersPresent": result.layers_present,
+        "bytesPresent": result.bytes_present,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _layer(result: LayerResult | LayerFailure) -> _Json:
+    if isinstance(result, LayerFailure):
+        return {"file": result.file, "outcome": "failed", "error": _error(result.error)}
+    return {
+        "file": result.file,
+        "outcome": result.outcome,
+        "digest": str(result.digest),
+        "size": result.size,
+        "mediaType": result.media_type,
+    }
+
+
+def _error(error: AsyncpushError) -> _Json:
+    origin = "source" if isinstance(error, SourceError) else "registry" if isinstance(error, RegistryError) else "usage"
+    code: str | None = getattr(error, "code", None)
+    return {"origin": origin, "code": code, "message": error.message, "hint": error.hint}
+
+
+def _print_document(document: _Json) -> None:
+    sys.stdout.write(json.dumps({"version": _VERSION, **document}, indent=2) + "\n")

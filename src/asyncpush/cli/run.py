@@ -1,0 +1,77 @@
+"""Run a command's coroutine: signals, errors as one line, exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+
+import anyio
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskStatus
+
+from asyncpush.errors import AsyncpushError, UsageError, leaf_errors
+
+#: A name for each exit status, as the README promises them.
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def run(command: Callable[[], Awaitable[int]], *, verbose: bool = False) -> int:
+    """Run *command* to its end and return the process's exit status.
+
+    SIGINT and SIGTERM cancel it, so that everything closes in order; a second one ends the process at once.
+    """
+    status, received = _run(command, verbose)
+    if received is None:
+        return status
+    sys.stderr.write("asyncpush: interrupted; no tag names an incomplete image; run the same command again\n")
+    return INTERRUPTED if received is signal.SIGINT else 128 + received
+
+
+def run_server(server: Callable[[], Awaitable[int]], *, verbose: bool = False) -> int:
+    """Run *server* likewise; a signal is how it ends."""
+    status, _ = _run(server, verbose)
+    return status
+
+
+def _run(command: Callable[[], Awaitable[int]], verbose: bool) -> tuple[int, signal.Signals | None]:
+    try:
+        return anyio.run(_until_signal, command)
+    except (AsyncpushError, BaseExceptionGroup, OSError) as error:
+        cause = next(leaf_errors(error))
+        if verbose or not isinstance(cause, (AsyncpushError, OSError)):
+            traceback.print_exception(error)
+        say_error(cause)
+        return (USAGE if isinstance(cause, UsageError) else FAILED), None
+
+
+def say_error(error: BaseException, *, about: str | None = None) -> None:
+    """Print *error* in one line on standard error, headed by what it is *about*."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    sys.stderr.write(f"asyncpush: error: {about}: {text}\n" if about else f"asyncpush: error: {text}\n")
+
+
+async def _until_signal(command: Callable[[], Awaitable[int]]) -> tuple[int, signal.Signals | None]:
+    status = DONE
+    received: list[signal.Signals] = []
+    async with anyio.create_task_group() as tg:
+        with anyio.CancelScope() as scope:
+            await tg.start(_watch, scope, received)
+            status = await command()
+        tg.cancel_scope.cancel()
+    return status, received[0] if scope.cancelled_caught else None
+
+
+async def _watch(
+    scope: anyio.CancelScope, received: list[signal.Signals], *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            if received:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            received.append(number)
+            scope.cancel()

@@ -1,0 +1,83 @@
+"""``asyncpush serve``: the emulator on a port of this machine, until it is interrupted."""
+
+from __future__ import annotations
+
+import ssl
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from asyncpush.cli.options import command
+from asyncpush.cli.run import DONE, run_server
+from asyncpush.emulator import Emulator
+from asyncpush.errors import UsageError
+
+app = command(
+    "serve",
+    usage="asyncpush serve [OPTIONS]",
+    epilogue="""
+It prints what to set so that every AWS tool talks to it, and serves until it is interrupted. What was pushed can be
+pulled by address, as docker://HOST:PORT/REPOSITORY:TAG, and lies in --data as OCI image layouts.
+""",
+)
+
+
+@app.default
+def serve(
+    *,
+    host: Annotated[str, Parameter(show_default=True)] = "127.0.0.1",
+    port: Annotated[int, Parameter(show_default=True)] = 4510,
+    data: Path | None = None,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
+) -> int:
+    """Run the emulator: a local ECR, on disk.
+
+    Args:
+        host: The address to listen on.
+        port: The port; 0 takes a free one.
+        data: Where repositories are kept, as OCI image layouts; a temporary directory by default.
+        tls_cert: A certificate chain (PEM), to serve HTTPS.
+        tls_key: Its private key (PEM).
+        verbose: Show where an error comes from.
+    """
+
+    async def main() -> int:
+        context = _tls_context(tls_cert, tls_key)
+        with tempfile.TemporaryDirectory(prefix="asyncpush-") as scratch:
+            async with Emulator(data or Path(scratch), host=host, port=port, tls=context) as emulator:
+                _introduce(emulator.endpoint_url, data)
+                await emulator.serve_forever()
+        return DONE
+
+    return run_server(main, verbose=verbose)
+
+
+def _introduce(url: str, data: Path | None) -> None:
+    kept = f"kept in {data}" if data else "gone when it ends (--data DIR keeps it)"
+    sys.stderr.write(f"A local ECR listens on {url}; what it holds is {kept}. Point any AWS tool at it:\n\n")
+    sys.stdout.write(f"export AWS_ENDPOINT_URL_ECR={url}\nexport AWS_ENDPOINT_URL_ECR_PUBLIC={url}\n")
+    sys.stdout.flush()
+    sys.stderr.write(
+        "\nAny region and credentials will do, but AWS tools want some:\n"
+        "export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test\n\nCtrl-C ends it.\n"
+    )
+
+
+def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if certificate is None:
+        if key is not None:
+            raise UsageError("--tls-key has no --tls-cert", hint="give both")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(
+            f"{certificate} can't be used: {error}", hint="give a PEM chain, and its key as --tls-key"
+        ) from error
+    return context

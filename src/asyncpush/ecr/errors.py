@@ -1,0 +1,119 @@
+"""botocore's errors as asyncpush's, and what each of them is worth: another try, a pause, or an end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import botocore.exceptions as bce
+
+from asyncpush.errors import (
+    AsyncpushError,
+    ConfigurationError,
+    ConnectionFailedError,
+    InvalidLayerPartError,
+    LayersNotFoundError,
+    RepositoryNotFoundError,
+    ServiceError,
+    UploadNotFoundError,
+)
+
+Verdict = Literal["final", "transient", "throttled"]
+
+# ECR says ThrottlingException; the others are other services' words for it, which proxies and emulators use, too.
+# LimitExceededException is not among them: for ECR it is a quota on parts, tags or images, and no wait helps.
+_THROTTLES = frozenset(
+    {"ThrottlingException", "Throttling", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded"}
+)
+_TRANSIENT = frozenset({"ServerException", "InternalFailure", "InternalError", "ServiceUnavailable", "RequestTimeout"})
+_TRANSIENT_STATUS = frozenset({429, 500, 502, 503, 504})
+
+_CLASSES: dict[str, type[ServiceError]] = {
+    "RepositoryNotFoundException": RepositoryNotFoundError,
+    "UploadNotFoundException": UploadNotFoundError,
+    "InvalidLayerPartException": InvalidLayerPartError,
+    "LayersNotFoundException": LayersNotFoundError,
+    "ReferencedImagesNotFoundException": LayersNotFoundError,
+}
+
+_HINTS = {
+    "RepositoryNotFoundException": "create it, or push with --create-repository",
+    "LimitExceededException": "this is a quota, not a rate: ask for more in Service Quotas, or push less",
+    "AccessDeniedException": "let the caller's policy, or the repository's, allow this action",
+    "UnrecognizedClientException": "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, ...)",
+    "ExpiredTokenException": "renew the credentials and push again",
+    "InvalidSignatureException": "check the secret access key and this machine's clock",
+    "KmsException": "let the caller use the repository's key",
+}
+
+
+def verdict(error: AsyncpushError) -> Verdict:
+    """Whether sending the request again can help, and whether ECR asked for a pause."""
+    if isinstance(error, ConnectionFailedError):
+        return "transient"
+    if isinstance(error, ServiceError):
+        if error.code in _THROTTLES:
+            return "throttled"
+        if error.code in _TRANSIENT or error.status in _TRANSIENT_STATUS:
+            return "transient"
+    return "final"
+
+
+@contextmanager
+def translated(operation: str, endpoint: str) -> Iterator[None]:
+    """Raise asyncpush's errors for botocore's.
+
+    Args:
+        operation: the operation's name, for messages.
+        endpoint: the endpoint's URL, for messages.
+
+    Raises:
+        ServiceError: ECR answered with an error; a subclass where there is one for its code.
+        ConnectionFailedError: it did not answer.
+        ConfigurationError: credentials are missing or can't be had.
+    """
+    try:
+        yield
+    except bce.ClientError as error:
+        raise _service_error(operation, error) from error
+    except bce.SSLError as error:
+        raise ConnectionFailedError(
+            f"{endpoint} is not trusted: {_reason(error)}",
+            hint="check the address, or set AWS_CA_BUNDLE to its authority",
+        ) from error
+    except (bce.HTTPClientError, bce.ConnectionError) as error:
+        raise ConnectionFailedError(
+            f"{operation} got no answer from {endpoint}: {_reason(error)}", hint="check the endpoint and the network"
+        ) from error
+    except (bce.NoCredentialsError, bce.PartialCredentialsError) as error:
+        raise ConfigurationError(
+            "there are no AWS credentials", hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except bce.BotoCoreError as error:
+        raise ConfigurationError(
+            f"{operation} could not be sent: {error}", hint="check the AWS configuration"
+        ) from error
+
+
+def _service_error(operation: str, error: bce.ClientError) -> ServiceError:
+    fault = error.response.get("Error", {})
+    meta = error.response.get("ResponseMetadata", {})
+    code = str(fault.get("Code", "Unknown"))
+    translation = _CLASSES.get(code, ServiceError)(
+        operation,
+        code,
+        str(fault.get("Message") or error.response.get("message") or ""),
+        status=int(meta.get("HTTPStatusCode", 0)),
+        request_id=str(meta.get("RequestId", "")),
+        hint=_HINTS.get(code),
+    )
+    if isinstance(translation, InvalidLayerPartError):
+        translation.last_valid_byte = error.response.get("lastValidByteReceived")
+    return translation
+
+
+def _reason(error: bce.BotoCoreError) -> str:
+    inner = error.kwargs.get("error") or error
+    text = " ".join(str(inner).split()) or type(inner).__name__
+    return text[:300]

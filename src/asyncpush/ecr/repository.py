@@ -1,0 +1,277 @@
+"""One repository of ECR, as the engine needs it: operations typed and retried, lost replies made good."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from itertools import islice
+from typing import Any, Literal, TypeVar
+
+import anyio
+
+from asyncpush.ecr.errors import translated
+from asyncpush.ecr.retry import Retries
+from asyncpush.ecr.wire import JsonPartEncoder
+from asyncpush.errors import (
+    InvalidLayerPartError,
+    ManifestError,
+    ServiceError,
+    TagImmutableError,
+    UploadNotFoundError,
+)
+from asyncpush.manifest import ACCEPTED_TYPES, Manifest, parse_manifest
+from asyncpush.model import Digest, Upload
+from asyncpush.protocols import Part, StoredImage
+from asyncpush.reference import Service
+from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PARTS
+
+T = TypeVar("T")
+
+#: What one BatchCheckLayerAvailability, BatchGetImage or DescribeImages takes.
+_BATCH = 100
+
+_NOT_ALLOWED = frozenset({"AccessDeniedException", "UnsupportedCommandException"})
+
+
+class EcrRepository:
+    """A repository in ECR or ECR Public (a ``Repository``).
+
+    Args:
+        client: an aiobotocore client that ``wire.install`` has prepared.
+        registry_id: the registry's account or alias; None is the caller's own.
+        name: the repository's name.
+        retries: sends its requests.
+    """
+
+    def __init__(self, client: Any, registry_id: str | None, name: str, retries: Retries) -> None:
+        self._name = name
+        self._client = client
+        self._registry_id = registry_id
+        self._service: Service = client.meta.service_model.service_name
+        self._retries = retries
+
+    @property
+    def name(self) -> str:
+        """The repository's name."""
+        return self._name
+
+    async def available(self, digests: Collection[Digest]) -> frozenset[Digest]:
+        """Which of *digests* the repository holds as layers (BatchCheckLayerAvailability, 100 a call).
+
+        Whatever is not AVAILABLE counts as missing: UNAVAILABLE, ARCHIVED, a failure, or no word of it.
+        """
+        found: set[Digest] = set()
+
+        async def ask(batch: list[Digest]) -> None:
+            answer = await self._call("BatchCheckLayerAvailability", layerDigests=[str(digest) for digest in batch])
+            for layer in answer.get("layers", ()):
+                if layer.get("layerAvailability") == "AVAILABLE":
+                    with suppress(ValueError):
+                        found.add(Digest.parse(layer["layerDigest"]))
+
+        async with anyio.create_task_group() as tg:
+            for batch in _batches(digests):
+                tg.start_soon(ask, batch)
+        return frozenset(found)
+
+    async def begin_upload(self) -> Upload:
+        """Open an upload (InitiateLayerUpload)."""
+        answer = await self._call("InitiateLayerUpload")
+        return Upload(answer["uploadId"], answer.get("partSize") or DEFAULT_PART_SIZE, MAX_PARTS[self._service])
+
+    def encoder(self, upload: Upload, first: int) -> JsonPartEncoder:
+        """Make the body of the part that begins at byte *first* (UploadLayerPart)."""
+        return JsonPartEncoder(self._registry_id, self._name, upload, first)
+
+    async def send_part(self, upload: Upload, part: Part) -> None:
+        """Send a part and see that ECR has all of it (UploadLayerPart).
+
+        A part whose reply was lost is refused when it is sent again; ECR then says up to where it has the layer.
+        """
+        try:
+            answer = await self._call(
+                "UploadLayerPart",
+                uploadId=upload.id,
+                partFirstByte=part.first,
+                partLastByte=part.last,
+                layerPartBlob=part,
+            )
+        except InvalidLayerPartError as error:
+            if error.last_valid_byte != part.last:
+                raise
+            return
+        received = answer.get("lastByteReceived")
+        if received is not None and received != part.last:
+            raise ServiceError(
+                "UploadLayerPart", "WrongLastByte", f"bytes up to {part.last} were sent, up to {received} were received"
+            )
+
+    async def complete_upload(self, upload: Upload, digest: Digest) -> Literal["pushed", "present"]:
+        """Close an upload (CompleteLayerUpload); ``present`` if the repository had the layer already.
+
+        ECR has compared a sha256 with the bytes by the time that it says LayerAlreadyExistsException.
+        """
+        try:
+            answer = await self._call("CompleteLayerUpload", uploadId=upload.id, layerDigests=[str(digest)])
+        except UploadNotFoundError:
+            # The reply to an earlier try may have been lost: then the layer is there, and the id is used up.
+            if digest in await self.available([digest]):
+                return "pushed"
+            raise
+        except ServiceError as error:
+            if error.code == "LayerAlreadyExistsException":
+                return "present"
+            raise
+        if answer.get("layerDigest", str(digest)) != str(digest):
+            raise ServiceError(
+                "CompleteLayerUpload", "WrongDigest", f"{digest} was sent, {answer['layerDigest']} was stored"
+            )
+        return "pushed"
+
+    async def find_images(self, *, tag: str | None, digests: Sequence[Digest]) -> tuple[StoredImage, ...]:
+        """Which of these images the repository holds (BatchGetImage); those that it does not hold are left out.
+
+        A caller who may push but not read is told that nothing is there.
+        """
+        ids: list[dict[str, str]] = [{"imageTag": tag}] if tag else []
+        ids += [{"imageDigest": str(digest)} for digest in digests]
+        found: list[StoredImage] = []
+        find = self._describe_images if self._service == "ecr-public" else self._get_images
+        for batch in _batches(ids):
+            try:
+                found += await find(batch)
+            except ServiceError as error:
+                if error.code not in _NOT_ALLOWED:
+                    raise
+        return tuple(found)
+
+    async def put_image(self, manifest: Manifest, tag: str | None) -> Literal["pushed", "present"]:
+        """Put a manifest, under *tag* if given (PutImage); ``present`` if nothing had to change."""
+        members = {
+            "imageManifest": manifest.raw.decode(),
+            "imageManifestMediaType": manifest.media_type,
+            "imageDigest": str(manifest.digest),
+        }
+        if tag:
+            members["imageTag"] = tag
+        tries = 0
+
+        async def put() -> dict[str, Any]:
+            nonlocal tries
+            tries += 1
+            return await self._send("PutImage", members)
+
+        try:
+            answer = await self._retries.call("PutImage", put)
+        except ServiceError as error:
+            return await self._judge_refusal(error, manifest, tag, tries)
+        stored = answer["image"].get("imageId", {}).get("imageDigest", str(manifest.digest))
+        if stored != str(manifest.digest):
+            raise ServiceError("PutImage", "WrongDigest", f"{manifest.digest} was put, {stored} was stored")
+        return "pushed"
+
+    async def is_immutable(self, tag: str) -> bool:
+        """Whether *tag* can't be moved to another image (DescribeRepositories); False if that can't be learnt."""
+        if self._service == "ecr-public":
+            return False
+        try:
+            answer = await self._call("DescribeRepositories", repositoryNames=[self._name])
+        except ServiceError as error:
+            if error.code in _NOT_ALLOWED:
+                return False
+            raise
+        settings = answer["repositories"][0]
+        mutability = settings.get("imageTagMutability", "MUTABLE")
+        filters = [rule["filter"] for rule in settings.get("imageTagMutabilityExclusionFilters", ())]
+        excluded = any(fnmatchcase(tag, pattern) for pattern in filters)
+        return str(mutability).startswith("IMMUTABLE") != (excluded and str(mutability).endswith("_WITH_EXCLUSION"))
+
+    async def create(self) -> bool:
+        """Create the repository with ECR's defaults (CreateRepository); False if somebody else was faster."""
+        try:
+            await self._call("CreateRepository")
+        except ServiceError as error:
+            if error.code == "RepositoryAlreadyExistsException":
+                return False
+            raise
+        return True
+
+    async def _judge_refusal(
+        self, error: ServiceError, manifest: Manifest, tag: str | None, tries: int
+    ) -> Literal["pushed", "present"]:
+        """Whether ECR refused because the very image is there already."""
+        if error.code == "ImageAlreadyExistsException":
+            # After a lost reply this is the image that we have put ourselves.
+            return "pushed" if tries > 1 else "present"
+        if error.code == "ImageTagAlreadyExistsException" and tag:
+            stored = await self.find_images(tag=tag, digests=())
+            present = next((image.digest for image in stored if image.tag == tag), None)
+            if present == manifest.digest:
+                return "present"
+            raise TagImmutableError(self._name, tag, manifest.digest, present) from error
+        raise error
+
+    async def _get_images(self, ids: list[dict[str, str]]) -> Iterable[StoredImage]:
+        answer = await self._call("BatchGetImage", imageIds=ids, acceptedMediaTypes=list(ACCEPTED_TYPES))
+        return [_stored(image) for image in answer.get("images", ())]
+
+    async def _describe_images(self, ids: list[dict[str, str]]) -> Iterable[StoredImage]:
+        """ECR Public has no BatchGetImage, and one missing id fails all of a DescribeImages call."""
+        found: list[StoredImage] = []
+        for image_id in ids:
+            try:
+                answer = await self._call("DescribeImages", imageIds=[image_id])
+            except ServiceError as error:
+                if error.code != "ImageNotFoundException":
+                    raise
+                continue
+            details = answer.get("imageDetails", ())
+            found += (
+                StoredImage(Digest.parse(each["imageDigest"]), image_id.get("imageTag"), None) for each in details
+            )
+        return found
+
+    async def _call(self, operation: str, **members: Any) -> dict[str, Any]:
+        return await self._retries.call(operation, lambda: self._send(operation, members))
+
+    async def _send(self, operation: str, members: dict[str, Any]) -> dict[str, Any]:
+        if operation != "DescribeRepositories":
+            members["repositoryName"] = self._name
+        # ECR Public knows its aliases in the operations of a push only; the others default to the caller's registry.
+        if self._registry_id and (self._registry_id.isdecimal() or operation not in _BY_ACCOUNT):
+            members["registryId"] = self._registry_id
+        method = getattr(self._client, _METHODS[operation])
+        with translated(operation, self._client.meta.endpoint_url):
+            answer: dict[str, Any] = await method(**members)
+            return answer
+
+
+_BY_ACCOUNT = frozenset({"CreateRepository", "DescribeImages", "DescribeRepositories"})
+
+_METHODS = {
+    "BatchCheckLayerAvailability": "batch_check_layer_availability",
+    "BatchGetImage": "batch_get_image",
+    "CompleteLayerUpload": "complete_layer_upload",
+    "CreateRepository": "create_repository",
+    "DescribeImages": "describe_images",
+    "DescribeRepositories": "describe_repositories",
+    "InitiateLayerUpload": "initiate_layer_upload",
+    "PutImage": "put_image",
+    "UploadLayerPart": "upload_layer_part",
+}
+
+
+def _stored(image: dict[str, Any]) -> StoredImage:
+    image_id = image.get("imageId", {})
+    manifest: Manifest | None = None
+    # What is stored may be older than any manifest that can be pushed today; it is only compared.
+    with suppress(ManifestError):
+        manifest = parse_manifest(image["imageManifest"].encode(), media_type=image.get("imageManifestMediaType"))
+    return StoredImage(Digest.parse(image_id["imageDigest"]), image_id.get("imageTag"), manifest)
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while batch := list(islice(remaining, _BATCH)):
+        yield batch

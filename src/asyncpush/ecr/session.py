@@ -1,0 +1,86 @@
+"""Open an ECR client: region, credentials and endpoint from where every AWS tool takes them, TLS checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import aioboto3
+import anyio
+import botocore.exceptions as bce
+from aiobotocore.config import AioConfig
+from anyio import to_thread
+
+from asyncpush.ecr import tls, wire
+from asyncpush.ecr.errors import translated
+from asyncpush.errors import ConfigurationError
+from asyncpush.reference import RegistryName, Service
+from asyncpush.settings import AwsConfiguration
+
+#: Seconds to connect, and between two bytes of an answer. ECR answers a part once it has stored it.
+_CONNECT_TIMEOUT = 20
+_READ_TIMEOUT = 120
+_CLOSE_TIMEOUT = 5
+
+
+@asynccontextmanager
+async def open_client(registry: RegistryName, aws: AwsConfiguration, connections: int) -> AsyncIterator[Any]:
+    """Open a client for *registry* that can have *connections* requests in flight.
+
+    Raises:
+        ConfigurationError: there is no region, no such profile, or no credentials.
+    """
+    tls.check_host_names()
+    # botocore reads AWS_DEFAULT_REGION only; every other AWS tool reads AWS_REGION, and first.
+    region = registry.region or aws.region or os.environ.get("AWS_REGION")
+    session = await to_thread.run_sync(_session, region, aws, registry.service)
+    config = AioConfig(
+        max_pool_connections=connections,
+        # Retries are ours, at one place, where they can be seen and paced.
+        retries={"mode": "standard", "total_max_attempts": 1},
+        connect_timeout=_CONNECT_TIMEOUT,
+        read_timeout=_READ_TIMEOUT,
+        use_fips_endpoint=registry.fips or None,
+        use_dualstack_endpoint=registry.dual_stack or None,
+    )
+    async with AsyncExitStack() as stack:
+        with translated("connecting", aws.endpoint_url or "ECR"):
+            try:
+                opening = session.client(registry.service, endpoint_url=aws.endpoint_url, config=config)
+                client = await opening.__aenter__()
+            except bce.NoRegionError as error:
+                raise ConfigurationError("no region is set", hint="give --region, or set AWS_REGION") from error
+            except ValueError as error:
+                raise ConfigurationError(
+                    f"{aws.endpoint_url!r} is no endpoint", hint="write http(s)://HOST[:PORT]"
+                ) from error
+        stack.push_async_exit(lambda *details: _close(opening, *details))
+        wire.install(client)
+        yield client
+
+
+async def _close(opening: Any, *details: Any) -> None:
+    # aiohttp knows one cancellation, anyio repeats it at every await: closing is kept out of its reach.
+    with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+        await opening.__aexit__(*details)
+
+
+def _session(region: str | None, aws: AwsConfiguration, service: Service) -> Any:
+    """Make a session and read what a client will need from botocore's data; blocking, a tenth of a second."""
+    keys: dict[str, Any] = {}
+    if aws.access_key_id:
+        keys = {"aws_access_key_id": aws.access_key_id, "aws_secret_access_key": aws.secret_access_key}
+    try:
+        session = aioboto3.Session(profile_name=aws.profile, region_name=region, **keys)
+    except bce.ProfileNotFound as error:
+        raise ConfigurationError(str(error), hint="see `aws configure list-profiles`") from error
+    except bce.BotoCoreError as error:
+        raise ConfigurationError(f"the AWS configuration can't be read: {error}") from error
+    loader = session._session.get_component("data_loader")  # noqa: SLF001 - there is no public way to warm it
+    for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
+        loader.load_data(name)
+    for kind in ("service-2", "endpoint-rule-set-1"):
+        loader.load_service_model(service, kind)
+    return session

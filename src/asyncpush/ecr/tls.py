@@ -1,0 +1,60 @@
+"""Check TLS certificates and host names, for every client that aiobotocore makes in this process.
+
+aiobotocore before 3.9 (aioboto3 15.5 pins 2.25.1) takes botocore's SSL context as it is, which leaves the host name
+to urllib3; aiohttp leaves it to the context, so that nobody checks it. Through a proxy it passes no context at all, and
+nothing is checked. Credential providers (STS, SSO) make clients of their own, so a subclass handed to our client would
+leave them open: the class itself is mended. The contexts are also made in a worker thread here, where they belong:
+loading a CA bundle takes 25 ms.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import ssl
+from typing import Any
+
+import aiobotocore.httpsession
+import aiohttp
+import anyio
+import botocore.httpsession
+from anyio import to_thread
+
+_MENDED_IN = (3, 9)
+
+
+def check_host_names() -> None:
+    """Mend ``AIOHTTPSession`` where aiobotocore is older than 3.9; may be called any number of times."""
+    version = tuple(int(word) for word in importlib.metadata.version("aiobotocore").split(".")[:2])
+    if version < _MENDED_IN:
+        aiobotocore.httpsession.AIOHTTPSession._get_session = _get_session  # noqa: SLF001 - the defect is in a private method
+
+
+async def _get_session(self: Any, proxy_url: str | None) -> aiohttp.ClientSession:
+    lock = self.__dict__.setdefault("_asyncpush_lock", anyio.Lock())
+    async with lock:
+        if proxy_url not in self._sessions:
+            context = await to_thread.run_sync(_ssl_context, self, proxy_url) if self._verify else False
+            connector = aiohttp.TCPConnector(limit=self._max_pool_connections, ssl=context, **self._connector_args)
+            session = aiohttp.ClientSession(
+                connector=connector, timeout=self._timeout, skip_auto_headers={"CONTENT-TYPE"}, auto_decompress=False
+            )
+            self._sessions[proxy_url] = await self._exit_stack.enter_async_context(session)
+    opened: aiohttp.ClientSession = self._sessions[proxy_url]
+    return opened
+
+
+def _ssl_context(session: Any, proxy_url: str | None) -> ssl.SSLContext:
+    context: ssl.SSLContext = botocore.httpsession.create_urllib3_context()
+    context.check_hostname = True
+    if bundle := botocore.httpsession.get_cert_path(session._verify):  # noqa: SLF001 - self of the method above
+        context.load_verify_locations(bundle)
+    if session._cert_file:  # noqa: SLF001
+        context.load_cert_chain(session._cert_file, session._key_file)  # noqa: SLF001
+    if proxy_url:
+        # aiohttp has one context for the proxy and for what is behind it: both sets of authorities are needed.
+        settings = session._proxy_config.settings  # noqa: SLF001
+        if bundle := settings.get("proxy_ca_bundle"):
+            context.load_verify_locations(bundle)
+        if certificate := settings.get("proxy_client_cert"):
+            context.load_cert_chain(*((certificate,) if isinstance(certificate, str) else certificate))
+    return context

@@ -1,0 +1,178 @@
+"""Everything that asyncpush raises on purpose. Each message is one line: what is wrong, and what to do.
+
+AsyncpushError
+├── UsageError                 asked for something that can't be: nothing was sent (exit 2)
+│   ├── InvalidReferenceError  a source, destination, repository, tag or digest that is written wrong
+│   ├── ChoiceError            several images or tags, and none was chosen
+│   └── ConfigurationError     no region, no credentials, an unknown profile
+├── SourceError                the source can't be read, or isn't what it says
+│   ├── ManifestError          a manifest that is malformed, too large or too deep
+│   └── DigestMismatchError    bytes that do not match their digest or size
+└── RegistryError              the far end refused or could not be reached
+    ├── ConnectionFailedError  no answer: refused, reset, timed out, TLS
+    └── ServiceError           ECR answered with an error code
+        ├── RepositoryNotFoundError
+        ├── UploadNotFoundError
+        ├── InvalidLayerPartError
+        ├── LayersNotFoundError
+        └── TagImmutableError
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from asyncpush.model import Digest
+
+
+class AsyncpushError(Exception):
+    """The root of all of asyncpush's errors.
+
+    Args:
+        message: what is wrong, in one line.
+        hint: what to do about it; printed behind the message.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class UsageError(AsyncpushError):
+    """Raised when a request can't be carried out as asked; nothing was sent."""
+
+
+class InvalidReferenceError(UsageError):
+    """Raised when a source, destination, repository name, tag or digest is not well formed."""
+
+
+class ChoiceError(UsageError):
+    """Raised when a source holds several images and none was chosen, or the chosen one is not there.
+
+    Args:
+        message: what must be chosen.
+        choices: what can be chosen, as the user would write it.
+    """
+
+    def __init__(self, message: str, choices: Sequence[str]) -> None:
+        self.choices = tuple(choices)
+        super().__init__(message, hint="choose one of: " + (", ".join(choices) or "(none)"))
+
+
+class ConfigurationError(UsageError):
+    """Raised when the AWS configuration lacks a region or credentials, or names an unknown profile."""
+
+
+class SourceError(AsyncpushError):
+    """Raised when a source can't be read or is not what it claims to be."""
+
+
+class ManifestError(SourceError):
+    """Raised when a manifest is malformed, too large, too deeply nested, or of a type that ECR does not take."""
+
+
+class DigestMismatchError(SourceError):
+    """Raised when the bytes of a blob do not match the digest or the size that points at them.
+
+    Args:
+        what: the blob, as the user knows it.
+        expected: the digest or size that was claimed.
+        actual: the digest or size of the bytes that were read.
+    """
+
+    def __init__(self, what: str, expected: Digest | int, actual: Digest | int) -> None:
+        self.expected = expected
+        self.actual = actual
+        claim, found = (
+            (f"{expected} bytes", f"{actual} bytes") if isinstance(expected, int) else (str(expected), str(actual))
+        )
+        super().__init__(
+            f"{what} is damaged: {claim} expected, {found} read",
+            hint="make the archive or layout anew; nothing refers to the damaged bytes",
+        )
+
+
+class RegistryError(AsyncpushError):
+    """Raised when the registry refuses or can't be reached."""
+
+
+class ConnectionFailedError(RegistryError):
+    """Raised when the endpoint gave no answer: refused, reset, timed out, or not trusted."""
+
+
+class ServiceError(RegistryError):
+    """Raised when ECR answers with an error.
+
+    Args:
+        operation: the operation's name, such as ``PutImage``.
+        code: ECR's code, such as ``RepositoryNotFoundException``.
+        message: ECR's message.
+        status: the HTTP status, 0 if unknown.
+        request_id: ECR's id of the request, to quote to AWS.
+    """
+
+    def __init__(
+        self, operation: str, code: str, message: str, *, status: int = 0, request_id: str = "", hint: str | None = None
+    ) -> None:
+        self.operation = operation
+        self.code = code
+        self.status = status
+        self.request_id = request_id
+        text = " ".join(message.split()) or "no message"
+        super().__init__(f"{operation} failed: {code}: {text.rstrip('.')}", hint=hint)
+
+
+class RepositoryNotFoundError(ServiceError):
+    """Raised when the repository does not exist (RepositoryNotFoundException)."""
+
+
+class UploadNotFoundError(ServiceError):
+    """Raised when ECR does not know the upload id (UploadNotFoundException): finished, expired or foreign."""
+
+
+class InvalidLayerPartError(ServiceError):
+    """Raised when a part does not follow the last one (InvalidLayerPartException).
+
+    ``last_valid_byte`` is the last byte that ECR holds of the upload, None if it did not say.
+    """
+
+    last_valid_byte: int | None = None
+
+
+class LayersNotFoundError(ServiceError):
+    """Raised when PutImage misses a blob or a child manifest (LayersNotFound-, ReferencedImagesNotFoundException)."""
+
+
+class TagImmutableError(RegistryError):
+    """Raised when an immutable tag names another image already (ImageTagAlreadyExistsException).
+
+    Args:
+        repository: the repository's name.
+        tag: the tag.
+        wanted: what was to be put: a digest, or words for an image whose digest is not known yet.
+        present: the digest that the tag names, None if it could not be read.
+    """
+
+    def __init__(self, repository: str, tag: str, wanted: Digest | str, present: Digest | None) -> None:
+        self.wanted = wanted
+        self.present = present
+        super().__init__(
+            f"{repository}:{tag} is immutable and names {present or 'another image'}, not {wanted}",
+            hint="push under another tag",
+        )
+
+
+def leaf_errors(error: BaseException) -> Iterator[BaseException]:
+    """Walk the leaves of nested exception groups; *error* itself when it is none."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaf_errors(inner)
+    else:
+        yield error

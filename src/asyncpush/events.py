@@ -1,0 +1,142 @@
+"""What can happen during a push, as values. The engine emits them; faces (bars, lines, JSON) draw them.
+
+Emitting never waits and never fails. All sizes are in bytes, all times in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from asyncpush.model import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStarted:
+    """An image's turn has come; nothing was asked or sent yet."""
+
+    source: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePlanned:
+    """What one image needs is known.
+
+    Attributes:
+        layers: blobs that will be read and sent.
+        size: their bytes, as the source holds them (before compression).
+        present_layers: blobs that the repository has already.
+        present_size: their bytes.
+    """
+
+    destination: str
+    layers: int
+    size: int
+    present_layers: int
+    present_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStarted:
+    """A layer is about to be sent. ``layer`` names it in all its later events.
+
+    Attributes:
+        layer: a key unique in the run.
+        title: a short name for screens.
+        size: bytes to read from the source.
+    """
+
+    layer: str
+    title: str
+    size: int
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartSent:
+    """ECR has acknowledged a part.
+
+    Attributes:
+        read: bytes of the source that this part accounts for; may be negative after a restart of the layer.
+        sent: bytes of the layer that were uploaded with it.
+    """
+
+    layer: str
+    read: int
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerDone:
+    """A layer is in the repository: ``pushed`` by us, or ``present`` (LayerAlreadyExistsException)."""
+
+    layer: str
+    digest: Digest
+    outcome: Literal["pushed", "present"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFailed:
+    """A layer was given up."""
+
+    layer: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDone:
+    """An image is in the repository, under its tag.
+
+    Attributes:
+        outcome: ``pushed``, or ``present`` where nothing had to be put.
+    """
+
+    destination: str
+    digest: Digest
+    outcome: Literal["pushed", "present"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFailed:
+    """An image was given up; ``reason`` is the one line that says why."""
+
+    destination: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """A request failed and will be sent again after ``delay`` seconds."""
+
+    operation: str
+    attempt: int
+    delay: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that a user should read, but no failure."""
+
+    text: str
+
+
+Event: TypeAlias = (
+    ImageStarted
+    | ImagePlanned
+    | LayerStarted
+    | PartSent
+    | LayerDone
+    | LayerFailed
+    | ImageDone
+    | ImageFailed
+    | Retrying
+    | Notice
+)
+
+Emit: TypeAlias = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """An ``Emit`` for those who do not listen."""

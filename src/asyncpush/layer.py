@@ -1,0 +1,187 @@
+"""One layer on its way into ECR: opened, cut into parts that go in order while the next one is made, completed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+from anyio.streams.memory import MemoryObjectSendStream
+
+from asyncpush.errors import InvalidLayerPartError, UploadNotFoundError, leaf_errors
+from asyncpush.events import Emit, LayerDone, LayerFailed, LayerStarted, PartSent, ignore
+from asyncpush.model import Descriptor, Upload
+from asyncpush.protocols import Blob, BlobReader, Part, Repository
+from asyncpush.settings import MAX_PART_SIZE, Settings
+from asyncpush.stream.budget import BudgetAccount, ByteBudget
+from asyncpush.stream.parts import PartCutter
+
+#: Uploads begun for one layer: an upload can expire or fall out of step, but not again and again.
+_UPLOADS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What all layers of a run share.
+
+    Attributes:
+        settings: the limits.
+        emit: hears what happens.
+        budget: the memory for encoded parts.
+        slots: layers in flight.
+        threads: worker threads that read, hash, encode and compress; as many as there are cores, and one that waits.
+    """
+
+    settings: Settings
+    emit: Emit
+    budget: ByteBudget
+    slots: CapacityLimiter
+    threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter((os.cpu_count() or 1) + 1))
+
+    @classmethod
+    def of(cls, settings: Settings, emit: Emit = ignore) -> Resources:
+        """Those that *settings* allows; must be called in an event loop."""
+        return cls(settings, emit, ByteBudget(settings.max_memory), CapacityLimiter(settings.max_layers))
+
+
+@dataclass(frozen=True, slots=True)
+class PushedLayer:
+    """A layer that was sent: what points at it, the bytes that went over the wire for it, and who had put it there."""
+
+    descriptor: Descriptor
+    sent: int
+    outcome: Literal["pushed", "present"]
+
+
+async def push_layer(repository: Repository, blob: Blob, resources: Resources) -> PushedLayer:
+    """Put *blob* into *repository*, in one of the run's slots.
+
+    Raises:
+        DigestMismatchError: the blob's bytes are not those that its descriptor names; nothing was completed.
+        SourceError: the blob can't be read.
+        RegistryError: ECR refused, or could not be reached in spite of all retries.
+    """
+    key = f"{repository.name}/{blob.identity}"
+    async with resources.slots:
+        tally = _Tally(key, resources.emit)
+        resources.emit(LayerStarted(key, blob.name, blob.source_size, repository.name))
+        try:
+            pushed = await _upload_until_complete(repository, blob, resources, tally)
+        except BaseException:
+            resources.emit(LayerFailed(key))
+            raise
+        resources.emit(LayerDone(key, pushed.descriptor.digest, pushed.outcome))
+        return pushed
+
+
+async def _upload_until_complete(
+    repository: Repository, blob: Blob, resources: Resources, tally: _Tally
+) -> PushedLayer:
+    settings = resources.settings
+    for attempt in range(1, _UPLOADS + 1):
+        upload = await repository.begin_upload()
+        # A part size of our own that ECR does not like shows as a refused part: the next upload takes ECR's.
+        wanted = settings.part_size if attempt == 1 else None
+        size = part_size(upload, blob.source_size, wanted)
+        try:
+            with only_cause():
+                return await _upload(repository, blob, upload, size, resources, tally)
+        except (UploadNotFoundError, InvalidLayerPartError):
+            if attempt == _UPLOADS:
+                raise
+            tally.rewind()
+    raise AssertionError("the last attempt returns or raises")
+
+
+async def _upload(
+    repository: Repository, blob: Blob, upload: Upload, size: int, resources: Resources, tally: _Tally
+) -> PushedLayer:
+    async with opened(blob, resources.threads) as reader, resources.budget.account() as account:
+        cutter = PartCutter(blob, reader, size, lambda first: repository.encoder(upload, first))
+        ahead, parts = anyio.create_memory_object_stream[Part](0)
+        # The stream outside, the group inside: when sending fails, the group stops the cutter before the stream closes,
+        # and the failure arrives alone.
+        async with parts, anyio.create_task_group() as tg:
+            tg.start_soon(_cut_ahead, cutter, ahead, account, _encoded_size(size, blob), resources.threads)
+            async for part in parts:
+                await repository.send_part(upload, part)
+                account.give_back(part.body_size)
+                tally.acknowledge(part)
+    result = cutter.result()
+    outcome = await repository.complete_upload(upload, result.digest)
+    return PushedLayer(Descriptor(blob.media_type, result.digest, result.size), tally.sent, outcome)
+
+
+async def _cut_ahead(
+    cutter: PartCutter,
+    ahead: MemoryObjectSendStream[Part],
+    account: BudgetAccount,
+    most: int,
+    threads: CapacityLimiter,
+) -> None:
+    """Make the next part while one is in flight: handing over waits until that one is acknowledged."""
+    async with ahead:
+        while True:
+            await account.take(most)
+            part = await to_thread.run_sync(cutter.next_part, limiter=threads)
+            account.give_back(most - (part.body_size if part else 0))
+            if part is None:
+                return
+            await ahead.send(part)
+
+
+@asynccontextmanager
+async def opened(blob: Blob, threads: CapacityLimiter) -> AsyncIterator[BlobReader]:
+    """Open *blob* in a worker thread, and close it in one."""
+    manager = blob.open()
+    reader = await to_thread.run_sync(manager.__enter__, limiter=threads)
+    try:
+        yield reader
+    finally:
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(manager.__exit__, None, None, None, limiter=threads)
+
+
+def part_size(upload: Upload, size: int, wanted: int | None) -> int:
+    """Bytes of each part but the last: *wanted* or what ECR asks for, and more where *size* needs too many parts."""
+    least = -(-size // upload.max_parts)
+    return max(wanted or upload.part_size, min(least, MAX_PART_SIZE))
+
+
+@contextmanager
+def only_cause() -> Iterator[None]:
+    """Raise what a task group failed of, instead of the group; the first of several."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise next(leaf_errors(group)) from None
+
+
+def _encoded_size(size: int, blob: Blob) -> int:
+    """The most that one part's request body can take: base64, and room for the small members."""
+    largest = min(size, blob.source_size) if blob.descriptor else size
+    return largest * 4 // 3 + 2048
+
+
+class _Tally:
+    """What ECR has acknowledged of one layer."""
+
+    def __init__(self, key: str, emit: Emit) -> None:
+        self.sent = 0
+        self._read = 0
+        self._key = key
+        self._emit = emit
+
+    def acknowledge(self, part: Part) -> None:
+        size = part.last - part.first + 1
+        self.sent += size
+        self._read += part.consumed
+        self._emit(PartSent(self._key, part.consumed, size))
+
+    def rewind(self) -> None:
+        self._emit(PartSent(self._key, -self._read, 0))
+        self._read = 0

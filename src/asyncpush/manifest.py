@@ -1,0 +1,215 @@
+"""Manifests as bytes: read them, check them, build one for layers that had no manifest yet.
+
+Sources: OCI image-spec 1.1 (manifest, image-index, descriptor), Docker image manifest v2 schema 2.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from asyncpush.errors import ManifestError
+from asyncpush.model import Descriptor, Digest, Platform
+from asyncpush.settings import MAX_MANIFEST_SIZE, Compression
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+
+INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
+MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+
+#: Everything that PutImage takes and that has layers to push by digest (schema 1 has neither).
+ACCEPTED_TYPES = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
+
+
+class _Platform(msgspec.Struct):
+    os: str = ""
+    architecture: str = ""
+    variant: str | None = None
+
+
+class _Descriptor(msgspec.Struct, rename={"media_type": "mediaType"}):
+    media_type: str
+    digest: str
+    size: int
+    urls: list[str] | None = None
+    platform: _Platform | None = None
+    annotations: dict[str, str] | None = None
+
+
+class _Manifest(msgspec.Struct, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):
+    schema_version: int
+    media_type: str | None = None
+    config: _Descriptor | None = None
+    layers: list[_Descriptor] | None = None
+    manifests: list[_Descriptor] | None = None
+    subject: _Descriptor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """An image manifest or an index: its bytes, which are what is put, and what they point at.
+
+    Attributes:
+        raw: the exact bytes; never serialised again.
+        media_type: one of ``ACCEPTED_TYPES``.
+        digest: of ``raw``.
+        config: the config's descriptor; None in an index.
+        layers: the layers' descriptors, in order; empty in an index.
+        children: the manifests that an index names; empty in an image manifest.
+        subject: the manifest that this one refers to (OCI 1.1 referrers), or None.
+    """
+
+    raw: bytes
+    media_type: str
+    digest: Digest
+    config: Descriptor | None
+    layers: tuple[Descriptor, ...]
+    children: tuple[Descriptor, ...]
+    subject: Digest | None = None
+
+    @property
+    def is_index(self) -> bool:
+        """Whether this is an index (a manifest list) and not an image manifest."""
+        return self.media_type in INDEX_TYPES
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """What points at this manifest."""
+        return Descriptor(self.media_type, self.digest, len(self.raw))
+
+    def blobs(self) -> Iterator[Descriptor]:
+        """The config, then the layers; foreign layers too."""
+        if self.config is not None:
+            yield self.config
+        yield from self.layers
+
+
+def is_foreign(layer: Descriptor) -> bool:
+    """Whether *layer* is non-distributable: marked so, and with URLs to fetch it from instead."""
+    return bool(layer.urls) and (".foreign." in layer.media_type or ".nondistributable." in layer.media_type)
+
+
+def parse_manifest(raw: bytes, *, media_type: str | None = None, name: str = "the manifest") -> Manifest:
+    """Read a manifest or index from its exact bytes.
+
+    Args:
+        raw: the bytes, as stored.
+        media_type: what the descriptor that led here says; must not contradict the manifest's own.
+        name: how to call it in errors.
+
+    Raises:
+        ManifestError: it is too large, malformed, or of a type that ECR does not take.
+    """
+    parsed = _decode(raw, name)
+    own = parsed.media_type
+    if own and media_type and own != media_type:
+        raise ManifestError(f"{name} says it is {own}, and what points at it says {media_type}")
+    kind = own or media_type or (OCI_INDEX if parsed.manifests is not None else OCI_MANIFEST)
+    if kind not in ACCEPTED_TYPES:
+        raise ManifestError(
+            f"{name} is of type {kind[:200]!r}", hint="ECR takes OCI and Docker v2 manifests and indexes"
+        )
+    digest, subject = Digest.of(raw), _subject(parsed, name)
+    if kind in INDEX_TYPES:
+        return Manifest(raw, kind, digest, None, (), _children(parsed, name), subject)
+    if parsed.config is None or parsed.layers is None or parsed.manifests is not None:
+        raise ManifestError(f"{name} is an image manifest, but lacks its config or layers")
+    layers = tuple(_descriptor(layer, name) for layer in parsed.layers)
+    return Manifest(raw, kind, digest, _descriptor(parsed.config, name), layers, (), subject)
+
+
+def build_manifest(config: Descriptor, layers: Sequence[Descriptor], compression: Compression) -> Manifest:
+    """Build the manifest of an image that came without one (a docker-archive); the same bytes for the same blobs.
+
+    Docker schema 2, as the image's own kind is; zstd has no place there, so zstd layers make an OCI manifest.
+    The media types of *config* and *layers* are those of ``image_types(compression)``.
+    """
+    document: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": image_types(compression).manifest,
+        "config": _document(config),
+        "layers": [_document(layer) for layer in layers],
+    }
+    return parse_manifest(json.dumps(document, separators=(",", ":")).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTypes:
+    """The media types of an image's manifest, config and layers."""
+
+    manifest: str
+    config: str
+    layer: str
+
+
+def image_types(compression: Compression) -> ImageTypes:
+    """The media types of an image whose layers were compressed so."""
+    docker_layer = "application/vnd.docker.image.rootfs.diff.tar"
+    match compression:
+        case "gzip":
+            return ImageTypes(DOCKER_MANIFEST, DOCKER_CONFIG, f"{docker_layer}.gzip")
+        case "none":
+            return ImageTypes(DOCKER_MANIFEST, DOCKER_CONFIG, docker_layer)
+        case "zstd":
+            return ImageTypes(OCI_MANIFEST, OCI_CONFIG, "application/vnd.oci.image.layer.v1.tar+zstd")
+
+
+def _decode(raw: bytes, name: str) -> _Manifest:
+    if len(raw) > MAX_MANIFEST_SIZE:
+        raise ManifestError(f"{name} has {len(raw)} bytes", hint=f"ECR takes manifests of up to {MAX_MANIFEST_SIZE}")
+    try:
+        raw.decode("utf-8")
+        parsed = msgspec.json.decode(raw, type=_Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(f"{name} is malformed: {error}") from error
+    if parsed.schema_version != 2:
+        raise ManifestError(f"{name} has schema version {parsed.schema_version}; only 2 can be pushed")
+    return parsed
+
+
+def _children(parsed: _Manifest, name: str) -> tuple[Descriptor, ...]:
+    if parsed.manifests is None or parsed.layers is not None:
+        raise ManifestError(f"{name} is an index, but has {'layers' if parsed.layers is not None else 'no manifests'}")
+    children = tuple(_descriptor(child, name) for child in parsed.manifests)
+    for child in children:
+        if child.media_type not in ACCEPTED_TYPES:
+            raise ManifestError(
+                f"{name} names {child.digest} of type {child.media_type[:200]!r}, which is no manifest",
+                hint="ECR refuses such an index; export build caches with image-manifest=true",
+            )
+    return children
+
+
+def _document(descriptor: Descriptor) -> dict[str, str | int]:
+    return {"mediaType": descriptor.media_type, "size": descriptor.size, "digest": str(descriptor.digest)}
+
+
+def _subject(parsed: _Manifest, name: str) -> Digest | None:
+    return _descriptor(parsed.subject, name).digest if parsed.subject else None
+
+
+def _descriptor(parsed: _Descriptor, name: str) -> Descriptor:
+    try:
+        digest = Digest.parse(parsed.digest)
+    except ValueError as error:
+        raise ManifestError(f"{name}: {error}") from error
+    if parsed.size < 0:
+        raise ManifestError(f"{name}: {digest} has size {parsed.size}")
+    platform = parsed.platform and Platform(parsed.platform.os, parsed.platform.architecture, parsed.platform.variant)
+    return Descriptor(
+        parsed.media_type,
+        digest,
+        parsed.size,
+        tuple(parsed.urls or ()),
+        platform or None,
+        tuple((parsed.annotations or {}).items()),
+    )

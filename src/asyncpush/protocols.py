@@ -1,0 +1,212 @@
+"""Every seam of asyncpush, on one page: what a source gives, what the far end takes, what joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from asyncpush.manifest import Manifest
+from asyncpush.model import Descriptor, Digest, Upload
+
+
+class BlobReader(Protocol):
+    """The bytes of a blob, front to back. Its methods block, so they run in a worker thread, one at a time."""
+
+    @property
+    def consumed(self) -> int:
+        """Bytes of the source that were read so far; more than were given out where it is compressed on the way."""
+        ...
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill *buffer* with the next bytes and return how many there were; fewer than its length only at the end.
+
+        Raises:
+            SourceError: the source can't be read, ends early, or is not what it claims to be.
+        """
+        ...
+
+
+class Blob(Protocol):
+    """A layer or config to push: bytes that can be read again, and are the same each time."""
+
+    @property
+    def name(self) -> str:
+        """How to call it in errors and on screens."""
+        ...
+
+    @property
+    def media_type(self) -> str:
+        """The media type that a manifest gives it."""
+        ...
+
+    @property
+    def descriptor(self) -> Descriptor | None:
+        """Its digest and size, as claimed; None while they are unknown, because it is compressed as it is read."""
+        ...
+
+    @property
+    def source_size(self) -> int:
+        """Bytes to read from the source: the descriptor's size where there is one."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Equal for blobs whose bytes are equal: the digest, or the diff id with the way it is compressed."""
+        ...
+
+    def open(self) -> AbstractContextManager[BlobReader]:
+        """Open it for reading. Entering and leaving may block: both belong into a worker thread."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageNode:
+    """One image: its config and layers, and its manifest.
+
+    Attributes:
+        config: the config blob; it is pushed like a layer.
+        layers: the layers to push, in the manifest's order, foreign ones left out.
+        manifest: the manifest; None where it must be built from the layers' digests once they are known.
+        build: makes it then, from the config's and the layers' descriptors.
+    """
+
+    config: Blob
+    layers: tuple[Blob, ...]
+    manifest: Manifest | None = None
+    build: ManifestBuilder | None = None
+
+
+class ManifestBuilder(Protocol):
+    """Makes a manifest for layers whose digests were unknown before they were read."""
+
+    def __call__(self, config: Descriptor, layers: Sequence[Descriptor]) -> Manifest:
+        """Build it; *layers* are in the image's order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class IndexNode:
+    """An index and the manifests that it names, in its order."""
+
+    manifest: Manifest
+    children: tuple[ImageNode | IndexNode, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image or index in a source, ready to be pushed.
+
+    Attributes:
+        source: where it came from, as the user would write it (``oci:dir:tag``).
+        repository: the repository that it names itself, without a registry; None if it names none.
+        tag: the tag that it names itself; None if it names none.
+        root: its manifest, or its index with all that it names.
+    """
+
+    source: str
+    repository: str | None
+    tag: str | None
+    root: ImageNode | IndexNode
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a layer, ready to be sent any number of times.
+
+    Attributes:
+        first: its first byte in the layer.
+        last: its last byte in the layer, inclusive.
+        consumed: bytes of the source that were read for it.
+        body: the whole request body, in blocks.
+        body_size: its length in bytes.
+        body_sha256: its sha256, hex, as the signature wants it.
+    """
+
+    first: int
+    last: int
+    consumed: int
+    body: tuple[bytes, ...]
+    body_size: int
+    body_sha256: str
+
+
+class PartEncoder(Protocol):
+    """Makes the request body of one part, block by block, in a worker thread."""
+
+    def add(self, block: memoryview) -> None:
+        """Take the next bytes. All blocks but the last have a length that 3 divides."""
+        ...
+
+    def finish(self, consumed: int) -> Part:
+        """Close the body; *consumed* is the bytes of the source that it took."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image that the repository holds: by which digest, under which of the tags that were asked for."""
+
+    digest: Digest
+    tag: str | None
+    manifest: Manifest | None
+
+
+class Repository(Protocol):
+    """One ECR repository, as the engine sees it. Transient failures are retried inside, all others raised."""
+
+    @property
+    def name(self) -> str:
+        """The repository's name, without its registry."""
+        ...
+
+    async def create(self) -> bool:
+        """Create the repository (CreateRepository); False if it was there already."""
+        ...
+
+    async def is_immutable(self, tag: str) -> bool:
+        """Whether *tag* can't be moved to another image (DescribeRepositories); False if that can't be learnt."""
+        ...
+
+    async def available(self, digests: Collection[Digest]) -> frozenset[Digest]:
+        """Which of *digests* the repository holds as layers (BatchCheckLayerAvailability, 100 a call)."""
+        ...
+
+    async def begin_upload(self) -> Upload:
+        """Open an upload (InitiateLayerUpload)."""
+        ...
+
+    def encoder(self, upload: Upload, first: int) -> PartEncoder:
+        """Make the body of the part that begins at byte *first* (UploadLayerPart)."""
+        ...
+
+    async def send_part(self, upload: Upload, part: Part) -> None:
+        """Send a part and see that ECR has all of it (UploadLayerPart).
+
+        Raises:
+            InvalidLayerPartError: it does not follow the last one that ECR has.
+            UploadNotFoundError: ECR does not know the upload.
+        """
+        ...
+
+    async def complete_upload(self, upload: Upload, digest: Digest) -> Literal["pushed", "present"]:
+        """Close an upload (CompleteLayerUpload); ``present`` if the repository had the layer already.
+
+        Raises:
+            UploadNotFoundError: ECR knows neither the upload nor the layer.
+        """
+        ...
+
+    async def find_images(self, *, tag: str | None, digests: Sequence[Digest]) -> tuple[StoredImage, ...]:
+        """Which of these images the repository holds (BatchGetImage); those that it does not hold are left out."""
+        ...
+
+    async def put_image(self, manifest: Manifest, tag: str | None) -> Literal["pushed", "present"]:
+        """Put a manifest, under *tag* if given (PutImage); ``present`` if nothing had to change.
+
+        Raises:
+            LayersNotFoundError: a blob or child manifest is not there (yet).
+            TagImmutableError: the tag is immutable and names another digest.
+        """
+        ...

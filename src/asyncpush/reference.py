@@ -1,0 +1,181 @@
+"""Where an image goes: ECR's registry hosts, repository names and tags, read from text and checked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from asyncpush.errors import InvalidReferenceError
+
+Service = Literal["ecr", "ecr-public"]
+
+# The private registry's hosts in every partition; ECR user guide, "making requests to Amazon ECR registries".
+_PRIVATE_HOST = re.compile(
+    r"(?P<id>[0-9]{12})\.dkr\.ecr(?P<fips>-fips)?\.(?P<region>[a-z]{2,}(?:-[a-z0-9]+)+)\."
+    r"(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu|c2s\.ic\.gov|sc2s\.sgov\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov)"
+)
+_DUAL_STACK_HOST = re.compile(
+    r"(?P<id>[0-9]{12})\.dkr-ecr(?P<fips>-fips)?\.(?P<region>[a-z]{2,}(?:-[a-z0-9]+)+)\."
+    r"on\.(?:aws|amazonwebservices\.com\.cn|amazonwebservices\.eu)"
+)
+_PUBLIC_HOST = "public.ecr.aws"
+
+# CreateRepository's pattern and lengths in ECR's and ECR Public's service models.
+_REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_REPOSITORY_MAX: dict[Service, int] = {"ecr": 256, "ecr-public": 205}
+
+# OCI distribution-spec 1.1, "pulling manifests": <reference> as a tag.
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryName:
+    """Which registry is meant.
+
+    Attributes:
+        service: ``ecr``, or ``ecr-public`` for ECR Public.
+        id: the account id, or ECR Public's alias; None is the caller's own.
+        region: the region in the host; None is the caller's own.
+        fips: the host asks for FIPS endpoints.
+        dual_stack: the host asks for dual-stack endpoints.
+        host: the host as it was written; empty for the caller's own registry.
+    """
+
+    service: Service = "ecr"
+    id: str | None = None
+    region: str | None = None
+    fips: bool = False
+    dual_stack: bool = False
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A repository in a registry, and the tag that the image gets there, if any."""
+
+    registry: RegistryName
+    repository: str
+    tag: str | None
+
+    def __str__(self) -> str:
+        name = f"{self.registry.host}/{self.repository}" if self.registry.host else self.repository
+        if self.registry.service == "ecr-public":
+            name = f"{self.registry.host}/{self.registry.id}/{self.repository}"
+        return f"{name}:{self.tag}" if self.tag else name
+
+
+def parse_registry(text: str) -> RegistryName:
+    """Read a registry's host: a private registry's of any partition, or ``public.ecr.aws/ALIAS``.
+
+    Raises:
+        InvalidReferenceError: *text* is no ECR registry.
+    """
+    host, _, rest = text.partition("/")
+    if host == _PUBLIC_HOST:
+        if not rest or "/" in rest:
+            raise InvalidReferenceError(f"{text!r} names no registry of ECR Public", hint="write public.ecr.aws/ALIAS")
+        return RegistryName("ecr-public", rest, "us-east-1", host=host)
+    for pattern, dual_stack in ((_PRIVATE_HOST, False), (_DUAL_STACK_HOST, True)):
+        if not rest and (match := pattern.fullmatch(host)):
+            return RegistryName("ecr", match["id"], match["region"], bool(match["fips"]), dual_stack, host)
+    raise InvalidReferenceError(
+        f"{text!r} is no ECR registry",
+        hint="write ACCOUNT.dkr.ecr.REGION.amazonaws.com, public.ecr.aws/ALIAS, or leave it out for your own registry "
+        "(--endpoint-url sets another endpoint)",
+    )
+
+
+def parse_destination(text: str) -> Destination:
+    """Read ``[REGISTRY/]REPOSITORY[:TAG]``.
+
+    Raises:
+        InvalidReferenceError: a part of it is not well formed; the message says which.
+    """
+    if "@" in text:
+        raise InvalidReferenceError(f"{text!r} names a digest", hint="a push goes to a tag: write REPOSITORY[:TAG]")
+    prefix = parse_prefix(text)
+    name, colon, tag = prefix.path.rpartition(":")
+    if not colon:
+        name, tag = prefix.path, ""
+    elif not tag:
+        raise InvalidReferenceError(f"{text!r} ends in a colon", hint="write REPOSITORY:TAG, or no colon")
+    return destination(prefix.registry, name, tag or None)
+
+
+def destination(registry: RegistryName, repository: str, tag: str | None) -> Destination:
+    """Put a destination together from its checked parts.
+
+    Raises:
+        InvalidReferenceError: the repository's name or the tag is not one that ECR takes.
+    """
+    check_repository(repository, registry.service)
+    if tag is not None and not _TAG.fullmatch(tag):
+        raise InvalidReferenceError(
+            f"{tag[:140]!r} is not a tag",
+            hint="a tag has up to 128 letters, digits, '.', '_' and '-', and begins with none of '.-'",
+        )
+    return Destination(registry, repository, tag)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A registry and the beginning of the repositories' names in it; may be empty."""
+
+    registry: RegistryName
+    path: str
+
+    def join(self, repository: str, tag: str | None) -> Destination:
+        """The destination of an image that calls itself *repository* and *tag*.
+
+        Raises:
+            InvalidReferenceError: together they are not well formed.
+        """
+        path = self.path.strip("/")
+        return destination(self.registry, f"{path}/{repository}" if path else repository, tag)
+
+
+def parse_prefix(text: str) -> Prefix:
+    """Read ``[REGISTRY][/PREFIX]``.
+
+    Raises:
+        InvalidReferenceError: the registry is no ECR registry.
+    """
+    first, slash, rest = text.partition("/")
+    if first == _PUBLIC_HOST:
+        alias, _, path = rest.partition("/")
+        return Prefix(parse_registry(f"{first}/{alias}"), path)
+    is_host = first == "localhost" or "." in first or ":" in first
+    if is_host and (slash or _PRIVATE_HOST.fullmatch(first) or _DUAL_STACK_HOST.fullmatch(first)):
+        return Prefix(parse_registry(first), rest)
+    return Prefix(RegistryName(), text)
+
+
+def check_repository(name: str, service: Service = "ecr") -> None:
+    """See that *name* is one that ECR takes for a repository.
+
+    Raises:
+        InvalidReferenceError: it is not.
+    """
+    longest = _REPOSITORY_MAX[service]
+    if not 2 <= len(name) <= longest or not _REPOSITORY.fullmatch(name):
+        raise InvalidReferenceError(
+            f"{name[:300]!r} is not a repository name",
+            hint=f"ECR takes 2 to {longest} lower-case letters and digits, joined by single '.', '_', '-' or '/'",
+        )
+
+
+def in_registry(written: Destination, registry: RegistryName) -> Destination:
+    """*written*, with *registry* filled in where it names none.
+
+    Raises:
+        InvalidReferenceError: it names another registry.
+    """
+    if written.registry == RegistryName():
+        check_repository(written.repository, registry.service)
+        return replace(written, registry=registry)
+    if written.registry != registry:
+        raise InvalidReferenceError(
+            f"{written} is not in {registry.host or 'your own registry'}", hint="connect to its registry"
+        )
+    return written

@@ -1,0 +1,1 @@
+"""What worker threads do to bytes: cut them into parts, hash them, compress them."""
