@@ -14,10 +14,10 @@ from anyio import CapacityLimiter
 from asyncpush.ecr.repository import EcrRepository
 from asyncpush.ecr.retry import Retries
 from asyncpush.ecr.session import open_client
-from asyncpush.errors import AsyncpushError, RepositoryNotFoundError
+from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, only_cause
 from asyncpush.events import Emit, ImageFailed, ignore
 from asyncpush.image import ImageResult, Run, dry_run, plan_anew, plan_image, push_image
-from asyncpush.layer import Resources, only_cause, push_layer
+from asyncpush.layer import Resources, push_layer
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Blob, Image, Repository
 from asyncpush.reference import (

@@ -20,6 +20,7 @@ AsyncpushError
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -176,3 +177,12 @@ def leaf_errors(error: BaseException) -> Iterator[BaseException]:
             yield from leaf_errors(inner)
     else:
         yield error
+
+
+@contextmanager
+def only_cause() -> Iterator[None]:
+    """Raise what a task group failed of, instead of the group; the first of several."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise next(leaf_errors(group)) from None

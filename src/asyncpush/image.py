@@ -9,9 +9,9 @@ from typing import Generic, Literal, TypeVar
 
 import anyio
 
-from asyncpush.errors import LayersNotFoundError, RepositoryNotFoundError, TagImmutableError
+from asyncpush.errors import LayersNotFoundError, RepositoryNotFoundError, TagImmutableError, only_cause
 from asyncpush.events import ImageDone, ImagePlanned, ImageStarted
-from asyncpush.layer import PushedLayer, Resources, only_cause, push_layer
+from asyncpush.layer import PushedLayer, Resources, push_layer
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository, StoredImage

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +12,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from anyio.streams.memory import MemoryObjectSendStream
 
-from asyncpush.errors import InvalidLayerPartError, UploadNotFoundError, leaf_errors
+from asyncpush.errors import InvalidLayerPartError, UploadNotFoundError, only_cause
 from asyncpush.events import Emit, LayerDone, LayerFailed, LayerStarted, PartSent, ignore
 from asyncpush.model import Descriptor, Upload
 from asyncpush.protocols import Blob, BlobReader, Part, Repository
@@ -150,15 +150,6 @@ def part_size(upload: Upload, size: int, wanted: int | None) -> int:
     """Bytes of each part but the last: *wanted* or what ECR asks for, and more where *size* needs too many parts."""
     least = -(-size // upload.max_parts)
     return max(wanted or upload.part_size, min(least, MAX_PART_SIZE))
-
-
-@contextmanager
-def only_cause() -> Iterator[None]:
-    """Raise what a task group failed of, instead of the group; the first of several."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        raise next(leaf_errors(group)) from None
 
 
 def _encoded_size(size: int, blob: Blob) -> int:

@@ -19,6 +19,7 @@ from asyncpush.errors import (
     ServiceError,
     TagImmutableError,
     UploadNotFoundError,
+    only_cause,
 )
 from asyncpush.manifest import ACCEPTED_TYPES, Manifest, parse_manifest
 from asyncpush.model import Digest, Upload
@@ -70,9 +71,10 @@ class EcrRepository:
                     with suppress(ValueError):
                         found.add(Digest.parse(layer["layerDigest"]))
 
-        async with anyio.create_task_group() as tg:
-            for batch in _batches(digests):
-                tg.start_soon(ask, batch)
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                for batch in _batches(digests):
+                    tg.start_soon(ask, batch)
         return frozenset(found)
 
     async def begin_upload(self) -> Upload:
@@ -238,8 +240,7 @@ class EcrRepository:
     async def _send(self, operation: str, members: dict[str, Any]) -> dict[str, Any]:
         if operation != "DescribeRepositories":
             members["repositoryName"] = self._name
-        # ECR Public knows its aliases in the operations of a push only; the others default to the caller's registry.
-        if self._registry_id and (self._registry_id.isdecimal() or operation not in _BY_ACCOUNT):
+        if self._registry_id and self._takes(operation, self._registry_id):
             members["registryId"] = self._registry_id
         method = getattr(self._client, _METHODS[operation])
         with translated(operation, self._client.meta.endpoint_url):
@@ -247,7 +248,15 @@ class EcrRepository:
             return answer
 
 
-_BY_ACCOUNT = frozenset({"CreateRepository", "DescribeImages", "DescribeRepositories"})
+    def _takes(self, operation: str, registry_id: str) -> bool:
+        """Whether *operation* can be told the registry; what can't means the caller's own."""
+        if self._service == "ecr":
+            return True
+        if operation == "CreateRepository":
+            return False
+        # ECR Public knows its aliases in the operations of a push only.
+        return registry_id.isdecimal() or operation != "DescribeImages"
+
 
 _METHODS = {
     "BatchCheckLayerAvailability": "batch_check_layer_availability",

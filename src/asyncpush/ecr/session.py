@@ -8,9 +8,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aioboto3
+import aiohttp
 import anyio
 import botocore.exceptions as bce
 from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
 from anyio import to_thread
 
 from asyncpush.ecr import tls, wire
@@ -44,6 +46,7 @@ async def open_client(registry: RegistryName, aws: AwsConfiguration, connections
         read_timeout=_READ_TIMEOUT,
         use_fips_endpoint=registry.fips or None,
         use_dualstack_endpoint=registry.dual_stack or None,
+        http_session_cls=_NoRedirects,
     )
     async with AsyncExitStack() as stack:
         with translated("connecting", aws.endpoint_url or "ECR"):
@@ -59,6 +62,28 @@ async def open_client(registry: RegistryName, aws: AwsConfiguration, connections
         stack.push_async_exit(lambda *details: _close(opening, *details))
         wire.install(client)
         yield client
+
+
+class _NoRedirects(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is untyped
+    """Sends as aiobotocore does, but follows no redirect: aiohttp would take layers and session tokens along.
+
+    botocore itself follows none, either; ECR sends none.
+    """
+
+    async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
+        session: aiohttp.ClientSession = await super()._get_session(proxy_url)
+        if not session.trace_configs:
+            trace = aiohttp.TraceConfig()
+            trace.on_request_redirect.append(_refuse_redirect)
+            trace.freeze()
+            session.trace_configs.append(trace)
+        return session
+
+
+async def _refuse_redirect(_: aiohttp.ClientSession, __: Any, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+    redirect.response.close()
+    target = redirect.response.headers.get("Location", "")
+    raise aiohttp.ClientError(f"it redirects to {target[:200]!r}, which is not followed")
 
 
 async def _close(opening: Any, *details: Any) -> None:
@@ -82,5 +107,5 @@ def _session(region: str | None, aws: AwsConfiguration, service: Service) -> Any
     for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
         loader.load_data(name)
     for kind in ("service-2", "endpoint-rule-set-1"):
-        loader.load_service_model(service, kind)
+        loader.load_service_model(service, kind, api_version=None)
     return session

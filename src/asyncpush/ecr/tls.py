@@ -9,10 +9,10 @@ loading a CA bundle takes 25 ms.
 
 from __future__ import annotations
 
-import importlib.metadata
 import ssl
 from typing import Any
 
+import aiobotocore
 import aiobotocore.httpsession
 import aiohttp
 import anyio
@@ -24,7 +24,7 @@ _MENDED_IN = (3, 9)
 
 def check_host_names() -> None:
     """Mend ``AIOHTTPSession`` where aiobotocore is older than 3.9; may be called any number of times."""
-    version = tuple(int(word) for word in importlib.metadata.version("aiobotocore").split(".")[:2])
+    version = tuple(int(word) for word in aiobotocore.__version__.split(".")[:2])
     if version < _MENDED_IN:
         aiobotocore.httpsession.AIOHTTPSession._get_session = _get_session  # noqa: SLF001 - the defect is in a private method
 

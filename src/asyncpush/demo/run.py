@@ -1,0 +1,164 @@
+"""The demonstration's steps, in order: images, emulator, push, push again, read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import DEVNULL
+
+import aiohttp
+import anyio
+from anyio import to_thread
+from anyio.streams.text import TextReceiveStream
+
+from asyncpush.api import ImageFailure, connect, push_all
+from asyncpush.demo.images import make_images
+from asyncpush.demo.readback import Proof, read_back
+from asyncpush.errors import RegistryError
+from asyncpush.events import Emit
+from asyncpush.image import ImageResult
+from asyncpush.protocols import Image
+from asyncpush.reference import Destination, parse_prefix
+from asyncpush.settings import AwsConfiguration, Settings
+from asyncpush.sources import open_source
+
+#: Seconds that the emulator has to start; it takes less than one.
+_START = 20
+
+Face = Callable[[int], AbstractAsyncContextManager[Emit]]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoImage:
+    """One image's way through the demonstration: pushed, pushed again, read back."""
+
+    name: str
+    first: ImageResult
+    second: ImageResult
+    proof: Proof
+
+
+@dataclass(frozen=True, slots=True)
+class DemoReport:
+    """What happened.
+
+    Attributes:
+        images: each image's way.
+        first_requests: requests of the first push, by operation.
+        second_requests: those of the second.
+        first_seconds: how long the first push took.
+        second_seconds: how long the second took.
+    """
+
+    images: tuple[DemoImage, ...]
+    first_requests: Counter[str]
+    second_requests: Counter[str]
+    first_seconds: float
+    second_seconds: float
+
+
+async def demonstrate(face: Face, say: Callable[[str], None]) -> DemoReport:
+    """Run the demonstration; no AWS configuration is read, and nothing is left behind.
+
+    Args:
+        face: shows the progress of a push of so many images.
+        say: tells the user what happens next.
+
+    Raises:
+        AsyncpushError: a step failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="asyncpush-demo-", ignore_cleanup_errors=True) as scratch:
+        folder = Path(scratch)
+        say("Making four images, about 100 MiB: two on one base, an index of two platforms, a docker-archive ...")
+        sources = await to_thread.run_sync(make_images, folder)
+        async with _emulator(folder / "ecr") as url, AsyncExitStack() as stack:
+            say(f"A local ECR runs at {url}. Pushing ...")
+            images = await _open(stack, sources)
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+            first, first_seconds = await _push(url, images, face)
+            first_requests = await _requests(session, url)
+            say("Pushing all of it again ...")
+            second, second_seconds = await _push(url, images, face)
+            second_requests = await _requests(session, url) - first_requests
+            say("Reading every image back, and checking each digest ...")
+            proofs = [await read_back(session, url, to.repository, to.tag or "latest") for _, to in images]
+    for result, proof in zip(first, proofs, strict=True):
+        if result.digest != proof.digest:
+            raise RegistryError(f"{result.destination} was pushed as {result.digest} and read back as {proof.digest}")
+    rows = zip(images, first, second, proofs, strict=True)
+    return DemoReport(
+        tuple(DemoImage(str(to), one, two, proof) for (_, to), one, two, proof in rows),
+        first_requests,
+        second_requests,
+        first_seconds,
+        second_seconds,
+    )
+
+
+async def _open(stack: AsyncExitStack, sources: tuple[str, ...]) -> list[tuple[Image, Destination]]:
+    prefix = parse_prefix("demo")
+    images = []
+    for source in sources:
+        opened = await stack.enter_async_context(open_source(source, Settings()))
+        images += [(image, prefix.join(image.repository or "image", image.tag)) for image in await opened.images()]
+    return images
+
+
+async def _push(url: str, images: list[tuple[Image, Destination]], face: Face) -> tuple[list[ImageResult], float]:
+    aws = AwsConfiguration(region="us-east-1", endpoint_url=url, access_key_id="demo", secret_access_key="demo")  # noqa: S106
+    started = time.monotonic()
+    async with (
+        face(len(images)) as emit,
+        connect(aws=aws, settings=Settings(create_repository=True), emit=emit) as registry,
+    ):
+        results = await push_all(registry, images)
+    seconds = time.monotonic() - started
+    for result in results:
+        if isinstance(result, ImageFailure):
+            raise result.error
+    return [result for result in results if isinstance(result, ImageResult)], seconds
+
+
+async def _requests(session: aiohttp.ClientSession, url: str) -> Counter[str]:
+    async with session.get(f"{url}/_emulator/requests") as answer:
+        document = json.loads(await answer.read())
+    return Counter({name: count for name, count in document["counts"].items() if name.isalnum()})
+
+
+@asynccontextmanager
+async def _emulator(data: Path) -> AsyncIterator[str]:
+    """Run the emulator in a process of its own, as a registry is: its work must not slow the client's loop."""
+    command = [sys.executable, "-m", "asyncpush", "serve", "--port", "0", "--data", str(data)]
+    async with await anyio.open_process(command, stdin=DEVNULL, stderr=DEVNULL) as process:
+        try:
+            assert process.stdout is not None, "it is a pipe"  # noqa: S101
+            line = ""
+            with anyio.move_on_after(_START):
+                async for text in TextReceiveStream(process.stdout):
+                    line += text
+                    if "\n" in line:
+                        break
+            url = line.partition("\n")[0].partition("=")[2]
+            if not url:
+                raise RegistryError("the emulator did not start", hint="see what `asyncpush serve` says")
+            yield url
+        finally:
+            process.terminate()
+
+
+def isolate() -> None:
+    """Let no AWS configuration and no proxy of this machine count in this process and its children."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        os.environ[name] = os.devnull
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = "127.0.0.1"

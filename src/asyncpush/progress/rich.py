@@ -1,0 +1,227 @@
+"""Progress as bars in a terminal: one for each layer in flight, and a line of totals below them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TextIO, cast
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.segment import Segment
+from rich.style import Style
+from rich.text import Text
+
+from asyncpush.events import Event, ImageDone, ImageFailed, Notice, Retrying
+from asyncpush.progress._meter import Clock, Layer, Meter
+from asyncpush.progress._sink import Sink
+from asyncpush.progress._text import (
+    Field,
+    closing_fields,
+    image_line,
+    joined,
+    notice_line,
+    percent_text,
+    printable,
+    progress_fields,
+    rate_text,
+    retry_line,
+    shortened,
+    size_text,
+)
+
+_DIM = Style(dim=True)
+_STRONG = Style(bold=True)
+_WARNING = Style(color="yellow")
+_FAILURE = Style(color="red")
+
+#: A longer bar says no more, and takes the figures away from the titles.
+_LONGEST_BAR = 60
+
+#: How long a retry stays on the screen once its request was sent again, in seconds.
+_LINGER = 2.0
+
+#: From this width on there is room for bytes beside the bar; below, a percentage has to do.
+_WIDE = 64
+
+#: Below this width there is room for a title and a percentage only.
+_SLIM = 32
+
+
+class RichFace:
+    """Bars that are painted when ticked; a finished image leaves a line above them.
+
+    Args:
+        sink: the terminal.
+        images: how many images there will be; None if unknown.
+        redirect: keep what else is written to ``sys.stderr`` meanwhile above the bars.
+        clock: seconds from any beginning.
+        console: a console on *sink*; made if None.
+    """
+
+    period = 0.1
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        images: int | None = None,
+        redirect: bool = False,
+        clock: Clock = time.monotonic,
+        console: Console | None = None,
+    ) -> None:
+        self._console = console or Console(file=cast("TextIO", sink), highlight=False, markup=False, emoji=False)
+        self._meter = Meter(clock, images)
+        self._screen = _Screen(self._meter, clock)
+        self._lines: list[Text] = []
+        self._live = Live(
+            self._screen,
+            console=self._console,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=redirect,
+            vertical_overflow="crop",
+        )
+        self._live.start()
+
+    def take(self, event: Event) -> None:
+        """Count *event*; nothing is painted."""
+        self._meter.take(event)
+        match event:
+            case ImageDone():
+                self._lines.append(Text(image_line(event, self._console.width)))
+            case ImageFailed():
+                self._lines.append(Text(image_line(event, self._console.width), _FAILURE))
+            case Notice():
+                self._lines.append(Text(notice_line(event), _WARNING))
+            case Retrying():
+                self._screen.retry(event)
+            case _:
+                pass
+
+    def tick(self) -> None:
+        """Paint."""
+        if self._lines:
+            # Left to the terminal to wrap, long names stay whole when they are copied.
+            self._console.print(*self._lines, sep="\n", soft_wrap=True)
+            self._lines.clear()
+        else:
+            self._live.refresh()
+
+    def close(self) -> None:
+        """Paint the last state, which stays, and give the cursor back."""
+        try:
+            self._screen.closed = True
+            if self._lines:
+                self.tick()
+        finally:
+            self._live.stop()
+
+
+class _Screen:
+    """What is seen at this moment, in as many lines and columns as there are."""
+
+    def __init__(self, meter: Meter, clock: Clock) -> None:
+        self.closed = False
+        self._meter = meter
+        self._clock = clock
+        self._retrying: Retrying | None = None
+        self._retry_until = 0.0
+        self._title_width = 0
+
+    def retry(self, event: Retrying) -> None:
+        """Show *event* until its request had time to succeed."""
+        self._retrying = event
+        self._retry_until = self._clock() + event.delay + _LINGER
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = list(self._lines(console, options))
+        for number, line in enumerate(lines):
+            if number:
+                yield Segment.line()
+            yield from line
+
+    def _lines(self, console: Console, options: ConsoleOptions) -> Iterator[list[Segment]]:
+        width, height = options.size
+        # The last column stays empty: terminals differ in what they do after writing there.
+        width = max(width - 1, 1)
+        below = list(self._below(width))
+        room = max(height - 1 - len(below), 0)
+        layers = self._meter.layers
+        shown = len(layers) if len(layers) <= room else max(room - 1, 0)
+        yield from self._bars(islice(layers.values(), shown), width, console, options)
+        if shown < len(layers) and room:
+            yield [Segment(f"+ {len(layers) - shown} more layers"[:width], _DIM)]
+        yield from below
+
+    def _below(self, width: int) -> Iterator[list[Segment]]:
+        totals = self._meter.totals()
+        fields = closing_fields(totals) if self.closed else progress_fields(totals)
+        if totals.present_layers:
+            fields.append(Field(f"{totals.present_layers} layers already there", 4))
+        line = joined(fields, width)
+        if line and (totals.images or totals.layers):
+            yield [Segment(line, _STRONG)]
+        if self._retrying is not None and not self.closed and self._clock() < self._retry_until:
+            words = retry_line(self._retrying).split()
+            yield [Segment(set_cell_size(" ".join(words), width), _WARNING)]
+
+    def _bars(
+        self, layers: Iterable[Layer], width: int, console: Console, options: ConsoleOptions
+    ) -> Iterator[list[Segment]]:
+        now = self._clock()
+        ellipsis = "..." if options.ascii_only else "…"
+        shown = [(layer, printable(layer.title)) for layer in layers]
+        # It only grows: columns that move with every layer that comes or goes can't be read.
+        self._title_width = max([self._title_width, *(cell_len(title) for _, title in shown)])
+        title_width, bar_width = _columns(self._title_width, width)
+        for layer, title in shown:
+            line = [Segment(_fitted(title, title_width, ellipsis) + " ")]
+            if bar_width:
+                line += _bar(layer, bar_width, console, options)
+            line.append(Segment(_figures(layer, width, now)))
+            yield line
+
+
+def _bar(layer: Layer, width: int, console: Console, options: ConsoleOptions) -> list[Segment]:
+    bar = ProgressBar(
+        total=layer.size, completed=layer.read, width=width, complete_style="cyan", finished_style="green"
+    )
+    segments = [segment for segment in bar.__rich_console__(console, options) if isinstance(segment, Segment)]
+    drawn = sum(segment.cell_length for segment in segments)
+    return [*segments, Segment(" " * (width - drawn + 1))]
+
+
+def _columns(longest_title: int, width: int) -> tuple[int, int]:
+    """The widths of titles and bars; the figures behind them have 32, 16 or 4 columns."""
+    if width < _SLIM:
+        return max(width - 5, 0), 0
+    figures = 32 if width >= _WIDE else 16
+    title = min(longest_title, max(width * 3 // 10, 12))
+    return title, min(width - title - figures - 2, _LONGEST_BAR)
+
+
+def _fitted(title: str, width: int, ellipsis: str) -> str:
+    """*title* in exactly *width* columns; letters may be two columns wide."""
+    return set_cell_size(shortened(title, width, ellipsis), width)
+
+
+def _figures(layer: Layer, width: int, now: float) -> str:
+    read = min(max(layer.read, 0), layer.size)
+    if width < _SLIM:
+        return percent_text(read, layer.size)
+    pace = f"{_pace(layer, now):>11}"
+    if width < _WIDE:
+        return f"{percent_text(read, layer.size)} {pace}"
+    return f"{size_text(read):>8} of {size_text(layer.size):>8} {pace}"
+
+
+def _pace(layer: Layer, now: float) -> str:
+    """The rate; or, once ECR has every byte and still puts the layer together, that it does."""
+    if layer.size and layer.read >= layer.size:
+        return "completing"
+    rate = layer.rate.at(now)
+    return "" if rate is None else rate_text(rate)

@@ -1,0 +1,192 @@
+"""What many tests need: an emulator, a connection to it, independent judges, and a quiet machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from blockbuster import blockbuster_ctx
+
+import asyncpush
+from asyncpush import AwsConfiguration, Registry, Settings
+from asyncpush.emulator import Emulator
+from asyncpush.events import Event
+
+KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+REGION = "eu-west-1"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """asyncio only: aiobotocore runs on nothing else."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_aws_configuration() -> Iterator[None]:
+    """No test may read this machine's AWS configuration, or go through its proxy."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            patch.setenv(name, os.devnull)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1,localhost")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop() -> Iterator[None]:
+    """A blocking call (file, sleep, socket) of asyncpush's on an event loop's thread fails the test."""
+    with blockbuster_ctx(scanned_modules=["asyncpush"]):
+        yield
+
+
+@pytest.fixture
+async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
+    """An empty local ECR."""
+    async with Emulator(tmp_path / "ecr", fsync=False) as running:
+        yield running
+
+
+Connect = Callable[..., AbstractAsyncContextManager[Registry]]
+
+
+def aws(endpoint_url: str) -> AwsConfiguration:
+    """How to reach an endpoint with credentials that are made up."""
+    return AwsConfiguration(region=REGION, endpoint_url=endpoint_url, access_key_id="test", secret_access_key="test")
+
+
+@pytest.fixture
+async def registry(emulator: Emulator) -> AsyncIterator[Registry]:
+    """A connection to the emulator that creates missing repositories."""
+    settings = Settings(create_repository=True)
+    async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings) as connected:
+        yield connected
+
+
+def judge(endpoint_url: str, service: str = "ecr") -> Any:
+    """boto3's own client: an independent reading of the protocol. It blocks; call it in a worker thread."""
+    return boto3.client(service, endpoint_url=endpoint_url, region_name=REGION, **KEYS)
+
+
+class Events(list[Event]):
+    """An ``Emit`` that remembers."""
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+
+    def of(self, kind: type) -> list[Any]:
+        """Those of one kind."""
+        return [event for event in self if isinstance(event, kind)]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A finished run of the command line."""
+
+    status: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An emulator in a process of its own."""
+
+    url: str
+    environment: dict[str, str]
+
+    def run(self, *words: str | Path, stdin: bytes | None = None, timeout: float = 60, **environment: str) -> Ran:
+        """Run ``asyncpush`` against it, as a user would."""
+        return run_cli(*words, stdin=stdin, timeout=timeout, **{**self.environment, **environment})
+
+
+def cli_environment(**environment: str) -> dict[str, str]:
+    """The environment of a command that is run: this one, and *environment*; empty values are taken out."""
+    merged = {**os.environ, "COLUMNS": "200", **environment}
+    return {name: value for name, value in merged.items() if value}
+
+
+def run_cli(*words: str | Path, stdin: bytes | None = None, timeout: float = 60, **environment: str) -> Ran:
+    """Run ``asyncpush`` to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "asyncpush", *map(str, words)],
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        timeout=timeout,
+        env=cli_environment(**environment),
+        check=False,
+    )
+    return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An emulator that was started by its command, for tests of the command line; tests share it, so names differ."""
+    data = tmp_path_factory.mktemp("served")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "asyncpush", "serve", "--port", "0", "--data", str(data)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=cli_environment(),
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    match = re.fullmatch(r"export AWS_ENDPOINT_URL_ECR=(\S+)\n", line)
+    assert match, line
+    yield Server(
+        match[1],
+        {
+            "AWS_ENDPOINT_URL_ECR": match[1],
+            "AWS_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+        },
+    )
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 0
+    process.stdout.close()
+
+
+@pytest.fixture
+def need(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """Skip a test whose peer is not installed; where peers are required (CI), fail instead."""
+
+    def needed(name: str) -> str:
+        """The path of program *name*, or the name of a Python package."""
+        found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+        if found is None and not (name.isidentifier() and find_spec(name)):
+            if os.environ.get("ASYNCPUSH_REQUIRE_PEERS"):
+                pytest.fail(f"{name} is not installed, and ASYNCPUSH_REQUIRE_PEERS is set")
+            pytest.skip(f"{name} is not installed")
+        return found or name
+
+    return needed
+
+
+@pytest.fixture
+def real_images(request: pytest.FixtureRequest) -> Path:
+    """The folder of small real images; ``ASYNCPUSH_TEST_IMAGES`` names it, or it lies beside the checkout."""
+    beside = Path(__file__).parents[2] / "shared" / "images"
+    folder = Path(os.environ.get("ASYNCPUSH_TEST_IMAGES", beside))
+    if not folder.is_dir():
+        if os.environ.get("ASYNCPUSH_REQUIRE_PEERS"):
+            pytest.fail(f"{folder} is missing, and ASYNCPUSH_REQUIRE_PEERS is set")
+        pytest.skip("there are no real images; ASYNCPUSH_TEST_IMAGES can name their folder")
+    return folder
