@@ -17,7 +17,7 @@ from typing import Any
 
 import boto3
 import pytest
-from blockbuster import blockbuster_ctx
+from blockbuster import BlockBusterFunction, blockbuster_ctx
 
 import asyncpush
 from asyncpush import AwsConfiguration, Registry, Settings
@@ -51,7 +51,9 @@ def no_aws_configuration() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_blocks_the_loop() -> Iterator[None]:
     """A blocking call (file, sleep, socket) of asyncpush's on an event loop's thread fails the test."""
-    with blockbuster_ctx(scanned_modules=["asyncpush"]):
+    with blockbuster_ctx(scanned_modules=["asyncpush"]) as guard:
+        for name in ("os.pread", "os.preadv", "os.pwrite", "os.fsync"):
+            guard.functions[name] = BlockBusterFunction(None, name, scanned_modules=["asyncpush"]).activate()
         yield
 
 

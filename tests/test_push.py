@@ -11,9 +11,6 @@ from typing import Any
 import anyio
 import pytest
 from anyio import to_thread
-from conftest import Events, aws, judge
-from faults import lost_reply, passed, refused, relay_to
-from images import DockerSave, Layout, at, digest, layer_tar
 
 import asyncpush
 from asyncpush import Platform, Registry, Settings, SourceError
@@ -21,6 +18,9 @@ from asyncpush.emulator import Emulator
 from asyncpush.errors import DigestMismatchError, RepositoryNotFoundError, TagImmutableError
 from asyncpush.events import ImagePlanned, LayerDone, PartSent
 from asyncpush.reference import parse_destination
+from conftest import Events, aws, judge
+from faults import lost_reply, passed, refused, relay_to
+from images import DockerSave, Layout, at, digest, layer_tar
 
 MiB = 2**20
 

@@ -74,7 +74,7 @@ def _show(report: DemoReport) -> None:
         f"\nFirst push: {size / MiB:.1f} MiB in {report.first_seconds:.1f} s, {_count(report.first_requests)}.\n"
         f"Second push: {sum(image.second.bytes_sent for image in report.images)} bytes in "
         f"{report.second_seconds:.1f} s, {_count(report.second_requests)}.\n"
-        "Each layer went once, though images share it; each image was read back byte for byte."
+        "ECR keeps layers by repository; in each, a layer went once, though images share it."
     )
 
 

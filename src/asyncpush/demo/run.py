@@ -77,7 +77,7 @@ async def demonstrate(face: Face, say: Callable[[str], None]) -> DemoReport:
     """
     with tempfile.TemporaryDirectory(prefix="asyncpush-demo-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
-        say("Making four images, about 100 MiB: two on one base, an index of two platforms, a docker-archive ...")
+        say("Making four images: two versions that share layers, an index of two platforms, a docker-archive ...")
         sources = await to_thread.run_sync(make_images, folder)
         async with _emulator(folder / "ecr") as url, AsyncExitStack() as stack:
             say(f"A local ECR runs at {url}. Pushing ...")

@@ -1,0 +1,53 @@
+"""The README's claims that can be run: its example, its tables, its commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from conftest import Server, run_cli
+from images import Layout, layer_tar
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def code(language: str) -> list[str]:
+    """The README's code blocks in *language*."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_example_runs_and_pushes(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = Layout()
+    image = layout.image(layer_tar("base"))
+    layout.tag(image, "1.4").write(tmp_path / "build" / "app")
+    created = server.run("push", tmp_path / "build" / "app", "team/app:first", "--create-repository")
+    assert created.status == 0, created.err
+    monkeypatch.chdir(tmp_path)
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    [example] = code("python")
+
+    exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+
+    assert capsys.readouterr().out == f"{image['digest']} pushed 0\n"
+
+
+def test_every_command_that_it_shows_exists() -> None:
+    commands = set(re.findall(r"asyncpush ([a-z]+)", "\n".join(code("sh")))) | {"layers"}
+
+    assert commands == {"demo", "push", "layers", "serve"}
+    for command in commands:
+        assert run_cli(command, "--help").status == 0
+
+
+def test_the_demonstration_proves_what_it_shows() -> None:
+    done = run_cli("demo", timeout=100, AWS_PROFILE="a-profile-that-does-not-exist")
+
+    assert done.status == 0, done.err
+    for image in ("demo/shop/web:2.1", "demo/shop/web:2.2", "demo/shop/worker:3.0", "demo/platform/tools:24.04"):
+        assert re.search(rf"^{image} +[0-9a-f]{{12}} .*already there +[0-9]+ digests ok$", done.out, flags=re.MULTILINE)
+    assert re.search(r"^Second push: 0 bytes in .*, 4 requests \(4 BatchGetImage\)\.$", done.out, flags=re.MULTILINE)
