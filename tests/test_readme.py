@@ -48,6 +48,6 @@ def test_the_demonstration_proves_what_it_shows() -> None:
     done = run_cli("demo", timeout=100, AWS_PROFILE="a-profile-that-does-not-exist")
 
     assert done.status == 0, done.err
-    for image in ("demo/shop/web:2.1", "demo/shop/web:2.2", "demo/shop/worker:3.0", "demo/platform/tools:24.04"):
+    for image in ("demo/shop/web:2.1", "demo/shop/web:2.2", "demo/shop/worker:3.0", "demo/ops/tools:24.04"):
         assert re.search(rf"^{image} +[0-9a-f]{{12}} .*already there +[0-9]+ digests ok$", done.out, flags=re.MULTILINE)
     assert re.search(r"^Second push: 0 bytes in .*, 4 requests \(4 BatchGetImage\)\.$", done.out, flags=re.MULTILINE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
@@ -197,7 +197,8 @@ async def push_image(image: Image, repository: Repository, tag: str | None, dest
         plan = await plan_image(image, repository, tag)
     fresh = [blob for blob in plan.to_send if run.layers.announce((repository.name, blob.identity))]
     size = sum(blob.source_size for blob in fresh)
-    present = [*plan.present, *(blob for blob in plan.to_send if blob not in fresh)]
+    ours = {blob.identity for blob in fresh}
+    present = [*plan.present, *(blob for blob in plan.to_send if blob.identity not in ours)]
     present_size = sum(blob.source_size for blob in present)
     emit(ImagePlanned(destination, len(fresh), size, len(present), present_size))
     push = _ImagePush(repository, plan, run)
@@ -241,19 +242,20 @@ class _ImagePush:
             async with anyio.create_task_group() as tg:
                 for child in node.children:
                     tg.start_soon(self.node, child, None)
-            return node.manifest, await self._put(node.manifest, tag, ())
+            return node.manifest, await self._put(node.manifest, tag, {})
         return await self._leaf(node, tag)
 
     async def _leaf(self, node: ImageNode, tag: str | None) -> tuple[Manifest, Literal["pushed", "present"]]:
         blobs = tuple(_each_once((node.config, *node.layers)))
         there = node.manifest is not None and node.manifest.digest in self._plan.manifests
         descriptors = {} if there else await self._send(blobs, self._plan.blobs)
+        by_digest = {known.digest: blob for blob in blobs if (known := descriptors.get(blob.identity, blob.descriptor))}
         manifest = node.manifest
         if manifest is None:
             assert node.build is not None, "an image without a manifest says how to build it"  # noqa: S101
             config = _typed(node.config, descriptors)
             manifest = node.build(config, [_typed(layer, descriptors) for layer in node.layers])
-        return manifest, await self._put(manifest, tag, blobs)
+        return manifest, await self._put(manifest, tag, by_digest)
 
     async def _send(self, blobs: Iterable[Blob], available: frozenset[Digest]) -> dict[str, Descriptor]:
         """Send those of *blobs* that are not *available*; what points at each, by identity."""
@@ -275,26 +277,24 @@ class _ImagePush:
                 tg.start_soon(send, blob)
         return descriptors
 
-    async def _put(self, manifest: Manifest, tag: str | None, blobs: tuple[Blob, ...]) -> Literal["pushed", "present"]:
-        """Put a manifest; where ECR misses a part of it, see what is really missing, send that, and try again."""
+    async def _put(
+        self, manifest: Manifest, tag: str | None, blobs: Mapping[Digest, Blob]
+    ) -> Literal["pushed", "present"]:
+        """Put a manifest; where ECR misses some of its *blobs*, send those that are really gone, and try again."""
         for wait in _LAG_WAITS:
             try:
                 return await self._repository.put_image(manifest, tag)
             except LayersNotFoundError:
                 await anyio.sleep(wait)
-                await self._send_again(manifest, blobs)
+                await self._send_again(blobs)
         return await self._repository.put_image(manifest, tag)
 
-    async def _send_again(self, manifest: Manifest, blobs: tuple[Blob, ...]) -> None:
+    async def _send_again(self, blobs: Mapping[Digest, Blob]) -> None:
         """Send what the repository has lost: a layer that no image names may be swept at any time."""
-        available = await self._repository.available([descriptor.digest for descriptor in manifest.blobs()])
-        lost = []
-        for blob in blobs:
-            key = (self._repository.name, blob.identity)
-            digest = blob.descriptor.digest if blob.descriptor else None
-            if digest is not None and digest not in available:
-                self._run.layers.forget(key)
-                lost.append(blob)
+        available = await self._repository.available(blobs.keys()) if blobs else frozenset[Digest]()
+        lost = [blob for digest, blob in blobs.items() if digest not in available]
+        for blob in lost:
+            self._run.layers.forget((self._repository.name, blob.identity))
         await self._send(lost, available)
 
 

@@ -98,7 +98,9 @@ def parse_destination(text: str) -> Destination:
     name, colon, tag = prefix.path.rpartition(":")
     if not colon:
         name, tag = prefix.path, ""
-    elif not tag:
+    if not name:
+        raise InvalidReferenceError(f"{text!r} names no repository", hint="write [REGISTRY/]REPOSITORY[:TAG]")
+    if colon and not tag:
         raise InvalidReferenceError(f"{text!r} ends in a colon", hint="write REPOSITORY:TAG, or no colon")
     return destination(prefix.registry, name, tag or None)
 
@@ -141,6 +143,9 @@ def parse_prefix(text: str) -> Prefix:
     Raises:
         InvalidReferenceError: the registry is no ECR registry.
     """
+    scheme, mark, rest = text.partition("://")
+    if mark:
+        raise InvalidReferenceError(f"{text[:300]!r} begins with {scheme[:20]}://", hint="leave that out")
     first, slash, rest = text.partition("/")
     if first == _PUBLIC_HOST:
         alias, _, path = rest.partition("/")
@@ -161,7 +166,7 @@ def check_repository(name: str, service: Service = "ecr") -> None:
     if not 2 <= len(name) <= longest or not _REPOSITORY.fullmatch(name):
         raise InvalidReferenceError(
             f"{name[:300]!r} is not a repository name",
-            hint=f"ECR takes 2 to {longest} lower-case letters and digits, joined by single '.', '_', '-' or '/'",
+            hint=f"ECR takes 2 to {longest} lower-case letters and digits, joined by '.', '_', '__', '-' or '/'",
         )
 
 

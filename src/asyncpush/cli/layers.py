@@ -19,6 +19,7 @@ app = command(
     "layers",
     usage="asyncpush layers [OPTIONS] FILE... --repository-name NAME",
     epilogue="""
+Example
   asyncpush layers base.tar.gz app.tar.gz --repository-name team/app
 """,
 )

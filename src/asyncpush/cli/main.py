@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from cyclopts import App, CycloptsError
+from cyclopts.exceptions import UnusedCliTokensError
+
+from asyncpush.cli.streams import say, standard_streams
 
 app = App(
     name="asyncpush",
@@ -15,6 +17,7 @@ app = App(
         "Results go to standard output, all else to standard error. "
         "Exit status: 0 done, 1 something failed, 2 wrong usage (nothing was sent), 130 interrupted."
     ),
+    help_format="plaintext",
     version=lambda: f"asyncpush {version('asyncpush')}",
     version_flags=["--version", "-V"],
     default_parameter=None,
@@ -29,11 +32,26 @@ def run_app(arguments: Sequence[str]) -> int:
     """Run one command.
 
     Returns:
-        Its exit status; 2 for arguments that it does not take.
+        Its exit status; 2 for arguments that it does not take, 130 if it is interrupted before it has begun.
     """
-    try:
-        status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-    except CycloptsError as error:
-        print(f"asyncpush: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        return 2
-    return status if isinstance(status, int) else 0
+    with standard_streams():
+        try:
+            status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        except CycloptsError as error:
+            say(f"asyncpush: error: {_words(error)}")
+            return 2
+        except OSError as error:  # a command catches its own: this is the help, which can't be written
+            say(f"asyncpush: error: {error.strerror or error}")
+            return 1
+        except KeyboardInterrupt:
+            say("asyncpush: interrupted")
+            return 130
+        return status if isinstance(status, int) else 0
+
+
+def _words(error: CycloptsError) -> str:
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        text = f"unexpected argument {error.unused_tokens[0]!r}"
+    else:
+        text = " ".join(str(error).split()).rstrip(".")
+    return f"{text}; see {' '.join(['asyncpush', *(error.command_chain or ())])} --help"

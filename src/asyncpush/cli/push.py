@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -16,6 +15,7 @@ from asyncpush.cli.options import (
     LayerOptions,
     Limits,
     OutputOptions,
+    ProgressFace,
     command,
     make_aws,
     make_settings,
@@ -23,7 +23,10 @@ from asyncpush.cli.options import (
 )
 from asyncpush.cli.report import print_images
 from asyncpush.cli.run import DONE, FAILED, run, say_error
-from asyncpush.errors import UsageError
+from asyncpush.cli.streams import say
+from asyncpush.errors import SourceError, UsageError
+from asyncpush.events import Emit, Event, ImageFailed
+from asyncpush.image import ImageResult
 from asyncpush.model import Platform
 from asyncpush.progress import progress
 from asyncpush.protocols import Image
@@ -83,22 +86,16 @@ def push(
         platform = parse_platform(layers.platform)
         sources, goal = _sources_and_goal(paths, to)
         async with AsyncExitStack() as stack:
-            images = [
-                pair
-                for source in sources
-                for pair in await _prepare(stack, source, goal, platform, settings, show.quiet)
-            ]
-            _refuse_collisions(images)
-            emit = await stack.enter_async_context(progress(show.face, images=len(images)))
-            registry = await stack.enter_async_context(
-                connect(goal.registry, aws=make_aws(aws), settings=settings, emit=emit)
-            )
-            results = await push_all(registry, images, dry=dry_run)
-        print_images(results, show.output)
-        failures = [result for result in results if isinstance(result, ImageFailure)]
-        for failure in failures:
-            say_error(failure.error, about=failure.destination if len(results) > 1 else None)
-        return FAILED if failures else DONE
+            images, unread = await _prepare_all(stack, sources, goal, platform, settings, show.quiet)
+            results: list[ImageResult | ImageFailure] = [*unread]
+            if images:
+                face = await stack.enter_async_context(progress(show.face, images=len(images)))
+                emit = _listener(face, show.face, len(images))
+                registry = await stack.enter_async_context(
+                    connect(goal.registry, aws=make_aws(aws), settings=settings, emit=emit)
+                )
+                results += await push_all(registry, images, dry=dry_run)
+        return _conclude(results, show)
 
     return run(main, verbose=show.verbose)
 
@@ -112,11 +109,32 @@ def _sources_and_goal(paths: Sequence[str], to: str | None) -> tuple[Sequence[st
             raise UsageError(f"--to {to} names a tag", hint="tags are the images' own; write REGISTRY/PREFIX")
         return paths, goal
     if len(paths) != 2:
+        given = f"{len(paths)} words" if len(paths) > 1 else repr(paths[0]) if paths else "neither"
         raise UsageError(
-            f"push takes SOURCE DESTINATION, and was given {len(paths)} words",
+            f"push takes SOURCE DESTINATION, and was given {given}",
             hint="for several sources write --to REGISTRY/PREFIX",
         )
     return paths[:1], parse_destination(paths[1])
+
+
+async def _prepare_all(
+    stack: AsyncExitStack,
+    sources: Sequence[str],
+    goal: Destination | Prefix,
+    platform: Platform | None,
+    settings: Settings,
+    quiet: bool,
+) -> tuple[list[tuple[Image, Destination]], list[ImageFailure]]:
+    """The images of all *sources*, and the sources that can't be read: those do not keep the others from going."""
+    images: list[tuple[Image, Destination]] = []
+    unread: list[ImageFailure] = []
+    for source in sources:
+        try:
+            images += await _prepare(stack, source, goal, platform, settings, quiet)
+        except SourceError as error:
+            unread.append(ImageFailure(source, "", error))
+    _refuse_collisions(images)
+    return images, unread
 
 
 async def _prepare(
@@ -129,7 +147,7 @@ async def _prepare(
 ) -> list[tuple[Image, Destination]]:
     """Open *source*, and say where each of its images goes; all that can be wrong with it shows here."""
     if source == "-" and not quiet:
-        sys.stderr.write("asyncpush: reading an archive from standard input\n")
+        say("asyncpush: reading an archive from standard input")
     opened = await stack.enter_async_context(open_source(source, settings))
     if isinstance(goal, Destination):
         image = await opened.image(platform=platform)
@@ -140,6 +158,36 @@ async def _prepare(
             raise UsageError(f"{image.source} names no repository", hint="push it on its own: SOURCE DESTINATION")
         pairs.append((image, goal.join(image.repository, image.tag)))
     return pairs
+
+
+def _listener(face: Emit, kind: ProgressFace, images: int) -> Emit:
+    """*face*, without the failure of an only image where people read it: the error line says why it failed."""
+    if kind == "json" or images > 1:
+        return face
+
+    def listen(event: Event) -> None:
+        if not isinstance(event, ImageFailed):
+            face(event)
+
+    return listen
+
+
+def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions) -> int:
+    failures = [result for result in results if isinstance(result, ImageFailure)]
+    if len(failures) == len(results) and all(isinstance(failure.error, UsageError) for failure in failures):
+        # Credentials are looked for with the first request: nothing was sent, and all failed of the same.
+        raise failures[0].error
+    print_images(results, show.output)
+    for failure in failures:
+        say_error(failure.error, about=_about(failure, len(results)))
+    return FAILED if failures else DONE
+
+
+def _about(failure: ImageFailure, results: int) -> str | None:
+    """What a failure's line must name beside its own words; a source that can't be opened names itself."""
+    if isinstance(failure.error, SourceError):
+        return failure.source if failure.destination else None
+    return failure.destination if results > 1 else None
 
 
 def _refuse_collisions(images: Sequence[tuple[Image, Destination]]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from asyncpush.api import ImageFailure, LayerFailure, LayerResult
 from asyncpush.cli.options import OutputFormat
+from asyncpush.cli.streams import write_result
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError
 from asyncpush.image import ImageResult
 
@@ -36,9 +36,7 @@ def print_images(results: Sequence[ImageResult | ImageFailure], output: OutputFo
             }
         )
         return
-    for result in results:
-        if isinstance(result, ImageResult):
-            sys.stdout.write(f"{_line(result)}\n")
+    write_result("".join(f"{_line(result)}\n" for result in results if isinstance(result, ImageResult)))
 
 
 def print_layers(results: Sequence[LayerResult | LayerFailure], output: OutputFormat) -> None:
@@ -46,9 +44,7 @@ def print_layers(results: Sequence[LayerResult | LayerFailure], output: OutputFo
     if output == "json":
         _print_document({"layers": [_layer(result) for result in results]})
         return
-    for result in results:
-        if isinstance(result, LayerResult):
-            sys.stdout.write(f"{result.digest}  {result.file}\n")
+    write_result("".join(f"{each.digest}  {each.file}\n" for each in results if isinstance(each, LayerResult)))
 
 
 def _line(result: ImageResult) -> str:
@@ -65,7 +61,7 @@ def _image(result: ImageResult | ImageFailure) -> _Json:
     if isinstance(result, ImageFailure):
         return {
             "source": result.source,
-            "destination": result.destination,
+            "destination": result.destination or None,
             "outcome": "failed",
             "error": _error(result.error),
         }
@@ -102,4 +98,4 @@ def _error(error: AsyncpushError) -> _Json:
 
 
 def _print_document(document: _Json) -> None:
-    sys.stdout.write(json.dumps({"version": _VERSION, **document}, indent=2) + "\n")
+    write_result(json.dumps({"version": _VERSION, **document}, indent=2) + "\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Awaitable, Callable
 
@@ -12,6 +11,7 @@ import anyio
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
+from asyncpush.cli.streams import say
 from asyncpush.errors import AsyncpushError, UsageError, leaf_errors
 
 #: A name for each exit status, as the README promises them.
@@ -26,7 +26,7 @@ def run(command: Callable[[], Awaitable[int]], *, verbose: bool = False) -> int:
     status, received = _run(command, verbose)
     if received is None:
         return status
-    sys.stderr.write("asyncpush: interrupted; no tag names an incomplete image; run the same command again\n")
+    say("asyncpush: interrupted; no tag names an incomplete image; run the same command again")
     return INTERRUPTED if received is signal.SIGINT else 128 + received
 
 
@@ -41,16 +41,17 @@ def _run(command: Callable[[], Awaitable[int]], verbose: bool) -> tuple[int, sig
         return anyio.run(_until_signal, command)
     except (AsyncpushError, BaseExceptionGroup, OSError) as error:
         cause = next(leaf_errors(error))
-        if verbose or not isinstance(cause, (AsyncpushError, OSError)):
-            traceback.print_exception(error)
-        say_error(cause)
+        foreseen = isinstance(cause, (AsyncpushError, OSError))
+        if verbose or not foreseen:
+            say("".join(traceback.format_exception(error)).rstrip())
+        say_error(cause, about=None if foreseen else f"this is a bug, please report it: {type(cause).__name__}")
         return (USAGE if isinstance(cause, UsageError) else FAILED), None
 
 
 def say_error(error: BaseException, *, about: str | None = None) -> None:
     """Print *error* in one line on standard error, headed by what it is *about*."""
     text = " ".join(str(error).split()) or type(error).__name__
-    sys.stderr.write(f"asyncpush: error: {about}: {text}\n" if about else f"asyncpush: error: {text}\n")
+    say(f"asyncpush: error: {about}: {text}" if about else f"asyncpush: error: {text}")
 
 
 async def _until_signal(command: Callable[[], Awaitable[int]]) -> tuple[int, signal.Signals | None]:

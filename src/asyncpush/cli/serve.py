@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ from cyclopts import Parameter
 
 from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE, run_server
+from asyncpush.cli.streams import say, write_result
 from asyncpush.emulator import Emulator
 from asyncpush.errors import UsageError
 
@@ -19,8 +19,9 @@ app = command(
     "serve",
     usage="asyncpush serve [OPTIONS]",
     epilogue="""
-It prints what to set so that every AWS tool talks to it, and serves until it is interrupted. What was pushed can be
-pulled by address, as docker://HOST:PORT/REPOSITORY:TAG, and lies in --data as OCI image layouts.
+It prints what to set so that every AWS tool talks to it, and serves until it
+is interrupted. What was pushed can be pulled by address, as
+docker://HOST:PORT/REPOSITORY:TAG, and lies in --data as OCI image layouts.
 """,
 )
 
@@ -47,6 +48,8 @@ def serve(
     """
 
     async def main() -> int:
+        if not 0 <= port <= 65535:
+            raise UsageError(f"--port is {port}", hint="give 1 to 65535, or 0 for a free one")
         context = _tls_context(tls_cert, tls_key)
         with tempfile.TemporaryDirectory(prefix="asyncpush-") as scratch:
             async with Emulator(data or Path(scratch), host=host, port=port, tls=context) as emulator:
@@ -59,12 +62,11 @@ def serve(
 
 def _introduce(url: str, data: Path | None) -> None:
     kept = f"kept in {data}" if data else "gone when it ends (--data DIR keeps it)"
-    sys.stderr.write(f"A local ECR listens on {url}; what it holds is {kept}. Point any AWS tool at it:\n\n")
-    sys.stdout.write(f"export AWS_ENDPOINT_URL_ECR={url}\nexport AWS_ENDPOINT_URL_ECR_PUBLIC={url}\n")
-    sys.stdout.flush()
-    sys.stderr.write(
+    say(f"A local ECR listens on {url}; what it holds is {kept}. Point any AWS tool at it:\n")
+    write_result(f"export AWS_ENDPOINT_URL_ECR={url}\nexport AWS_ENDPOINT_URL_ECR_PUBLIC={url}\n")
+    say(
         "\nAny region and credentials will do, but AWS tools want some:\n"
-        "export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test\n\nCtrl-C ends it.\n"
+        "export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test\n\nCtrl-C ends it."
     )
 
 
@@ -77,7 +79,8 @@ def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext |
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
+        reason = error.strerror if isinstance(error, FileNotFoundError) else error
         raise UsageError(
-            f"{certificate} can't be used: {error}", hint="give a PEM chain, and its key as --tls-key"
+            f"{certificate} can't be used: {reason}", hint="give a PEM chain, and its key as --tls-key"
         ) from error
     return context

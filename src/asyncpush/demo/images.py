@@ -98,7 +98,7 @@ def make_images(folder: Path) -> tuple[str, ...]:
         "amd64": layout.image([base, layout.layer("opt/tools", 4 * MiB)]),
         "arm64": layout.image([other, layout.layer("opt/tools-arm64", 4 * MiB)], "arm64"),
     }
-    layout.tag(layout.index(tools), "platform/tools", "24.04")
+    layout.tag(layout.index(tools), "ops/tools", "24.04")
     layout.close()
     archive = folder / "worker.tar"
     _docker_archive(archive, [base, layout.layer("srv/worker", 5 * MiB)], "shop/worker:3.0")

@@ -79,12 +79,15 @@ def translated(operation: str, endpoint: str) -> Iterator[None]:
         raise _service_error(operation, error) from error
     except bce.SSLError as error:
         raise ConnectionFailedError(
-            f"{endpoint} is not trusted: {_reason(error)}",
+            f"{_where(error, endpoint)} is not trusted: {_reason(error)}",
             hint="check the address, or set AWS_CA_BUNDLE to its authority",
         ) from error
     except (bce.HTTPClientError, bce.ConnectionError) as error:
+        if isinstance(ours := error.kwargs.get("error"), AsyncpushError):
+            raise ours from error
         raise ConnectionFailedError(
-            f"{operation} got no answer from {endpoint}: {_reason(error)}", hint="check the endpoint and the network"
+            f"{operation} got no answer from {_where(error, endpoint)}: {_reason(error)}",
+            hint="check the endpoint and the network",
         ) from error
     except (bce.NoCredentialsError, bce.PartialCredentialsError) as error:
         raise ConfigurationError(
@@ -101,7 +104,8 @@ def _service_error(operation: str, error: bce.ClientError) -> ServiceError:
     meta = error.response.get("ResponseMetadata", {})
     code = str(fault.get("Code", "Unknown"))
     translation = _CLASSES.get(code, ServiceError)(
-        operation,
+        # What a credential provider asked of STS or SSO is no failure of ECR's operation.
+        error.operation_name or operation,
         code,
         str(fault.get("Message") or error.response.get("message") or ""),
         status=int(meta.get("HTTPStatusCode", 0)),
@@ -111,6 +115,11 @@ def _service_error(operation: str, error: bce.ClientError) -> ServiceError:
     if isinstance(translation, InvalidLayerPartError):
         translation.last_valid_byte = error.response.get("lastValidByteReceived")
     return translation
+
+
+def _where(error: bce.BotoCoreError, endpoint: str) -> str:
+    """The URL that failed: *endpoint*, or the STS or SSO endpoint that a credential provider asked on the way."""
+    return str(error.kwargs.get("endpoint_url") or endpoint).partition("?")[0].rstrip("/")
 
 
 def _reason(error: bce.BotoCoreError) -> str:

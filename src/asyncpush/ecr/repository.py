@@ -247,7 +247,6 @@ class EcrRepository:
             answer: dict[str, Any] = await method(**members)
             return answer
 
-
     def _takes(self, operation: str, registry_id: str) -> bool:
         """Whether *operation* can be told the registry; what can't means the caller's own."""
         if self._service == "ecr":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,6 +26,9 @@ from asyncpush.settings import AwsConfiguration
 _CONNECT_TIMEOUT = 20
 _READ_TIMEOUT = 120
 _CLOSE_TIMEOUT = 5
+
+# As botocore does for its own: otherwise a warning with a traceback goes to standard error of whoever set up no logging.
+logging.getLogger("aiobotocore").addHandler(logging.NullHandler())
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ loading a CA bundle takes 25 ms.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import aiobotocore
@@ -18,6 +19,8 @@ import aiohttp
 import anyio
 import botocore.httpsession
 from anyio import to_thread
+
+from asyncpush.errors import ConfigurationError
 
 _MENDED_IN = (3, 9)
 
@@ -47,14 +50,24 @@ def _ssl_context(session: Any, proxy_url: str | None) -> ssl.SSLContext:
     context: ssl.SSLContext = botocore.httpsession.create_urllib3_context()
     context.check_hostname = True
     if bundle := botocore.httpsession.get_cert_path(session._verify):  # noqa: SLF001 - self of the method above
-        context.load_verify_locations(bundle)
+        _load(context.load_verify_locations, bundle)
     if session._cert_file:  # noqa: SLF001
-        context.load_cert_chain(session._cert_file, session._key_file)  # noqa: SLF001
+        _load(context.load_cert_chain, session._cert_file, session._key_file)  # noqa: SLF001
     if proxy_url:
         # aiohttp has one context for the proxy and for what is behind it: both sets of authorities are needed.
         settings = session._proxy_config.settings  # noqa: SLF001
         if bundle := settings.get("proxy_ca_bundle"):
-            context.load_verify_locations(bundle)
+            _load(context.load_verify_locations, bundle)
         if certificate := settings.get("proxy_client_cert"):
-            context.load_cert_chain(*((certificate,) if isinstance(certificate, str) else certificate))
+            _load(context.load_cert_chain, *((certificate,) if isinstance(certificate, str) else certificate))
     return context
+
+
+def _load(load: Callable[..., None], *files: str | None) -> None:
+    try:
+        load(*files)
+    except OSError as error:
+        # Neither a missing file's error nor OpenSSL's own names the file.
+        raise ConfigurationError(
+            f"{files[0]} can't be used for TLS: {error.strerror or error}", hint="see AWS_CA_BUNDLE and ca_bundle"
+        ) from error
