@@ -1,0 +1,261 @@
+"""Bytes at rest: a file, a region of an archive, bytes in memory; opened any number of times, read in threads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import msgspec
+from anyio import from_thread, to_thread
+
+from asyncpush.errors import ManifestError, SourceError
+from asyncpush.model import Descriptor, Digest
+from asyncpush.protocols import Blob, BlobReader
+from asyncpush.settings import MiB
+
+Document = TypeVar("Document")
+
+#: The longest JSON document that is read into memory: an image's config, a layout's index, an archive's manifest.json.
+MAX_DOCUMENT_SIZE = 8 * MiB
+
+
+class Content(Protocol):
+    """Bytes that lie somewhere: how many, and a way to read them. All of it blocks."""
+
+    @property
+    def label(self) -> str:
+        """How to call them in errors."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+    def open(self) -> AbstractContextManager[BlobReader]:
+        """Open them for reading, from the first byte."""
+        ...
+
+
+class Store(Protocol):
+    """Contents by name, as a directory or an archive holds them."""
+
+    @property
+    def label(self) -> str:
+        """How to call it in errors."""
+        ...
+
+    def find(self, name: str) -> Content | None:
+        """The content called *name*, a relative path with slashes; None if there is none.
+
+        Raises:
+            SourceError: it is there, but isn't a file, or can't be looked at.
+        """
+        ...
+
+
+class _RegionReader:
+    def __init__(self, file: FileIO, start: int, size: int, label: str) -> None:
+        self._file = file
+        self._start = start
+        self._size = size
+        self._label = label
+        self.consumed = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        wanted = min(len(buffer), self._size - self.consumed)
+        filled = 0
+        while filled < wanted:
+            with readable(self._label):
+                count = os.preadv(self._file.fileno(), [buffer[filled:wanted]], self._start + self.consumed)
+            if not count:
+                raise SourceError(
+                    f"{self._label} ends {self._size - self.consumed} bytes early", hint="it was cut while it was read"
+                )
+            filled += count
+            self.consumed += count
+        return filled
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of an open file that stays open as long as the source does."""
+
+    file: FileIO
+    start: int
+    size: int
+    label: str
+
+    @contextmanager
+    def open(self) -> Iterator[BlobReader]:
+        """Read it with a position of its own."""
+        yield _RegionReader(self.file, self.start, self.size, self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """A file that is opened only while it is read, so that ten thousand of them take no file descriptors."""
+
+    path: Path
+    size: int
+    label: str
+
+    @contextmanager
+    def open(self) -> Iterator[BlobReader]:
+        """Open the file."""
+        with readable(self.label):
+            file = FileIO(self.path)
+        with file:
+            yield _RegionReader(file, 0, self.size, self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class BytesContent:
+    """Bytes in memory."""
+
+    data: bytes
+    label: str
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.data)
+
+    @contextmanager
+    def open(self) -> Iterator[BlobReader]:
+        """Read them."""
+        yield _BytesReader(self.data)
+
+
+class _BytesReader:
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+        self.consumed = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        found = self._data[self.consumed : self.consumed + len(buffer)]
+        buffer[: len(found)] = found
+        self.consumed += len(found)
+        return len(found)
+
+
+@dataclass(frozen=True, slots=True)
+class ContentBlob:
+    """A blob whose digest is known or claimed, and whose bytes are pushed as they are (``protocols.Blob``).
+
+    Nothing is verified here: the engine compares the digest with the bytes that it sends.
+    """
+
+    name: str
+    descriptor: Descriptor
+    content: Content
+
+    @property
+    def media_type(self) -> str:
+        """The descriptor's media type."""
+        return self.descriptor.media_type
+
+    @property
+    def source_size(self) -> int:
+        """The descriptor's size in bytes."""
+        return self.descriptor.size
+
+    @property
+    def identity(self) -> str:
+        """The digest."""
+        return str(self.descriptor.digest)
+
+    def open(self) -> AbstractContextManager[BlobReader]:
+        """Open the bytes for reading."""
+        return self.content.open()
+
+
+async def file_blob(path: Path, media_type: str) -> Blob:
+    """Make a blob of a file, for pushing it as a layer; its digest is found by reading it once, in a worker thread.
+
+    Raises:
+        SourceError: the file is missing, empty, not a regular file, or can't be read.
+    """
+    return await to_thread.run_sync(_file_blob, path, media_type)
+
+
+def _file_blob(path: Path, media_type: str) -> Blob:
+    content = find_file(path, str(path))
+    if content is None:
+        raise SourceError(f"{path} does not exist")
+    if not content.size:
+        raise SourceError(f"{path} is empty", hint="ECR cannot hold an empty layer")
+    return ContentBlob(path.name, Descriptor(media_type, hash_content(content), content.size), content)
+
+
+def find_file(path: Path, label: str) -> FileContent | None:
+    """Look at a file; None if there is none.
+
+    Raises:
+        SourceError: it is a directory, a device or the like, or can't be looked at.
+    """
+    try:
+        with readable(label):
+            status = path.stat()
+    except SourceError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return None
+        raise
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceError(f"{label} is not a regular file")
+    return FileContent(path, status.st_size, label)
+
+
+def hash_content(content: Content) -> Digest:
+    """Read all of *content* and hash it, in a worker thread of anyio; a cancelled caller stops it."""
+    sha256 = hashlib.sha256()
+    buffer = memoryview(bytearray(min(MiB, max(content.size, 1))))
+    with content.open() as reader:
+        while count := reader.readinto(buffer):
+            from_thread.check_cancelled()
+            sha256.update(buffer[:count])
+    return Digest(sha256.hexdigest())
+
+
+def read_content(content: Content, limit: int = MAX_DOCUMENT_SIZE) -> bytes:
+    """Read all of a small content.
+
+    Raises:
+        ManifestError: it has more than *limit* bytes.
+        SourceError: it can't be read.
+    """
+    if content.size > limit:
+        raise ManifestError(f"{content.label} has {content.size} bytes; at most {limit} are read")
+    data = bytearray(content.size)
+    with content.open() as reader:
+        reader.readinto(memoryview(data))
+    return bytes(data)
+
+
+def decode_document(raw: bytes, kind: type[Document], label: str) -> Document:
+    """Decode a JSON document into *kind*.
+
+    Raises:
+        ManifestError: it is malformed, or lacks something.
+    """
+    try:
+        raw.decode("utf-8")
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(f"{label} is malformed: {error}") from error
+
+
+@contextmanager
+def readable(label: str) -> Iterator[None]:
+    """Turn an OSError into a SourceError that names *label*."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(f"{label} can't be read: {error.strerror or error}") from error

@@ -1,0 +1,124 @@
+"""What a source holds, and the choosing among it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from anyio import to_thread
+
+from asyncpush.errors import ChoiceError, SourceError
+from asyncpush.model import Digest, Platform
+from asyncpush.protocols import Image, ImageNode, IndexNode
+from asyncpush.sources.names import ImageName, Location
+
+Node: TypeAlias = ImageNode | IndexNode
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name of one image in a source.
+
+    Attributes:
+        position: the image's place among the images, from 0; several names may share it.
+        load: reads the image in a worker thread; with a platform, only that platform's part of it.
+        title: how to choose it, if not by its position.
+        aliases: other ways to choose it.
+        repository: the repository that it names; None if it names none.
+        tag: likewise.
+        digest: of its manifest, where there is one yet.
+        platform: what the source says it is for.
+    """
+
+    position: int
+    load: Callable[[Platform | None], Node]
+    title: str | None = None
+    aliases: frozenset[str] = frozenset()
+    repository: str | None = None
+    tag: str | None = None
+    digest: Digest | None = None
+    platform: Platform | None = None
+
+    def answers(self, choice: str) -> bool:
+        """Whether *choice*, as the user wrote it behind the path, means this entry."""
+        if choice.startswith("@"):
+            return choice in (f"@{self.position}", f"@{self.digest}")
+        return choice == self.title or choice in self.aliases or str(ImageName.parse(choice)) in self.aliases
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The images of an opened source, until it is closed.
+
+    Attributes:
+        kind: ``oci``, ``oci-archive`` or ``docker-archive``.
+        location: what the user wrote.
+        entries: everything it holds, in its order.
+    """
+
+    kind: str
+    location: Location
+    entries: tuple[Entry, ...]
+
+    async def images(self, *, platform: Platform | None = None) -> tuple[Image, ...]:
+        """All images, once for each name; only the chosen one where the reference chooses.
+
+        Args:
+            platform: of indexes, take the image for this platform alone.
+
+        Raises:
+            ChoiceError: no image is the chosen one, or none is for *platform*.
+            SourceError: an image is incomplete, damaged or malformed.
+        """
+        return await to_thread.run_sync(self._load, self._chosen(platform), platform)
+
+    async def image(self, *, platform: Platform | None = None) -> Image:
+        """The image that the reference chooses, or the only one.
+
+        Args:
+            platform: of an index, take the image for this platform alone.
+
+        Raises:
+            ChoiceError: there are several, or none is the chosen one, or none is for *platform*.
+            SourceError: the image is incomplete, damaged or malformed.
+        """
+        entries = self._chosen(platform)
+        if platform is not None and (exact := [entry for entry in entries if entry.platform == platform]):
+            entries = exact
+        if len({entry.digest or entry.position for entry in entries}) > 1:
+            raise ChoiceError(f"{self.location.label} holds {len(entries)} images", self._choices(entries))
+        return (await to_thread.run_sync(self._load, entries[:1], platform))[0]
+
+    def _chosen(self, platform: Platform | None) -> Sequence[Entry]:
+        choice = self.location.choice
+        entries = [entry for entry in self.entries if choice is None or entry.answers(choice)]
+        if not self.entries:
+            raise SourceError(f"{self.location.label} holds no image")
+        if not entries:
+            raise ChoiceError(f"{self.location.label} holds no image {choice!r}", self._choices(self.entries))
+        fitting = [
+            entry for entry in entries if not platform or not entry.platform or entry.platform.satisfies(platform)
+        ]
+        if not fitting:
+            platforms = dict.fromkeys(str(entry.platform) for entry in entries)
+            raise ChoiceError(f"{self.location.label} holds no image for {platform}", tuple(platforms))
+        return fitting
+
+    def _load(self, entries: Sequence[Entry], platform: Platform | None) -> tuple[Image, ...]:
+        nodes: dict[int, Node] = {}
+        for entry in entries:
+            if entry.position not in nodes:
+                nodes[entry.position] = entry.load(platform)
+        return tuple(
+            Image(self._written(entry), entry.repository, entry.tag, nodes[entry.position]) for entry in entries
+        )
+
+    def _choices(self, entries: Sequence[Entry]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self._written(entry) for entry in entries))
+
+    def _written(self, entry: Entry) -> str:
+        place = f"{self.kind}:{self.location.path}"
+        if entry.title is not None and sum(entry.title == other.title for other in self.entries) == 1:
+            return f"{place}:{entry.title}"
+        return place if len(self.entries) == 1 else f"{place}:@{entry.position}"

@@ -1,0 +1,167 @@
+"""Uncompressed layer in, compressed layer out, in one pass: the same bytes each time, the diff id checked."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from asyncpush.errors import DigestMismatchError
+from asyncpush.model import Descriptor, Digest
+from asyncpush.protocols import BlobReader
+from asyncpush.settings import MiB
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+try:
+    from isal import isal_zlib
+except ImportError:  # isal has no wheels for rarer machines
+    isal_zlib = None  # type: ignore[assignment]
+
+#: The compressors get exactly this much at a time: igzip's output depends on the sizes it is fed with.
+BLOCK_SIZE = MiB
+
+#: The level that stands for "none given": igzip's fastest useful one, and zstd's own default.
+DEFAULT_LEVELS = {"gzip": 1, "zstd": 3}
+
+Codec = Literal["gzip", "zstd"]
+
+
+class RawLayer(Protocol):
+    """An uncompressed layer: a blob that is known by its diff id."""
+
+    @property
+    def name(self) -> str:
+        """How to call it in errors and on screens."""
+        ...
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """Its diff id and its size in bytes."""
+        ...
+
+    def open(self) -> AbstractContextManager[BlobReader]:
+        """Open it for reading, any number of times."""
+        ...
+
+
+class Compressor(Protocol):
+    """What the codecs' compressor objects have in common."""
+
+    def compress(self, data: memoryview, /) -> bytes:
+        """Take the next bytes; give out what is ready."""
+        ...
+
+    def flush(self) -> bytes:
+        """Give out the rest, and end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedBlob:
+    """An uncompressed layer that is compressed as it is read (``protocols.Blob``); its digest is unknown until then.
+
+    Attributes:
+        raw: the layer's uncompressed bytes; its descriptor's digest is the diff id.
+        media_type: of the compressed layer.
+        codec: ``gzip`` or ``zstd``.
+        level: gzip 1 to 9, zstd 1 to 19; None is the codec's default (``DEFAULT_LEVELS``).
+    """
+
+    raw: RawLayer
+    media_type: str
+    codec: Codec = "gzip"
+    level: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self.raw.name
+
+    @property
+    def descriptor(self) -> Descriptor | None:
+        """None: the digest is known once the bytes were read."""
+        return None
+
+    @property
+    def source_size(self) -> int:
+        """The uncompressed size in bytes."""
+        return self.raw.descriptor.size
+
+    @property
+    def identity(self) -> str:
+        """The diff id, codec and level, such as ``sha256:...+gzip-1``."""
+        return f"{self.raw.descriptor.digest}+{self.codec}-{self._level}"
+
+    @contextmanager
+    def open(self) -> Iterator[BlobReader]:
+        """Open it for reading; the reader compresses in the thread that calls it."""
+        with self.raw.open() as reader:
+            yield _CompressingReader(self, reader, new_compressor(self.codec, self._level))
+
+    @property
+    def _level(self) -> int:
+        return self.level if self.level is not None else DEFAULT_LEVELS[self.codec]
+
+
+def new_compressor(codec: Codec, level: int) -> Compressor:
+    """Make a compressor whose output depends on its input alone: no name, no time, one thread.
+
+    Levels 1 to 3 of gzip are igzip's where it can be had; zlib does the others.
+    """
+    if codec == "zstd":
+        return zstd.ZstdCompressor(level=level)
+    if isal_zlib is not None and level <= isal_zlib.ISAL_BEST_COMPRESSION:
+        fast: Compressor = isal_zlib.compressobj(level, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS, 9)
+        return fast
+    return zlib.compressobj(level, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+
+
+class _CompressingReader:
+    def __init__(self, blob: CompressedBlob, raw: BlobReader, compressor: Compressor) -> None:
+        self._blob = blob
+        self._raw = raw
+        self._compressor = compressor
+        self._diff_id = hashlib.sha256()
+        self._block = memoryview(bytearray(min(BLOCK_SIZE, max(blob.source_size, 1))))
+        self._pending = memoryview(b"")
+        self._ended = False
+
+    @property
+    def consumed(self) -> int:
+        return self._raw.consumed
+
+    def readinto(self, buffer: memoryview) -> int:
+        filled = 0
+        while filled < len(buffer):
+            if not self._pending:
+                if self._ended:
+                    break
+                self._pending = memoryview(self._next())
+            count = min(len(self._pending), len(buffer) - filled)
+            buffer[filled : filled + count] = self._pending[:count]
+            self._pending = self._pending[count:]
+            filled += count
+        return filled
+
+    def _next(self) -> bytes:
+        block = self._block[: self._raw.readinto(self._block)]
+        if len(block) == len(self._block):
+            self._diff_id.update(block)
+            return self._compressor.compress(block)
+        self._diff_id.update(block)
+        self._check_diff_id()
+        self._ended = True
+        return self._compressor.compress(block) + self._compressor.flush()
+
+    def _check_diff_id(self) -> None:
+        expected, actual = self._blob.raw.descriptor.digest, Digest(self._diff_id.hexdigest())
+        if actual != expected:
+            raise DigestMismatchError(f"{self._blob.name}, uncompressed,", expected, actual)
