@@ -1,0 +1,5 @@
+"""A local ECR: its JSON API and ``/v2/`` pulls, on disk, for rehearsals, demonstrations and tests."""
+
+from asyncpush.emulator.server import Emulator as Emulator
+
+__all__ = ["Emulator"]

@@ -1,0 +1,70 @@
+"""Files that are whole or absent: written beside their place, synced, renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Files of this prefix were being written when an emulator was killed; nothing refers to them.
+TEMPORARY = ".new-"
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """How to write; all methods block and raise OSError.
+
+    Attributes:
+        fsync: whether what was written must outlive a power cut, not only the process.
+    """
+
+    fsync: bool = True
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Put *data* at *path*, atomically."""
+        beside = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                self.sync(file.fileno())
+            beside.replace(path)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+        self.sync_directory(path.parent)
+
+    def move(self, source: Path, target: Path) -> None:
+        """Move a file that was written and synced already to its place, atomically."""
+        source.replace(target)
+        self.sync_directory(target.parent)
+
+    def sync(self, descriptor: int) -> None:
+        """Flush one open file to the disk, if asked to."""
+        if self.fsync:
+            os.fsync(descriptor)
+
+    def sync_directory(self, path: Path) -> None:
+        """Flush the names in a directory to the disk, if asked to."""
+        if self.fsync:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of *data* at *offset*; a short write, as a filling disk gives, is carried on until it fails."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all in it, if it is there."""
+    if path.exists():
+        shutil.rmtree(path)

@@ -1,0 +1,104 @@
+"""The 28 MB body of an UploadLayerPart in, its members and its decoded bytes out; for worker threads."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pybase64
+
+from asyncpush.emulator.errors import invalid_parameter
+from asyncpush.emulator.requests import MAX_PART, UploadLayerPart, decode
+
+_OPEN = re.compile(rb"[ \t\r\n]*\{")
+_KEY = re.compile(rb'[ \t\r\n]*"([^"\\]{0,200})"[ \t\r\n]*:[ \t\r\n]*')
+_SCALAR = re.compile(rb'[^"\[\]{},\\ \t\r\n]{1,100}')
+_NEXT = re.compile(rb"[ \t\r\n]*([,}])")
+
+
+@dataclass(frozen=True, slots=True)
+class PartBody:
+    """One part as it arrived.
+
+    Attributes:
+        request: its members; ``layer_part_blob`` may be empty.
+        blob: the part's bytes, decoded.
+    """
+
+    request: UploadLayerPart
+    blob: bytes
+
+
+def read_part_body(body: bytearray) -> PartBody:
+    """Read a body without making a string of its blob where that can be done safely, else like any other JSON.
+
+    Raises:
+        AwsError: it is no JSON, breaks a rule of UploadLayerPart's members, or its blob is no base64.
+    """
+    place = locate_blob(body)
+    if place is None:
+        request = decode(body, UploadLayerPart)
+        return PartBody(request, _decoded(request.layer_part_blob.encode()))
+    first, end = place
+    with memoryview(body) as whole:
+        request = decode(b"".join((whole[:first], whole[end:])), UploadLayerPart)
+        return PartBody(request, _decoded(whole[first:end]))
+
+
+def locate_blob(body: bytearray) -> tuple[int, int] | None:
+    """Where the value of ``layerPartBlob`` lies, its quotes left out.
+
+    None where only a whole parse can tell: no flat object, an escape anywhere, the member missing. Of two, the last.
+    What is found is right for any valid JSON; that the rest is valid, the caller must check.
+    """
+    found: tuple[int, int] | None = None
+    for key, first, end in _members(body):
+        if key is None:
+            return None
+        if key == b"layerPartBlob":
+            found = first, end
+    return found
+
+
+def _members(body: bytearray) -> Iterator[tuple[bytes | None, int, int]]:
+    """Walk a flat object's members: key, and the place of its value inside its quotes; a key of None gives up."""
+    match = _OPEN.match(body)
+    while match:
+        key = _KEY.match(body, match.end())
+        if key is None:
+            break
+        value = _value(body, key.end())
+        if value is None:
+            break
+        first, end, after = value
+        quoted = after > end
+        yield (key[1] if quoted else b""), first, end
+        match = _NEXT.match(body, after)
+        if match and match[1] == b"}":
+            return
+    yield None, 0, 0
+
+
+def _value(body: bytearray, start: int) -> tuple[int, int, int] | None:
+    """Where a string's text or a scalar begins and ends, and what comes after it."""
+    if body[start : start + 1] != b'"':
+        scalar = _SCALAR.match(body, start)
+        return (start, scalar.end(), scalar.end()) if scalar else None
+    end = body.find(b'"', start + 1)
+    if end < 0 or body.find(b"\\", start + 1, end) >= 0:
+        return None
+    return start + 1, end, end + 1
+
+
+def _decoded(text: bytes | memoryview) -> bytes:
+    if len(text) > (MAX_PART + 2) // 3 * 4:
+        raise invalid_parameter("layerPartBlob", f"must have length less than or equal to {MAX_PART}")
+    try:
+        blob = pybase64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise invalid_parameter("layerPartBlob", f"must be base64: {error}") from error
+    if len(blob) > MAX_PART:
+        raise invalid_parameter("layerPartBlob", f"must have length less than or equal to {MAX_PART}")
+    return blob

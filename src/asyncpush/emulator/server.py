@@ -1,0 +1,185 @@
+"""The emulator's listener and lifetime: a port, a data directory, and every request carried to its end."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import anyio
+import msgspec
+from aiohttp import web
+
+from asyncpush.emulator.errors import AwsError
+from asyncpush.emulator.json_api import Answer, JsonApi, operation_name, refusal
+from asyncpush.emulator.registry import Registry
+from asyncpush.emulator.request_body import read_body
+from asyncpush.emulator.request_log import RequestLog, RequestRecord
+from asyncpush.emulator.store import Store
+from asyncpush.emulator.v2_api import V2Api
+from asyncpush.errors import UsageError
+
+MiB = 1024 * 1024
+
+#: Connections that may wait to be accepted: a client opens all of its own at once.
+_BACKLOG = 1024
+
+#: Seconds that answers on their way out have when the emulator closes; what changes data takes the time it needs.
+_CLOSING = 0.5
+
+#: Bytes that a connection may be ahead of its reader: asyncio's largest read. aiohttp's own 64 KiB costs a fifth more.
+_READ_BUFFER = 256 * 1024
+
+
+class Emulator:
+    """A local ECR on a data directory, serving while its ``async with`` block runs.
+
+    It answers ECR's JSON API at ``/``, pulls at ``/v2/`` and its own record of requests at ``/_emulator/requests``.
+    Each repository is an OCI image layout, ``<data>/repositories/<name>/_layout``; another emulator on the same
+    directory goes on with the repositories, images and unfinished uploads of this one.
+
+    Args:
+        data: the data directory; made if it is not there.
+        host: the address to listen on.
+        port: the port; 0 takes a free one.
+        part_size: bytes a part, as InitiateLayerUpload answers them. Below ECR's minimum of 5 MiB for all parts but the
+            last, the minimum is this size, too.
+        fsync: whether what is acknowledged as a layer or image must outlive a power cut.
+        tls: serve ``https`` with this context.
+
+    Attributes:
+        requests: the last 100,000 requests, oldest first.
+
+    Raises:
+        UsageError: on entering, if the directory can't be used or is in use, or the address can't be listened on.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        part_size: int = 10 * MiB,
+        fsync: bool = True,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.requests = RequestLog()
+        self._data = data
+        self._host = host
+        self._port = port
+        self._part_size = part_size
+        self._fsync = fsync
+        self._tls = tls
+
+    @property
+    def host(self) -> str:
+        """The address that it listens on."""
+        return self._host
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on; of 0, the one that was free, once it is entered."""
+        return self._port
+
+    @property
+    def endpoint_url(self) -> str:
+        """What to give to AWS clients, ``http://HOST:PORT``."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{'https' if self._tls else 'http'}://{host}:{self._port}"
+
+    async def serve_forever(self) -> None:
+        """Wait until cancelled; requests are served all the while."""
+        await anyio.sleep_forever()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            store = Store(self._data, fsync=self._fsync)
+            await store.in_thread(store.open)
+            stack.callback(store.close)
+            listener = stack.enter_context(_listen(self._host, self._port))
+            self._port = listener.getsockname()[1]
+            self._json = JsonApi(store, Registry(self.endpoint_url, self._part_size))
+            self._v2 = V2Api(store)
+            self._work = await stack.enter_async_context(anyio.create_task_group())
+            await self._serve(listener, stack)
+            self._open = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Not told of the error: the task group has no part in it, and would wrap it in a group.
+        await self._open.aclose()
+
+    async def _serve(self, listener: socket.socket, stack: AsyncExitStack) -> None:
+        application = web.Application()
+        application.router.add_post("/", self._answer_json)
+        application.router.add_get("/_emulator/requests", self._answer_requests)
+        application.router.add_route("*", "/v2/{path:.*}", self._answer_v2)
+        runner = web.AppRunner(
+            application, access_log=None, shutdown_timeout=_CLOSING, read_bufsize=_READ_BUFFER, handle_signals=False
+        )
+        await runner.setup()
+        stack.push_async_callback(_shielded, runner.cleanup)
+        await web.SockSite(runner, listener, ssl_context=self._tls, backlog=_BACKLOG).start()
+
+    async def _answer_json(self, request: web.Request) -> web.Response:
+        target = request.headers.get("X-Amz-Target", "")
+        try:
+            body = await read_body(request)
+        except ConnectionError:
+            return web.Response(status=400)  # Nobody is left to read it: a client that was killed while it sent.
+        except AwsError as error:
+            answer = refusal(operation_name(target), error)
+        else:
+            answer = await self._to_the_end(target, body)
+        self.requests.append(RequestRecord(answer.operation, answer.status))
+        headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-RequestId": str(uuid.uuid4())}
+        return web.Response(body=answer.body, status=answer.status, headers=headers)
+
+    async def _to_the_end(self, target: str, body: bytearray) -> Answer:
+        """Carry a request out in the emulator's own group: neither a client that leaves nor the end cuts it in half."""
+        answers: list[Answer] = []
+        done = anyio.Event()
+
+        async def work() -> None:
+            with anyio.CancelScope(shield=True):
+                answers.append(await self._json.answer(target, body))
+            done.set()
+
+        self._work.start_soon(work)
+        await done.wait()
+        return answers[0]
+
+    async def _answer_v2(self, request: web.Request) -> web.StreamResponse:
+        response = await self._v2.answer(request)
+        self.requests.append(RequestRecord(f"{request.method} {request.path}", response.status))
+        return response
+
+    async def _answer_requests(self, _: web.Request) -> web.Response:
+        document = {"requests": list(self.requests), "counts": self.requests.counts()}
+        return web.Response(body=msgspec.json.encode(document), headers={"Content-Type": "application/json"})
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        # The port apart from the name: getaddrinfo takes 70000 for 4464.
+        family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server((address[0], port), family=family, backlog=_BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]
+        raise UsageError(
+            f"can't listen on {host} port {port}: {reason}",
+            hint="name a free port (0 takes any) and an address of this machine",
+        ) from error
+
+
+async def _shielded(work: Callable[[], Awaitable[None]]) -> None:
+    with anyio.CancelScope(shield=True):
+        await work()
