@@ -8,7 +8,7 @@ from importlib.metadata import version
 from cyclopts import App, CycloptsError
 from cyclopts.exceptions import UnusedCliTokensError
 
-from asyncpush.cli.streams import say, standard_streams
+from asyncpush.cli.streams import STANDARD_INPUT, say, standard_streams
 
 app = App(
     name="asyncpush",
@@ -34,9 +34,10 @@ def run_app(arguments: Sequence[str]) -> int:
     Returns:
         Its exit status; 2 for arguments that it does not take, 130 if it is interrupted before it has begun.
     """
+    tokens = [STANDARD_INPUT if each == "-" else each for each in arguments]
     with standard_streams():
         try:
-            status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+            status = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         except CycloptsError as error:
             say(f"asyncpush: error: {_words(error)}")
             return 2

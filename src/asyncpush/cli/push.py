@@ -23,7 +23,7 @@ from asyncpush.cli.options import (
 )
 from asyncpush.cli.report import print_images
 from asyncpush.cli.run import DONE, FAILED, run, say_error
-from asyncpush.cli.streams import say
+from asyncpush.cli.streams import STANDARD_INPUT, say
 from asyncpush.errors import SourceError, UsageError
 from asyncpush.events import Emit, Event, ImageFailed
 from asyncpush.image import ImageResult
@@ -84,7 +84,8 @@ def push(
     async def main() -> int:
         settings = make_settings(limits, layers, create_repository=create_repository)
         platform = parse_platform(layers.platform)
-        sources, goal = _sources_and_goal(paths, to)
+        given = ["-" if path == STANDARD_INPUT else path for path in paths]
+        sources, goal = _sources_and_goal(given, to)
         async with AsyncExitStack() as stack:
             images, unread = await _prepare_all(stack, sources, goal, platform, settings, show.quiet)
             results: list[ImageResult | ImageFailure] = [*unread]
@@ -109,7 +110,7 @@ def _sources_and_goal(paths: Sequence[str], to: str | None) -> tuple[Sequence[st
             raise UsageError(f"--to {to} names a tag", hint="tags are the images' own; write REGISTRY/PREFIX")
         return paths, goal
     if len(paths) != 2:
-        given = f"{len(paths)} words" if len(paths) > 1 else repr(paths[0]) if paths else "neither"
+        given = f"{len(paths)} words" if len(paths) > 1 else f"only {paths[0]!r}" if paths else "neither"
         raise UsageError(
             f"push takes SOURCE DESTINATION, and was given {given}",
             hint="for several sources write --to REGISTRY/PREFIX",

@@ -1,0 +1,67 @@
+"""What a command writes: results on standard output, words on standard error; a reader who leaves breaks nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from asyncpush.errors import AsyncpushError
+
+#: What stands for ``-`` while arguments are parsed: cyclopts takes a lone hyphen for an option.
+STANDARD_INPUT = "/dev/stdin"
+
+
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """See that both streams are there for the block, and that nothing of them is left for Python to fail at."""
+    for name in ("stdout", "stderr"):
+        # Closed by the shell (`>&-`), it leaves its number to the next file or socket that is opened.
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                _abandon(stream)
+
+
+def write_result(text: str) -> None:
+    """Write *text* on standard output.
+
+    Raises:
+        AsyncpushError: it can't be written; but a reader who has left is no failure.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _abandon(sys.stdout)
+    except OSError as error:
+        _abandon(sys.stdout)
+        raise AsyncpushError(
+            f"the result can't be written: {error.strerror or error}",
+            hint="what was pushed is there; the same command again prints it",
+        ) from error
+
+
+def say(text: str) -> None:
+    """Write a line on standard error, if somebody listens."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+def _abandon(stream: TextIO) -> None:
+    """Drop what *stream* still holds: Python would try again at the end, and exit with 120."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        stream.flush()
