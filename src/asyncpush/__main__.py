@@ -13,9 +13,13 @@ def main() -> None:
 
         print(f"asyncpush {version('asyncpush')}")  # noqa: T201 - the result
         sys.exit(0)
-    from asyncpush.cli.main import run_app
+    try:
+        from asyncpush.cli.main import run_app
 
-    sys.exit(run_app(sys.argv[1:]))
+        status = run_app(sys.argv[1:])
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
 
 
 if __name__ == "__main__":

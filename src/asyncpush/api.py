@@ -205,23 +205,25 @@ async def push_layers(
 
     All files are hashed before the first is sent, so that one question tells which are there already.
 
+    Returns:
+        What became of each, in the order of *files*.
+
     Raises:
         InvalidReferenceError: *repository_name* is none that ECR takes.
-        SourceError: a file is missing, empty, or can't be read; nothing was sent.
         RegistryError: the repository can't be asked or created.
     """
     repository = registry.repository(repository_name)
-    blobs = await _hash_all(files)
-    digests = {blob.descriptor.digest for blob in blobs if blob.descriptor}
+    outcomes: dict[int, LayerResult | LayerFailure] = {}
+    blobs = await _hash_all(files, outcomes)
+    digests = {blob.descriptor.digest for blob in blobs.values() if blob.descriptor}
     try:
-        there = await repository.available(digests)
+        there = await repository.available(digests) if digests else frozenset[Digest]()
     except RepositoryNotFoundError:
         if not registry.settings.create_repository:
             raise
         if not dry:
             await repository.create()
         there = frozenset()
-    outcomes: dict[int, LayerResult | LayerFailure] = {}
     resources = registry.run.resources
 
     async def one(position: int, file: str, blob: Blob, descriptor: Descriptor) -> None:
@@ -240,20 +242,24 @@ async def push_layers(
 
     with only_cause():
         async with anyio.create_task_group() as tg:
-            for position, (file, blob) in enumerate(zip(files, blobs, strict=True)):
+            for position, blob in blobs.items():
                 if blob.descriptor is not None:
-                    tg.start_soon(one, position, str(file), blob, blob.descriptor)
+                    tg.start_soon(one, position, str(files[position]), blob, blob.descriptor)
     return [outcomes[position] for position in range(len(files))]
 
 
-async def _hash_all(files: Sequence[Path]) -> list[Blob]:
+async def _hash_all(files: Sequence[Path], outcomes: dict[int, LayerResult | LayerFailure]) -> dict[int, Blob]:
+    """Each file as a blob, by its position; those that can't be read are *outcomes* already."""
     blobs: dict[int, Blob] = {}
 
     async def one(position: int, file: Path) -> None:
-        blobs[position] = await file_blob(file, _LAYER)
+        try:
+            blobs[position] = await file_blob(file, _LAYER)
+        except AsyncpushError as error:
+            outcomes[position] = LayerFailure(str(file), error)
 
     with only_cause():
         async with anyio.create_task_group() as tg:
             for position, file in enumerate(files):
                 tg.start_soon(one, position, file)
-    return [blobs[position] for position in range(len(files))]
+    return blobs

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from asyncpush.model import Digest
 
 
+#: Choices that a message lists; a layout can hold hundreds.
+_SHOWN_CHOICES = 20
+
+
 class AsyncpushError(Exception):
     """The root of all of asyncpush's errors.
 
@@ -64,7 +68,10 @@ class ChoiceError(UsageError):
 
     def __init__(self, message: str, choices: Sequence[str]) -> None:
         self.choices = tuple(choices)
-        super().__init__(message, hint="choose one of: " + (", ".join(choices) or "(none)"))
+        shown = list(choices[:_SHOWN_CHOICES])
+        if len(choices) > len(shown):
+            shown.append(f"... ({len(choices) - len(shown)} more)")
+        super().__init__(message, hint="choose one of: " + (", ".join(shown) or "(none)"))
 
 
 class ConfigurationError(UsageError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from asyncpush.cli.options import ProgressFace, command
 from asyncpush.cli.run import DONE, run
+from asyncpush.cli.streams import say, write_result
 from asyncpush.demo.run import DemoReport, demonstrate, isolate
 from asyncpush.events import Emit
 from asyncpush.progress import progress
@@ -46,9 +46,6 @@ def demo(
     def face(images: int) -> AbstractAsyncContextManager[Emit]:
         return progress(progress_, images=images)
 
-    def say(text: str) -> None:
-        sys.stderr.write(f"{text}\n")
-
     async def main() -> int:
         _show(await demonstrate(face, say))
         return DONE
@@ -66,16 +63,18 @@ def _show(report: DemoReport) -> None:
         again = "already there" if second.outcome == "present" else f"{second.bytes_sent / MiB:.1f} MiB"
         proved = f"{image.proof.blobs} digests ok"
         table.add_row(image.name, first.digest.short if first.digest else "", sent, again, proved)
-    console = Console(highlight=False)
-    console.print()
-    console.print(table)
     size = sum(image.first.bytes_sent for image in report.images)
-    console.print(
-        f"\nFirst push: {size / MiB:.1f} MiB in {report.first_seconds:.1f} s, {_count(report.first_requests)}.\n"
-        f"Second push: {sum(image.second.bytes_sent for image in report.images)} bytes in "
-        f"{report.second_seconds:.1f} s, {_count(report.second_requests)}.\n"
-        "ECR keeps layers by repository; in each, a layer went once, though images share it."
-    )
+    resent = sum(image.second.bytes_sent for image in report.images)
+    console = Console(highlight=False)
+    with console.capture() as captured:
+        console.print()
+        console.print(table)
+        console.print(
+            f"\nFirst push: {size / MiB:.1f} MiB in {report.first_seconds:.1f} s, {_count(report.first_requests)}.\n"
+            f"Second push: {resent} bytes in {report.second_seconds:.1f} s, {_count(report.second_requests)}.\n"
+            "ECR keeps layers by repository; in each, a layer went once, though images share it."
+        )
+    write_result(captured.get())
 
 
 def _count(requests: Counter[str]) -> str:

@@ -189,7 +189,7 @@ async def file_blob(path: Path, media_type: str) -> Blob:
 def _file_blob(path: Path, media_type: str) -> Blob:
     content = find_file(path, str(path))
     if content is None:
-        raise SourceError(f"{path} does not exist")
+        raise SourceError(f"{path} does not exist", hint="check the path")
     if not content.size:
         raise SourceError(f"{path} is empty", hint="ECR cannot hold an empty layer")
     return ContentBlob(path.name, Descriptor(media_type, hash_content(content), content.size), content)

@@ -90,7 +90,7 @@ def locate(reference: str) -> Location:
         raise InvalidReferenceError(
             f"{reference!r} is neither a path that exists nor a source of a known kind", hint=_HINT
         )
-    raise SourceError(f"{target.partition(':')[0]} does not exist")
+    raise SourceError(f"{target.partition(':')[0]} does not exist", hint="check the path")
 
 
 def _splits(target: str) -> Iterator[tuple[str, str | None]]:

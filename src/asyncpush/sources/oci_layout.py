@@ -78,6 +78,11 @@ def read_oci_layout(store: Store, settings: Settings, stem: str | None) -> tuple
         raise ManifestError(f"{store.label} is an OCI layout of version {layout.version[:20]!r}; 1.x is read")
     index = decode_document(read_content(_required(store, INDEX)), _Index, f"{INDEX} in {store.label}")
     images = [child for child in index.manifests if child.media_type in ACCEPTED_TYPES]
+    if index.manifests and not images:
+        kind = str(index.manifests[0].media_type)[:100]
+        raise ManifestError(
+            f"{store.label} holds no image, but {kind!r}", hint="ECR takes OCI and Docker v2 manifests and indexes"
+        )
     return tuple(_entry(at, child, store, settings, stem) for at, child in enumerate(images))
 
 
