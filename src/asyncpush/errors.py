@@ -192,4 +192,5 @@ def only_cause() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        raise next(leaf_errors(group)) from None
+        error = next(leaf_errors(group))
+        raise error from error.__cause__

@@ -76,7 +76,7 @@ def translated(operation: str, endpoint: str) -> Iterator[None]:
     try:
         yield
     except bce.ClientError as error:
-        raise _service_error(operation, error) from error
+        raise _service_error(operation, endpoint, error) from error
     except bce.SSLError as error:
         raise ConnectionFailedError(
             f"{_where(error, endpoint)} is not trusted: {_reason(error)}",
@@ -99,7 +99,7 @@ def translated(operation: str, endpoint: str) -> Iterator[None]:
         ) from error
 
 
-def _service_error(operation: str, error: bce.ClientError) -> ServiceError:
+def _service_error(operation: str, endpoint: str, error: bce.ClientError) -> ServiceError:
     fault = error.response.get("Error", {})
     meta = error.response.get("ResponseMetadata", {})
     code = str(fault.get("Code", "Unknown"))
@@ -110,7 +110,8 @@ def _service_error(operation: str, error: bce.ClientError) -> ServiceError:
         str(fault.get("Message") or error.response.get("message") or ""),
         status=int(meta.get("HTTPStatusCode", 0)),
         request_id=str(meta.get("RequestId", "")),
-        hint=_HINTS.get(code),
+        # Without a code of its own the answer is some other server's: botocore then takes the HTTP status for one.
+        hint=f"check {endpoint}" if code.isdecimal() else _HINTS.get(code),
     )
     if isinstance(translation, InvalidLayerPartError):
         translation.last_valid_byte = error.response.get("lastValidByteReceived")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import anyio
+from botocore.parsers import ResponseParserError
 
 from asyncpush.ecr.errors import translated
 from asyncpush.ecr.retry import Retries
@@ -80,7 +81,8 @@ class EcrRepository:
     async def begin_upload(self) -> Upload:
         """Open an upload (InitiateLayerUpload)."""
         answer = await self._call("InitiateLayerUpload")
-        return Upload(answer["uploadId"], answer.get("partSize") or DEFAULT_PART_SIZE, MAX_PARTS[self._service])
+        with self._understood("InitiateLayerUpload"):
+            return Upload(answer["uploadId"], answer.get("partSize") or DEFAULT_PART_SIZE, MAX_PARTS[self._service])
 
     def encoder(self, upload: Upload, first: int) -> JsonPartEncoder:
         """Make the body of the part that begins at byte *first* (UploadLayerPart)."""
@@ -125,10 +127,10 @@ class EcrRepository:
             if error.code == "LayerAlreadyExistsException":
                 return "present"
             raise
-        if answer.get("layerDigest", str(digest)) != str(digest):
-            raise ServiceError(
-                "CompleteLayerUpload", "WrongDigest", f"{digest} was sent, {answer['layerDigest']} was stored"
-            )
+        with self._understood("CompleteLayerUpload"):
+            stored = answer["layerDigest"]
+        if stored != str(digest):
+            raise ServiceError("CompleteLayerUpload", "WrongDigest", f"{digest} was sent, {stored} was stored")
         return "pushed"
 
     async def find_images(self, *, tag: str | None, digests: Sequence[Digest]) -> tuple[StoredImage, ...]:
@@ -168,7 +170,8 @@ class EcrRepository:
             answer = await self._retries.call("PutImage", put)
         except ServiceError as error:
             return await self._judge_refusal(error, manifest, tag, tries)
-        stored = answer["image"].get("imageId", {}).get("imageDigest", str(manifest.digest))
+        with self._understood("PutImage"):
+            stored = answer["image"].get("imageId", {}).get("imageDigest", str(manifest.digest))
         if stored != str(manifest.digest):
             raise ServiceError("PutImage", "WrongDigest", f"{manifest.digest} was put, {stored} was stored")
         return "pushed"
@@ -183,7 +186,8 @@ class EcrRepository:
             if error.code in _NOT_ALLOWED:
                 return False
             raise
-        settings = answer["repositories"][0]
+        with self._understood("DescribeRepositories"):
+            settings = answer["repositories"][0]
         mutability = settings.get("imageTagMutability", "MUTABLE")
         filters = [rule["filter"] for rule in settings.get("imageTagMutabilityExclusionFilters", ())]
         excluded = any(fnmatchcase(tag, pattern) for pattern in filters)
@@ -216,7 +220,8 @@ class EcrRepository:
 
     async def _get_images(self, ids: list[dict[str, str]]) -> Iterable[StoredImage]:
         answer = await self._call("BatchGetImage", imageIds=ids, acceptedMediaTypes=list(ACCEPTED_TYPES))
-        return [_stored(image) for image in answer.get("images", ())]
+        with self._understood("BatchGetImage"):
+            return [_stored(image) for image in answer.get("images", ())]
 
     async def _describe_images(self, ids: list[dict[str, str]]) -> Iterable[StoredImage]:
         """ECR Public has no BatchGetImage, and one missing id fails all of a DescribeImages call."""
@@ -228,10 +233,11 @@ class EcrRepository:
                 if error.code != "ImageNotFoundException":
                     raise
                 continue
-            details = answer.get("imageDetails", ())
-            found += (
-                StoredImage(Digest.parse(each["imageDigest"]), image_id.get("imageTag"), None) for each in details
-            )
+            with self._understood("DescribeImages"):
+                found += [
+                    StoredImage(Digest.parse(each["imageDigest"]), image_id.get("imageTag"), None)
+                    for each in answer.get("imageDetails", ())
+                ]
         return found
 
     async def _call(self, operation: str, **members: Any) -> dict[str, Any]:
@@ -243,9 +249,22 @@ class EcrRepository:
         if self._registry_id and self._takes(operation, self._registry_id):
             members["registryId"] = self._registry_id
         method = getattr(self._client, _METHODS[operation])
-        with translated(operation, self._client.meta.endpoint_url):
+        with self._understood(operation), translated(operation, self._client.meta.endpoint_url):
             answer: dict[str, Any] = await method(**members)
             return answer
+
+    @contextmanager
+    def _understood(self, operation: str) -> Iterator[None]:
+        """What a portal or proxy answers in ECR's place may be a success, but lacks what ECR's has."""
+        try:
+            yield
+        except (AttributeError, LookupError, ValueError, ResponseParserError) as error:
+            raise ServiceError(
+                operation,
+                "UnexpectedAnswer",
+                "this is no answer of ECR's",
+                hint=f"check {self._client.meta.endpoint_url}",
+            ) from error
 
     def _takes(self, operation: str, registry_id: str) -> bool:
         """Whether *operation* can be told the registry; what can't means the caller's own."""

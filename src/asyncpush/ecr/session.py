@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import aioboto3
 import aiohttp
@@ -27,7 +28,7 @@ _CONNECT_TIMEOUT = 20
 _READ_TIMEOUT = 120
 _CLOSE_TIMEOUT = 5
 
-# As botocore does for its own: otherwise a warning with a traceback goes to standard error of whoever set up no logging.
+# As botocore does for its own: otherwise its warnings, tracebacks and all, go to standard error by default.
 logging.getLogger("aiobotocore").addHandler(logging.NullHandler())
 
 
@@ -36,7 +37,7 @@ async def open_client(registry: RegistryName, aws: AwsConfiguration, connections
     """Open a client for *registry* that can have *connections* requests in flight.
 
     Raises:
-        ConfigurationError: there is no region, no such profile, or no credentials.
+        ConfigurationError: there is no region, no such profile, no credentials, or no such endpoint.
     """
     tls.check_host_names()
     # botocore reads AWS_DEFAULT_REGION only; every other AWS tool reads AWS_REGION, and first.
@@ -59,13 +60,30 @@ async def open_client(registry: RegistryName, aws: AwsConfiguration, connections
                 client = await opening.__aenter__()
             except bce.NoRegionError as error:
                 raise ConfigurationError("no region is set", hint="give --region, or set AWS_REGION") from error
-            except ValueError as error:
+            except bce.InvalidRegionError as error:
                 raise ConfigurationError(
-                    f"{aws.endpoint_url!r} is no endpoint", hint="write http(s)://HOST[:PORT]"
+                    f"{error.kwargs['region_name']!r} is no region", hint="give --region, or set AWS_REGION"
                 ) from error
+            except ValueError as error:
+                # From the environment it is known to botocore only: "Invalid endpoint: URL".
+                raise _no_endpoint(aws.endpoint_url or str(error).rpartition(" ")[2]) from error
         stack.push_async_exit(lambda *details: _close(opening, *details))
+        _check_endpoint(client.meta.endpoint_url)
         wire.install(client)
         yield client
+
+
+def _check_endpoint(url: str) -> None:
+    """See that *url* is one that can be asked: botocore lets other schemes pass, and ports that are no numbers."""
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return
+    raise _no_endpoint(url)
+
+
+def _no_endpoint(url: str) -> ConfigurationError:
+    return ConfigurationError(f"{url!r} is no endpoint", hint="write http(s)://HOST[:PORT]")
 
 
 class _NoRedirects(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is untyped
