@@ -54,6 +54,9 @@ def nothing_blocks_the_loop() -> Iterator[None]:
     with blockbuster_ctx(scanned_modules=["asyncpush"]) as guard:
         for name in ("os.pread", "os.preadv", "os.pwrite", "os.fsync"):
             guard.functions[name] = BlockBusterFunction(None, name, scanned_modules=["asyncpush"]).activate()
+        # A face writes its few lines where it is; a terminal that is stopped stops it, as everywhere.
+        for name in ("io.TextIOWrapper.write", "io.BufferedWriter.write"):
+            guard.functions[name].can_block_in("asyncpush/progress/_sink.py", {"write", "flush"})
         yield
 
 
