@@ -105,6 +105,21 @@ async def test_of_an_index_the_root_alone_is_tagged_and_children_go_by_digest(
     assert len(puts) == 3
 
 
+async def test_an_index_goes_into_a_repository_of_immutable_tags(
+    emulator: Emulator, registry: Registry, tmp_path: Path
+) -> None:
+    layout = Layout()
+    index = layout.index(layout.image(layer_tar("one")), layout.image(layer_tar("two")))
+    folder = layout.tag(index, "1.0").write(tmp_path / "app")
+    create = judge(emulator.endpoint_url).create_repository
+    await to_thread.run_sync(lambda: create(repositoryName="fixed", imageTagMutability="IMMUTABLE"))
+
+    result = await asyncpush.push(registry, f"oci:{folder}", "fixed:1.0")
+
+    # A child under the tag would have kept the root from it.
+    assert str(result.digest) == index["digest"]
+
+
 async def test_a_platform_picks_one_image_of_an_index(registry: Registry, tmp_path: Path) -> None:
     layout = Layout()
     arm = at(layout.image(layer_tar("arm64"), platform="linux/arm64"), "linux/arm64")
