@@ -105,6 +105,26 @@ async def test_of_an_index_the_root_alone_is_tagged_and_children_go_by_digest(
     assert len(puts) == 3
 
 
+async def test_of_an_index_only_the_children_that_are_missing_are_sent(emulator: Emulator, tmp_path: Path) -> None:
+    layout = Layout()
+    there, missing = layout.image(layer_tar("there")), layout.image(layer_tar("missing"))
+    folder = layout.tag(there, "child").tag(layout.index(there, missing), "index").write(tmp_path / "app")
+    settings = Settings(create_repository=True)
+    async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings) as registry:
+        await asyncpush.push(registry, f"oci:{folder}:child", "team/app:child")
+    emulator.requests.clear()
+
+    # A connection of its own: nothing is remembered, the repository is asked.
+    async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings) as registry:
+        await asyncpush.push(registry, f"oci:{folder}:index", "team/app:index")
+        retagged = await asyncpush.push(registry, f"oci:{folder}:child", "team/app:other")
+
+    counts = emulator.requests.counts()
+    # The missing child's layer and config; its manifest, the index, and the other tag.
+    assert (counts["InitiateLayerUpload"], counts["PutImage"]) == (2, 3)
+    assert retagged.layers_sent == 0
+
+
 async def test_an_index_goes_into_a_repository_of_immutable_tags(
     emulator: Emulator, registry: Registry, tmp_path: Path
 ) -> None:

@@ -72,7 +72,7 @@ class Bench:
     def part(self, upload: Upload, data: bytes = DATA, first: int = 0) -> Part:
         encoder = self.repository.encoder(upload, first)
         encoder.add(memoryview(data))
-        return encoder.finish(len(data))
+        return encoder.finish()
 
     async def push(self, data: bytes) -> str:
         upload = await self.repository.begin_upload()

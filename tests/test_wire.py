@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import botocore.session
 import pytest
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from botocore.serialize import JSONSerializer
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -71,11 +71,12 @@ def test_a_part_says_what_botocore_would_say(
     service: str, registry_id: str | None, repository: str, upload_id: str, first: int, pieces: list[bytes]
 ) -> None:
     data = b"".join(pieces)
-    encoder = JsonPartEncoder(registry_id, repository, Upload(upload_id, 10 * MiB, 4200), first)
-    for piece in pieces:
-        encoder.add(memoryview(piece))
-    part = encoder.finish(17)
-    body = b"".join(part.body)
+    upload = Upload(upload_id, 10 * MiB, 4200)
+    held, again = (
+        encoded(JsonPartEncoder(registry_id, repository, upload, first, content), pieces)
+        for content in (None, Remembered(data, first))
+    )
+    body = b"".join(held.body)
 
     members = {"registryId": registry_id} if registry_id else {}
     members |= {"repositoryName": repository, "uploadId": upload_id, "partFirstByte": first}
@@ -86,9 +87,33 @@ def test_a_part_says_what_botocore_would_say(
     said = json.loads(body)
     assert said == json.loads(expected["body"])
     assert base64.b64decode(said["layerPartBlob"], validate=True) == data
-    assert (part.first, part.last, part.consumed) == (first, first + len(data) - 1, 17)
-    assert part.body_size == len(body)
-    assert part.body_sha256 == hashlib.sha256(body).hexdigest()
+    for part in (held, again):
+        assert (part.first, part.last, part.size) == (first, first + len(data) - 1, len(data))
+        assert part.body_size == len(body)
+        assert part.body_sha256 == hashlib.sha256(body).hexdigest()
+        assert PartBody(part, CapacityLimiter(1)).decode().encode() == body
+    assert sum(map(len, again.body)) < 2000, "what can be read again is not held"
+
+
+def encoded(encoder: JsonPartEncoder, pieces: list[bytes]) -> Part:
+    for piece in pieces:
+        encoder.add(memoryview(piece))
+    return encoder.finish()
+
+
+@dataclass
+class Remembered:
+    """Bytes that can be read again, as those of a file can."""
+
+    data: bytes
+    first: int = 0
+    consumed: int = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        raise AssertionError("only read again")
+
+    def read_at(self, start: int, buffer: memoryview) -> memoryview:
+        return memoryview(self.data)[start - self.first :][: len(buffer)]
 
 
 @dataclass(frozen=True)
@@ -184,7 +209,7 @@ def signature(request: Captured, secret: str) -> str:
 
 def upload_part(encoder: JsonPartEncoder, data: bytes) -> Part:
     encoder.add(memoryview(data))
-    return encoder.finish(len(data))
+    return encoder.finish()
 
 
 UPLOAD = Upload('3b"\\é📦', 10 * MiB, 4200)
@@ -312,19 +337,25 @@ class CountingWriter:
 
 
 @pytest.mark.parametrize("how", ["write", "write_with_length"])
-async def test_the_largest_part_goes_out_in_blocks_uncopied_one_by_one(how: str) -> None:
+@pytest.mark.parametrize("hold", [True, False])
+async def test_the_largest_part_goes_out_in_blocks_one_by_one_as_often_as_asked(how: str, hold: bool) -> None:
     blob = Zeros(MAX_PART_SIZE)
-    cutter = PartCutter(blob, blob, MAX_PART_SIZE, lambda first: JsonPartEncoder(None, "team/app", UPLOAD, first))
-    part = await to_thread.run_sync(cutter.next_part)
+    cutter = PartCutter(
+        blob, blob, MAX_PART_SIZE, lambda first, again: JsonPartEncoder(None, "team/app", UPLOAD, first, again)
+    )
+    zeros = Remembered(bytes(MAX_PART_SIZE))
+    part = await to_thread.run_sync(lambda: cutter.next_part(again=None if hold else zeros))
     assert part is not None
-    body = PartBody(part)
+    body = PartBody(part, CapacityLimiter(1))
     for _ in range(2):
         writer = CountingWriter()
         await (body.write(writer) if how == "write" else body.write_with_length(writer, body.size))
-        assert [id(block) for block in writer.blocks] == [id(block) for block in part.body]
+        assert hashlib.sha256(b"".join(writer.blocks)).hexdigest() == part.body_sha256
         assert max(map(len, writer.blocks)) <= MiB
         assert len(writer.blocks) > MAX_PART_SIZE // MiB
-    assert body.size == len(body) == part.body_size == sum(map(len, part.body)) > MAX_PART_SIZE * 4 // 3
+        if hold:
+            assert [id(block) for block in writer.blocks] == [id(block) for block in part.body], "nothing is copied"
+    assert body.size == len(body) == part.body_size > MAX_PART_SIZE * 4 // 3
 
 
 async def test_a_request_that_gets_no_answer_names_the_endpoint() -> None:

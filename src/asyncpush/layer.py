@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import anyio
@@ -15,13 +16,16 @@ from anyio.streams.memory import MemoryObjectSendStream
 from asyncpush.errors import InvalidLayerPartError, UploadNotFoundError, only_cause
 from asyncpush.events import Emit, LayerDone, LayerFailed, LayerStarted, PartSent, ignore
 from asyncpush.model import Descriptor, Upload
-from asyncpush.protocols import Blob, BlobReader, Part, Repository
-from asyncpush.settings import MAX_PART_SIZE, Settings
+from asyncpush.protocols import Blob, BlobReader, Part, Repository, SeekableReader
+from asyncpush.settings import MAX_PART_SIZE, MiB, Settings
 from asyncpush.stream.budget import BudgetAccount, ByteBudget
 from asyncpush.stream.parts import PartCutter
 
 #: Uploads begun for one layer: an upload can expire or fall out of step, but not again and again.
 _UPLOADS = 3
+
+#: Bytes that a part takes on its way if it is not held: a window of base64, and what the socket has not taken of it.
+_IN_FLIGHT = 3 * MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,37 +105,56 @@ async def _upload(
     repository: Repository, blob: Blob, upload: Upload, size: int, resources: Resources, tally: _Tally
 ) -> PushedLayer:
     async with opened(blob, resources.threads) as reader, resources.budget.account() as account:
-        cutter = PartCutter(blob, reader, size, lambda first: repository.encoder(upload, first))
-        ahead, parts = anyio.create_memory_object_stream[Part](0)
+        cutter = PartCutter(blob, reader, size, lambda first, again: repository.encoder(upload, first, again))
+        again = reader if isinstance(reader, SeekableReader) else None
+        ahead, parts = anyio.create_memory_object_stream[_Cut](0)
         # The stream outside, the group inside: when sending fails, the group stops the cutter before the stream closes,
         # and the failure arrives alone.
         async with parts, anyio.create_task_group() as tg:
-            tg.start_soon(_cut_ahead, cutter, ahead, account, _encoded_size(size, blob), resources.threads)
-            async for part in parts:
-                await repository.send_part(upload, part)
-                account.give_back(part.body_size)
-                tally.acknowledge(part)
+            tg.start_soon(_cut_ahead, cutter, again, ahead, account, _encoded_size(size, blob), resources.threads)
+            async for cut in parts:
+                await repository.send_part(upload, cut.part)
+                account.give_back(cut.cost)
+                tally.acknowledge(cut)
     result = cutter.result()
     outcome = await repository.complete_upload(upload, result.digest)
     return PushedLayer(Descriptor(blob.media_type, result.digest, result.size), tally.sent, outcome)
 
 
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A part, the memory that it takes, and the bytes of the source that were read for it."""
+
+    part: Part
+    cost: int
+    consumed: int
+
+
 async def _cut_ahead(
     cutter: PartCutter,
-    ahead: MemoryObjectSendStream[Part],
+    again: SeekableReader | None,
+    ahead: MemoryObjectSendStream[_Cut],
     account: BudgetAccount,
-    most: int,
+    held: int,
     threads: CapacityLimiter,
 ) -> None:
-    """Make the next part while one is in flight: handing over waits until that one is acknowledged."""
+    """Make the next part while one is in flight: handing over waits until that one is acknowledged.
+
+    A part that can be read again is held, encoded, only while there is plenty of memory: then the budget bounds memory,
+    and never the number of layers in flight.
+    """
     async with ahead:
         while True:
-            await account.take(most)
-            part = await to_thread.run_sync(cutter.next_part, limiter=threads)
-            account.give_back(most - (part.body_size if part else 0))
+            hold = again is None or account.take_nowait(held)
+            cost = held if hold else _IN_FLIGHT
+            if again is None or not hold:
+                await account.take(cost)
+            consumed = cutter.consumed
+            make = partial(cutter.next_part, again=None if hold else again)
+            part = await to_thread.run_sync(make, limiter=threads)
             if part is None:
                 return
-            await ahead.send(part)
+            await ahead.send(_Cut(part, cost, cutter.consumed - consumed))
 
 
 @asynccontextmanager
@@ -167,11 +190,10 @@ class _Tally:
         self._key = key
         self._emit = emit
 
-    def acknowledge(self, part: Part) -> None:
-        size = part.last - part.first + 1
-        self.sent += size
-        self._read += part.consumed
-        self._emit(PartSent(self._key, part.consumed, size))
+    def acknowledge(self, cut: _Cut) -> None:
+        self.sent += cut.part.size
+        self._read += cut.consumed
+        self._emit(PartSent(self._key, cut.consumed, cut.part.size))
 
     def rewind(self) -> None:
         self._emit(PartSent(self._key, -self._read, 0))

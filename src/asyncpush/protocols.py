@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, Upload
@@ -24,6 +24,19 @@ class BlobReader(Protocol):
 
         Raises:
             SourceError: the source can't be read, ends early, or is not what it claims to be.
+        """
+        ...
+
+
+@runtime_checkable
+class SeekableReader(BlobReader, Protocol):
+    """A reader whose bytes can also be had again, from any place, in any thread: nothing need be held of them."""
+
+    def read_at(self, start: int, buffer: memoryview) -> memoryview:
+        """The bytes from *start* on: a view of *buffer*, filled as far as there are bytes, or of memory that has them.
+
+        Raises:
+            SourceError: the source can't be read, or has become shorter.
         """
         ...
 
@@ -113,23 +126,29 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a layer, ready to be sent any number of times.
+    """One part of a layer, hashed and ready to be sent any number of times.
 
     Attributes:
         first: its first byte in the layer.
         last: its last byte in the layer, inclusive.
-        consumed: bytes of the source that were read for it.
-        body: the whole request body, in blocks.
-        body_size: its length in bytes.
+        body: the request body, in blocks; without the part's base64 where ``content`` has its bytes.
+        content: where the part's bytes are read and encoded again for each time it is sent; None if ``body`` is whole.
+            What it gives goes before the last block of ``body``.
+        body_size: the length of the whole request body in bytes.
         body_sha256: its sha256, hex, as the signature wants it.
     """
 
     first: int
     last: int
-    consumed: int
     body: tuple[bytes, ...]
+    content: SeekableReader | None
     body_size: int
     body_sha256: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of the layer in this part."""
+        return self.last - self.first + 1
 
 
 class PartEncoder(Protocol):
@@ -139,8 +158,8 @@ class PartEncoder(Protocol):
         """Take the next bytes. All blocks but the last have a length that 3 divides."""
         ...
 
-    def finish(self, consumed: int) -> Part:
-        """Close the body; *consumed* is the bytes of the source that it took."""
+    def finish(self) -> Part:
+        """Close the body."""
         ...
 
 
@@ -177,8 +196,14 @@ class Repository(Protocol):
         """Open an upload (InitiateLayerUpload)."""
         ...
 
-    def encoder(self, upload: Upload, first: int) -> PartEncoder:
-        """Make the body of the part that begins at byte *first* (UploadLayerPart)."""
+    def encoder(self, upload: Upload, first: int, content: SeekableReader | None) -> PartEncoder:
+        """Make the body of the part that begins at byte *first* (UploadLayerPart).
+
+        Args:
+            upload: the upload that the part belongs to.
+            first: its first byte in the layer.
+            content: where its bytes can be read again when it is sent; None to hold them, encoded.
+        """
         ...
 
     async def send_part(self, upload: Upload, part: Part) -> None:

@@ -24,7 +24,7 @@ from asyncpush.errors import (
 )
 from asyncpush.manifest import ACCEPTED_TYPES, Manifest, parse_manifest
 from asyncpush.model import Digest, Upload
-from asyncpush.protocols import Part, StoredImage
+from asyncpush.protocols import Part, SeekableReader, StoredImage
 from asyncpush.reference import Service
 from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PARTS
 
@@ -84,9 +84,9 @@ class EcrRepository:
         with self._understood("InitiateLayerUpload"):
             return Upload(answer["uploadId"], answer.get("partSize") or DEFAULT_PART_SIZE, MAX_PARTS[self._service])
 
-    def encoder(self, upload: Upload, first: int) -> JsonPartEncoder:
-        """Make the body of the part that begins at byte *first* (UploadLayerPart)."""
-        return JsonPartEncoder(self._registry_id, self._name, upload, first)
+    def encoder(self, upload: Upload, first: int, content: SeekableReader | None = None) -> JsonPartEncoder:
+        """Make the body of the part that begins at byte *first* (UploadLayerPart); held if there is no *content*."""
+        return JsonPartEncoder(self._registry_id, self._name, upload, first, content)
 
     async def send_part(self, upload: Upload, part: Part) -> None:
         """Send a part and see that ECR has all of it (UploadLayerPart).

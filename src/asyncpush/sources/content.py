@@ -70,18 +70,21 @@ class _RegionReader:
         self.consumed = 0
 
     def readinto(self, buffer: memoryview) -> int:
-        wanted = min(len(buffer), self._size - self.consumed)
+        count = len(self.read_at(self.consumed, buffer))
+        self.consumed += count
+        return count
+
+    def read_at(self, start: int, buffer: memoryview) -> memoryview:
+        wanted = buffer[: max(0, self._size - start)]
         filled = 0
-        while filled < wanted:
+        while filled < len(wanted):
             with readable(self._label):
-                count = os.preadv(self._file.fileno(), [buffer[filled:wanted]], self._start + self.consumed)
+                count = os.preadv(self._file.fileno(), [wanted[filled:]], self._start + start + filled)
             if not count:
-                raise SourceError(
-                    f"{self._label} ends {self._size - self.consumed} bytes early", hint="it was cut while it was read"
-                )
+                missing = self._size - start - filled
+                raise SourceError(f"{self._label} ends {missing} bytes early", hint="it was cut while it was read")
             filled += count
-            self.consumed += count
-        return filled
+        return wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,9 @@ class _BytesReader:
         buffer[: len(found)] = found
         self.consumed += len(found)
         return len(found)
+
+    def read_at(self, start: int, buffer: memoryview) -> memoryview:
+        return self._data[start : start + len(buffer)]
 
 
 @dataclass(frozen=True, slots=True)

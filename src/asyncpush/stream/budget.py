@@ -54,6 +54,13 @@ class ByteBudget:
                 self._grant()
             raise
 
+    def take_nowait(self, size: int) -> bool:
+        """Hold *size* bytes if half of the budget has room for them; the other half is for those who must wait."""
+        if self._waiting or self._held + size > self._limit // 2:
+            return False
+        self._held += size
+        return True
+
     def give_back(self, size: int) -> None:
         """Hold *size* bytes less."""
         self._held -= size
@@ -80,6 +87,12 @@ class BudgetAccount:
         """Wait until *size* bytes may be held, and hold them."""
         await self._budget.take(size)
         self.held += size
+
+    def take_nowait(self, size: int) -> bool:
+        """Hold *size* bytes if there is plenty (``ByteBudget.take_nowait``)."""
+        taken = self._budget.take_nowait(size)
+        self.held += size if taken else 0
+        return taken
 
     def give_back(self, size: int) -> None:
         """Hold *size* bytes less."""

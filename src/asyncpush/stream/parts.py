@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from asyncpush.errors import DigestMismatchError
 from asyncpush.model import Digest, LayerBytes
-from asyncpush.protocols import Blob, BlobReader, Part, PartEncoder
+from asyncpush.protocols import Blob, BlobReader, Part, PartEncoder, SeekableReader
 
 #: Bytes that are read, hashed, encoded and hashed again in one go, while they are in the processor's cache.
 #: A multiple of 3, so that base64 needs no padding inside a part.
@@ -23,10 +23,16 @@ class PartCutter:
         blob: what is read; its descriptor, if it has one, is checked at the end.
         reader: the opened blob.
         part_size: bytes of each part but the last.
-        encoder: makes the encoder of the part that begins at a byte.
+        encoder: makes the encoder of the part that begins at a byte, and whose bytes can be read again, or not.
     """
 
-    def __init__(self, blob: Blob, reader: BlobReader, part_size: int, encoder: Callable[[int], PartEncoder]) -> None:
+    def __init__(
+        self,
+        blob: Blob,
+        reader: BlobReader,
+        part_size: int,
+        encoder: Callable[[int, SeekableReader | None], PartEncoder],
+    ) -> None:
         self._blob = blob
         self._reader = reader
         self._part_size = part_size
@@ -36,8 +42,16 @@ class PartCutter:
         self._ended = False
         self._block = memoryview(bytearray(BLOCK_SIZE))
 
-    def next_part(self) -> Part | None:
+    @property
+    def consumed(self) -> int:
+        """Bytes of the source that were read so far."""
+        return self._reader.consumed
+
+    def next_part(self, *, again: SeekableReader | None) -> Part | None:
         """Make the next part; None when there is no more.
+
+        Args:
+            again: where the part's bytes are read again when it is sent; None to hold it, encoded.
 
         Raises:
             DigestMismatchError: the blob has ended, and its size or digest is not the descriptor's.
@@ -45,19 +59,17 @@ class PartCutter:
         """
         if self._ended:
             return None
-        encoder = self._encoder(self._size)
-        consumed = self._reader.consumed
         first = self._size
+        encoder = self._encoder(first, again)
         while (room := self._part_size - (self._size - first)) and not self._ended:
             wanted = self._block[: min(room, BLOCK_SIZE)]
             count = self._reader.readinto(wanted)
             self._ended = count < len(wanted)
-            block = wanted[:count]
-            self._sha256.update(block)
             self._size += count
-            encoder.add(block)
+            self._sha256.update(wanted[:count])
+            encoder.add(wanted[:count])
         self._check()
-        return encoder.finish(self._reader.consumed - consumed) if self._size > first else None
+        return encoder.finish() if self._size > first else None
 
     def result(self) -> LayerBytes:
         """What was read: the layer's digest and size. Final once ``next_part`` has answered None."""
