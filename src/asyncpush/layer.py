@@ -145,13 +145,14 @@ async def _cut_ahead(
     """
     async with ahead:
         while True:
-            hold = again is None or account.take_nowait(held)
-            cost = held if hold else _IN_FLIGHT
-            if again is None or not hold:
+            source, cost = None, held
+            if again is None:
+                await account.take(cost)
+            elif not account.take_nowait(cost):
+                source, cost = again, _IN_FLIGHT
                 await account.take(cost)
             consumed = cutter.consumed
-            make = partial(cutter.next_part, again=None if hold else again)
-            part = await to_thread.run_sync(make, limiter=threads)
+            part = await to_thread.run_sync(partial(cutter.next_part, again=source), limiter=threads)
             if part is None:
                 return
             await ahead.send(_Cut(part, cost, cutter.consumed - consumed))
