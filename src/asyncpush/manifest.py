@@ -36,7 +36,9 @@ class _Platform(msgspec.Struct):
     variant: str | None = None
 
 
-class _Descriptor(msgspec.Struct, rename={"media_type": "mediaType"}):
+class DescriptorDocument(msgspec.Struct, rename={"media_type": "mediaType"}):
+    """A descriptor as JSON has it (OCI image-spec, descriptor); ``parse_descriptor`` checks and types it."""
+
     media_type: str
     digest: str
     size: int
@@ -48,10 +50,10 @@ class _Descriptor(msgspec.Struct, rename={"media_type": "mediaType"}):
 class _Manifest(msgspec.Struct, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):
     schema_version: int
     media_type: str | None = None
-    config: _Descriptor | None = None
-    layers: list[_Descriptor] | None = None
-    manifests: list[_Descriptor] | None = None
-    subject: _Descriptor | None = None
+    config: DescriptorDocument | None = None
+    layers: list[DescriptorDocument] | None = None
+    manifests: list[DescriptorDocument] | None = None
+    subject: DescriptorDocument | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,8 @@ def parse_manifest(raw: bytes, *, media_type: str | None = None, name: str = "th
         return Manifest(raw, kind, digest, None, (), _children(parsed, name), subject)
     if parsed.config is None or parsed.layers is None or parsed.manifests is not None:
         raise ManifestError(f"{name} is an image manifest, but lacks its config or layers")
-    layers = tuple(_descriptor(layer, name) for layer in parsed.layers)
-    return Manifest(raw, kind, digest, _descriptor(parsed.config, name), layers, (), subject)
+    layers = tuple(parse_descriptor(layer, name) for layer in parsed.layers)
+    return Manifest(raw, kind, digest, parse_descriptor(parsed.config, name), layers, (), subject)
 
 
 def build_manifest(config: Descriptor, layers: Sequence[Descriptor], compression: Compression) -> Manifest:
@@ -179,7 +181,7 @@ def _decode(raw: bytes, name: str) -> _Manifest:
 def _children(parsed: _Manifest, name: str) -> tuple[Descriptor, ...]:
     if parsed.manifests is None or parsed.layers is not None:
         raise ManifestError(f"{name} is an index, but has {'layers' if parsed.layers is not None else 'no manifests'}")
-    children = tuple(_descriptor(child, name) for child in parsed.manifests)
+    children = tuple(parse_descriptor(child, name) for child in parsed.manifests)
     for child in children:
         if child.media_type not in ACCEPTED_TYPES:
             raise ManifestError(
@@ -194,22 +196,32 @@ def _document(descriptor: Descriptor) -> dict[str, str | int]:
 
 
 def _subject(parsed: _Manifest, name: str) -> Digest | None:
-    return _descriptor(parsed.subject, name).digest if parsed.subject else None
+    return parse_descriptor(parsed.subject, name).digest if parsed.subject else None
 
 
-def _descriptor(parsed: _Descriptor, name: str) -> Descriptor:
+def parse_descriptor(parsed: DescriptorDocument, name: str) -> Descriptor:
+    """Check a descriptor.
+
+    Args:
+        parsed: the descriptor as it was read.
+        name: how to call what it stands in, in errors.
+
+    Raises:
+        ManifestError: its digest is no sha256, or its size is negative.
+    """
     try:
         digest = Digest.parse(parsed.digest)
     except ValueError as error:
         raise ManifestError(f"{name}: {error}") from error
     if parsed.size < 0:
         raise ManifestError(f"{name}: {digest} has size {parsed.size}")
-    platform = parsed.platform and Platform(parsed.platform.os, parsed.platform.architecture, parsed.platform.variant)
+    there = parsed.platform
+    platform = Platform(there.os, there.architecture, there.variant) if there and there.os else None
     return Descriptor(
         parsed.media_type,
         digest,
         parsed.size,
         tuple(parsed.urls or ()),
-        platform or None,
+        platform,
         tuple((parsed.annotations or {}).items()),
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from asyncpush.errors import ManifestError, SourceError
-from asyncpush.manifest import ACCEPTED_TYPES
-from asyncpush.model import Descriptor, Digest, Platform
+from asyncpush.manifest import ACCEPTED_TYPES, DescriptorDocument, parse_descriptor
+from asyncpush.model import Descriptor, Platform
 from asyncpush.protocols import ImageNode, IndexNode
 from asyncpush.settings import Settings
 from asyncpush.sources.content import Content, Store, decode_document, find_file, read_content
@@ -32,22 +32,8 @@ class _Layout(msgspec.Struct, rename={"version": "imageLayoutVersion"}):
     version: str
 
 
-class _Platform(msgspec.Struct):
-    os: str = ""
-    architecture: str = ""
-    variant: str | None = None
-
-
-class _Descriptor(msgspec.Struct, rename={"media_type": "mediaType"}):
-    media_type: str
-    digest: str
-    size: int
-    platform: _Platform | None = None
-    annotations: dict[str, str] | None = None
-
-
 class _Index(msgspec.Struct):
-    manifests: list[_Descriptor]
+    manifests: list[DescriptorDocument]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +79,9 @@ def _required(store: Store, name: str) -> Content:
     return content
 
 
-def _entry(position: int, parsed: _Descriptor, store: Store, settings: Settings, stem: str | None) -> Entry:
-    try:
-        digest = Digest.parse(parsed.digest)
-    except ValueError as error:
-        raise ManifestError(f"{INDEX} in {store.label}: {error}") from error
-    written = parsed.platform
-    platform = Platform(written.os, written.architecture, written.variant) if written and written.os else None
-    descriptor = Descriptor(parsed.media_type, digest, parsed.size, platform=platform)
-    annotations = parsed.annotations or {}
-    ref_name, image_name = _printable(annotations.get(_REF_NAME)), _printable(annotations.get(_IMAGE_NAME))
+def _entry(position: int, parsed: DescriptorDocument, store: Store, settings: Settings, stem: str | None) -> Entry:
+    descriptor = parse_descriptor(parsed, f"{INDEX} in {store.label}")
+    ref_name, image_name = (_printable(descriptor.annotation(key)) for key in (_REF_NAME, _IMAGE_NAME))
     name = _name(image_name, ref_name)
     aliases = {image_name, name and str(name), name and name.tag} - {None}
     return Entry(
@@ -112,8 +91,8 @@ def _entry(position: int, parsed: _Descriptor, store: Store, settings: Settings,
         frozenset(alias for alias in aliases if alias),
         (name and name.repository) or stem,
         name.tag if name else ref_name,
-        digest,
-        platform,
+        descriptor.digest,
+        descriptor.platform,
     )
 
 
