@@ -18,7 +18,7 @@ from anyio import to_thread
 
 import asyncpush
 from asyncpush import Digest, Settings
-from asyncpush.ecr import retry
+from asyncpush.ecr import pace, retry
 from asyncpush.emulator import Emulator
 from asyncpush.errors import (
     ConnectionFailedError,
@@ -48,6 +48,7 @@ ATTEMPTS = 3
 def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "_FIRST_WAIT", {"transient": 0.0001, "throttled": 0.0001})
     monkeypatch.setattr(retry, "_LONGEST_WAIT", 0.001)
+    monkeypatch.setattr(pace, "_SLOWEST", 1000.0)
 
 
 @pytest.fixture
@@ -259,15 +260,22 @@ async def test_what_passes_is_waited_out_and_told(bench: Bench) -> None:
 
 
 async def test_patience_ends(bench: Bench) -> None:
-    throttled = refused("ThrottlingException")
-    for fault, tries in ((lost_request, ATTEMPTS), (page(500), ATTEMPTS), (throttled, 3 * ATTEMPTS)):
-        bench.relay.plan("InitiateLayerUpload", *[fault] * tries)
+    for fault in (lost_request, page(500)):
+        bench.relay.plan("InitiateLayerUpload", *[fault] * ATTEMPTS)
         bench.relay.seen.clear()
         bench.events.clear()
         with pytest.raises(asyncpush.RegistryError, match="InitiateLayerUpload"):
             await bench.repository.begin_upload()
-        assert bench.relay.seen["InitiateLayerUpload"] == tries
-        assert bench.retried == [("InitiateLayerUpload", attempt + 1) for attempt in range(tries - 1)]
+        assert bench.relay.seen["InitiateLayerUpload"] == ATTEMPTS
+        assert bench.retried == [("InitiateLayerUpload", attempt + 1) for attempt in range(ATTEMPTS - 1)]
+
+
+async def test_throttles_end_no_patience(bench: Bench) -> None:
+    throttles = 10 * ATTEMPTS
+    bench.relay.plan("InitiateLayerUpload", *[refused("ThrottlingException")] * throttles)
+    await bench.repository.begin_upload()
+    assert bench.relay.seen["InitiateLayerUpload"] == throttles + 1
+    assert bench.retried == [("InitiateLayerUpload", attempt + 1) for attempt in range(throttles)]
 
 
 async def test_an_endpoint_that_has_never_answered_is_tried_once(bench_to: Open) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import anyio
 from anyio import CapacityLimiter
 
+from asyncpush.ecr.pace import Pace
 from asyncpush.ecr.repository import EcrRepository
 from asyncpush.ecr.retry import Retries
 from asyncpush.ecr.session import open_client
@@ -44,7 +45,8 @@ _SPARE_CONNECTIONS = 16
 class Registry:
     """An open connection to one ECR registry; ``connect`` makes it.
 
-    All pushes over one connection share its limits, and send each layer of a repository once.
+    All pushes over one connection share its limits, and send each layer of a repository once. ``pace`` tells how many
+    requests of each operation were sent and throttled, and how fast they may go.
     """
 
     def __init__(self, client: Any, name: RegistryName, settings: Settings, emit: Emit) -> None:  # noqa: ANN401
@@ -53,7 +55,8 @@ class Registry:
         self.emit = emit
         self.run = Run(Resources.of(settings, emit))
         self._client = client
-        self._retries = Retries(settings.max_attempts, emit)
+        self.pace = Pace(name.service, client.meta.endpoint_url)
+        self._retries = Retries(settings.max_attempts, emit, self.pace)
 
     def repository(self, name: str) -> Repository:
         """The repository called *name*; nothing is asked yet.

@@ -11,12 +11,13 @@ from typing import Any, Literal, TypeVar
 import anyio
 from botocore.parsers import ResponseParserError
 
-from asyncpush.ecr.errors import translated
+from asyncpush.ecr.errors import translated, verdict
 from asyncpush.ecr.retry import Retries
 from asyncpush.ecr.wire import JsonPartEncoder
 from asyncpush.errors import (
     InvalidLayerPartError,
     ManifestError,
+    RegistryError,
     ServiceError,
     TagImmutableError,
     UploadNotFoundError,
@@ -159,17 +160,20 @@ class EcrRepository:
         }
         if tag:
             members["imageTag"] = tag
-        tries = 0
+        reply_lost = False
 
         async def put() -> dict[str, Any]:
-            nonlocal tries
-            tries += 1
-            return await self._send("PutImage", members)
+            nonlocal reply_lost
+            try:
+                return await self._send("PutImage", members)
+            except RegistryError as error:
+                reply_lost = reply_lost or verdict(error) == "transient"
+                raise
 
         try:
             answer = await self._retries.call("PutImage", put)
         except ServiceError as error:
-            return await self._judge_refusal(error, manifest, tag, tries)
+            return await self._judge_refusal(error, manifest, tag, reply_lost=reply_lost)
         with self._understood("PutImage"):
             stored = answer["image"].get("imageId", {}).get("imageDigest", str(manifest.digest))
         if stored != str(manifest.digest):
@@ -204,12 +208,12 @@ class EcrRepository:
         return True
 
     async def _judge_refusal(
-        self, error: ServiceError, manifest: Manifest, tag: str | None, tries: int
+        self, error: ServiceError, manifest: Manifest, tag: str | None, *, reply_lost: bool
     ) -> Literal["pushed", "present"]:
         """Whether ECR refused because the very image is there already."""
         if error.code == "ImageAlreadyExistsException":
             # After a lost reply this is the image that we have put ourselves.
-            return "pushed" if tries > 1 else "present"
+            return "pushed" if reply_lost else "present"
         if error.code == "ImageTagAlreadyExistsException" and tag:
             stored = await self.find_images(tag=tag, digests=())
             present = next((image.digest for image in stored if image.tag == tag), None)

@@ -1,0 +1,253 @@
+"""How fast requests may start: for each operation a rate that begins at ECR's quota and follows what ECR bears."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import anyio
+
+from asyncpush.reference import Service
+
+#: Requests a second, per account and region; "Amazon ECR service quotas", "Amazon ECR Public service quotas".
+#: Operations that are not here have no quota there.
+QUOTAS: dict[Service, dict[str, int]] = {
+    "ecr": {
+        "BatchCheckLayerAvailability": 1000,
+        "BatchGetImage": 2000,
+        "CompleteLayerUpload": 100,
+        "InitiateLayerUpload": 100,
+        "PutImage": 10,
+        "UploadLayerPart": 500,
+    },
+    "ecr-public": {
+        "BatchCheckLayerAvailability": 200,
+        "CompleteLayerUpload": 10,
+        "InitiateLayerUpload": 10,
+        "PutImage": 10,
+        "UploadLayerPart": 260,
+    },
+}
+
+#: What to suppose where no quota is known and a request is refused: the smallest that ECR documents.
+_SMALLEST_QUOTA = 10
+
+#: The aim as a share of the quota. The rest is for the bucket's burst and for others in the account: at four fifths
+#: and a burst of one fifth, no second sees more than the quota.
+_AIM = 0.8
+#: An image has about ten layers, which should begin at once; a quota of 10 a second bears that, too.
+_SMALLEST_BURST = 10
+
+#: The slowest rate: a tenth of the smallest quota, so that a run goes on even when others take all.
+_SLOWEST = 1.0
+#: Seconds that a congestion event lasts at least: quotas are a second's, so its refusals have one cause.
+_EVENT = 1.0
+
+#: What a success adds to the rate below the aim. At full use that is 25 % a second: two seconds from half to aim.
+_RECOVERY = 0.25
+#: What it adds above the aim, at first, and by how much that grows a second: eight seconds from the aim to a quarter
+#: more, where ECR's limit was or should be; half a minute to ten times as much.
+_PROBE = 0.01
+_PROBE_GROWTH = 0.004
+
+#: Where a token is one in spite of rounding.
+_ROUNDING = 1e-6
+
+#: The domains of AWS's partitions, dual-stack ones included; VPC endpoints are in them, too.
+_AWS_DOMAINS = (
+    ".amazonaws.com",
+    ".amazonaws.com.cn",
+    ".amazonaws.eu",
+    ".api.amazonwebservices.com.cn",
+    ".api.amazonwebservices.eu",
+    ".api.aws",
+    ".api.aws.hci.ic.gov",
+    ".api.aws.ic.gov",
+    ".api.aws.scloud",
+    ".api.cloud-aws.adc-e.uk",
+    ".c2s.ic.gov",
+    ".cloud.adc-e.uk",
+    ".csp.hci.ic.gov",
+    ".sc2s.sgov.gov",
+)
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class OperationStatistics:
+    """One operation's requests so far.
+
+    Attributes:
+        operation: its name, such as ``PutImage``.
+        sent: requests that were started, retries included.
+        throttled: those that were refused for their rate.
+        retried: those that were sent again, for any cause.
+        waiting: requests that wait for their turn now.
+        rate: requests that may start a second now; None while there is no limit.
+    """
+
+    operation: str
+    sent: int
+    throttled: int
+    retried: int
+    waiting: int
+    rate: float | None
+
+
+class OperationPace:
+    """The rate at which one operation's requests start.
+
+    A bucket holds a burst of requests that may start at once, and gains ``rate`` more each second; who finds it empty
+    waits in line. The rate begins at its aim: four fifths of the quota, or no limit where none is to be kept.
+    A throttle is a congestion event. The aim becomes four fifths of the rate that was refused (it stays where nothing
+    has succeeded since the last event: then others take all), the rate its half, and the bucket is empty. Requests that
+    started before, or within a second after, belong to this event: their answers change nothing more.
+    Every later success raises the rate: quickly up to the aim; above it slowly at first, then ever faster, and only
+    while requests wait. So it hovers about what ECR bears, be that less than the documented quota or more.
+
+    Args:
+        operation: the operation's name.
+        quota: its quota in requests a second, None if there is none.
+        limited: whether to keep to the quota from the start, or only once a request was refused.
+        clock: tells the time in seconds.
+    """
+
+    def __init__(self, operation: str, quota: int | None, *, limited: bool, clock: Clock = time.monotonic) -> None:
+        self._operation = operation
+        self._clock = clock
+        self._supposed_quota = quota or _SMALLEST_QUOTA
+        self._aim = _AIM * quota if limited and quota else math.inf
+        self._rate = self._aim
+        self._burst = max(_SMALLEST_BURST, (1 - _AIM) * self._supposed_quota)
+        self._tokens = float(self._burst)
+        self._filled = clock()
+        self._recent = 0.0
+        self._event_end = -math.inf
+        self._served = True
+        self._probe = _PROBE
+        self._line: deque[anyio.Event] = deque()
+        self._sent = self._throttled = self._retried = 0
+
+    async def turn(self) -> float:
+        """Wait until a request may start; who comes first goes first.
+
+        Returns:
+            When it starts, for ``succeeded`` or ``throttled`` to be told.
+        """
+        started = self._clock()
+        if self._line or self._take(started):
+            await self._wait_in_line()
+            started = self._clock()
+        self._sent += 1
+        return started
+
+    def succeeded(self, started: float) -> None:
+        """Take note that the request of *started* was done."""
+        if started < self._event_end or math.isinf(self._rate):
+            return
+        self._served = True
+        if self._rate < self._aim:
+            self._raise_rate(_RECOVERY)
+        elif self._line:
+            self._raise_rate(self._probe)
+            self._probe += _PROBE_GROWTH / self._rate
+
+    def throttled(self, started: float) -> None:
+        """Take note that the request of *started* was refused for its rate."""
+        self._throttled += 1
+        if started < self._event_end:
+            return
+        refused = max(self._recent, self._supposed_quota) if math.isinf(self._rate) else self._rate
+        if self._served:
+            self._aim = _AIM * refused
+        self._rate = max(_SLOWEST, refused / 2)
+        self._tokens = 0.0
+        self._filled = self._clock()
+        self._event_end = self._filled + _EVENT
+        self._probe = _PROBE
+        self._served = False
+
+    def retried(self) -> None:
+        """Take note that a request will be sent again."""
+        self._retried += 1
+
+    def statistics(self) -> OperationStatistics:
+        """What there is to know now."""
+        rate = None if math.isinf(self._rate) else self._rate
+        return OperationStatistics(self._operation, self._sent, self._throttled, self._retried, len(self._line), rate)
+
+    async def _wait_in_line(self) -> None:
+        # Only the first in line has a timer, whatever the length of the line.
+        place = anyio.Event()
+        self._line.append(place)
+        try:
+            if self._line[0] is not place:
+                await place.wait()
+            while wait := self._take(self._clock()):  # noqa: ASYNC110 - it waits for time to pass, not for a task
+                await anyio.sleep(wait)
+        finally:
+            self._line.remove(place)
+            if self._line:
+                self._line[0].set()
+
+    def _take(self, now: float) -> float:
+        """Take a token, or say in how many seconds there will be one."""
+        if math.isinf(self._rate):
+            # About the requests of the last second: what is refused, once it is.
+            self._recent = self._recent * math.exp(self._filled - now) + 1
+            self._filled = now
+            return 0.0
+        self._fill(now)
+        if self._tokens < 1 - _ROUNDING:
+            return (1 - self._tokens) / self._rate
+        self._tokens -= 1
+        return 0.0
+
+    def _fill(self, now: float) -> None:
+        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
+        self._filled = now
+
+    def _raise_rate(self, step: float) -> None:
+        self._fill(self._clock())
+        self._rate += step
+
+
+class Pace:
+    """The paces of all operations over one connection: ECR meters each on its own, per account and region.
+
+    Args:
+        service: whose quotas count.
+        endpoint_url: the endpoint. Where it is not AWS's own (an emulator, say), there is no limit until a request is
+            refused for its rate.
+        clock: tells the time in seconds.
+    """
+
+    def __init__(self, service: Service, endpoint_url: str, *, clock: Clock = time.monotonic) -> None:
+        self._quotas = QUOTAS[service]
+        self._limited = is_aws(endpoint_url)
+        self._clock = clock
+        self._operations: dict[str, OperationPace] = {}
+
+    def of(self, operation: str) -> OperationPace:
+        """The pace of *operation*."""
+        pace = self._operations.get(operation)
+        if pace is None:
+            quota = self._quotas.get(operation)
+            pace = OperationPace(operation, quota, limited=self._limited, clock=self._clock)
+            self._operations[operation] = pace
+        return pace
+
+    def statistics(self) -> tuple[OperationStatistics, ...]:
+        """What there is to know now, of each operation that was used, by name."""
+        return tuple(self._operations[name].statistics() for name in sorted(self._operations))
+
+
+def is_aws(endpoint_url: str) -> bool:
+    """Whether an endpoint is AWS's own: a service's, or a VPC endpoint's."""
+    host = urlsplit(endpoint_url).hostname or ""
+    return host.rstrip(".").endswith(_AWS_DOMAINS)
