@@ -45,7 +45,7 @@ class Settings:
         compression: how uncompressed layers (of a docker-archive) are compressed.
         compression_level: gzip 1 to 9 (1 to 3 by igzip, an order of magnitude faster than zlib's 4 to 9), zstd 1 to
             19; None is gzip 1, zstd 3.
-        max_attempts: tries of one request before its failure counts.
+        max_attempts: tries of one request before its failure counts; throttles are no failures.
         create_repository: create a missing repository instead of failing.
         push_foreign_layers: send layers that are marked as non-distributable, too.
     """

@@ -27,7 +27,8 @@ _THROTTLES = frozenset(
     {"ThrottlingException", "Throttling", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded"}
 )
 _TRANSIENT = frozenset({"ServerException", "InternalFailure", "InternalError", "ServiceUnavailable", "RequestTimeout"})
-_TRANSIENT_STATUS = frozenset({429, 500, 502, 503, 504})
+_TRANSIENT_STATUS = frozenset({500, 502, 503, 504})
+_TOO_MANY_REQUESTS = 429
 
 _CLASSES: dict[str, type[ServiceError]] = {
     "RepositoryNotFoundException": RepositoryNotFoundError,
@@ -53,7 +54,7 @@ def verdict(error: AsyncpushError) -> Verdict:
     if isinstance(error, ConnectionFailedError):
         return "transient"
     if isinstance(error, ServiceError):
-        if error.code in _THROTTLES:
+        if error.code in _THROTTLES or error.status == _TOO_MANY_REQUESTS:
             return "throttled"
         if error.code in _TRANSIENT or error.status in _TRANSIENT_STATUS:
             return "transient"

@@ -1,0 +1,91 @@
+"""Contender: asyncpush's library, all images of some sources; each pass over a connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import ssl
+import time
+import urllib.request
+from contextlib import AsyncExitStack
+
+from anyio import to_thread
+from job import Job, measured, read_job
+
+import asyncpush
+from asyncpush import AwsConfiguration, ImageFailure, Settings
+from asyncpush.protocols import Image
+from asyncpush.reference import Destination, parse_prefix
+
+Target = tuple[Image, Destination]
+
+
+async def push(job: Job) -> None:
+    """Push the job's images, as often as it says."""
+    async with AsyncExitStack() as stack:
+        targets = await _open(stack, job)
+        if job.create:
+            await _create(job, targets)
+        with measured() as details:
+            details["images"] = len(targets)
+            details["passes"] = [await _pass(job, targets) for _ in range(job.passes)]
+
+
+async def _open(stack: AsyncExitStack, job: Job) -> list[Target]:
+    """Open the sources; where two name the same image, the later one gets a repository of its own."""
+    prefix = parse_prefix(job.repository)
+    targets: dict[str, Target] = {}
+    for number, source in enumerate(job.sources):
+        opened = await stack.enter_async_context(asyncpush.open_source(source, Settings()))
+        for image in await opened.images():
+            name = image.repository or "image"
+            to = prefix.join(name, image.tag)
+            if str(to) in targets:
+                to = prefix.join(f"{name}-{number}", image.tag)
+            targets[str(to)] = (image, to)
+    return list(targets.values())
+
+
+async def _create(job: Job, targets: list[Target]) -> None:
+    async with asyncpush.connect(aws=AwsConfiguration(endpoint_url=job.url)) as registry:
+        for name in {to.repository for _, to in targets}:
+            await registry.repository(name).create()
+
+
+async def _pass(job: Job, targets: list[Target]) -> list[dict[str, object]]:
+    """Push all images; what each took, or one entry for all of them."""
+    settings = Settings(max_layers=job.concurrency, create_repository=True)
+    groups = [targets] if job.at_once else [[target] for target in targets]
+    rows: list[dict[str, object]] = []
+    async with asyncpush.connect(aws=AwsConfiguration(endpoint_url=job.url), settings=settings) as registry:
+        before = await to_thread.run_sync(_counts, job.url)
+        for group in groups:
+            started = time.perf_counter()
+            outcomes = await asyncpush.push_all(registry, group)
+            seconds = time.perf_counter() - started
+            after = await to_thread.run_sync(_counts, job.url)
+            asked = {name: after[name] - before.get(name, 0) for name in after if after[name] > before.get(name, 0)}
+            rows.append({"image": str(group[0][1]), "seconds": seconds, "requests": asked, "bytes": _sent(outcomes)})
+            before = after
+    return rows
+
+
+def _sent(outcomes: list[asyncpush.ImageResult | ImageFailure]) -> int:
+    for outcome in outcomes:
+        if isinstance(outcome, ImageFailure):
+            raise outcome.error
+    return sum(outcome.bytes_sent for outcome in outcomes if not isinstance(outcome, ImageFailure))
+
+
+def _counts(url: str) -> dict[str, int]:
+    """The emulator's own count of requests, by operation."""
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    tls = ssl.create_default_context(cafile=bundle) if bundle else None
+    with urllib.request.urlopen(f"{url}/_emulator/requests", context=tls) as reply:
+        counts: dict[str, int] = json.load(reply)["counts"]
+    return counts
+
+
+if __name__ == "__main__":
+    asyncio.run(push(read_job()))

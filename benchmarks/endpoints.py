@@ -1,0 +1,251 @@
+"""Endpoints in processes of their own: the discarding sink, the emulator, and Debian's docker-registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+MiB = 1024 * 1024
+
+#: Seconds that an endpoint has to start.
+_START = 30
+
+
+class UnavailableError(Exception):
+    """Raised when something that a benchmark needs is not on this machine; its text says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A self-signed certificate for 127.0.0.1, which is its own CA, and its key; PEM files."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A running endpoint.
+
+    Attributes:
+        url: where it listens.
+        pid: its process.
+        ca: what clients must trust to use it; None where it speaks HTTP.
+        count_requests: how many requests it has had so far.
+    """
+
+    url: str
+    pid: int
+    ca: Path | None
+    count_requests: Callable[[], int]
+
+    @property
+    def host(self) -> str:
+        """``HOST:PORT``."""
+        return self.url.partition("://")[2]
+
+    def cpu_seconds(self) -> float:
+        """Processor time that its process has used so far; 0 where there is no ``/proc``."""
+        try:
+            words = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    def environment(self) -> dict[str, str]:
+        """What makes AWS clients, and Go's, use it; no configuration of this machine counts."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SSL_CERT_"))}
+        aws = {
+            "AWS_ENDPOINT_URL_ECR": self.url,
+            "AWS_REGION": "eu-west-1",
+            "AWS_DEFAULT_REGION": "eu-west-1",
+            "AWS_ACCESS_KEY_ID": "bench",
+            "AWS_SECRET_ACCESS_KEY": "bench",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_PAGER": "",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }
+        trust = {"AWS_CA_BUNDLE": str(self.ca), "SSL_CERT_FILE": str(self.ca)} if self.ca else {}
+        return {**kept, **aws, **trust}
+
+    def fetch(self, path: str, **request: object) -> bytes:
+        """Ask it for *path*; *request* goes to ``urllib.request.Request``."""
+        tls = ssl.create_default_context(cafile=self.ca) if self.ca else None
+        asked = urllib.request.Request(self.url + path, **request)  # type: ignore[arg-type] # passed on as it is
+        with urllib.request.urlopen(asked, context=tls, timeout=30) as reply:
+            return bytes(reply.read())
+
+    def create_repository(self, name: str) -> None:
+        """Create a repository (CreateRepository); for the emulator, which checks no signature."""
+        target = "AmazonEC2ContainerRegistry_V20150921.CreateRepository"
+        headers = {"X-Amz-Target": target, "Content-Type": "application/x-amz-json-1.1"}
+        self.fetch("/", data=json.dumps({"repositoryName": name}).encode(), headers=headers, method="POST")
+
+
+def make_certificate(folder: Path) -> Certificate:
+    """Make a certificate for 127.0.0.1 with the openssl command.
+
+    Raises:
+        UnavailableError: there is none.
+    """
+    made = Certificate(folder / "endpoint.pem", folder / "endpoint.key")
+    extensions = (
+        "subjectAltName=IP:127.0.0.1,DNS:localhost",
+        "keyUsage=critical,digitalSignature,keyEncipherment,keyCertSign",
+    )
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=127.0.0.1"]
+    command += ["-keyout", str(made.key), "-out", str(made.certificate)]
+    for extension in extensions:
+        command += ["-addext", extension]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError as error:
+        raise UnavailableError("TLS needs the openssl command, to make a certificate") from error
+    return made
+
+
+@contextmanager
+def sink(
+    tls: Certificate | None = None, *, part_size: int = 10 * MiB, latency: float = 0, bandwidth: float = 0
+) -> Iterator[Endpoint]:
+    """Run the discarding endpoint."""
+    command = [sys.executable, str(HERE / "sink.py"), "--part-size", str(part_size)]
+    command += ["--latency", str(latency), "--bandwidth", str(bandwidth)]
+    if tls:
+        command += ["--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)]
+    with _started(command) as (process, line):
+        endpoint = Endpoint(line, process.pid, tls.certificate if tls else None, lambda: _sum(endpoint, "/_sink/stats"))
+        yield endpoint
+
+
+def layer_bytes(endpoint: Endpoint) -> int:
+    """The bytes of layers that the sink has received."""
+    return int(json.loads(endpoint.fetch("/_sink/stats"))["layer_bytes"])
+
+
+@contextmanager
+def emulator(folder: Path, tls: Certificate | None = None) -> Iterator[Endpoint]:
+    """Run asyncpush's emulator on an empty *folder*, as ``asyncpush serve`` does."""
+    command = [sys.executable, "-m", "asyncpush", "serve", "--port", "0", "--data", str(folder)]
+    if tls:
+        command += ["--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)]
+    with _started(command) as (process, line):
+        url, ca = line.partition("=")[2], tls.certificate if tls else None
+        endpoint = Endpoint(url, process.pid, ca, lambda: _sum(endpoint, "/_emulator/requests"))
+        yield endpoint
+
+
+def _sum(endpoint: Endpoint, path: str) -> int:
+    document = json.loads(endpoint.fetch(path))
+    counts = document["counts"] if "counts" in document else document["requests"]
+    return sum(count for name, count in counts.items() if name != "stats")
+
+
+_REGISTRY = """\
+version: 0.1
+log: {{level: error}}
+storage:
+  filesystem: {{rootdirectory: {data}}}
+  cache: {{blobdescriptor: inmemory}}
+http:
+  addr: 127.0.0.1:{port}
+  secret: benchmark
+{tls}"""
+
+
+@contextmanager
+def docker_registry(folder: Path, tls: Certificate | None = None) -> Iterator[Endpoint]:
+    """Run docker-registry (distribution) on an empty *folder*, with its storage on disk and its access log counted.
+
+    Raises:
+        UnavailableError: it is not installed, or does not start.
+    """
+    port, log = _free_port(), folder / "log"
+    lines = f"  tls: {{certificate: {tls.certificate}, key: {tls.key}}}\n" if tls else ""
+    settings = folder / "registry.yml"
+    settings.write_text(_REGISTRY.format(data=folder / "data", port=port, tls=lines), encoding="utf-8")
+
+    def count() -> int:
+        return len(re.findall(rb'"(?:GET|HEAD|POST|PATCH|PUT|DELETE) /v2/', log.read_bytes()))
+
+    with log.open("wb") as output:
+        try:
+            process = subprocess.Popen(["docker-registry", "serve", str(settings)], stdout=output, stderr=output)
+        except FileNotFoundError as error:
+            raise UnavailableError("docker-registry is not installed (Debian's package docker-registry)") from error
+        with _ended(process):
+            endpoint = Endpoint(
+                f"http{'s' if tls else ''}://127.0.0.1:{port}", process.pid, tls.certificate if tls else None, count
+            )
+            _wait_for(port, process)
+            yield endpoint
+
+
+def refuses_v2_pushes(endpoint: Endpoint) -> str | None:
+    """Why *endpoint* takes no push at ``/v2/``; None if it does. The repository is made through ECR's API before."""
+    endpoint.create_repository("bench/probe")
+    try:
+        endpoint.fetch("/v2/bench/probe/blobs/uploads/", method="POST", data=b"")
+    except urllib.error.HTTPError as error:
+        return f"the emulator's /v2/ takes no pushes (POST of an upload: HTTP {error.code})"
+    return None
+
+
+@contextmanager
+def _started(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a server that says in its first line where it listens."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with _ended(process):
+        assert process.stdout is not None, "it is a pipe"
+        line = process.stdout.readline().strip()
+        if not line:
+            raise UnavailableError(f"{' '.join(command[1:3])} did not start; run it to see why")
+        yield process, line
+
+
+@contextmanager
+def _ended(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + _START
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise UnavailableError("docker-registry did not start; run `docker-registry serve` to see why")
