@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,13 +28,6 @@ IMAGE_NAME = "io.containerd.image.name"
 Json = dict[str, "object"]
 
 SETTINGS = Settings()
-
-
-def shared_images() -> Path | None:
-    """The folder of real images, or None where there is none."""
-    place = os.environ.get("ASYNCPUSH_TEST_IMAGES")
-    folder = Path(place) if place else Path(__file__).parents[2] / "shared" / "images"
-    return folder if folder.is_dir() else None
 
 
 def digest(data: bytes) -> str:

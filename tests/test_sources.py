@@ -32,7 +32,6 @@ from images import (
     names_of,
     read,
     saved,
-    shared_images,
 )
 
 ARM = Platform("linux", "arm64")
@@ -234,11 +233,10 @@ async def test_a_file_that_shrinks_while_it_is_read_is_an_error_and_not_a_shorte
         await read(blob)
 
 
-@pytest.mark.skipif(shared_images() is None, reason="no folder of real images: set ASYNCPUSH_TEST_IMAGES")
-async def test_real_images_of_other_tools_hold_the_same_layers_in_every_form():
-    folder, found = shared_images(), set()
+async def test_real_images_of_other_tools_hold_the_same_layers_in_every_form(real_images):
+    found = set()
     for name in ("busybox", "busybox.zstd", "busybox.oci.tar", "busybox.docker.tar"):
-        async with open_source(str(folder / name), SETTINGS) as source:
+        async with open_source(str(real_images / name), SETTINGS) as source:
             root = (await source.image()).root
             diff_ids = json.loads(await read(root.config))["rootfs"]["diff_ids"]
             for layer, diff_id in zip(root.layers, diff_ids, strict=True):
