@@ -186,6 +186,12 @@ def need(request: pytest.FixtureRequest) -> Callable[[str], str]:
 
 
 @pytest.fixture
+def skopeo(need: Callable[[str], str]) -> str:
+    """Debian's skopeo, for tests that call it by its name."""
+    return need("skopeo")
+
+
+@pytest.fixture
 def real_images(request: pytest.FixtureRequest) -> Path:
     """The folder of small real images; ``ASYNCPUSH_TEST_IMAGES`` names it, or it lies beside the checkout."""
     beside = Path(__file__).parents[2] / "shared" / "images"

@@ -18,7 +18,7 @@ from asyncpush.emulator import Emulator
 from asyncpush.errors import UsageError
 from emulator_client import Ecr, digest_of, image_manifest, index_manifest, part
 
-needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
+needs_skopeo = pytest.mark.usefixtures("skopeo")
 
 CONFIG = b'{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]}}'
 

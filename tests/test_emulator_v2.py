@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from asyncpush.emulator import Emulator
 from emulator_client import OCI_INDEX, OCI_MANIFEST, Ecr, digest_of, image_manifest, index_manifest
 
-needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
+needs_skopeo = pytest.mark.usefixtures("skopeo")
 
 NAME = "team/manifests/app"
 LAYER = gzip.compress(bytes(10240), mtime=0)
