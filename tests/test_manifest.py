@@ -14,6 +14,7 @@ from asyncpush.manifest import (
     DOCKER_CONFIG,
     DOCKER_LIST,
     DOCKER_MANIFEST,
+    INDEX_TYPES,
     OCI_CONFIG,
     OCI_INDEX,
     OCI_MANIFEST,
@@ -55,7 +56,7 @@ def test_a_manifest_keeps_its_bytes_and_says_what_it_points_at():
     assert manifest.descriptor == Descriptor(OCI_MANIFEST, Digest.of(data), len(data))
     assert [blob.digest for blob in manifest.blobs()] == [ONE, TWO, THREE]
     assert [blob.size for blob in manifest.blobs()] == [5, 5, 7]
-    assert not manifest.is_index
+    assert manifest.media_type not in INDEX_TYPES
 
 
 def test_an_index_says_what_it_points_at_in_its_order_with_platforms_and_annotations():
@@ -64,7 +65,7 @@ def test_an_index_says_what_it_points_at_in_its_order_with_platforms_and_annotat
 
     parsed = parse_manifest(raw(index(manifests=children)))
 
-    assert parsed.is_index
+    assert parsed.media_type in INDEX_TYPES
     assert [child.digest for child in parsed.children] == [ONE, TWO]
     assert parsed.children[0].platform == Platform("linux", "arm", "v7")
     assert (parsed.children[1].platform, parsed.children[1].annotation("a")) == (None, "b")

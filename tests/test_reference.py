@@ -18,6 +18,7 @@ from asyncpush.reference import (
     parse_destination,
     parse_prefix,
     parse_registry,
+    registry_of,
 )
 
 ACCOUNT = "123456789012"
@@ -179,3 +180,14 @@ def test_a_destination_reads_back_as_it_is_written(
         return  # its first part would pass for another registry's host
     assert parse_destination(str(destination)) == destination
     assert str(destination).startswith(written)
+
+
+@pytest.mark.parametrize("text", ["", "12345678901", "1234567890123", "team-alias", "12345678901\u0661"])
+def test_only_twelve_digits_are_an_account(text: str) -> None:
+    with pytest.raises(InvalidReferenceError, match="12 digits"):
+        registry_of(text)
+
+
+def test_no_account_is_the_callers_own_registry() -> None:
+    assert registry_of(None) == RegistryName()
+    assert registry_of("123456789012") == RegistryName(id="123456789012")

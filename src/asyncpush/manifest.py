@@ -24,7 +24,6 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 
 INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
-MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 
 #: Everything that PutImage takes and that has layers to push by digest (schema 1 has neither).
 ACCEPTED_TYPES = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
@@ -77,11 +76,6 @@ class Manifest:
     layers: tuple[Descriptor, ...]
     children: tuple[Descriptor, ...]
     subject: Digest | None = None
-
-    @property
-    def is_index(self) -> bool:
-        """Whether this is an index (a manifest list) and not an image manifest."""
-        return self.media_type in INDEX_TYPES
 
     @property
     def descriptor(self) -> Descriptor:

@@ -21,6 +21,9 @@ _DUAL_STACK_HOST = re.compile(
 )
 _PUBLIC_HOST = "public.ecr.aws"
 
+# registryId in ECR's service model.
+_ACCOUNT = re.compile(r"[0-9]{12}")
+
 # CreateRepository's pattern and lengths in ECR's and ECR Public's service models.
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _REPOSITORY_MAX: dict[Service, int] = {"ecr": 256, "ecr-public": 205}
@@ -154,6 +157,17 @@ def parse_prefix(text: str) -> Prefix:
     if is_host and (slash or _PRIVATE_HOST.fullmatch(first) or _DUAL_STACK_HOST.fullmatch(first)):
         return Prefix(parse_registry(first), rest)
     return Prefix(RegistryName(), text)
+
+
+def registry_of(account: str | None) -> RegistryName:
+    """The registry of an account; None is the caller's own.
+
+    Raises:
+        InvalidReferenceError: *account* is no account id.
+    """
+    if account is not None and not _ACCOUNT.fullmatch(account):
+        raise InvalidReferenceError(f"{account[:60]!r} is no account id", hint="write its 12 digits")
+    return RegistryName(id=account)
 
 
 def check_repository(name: str, service: Service = "ecr") -> None:

@@ -13,7 +13,7 @@ from asyncpush.cli.report import print_layers
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.errors import UsageError
 from asyncpush.progress import progress
-from asyncpush.reference import RegistryName
+from asyncpush.reference import registry_of
 
 app = command(
     "layers",
@@ -53,7 +53,7 @@ def layers(
         settings = make_settings(limits, create_repository=create_repository)
         async with (
             progress(show.face) as emit,
-            connect(RegistryName(id=registry_id), aws=make_aws(aws), settings=settings, emit=emit) as registry,
+            connect(registry_of(registry_id), aws=make_aws(aws), settings=settings, emit=emit) as registry,
         ):
             results = await push_layers(registry, files, repository_name, dry=dry_run)
         print_layers(results, show.output)
