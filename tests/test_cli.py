@@ -604,3 +604,24 @@ def test_a_failure_in_a_terminal_is_one_line_without_colour_where_none_is_wanted
     assert not colours.search(drawn)
     assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
     assert drawn.count("RepositoryNotFoundException") == 1
+
+
+def test_a_missing_region_is_told_before_a_pipe_is_read() -> None:
+    reader, writer = os.pipe()
+    try:
+        # Nobody ever writes: a command that reads first would wait for ever.
+        with os.fdopen(reader, "rb") as pipe:
+            ran = subprocess.run(
+                [sys.executable, "-m", "asyncpush", "push", "-", "team/app:1"],
+                stdin=pipe,
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+                env=cli_environment(),
+            )
+    finally:
+        os.close(writer)
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "no region is set" in ran.stderr

@@ -15,7 +15,6 @@ from asyncpush.cli.options import (
     LayerOptions,
     Limits,
     OutputOptions,
-    ProgressFace,
     command,
     make_aws,
     make_settings,
@@ -25,7 +24,7 @@ from asyncpush.cli.report import print_images
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import STANDARD_INPUT, say
 from asyncpush.errors import SourceError, UsageError
-from asyncpush.events import Emit, Event, ImageFailed
+from asyncpush.events import Emit, Event, ImageFailed, ignore
 from asyncpush.image import ImageResult
 from asyncpush.model import Platform
 from asyncpush.progress import progress
@@ -87,14 +86,16 @@ def push(
         given = ["-" if path == STANDARD_INPUT else path for path in paths]
         sources, goal = _sources_and_goal(given, to)
         async with AsyncExitStack() as stack:
+            # First, since it takes no time to tell that there is no region, and much to read an archive from a pipe.
+            listener = _Listener()
+            registry = await stack.enter_async_context(
+                connect(goal.registry, aws=make_aws(aws), settings=settings, emit=listener)
+            )
             images, unread = await _prepare_all(stack, sources, goal, platform, settings, show.quiet)
             results: list[ImageResult | ImageFailure] = [*unread]
             if images:
-                face = await stack.enter_async_context(progress(show.face, images=len(images)))
-                emit = _listener(face, show.face, len(images))
-                registry = await stack.enter_async_context(
-                    connect(goal.registry, aws=make_aws(aws), settings=settings, emit=emit)
-                )
+                listener.face = await stack.enter_async_context(progress(show.face, images=len(images)))
+                listener.tells_failures = show.face == "json" or len(images) > 1
                 results += await push_all(registry, images, dry=dry_run)
         return _conclude(results, show)
 
@@ -161,16 +162,19 @@ async def _prepare(
     return pairs
 
 
-def _listener(face: Emit, kind: ProgressFace, images: int) -> Emit:
-    """*face*, without the failure of an only image where people read it: the error line says why it failed."""
-    if kind == "json" or images > 1:
-        return face
+class _Listener:
+    """Passes events on to a face, which comes once it is known how many images there are.
 
-    def listen(event: Event) -> None:
-        if not isinstance(event, ImageFailed):
-            face(event)
+    The failure of an only image is left to the error line, where people read it; that says why it failed.
+    """
 
-    return listen
+    def __init__(self) -> None:
+        self.face: Emit = ignore
+        self.tells_failures = True
+
+    def __call__(self, event: Event) -> None:
+        if self.tells_failures or not isinstance(event, ImageFailed):
+            self.face(event)
 
 
 def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions) -> int:
