@@ -478,7 +478,7 @@ async def test_a_push_can_be_cancelled_at_any_moment_and_leaves_nothing_behind(
             await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
 
         assert resources.budget.held == 0
-        assert resources.slots.borrowed_tokens == resources.threads.borrowed_tokens == 0
+        assert resources.slots.taken == resources.threads.borrowed_tokens == 0
         object.__setattr__(resources, "emit", events)
         result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
     stored = await to_thread.run_sync(stored_image, emulator.endpoint_url, "team/app", "1.0")

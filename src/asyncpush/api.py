@@ -38,7 +38,7 @@ _IMAGES_AT_ONCE = 32
 #: What `layers` calls a file; ECR does not look inside, and a manifest may call it otherwise.
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
-#: Connections beyond those that carry parts: questions, completing calls and manifests.
+#: Connections beyond the two that may carry parts of one layer: questions, completing calls and manifests.
 _SPARE_CONNECTIONS = 16
 
 
@@ -91,7 +91,7 @@ async def connect(
     """
     name = parse_registry(registry) if isinstance(registry, str) else registry or RegistryName()
     settings = settings or Settings()
-    connections = settings.max_layers + _SPARE_CONNECTIONS
+    connections = 2 * settings.max_layers + _SPARE_CONNECTIONS
     async with open_client(name, aws or AwsConfiguration(), connections) as client:
         yield Registry(client, name, settings, emit)
 

@@ -19,7 +19,9 @@ from asyncpush.model import Descriptor, Upload
 from asyncpush.protocols import Blob, BlobReader, Part, Repository, SeekableReader
 from asyncpush.settings import MAX_PART_SIZE, MiB, Settings
 from asyncpush.stream.budget import BudgetAccount, ByteBudget
+from asyncpush.stream.order import Overlap, PartsInOrder
 from asyncpush.stream.parts import PartCutter
+from asyncpush.stream.slots import Slots
 
 #: Uploads begun for one layer: an upload can expire or fall out of step, but not again and again.
 _UPLOADS = 3
@@ -36,20 +38,22 @@ class Resources:
         settings: the limits.
         emit: hears what happens.
         budget: the memory for encoded parts.
-        slots: layers in flight.
+        slots: layers in flight; ``max_layers`` at most.
+        overlap: whether parts of a layer may overlap on their way.
         threads: worker threads that read, hash, encode and compress; as many as there are cores, and one that waits.
     """
 
     settings: Settings
     emit: Emit
     budget: ByteBudget
-    slots: CapacityLimiter
+    slots: Slots
+    overlap: Overlap = field(default_factory=Overlap)
     threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter((os.cpu_count() or 1) + 1))
 
     @classmethod
     def of(cls, settings: Settings, emit: Emit = ignore) -> Resources:
         """Those that *settings* allows; must be called in an event loop."""
-        return cls(settings, emit, ByteBudget(settings.max_memory), CapacityLimiter(settings.max_layers))
+        return cls(settings, emit, ByteBudget(settings.max_memory), Slots(settings.max_layers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +112,17 @@ async def _upload(
         cutter = PartCutter(blob, reader, size, lambda first, again: repository.encoder(upload, first, again))
         again = reader if isinstance(reader, SeekableReader) else None
         ahead, parts = anyio.create_memory_object_stream[_Cut](0)
+
+        def acknowledge(cut: _Cut) -> None:
+            account.give_back(cut.cost)
+            resources.slots.acknowledged(cut.part.size)
+            tally.acknowledge(cut)
+
         # The stream outside, the group inside: when sending fails, the group stops the cutter before the stream closes,
         # and the failure arrives alone.
         async with parts, anyio.create_task_group() as tg:
             tg.start_soon(_cut_ahead, cutter, again, ahead, account, _encoded_size(size, blob), resources.threads)
-            async for cut in parts:
-                await repository.send_part(upload, cut.part)
-                account.give_back(cut.cost)
-                tally.acknowledge(cut)
+            await PartsInOrder(partial(repository.send_part, upload), acknowledge, resources.overlap).send(parts)
     result = cutter.result()
     outcome = await repository.complete_upload(upload, result.digest)
     return PushedLayer(Descriptor(blob.media_type, result.digest, result.size), tally.sent, outcome)

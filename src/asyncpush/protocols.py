@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -206,8 +206,13 @@ class Repository(Protocol):
         """
         ...
 
-    async def send_part(self, upload: Upload, part: Part) -> None:
+    async def send_part(self, upload: Upload, part: Part, left: Callable[[], None] | None = None) -> None:
         """Send a part and see that ECR has all of it (UploadLayerPart).
+
+        Args:
+            upload: the upload that the part belongs to.
+            part: the part.
+            left: if given, called when all of it has left, each time that it is sent.
 
         Raises:
             InvalidLayerPartError: it does not follow the last one that ECR has.

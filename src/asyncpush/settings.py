@@ -37,8 +37,8 @@ class Settings:
     """What a push may use and how hard it tries.
 
     Attributes:
-        max_layers: layers in flight at once, over all images. One stream into ECR runs at 24 to 40 MB/s,
-            so speed is the number of streams.
+        max_layers: layers in flight at once, over all images, at most. One stream into ECR runs at 24 to 40 MB/s, so
+            speed is the number of streams; there are 16 at first, and more as long as that is faster.
         max_memory: bytes of encoded parts held at once, over all layers. Each layer holds the part in
             flight and the next one: 2 x 4/3 x part size.
         part_size: bytes a part; None takes what ECR asks for (10 MiB).
@@ -50,7 +50,7 @@ class Settings:
         push_foreign_layers: send layers that are marked as non-distributable, too.
     """
 
-    max_layers: int = 16
+    max_layers: int = 64
     max_memory: int = 256 * MiB
     part_size: int | None = None
     compression: Compression = "gzip"

@@ -76,7 +76,7 @@ class Limits:
     """What a push may use."""
 
     max_layers: Annotated[int, Parameter(group=_LIMITS, show_default=True)] = _DEFAULTS.max_layers
-    """Layers in flight at once, over all images."""
+    """Layers in flight at once, over all images, at most: 16 at first, more as long as that is faster."""
 
     max_memory: Annotated[
         int, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE", show_default=lambda size: f"{size >> 20}MiB")

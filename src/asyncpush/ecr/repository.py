@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -13,7 +13,7 @@ from botocore.parsers import ResponseParserError
 
 from asyncpush.ecr.errors import translated, verdict
 from asyncpush.ecr.retry import Retries
-from asyncpush.ecr.wire import JsonPartEncoder
+from asyncpush.ecr.wire import JsonPartEncoder, Outgoing
 from asyncpush.errors import (
     InvalidLayerPartError,
     ManifestError,
@@ -89,8 +89,8 @@ class EcrRepository:
         """Make the body of the part that begins at byte *first* (UploadLayerPart); held if there is no *content*."""
         return JsonPartEncoder(self._registry_id, self._name, upload, first, content)
 
-    async def send_part(self, upload: Upload, part: Part) -> None:
-        """Send a part and see that ECR has all of it (UploadLayerPart).
+    async def send_part(self, upload: Upload, part: Part, left: Callable[[], None] | None = None) -> None:
+        """Send a part and see that ECR has all of it (UploadLayerPart); *left* hears when all of it was sent.
 
         A part whose reply was lost is refused when it is sent again; ECR then says up to where it has the layer.
         """
@@ -100,7 +100,7 @@ class EcrRepository:
                 uploadId=upload.id,
                 partFirstByte=part.first,
                 partLastByte=part.last,
-                layerPartBlob=part,
+                layerPartBlob=Outgoing(part, left),
             )
         except InvalidLayerPartError as error:
             if error.last_valid_byte != part.last:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp.payload
@@ -79,18 +81,27 @@ class JsonPartEncoder:
             self._body.append(block)
 
 
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A part, and who, if anybody, wants to hear when all of it has left, each time that it is sent."""
+
+    part: Part
+    left: Callable[[], None] | None = None
+
+
 class PartBody(aiohttp.payload.Payload):
     """A part's body as aiohttp sends it: block by block, so that no write holds the event loop for 28 MB.
 
     Args:
-        part: the part; any number of bodies can be made of it, one for each try.
+        outgoing: the part; any number of bodies can be made of it, one for each try.
         threads: how many windows may be encoded at once, over all connections.
     """
 
-    def __init__(self, part: Part, threads: CapacityLimiter) -> None:
-        super().__init__(part, content_type="application/x-amz-json-1.1")
-        self._size = part.body_size
-        self._part = part
+    def __init__(self, outgoing: Outgoing, threads: CapacityLimiter) -> None:
+        super().__init__(outgoing, content_type="application/x-amz-json-1.1")
+        self._size = outgoing.part.body_size
+        self._part = outgoing.part
+        self._left = outgoing.left
         self._threads = threads
 
     def __len__(self) -> int:
@@ -113,6 +124,8 @@ class PartBody(aiohttp.payload.Payload):
                 for block in await to_thread.run_sync(_encode, part, start, size, limiter=self._threads):
                     await writer.write(block)
         await writer.write(part.body[-1])
+        if self._left:
+            self._left()
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:  # noqa: ARG002 - all of it
         """Write all of it: *content_length* is the body's own."""
@@ -135,12 +148,12 @@ class KnownHashSigV4Auth(SigV4Auth):  # type: ignore[misc] # botocore is untyped
 
     def payload(self, request: Any) -> str:
         """The body's sha256, hex."""
-        part: Part = request.context[_KEY]
-        return part.body_sha256
+        outgoing: Outgoing = request.context[_KEY]
+        return outgoing.part.body_sha256
 
 
 def install(client: Any) -> None:
-    """Make *client* take a ``Part`` for UploadLayerPart's ``layerPartBlob``."""
+    """Make *client* take ``Outgoing`` for UploadLayerPart's ``layerPartBlob``."""
     botocore.auth.AUTH_TYPE_MAPS[_SIGNER] = KnownHashSigV4Auth
     threads = CapacityLimiter((os.cpu_count() or 1) + 1)
 

@@ -1,0 +1,128 @@
+"""Layers in flight: more while more are faster, no more than allowed, fewer when more were for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncpush.stream.slots import FIRST_SLOTS, Slots
+
+MiB = 1024 * 1024
+
+
+class Network:
+    """Gives each slot a rate, up to what all of them may have together; time passes with each part."""
+
+    def __init__(self, most: int = 64, *, each: float = 30 * MiB, together: float = float("inf")) -> None:
+        self.now = 0.0
+        self.slots = Slots(most, clock=lambda: self.now)
+        self.each, self.together = each, together
+
+    def acknowledge(self, parts: int, size: int = 10 * MiB) -> None:
+        for _ in range(parts):
+            self.now += size / min(self.each * self.slots.taken, self.together)
+            self.slots.acknowledged(size)
+
+
+@asynccontextmanager
+async def many_layers(slots: Slots, count: int = 200) -> AsyncIterator[None]:
+    async def layers() -> None:
+        while True:
+            async with slots:
+                while slots.taken <= slots.count:
+                    await checkpoint()
+
+    async with anyio.create_task_group() as tg:
+        for _ in range(count):
+            tg.start_soon(layers)
+        await checkpoint()
+        yield
+        tg.cancel_scope.cancel()
+
+
+async def grow(network: Network, parts: int) -> None:
+    for _ in range(parts):
+        network.acknowledge(1)
+        await checkpoint()  # those that got a slot take it
+        await checkpoint()
+
+
+async def test_there_are_few_slots_at_first_and_never_more_than_allowed() -> None:
+    assert (Slots(1).count, Slots(5).count, Slots(500).count) == (1, 5, FIRST_SLOTS)
+
+
+async def test_slots_grow_to_the_most_while_each_of_them_adds_speed() -> None:
+    network = Network(100)
+    async with many_layers(network.slots):
+        await grow(network, 1000)
+        assert network.slots.count == network.slots.taken == 100
+
+
+async def test_slots_that_add_no_speed_are_taken_back() -> None:
+    network = Network(64, together=8 * 30 * MiB)
+    async with many_layers(network.slots):
+        await grow(network, 300)
+        assert network.slots.count == FIRST_SLOTS
+
+
+async def test_slots_stop_where_the_network_ends() -> None:
+    network = Network(500, together=40 * 30 * MiB)
+    async with many_layers(network.slots):
+        await grow(network, 3000)
+        assert 30 <= network.slots.count <= 80
+
+
+async def test_a_network_that_becomes_faster_is_noticed() -> None:
+    network = Network(64, together=8 * 30 * MiB)
+    async with many_layers(network.slots):
+        await grow(network, 300)
+        network.together = float("inf")
+        await grow(network, 60 * FIRST_SLOTS)
+        assert network.slots.count == 64
+
+
+async def test_small_layers_whose_bytes_hardly_count_get_more_slots_as_well() -> None:
+    network = Network(64)
+    async with many_layers(network.slots):
+        size = 10 * MiB
+        for _ in range(200):
+            network.now += 0.1 / network.slots.taken  # a request's time, whatever its size
+            network.slots.acknowledged(size)
+            size = max(1000, int(size * 0.95))
+            await checkpoint()
+            await checkpoint()
+        assert network.slots.count == 64
+
+
+async def test_slots_that_nobody_waits_for_are_not_opened() -> None:
+    network = Network(64)
+    async with many_layers(network.slots, count=FIRST_SLOTS):
+        await grow(network, FIRST_SLOTS // 2)
+        assert network.slots.count == FIRST_SLOTS
+
+
+async def test_a_slot_is_free_again_when_its_layer_fails() -> None:
+    slots = Slots(1)
+    with pytest.raises(ValueError, match="broken"):
+        async with slots:
+            raise ValueError("broken")
+    assert slots.taken == 0
+    async with slots:
+        assert slots.taken == 1
+
+
+@given(st.integers(1, 40), st.lists(st.tuples(st.floats(0, 10), st.integers(0, 20 * MiB)), max_size=400))
+async def test_there_are_always_between_one_slot_and_the_most(most: int, parts: list[tuple[float, int]]) -> None:
+    now = 0.0
+    slots = Slots(most, clock=lambda: now)
+    async with many_layers(slots, 50):
+        for seconds, size in parts:
+            now += seconds
+            slots.acknowledged(size)
+            assert 1 <= slots.count <= most
