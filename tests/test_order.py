@@ -137,7 +137,7 @@ async def test_a_part_that_was_refused_since_it_was_early_is_sent_again_after_th
     assert ecr.stored == 30 * MiB - 1
     assert ecr.acknowledged[2:] == [0, 10 * MiB, 20 * MiB]
     ecr.stored, ecr.slow, ecr.most_on_their_way = -1, {}, 0
-    await ecr.push(*[10] * 20)
+    await ecr.push(*[10] * 60)
     assert ecr.most_on_their_way == 1
 
 

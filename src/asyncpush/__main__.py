@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
@@ -13,6 +14,8 @@ def main() -> None:
 
         print(f"asyncpush {version('asyncpush')}")  # noqa: T201 - the result
         sys.exit(0)
+    # What is imported stays: to look for garbage in it, again and again, is a seventh of the start.
+    gc.disable()
     try:
         from asyncpush.cli.main import run_app
 

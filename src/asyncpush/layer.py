@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +27,7 @@ from asyncpush.stream.slots import Slots
 _UPLOADS = 3
 
 #: Bytes that a part takes on its way if it is not held: a window of base64, and what the socket has not taken of it.
-_IN_FLIGHT = 3 * MiB
+_WINDOW = 3 * MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,16 @@ async def _upload(
         again = reader if isinstance(reader, SeekableReader) else None
         ahead, parts = anyio.create_memory_object_stream[_Cut](0)
 
+        async def send(part: Part, left: Callable[[], None]) -> None:
+            if part.content is None:
+                await repository.send_part(upload, part, left)
+                return
+            await account.take(_WINDOW)
+            try:
+                await repository.send_part(upload, part, left)
+            finally:
+                account.give_back(_WINDOW)
+
         def acknowledge(cut: _Cut) -> None:
             account.give_back(cut.cost)
             resources.slots.acknowledged(cut.part.size)
@@ -122,7 +132,7 @@ async def _upload(
         # and the failure arrives alone.
         async with parts, anyio.create_task_group() as tg:
             tg.start_soon(_cut_ahead, cutter, again, ahead, account, _encoded_size(size, blob), resources.threads)
-            await PartsInOrder(partial(repository.send_part, upload), acknowledge, resources.overlap).send(parts)
+            await PartsInOrder(send, acknowledge, resources.overlap).send(parts)
     result = cutter.result()
     outcome = await repository.complete_upload(upload, result.digest)
     return PushedLayer(Descriptor(blob.media_type, result.digest, result.size), tally.sent, outcome)
@@ -147,8 +157,8 @@ async def _cut_ahead(
 ) -> None:
     """Make the next part while one is in flight: handing over waits until that one is acknowledged.
 
-    A part that can be read again is held, encoded, only while there is plenty of memory: then the budget bounds memory,
-    and never the number of layers in flight.
+    A part that can be read again is held, encoded, only while there is plenty of memory; else it takes next to none,
+    until it is sent. So the budget bounds memory, and hardly ever the number of layers in flight.
     """
     async with ahead:
         while True:
@@ -156,8 +166,7 @@ async def _cut_ahead(
             if again is None:
                 await account.take(cost)
             elif not account.take_nowait(cost):
-                source, cost = again, _IN_FLIGHT
-                await account.take(cost)
+                source, cost = again, 0
             consumed = cutter.consumed
             part = await to_thread.run_sync(partial(cutter.next_part, again=source), limiter=threads)
             if part is None:

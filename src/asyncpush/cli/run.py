@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import traceback
@@ -37,6 +38,8 @@ def run_server(server: Callable[[], Awaitable[int]], *, verbose: bool = False) -
 
 
 def _run(command: Callable[[], Awaitable[int]], verbose: bool) -> tuple[int, signal.Signals | None]:
+    gc.freeze()
+    gc.enable()
     try:
         return anyio.run(_until_signal, command)
     except (AsyncpushError, BaseExceptionGroup, OSError) as error:
