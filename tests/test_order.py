@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -191,6 +192,29 @@ async def test_a_cursor_beyond_all_that_was_sent_fails_the_upload() -> None:
     ecr.failures = {0: [refused(30 * MiB - 1)], 10 * MiB: [refused(30 * MiB - 1)]}
     with pytest.raises(InvalidLayerPartError):
         await ecr.push(10, 10)
+
+
+async def test_a_part_that_ecr_has_is_not_held_while_the_next_one_is_made() -> None:
+    held: list[weakref.ref[Cut]] = []
+    acknowledged = anyio.Event()
+
+    def cut(first: int) -> Cut:
+        made = Cut(Part(first, first + MiB - 1, (), None, 0, ""))
+        held.append(weakref.ref(made))
+        return made
+
+    async def parts() -> AsyncIterator[Cut]:
+        yield cut(0)
+        await acknowledged.wait()
+        await checkpoint()
+        assert held[0]() is None
+        yield cut(MiB)
+
+    async def send(part: Part, left: Callable[[], None]) -> None:
+        left()
+
+    await PartsInOrder(send, lambda _: acknowledged.set(), Overlap()).send(parts())
+    assert len(held) == 2
 
 
 async def test_a_failure_stops_the_part_behind_it_and_arrives_alone() -> None:

@@ -26,8 +26,8 @@ from asyncpush.stream.slots import Slots
 #: Uploads begun for one layer: an upload can expire or fall out of step, but not again and again.
 _UPLOADS = 3
 
-#: Bytes that a part takes on its way if it is not held: a window of base64, and what the socket has not taken of it.
-_WINDOW = 3 * MiB
+#: Bytes that a part takes on its way where it is not held: a window of base64, and what the socket has not taken of it.
+_WINDOW = 2 * MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ class Resources:
     @classmethod
     def of(cls, settings: Settings, emit: Emit = ignore) -> Resources:
         """Those that *settings* allows; must be called in an event loop."""
-        return cls(settings, emit, ByteBudget(settings.max_memory), Slots(settings.max_layers))
+        # The allocator wastes a third: what one thread has freed, another can't have.
+        return cls(settings, emit, ByteBudget(settings.max_memory * 3 // 4), Slots(settings.max_layers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,7 @@ async def _cut_ahead(
             if part is None:
                 return
             await ahead.send(_Cut(part, cost, cutter.consumed - consumed))
+            del part  # or it would be held until the next one is made
 
 
 @asynccontextmanager

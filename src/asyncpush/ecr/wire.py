@@ -35,7 +35,7 @@ _KEY = "asyncpush.part"
 _BLOCK_SIZE = 384 * 1024
 
 #: Bytes of a part that are encoded ahead of the connection: enough to be worth a thread's turn, no more.
-WINDOW_SIZE = 4 * _BLOCK_SIZE
+WINDOW_SIZE = 2 * _BLOCK_SIZE
 
 
 class JsonPartEncoder:

@@ -55,8 +55,8 @@ class ByteBudget:
             raise
 
     def take_nowait(self, size: int) -> bool:
-        """Hold *size* bytes if half of the budget has room for them; the other half is for those who must wait."""
-        if self._waiting or self._held + size > self._limit // 2:
+        """Hold *size* bytes if most of the budget is free; the rest is for those who must wait."""
+        if self._waiting or self._held + size > self._limit * 5 // 8:
             return False
         self._held += size
         return True

@@ -94,15 +94,16 @@ class PartsInOrder(Generic[S]):
             async for each in parts:
                 if before is not None:
                     await self._until_free(before, each.part.size)
-                before = _Sending(each.part, before, self._overlap.clock)
+                before = _Sending(each.part.size, before, self._overlap.clock)
                 self._handed_over = each.part.last
                 tg.start_soon(self._deliver, each, before)
+                del each  # or it would be held until the next one is there
 
     async def _until_free(self, before: _Sending, following: int) -> None:
         if before.before is not None:
             await before.before.acknowledged.wait()
         await before.left.wait()
-        if not self._overlap.pays(before.transfer, before.part.size, following):
+        if not self._overlap.pays(before.transfer, before.size, following):
             await before.acknowledged.wait()
 
     async def _deliver(self, each: S, sending: _Sending) -> None:
@@ -125,10 +126,10 @@ class PartsInOrder(Generic[S]):
 
 
 class _Sending:
-    """A part on its way, and the one before it."""
+    """A part of some bytes on its way, and the one before it."""
 
-    def __init__(self, part: Part, before: _Sending | None, clock: Callable[[], float]) -> None:
-        self.part = part
+    def __init__(self, size: int, before: _Sending | None, clock: Callable[[], float]) -> None:
+        self.size = size
         self.before = before
         self.left = anyio.Event()
         self.acknowledged = anyio.Event()
