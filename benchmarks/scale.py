@@ -1,6 +1,6 @@
 """scale: how do time, memory and requests grow with the number and the size of layers, and with the number of images?
 
-    python benchmarks/scale.py [--images 200] [--max-layers 16] [--full]
+    python benchmarks/scale.py [--images 200] [--max-layers 64] [--full]
 
 Layers are sparse files (zeros that take no room on disk, and are read, hashed and encoded like any bytes) and go to the
 discarding endpoint. Images are small, with two layers of their own each, ten to a repository, and go to the emulator.
@@ -40,7 +40,7 @@ def main() -> None:
     """Measure and report."""
     parser = options(__doc__)
     parser.add_argument("--images", type=int, default=0, help="small images, at the most (200; 1,000 with --full)")
-    parser.add_argument("--max-layers", type=int, default=16, help="layers in flight (16, as by default)")
+    parser.add_argument("--max-layers", type=int, default=64, help="layers in flight at most (64, as by default)")
     parser.add_argument("--full", action="store_true", help="up to 8 layers of 2 GiB, and one of 10 GiB")
     given = parser.parse_args()
     cases = _QUICK if given.quick else _FULL if given.full else _USUAL
