@@ -14,12 +14,13 @@ from anyio import to_thread
 
 import asyncpush
 from asyncpush import Platform, Registry, Settings, SourceError
-from asyncpush.emulator import Emulator
+from asyncpush.emulator import Emulator, Weather
+from asyncpush.emulator.weather import parse_fault
 from asyncpush.errors import DigestMismatchError, RepositoryNotFoundError, TagImmutableError
 from asyncpush.events import ImagePlanned, LayerDone, PartSent
 from asyncpush.reference import parse_destination
 from conftest import Events, aws, judge
-from faults import lost_reply, passed, refused, relay_to
+from faults import refused, relay_to
 from images import DockerSave, Layout, at, digest, layer_tar
 
 MiB = 2**20
@@ -28,6 +29,11 @@ MiB = 2**20
 def noise(seed: int, size: int) -> bytes:
     """Bytes that do not compress."""
     return random.Random(seed).randbytes(size)
+
+
+def rule(text: str) -> Weather:
+    """Fair weather but for one rule."""
+    return Weather(faults=(parse_fault(text),))
 
 
 def stored_image(url: str, repository: str, tag: str) -> dict[str, Any]:
@@ -338,14 +344,13 @@ async def test_an_upload_that_ecr_has_lost_is_begun_anew(emulator: Emulator, tmp
     file = tmp_path / "layer"
     file.write_bytes(noise(2, 12 * MiB))
     events = Events()
-    async with relay_to(emulator.endpoint_url) as relay:
-        relay.plan("UploadLayerPart", passed, refused("UploadNotFoundException"))
-        settings = Settings(create_repository=True)
-        async with asyncpush.connect(aws=aws(relay.url), settings=settings, emit=events) as registry:
-            [result] = await asyncpush.push_layers(registry, [file], "team/app")
+    emulator.weather = rule("UploadLayerPart:nth=2:upload-expired")
+    settings = Settings(create_repository=True)
+    async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings, emit=events) as registry:
+        [result] = await asyncpush.push_layers(registry, [file], "team/app")
 
-        assert isinstance(result, asyncpush.LayerResult)
-        assert relay.seen["InitiateLayerUpload"] == 2
+    assert isinstance(result, asyncpush.LayerResult)
+    assert emulator.requests.counts()["UploadLayerPart"] == 2 + 2
     # What was read of the first upload is taken back, so that progress ends at the layer's size.
     assert sum(event.read for event in events.of(PartSent)) == 12 * MiB
 
@@ -366,67 +371,34 @@ async def test_a_part_size_that_ecr_refuses_gives_way_to_the_one_it_asks_for(
 
 
 async def test_a_manifest_whose_blobs_ecr_does_not_see_yet_is_put_again(
-    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    emulator: Emulator, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.image._LAG_WAITS", (0.01, 0.01, 0.01))
     layout = Layout()
     folder = layout.tag(layout.image(layer_tar("base")), "1.0").write(tmp_path / "app")
-    async with relay_to(emulator.endpoint_url) as relay:
-        relay.plan("PutImage", *[refused("LayersNotFoundException")] * 3)
-        settings = Settings(create_repository=True)
-        async with asyncpush.connect(aws=aws(relay.url), settings=settings) as registry:
-            result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
+    emulator.weather = rule("PutImage:first=3:layers-not-found")
 
-        assert result.outcome == "pushed"
-        assert relay.seen["PutImage"] == 4
-        assert relay.seen["UploadLayerPart"] == 2
+    result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
+
+    assert result.outcome == "pushed"
+    counts = emulator.requests.counts()
+    assert (counts["PutImage"], counts["UploadLayerPart"]) == (4, 2)
 
 
 async def test_a_layer_that_ecr_has_swept_is_sent_again(
-    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    emulator: Emulator, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.image._LAG_WAITS", (0.01,))
     layout = Layout()
-    image = layout.image(layer_tar("base"))
-    folder = layout.tag(image, "1.0").write(tmp_path / "app")
-    async with relay_to(emulator.endpoint_url) as relay:
-        layers = [
-            {"layerDigest": blob["digest"], "layerAvailability": "AVAILABLE"}
-            for blob in json.loads(layout.files[f"blobs/sha256/{str(image['digest'])[7:]}"])["layers"]
-        ]
+    folder = layout.tag(layout.image(layer_tar("base")), "1.0").write(tmp_path / "app")
+    await registry.repository("team/app").create()
+    emulator.weather = rule("BatchCheckLayerAvailability:nth=1:availability=AVAILABLE")
 
-        async def stale(request: Any, relay: Any) -> Any:
-            await request.read()
-            from aiohttp import web
-
-            return web.json_response({"layers": layers, "failures": []})
-
-        relay.plan("BatchCheckLayerAvailability", stale)
-        settings = Settings(create_repository=True)
-        async with asyncpush.connect(aws=aws(relay.url), settings=settings) as registry:
-            await registry.repository("team/app").create()
-            result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
-
-        assert result.outcome == "pushed"
-        assert relay.seen["PutImage"] == 2
-
-
-async def test_every_reply_may_be_lost_once_and_the_image_is_whole(
-    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("asyncpush.ecr.retry._FIRST_WAIT", {"transient": 0.01, "throttled": 0.01})
-    layout = Layout()
-    folder = layout.tag(layout.image(noise(4, 11 * MiB), layer_tar("app")), "1.0").write(tmp_path / "app")
-    async with relay_to(emulator.endpoint_url) as relay:
-        for operation in ("InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload", "PutImage"):
-            relay.plan(operation, *[lost_reply] * 1)
-        settings = Settings(create_repository=True)
-        async with asyncpush.connect(aws=aws(relay.url), settings=settings) as registry:
-            result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
+    result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
 
     assert result.outcome == "pushed"
-    stored = await to_thread.run_sync(stored_image, emulator.endpoint_url, "team/app", "1.0")
-    assert stored["imageId"]["imageDigest"] == str(result.digest)
+    counts = emulator.requests.counts()
+    assert (counts["PutImage"], counts["UploadLayerPart"]) == (2, 2)
 
 
 async def test_memory_stays_in_its_budget_however_many_layers_fly(

@@ -7,12 +7,16 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
+from anyio import to_thread
 from cyclopts import Parameter
 
 from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE, run_server
 from asyncpush.cli.streams import say, write_result
+from asyncpush.cli.weather import WeatherOptions, make_weather
 from asyncpush.emulator import Emulator
+from asyncpush.emulator.weather.document import describe
 from asyncpush.errors import UsageError
 
 app = command(
@@ -22,6 +26,29 @@ app = command(
 It prints what to set so that every AWS tool talks to it, and serves until it
 is interrupted. What was pushed can be pulled by address, as
 docker://HOST:PORT/REPOSITORY:TAG, and lies in --data as OCI image layouts.
+
+A fault's RULE is OPERATION[,repository=GLOB][:CONDITION,...]:ACTION, such as
+PutImage:first=2:throttle. OPERATION is a glob of ECR's names, or of
+v2:METHOD-KIND with base, blob, manifest, referrers, tags or upload.
+
+Conditions (all must hold; requests that the rule selects are counted):
+  nth=N  every=N  first=N  after=N  probability=P  limit=N
+  lag=SECONDS   with layers-not-found: after a layer's completion
+
+Actions:
+  throttle          ThrottlingException
+  server-error      ServerException, 500
+  unavailable       503, and no error that clients have a model of
+  reset-before      the connection is reset, nothing is done
+  reset-after       all is done, the connection is reset
+  lost-reply        all is done, the connection ends without an answer
+  slow-reply=S      all is done, the answer comes S seconds later
+  availability=A    BatchCheckLayerAvailability says A of every layer,
+                    AVAILABLE or UNAVAILABLE
+  layers-not-found  PutImage says LayersNotFoundException
+  upload-expired    the upload is gone: UploadNotFoundException
+  expired-token     ExpiredTokenException
+  access-denied     AccessDeniedException
 """,
 )
 
@@ -34,6 +61,8 @@ def serve(
     data: Path | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
+    admin: bool = False,
+    weather: WeatherOptions | None = None,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
 ) -> int:
     """Run the emulator: a local ECR, on disk.
@@ -44,6 +73,7 @@ def serve(
         data: Where repositories are kept, as OCI image layouts; a temporary directory by default.
         tls_cert: A certificate chain (PEM), to serve HTTPS.
         tls_key: Its private key (PEM).
+        admin: Let anybody who reaches it change the weather while it runs: GET, PUT and DELETE /_emulator/weather.
         verbose: Show where an error comes from.
     """
 
@@ -51,16 +81,19 @@ def serve(
         if not 0 <= port <= 65535:
             raise UsageError(f"--port is {port}", hint="give 1 to 65535, or 0 for a free one")
         context = _tls_context(tls_cert, tls_key)
+        forecast = await to_thread.run_sync(make_weather, weather)
         with tempfile.TemporaryDirectory(prefix="asyncpush-") as scratch:
-            async with Emulator(data or Path(scratch), host=host, port=port, tls=context) as emulator:
-                _introduce(emulator.endpoint_url, data)
+            emulator = Emulator(data or Path(scratch), host=host, port=port, tls=context, weather=forecast, admin=admin)
+            async with emulator:
+                _introduce(emulator, data)
                 await emulator.serve_forever()
         return DONE
 
     return run_server(main, verbose=verbose)
 
 
-def _introduce(url: str, data: Path | None) -> None:
+def _introduce(emulator: Emulator, data: Path | None) -> None:
+    url = emulator.endpoint_url
     kept = f"kept in {data}" if data else "gone when it ends (--data DIR keeps it)"
     say(f"A local ECR listens on {url}; what it holds is {kept}. Point any AWS tool at it:\n")
     write_result(f"export AWS_ENDPOINT_URL_ECR={url}\nexport AWS_ENDPOINT_URL_ECR_PUBLIC={url}\n")
@@ -68,6 +101,8 @@ def _introduce(url: str, data: Path | None) -> None:
         "\nAny region and credentials will do, but AWS tools want some:\n"
         "export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test\n\nCtrl-C ends it."
     )
+    if not emulator.weather.is_fair:
+        say(f"\nIts weather: {msgspec.json.encode(describe(emulator.weather)).decode()}")
 
 
 def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

@@ -11,7 +11,10 @@ _REMEMBERED = 100_000
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """One request: the operation's name, or method and path below ``/v2/``; and the HTTP status of its answer."""
+    """One request: the operation's name, or method and path below ``/v2/``; and the HTTP status of its answer.
+
+    The status is 0 where weather cut the connection before anything was done.
+    """
 
     operation: str
     status: int

@@ -6,7 +6,7 @@ import socket
 import ssl
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +22,11 @@ from asyncpush.emulator.request_body import read_body
 from asyncpush.emulator.request_log import RequestLog, RequestRecord
 from asyncpush.emulator.store import Store
 from asyncpush.emulator.v2_api import V2Api
+from asyncpush.emulator.weather.admin import add_admin
+from asyncpush.emulator.weather.call import Call
+from asyncpush.emulator.weather.rules import Weather
+from asyncpush.emulator.weather.seam import Seam
+from asyncpush.emulator.weather.sky import Fired
 from asyncpush.errors import UsageError
 
 MiB = 1024 * 1024
@@ -51,6 +56,8 @@ class Emulator:
             last, the minimum is this size, too.
         fsync: whether what is acknowledged as a layer or image must outlive a power cut.
         tls: serve ``https`` with this context.
+        weather: the conditions that it serves in at first.
+        admin: whether anybody who reaches it may change them, at ``/_emulator/weather``.
 
     Attributes:
         requests: the last 100,000 requests, oldest first.
@@ -68,8 +75,12 @@ class Emulator:
         part_size: int = 10 * MiB,
         fsync: bool = True,
         tls: ssl.SSLContext | None = None,
+        weather: Weather | None = None,
+        admin: bool = False,
     ) -> None:
         self.requests = RequestLog()
+        self._seam = Seam(weather or Weather(), self.requests, self._expire)
+        self._admin = admin
         self._data = data
         self._host = host
         self._port = port
@@ -93,13 +104,27 @@ class Emulator:
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{'https' if self._tls else 'http'}://{host}:{self._port}"
 
+    @property
+    def weather(self) -> Weather:
+        """The conditions that it serves in; set it at any time, and counts begin anew."""
+        return self._seam.weather
+
+    @weather.setter
+    def weather(self, weather: Weather) -> None:
+        self._seam.set(weather)
+
+    @property
+    def fired(self) -> tuple[Fired, ...]:
+        """How often each throttle and rule of the weather has fired, in their order."""
+        return self._seam.fired
+
     async def serve_forever(self) -> None:
         """Wait until cancelled; requests are served all the while."""
         await anyio.sleep_forever()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            store = Store(self._data, fsync=self._fsync)
+            store = self._store = Store(self._data, fsync=self._fsync)
             await store.in_thread(store.open)
             stack.callback(store.close)
             listener = stack.enter_context(_listen(self._host, self._port))
@@ -118,9 +143,11 @@ class Emulator:
         await self._open.aclose()
 
     async def _serve(self, listener: socket.socket, stack: AsyncExitStack) -> None:
-        application = web.Application()
+        application = web.Application(middlewares=[self._seam.middleware])
         application.router.add_post("/", self._answer_json)
         application.router.add_get("/_emulator/requests", self._answer_requests)
+        if self._admin:
+            add_admin(application.router, self._seam)
         application.router.add_route("*", "/v2/{path:.*}", self._answer_v2)
         runner = web.AppRunner(
             application, access_log=None, shutdown_timeout=_CLOSING, read_bufsize=_READ_BUFFER, handle_signals=False
@@ -156,6 +183,12 @@ class Emulator:
         self._work.start_soon(work)
         await done.wait()
         return answers[0]
+
+    async def _expire(self, call: Call) -> None:
+        """Remove an upload, if it is there."""
+        with suppress(AwsError):
+            async with self._store.uploading(call.upload_id, call.repository, call.registry_id) as upload:
+                await self._store.remove_upload(upload)
 
     async def _answer_v2(self, request: web.Request) -> web.StreamResponse:
         response = await self._v2.answer(request)

@@ -1,0 +1,62 @@
+"""The names of requests, as rules select them: ECR's operations, and a method and a kind of path below ``/v2/``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+#: What the emulator's JSON API answers.
+OPERATIONS = (
+    "BatchCheckLayerAvailability",
+    "BatchDeleteImage",
+    "BatchGetImage",
+    "CompleteLayerUpload",
+    "CreateRepository",
+    "DeleteRepository",
+    "DescribeImages",
+    "DescribeRepositories",
+    "GetAuthorizationToken",
+    "InitiateLayerUpload",
+    "ListImages",
+    "PutImage",
+    "UploadLayerPart",
+)
+
+#: Before the names of pulls: ``v2:GET-blob``.
+V2 = "v2:"
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+#: The last words of a path (OCI distribution-spec), by what they are; an upload's is longer than a blob's.
+_KINDS = {
+    "upload": re.compile(r"(?P<name>.+)/blobs/uploads(?:/.*)?"),
+    "blob": re.compile(r"(?P<name>.+)/blobs/[^/]+"),
+    "manifest": re.compile(r"(?P<name>.+)/manifests/[^/]+"),
+    "tags": re.compile(r"(?P<name>.+)/tags/list"),
+    "referrers": re.compile(r"(?P<name>.+)/referrers/[^/]+"),
+    "base": re.compile(r"(?P<name>)"),
+}
+
+NAMES = (*OPERATIONS, *(f"{V2}{method}-{kind}" for kind in _KINDS for method in _METHODS))
+
+
+@dataclass(frozen=True, slots=True)
+class V2Name:
+    """A request below ``/v2/``: what rules call it, and the repository in its path; empty if there is none."""
+
+    operation: str
+    repository: str
+
+
+def name_v2(method: str, path: str) -> V2Name:
+    """Name a request by its method and its path below ``/v2/``; what is no path of the specification is ``other``."""
+    for kind, pattern in _KINDS.items():
+        if match := pattern.fullmatch(path):
+            return V2Name(f"{V2}{method}-{kind}", match["name"])
+    return V2Name(f"{V2}{method}-other", "")
+
+
+def matching(glob: str) -> list[str]:
+    """The names that *glob* selects."""
+    return [name for name in NAMES if fnmatchcase(name, glob)]

@@ -1,0 +1,67 @@
+"""Token buckets: for each operation and account, whether a request comes too soon."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from asyncpush.emulator.weather.quotas import AWS_QUOTAS
+from asyncpush.emulator.weather.rules import Throttle, Weather
+
+Clock = Callable[[], float]
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    filled: float
+
+
+class Throttles:
+    """The buckets of one weather, full at first.
+
+    Args:
+        weather: its throttles, and its quotas where they say nothing.
+        clock: tells the time in seconds.
+
+    Attributes:
+        refused: how many requests each of the weather's throttles has refused; the quotas' are in none.
+    """
+
+    def __init__(self, weather: Weather, clock: Clock = time.monotonic) -> None:
+        self.refused = [0] * len(weather.throttles)
+        self._weather = weather
+        self._clock = clock
+        self._buckets: dict[tuple[str, str, str], _Bucket] = {}
+
+    def meters(self, service: str, operation: str) -> bool:
+        """Whether there is a rate for requests of this name."""
+        return self._find(service, operation) is not None
+
+    def refuses(self, service: str, operation: str, account: str) -> bool:
+        """Take a token for one request, or say that there is none."""
+        throttle = self._find(service, operation)
+        if throttle is None or self._take(throttle, (service, operation, account)):
+            return False
+        if throttle in self._weather.throttles:
+            self.refused[self._weather.throttles.index(throttle)] += 1
+        return True
+
+    def _find(self, service: str, operation: str) -> Throttle | None:
+        for throttle in self._weather.throttles:
+            if fnmatchcase(operation, throttle.operation):
+                return throttle
+        rate = AWS_QUOTAS.get(service, {}).get(operation) if self._weather.quotas == "aws" else None
+        return Throttle(operation, rate) if rate else None
+
+    def _take(self, throttle: Throttle, key: tuple[str, str, str]) -> bool:
+        now = self._clock()
+        bucket = self._buckets.setdefault(key, _Bucket(throttle.size, now))
+        bucket.tokens = min(throttle.size, bucket.tokens + (now - bucket.filled) * throttle.rate)
+        bucket.filled = now
+        if bucket.tokens < 1:
+            return False
+        bucket.tokens -= 1
+        return True

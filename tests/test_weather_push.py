@@ -1,0 +1,158 @@
+"""Pushes in bad weather: whatever an emulator does to any operation, the image that ends up there is the right one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import anyio
+import pytest
+
+import asyncpush
+from asyncpush import Registry, Settings
+from asyncpush.ecr import pace, retry
+from asyncpush.emulator import Emulator, Weather
+from asyncpush.emulator.weather import parse_fault, parse_throttle
+from asyncpush.errors import ServiceError
+from conftest import aws
+from images import Layout
+
+KiB = 1024
+
+
+@pytest.fixture(autouse=True)
+def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "_FIRST_WAIT", {"transient": 0.0001, "throttled": 0.0001})
+    monkeypatch.setattr(retry, "_LONGEST_WAIT", 0.001)
+    monkeypatch.setattr(pace, "_SLOWEST", 1000.0)
+    monkeypatch.setattr("asyncpush.image._LAG_WAITS", (0.01, 0.02, 0.05, 0.1))
+
+
+@pytest.fixture
+async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
+    """An empty local ECR that takes small parts."""
+    async with Emulator(tmp_path / "ecr", fsync=False, part_size=16 * KiB) as running:
+        yield running
+
+
+@pytest.fixture
+async def registry(emulator: Emulator) -> AsyncIterator[Registry]:
+    """A connection to an endpoint that has answered before: one that never has is given up at once."""
+    settings = Settings(create_repository=True, max_attempts=20)
+    async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings) as connected:
+        await connected.repository("warm").create()
+        yield connected
+
+
+def layout_of(seed: int) -> Layout:
+    chance = random.Random(seed)
+    layout = Layout()
+    return layout.tag(layout.image(chance.randbytes(50 * KiB), chance.randbytes(3)), "1.0")
+
+
+async def assert_pulled(emulator: Emulator, layout: Layout, repository: str) -> None:
+    """Every blob of the layout, the manifest too, is what the repository gives."""
+    async with aiohttp.ClientSession(f"{emulator.endpoint_url}") as session:
+        async with session.get(f"/v2/{repository}/manifests/1.0") as response:
+            manifest, named = await response.read(), response.headers["Docker-Content-Digest"]
+        blobs = {name.rpartition("/")[2]: data for name, data in layout.files.items() if name.startswith("blobs/")}
+        assert blobs.pop(named.removeprefix("sha256:")) == manifest
+        assert len(blobs) == 3
+        for digest, data in blobs.items():
+            async with session.get(f"/v2/{repository}/blobs/sha256:{digest}") as response:
+                assert await response.read() == data
+
+
+OPERATIONS = (
+    "BatchGetImage",
+    "CreateRepository",
+    "BatchCheckLayerAvailability",
+    "InitiateLayerUpload",
+    "UploadLayerPart",
+    "CompleteLayerUpload",
+    "PutImage",
+)
+
+FAULTS = (
+    "throttle",
+    "server-error",
+    "unavailable",
+    "reset-before",
+    "reset-after",
+    "lost-reply",
+    "slow-reply=0.02",
+)
+
+PARTICULAR = (
+    "BatchCheckLayerAvailability:nth=1:availability=AVAILABLE",
+    "BatchCheckLayerAvailability:availability=UNAVAILABLE",
+    "UploadLayerPart:nth=1:upload-expired",
+    "UploadLayerPart:nth=4:upload-expired",
+    "CompleteLayerUpload:nth=2:upload-expired",
+    "PutImage:first=3:layers-not-found",
+    "PutImage:lag=0.05:layers-not-found",
+)
+
+#: Each fault at the first two requests of each operation: one that is sent again meets it again.
+RULES = tuple(f"{operation}:first=2:{fault}" for operation in OPERATIONS for fault in FAULTS) + PARTICULAR
+
+
+@pytest.mark.parametrize("rule", RULES)
+async def test_a_push_ends_well_and_the_image_is_right(
+    emulator: Emulator, registry: Registry, tmp_path: Path, rule: str
+) -> None:
+    layout = layout_of(1)
+    folder = layout.write(tmp_path / "app")
+    emulator.weather = Weather(faults=(parse_fault(rule),))
+
+    result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
+
+    assert result.outcome == "pushed"
+    assert emulator.fired[0].fired >= 1
+    await assert_pulled(emulator, layout, "team/app")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_a_batch_comes_through_a_storm(emulator: Emulator, registry: Registry, tmp_path: Path, seed: int) -> None:
+    layouts = {f"team/app-{number}": layout_of(number) for number in range(4)}
+    rules = [
+        *(f"[A-Z]*:probability=0.05:{fault}" for fault in FAULTS),
+        "UploadLayerPart:every=9,limit=2:upload-expired",
+        "PutImage:lag=0.02:layers-not-found",
+    ]
+    emulator.weather = Weather(
+        latency=0.001,
+        jitter=0.001,
+        bandwidth=20e6,
+        faults=tuple(map(parse_fault, rules)),
+        throttles=(parse_throttle("InitiateLayerUpload=100:2"),),
+        seed=seed,
+    )
+
+    async def push(repository: str, layout: Layout) -> None:
+        folder = layout.write(tmp_path / repository)
+        await asyncpush.push(registry, f"oci:{folder}", f"{repository}:1.0")
+
+    async with anyio.create_task_group() as group:
+        for repository, layout in layouts.items():
+            group.start_soon(push, repository, layout)
+
+    assert sum(each.fired for each in emulator.fired) > 10
+    emulator.weather = Weather()
+    for repository, layout in layouts.items():
+        await assert_pulled(emulator, layout, repository)
+
+
+@pytest.mark.parametrize("action", ["expired-token", "access-denied"])
+async def test_what_no_new_try_can_help_ends_the_push_at_once(
+    emulator: Emulator, registry: Registry, tmp_path: Path, action: str
+) -> None:
+    folder = layout_of(1).write(tmp_path / "app")
+    emulator.weather = Weather(faults=(parse_fault(f"InitiateLayerUpload:{action}"),))
+
+    with pytest.raises(ServiceError, match=r"InitiateLayerUpload failed: (ExpiredToken|AccessDenied)Exception"):
+        await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
+
+    assert emulator.requests.counts()["PutImage"] == 0
