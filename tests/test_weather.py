@@ -367,6 +367,24 @@ async def test_an_operation_has_its_burst_and_then_gets_ecrs_throttle(ecr: Ecr, 
     assert emulator.fired == (Fired("InitiateLayerUpload=0.001:3", 3),)
 
 
+async def test_the_quotas_are_ecrs(ecr: Ecr, emulator: Emulator) -> None:
+    emulator.weather = Weather(quotas="aws")
+    refused = 0
+    with anyio.fail_after(60):
+        while not refused:
+            async with anyio.create_task_group() as group:
+                outcomes: list[str] = []
+
+                async def put(outcomes: list[str] = outcomes) -> None:
+                    outcomes.append(await code(ecr, "put_image", repositoryName="app", imageManifest=MANIFEST.decode()))
+
+                for _ in range(40):
+                    group.start_soon(put)
+            refused = outcomes.count("ThrottlingException")
+    assert outcomes.count("LayersNotFoundException") == 40 - refused >= 1
+    assert emulator.fired == (Fired("quotas=aws", refused),)
+
+
 async def test_what_was_throttled_is_not_counted_by_rules(ecr: Ecr, emulator: Emulator) -> None:
     emulator.weather = Weather(throttles=(Throttle("Describe*", 0.001, 2),), faults=(Fault("*", "throttle", nth=3),))
     assert [await code(ecr) for _ in range(3)] == [".", ".", "ThrottlingException"]

@@ -96,22 +96,24 @@ PARTICULAR = (
 )
 
 #: Each fault at the first two requests of each operation: one that is sent again meets it again.
-RULES = tuple(f"{operation}:first=2:{fault}" for operation in OPERATIONS for fault in FAULTS) + PARTICULAR
+RULES = {operation: [f"{operation}:first=2:{fault}" for fault in FAULTS] for operation in OPERATIONS}
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rules", [*RULES.values(), PARTICULAR], ids=[*RULES, "particular"])
 async def test_a_push_ends_well_and_the_image_is_right(
-    emulator: Emulator, registry: Registry, tmp_path: Path, rule: str
+    emulator: Emulator, registry: Registry, tmp_path: Path, rules: list[str]
 ) -> None:
-    layout = layout_of(1)
-    folder = layout.write(tmp_path / "app")
-    emulator.weather = Weather(faults=(parse_fault(rule),))
+    for number, rule in enumerate(rules):
+        layout, repository = layout_of(number), f"team/app-{number}"
+        folder = layout.write(tmp_path / repository)
+        emulator.weather = Weather(faults=(parse_fault(rule),))
 
-    result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
+        result = await asyncpush.push(registry, f"oci:{folder}", f"{repository}:1.0")
 
-    assert result.outcome == "pushed"
-    assert emulator.fired[0].fired >= 1
-    await assert_pulled(emulator, layout, "team/app")
+        assert result.outcome == "pushed", rule
+        assert emulator.fired[0].fired >= 1, rule
+        emulator.weather = Weather()
+        await assert_pulled(emulator, layout, repository)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -77,10 +77,11 @@ class Sky:
 
     @property
     def fired(self) -> tuple[Fired, ...]:
-        """How often each throttle and each rule has fired, in their order."""
+        """How often each throttle, the quotas and each rule have fired, in this order."""
         throttles = zip(self.weather.throttles, self._throttles.refused, strict=True)
+        quotas = [Fired("quotas=aws", self._throttles.refused_by_quotas)] if self.weather.quotas else []
         rules = [Fired(str(rule.fault), rule.fired) for rule in self._rules]
-        return (*(Fired(str(throttle), refused) for throttle, refused in throttles), *rules)
+        return (*(Fired(str(throttle), refused) for throttle, refused in throttles), *quotas, *rules)
 
     def asks_for_members(self, call: Call) -> bool:
         """Whether it takes a request's body to tell what is to be done with it."""

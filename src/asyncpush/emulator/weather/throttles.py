@@ -27,11 +27,13 @@ class Throttles:
         clock: tells the time in seconds.
 
     Attributes:
-        refused: how many requests each of the weather's throttles has refused; the quotas' are in none.
+        refused: how many requests each of the weather's throttles has refused.
+        refused_by_quotas: how many its quotas have refused.
     """
 
     def __init__(self, weather: Weather, clock: Clock = time.monotonic) -> None:
         self.refused = [0] * len(weather.throttles)
+        self.refused_by_quotas = 0
         self._weather = weather
         self._clock = clock
         self._buckets: dict[tuple[str, str, str], _Bucket] = {}
@@ -47,6 +49,8 @@ class Throttles:
             return False
         if throttle in self._weather.throttles:
             self.refused[self._weather.throttles.index(throttle)] += 1
+        else:
+            self.refused_by_quotas += 1
         return True
 
     def _find(self, service: str, operation: str) -> Throttle | None:
