@@ -181,22 +181,24 @@ async def test_a_refused_pull_has_the_distribution_specs_shape(
 
 
 @pytest.mark.parametrize(
-    ("request_line", "name"),
+    ("request_line", "name", "repository"),
     [
-        ("GET /v2/", "v2:GET-base"),
-        ("GET /v2/team/app/tags/list", "v2:GET-tags"),
-        ("HEAD /v2/team/app/manifests/v1", "v2:HEAD-manifest"),
-        ("GET /v2/blobs/manifests/blobs/sha256:0", "v2:GET-blob"),
-        ("POST /v2/team/app/blobs/uploads/", "v2:POST-upload"),
-        ("PATCH /v2/team/app/blobs/uploads/some-id", "v2:PATCH-upload"),
-        ("GET /v2/team/app/referrers/sha256:0", "v2:GET-referrers"),
+        ("GET /v2/", "v2:GET-base", ""),
+        ("GET /v2/team/app/tags/list", "v2:GET-tags", "team/app"),
+        ("HEAD /v2/team/app/manifests/v1", "v2:HEAD-manifest", "team/app"),
+        ("GET /v2/blobs/manifests/blobs/sha256:0", "v2:GET-blob", "blobs/manifests"),
+        ("POST /v2/team/app/blobs/uploads/", "v2:POST-upload", "team/app"),
+        ("PATCH /v2/team/app/blobs/uploads/some-id", "v2:PATCH-upload", "team/app"),
+        ("GET /v2/team/app/referrers/sha256:0", "v2:GET-referrers", "team/app"),
     ],
 )
 async def test_requests_below_v2_are_named_by_their_method_and_kind(
-    emulator: Emulator, http: aiohttp.ClientSession, request_line: str, name: str
+    emulator: Emulator, http: aiohttp.ClientSession, request_line: str, name: str, repository: str
 ) -> None:
     method, path = request_line.split()
-    for rule, is_hit in ((name, True), ("v2:*", True), ("*", True), ("v2:DELETE-*", False), ("[A-Z]*", False)):
+    named = f"*,repository={repository or '[!a-z]'}"
+    rule_hits = {name: True, "v2:*": True, "*": True, named: bool(repository), "v2:DELETE-*": False, "[A-Z]*": False}
+    for rule, is_hit in rule_hits.items():
         emulator.weather = rules(f"{rule}:unavailable")
         async with http.request(method, path) as response:
             assert (response.status == 503) == is_hit, rule
@@ -452,6 +454,26 @@ async def test_connections_keep_their_requests_whole_while_the_bandwidth_changes
             async with http.get("/v2/app/blobs/" + digest_of(data), headers=headers) as response:
                 assert await response.read() == expected
                 assert "Content-Encoding" not in response.headers
+
+
+async def test_a_bandwidth_that_is_lifted_holds_nobody_up_any_more(
+    ecr: Ecr, emulator: Emulator, http: aiohttp.ClientSession
+) -> None:
+    emulator.weather = Weather(bandwidth=1000)
+
+    async def push() -> None:
+        await ecr.push_layer("app", LAYER)
+        async with http.get("/v2/app/blobs/" + digest_of(LAYER)) as response:
+            assert await response.read() == LAYER
+
+    # At this rate a part and a pull would take five minutes.
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(push)
+            # A smaller request, and the part's turn has come.
+            assert await ecr.begin("app")
+            await anyio.sleep(0.3)
+            emulator.weather = Weather(bandwidth=100 * MB)
 
 
 async def test_a_paced_client_that_leaves_is_no_error(

@@ -17,6 +17,9 @@ _LARGEST_WINDOW = 1024 * 1024
 #: Waits below this are taken together with the next one: timers are no finer.
 _SHORT = 0.002
 
+#: After this another rate may count.
+_LONGEST = 0.1
+
 #: A connection that fell behind its rate, since this process had other things to do, may catch up so far.
 _CATCH_UP = 0.02
 
@@ -51,23 +54,25 @@ def is_paced(request: web.Request) -> bool:
 
 
 class _Direction:
-    """When the next bytes of one direction may pass."""
+    """The bytes of one direction that have come before their time, and when the next may pass."""
 
     def __init__(self, bandwidth: Bandwidth, loop: asyncio.AbstractEventLoop) -> None:
         self._bandwidth = bandwidth
         self._loop = loop
-        self._due = 0.0
+        self._ahead = 0.0
+        self._counted = loop.time()
 
     def charge(self, count: int) -> float:
-        """Count bytes, and say in how many seconds the rate allows them."""
-        rate = self._bandwidth.rate
+        """Count bytes, and say in how many seconds to ask again; 0 if the rate allows them."""
+        now, rate = self._loop.time(), self._bandwidth.rate
+        elapsed, self._counted = now - self._counted, now
         if rate is None:
+            self._ahead = 0.0
             return 0.0
-        now = self._loop.time()
-        start = self._due if self._due > now - _CATCH_UP else now
-        self._due = start + count / rate
-        wait = self._due - now
-        return wait if wait > _SHORT else 0.0
+        rest = self._ahead - elapsed * rate
+        self._ahead = count + (rest if rest > -rate * _CATCH_UP else 0.0)
+        wait = self._ahead / rate
+        return min(wait, _LONGEST) if wait > _SHORT else 0.0
 
 
 class _PacedConnection(asyncio.Protocol):

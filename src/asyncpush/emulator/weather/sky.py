@@ -100,9 +100,8 @@ class Sky:
         if rule is None:
             return await self._worked(call, work)
         rule.fired += 1
-        return answers.refused(rule.fault.action, call, self._lost(call, rule.fault)) or await self._disturbed(
-            request, call, rule.fault, work
-        )
+        refusal = answers.refused(rule.fault.action, call, self._lost(call, rule.fault))
+        return await self._disturbed(request, call, rule.fault, work) if refusal is None else refusal
 
     async def _disturbed(self, request: web.Request, call: Call, fault: Fault, work: Work) -> web.StreamResponse:
         """Do the work, or not, with what a fault does before and after it."""
