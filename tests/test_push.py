@@ -19,6 +19,7 @@ from asyncpush.emulator.weather import parse_fault
 from asyncpush.errors import DigestMismatchError, RepositoryNotFoundError, TagImmutableError
 from asyncpush.events import ImagePlanned, LayerDone, PartSent
 from asyncpush.reference import parse_destination
+from asyncpush.stream.order import Overlap
 from conftest import Events, aws, judge
 from faults import refused, relay_to
 from images import DockerSave, Layout, at, digest, layer_tar
@@ -425,6 +426,25 @@ async def test_memory_stays_in_its_budget_however_many_layers_fly(
         assert all(isinstance(result, asyncpush.LayerResult) for result in results)
         assert 0 < most <= 40 * MiB
         assert budget.held == 0
+
+
+async def test_parts_overlap_on_a_slow_network_and_the_layer_arrives_whole(
+    emulator: Emulator, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout()
+    source = f"oci:{layout.tag(layout.image(noise(1, MiB) * 35), '1').write(tmp_path / 'app')}"
+    early = []
+    pays = Overlap.pays
+    monkeypatch.setattr(Overlap, "pays", lambda *given: early.append(pays(*given)) or early[-1])
+    emulator.weather = Weather(latency=0.02, bandwidth=50e6)
+
+    result = await asyncpush.push(registry, source, "team/app:1")
+
+    emulator.weather = Weather()
+    assert any(early)
+    assert [record.status for record in emulator.requests if record.operation == "UploadLayerPart"] == [200] * 5
+    stored = await to_thread.run_sync(stored_image, emulator.endpoint_url, "team/app", "1")
+    assert stored["imageId"]["imageDigest"] == str(result.digest)
 
 
 @pytest.mark.parametrize("seed", range(6))
