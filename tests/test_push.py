@@ -374,7 +374,7 @@ async def test_a_part_size_that_ecr_refuses_gives_way_to_the_one_it_asks_for(
 async def test_a_manifest_whose_blobs_ecr_does_not_see_yet_is_put_again(
     emulator: Emulator, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncpush.image._LAG_WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr("asyncpush.image._LAG_WAITS", (0.01, 0.01, 0.01, 0.01))
     layout = Layout()
     folder = layout.tag(layout.image(layer_tar("base")), "1.0").write(tmp_path / "app")
     emulator.weather = rule("PutImage:first=3:layers-not-found")
@@ -386,20 +386,21 @@ async def test_a_manifest_whose_blobs_ecr_does_not_see_yet_is_put_again(
     assert (counts["PutImage"], counts["UploadLayerPart"]) == (4, 2)
 
 
-async def test_a_layer_that_ecr_has_swept_is_sent_again(
-    emulator: Emulator, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("lies", "waits"), [("nth=1:", 2), ("", 1), ("", 3)])
+async def test_a_layer_that_ecr_has_swept_is_sent_again_even_if_ecr_keeps_saying_that_it_has_it(
+    emulator: Emulator, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lies: str, waits: int
 ) -> None:
-    monkeypatch.setattr("asyncpush.image._LAG_WAITS", (0.01,))
+    monkeypatch.setattr("asyncpush.image._LAG_WAITS", tuple(0.01 + wait / 1000 for wait in range(waits)))
     layout = Layout()
     folder = layout.tag(layout.image(layer_tar("base")), "1.0").write(tmp_path / "app")
     await registry.repository("team/app").create()
-    emulator.weather = rule("BatchCheckLayerAvailability:nth=1:availability=AVAILABLE")
+    emulator.weather = rule(f"BatchCheckLayerAvailability:{lies}availability=AVAILABLE")
 
     result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
 
     assert result.outcome == "pushed"
     counts = emulator.requests.counts()
-    assert (counts["PutImage"], counts["UploadLayerPart"]) == (2, 2)
+    assert (counts["PutImage"], counts["UploadLayerPart"]) == (2 if lies else 1 + waits, 2)
 
 
 async def test_memory_stays_in_its_budget_however_many_layers_fly(
@@ -442,7 +443,9 @@ async def test_parts_overlap_on_a_slow_network_and_the_layer_arrives_whole(
 
     emulator.weather = Weather()
     assert any(early)
-    assert [record.status for record in emulator.requests if record.operation == "UploadLayerPart"] == [200] * 5
+    statuses = [record.status for record in emulator.requests if record.operation == "UploadLayerPart"]
+    assert statuses.count(200) == 5
+    assert len(statuses) <= 6  # on a machine that is busy enough, one may overtake
     stored = await to_thread.run_sync(stored_image, emulator.endpoint_url, "team/app", "1")
     assert stored["imageId"]["imageDigest"] == str(result.digest)
 

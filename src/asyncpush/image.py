@@ -286,12 +286,13 @@ class _ImagePush:
                 return await self._repository.put_image(manifest, tag)
             except LayersNotFoundError:
                 await anyio.sleep(wait)
-                await self._send_again(blobs)
+                # In the end PutImage is believed, whatever BatchCheckLayerAvailability says.
+                await self._send_again(blobs, ask=wait != _LAG_WAITS[-1])
         return await self._repository.put_image(manifest, tag)
 
-    async def _send_again(self, blobs: Mapping[Digest, Blob]) -> None:
+    async def _send_again(self, blobs: Mapping[Digest, Blob], *, ask: bool) -> None:
         """Send what the repository has lost: a layer that no image names may be swept at any time."""
-        available = await self._repository.available(blobs.keys()) if blobs else frozenset[Digest]()
+        available = await self._repository.available(blobs.keys()) if blobs and ask else frozenset[Digest]()
         lost = [blob for digest, blob in blobs.items() if digest not in available]
         for blob in lost:
             self._run.layers.forget((self._repository.name, blob.identity))
