@@ -1,5 +1,8 @@
 """A local ECR: its JSON API and ``/v2/`` pulls, on disk, for rehearsals, demonstrations and tests."""
 
+from asyncpush.emulator.behaviour import Behaviour as Behaviour
 from asyncpush.emulator.server import Emulator as Emulator
+from asyncpush.emulator.store import DamagedDataError as DamagedDataError
+from asyncpush.emulator.survey import Finding as Finding
 
-__all__ = ["Emulator"]
+__all__ = ["Behaviour", "DamagedDataError", "Emulator", "Finding"]
