@@ -60,12 +60,20 @@ class Refusal:
 class Ecr:
     """An ECR client without retries and without checks of its own."""
 
-    def __init__(self, url: str, *, service: str = "ecr", verify: str | bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        service: str = "ecr",
+        verify: str | bool = True,
+        region: str = "us-east-1",
+        access_key_id: str = "test",
+    ) -> None:
         self._client = _SESSION.create_client(
             service,
-            region_name="us-east-1",
+            region_name=region,
             endpoint_url=url,
-            aws_access_key_id="test",
+            aws_access_key_id=access_key_id,
             aws_secret_access_key="test",
             verify=verify,
             config=Config(parameter_validation=False, retries={"total_max_attempts": 1}, proxies={}),

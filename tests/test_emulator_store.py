@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import resource
-import shutil
+import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import anyio
 import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from asyncpush.emulator import Emulator
+from asyncpush.emulator import Emulator, Finding
+from asyncpush.emulator.check import check
 from asyncpush.errors import UsageError
 from emulator_client import Ecr, digest_of, image_manifest, index_manifest, part
 
@@ -24,7 +25,7 @@ CONFIG = b'{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"la
 
 
 def layout(data: Path, name: str = "app") -> Path:
-    return data / "repositories" / name / "_layout"
+    return data / "repositories/ecr/000000000000/us-east-1" / name / "_layout"
 
 
 def entries(data: Path, name: str = "app") -> list[tuple[str, str | None]]:
@@ -34,6 +35,10 @@ def entries(data: Path, name: str = "app") -> list[tuple[str, str | None]]:
         (entry["digest"], entry.get("annotations", {}).get("org.opencontainers.image.ref.name"))
         for entry in index["manifests"]
     ]
+
+
+def everything(data: Path) -> list[Path]:
+    return sorted(data.rglob("*"))
 
 
 def half_written(data: Path) -> list[Path]:
@@ -143,7 +148,7 @@ async def test_an_upload_goes_on_where_a_killed_emulator_acknowledged_it(tmp_pat
         finally:
             killed.kill()
     # What a part leaves behind that was being written when the end came.
-    with (tmp_path / "uploads" / upload_id / "bytes").open("ab") as file:
+    with (tmp_path / "uploads" / upload_id).open("ab") as file:
         file.write(b"never acknowledged")
 
     async with Emulator(tmp_path, part_size=4, fsync=False) as emulator:
@@ -159,7 +164,7 @@ async def test_bytes_that_a_power_cut_took_are_asked_for_again(tmp_path: Path) -
         await ecr.call("create_repository", repositoryName="app")
         upload_id = await ecr.begin("app")
         await ecr.send("app", upload_id, 0, b"0123456789")
-    with (tmp_path / "uploads" / upload_id / "bytes").open("r+b") as file:
+    with (tmp_path / "uploads" / upload_id).open("r+b") as file:
         file.truncate(4)
 
     async with Emulator(tmp_path, fsync=False) as emulator:
@@ -169,7 +174,9 @@ async def test_bytes_that_a_power_cut_took_are_asked_for_again(tmp_path: Path) -
 
 
 async def test_what_is_not_the_emulators_stays_beside_its_uploads(tmp_path: Path) -> None:
-    (tmp_path / "uploads" / "mine").mkdir(parents=True)
+    async with Emulator(tmp_path, fsync=False):
+        pass
+    (tmp_path / "uploads" / "mine").mkdir()
     (tmp_path / "uploads" / "mine" / "file").write_bytes(b"precious")
     async with Emulator(tmp_path, fsync=False):
         pass
@@ -181,11 +188,10 @@ async def test_what_a_kill_left_half_made_is_cleared_away(tmp_path: Path) -> Non
         ecr = Ecr(emulator.endpoint_url)
         await ecr.call("create_repository", repositoryName="app")
         await ecr.push_image("app", "v1", CONFIG)
-        orphan = await ecr.begin("app")
     (layout(tmp_path) / "blobs/sha256/.new-0123").write_bytes(b"half a manifest")
-    (tmp_path / "repositories/half/_layout/blobs").mkdir(parents=True)
-    (tmp_path / "uploads/0cb5cb63-f0ad-4ac5-aadf-ff3a37e1dd4e").mkdir()
-    (tmp_path / "uploads" / orphan / "upload.json").write_bytes(b"")
+    (layout(tmp_path) / "blobs/sha256" / ("0" * 64)).write_bytes(b"a manifest that was never acknowledged")
+    (layout(tmp_path, "half") / "blobs").mkdir(parents=True)
+    (tmp_path / "uploads/0cb5cb63-f0ad-4ac5-aadf-ff3a37e1dd4e").write_bytes(b"of an upload that is complete")
 
     async with Emulator(tmp_path, fsync=False) as emulator:
         ecr = Ecr(emulator.endpoint_url)
@@ -218,7 +224,7 @@ async def test_a_full_disk_refuses_a_part_and_keeps_those_before_it(tmp_path: Pa
             refusal = await ecr.refused("upload_layer_part", **part("app", upload_id, 60_000, b"b" * 60_000))
         assert (refusal.code, refusal.status) == ("ServerException", 500)
         assert "data directory" in refusal.message
-        assert (tmp_path / "uploads" / upload_id / "bytes").stat().st_size == 60_000
+        assert (tmp_path / "uploads" / upload_id).stat().st_size == 60_000
         await ecr.send("app", upload_id, 60_000, b"c")
         digest = digest_of(b"a" * 60_000 + b"c")
         assert await ecr.complete("app", upload_id, digest) == digest
@@ -249,6 +255,26 @@ async def test_a_full_disk_refuses_an_upload_an_image_and_a_repository_and_chang
     assert half_written(tmp_path) == []
 
 
+async def test_a_full_disk_under_the_catalog_refuses_a_part_and_a_layer_and_loses_neither(tmp_path: Path) -> None:
+    async with Emulator(tmp_path, part_size=4, fsync=False) as emulator:
+        ecr = Ecr(emulator.endpoint_url)
+        await ecr.call("create_repository", repositoryName="app")
+        upload_id = await ecr.begin("app")
+        await ecr.send("app", upload_id, 0, b"0123")
+        named = {"repositoryName": "app", "uploadId": upload_id, "layerDigests": [digest_of(b"01234567")]}
+        with files_end_at(100):
+            refusals = [await ecr.refused("upload_layer_part", **part("app", upload_id, 4, b"4567"))]
+        await ecr.send("app", upload_id, 4, b"4567")
+        with files_end_at(100):
+            refusals.append(await ecr.refused("complete_layer_upload", **named))
+        assert {refusal.code for refusal in refusals} == {"ServerException"}
+        assert list((layout(tmp_path) / "blobs/sha256").iterdir()) == []
+        await ecr.call("complete_layer_upload", **named)
+    findings: list[Finding] = []
+    await check(tmp_path, findings.append)
+    assert findings == []
+
+
 async def test_one_directory_serves_one_emulator(tmp_path: Path) -> None:
     async with Emulator(tmp_path, fsync=False) as first:
         with pytest.raises(UsageError, match=f"another emulator uses {tmp_path}; "):
@@ -267,33 +293,80 @@ async def test_a_directory_that_can_not_be_one_is_refused_in_one_line(tmp_path: 
         assert "\n" not in str(caught.value)
 
 
-_INDEX, _BLOB = "_layout/index.json", f"_layout/blobs/sha256/{digest_of(image_manifest(CONFIG))[7:]}"
-
-
-@pytest.mark.parametrize(
-    ("damaged", "content"),
-    [
-        ("_repository.json", b"{"),
-        (_INDEX, None),
-        (_INDEX, b"{"),
-        (_BLOB, None),
-        (_BLOB, b"{"),
-        (_BLOB, image_manifest(CONFIG) + b" "),
-    ],
-)
-async def test_damaged_data_is_refused_by_name(tmp_path: Path, damaged: str, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [None, b"{", image_manifest(CONFIG) + b" "])
+async def test_a_blob_that_is_gone_or_cut_short_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
     async with Emulator(tmp_path, fsync=False) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         await ecr.call("create_repository", repositoryName="app")
         await ecr.push_image("app", "v1", CONFIG)
-    path = tmp_path / "repositories/app" / damaged
+    path = layout(tmp_path) / "blobs/sha256" / digest_of(image_manifest(CONFIG))[7:]
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
         async with Emulator(tmp_path, fsync=False):
             pass
-    assert str(caught.value).startswith(f"{tmp_path} can't be read as an emulator's data: ")
-    assert str(tmp_path / "repositories/app") in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path} can't be read as an emulator's data: {path}: ")
     # Refused, it has let go of the directory.
-    shutil.rmtree(tmp_path / "repositories")
+    path.write_bytes(image_manifest(CONFIG))
+    async with Emulator(tmp_path, fsync=False) as emulator:
+        assert await Ecr(emulator.endpoint_url).tags("app") == {digest_of(image_manifest(CONFIG)): ["v1"]}
+
+
+@pytest.mark.parametrize("content", [None, b"{"])
+@pytest.mark.parametrize("name", ["index.json", "oci-layout"])
+async def test_the_layouts_own_files_are_written_again_where_they_are_wrong(
+    tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    async with Emulator(tmp_path, fsync=False) as emulator:
+        ecr = Ecr(emulator.endpoint_url)
+        await ecr.call("create_repository", repositoryName="app")
+        await ecr.push_image("app", "v1", CONFIG)
+    path = layout(tmp_path) / name
+    before = path.read_bytes()
+    path.unlink() if content is None else path.write_bytes(content)
+    async with Emulator(tmp_path, fsync=False):
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"no database, and long enough to have a header" * 10, b"SQLite format 3\0" + bytes(4080)],
+)
+async def test_a_catalog_that_is_none_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "catalog.sqlite").write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        async with Emulator(tmp_path, fsync=False):
+            pass
+    assert f"{tmp_path / 'catalog.sqlite'} is damaged, or no catalog: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [("PRAGMA user_version = 99", "has version 99"), ("PRAGMA application_id = 1", "is not this emulator's catalog")],
+)
+async def test_another_programs_or_versions_catalog_is_refused(tmp_path: Path, statement: str, problem: str) -> None:
+    async with Emulator(tmp_path, fsync=False):
+        pass
+    with closing(sqlite3.connect(tmp_path / "catalog.sqlite", isolation_level=None)) as catalog:
+        catalog.execute(statement)
+    with pytest.raises(UsageError, match=problem):
+        async with Emulator(tmp_path, fsync=False):
+            pass
+
+
+@pytest.mark.parametrize("foreign", ["repositories/app/_repository.json", "uploads/0cb5cb63/upload.json", "src/main.c"])
+async def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path: Path, foreign: str) -> None:
+    (tmp_path / foreign).parent.mkdir(parents=True)
+    (tmp_path / foreign).write_bytes(b"precious")
+    before = everything(tmp_path)
+    with pytest.raises(UsageError, match=f"{tmp_path} holds something that is not this emulator's, such as "):
+        async with Emulator(tmp_path, fsync=False):
+            pass
+    assert everything(tmp_path) == before
+
+
+async def test_what_a_file_system_puts_into_a_new_directory_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / ".gitkeep").write_bytes(b"")
     async with Emulator(tmp_path, fsync=False):
         pass

@@ -20,7 +20,7 @@ from asyncpush.errors import DigestMismatchError, RepositoryNotFoundError, TagIm
 from asyncpush.events import ImagePlanned, LayerDone, PartSent
 from asyncpush.reference import parse_destination
 from asyncpush.stream.order import Overlap
-from conftest import Events, aws, judge
+from conftest import REGION, Events, aws, judge
 from faults import refused, relay_to
 from images import DockerSave, Layout, at, digest, layer_tar
 
@@ -251,7 +251,7 @@ async def test_a_docker_archive_becomes_the_same_image_on_every_run(
 
     assert results[0].digest == results[1].digest
     manifest = json.loads((await to_thread.run_sync(stored_image, emulator.endpoint_url, "one", "1"))["imageManifest"])
-    blobs = tmp_path / "ecr" / "repositories" / "one" / "_layout" / "blobs" / "sha256"
+    blobs = tmp_path / "ecr" / "repositories/ecr/000000000000" / REGION / "one" / "_layout" / "blobs" / "sha256"
     assert [digest(unpack(blobs, layer)) for layer in manifest["layers"]] == [digest(layer) for layer in layers]
 
 

@@ -10,6 +10,9 @@ import pytest
 from conftest import Server, run_cli
 from images import Layout, layer_tar
 
+#: The registry of its example.
+HOST = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -24,7 +27,7 @@ def test_the_example_runs_and_pushes(
     layout = Layout()
     image = layout.image(layer_tar("base"))
     layout.tag(image, "1.4").write(tmp_path / "build" / "app")
-    created = server.run("push", tmp_path / "build" / "app", "team/app:first", "--create-repository")
+    created = server.run("push", tmp_path / "build" / "app", f"{HOST}/team/app:first", "--create-repository")
     assert created.status == 0, created.err
     monkeypatch.chdir(tmp_path)
     for name, value in server.environment.items():

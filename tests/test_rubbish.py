@@ -481,7 +481,7 @@ async def test_a_denied_action_is_named_and_leaves_no_image(server: Server, tmp_
 
 @pytest.fixture
 def cramped(tmp_path: Path) -> Iterator[tuple[Server, Callable[[], None]]]:
-    """An emulator that cannot write a file of more than 64 KiB, as on a full disk; and what makes room."""
+    """An emulator that cannot write a file of more than 1 MiB, as on a full disk; and what makes room."""
     process = subprocess.Popen(
         [sys.executable, "-m", "asyncpush", "serve", "--port", "0", "--data", str(tmp_path / "data")],
         stdout=subprocess.PIPE,
@@ -493,7 +493,7 @@ def cramped(tmp_path: Path) -> Iterator[tuple[Server, Callable[[], None]]]:
     with process.stdout:
         url = process.stdout.readline().rpartition("=")[2].strip()
         keys = {"AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-        _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
+        _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))
         yield (
             Server(url, {**keys, "AWS_ENDPOINT_URL_ECR": url}),
             partial(resource.prlimit, process.pid, resource.RLIMIT_FSIZE, (most, most)),
@@ -508,7 +508,7 @@ def test_a_registry_whose_disk_is_full_fails_the_push_which_succeeds_once_there_
 ) -> None:
     server, make_room = cramped
     layout = im.Layout()
-    large = layout.blob(os.urandom(200_000), im.LAYER)
+    large = layout.blob(os.urandom(2_000_000), im.LAYER)
     folder = layout.tag(layout.image(A, more=[large]), "1").write(tmp_path / "large")
     words = ["push", folder, "rubbish/full:1", "--create-repository", "--progress", "none"]
     fails(run_here(*words, **server.environment), 1, "UploadLayerPart")

@@ -207,10 +207,11 @@ async def test_requests_below_v2_are_named_by_their_method_and_kind(
 async def test_the_names_of_operations_are_those_that_the_emulator_answers(
     emulator: Emulator, http: aiohttp.ClientSession
 ) -> None:
-    model = botocore.session.Session().get_service_model("ecr")
+    session = botocore.session.Session()
+    models = [session.get_service_model(service) for service in ("ecr", "ecr-public")]
     answered = set()
     for target in TARGETS:
-        for name in model.operation_names:
+        for name in {"ListImageReferrers", *(name for model in models for name in model.operation_names)}:
             async with http.post("/", headers={"X-Amz-Target": f"{target}.{name}"}, data=b"{}") as response:
                 document = json.loads(await response.read())
             if document.get("__type") != "UnknownOperationException":
@@ -353,8 +354,8 @@ async def test_an_expired_upload_is_gone(ecr: Ecr, emulator: Emulator, tmp_path:
         refusal = await ecr.refused("".join(f"_{c.lower()}" if c.isupper() else c for c in operation)[1:], **members)
         assert refusal.code == "UploadNotFoundException"
         assert upload in refusal.message
-    assert [path.name for path in (tmp_path / "ecr" / "uploads").iterdir()] == [other]
     await ecr.send("app", other, 0, LAYER)
+    assert [path.name for path in (tmp_path / "ecr" / "uploads").iterdir()] == [other]
     assert emulator.fired[0].fired == 1
 
 
@@ -362,7 +363,10 @@ async def test_an_operation_has_its_burst_and_then_gets_ecrs_throttle(ecr: Ecr, 
     emulator.weather = Weather(throttles=(parse_throttle("InitiateLayerUpload=0.001:3"),))
     codes = [await code(ecr, "initiate_layer_upload", repositoryName="app") for _ in range(5)]
     assert codes == [".", ".", ".", "ThrottlingException", "ThrottlingException"]
-    assert await code(ecr, "initiate_layer_upload", repositoryName="app", registryId="1" * 12) == "."
+    assert (
+        await code(ecr, "initiate_layer_upload", repositoryName="app", registryId="1" * 12)
+        == "RepositoryNotFoundException"
+    )
     assert [await code(ecr) for _ in range(5)] == ["."] * 5
     refusal = await ecr.refused("initiate_layer_upload", repositoryName="app")
     assert (refusal.message, refusal.status) == ("Rate exceeded", 400)

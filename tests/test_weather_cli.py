@@ -81,7 +81,7 @@ def test_a_push_through_the_weather_of_options_and_file_is_whole(tmp_path: Path)
     assert min(fired.values()) >= 1
     [result] = json.loads(again.out)["images"]
     assert result["outcome"] == "present"
-    stored = tmp_path / "ecr" / "repositories" / "team" / "app" / "_layout"
+    stored = tmp_path / "ecr" / "repositories/ecr/000000000000" / REGION / "team/app/_layout"
     for name, data in layout.files.items():
         if name.startswith("blobs/"):
             assert (stored / name).read_bytes() == data

@@ -281,13 +281,13 @@ class _ImagePush:
         self, manifest: Manifest, tag: str | None, blobs: Mapping[Digest, Blob]
     ) -> Literal["pushed", "present"]:
         """Put a manifest; where ECR misses some of its *blobs*, send those that are really gone, and try again."""
-        for wait in _LAG_WAITS:
+        for number, wait in enumerate(_LAG_WAITS, 1):
             try:
                 return await self._repository.put_image(manifest, tag)
             except LayersNotFoundError:
                 await anyio.sleep(wait)
                 # In the end PutImage is believed, whatever BatchCheckLayerAvailability says.
-                await self._send_again(blobs, ask=wait != _LAG_WAITS[-1])
+                await self._send_again(blobs, ask=number < len(_LAG_WAITS))
         return await self._repository.put_image(manifest, tag)
 
     async def _send_again(self, blobs: Mapping[Digest, Blob], *, ask: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,11 @@ from anyio import to_thread
 from cyclopts import Parameter
 
 from asyncpush.cli.options import command
-from asyncpush.cli.run import DONE, run_server
+from asyncpush.cli.run import DONE, FAILED, run, run_server
 from asyncpush.cli.streams import say, write_result
 from asyncpush.cli.weather import WeatherOptions, make_weather
-from asyncpush.emulator import Emulator
+from asyncpush.emulator import Behaviour, DamagedDataError, Emulator, Finding
+from asyncpush.emulator.check import check as check_data
 from asyncpush.emulator.weather.document import describe
 from asyncpush.errors import UsageError
 
@@ -26,6 +28,10 @@ app = command(
 It prints what to set so that every AWS tool talks to it, and serves until it
 is interrupted. What was pushed can be pulled by address, as
 docker://HOST:PORT/REPOSITORY:TAG, and lies in --data as OCI image layouts.
+
+Where ECR's documentation leaves a question open, --behaviour NAME=VALUE
+chooses the answer: --behaviour large-parts=refused, for one. A name that is
+not there lists them all; asyncpush.emulator.Behaviour documents each.
 
 A fault's RULE is OPERATION[,repository=GLOB][:CONDITION,...]:ACTION, such as
 PutImage:first=2:throttle. OPERATION is a glob of ECR's names, or of
@@ -61,6 +67,8 @@ def serve(
     data: Path | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
+    behaviour: Annotated[list[str] | None, Parameter(negative=())] = None,
+    check: Annotated[bool, Parameter(negative=())] = False,
     admin: bool = False,
     weather: WeatherOptions | None = None,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
@@ -73,23 +81,56 @@ def serve(
         data: Where repositories are kept, as OCI image layouts; a temporary directory by default.
         tls_cert: A certificate chain (PEM), to serve HTTPS.
         tls_key: Its private key (PEM).
+        behaviour: NAME=VALUE, an answer to a question that ECR leaves open; may be repeated.
+        check: Serve nothing: check what --data holds, every hash of it, and say what is wrong (exit status 1).
         admin: Let anybody who reaches it change the weather while it runs: GET, PUT and DELETE /_emulator/weather.
         verbose: Show where an error comes from.
     """
+    if check:
+        return run(partial(_check, data), verbose=verbose)
 
     async def main() -> int:
         if not 0 <= port <= 65535:
             raise UsageError(f"--port is {port}", hint="give 1 to 65535, or 0 for a free one")
-        context = _tls_context(tls_cert, tls_key)
+        context, chosen = _tls_context(tls_cert, tls_key), Behaviour.parse(behaviour or ())
         forecast = await to_thread.run_sync(make_weather, weather)
         with tempfile.TemporaryDirectory(prefix="asyncpush-") as scratch:
-            emulator = Emulator(data or Path(scratch), host=host, port=port, tls=context, weather=forecast, admin=admin)
+            emulator = Emulator(
+                data or Path(scratch),
+                host=host,
+                port=port,
+                tls=context,
+                behaviour=chosen,
+                weather=forecast,
+                admin=admin,
+            )
             async with emulator:
                 _introduce(emulator, data)
                 await emulator.serve_forever()
         return DONE
 
     return run_server(main, verbose=verbose)
+
+
+async def _check(data: Path | None) -> int:
+    if data is None:
+        raise UsageError("--check has no --data", hint="name the directory to check")
+    try:
+        done = await check_data(data, _say_finding)
+    except DamagedDataError as error:
+        write_result(f"{error.message} (damage)\n")
+        return FAILED
+    write_result(
+        f"{data}: {done.repositories} repositories, {done.images} images, {done.uploads} unfinished uploads, "
+        f"{done.blobs} blobs of {done.size} bytes hashed: {done.damaged} damaged, {done.stray} stray, "
+        f"{done.leftover} left by a kill\n"
+    )
+    return DONE if done.is_clean else FAILED
+
+
+def _say_finding(finding: Finding) -> None:
+    note = "left by a kill, and made right by the next start" if finding.grade == "leftover" else finding.grade
+    write_result(f"{finding} ({note})\n")
 
 
 def _introduce(emulator: Emulator, data: Path | None) -> None:

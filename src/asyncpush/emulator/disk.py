@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,13 @@ class Disk:
             raise
         self.sync_directory(path.parent)
 
+    def make_directory(self, path: Path) -> None:
+        """Make a directory that is not there, and those above it that are missing."""
+        missing = [path, *(parent for parent in path.parents if not parent.exists())]
+        path.mkdir(parents=True)
+        for directory in missing:
+            self.sync_directory(directory.parent)
+
     def move(self, source: Path, target: Path) -> None:
         """Move a file that was written and synced already to its place, atomically."""
         source.replace(target)
@@ -62,9 +68,3 @@ def write_at(descriptor: int, data: bytes, offset: int) -> None:
     while rest:
         written = os.pwrite(descriptor, rest, offset)
         rest, offset = rest[written:], offset + written
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory and all in it, if it is there."""
-    if path.exists():
-        shutil.rmtree(path)

@@ -69,6 +69,16 @@ def repository_not_empty(name: str, registry_id: str) -> AwsError:
     )
 
 
+def registry_not_found(registry_id: str) -> AwsError:
+    """A public registry id that is no account's, or an alias of none."""
+    return AwsError("RegistryNotFoundException", f"The registry with id '{registry_id}' does not exist")
+
+
+def limit_exceeded(message: str) -> AwsError:
+    """A service quota that is used up; retrying does not help."""
+    return AwsError("LimitExceededException", message)
+
+
 def upload_not_found(upload_id: str, name: str, registry_id: str) -> AwsError:
     """An upload id that is unknown, finished, or another repository's."""
     return AwsError(
@@ -106,6 +116,24 @@ def layer_exists(digest: Digest, name: str, registry_id: str) -> AwsError:
         "LayerAlreadyExistsException",
         f"The layer with digest '{digest}' already exists in the repository with name '{name}' in registry with id "
         f"'{registry_id}'",
+    )
+
+
+def layer_missing(digest: str, name: str, registry_id: str) -> AwsError:
+    """GetDownloadUrlForLayer of a layer that the repository lacks."""
+    return AwsError(
+        "LayersNotFoundException",
+        f"The layer with digest '{digest}' does not exist within the repository with name '{name}' in the registry "
+        f"with id '{registry_id}'",
+    )
+
+
+def layer_inaccessible(digest: str, name: str, registry_id: str) -> AwsError:
+    """GetDownloadUrlForLayer of a layer that no image names."""
+    return AwsError(
+        "LayerInaccessibleException",
+        f"The layer with digest '{digest}' in the repository with name '{name}' in the registry with id "
+        f"'{registry_id}' is not associated with an image and can not be downloaded",
     )
 
 
@@ -160,4 +188,29 @@ def image_not_found(digest: str | None, tag: str | None, name: str, registry_id:
         "ImageNotFoundException",
         f"The image with imageId {{imageDigest:'{digest or 'null'}', imageTag:'{tag or 'null'}'}} does not exist "
         f"within the repository with name '{name}' in the registry with id '{registry_id}'",
+    )
+
+
+def policy_not_found(kind: str, name: str, registry_id: str) -> AwsError:
+    """A ``Repository`` or ``Lifecycle`` policy that was never set, or was deleted."""
+    return AwsError(
+        f"{kind}PolicyNotFoundException",
+        f"{kind} policy does not exist for the repository with name '{name}' in the registry with id '{registry_id}'",
+    )
+
+
+def template_not_found(prefix: str, registry_id: str) -> AwsError:
+    """A repository creation template that is not there."""
+    return AwsError(
+        "TemplateNotFoundException",
+        f"The repository creation template with prefix '{prefix}' does not exist in the registry with id "
+        f"'{registry_id}'",
+    )
+
+
+def template_exists(prefix: str, registry_id: str) -> AwsError:
+    """CreateRepositoryCreationTemplate for a prefix that has one."""
+    return AwsError(
+        "TemplateAlreadyExistsException",
+        f"A repository creation template with prefix '{prefix}' already exists in the registry with id '{registry_id}'",
     )

@@ -6,19 +6,27 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 
-from asyncpush.emulator import requests
+from asyncpush.emulator import requests, settings_requests
+from asyncpush.emulator.caller import Caller
 from asyncpush.emulator.documents import Document
+from asyncpush.emulator.downloads import Downloads
 from asyncpush.emulator.errors import AwsError, invalid_parameter, server_error, unknown_operation
+from asyncpush.emulator.image_lists_api import ImageListsApi
 from asyncpush.emulator.images_api import ImagesApi
 from asyncpush.emulator.layers_api import LayersApi
 from asyncpush.emulator.part_body import read_part_body
-from asyncpush.emulator.registry import Registry
+from asyncpush.emulator.policies_api import PoliciesApi
+from asyncpush.emulator.registries_api import RegistriesApi
+from asyncpush.emulator.registry import PRIVATE, PUBLIC, ServiceName, Target
 from asyncpush.emulator.repositories_api import RepositoriesApi
+from asyncpush.emulator.rules import Rules
 from asyncpush.emulator.store import Store
+from asyncpush.emulator.targets import Targets
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,7 +35,7 @@ _INLINE = 64 * 1024
 
 R = TypeVar("R", bound=requests.Request)
 
-Operation = Callable[[bytearray], Awaitable[Document]]
+Operation = Callable[[bytearray, Caller], Awaitable[Document]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,7 @@ class Answer:
 class _Service:
     """What sets ECR and ECR Public apart: the target's prefix, and the shapes of names."""
 
+    name: ServiceName
     prefix: str
     registry_id: re.Pattern[str]
     repository_name: re.Pattern[str]
@@ -61,8 +70,9 @@ class _Service:
                 raise invalid_parameter(name, f"must satisfy regular expression '{pattern.pattern}'")
 
 
-_PRIVATE = _Service("AmazonEC2ContainerRegistry_V20150921", re.compile(r"[0-9]{12}"), re.compile(r".{2,256}"))
+_PRIVATE = _Service(PRIVATE, "AmazonEC2ContainerRegistry_V20150921", re.compile(r"[0-9]{12}"), re.compile(r".{2,256}"))
 _PUBLIC = _Service(
+    PUBLIC,
     "SpencerFrontendService",
     re.compile(r"(?=.{2,50}$)(?:[0-9]{12}|[a-z][a-z0-9]+(?:[._-][a-z0-9]+)*)"),
     re.compile(r"(?=.{2,205}$)(?:[a-z0-9]+(?:[._-][a-z0-9]+)*/)*[a-z0-9]+(?:[._-][a-z0-9]+)*"),
@@ -72,26 +82,34 @@ _PUBLIC = _Service(
 class JsonApi:
     """Both services on one store."""
 
-    def __init__(self, store: Store, registry: Registry) -> None:
+    def __init__(self, store: Store, rules: Rules, downloads: Downloads, targets: Targets) -> None:
         self._store = store
+        self._targets = targets
+        self._layers = LayersApi(store, rules, downloads)
+        self._images = ImagesApi(store, rules)
+        self._lists = ImageListsApi(store)
+        self._repositories = RepositoriesApi(store, rules)
+        self._policies = PoliciesApi(store)
+        self._registries = RegistriesApi(store, rules)
         self._operations = {
-            _PRIVATE.prefix: self._table(_PRIVATE, registry),
-            _PUBLIC.prefix: self._table(_PUBLIC, registry),
+            _PRIVATE.prefix: self._shared(_PRIVATE) | self._private_only(),
+            _PUBLIC.prefix: self._shared(_PUBLIC) | self._public_only(),
         }
 
-    async def answer(self, target: str, body: bytearray) -> Answer:
+    async def answer(self, target: str, body: bytearray, caller: Caller) -> Answer:
         """Carry out one request.
 
         Args:
             target: the ``X-Amz-Target`` header, empty if there was none.
             body: the request's body.
+            caller: who asks.
 
         Returns:
             An answer in any case: refusals, a full disk and defects are answers, too.
         """
         name = operation_name(target)
         try:
-            return Answer(name, 200, msgspec.json.encode(await self._operation(target)(body)))
+            return Answer(name, 200, msgspec.json.encode(await self._operation(target)(body, caller)))
         except AwsError as error:
             return refusal(name, error)
         except OSError as error:
@@ -110,44 +128,86 @@ class JsonApi:
             raise unknown_operation(name, "is not one that this emulator has")
         return operation
 
-    def _table(self, service: _Service, registry: Registry) -> dict[str, Operation]:
-        layers, images = LayersApi(self._store, registry), ImagesApi(self._store, registry)
-        repositories = RepositoriesApi(self._store, registry, public=service is _PUBLIC)
-        shared = {
-            "BatchCheckLayerAvailability": self._json(service, requests.BatchCheckLayerAvailability, layers.check),
-            "InitiateLayerUpload": self._json(service, requests.InitiateLayerUpload, layers.initiate),
-            "UploadLayerPart": self._part(service, layers),
-            "CompleteLayerUpload": self._json(service, requests.CompleteLayerUpload, layers.complete),
-            "PutImage": self._json(service, requests.PutImage, images.put),
-            "DescribeImages": self._json(service, requests.DescribeImages, images.describe),
-            "BatchDeleteImage": self._json(service, requests.BatchDeleteImage, images.delete),
-            "CreateRepository": self._json(service, requests.CreateRepository, repositories.create),
-            "DescribeRepositories": self._json(service, requests.DescribeRepositories, repositories.describe),
-            "DeleteRepository": self._json(service, requests.DeleteRepository, repositories.delete),
-            "GetAuthorizationToken": self._json(service, requests.GetAuthorizationToken, repositories.authorize),
-        }
-        if service is _PUBLIC:
-            return shared
-        return shared | {
-            "BatchGetImage": self._json(service, requests.BatchGetImage, images.get),
-            "ListImages": self._json(service, requests.ListImages, images.list_ids),
+    def _shared(self, service: _Service) -> dict[str, Operation]:
+        layers, images, repositories, policies = self._layers, self._images, self._repositories, self._policies
+        of, settings = partial(self._json, service), settings_requests
+        return {
+            "BatchCheckLayerAvailability": of(requests.BatchCheckLayerAvailability, layers.check),
+            "InitiateLayerUpload": of(requests.InitiateLayerUpload, layers.initiate),
+            "UploadLayerPart": self._part(service),
+            "CompleteLayerUpload": of(requests.CompleteLayerUpload, layers.complete),
+            "PutImage": of(requests.PutImage, images.put),
+            "DescribeImages": of(requests.DescribeImages, self._lists.describe),
+            "BatchDeleteImage": of(requests.BatchDeleteImage, images.delete),
+            "CreateRepository": of(settings.CreateRepository, repositories.create),
+            "DescribeRepositories": of(settings.DescribeRepositories, repositories.describe),
+            "DeleteRepository": of(settings.DeleteRepository, repositories.delete),
+            "GetAuthorizationToken": of(settings.GetAuthorizationToken, repositories.authorize),
+            "SetRepositoryPolicy": of(settings.SetRepositoryPolicy, policies.set_policy),
+            "GetRepositoryPolicy": of(requests.RepositoryRequest, policies.get_policy),
+            "DeleteRepositoryPolicy": of(requests.RepositoryRequest, policies.delete_policy),
+            "ListTagsForResource": of(settings.ListTagsForResource, policies.list_tags),
+            "TagResource": of(settings.TagResource, policies.tag),
+            "UntagResource": of(settings.UntagResource, policies.untag),
         }
 
-    def _json(self, service: _Service, kind: type[R], run: Callable[[R], Awaitable[Document]]) -> Operation:
-        async def operation(body: bytearray) -> Document:
+    def _private_only(self) -> dict[str, Operation]:
+        images, policies, registries = self._lists, self._policies, self._registries
+        of, settings = partial(self._json, _PRIVATE), settings_requests
+        return {
+            "BatchGetImage": of(requests.BatchGetImage, self._images.get),
+            "GetDownloadUrlForLayer": of(requests.GetDownloadUrlForLayer, self._layers.download_url),
+            "ListImages": of(requests.ListImages, images.list_ids),
+            "ListImageReferrers": of(requests.ListImageReferrers, images.referrers),
+            "PutImageTagMutability": of(settings.PutImageTagMutability, policies.put_mutability),
+            "PutImageScanningConfiguration": of(settings.PutImageScanningConfiguration, policies.put_scanning),
+            "PutLifecyclePolicy": of(settings.PutLifecyclePolicy, policies.put_lifecycle_policy),
+            "GetLifecyclePolicy": of(requests.RepositoryRequest, policies.get_lifecycle_policy),
+            "DeleteLifecyclePolicy": of(requests.RepositoryRequest, policies.delete_lifecycle_policy),
+            "DescribeRegistry": of(requests.Request, registries.describe),
+            "GetAccountSetting": of(settings.GetAccountSetting, registries.setting),
+            "PutAccountSetting": of(settings.PutAccountSetting, registries.put_setting),
+            "CreateRepositoryCreationTemplate": of(
+                settings.CreateRepositoryCreationTemplate, registries.create_template
+            ),
+            "UpdateRepositoryCreationTemplate": of(
+                settings.UpdateRepositoryCreationTemplate, registries.update_template
+            ),
+            "DescribeRepositoryCreationTemplates": of(
+                settings.DescribeRepositoryCreationTemplates, registries.describe_templates
+            ),
+            "DeleteRepositoryCreationTemplate": of(
+                settings.DeleteRepositoryCreationTemplate, registries.delete_template
+            ),
+        }
+
+    def _public_only(self) -> dict[str, Operation]:
+        of, settings = partial(self._json, _PUBLIC), settings_requests
+        return {
+            "DescribeImageTags": of(requests.DescribeImageTags, self._lists.describe_tags),
+            "DescribeRegistries": of(settings.DescribeRegistries, self._registries.describe_all),
+            "GetRegistryCatalogData": of(requests.Request, self._registries.catalog_data),
+            "PutRegistryCatalogData": of(settings.PutRegistryCatalogData, self._registries.put_catalog_data),
+            "GetRepositoryCatalogData": of(requests.RepositoryRequest, self._policies.get_catalog_data),
+            "PutRepositoryCatalogData": of(settings.PutRepositoryCatalogData, self._policies.put_catalog_data),
+        }
+
+    def _json(self, service: _Service, kind: type[R], run: Callable[[R, Target], Awaitable[Document]]) -> Operation:
+        async def operation(body: bytearray, caller: Caller) -> Document:
             long = len(body) > _INLINE
             request = await self._store.in_thread(requests.decode, body, kind) if long else requests.decode(body, kind)
             service.check(request)
-            return await run(request)
+            return await run(request, self._targets.of(service.name, caller, request.registry_id))
 
         return operation
 
-    def _part(self, service: _Service, layers: LayersApi) -> Operation:
-        async def operation(body: bytearray) -> Document:
+    def _part(self, service: _Service) -> Operation:
+        async def operation(body: bytearray, caller: Caller) -> Document:
             part = await self._store.in_thread(read_part_body, body)
             body.clear()  # 28 MB that nothing needs while the part waits for its turn and the disk
             service.check(part.request)
-            return await layers.upload_part(part)
+            target = self._targets.of(service.name, caller, part.request.registry_id)
+            return await self._layers.upload_part(part, target)
 
         return operation
 

@@ -34,6 +34,9 @@ class _Document(msgspec.Struct, rename="camel"):
     config: _Descriptor | None = None
     layers: list[_Descriptor] | None = None
     manifests: list[_Descriptor] | None = None
+    artifact_type: str | None = None
+    subject: _Descriptor | None = None
+    annotations: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,9 @@ class Manifest:
         size: its bytes.
         blobs: config and layers that must be in the repository; foreign layers are left out.
         children: the manifests of an index.
-        artifact_type: the config's media type; None for an index.
+        artifact_type: its own, else the config's media type; None for an index without.
+        subject: the digest of the manifest that it refers to (OCI 1.1), of any algorithm.
+        annotations: its own.
     """
 
     digest: Digest
@@ -69,6 +74,13 @@ class Manifest:
     blobs: tuple[Reference, ...]
     children: tuple[Reference, ...]
     artifact_type: str | None
+    subject: str | None
+    annotations: dict[str, str]
+
+    @property
+    def layer_count(self) -> int:
+        """Its layers, foreign ones left out."""
+        return max(len(self.blobs) - 1, 0)
 
 
 def sha256_digest(text: str) -> Digest | None:
@@ -102,11 +114,32 @@ def read_manifest(raw: bytes, media_type: str | None) -> Manifest:
         raise _syntax()
     digest = Digest.of(raw)
     if own in _INDEX_TYPES:
-        return Manifest(digest, own, len(raw), (), _children(document), None)
+        return _manifest(document, digest, own, len(raw), children=_children(document))
     if own not in _IMAGE_TYPES or document.config is None or document.layers is None or document.manifests is not None:
         raise _syntax()
     blobs = (document.config, *(layer for layer in document.layers if not _is_foreign(layer)))
-    return Manifest(digest, own, len(raw), tuple(map(_reference, blobs)), (), document.config.media_type)
+    return _manifest(document, digest, own, len(raw), blobs=tuple(map(_reference, blobs)))
+
+
+def _manifest(
+    document: _Document,
+    digest: Digest,
+    media_type: str,
+    size: int,
+    *,
+    blobs: tuple[Reference, ...] = (),
+    children: tuple[Reference, ...] = (),
+) -> Manifest:
+    return Manifest(
+        digest=digest,
+        media_type=media_type,
+        size=size,
+        blobs=blobs,
+        children=children,
+        artifact_type=document.artifact_type or (document.config.media_type if document.config else None),
+        subject=document.subject.digest if document.subject else None,
+        annotations=document.annotations or {},
+    )
 
 
 def _children(document: _Document) -> tuple[Reference, ...]:

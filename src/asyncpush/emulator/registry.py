@@ -1,37 +1,82 @@
-"""Who the emulator says it is: account, region, addresses."""
+"""Which registry is meant: a service, an account and a region; its addresses, names on disk and ARNs."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
 
-MiB = 1024 * 1024
+from asyncpush.emulator.caller import DEFAULT_ACCOUNT, DEFAULT_REGION
 
-#: ECR's minimum for all parts but the last.
-MIN_PART = 5 * MiB
+ServiceName = Literal["ecr", "ecr-public"]
+
+PRIVATE: ServiceName = "ecr"
+PUBLIC: ServiceName = "ecr-public"
+
+_HOST = re.compile(r"(?P<account>[0-9]{12})\.dkr[.-]ecr(?:-fips)?\.(?P<region>[a-z0-9][a-z0-9-]{0,39})\.")
+_ARN = re.compile(
+    r"arn:aws[a-z-]*:(?P<service>ecr|ecr-public):(?P<region>[a-z0-9-]*):(?P<account>[0-9]{12}):repository/(?P<name>.+)"
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Registry:
+    """One account's repositories: private ones in one region, or all of its public ones.
+
+    Attributes:
+        service: ``ecr`` or ``ecr-public``.
+        account: 12 digits.
+        region: empty for public repositories, which have none.
+    """
+
+    service: ServiceName = PRIVATE
+    account: str = DEFAULT_ACCOUNT
+    region: str = DEFAULT_REGION
+
+    @property
+    def is_public(self) -> bool:
+        """Whether it is ECR Public's."""
+        return self.service == PUBLIC
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Where its repositories lie below ``<data>/repositories``."""
+        return PurePosixPath(self.service, self.account, self.region)
+
+    def arn(self, name: str) -> str:
+        """The ARN of a repository in it."""
+        return f"arn:{_partition(self.region)}:{self.service}:{self.region}:{self.account}:repository/{name}"
 
 
 @dataclass(frozen=True, slots=True)
-class Registry:
-    """The one registry that is served.
+class Target:
+    """The registry that a request is about.
 
     Attributes:
-        endpoint_url: ``http://HOST:PORT``, or ``https``.
-        part_size: bytes, as InitiateLayerUpload answers them.
-        id: the account's id, where a request names none.
-        region: the region in ARNs.
+        registry: the registry.
+        id: how the request named it, a public alias maybe; answers and messages repeat it.
     """
 
-    endpoint_url: str
-    part_size: int
-    id: str = "000000000000"
-    region: str = "us-east-1"
+    registry: Registry
+    id: str
 
-    @property
-    def authority(self) -> str:
-        """``HOST:PORT``."""
-        return self.endpoint_url.partition("://")[2]
 
-    @property
-    def min_part(self) -> int:
-        """Bytes that all parts but the last must have: ECR's 5 MiB, or less where less is asked for."""
-        return min(MIN_PART, self.part_size)
+def registry_of_host(host: str) -> Registry | None:
+    """The private registry that a Host header names, ``ACCOUNT.dkr.ecr.REGION.amazonaws.com``; None for others."""
+    match = _HOST.match(host)
+    return Registry(PRIVATE, match["account"], match["region"]) if match else None
+
+
+def repository_of_arn(arn: str, service: ServiceName) -> tuple[Registry, str] | None:
+    """The registry and the name in a repository's ARN; None if it is no ARN of *service*."""
+    match = _ARN.fullmatch(arn)
+    if match is None or match["service"] != service:
+        return None
+    return Registry(service, match["account"], match["region"] if service == PRIVATE else ""), match["name"]
+
+
+def _partition(region: str) -> str:
+    if region.startswith("cn-"):
+        return "aws-cn"
+    return "aws-us-gov" if region.startswith("us-gov-") else "aws"

@@ -1,71 +1,34 @@
-"""One repository: an OCI image layout on disk, and an index of it in memory."""
+"""One repository: its state in memory, changed only after the catalog and the disk have the change."""
 
 from __future__ import annotations
 
-import re
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import anyio
-import msgspec
 
-from asyncpush.emulator.disk import Disk
-from asyncpush.emulator.manifests import Manifest, read_manifest, sha256_digest
-from asyncpush.emulator.requests import ExclusionFilter, Mutability
+from asyncpush.emulator.catalog import Catalog
+from asyncpush.emulator.layout import Layout, index_bytes, tags_by_image
+from asyncpush.emulator.manifests import Manifest, sha256_digest
+from asyncpush.emulator.records import Image, RepositoryRecord
+from asyncpush.emulator.registry import Registry
+from asyncpush.emulator.uploads import Upload
 from asyncpush.model import Digest
-
-#: Names that no component of a repository's name can be, since those begin with a letter or digit.
-LAYOUT = "_layout"
-RECORD = "_repository.json"
-
-_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
-_REF_NAME = "org.opencontainers.image.ref.name"
-_HEX = re.compile(r"[a-f0-9]{64}")
-
-
-class RepositoryRecord(msgspec.Struct, rename="camel", frozen=True):
-    """What a repository is beside its images (``_repository.json``)."""
-
-    name: str
-    created_at: float
-    image_tag_mutability: Mutability = "MUTABLE"
-    exclusion_filters: tuple[ExclusionFilter, ...] = ()
-    scan_on_push: bool = False
-
-
-class _Entry(msgspec.Struct, rename="camel", omit_defaults=True):
-    media_type: str
-    digest: str
-    size: int
-    annotations: dict[str, str] = {}
-
-
-class _Index(msgspec.Struct, rename="camel"):
-    schema_version: int = 2
-    media_type: str = _INDEX_TYPE
-    manifests: list[_Entry] = []
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A manifest that the repository holds, and when it came, in seconds since 1970."""
-
-    manifest: Manifest
-    pushed_at: float
 
 
 class Repository:
     """A repository's state. What reads it never blocks; what changes it blocks, and is called under ``lock``.
 
-    ``images`` and ``tags`` are replaced as a whole, after the disk has them: whoever reads sees one state of both.
+    ``record``, ``images`` and ``tags`` are replaced as a whole, after the disk has them: whoever reads sees one state.
 
     Args:
-        directory: ``<data>/repositories/<name>``.
+        registry: the registry that it is in.
         record: its name and settings.
-        disk: how to write.
+        layout: its files.
+        catalog: where changes are entered.
+        key: its key there; 0 until it is created.
 
     Attributes:
         images: by digest, oldest first.
@@ -74,58 +37,50 @@ class Repository:
         media_types: what the images call their blobs.
     """
 
-    def __init__(self, directory: Path, record: RepositoryRecord, disk: Disk) -> None:
+    def __init__(
+        self, registry: Registry, record: RepositoryRecord, layout: Layout, catalog: Catalog, *, key: int = 0
+    ) -> None:
+        self.registry = registry
         self.record = record
+        self.layout = layout
+        self.key = key
         self.lock = anyio.Lock()
         self.images: dict[Digest, Image] = {}
         self.tags: dict[str, Digest] = {}
         self.layers: dict[Digest, int] = {}
         self.media_types: dict[Digest, str] = {}
-        self._directory = directory
-        self._layout = directory / LAYOUT
-        self._blobs = self._layout / "blobs" / "sha256"
-        self._disk = disk
+        self._catalog = catalog
+        self._references: Counter[Digest] = Counter()
 
     @property
     def name(self) -> str:
         """Its name, with slashes."""
         return self.record.name
 
+    @property
+    def index(self) -> bytes:
+        """What its index.json should say."""
+        return index_bytes(self.images, self.tags)
+
     def create(self) -> None:
-        """Lay it out on disk; it exists once its record does."""
-        if self._layout.exists():
-            shutil.rmtree(self._layout)
-        self._blobs.mkdir(parents=True)
-        self._disk.replace(self._layout / "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-        self._write_index({}, {})
-        self._disk.replace(self._directory / RECORD, msgspec.json.encode(self.record))
+        """Lay it out on disk; it exists once the catalog has it."""
+        self.layout.create()
+        try:
+            with self._catalog.writing() as writes:
+                key = writes.add_repository(self.registry, self.record)
+        except OSError:
+            self.layout.delete()
+            raise
+        self.key = key
 
-    def load(self) -> None:
-        """Read it from disk.
-
-        Raises:
-            OSError: a file can't be read.
-            ValueError: index.json or a manifest is damaged.
-        """
-        index = msgspec.json.decode((self._layout / "index.json").read_bytes(), type=_Index)
-        for entry in index.manifests:
-            digest = Digest.parse(entry.digest)
-            if digest not in self.images:
-                self.images[digest] = self._load_image(digest, entry.media_type)
-            if tag := entry.annotations.get(_REF_NAME):
-                self.tags[tag] = digest
-        named = {reference.sha256 for image in self.images.values() for reference in image.manifest.blobs}
-        for file in self._blobs.iterdir():
-            if not _HEX.fullmatch(file.name):
-                file.unlink()
-            elif (digest := Digest(file.name)) not in self.images or digest in named:
-                self.layers[digest] = file.stat().st_size
-        for image in self.images.values():
-            self._note_media_types(image.manifest)
+    def restore(self, image: Image) -> None:
+        """Take up an image that the catalog has."""
+        self.images[image.manifest.digest] = image
+        self._note(image.manifest)
 
     def blob_path(self, digest: Digest) -> Path:
         """Where a blob or manifest lies."""
-        return self._blobs / digest.hex
+        return self.layout.blob_path(digest)
 
     def read_manifest(self, image: Image) -> bytes:
         """An image's exact bytes; blocks."""
@@ -141,85 +96,119 @@ class Repository:
 
     def tags_by_image(self) -> dict[Digest, list[str]]:
         """The tags that name each image, sorted; images without are left out."""
-        return _tags_by_image(self.tags)
+        return tags_by_image(self.tags)
 
     def is_immutable(self, tag: str) -> bool:
         """Whether *tag*, once given, must stay with its image (imageTagMutability and its exclusion filters)."""
-        mutability = self.record.image_tag_mutability
+        mutability = self.record.mutability
         excluded = mutability.endswith("_WITH_EXCLUSION") and any(
             fnmatchcase(tag, exclusion.filter) for exclusion in self.record.exclusion_filters
         )
         return mutability.startswith("IMMUTABLE") != excluded
 
-    def add_layer(self, source: Path, digest: Digest) -> None:
-        """Take over the file of a completed upload."""
-        size = source.stat().st_size
-        self._disk.move(source, self.blob_path(digest))
+    def is_referenced(self, layer: Digest) -> bool:
+        """Whether an image that is there now names this layer."""
+        return self._references[layer] > 0
+
+    def is_child(self, digest: Digest) -> bool:
+        """Whether an index here names this image."""
+        return any(child.sha256 == digest for image in self.images.values() for child in image.manifest.children)
+
+    def referrers(self, subject: str) -> list[Manifest]:
+        """The manifests whose subject has this digest, oldest first."""
+        return [image.manifest for image in self.images.values() if image.manifest.subject == subject]
+
+    def change(self, record: RepositoryRecord) -> None:
+        """Replace its settings."""
+        with self._catalog.writing() as writes:
+            writes.save_repository(self.key, record)
+        self.record = record
+
+    def add_layer(self, upload: Upload, digest: Digest, *, remember: bool = False) -> None:
+        """Take over the file of an upload that is finished, and forget the upload.
+
+        Args:
+            upload: the upload; synced to the disk.
+            digest: of its bytes.
+            remember: whether the catalog keeps what became of it.
+        """
+        size = upload.record.received
+        there = digest in self.images  # a manifest can be a layer too: the same bytes
+        if not there:
+            self.layout.adopt(upload.path, digest)
+        try:
+            with self._catalog.writing() as writes:
+                writes.add_layer(self.key, digest, size)
+                writes.remove_upload(upload.id)
+                if remember:
+                    writes.remember(upload.id, self.key, digest)
+        except OSError:
+            if not there:
+                self.layout.give_back(digest, upload.path)
+            raise
         self.layers[digest] = size
+        upload.discard()
 
     def put(self, image: Image, raw: bytes, tag: str | None) -> None:
         """Hold an image, under *tag* if given; the tag leaves the image that had it."""
         digest = image.manifest.digest
-        if digest not in self.images:
-            self._disk.replace(self.blob_path(digest), raw)
-        images = {**self.images, digest: self.images.get(digest, image)}
-        tags = {**self.tags, tag: digest} if tag else self.tags
-        self._write_index(images, tags)
-        self.images, self.tags = images, tags
-        self._note_media_types(image.manifest)
+        new = digest not in self.images
+        if new:
+            self.layout.write(digest, raw)
+        try:
+            with self._catalog.writing() as writes:
+                if new:
+                    writes.add_image(self.key, image)
+                if tag:
+                    writes.set_tag(self.key, tag, digest)
+        except OSError:
+            self._forget(digest)
+            raise
+        images = {**self.images, digest: image} if new else self.images
+        self._show(images, {**self.tags, tag: digest} if tag else self.tags)
+        if new:
+            self._note(image.manifest)
 
     def untag(self, tag: str) -> None:
-        """Take a tag off its image, and the image with it if it was its last."""
+        """Take a tag off its image, and the image with it if it was its last and no index names it."""
         digest = self.tags[tag]
         tags = {name: named for name, named in self.tags.items() if name != tag}
-        if digest in tags.values():
-            self._write_index(self.images, tags)
-            self.tags = tags
-        else:
-            self.remove(digest)
+        if digest not in tags.values() and not self.is_child(digest):
+            self.remove([digest])
+            return
+        with self._catalog.writing() as writes:
+            writes.remove_tag(self.key, tag)
+        self._show(self.images, tags)
 
-    def remove(self, digest: Digest) -> None:
-        """Remove an image and its tags; its layers stay, as ECR keeps them for a while."""
-        images = {key: image for key, image in self.images.items() if key != digest}
-        tags = {tag: named for tag, named in self.tags.items() if named != digest}
-        self._write_index(images, tags)
-        self.images, self.tags = images, tags
-        if digest not in self.layers:
-            self.blob_path(digest).unlink()
+    def remove(self, digests: Iterable[Digest]) -> None:
+        """Remove images and their tags; their layers stay, as ECR keeps them for a while."""
+        gone = set(digests)
+        with self._catalog.writing() as writes:
+            for digest in gone:
+                writes.remove_image(self.key, digest)
+        for image in (image for key, image in self.images.items() if key in gone):
+            self._references.subtract({blob.sha256 for blob in image.manifest.blobs if blob.sha256})
+        images = {key: image for key, image in self.images.items() if key not in gone}
+        self._show(images, {tag: named for tag, named in self.tags.items() if named not in gone})
+        for digest in gone:
+            self._forget(digest)
 
     def delete(self) -> None:
-        """Remove it from the disk; it is gone once its record is."""
-        (self._directory / RECORD).unlink()
-        shutil.rmtree(self._layout)
+        """Remove it; it is gone once the catalog has it no more."""
+        with self._catalog.writing() as writes:
+            writes.remove_repository(self.key)
+        self.layout.delete()
 
-    def _load_image(self, digest: Digest, media_type: str) -> Image:
-        path = self.blob_path(digest)
-        raw = path.read_bytes()
-        manifest = read_manifest(raw, media_type)
-        if manifest.digest != digest:
-            raise ValueError(f"{digest} has other bytes than it should")
-        return Image(manifest, path.stat().st_mtime)
+    def _show(self, images: dict[Digest, Image], tags: dict[str, Digest]) -> None:
+        self.images, self.tags = images, tags
+        self.layout.show(self.index)
 
-    def _note_media_types(self, manifest: Manifest) -> None:
-        for reference in manifest.blobs:
-            if digest := reference.sha256:
-                self.media_types[digest] = reference.media_type
+    def _forget(self, digest: Digest) -> None:
+        """Remove a manifest's file, unless it is held."""
+        if digest not in self.images and digest not in self.layers:
+            self.layout.remove(digest)
 
-    def _write_index(self, images: dict[Digest, Image], tags: dict[str, Digest]) -> None:
-        index = _Index(manifests=list(_entries(images, tags)))
-        self._disk.replace(self._layout / "index.json", msgspec.json.encode(index))
-
-
-def _tags_by_image(tags: dict[str, Digest]) -> dict[Digest, list[str]]:
-    names: dict[Digest, list[str]] = {}
-    for tag in sorted(tags):
-        names.setdefault(tags[tag], []).append(tag)
-    return names
-
-
-def _entries(images: dict[Digest, Image], tags: dict[str, Digest]) -> Iterator[_Entry]:
-    names = _tags_by_image(tags)
-    for digest, image in images.items():
-        manifest = image.manifest
-        for labels in [{_REF_NAME: tag} for tag in names.get(digest, ())] or [{}]:
-            yield _Entry(manifest.media_type, str(digest), manifest.size, labels)
+    def _note(self, manifest: Manifest) -> None:
+        named = {digest: blob.media_type for blob in manifest.blobs if (digest := blob.sha256)}
+        self.media_types.update(named)
+        self._references.update(named.keys())

@@ -32,7 +32,6 @@ ByteOffset = Annotated[int, Meta(ge=0)]
 #: ECR's model gives lengths only; the characters are those that a pull can name (OCI distribution-spec).
 Tag = Annotated[str, Meta(min_length=1, max_length=300, pattern=r"^[a-zA-Z0-9_][a-zA-Z0-9._-]*\Z")]
 PageSize = Annotated[int, Meta(ge=1, le=1000)]
-Mutability = Literal["MUTABLE", "IMMUTABLE", "IMMUTABLE_WITH_EXCLUSION", "MUTABLE_WITH_EXCLUSION"]
 TagStatus = Literal["TAGGED", "UNTAGGED", "ANY"]
 
 
@@ -76,6 +75,12 @@ class CompleteLayerUpload(RepositoryRequest, frozen=True, kw_only=True):
     ]
 
 
+class GetDownloadUrlForLayer(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of GetDownloadUrlForLayer."""
+
+    layer_digest: Annotated[str, Meta(max_length=1000)]
+
+
 class PutImage(RepositoryRequest, frozen=True, kw_only=True):
     """Input of PutImage."""
 
@@ -112,6 +117,7 @@ class ImageFilter(msgspec.Struct, rename="camel", frozen=True):
     """The filter of DescribeImages and ListImages."""
 
     tag_status: TagStatus = "ANY"
+    image_status: Literal["ACTIVE", "ARCHIVED", "ACTIVATING", "ANY"] = "ACTIVE"
 
 
 class ListImages(RepositoryRequest, frozen=True, kw_only=True):
@@ -128,57 +134,33 @@ class DescribeImages(ListImages, frozen=True, kw_only=True):
     image_ids: ImageIds | None = None
 
 
-class ExclusionFilter(msgspec.Struct, rename="camel", frozen=True):
-    """Tags that a repository's mutability leaves out."""
+class DescribeImageTags(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of DescribeImageTags (public)."""
 
-    filter_type: Literal["WILDCARD"]
-    filter: Annotated[str, Meta(pattern=r"^[0-9a-zA-Z._*-]{1,128}\Z")]
-
-
-class ResourceTag(msgspec.Struct, rename="pascal", frozen=True):
-    """An AWS resource tag."""
-
-    key: str
-    value: str
-
-
-class ScanningConfiguration(msgspec.Struct, rename="camel", frozen=True):
-    """Whether images are scanned when they are pushed; kept, never acted on."""
-
-    scan_on_push: bool = False
-
-
-class CreateRepository(RepositoryRequest, frozen=True, kw_only=True):
-    """Input of CreateRepository; resource tags are counted and not kept, since nothing here reads them."""
-
-    tags: list[ResourceTag] | None = None
-    image_tag_mutability: Mutability = "MUTABLE"
-    image_tag_mutability_exclusion_filters: (
-        Annotated[list[ExclusionFilter], Meta(min_length=1, max_length=5)] | None
-    ) = None
-    image_scanning_configuration: ScanningConfiguration = ScanningConfiguration()
-
-
-class DescribeRepositories(Request, frozen=True, kw_only=True):
-    """Input of DescribeRepositories."""
-
-    repository_names: Annotated[list[RepositoryName], Meta(min_length=1, max_length=100)] | None = None
     next_token: str | None = None
     max_results: PageSize | None = None
 
 
-class DeleteRepository(RepositoryRequest, frozen=True, kw_only=True):
-    """Input of DeleteRepository."""
+class SubjectId(msgspec.Struct, rename="camel", frozen=True):
+    """The image that others refer to."""
 
-    force: bool = False
+    image_digest: str
 
 
-class GetAuthorizationToken(Request, frozen=True, kw_only=True):
-    """Input of GetAuthorizationToken."""
+class ReferrersFilter(msgspec.Struct, rename="camel", frozen=True):
+    """The filter of ListImageReferrers."""
 
-    registry_ids: (
-        Annotated[list[Annotated[str, Meta(pattern=r"^[0-9]{12}\Z")]], Meta(min_length=1, max_length=10)] | None
-    ) = None
+    artifact_types: Annotated[tuple[str, ...], Meta(max_length=5)] = ()
+    artifact_status: Literal["ACTIVE", "ARCHIVED", "ACTIVATING", "ANY"] = "ACTIVE"
+
+
+class ListImageReferrers(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of ListImageReferrers."""
+
+    subject_id: SubjectId
+    filter: ReferrersFilter = ReferrersFilter()
+    next_token: str | None = None
+    max_results: Annotated[int, Meta(ge=1, le=50)] | None = None
 
 
 T = TypeVar("T", bound=Request)

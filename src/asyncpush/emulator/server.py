@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import uuid
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,12 +17,18 @@ import anyio
 import msgspec
 from aiohttp import web
 
+from asyncpush.emulator import downloads
+from asyncpush.emulator.behaviour import Behaviour
+from asyncpush.emulator.caller import Caller, caller_of
+from asyncpush.emulator.downloads import Downloads
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.json_api import Answer, JsonApi, operation_name, refusal
-from asyncpush.emulator.registry import Registry
 from asyncpush.emulator.request_body import read_body
 from asyncpush.emulator.request_log import RequestLog, RequestRecord
+from asyncpush.emulator.rules import Rules
 from asyncpush.emulator.store import Store
+from asyncpush.emulator.survey import open_recovered
+from asyncpush.emulator.targets import Targets
 from asyncpush.emulator.v2_api import V2Api
 from asyncpush.emulator.weather.admin import add_admin
 from asyncpush.emulator.weather.call import Call
@@ -45,8 +53,8 @@ class Emulator:
     """A local ECR on a data directory, serving while its ``async with`` block runs.
 
     It answers ECR's JSON API at ``/``, pulls at ``/v2/`` and its own record of requests at ``/_emulator/requests``.
-    Each repository is an OCI image layout, ``<data>/repositories/<name>/_layout``; another emulator on the same
-    directory goes on with the repositories, images and unfinished uploads of this one.
+    Each repository is an OCI image layout (``data_directory.py`` says where); another emulator on the same directory
+    goes on with everything that this one acknowledged, however this one ended.
 
     Args:
         data: the data directory; made if it is not there.
@@ -56,6 +64,8 @@ class Emulator:
             last, the minimum is this size, too.
         fsync: whether what is acknowledged as a layer or image must outlive a power cut.
         tls: serve ``https`` with this context.
+        behaviour: how to answer where ECR's own answer is not known.
+        accounts: access key id -> account id (12 digits); all other keys are the default account's, 000000000000.
         weather: the conditions that it serves in at first.
         admin: whether anybody who reaches it may change them, at ``/_emulator/weather``.
 
@@ -63,7 +73,8 @@ class Emulator:
         requests: the last 100,000 requests, oldest first.
 
     Raises:
-        UsageError: on entering, if the directory can't be used or is in use, or the address can't be listened on.
+        UsageError: for an account id that is none; on entering, if the directory can't be used or is in use, or the
+            address can't be listened on.
     """
 
     def __init__(
@@ -75,6 +86,8 @@ class Emulator:
         part_size: int = 10 * MiB,
         fsync: bool = True,
         tls: ssl.SSLContext | None = None,
+        behaviour: Behaviour | None = None,
+        accounts: Mapping[str, str] | None = None,
         weather: Weather | None = None,
         admin: bool = False,
     ) -> None:
@@ -87,6 +100,11 @@ class Emulator:
         self._part_size = part_size
         self._fsync = fsync
         self._tls = tls
+        self._behaviour = behaviour or Behaviour()
+        self._accounts = dict(accounts or {})
+        for account in self._accounts.values():
+            if not re.fullmatch("[0-9]{12}", account):
+                raise UsageError(f"{account!r} is no account id", hint="give 12 digits")
 
     @property
     def host(self) -> str:
@@ -124,12 +142,15 @@ class Emulator:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            store = self._store = Store(self._data, fsync=self._fsync)
-            await store.in_thread(store.open)
-            stack.callback(store.close)
+            store = self._store = Store(self._data, fsync=self._fsync, upload_lifetime=self._behaviour.upload_lifetime)
+            await store.in_thread(open_recovered, store)
+            stack.push_async_callback(_shielded, partial(store.in_thread, store.close))
             listener = stack.enter_context(_listen(self._host, self._port))
             self._port = listener.getsockname()[1]
-            self._json = JsonApi(store, Registry(self.endpoint_url, self._part_size))
+            self._downloads = Downloads(store)
+            rules = Rules(self.endpoint_url, self._part_size, self._behaviour)
+            targets = Targets(store, self._behaviour, self._accounts.values())
+            self._json = JsonApi(store, rules, self._downloads, targets)
             self._v2 = V2Api(store)
             self._work = await stack.enter_async_context(anyio.create_task_group())
             await self._serve(listener, stack)
@@ -146,6 +167,7 @@ class Emulator:
         application = web.Application(middlewares=[self._seam.middleware])
         application.router.add_post("/", self._answer_json)
         application.router.add_get("/_emulator/requests", self._answer_requests)
+        application.router.add_get(f"{downloads.PREFIX}{{token}}", self._answer_layer)
         if self._admin:
             add_admin(application.router, self._seam)
         application.router.add_route("*", "/v2/{path:.*}", self._answer_v2)
@@ -165,19 +187,19 @@ class Emulator:
         except AwsError as error:
             answer = refusal(operation_name(target), error)
         else:
-            answer = await self._to_the_end(target, body)
+            answer = await self._to_the_end(target, body, caller_of(request.headers, self._accounts))
         self.requests.append(RequestRecord(answer.operation, answer.status))
         headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-RequestId": str(uuid.uuid4())}
         return web.Response(body=answer.body, status=answer.status, headers=headers)
 
-    async def _to_the_end(self, target: str, body: bytearray) -> Answer:
+    async def _to_the_end(self, target: str, body: bytearray, caller: Caller) -> Answer:
         """Carry a request out in the emulator's own group: neither a client that leaves nor the end cuts it in half."""
         answers: list[Answer] = []
         done = anyio.Event()
 
         async def work() -> None:
             with anyio.CancelScope(shield=True):
-                answers.append(await self._json.answer(target, body))
+                answers.append(await self._json.answer(target, body, caller))
             done.set()
 
         self._work.start_soon(work)
@@ -185,15 +207,17 @@ class Emulator:
         return answers[0]
 
     async def _expire(self, call: Call) -> None:
-        """Remove an upload, if it is there."""
-        with suppress(AwsError):
-            async with self._store.uploading(call.upload_id, call.repository, call.registry_id) as upload:
-                await self._store.remove_upload(upload)
+        await self._store.expire_upload(call.upload_id)
 
     async def _answer_v2(self, request: web.Request) -> web.StreamResponse:
         response = await self._v2.answer(request)
         self.requests.append(RequestRecord(f"{request.method} {request.path}", response.status))
         return response
+
+    async def _answer_layer(self, request: web.Request) -> web.StreamResponse:
+        file = self._downloads.open(request.match_info["token"])
+        self.requests.append(RequestRecord(f"{request.method} {downloads.PREFIX}", 403 if file is None else 200))
+        return web.Response(status=403, text="This address is too old, or not one") if file is None else _blob(file)
 
     async def _answer_requests(self, _: web.Request) -> web.Response:
         document = {"requests": list(self.requests), "counts": self.requests.counts()}
@@ -211,6 +235,10 @@ def _listen(host: str, port: int) -> socket.socket:
             f"can't listen on {host} port {port}: {reason}",
             hint="name a free port (0 takes any) and an address of this machine",
         ) from error
+
+
+def _blob(file: Path) -> web.FileResponse:
+    return web.FileResponse(file, headers={"Content-Type": "application/octet-stream"})
 
 
 async def _shielded(work: Callable[[], Awaitable[None]]) -> None:

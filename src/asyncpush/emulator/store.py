@@ -1,30 +1,32 @@
-"""The data directory: repositories and uploads, taken up where the last emulator left them."""
+"""All that the emulator holds: repositories by registry, uploads, account settings; opened, found, created, deleted."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple, Unpack
 
 import anyio
 import anyio.to_thread
-import msgspec
 
-from asyncpush.emulator.disk import Disk, remove_tree
+from asyncpush.emulator.accounts import Accounts
+from asyncpush.emulator.catalog import Catalog
+from asyncpush.emulator.data_directory import DataDirectory
+from asyncpush.emulator.disk import Disk
 from asyncpush.emulator.errors import (
-    AwsError,
     repository_exists,
     repository_not_empty,
     repository_not_found,
     upload_not_found,
 )
-from asyncpush.emulator.repository import RECORD, Repository, RepositoryRecord
+from asyncpush.emulator.layout import Layout
+from asyncpush.emulator.records import RepositoryRecord, TemplateRecord, UploadRecord
+from asyncpush.emulator.registry import Registry, Target
+from asyncpush.emulator.repository import Repository
 from asyncpush.emulator.uploads import Upload
 from asyncpush.errors import UsageError
 
@@ -34,141 +36,200 @@ Ts = TypeVarTuple("Ts")
 #: Threads of the emulator's own, so that it never starves a client in its process, nor is starved by it.
 _THREADS = 16
 
-#: The names of uploads. What else lies beside them is not the emulator's, and never removed.
-_UPLOAD = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+class DamagedDataError(UsageError):
+    """Raised when a data directory is an emulator's, but none can go on with it.
+
+    Args:
+        data: the directory.
+        problem: what is wrong in it.
+    """
+
+    def __init__(self, data: Path, problem: str) -> None:
+        super().__init__(
+            f"{data} can't be read as an emulator's data: {problem}",
+            hint="see what `asyncpush serve --check --data DIR` says of it, or use another directory",
+        )
 
 
 class Store:
     """All that the emulator holds, indexed in memory; changes are on disk before they are seen.
 
     Args:
-        data: the data directory; made if it is not there.
-        fsync: whether layers and images must outlive a power cut.
+        data: the data directory.
+        fsync: whether layers, images and settings must outlive a power cut.
+        upload_lifetime: seconds after which an upload is not found any more; 0 keeps it.
+
+    Attributes:
+        disk: how files are written.
+        repositories: by registry and name.
+        uploads: by id.
+        accounts: settings and creation templates, once it is open.
+        catalog: where all of it is kept, once it is open.
     """
 
-    def __init__(self, data: Path, *, fsync: bool) -> None:
+    accounts: Accounts
+    catalog: Catalog
+
+    def __init__(self, data: Path, *, fsync: bool, upload_lifetime: int = 0) -> None:
+        self.directory = DataDirectory(data)
         self.disk = Disk(fsync)
-        self.repositories: dict[str, Repository] = {}
+        self.repositories: dict[Registry, dict[str, Repository]] = {}
         self.uploads: dict[str, Upload] = {}
-        self._data = data
+        self._upload_lifetime = upload_lifetime
         self._threads = anyio.CapacityLimiter(_THREADS)
-
-    @property
-    def _uploads_path(self) -> Path:
-        return self._data / "uploads"
-
-    @property
-    def _repositories_path(self) -> Path:
-        return self._data / "repositories"
 
     async def in_thread(self, work: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
         """Run blocking work in one of the emulator's threads."""
         return await anyio.to_thread.run_sync(work, *args, limiter=self._threads)
 
-    def open(self) -> None:
-        """Own the directory and read what is in it; blocks.
+    def open(self, *, make: bool = True) -> None:
+        """Own the directory and read its catalog; blocks.
+
+        Args:
+            make: make the directory where it is missing or empty.
 
         Raises:
             UsageError: it can't be used, is damaged, or another emulator uses it.
         """
-        self._lock = self._own()
+        self._lock = self.directory.own(make=make)
         try:
-            self._load()
-        except (OSError, ValueError, AwsError) as error:
-            self.close()
-            raise UsageError(
-                f"{self._data} can't be read as an emulator's data: {error}",
-                hint="repair or remove what it names, or use another directory",
-            ) from error
+            self.catalog = Catalog.open(self.directory.catalog, fsync=self.disk.fsync)
+            try:
+                self._load()
+            except BaseException:
+                self.catalog.close()
+                raise
+        except (OSError, ValueError, LookupError) as error:
+            os.close(self._lock)
+            raise DamagedDataError(self.directory.path, str(error)) from error
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def close(self) -> None:
-        """Leave the directory to others."""
+        """Leave the directory to others; blocks."""
+        self.catalog.close()
         os.close(self._lock)
 
-    def repository(self, name: str, registry_id: str) -> Repository:
+    def held(self, registry: Registry) -> Mapping[str, Repository]:
+        """A registry's repositories by name."""
+        return self.repositories.get(registry, {})
+
+    def repository(self, target: Target, name: str) -> Repository:
         """Find a repository.
 
         Raises:
             AwsError: RepositoryNotFoundException.
         """
-        found = self.repositories.get(name)
+        found = self.held(target.registry).get(name)
         if found is None:
-            raise repository_not_found(name, registry_id)
+            raise repository_not_found(name, target.id)
         return found
 
+    def find(self, name: str, registry: Registry | None) -> Repository | None:
+        """A repository by what a pull says: its registry, or, for a bare address, the first one that has the name.
+
+        The default account's in the default region comes first, then private ones before public ones, in order.
+        """
+        if registry is not None:
+            return self.held(registry).get(name)
+        having = [each for each, held in self.repositories.items() if name in held]
+        default = Registry()
+        chosen = default if default in having else min(having, default=None)
+        return self.repositories[chosen][name] if chosen else None
+
     @asynccontextmanager
-    async def changing(self, name: str, registry_id: str) -> AsyncIterator[Repository]:
+    async def changing(self, target: Target, name: str) -> AsyncIterator[Repository]:
         """Find a repository and keep all other changes away from it.
 
         Raises:
             AwsError: RepositoryNotFoundException, also if it was deleted meanwhile.
         """
-        found = self.repository(name, registry_id)
+        found = self.repository(target, name)
         async with found.lock:
-            if self.repositories.get(name) is not found:
-                raise repository_not_found(name, registry_id)
+            if self.held(target.registry).get(name) is not found:
+                raise repository_not_found(name, target.id)
             yield found
 
     @asynccontextmanager
-    async def uploading(self, upload_id: str, name: str, registry_id: str) -> AsyncIterator[Upload]:
+    async def uploading(self, upload_id: str, target: Target, name: str) -> AsyncIterator[Upload]:
         """Find a repository's upload and keep all other changes away from it.
 
         Raises:
             AwsError: RepositoryNotFoundException, UploadNotFoundException; also if it was finished meanwhile.
         """
-        self.repository(name, registry_id)
+        repository = self.repository(target, name)
         found = self.uploads.get(upload_id.lower())
-        if found is None or found.record.repository != name:
-            raise upload_not_found(upload_id, name, registry_id)
+        if found is None or found.record.repository != repository.key:
+            raise upload_not_found(upload_id, name, target.id)
         async with found.lock:
+            if self._upload_lifetime and now() - found.record.created_at > self._upload_lifetime:
+                await self.remove_upload(found)
             if self.uploads.get(found.id) is not found:
-                raise upload_not_found(upload_id, name, registry_id)
+                raise upload_not_found(upload_id, name, target.id)
             yield found
 
-    async def create_repository(self, record: RepositoryRecord, registry_id: str) -> Repository:
+    async def create_repository(self, record: RepositoryRecord, target: Target) -> Repository:
         """Make a repository.
 
         Raises:
             AwsError: RepositoryAlreadyExistsException.
         """
-        if record.name in self.repositories:
-            raise repository_exists(record.name, registry_id)
-        created = Repository(self._repositories_path / record.name, record, self.disk)
+        if record.name in self.held(target.registry):
+            raise repository_exists(record.name, target.id)
+        held = self.repositories.setdefault(target.registry, {})
+        created = self._new(target.registry, record)
         # Taken and locked before the first await: of two calls at once, the second is told that it exists.
         created.lock.acquire_nowait()
-        self.repositories[record.name] = created
+        held[record.name] = created
         try:
             await self.in_thread(created.create)
         except OSError:
-            del self.repositories[record.name]
+            del held[record.name]
             raise
         finally:
             created.lock.release()
         return created
 
-    async def delete_repository(self, name: str, registry_id: str, *, force: bool) -> Repository:
+    async def create_on_push(self, registry: Registry, name: str) -> Repository | None:
+        """Find a repository, or make it as the registry's creation templates say; None if none of them is for it.
+
+        Only templates that are applied for CREATE_ON_PUSH count: the longest prefix, else ROOT's. *name* becomes a
+        path: the caller has checked that it is a repository's.
+        """
+        if found := self.held(registry).get(name):
+            async with found.lock:  # it may be in the making by another push
+                return self.held(registry).get(name)
+        template = self.accounts.template_for(registry, name)
+        if template is None or registry.is_public:
+            return None
+        return await self.create_repository(_from_template(template, name), Target(registry, registry.account))
+
+    async def delete_repository(self, target: Target, name: str, *, force: bool) -> Repository:
         """Remove a repository and the uploads into it.
 
         Raises:
             AwsError: RepositoryNotFoundException; RepositoryNotEmptyException if there are images and no *force*.
         """
-        async with self.changing(name, registry_id) as repository:
+        async with self.changing(target, name) as repository:
             if repository.images and not force:
-                raise repository_not_empty(name, registry_id)
+                raise repository_not_empty(name, target.id)
             await self.in_thread(repository.delete)
-            del self.repositories[name]
-            orphans = [upload for upload in self.uploads.values() if upload.record.repository == name]
+            del self.repositories[target.registry][name]
+            orphans = [upload for upload in self.uploads.values() if upload.record.repository == repository.key]
             for upload in orphans:
                 del self.uploads[upload.id]
         # Outside of the repository's lock: CompleteLayerUpload takes an upload's first and the repository's second.
         for upload in orphans:
             async with upload.lock:
-                await self.in_thread(upload.remove)
+                await self.in_thread(upload.discard)
         return repository
 
-    async def create_upload(self, repository: str) -> Upload:
+    async def create_upload(self, repository: Repository) -> Upload:
         """Open an upload into a repository that exists."""
-        upload = await self.in_thread(Upload.create, self._uploads_path / str(uuid.uuid4()), repository, self.disk)
+        upload = self._upload(UploadRecord(str(uuid.uuid4()), repository.key, now()))
+        await self.in_thread(upload.create)
         self.uploads[upload.id] = upload
         return upload
 
@@ -177,56 +238,32 @@ class Store:
         self.uploads.pop(upload.id, None)
         await self.in_thread(upload.remove)
 
-    def _own(self) -> int:
-        try:
-            self._uploads_path.mkdir(parents=True, exist_ok=True)
-            self._repositories_path.mkdir(exist_ok=True)
-            descriptor = os.open(self._data / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UsageError(
-                f"{self._data} can't hold the emulator's data: {error.strerror}",
-                hint="name a directory that can be written",
-            ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise UsageError(
-                f"another emulator uses {self._data}", hint="stop it, or name another directory"
-            ) from error
-        return descriptor
+    async def expire_upload(self, upload_id: str) -> None:
+        """Forget an upload, if it is there, as ECR does with one that nobody goes on with."""
+        if upload := self.uploads.get(upload_id.lower()):
+            async with upload.lock:
+                await self.remove_upload(upload)
 
     def _load(self) -> None:
-        for directory, inner, files in os.walk(self._repositories_path, onerror=_raise):
-            inner[:] = [name for name in inner if not name.startswith("_")]
-            if RECORD in files:
-                repository = self._load_repository(Path(directory))
-                self.repositories[repository.name] = repository
-        for path in self._uploads_path.iterdir():
-            if not _UPLOAD.fullmatch(path.name):
-                continue
-            upload = self._load_upload(path)
-            if upload is None:
-                remove_tree(path)
-            else:
-                self.uploads[upload.id] = upload
+        by_key: dict[int, Repository] = {}
+        for key, registry, record in self.catalog.repositories():
+            by_key[key] = self._new(registry, record, key=key)
+            self.repositories.setdefault(registry, {})[record.name] = by_key[key]
+        for key, image in self.catalog.images():
+            by_key[key].restore(image)
+        for key, tag, digest in self.catalog.tags():
+            by_key[key].tags[tag] = digest
+        for key, digest, size in self.catalog.layers():
+            by_key[key].layers[digest] = size
+        self.uploads = {record.id: self._upload(record) for record in self.catalog.uploads()}
+        self.accounts = Accounts(self.catalog)
 
-    def _load_repository(self, directory: Path) -> Repository:
-        try:
-            record = msgspec.json.decode((directory / RECORD).read_bytes(), type=RepositoryRecord)
-            repository = Repository(directory, record, self.disk)
-            repository.load()
-        except (OSError, ValueError, AwsError) as error:
-            raise ValueError(f"{directory}: {error}") from error
-        return repository
+    def _new(self, registry: Registry, record: RepositoryRecord, *, key: int = 0) -> Repository:
+        layout = Layout(self.directory.layout(registry, record.name), self.disk)
+        return Repository(registry, record, layout, self.catalog, key=key)
 
-    def _load_upload(self, directory: Path) -> Upload | None:
-        """An upload of an earlier run; None if it was being made or removed when that ended."""
-        try:
-            upload = Upload.load(directory, self.disk)
-        except (FileNotFoundError, msgspec.DecodeError):
-            return None
-        return upload if upload.record.repository in self.repositories else None
+    def _upload(self, record: UploadRecord) -> Upload:
+        return Upload(self.directory.uploads / record.id, record, self.catalog)
 
 
 def now() -> float:
@@ -234,5 +271,14 @@ def now() -> float:
     return time.time()
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _from_template(template: TemplateRecord, name: str) -> RepositoryRecord:
+    return RepositoryRecord(
+        name=name,
+        created_at=now(),
+        mutability=template.mutability,
+        exclusion_filters=template.exclusion_filters,
+        encryption=template.encryption,
+        tags=template.tags,
+        policy=template.policy,
+        lifecycle_policy=template.lifecycle_policy,
+    )

@@ -1,87 +1,49 @@
-"""A layer upload on disk: parts appended in order, a running digest, and what a restart needs to go on."""
+"""A layer upload: parts appended in order to a file, a running digest, and a record that a restart goes on from."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
-import msgspec
 
-from asyncpush.emulator.disk import Disk, remove_tree, write_at
+from asyncpush.emulator.catalog import Catalog
+from asyncpush.emulator.disk import Disk, write_at
+from asyncpush.emulator.records import UploadRecord
 from asyncpush.model import Digest
 
 _BLOCK = 4 * 1024 * 1024
-
-
-class UploadRecord(msgspec.Struct, rename="camel", frozen=True):
-    """What is known of an upload beside its bytes (``upload.json``).
-
-    Attributes:
-        repository: the repository's name.
-        received: bytes that were acknowledged.
-        last_part: bytes of the last part.
-        short_part: whether a part before the last one was shorter than ECR's minimum.
-    """
-
-    repository: str
-    received: int = 0
-    last_part: int = 0
-    short_part: bool = False
 
 
 class Upload:
     """One upload; its methods block, and are called one at a time under ``lock``.
 
     Args:
-        directory: ``<data>/uploads/<id>``.
+        path: the file of its bytes, ``<data>/uploads/<id>``; not there before the first part.
         record: what is known of it.
-        disk: how to write.
+        catalog: where that is kept.
     """
 
-    def __init__(self, directory: Path, record: UploadRecord, disk: Disk) -> None:
-        self.id = directory.name
+    def __init__(self, path: Path, record: UploadRecord, catalog: Catalog) -> None:
+        self.id = record.id
         self.lock = anyio.Lock()
         self.record = record
-        self.bytes_path = directory / "bytes"
-        self._directory = directory
-        self._disk = disk
+        self.path = path
+        self._catalog = catalog
         self._hasher = None if record.received else hashlib.sha256()
 
-    @classmethod
-    def create(cls, directory: Path, repository: str, disk: Disk) -> Upload:
-        """Open a new upload."""
-        directory.mkdir()
-        upload = cls(directory, UploadRecord(repository), disk)
-        try:
-            upload.bytes_path.touch()
-            upload._save(upload.record)
-        except OSError:
-            remove_tree(directory)
-            raise
-        return upload
-
-    @classmethod
-    def load(cls, directory: Path, disk: Disk) -> Upload:
-        """Take up an upload of an earlier run, at its last acknowledged byte.
-
-        Raises:
-            OSError: its files are not there.
-            msgspec.DecodeError: its record is damaged.
-        """
-        record = msgspec.json.decode((directory / "upload.json").read_bytes(), type=UploadRecord)
-        size = (directory / "bytes").stat().st_size
-        # Without fsync a power cut may have taken bytes that were acknowledged: the client must send them again.
-        return cls(directory, msgspec.structs.replace(record, received=min(record.received, size)), disk)
-
-    @property
-    def last_valid_byte(self) -> int:
-        """The last acknowledged byte; 0 before any part, since ECR's shape has no negative values."""
-        return max(self.record.received - 1, 0)
+    def create(self) -> None:
+        """Open it."""
+        with self._catalog.writing(lasting=False) as writes:
+            writes.add_upload(self.record)
 
     def append(self, part: bytes, minimum: int) -> None:
         """Add the next part; on failure the upload is as it was before.
+
+        When this returns, bytes and record outlive a kill of this process. Neither is synced part by part: a power cut
+        costs parts at most, which the client is told of by ``lastValidByteReceived``.
 
         Args:
             part: its bytes.
@@ -90,13 +52,15 @@ class Upload:
         old = self.record
         hasher = self._running().copy()
         hasher.update(part)
-        new = UploadRecord(
-            repository=old.repository,
+        new = replace(
+            old,
+            parts=old.parts + 1,
             received=old.received + len(part),
             last_part=len(part),
             short_part=old.short_part or 0 < old.last_part < minimum,
+            digest=hasher.hexdigest(),
         )
-        descriptor = os.open(self.bytes_path, os.O_RDWR)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             write_at(descriptor, part, old.received)
             self._save(new)
@@ -107,29 +71,44 @@ class Upload:
             os.close(descriptor)
         self._hasher, self.record = hasher, new
 
-    def finish(self) -> Digest:
+    def finish(self, disk: Disk) -> Digest:
         """Cut off what was never acknowledged, see the rest to the disk, and tell its digest."""
-        descriptor = os.open(self.bytes_path, os.O_RDWR)
+        digest = self._running().hexdigest()
+        if digest != self.record.digest:  # not known since a power cut took bytes: a move of the file relies on it
+            self._save(replace(self.record, digest=digest))
+        descriptor = os.open(self.path, os.O_RDWR)
         try:
             os.ftruncate(descriptor, self.record.received)
-            self._disk.sync(descriptor)
+            disk.sync(descriptor)
         finally:
             os.close(descriptor)
-        return Digest(self._running().hexdigest())
+        return Digest(digest)
+
+    def shorten(self, size: int) -> None:
+        """Go back to the first *size* bytes: a power cut took the rest."""
+        self._save(replace(self.record, received=size, digest=""))
+        self._hasher = None
 
     def remove(self) -> None:
         """Forget it and free its bytes."""
-        remove_tree(self._directory)
+        with self._catalog.writing(lasting=False) as writes:
+            writes.remove_upload(self.id)
+        self.discard()
+
+    def discard(self) -> None:
+        """Free the bytes of an upload that the catalog has no more."""
+        self.path.unlink(missing_ok=True)
 
     def _save(self, record: UploadRecord) -> None:
-        # Not synced part by part: a power cut costs the upload, whose digest is checked at the end in any case.
-        Disk(fsync=False).replace(self._directory / "upload.json", msgspec.json.encode(record))
+        with self._catalog.writing(lasting=False) as writes:
+            writes.save_upload(record)
+        self.record = record
 
     def _running(self) -> hashlib._Hash:
         """The digest of the bytes so far, read again once after a restart."""
         if self._hasher is None:
             hasher, rest = hashlib.sha256(), self.record.received
-            with self.bytes_path.open("rb") as file:
+            with self.path.open("rb") as file:
                 while rest and (block := file.read(min(rest, _BLOCK))):
                     hasher.update(block)
                     rest -= len(block)

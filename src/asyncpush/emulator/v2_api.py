@@ -9,7 +9,9 @@ import msgspec
 from aiohttp import web
 
 from asyncpush.emulator.manifests import sha256_digest
-from asyncpush.emulator.repository import Image, Repository
+from asyncpush.emulator.records import Image
+from asyncpush.emulator.registry import Registry, registry_of_host
+from asyncpush.emulator.repository import Repository
 from asyncpush.emulator.store import Store
 
 _MANIFEST = re.compile(r"(?P<name>.+)/manifests/(?P<reference>[^/]+)")
@@ -53,19 +55,19 @@ class V2Api:
     async def _route(self, request: web.Request) -> web.StreamResponse:
         if request.method not in ("GET", "HEAD"):
             raise V2Error(405, "UNSUPPORTED", "this registry takes pushes through ECR's JSON API only")
-        path = request.match_info["path"]
+        path, registry = request.match_info["path"], registry_of_host(request.host)
         if not path:
             return _json({})
         if match := _MANIFEST.fullmatch(path):
-            return await self._manifest(self._repository(match["name"]), match["reference"])
+            return await self._manifest(self._repository(match["name"], registry), match["reference"])
         if match := _BLOB.fullmatch(path):
-            return self._blob(self._repository(match["name"]), match["digest"])
+            return self._blob(self._repository(match["name"], registry), match["digest"])
         if match := _TAGS.fullmatch(path):
-            return self._tags(self._repository(match["name"]), request)
+            return self._tags(self._repository(match["name"], registry), request)
         raise V2Error(404, "NAME_UNKNOWN", f"there is nothing at /v2/{path}")
 
-    def _repository(self, name: str) -> Repository:
-        found = self._store.repositories.get(name)
+    def _repository(self, name: str, registry: Registry | None) -> Repository:
+        found = self._store.find(name, registry)
         if found is None:
             raise V2Error(404, "NAME_UNKNOWN", f"there is no repository {name}")
         return found

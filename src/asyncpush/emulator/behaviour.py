@@ -1,0 +1,103 @@
+"""What ECR's documentation leaves open, one switch each, so that a client can be tried against every reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Literal, Self, get_args, get_type_hints
+
+from asyncpush.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """How the emulator answers where ECR's own answer is not known, and quotas that a rehearsal may lower.
+
+    Attributes:
+        large_parts: a part above the partSize that InitiateLayerUpload gave, of up to 20 MiB: ``taken``, or ``refused``
+            (InvalidLayerPartException).
+        repeated_part: a part with the range and the length of the last one: ``refused`` (InvalidLayerPartException), or
+            ``ignored``, answered like the first time.
+        first_cursor: lastValidByteReceived before any part: ``0``, ``-1`` or ``absent``.
+        retried_complete: CompleteLayerUpload again after it succeeded: ``upload-not-found``, ``layer-already-exists``,
+            or ``success``. Uploads are remembered only under the last two.
+        other_digests: a completing digest that is not sha256: ``taken`` unseen, or ``refused``
+            (InvalidParameterException).
+        several_digests: of several completing digests, ``all`` must be right, or ``any`` of them.
+        unreferenced_layers: BatchCheckLayerAvailability of layers that no image names: ``available`` or
+            ``unavailable``.
+        upload_lifetime: seconds after which an upload is not found any more; 0 keeps it.
+        create_on_initiate: InitiateLayerUpload into a repository that is missing: ``no``, or ``template``, which
+            creates it where a repository creation template says CREATE_ON_PUSH.
+        missing_subject: PutImage of a referrer whose subject is not there: ``taken``, or ``refused``
+            (ReferencedImagesNotFoundException).
+        same_immutable_tag: an immutable tag put again with the image that it names: ``image-already-exists`` or
+            ``image-tag-already-exists``.
+        unaccepted_manifest: BatchGetImage of an image whose type is not in acceptedMediaTypes: ``given`` as it is, or
+            ``image-not-found``.
+        unknown_alias: a public registryId that is no account's: ``caller``, whose own alias it is taken for, or
+            ``not-found`` (RegistryNotFoundException).
+        public_regions: ECR Public in ``any`` region, or in the ``documented`` ones (us-east-1, us-west-2), others
+            being refused with UnsupportedCommandException.
+        max_layers: layers of an image; 0 is no limit. ECR has one (an image of about 300 layers was refused).
+        max_parts: parts of a layer; 0 is the service's quota (4,200; public 1,000).
+        max_layer_size: bytes of a layer; 0 is the service's quota (52,000 MiB; public 10,000 MiB).
+        max_images: images of a repository; 0 is the service's quota (100,000).
+        max_tags: tags of an image; 0 is the service's quota (1,000).
+        max_repositories: repositories of a registry; 0 is the service's quota (100,000; public 10,000).
+    """
+
+    large_parts: Literal["taken", "refused"] = "taken"
+    repeated_part: Literal["refused", "ignored"] = "refused"
+    first_cursor: Literal["0", "-1", "absent"] = "0"
+    retried_complete: Literal["upload-not-found", "layer-already-exists", "success"] = "upload-not-found"
+    other_digests: Literal["taken", "refused"] = "taken"
+    several_digests: Literal["all", "any"] = "all"
+    unreferenced_layers: Literal["available", "unavailable"] = "available"
+    upload_lifetime: int = 0
+    create_on_initiate: Literal["no", "template"] = "no"
+    missing_subject: Literal["taken", "refused"] = "taken"
+    same_immutable_tag: Literal["image-already-exists", "image-tag-already-exists"] = "image-already-exists"
+    unaccepted_manifest: Literal["given", "image-not-found"] = "given"
+    unknown_alias: Literal["caller", "not-found"] = "caller"
+    public_regions: Literal["any", "documented"] = "any"
+    max_layers: int = 0
+    max_parts: int = 0
+    max_layer_size: int = 0
+    max_images: int = 0
+    max_tags: int = 0
+    max_repositories: int = 0
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if hint is int:
+                if not isinstance(value, int) or value < 0:
+                    raise UsageError(f"behaviour {_option(name)} is {value!r}", hint="give a whole number, 0 or more")
+            elif value not in get_args(hint):
+                raise UsageError(f"behaviour {_option(name)} is {value!r}", hint=f"give {' or '.join(get_args(hint))}")
+
+    @classmethod
+    def parse(cls, settings: Iterable[str]) -> Self:
+        """Read ``NAME=VALUE`` words; names may be written with hyphens.
+
+        Raises:
+            UsageError: a name that is none of the fields', or a value that its field does not have.
+        """
+        numbers = {field.name: isinstance(field.default, int) for field in fields(cls)}
+        values: dict[str, str | int] = {}
+        for word in settings:
+            option, equals, value = word.partition("=")
+            name = option.strip().replace("-", "_")
+            if not equals or name not in numbers:
+                raise UsageError(
+                    f"{word!r} is no behaviour",
+                    hint=f"give NAME=VALUE, with a name of: {', '.join(map(_option, numbers))}",
+                )
+            number = numbers[name] and value.isascii() and value.isdigit()
+            values[name] = int(value) if number else value
+        return cls(**values)  # type: ignore[arg-type]  # judged by __post_init__
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")

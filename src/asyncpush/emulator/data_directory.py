@@ -1,0 +1,99 @@
+"""The data directory: what lies where, who owns it, and which directories are refused."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyncpush.emulator.catalog import FILE
+from asyncpush.emulator.layout import LAYOUT
+from asyncpush.emulator.registry import Registry
+from asyncpush.errors import UsageError
+
+_LOCK = "lock"
+_DIRECTORIES = ("repositories", "uploads")
+
+
+@dataclass(frozen=True, slots=True)
+class DataDirectory:
+    """Where an emulator keeps its data.
+
+    ::
+
+        lock                              held by the one emulator that uses the directory
+        catalog.sqlite                    all but the blobs
+        uploads/<id>                      the bytes of an upload
+        repositories/ecr/<account>/<region>/<name>/_layout      a private repository, an OCI image layout
+        repositories/ecr-public/<account>/<name>/_layout        a public one
+
+    Attributes:
+        path: the directory.
+    """
+
+    path: Path
+
+    @property
+    def catalog(self) -> Path:
+        """The catalog's file."""
+        return self.path / FILE
+
+    @property
+    def uploads(self) -> Path:
+        """The directory of the bytes of uploads."""
+        return self.path / "uploads"
+
+    @property
+    def repositories(self) -> Path:
+        """The directory of the layouts."""
+        return self.path / "repositories"
+
+    def layout(self, registry: Registry, name: str) -> Path:
+        """Where a repository's layout lies."""
+        return self.repositories / registry.path / name / LAYOUT
+
+    def own(self, *, make: bool) -> int:
+        """Lock the directory until the descriptor that comes back is closed; blocks for no other owner.
+
+        Args:
+            make: make it where it is missing or empty.
+
+        Raises:
+            UsageError: it can't be used, is in use, or holds something else.
+        """
+        try:
+            self._look(make=make)
+            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UsageError(
+                f"{self.path} can't hold the emulator's data: {error.strerror}",
+                hint="name a directory that can be written",
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise UsageError(f"another emulator uses {self.path}", hint="stop it, or name another directory") from error
+        return descriptor
+
+    def _look(self, *, make: bool) -> None:
+        """Refuse what is not ours before anything is written into it."""
+        if make:
+            self.path.mkdir(parents=True, exist_ok=True)
+        elif not self.catalog.exists():
+            raise UsageError(f"{self.path} holds no emulator's data", hint="name a directory that `serve` has used")
+        if not self.catalog.exists() and (found := [path for path in self.path.iterdir() if _is_foreign(path)]):
+            raise UsageError(
+                f"{self.path} holds something that is not this emulator's, such as {min(found).name}, and no {FILE}",
+                hint="name a new or an empty directory",
+            )
+        for name in _DIRECTORIES:
+            (self.path / name).mkdir(exist_ok=True)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a directory with this entry and without a catalog is another's; what file systems put there is not."""
+    if path.name in _DIRECTORIES:
+        return not path.is_dir() or any(path.iterdir())
+    return path.name not in (_LOCK, "lost+found") and not path.name.startswith(".") and not path.name.startswith(FILE)
