@@ -27,7 +27,7 @@ from asyncpush.ecr.pace import QUOTAS, OperationPace, OperationStatistics, Pace,
 from asyncpush.ecr.retry import Retries
 from asyncpush.emulator import Emulator
 from asyncpush.errors import ConnectionFailedError, ServiceError
-from asyncpush.events import Retrying
+from asyncpush.events import RequestDone, Retrying
 from asyncpush.reference import RegistryName, parse_destination
 from asyncpush.sources import open_source
 from conftest import REGION, Events, aws
@@ -489,11 +489,12 @@ def call(*answers: Exception | str, max_attempts: int = 3, url: str = AWS) -> tu
         except asyncpush.RegistryError as error:
             outcome = error
         [after] = paces.statistics()
-        assert after.retried == len(events) == after.sent - 1
+        assert after.retried == len(events.of(Retrying)) == after.sent - 1
+        assert len(events.of(RequestDone)) == after.sent
         return outcome, time.now
 
     outcome, seconds = in_jumping_time(main)
-    return outcome, seconds, list(events)
+    return outcome, seconds, events.of(Retrying)
 
 
 def test_a_throttled_request_is_not_given_up_for_minutes() -> None:

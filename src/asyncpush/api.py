@@ -46,7 +46,8 @@ class Registry:
     """An open connection to one ECR registry; ``connect`` makes it.
 
     All pushes over one connection share its limits, and send each layer of a repository once. ``pace`` tells how many
-    requests of each operation were sent and throttled, and how fast they may go.
+    requests of each operation were sent and throttled, and how fast they may go; ``endpoint_url`` and ``region`` tell
+    where they go.
     """
 
     def __init__(self, client: Any, name: RegistryName, settings: Settings, emit: Emit) -> None:  # noqa: ANN401
@@ -55,7 +56,9 @@ class Registry:
         self.emit = emit
         self.run = Run(Resources.of(settings, emit))
         self._client = client
-        self.pace = Pace(name.service, client.meta.endpoint_url)
+        self.endpoint_url: str = client.meta.endpoint_url
+        self.region: str = client.meta.region_name
+        self.pace = Pace(name.service, self.endpoint_url)
         self._retries = Retries(settings.max_attempts, emit, self.pace)
 
     def repository(self, name: str) -> Repository:

@@ -116,6 +116,22 @@ class Retrying:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestDone:
+    """A request has ended, whichever way; each try is one. For those who measure: no face shows it.
+
+    Attributes:
+        operation: its name, such as ``UploadLayerPart``.
+        seconds: from signing it to its answer; what it waited for its turn before is not counted.
+        outcome: ``succeeded``, ``throttled`` (refused for its rate), ``refused`` (any other error in an answer), or
+            ``unanswered`` (no connection, or a lost one).
+    """
+
+    operation: str
+    seconds: float
+    outcome: Literal["succeeded", "throttled", "refused", "unanswered"]
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Something that a user should read, but no failure."""
 
@@ -132,6 +148,7 @@ Event: TypeAlias = (
     | ImageDone
     | ImageFailed
     | Retrying
+    | RequestDone
     | Notice
 )
 

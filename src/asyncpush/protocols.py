@@ -184,6 +184,10 @@ class Repository(Protocol):
         """Create the repository (CreateRepository); False if it was there already."""
         ...
 
+    async def delete(self, *, force: bool = False) -> bool:
+        """Delete the repository (DeleteRepository), by *force* with all that is in it; False if there was none."""
+        ...
+
     async def is_immutable(self, tag: str) -> bool:
         """Whether *tag* can't be moved to another image (DescribeRepositories); False if that can't be learnt."""
         ...

@@ -13,8 +13,9 @@ from rich.table import Table
 from asyncpush.cli.options import ProgressFace, command
 from asyncpush.cli.run import DONE, run
 from asyncpush.cli.streams import say, write_result
-from asyncpush.demo.run import DemoReport, demonstrate, isolate
+from asyncpush.demo.run import DemoReport, demonstrate
 from asyncpush.events import Emit
+from asyncpush.local import isolate
 from asyncpush.progress import progress
 
 MiB = 1024 * 1024

@@ -25,6 +25,7 @@ app = App(
 app.command("asyncpush.cli.push:app", name="push", help="Push images into ECR.")
 app.command("asyncpush.cli.layers:app", name="layers", help="Push files as layers; print their digests.")
 app.command("asyncpush.cli.serve:app", name="serve", help="Run the emulator: a local ECR, on disk.")
+app.command("asyncpush.cli.bench:app", name="bench", help="Measure pushes into an endpoint, over sizes and limits.")
 app.command("asyncpush.cli.demo:app", name="demo", help="Show the main job against the emulator; nothing to set up.")
 
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import DEVNULL
 
 import aiohttp
-import anyio
 from anyio import to_thread
-from anyio.streams.text import TextReceiveStream
 
 from asyncpush.api import ImageFailure, connect, push_all
 from asyncpush.demo.images import make_images
@@ -25,13 +20,11 @@ from asyncpush.demo.readback import Proof, read_back
 from asyncpush.errors import RegistryError
 from asyncpush.events import Emit
 from asyncpush.image import ImageResult
+from asyncpush.local import local_ecr
 from asyncpush.protocols import Image
 from asyncpush.reference import Destination, parse_prefix
 from asyncpush.settings import AwsConfiguration, Settings
 from asyncpush.sources import open_source
-
-#: Seconds that the emulator has to start; it takes less than one.
-_START = 20
 
 Face = Callable[[int], AbstractAsyncContextManager[Emit]]
 
@@ -79,14 +72,15 @@ async def demonstrate(face: Face, say: Callable[[str], None]) -> DemoReport:
         folder = Path(scratch)
         say("Making four images: two versions that share layers, an index of two platforms, a docker-archive ...")
         sources = await to_thread.run_sync(make_images, folder)
-        async with _emulator(folder / "ecr") as url, AsyncExitStack() as stack:
+        async with local_ecr(folder / "ecr") as aws, AsyncExitStack() as stack:
+            url = str(aws.endpoint_url)
             say(f"A local ECR runs at {url}. Pushing ...")
             images = await _open(stack, sources)
             session = await stack.enter_async_context(aiohttp.ClientSession())
-            first, first_seconds = await _push(url, images, face)
+            first, first_seconds = await _push(aws, images, face)
             first_requests = await _requests(session, url)
             say("Pushing all of it again ...")
-            second, second_seconds = await _push(url, images, face)
+            second, second_seconds = await _push(aws, images, face)
             second_requests = await _requests(session, url) - first_requests
             say("Reading every image back, and checking each digest ...")
             proofs = [await read_back(session, url, to.repository, to.tag or "latest") for _, to in images]
@@ -112,8 +106,9 @@ async def _open(stack: AsyncExitStack, sources: tuple[str, ...]) -> list[tuple[I
     return images
 
 
-async def _push(url: str, images: list[tuple[Image, Destination]], face: Face) -> tuple[list[ImageResult], float]:
-    aws = AwsConfiguration(region="us-east-1", endpoint_url=url, access_key_id="demo", secret_access_key="demo")  # noqa: S106
+async def _push(
+    aws: AwsConfiguration, images: list[tuple[Image, Destination]], face: Face
+) -> tuple[list[ImageResult], float]:
     started = time.monotonic()
     async with (
         face(len(images)) as emit,
@@ -131,34 +126,3 @@ async def _requests(session: aiohttp.ClientSession, url: str) -> Counter[str]:
     async with session.get(f"{url}/_emulator/requests") as answer:
         document = json.loads(await answer.read())
     return Counter({name: count for name, count in document["counts"].items() if name.isalnum()})
-
-
-@asynccontextmanager
-async def _emulator(data: Path) -> AsyncIterator[str]:
-    """Run the emulator in a process of its own, as a registry is: its work must not slow the client's loop."""
-    command = [sys.executable, "-m", "asyncpush", "serve", "--port", "0", "--data", str(data)]
-    async with await anyio.open_process(command, stdin=DEVNULL, stderr=DEVNULL) as process:
-        try:
-            assert process.stdout is not None, "it is a pipe"  # noqa: S101
-            line = ""
-            with anyio.move_on_after(_START):
-                async for text in TextReceiveStream(process.stdout):
-                    line += text
-                    if "\n" in line:
-                        break
-            url = line.partition("\n")[0].partition("=")[2]
-            if not url:
-                raise RegistryError("the emulator did not start", hint="see what `asyncpush serve` says")
-            yield url
-        finally:
-            process.terminate()
-
-
-def isolate() -> None:
-    """Let no AWS configuration and no proxy of this machine count in this process and its children."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        os.environ[name] = os.devnull
-    for name in ("NO_PROXY", "no_proxy"):
-        os.environ[name] = "127.0.0.1"

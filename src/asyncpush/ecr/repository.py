@@ -18,6 +18,7 @@ from asyncpush.errors import (
     InvalidLayerPartError,
     ManifestError,
     RegistryError,
+    RepositoryNotFoundError,
     ServiceError,
     TagImmutableError,
     UploadNotFoundError,
@@ -207,6 +208,14 @@ class EcrRepository:
             raise
         return True
 
+    async def delete(self, *, force: bool = False) -> bool:
+        """Delete the repository (DeleteRepository), by *force* with all that is in it; False if there was none."""
+        try:
+            await self._call("DeleteRepository", force=force)
+        except RepositoryNotFoundError:
+            return False
+        return True
+
     async def _judge_refusal(
         self, error: ServiceError, manifest: Manifest, tag: str | None, *, reply_lost: bool
     ) -> Literal["pushed", "present"]:
@@ -277,7 +286,7 @@ class EcrRepository:
         if operation == "CreateRepository":
             return False
         # ECR Public knows its aliases in the operations of a push only.
-        return registry_id.isdecimal() or operation != "DescribeImages"
+        return registry_id.isdecimal() or operation not in ("DeleteRepository", "DescribeImages")
 
 
 _METHODS = {
@@ -285,6 +294,7 @@ _METHODS = {
     "BatchGetImage": "batch_get_image",
     "CompleteLayerUpload": "complete_layer_upload",
     "CreateRepository": "create_repository",
+    "DeleteRepository": "delete_repository",
     "DescribeImages": "describe_images",
     "DescribeRepositories": "describe_repositories",
     "InitiateLayerUpload": "initiate_layer_upload",

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import anyio
 from botocore.exceptions import ClientError
@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from asyncpush.ecr.errors import Verdict, verdict
 from asyncpush.ecr.pace import Pace
 from asyncpush.errors import AsyncpushError, ConnectionFailedError
-from asyncpush.events import Emit, Retrying
+from asyncpush.events import Emit, RequestDone, Retrying
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Retries:
 
     Args:
         max_attempts: failures of a request that end it; throttles are none.
-        emit: hears of each new try.
+        emit: hears how each try ended, and of each new one.
         pace: when requests may start; hears which were throttled.
     """
 
@@ -56,7 +56,7 @@ class Retries:
         while True:
             started = await pace.turn()
             try:
-                answer = await send()
+                answer = await self._timed(operation, send)
             except AsyncpushError as error:
                 self._answered = self._answered or not isinstance(error, ConnectionFailedError)
                 kind = verdict(error)
@@ -77,6 +77,23 @@ class Retries:
                 self._answered = True
                 pace.succeeded(started)
                 return answer
+
+    async def _timed(self, operation: str, send: Callable[[], Awaitable[T]]) -> T:
+        """Await ``send()`` and tell how long it took: a cancelled request has not ended, and is not told."""
+        began = time.perf_counter()
+        try:
+            answer = await send()
+        except AsyncpushError as error:
+            self._emit(RequestDone(operation, time.perf_counter() - began, _outcome(error)))
+            raise
+        self._emit(RequestDone(operation, time.perf_counter() - began, "succeeded"))
+        return answer
+
+
+def _outcome(error: AsyncpushError) -> Literal["throttled", "refused", "unanswered"]:
+    if isinstance(error, ConnectionFailedError):
+        return "unanswered"
+    return "throttled" if verdict(error) == "throttled" else "refused"
 
 
 def _delay(error: AsyncpushError, kind: Verdict, tries: int) -> float:

@@ -11,7 +11,7 @@ from typing import Literal, ParamSpec, Protocol, TextIO, TypeAlias
 
 import anyio
 
-from asyncpush.events import Emit, Event, ignore
+from asyncpush.events import Emit, Event, RequestDone, ignore
 from asyncpush.progress._sink import Sink
 
 __all__ = ["ProgressKind", "progress"]
@@ -44,7 +44,8 @@ class _Guarded:
         self._face: _Face | None = face
 
     def take(self, event: Event) -> None:
-        if self._face is not None:
+        # One a request, for those who measure: dropped here, before any face spends time on it.
+        if self._face is not None and not isinstance(event, RequestDone):
             self._try(self._face.take, event)
 
     def tick(self) -> None:
@@ -76,7 +77,8 @@ async def progress(
     thread. An exception of the block comes out as it is, in no exception group.
 
     Args:
-        kind: ``rich`` draws bars, ``plain`` writes lines, ``json`` one object per event, ``none`` nothing.
+        kind: ``rich`` draws bars, ``plain`` writes lines, ``json`` one object per event but ``RequestDone``, ``none``
+            nothing.
             ``auto`` is ``rich`` on a terminal and ``plain`` elsewhere, in CI and where ``TERM`` is ``dumb``.
         stream: where it goes; standard error if None. A stream that fails is left alone from then on.
         images: how many images there will be, for ``3/12 images``; None if only their events tell.

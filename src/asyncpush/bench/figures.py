@@ -1,0 +1,130 @@
+"""What samples amount to: medians with their spread, percentiles of latencies, and which combination is fastest."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Self
+
+from asyncpush.bench.measure import Sample
+from asyncpush.bench.plan import Combination
+
+#: The operations whose latencies are told: those that carry a layer's bytes, and those that hash it at the far end.
+OPERATIONS = ("UploadLayerPart", "CompleteLayerUpload")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A figure over the rounds: its median, its least and its largest value."""
+
+    median: float
+    least: float
+    largest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def overlaps(self, other: Spread) -> bool:
+        """Whether rounds of both lie in each other's way, so that neither can be called the larger."""
+        return self.least <= other.largest and other.least <= self.largest
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long *count* requests took, in seconds; each percentile is a time that one of them took (nearest rank)."""
+
+    count: int
+    p50: float
+    p90: float
+    p99: float
+
+    @classmethod
+    def of(cls, seconds: Iterable[float]) -> Self | None:
+        """Of these times; None where there are none."""
+        ordered = sorted(seconds)
+        if not ordered:
+            return None
+        return cls(len(ordered), *(ordered[math.ceil(share * len(ordered) / 100) - 1] for share in (50, 90, 99)))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One combination, over its counted rounds.
+
+    Attributes:
+        combination: what was pushed.
+        rounds: how many rounds there were.
+        seconds: of a push.
+        rate: bytes of layers a second.
+        cpu: processor seconds for each GiB of layers.
+        latencies: by operation, of all rounds together; without those that nobody asked.
+        throttled: requests refused for their rate, in all rounds.
+        retried: requests sent again, in all rounds.
+    """
+
+    combination: Combination
+    rounds: int
+    seconds: Spread
+    rate: Spread
+    cpu: Spread
+    latencies: Mapping[str, Latency]
+    throttled: int
+    retried: int
+
+
+def summarise(samples: Iterable[Sample]) -> list[Summary]:
+    """One summary for each combination that has a counted round, in the order of their first ones."""
+    by_combination: dict[Combination, list[Sample]] = {}
+    for sample in samples:
+        if sample.turn.round:
+            by_combination.setdefault(sample.turn.combination, []).append(sample)
+    return [_summary(combination, counted) for combination, counted in by_combination.items()]
+
+
+def _summary(combination: Combination, samples: Sequence[Sample]) -> Summary:
+    latencies = {
+        operation: latency
+        for operation in OPERATIONS
+        if (latency := Latency.of(each for sample in samples for each in sample.latencies(operation)))
+    }
+    return Summary(
+        combination,
+        len(samples),
+        Spread.of([sample.seconds for sample in samples]),
+        Spread.of([sample.rate for sample in samples]),
+        Spread.of([sample.cpu_per_gib for sample in samples]),
+        latencies,
+        sum(sample.throttled for sample in samples),
+        sum(sample.retried for sample in samples),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Of several ways to push the same layers: the fastest, those that can't be told from it, and the rest."""
+
+    fastest: Summary
+    as_fast: tuple[Summary, ...]
+    slower: tuple[Summary, ...]
+
+
+def verdicts(summaries: Sequence[Summary]) -> list[Verdict]:
+    """One for each number and size of layers that was pushed in more than one way."""
+
+    def layers(summary: Summary) -> tuple[int, int]:
+        return summary.combination.layers, summary.combination.size
+
+    found = []
+    for _, group in groupby(sorted(summaries, key=layers), layers):
+        ways = list(group)
+        if len(ways) > 1:
+            fastest = max(ways, key=lambda summary: summary.rate.median)
+            others = [way for way in ways if way is not fastest]
+            as_fast = tuple(way for way in others if way.rate.overlaps(fastest.rate))
+            found.append(Verdict(fastest, as_fast, tuple(way for way in others if way not in as_fast)))
+    return found

@@ -1,0 +1,204 @@
+"""``asyncpush bench``: how fast pushes into an endpoint go, and which limits suit it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import anyio
+from anyio import to_thread
+from cyclopts import Group, Parameter
+
+from asyncpush.api import connect
+from asyncpush.bench.document import document
+from asyncpush.bench.plan import Plan, make_plan
+from asyncpush.bench.plot import check_plot, draw
+from asyncpush.bench.sweep import Outcome, Sweep
+from asyncpush.bench.table import table
+from asyncpush.bench.target import Place, Target, local_target
+from asyncpush.cli.options import AwsOptions, Limits, OutputFormat, OutputOptions, command, make_aws, parse_size
+from asyncpush.cli.run import DONE, FAILED, run, say_error
+from asyncpush.cli.streams import say, write_result
+from asyncpush.errors import AsyncpushError, UsageError
+from asyncpush.local import isolate
+from asyncpush.progress import progress
+from asyncpush.reference import RegistryName, parse_registry
+
+T = TypeVar("T")
+
+_SWEEP = Group("Sweep", sort_key=0)
+_LIST = "N,..."
+_SIZES = "SIZE,..."
+
+#: Where the AWS configuration's environment names an endpoint.
+_ENDPOINTS = ("AWS_ENDPOINT_URL_ECR", "AWS_ENDPOINT_URL_ECR_PUBLIC", "AWS_ENDPOINT_URL")
+
+app = command(
+    "bench",
+    usage="asyncpush bench [OPTIONS] [REGISTRY]",
+    epilogue="""
+It pushes layers of random bytes into repositories of its own, whose names begin
+with asyncpush-bench-, and deletes them. Lists are combined, every value with
+every other. REGISTRY is ACCOUNT.dkr.ecr.REGION.amazonaws.com, or
+public.ecr.aws/ALIAS; --region, --profile or an endpoint mean your own registry.
+Without any of these it measures the emulator, which then shares this machine.
+
+Examples
+  asyncpush bench --max-layers 4,16,64 --part-size 5MiB,10MiB,20MiB
+  asyncpush bench --region eu-west-1 --max-layers 4,16 --plot ecr.png
+""",
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepOptions:
+    """What is pushed, and how often."""
+
+    layers: Annotated[str, Parameter(group=_SWEEP, metavar=_LIST, show_default=True)] = "1,4,16"
+    """Layers that are pushed together."""
+
+    size: Annotated[str, Parameter(group=_SWEEP, metavar=_SIZES, show_default=True)] = "64MiB"
+    """Size of a layer."""
+
+    max_layers: Annotated[str, Parameter(group=_SWEEP, metavar=_LIST, show_default=True)] = str(Limits().max_layers)
+    """Layers in flight at once, at most."""
+
+    part_size: Annotated[str | None, Parameter(group=_SWEEP, metavar=_SIZES)] = None
+    """Size of a part, 5MiB to 20MiB; by default what the endpoint asks for."""
+
+    max_memory: Annotated[str, Parameter(group=_SWEEP, metavar="SIZE", show_default=True)] = (
+        f"{Limits().max_memory >> 20}MiB"
+    )
+    """Memory for the parts in flight and the next ones."""
+
+    rounds: Annotated[int, Parameter(group=_SWEEP, show_default=True)] = 3
+    """Pushes of each combination that count, in turn with the others."""
+
+    warm_up: Annotated[int, Parameter(group=_SWEEP, show_default=True)] = 1
+    """Pushes of each combination before, that do not count."""
+
+    @property
+    def plan(self) -> Plan:
+        """What they ask for.
+
+        Raises:
+            UsageError: one of them is out of range, or no list.
+        """
+        return make_plan(
+            layers=_listed("--layers", self.layers, _count),
+            sizes=_listed("--size", self.size, parse_size),
+            max_layers=_listed("--max-layers", self.max_layers, _count),
+            part_sizes=[None] if self.part_size is None else _listed("--part-size", self.part_size, parse_size),
+            warm_up=self.warm_up,
+            rounds=self.rounds,
+            max_memory=parse_size(self.max_memory),
+        )
+
+
+@app.default
+def bench(
+    registry: Annotated[str | None, Parameter(show=False)] = None,
+    /,
+    *,
+    plot: Annotated[Path | None, Parameter(metavar="FILE.png")] = None,
+    yes: bool = False,
+    sweep: SweepOptions | None = None,
+    aws: AwsOptions | None = None,
+    show: OutputOptions | None = None,
+) -> int:
+    """Measure pushes into an endpoint, over layers, sizes and limits.
+
+    Args:
+        registry: Whose registry to push to.
+        plot: Draw the result, too (needs matplotlib).
+        yes: Write to an AWS account without asking.
+    """
+    show = show or OutputOptions()
+
+    async def main() -> int:
+        plan = (sweep or SweepOptions()).plan
+        name = parse_registry(registry) if registry else RegistryName()
+        if plot:
+            await to_thread.run_sync(check_plot, plot)
+        async with AsyncExitStack() as stack:
+            if registry or _names_endpoint(aws):
+                target = Target(name, make_aws(aws))
+            else:
+                isolate()
+                target = await stack.enter_async_context(local_target())
+            home = await stack.enter_async_context(connect(target.registry, aws=target.aws))
+            await _agree(plan, Place.of(target, home), yes=yes, quiet=show.quiet)
+            emit = await stack.enter_async_context(progress(show.face))
+            outcome = await Sweep(plan, target, home, emit=emit, say=say).run()
+        return await _conclude(outcome, plot, show)
+
+    return run(main, verbose=show.verbose)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise UsageError(f"{text!r} is no number", hint="write 1,4,16")
+    return int(text)
+
+
+def _listed(option: str, text: str, parse: Callable[[str], T]) -> list[T]:
+    try:
+        return [parse(word.strip()) for word in text.split(",")]
+    except UsageError as error:
+        raise UsageError(f"{option}: {error.message}", hint=error.hint) from error
+
+
+def _names_endpoint(aws: AwsOptions | None) -> bool:
+    """Whether anything but the environment's credentials says that a real endpoint is meant."""
+    return aws not in (None, AwsOptions()) or any(os.environ.get(name) for name in _ENDPOINTS)
+
+
+async def _agree(plan: Plan, place: Place, *, yes: bool, quiet: bool) -> None:
+    """Say what will be sent; before it goes to an AWS account, ask.
+
+    Raises:
+        UsageError: nobody can be asked, or the answer is no.
+    """
+    turns = (plan.warm_up + plan.rounds) * len(plan.combinations)
+    whole = (
+        f"{turns} {'pushes' if turns > 1 else 'push'}, {plan.total / 2**30:.2f} GiB of layers in all "
+        f"({plan.total * 4 / 3 / 2**30:.2f} GiB over the wire), to {place}"
+    )
+    if not place.is_aws or yes:
+        if not quiet:
+            say(f"asyncpush: {whole}")
+        return
+    if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(f"this would be {whole}", hint="there is no terminal to ask on: add --yes to go on")
+    say(
+        f"asyncpush: {whole}.\nIt goes to repositories of its own, each deleted after its push.\n"
+        "AWS takes nothing for data that comes in, and next to nothing for minutes of storage; "
+        "a NAT gateway on the way has its price."
+    )
+    sys.stderr.write("Go on? [y/N] ")
+    sys.stderr.flush()
+    # A thread that waits for a line could not be ended by Ctrl-C; once there is one, reading it takes no time.
+    await anyio.wait_readable(sys.stdin)
+    answer = await to_thread.run_sync(sys.stdin.readline)
+    if answer.strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was sent", hint="answer y, or add --yes")
+
+
+async def _conclude(outcome: Outcome, plot: Path | None, show: OutputOptions) -> int:
+    write_result(await to_thread.run_sync(_text, outcome, show.output))
+    if plot:
+        await to_thread.run_sync(draw, plot, outcome)
+    if outcome.failure:
+        say_error(AsyncpushError(outcome.failure))
+    return FAILED if outcome.failure else DONE
+
+
+def _text(outcome: Outcome, output: OutputFormat) -> str:
+    return json.dumps(document(outcome), indent=2) + "\n" if output == "json" else table(outcome)
