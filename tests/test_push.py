@@ -371,6 +371,29 @@ async def test_a_part_size_that_ecr_refuses_gives_way_to_the_one_it_asks_for(
         assert relay.seen["UploadLayerPart"] == 1 + 3
 
 
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_a_layer_that_ecr_has_got_wrong_is_sent_again_in_strict_order_but_not_for_ever(
+    emulator: Emulator, tmp_path: Path, times: int
+) -> None:
+    file = tmp_path / "layer"
+    file.write_bytes(noise(4, MiB))
+    async with relay_to(emulator.endpoint_url) as relay:
+        relay.plan("CompleteLayerUpload", *[refused("InvalidLayerException")] * times)
+        settings = Settings(create_repository=True)
+        async with asyncpush.connect(aws=aws(relay.url), settings=settings) as registry:
+            [result] = await asyncpush.push_layers(registry, [file], "team/app")
+            overlap = registry.run.resources.overlap
+            overlap.answered(0.01)
+            assert not overlap.pays(transfer=10, size=MiB, following=MiB)
+
+        assert relay.seen["UploadLayerPart"] == min(times + 1, 3)
+        if times < 3:
+            assert isinstance(result, asyncpush.LayerResult)
+        else:
+            assert isinstance(result, asyncpush.LayerFailure)
+            assert "InvalidLayerException" in str(result.error)
+
+
 async def test_a_manifest_whose_blobs_ecr_does_not_see_yet_is_put_again(
     emulator: Emulator, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ AsyncpushError
         ├── RepositoryNotFoundError
         ├── UploadNotFoundError
         ├── InvalidLayerPartError
+        ├── InvalidLayerError
         ├── LayersNotFoundError
         └── TagImmutableError
 """
@@ -152,6 +153,10 @@ class InvalidLayerPartError(ServiceError):
     """
 
     last_valid_byte: int | None = None
+
+
+class InvalidLayerError(ServiceError):
+    """Raised when ECR has other bytes of a layer than were sent (InvalidLayerException)."""
 
 
 class LayersNotFoundError(ServiceError):

@@ -13,7 +13,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from anyio.streams.memory import MemoryObjectSendStream
 
-from asyncpush.errors import InvalidLayerPartError, UploadNotFoundError, only_cause
+from asyncpush.errors import InvalidLayerError, InvalidLayerPartError, UploadNotFoundError, only_cause
 from asyncpush.events import Emit, LayerDone, LayerFailed, LayerStarted, PartSent, ignore
 from asyncpush.model import Descriptor, Upload
 from asyncpush.protocols import Blob, BlobReader, Part, Repository, SeekableReader
@@ -23,7 +23,7 @@ from asyncpush.stream.order import Overlap, PartsInOrder
 from asyncpush.stream.parts import PartCutter
 from asyncpush.stream.slots import Slots
 
-#: Uploads begun for one layer: an upload can expire or fall out of step, but not again and again.
+#: Uploads begun for one layer: an upload can expire, fall out of step or be damaged, but not again and again.
 _UPLOADS = 3
 
 #: Bytes that a part takes on its way where it is not held: a window of base64, and what the socket has not taken of it.
@@ -99,9 +99,12 @@ async def _upload_until_complete(
         try:
             with only_cause():
                 return await _upload(repository, blob, upload, size, resources, tally)
-        except (UploadNotFoundError, InvalidLayerPartError):
+        except (UploadNotFoundError, InvalidLayerPartError, InvalidLayerError) as error:
             if attempt == _UPLOADS:
                 raise
+            if isinstance(error, InvalidLayerError):
+                # Its digest was right when it was read. If overlapping parts can do that, they do it no more.
+                resources.overlap.stop()
             tally.rewind()
     raise AssertionError("the last attempt returns or raises")
 

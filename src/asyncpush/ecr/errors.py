@@ -12,6 +12,7 @@ from asyncpush.errors import (
     AsyncpushError,
     ConfigurationError,
     ConnectionFailedError,
+    InvalidLayerError,
     InvalidLayerPartError,
     LayersNotFoundError,
     RepositoryNotFoundError,
@@ -34,6 +35,7 @@ _CLASSES: dict[str, type[ServiceError]] = {
     "RepositoryNotFoundException": RepositoryNotFoundError,
     "UploadNotFoundException": UploadNotFoundError,
     "InvalidLayerPartException": InvalidLayerPartError,
+    "InvalidLayerException": InvalidLayerError,
     "LayersNotFoundException": LayersNotFoundError,
     "ReferencedImagesNotFoundException": LayersNotFoundError,
 }

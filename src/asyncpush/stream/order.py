@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
@@ -54,7 +55,11 @@ class Overlap:
 
     def refused(self) -> None:
         """Hear that a part has overtaken the one before."""
-        self._pause = _PAUSE
+        self._pause = max(self._pause, _PAUSE)
+
+    def stop(self) -> None:
+        """Send nothing early any more."""
+        self._pause = sys.maxsize
 
     def pays(self, transfer: float, size: int, following: int) -> bool:
         """Whether a part of *following* bytes may leave now, after one of *size* bytes has, in *transfer* seconds."""
