@@ -21,11 +21,14 @@ from blockbuster import BlockBusterFunction, blockbuster_ctx
 
 import asyncpush
 from asyncpush import AwsConfiguration, Registry, Settings
-from asyncpush.emulator import Emulator
+from asyncpush.emulator import Behaviour, Emulator
 from asyncpush.events import Event
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 REGION = "eu-west-1"
+
+#: How the emulator of the client's tests answers open questions: ``NAME=VALUE,...``; both answers must do.
+BEHAVIOUR = Behaviour.parse(filter(None, os.environ.get("ASYNCPUSH_BEHAVIOUR", "").split(",")))
 
 
 @pytest.fixture
@@ -34,9 +37,17 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the tests that ask the real ECR must be given (``-m aws``)."""
+    parser.addoption("--repository", help="a repository of the real ECR that may be written to")
+
+
 @pytest.fixture(autouse=True, scope="session")
-def no_aws_configuration() -> Iterator[None]:
-    """No test may read this machine's AWS configuration, or go through its proxy."""
+def no_aws_configuration(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test may read this machine's AWS configuration, or go through its proxy; but for those that ask ECR itself."""
+    if request.config.getoption("--repository"):
+        yield
+        return
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
@@ -62,8 +73,8 @@ def nothing_blocks_the_loop() -> Iterator[None]:
 
 @pytest.fixture
 async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
-    """An empty local ECR."""
-    async with Emulator(tmp_path / "ecr", fsync=False) as running:
+    """An empty local ECR; where ECR leaves a question open, it answers as ASYNCPUSH_BEHAVIOUR says."""
+    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=BEHAVIOUR) as running:
         yield running
 
 

@@ -22,6 +22,9 @@ T = TypeVar("T")
 #: behind a completed layer by hundreds of milliseconds.
 _LAG_WAITS = (0.1, 0.4, 1.0, 2.5)
 
+#: The last of these waits, after which layers are looked for, and sent again: before, it is most likely the lag.
+_DOUBTFUL_WAITS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
@@ -286,8 +289,10 @@ class _ImagePush:
                 return await self._repository.put_image(manifest, tag)
             except LayersNotFoundError:
                 await anyio.sleep(wait)
-                # In the end PutImage is believed, whatever BatchCheckLayerAvailability says.
-                await self._send_again(blobs, ask=number < len(_LAG_WAITS))
+                left = len(_LAG_WAITS) - number
+                if left < _DOUBTFUL_WAITS:
+                    # In the end PutImage is believed, whatever BatchCheckLayerAvailability says.
+                    await self._send_again(blobs, ask=left > 0)
         return await self._repository.put_image(manifest, tag)
 
     async def _send_again(self, blobs: Mapping[Digest, Blob], *, ask: bool) -> None:
