@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -94,9 +95,20 @@ async def registry(emulator: Emulator) -> AsyncIterator[Registry]:
         yield connected
 
 
-def judge(endpoint_url: str, service: str = "ecr") -> Any:
+def judge(endpoint_url: str, service: str = "ecr", **keys: str) -> Any:
     """boto3's own client: an independent reading of the protocol. It blocks; call it in a worker thread."""
-    return boto3.client(service, endpoint_url=endpoint_url, region_name=REGION, **KEYS)
+    return boto3.client(service, endpoint_url=endpoint_url, region_name=REGION, **(keys or KEYS))
+
+
+def token(endpoint_url: str) -> str:
+    """What ``Authorization: Basic`` needs at ``/v2/``: the user AWS and its password. It blocks."""
+    [grant] = judge(endpoint_url).get_authorization_token()["authorizationData"]
+    return grant["authorizationToken"]
+
+
+def password(endpoint_url: str) -> str:
+    """The password of the user AWS at ``/v2/``. It blocks."""
+    return base64.b64decode(token(endpoint_url)).decode().removeprefix("AWS:")
 
 
 class Events(list[Event]):

@@ -67,16 +67,19 @@ class Ecr:
         service: str = "ecr",
         verify: str | bool = True,
         region: str = "us-east-1",
-        access_key_id: str = "test",
+        keys: tuple[str, str, str | None] = ("test", "test", None),
+        **config: Any,
     ) -> None:
+        key_id, secret, token = keys
         self._client = _SESSION.create_client(
             service,
             region_name=region,
             endpoint_url=url,
-            aws_access_key_id=access_key_id,
-            aws_secret_access_key="test",
+            aws_access_key_id=key_id,
+            aws_secret_access_key=secret,
+            aws_session_token=token,
             verify=verify,
-            config=Config(parameter_validation=False, retries={"total_max_attempts": 1}, proxies={}),
+            config=Config(parameter_validation=False, retries={"total_max_attempts": 1}, proxies={}, **config),
         )
 
     async def call(self, operation: str, **members: Any) -> dict[str, Any]:

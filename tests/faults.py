@@ -38,10 +38,8 @@ class Relay:
 
 
 async def passed(request: web.Request, relay: Relay) -> web.Response:
-    """Pass the request on, and the answer back."""
-    headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
-    headers["Host"] = relay.target.removeprefix("http://")
-    async with relay.session.post(relay.target, data=await request.read(), headers=headers) as answer:
+    """Pass the request on, and the answer back; the Host, too, since it is signed."""
+    async with relay.session.post(relay.target, data=await request.read(), headers=request.headers) as answer:
         return web.Response(
             status=answer.status,
             body=await answer.read(),

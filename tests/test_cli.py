@@ -32,7 +32,7 @@ from anyio import to_thread
 from anyio.streams.text import TextReceiveStream
 
 import images as im
-from conftest import Ran, Server, cli_environment, run_cli
+from conftest import Ran, Server, cli_environment, run_cli, token
 from faults import Answer, Relay, hang, relay_to
 from inprocess import run_here
 
@@ -54,7 +54,8 @@ def requests_of(server: Server) -> Counter[str]:
 
 
 def fetched(server: Server, path: str) -> bytes:
-    with urllib.request.urlopen(f"{server.url}/v2/{path}") as answer:
+    asked = urllib.request.Request(f"{server.url}/v2/{path}", headers={"Authorization": f"Basic {token(server.url)}"})
+    with urllib.request.urlopen(asked) as answer:
         body: bytes = answer.read()
         return body
 
@@ -112,7 +113,7 @@ def test_it_says_its_version_in_both_spellings() -> None:
             ("layers",),
             f"{SHARED} --repository-name --registry-id",
         ),
-        (("serve",), "--host --port --data --tls-cert --tls-key --verbose -v"),
+        (("serve",), "--host --port --data --tls-cert --tls-key --credentials --no-verify-signatures --verbose -v"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

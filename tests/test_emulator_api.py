@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -26,8 +27,12 @@ def ecr(emulator: Emulator) -> Ecr:
 
 
 @pytest.fixture
-async def http(emulator: Emulator) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(emulator.endpoint_url) as session:
+async def http(tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
+    """Requests that no AWS client would send, to an emulator that lets everybody in."""
+    async with (
+        Emulator(tmp_path / "open", fsync=False, verify_signatures=False) as emulator,
+        aiohttp.ClientSession(emulator.endpoint_url) as session,
+    ):
         yield session
 
 
@@ -46,7 +51,7 @@ async def test_an_answer_is_aws_json_with_a_request_id_of_its_own(http: aiohttp.
 @pytest.mark.parametrize(
     ("target", "named"),
     [
-        (f"{TARGET}.StartImageScan", "StartImageScan"),
+        (f"{TARGET}.UploadLayer", "UploadLayer"),
         (f"{TARGET}.", "''"),
         ("AmazonS3.PutImage", "AmazonS3.PutImage"),
         ("", "X-Amz-Target"),
@@ -63,9 +68,20 @@ async def test_an_operation_that_is_not_there_is_refused_by_its_name(
     assert named in document["message"]
 
 
+@pytest.mark.parametrize("operation", ["StartImageScan", "PutReplicationConfiguration"])
+async def test_an_operation_of_ecr_that_the_emulator_lacks_is_refused_as_such(
+    http: aiohttp.ClientSession, operation: str
+) -> None:
+    response, document = await post(http, f"{TARGET}.{operation}", b"{}")
+    assert (response.status, document["__type"]) == (501, "NotImplementedException")
+    assert document["message"] == f"Amazon ECR has the operation '{operation}', this emulator does not"
+
+
 @pytest.mark.parametrize("operation", ["PutImage", "UploadLayerPart", "DescribeRepositories"])
-@pytest.mark.parametrize("body", [b"{", b"x", b"\xff", b'{"registryId": "\xff"}', b'{"x": tru}'])
-async def test_a_body_that_is_no_json_is_a_serialization_exception(
+@pytest.mark.parametrize(
+    "body", [b"{", b"x", b"\xff", b'{"registryId": "\xff"}', b'{"x": tru}', b"[" * 50_000, b"[]", b"1", b'"x"', b"null"]
+)
+async def test_a_body_that_is_no_json_object_is_a_serialization_exception(
     http: aiohttp.ClientSession, operation: str, body: bytes
 ) -> None:
     response, document = await post(http, f"{TARGET}.{operation}", body)
@@ -280,7 +296,13 @@ async def test_ecr_public_takes_a_push_under_an_alias(emulator: Emulator) -> Non
 
 
 @pytest.mark.parametrize(
-    "members", [{"repositoryName": "a" * 206}, {"repositoryName": "a__b"}, {**NAME, "registryId": "x"}]
+    "members",
+    [
+        {"repositoryName": "a" * 206},
+        {"repositoryName": "a__b"},
+        {**NAME, "registryId": "x"},
+        {**NAME, "registryId": "-a"},
+    ],
 )
 async def test_ecr_public_has_narrower_names(emulator: Emulator, members: dict[str, str]) -> None:
     public = Ecr(emulator.endpoint_url, service="ecr-public")

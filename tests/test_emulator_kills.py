@@ -31,7 +31,7 @@ SERVER = """
 import anyio, pathlib, sys
 from asyncpush.emulator import Emulator
 async def main():
-    async with Emulator(pathlib.Path(sys.argv[1]), part_size=int(sys.argv[2])) as emulator:
+    async with Emulator(pathlib.Path(sys.argv[1]), part_size=int(sys.argv[2]), verify_signatures=False) as emulator:
         print(emulator.endpoint_url, flush=True)
         await emulator.serve_forever()
 anyio.run(main)

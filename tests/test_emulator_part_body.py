@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
+from functools import partial
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asyncpush.emulator.errors import AwsError
-from asyncpush.emulator.part_body import locate_blob, read_part_body
-from asyncpush.emulator.requests import MAX_PART
+from asyncpush.emulator.part_body import PartBody, locate_blob
+from asyncpush.emulator.part_body import read_part_body as read_part_body_by
+from asyncpush.emulator.validation import load_input_rules
 
 UPLOAD_ID = "0cb5cb63-f0ad-4ac5-aadf-ff3a37e1dd4e"
+MAX_PART = 20 * 1024 * 1024
+
+
+def read_part_body(body: bytearray) -> PartBody:
+    return read_part_body_by(body, partial(load_input_rules("ecr").check, "UploadLayerPart"))
+
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -97,6 +105,15 @@ def body_with(blob: str) -> bytearray:
 def test_a_blob_that_is_no_base64_is_an_invalid_parameter(blob: str) -> None:
     with pytest.raises(AwsError) as caught:
         read_part_body(body_with(blob))
+    assert caught.value.code == "InvalidParameterException"
+    assert "'layerPartBlob'" in caught.value.message
+
+
+@pytest.mark.parametrize("last", ["5", "null", "[]", '"AAA"', '{"layerPartBlob": "AAAA"}'])
+def test_of_two_blobs_the_last_counts_whatever_it_is(last: str) -> None:
+    body = body_with("AAAA").removesuffix(b"}") + f', "layerPartBlob": {last}}}'.encode()
+    with pytest.raises(AwsError) as caught:
+        read_part_body(bytearray(body))
     assert caught.value.code == "InvalidParameterException"
     assert "'layerPartBlob'" in caught.value.message
 

@@ -8,22 +8,26 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from anyio import to_thread
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncpush.emulator import Behaviour, Emulator
+from asyncpush.emulator import Behaviour, Credentials, Emulator
 from asyncpush.emulator.caller import Caller, caller_of
 from asyncpush.emulator.registry import Registry
 from asyncpush.errors import UsageError
+from conftest import token
 from emulator_client import Ecr, digest_of, image_manifest
 
 ACCOUNTS = {"AKIAONE": "111111111111", "AKIATWO": "222222222222"}
+KEYS = {key: Credentials(key, "test", account=account) for key, account in ACCOUNTS.items()}
+KEYS["test"] = Credentials("test", "test", account="000000000000")
 CONFIG = b"{}"
 
 
 @pytest.fixture
 async def several(tmp_path: Path) -> AsyncIterator[Emulator]:
-    async with Emulator(tmp_path / "ecr", fsync=False, accounts=ACCOUNTS) as emulator:
+    async with Emulator(tmp_path / "ecr", fsync=False, credentials=KEYS.values()) as emulator:
         yield emulator
 
 
@@ -33,7 +37,7 @@ def names(answer: dict[str, list[dict[str, str]]]) -> list[str]:
 
 async def test_accounts_and_regions_have_repositories_of_their_own(several: Emulator, tmp_path: Path) -> None:
     clients = {
-        (account, region): Ecr(several.endpoint_url, region=region, access_key_id=key)
+        (account, region): Ecr(several.endpoint_url, region=region, keys=(key, "test", None))
         for key, account in [("test", "000000000000"), *ACCOUNTS.items()]
         for region in ("us-east-1", "eu-central-1")
     }
@@ -49,15 +53,15 @@ async def test_accounts_and_regions_have_repositories_of_their_own(several: Emul
 
 
 async def test_a_registry_id_leads_to_another_accounts_repositories_of_the_same_region(several: Emulator) -> None:
-    one = Ecr(several.endpoint_url, access_key_id="AKIAONE")
-    two = Ecr(several.endpoint_url, access_key_id="AKIATWO")
+    one = Ecr(several.endpoint_url, keys=("AKIAONE", "test", None))
+    two = Ecr(several.endpoint_url, keys=("AKIATWO", "test", None))
     await one.call("create_repository", repositoryName="app")
     for operation in ("initiate_layer_upload", "list_images"):
         await two.call(operation, repositoryName="app", registryId="111111111111")
         refusal = await two.refused(operation, repositoryName="app")
         assert refusal.code == "RepositoryNotFoundException"
         assert refusal.message.endswith("in the registry with id '222222222222'")
-    elsewhere = Ecr(several.endpoint_url, access_key_id="AKIATWO", region="eu-west-1")
+    elsewhere = Ecr(several.endpoint_url, keys=("AKIATWO", "test", None), region="eu-west-1")
     refusal = await elsewhere.refused("list_images", repositoryName="app", registryId="111111111111")
     assert refusal.code == "RepositoryNotFoundException"
     assert names(await two.call("describe_repositories", registryId="111111111111")) == ["app"]
@@ -65,7 +69,7 @@ async def test_a_registry_id_leads_to_another_accounts_repositories_of_the_same_
 
 
 async def test_an_upload_is_another_registrys_even_under_the_same_name(several: Emulator) -> None:
-    one, two = (Ecr(several.endpoint_url, access_key_id=key) for key in ACCOUNTS)
+    one, two = (Ecr(several.endpoint_url, keys=(key, "test", None)) for key in ACCOUNTS)
     for ecr in (one, two):
         await ecr.call("create_repository", repositoryName="app")
     upload_id = await one.begin("app")
@@ -97,12 +101,13 @@ async def test_a_public_registry_that_no_account_has_is_not_found(several: Emula
 async def test_a_pull_finds_what_its_host_names_or_else_what_has_the_name(several: Emulator) -> None:
     manifests = {}
     for account, key in (("111111111111", "AKIAONE"), ("222222222222", "AKIATWO")):
-        ecr = Ecr(several.endpoint_url, access_key_id=key, region="eu-west-1")
+        ecr = Ecr(several.endpoint_url, keys=(key, "test", None), region="eu-west-1")
         await ecr.call("create_repository", repositoryName="app")
         manifests[account] = await ecr.push_image("app", "v1", CONFIG, account.encode())
     hosts = {f"{account}.dkr.ecr.eu-west-1.amazonaws.com": body for account, body in manifests.items()}
     hosts |= {f"{several.host}:{several.port}": manifests["111111111111"]}
-    async with aiohttp.ClientSession(several.endpoint_url) as http:
+    authorization = {"Authorization": f"Basic {await to_thread.run_sync(token, several.endpoint_url)}"}
+    async with aiohttp.ClientSession(several.endpoint_url, headers=authorization) as http:
         for host, body in hosts.items():
             async with http.get("/v2/app/manifests/v1", headers={"Host": host}) as response:
                 assert await response.read() == body
@@ -111,22 +116,24 @@ async def test_a_pull_finds_what_its_host_names_or_else_what_has_the_name(severa
             assert response.status == 404
 
 
-async def test_a_request_without_a_signature_is_the_default_accounts_in_the_default_region(several: Emulator) -> None:
-    await Ecr(several.endpoint_url).call("create_repository", repositoryName="app")
-    headers = {"X-Amz-Target": "AmazonEC2ContainerRegistry_V20150921.DescribeRepositories"}
-    async with aiohttp.ClientSession(several.endpoint_url) as http, http.post("/", headers=headers) as response:
-        assert names(json.loads(await response.read())) == ["app"]
+async def test_a_request_without_a_signature_is_the_default_accounts_in_the_default_region(tmp_path: Path) -> None:
+    async with Emulator(tmp_path, fsync=False, verify_signatures=False, credentials=KEYS.values()) as emulator:
+        await Ecr(emulator.endpoint_url).call("create_repository", repositoryName="app")
+        await Ecr(emulator.endpoint_url, keys=("AKIAONE", "any", None)).call("create_repository", repositoryName="one")
+        headers = {"X-Amz-Target": "AmazonEC2ContainerRegistry_V20150921.DescribeRepositories"}
+        async with aiohttp.ClientSession(emulator.endpoint_url) as http, http.post("/", headers=headers) as response:
+            assert names(json.loads(await response.read())) == ["app"]
 
 
 @given(st.text())
 def test_a_header_that_is_no_signature_is_nobodys(text: str) -> None:
-    assert caller_of({"Authorization": text}, ACCOUNTS) == Caller()
+    assert caller_of({"Authorization": text}, KEYS) == Caller()
 
 
 @given(st.from_regex(r"[A-Za-z0-9._/-]{1,50}", fullmatch=True))
 def test_whatever_region_is_claimed_is_one_component_of_a_path(region: str) -> None:
     scope = f"AWS4-HMAC-SHA256 Credential=AKIAONE/20260101/{region}/ecr/aws4_request, SignedHeaders=host, Signature=0"
-    caller = caller_of({"Authorization": scope}, ACCOUNTS)
+    caller = caller_of({"Authorization": scope}, KEYS)
     assert len(Registry("ecr", caller.account, caller.region).path.parts) == 3
     assert ".." not in caller.region
     assert caller.account in ("111111111111", "000000000000")
@@ -152,7 +159,7 @@ async def test_a_public_alias_or_region_can_be_refused(tmp_path: Path) -> None:
         assert (await elsewhere.refused("describe_repositories")).code == "UnsupportedCommandException"
 
 
-def test_an_account_id_has_twelve_digits(tmp_path: Path) -> None:
+def test_an_account_id_has_twelve_digits() -> None:
     for account in ("1", "../../etc", "0" * 13):
-        with pytest.raises(UsageError, match="is no account id"):
-            Emulator(tmp_path, accounts={"AKIAONE": account})
+        with pytest.raises(UsageError, match="is no account of AKIAONE"):
+            Credentials("AKIAONE", "test", account=account)

@@ -34,6 +34,13 @@ NAME = {"repositoryName": "app"}
 
 
 @pytest.fixture
+async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
+    """An empty local ECR that asks nobody who he is: botocore can't sign what it does not know."""
+    async with Emulator(tmp_path / "ecr", fsync=False, verify_signatures=False) as running:
+        yield running
+
+
+@pytest.fixture
 async def ecr(emulator: Emulator) -> Ecr:
     client = Ecr(emulator.endpoint_url)
     await client.call("create_repository", **NAME)

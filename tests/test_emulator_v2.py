@@ -10,8 +10,10 @@ from pathlib import Path
 import aiohttp
 import anyio
 import pytest
+from anyio import to_thread
 
 from asyncpush.emulator import Emulator
+from conftest import password, token
 from emulator_client import OCI_INDEX, OCI_MANIFEST, Ecr, digest_of, image_manifest, index_manifest
 
 needs_skopeo = pytest.mark.usefixtures("skopeo")
@@ -41,7 +43,8 @@ async def ecr(emulator: Emulator) -> Ecr:
 
 @pytest.fixture
 async def http(emulator: Emulator, ecr: Ecr) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(emulator.endpoint_url, headers={"Authorization": "Basic QVdTOng="}) as session:
+    headers = {"Authorization": f"Basic {await to_thread.run_sync(token, emulator.endpoint_url)}"}
+    async with aiohttp.ClientSession(emulator.endpoint_url, headers=headers) as session:
         yield session
 
 
@@ -160,7 +163,9 @@ async def test_skopeo_pulls_what_was_pushed(
 ) -> None:
     source = f"docker://{emulator.host}:{emulator.port}/{NAME}:{tag}"
     pulled = tmp_path / "pulled"
-    await anyio.run_process(["skopeo", "copy", "--all", "--src-tls-verify=false", source, f"oci:{pulled}:{tag}"])
+    credentials = f"--src-creds=AWS:{await to_thread.run_sync(password, emulator.endpoint_url)}"
+    command = ["skopeo", "copy", "--all", "--src-tls-verify=false", credentials, source, f"oci:{pulled}:{tag}"]
+    await anyio.run_process(command)
     (entry,) = json.loads((pulled / "index.json").read_bytes())["manifests"]
     assert entry["digest"] == digest_of(manifest)
     for blob in (CONFIG, LAYER, MANIFEST, manifest):

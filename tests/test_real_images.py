@@ -11,17 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Server
+from conftest import Server, password
 
 
 def pull(skopeo: str, server: Server, name: str, into: Path) -> Path:
     """What skopeo gets for *name*, as an OCI layout or, for Docker's manifests, a directory of files."""
     source = f"docker://{server.url.removeprefix('http://')}/{name}"
-    subprocess.run(
-        [skopeo, "copy", "-q", "--src-tls-verify=false", "--preserve-digests", "--all", source, f"dir:{into}"],
-        check=True,
-        capture_output=True,
-    )
+    options = ["-q", "--src-tls-verify=false", "--preserve-digests", "--all", f"--src-creds=AWS:{password(server.url)}"]
+    subprocess.run([skopeo, "copy", *options, source, f"dir:{into}"], check=True, capture_output=True)
     return into
 
 

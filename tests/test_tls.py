@@ -26,7 +26,7 @@ from botocore.exceptions import BotoCoreError, SSLError
 import asyncpush
 from asyncpush import AwsConfiguration, Registry, Settings
 from asyncpush.ecr import tls
-from asyncpush.emulator import Emulator
+from asyncpush.emulator import Credentials, Emulator
 from asyncpush.errors import ConfigurationError, ConnectionFailedError
 from conftest import KEYS, REGION, Ran, aws, run_cli
 from images import Layout, layer_tar
@@ -67,7 +67,8 @@ def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[[ssl.SSLContext], Emulator]:
-    return lambda context: Emulator(tmp_path / "ecr", fsync=False, tls=context)
+    keys = [Credentials("test", "test"), Credentials("role", "secret", "token")]
+    return lambda context: Emulator(tmp_path / "ecr", fsync=False, tls=context, credentials=keys)
 
 
 @pytest.fixture
@@ -165,8 +166,8 @@ class Sts:
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             self.received.append(await reader.readuntil(b"\r\n\r\n"))
             body = (
-                "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>test</AccessKeyId>"
-                "<SecretAccessKey>test</SecretAccessKey><SessionToken>token</SessionToken>"
+                "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>role</AccessKeyId>"
+                "<SecretAccessKey>secret</SecretAccessKey><SessionToken>token</SessionToken>"
                 "<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"
             )
             writer.write(

@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 import anyio
 import pytest
+from anyio import to_thread
 
 import asyncpush
 from asyncpush import Registry, Settings
@@ -16,7 +17,7 @@ from asyncpush.ecr import pace, retry
 from asyncpush.emulator import Emulator, Weather
 from asyncpush.emulator.weather import parse_fault, parse_throttle
 from asyncpush.errors import ServiceError
-from conftest import aws
+from conftest import aws, token
 from images import Layout
 
 KiB = 1024
@@ -54,7 +55,8 @@ def layout_of(seed: int) -> Layout:
 
 async def assert_pulled(emulator: Emulator, layout: Layout, repository: str) -> None:
     """Every blob of the layout, the manifest too, is what the repository gives."""
-    async with aiohttp.ClientSession(f"{emulator.endpoint_url}") as session:
+    headers = {"Authorization": f"Basic {await to_thread.run_sync(token, emulator.endpoint_url)}"}
+    async with aiohttp.ClientSession(emulator.endpoint_url, headers=headers) as session:
         async with session.get(f"/v2/{repository}/manifests/1.0") as response:
             manifest, named = await response.read(), response.headers["Docker-Content-Digest"]
         blobs = {name.rpartition("/")[2]: data for name, data in layout.files.items() if name.startswith("blobs/")}

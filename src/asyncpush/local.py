@@ -36,8 +36,8 @@ async def local_ecr(data: Path) -> AsyncIterator[AwsConfiguration]:
             yield AwsConfiguration(
                 region="us-east-1",
                 endpoint_url=url,
-                access_key_id="local",
-                secret_access_key="local",  # noqa: S106 - the emulator takes any
+                access_key_id="test",
+                secret_access_key="test",  # noqa: S106 - the key of an emulator that was given none
             )
         finally:
             if process.returncode is None:

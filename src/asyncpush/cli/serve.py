@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import ssl
 import tempfile
 from functools import partial
@@ -18,6 +19,7 @@ from asyncpush.cli.streams import say, write_result
 from asyncpush.cli.weather import WeatherOptions, make_weather
 from asyncpush.emulator import Behaviour, DamagedDataError, Emulator, Finding
 from asyncpush.emulator.check import check as check_data
+from asyncpush.emulator.credentials import DEFAULT_CREDENTIALS, read_credentials
 from asyncpush.emulator.weather.document import describe
 from asyncpush.errors import UsageError
 
@@ -27,7 +29,8 @@ app = command(
     epilogue="""
 It prints what to set so that every AWS tool talks to it, and serves until it
 is interrupted. What was pushed can be pulled by address, as
-docker://HOST:PORT/REPOSITORY:TAG, and lies in --data as OCI image layouts.
+docker://HOST:PORT/REPOSITORY:TAG, by the user AWS with the password that
+`aws ecr get-login-password` prints, and lies in --data as OCI image layouts.
 
 Where ECR's documentation leaves a question open, --behaviour NAME=VALUE
 chooses the answer: --behaviour large-parts=refused, for one. A name that is
@@ -67,6 +70,8 @@ def serve(
     data: Path | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
+    credentials: Path | None = None,
+    no_verify_signatures: bool = False,
     behaviour: Annotated[list[str] | None, Parameter(negative=())] = None,
     check: Annotated[bool, Parameter(negative=())] = False,
     admin: bool = False,
@@ -81,6 +86,9 @@ def serve(
         data: Where repositories are kept, as OCI image layouts; a temporary directory by default.
         tls_cert: A certificate chain (PEM), to serve HTTPS.
         tls_key: Its private key (PEM).
+        credentials: The keys that requests may be signed with: an AWS shared credentials file, all of its profiles.
+            The key test with the secret test by default.
+        no_verify_signatures: Let everybody in, whatever the signature, and without a password at /v2/.
         behaviour: NAME=VALUE, an answer to a question that ECR leaves open; may be repeated.
         check: Serve nothing: check what --data holds, every hash of it, and say what is wrong (exit status 1).
         admin: Let anybody who reaches it change the weather while it runs: GET, PUT and DELETE /_emulator/weather.
@@ -94,18 +102,21 @@ def serve(
             raise UsageError(f"--port is {port}", hint="give 1 to 65535, or 0 for a free one")
         context, chosen = _tls_context(tls_cert, tls_key), Behaviour.parse(behaviour or ())
         forecast = await to_thread.run_sync(make_weather, weather)
+        keys = await to_thread.run_sync(read_credentials, credentials) if credentials else DEFAULT_CREDENTIALS
         with tempfile.TemporaryDirectory(prefix="asyncpush-") as scratch:
             emulator = Emulator(
                 data or Path(scratch),
                 host=host,
                 port=port,
                 tls=context,
+                credentials=keys,
+                verify_signatures=not no_verify_signatures,
                 behaviour=chosen,
                 weather=forecast,
                 admin=admin,
             )
             async with emulator:
-                _introduce(emulator, data)
+                _introduce(emulator, data, _advice(credentials, verified=not no_verify_signatures))
                 await emulator.serve_forever()
         return DONE
 
@@ -133,17 +144,25 @@ def _say_finding(finding: Finding) -> None:
     write_result(f"{finding} ({note})\n")
 
 
-def _introduce(emulator: Emulator, data: Path | None) -> None:
+def _introduce(emulator: Emulator, data: Path | None, advice: str) -> None:
     url = emulator.endpoint_url
     kept = f"kept in {data}" if data else "gone when it ends (--data DIR keeps it)"
     say(f"A local ECR listens on {url}; what it holds is {kept}. Point any AWS tool at it:\n")
     write_result(f"export AWS_ENDPOINT_URL_ECR={url}\nexport AWS_ENDPOINT_URL_ECR_PUBLIC={url}\n")
-    say(
-        "\nAny region and credentials will do, but AWS tools want some:\n"
-        "export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test\n\nCtrl-C ends it."
-    )
+    say(f"\n{advice}\n\nCtrl-C ends it.")
     if not emulator.weather.is_fair:
         say(f"\nIts weather: {msgspec.json.encode(describe(emulator.weather)).decode()}")
+
+
+def _advice(credentials: Path | None, *, verified: bool) -> str:
+    if verified and credentials:
+        path = shlex.quote(str(credentials.absolute()))
+        return (
+            f"Any region will do; the credentials are those of {credentials}, in any of its profiles:\n"
+            f"export AWS_REGION=us-east-1 AWS_SHARED_CREDENTIALS_FILE={path}"
+        )
+    which = "Any region will do; the credentials are these" if verified else "Any region and credentials will do"
+    return f"{which}:\nexport AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test"
 
 
 def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

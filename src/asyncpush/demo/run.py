@@ -17,12 +17,13 @@ from anyio import to_thread
 from asyncpush.api import ImageFailure, connect, push_all
 from asyncpush.demo.images import make_images
 from asyncpush.demo.readback import Proof, read_back
+from asyncpush.ecr.session import open_client
 from asyncpush.errors import RegistryError
 from asyncpush.events import Emit
 from asyncpush.image import ImageResult
 from asyncpush.local import local_ecr
 from asyncpush.protocols import Image
-from asyncpush.reference import Destination, parse_prefix
+from asyncpush.reference import Destination, RegistryName, parse_prefix
 from asyncpush.settings import AwsConfiguration, Settings
 from asyncpush.sources import open_source
 
@@ -83,7 +84,9 @@ async def demonstrate(face: Face, say: Callable[[str], None]) -> DemoReport:
             second, second_seconds = await _push(aws, images, face)
             second_requests = await _requests(session, url) - first_requests
             say("Reading every image back, and checking each digest ...")
-            proofs = [await read_back(session, url, to.repository, to.tag or "latest") for _, to in images]
+            headers = {"Authorization": f"Basic {await _token(aws)}"}
+            reading = await stack.enter_async_context(aiohttp.ClientSession(headers=headers))
+            proofs = [await read_back(reading, url, to.repository, to.tag or "latest") for _, to in images]
     for result, proof in zip(first, proofs, strict=True):
         if result.digest != proof.digest:
             raise RegistryError(f"{result.destination} was pushed as {result.digest} and read back as {proof.digest}")
@@ -120,6 +123,13 @@ async def _push(
         if isinstance(result, ImageFailure):
             raise result.error
     return [result for result in results if isinstance(result, ImageResult)], seconds
+
+
+async def _token(aws: AwsConfiguration) -> str:
+    """What opens ``/v2/`` (GetAuthorizationToken)."""
+    async with open_client(RegistryName(), aws, 1) as client:
+        [grant] = (await client.get_authorization_token())["authorizationData"]
+    return str(grant["authorizationToken"])
 
 
 async def _requests(session: aiohttp.ClientSession, url: str) -> Counter[str]:

@@ -1,12 +1,13 @@
-"""Who sends a request: account, region and access key, as its SigV4 credential scope says them; nothing is proved."""
+"""Who sends a request: account, region and access key, as its SigV4 credential scope says them; the gate proves it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-#: The account of the default test key, and of every key that no mapping names.
+#: The account of the default test key, and of every key that is not known.
 DEFAULT_ACCOUNT = "000000000000"
 
 #: The region of requests without a credential scope, such as ``aws --no-sign-request`` sends.
@@ -16,6 +17,15 @@ DEFAULT_REGION = "us-east-1"
 _CREDENTIAL = re.compile(
     r"Credential=(?P<key>[^/,\s]{1,256})/[0-9]{8}/(?P<region>[a-z0-9][a-z0-9-]{0,39})/[a-z0-9-]{1,40}/aws4_request"
 )
+
+
+class Owned(Protocol):
+    """A key that an account has."""
+
+    @property
+    def account(self) -> str:
+        """12 digits."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +43,15 @@ class Caller:
     access_key_id: str = ""
 
 
-def caller_of(headers: Mapping[str, str], accounts: Mapping[str, str]) -> Caller:
+def caller_of(headers: Mapping[str, str], keys: Mapping[str, Owned]) -> Caller:
     """Read a request's Authorization header (SigV4, or SigV4's form with another algorithm).
 
     Args:
         headers: the request's headers; names in any case if the mapping knows that.
-        accounts: access key id -> account id.
+        keys: access key id -> whose it is.
     """
     match = _CREDENTIAL.search(headers.get("Authorization", ""))
     if match is None:
         return Caller()
-    return Caller(accounts.get(match["key"], DEFAULT_ACCOUNT), match["region"], match["key"])
+    owned = keys.get(match["key"])
+    return Caller(owned.account if owned else DEFAULT_ACCOUNT, match["region"], match["key"])

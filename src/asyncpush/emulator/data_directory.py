@@ -24,6 +24,7 @@ class DataDirectory:
 
         lock                              held by the one emulator that uses the directory
         catalog.sqlite                    all but the blobs
+        token-secret                      what the passwords for /v2/ are proved with
         uploads/<id>                      the bytes of an upload
         repositories/ecr/<account>/<region>/<name>/_layout      a private repository, an OCI image layout
         repositories/ecr-public/<account>/<name>/_layout        a public one

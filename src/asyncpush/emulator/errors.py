@@ -40,8 +40,15 @@ def server_error(message: str) -> AwsError:
 
 
 def unknown_operation(name: str, reason: str) -> AwsError:
-    """An operation that ECR, or the emulator, does not have."""
+    """An operation that ECR does not have."""
     return AwsError("UnknownOperationException", f"The operation '{name}' {reason}")
+
+
+def not_implemented(name: str) -> AwsError:
+    """An operation that ECR has and the emulator has not: no answer of ECR's, and none that AWS clients retry."""
+    return AwsError(
+        "NotImplementedException", f"Amazon ECR has the operation '{name}', this emulator does not", status=501
+    )
 
 
 def repository_not_found(name: str, registry_id: str) -> AwsError:

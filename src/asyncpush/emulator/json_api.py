@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from asyncpush.emulator import requests, settings_requests
 from asyncpush.emulator.caller import Caller
 from asyncpush.emulator.documents import Document
 from asyncpush.emulator.downloads import Downloads
-from asyncpush.emulator.errors import AwsError, invalid_parameter, server_error, unknown_operation
+from asyncpush.emulator.errors import AwsError, not_implemented, server_error, unknown_operation
 from asyncpush.emulator.image_lists_api import ImageListsApi
 from asyncpush.emulator.images_api import ImagesApi
 from asyncpush.emulator.layers_api import LayersApi
@@ -27,6 +26,9 @@ from asyncpush.emulator.repositories_api import RepositoriesApi
 from asyncpush.emulator.rules import Rules
 from asyncpush.emulator.store import Store
 from asyncpush.emulator.targets import Targets
+from asyncpush.emulator.token_api import TokenApi
+from asyncpush.emulator.tokens import Tokens
+from asyncpush.emulator.validation import load_input_rules
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,7 +37,8 @@ _INLINE = 64 * 1024
 
 R = TypeVar("R", bound=requests.Request)
 
-Operation = Callable[[bytearray, Caller], Awaitable[Document]]
+#: Answers a body; told who asks, and what judges its members.
+Operation = Callable[[bytearray, Caller, requests.Check], Awaitable[Document]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,40 +52,28 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Service:
-    """What sets ECR and ECR Public apart: the target's prefix, and the shapes of names."""
+    """ECR or ECR Public, and the prefix of its targets."""
 
     name: ServiceName
     prefix: str
-    registry_id: re.Pattern[str]
-    repository_name: re.Pattern[str]
-
-    def check(self, request: requests.Request) -> None:
-        """Judge the names that both services have, by the shapes of this one.
-
-        Raises:
-            AwsError: InvalidParameterException.
-        """
-        names = [("registryId", request.registry_id, self.registry_id)]
-        if isinstance(request, requests.RepositoryRequest):
-            names.append(("repositoryName", request.repository_name, self.repository_name))
-        for name, value, pattern in names:
-            if value is not None and not pattern.fullmatch(value):
-                raise invalid_parameter(name, f"must satisfy regular expression '{pattern.pattern}'")
 
 
-_PRIVATE = _Service(PRIVATE, "AmazonEC2ContainerRegistry_V20150921", re.compile(r"[0-9]{12}"), re.compile(r".{2,256}"))
-_PUBLIC = _Service(
-    PUBLIC,
-    "SpencerFrontendService",
-    re.compile(r"(?=.{2,50}$)(?:[0-9]{12}|[a-z][a-z0-9]+(?:[._-][a-z0-9]+)*)"),
-    re.compile(r"(?=.{2,205}$)(?:[a-z0-9]+(?:[._-][a-z0-9]+)*/)*[a-z0-9]+(?:[._-][a-z0-9]+)*"),
-)
+_PRIVATE = _Service(PRIVATE, "AmazonEC2ContainerRegistry_V20150921")
+_PUBLIC = _Service(PUBLIC, "SpencerFrontendService")
 
 
 class JsonApi:
-    """Both services on one store."""
+    """Both services on one store; making one blocks for some milliseconds, to load the services' models.
 
-    def __init__(self, store: Store, rules: Rules, downloads: Downloads, targets: Targets) -> None:
+    Args:
+        store: what is held.
+        rules: the numbers and addresses to answer by.
+        downloads: what makes the addresses of layers.
+        targets: what finds the registry of a request.
+        tokens: what opens ``/v2/``.
+    """
+
+    def __init__(self, store: Store, rules: Rules, downloads: Downloads, targets: Targets, tokens: Tokens) -> None:
         self._store = store
         self._targets = targets
         self._layers = LayersApi(store, rules, downloads)
@@ -91,6 +82,8 @@ class JsonApi:
         self._repositories = RepositoriesApi(store, rules)
         self._policies = PoliciesApi(store)
         self._registries = RegistriesApi(store, rules)
+        self._tokens = TokenApi(tokens, rules)
+        self._inputs = {service.prefix: load_input_rules(service.name) for service in (_PRIVATE, _PUBLIC)}
         self._operations = {
             _PRIVATE.prefix: self._shared(_PRIVATE) | self._private_only(),
             _PUBLIC.prefix: self._shared(_PUBLIC) | self._public_only(),
@@ -109,7 +102,7 @@ class JsonApi:
         """
         name = operation_name(target)
         try:
-            return Answer(name, 200, msgspec.json.encode(await self._operation(target)(body, caller)))
+            return Answer(name, 200, msgspec.json.encode(await self._run(target, body, caller)))
         except AwsError as error:
             return refusal(name, error)
         except OSError as error:
@@ -118,15 +111,17 @@ class JsonApi:
             _LOG.exception("%s failed", name)
             return refusal(name, AwsError("InternalFailure", "The emulator has a defect; its log has more", status=500))
 
-    def _operation(self, target: str) -> Operation:
+    async def _run(self, target: str, body: bytearray, caller: Caller) -> Document:
         prefix, _, name = target.rpartition(".")
         table = self._operations.get(prefix)
         if table is None:
             raise unknown_operation(target, "is of no service that this emulator has (see the header X-Amz-Target)")
         operation = table.get(name)
         if operation is None:
-            raise unknown_operation(name, "is not one that this emulator has")
-        return operation
+            if name in self._inputs[prefix].operations:
+                raise not_implemented(name)
+            raise unknown_operation(name, "is not one that this service has")
+        return await operation(body, caller, partial(self._inputs[prefix].check, name))
 
     def _shared(self, service: _Service) -> dict[str, Operation]:
         layers, images, repositories, policies = self._layers, self._images, self._repositories, self._policies
@@ -142,7 +137,7 @@ class JsonApi:
             "CreateRepository": of(settings.CreateRepository, repositories.create),
             "DescribeRepositories": of(settings.DescribeRepositories, repositories.describe),
             "DeleteRepository": of(settings.DeleteRepository, repositories.delete),
-            "GetAuthorizationToken": of(settings.GetAuthorizationToken, repositories.authorize),
+            "GetAuthorizationToken": of(settings.GetAuthorizationToken, self._tokens.authorize),
             "SetRepositoryPolicy": of(settings.SetRepositoryPolicy, policies.set_policy),
             "GetRepositoryPolicy": of(requests.RepositoryRequest, policies.get_policy),
             "DeleteRepositoryPolicy": of(requests.RepositoryRequest, policies.delete_policy),
@@ -193,19 +188,17 @@ class JsonApi:
         }
 
     def _json(self, service: _Service, kind: type[R], run: Callable[[R, Target], Awaitable[Document]]) -> Operation:
-        async def operation(body: bytearray, caller: Caller) -> Document:
-            long = len(body) > _INLINE
-            request = await self._store.in_thread(requests.decode, body, kind) if long else requests.decode(body, kind)
-            service.check(request)
+        async def operation(body: bytearray, caller: Caller, check: requests.Check) -> Document:
+            read = partial(requests.decode, body, kind, check)
+            request = await self._store.in_thread(read) if len(body) > _INLINE else read()
             return await run(request, self._targets.of(service.name, caller, request.registry_id))
 
         return operation
 
     def _part(self, service: _Service) -> Operation:
-        async def operation(body: bytearray, caller: Caller) -> Document:
-            part = await self._store.in_thread(read_part_body, body)
+        async def operation(body: bytearray, caller: Caller, check: requests.Check) -> Document:
+            part = await self._store.in_thread(read_part_body, body, check)
             body.clear()  # 28 MB that nothing needs while the part waits for its turn and the disk
-            service.check(part.request)
             target = self._targets.of(service.name, caller, part.request.registry_id)
             return await self._layers.upload_part(part, target)
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import pybase64
 
 from asyncpush.emulator.errors import invalid_parameter
-from asyncpush.emulator.requests import MAX_PART, UploadLayerPart, decode
+from asyncpush.emulator.requests import Check, UploadLayerPart, parse, typed
+
+_BLOB = "layerPartBlob"
 
 _OPEN = re.compile(rb"[ \t\r\n]*\{")
 _KEY = re.compile(rb'[ \t\r\n]*"([^"\\]{0,200})"[ \t\r\n]*:[ \t\r\n]*')
@@ -31,20 +33,35 @@ class PartBody:
     blob: bytes
 
 
-def read_part_body(body: bytearray) -> PartBody:
+def read_part_body(body: bytearray, check: Check) -> PartBody:
     """Read a body without making a string of its blob where that can be done safely, else like any other JSON.
 
     Raises:
-        AwsError: it is no JSON, breaks a rule of UploadLayerPart's members, or its blob is no base64.
+        AwsError: it is no JSON, or its blob no base64; what *check* raises, which is shown the decoded blob.
     """
     place = locate_blob(body)
     if place is None:
-        request = decode(body, UploadLayerPart)
-        return PartBody(request, _decoded(request.layer_part_blob.encode()))
+        document = parse(body)
+        text = document.get(_BLOB) if isinstance(document, dict) else None
+        return _read(document, text.encode() if isinstance(text, str) else None, check)
     first, end = place
     with memoryview(body) as whole:
-        request = decode(b"".join((whole[:first], whole[end:])), UploadLayerPart)
-        return PartBody(request, _decoded(whole[first:end]))
+        document = parse(b"".join((whole[:first], whole[end:])))
+        # Of a member that is there twice the last counts, and that may be none that locate_blob finds.
+        found = isinstance(document, dict) and document.get(_BLOB) == ""
+        return _read(document, whole[first:end] if found else None, check)
+
+
+def _read(document: object, text: bytes | memoryview | None, check: Check) -> PartBody:
+    if not isinstance(document, dict) or text is None:
+        check(document)
+        raise invalid_parameter(_BLOB, "must be base64")
+    try:
+        blob = pybase64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise invalid_parameter(_BLOB, f"must be base64: {error}") from error
+    check({**document, _BLOB: blob})
+    return PartBody(typed({**document, _BLOB: ""}, UploadLayerPart), blob)
 
 
 def locate_blob(body: bytearray) -> tuple[int, int] | None:
@@ -57,7 +74,7 @@ def locate_blob(body: bytearray) -> tuple[int, int] | None:
     for key, first, end in _members(body):
         if key is None:
             return None
-        if key == b"layerPartBlob":
+        if key == _BLOB.encode():
             found = first, end
     return found
 
@@ -90,15 +107,3 @@ def _value(body: bytearray, start: int) -> tuple[int, int, int] | None:
     if end < 0 or body.find(b"\\", start + 1, end) >= 0:
         return None
     return start + 1, end, end + 1
-
-
-def _decoded(text: bytes | memoryview) -> bytes:
-    if len(text) > (MAX_PART + 2) // 3 * 4:
-        raise invalid_parameter("layerPartBlob", f"must have length less than or equal to {MAX_PART}")
-    try:
-        blob = pybase64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise invalid_parameter("layerPartBlob", f"must be base64: {error}") from error
-    if len(blob) > MAX_PART:
-        raise invalid_parameter("layerPartBlob", f"must have length less than or equal to {MAX_PART}")
-    return blob

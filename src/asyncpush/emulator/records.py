@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Meta
 
 from asyncpush.emulator.manifests import Manifest
 
@@ -20,7 +19,7 @@ class ExclusionFilter(msgspec.Struct, rename="camel", frozen=True):
     """Tags that a repository's mutability leaves out."""
 
     filter_type: Literal["WILDCARD"]
-    filter: Annotated[str, Meta(pattern=r"^[0-9a-zA-Z._*-]{1,128}\Z")]
+    filter: str
 
 
 class Encryption(msgspec.Struct, rename="camel", frozen=True, omit_defaults=True):

@@ -1,10 +1,6 @@
-"""The operations on repositories as a whole, and the token for pulls."""
+"""The operations on repositories as a whole."""
 
 from __future__ import annotations
-
-import secrets
-
-import pybase64
 
 from asyncpush.emulator import settings_requests as requests
 from asyncpush.emulator.documents import Document, paginate
@@ -15,9 +11,6 @@ from asyncpush.emulator.repository import Repository
 from asyncpush.emulator.resource_tags import tagged
 from asyncpush.emulator.rules import Rules
 from asyncpush.emulator.store import Store, now
-
-#: A token's life, in seconds.
-_TOKEN_LIFE = 12 * 3600
 
 
 class RepositoriesApi:
@@ -58,15 +51,6 @@ class RepositoriesApi:
         """DeleteRepository; with images in it, only by force."""
         repository = await self._store.delete_repository(target, request.repository_name, force=request.force)
         return {"repository": self._describe(repository, target)}
-
-    async def authorize(self, request: requests.GetAuthorizationToken, target: Target) -> Document:
-        """GetAuthorizationToken; what it gives opens nothing yet, since pulls ask for none."""
-        token = pybase64.b64encode(f"AWS:{secrets.token_urlsafe(32)}".encode()).decode()
-        grant = {"authorizationToken": token, "expiresAt": now() + _TOKEN_LIFE}
-        if target.registry.is_public:
-            return {"authorizationData": grant}
-        grants = [{**grant, "proxyEndpoint": self._rules.endpoint_url} for _ in request.registry_ids or [""]]
-        return {"authorizationData": grants}
 
     def _describe(self, repository: Repository, target: Target) -> Document:
         record = repository.record

@@ -1,38 +1,18 @@
-"""What each operation takes: members, types, lengths and patterns, as ECR's service model has them."""
+"""What each operation takes, typed; the rules of its members are the service model's (``validation.py``)."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
-from msgspec import Meta
 
-from asyncpush.emulator.errors import AwsError, invalid_parameter
+from asyncpush.emulator.errors import AwsError
 
 MiB = 1024 * 1024
 
-#: The longest manifest (PutImage, imageManifest) and the longest decoded part (UploadLayerPart, layerPartBlob).
+#: The longest manifest, in bytes (ECR's model counts the characters of PutImage's imageManifest).
 MAX_MANIFEST = 4 * MiB
-MAX_PART = 20 * MiB
-
-RepositoryName = Annotated[
-    str,
-    Meta(
-        min_length=2,
-        max_length=256,
-        pattern=r"^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*\Z",
-    ),
-]
-UploadId = Annotated[
-    str, Meta(pattern=r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\Z")
-]
-LayerDigest = Annotated[str, Meta(max_length=1000)]
-ByteOffset = Annotated[int, Meta(ge=0)]
-#: ECR's model gives lengths only; the characters are those that a pull can name (OCI distribution-spec).
-Tag = Annotated[str, Meta(min_length=1, max_length=300, pattern=r"^[a-zA-Z0-9_][a-zA-Z0-9._-]*\Z")]
-PageSize = Annotated[int, Meta(ge=1, le=1000)]
-TagStatus = Literal["TAGGED", "UNTAGGED", "ANY"]
 
 
 class Request(msgspec.Struct, rename="camel", frozen=True):
@@ -44,13 +24,13 @@ class Request(msgspec.Struct, rename="camel", frozen=True):
 class RepositoryRequest(Request, frozen=True, kw_only=True):
     """What all operations on one repository take."""
 
-    repository_name: RepositoryName
+    repository_name: str
 
 
 class BatchCheckLayerAvailability(RepositoryRequest, frozen=True, kw_only=True):
     """Input of BatchCheckLayerAvailability."""
 
-    layer_digests: Annotated[list[LayerDigest], Meta(min_length=1, max_length=100)]
+    layer_digests: list[str]
 
 
 class InitiateLayerUpload(RepositoryRequest, frozen=True, kw_only=True):
@@ -60,33 +40,31 @@ class InitiateLayerUpload(RepositoryRequest, frozen=True, kw_only=True):
 class UploadLayerPart(RepositoryRequest, frozen=True, kw_only=True):
     """Input of UploadLayerPart; the blob's base64 is decoded apart from it and its member left empty."""
 
-    upload_id: UploadId
-    part_first_byte: ByteOffset
-    part_last_byte: ByteOffset
+    upload_id: str
+    part_first_byte: int
+    part_last_byte: int
     layer_part_blob: str
 
 
 class CompleteLayerUpload(RepositoryRequest, frozen=True, kw_only=True):
     """Input of CompleteLayerUpload."""
 
-    upload_id: UploadId
-    layer_digests: Annotated[
-        list[Annotated[str, Meta(pattern=r"^[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+\Z")]], Meta(min_length=1, max_length=100)
-    ]
+    upload_id: str
+    layer_digests: list[str]
 
 
 class GetDownloadUrlForLayer(RepositoryRequest, frozen=True, kw_only=True):
     """Input of GetDownloadUrlForLayer."""
 
-    layer_digest: Annotated[str, Meta(max_length=1000)]
+    layer_digest: str
 
 
 class PutImage(RepositoryRequest, frozen=True, kw_only=True):
     """Input of PutImage."""
 
-    image_manifest: Annotated[str, Meta(min_length=1, max_length=MAX_MANIFEST)]
+    image_manifest: str
     image_manifest_media_type: str | None = None
-    image_tag: Tag | None = None
+    image_tag: str | None = None
     image_digest: str | None = None
 
 
@@ -97,27 +75,24 @@ class ImageId(msgspec.Struct, rename="camel", frozen=True, omit_defaults=True):
     image_tag: str | None = None
 
 
-ImageIds = Annotated[list[ImageId], Meta(min_length=1, max_length=100)]
-
-
 class BatchGetImage(RepositoryRequest, frozen=True, kw_only=True):
     """Input of BatchGetImage."""
 
-    image_ids: ImageIds
-    accepted_media_types: Annotated[list[str], Meta(min_length=1, max_length=100)] | None = None
+    image_ids: list[ImageId]
+    accepted_media_types: list[str] | None = None
 
 
 class BatchDeleteImage(RepositoryRequest, frozen=True, kw_only=True):
     """Input of BatchDeleteImage."""
 
-    image_ids: ImageIds
+    image_ids: list[ImageId]
 
 
 class ImageFilter(msgspec.Struct, rename="camel", frozen=True):
     """The filter of DescribeImages and ListImages."""
 
-    tag_status: TagStatus = "ANY"
-    image_status: Literal["ACTIVE", "ARCHIVED", "ACTIVATING", "ANY"] = "ACTIVE"
+    tag_status: str = "ANY"
+    image_status: str = "ACTIVE"
 
 
 class ListImages(RepositoryRequest, frozen=True, kw_only=True):
@@ -125,20 +100,20 @@ class ListImages(RepositoryRequest, frozen=True, kw_only=True):
 
     filter: ImageFilter = ImageFilter()
     next_token: str | None = None
-    max_results: PageSize | None = None
+    max_results: int | None = None
 
 
 class DescribeImages(ListImages, frozen=True, kw_only=True):
     """Input of DescribeImages."""
 
-    image_ids: ImageIds | None = None
+    image_ids: list[ImageId] | None = None
 
 
 class DescribeImageTags(RepositoryRequest, frozen=True, kw_only=True):
     """Input of DescribeImageTags (public)."""
 
     next_token: str | None = None
-    max_results: PageSize | None = None
+    max_results: int | None = None
 
 
 class SubjectId(msgspec.Struct, rename="camel", frozen=True):
@@ -150,8 +125,8 @@ class SubjectId(msgspec.Struct, rename="camel", frozen=True):
 class ReferrersFilter(msgspec.Struct, rename="camel", frozen=True):
     """The filter of ListImageReferrers."""
 
-    artifact_types: Annotated[tuple[str, ...], Meta(max_length=5)] = ()
-    artifact_status: Literal["ACTIVE", "ARCHIVED", "ACTIVATING", "ANY"] = "ACTIVE"
+    artifact_types: tuple[str, ...] = ()
+    artifact_status: str = "ACTIVE"
 
 
 class ListImageReferrers(RepositoryRequest, frozen=True, kw_only=True):
@@ -160,44 +135,56 @@ class ListImageReferrers(RepositoryRequest, frozen=True, kw_only=True):
     subject_id: SubjectId
     filter: ReferrersFilter = ReferrersFilter()
     next_token: str | None = None
-    max_results: Annotated[int, Meta(ge=1, le=50)] | None = None
+    max_results: int | None = None
 
 
 T = TypeVar("T", bound=Request)
 
-_PATH = re.compile(r" - at `\$\.?(?P<path>.*)`\Z")
-_WORDINGS = (
-    (re.compile(r"Object missing required field `(?P<name>.*)`"), "must not be null"),
-    (re.compile(r"Expected `.*`, got `null`"), "must not be null"),
-    (re.compile(r"Expected `\w+` of length >= (\d+)"), r"must have length greater than or equal to \1"),
-    (re.compile(r"Expected `\w+` of length <= (\d+)"), r"must have length less than or equal to \1"),
-    (re.compile(r"Expected `int` >= (\d+)"), r"must have value greater than or equal to \1"),
-    (re.compile(r"Expected `int` <= (\d+)"), r"must have value less than or equal to \1"),
-    (re.compile(r"Expected `str` matching regex '\^(.*)\\\\Z'"), r"must satisfy regular expression '\1'"),
-    (re.compile(r"Invalid enum value (.*)"), r"must be one of the values of its enumeration, not \1"),
-)
+#: Judges an operation's members by the rules of its input; raises AwsError.
+Check = Callable[[object], None]
 
 
-def decode(body: bytes | bytearray, kind: type[T]) -> T:
+def decode(body: bytes | bytearray, kind: type[T], check: Check) -> T:
     """Read a request's body.
 
     Raises:
-        AwsError: SerializationException if it is no JSON, InvalidParameterException if it breaks *kind*'s rules.
+        AwsError: SerializationException if it is no JSON; what *check* raises.
+    """
+    document = parse(body)
+    check(document)
+    return typed(document, kind)
+
+
+def parse(body: bytes | bytearray) -> object:
+    """Read JSON; members that are null are left out, as AWS takes them.
+
+    Raises:
+        AwsError: SerializationException if it is no JSON.
     """
     try:
-        return msgspec.json.decode(body or b"{}", type=kind)
-    except msgspec.ValidationError as error:
-        raise _constraint(str(error)) from error
+        return _without_nulls(msgspec.json.decode(body or b"{}"))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise AwsError("SerializationException", f"The request's body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise AwsError("SerializationException", "The request's body is nested too deeply") from error
 
 
-def _constraint(problem: str) -> AwsError:
-    """Word msgspec's finding as ECR words a broken constraint."""
-    place = _PATH.search(problem)
-    path, problem = (place["path"], problem[: place.start()]) if place else ("", problem)
-    for pattern, wording in _WORDINGS:
-        if match := pattern.fullmatch(problem):
-            inner = match.groupdict().get("name")
-            return invalid_parameter(".".join(word for word in (path, inner) if word), match.expand(wording))
-    return invalid_parameter(path or "body", problem)
+def typed(document: object, kind: type[T]) -> T:
+    """Give members that were judged their types.
+
+    Raises:
+        AwsError: InvalidParameterException for what the model takes and the emulator does not know, such as a new value
+            of an enumeration.
+    """
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise AwsError("InvalidParameterException", f"This emulator does not know that: {error}") from error
+
+
+def _without_nulls(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _without_nulls(member) for name, member in value.items() if member is not None}
+    if isinstance(value, list):
+        return [_without_nulls(entry) for entry in value]
+    return value

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import ssl
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,10 @@ from aiohttp import web
 from asyncpush.emulator import downloads
 from asyncpush.emulator.behaviour import Behaviour
 from asyncpush.emulator.caller import Caller, caller_of
+from asyncpush.emulator.credentials import DEFAULT_CREDENTIALS, Credentials, by_access_key_id
 from asyncpush.emulator.downloads import Downloads
 from asyncpush.emulator.errors import AwsError
+from asyncpush.emulator.gate import Gate
 from asyncpush.emulator.json_api import Answer, JsonApi, operation_name, refusal
 from asyncpush.emulator.request_body import read_body
 from asyncpush.emulator.request_log import RequestLog, RequestRecord
@@ -29,6 +30,7 @@ from asyncpush.emulator.rules import Rules
 from asyncpush.emulator.store import Store
 from asyncpush.emulator.survey import open_recovered
 from asyncpush.emulator.targets import Targets
+from asyncpush.emulator.tokens import LIFETIME, Tokens
 from asyncpush.emulator.v2_api import V2Api
 from asyncpush.emulator.weather.admin import add_admin
 from asyncpush.emulator.weather.call import Call
@@ -65,7 +67,10 @@ class Emulator:
         fsync: whether what is acknowledged as a layer or image must outlive a power cut.
         tls: serve ``https`` with this context.
         behaviour: how to answer where ECR's own answer is not known.
-        accounts: access key id -> account id (12 digits); all other keys are the default account's, 000000000000.
+        credentials: the keys that requests may be signed with, and whose they are.
+        verify_signatures: whether requests must be signed with them, and pulls need a token of GetAuthorizationToken;
+            without, everybody may do everything, and a key that is not among them is the account 000000000000's.
+        token_lifetime: seconds that such a token lasts; ECR's 12 hours.
         weather: the conditions that it serves in at first.
         admin: whether anybody who reaches it may change them, at ``/_emulator/weather``.
 
@@ -73,8 +78,8 @@ class Emulator:
         requests: the last 100,000 requests, oldest first.
 
     Raises:
-        UsageError: for an account id that is none; on entering, if the directory can't be used or is in use, or the
-            address can't be listened on.
+        UsageError: there are no credentials, or contradictory ones; on entering, if the directory can't be used or is
+            in use, or the address can't be listened on.
     """
 
     def __init__(
@@ -87,7 +92,9 @@ class Emulator:
         fsync: bool = True,
         tls: ssl.SSLContext | None = None,
         behaviour: Behaviour | None = None,
-        accounts: Mapping[str, str] | None = None,
+        credentials: Iterable[Credentials] = DEFAULT_CREDENTIALS,
+        verify_signatures: bool = True,
+        token_lifetime: float = LIFETIME,
         weather: Weather | None = None,
         admin: bool = False,
     ) -> None:
@@ -101,10 +108,11 @@ class Emulator:
         self._fsync = fsync
         self._tls = tls
         self._behaviour = behaviour or Behaviour()
-        self._accounts = dict(accounts or {})
-        for account in self._accounts.values():
-            if not re.fullmatch("[0-9]{12}", account):
-                raise UsageError(f"{account!r} is no account id", hint="give 12 digits")
+        self._keys = by_access_key_id(credentials)
+        if verify_signatures and not self._keys:
+            raise UsageError("there are no credentials to verify signatures with", hint="give some, or don't verify")
+        self._verify_signatures = verify_signatures
+        self._token_lifetime = token_lifetime
 
     @property
     def host(self) -> str:
@@ -149,8 +157,10 @@ class Emulator:
             self._port = listener.getsockname()[1]
             self._downloads = Downloads(store)
             rules = Rules(self.endpoint_url, self._part_size, self._behaviour)
-            targets = Targets(store, self._behaviour, self._accounts.values())
-            self._json = JsonApi(store, rules, self._downloads, targets)
+            targets = Targets(store, self._behaviour, {key.account for key in self._keys.values()})
+            tokens = await store.in_thread(Tokens.of, self._data, self._token_lifetime)
+            self._gate = Gate(self._keys if self._verify_signatures else None, tokens, store.in_thread)
+            self._json = await store.in_thread(JsonApi, store, rules, self._downloads, targets, tokens)
             self._v2 = V2Api(store)
             self._work = await stack.enter_async_context(anyio.create_task_group())
             await self._serve(listener, stack)
@@ -182,12 +192,13 @@ class Emulator:
         target = request.headers.get("X-Amz-Target", "")
         try:
             body = await read_body(request)
+            await self._gate.check_signature(request, body)
         except ConnectionError:
             return web.Response(status=400)  # Nobody is left to read it: a client that was killed while it sent.
         except AwsError as error:
             answer = refusal(operation_name(target), error)
         else:
-            answer = await self._to_the_end(target, body, caller_of(request.headers, self._accounts))
+            answer = await self._to_the_end(target, body, caller_of(request.headers, self._keys))
         self.requests.append(RequestRecord(answer.operation, answer.status))
         headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-RequestId": str(uuid.uuid4())}
         return web.Response(body=answer.body, status=answer.status, headers=headers)
@@ -210,7 +221,7 @@ class Emulator:
         await self._store.expire_upload(call.upload_id)
 
     async def _answer_v2(self, request: web.Request) -> web.StreamResponse:
-        response = await self._v2.answer(request)
+        response = self._gate.refusal_of_v2(request) or await self._v2.answer(request)
         self.requests.append(RequestRecord(f"{request.method} {request.path}", response.status))
         return response
 

@@ -1,24 +1,13 @@
-"""What the operations on repositories and accounts take: members, types, lengths and patterns, as in ECR's model."""
+"""What the operations on repositories and accounts take, typed; the rules are the service model's."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import msgspec
-from msgspec import Meta
 
 from asyncpush.emulator.records import CatalogData, Encryption, ExclusionFilter, Mutability
-from asyncpush.emulator.requests import PageSize, RepositoryName, RepositoryRequest, Request
+from asyncpush.emulator.requests import RepositoryRequest, Request
 
-Filters = Annotated[tuple[ExclusionFilter, ...], Meta(min_length=1, max_length=5)]
-Prefix = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=256,
-        pattern=r"^((?:[a-z0-9]+(?:[._-][a-z0-9]+)*/)*[a-z0-9]+(?:[._-][a-z0-9]+)*/?|ROOT)\Z",
-    ),
-]
+Filters = tuple[ExclusionFilter, ...]
 
 
 class ResourceTag(msgspec.Struct, rename="pascal", frozen=True):
@@ -48,9 +37,9 @@ class CreateRepository(RepositoryRequest, frozen=True, kw_only=True):
 class DescribeRepositories(Request, frozen=True, kw_only=True):
     """Input of DescribeRepositories."""
 
-    repository_names: Annotated[list[RepositoryName], Meta(min_length=1, max_length=100)] | None = None
+    repository_names: list[str] | None = None
     next_token: str | None = None
-    max_results: PageSize | None = None
+    max_results: int | None = None
 
 
 class DeleteRepository(RepositoryRequest, frozen=True, kw_only=True):
@@ -62,9 +51,7 @@ class DeleteRepository(RepositoryRequest, frozen=True, kw_only=True):
 class GetAuthorizationToken(Request, frozen=True, kw_only=True):
     """Input of GetAuthorizationToken."""
 
-    registry_ids: (
-        Annotated[list[Annotated[str, Meta(pattern=r"^[0-9]{12}\Z")]], Meta(min_length=1, max_length=10)] | None
-    ) = None
+    registry_ids: list[str] | None = None
 
 
 class PutImageTagMutability(RepositoryRequest, frozen=True, kw_only=True):
@@ -83,13 +70,13 @@ class PutImageScanningConfiguration(RepositoryRequest, frozen=True, kw_only=True
 class PutLifecyclePolicy(RepositoryRequest, frozen=True, kw_only=True):
     """Input of PutLifecyclePolicy."""
 
-    lifecycle_policy_text: Annotated[str, Meta(min_length=100, max_length=30720)]
+    lifecycle_policy_text: str
 
 
 class SetRepositoryPolicy(RepositoryRequest, frozen=True, kw_only=True):
     """Input of SetRepositoryPolicy."""
 
-    policy_text: Annotated[str, Meta(max_length=10240)]
+    policy_text: str
     force: bool = False
 
 
@@ -121,19 +108,19 @@ class DescribeRegistries(Request, frozen=True, kw_only=True):
     """Input of DescribeRegistries (public)."""
 
     next_token: str | None = None
-    max_results: PageSize | None = None
+    max_results: int | None = None
 
 
 class PutRegistryCatalogData(Request, frozen=True, kw_only=True):
     """Input of PutRegistryCatalogData (public)."""
 
-    display_name: Annotated[str, Meta(max_length=100)] = ""
+    display_name: str = ""
 
 
 class GetAccountSetting(Request, frozen=True, kw_only=True):
     """Input of GetAccountSetting."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    name: str
 
 
 class PutAccountSetting(GetAccountSetting, frozen=True, kw_only=True):
@@ -145,42 +132,42 @@ class PutAccountSetting(GetAccountSetting, frozen=True, kw_only=True):
 class CreateRepositoryCreationTemplate(Request, frozen=True, kw_only=True):
     """Input of CreateRepositoryCreationTemplate."""
 
-    prefix: Prefix
-    applied_for: tuple[Literal["REPLICATION", "PULL_THROUGH_CACHE", "CREATE_ON_PUSH"], ...]
-    description: Annotated[str, Meta(max_length=256)] | None = None
+    prefix: str
+    applied_for: tuple[str, ...]
+    description: str | None = None
     encryption_configuration: Encryption = Encryption("AES256")
     resource_tags: tuple[ResourceTag, ...] = ()
     image_tag_mutability: Mutability = "MUTABLE"
     image_tag_mutability_exclusion_filters: Filters = ()
-    repository_policy: Annotated[str, Meta(max_length=10240)] | None = None
-    lifecycle_policy: Annotated[str, Meta(max_length=30720)] | None = None
-    custom_role_arn: Annotated[str, Meta(max_length=2048)] | None = None
+    repository_policy: str | None = None
+    lifecycle_policy: str | None = None
+    custom_role_arn: str | None = None
 
 
 class UpdateRepositoryCreationTemplate(Request, frozen=True, kw_only=True):
     """Input of UpdateRepositoryCreationTemplate; a member that is not given stays as it is."""
 
-    prefix: Prefix
-    applied_for: tuple[Literal["REPLICATION", "PULL_THROUGH_CACHE", "CREATE_ON_PUSH"], ...] | None = None
-    description: Annotated[str, Meta(max_length=256)] | None = None
+    prefix: str
+    applied_for: tuple[str, ...] | None = None
+    description: str | None = None
     encryption_configuration: Encryption | None = None
     resource_tags: tuple[ResourceTag, ...] | None = None
     image_tag_mutability: Mutability | None = None
     image_tag_mutability_exclusion_filters: Filters | None = None
-    repository_policy: Annotated[str, Meta(max_length=10240)] | None = None
-    lifecycle_policy: Annotated[str, Meta(max_length=30720)] | None = None
-    custom_role_arn: Annotated[str, Meta(max_length=2048)] | None = None
+    repository_policy: str | None = None
+    lifecycle_policy: str | None = None
+    custom_role_arn: str | None = None
 
 
 class DescribeRepositoryCreationTemplates(Request, frozen=True, kw_only=True):
     """Input of DescribeRepositoryCreationTemplates."""
 
-    prefixes: Annotated[list[Prefix], Meta(min_length=1, max_length=100)] | None = None
+    prefixes: list[str] | None = None
     next_token: str | None = None
-    max_results: PageSize | None = None
+    max_results: int | None = None
 
 
 class DeleteRepositoryCreationTemplate(Request, frozen=True, kw_only=True):
     """Input of DeleteRepositoryCreationTemplate."""
 
-    prefix: Prefix
+    prefix: str

@@ -38,7 +38,7 @@ class V2Error(Exception):
 
 
 class V2Api:
-    """The read side of a registry on a store; credentials are taken and not looked at."""
+    """The read side of a registry on a store, for those that the gate let in."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

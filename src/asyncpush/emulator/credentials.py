@@ -1,0 +1,108 @@
+"""The keys that requests may be signed with: given by a program, or read from an AWS shared credentials file."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+from asyncpush.emulator.caller import DEFAULT_ACCOUNT
+from asyncpush.errors import UsageError
+
+_ACCOUNT = re.compile(r"[0-9]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A key pair that the emulator knows, and whose it is.
+
+    Attributes:
+        access_key_id: its public half, as it stands in every signature.
+        secret_access_key: its secret half.
+        session_token: what must come with it, for temporary credentials; None for lasting ones.
+        expires: when it ends, with a time zone; None if it doesn't.
+        account: the account that it belongs to, 12 digits.
+
+    Raises:
+        UsageError: a half is empty, the account has another form, or the end has no time zone.
+    """
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    expires: datetime | None = None
+    account: str = "123456789012"
+
+    def __post_init__(self) -> None:
+        if not self.access_key_id or not self.secret_access_key:
+            raise UsageError("credentials need an access key id and a secret access key", hint="give both")
+        if not _ACCOUNT.fullmatch(self.account):
+            raise UsageError(f"{self.account!r} is no account of {self.access_key_id}", hint="give its 12 digits")
+        if self.expires is not None and self.expires.tzinfo is None:
+            raise UsageError(f"the end of {self.access_key_id} has no time zone", hint="give one, such as UTC")
+
+
+#: The keys of an emulator that was given none.
+DEFAULT_CREDENTIALS = (Credentials("test", "test", account=DEFAULT_ACCOUNT),)
+
+
+def by_access_key_id(credentials: Iterable[Credentials]) -> dict[str, Credentials]:
+    """Index credentials.
+
+    Raises:
+        UsageError: two differ under one access key id.
+    """
+    known: dict[str, Credentials] = {}
+    for entry in credentials:
+        if known.setdefault(entry.access_key_id, entry) != entry:
+            raise UsageError(f"two key pairs have the access key id {entry.access_key_id}", hint="keep one of them")
+    return known
+
+
+def read_credentials(path: Path) -> tuple[Credentials, ...]:
+    """Read the key pairs of an AWS shared credentials file; blocks.
+
+    Each profile with ``aws_access_key_id`` and ``aws_secret_access_key`` is one; ``aws_session_token`` and ``account``
+    (or ``aws_account_id``, as AWS tools call it) may stand beside them. Profiles without keys are passed over.
+
+    Raises:
+        UsageError: it can't be read, has no keys, or a profile has half a key pair or a malformed account.
+    """
+    parser = configparser.RawConfigParser(default_section="")
+    try:
+        with path.open(encoding="utf-8") as file:
+            parser.read_file(file, str(path))
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}", hint="name a file of AWS credentials") from error
+    except (configparser.Error, UnicodeDecodeError) as error:
+        # Without the parser's own words, which quote the line, and that may be a secret.
+        raise UsageError(
+            f"{path} is no file of AWS credentials{_line(error)}", hint="write it as `aws configure` does"
+        ) from None
+    profiles = [(name, parser[name]) for name in parser.sections()]
+    found = tuple(_credentials(path, name, members) for name, members in profiles if _has_keys(members))
+    if not found:
+        raise UsageError(f"{path} has no profile with aws_access_key_id", hint="add one, as `aws configure` does")
+    return found
+
+
+def _line(error: Exception) -> str:
+    lines = [line for line, _ in getattr(error, "errors", ())] or [getattr(error, "lineno", None)]
+    return f": line {lines[0]}" if lines[0] else ""
+
+
+def _has_keys(members: Mapping[str, str]) -> bool:
+    return "aws_access_key_id" in members or "aws_secret_access_key" in members
+
+
+def _credentials(path: Path, profile: str, members: Mapping[str, str]) -> Credentials:
+    account = members.get("account") or members.get("aws_account_id")
+    token = members.get("aws_session_token") or None
+    try:
+        found = Credentials(members.get("aws_access_key_id", ""), members.get("aws_secret_access_key", ""), token)
+        return replace(found, account=account) if account else found
+    except UsageError as error:
+        raise UsageError(f"{path}, profile {profile}: {error.message}", hint=error.hint) from error
