@@ -16,6 +16,7 @@ import pytest
 from anyio import to_thread
 
 from asyncpush.emulator import Emulator
+from conftest import token
 from emulator_client import (
     OCI_CONFIG,
     OCI_INDEX,
@@ -122,13 +123,15 @@ def wait_until_it_listens(address: str) -> None:
     pytest.fail(f"nothing listens on {address}")
 
 
-def opened(url: str, kind: str) -> Spec:
+def opened(url: str, kind: str, basic: str = "") -> Spec:
     mark = uuid.uuid4().hex[:12]
-    return Spec(aiohttp.ClientSession(url), kind, f"spec/{mark}", f"spec/{mark}-other")
+    headers = {"Authorization": f"Basic {basic}"} if basic else {}
+    return Spec(aiohttp.ClientSession(url, headers=headers), kind, f"spec/{mark}", f"spec/{mark}-other")
 
 
 async def opened_emulator(emulator: Emulator) -> Spec:
-    opening = opened(emulator.endpoint_url, "emulator")
+    basic = await to_thread.run_sync(token, emulator.endpoint_url)
+    opening = opened(emulator.endpoint_url, "emulator", basic)
     ecr = Ecr(emulator.endpoint_url)
     for name in opening.name, opening.other:
         await ecr.call("create_repository", repositoryName=name)

@@ -20,7 +20,7 @@ import asyncpush
 from asyncpush.emulator import Behaviour, Emulator, Finding
 from asyncpush.emulator.check import check
 from asyncpush.emulator.weather import Throttle, Weather, parse_fault
-from conftest import aws
+from conftest import aws, password, token
 from emulator_client import OCI_INDEX, OCI_MANIFEST, Ecr, digest_of, image_manifest, index_manifest
 
 MiB = 1024 * 1024
@@ -69,6 +69,11 @@ class Door:
         return last + 1 if last else 0
 
 
+async def session_with_token(emulator: Emulator) -> aiohttp.ClientSession:
+    headers = {"Authorization": f"Basic {await to_thread.run_sync(token, emulator.endpoint_url)}"}
+    return aiohttp.ClientSession(emulator.endpoint_url, headers=headers)
+
+
 Open = Callable[[Emulator], Awaitable[Door]]
 
 
@@ -81,7 +86,7 @@ async def door_to() -> AsyncIterator[Open]:
             ecr = Ecr(emulator.endpoint_url)
             if not (await ecr.call("describe_repositories"))["repositories"]:
                 await ecr.call("create_repository", repositoryName=NAME)
-            return Door(await stack.enter_async_context(aiohttp.ClientSession(emulator.endpoint_url)))
+            return Door(await stack.enter_async_context(await session_with_token(emulator)))
 
         yield opened
 
@@ -96,14 +101,20 @@ def ecr(emulator: Emulator) -> Ecr:
     return Ecr(emulator.endpoint_url)
 
 
+async def head_of(emulator: Emulator, method: str, path: str) -> bytes:
+    """The head of a request that announces the layer."""
+    basic = await to_thread.run_sync(token, emulator.endpoint_url)
+    head = f"{method} {path} HTTP/1.1\r\nHost: ecr\r\nAuthorization: Basic {basic}\r\n"
+    return f"{head}Content-Length: {len(LAYER)}\r\n\r\n".encode()
+
+
 async def test_a_patch_that_was_cut_goes_on_from_the_range_that_the_status_tells(
     emulator: Emulator, door: Door
 ) -> None:
     location = await door.begin()
     with anyio.fail_after(20):
         async with await anyio.connect_tcp(emulator.host, emulator.port) as stream:
-            head = f"PATCH {location} HTTP/1.1\r\nHost: ecr\r\nContent-Length: {len(LAYER)}\r\n\r\n"
-            await stream.send(head.encode() + LAYER[: 3 * MiB])
+            await stream.send(await head_of(emulator, "PATCH", location) + LAYER[: 3 * MiB])
             while not await door.received(location):
                 pass
         status = 416
@@ -139,8 +150,7 @@ async def test_a_push_whose_client_was_killed_leaves_nothing(emulator: Emulator,
 
 async def cut_post(emulator: Emulator, path: str, sent: bytes) -> None:
     async with await anyio.connect_tcp(emulator.host, emulator.port) as stream:
-        head = f"POST {path} HTTP/1.1\r\nHost: ecr\r\nContent-Length: {len(LAYER)}\r\n\r\n"
-        await stream.send(head.encode() + sent)
+        await stream.send(await head_of(emulator, "POST", path) + sent)
 
 
 async def test_of_two_patches_of_the_same_bytes_one_is_taken(door: Door) -> None:
@@ -370,12 +380,15 @@ async def test_skopeo_pushes_and_asyncpush_finds_it_there(
     emulator: Emulator, door: Door, real_images: Path, tmp_path: Path
 ) -> None:
     at = f"docker://{emulator.host}:{emulator.port}/{NAME}"
+    credentials = f"AWS:{await to_thread.run_sync(password, emulator.endpoint_url)}"
+    push = ("--dest-tls-verify=false", f"--dest-creds={credentials}")
+    pull = ("--src-tls-verify=false", f"--src-creds={credentials}")
     for source, tag in (
         (f"oci:{real_images}/busybox", "oci"),
         (f"docker-archive:{real_images}/busybox.docker.tar", "docker"),
     ):
-        await to_thread.run_sync(skopeo_copy, "--dest-tls-verify=false", source, f"{at}:{tag}")
-        await to_thread.run_sync(skopeo_copy, "--src-tls-verify=false", f"{at}:{tag}", f"dir:{tmp_path}/{tag}")
+        await to_thread.run_sync(skopeo_copy, *push, source, f"{at}:{tag}")
+        await to_thread.run_sync(skopeo_copy, *pull, f"{at}:{tag}", f"dir:{tmp_path}/{tag}")
         pulled = (tmp_path / tag / "manifest.json").read_bytes()
         assert (await door.ask("GET", f"manifests/{tag}"))[2] == pulled
     async with asyncpush.connect(aws=replace(aws(emulator.endpoint_url), region="us-east-1")) as registry:
@@ -393,6 +406,8 @@ async def test_skopeo_pushes_an_index_with_all_its_images(emulator: Emulator, do
     assert (await door.ask("PUT", "manifests/multi", index, Content_Type=OCI_INDEX))[0] == 201
     await ecr.call("create_repository", repositoryName="copied")
     at = f"docker://{emulator.host}:{emulator.port}"
+    credentials = f"AWS:{await to_thread.run_sync(password, emulator.endpoint_url)}"
     unsafe = ("--src-tls-verify=false", "--dest-tls-verify=false")
+    unsafe += (f"--src-creds={credentials}", f"--dest-creds={credentials}")
     await to_thread.run_sync(skopeo_copy, *unsafe, f"{at}/{NAME}:multi", f"{at}/copied:multi")
     assert await ecr.tags("copied") == {digest_of(one): [], digest_of(two): [], digest_of(index): ["multi"]}
