@@ -128,6 +128,31 @@ async def test_a_patch_that_was_cut_goes_on_from_the_range_that_the_status_tells
     assert (await door.ask("GET", f"blobs/{DIGEST}"))[2] == LAYER
 
 
+async def test_a_put_of_unknown_length_that_was_cut_leaves_the_upload(emulator: Emulator, door: Door) -> None:
+    location = await door.begin()
+    basic = await to_thread.run_sync(token, emulator.endpoint_url)
+    head = f"PUT {location}?digest={DIGEST} HTTP/1.1\r\nHost: ecr\r\nAuthorization: Basic {basic}\r\n"
+    with anyio.fail_after(20):
+        async with await anyio.connect_tcp(emulator.host, emulator.port) as stream:
+            await stream.send(f"{head}Transfer-Encoding: chunked\r\n\r\n{3 * MiB:x}\r\n".encode() + LAYER[: 3 * MiB])
+            while not await door.received(location):
+                pass
+        status = 416
+        while status == 416:
+            first = await door.received(location)
+            asked = f"{first}-{len(LAYER) - 1}"
+            put = f"{location}?digest={DIGEST}"
+            status, *_ = await door.ask("PUT", put, LAYER[first:], Content_Range=asked)
+    assert status == 201
+
+
+async def test_bytes_of_another_digest_go_with_their_upload(door: Door, tmp_path: Path) -> None:
+    location = await door.begin()
+    assert (await door.ask("PUT", f"{location}?digest={DIGEST}", b"other"))[0] == 400
+    assert (await door.ask("GET", location))[0] == 404
+    assert await to_thread.run_sync(lambda: list((tmp_path / "ecr/uploads").iterdir())) == []
+
+
 async def test_an_upload_outlives_the_emulator(tmp_path: Path, door_to: Open) -> None:
     async with Emulator(tmp_path / "ecr", fsync=False) as first:
         door = await door_to(first)
