@@ -137,7 +137,7 @@ WRONG = {
         "PutImage:throttle=2": "write throttle",
         "PutImage:availability=AVAILABLE": "it is for BatchCheckLayerAvailability",
         "BatchCheckLayerAvailability:availability=MAYBE": "availability=UNAVAILABLE",
-        "v2:GET-blob:upload-expired": "it is for UploadLayerPart and CompleteLayerUpload",
+        "v2:GET-blob:upload-expired": "it is for UploadLayerPart and CompleteLayerUpload and v2:*-upload",
         "PutImage:lag=1:throttle": "lag is for layers-not-found",
     },
     "--throttle": {

@@ -28,9 +28,9 @@ app = command(
     usage="asyncpush serve [OPTIONS]",
     epilogue="""
 It prints what to set so that every AWS tool talks to it, and serves until it
-is interrupted. What was pushed can be pulled by address, as
-docker://HOST:PORT/REPOSITORY:TAG, by the user AWS with the password that
-`aws ecr get-login-password` prints, and lies in --data as OCI image layouts.
+is interrupted. Other tools push and pull at docker://HOST:PORT/REPOSITORY:TAG,
+as the user AWS with the password that `aws ecr get-login-password` prints, and
+what was pushed lies in --data as OCI image layouts.
 
 Where ECR's documentation leaves a question open, --behaviour NAME=VALUE
 chooses the answer: --behaviour large-parts=refused, for one. A name that is

@@ -1,4 +1,4 @@
-"""A local ECR: its JSON API and ``/v2/`` pulls, on disk, for rehearsals, demonstrations and tests."""
+"""A local ECR: its JSON API and ``/v2/``, on disk, for rehearsals, demonstrations and tests."""
 
 from asyncpush.emulator.behaviour import Behaviour as Behaviour
 from asyncpush.emulator.credentials import Credentials as Credentials

@@ -57,6 +57,11 @@ class Accounts:
             writes.remove_template(registry, prefix)
         del self._templates[registry][prefix]
 
+    def registry_for(self, name: str) -> Registry | None:
+        """Where a push that names no registry creates a repository: the default one, else the first with a template."""
+        creating = [registry for registry in self._templates if self.template_for(registry, name)]
+        return Registry() if Registry() in creating else min(creating, default=None)
+
     def template_for(self, registry: Registry, name: str) -> TemplateRecord | None:
         """The template by which a push creates a repository: the longest namespace that *name* is in, else ROOT's."""
         pushing = [each for each in self.templates(registry).values() if CREATE_ON_PUSH in each.applied_for]

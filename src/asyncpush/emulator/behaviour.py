@@ -35,6 +35,8 @@ class Behaviour:
             ``image-tag-already-exists``.
         unaccepted_manifest: BatchGetImage of an image whose type is not in acceptedMediaTypes: ``given`` as it is, or
             ``image-not-found``.
+        patch_status: what a PATCH of an upload below ``/v2/`` is answered with: ``202``, as the specification has it,
+            or ``201``, as ECR has been seen to.
         unknown_alias: a public registryId that is no account's: ``caller``, whose own alias it is taken for, or
             ``not-found`` (RegistryNotFoundException).
         public_regions: ECR Public in ``any`` region, or in the ``documented`` ones (us-east-1, us-west-2), others
@@ -59,6 +61,7 @@ class Behaviour:
     missing_subject: Literal["taken", "refused"] = "taken"
     same_immutable_tag: Literal["image-already-exists", "image-tag-already-exists"] = "image-already-exists"
     unaccepted_manifest: Literal["given", "image-not-found"] = "given"
+    patch_status: Literal["202", "201"] = "202"
     unknown_alias: Literal["caller", "not-found"] = "caller"
     public_regions: Literal["any", "documented"] = "any"
     max_layers: int = 0

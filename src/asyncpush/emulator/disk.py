@@ -47,6 +47,12 @@ class Disk:
         source.replace(target)
         self.sync_directory(target.parent)
 
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file that was written and synced already a second name, in place of what has that name."""
+        target.unlink(missing_ok=True)
+        target.hardlink_to(source)
+        self.sync_directory(target.parent)
+
     def sync(self, descriptor: int) -> None:
         """Flush one open file to the disk, if asked to."""
         if self.fsync:
@@ -62,7 +68,7 @@ class Disk:
                 os.close(descriptor)
 
 
-def write_at(descriptor: int, data: bytes, offset: int) -> None:
+def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of *data* at *offset*; a short write, as a filling disk gives, is carried on until it fails."""
     rest = memoryview(data)
     while rest:

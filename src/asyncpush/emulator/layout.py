@@ -88,6 +88,14 @@ class Layout:
         """Take over a file that was written and synced elsewhere in the data directory."""
         self._disk.move(source, self.blob_path(digest))
 
+    def link(self, source: Path, digest: Digest) -> bool:
+        """Give another layout's blob a second name here; False where the file system can't, or the blob is gone."""
+        try:
+            self._disk.link(source, self.blob_path(digest))
+        except OSError:
+            return False
+        return True
+
     def give_back(self, digest: Digest, source: Path) -> None:
         """Undo ``adopt``."""
         self._disk.move(self.blob_path(digest), source)

@@ -13,7 +13,7 @@ from asyncpush.emulator.catalog import Catalog
 from asyncpush.emulator.layout import Layout, index_bytes, tags_by_image
 from asyncpush.emulator.manifests import Manifest, sha256_digest
 from asyncpush.emulator.records import Image, RepositoryRecord
-from asyncpush.emulator.registry import Registry
+from asyncpush.emulator.registry import Registry, Target
 from asyncpush.emulator.uploads import Upload
 from asyncpush.model import Digest
 
@@ -56,6 +56,11 @@ class Repository:
     def name(self) -> str:
         """Its name, with slashes."""
         return self.record.name
+
+    @property
+    def target(self) -> Target:
+        """Its registry, as requests that give no id name it."""
+        return Target(self.registry, self.registry.account)
 
     @property
     def index(self) -> bytes:
@@ -148,6 +153,21 @@ class Repository:
             raise
         self.layers[digest] = size
         upload.discard()
+
+    def mount(self, source: Repository, digest: Digest) -> bool:
+        """Hold a layer of another repository's, too; False where the file system has no second names for files."""
+        there = digest in self.images
+        if not there and not self.layout.link(source.blob_path(digest), digest):
+            return False
+        size = source.layers[digest]
+        try:
+            with self._catalog.writing() as writes:
+                writes.add_layer(self.key, digest, size)
+        except OSError:
+            self._forget(digest)
+            raise
+        self.layers[digest] = size
+        return True
 
     def put(self, image: Image, raw: bytes, tag: str | None) -> None:
         """Hold an image, under *tag* if given; the tag leaves the image that had it."""

@@ -18,12 +18,13 @@ from aiohttp import web
 
 from asyncpush.emulator import downloads
 from asyncpush.emulator.behaviour import Behaviour
-from asyncpush.emulator.caller import Caller, caller_of
+from asyncpush.emulator.caller import caller_of
 from asyncpush.emulator.credentials import DEFAULT_CREDENTIALS, Credentials, by_access_key_id
 from asyncpush.emulator.downloads import Downloads
 from asyncpush.emulator.errors import AwsError
+from asyncpush.emulator.finishing import Finishing
 from asyncpush.emulator.gate import Gate
-from asyncpush.emulator.json_api import Answer, JsonApi, operation_name, refusal
+from asyncpush.emulator.json_api import JsonApi, operation_name, refusal
 from asyncpush.emulator.request_body import read_body
 from asyncpush.emulator.request_log import RequestLog, RequestRecord
 from asyncpush.emulator.rules import Rules
@@ -54,7 +55,7 @@ _READ_BUFFER = 256 * 1024
 class Emulator:
     """A local ECR on a data directory, serving while its ``async with`` block runs.
 
-    It answers ECR's JSON API at ``/``, pulls at ``/v2/`` and its own record of requests at ``/_emulator/requests``.
+    It answers ECR's JSON API at ``/``, pushes and pulls at ``/v2/``, and tells its requests at ``/_emulator/requests``.
     Each repository is an OCI image layout (``data_directory.py`` says where); another emulator on the same directory
     goes on with everything that this one acknowledged, however this one ended.
 
@@ -161,8 +162,8 @@ class Emulator:
             tokens = await store.in_thread(Tokens.of, self._data, self._token_lifetime)
             self._gate = Gate(self._keys if self._verify_signatures else None, tokens, store.in_thread)
             self._json = await store.in_thread(JsonApi, store, rules, self._downloads, targets, tokens)
-            self._v2 = V2Api(store)
-            self._work = await stack.enter_async_context(anyio.create_task_group())
+            self._finishing = Finishing(await stack.enter_async_context(anyio.create_task_group()))
+            self._v2 = V2Api(store, rules, self._finishing)
             await self._serve(listener, stack)
             self._open = stack.pop_all()
         return self
@@ -198,24 +199,11 @@ class Emulator:
         except AwsError as error:
             answer = refusal(operation_name(target), error)
         else:
-            answer = await self._to_the_end(target, body, caller_of(request.headers, self._keys))
+            caller = caller_of(request.headers, self._keys)
+            answer = await self._finishing.carry(lambda: self._json.answer(target, body, caller))
         self.requests.append(RequestRecord(answer.operation, answer.status))
         headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-RequestId": str(uuid.uuid4())}
         return web.Response(body=answer.body, status=answer.status, headers=headers)
-
-    async def _to_the_end(self, target: str, body: bytearray, caller: Caller) -> Answer:
-        """Carry a request out in the emulator's own group: neither a client that leaves nor the end cuts it in half."""
-        answers: list[Answer] = []
-        done = anyio.Event()
-
-        async def work() -> None:
-            with anyio.CancelScope(shield=True):
-                answers.append(await self._json.answer(target, body, caller))
-            done.set()
-
-        self._work.start_soon(work)
-        await done.wait()
-        return answers[0]
 
     async def _expire(self, call: Call) -> None:
         await self._store.expire_upload(call.upload_id)

@@ -128,7 +128,7 @@ class Store:
         return found
 
     def find(self, name: str, registry: Registry | None) -> Repository | None:
-        """A repository by what a pull says: its registry, or, for a bare address, the first one that has the name.
+        """A repository as ``/v2/`` is asked for it: in a registry, or, at a bare address, in the first that has it.
 
         The default account's in the default region comes first, then private ones before public ones, in order.
         """

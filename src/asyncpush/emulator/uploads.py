@@ -71,6 +71,30 @@ class Upload:
             os.close(descriptor)
         self._hasher, self.record = hasher, new
 
+    def extend(self, block: memoryview) -> None:
+        """Add bytes as they come through ``/v2/``, which knows no parts; on failure the upload is as it was before."""
+        old = self.record
+        hasher = self._running().copy()
+        hasher.update(block)
+        received = old.received + len(block)
+        new = replace(old, parts=old.parts + 1, received=received, last_part=0, digest=hasher.hexdigest())
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            write_at(descriptor, block, old.received)
+            self._save(new)
+        except OSError:
+            os.ftruncate(descriptor, old.received)
+            raise
+        finally:
+            os.close(descriptor)
+        self._hasher = hasher
+
+    def close(self, disk: Disk) -> Digest:
+        """``finish``, also of an upload that has no bytes: ``/v2/`` knows the empty blob."""
+        if not self.record.received:
+            self.path.touch()
+        return self.finish(disk)
+
     def finish(self, disk: Disk) -> Digest:
         """Cut off what was never acknowledged, see the rest to the disk, and tell its digest."""
         digest = self._running().hexdigest()

@@ -1,118 +1,145 @@
-"""Pulls through ``/v2/`` (OCI distribution-spec): manifests, blobs and tags, read only."""
+"""The entrance of ``/v2/`` (OCI distribution-spec): which registry, which repository, and who answers."""
 
 from __future__ import annotations
 
 import re
-from urllib.parse import urlencode
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
-import msgspec
 from aiohttp import web
 
-from asyncpush.emulator.manifests import sha256_digest
-from asyncpush.emulator.records import Image
+from asyncpush.emulator.errors import AwsError
+from asyncpush.emulator.finishing import Finishing
+from asyncpush.emulator.images_api import ImagesApi
 from asyncpush.emulator.registry import Registry, registry_of_host
 from asyncpush.emulator.repository import Repository
+from asyncpush.emulator.rules import Rules
 from asyncpush.emulator.store import Store
+from asyncpush.emulator.v2 import lists
+from asyncpush.emulator.v2.answers import json_answer, refusal
+from asyncpush.emulator.v2.blobs import Blobs
+from asyncpush.emulator.v2.errors import V2Error, translated
+from asyncpush.emulator.v2.manifests import Manifests
+from asyncpush.emulator.v2.receiving import BodyLostError
+from asyncpush.emulator.v2.uploads import Uploads
 
-_MANIFEST = re.compile(r"(?P<name>.+)/manifests/(?P<reference>[^/]+)")
-_BLOB = re.compile(r"(?P<name>.+)/blobs/(?P<digest>[^/]+)")
-_TAGS = re.compile(r"(?P<name>.+)/tags/list")
+#: The names of repositories (distribution-spec, Pulling manifests), of as many characters as ECR allows.
+_NAME = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
+_LONGEST_NAME = 256
 
-_VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
+_Handler = Callable[[web.Request, Repository, str], Awaitable[web.StreamResponse]]
 
 
-class V2Error(Exception):
-    """Raised to refuse a pull.
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """What is done at a path: method -> handler, and the method that may create the repository."""
 
-    Args:
-        status: the HTTP status.
-        code: the distribution-spec's code, such as ``MANIFEST_UNKNOWN``.
-        message: what is wrong.
-    """
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        self.status = status
-        self.code = code
-        self.message = message
-        super().__init__(message)
+    path: re.Pattern[str]
+    handlers: Mapping[str, _Handler]
+    creating: str = ""
 
 
 class V2Api:
-    """The read side of a registry on a store, for those that the gate let in."""
+    """A registry on a store, for those that the gate let in.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: where everything is.
+        rules: quotas and behaviour.
+        finishing: carries out what changes data.
+    """
+
+    def __init__(self, store: Store, rules: Rules, finishing: Finishing) -> None:
         self._store = store
+        self._finishing = finishing
+        self._blobs = Blobs(store)
+        self._uploads = Uploads(store, rules, finishing, self._blobs)
+        self._manifests = Manifests(store, ImagesApi(store, rules), finishing)
+        self._routes = self._make_routes()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer any request below ``/v2/``."""
         try:
             return await self._route(request)
         except V2Error as error:
-            return _refusal(error)
+            return refusal(error)
+        except AwsError as error:
+            return refusal(translated(error))
+        except (BodyLostError, ConnectionError):
+            return refusal(V2Error(400, "BLOB_UPLOAD_INVALID", "the body ended before its end"))
         except OSError as error:
-            return _refusal(V2Error(500, "UNKNOWN", f"the emulator can't use its data directory: {error}"))
+            return refusal(V2Error(500, "UNKNOWN", f"the emulator can't use its data directory: {error}"))
 
     async def _route(self, request: web.Request) -> web.StreamResponse:
-        if request.method not in ("GET", "HEAD"):
-            raise V2Error(405, "UNSUPPORTED", "this registry takes pushes through ECR's JSON API only")
         path, registry = request.match_info["path"], registry_of_host(request.host)
-        if not path:
-            return _json({})
-        if match := _MANIFEST.fullmatch(path):
-            return await self._manifest(self._repository(match["name"], registry), match["reference"])
-        if match := _BLOB.fullmatch(path):
-            return self._blob(self._repository(match["name"], registry), match["digest"])
-        if match := _TAGS.fullmatch(path):
-            return self._tags(self._repository(match["name"], registry), request)
+        if path in ("", "_catalog"):
+            _allow(request, ("GET",), path)
+            return lists.catalog(request, self._store, registry) if path else json_answer({})
+        for route in self._routes:
+            if match := route.path.fullmatch(path):
+                method = _allow(request, tuple(route.handlers), path)
+                repository = await self._repository(match["name"], registry, create=method == route.creating)
+                return await route.handlers[method](request, repository, match["rest"])
         raise V2Error(404, "NAME_UNKNOWN", f"there is nothing at /v2/{path}")
 
-    def _repository(self, name: str, registry: Registry | None) -> Repository:
+    def _make_routes(self) -> tuple[_Route, ...]:
+        uploads, manifests = self._uploads, self._manifests
+        of_manifest: dict[str, _Handler] = {
+            "GET": lambda _, repository, reference: manifests.get(repository, reference),
+            "PUT": manifests.put,
+            "DELETE": lambda _, repository, reference: manifests.delete(repository, reference),
+        }
+        of_upload: dict[str, _Handler] = {
+            "GET": lambda _, repository, upload: uploads.status(repository, upload),
+            "PATCH": uploads.append,
+            "PUT": uploads.complete,
+            "DELETE": lambda _, repository, upload: uploads.cancel(repository, upload),
+        }
+        begin: dict[str, _Handler] = {"POST": lambda request, repository, _: uploads.begin(request, repository)}
+        return (
+            _Route(_path(r"/manifests/(?P<rest>[^/]+)"), of_manifest, creating="PUT"),
+            _Route(_path(r"/blobs/uploads/?(?P<rest>)"), begin, creating="POST"),
+            _Route(_path(r"/blobs/uploads/(?P<rest>[^/]+)"), of_upload),
+            _Route(_path(r"/blobs/(?P<rest>[^/]+)"), {"GET": self._blob}),
+            _Route(_path(r"/tags/(?P<rest>list)"), {"GET": _tags}),
+            _Route(_path(r"/referrers/(?P<rest>[^/]+)"), {"GET": _referrers}),
+        )
+
+    async def _repository(self, name: str, registry: Registry | None, *, create: bool) -> Repository:
+        """Find a repository; a push makes it where a creation template says so."""
         found = self._store.find(name, registry)
+        if found is None and create:
+            found = await self._created(name, registry)
         if found is None:
             raise V2Error(404, "NAME_UNKNOWN", f"there is no repository {name}")
         return found
 
-    async def _manifest(self, repository: Repository, reference: str) -> web.Response:
-        image = _image(repository, reference)
-        if image is None:
-            raise V2Error(404, "MANIFEST_UNKNOWN", f"{repository.name} has no manifest {reference}")
-        raw = await self._store.in_thread(repository.read_manifest, image)
-        digest = str(image.manifest.digest)
-        headers = {**_VERSION, "Docker-Content-Digest": digest, "Content-Type": image.manifest.media_type}
-        return web.Response(body=raw, headers=headers)
+    async def _created(self, name: str, registry: Registry | None) -> Repository | None:
+        if not _NAME.fullmatch(name) or not 2 <= len(name) <= _LONGEST_NAME:  # it becomes a path
+            raise V2Error(400, "NAME_INVALID", f"{name!r} can't be a repository's name")
+        into = registry or self._store.accounts.registry_for(name)
+        return await self._finishing.carry(partial(self._store.create_on_push, into, name)) if into else None
 
-    def _blob(self, repository: Repository, reference: str) -> web.FileResponse:
-        digest = sha256_digest(reference)
-        if digest is None or digest not in repository.layers:
-            raise V2Error(404, "BLOB_UNKNOWN", f"{repository.name} has no blob {reference}")
-        headers = {**_VERSION, "Docker-Content-Digest": str(digest), "Content-Type": "application/octet-stream"}
-        return web.FileResponse(repository.blob_path(digest), headers=headers)
-
-    def _tags(self, repository: Repository, request: web.Request) -> web.Response:
-        """The tags in order, ``n`` at a time, behind ``last``; ``Link`` leads to the next ones."""
-        size, last = request.query.get("n"), request.query.get("last", "")
-        if size is not None and not re.fullmatch(r"[0-9]{1,9}", size):
-            raise V2Error(400, "PAGINATION_NUMBER_INVALID", f"n is {size!r}, and must be a number")
-        rest = sorted(tag for tag in repository.tags if tag > last)
-        page = rest if size is None else rest[: int(size)]
-        headers = {}
-        if page and len(page) < len(rest):
-            query = urlencode({"last": page[-1], "n": size})
-            headers["Link"] = f'</v2/{repository.name}/tags/list?{query}>; rel="next"'
-        return _json({"name": repository.name, "tags": page}, headers=headers)
+    async def _blob(self, _: web.Request, repository: Repository, digest: str) -> web.StreamResponse:
+        return self._blobs.get(repository, digest)
 
 
-def _image(repository: Repository, reference: str) -> Image | None:
-    return repository.find(digest=reference) if ":" in reference else repository.find(tag=reference)
+async def _tags(request: web.Request, repository: Repository, _: str) -> web.StreamResponse:
+    return lists.tags(request, repository)
 
 
-def _refusal(error: V2Error) -> web.Response:
-    return _json({"errors": [{"code": error.code, "message": error.message}]}, status=error.status)
+async def _referrers(request: web.Request, repository: Repository, digest: str) -> web.StreamResponse:
+    return lists.referrers(request, repository, digest)
 
 
-def _json(document: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(document),
-        status=status,
-        headers={**_VERSION, **(headers or {}), "Content-Type": "application/json"},
-    )
+def _path(rest: str) -> re.Pattern[str]:
+    return re.compile(rf"(?P<name>.+){rest}")
+
+
+def _allow(request: web.Request, methods: tuple[str, ...], path: str) -> str:
+    """The method whose handler is to answer: HEAD is GET, of which no body is sent."""
+    method = "GET" if request.method == "HEAD" else request.method
+    if method not in methods:
+        message = f"{request.method} is not for /v2/{path}"
+        raise V2Error(405, "UNSUPPORTED", message, {"Allow": ", ".join(methods)})
+    return method

@@ -47,31 +47,31 @@ def refused(action: Action, call: Call, lost: list[str]) -> web.Response | None:
 
 def throttled(call: Call) -> web.Response:
     """Too many requests; both faces say it in the same words (ECR's common errors)."""
-    if call.is_pull:
-        return _pull_refused(429, "TOOMANYREQUESTS", "Rate exceeded")
+    if call.is_v2:
+        return _v2_refused(429, "TOOMANYREQUESTS", "Rate exceeded")
     return _refused(call, AwsError("ThrottlingException", "Rate exceeded"))
 
 
 def _failed(call: Call) -> web.Response:
     """A fault on the registry's side."""
-    if call.is_pull:
-        return _pull_refused(500, "UNKNOWN", "Internal server error")
+    if call.is_v2:
+        return _v2_refused(500, "UNKNOWN", "Internal server error")
     return _refused(call, server_error("Service failed to process the request"))
 
 
 def _token_expired(call: Call) -> web.Response:
-    """Credentials, or a pull's token, whose time is over."""
-    if call.is_pull:
+    """Credentials, or a registry's token, whose time is over."""
+    if call.is_v2:
         message = "Your authorization token has expired. Reauthenticate and try again."
-        return _pull_refused(403, "DENIED", message)
+        return _v2_refused(403, "DENIED", message)
     message = "The security token included in the request is expired"
     return _refused(call, AwsError("ExpiredTokenException", message))
 
 
 def _access_denied(call: Call) -> web.Response:
     """An action that no policy allows."""
-    if call.is_pull:
-        return _pull_refused(403, "DENIED", f"requested access to repository {call.repository} is denied")
+    if call.is_v2:
+        return _v2_refused(403, "DENIED", f"requested access to repository {call.repository} is denied")
     where = f"repository/{call.repository}" if call.repository else "*"
     action = f"ecr:{call.operation}"
     message = (
@@ -128,7 +128,7 @@ def _refused(call: Call, error: AwsError) -> web.Response:
     return web.Response(body=answer.body, status=answer.status, headers=headers)
 
 
-def _pull_refused(status: int, code: str, message: str) -> web.Response:
+def _v2_refused(status: int, code: str, message: str) -> web.Response:
     document = {"errors": [{"code": code, "message": message}]}
     headers = {"Content-Type": "application/json", "Docker-Distribution-Api-Version": "registry/2.0"}
     return web.Response(body=msgspec.json.encode(document), status=status, headers=headers)

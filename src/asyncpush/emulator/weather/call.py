@@ -35,7 +35,7 @@ class Call:
     manifest: Manifest | None = None
 
     @property
-    def is_pull(self) -> bool:
+    def is_v2(self) -> bool:
         """Whether it is a request below ``/v2/``, and no operation."""
         return self.service == V2
 
@@ -55,7 +55,7 @@ def identify(request: web.Request) -> Call | None:
         return Call(operation_name(target), target.rpartition(".")[0])
     if request.path.startswith("/v2/"):
         name = name_v2(request.method, request.path.removeprefix("/v2/"))
-        return Call(name.operation, V2, name.repository)
+        return Call(name.operation, V2, name.repository, upload_id=name.upload)
     return None
 
 

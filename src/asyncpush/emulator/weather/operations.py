@@ -49,14 +49,14 @@ OPERATIONS = (
     "UploadLayerPart",
 )
 
-#: Before the names of pulls: ``v2:GET-blob``.
+#: Before the names of pushes and pulls: ``v2:GET-blob``.
 V2 = "v2:"
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 #: The last words of a path (OCI distribution-spec), by what they are; an upload's is longer than a blob's.
 _KINDS = {
-    "upload": re.compile(r"(?P<name>.+)/blobs/uploads(?:/.*)?"),
+    "upload": re.compile(r"(?P<name>.+)/blobs/uploads(?:/(?P<upload>.*))?"),
     "blob": re.compile(r"(?P<name>.+)/blobs/[^/]+"),
     "manifest": re.compile(r"(?P<name>.+)/manifests/[^/]+"),
     "tags": re.compile(r"(?P<name>.+)/tags/list"),
@@ -69,18 +69,19 @@ NAMES = (*OPERATIONS, *(f"{V2}{method}-{kind}" for kind in _KINDS for method in 
 
 @dataclass(frozen=True, slots=True)
 class V2Name:
-    """A request below ``/v2/``: what rules call it, and the repository in its path; empty if there is none."""
+    """A request below ``/v2/``: what rules call it, and the repository and upload that its path names, if any."""
 
     operation: str
-    repository: str
+    repository: str = ""
+    upload: str = ""
 
 
 def name_v2(method: str, path: str) -> V2Name:
     """Name a request by its method and its path below ``/v2/``; what is no path of the specification is ``other``."""
     for kind, pattern in _KINDS.items():
         if match := pattern.fullmatch(path):
-            return V2Name(f"{V2}{method}-{kind}", match["name"])
-    return V2Name(f"{V2}{method}-other", "")
+            return V2Name(f"{V2}{method}-{kind}", match["name"], match.groupdict().get("upload") or "")
+    return V2Name(f"{V2}{method}-other")
 
 
 def matching(glob: str) -> list[str]:

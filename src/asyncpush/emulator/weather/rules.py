@@ -55,7 +55,7 @@ ACTIONS: Mapping[Action, ActionKind] = {
     "layers-not-found": ActionKind(("PutImage",)),
     "expired-token": ActionKind(),
     "access-denied": ActionKind(),
-    "upload-expired": ActionKind(("UploadLayerPart", "CompleteLayerUpload")),
+    "upload-expired": ActionKind(("UploadLayerPart", "CompleteLayerUpload", f"{V2}*-upload")),
 }
 
 

@@ -71,7 +71,7 @@ class Seam:
         return response
 
     async def _through(self, sky: Sky, request: web.Request, call: Call, handler: Handler) -> web.StreamResponse:
-        if not call.is_pull:
+        if not call.is_v2:
             try:
                 body = await read_body(request)
             except (AwsError, ConnectionError):
@@ -88,7 +88,7 @@ class Seam:
 
         response = await sky.answer(request, call, work)
         if not worked:
-            operation = f"{request.method} {request.path}" if call.is_pull else call.operation
+            operation = f"{request.method} {request.path}" if call.is_v2 else call.operation
             is_cut = request.transport is None or request.transport.is_closing()
             self._log.append(RequestRecord(operation, 0 if is_cut else response.status))
         return response

@@ -85,7 +85,7 @@ class Sky:
 
     def asks_for_members(self, call: Call) -> bool:
         """Whether it takes a request's body to tell what is to be done with it."""
-        if call.is_pull:
+        if call.is_v2:
             return False
         return self._throttles.meters(call.service, call.operation) or any(
             rule.fault.is_particular and rule.fault.selects(call.operation) for rule in self._rules

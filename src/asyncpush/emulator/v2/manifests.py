@@ -1,0 +1,107 @@
+"""Manifests through ``/v2/``: the same images, and the same rules, as PutImage, BatchGetImage and BatchDeleteImage."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+from aiohttp import web
+
+from asyncpush.emulator.errors import AwsError
+from asyncpush.emulator.finishing import Finishing
+from asyncpush.emulator.images_api import ImagesApi
+from asyncpush.emulator.manifests import sha256_digest
+from asyncpush.emulator.records import Image
+from asyncpush.emulator.registry import Target
+from asyncpush.emulator.repository import Repository
+from asyncpush.emulator.request_body import read_body
+from asyncpush.emulator.requests import MAX_MANIFEST, BatchDeleteImage, ImageId, PutImage
+from asyncpush.emulator.store import Store
+from asyncpush.emulator.v2.answers import VERSION, empty
+from asyncpush.emulator.v2.errors import V2Error, digest_invalid, translated
+from asyncpush.model import Digest
+
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+
+
+class Manifests:
+    """The manifests of a store's repositories.
+
+    Args:
+        store: where they are.
+        images: ECR's operations on them.
+        finishing: carries out what changes data.
+    """
+
+    def __init__(self, store: Store, images: ImagesApi, finishing: Finishing) -> None:
+        self._store = store
+        self._images = images
+        self._finishing = finishing
+
+    async def get(self, repository: Repository, reference: str) -> web.Response:
+        """GET and HEAD (Pulling manifests); a manifest is never converted."""
+        image = _find(repository, reference)
+        raw = await self._store.in_thread(repository.read_manifest, image)
+        digest = str(image.manifest.digest)
+        headers = {**VERSION, "Docker-Content-Digest": digest, "Content-Type": image.manifest.media_type}
+        return web.Response(body=raw, headers=headers)
+
+    async def put(self, request: web.Request, repository: Repository, reference: str) -> web.Response:
+        """PUT (Pushing Manifests): PutImage under a tag or a digest; what is there already is a success here."""
+        is_digest = ":" in reference
+        if is_digest and sha256_digest(reference) is None:
+            raise digest_invalid(reference)
+        if not is_digest and not _TAG.fullmatch(reference):
+            raise V2Error(400, "TAG_INVALID", f"{reference!r} is no tag (128 letters, digits, '_', '.' and '-')")
+        raw = bytes(await read_body(request))
+        put = PutImage(
+            repository_name=repository.name,
+            image_manifest=_text(raw),
+            image_manifest_media_type=_media_type(request),
+            image_digest=reference if is_digest else None,
+            image_tag=None if is_digest else reference,
+        )
+        await self._finishing.carry(partial(self._put, put, repository.target))
+        digest = await self._store.in_thread(Digest.of, raw)
+        headers = {"Location": f"/v2/{repository.name}/manifests/{digest}", "Docker-Content-Digest": str(digest)}
+        image = repository.images.get(digest)  # gone again if somebody has deleted it meanwhile
+        if image and image.manifest.subject:
+            headers["OCI-Subject"] = image.manifest.subject
+        return empty(201, headers)
+
+    async def delete(self, repository: Repository, reference: str) -> web.Response:
+        """DELETE (Deleting tags; Deleting Manifests): BatchDeleteImage of a tag, or of an image with all its tags."""
+        _find(repository, reference)
+        image_id = ImageId(reference) if ":" in reference else ImageId(None, reference)
+        delete = BatchDeleteImage(repository_name=repository.name, image_ids=[image_id])
+        done = await self._finishing.carry(partial(self._images.delete, delete, repository.target))
+        if done["failures"]:
+            raise V2Error(403, "DENIED", f"an index in {repository.name} names {reference}")
+        return empty(202, {})
+
+    async def _put(self, request: PutImage, target: Target) -> None:
+        try:
+            await self._images.put(request, target)
+        except AwsError as error:
+            if error.code != "ImageAlreadyExistsException":
+                raise translated(error) from error
+
+
+def _find(repository: Repository, reference: str) -> Image:
+    image = repository.find(digest=reference) if ":" in reference else repository.find(tag=reference)
+    if image is None:
+        raise V2Error(404, "MANIFEST_UNKNOWN", f"{repository.name} has no manifest {reference}")
+    return image
+
+
+def _media_type(request: web.Request) -> str | None:
+    return request.headers.get("Content-Type", "").partition(";")[0].strip() or None
+
+
+def _text(raw: bytes) -> str:
+    if len(raw) > MAX_MANIFEST:
+        raise V2Error(413, "MANIFEST_INVALID", f"a manifest can have up to {MAX_MANIFEST} bytes")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise V2Error(400, "MANIFEST_INVALID", "the manifest is not UTF-8") from error

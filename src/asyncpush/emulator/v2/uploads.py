@@ -1,0 +1,148 @@
+"""Pushing blobs through ``/v2/``: uploads begun, continued in order, asked about, completed and given up."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+from aiohttp import web
+
+from asyncpush.emulator.finishing import Finishing
+from asyncpush.emulator.manifests import sha256_digest
+from asyncpush.emulator.registry import Target
+from asyncpush.emulator.repository import Repository
+from asyncpush.emulator.rules import Rules
+from asyncpush.emulator.store import Store
+from asyncpush.emulator.uploads import Upload
+from asyncpush.emulator.v2.answers import empty
+from asyncpush.emulator.v2.blobs import Blobs, created
+from asyncpush.emulator.v2.errors import V2Error, digest_invalid
+from asyncpush.emulator.v2.intake import Intake
+from asyncpush.emulator.v2.receiving import Receiver
+from asyncpush.model import Digest
+
+_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/.*)?")
+
+
+class Uploads:
+    """The uploads into a store's repositories; those of the JSON API are the same ones.
+
+    Args:
+        store: where they are.
+        rules: quotas, and how a PATCH is answered.
+        finishing: carries out what changes data.
+        blobs: mounts.
+    """
+
+    def __init__(self, store: Store, rules: Rules, finishing: Finishing, blobs: Blobs) -> None:
+        self._store = store
+        self._rules = rules
+        self._finishing = finishing
+        self._blobs = blobs
+        self._receiver = Receiver(finishing)
+
+    async def begin(self, request: web.Request, repository: Repository) -> web.Response:
+        """POST: mount a blob, take a whole one, or open an upload (Pushing blobs; Mounting a blob)."""
+        mounted, whole = request.query.get("mount"), request.query.get("digest")
+        if mounted is not None:
+            digest, source = _digest(mounted), request.query.get("from", "")
+            if await self._finishing.carry(partial(self._blobs.mount, repository, digest, source)):
+                return created(repository, digest)
+        expected = None if whole is None else _digest(whole)
+        upload = await self._finishing.carry(partial(self._open, repository))
+        if expected is None:
+            return empty(202, _progress(repository, upload))
+        try:
+            await self._receive(request, repository, upload)
+        except BaseException:  # nobody was told of this upload, and nobody can go on with it
+            self._finishing.start(partial(self._cancel, repository, upload.id))
+            raise
+        return await self._finishing.carry(partial(self._complete, repository, upload.id, expected))
+
+    async def status(self, repository: Repository, upload_id: str) -> web.Response:
+        """GET: how much there is (Getting the status of an upload)."""
+        return empty(204, _progress(repository, await self._find(repository, upload_id)))
+
+    async def append(self, request: web.Request, repository: Repository, upload_id: str) -> web.Response:
+        """PATCH: the bytes that follow, with or without a Content-Range (Pushing a blob in chunks)."""
+        upload = await self._find(repository, upload_id)
+        await self._receive(request, repository, upload)
+        return empty(int(self._rules.behaviour.patch_status), _progress(repository, upload))
+
+    async def complete(self, request: web.Request, repository: Repository, upload_id: str) -> web.Response:
+        """PUT: the last bytes, or none, and the digest of all of them."""
+        digest = _digest(request.query.get("digest", ""))
+        upload = await self._find(repository, upload_id)
+        await self._receive(request, repository, upload)
+        return await self._finishing.carry(partial(self._complete, repository, upload.id, digest))
+
+    async def cancel(self, repository: Repository, upload_id: str) -> web.Response:
+        """DELETE: forget an upload (Canceling an upload)."""
+        await self._finishing.carry(partial(self._cancel, repository, upload_id))
+        return empty(204, {})
+
+    async def _open(self, repository: Repository) -> Upload:
+        async with self._store.changing(repository.target, repository.name) as found:
+            return await self._store.create_upload(found)
+
+    async def _find(self, repository: Repository, upload_id: str) -> Upload:
+        async with self._store.uploading(upload_id, repository.target, repository.name) as upload:
+            return upload
+
+    async def _receive(self, request: web.Request, repository: Repository, upload: Upload) -> None:
+        first, length = upload.record.received, request.content_length
+        if asked := request.headers.get("Content-Range"):
+            length = _length(asked, request, repository, upload)
+        intake = Intake(self._store, self._rules, repository, upload, first=first, length=length)
+        await self._receiver.receive(request.content, intake.keep)
+        intake.check_end()
+
+    async def _complete(self, repository: Repository, upload_id: str, expected: Digest) -> web.Response:
+        target, name = repository.target, repository.name
+        async with self._store.uploading(upload_id, target, name) as upload:
+            digest = await self._store.in_thread(upload.close, self._store.disk)
+            if digest != expected:  # no bytes that may follow make it right
+                await self._store.remove_upload(upload)
+                raise V2Error(400, "DIGEST_INVALID", f"the bytes have the digest {digest}, not {expected}")
+            await self._keep(upload, digest, target, name)
+        return created(repository, digest)
+
+    async def _keep(self, upload: Upload, digest: Digest, target: Target, name: str) -> None:
+        async with self._store.changing(target, name) as repository:
+            if digest not in repository.layers:
+                await self._store.in_thread(repository.add_layer, upload, digest)
+                del self._store.uploads[upload.id]
+                return
+        await self._store.remove_upload(upload)
+
+    async def _cancel(self, repository: Repository, upload_id: str) -> None:
+        async with self._store.uploading(upload_id, repository.target, repository.name) as upload:
+            await self._store.remove_upload(upload)
+
+
+def _digest(text: str) -> Digest:
+    digest = sha256_digest(text)
+    if digest is None:
+        raise digest_invalid(text)
+    return digest
+
+
+def _length(asked: str, request: web.Request, repository: Repository, upload: Upload) -> int:
+    """The bytes that a Content-Range announces, which must be those that follow."""
+    match = _RANGE.fullmatch(asked.strip())
+    received = upload.record.received
+    if match is None or int(match[1]) != received or int(match[2]) < received:
+        message = f"the range is {asked}, and the next byte is {received}"
+        raise V2Error(416, "BLOB_UPLOAD_INVALID", message, _progress(repository, upload))
+    length = int(match[2]) - received + 1
+    if request.content_length not in (None, length):
+        raise V2Error(400, "SIZE_INVALID", f"the range has {length} bytes, and the body {request.content_length}")
+    return length
+
+
+def _progress(repository: Repository, upload: Upload) -> dict[str, str]:
+    return {
+        "Location": f"/v2/{repository.name}/blobs/uploads/{upload.id}",
+        "Range": f"0-{max(upload.record.received - 1, 0)}",
+        "Docker-Upload-UUID": upload.id,
+    }
