@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from aiobotocore.paginate import AioPaginator
 from botocore.exceptions import PaginationError
@@ -20,6 +21,9 @@ from asyncpush.model import Upload
 from asyncpush.protocols import Part
 from asyncpush.reference import RegistryName
 from asyncpush.stream.parts import BLOCK_SIZE
+
+#: A client's method for an operation, or what sends it again where that helps.
+Method: TypeAlias = Callable[..., Awaitable[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +76,24 @@ async def call(command: Command, prepared: Input, configuration: Configuration) 
         ConfigurationError: no client can be made.
         PaginationError: pages are asked for, and turned off.
     """
-    operation = command.operation
-    page_options = _page_options(command, prepared.members)
     async with open_for(command, 1, configuration.retry_mode) as client:
-        if page_options is not None:
-            assert operation.paging is not None  # noqa: S101 - for the type
-            # Not the client's own get_paginator: that would read the model from disk, here on the event loop.
-            paginator = AioPaginator(getattr(client, operation.method), operation.paging.config, operation.model)
-            return await _pages(paginator, prepared.members, page_options)
-        answer = await getattr(client, operation.method)(**prepared.parameters())
-    return single(answer)
+        return await send(command, prepared, getattr(client, command.operation.method))
+
+
+async def send(command: Command, prepared: Input, method: Method) -> Answer:
+    """Call *method* with *prepared*, once for each page of the answer; it raises what *method* raises.
+
+    Raises:
+        PaginationError: pages are asked for, and turned off.
+    """
+    page_options = _page_options(command, prepared.members)
+    if page_options is None:
+        return single(await method(**prepared.parameters()))
+    operation = command.operation
+    assert operation.paging is not None  # noqa: S101 - for the type
+    # Not the client's own get_paginator: that would read the model from disk, here on the event loop.
+    paginator = AioPaginator(method, operation.paging.config, operation.model)
+    return await _pages(paginator, prepared.members, page_options)
 
 
 def single(answer: dict[str, Any]) -> Answer:

@@ -223,6 +223,8 @@ def check_combination(command: Command) -> None:
         raise CommandError(f"--batch prints JSON lines; --output {command.options.output} is not among its forms.")
     if extras.unordered and not extras.batch:
         raise CommandError("--unordered goes with --batch.")
+    if extras.layer_file and extras.skeleton:
+        raise CommandError("--layer-file can't be combined with a skeleton.")
     if extras.part_size and not extras.layer_file:
         raise CommandError("--part-size goes with --layer-file.")
     if extras.layer_file and (command.words.keys() & {"partFirstByte", "partLastByte", "layerPartBlob"}):

@@ -57,13 +57,18 @@ class ParameterError(CommandError):
         super().__init__(f"Error parsing parameter '{option}': {reason}")
 
 
+def service_text(error: bce.ClientError) -> str:
+    """What ECR has answered; without botocore's own count of tries where asyncpush makes them."""
+    return str(error).replace(" (reached max retries: 0)", "")
+
+
 def explain(error: Exception) -> CommandError:
     """The text and the status that *error* ends a command with."""
     match error:
         case CommandError():
             return error
         case bce.ClientError():
-            return CommandError(str(error), SERVICE)
+            return CommandError(service_text(error), SERVICE)
         case bce.NoRegionError():
             return CommandError(_NO_REGION, CONFIGURATION)
         case bce.NoCredentialsError():

@@ -44,13 +44,13 @@ def read_input(command: Command, binary_format: str) -> Members:
     return decoded(command.operation, members, binary_format)
 
 
-def decoded(operation: Operation, members: Members, binary_format: str) -> Members:
-    """*members* with their blobs as bytes.
+def decoded(operation: Operation, members: Members, binary_format: str, *, files: bool = False) -> Members:
+    """*members* with their blobs as bytes; with *files*, a blob may be ``fileb://PATH``, and it blocks.
 
     Raises:
-        CommandError: one is no base64.
+        CommandError: one is no base64, or its file can't be read.
     """
-    value = decode_blobs(members, operation.model.input_shape, binary_format)
+    value = decode_blobs(members, operation.model.input_shape, binary_format, files=files)
     assert isinstance(value, dict)  # noqa: S101 - for the type
     return value
 

@@ -74,20 +74,29 @@ def read_document(option: str, word: str) -> str:
         raise ParameterError(option, f"Unable to read standard input: {error}") from error
 
 
-def decode_blobs(value: Json, shape: Any, binary_format: str) -> Json:
+def decode_blobs(value: Json, shape: Any, binary_format: str, *, files: bool = False) -> Json:
     """*value* with its blobs, which are base64 or raw text unless they came from ``fileb://``, as bytes.
 
+    Args:
+        value: what was written.
+        shape: its shape.
+        binary_format: ``base64`` or ``raw-in-base64-out``.
+        files: whether a blob may be ``fileb://PATH`` here, too; then it blocks.
+
     Raises:
-        CommandError: one is no base64.
+        CommandError: one is no base64, or its file can't be read.
     """
     if shape.type_name == "structure" and isinstance(value, dict):
         known = shape.members
         return {
-            key: decode_blobs(each, known[key], binary_format) if key in known else each for key, each in value.items()
+            key: decode_blobs(each, known[key], binary_format, files=files) if key in known else each
+            for key, each in value.items()
         }
     if shape.type_name == "list" and isinstance(value, list):
-        return [decode_blobs(each, shape.member, binary_format) for each in value]
+        return [decode_blobs(each, shape.member, binary_format, files=files) for each in value]
     if shape.type_name == "blob" and isinstance(value, str):
+        if files and value.startswith(_BYTES_FILE):
+            return read_file("--batch", value)
         if binary_format != "base64":
             return value.encode()
         try:

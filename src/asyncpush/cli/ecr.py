@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 
 from cyclopts import App
@@ -17,9 +17,11 @@ from asyncpush.awscli.configuration import Configuration, aws_configuration, rea
 from asyncpush.awscli.faults import explain
 from asyncpush.awscli.formats import Answer, Query, printable, render
 from asyncpush.awscli.inputs import read_input, validate
+from asyncpush.awscli.layer_file import check_whole, find_layer_file, upload_file
 from asyncpush.awscli.manual import operation_manual, service_manual
 from asyncpush.awscli.operations import Members
 from asyncpush.awscli.skeleton import input_skeleton, output_skeleton, yaml_skeleton
+from asyncpush.cli.ecr_batch import run_batch
 from asyncpush.cli.run import DONE, INTERRUPTED, run_quietly
 from asyncpush.cli.streams import say, write_result
 
@@ -66,16 +68,30 @@ def _run(command: Command) -> int:
     if extras.skeleton == "yaml-input":
         write_result(yaml_skeleton(command.operation))
         return DONE
+    if extras.batch:
+        return run_batch(command, configuration, query)
     members = read_input(command, configuration.binary_format)
+    if extras.layer_file:
+        return _upload_file(command, members, query, configuration)
     _check(command, members)
     if extras.skeleton == "output":
         _print(command, single(output_skeleton(command.operation)), query, configuration)
         return DONE
-    answers: list[Answer] = []
     prepared = prepare(command.operation, members)
+    return _answer(command, lambda: call(command, prepared, configuration), query, configuration)
+
+
+def _upload_file(command: Command, members: Members, query: Query, configuration: Configuration) -> int:
+    content = find_layer_file(command.extras.layer_file or "")
+    check_whole(command, members, content.size)
+    return _answer(command, lambda: upload_file(command, members, content), query, configuration)
+
+
+def _answer(command: Command, ask: Callable[[], Awaitable[Answer]], query: Query, configuration: Configuration) -> int:
+    answers: list[Answer] = []
 
     async def main() -> int:
-        answers.append(await call(command, prepared, configuration))
+        answers.append(await ask())
         return DONE
 
     status = run_quietly(main)
