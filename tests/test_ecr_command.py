@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -82,6 +83,23 @@ def test_yaml_has_its_keys_sorted_and_its_digits_quoted(app: Server) -> None:
         app, "describe-repositories --repository-names command/app --output yaml --query repositories[].registryId"
     )
     assert found.out == "- '000000000000'\n"
+
+
+def test_yaml_is_quoted_as_version_2_quotes_it() -> None:
+    """As ruamel.yaml 0.17, version 2's writer, does it."""
+    members: dict[str, Any] = {
+        "partSize": 10485760, "scanOnPush": False, "size": 1.5, "tags": ["on", "1.36", "12e4567", "007", "1:20", "v1"],
+        "time": "2026-11-23T00:00:00.123000+00:00", "quote": "'it", "lines": "a\nb\n", "none": None, "empty": [],
+        "url": "https://host/path?a=b&c=d",
+    }  # fmt: skip
+
+    text = render(Answer(members, (members,)), "yaml", Query(None), "Operation")
+
+    assert text == (
+        'empty: []\nlines: "a\\nb\\n"\nnone: null\npartSize: 10485760\nquote: "\'it"\nscanOnPush: false\n'
+        "size: 1.5\ntags:\n- on\n- '1.36'\n- '12e4567'\n- '007'\n- 1:20\n- v1\n"
+        "time: '2026-11-23T00:00:00.123000+00:00'\nurl: https://host/path?a=b&c=d\n"
+    )
 
 
 @given(st.recursive(

@@ -23,10 +23,16 @@ from asyncpush.awscli.text import render_text
 # What YAML 1.2 takes for something else than text; PyYAML reads 1.1, in which `on` and `1:20` are no text, either.
 _YAML_1_2 = (
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("float", (r"^(?:[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?|[-+]?\.[0-9_]+(?:[eE][-+]?[0-9]+)?"
-              r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"), "-+0123456789."),
+    (
+        "float",
+        (
+            r"^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
+            r"|[-+]?\.[0-9_]+(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
+        "-+0123456789.",
+    ),
     ("int", r"^(?:[-+]?0b[0-1_]+|[-+]?0o?[0-7_]+|[-+]?[0-9_]+|[-+]?0x[0-9a-fA-F_]+)$", "-+0123456789"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +116,16 @@ def _yaml(value: Json, what: str) -> str:
 
 
 def _dumper(yaml: ModuleType) -> type[Any]:
-    """A writer that quotes what YAML 1.2 would not take for text, as the aws CLI's does."""
+    """A writer that quotes as the aws CLI's does: what YAML 1.2 would not take for text, and how."""
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc, name-defined] # known at run time only
         def ignore_aliases(self, _: object) -> bool:
             return True
+
+        def choose_scalar_style(self) -> str:
+            style: str = super().choose_scalar_style()
+            text = self.event.value
+            return '"' if style == "'" and ("'" in text or "\n" in text) else style
 
     replaced = {f"tag:yaml.org,2002:{name}" for name, _, _ in _YAML_1_2}
     Dumper.yaml_implicit_resolvers = {
