@@ -28,8 +28,9 @@ from asyncpush.cli.streams import say, write_result
 _SECRETS = re.compile(r"(?i)(security-token|signature|authorization)('?\"?[:=]\s*)[^\n]+")
 
 
-#: Says that the command is there; its words are never cyclopts's to take apart.
+#: They say that the commands are there; their words are never cyclopts's to take apart.
 app = App(name="ecr", help_flags=(), version_flags=())
+public_app = App(name="ecr-public", help_flags=(), version_flags=())
 
 
 def run_aws(words: Sequence[str]) -> int:

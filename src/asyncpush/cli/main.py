@@ -26,9 +26,11 @@ app = App(
 app.command("asyncpush.cli.push:app", name="push", help="Push images into ECR.")
 app.command("asyncpush.cli.layers:app", name="layers", help="Push files as layers; print their digests.")
 app.command("asyncpush.cli.serve:app", name="serve", help="Run the emulator: a local ECR, on disk.")
-app.command("asyncpush.cli.ecr:app", name=["ecr", "ecr-public"], help="ECR's layer operations, as `aws ecr` does them.")
+app.command("asyncpush.cli.ecr:app", name="ecr", help="ECR's layer operations, as `aws ecr` does them; and in bulk.")
+app.command("asyncpush.cli.ecr:public_app", name="ecr-public", help="The same of ECR Public.")
 app.command("asyncpush.cli.bench:app", name="bench", help="Measure pushes into an endpoint, over sizes and limits.")
 app.command("asyncpush.cli.demo:app", name="demo", help="Show the main job against the emulator; nothing to set up.")
+app.command("asyncpush.cli.completion:app", name="completion", help="Print a completion script for a shell.")
 
 
 def run_app(arguments: Sequence[str]) -> int:
