@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.awscli.formats import Answer, Query, render
-from aws_cases import LAYER_BYTES, complete, upload
+from aws_cases import CONFIG_BYTES, LAYER_BYTES, complete, manifest, upload
 from conftest import REGION, Ran, Server, cli_environment, judge
 from images import digest
 from inprocess import run_here
@@ -136,6 +136,20 @@ def test_text_for_a_blob_is_base64_unless_it_is_said_to_be_raw(app: Server, tmp_
         done = ecr(app, f"complete-layer-upload --repository-name command/app --upload-id {upload_id} "
                         f"--layer-digests {digest(data)}")  # fmt: skip
         assert done.status == 0 or "LayerAlreadyExistsException" in done.err, done.err
+
+
+def test_a_manifest_from_a_file_keeps_its_line_ends(app: Server, tmp_path: Path) -> None:
+    ecr(app, "create-repository --repository-name command/lines")
+    client = judge(app.url)
+    for data in (LAYER_BYTES, CONFIG_BYTES):
+        complete(client, "command/lines", upload(client, "command/lines", data), data)
+    raw = manifest(LAYER_BYTES).replace("\n", "\r\n").encode()
+    (tmp_path / "manifest.json").write_bytes(raw)
+
+    put = ecr(app, f"put-image --repository-name command/lines --image-tag 1 "
+                   f"--image-manifest file://{tmp_path}/manifest.json --query image.imageId.imageDigest")  # fmt: skip
+
+    assert json.loads(put.out) == digest(raw), put.err
 
 
 def test_what_is_no_base64_is_refused_before_anything_is_sent() -> None:

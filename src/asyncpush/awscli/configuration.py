@@ -60,12 +60,12 @@ def aws_configuration(options: Globals) -> AwsConfiguration:
     """Whom to ask, and as whom.
 
     Raises:
-        CommandError: the endpoint has no scheme.
+        CommandError: the endpoint has no scheme, or another than these.
     """
     url = options.endpoint_url
-    if url is not None and not url.partition("://")[1]:
+    if url is not None and not url.startswith(("http://", "https://")):
         raise CommandError(
-            f'Bad value for --endpoint-url "{url}": scheme is missing.  '
+            f'Bad value for --endpoint-url "{url}": scheme is {"unknown" if "://" in url else "missing"}.  '
             "Must be of the form http://<hostname>/ or https://<hostname>/"
         )
     return AwsConfiguration(profile=options.profile, region=options.region, endpoint_url=url)

@@ -13,7 +13,7 @@ from typing import Any
 import jmespath
 import jmespath.exceptions
 
-from asyncpush.awscli.faults import CommandError
+from asyncpush.awscli.faults import OTHER, CommandError
 from asyncpush.awscli.global_options import Output
 from asyncpush.awscli.inputs import yaml_library
 from asyncpush.awscli.operations import Json, Members
@@ -73,7 +73,7 @@ class Query:
         try:
             return value if self._compiled is None else self._compiled.search(value)
         except jmespath.exceptions.JMESPathError as error:
-            raise CommandError(f"Bad value for --query: {error}") from error
+            raise CommandError(str(error), OTHER) from error
 
 
 def render(answer: Answer, output: Output, query: Query, title: str, *, colored: bool = False) -> str:
