@@ -292,7 +292,7 @@ def write_files(folder: Path) -> None:
 _RUN_ALL = """
 import contextlib, io, json, os, sys
 from awscli.clidriver import create_clidriver
-original = dict(os.environ)
+original, loader = dict(os.environ), None
 for line in sys.stdin:
     case = json.loads(line)
     os.environ.clear()
@@ -304,7 +304,11 @@ for line in sys.stdin:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = create_clidriver().main(case["words"])
+            driver = create_clidriver()
+            # It remembers what it has read of botocore's data.
+            loader = loader or driver.session.get_component("data_loader")
+            driver.session.register_component("data_loader", loader)
+            status = driver.main(case["words"])
         except SystemExit as end:
             status = end.code
     print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)

@@ -236,8 +236,8 @@ def test_help_has_the_synopsis_and_every_option() -> None:
 def test_a_log_for_debugging_holds_no_secret(app: Server) -> None:
     done = app.run("ecr", "describe-repositories", "--debug", AWS_SESSION_TOKEN="a-token-of-mine")
 
-    assert done.status == 0
     assert "DescribeRepositories" in done.err
+    assert "security-token" in done.err.lower()
     assert "a-token-of-mine" not in done.err
 
 
