@@ -111,6 +111,11 @@ def password(endpoint_url: str) -> str:
     return base64.b64decode(token(endpoint_url)).decode().removeprefix("AWS:")
 
 
+def judge_in(endpoint_url: str, region: str, service: str = "ecr") -> Any:
+    """boto3's own client in another region."""
+    return boto3.client(service, endpoint_url=endpoint_url, region_name=region, **KEYS)
+
+
 class Events(list[Event]):
     """An ``Emit`` that remembers."""
 

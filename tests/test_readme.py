@@ -42,7 +42,7 @@ def test_the_example_runs_and_pushes(
 def test_every_command_that_it_shows_exists() -> None:
     commands = set(re.findall(r"asyncpush ([a-z]+)", "\n".join(code("sh")))) | {"layers"}
 
-    assert commands == {"bench", "demo", "push", "layers", "serve"}
+    assert commands == {"bench", "demo", "ecr", "push", "layers", "serve"}
     for command in commands:
         assert run_cli(command, "--help").status == 0
 

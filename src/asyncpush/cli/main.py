@@ -8,6 +8,7 @@ from importlib.metadata import version
 from cyclopts import App, CycloptsError
 from cyclopts.exceptions import UnusedCliTokensError
 
+from asyncpush.awscli.global_options import is_aws_command
 from asyncpush.cli.streams import STANDARD_INPUT, say, standard_streams
 
 app = App(
@@ -25,8 +26,11 @@ app = App(
 app.command("asyncpush.cli.push:app", name="push", help="Push images into ECR.")
 app.command("asyncpush.cli.layers:app", name="layers", help="Push files as layers; print their digests.")
 app.command("asyncpush.cli.serve:app", name="serve", help="Run the emulator: a local ECR, on disk.")
+app.command("asyncpush.cli.ecr:app", name="ecr", help="ECR's layer operations, as `aws ecr` does them; and in bulk.")
+app.command("asyncpush.cli.ecr:public_app", name="ecr-public", help="The same of ECR Public.")
 app.command("asyncpush.cli.bench:app", name="bench", help="Measure pushes into an endpoint, over sizes and limits.")
 app.command("asyncpush.cli.demo:app", name="demo", help="Show the main job against the emulator; nothing to set up.")
+app.command("asyncpush.cli.completion:app", name="completion", help="Print a completion script for a shell.")
 
 
 def run_app(arguments: Sequence[str]) -> int:
@@ -35,6 +39,12 @@ def run_app(arguments: Sequence[str]) -> int:
     Returns:
         Its exit status; 2 for arguments that it does not take, 130 if it is interrupted before it has begun.
     """
+    if is_aws_command(arguments):
+        # In aws's own notation, which is argparse's.
+        from asyncpush.cli.ecr import run_aws
+
+        with standard_streams():
+            return run_aws(arguments)
     tokens = [STANDARD_INPUT if each == "-" else each for each in arguments]
     with standard_streams():
         try:

@@ -28,13 +28,33 @@ def run(command: Callable[[], Awaitable[int]], *, verbose: bool = False) -> int:
     if received is None:
         return status
     say("asyncpush: interrupted; no tag names an incomplete image; run the same command again")
-    return INTERRUPTED if received is signal.SIGINT else 128 + received
+    return _signal_status(received)
 
 
 def run_server(server: Callable[[], Awaitable[int]], *, verbose: bool = False) -> int:
     """Run *server* likewise; a signal is how it ends."""
     status, _ = _run(server, verbose)
     return status
+
+
+def run_quietly(command: Callable[[], Awaitable[int]]) -> int:
+    """Run *command* likewise, but say nothing; what it fails of is raised, the first cause alone.
+
+    Returns:
+        Its exit status, or that of an interrupted process.
+    """
+    gc.freeze()
+    gc.enable()
+    try:
+        status, received = anyio.run(_until_signal, command)
+    except BaseExceptionGroup as group:
+        error = next(leaf_errors(group))
+        raise error from error.__cause__
+    return status if received is None else _signal_status(received)
+
+
+def _signal_status(received: signal.Signals) -> int:
+    return INTERRUPTED if received is signal.SIGINT else 128 + received
 
 
 def _run(command: Callable[[], Awaitable[int]], verbose: bool) -> tuple[int, signal.Signals | None]:

@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import aioboto3
 import aiohttp
 import anyio
+import botocore
 import botocore.exceptions as bce
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
@@ -32,8 +34,42 @@ _CLOSE_TIMEOUT = 5
 logging.getLogger("aiobotocore").addHandler(logging.NullHandler())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transport:
+    """How a client's requests travel, where a caller may say so.
+
+    Attributes:
+        verify: False checks no TLS certificate; else a file of authorities, None for the AWS configuration's.
+        signed: whether requests are signed.
+        connect_timeout: seconds to connect; None waits for ever.
+        read_timeout: seconds between two bytes of an answer; None waits for ever.
+        retry_mode: botocore's mode of sending again; None where asyncpush does that, where it can be seen and paced.
+    """
+
+    verify: bool | str | None = None
+    signed: bool = True
+    connect_timeout: float | None = _CONNECT_TIMEOUT
+    read_timeout: float | None = _READ_TIMEOUT
+    retry_mode: str | None = None
+
+    def config(self, registry: RegistryName, connections: int) -> AioConfig:
+        """Botocore's configuration of a client."""
+        return AioConfig(
+            max_pool_connections=connections,
+            retries={"mode": self.retry_mode} if self.retry_mode else {"mode": "standard", "total_max_attempts": 1},
+            connect_timeout=self.connect_timeout,
+            read_timeout=self.read_timeout,
+            signature_version=None if self.signed else botocore.UNSIGNED,
+            use_fips_endpoint=registry.fips or None,
+            use_dualstack_endpoint=registry.dual_stack or None,
+            http_session_cls=_NoRedirects,
+        )
+
+
 @asynccontextmanager
-async def open_client(registry: RegistryName, aws: AwsConfiguration, connections: int) -> AsyncIterator[Any]:
+async def open_client(
+    registry: RegistryName, aws: AwsConfiguration, connections: int, transport: Transport | None = None
+) -> AsyncIterator[Any]:
     """Open a client for *registry* that can have *connections* requests in flight.
 
     Raises:
@@ -43,20 +79,14 @@ async def open_client(registry: RegistryName, aws: AwsConfiguration, connections
     # botocore reads AWS_DEFAULT_REGION only; every other AWS tool reads AWS_REGION, and first.
     region = registry.region or aws.region or os.environ.get("AWS_REGION")
     session = await to_thread.run_sync(_session, region, aws, registry.service)
-    config = AioConfig(
-        max_pool_connections=connections,
-        # Retries are ours, at one place, where they can be seen and paced.
-        retries={"mode": "standard", "total_max_attempts": 1},
-        connect_timeout=_CONNECT_TIMEOUT,
-        read_timeout=_READ_TIMEOUT,
-        use_fips_endpoint=registry.fips or None,
-        use_dualstack_endpoint=registry.dual_stack or None,
-        http_session_cls=_NoRedirects,
-    )
+    transport = transport or Transport()
+    config = transport.config(registry, connections)
     async with AsyncExitStack() as stack:
         with translated("connecting", aws.endpoint_url or "ECR"):
             try:
-                opening = session.client(registry.service, endpoint_url=aws.endpoint_url, config=config)
+                opening = session.client(
+                    registry.service, endpoint_url=aws.endpoint_url, config=config, verify=transport.verify
+                )
                 client = await opening.__aenter__()
             except bce.NoRegionError as error:
                 raise ConfigurationError("no region is set", hint="give --region, or set AWS_REGION") from error

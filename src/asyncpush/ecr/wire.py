@@ -107,6 +107,9 @@ class PartBody(aiohttp.payload.Payload):
     def __len__(self) -> int:
         return self._part.body_size
 
+    def seek(self, _: int) -> None:
+        """Begin anew, as botocore asks before it sends again; each write does."""
+
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """The body as text; aiohttp asks for it in debugging only."""
         part = self._part
@@ -153,12 +156,13 @@ class KnownHashSigV4Auth(SigV4Auth):  # type: ignore[misc] # botocore is untyped
 
 
 def install(client: Any) -> None:
-    """Make *client* take ``Outgoing`` for UploadLayerPart's ``layerPartBlob``."""
+    """Make *client* take ``Outgoing`` for UploadLayerPart's ``layerPartBlob``; bytes go botocore's way."""
     botocore.auth.AUTH_TYPE_MAPS[_SIGNER] = KnownHashSigV4Auth
     threads = CapacityLimiter((os.cpu_count() or 1) + 1)
 
     def set_body(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
-        params["body"] = PartBody(context[_KEY], threads)
+        if _KEY in context:
+            params["body"] = PartBody(context[_KEY], threads)
 
     service = client.meta.service_model.service_id.hyphenize()
     events = client.meta.events
@@ -168,9 +172,11 @@ def install(client: Any) -> None:
 
 
 def _take_part(params: dict[str, Any], context: dict[str, Any], **_: Any) -> dict[str, Any]:
+    if not isinstance(params.get("layerPartBlob"), Outgoing):
+        return params
     context[_KEY] = params["layerPartBlob"]
     return {**params, "layerPartBlob": b""}
 
 
-def _choose_signer(signature_version: str, **_: Any) -> str | None:
-    return _SIGNER if signature_version == "v4" else None
+def _choose_signer(signature_version: str, context: dict[str, Any], **_: Any) -> str | None:
+    return _SIGNER if signature_version == "v4" and _KEY in context else None

@@ -1,0 +1,267 @@
+"""Many inputs of one operation: sent at once, at the operation's pace; each has a line for its result."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import anyio
+from anyio import to_thread
+from botocore.exceptions import BotoCoreError, ClientError
+
+from asyncpush.awscli.batch_input import BatchInput, Item
+from asyncpush.awscli.batch_output import ResultLines
+from asyncpush.awscli.call import Input, prepare, send
+from asyncpush.awscli.checks import check
+from asyncpush.awscli.command import Command
+from asyncpush.awscli.configuration import Configuration
+from asyncpush.awscli.faults import CommandError, service_text
+from asyncpush.awscli.formats import Query, printable
+from asyncpush.awscli.inputs import decoded, validate
+from asyncpush.awscli.operations import Json, Members
+from asyncpush.ecr.errors import translated
+from asyncpush.ecr.pace import Pace
+from asyncpush.ecr.retry import Retries
+from asyncpush.errors import (
+    AsyncpushError,
+    ConfigurationError,
+    ConnectionFailedError,
+    InvalidLayerPartError,
+    ServiceError,
+    UploadNotFoundError,
+)
+from asyncpush.events import Event, RequestDone
+
+Outcome = Literal["done", "present", "failed"]
+
+#: Failures of one request that end it; throttles are none.
+_MAX_ATTEMPTS = 6
+#: Inputs that were read and have no result printed yet, as a multiple of the requests in flight: what one slow request
+#: at the head of the line may hold up.
+_WINDOW = 16
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far a batch is.
+
+    Attributes:
+        outcomes: inputs by what became of them.
+        requests: requests that have ended, by outcome.
+    """
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+
+    def hear(self, event: Event) -> None:
+        """Count a request."""
+        if isinstance(event, RequestDone):
+            self.requests[event.outcome] += 1
+
+
+class Batch:
+    """A batch.
+
+    Args:
+        command: the operation, and what every input has in common.
+        common: the members that the command line gives; they come before the inputs' own.
+        configuration: how blobs and times are written.
+        query: picks from each answer.
+    """
+
+    def __init__(self, command: Command, common: Members, configuration: Configuration, query: Query) -> None:
+        self.tally = Tally()
+        self._command = command
+        self._operation = command.operation
+        self._common = common
+        self._configuration = configuration
+        self._query = query
+
+    async def run(self, client: Any, inputs: BatchInput, write: Callable[[str], None]) -> None:
+        """Send all of *inputs*.
+
+        Args:
+            client: an open client.
+            inputs: what is to be sent.
+            write: takes lines of results, in a worker thread.
+
+        Raises:
+            ConfigurationError: there are no credentials; nothing more is sent.
+            OSError: the inputs can't be read.
+        """
+        pace = Pace(self._operation.service, client.meta.endpoint_url)
+        retries = Retries(_MAX_ATTEMPTS, self.tally.hear, pace)
+        in_flight = self._command.extras.max_requests
+        slots, window = anyio.Semaphore(in_flight), anyio.Semaphore(_WINDOW * in_flight)
+        lines = ResultLines(write, window, ordered=not self._command.extras.unordered)
+        uploads = _Uploads() if self._operation.needs_upload_body else None
+
+        async def one(item: Item, turn: _Turn | None) -> None:
+            try:
+                if turn:
+                    await turn.begin()
+                line = await self._result(client, retries, item)
+            finally:
+                if turn:
+                    turn.end()
+            slots.release()
+            lines.add(item.number, line)
+
+        async with anyio.create_task_group() as writing:
+            writing.start_soon(lines.run)
+            async with anyio.create_task_group() as sending:
+                async for item in _items(inputs):
+                    await window.acquire()
+                    await slots.acquire()
+                    sending.start_soon(one, item, uploads.turn(item, self._common) if uploads else None)
+            lines.close()
+
+    async def _result(self, client: Any, retries: Retries, item: Item) -> str:
+        """Send one input and make its line."""
+        try:
+            if isinstance(item.members, CommandError):
+                raise item.members
+            members = {**item.members, **self._common}
+            # Files are read, and parts encoded; all else is quick.
+            blocks = self._operation.needs_upload_body
+            make = partial(self._prepare, members)
+            prepared = await to_thread.run_sync(make) if blocks else make()
+            outcome, answer = await _Sender(client, retries, self._command).send(prepared)
+            result: Members = {"output": self._query.apply(printable(answer, wire=self._configuration.wire_times))}
+        except ConfigurationError:
+            raise
+        except (AsyncpushError, BotoCoreError) as error:
+            outcome, result = "failed", {"error": _described(error)}
+        self.tally.outcomes[outcome] += 1
+        return json.dumps({"input": item.number, "outcome": outcome, **result}, ensure_ascii=False) + "\n"
+
+    def _prepare(self, members: Members) -> Input:
+        found = decoded(self._operation, members, self._configuration.binary_format, files=True)
+        validate(self._operation, found)
+        if self._command.extras.validate:
+            check(self._operation, found)
+        return prepare(self._operation, found)
+
+
+class _Sender:
+    """Sends one input, again where that helps, and knows success in what ECR refuses."""
+
+    def __init__(self, client: Any, retries: Retries, command: Command) -> None:
+        self._client = client
+        self._retries = retries
+        self._command = command
+        self._reply_lost = False
+
+    async def send(self, prepared: Input) -> tuple[Outcome, Members]:
+        operation = self._command.operation
+        try:
+            answer = await send(self._command, prepared, partial(self._call, operation.model.name, operation.method))
+        except ServiceError as error:
+            members = prepared.members
+            if error.code == "LayerAlreadyExistsException" and _is_sha256(members):
+                return "present", _completed(members)
+            if not self._reply_lost:
+                raise
+            return "done", await self._done_before(error, members)
+        return "done", answer.whole
+
+    async def _done_before(self, error: ServiceError, members: Members) -> Members:
+        """What an earlier try of ours has done, whose reply was lost; *error* is raised if it is not that."""
+        if error.code in ("ImageAlreadyExistsException", "RepositoryAlreadyExistsException"):
+            return _known(members)
+        if isinstance(error, InvalidLayerPartError) and error.last_valid_byte == members.get("partLastByte"):
+            return {**_known(members), "lastByteReceived": error.last_valid_byte}
+        # The upload's id is used up, if the layer is there.
+        if isinstance(error, UploadNotFoundError) and await self._is_there(members):
+            return _completed(members)
+        raise error
+
+    async def _call(self, name: str, method: str, **members: Any) -> dict[str, Any]:
+        async def once() -> dict[str, Any]:
+            try:
+                with translated(name, self._client.meta.endpoint_url):
+                    answer: dict[str, Any] = await getattr(self._client, method)(**members)
+                    return answer
+            except ConnectionFailedError:
+                self._reply_lost = True
+                raise
+
+        return await self._retries.call(name, once)
+
+    async def _is_there(self, members: Members) -> bool:
+        if "layerDigests" not in members:
+            return False
+        asked = {name: value for name, value in members.items() if name != "uploadId"}
+        answer = await self._call("BatchCheckLayerAvailability", "batch_check_layer_availability", **asked)
+        layers = answer.get("layers", [])
+        return bool(layers) and all(layer.get("layerAvailability") == "AVAILABLE" for layer in layers)
+
+
+class _Turn:
+    """A place in a line: who begins waits for the one before to end."""
+
+    def __init__(self, before: anyio.Event | None, ended: anyio.Event, leave: Callable[[], None]) -> None:
+        self._before = before
+        self._ended = ended
+        self._leave = leave
+
+    async def begin(self) -> None:
+        if self._before is not None:
+            await self._before.wait()
+
+    def end(self) -> None:
+        self._ended.set()
+        self._leave()
+
+
+class _Uploads:
+    """Parts of one upload go one after the other, as ECR wants them; parts of several go at once."""
+
+    def __init__(self) -> None:
+        self._last: dict[object, anyio.Event] = {}
+
+    def turn(self, item: Item, common: Members) -> _Turn:
+        members = {} if isinstance(item.members, CommandError) else {**item.members, **common}
+        key = tuple(str(members.get(name)) for name in ("registryId", "repositoryName", "uploadId"))
+        before, ended = self._last.get(key), anyio.Event()
+        self._last[key] = ended
+
+        def leave() -> None:
+            if self._last.get(key) is ended:
+                del self._last[key]
+
+        return _Turn(before, ended, leave)
+
+
+async def _items(inputs: BatchInput) -> AsyncIterator[Item]:
+    # Who writes into the pipe may take its time: an interrupted batch does not wait for that.
+    while items := await to_thread.run_sync(inputs.more, abandon_on_cancel=True):
+        for item in items:
+            yield item
+
+
+def _is_sha256(members: Members) -> bool:
+    """Whether ECR has compared the digest with the bytes by the time that it says that the layer is there."""
+    digests = members.get("layerDigests")
+    return isinstance(digests, list) and all(str(each).startswith("sha256:") for each in digests)
+
+
+def _completed(members: Members) -> Members:
+    """What CompleteLayerUpload would have answered."""
+    digests = members["layerDigests"]
+    assert isinstance(digests, list)  # noqa: S101 - for the type
+    return {**_known(members), "layerDigest": digests[0]}
+
+
+def _known(members: Members) -> Members:
+    return {name: members[name] for name in ("registryId", "repositoryName", "uploadId") if name in members}
+
+
+def _described(error: Exception) -> Json:
+    if isinstance(error, ServiceError) and isinstance(error.__cause__, ClientError):
+        return {"code": error.code, "message": service_text(error.__cause__)}
+    return {"code": None, "message": str(error)}

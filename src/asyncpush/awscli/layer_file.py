@@ -1,0 +1,173 @@
+"""``upload-layer-part --layer-file``: a whole file into an upload, its parts cut and sent in order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from anyio import CancelScope, to_thread
+
+from asyncpush.awscli.call import open_for
+from asyncpush.awscli.checks import check
+from asyncpush.awscli.command import Command
+from asyncpush.awscli.faults import CommandError
+from asyncpush.awscli.formats import Answer
+from asyncpush.awscli.inputs import validate
+from asyncpush.awscli.operations import Members
+from asyncpush.ecr.errors import translated
+from asyncpush.ecr.pace import Pace
+from asyncpush.ecr.retry import Retries
+from asyncpush.ecr.wire import JsonPartEncoder, Outgoing
+from asyncpush.errors import InvalidLayerPartError, SourceError, only_cause
+from asyncpush.events import ignore
+from asyncpush.model import Upload
+from asyncpush.protocols import Blob, BlobReader, Part, SeekableReader
+from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PART_SIZE, MAX_PARTS
+from asyncpush.sources.content import FileContent, find_file
+from asyncpush.stream.order import Overlap, PartsInOrder
+from asyncpush.stream.parts import PartCutter
+
+_MAX_ATTEMPTS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A part, for ``PartsInOrder``."""
+
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class _FileBlob:
+    """A file of which nobody has claimed a digest (``protocols.Blob``): that comes with CompleteLayerUpload."""
+
+    content: FileContent
+    media_type: str = "application/octet-stream"
+    descriptor: None = None
+
+    @property
+    def name(self) -> str:
+        return self.content.label
+
+    @property
+    def source_size(self) -> int:
+        return self.content.size
+
+    @property
+    def identity(self) -> str:
+        return self.content.label
+
+    def open(self) -> AbstractContextManager[BlobReader]:
+        return self.content.open()
+
+
+def find_layer_file(name: str) -> FileContent:
+    """The file; blocks.
+
+    Raises:
+        CommandError: there is none, it can't be read, or nothing is in it.
+    """
+    path = Path(name.removeprefix("fileb://")).expanduser()
+    try:
+        content = find_file(path, str(path))
+    except SourceError as error:
+        raise CommandError(str(error)) from error
+    if content is None:
+        raise CommandError(f"Unable to load --layer-file {name}: there is no such file")
+    if not content.size:
+        raise CommandError(f"Unable to load --layer-file {name}: nothing is in it, and ECR takes no empty layer")
+    return content
+
+
+def part_size(command: Command, size: int) -> int:
+    """Bytes of a part: as given, or ECR's own; more where *size* would need too many parts.
+
+    Raises:
+        CommandError: what is given makes too many parts, or is more than ECR takes.
+    """
+    least = -(-size // MAX_PARTS[command.operation.service])
+    wanted = command.extras.part_size or max(DEFAULT_PART_SIZE, least)
+    if not least <= wanted <= MAX_PART_SIZE:
+        raise CommandError(f"--part-size: {wanted} bytes; for this file ECR takes {least} to {MAX_PART_SIZE}")
+    return wanted
+
+
+def check_whole(command: Command, members: Members, size: int) -> None:
+    """See that the upload is named as it must be, before anything is sent.
+
+    Raises:
+        ParamValidationError: something is missing.
+        CommandError: something is not as the model says.
+    """
+    whole = {**members, "partFirstByte": 0, "partLastByte": size - 1, "layerPartBlob": b""}
+    validate(command.operation, whole)
+    if command.extras.validate:
+        check(command.operation, whole)
+
+
+async def upload_file(command: Command, members: Members, content: FileContent) -> Answer:
+    """Send all parts of *content* and return ECR's answer to the last one.
+
+    Raises:
+        AsyncpushError: ECR refused one, or could not be reached in spite of all retries, or the file can't be read.
+    """
+    blob, size = _FileBlob(content), part_size(command, content.size)
+    async with open_for(command, 2, None) as client, _opened(blob) as reader:
+        pace = Pace(command.operation.service, client.meta.endpoint_url)
+        sender = _Sender(client, members, Retries(_MAX_ATTEMPTS, ignore, pace))
+        cutter = PartCutter(blob, reader, size, sender.encoder)
+        with only_cause():
+            await PartsInOrder[_Cut](sender.send, lambda _: None, Overlap()).send(_cut(cutter))
+    return Answer(sender.answer, (sender.answer,))
+
+
+@asynccontextmanager
+async def _opened(blob: Blob) -> AsyncIterator[BlobReader]:
+    manager = blob.open()
+    reader = await to_thread.run_sync(manager.__enter__)
+    try:
+        yield reader
+    finally:
+        with CancelScope(shield=True):
+            await to_thread.run_sync(manager.__exit__, None, None, None)
+
+
+async def _cut(cutter: PartCutter) -> AsyncIterator[_Cut]:
+    while (part := await to_thread.run_sync(partial(cutter.next_part, again=None))) is not None:
+        yield _Cut(part)
+
+
+class _Sender:
+    """Sends the parts of one upload; ``answer`` is ECR's to the last one."""
+
+    def __init__(self, client: Any, members: Members, retries: Retries) -> None:
+        self.answer: Members = {}
+        self._client = client
+        self._members = members
+        self._retries = retries
+
+    def encoder(self, first: int, content: SeekableReader | None) -> JsonPartEncoder:
+        registry_id = self._members.get("registryId")
+        upload = Upload(str(self._members["uploadId"]), 0, 0)
+        name = str(self._members["repositoryName"])
+        return JsonPartEncoder(None if registry_id is None else str(registry_id), name, upload, first, content)
+
+    async def send(self, part: Part, left: Callable[[], None]) -> None:
+        try:
+            await self._retries.call("UploadLayerPart", partial(self._once, part, left))
+        except InvalidLayerPartError as error:
+            # An earlier try has arrived, and its reply was lost.
+            if error.last_valid_byte != part.last:
+                raise
+            self.answer = {**self._members, "lastByteReceived": part.last}
+
+    async def _once(self, part: Part, left: Callable[[], None]) -> None:
+        with translated("UploadLayerPart", self._client.meta.endpoint_url):
+            answer = await self._client.upload_layer_part(
+                **self._members, partFirstByte=part.first, partLastByte=part.last, layerPartBlob=Outgoing(part, left)
+            )
+        self.answer = {name: value for name, value in answer.items() if name != "ResponseMetadata"}

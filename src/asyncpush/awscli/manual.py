@@ -1,0 +1,118 @@
+"""Help on a service and on an operation: the synopsis as ``aws ... help`` shows it, and what is asyncpush's own."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from asyncpush.awscli.global_options import GLOBAL_OPTIONS, GlobalOption
+from asyncpush.awscli.operations import Operation, Option, operations
+from asyncpush.awscli.skeleton import first_sentence, plain_text
+from asyncpush.reference import Service
+
+_WIDTH = 80
+
+_INPUT = (
+    ("--cli-input-json (string)", ("The input as JSON: text, file://PATH, or - for standard input. "
+     "What the command line gives comes first, member by member.")),
+    ("--cli-input-yaml (string)", "The same as YAML; needs PyYAML (pip install 'asyncpush[yaml]')."),
+    ("--generate-cli-skeleton (string)", ("Print an input to fill in (input, the default, or yaml-input), or check the "
+     "input and print a made-up answer (output). Nothing is sent.")),
+)  # fmt: skip
+
+_OWN = (
+    ("--no-cli-validate (boolean)", "Leave it to ECR to refuse what its model does not allow."),
+    ("--batch (string)", ("Inputs as JSON lines, or as a JSON or YAML array, in a file or (-) on standard input: many "
+     "are sent at once, at the pace that ECR bears, and each has a line of JSON for its result. "
+     "A layer that is there already is a success. Exit status 1 if any failed.")),
+    ("--unordered (boolean)", "With --batch: print the results as they come."),
+    ("--max-requests (integer)", "With --batch: requests in flight at once (64)."),
+)  # fmt: skip
+
+_OWN_PARTS = (
+    ("--layer-file (string)", ("A file to upload whole, its parts in order, in place of --part-first-byte, "
+     "--part-last-byte and --layer-part-blob.")),
+    ("--part-size (integer)", "With --layer-file: bytes of a part (10485760)."),
+)  # fmt: skip
+
+
+def service_manual(service: Service) -> str:
+    """Help on *service*."""
+    return _text(
+        ("NAME", [service]),
+        ("SYNOPSIS", [f"asyncpush {service} <operation> [<options>]", f"asyncpush {service} <operation> help"]),
+        ("AVAILABLE COMMANDS", [f"o {name}" for name in operations(service)]),
+        ("GLOBAL OPTIONS", _global_options()),
+        ("EXIT STATUS", _EXIT_STATUS),
+    )
+
+
+def operation_manual(operation: Operation) -> str:
+    """Help on *operation*."""
+    own = [*_OWN, *(_OWN_PARTS if operation.needs_upload_body else ())]
+    return _text(
+        ("NAME", [operation.name]),
+        ("DESCRIPTION", textwrap.wrap(plain_text(operation.model.documentation), _WIDTH - 7)),
+        ("SYNOPSIS", synopsis(operation)),
+        ("OPTIONS", [line for option in _shown(operation) for line in _described(*_option(option))]
+         + [line for entry in _INPUT for line in _described(*entry)]),
+        ("OPTIONS OF ASYNCPUSH", [line for entry in own for line in _described(*entry)]),
+        ("GLOBAL OPTIONS", _global_options()),
+        ("EXIT STATUS", _EXIT_STATUS),
+    )  # fmt: skip
+
+
+def synopsis(operation: Operation) -> list[str]:
+    """The lines of ``aws``'s synopsis of *operation*, its own options first, all others below."""
+    lines = [f"  {operation.name}"]
+    for option in _shown(operation):
+        words = f"{option.name} <value>"
+        lines.append(words if option.required else f"[{words}]")
+    if operation.paging:
+        lines += ["[--starting-token <value>]", "[--page-size <value>]", "[--max-items <value>]"]
+    lines += ["[--cli-input-json | --cli-input-yaml]", "[--generate-cli-skeleton <value>]"]
+    return lines + [
+        f"[{option.name} <value>]" if option.kind in ("text", "integer") else f"[{option.name}]"
+        for option in GLOBAL_OPTIONS
+    ]
+
+
+_EXIT_STATUS = [
+    "0    done",
+    "1    some inputs of a batch failed",
+    "130  interrupted",
+    "252  the command or its input is wrong; nothing was sent",
+    "253  there is no region, or there are no credentials",
+    "254  ECR answered with an error",
+    "255  anything else, such as no connection",
+]
+
+
+def _shown(operation: Operation) -> list[Option]:
+    return [option for option in operation.options if option.shown]
+
+
+def _option(option: Option) -> tuple[str, str]:
+    required = " [required]" if option.required else ""
+    return f"{option.name} ({option.shape.type_name}){required}", first_sentence(option.shape.documentation)
+
+
+def _global_options() -> list[str]:
+    return [line for option in GLOBAL_OPTIONS for line in _described(_heading(option), option.help)]
+
+
+def _heading(option: GlobalOption) -> str:
+    kind = {"text": "string", "integer": "int"}.get(option.kind, "boolean")
+    return f"{option.name} ({kind}){': ' if option.choices else ''}{' | '.join(option.choices)}"
+
+
+def _described(heading: str, words: str) -> Iterator[str]:
+    yield heading
+    yield from textwrap.wrap(words, _WIDTH - 14, initial_indent="    ", subsequent_indent="    ")
+
+
+def _text(*sections: tuple[str, list[str]]) -> str:
+    lines: list[str] = []
+    for title, content in sections:
+        lines += [title, *(f"       {line}" for line in content), ""]
+    return "\n".join(lines)

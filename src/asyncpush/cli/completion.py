@@ -1,0 +1,92 @@
+"""``asyncpush completion``: what a shell needs to complete commands, operations and options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from asyncpush.awscli.global_options import GLOBAL_OPTIONS
+from asyncpush.awscli.operations import Operation, operations
+from asyncpush.awscli.skeleton import first_sentence
+from asyncpush.cli import ecr
+from asyncpush.cli.options import command
+from asyncpush.cli.run import DONE
+from asyncpush.cli.streams import write_result
+from asyncpush.reference import Service
+
+#: The options of ``asyncpush ecr`` that are no member of any input; those that stand alone end without a value.
+_VALUED = ("--cli-input-json", "--cli-input-yaml", "--batch", "--max-requests")
+_ALONE = ("--no-cli-validate", "--unordered")
+_SKELETONS = ("input", "yaml-input", "output")
+
+app = command(
+    "completion",
+    usage="asyncpush completion bash|zsh|fish",
+    epilogue="""
+Examples
+  source <(asyncpush completion bash)                      # in ~/.bashrc
+  asyncpush completion zsh > "${fpath[1]}/_asyncpush"
+  asyncpush completion fish > ~/.config/fish/completions/asyncpush.fish
+""",
+)
+
+
+@app.default
+def completion(shell: Literal["bash", "zsh", "fish"]) -> int:
+    """Print a completion script.
+
+    Args:
+        shell: Whose.
+    """
+    from asyncpush.cli.main import app as whole
+
+    _describe(ecr.app, "ecr")
+    _describe(ecr.public_app, "ecr-public")
+    write_result(whole.generate_completion(prog_name="asyncpush", shell=shell))
+    return DONE
+
+
+def _describe(service_app: App, service: Service) -> None:
+    """Tell cyclopts the operations; that their words are argparse's to take apart makes no difference to a shell."""
+    for name, operation in operations(service).items():
+        if name not in service_app:
+            service_app.command(_stand_in(operation), name=name, help=first_sentence(operation.model.documentation))
+
+
+def _stand_in(operation: Operation) -> Callable[..., None]:
+    """A function that has the operation's options for its parameters; nobody calls it."""
+    parameters = {option.name: _annotation(option.name, str) for option in operation.options if option.shown}
+    parameters |= {name: _annotation(name, str) for name in (*_VALUED, *_paging(operation), *_parts(operation))}
+    parameters |= {name: _annotation(name, bool) for name in _ALONE}
+    parameters["--generate-cli-skeleton"] = _annotation("--generate-cli-skeleton", Literal[_SKELETONS])
+    for option in GLOBAL_OPTIONS:
+        kind: object = Literal[option.choices] if option.choices else bool if option.kind in ("on", "off") else str
+        parameters[option.name] = _annotation(option.name, kind, option.help)
+
+    def stand_in(**_: object) -> None:
+        """Stand in."""
+
+    by_name = {name.strip("-").replace("-", "_"): annotation for name, annotation in parameters.items()}
+    stand_in.__annotations__ = dict(by_name)
+    stand_in.__signature__ = inspect.Signature(  # type: ignore[attr-defined] # functions may have one
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for name, annotation in by_name.items()
+        ]
+    )
+    return stand_in
+
+
+def _annotation(name: str, kind: object, words: str = "") -> object:
+    return Annotated[kind, Parameter(name=name, negative="", help=words)]
+
+
+def _paging(operation: Operation) -> tuple[str, ...]:
+    return ("--starting-token", "--page-size", "--max-items") if operation.paging else ()
+
+
+def _parts(operation: Operation) -> tuple[str, ...]:
+    return ("--layer-file", "--part-size") if operation.needs_upload_body else ()

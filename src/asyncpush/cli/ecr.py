@@ -1,0 +1,136 @@
+"""``asyncpush ecr``: one operation as ``aws ecr`` does it, or a batch of them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import version
+
+from cyclopts import App
+
+from asyncpush.awscli.call import call, prepare, single
+from asyncpush.awscli.checks import check
+from asyncpush.awscli.command import Command, HelpWanted, VersionWanted, check_combination, read_command
+from asyncpush.awscli.configuration import Configuration, aws_configuration, read_configuration
+from asyncpush.awscli.faults import explain
+from asyncpush.awscli.formats import Answer, Query, printable, render
+from asyncpush.awscli.inputs import read_input, validate
+from asyncpush.awscli.layer_file import check_whole, find_layer_file, upload_file
+from asyncpush.awscli.manual import operation_manual, service_manual
+from asyncpush.awscli.operations import Members
+from asyncpush.awscli.skeleton import input_skeleton, output_skeleton, yaml_skeleton
+from asyncpush.cli.ecr_batch import run_batch
+from asyncpush.cli.run import DONE, INTERRUPTED, run_quietly
+from asyncpush.cli.streams import say, write_result
+
+_SECRETS = re.compile(r"(?i)(security-token|signature|authorization)('?\"?[:=]\s*)[^\n]+")
+
+
+#: They say that the commands are there; their words are never cyclopts's to take apart.
+app = App(name="ecr", help_flags=(), version_flags=())
+public_app = App(name="ecr-public", help_flags=(), version_flags=())
+
+
+def run_aws(words: Sequence[str]) -> int:
+    """Run a command of ``aws``'s; all that can go wrong ends as a text on standard error and an exit status."""
+    try:
+        wanted = read_command(words)
+        match wanted:
+            case VersionWanted():
+                write_result(f"asyncpush {version('asyncpush')}\n")
+            case HelpWanted(operation=None):
+                write_result(service_manual(wanted.service))
+            case HelpWanted(operation=operation) if operation:
+                write_result(operation_manual(operation))
+            case Command():
+                return _run(wanted)
+    except Exception as error:  # noqa: BLE001 - as in the aws CLI, whatever it is ends with 255
+        fault = explain(error)
+        say(f"\n{fault}")
+        return fault.status
+    except KeyboardInterrupt:
+        return _interrupted(INTERRUPTED)
+    return DONE
+
+
+def _run(command: Command) -> int:
+    if command.options.debug:
+        _log_everything()
+    extras = command.extras
+    query = Query(command.options.query)
+    check_combination(command)
+    aws_configuration(command.options)
+    configuration = read_configuration(command.options)
+    if extras.skeleton == "input":
+        write_result(input_skeleton(command.operation))
+        return DONE
+    if extras.skeleton == "yaml-input":
+        write_result(yaml_skeleton(command.operation))
+        return DONE
+    if extras.batch:
+        return run_batch(command, configuration, query)
+    members = read_input(command, configuration.binary_format)
+    if extras.layer_file:
+        return _upload_file(command, members, query, configuration)
+    _check(command, members)
+    if extras.skeleton == "output":
+        _print(command, single(output_skeleton(command.operation)), query, configuration)
+        return DONE
+    prepared = prepare(command.operation, members)
+    return _answer(command, lambda: call(command, prepared, configuration), query, configuration)
+
+
+def _upload_file(command: Command, members: Members, query: Query, configuration: Configuration) -> int:
+    content = find_layer_file(command.extras.layer_file or "")
+    check_whole(command, members, content.size)
+    return _answer(command, lambda: upload_file(command, members, content), query, configuration)
+
+
+def _answer(command: Command, ask: Callable[[], Awaitable[Answer]], query: Query, configuration: Configuration) -> int:
+    answers: list[Answer] = []
+
+    async def main() -> int:
+        answers.append(await ask())
+        return DONE
+
+    status = run_quietly(main)
+    if not answers:
+        return _interrupted(status)
+    _print(command, answers[0], query, configuration)
+    return DONE
+
+
+def _check(command: Command, members: Members) -> None:
+    validate(command.operation, members)
+    if command.extras.validate:
+        check(command.operation, members)
+
+
+def _print(command: Command, answer: Answer, query: Query, configuration: Configuration) -> None:
+    def texts(members: Members) -> Members:
+        return {name: printable(value, wire=configuration.wire_times) for name, value in members.items()}
+
+    printed = Answer(texts(answer.whole), tuple(texts(page) for page in answer.pages))
+    color = command.options.color
+    colored = color == "on" or (color == "auto" and sys.stdout.isatty())
+    write_result(render(printed, configuration.output, query, command.operation.model.name, colored=colored))
+
+
+def _interrupted(status: int) -> int:
+    """End as the aws CLI does after Ctrl-C: with a line end on standard output."""
+    write_result("\n")
+    return status
+
+
+def _log_everything() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.DEBUG, format="%(asctime)s - %(name)s - %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_blank_secrets)
+
+
+def _blank_secrets(record: logging.LogRecord) -> bool:
+    """Blank what a request is signed with: signatures, and tokens of temporary credentials."""
+    record.msg, record.args = _SECRETS.sub(r"\1\2***", record.getMessage()), None
+    return True
