@@ -23,7 +23,7 @@ from asyncpush.errors import UsageError
 from conftest import REGION, Server, cli_environment, token
 from emulator_client import Ecr
 
-TOKENS = Tokens(b"a secret", 60)
+TOKENS = Tokens(b"a secret", 24 * 60 * 60)
 GIVEN = TOKENS.grant("123456789012").text
 
 
