@@ -58,6 +58,15 @@ class Disk:
         if self.fsync:
             os.fsync(descriptor)
 
+    def write_out(self, descriptor: int) -> None:
+        """Have the kernel begin to write an open file out, and keep in memory nothing of what is written.
+
+        A hint, for files that are longer than what is read again soon: the sync in the end finds little left to do,
+        and the next file takes the same memory, which on a virtual machine costs a tenth of memory never touched.
+        """
+        if self.fsync and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def sync_directory(self, path: Path) -> None:
         """Flush the names in a directory to the disk, if asked to."""
         if self.fsync:

@@ -67,7 +67,7 @@ class LayersApi:
                     members = {**_named(request, target), **self._cursor(upload)}
                     raise AwsError("InvalidLayerPartException", problem, members=members)
                 self._check_quotas(upload, part, target.registry)
-                await self._store.in_thread(upload.append, part.blob, self._rules.min_part)
+                await self._store.in_thread(upload.append, part.blob, self._rules.min_part, self._store.disk)
         return {**_named(request, target), "lastByteReceived": request.part_last_byte}
 
     async def complete(self, request: requests.CompleteLayerUpload, target: Target) -> Document:

@@ -25,7 +25,7 @@ from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.finishing import Finishing
 from asyncpush.emulator.gate import Gate
 from asyncpush.emulator.json_api import JsonApi, operation_name, refusal
-from asyncpush.emulator.request_body import read_body
+from asyncpush.emulator.request_body import Bodies, read_body
 from asyncpush.emulator.request_log import RequestLog, RequestRecord
 from asyncpush.emulator.rules import Rules
 from asyncpush.emulator.store import Store
@@ -175,7 +175,7 @@ class Emulator:
         await self._open.aclose()
 
     async def _serve(self, listener: socket.socket, stack: AsyncExitStack) -> None:
-        application = web.Application(middlewares=[self._seam.middleware])
+        application = web.Application(middlewares=[Bodies().middleware, self._seam.middleware])
         application.router.add_post("/", self._answer_json)
         application.router.add_get("/_emulator/requests", self._answer_requests)
         application.router.add_get(f"{downloads.PREFIX}{{token}}", self._answer_layer)

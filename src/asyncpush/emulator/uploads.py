@@ -16,6 +16,9 @@ from asyncpush.model import Digest
 
 _BLOCK = 4 * 1024 * 1024
 
+#: Parts of so many bytes are written out at once: their layers are too long for anyone to read them back from memory.
+_LONG = 4 * 1024 * 1024
+
 
 class Upload:
     """One upload; its methods block, and are called one at a time under ``lock``.
@@ -39,7 +42,7 @@ class Upload:
         with self._catalog.writing(lasting=False) as writes:
             writes.add_upload(self.record)
 
-    def append(self, part: bytes, minimum: int) -> None:
+    def append(self, part: bytes | memoryview, minimum: int, disk: Disk | None = None) -> None:
         """Add the next part; on failure the upload is as it was before.
 
         When this returns, bytes and record outlive a kill of this process. Neither is synced part by part: a power cut
@@ -48,6 +51,7 @@ class Upload:
         Args:
             part: its bytes.
             minimum: bytes below which only the last part may be.
+            disk: where long parts are written out soon, if that is wanted.
         """
         old = self.record
         hasher = self._running().copy()
@@ -63,6 +67,8 @@ class Upload:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             write_at(descriptor, part, old.received)
+            if disk and len(part) >= _LONG:
+                disk.write_out(descriptor)
             self._save(new)
         except OSError:
             os.ftruncate(descriptor, old.received)
