@@ -82,7 +82,7 @@ async def test_clients_beyond_the_room_wait_and_are_served_in_bounded_memory(tmp
         async with anyio.create_task_group() as group:
             for _ in range(CLIENTS):
                 group.start_soon(send)
-        peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+        peak = re.search(r"VmHWM:\s+(\d+) kB", await anyio.Path(f"/proc/{process}/status").read_text())
 
     assert sorted(answers) == [b"HTTP/1.1 200", *[b"HTTP/1.1 400"] * (CLIENTS - 1)]  # one upload: the first wins
     assert peak

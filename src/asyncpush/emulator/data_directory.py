@@ -13,6 +13,7 @@ from asyncpush.emulator.registry import Registry
 from asyncpush.errors import UsageError
 
 _LOCK = "lock"
+_DISCARDS = "discards"
 _DIRECTORIES = ("repositories", "uploads")
 
 
@@ -25,6 +26,7 @@ class DataDirectory:
         lock                              held by the one emulator that uses the directory
         catalog.sqlite                    all but the blobs
         token-secret                      what the passwords for /v2/ are proved with
+        discards                          if it is there, the bytes of layers are not kept (``discarding.py``)
         uploads/<id>                      the bytes of an upload
         repositories/ecr/<account>/<region>/<name>/_layout      a private repository, an OCI image layout
         repositories/ecr-public/<account>/<name>/_layout        a public one
@@ -39,6 +41,11 @@ class DataDirectory:
     def catalog(self) -> Path:
         """The catalog's file."""
         return self.path / FILE
+
+    @property
+    def discards(self) -> Path:
+        """The file that says that layers are discarded."""
+        return self.path / _DISCARDS
 
     @property
     def uploads(self) -> Path:
@@ -78,6 +85,29 @@ class DataDirectory:
             raise UsageError(f"another emulator uses {self.path}", hint="stop it, or name another directory") from error
         return descriptor
 
+    def settle(self, discard: bool | None) -> bool:
+        """Find out whether the directory discards layers, and mark a new one that is to; blocks.
+
+        It stays as it was made: restarts are right for layers that are all of one kind.
+
+        Args:
+            discard: what it should do; None takes it as it is.
+
+        Returns:
+            Whether it discards.
+
+        Raises:
+            UsageError: it is not as it should be.
+        """
+        if discard and not self.catalog.exists():
+            self.discards.touch()
+        marked = self.discards.exists()
+        if marked and discard is False:
+            raise UsageError(f"{self.path} discards layers", hint="add --discard, or name another directory")
+        if discard and not marked:
+            raise UsageError(f"{self.path} keeps layers", hint="leave out --discard, or name a new directory")
+        return marked
+
     def _look(self, *, make: bool) -> None:
         """Refuse what is not ours before anything is written into it."""
         if make:
@@ -97,4 +127,8 @@ def _is_foreign(path: Path) -> bool:
     """Whether a directory with this entry and without a catalog is another's; what file systems put there is not."""
     if path.name in _DIRECTORIES:
         return not path.is_dir() or any(path.iterdir())
-    return path.name not in (_LOCK, "lost+found") and not path.name.startswith(".") and not path.name.startswith(FILE)
+    return (
+        path.name not in (_LOCK, _DISCARDS, "lost+found")
+        and not path.name.startswith(".")
+        and not path.name.startswith(FILE)
+    )

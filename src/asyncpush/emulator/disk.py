@@ -17,9 +17,11 @@ class Disk:
 
     Attributes:
         fsync: whether what was written must outlive a power cut, not only the process.
+        discard: whether layers are shells: as long as they should be, and without bytes.
     """
 
     fsync: bool = True
+    discard: bool = False
 
     def replace(self, path: Path, data: bytes) -> None:
         """Put *data* at *path*, atomically."""
