@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from asyncpush.errors import UsageError
 
 _LOCK = "lock"
 _DISCARDS = "discards"
+#: Bytes of a file's name, everywhere that Python runs.
+_LONGEST = 255
 _DIRECTORIES = ("repositories", "uploads")
 
 
@@ -59,7 +62,7 @@ class DataDirectory:
 
     def layout(self, registry: Registry, name: str) -> Path:
         """Where a repository's layout lies."""
-        return self.repositories / registry.path / name / LAYOUT
+        return self.repositories.joinpath(registry.path, *_components(name), LAYOUT)
 
     def own(self, *, make: bool) -> int:
         """Lock the directory until the descriptor that comes back is closed; blocks for no other owner.
@@ -121,6 +124,17 @@ class DataDirectory:
             )
         for name in _DIRECTORIES:
             (self.path / name).mkdir(exist_ok=True)
+
+
+def _components(name: str) -> Iterator[str]:
+    """A repository's name as directories. One component of ECR's 256 characters is too long for a file system.
+
+    What is behind the cut begins as no component can.
+    """
+    for component in name.split("/"):
+        yield component[:_LONGEST]
+        if len(component) > _LONGEST:
+            yield f"_{component[_LONGEST:]}"
 
 
 def _is_foreign(path: Path) -> bool:

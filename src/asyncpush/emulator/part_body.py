@@ -41,6 +41,7 @@ def read_part_body(body: bytearray, check: Check) -> PartBody:
 
     Args:
         body: the request's body; what it is afterwards is the part's own.
+        check: judges the members.
 
     Raises:
         AwsError: it is no JSON, or its blob no base64; what *check* raises, which is shown the decoded blob.
