@@ -73,7 +73,8 @@ async def test_a_pull_of_a_discarded_layer_is_told_why_it_fails(tmp_path: Path) 
         assert refused.code == "LayerInaccessibleException"
         assert "discarded" in refused.message
         url = f"{emulator.endpoint_url}/v2/app/blobs/{digest_of(LAYER)}"
-        headers = {"Authorization": "Basic QVdTOng="}
+        [granted] = (await ecr.call("get_authorization_token"))["authorizationData"]
+        headers = {"Authorization": f"Basic {granted['authorizationToken']}"}
         async with aiohttp.ClientSession(headers=headers) as session:
             async with session.get(url) as response:
                 [error] = (await response.json())["errors"]
