@@ -84,6 +84,22 @@ async def test_a_pull_of_a_discarded_layer_is_told_why_it_fails(tmp_path: Path) 
                 assert (response.status, response.content_length) == (200, len(LAYER))
 
 
+async def test_what_comes_through_v2_is_discarded_too(tmp_path: Path) -> None:
+    async with discarding(tmp_path) as emulator:
+        ecr = Ecr(emulator.endpoint_url)
+        await ecr.call("create_repository", repositoryName="app")
+        [granted] = (await ecr.call("get_authorization_token"))["authorizationData"]
+        headers = {"Authorization": f"Basic {granted['authorizationToken']}"}
+        async with aiohttp.ClientSession(emulator.endpoint_url, headers=headers) as session:
+            async with session.post("/v2/app/blobs/uploads/") as response:
+                location = response.headers["Location"]
+            async with session.put(location, params={"digest": digest_of(LAYER)}, data=LAYER) as response:
+                assert response.status == 201, await response.text()
+        assert await ecr.available("app", digest_of(LAYER)) == {digest_of(LAYER)}
+    assert used(tmp_path) < len(LAYER) // 2
+    assert (await checked(tmp_path))[0].is_clean
+
+
 async def test_a_directory_stays_as_it_was_made(tmp_path: Path) -> None:
     for first in (True, False):
         data = tmp_path / str(first)
