@@ -91,6 +91,25 @@ async def test_names_within_names_do_not_meet(tmp_path: Path) -> None:
         assert refusal.code == "RepositoryNotFoundException"
 
 
+async def test_the_longest_names_have_a_place_of_their_own(tmp_path: Path) -> None:
+    names = ["x" * 255, "x" * 256, "y" * 256, f"{'z' * 253}/zz"]
+    for _ in range(2):
+        async with Emulator(tmp_path, fsync=False) as emulator:
+            ecr = Ecr(emulator.endpoint_url)
+            for name in names:
+                await ecr.call("create_repository", repositoryName=name)
+                await ecr.push_image(name, "1", name.encode())
+            for name in names:
+                assert await ecr.available(name, *(digest_of(name.encode()) for name in names)) == {
+                    digest_of(name.encode())
+                }
+            for name in names:
+                await ecr.call("delete_repository", repositoryName=name, force=True)
+        findings: list[Finding] = []
+        assert (await check(tmp_path, findings.append)).is_clean
+        assert not findings
+
+
 async def test_another_emulator_goes_on_with_everything(tmp_path: Path) -> None:
     async with Emulator(tmp_path, fsync=False) as emulator:
         ecr = Ecr(emulator.endpoint_url)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
-from conftest import Server, run_cli
+from conftest import Server, cli_environment, run_cli
 from images import Layout, layer_tar
 
 #: The registry of its example.
@@ -32,11 +35,34 @@ def test_the_example_runs_and_pushes(
     monkeypatch.chdir(tmp_path)
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    [example] = code("python")
+    example = code("python")[0]
 
     exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
 
     assert capsys.readouterr().out == f"{image['digest']} pushed 0\n"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_examples_of_tests_pass(tmp_path: Path, number: int) -> None:
+    assert len(code("python")) == 3
+    (tmp_path / "test_example.py").write_text(code("python")[number])
+    (tmp_path / "pytest.ini").write_text("[pytest]\nanyio_mode = auto\n")
+    (tmp_path / "conftest.py").write_text("import pytest\n@pytest.fixture\ndef anyio_backend(): return 'asyncio'\n")
+    is_installed = any(plugin.name == "asyncpush" for plugin in entry_points(group="pytest11"))
+    words = [] if is_installed else ["-p", "asyncpush.emulator.pytest_plugin"]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *words, str(tmp_path)],
+        cwd=tmp_path,
+        env=cli_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
 
 
 def test_every_command_that_it_shows_exists() -> None:

@@ -73,6 +73,7 @@ def serve(
     credentials: Path | None = None,
     no_verify_signatures: bool = False,
     behaviour: Annotated[list[str] | None, Parameter(negative=())] = None,
+    discard: Annotated[bool, Parameter(negative=())] = False,
     check: Annotated[bool, Parameter(negative=())] = False,
     admin: bool = False,
     weather: WeatherOptions | None = None,
@@ -90,6 +91,7 @@ def serve(
             The key test with the secret test by default.
         no_verify_signatures: Let everybody in, whatever the signature, and without a password at /v2/.
         behaviour: NAME=VALUE, an answer to a question that ECR leaves open; may be repeated.
+        discard: Keep no bytes of layers, only their sizes and digests: for benchmarks. Pulls of them are refused.
         check: Serve nothing: check what --data holds, every hash of it, and say what is wrong (exit status 1).
         admin: Let anybody who reaches it change the weather while it runs: GET, PUT and DELETE /_emulator/weather.
         verbose: Show where an error comes from.
@@ -112,6 +114,7 @@ def serve(
                 credentials=keys,
                 verify_signatures=not no_verify_signatures,
                 behaviour=chosen,
+                discard=discard,
                 weather=forecast,
                 admin=admin,
             )

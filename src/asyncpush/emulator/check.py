@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 from anyio import from_thread
 
+from asyncpush.emulator.discarding import KEPT, is_shell
 from asyncpush.emulator.repository import Repository
 from asyncpush.emulator.store import Store
 from asyncpush.emulator.survey import Finding, survey
@@ -115,8 +116,8 @@ async def _opened(data: Path) -> AsyncIterator[Store]:
 
 async def _hash_all(store: Store, files: Iterator[_File], run: _Check) -> None:
     for file in files:
-        digest = await store.in_thread(_digest, file)
-        if digest is None:  # an upload that was being completed: the survey has told
+        digest = await store.in_thread(_digest, file, store.disk.discard)
+        if digest is None:  # an upload that was being completed (the survey has told), or discarded
             continue
         run.checked.blobs += 1
         run.checked.size += file.size
@@ -124,9 +125,9 @@ async def _hash_all(store: Store, files: Iterator[_File], run: _Check) -> None:
             run.note(Finding("damage", file.path, f"has the digest sha256:{digest}, not sha256:{file.digest}"))
 
 
-def _digest(file: _File) -> str | None:
-    """The digest of a file, hex; None if it is not there."""
-    if not file.path.exists():
+def _digest(file: _File, discards: bool) -> str | None:
+    """The digest of a file, hex; None if it is not there, or a shell where it may be one."""
+    if not file.path.exists() or (discards and is_shell(file.path)):
         return None
     hasher, rest = hashlib.sha256(), file.size
     with file.path.open("rb", buffering=0) as opened:
@@ -162,5 +163,6 @@ def _files(store: Store, held: list[Repository]) -> Iterator[_File]:
         for digest, size in sizes.items():
             yield _File(repository.blob_path(digest), size, digest.hex)
     for upload in store.uploads.values():
-        if upload.record.received and upload.record.digest:
+        discarded = store.disk.discard and upload.record.received > KEPT
+        if upload.record.received and upload.record.digest and not discarded:
             yield _File(upload.path, upload.record.received, upload.record.digest)

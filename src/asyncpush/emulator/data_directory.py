@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from asyncpush.emulator.registry import Registry
 from asyncpush.errors import UsageError
 
 _LOCK = "lock"
+_DISCARDS = "discards"
+#: Bytes of a file's name, everywhere that Python runs.
+_LONGEST = 255
 _DIRECTORIES = ("repositories", "uploads")
 
 
@@ -25,6 +29,7 @@ class DataDirectory:
         lock                              held by the one emulator that uses the directory
         catalog.sqlite                    all but the blobs
         token-secret                      what the passwords for /v2/ are proved with
+        discards                          if it is there, the bytes of layers are not kept (``discarding.py``)
         uploads/<id>                      the bytes of an upload
         repositories/ecr/<account>/<region>/<name>/_layout      a private repository, an OCI image layout
         repositories/ecr-public/<account>/<name>/_layout        a public one
@@ -41,6 +46,11 @@ class DataDirectory:
         return self.path / FILE
 
     @property
+    def discards(self) -> Path:
+        """The file that says that layers are discarded."""
+        return self.path / _DISCARDS
+
+    @property
     def uploads(self) -> Path:
         """The directory of the bytes of uploads."""
         return self.path / "uploads"
@@ -52,7 +62,7 @@ class DataDirectory:
 
     def layout(self, registry: Registry, name: str) -> Path:
         """Where a repository's layout lies."""
-        return self.repositories / registry.path / name / LAYOUT
+        return self.repositories.joinpath(registry.path, *_components(name), LAYOUT)
 
     def own(self, *, make: bool) -> int:
         """Lock the directory until the descriptor that comes back is closed; blocks for no other owner.
@@ -78,6 +88,29 @@ class DataDirectory:
             raise UsageError(f"another emulator uses {self.path}", hint="stop it, or name another directory") from error
         return descriptor
 
+    def settle(self, discard: bool | None) -> bool:
+        """Find out whether the directory discards layers, and mark a new one that is to; blocks.
+
+        It stays as it was made: restarts are right for layers that are all of one kind.
+
+        Args:
+            discard: what it should do; None takes it as it is.
+
+        Returns:
+            Whether it discards.
+
+        Raises:
+            UsageError: it is not as it should be.
+        """
+        if discard and not self.catalog.exists():
+            self.discards.touch()
+        marked = self.discards.exists()
+        if marked and discard is False:
+            raise UsageError(f"{self.path} discards layers", hint="add --discard, or name another directory")
+        if discard and not marked:
+            raise UsageError(f"{self.path} keeps layers", hint="leave out --discard, or name a new directory")
+        return marked
+
     def _look(self, *, make: bool) -> None:
         """Refuse what is not ours before anything is written into it."""
         if make:
@@ -93,8 +126,23 @@ class DataDirectory:
             (self.path / name).mkdir(exist_ok=True)
 
 
+def _components(name: str) -> Iterator[str]:
+    """A repository's name as directories. One component of ECR's 256 characters is too long for a file system.
+
+    What is behind the cut begins as no component can.
+    """
+    for component in name.split("/"):
+        yield component[:_LONGEST]
+        if len(component) > _LONGEST:
+            yield f"_{component[_LONGEST:]}"
+
+
 def _is_foreign(path: Path) -> bool:
     """Whether a directory with this entry and without a catalog is another's; what file systems put there is not."""
     if path.name in _DIRECTORIES:
         return not path.is_dir() or any(path.iterdir())
-    return path.name not in (_LOCK, "lost+found") and not path.name.startswith(".") and not path.name.startswith(FILE)
+    return (
+        path.name not in (_LOCK, _DISCARDS, "lost+found")
+        and not path.name.startswith(".")
+        and not path.name.startswith(FILE)
+    )

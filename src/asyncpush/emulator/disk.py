@@ -17,9 +17,11 @@ class Disk:
 
     Attributes:
         fsync: whether what was written must outlive a power cut, not only the process.
+        discard: whether layers are shells: as long as they should be, and without bytes.
     """
 
     fsync: bool = True
+    discard: bool = False
 
     def replace(self, path: Path, data: bytes) -> None:
         """Put *data* at *path*, atomically."""
@@ -57,6 +59,15 @@ class Disk:
         """Flush one open file to the disk, if asked to."""
         if self.fsync:
             os.fsync(descriptor)
+
+    def write_out(self, descriptor: int) -> None:
+        """Have the kernel begin to write an open file out, and keep in memory nothing of what is written.
+
+        A hint, for files that are longer than what is read again soon: the sync in the end finds little left to do,
+        and the next file takes the same memory, which on a virtual machine costs a tenth of memory never touched.
+        """
+        if self.fsync and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync_directory(self, path: Path) -> None:
         """Flush the names in a directory to the disk, if asked to."""

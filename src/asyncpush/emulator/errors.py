@@ -144,6 +144,14 @@ def layer_inaccessible(digest: str, name: str, registry_id: str) -> AwsError:
     )
 
 
+def layer_discarded(digest: object) -> AwsError:
+    """GetDownloadUrlForLayer of a layer whose bytes an emulator does not keep; ECR has no such case."""
+    return AwsError(
+        "LayerInaccessibleException",
+        f"The layer with digest '{digest}' can not be downloaded: its bytes were discarded (serve --discard)",
+    )
+
+
 def layers_not_found(digests: Iterable[str], name: str, registry_id: str) -> AwsError:
     """PutImage of a manifest whose config or layers the repository lacks."""
     return AwsError("LayersNotFoundException", _required("Layers", digests, name, registry_id))

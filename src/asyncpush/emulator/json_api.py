@@ -198,7 +198,6 @@ class JsonApi:
     def _part(self, service: _Service) -> Operation:
         async def operation(body: bytearray, caller: Caller, check: requests.Check) -> Document:
             part = await self._store.in_thread(read_part_body, body, check)
-            body.clear()  # 28 MB that nothing needs while the part waits for its turn and the disk
             target = self._targets.of(service.name, caller, part.request.registry_id)
             return await self._layers.upload_part(part, target)
 

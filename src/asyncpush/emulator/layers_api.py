@@ -13,6 +13,7 @@ from asyncpush.emulator.errors import (
     empty_upload,
     invalid_layer,
     invalid_parameter,
+    layer_discarded,
     layer_exists,
     layer_inaccessible,
     layer_missing,
@@ -67,7 +68,7 @@ class LayersApi:
                     members = {**_named(request, target), **self._cursor(upload)}
                     raise AwsError("InvalidLayerPartException", problem, members=members)
                 self._check_quotas(upload, part, target.registry)
-                await self._store.in_thread(upload.append, part.blob, self._rules.min_part)
+                await self._store.in_thread(upload.append, part.blob, self._rules.min_part, self._store.disk)
         return {**_named(request, target), "lastByteReceived": request.part_last_byte}
 
     async def complete(self, request: requests.CompleteLayerUpload, target: Target) -> Document:
@@ -96,6 +97,8 @@ class LayersApi:
             raise layer_missing(request.layer_digest, repository.name, target.id)
         if not repository.is_referenced(digest):
             raise layer_inaccessible(request.layer_digest, repository.name, target.id)
+        if await self._store.in_thread(repository.is_discarded, digest):
+            raise layer_discarded(digest)
         url = f"{self._rules.endpoint_url}{self._downloads.path(repository, digest)}"
         return {"downloadUrl": url, "layerDigest": str(digest)}
 

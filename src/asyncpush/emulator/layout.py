@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from asyncpush.emulator.discarding import is_shell
 from asyncpush.emulator.disk import Disk
 from asyncpush.emulator.records import Image
 from asyncpush.model import Digest
@@ -99,6 +100,10 @@ class Layout:
     def give_back(self, digest: Digest, source: Path) -> None:
         """Undo ``adopt``."""
         self._disk.move(self.blob_path(digest), source)
+
+    def is_shell(self, digest: Digest) -> bool:
+        """Whether a blob has a length and no bytes, where layers are discarded."""
+        return self._disk.discard and is_shell(self.blob_path(digest))
 
     def write(self, digest: Digest, raw: bytes) -> None:
         """Put a manifest's bytes in their place."""

@@ -14,6 +14,9 @@ from asyncpush.emulator.requests import Check, UploadLayerPart, parse, typed
 
 _BLOB = "layerPartBlob"
 
+#: Characters that are decoded at a time; four make three bytes. What they become is short enough for malloc's heap.
+_BLOCK = 160 * 1024
+
 _OPEN = re.compile(rb"[ \t\r\n]*\{")
 _KEY = re.compile(rb'[ \t\r\n]*"([^"\\]{0,200})"[ \t\r\n]*:[ \t\r\n]*')
 _SCALAR = re.compile(rb'[^"\[\]{},\\ \t\r\n]{1,100}')
@@ -26,15 +29,19 @@ class PartBody:
 
     Attributes:
         request: its members; ``layer_part_blob`` may be empty.
-        blob: the part's bytes, decoded.
+        blob: the part's bytes, decoded; they lie in the body that they came in, and are gone when that is.
     """
 
     request: UploadLayerPart
-    blob: bytes
+    blob: memoryview
 
 
 def read_part_body(body: bytearray, check: Check) -> PartBody:
     """Read a body without making a string of its blob where that can be done safely, else like any other JSON.
+
+    Args:
+        body: the request's body; what it is afterwards is the part's own.
+        check: judges the members.
 
     Raises:
         AwsError: it is no JSON, or its blob no base64; what *check* raises, which is shown the decoded blob.
@@ -43,23 +50,20 @@ def read_part_body(body: bytearray, check: Check) -> PartBody:
     if place is None:
         document = parse(body)
         text = document.get(_BLOB) if isinstance(document, dict) else None
-        return _read(document, text.encode() if isinstance(text, str) else None, check)
+        return _read(document, memoryview(bytearray(text.encode())) if isinstance(text, str) else None, check)
     first, end = place
-    with memoryview(body) as whole:
-        document = parse(b"".join((whole[:first], whole[end:])))
-        # Of a member that is there twice the last counts, and that may be none that locate_blob finds.
-        found = isinstance(document, dict) and document.get(_BLOB) == ""
-        return _read(document, whole[first:end] if found else None, check)
+    whole = memoryview(body)
+    document = parse(b"".join((whole[:first], whole[end:])))
+    # Of a member that is there twice the last counts, and that may be none that locate_blob finds.
+    found = isinstance(document, dict) and document.get(_BLOB) == ""
+    return _read(document, whole[first:end] if found else None, check)
 
 
-def _read(document: object, text: bytes | memoryview | None, check: Check) -> PartBody:
+def _read(document: object, text: memoryview | None, check: Check) -> PartBody:
     if not isinstance(document, dict) or text is None:
         check(document)
         raise invalid_parameter(_BLOB, "must be base64")
-    try:
-        blob = pybase64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise invalid_parameter(_BLOB, f"must be base64: {error}") from error
+    blob = _decoded(text)
     check({**document, _BLOB: blob})
     return PartBody(typed({**document, _BLOB: ""}, UploadLayerPart), blob)
 
@@ -107,3 +111,22 @@ def _value(body: bytearray, start: int) -> tuple[int, int, int] | None:
     if end < 0 or body.find(b"\\", start + 1, end) >= 0:
         return None
     return start + 1, end, end + 1
+
+
+def _decoded(text: memoryview) -> memoryview:
+    """Decode base64 in its own place, block by block while that is in the cache; what comes back is its beginning."""
+    size = 0
+    for start in range(0, len(text), _BLOCK):
+        block = _decoded_block(text[start : start + _BLOCK])
+        if len(block) < _BLOCK // 4 * 3 and start + _BLOCK < len(text):
+            raise invalid_parameter(_BLOB, "must be base64: there is padding before the end")
+        text[size : size + len(block)] = block
+        size += len(block)
+    return text[:size]
+
+
+def _decoded_block(text: memoryview) -> bytes:
+    try:
+        return pybase64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise invalid_parameter(_BLOB, f"must be base64: {error}") from error

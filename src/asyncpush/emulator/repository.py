@@ -87,6 +87,10 @@ class Repository:
         """Where a blob or manifest lies."""
         return self.layout.blob_path(digest)
 
+    def is_discarded(self, digest: Digest) -> bool:
+        """Whether a layer that is held has no bytes (``discarding.py``); blocks."""
+        return self.layout.is_shell(digest)
+
     def read_manifest(self, image: Image) -> bytes:
         """An image's exact bytes; blocks."""
         return self.blob_path(image.manifest.digest).read_bytes()

@@ -25,7 +25,7 @@ from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.finishing import Finishing
 from asyncpush.emulator.gate import Gate
 from asyncpush.emulator.json_api import JsonApi, operation_name, refusal
-from asyncpush.emulator.request_body import read_body
+from asyncpush.emulator.request_body import Bodies, read_body
 from asyncpush.emulator.request_log import RequestLog, RequestRecord
 from asyncpush.emulator.rules import Rules
 from asyncpush.emulator.store import Store
@@ -72,6 +72,8 @@ class Emulator:
         verify_signatures: whether requests must be signed with them, and pulls need a token of GetAuthorizationToken;
             without, everybody may do everything, and a key that is not among them is the account 000000000000's.
         token_lifetime: seconds that such a token lasts; ECR's 12 hours.
+        discard: keep no bytes of layers, only what is known of them, and blobs of up to 1 MiB or in JSON; a data
+            directory is made for one or the other. For measurements: pulls of a discarded layer are refused.
         weather: the conditions that it serves in at first.
         admin: whether anybody who reaches it may change them, at ``/_emulator/weather``.
 
@@ -96,6 +98,7 @@ class Emulator:
         credentials: Iterable[Credentials] = DEFAULT_CREDENTIALS,
         verify_signatures: bool = True,
         token_lifetime: float = LIFETIME,
+        discard: bool = False,
         weather: Weather | None = None,
         admin: bool = False,
     ) -> None:
@@ -107,6 +110,7 @@ class Emulator:
         self._port = port
         self._part_size = part_size
         self._fsync = fsync
+        self._discard = discard
         self._tls = tls
         self._behaviour = behaviour or Behaviour()
         self._keys = by_access_key_id(credentials)
@@ -151,7 +155,12 @@ class Emulator:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            store = self._store = Store(self._data, fsync=self._fsync, upload_lifetime=self._behaviour.upload_lifetime)
+            store = self._store = Store(
+                self._data,
+                fsync=self._fsync,
+                upload_lifetime=self._behaviour.upload_lifetime,
+                discard=self._discard,
+            )
             await store.in_thread(open_recovered, store)
             stack.push_async_callback(_shielded, partial(store.in_thread, store.close))
             listener = stack.enter_context(_listen(self._host, self._port))
@@ -175,7 +184,7 @@ class Emulator:
         await self._open.aclose()
 
     async def _serve(self, listener: socket.socket, stack: AsyncExitStack) -> None:
-        application = web.Application(middlewares=[self._seam.middleware])
+        application = web.Application(middlewares=[Bodies().middleware, self._seam.middleware])
         application.router.add_post("/", self._answer_json)
         application.router.add_get("/_emulator/requests", self._answer_requests)
         application.router.add_get(f"{downloads.PREFIX}{{token}}", self._answer_layer)

@@ -59,6 +59,7 @@ class Store:
         data: the data directory.
         fsync: whether layers, images and settings must outlive a power cut.
         upload_lifetime: seconds after which an upload is not found any more; 0 keeps it.
+        discard: whether the bytes of layers are dropped; None does as the directory did so far.
 
     Attributes:
         disk: how files are written.
@@ -71,12 +72,13 @@ class Store:
     accounts: Accounts
     catalog: Catalog
 
-    def __init__(self, data: Path, *, fsync: bool, upload_lifetime: int = 0) -> None:
+    def __init__(self, data: Path, *, fsync: bool, upload_lifetime: int = 0, discard: bool | None = None) -> None:
         self.directory = DataDirectory(data)
         self.disk = Disk(fsync)
         self.repositories: dict[Registry, dict[str, Repository]] = {}
         self.uploads: dict[str, Upload] = {}
         self._upload_lifetime = upload_lifetime
+        self._discard = discard
         self._threads = anyio.CapacityLimiter(_THREADS)
 
     async def in_thread(self, work: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
@@ -94,6 +96,7 @@ class Store:
         """
         self._lock = self.directory.own(make=make)
         try:
+            self.disk = Disk(self.disk.fsync, self.directory.settle(self._discard))
             self.catalog = Catalog.open(self.directory.catalog, fsync=self.disk.fsync)
             try:
                 self._load()

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from asyncpush.emulator.discarding import KEPT
 from asyncpush.emulator.disk import TEMPORARY
 from asyncpush.emulator.layout import LAYOUT, is_blob_name
 from asyncpush.emulator.repository import Repository
@@ -75,6 +76,9 @@ def survey(store: Store) -> Iterator[Finding]:
     """Compare names and sizes, not contents; blocks. Nothing is changed."""
     moved = {}
     for upload in store.uploads.values():
+        if store.disk.discard and upload.record.received > KEPT:
+            yield _unfinished_shell(store, upload)
+            continue
         finding = _upload(upload)
         if finding is None:
             continue
@@ -88,6 +92,16 @@ def survey(store: Store) -> Iterator[Finding]:
         for repository in held.values():
             yield from _repository(repository, moved)
     yield from _stray_layouts(store)
+
+
+def _unfinished_shell(store: Store, upload: Upload) -> Finding:
+    """An upload whose digest was in the memory of an emulator that is gone, and can't be read from anywhere."""
+
+    def forget() -> None:
+        del store.uploads[upload.id]
+        upload.remove()
+
+    return Finding("leftover", upload.path, "has discarded bytes, and can't go on", forget)
 
 
 def _upload(upload: Upload) -> Finding | None:

@@ -10,11 +10,15 @@ from pathlib import Path
 import anyio
 
 from asyncpush.emulator.catalog import Catalog
+from asyncpush.emulator.discarding import is_kept
 from asyncpush.emulator.disk import Disk, write_at
 from asyncpush.emulator.records import UploadRecord
 from asyncpush.model import Digest
 
 _BLOCK = 4 * 1024 * 1024
+
+#: Each time that so many bytes have come, they are written out: nobody reads layers of this length back from memory.
+_LONG = 4 * 1024 * 1024
 
 
 class Upload:
@@ -39,7 +43,7 @@ class Upload:
         with self._catalog.writing(lasting=False) as writes:
             writes.add_upload(self.record)
 
-    def append(self, part: bytes, minimum: int) -> None:
+    def append(self, part: bytes | memoryview, minimum: int, disk: Disk) -> None:
         """Add the next part; on failure the upload is as it was before.
 
         When this returns, bytes and record outlive a kill of this process. Neither is synced part by part: a power cut
@@ -48,40 +52,37 @@ class Upload:
         Args:
             part: its bytes.
             minimum: bytes below which only the last part may be.
+            disk: how to write.
         """
+        short = self.record.short_part or 0 < self.record.last_part < minimum
+        self._add(part, disk, last_part=len(part), short_part=short)
+
+    def extend(self, block: memoryview, disk: Disk) -> None:
+        """Add bytes as they come through ``/v2/``, which knows no parts; on failure the upload is as it was before."""
+        self._add(block, disk, last_part=0, short_part=self.record.short_part)
+
+    def _add(self, data: bytes | memoryview, disk: Disk, *, last_part: int, short_part: bool) -> None:
         old = self.record
         hasher = self._running().copy()
-        hasher.update(part)
+        hasher.update(data)
         new = replace(
             old,
             parts=old.parts + 1,
-            received=old.received + len(part),
-            last_part=len(part),
-            short_part=old.short_part or 0 < old.last_part < minimum,
+            received=old.received + len(data),
+            last_part=last_part,
+            short_part=short_part,
             digest=hasher.hexdigest(),
         )
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            write_at(descriptor, part, old.received)
-            self._save(new)
-        except OSError:
-            os.ftruncate(descriptor, old.received)
-            raise
-        finally:
-            os.close(descriptor)
-        self._hasher, self.record = hasher, new
-
-    def extend(self, block: memoryview) -> None:
-        """Add bytes as they come through ``/v2/``, which knows no parts; on failure the upload is as it was before."""
-        old = self.record
-        hasher = self._running().copy()
-        hasher.update(block)
-        received = old.received + len(block)
-        new = replace(old, parts=old.parts + 1, received=received, last_part=0, digest=hasher.hexdigest())
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            write_at(descriptor, block, old.received)
-            self._save(new)
+            first = os.pread(descriptor, 1, 0) if old.received else data
+            if disk.discard and not is_kept(new.received, first):
+                self._discard_bytes(descriptor, new)
+            else:
+                write_at(descriptor, data, old.received)
+                if old.received // _LONG < new.received // _LONG:
+                    disk.write_out(descriptor)
+                self._save(new)
         except OSError:
             os.ftruncate(descriptor, old.received)
             raise
@@ -122,6 +123,13 @@ class Upload:
     def discard(self) -> None:
         """Free the bytes of an upload that the catalog has no more."""
         self.path.unlink(missing_ok=True)
+
+    def _discard_bytes(self, descriptor: int, new: UploadRecord) -> None:
+        """Make the file a shell; not before the catalog says so, since a part that fails must leave those before it."""
+        os.ftruncate(descriptor, new.received)
+        self._save(new)
+        os.ftruncate(descriptor, 0)
+        os.ftruncate(descriptor, new.received)
 
     def _save(self, record: UploadRecord) -> None:
         with self._catalog.writing(lasting=False) as writes:

@@ -120,8 +120,8 @@ class V2Api:
         into = registry or self._store.accounts.registry_for(name)
         return await self._finishing.carry(partial(self._store.create_on_push, into, name)) if into else None
 
-    async def _blob(self, _: web.Request, repository: Repository, digest: str) -> web.StreamResponse:
-        return self._blobs.get(repository, digest)
+    async def _blob(self, request: web.Request, repository: Repository, digest: str) -> web.StreamResponse:
+        return await self._blobs.get(repository, digest, with_bytes=request.method == "GET")
 
 
 async def _tags(request: web.Request, repository: Repository, _: str) -> web.StreamResponse:

@@ -199,7 +199,7 @@ class _Blob:
             except (binascii.Error, ValueError) as error:
                 yield Violation(path, f"must be base64: {error}")
                 return
-        if not isinstance(value, bytes):
+        if not isinstance(value, bytes | memoryview):
             yield Violation(path, "must be base64")
             return
         yield from self.length.violations(len(value), path)

@@ -18,11 +18,13 @@ class Blobs:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def get(self, repository: Repository, reference: str) -> web.FileResponse:
+    async def get(self, repository: Repository, reference: str, *, with_bytes: bool) -> web.FileResponse:
         """Give a blob, or the range of it that is asked for (Pulling blobs)."""
         digest = sha256_digest(reference)
         if digest is None or digest not in repository.layers:
             raise V2Error(404, "BLOB_UNKNOWN", f"{repository.name} has no blob {reference}")
+        if with_bytes and await self._store.in_thread(repository.is_discarded, digest):
+            raise V2Error(404, "BLOB_UNKNOWN", f"the bytes of {reference} were discarded (serve --discard)")
         headers = {**VERSION, "Docker-Content-Digest": str(digest), "Content-Type": "application/octet-stream"}
         return web.FileResponse(repository.blob_path(digest), headers=headers)
 

@@ -49,7 +49,7 @@ class Intake:
         async with self._store.uploading(self._id, self._target, self._name) as upload:
             if upload.record.received != self._next:
                 raise V2Error(416, "BLOB_UPLOAD_INVALID", f"another request has sent byte {self._next} meanwhile")
-            await self._store.in_thread(upload.extend, block)
+            await self._store.in_thread(upload.extend, block, self._store.disk)
         self._next = end
 
     def check_end(self) -> None:

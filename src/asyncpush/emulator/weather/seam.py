@@ -73,7 +73,7 @@ class Seam:
     async def _through(self, sky: Sky, request: web.Request, call: Call, handler: Handler) -> web.StreamResponse:
         if not call.is_v2:
             try:
-                body = await read_body(request)
+                body = await read_body(request, bounded=not is_paced(request))
             except (AwsError, ConnectionError):
                 return await handler(request)
             if sky.asks_for_members(call):
