@@ -121,11 +121,13 @@ async def _upload(
             if part.content is None:
                 await repository.send_part(upload, part, left)
                 return
-            await account.take(_WINDOW)
-            try:
-                await repository.send_part(upload, part, left)
-            finally:
-                account.give_back(_WINDOW)
+            async with account.holding(_WINDOW) as let_go:
+
+                def gone() -> None:
+                    let_go()
+                    left()
+
+                await repository.send_part(upload, part, gone)
 
         def acknowledge(cut: _Cut) -> None:
             account.give_back(cut.cost)

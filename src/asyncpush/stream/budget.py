@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -93,6 +93,22 @@ class BudgetAccount:
         taken = self._budget.take_nowait(size)
         self.held += size if taken else 0
         return taken
+
+    @asynccontextmanager
+    async def holding(self, size: int) -> AsyncIterator[Callable[[], None]]:
+        """Hold *size* bytes meanwhile; what is yielded gives them back earlier, if called."""
+        await self.take(size)
+        rest = size
+
+        def let_go() -> None:
+            nonlocal rest
+            self.give_back(rest)
+            rest = 0
+
+        try:
+            yield let_go
+        finally:
+            let_go()
 
     def give_back(self, size: int) -> None:
         """Hold *size* bytes less."""
