@@ -53,16 +53,16 @@ def check_plot(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise UsageError(f"--plot {path} is no .png", hint="pictures are PNG files: give a name that says so")
     try:
-        import matplotlib.figure  # noqa: F401 - whether it can be imported is the question
-    except ImportError as error:
-        raise UsageError(f"--plot needs matplotlib: {error}", hint=_REMEDY) from error
-    try:
         was_there = path.exists()
         path.open("ab").close()
         if not was_there:
             path.unlink()
     except OSError as error:
         raise UsageError(f"--plot {path} can't be written: {error.strerror}", hint="give another name") from error
+    try:
+        import matplotlib.figure  # noqa: F401 - whether it can be imported is the question
+    except ImportError as error:
+        raise UsageError(f"--plot needs matplotlib: {error}", hint=_REMEDY) from error
 
 
 def draw(path: Path, outcome: Outcome) -> None:
