@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager
 from io import FileIO
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
-import anyio
 from anyio import from_thread
 
 from asyncpush.errors import SourceError
@@ -37,6 +36,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 Packing = Literal["gzip", "xz", "zstd", "bzip2"]
+
+#: Milliseconds after which a wait for a pipe looks whether it is still wanted.
+_MOMENT = 100
 
 #: Enough of a file's beginning for ``sniff``: the magic number of a tar header ends here.
 HEAD_SIZE = 262
@@ -131,7 +133,10 @@ class _Stream(io.RawIOBase):
 
 
 class _Pipe(_Stream):
-    """A pipe; the event loop does the waiting, so that cancellation ends it."""
+    """A pipe; cancellation ends the waiting for it within a moment.
+
+    The event loop is not asked to wait: a cancellation that comes just before it would begin is never told to it.
+    """
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
@@ -140,15 +145,11 @@ class _Pipe(_Stream):
 
     def _read_some(self, buffer: memoryview) -> int:
         while True:
-            if not self._poll.poll(0):
-                from_thread.run(_wait_readable, self._file)
+            while not self._poll.poll(_MOMENT):
+                from_thread.check_cancelled()
             count = self._file.readinto(buffer)
             if count is not None:
                 return count
-
-
-async def _wait_readable(file: FileIO) -> None:
-    await anyio.wait_readable(file)
 
 
 class _Unpolled(_Stream):
