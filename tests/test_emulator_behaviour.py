@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
@@ -221,5 +222,5 @@ def test_a_behaviour_that_is_none_is_refused_with_those_that_are(word: str, name
 
 
 def test_every_behaviour_is_documented() -> None:
-    text = Behaviour.__doc__ or ""
-    assert [field.name for field in fields(Behaviour) if f"        {field.name}: " not in text] == []
+    text = inspect.getdoc(Behaviour) or ""
+    assert [field.name for field in fields(Behaviour) if f"\n    {field.name}: " not in text] == []
