@@ -8,7 +8,6 @@ import gzip
 import json
 import lzma
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -80,9 +79,8 @@ async def test_of_entries_with_one_name_the_last_counts(tmp_path):
 
 
 @pytest.fixture
-def sparse_archive(tmp_path):
-    if shutil.which("tar") is None:
-        pytest.skip("needs tar")
+def sparse_archive(tmp_path, need):
+    need("tar")
     with (tmp_path / "layer").open("wb") as file:
         file.seek(4 << 20)
         file.write(b"x")

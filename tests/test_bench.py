@@ -16,7 +16,7 @@ import sys
 import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -560,8 +560,8 @@ def test_what_cannot_be_is_one_line_before_anything_is_sent(server: Server, word
     assert requests_of(server) == before
 
 
-def test_the_plot_is_a_picture(server: Server, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+def test_the_plot_is_a_picture(server: Server, need: Callable[[str], str], tmp_path: Path) -> None:
+    need("matplotlib")
     picture = tmp_path / "sweep.png"
     ran = here(server.url, *small("--plot", picture, "--max-layers", "1,2", "--part-size", "5MiB,6MiB", "-q"))
 

@@ -15,6 +15,7 @@ from anyio import CapacityLimiter, to_thread
 from asyncpush.errors import only_cause
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import BlobReader
+from asyncpush.sources.content import ContentBlob
 
 _MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
 
@@ -54,40 +55,25 @@ class _Reader:
 
 
 @dataclass(frozen=True, slots=True)
-class SyntheticLayer:
-    """A layer of random bytes (a ``protocols.Blob``), read at the speed of memory, from any place.
+class _RandomContent:
+    """Random bytes (a ``sources.content.Content``), read at the speed of memory, from any place.
 
     Attributes:
-        name: what screens call it.
-        descriptor: its digest and size.
-        head: what it begins with; no other layer does.
-        block: what it consists of after that, over and over.
+        label: how to call them.
+        size: bytes.
+        head: what they begin with; no others do.
+        block: what they consist of after that, over and over.
     """
 
-    name: str
-    descriptor: Descriptor
+    label: str
+    size: int
     head: bytes
     block: memoryview
 
-    @property
-    def media_type(self) -> str:
-        """A layer's, not compressed."""
-        return self.descriptor.media_type
-
-    @property
-    def source_size(self) -> int:
-        """Its size in bytes."""
-        return self.descriptor.size
-
-    @property
-    def identity(self) -> str:
-        """Its digest."""
-        return str(self.descriptor.digest)
-
     @contextmanager
     def open(self) -> Iterator[BlobReader]:
-        """Read it from its first byte; the reader is a ``SeekableReader``."""
-        yield _Reader(self.head, self.block, self.source_size)
+        """Read them from the first byte; the reader is a ``SeekableReader``."""
+        yield _Reader(self.head, self.block, self.size)
 
 
 class LayerMaker:
@@ -97,9 +83,9 @@ class LayerMaker:
         self._block = memoryview(secrets.token_bytes(_BLOCK_SIZE))
         self._threads = CapacityLimiter(os.cpu_count() or 1)
 
-    async def make(self, count: int, size: int) -> list[SyntheticLayer]:
+    async def make(self, count: int, size: int) -> list[ContentBlob]:
         """Make *count* layers of *size* bytes, which must be at least 32; hashing takes all cores meanwhile."""
-        made: list[SyntheticLayer] = []
+        made: list[ContentBlob] = []
 
         async def one(number: int) -> None:
             made.append(await to_thread.run_sync(self._make, f"layer {number} of {count}", size, limiter=self._threads))
@@ -110,11 +96,11 @@ class LayerMaker:
                     tg.start_soon(one, number)
         return made
 
-    def _make(self, name: str, size: int) -> SyntheticLayer:
-        head = secrets.token_bytes(_HEAD_SIZE)
-        reader = _Reader(head, self._block, size)
+    def _make(self, name: str, size: int) -> ContentBlob:
+        content = _RandomContent(name, size, secrets.token_bytes(_HEAD_SIZE), self._block)
         sha256 = hashlib.sha256()
         buffer = memoryview(bytearray(min(size, _HASH_SIZE)))
-        while count := reader.readinto(buffer):
-            sha256.update(buffer[:count])
-        return SyntheticLayer(name, Descriptor(_MEDIA_TYPE, Digest(sha256.hexdigest()), size), head, self._block)
+        with content.open() as reader:
+            while count := reader.readinto(buffer):
+                sha256.update(buffer[:count])
+        return ContentBlob(name, Descriptor(_MEDIA_TYPE, Digest(sha256.hexdigest()), size), content)

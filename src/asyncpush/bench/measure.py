@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import anyio
 
 from asyncpush.api import Registry
-from asyncpush.bench.layers import SyntheticLayer
 from asyncpush.bench.plan import Turn
 from asyncpush.errors import only_cause
 from asyncpush.events import Emit, Event, RequestDone, Retrying
 from asyncpush.layer import push_layer
 from asyncpush.protocols import Repository
+from asyncpush.sources.content import ContentBlob
 
 GiB = 1024**3
 
@@ -88,7 +88,7 @@ class Recorder:
 
 
 async def measure(
-    turn: Turn, registry: Registry, repository: Repository, layers: Sequence[SyntheticLayer], recorder: Recorder
+    turn: Turn, registry: Registry, repository: Repository, layers: Sequence[ContentBlob], recorder: Recorder
 ) -> Sample:
     """Push *layers* and say what it took.
 
