@@ -34,7 +34,7 @@ class Network:
 async def many_layers(slots: Slots, count: int = 200) -> AsyncIterator[None]:
     async def layers() -> None:
         while True:
-            async with slots:
+            async with slots.hold():
                 while slots.taken <= slots.count:
                     await checkpoint()
 
@@ -110,10 +110,10 @@ async def test_slots_that_nobody_waits_for_are_not_opened() -> None:
 async def test_a_slot_is_free_again_when_its_layer_fails() -> None:
     slots = Slots(1)
     with pytest.raises(ValueError, match="broken"):
-        async with slots:
+        async with slots.hold():
             raise ValueError("broken")
     assert slots.taken == 0
-    async with slots:
+    async with slots.hold():
         assert slots.taken == 1
 
 
@@ -126,3 +126,73 @@ async def test_there_are_always_between_one_slot_and_the_most(most: int, parts: 
             now += seconds
             slots.acknowledged(size)
             assert 1 <= slots.count <= most
+
+
+class Holders:
+    """Layers that ask for a slot, hold it until they are let go, and remember who came when."""
+
+    def __init__(self, slots: Slots, tasks: anyio.abc.TaskGroup) -> None:
+        self.slots, self.tasks = slots, tasks
+        self.held: list[str] = []
+        self._done: dict[str, anyio.Event] = {}
+
+    async def ask(self, name: str, size: int) -> None:
+        self._done[name] = anyio.Event()
+        self.tasks.start_soon(self._hold, name, size)
+        await checkpoint()
+        await checkpoint()
+
+    async def let_go(self, name: str) -> None:
+        self._done[name].set()
+        for _ in range(4):
+            await checkpoint()
+
+    async def _hold(self, name: str, size: int) -> None:
+        async with self.slots.hold(size):
+            self.held.append(name)
+            await self._done[name].wait()
+
+
+@asynccontextmanager
+async def holders(slots: Slots) -> AsyncIterator[Holders]:
+    async with anyio.create_task_group() as tasks:
+        yield Holders(slots, tasks)
+        tasks.cancel_scope.cancel()
+
+
+async def test_the_largest_layer_that_waits_has_the_next_slot() -> None:
+    async with holders(Slots(1)) as layers:
+        await layers.ask("first", 2 * MiB)
+        for name, size in (("small one", 3 * MiB), ("large one", 900 * MiB), ("middle one", 30 * MiB)):
+            await layers.ask(name, size)
+        for name in ("first", "large one", "middle one"):
+            await layers.let_go(name)
+
+        assert layers.held == ["first", "large one", "middle one", "small one"]
+
+
+async def test_a_share_of_the_slots_is_for_small_layers_while_they_wait() -> None:
+    async with holders(Slots(8, first=8)) as layers:
+        for number in range(20):
+            await layers.ask(f"large {number}", 100 * MiB)
+        for number in range(4):
+            await layers.ask(f"small {number}", 5_000)
+        for number in range(4):
+            await layers.let_go(f"large {number}")
+
+        assert layers.held[8:] == ["small 0", "small 1", "large 8", "large 9"]
+
+
+async def test_who_gives_up_waiting_leaves_its_place_to_the_next() -> None:
+    slots = Slots(1)
+    async with holders(slots) as layers:
+        await layers.ask("first", 2 * MiB)
+        for size in (0, 900 * MiB):
+            with anyio.move_on_after(0):
+                async with slots.hold(size):
+                    raise AssertionError("there was no slot")
+        await layers.ask("second", 3 * MiB)
+        await layers.let_go("first")
+
+        assert layers.held == ["first", "second"]
+        assert slots.taken == 1

@@ -70,11 +70,15 @@ class PartSent:
 
 @dataclass(frozen=True, slots=True)
 class LayerDone:
-    """A layer is in the repository: ``pushed`` by us, or ``present`` (LayerAlreadyExistsException)."""
+    """A layer is in the repository.
+
+    Attributes:
+        outcome: ``pushed`` by us, ``present`` (LayerAlreadyExistsException), or ``mounted`` from another repository.
+    """
 
     layer: str
     digest: Digest
-    outcome: Literal["pushed", "present"]
+    outcome: Literal["pushed", "present", "mounted"]
 
 
 @dataclass(frozen=True, slots=True)

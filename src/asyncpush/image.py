@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, Literal, Protocol, TypeVar
 
 import anyio
 
-from asyncpush.errors import LayersNotFoundError, RepositoryNotFoundError, TagImmutableError, only_cause
+from asyncpush.errors import LayersNotFoundError, RepositoryNotFoundError, only_cause
 from asyncpush.events import ImageDone, ImagePlanned, ImageStarted
 from asyncpush.layer import PushedLayer, Resources, push_layer
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest
-from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository, StoredImage
+from asyncpush.planning import Memory, Plan, each_once, plan_image
+from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository
 
 T = TypeVar("T")
 
@@ -41,6 +42,8 @@ class ImageResult:
         layers_present: blobs that the repository had already, or that go with another image of the run.
         bytes_present: their bytes.
         seconds: how long it took.
+        layers_mounted: blobs that were taken over from another repository of the registry.
+        bytes_mounted: their bytes.
     """
 
     source: str
@@ -53,6 +56,8 @@ class ImageResult:
     layers_present: int = 0
     bytes_present: int = 0
     seconds: float = 0.0
+    layers_mounted: int = 0
+    bytes_mounted: int = 0
 
 
 class Once(Generic[T]):
@@ -90,69 +95,50 @@ class Once(Generic[T]):
         self._done.pop(key, None)
 
 
+class LayerSender(Protocol):
+    """How a layer gets into a repository that lacks it."""
+
+    async def send(self, repository: Repository, blob: Blob) -> PushedLayer:
+        """Put *blob* into *repository*.
+
+        Raises:
+            SourceError: the blob can't be read, or is damaged.
+            RegistryError: ECR refused, or could not be reached in spite of all retries.
+        """
+        ...
+
+    def referenced(self, repository: Repository, manifest: Manifest) -> None:
+        """Hear that an image of *repository* refers to the blobs of *manifest* now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DirectSender:
+    """Sends each layer by itself."""
+
+    resources: Resources
+
+    async def send(self, repository: Repository, blob: Blob) -> PushedLayer:
+        """Put *blob* into *repository*, in one of the run's slots."""
+        return await push_layer(repository, blob, self.resources)
+
+    def referenced(self, repository: Repository, manifest: Manifest) -> None:
+        """Nobody waits for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What the images of one run share: resources, and who sends which layer and creates which repository."""
 
     resources: Resources
+    sender: LayerSender
     layers: Once[PushedLayer] = field(default_factory=Once)
     created: Once[bool] = field(default_factory=Once)
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What one image needs.
-
-    Attributes:
-        stored: the repository's image, if the destination is there already.
-        manifests: those of its manifests that the repository has.
-        blobs: those of its blobs that the repository has, by digest.
-        to_send: the others, each once, largest first.
-        present: blobs that are not to be sent.
-    """
-
-    stored: StoredImage | None
-    manifests: frozenset[Digest]
-    blobs: frozenset[Digest]
-    to_send: tuple[Blob, ...]
-    present: tuple[Blob, ...]
-
-
-async def plan_image(image: Image, repository: Repository, tag: str | None) -> Plan:
-    """Learn what *repository* has of *image*: one BatchGetImage, then one BatchCheckLayerAvailability per 100 blobs.
-
-    Raises:
-        RepositoryNotFoundError: the repository does not exist.
-        TagImmutableError: *tag* is immutable and names another image.
-    """
-    digests = [node.manifest.digest for node in _nodes(image.root) if node.manifest]
-    found = await repository.find_images(tag=tag, digests=digests)
-    stored = next((there for there in found if there.tag == tag and _is_same(there, image.root)), None)
-    every = tuple(_each_once(blob for leaf in _leaves(image.root) for blob in (leaf.config, *leaf.layers)))
-    if stored:
-        return Plan(stored, frozenset(digests), frozenset(), (), every)
-    if tag and (other := next((there for there in found if there.tag == tag), None)):
-        await _refuse_to_move(repository, tag, image, other)
-    manifests = frozenset(there.digest for there in found)
-    missing = [leaf for leaf in _leaves(image.root) if leaf.manifest is None or leaf.manifest.digest not in manifests]
-    wanted = list(_each_once(blob for leaf in missing for blob in (leaf.config, *leaf.layers)))
-    asked = {blob.descriptor.digest for blob in wanted if blob.descriptor}
-    blobs = await repository.available(asked) if asked else frozenset[Digest]()
-    to_send = [blob for blob in wanted if not (blob.descriptor and blob.descriptor.digest in blobs)]
-    sending = {blob.identity for blob in to_send}
-    return Plan(
-        None,
-        manifests,
-        blobs,
-        tuple(sorted(to_send, key=lambda blob: -blob.source_size)),
-        tuple(blob for blob in every if blob.identity not in sending),
-    )
-
-
-def plan_anew(image: Image) -> Plan:
-    """What a repository needs of *image* that has nothing yet."""
-    blobs = _each_once(blob for leaf in _leaves(image.root) for blob in (leaf.config, *leaf.layers))
-    return Plan(None, frozenset(), frozenset(), tuple(sorted(blobs, key=lambda blob: -blob.source_size)), ())
+    @classmethod
+    def of(cls, resources: Resources, sender: LayerSender | None = None) -> Run:
+        """A run; without a *sender* of its own, each layer is sent by itself."""
+        return cls(resources, sender or DirectSender(resources))
 
 
 def dry_run(image: Image, destination: str, plan: Plan) -> ImageResult:
@@ -189,16 +175,26 @@ async def push_image(image: Image, repository: Repository, tag: str | None, dest
         RegistryError: ECR refused, or could not be reached in spite of all retries.
     """
     started = time.monotonic()
-    emit = run.resources.emit
-    emit(ImageStarted(image.source, destination))
+    run.resources.emit(ImageStarted(image.source, destination))
+    memory = await Memory.of(run.resources.journal, repository)
     try:
-        plan = await plan_image(image, repository, tag)
+        plan = await plan_image(image, repository, tag, memory)
     except RepositoryNotFoundError:
         if not run.resources.settings.create_repository:
             raise
-        await run.created.do(repository.name, repository.create)
-        plan = await plan_image(image, repository, tag)
-    fresh = [blob for blob in plan.to_send if run.layers.announce((repository.name, blob.identity))]
+        await run.created.do(repository.address, repository.create)
+        plan = await plan_image(image, repository, tag, memory)
+    result = await push_planned(image, plan, repository, tag, destination, run)
+    return replace(result, seconds=time.monotonic() - started)
+
+
+async def push_planned(
+    image: Image, plan: Plan, repository: Repository, tag: str | None, destination: str, run: Run
+) -> ImageResult:
+    """Put *image* into *repository* by a *plan* that was made of it (``push_image``)."""
+    started = time.monotonic()
+    emit = run.resources.emit
+    fresh = [blob for blob in plan.to_send if run.layers.announce((repository.address, blob.identity))]
     size = sum(blob.source_size for blob in fresh)
     ours = {blob.identity for blob in fresh}
     present = [*plan.present, *(blob for blob in plan.to_send if blob.identity not in ours)]
@@ -208,12 +204,15 @@ async def push_image(image: Image, repository: Repository, tag: str | None, dest
     if plan.stored:
         digest, media_type = plan.stored.digest, plan.stored.manifest.media_type if plan.stored.manifest else None
         outcome: Literal["pushed", "present"] = "present"
+        if plan.stored.manifest:
+            run.sender.referenced(repository, plan.stored.manifest)
     else:
         with only_cause():
             manifest, outcome = await push.node(image.root, tag)
         digest, media_type = manifest.digest, manifest.media_type
     emit(ImageDone(destination, digest, outcome))
-    sent = push.sent
+    sent = [layer for layer in push.sent if layer.outcome != "mounted"]
+    mounted = [layer for layer in push.sent if layer.outcome == "mounted"]
     return ImageResult(
         image.source,
         destination,
@@ -225,6 +224,8 @@ async def push_image(image: Image, repository: Repository, tag: str | None, dest
         len(present),
         present_size,
         time.monotonic() - started,
+        len(mounted),
+        sum(layer.descriptor.size for layer in mounted),
     )
 
 
@@ -249,9 +250,9 @@ class _ImagePush:
         return await self._leaf(node, tag)
 
     async def _leaf(self, node: ImageNode, tag: str | None) -> tuple[Manifest, Literal["pushed", "present"]]:
-        blobs = tuple(_each_once((node.config, *node.layers)))
+        blobs = tuple(each_once((node.config, *node.layers)))
         there = node.manifest is not None and node.manifest.digest in self._plan.manifests
-        descriptors = {} if there else await self._send(blobs, self._plan.blobs)
+        descriptors = {} if there else await self._send(blobs, self._plan.known)
         by_digest = {known.digest: blob for blob in blobs if (known := descriptors.get(blob.identity, blob.descriptor))}
         manifest = node.manifest
         if manifest is None:
@@ -260,17 +261,16 @@ class _ImagePush:
             manifest = node.build(config, [_typed(layer, descriptors) for layer in node.layers])
         return manifest, await self._put(manifest, tag, by_digest)
 
-    async def _send(self, blobs: Iterable[Blob], available: frozenset[Digest]) -> dict[str, Descriptor]:
+    async def _send(self, blobs: Iterable[Blob], available: Mapping[str, Descriptor]) -> dict[str, Descriptor]:
         """Send those of *blobs* that are not *available*; what points at each, by identity."""
         descriptors: dict[str, Descriptor] = {}
 
         async def send(blob: Blob) -> None:
-            if blob.descriptor and blob.descriptor.digest in available:
-                descriptors[blob.identity] = blob.descriptor
+            if (known := available.get(blob.identity)) is not None:
+                descriptors[blob.identity] = known
                 return
-            key = (self._repository.name, blob.identity)
-            resources = self._run.resources
-            pushed, ours = await self._run.layers.do(key, lambda: push_layer(self._repository, blob, resources))
+            key = (self._repository.address, blob.identity)
+            pushed, ours = await self._run.layers.do(key, lambda: self._run.sender.send(self._repository, blob))
             descriptors[blob.identity] = pushed.descriptor
             if ours:
                 self.sent.append(pushed)
@@ -286,70 +286,33 @@ class _ImagePush:
         """Put a manifest; where ECR misses some of its *blobs*, send those that are really gone, and try again."""
         for number, wait in enumerate(_LAG_WAITS, 1):
             try:
-                return await self._repository.put_image(manifest, tag)
+                return await self._put_once(manifest, tag)
             except LayersNotFoundError:
                 await anyio.sleep(wait)
                 left = len(_LAG_WAITS) - number
                 if left < _DOUBTFUL_WAITS:
                     # In the end PutImage is believed, whatever BatchCheckLayerAvailability says.
                     await self._send_again(blobs, ask=left > 0)
-        return await self._repository.put_image(manifest, tag)
+        return await self._put_once(manifest, tag)
+
+    async def _put_once(self, manifest: Manifest, tag: str | None) -> Literal["pushed", "present"]:
+        outcome = await self._repository.put_image(manifest, tag)
+        if journal := self._run.resources.journal:
+            await journal.image_put(self._repository.address, manifest, tag)
+        self._run.sender.referenced(self._repository, manifest)
+        return outcome
 
     async def _send_again(self, blobs: Mapping[Digest, Blob], *, ask: bool) -> None:
         """Send what the repository has lost: a layer that no image names may be swept at any time."""
         available = await self._repository.available(blobs.keys()) if blobs and ask else frozenset[Digest]()
-        lost = [blob for digest, blob in blobs.items() if digest not in available]
-        for blob in lost:
-            self._run.layers.forget((self._repository.name, blob.identity))
-        await self._send(lost, available)
-
-
-async def _refuse_to_move(repository: Repository, tag: str, image: Image, other: StoredImage) -> None:
-    """Fail before anything is sent if *tag* may not leave *other*."""
-    if not await repository.is_immutable(tag):
-        return
-    if image.root.manifest:
-        raise TagImmutableError(repository.name, tag, image.root.manifest.digest, other.digest)
-    config = image.root.config.descriptor if isinstance(image.root, ImageNode) else None
-    wanted = f"the image with config {config.digest}" if config else "this image"
-    raise TagImmutableError(repository.name, tag, wanted, other.digest)
-
-
-def _is_same(stored: StoredImage, root: ImageNode | IndexNode) -> bool:
-    """Whether *stored* is *root*.
-
-    An image whose manifest is yet to be built is told by its config: it names every layer's diff id, so that the same
-    config means the same image, provided that its layers were compressed the same way.
-    """
-    if isinstance(root, IndexNode) or root.manifest is not None:
-        return root.manifest is not None and stored.digest == root.manifest.digest
-    there = stored.manifest
-    if there is None or there.config is None or root.config.descriptor is None:
-        return False
-    return there.config.digest == root.config.descriptor.digest and [layer.media_type for layer in there.layers] == [
-        layer.media_type for layer in root.layers
-    ]
+        lost = {digest: blob for digest, blob in blobs.items() if digest not in available}
+        for blob in lost.values():
+            self._run.layers.forget((self._repository.address, blob.identity))
+        if journal := self._run.resources.journal:
+            await journal.layers_lost(self._repository.address, lost.keys())
+        await self._send(lost.values(), {})
 
 
 def _typed(blob: Blob, descriptors: dict[str, Descriptor]) -> Descriptor:
     known = descriptors[blob.identity]
     return Descriptor(blob.media_type, known.digest, known.size)
-
-
-def _nodes(node: ImageNode | IndexNode) -> Iterator[ImageNode | IndexNode]:
-    yield node
-    if isinstance(node, IndexNode):
-        for child in node.children:
-            yield from _nodes(child)
-
-
-def _leaves(node: ImageNode | IndexNode) -> Iterator[ImageNode]:
-    return (each for each in _nodes(node) if isinstance(each, ImageNode))
-
-
-def _each_once(blobs: Iterable[Blob]) -> Iterator[Blob]:
-    seen: set[str] = set()
-    for blob in blobs:
-        if blob.identity not in seen:
-            seen.add(blob.identity)
-            yield blob

@@ -1,69 +1,42 @@
-"""One layer on its way into ECR: opened, cut into parts that go in order while the next one is made, completed."""
+"""One layer on its way into ECR: read once, cut into parts, sent to one repository or to several at the same time."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from itertools import groupby
 
 import anyio
 from anyio import CapacityLimiter, to_thread
-from anyio.streams.memory import MemoryObjectSendStream
+from anyio.streams.memory import MemoryObjectReceiveStream
 
-from asyncpush.errors import InvalidLayerError, InvalidLayerPartError, UploadNotFoundError, only_cause
-from asyncpush.events import Emit, LayerDone, LayerFailed, LayerStarted, PartSent, ignore
-from asyncpush.model import Descriptor, Upload
-from asyncpush.protocols import Blob, BlobReader, Part, Repository, SeekableReader
-from asyncpush.settings import MAX_PART_SIZE, MiB, Settings
-from asyncpush.stream.budget import BudgetAccount, ByteBudget
-from asyncpush.stream.order import Overlap, PartsInOrder
-from asyncpush.stream.parts import PartCutter
-from asyncpush.stream.slots import Slots
+from asyncpush.errors import AsyncpushError, only_cause
+from asyncpush.model import LayerBytes
+from asyncpush.protocols import (
+    Blob,
+    BlobReader,
+    BlobStream,
+    LocalBlob,
+    Part,
+    PartEncoder,
+    RandomAccess,
+    RemoteBlob,
+    Repository,
+    SeekableReader,
+)
+from asyncpush.settings import DEFAULT_PART_SIZE, MIN_PART_SIZE
+from asyncpush.stream.budget import BudgetAccount
+from asyncpush.stream.parts import WINDOW_SIZE, HeldBytes, PartCutter, PartMaker, receive_part
+from asyncpush.upload import Cut, LayerUpload, PushedLayer, Resources, UploadPart, UploadParts
+
+__all__ = ["PushedLayer", "Resources", "push_layer", "send_layer"]
 
 #: Uploads begun for one layer: an upload can expire, fall out of step or be damaged, but not again and again.
 _UPLOADS = 3
 
-#: Bytes that a part takes on its way where it is not held: a window of base64, and what the socket has not taken of it.
-_WINDOW = 2 * MiB
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What all layers of a run share.
-
-    Attributes:
-        settings: the limits.
-        emit: hears what happens.
-        budget: the memory for encoded parts.
-        slots: layers in flight; ``max_layers`` at most.
-        overlap: whether parts of a layer may overlap on their way.
-        threads: worker threads that read, hash, encode and compress; as many as there are cores, and one that waits.
-    """
-
-    settings: Settings
-    emit: Emit
-    budget: ByteBudget
-    slots: Slots
-    overlap: Overlap = field(default_factory=Overlap)
-    threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter((os.cpu_count() or 1) + 1))
-
-    @classmethod
-    def of(cls, settings: Settings, emit: Emit = ignore) -> Resources:
-        """Those that *settings* allows; must be called in an event loop."""
-        # The allocator wastes a third: what one thread has freed, another can't have.
-        return cls(settings, emit, ByteBudget(settings.max_memory * 3 // 4), Slots(settings.max_layers))
-
-
-@dataclass(frozen=True, slots=True)
-class PushedLayer:
-    """A layer that was sent: what points at it, the bytes that went over the wire for it, and who had put it there."""
-
-    descriptor: Descriptor
-    sent: int
-    outcome: Literal["pushed", "present"]
+Parts = tuple[Part, ...]
 
 
 async def push_layer(repository: Repository, blob: Blob, resources: Resources) -> PushedLayer:
@@ -74,115 +47,226 @@ async def push_layer(repository: Repository, blob: Blob, resources: Resources) -
         SourceError: the blob can't be read.
         RegistryError: ECR refused, or could not be reached in spite of all retries.
     """
-    key = f"{repository.name}/{blob.identity}"
-    async with resources.slots:
-        tally = _Tally(key, resources.emit)
-        resources.emit(LayerStarted(key, blob.name, blob.source_size, repository.name))
+    async with resources.slots.hold(blob.source_size):
+        [outcome] = await send_layer([repository], blob, resources)
+    if isinstance(outcome, AsyncpushError):
+        raise outcome
+    return outcome
+
+
+async def send_layer(
+    repositories: Sequence[Repository], blob: Blob, resources: Resources
+) -> list[PushedLayer | AsyncpushError]:
+    """Put *blob* into all of *repositories*, which may be in several registries, and read it only once for that.
+
+    The caller has a slot. One repository that fails does not stop the others.
+
+    Returns:
+        What became of each, in the order of *repositories*.
+    """
+    uploads = [LayerUpload(repository, blob, resources) for repository in repositories]
+    async with AsyncExitStack() as shown:
+        for upload in uploads:
+            await shown.enter_async_context(upload.shown())
+        left = uploads
+        for attempt in range(1, _UPLOADS + 1):
+            await _attempt(left, blob, resources, own_size=attempt == 1)
+            if attempt < _UPLOADS:
+                left = [upload for upload in left if upload.failure is not None and await upload.recover()]
+            if not left:
+                break
+    return [_outcome(upload) for upload in uploads]
+
+
+def _outcome(upload: LayerUpload) -> PushedLayer | AsyncpushError:
+    outcome = upload.failure or upload.pushed
+    assert outcome is not None, "the last attempt has ended one way or the other"  # noqa: S101
+    return outcome
+
+
+async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, resources: Resources, *, own_size: bool) -> None:
+    """Open the uploads, and send each what it lacks: what lacks the same is read once."""
+    # A part size of our own that ECR does not like shows as a refused part: the next upload takes ECR's.
+    wanted = resources.settings.part_size or _held_size(blob, resources) if own_size else None
+
+    async def open_one(upload: LayerUpload) -> None:
         try:
-            pushed = await _upload_until_complete(repository, blob, resources, tally)
-        except BaseException:
-            resources.emit(LayerFailed(key))
-            raise
-        resources.emit(LayerDone(key, pushed.descriptor.digest, pushed.outcome))
-        return pushed
+            await upload.open(wanted=wanted)
+        except AsyncpushError as error:
+            upload.failure = error
+
+    with only_cause():
+        async with anyio.create_task_group() as tg:
+            for upload in uploads:
+                tg.start_soon(open_one, upload)
+    opened = sorted((upload for upload in uploads if upload.failure is None), key=lambda upload: upload.received)
+    for received, together in groupby(opened, key=lambda upload: upload.received):
+        await _send_from(received, list(together), blob, resources)
 
 
-async def _upload_until_complete(
-    repository: Repository, blob: Blob, resources: Resources, tally: _Tally
-) -> PushedLayer:
-    settings = resources.settings
-    for attempt in range(1, _UPLOADS + 1):
-        upload = await repository.begin_upload()
-        # A part size of our own that ECR does not like shows as a refused part: the next upload takes ECR's.
-        wanted = settings.part_size if attempt == 1 else None
-        size = part_size(upload, blob.source_size, wanted)
-        try:
-            with only_cause():
-                return await _upload(repository, blob, upload, size, resources, tally)
-        except (UploadNotFoundError, InvalidLayerPartError, InvalidLayerError) as error:
-            if attempt == _UPLOADS:
-                raise
-            if isinstance(error, InvalidLayerError):
-                # Its digest was right when it was read. If overlapping parts can do that, they do it no more.
-                resources.overlap.stop()
-            tally.rewind()
-    raise AssertionError("the last attempt returns or raises")
+def _held_size(blob: Blob, resources: Resources) -> int | None:
+    """The size of a remote blob's parts, which must be held: small ones where many layers share the memory."""
+    wanted = 2 * encoded_size(DEFAULT_PART_SIZE) * resources.slots.taken
+    return MIN_PART_SIZE if isinstance(blob, RemoteBlob) and wanted > resources.budget.limit else None
 
 
-async def _upload(
-    repository: Repository, blob: Blob, upload: Upload, size: int, resources: Resources, tally: _Tally
-) -> PushedLayer:
-    async with opened(blob, resources.threads) as reader, resources.budget.account() as account:
-        cutter = PartCutter(blob, reader, size, lambda first, again: repository.encoder(upload, first, again))
-        again = reader if isinstance(reader, SeekableReader) else None
-        ahead, parts = anyio.create_memory_object_stream[_Cut](0)
+async def _send_from(first: int, uploads: Sequence[LayerUpload], blob: Blob, resources: Resources) -> None:
+    """Send the blob from byte *first* on, and complete the uploads."""
+    try:
+        with only_cause():
+            found = await _send_parts(first, uploads, blob, resources)
+            async with anyio.create_task_group() as tg:
+                for upload in uploads:
+                    if upload.failure is None:
+                        tg.start_soon(upload.complete, found)
+    except AsyncpushError as error:
+        for upload in uploads:
+            upload.failure = upload.failure or error
 
-        async def send(part: Part, left: Callable[[], None]) -> None:
-            if part.content is None:
-                await repository.send_part(upload, part, left)
-                return
-            async with account.holding(_WINDOW) as let_go:
 
-                def gone() -> None:
-                    let_go()
-                    left()
+async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, resources: Resources) -> LayerBytes:
+    size = max(upload.part_size for upload in uploads)
+    if blob.descriptor and first >= blob.descriptor.size:
+        return LayerBytes(blob.descriptor.digest, blob.descriptor.size)  # all of it is there; ECR compares the digest
 
-                await repository.send_part(upload, part, gone)
+    def encoder(start: int, content: RandomAccess | None) -> _Encoders:
+        return _Encoders([upload.repository.encoder(upload.upload, start, content) for upload in uploads])
 
-        def acknowledge(cut: _Cut) -> None:
-            account.give_back(cut.cost)
-            resources.slots.acknowledged(cut.part.size)
-            tally.acknowledge(cut)
+    async with resources.budget.account() as account:
+        run = _Run(blob, first, size, encoder, resources, account)
+        async with AsyncExitStack() as stack:
+            maker, produce = await run.open(stack, uploads)
+            streams = [anyio.create_memory_object_stream[UploadPart](0) for _ in uploads]
+            # The receiving ends outside, the group inside: when all has failed, the group stops the cutter before they
+            # close, and the failure arrives alone.
+            for _, parts in streams:
+                stack.enter_context(parts)
+            async with anyio.create_task_group() as tg:
 
-        # The stream outside, the group inside: when sending fails, the group stops the cutter before the stream closes,
-        # and the failure arrives alone.
-        async with parts, anyio.create_task_group() as tg:
-            tg.start_soon(_cut_ahead, cutter, again, ahead, account, _encoded_size(size, blob), resources.threads)
-            await PartsInOrder(send, acknowledge, resources.overlap).send(parts)
-    result = cutter.result()
-    outcome = await repository.complete_upload(upload, result.digest)
-    return PushedLayer(Descriptor(blob.media_type, result.digest, result.size), tally.sent, outcome)
+                async def send(upload: LayerUpload, parts: MemoryObjectReceiveStream[UploadPart]) -> None:
+                    await upload.send(parts)
+                    if all(upload.failure is not None for upload in uploads):
+                        tg.cancel_scope.cancel()  # nobody wants the next part
+
+                tg.start_soon(_cut_ahead, produce, [ahead for ahead, _ in streams])
+                for upload, (_, parts) in zip(uploads, streams, strict=True):
+                    tg.start_soon(send, upload, parts)
+        return maker.result()
 
 
 @dataclass(frozen=True, slots=True)
-class _Cut:
-    """A part, the memory that it takes, and the bytes of the source that were read for it."""
+class _Run:
+    """One reading of a blob, from byte ``first`` on, in parts of ``size`` bytes."""
 
-    part: Part
-    cost: int
-    consumed: int
+    blob: Blob
+    first: int
+    size: int
+    encoder: Callable[[int, RandomAccess | None], _Encoders]
+    resources: Resources
+    account: BudgetAccount
 
+    async def open(
+        self, stack: AsyncExitStack, uploads: Sequence[LayerUpload]
+    ) -> tuple[PartMaker[Parts], AsyncIterator[Cut]]:
+        """Open the blob, and pass what ECR has; what makes parts, and the parts."""
+        if isinstance(self.blob, RemoteBlob):
+            for upload in uploads:
+                upload.skipped(self.first)
+            stream = await stack.enter_async_context(self.blob.stream(self.first))
+            maker = PartMaker(self.blob, self.size, self.encoder, start=self.first)
+            return maker, self._received(maker, stream, len(uploads))
+        assert isinstance(self.blob, LocalBlob), "a blob is here or elsewhere"  # noqa: S101
+        reader = await stack.enter_async_context(opened(self.blob, self.resources.threads))
+        cutter = PartCutter(self.blob, reader, self.size, self.encoder)
+        if self.first:
+            await to_thread.run_sync(cutter.skip, self.first, limiter=self.resources.threads)
+            for upload in uploads:
+                upload.skipped(cutter.consumed)
+        return cutter, self._cut(cutter, reader, len(uploads))
 
-async def _cut_ahead(
-    cutter: PartCutter,
-    again: SeekableReader | None,
-    ahead: MemoryObjectSendStream[_Cut],
-    account: BudgetAccount,
-    held: int,
-    threads: CapacityLimiter,
-) -> None:
-    """Make the next part while one is in flight: handing over waits until that one is acknowledged.
+    async def _cut(self, cutter: PartCutter[Parts], reader: BlobReader, uploads: int) -> AsyncIterator[Cut]:
+        """The parts of a blob on this machine.
 
-    A part that can be read again is held, encoded, only while there is plenty of memory; else it takes next to none,
-    until it is sent. So the budget bounds memory, and hardly ever the number of layers in flight.
-    """
-    async with ahead:
+        A part that can be read again is held, encoded, only while there is plenty of memory; else it takes next to
+        none, until it is sent. So the budget bounds memory, and hardly ever the number of layers in flight.
+        """
+        again = reader if isinstance(reader, SeekableReader) else None
+        held = self._encoded_size() * uploads
         while True:
             source, cost = None, held
             if again is None:
-                await account.take(cost)
-            elif not account.take_nowait(cost):
+                await self.account.take(cost)
+            elif not self.account.take_nowait(cost):
                 source, cost = again, 0
             consumed = cutter.consumed
-            part = await to_thread.run_sync(partial(cutter.next_part, again=source), limiter=threads)
-            if part is None:
+            cut = partial(cutter.next_part, again=source)
+            parts = await to_thread.run_sync(cut, limiter=self.resources.threads)
+            if parts is None:
                 return
-            await ahead.send(_Cut(part, cost, cutter.consumed - consumed))
-            del part  # or it would be held until the next one is made
+            yield Cut(parts, cost, cutter.consumed - consumed, self.account)
+            del parts  # or they would be held until the next one is made
+
+    async def _received(self, maker: PartMaker[Parts], stream: BlobStream, uploads: int) -> AsyncIterator[Cut]:
+        """The parts of a remote blob: encoded at once for one upload; held as they came for several to encode."""
+        descriptor = self.blob.descriptor
+        assert descriptor is not None, "a remote blob's descriptor is known"  # noqa: S101
+        window = memoryview(bytearray(WINDOW_SIZE if uploads == 1 else 0))
+        at = self.first
+        while True:
+            # One more byte, so that the end is seen.
+            room = min(self.size, descriptor.size - at + 1)
+            held = HeldBytes(at, room) if uploads > 1 else None
+            cost = room if held is not None else self._encoded_size()
+            await self.account.take(cost)
+            parts = await receive_part(maker, stream, held, window, self.resources.threads)
+            if parts is None:
+                return
+            consumed = parts[0].size
+            at += consumed
+            yield Cut(parts, cost, consumed, self.account)
+            del parts, held
+
+    def _encoded_size(self) -> int:
+        return encoded_size(min(self.size, self.blob.source_size) if self.blob.descriptor else self.size)
+
+
+async def _cut_ahead(cuts: AsyncIterator[Cut], streams: Sequence[UploadParts]) -> None:
+    """Make the next part while one is in flight: handing over waits until that one is acknowledged."""
+    async with AsyncExitStack() as stack:
+        for stream in streams:
+            stack.enter_context(stream)
+        async for cut in cuts:
+            for part, stream in zip(cut.parts, streams, strict=True):
+                try:
+                    await stream.send(UploadPart(part, cut))
+                except anyio.BrokenResourceError:
+                    cut.done()  # this upload has failed; the others go on
+            del cut, part
+
+
+def encoded_size(part: int) -> int:
+    """The most that the request body of a part of so many bytes takes: base64, and room for the small members."""
+    return part * 4 // 3 + 2048
+
+
+class _Encoders:
+    """Encodes a part for several uploads at once."""
+
+    def __init__(self, encoders: Iterable[PartEncoder]) -> None:
+        self._encoders = tuple(encoders)
+
+    def add(self, block: memoryview) -> None:
+        """Take the next bytes."""
+        for encoder in self._encoders:
+            encoder.add(block)
+
+    def finish(self) -> Parts:
+        """Close the part."""
+        return tuple(encoder.finish() for encoder in self._encoders)
 
 
 @asynccontextmanager
-async def opened(blob: Blob, threads: CapacityLimiter) -> AsyncIterator[BlobReader]:
+async def opened(blob: LocalBlob, threads: CapacityLimiter) -> AsyncIterator[BlobReader]:
     """Open *blob* in a worker thread, and close it in one."""
     manager = blob.open()
     reader = await to_thread.run_sync(manager.__enter__, limiter=threads)
@@ -191,34 +275,3 @@ async def opened(blob: Blob, threads: CapacityLimiter) -> AsyncIterator[BlobRead
     finally:
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(manager.__exit__, None, None, None, limiter=threads)
-
-
-def part_size(upload: Upload, size: int, wanted: int | None) -> int:
-    """Bytes of each part but the last: *wanted* or what ECR asks for, and more where *size* needs too many parts."""
-    least = -(-size // upload.max_parts)
-    return max(wanted or upload.part_size, min(least, MAX_PART_SIZE))
-
-
-def _encoded_size(size: int, blob: Blob) -> int:
-    """The most that one part's request body can take: base64, and room for the small members."""
-    largest = min(size, blob.source_size) if blob.descriptor else size
-    return largest * 4 // 3 + 2048
-
-
-class _Tally:
-    """What ECR has acknowledged of one layer."""
-
-    def __init__(self, key: str, emit: Emit) -> None:
-        self.sent = 0
-        self._read = 0
-        self._key = key
-        self._emit = emit
-
-    def acknowledge(self, cut: _Cut) -> None:
-        self.sent += cut.part.size
-        self._read += cut.consumed
-        self._emit(PartSent(self._key, cut.consumed, cut.part.size))
-
-    def rewind(self) -> None:
-        self._emit(PartSent(self._key, -self._read, 0))
-        self._read = 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from asyncpush.manifest import Manifest
-from asyncpush.model import Descriptor, Digest, Upload
+from asyncpush.model import Descriptor, Digest, LayerBytes, Upload
+from asyncpush.settings import Credentials, RepositorySettings
 
 
 class BlobReader(Protocol):
@@ -28,9 +29,8 @@ class BlobReader(Protocol):
         ...
 
 
-@runtime_checkable
-class SeekableReader(BlobReader, Protocol):
-    """A reader whose bytes can also be had again, from any place, in any thread: nothing need be held of them."""
+class RandomAccess(Protocol):
+    """Bytes that can be had again, from any place, in any thread."""
 
     def read_at(self, start: int, buffer: memoryview) -> memoryview:
         """The bytes from *start* on: a view of *buffer*, filled as far as there are bytes, or of memory that has them.
@@ -41,8 +41,16 @@ class SeekableReader(BlobReader, Protocol):
         ...
 
 
+@runtime_checkable
+class SeekableReader(BlobReader, RandomAccess, Protocol):
+    """A reader whose bytes can also be had again: nothing need be held of them."""
+
+
 class Blob(Protocol):
-    """A layer or config to push: bytes that can be read again, and are the same each time."""
+    """A layer or config to push: bytes that can be had again, and are the same each time.
+
+    Each is a ``LocalBlob`` or a ``RemoteBlob``.
+    """
 
     @property
     def name(self) -> str:
@@ -69,8 +77,41 @@ class Blob(Protocol):
         """Equal for blobs whose bytes are equal: the digest, or the diff id with the way it is compressed."""
         ...
 
+
+@runtime_checkable
+class LocalBlob(Blob, Protocol):
+    """A blob on this machine; reading it blocks."""
+
     def open(self) -> AbstractContextManager[BlobReader]:
         """Open it for reading. Entering and leaving may block: both belong into a worker thread."""
+        ...
+
+
+class BlobStream(Protocol):
+    """The bytes of a remote blob, as they arrive; for the event loop, one reader at a time."""
+
+    async def readinto(self, buffer: memoryview) -> int:
+        """Fill *buffer* with the next bytes and return how many there were; fewer than its length only at the end.
+
+        A connection that breaks is made good inside, from the byte where it broke. Nothing is hashed here: the engine
+        compares the digest with the bytes that it sends.
+
+        Raises:
+            SourceError: the registry refuses, or can't be reached in spite of all retries.
+        """
+        ...
+
+
+@runtime_checkable
+class RemoteBlob(Blob, Protocol):
+    """A blob in another registry; its descriptor is known."""
+
+    def stream(self, start: int = 0) -> AbstractAsyncContextManager[BlobStream]:
+        """Begin to read it, from byte *start* on.
+
+        Raises:
+            SourceError: it is not there, or the registry refuses or can't be reached.
+        """
         ...
 
 
@@ -141,7 +182,7 @@ class Part:
     first: int
     last: int
     body: tuple[bytes, ...]
-    content: SeekableReader | None
+    content: RandomAccess | None
     body_size: int
     body_sha256: str
 
@@ -180,6 +221,11 @@ class Repository(Protocol):
         """The repository's name, without its registry."""
         ...
 
+    @property
+    def address(self) -> str:
+        """What tells it from all others: ``REGISTRY/NAME``, where REGISTRY is a host, or an endpoint and an account."""
+        ...
+
     async def create(self) -> bool:
         """Create the repository (CreateRepository); False if it was there already."""
         ...
@@ -200,7 +246,7 @@ class Repository(Protocol):
         """Open an upload (InitiateLayerUpload)."""
         ...
 
-    def encoder(self, upload: Upload, first: int, content: SeekableReader | None) -> PartEncoder:
+    def encoder(self, upload: Upload, first: int, content: RandomAccess | None) -> PartEncoder:
         """Make the body of the part that begins at byte *first* (UploadLayerPart).
 
         Args:
@@ -232,8 +278,15 @@ class Repository(Protocol):
         """
         ...
 
-    async def find_images(self, *, tag: str | None, digests: Sequence[Digest]) -> tuple[StoredImage, ...]:
-        """Which of these images the repository holds (BatchGetImage); those that it does not hold are left out."""
+    async def mount(self, digest: Digest, source: str) -> bool:
+        """Take over a layer from repository *source* of the same registry (``/v2/``, cross-repository blob mount).
+
+        False if ECR won't: mounting is off, or no image in *source* refers to the layer (yet).
+        """
+        ...
+
+    async def find_images(self, *, tags: Collection[str], digests: Collection[Digest]) -> tuple[StoredImage, ...]:
+        """Which of these images the repository holds (BatchGetImage, 100 a call); the others are left out."""
         ...
 
     async def put_image(self, manifest: Manifest, tag: str | None) -> Literal["pushed", "present"]:
@@ -243,4 +296,171 @@ class Repository(Protocol):
             LayersNotFoundError: a blob or child manifest is not there (yet).
             TagImmutableError: the tag is immutable and names another digest.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredManifest:
+    """A manifest as a repository gives it.
+
+    Attributes:
+        digest: what ECR calls it; whether its bytes have that digest is for the reader to see.
+        raw: its bytes.
+        media_type: what ECR says that it is, if it does.
+    """
+
+    digest: Digest
+    raw: bytes
+    media_type: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A blob that a repository says it holds: its bytes, None if it does not tell how many."""
+
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NotHeld:
+    """What a repository does not hold, or does not give: ECR's code, such as ``ImageNotFound``, and its reason."""
+
+    code: str
+    reason: str = ""
+
+
+class RepositoryReader(Protocol):
+    """One ECR repository, as who reads it back sees it. Transient failures are retried inside, all others raised."""
+
+    async def manifests(self, references: Collection[str | Digest]) -> Mapping[str | Digest, StoredManifest | NotHeld]:
+        """The manifests that these tags and digests name (BatchGetImage, 100 a call).
+
+        Raises:
+            UsageError: it is a repository of ECR Public, whose API gives none.
+        """
+        ...
+
+    async def blobs(self, digests: Collection[Digest]) -> Mapping[Digest, StoredBlob | NotHeld]:
+        """What ECR says of these blobs (BatchCheckLayerAvailability, 100 a call)."""
+        ...
+
+    async def read_blob(self, digest: Digest) -> LayerBytes:
+        """Read all bytes of a blob (GetDownloadUrlForLayer), and hash them; none are held.
+
+        Raises:
+            ServiceError: ECR does not give it.
+            ConnectionFailedError: it can't be read in spite of all retries.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryInfo:
+    """A repository of a registry, as DescribeRepositories has it.
+
+    Attributes:
+        name: its name.
+        registry_id: the account that it belongs to.
+        mutability: ``MUTABLE``, ``IMMUTABLE``, ``MUTABLE_WITH_EXCLUSION`` or ``IMMUTABLE_WITH_EXCLUSION``.
+        exclusions: the wildcards of its exclusion filters.
+    """
+
+    name: str
+    registry_id: str
+    mutability: str = "MUTABLE"
+    exclusions: tuple[str, ...] = ()
+
+
+class RegistryAdmin(Protocol):
+    """What concerns a whole registry: its repositories and its settings."""
+
+    async def repositories(self, names: Collection[str]) -> Mapping[str, RepositoryInfo]:
+        """Those of *names* that exist (DescribeRepositories), in as few requests as can be."""
+        ...
+
+    async def create(self, name: str, settings: RepositorySettings) -> bool:
+        """Create a repository (CreateRepository, then its policies); False if somebody else was faster."""
+        ...
+
+    async def template_for(self, name: str) -> str | None:
+        """The prefix of the creation template that would create *name* when it is pushed to (CREATE_ON_PUSH).
+
+        None if there is none, or if that can't be learnt.
+        """
+        ...
+
+    async def mounts_blobs(self) -> bool | None:
+        """Whether the account setting BLOB_MOUNTING is on (GetAccountSetting); None if that can't be learnt."""
+        ...
+
+
+class Login(Protocol):
+    """Where the credentials of a registry come from that the AWS credentials open (GetAuthorizationToken)."""
+
+    async def __call__(self) -> Credentials:
+        """Credentials that are good for a while yet; cheap to ask for again and again.
+
+        Raises:
+            RegistryError: ECR refuses, or can't be reached.
+            ConfigurationError: there are no AWS credentials.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """An upload that an earlier run has left.
+
+    Attributes:
+        upload: the upload.
+        part_size: the size of its parts in bytes.
+        received: bytes that ECR has acknowledged.
+    """
+
+    upload: Upload
+    part_size: int
+    received: int
+
+
+class Journal(Protocol):
+    """What ECR has acknowledged, remembered across runs. Repositories are named by ``Repository.address``.
+
+    What is written would outlive the process by the time that the method returns.
+    """
+
+    @property
+    def compressed(self) -> Mapping[str, Descriptor]:
+        """What blobs became whose digests are unknown before they are read, by identity; of all repositories."""
+        ...
+
+    async def completed(self, repository: str) -> Collection[Digest]:
+        """The layers that the repository was given."""
+        ...
+
+    async def open_upload(self, repository: str, identity: str) -> OpenUpload | None:
+        """The upload of a blob that was begun and not completed, if there is one."""
+        ...
+
+    async def upload_begun(self, repository: str, identity: str, upload: Upload, part_size: int) -> None:
+        """Note that an upload was opened; it takes the place of an earlier one of the same blob."""
+        ...
+
+    async def part_acknowledged(self, repository: str, identity: str, upload: Upload, received: int) -> None:
+        """Note that ECR has the first *received* bytes."""
+        ...
+
+    async def upload_lost(self, repository: str, identity: str) -> None:
+        """Forget an upload that ECR does not know any more, or that holds wrong bytes."""
+        ...
+
+    async def layer_completed(self, repository: str, identity: str, descriptor: Descriptor) -> None:
+        """Note that the repository holds a layer, and which bytes the blob turned out to be; ends its upload."""
+        ...
+
+    async def layers_lost(self, repository: str, digests: Collection[Digest]) -> None:
+        """Forget layers that the repository turned out not to hold any more."""
+        ...
+
+    async def image_put(self, repository: str, manifest: Manifest, tag: str | None) -> None:
+        """Note that an image was put: its layers are referenced from now on, so that they can be mounted."""
         ...

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from asyncpush.errors import UsageError
@@ -98,3 +99,71 @@ class AwsConfiguration:
     endpoint_url: str | None = None
     access_key_id: str | None = None
     secret_access_key: str | None = None
+
+
+Mutability = Literal["MUTABLE", "IMMUTABLE", "MUTABLE_WITH_EXCLUSION", "IMMUTABLE_WITH_EXCLUSION"]
+Encryption = Literal["AES256", "KMS", "KMS_DSSE"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositorySettings:
+    """What a repository is created with (CreateRepository, SetRepositoryPolicy, PutLifecyclePolicy).
+
+    Attributes:
+        mutability: of its tags; None is ECR's default (MUTABLE).
+        exclusions: wildcards of tags that are excluded from *mutability*, five at the most.
+        scan_on_push: scan images when they are pushed; None is ECR's default.
+        encryption: None is ECR's default (AES256).
+        kms_key: of the encryption KMS or KMS_DSSE; None is AWS's own key.
+        resource_tags: keys and values.
+        policy: the repository policy's JSON text.
+        lifecycle_policy: the lifecycle policy's JSON text.
+    """
+
+    mutability: Mutability | None = None
+    exclusions: tuple[str, ...] = ()
+    scan_on_push: bool | None = None
+    encryption: Encryption | None = None
+    kms_key: str | None = None
+    resource_tags: tuple[tuple[str, str], ...] = ()
+    policy: str | None = None
+    lifecycle_policy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A user and a password for a registry; the password is never printed."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRegistry:
+    """How a registry is reached that images are read from.
+
+    Attributes:
+        host: its host, and its port if it has one; ``docker.io`` is Docker Hub.
+        plain_http: speak HTTP.
+        verify: check its TLS certificate, host name included.
+        ca_bundle: authorities to trust beside the system's, as a PEM file.
+        client_certificate: what to present when the registry asks, as a PEM file.
+        client_key: the key of ``client_certificate``, where that file does not hold it, too.
+        credentials: a user and a password; None looks for them as ``docker`` and ``podman`` do.
+        credential_helper: the name of the ``docker-credential-NAME`` program to ask instead.
+        aws: ask ECR for credentials, with this configuration; None does so only where *host* is ECR's.
+        anonymous: use no credentials, whatever is found.
+        connections: requests at once, at the most.
+    """
+
+    host: str
+    plain_http: bool = False
+    verify: bool = True
+    ca_bundle: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    credentials: Credentials | None = None
+    credential_helper: str | None = None
+    aws: AwsConfiguration | None = None
+    anonymous: bool = False
+    connections: int = 32

@@ -25,7 +25,7 @@ from asyncpush.ecr.wire import JsonPartEncoder, Outgoing
 from asyncpush.errors import InvalidLayerPartError, SourceError, only_cause
 from asyncpush.events import ignore
 from asyncpush.model import Upload
-from asyncpush.protocols import Blob, BlobReader, Part, SeekableReader
+from asyncpush.protocols import LocalBlob, BlobReader, Part, RandomAccess
 from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PART_SIZE, MAX_PARTS
 from asyncpush.sources.content import FileContent, find_file
 from asyncpush.stream.order import Overlap, PartsInOrder
@@ -126,7 +126,7 @@ async def upload_file(command: Command, members: Members, content: FileContent) 
 
 
 @asynccontextmanager
-async def _opened(blob: Blob) -> AsyncIterator[BlobReader]:
+async def _opened(blob: LocalBlob) -> AsyncIterator[BlobReader]:
     manager = blob.open()
     reader = await to_thread.run_sync(manager.__enter__)
     try:
@@ -136,7 +136,7 @@ async def _opened(blob: Blob) -> AsyncIterator[BlobReader]:
             await to_thread.run_sync(manager.__exit__, None, None, None)
 
 
-async def _cut(cutter: PartCutter) -> AsyncIterator[_Cut]:
+async def _cut(cutter: PartCutter[Part]) -> AsyncIterator[_Cut]:
     while (part := await to_thread.run_sync(partial(cutter.next_part, again=None))) is not None:
         yield _Cut(part)
 
@@ -150,7 +150,7 @@ class _Sender:
         self._members = members
         self._retries = retries
 
-    def encoder(self, first: int, content: SeekableReader | None) -> JsonPartEncoder:
+    def encoder(self, first: int, content: RandomAccess | None) -> JsonPartEncoder:
         registry_id = self._members.get("registryId")
         upload = Upload(str(self._members["uploadId"]), 0, 0)
         name = str(self._members["repositoryName"])

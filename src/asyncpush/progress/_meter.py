@@ -257,7 +257,7 @@ class Meter:
         self._share(layer.destination).layers -= 1
         rest = layer.size - layer.read
         share = self._share(layer.destination)
-        if event.outcome == "present":
+        if event.outcome != "pushed":
             self._present += 1
             self._change(share, planned=-rest, begun=-rest)
         else:

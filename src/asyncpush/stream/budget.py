@@ -28,6 +28,11 @@ class ByteBudget:
         """Bytes that are held now."""
         return self._held
 
+    @property
+    def limit(self) -> int:
+        """Bytes that may be held."""
+        return self._limit
+
     @asynccontextmanager
     async def account(self) -> AsyncIterator[BudgetAccount]:
         """What one layer holds; all of it is given back at the end, however the layer ends."""

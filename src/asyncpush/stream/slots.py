@@ -1,15 +1,26 @@
-"""Layers in flight: few at first, and more as long as more of them are faster."""
+"""Layers in flight: few at first, and more as long as more of them are faster; the largest go first."""
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections.abc import Callable
-from types import TracebackType
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
-from anyio import CapacityLimiter
+import anyio
+
+from asyncpush.settings import MiB
 
 #: Slots at the beginning: enough to see what the network gives, few enough for any account and machine.
 FIRST_SLOTS = 16
+
+#: A layer up to this size takes its requests' time, not its bytes': it must not wait behind layers that take minutes.
+SMALL = MiB
+
+#: The share of the slots that larger layers leave to small ones while those wait.
+_FOR_SMALL = 0.25
 
 #: How much faster a round must be than the one before, for its slots to have paid.
 _WORTH_IT = 1.1
@@ -18,8 +29,18 @@ _WORTH_IT = 1.1
 _PATIENCE = 50
 
 
+@dataclass(order=True, slots=True)
+class _Waiting:
+    rank: tuple[int, int]
+    is_small: bool = field(compare=False)
+    granted: anyio.Event = field(compare=False, default_factory=anyio.Event)
+
+
 class Slots:
-    """Slots for layers in flight, taken with ``async with``; who asks first is served first.
+    """Slots for layers in flight, taken with ``async with slots.hold(size)``.
+
+    The largest layer that waits goes first, so that none of them is left for the end; but small ones always have a
+    share of the slots, since images wait for them, too.
 
     One stream into ECR is slow, and many are fast, up to what the network, the account or this machine gives; nobody
     knows beforehand where that is. So each acknowledged part opens one more slot while layers wait for one: a round of
@@ -33,7 +54,11 @@ class Slots:
 
     def __init__(self, most: int, *, first: int = FIRST_SLOTS, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
-        self._limiter = CapacityLimiter(min(first, most))
+        self._total = min(first, most)
+        self._large = self._small = 0
+        self._waiting_large: list[_Waiting] = []
+        self._waiting_small: deque[_Waiting] = deque()
+        self._asked = 0
         self._clock = clock
         self._growing = True
         self._rounds = 0
@@ -42,24 +67,60 @@ class Slots:
     @property
     def count(self) -> int:
         """Slots that there are now, taken or free."""
-        return int(self._limiter.total_tokens)
+        return self._total
 
     @property
     def taken(self) -> int:
         """Slots that layers have now."""
-        return self._limiter.borrowed_tokens
+        return self._large + self._small
 
-    async def __aenter__(self) -> None:
-        await self._limiter.acquire()
+    @asynccontextmanager
+    async def hold(self, size: int = 0) -> AsyncIterator[None]:
+        """Wait for a slot for a layer of *size* bytes, and have it for the block."""
+        self._asked += 1
+        place = _Waiting((-size, self._asked), size <= SMALL)
+        if place.is_small:
+            self._waiting_small.append(place)
+        else:
+            heapq.heappush(self._waiting_large, place)
+        self._grant()
+        try:
+            await place.granted.wait()
+            yield
+        finally:
+            self._leave(place)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._limiter.release()
+    def _leave(self, place: _Waiting) -> None:
+        if not place.granted.is_set():
+            if place.is_small:
+                self._waiting_small.remove(place)
+            else:
+                self._waiting_large.remove(place)
+                heapq.heapify(self._waiting_large)
+            return
+        if place.is_small:
+            self._small -= 1
+        else:
+            self._large -= 1
+        self._grant()
+
+    def _grant(self) -> None:
+        while self.taken < self._total and (place := self._next()) is not None:
+            if place.is_small:
+                self._small += 1
+            else:
+                self._large += 1
+            place.granted.set()
+
+    def _next(self) -> _Waiting | None:
+        """Who has a slot next."""
+        if self._waiting_large and not (self._waiting_small and self._large >= self._total * (1 - _FOR_SMALL)):
+            return heapq.heappop(self._waiting_large)
+        return self._waiting_small.popleft() if self._waiting_small else None
 
     def acknowledged(self, size: int) -> None:
         """Hear that ECR has a part of *size* bytes, and open or close slots."""
-        if not self._limiter.statistics().tasks_waiting:
+        if not (self._waiting_large or self._waiting_small):
             # Nobody would use another one; and what the last layers do tells nothing about it.
             self._round = _Round(self.count, self._clock())
             return
@@ -82,7 +143,8 @@ class Slots:
         self._round = _Round(self.count, self._clock())
 
     def _set(self, count: int) -> None:
-        self._limiter.total_tokens = min(count, self._most)
+        self._total = min(count, self._most)
+        self._grant()
 
 
 class _Round:

@@ -1,0 +1,216 @@
+"""What a repository lacks of images: asked of ECR once for many images, before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from asyncpush.errors import TagImmutableError
+from asyncpush.model import Descriptor, Digest
+from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Journal, Repository, StoredImage
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one image needs.
+
+    Attributes:
+        stored: the repository's image, if the destination is there already.
+        manifests: those of its manifests that the repository has.
+        known: what points at those of its blobs that the repository has, by the blobs' identity.
+        to_send: the others, each once, largest first.
+        present: blobs that are not to be sent.
+    """
+
+    stored: StoredImage | None
+    manifests: frozenset[Digest]
+    known: Mapping[str, Descriptor]
+    to_send: tuple[Blob, ...]
+    present: tuple[Blob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An image, and the tag that it is to have, if any."""
+
+    image: Image
+    tag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What earlier runs tell of a repository.
+
+    Attributes:
+        completed: layers that it was given.
+        compressed: what blobs became whose digests are unknown before they are read, by identity; of all repositories.
+    """
+
+    completed: Collection[Digest] = frozenset()
+    compressed: Mapping[str, Descriptor] = field(default_factory=dict)
+
+    @classmethod
+    async def of(cls, journal: Journal | None, repository: Repository) -> Memory:
+        """What *journal* knows of *repository*."""
+        return cls(await journal.completed(repository.address), journal.compressed) if journal else cls()
+
+
+async def plan_image(image: Image, repository: Repository, tag: str | None, memory: Memory | None = None) -> Plan:
+    """Learn what *repository* has of *image*: one BatchGetImage, then one BatchCheckLayerAvailability per 100 blobs.
+
+    Raises:
+        RepositoryNotFoundError: the repository does not exist.
+        TagImmutableError: *tag* is immutable and names another image.
+    """
+    [plan] = await plan_images([Wanted(image, tag)], repository, memory)
+    if isinstance(plan, TagImmutableError):
+        raise plan
+    return plan
+
+
+async def plan_images(
+    wanted: Sequence[Wanted],
+    repository: Repository,
+    memory: Memory | None = None,
+    *,
+    found: Sequence[StoredImage] | None = None,
+) -> list[Plan | TagImmutableError]:
+    """Learn what *repository* has of many images: a BatchGetImage per 100 tags and manifests, likewise their blobs.
+
+    Args:
+        wanted: the images.
+        repository: the repository.
+        memory: what earlier runs tell of it.
+        found: what it holds under their tags, where that was asked before.
+
+    Returns:
+        For each of *wanted* its plan, or the error that its tag is immutable and names another image.
+
+    Raises:
+        RepositoryNotFoundError: the repository does not exist.
+    """
+    memory = memory or Memory()
+    if found is None:
+        digests = {node.manifest.digest for each in wanted for node in nodes(each.image.root) if node.manifest}
+        found = await repository.find_images(tags={each.tag for each in wanted if each.tag}, digests=digests)
+    tagged = {there.tag: there for there in found if there.tag}
+    manifests = frozenset(there.digest for there in found)
+    refused = [await _refusal(repository, each, tagged) for each in wanted]
+    going = [
+        each.image for each, refusal in zip(wanted, refused, strict=True) if not (refusal or _is_stored(each, tagged))
+    ]
+    blobs = each_once(blob for image in going for blob in _missing(image, manifests))
+    known = await _known(blobs, repository, memory)
+    return [refusal or _plan(each, tagged, manifests, known) for each, refusal in zip(wanted, refused, strict=True)]
+
+
+def plan_anew(image: Image) -> Plan:
+    """What a repository needs of *image* that has nothing yet."""
+    return _plan(Wanted(image, None), {}, frozenset(), {})
+
+
+def _plan(
+    wanted: Wanted, tagged: Mapping[str, StoredImage], manifests: frozenset[Digest], known: Mapping[str, Descriptor]
+) -> Plan:
+    image = wanted.image
+    own = frozenset(node.manifest.digest for node in nodes(image.root) if node.manifest)
+    every = tuple(each_once(_blobs(image)))
+    if wanted.tag and _is_stored(wanted, tagged):
+        return Plan(tagged[wanted.tag], own, {}, (), every)
+    to_send = [blob for blob in each_once(_missing(image, manifests)) if blob.identity not in known]
+    sending = {blob.identity for blob in to_send}
+    return Plan(
+        None,
+        own & manifests,
+        {blob.identity: known[blob.identity] for blob in every if blob.identity in known},
+        tuple(sorted(to_send, key=lambda blob: -blob.source_size)),
+        tuple(blob for blob in every if blob.identity not in sending),
+    )
+
+
+async def _known(blobs: Iterable[Blob], repository: Repository, memory: Memory) -> dict[str, Descriptor]:
+    """What points at those of *blobs* that the repository has, by identity.
+
+    What the journal says is believed: should ECR have swept such a layer, PutImage will miss it.
+    """
+    named = {
+        blob.identity: descriptor
+        for blob in blobs
+        if (descriptor := blob.descriptor or memory.compressed.get(blob.identity))
+    }
+    asked = {descriptor.digest for descriptor in named.values()} - set(memory.completed)
+    there = await repository.available(asked) if asked else frozenset[Digest]()
+    return {
+        identity: descriptor
+        for identity, descriptor in named.items()
+        if descriptor.digest in there or descriptor.digest in memory.completed
+    }
+
+
+async def _refusal(
+    repository: Repository, wanted: Wanted, tagged: Mapping[str, StoredImage]
+) -> TagImmutableError | None:
+    """The error, if the tag may not leave the image that it names."""
+    tag, image = wanted.tag, wanted.image
+    if not tag or tag not in tagged or _is_stored(wanted, tagged) or not await repository.is_immutable(tag):
+        return None
+    there = tagged[tag].digest
+    if image.root.manifest:
+        return TagImmutableError(repository.name, tag, image.root.manifest.digest, there)
+    config = image.root.config.descriptor if isinstance(image.root, ImageNode) else None
+    words = f"the image with config {config.digest}" if config else "this image"
+    return TagImmutableError(repository.name, tag, words, there)
+
+
+def _is_stored(wanted: Wanted, tagged: Mapping[str, StoredImage]) -> bool:
+    there = tagged.get(wanted.tag) if wanted.tag else None
+    return there is not None and _is_same(there, wanted.image.root)
+
+
+def _is_same(stored: StoredImage, root: ImageNode | IndexNode) -> bool:
+    """Whether *stored* is *root*.
+
+    An image whose manifest is yet to be built is told by its config: it names every layer's diff id, so that the same
+    config means the same image, provided that its layers were compressed the same way.
+    """
+    if isinstance(root, IndexNode) or root.manifest is not None:
+        return root.manifest is not None and stored.digest == root.manifest.digest
+    there = stored.manifest
+    if there is None or there.config is None or root.config.descriptor is None:
+        return False
+    return there.config.digest == root.config.descriptor.digest and [layer.media_type for layer in there.layers] == [
+        layer.media_type for layer in root.layers
+    ]
+
+
+def nodes(node: ImageNode | IndexNode) -> Iterator[ImageNode | IndexNode]:
+    """*node*, and all nodes below it."""
+    yield node
+    if isinstance(node, IndexNode):
+        for child in node.children:
+            yield from nodes(child)
+
+
+def leaves(node: ImageNode | IndexNode) -> Iterator[ImageNode]:
+    """The images of *node*: itself, or those that it names."""
+    return (each for each in nodes(node) if isinstance(each, ImageNode))
+
+
+def _blobs(image: Image) -> Iterator[Blob]:
+    return (blob for leaf in leaves(image.root) for blob in (leaf.config, *leaf.layers))
+
+
+def _missing(image: Image, manifests: Collection[Digest]) -> Iterator[Blob]:
+    """The blobs of those images whose manifests are not there."""
+    for leaf in leaves(image.root):
+        if leaf.manifest is None or leaf.manifest.digest not in manifests:
+            yield from (leaf.config, *leaf.layers)
+
+
+def each_once(blobs: Iterable[Blob]) -> Iterator[Blob]:
+    """*blobs*, without those whose bytes came before."""
+    seen: set[str] = set()
+    for blob in blobs:
+        if blob.identity not in seen:
+            seen.add(blob.identity)
+            yield blob
