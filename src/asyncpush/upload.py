@@ -166,7 +166,7 @@ class LayerUpload:
             return
         journal, address, identity = self._resources.journal, self.repository.address, self._blob.identity
         left = await journal.open_upload(address, identity) if journal else None
-        if left is not None and left.received:
+        if left is not None:
             self._upload, self.part_size, self.received = left.upload, left.part_size, left.received
             self._is_resumed = True
             return

@@ -1,0 +1,213 @@
+"""Layers that outlive the process that sends them, and layers that go to several registries from one reading."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+import asyncpush
+from asyncpush import Registry, Settings
+from asyncpush.emulator import Emulator
+from asyncpush.errors import AsyncpushError, DigestMismatchError
+from asyncpush.events import Event, PartSent
+from asyncpush.image import Run
+from asyncpush.journal import SqliteJournal, open_journal
+from asyncpush.layer import PushedLayer, Resources, push_layer, send_layer
+from asyncpush.model import Descriptor, Digest
+from asyncpush.protocols import Blob
+from asyncpush.settings import MiB, SourceRegistry
+from asyncpush.sources.content import BytesContent, ContentBlob
+from asyncpush.sources.registry import open_remotes
+from conftest import BEHAVIOUR, aws
+from registry_server import RegistryServer, running
+
+SIZE = 23 * MiB
+PARTS = 5  # of 5 MiB
+DATA = random.Random(7).randbytes(SIZE)
+DESCRIPTOR = Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", Digest.of(DATA), SIZE)
+SETTINGS = Settings(part_size=5 * MiB)
+
+
+def local_blob() -> Blob:
+    return ContentBlob("layer", DESCRIPTOR, BytesContent(DATA, "layer"))
+
+
+@asynccontextmanager
+async def remote_blob() -> AsyncIterator[tuple[Blob, RegistryServer]]:
+    async with running() as server:
+        server.blobs[str(DESCRIPTOR.digest)] = DATA
+        registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True)
+        async with open_remotes({server.host: registry}) as remotes:
+            yield remotes.at(server.host).blob("team/app", DESCRIPTOR), server
+
+
+@asynccontextmanager
+async def connected(
+    emulator: Emulator, journal: SqliteJournal | None, emit: Callable[[Event], None] = lambda _: None
+) -> AsyncIterator[Registry]:
+    run = Run.of(Resources.of(SETTINGS, emit, journal))
+    async with asyncpush.connect(aws=aws(emulator.endpoint_url), run=run) as registry:
+        await registry.account()
+        yield registry
+
+
+async def push(emulator: Emulator, blob: Blob, journal: Path, *, stop_after: int = 1000) -> PushedLayer | None:
+    """Push *blob*, and cancel it once so many parts were acknowledged, as if the process had ended; None if it was."""
+    parts = 0
+    with anyio.CancelScope() as scope:
+
+        def emit(event: Event) -> None:
+            nonlocal parts
+            parts += isinstance(event, PartSent) and event.sent > 0
+            if parts == stop_after:
+                scope.cancel()
+
+        async with open_journal(journal) as kept, connected(emulator, kept, emit) as registry:
+            repository = registry.repository("team/app")
+            await repository.create()
+            return await push_layer(repository, blob, registry.run.resources)
+    return None
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 4, 5])
+async def test_a_local_layer_goes_on_where_it_was(emulator: Emulator, tmp_path: Path, stop_after: int) -> None:
+    assert await push(emulator, local_blob(), tmp_path / "journal", stop_after=stop_after) is None
+    pushed = await push(emulator, local_blob(), tmp_path / "journal")
+
+    assert pushed is not None
+    assert pushed.descriptor == DESCRIPTOR
+    counts = emulator.requests.counts()
+    assert counts["InitiateLayerUpload"] == 1
+    # The last acknowledgement may not have been noted: then its part is offered, and refused, once more.
+    assert PARTS <= counts["UploadLayerPart"] <= PARTS + 2
+    assert pushed.sent <= SIZE - (stop_after - 1) * 5 * MiB
+
+
+@pytest.mark.parametrize("stop_after", [3, 4])
+async def test_a_remote_layer_goes_on_where_it_was_and_is_not_read_again(
+    emulator: Emulator, tmp_path: Path, stop_after: int
+) -> None:
+    async with remote_blob() as (blob, server):
+        assert await push(emulator, blob, tmp_path / "journal", stop_after=stop_after) is None
+        pushed = await push(emulator, blob, tmp_path / "journal")
+        ranges = [seen.headers.get("Range") for seen in server.asked("GET", "/blobs/")]
+
+    assert pushed is not None
+    assert emulator.requests.counts()["InitiateLayerUpload"] == 1
+    assert PARTS <= emulator.requests.counts()["UploadLayerPart"] <= PARTS + 2
+    assert ranges[0] is None
+    assert int((ranges[-1] or "bytes=0").removeprefix("bytes=").rstrip("-")) >= (stop_after - 1) * 5 * MiB
+
+
+class Forgetful:
+    """A journal that has lost what was acknowledged last."""
+
+    def __init__(self, journal: SqliteJournal, received: int) -> None:
+        self._journal, self._received = journal, received
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._journal, name)
+
+    async def part_acknowledged(self, repository: str, identity: str, upload: object, received: int) -> None:
+        if received <= self._received:
+            await self._journal.part_acknowledged(repository, identity, upload, received)
+
+
+@pytest.mark.parametrize("kind", ["local", "remote"])
+async def test_ecr_says_how_far_it_has_come_where_the_journal_does_not(
+    emulator: Emulator, tmp_path: Path, kind: str
+) -> None:
+    async with remote_blob() as (remote, _):
+        blob = remote if kind == "remote" else local_blob()
+        parts = 0
+        with anyio.CancelScope() as scope:
+
+            def emit(event: Event) -> None:
+                nonlocal parts
+                parts += isinstance(event, PartSent) and event.sent > 0
+                if parts == 4:
+                    scope.cancel()
+
+            async with open_journal(tmp_path / "journal") as kept:
+                forgetful = Forgetful(kept, 5 * MiB)
+                async with connected(emulator, forgetful, emit) as registry:
+                    repository = registry.repository("team/app")
+                    await repository.create()
+                    await push_layer(repository, blob, registry.run.resources)
+        before = emulator.requests.counts()["UploadLayerPart"]
+        pushed = await push(emulator, blob, tmp_path / "journal")
+
+    assert pushed is not None
+    assert pushed.descriptor.digest == DESCRIPTOR.digest
+    counts = emulator.requests.counts()
+    assert counts["InitiateLayerUpload"] == 1
+    assert counts["UploadLayerPart"] - before <= 3, "one or two that are refused, and the rest"
+
+
+async def test_an_upload_that_ecr_does_not_know_any_more_begins_anew(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    async with Emulator(tmp_path / "one", fsync=False, behaviour=BEHAVIOUR) as emulator:
+        assert await push(emulator, local_blob(), journal, stop_after=3) is None
+        port = int(emulator.endpoint_url.rpartition(":")[2])
+    async with Emulator(tmp_path / "other", fsync=False, behaviour=BEHAVIOUR, port=port) as emulator:
+        pushed = await push(emulator, local_blob(), journal)
+
+        assert pushed is not None
+        assert pushed.sent == SIZE
+        assert emulator.requests.counts()["InitiateLayerUpload"] == 1
+
+
+async def test_a_resumed_layer_whose_source_has_changed_is_not_completed(emulator: Emulator, tmp_path: Path) -> None:
+    other = random.Random(8).randbytes(SIZE)
+    async with remote_blob() as (blob, server):
+        assert await push(emulator, blob, tmp_path / "journal", stop_after=2) is None
+        server.blobs[str(DESCRIPTOR.digest)] = other
+        with pytest.raises(DigestMismatchError):
+            await push(emulator, blob, tmp_path / "journal")
+
+    async with connected(emulator, None) as registry:
+        assert not await registry.repository("team/app").available([DESCRIPTOR.digest])
+
+
+async def test_several_registries_get_a_layer_from_one_reading(tmp_path: Path) -> None:
+    async with (
+        Emulator(tmp_path / "one", fsync=False) as one,
+        Emulator(tmp_path / "other", fsync=False) as other,
+        remote_blob() as (blob, server),
+        connected(one, None) as first,
+        connected(other, None) as second,
+    ):
+        repositories = [first.repository("team/app"), second.repository("team/app"), second.repository("team/copy")]
+        for repository in repositories:
+            await repository.create()
+        outcomes = await send_layer(repositories, blob, first.run.resources)
+
+        assert [getattr(outcome, "descriptor", outcome) for outcome in outcomes] == [DESCRIPTOR] * 3
+        assert len(server.asked("GET", "/blobs/")) == 1
+        for repository in repositories:
+            assert await repository.available([DESCRIPTOR.digest])
+        assert first.run.resources.budget.held == 0
+
+
+@pytest.mark.parametrize("kind", ["local", "remote"])
+async def test_one_registry_that_fails_does_not_stop_the_others(emulator: Emulator, tmp_path: Path, kind: str) -> None:
+    async with (
+        Emulator(tmp_path / "other", fsync=False) as other,
+        remote_blob() as (remote, _),
+        connected(emulator, None) as first,
+        connected(other, None) as second,
+    ):
+        blob = remote if kind == "remote" else local_blob()
+        there, missing = first.repository("team/app"), second.repository("team/app")
+        await there.create()
+        outcomes = await send_layer([missing, there], blob, first.run.resources)
+
+        assert isinstance(outcomes[0], AsyncpushError)
+        assert isinstance(outcomes[1], PushedLayer)
+        assert await there.available([DESCRIPTOR.digest])
+        assert first.run.resources.budget.held == 0
