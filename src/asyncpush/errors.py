@@ -4,10 +4,15 @@ AsyncpushError
 ├── UsageError                 asked for something that can't be: nothing was sent (exit 2)
 │   ├── InvalidReferenceError  a source, destination, repository, tag or digest that is written wrong
 │   ├── ChoiceError            several images or tags, and none was chosen
+│   ├── PlanError              a plan with problems, all of them in one error
 │   └── ConfigurationError     no region, no credentials, an unknown profile
 ├── SourceError                the source can't be read, or isn't what it says
 │   ├── ManifestError          a manifest that is malformed, too large or too deep
-│   └── DigestMismatchError    bytes that do not match their digest or size
+│   ├── DigestMismatchError    bytes that do not match their digest or size
+│   ├── SourceNotFoundError    a source registry has no such repository, tag, manifest or blob
+│   ├── SourceDeniedError      a source registry refuses, with the credentials that there are
+│   └── SourceUnavailableError a source registry gives no answer, or too many errors
+├── JournalError               the journal is damaged or can't be written
 └── RegistryError              the far end refused or could not be reached
     ├── ConnectionFailedError  no answer: refused, reset, timed out, TLS
     └── ServiceError           ECR answered with an error code
@@ -75,6 +80,18 @@ class ChoiceError(UsageError):
         super().__init__(message, hint="choose one of: " + (", ".join(shown) or "(none)"))
 
 
+class PlanError(UsageError):
+    """Raised when a plan can't be carried out as it is written.
+
+    Args:
+        problems: what is wrong, a line each, with its place.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
 class ConfigurationError(UsageError):
     """Raised when the AWS configuration lacks a region or credentials, or names an unknown profile."""
 
@@ -106,6 +123,22 @@ class DigestMismatchError(SourceError):
             f"{what} is damaged: {claim} expected, {found} read",
             hint="make the archive or layout anew; nothing refers to the damaged bytes",
         )
+
+
+class SourceNotFoundError(SourceError):
+    """Raised when a source registry has no such repository, tag, manifest or blob."""
+
+
+class SourceDeniedError(SourceError):
+    """Raised when a source registry refuses, with the credentials that there are, or for lack of any."""
+
+
+class SourceUnavailableError(SourceError):
+    """Raised when a source registry can't be reached, is not trusted, or fails too often."""
+
+
+class JournalError(AsyncpushError):
+    """Raised when the journal is damaged or can't be written: what ECR has acknowledged can't be remembered."""
 
 
 class RegistryError(AsyncpushError):

@@ -1,0 +1,198 @@
+"""``asyncpush journal``: what a journal remembers, for people and programs; and forgetting what is old."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from anyio import from_thread, to_thread
+from cyclopts import Parameter
+
+from asyncpush.cli.options import OutputFormat, command
+from asyncpush.cli.run import DONE, run
+from asyncpush.cli.streams import write_result
+from asyncpush.errors import UsageError
+from asyncpush.journal.pruning import Pruned, prune
+from asyncpush.journal.survey import Run, Summary, Upload, rows, summarize
+from asyncpush.progress._text import printable, size_text
+
+#: Lines that are written at once.
+_LINES = 1000
+
+_SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60, "w": 7 * 24 * 60 * 60}
+
+_File = Annotated[Path, Parameter(show=False)]
+_Verbose = Annotated[bool, Parameter(name=["--verbose", "-v"])]
+
+app = command(
+    "journal",
+    usage="asyncpush journal show|export|prune FILE",
+    epilogue="""
+Examples
+  asyncpush journal show migration.journal
+  asyncpush journal export migration.journal | jq 'select(.kind == "image" and .outcome == "failed")'
+  asyncpush journal prune migration.journal --older-than 30d
+""",
+)
+_show = command("show", usage="asyncpush journal show [OPTIONS] FILE", epilogue="")
+_export = command("export", usage="asyncpush journal export FILE", epilogue="")
+_prune = command("prune", usage="asyncpush journal prune [OPTIONS] FILE", epilogue="")
+app.command(_show)
+app.command(_export)
+app.command(_prune)
+
+
+class _Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The summary as JSON; ``version`` is counted up when a member changes its name or meaning."""
+
+    version: int = 1
+    journal: Summary
+
+
+class _PruneDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What was forgotten, as JSON."""
+
+    version: int = 1
+    runs: int
+    images: int
+    tags: int
+    uploads: int
+    bytes_freed: int
+
+
+@_show.default
+def show(file: _File, /, *, output: OutputFormat = "text", verbose: _Verbose = False) -> int:
+    """Show what is in a journal: runs, layers, open uploads. A run may be using it.
+
+    Args:
+        file: The journal.
+        output: As lines, or as one JSON document.
+        verbose: Show where an error comes from.
+    """
+
+    async def main() -> int:
+        summary = await to_thread.run_sync(summarize, file)
+        write_result(_json(_Document(journal=summary)) if output == "json" else _text(summary))
+        return DONE
+
+    return run(main, verbose=verbose)
+
+
+@_export.default
+def export(file: _File, /, *, verbose: _Verbose = False) -> int:
+    """Print all that is in a journal, as JSON lines. A run may be using it.
+
+    Args:
+        file: The journal.
+        verbose: Show where an error comes from.
+    """
+
+    async def main() -> int:
+        await to_thread.run_sync(_write_rows, file)
+        return DONE
+
+    return run(main, verbose=verbose)
+
+
+@_prune.default
+def prune_old(
+    file: _File,
+    /,
+    *,
+    older_than: Annotated[str, Parameter(metavar="AGE", show_default=True)] = "30d",
+    all: bool = False,  # noqa: A002 - the option's name
+    output: OutputFormat = "text",
+    verbose: _Verbose = False,
+) -> int:
+    """Forget old runs, what they found at their destinations, and old open uploads. No run may be using it.
+
+    Args:
+        file: The journal.
+        older_than: How old: 12h, 30d, 8w.
+        all: Forget unfinished and failed runs, too, that the same command would go on with.
+        output: As a line, or as one JSON document.
+        verbose: Show where an error comes from.
+    """
+
+    async def main() -> int:
+        age = _parse_age(older_than)
+        done = await to_thread.run_sync(partial(prune, file, age, unfinished=all))
+        write_result(_pruned_json(done) if output == "json" else _pruned_text(done))
+        return DONE
+
+    return run(main, verbose=verbose)
+
+
+def _parse_age(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.strip())
+    if match is None:
+        raise UsageError(f"--older-than: {text!r} is no age", hint="write 12h, 30d or 8w")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _write_rows(file: Path) -> None:
+    found = rows(file)
+    while some := list(itertools.islice(found, _LINES)):
+        from_thread.check_cancelled()
+        write_result("".join(f"{msgspec.json.encode(row).decode()}\n" for row in some))
+
+
+def _json(document: _Document | _PruneDocument) -> str:
+    return msgspec.json.format(msgspec.json.encode(document)).decode() + "\n"
+
+
+def _text(summary: Summary) -> str:
+    return "".join(f"{line}\n" for line in _lines(summary))
+
+
+def _lines(summary: Summary) -> Iterator[str]:
+    yield from (_run_line(each) for each in summary.runs)
+    if not summary.runs:
+        yield "no runs"
+    yield (
+        f"{_counted(summary.layers, 'layer')} in {_counted(summary.repositories, 'repository', 'repositories')}, "
+        f"{size_text(summary.layer_bytes)}; {summary.layers_referenced} referenced by images"
+    )
+    yield f"{_counted(summary.tags, 'tag')} known, {_counted(summary.compressed, 'compressed layer')} known"
+    received = sum(upload.received for upload in summary.uploads)
+    yield f"{_counted(len(summary.uploads), 'open upload')}, {size_text(received)} received"
+    yield from (_upload_line(upload) for upload in summary.uploads)
+
+
+def _run_line(each: Run) -> str:
+    began = f"began {_time(each.started)}" + (f", went on {_time(each.resumed)}" if each.resumed else "")
+    ended = f", ended {_time(each.ended)}" if each.ended else ""
+    counts = f"{_counted(each.finished, 'image')} finished, {each.failed} failed"
+    return f"run {each.id}: {each.state}, {counts}; {began}{ended}"
+
+
+def _upload_line(upload: Upload) -> str:
+    name = printable(f"{upload.repository} {upload.identity}")
+    return f"  {name}: {size_text(upload.received)} received, last {_time(upload.heard)}"
+
+
+def _time(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _counted(count: int, word: str, words: str = "") -> str:
+    return f"{count} {word if count == 1 else words or f'{word}s'}"
+
+
+def _pruned_text(done: Pruned) -> str:
+    return (
+        f"forgot {_counted(done.runs, 'run')}, {_counted(done.images, 'image')}, {_counted(done.tags, 'tag')} and "
+        f"{_counted(done.uploads, 'open upload')}; {size_text(done.freed)} of disk are free again\n"
+    )
+
+
+def _pruned_json(done: Pruned) -> str:
+    return _json(
+        _PruneDocument(runs=done.runs, images=done.images, tags=done.tags, uploads=done.uploads, bytes_freed=done.freed)
+    )

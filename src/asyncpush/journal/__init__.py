@@ -1,0 +1,8 @@
+"""The journal: what ECR has acknowledged, remembered across runs that may be killed at any instant."""
+
+from __future__ import annotations
+
+from asyncpush.journal.records import FinishedImage, HeldLayer, KnownImage, RunState
+from asyncpush.journal.store import SqliteJournal, open_journal
+
+__all__ = ["FinishedImage", "HeldLayer", "KnownImage", "RunState", "SqliteJournal", "open_journal"]

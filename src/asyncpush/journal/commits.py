@@ -1,0 +1,124 @@
+"""Group commit: what many tasks want written goes into one transaction, and each hears when that is committed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import anyio
+from anyio import CancelScope, CapacityLimiter, to_thread
+
+from asyncpush.errors import JournalError
+from asyncpush.journal.database import journal_error
+
+T = TypeVar("T")
+
+
+def _nothing() -> None:
+    """For work that changes nothing in memory."""
+
+
+class _Entry(Generic[T]):
+    """Work that waits for its transaction, and what came of it."""
+
+    result: T
+
+    def __init__(self, work: Callable[[sqlite3.Connection], T], then: Callable[[], object]) -> None:
+        self.work = work
+        self.then = then
+        self.error: Exception | None = None
+        self.done = anyio.Event()
+
+    def run(self, connection: sqlite3.Connection) -> None:
+        self.result = self.work(connection)
+
+
+class Commits:
+    """The one way to a journal's connection; ``run`` must run in a task while it is used.
+
+    While a transaction is on its way, in a worker thread, the next one gathers: there is never more than one, and
+    work is done in the order in which it was asked for.
+
+    Args:
+        connection: to the file, in autocommit mode.
+        path: the file, for errors.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._waiting: list[_Entry[object]] = []
+        self._wanted = anyio.Event()
+        self._closed = False
+        # Of its own: it never waits behind threads that read, compress or wait.
+        self._thread = CapacityLimiter(1)
+
+    async def do(self, work: Callable[[sqlite3.Connection], T], then: Callable[[], object] = _nothing) -> T:
+        """Do *work* in a transaction, in a worker thread; return its result once that is committed.
+
+        A cancelled caller does not wait, but its work is done: what ECR has acknowledged stays true.
+
+        Args:
+            work: reads or writes through the connection; it may be called twice, if the first transaction is undone.
+            then: is called on the event loop after the commit, before anybody hears of it.
+
+        Raises:
+            JournalError: it could not be written, and nothing of it was.
+        """
+        if self._closed:
+            raise JournalError(f"the journal {self._path} is closed")
+        entry = _Entry(work, then)
+        self._waiting.append(entry)  # type: ignore[arg-type] # a list of entries of many types, each used by its own
+        self._wanted.set()
+        await entry.done.wait()
+        if entry.error is not None:
+            raise entry.error
+        return entry.result
+
+    async def run(self) -> None:
+        """Commit what is asked for until ``close``, and what is left then."""
+        with CancelScope(shield=True):
+            while self._waiting or not self._closed:
+                if not self._waiting:
+                    self._wanted = anyio.Event()
+                    await self._wanted.wait()
+                    continue
+                batch, self._waiting = self._waiting, []
+                await to_thread.run_sync(self._commit, batch, limiter=self._thread)
+                for entry in batch:
+                    if entry.error is None:
+                        entry.then()
+                    entry.done.set()
+
+    def close(self) -> None:
+        """Let ``run`` end, once all is committed that was asked for."""
+        self._closed = True
+        self._wanted.set()
+
+    def _commit(self, batch: list[_Entry[object]]) -> None:
+        try:
+            self._transact(batch)
+        except Exception as error:  # noqa: BLE001 - raised in the tasks that it concerns
+            if len(batch) > 1 and not isinstance(error, sqlite3.OperationalError):
+                # It is one entry's fault, and not the disk's: the others do without it.
+                for entry in batch:
+                    self._commit([entry])
+                return
+            for entry in batch:
+                entry.error = error
+                if isinstance(error, sqlite3.DatabaseError):
+                    entry.error = journal_error(self._path, error)
+                    entry.error.__cause__ = error
+
+    def _transact(self, batch: list[_Entry[object]]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            for entry in batch:
+                entry.run(self._connection)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise

@@ -1,0 +1,252 @@
+"""The journal's file: made whole or not at all, locked by one process, opened, and its errors put into words.
+
+All of it blocks: it belongs into a worker thread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from asyncpush.errors import JournalError, UsageError
+from asyncpush.journal.schema import APPLICATION, SCHEMA, VERSION
+
+#: How a file of SQLite's begins, and where it says whose it is (SQLite's file format, "the database header").
+_MAGIC = b"SQLite format 3\0"
+_HEADER = 100
+_APPLICATION_AT = 68
+
+#: Who may read and write a journal: nobody else. SQLite gives its own files beside it the same rights.
+_MODE = 0o600
+
+#: Seconds that a statement waits for another process: a reader that opens the file may lock it for an instant.
+_PATIENCE = 5.0
+
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+@contextmanager
+def open_database(path: Path, *, make: bool = True) -> Iterator[sqlite3.Connection]:
+    """Open a journal; locked until the block is left.
+
+    The lock, on ``FILE-lock``, dies with the process. The connection may be used in any thread, one at a time.
+
+    Args:
+        path: the file.
+        make: make a new one where there is no file, or an empty one.
+
+    Raises:
+        UsageError: the file is something else, a newer asyncpush's, in use, or can't be read and written.
+        JournalError: it is damaged.
+    """
+    path = resolved(path)
+    if not _was_used(path):
+        _refuse_foreign(path)
+    if not make and _is_empty(path):
+        raise _missing(path)
+    with _locked(path):
+        if _is_empty(path):
+            _make(path)
+        with closing(_connect(path, "rw")) as connection:
+            with opening(path):
+                _identify(connection, path)
+                _prepare(connection, path)
+            yield connection
+
+
+@contextmanager
+def read_database(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a journal for reading: one snapshot of it, whoever writes meanwhile.
+
+    Raises:
+        UsageError: there is none, or it is something else, or a newer asyncpush's.
+        JournalError: (while reading, too) it is damaged.
+    """
+    path = resolved(path)
+    if _is_empty(path):
+        raise _missing(path)
+    with closing(_connect(path, "ro")) as connection, opening(path):
+        connection.execute("BEGIN")
+        _identify(connection, path)
+        yield connection
+
+
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Put SQLite's errors into words, where a journal is opened or read."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if _code(error) in _DAMAGED:
+            raise journal_error(path, error) from error
+        raise _unusable(path, str(error)) from error
+
+
+def journal_error(path: Path, error: sqlite3.Error) -> JournalError:
+    """What to say when a journal that was opened fails."""
+    if _code(error) in _DAMAGED:
+        return _damaged(path, str(error))
+    return JournalError(
+        f"the journal {path} can't be written: {error}",
+        hint="make room on its disk; the same command goes on from what it has",
+    )
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; an error of the Python module has none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _damaged(path: Path, reason: str) -> JournalError:
+    return JournalError(
+        f"the journal {path} is damaged: {reason}",
+        hint=f"delete it, and {path.name}-wal if that is there: images that ECR has will not be sent again",
+    )
+
+
+def _unusable(path: Path, reason: str) -> UsageError:
+    return UsageError(f"the journal {path} can't be used: {reason}", hint="name a file that can be read and written")
+
+
+def resolved(path: Path) -> Path:
+    """Where a path leads, symbolic links followed: SQLite's other files lie beside that.
+
+    Raises:
+        UsageError: it leads nowhere.
+    """
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of symbolic links
+        raise _unusable(path, str(error)) from error
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether there is no file, or an empty one; what is no file is refused."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise _foreign(path)
+    return not status.st_size
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a file that is not ours by its header, without SQLite: nothing is written into it or beside it.
+
+    Only where no ``FILE-lock`` is: to close a file drops the locks that SQLite has on it in the same process.
+    """
+    if _is_empty(path):
+        return
+    try:
+        with path.open("rb", buffering=0) as file:
+            header = file.read(_HEADER)
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from error
+    application = int.from_bytes(header[_APPLICATION_AT:_HEADER][:4], "big")
+    if not header.startswith(_MAGIC) or application != APPLICATION:
+        raise _foreign(path)
+
+
+def _identify(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        [(application,)] = connection.execute("PRAGMA application_id")
+        [(version,)] = connection.execute("PRAGMA user_version")
+    except sqlite3.DatabaseError as error:
+        if _code(error) == sqlite3.SQLITE_NOTADB and not _was_used(path):
+            raise _foreign(path) from error
+        raise
+    if application != APPLICATION:
+        raise _foreign(path)
+    if version > VERSION:
+        raise UsageError(
+            f"the journal {path} was written by a newer asyncpush (format {version}, and this one knows {VERSION})",
+            hint="use that one, or name another file",
+        )
+
+
+def _was_used(path: Path) -> bool:
+    """Whether there is a lock beside the file, so that it is or was a journal."""
+    try:
+        return _lock_of(path).exists()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-lock")
+
+
+def _foreign(path: Path) -> UsageError:
+    return UsageError(f"{path} is no journal of asyncpush", hint="name another file; this one was left as it is")
+
+
+def _missing(path: Path) -> UsageError:
+    return UsageError(f"there is no journal {path}")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold ``FILE-lock``. It is never removed: whoever had it open would hold a lock that nobody else sees."""
+    try:
+        descriptor = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT, _MODE)
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another process uses the journal {path}", hint="wait for it, or name another file"
+            ) from error
+        except OSError as error:
+            raise _unusable(path, f"it can't be locked ({error.strerror})") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make(path: Path) -> None:
+    """Make an empty journal beside *path* and put it there when it is whole, so that a kill leaves no half of one."""
+    new = path.with_name(f"{path.name}-new")
+    try:
+        for left in (new, path.with_name(f"{new.name}-journal")):
+            left.unlink(missing_ok=True)
+        os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE))
+        with opening(path), closing(_connect(new, "rw")) as connection:
+            connection.executescript(SCHEMA)
+        new.replace(path)
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from error
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    with opening(path):
+        return sqlite3.connect(
+            f"file:{quote(os.fsencode(path))}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=_PATIENCE,
+        )
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    [(mode,)] = connection.execute("PRAGMA journal_mode = WAL")
+    if mode != "wal":
+        raise _unusable(path, "its file system has no shared memory (a network's, perhaps)")
+    # A commit outlives the process. A power cut may take the last ones: their parts are then sent again.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    # A file that may not be written shows now, not when ECR has acknowledged the first part.
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    [(verdict,)] = connection.execute("PRAGMA quick_check(1)")
+    if verdict != "ok":
+        raise _damaged(path, str(verdict).splitlines()[-1])

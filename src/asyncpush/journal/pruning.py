@@ -1,0 +1,79 @@
+"""Take old runs and uploads out of a journal, and give the disk back what they took."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyncpush.journal.database import journal_error, open_database, resolved
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was forgotten: how many of each, and the bytes of disk that are free again."""
+
+    runs: int
+    images: int
+    tags: int
+    uploads: int
+    freed: int
+
+
+def prune(path: Path, older_than: float, *, unfinished: bool = False) -> Pruned:
+    """Forget what is old: runs, what they found (their images, tags and referrers), and open uploads. Blocks.
+
+    What repositories hold, and what blobs became, stays: it saves work, and ECR corrects it where it is wrong.
+
+    Args:
+        path: the journal; no run may use it.
+        older_than: seconds since a run ended, or since an upload was last heard of.
+        unfinished: forget old runs, too, that their plan would go on with.
+
+    Raises:
+        UsageError: there is none, it is in use, or it can't be used.
+        JournalError: it is damaged, or its disk is full.
+    """
+    path, before = resolved(path), time.time() - older_than
+    taken = _size(path)
+    with open_database(path, make=False) as connection:
+        try:
+            counts = _forget(connection, before, unfinished)
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:
+            raise journal_error(path, error) from error
+        return Pruned(*counts, freed=max(taken - _size(path), 0))
+
+
+def _forget(connection: sqlite3.Connection, before: float, unfinished: bool) -> tuple[int, int, int, int]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # The last run of its plan, if that is not done, is what the plan goes on with.
+        old = connection.execute(
+            "SELECT id FROM run WHERE coalesce(ended, begun) < ? AND (? OR ended IS NOT NULL AND failed = 0"
+            " OR EXISTS (SELECT 1 FROM run AS later WHERE later.plan = run.plan AND later.id > run.id))",
+            (before, unfinished),
+        ).fetchall()
+        images = connection.executemany("DELETE FROM image WHERE run = ?", old).rowcount
+        runs = connection.executemany("DELETE FROM run WHERE id = ?", old).rowcount
+        tags = connection.execute("DELETE FROM known WHERE at < ?", (before,)).rowcount
+        connection.execute("DELETE FROM carried WHERE at < ?", (before,))
+        uploads = connection.execute("DELETE FROM upload WHERE heard < ?", (before,)).rowcount
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    # executemany counts -1 where it had nothing to do.
+    return max(runs, 0), max(images, 0), tags, uploads
+
+
+def _size(path: Path) -> int:
+    """Bytes of the file and of what is yet to be written into it; 0 where there is none."""
+    files = (path, path.with_name(f"{path.name}-wal"))
+    try:
+        return sum(file.stat().st_size for file in files if file.exists())
+    except OSError:  # opening it says what is wrong
+        return 0

@@ -1,0 +1,192 @@
+"""What is written into the journal; each function is called within a transaction, in a worker thread."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from asyncpush.journal.records import FinishedImage, destination_of
+from asyncpush.manifest import Manifest, is_foreign
+from asyncpush.model import Descriptor, Digest, Upload
+
+#: What SQLite can count up to; a size in a manifest is a claim, and may be anything.
+_MOST = 2**63 - 1
+
+
+def packed(digest: Digest) -> bytes:
+    """A digest as its column has it."""
+    return bytes.fromhex(digest.hex)
+
+
+def unpacked(column: bytes) -> Digest:
+    """The digest of a column."""
+    return Digest(column.hex())
+
+
+def packed_text(text: str) -> bytes:
+    """Text that may hold the name of a file, whatever bytes that has."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def unpacked_text(column: bytes) -> str:
+    """The text of a column that may hold the name of a file."""
+    return column.decode("utf-8", "surrogatepass")
+
+
+def optional_digest(column: bytes | None) -> Digest | None:
+    """The digest of a column that may be empty."""
+    return None if column is None else unpacked(column)
+
+
+@dataclass(frozen=True, slots=True)
+class BegunRun:
+    """A run's row, and the images that it has finished."""
+
+    id: int
+    resumed: bool
+    started: float
+    finished: dict[str, FinishedImage]
+
+
+def begin_run(connection: sqlite3.Connection, plan: str, anew: bool, now: float) -> BegunRun:
+    """Go on with the plan's last run if that was interrupted or had failures, or enter a new one."""
+    last = connection.execute(
+        "SELECT id, started, ended IS NULL OR failed > 0 FROM run WHERE plan = ? ORDER BY id DESC LIMIT 1", (plan,)
+    ).fetchone()
+    if last is not None and last[2] and not anew:
+        key, started, _ = last
+        connection.execute("UPDATE run SET begun = ?, ended = NULL, failed = 0 WHERE id = ?", (now, key))
+        return BegunRun(key, True, started, _finished(connection, key))
+    # The rows of the plan's earlier runs become two numbers each, or a nightly run would fill the disk.
+    connection.execute(
+        "UPDATE run SET (images_finished, images_failed) = (SELECT images_finished + count(digest),"
+        " images_failed + count(*) - count(digest) FROM image WHERE run = run.id) WHERE plan = ?",
+        (plan,),
+    )
+    connection.execute("DELETE FROM image WHERE run IN (SELECT id FROM run WHERE plan = ?)", (plan,))
+    added = connection.execute("INSERT INTO run (plan, started, begun) VALUES (?, ?, ?)", (plan, now, now))
+    assert added.lastrowid is not None, "an INSERT has one"  # noqa: S101
+    return BegunRun(added.lastrowid, False, now, {})
+
+
+def _finished(connection: sqlite3.Connection, run: int) -> dict[str, FinishedImage]:
+    rows = connection.execute(
+        "SELECT copy, source_digest, digest, outcome FROM image WHERE run = ? AND digest IS NOT NULL", (run,)
+    )
+    return {
+        unpacked_text(copy): FinishedImage(optional_digest(source), unpacked(digest), outcome)
+        for copy, source, digest, outcome in rows
+    }
+
+
+def end_run(connection: sqlite3.Connection, run: int, failed: int, now: float) -> None:
+    """Note how a run ended."""
+    connection.execute("UPDATE run SET ended = ?, failed = ? WHERE id = ?", (now, failed, run))
+
+
+def save_finished(connection: sqlite3.Connection, run: int, copy: str, image: FinishedImage, now: float) -> None:
+    """Enter an image that was finished, and what its tag names."""
+    source = packed(image.source_digest) if image.source_digest else None
+    connection.execute(
+        "INSERT OR REPLACE INTO image (run, copy, source_digest, digest, outcome, at) VALUES (?, ?, ?, ?, ?, ?)",
+        (run, packed_text(copy), source, packed(image.digest), image.outcome, now),
+    )
+    if there := destination_of(copy):
+        connection.execute(
+            "INSERT OR REPLACE INTO known (repository, tag, source_digest, digest, at) VALUES (?, ?, ?, ?, ?)",
+            (*there, source, packed(image.digest), now),
+        )
+
+
+def save_failed(connection: sqlite3.Connection, run: int, copy: str, reason: str, now: float) -> None:
+    """Enter an image that failed."""
+    connection.execute(
+        "INSERT OR REPLACE INTO image (run, copy, outcome, reason, at) VALUES (?, ?, 'failed', ?, ?)",
+        (run, packed_text(copy), packed_text(reason), now),
+    )
+
+
+def save_carried(connection: sqlite3.Connection, repository: str, digest: Digest, now: float) -> None:
+    """Enter a manifest whose referrers were brought along."""
+    connection.execute("INSERT OR REPLACE INTO carried VALUES (?, ?, ?)", (repository, packed(digest), now))
+
+
+def begin_upload(
+    connection: sqlite3.Connection, repository: str, identity: str, upload: Upload, part_size: int, now: float
+) -> None:
+    """Enter an upload, in the place of an earlier one of the same blob."""
+    connection.execute(
+        "INSERT OR REPLACE INTO upload (repository, identity, id, asked_part_size, max_parts, part_size, received,"
+        " begun, heard) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
+        (repository, identity, upload.id, upload.part_size, upload.max_parts, part_size, now, now),
+    )
+
+
+def save_received(
+    connection: sqlite3.Connection, repository: str, identity: str, upload: Upload, received: int, now: float
+) -> None:
+    """Enter what ECR has of an upload; never less than before, and nothing of another upload of the same blob."""
+    connection.execute(
+        "UPDATE upload SET received = max(received, ?), heard = ? WHERE repository = ? AND identity = ? AND id = ?",
+        (received, now, repository, identity, upload.id),
+    )
+
+
+def remove_upload(connection: sqlite3.Connection, repository: str, identity: str) -> None:
+    """Take out an upload."""
+    connection.execute("DELETE FROM upload WHERE repository = ? AND identity = ?", (repository, identity))
+
+
+def save_layer(connection: sqlite3.Connection, repository: str, identity: str, descriptor: Descriptor) -> None:
+    """Enter a layer, and what its blob became; its upload is over."""
+    _add_layers(connection, repository, [descriptor], referenced=False)
+    remove_upload(connection, repository, identity)
+    if identity != str(descriptor.digest):
+        connection.execute(
+            "INSERT OR REPLACE INTO compressed (identity, media_type, digest, size) VALUES (?, ?, ?, ?)",
+            (identity, descriptor.media_type, packed(descriptor.digest), _bounded(descriptor.size)),
+        )
+
+
+def remove_layers(connection: sqlite3.Connection, repository: str, digests: Collection[Digest]) -> None:
+    """Take out layers."""
+    connection.executemany(
+        "DELETE FROM layer WHERE repository = (SELECT key FROM repository WHERE address = ?) AND digest = ?",
+        [(repository, packed(digest)) for digest in digests],
+    )
+
+
+def save_image(connection: sqlite3.Connection, repository: str, manifest: Manifest, tag: str | None) -> None:
+    """Mark a manifest's blobs as referenced, and forget another image that the tag was known to name.
+
+    A foreign layer is marked where it is known to be there: ECR does not ask for it.
+    """
+    blobs = list(manifest.blobs())
+    _add_layers(connection, repository, [blob for blob in blobs if not is_foreign(blob)], referenced=True)
+    connection.executemany(
+        "UPDATE layer SET referenced = 1"
+        " WHERE repository = (SELECT key FROM repository WHERE address = ?) AND digest = ?",
+        [(repository, packed(blob.digest)) for blob in blobs if is_foreign(blob)],
+    )
+    if tag is not None:
+        connection.execute(
+            "DELETE FROM known WHERE repository = ? AND tag = ? AND digest <> ?",
+            (repository, tag, packed(manifest.digest)),
+        )
+
+
+def _add_layers(
+    connection: sqlite3.Connection, repository: str, layers: Iterable[Descriptor], *, referenced: bool
+) -> None:
+    connection.execute("INSERT OR IGNORE INTO repository (address) VALUES (?)", (repository,))
+    connection.executemany(
+        "INSERT INTO layer (repository, digest, size, referenced)"
+        " VALUES ((SELECT key FROM repository WHERE address = ?), ?, ?, ?)"
+        " ON CONFLICT (repository, digest) DO UPDATE SET referenced = max(referenced, excluded.referenced)",
+        [(repository, packed(each.digest), _bounded(each.size), referenced) for each in layers],
+    )
+
+
+def _bounded(size: int) -> int:
+    return min(size, _MOST)
