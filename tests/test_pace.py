@@ -627,7 +627,7 @@ async def test_an_image_that_was_there_is_present_however_often_it_was_throttled
     ):
         await asyncpush.push(registry, source, "team/app:1")
         repository = registry.repository("team/app")
-        [stored] = await repository.find_images(tag="1", digests=())
+        [stored] = await repository.find_images(tags=["1"], digests=())
         relay.plan("PutImage", *[refused("ThrottlingException")] * 3)
         assert stored.manifest is not None
         assert await repository.put_image(stored.manifest, "1") == "present"

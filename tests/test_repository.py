@@ -221,14 +221,16 @@ async def test_an_image_is_pushed_once_whatever_is_lost(bench: Bench, tag: str |
         assert await bench.repository.put_image(manifest, tag) == "pushed"
         assert bench.relay.seen["PutImage"] == (1 if fault is passed else 2)
         assert await bench.repository.put_image(manifest, tag) == "present"
-        [stored] = await bench.repository.find_images(tag=tag, digests=() if tag else [manifest.digest])
+        [stored] = await bench.repository.find_images(
+            tags=[tag] if tag else (), digests=() if tag else [manifest.digest]
+        )
         assert (stored.digest, stored.manifest) == (manifest.digest, manifest)
 
 
 #: Each operation as the engine calls it, once all that it needs is there.
 CALLS: dict[str, Callable[[Bench], Awaitable[object]]] = {
     "BatchCheckLayerAvailability": lambda bench: bench.repository.available([Digest.of(DATA)]),
-    "BatchGetImage": lambda bench: bench.repository.find_images(tag="1", digests=()),
+    "BatchGetImage": lambda bench: bench.repository.find_images(tags=["1"], digests=()),
     "DescribeRepositories": lambda bench: bench.repository.is_immutable("1"),
     "InitiateLayerUpload": lambda bench: bench.repository.begin_upload(),
     "UploadLayerPart": lambda bench: bench.push(DATA),
@@ -406,11 +408,17 @@ async def test_250_images_are_looked_for_in_3_calls(bench: Bench) -> None:
     asked: list[dict[str, Any]] = []
     bench.relay.plan("BatchGetImage", *[recording(asked)] * 10)
     digests = [Digest.of(str(number).encode()) for number in range(248)]
-    found = await bench.repository.find_images(tag="1", digests=[*digests, manifest.digest])
-    assert [len(each["imageIds"]) for each in asked] == [100, 100, 50]
+    found = await bench.repository.find_images(tags=["1"], digests=[*digests, manifest.digest])
+    assert sorted(len(each["imageIds"]) for each in asked) == [50, 100, 100]
     assert {image.digest for image in found} == {manifest.digest}
     assert "1" in {image.tag for image in found}
-    assert await bench.repository.find_images(tag=None, digests=()) == ()
+    assert await bench.repository.find_images(tags=(), digests=()) == ()
+    asked.clear()
+    bench.relay.plan("BatchGetImage", *[recording(asked)] * 10)
+    tags = [f"v{number}" for number in range(150)]
+    [found_again] = await bench.repository.find_images(tags=[*tags, "1"], digests=digests[:50])
+    assert (found_again.digest, found_again.tag) == (manifest.digest, "1")
+    assert sorted(len(each["imageIds"]) for each in asked) == [1, 100, 100]
 
 
 async def test_only_available_layers_are_there(bench: Bench) -> None:
@@ -441,7 +449,7 @@ async def test_an_account_in_the_destination_goes_into_every_request(bench_to: O
         await bench.repository.create()
         manifest = await bench.push_blobs()
         await bench.repository.put_image(manifest, "1")
-        await bench.repository.find_images(tag="1", digests=())
+        await bench.repository.find_images(tags=["1"], digests=())
         await bench.repository.available([manifest.digest])
         await bench.repository.is_immutable("1")
         assert len(bench.relay.seen) == len(CALLS) + 1
@@ -482,7 +490,7 @@ async def test_a_public_registry_is_named_where_ecr_public_takes_it(bench_to: Op
         await bench.repository.send_part(upload, bench.part(upload))
         assert await bench.repository.complete_upload(upload, Digest.of(DATA)) == "pushed"
         assert await bench.repository.put_image(manifest, "1") == "pushed"
-        [found] = await bench.repository.find_images(tag="1", digests=())
+        [found] = await bench.repository.find_images(tags=["1"], digests=())
         assert (found.digest, found.tag) == (manifest.digest, "1")
         assert await bench.repository.is_immutable("1") is False
         assert bench.relay.seen.keys() == answers.keys()
@@ -497,11 +505,17 @@ async def test_public_images_are_looked_for_one_by_one(bench_to: Open) -> None:
     asked: list[dict[str, Any]] = []
     there = answered(imageDetails=[{"imageDigest": str(manifest.digest)}])
     missing = refused("ImageNotFoundException")
+
+    async def by_tag_there_is_none(request: web.Request, relay: Relay) -> web.StreamResponse:
+        asked.append(await request.json())
+        return await (missing if "imageTag" in asked[-1]["imageIds"][0] else there)(request, relay)
+
     async with bench_to(RegistryName("ecr-public", "team-alias", "us-east-1", host="public.ecr.aws")) as bench:
-        bench.relay.plan("DescribeImages", *[recording(asked, answer) for answer in (missing, there)])
-        found = await bench.repository.find_images(tag="1", digests=[manifest.digest])
+        bench.relay.plan("DescribeImages", *[by_tag_there_is_none] * 2)
+        found = await bench.repository.find_images(tags=["1"], digests=[manifest.digest])
     assert [(image.digest, image.tag) for image in found] == [(manifest.digest, None)]
-    assert [each["imageIds"] for each in asked] == [[{"imageTag": "1"}], [{"imageDigest": str(manifest.digest)}]]
+    ids = [{"imageTag": "1"}, {"imageDigest": str(manifest.digest)}]
+    assert sorted((each["imageIds"] for each in asked), key=str) == sorted(([each] for each in ids), key=str)
 
 
 #: Answers that are a success by their status, and none by what they say.

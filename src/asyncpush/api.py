@@ -6,21 +6,23 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import anyio
 from anyio import CapacityLimiter
 
-from asyncpush.ecr.pace import Pace
-from asyncpush.ecr.repository import EcrRepository
-from asyncpush.ecr.retry import Retries
+from asyncpush.administration import Login, RegistryAdmin, RepositoryReader
+from asyncpush.ecr.http import open_http
+from asyncpush.ecr.logins import open_logins as open_logins
+from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.session import open_client
 from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, only_cause
 from asyncpush.events import Emit, ImageFailed, ignore
-from asyncpush.image import ImageResult, Run, dry_run, plan_anew, plan_image, push_image
+from asyncpush.image import ImageResult, Run, dry_run, push_image
 from asyncpush.layer import Resources, push_layer
 from asyncpush.model import Descriptor, Digest, Platform
-from asyncpush.protocols import Blob, Image, Repository
+from asyncpush.planning import plan_anew, plan_image
+from asyncpush.protocols import Blob, Image, Journal, Repository
 from asyncpush.reference import (
     Destination,
     RegistryName,
@@ -47,19 +49,31 @@ class Registry:
 
     All pushes over one connection share its limits, and send each layer of a repository once. ``pace`` tells how many
     requests of each operation were sent and throttled, and how fast they may go; ``endpoint_url`` and ``region`` tell
-    where they go.
+    where they go. ``admin`` is for what concerns the whole registry, and ``login`` gives the password of its ``/v2/``.
     """
 
-    def __init__(self, client: Any, name: RegistryName, settings: Settings, emit: Emit) -> None:  # noqa: ANN401
-        self.name = name
-        self.settings = settings
-        self.emit = emit
-        self.run = Run(Resources.of(settings, emit))
-        self._client = client
-        self.endpoint_url: str = client.meta.endpoint_url
-        self.region: str = client.meta.region_name
-        self.pace = Pace(name.service, self.endpoint_url)
-        self._retries = Retries(settings.max_attempts, emit, self.pace)
+    def __init__(self, ecr: EcrRegistry, endpoint_url: str, region: str, run: Run) -> None:
+        self.name = ecr.name
+        self.run = run
+        self.settings = run.resources.settings
+        self.emit = run.resources.emit
+        self.endpoint_url = endpoint_url
+        self.region = region
+        self.pace = ecr.pace
+        self.admin: RegistryAdmin = ecr.admin
+        self.login: Login = ecr.login
+        self._ecr = ecr
+
+    async def account(self) -> str | None:
+        """Whose registry it is: as ``name`` has it, an alias of ECR Public's maybe, or else the caller's own account.
+
+        Asked for once (DescribeRegistry, or any repository); None if it can't be learnt. Of the caller's own registry,
+        ``Repository.address`` names the account only from then on: ask before addresses are kept.
+
+        Raises:
+            RegistryError: ECR refuses the credentials, or can't be reached.
+        """
+        return await self._ecr.account()
 
     def repository(self, name: str) -> Repository:
         """The repository called *name*; nothing is asked yet.
@@ -68,7 +82,16 @@ class Registry:
             InvalidReferenceError: *name* is none that ECR takes.
         """
         check_repository(name, self.name.service)
-        return EcrRepository(self._client, self.name.id, name, self._retries)
+        return self._ecr.repository(name)
+
+    def reader(self, name: str) -> RepositoryReader:
+        """What reads the repository called *name* back; nothing is asked yet.
+
+        Raises:
+            InvalidReferenceError: *name* is none that ECR takes.
+        """
+        check_repository(name, self.name.service)
+        return self._ecr.reader(name)
 
 
 @asynccontextmanager
@@ -78,6 +101,8 @@ async def connect(
     aws: AwsConfiguration | None = None,
     settings: Settings | None = None,
     emit: Emit = ignore,
+    journal: Journal | None = None,
+    run: Run | None = None,
 ) -> AsyncIterator[Registry]:
     """Connect to an ECR registry.
 
@@ -87,16 +112,23 @@ async def connect(
         aws: what to set over the AWS configuration of the environment: profile, region, endpoint, credentials.
         settings: the limits of all pushes over this connection.
         emit: hears of all that happens; it must not block.
+        journal: remembers what ECR has acknowledged, so that a later push goes on from there (``open_journal``).
+        run: what these pushes share with those of other connections, in the place of the three before.
 
     Raises:
         InvalidReferenceError: *registry* is no ECR registry.
         ConfigurationError: there is no region or no such profile.
     """
     name = parse_registry(registry) if isinstance(registry, str) else registry or RegistryName()
-    settings = settings or Settings()
+    run = run or Run.of(Resources.of(settings or Settings(), emit, journal))
+    settings, emit = run.resources.settings, run.resources.emit
     connections = 2 * settings.max_layers + _SPARE_CONNECTIONS
-    async with open_client(name, aws or AwsConfiguration(), connections) as client:
-        yield Registry(client, name, settings, emit)
+    async with (
+        open_client(name, aws or AwsConfiguration(), connections) as client,
+        open_http(client, connections) as http,
+    ):
+        ecr = EcrRegistry(client, name, http, max_attempts=settings.max_attempts, emit=emit)
+        yield Registry(ecr, client.meta.endpoint_url, client.meta.region_name, run)
 
 
 async def push(
@@ -238,9 +270,9 @@ async def push_layers(
             if descriptor.digest in there:
                 outcome = "present"
             elif not dry:
-                key = (repository.name, blob.identity)
+                key = (repository.address, blob.identity)
                 pushed, ours = await registry.run.layers.do(key, lambda: push_layer(repository, blob, resources))
-                outcome = pushed.outcome if ours else "present"
+                outcome = "pushed" if ours and pushed.outcome == "pushed" else "present"
         except AsyncpushError as error:
             outcomes[position] = LayerFailure(file, error)
             return

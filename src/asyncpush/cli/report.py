@@ -11,18 +11,19 @@ from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.streams import write_result
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError
 from asyncpush.image import ImageResult
+from asyncpush.verify import Verification, VerificationFailure
 
 #: Counted up when a member of the document changes its name or meaning; new members may come at any time.
 _VERSION = 1
 
-_Json: TypeAlias = Mapping[str, "str | int | float | _Json | Sequence[_Json] | None"]
+Json: TypeAlias = Mapping[str, "str | int | float | Json | Sequence[Json] | None"]
 
 
 def print_images(results: Sequence[ImageResult | ImageFailure], output: OutputFormat) -> None:
     """Print what became of images: ``DESTINATION@DIGEST`` a line, those that failed left out; or all as JSON."""
     if output == "json":
         totals = [result for result in results if isinstance(result, ImageResult)]
-        _print_document(
+        print_document(
             {
                 "images": [_image(result) for result in results],
                 "totals": {
@@ -42,9 +43,62 @@ def print_images(results: Sequence[ImageResult | ImageFailure], output: OutputFo
 def print_layers(results: Sequence[LayerResult | LayerFailure], output: OutputFormat) -> None:
     """Print what became of layers: ``DIGEST  FILE`` a line, as sha256sum does; or all as JSON."""
     if output == "json":
-        _print_document({"layers": [_layer(result) for result in results]})
+        print_document({"layers": [_layer(result) for result in results]})
         return
     write_result("".join(f"{each.digest}  {each.file}\n" for each in results if isinstance(each, LayerResult)))
+
+
+def print_verifications(results: Sequence[Verification | VerificationFailure], output: OutputFormat) -> None:
+    """Print what was found of images: ``DESTINATION@DIGEST  whole: ...`` a line, others left out; or all as JSON."""
+    looked_at = [result for result in results if isinstance(result, Verification)]
+    whole = [result for result in looked_at if result.is_whole]
+    if output == "json":
+        print_document(
+            {
+                "images": [_verification(result) for result in results],
+                "totals": {
+                    "images": len(results),
+                    "whole": len(whole),
+                    "broken": len(looked_at) - len(whole),
+                    "failed": len(results) - len(looked_at),
+                },
+            }
+        )
+        return
+    write_result("".join(f"{_whole(result)}\n" for result in whole))
+
+
+def _whole(result: Verification) -> str:
+    counts = f"{_plural(result.manifests, 'manifest')}, {_plural(result.blobs, 'blob')}, {result.size} bytes"
+    return f"{result.destination}@{result.digest}  whole: {counts}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _verification(result: Verification | VerificationFailure) -> Json:
+    if isinstance(result, VerificationFailure):
+        return {"destination": result.destination, "outcome": "failed", "error": error_document(result.error)}
+    problems = [
+        {
+            "kind": problem.kind,
+            "subject": problem.subject,
+            "digest": str(problem.digest) if problem.digest else None,
+            "message": str(problem),
+        }
+        for problem in result.problems
+    ]
+    return {
+        "destination": result.destination,
+        "outcome": "whole" if result.is_whole else "broken",
+        "digest": str(result.digest) if result.digest else None,
+        "deep": result.deep,
+        "manifests": result.manifests,
+        "blobs": result.blobs,
+        "bytes": result.size,
+        "problems": problems,
+    }
 
 
 def _line(result: ImageResult) -> str:
@@ -57,13 +111,13 @@ def _line(result: ImageResult) -> str:
     )
 
 
-def _image(result: ImageResult | ImageFailure) -> _Json:
+def _image(result: ImageResult | ImageFailure) -> Json:
     if isinstance(result, ImageFailure):
         return {
             "source": result.source,
             "destination": result.destination or None,
             "outcome": "failed",
-            "error": _error(result.error),
+            "error": error_document(result.error),
         }
     return {
         "source": result.source,
@@ -79,9 +133,9 @@ def _image(result: ImageResult | ImageFailure) -> _Json:
     }
 
 
-def _layer(result: LayerResult | LayerFailure) -> _Json:
+def _layer(result: LayerResult | LayerFailure) -> Json:
     if isinstance(result, LayerFailure):
-        return {"file": result.file, "outcome": "failed", "error": _error(result.error)}
+        return {"file": result.file, "outcome": "failed", "error": error_document(result.error)}
     return {
         "file": result.file,
         "outcome": result.outcome,
@@ -91,11 +145,13 @@ def _layer(result: LayerResult | LayerFailure) -> _Json:
     }
 
 
-def _error(error: AsyncpushError) -> _Json:
+def error_document(error: AsyncpushError) -> Json:
+    """An error as JSON: where it comes from, ECR's code if it has one, what is wrong, what to do."""
     origin = "source" if isinstance(error, SourceError) else "registry" if isinstance(error, RegistryError) else "usage"
     code: str | None = getattr(error, "code", None)
     return {"origin": origin, "code": code, "message": error.message, "hint": error.hint}
 
 
-def _print_document(document: _Json) -> None:
+def print_document(document: Json) -> None:
+    """Print *document* with its version."""
     write_result(json.dumps({"version": _VERSION, **document}, indent=2) + "\n")

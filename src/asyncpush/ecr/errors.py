@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -31,6 +32,8 @@ _TRANSIENT = frozenset({"ServerException", "InternalFailure", "InternalError", "
 _TRANSIENT_STATUS = frozenset({500, 502, 503, 504})
 _TOO_MANY_REQUESTS = 429
 
+_QUERY = re.compile(r"(?<=\w)\?[^\s'\"]+")
+
 _CLASSES: dict[str, type[ServiceError]] = {
     "RepositoryNotFoundException": RepositoryNotFoundError,
     "UploadNotFoundException": UploadNotFoundError,
@@ -48,6 +51,8 @@ _HINTS = {
     "ExpiredTokenException": "renew the credentials and push again",
     "InvalidSignatureException": "check the secret access key and this machine's clock",
     "KmsException": "let the caller use the repository's key",
+    # What /v2/ says for AccessDeniedException, of a mount.
+    "DENIED": "let the caller push here, and do ecr:GetDownloadUrlForLayer in the repository that is mounted from",
 }
 
 
@@ -128,5 +133,6 @@ def _where(error: bce.BotoCoreError, endpoint: str) -> str:
 
 def _reason(error: bce.BotoCoreError) -> str:
     inner = error.kwargs.get("error") or error
-    text = " ".join(str(inner).split()) or type(inner).__name__
+    # The query of a download's address is a password.
+    text = " ".join(_QUERY.sub("", str(inner)).split()) or type(inner).__name__
     return text[:300]

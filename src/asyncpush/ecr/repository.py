@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from fnmatch import fnmatchcase
-from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import anyio
-from botocore.parsers import ResponseParserError
+from anyio import CapacityLimiter
 
-from asyncpush.ecr.errors import translated, verdict
-from asyncpush.ecr.retry import Retries
+from asyncpush.ecr.calls import NOT_ALLOWED, Calls, batches
+from asyncpush.ecr.errors import verdict
+from asyncpush.ecr.mount import Mounts
 from asyncpush.ecr.wire import JsonPartEncoder, Outgoing
 from asyncpush.errors import (
     InvalidLayerPartError,
@@ -26,39 +26,38 @@ from asyncpush.errors import (
 )
 from asyncpush.manifest import ACCEPTED_TYPES, Manifest, parse_manifest
 from asyncpush.model import Digest, Upload
-from asyncpush.protocols import Part, SeekableReader, StoredImage
-from asyncpush.reference import Service
+from asyncpush.protocols import Part, RandomAccess, StoredImage
 from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PARTS
 
-T = TypeVar("T")
-
-#: What one BatchCheckLayerAvailability, BatchGetImage or DescribeImages takes.
-_BATCH = 100
-
-_NOT_ALLOWED = frozenset({"AccessDeniedException", "UnsupportedCommandException"})
+#: DescribeImages of ECR Public that are asked at once.
+_DESCRIBED_AT_ONCE = 16
 
 
 class EcrRepository:
     """A repository in ECR or ECR Public (a ``Repository``).
 
     Args:
-        client: an aiobotocore client that ``wire.install`` has prepared.
-        registry_id: the registry's account or alias; None is the caller's own.
+        calls: sends its requests; its client is one that ``wire.install`` has prepared.
         name: the repository's name.
-        retries: sends its requests.
+        registry: the address of its registry.
+        mounts: takes over layers from other repositories of it.
     """
 
-    def __init__(self, client: Any, registry_id: str | None, name: str, retries: Retries) -> None:
+    def __init__(self, calls: Calls, name: str, *, registry: str, mounts: Mounts) -> None:
+        self._calls = calls
         self._name = name
-        self._client = client
-        self._registry_id = registry_id
-        self._service: Service = client.meta.service_model.service_name
-        self._retries = retries
+        self._registry = registry
+        self._mounts = mounts
 
     @property
     def name(self) -> str:
         """The repository's name."""
         return self._name
+
+    @property
+    def address(self) -> str:
+        """What tells it from all others: ``REGISTRY/NAME``."""
+        return f"{self._registry}/{self._name}"
 
     async def available(self, digests: Collection[Digest]) -> frozenset[Digest]:
         """Which of *digests* the repository holds as layers (BatchCheckLayerAvailability, 100 a call).
@@ -76,19 +75,21 @@ class EcrRepository:
 
         with only_cause():
             async with anyio.create_task_group() as tg:
-                for batch in _batches(digests):
+                for batch in batches(digests):
                     tg.start_soon(ask, batch)
         return frozenset(found)
 
     async def begin_upload(self) -> Upload:
         """Open an upload (InitiateLayerUpload)."""
         answer = await self._call("InitiateLayerUpload")
-        with self._understood("InitiateLayerUpload"):
-            return Upload(answer["uploadId"], answer.get("partSize") or DEFAULT_PART_SIZE, MAX_PARTS[self._service])
+        with self._calls.understood("InitiateLayerUpload"):
+            return Upload(
+                answer["uploadId"], answer.get("partSize") or DEFAULT_PART_SIZE, MAX_PARTS[self._calls.service]
+            )
 
-    def encoder(self, upload: Upload, first: int, content: SeekableReader | None = None) -> JsonPartEncoder:
+    def encoder(self, upload: Upload, first: int, content: RandomAccess | None = None) -> JsonPartEncoder:
         """Make the body of the part that begins at byte *first* (UploadLayerPart); held if there is no *content*."""
-        return JsonPartEncoder(self._registry_id, self._name, upload, first, content)
+        return JsonPartEncoder(self._calls.registry_id, self._name, upload, first, content)
 
     async def send_part(self, upload: Upload, part: Part, left: Callable[[], None] | None = None) -> None:
         """Send a part and see that ECR has all of it (UploadLayerPart); *left* hears when all of it was sent.
@@ -129,32 +130,50 @@ class EcrRepository:
             if error.code == "LayerAlreadyExistsException":
                 return "present"
             raise
-        with self._understood("CompleteLayerUpload"):
+        with self._calls.understood("CompleteLayerUpload"):
             stored = answer["layerDigest"]
         if stored != str(digest):
             raise ServiceError("CompleteLayerUpload", "WrongDigest", f"{digest} was sent, {stored} was stored")
         return "pushed"
 
-    async def find_images(self, *, tag: str | None, digests: Sequence[Digest]) -> tuple[StoredImage, ...]:
-        """Which of these images the repository holds (BatchGetImage); those that it does not hold are left out.
+    async def mount(self, digest: Digest, source: str) -> bool:
+        """Take over a layer from repository *source* of the same registry (``POST /v2/NAME/blobs/uploads/?mount=``).
+
+        False if ECR won't: mounting is off, or no image in *source* refers to the layer (yet).
+
+        Raises:
+            RegistryError: the registry's host refuses the caller, or can't be reached.
+        """
+        return await self._mounts.mount(self._name, digest, source)
+
+    async def find_images(self, *, tags: Collection[str], digests: Collection[Digest]) -> tuple[StoredImage, ...]:
+        """Which of these images the repository holds (BatchGetImage, 100 a call); the others are left out.
 
         A caller who may push but not read is told that nothing is there.
         """
-        ids: list[dict[str, str]] = [{"imageTag": tag}] if tag else []
-        ids += [{"imageDigest": str(digest)} for digest in digests]
-        found: list[StoredImage] = []
-        find = self._describe_images if self._service == "ecr-public" else self._get_images
-        for batch in _batches(ids):
+        ids = [{"imageTag": tag} for tag in tags] + [{"imageDigest": str(digest)} for digest in digests]
+        found: list[list[StoredImage]] = []
+        find = self._describe_images if self._calls.service == "ecr-public" else self._get_images
+
+        async def ask(batch: list[dict[str, str]], place: list[StoredImage]) -> None:
             try:
-                found += await find(batch)
+                place += await find(batch)
             except ServiceError as error:
-                if error.code not in _NOT_ALLOWED:
+                if error.code not in NOT_ALLOWED:
                     raise
-        return tuple(found)
+
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                for batch in batches(ids):
+                    place: list[StoredImage] = []
+                    found.append(place)
+                    tg.start_soon(ask, batch, place)
+        return tuple(image for place in found for image in place)
 
     async def put_image(self, manifest: Manifest, tag: str | None) -> Literal["pushed", "present"]:
         """Put a manifest, under *tag* if given (PutImage); ``present`` if nothing had to change."""
         members = {
+            "repositoryName": self._name,
             "imageManifest": manifest.raw.decode(),
             "imageManifestMediaType": manifest.media_type,
             "imageDigest": str(manifest.digest),
@@ -166,16 +185,16 @@ class EcrRepository:
         async def put() -> dict[str, Any]:
             nonlocal reply_lost
             try:
-                return await self._send("PutImage", members)
+                return await self._calls.send("PutImage", members)
             except RegistryError as error:
                 reply_lost = reply_lost or verdict(error) == "transient"
                 raise
 
         try:
-            answer = await self._retries.call("PutImage", put)
+            answer = await self._calls.retries.call("PutImage", put)
         except ServiceError as error:
             return await self._judge_refusal(error, manifest, tag, reply_lost=reply_lost)
-        with self._understood("PutImage"):
+        with self._calls.understood("PutImage"):
             stored = answer["image"].get("imageId", {}).get("imageDigest", str(manifest.digest))
         if stored != str(manifest.digest):
             raise ServiceError("PutImage", "WrongDigest", f"{manifest.digest} was put, {stored} was stored")
@@ -183,15 +202,15 @@ class EcrRepository:
 
     async def is_immutable(self, tag: str) -> bool:
         """Whether *tag* can't be moved to another image (DescribeRepositories); False if that can't be learnt."""
-        if self._service == "ecr-public":
+        if self._calls.service == "ecr-public":
             return False
         try:
-            answer = await self._call("DescribeRepositories", repositoryNames=[self._name])
+            answer = await self._calls.call("DescribeRepositories", repositoryNames=[self._name])
         except ServiceError as error:
-            if error.code in _NOT_ALLOWED:
+            if error.code in NOT_ALLOWED:
                 return False
             raise
-        with self._understood("DescribeRepositories"):
+        with self._calls.understood("DescribeRepositories"):
             settings = answer["repositories"][0]
         mutability = settings.get("imageTagMutability", "MUTABLE")
         filters = [rule["filter"] for rule in settings.get("imageTagMutabilityExclusionFilters", ())]
@@ -224,7 +243,7 @@ class EcrRepository:
             # After a lost reply this is the image that we have put ourselves.
             return "pushed" if reply_lost else "present"
         if error.code == "ImageTagAlreadyExistsException" and tag:
-            stored = await self.find_images(tag=tag, digests=())
+            stored = await self.find_images(tags=[tag], digests=())
             present = next((image.digest for image in stored if image.tag == tag), None)
             if present == manifest.digest:
                 return "present"
@@ -233,74 +252,36 @@ class EcrRepository:
 
     async def _get_images(self, ids: list[dict[str, str]]) -> Iterable[StoredImage]:
         answer = await self._call("BatchGetImage", imageIds=ids, acceptedMediaTypes=list(ACCEPTED_TYPES))
-        with self._understood("BatchGetImage"):
+        with self._calls.understood("BatchGetImage"):
             return [_stored(image) for image in answer.get("images", ())]
 
     async def _describe_images(self, ids: list[dict[str, str]]) -> Iterable[StoredImage]:
         """ECR Public has no BatchGetImage, and one missing id fails all of a DescribeImages call."""
-        found: list[StoredImage] = []
-        for image_id in ids:
-            try:
-                answer = await self._call("DescribeImages", imageIds=[image_id])
-            except ServiceError as error:
-                if error.code != "ImageNotFoundException":
-                    raise
-                continue
-            with self._understood("DescribeImages"):
-                found += [
+        found: dict[int, list[StoredImage]] = {}
+        at_once = CapacityLimiter(_DESCRIBED_AT_ONCE)
+
+        async def ask(position: int, image_id: dict[str, str]) -> None:
+            async with at_once:
+                try:
+                    answer = await self._call("DescribeImages", imageIds=[image_id])
+                except ServiceError as error:
+                    if error.code != "ImageNotFoundException":
+                        raise
+                    return
+            with self._calls.understood("DescribeImages"):
+                found[position] = [
                     StoredImage(Digest.parse(each["imageDigest"]), image_id.get("imageTag"), None)
                     for each in answer.get("imageDetails", ())
                 ]
-        return found
+
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                for position, image_id in enumerate(ids):
+                    tg.start_soon(ask, position, image_id)
+        return [image for position in sorted(found) for image in found[position]]
 
     async def _call(self, operation: str, **members: Any) -> dict[str, Any]:
-        return await self._retries.call(operation, lambda: self._send(operation, members))
-
-    async def _send(self, operation: str, members: dict[str, Any]) -> dict[str, Any]:
-        if operation != "DescribeRepositories":
-            members["repositoryName"] = self._name
-        if self._registry_id and self._takes(operation, self._registry_id):
-            members["registryId"] = self._registry_id
-        method = getattr(self._client, _METHODS[operation])
-        with self._understood(operation), translated(operation, self._client.meta.endpoint_url):
-            answer: dict[str, Any] = await method(**members)
-            return answer
-
-    @contextmanager
-    def _understood(self, operation: str) -> Iterator[None]:
-        """What a portal or proxy answers in ECR's place may be a success, but lacks what ECR's has."""
-        try:
-            yield
-        except (AttributeError, LookupError, ValueError, ResponseParserError) as error:
-            raise ServiceError(
-                operation,
-                "UnexpectedAnswer",
-                "this is no answer of ECR's",
-                hint=f"check {self._client.meta.endpoint_url}",
-            ) from error
-
-    def _takes(self, operation: str, registry_id: str) -> bool:
-        """Whether *operation* can be told the registry; what can't means the caller's own."""
-        if self._service == "ecr":
-            return True
-        if operation == "CreateRepository":
-            return False
-        # ECR Public knows its aliases in the operations of a push only.
-        return registry_id.isdecimal() or operation not in ("DeleteRepository", "DescribeImages")
-
-
-_METHODS = {
-    "BatchCheckLayerAvailability": "batch_check_layer_availability",
-    "BatchGetImage": "batch_get_image",
-    "CompleteLayerUpload": "complete_layer_upload",
-    "CreateRepository": "create_repository",
-    "DeleteRepository": "delete_repository",
-    "DescribeImages": "describe_images",
-    "DescribeRepositories": "describe_repositories",
-    "InitiateLayerUpload": "initiate_layer_upload",
-    "PutImage": "put_image",
-    "UploadLayerPart": "upload_layer_part",
-}
+        return await self._calls.call(operation, repositoryName=self._name, **members)
 
 
 def _stored(image: dict[str, Any]) -> StoredImage:
@@ -310,9 +291,3 @@ def _stored(image: dict[str, Any]) -> StoredImage:
     with suppress(ManifestError):
         manifest = parse_manifest(image["imageManifest"].encode(), media_type=image.get("imageManifestMediaType"))
     return StoredImage(Digest.parse(image_id["imageDigest"]), image_id.get("imageTag"), manifest)
-
-
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    remaining = iter(items)
-    while batch := list(islice(remaining, _BATCH)):
-        yield batch

@@ -26,8 +26,8 @@ from asyncpush.reference import RegistryName, Service
 from asyncpush.settings import AwsConfiguration
 
 #: Seconds to connect, and between two bytes of an answer. ECR answers a part once it has stored it.
-_CONNECT_TIMEOUT = 20
-_READ_TIMEOUT = 120
+CONNECT_TIMEOUT = 20
+READ_TIMEOUT = 120
 _CLOSE_TIMEOUT = 5
 
 # As botocore does for its own: otherwise its warnings, tracebacks and all, go to standard error by default.
@@ -48,8 +48,8 @@ class Transport:
 
     verify: bool | str | None = None
     signed: bool = True
-    connect_timeout: float | None = _CONNECT_TIMEOUT
-    read_timeout: float | None = _READ_TIMEOUT
+    connect_timeout: float | None = CONNECT_TIMEOUT
+    read_timeout: float | None = READ_TIMEOUT
     retry_mode: str | None = None
 
     def config(self, registry: RegistryName, connections: int) -> AioConfig:
@@ -62,7 +62,7 @@ class Transport:
             signature_version=None if self.signed else botocore.UNSIGNED,
             use_fips_endpoint=registry.fips or None,
             use_dualstack_endpoint=registry.dual_stack or None,
-            http_session_cls=_NoRedirects,
+            http_session_cls=NoRedirects,
         )
 
 
@@ -116,7 +116,7 @@ def _no_endpoint(url: str) -> ConfigurationError:
     return ConfigurationError(f"{url!r} is no endpoint", hint="write http(s)://HOST[:PORT]")
 
 
-class _NoRedirects(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is untyped
+class NoRedirects(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is untyped
     """Sends as aiobotocore does, but follows no redirect: aiohttp would take layers and session tokens along.
 
     botocore itself follows none, either; ECR sends none.

@@ -26,7 +26,7 @@ from anyio import CapacityLimiter, to_thread
 from botocore.auth import SigV4Auth
 
 from asyncpush.model import Upload
-from asyncpush.protocols import Part, SeekableReader
+from asyncpush.protocols import Part, RandomAccess
 
 _SIGNER = "v4-asyncpush"
 _KEY = "asyncpush.part"
@@ -50,7 +50,7 @@ class JsonPartEncoder:
         repository: str,
         upload: Upload,
         first: int,
-        content: SeekableReader | None = None,
+        content: RandomAccess | None = None,
     ) -> None:
         members = {"registryId": registry_id} if registry_id else {}
         head = json.dumps({**members, "repositoryName": repository, "uploadId": upload.id, "partFirstByte": first})

@@ -1,0 +1,281 @@
+"""A registry as a whole: which repositories there are, new ones with their settings, and what the account allows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from typing import Any, Generic, Literal, TypeVar
+
+import anyio
+from anyio import CapacityLimiter
+
+from asyncpush.administration import RepositoryInfo
+from asyncpush.ecr.calls import NOT_ALLOWED, Calls, batches
+from asyncpush.ecr.creation import PolicyPut, creation_members, policies_of
+from asyncpush.ecr.errors import verdict
+from asyncpush.errors import RegistryError, RepositoryNotFoundError, ServiceError, only_cause
+from asyncpush.settings import RepositorySettings
+
+T = TypeVar("T")
+
+#: Repositories or templates of a page, at the most (their models' maximum).
+_PAGE = 1000
+
+#: Names that are asked for at once, where a registry does not let itself be listed.
+_ASKED_AT_ONCE = 16
+
+#: How RepositoryNotFoundException's message names the repository.
+_MISSING = re.compile(r"name '([^']+)'")
+
+_ROOT = "ROOT"
+
+#: What GetAccountSetting answers of a setting that this region, or this endpoint, does not know.
+_UNKNOWN = NOT_ALLOWED | {"InvalidParameterException", "ValidationException", "UnknownOperationException"}
+
+
+class _Cached(Generic[T]):
+    """An answer that is asked for once, however many want it; a failure is forgotten."""
+
+    def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
+        self._ask = ask
+        self._asking = anyio.Lock()
+        self._answers: list[T] = []
+
+    async def get(self) -> T:
+        async with self._asking:
+            if not self._answers:
+                self._answers.append(await self._ask())
+        return self._answers[0]
+
+
+class EcrAdmin:
+    """The repositories and settings of one registry (a ``RegistryAdmin``).
+
+    What an account has set is asked for once a connection; repositories are asked for each time.
+
+    Args:
+        calls: sends its requests.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._is_public = calls.service == "ecr-public"
+        self._seen: str | None = None
+        self._caller = _Cached(self._ask_caller)
+        self._templates = _Cached(self._ask_templates)
+        self._mounting = _Cached(self._ask_mounting)
+
+    async def account(self) -> str | None:
+        """Whose registry it is: as it was asked for, an alias of ECR Public's maybe, or else the caller's account.
+
+        That is learnt from DescribeRegistry (ECR Public: DescribeRegistries), or from any repository; None if the
+        caller may do none of it.
+        """
+        return self._calls.registry_id or self._seen or await self._caller.get()
+
+    async def repositories(self, names: Collection[str]) -> Mapping[str, RepositoryInfo]:
+        """Those of *names* that exist (DescribeRepositories).
+
+        The registry is listed, 1,000 a page, until all are found; where that is not allowed, the names are asked for,
+        100 a request, and once more for each that is missing. A single name is always asked for.
+
+        Raises:
+            ServiceError: neither is allowed, or ECR refuses otherwise.
+        """
+        wanted = set(names)
+        if len(wanted) > 1:
+            try:
+                return await self._listed(wanted)
+            except ServiceError as error:
+                if error.code not in NOT_ALLOWED:
+                    raise
+        found: dict[str, RepositoryInfo] = {}
+        at_once = CapacityLimiter(_ASKED_AT_ONCE)
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                for batch in batches(sorted(wanted)):
+                    tg.start_soon(self._ask_for, batch, found, at_once)
+        return found
+
+    async def create(self, name: str, settings: RepositorySettings) -> bool:
+        """Create a repository with *settings* (CreateRepository, then SetRepositoryPolicy and PutLifecyclePolicy).
+
+        ECR Public takes resource tags and a policy, and knows no other setting.
+
+        Returns:
+            False if it was there already: then it is left as it is.
+
+        Raises:
+            ServiceError: ECR refuses; the hint says so if the repository is there now, but lacks a policy.
+        """
+        members = creation_members(settings, is_public=self._is_public)
+        reply_lost = False
+
+        async def send() -> dict[str, Any]:
+            nonlocal reply_lost
+            try:
+                return await self._calls.send("CreateRepository", {"repositoryName": name, **members})
+            except RegistryError as error:
+                reply_lost = reply_lost or verdict(error) == "transient"
+                raise
+
+        try:
+            answer = await self._calls.retries.call("CreateRepository", send)
+        except ServiceError as error:
+            if error.code != "RepositoryAlreadyExistsException":
+                raise
+            if not reply_lost:
+                return False
+            # Most likely it is ours; if not, it keeps the policies that it has.
+            await self._put_policies(name, settings, only_missing=True)
+            return True
+        with self._calls.understood("CreateRepository"):
+            self._remember(answer.get("repository", {}))
+        await self._put_policies(name, settings, only_missing=False)
+        return True
+
+    async def template_for(self, name: str) -> str | None:
+        """The prefix of the creation template that would create *name* when it is pushed to (CREATE_ON_PUSH).
+
+        The longest namespace that *name* is in, else ROOT (DescribeRepositoryCreationTemplates). None if there is none,
+        if the caller may not ask, at ECR Public, and for another account's registry, which can't be asked about.
+        """
+        if self._is_public or not await self._is_callers():
+            return None
+        prefixes = await self._templates.get()
+        fitting = [each for each in prefixes if each != _ROOT and f"{name}/".startswith(f"{each.rstrip('/')}/")]
+        return max(fitting, key=len, default=_ROOT if _ROOT in prefixes else None)
+
+    async def mounts_blobs(self) -> bool | None:
+        """Whether the account setting BLOB_MOUNTING is on (GetAccountSetting).
+
+        None if the caller may not ask, if the registry does not know the setting, and for another account's registry,
+        which can't be asked about. ECR Public mounts nothing.
+        """
+        if self._is_public:
+            return False
+        return await self._mounting.get() if await self._is_callers() else None
+
+    async def _is_callers(self) -> bool:
+        """Whether the registry is the caller's own; true if that can't be learnt, since it mostly is."""
+        asked = self._calls.registry_id
+        return asked is None or await self._caller.get() in (None, asked)
+
+    async def _listed(self, wanted: set[str]) -> dict[str, RepositoryInfo]:
+        found: dict[str, RepositoryInfo] = {}
+        async for repository in self._pages("DescribeRepositories", "repositories"):
+            with self._calls.understood("DescribeRepositories"):
+                info = self._remember(repository)
+                if info.name in wanted:
+                    found[info.name] = info
+            if len(found) == len(wanted):
+                break
+        return found
+
+    async def _ask_for(self, names: list[str], found: dict[str, RepositoryInfo], at_once: CapacityLimiter) -> None:
+        """Ask for *names* together, less one that is missing each time; one by one where ECR does not say which is."""
+        left = list(names)
+        while left:
+            try:
+                async with at_once:
+                    answer = await self._calls.call("DescribeRepositories", repositoryNames=left)
+            except RepositoryNotFoundError as error:
+                if len(left) == 1:
+                    return
+                missing = _MISSING.search(error.message)
+                if missing is None or missing[1] not in left:
+                    break
+                left.remove(missing[1])
+                continue
+            with self._calls.understood("DescribeRepositories"):
+                found |= {info.name: info for info in map(self._remember, answer["repositories"])}
+            return
+        async with anyio.create_task_group() as tg:
+            for name in left:
+                tg.start_soon(self._ask_for, [name], found, at_once)
+
+    def _remember(self, repository: dict[str, Any]) -> RepositoryInfo:
+        registry_id = str(repository.get("registryId") or "")
+        self._seen = self._seen or registry_id or None
+        return RepositoryInfo(
+            str(repository.get("repositoryName") or ""),
+            registry_id,
+            str(repository.get("imageTagMutability") or "MUTABLE"),
+            tuple(each["filter"] for each in repository.get("imageTagMutabilityExclusionFilters") or ()),
+        )
+
+    async def _put_policies(self, name: str, settings: RepositorySettings, *, only_missing: bool) -> None:
+        for put in policies_of(settings, is_public=self._is_public):
+            try:
+                if only_missing and await self._has(name, put):
+                    continue
+                await self._calls.call(put.operation, repositoryName=name, **{put.member: put.text})
+            except ServiceError as error:
+                error.hint = f"{name} was created, but lacks it: put it, or delete {name} and run the same again"
+                raise
+
+    async def _has(self, name: str, put: PolicyPut) -> bool:
+        try:
+            await self._calls.call(put.look, repositoryName=name)
+        except ServiceError as error:
+            if error.code != put.missing:
+                raise
+            return False
+        return True
+
+    async def _ask_caller(self) -> str | None:
+        operation: Literal["DescribeRegistry", "DescribeRegistries"]
+        operation = "DescribeRegistries" if self._is_public else "DescribeRegistry"
+        try:
+            answer = await self._calls.call(operation)
+        except ServiceError as error:
+            if error.code not in _UNKNOWN:
+                raise
+        else:
+            with self._calls.understood(operation):
+                registry = answer["registries"][0] if self._is_public else answer
+                return str(registry["registryId"])
+        if self._calls.registry_id:
+            return None
+        try:
+            answer = await self._calls.call("DescribeRepositories", maxResults=1)
+        except ServiceError as error:
+            if error.code not in _UNKNOWN:
+                raise
+            return None
+        with self._calls.understood("DescribeRepositories"):
+            return next((self._remember(each).registry_id for each in answer["repositories"]), None)
+
+    async def _ask_templates(self) -> frozenset[str]:
+        prefixes: set[str] = set()
+        operation = "DescribeRepositoryCreationTemplates"
+        try:
+            async for template in self._pages(operation, "repositoryCreationTemplates"):
+                with self._calls.understood(operation):
+                    if "CREATE_ON_PUSH" in template.get("appliedFor", ()):
+                        prefixes.add(template["prefix"])
+        except ServiceError as error:
+            if error.code not in _UNKNOWN:
+                raise
+        return frozenset(prefixes)
+
+    async def _ask_mounting(self) -> bool | None:
+        try:
+            answer = await self._calls.call("GetAccountSetting", name="BLOB_MOUNTING")
+        except ServiceError as error:
+            if error.code not in _UNKNOWN:
+                raise
+            return None
+        return answer.get("value") == "ENABLED"
+
+    async def _pages(self, operation: str, member: str) -> AsyncIterator[dict[str, Any]]:
+        token: dict[str, str] = {}
+        while True:
+            answer = await self._calls.call(operation, maxResults=_PAGE, **token)
+            with self._calls.understood(operation):
+                entries = list(answer[member])
+            for entry in entries:
+                yield entry
+            if not answer.get("nextToken"):
+                return
+            token = {"nextToken": answer["nextToken"]}

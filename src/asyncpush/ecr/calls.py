@@ -1,0 +1,94 @@
+"""ECR's operations over one connection: sent at their pace, again where that helps, errors and answers typed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, TypeVar
+
+from botocore import xform_name
+from botocore.parsers import ResponseParserError
+
+from asyncpush.ecr.errors import translated
+from asyncpush.ecr.retry import Retries
+from asyncpush.errors import ServiceError
+from asyncpush.reference import Service
+
+T = TypeVar("T")
+
+#: What one BatchCheckLayerAvailability, BatchGetImage, DescribeImages or DescribeRepositories takes.
+BATCH = 100
+
+#: What a caller is told who may not use an operation, and a registry that does not have it.
+NOT_ALLOWED = frozenset({"AccessDeniedException", "UnsupportedCommandException"})
+
+
+class Calls:
+    """Sends the operations of ECR or ECR Public.
+
+    Args:
+        client: an aiobotocore client.
+        registry_id: the registry's account or alias, which goes into each request that takes it; None is the caller's.
+        retries: sends each request at its pace, and again where that can help.
+
+    Attributes:
+        client: the client.
+        registry_id: the account or alias.
+        retries: what sends requests.
+        service: which of the two services it is.
+        endpoint_url: where requests go.
+    """
+
+    def __init__(self, client: Any, registry_id: str | None, retries: Retries) -> None:
+        self.client = client
+        self.registry_id = registry_id
+        self.retries = retries
+        self.service: Service = client.meta.service_model.service_name
+        self.endpoint_url: str = client.meta.endpoint_url
+
+    async def call(self, operation: str, **members: Any) -> dict[str, Any]:
+        """Send *operation*, again where that can help.
+
+        Raises:
+            ServiceError: ECR refused; a subclass where there is one for its code.
+            ConnectionFailedError: it did not answer.
+            ConfigurationError: credentials are missing.
+        """
+        return await self.retries.call(operation, lambda: self.send(operation, members))
+
+    async def send(self, operation: str, members: dict[str, Any]) -> dict[str, Any]:
+        """Send *operation* once."""
+        if self.registry_id and self._takes(operation, self.registry_id):
+            members = {**members, "registryId": self.registry_id}
+        method = getattr(self.client, xform_name(operation))
+        with self.understood(operation), translated(operation, self.endpoint_url):
+            answer: dict[str, Any] = await method(**members)
+            return answer
+
+    @contextmanager
+    def understood(self, operation: str) -> Iterator[None]:
+        """What a portal or proxy answers in ECR's place may be a success, but lacks what ECR's has."""
+        try:
+            yield
+        except (AttributeError, LookupError, TypeError, ValueError, ResponseParserError) as error:
+            raise ServiceError(
+                operation, "UnexpectedAnswer", "this is no answer of ECR's", hint=f"check {self.endpoint_url}"
+            ) from error
+
+    def _takes(self, operation: str, registry_id: str) -> bool:
+        """Whether *operation* can be told the registry; what can't means the caller's own.
+
+        ECR Public knows its aliases in the operations of a push only: its model gives the others a pattern.
+        """
+        shape = self.client.meta.service_model.operation_model(operation).input_shape
+        member = shape.members.get("registryId") if shape is not None else None
+        return member is not None and re.fullmatch(member.metadata.get("pattern", ".*"), registry_id) is not None
+
+
+def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
+    """Cut *items* into lists of *size*, the last one maybe shorter."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch

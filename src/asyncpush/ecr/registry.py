@@ -1,0 +1,74 @@
+"""One registry over one connection: its repositories, its settings, its passwords, and the paces that all share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asyncpush.ecr.address import registry_address
+from asyncpush.ecr.admin import EcrAdmin
+from asyncpush.ecr.calls import Calls
+from asyncpush.ecr.http import Http
+from asyncpush.ecr.login import EcrLogin
+from asyncpush.ecr.mount import Mounts
+from asyncpush.ecr.pace import Pace
+from asyncpush.ecr.reading import EcrReader
+from asyncpush.ecr.repository import EcrRepository
+from asyncpush.ecr.retry import Retries
+from asyncpush.events import Emit
+from asyncpush.reference import RegistryName
+
+
+class EcrRegistry:
+    """A registry of ECR or ECR Public.
+
+    Args:
+        client: an aiobotocore client that ``wire.install`` has prepared.
+        name: the registry, as it was asked for.
+        http: sends what goes past the API.
+        max_attempts: failures of a request that end it.
+        emit: hears of requests and retries.
+
+    Attributes:
+        name: the registry, as it was asked for.
+        pace: how fast the requests of each operation may go.
+        admin: its repositories and settings.
+        login: the password of its ``/v2/``.
+    """
+
+    def __init__(self, client: Any, name: RegistryName, http: Http, *, max_attempts: int, emit: Emit) -> None:
+        self.name = name
+        self.pace = Pace(name.service, client.meta.endpoint_url)
+        self._client = client
+        self._http = http
+        self._calls = Calls(client, name.id, Retries(max_attempts, emit, self.pace))
+        # Other hosts than the API's, and each may be out of reach, or be reached, on its own.
+        self._downloads = Retries(max_attempts, emit, self.pace)
+        self.admin = EcrAdmin(self._calls)
+        self.login = EcrLogin(self._calls)
+        self._mounts = Mounts(
+            self._calls,
+            name,
+            login=self.login,
+            http=http,
+            retries=Retries(max_attempts, emit, self.pace),
+            account=self.admin.account,
+        )
+        self._address = registry_address(client, name, name.id)
+
+    async def account(self) -> str | None:
+        """Whose registry it is; from now on the addresses of repositories say so.
+
+        Raises:
+            RegistryError: ECR can't be reached.
+        """
+        account = await self.admin.account()
+        self._address = registry_address(self._client, self.name, account)
+        return account
+
+    def repository(self, name: str) -> EcrRepository:
+        """The repository called *name*; nothing is asked yet."""
+        return EcrRepository(self._calls, name, registry=self._address, mounts=self._mounts)
+
+    def reader(self, name: str) -> EcrReader:
+        """What reads repository *name* back; nothing is asked yet."""
+        return EcrReader(self._calls, name, http=self._http, retries=self._downloads)

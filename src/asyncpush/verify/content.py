@@ -1,0 +1,185 @@
+"""What is known of one repository: its manifests and blobs, asked for together, and the verdict on each image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+
+from asyncpush.administration import NotHeld, RepositoryReader, StoredBlob, StoredManifest
+from asyncpush.errors import ConnectionFailedError, ManifestError, ServiceError
+from asyncpush.manifest import is_foreign, parse_manifest
+from asyncpush.model import Descriptor, Digest, LayerBytes
+from asyncpush.settings import MAX_INDEX_DEPTH
+from asyncpush.verify.results import Problem, Target, Verification
+
+#: What a server of blobs answers about one blob; any other error is about all of them.
+_OF_ONE_BLOB = frozenset({"LayersNotFoundException", "LayerInaccessibleException", "UnableToGetUpstreamLayerException"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A manifest as it was found: what it names, or what is wrong with it."""
+
+    digest: Digest | None = None
+    size: int = 0
+    children: tuple[Descriptor, ...] = ()
+    blobs: tuple[tuple[str, Descriptor], ...] = ()
+    problem: Problem | None = None
+
+
+class Content:
+    """What is known of one repository: manifests by what they were asked for, and blobs by digest.
+
+    Args:
+        reader: reads the repository.
+        reads: how many blobs may be read at once; None reads none.
+    """
+
+    def __init__(self, reader: RepositoryReader, reads: CapacityLimiter | None) -> None:
+        self._reader = reader
+        self._reads = reads
+        self._nodes: dict[str | Digest, _Node] = {}
+        self._blobs: dict[Digest, StoredBlob | NotHeld] = {}
+        self._read: dict[Digest, LayerBytes | Problem] = {}
+
+    async def load(self, references: set[str | Digest]) -> None:
+        """Ask for these manifests and all that they name, level by level; then for all blobs."""
+        for _ in range(MAX_INDEX_DEPTH + 1):
+            answers = await self._reader.manifests(references)
+            # A large index takes milliseconds to hash and parse.
+            nodes = await to_thread.run_sync(_judge_all, answers)
+            self._nodes |= nodes
+            named = {child.digest for node in nodes.values() for child in node.children}
+            references = {digest for digest in named if digest not in self._nodes}
+            if not references:
+                break
+        sizes = {blob.digest: blob.size for node in self._nodes.values() for _, blob in node.blobs}
+        self._blobs |= await self._reader.blobs(sizes)
+        if self._reads is None:
+            return
+        async with anyio.create_task_group() as tg:
+            # The largest first: one that is left for the end would run alone.
+            for digest in sorted(sizes, key=sizes.__getitem__, reverse=True):
+                if isinstance(self._blobs[digest], StoredBlob):
+                    tg.start_soon(self._read_blob, digest, self._reads)
+
+    def verdict(self, target: Target) -> Verification:
+        """What was found of *target*."""
+        root = self._nodes[target.reference]
+        walk = _Walk(self._nodes, self._blobs, self._read if self._reads else None)
+        if root.digest and target.digest not in (None, root.digest):
+            subject = f"{target} is" if isinstance(target.reference, Digest) else f"tag {target.reference} names"
+            detail = f"and not {target.digest}"
+            walk.problems[Problem("unexpected", subject, root.digest, detail)] = None
+        walk.node(root)
+        return Verification(
+            str(target),
+            root.digest,
+            len(walk.manifests),
+            len(walk.blobs),
+            sum(walk.manifests.values()) + sum(walk.blobs.values()),
+            tuple(walk.problems),
+            deep=self._reads is not None,
+        )
+
+    async def _read_blob(self, digest: Digest, reads: CapacityLimiter) -> None:
+        async with reads:
+            try:
+                self._read[digest] = await self._reader.read_blob(digest)
+            except ConnectionFailedError as error:
+                self._read[digest] = Problem("unreadable", "", digest, f"can't be read: {error}")
+            except ServiceError as error:
+                if error.code not in _OF_ONE_BLOB and not error.code.startswith("HTTP"):
+                    raise
+                kind: Literal["missing", "unreadable"]
+                kind = "missing" if error.code == "LayersNotFoundException" else "unreadable"
+                self._read[digest] = Problem(kind, "", digest, f"can't be read: {error}")
+
+
+@dataclass(slots=True)
+class _Walk:
+    """A walk over one image: what is good of it, by digest with its size, and what is not, in order."""
+
+    nodes: Mapping[str | Digest, _Node]
+    stored: Mapping[Digest, StoredBlob | NotHeld]
+    read: Mapping[Digest, LayerBytes | Problem] | None
+    manifests: dict[Digest, int] = field(default_factory=dict)
+    blobs: dict[Digest, int] = field(default_factory=dict)
+    problems: dict[Problem, None] = field(default_factory=dict)
+
+    def node(self, node: _Node) -> None:
+        """Look at a manifest and all that it names."""
+        if node.problem:
+            self.problems[node.problem] = None
+        if node.digest is None or node.problem or node.digest in self.manifests:
+            return
+        self.manifests[node.digest] = node.size
+        for child in node.children:
+            there = self.nodes.get(child.digest)
+            if there is None:
+                self._note(Problem("unreadable", "manifest", child.digest, "lies too deep in indexes to be looked at"))
+            elif there.digest and there.size != child.size:
+                self._note(_other_size("manifest", child, there.size))
+            else:
+                self.node(there)
+        for subject, blob in node.blobs:
+            if problem := next(self._problems(subject, blob), None):
+                self._note(problem)
+            else:
+                self.blobs[blob.digest] = blob.size
+
+    def _problems(self, subject: str, blob: Descriptor) -> Iterator[Problem]:
+        there = self.stored[blob.digest]
+        if isinstance(there, NotHeld):
+            yield Problem("missing", subject, blob.digest, f"is missing ({_said(there)})")
+            return
+        if there.size not in (None, blob.size):
+            yield _other_size(subject, blob, there.size)
+        if self.read is None:
+            return
+        read = self.read[blob.digest]
+        if isinstance(read, Problem):
+            yield replace(read, subject=subject)
+        elif read.size != blob.size:
+            yield _other_size(subject, blob, read.size)
+        elif read.digest != blob.digest:
+            yield Problem("damaged", subject, blob.digest, f"is damaged: its bytes have the digest {read.digest}")
+
+    def _note(self, problem: Problem) -> None:
+        self.problems[problem] = None
+
+
+def _judge_all(answers: Mapping[str | Digest, StoredManifest | NotHeld]) -> dict[str | Digest, _Node]:
+    return {reference: _judge(reference, answer) for reference, answer in answers.items()}
+
+
+def _judge(reference: str | Digest, answer: StoredManifest | NotHeld) -> _Node:
+    """Parse a manifest; blocking, for as long as its bytes take to hash."""
+    subject = "manifest" if isinstance(reference, Digest) else f"tag {reference}"
+    asked = reference if isinstance(reference, Digest) else None
+    if isinstance(answer, NotHeld):
+        return _Node(problem=Problem("missing", subject, asked, f"is missing ({_said(answer)})"))
+    if (own := Digest.of(answer.raw)) != answer.digest:
+        problem = Problem("damaged", "manifest", answer.digest, f"is damaged: its bytes have the digest {own}")
+        return _Node(answer.digest, len(answer.raw), problem=problem)
+    try:
+        manifest = parse_manifest(answer.raw, media_type=answer.media_type, name="it")
+    except ManifestError as error:
+        problem = Problem("unreadable", "manifest", answer.digest, f"can't be read: {error}")
+        return _Node(answer.digest, len(answer.raw), problem=problem)
+    layers = (("layer", layer) for layer in manifest.layers if not is_foreign(layer))
+    config = (("config", manifest.config),) if manifest.config else ()
+    return _Node(manifest.digest, len(manifest.raw), manifest.children, (*config, *layers))
+
+
+def _other_size(subject: str, descriptor: Descriptor, actual: int | None) -> Problem:
+    detail = f"is damaged: it has {actual} bytes, and what points at it says {descriptor.size}"
+    return Problem("damaged", subject, descriptor.digest, detail)
+
+
+def _said(answer: NotHeld) -> str:
+    return f"{answer.code}: {answer.reason}" if answer.reason else answer.code

@@ -1,0 +1,103 @@
+"""What is verified, and what is found: targets, problems and verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from asyncpush.errors import AsyncpushError, InvalidReferenceError
+from asyncpush.model import Digest
+from asyncpush.reference import Destination, parse_destination
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something of an image that is not as it must be.
+
+    Attributes:
+        kind: ``missing``; ``damaged``: other bytes than its digest says; ``unreadable``: ECR does not give it;
+            ``unexpected``: the tag names another image.
+        subject: ``manifest``, ``config`` or ``layer``, or the tag.
+        digest: what it should be; None of a tag that names nothing.
+        detail: what is wrong, to be read behind the subject and the digest.
+    """
+
+    kind: Literal["missing", "damaged", "unreadable", "unexpected"]
+    subject: str
+    digest: Digest | None
+    detail: str
+
+    def __str__(self) -> str:
+        return " ".join(word for word in (self.subject, str(self.digest or ""), self.detail) if word)
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was found of one image.
+
+    Attributes:
+        destination: the image, as it was asked for, without its digest.
+        digest: of its manifest or index; None if there is none.
+        manifests: manifests and indexes that are as they must be.
+        blobs: blobs (configs and layers) that are as they must be, each once.
+        size: the bytes of both.
+        problems: all that is not as it must be.
+        deep: whether the blobs were read, and not only asked for.
+    """
+
+    destination: str
+    digest: Digest | None
+    manifests: int
+    blobs: int
+    size: int
+    problems: tuple[Problem, ...]
+    deep: bool
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is there, and is what its digests say."""
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationFailure:
+    """An image that could not be looked at, and why."""
+
+    destination: str
+    error: AsyncpushError
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An image to verify.
+
+    Attributes:
+        destination: the repository, and the tag if one is asked for.
+        digest: what its digest must be; without a tag, the image that is asked for.
+    """
+
+    destination: Destination
+    digest: Digest | None = None
+
+    @property
+    def reference(self) -> str | Digest:
+        """What the repository is asked for: the tag, else the digest, else ``latest``."""
+        return self.destination.tag or self.digest or "latest"
+
+    def __str__(self) -> str:
+        if self.destination.tag or self.digest:
+            return str(self.destination)
+        return str(replace(self.destination, tag="latest"))
+
+
+def parse_target(text: str) -> Target:
+    """Read ``[REGISTRY/]REPOSITORY[:TAG][@DIGEST]``.
+
+    Raises:
+        InvalidReferenceError: a part of it is not well formed.
+    """
+    name, at, digest = text.partition("@")
+    try:
+        return Target(parse_destination(name), Digest.parse(digest) if at else None)
+    except ValueError as error:
+        raise InvalidReferenceError(f"{text[:300]!r}: {error}") from error
