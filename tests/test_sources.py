@@ -173,7 +173,7 @@ async def test_a_path_that_exists_wins_over_a_choice_the_longest_first(tmp_path)
     assert (await image_of(f"oci:{tmp_path}/a:@0")).tag == "b"
 
 
-@pytest.mark.parametrize("reference", ["docker://alpine:3", "docker-daemon:app:1", "", "oci:", "dir:x", "nginx:1.25"])
+@pytest.mark.parametrize("reference", ["docker:alpine:3", "docker-daemon:app:1", "", "oci:", "dir:x", "nginx:1.25"])
 async def test_an_unknown_kind_of_source_is_refused_with_the_known_ones(reference):
     with pytest.raises(InvalidReferenceError, match=r"oci:DIR.*oci-archive:FILE.*docker-archive:FILE.*standard input"):
         await image_of(reference)

@@ -168,7 +168,10 @@ def _decode(raw: bytes, name: str) -> _Manifest:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"{name} is malformed: {error}") from error
     if parsed.schema_version != 2:
-        raise ManifestError(f"{name} has schema version {parsed.schema_version}; only 2 can be pushed")
+        raise ManifestError(
+            f"{name} has schema version {parsed.schema_version}; only 2 can be pushed",
+            hint="ECR takes no other; push the image to its registry again with a newer tool",
+        )
     return parsed
 
 

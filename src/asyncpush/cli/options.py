@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Group, Parameter, Token
 
 from asyncpush.errors import UsageError
 from asyncpush.model import Platform
-from asyncpush.settings import AwsConfiguration, Compression, Settings
+from asyncpush.settings import AwsConfiguration, Compression, Credentials, Settings, SourceRegistry
 
 _LIMITS = Group("Limits")
 _AWS = Group("AWS")
 _OUTPUT = Group("Output")
 _LAYERS = Group("Layers")
+_SOURCE = Group("Source registry")
 
 _DEFAULTS = Settings()
 
@@ -122,6 +124,32 @@ class AwsOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """How a registry is reached that images are read from."""
+
+    src_creds: Annotated[
+        str | None, Parameter(group=_SOURCE, env_var="ASYNCPUSH_SRC_CREDS", metavar="USER:PASSWORD")
+    ] = field(default=None, repr=False)
+    """Its user and password, better in ASYNCPUSH_SRC_CREDS. By default what docker, podman or AWS have for it."""
+
+    src_tls_verify: Annotated[bool, Parameter(group=_SOURCE, negative="--no-src-tls-verify")] = True
+    """Check its TLS certificate; on by default."""
+
+    src_plain_http: Annotated[bool, Parameter(group=_SOURCE)] = False
+    """Speak plain HTTP with it."""
+
+    src_ca_bundle: Annotated[Path | None, Parameter(group=_SOURCE, metavar="FILE")] = None
+    """Authorities to trust beside the system's, in PEM."""
+
+    src_cert: Annotated[Path | None, Parameter(group=_SOURCE, metavar="FILE")] = None
+    """The client certificate that it asks for, in PEM."""
+
+    src_key: Annotated[Path | None, Parameter(group=_SOURCE, metavar="FILE")] = None
+    """The key of --src-cert, where that file does not hold it."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
     """What is printed."""
 
@@ -147,6 +175,46 @@ def make_aws(options: AwsOptions | None) -> AwsConfiguration:
     """What the options set over the AWS configuration."""
     options = options or AwsOptions()
     return AwsConfiguration(profile=options.profile, region=options.region, endpoint_url=options.endpoint_url)
+
+
+def make_source_registry(options: SourceOptions | None, host: str) -> SourceRegistry:
+    """How the options say that the registry at *host* is reached.
+
+    Raises:
+        UsageError: --src-creds is not USER:PASSWORD.
+    """
+    options = options or SourceOptions()
+    credentials = None
+    if options.src_creds is not None:
+        user, colon, password = options.src_creds.partition(":")
+        if not user or not colon:
+            # It is not shown: it may be a password alone.
+            raise UsageError("--src-creds (ASYNCPUSH_SRC_CREDS) has no user or no colon", hint="write USER:PASSWORD")
+        credentials = Credentials(user, password)
+    return SourceRegistry(
+        host=host,
+        plain_http=options.src_plain_http,
+        verify=options.src_tls_verify,
+        ca_bundle=options.src_ca_bundle,
+        client_certificate=options.src_cert,
+        client_key=options.src_key,
+        credentials=credentials,
+    )
+
+
+def make_source_registries(options: SourceOptions | None, hosts: Sequence[str]) -> dict[str, SourceRegistry]:
+    """How the options say that the registries at *hosts* are reached.
+
+    Raises:
+        UsageError: --src-creds is not USER:PASSWORD, or there are several hosts that it would go to.
+    """
+    different = list(dict.fromkeys(hosts))
+    if options and options.src_creds is not None and len(different) > 1:
+        raise UsageError(
+            f"--src-creds (ASYNCPUSH_SRC_CREDS) is for one registry, and the sources are in {', '.join(different)}",
+            hint="log in to each (docker login HOST), or push them one by one",
+        )
+    return {host: make_source_registry(options, host) for host in different}
 
 
 def make_settings(

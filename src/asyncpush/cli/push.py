@@ -1,37 +1,43 @@
-"""``asyncpush push``: images from layouts and archives into ECR."""
+"""``asyncpush push``: images from layouts, archives and registries into ECR."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
+import anyio
 from cyclopts import Parameter
 
-from asyncpush.api import ImageFailure, connect, push_all
+from asyncpush.api import ImageFailure, connect, open_logins, push_all
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
     Limits,
     OutputOptions,
+    SourceOptions,
     command,
     make_aws,
     make_settings,
+    make_source_registries,
     parse_platform,
 )
 from asyncpush.cli.report import print_images
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import STANDARD_INPUT, say
-from asyncpush.errors import SourceError, UsageError
+from asyncpush.errors import SourceError, UsageError, only_cause
 from asyncpush.events import Emit, Event, ImageFailed, ignore
 from asyncpush.image import ImageResult
+from asyncpush.journal import open_journal
 from asyncpush.model import Platform
 from asyncpush.progress import progress
 from asyncpush.protocols import Image
 from asyncpush.reference import Destination, Prefix, parse_destination, parse_prefix
-from asyncpush.settings import Settings
+from asyncpush.settings import AwsConfiguration, Settings
 from asyncpush.sources import open_source
+from asyncpush.sources.registry import Remotes, is_ecr, is_remote, open_remotes, parse_remote
 
 app = command(
     "push",
@@ -41,6 +47,8 @@ SOURCE is one of
   oci:DIR[:TAG]              an OCI image layout
   oci-archive:FILE[:TAG]     the same in a tar archive
   docker-archive:FILE[:REF]  what docker save writes
+  docker://HOST/REPO[:TAG|@DIGEST]
+                             an image in another registry
   PATH                       one of these, told from its content
   -                          an archive on standard input
 Of several images, :REF or :@N chooses one.
@@ -54,6 +62,7 @@ Without a TAG it is latest. With --to, names and tags are the images' own.
 Examples
   docker save app:1.4 | asyncpush push - team/app:1.4
   asyncpush push images/*.tar --to mirror --create-repository
+  asyncpush push docker://quay.io/team/app:1.4 team/app:1.4
 """,
 )
 
@@ -64,8 +73,10 @@ def push(
     to: Annotated[str | None, Parameter(name="--to")] = None,
     create_repository: bool = False,
     dry_run: bool = False,
+    journal: Path | None = None,
     layers: LayerOptions | None = None,
     limits: Limits | None = None,
+    source: SourceOptions | None = None,
     aws: AwsOptions | None = None,
     show: OutputOptions | None = None,
 ) -> int:
@@ -76,6 +87,7 @@ def push(
         to: Push all images of all sources, below this registry and prefix.
         create_repository: Create a repository that does not exist.
         dry_run: Say what would be sent, and send nothing.
+        journal: Remember in this file what ECR has acknowledged: interrupted, the same command goes on from there.
     """
     show = show or OutputOptions()
     layers = layers or LayerOptions()
@@ -85,13 +97,30 @@ def push(
         platform = parse_platform(layers.platform)
         given = ["-" if path == STANDARD_INPUT else path for path in paths]
         sources, goal = _sources_and_goal(given, to)
+        hosts = [parse_remote(each).host for each in sources if is_remote(each)]
+        registries = make_source_registries(source, hosts)
+        if aws is not None and aws.profile is not None:
+            # ECR's own hosts tell their region, but not who asks.
+            registries |= {
+                host: replace(registry, aws=AwsConfiguration(profile=aws.profile))
+                for host, registry in registries.items()
+                if is_ecr(host)
+            }
         async with AsyncExitStack() as stack:
             # First, since it takes no time to tell that there is no region, and much to read an archive from a pipe.
             listener = _Listener()
+            kept = await stack.enter_async_context(open_journal(journal)) if journal and not dry_run else None
             registry = await stack.enter_async_context(
-                connect(goal.registry, aws=make_aws(aws), settings=settings, emit=listener)
+                connect(goal.registry, aws=make_aws(aws), settings=settings, emit=listener, journal=kept)
             )
-            images, unread = await _prepare_all(stack, sources, goal, platform, settings, show.quiet)
+            if kept is not None:
+                await registry.account()  # the journal names repositories with their account
+            logins = await stack.enter_async_context(open_logins(settings, listener))
+            remotes = await stack.enter_async_context(open_remotes(registries, logins=logins, emit=listener))
+            opening = _Opening(stack, settings, remotes, platform)
+            if "-" in sources and not show.quiet:
+                say("asyncpush: reading an archive from standard input")
+            images, unread = await _prepare_all(opening, sources, goal)
             results: list[ImageResult | ImageFailure] = [*unread]
             if images:
                 listener.face = await stack.enter_async_context(progress(show.face, images=len(images)))
@@ -119,43 +148,49 @@ def _sources_and_goal(paths: Sequence[str], to: str | None) -> tuple[Sequence[st
     return paths[:1], parse_destination(paths[1])
 
 
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What the opening of each source takes; *stack* keeps them open."""
+
+    stack: AsyncExitStack
+    settings: Settings
+    remotes: Remotes
+    platform: Platform | None
+
+
 async def _prepare_all(
-    stack: AsyncExitStack,
-    sources: Sequence[str],
-    goal: Destination | Prefix,
-    platform: Platform | None,
-    settings: Settings,
-    quiet: bool,
+    opening: _Opening, sources: Sequence[str], goal: Destination | Prefix
 ) -> tuple[list[tuple[Image, Destination]], list[ImageFailure]]:
     """The images of all *sources*, and the sources that can't be read: those do not keep the others from going."""
-    images: list[tuple[Image, Destination]] = []
-    unread: list[ImageFailure] = []
-    for source in sources:
+    found: dict[int, list[tuple[Image, Destination]]] = {}
+    unread: dict[int, ImageFailure] = {}
+
+    async def one(position: int, source: str) -> None:
         try:
-            images += await _prepare(stack, source, goal, platform, settings, quiet)
+            found[position] = await _prepare(opening, source, goal)
         except SourceError as error:
-            unread.append(ImageFailure(source, "", error))
+            unread[position] = ImageFailure(source, "", error)
+
+    with only_cause():
+        async with anyio.create_task_group() as tg:
+            for position, source in enumerate(sources):
+                if is_remote(source):
+                    tg.start_soon(one, position, source)
+                else:
+                    await one(position, source)
+    images = [pair for position in sorted(found) for pair in found[position]]
     _refuse_collisions(images)
-    return images, unread
+    return images, [unread[position] for position in sorted(unread)]
 
 
-async def _prepare(
-    stack: AsyncExitStack,
-    source: str,
-    goal: Destination | Prefix,
-    platform: Platform | None,
-    settings: Settings,
-    quiet: bool,
-) -> list[tuple[Image, Destination]]:
+async def _prepare(opening: _Opening, source: str, goal: Destination | Prefix) -> list[tuple[Image, Destination]]:
     """Open *source*, and say where each of its images goes; all that can be wrong with it shows here."""
-    if source == "-" and not quiet:
-        say("asyncpush: reading an archive from standard input")
-    opened = await stack.enter_async_context(open_source(source, settings))
+    opened = await opening.stack.enter_async_context(open_source(source, opening.settings, remotes=opening.remotes))
     if isinstance(goal, Destination):
-        image = await opened.image(platform=platform)
+        image = await opened.image(platform=opening.platform)
         return [(image, replace(goal, tag=goal.tag or "latest"))]
     pairs = []
-    for image in await opened.images(platform=platform):
+    for image in await opened.images(platform=opening.platform):
         if image.repository is None:
             raise UsageError(f"{image.source} names no repository", hint="push it on its own: SOURCE DESTINATION")
         pairs.append((image, goal.join(image.repository, image.tag)))

@@ -15,7 +15,10 @@ Kind = Literal["oci", "oci-archive", "docker-archive"]
 
 KINDS: tuple[Kind, ...] = ("oci", "oci-archive", "docker-archive")
 
-_HINT = "write oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF], a path, or - for standard input"
+_HINT = (
+    "write oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF], docker://HOST/REPOSITORY[:TAG|@DIGEST], "
+    "a path, or - for standard input"
+)
 
 _SCHEME = re.compile(r"[a-z][a-z-]*")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from anyio import to_thread
 
@@ -47,9 +47,37 @@ class Entry:
         return choice == self.title or choice in self.aliases or str(ImageName.parse(choice)) in self.aliases
 
 
+class Source(Protocol):
+    """The images of an opened source, until it is closed."""
+
+    async def images(self, *, platform: Platform | None = None) -> tuple[Image, ...]:
+        """All images, once for each name; only the chosen one where the reference chooses.
+
+        Args:
+            platform: of indexes, take the image for this platform alone.
+
+        Raises:
+            ChoiceError: no image is the chosen one, or none is for *platform*.
+            SourceError: an image is incomplete, damaged or malformed, or can't be read.
+        """
+        ...
+
+    async def image(self, *, platform: Platform | None = None) -> Image:
+        """The image that the reference chooses, or the only one.
+
+        Args:
+            platform: of an index, take the image for this platform alone.
+
+        Raises:
+            ChoiceError: there are several, or none is the chosen one, or none is for *platform*.
+            SourceError: the image is incomplete, damaged or malformed, or can't be read.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class Source:
-    """The images of an opened source, until it is closed.
+class LocalSource:
+    """A source on this machine (``Source``).
 
     Attributes:
         kind: ``oci``, ``oci-archive`` or ``docker-archive``.
@@ -62,27 +90,11 @@ class Source:
     entries: tuple[Entry, ...]
 
     async def images(self, *, platform: Platform | None = None) -> tuple[Image, ...]:
-        """All images, once for each name; only the chosen one where the reference chooses.
-
-        Args:
-            platform: of indexes, take the image for this platform alone.
-
-        Raises:
-            ChoiceError: no image is the chosen one, or none is for *platform*.
-            SourceError: an image is incomplete, damaged or malformed.
-        """
+        """See ``Source``."""
         return await to_thread.run_sync(self._load, self._chosen(platform), platform)
 
     async def image(self, *, platform: Platform | None = None) -> Image:
-        """The image that the reference chooses, or the only one.
-
-        Args:
-            platform: of an index, take the image for this platform alone.
-
-        Raises:
-            ChoiceError: there are several, or none is the chosen one, or none is for *platform*.
-            SourceError: the image is incomplete, damaged or malformed.
-        """
+        """See ``Source``."""
         entries = self._chosen(platform)
         if platform is not None and (exact := [entry for entry in entries if entry.platform == platform]):
             entries = exact

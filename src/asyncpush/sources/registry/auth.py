@@ -1,0 +1,279 @@
+"""Saying who is asking: nothing at first, then what the registry's challenge wants; tokens kept until they expire.
+
+Sources: RFC 7617 (Basic), RFC 6750 (Bearer), the distribution project's token and OAuth2 specifications.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Literal
+
+import msgspec
+from anyio import Lock
+from yarl import URL
+
+from asyncpush.errors import SourceDeniedError, SourceError, SourceUnavailableError
+from asyncpush.events import Emit
+from asyncpush.sources.registry.challenge import Challenge
+from asyncpush.sources.registry.credentials import Accounts
+from asyncpush.sources.registry.http import Http, is_loopback, read_body, released
+from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, retry_after
+from asyncpush.sources.registry.stored import Account
+
+#: The token specification's own, where an answer does not say.
+_DEFAULT_LIFETIME = 60.0
+#: A token is renewed so many seconds before it expires, or at a quarter of its life, whichever is less.
+_MARGIN = 30.0
+#: Tokens run to a few KiB.
+_MAX_TOKEN_ANSWER = 256 * 1024
+
+_CLIENT = "asyncpush"
+_BASIC: Final = "basic"
+_LOGIN_HINT = "log in (docker login {host}), or give --src-creds USER:PASSWORD"
+
+
+class _TokenDocument(msgspec.Struct):
+    token: str | None = None
+    access_token: str | None = None
+    refresh_token: str | None = None
+    expires_in: float | None = None
+    issued_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Bearer:
+    """Where tokens are to be had."""
+
+    realm: URL
+    service: str | None
+
+
+@dataclass(slots=True)
+class _Grant:
+    """What is known for one scope: the value of Authorization, and when it must be renewed."""
+
+    lock: Lock = field(default_factory=Lock)
+    scope: str | None = None
+    value: str | None = field(default=None, repr=False)
+    renew_at: float = 0.0
+    rounds: int = 0
+    error: SourceError | None = None
+
+
+class Authority:
+    """Gives each request to one registry its Authorization.
+
+    Args:
+        host: the registry, as users write it.
+        plain: it is spoken to in plain HTTP.
+        accounts: where credentials come from.
+        http: sends the requests for tokens.
+        patience: how often they are tried.
+        emit: hears of each new try.
+        requests: counts them.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        accounts: Accounts,
+        http: Http,
+        patience: Patience,
+        emit: Emit,
+        requests: Counter[str],
+        *,
+        plain: bool,
+    ) -> None:
+        self._host = host
+        self._plain = plain
+        self._accounts = accounts
+        self._http = http
+        self._patience = patience
+        self._emit = emit
+        self._requests = requests
+        self._mood = Mood()
+        self._way: _Bearer | Literal["basic"] | None = None
+        self._grants: dict[str, _Grant] = {}
+        self._refreshed: dict[str, str] = {}
+
+    async def current(self, repository: str, scope: str) -> str | None:
+        """The value of Authorization for a request; None where nobody has asked for one yet, or there is none.
+
+        Raises:
+            SourceError: no token is to be had.
+        """
+        grant = self._grant(scope)
+        if self._way is None or (grant.value is not None and time.monotonic() < grant.renew_at):
+            return grant.value
+        if self._way == _BASIC and await self._accounts.find(repository) is None:
+            return None  # another repository wanted credentials; this one may be everybody's
+        return await self._renewed(grant, repository, scope, grant.value)
+
+    async def challenged(
+        self, challenges: tuple[Challenge, ...], repository: str, scope: str, used: str | None
+    ) -> str | None:
+        """What to say instead of *used*, which a 401 has refused.
+
+        Args:
+            challenges: what the answer asks for.
+            repository: whose request it was; empty for one that concerns the whole registry.
+            scope: what it needs, such as ``repository:team/app:pull``.
+            used: what it had said.
+
+        Raises:
+            SourceDeniedError: there is nothing else to say.
+            SourceError: no token is to be had.
+        """
+        grant = self._grant(scope)
+        self._way = self._choose(challenges)
+        if isinstance(self._way, _Bearer):
+            offered = next(challenge.get("scope") for challenge in challenges if challenge.scheme == "bearer")
+            grant.scope = offered or grant.scope
+        return await self._renewed(grant, repository, scope, used)
+
+    def _grant(self, scope: str) -> _Grant:
+        return self._grants.setdefault(scope, _Grant())
+
+    def _choose(self, challenges: tuple[Challenge, ...]) -> _Bearer | Literal["basic"]:
+        for challenge in challenges:
+            if challenge.scheme == "bearer" and (realm := challenge.get("realm")):
+                return _Bearer(self._checked(realm), challenge.get("service"))
+        if any(challenge.scheme == "basic" for challenge in challenges):
+            return _BASIC
+        schemes = ", ".join(challenge.scheme[:20] for challenge in challenges[:5]) or "nothing"
+        raise SourceDeniedError(f"{self._host} asks for {schemes}; Basic and Bearer with a realm are known")
+
+    def _checked(self, text: str) -> URL:
+        try:
+            realm = URL(text)
+        except ValueError:
+            realm = URL()
+        if realm.scheme not in ("http", "https") or not realm.host:
+            raise SourceError(f"{self._host} names no address to get tokens from", hint="its configuration is wrong")
+        if realm.scheme == "http" and not self._plain and not is_loopback(realm.host):
+            raise SourceError(
+                f"{self._host} wants tokens to be got from {realm.host} in plain HTTP",
+                hint="credentials go nowhere in the clear; mend the registry's configuration",
+            )
+        return realm
+
+    async def _renewed(self, grant: _Grant, repository: str, scope: str, used: str | None) -> str | None:
+        """A value other than *used*: got once, however many wait for it, and fail with it."""
+        round_before = grant.rounds
+        async with grant.lock:
+            if grant.value is not None and grant.value != used and time.monotonic() < grant.renew_at:
+                return grant.value
+            if grant.rounds != round_before and grant.error is not None:
+                raise grant.error
+            grant.error = None
+            try:
+                if isinstance(self._way, _Bearer):
+                    await self._fetch(grant, self._way, repository, scope)
+                else:
+                    await self._basic(grant, repository, used)
+            except SourceError as error:
+                grant.error, grant.value = error, None
+                raise
+            finally:
+                grant.rounds += 1
+            return grant.value
+
+    async def _basic(self, grant: _Grant, repository: str, used: str | None) -> None:
+        account = await self._accounts.find(repository)
+        if account is not None and account.basic() == used:
+            account = await self._accounts.find(repository, anew=True)
+        if account is None or account.identity_token is not None:
+            raise SourceDeniedError(
+                f"{self._host} wants credentials, and there are none for it", hint=_LOGIN_HINT.format(host=self._host)
+            )
+        if account.basic() == used:
+            raise SourceDeniedError(
+                f"{self._host} does not take the credentials of {account.username!r}",
+                hint=f"check user and password; {_LOGIN_HINT.format(host=self._host)}",
+            )
+        grant.value, grant.renew_at = account.basic(), float("inf")
+
+    async def _fetch(self, grant: _Grant, way: _Bearer, repository: str, scope: str) -> None:
+        account = await self._accounts.find(repository)
+        try:
+            document = await self._request_token(way, account, grant.scope or scope)
+        except SourceDeniedError:
+            again = await self._accounts.find(repository, anew=True)
+            if again == account:
+                raise
+            document = await self._request_token(way, again, grant.scope or scope)
+        value = document.token or document.access_token
+        if not value or not value.isascii() or not value.isprintable():
+            raise SourceError(f"{way.realm.host} gave no token for {self._host}")
+        grant.value, grant.renew_at = f"Bearer {value}", time.monotonic() + _lifetime(document)
+
+    async def _request_token(self, way: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
+        tries = Tries("token", self._patience, self._mood, self._emit)
+        while True:
+            await self._mood.turn()
+            try:
+                return await self._ask(way, account, scope)
+            except TransientError as error:
+                await tries.failed(error)
+
+    async def _ask(self, way: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
+        self._requests["token"] += 1
+        asked = {"service": way.service, "scope": scope}
+        parameters = {name: value for name, value in asked.items() if value}
+        headers = {"Accept": "application/json"}
+        identity = account.identity_token if account else None
+        if identity is not None:
+            form = {"grant_type": "refresh_token", "client_id": _CLIENT, **parameters}
+            form["refresh_token"] = self._refreshed.get(identity, identity)
+            answer = await self._http.send("POST", way.realm, headers, form=form)
+        else:
+            basic = account.basic() if account else None
+            answer = await self._http.send("GET", way.realm.update_query(parameters), headers, authorization=basic)
+        self._mood.answered = True
+        async with released(answer):
+            body = await read_body(answer, _MAX_TOKEN_ANSWER, self._patience)
+            if answer.status != 200:
+                raise self._refusal(way, answer.status, answer.headers, account)
+        try:
+            document = msgspec.json.decode(body or b"", type=_TokenDocument)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            # Neither the answer nor the decoder's words about it: they may hold a token.
+            raise SourceError(f"{way.realm.host} gave no token for {self._host} that can be read") from None
+        if identity is not None and document.refresh_token:
+            self._refreshed[identity] = document.refresh_token
+        return document
+
+    def _refusal(self, way: _Bearer, status: int, headers: Mapping[str, str], account: Account | None) -> SourceError:
+        where = f"{way.realm.host}, which gives tokens for {self._host},"
+        if status == 429 or status >= 500:
+            throttled = status == 429
+            return TransientError(
+                f"{where} answers with status {status}",
+                after=retry_after(headers.get("Retry-After")),
+                throttled=throttled,
+            )
+        hint = _LOGIN_HINT.format(host=self._host)
+        if status in (400, 401, 403):
+            whose = f"refuses the credentials of {account.username or 'the identity token'!r}" if account else "refuses"
+            return SourceDeniedError(
+                f"{where} {whose} (status {status})", hint=f"check user and password; {hint}" if account else hint
+            )
+        return SourceUnavailableError(f"{where} answers with status {status}")
+
+
+def _lifetime(document: _TokenDocument) -> float:
+    """Seconds until a token is to be renewed."""
+    whole = document.expires_in if document.expires_in and document.expires_in > 0 else _DEFAULT_LIFETIME
+    left = whole
+    if document.issued_at:
+        try:
+            # Tokens can come from a cache, and be old already; an age beyond their life means that the clocks differ.
+            age = time.time() - datetime.fromisoformat(document.issued_at).timestamp()
+        except (ValueError, OverflowError):
+            age = 0.0
+        left = whole - age if 0 < age < whole else whole
+    return left - min(_MARGIN, left / 4)

@@ -1,0 +1,66 @@
+"""What a registry wants to know who is asking: the challenges of WWW-Authenticate (RFC 9110, 11.6.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - HTTP's word for a word
+_SKIP = re.compile(r"[\s,]*")
+_SCHEME = re.compile(rf"({_TOKEN})(?=[\s,]|$)")
+_PARAMETER = re.compile(rf"({_TOKEN})\s*=\s*(?:\"((?:[^\"\\]|\\.)*)\"|({_TOKEN}))(?=[\s,]|$)", re.DOTALL)
+_TOKEN68 = re.compile(r"[ \t]+[A-Za-z0-9._~+/-]+=*(?=[\s,]|$)")
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """One way to say who is asking.
+
+    Attributes:
+        scheme: in lower case: ``basic``, ``bearer``.
+        parameters: names, in lower case, and values, without their quotes.
+    """
+
+    scheme: str
+    parameters: tuple[tuple[str, str], ...] = ()
+
+    def get(self, name: str) -> str | None:
+        """The value of a parameter; None if there is none."""
+        return dict(self.parameters).get(name)
+
+
+def parse_challenges(values: Iterable[str]) -> tuple[Challenge, ...]:
+    """Read all challenges of an answer, from each of its WWW-Authenticate headers.
+
+    A header may hold several, separated by the commas that also separate parameters. What is malformed is left out.
+    """
+    return tuple(challenge for value in values for challenge in _parse(value))
+
+
+def _parse(text: str) -> Iterator[Challenge]:
+    at = _end(_SKIP, text, 0)
+    while at < len(text):
+        scheme = _SCHEME.match(text, at)
+        if scheme is None:
+            # Not a word: what follows the next comma may be one.
+            comma = text.find(",", at)
+            at = len(text) if comma < 0 else _end(_SKIP, text, comma)
+            continue
+        at = scheme.end()
+        parameters: list[tuple[str, str]] = []
+        while parameter := _PARAMETER.match(text, _end(_SKIP, text, at)):
+            quoted, word = parameter[2], parameter[3]
+            value = word if quoted is None else _ESCAPED.sub(r"\1", quoted)
+            parameters.append((parameter[1].lower(), value))
+            at = parameter.end()
+        if not parameters and (credentials := _TOKEN68.match(text, at)):
+            at = credentials.end()
+        yield Challenge(scheme[1].lower(), tuple(parameters))
+        at = _end(_SKIP, text, at)
+
+
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    match = pattern.match(text, at)
+    return match.end() if match else at

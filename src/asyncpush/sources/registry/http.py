@@ -1,0 +1,242 @@
+"""HTTP as a registry's client needs it: TLS as configured, proxies, redirects that carry no secret elsewhere."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from ipaddress import ip_address
+
+import aiohttp
+from anyio import CancelScope, Lock, to_thread
+from yarl import URL
+
+from asyncpush.errors import SourceError, SourceUnavailableError
+from asyncpush.settings import MiB, SourceRegistry
+from asyncpush.sources.registry.patience import Patience, TransientError
+from asyncpush.sources.registry.surroundings import Surroundings, look_around, proxy_for
+
+_LATER = "go on later: the same command goes on"
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_REDIRECTS = 5
+
+#: What is read ahead of the consumer: enough that a part is filled without many awakenings.
+_READ_AHEAD = MiB // 2
+
+#: The longest header: signed addresses of blob stores run to several KiB.
+_MAX_HEADER = 32 * 1024
+
+
+class Http:
+    """Sends single requests, to one registry and to where it redirects; opened when it is first used.
+
+    Args:
+        registry: how its TLS is checked.
+        base: the registry's own address.
+        patience: its time limits.
+    """
+
+    def __init__(self, registry: SourceRegistry, base: URL, patience: Patience) -> None:
+        self._registry = registry
+        self._origin = base.origin()
+        self._patience = patience
+        self._session: aiohttp.ClientSession | None = None
+        self._surroundings: Surroundings | None = None
+        self._lock = Lock()
+
+    async def aclose(self) -> None:
+        """Close all connections, also when cancelled."""
+        if self._session is not None:
+            with CancelScope(shield=True):
+                await self._session.close()
+            self._session = None
+
+    async def send(
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        *,
+        authorization: str | None = None,
+        form: Mapping[str, str] | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Send one request and return its answer, whose body is still to be read; the caller releases it.
+
+        Redirects are followed, five at the most, never from HTTPS to HTTP. *authorization* goes to the host, port and
+        scheme of *url* alone. A form (OAuth2) goes nowhere else: its redirect is the answer.
+
+        Raises:
+            TransientError: no answer; it may come the next time.
+            SourceUnavailableError: the host is not trusted, or does not speak the protocol.
+            SourceError: redirects in a circle, or to where no answer may come from.
+        """
+        session, around = await self._opened()
+        at, seen, trusted = url, {url}, True
+        while True:
+            sent = dict(headers)
+            if authorization is not None and trusted:
+                sent["Authorization"] = authorization
+            proxy = proxy_for(at, around.proxies, sent)
+            with translated(at, self._patience):
+                answer = await session.request(
+                    method,
+                    at,
+                    headers=sent,
+                    data=form,
+                    allow_redirects=False,
+                    proxy=proxy.url if proxy else None,
+                    proxy_headers=proxy.headers if proxy else None,
+                    ssl=around.registry if at.origin() == self._origin else around.elsewhere,
+                )
+            if answer.status not in _REDIRECTS or form is not None:
+                return answer
+            location = answer.headers.get("Location", "")
+            answer.release()
+            at = _redirected(at, location)
+            if at in seen or len(seen) > _MAX_REDIRECTS:
+                raise SourceError(
+                    f"{url.authority}{url.path} redirects in a circle"
+                    if at in seen
+                    else f"{url.authority}{url.path} redirects more than {_MAX_REDIRECTS} times",
+                    hint="check the address; a proxy may be wrong",
+                )
+            seen.add(at)
+            trusted = trusted and at.origin() == url.origin()
+
+    async def _opened(self) -> tuple[aiohttp.ClientSession, Surroundings]:
+        async with self._lock:
+            if self._session is None or self._surroundings is None:
+                self._surroundings = await to_thread.run_sync(look_around, self._registry)
+                patience = self._patience
+                self._session = aiohttp.ClientSession(
+                    # The number of connections is bounded above, where it is known what they are for.
+                    connector=aiohttp.TCPConnector(limit=0),
+                    timeout=aiohttp.ClientTimeout(
+                        total=None, connect=None, sock_connect=patience.connect, sock_read=patience.stall
+                    ),
+                    # Its own use of the environment would also send what ~/.netrc holds.
+                    trust_env=False,
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                    # Digests are of the bytes as they are stored.
+                    auto_decompress=False,
+                    headers={"Accept-Encoding": "identity", "User-Agent": self._surroundings.agent},
+                    read_bufsize=_READ_AHEAD,
+                    max_line_size=_MAX_HEADER,
+                    max_field_size=_MAX_HEADER,
+                )
+            return self._session, self._surroundings
+
+
+async def read_body(answer: aiohttp.ClientResponse, limit: int, patience: Patience) -> bytes | None:
+    """Read a whole body; None once it has turned out to be longer than *limit* bytes.
+
+    Raises:
+        TransientError: it breaks off.
+    """
+    if answer.content_length is not None and answer.content_length > limit and answer.method != "HEAD":
+        return None
+    body = bytearray()
+    with translated(answer.url, patience):
+        async for chunk in answer.content.iter_any():
+            body += chunk
+            if len(body) > limit:
+                return None
+    return bytes(body)
+
+
+@asynccontextmanager
+async def released(answer: aiohttp.ClientResponse) -> AsyncIterator[aiohttp.ClientResponse]:
+    """Give the connection back, or close it where it still has bytes to bring."""
+    try:
+        yield answer
+    finally:
+        answer.release()
+
+
+@contextmanager
+def translated(url: URL, patience: Patience) -> Iterator[None]:
+    """Turn aiohttp's errors about a request to *url* into ours."""
+    try:
+        yield
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        where = f"{url.host}:{url.explicit_port}" if url.explicit_port else str(url.host)
+        raise _distrust(where, error) or _no_connection(where, error, patience) or _breakdown(where, error) from error
+
+
+def _distrust(where: str, error: Exception) -> SourceUnavailableError | None:
+    """TLS that can't be; None where that is not what failed."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return SourceUnavailableError(
+            f"{where} is not trusted: {_words(error.certificate_error)}",
+            hint="give its authority's certificate (--src-ca-bundle), or, if nothing is at stake, --no-src-tls-verify",
+        )
+    causes = (error, error.__cause__)
+    failure = next((each for each in causes if isinstance(each, aiohttp.ClientSSLError | ssl.SSLError)), None)
+    if failure is None and not (type(error) is aiohttp.ClientOSError and "SSL" in str(error)):
+        return None
+    text = _words(error)
+    said, hint = text.upper().replace(" ", "_"), "check the address and the port"
+    if "WRONG_VERSION_NUMBER" in said or "RECORD_LAYER" in said:
+        hint = "if it speaks plain HTTP, say so: --src-plain-http"
+    elif "CERTIFICATE_REQUIRED" in said or "HANDSHAKE_FAILURE" in said:
+        hint = "if it wants a client certificate, give --src-cert and --src-key"
+    return SourceUnavailableError(f"TLS with {where} failed: {text}", hint=hint)
+
+
+def _no_connection(where: str, error: Exception, patience: Patience) -> TransientError | None:
+    """Nobody there; None where that is not what failed."""
+    hint = "check the address and the network"
+    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+        hint = "check HTTPS_PROXY and NO_PROXY"
+        return TransientError(f"the proxy for {where} can't be used: {_words(error)}", hint=hint, unanswered=True)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return TransientError(f"{where} can't be reached: {_words(error.os_error)}", hint=hint, unanswered=True)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        took = f"no connection within {patience.connect:g} seconds"
+        return TransientError(f"{where} can't be reached: {took}", hint=hint, unanswered=True)
+    if isinstance(error, TimeoutError):
+        return TransientError(f"{where} has sent nothing for {patience.stall:g} seconds", hint=_LATER)
+    return None
+
+
+def _breakdown(where: str, error: Exception) -> SourceError:
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        # This is all that one learns where TLS 1.3 ends for lack of a client certificate.
+        hint = "go on later; if it never answers, it may want a client certificate (--src-cert)"
+        return TransientError(f"{where} has broken the connection without an answer", hint=hint)
+    if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
+        return TransientError(f"{where} has broken the connection", hint=_LATER)
+    return SourceUnavailableError(
+        f"{where} does not answer as a registry does: {_words(error)}", hint="check the address and the port"
+    )
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether *host*, without a port, is this machine itself."""
+    try:
+        return host == "localhost" or ip_address((host or "").strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientResponseError):
+        # Its own text holds the whole address, and so a blob store's signature.
+        return " ".join(error.message.split())[:300] or f"status {error.status}"
+    if isinstance(error, aiohttp.InvalidURL):
+        return "the address is malformed"
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:300]
+
+
+def _redirected(at: URL, location: str) -> URL:
+    try:
+        # As it is written: a signature covers each letter.
+        to = at.join(URL(location, encoded=True))
+    except ValueError:
+        to = URL()
+    if not location or to.scheme not in ("http", "https") or not to.host:
+        raise SourceError(f"{at.host} redirects, but does not say where to")
+    if at.scheme == "https" and to.scheme == "http":
+        raise SourceError(f"{at.host} redirects from HTTPS to HTTP ({to.host})", hint="that is not followed")
+    return to.with_fragment(None)

@@ -1,0 +1,86 @@
+"""Many registries as sources: each opened when it is first used, all closed together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from asyncpush.events import Emit, ignore
+from asyncpush.settings import SourceRegistry
+from asyncpush.sources.registry.credentials import Logins, no_logins
+from asyncpush.sources.registry.patience import Patience
+from asyncpush.sources.registry.reference import canonical_host
+from asyncpush.sources.registry.remote import Remote
+from asyncpush.sources.registry.wire import Wire
+
+
+class Remotes:
+    """Registries that images are read from, each opened when it is first used; ``open_remotes`` makes it."""
+
+    def __init__(
+        self,
+        registries: Mapping[str, SourceRegistry],
+        logins: Logins,
+        emit: Emit,
+        patience: Patience,
+        stack: AsyncExitStack,
+    ) -> None:
+        self._registries = {canonical_host(host): registry for host, registry in registries.items()}
+        self._logins = logins
+        self._emit = emit
+        self._patience = patience
+        self._stack = stack
+        self._remotes: dict[str, Remote] = {}
+
+    @property
+    def requests(self) -> Counter[str]:
+        """How many requests of each kind were sent, to all of them."""
+        return sum((remote.requests for remote in self._remotes.values()), Counter[str]())
+
+    def at(self, host: str) -> Remote:
+        """The registry at *host*; one that nothing was given for is reached as docker and podman would.
+
+        Raises:
+            InvalidReferenceError: *host* is none.
+        """
+        host = canonical_host(host)
+        if host not in self._remotes:
+            registry = self._registries.get(host) or SourceRegistry(host=host)
+            wire = Wire(registry, self._logins, self._emit, self._patience)
+            self._stack.push_async_callback(wire.aclose)
+            self._remotes[host] = Remote(wire)
+        return self._remotes[host]
+
+
+@asynccontextmanager
+async def open_remotes(
+    registries: Mapping[str, SourceRegistry] | None = None,
+    *,
+    logins: Logins = no_logins,
+    emit: Emit = ignore,
+    patience: Patience | None = None,
+) -> AsyncIterator[Remotes]:
+    """Read from any number of registries, until the context is left.
+
+    Args:
+        registries: how each is reached, by its host; those that are not there are reached as docker and podman would.
+        logins: makes the login of registries that AWS credentials open.
+        emit: hears of each request that is sent again.
+        patience: time limits, and how often that is.
+    """
+    async with AsyncExitStack() as stack:
+        yield Remotes(registries or {}, logins, emit, patience or Patience(), stack)
+
+
+@asynccontextmanager
+async def open_remote(
+    registry: SourceRegistry, *, logins: Logins = no_logins, emit: Emit = ignore, patience: Patience | None = None
+) -> AsyncIterator[Remote]:
+    """Read from one registry, until the context is left; arguments as those of ``open_remotes``.
+
+    Raises:
+        InvalidReferenceError: its host is none.
+    """
+    async with open_remotes({registry.host: registry}, logins=logins, emit=emit, patience=patience) as remotes:
+        yield remotes.at(registry.host)

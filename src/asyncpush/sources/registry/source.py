@@ -1,0 +1,47 @@
+"""An image in a registry, as a source to push from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asyncpush.model import Platform
+from asyncpush.protocols import Image
+from asyncpush.sources.registry.reference import RemoteReference
+from asyncpush.sources.registry.remote import Remote
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSource:
+    """The one image that a reference names.
+
+    Attributes:
+        remote: its registry.
+        reference: what the user wrote.
+        push_foreign_layers: take non-distributable layers, too.
+    """
+
+    remote: Remote
+    reference: RemoteReference
+    push_foreign_layers: bool = False
+
+    async def images(self, *, platform: Platform | None = None) -> tuple[Image, ...]:
+        """The image, as the only one; see ``image``."""
+        return (await self.image(platform=platform),)
+
+    async def image(self, *, platform: Platform | None = None) -> Image:
+        """Read the image; what its tag names now counts.
+
+        Args:
+            platform: of an index, take the image for this platform alone.
+
+        Raises:
+            ChoiceError: none is for *platform*.
+            SourceError: the registry refuses or can't be reached, or the image is incomplete or malformed.
+        """
+        reference = self.reference
+        descriptor = await self.remote.resolve(reference.repository, reference.target)
+        platforms = () if platform is None else (platform,)
+        root = await self.remote.load(
+            reference.repository, descriptor, platforms, push_foreign_layers=self.push_foreign_layers
+        )
+        return Image(str(reference), reference.name, reference.tag, root)

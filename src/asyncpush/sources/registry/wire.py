@@ -1,0 +1,296 @@
+"""One registry's ``/v2/``: requests in turn, with credentials, again where that can help, and refusals as errors.
+
+Sources: OCI distribution-spec 1.1 (end points, error codes); Docker Hub's rate limit headers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from anyio import CapacityLimiter
+from yarl import URL
+
+from asyncpush.errors import ManifestError, SourceDeniedError, SourceError, SourceNotFoundError, SourceUnavailableError
+from asyncpush.events import Emit
+from asyncpush.settings import SourceRegistry
+from asyncpush.sources.registry.auth import Authority
+from asyncpush.sources.registry.challenge import parse_challenges
+from asyncpush.sources.registry.credentials import Accounts, Logins
+from asyncpush.sources.registry.http import Http, read_body
+from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, describe_limit, retry_after
+from asyncpush.sources.registry.reference import api_host, canonical_host
+
+_MAX_ERROR_BODY = 64 * 1024
+_TRANSIENT = frozenset({408, 425, 500, 502, 503, 504})
+
+
+class NotThereError(SourceNotFoundError):
+    """Raised for a 404; ``code`` is the registry's, such as ``NAME_UNKNOWN``, or empty."""
+
+    def __init__(self, message: str, code: str, *, hint: str | None = None) -> None:
+        self.code = code
+        super().__init__(message, hint=hint)
+
+
+class RefusedError(SourceError):
+    """Raised for any other refusal; ``status`` is its HTTP status."""
+
+    def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
+        self.status = status
+        super().__init__(message, hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request.
+
+    Attributes:
+        operation: what it is called in events and counts, such as ``GET blob``.
+        path: behind the registry's address; quoted already.
+        what: how to call what it asks for, in errors.
+        repository: whose it is; empty for what concerns the whole registry.
+        headers: what it says beside its credentials.
+        expected: statuses that are no failure.
+    """
+
+    operation: str
+    path: str
+    what: str
+    repository: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    expected: frozenset[int] = frozenset({200})
+
+    @property
+    def method(self) -> str:
+        """The HTTP method: the operation's first word where that is one."""
+        return "HEAD" if self.operation.startswith("HEAD") else "GET"
+
+    @property
+    def scope(self) -> str:
+        """What a token must be good for."""
+        if self.repository:
+            return f"repository:{self.repository}:pull"
+        return "registry:catalog:*" if "_catalog" in self.path else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer; its body is None where that was too long."""
+
+    status: int
+    headers: Mapping[str, str]
+    url: URL
+    body: bytes | None
+
+
+class OpenAnswer:
+    """An answer whose body is still to be read. It takes one of the registry's turns until it is closed."""
+
+    def __init__(self, response: aiohttp.ClientResponse, turns: CapacityLimiter, key: object) -> None:
+        self.response = response
+        self._turns = turns
+        self._key: object | None = key
+
+    def close(self) -> None:
+        """Give back the connection and the turn; may be called again."""
+        if self._key is not None:
+            self.response.release()
+            self._turns.release_on_behalf_of(self._key)
+            self._key = None
+
+
+class Wire:
+    """The requests to one registry.
+
+    Args:
+        registry: how it is reached.
+        logins: makes the login of ECR registries.
+        emit: hears of each request that is sent again.
+        patience: time limits, and how often that is.
+    """
+
+    def __init__(self, registry: SourceRegistry, logins: Logins, emit: Emit, patience: Patience) -> None:
+        self.host = canonical_host(registry.host)
+        self.patience = patience
+        self.requests: Counter[str] = Counter()
+        self._emit = emit
+        self._plain = registry.plain_http
+        self._base = URL(f"{'http' if registry.plain_http else 'https'}://{api_host(self.host)}")
+        self._http = Http(registry, self._base, patience)
+        accounts = Accounts(registry, self.host, logins, patience.helper)
+        self._authority = Authority(
+            self.host, accounts, self._http, patience, emit, self.requests, plain=registry.plain_http
+        )
+        self._turns = CapacityLimiter(registry.connections)
+        self._mood = Mood()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    def tries(self, operation: str) -> Tries:
+        """Count the tries of one request."""
+        return Tries(operation, self.patience, self._mood, self._emit)
+
+    async def fetch(self, ask: Ask, limit: int) -> Answer:
+        """Send a request, again where that can help, and read the whole answer, up to *limit* bytes of it.
+
+        Raises:
+            SourceNotFoundError: what was asked for is not there.
+            SourceDeniedError: the registry refuses.
+            SourceUnavailableError: it can't be reached, or fails too often.
+            ManifestError: the answer is a web page.
+            SourceError: it refuses for any other cause.
+        """
+        tries = self.tries(ask.operation)
+        while True:
+            try:
+                opened = await self.open(ask)
+                try:
+                    response = opened.response
+                    body = b"" if ask.method == "HEAD" else await read_body(response, limit, self.patience)
+                    if body and body.lstrip().startswith(b"<"):
+                        raise ManifestError(
+                            f"{ask.what} of {self.host} is malformed: the answer is a web page",
+                            hint="check the address and the port; a proxy may want you to log in",
+                        )
+                    return Answer(response.status, response.headers, response.url, body)
+                finally:
+                    opened.close()
+            except TransientError as error:
+                await tries.failed(error)
+
+    async def open(self, ask: Ask) -> OpenAnswer:
+        """Send a request once, and leave its body to be read; a 401 is answered with credentials.
+
+        Raises:
+            TransientError: it may succeed the next time.
+            SourceError: as ``fetch``.
+        """
+        authorization = await self._authority.current(ask.repository, ask.scope)
+        challenges_left = 2  # one for a token that has expired, or none; one for other needs than its scope told
+        while True:
+            opened = await self._send(ask, authorization)
+            response = opened.response
+            if response.status in ask.expected:
+                return opened
+            try:
+                ours = response.url.origin() == self._base.origin()
+                if response.status != 401 or not ours or not challenges_left:
+                    raise await self._refusal(ask, response, authorization is not None, ours)
+                challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
+            finally:
+                opened.close()
+            challenges_left -= 1
+            if not challenges:
+                raise SourceDeniedError(f"{self.host} refuses {ask.what}, and does not say what it wants to know")
+            authorization = await self._authority.challenged(challenges, ask.repository, ask.scope, authorization)
+
+    async def _send(self, ask: Ask, authorization: str | None) -> OpenAnswer:
+        key = object()
+        await self._turns.acquire_on_behalf_of(key)
+        try:
+            await self._mood.turn()
+            self.requests[ask.operation] += 1
+            url = URL(f"{self._base}{ask.path}", encoded=True)
+            response = await self._http.send(ask.method, url, ask.headers, authorization=authorization)
+        except BaseException:
+            self._turns.release_on_behalf_of(key)
+            raise
+        self._mood.answered = True
+        return OpenAnswer(response, self._turns, key)
+
+    async def _refusal(self, ask: Ask, response: aiohttp.ClientResponse, known: bool, ours: bool) -> SourceError:
+        """What an answer that is none means."""
+        body = b""
+        if ask.method != "HEAD":
+            body = await read_body(response, _MAX_ERROR_BODY, self.patience) or b""
+        status, after = response.status, retry_after(response.headers.get("Retry-After"))
+        said = _first_error(body)
+        text = f"{ask.what}: {self.host} answers with status {status}{said.words}"
+        if not ours:
+            text = f"{ask.what}: {response.url.host}, where {self.host} redirects to, answers with status {status}"
+            if status in (400, 401, 403, 409, 410):
+                # Addresses of blob stores expire: the registry gives a fresh one.
+                return TransientError(text)
+        match status:
+            case 429:
+                return self._throttle(ask, response, after, said, known)
+            case 404:
+                return NotThereError(
+                    f"{self.host} has no {ask.what}{said.words}",
+                    said.code,
+                    hint="check the name; it may also be hidden from you",
+                )
+            case 401 | 403:
+                advice = "these credentials may not read it" if known else f"log in (docker login {self.host})"
+                return SourceDeniedError(f"{self.host} refuses {ask.what} (status {status}){said.words}", hint=advice)
+            case _ if status in _TRANSIENT:
+                return TransientError(text, hint="go on later: the same command goes on", after=after)
+            case _ if 400 <= status < 500:
+                hint = "if it speaks HTTPS, leave out --src-plain-http" if status == 400 and self._plain else None
+                return RefusedError(text, status, hint=hint)
+            case _:
+                return SourceUnavailableError(text, hint="check the address and the port")
+
+    def _throttle(
+        self, ask: Ask, response: aiohttp.ClientResponse, after: float | None, said: _Said, known: bool
+    ) -> TransientError:
+        limit = describe_limit(response.headers.get("RateLimit-Limit"))
+        used_up = response.headers.get("RateLimit-Remaining", "").partition(";")[0].strip() == "0"
+        allows = f"it allows {limit}" if limit else "its rate limit is reached"
+        hint = "go on later, or ask its operators for more"
+        if not known:
+            hint = f"log in (docker login {self.host}): that usually raises the limit; or go on later"
+        return TransientError(
+            f"{ask.what}: {self.host} takes no more requests for now: {allows}{said.words}",
+            hint=hint,
+            after=after,
+            throttled=True,
+            # Nothing left, and no word until when: such windows are hours long.
+            final=used_up and after is None,
+        )
+
+
+class _Error(msgspec.Struct):
+    code: str = ""
+    message: str = ""
+
+
+class _Errors(msgspec.Struct):
+    errors: list[_Error] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    code: str = ""
+    message: str = ""
+
+    @property
+    def words(self) -> str:
+        """What the registry says, to stand behind our own words."""
+        text = " ".join(f"{self.code} {self.message}".split())
+        text = "".join(letter for letter in text if letter.isprintable())[:300]
+        return f": {text}" if text else ""
+
+
+def _first_error(body: bytes) -> _Said:
+    try:
+        errors = msgspec.json.decode(body, type=_Errors).errors if body else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _Said()
+    return _Said(errors[0].code, errors[0].message) if errors else _Said()
+
+
+Kind = Literal["manifests", "blobs", "referrers", "tags"]
+
+
+def path_of(repository: str, kind: Kind, reference: str) -> str:
+    """The path of something in a repository; *reference* is a tag or a digest, or ``list``."""
+    return f"/v2/{quote(repository)}/{kind}/{quote(reference, safe=':')}"

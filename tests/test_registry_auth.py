@@ -1,0 +1,701 @@
+"""Who is asking: challenges answered, tokens got and renewed, credentials found, and the pace that a registry wants."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import anyio
+import anyio.abc
+import pytest
+from aiohttp import web
+
+from asyncpush.administration import Login
+from asyncpush.errors import (
+    AsyncpushError,
+    ConfigurationError,
+    RegistryError,
+    SourceDeniedError,
+    SourceError,
+    SourceUnavailableError,
+)
+from asyncpush.events import Event, Retrying
+from asyncpush.settings import AwsConfiguration, Credentials, SourceRegistry
+from asyncpush.sources.registry import Patience, open_remote
+from conftest import Events
+from registry_server import QUICK, RegistryServer, basic, refusal, running
+
+CREDENTIALS = Credentials("user", "se:cret")
+BASIC = basic("user", "se:cret")
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No test sees this machine's logins; the folder that is docker's."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "run" / "containers").mkdir(parents=True)
+    return tmp_path / "docker"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RegistryServer]:
+    async with running(RegistryServer(tags={"team/app": ["1"], "team/other": ["2"]})) as server:
+        yield server
+
+
+def reads(server: RegistryServer, **more: object) -> SourceRegistry:
+    return SourceRegistry(host=server.host, plain_http=True, **more)  # type: ignore[arg-type]
+
+
+async def tags(registry: SourceRegistry, repository: str = "team/app", **more: object) -> tuple[str, ...]:
+    async with open_remote(registry, **{"patience": QUICK, **more}) as remote:  # type: ignore[arg-type]
+        return await remote.tags(repository)
+
+
+def wants_basic(server: RegistryServer, *accepted: str) -> None:
+    @server.rule("GET", "/v2/")
+    async def guarded(request: web.Request) -> web.StreamResponse | None:
+        if request.headers.get("Authorization") in accepted:
+            return None
+        return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate='Basic realm="here"')
+
+
+class Tokens:
+    """A token service, and a registry that takes its tokens."""
+
+    def __init__(self, server: RegistryServer, *accounts: str | None, lifetime: float = 3600, **extra: object) -> None:
+        self.valid: set[str] = set()
+        self.issued = 0
+        self.server = server
+
+        @server.rule("GET", "/token")
+        async def issue(request: web.Request) -> web.StreamResponse:
+            if accounts and request.headers.get("Authorization") not in accounts:
+                return web.json_response({"errors": [{"code": "UNAUTHORIZED"}]}, status=401)
+            return self._issue(lifetime, extra)
+
+        @server.rule("POST", "/token")
+        async def refresh(request: web.Request) -> web.StreamResponse:
+            form = await request.post()
+            if form["refresh_token"] not in accounts:
+                return web.Response(status=401)
+            return self._issue(lifetime, extra)
+
+        @server.rule("GET", "/v2/")
+        async def guarded(request: web.Request) -> web.StreamResponse | None:
+            if request.headers.get("Authorization", "").removeprefix("Bearer ") in self.valid:
+                return None
+            repository = "/".join(request.path.split("/")[2:4])
+            challenge = f'Bearer realm="{server.url}/token",service="the registry",scope="repository:{repository}:pull"'
+            return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate=challenge)
+
+    def _issue(self, lifetime: float, extra: dict[str, object]) -> web.Response:
+        self.issued += 1
+        token = f"token-{self.issued}"
+        self.valid.add(token)
+        return web.json_response({"token": token, "expires_in": lifetime, **extra})
+
+
+async def test_credentials_are_kept_back_until_they_are_asked_for(server: RegistryServer) -> None:
+    assert await tags(reads(server, credentials=CREDENTIALS)) == ("1",)
+    assert [seen.authorization for seen in server.seen] == [None]
+
+
+async def test_basic_is_answered_once_and_kept(server: RegistryServer) -> None:
+    wants_basic(server, BASIC)
+
+    async with open_remote(reads(server, credentials=CREDENTIALS), patience=QUICK) as remote:
+        assert await remote.tags("team/app") == ("1",)
+        assert await remote.tags("team/other") == ("2",)
+    assert [seen.authorization for seen in server.seen] == [None, BASIC, BASIC]
+
+
+async def test_what_is_everybodys_is_read_after_what_is_not_was_refused(server: RegistryServer) -> None:
+    @server.rule("GET", "/private/")
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate='Basic realm="here"')
+
+    async with open_remote(reads(server), patience=QUICK) as remote:
+        with pytest.raises(SourceDeniedError):
+            await remote.tags("private/app")
+        assert await remote.tags("team/app") == ("1",)
+
+
+async def test_wrong_credentials_are_refused_in_words_that_do_not_hold_them(server: RegistryServer) -> None:
+    wants_basic(server, "nobody")
+
+    with pytest.raises(SourceDeniedError, match="does not take the credentials of 'user'; check user and") as caught:
+        await tags(reads(server, credentials=CREDENTIALS))
+    assert "se:cret" not in str(caught.value) + repr(caught.value)
+    assert len(server.seen) == 2
+
+
+async def test_without_credentials_the_error_says_how_to_log_in(server: RegistryServer) -> None:
+    wants_basic(server, BASIC)
+
+    with pytest.raises(SourceDeniedError, match=f"there are none for it; log in .docker login {server.host}"):
+        await tags(reads(server))
+
+
+async def test_tokens_are_got_for_each_repository_and_kept(server: RegistryServer) -> None:
+    tokens = Tokens(server, BASIC)
+
+    async with open_remote(reads(server, credentials=CREDENTIALS), patience=QUICK) as remote:
+        for _ in range(3):
+            assert await remote.tags("team/app") == ("1",)
+        assert await remote.tags("team/other") == ("2",)
+        assert remote.requests == {"GET tags": 5, "token": 2}
+
+    asked = [parse_qs(urlsplit(seen.target).query) for seen in server.asked("GET", "/token")]
+    assert asked == [
+        {"service": ["the registry"], "scope": [f"repository:team/{name}:pull"]} for name in ("app", "other")
+    ]
+    assert tokens.issued == 2
+    assert {seen.authorization for seen in server.asked("GET", "/v2/")} == {None, "Bearer token-1", "Bearer token-2"}
+
+
+async def test_tokens_for_everybody_need_no_credentials(server: RegistryServer) -> None:
+    Tokens(server)
+
+    assert await tags(reads(server)) == ("1",)
+    assert [seen.authorization for seen in server.asked("GET", "/token")] == [None]
+
+
+@pytest.mark.parametrize("issued", ["new", "old", "rubbish"])
+async def test_a_token_is_renewed_before_it_expires(server: RegistryServer, issued: str) -> None:
+    # A token of a thousandth of a second has expired when it is there; an hour's is good, however the clocks differ.
+    when = {"new": None, "old": "2001-01-01T00:00:00Z", "rubbish": "yesterday"}[issued]
+    Tokens(server, lifetime=3600 if when else 0.001, issued_at=when)
+
+    async with open_remote(reads(server), patience=QUICK) as remote:
+        for _ in range(3):
+            await anyio.sleep(0.002)
+            await remote.tags("team/app")
+        assert remote.requests["token"] == (1 if when else 3)
+        assert remote.requests["GET tags"] == 4  # none of them was refused but the first
+
+
+async def test_a_token_that_is_refused_early_is_renewed_once_for_all_who_wait(server: RegistryServer) -> None:
+    tokens = Tokens(server)
+
+    async with open_remote(reads(server, connections=20), patience=QUICK) as remote:
+        await remote.tags("team/app")
+        tokens.valid.clear()
+        async with anyio.create_task_group() as tg:
+            for _ in range(20):
+                tg.start_soon(remote.tags, "team/app")
+        assert remote.requests["token"] == 2
+
+
+async def test_a_refused_token_is_asked_for_once_by_all_who_wait(server: RegistryServer) -> None:
+    Tokens(server, "nobody")
+    failures: list[AsyncpushError] = []
+
+    async def one() -> None:
+        try:
+            await remote.tags("team/app")
+        except SourceDeniedError as error:
+            failures.append(error)
+
+    async with open_remote(reads(server, credentials=CREDENTIALS), patience=QUICK) as remote:
+        async with anyio.create_task_group() as tg:
+            for _ in range(10):
+                tg.start_soon(one)
+        # Who comes to the door later, asks again.
+        assert 1 <= remote.requests["token"] < 10
+    assert len(failures) == 10
+    assert "refuses the credentials of 'user' (status 401)" in str(failures[0])
+    assert "se:cret" not in str(failures[0])
+
+
+async def test_a_token_that_does_not_open_the_door_is_an_error(server: RegistryServer) -> None:
+    tokens = Tokens(server)
+    tokens.valid = type("Never", (set,), {"add": lambda self, token: None})()
+
+    with pytest.raises(SourceDeniedError, match="refuses repository team/app"):
+        await tags(reads(server))
+    assert tokens.issued <= 3
+
+
+@pytest.mark.parametrize("answer", [{}, {"token": ""}, {"token": "a\nb"}, [], "rubbish", {"token": 5}])
+async def test_what_is_no_token_is_an_error_that_does_not_show_it(server: RegistryServer, answer: object) -> None:
+    Tokens(server)
+
+    async def bad(request: web.Request) -> web.StreamResponse | None:
+        return web.json_response(answer) if request.path == "/token" else None
+
+    server.rules.insert(0, bad)
+
+    with pytest.raises(SourceError, match="gave no token"):
+        await tags(reads(server))
+
+
+async def test_access_token_will_do(server: RegistryServer) -> None:
+    tokens = Tokens(server, token=None, access_token="token-1")
+
+    assert await tags(reads(server)) == ("1",)
+    assert tokens.issued == 1
+
+
+async def test_the_token_service_may_have_a_bad_moment(server: RegistryServer) -> None:
+    Tokens(server)
+    moments = [503, 429, 500]
+
+    async def bad(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=moments.pop()) if request.path == "/token" and moments else None
+
+    server.rules.insert(0, bad)
+    events = Events()
+
+    # The wait for a throttle begins with a second, and is random.
+    assert await tags(reads(server), emit=events) == ("1",)
+    assert {event.operation for event in events.of(Retrying)} == {"token"}
+
+
+async def test_an_identity_token_is_exchanged_by_oauth2(server: RegistryServer, nobody_is_logged_in: Path) -> None:
+    Tokens(server, "identity", "identity-2", refresh_token="identity-2", lifetime=0.001)
+    document = {"auths": {server.host: {"auth": base64.b64encode(b"x:y").decode(), "identitytoken": "identity"}}}
+    (nobody_is_logged_in / "config.json").write_text(json.dumps(document))
+
+    async with open_remote(reads(server), patience=QUICK) as remote:
+        await remote.tags("team/app")
+        await anyio.sleep(0.002)
+        await remote.tags("team/app")
+
+    forms = [parse_qs(seen.body.decode()) for seen in server.asked("POST", "/token")]
+    assert forms[0] == {
+        "grant_type": ["refresh_token"],
+        "client_id": ["asyncpush"],
+        "service": ["the registry"],
+        "scope": ["repository:team/app:pull"],
+        "refresh_token": ["identity"],
+    }
+    assert forms[1]["refresh_token"] == ["identity-2"]
+
+
+@pytest.mark.parametrize(
+    ("challenge", "words"),
+    [
+        ("Negotiate", "asks for negotiate"),
+        ("", "does not say what"),
+        ('Bearer service="x"', "asks for bearer"),
+        ('Bearer realm="/token"', "names no address"),
+        ('Bearer realm="ftp://x/"', "names no address"),
+    ],
+)
+async def test_challenges_that_lead_nowhere(server: RegistryServer, challenge: str, words: str) -> None:
+    @server.rule("GET", "/v2/")
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        return refusal(401, "UNAUTHORIZED", "who?", **({"WWW_Authenticate": challenge} if challenge else {}))
+
+    with pytest.raises(SourceError, match=words):
+        await tags(reads(server))
+    assert len(server.seen) == 1
+
+
+async def test_bearer_goes_before_basic_where_both_will_do(server: RegistryServer) -> None:
+    Tokens(server)
+
+    async def both(request: web.Request) -> web.StreamResponse | None:
+        if request.path.startswith("/v2/") and "Authorization" not in request.headers:
+            challenge = f'Basic realm="x, y", Bearer realm="{server.url}/token"'
+            return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate=challenge)
+        return None
+
+    server.rules.insert(0, both)
+
+    assert await tags(reads(server)) == ("1",)
+
+
+# Where credentials come from
+
+
+def docker_config(folder: Path, **content: object) -> None:
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def encoded(user: str, password: str) -> dict[str, str]:
+    return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+@pytest.mark.parametrize("key", ["{}", "https://{}", "http://{}/v1/", "https://{}/v2/", "{}/"])
+async def test_dockers_logins_are_found(server: RegistryServer, nobody_is_logged_in: Path, key: str) -> None:
+    wants_basic(server, BASIC)
+    docker_config(
+        nobody_is_logged_in,
+        auths={"other.example": encoded("a", "b"), key.format(server.host): encoded("user", "se:cret")},
+    )
+
+    assert await tags(reads(server)) == ("1",)
+
+
+async def test_nothing_found_is_used_where_none_is_wanted(server: RegistryServer, nobody_is_logged_in: Path) -> None:
+    wants_basic(server, BASIC)
+    docker_config(nobody_is_logged_in, auths={server.host: encoded("user", "se:cret")})
+
+    with pytest.raises(SourceDeniedError, match="there are none"):
+        await tags(reads(server, anonymous=True))
+
+
+@pytest.mark.parametrize("by", ["REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"])
+async def test_podmans_logins_are_found_the_closest_first(
+    server: RegistryServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, by: str
+) -> None:
+    wants_basic(server, BASIC)
+    path = tmp_path / "run" / "containers" / "auth.json"
+    if by == "REGISTRY_AUTH_FILE":
+        path = tmp_path / "my.json"
+        monkeypatch.setenv(by, str(path))
+    wrong = encoded("wrong", "x")
+    keys = {server.host: wrong, f"{server.host}/team/app": encoded("user", "se:cret"), f"{server.host}/team": wrong,
+            f"{server.host}/team/oth": encoded("worse", "x"), f"{server.host}/team/app/sub": wrong}  # fmt: skip
+    path.write_text(json.dumps({"auths": keys}))
+
+    assert await tags(reads(server)) == ("1",)
+    with pytest.raises(SourceDeniedError, match="'wrong'"):
+        await tags(reads(server), "team/other")
+
+
+def test_docker_hubs_key(nobody_is_logged_in: Path) -> None:
+    from asyncpush.sources.registry.stored import auth_files
+
+    docker_config(nobody_is_logged_in, auths={"https://index.docker.io/v1/": encoded("me", "pw")})
+
+    [file] = auth_files()
+    account = file.account("docker.io", "library/debian")
+    assert account is not None
+    assert (account.username, account.password) == ("me", "pw")
+    assert file.account("quay.io", "library/debian") is None
+    assert "pw" not in repr(account) + repr(file)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"auths": []}', '{"auths": {"HOST": {"auth": "?"}}}', '{"auths": {"HOST": {"auth": "/w=="}}}']
+)
+async def test_a_file_that_is_broken_is_named(server: RegistryServer, nobody_is_logged_in: Path, content: str) -> None:
+    wants_basic(server, BASIC)
+    (nobody_is_logged_in / "config.json").write_text(content.replace("HOST", server.host))
+
+    with pytest.raises(ConfigurationError, match=r"config\.json"):
+        await tags(reads(server))
+
+
+async def test_a_login_without_a_password_is_none(server: RegistryServer, nobody_is_logged_in: Path) -> None:
+    wants_basic(server, BASIC)
+    docker_config(nobody_is_logged_in, auths={server.host: {}})
+
+    with pytest.raises(SourceDeniedError, match="there are none"):
+        await tags(reads(server))
+
+
+@pytest.fixture
+def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A credential helper named ``test``, in PATH; its script is to be written."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder / "docker-credential-test"
+
+
+def script(path: Path, *lines: str) -> None:
+    path.write_text("\n".join(["#!/bin/sh", "read host || true", 'echo "$1 $host" >> "$0.log"', *lines]) + "\n")
+    path.chmod(0o755)
+
+
+FOUND = 'printf \'{"ServerURL":"x","Username":"user","Secret":"se:cret"}\''
+
+
+@pytest.mark.parametrize("how", ["given", "credHelpers", "credsStore"])
+async def test_a_helper_is_asked_once(
+    server: RegistryServer, nobody_is_logged_in: Path, helper: Path, how: str
+) -> None:
+    wants_basic(server, BASIC)
+    script(helper, FOUND)
+    auths = {server.host: encoded("wrong", "x")}
+    if how == "credHelpers":
+        docker_config(nobody_is_logged_in, auths=auths, credsStore="missing", credHelpers={server.host: "test"})
+    elif how == "credsStore":
+        docker_config(nobody_is_logged_in, auths=auths, credsStore="test")
+    registry = reads(server, credential_helper="test" if how == "given" else None)
+
+    async with open_remote(registry, patience=QUICK) as remote:
+        assert await remote.tags("team/app") == ("1",)
+        assert await remote.tags("team/other") == ("2",)
+    assert (await anyio.Path(f"{helper}.log").read_text()).splitlines() == [f"get {server.host}"]
+
+
+async def test_what_a_helper_said_is_asked_for_again_once_it_has_expired(server: RegistryServer, helper: Path) -> None:
+    accepted = [basic("user", "1")]
+
+    @server.rule("GET", "/v2/")
+    async def guarded(request: web.Request) -> web.StreamResponse | None:
+        if request.headers.get("Authorization") in accepted:
+            return None
+        return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate='Basic realm="here"')
+
+    script(helper, 'count=$(wc -l < "$0.log")', 'printf \'{"Username":"user","Secret":"%d"}\' "$count"')
+    async with open_remote(reads(server, credential_helper="test"), patience=QUICK) as remote:
+        assert await remote.tags("team/app") == ("1",)
+        accepted[:] = [basic("user", "2")]
+        assert await remote.tags("team/app") == ("1",)
+
+
+async def test_a_helper_that_has_nothing_leaves_it_to_the_files(
+    server: RegistryServer, nobody_is_logged_in: Path, helper: Path
+) -> None:
+    wants_basic(server, BASIC)
+    script(helper, 'echo "credentials not found in native keychain"', "exit 1")
+    docker_config(nobody_is_logged_in, auths={server.host: encoded("user", "se:cret")}, credsStore="test")
+
+    assert await tags(reads(server)) == ("1",)
+
+
+async def test_a_helpers_token_user_means_an_identity_token(server: RegistryServer, helper: Path) -> None:
+    Tokens(server, "se:cret")
+    script(helper, 'printf \'{"Username":"<token>","Secret":"se:cret"}\'')
+
+    assert await tags(reads(server, credential_helper="test")) == ("1",)
+    assert len(server.asked("POST", "/token")) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["echo the keychain is locked", "exit 2"], "the keychain is locked"),
+        (["exit 3"], "exit status 3"),
+        (["echo se:cret"], "gave no credentials"),
+        (["exec sleep 30"], "not answered for 0.5 seconds"),
+    ],
+)
+async def test_a_helper_that_fails_is_named(server: RegistryServer, helper: Path, lines: list[str], words: str) -> None:
+    wants_basic(server, BASIC)
+    script(helper, *lines)
+
+    with anyio.fail_after(10), pytest.raises(ConfigurationError, match=words) as caught:
+        await tags(reads(server, credential_helper="test"), patience=Patience(helper=0.5))
+    assert "docker-credential-test" in str(caught.value)
+    assert "se:cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("missing", "docker-credential-missing can't be run"), ("../bin/test", "is no name of"), ("", "is no name of")],
+)
+async def test_a_helper_that_is_missing_is_named(server: RegistryServer, helper: Path, name: str, words: str) -> None:
+    wants_basic(server, BASIC)
+    script(helper, FOUND)
+
+    with pytest.raises(ConfigurationError, match=words):
+        await tags(reads(server, credential_helper=name))
+
+
+class AwsLogin:
+    """A ``Login`` that gives what it is told to."""
+
+    def __init__(self, *results: Credentials | AsyncpushError) -> None:
+        self.results = list(results)
+
+    async def __call__(self) -> Credentials:
+        result = self.results.pop(0) if len(self.results) > 1 else self.results[0]
+        if isinstance(result, AsyncpushError):
+            raise result
+        return result
+
+
+async def test_aws_credentials_open_a_registry_and_are_renewed(server: RegistryServer) -> None:
+    accepted = [basic("AWS", "1")]
+
+    @server.rule("GET", "/v2/")
+    async def guarded(request: web.Request) -> web.StreamResponse | None:
+        if request.headers.get("Authorization") in accepted:
+            return None
+        return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate='Basic realm="here"')
+
+    login = AwsLogin(Credentials("AWS", "1"), Credentials("AWS", "2"))
+    given: list[SourceRegistry] = []
+
+    def logins(registry: SourceRegistry) -> Login:
+        given.append(registry)
+        return login
+
+    registry = reads(server, aws=AwsConfiguration(region="eu-west-1"))
+    async with open_remote(registry, logins=logins, patience=QUICK) as remote:
+        assert await remote.tags("team/app") == ("1",)
+        accepted[:] = [basic("AWS", "2")]
+        assert await remote.tags("team/app") == ("1",)
+    assert given == [registry]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(ConfigurationError("no AWS credentials"), ConfigurationError), (RegistryError("denied"), SourceDeniedError)],
+)
+async def test_where_aws_refuses_the_error_says_so(
+    server: RegistryServer, error: AsyncpushError, kind: type[AsyncpushError]
+) -> None:
+    wants_basic(server, BASIC)
+
+    with pytest.raises(kind, match=str(error)):
+        await tags(reads(server, aws=AwsConfiguration()), logins=lambda registry: AwsLogin(error))
+    with pytest.raises(ConfigurationError, match="is to be opened by AWS credentials"):
+        await tags(reads(server, aws=AwsConfiguration()))
+
+
+ECR = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+
+
+@pytest.fixture
+def as_proxy(server: RegistryServer, monkeypatch: pytest.MonkeyPatch) -> RegistryServer:
+    """The registry stands for every other one that is spoken to in plain HTTP: as their proxy."""
+    monkeypatch.setenv("http_proxy", server.url)
+    return server
+
+
+async def test_a_registry_of_ecr_is_opened_by_aws_credentials_unasked(as_proxy: RegistryServer) -> None:
+    wants_basic(as_proxy, basic("AWS", "1"))
+    registry = SourceRegistry(host=ECR, plain_http=True)
+
+    assert await tags(registry, logins=lambda given: AwsLogin(Credentials("AWS", "1"))) == ("1",)
+    assert as_proxy.seen[0].headers["Host"] == ECR
+
+
+async def test_without_aws_credentials_another_login_will_do_for_ecr(
+    as_proxy: RegistryServer, nobody_is_logged_in: Path
+) -> None:
+    wants_basic(as_proxy, basic("AWS", "1"))
+    registry = SourceRegistry(host=ECR, plain_http=True)
+    without = AwsLogin(ConfigurationError("there are no AWS credentials"))
+
+    with pytest.raises(ConfigurationError, match="there are no AWS credentials"):
+        await tags(registry, logins=lambda given: without)
+    docker_config(nobody_is_logged_in, auths={ECR: encoded("AWS", "1")})
+    assert await tags(registry, logins=lambda given: without) == ("1",)
+
+
+@pytest.mark.parametrize("by", ["file", "helper"])
+async def test_docker_hub_is_where_docker_says(
+    as_proxy: RegistryServer, nobody_is_logged_in: Path, helper: Path, by: str
+) -> None:
+    wants_basic(as_proxy, BASIC)
+    as_proxy.tags["library/debian"] = ["12"]
+    key = "https://index.docker.io/v1/"
+    if by == "helper":
+        script(helper, f'test "$host" = {key} && {FOUND}')
+        docker_config(nobody_is_logged_in, credsStore="test")
+    else:
+        docker_config(nobody_is_logged_in, auths={key: encoded("user", "se:cret")})
+
+    found = await tags(SourceRegistry(host="index.docker.io", plain_http=True), "library/debian")
+
+    assert found == ("12",)
+    assert {seen.headers["Host"] for seen in as_proxy.seen} == {"registry-1.docker.io"}
+
+
+# Pace
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+async def test_a_pause_that_is_asked_for_is_kept_by_all(server: RegistryServer, form: str) -> None:
+    refused_at = 0.0
+
+    @server.rule("GET", "/v2/", times=1)
+    async def slow_down(request: web.Request) -> web.StreamResponse:
+        nonlocal refused_at
+        refused_at = time.monotonic()
+        after = "1" if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
+        return refusal(429, "TOOMANYREQUESTS", "slow down", Retry_After=after)
+
+    arrived: list[float] = []
+
+    @server.rule("GET", "/v2/")
+    async def noted(request: web.Request) -> None:
+        arrived.append(time.monotonic())
+
+    told, events = anyio.Event(), Events()
+
+    def emit(event: Event) -> None:
+        events(event)
+        told.set()
+
+    async with open_remote(reads(server), emit=emit, patience=QUICK) as remote, anyio.create_task_group() as tg:
+        tg.start_soon(remote.tags, "team/app")
+        await told.wait()
+        for _ in range(5):
+            tg.start_soon(remote.tags, "team/other")
+    assert len(arrived) == 6
+    assert min(arrived) - refused_at >= 0.99
+    [event] = events.of(Retrying)
+    assert event.operation == "GET tags"
+    assert event.delay >= 0.9
+
+
+@pytest.mark.parametrize("headers", [{"RateLimit_Remaining": "0;w=21600"}, {"Retry_After": "3600"}])
+async def test_a_limit_that_is_used_up_for_long_is_named_at_once(
+    server: RegistryServer, headers: dict[str, str]
+) -> None:
+    @server.rule("GET", "/v2/")
+    async def limited(request: web.Request) -> web.StreamResponse:
+        return refusal(429, "TOOMANYREQUESTS", "no more", RateLimit_Limit="100;w=21600", **headers)
+
+    with pytest.raises(SourceUnavailableError, match=r"allows 100 requests in 6 hours.*; log in \(docker login"):
+        await tags(reads(server))
+    assert len(server.seen) == 1
+
+
+async def test_errors_in_a_row_are_final_at_last(server: RegistryServer) -> None:
+    @server.rule("GET", "/v2/")
+    async def down(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=502, text="<html>")
+
+    with pytest.raises(SourceUnavailableError, match=r"repository team/app: 127.* answers with status 502"):
+        await tags(reads(server))
+    assert len(server.seen) == 6
+
+
+async def test_nobody_there_is_said_at_once() -> None:
+    async with running() as server:
+        pass
+    events = Events()
+
+    with pytest.raises(SourceUnavailableError, match=r"can't be reached.*; check the address"):
+        await tags(reads(server), emit=events)
+    assert not events
+
+
+async def test_a_registry_that_goes_away_and_comes_back_is_waited_for(server: RegistryServer) -> None:
+    events = Events()
+
+    @server.rule("GET", "/other/", times=3)
+    async def gone(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async with open_remote(reads(server), emit=events, patience=QUICK) as remote:
+        await remote.ping()
+        assert await remote.tags("team/other") == ("2",)
+    assert events.of(Retrying)  # for one of them aiohttp itself takes another connection
+    assert remote.requests["ping"] == 1
+
+
+async def test_what_does_not_speak_http_is_named() -> None:
+    async def speak(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.send(b"SSH-2.0-x\r\n")
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tg:
+        tg.start_soon(listener.serve, speak)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        registry = SourceRegistry(host=f"127.0.0.1:{port}", plain_http=True, anonymous=True)
+        with pytest.raises(SourceUnavailableError, match="does not answer as a registry does") as caught:
+            await tags(registry)
+        assert "/v2/" not in str(caught.value)
+        tg.cancel_scope.cancel()
