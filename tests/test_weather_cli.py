@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from asyncpush.emulator.weather.document import read_json
 from conftest import REGION, Server, cli_environment, run_cli
 from images import Layout, layer_tar
@@ -59,7 +57,6 @@ fault:
 
 
 def test_a_push_through_the_weather_of_options_and_file_is_whole(tmp_path: Path) -> None:
-    pytest.importorskip("yaml")
     (tmp_path / "bad.yaml").write_text(WEATHER)
     layout = Layout()
     image = layout.image(layer_tar("base", 300_000), layer_tar("app"))
@@ -104,22 +101,6 @@ def test_the_aws_cli_tries_again_where_the_weather_is_bad(need: Callable[[str], 
     assert json.loads(created.stdout)["repository"]["repositoryName"] == "app", created.stderr
     assert "(AccessDeniedException)" in denied.stderr
     assert fired == [1, 1]
-
-
-def test_yaml_without_its_library_is_told_and_json_needs_none(tmp_path: Path) -> None:
-    (tmp_path / "yaml.py").write_text("raise ImportError\n")
-    (tmp_path / "bad.yaml").write_text(WEATHER)
-    (tmp_path / "bad.json").write_text('{"latency": "2 parsecs"}')
-    path = ":".join([str(tmp_path), str(Path(__file__).parents[1] / "src")])
-
-    yaml, as_json = (
-        run_cli("serve", "--port", "0", "--weather", tmp_path / name, PYTHONPATH=path)
-        for name in ("bad.yaml", "bad.json")
-    )
-
-    assert (yaml.status, as_json.status) == (2, 2)
-    assert re.fullmatch(r"asyncpush: error: \S+bad.yaml is in YAML.*pip install 'asyncpush\[yaml\]'.*JSON\n", yaml.err)
-    assert "'2 parsecs' is no duration" in as_json.err
 
 
 def test_the_readmes_weather_is_understood(tmp_path: Path) -> None:

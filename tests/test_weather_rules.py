@@ -179,7 +179,6 @@ seed: 7
 
 
 def test_a_file_says_the_same_in_yaml_and_in_json(tmp_path: Path) -> None:
-    pytest.importorskip("yaml")
     (tmp_path / "bad.yaml").write_text(YAML)
     read = read_file(tmp_path / "bad.yaml")
     (tmp_path / "bad.json").write_bytes(msgspec.json.encode(read))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from asyncpush.awscli.faults import CommandError
-from asyncpush.awscli.inputs import yaml_library
 from asyncpush.awscli.operations import Json, Members
 
 _BLOCK = 256 * 1024
@@ -52,7 +51,6 @@ class BatchInput:
 
         Raises:
             OSError: they can't be read.
-            CommandError: they are in YAML, and there is no library for it.
         """
         while not self._ended:
             block = os.read(self._descriptor, _BLOCK)
@@ -188,18 +186,19 @@ class _Yaml:
         yield from ()
 
     def close(self) -> Iterator[Json | CommandError]:
-        with yaml_library("--batch in YAML") as yaml:
-            try:
-                loader = yaml.SafeLoader(b"".join(self._blocks))
-                while loader.check_event(yaml.StreamStartEvent, yaml.DocumentStartEvent):
-                    loader.get_event()
-                if not loader.check_event(yaml.SequenceStartEvent):
-                    raise ValueError("it is neither JSON lines nor an array")
+        import yaml
+
+        try:
+            loader = yaml.SafeLoader(b"".join(self._blocks))
+            while loader.check_event(yaml.StreamStartEvent, yaml.DocumentStartEvent):
                 loader.get_event()
-                while not loader.check_event(yaml.SequenceEndEvent):
-                    yield loader.construct_document(loader.compose_node(None, 0))
-            except yaml.YAMLError as error:
-                raise ValueError(" ".join(str(error).split())) from error
+            if not loader.check_event(yaml.SequenceStartEvent):
+                raise ValueError("it is neither JSON lines nor an array")
+            loader.get_event()
+            while not loader.check_event(yaml.SequenceEndEvent):
+                yield loader.construct_document(loader.compose_node(None, 0))
+        except yaml.YAMLError as error:
+            raise ValueError(" ".join(str(error).split())) from error
 
 
 def _skip(text: str, at: int) -> int:

@@ -15,7 +15,6 @@ import jmespath.exceptions
 
 from asyncpush.awscli.faults import OTHER, CommandError
 from asyncpush.awscli.global_options import Output
-from asyncpush.awscli.inputs import yaml_library
 from asyncpush.awscli.operations import Json, Members
 from asyncpush.awscli.table import render_table
 from asyncpush.awscli.text import render_text
@@ -80,7 +79,7 @@ def render(answer: Answer, output: Output, query: Query, title: str, *, colored:
     """The text for standard output.
 
     Raises:
-        CommandError: the query or the form does not fit, or a library is missing.
+        CommandError: the query or the form does not fit.
     """
     match output:
         case "text":
@@ -88,9 +87,9 @@ def render(answer: Answer, output: Output, query: Query, title: str, *, colored:
         case "table":
             return render_table(title, query.apply(answer.whole), colored=colored)
         case "yaml":
-            return _yaml(query.apply(answer.whole), "--output yaml")
+            return _yaml(query.apply(answer.whole))
         case "yaml-stream":
-            return "".join(_yaml([query.apply(page)], "--output yaml-stream") for page in answer.pages)
+            return "".join(_yaml([query.apply(page)]) for page in answer.pages)
     value = query.apply(answer.whole)
     return "" if value == {} else json.dumps(value, indent=4, ensure_ascii=False) + "\n"
 
@@ -107,12 +106,13 @@ def printable(value: Any, *, wire: bool = False) -> Json:
     return known
 
 
-def _yaml(value: Json, what: str) -> str:
-    with yaml_library(what) as yaml:
-        if value == {}:
-            return ""
-        text: str = yaml.dump(value, Dumper=_dumper(yaml), default_flow_style=False, allow_unicode=True)
-        return text.removesuffix("...\n")
+def _yaml(value: Json) -> str:
+    import yaml
+
+    if value == {}:
+        return ""
+    text: str = yaml.dump(value, Dumper=_dumper(yaml), default_flow_style=False, allow_unicode=True)
+    return text.removesuffix("...\n")
 
 
 def _dumper(yaml: ModuleType) -> type[Any]:

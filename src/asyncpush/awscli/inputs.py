@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import ModuleType
 
 from botocore.exceptions import ParamValidationError
 from botocore.validate import ParamValidator
 
 from asyncpush.awscli.command import Command
-from asyncpush.awscli.faults import CommandError, ParameterError
+from asyncpush.awscli.faults import ParameterError
 from asyncpush.awscli.operations import Json, Members, Operation
 from asyncpush.awscli.values import decode_blobs, read_document, read_value
 
@@ -66,20 +63,6 @@ def validate(operation: Operation, members: Members) -> None:
         raise ParamValidationError(report=report.generate_report())
 
 
-@contextmanager
-def yaml_library(what: str) -> Iterator[ModuleType]:
-    """PyYAML, for the block.
-
-    Raises:
-        CommandError: it is not installed.
-    """
-    try:
-        import yaml
-    except ImportError as error:
-        raise CommandError(f"{what} needs PyYAML, which is not here: pip install 'asyncpush[yaml]'") from error
-    yield yaml
-
-
 def _from_json(text: str) -> Members:
     try:
         value = json.loads(text)
@@ -89,12 +72,13 @@ def _from_json(text: str) -> Members:
 
 
 def _from_yaml(text: str) -> Members:
-    with yaml_library("--cli-input-yaml") as yaml:
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ParameterError("--cli-input-yaml", f"Invalid YAML received: {error}") from error
-        return _a_map("--cli-input-yaml", value)
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ParameterError("--cli-input-yaml", f"Invalid YAML received: {error}") from error
+    return _a_map("--cli-input-yaml", value)
 
 
 def _a_map(option: str, value: Json) -> Members:

@@ -25,7 +25,7 @@ from asyncpush.ecr.wire import JsonPartEncoder, Outgoing
 from asyncpush.errors import InvalidLayerPartError, SourceError, only_cause
 from asyncpush.events import ignore
 from asyncpush.model import Upload
-from asyncpush.protocols import LocalBlob, BlobReader, Part, RandomAccess
+from asyncpush.protocols import BlobReader, LocalBlob, Part, RandomAccess
 from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PART_SIZE, MAX_PARTS
 from asyncpush.sources.content import FileContent, find_file
 from asyncpush.stream.order import Overlap, PartsInOrder

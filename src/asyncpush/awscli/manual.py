@@ -15,7 +15,7 @@ _WIDTH = 80
 _INPUT = (
     ("--cli-input-json (string)", ("The input as JSON: text, file://PATH, or - for standard input. "
      "What the command line gives comes first, member by member.")),
-    ("--cli-input-yaml (string)", "The same as YAML; needs PyYAML (pip install 'asyncpush[yaml]')."),
+    ("--cli-input-yaml (string)", "The same as YAML."),
     ("--generate-cli-skeleton (string)", ("Print an input to fill in (input, the default, or yaml-input), or check the "
      "input and print a made-up answer (output). Nothing is sent.")),
 )  # fmt: skip

@@ -13,7 +13,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
 from asyncpush.cli.streams import say
-from asyncpush.errors import AsyncpushError, UsageError, leaf_errors
+from asyncpush.errors import AsyncpushError, PlanError, UsageError, leaf_errors
 
 #: A name for each exit status, as the README promises them.
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -72,7 +72,11 @@ def _run(command: Callable[[], Awaitable[int]], verbose: bool) -> tuple[int, sig
 
 
 def say_error(error: BaseException, *, about: str | None = None) -> None:
-    """Print *error* in one line on standard error, headed by what it is *about*."""
+    """Print *error* in one line on standard error, headed by what it is *about*; a plan's problems in one each."""
+    if isinstance(error, PlanError):
+        for problem in error.problems:
+            say(f"asyncpush: error: {problem}")
+        return
     text = " ".join(str(error).split()) or type(error).__name__
     say(f"asyncpush: error: {about}: {text}" if about else f"asyncpush: error: {text}")
 

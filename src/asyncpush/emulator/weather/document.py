@@ -95,7 +95,7 @@ def read_json(raw: bytes) -> WeatherDocument:
 
 
 def read_file(path: Path) -> WeatherDocument:
-    """Read a file in YAML, or in JSON, which needs no library for YAML; blocks.
+    """Read a file in YAML or JSON; blocks.
 
     Raises:
         UsageError: it can't be read, or is neither.
@@ -107,9 +107,6 @@ def read_file(path: Path) -> WeatherDocument:
         return msgspec.yaml.decode(raw, type=WeatherDocument)
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}", hint="name a YAML or JSON file") from error
-    except ImportError as error:
-        hint = "install PyYAML (pip install 'asyncpush[yaml]'), or write the file as JSON"
-        raise UsageError(f"{path} is in YAML, and there is no library for it here", hint=hint) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         hint = f"{_HINT}; a rule that begins with * needs quotes"
         raise UsageError(f"{path} can't be read: {' '.join(str(error).split())}", hint=hint) from error

@@ -1,0 +1,130 @@
+"""``asyncpush plan``: check a plan, make one of another tool's configuration, print the notation's schema."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from anyio import to_thread
+from cyclopts import Parameter
+
+from asyncpush.cli.options import command
+from asyncpush.cli.run import DONE, run
+from asyncpush.cli.streams import STANDARD_INPUT, say, write_result
+from asyncpush.migrate.plan.importing import Format
+from asyncpush.migrate.plan.load import name_of, read_plan, read_text
+from asyncpush.migrate.plan.model import Plan
+
+app = command(
+    "plan",
+    usage="asyncpush plan check|import|schema",
+    epilogue="""
+Examples
+  asyncpush plan check plan.yaml
+  asyncpush plan import sync.yaml --to mirror > plan.yaml
+  asyncpush plan schema > plan.schema.json
+""",
+)
+
+
+@app.command(usage="asyncpush plan check FILE", help_epilogue="")
+def check(
+    file: Annotated[Path, Parameter(show=False)],
+    /,
+    *,
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
+) -> int:
+    """Check a plan or a list, as far as that needs no network, and say what is in it.
+
+    Args:
+        file: The plan: YAML or JSON, or lines of SOURCE DESTINATION; - is standard input.
+        verbose: Show where an error comes from.
+    """
+
+    async def main() -> int:
+        plan = await read_plan(_written(file))
+        for notice in plan.notices:
+            say(f"asyncpush: note: {notice}")
+        write_result(_summary(plan))
+        return DONE
+
+    return run(main, verbose=verbose)
+
+
+@app.command(name="import", usage="asyncpush plan import [OPTIONS] FILE", help_epilogue="")
+def import_(
+    file: Annotated[Path, Parameter(show=False)],
+    /,
+    *,
+    form: Annotated[Format | None, Parameter(name="--format")] = None,
+    to: str | None = None,
+    scoped: bool = False,
+    auth: Path | None = None,
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
+) -> int:
+    """Make a plan of another tool's configuration, and print it.
+
+    What can't be carried over is told, and stands in the plan as a comment; so do the names of the environment
+    variables that take the place of passwords.
+
+    Args:
+        file: The configuration; - is standard input.
+        form: Whose it is; by default that is told from its content.
+        to: Where all of it goes, REGISTRY[/PREFIX]; by default where it says.
+        scoped: Of skopeo: name repositories after the source's whole path, as its --scoped.
+        auth: Of image-syncer: its file of credentials.
+        verbose: Show where an error comes from.
+    """
+
+    async def main() -> int:
+        from asyncpush.migrate.plan.importing import import_plan
+        from asyncpush.reference import parse_prefix
+
+        prefix = parse_prefix(to) if to is not None else None
+        written = _written(file)
+        text = await read_text(written)
+        logins = await read_text(auth) if auth else None
+        label = name_of(None if written == "-" else Path(written))
+        make = partial(import_plan, text, label, form=form, to=prefix, scoped=scoped, auth=logins)
+        imported = await to_thread.run_sync(make)
+        for note in imported.notes:
+            say(f"note: {note}")
+        write_result(imported.text)
+        return DONE
+
+    return run(main, verbose=verbose)
+
+
+@app.command(usage="asyncpush plan schema", help_epilogue="")
+def schema() -> int:
+    """Print the JSON schema of plans, for editors and programs."""
+    from asyncpush.migrate.plan.schema import plan_schema
+
+    write_result(json.dumps(plan_schema(), indent=2) + "\n")
+    return DONE
+
+
+def _written(file: Path) -> str:
+    return "-" if str(file) == STANDARD_INPUT else str(file)
+
+
+def _summary(plan: Plan) -> str:
+    sources = Counter(entry.host or "this machine" for entry in plan.entries)
+    targets = Counter(goal.target.name for entry in plan.entries for goal in entry.goals)
+    by_name = sum(not entry.tags.needs_listing for entry in plan.entries)
+    lines = [f"{name_of(plan.path)}: {_count(len(plan.entries), 'entry', 'entries')}, {by_name} of them by name"]
+    lines += [f"  from {host}: {_count(number, 'entry', 'entries')}" for host, number in sorted(sources.items())]
+    for target in plan.targets:
+        if target.name in targets:
+            where = target.registry.host or "your own registry"
+            where += f"/{target.registry.id}" if target.registry.service == "ecr-public" else ""
+            where += f"/{target.prefix}" if target.prefix else ""
+            lines.append(f"  to {target.name} ({where}): {_count(targets[target.name], 'entry', 'entries')}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

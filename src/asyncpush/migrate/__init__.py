@@ -1,0 +1,1 @@
+"""Many images: what is to be migrated (the plan), and what of it has been done."""

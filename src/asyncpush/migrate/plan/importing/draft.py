@@ -1,0 +1,279 @@
+"""A plan in the making: what importers have found, and what they could not carry over."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from asyncpush.errors import AsyncpushError, InvalidReferenceError, UsageError
+from asyncpush.migrate.plan.importing.foreign import Say
+from asyncpush.migrate.plan.resolve import OWN
+from asyncpush.migrate.plan.tags import check_regex
+from asyncpush.migrate.plan.variables import escape
+from asyncpush.migrate.plan.versions import VersionRange
+from asyncpush.reference import Prefix, RegistryName, parse_registry
+from asyncpush.sources.registry.reference import canonical_host
+
+#: What a plan's document is made of; text is escaped already where it must be.
+Piece: TypeAlias = "str | int | bool | list[Piece] | dict[str, Piece]"
+
+
+#: An entry's members, in the order that they are written in.
+_ORDER = ("from", "to", "tags", "platforms", "referrers", "targets")
+
+
+@dataclass(slots=True)
+class Image:
+    """An entry of the plan: what it says."""
+
+    members: dict[str, Piece]
+
+
+@dataclass(slots=True)
+class Registry:
+    """A source: what the plan says of its host, and what a user should know of it."""
+
+    members: dict[str, Piece] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Draft:
+    """The plan so far.
+
+    Attributes:
+        to: where everything goes instead; None leaves it to the document.
+        scoped: name repositories after the source's whole path, as ``skopeo sync --scoped``.
+        registries: of the sources, by host.
+        targets: by name.
+        body: the entries, and between them notes on what could not be carried over, where it would be.
+        notes: notes on the document as a whole.
+    """
+
+    to: Prefix | None = None
+    scoped: bool = False
+    registries: dict[str, Registry] = field(default_factory=dict)
+    targets: dict[str, dict[str, Piece]] = field(default_factory=dict)
+    body: list[Image | str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    _known: dict[str, Image] = field(default_factory=dict)
+
+    @property
+    def images(self) -> list[Image]:
+        """The entries."""
+        return [each for each in self.body if isinstance(each, Image)]
+
+    def tell(self, text: str) -> None:
+        """Note something on the document as a whole; the same twice is once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def say(self, text: str) -> None:
+        """Note what could not be carried over, behind the entries so far."""
+        self.body.append(text)
+
+    def all_notes(self) -> list[str]:
+        """All notes, in the order of the plan."""
+        of_registries = [note for registry in self.registries.values() for note in registry.notes]
+        return [*self.notes, *of_registries, *(each for each in self.body if isinstance(each, str))]
+
+    def registry(self, host: str) -> Registry | None:
+        """What the plan says of a source's host, to be added to; None, with a note, if *host* is none."""
+        try:
+            return self.registries.setdefault(canonical_host(bare_host(host)), Registry())
+        except InvalidReferenceError as error:
+            self.tell(f"{error.message}, so what is said of it is not carried over")
+            return None
+
+    def login(self, host: str, username: str | None, password: str | None, variable: str | None = None) -> None:
+        """A user and a password; the password stays out of the plan.
+
+        Args:
+            host: the source's host.
+            username: the user.
+            password: the password; not looked at where there is a *variable*.
+            variable: the variable of the environment that has it already.
+        """
+        registry = self.registry(host)
+        if registry is None or (not username and not password and not variable):
+            return
+        if is_ecr(host):
+            registry.notes.append(f"{host} is ECR: its password comes by the AWS configuration, not from the plan")
+            return
+        if not username or not (password or variable):
+            registry.notes.append(
+                f"the credentials for {host} have no {'password' if username else 'user'}: not carried over"
+            )
+            return
+        if variable is None:
+            variable = _variable(host)
+            registry.notes.append(
+                f"the password for {host} is not in the plan: set the environment variable {variable}"
+            )
+        registry.members["credentials"] = {"username": username, "password": f"${{{variable}}}"}
+
+    def trust(self, host: str, place: str) -> None:
+        """Check no certificate of *host*."""
+        registry = self.registry(host)
+        if registry is not None:
+            registry.members["tls"] = {"verify": False}
+            registry.notes.append(f"{place}: if {host} speaks HTTP, set plain_http: true instead of tls")
+
+    def image(
+        self, source: str, members: Mapping[str, Piece | None], *, host: str = "", profile: str | None = None
+    ) -> None:
+        """Add an entry.
+
+        Args:
+            source: where it comes from.
+            members: what else it says; None is left out.
+            host: the destination's registry, as the document has it; empty for the caller's own, or ``to``.
+            profile: of the AWS configuration, for that registry.
+        """
+        said: dict[str, Piece | None] = {"from": escape(source), **members, "targets": [self._target(host, profile)]}
+        image: dict[str, Piece] = {
+            name: value for name in _ORDER if (value := said.get(name)) is not None and value not in ([], {})
+        }
+        key = json.dumps({**image, "targets": None})
+        same = self._known.setdefault(key, Image(image))
+        if same.members is image:
+            self.body.append(same)
+            return
+        here, there = image["targets"], same.members["targets"]
+        if isinstance(here, list) and isinstance(there, list):
+            there += [target for target in here if target not in there]
+
+    def _target(self, host: str, profile: str | None) -> str:
+        if self.to is not None:
+            registry, prefix = self.to.registry, self.to.path.strip("/")
+            own: dict[str, Piece] = {"registry": _written(registry)} if registry.host else {}
+            self.targets[_name(registry)] = own | ({"prefix": escape(prefix)} if prefix else {})
+            return _name(registry)
+        if not host:
+            return self._own()
+        try:
+            registry = parse_registry(host)
+        except InvalidReferenceError:
+            self.tell(f"{host} is no registry of ECR; its images go to your own registry (--to names another)")
+            return self._own()
+        members: dict[str, Piece] = {"registry": _written(registry)}
+        if profile:
+            members["profile"] = escape(profile)
+        name = _name(registry) + (f"-{profile}" if profile else "")
+        self.targets[name] = members
+        return name
+
+    def _own(self) -> str:
+        self.targets[OWN] = {}
+        return OWN
+
+
+def split_host(reference: str) -> tuple[str, str]:
+    """A destination's registry and the rest; ECR Public's alias belongs to the registry."""
+    first, slash, rest = reference.removeprefix("docker://").partition("/")
+    if not slash or not (first == "localhost" or "." in first or ":" in first):
+        return "", reference.removeprefix("docker://")
+    if first == "public.ecr.aws":
+        alias, _, rest = rest.partition("/")
+        return f"{first}/{alias}", rest
+    return first, rest
+
+
+def bare_host(text: str) -> str:
+    """A host without what some tools write around it: ``https://index.docker.io/v1/``."""
+    return re.sub(r"^https?://", "", text).partition("/")[0]
+
+
+def is_ecr(host: str) -> bool:
+    """Whether *host* is a private registry of ECR."""
+    try:
+        return parse_registry(bare_host(host)).service == "ecr"
+    except InvalidReferenceError:
+        return False
+
+
+def whole_match(pattern: str, *, anchored: bool) -> str:
+    """A regular expression of Go for the whole tag, as this plan has them.
+
+    Args:
+        pattern: the expression.
+        anchored: it is for the whole tag already; otherwise it may match anywhere in it.
+
+    Raises:
+        ValueError: Python does not take it.
+    """
+    flags = re.match(r"\(\?([ims]+)\)", pattern)
+    body = pattern[flags.end() :] if flags else pattern
+    if "|" not in body and not anchored and re.fullmatch(r"\^.*(?<!\\)\$", body, re.DOTALL):
+        whole = body[1:-1]
+    else:
+        whole = body if anchored else f".*(?:{body}).*"
+    whole = f"(?{flags[1]}:{whole})" if flags else whole
+    check_regex(whole)
+    return whole
+
+
+def regexes(patterns: list[str], place: str, *, anchored: bool) -> list[Piece]:
+    """Regular expressions as this plan has them; *anchored* as for ``whole_match``.
+
+    Raises:
+        UsageError: Python does not take one.
+    """
+    try:
+        return [escape(whole_match(each, anchored=anchored)) for each in patterns]
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}") from error
+
+
+def ranges(texts: list[str], place: str) -> list[Piece]:
+    """Ranges of versions as this plan has them.
+
+    Raises:
+        UsageError: one is none.
+    """
+    try:
+        return [escape(VersionRange.parse(each).text) for each in texts]
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}") from error
+
+
+def foreseen(say: Say, place: str) -> _Foreseen:
+    """For a block that reads one part of a document: what it fails of becomes a note, and the rest goes on."""
+    return _Foreseen(say, place)
+
+
+class _Foreseen:
+    def __init__(self, say: Say, place: str) -> None:
+        self._say = say
+        self._place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if isinstance(error, AsyncpushError):
+            self._say(f"{self._place}: {error.message}; not carried over")
+        return isinstance(error, AsyncpushError)
+
+
+def _written(registry: RegistryName) -> str:
+    return f"{registry.host}/{registry.id}" if registry.service == "ecr-public" else registry.host
+
+
+def _name(registry: RegistryName) -> str:
+    if registry.service == "ecr-public":
+        return f"public-{registry.id}"
+    return f"{registry.region}-{registry.id}" if registry.host else OWN
+
+
+def _variable(host: str) -> str:
+    words = "_".join(re.findall(r"[A-Z0-9]+", bare_host(host).upper()))
+    return f"{'REGISTRY_' if words[:1].isdigit() else ''}{words}_PASSWORD"
+
+
+def words_in(text: str, separator: str = ",") -> Iterator[str]:
+    """The words of *text*, without spaces around them."""
+    return filter(None, (word.strip() for word in text.split(separator)))

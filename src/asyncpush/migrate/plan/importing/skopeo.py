@@ -1,0 +1,75 @@
+"""``skopeo sync --src yaml``: registries by host, and images in them with all tags, by tag, pattern or version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from asyncpush.errors import UsageError
+from asyncpush.migrate.plan.importing.draft import Draft, Piece, foreseen, ranges, regexes
+from asyncpush.migrate.plan.importing.foreign import Foreign
+from asyncpush.migrate.plan.reading import Value
+from asyncpush.migrate.plan.variables import escape
+
+_KINDS = ("images", "images-by-tag-regex", "images-by-semver")
+
+
+def is_skopeo(document: Mapping[str, Value]) -> bool:
+    """Whether *document* is one: a mapping of hosts to mappings with images."""
+    return bool(document) and all(isinstance(each, dict) for each in document.values()) and any(
+        kind in each for each in document.values() if isinstance(each, dict) for kind in _KINDS
+    )  # fmt: skip
+
+
+def import_skopeo(document: Value, draft: Draft) -> None:
+    """Take over what skopeo would copy.
+
+    Its repositories are called by the last word of the source's path, or with ``--scoped`` by all of it, host and all.
+    """
+    draft.tell("skopeo copies one platform of an index, or all with --all; this plan takes all (platforms: chooses)")
+    for host, value in Foreign(document, "", draft.tell).members():
+        with foreseen(draft.say, host):
+            _import_registry(host, Foreign(value, host, draft.say), draft)
+
+
+def _import_registry(host: str, said: Foreign, draft: Draft) -> None:
+    credentials = said.mapping("credentials")
+    if credentials:
+        draft.login(host, escape(credentials.text("username") or ""), credentials.text("password"))
+        credentials.finish()
+    if said.flag("tls-verify") is False:
+        draft.trust(host, said.place("tls-verify"))
+    if said.text("cert-dir"):
+        draft.tell(f"{said.place('cert-dir')} can't be carried over: name its files in registries, tls: ca, cert, key")
+    by_name, by_regex, by_version = (said.mapping(kind) for kind in _KINDS)
+    for name, tags in by_name.members() if by_name else ():
+        _import_names(host, name, tags, draft)
+    for name, pattern in by_regex.members() if by_regex else ():
+        _import_pattern(host, name, "regex", pattern, draft)
+    for name, version in by_version.members() if by_version else ():
+        _import_pattern(host, name, "semver", version, draft)
+    said.finish()
+
+
+def _import_names(host: str, name: str, tags: Value, draft: Draft) -> None:
+    with foreseen(draft.say, f"{host}, {name}"):
+        if not isinstance(tags, (list, type(None))) or not all(isinstance(tag, str) for tag in tags or ()):
+            raise UsageError("its tags are no list of texts")
+        texts = list(map(str, tags or ()))
+        names: list[Piece] = [escape(tag) for tag in texts if not tag.startswith("sha256:")]
+        if names or not texts:
+            draft.image(f"{host}/{name}", {"to": _goal(host, name, draft), "tags": names})
+        for digest in (tag for tag in texts if tag.startswith("sha256:")):
+            draft.image(f"{host}/{name}@{digest}", {"to": _goal(host, name, draft)})
+
+
+def _import_pattern(host: str, name: str, kind: str, pattern: Value, draft: Draft) -> None:
+    place = f"{host}, {name}"
+    with foreseen(draft.say, place):
+        if not isinstance(pattern, str):
+            raise UsageError(f"its {kind} is no text")
+        found = regexes([pattern], kind, anchored=False) if kind == "regex" else ranges([pattern], kind)
+        draft.image(f"{host}/{name}", {"to": _goal(host, name, draft), "tags": {kind: found[0]}})
+
+
+def _goal(host: str, name: str, draft: Draft) -> str:
+    return escape(f"{host}/{name}" if draft.scoped else name.rpartition("/")[2])

@@ -1,0 +1,142 @@
+"""Read a plan: a document in YAML or JSON, or a plain list, from a file or standard input."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import anyio
+from anyio import to_thread
+
+from asyncpush.errors import UsageError
+from asyncpush.migrate.plan.lists import is_list, read_list
+from asyncpush.migrate.plan.model import Plan
+from asyncpush.migrate.plan.problems import Problems
+from asyncpush.migrate.plan.reading import MAX_DOCUMENT, MiB, parse_document
+from asyncpush.migrate.plan.resolve import resolve
+
+_BLOCK = MiB
+
+
+async def read_plan(
+    path: str | Path, *, stdin: BinaryIO | None = None, environ: Mapping[str, str] = os.environ
+) -> Plan:
+    """Read a plan and check all of it that needs no network.
+
+    Args:
+        path: the plan's file; ``-`` is *stdin*. Its content tells what it is: a document (``document.PlanDocument``) in
+            YAML or JSON, or a list with ``SOURCE DESTINATION`` in each line.
+        stdin: what ``-`` reads; None is the process's own standard input.
+        environ: the variables that ``${NAME}`` refers to.
+
+    Raises:
+        PlanError: something in it is wrong; the error has all of it.
+        UsageError: it can't be read, or is neither YAML nor JSON nor a list.
+    """
+    text = await read_text(path, stdin=stdin)
+    file = None if str(path) == "-" else Path(path)
+    return await to_thread.run_sync(partial(parse_plan, text, file, environ))
+
+
+def parse_plan(text: str, path: Path | None, environ: Mapping[str, str]) -> Plan:
+    """Make a plan of its text; blocks, since it looks for the files that it names.
+
+    Args:
+        text: a document or a list.
+        path: where it was read; paths in a document are relative to its directory.
+        environ: the variables that ``${NAME}`` refers to.
+
+    Raises:
+        PlanError: something in it is wrong.
+        UsageError: it is neither YAML nor JSON nor a list.
+    """
+    label = name_of(path)
+    problems = Problems()
+    if not text.strip():
+        raise UsageError(f"{label} is empty", hint="a plan has images, or lines of SOURCE DESTINATION")
+    if is_list(text):
+        plan = read_list(text, Path(), problems)
+    else:
+        is_json = path is not None and path.suffix == ".json"
+        document = parse_document(text, label, is_json=is_json)
+        plan = resolve(document, environ, path.parent if path else Path(), problems)
+    problems.raise_any(label)
+    return replace(plan, path=path)
+
+
+def name_of(path: Path | None) -> str:
+    """How to call a plan in errors."""
+    return str(path) if path else "standard input"
+
+
+async def read_text(path: str | Path, *, stdin: BinaryIO | None = None) -> str:
+    """The text of a file, or of standard input; waiting for a pipe ends when the caller is cancelled.
+
+    Args:
+        path: the file; ``-`` is *stdin*.
+        stdin: what ``-`` reads; None is the process's own standard input.
+
+    Raises:
+        UsageError: it can't be read, is too long, or no text in UTF-8.
+    """
+    label = name_of(None if str(path) == "-" else Path(path))
+    try:
+        if str(path) == "-":
+            raw = await _read_stream(stdin or (sys.stdin.buffer if sys.stdin else None))
+        else:
+            raw = await _read_file(Path(path))
+    except ValueError as error:
+        raise UsageError(f"{label[:300]!r} can't be read: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{label} can't be read: {error.strerror or error}", hint="name a file") from error
+    if len(raw) > MAX_DOCUMENT:
+        raise UsageError(f"{label} has more than {MAX_DOCUMENT // MiB} MiB", hint="make several plans of it")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{label} is no text in UTF-8 (byte {error.start})") from error
+
+
+async def _read_file(path: Path) -> bytes:
+    # A named pipe without a writer would block here for ever; regular files ignore the flag.
+    descriptor = await to_thread.run_sync(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return await _drain(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def _read_stream(stream: BinaryIO | None) -> bytes:
+    if stream is None:
+        raise UsageError("standard input is closed")
+    try:
+        descriptor = stream.fileno()
+    except io.UnsupportedOperation:
+        return await to_thread.run_sync(stream.read, MAX_DOCUMENT + 1)
+    if await to_thread.run_sync(os.isatty, descriptor):
+        raise UsageError("standard input is a terminal", hint="give a file or a pipe")
+    return await _drain(descriptor)
+
+
+async def _drain(descriptor: int) -> bytes:
+    """All bytes of a file or pipe, one more than allowed at the most."""
+    found = bytearray()
+    while len(found) <= MAX_DOCUMENT:
+        # A regular file refuses: it is always readable.
+        with suppress(PermissionError):
+            await anyio.wait_readable(descriptor)
+        try:
+            block = await to_thread.run_sync(os.read, descriptor, _BLOCK)
+        except BlockingIOError:
+            continue
+        if not block:
+            break
+        found += block
+    return bytes(found)

@@ -1,0 +1,102 @@
+"""What is to be migrated: each repository or archive, which of its tags, and where they go; all of it checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from asyncpush.migrate.plan.tags import TagRules
+from asyncpush.model import Platform
+from asyncpush.reference import RegistryName
+from asyncpush.settings import AwsConfiguration, RepositorySettings, SourceRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A registry that images go to.
+
+    Attributes:
+        name: what the plan calls it.
+        registry: which one it is.
+        prefix: what the repositories' names begin with, without a slash at its ends; may be empty.
+        aws: what is set over the AWS configuration to reach it.
+    """
+
+    name: str
+    registry: RegistryName = field(default_factory=RegistryName)
+    prefix: str = ""
+    aws: AwsConfiguration = field(default_factory=AwsConfiguration)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """Where the images of an entry go.
+
+    Attributes:
+        target: the registry.
+        repository: the repository's name in it, prefix included.
+        tag: the tag that the image gets; None is the one that it has at the source (none, for an image by digest).
+    """
+
+    target: Target
+    repository: str
+    tag: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """Images of one repository or archive, and where they go.
+
+    Attributes:
+        place: where the plan says so: ``images[3]``, or ``line 12``.
+        source: as the plan has it.
+        kind: ``registry``, or ``local`` for a layout or archive on this machine.
+        location: what ``open_source`` takes: a path is absolute or relative to the working directory, a repository
+            begins with ``docker://``, and has no tag unless the plan gives one.
+        host: the registry's host, ``docker.io`` for Docker Hub; empty for local sources.
+        repository: the repository's name there (``library/nginx``); empty for local sources.
+        reference: the one tag, or digest (``sha256:...``), that the source itself names; None if it names none.
+        tags: which tags are taken; where there is a ``reference``, it is the only name. A local source's tags are
+            those that its images have.
+        goals: where they go, one for each target.
+        platforms: of indexes, the images to take; empty is all of the index.
+        referrers: take signatures, attestations and SBOMs along.
+        create: create missing repositories.
+        repository_settings: what they are created with.
+    """
+
+    place: str
+    source: str
+    kind: Literal["registry", "local"]
+    location: str
+    host: str = ""
+    repository: str = ""
+    reference: str | None = None
+    tags: TagRules = field(default_factory=TagRules)
+    goals: tuple[Goal, ...]
+    platforms: tuple[Platform, ...] = ()
+    referrers: bool = True
+    create: bool = False
+    repository_settings: RepositorySettings = field(default_factory=RepositorySettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A migration.
+
+    Attributes:
+        source_registries: how registries are reached that images are read from, by host; a host that is not in it is
+            reached with ``SourceRegistry(host=...)``.
+        targets: the registries that images go to.
+        entries: what is to be migrated, in the plan's order.
+        path: the plan's file; None if it came from standard input.
+        notices: what a user should read, but is no failure.
+    """
+
+    source_registries: Mapping[str, SourceRegistry]
+    targets: tuple[Target, ...]
+    entries: tuple[Entry, ...]
+    path: Path | None = None
+    notices: tuple[str, ...] = ()

@@ -1,0 +1,82 @@
+"""What is wrong with a plan: all of it, each with its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from types import TracebackType
+
+from asyncpush.errors import AsyncpushError, PlanError
+
+#: Problems that an error lists; a plan of thousands of entries can have one mistake in each.
+_SHOWN = 100
+
+
+def member(place: str, name: str) -> str:
+    """The place of a member."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name):
+        return f"{place}[{name[:100]}]"
+    return f"{place}.{name}" if place else name
+
+
+class _At:
+    """Ends a block at its first problem, and lets what follows it go on."""
+
+    def __init__(self, problems: Problems, place: str) -> None:
+        self._problems = problems
+        self._place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if isinstance(error, AsyncpushError):
+            self._problems.add(self._place, error.message, hint=error.hint)
+        elif isinstance(error, ValueError):
+            self._problems.add(self._place, str(error))
+        return isinstance(error, (AsyncpushError, ValueError))
+
+
+class Problems:
+    """Collects what is wrong."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, str] = {}
+        self.places: list[str] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def add(self, place: str, text: str, *, hint: str | None = None) -> None:
+        """Note what is wrong at *place*; the same twice is once."""
+        line = f"{place}: {text}" if place else text
+        self._lines.setdefault(f"{line}; {hint}" if hint else line, place)
+        self.places.append(place)
+
+    def has_below(self, place: str) -> bool:
+        """Whether something is wrong at *place* or below it."""
+        return any(each == place or each.startswith((f"{place}.", f"{place}[")) for each in self.places)
+
+    def at(self, place: str) -> _At:
+        """Note what the block fails of (an AsyncpushError or ValueError), as a problem of *place*."""
+        return _At(self, place)
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Each problem's place and text."""
+        for line, place in self._lines.items():
+            yield place, " ".join(line.split())
+
+    def raise_any(self, label: str) -> None:
+        """Raise what was noted, if anything was.
+
+        Raises:
+            PlanError: something was.
+        """
+        if not self._lines:
+            return
+        lines = [f"{label}: {line}" for _, line in self.lines()]
+        if len(lines) > _SHOWN:
+            lines[_SHOWN:] = [f"{label}: ... and {len(lines) - _SHOWN} more problems"]
+        raise PlanError(lines)

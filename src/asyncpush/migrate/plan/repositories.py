@@ -1,0 +1,140 @@
+"""What a plan says of repositories that do not exist: whether they are created, and with which settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from asyncpush.errors import UsageError
+from asyncpush.migrate.plan.document import RepositoryDocument
+from asyncpush.migrate.plan.problems import Problems, member
+from asyncpush.settings import Mutability, RepositorySettings
+
+T = TypeVar("T")
+
+# ImageTagMutabilityExclusionFilter in ECR's service model, and how many CreateRepository takes.
+_EXCLUSION = re.compile(r"[0-9a-zA-Z._*-]{1,128}")
+_MAX_EXCLUSIONS = 5
+
+# SetRepositoryPolicy's and PutLifecyclePolicy's longest texts in ECR's service model.
+_MAX_POLICY = {"policy": 10_240, "lifecycle_policy": 30_720}
+
+_EXCLUDING: dict[Mutability, Mutability] = {
+    "MUTABLE": "MUTABLE_WITH_EXCLUSION",
+    "IMMUTABLE": "IMMUTABLE_WITH_EXCLUSION",
+}
+
+
+@dataclass(slots=True)
+class Repositories:
+    """Makes settings of what the plan says, and reads its policies, each file once; blocks while it does.
+
+    Attributes:
+        base: the directory that paths are relative to.
+        problems: takes what is wrong.
+    """
+
+    base: Path
+    problems: Problems
+    _files: dict[Path, str] = field(default_factory=dict)
+
+    def settings(self, said: RepositoryDocument, place: str) -> RepositorySettings:
+        """The settings that *said* stands for; what is wrong with it is noted at *place*."""
+        kms_key = given(said.kms_key)
+        if kms_key is not None and said.encryption not in ("KMS", "KMS_DSSE"):
+            self.problems.add(member(place, "kms_key"), "needs an encryption", hint="add encryption: KMS, or KMS_DSSE")
+        tags = said.tags if isinstance(said.tags, dict) else {}
+        return RepositorySettings(
+            mutability=self._mutability(said, place),
+            exclusions=tuple(given(said.exclusions) or ()),
+            scan_on_push=given(said.scan_on_push),
+            encryption=given(said.encryption),
+            kms_key=kms_key,
+            resource_tags=tuple(tags.items()),
+            policy=self._policy("policy", said.policy, place),
+            lifecycle_policy=self._policy("lifecycle_policy", said.lifecycle_policy, place),
+        )
+
+    def _mutability(self, said: RepositoryDocument, place: str) -> Mutability | None:
+        mutability: Mutability | None = given(said.mutability)
+        exclusions = given(said.exclusions) or []
+        there = member(place, "exclusions")
+        if len(exclusions) > _MAX_EXCLUSIONS:
+            self.problems.add(there, f"has {len(exclusions)} wildcards; ECR takes {_MAX_EXCLUSIONS}")
+        for at, each in enumerate(exclusions):
+            if not _EXCLUSION.fullmatch(each):
+                self.problems.add(f"{there}[{at}]", f"{each[:140]!r} is no wildcard of tags", hint="such as dev-*")
+        if not exclusions:
+            if mutability and mutability.endswith("_WITH_EXCLUSION"):
+                self.problems.add(member(place, "mutability"), f"{mutability} needs exclusions")
+            return mutability
+        if mutability is None:
+            self.problems.add(there, "needs mutability: IMMUTABLE or MUTABLE")
+            return None
+        return _EXCLUDING.get(mutability, mutability)
+
+    def _policy(self, name: str, said: str | dict[str, object] | UnsetType, place: str) -> str | None:
+        if said is UNSET:
+            return None
+        there, longest = member(place, name), _MAX_POLICY[name]
+        if isinstance(said, dict):
+            text = json.dumps(said, separators=(",", ":"))
+        else:
+            with self.problems.at(there):
+                text = self._read(self.base / str(said), longest)
+                _check_object(text, str(said))
+                return text
+            return None
+        if len(text) > longest:
+            self.problems.add(there, f"has {len(text)} characters; ECR takes {longest}")
+        return text
+
+    def _read(self, path: Path, longest: int) -> str:
+        if path not in self._files:
+            try:
+                with path.open("rb") as file:
+                    # A character has up to four bytes.
+                    raw = file.read(4 * longest + 1)
+                text = raw.decode("utf-8-sig")
+            except OSError as error:
+                raise UsageError(f"{path} can't be read: {error.strerror}", hint="name a file of JSON") from error
+            except ValueError as error:
+                raise UsageError(f"{os.fspath(path)!r} is no text in UTF-8", hint="name a file of JSON") from error
+            if len(text) > longest:
+                raise UsageError(f"{path} has more than {longest} characters; ECR takes no more")
+            self._files[path] = text
+        return self._files[path]
+
+
+def _check_object(text: str, name: str) -> None:
+    try:
+        is_object = isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{name} is no JSON: {error}") from error
+    if not is_object:
+        raise UsageError(f"{name} holds no JSON object")
+
+
+def merged(said: RepositoryDocument | UnsetType, defaults: RepositoryDocument | UnsetType) -> RepositoryDocument:
+    """*said*, with the members of *defaults* where it has none."""
+    if isinstance(said, UnsetType) or isinstance(defaults, UnsetType):
+        return given(said) or given(defaults) or RepositoryDocument()
+    own = {name: value for name in said.__struct_fields__ if (value := getattr(said, name)) is not UNSET}
+    return msgspec.structs.replace(defaults, **own)
+
+
+def first_given(*values: T | UnsetType) -> T | None:
+    """The first of *values* that was given; None if none was."""
+    return next((value for value in values if not isinstance(value, UnsetType)), None)
+
+
+def given(value: T | UnsetType) -> T | None:
+    """*value*, None if it was not given."""
+    return None if isinstance(value, UnsetType) else value

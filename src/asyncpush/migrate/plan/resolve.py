@@ -1,0 +1,233 @@
+"""From a plan's document to the plan: everything that can be checked without a network is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from msgspec import UNSET, UnsetType
+
+from asyncpush.errors import InvalidReferenceError
+from asyncpush.migrate.plan.document import (
+    DefaultsDocument,
+    EntryDocument,
+    PlanDocument,
+    RegistryDocument,
+    TargetDocument,
+)
+from asyncpush.migrate.plan.goals import Goals, read_to
+from asyncpush.migrate.plan.model import Entry, Goal, Plan, Target
+from asyncpush.migrate.plan.origin import Origin, read_origin
+from asyncpush.migrate.plan.problems import Problems, member
+from asyncpush.migrate.plan.reading import Value
+from asyncpush.migrate.plan.registries import make_target, source_registry
+from asyncpush.migrate.plan.repositories import Repositories, first_given, merged
+from asyncpush.migrate.plan.rules import platforms, tag_rules, texts
+from asyncpush.migrate.plan.shape import shaped
+from asyncpush.migrate.plan.tags import TagRules
+from asyncpush.migrate.plan.variables import Expanded, expand
+from asyncpush.model import Platform
+from asyncpush.settings import RepositorySettings, SourceRegistry
+from asyncpush.sources.registry.reference import canonical_host
+
+#: What the caller's own registry is called where a plan names no target.
+OWN = "own"
+
+
+def resolve(document: Value, environ: Mapping[str, str], base: Path, problems: Problems) -> Plan:
+    """Read a document whole; blocks, since it looks for files. The plan is good only if there are no problems.
+
+    Args:
+        document: the document, as it was parsed.
+        environ: the variables that it may refer to.
+        base: the directory that paths are relative to.
+        problems: takes what is wrong.
+    """
+    if not isinstance(document, dict):
+        problems.add("", "the plan is no mapping", hint="write version: 1 and images: [...]")
+        return Plan({}, (), ())
+    return _Resolver(base, problems).plan(expand(document, environ, "", problems))
+
+
+@dataclass(slots=True)
+class _Resolver:
+    base: Path
+    problems: Problems
+    defaults: DefaultsDocument = field(default_factory=DefaultsDocument)
+    default_tags: TagRules = field(default_factory=TagRules)
+    default_platforms: tuple[Platform, ...] = ()
+    default_settings: RepositorySettings | None = None
+    is_ambiguous: bool = False
+    repositories: Repositories = field(init=False)
+    targets: dict[str, Target] = field(default_factory=dict)
+    hosts: set[str] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
+    goals: Goals = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.repositories = Repositories(self.base, self.problems)
+        self.goals = Goals(self.problems)
+
+    def plan(self, document: Expanded) -> Plan:
+        """The plan; members are shaped one by one, so that one that is wrong does not hide the others."""
+        members = dict(document) if isinstance(document, dict) else {}
+        registries, targets, images = (members.pop(name, UNSET) for name in ("registries", "targets", "images"))
+        defaults = members.pop("defaults", {})
+        if images is UNSET:
+            self.problems.add("", "has no images")
+        self._check_head({**members, "images": []})
+        sources = self._registries(registries)
+        self._targets(targets)
+        self.defaults = shaped(defaults, DefaultsDocument, "defaults", self.problems) or DefaultsDocument()
+        self.default_tags = tag_rules(self.defaults.tags, "defaults.tags", self.problems)
+        self.default_platforms = platforms(self.defaults.platforms, "defaults.platforms", self.problems)
+        self._target_names(self.defaults.targets, "defaults.targets")
+        entries = self._entries(images)
+        return Plan(sources, tuple(self.targets.values()), entries, notices=self._notices(sources))
+
+    def _check_head(self, members: dict[str, Expanded]) -> None:
+        shaped(members, PlanDocument, "", self.problems)
+
+    def _registries(self, said: Expanded | UnsetType) -> dict[str, SourceRegistry]:
+        found: dict[str, SourceRegistry] = {}
+        for name, each in self._named(said, "registries"):
+            place = member("registries", name)
+            with self.problems.at(place):
+                host = canonical_host(name)
+                if host in found:
+                    raise InvalidReferenceError(f"is {host}, which is there already")
+                document = shaped(each, RegistryDocument, place, self.problems) or RegistryDocument()
+                found[host] = source_registry(host, document, self.base, place, self.problems)
+        return found
+
+    def _targets(self, said: Expanded | UnsetType) -> None:
+        if isinstance(said, UnsetType):
+            self.targets[OWN] = Target(OWN)
+        for name, each in self._named(said, "targets"):
+            place = member("targets", name)
+            document = shaped(each, TargetDocument, place, self.problems) or TargetDocument()
+            self.targets[name] = make_target(name, document, place, self.problems)
+        if said == {}:
+            self.problems.add("targets", "is empty", hint="leave it out for your own registry")
+
+    def _named(self, said: Expanded | UnsetType, place: str) -> list[tuple[str, Expanded]]:
+        if isinstance(said, dict):
+            return list(said.items())
+        if not isinstance(said, UnsetType):
+            self.problems.add(place, "is no mapping of names")
+        return []
+
+    def _entries(self, said: Expanded | UnsetType) -> tuple[Entry, ...]:
+        if isinstance(said, UnsetType):
+            return ()
+        if not isinstance(said, list):
+            self.problems.add("images", "is no list", hint="begin each entry with '- from:'")
+            return ()
+        if not said:
+            self.problems.add("images", "is empty", hint="there is nothing to migrate")
+        entries = (self._entry(each, f"images[{at}]") for at, each in enumerate(said))
+        return tuple(entry for entry in entries if entry)
+
+    def _entry(self, value: Expanded, place: str) -> Entry | None:
+        said = shaped(value, EntryDocument, place, self.problems)
+        if said is None:
+            return None
+        origin: Origin | None = None
+        with self.problems.at(member(place, "from")):
+            origin = read_origin(said.source, self.base)
+        rules = self._tags(said, origin, place)
+        repository = merged(said.repository, self.defaults.repository)
+        settings = self._settings(said, place)
+        wanted = platforms(said.platforms, member(place, "platforms"), self.problems)
+        targets = self._target_names(said.targets, member(place, "targets")) or self._default_targets(place)
+        if origin is None:
+            return None
+        self.hosts.add(origin.host)
+        entry = Entry(
+            place=place,
+            source=said.source,
+            kind=origin.kind,
+            location=origin.location,
+            host=origin.host,
+            repository=origin.repository,
+            reference=origin.reference,
+            tags=rules,
+            goals=self._goals(said, origin, rules, targets, place),
+            platforms=self.default_platforms if said.platforms is UNSET else wanted,
+            referrers=first_given(said.referrers, self.defaults.referrers) is not False,
+            create=repository.create is True,
+            repository_settings=settings,
+        )
+        self.goals.note(entry)
+        return entry
+
+    def _tags(self, said: EntryDocument, origin: Origin | None, place: str) -> TagRules:
+        if origin is not None and origin.is_chosen:
+            if said.tags is not UNSET:
+                self.problems.add(member(place, "tags"), f"{said.source[:300]} names one image already")
+            return TagRules(names=(origin.reference,) if origin.reference else ())
+        if said.tags is UNSET:
+            return self.default_tags
+        return tag_rules(said.tags, member(place, "tags"), self.problems)
+
+    def _settings(self, said: EntryDocument, place: str) -> RepositorySettings:
+        if said.repository is not UNSET:
+            both = merged(said.repository, self.defaults.repository)
+            return self.repositories.settings(both, member(place, "repository"))
+        if self.default_settings is None:
+            both = merged(UNSET, self.defaults.repository)
+            self.default_settings = self.repositories.settings(both, "defaults.repository")
+        return self.default_settings
+
+    def _target_names(self, said: str | list[str] | UnsetType, place: str) -> list[Target]:
+        found: dict[str, Target] = {}
+        for name in texts(said):
+            if name in self.targets:
+                found[name] = self.targets[name]
+            else:
+                known = ", ".join(self.targets) or "none"
+                self.problems.add(place, f"there is no target {name[:100]!r}", hint=f"the plan has {known}")
+        if said == []:
+            self.problems.add(place, "is empty", hint="name a target, or leave it out")
+        return list(found.values())
+
+    def _default_targets(self, place: str) -> list[Target]:
+        if self.defaults.targets is not UNSET:
+            return [self.targets[name] for name in dict.fromkeys(texts(self.defaults.targets)) if name in self.targets]
+        if len(self.targets) > 1 and not self.is_ambiguous:
+            self.is_ambiguous = True
+            self.problems.add(
+                "defaults.targets",
+                f"the plan has several targets, and {place} says not which",
+                hint="name them in defaults.targets, or in each entry",
+            )
+        return list(self.targets.values())
+
+    def _goals(
+        self, said: EntryDocument, origin: Origin, rules: TagRules, targets: list[Target], place: str
+    ) -> tuple[Goal, ...]:
+        self.used.update(target.name for target in targets)
+        there, name, tag = member(place, "from"), origin.name, origin.tag
+        if isinstance(said.to, str):
+            there = member(place, "to")
+            with self.problems.at(there):
+                name, tag_there = read_to(said.to)
+                tag = tag_there or tag
+                if tag_there and origin.kind == "registry" and not _is_one(origin, rules):
+                    self.problems.add(there, "names a tag, but there are several at the source", hint="leave it out")
+        elif origin.kind == "local":
+            self.problems.add(place, "has no to", hint="a source on this machine needs a repository to go to")
+            return ()
+        if not name:
+            return ()
+        return self.goals.make(name, tag, targets, there)
+
+    def _notices(self, sources: Mapping[str, SourceRegistry]) -> tuple[str, ...]:
+        unused = [f"registries: no entry reads from {host}" for host in sources if host not in self.hosts]
+        idle = [f"targets: no entry goes to {name}" for name in self.targets if name not in self.used]
+        return (*unused, *idle, *self.goals.notices)
+
+
+def _is_one(origin: Origin, rules: TagRules) -> bool:
+    return origin.is_chosen or (len(rules.names) == 1 and not rules.needs_listing)

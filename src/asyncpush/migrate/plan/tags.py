@@ -1,0 +1,187 @@
+"""Which tags of a repository are taken: by name, by pattern, by version, the newest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import translate
+from functools import lru_cache
+
+from asyncpush.migrate.plan.versions import Version, VersionRange, version_order
+
+#: Characters of a regular expression or a glob; both are the plan's, and run against many tags.
+MAX_PATTERN = 1000
+
+# OCI distribution-spec 1.1, "pulling manifests": <reference> as a tag.
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+# The referrers tag schema of the same document, and what cosign adds to it for signatures, attestations and SBOMs.
+_REFERRER = re.compile(r"sha256-(?P<hex>[a-f0-9]{64})(?:\.(?:sig|att|sbom))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """Patterns of tags, by kind.
+
+    Attributes:
+        glob: shell wildcards: ``*``, ``?``, ``[...]``.
+        regex: Python's regular expressions; each must match the whole tag.
+        semver: ranges of versions.
+    """
+
+    glob: tuple[str, ...] = ()
+    regex: tuple[str, ...] = ()
+    semver: tuple[VersionRange, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.glob or self.regex or self.semver)
+
+
+@dataclass(frozen=True, slots=True)
+class TagRules:
+    """Which tags are wanted; without anything, all of them.
+
+    Attributes:
+        names: tags that are wanted by name, whatever the other rules say.
+        patterns: of the other tags, those that one pattern of each kind matches.
+        exclude: but for those that any of these patterns matches.
+        exclude_names: or that are called so.
+        newest: and of these the last so many by the order of versions; None is all.
+    """
+
+    names: tuple[str, ...] = ()
+    patterns: Patterns = field(default_factory=Patterns)
+    exclude: Patterns = field(default_factory=Patterns)
+    exclude_names: tuple[str, ...] = ()
+    newest: int | None = None
+
+    @property
+    def needs_listing(self) -> bool:
+        """Whether the source's list of tags is needed; if not, ``names`` is all there is to take."""
+        return not self.names or bool(self.patterns)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A tag that is not taken, and why."""
+
+    tag: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What rules make of a list of tags.
+
+    Attributes:
+        taken: first those by name, in the rules' order, then the others in the list's.
+        left_out: all others.
+        missing: names that are not in the list.
+    """
+
+    taken: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    missing: tuple[str, ...]
+
+
+def select(rules: TagRules, tags: Sequence[str]) -> Selection:
+    """Choose among all tags of a repository.
+
+    Tags of signatures and referrers are taken by name only: they go with the image that they are about. An empty text
+    stands for an image without a tag, as archives have them: it is taken where no name and no pattern is asked for.
+    Some thousand tags, or a regular expression that backtracks, take long: that belongs into a worker thread.
+    """
+    listed = dict.fromkeys(tags)
+    names = dict.fromkeys(rules.names)
+    reasons: dict[str, str] = {}
+    matching: list[str] = []
+    for tag in listed:
+        if tag in names:
+            continue
+        reason = _refused(rules, tag)
+        if reason is None:
+            matching.append(tag)
+        else:
+            reasons[tag] = reason
+    if rules.newest is not None and len(matching) > rules.newest:
+        newest = set(sorted(matching, key=version_order)[len(matching) - rules.newest :])
+        reasons |= {tag: f"not among the newest {rules.newest}" for tag in matching if tag not in newest}
+        matching = [tag for tag in matching if tag in newest]
+    return Selection(
+        taken=(*(name for name in names if name in listed), *matching),
+        left_out=tuple(LeftOut(tag, reasons[tag]) for tag in listed if tag in reasons),
+        missing=tuple(name for name in names if name not in listed),
+    )
+
+
+def subject_of(tag: str) -> str | None:
+    """The digest of the image that *tag* holds a signature or referrers of; None for all other tags."""
+    match = _REFERRER.fullmatch(tag)
+    return f"sha256:{match['hex']}" if match else None
+
+
+def is_tag(text: str) -> bool:
+    """Whether *text* can be a tag."""
+    return _TAG.fullmatch(text) is not None
+
+
+def check_regex(pattern: str) -> None:
+    """See that *pattern* is a regular expression.
+
+    Raises:
+        ValueError: it is not, or is too long.
+    """
+    _check_length(pattern)
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{pattern[:100]!r} is no regular expression: {error}") from error
+
+
+def check_glob(pattern: str) -> None:
+    """See that *pattern* can match a tag.
+
+    Raises:
+        ValueError: it is empty or too long.
+    """
+    _check_length(pattern)
+
+
+def _check_length(pattern: str) -> None:
+    if not 0 < len(pattern) <= MAX_PATTERN:
+        raise ValueError(f"has {len(pattern)} characters; a pattern has 1 to {MAX_PATTERN}")
+
+
+def _refused(rules: TagRules, tag: str) -> str | None:
+    """Why *tag* is not wanted by pattern; None if it is."""
+    if not tag:
+        return "has no tag" if rules.names or rules.patterns else None
+    if not is_tag(tag):
+        return "no tag that ECR takes"
+    if (digest := subject_of(tag)) is not None:
+        return f"a signature or referrer of {digest}"
+    if rules.names and not rules.patterns:
+        return "not among the names"
+    for kind, matches in _matches(rules.patterns, tag):
+        if not any(matches):
+            return f"matches no {kind}"
+    excluded = tag in rules.exclude_names or any(any(each) for _, each in _matches(rules.exclude, tag))
+    return "excluded" if excluded else None
+
+
+def _matches(patterns: Patterns, tag: str) -> Iterator[tuple[str, Iterator[bool]]]:
+    """For each kind of pattern that there is, which of them match."""
+    if patterns.glob:
+        yield "glob", (_compiled(translate, each)(tag) for each in patterns.glob)
+    if patterns.regex:
+        yield "regex", (_compiled(str, each)(tag) for each in patterns.regex)
+    if patterns.semver:
+        version = Version.parse(tag)
+        yield "semver", (version is not None and each.matches(version) for each in patterns.semver)
+
+
+@lru_cache(maxsize=1000)
+def _compiled(translated: Callable[[str], str], pattern: str) -> Callable[[str], bool]:
+    compiled = re.compile(translated(pattern))
+    return lambda tag: compiled.fullmatch(tag) is not None

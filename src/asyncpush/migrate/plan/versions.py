@@ -1,0 +1,200 @@
+"""Versions in tags: their order, and ranges of them as Masterminds/semver reads them (skopeo, regsync, helm).
+
+A version is ``[v]MAJOR[.MINOR[.PATCH]][-PRERELEASE][+BUILD]``; what is left out counts as 0 (semver.org 2.0.0, section
+11, has the order). Other tags have one, too: below all versions, digits by their value.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import total_ordering
+from typing import Literal, TypeAlias
+
+#: Characters of a range; the longest in use have a few dozen.
+MAX_RANGE = 500
+
+_PRERELEASE = r"(?:-(?P<pre>[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
+_VERSION = re.compile(rf"v?(?P<major>[0-9]+)(?:\.(?P<minor>[0-9]+))?(?:\.(?P<patch>[0-9]+))?{_PRERELEASE}")
+
+# A number of a range may be x, X or *, or be left out.
+_PARTIAL = rf"v?(?P<major>[0-9]+|[xX*])(?:\.(?P<minor>[0-9]+|[xX*]))?(?:\.(?P<patch>[0-9]+|[xX*]))?{_PRERELEASE}"
+_OPERATOR = r"(?P<operator>>=|=>|<=|=<|!=|~>|[=><~^])?"
+_COMPARATOR = re.compile(rf"\s*{_OPERATOR}\s*{_PARTIAL}(?=[\s,]|$)\s*,?")
+_HYPHEN = re.compile(r"(?<=[^\s,])\s+-\s+(?=[^\s,])")
+
+_Identifier: TypeAlias = tuple[int, int, str]
+_SPELLINGS = {"=>": ">=", "=<": "<=", "~>": "~", "": "="}
+
+Operator = Literal["=", "!=", ">", ">=", "<", "<=", "~", "^"]
+
+
+@total_ordering
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version; build metadata counts for nothing, so it is not kept."""
+
+    major: int
+    minor: int = 0
+    patch: int = 0
+    prerelease: tuple[_Identifier, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Version | None:
+        """Read a version; None if *text* is none."""
+        match = _VERSION.fullmatch(text)
+        if match is None:
+            return None
+        major, minor, patch = (int(match[name] or 0) for name in ("major", "minor", "patch"))
+        return cls(major, minor, patch, _identifiers(match["pre"]))
+
+    @property
+    def is_prerelease(self) -> bool:
+        """Whether it is one that precedes a release."""
+        return bool(self.prerelease)
+
+    def __lt__(self, other: Version) -> bool:
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[int, int, int, bool, tuple[_Identifier, ...]]:
+        return self.major, self.minor, self.patch, not self.prerelease, self.prerelease
+
+
+def _identifiers(text: str | None) -> tuple[_Identifier, ...]:
+    """Numbers come before words, and by their value."""
+    words = text.split(".") if text else []
+    return tuple((0, int(word), "") if word.isdigit() else (1, 0, word) for word in words)
+
+
+VersionOrder: TypeAlias = tuple[int, tuple[Version, ...], tuple[tuple[int, int, str], ...], str]
+
+
+def version_order(tag: str) -> VersionOrder:
+    """A key to sort tags by, lowest first; no two tags have the same.
+
+    Versions by semver's precedence, above all other tags; those, and versions of equal precedence, in natural order:
+    digits by their value.
+    """
+    version = Version.parse(tag)
+    pieces = re.findall(r"[0-9]+|[^0-9]+", tag)
+    natural = tuple((0, int(piece), "") if piece[0] in "0123456789" else (1, 0, piece) for piece in pieces)
+    return (1, (version,), natural, tag) if version else (0, (), natural, tag)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparator:
+    """One comparison of a range; ``minor`` and ``patch`` are None where any will do, ``major`` likewise."""
+
+    operator: Operator
+    major: int | None
+    minor: int | None
+    patch: int | None
+    prerelease: tuple[_Identifier, ...]
+
+    def matches(self, version: Version) -> bool:
+        """Whether *version* is one of those; whether pre-releases are wanted is the range's to say."""
+        if self.major is None:
+            # Any version at all, of which none is above, below or another one.
+            return self.operator not in ("!=", ">", "<")
+        return self._compares(version, Version(self.major, self.minor or 0, self.patch or 0, self.prerelease))
+
+    def _compares(self, version: Version, bound: Version) -> bool:
+        match self.operator:
+            case "=":
+                return version == bound if self.is_exact else version >= bound and self._shares(version)
+            case "!=":
+                return version != bound if self.is_exact else not self._shares(version)
+            case ">":
+                return version > bound if self.is_exact else version > bound and not self._shares(version)
+            case ">=":
+                return version >= bound
+            case "<":
+                return version < bound
+            case "<=":
+                return version <= bound if self.is_exact else version < bound or self._shares(version)
+            case "~":
+                return version >= bound and self._shares(version)
+            case "^":
+                return version >= bound and self._is_compatible(version)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it names one version, and not all with its beginning."""
+        return self.patch is not None
+
+    def _shares(self, version: Version) -> bool:
+        """Whether *version* has the same major number, and the same minor one if there is one here."""
+        return version.major == self.major and self.minor in (None, version.minor)
+
+    def _is_compatible(self, version: Version) -> bool:
+        """Whether no number changes up to the first that is not 0."""
+        if version.major != self.major:
+            return False
+        if self.major or self.minor is None:
+            return True
+        if version.minor != self.minor:
+            return False
+        return bool(self.minor) or self.patch is None or version.patch == self.patch
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRange:
+    """Versions, as ``>=2.40 <3 || 4.x`` has them: any of the alternatives, all comparators of it."""
+
+    text: str
+    alternatives: tuple[tuple[Comparator, ...], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> VersionRange:
+        """Read a range.
+
+        ``||`` is or, a comma or space is and; ``= != > >= < <= ~ ^``, ``1.2 - 1.4``, ``1.x``; 1.2 is 1.2.x.
+
+        Raises:
+            ValueError: *text* is no range.
+        """
+        if len(text) > MAX_RANGE:
+            raise ValueError(f"has {len(text)} characters; a range has up to {MAX_RANGE}")
+        return cls(text, tuple(_alternative(part, text) for part in text.split("||")))
+
+    def matches(self, version: Version) -> bool:
+        """Whether *version* is in it; a pre-release only by an alternative that names one."""
+        return any(
+            (not version.is_prerelease or any(each.prerelease for each in alternative))
+            and all(each.matches(version) for each in alternative)
+            for alternative in self.alternatives
+        )
+
+
+def _alternative(part: str, whole: str) -> tuple[Comparator, ...]:
+    text = _without_hyphens(part.strip())
+    comparators: list[Comparator] = []
+    at = 0
+    while at < len(text):
+        match = _COMPARATOR.match(text, at)
+        if match is None:
+            raise ValueError(f"{whole!r} is no range of versions; write such as '>=1.2 <2', '~1.4 || 2.x' or '^1.2.3'")
+        comparators.append(_comparator(match))
+        at = match.end()
+    if not comparators:
+        raise ValueError(f"{whole!r} has an empty alternative; write such as '>=1.2 <2', or '*' for all versions")
+    return tuple(comparators)
+
+
+def _without_hyphens(text: str) -> str:
+    """``A - B`` as ``>=A <=B``."""
+    words = re.split(r"\s+", _HYPHEN.sub("\0", text)) if "-" in text else [text]
+    return " ".join(">={} <={}".format(*word.split("\0", 1)) if "\0" in word else word for word in words)
+
+
+def _comparator(match: re.Match[str]) -> Comparator:
+    operator: Operator = _SPELLINGS.get(match["operator"] or "", match["operator"])  # type: ignore[assignment] # by the pattern
+    major, minor, patch = (_number(match[name]) for name in ("major", "minor", "patch"))
+    if major is None:
+        minor = None
+    return Comparator(operator, major, minor, patch if minor is not None else None, _identifiers(match["pre"]))
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() else None

@@ -1,0 +1,164 @@
+"""Which tags a plan's rules take."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncpush.migrate.plan.tags import LeftOut, Patterns, TagRules, check_glob, check_regex, select, subject_of
+from asyncpush.migrate.plan.versions import VersionRange, version_order
+
+DIGEST = "ab" * 32
+TAGS = ("latest", "1.0.0", "1.1.0", "1.2.0-rc1", "1.2.0", "2.0.0", "2.0.0-alpine", f"sha256-{DIGEST}.sig")
+
+
+def ranges(*texts: str) -> tuple[VersionRange, ...]:
+    return tuple(map(VersionRange.parse, texts))
+
+
+def taken(rules: TagRules, tags: tuple[str, ...] = TAGS) -> list[str]:
+    return list(select(rules, tags).taken)
+
+
+def test_without_rules_all_tags_are_taken_but_signatures() -> None:
+    selection = select(TagRules(), TAGS)
+
+    assert selection.taken == TAGS[:-1]
+    assert selection.left_out == (LeftOut(TAGS[-1], f"a signature or referrer of sha256:{DIGEST}"),)
+    assert selection.missing == ()
+
+
+def test_names_are_taken_as_they_are_and_told_if_they_are_missing() -> None:
+    rules = TagRules(names=("2.0.0", "gone", TAGS[-1], "1.0.0"))
+    selection = select(rules, TAGS)
+
+    assert selection.taken == ("2.0.0", TAGS[-1], "1.0.0")
+    assert selection.missing == ("gone",)
+    assert {each.reason for each in selection.left_out} == {"not among the names"}
+    assert not rules.needs_listing
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (Patterns(glob=("1.*", "lat?st")), ["latest", "1.0.0", "1.1.0", "1.2.0-rc1", "1.2.0"]),
+        (Patterns(glob=("[!0-9]*",)), ["latest"]),
+        (Patterns(regex=(r"\d+\.\d+\.0",)), ["1.0.0", "1.1.0", "1.2.0", "2.0.0"]),
+        (Patterns(regex=("1",)), []),
+        (Patterns(regex=("1|latest",)), ["latest"]),
+        (Patterns(semver=ranges("<1.1", ">=2")), ["1.0.0", "2.0.0"]),
+        (Patterns(semver=ranges(">=1.2.0-0")), ["1.2.0-rc1", "1.2.0", "2.0.0", "2.0.0-alpine"]),
+        (Patterns(glob=("1.*",), regex=(".*0",), semver=ranges(">1.0")), ["1.1.0", "1.2.0"]),
+    ],
+)
+def test_one_pattern_of_each_kind_must_match(patterns: Patterns, expected: list[str]) -> None:
+    rules = TagRules(patterns=patterns)
+
+    assert taken(rules) == expected
+    assert rules.needs_listing
+
+
+def test_names_come_first_and_are_never_excluded() -> None:
+    rules = TagRules(names=("latest",), patterns=Patterns(glob=("1.*",)), exclude=Patterns(glob=("*",)))
+
+    assert taken(rules) == ["latest"]
+    assert rules.needs_listing
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        TagRules(exclude=Patterns(glob=("*-*",)), exclude_names=("latest",)),
+        TagRules(exclude=Patterns(regex=(".*-.*", "latest"))),
+        TagRules(exclude=Patterns(glob=("latest",), semver=ranges(">0.0.0-0 <1.0.0-0", "=1.2.0-rc1", "=2.0.0-alpine"))),
+    ],
+)
+def test_anything_that_matches_excludes(rules: TagRules) -> None:
+    selection = select(rules, TAGS)
+
+    assert selection.taken == ("1.0.0", "1.1.0", "1.2.0", "2.0.0")
+    assert LeftOut("latest", "excluded") in selection.left_out
+
+
+def test_the_newest_are_the_last_by_version_in_the_order_of_the_list() -> None:
+    rules = TagRules(exclude=Patterns(glob=("*-alpine",)), newest=2)
+    selection = select(rules, ("2.0.0", "10.0.0", *TAGS))
+
+    assert selection.taken == ("2.0.0", "10.0.0")
+    assert LeftOut("latest", "not among the newest 2") in selection.left_out
+    assert taken(TagRules(newest=100)) == list(TAGS[:-1])
+
+
+def test_names_are_not_counted_among_the_newest() -> None:
+    rules = TagRules(names=("1.0.0",), patterns=Patterns(glob=("*.0",)), newest=1)
+
+    assert taken(rules) == ["1.0.0", "2.0.0"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".sig", ".att", ".sbom"])
+def test_signatures_and_referrers_are_told_by_their_tags(suffix: str) -> None:
+    assert subject_of(f"sha256-{DIGEST}{suffix}") == f"sha256:{DIGEST}"
+    assert subject_of(f"sha256-{DIGEST}{suffix}.x") is None
+    assert subject_of(f"sha256-{DIGEST[:-1]}{suffix}") is None
+    assert taken(TagRules(patterns=Patterns(glob=("*",))), (f"sha256-{DIGEST}{suffix}",)) == []
+
+
+def test_what_can_be_no_tag_is_left_out() -> None:
+    selection = select(TagRules(), ("ok", "a" * 129, "-x", "a/b"))
+
+    assert selection.taken == ("ok",)
+    assert {each.reason for each in selection.left_out} == {"no tag that ECR takes"}
+
+
+def test_an_image_without_a_tag_is_taken_where_nothing_is_asked_of_tags() -> None:
+    assert taken(TagRules(), ("", "1")) == ["", "1"]
+    assert taken(TagRules(newest=1), ("", "1")) == ["1"]
+    assert taken(TagRules(patterns=Patterns(glob=("*",))), ("", "1")) == ["1"]
+    assert taken(TagRules(names=("1",)), ("", "1")) == ["1"]
+
+
+@pytest.mark.parametrize("pattern", ["(", "[", "*", "(?P<a>x)(?P<a>y)", "a{99999999999}", "", "x" * 1001])
+def test_what_is_no_regular_expression_is_a_value_error(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"no regular expression|characters"):
+        check_regex(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["", "x" * 1001])
+def test_a_glob_has_a_length(pattern: str) -> None:
+    with pytest.raises(ValueError, match="characters"):
+        check_glob(pattern)
+
+
+names = st.sampled_from([*TAGS, "1", "1.2", "v3.1", "v3.10", "v3.9", "nightly-9", "nightly-10", "dev"])
+globs = st.text(st.sampled_from("*?1.0v-ad[]!"), min_size=1, max_size=5)
+
+
+@given(
+    st.lists(names, max_size=12),
+    st.lists(globs, max_size=2),
+    st.lists(globs, max_size=2),
+    st.integers(1, 4) | st.none(),
+)
+def test_each_tag_is_taken_or_left_out_for_a_reason(
+    tags: list[str], wanted: list[str], unwanted: list[str], newest: int | None
+) -> None:
+    rules = TagRules(patterns=Patterns(glob=tuple(wanted)), exclude=Patterns(glob=tuple(unwanted)), newest=newest)
+    selection = select(rules, tags)
+
+    def matches(patterns: list[str], tag: str) -> bool:
+        return any(fnmatchcase(tag, pattern) for pattern in patterns)
+
+    fitting = {
+        tag
+        for tag in tags
+        if subject_of(tag) is None and (not wanted or matches(wanted, tag)) and not matches(unwanted, tag)
+    }
+    expected = sorted(fitting, key=version_order)[-newest if newest else None :]
+    assert sorted(selection.taken, key=version_order) == expected
+    assert {*selection.taken, *(each.tag for each in selection.left_out)} == set(tags)
+    assert not {*selection.taken} & {each.tag for each in selection.left_out}
+    assert all(re.match(r"matches no|excluded|not among|a signature", each.reason) for each in selection.left_out)
