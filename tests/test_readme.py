@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Server, cli_environment, run_cli
-from images import Layout, layer_tar
+from images import Layout, app_layout, layer_tar
 
 #: The registry of its example.
 HOST = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
@@ -65,10 +65,26 @@ def test_the_examples_of_tests_pass(tmp_path: Path, number: int) -> None:
     assert "1 passed" in done.stdout
 
 
-def test_every_command_that_it_shows_exists() -> None:
-    commands = set(re.findall(r"asyncpush ([a-z]+)", "\n".join(code("sh")))) | {"layers"}
+def test_its_plan_is_right(tmp_path: Path) -> None:
+    [plan] = [block for block in code("yaml") if block.startswith("version: 1\n")]
+    (tmp_path / "plan.yaml").write_text(plan)
+    (tmp_path / "lifecycle.json").write_text('{"rules": []}')
+    (tmp_path / "corporate-ca.pem").write_text("an authority")
+    (tmp_path / "vendor").mkdir()
+    (tmp_path / "vendor" / "appliance.tar").write_bytes(app_layout().archive())
 
-    assert commands == {"bench", "demo", "ecr", "push", "layers", "serve"}
+    right = run_cli("plan", "check", tmp_path / "plan.yaml", HUB_USER="user", HUB_TOKEN="token")
+    assert right.status == 0, right.err
+    wrong = run_cli("plan", "check", tmp_path / "plan.yaml")
+    assert wrong.status == 2
+    assert "HUB_USER" in wrong.err
+    assert "HUB_TOKEN" in wrong.err
+
+
+def test_every_command_that_it_shows_exists() -> None:
+    commands = set(re.findall(r"asyncpush ([a-z]+)", "\n".join(code("sh")))) | {"layers", "journal"}
+
+    assert commands == {"bench", "demo", "ecr", "journal", "layers", "migrate", "plan", "push", "serve", "verify"}
     for command in commands:
         assert run_cli(command, "--help").status == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio import to_thread
 
 import asyncpush
 from asyncpush import Registry, Settings
@@ -23,7 +25,8 @@ from asyncpush.protocols import Blob
 from asyncpush.settings import MiB, SourceRegistry
 from asyncpush.sources.content import BytesContent, ContentBlob
 from asyncpush.sources.registry import open_remotes
-from conftest import BEHAVIOUR, aws
+from conftest import BEHAVIOUR, Server, aws
+from images import DockerSave, layer_tar
 from registry_server import RegistryServer, running
 
 SIZE = 23 * MiB
@@ -211,3 +214,19 @@ async def test_one_registry_that_fails_does_not_stop_the_others(emulator: Emulat
         assert isinstance(outcomes[1], PushedLayer)
         assert await there.available([DESCRIPTOR.digest])
         assert first.run.resources.budget.held == 0
+
+
+async def test_push_remembers_in_the_journal_that_it_is_given(server: Server, tmp_path: Path) -> None:
+    layer = layer_tar("of some size", 3_000_000)
+    archive = tmp_path / "app.tar"
+    archive.write_bytes(DockerSave().image(layer, tags=["journaled/app:1"]).archive())
+    journal = tmp_path / "push.journal"
+    words = ("push", archive, "journaled/app:1", "--create-repository", "--journal", journal, "--output", "json")
+    first = await to_thread.run_sync(lambda: server.run(*words))
+    assert first.status == 0, first.err
+
+    again = ("push", archive, "journaled/app:2", "--journal", journal, "--output", "json")
+    second = await to_thread.run_sync(lambda: server.run(*again))
+    assert second.status == 0, second.err
+    assert json.loads(first.out)["totals"]["layersSent"] == 2
+    assert json.loads(second.out)["totals"]["layersSent"] == 0, "what the layer became is remembered"

@@ -48,13 +48,23 @@ if TYPE_CHECKING:
         UsageError as UsageError,
     )
     from asyncpush.image import ImageResult as ImageResult
+    from asyncpush.journal import open_journal as open_journal
+    from asyncpush.migrate.plan.load import read_plan as read_plan
+    from asyncpush.migrate.proof import verify_plan as verify_plan
+    from asyncpush.migrate.run import migrate_plan as migrate_plan
     from asyncpush.model import Digest as Digest
     from asyncpush.model import Platform as Platform
     from asyncpush.settings import AwsConfiguration as AwsConfiguration
     from asyncpush.settings import Settings as Settings
     from asyncpush.sources import open_source as open_source
+    from asyncpush.verify import verify_image as verify_image
 
 _HOMES = {
+    "verify_image": "verify",
+    "verify_plan": "migrate.proof",
+    "migrate_plan": "migrate.run",
+    "read_plan": "migrate.plan.load",
+    "open_journal": "journal",
     "AsyncpushError": "errors",
     "AwsConfiguration": "settings",
     "Digest": "model",

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
+from anyio import to_thread
 from cyclopts import Parameter
 
 from asyncpush.api import connect
-from asyncpush.cli.options import AwsOptions, OutputOptions, command, make_aws
+from asyncpush.cli.options import (
+    AwsOptions,
+    OutputOptions,
+    SourceOptions,
+    command,
+    make_aws,
+    make_source_registries,
+)
 from asyncpush.cli.report import print_verifications
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import say
@@ -21,16 +30,19 @@ from asyncpush.verify import Target, Verification, VerificationFailure, parse_ta
 
 app = command(
     "verify",
-    usage="asyncpush verify [OPTIONS] DESTINATION...",
+    usage="asyncpush verify [OPTIONS] DESTINATION...\n       asyncpush verify [OPTIONS] PLAN.yaml",
     epilogue="""
 DESTINATION is one of
   ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY[:TAG][@DIGEST]
   REPOSITORY[:TAG][@DIGEST]  in your own registry
 Without a TAG or a DIGEST the tag is latest; with both, the tag must name that digest.
 ECR Public's API gives no manifests, so that its images can't be verified.
+A word that names a file is a plan or list, as `asyncpush migrate` takes it: all images that it asks for, and all
+signatures, attestations and SBOMs of them, must be there as the sources have them now.
 
 Examples
   asyncpush verify team/app:1.4
+  asyncpush verify plan.yaml
   asyncpush verify --deep 123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/app:1.4
 """,
 )
@@ -41,6 +53,7 @@ def verify(
     *destinations: Annotated[str, Parameter(show=False)],
     deep: bool = False,
     aws: AwsOptions | None = None,
+    source: SourceOptions | None = None,
     show: OutputOptions | None = None,
 ) -> int:
     """Prove that images are whole in ECR: each manifest has its digest, and each blob is there, with its size.
@@ -54,12 +67,38 @@ def verify(
     async def main() -> int:
         if not destinations:
             raise UsageError("there is nothing to verify", hint="asyncpush verify DESTINATION...")
-        targets = [parse_target(destination) for destination in destinations]
+        plan = await to_thread.run_sync(_plan_among, destinations)
+        targets = [] if plan else [parse_target(destination) for destination in destinations]
         async with progress(show.face) as emit:
-            results = await _verify(targets, make_aws(aws), emit, deep=deep)
+            if plan:
+                results = await _verify_plan(plan, aws, source, emit, deep=deep)
+            else:
+                results = await _verify(targets, make_aws(aws), emit, deep=deep)
         return _conclude(results, show)
 
     return run(main, verbose=show.verbose)
+
+
+def _plan_among(words: Sequence[str]) -> str | None:
+    """The one of *words* that is a file, if there is one; it must be alone."""
+    plan = next((word for word in words if Path(word).is_file()), None)
+    if plan is not None and len(words) > 1:
+        raise UsageError(f"{plan} is a file, and not the only word", hint="verify a plan on its own")
+    return plan
+
+
+async def _verify_plan(
+    path: str, aws: AwsOptions | None, source: SourceOptions | None, emit: Emit, *, deep: bool
+) -> list[Verification | VerificationFailure]:
+    # Only a plan needs these, and they take a while to import.
+    from asyncpush.migrate.overrides import overridden
+    from asyncpush.migrate.plan.load import read_plan
+    from asyncpush.migrate.proof import verify_plan
+
+    plan = await read_plan(path)
+    hosts = [entry.host for entry in plan.entries if entry.host]
+    ready = overridden(plan, make_aws(aws), make_source_registries(source, hosts))
+    return await verify_plan(ready, emit=emit, deep=deep)
 
 
 async def _verify(

@@ -1,0 +1,115 @@
+"""What a migration prints: results as lines or as one JSON document, and a summary for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from asyncpush.cli.options import OutputFormat
+from asyncpush.cli.report import Json, error_document, print_document
+from asyncpush.cli.streams import say, write_result
+from asyncpush.migrate.copies import CopyResult
+from asyncpush.migrate.results import Report
+from asyncpush.progress._text import printable, size_text, time_text
+from asyncpush.reference import Destination
+
+_WORDS = {
+    "pushed": "pushed",
+    "present": "already there",
+    "finished": "finished before",
+    "planned": "to be sent",
+    "refused": "refused by ECR",
+    "failed": "failed",
+}
+
+
+def print_migration(report: Report, output: OutputFormat) -> None:
+    """Print what became of all images: ``DESTINATION@DIGEST`` a line, those that failed left out; or all as JSON."""
+    if output == "json":
+        print_document(_document(report))
+        return
+    lines = [_line(result) for result in report.results if result.outcome not in ("failed", "refused")]
+    if any(result.outcome == "planned" for result in report.results):
+        lines += [f"{each.source}:{each.tag}  left out: {each.reason}" for each in report.left_out]
+    write_result("".join(f"{printable(line)}\n" for line in lines))
+
+
+def say_summary(report: Report) -> None:
+    """Say on standard error what it all came to."""
+    images = [result for result in report.results if result.subject is None]
+    counts = Counter(result.outcome for result in images)
+    words = [f"{count} {_WORDS[outcome]}" for outcome, count in counts.items()]
+    referrers = Counter(result.outcome for result in report.results if result.subject is not None)
+    if referrers:
+        inner = ", ".join(f"{count} {_WORDS[outcome]}" for outcome, count in referrers.items())
+        words.append(f"{referrers.total()} referrers ({inner})")
+    sent = "to send" if counts["planned"] else "sent"
+    sizes = [
+        f"{size_text(sum(result.bytes_sent for result in report.results))} {sent}",
+        f"{size_text(sum(result.bytes_mounted for result in report.results))} mounted",
+        f"{size_text(sum(result.bytes_present for result in report.results))} already there",
+    ]
+    head = f"{len(images)} image{'s' if len(images) != 1 else ''}"
+    requests = sum(report.requests.values())
+    say(
+        f"asyncpush: {head}: {', '.join(words) or 'nothing to do'}; {', '.join(sizes)}; "
+        f"{requests} requests in {time_text(report.seconds)}"
+    )
+
+
+def failed_lines(report: Report) -> list[str]:
+    """What failed, as ``SOURCE DESTINATION``; a referrer's image stands for it."""
+    failed = (result.copy for result in report.failed if result.subject is None and result.copy.reference)
+    return [
+        f"{copy.source} {Destination(copy.goal.target.registry, copy.repository.name, copy.tag)}" for copy in failed
+    ]
+
+
+def _line(result: CopyResult) -> str:
+    name = result.copy.destination
+    if result.digest and not name.endswith(str(result.digest)):
+        name = f"{name}@{result.digest}"
+    if result.outcome != "planned":
+        return name
+    parts = [f"would send {result.layers_sent} blobs, {result.bytes_sent} bytes"]
+    if result.layers_mounted:
+        parts.append(f"mount {result.layers_mounted}, {result.bytes_mounted} bytes")
+    return f"{name}  {', '.join(parts)}; {result.layers_present} are already there, {result.bytes_present} bytes"
+
+
+def _document(report: Report) -> Json:
+    counts = Counter[str](result.outcome for result in report.results if result.subject is None)
+    return {
+        "images": [_image(result) for result in report.results if result.subject is None],
+        "referrers": [_image(result) for result in report.results if result.subject is not None],
+        "leftOut": [{"source": each.source, "tag": each.tag, "reason": each.reason} for each in report.left_out],
+        "totals": {
+            "images": counts.total(),
+            **{outcome: counts[outcome] for outcome in _WORDS},
+            "bytesSent": sum(result.bytes_sent for result in report.results),
+            "bytesMounted": sum(result.bytes_mounted for result in report.results),
+            "bytesPresent": sum(result.bytes_present for result in report.results),
+            "requests": dict(sorted(report.requests.items())),
+            "seconds": round(report.seconds, 3),
+            "resumed": report.resumed,
+        },
+    }
+
+
+def _image(result: CopyResult) -> Json:
+    return {
+        "source": result.copy.source,
+        "destination": result.copy.destination,
+        "entry": result.copy.entry.place,
+        "outcome": result.outcome,
+        "digest": str(result.digest) if result.digest else None,
+        **({"subject": str(result.subject)} if result.subject else {}),
+        "layersSent": result.layers_sent,
+        "bytesSent": result.bytes_sent,
+        "layersMounted": result.layers_mounted,
+        "bytesMounted": result.bytes_mounted,
+        "layersPresent": result.layers_present,
+        "bytesPresent": result.bytes_present,
+        "seconds": round(result.seconds, 3),
+        "attempts": result.attempts,
+        **({"error": error_document(result.error)} if result.error else {}),
+    }

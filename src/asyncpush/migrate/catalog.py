@@ -1,0 +1,144 @@
+"""What the entries of a plan ask for, and what their sources have: tags chosen and resolved, manifests read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+
+import anyio
+from anyio import to_thread
+
+from asyncpush.errors import AsyncpushError, ChoiceError, SourceNotFoundError, only_cause
+from asyncpush.events import Notice
+from asyncpush.image import Once
+from asyncpush.migrate.caps import check_caps
+from asyncpush.migrate.context import Context
+from asyncpush.migrate.copies import Copy, LeftOutTag
+from asyncpush.migrate.plan.model import Entry, Goal
+from asyncpush.migrate.plan.tags import select
+from asyncpush.model import Descriptor, Digest
+from asyncpush.protocols import Image
+from asyncpush.sources import open_source
+
+
+class Catalog:
+    """The sources' side of a migration; what can't be read is noted as the result of its copies.
+
+    Args:
+        context: the migration.
+        held: keeps archives open for as long as their images may go.
+    """
+
+    def __init__(self, context: Context, held: AsyncExitStack) -> None:
+        self._context = context
+        self._held = held
+        self._archives: Once[tuple[Image, ...]] = Once()
+
+    async def copies(self, entry: Entry) -> list[Copy]:
+        """The copies that *entry* asks for; tags that it names and that are not there have failed."""
+        if entry.kind == "local":
+            tags = [image.tag or "" for image in await self.archive(entry)]
+        elif entry.reference is not None or not entry.tags.needs_listing:
+            references = [entry.reference] if entry.reference else list(entry.tags.names)
+            return [self.copy(entry, goal, reference) for reference in references for goal in entry.goals]
+        else:
+            tags = list(await self._context.tags(entry.host, entry.repository))
+        # Patterns are the user's, and tags may be many.
+        selection = await to_thread.run_sync(select, entry.tags, tags)
+        self._context.left_out += [LeftOutTag(entry.source, each.tag, each.reason) for each in selection.left_out]
+        for name in selection.missing:
+            error = SourceNotFoundError(f"{entry.source} has no tag {name}", hint="see the plan's `tags`")
+            for goal in entry.goals:
+                copy = self.copy(entry, goal, name)
+                self._context.started(copy)
+                self._context.failed(copy, error)
+        return [self.copy(entry, goal, tag) for tag in selection.taken for goal in entry.goals]
+
+    def copy(self, entry: Entry, goal: Goal, reference: str) -> Copy:
+        """One image of *entry*, by its tag or digest at the source, to one of its goals."""
+        is_digest = reference.startswith("sha256:")
+        tag = goal.tag or (None if is_digest else reference or ("latest" if entry.kind == "local" else None))
+        source = entry.location
+        if reference and entry.reference is None:
+            source = f"{entry.location}:{reference}"
+        return self._copy(entry, goal, source, reference, tag)
+
+    def stand_in(self, entry: Entry, goal: Goal) -> Copy:
+        """What stands for all that *entry* asks for, while nobody knows what that is."""
+        return self._copy(entry, goal, entry.location, "", goal.tag)
+
+    def _copy(self, entry: Entry, goal: Goal, source: str, reference: str, tag: str | None) -> Copy:
+        target = self._context.targets[goal.target]
+        alone = len(self._context.targets) == 1
+        place = target.destination(goal.repository, tag, alone=alone)
+        return Copy(entry, goal, source, reference, target.repository(goal.repository), tag, place)
+
+    async def archive(self, entry: Entry) -> tuple[Image, ...]:
+        """The images of a layout or archive."""
+
+        async def read() -> tuple[Image, ...]:
+            opened = open_source(entry.location, self._context.run.resources.settings)
+            source = await self._held.enter_async_context(opened)
+            if len(entry.platforms) > 1:
+                raise ChoiceError(f"{entry.place}: of an archive one platform can be taken, or all", [])
+            return await source.images(platform=entry.platforms[0] if entry.platforms else None)
+
+        images, _ = await self._archives.do((entry.location, entry.platforms), read)
+        return images
+
+    async def resolve(self, entry: Entry, copies: Iterable[Copy]) -> dict[str, Descriptor]:
+        """What each reference names at the source; the copies of those that can't be read have failed."""
+        remote = self._context.remotes.at(entry.host)
+        found: dict[str, Descriptor] = {}
+        by_reference: dict[str, list[Copy]] = defaultdict(list)
+        for copy in copies:
+            by_reference[copy.reference].append(copy)
+
+        async def one(reference: str, waiting: Sequence[Copy]) -> None:
+            target = Digest.parse(reference) if reference.startswith("sha256:") else reference
+            try:
+                found[reference] = await remote.resolve(entry.repository, target)
+            except AsyncpushError as error:
+                for copy in waiting:
+                    self._context.failed(copy, error)
+
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                for reference, waiting in by_reference.items():
+                    tg.start_soon(one, reference, waiting)
+        return found
+
+    async def load(
+        self, entry: Entry, copies: Iterable[Copy], descriptors: Mapping[str, Descriptor]
+    ) -> list[tuple[Copy, Image]]:
+        """Read the manifests of what is to go, each image once."""
+        remote = self._context.remotes.at(entry.host)
+        by_digest: dict[Descriptor, list[Copy]] = defaultdict(list)
+        for copy in copies:
+            by_digest[descriptors[copy.reference]].append(copy)
+        loaded: list[tuple[Copy, Image]] = []
+
+        async def one(descriptor: Descriptor, waiting: Sequence[Copy]) -> None:
+            try:
+                root = await remote.load(
+                    entry.repository,
+                    descriptor,
+                    entry.platforms,
+                    push_foreign_layers=self._context.run.resources.settings.push_foreign_layers,
+                )
+                image = Image(waiting[0].source, entry.repository, waiting[0].tag, root)
+                if notice := check_caps(image, self._context.targets[waiting[0].goal.target].registry.name.service):
+                    self._context.emit(Notice(notice))
+            except AsyncpushError as error:
+                for copy in waiting:
+                    self._context.failed(copy, error)
+                return
+            self._context.sources.update({copy.key: descriptor.digest for copy in waiting})
+            loaded.extend((copy, image) for copy in waiting)
+
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                for descriptor, waiting in by_digest.items():
+                    tg.start_soon(one, descriptor, waiting)
+        return loaded

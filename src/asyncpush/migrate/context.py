@@ -1,0 +1,117 @@
+"""What the parts of one migration share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from anyio import CancelScope
+
+from asyncpush.errors import AsyncpushError, UsageError
+from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted
+from asyncpush.image import Once, Run
+from asyncpush.journal import SqliteJournal
+from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag
+from asyncpush.migrate.exchange import Exchange
+from asyncpush.migrate.plan.model import Entry, Target
+from asyncpush.migrate.targets import OpenTarget
+from asyncpush.model import Digest
+from asyncpush.sources.registry import Remotes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a migration goes about it.
+
+    Attributes:
+        dry: find out what would be sent, and send nothing.
+        recheck: look at images again that an interrupted run has finished, and at referrers that were carried along.
+        fail_fast: stop at the first failure.
+        retries: how often what has failed is tried again at the end.
+    """
+
+    dry: bool = False
+    recheck: bool = False
+    fail_fast: bool = False
+    retries: int = 2
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Context:
+    """One migration.
+
+    Attributes:
+        options: how it goes about it.
+        run: what all images share.
+        exchange: brings layers to all repositories.
+        targets: the registries that images go to.
+        remotes: the registries that they come from.
+        journal: None in a dry run without one.
+        results: what became of each copy so far, by its key and destination.
+        left_out: tags that the plan does not take.
+        attempts: tries of each copy, by its key.
+        sources: the digest that the source has for each copy, by its key; None where it has none.
+        unread: entries of which it is not known yet which images they ask for.
+        scope: what is cancelled at the first failure, if that is to stop the others.
+    """
+
+    options: Options
+    run: Run
+    exchange: Exchange
+    targets: Mapping[Target, OpenTarget]
+    remotes: Remotes
+    journal: SqliteJournal | None
+    results: dict[str, CopyResult] = field(default_factory=dict)
+    left_out: list[LeftOutTag] = field(default_factory=list)
+    attempts: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, Digest | None] = field(default_factory=dict)
+    unread: set[Entry] = field(default_factory=set)
+    scope: CancelScope = field(default_factory=CancelScope)
+    _tags: Once[tuple[str, ...]] = field(default_factory=Once)
+    _claims: dict[str, Copy] = field(default_factory=dict)
+
+    @property
+    def emit(self) -> Emit:
+        """Hears what happens."""
+        return self.run.resources.emit
+
+    async def tags(self, host: str, repository: str) -> tuple[str, ...]:
+        """The tags of a repository that images come from; asked for once."""
+        tags, _ = await self._tags.do((host, repository), lambda: self.remotes.at(host).tags(repository))
+        return tags
+
+    def claims(self, copy: Copy) -> bool:
+        """Whether a copy may go: no other goes to its place. Of two that want the same, the first does it for both."""
+        place = f"{copy.repository.address}:{copy.tag}" if copy.tag else copy.key
+        other = self._claims.setdefault(place, copy)
+        if other is not copy and other.source != copy.source:
+            self.failed(
+                copy,
+                UsageError(
+                    f"{other.source} ({other.entry.place}) goes there, too", hint="give one of them another place"
+                ),
+            )
+        return other is copy
+
+    def started(self, copy: Copy) -> None:
+        """Note that a copy's turn has come."""
+        self.attempts[copy.key] += 1
+        self.emit(ImageStarted(copy.source, copy.destination))
+
+    def present(self, copy: Copy, digest: Digest, size: int) -> None:
+        """Note that a copy is there already."""
+        self.emit(ImagePlanned(copy.destination, 0, 0, 0, 0))
+        self.emit(ImageDone(copy.destination, digest, "present"))
+        self.ended(CopyResult(copy=copy, outcome="present", digest=digest, bytes_present=size))
+
+    def failed(self, copy: Copy, error: AsyncpushError) -> None:
+        """Note that a copy has failed."""
+        self.emit(ImageFailed(copy.destination, str(error)))
+        self.ended(CopyResult(copy=copy, outcome="failed", error=error))
+
+    def ended(self, result: CopyResult) -> None:
+        """Note what became of a copy."""
+        self.results[result.copy.key] = replace(result, attempts=self.attempts[result.copy.key])
+        if result.outcome == "failed" and self.options.fail_fast:
+            self.scope.cancel()

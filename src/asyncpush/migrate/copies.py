@@ -1,0 +1,94 @@
+"""The units of a migration: one image of a source to one tag of one repository, and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from asyncpush.errors import AsyncpushError
+from asyncpush.migrate.plan.model import Entry, Goal
+from asyncpush.model import Digest
+from asyncpush.protocols import Repository
+
+#: ``planned`` in a dry run; ``finished`` by an earlier run of the same migration, so that nobody looked at it again;
+#: ``refused``: a referrer that ECR does not take, which is no failure of its image.
+Outcome = Literal["pushed", "present", "finished", "planned", "refused", "failed"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Copy:
+    """One image to one place.
+
+    Attributes:
+        entry: the plan's entry that asks for it.
+        goal: the entry's goal that it goes to.
+        source: the image, as ``push`` would take it (``docker://HOST/REPOSITORY:TAG``).
+        reference: its tag or digest at the source, empty for an image of an archive that has none.
+        repository: the repository that it goes to.
+        tag: the tag that it gets; None to put it by its digest only.
+        destination: how to call the place on screens and in reports; unique in the run.
+    """
+
+    entry: Entry
+    goal: Goal
+    source: str
+    reference: str
+    repository: Repository
+    tag: str | None
+    destination: str
+
+    @property
+    def key(self) -> str:
+        """How the journal calls it."""
+        place = f":{self.tag}" if self.tag else f"@{self.reference}"
+        return f"{self.source} -> {self.repository.address}{place}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyResult:
+    """What became of one copy.
+
+    Attributes:
+        copy: the copy.
+        outcome: how it ended.
+        digest: what the tag names now; None if it failed, or in a dry run of an image that is yet to be compressed.
+        layers_sent: blobs that were sent, or would be.
+        bytes_sent: bytes of layers that went over the wire (before base64); in a dry run, bytes to send.
+        layers_mounted: blobs that were taken over from another repository of the registry, or would be.
+        bytes_mounted: their bytes.
+        layers_present: blobs that the repository had already, or that went with another image.
+        bytes_present: their bytes.
+        seconds: how long the last try took, from the moment that its layers could go.
+        attempts: tries.
+        error: why it failed.
+        subject: for a signature, attestation or SBOM, the digest of the manifest that it is about.
+    """
+
+    copy: Copy
+    outcome: Outcome
+    digest: Digest | None = None
+    layers_sent: int = 0
+    bytes_sent: int = 0
+    layers_mounted: int = 0
+    bytes_mounted: int = 0
+    layers_present: int = 0
+    bytes_present: int = 0
+    seconds: float = 0.0
+    attempts: int = 0
+    error: AsyncpushError | None = None
+    subject: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOutTag:
+    """A tag of a source that the plan does not take.
+
+    Attributes:
+        source: the repository, as the plan has it.
+        tag: the tag.
+        reason: why not.
+    """
+
+    source: str
+    tag: str
+    reason: str

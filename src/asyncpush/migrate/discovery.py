@@ -1,0 +1,232 @@
+"""From the plan's entries to images that are ready to go: digests compared, manifests read, ECR asked."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import anyio
+from anyio import CapacityLimiter
+from anyio.streams.memory import MemoryObjectSendStream
+
+from asyncpush.errors import AsyncpushError, only_cause
+from asyncpush.manifest import Manifest
+from asyncpush.migrate.catalog import Catalog
+from asyncpush.migrate.context import Context
+from asyncpush.migrate.copies import Copy, CopyResult
+from asyncpush.migrate.plan.model import Entry
+from asyncpush.model import Descriptor, Digest
+from asyncpush.planning import Memory, Plan, Wanted, plan_anew, plan_images
+from asyncpush.protocols import Image, Repository, StoredImage
+
+#: Entries that are looked into at once; each asks for its tags and manifests many at a time.
+_ENTRIES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ready:
+    """An image that can go.
+
+    Attributes:
+        image: the image.
+        copies: where it goes, and what is missing there.
+    """
+
+    image: Image
+    copies: tuple[tuple[Copy, Plan], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Present:
+    """An image that is there already.
+
+    Attributes:
+        copy: where it is.
+        manifest: its manifest or index, as the repository has it.
+    """
+
+    copy: Copy
+    manifest: Manifest
+
+
+Discovered = Ready | Present
+
+
+class Discovery:
+    """Looks into the entries of a plan; what fails is noted as the result of its copies.
+
+    Args:
+        context: the migration.
+        held: keeps archives open for as long as their images may go.
+        found: hears of what there is to do, as it is found.
+    """
+
+    def __init__(self, context: Context, held: AsyncExitStack, found: MemoryObjectSendStream[Discovered]) -> None:
+        self._context = context
+        self._found = found
+        self._catalog = Catalog(context, held)
+
+    async def entries(self, entries: Iterable[Entry]) -> None:
+        """Look into *entries*, many at once."""
+        at_once = CapacityLimiter(_ENTRIES_AT_ONCE)
+
+        async def one(entry: Entry) -> None:
+            async with at_once:
+                if (copies := await self._asked_for(entry)) is not None:
+                    await self.copies(entry, [copy for copy in copies if self._context.claims(copy)])
+
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                for entry in entries:
+                    tg.start_soon(one, entry)
+
+    async def copies(self, entry: Entry, copies: Sequence[Copy]) -> None:
+        """Find out what there is to do for *copies*, all of one entry."""
+        going = [copy for copy in copies if not self._is_finished(copy)]
+        for copy in going:
+            self._context.started(copy)
+        going = [copy for copy in going if not self._is_refused(copy)]
+        if entry.kind == "local":
+            await self._plan_archive(entry, going)
+            return
+        descriptors = await self._catalog.resolve(entry, going)
+        going = [copy for copy in going if copy.reference in descriptors]
+        stored = await self._stored(going, descriptors)
+        missing = [copy for copy in going if not await self._is_present(copy, descriptors[copy.reference], stored)]
+        await self._plan_all(await self._catalog.load(entry, missing, descriptors), stored)
+
+    async def _asked_for(self, entry: Entry) -> list[Copy] | None:
+        """The copies that *entry* asks for; None if that can't be learnt: then one that stands for all has failed."""
+        stand_ins = [self._catalog.stand_in(entry, goal) for goal in entry.goals]
+        try:
+            copies = await self._catalog.copies(entry)
+        except AsyncpushError as error:
+            self._context.unread.add(entry)
+            for copy in stand_ins:
+                self._context.started(copy)
+                self._context.failed(copy, error)
+            return None
+        if entry in self._context.unread:
+            self._context.unread.remove(entry)
+            for copy in stand_ins:
+                self._context.results.pop(copy.key, None)
+        return copies
+
+    async def _plan_archive(self, entry: Entry, copies: Sequence[Copy]) -> None:
+        try:
+            images = {image.tag or "": image for image in await self._catalog.archive(entry)}
+        except AsyncpushError as error:
+            for copy in copies:
+                self._context.failed(copy, error)
+            return
+        await self._plan_all([(copy, images[copy.reference]) for copy in copies], {})
+
+    # What is done, or can't be done
+
+    def _is_finished(self, copy: Copy) -> bool:
+        """Whether an interrupted run has finished it: then nobody looks at it again."""
+        journal = self._context.journal
+        finished = journal.finished.get(copy.key) if journal and not self._context.options.recheck else None
+        if finished is None:
+            return False
+        self._context.ended(CopyResult(copy=copy, outcome="finished", digest=finished.digest))
+        return True
+
+    def _is_refused(self, copy: Copy) -> bool:
+        failure = self._context.targets[copy.goal.target].failures.get(copy.goal.repository)
+        if failure is not None:
+            self._context.failed(copy, failure)
+        return failure is not None
+
+    # What the targets have
+
+    async def _stored(
+        self, copies: Iterable[Copy], descriptors: Mapping[str, Descriptor]
+    ) -> dict[Repository, Sequence[StoredImage]]:
+        """What the repositories hold under the copies' tags: one question for a hundred."""
+        stored: dict[Repository, Sequence[StoredImage]] = {}
+
+        async def one(repository: Repository, asking: Sequence[Copy]) -> None:
+            if self._is_empty(asking[0]):
+                stored[repository] = ()
+                return
+            tags = {copy.tag for copy in asking if copy.tag}
+            digests = {descriptors[copy.reference].digest for copy in asking if copy.tag is None}
+            stored[repository] = await repository.find_images(tags=tags, digests=digests)
+
+        await self._for_each_repository(copies, one)
+        return stored
+
+    async def _is_present(
+        self, copy: Copy, descriptor: Descriptor, stored: Mapping[Repository, Sequence[StoredImage]]
+    ) -> bool:
+        expected: Digest | None = descriptor.digest
+        journal = self._context.journal
+        if copy.entry.platforms:
+            # What a choice of platforms makes of an index is known once it was made.
+            known = journal.known_images(copy.repository.address).get(copy.tag or "") if journal else None
+            expected = known.digest if known and known.source_digest == descriptor.digest else None
+        there = [each for each in stored.get(copy.repository, ()) if copy.tag in (None, each.tag)]
+        match = next((each for each in there if each.digest == expected), None)
+        if match is None or match.manifest is None:
+            return False
+        self._context.sources[copy.key] = descriptor.digest
+        self._context.exchange.holds(copy.repository, (blob.digest for blob in match.manifest.blobs()))
+        await self._found.send(Present(copy, match.manifest))
+        return True
+
+    async def _plan_all(
+        self, loaded: Sequence[tuple[Copy, Image]], stored: Mapping[Repository, Sequence[StoredImage]]
+    ) -> None:
+        """Ask each repository what it lacks of all its images, and hand over what is ready to go."""
+        images = dict(loaded)
+        plans: dict[Copy, Plan] = {}
+
+        async def one(repository: Repository, asking: Sequence[Copy]) -> None:
+            if self._is_empty(asking[0]):
+                plans.update({copy: plan_anew(images[copy]) for copy in asking})
+                return
+            memory = await Memory.of(self._context.journal, repository)
+            wanted = [Wanted(images[copy], copy.tag) for copy in asking]
+            found = await plan_images(wanted, repository, memory, found=stored.get(repository))
+            for copy, plan in zip(asking, found, strict=True):
+                if isinstance(plan, Plan):
+                    plans[copy] = plan
+                else:
+                    self._context.failed(copy, plan)
+
+        await self._for_each_repository(images, one)
+        together: dict[int, list[tuple[Copy, Plan]]] = defaultdict(list)
+        for copy, plan in plans.items():
+            together[id(images[copy])].append((copy, plan))
+        for group in together.values():
+            image = images[group[0][0]]
+            for copy, _ in group:
+                self._context.sources.setdefault(copy.key, image.root.manifest.digest if image.root.manifest else None)
+            await self._found.send(Ready(image, tuple(group)))
+
+    def _is_empty(self, copy: Copy) -> bool:
+        """Whether nothing can be in the copy's repository: it is new, or not there yet."""
+        return self._context.targets[copy.goal.target].states.get(copy.goal.repository) in ("new", "missing")
+
+    async def _for_each_repository(
+        self, copies: Iterable[Copy], ask: Callable[[Repository, Sequence[Copy]], Awaitable[None]]
+    ) -> None:
+        """Do *ask* for the copies of each repository; they have failed where it fails."""
+        by_repository: dict[Repository, list[Copy]] = defaultdict(list)
+        for copy in copies:
+            by_repository[copy.repository].append(copy)
+
+        async def one(repository: Repository, asking: Sequence[Copy]) -> None:
+            try:
+                await ask(repository, asking)
+            except AsyncpushError as error:
+                for copy in asking:
+                    self._context.failed(copy, error)
+
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                for repository, asking in by_repository.items():
+                    tg.start_soon(one, repository, asking)

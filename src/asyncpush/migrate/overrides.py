@@ -1,0 +1,51 @@
+"""What the command line sets over a plan: how registries are reached that the plan says nothing of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from asyncpush.migrate.plan.model import Goal, Plan, Target
+from asyncpush.settings import AwsConfiguration, SourceRegistry
+
+
+def overridden(
+    plan: Plan, aws: AwsConfiguration, sources: Mapping[str, SourceRegistry], *, create_repository: bool = False
+) -> Plan:
+    """*plan*, with what it does not say.
+
+    Args:
+        plan: the plan.
+        aws: what targets have that say nothing of their profile, region or endpoint.
+        sources: how registries are reached that the plan does not describe, by host.
+        create_repository: missing repositories are created, whatever the plan says.
+    """
+
+    def whole(target: Target) -> Target:
+        own = target.aws
+        return replace(
+            target,
+            aws=replace(
+                own,
+                profile=own.profile or aws.profile,
+                region=own.region or aws.region,
+                endpoint_url=own.endpoint_url or aws.endpoint_url,
+            ),
+        )
+
+    def goal(each: Goal) -> Goal:
+        return replace(each, target=whole(each.target))
+
+    return replace(
+        plan,
+        source_registries={**sources, **plan.source_registries},
+        targets=tuple(whole(target) for target in plan.targets),
+        entries=tuple(
+            replace(
+                entry,
+                goals=tuple(goal(each) for each in entry.goals),
+                create=entry.create or create_repository,
+            )
+            for entry in plan.entries
+        ),
+    )

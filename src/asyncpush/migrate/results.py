@@ -1,0 +1,49 @@
+"""What became of a migration, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from asyncpush.image import ImageResult
+from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What became of a migration.
+
+    Attributes:
+        results: of each copy, and of each signature, attestation and SBOM, in the order in which they ended first.
+        left_out: tags that the plan does not take.
+        requests: how many requests were sent, by operation: ``PutImage``, and ``GET blob`` and the like at the sources.
+        seconds: how long it took.
+        resumed: an interrupted run went on.
+    """
+
+    results: tuple[CopyResult, ...]
+    left_out: tuple[LeftOutTag, ...]
+    requests: Mapping[str, int]
+    seconds: float
+    resumed: bool
+
+    @property
+    def failed(self) -> tuple[CopyResult, ...]:
+        """What has failed."""
+        return tuple(result for result in self.results if result.outcome == "failed")
+
+
+def pushed_result(copy: Copy, image: ImageResult) -> CopyResult:
+    """The result of a copy whose image was pushed, or was there already."""
+    return CopyResult(
+        copy=copy,
+        outcome="pushed" if image.outcome == "pushed" else "present",
+        digest=image.digest,
+        layers_sent=image.layers_sent,
+        bytes_sent=image.bytes_sent,
+        layers_mounted=image.layers_mounted,
+        bytes_mounted=image.bytes_mounted,
+        layers_present=image.layers_present,
+        bytes_present=image.bytes_present,
+        seconds=image.seconds,
+    )

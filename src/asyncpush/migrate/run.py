@@ -1,0 +1,312 @@
+"""A migration from its plan to its report: discovery, uploads and puts overlap, over all repositories."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from asyncpush.api import open_logins
+from asyncpush.errors import (
+    AsyncpushError,
+    ChoiceError,
+    ManifestError,
+    RepositoryNotFoundError,
+    ServiceError,
+    SourceDeniedError,
+    SourceNotFoundError,
+    TagImmutableError,
+    UsageError,
+    only_cause,
+)
+from asyncpush.events import Emit, ignore
+from asyncpush.image import ImageResult, Run, dry_run, push_planned
+from asyncpush.journal import SqliteJournal
+from asyncpush.layer import Resources
+from asyncpush.migrate.context import Context, Options
+from asyncpush.migrate.copies import Copy, CopyResult
+from asyncpush.migrate.discovery import Discovered, Discovery, Present, Ready
+from asyncpush.migrate.exchange import Exchange, registry_of, score
+from asyncpush.migrate.plan.model import Entry, Plan
+from asyncpush.migrate.referrers import Referrers, subjects_of
+from asyncpush.migrate.results import Report, pushed_result
+from asyncpush.migrate.targets import create_by_push, open_targets, prepare
+from asyncpush.model import Digest
+from asyncpush.planning import Plan as ImagePlan
+from asyncpush.planning import plan_anew
+from asyncpush.settings import Settings
+from asyncpush.sources.registry import Patience, open_remotes
+
+#: Images that are worked on at once. Their layers share the slots; this bounds what waits for its turn, or for a layer
+#: that another image brings.
+_IMAGES_AT_ONCE = 128
+
+#: Of the images that are ready, how many are compared to find the one that helps most others.
+_COMPARED = 100
+
+#: What another try can't mend.
+_FINAL = (UsageError, ManifestError, ChoiceError, TagImmutableError, SourceNotFoundError, SourceDeniedError)
+_FINAL_CODES = frozenset({"AccessDeniedException", "LimitExceededException", "InvalidParameterException"})
+
+
+async def migrate_plan(
+    plan: Plan,
+    *,
+    settings: Settings | None = None,
+    journal: SqliteJournal | None = None,
+    emit: Emit = ignore,
+    options: Options | None = None,
+    patience: Patience | None = None,
+) -> Report:
+    """Bring all images of *plan* to where they go; one that fails does not stop the others.
+
+    With a journal, a migration that was interrupted goes on: images that it has finished are not looked at again, and
+    no acknowledged part is sent again. One that has ended without failures begins anew, and sees what has moved.
+
+    Args:
+        plan: what is to go where (``read_plan``).
+        settings: the limits of all pushes together.
+        journal: remembers what was done (``open_journal``).
+        emit: hears of all that happens; it must not block.
+        options: how to go about it.
+        patience: how long registries that images come from are waited for, and how often they are asked again.
+
+    Raises:
+        UsageError: a registry can't be connected to as the plan says.
+        RegistryError: a registry that images go to refuses altogether, or can't be reached.
+    """
+    options = options or Options()
+    started = time.monotonic()
+    resources = Resources.of(settings or Settings(), emit, journal)
+    run, exchange = Run.of(resources), Exchange(resources)
+    async with AsyncExitStack() as held:
+        targets = await held.enter_async_context(open_targets(plan, run))
+        logins = await held.enter_async_context(open_logins(resources.settings, emit))
+        opened = open_remotes(plan.source_registries, logins=logins, emit=emit, patience=patience)
+        remotes = await held.enter_async_context(opened)
+        context = Context(
+            options=options, run=run, exchange=exchange, targets=targets, remotes=remotes, journal=journal
+        )
+        resumed = False
+        if journal is not None and not options.dry:
+            resumed = (await journal.begin_run(fingerprint(plan), anew=options.recheck)).resumed
+        await prepare(plan, targets, dry=options.dry)
+        with only_cause(), context.scope:
+            await _Migration(context, held).go(plan.entries)
+        results = tuple(context.results.values())
+        if journal is not None and not options.dry:
+            failures = [result for result in results if result.outcome == "failed"]
+            for result in failures:
+                await journal.image_failed(result.copy.key, str(result.error))
+            await journal.end_run(len(failures))
+        requests = Counter[str]()
+        for target in targets.values():
+            requests.update({each.operation: each.sent for each in target.registry.pace.statistics()})
+        requests.update(remotes.requests)
+    seconds = time.monotonic() - started
+    return Report(
+        results=results, left_out=tuple(context.left_out), requests=requests, seconds=seconds, resumed=resumed
+    )
+
+
+def fingerprint(plan: Plan) -> str:
+    """Equal for plans that ask for the same; without any secret."""
+    return Digest.of(repr((plan.targets, plan.entries)).encode()).hex
+
+
+class _Migration:
+    """The images of one migration on their way.
+
+    Args:
+        context: what they share.
+        held: keeps archives open.
+    """
+
+    def __init__(self, context: Context, held: AsyncExitStack) -> None:
+        self._context = context
+        self._held = held
+        self._referrers = Referrers(context)
+        self._ready: list[Ready] = []
+        self._wanted: Counter[str] = Counter()
+        self._at_once = anyio.CapacityLimiter(_IMAGES_AT_ONCE)
+        self._planned: set[tuple[str, str]] = set()
+        self._unfinished: list[Copy] = []
+
+    async def go(self, entries: Iterable[Entry]) -> None:
+        """Bring all images of *entries*; then try again what has failed and may succeed."""
+        await self._discover_and_push(entries, None)
+        for _ in range(self._context.options.retries):
+            again: dict[Entry, list[Copy]] = defaultdict(list)
+            for copy in self._to_try_again():
+                again[copy.entry].append(copy)
+            if not again or self._context.options.dry:
+                break
+            await self._discover_and_push(again, again)
+
+    def _to_try_again(self) -> list[Copy]:
+        """Copies that have failed, or whose referrers have, and that may succeed."""
+        failed = [
+            result.copy
+            for result in self._context.results.values()
+            if result.outcome == "failed" and result.subject is None and _may_succeed(result.error)
+        ]
+        unfinished, self._unfinished = self._unfinished, []
+        return failed + unfinished
+
+    async def _discover_and_push(self, entries: Iterable[Entry], copies: dict[Entry, list[Copy]] | None) -> None:
+        """Look into *entries*, or into some of their copies, and push what is found, as it is found."""
+        ahead, found = anyio.create_memory_object_stream[Discovered](0)
+        discovery = Discovery(self._context, self._held, ahead)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(self._discover, discovery, ahead, entries, copies)
+            tg.start_soon(self._push_found, found)
+
+    async def _discover(
+        self,
+        discovery: Discovery,
+        ahead: MemoryObjectSendStream[Discovered],
+        entries: Iterable[Entry],
+        copies: dict[Entry, list[Copy]] | None,
+    ) -> None:
+        async with ahead:
+            if copies is None:
+                await discovery.entries(entries)
+                return
+            unread = {entry for entry in copies if entry in self._context.unread}
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(discovery.entries, unread)
+                for entry, some in copies.items():
+                    if entry not in unread:
+                        tg.start_soon(discovery.copies, entry, some)
+
+    async def _push_found(self, found: MemoryObjectReceiveStream[Discovered]) -> None:
+        """Start images as there is room for them, of those that are ready the most helpful first."""
+        async with found, anyio.create_task_group() as tg:
+            async for each in found:
+                if isinstance(each, Present):
+                    tg.start_soon(self._present, each)
+                    continue
+                self._ready.append(each)
+                self._wanted.update(_identities(each))
+                tg.start_soon(self._push_next)
+
+    async def _push_next(self) -> None:
+        async with self._at_once:
+            compared = self._ready[:_COMPARED]
+            best = max(compared, key=self._score)
+            self._ready.remove(best)
+            await self._push(best)
+            self._wanted.subtract(_identities(best))
+
+    def _score(self, ready: Ready) -> float:
+        return max(score(plan.to_send, self._wanted.__getitem__) for _, plan in ready.copies)
+
+    async def _present(self, present: Present) -> None:
+        """Finish an image that is there already: its referrers may be missing yet."""
+        copy, manifest = present.copy, present.manifest
+        digests = (manifest.digest, *(child.digest for child in manifest.children))
+        self._context.present(copy, manifest.digest, sum(blob.size for blob in manifest.blobs()))
+        if journal := self._context.journal:
+            await journal.image_put(copy.repository.address, manifest, copy.tag)
+        await self._finish([copy], digests)
+
+    async def _push(self, ready: Ready) -> None:
+        """Push an image to all its places at once, then what refers to it."""
+        pushed: list[Copy] = []
+
+        async def one(copy: Copy, plan: ImagePlan) -> None:
+            try:
+                result = await self._push_one(ready, copy, plan)
+            except AsyncpushError as error:
+                self._context.failed(copy, error)
+                return
+            self._context.ended(result)
+            pushed.append(copy)
+
+        async with anyio.create_task_group() as tg:
+            for copy, plan in ready.copies:
+                tg.start_soon(one, copy, plan)
+        await self._finish(pushed, subjects_of(ready.image.root))
+
+    async def _push_one(self, ready: Ready, copy: Copy, plan: ImagePlan) -> CopyResult:
+        if self._context.options.dry:
+            return await self._would_push(ready, copy, plan)
+        try:
+            result = await self._push_planned(ready, copy, plan)
+        except RepositoryNotFoundError as error:
+            target = self._context.targets[copy.goal.target]
+            create = partial(create_by_push, target, copy.entry, copy.repository, error)
+            await self._context.run.created.do(copy.repository.address, create)
+            result = await self._push_planned(ready, copy, plan_anew(ready.image))
+        return pushed_result(copy, result)
+
+    async def _push_planned(self, ready: Ready, copy: Copy, plan: ImagePlan) -> ImageResult:
+        exchange, journal = self._context.exchange, self._context.journal
+        if plan.to_send and await self._mounts(copy) and journal is not None:
+            # What an earlier run has brought into this registry can be mounted from there.
+            wanted = [blob.descriptor.digest for blob in plan.to_send if blob.descriptor]
+            for held in await journal.holders(registry_of(copy.repository), wanted):
+                if held.referenced:
+                    exchange.remember(registry_of(copy.repository), held.repository, held.digest)
+        with exchange.sender(copy.repository, plan.to_send) as sender:
+            run = replace(self._context.run, sender=sender)
+            return await push_planned(ready.image, plan, copy.repository, copy.tag, copy.destination, run)
+
+    async def _mounts(self, copy: Copy) -> bool:
+        """Whether the copy's registry mounts blobs."""
+        ask = self._context.targets[copy.goal.target].registry.admin.mounts_blobs
+        return await self._context.exchange.mounts(registry_of(copy.repository), ask)
+
+    async def _would_push(self, ready: Ready, copy: Copy, plan: ImagePlan) -> CopyResult:
+        """What would be sent, if each layer goes to each registry once, and to each repository once without mounts."""
+        result = dry_run(ready.image, copy.destination, plan)
+        mounts = await self._mounts(copy)
+        sent = mounted = 0
+        sizes = [0, 0]
+        for blob in plan.to_send:
+            in_repository = (copy.repository.address, blob.identity)
+            in_registry = (registry_of(copy.repository), blob.identity)
+            if in_repository in self._planned:
+                continue
+            by_mount = mounts and in_registry in self._planned
+            self._planned |= {in_repository, in_registry}
+            sent, mounted = sent + (not by_mount), mounted + bool(by_mount)
+            sizes[bool(by_mount)] += blob.source_size
+        return replace(
+            pushed_result(copy, result),
+            outcome="present" if plan.stored else "planned",
+            layers_sent=sent,
+            bytes_sent=sizes[0],
+            layers_mounted=mounted,
+            bytes_mounted=sizes[1],
+        )
+
+    async def _finish(self, copies: list[Copy], subjects: tuple[Digest, ...]) -> None:
+        """Carry the referrers along, and note in the journal which images are done."""
+        journal = self._context.journal
+        for copy in copies:
+            whole = await self._referrers.carry([copy], subjects)
+            if not whole:
+                self._unfinished.append(copy)
+            result = self._context.results[copy.key]
+            if journal is None or self._context.options.dry or not whole or result.digest is None:
+                continue
+            source = self._context.sources.get(copy.key)
+            await journal.image_finished(copy.key, source_digest=source, digest=result.digest, outcome=result.outcome)
+
+
+def _identities(ready: Ready) -> frozenset[str]:
+    return frozenset(blob.identity for _, plan in ready.copies for blob in plan.to_send)
+
+
+def _may_succeed(error: AsyncpushError | None) -> bool:
+    """Whether another try may end better."""
+    if isinstance(error, ServiceError) and error.code in _FINAL_CODES:
+        return False
+    return not isinstance(error, _FINAL)

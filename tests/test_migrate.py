@@ -1,0 +1,473 @@
+"""Migrations: what arrives, what is sent for it, what goes on after an interruption, what does not stop the rest."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from asyncpush.emulator import Emulator
+from asyncpush.errors import DigestMismatchError, SourceNotFoundError, UsageError
+from asyncpush.events import Event, ImageDone
+from conftest import judge, run_cli
+from images import DockerSave, at
+from migrations import Bench, bench, keys, layer, only, outcomes, reasons
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys(monkeypatch)
+
+
+@pytest.fixture
+async def here(tmp_path: Path, emulator: Emulator) -> AsyncIterator[Bench]:
+    async with bench(tmp_path, emulator) as made:
+        yield made
+
+
+def unique_bytes(here: Bench) -> int:
+    """The bytes of all blobs that the source has, manifests aside."""
+    return sum(len(data) for name, data in here.layout.files.items() if _is_blob(name, data))
+
+
+def _is_blob(name: str, data: bytes) -> bool:
+    return name.startswith("blobs/") and b'"schemaVersion"' not in data[:200]
+
+
+async def test_every_image_arrives_and_each_layer_goes_once_where_the_registry_mounts(here: Bench) -> None:
+    await here.mounting()
+    base, tools = layer(1, 300_000), layer(2, 200_000)
+    expected: dict[str, dict[str, str]] = {}
+    for number in range(6):
+        for tag in ("1", "2"):
+            image = here.hold(f"team/app-{number}", tag, base, tools, layer(10 * number + int(tag) + 100))
+            expected.setdefault(f"mirror/app-{number}", {})[tag] = str(image["digest"])
+    images = [{"from": f"team/app-{number}", "to": f"mirror/app-{number}"} for number in range(6)]
+    report = await here.run(here.plan(*images))
+
+    assert Counter(outcomes(report).values()) == {"pushed": 12}
+    assert {name: await here.stored(name) for name in expected} == expected
+    assert sum(result.bytes_sent for result in report.results) == unique_bytes(here)
+    counts = here.emulator.requests.counts()
+    assert counts["CompleteLayerUpload"] == len(
+        {name for name, data in here.layout.files.items() if _is_blob(name, data)}
+    )
+    assert report.requests["MountBlob"] == 5 * 2
+    assert len(here.source.asked("GET", "/blobs/")) == counts["CompleteLayerUpload"]
+
+
+async def test_without_mounts_each_repository_gets_its_own(here: Bench) -> None:
+    for number in range(3):
+        here.hold(f"team/app-{number}", "1", layer(1), layer(number + 5))
+    report = await here.run(here.plan(*({"from": f"team/app-{number}"} for number in range(3))))
+
+    assert Counter(outcomes(report).values()) == {"pushed": 3}
+    assert report.requests["MountBlob"] == 0
+    assert here.emulator.requests.counts()["CompleteLayerUpload"] == 3 * 3
+
+
+async def test_a_registry_that_declines_every_mount_is_asked_few_times(here: Bench) -> None:
+    client = judge(here.emulator.endpoint_url)
+    for number in range(8):
+        here.hold(f"team/app-{number}", "1", layer(1), layer(number + 5))
+        # Repositories of another encryption do not give their layers.
+        kind = {"encryptionType": "KMS"} if number % 2 else {"encryptionType": "AES256"}
+        await to_thread.run_sync(
+            lambda name=f"team/app-{number}", kind=kind: client.create_repository(
+                repositoryName=name, encryptionConfiguration=kind
+            )
+        )
+    await here.mounting()
+    report = await here.run(here.plan(*({"from": f"team/app-{number}"} for number in range(8))))
+
+    assert Counter(outcomes(report).values()) == {"pushed": 8}
+
+
+async def test_a_second_run_asks_once_a_tag_and_once_a_repository(here: Bench) -> None:
+    for number in range(4):
+        for tag in ("1", "2", "3"):
+            here.hold(f"team/app-{number}", tag, layer(number), layer(int(tag) + 50))
+    path = here.plan(*({"from": f"team/app-{number}", "tags": ["1", "2", "3"]} for number in range(4)))
+    await here.run(path)
+    here.source.seen.clear()
+    report = await here.run(path)
+
+    assert Counter(outcomes(report).values()) == {"present": 12}
+    assert Counter(seen.method for seen in here.source.seen) == {"HEAD": 12}
+    assert report.requests["BatchGetImage"] == 4
+    assert sum(report.requests.values()) <= 1.5 * 12
+    assert set(report.requests) <= {
+        "HEAD manifest", "BatchGetImage", "DescribeRepositories",
+    }  # fmt: skip
+
+
+async def test_a_tag_that_has_moved_at_the_source_moves(here: Bench) -> None:
+    here.hold("team/app", "1", layer(1))
+    path = here.plan({"from": "team/app", "tags": ["1"]})
+    await here.run(path)
+    moved = here.hold("team/app", "1", layer(2))
+    report = await here.run(path)
+
+    assert outcomes(report) == {"team/app:1": "pushed"}
+    assert await here.stored("team/app") == {"1": moved["digest"]}
+
+
+async def test_what_was_finished_before_the_interruption_is_not_looked_at_again(here: Bench) -> None:
+    for number in range(10):
+        here.hold("team/app", str(number), layer(number))
+    path = here.plan({"from": "team/app", "tags": [str(number) for number in range(10)]})
+    done: set[str] = set()
+    with anyio.CancelScope() as scope:
+
+        def emit(event: Event) -> None:
+            if isinstance(event, ImageDone):
+                done.add(event.destination)
+                if len(done) == 6:
+                    scope.cancel()
+
+        await here.run(path, emit=emit)
+    here.source.seen.clear()
+    report = await here.run(path)
+
+    finished = {place for place, outcome in outcomes(report).items() if outcome == "finished"}
+    assert report.resumed
+    assert 1 <= len(finished) <= 6
+    assert set(outcomes(report).values()) <= {"finished", "present", "pushed"}
+    assert len(here.source.asked("HEAD")) == 10 - len(finished)
+    assert len(await here.stored("team/app")) == 10
+    assert here.emulator.requests.counts()["CompleteLayerUpload"] == 20
+
+    here.source.seen.clear()
+    again = await here.run(path, recheck=True)
+    assert Counter(outcomes(again).values()) == {"present": 10}
+    assert len(here.source.asked("HEAD")) == 10
+
+
+async def test_bad_images_fail_and_the_others_go_on(here: Bench) -> None:
+    good = here.hold("team/app", "good", layer(1), layer(2))
+    wrong = here.hold("team/app", "wrong", layer(1), layer(3))
+    gone = here.hold("team/app", "gone", layer(4))
+    huge = here.hold("team/app", "huge", layer(5))
+    blob = json.loads(here.source.blobs[str(wrong["digest"])])["layers"][1]["digest"]
+    here.source.blobs[blob] = bytes(len(here.source.blobs[blob]))
+    here.source.rule("GET", str(gone["digest"]))(lambda _: _refused(404))
+    here.source.rule("GET", str(huge["digest"]))(lambda _: _five_megabytes())
+    tags = ["good", "wrong", "gone", "huge", "missing"]
+    report = await here.run(here.plan({"from": "team/app", "tags": tags}), retries=1)
+
+    assert outcomes(report) == {f"team/app:{tag}": "pushed" if tag == "good" else "failed" for tag in tags}
+    assert await here.stored("team/app") == {"good": good["digest"]}
+    assert isinstance(only(report, "team/app:wrong").error, DigestMismatchError)
+    assert isinstance(only(report, "team/app:gone").error, SourceNotFoundError)
+    assert isinstance(only(report, "team/app:missing").error, SourceNotFoundError)
+    assert "4194304" in str(only(report, "team/app:huge").error)
+    available = judge(here.emulator.endpoint_url).batch_check_layer_availability
+    answer = await to_thread.run_sync(lambda: available(repositoryName="team/app", layerDigests=[blob]))
+    assert answer["layers"][0]["layerAvailability"] == "UNAVAILABLE"
+
+
+async def _refused(status: int) -> object:
+    from registry_server import refusal
+
+    return refusal(status, "MANIFEST_UNKNOWN", "deleted meanwhile")
+
+
+async def _five_megabytes() -> object:
+    from registry_server import manifest
+
+    return manifest("application/vnd.oci.image.manifest.v1+json", b'{"schemaVersion": 2}' + b" " * 5_000_000)
+
+
+async def test_what_fails_for_a_while_is_tried_again_at_the_end(here: Bench) -> None:
+    image = here.hold("team/app", "1", layer(1))
+    here.hold("team/app", "2", layer(2))
+    blob = json.loads(here.source.blobs[str(image["digest"])])["layers"][0]["digest"]
+    data = here.source.blobs[blob]
+
+    @here.source.rule("GET", blob, times=1)
+    async def _(request: object) -> object:
+        from aiohttp import web
+
+        return web.Response(body=bytes(len(data)))
+
+    report = await here.run(here.plan({"from": "team/app", "tags": ["1", "2"]}))
+
+    assert outcomes(report) == {"team/app:1": "pushed", "team/app:2": "pushed"}
+    assert (only(report, "team/app:1").attempts, only(report, "team/app:2").attempts) == (2, 1)
+
+
+async def test_fail_fast_stops_at_the_first_failure_and_the_next_run_does_the_rest(here: Bench) -> None:
+    for number in range(3):
+        here.hold("team/app", str(number), layer(number))
+    path = here.plan({"from": "team/app", "tags": ["missing", "0", "1", "2"]})
+    report = await here.run(path, fail_fast=True)
+
+    assert [result.outcome for result in report.results if result.outcome == "failed"] == ["failed"]
+    after = await here.run(path)
+    assert Counter(outcomes(after).values())["failed"] == 1
+    assert len(await here.stored("team/app")) == 3
+
+
+async def test_two_images_for_one_place_are_refused_and_nothing_is_guessed(here: Bench) -> None:
+    here.hold("team/app", "1", layer(1))
+    here.hold("other/app", "1", layer(2))
+    report = await here.run(
+        here.plan({"from": "team/app", "to": "mirror/app"}, {"from": "other/app", "to": "mirror/app"})
+    )
+
+    assert sorted(result.outcome for result in report.results) == ["failed", "pushed"]
+    [failure] = report.failed
+    assert isinstance(failure.error, UsageError)
+    assert "images[" in str(failure.error)
+
+
+async def test_a_repository_that_may_not_be_created_fails_its_images_only(here: Bench) -> None:
+    here.hold("team/app", "1", layer(1))
+    here.hold("team/other", "1", layer(2))
+    report = await here.run(here.plan({"from": "team/app"}, {"from": "team/other", "repository": {"create": False}}))
+
+    assert outcomes(report) == {"team/app:1": "pushed", "team/other:1": "failed"}
+    assert "create: true" in reasons(report)[0]
+
+
+async def test_a_creation_template_creates_what_it_is_for(here: Bench) -> None:
+    client = judge(here.emulator.endpoint_url)
+
+    def template() -> None:
+        client.create_repository_creation_template(
+            prefix="mirror", appliedFor=["CREATE_ON_PUSH"], imageTagMutability="IMMUTABLE"
+        )
+
+    await to_thread.run_sync(template)
+    here.hold("team/app", "1", layer(1))
+    report = await here.run(here.plan({"from": "team/app", "to": "mirror/app", "repository": {"create": False}}))
+
+    assert outcomes(report) == {"mirror/app:1": "pushed"}
+    described = await to_thread.run_sync(lambda: client.describe_repositories(repositoryNames=["mirror/app"]))
+    assert described["repositories"][0]["imageTagMutability"] == "IMMUTABLE"
+
+
+async def test_an_immutable_tag_that_names_another_image_fails_before_anything_of_it_is_sent(here: Bench) -> None:
+    here.hold("team/app", "1", layer(1))
+    path = here.plan({"from": "team/app", "tags": ["1"], "repository": {"create": True, "mutability": "IMMUTABLE"}})
+    await here.run(path)
+    here.hold("team/app", "1", layer(2))
+    before = here.emulator.requests.counts()["InitiateLayerUpload"]
+    report = await here.run(path)
+
+    assert outcomes(report) == {"team/app:1": "failed"}
+    assert here.emulator.requests.counts()["InitiateLayerUpload"] == before
+
+
+async def test_referrers_and_cosigns_tags_come_along_once(here: Bench) -> None:
+    image = here.hold("team/app", "1", layer(1))
+    subject = {"mediaType": image["mediaType"], "digest": image["digest"], "size": image["size"]}
+    config = here.layout.blob(b"{}", "application/vnd.oci.empty.v1+json")
+    document = {"config": config, "layers": [here.layout.blob(b"an sbom", "text/spdx")], "subject": subject}
+    sbom = here.layout._document(str(image["mediaType"]), document)
+    here.source.hold(here.layout, sbom, "team/app", "unused")
+    signature = here.layout.manifest(
+        config, [here.layout.blob(b"signed", "application/vnd.dev.cosign.simplesigning.v1+json")]
+    )
+    cosign = f"sha256-{str(image['digest'])[7:]}.sig"
+    here.source.hold(here.layout, signature, "team/app", cosign)
+    here.source.referrers = {str(image["digest"]): [sbom]}
+    path = here.plan({"from": "team/app", "tags": ["1"]})
+    report = await here.run(path)
+
+    subjects = {result.copy.destination: str(result.subject) for result in report.results if result.subject}
+    assert subjects == {f"team/app:{cosign}": image["digest"], f"team/app@{sbom['digest']}": image["digest"]}
+    assert await here.stored("team/app") == {"1": image["digest"], cosign: signature["digest"]}
+    client = judge(here.emulator.endpoint_url)
+    details = await to_thread.run_sync(lambda: client.describe_images(repositoryName="team/app")["imageDetails"])
+    assert sbom["digest"] in {each["imageDigest"] for each in details}
+
+    here.source.seen.clear()
+    await here.run(path)
+    assert not here.source.asked("GET", "/referrers/")
+    await here.run(path, recheck=True)
+    assert here.source.asked("GET", "/referrers/")
+
+
+async def test_referrers_stay_behind_where_the_plan_says_so(here: Bench) -> None:
+    image = here.hold("team/app", "1", layer(1))
+    here.source.referrers = {}
+    await here.run(here.plan({"from": "team/app", "tags": ["1"], "referrers": False}))
+
+    assert not here.source.asked("GET", "/referrers/")
+    assert not here.source.asked("GET", "/tags/")
+    assert await here.stored("team/app") == {"1": image["digest"]}
+
+
+async def test_several_targets_get_an_image_from_one_reading(here: Bench, tmp_path: Path) -> None:
+    image = here.hold("team/app", "1", layer(1), layer(2), layer(3))
+    async with Emulator(tmp_path / "second", fsync=False) as second:
+        targets = {
+            "one": {"region": "eu-west-1", "endpoint_url": here.emulator.endpoint_url},
+            "two": {"region": "us-east-1", "endpoint_url": here.emulator.endpoint_url, "prefix": "copies"},
+            "three": {"region": "eu-west-1", "endpoint_url": second.endpoint_url},
+        }
+        defaults = {"targets": list(targets), "repository": {"create": True}}
+        report = await here.run(here.plan({"from": "team/app"}, targets=targets, defaults=defaults))
+
+        assert Counter(outcomes(report).values()) == {"pushed": 3}
+        assert len(here.source.asked("GET", "/blobs/")) == 4
+        assert len(here.source.asked("GET", f"/manifests/{image['digest']}")) == 1
+        there = judge(second.endpoint_url).describe_images
+        details = await to_thread.run_sync(lambda: there(repositoryName="team/app")["imageDetails"])
+        assert details[0]["imageDigest"] == image["digest"]
+
+
+async def test_platforms_are_chosen_and_a_later_run_knows_what_became_of_them(here: Bench) -> None:
+    children = [
+        at(here.layout.image(layer(number), platform=platform), platform)
+        for number, platform in enumerate(("linux/amd64", "linux/arm64", "windows/amd64"))
+    ]
+    index = here.layout.index(*children)
+    here.source.hold(here.layout, index, "team/app", "1")
+    path = here.plan({"from": "team/app", "tags": ["1"], "platforms": ["linux/amd64", "linux/arm64"]})
+    report = await here.run(path)
+    here.source.seen.clear()
+    again = await here.run(path)
+
+    assert outcomes(report) == {"team/app:1": "pushed"}
+    assert outcomes(again) == {"team/app:1": "present"}
+    assert not here.source.asked("GET", "/manifests/")
+    client = judge(here.emulator.endpoint_url)
+    answer = await to_thread.run_sync(
+        lambda: client.batch_get_image(repositoryName="team/app", imageIds=[{"imageTag": "1"}])
+    )
+    document = json.loads(answer["images"][0]["imageManifest"])
+    assert [child["platform"]["architecture"] for child in document["manifests"]] == ["amd64", "arm64"]
+    assert [child["digest"] for child in document["manifests"]] == [child["digest"] for child in children[:2]]
+
+
+async def test_an_archive_of_uncompressed_layers_is_not_compressed_twice(here: Bench, tmp_path: Path) -> None:
+    archive = tmp_path / "app.tar"
+    archive.write_bytes(DockerSave().image(layer(1, 2_000_000), layer(2), tags=["app:1", "app:2"]).archive())
+    path = here.plan()
+    document = json.loads(path.read_text())
+    document["images"] = [{"from": f"docker-archive:{archive}", "to": "team/app"}]
+    path.write_text(json.dumps(document))
+    report = await here.run(path)
+    assert Counter(outcomes(report).values()) == {"pushed": 2}
+
+    # Under a new tag of the same archive nothing is compressed or sent again.
+    document["images"].append({"from": f"docker-archive:{archive}:app:1", "to": "team/app:new"})
+    path.write_text(json.dumps(document))
+    again = await here.run(path)
+    assert only(again, "team/app:new").bytes_sent == 0
+    assert here.emulator.requests.counts()["CompleteLayerUpload"] == 3
+
+
+async def test_a_dry_run_says_what_would_happen_and_changes_nothing(here: Bench) -> None:
+    await here.mounting()
+    for number in range(2):
+        here.hold(f"team/app-{number}", "1.0", layer(1, 50_000), layer(number + 5))
+        here.hold(f"team/app-{number}", "0.9", layer(1, 50_000), layer(number + 9))
+    path = here.plan(*({"from": f"team/app-{number}", "tags": {"glob": "1.*"}} for number in range(2)))
+    before = here.emulator.requests.counts()
+    report = await here.run(path, journal=False, dry=True)
+
+    assert Counter(outcomes(report).values()) == {"planned": 2}
+    assert {(each.tag, each.reason) for each in report.left_out} == {("0.9", "matches no glob")}
+    shared = len(next(data for data in here.layout.files.values() if 45_000 < len(data) < 60_000))
+    assert sum(result.bytes_mounted for result in report.results) == shared
+    changes = set(here.emulator.requests.counts() - before)
+    assert not changes & {"CreateRepository", "InitiateLayerUpload", "PutImage", "UploadLayerPart"}
+
+    real = await here.run(path)
+    assert sum(result.bytes_sent for result in real.results) == sum(result.bytes_sent for result in report.results)
+
+
+async def test_the_commands_output(here: Bench) -> None:
+    await here.mounting()
+    good = here.hold("team/app", "1", layer(1))
+    here.hold("team/app", "2", layer(2))
+    path = here.plan({"from": "team/app", "tags": ["1", "3"]})
+    failed, metrics = here.folder / "failed.txt", here.folder / "metrics.prom"
+    words = ("migrate", path, "--progress", "none", "--failed-out", failed, "--metrics-out", metrics)
+    done = await to_thread.run_sync(lambda: run_cli(*words))
+
+    assert done.status == 1
+    assert done.out == f"team/app:1@{good['digest']}\n"
+    assert "team/app:3: " in done.err
+    assert "2 images: " in done.err
+    assert failed.read_text() == f"docker://{here.source.host}/team/app:3 team/app:3\n"
+    assert 'asyncpush_migration_images{outcome="failed"} 1' in metrics.read_text()
+    assert here.folder.joinpath("plan.journal").exists()
+
+    here.hold("team/app", "3", layer(3))
+    options = ("--src-plain-http", "--endpoint-url", here.emulator.endpoint_url, "--region", "eu-west-1")
+    again = await to_thread.run_sync(lambda: run_cli("migrate", failed, "--no-resume", "--output", "json", *options))
+    document = json.loads(again.out)
+    assert again.status == 0
+    assert [(image["destination"], image["outcome"]) for image in document["images"]] == [("team/app:3", "pushed")]
+    assert document["totals"]["requests"]["PutImage"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (("missing.yaml",), 2, "missing.yaml"),
+        (("plan.json", "--max-layers", "0"), 2, "--max-layers"),
+        (("plan.json", "--journal", "/dev/null/x"), 2, "/dev/null/x"),
+    ],
+)
+async def test_wrong_usage_says_so_before_anything_is_asked(
+    here: Bench, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], status: int, says: str
+) -> None:
+    here.hold("team/app", "1", layer(1))
+    here.plan({"from": "team/app"})
+    monkeypatch.chdir(here.folder)
+    done = await to_thread.run_sync(lambda: run_cli("migrate", *words))
+
+    assert done.status == status
+    assert says in done.err
+    assert done.err.count("\n") == 1
+    assert not here.source.seen
+
+
+async def test_a_target_that_can_not_be_reached_is_one_line(here: Bench) -> None:
+    here.hold("team/app", "1", layer(1))
+    targets = {"here": {"region": "eu-west-1", "endpoint_url": "http://127.0.0.1:1"}}
+    path = here.plan({"from": "team/app"}, targets=targets)
+    done = await to_thread.run_sync(lambda: run_cli("migrate", path, "--progress", "none"))
+
+    assert done.status == 1
+    assert done.err.count("\n") == 1
+    assert "127.0.0.1:1" in done.err
+
+
+async def test_a_plan_is_verified_against_its_sources(here: Bench) -> None:
+    image = here.hold("team/app", "1", layer(1), layer(2))
+    here.hold("team/app", "2", layer(3))
+    config = here.layout.blob(b"{}", "application/vnd.oci.empty.v1+json")
+    subject = {name: image[name] for name in ("mediaType", "digest", "size")}
+    sbom = here.layout._document(
+        str(image["mediaType"]), {"config": config, "layers": [here.layout.blob(b"sbom", "x/y")], "subject": subject}
+    )
+    here.source.hold(here.layout, sbom, "team/app", "unused")
+    here.source.referrers = {str(image["digest"]): [sbom]}
+    path = here.plan({"from": "team/app", "tags": ["1", "2"]})
+    verify = ("verify", "--deep", path, "--progress", "none")
+    before = await to_thread.run_sync(lambda: run_cli(*verify))
+    assert before.status == 1
+    assert "team/app" in before.err
+
+    await here.run(path)
+    whole = await to_thread.run_sync(lambda: run_cli(*verify))
+    assert whole.status == 0, whole.err
+    assert len(whole.out.splitlines()) == 3
+    assert f"team/app:1@{image['digest']}  whole" in whole.out
+    assert str(sbom["digest"]) in whole.out
+
+    moved = here.hold("team/app", "2", layer(4))
+    after = await to_thread.run_sync(lambda: run_cli(*verify))
+    assert after.status == 1
+    assert str(moved["digest"]) in after.err
