@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,10 +140,11 @@ def layer_bytes(endpoint: Endpoint) -> int:
 
 
 @contextmanager
-def emulator(folder: Path, tls: Certificate | None = None) -> Iterator[Endpoint]:
-    """Run asyncpush's emulator on an empty *folder*; like the registry beside it, it asks nobody who he is."""
-    command = [sys.executable, "-m", "asyncpush", "serve", "--port", "0", "--data", str(folder)]
-    command.append("--no-verify-signatures")
+def emulator(
+    folder: Path, tls: Certificate | None = None, *, options: Sequence[str] = ("--no-verify-signatures",)
+) -> Iterator[Endpoint]:
+    """Run asyncpush's emulator on *folder*; like the registry beside it, it asks nobody who he is, unless told to."""
+    command = [sys.executable, "-m", "asyncpush", "serve", "--port", "0", "--data", str(folder), *options]
     if tls:
         command += ["--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)]
     with _started(command) as (process, line):
@@ -172,7 +173,7 @@ http:
 
 @contextmanager
 def docker_registry(folder: Path, tls: Certificate | None = None) -> Iterator[Endpoint]:
-    """Run docker-registry (distribution) on an empty *folder*, with its storage on disk and its access log counted.
+    """Run docker-registry (distribution) on *folder*, with its storage on disk and its access log counted.
 
     Raises:
         UnavailableError: it is not installed, or does not start.

@@ -33,11 +33,21 @@ class ContenderError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One run of a contender: what is executed, against which endpoint, to push so many bytes of layers."""
+    """One run of a contender: what is executed, against which endpoint, to push so many bytes of layers.
+
+    Attributes:
+        command: what is executed.
+        endpoint: where it pushes to; the environment leads there.
+        size: bytes of layers.
+        environment: what the environment has besides.
+        details: asked after the run for what its sample is to tell besides.
+    """
 
     command: tuple[str, ...]
     endpoint: Endpoint
     size: int
+    environment: dict[str, str] = field(default_factory=dict)
+    details: Callable[[], dict[str, object]] = dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +206,14 @@ def _run(contender: Contender, number: int) -> Sample:
             endpoint_cpu,
             endpoint.count_requests() - requests,
             launch.size,
-            own.get("details", {}),
+            {**own.get("details", {}), **launch.details()},
         )
 
 
 def _execute(name: str, launch: Launch, folder: Path) -> None:
     log = folder / "log"
     launcher = (sys.executable, "-I", "-S", str(HERE / "launch.py"), str(folder / "used"))
-    environment = {**launch.endpoint.environment(), "BENCHMARK_RESULT": str(folder / "result")}
+    environment = {**launch.endpoint.environment(), "BENCHMARK_RESULT": str(folder / "result"), **launch.environment}
     with log.open("wb") as output:
         # A session of its own: where the benchmark is interrupted, all that the contender started goes with it.
         process = subprocess.Popen(

@@ -178,3 +178,115 @@ def run(bench: str, out: Path, *options: str, **environment: str) -> subprocess.
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=merged)
     assert done.returncode == 0, done.stderr
     return done
+
+
+#: A migration that is over in seconds.
+SMALL = ("--size", "3MB", "--repositories", "5", "--tags", "8", "--latency", "1ms", "--manifests", "0")
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the benchmarks, whose modules can be imported."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return BENCHMARKS
+
+
+def test_migrate_compares_with_skopeo_and_finds_both_targets_equal(
+    need: Callable[[str], str], skopeo: str, tmp_path: Path
+) -> None:
+    need("docker-registry")
+
+    done = run("migrate", tmp_path, *SMALL, "--mounting", "on")
+
+    [written] = tmp_path.glob("*.json")
+    check(written)
+    document = json.loads(written.read_bytes())
+    assert [each["tool"] for each in document["checked"]] == ["asyncpush", "skopeo"]
+    assert [each["equality"]["wrong"] for each in document["checked"]] == [[], []]
+    sent = {sample["contender"]: sample["details"]["bytes_received"] for sample in document["rounds"]}
+    assert sent["skopeo, cold"] > 2_500_000
+    assert sent["asyncpush, cold"] > 2_500_000
+    assert sent["asyncpush, warm"] == sent["asyncpush, recheck"] == sent["skopeo, warm"] == 0
+    assert {each["name"]: each["value"] <= each["limit"] for each in document["judged"]}["bytes sent / unique bytes"]
+    assert "requests at the sources" in done.stdout
+
+
+def test_a_migration_that_is_killed_sends_little_twice(need: Callable[[str], str], tmp_path: Path) -> None:
+    need("docker-registry")
+
+    run("migrate", tmp_path, *SMALL, "--size", "20MB", "--kills", "3")
+
+    [written] = tmp_path.glob("*.json")
+    kills = json.loads(written.read_bytes())["kills"]
+    assert 1 <= kills["kills"] <= 3
+    assert kills["equality"]["wrong"] == []
+    assert kills["ratio"] <= kills["allowed"]
+
+
+def test_what_is_missing_at_the_target_of_a_migration_is_noticed(
+    benchmarks: Path, need: Callable[[str], str], skopeo: str, tmp_path: Path
+) -> None:
+    need("docker-registry")
+    import corpus
+    import stage
+    import tools
+
+    recipe = corpus.Recipe(size=500_000, repositories=2, tags=3)
+    with (
+        stage.sources(tmp_path / "corpus", recipe, print) as origin,
+        stage.target(tmp_path, origin, stage.Weather("1ms", "100MB/s", 0), mounting=True) as here,
+    ):
+        environment = {**here.endpoint.environment(), **here.environment}
+        subprocess.run(tools.skopeo_command(here), env=environment, check=True, timeout=60)
+        assert tools.check(origin, here, referrers=False).wrong == ()
+        [lacking] = [each for each in tools.check(origin, here, referrers=True).wrong if "lacks its referrers" in each]
+        signed = origin.corpus.repositories[1]
+        assert lacking.startswith(signed.target)
+
+        tag, digest = next(iter(origin.corpus.repositories[0].tags.items()))
+        repository = origin.corpus.repositories[0].target
+        here.ecr.batch_delete_image(repositoryName=repository, imageIds=[{"imageDigest": digest}])
+        wrong = tools.check(origin, here, referrers=False).wrong
+        assert f"{repository}:{tag} is missing, not {digest}" in wrong
+        assert f"{repository}@{digest} is missing" in wrong
+
+    assert stage.find_corpus(stage.place_of(tmp_path / "corpus", recipe)) == origin.corpus
+    assert stage.find_corpus(stage.place_of(tmp_path / "corpus", corpus.Recipe(seed=2))) is None
+
+
+def test_a_corpus_is_the_same_for_the_same_seed_and_as_large_as_asked_for(benchmarks: Path) -> None:
+    import corpus
+
+    recipe = corpus.Recipe(size=50_000_000, repositories=8, tags=24)
+    drawings = corpus.draw(recipe)
+    layers = {
+        layer.name: layer.size
+        for drawing in drawings
+        for platforms in drawing.images.values()
+        for each in platforms
+        for layer in each
+    }
+
+    assert corpus.draw(recipe) == drawings
+    assert corpus.draw(corpus.Recipe(seed=2, size=50_000_000, repositories=8, tags=24)) != drawings
+    assert sum(len(drawing.images) + bool(drawing.alias) for drawing in drawings) == 24
+    assert sum(layers.values()) == pytest.approx(50_000_000, rel=0.01)
+    assert {drawing.host for drawing in drawings} == {"registry", "emulator"}
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("PutImage", "PutImage"),
+        ("PATCH /v2/team/app/blobs/uploads/3f6c?_state=x", "PATCH uploads"),
+        ("POST /v2/team/app/blobs/uploads/", "POST uploads"),
+        ("HEAD /v2/team/blobs/blobs/sha256:00", "HEAD blob"),
+        ("GET /v2/app/manifests/1.0", "GET manifest"),
+        ("GET /v2/app/referrers/sha256:00", "GET referrers"),
+        ("GET /v2/", "GET other"),
+    ],
+)
+def test_requests_are_counted_by_kind(benchmarks: Path, operation: str, kind: str) -> None:
+    import wire
+
+    assert wire.kind_of(operation) == kind

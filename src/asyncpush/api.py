@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,9 @@ from asyncpush.reference import (
     parse_destination,
     parse_registry,
 )
-from asyncpush.settings import AwsConfiguration, Settings
+from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
 from asyncpush.sources import file_blob, open_source
+from asyncpush.sources.registry import open_remotes
 
 #: Images that are worked on at once. Their layers share the slots; this bounds what only asks and waits.
 _IMAGES_AT_ONCE = 32
@@ -132,16 +133,25 @@ async def connect(
 
 
 async def push(
-    registry: Registry, source: str, destination: str, *, platform: Platform | None = None, dry: bool = False
+    registry: Registry,
+    source: str,
+    destination: str,
+    *,
+    platform: Platform | None = None,
+    dry: bool = False,
+    sources: Mapping[str, SourceRegistry] | None = None,
 ) -> ImageResult:
     """Push one image, or one index with all that it names.
 
     Args:
         registry: the connection.
-        source: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REF]``, a path, or ``-``.
+        source: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REF]``, a path, ``-``, or
+            ``docker://HOST/REPOSITORY[:TAG|@DIGEST]``.
         destination: ``[REGISTRY/]REPOSITORY[:TAG]``; the tag is ``latest`` if there is none.
         platform: picks one image from an index.
         dry: only find out what would be sent.
+        sources: how registries are reached that images are read from, by host; one that is not in it is reached as
+            docker and podman would, and ECR with the AWS credentials.
 
     Raises:
         UsageError: the source or destination is not well formed, or a choice is missing; nothing was sent.
@@ -150,7 +160,11 @@ async def push(
     """
     written = in_registry(parse_destination(destination), registry.name)
     to = Destination(written.registry, written.repository, written.tag or "latest")
-    async with open_source(source, registry.settings) as opened:
+    async with (
+        open_logins(registry.settings, registry.emit) as logins,
+        open_remotes(sources, logins=logins, emit=registry.emit) as remotes,
+        open_source(source, registry.settings, remotes=remotes) as opened,
+    ):
         return await _push(registry, await opened.image(platform=platform), to, dry=dry)
 
 

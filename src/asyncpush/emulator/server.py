@@ -25,6 +25,7 @@ from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.finishing import Finishing
 from asyncpush.emulator.gate import Gate
 from asyncpush.emulator.json_api import JsonApi, operation_name, refusal
+from asyncpush.emulator.received import Received
 from asyncpush.emulator.request_body import Bodies, read_body
 from asyncpush.emulator.request_log import RequestLog, RequestRecord
 from asyncpush.emulator.rules import Rules
@@ -55,7 +56,8 @@ _READ_BUFFER = 256 * 1024
 class Emulator:
     """A local ECR on a data directory, serving while its ``async with`` block runs.
 
-    It answers ECR's JSON API at ``/``, pushes and pulls at ``/v2/``, and tells its requests at ``/_emulator/requests``.
+    It answers ECR's JSON API at ``/``, pushes and pulls at ``/v2/``, and tells its requests at ``/_emulator/requests``
+    and the bytes of their bodies at ``/_emulator/received``.
     Each repository is an OCI image layout (``data_directory.py`` says where); another emulator on the same directory
     goes on with everything that this one acknowledged, however this one ended.
 
@@ -103,6 +105,7 @@ class Emulator:
         admin: bool = False,
     ) -> None:
         self.requests = RequestLog()
+        self._received = Received()
         self._seam = Seam(weather or Weather(), self.requests, self._expire)
         self._admin = admin
         self._data = data
@@ -184,9 +187,12 @@ class Emulator:
         await self._open.aclose()
 
     async def _serve(self, listener: socket.socket, stack: AsyncExitStack) -> None:
-        application = web.Application(middlewares=[Bodies().middleware, self._seam.middleware])
+        application = web.Application(
+            middlewares=[self._received.middleware, Bodies().middleware, self._seam.middleware]
+        )
         application.router.add_post("/", self._answer_json)
         application.router.add_get("/_emulator/requests", self._answer_requests)
+        application.router.add_get("/_emulator/received", self._received.answer)
         application.router.add_get(f"{downloads.PREFIX}{{token}}", self._answer_layer)
         if self._admin:
             add_admin(application.router, self._seam)

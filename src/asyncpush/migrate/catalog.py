@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 import anyio
@@ -17,8 +17,8 @@ from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, LeftOutTag
 from asyncpush.migrate.plan.model import Entry, Goal
 from asyncpush.migrate.plan.tags import select
-from asyncpush.model import Descriptor, Digest
-from asyncpush.protocols import Image
+from asyncpush.model import Descriptor, Digest, Platform
+from asyncpush.protocols import Image, ImageNode, IndexNode
 from asyncpush.sources import open_source
 
 
@@ -128,6 +128,8 @@ class Catalog:
                     push_foreign_layers=self._context.run.resources.settings.push_foreign_layers,
                 )
                 image = Image(waiting[0].source, entry.repository, waiting[0].tag, root)
+                for platform in _absent(root, entry.platforms):
+                    self._context.emit(Notice(f"{image.source} has no image for {platform}"))
                 if notice := check_caps(image, self._context.targets[waiting[0].goal.target].registry.name.service):
                     self._context.emit(Notice(notice))
             except AsyncpushError as error:
@@ -142,3 +144,11 @@ class Catalog:
                 for descriptor, waiting in by_digest.items():
                     tg.start_soon(one, descriptor, waiting)
         return loaded
+
+
+def _absent(root: ImageNode | IndexNode, wanted: Collection[Platform]) -> list[Platform]:
+    """Those of several platforms that an index has no image for."""
+    if not isinstance(root, IndexNode):
+        return []
+    there = [child.platform for child in root.manifest.children if child.platform]
+    return [each for each in wanted if not any(platform.satisfies(each) for platform in there)]
