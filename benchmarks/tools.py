@@ -1,0 +1,137 @@
+"""The contenders of ``migrate``: ``asyncpush migrate`` and ``skopeo sync``, each cold and warm, on shared targets."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from endpoints import UnavailableError
+from equality import Equality, compare, copy_sample
+from harness import Contender, Launch
+from stage import Sources, Target, Weather, target, write_plan, write_skopeo_yaml
+
+Tool = Literal["asyncpush", "skopeo"]
+Pass = Literal["cold", "warm", "recheck"]
+
+#: What else a tool is run for, once a cold run is done.
+WARM: dict[Tool, tuple[Pass, ...]] = {"asyncpush": ("warm", "recheck"), "skopeo": ("warm",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a tool has left at a target, compared with the corpus."""
+
+    tool: Tool
+    mounting: bool
+    equality: Equality
+
+
+def asyncpush_command(here: Target, *options: str) -> tuple[str, ...]:
+    """The command of ``asyncpush migrate``; its journal stays with the target."""
+    plan = write_plan(here.folder / "plan.yaml", here.sources, here.endpoint)
+    journal = ("--journal", str(here.folder / "journal.sqlite"))
+    return (sys.executable, "-m", "asyncpush", "migrate", str(plan), *journal, "--progress", "none", *options)
+
+
+def skopeo_command(here: Target) -> tuple[str, ...]:
+    """The command of ``skopeo sync``: both sources in one file; ``--all`` takes indexes whole."""
+    images = write_skopeo_yaml(here.folder / "images.yaml", here.sources)
+    access = ("--dest-tls-verify=false", f"--dest-creds=AWS:{here.registry.password}")
+    options = ("--src", "yaml", "--dest", "docker", "--all", "--retry-times", "3", *access)
+    return ("skopeo", "--insecure-policy", "sync", *options, str(images), f"{here.endpoint.host}/mirror")
+
+
+def need_skopeo() -> None:
+    """See that skopeo is there.
+
+    Raises:
+        UnavailableError: it is not.
+    """
+    if shutil.which("skopeo") is None:
+        raise UnavailableError("skopeo is not installed (Debian's package skopeo); --contenders asyncpush does without")
+
+
+@dataclass(slots=True)
+class Stages:
+    """The target at hand: a cold run starts a new one, and warm runs find what the cold one has left.
+
+    What is there when the next one starts, or at the end, is compared with the corpus.
+
+    Attributes:
+        folder: where targets have their data.
+        origin: the sources.
+        weather: the conditions at targets.
+        checked: the comparisons so far.
+    """
+
+    folder: Path
+    origin: Sources
+    weather: Weather
+    checked: list[Checked] = field(default_factory=list)
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _here: Target | None = None
+    _whose: tuple[Tool, bool] = ("asyncpush", True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stack:
+            if error is None:
+                self._check()
+
+    def contenders(self, tools: list[Tool], mountings: list[bool]) -> list[Contender]:
+        """Who competes; warm runs where blobs can be mounted, since there they are the same without."""
+        found = []
+        for mounting in mountings:
+            for tool in tools:
+                passes: tuple[Pass, ...] = ("cold", *(WARM[tool] if mounting == mountings[0] else ()))
+                for which in passes:
+                    name = f"{tool}, {which}{'' if mounting else ', no mounting'}"
+                    labels: dict[str, str | float] = {"tool": tool, "pass": which, "mounting": float(mounting)}
+                    found.append(Contender(name, partial(self._run, tool, which, mounting), labels))
+        return found
+
+    @contextmanager
+    def _run(self, tool: Tool, which: Pass, mounting: bool) -> Iterator[Launch]:
+        if which == "cold":
+            self._check()
+            self._stack.close()
+            self._here = self._stack.enter_context(target(self.folder, self.origin, self.weather, mounting=mounting))
+            self._whose = (tool, mounting)
+        here = self._here
+        assert here is not None, "a cold run comes first"
+        if tool == "asyncpush":
+            command = asyncpush_command(here, *(("--recheck",) if which == "recheck" else ()))
+        else:
+            command = skopeo_command(here)
+        before = here.look()
+        size = self.origin.corpus.unique_bytes(with_referrers=tool == "asyncpush")
+        yield Launch(command, here.endpoint, size, here.environment, lambda: here.look().since(before).document())
+
+    def _check(self) -> None:
+        if self._here is not None:
+            self.checked.append(
+                Checked(*self._whose, check(self.origin, self._here, referrers=self._whose[0] != "skopeo"))
+            )
+            self._here = None
+
+
+def check(origin: Sources, here: Target, *, referrers: bool) -> Equality:
+    """Compare a target with the corpus, in fair weather; skopeo reads some of it, too, where it is installed."""
+    here.clear_weather()
+    found = compare(origin.corpus, here.registry, here.ecr, referrers=referrers)
+    if found.wrong or shutil.which("skopeo") is None:
+        return found
+    environment = {**here.endpoint.environment(), **here.environment}
+    wrong = tuple(copy_sample(origin.corpus, here.registry, here.folder, environment))
+    return Equality(wrong, found.tags, found.manifests, found.blobs, found.bytes_hashed)
