@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -17,7 +17,6 @@ from asyncpush.model import LayerBytes
 from asyncpush.protocols import (
     Blob,
     BlobReader,
-    BlobStream,
     LocalBlob,
     Part,
     PartEncoder,
@@ -106,8 +105,10 @@ async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, resources: Resour
 
 def _held_size(blob: Blob, resources: Resources) -> int | None:
     """The size of a remote blob's parts, which must be held: small ones where many layers share the memory."""
+    if not isinstance(blob, RemoteBlob) or blob.source_size <= DEFAULT_PART_SIZE:
+        return None
     wanted = 2 * encoded_size(DEFAULT_PART_SIZE) * resources.slots.taken
-    return MIN_PART_SIZE if isinstance(blob, RemoteBlob) and wanted > resources.budget.limit else None
+    return MIN_PART_SIZE if wanted > resources.budget.limit else None
 
 
 async def _send_from(first: int, uploads: Sequence[LayerUpload], blob: Blob, resources: Resources) -> None:
@@ -167,14 +168,13 @@ class _Run:
 
     async def open(
         self, stack: AsyncExitStack, uploads: Sequence[LayerUpload]
-    ) -> tuple[PartMaker[Parts], AsyncIterator[Cut]]:
+    ) -> tuple[PartMaker[Parts], AsyncGenerator[Cut, None]]:
         """Open the blob, and pass what ECR has; what makes parts, and the parts."""
         if isinstance(self.blob, RemoteBlob):
             for upload in uploads:
                 upload.skipped(self.first)
-            stream = await stack.enter_async_context(self.blob.stream(self.first))
             maker = PartMaker(self.blob, self.size, self.encoder, start=self.first)
-            return maker, self._received(maker, stream, len(uploads))
+            return maker, self._received(self.blob, maker, len(uploads))
         assert isinstance(self.blob, LocalBlob), "a blob is here or elsewhere"  # noqa: S101
         reader = await stack.enter_async_context(opened(self.blob, self.resources.threads))
         cutter = PartCutter(self.blob, reader, self.size, self.encoder)
@@ -184,7 +184,7 @@ class _Run:
                 upload.skipped(cutter.consumed)
         return cutter, self._cut(cutter, reader, len(uploads))
 
-    async def _cut(self, cutter: PartCutter[Parts], reader: BlobReader, uploads: int) -> AsyncIterator[Cut]:
+    async def _cut(self, cutter: PartCutter[Parts], reader: BlobReader, uploads: int) -> AsyncGenerator[Cut, None]:
         """The parts of a blob on this machine.
 
         A part that can be read again is held, encoded, only while there is plenty of memory; else it takes next to
@@ -206,35 +206,48 @@ class _Run:
             yield Cut(parts, cost, cutter.consumed - consumed, self.account)
             del parts  # or they would be held until the next one is made
 
-    async def _received(self, maker: PartMaker[Parts], stream: BlobStream, uploads: int) -> AsyncIterator[Cut]:
-        """The parts of a remote blob: encoded at once for one upload; held as they came for several to encode."""
-        descriptor = self.blob.descriptor
-        assert descriptor is not None, "a remote blob's descriptor is known"  # noqa: S101
-        window = memoryview(bytearray(WINDOW_SIZE if uploads == 1 else 0))
-        at = self.first
-        while True:
-            # One more byte, so that the end is seen.
-            room = min(self.size, descriptor.size - at + 1)
-            held = HeldBytes(at, room) if uploads > 1 else None
-            cost = room if held is not None else self._encoded_size()
-            await self.account.take(cost)
-            parts = await receive_part(maker, stream, held, window, self.resources.threads)
-            if parts is None:
-                return
-            consumed = parts[0].size
-            at += consumed
-            yield Cut(parts, cost, consumed, self.account)
-            del parts, held
+    async def _received(self, blob: RemoteBlob, maker: PartMaker[Parts], uploads: int) -> AsyncGenerator[Cut, None]:
+        """The parts of a remote blob: encoded at once for one upload; held as they came for several to encode.
+
+        Nothing is read, nor is a connection opened for it, before there is memory for it.
+        """
+        assert blob.descriptor is not None, "a remote blob's descriptor is known"  # noqa: S101
+        size, at = blob.descriptor.size, self.first
+        cost = await self._take_for(at, size, uploads)
+        async with blob.stream(at) as stream:
+            window = memoryview(bytearray(min(WINDOW_SIZE, self._room(at, size)) if uploads == 1 else 0))
+            while True:
+                held = HeldBytes(at, self._room(at, size)) if uploads > 1 else None
+                parts = await receive_part(maker, stream, held, window, self.resources.threads)
+                if parts is None:
+                    return
+                consumed = parts[0].size
+                yield Cut(parts, cost, consumed, self.account)
+                del parts, held
+                at += consumed
+                cost = await self._take_for(at, size, uploads)
+
+    def _room(self, at: int, size: int) -> int:
+        """Bytes to read for the next part of a blob of *size* bytes; one more than there are, to see its end."""
+        return min(self.size, size - at + 1)
+
+    async def _take_for(self, at: int, size: int, uploads: int) -> int:
+        """Take the memory for the part at byte *at*; how much."""
+        room = self._room(at, size)
+        cost = room if uploads > 1 else encoded_size(room)
+        await self.account.take(cost)
+        return cost
 
     def _encoded_size(self) -> int:
         return encoded_size(min(self.size, self.blob.source_size) if self.blob.descriptor else self.size)
 
 
-async def _cut_ahead(cuts: AsyncIterator[Cut], streams: Sequence[UploadParts]) -> None:
+async def _cut_ahead(cuts: AsyncGenerator[Cut, None], streams: Sequence[UploadParts]) -> None:
     """Make the next part while one is in flight: handing over waits until that one is acknowledged."""
     async with AsyncExitStack() as stack:
         for stream in streams:
             stack.enter_context(stream)
+        await stack.enter_async_context(aclosing(cuts))
         async for cut in cuts:
             for part, stream in zip(cut.parts, streams, strict=True):
                 try:

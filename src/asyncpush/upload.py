@@ -15,6 +15,7 @@ from asyncpush.errors import (
     AsyncpushError,
     InvalidLayerError,
     InvalidLayerPartError,
+    ServiceError,
     UploadNotFoundError,
     only_cause,
 )
@@ -26,6 +27,9 @@ from asyncpush.stream.budget import BudgetAccount, ByteBudget
 from asyncpush.stream.order import Overlap, PartsInOrder
 from asyncpush.stream.slots import Slots
 from asyncpush.stream.threads import worker_threads
+
+#: Bytes that are left to send, from which on it is worth a request to know exactly which.
+_WORTH_ASKING = MiB
 
 #: Bytes that a part takes on its way where it is not held: a window of base64, and what the socket has not taken of it.
 _WINDOW = 2 * MiB
@@ -169,12 +173,46 @@ class LayerUpload:
         if left is not None:
             self._upload, self.part_size, self.received = left.upload, left.part_size, left.received
             self._is_resumed = True
-            return
+            if await self._catch_up():
+                return
+            if journal:
+                await journal.upload_lost(address, identity)
         self._upload = await self.repository.begin_upload()
         self.part_size = part_size(self._upload, self._blob.source_size, wanted)
         self.received, self._is_resumed = 0, False
         if journal:
             await journal.upload_begun(address, identity, self._upload, self.part_size)
+
+    async def _catch_up(self) -> bool:
+        """Learn how far ECR has come with what an earlier run has left; False if it does not have that any more.
+
+        That run may have ended before the answers to its last parts. A part of one byte that can't follow anything is
+        refused with the last byte that ECR has: that costs less than to send a part for it.
+        """
+        if self._blob.source_size - self.received < _WORTH_ASKING:
+            return True
+        encoder = self.repository.encoder(self.upload, 2 * self._blob.source_size + MAX_PART_SIZE, None)
+        encoder.add(memoryview(b"\0"))
+        try:
+            await self.repository.send_part(self.upload, encoder.finish())
+        except UploadNotFoundError:
+            return False
+        except InvalidLayerPartError as error:
+            if not error.last_valid_byte or error.last_valid_byte < 0:
+                return not self.received
+            if not self._moves_on(error):
+                return error.last_valid_byte + 1 == self.received
+            await self._has(error.last_valid_byte + 1)
+            return True
+        except ServiceError:
+            return True  # then the next part tells
+        return False
+
+    async def _has(self, received: int) -> None:
+        """Note that ECR has more than was known, also for a run that comes after this one."""
+        self.received = received
+        if journal := self._resources.journal:
+            await journal.part_acknowledged(self.repository.address, self._blob.identity, self.upload, received)
 
     async def recover(self) -> bool:
         """Make ready for another attempt, if one can help; what it failed of is in ``failure``."""
@@ -183,7 +221,8 @@ class LayerUpload:
             case InvalidLayerPartError() if self._is_resumed and self._moves_on(error):
                 # The last acknowledgements of the earlier run were lost with it: ECR says how far it has come.
                 self._rewind()
-                self.received, self._is_resumed = (error.last_valid_byte or 0) + 1, False
+                self._is_resumed = False
+                await self._has((error.last_valid_byte or 0) + 1)
                 return True
             case UploadNotFoundError() | InvalidLayerPartError() | InvalidLayerError():
                 if isinstance(error, InvalidLayerError) and not self._is_resumed:

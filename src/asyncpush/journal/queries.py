@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from asyncpush.journal.records import HeldLayer, KnownImage
+from asyncpush.journal.records import HeldLayer, KnownImage, LeftUpload
 from asyncpush.journal.statements import optional_digest, packed, unpacked
 from asyncpush.model import Descriptor, Digest, Upload
 from asyncpush.protocols import OpenUpload
@@ -58,6 +58,12 @@ def find_upload(connection: sqlite3.Connection, repository: str, identity: str, 
         return None
     upload, asked, max_parts, part_size, received = row
     return OpenUpload(Upload(upload, asked, max_parts), part_size, received)
+
+
+def left_uploads(connection: sqlite3.Connection, since: float) -> tuple[LeftUpload, ...]:
+    """The uploads that ECR was heard of *since*."""
+    rows = connection.execute("SELECT repository, identity, received FROM upload WHERE heard >= ?", (since,))
+    return tuple(LeftUpload(*row) for row in rows)
 
 
 def completed(connection: sqlite3.Connection, repository: str) -> frozenset[Digest]:

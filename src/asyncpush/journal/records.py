@@ -68,6 +68,21 @@ class HeldLayer:
     referenced: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LeftUpload:
+    """An upload that was begun and not completed.
+
+    Attributes:
+        repository: the repository's address.
+        identity: the blob's.
+        received: bytes that ECR has acknowledged.
+    """
+
+    repository: str
+    identity: str
+    received: int
+
+
 def destination_of(copy: str) -> tuple[str, str] | None:
     """The repository's address and the tag that a copy, ``SOURCE -> ADDRESS:TAG``, goes to.
 

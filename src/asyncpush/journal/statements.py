@@ -169,6 +169,11 @@ def save_image(connection: sqlite3.Connection, repository: str, manifest: Manife
         " WHERE repository = (SELECT key FROM repository WHERE address = ?) AND digest = ?",
         [(repository, packed(blob.digest)) for blob in blobs if is_foreign(blob)],
     )
+    # Whoever has sent them: an upload that was left of one of them is of no use any more.
+    connection.executemany(
+        "DELETE FROM upload WHERE repository = ? AND identity = ?",
+        [(repository, str(blob.digest)) for blob in blobs],
+    )
     if tag is not None:
         connection.execute(
             "DELETE FROM known WHERE repository = ? AND tag = ? AND digest <> ?",

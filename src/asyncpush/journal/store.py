@@ -18,7 +18,14 @@ from asyncpush.errors import UsageError
 from asyncpush.journal import queries, statements
 from asyncpush.journal.commits import Commits
 from asyncpush.journal.database import open_database, opening
-from asyncpush.journal.records import FinishedImage, HeldLayer, KnownImage, RunState, destination_of
+from asyncpush.journal.records import (
+    FinishedImage,
+    HeldLayer,
+    KnownImage,
+    LeftUpload,
+    RunState,
+    destination_of,
+)
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, Upload
 from asyncpush.protocols import OpenUpload
@@ -161,6 +168,10 @@ class SqliteJournal:
         since = self._now() - UPLOAD_LIFETIME
         work = partial(queries.find_upload, repository=repository, identity=identity, since=since)
         return await self._commits.do(work)
+
+    async def left_uploads(self) -> tuple[LeftUpload, ...]:
+        """All uploads that were begun and not completed, but for those that ECR was not heard of for a day."""
+        return await self._commits.do(partial(queries.left_uploads, since=self._now() - UPLOAD_LIFETIME))
 
     async def upload_begun(self, repository: str, identity: str, upload: Upload, part_size: int) -> None:
         """Note that an upload was opened; it takes the place of an earlier one of the same blob."""

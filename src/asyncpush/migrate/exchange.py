@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import anyio
 
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError
+from asyncpush.journal import LeftUpload
 from asyncpush.layer import PushedLayer, Resources, send_layer
 from asyncpush.manifest import Manifest
 from asyncpush.model import Digest
@@ -81,6 +82,26 @@ class Exchange:
         self._resources = resources
         self._registries: dict[str, _Registry] = {}
         self._gathering: dict[str, _Gathering] = {}
+        self._left: dict[str, dict[str, int]] = {}
+
+    def continues(self, left: Iterable[LeftUpload]) -> None:
+        """Learn which uploads an interrupted run has left."""
+        for upload in left:
+            self._left.setdefault(upload.identity, {})[upload.repository] = upload.received
+
+    def lost(self, repository: Repository, blobs: Iterable[Blob]) -> int:
+        """Acknowledged bytes that would be sent again if *repository* were to be brought *blobs* now.
+
+        They were on their way into another repository of the registry, and can be mounted from there once they are in.
+        """
+        registry, address = self._registry(repository), registry_of(repository)
+        lost = 0
+        for blob in blobs if registry.mounts is not False and self._left else ():
+            elsewhere = self._left.get(blob.identity, {})
+            digest = blob.descriptor.digest if blob.descriptor else None
+            if repository.address not in elsewhere and digest not in registry.held and digest not in registry.leads:
+                lost += max((size for place, size in elsewhere.items() if place.startswith(f"{address}/")), default=0)
+        return lost
 
     async def mounts(self, registry: str, ask: Callable[[], Awaitable[bool | None]]) -> bool:
         """Whether *registry* mounts blobs; by *ask* once, the first time. If nobody knows, it may.

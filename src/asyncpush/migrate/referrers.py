@@ -17,6 +17,7 @@ from asyncpush.errors import (
     ServiceError,
     SourceDeniedError,
     SourceNotFoundError,
+    TagImmutableError,
     only_cause,
 )
 from asyncpush.events import Notice
@@ -25,7 +26,7 @@ from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.results import pushed_result
 from asyncpush.model import Digest
-from asyncpush.planning import Memory, nodes, plan_image
+from asyncpush.planning import Memory, Wanted, nodes, plan_images
 from asyncpush.protocols import Image, ImageNode, IndexNode
 
 #: What refers to a referrer: a signature of an SBOM, say. Nobody signs signatures of signatures.
@@ -148,8 +149,7 @@ class Referrers:
 
     async def _put(self, copy: Copy, subject: Digest, referrer: Referrer) -> bool:
         joint = ":" if referrer.tag else "@"
-        base = copy.entry.location.partition("@")[0]
-        source = f"{base}{joint}{referrer.reference}"
+        source = f"docker://{copy.entry.host}/{copy.entry.repository}{joint}{referrer.reference}"
         target = self._context.targets[copy.goal.target]
         alone = len(self._context.targets) == 1
         name = target.destination(copy.goal.repository, referrer.tag, alone=alone)
@@ -160,16 +160,21 @@ class Referrers:
             return True
         image = Image(source, None, referrer.tag, referrer.root)
         try:
-            result = await self._push(own, image)
+            fresh = self._context.results[copy.key].outcome == "pushed"
+            result = await self._push(own, image, fresh=fresh)
         except AsyncpushError as error:
             return self._note(own, subject, f"{destination}, which", _digest(referrer), error)
         self._context.ended(replace(pushed_result(own, result), subject=subject))
         return True
 
-    async def _push(self, copy: Copy, image: Image) -> ImageResult:
+    async def _push(self, copy: Copy, image: Image, *, fresh: bool) -> ImageResult:
+        """Push a referrer; of a *fresh* subject, one that this run has put, none is looked for: PutImage tells."""
         repository = copy.repository
         memory = await Memory.of(self._context.journal, repository)
-        plan = await plan_image(image, repository, copy.tag, memory)
+        found = () if fresh else None
+        [plan] = await plan_images([Wanted(image, copy.tag)], repository, memory, found=found)
+        if isinstance(plan, TagImmutableError):
+            raise plan
         if copy.tag is None and image.root.manifest and image.root.manifest.digest in plan.manifests:
             return ImageResult(copy.source, copy.destination, image.root.manifest.digest, None, "present")
         with self._context.exchange.sender(repository, plan.to_send) as sender:

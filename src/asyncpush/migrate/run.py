@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -97,8 +97,10 @@ async def migrate_plan(
         if journal is not None and not options.dry:
             resumed = (await journal.begin_run(fingerprint(plan), anew=options.recheck)).resumed
         await prepare(plan, targets, dry=options.dry)
+        left = await journal.left_uploads() if journal is not None and resumed else ()
+        exchange.continues(left)
         with only_cause(), context.scope:
-            await _Migration(context, held).go(plan.entries)
+            await _Migration(context, held, {upload.repository for upload in left}).go(plan.entries)
         results = tuple(context.results.values())
         if journal is not None and not options.dry:
             failures = [result for result in results if result.outcome == "failed"]
@@ -126,11 +128,14 @@ class _Migration:
     Args:
         context: what they share.
         held: keeps archives open.
+        left: addresses of repositories that an interrupted run has left uploads in.
     """
 
-    def __init__(self, context: Context, held: AsyncExitStack) -> None:
+    def __init__(self, context: Context, held: AsyncExitStack, left: Collection[str]) -> None:
         self._context = context
         self._held = held
+        self._left = left
+        self._begun = anyio.Event()
         self._referrers = Referrers(context)
         self._ready: list[Ready] = []
         self._wanted: Counter[str] = Counter()
@@ -176,7 +181,11 @@ class _Migration:
     ) -> None:
         async with ahead:
             if copies is None:
-                await discovery.entries(entries)
+                # Uploads that were left go on before anything else can begin to bring the same layers elsewhere.
+                first, others = self._in_order(entries)
+                await discovery.entries(first)
+                self._begun.set()
+                await discovery.entries(others)
                 return
             unread = {entry for entry in copies if entry in self._context.unread}
             async with anyio.create_task_group() as tg:
@@ -184,6 +193,15 @@ class _Migration:
                 for entry, some in copies.items():
                     if entry not in unread:
                         tg.start_soon(discovery.copies, entry, some)
+
+    def _in_order(self, entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
+        """The entries that go where uploads were left, and the others."""
+        first: list[Entry] = []
+        others: list[Entry] = []
+        for entry in entries:
+            places = {self._context.targets[goal.target].repository(goal.repository).address for goal in entry.goals}
+            (others if places.isdisjoint(self._left) else first).append(entry)
+        return first, others
 
     async def _push_found(self, found: MemoryObjectReceiveStream[Discovered]) -> None:
         """Start images as there is room for them, of those that are ready the most helpful first."""
@@ -197,15 +215,17 @@ class _Migration:
                 tg.start_soon(self._push_next)
 
     async def _push_next(self) -> None:
+        await self._begun.wait()
         async with self._at_once:
-            compared = self._ready[:_COMPARED]
+            compared = self._ready if self._left else self._ready[:_COMPARED]
             best = max(compared, key=self._score)
             self._ready.remove(best)
             await self._push(best)
             self._wanted.subtract(_identities(best))
 
-    def _score(self, ready: Ready) -> float:
-        return max(score(plan.to_send, self._wanted.__getitem__) for _, plan in ready.copies)
+    def _score(self, ready: Ready) -> tuple[int, float]:
+        lost = sum(self._context.exchange.lost(copy.repository, plan.to_send) for copy, plan in ready.copies)
+        return -lost, max(score(plan.to_send, self._wanted.__getitem__) for _, plan in ready.copies)
 
     async def _present(self, present: Present) -> None:
         """Finish an image that is there already: its referrers may be missing yet."""

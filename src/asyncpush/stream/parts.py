@@ -87,8 +87,9 @@ class PartMaker(Generic[P]):
 
     def finish(self) -> P | None:
         """The part; None if there were no more bytes."""
-        assert self._encoder is not None, "a part was begun"  # noqa: S101
-        return self._encoder.finish() if self._size > self._first else None
+        encoder, self._encoder = self._encoder, None  # or it would hold the part until the next one is made
+        assert encoder is not None, "a part was begun"  # noqa: S101
+        return encoder.finish() if self._size > self._first else None
 
     def result(self) -> LayerBytes:
         """What was read: the layer's digest and size. Final once there are no more parts."""

@@ -22,7 +22,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 
 #: What is read ahead of the consumer: enough that a part is filled without many awakenings.
-_READ_AHEAD = MiB // 2
+_READ_AHEAD = MiB // 4
 
 #: The longest header: signed addresses of blob stores run to several KiB.
 _MAX_HEADER = 32 * 1024

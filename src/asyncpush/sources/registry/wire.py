@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import aiohttp
 import msgspec
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, Lock
 from yarl import URL
 
 from asyncpush.errors import ManifestError, SourceDeniedError, SourceError, SourceNotFoundError, SourceUnavailableError
@@ -129,6 +129,8 @@ class Wire:
         )
         self._turns = CapacityLimiter(registry.connections)
         self._mood = Mood()
+        self._first = Lock()
+        self._introduced = False
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -173,6 +175,17 @@ class Wire:
             TransientError: it may succeed the next time.
             SourceError: as ``fetch``.
         """
+        if not self._introduced:
+            # Who comes first learns whether credentials are wanted: else as many as come at once would be refused.
+            async with self._first:
+                if not self._introduced:
+                    try:
+                        return await self._open(ask)
+                    finally:
+                        self._introduced = True
+        return await self._open(ask)
+
+    async def _open(self, ask: Ask) -> OpenAnswer:
         authorization = await self._authority.current(ask.repository, ask.scope)
         challenges_left = 2  # one for a token that has expired, or none; one for other needs than its scope told
         while True:
