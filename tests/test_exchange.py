@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from asyncpush.errors import ServiceError, SourceError
 from asyncpush.image import PushedLayer
+from asyncpush.journal import LeftUpload
 from asyncpush.layer import Resources
 from asyncpush.migrate.exchange import Exchange, ImageSender, registry_of
 from asyncpush.model import Descriptor, Digest, Upload
@@ -200,6 +201,15 @@ async def test_a_registry_that_declines_is_asked_no_more(anyio_backend: str) -> 
     assert set(registry.uploads.values()) == {10}
 
 
+async def test_where_nothing_is_mounted_nobody_waits_for_anybody() -> None:
+    registry = Registry(mounting=False)
+    exchange, blobs = await prepared(registry, mounts=False), [blob(1)]
+    one, two = Repository("one", registry), Repository("two", registry)
+    with exchange.sender(one, blobs), exchange.sender(two, blobs) as second:
+        with anyio.fail_after(5):
+            assert (await second.send(two, blobs[0])).outcome == "pushed"
+
+
 async def test_repositories_that_wait_for_a_slot_get_the_bytes_together() -> None:
     registry = Registry()
     exchange = await prepared(registry, False)
@@ -292,3 +302,20 @@ def test_the_registry_of_a_repository(name: str) -> None:
     assert registry_of(Repository(name, Registry(), "123.dkr.ecr.eu-west-1.amazonaws.com")) == (
         "123.dkr.ecr.eu-west-1.amazonaws.com"
     )
+
+
+async def test_bytes_that_are_on_their_way_elsewhere_are_not_sent_again() -> None:
+    registry = Registry()
+    exchange = await prepared(registry)
+    here, there = Repository("here", registry), Repository("there", registry)
+    other = Repository("there", Registry(), host="another-registry")
+    each = blob(1)
+    exchange.continues([LeftUpload(there.address, each.identity, 700), LeftUpload(there.address, "sha256:other", 5)])
+
+    assert exchange.lost(here, [each, blob(2)]) == 700
+    assert exchange.lost(there, [each]) == 0, "it goes on there"
+    assert exchange.lost(other, [each]) == 0, "no registry mounts from another"
+    with exchange.sender(there, [each]):
+        assert exchange.lost(here, [each]) == 0, "somebody brings it"
+    exchange.holds(there, [each.descriptor.digest])
+    assert exchange.lost(here, [each]) == 0, "it can be mounted"

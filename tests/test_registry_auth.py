@@ -28,6 +28,7 @@ from asyncpush.events import Event, Retrying
 from asyncpush.settings import AwsConfiguration, Credentials, SourceRegistry
 from asyncpush.sources.registry import Patience, open_remote
 from conftest import Events
+from images import app_layout
 from registry_server import QUICK, RegistryServer, basic, refusal, running
 
 CREDENTIALS = Credentials("user", "se:cret")
@@ -699,3 +700,23 @@ async def test_what_does_not_speak_http_is_named() -> None:
             await tags(registry)
         assert "/v2/" not in str(caught.value)
         tg.cancel_scope.cancel()
+
+
+async def test_who_comes_first_learns_whether_credentials_are_wanted(tmp_path: Path) -> None:
+    async with running() as server:
+        layout = app_layout()
+        server.hold(layout, layout.manifests[0], "team/app", "1")
+
+        @server.rule("HEAD", "/manifests/")
+        async def _(request: web.Request) -> web.StreamResponse | None:
+            if request.headers.get("Authorization") == basic("user", "password"):
+                return None
+            return refusal(401, "UNAUTHORIZED", "who are you", WWW_Authenticate='Basic realm="here"')
+
+        registry = SourceRegistry(host=server.host, plain_http=True, credentials=Credentials("user", "password"))
+        async with open_remote(registry, patience=QUICK) as remote, anyio.create_task_group() as tg:
+            for _ in range(10):
+                tg.start_soon(remote.resolve, "team/app", "1")
+
+        assert [seen.authorization is None for seen in server.asked("HEAD")].count(True) == 1
+        assert len(server.asked("HEAD")) == 11

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import random
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -364,3 +365,16 @@ async def test_a_request_that_gets_no_answer_names_the_endpoint() -> None:
     async with repository("ecr", url) as ours:
         with pytest.raises(ConnectionFailedError, match=url):
             await ours.send_part(UPLOAD, upload_part(ours.encoder(UPLOAD, 0), b"layer"))
+
+
+async def test_a_part_is_held_by_its_sender_alone() -> None:
+    made: list[weakref.ref[JsonPartEncoder]] = []
+
+    def encoder(first: int, again: object) -> JsonPartEncoder:
+        made.append(weakref.ref(each := JsonPartEncoder(None, "team/app", UPLOAD, first, None)))
+        return each
+
+    blob = Zeros(3 * MiB)
+    cutter = PartCutter(blob, blob, MiB, encoder)
+    while await to_thread.run_sync(lambda: cutter.next_part(again=None)) is not None:
+        assert [each for each in made if each() is not None] == []
