@@ -318,7 +318,11 @@ def test_every_event_is_one_json_object_with_its_fields():
     assert objects[4] == {**objects[4], "layer": "a", "digest": str(DIGEST), "outcome": "pushed"}
     for event, found in zip(EVERY_EVENT, objects, strict=True):
         wanted = {name: getattr(event, name) for name in type(event).__slots__}
-        assert found == {"type": found["type"], "time": found["time"], **wanted, **_texts(wanted)}
+        assert found == {"type": found["type"], "time": found["time"], **wanted, **_texts(wanted), **_lists(wanted)}
+
+
+def _lists(values):
+    return {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
 
 
 def _texts(values):

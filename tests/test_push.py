@@ -17,7 +17,8 @@ from asyncpush import Platform, Registry, Settings, SourceError
 from asyncpush.emulator import Emulator, Weather
 from asyncpush.emulator.weather import parse_fault
 from asyncpush.errors import DigestMismatchError, RepositoryNotFoundError, TagImmutableError
-from asyncpush.events import ImagePlanned, LayerDone, PartSent
+from asyncpush.events import Event, ImagePlanned, LayerDone, PartSent
+from asyncpush.progress._meter import Meter
 from asyncpush.reference import parse_destination
 from asyncpush.stream.order import Overlap
 from conftest import REGION, Events, aws, judge
@@ -513,6 +514,23 @@ async def test_events_add_up_to_what_the_result_says(emulator: Emulator, tmp_pat
     [planned] = events.of(ImagePlanned)
     assert planned.layers == len(events.of(LayerDone)) == result.layers_sent
     assert planned.size == sum(event.read for event in events.of(PartSent)) == result.bytes_sent
+
+
+async def test_the_progress_of_a_push_counts_each_byte_once(emulator: Emulator, tmp_path: Path) -> None:
+    layout = Layout()
+    folder = layout.tag(layout.image(layer_tar("base", 50_000), layer_tar("app")), "1.0").write(tmp_path / "app")
+    meter = Meter(lambda: 0.0)
+    sizes: list[int] = []
+
+    def emit(event: Event) -> None:
+        meter.take(event)
+        sizes.append(meter.totals().size)
+
+    settings = Settings(create_repository=True)
+    async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings, emit=emit) as registry:
+        result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
+
+    assert max(sizes) == sizes[-1] == result.bytes_sent
 
 
 async def test_a_file_that_changes_after_it_was_hashed_is_found_out(registry: Registry, tmp_path: Path) -> None:

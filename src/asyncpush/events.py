@@ -29,6 +29,7 @@ class ImagePlanned:
         size: their bytes, as the source holds them (before compression).
         present_layers: blobs that the repository has already.
         present_size: their bytes.
+        layer_keys: what the blobs that will be sent are called in their own events, so that they are counted once.
     """
 
     destination: str
@@ -36,6 +37,7 @@ class ImagePlanned:
     size: int
     present_layers: int
     present_size: int
+    layer_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 import anyio
 
-from asyncpush.errors import LayersNotFoundError, RepositoryNotFoundError, only_cause
+from asyncpush.errors import AsyncpushError, LayersNotFoundError, RepositoryNotFoundError, only_cause
 from asyncpush.events import ImageDone, ImagePlanned, ImageStarted
 from asyncpush.layer import PushedLayer, Resources, push_layer
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest
 from asyncpush.planning import Memory, Plan, each_once, plan_image
 from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository
+from asyncpush.upload import layer_key
 
 T = TypeVar("T")
 
@@ -89,6 +90,11 @@ class Once(Generic[T]):
             return False
         self._announced.add(key)
         return True
+
+    def retract(self, key: Hashable) -> None:
+        """Let *key* be announced again, unless it was done."""
+        if key not in self._done:
+            self._announced.discard(key)
 
     def forget(self, key: Hashable) -> None:
         """Let *key* be done again."""
@@ -199,7 +205,8 @@ async def push_planned(
     ours = {blob.identity for blob in fresh}
     present = [*plan.present, *(blob for blob in plan.to_send if blob.identity not in ours)]
     present_size = sum(blob.source_size for blob in present)
-    emit(ImagePlanned(destination, len(fresh), size, len(present), present_size))
+    keys = tuple(layer_key(repository, blob) for blob in fresh)
+    emit(ImagePlanned(destination, len(fresh), size, len(present), present_size, keys))
     push = _ImagePush(repository, plan, run)
     if plan.stored:
         digest, media_type = plan.stored.digest, plan.stored.manifest.media_type if plan.stored.manifest else None
@@ -207,8 +214,13 @@ async def push_planned(
         if plan.stored.manifest:
             run.sender.referenced(repository, plan.stored.manifest)
     else:
-        with only_cause():
-            manifest, outcome = await push.node(image.root, tag)
+        try:
+            with only_cause():
+                manifest, outcome = await push.node(image.root, tag)
+        except AsyncpushError:
+            for blob in fresh:  # whoever sends it after all, counts it
+                run.layers.retract((repository.address, blob.identity))
+            raise
         digest, media_type = manifest.digest, manifest.media_type
     emit(ImageDone(destination, digest, outcome))
     sent = [layer for layer in push.sent if layer.outcome != "mounted"]

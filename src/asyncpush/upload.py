@@ -133,7 +133,7 @@ class LayerUpload:
         self.pushed: PushedLayer | None = None
         self._blob = blob
         self._resources = resources
-        self._key = f"{repository.address}/{blob.identity}"
+        self._key = layer_key(repository, blob)
         self._upload: Upload | None = None
         self._is_resumed = False
         self._sent = self._read = 0
@@ -319,6 +319,11 @@ class LayerUpload:
     def _rewind(self) -> None:
         self._resources.emit(PartSent(self._key, -self._read, 0))
         self._read = 0
+
+
+def layer_key(repository: Repository, blob: Blob) -> str:
+    """What a blob on its way into a repository is called in events."""
+    return f"{repository.address}/{blob.identity}"
 
 
 def part_size(upload: Upload, size: int, wanted: int | None) -> int:

@@ -139,7 +139,9 @@ class Exchange:
         registry = self._registry(repository)
         led: dict[Digest, _Lead] = {}
         followed: dict[Digest, _Lead] = {}
-        for digest in (blob.descriptor.digest for blob in blobs if blob.descriptor):
+        # Where nothing is mounted, nobody waits.
+        shared = blobs if registry.mounts is not False else ()
+        for digest in (blob.descriptor.digest for blob in shared if blob.descriptor):
             if (lead := registry.leads.get(digest)) is not None:
                 followed[digest] = lead
             elif digest not in registry.held:

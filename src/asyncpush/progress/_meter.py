@@ -158,6 +158,7 @@ class Meter:
         self._shares: dict[str, _Share] = {}
         self._images = _Images()
         self._layers: dict[str, Layer] = {}
+        self._owners: dict[str, str] = {}
         self._layers_planned = self._layers_begun = self._layers_done = self._present = 0
         self._read = self._size = 0
         self._rate = Rate(self._began)
@@ -245,12 +246,15 @@ class Meter:
         now = self._clock()
         if not self._layers:
             self._rate.resume(now)
-        self._layers[event.layer] = Layer(event.title, event.destination, event.size, Rate(now))
+        # A layer goes into a repository; the image that plans it is the one whose bytes it is.
+        destination = self._owners.get(event.layer, event.destination)
+        self._layers[event.layer] = Layer(event.title, destination, event.size, Rate(now))
         self._layers_begun += 1
-        self._change(self._share(event.destination), begun=event.size)
+        self._change(self._share(destination), begun=event.size)
 
     def _layer_done(self, event: LayerDone) -> None:
         layer = self._layers.pop(event.layer, None)
+        self._owners.pop(event.layer, None)
         if layer is None:
             return
         self._layers_done += 1
@@ -287,6 +291,7 @@ class Meter:
         self._present += event.present_layers
         share = self._share(event.destination)
         share.layers += event.layers
+        self._owners.update(dict.fromkeys(event.layer_keys, event.destination))
         self._change(share, planned=event.size)
 
     def _image_ended(self, destination: str, group: set[str]) -> None:
