@@ -28,6 +28,7 @@ from asyncpush.sources.registry import open_remotes
 from conftest import BEHAVIOUR, Server, aws
 from images import DockerSave, layer_tar
 from registry_server import RegistryServer, running
+from test_emulator_received import received
 
 SIZE = 23 * MiB
 PARTS = 5  # of 5 MiB
@@ -150,6 +151,7 @@ async def test_ecr_says_how_far_it_has_come_where_the_journal_does_not(
     counts = emulator.requests.counts()
     assert counts["InitiateLayerUpload"] == 1
     assert counts["UploadLayerPart"] - before <= 3, "one or two that are refused, and the rest"
+    assert (await received(emulator))["UploadLayerPart"]["400"] < 1000, "no part goes again to find that out"
 
 
 async def test_an_upload_that_ecr_does_not_know_any_more_begins_anew(tmp_path: Path) -> None:

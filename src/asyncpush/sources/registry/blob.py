@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from asyncpush.errors import DigestMismatchError
 from asyncpush.model import Descriptor
 from asyncpush.protocols import BlobStream
-from asyncpush.sources.registry.http import translated
+from asyncpush.sources.registry.http import LATER, translated
 from asyncpush.sources.registry.patience import TransientError
 from asyncpush.sources.registry.wire import Ask, OpenAnswer, Wire, path_of
 
@@ -150,7 +150,7 @@ class _Stream:
                 missing = self._size - self._received
                 raise TransientError(
                     f"{self._what} ends {missing} of {self._size} bytes early",
-                    hint="go on later: the same command goes on",
+                    hint=LATER,
                 )
             self._bounded = False
             return data

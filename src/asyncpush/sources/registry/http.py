@@ -16,7 +16,8 @@ from asyncpush.settings import MiB, SourceRegistry
 from asyncpush.sources.registry.patience import Patience, TransientError
 from asyncpush.sources.registry.surroundings import Surroundings, look_around, proxy_for
 
-_LATER = "go on later: the same command goes on"
+#: What to do about what may pass.
+LATER = "go on later: the same command goes on"
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
@@ -96,9 +97,9 @@ class Http:
             at = _redirected(at, location)
             if at in seen or len(seen) > _MAX_REDIRECTS:
                 raise SourceError(
-                    f"{url.authority}{url.path} redirects in a circle"
+                    f"{_place(url)} redirects in a circle"
                     if at in seen
-                    else f"{url.authority}{url.path} redirects more than {_MAX_REDIRECTS} times",
+                    else f"{_place(url)} redirects more than {_MAX_REDIRECTS} times",
                     hint="check the address; a proxy may be wrong",
                 )
             seen.add(at)
@@ -196,7 +197,7 @@ def _no_connection(where: str, error: Exception, patience: Patience) -> Transien
         took = f"no connection within {patience.connect:g} seconds"
         return TransientError(f"{where} can't be reached: {took}", hint=hint, unanswered=True)
     if isinstance(error, TimeoutError):
-        return TransientError(f"{where} has sent nothing for {patience.stall:g} seconds", hint=_LATER)
+        return TransientError(f"{where} has sent nothing for {patience.stall:g} seconds", hint=LATER)
     return None
 
 
@@ -206,7 +207,7 @@ def _breakdown(where: str, error: Exception) -> SourceError:
         hint = "go on later; if it never answers, it may want a client certificate (--src-cert)"
         return TransientError(f"{where} has broken the connection without an answer", hint=hint)
     if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
-        return TransientError(f"{where} has broken the connection", hint=_LATER)
+        return TransientError(f"{where} has broken the connection", hint=LATER)
     return SourceUnavailableError(
         f"{where} does not answer as a registry does: {_words(error)}", hint="check the address and the port"
     )
@@ -227,6 +228,11 @@ def _words(error: BaseException) -> str:
     if isinstance(error, aiohttp.InvalidURL):
         return "the address is malformed"
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:300]
+
+
+def _place(url: URL) -> str:
+    """What is asked for at a registry, without the secrets that a query may hold."""
+    return f"{url.with_user(None).authority}{url.path}"
 
 
 def _redirected(at: URL, location: str) -> URL:

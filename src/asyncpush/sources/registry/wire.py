@@ -22,7 +22,7 @@ from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.auth import Authority
 from asyncpush.sources.registry.challenge import parse_challenges
 from asyncpush.sources.registry.credentials import Accounts, Logins
-from asyncpush.sources.registry.http import Http, read_body
+from asyncpush.sources.registry.http import LATER, Http, read_body
 from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, describe_limit, retry_after
 from asyncpush.sources.registry.reference import api_host, canonical_host
 
@@ -245,7 +245,7 @@ class Wire:
                 advice = "these credentials may not read it" if known else f"log in (docker login {self.host})"
                 return SourceDeniedError(f"{self.host} refuses {ask.what} (status {status}){said.words}", hint=advice)
             case _ if status in _TRANSIENT:
-                return TransientError(text, hint="go on later: the same command goes on", after=after)
+                return TransientError(text, hint=LATER, after=after)
             case _ if 400 <= status < 500:
                 hint = "if it speaks HTTPS, leave out --src-plain-http" if status == 400 and self._plain else None
                 return RefusedError(text, status, hint=hint)
