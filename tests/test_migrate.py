@@ -13,8 +13,8 @@ from anyio import to_thread
 
 from asyncpush.emulator import Emulator
 from asyncpush.errors import DigestMismatchError, SourceNotFoundError, UsageError
-from asyncpush.events import Event, ImageDone
-from conftest import judge, run_cli
+from asyncpush.events import Event, ImageDone, ImageFailed, Notice
+from conftest import Events, judge, run_cli
 from images import DockerSave, at
 from migrations import Bench, bench, keys, layer, only, outcomes, reasons
 
@@ -138,7 +138,8 @@ async def test_what_was_finished_before_the_interruption_is_not_looked_at_again(
     assert report.resumed
     assert 1 <= len(finished) <= 6
     assert set(outcomes(report).values()) <= {"finished", "present", "pushed"}
-    assert len(here.source.asked("HEAD")) == 10 - len(finished)
+    asked = {seen.path.rpartition("/")[2] for seen in here.source.seen if "/manifests/" in seen.path}
+    assert len({tag for tag in asked if tag.isdecimal()}) == 10 - len(finished)
     assert len(await here.stored("team/app")) == 10
     assert here.emulator.requests.counts()["CompleteLayerUpload"] == 20
 
@@ -151,12 +152,12 @@ async def test_what_was_finished_before_the_interruption_is_not_looked_at_again(
 async def test_bad_images_fail_and_the_others_go_on(here: Bench) -> None:
     good = here.hold("team/app", "good", layer(1), layer(2))
     wrong = here.hold("team/app", "wrong", layer(1), layer(3))
-    gone = here.hold("team/app", "gone", layer(4))
-    huge = here.hold("team/app", "huge", layer(5))
+    here.hold("team/app", "gone", layer(4))
+    here.hold("team/app", "huge", layer(5))
     blob = json.loads(here.source.blobs[str(wrong["digest"])])["layers"][1]["digest"]
     here.source.blobs[blob] = bytes(len(here.source.blobs[blob]))
-    here.source.rule("GET", str(gone["digest"]))(lambda _: _refused(404))
-    here.source.rule("GET", str(huge["digest"]))(lambda _: _five_megabytes())
+    here.source.rule("GET", "/manifests/gone")(lambda _: _refused(404))
+    here.source.rule("GET", "/manifests/huge")(lambda _: _five_megabytes())
     tags = ["good", "wrong", "gone", "huge", "missing"]
     report = await here.run(here.plan({"from": "team/app", "tags": tags}), retries=1)
 
@@ -317,7 +318,7 @@ async def test_several_targets_get_an_image_from_one_reading(here: Bench, tmp_pa
 
         assert Counter(outcomes(report).values()) == {"pushed": 3}
         assert len(here.source.asked("GET", "/blobs/")) == 4
-        assert len(here.source.asked("GET", f"/manifests/{image['digest']}")) == 1
+        assert len(here.source.asked("GET", "/manifests/1")) == 1
         there = judge(second.endpoint_url).describe_images
         details = await to_thread.run_sync(lambda: there(repositoryName="team/app")["imageDetails"])
         assert details[0]["imageDigest"] == image["digest"]
@@ -471,3 +472,43 @@ async def test_a_plan_is_verified_against_its_sources(here: Bench) -> None:
     after = await to_thread.run_sync(lambda: run_cli(*verify))
     assert after.status == 1
     assert str(moved["digest"]) in after.err
+
+
+async def test_of_two_images_for_one_place_the_plans_first_has_it(here: Bench) -> None:
+    first = here.hold("slow/app", "1", layer(1))
+    here.hold("quick/app", "1", layer(2))
+    answered = anyio.Event()
+
+    @here.source.rule("GET", "/v2/quick/app/tags/list")
+    async def _(_: object) -> None:
+        answered.set()
+
+    @here.source.rule("GET", "/v2/slow/app/tags/list")
+    async def _(_: object) -> None:
+        await answered.wait()
+
+    images = ({"from": "slow/app", "to": "mirror/app"}, {"from": "quick/app", "to": "mirror/app"})
+    report = await here.run(here.plan(*images))
+
+    assert await here.stored("mirror/app") == {"1": first["digest"]}
+    [failure] = report.failed
+    assert failure.copy.source.endswith("quick/app:1")
+
+
+async def test_a_failure_that_will_be_tried_again_is_a_note_and_one_for_good_a_failure(here: Bench) -> None:
+    here.hold("team/app", "1", layer(1))
+    path = here.plan({"from": "team/app", "tags": ["1", "missing"]})
+
+    @here.source.rule("GET", "/blobs/", times=1)
+    async def _(_: object) -> object:
+        from aiohttp import web
+
+        return web.Response(body=b"something else")
+
+    events = Events()
+    report = await here.run(path, emit=events)
+
+    assert outcomes(report) == {"team/app:1": "pushed", "team/app:missing": "failed"}
+    assert [event.destination for event in events.of(ImageFailed)] == ["team/app:missing"]
+    [note] = [event.text for event in events.of(Notice) if "tried again" in event.text]
+    assert note.startswith("team/app:1 will be tried again at the end: ")

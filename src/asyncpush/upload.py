@@ -150,7 +150,8 @@ class LayerUpload:
     async def shown(self) -> AsyncIterator[None]:
         """Tell when it begins, and how it ends."""
         emit = self._resources.emit
-        emit(LayerStarted(self._key, self._blob.name, self._blob.source_size, self.repository.name))
+        title = f"{self.repository.name.rpartition('/')[2]} {self._blob.name.removeprefix('layer ')}"
+        emit(LayerStarted(self._key, title, self._blob.source_size, self.repository.name))
         try:
             yield
         finally:

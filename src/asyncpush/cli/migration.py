@@ -43,8 +43,9 @@ def say_summary(report: Report) -> None:
         inner = ", ".join(f"{count} {_WORDS[outcome]}" for outcome, count in referrers.items())
         words.append(f"{referrers.total()} referrers ({inner})")
     sent = "to send" if counts["planned"] else "sent"
+    planned = sum(result.bytes_sent for result in report.results)
     sizes = [
-        f"{size_text(sum(result.bytes_sent for result in report.results))} {sent}",
+        f"{size_text(planned if counts['planned'] else report.sent)} {sent}",
         f"{size_text(sum(result.bytes_mounted for result in report.results))} mounted",
         f"{size_text(sum(result.bytes_present for result in report.results))} already there",
     ]
@@ -57,11 +58,16 @@ def say_summary(report: Report) -> None:
 
 
 def failed_lines(report: Report) -> list[str]:
-    """What failed, as ``SOURCE DESTINATION``; a referrer's image stands for it."""
-    failed = (result.copy for result in report.failed if result.subject is None and result.copy.reference)
-    return [
-        f"{copy.source} {Destination(copy.goal.target.registry, copy.repository.name, copy.tag)}" for copy in failed
-    ]
+    """What failed, as ``SOURCE DESTINATION``; or as a comment, where that can't be migrated by itself."""
+    lines = []
+    for result in report.failed:
+        copy = result.copy
+        if result.subject is None and copy.reference:
+            lines.append(f"{copy.source} {Destination(copy.goal.target.registry, copy.repository.name, copy.tag)}")
+        else:
+            # Of an entry whose tags can't be read, nobody knows what it asks for; of a referrer, its image is pushed.
+            lines.append(f"# {copy.source} to {copy.destination}: {' '.join(str(result.error).split())}")
+    return lines
 
 
 def _line(result: CopyResult) -> str:

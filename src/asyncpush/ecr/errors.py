@@ -32,6 +32,9 @@ _TRANSIENT = frozenset({"ServerException", "InternalFailure", "InternalError", "
 _TRANSIENT_STATUS = frozenset({500, 502, 503, 504})
 _TOO_MANY_REQUESTS = 429
 
+#: aiohttp also names what it was told of TLS: "Cannot connect to host HOST:PORT ssl:default [...]".
+_TLS_OPTION = re.compile(r" ssl:\S+(?= \[)")
+
 _QUERY = re.compile(r"(?<=\w)\?[^\s'\"]+")
 
 _CLASSES: dict[str, type[ServiceError]] = {
@@ -135,4 +138,4 @@ def _reason(error: bce.BotoCoreError) -> str:
     inner = error.kwargs.get("error") or error
     # The query of a download's address is a password.
     text = " ".join(_QUERY.sub("", str(inner)).split()) or type(inner).__name__
-    return text[:300]
+    return _TLS_OPTION.sub("", text)[:300]

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from anyio import CancelScope
 
 from asyncpush.errors import AsyncpushError, UsageError
-from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted
+from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
 from asyncpush.image import Once, Run
 from asyncpush.journal import SqliteJournal
 from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag
 from asyncpush.migrate.exchange import Exchange
+from asyncpush.migrate.failures import may_succeed
 from asyncpush.migrate.plan.model import Entry, Target
 from asyncpush.migrate.targets import OpenTarget
 from asyncpush.model import Digest
@@ -52,6 +53,7 @@ class Context:
         left_out: tags that the plan does not take.
         attempts: tries of each copy, by its key.
         sources: the digest that the source has for each copy, by its key; None where it has none.
+        tries_left: how often what fails now will be tried again.
         unread: entries of which it is not known yet which images they ask for.
         scope: what is cancelled at the first failure, if that is to stop the others.
     """
@@ -66,6 +68,7 @@ class Context:
     left_out: list[LeftOutTag] = field(default_factory=list)
     attempts: Counter[str] = field(default_factory=Counter)
     sources: dict[str, Digest | None] = field(default_factory=dict)
+    tries_left: int = 0
     unread: set[Entry] = field(default_factory=set)
     scope: CancelScope = field(default_factory=CancelScope)
     _tags: Once[tuple[str, ...]] = field(default_factory=Once)
@@ -106,8 +109,11 @@ class Context:
         self.ended(CopyResult(copy=copy, outcome="present", digest=digest, bytes_present=size))
 
     def failed(self, copy: Copy, error: AsyncpushError) -> None:
-        """Note that a copy has failed."""
-        self.emit(ImageFailed(copy.destination, str(error)))
+        """Note that a copy has failed, for good or for now."""
+        if self.tries_left and may_succeed(error):
+            self.emit(Notice(f"{copy.destination} will be tried again at the end: {error}"))
+        else:
+            self.emit(ImageFailed(copy.destination, str(error)))
         self.ended(CopyResult(copy=copy, outcome="failed", error=error))
 
     def ended(self, result: CopyResult) -> None:

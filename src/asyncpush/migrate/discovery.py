@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from asyncpush.manifest import Manifest
 from asyncpush.migrate.catalog import Catalog
 from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, CopyResult
-from asyncpush.migrate.plan.model import Entry
+from asyncpush.migrate.plan.model import Entry, Target
 from asyncpush.model import Descriptor, Digest
 from asyncpush.planning import Memory, Plan, Wanted, plan_anew, plan_images
 from asyncpush.protocols import Image, Repository, StoredImage
@@ -71,16 +71,28 @@ class Discovery:
     async def entries(self, entries: Iterable[Entry]) -> None:
         """Look into *entries*, many at once."""
         at_once = CapacityLimiter(_ENTRIES_AT_ONCE)
+        latest: dict[tuple[Target, str], anyio.Event] = {}
 
-        async def one(entry: Entry) -> None:
+        async def one(entry: Entry, before: Collection[anyio.Event], claimed: anyio.Event) -> None:
             async with at_once:
-                if (copies := await self._asked_for(entry)) is not None:
-                    await self.copies(entry, [copy for copy in copies if self._context.claims(copy)])
+                try:
+                    copies = await self._asked_for(entry)
+                    for earlier in before:
+                        await earlier.wait()
+                    going = [copy for copy in copies or () if self._context.claims(copy)]
+                finally:
+                    claimed.set()
+                if copies is not None:
+                    await self.copies(entry, going)
 
         with only_cause():
             async with anyio.create_task_group() as tg:
                 for entry in entries:
-                    tg.start_soon(one, entry)
+                    # Of two images for one place the plan's first has it, whichever is found first.
+                    places, claimed = [(goal.target, goal.repository) for goal in entry.goals], anyio.Event()
+                    before = [latest[place] for place in places if place in latest]
+                    latest.update(dict.fromkeys(places, claimed))
+                    tg.start_soon(one, entry, before, claimed)
 
     async def copies(self, entry: Entry, copies: Sequence[Copy]) -> None:
         """Find out what there is to do for *copies*, all of one entry."""
@@ -91,9 +103,12 @@ class Discovery:
         if entry.kind == "local":
             await self._plan_archive(entry, going)
             return
-        descriptors = await self._catalog.resolve(entry, going)
+        stored = await self._stored(going)
+        going = [copy for copy in going if copy.repository in stored]
+        # What no repository has under its tag is to be read anyway: then nobody need ask first what it is.
+        there = {copy.reference for copy in going if any(_is_at(each, copy) for each in stored[copy.repository])}
+        descriptors = await self._catalog.resolve(entry, going, there)
         going = [copy for copy in going if copy.reference in descriptors]
-        stored = await self._stored(going, descriptors)
         missing = [copy for copy in going if not await self._is_present(copy, descriptors[copy.reference], stored)]
         await self._plan_all(await self._catalog.load(entry, missing, descriptors), stored)
 
@@ -142,9 +157,7 @@ class Discovery:
 
     # What the targets have
 
-    async def _stored(
-        self, copies: Iterable[Copy], descriptors: Mapping[str, Descriptor]
-    ) -> dict[Repository, Sequence[StoredImage]]:
+    async def _stored(self, copies: Iterable[Copy]) -> dict[Repository, Sequence[StoredImage]]:
         """What the repositories hold under the copies' tags: one question for a hundred."""
         stored: dict[Repository, Sequence[StoredImage]] = {}
 
@@ -153,7 +166,7 @@ class Discovery:
                 stored[repository] = ()
                 return
             tags = {copy.tag for copy in asking if copy.tag}
-            digests = {descriptors[copy.reference].digest for copy in asking if copy.tag is None}
+            digests = {Digest.parse(copy.reference) for copy in asking if copy.tag is None}
             stored[repository] = await repository.find_images(tags=tags, digests=digests)
 
         await self._for_each_repository(copies, one)
@@ -168,7 +181,7 @@ class Discovery:
             # What a choice of platforms makes of an index is known once it was made.
             known = journal.known_images(copy.repository.address).get(copy.tag or "") if journal else None
             expected = known.digest if known and known.source_digest == descriptor.digest else None
-        there = [each for each in stored.get(copy.repository, ()) if copy.tag in (None, each.tag)]
+        there = [each for each in stored.get(copy.repository, ()) if _is_at(each, copy)]
         match = next((each for each in there if each.digest == expected), None)
         if match is None or match.manifest is None:
             return False
@@ -230,3 +243,8 @@ class Discovery:
             async with anyio.create_task_group() as tg:
                 for repository, asking in by_repository.items():
                     tg.start_soon(one, repository, asking)
+
+
+def _is_at(stored: StoredImage, copy: Copy) -> bool:
+    """Whether an image that a repository holds is where *copy* goes: under its tag, or anywhere if it has none."""
+    return copy.tag is None or copy.tag == stored.tag

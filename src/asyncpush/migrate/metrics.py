@@ -29,7 +29,7 @@ def render(report: Report) -> str:
     families = (
         ("images", "Images by how they ended.", _labelled("outcome", images)),
         ("referrers", "Signatures, attestations and SBOMs by how they ended.", _labelled("outcome", referrers)),
-        ("sent_bytes", "Bytes of layers that were sent.", [("", sum(each.bytes_sent for each in report.results))]),
+        ("sent_bytes", "Bytes of layers that were sent.", [("", report.sent)]),
         (
             "mounted_bytes",
             "Bytes of layers that were taken over from another repository.",

@@ -17,6 +17,7 @@ class Report:
         results: of each copy, and of each signature, attestation and SBOM, in the order in which they ended first.
         left_out: tags that the plan does not take.
         requests: how many requests were sent, by operation: ``PutImage``, and ``GET blob`` and the like at the sources.
+        sent: bytes of layers that went over the wire (before base64), also for what failed in the end.
         seconds: how long it took.
         resumed: an interrupted run went on.
     """
@@ -24,6 +25,7 @@ class Report:
     results: tuple[CopyResult, ...]
     left_out: tuple[LeftOutTag, ...]
     requests: Mapping[str, int]
+    sent: int
     seconds: float
     resumed: bool
 

@@ -15,17 +15,10 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from asyncpush.api import open_logins
 from asyncpush.errors import (
     AsyncpushError,
-    ChoiceError,
-    ManifestError,
     RepositoryNotFoundError,
-    ServiceError,
-    SourceDeniedError,
-    SourceNotFoundError,
-    TagImmutableError,
-    UsageError,
     only_cause,
 )
-from asyncpush.events import Emit, ignore
+from asyncpush.events import Emit, Event, PartSent, ignore
 from asyncpush.image import ImageResult, Run, dry_run, push_planned
 from asyncpush.journal import SqliteJournal
 from asyncpush.layer import Resources
@@ -33,6 +26,7 @@ from asyncpush.migrate.context import Context, Options
 from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.discovery import Discovered, Discovery, Present, Ready
 from asyncpush.migrate.exchange import Exchange, registry_of, score
+from asyncpush.migrate.failures import may_succeed
 from asyncpush.migrate.plan.model import Entry, Plan
 from asyncpush.migrate.referrers import Referrers, subjects_of
 from asyncpush.migrate.results import Report, pushed_result
@@ -49,10 +43,6 @@ _IMAGES_AT_ONCE = 128
 
 #: Of the images that are ready, how many are compared to find the one that helps most others.
 _COMPARED = 100
-
-#: What another try can't mend.
-_FINAL = (UsageError, ManifestError, ChoiceError, TagImmutableError, SourceNotFoundError, SourceDeniedError)
-_FINAL_CODES = frozenset({"AccessDeniedException", "LimitExceededException", "InvalidParameterException"})
 
 
 async def migrate_plan(
@@ -83,7 +73,15 @@ async def migrate_plan(
     """
     options = options or Options()
     started = time.monotonic()
-    resources = Resources.of(settings or Settings(), emit, journal)
+    sent = 0
+
+    def counted(event: Event) -> None:
+        nonlocal sent
+        if isinstance(event, PartSent):
+            sent += event.sent
+        emit(event)
+
+    resources = Resources.of(settings or Settings(), counted, journal)
     run, exchange = Run.of(resources), Exchange(resources)
     async with AsyncExitStack() as held:
         targets = await held.enter_async_context(open_targets(plan, run))
@@ -91,7 +89,13 @@ async def migrate_plan(
         opened = open_remotes(plan.source_registries, logins=logins, emit=emit, patience=patience)
         remotes = await held.enter_async_context(opened)
         context = Context(
-            options=options, run=run, exchange=exchange, targets=targets, remotes=remotes, journal=journal
+            options=options,
+            run=run,
+            exchange=exchange,
+            targets=targets,
+            remotes=remotes,
+            journal=journal,
+            tries_left=0 if options.dry or options.fail_fast else options.retries,
         )
         resumed = False
         if journal is not None and not options.dry:
@@ -113,7 +117,12 @@ async def migrate_plan(
         requests.update(remotes.requests)
     seconds = time.monotonic() - started
     return Report(
-        results=results, left_out=tuple(context.left_out), requests=requests, seconds=seconds, resumed=resumed
+        results=results,
+        left_out=tuple(context.left_out),
+        requests=requests,
+        sent=sent,
+        seconds=seconds,
+        resumed=resumed,
     )
 
 
@@ -146,11 +155,12 @@ class _Migration:
     async def go(self, entries: Iterable[Entry]) -> None:
         """Bring all images of *entries*; then try again what has failed and may succeed."""
         await self._discover_and_push(entries, None)
-        for _ in range(self._context.options.retries):
+        while self._context.tries_left:
+            self._context.tries_left -= 1
             again: dict[Entry, list[Copy]] = defaultdict(list)
             for copy in self._to_try_again():
                 again[copy.entry].append(copy)
-            if not again or self._context.options.dry:
+            if not again:
                 break
             await self._discover_and_push(again, again)
 
@@ -159,7 +169,7 @@ class _Migration:
         failed = [
             result.copy
             for result in self._context.results.values()
-            if result.outcome == "failed" and result.subject is None and _may_succeed(result.error)
+            if result.outcome == "failed" and result.subject is None and may_succeed(result.error)
         ]
         unfinished, self._unfinished = self._unfinished, []
         return failed + unfinished
@@ -323,10 +333,3 @@ class _Migration:
 
 def _identities(ready: Ready) -> frozenset[str]:
     return frozenset(blob.identity for _, plan in ready.copies for blob in plan.to_send)
-
-
-def _may_succeed(error: AsyncpushError | None) -> bool:
-    """Whether another try may end better."""
-    if isinstance(error, ServiceError) and error.code in _FINAL_CODES:
-        return False
-    return not isinstance(error, _FINAL)

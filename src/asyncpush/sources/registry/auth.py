@@ -33,7 +33,7 @@ _MAX_TOKEN_ANSWER = 256 * 1024
 
 _CLIENT = "asyncpush"
 _BASIC: Final = "basic"
-_LOGIN_HINT = "log in (docker login {host}), or give --src-creds USER:PASSWORD"
+_LOGIN_HINT = "log in (docker login {host}), or give credentials: --src-creds, or in a plan"
 
 
 class _TokenDocument(msgspec.Struct):

@@ -170,7 +170,7 @@ def _distrust(where: str, error: Exception) -> SourceUnavailableError | None:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return SourceUnavailableError(
             f"{where} is not trusted: {_words(error.certificate_error)}",
-            hint="give its authority's certificate (--src-ca-bundle), or, if nothing is at stake, --no-src-tls-verify",
+            hint="give its authority's certificate: --src-ca-bundle, or tls.ca in a plan",
         )
     causes = (error, error.__cause__)
     failure = next((each for each in causes if isinstance(each, aiohttp.ClientSSLError | ssl.SSLError)), None)
@@ -179,7 +179,7 @@ def _distrust(where: str, error: Exception) -> SourceUnavailableError | None:
     text = _words(error)
     said, hint = text.upper().replace(" ", "_"), "check the address and the port"
     if "WRONG_VERSION_NUMBER" in said or "RECORD_LAYER" in said:
-        hint = "if it speaks plain HTTP, say so: --src-plain-http"
+        hint = "if it speaks plain HTTP, say so: --src-plain-http, or plain_http in a plan"
     elif "CERTIFICATE_REQUIRED" in said or "HANDSHAKE_FAILURE" in said:
         hint = "if it wants a client certificate, give --src-cert and --src-key"
     return SourceUnavailableError(f"TLS with {where} failed: {text}", hint=hint)

@@ -247,7 +247,11 @@ class Wire:
             case _ if status in _TRANSIENT:
                 return TransientError(text, hint=LATER, after=after)
             case _ if 400 <= status < 500:
-                hint = "if it speaks HTTPS, leave out --src-plain-http" if status == 400 and self._plain else None
+                hint = (
+                    "if it speaks HTTPS, leave out --src-plain-http, or plain_http in the plan"
+                    if status == 400 and self._plain
+                    else None
+                )
                 return RefusedError(text, status, hint=hint)
             case _:
                 return SourceUnavailableError(text, hint="check the address and the port")
