@@ -108,6 +108,16 @@ def first_cursor(ecr: Ecr) -> str:
     return str(outcome.response.get("lastValidByteReceived", "absent"))
 
 
+def far_off_byte(ecr: Ecr) -> str:
+    """What tells an interrupted push how far ECR has come, for next to nothing."""
+    data = fresh(ecr.part_size)
+    outcome = ecr.attempt("upload_layer_part", **ecr.part(ecr.sent(data), 10 * ecr.part_size, b"0"))
+    if not isinstance(outcome, ClientError):
+        return words(outcome)
+    last = outcome.response.get("lastValidByteReceived", "absent")
+    return f"{words(outcome)}; lastValidByteReceived {last} after {len(data)} bytes"
+
+
 def retried_complete(ecr: Ecr) -> str:
     upload_id, digest = ecr.stored(fresh())
     outcome = ecr.attempt("complete_layer_upload", uploadId=upload_id, layerDigests=[digest])
@@ -199,6 +209,7 @@ QUESTIONS = (
     Question("create_on_initiate", "InitiateLayerUpload into a repository that is not there", create_on_initiate),
     Question("missing_subject", "A referrer whose subject is not there", missing_subject),
     Question("", "Two parts on their way at once", parts_at_once),
+    Question("", "A byte far behind the last part", far_off_byte),
     Question("", "An upload that is unknown", text_of(
         "complete_layer_upload", uploadId=UNKNOWN_UPLOAD, layerDigests=[sha256(b"")])),
     Question("", "A wrong digest", text_of(

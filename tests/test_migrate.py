@@ -475,6 +475,7 @@ async def test_a_plan_is_verified_against_its_sources(here: Bench) -> None:
 
 
 async def test_of_two_images_for_one_place_the_plans_first_has_it(here: Bench) -> None:
+    here.hold("prime/app", "1", layer(3))  # who asks a registry first is waited for
     first = here.hold("slow/app", "1", layer(1))
     here.hold("quick/app", "1", layer(2))
     answered = anyio.Event()
@@ -487,7 +488,11 @@ async def test_of_two_images_for_one_place_the_plans_first_has_it(here: Bench) -
     async def _(_: object) -> None:
         await answered.wait()
 
-    images = ({"from": "slow/app", "to": "mirror/app"}, {"from": "quick/app", "to": "mirror/app"})
+    images = (
+        {"from": "prime/app"},
+        {"from": "slow/app", "to": "mirror/app"},
+        {"from": "quick/app", "to": "mirror/app"},
+    )
     report = await here.run(here.plan(*images))
 
     assert await here.stored("mirror/app") == {"1": first["digest"]}

@@ -57,8 +57,10 @@ async def test_questions_of_wording_are_answered_in_one_line_each(tmp_path: Path
         "An upload without parts": "EmptyUploadException (400): ",
         "A layer that is there already": "LayerAlreadyExistsException (400): ",
         "An image whose layer is not there": "LayersNotFoundException (400): ",
+        "A byte far behind the last part": "InvalidLayerPartException (400): ",
     }
     assert {text: answers[text][: len(start)] for text, start in codes.items()} == codes
+    assert answers["A byte far behind the last part"].endswith("lastValidByteReceived 999 after 1000 bytes")
     assert answers["Two parts on their way at once"].startswith("first: ")
 
 

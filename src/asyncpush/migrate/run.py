@@ -44,6 +44,9 @@ _IMAGES_AT_ONCE = 128
 #: Of the images that are ready, how many are compared to find the one that helps most others.
 _COMPARED = 100
 
+#: And of those that an interrupted run has left uploads of, which are worth more looking for.
+_COMPARED_RESUMED = 1000
+
 
 async def migrate_plan(
     plan: Plan,
@@ -227,7 +230,7 @@ class _Migration:
     async def _push_next(self) -> None:
         await self._begun.wait()
         async with self._at_once:
-            compared = self._ready if self._left else self._ready[:_COMPARED]
+            compared = self._ready[: _COMPARED_RESUMED if self._left else _COMPARED]
             best = max(compared, key=self._score)
             self._ready.remove(best)
             await self._push(best)
