@@ -15,6 +15,7 @@ from asyncpush.emulator import Emulator
 from asyncpush.errors import DigestMismatchError, SourceNotFoundError, UsageError
 from asyncpush.events import Event, ImageDone, ImageFailed, Notice
 from conftest import Events, judge, run_cli
+from faults import refused, relay_to
 from images import DockerSave, at
 from migrations import Bench, bench, keys, layer, only, outcomes, reasons
 
@@ -517,3 +518,25 @@ async def test_a_failure_that_will_be_tried_again_is_a_note_and_one_for_good_a_f
     assert [event.destination for event in events.of(ImageFailed)] == ["team/app:missing"]
     [note] = [event.text for event in events.of(Notice) if "tried again" in event.text]
     assert note.startswith("team/app:1 will be tried again at the end: ")
+
+
+@pytest.mark.parametrize("create", [True, False])
+async def test_who_may_push_but_not_describe_still_migrates(here: Bench, create: bool) -> None:
+    here.hold("team/app", "1", layer(1))
+    here.hold("team/missing", "1", layer(2))
+    client = judge(here.emulator.endpoint_url)
+    await to_thread.run_sync(lambda: client.create_repository(repositoryName="team/app"))
+    async with relay_to(here.emulator.endpoint_url) as relay:
+        denied = refused("AccessDeniedException", "not authorized to perform: ecr:DescribeRepositories")
+        relay.plan("DescribeRepositories", *[denied] * 20)
+        targets = {"here": {"region": "eu-west-1", "endpoint_url": relay.url}}
+        path = here.plan(
+            {"from": "team/app", "tags": ["1"]},
+            {"from": "team/missing", "tags": ["1"], "repository": {"create": create}},
+            targets=targets,
+        )
+        events = Events()
+        report = await here.run(path, emit=events)
+
+    assert outcomes(report) == {"team/app:1": "pushed", "team/missing:1": "pushed" if create else "failed"}
+    assert any("can't be described" in event.text for event in events.of(Notice))

@@ -6,17 +6,19 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 from anyio import CapacityLimiter
 from anyio.streams.memory import MemoryObjectSendStream
 
-from asyncpush.errors import AsyncpushError, only_cause
+from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, only_cause
 from asyncpush.manifest import Manifest
 from asyncpush.migrate.catalog import Catalog
 from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.plan.model import Entry, Target
+from asyncpush.migrate.targets import create_by_push
 from asyncpush.model import Descriptor, Digest
 from asyncpush.planning import Memory, Plan, Wanted, plan_anew, plan_images
 from asyncpush.protocols import Image, Repository, StoredImage
@@ -167,10 +169,24 @@ class Discovery:
                 return
             tags = {copy.tag for copy in asking if copy.tag}
             digests = {Digest.parse(copy.reference) for copy in asking if copy.tag is None}
-            stored[repository] = await repository.find_images(tags=tags, digests=digests)
+            try:
+                stored[repository] = await repository.find_images(tags=tags, digests=digests)
+            except RepositoryNotFoundError as error:
+                await self._create(asking[0], error)
+                stored[repository] = ()
 
         await self._for_each_repository(copies, one)
         return stored
+
+    async def _create(self, copy: Copy, error: RepositoryNotFoundError) -> None:
+        """Create a repository that nobody was allowed to look for before."""
+        context, goal = self._context, copy.goal
+        if not context.options.dry:
+            create = partial(create_by_push, context.targets[goal.target], copy.entry, copy.repository, error)
+            await context.run.created.do(copy.repository.address, create)
+        elif not copy.entry.create:
+            raise error
+        context.targets[goal.target].states[goal.repository] = "missing" if context.options.dry else "new"
 
     async def _is_present(
         self, copy: Copy, descriptor: Descriptor, stored: Mapping[Repository, Sequence[StoredImage]]

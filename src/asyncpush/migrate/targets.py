@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -28,6 +28,8 @@ from asyncpush.reference import Destination
 
 #: CreateRepository calls at once; ECR documents no rate for it.
 _CREATED_AT_ONCE = 4
+
+_DENIED = "AccessDeniedException"
 
 #: ``there``; ``new``, because this run has created it; ``missing`` in a dry run, or because a creation template will
 #: create it when it is pushed to.
@@ -109,7 +111,14 @@ async def _prepare_one(opened: OpenTarget, entries: Iterable[tuple[str, Entry]],
     if not wanted:
         return
     admin = opened.registry.admin
-    there = await admin.repositories(wanted)
+    try:
+        there: Collection[str] = await admin.repositories(wanted)
+    except ServiceError as error:
+        if error.code != _DENIED:
+            raise
+        # Who may push need not be allowed to describe: what is missing then shows when it is asked for its images.
+        opened.registry.emit(Notice(f"repositories can't be described, and are taken to be there: {error}"))
+        there = wanted
     await opened.registry.account()
     missing = [name for name in wanted if name not in there]
     opened.states.update(dict.fromkeys(there, "there"))
@@ -140,8 +149,12 @@ async def create_by_push(
     with suppress(RegistryError):
         await repository.mount(Digest.of(b""), repository.name)
     admin = opened.registry.admin
-    if await admin.repositories([repository.name]):
-        return True
+    try:
+        if await admin.repositories([repository.name]):
+            return True
+    except ServiceError as refusal:
+        if refusal.code != _DENIED:
+            raise
     if not entry.create:
         raise error
     return await admin.create(repository.name, entry.repository_settings)
