@@ -143,9 +143,20 @@ class Server:
     url: str
     environment: dict[str, str]
 
-    def run(self, *words: str | Path, stdin: bytes | None = None, timeout: float = 60, **environment: str) -> Ran:
+    def run(
+        self,
+        *words: str | Path,
+        stdin: bytes | None = None,
+        timeout: float = 60,
+        bound: bool = False,
+        **environment: str,
+    ) -> Ran:
         """Run ``asyncpush`` against it, as a user would."""
-        return run_cli(*words, stdin=stdin, timeout=timeout, **{**self.environment, **environment})
+        return run_cli(*words, stdin=stdin, timeout=timeout, bound=bound, **{**self.environment, **environment})
+
+
+#: Runs a command of root's without the right to read and write what modes forbid.
+BOUND = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
 
 
 def cli_environment(**environment: str) -> dict[str, str]:
@@ -154,10 +165,13 @@ def cli_environment(**environment: str) -> dict[str, str]:
     return {name: value for name, value in merged.items() if value}
 
 
-def run_cli(*words: str | Path, stdin: bytes | None = None, timeout: float = 60, **environment: str) -> Ran:
-    """Run ``asyncpush`` to its end."""
+def run_cli(
+    *words: str | Path, stdin: bytes | None = None, timeout: float = 60, bound: bool = False, **environment: str
+) -> Ran:
+    """Run ``asyncpush`` to its end; *bound* by the modes of files, which root is not."""
+    unbound = bound and os.geteuid() == 0
     done = subprocess.run(
-        [sys.executable, "-m", "asyncpush", *map(str, words)],
+        [*(BOUND if unbound else ()), sys.executable, "-m", "asyncpush", *map(str, words)],
         input=stdin,
         stdin=subprocess.DEVNULL if stdin is None else None,
         capture_output=True,
