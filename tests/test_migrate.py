@@ -12,8 +12,11 @@ import pytest
 from anyio import to_thread
 
 from asyncpush.emulator import Emulator
-from asyncpush.errors import DigestMismatchError, SourceNotFoundError, UsageError
+from asyncpush.errors import DigestMismatchError, JournalError, SourceNotFoundError, UsageError
 from asyncpush.events import Event, ImageDone, ImageFailed, Notice
+from asyncpush.journal import open_journal
+from asyncpush.migrate.plan.load import read_plan
+from asyncpush.migrate.run import migrate_plan
 from conftest import Events, judge, run_cli
 from faults import refused, relay_to
 from images import DockerSave, at
@@ -540,3 +543,31 @@ async def test_who_may_push_but_not_describe_still_migrates(here: Bench, create:
 
     assert outcomes(report) == {"team/app:1": "pushed", "team/missing:1": "pushed" if create else "failed"}
     assert any("can't be described" in event.text for event in events.of(Notice))
+
+
+async def test_a_journal_that_can_not_be_written_any_more_ends_the_run(here: Bench) -> None:
+    for number in range(30):
+        here.hold("team/app", str(number), layer(number))
+    plan = await read_plan(here.plan({"from": "team/app"}))
+    async with open_journal(here.folder / "plan.journal") as kept:
+
+        class Full:
+            """A journal on a disk that is full from some moment on."""
+
+            left = 20
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(kept, name)
+
+            async def layer_completed(self, *about: object) -> None:
+                self.left -= 1
+                if self.left < 0:
+                    raise JournalError("the journal can't be written: no space left on device")
+                await kept.layer_completed(*about)
+
+        with pytest.raises(JournalError, match="no space left"):
+            await migrate_plan(plan, journal=Full())
+
+    report = await here.run(here.folder / "plan.json")
+    assert set(outcomes(report).values()) <= {"finished", "present", "pushed"}
+    assert len(await here.stored("team/app")) == 30

@@ -138,7 +138,6 @@ class LayerUpload:
         self._is_resumed = False
         self._sent = self._read = 0
         self._unsent: set[UploadPart] = set()
-        self._journaled = 0
 
     @property
     def upload(self) -> Upload:

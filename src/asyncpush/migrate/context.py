@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from anyio import CancelScope
 
-from asyncpush.errors import AsyncpushError, UsageError
+from asyncpush.errors import AsyncpushError, JournalError, UsageError
 from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
 from asyncpush.image import Once, Run
 from asyncpush.journal import SqliteJournal
@@ -56,6 +56,7 @@ class Context:
         tries_left: how often what fails now will be tried again.
         unread: entries of which it is not known yet which images they ask for.
         scope: what is cancelled at the first failure, if that is to stop the others.
+        broken: what the journal has failed of; then nothing goes on.
     """
 
     options: Options
@@ -71,6 +72,7 @@ class Context:
     tries_left: int = 0
     unread: set[Entry] = field(default_factory=set)
     scope: CancelScope = field(default_factory=CancelScope)
+    broken: JournalError | None = None
     _tags: Once[tuple[str, ...]] = field(default_factory=Once)
     _claims: dict[str, Copy] = field(default_factory=dict)
 
@@ -110,6 +112,9 @@ class Context:
 
     def failed(self, copy: Copy, error: AsyncpushError) -> None:
         """Note that a copy has failed, for good or for now."""
+        if isinstance(error, JournalError):
+            self.broken = error
+            self.scope.cancel()
         if self.tries_left and may_succeed(error):
             self.emit(Notice(f"{copy.destination} will be tried again at the end: {error}"))
         else:

@@ -73,6 +73,7 @@ async def migrate_plan(
     Raises:
         UsageError: a registry can't be connected to as the plan says.
         RegistryError: a registry that images go to refuses altogether, or can't be reached.
+        JournalError: the journal can't be written.
     """
     options = options or Options()
     started = time.monotonic()
@@ -104,10 +105,12 @@ async def migrate_plan(
         if journal is not None and not options.dry:
             resumed = (await journal.begin_run(fingerprint(plan), anew=options.recheck)).resumed
         await prepare(plan, targets, dry=options.dry)
-        left = await journal.left_uploads() if journal is not None and resumed else ()
+        left = await journal.left_uploads() if journal is not None and not options.dry else ()
         exchange.continues(left)
         with only_cause(), context.scope:
             await _Migration(context, held, {upload.repository for upload in left}).go(plan.entries)
+        if context.broken is not None:
+            raise context.broken
         results = tuple(context.results.values())
         if journal is not None and not options.dry:
             failures = [result for result in results if result.outcome == "failed"]
