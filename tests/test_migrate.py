@@ -571,3 +571,20 @@ async def test_a_journal_that_can_not_be_written_any_more_ends_the_run(here: Ben
     report = await here.run(here.folder / "plan.json")
     assert set(outcomes(report).values()) <= {"finished", "present", "pushed"}
     assert len(await here.stored("team/app")) == 30
+
+
+async def test_the_command_lines_platform_counts_where_the_plan_names_none(here: Bench) -> None:
+    children = [
+        at(here.layout.image(layer(number), platform=platform), platform)
+        for number, platform in enumerate(("linux/amd64", "linux/arm64"))
+    ]
+    here.source.hold(here.layout, here.layout.index(*children), "team/app", "1")
+    path = here.plan(
+        {"from": "team/app", "tags": ["1"], "to": "mirror/one"},
+        {"from": "team/app", "tags": ["1"], "to": "mirror/other", "platforms": ["linux/amd64"]},
+    )
+    done = await to_thread.run_sync(lambda: run_cli("migrate", path, "--platform", "linux/arm64"))
+
+    assert done.status == 0, done.err
+    assert await here.stored("mirror/one") == {"1": children[1]["digest"]}
+    assert await here.stored("mirror/other") == {"1": children[0]["digest"]}

@@ -20,6 +20,7 @@ from asyncpush.cli.options import (
     make_aws,
     make_settings,
     make_source_registries,
+    parse_platform,
 )
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import STANDARD_INPUT, say
@@ -96,7 +97,11 @@ def migrate(
             say(f"asyncpush: note: {notice}")
         hosts = [entry.host for entry in read.entries if entry.host]
         ready = overridden(
-            read, make_aws(aws), make_source_registries(source, hosts), create_repository=create_repository
+            read,
+            make_aws(aws),
+            make_source_registries(source, hosts),
+            platform=parse_platform(layers.platform) if layers else None,
+            create_repository=create_repository,
         )
         options = Options(dry=dry_run, recheck=recheck, fail_fast=fail_fast)
         place = None if no_resume else journal or _beside(path)

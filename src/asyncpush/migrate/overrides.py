@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from asyncpush.migrate.plan.model import Goal, Plan, Target
+from asyncpush.model import Platform
 from asyncpush.settings import AwsConfiguration, SourceRegistry
 
 
 def overridden(
-    plan: Plan, aws: AwsConfiguration, sources: Mapping[str, SourceRegistry], *, create_repository: bool = False
+    plan: Plan,
+    aws: AwsConfiguration,
+    sources: Mapping[str, SourceRegistry],
+    *,
+    platform: Platform | None = None,
+    create_repository: bool = False,
 ) -> Plan:
     """*plan*, with what it does not say.
 
@@ -18,6 +24,7 @@ def overridden(
         plan: the plan.
         aws: what targets have that say nothing of their profile, region or endpoint.
         sources: how registries are reached that the plan does not describe, by host.
+        platform: what is taken of indexes where the plan names no platforms.
         create_repository: missing repositories are created, whatever the plan says.
     """
 
@@ -44,6 +51,7 @@ def overridden(
             replace(
                 entry,
                 goals=tuple(goal(each) for each in entry.goals),
+                platforms=entry.platforms or ((platform,) if platform else ()),
                 create=entry.create or create_repository,
             )
             for entry in plan.entries
