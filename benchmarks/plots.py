@@ -76,10 +76,14 @@ def _bars(axis: Axes, panel: Panel) -> None:
     above = [most - middle for middle, _, most in panel.bars.values()]
     colours = [_COLOURS[position % len(_COLOURS)] for position in range(len(names))]
     drawn = axis.barh(names, values, xerr=(below, above), color=colours, ecolor="#333333", capsize=3)
-    axis.bar_label(drawn, labels=[f"{value:,.3g}" for value in values], padding=4, fontsize=8)
+    axis.bar_label(drawn, labels=[_figure(value) for value in values], padding=4, fontsize=8)
     axis.invert_yaxis()
-    axis.margins(x=0.15)
+    axis.margins(x=0.2)
     axis.tick_params(labelsize=8)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _lines(axis: Axes, panel: Panel) -> None:
