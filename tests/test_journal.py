@@ -190,7 +190,7 @@ async def test_an_interrupted_run_goes_on_and_knows_what_it_has_finished(path: P
         }
 
 
-async def test_a_run_with_failures_goes_on_until_it_has_none(path: Path) -> None:
+async def test_a_run_that_has_ended_is_over_whether_it_had_failures_or_not(path: Path) -> None:
     copy = f"docker://a:1 -> {APP}:1"
     async with open_journal(path) as journal:
         states = []
@@ -203,7 +203,12 @@ async def test_a_run_with_failures_goes_on_until_it_has_none(path: Path) -> None
             )
             await journal.end_run(failed)
 
-    assert [(state.id, state.resumed) for state in states] == [(1, False), (1, True), (1, True), (2, False)]
+        interrupted = await journal.begin_run("plan", anew=False)
+        states += [interrupted, await journal.begin_run("plan", anew=False)]
+
+    assert [(state.id, state.resumed) for state in states] == [
+        (1, False), (2, False), (3, False), (4, False), (5, False), (5, True),
+    ]  # fmt: skip
 
 
 async def test_plans_have_runs_of_their_own_and_a_run_can_begin_anew(path: Path) -> None:

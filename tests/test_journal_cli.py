@@ -227,10 +227,10 @@ def test_prune_forgets_what_is_old_but_for_runs_that_would_go_on(path: Path) -> 
     ran = run_here("journal", "prune", path)
 
     assert (ran.status, ran.err) == (0, "")
-    assert ran.out.startswith("forgot 1 run, 0 images, 1 tag and 1 open upload; ")
+    assert ran.out.startswith("forgot 2 runs, 2 images, 1 tag and 1 open upload; ")
     lines = exported(path)
-    assert [line["id"] for line in lines if line["kind"] == "run"] == [2, 3]
-    assert {line["kind"] for line in lines} == {"run", "image", "layer", "compressed"}
+    assert [line["id"] for line in lines if line["kind"] == "run"] == [3]
+    assert {line["kind"] for line in lines} == {"run", "layer", "compressed"}
 
 
 def test_prune_forgets_unfinished_runs_too_if_it_is_told_to(path: Path) -> None:

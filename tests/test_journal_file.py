@@ -12,6 +12,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio import to_thread
 
 from asyncpush.errors import AsyncpushError, JournalError, UsageError
 from asyncpush.journal import open_journal
@@ -234,3 +235,29 @@ def test_a_file_that_may_not_be_written_is_one_line(tmp_path: Path, directory: i
     assert ran.status == 2
     assert ran.err.startswith(f"asyncpush: error: the journal {path} can't be used: ")
     assert ran.err.count("\n") == 1
+
+
+async def test_a_journal_from_before_tags_had_a_choice_of_platforms_goes_on(path: Path) -> None:
+    async def finish(choice: str) -> None:
+        async with open_journal(path) as journal:
+            await journal.begin_run("plan", anew=True)
+            await journal.image_finished(
+                f"docker://x/app:1 -> {APP}:1", source_digest=A, digest=A, outcome="pushed", choice=choice
+            )
+
+    async def known() -> list[str]:
+        async with open_journal(path) as journal:
+            return [image.choice for image in journal.known_images(APP).values()]
+
+    await finish("linux/amd64")
+    assert await known() == ["linux/amd64"]
+    await to_thread.run_sync(drop_choice, path)
+    assert await known() == [""]
+    await finish("linux/arm64")
+    assert await known() == ["linux/arm64"]
+
+
+def drop_choice(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("ALTER TABLE known DROP COLUMN choice")
+    connection.close()

@@ -134,7 +134,7 @@ class JournalMachine(RuleBasedStateMachine):
     def end_run(self, failed: int) -> None:
         assert self.run
         self.portal.call(self.journal.end_run, failed)
-        self.run.goes_on = failed > 0
+        self.run.goes_on = False
         self.run = None
 
     @precondition(lambda self: self.run)

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
 import pytest
+from aiohttp import web
 from anyio import to_thread
 
+from asyncpush.cli.migration import failed_lines
 from asyncpush.emulator import Emulator
 from asyncpush.errors import DigestMismatchError, JournalError, SourceNotFoundError, UsageError
 from asyncpush.events import Event, ImageDone, ImageFailed, Notice
 from asyncpush.journal import open_journal
 from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.run import migrate_plan
+from asyncpush.settings import MiB, Settings
 from conftest import Events, judge, run_cli
 from faults import refused, relay_to
-from images import DockerSave, at
+from images import DockerSave, Json, at, json_digests
 from migrations import Bench, bench, keys, layer, only, outcomes, reasons
+from registry_server import QUICK
+
+PLATFORMS = ("linux/amd64", "linux/arm64")
 
 
 @pytest.fixture(autouse=True)
@@ -588,3 +595,148 @@ async def test_the_command_lines_platform_counts_where_the_plan_names_none(here:
     assert done.status == 0, done.err
     assert await here.stored("mirror/one") == {"1": children[1]["digest"]}
     assert await here.stored("mirror/other") == {"1": children[0]["digest"]}
+
+
+async def test_entries_of_one_repository_that_can_not_be_listed_for_a_while_are_all_tried_again(here: Bench) -> None:
+    here.hold("team/app", "a1", layer(1))
+    here.hold("team/app", "b1", layer(2))
+    left = [1, 2]
+
+    async def listing(request: web.Request) -> web.Response | None:
+        return web.Response(status=400) if "/tags/" in request.path and left and left.pop() else None
+
+    here.source.rules.append(listing)
+    images = [{"from": "team/app", "tags": {"glob": f"{letter}*"}, "referrers": False} for letter in "ab"]
+    report = await here.run(here.plan(*images))
+
+    assert outcomes(report) == {"team/app:a1": "pushed", "team/app:b1": "pushed"}
+
+
+async def test_other_platforms_of_the_same_index_are_another_image(here: Bench) -> None:
+    children = two_platforms(here)
+    await here.run(here.plan({"from": "team/app", "tags": ["1"], "platforms": ["linux/amd64"]}))
+    assert await here.stored("team/app") == {"1": children[0]["digest"]}
+    await here.run(here.plan({"from": "team/app", "tags": ["1"], "platforms": ["linux/arm64"]}))
+    assert await here.stored("team/app") == {"1": children[1]["digest"]}
+
+
+async def test_of_two_choices_of_platforms_for_one_place_one_fails(here: Bench) -> None:
+    children = two_platforms(here)
+    images = [{"from": "team/app", "tags": {"glob": "*"}, "platforms": [child]} for child in PLATFORMS]
+    report = await here.run(here.plan(*images))
+
+    assert sorted(result.outcome for result in report.results) == ["failed", "pushed"]
+    assert await here.stored("team/app") == {"1": children[0]["digest"]}
+    assert all(line.startswith("# ") for line in failed_lines(report))
+
+
+@pytest.mark.parametrize("tags", [(["a:1"], ["b:1"]), (None, None)])
+async def test_two_images_of_an_archive_for_one_tag_are_refused(
+    here: Bench, tmp_path: Path, tags: tuple[list[str] | None, ...]
+) -> None:
+    save, archive = DockerSave(), tmp_path / "app.tar"
+    for number, names in enumerate(tags):
+        save.image(layer(number), tags=names)
+    archive.write_bytes(save.archive())
+    report = await here.run(archive_plan(here, archive, "team/app"))
+
+    assert [result.outcome for result in report.results] == ["failed"]
+    assert "two images of" in reasons(report)[0]
+
+
+async def test_referrers_come_again_into_a_repository_that_was_deleted_meanwhile(here: Bench) -> None:
+    image = here.hold("team/app", "1", layer(1))
+    here.hold("team/app", f"sha256-{image['digest'][7:]}.sig", layer(9))
+    path = here.plan({"from": "team/app", "tags": ["1"]})
+    await here.run(path)
+    before = await here.stored("team/app")
+    client = judge(here.emulator.endpoint_url)
+    await to_thread.run_sync(lambda: client.delete_repository(repositoryName="team/app", force=True))
+    await here.run(path)
+
+    assert len(before) == 2
+    assert await here.stored("team/app") == before
+
+
+async def test_a_dry_run_sees_referrers_that_are_there(here: Bench) -> None:
+    image = here.hold("team/app", "1", layer(1))
+    here.hold("team/app", f"sha256-{image['digest'][7:]}.sig", layer(9))
+    path = here.plan({"from": "team/app", "tags": ["1"]})
+    planned = await here.run(path, journal=False, dry=True)
+    await here.run(path, journal=False)
+    again = await here.run(path, journal=False, dry=True)
+
+    assert Counter(outcomes(planned).values()) == {"planned": 2}
+    assert Counter(outcomes(again).values()) == {"present": 2}
+
+
+async def test_a_dry_run_mounts_nothing_that_is_yet_to_be_compressed(here: Bench, tmp_path: Path) -> None:
+    await here.mounting()
+    archive = tmp_path / "app.tar"
+    archive.write_bytes(DockerSave().image(layer(1, 500_000), tags=["app:1"]).archive())
+    path = archive_plan(here, archive, "team/one", "team/two")
+    planned = await here.run(path, journal=False, dry=True)
+    done = await here.run(path, journal=False)
+
+    mounted = [sum(result.layers_mounted for result in report.results) for report in (planned, done)]
+    assert mounted == [1, 1]
+
+
+async def test_layers_for_several_targets_never_wait_for_memory_that_others_hold(here: Bench, tmp_path: Path) -> None:
+    for number in range(8):
+        here.hold("team/app", str(number), random.Random(number).randbytes(6 * MiB))
+    async with Emulator(tmp_path / "second", fsync=False) as second:
+        addresses = {"one": here.emulator.endpoint_url, "two": second.endpoint_url}
+        targets = {name: {"region": "eu-west-1", "endpoint_url": url} for name, url in addresses.items()}
+        defaults = {"targets": list(targets), "repository": {"create": True}}
+        plan = await read_plan(here.plan({"from": "team/app", "referrers": False}, targets=targets, defaults=defaults))
+        with anyio.fail_after(60):
+            report = await migrate_plan(plan, settings=Settings(max_memory=40 * MiB), patience=QUICK)
+
+    assert Counter(outcomes(report).values()) == {"pushed": 16}
+
+
+async def test_an_image_whose_referrers_are_tried_again_was_pushed_nonetheless(here: Bench) -> None:
+    image = here.hold("team/app", "1", layer(1))
+    signature = here.hold("team/app", f"sha256-{image['digest'][7:]}.sig", layer(9))
+    left = [1]
+
+    async def fails_once(request: web.Request) -> web.Response | None:
+        asked = request.path.endswith(f"/blobs/{json_digests(here.layout, signature)[1]}")
+        return web.Response(status=400) if asked and left and left.pop() else None
+
+    here.source.rules.append(fails_once)
+    report = await here.run(here.plan({"from": "team/app", "tags": ["1"]}))
+
+    assert not left
+    assert Counter(outcomes(report).values()) == {"pushed": 2}
+    assert only(report, "team/app:1").layers_sent == 2
+
+
+async def test_an_archive_goes_into_a_repository_that_nobody_may_look_for(here: Bench, tmp_path: Path) -> None:
+    archive = tmp_path / "app.tar"
+    archive.write_bytes(DockerSave().image(layer(1), tags=["app:1"]).archive())
+    path = archive_plan(here, archive, "team/missing")
+    async with relay_to(here.emulator.endpoint_url) as relay:
+        denied = refused("AccessDeniedException", "not authorized to perform: ecr:DescribeRepositories")
+        relay.plan("DescribeRepositories", *[denied] * 20)
+        path.write_text(path.read_text().replace(here.emulator.endpoint_url, relay.url))
+        report = await here.run(path)
+
+    assert outcomes(report) == {"team/missing:1": "pushed"}
+
+
+def two_platforms(here: Bench) -> list[Json]:
+    """The images of an index that the source holds as ``team/app:1``."""
+    children = [at(here.layout.image(layer(number), platform=name), name) for number, name in enumerate(PLATFORMS)]
+    here.source.hold(here.layout, here.layout.index(*children), "team/app", "1")
+    return children
+
+
+def archive_plan(here: Bench, archive: Path, *repositories: str) -> Path:
+    """A plan for an archive's images, into these repositories."""
+    path = here.plan()
+    document = json.loads(path.read_text())
+    document["images"] = [{"from": f"docker-archive:{archive}", "to": repository} for repository in repositories]
+    path.write_text(json.dumps(document))
+    return path

@@ -415,6 +415,7 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("version: 1\n? [a]\n: b", "a key must be text"),
         ("a: \0", "no YAML"),
         (LAUGHS, "aliases"),
+        (f"a: &a '{'$$' * 50_000}'\nb: [{', '.join(['*a'] * 1500)}]", "aliases"),
     ],
 )  # fmt: skip
 def test_what_is_no_plan_is_said_in_a_line(text: str, message: str) -> None:

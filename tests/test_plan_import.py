@@ -556,3 +556,42 @@ def test_any_text_is_an_import_or_an_error(text: str) -> None:
     except UsageError:
         return
     assert parse_plan(done.text, None, Everything()).entries
+
+
+def test_regsync_s_alternatives_are_anchored_as_it_does() -> None:
+    tags = "{deny: ['rc|beta', 'x|(?:y)'], allow: ['[a-z].*|1', '(?i)Z|Q']}"
+    _, plan = imported("regsync", f"sync: [{{source: a.io/b/c, target: {EU}/b/c, type: repository, tags: {tags}}}]")
+
+    # It puts ^ before and $ behind the expression as it is: ^rc|beta$ is what begins with rc, or ends in beta.
+    listed = ("rc", "rc-1", "v-beta", "beta-v", "x1", "2-y", "2", "2-1", "v1", "Z9")
+    assert taken(plan.entries[0], *listed) == ["beta-v", "2-1", "v1", "Z9"]
+
+
+@pytest.mark.parametrize("pattern", ["^[[:digit:]]+$", "[^[:alpha:]]", "a{,2}"])
+def test_an_expression_that_is_another_one_in_python_is_told(pattern: str) -> None:
+    document = json.dumps({"a.io": {"images": {"b/cc": []}, "images-by-tag-regex": {"b/dd": pattern}}})
+    done, plan = imported("skopeo", document)
+
+    assert [entry.source for entry in plan.entries] == ["a.io/b/cc"]
+    assert any("does not mean the same in Python; not carried over" in note for note in done.notes)
+
+
+def test_an_image_that_image_syncer_sends_nowhere_is_told() -> None:
+    done, plan = imported("image-syncer", f'{{"quay.io/a/b": [], "quay.io/a/c": "{EU}/a/c"}}')
+
+    assert [entry.source for entry in plan.entries] == ["quay.io/a/c"]
+    told(done, "quay.io/a/b: it has no destination; not carried over")
+
+
+def test_no_password_of_an_address_is_told() -> None:
+    sync = "\n".join(
+        f"- {{source: '{source}', target: '{EU}/x', type: repository}}"
+        for source in ("https://me:s3cret@quay.io/a/b", "docker://me:s3cret@quay.io/a/b", "me:s3cret@quay.io/a/b")
+    )
+    text = f"creds: [{{registry: 'https://me:s3cret@quay.io', user: me, pass: s3cret}}]\nsync:\n{sync}\n"
+    with pytest.raises(UsageError) as caught:
+        import_plan(text, "file")
+    assert "s3cret" not in str(caught.value)
+    done, _ = imported("regsync", f"{text}- {{source: a.io/b/c, target: {EU}/b/c, type: repository}}\n")
+
+    assert sum("me:***@quay.io" in note for note in done.notes) == 4

@@ -720,3 +720,61 @@ async def test_who_comes_first_learns_whether_credentials_are_wanted(tmp_path: P
 
         assert [seen.authorization is None for seen in server.asked("HEAD")].count(True) == 1
         assert len(server.asked("HEAD")) == 11
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_pause_without_end_is_not_waited_for(server: RegistryServer, status: int) -> None:
+    @server.rule("GET", "/v2/")
+    async def later(request: web.Request) -> web.StreamResponse:
+        return refusal(status, "UNAVAILABLE", "come back in thirty years", Retry_After="1000000000")
+
+    with pytest.raises(SourceUnavailableError, match="thirty years"):
+        await tags(reads(server))
+    assert len(server.seen) == 1
+
+
+async def test_a_registry_that_asks_for_no_pause_gets_one_when_it_refuses_again(server: RegistryServer) -> None:
+    @server.rule("GET", "/v2/", times=4)
+    async def at_once(request: web.Request) -> web.StreamResponse:
+        return refusal(429, "TOOMANYREQUESTS", "slow down", Retry_After="0")
+
+    events = Events()
+    patience = Patience(stall=5.0, first_wait=0.001, longest_wait=0.05)
+    assert await tags(reads(server), emit=events, patience=patience) == ("1",)
+    first, *others = [event.delay for event in events.of(Retrying)]
+    assert first <= 0.001
+    assert len(others) == 3
+    assert min(others) >= 0.005
+
+
+@pytest.mark.parametrize("where", ["/v2/", "/token"])
+async def test_an_answer_that_trickles_without_end_is_given_up(server: RegistryServer, where: str) -> None:
+    Tokens(server)
+
+    async def trickle(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        try:
+            while True:
+                await answer.write(b" ")
+                await anyio.sleep(0.01)
+        except ConnectionError:
+            return answer
+
+    server.rule("GET", where)(trickle)
+    server.rules.insert(0, server.rules.pop())
+    patience = Patience(stall=5.0, answer=0.1, attempts=2, first_wait=0.001)
+    with pytest.raises(SourceUnavailableError, match=r"127\.0\.0\.1 has not ended its answer within 0\.1 seconds"):
+        await tags(reads(server), patience=patience)
+    assert len(server.asked("GET", where)) == 2
+
+
+async def test_a_proxy_that_is_no_address_is_told_without_its_password(
+    server: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://me:s3cret@proxy:port")
+    with pytest.raises(ConfigurationError, match="the proxy for http is no address") as caught:
+        await tags(reads(server))
+    assert "s3cret" not in str(caught.value)

@@ -74,7 +74,7 @@ async def test_a_tag_is_resolved_by_its_headers_and_read_by_its_digest(server: R
     assert MANIFEST in server.seen[1].headers["Accept"]
 
 
-@pytest.mark.parametrize("lacking", ["Docker-Content-Digest", "Content-Type", "everything"])
+@pytest.mark.parametrize("lacking", ["Docker-Content-Digest", "Content-Type", "length", "everything"])
 async def test_where_head_tells_too_little_the_manifest_is_read(
     server: RegistryServer, remote: Remote, lacking: str
 ) -> None:
@@ -85,6 +85,10 @@ async def test_where_head_tells_too_little_the_manifest_is_read(
     async def poor(request: web.Request) -> web.StreamResponse:
         if lacking == "everything":
             return web.Response(status=405)
+        if lacking == "length":
+            answer = manifest(MANIFEST, b"", str(there["digest"]))
+            answer.headers["Content-Length"] = "0"
+            return answer
         answer = manifest(MANIFEST, server.blobs[str(there["digest"])])
         del answer.headers[lacking]
         return answer
@@ -449,3 +453,30 @@ async def test_as_a_source_it_names_its_repository_and_tag(server: RegistryServe
     assert (image.source, image.repository, image.tag) == (f"docker://{server.host}/team/app:1.0", "team/app", "1.0")
     assert (same.source, same.repository, same.tag) == (pinned, "team/app", None)
     assert remotes.at(server.host) is remotes.at(server.host.upper())
+
+
+async def test_a_list_does_not_grow_without_end(
+    server: RegistryServer, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncpush.sources.registry.listing.MAX_LIST_SIZE", 1000)
+
+    @server.rule("GET", "/tags/list")
+    async def endless(request: web.Request) -> web.StreamResponse:
+        page = len(server.seen)
+        return web.json_response({"tags": [f"{page}.{'x' * 90}"]}, headers={"Link": f"<?page={page}>; rel=next"})
+
+    with pytest.raises(SourceError, match=r"the list of .* has more than"):
+        await remote.tags("team/app")
+    assert len(server.seen) < 12
+
+
+async def test_an_index_that_can_not_be_written_anew_is_an_error(server: RegistryServer, remote: Remote) -> None:
+    layout = Layout()
+    raw = layout.files[f"blobs/sha256/{str(multi(layout)['digest'])[7:]}"]
+    long = raw.rstrip()[:-1] + b',"x":' + b"1" * 5000 + b"}"
+    server.hold(layout, layout.blob(long, INDEX), "team/app", "1")
+    root = await remote.resolve("team/app", "1")
+
+    with pytest.raises(ManifestError, match="can't be written anew"):
+        await remote.load("team/app", root, [AMD, Platform("linux", "s390x")])
+    assert isinstance(await remote.load("team/app", root), IndexNode)

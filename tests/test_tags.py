@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 import pytest
@@ -162,3 +163,17 @@ def test_each_tag_is_taken_or_left_out_for_a_reason(
     assert {*selection.taken, *(each.tag for each in selection.left_out)} == set(tags)
     assert not {*selection.taken} & {each.tag for each in selection.left_out}
     assert all(re.match(r"matches no|excluded|not among|a signature", each.reason) for each in selection.left_out)
+
+
+def test_thousands_of_patterns_are_compiled_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+
+    def counted(pattern: str, compile_: Callable[[str], re.Pattern[str]] = re.compile) -> re.Pattern[str]:
+        compiled.append(pattern)
+        return compile_(pattern)
+
+    monkeypatch.setattr("asyncpush.migrate.plan.tags.re.compile", counted)
+    unwanted = tuple(f"unwanted-{number}*" for number in range(1500))
+    select(TagRules(exclude=Patterns(glob=unwanted)), ("1", "2", "3"))
+
+    assert len([each for each in compiled if "unwanted" in each]) == 1500

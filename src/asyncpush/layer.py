@@ -28,7 +28,7 @@ from asyncpush.protocols import (
 from asyncpush.settings import DEFAULT_PART_SIZE, MIN_PART_SIZE
 from asyncpush.stream.budget import BudgetAccount
 from asyncpush.stream.parts import WINDOW_SIZE, HeldBytes, PartCutter, PartMaker, receive_part
-from asyncpush.upload import Cut, LayerUpload, PushedLayer, Resources, UploadPart, UploadParts
+from asyncpush.upload import SENDING_SIZE, Cut, LayerUpload, PushedLayer, Resources, UploadPart, UploadParts
 
 __all__ = ["PushedLayer", "Resources", "push_layer", "send_layer"]
 
@@ -232,9 +232,9 @@ class _Run:
         return min(self.size, size - at + 1)
 
     async def _take_for(self, at: int, size: int, uploads: int) -> int:
-        """Take the memory for the part at byte *at*; how much."""
+        """Take the memory for the part at byte *at*, and for sending it; how much."""
         room = self._room(at, size)
-        cost = room if uploads > 1 else encoded_size(room)
+        cost = room + uploads * min(SENDING_SIZE, encoded_size(room)) if uploads > 1 else encoded_size(room)
         await self.account.take(cost)
         return cost
 

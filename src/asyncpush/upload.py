@@ -25,14 +25,16 @@ from asyncpush.protocols import Blob, Journal, Part, Repository
 from asyncpush.settings import MAX_PART_SIZE, MiB, Settings
 from asyncpush.stream.budget import BudgetAccount, ByteBudget
 from asyncpush.stream.order import Overlap, PartsInOrder
+from asyncpush.stream.parts import HeldBytes
 from asyncpush.stream.slots import Slots
 from asyncpush.stream.threads import worker_threads
 
 #: Bytes that are left to send, from which on it is worth a request to know exactly which.
 _WORTH_ASKING = MiB
 
-#: Bytes that a part takes on its way where it is not held: a window of base64, and what the socket has not taken of it.
-_WINDOW = 2 * MiB
+#: Bytes that a part takes on its way where it is not held encoded: a window of base64, and what the socket has not
+#: taken of it.
+SENDING_SIZE = 2 * MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,10 +283,11 @@ class LayerUpload:
             del each  # or it would be held until the next one is there
 
     async def _send(self, part: Part, left: Callable[[], None]) -> None:
-        if part.content is None:
+        # Whoever holds bytes must not wait for memory to send them: all others that hold some might wait, too.
+        if part.content is None or isinstance(part.content, HeldBytes):
             await self.repository.send_part(self.upload, part, left)
             return
-        async with self._resources.budget.account() as account, account.holding(_WINDOW) as let_go:
+        async with self._resources.budget.account() as account, account.holding(SENDING_SIZE) as let_go:
 
             def gone() -> None:
                 let_go()

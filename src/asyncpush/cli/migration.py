@@ -7,10 +7,11 @@ from collections import Counter
 from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.report import Json, error_document, print_document
 from asyncpush.cli.streams import say, write_result
-from asyncpush.migrate.copies import CopyResult
+from asyncpush.errors import InvalidReferenceError
+from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.results import Report
 from asyncpush.progress._text import printable, size_text, time_text
-from asyncpush.reference import Destination
+from asyncpush.reference import Destination, parse_destination
 
 _WORDS = {
     "pushed": "pushed",
@@ -62,12 +63,24 @@ def failed_lines(report: Report) -> list[str]:
     lines = []
     for result in report.failed:
         copy = result.copy
-        if result.subject is None and copy.reference:
-            lines.append(f"{copy.source} {Destination(copy.goal.target.registry, copy.repository.name, copy.tag)}")
+        if result.subject is None and copy.reference and not copy.choice:
+            lines.append(f"{copy.source} {_in_list(copy)}")
         else:
-            # Of an entry whose tags can't be read, nobody knows what it asks for; of a referrer, its image is pushed.
+            # Of an entry whose tags can't be read, nobody knows what it asks for; of a referrer, its image is pushed;
+            # and a list has no room for platforms: from one, all of an index would go.
             lines.append(f"# {copy.source} to {copy.destination}: {' '.join(str(result.error).split())}")
     return lines
+
+
+def _in_list(copy: Copy) -> Destination:
+    """Where a copy goes, with the registry's host where it has one: another run may have another account or region."""
+    try:
+        registry = parse_destination(copy.repository.address).registry
+    except InvalidReferenceError:  # it is known by its endpoint
+        registry = copy.goal.target.registry
+    if not registry.host:
+        registry = copy.goal.target.registry
+    return Destination(registry, copy.repository.name, copy.tag)
 
 
 def _line(result: CopyResult) -> str:

@@ -206,15 +206,26 @@ def make_source_registries(options: SourceOptions | None, hosts: Sequence[str]) 
     """How the options say that the registries at *hosts* are reached.
 
     Raises:
-        UsageError: --src-creds is not USER:PASSWORD, or there are several hosts that it would go to.
+        UsageError: --src-creds is not USER:PASSWORD, or there are several hosts that what is for one would go to.
     """
     different = list(dict.fromkeys(hosts))
-    if options and options.src_creds is not None and len(different) > 1:
+    if options and len(different) > 1 and (given := _for_one_registry(options)):
         raise UsageError(
-            f"--src-creds (ASYNCPUSH_SRC_CREDS) is for one registry, and the sources are in {', '.join(different)}",
-            hint="log in to each (docker login HOST), or push them one by one",
+            f"{given} is for one registry, and the sources are in {', '.join(different)}",
+            hint="push them one by one, or write a plan: it says it for each",
         )
     return {host: make_source_registry(options, host) for host in different}
+
+
+def _for_one_registry(options: SourceOptions) -> str | None:
+    """What of *options* must not reach registries that it is not meant for, if anything was given."""
+    given = {
+        "--src-creds (ASYNCPUSH_SRC_CREDS)": options.src_creds is not None,
+        "--src-plain-http": options.src_plain_http,
+        "--no-src-tls-verify": not options.src_tls_verify,
+        "--src-cert": options.src_cert is not None,
+    }
+    return next((name for name, is_given in given.items() if is_given), None)
 
 
 def make_settings(

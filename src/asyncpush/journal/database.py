@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from asyncpush.errors import JournalError, UsageError
-from asyncpush.journal.schema import APPLICATION, SCHEMA, VERSION
+from asyncpush.journal.schema import ADD_CHOICE, APPLICATION, SCHEMA, VERSION
 
 #: How a file of SQLite's begins, and where it says whose it is (SQLite's file format, "the database header").
 _MAGIC = b"SQLite format 3\0"
@@ -250,3 +250,5 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     [(verdict,)] = connection.execute("PRAGMA quick_check(1)")
     if verdict != "ok":
         raise _damaged(path, str(verdict).splitlines()[-1])
+    if "choice" not in {column[1] for column in connection.execute("PRAGMA table_info(known)")}:
+        connection.execute(ADD_CHOICE)

@@ -52,7 +52,7 @@ def _forget(connection: sqlite3.Connection, before: float, unfinished: bool) -> 
     try:
         # The last run of its plan, if that is not done, is what the plan goes on with.
         old = connection.execute(
-            "SELECT id FROM run WHERE coalesce(ended, begun) < ? AND (? OR ended IS NOT NULL AND failed = 0"
+            "SELECT id FROM run WHERE coalesce(ended, begun) < ? AND (? OR ended IS NOT NULL"
             " OR EXISTS (SELECT 1 FROM run AS later WHERE later.plan = run.plan AND later.id > run.id))",
             (before, unfinished),
         ).fetchall()

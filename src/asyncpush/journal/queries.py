@@ -33,10 +33,10 @@ class Memory:
 def load(connection: sqlite3.Connection) -> Memory:
     """Read what is kept in memory."""
     memory = Memory({}, set(), {})
-    for repository, tag, source, digest in connection.execute(
-        "SELECT repository, tag, source_digest, digest FROM known"
+    for repository, tag, source, digest, choice in connection.execute(
+        "SELECT repository, tag, source_digest, digest, choice FROM known"
     ):
-        image = KnownImage(optional_digest(source), unpacked(digest))
+        image = KnownImage(optional_digest(source), unpacked(digest), choice)
         memory.known.setdefault(repository, {})[tag] = image
     for repository, digest in connection.execute("SELECT repository, digest FROM carried"):
         memory.carried.add((repository, unpacked(digest)))

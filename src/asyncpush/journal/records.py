@@ -47,10 +47,12 @@ class KnownImage:
     Attributes:
         source_digest: the digest that the source had for it; None where it had none.
         digest: the digest that the tag named.
+        choice: which platforms were taken of the source's index; empty for all.
     """
 
     source_digest: Digest | None
     digest: Digest
+    choice: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ VERSION = 1
 #
 # run      images_* count the images of a run whose rows have made way for a later run's.
 # image    what became of each image of a run; a digest of NULL means that it failed.
-# known    what a tag named when it was last looked at, over all runs.
+# known    what a tag named when it was last looked at, over all runs; `choice` says which platforms were taken.
 # carried  manifests whose referrers have been brought along.
 # layer    one row for each layer in each repository: there may be a million.
 SCHEMA = f"""
@@ -25,7 +25,7 @@ CREATE TABLE image (
     at REAL NOT NULL, PRIMARY KEY (run, copy)) WITHOUT ROWID;
 CREATE TABLE known (
     repository TEXT NOT NULL, tag TEXT NOT NULL, source_digest BLOB, digest BLOB NOT NULL, at REAL NOT NULL,
-    PRIMARY KEY (repository, tag)) WITHOUT ROWID;
+    choice TEXT NOT NULL DEFAULT '', PRIMARY KEY (repository, tag)) WITHOUT ROWID;
 CREATE TABLE carried (
     repository TEXT NOT NULL, digest BLOB NOT NULL, at REAL NOT NULL, PRIMARY KEY (repository, digest)) WITHOUT ROWID;
 CREATE TABLE compressed (
@@ -43,3 +43,6 @@ PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 COMMIT;
 """
+
+#: Brings a journal up to date that was made before tags had a ``choice``; whoever knows nothing of it may go on.
+ADD_CHOICE = "ALTER TABLE known ADD COLUMN choice TEXT NOT NULL DEFAULT ''"

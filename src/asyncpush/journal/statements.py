@@ -50,9 +50,9 @@ class BegunRun:
 
 
 def begin_run(connection: sqlite3.Connection, plan: str, anew: bool, now: float) -> BegunRun:
-    """Go on with the plan's last run if that was interrupted or had failures, or enter a new one."""
+    """Go on with the plan's last run if that was interrupted, or enter a new one."""
     last = connection.execute(
-        "SELECT id, started, ended IS NULL OR failed > 0 FROM run WHERE plan = ? ORDER BY id DESC LIMIT 1", (plan,)
+        "SELECT id, started, ended IS NULL FROM run WHERE plan = ? ORDER BY id DESC LIMIT 1", (plan,)
     ).fetchone()
     if last is not None and last[2] and not anew:
         key, started, _ = last
@@ -85,8 +85,10 @@ def end_run(connection: sqlite3.Connection, run: int, failed: int, now: float) -
     connection.execute("UPDATE run SET ended = ?, failed = ? WHERE id = ?", (now, failed, run))
 
 
-def save_finished(connection: sqlite3.Connection, run: int, copy: str, image: FinishedImage, now: float) -> None:
-    """Enter an image that was finished, and what its tag names."""
+def save_finished(
+    connection: sqlite3.Connection, run: int, copy: str, image: FinishedImage, choice: str, now: float
+) -> None:
+    """Enter an image that was finished, and what its tag names, of which *choice* of platforms."""
     source = packed(image.source_digest) if image.source_digest else None
     connection.execute(
         "INSERT OR REPLACE INTO image (run, copy, source_digest, digest, outcome, at) VALUES (?, ?, ?, ?, ?, ?)",
@@ -94,8 +96,9 @@ def save_finished(connection: sqlite3.Connection, run: int, copy: str, image: Fi
     )
     if there := destination_of(copy):
         connection.execute(
-            "INSERT OR REPLACE INTO known (repository, tag, source_digest, digest, at) VALUES (?, ?, ?, ?, ?)",
-            (*there, source, packed(image.digest), now),
+            "INSERT OR REPLACE INTO known (repository, tag, source_digest, digest, choice, at)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (*there, source, packed(image.digest), choice, now),
         )
 
 

@@ -61,7 +61,7 @@ class SqliteJournal:
     # Runs, and their images
 
     async def begin_run(self, plan_fingerprint: str, *, anew: bool) -> RunState:
-        """Go on with the last run of a plan if it was interrupted or had failures; else begin a new one.
+        """Go on with the last run of a plan if it was interrupted; else begin a new one.
 
         Args:
             plan_fingerprint: equal for plans that ask for the same.
@@ -76,7 +76,7 @@ class SqliteJournal:
         """Note that the run has ended.
 
         Args:
-            failed: images that failed; the same plan then goes on with this run.
+            failed: images that failed.
 
         Raises:
             UsageError: no run has begun.
@@ -90,7 +90,9 @@ class SqliteJournal:
         """The images that the run has finished, by ``copy``; it grows with them."""
         return MappingProxyType(self._finished)
 
-    async def image_finished(self, copy: str, *, source_digest: Digest | None, digest: Digest, outcome: str) -> None:
+    async def image_finished(
+        self, copy: str, *, source_digest: Digest | None, digest: Digest, outcome: str, choice: str = ""
+    ) -> None:
         """Note that an image of the run is done, and what its tag names now.
 
         Args:
@@ -98,6 +100,7 @@ class SqliteJournal:
             source_digest: the digest that the source has for it; None where it has none.
             digest: its digest at the destination.
             outcome: a word for how it ended, such as ``pushed``.
+            choice: which platforms were taken of the source's index; empty for all.
 
         Raises:
             UsageError: no run has begun.
@@ -108,9 +111,9 @@ class SqliteJournal:
             self._finished[copy] = image
             if there := destination_of(copy):
                 repository, tag = there
-                self._memory.known.setdefault(repository, {})[tag] = KnownImage(source_digest, digest)
+                self._memory.known.setdefault(repository, {})[tag] = KnownImage(source_digest, digest, choice)
 
-        work = partial(statements.save_finished, run=run, copy=copy, image=image, now=self._now())
+        work = partial(statements.save_finished, run=run, copy=copy, image=image, choice=choice, now=self._now())
         await self._commits.do(work, then)
 
     async def image_failed(self, copy: str, reason: str) -> None:

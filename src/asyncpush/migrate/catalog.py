@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import anyio
 from anyio import to_thread
@@ -46,6 +47,8 @@ class Catalog:
             tags = list(await self._context.tags(entry.host, entry.repository))
         # Patterns are the user's, and tags may be many.
         selection = await to_thread.run_sync(select, entry.tags, tags)
+        if entry.kind == "local":
+            _check_alone(entry, await self.archive(entry), selection.taken)
         self._context.left_out += [LeftOutTag(entry.source, each.tag, each.reason) for each in selection.left_out]
         for name in selection.missing:
             error = SourceNotFoundError(f"{entry.source} has no tag {name}", hint="see the plan's `tags`")
@@ -66,7 +69,7 @@ class Catalog:
 
     def stand_in(self, entry: Entry, goal: Goal) -> Copy:
         """What stands for all that *entry* asks for, while nobody knows what that is."""
-        return self._copy(entry, goal, entry.location, "", goal.tag)
+        return replace(self._copy(entry, goal, entry.location, "", goal.tag), stands_in=True)
 
     def _copy(self, entry: Entry, goal: Goal, source: str, reference: str, tag: str | None) -> Copy:
         target = self._context.targets[goal.target]
@@ -140,20 +143,45 @@ class Catalog:
                 image = Image(waiting[0].source, entry.repository, waiting[0].tag, root)
                 for platform in _absent(root, entry.platforms):
                     self._context.emit(Notice(f"{image.source} has no image for {platform}"))
-                if notice := check_caps(image, self._context.targets[waiting[0].goal.target].registry.name.service):
-                    self._context.emit(Notice(notice))
             except AsyncpushError as error:
                 for copy in waiting:
                     self._context.failed(copy, error)
                 return
-            self._context.sources.update({copy.key: descriptor.digest for copy in waiting})
-            loaded.extend((copy, image) for copy in waiting)
+            notices: set[str | None] = set()
+            for copy in waiting:
+                try:
+                    notices.add(check_caps(image, self._context.targets[copy.goal.target].registry.name.service))
+                except AsyncpushError as error:
+                    self._context.failed(copy, error)
+                    continue
+                self._context.sources[copy.key] = descriptor.digest
+                loaded.append((copy, image))
+            for notice in filter(None, notices):
+                self._context.emit(Notice(notice))
 
         with only_cause():
             async with anyio.create_task_group() as tg:
                 for descriptor, waiting in by_digest.items():
                     tg.start_soon(one, descriptor, waiting)
         return loaded
+
+
+def _check_alone(entry: Entry, images: Iterable[Image], tags: Collection[str]) -> None:
+    """See that no two images of an archive have the same one of *tags*, or none: one of them would be lost."""
+    by_tag: dict[str, Image] = {}
+    for image in images:
+        tag = image.tag or ""
+        other = by_tag.setdefault(tag, image)
+        if tag in tags and _content(other.root) != _content(image.root):
+            words = f"{entry.place}: two images of {entry.location} have {f'the tag {tag}' if tag else 'no tag'}"
+            raise ChoiceError(words, [other.source, image.source])
+
+
+def _content(root: ImageNode | IndexNode) -> object:
+    """Equal for the same image."""
+    if isinstance(root, ImageNode) and root.manifest is None:
+        return root.config.descriptor
+    return root.manifest and root.manifest.digest
 
 
 def _absent(root: ImageNode | IndexNode, wanted: Collection[Platform]) -> list[Platform]:

@@ -90,7 +90,7 @@ class Context:
         """Whether a copy may go: no other goes to its place. Of two that want the same, the first does it for both."""
         place = f"{copy.repository.address}:{copy.tag}" if copy.tag else copy.key
         other = self._claims.setdefault(place, copy)
-        if other is not copy and other.source != copy.source:
+        if other is not copy and (other.source, other.choice) != (copy.source, copy.choice):
             self.failed(
                 copy,
                 UsageError(
@@ -123,6 +123,9 @@ class Context:
 
     def ended(self, result: CopyResult) -> None:
         """Note what became of a copy."""
+        before = self.results.get(result.copy.key)
+        if before and (before.outcome, before.digest, result.outcome) == ("pushed", result.digest, "present"):
+            result = before  # this run has put it, and has come again for its referrers
         self.results[result.copy.key] = replace(result, attempts=self.attempts[result.copy.key])
         if result.outcome == "failed" and self.options.fail_fast:
             self.scope.cancel()

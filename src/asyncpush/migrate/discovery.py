@@ -196,7 +196,8 @@ class Discovery:
         if copy.entry.platforms:
             # What a choice of platforms makes of an index is known once it was made.
             known = journal.known_images(copy.repository.address).get(copy.tag or "") if journal else None
-            expected = known.digest if known and known.source_digest == descriptor.digest else None
+            wanted = (descriptor.digest, copy.choice)
+            expected = known.digest if known and (known.source_digest, known.choice) == wanted else None
         there = [each for each in stored.get(copy.repository, ()) if _is_at(each, copy)]
         match = next((each for each in there if each.digest == expected), None)
         if match is None or match.manifest is None:
@@ -219,7 +220,12 @@ class Discovery:
                 return
             memory = await Memory.of(self._context.journal, repository)
             wanted = [Wanted(images[copy], copy.tag) for copy in asking]
-            found = await plan_images(wanted, repository, memory, found=stored.get(repository))
+            try:
+                found = await plan_images(wanted, repository, memory, found=stored.get(repository))
+            except RepositoryNotFoundError as error:
+                await self._create(asking[0], error)
+                plans.update({copy: plan_anew(images[copy]) for copy in asking})
+                return
             for copy, plan in zip(asking, found, strict=True):
                 if isinstance(plan, Plan):
                     plans[copy] = plan

@@ -21,12 +21,12 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Notice
-from asyncpush.image import ImageResult, Once, push_planned
+from asyncpush.image import ImageResult, Once, dry_run, push_planned
 from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.results import pushed_result
 from asyncpush.model import Digest
-from asyncpush.planning import Memory, Wanted, nodes, plan_images
+from asyncpush.planning import Memory, Plan, Wanted, nodes, plan_anew, plan_images
 from asyncpush.protocols import Image, ImageNode, IndexNode
 
 #: What refers to a referrer: a signature of an SBOM, say. Nobody signs signatures of signatures.
@@ -92,7 +92,9 @@ class Referrers:
     async def _carry(self, copy: Copy, subject: Digest, depth: int) -> bool:
         journal, address = self._context.journal, copy.repository.address
         known = journal is not None and journal.referrers_carried(address, subject)
-        if known and not self._context.options.recheck:
+        # An image that has just been put was not there, and what referred to it may be gone with it.
+        put = self._context.results[copy.key].outcome == "pushed"
+        if known and not put and not self._context.options.recheck:
             return True
         listed = replace(copy, source=f"referrers of {subject} in {copy.entry.location}", tag=None)
         try:
@@ -155,31 +157,38 @@ class Referrers:
         name = target.destination(copy.goal.repository, referrer.tag, alone=alone)
         destination = name if referrer.tag else f"{name}@{referrer.reference}"
         own = replace(copy, source=source, reference=referrer.reference, tag=referrer.tag, destination=destination)
-        if self._context.options.dry:
-            self._context.ended(CopyResult(copy=own, outcome="planned", subject=subject, digest=_digest(referrer)))
-            return True
         image = Image(source, None, referrer.tag, referrer.root)
         try:
             fresh = self._context.results[copy.key].outcome == "pushed"
             result = await self._push(own, image, fresh=fresh)
         except AsyncpushError as error:
             return self._note(own, subject, f"{destination}, which", _digest(referrer), error)
-        self._context.ended(replace(pushed_result(own, result), subject=subject))
+        ended = replace(pushed_result(own, result), subject=subject)
+        self._context.ended(replace(ended, outcome="planned") if result.outcome == "planned" else ended)
         return True
 
     async def _push(self, copy: Copy, image: Image, *, fresh: bool) -> ImageResult:
         """Push a referrer; of a *fresh* subject, one that this run has put, none is looked for: PutImage tells."""
         repository = copy.repository
-        memory = await Memory.of(self._context.journal, repository)
-        found = () if fresh else None
-        [plan] = await plan_images([Wanted(image, copy.tag)], repository, memory, found=found)
-        if isinstance(plan, TagImmutableError):
-            raise plan
+        plan = await self._plan(copy, image, fresh=fresh)
         if copy.tag is None and image.root.manifest and image.root.manifest.digest in plan.manifests:
             return ImageResult(copy.source, copy.destination, image.root.manifest.digest, None, "present")
+        if self._context.options.dry:
+            return dry_run(image, copy.destination, plan)
         with self._context.exchange.sender(repository, plan.to_send) as sender:
             run = replace(self._context.run, sender=sender)
             return await push_planned(image, plan, repository, copy.tag, copy.destination, run)
+
+    async def _plan(self, copy: Copy, image: Image, *, fresh: bool) -> Plan:
+        state = self._context.targets[copy.goal.target].states.get(copy.goal.repository)
+        if self._context.options.dry and state == "missing":
+            return plan_anew(image)
+        memory = await Memory.of(self._context.journal, copy.repository)
+        wanted = [Wanted(image, copy.tag)]
+        [plan] = await plan_images(wanted, copy.repository, memory, found=() if fresh else None)
+        if isinstance(plan, TagImmutableError):
+            raise plan
+        return plan
 
     def _note(self, copy: Copy, subject: Digest, what: str, digest: Digest | None, error: AsyncpushError) -> bool:
         """Note that a referrer has failed; or that ECR takes none such, which is no failure."""

@@ -60,7 +60,7 @@ async def migrate_plan(
     """Bring all images of *plan* to where they go; one that fails does not stop the others.
 
     With a journal, a migration that was interrupted goes on: images that it has finished are not looked at again, and
-    no acknowledged part is sent again. One that has ended without failures begins anew, and sees what has moved.
+    no acknowledged part is sent again. One that has ended begins anew, and sees what has moved.
 
     Args:
         plan: what is to go where (``read_plan``).
@@ -248,7 +248,8 @@ class _Migration:
         copy, manifest = present.copy, present.manifest
         digests = (manifest.digest, *(child.digest for child in manifest.children))
         self._context.present(copy, manifest.digest, sum(blob.size for blob in manifest.blobs()))
-        if journal := self._context.journal:
+        journal = self._context.journal
+        if journal is not None and not self._context.options.dry:
             await journal.image_put(copy.repository.address, manifest, copy.tag)
         await self._finish([copy], digests)
 
@@ -310,7 +311,8 @@ class _Migration:
             in_registry = (registry_of(copy.repository), blob.identity)
             if in_repository in self._planned:
                 continue
-            by_mount = mounts and in_registry in self._planned
+            # What is yet to be compressed has no digest, by which it could be mounted.
+            by_mount = mounts and blob.descriptor is not None and in_registry in self._planned
             self._planned |= {in_repository, in_registry}
             sent, mounted = sent + (not by_mount), mounted + bool(by_mount)
             sizes[bool(by_mount)] += blob.source_size
@@ -334,7 +336,13 @@ class _Migration:
             if journal is None or self._context.options.dry or not whole or result.digest is None:
                 continue
             source = self._context.sources.get(copy.key)
-            await journal.image_finished(copy.key, source_digest=source, digest=result.digest, outcome=result.outcome)
+            await journal.image_finished(
+                copy.key,
+                source_digest=source,
+                digest=result.digest,
+                outcome=result.outcome,
+                choice=copy.choice,
+            )
 
 
 def _identities(ready: Ready) -> frozenset[str]:

@@ -25,6 +25,9 @@ MAX_DOCUMENT = 32 * MiB
 MAX_VALUES = 2_000_000
 MAX_DEPTH = 40
 
+#: Text of so many characters counts as one value more: an alias of it costs as much as the text.
+_CHARACTERS = 64
+
 
 class Plain(str):
     """Text without quotes, or a number or truth value of JSON, as it was written."""
@@ -139,6 +142,7 @@ class _Builder:
         if depth > MAX_DEPTH:
             raise self._error(node, f"it is nested more than {MAX_DEPTH} levels deep")
         if node.id == "scalar":
+            self._left -= len(node.value) // _CHARACTERS
             return self._scalar(node)
         if node.id == "sequence":
             return [self.value(each, depth + 1) for each in node.value]

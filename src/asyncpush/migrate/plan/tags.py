@@ -94,12 +94,13 @@ def select(rules: TagRules, tags: Sequence[str]) -> Selection:
     """
     listed = dict.fromkeys(tags)
     names = dict.fromkeys(rules.names)
+    unwanted = frozenset(rules.exclude_names)
     reasons: dict[str, str] = {}
     matching: list[str] = []
     for tag in listed:
         if tag in names:
             continue
-        reason = _refused(rules, tag)
+        reason = _refused(rules, unwanted, tag)
         if reason is None:
             matching.append(tag)
         else:
@@ -153,7 +154,7 @@ def _check_length(pattern: str) -> None:
         raise ValueError(f"has {len(pattern)} characters; a pattern has 1 to {MAX_PATTERN}")
 
 
-def _refused(rules: TagRules, tag: str) -> str | None:
+def _refused(rules: TagRules, unwanted: frozenset[str], tag: str) -> str | None:
     """Why *tag* is not wanted by pattern; None if it is."""
     if not tag:
         return "has no tag" if rules.names or rules.patterns else None
@@ -166,7 +167,7 @@ def _refused(rules: TagRules, tag: str) -> str | None:
     for kind, matches in _matches(rules.patterns, tag):
         if not any(matches):
             return f"matches no {kind}"
-    excluded = tag in rules.exclude_names or any(any(each) for _, each in _matches(rules.exclude, tag))
+    excluded = tag in unwanted or any(any(each) for _, each in _matches(rules.exclude, tag))
     return "excluded" if excluded else None
 
 
@@ -181,7 +182,7 @@ def _matches(patterns: Patterns, tag: str) -> Iterator[tuple[str, Iterator[bool]
         yield "semver", (version is not None and each.matches(version) for each in patterns.semver)
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=100_000)  # fewer than a plan's patterns would compile each of them for each tag
 def _compiled(translated: Callable[[str], str], pattern: str) -> Callable[[str], bool]:
     compiled = re.compile(translated(pattern))
     return lambda tag: compiled.fullmatch(tag) is not None

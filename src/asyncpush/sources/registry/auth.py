@@ -218,7 +218,11 @@ class Authority:
             try:
                 return await self._ask(way, account, scope)
             except TransientError as error:
-                await tries.failed(error)
+                try:
+                    await tries.failed(error)
+                except TransientError as final:
+                    # These tries are all: the request that wants the token must not begin them anew.
+                    raise SourceUnavailableError(final.message, hint=final.hint) from final
 
     async def _ask(self, way: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
         self._requests["token"] += 1

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_address
 
 import aiohttp
-from anyio import CancelScope, Lock, to_thread
+from anyio import CancelScope, Lock, move_on_after, to_thread
 from yarl import URL
 
 from asyncpush.errors import SourceError, SourceUnavailableError
@@ -79,7 +79,7 @@ class Http:
             if authorization is not None and trusted:
                 sent["Authorization"] = authorization
             proxy = proxy_for(at, around.proxies, sent)
-            with translated(at, self._patience):
+            with _in_time(at, self._patience), translated(at, self._patience):
                 answer = await session.request(
                     method,
                     at,
@@ -133,12 +133,12 @@ async def read_body(answer: aiohttp.ClientResponse, limit: int, patience: Patien
     """Read a whole body; None once it has turned out to be longer than *limit* bytes.
 
     Raises:
-        TransientError: it breaks off.
+        TransientError: it breaks off, or takes too long.
     """
     if answer.content_length is not None and answer.content_length > limit and answer.method != "HEAD":
         return None
     body = bytearray()
-    with translated(answer.url, patience):
+    with _in_time(answer.url, patience), translated(answer.url, patience):
         async for chunk in answer.content.iter_any():
             body += chunk
             if len(body) > limit:
@@ -153,6 +153,15 @@ async def released(answer: aiohttp.ClientResponse) -> AsyncIterator[aiohttp.Clie
         yield answer
     finally:
         answer.release()
+
+
+@contextmanager
+def _in_time(url: URL, patience: Patience) -> Iterator[None]:
+    """Bound what may trickle in: each byte is in time, and the whole is not."""
+    with move_on_after(patience.answer) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise TransientError(f"{url.host} has not ended its answer within {patience.answer:g} seconds", hint=LATER)
 
 
 @contextmanager

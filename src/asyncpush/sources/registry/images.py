@@ -214,8 +214,15 @@ def _with_children(index: Manifest, kept: Collection[Digest]) -> Manifest:
     """
     if all(child.digest in kept for child in index.children):
         return index
-    document = json.loads(index.raw)
-    pairs = zip(document["manifests"], index.children, strict=True)
-    document["manifests"] = [member for member, child in pairs if child.digest in kept]
-    raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        document = json.loads(index.raw)
+        pairs = zip(document["manifests"], index.children, strict=True)
+        document["manifests"] = [member for member, child in pairs if child.digest in kept]
+        raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    except (ValueError, RecursionError) as error:
+        # Numbers of thousands of digits, say: what skips them took them.
+        raise ManifestError(
+            f"index {index.digest.short} can't be written anew for some of its images: {error}",
+            hint="take all of its platforms",
+        ) from error
     return parse_manifest(raw, media_type=index.media_type)

@@ -22,6 +22,8 @@ from asyncpush.sources.registry.wire import Answer, Ask, Wire
 MAX_PAGE_SIZE = 32 * MiB
 #: Longer than any list: at a thousand a page, ten million entries.
 _MAX_PAGES = 10_000
+#: All pages of a list together: two million of the longest tags.
+MAX_LIST_SIZE = 256 * MiB
 #: Documents longer than that are decoded in a worker thread.
 _LONG = 128 * 1024
 
@@ -49,6 +51,7 @@ async def pages(wire: Wire, ask: Ask, kind: type[Document]) -> AsyncIterator[Doc
     """
     seen: set[str] = set()
     path: str | None = ask.path
+    size = 0
     while path is not None:
         if path in seen or len(seen) == _MAX_PAGES:
             raise SourceError(f"{ask.what}: the list of {wire.host} leads in a circle, or has no end")
@@ -56,6 +59,9 @@ async def pages(wire: Wire, ask: Ask, kind: type[Document]) -> AsyncIterator[Doc
         answer = await wire.fetch(replace(ask, path=path), MAX_PAGE_SIZE)
         if answer.body is None:
             raise SourceError(f"{ask.what}: a page of {wire.host} has more than {MAX_PAGE_SIZE // MiB} MiB")
+        size += len(answer.body)
+        if size > MAX_LIST_SIZE:
+            raise SourceError(f"{ask.what}: the list of {wire.host} has more than {MAX_LIST_SIZE // MiB} MiB")
         yield await decode(answer.body, kind, f"{ask.what} of {wire.host}")
         path = _next_path(wire, ask, answer)
 

@@ -26,15 +26,18 @@ class Patience:
     Attributes:
         stall: without a byte, until a connection counts as broken.
         connect: until a connection must be there.
+        answer: until an answer's headers, and then a document, must be whole, however slowly they come; a blob may
+            take as long as it likes.
         attempts: failures in a row, without progress in between, that end a request; throttles are none.
         first_wait: the longest first wait; it doubles with each failure.
         longest_wait: the longest of these waits.
-        throttled: what one request may wait in all because it was refused for its rate.
+        throttled: what one request may wait in all because it was refused for its rate, or told to wait.
         helper: until a credential helper must have answered.
     """
 
     stall: float = 60.0
     connect: float = 30.0
+    answer: float = 300.0
     attempts: int = 6
     first_wait: float = 0.2
     longest_wait: float = 20.0
@@ -126,10 +129,11 @@ class Tries:
         if error.final or self._failures >= self._patience.attempts or (error.unanswered and not self._mood.answered):
             raise error
         delay = self._delay(error)
-        if error.throttled:
+        if error.throttled or error.after is not None:
             self._waited += delay
             if self._waited > self._patience.throttled:
                 raise error
+        if error.throttled:
             self._mood.be_quiet(error.after if error.after is not None else delay)
         self._emit(Retrying(self._operation, self._total, delay, error.message))
         await anyio.sleep(delay)
@@ -138,10 +142,13 @@ class Tries:
         first = max(_FIRST_THROTTLED_WAIT, self._patience.first_wait) if error.throttled else self._patience.first_wait
         tries = self._throttles if error.throttled else self._failures
         longest: float = min(self._patience.longest_wait, first * 2 ** min(tries - 1, _DOUBLINGS))
-        if error.after is not None:
-            longest = min(longest, self._patience.first_wait)  # only to come back one after the other
         # Full jitter: many requests that were refused at once must not come back at once.
-        return (error.after or 0.0) + random.uniform(0.1, 1) * longest  # noqa: S311 - nothing is kept secret by it
+        share = random.uniform(0.1, 1)  # noqa: S311 - nothing is kept secret by it
+        if error.after is None:
+            return share * longest
+        # Only to come back one after the other; but a registry that refuses again has asked for too short a wait.
+        asked = error.after + share * min(longest, self._patience.first_wait)
+        return asked if tries == 1 else max(asked, share * longest)
 
 
 def retry_after(value: str | None) -> float | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 
 from asyncpush.errors import InvalidReferenceError
 from asyncpush.model import Digest
@@ -89,7 +90,8 @@ def parse_remote(text: str) -> RemoteReference:
     if not is_remote(text):
         raise InvalidReferenceError(f"{text[:300]!r} does not begin with {SCHEME}", hint=_HINT)
     rest, at, digest_text = text.removeprefix(SCHEME).partition("@")
-    if "/" in digest_text:
+    is_user = bool(at) and ":" in rest and "/" not in rest and not digest_text.startswith("sha256:")
+    if "/" in digest_text or is_user:
         # It is not shown: it holds a password, or half of one.
         raise InvalidReferenceError(
             f"a source that begins with {SCHEME} names no user", hint="set ASYNCPUSH_SRC_CREDS to USER:PASSWORD"
@@ -120,9 +122,20 @@ def canonical_host(text: str) -> str:
     """
     host = text.lower()
     match = _HOST.fullmatch(host)
-    if match is None or not 0 < int(match["port"] or 443) < 65536:
+    if match is None or not 0 < int(match["port"] or 443) < 65536 or not _is_address(host):
         raise InvalidReferenceError(f"{text[:300]!r} is no registry's host", hint="write HOST or HOST:PORT")
     return HUB if host in _HUB_NAMES else host
+
+
+def _is_address(host: str) -> bool:
+    """Whether what stands between brackets, if anything does, is an IPv6 address."""
+    if not host.startswith("["):
+        return True
+    try:
+        IPv6Address(host[1 : host.index("]")])
+    except ValueError:
+        return False
+    return True
 
 
 def api_host(host: str) -> str:

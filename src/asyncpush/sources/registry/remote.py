@@ -235,6 +235,8 @@ def _described(answer: Answer, reference: str | Digest) -> Descriptor | None:
     digest, media_type = _content_digest(answer), _media_type(answer)
     if answer.status != 200 or digest is None or media_type is None or not (length.isascii() and length.isdecimal()):
         return None
+    if not int(length[:12]):
+        return None  # some say so of HEAD's own body
     if isinstance(reference, Digest) and reference != digest:
         return None
     return Descriptor(media_type, digest, int(length[:12]))

@@ -45,11 +45,23 @@ class Proxy:
 
 
 def proxy_for(url: URL, proxies: Mapping[str, str], headers: dict[str, str]) -> Proxy | None:
-    """The proxy that the environment names for *url*; *headers* get what a proxy of plain HTTP wants in them."""
+    """The proxy that the environment names for *url*; *headers* get what a proxy of plain HTTP wants in them.
+
+    Raises:
+        ConfigurationError: what it names is no address.
+    """
     address = proxies.get(url.scheme)
     if not address or url.host is None or proxy_bypass(f"{url.host}:{url.port}"):
         return None
-    proxy = URL(address if "://" in address else f"http://{address}")
+    try:
+        proxy = URL(address if "://" in address else f"http://{address}")
+    except ValueError:
+        proxy = URL()
+    if not proxy.host:
+        # It is not shown: it may hold a password.
+        raise ConfigurationError(
+            f"the proxy for {url.scheme} is no address", hint=f"check {url.scheme.upper()}_PROXY: http://HOST:PORT"
+        )
     if proxy.user is None:
         return Proxy(proxy, None)
     pair = f"{proxy.user}:{proxy.password or ''}".encode()

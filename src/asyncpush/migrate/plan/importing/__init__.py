@@ -127,7 +127,7 @@ def _drop_what_is_wrong(draft: Draft, base: Path, label: str) -> None:
         if not problems:
             return
         _drop(draft, problems, label)
-    said = "; ".join(draft.all_notes()[-5:])
+    said = "; ".join(map(comment, draft.all_notes()[-5:]))
     raise UsageError(f"there is nothing in {label} that can be carried over" + (f" ({said})" if said else ""))
 
 

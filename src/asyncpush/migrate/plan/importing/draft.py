@@ -200,17 +200,22 @@ def whole_match(pattern: str, *, anchored: bool) -> str:
 
     Args:
         pattern: the expression.
-        anchored: it is for the whole tag already; otherwise it may match anywhere in it.
+        anchored: it stands between ^ and $, without brackets of its own; otherwise it may match anywhere in the tag.
 
     Raises:
-        ValueError: Python does not take it.
+        ValueError: Python does not take it, or takes it for something else.
     """
+    if re.search(r"\[:\^?[a-z]+:\]|(?<!\\)\{,[0-9]+\}", pattern):
+        raise ValueError(f"{pattern[:100]!r} does not mean the same in Python")
     flags = re.match(r"\(\?([ims]+)\)", pattern)
     body = pattern[flags.end() :] if flags else pattern
     if "|" not in body and not anchored and re.fullmatch(r"\^.*(?<!\\)\$", body, re.DOTALL):
         whole = body[1:-1]
+    elif anchored:
+        # ^a|b$ is what begins with a, or ends in b.
+        whole = f".*(?:^{body}$).*" if "|" in body else body
     else:
-        whole = body if anchored else f".*(?:{body}).*"
+        whole = f".*(?:{body}).*"
     whole = f"(?{flags[1]}:{whole})" if flags else whole
     check_regex(whole)
     return whole

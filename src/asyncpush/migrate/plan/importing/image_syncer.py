@@ -34,6 +34,8 @@ def import_image_syncer(document: Value, draft: Draft, auth: Value = None) -> No
             texts = [destinations] if isinstance(destinations, str) else destinations
             if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
                 raise UsageError("its destinations are no text")
+            if not texts:
+                raise UsageError("it has no destination")
             for text in texts:
                 _import_image(source, str(text), draft)
     if images is not said:

@@ -13,6 +13,9 @@ from asyncpush.migrate.plan.resolve import OWN
 _BARE = re.compile(r"[A-Za-z/][A-Za-z0-9_./@+-]*(?::[A-Za-z0-9_./@+-]+)*")
 _WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 
+# USER:PASSWORD@ before a host; a tag before a digest is none.
+_PASSWORD = re.compile(r"(?<![^\s'\"/(\[])([^\s'\"/@:]+):[^\s/@]+@(?!sha256:)")
+
 # What YAML's readers refuse, or take for the end of a line.
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
@@ -55,8 +58,8 @@ def _comments(notes: list[str], indent: str) -> Iterator[str]:
 
 
 def comment(text: str) -> str:
-    """*text* in one line that YAML's readers bear."""
-    return _UNPRINTABLE.sub("?", " ".join(text.split()))
+    """*text* in one line that YAML's readers bear, without the password of an address in it."""
+    return _UNPRINTABLE.sub("?", _PASSWORD.sub(r"\1:***@", " ".join(text.split())))
 
 
 def _flow(value: Piece) -> str:
