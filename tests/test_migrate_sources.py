@@ -427,7 +427,7 @@ async def test_a_list_of_tags_that_fails_for_good_is_what_the_error_is_about(two
     report = await two.here.run(two.plan(listed=True))
 
     await two.only_good(report, "repository team/app", "status 503", "not now")
-    assert not two.here.source.asked("HEAD", "/team/app/manifests/")
+    assert not two.here.source.asked("GET", "/team/app/manifests/")
 
 
 @pytest.mark.parametrize("listed", [False, True])
