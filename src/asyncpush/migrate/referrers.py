@@ -66,15 +66,17 @@ class Referrers:
         self._read: Once[tuple[Referrer, ...]] = Once()
         self._carried: Once[bool] = Once()
 
-    async def carry(self, copies: Sequence[Copy], subjects: Sequence[Digest]) -> bool:
-        """Bring what refers to *subjects* to the repositories of *copies*, all of one entry, where the subjects are.
+    async def carry(self, copy: Copy, subjects: Sequence[Digest]) -> bool:
+        """Bring what refers to *subjects* to the repository of *copy*, where they are.
 
         Returns:
             Whether all of it is there, or is nothing that ECR takes. What failed is noted as a result of its own.
         """
+        if not copy.entry.referrers or copy.entry.kind != "registry":
+            return True
         outcomes: list[bool] = []
 
-        async def one(copy: Copy, subject: Digest) -> None:
+        async def one(subject: Digest) -> None:
             key = (copy.repository.address, subject)
             carried, _ = await self._carried.do(key, lambda: self._carry(copy, subject, 1))
             if not carried:
@@ -83,10 +85,8 @@ class Referrers:
 
         with only_cause():
             async with anyio.create_task_group() as tg:
-                for copy in copies:
-                    if copy.entry.referrers and copy.entry.kind == "registry":
-                        for subject in subjects:
-                            tg.start_soon(one, copy, subject)
+                for subject in subjects:
+                    tg.start_soon(one, subject)
         return all(outcomes)
 
     async def _carry(self, copy: Copy, subject: Digest, depth: int) -> bool:

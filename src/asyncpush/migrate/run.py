@@ -329,7 +329,7 @@ class _Migration:
         """Carry the referrers along, and note in the journal which images are done."""
         journal = self._context.journal
         for copy in copies:
-            whole = await self._referrers.carry([copy], subjects)
+            whole = await self._referrers.carry(copy, subjects)
             if not whole:
                 self._unfinished.append(copy)
             result = self._context.results[copy.key]
