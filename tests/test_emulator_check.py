@@ -138,7 +138,7 @@ def test_what_was_deleted_leaves_nothing_behind(data: Path) -> None:
         async with Emulator(data, fsync=False) as emulator:
             ecr = Ecr(emulator.endpoint_url)
             await ecr.call("create_repository", repositoryName="other")
-            await ecr.push_image("other", "v1", CONFIG)
+            await ecr.push_image("other", "v1", CONFIG, LAYER)
             await ecr.begin("other")
             await ecr.call("delete_repository", repositoryName="other", force=True)
             tags = [{"imageTag": "multi"}, {"imageTag": "v1"}]

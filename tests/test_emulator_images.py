@@ -84,11 +84,18 @@ async def test_a_manifest_that_ecr_does_not_take_is_an_invalid_parameter(
     assert (refusal.code, refusal.message) == ("InvalidParameterException", SYNTAX)
 
 
-async def test_schema_one_is_refused_as_a_limit_of_the_emulator(ecr: Ecr) -> None:
+async def test_schema_one_is_refused(ecr: Ecr) -> None:
     media_type = "application/vnd.docker.distribution.manifest.v1+json"
     refusal = await ecr.refused("put_image", **putting(b'{"schemaVersion":1}', imageManifestMediaType=media_type))
-    assert refusal.code == "InvalidParameterException"
-    assert "this emulator" in refusal.message
+    assert (refusal.code, refusal.message) == ("InvalidParameterException", SYNTAX)
+
+
+async def test_an_image_without_layers_is_refused(ecr: Ecr, blobs: None) -> None:
+    refusal = await ecr.refused("put_image", **putting(image_manifest(CONFIG)))
+    assert (refusal.code, refusal.message) == (
+        "InvalidParameterException",
+        "Invalid parameter at 'ImageManifest' failed to satisfy constraint: 'Image has to have at least 1 layer'",
+    )
 
 
 @pytest.mark.parametrize("letter", ["x", "\u00e9"])
@@ -235,10 +242,17 @@ async def test_images_that_can_not_be_given_are_failures_with_their_codes(ecr: E
         ({"imageDigest": "x"}, "InvalidImageDigest"),
         ({"imageTag": "no/tag"}, "InvalidImageTag"),
     ]
-    ids = [image_id for image_id, _ in wanted] + [{"imageDigest": digest_of(first)}]
+    child = image_manifest(CONFIG, LAYER, annotations={"a": "child"})
+    await ecr.put("app", child)
+    ids = [*(image_id for image_id, _ in wanted), *({"imageDigest": digest_of(each)} for each in (first, child))]
     answer = await ecr.call("batch_get_image", repositoryName="app", imageIds=ids)
     assert [(failure["imageId"], failure["failureCode"]) for failure in answer["failures"]] == wanted
-    assert [image["imageId"] for image in answer["images"]] == [{"imageDigest": digest_of(first)}]
+    reasons = {failure["failureReason"] for failure in answer["failures"] if failure["failureCode"] == "ImageNotFound"}
+    assert reasons == {"Requested image not found"}
+    assert [image["imageId"] for image in answer["images"]] == [
+        {"imageDigest": digest_of(first), "imageTag": "v1"},
+        {"imageDigest": digest_of(child)},
+    ]
 
 
 async def test_a_layer_takes_the_media_type_that_an_image_gives_it(ecr: Ecr) -> None:

@@ -342,7 +342,7 @@ async def test_referrers_of_an_image_are_listed_with_what_they_say_of_themselves
     subject = await ecr.push_image("app", "v1", CONFIG, LAYER)
     named = descriptor(OCI_MANIFEST, subject)
     plain = image_manifest(CONFIG, LAYER, subject=named)
-    sbom = image_manifest(CONFIG, subject=named, artifactType="text/sbom", annotations={"by": "tool"})
+    sbom = image_manifest(CONFIG, LAYER, subject=named, artifactType="text/sbom", annotations={"by": "tool"})
     for manifest in (plain, sbom):
         await ecr.put("app", manifest)
     common = {"mediaType": OCI_MANIFEST, "artifactStatus": "ACTIVE"}

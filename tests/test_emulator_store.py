@@ -22,6 +22,7 @@ from emulator_client import Ecr, digest_of, image_manifest, index_manifest, part
 needs_skopeo = pytest.mark.usefixtures("skopeo")
 
 CONFIG = b'{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]}}'
+LAYER = b"a layer"
 
 
 def layout(data: Path, name: str = "app") -> Path:
@@ -50,7 +51,7 @@ async def test_a_repository_is_an_oci_layout_of_its_images_tagged_or_not(tmp_pat
     async with Emulator(tmp_path) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         await ecr.call("create_repository", repositoryName="app")
-        first = await ecr.push_image("app", "v1", CONFIG)
+        first = await ecr.push_image("app", "v1", CONFIG, LAYER)
         await ecr.put("app", first, "latest")
         second = await ecr.push_image("app", "latest", CONFIG, b"layer")
         third = await ecr.push_image("app", None, CONFIG, b"other")
@@ -59,7 +60,7 @@ async def test_a_repository_is_an_oci_layout_of_its_images_tagged_or_not(tmp_pat
         [(digest_of(first), "v1"), (digest_of(second), "latest"), (digest_of(third), None)], key=str
     )
     names = {path.name for path in (layout(tmp_path) / "blobs/sha256").iterdir()}
-    assert names == {digest_of(blob)[7:] for blob in (CONFIG, b"layer", b"other", first, second, third)}
+    assert names == {digest_of(blob)[7:] for blob in (CONFIG, LAYER, b"layer", b"other", first, second, third)}
     for path in (layout(tmp_path) / "blobs/sha256").iterdir():
         assert digest_of(path.read_bytes())[7:] == path.name
     assert list((tmp_path / "uploads").iterdir()) == []
@@ -70,7 +71,7 @@ async def test_skopeo_reads_the_layout_in_place(tmp_path: Path) -> None:
     async with Emulator(tmp_path, fsync=False) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         await ecr.call("create_repository", repositoryName="team/app")
-        manifest = await ecr.push_image("team/app", "v1", CONFIG)
+        manifest = await ecr.push_image("team/app", "v1", CONFIG, LAYER)
         seen = await anyio.run_process(["skopeo", "inspect", f"oci:{layout(tmp_path, 'team/app')}:v1"])
     assert json.loads(seen.stdout)["Digest"] == digest_of(manifest)
 
@@ -98,7 +99,7 @@ async def test_the_longest_names_have_a_place_of_their_own(tmp_path: Path) -> No
             ecr = Ecr(emulator.endpoint_url)
             for name in names:
                 await ecr.call("create_repository", repositoryName=name)
-                await ecr.push_image(name, "1", name.encode())
+                await ecr.push_image(name, "1", name.encode(), name.encode())
             for name in names:
                 assert await ecr.available(name, *(digest_of(name.encode()) for name in names)) == {
                     digest_of(name.encode())
@@ -206,7 +207,7 @@ async def test_what_a_kill_left_half_made_is_cleared_away(tmp_path: Path) -> Non
     async with Emulator(tmp_path, fsync=False) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         await ecr.call("create_repository", repositoryName="app")
-        await ecr.push_image("app", "v1", CONFIG)
+        await ecr.push_image("app", "v1", CONFIG, LAYER)
     (layout(tmp_path) / "blobs/sha256/.new-0123").write_bytes(b"half a manifest")
     (layout(tmp_path) / "blobs/sha256" / ("0" * 64)).write_bytes(b"a manifest that was never acknowledged")
     (layout(tmp_path, "half") / "blobs").mkdir(parents=True)
@@ -217,7 +218,7 @@ async def test_what_a_kill_left_half_made_is_cleared_away(tmp_path: Path) -> Non
         (described,) = (await ecr.call("describe_repositories"))["repositories"]
         assert described["repositoryName"] == "app"
         await ecr.call("create_repository", repositoryName="half")
-        await ecr.push_image("half", "v1", CONFIG)
+        await ecr.push_image("half", "v1", CONFIG, LAYER)
     assert list((tmp_path / "uploads").iterdir()) == []
     assert half_written(tmp_path) == []
 
@@ -253,7 +254,7 @@ async def test_a_full_disk_refuses_an_upload_an_image_and_a_repository_and_chang
     async with Emulator(tmp_path, fsync=False) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         await ecr.call("create_repository", repositoryName="app")
-        old = await ecr.push_image("app", "v1", CONFIG)
+        old = await ecr.push_image("app", "v1", CONFIG, LAYER)
         await ecr.push_layer("app", b"layer")
         manifest = image_manifest(CONFIG, b"layer")
         before = entries(tmp_path)
@@ -312,22 +313,22 @@ async def test_a_directory_that_can_not_be_one_is_refused_in_one_line(tmp_path: 
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [None, b"{", image_manifest(CONFIG) + b" "])
+@pytest.mark.parametrize("content", [None, b"{", image_manifest(CONFIG, LAYER) + b" "])
 async def test_a_blob_that_is_gone_or_cut_short_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
     async with Emulator(tmp_path, fsync=False) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         await ecr.call("create_repository", repositoryName="app")
-        await ecr.push_image("app", "v1", CONFIG)
-    path = layout(tmp_path) / "blobs/sha256" / digest_of(image_manifest(CONFIG))[7:]
+        await ecr.push_image("app", "v1", CONFIG, LAYER)
+    path = layout(tmp_path) / "blobs/sha256" / digest_of(image_manifest(CONFIG, LAYER))[7:]
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
         async with Emulator(tmp_path, fsync=False):
             pass
     assert str(caught.value).startswith(f"{tmp_path} can't be read as an emulator's data: {path}: ")
     # Refused, it has let go of the directory.
-    path.write_bytes(image_manifest(CONFIG))
+    path.write_bytes(image_manifest(CONFIG, LAYER))
     async with Emulator(tmp_path, fsync=False) as emulator:
-        assert await Ecr(emulator.endpoint_url).tags("app") == {digest_of(image_manifest(CONFIG)): ["v1"]}
+        assert await Ecr(emulator.endpoint_url).tags("app") == {digest_of(image_manifest(CONFIG, LAYER)): ["v1"]}
 
 
 @pytest.mark.parametrize("content", [None, b"{"])
@@ -338,7 +339,7 @@ async def test_the_layouts_own_files_are_written_again_where_they_are_wrong(
     async with Emulator(tmp_path, fsync=False) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         await ecr.call("create_repository", repositoryName="app")
-        await ecr.push_image("app", "v1", CONFIG)
+        await ecr.push_image("app", "v1", CONFIG, LAYER)
     path = layout(tmp_path) / name
     before = path.read_bytes()
     path.unlink() if content is None else path.write_bytes(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import resource
 import subprocess
@@ -154,11 +155,11 @@ async def test_bytes_of_another_digest_go_with_their_upload(door: Door, tmp_path
 
 
 async def test_an_upload_outlives_the_emulator(tmp_path: Path, door_to: Open) -> None:
-    async with Emulator(tmp_path / "ecr", fsync=False) as first:
+    async with Emulator(tmp_path / "ecr", fsync=False, part_size=MiB) as first:
         door = await door_to(first)
         location = await door.begin()
         await door.ask("PATCH", location, LAYER[:MiB])
-    async with Emulator(tmp_path / "ecr", fsync=False) as second:
+    async with Emulator(tmp_path / "ecr", fsync=False, part_size=MiB) as second:
         door = await door_to(second)
         assert await door.received(location) == MiB
         assert (await door.ask("PUT", f"{location}?digest={DIGEST}", LAYER[MiB:]))[0] == 201
@@ -238,9 +239,10 @@ async def test_what_asyncpush_pushed_is_pulled_and_what_v2_pushed_is_asked_for_b
 
 async def test_an_upload_can_change_doors(door: Door, ecr: Ecr) -> None:
     location = await door.begin()
-    await door.ask("PATCH", location, LAYER[:100])
-    await ecr.send(NAME, location.rpartition("/")[2], 100, LAYER[100:])
-    assert (await door.ask("PUT", f"{location}?digest={DIGEST}"))[0] == 201
+    layer = LAYER + LAYER
+    await door.ask("PATCH", location, layer[: 5 * MiB])
+    await ecr.send(NAME, location.rpartition("/")[2], 5 * MiB, layer[5 * MiB :])
+    assert (await door.ask("PUT", f"{location}?digest={digest_of(layer)}"))[0] == 201
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ async def test_an_immutable_tag_stays_with_its_image(
         await door.push(CONFIG, LAYER)
         assert await door.put(MANIFEST, "v1") == (201, [])
         assert await door.put(MANIFEST, "v1") == again
-        assert await door.put(image_manifest(CONFIG), "v1") == (400, ["TAG_INVALID"])
+        assert await door.put(image_manifest(CONFIG, LAYER, LAYER), "v1") == (400, ["TAG_INVALID"])
         assert (await door.ask("GET", "manifests/v1"))[2] == MANIFEST
 
 
@@ -423,8 +425,9 @@ async def test_skopeo_pushes_and_asyncpush_finds_it_there(
 
 @needs_skopeo
 async def test_skopeo_pushes_an_index_with_all_its_images(emulator: Emulator, door: Door, ecr: Ecr) -> None:
-    await door.push(CONFIG)
-    one, two = image_manifest(CONFIG), image_manifest(CONFIG, annotations={"number": "two"})
+    layer = gzip.compress(LAYER[:1000])
+    await door.push(CONFIG, layer)
+    one, two = image_manifest(CONFIG, layer), image_manifest(CONFIG, layer, annotations={"number": "two"})
     index = index_manifest(one, two)
     for manifest, reference in ((one, digest_of(one)), (two, digest_of(two))):
         assert await door.put(manifest, reference) == (201, [])
@@ -436,3 +439,129 @@ async def test_skopeo_pushes_an_index_with_all_its_images(emulator: Emulator, do
     unsafe += (f"--src-creds={credentials}", f"--dest-creds={credentials}")
     await to_thread.run_sync(skopeo_copy, *unsafe, f"{at}/{NAME}:multi", f"{at}/copied:multi")
     assert await ecr.tags("copied") == {digest_of(one): [], digest_of(two): [], digest_of(index): ["multi"]}
+
+
+# The rules of an upload hold whichever door it comes by
+
+
+async def refusal(answer: tuple[int, Any, bytes]) -> tuple[int, str, str]:
+    status, _, body = answer
+    [error] = json.loads(body)["errors"]
+    return status, error["code"], error["message"]
+
+
+@pytest.mark.parametrize("way", ["put", "post", "patch"])
+async def test_a_blob_of_no_bytes_is_refused_as_by_the_json_api(door: Door, ecr: Ecr, way: str) -> None:
+    empty = digest_of(b"")
+    if way == "post":
+        answer = await door.ask("POST", f"blobs/uploads/?digest={empty}", b"")
+    else:
+        location = await door.begin()
+        if way == "patch":
+            assert (await door.ask("PATCH", location, b""))[0] == 202
+        answer = await door.ask("PUT", f"{location}?digest={empty}", b"")
+    status, code, message = await refusal(answer)
+    assert (status, code) == (400, "BLOB_UPLOAD_INVALID")
+    assert message.endswith("cannot be completed because it does not have any parts")
+    assert empty not in await ecr.available(NAME, empty)
+
+
+@pytest.mark.parametrize("sizes", [(5 * MiB - 1, 1), (100, 100), (5 * MiB, 100, 100), (6 * MiB, 5 * MiB - 1, 7)])
+async def test_a_short_chunk_before_the_last_is_refused_as_by_the_json_api(
+    door: Door, ecr: Ecr, sizes: tuple[int, ...]
+) -> None:
+    location, layer = await door.begin(), (LAYER * 4)[: sum(sizes)]
+    first = 0
+    for size in sizes:
+        assert (await door.ask("PATCH", location, layer[first : first + size]))[0] == 202
+        first += size
+    status, code, message = await refusal(await door.ask("PUT", f"{location}?digest={digest_of(layer)}"))
+    assert (status, code) == (400, "BLOB_UPLOAD_INVALID")
+    assert message == "All layer parts except the last part should be at least 5MB"
+    complete = {"repositoryName": NAME, "uploadId": location.rpartition("/")[2], "layerDigests": [digest_of(layer)]}
+    assert (await ecr.refused("complete_layer_upload", **complete)).code == "LayerPartTooSmallException"
+
+
+@pytest.mark.parametrize("last_in_put", [True, False])
+async def test_chunks_of_the_least_size_and_a_short_last_one_are_taken(door: Door, last_in_put: bool) -> None:
+    location, layer = await door.begin(), (LAYER * 3)[: 10 * MiB + 1]
+    chunks = [layer[: 5 * MiB], layer[5 * MiB : 10 * MiB], layer[10 * MiB :]]
+    for chunk in chunks[:2] if last_in_put else chunks:
+        assert (await door.ask("PATCH", location, chunk))[0] == 202
+    last = chunks[2] if last_in_put else None
+    assert (await door.ask("PUT", f"{location}?digest={digest_of(layer)}", last))[0] == 201
+
+
+async def test_a_chunk_that_was_cut_goes_on_as_the_same_part(emulator: Emulator, door: Door) -> None:
+    location, layer = await door.begin(), (LAYER * 2)[: 8 * MiB]
+    basic = await to_thread.run_sync(token, emulator.endpoint_url)
+    head = (
+        f"PATCH {location} HTTP/1.1\r\nHost: ecr\r\nAuthorization: Basic {basic}\r\nContent-Length: {6 * MiB}\r\n\r\n"
+    )
+    with anyio.fail_after(20):
+        async with await anyio.connect_tcp(emulator.host, emulator.port) as stream:
+            await stream.send(head.encode() + layer[: 4 * MiB])
+            while not await door.received(location):
+                pass
+        while (await door.ask("GET", location))[1]["Range"] != f"0-{4 * MiB - 1}":
+            pass
+    assert (await door.ask("PATCH", location, layer[4 * MiB : 6 * MiB]))[0] == 202
+    assert (await door.ask("PUT", f"{location}?digest={digest_of(layer)}", layer[6 * MiB :]))[0] == 201
+
+
+@pytest.mark.parametrize(("chunks", "status"), [(2, 202), (3, 403)])
+async def test_chunks_count_as_parts(tmp_path: Path, door_to: Open, chunks: int, status: int) -> None:
+    lowered = Behaviour(max_parts=2)
+    async with Emulator(tmp_path / "ecr", fsync=False, part_size=MiB, behaviour=lowered) as emulator:
+        door = await door_to(emulator)
+        location = await door.begin()
+        statuses = [(await door.ask("PATCH", location, LAYER[:MiB]))[0] for _ in range(chunks)]
+        assert statuses[-1] == status
+
+
+async def test_a_behaviour_takes_what_the_specification_wants_taken(tmp_path: Path, door_to: Open) -> None:
+    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Behaviour(oci_conformance="yes")) as emulator:
+        door = await door_to(emulator)
+        await door.push(b"", CONFIG)
+        location = await door.begin()
+        for chunk in (LAYER[:10], LAYER[10:]):
+            assert (await door.ask("PATCH", location, chunk))[0] == 202
+        assert (await door.ask("PUT", f"{location}?digest={DIGEST}"))[0] == 201
+        assert await door.put(image_manifest(CONFIG), "bare") == (201, [])
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "application/vnd.docker.distribution.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        OCI_MANIFEST,
+    ],
+)
+async def test_a_manifest_of_schema_one_is_405_unsupported(door: Door, media_type: str) -> None:
+    schema_1 = b'{"schemaVersion":1,"name":"team/app","tag":"1","fsLayers":[],"history":[]}'
+    status, code, message = await refusal(await door.ask("PUT", "manifests/1", schema_1, Content_Type=media_type))
+    assert (status, code) == (405, "UNSUPPORTED")
+    assert message == "Invalid parameter at 'ImageManifest' failed to satisfy constraint: 'Invalid JSON syntax'"
+
+
+async def test_an_image_without_layers_is_405_unsupported(door: Door) -> None:
+    await door.push(CONFIG)
+    answer = await door.ask("PUT", "manifests/1", image_manifest(CONFIG), Content_Type=OCI_MANIFEST)
+    status, code, message = await refusal(answer)
+    assert (status, code) == (405, "UNSUPPORTED")
+    assert message == (
+        "Invalid parameter at 'ImageManifest' failed to satisfy constraint: 'Image has to have at least 1 layer'"
+    )
+
+
+async def test_an_index_of_missing_images_names_them_in_brackets(door: Door) -> None:
+    index = index_manifest(MANIFEST, image_manifest(CONFIG, LAYER, annotations={"number": "two"}))
+    lost = ", ".join(each["digest"] for each in json.loads(index)["manifests"])
+    answer = await door.ask("PUT", "manifests/1", index, Content_Type=OCI_INDEX)
+    status, code, message = await refusal(answer)
+    assert (status, code) == (404, "MANIFEST_BLOB_UNKNOWN")
+    assert message == (
+        f"Images with digests '[{lost}]' required for pushing image into repository with name '{NAME}' in the registry "
+        "with id '000000000000' do not exist"
+    )

@@ -336,7 +336,7 @@ async def test_a_layer_lags_behind_its_completion_and_no_other_does(ecr: Ecr, em
     refusal = await ecr.refused("put_image", repositoryName="app", imageManifest=MANIFEST.decode())
     assert refusal.code == "LayersNotFoundException"
     assert f"'[{digest_of(LAYER)}]'" in refusal.message
-    await ecr.put("app", image_manifest(CONFIG), "other")
+    await ecr.put("app", image_manifest(CONFIG, CONFIG), "other")
 
 
 async def test_a_lag_ends(ecr: Ecr, emulator: Emulator) -> None:

@@ -277,6 +277,25 @@ def test_a_throttle_comes_before_the_quotas() -> None:
     assert list(passed.values()) == [2, 100, 500, 3000, 2, 10, 260, 3000]
 
 
+@pytest.mark.parametrize(
+    ("door", "operation"),
+    [
+        ("v2:POST-upload", "InitiateLayerUpload"),
+        ("v2:PATCH-upload", "UploadLayerPart"),
+        ("v2:PUT-upload", "CompleteLayerUpload"),
+        ("v2:PUT-manifest", "PutImage"),
+    ],
+)
+def test_a_push_through_v2_takes_from_the_quota_of_the_operation_that_it_stands_for(door: str, operation: str) -> None:
+    private = "AmazonEC2ContainerRegistry_V20150921"
+    buckets = Throttles(Weather(quotas="aws"), clock=lambda: 0.0)
+    quota = AWS_QUOTAS[private][operation]
+    assert sum(not buckets.refuses("v2:", door, "") for _ in range(quota - 1)) == quota - 1
+    assert [buckets.refuses(private, operation, "") for _ in range(2)] == [False, True]
+    assert buckets.refuses("v2:", door, "")
+    assert not buckets.refuses("v2:", "v2:GET-blob", "")
+
+
 def test_both_ends_have_read_the_same_quotas() -> None:
     for service, prefix in (("ecr", "AmazonEC2ContainerRegistry_V20150921"), ("ecr-public", "SpencerFrontendService")):
         ours = {name: rate for name, rate in AWS_QUOTAS[prefix].items() if name != "GetAuthorizationToken"}

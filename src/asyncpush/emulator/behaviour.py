@@ -37,6 +37,8 @@ class Behaviour:
             ``image-not-found``.
         patch_status: what a PATCH of an upload below ``/v2/`` is answered with: ``202``, as the specification has it,
             or ``201``, as ECR has been seen to.
+        oci_conformance: ``yes`` lifts what ECR refuses and the OCI distribution-spec wants taken, so that its
+            conformance suite passes: blobs of 0 bytes and chunks below 5 MiB through ``/v2/``, images without layers.
         unknown_alias: a public registryId that is no account's: ``caller``, whose own alias it is taken for, or
             ``not-found`` (RegistryNotFoundException).
         public_regions: ECR Public in ``any`` region, or in the ``documented`` ones (us-east-1, us-west-2), others
@@ -62,6 +64,7 @@ class Behaviour:
     same_immutable_tag: Literal["image-already-exists", "image-tag-already-exists"] = "image-already-exists"
     unaccepted_manifest: Literal["given", "image-not-found"] = "given"
     patch_status: Literal["202", "201"] = "202"
+    oci_conformance: Literal["no", "yes"] = "no"
     unknown_alias: Literal["caller", "not-found"] = "caller"
     public_regions: Literal["any", "documented"] = "any"
     max_layers: int = 0

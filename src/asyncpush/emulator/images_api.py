@@ -66,7 +66,8 @@ class ImagesApi:
                 failures.append(_failure(repository, wanted))
                 continue
             raw = await self._store.in_thread(repository.read_manifest, found)
-            image_id = ImageId(str(found.manifest.digest), wanted.image_tag)
+            tags = repository.tags_by_image().get(found.manifest.digest, ())
+            image_id = ImageId(str(found.manifest.digest), wanted.image_tag or next(iter(tags), None))
             images.append(_image(request, registry_id, image_id, raw.decode(), found.manifest.media_type))
         return {"images": images, "failures": failures}
 
@@ -95,6 +96,8 @@ class ImagesApi:
 
     def _check_quotas(self, repository: Repository, manifest: Manifest, tag: str | None) -> None:
         quotas, digest = self._rules.quotas(repository.registry), manifest.digest
+        if not manifest.layer_count and manifest.blobs and self._behaviour.oci_conformance == "no":
+            raise invalid_parameter("ImageManifest", "Image has to have at least 1 layer")
         if quotas.layers and manifest.layer_count > quotas.layers:
             raise invalid_parameter("ImageManifest", "Limit on number of layers per image exceeded")
         if digest not in repository.images and len(repository.images) >= quotas.images:

@@ -10,7 +10,6 @@ from asyncpush.emulator.documents import Document
 from asyncpush.emulator.downloads import Downloads
 from asyncpush.emulator.errors import (
     AwsError,
-    empty_upload,
     invalid_layer,
     invalid_parameter,
     layer_discarded,
@@ -18,7 +17,6 @@ from asyncpush.emulator.errors import (
     layer_inaccessible,
     layer_missing,
     limit_exceeded,
-    part_too_small,
 )
 from asyncpush.emulator.manifests import sha256_digest
 from asyncpush.emulator.part_body import PartBody
@@ -26,7 +24,7 @@ from asyncpush.emulator.registry import Registry, Target
 from asyncpush.emulator.repository import Repository
 from asyncpush.emulator.rules import Rules
 from asyncpush.emulator.store import Store
-from asyncpush.emulator.uploads import Upload
+from asyncpush.emulator.uploads import Upload, check_parts
 from asyncpush.model import Digest
 
 _DIGEST = re.compile(r"[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+")
@@ -80,10 +78,7 @@ class LayersApi:
                 raise layer_exists(done, name, target.id)
             return {**_named(request, target), "layerDigest": str(done)}
         async with self._store.uploading(request.upload_id, target, name) as upload:
-            if upload.record.received == 0:
-                raise empty_upload(upload.id, name, target.id)
-            if upload.record.short_part:
-                raise part_too_small()
+            check_parts(upload, name, target.id)
             digest = await self._store.in_thread(upload.finish, self._store.disk)
             self._check_digests(request.layer_digests, digest)
             await self._keep(upload, digest, target, name)

@@ -17,7 +17,6 @@ _INDEX_TYPES = frozenset(
 _IMAGE_TYPES = frozenset(
     {"application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"}
 )
-_SCHEMA_1 = re.compile(r"application/vnd\.docker\.distribution\.manifest\.v1\+(json|prettyjws)")
 _FOREIGN = re.compile(r"\.(foreign|nondistributable)\.")
 
 
@@ -63,6 +62,7 @@ class Manifest:
         size: its bytes.
         blobs: config and layers that must be in the repository; foreign layers are left out.
         children: the manifests of an index.
+        layer_count: its layers, foreign ones too.
         artifact_type: its own, else the config's media type; None for an index without.
         subject: the digest of the manifest that it refers to (OCI 1.1), of any algorithm.
         annotations: its own.
@@ -73,14 +73,10 @@ class Manifest:
     size: int
     blobs: tuple[Reference, ...]
     children: tuple[Reference, ...]
+    layer_count: int
     artifact_type: str | None
     subject: str | None
     annotations: dict[str, str]
-
-    @property
-    def layer_count(self) -> int:
-        """Its layers, foreign ones left out."""
-        return max(len(self.blobs) - 1, 0)
 
 
 def sha256_digest(text: str) -> Digest | None:
@@ -103,8 +99,6 @@ def read_manifest(raw: bytes, media_type: str | None) -> Manifest:
     """
     if len(raw) > MAX_MANIFEST:
         raise invalid_parameter("imageManifest", f"must have length less than or equal to {MAX_MANIFEST}")
-    if _SCHEMA_1.fullmatch(media_type or ""):
-        raise invalid_parameter("imageManifestMediaType", "Docker schema 1 manifests are not kept by this emulator")
     try:
         document = msgspec.json.decode(raw, type=_Document)
     except msgspec.DecodeError as error:
@@ -136,6 +130,7 @@ def _manifest(
         size=size,
         blobs=blobs,
         children=children,
+        layer_count=len(document.layers or ()),
         artifact_type=document.artifact_type or (document.config.media_type if document.config else None),
         subject=document.subject.digest if document.subject else None,
         annotations=document.annotations or {},

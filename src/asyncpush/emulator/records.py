@@ -72,7 +72,7 @@ class UploadRecord:
         created_at: seconds since 1970.
         parts: parts that were acknowledged.
         received: bytes that were acknowledged.
-        last_part: bytes of the last part.
+        last_part: bytes of the last part; below 0 while it is a chunk of ``/v2/`` whose end has not come.
         short_part: whether a part before the last one was shorter than ECR's minimum.
         digest: hex of the sha256 of the bytes that were acknowledged; empty where it is not known.
     """

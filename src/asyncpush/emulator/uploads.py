@@ -12,6 +12,7 @@ import anyio
 from asyncpush.emulator.catalog import Catalog
 from asyncpush.emulator.discarding import is_kept
 from asyncpush.emulator.disk import Disk, write_at
+from asyncpush.emulator.errors import empty_upload, part_too_small
 from asyncpush.emulator.records import UploadRecord
 from asyncpush.model import Digest
 
@@ -19,6 +20,9 @@ _BLOCK = 4 * 1024 * 1024
 
 #: Each time that so many bytes have come, they are written out: nobody reads layers of this length back from memory.
 _LONG = 4 * 1024 * 1024
+
+#: The most that a part has: a chunk of ``/v2/`` that is longer counts as several.
+_MAX_PART = 20 * 1024 * 1024
 
 
 class Upload:
@@ -55,19 +59,39 @@ class Upload:
             disk: how to write.
         """
         short = self.record.short_part or 0 < self.record.last_part < minimum
-        self._add(part, disk, last_part=len(part), short_part=short)
+        self._add(part, disk, parts=self.record.parts + 1, last_part=len(part), short_part=short)
 
-    def extend(self, block: memoryview, disk: Disk) -> None:
-        """Add bytes as they come through ``/v2/``, which knows no parts; on failure the upload is as it was before."""
-        self._add(block, disk, last_part=0, short_part=self.record.short_part)
+    def extend(self, block: memoryview, minimum: int, disk: Disk) -> None:
+        """Add a block of a chunk that comes through ``/v2/``; on failure the upload is as it was before.
 
-    def _add(self, data: bytes | memoryview, disk: Disk, *, last_part: int, short_part: bool) -> None:
+        A chunk is a part, of any length, until ``end_chunk``: one that was cut goes on with the next body.
+
+        Args:
+            block: its next bytes.
+            minimum: bytes below which only the last part may be.
+            disk: how to write.
+        """
+        short = self.record.short_part or 0 < self.record.last_part < minimum
+        open_part = min(self.record.last_part, 0) - len(block)
+        self._add(block, disk, parts=self.parts_with(len(block)), last_part=open_part, short_part=short)
+
+    def parts_with(self, size: int) -> int:
+        """The parts that there are once a chunk of ``/v2/`` has brought *size* bytes more."""
+        chunk = max(-self.record.last_part, 0)
+        return self.record.parts + _parts_of(chunk + size) - _parts_of(chunk)
+
+    def end_chunk(self) -> None:
+        """Close the part that ``extend`` has opened, if it has."""
+        if self.record.last_part < 0:
+            self._save(replace(self.record, last_part=-self.record.last_part))
+
+    def _add(self, data: bytes | memoryview, disk: Disk, *, parts: int, last_part: int, short_part: bool) -> None:
         old = self.record
         hasher = self._running().copy()
         hasher.update(data)
         new = replace(
             old,
-            parts=old.parts + 1,
+            parts=parts,
             received=old.received + len(data),
             last_part=last_part,
             short_part=short_part,
@@ -91,7 +115,7 @@ class Upload:
         self._hasher = hasher
 
     def close(self, disk: Disk) -> Digest:
-        """``finish``, also of an upload that has no bytes: ``/v2/`` knows the empty blob."""
+        """``finish``, also of an upload that has no bytes: the OCI specification knows the empty blob."""
         if not self.record.received:
             self.path.touch()
         return self.finish(disk)
@@ -146,3 +170,20 @@ class Upload:
                     rest -= len(block)
             self._hasher = hasher
         return self._hasher
+
+
+def check_parts(upload: Upload, repository: str, registry_id: str) -> None:
+    """See that an upload may be completed, whichever door its bytes came by.
+
+    Raises:
+        AwsError: it has no parts, or a short one before the last.
+    """
+    if upload.record.received == 0:
+        raise empty_upload(upload.id, repository, registry_id)
+    if upload.record.short_part:
+        raise part_too_small()
+
+
+def _parts_of(chunk: int) -> int:
+    """The parts that a chunk of so many bytes counts as."""
+    return -(-chunk // _MAX_PART)

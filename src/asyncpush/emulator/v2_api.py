@@ -121,6 +121,8 @@ class V2Api:
         return await self._finishing.carry(partial(self._store.create_on_push, into, name)) if into else None
 
     async def _blob(self, request: web.Request, repository: Repository, digest: str) -> web.StreamResponse:
+        if request.method == "HEAD" and repository.registry.is_public:
+            raise V2Error(403, "DENIED", "Not Authorized")  # as public.ecr.aws was seen to answer
         return await self._blobs.get(repository, digest, with_bytes=request.method == "GET")
 
 

@@ -7,14 +7,17 @@ from typing import Final
 
 from asyncpush.emulator.errors import AwsError
 
+#: As ECR has been seen to answer: 405 UNSUPPORTED is what it says of each manifest that it does not take.
 _MEANINGS: Final = {
     "RepositoryNotFoundException": (404, "NAME_UNKNOWN"),
     "UploadNotFoundException": (404, "BLOB_UPLOAD_UNKNOWN"),
+    "EmptyUploadException": (400, "BLOB_UPLOAD_INVALID"),
+    "LayerPartTooSmallException": (400, "BLOB_UPLOAD_INVALID"),
     "LayersNotFoundException": (404, "MANIFEST_BLOB_UNKNOWN"),
     "ReferencedImagesNotFoundException": (404, "MANIFEST_BLOB_UNKNOWN"),
     "ImageTagAlreadyExistsException": (400, "TAG_INVALID"),
     "ImageDigestDoesNotMatchException": (400, "DIGEST_INVALID"),
-    "InvalidParameterException": (400, "MANIFEST_INVALID"),
+    "InvalidParameterException": (405, "UNSUPPORTED"),
     "RequestEntityTooLargeException": (413, "SIZE_INVALID"),
     "LimitExceededException": (403, "DENIED"),
 }

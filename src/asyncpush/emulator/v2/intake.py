@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncpush.emulator.errors import limit_exceeded
 from asyncpush.emulator.repository import Repository
 from asyncpush.emulator.rules import Rules
 from asyncpush.emulator.store import Store
@@ -31,35 +32,41 @@ class Intake:
         self._first = first
         self._next = first
         self._length = length
-        self._most = rules.quotas(repository.registry).layer_size
+        self._quotas = rules.quotas(repository.registry)
+        self._min_part = rules.min_part
 
     async def keep(self, block: memoryview) -> None:
         """Append the bytes that follow.
 
         Raises:
             V2Error: another request was faster, it is more than was announced, or more than a layer may have.
-            AwsError: the upload is gone.
+            AwsError: the upload is gone, or a layer may have no more parts.
             OSError: the disk is full.
         """
         end = self._next + len(block)
         if self._length is not None and end > self._first + self._length:
             raise self._size_invalid(end)
-        if end > self._most:
-            raise V2Error(413, "SIZE_INVALID", f"a layer can have up to {self._most} bytes")
+        if end > self._quotas.layer_size:
+            raise V2Error(413, "SIZE_INVALID", f"a layer can have up to {self._quotas.layer_size} bytes")
         async with self._store.uploading(self._id, self._target, self._name) as upload:
             if upload.record.received != self._next:
                 raise V2Error(416, "BLOB_UPLOAD_INVALID", f"another request has sent byte {self._next} meanwhile")
-            await self._store.in_thread(upload.extend, block, self._store.disk)
+            if upload.parts_with(len(block)) > self._quotas.parts:
+                raise limit_exceeded(f"The maximum number of layer parts, {self._quotas.parts}, has been reached")
+            await self._store.in_thread(upload.extend, block, self._min_part, self._store.disk)
         self._next = end
 
-    def check_end(self) -> None:
-        """Judge the whole body.
+    async def end(self) -> None:
+        """Judge the whole body, which is one part of its layer.
 
         Raises:
             V2Error: it had fewer bytes than were announced; they are kept.
+            AwsError: the upload is gone.
         """
         if self._length is not None and self._next != self._first + self._length:
             raise self._size_invalid(self._next)
+        async with self._store.uploading(self._id, self._target, self._name) as upload:
+            await self._store.in_thread(upload.end_chunk)
 
     def _size_invalid(self, end: int) -> V2Error:
         return V2Error(400, "SIZE_INVALID", f"{self._length} bytes were announced, and {end - self._first} came")

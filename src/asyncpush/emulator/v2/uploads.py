@@ -13,7 +13,7 @@ from asyncpush.emulator.registry import Target
 from asyncpush.emulator.repository import Repository
 from asyncpush.emulator.rules import Rules
 from asyncpush.emulator.store import Store
-from asyncpush.emulator.uploads import Upload
+from asyncpush.emulator.uploads import Upload, check_parts
 from asyncpush.emulator.v2.answers import empty
 from asyncpush.emulator.v2.blobs import Blobs, created
 from asyncpush.emulator.v2.errors import V2Error, digest_invalid
@@ -95,11 +95,13 @@ class Uploads:
             length = _length(asked, request, repository, upload)
         intake = Intake(self._store, self._rules, repository, upload, first=first, length=length)
         await self._receiver.receive(request.content, intake.keep)
-        intake.check_end()
+        await self._finishing.carry(intake.end)
 
     async def _complete(self, repository: Repository, upload_id: str, expected: Digest) -> web.Response:
         target, name = repository.target, repository.name
         async with self._store.uploading(upload_id, target, name) as upload:
+            if self._rules.behaviour.oci_conformance == "no":
+                check_parts(upload, name, target.id)
             digest = await self._store.in_thread(upload.close, self._store.disk)
             if digest != expected:  # no bytes that may follow make it right
                 await self._store.remove_upload(upload)

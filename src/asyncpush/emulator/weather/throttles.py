@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from asyncpush.emulator.weather.quotas import AWS_QUOTAS
+from asyncpush.emulator.weather.quotas import AWS_QUOTAS, metered_as
 from asyncpush.emulator.weather.rules import Throttle, Weather
 
 Clock = Callable[[], float]
@@ -45,9 +45,13 @@ class Throttles:
     def refuses(self, service: str, operation: str, account: str) -> bool:
         """Take a token for one request, or say that there is none."""
         throttle = self._find(service, operation)
-        if throttle is None or self._take(throttle, (service, operation, account)):
+        if throttle is None:
             return False
-        if throttle in self._weather.throttles:
+        chosen = throttle in self._weather.throttles
+        metered = (service, operation) if chosen else metered_as(service, operation)
+        if self._take(throttle, (*metered, account)):
+            return False
+        if chosen:
             self.refused[self._weather.throttles.index(throttle)] += 1
         else:
             self.refused_by_quotas += 1
@@ -57,6 +61,7 @@ class Throttles:
         for throttle in self._weather.throttles:
             if fnmatchcase(operation, throttle.operation):
                 return throttle
+        service, operation = metered_as(service, operation)
         rate = AWS_QUOTAS.get(service, {}).get(operation) if self._weather.quotas == "aws" else None
         return Throttle(operation, rate) if rate else None
 
