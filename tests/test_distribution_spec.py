@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import time
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import anyio
 import pytest
 from anyio import to_thread
 
 from asyncpush.emulator import Behaviour, Emulator
-from conftest import token
+from conftest import password, token
 from emulator_client import (
     OCI_CONFIG,
     OCI_INDEX,
@@ -557,3 +559,27 @@ async def test_errors_have_the_codes_of_the_specification(
 ) -> None:
     refused = await spec(method, path)
     assert (refused.status, refused.codes) == (status, [code])
+
+
+# The specification's own suite
+
+
+async def test_the_conformance_suite_passes(emulator: Emulator, need: Callable[[str], str], tmp_path: Path) -> None:
+    """ECR deletes no blobs by request, and knows no digests but sha256: the suite is told so."""
+    suite = need("oci-conformance")
+    async with (opening := await opened_emulator(emulator)).http:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "OCI_RESULTS_DIR": str(tmp_path / "results"),
+            "OCI_REGISTRY": f"{emulator.host}:{emulator.port}",
+            "OCI_TLS": "disabled",
+            "OCI_REPO1": opening.name,
+            "OCI_REPO2": opening.other,
+            "OCI_USERNAME": "AWS",
+            "OCI_PASSWORD": await to_thread.run_sync(password, emulator.endpoint_url),
+            "OCI_API_BLOBS_DELETE": "false",
+            "OCI_DATA_SHA512": "false",
+        }
+        done = await anyio.run_process([suite], env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stdout.decode()
+    assert (tmp_path / "results/junit.xml").read_text().count("<testcase") > 500
