@@ -44,14 +44,14 @@ class Case:
     """One command.
 
     Attributes:
-        words: it, without its program; ``{name}`` is a value of a ``Side``.
+        words: it, without its program, as a list where one is empty; ``{name}`` is a value of a ``Side``.
         status: version 2's exit status.
         differs: why standard output or the message is not version 1's; such a case is compared by its status only.
         environment: variables that it is run with.
         stdin: what is on standard input.
     """
 
-    words: str
+    words: str | list[str]
     status: int = 0
     differs: str = ""
     environment: dict[str, str] = field(default_factory=dict)
@@ -99,7 +99,13 @@ CASES = (
     Case(f"{GET} --image-ids imageTag=1 --query images[0].imageManifest --output text"),
     Case(f'{GET} --image-ids [{{{{"imageTag":"1"}}}}] --query images[].imageId --output table'),
     Case(f"{GET} --image-ids imageTag=1 --accepted-media-types {MANIFEST} --query length(images)"),
-    Case(f"{IMAGES}", 0, "the botocore that aioboto3 pins has no imageStatus yet"),
+    Case(f"{IMAGES}"),
+    Case(f"{IMAGES} --output text"),
+    Case(f"{IMAGES} --output table"),
+    Case(f"{IMAGES} --query imageDetails[?imageStatus=='ACTIVE'].imageTags --output text"),
+    Case(f"{IMAGES} --filter imageStatus=ARCHIVED"),
+    Case(f"{IMAGES} --filter tagStatus=TAGGED,imageStatus=ANY --query imageDetails[].imageStatus"),
+    Case(f"{IMAGES} --filter imageStatus=NEVER", 252, "checked before sending"),
     Case(f"{IMAGES} --query imageDetails[].{{{{a:imageDigest,b:imageTags,c:imagePushedAt,d:imageSizeInBytes}}}}"),
     Case(f"{IMAGES} --query imageDetails[].{{{{a:imageDigest,b:imageTags,c:imagePushedAt}}}} --output text"),
     Case(f"{IMAGES} --query imageDetails[].{{{{a:imageDigest,b:imageTags}}}} --output table"),
@@ -132,6 +138,14 @@ CASES = (
     Case(f"{COMPLETE} --upload-id {{parts}} --layer-digests {NEW} --output table"),
     Case(f"{COMPLETE} --upload-id {{whole}} --layer-digests {digest(OTHER_BYTES)} --registry-id 000000000000"),
     Case(f"{PUT} --image-tag 3 --image-manifest file://{{files}}/manifest.json"),
+    # Abbreviations, in which asyncpush's own options take no part.
+    Case("ecr upload-layer-part --repo cases/app --upl {abbreviated} --part-f 0 --part-l 1199 "
+         "--layer fileb://{files}/part"),
+    Case(f"{IMAGES} --max-i 1 --query imageDetails[].imageDigest"),
+    Case(f"{IMAGES} --max 1", 252, "the usage names asyncpush"),
+    Case(f"{PART} --part 1", 252, "the usage names asyncpush"),
+    Case(f"{CHECK} {OLD} --unord", 252, "the usage names asyncpush"),
+    Case(f"{CHECK} {OLD} --bat x", 252, "the usage names asyncpush"),
     # Where the input comes from.
     Case(f"{COMPLETE} --cli-input-json file://{{files}}/complete.json --query layerDigest", 254),
     Case(f"{FROM_JSON} file://{{files}}/check.json --layer-digests {NO_DIGEST}"),
@@ -144,6 +158,8 @@ CASES = (
     Case("ecr complete-layer-upload --generate-cli-skeleton"),
     Case("ecr complete-layer-upload --generate-cli-skeleton input --output text"),
     Case("ecr put-image --generate-cli-skeleton"),
+    Case("ecr describe-images --generate-cli-skeleton", 0, "version 1 takes any of several choices"),
+    Case(f"{IMAGES} --generate-cli-skeleton output", 0, "the two models tell findings apart by other members"),
     Case("ecr initiate-layer-upload --generate-cli-skeleton output", 252, "the usage names asyncpush"),
     Case("ecr initiate-layer-upload --repository-name ab --generate-cli-skeleton output"),
     Case(f"{COMPLETE} --upload-id {UNKNOWN} --layer-digests {NEW} --generate-cli-skeleton output"),
@@ -192,6 +208,10 @@ CASES = (
     Case(f"{CHECK} {OLD}", 253, environment={"AWS_DEFAULT_REGION": "", "AWS_REGION": ""}),
     Case(f"{CHECK} {OLD}", 253, environment={"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}),
     Case(f"{CHECK} {OLD} --profile nobody", 255),
+    Case([*f"{CHECK} {OLD} --profile".split(), ""]),
+    Case(f"{CHECK} {OLD} --endpoint-url http://", 255, "worded"),
+    Case(f"{CHECK} {OLD} --endpoint-url https://127.0.0.1:1 --ca-bundle {{files}}/none", 255, "worded"),
+    Case(f"{CHECK} {OLD} --endpoint-url https://127.0.0.1:1 --ca-bundle {{files}}/list.json", 255, "worded"),
     Case(f"{CHECK} {OLD} --endpoint-url http://127.0.0.1:1", 255, environment={"AWS_MAX_ATTEMPTS": "1"}),
     Case("ecr complete-layer-upload --version", 0, "its own version"),
     # ECR Public.
@@ -215,7 +235,8 @@ class Side:
 
     def words(self, case: Case) -> list[str]:
         """The case's command here."""
-        return [word.format(**self.values) for word in case.words.split()]
+        words = case.words.split() if isinstance(case.words, str) else case.words
+        return [word.format(**self.values) for word in words]
 
     def variables(self, case: Case) -> dict[str, str]:
         """What it is run with; an empty value takes a variable out."""
@@ -245,6 +266,7 @@ def make_side(url: str, environment: dict[str, str], region: str, files: Path) -
         "region": region,
         "url": url,
         "fresh": upload(ecr, "cases/app"),
+        "abbreviated": upload(ecr, "cases/app"),
         "parts": upload(ecr, "cases/app"),
         "whole": upload(ecr, "cases/app", OTHER_BYTES),
         "wrong": upload(ecr, "cases/app", OTHER_BYTES),

@@ -317,3 +317,48 @@ def test_a_script_for_aws_pushes_a_real_image_unchanged(server: Server, real_ima
     assert (done.returncode, done.stdout) == (0, digest(raw) + "\n"), done.stderr
     stored = judge(server.url).batch_get_image(repositoryName="script/busybox", imageIds=[{"imageTag": "1.36"}])
     assert stored["images"][0]["imageManifest"].encode() == raw
+
+
+@pytest.mark.parametrize(
+    ("query", "printed"),
+    [
+        ("layers[0].layerDigest", f'"{digest(LAYER_BYTES)}"\n'),
+        ("layers[0].layerSize", "800\n"),
+        ("layers[0].layerSize == `800`", "true\n"),
+        ("layers[0].nothing", "null\n"),
+        ("join(' ', ['\u00e9', 'on', '1:20'])", '"\u00e9 on 1:20"\n'),
+        ("layers[].layerSize", "- 800\n"),
+    ],
+)
+def test_a_lone_scalar_in_yaml_is_written_as_json(app: Server, query: str, printed: str) -> None:
+    """The aws CLI does so since YAML would end a lone scalar with ``...``."""
+    check = f"batch-check-layer-availability --repository-name command/app --layer-digests {digest(LAYER_BYTES)}"
+    done = ecr(app, f"{check} --output yaml --query {shlex.quote(query)}")
+    assert (done.status, done.out) == (0, printed), done.err
+
+
+def test_a_skeleton_is_the_same_each_time_with_the_first_of_several_choices() -> None:
+    for operation in ("describe-images", "create-repository"):
+        first, *others = [run_here("ecr", operation, "--generate-cli-skeleton").out for _ in range(5)]
+        assert set(others) == {first}
+    skeleton = json.loads(run_here("ecr", "describe-images", "--generate-cli-skeleton").out)
+    assert skeleton["filter"] == {"tagStatus": "TAGGED", "imageStatus": "ACTIVE"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["batch-check-layer-availability", "--repository-name", "command/app", "--layer-digests", LAYER],
+        ["describe-images", "--generate-cli-skeleton"],
+        ["describe-images", "help"],
+    ],
+)
+def test_a_result_that_a_closed_standard_output_takes_is_a_failure(app: Server, words: list[str]) -> None:
+    command = [sys.executable, "-m", "asyncpush", "ecr", *words]
+    environment = cli_environment(**app.environment)
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$@" >&-', "sh", *command], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 255
+    assert "standard output is closed" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -13,11 +13,6 @@ from asyncpush.awscli.operations import Json, Members, Operation, Option
 #: Longer values are cut in messages.
 _SHOWN = 80
 
-#: What ECR takes since 2025, when `__` and runs of `-` became legal (its newer model; botocore's has the older one).
-_NEWER_PATTERNS = {
-    ("ecr", "RepositoryName"): r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
-}
-
 
 def check(operation: Operation, members: Members) -> None:
     """See that *members* keep what the model says; they have passed botocore's validation.
@@ -34,25 +29,25 @@ def find_problems(operation: Operation, members: Members) -> Iterator[str]:
     """What is wrong with *members*, a line each, headed by the option."""
     for option in operation.options:
         if option.member in members:
-            yield from _problems(operation, option, "", option.shape, members[option.member])
+            yield from _problems(option, "", option.shape, members[option.member])
 
 
-def _problems(operation: Operation, option: Option, path: str, shape: Any, value: Json) -> Iterator[str]:
+def _problems(option: Option, path: str, shape: Any, value: Json) -> Iterator[str]:
     where = f"{option.name} ({path.lstrip('.')})" if path else option.name
     if isinstance(value, dict) and shape.type_name == "structure":
         for name, inner in shape.members.items():
             if name in value:
-                yield from _problems(operation, option, f"{path}.{name}", inner, value[name])
+                yield from _problems(option, f"{path}.{name}", inner, value[name])
         return
     if (words := _too_much(shape, value)) is not None:
         yield f"{where}: {words}"
     elif isinstance(value, list):
         for position, each in enumerate(value):
-            yield from _problems(operation, option, f"{path}[{position}]", shape.member, each)
+            yield from _problems(option, f"{path}[{position}]", shape.member, each)
     elif isinstance(value, str):
         if shape.enum and value not in shape.enum:
             yield f"{where}: {_show(value)} is none of {', '.join(shape.enum)}"
-        pattern = _NEWER_PATTERNS.get((operation.service, shape.name)) or shape.metadata.get("pattern")
+        pattern = shape.metadata.get("pattern")
         if pattern and not _compiled(pattern).fullmatch(value):
             yield f"{where}: {_show(value)} does not match {pattern}"
 

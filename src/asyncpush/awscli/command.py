@@ -168,19 +168,19 @@ def _cut_by_us(member: str, words: list[str]) -> bool:
     return given and member in ("partFirstByte", "partLastByte", "layerPartBlob")
 
 
-def _add_extras(parser: argparse.ArgumentParser, operation: Operation) -> None:
+def _add_extras(parser: _Parser, operation: Operation) -> None:
     parser.add_argument("--cli-input-json", dest="json")
     parser.add_argument("--cli-input-yaml", dest="yaml")
     parser.add_argument(
         "--generate-cli-skeleton", dest="skeleton", nargs="?", const="input", choices=("input", "yaml-input", "output")
     )
-    parser.add_argument("--no-cli-validate", dest="validate", action="store_false")
-    parser.add_argument("--batch", dest="batch")
-    parser.add_argument("--unordered", dest="unordered", action="store_true")
-    parser.add_argument("--max-requests", dest="max_requests", type=_positive)
+    parser.add_own("--no-cli-validate", dest="validate", action="store_false")
+    parser.add_own("--batch", dest="batch")
+    parser.add_own("--unordered", dest="unordered", action="store_true")
+    parser.add_own("--max-requests", dest="max_requests", type=_positive)
     if operation.needs_upload_body:
-        parser.add_argument("--layer-file", dest="layer_file")
-        parser.add_argument("--part-size", dest="part_size", type=_positive)
+        parser.add_own("--layer-file", dest="layer_file")
+        parser.add_own("--part-size", dest="part_size", type=_positive)
 
 
 def _positive(text: str) -> int:
@@ -194,6 +194,16 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self) -> None:
         super().__init__(prog="asyncpush", add_help=False, usage=argparse.SUPPRESS)
+        self._own: set[str] = set()
+
+    def add_own(self, name: str, **settings: Any) -> None:
+        """Add an option that aws does not have: only its whole name means it, so that aws's abbreviations stay."""
+        self._own.add(name)
+        self.add_argument(name, **settings)
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        found = super()._get_option_tuples(option_string)
+        return [each for each in found if not self._own.intersection(each[0].option_strings)]
 
     def error(self, message: str) -> NoReturn:
         raise WordsError(f"asyncpush: error: {message}")

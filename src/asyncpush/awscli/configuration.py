@@ -39,7 +39,7 @@ def read_configuration(options: Globals) -> Configuration:
         CommandError: there is no such profile, or a value in it is none.
     """
     try:
-        profile = botocore.session.Session(profile=options.profile).get_scoped_config()
+        profile = botocore.session.Session(profile=options.profile or None).get_scoped_config()
     except BotoCoreError as error:
         raise CommandError(str(error), OTHER) from error
     output = options.output or os.environ.get("AWS_DEFAULT_OUTPUT") or profile.get("output") or "json"
@@ -68,7 +68,7 @@ def aws_configuration(options: Globals) -> AwsConfiguration:
             f'Bad value for --endpoint-url "{url}": scheme is {"unknown" if "://" in url else "missing"}.  '
             "Must be of the form http://<hostname>/ or https://<hostname>/"
         )
-    return AwsConfiguration(profile=options.profile, region=options.region, endpoint_url=url)
+    return AwsConfiguration(profile=options.profile or None, region=options.region or None, endpoint_url=url)
 
 
 def transport(options: Globals, retry_mode: str | None) -> Transport:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import botocore.exceptions as bce
 
-from asyncpush.errors import AsyncpushError, ConfigurationError, SourceError
+from asyncpush.errors import AsyncpushError, SourceError
 
 #: Exit statuses; 0 is success, 130 is Ctrl-C.
 USAGE, CONFIGURATION, SERVICE, OTHER = 252, 253, 254, 255
@@ -77,8 +77,6 @@ def explain(error: Exception) -> CommandError:
             return CommandError(str(error), USAGE)
         case AsyncpushError(__cause__=bce.BotoCoreError() | bce.ClientError() as cause):
             return explain(cause)
-        case ConfigurationError():
-            return CommandError(str(error), CONFIGURATION)
         case SourceError():
             return CommandError(str(error), USAGE)
         case bce.HTTPClientError() if isinstance(ours := error.kwargs.get("error"), AsyncpushError):

@@ -111,8 +111,11 @@ def _yaml(value: Json) -> str:
 
     if value == {}:
         return ""
+    if not isinstance(value, (dict, list)):
+        # The aws CLI writes a lone scalar as JSON: YAML would end it with "...".
+        return json.dumps(value, ensure_ascii=False) + "\n"
     text: str = yaml.dump(value, Dumper=_dumper(yaml), default_flow_style=False, allow_unicode=True)
-    return text.removesuffix("...\n")
+    return text
 
 
 def _dumper(yaml: ModuleType) -> type[Any]:

@@ -10,21 +10,31 @@ from typing import Any
 
 from botocore.utils import ArgumentGenerator
 
-from asyncpush.awscli.operations import Members, Operation
+from asyncpush.awscli.operations import Json, Members, Operation
 
 _TAG = re.compile(r"<[^>]*>")
 _SPACES = re.compile(r"\s+")
 _SENTENCE = re.compile(r"(.*?\.)(?:\s|$)")
 
 
+class _Generator(ArgumentGenerator):  # type: ignore[misc] # botocore is untyped
+    """botocore's, but that of several choices it takes the first, where that takes any: the same skeleton each time."""
+
+    def _generate_skeleton(self, shape: Any, stack: list[str], name: str = "") -> Json:
+        if shape.type_name == "string" and shape.enum and not self._use_member_names:
+            return str(shape.enum[0])
+        skeleton: Json = super()._generate_skeleton(shape, stack, name)
+        return skeleton
+
+
 def input_skeleton(operation: Operation) -> str:
     """An empty input, as JSON."""
-    return json.dumps(ArgumentGenerator().generate_skeleton(operation.model.input_shape), indent=4) + "\n"
+    return json.dumps(_Generator().generate_skeleton(operation.model.input_shape), indent=4) + "\n"
 
 
 def output_skeleton(operation: Operation) -> Members:
     """An answer in which each member says its name."""
-    members: Members = ArgumentGenerator(use_member_names=True).generate_skeleton(operation.model.output_shape)
+    members: Members = _Generator(use_member_names=True).generate_skeleton(operation.model.output_shape)
     return members
 
 

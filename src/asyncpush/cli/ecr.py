@@ -39,11 +39,11 @@ def run_aws(words: Sequence[str]) -> int:
         wanted = read_command(words)
         match wanted:
             case VersionWanted():
-                write_result(f"asyncpush {version('asyncpush')}\n")
+                write_result(f"asyncpush {version('asyncpush')}\n", needed=True)
             case HelpWanted(operation=None):
-                write_result(service_manual(wanted.service))
+                write_result(service_manual(wanted.service), needed=True)
             case HelpWanted(operation=operation) if operation:
-                write_result(operation_manual(operation))
+                write_result(operation_manual(operation), needed=True)
             case Command():
                 return _run(wanted)
     except Exception as error:  # noqa: BLE001 - as in the aws CLI, whatever it is ends with 255
@@ -64,10 +64,10 @@ def _run(command: Command) -> int:
     aws_configuration(command.options)
     configuration = read_configuration(command.options)
     if extras.skeleton == "input":
-        write_result(input_skeleton(command.operation))
+        write_result(input_skeleton(command.operation), needed=True)
         return DONE
     if extras.skeleton == "yaml-input":
-        write_result(yaml_skeleton(command.operation))
+        write_result(yaml_skeleton(command.operation), needed=True)
         return DONE
     if extras.batch:
         return run_batch(command, configuration, query)
@@ -115,7 +115,8 @@ def _print(command: Command, answer: Answer, query: Query, configuration: Config
     printed = Answer(texts(answer.whole), tuple(texts(page) for page in answer.pages))
     color = command.options.color
     colored = color == "on" or (color == "auto" and sys.stdout.isatty())
-    write_result(render(printed, configuration.output, query, command.operation.model.name, colored=colored))
+    text = render(printed, configuration.output, query, command.operation.model.name, colored=colored)
+    write_result(text, needed=True)
 
 
 def _interrupted(status: int) -> int:

@@ -46,7 +46,7 @@ def run_batch(command: Command, configuration: Configuration, query: Query) -> i
         async with open_for(command, in_flight, None) as client, anyio.create_task_group() as tg:
             if sys.stderr.isatty():
                 tg.start_soon(_show, batch.tally, began)
-            await batch.run(client, inputs, write_result)
+            await batch.run(client, inputs, partial(write_result, needed=True))
             tg.cancel_scope.cancel()
         return FAILED if batch.tally.outcomes["failed"] else DONE
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TextIO
 
 from asyncpush.errors import AsyncpushError
@@ -21,7 +21,7 @@ def standard_streams() -> Iterator[None]:
     for name in ("stdout", "stderr"):
         # Closed by the shell (`>&-`), it leaves its number to the next file or socket that is opened.
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+            setattr(sys, name, _Closed(os.devnull, "w"))
     try:
         yield
     finally:
@@ -32,12 +32,25 @@ def standard_streams() -> Iterator[None]:
                 _abandon(stream)
 
 
-def write_result(text: str) -> None:
+class _Closed(io.TextIOWrapper):
+    """What stands for a stream that the shell has closed: it takes all and keeps none."""
+
+    def __init__(self, path: str, mode: str) -> None:
+        super().__init__(io.FileIO(path, mode), encoding="utf-8")
+
+
+def write_result(text: str, *, needed: bool = False) -> None:
     """Write *text* on standard output.
+
+    Args:
+        text: what to write.
+        needed: whether it is a failure that standard output is closed, and not the user's way to see nothing.
 
     Raises:
         AsyncpushError: it can't be written; but a reader who has left is no failure.
     """
+    if needed and text and isinstance(sys.stdout, _Closed):
+        raise AsyncpushError("the result can't be written: standard output is closed")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -21,6 +21,7 @@ from anyio import to_thread
 
 from asyncpush.ecr import tls, wire
 from asyncpush.ecr.errors import translated
+from asyncpush.ecr.models import extended
 from asyncpush.errors import ConfigurationError
 from asyncpush.reference import RegistryName, Service
 from asyncpush.settings import AwsConfiguration
@@ -155,7 +156,7 @@ def _session(region: str | None, aws: AwsConfiguration, service: Service) -> Any
         raise ConfigurationError(str(error), hint="see `aws configure list-profiles`") from error
     except bce.BotoCoreError as error:
         raise ConfigurationError(f"the AWS configuration can't be read: {error}") from error
-    loader = session._session.get_component("data_loader")  # noqa: SLF001 - there is no public way to warm it
+    loader = extended(session._session.get_component("data_loader"))  # noqa: SLF001 - there is no public way to warm it
     for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
         loader.load_data(name)
     for kind in ("service-2", "endpoint-rule-set-1"):
