@@ -104,16 +104,21 @@ class ManifestError(SourceError):
     """Raised when a manifest is malformed, too large, too deeply nested, or of a type that ECR does not take."""
 
 
+#: What to do about damaged bytes of a file: an archive, a layout, a layer.
+_FILE_HINT = "fetch or save it again, and let nothing change it during the push"
+
+
 class DigestMismatchError(SourceError):
     """Raised when the bytes of a blob do not match the digest or the size that points at them.
 
     Args:
-        what: the blob, as the user knows it.
+        what: the blob and where it is, as the user knows it.
         expected: the digest or size that was claimed.
         actual: the digest or size of the bytes that were read.
+        hint: what to do about it, where the bytes do not come from a file.
     """
 
-    def __init__(self, what: str, expected: Digest | int, actual: Digest | int) -> None:
+    def __init__(self, what: str, expected: Digest | int, actual: Digest | int, *, hint: str = _FILE_HINT) -> None:
         self.expected = expected
         self.actual = actual
         claim, found = (
@@ -121,7 +126,7 @@ class DigestMismatchError(SourceError):
         )
         super().__init__(
             f"{what} is damaged: {claim} expected, {found} read",
-            hint="make the archive or layout anew; nothing refers to the damaged bytes",
+            hint=hint,
         )
 
 

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from asyncpush.errors import DigestMismatchError
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, Upload
 
@@ -74,6 +75,15 @@ class Blob(Protocol):
     @property
     def identity(self) -> str:
         """Equal for blobs whose bytes are equal: the digest, or the diff id with the way it is compressed."""
+        ...
+
+    def mismatch(self, expected: Digest | int, actual: Digest | int) -> DigestMismatchError:
+        """The error for bytes that are not what was claimed: only the source knows whose fault it is, and what helps.
+
+        Args:
+            expected: the digest or size that was claimed.
+            actual: the digest or size of the bytes that were read.
+        """
         ...
 
 

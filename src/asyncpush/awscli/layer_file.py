@@ -22,9 +22,9 @@ from asyncpush.ecr.errors import translated
 from asyncpush.ecr.pace import Pace
 from asyncpush.ecr.retry import Retries
 from asyncpush.ecr.wire import JsonPartEncoder, Outgoing
-from asyncpush.errors import InvalidLayerPartError, SourceError, only_cause
+from asyncpush.errors import DigestMismatchError, InvalidLayerPartError, SourceError, only_cause
 from asyncpush.events import ignore
-from asyncpush.model import Upload
+from asyncpush.model import Digest, Upload
 from asyncpush.protocols import BlobReader, LocalBlob, Part, RandomAccess
 from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PART_SIZE, MAX_PARTS
 from asyncpush.sources.content import FileContent, find_file
@@ -63,6 +63,9 @@ class _FileBlob:
 
     def open(self) -> AbstractContextManager[BlobReader]:
         return self.content.open()
+
+    def mismatch(self, expected: Digest | int, actual: Digest | int) -> DigestMismatchError:
+        return DigestMismatchError(self.name, expected, actual)
 
 
 def find_layer_file(name: str) -> FileContent:

@@ -50,7 +50,7 @@ class _ReadBack:
             read = parse_manifest(await answer.read(), media_type=answer.content_type, name=self._name)
         self.found[read.digest] = len(read.raw)
         if reference.startswith("sha256:") and str(read.digest) != reference:
-            raise DigestMismatchError(self._name, Digest.parse(reference), read.digest)
+            raise self._mismatch(Digest.parse(reference), read.digest)
         async with anyio.create_task_group() as tg:
             for child in read.children:
                 tg.start_soon(self.manifest, str(child.digest))
@@ -68,9 +68,12 @@ class _ReadBack:
                 size += len(block)
                 await to_thread.run_sync(sha256.update, block)
         if Digest(sha256.hexdigest()) != descriptor.digest:
-            raise DigestMismatchError(self._name, descriptor.digest, Digest(sha256.hexdigest()))
+            raise self._mismatch(descriptor.digest, Digest(sha256.hexdigest()))
         if size != descriptor.size:
-            raise DigestMismatchError(self._name, descriptor.size, size)
+            raise self._mismatch(descriptor.size, size)
+
+    def _mismatch(self, expected: Digest | int, actual: Digest | int) -> DigestMismatchError:
+        return DigestMismatchError(self._name, expected, actual, hint="the registry gives other bytes than were pushed")
 
     @asynccontextmanager
     async def _get(self, path: str) -> AsyncIterator[aiohttp.ClientResponse]:

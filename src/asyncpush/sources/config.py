@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from asyncpush.errors import ManifestError
-from asyncpush.model import Digest, Platform
+from asyncpush.model import Platform
 from asyncpush.sources.content import decode_document
 
 
@@ -28,11 +27,11 @@ class ImageConfig:
 
     Attributes:
         platform: None if it names none, as an artifact's config does.
-        diff_ids: the uncompressed layers' digests, in order.
+        diff_ids: the uncompressed layers' digests, in order, as they are written there.
     """
 
     platform: Platform | None
-    diff_ids: tuple[Digest, ...]
+    diff_ids: tuple[str, ...]
 
 
 def parse_config(raw: bytes, label: str) -> ImageConfig:
@@ -43,8 +42,4 @@ def parse_config(raw: bytes, label: str) -> ImageConfig:
     """
     parsed = decode_document(raw, _Config, label)
     platform = Platform(parsed.os, parsed.architecture, parsed.variant) if parsed.os and parsed.architecture else None
-    listed = (parsed.rootfs.diff_ids if parsed.rootfs else None) or []
-    try:
-        return ImageConfig(platform, tuple(Digest.parse(diff_id) for diff_id in listed))
-    except ValueError as error:
-        raise ManifestError(f"{label}: {error}") from error
+    return ImageConfig(platform, tuple((parsed.rootfs.diff_ids if parsed.rootfs else None) or ()))

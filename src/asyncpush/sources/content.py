@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import msgspec
 from anyio import from_thread, to_thread
 
-from asyncpush.errors import ManifestError, SourceError
+from asyncpush.errors import DigestMismatchError, ManifestError, SourceError
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Blob, BlobReader
 from asyncpush.settings import MiB
@@ -182,6 +182,10 @@ class ContentBlob:
         """Open the bytes for reading."""
         return self.content.open()
 
+    def mismatch(self, expected: Digest | int, actual: Digest | int) -> DigestMismatchError:
+        """The error for bytes that are not what was claimed."""
+        return DigestMismatchError(self.content.label, expected, actual)
+
 
 async def file_blob(path: Path, media_type: str) -> Blob:
     """Make a blob of a file, for pushing it as a layer; its digest is found by reading it once, in a worker thread.
@@ -219,14 +223,21 @@ def find_file(path: Path, label: str) -> FileContent | None:
     return FileContent(path, status.st_size, label)
 
 
-def hash_content(content: Content) -> Digest:
-    """Read all of *content* and hash it, in a worker thread of anyio; a cancelled caller stops it."""
+def hash_content(content: Content, also: Callable[[memoryview], None] | None = None) -> Digest:
+    """Read all of *content* and hash it, in a worker thread of anyio; a cancelled caller stops it.
+
+    Args:
+        content: what is read.
+        also: is given the bytes, too, block by block.
+    """
     sha256 = hashlib.sha256()
     buffer = memoryview(bytearray(min(MiB, max(content.size, 1))))
     with content.open() as reader:
         while count := reader.readinto(buffer):
             from_thread.check_cancelled()
             sha256.update(buffer[:count])
+            if also is not None:
+                also(buffer[:count])
     return Digest(sha256.hexdigest())
 
 

@@ -5,6 +5,7 @@ The format has no specification but Docker's image spec 1.2 (combined image JSON
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,10 +32,16 @@ from asyncpush.sources.names import ImageName
 from asyncpush.sources.source import Entry
 from asyncpush.sources.spool import HEAD_SIZE, sniff
 from asyncpush.stream.compress import CompressedBlob
+from asyncpush.stream.unpack import CorruptError, UnpackedHash
 
 MANIFEST = "manifest.json"
 
-_NAMED_BY_DIGEST = re.compile(r"(?:blobs/sha256/)?([a-f0-9]{64})(?:\.json)?")
+#: Where an OCI layout keeps a blob: its name is its digest by definition.
+_BLOB = re.compile(r"blobs/sha256/([a-f0-9]{64})")
+
+#: A name that may be its bytes' digest, as crane, kaniko, ko and jib write it: ``HEX.tar.gz``, ``sha256:HEX.tar.gz``.
+#: It claims nothing until the bytes agree: Podman's ``HEX.tar`` is the diff id, and docker's ``HEX/layer.tar`` an id.
+_MAYBE_DIGEST = re.compile(r"(?:.*/)?(?:sha256:)?([a-f0-9]{64})(?:\.[a-z.]+)?")
 
 _OCI_LAYERS: dict[Compression, str] = {
     "none": "application/vnd.oci.image.layer.v1.tar",
@@ -43,7 +50,9 @@ _OCI_LAYERS: dict[Compression, str] = {
 }
 
 
-class _Item(msgspec.Struct, rename={"config": "Config", "layers": "Layers", "repo_tags": "RepoTags"}):
+class _Item(msgspec.Struct, rename={"repo_tags": "repotags"}):
+    """An image as manifest.json lists it; its keys are in lower case by now."""
+
     config: str
     layers: list[str] | None = None
     repo_tags: list[str] | None = None
@@ -84,7 +93,13 @@ def _items(store: Store) -> list[_Item]:
     content = store.find(MANIFEST)
     if content is None:
         raise SourceError(f"{store.label} is not a docker-archive: it has no {MANIFEST}")
-    return decode_document(read_content(content), list[_Item], f"{MANIFEST} in {store.label}")
+    label = f"{MANIFEST} in {store.label}"
+    # Docker and Podman read it with Go's encoding/json, for which `config` and `Config` are the same key.
+    listed = decode_document(read_content(content), list[dict[str, object]], label)
+    try:
+        return msgspec.convert([{key.casefold(): value for key, value in item.items()} for item in listed], list[_Item])
+    except msgspec.ValidationError as error:
+        raise ManifestError(f"{label} is malformed: {error}") from error
 
 
 def _packing(content: Content) -> Compression | None:
@@ -100,7 +115,7 @@ def _packing(content: Content) -> Compression | None:
 class _Archive:
     store: Store
     settings: Settings
-    hashed: dict[Content, Digest] = field(default_factory=dict)
+    witnessed: dict[tuple[Content, Digest], Digest] = field(default_factory=dict)
 
     def entries(self, position: int, item: _Item) -> Iterator[Entry]:
         load = partial(self.load, position, item)
@@ -113,9 +128,13 @@ class _Archive:
             yield Entry(position, load)
 
     def load(self, position: int, item: _Item, platform: Platform | None) -> ImageNode:
+        if not item.layers:
+            raise ManifestError(
+                f"image @{position} in {self.store.label} has no layers",
+                hint="ECR refuses images without layers; add one to the image",
+            )
         label = f"the config of image @{position} in {self.store.label}"
         raw = read_content(self._find(item.config))
-        self._check_config(item.config, raw, label)
         config = parse_config(raw, label)
         if platform and not (config.platform and config.platform.satisfies(platform)):
             raise ChoiceError(
@@ -131,16 +150,11 @@ class _Archive:
             raise SourceError(f"{self.store.label} lacks {path[:200]!r}, which its {MANIFEST} names")
         return content
 
-    def _check_config(self, path: str, raw: bytes, label: str) -> None:
-        claim = _NAMED_BY_DIGEST.fullmatch(path)
-        if claim and Digest.of(raw).hex != claim[1]:
-            raise DigestMismatchError(label, Digest(claim[1]), Digest.of(raw))
-
     def _layers(self, item: _Item, config: ImageConfig, label: str) -> Iterator[_Layer]:
         paths = item.layers or []
         if len(paths) != len(config.diff_ids):
             raise ManifestError(f"{label} has {len(config.diff_ids)} diff ids for {len(paths)} layers")
-        for path, diff_id in zip(paths, config.diff_ids, strict=True):
+        for path, diff_id in zip(paths, _parsed(config.diff_ids, label), strict=True):
             content = self._find(path)
             packing = _packing(content)
             yield _Layer(path, content, diff_id, packing or self.settings.compression, packing is not None)
@@ -159,13 +173,17 @@ class _Archive:
         return CompressedBlob(blob, media_type, layer.compression, self.settings.compression_level)
 
     def _digest(self, layer: _Layer) -> Digest:
-        """What the layer's name claims, for the engine to verify; hashed here where the name says nothing."""
-        claim = _NAMED_BY_DIGEST.fullmatch(layer.path)
-        if claim and layer.path.startswith("blobs/"):
+        """The digest of a layer that lies compressed, and that a witness says is the image's.
+
+        The name of a blob of an OCI layout is one that the engine compares with the bytes that it sends. Others have to
+        be read here, before ECR can be asked for them; so that is when they are compared with their witness.
+        """
+        if claim := _BLOB.fullmatch(posixpath.normpath(f"/{layer.path}").lstrip("/")):
             return Digest(claim[1])
-        if layer.content not in self.hashed:
-            self.hashed[layer.content] = hash_content(layer.content)
-        return self.hashed[layer.content]
+        key = layer.content, layer.diff_id
+        if key not in self.witnessed:
+            self.witnessed[key] = _witnessed(layer)
+        return self.witnessed[key]
 
     def _node(self, raw: bytes, layers: list[Blob], *, oci: bool) -> ImageNode:
         compression: Compression = "zstd" if oci else "gzip"
@@ -179,3 +197,35 @@ class _Archive:
         known = [layer.descriptor for layer in layers if layer.descriptor]
         manifest = build(descriptor, known) if len(known) == len(layers) else None
         return ImageNode(config, tuple(layers), manifest, None if manifest else build)
+
+
+def _witnessed(layer: _Layer) -> Digest:
+    """Hash a layer that lies compressed, and see that it is what its name or, decompressed, its diff id says.
+
+    Raises:
+        SourceError: it is damaged.
+    """
+    claim = _MAYBE_DIGEST.fullmatch(layer.path)
+    if claim and (digest := hash_content(layer.content)).hex == claim[1]:
+        return digest
+    assert layer.compression != "none", "it lies compressed"  # noqa: S101
+    unpacked = UnpackedHash(layer.compression)
+    try:
+        digest = hash_content(layer.content, unpacked.update)
+        diff_id = unpacked.finish()
+    except CorruptError as error:
+        raise SourceError(
+            f"{layer.content.label} is damaged: {error}", hint="fetch or save the archive again"
+        ) from error
+    if diff_id != layer.diff_id:
+        raise DigestMismatchError(f"{layer.content.label}, decompressed,", layer.diff_id, diff_id)
+    return digest
+
+
+def _parsed(diff_ids: Sequence[str], label: str) -> list[Digest]:
+    try:
+        return [Digest.parse(diff_id) for diff_id in diff_ids]
+    except ValueError as error:
+        raise ManifestError(
+            f"{label} has a diff id that can't be checked: {error}", hint="save the image again, with sha256 diff ids"
+        ) from error

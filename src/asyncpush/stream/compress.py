@@ -51,6 +51,10 @@ class RawLayer(Protocol):
         """Open it for reading, any number of times."""
         ...
 
+    def mismatch(self, expected: Digest | int, actual: Digest | int) -> DigestMismatchError:
+        """The error for bytes that are not what its descriptor says."""
+        ...
+
 
 class Compressor(Protocol):
     """What the codecs' compressor objects have in common."""
@@ -99,6 +103,10 @@ class CompressedBlob:
     def identity(self) -> str:
         """The diff id, codec and level, such as ``sha256:...+gzip-1``."""
         return f"{self.raw.descriptor.digest}+{self.codec}-{self._level}"
+
+    def mismatch(self, expected: Digest | int, actual: Digest | int) -> DigestMismatchError:
+        """The error for uncompressed bytes that are not what the diff id says."""
+        return self.raw.mismatch(expected, actual)
 
     @contextmanager
     def open(self) -> Iterator[BlobReader]:
@@ -164,4 +172,4 @@ class _CompressingReader:
     def _check_diff_id(self) -> None:
         expected, actual = self._blob.raw.descriptor.digest, Digest(self._diff_id.hexdigest())
         if actual != expected:
-            raise DigestMismatchError(f"{self._blob.name}, uncompressed,", expected, actual)
+            raise self._blob.mismatch(expected, actual)

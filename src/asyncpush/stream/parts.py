@@ -9,7 +9,6 @@ from typing import Generic, Protocol, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from asyncpush.errors import DigestMismatchError
 from asyncpush.model import Digest, LayerBytes
 from asyncpush.protocols import Blob, BlobReader, BlobStream, RandomAccess
 
@@ -109,9 +108,9 @@ class PartMaker(Generic[P]):
         if claimed is None:
             return
         if self._size > claimed.size or (self.ended and self._size < claimed.size):
-            raise DigestMismatchError(self._blob.name, claimed.size, self._size)
+            raise self._blob.mismatch(claimed.size, self._size)
         if self.ended and self.result().digest != claimed.digest:
-            raise DigestMismatchError(self._blob.name, claimed.digest, self.result().digest)
+            raise self._blob.mismatch(claimed.digest, self.result().digest)
 
 
 class PartCutter(PartMaker[P]):

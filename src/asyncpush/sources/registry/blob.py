@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from asyncpush.errors import DigestMismatchError
-from asyncpush.model import Descriptor
+from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import BlobStream
 from asyncpush.sources.registry.http import LATER, translated
 from asyncpush.sources.registry.patience import TransientError
@@ -21,6 +21,8 @@ _OPERATION = "GET blob"
 _PARTIAL, _NO_SUCH_RANGE = 206, 416
 _EXPECTED = frozenset({200, _PARTIAL, _NO_SUCH_RANGE})
 _CONTENT_RANGE = re.compile(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
+
+_OTHER_BYTES = "the registry, or a proxy before it, holds other bytes than the manifest names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,15 @@ class RegistryBlob:
         """The digest."""
         return str(self.descriptor.digest)
 
+    @property
+    def what(self) -> str:
+        """How to call it in errors."""
+        return f"{self.name} of {self.wire.host}/{self.repository}"
+
+    def mismatch(self, expected: Digest | int, actual: Digest | int) -> DigestMismatchError:
+        """The error for bytes that are not what was claimed."""
+        return DigestMismatchError(self.what, expected, actual, hint=_OTHER_BYTES)
+
     @asynccontextmanager
     async def stream(self, start: int = 0) -> AsyncIterator[BlobStream]:
         """Begin to read it, from byte *start* on (GET of the blob, with a range).
@@ -77,7 +88,7 @@ class _Stream:
         self._blob = blob
         self._size = blob.descriptor.size
         self._received = start
-        self._what = f"{blob.name} of {blob.wire.host}/{blob.repository}"
+        self._what = blob.what
         self._rest = memoryview(b"")
         self._answer: OpenAnswer | None = None
         self._bounded = False
@@ -198,6 +209,4 @@ class _Stream:
         self._bounded = last + 1 < self._size
 
     def _mismatch(self, size: int) -> DigestMismatchError:
-        error = DigestMismatchError(self._what, self._size, size)
-        error.hint = "the registry, or a proxy before it, holds other bytes than the manifest names"
-        return error
+        return self._blob.mismatch(self._size, size)

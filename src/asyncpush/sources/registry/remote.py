@@ -263,6 +263,5 @@ def _checked(raw: bytes, media_type: str | None, claims: Collection[Digest], wha
 
 
 def _mismatch(what: str, expected: Digest | int, actual: Digest | int) -> DigestMismatchError:
-    error = DigestMismatchError(what, expected, actual)
-    error.hint = "the registry, or a proxy before it, gives other bytes than were asked for"
-    return error
+    hint = "the registry, or a proxy before it, gives other bytes than were asked for"
+    return DigestMismatchError(what, expected, actual, hint=hint)
