@@ -65,12 +65,12 @@ def layer_tar(text: str, size: int = 100) -> bytes:
     return tar({f"srv/{text[:20]}": content})
 
 
-def config_json(layers: list[bytes], platform: str = "linux/amd64") -> bytes:
-    """An image's config, for these uncompressed layers."""
+def config_json(layers: list[bytes], platform: str = "linux/amd64", more: list[str] | None = None) -> bytes:
+    """An image's config, for these uncompressed layers; *more* are the diff ids of further ones."""
     os_name, architecture, *variant = platform.split("/")
     document = {"os": os_name, "architecture": architecture, "config": {"Cmd": ["/bin/sh"]}}
     document |= {"variant": variant[0]} if variant else {}
-    document["rootfs"] = {"type": "layers", "diff_ids": [digest(layer) for layer in layers]}
+    document["rootfs"] = {"type": "layers", "diff_ids": [digest(layer) for layer in layers] + (more or [])}
     return json.dumps(document).encode()
 
 
@@ -88,7 +88,8 @@ class Layout:
 
     def image(self, *layers: bytes, platform: str = "linux/amd64", more: list[Json] | None = None) -> Json:
         """Add an image of these uncompressed layers, gzipped; *more* are descriptors of further layers."""
-        config = self.blob(config_json(list(layers), platform), CONFIG)
+        further = [str(each["digest"]) for each in more or []]
+        config = self.blob(config_json(list(layers), platform, further), CONFIG)
         packed = [self.blob(gzip.compress(layer, 1, mtime=0), LAYER) for layer in layers]
         return self.manifest(config, packed + (more or []))
 

@@ -127,7 +127,11 @@ async def test_an_archive_of_both_kinds_is_taken_as_the_one_that_sends_compresse
         (lambda a: a.items[0]["Layers"].append("x"), "1 diff ids for 2 layers"),
         (lambda a: a.items[0].update(Config="nope.json"), "lacks 'nope.json'"),
         (lambda a: a.entries.pop(a.items[0]["Layers"][0]), "lacks '.*layer.tar', which its manifest.json names"),
-        (lambda a: a.entries.update({a.items[0]["Config"]: b'{"os":"linux"}'}), "the config .* is damaged"),
+        (lambda a: a.entries.update({a.items[0]["Config"]: b'{"os":"linux"}'}), "0 diff ids for 1 layers"),
+        (
+            lambda a: a.entries.update({a.items[0]["Config"]: b'{"os":"linux",}'}),
+            "the config of image @0 .* is malformed",
+        ),
         (lambda a: a.items[0].pop("Config"), "manifest.json .* is malformed"),
         (lambda a: a.items[0].update(Layers=[5]), "manifest.json .* is malformed"),
         (lambda a: a.entries.update({a.items[0]["Layers"][0]: lzma.compress(A)}), "compressed with xz"),

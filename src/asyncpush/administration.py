@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,8 +55,12 @@ class RepositoryReader(Protocol):
         """What ECR says of these blobs (BatchCheckLayerAvailability, 100 a call)."""
         ...
 
-    async def read_blob(self, digest: Digest) -> LayerBytes:
+    async def read_blob(self, digest: Digest, also: Callable[[bytes], None] | None = None) -> LayerBytes:
         """Read all bytes of a blob (GetDownloadUrlForLayer), and hash them; none are held.
+
+        Args:
+            digest: the blob.
+            also: is given its bytes, too, in order and each once, in worker threads of anyio.
 
         Raises:
             ServiceError: ECR does not give it.

@@ -16,7 +16,7 @@ from asyncpush.verify import Verification, VerificationFailure
 #: Counted up when a member of the document changes its name or meaning; new members may come at any time.
 _VERSION = 1
 
-Json: TypeAlias = Mapping[str, "str | int | float | Json | Sequence[Json] | None"]
+Json: TypeAlias = Mapping[str, "str | int | float | Json | Sequence[Json] | Sequence[str] | None"]
 
 
 def print_images(results: Sequence[ImageResult | ImageFailure], output: OutputFormat) -> None:
@@ -98,6 +98,7 @@ def _verification(result: Verification | VerificationFailure) -> Json:
         "blobs": result.blobs,
         "bytes": result.size,
         "problems": problems,
+        "notes": list(result.notes),
     }
 
 

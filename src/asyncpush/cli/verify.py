@@ -60,7 +60,7 @@ def verify(
 
     Args:
         destinations: The images.
-        deep: Read all blobs, too, and compare their digests.
+        deep: Read all blobs, too, and compare their digests, and uncompressed layers with the config's diff ids.
     """
     show = show or OutputOptions()
 
@@ -130,5 +130,7 @@ def _conclude(results: Sequence[Verification | VerificationFailure], show: Outpu
             continue
         for problem in result.problems:
             say(f"asyncpush: error: {result.destination}: {problem}")
+        for note in result.notes:
+            say(f"asyncpush: note: {result.destination}: {note}")
     whole = all(isinstance(result, Verification) and result.is_whole for result in results)
     return DONE if whole else FAILED

@@ -94,10 +94,14 @@ class EcrReader:
         await _in_batches(ask, list(digests))
         return found
 
-    async def read_blob(self, digest: Digest) -> LayerBytes:
+    async def read_blob(self, digest: Digest, also: Callable[[bytes], None] | None = None) -> LayerBytes:
         """Read all bytes of a blob (GetDownloadUrlForLayer, and a GET of that address), and hash them.
 
         Nothing is held: at any time about 1 MiB. A connection that breaks is made good from the byte where it broke.
+
+        Args:
+            digest: the blob.
+            also: is given its bytes, too, in order and each once, in worker threads.
 
         Returns:
             What was read: its own digest and size.
@@ -107,7 +111,7 @@ class EcrReader:
                 server does not.
             ConnectionFailedError: the server can't be reached, or gives nothing more in spite of all retries.
         """
-        reading = _Reading()
+        reading = _Reading(also)
         addresses = 0
         while True:
             url = await self._address(digest)
@@ -150,9 +154,10 @@ class EcrReader:
 class _Reading:
     """The bytes of a blob so far: how many, and their hash."""
 
-    def __init__(self) -> None:
+    def __init__(self, also: Callable[[bytes], None] | None) -> None:
         self.size = 0
         self.ended = False
+        self._also = also
         self._sha256 = hashlib.sha256()
 
     async def take(self, content: aiohttp.StreamReader, *, skip: int) -> None:
@@ -179,7 +184,14 @@ class _Reading:
 
     async def _hash(self, blocks: Sequence[bytes]) -> None:
         if blocks:
-            self.size += await to_thread.run_sync(_update, self._sha256, blocks)
+            self.size += await to_thread.run_sync(self._update, blocks)
+
+    def _update(self, blocks: Sequence[bytes]) -> int:
+        for block in blocks:
+            self._sha256.update(block)
+            if self._also is not None:
+                self._also(block)
+        return sum(map(len, blocks))
 
 
 async def _in_batches(ask: Callable[[list[K]], Coroutine[None, None, None]], items: Sequence[K]) -> None:
@@ -187,12 +199,6 @@ async def _in_batches(ask: Callable[[list[K]], Coroutine[None, None, None]], ite
         async with anyio.create_task_group() as tg:
             for batch in batches(items):
                 tg.start_soon(ask, batch)
-
-
-def _update(sha256: Any, blocks: Sequence[bytes]) -> int:
-    for block in blocks:
-        sha256.update(block)
-    return sum(map(len, blocks))
 
 
 def _skipped(answer: Any, start: int) -> int:

@@ -21,6 +21,7 @@ from asyncpush.migrate.plan.model import Entry, Plan
 from asyncpush.migrate.referrers import Referrers, subjects_of
 from asyncpush.migrate.targets import OpenTarget, open_targets, prepare
 from asyncpush.model import Digest
+from asyncpush.protocols import ImageNode, IndexNode
 from asyncpush.reference import Destination
 from asyncpush.settings import Settings
 from asyncpush.sources.registry import open_remotes
@@ -113,7 +114,7 @@ class _Expected:
             return
         async with anyio.create_task_group() as tg:
             for copy, image in loaded:
-                self._want(copy, copy.tag, image.root.manifest.digest if image.root.manifest else None)
+                self._want(copy, copy.tag, image.root)
                 if entry.referrers and entry.kind == "registry":
                     for subject in subjects_of(image.root):
                         tg.start_soon(self._referrers_of, copy, subject)
@@ -126,8 +127,14 @@ class _Expected:
             return
         for referrer in found:
             if referrer.root.manifest:
-                self._want(copy, referrer.tag, referrer.root.manifest.digest)
+                self._want(copy, referrer.tag, referrer.root)
 
-    def _want(self, copy: Copy, tag: str | None, digest: Digest | None) -> None:
-        registry = self._context.targets[copy.goal.target].registry.name
-        self.wanted.append((copy, Target(Destination(registry, copy.goal.repository, tag), digest)))
+    def _want(self, copy: Copy, tag: str | None, root: ImageNode | IndexNode) -> None:
+        to = Destination(self._context.targets[copy.goal.target].registry.name, copy.goal.repository, tag)
+        if isinstance(root, ImageNode) and root.manifest is None:
+            # Its layers are compressed on the way: the config says which image it is, by the layers' diff ids.
+            config = root.config.descriptor
+            target = Target(to, config=config.digest if config else None, layers=len(root.layers))
+        else:
+            target = Target(to, root.manifest.digest if root.manifest else None)
+        self.wanted.append((copy, target))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -11,9 +11,11 @@ from anyio import CapacityLimiter, to_thread
 
 from asyncpush.administration import NotHeld, RepositoryReader, StoredBlob, StoredManifest
 from asyncpush.errors import ConnectionFailedError, ManifestError, ServiceError
-from asyncpush.manifest import is_foreign, parse_manifest
+from asyncpush.manifest import Manifest, is_foreign, parse_manifest
 from asyncpush.model import Descriptor, Digest, LayerBytes
 from asyncpush.settings import MAX_INDEX_DEPTH
+from asyncpush.sources.config import ImageConfig
+from asyncpush.verify.diff_ids import ConfigBytes, LayerHash, Uncompressed, compare, has_diff_ids, is_tar_layer
 from asyncpush.verify.results import Problem, Target, Verification
 
 #: What a server of blobs answers about one blob; any other error is about all of them.
@@ -26,9 +28,31 @@ class _Node:
 
     digest: Digest | None = None
     size: int = 0
-    children: tuple[Descriptor, ...] = ()
-    blobs: tuple[tuple[str, Descriptor], ...] = ()
+    manifest: Manifest | None = None
     problem: Problem | None = None
+
+    @property
+    def children(self) -> tuple[Descriptor, ...]:
+        """The manifests that it names."""
+        return self.manifest.children if self.manifest else ()
+
+    @property
+    def blobs(self) -> Iterator[tuple[str, Descriptor]]:
+        """The blobs that ECR must have of it, and what they are."""
+        if self.manifest and self.manifest.config:
+            yield "config", self.manifest.config
+        for layer in self.manifest.layers if self.manifest else ():
+            if not is_foreign(layer):
+                yield "layer", layer
+
+
+@dataclass(slots=True)
+class _Read:
+    """What was read of one repository's blobs."""
+
+    blobs: dict[Digest, LayerBytes | Problem] = field(default_factory=dict)
+    uncompressed: dict[Digest, Uncompressed] = field(default_factory=dict)
+    configs: dict[Digest, ImageConfig | None] = field(default_factory=dict)
 
 
 class Content:
@@ -44,7 +68,7 @@ class Content:
         self._reads = reads
         self._nodes: dict[str | Digest, _Node] = {}
         self._blobs: dict[Digest, StoredBlob | NotHeld] = {}
-        self._read: dict[Digest, LayerBytes | Problem] = {}
+        self._read = _Read()
 
     async def load(self, references: set[str | Digest]) -> None:
         """Ask for these manifests and all that they name, level by level; then for all blobs."""
@@ -61,10 +85,19 @@ class Content:
         self._blobs |= await self._reader.blobs(sizes)
         if self._reads is None:
             return
+        images = [node.manifest for node in self._nodes.values() if node.manifest and has_diff_ids(node.manifest)]
+        configs = {image.config.digest for image in images if image.config}
+        layers = {layer.digest for image in images for layer in image.layers if is_tar_layer(layer)} - configs
         async with anyio.create_task_group() as tg:
             # The largest first: one that is left for the end would run alone.
             for digest in sorted(sizes, key=sizes.__getitem__, reverse=True):
-                if isinstance(self._blobs[digest], StoredBlob):
+                if not isinstance(self._blobs[digest], StoredBlob):
+                    continue
+                if digest in configs:
+                    tg.start_soon(self._read_config, digest, self._reads)
+                elif digest in layers:
+                    tg.start_soon(self._read_layer, digest, self._reads)
+                else:
                     tg.start_soon(self._read_blob, digest, self._reads)
 
     def verdict(self, target: Target) -> Verification:
@@ -75,6 +108,7 @@ class Content:
             subject = f"{target} is" if isinstance(target.reference, Digest) else f"tag {target.reference} names"
             detail = f"and not {target.digest}"
             walk.problems[Problem("unexpected", subject, root.digest, detail)] = None
+        walk.shape(root, target)
         walk.node(root)
         return Verification(
             str(target),
@@ -84,20 +118,37 @@ class Content:
             sum(walk.manifests.values()) + sum(walk.blobs.values()),
             tuple(walk.problems),
             deep=self._reads is not None,
+            notes=tuple(walk.notes),
         )
 
-    async def _read_blob(self, digest: Digest, reads: CapacityLimiter) -> None:
+    async def _read_config(self, digest: Digest, reads: CapacityLimiter) -> None:
+        config = ConfigBytes()
+        if await self._read_blob(digest, reads, config.update):
+            self._read.configs[digest] = await to_thread.run_sync(config.finish)
+
+    async def _read_layer(self, digest: Digest, reads: CapacityLimiter) -> None:
+        layer = LayerHash()
+        if read := await self._read_blob(digest, reads, layer.update):
+            self._read.uncompressed[digest] = await to_thread.run_sync(layer.finish, read.digest)
+
+    async def _read_blob(
+        self, digest: Digest, reads: CapacityLimiter, also: Callable[[bytes], None] | None = None
+    ) -> LayerBytes | None:
+        """Read a blob; None if that can't be done, or if its bytes are not those of its digest."""
         async with reads:
             try:
-                self._read[digest] = await self._reader.read_blob(digest)
+                read = self._read.blobs[digest] = await self._reader.read_blob(digest, also)
             except ConnectionFailedError as error:
-                self._read[digest] = Problem("unreadable", "", digest, f"can't be read: {error}")
+                self._read.blobs[digest] = Problem("unreadable", "", digest, f"can't be read: {error}")
             except ServiceError as error:
                 if error.code not in _OF_ONE_BLOB and not error.code.startswith("HTTP"):
                     raise
                 kind: Literal["missing", "unreadable"]
                 kind = "missing" if error.code == "LayersNotFoundException" else "unreadable"
-                self._read[digest] = Problem(kind, "", digest, f"can't be read: {error}")
+                self._read.blobs[digest] = Problem(kind, "", digest, f"can't be read: {error}")
+            else:
+                return read if read.digest == digest else None
+        return None
 
 
 @dataclass(slots=True)
@@ -106,10 +157,24 @@ class _Walk:
 
     nodes: Mapping[str | Digest, _Node]
     stored: Mapping[Digest, StoredBlob | NotHeld]
-    read: Mapping[Digest, LayerBytes | Problem] | None
+    read: _Read | None
     manifests: dict[Digest, int] = field(default_factory=dict)
     blobs: dict[Digest, int] = field(default_factory=dict)
     problems: dict[Problem, None] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def shape(self, root: _Node, target: Target) -> None:
+        """See that *root* has the config and as many layers as are wanted."""
+        if target.config is None or root.digest is None or root.manifest is None:
+            return
+        config, layers = root.manifest.config, len(root.manifest.layers)
+        if config is None or config.digest != target.config:
+            detail = f"with {f'the config {config.digest}' if config else 'no config'} and not {target.config}"
+        elif layers != target.layers:
+            detail = f"with {layers} layers and not {target.layers}"
+        else:
+            return
+        self._note(Problem("unexpected", f"tag {target.reference} names", root.digest, detail))
 
     def node(self, node: _Node) -> None:
         """Look at a manifest and all that it names."""
@@ -126,11 +191,25 @@ class _Walk:
                 self._note(_other_size("manifest", child, there.size))
             else:
                 self.node(there)
+        contradicted = self._contradicted(node.manifest) if node.manifest else {}
         for subject, blob in node.blobs:
-            if problem := next(self._problems(subject, blob), None):
+            if problem := next(self._problems(subject, blob), contradicted.get(blob.digest)):
                 self._note(problem)
             else:
                 self.blobs[blob.digest] = blob.size
+
+    def _contradicted(self, image: Manifest) -> dict[Digest | None, Problem]:
+        """The blobs of an image whose config and layers contradict one another."""
+        found: dict[Digest | None, Problem] = {}
+        if self.read is None or image.config is None or image.config.digest not in self.read.configs:
+            return found
+        said = self.read.configs[image.config.digest]
+        for each in compare(image.config, said, image.layers, self.read.uncompressed):
+            if isinstance(each, Problem):
+                found.setdefault(each.digest, each)
+            else:
+                self.notes[each] = None
+        return found
 
     def _problems(self, subject: str, blob: Descriptor) -> Iterator[Problem]:
         there = self.stored[blob.digest]
@@ -141,7 +220,7 @@ class _Walk:
             yield _other_size(subject, blob, there.size)
         if self.read is None:
             return
-        read = self.read[blob.digest]
+        read = self.read.blobs[blob.digest]
         if isinstance(read, Problem):
             yield replace(read, subject=subject)
         elif read.size != blob.size:
@@ -171,9 +250,7 @@ def _judge(reference: str | Digest, answer: StoredManifest | NotHeld) -> _Node:
     except ManifestError as error:
         problem = Problem("unreadable", "manifest", answer.digest, f"can't be read: {error}")
         return _Node(answer.digest, len(answer.raw), problem=problem)
-    layers = (("layer", layer) for layer in manifest.layers if not is_foreign(layer))
-    config = (("config", manifest.config),) if manifest.config else ()
-    return _Node(manifest.digest, len(manifest.raw), manifest.children, (*config, *layers))
+    return _Node(manifest.digest, len(manifest.raw), replace(manifest, raw=b""))  # there may be very many
 
 
 def _other_size(subject: str, descriptor: Descriptor, actual: int | None) -> Problem:

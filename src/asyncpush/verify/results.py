@@ -43,6 +43,7 @@ class Verification:
         size: the bytes of both.
         problems: all that is not as it must be.
         deep: whether the blobs were read, and not only asked for.
+        notes: what could not be compared, in words.
     """
 
     destination: str
@@ -52,6 +53,7 @@ class Verification:
     size: int
     problems: tuple[Problem, ...]
     deep: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -74,10 +76,14 @@ class Target:
     Attributes:
         destination: the repository, and the tag if one is asked for.
         digest: what its digest must be; without a tag, the image that is asked for.
+        config: what its config's digest must be, where its own is unknown because its layers are compressed on the way.
+        layers: how many layers it must have, then.
     """
 
     destination: Destination
     digest: Digest | None = None
+    config: Digest | None = None
+    layers: int = 0
 
     @property
     def reference(self) -> str | Digest:
