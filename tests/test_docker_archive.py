@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import lzma
 
 import pytest
@@ -121,6 +122,13 @@ async def test_an_archive_of_both_kinds_is_taken_as_the_one_that_sends_compresse
     )
 
 
+def with_config(archive, diff_ids):
+    """Put another config into *archive*, and return its name."""
+    config = {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+    archive.entries["config.json"] = json.dumps(config).encode()
+    return "config.json"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -133,6 +141,15 @@ async def test_an_archive_of_both_kinds_is_taken_as_the_one_that_sends_compresse
             "the config of image @0 .* is malformed",
         ),
         (lambda a: a.items[0].pop("Config"), "manifest.json .* is malformed"),
+        (lambda a: a.items[0].update(Layers=None), "image @0 in .* has no layers; ECR refuses"),
+        (lambda a: a.items[0].update(Layers=[]), "image @0 in .* has no layers; ECR refuses"),
+        (lambda a: a.items[0].pop("Layers"), "image @0 in .* has no layers; ECR refuses"),
+        (lambda a: a.items.append(None), "manifest.json .* is malformed"),
+        (
+            lambda a: a.items[0].update(Config=with_config(a, ["sha512:" + 128 * "0"])),
+            "'sha512:0*' is not a sha256 dig",
+        ),
+        (lambda a: a.items[0].update(Config=with_config(a, [digest(A)] * 2)), "2 diff ids for 1 layers"),
         (lambda a: a.items[0].update(Layers=[5]), "manifest.json .* is malformed"),
         (lambda a: a.entries.update({a.items[0]["Layers"][0]: lzma.compress(A)}), "compressed with xz"),
     ],
@@ -155,3 +172,65 @@ async def test_a_layer_that_is_not_its_diff_id_is_found_while_it_is_read(tmp_pat
         image = await source.image()
         with pytest.raises(DigestMismatchError):
             await read(image.root.layers[0])
+
+
+def renamed(names):
+    """Write manifest.json with other keys."""
+    return lambda a: a.items.__setitem__(0, {names.get(key, key): value for key, value in a.items[0].items()})
+
+
+def config_called(name):
+    """Call the config by another name than its digest, in the archive and in manifest.json."""
+
+    def change(archive):
+        item = archive.items[0]
+        archive.entries[name.lstrip("./")] = archive.entries.pop(item["Config"])
+        item["Config"] = name
+
+    return change
+
+
+def layers_called(prefix):
+    return lambda a: a.items[0].update(Layers=[f"{prefix}{name}" for name in a.items[0]["Layers"]])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        renamed({"Config": "config", "Layers": "layers", "RepoTags": "repoTags"}),
+        renamed({"Config": "CONFIG", "Layers": "layerS", "RepoTags": "REPOTAGS"}),
+        lambda a: a.items[0].update(RepoTags=None, Parent="", LayerSources={"sha256:x": {"mediaType": "y"}}),
+        config_called("config.json"),
+        config_called(f"{'ab' * 32}.json"),
+        config_called(f"./sha256:{'ab' * 32}"),
+        config_called(f"/blobs/sha256/{'ab' * 32}"),
+        layers_called("./"),
+        layers_called("/"),
+        layers_called("x/../"),
+    ],
+)
+async def test_other_dialects_of_manifest_json_mean_the_same_image(tmp_path, change):
+    plain = DockerSave().image(A, B, tags=["app:1"])
+    config = plain.entries[plain.items[0]["Config"]]
+    change(plain)
+
+    image = await image_of(saved(tmp_path / "a.tar", plain.archive()))
+
+    assert str(image.root.config.descriptor.digest) == digest(config)
+    assert [layer.identity for layer in image.root.layers] == [f"{digest(layer)}+gzip-1" for layer in (A, B)]
+    assert image.tag in ("1", None)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_a_layer_may_be_listed_twice_and_be_a_link(tmp_path, packed):
+    archive = DockerSave().image(A, B, A, tags=["app:1"])
+    first = archive.items[0]["Layers"][0]
+    archive.entries[first] = gzip.compress(A, mtime=0) if packed else A
+    archive.entries["link/layer.tar"] = Link(f"../{first}")
+    archive.items[0]["Layers"][2] = "link/layer.tar"
+    path = saved(tmp_path / "a.tar", archive.archive())
+
+    async with open_source(str(path), SETTINGS) as source:
+        root = (await source.image()).root
+        assert [gzip.decompress(await read(layer)) for layer in root.layers] == [A, B, A]
+        assert root.layers[0].identity == root.layers[2].identity
