@@ -29,6 +29,7 @@ from asyncpush.stream.compress import zstd
 from asyncpush.stream.unpack import CorruptError, UnpackedHash
 from conftest import Server, aws
 from images import A, B, DockerSave, digest, image_of, layer_tar, saved
+from inprocess import run_here
 
 PACKED = gzip.compress(A, 6, mtime=0)
 SKIPPABLE = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"a ToC"
@@ -132,24 +133,22 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
-@pytest.mark.parametrize("change", BROKEN)
 async def test_an_uncompressed_layer_that_is_not_its_diff_id_is_never_completed(
-    emulator: Emulator, tmp_path: Path, compression: Any, change: str
+    emulator: Emulator, tmp_path: Path, compression: Any
 ) -> None:
     big = layer_tar("of two parts, and incompressible", 100) + random.Random(1).randbytes(5 * MiB)
-    archive = DockerSave().image(big, tags=["app:1"])
-    [name] = archive.items[0]["Layers"]
-    archive.entries[name] = BROKEN[change](big)
-    path = saved(tmp_path / "app.tar", archive.archive())
     chosen = Settings(create_repository=True, compression=compression, part_size=5 * MiB)
-
-    async with (
-        open_journal(tmp_path / "journal") as journal,
-        asyncpush.connect(aws=aws(emulator.endpoint_url), settings=chosen, journal=journal) as registry,
-    ):
-        for _ in range(2):  # the second goes on with what the first has left
-            with pytest.raises(DigestMismatchError, match=r"layer.tar' in .*app.tar is damaged"):
-                await asyncpush.push(registry, str(path), "team/app:1")
+    for change, broken in BROKEN.items():
+        archive = DockerSave().image(big, tags=["app:1"])
+        archive.entries[archive.items[0]["Layers"][0]] = broken(big)
+        path = saved(tmp_path / f"{change}.tar", archive.archive())
+        async with (
+            open_journal(tmp_path / "journal") as journal,
+            asyncpush.connect(aws=aws(emulator.endpoint_url), settings=chosen, journal=journal) as registry,
+        ):
+            for _ in range(2):  # the second goes on with what the first has left
+                with pytest.raises(DigestMismatchError, match=rf"layer.tar' in .*{change}.tar is damaged"):
+                    await asyncpush.push(registry, str(path), "team/app:1")
 
     counts = emulator.requests.counts()
     assert counts["PutImage"] == 0
@@ -183,19 +182,19 @@ async def test_an_upload_that_lacks_its_end_only_is_not_completed_with_damaged_b
     assert emulator.requests.counts()["PutImage"] == 0
 
 
-async def test_a_migration_of_a_damaged_archive_fails_and_the_others_go(server: Server, tmp_path: Path) -> None:
+def test_a_migration_of_a_damaged_archive_fails_and_the_others_go(server: Server, tmp_path: Path) -> None:
     good = saved(tmp_path / "good.tar", archive_of(PACKED, "layer.tar.gz").archive())
     bad = saved(tmp_path / "bad.tar", archive_of(DAMAGED["cut"], "layer.tar.gz").archive())
     plan = tmp_path / "plan.json"
     images = [{"from": f"docker-archive:{path}", "to": f"witness/{path.stem}"} for path in (good, bad)]
     plan.write_text(json.dumps({"version": 1, "defaults": {"repository": {"create": True}}, "images": images}))
 
-    ran = await to_thread.run_sync(lambda: server.run("migrate", plan, "--progress", "none"))
+    ran = run_here("migrate", str(plan), "--progress", "none", **server.environment)
 
     assert ran.status == 1
     assert f"'layer.tar.gz' in {bad} is damaged: its gzip data has no end" in ran.err
-    assert server.run("verify", "witness/good:1").status == 0
-    assert server.run("verify", "witness/bad:1").status == 1
+    assert run_here("verify", "witness/good:1", "--deep", **server.environment).status == 0
+    assert run_here("verify", "witness/bad:1", **server.environment).status == 1
 
 
 # What is decompressed and hashed, by itself

@@ -8,15 +8,15 @@ import lzma
 from pathlib import Path
 from typing import Any
 
-import pytest
-from anyio import to_thread
-
 import asyncpush
 from asyncpush import Registry
 from asyncpush.emulator import Emulator
+from asyncpush.migrate.plan.load import read_plan
+from asyncpush.migrate.proof import verify_plan
 from asyncpush.verify import Verification, verify_image
-from conftest import Server, run_cli
+from conftest import Server
 from images import CONFIG, FOREIGN_LAYER, LAYER, OCI, A, B, DockerSave, Json, Layout, config_json, digest, saved
+from inprocess import run_here
 from migrations import Bench, bench, keys
 from test_layer_witnesses import DAMAGED, PACKED, WHOLE
 
@@ -35,37 +35,32 @@ def image(layers: list[tuple[str, bytes]], diff_ids: Any, config_type: str = CON
 
 
 async def verified(registry: Registry, layout: Layout, folder: Path) -> Verification:
-    await asyncpush.push(registry, f"oci:{layout.write(folder / 'layout')}", "team/app:1")
+    await asyncpush.push(registry, f"oci:{layout.write(folder / 'layout')}:1", "team/app:1")
     shallow = await verify_image(registry, "team/app:1")
     assert (shallow.is_whole, shallow.notes) == (True, ())
     return await verify_image(registry, "team/app:1", deep=True)
 
 
-@pytest.mark.parametrize(
-    "kind", [f"{OCI}layer.v1.tar+gzip", f"{OCI}layer.v1.tar", f"{DOCKER}image.rootfs.diff.tar.gzip"]
-)
-@pytest.mark.parametrize("way", [*WHOLE, "plain"])
-async def test_layers_are_whole_however_they_are_compressed_and_typed(
-    registry: Registry, tmp_path: Path, kind: str, way: str
-) -> None:
-    stored = WHOLE.get(way, A)
-    layout = image([(kind, stored), (LAYER, gzip.compress(B))], [digest(A), digest(B)])
+async def test_layers_are_whole_however_they_are_compressed_and_typed(registry: Registry, tmp_path: Path) -> None:
+    for kind in (f"{OCI}layer.v1.tar+gzip", f"{OCI}layer.v1.tar", f"{DOCKER}image.rootfs.diff.tar.gzip"):
+        for way in (*WHOLE, "plain"):
+            layout = image([(kind, WHOLE.get(way, A)), (LAYER, gzip.compress(B))], [digest(A), digest(B)])
 
-    found = await verified(registry, layout, tmp_path)
+            found = await verified(registry, layout, tmp_path)
 
-    assert (found.problems, found.notes, found.blobs) == ((), (), 3)
+            assert (found.problems, found.notes, found.blobs) == ((), (), 3), (kind, way)
 
 
-@pytest.mark.parametrize("damage", DAMAGED)
-async def test_a_layer_that_is_not_its_diff_id_is_damaged(registry: Registry, tmp_path: Path, damage: str) -> None:
-    layout = image([(LAYER, gzip.compress(B)), (LAYER, DAMAGED[damage])], [digest(B), digest(A)])
+async def test_a_layer_that_is_not_its_diff_id_is_damaged(registry: Registry, tmp_path: Path) -> None:
+    for damage, stored in DAMAGED.items():
+        layout = image([(LAYER, gzip.compress(B, 1)), (LAYER, stored)], [digest(B), digest(A)])
 
-    found = await verified(registry, layout, tmp_path)
+        found = await verified(registry, layout, tmp_path)
 
-    [problem] = found.problems
-    assert (problem.kind, problem.subject, str(problem.digest)) == ("damaged", "layer", digest(DAMAGED[damage]))
-    assert problem.detail.startswith("is damaged: its ")
-    assert found.blobs == 2
+        assert [str(problem.digest) for problem in found.problems] == [digest(stored)], damage
+        [problem] = found.problems
+        assert (problem.kind, problem.subject, found.blobs) == ("damaged", "layer", 2), damage
+        assert problem.detail.startswith("is damaged: its ")
 
 
 async def test_a_plain_layer_and_one_that_is_shorter_than_a_tar_header_count(
@@ -114,11 +109,11 @@ NO_IMAGES = {
 }
 
 
-@pytest.mark.parametrize("kind", NO_IMAGES)
-async def test_what_is_no_image_has_no_diff_ids(registry: Registry, tmp_path: Path, kind: str) -> None:
-    found = await verified(registry, NO_IMAGES[kind], tmp_path)
+async def test_what_is_no_image_has_no_diff_ids(registry: Registry, tmp_path: Path) -> None:
+    for kind, layout in NO_IMAGES.items():
+        found = await verified(registry, layout, tmp_path)
 
-    assert (found.problems, found.notes, found.blobs) == ((), (), 2)
+        assert (found.problems, found.notes, found.blobs) == ((), (), 2), kind
 
 
 UNKNOWN = {
@@ -133,15 +128,12 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.parametrize("kind", UNKNOWN)
-async def test_what_can_not_be_compared_is_said_and_is_no_damage(registry: Registry, tmp_path: Path, kind: str) -> None:
-    layout, words = UNKNOWN[kind]
+async def test_what_can_not_be_compared_is_said_and_is_no_damage(registry: Registry, tmp_path: Path) -> None:
+    for kind, (layout, words) in UNKNOWN.items():
+        found = await verified(registry, layout, tmp_path)
 
-    found = await verified(registry, layout, tmp_path)
-
-    assert found.is_whole
-    [note] = found.notes
-    assert words in note
+        assert (found.is_whole, len(found.notes)) == (True, 1), kind
+        assert words in found.notes[0]
 
 
 async def test_foreign_layers_that_ecr_lacks_are_left_out(registry: Registry, tmp_path: Path) -> None:
@@ -158,9 +150,11 @@ async def test_foreign_layers_that_ecr_lacks_are_left_out(registry: Registry, tm
 
 def test_the_command_tells_damage_and_notes(server: Server, tmp_path: Path) -> None:
     bad = image([(LAYER, gzip.compress(b"evil")), (ENCRYPTED, b"?")], [digest(A), digest(B)]).write(tmp_path / "bad")
-    assert server.run("push", f"oci:{bad}", "diffs/app:1", "--create-repository", "-q").status == 0
+    words = ("push", f"oci:{bad}", "diffs/app:1", "--create-repository", "-q")
+    assert run_here(*words, **server.environment).status == 0
 
-    ran = server.run("verify", "--deep", "diffs/app:1", "--progress", "none", "--output", "json")
+    words = ("verify", "--deep", "diffs/app:1", "--progress", "none", "--output", "json")
+    ran = run_here(*words, **server.environment)
 
     assert ran.status == 1
     [found] = json.loads(ran.out)["images"]
@@ -178,15 +172,16 @@ async def test_a_plans_archive_is_told_from_another_image_by_its_config(
     async with bench(tmp_path, emulator) as here:
         path = plan_of(here, archive)
         await here.run(path)
-        verify = ("verify", "--deep", path, "--progress", "none")
-        whole = await to_thread.run_sync(lambda: run_cli(*verify))
+        [whole] = await verify_plan(await read_plan(path), deep=True)
         saved(archive, DockerSave().image(A, B, A, tags=["app:1"]).archive())
-        other = await to_thread.run_sync(lambda: run_cli(*verify))
+        [other] = await verify_plan(await read_plan(path), deep=True)
 
-    assert (whole.status, whole.err) == (0, "")
-    assert other.status == 1
-    assert "tag 1 names sha256:" in other.err
-    assert "with the config sha256:" in other.err
+    assert isinstance(whole, Verification)
+    assert isinstance(other, Verification)
+    assert (whole.problems, whole.notes, whole.blobs) == ((), (), 3)
+    [problem] = other.problems
+    assert (problem.kind, problem.digest) == ("unexpected", whole.digest)
+    assert str(problem).startswith(f"tag 1 names {whole.digest} with the config sha256:")
 
 
 def plan_of(here: Bench, archive: Path) -> Path:
