@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from io import FileIO
+from operator import attrgetter
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -100,6 +102,68 @@ class Region:
     def open(self) -> Iterator[BlobReader]:
         """Read it with a position of its own."""
         yield _RegionReader(self.file, self.start, self.size, self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes of a sparse region that are stored.
+
+    Attributes:
+        start: where they belong in the region.
+        size: how many they are.
+        stored: where they lie in the file.
+    """
+
+    start: int
+    size: int
+    stored: int
+
+    @property
+    def end(self) -> int:
+        """Where the next byte belongs."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class SparseRegion:
+    """A part of an open file that was stored without its holes, and reads with zeros in their places.
+
+    Attributes:
+        extents: what is stored, in order; none overlaps another.
+    """
+
+    file: FileIO
+    extents: tuple[Extent, ...]
+    size: int
+    label: str
+
+    @contextmanager
+    def open(self) -> Iterator[BlobReader]:
+        """Read it with a position of its own."""
+        yield _SparseReader(self)
+
+
+class _SparseReader:
+    def __init__(self, region: SparseRegion) -> None:
+        self._region = region
+        self.consumed = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = len(self.read_at(self.consumed, buffer))
+        self.consumed += count
+        return count
+
+    def read_at(self, start: int, buffer: memoryview) -> memoryview:
+        region = self._region
+        wanted = buffer[: max(0, region.size - start)]
+        end = start + len(wanted)
+        wanted[:] = bytes(len(wanted))
+        at = bisect_right(region.extents, start, key=attrgetter("end"))
+        for extent in region.extents[at : bisect_left(region.extents, end, key=attrgetter("start"))]:
+            first, last = max(start, extent.start), min(end, extent.end)
+            stored = _RegionReader(region.file, extent.stored, extent.size, region.label)
+            stored.read_at(first - extent.start, wanted[first - start : last - start])
+        return wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from asyncpush.sources.content import (
 )
 from asyncpush.sources.names import ImageName
 from asyncpush.sources.source import Entry
-from asyncpush.sources.spool import HEAD_SIZE, sniff
+from asyncpush.sources.unpack import HEAD_SIZE, Packing, UnpackedContent, sniff
 from asyncpush.stream.compress import CompressedBlob
 from asyncpush.stream.unpack import CorruptError, UnpackedHash
 
@@ -80,13 +80,13 @@ def read_docker_archive(store: Store, settings: Settings) -> tuple[Entry, ...]:
 
 
 def has_uncompressed_layers(store: Store) -> bool:
-    """Whether some layer that manifest.json lists is there and is not compressed.
+    """Whether some layer that manifest.json lists is there and is not compressed as an image's layers may be.
 
     Raises:
         SourceError: manifest.json is missing or malformed.
     """
     contents = {path: store.find(path) for item in _items(store) for path in item.layers or ()}
-    return any(content is not None and _packing(content) is None for content in contents.values())
+    return any(content is not None and _packing(content) in (None, "xz", "bzip2") for content in contents.values())
 
 
 def _items(store: Store) -> list[_Item]:
@@ -102,13 +102,10 @@ def _items(store: Store) -> list[_Item]:
         raise ManifestError(f"{label} is malformed: {error}") from error
 
 
-def _packing(content: Content) -> Compression | None:
+def _packing(content: Content) -> Packing | None:
     head = bytearray(HEAD_SIZE)
     with content.open() as reader:
-        packing = sniff(bytes(head[: reader.readinto(memoryview(head))]))
-    if packing == "xz" or packing == "bzip2":
-        raise SourceError(f"{content.label} is compressed with {packing}", hint="layers are uncompressed, gzip or zstd")
-    return packing
+        return sniff(bytes(head[: reader.readinto(memoryview(head))]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +154,9 @@ class _Archive:
         for path, diff_id in zip(paths, _parsed(config.diff_ids, label), strict=True):
             content = self._find(path)
             packing = _packing(content)
+            if packing == "xz" or packing == "bzip2":
+                # No media type says so, and ECR's other clients don't read it: it is compressed as if it never was.
+                packing, content = None, UnpackedContent.measure(content)
             yield _Layer(path, content, diff_id, packing or self.settings.compression, packing is not None)
 
     def _blob(self, layer: _Layer, *, oci: bool) -> Blob:

@@ -2,66 +2,31 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import lzma
 import os
 import select
 import stat
 import sys
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from io import FileIO
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO
 
 from anyio import from_thread
 
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
 from asyncpush.sources.content import readable
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-try:
-    from isal import igzip, igzip_lib
-except ImportError:  # isal has no wheels for rarer machines
-    igzip = igzip_lib = None  # type: ignore[assignment]
+from asyncpush.sources.recognition import check_head
+from asyncpush.sources.unpack import HEAD_SIZE, Unpacker, sniff
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-Packing = Literal["gzip", "xz", "zstd", "bzip2"]
-
 #: Milliseconds after which a wait for a pipe looks whether it is still wanted.
 _MOMENT = 100
-
-#: Enough of a file's beginning for ``sniff``: the magic number of a tar header ends here.
-HEAD_SIZE = 262
-
-_MAGIC: tuple[tuple[bytes, Packing], ...] = (
-    (b"\x1f\x8b", "gzip"),
-    (b"\xfd7zXZ\x00", "xz"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
-    (b"BZh", "bzip2"),
-)
-
-_CORRUPT: tuple[type[Exception], ...] = (zlib.error, lzma.LZMAError, zstd.ZstdError)
-if igzip is not None:
-    _CORRUPT = (*_CORRUPT, igzip_lib.IsalError)  # type: ignore[arg-type]  # its stub takes the class for an instance
-
-
-def sniff(head: bytes) -> Packing | None:
-    """How the file that begins with *head* is compressed, by its magic number; None if it isn't."""
-    if head[257:262] == b"ustar":
-        return None
-    if head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5:
-        return "zstd"  # a skippable frame, as pzstd begins its files with
-    return next((packing for magic, packing in _MAGIC if head.startswith(magic)), None)
 
 
 def open_archive(path: str, label: str, stdin: BinaryIO | None, held: ExitStack) -> FileIO:
@@ -77,7 +42,8 @@ def open_archive(path: str, label: str, stdin: BinaryIO | None, held: ExitStack)
         held: takes what must stay open while the archive is read.
 
     Raises:
-        SourceError: it can't be read, is empty, its compression is damaged, or the temporary directory is full.
+        SourceError: it can't be read, is empty or plainly no archive, its compression is damaged, or the temporary
+            directory is full.
     """
     if path == "-":
         stream = stdin or (sys.stdin.buffer if sys.stdin else None)
@@ -108,7 +74,11 @@ def _can_stay(file: FileIO, label: str) -> bool:
             return False
         if not status.st_size:
             raise SourceError(f"{label} is empty")
-        return sniff(os.pread(file.fileno(), HEAD_SIZE, 0)) is None
+        head = os.pread(file.fileno(), HEAD_SIZE, 0)
+    if sniff(head):
+        return False
+    check_head(head, label)
+    return True
 
 
 class _Stream(io.RawIOBase):
@@ -165,15 +135,24 @@ class _Unpolled(_Stream):
 
 
 def _spool(raw: _Stream, label: str, held: ExitStack) -> FileIO:
-    with _intact(label):
+    with readable(label):
         stream = io.BufferedReader(raw, MiB)
-        head = stream.peek(HEAD_SIZE)
-        if not head:
+        read = partial(stream.read, MiB)
+        if packing := sniff(stream.peek(HEAD_SIZE)):
+            read = partial(Unpacker(read, label).decompress, MiB)
+            label = f"{label}, decompressed ({packing}),"
+        data = read()
+        while len(data) < HEAD_SIZE and (more := read()):
+            data += more
+        if not data:
             raise SourceError(f"{label} is empty")
+        check_head(data[:HEAD_SIZE], label)
         with _room(label):
             spool = held.enter_context(_temporary_file())
-        with _unpacked(stream, sniff(head), label) as unpacked:
-            _copy(unpacked, spool, label)
+        while data:
+            from_thread.check_cancelled()
+            _write(spool, data, label)
+            data = read()
     return spool
 
 
@@ -181,43 +160,11 @@ def _temporary_file() -> FileIO:
     return tempfile.TemporaryFile(buffering=0, prefix="asyncpush-")
 
 
-def _copy(stream: io.BufferedIOBase, spool: FileIO, label: str) -> None:
-    buffer = memoryview(bytearray(MiB))
-    while count := stream.readinto(buffer):
-        from_thread.check_cancelled()
-        written = 0
-        while written < count:
-            with _room(label):
-                written += spool.write(buffer[written:count])
-
-
-def _unpacked(stream: io.BufferedReader[_Stream], packing: Packing | None, label: str) -> io.BufferedIOBase:
-    match packing:
-        case None:
-            return stream
-        case "gzip":
-            return (igzip.IGzipFile if igzip else gzip.GzipFile)(fileobj=stream, mode="rb")
-        case "xz":
-            return lzma.LZMAFile(stream)
-        case "zstd":
-            return zstd.ZstdFile(stream)
-        case _:
-            raise SourceError(
-                f"{label} is compressed with {packing}", hint="decompress it first; gzip, xz and zstd are read"
-            )
-
-
-@contextmanager
-def _intact(label: str) -> Iterator[None]:
-    try:
-        with readable(label):
-            yield
-    except EOFError as error:
-        raise SourceError(
-            f"{label} is cut short: its compressed data has no end", hint="fetch or save it again"
-        ) from error
-    except _CORRUPT as error:
-        raise SourceError(f"{label} is damaged: {error}", hint="fetch or save it again") from error
+def _write(spool: FileIO, data: bytes, label: str) -> None:
+    view = memoryview(data)
+    while view:
+        with _room(label):
+            view = view[spool.write(view) :]
 
 
 @contextmanager

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import posixpath
-import tarfile
 from dataclasses import dataclass
 from io import FileIO
-from typing import Self
 
 from anyio import from_thread
 
 from asyncpush.errors import SourceError
-from asyncpush.sources.content import Region, readable
+from asyncpush.settings import MiB
+from asyncpush.sources.content import Content, Extent, Region, SparseRegion, readable
+from asyncpush.sources.recognition import archive_kind
+from asyncpush.sources.tar_reader import CutError, DamagedError, Member, TarReader
+from asyncpush.sources.unpack import HEAD_SIZE
 
 #: An image has a few files a layer; many more are a mistake or an attack.
 MAX_ENTRIES = 100_000
@@ -20,32 +22,20 @@ MAX_ENTRIES = 100_000
 #: Names are digests and short paths.
 MAX_NAME_LENGTH = 4096
 
-#: Extended headers hold names and times. tarfile reads them into memory whole, and searches them in quadratic time.
-MAX_HEADER_SIZE = 16 * 1024
+#: Characters of all names and links.
+MAX_NAMES_LENGTH = 16 * MiB
 
 #: Links to links to links; ``docker save`` writes one level.
 MAX_LINKS = 16
 
-_EXTENSIONS = frozenset(
-    {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
-)
+_ZEROS = bytes(MiB)
 
 
-class _DamagedError(Exception):
-    """The reason for a SourceError that does not know the archive's name yet."""
-
-
-class _Header(tarfile.TarInfo):
-    """A header whose claims are within bounds before tarfile acts on them."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        header = super().frombuf(buf, encoding, errors)
-        if header.size < 0:
-            raise _DamagedError("a header has a negative size")
-        if header.type in _EXTENSIONS and header.size > MAX_HEADER_SIZE:
-            raise _DamagedError(f"an extended header has {header.size} bytes")
-        return header
+@dataclass(frozen=True, slots=True)
+class _File:
+    start: int
+    size: int
+    extents: tuple[Extent, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,27 +47,34 @@ class TarIndex:
     """The files of a tar archive by name (``content.Store``); of several with one name the last counts, as tar has it.
 
     Args:
-        file: the archive, open for reading as long as the index is used. Its position is moved.
+        file: the archive, open for reading as long as the index is used.
         label: how to call it in errors.
 
     Raises:
-        SourceError: it is no tar archive, is cut short, or is damaged.
+        SourceError: it is no tar archive, is cut short or damaged, or holds nothing but another archive; or something
+            lies behind its end.
     """
 
     def __init__(self, file: FileIO, label: str) -> None:
         self.label = label
         self._file = file
-        self._entries: dict[str, Region | _Link | None] = {}
+        self._entries: dict[str, _File | _Link | None] = {}
+        reader = TarReader(file)
         try:
             with readable(label):
-                self._read()
-        except _DamagedError as error:
-            raise SourceError(f"{label} is damaged: {error}") from error
-        except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-            state = "is damaged or cut short" if self._entries else "is not a tar archive"
-            raise SourceError(f"{label} {state}: {error}") from error
+                self._read(reader)
+                self._check_rest(reader.position)
+                self._check_only_file()
+        except DamagedError as error:
+            if not reader.position and os.pread(file.fileno(), HEAD_SIZE, 0)[257:262] != b"ustar":
+                raise SourceError(f"{label} is not a tar archive", hint="check the path") from error
+            state = "cut short" if isinstance(error, CutError) else "damaged"
+            raise SourceError(f"{label} is {state}: {error}", hint="fetch or save it again") from error
+        if not reader.has_end_mark:
+            # Others take it, too. What a cut took away is missed when something names it.
+            self.label = f"{label} (cut short? it has no end mark)"
 
-    def find(self, name: str) -> Region | None:
+    def find(self, name: str) -> Content | None:
         """The file called *name*; links are followed, inside the archive only.
 
         Raises:
@@ -88,56 +85,81 @@ class TarIndex:
             return None
         for _ in range(MAX_LINKS):
             entry = self._entries.get(target)
-            if isinstance(entry, Region):
-                return entry
+            if isinstance(entry, _File):
+                return self._content(target, entry)
             if entry is None:
                 raise SourceError(f"{name!r} in {self.label} leads to {target!r}, which is no regular file there")
             target = entry.target
         raise SourceError(f"{name!r} in {self.label} is a link that leads in a circle")
 
-    def _read(self) -> None:
-        size = self._file.seek(0, os.SEEK_END)
-        self._file.seek(0)
-        with open(self._file.fileno(), "rb", closefd=False) as stream:
-            archive = tarfile.TarFile(fileobj=stream, mode="r", tarinfo=_Header)
-            while (header := archive.next()) is not None:
-                if header.size < 0:  # from an extended header; tarfile would go back, and for ever
-                    raise _DamagedError(f"the entry at byte {header.offset} has a negative size")
-                self._add(header, size)
-                from_thread.check_cancelled()
-        self._check_end_mark(archive.offset)
+    def _content(self, name: str, entry: _File) -> Content:
+        label = f"{name!r} in {self.label}"
+        if entry.extents is None:
+            return Region(self._file, entry.start, entry.size, label)
+        return SparseRegion(self._file, entry.extents, entry.size, label)
 
-    def _add(self, header: tarfile.TarInfo, size: int) -> None:
-        if len(self._entries) >= MAX_ENTRIES:
-            raise SourceError(f"{self.label} has more than {MAX_ENTRIES} entries")
-        if len(header.name) > MAX_NAME_LENGTH:
-            raise _DamagedError(f"the entry at byte {header.offset} has a name of {len(header.name)} characters")
-        name = _normal(header.name)
-        if header.issparse():
-            raise SourceError(
-                f"{name!r} in {self.label} is stored as a sparse file", hint="make the archive without --sparse"
-            )
-        if header.isreg():
-            if header.offset_data + header.size > size:
-                missing = header.offset_data + header.size - size
-                raise SourceError(
-                    f"{self.label} is cut short: {name!r} lacks its last {missing} bytes", hint="fetch or save it again"
+    def _read(self, reader: TarReader) -> None:
+        names_length = count = 0
+        while member := reader.next():
+            from_thread.check_cancelled()
+            count += 1
+            names_length += len(member.name) + len(member.target)
+            if count > MAX_ENTRIES:
+                raise SourceError(f"{self.label} has more than {MAX_ENTRIES} entries")
+            if max(len(member.name), len(member.target)) > MAX_NAME_LENGTH:
+                raise DamagedError(
+                    f"the entry before byte {reader.position} has a name of {len(member.name)} characters"
                 )
-            self._entries[name] = Region(self._file, header.offset_data, header.size, f"{name!r} in {self.label}")
-        elif header.issym():
-            self._entries[name] = _Link(_normal(posixpath.join(posixpath.dirname(name), header.linkname)))
-        elif header.islnk():
-            self._entries[name] = _Link(_normal(header.linkname))
-        else:
-            self._entries[name] = None
+            if names_length > MAX_NAMES_LENGTH:
+                raise DamagedError(f"its names have more than {MAX_NAMES_LENGTH} characters")
+            self._entries[_normal(member.name)] = self._entry(member)
+        if not count:
+            raise SourceError(f"{self.label} holds no image: it is an empty archive", hint="save it again")
 
-    def _check_end_mark(self, end: int) -> None:
-        """See that the archive was whole: tarfile takes a broken header for the end; only a block of zeros is one."""
-        block = os.pread(self._file.fileno(), tarfile.BLOCKSIZE, end)
-        if len(block) < tarfile.BLOCKSIZE:
-            raise SourceError(f"{self.label} is cut short: it has no end mark", hint="fetch or save it again")
-        if any(block):
-            raise _DamagedError(f"no entry begins at byte {end}")
+    def _entry(self, member: Member) -> _File | _Link | None:
+        match member.kind:
+            case "file":
+                return _File(member.start, member.size, member.extents)
+            case "symlink":
+                return _Link(_normal(posixpath.join(posixpath.dirname(_normal(member.name)), member.target)))
+            case "hardlink":
+                # It means the file that has the name now, whatever takes the name later.
+                target = _normal(member.target)
+                found = self._entries.get(target)
+                return found if isinstance(found, _File) else _Link(target)
+            case _:
+                return None
+
+    def _check_rest(self, position: int) -> None:
+        """See that nothing but zeros follows: another archive there would be left out."""
+        while chunk := os.pread(self._file.fileno(), len(_ZEROS), position):
+            from_thread.check_cancelled()
+            if chunk != _ZEROS[: len(chunk)]:
+                position += len(chunk) - len(chunk.lstrip(b"\0"))
+                if archive_kind(os.pread(self._file.fileno(), HEAD_SIZE, position)):
+                    raise SourceError(
+                        f"{self.label} is several archives in one: a second one begins at byte {position}",
+                        hint="push each alone; one `docker save A B` puts several images into one archive",
+                    )
+                raise SourceError(
+                    f"{self.label} holds something else behind its end, at byte {position}",
+                    hint="fetch or save it again",
+                )
+            position += len(chunk)
+
+    def _check_only_file(self) -> None:
+        files = {name: entry for name, entry in self._entries.items() if isinstance(entry, _File)}
+        if len(files) != 1:
+            return
+        [(name, entry)] = files.items()
+        head = memoryview(bytearray(HEAD_SIZE))
+        with self._content(name, entry).open() as reader:
+            kind = archive_kind(bytes(head[: reader.readinto(head)]))
+        if kind:
+            raise SourceError(
+                f"{self.label} holds no image, but {name[:200]!r}, itself an archive ({kind})",
+                hint="unpack it, and push what is in it",
+            )
 
 
 def _normal(name: str) -> str:
