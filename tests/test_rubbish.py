@@ -110,17 +110,27 @@ def test_what_is_no_source_is_refused(server: Server, tmp_path: Path) -> None:
     empty.touch()
     folder.mkdir()
     noise.write_bytes(bytes(range(256)) * 9)
-    packed.write_bytes(bz2.compress(good().archive()))
+    packed.write_bytes(bz2.compress(good().archive())[:-9])
     refuses(server, empty, str(empty), "empty")
     refuses(server, folder, str(folder), "not an OCI layout")
     refuses(server, noise, str(noise), "not a tar archive")
-    refuses(server, packed, str(packed), "bzip2")
+    refuses(server, packed, str(packed), "cut short")
     refuses(server, tmp_path / "missing", str(tmp_path / "missing"), "does not exist")
     refuses(server, f"oci:{tmp_path}/missing:1", f"{tmp_path}/missing", "does not exist")
     refuses(server, "ocl:folder", "ocl:folder", "oci:DIR", status=2)
     tar = tmp_path / "other.tar"
     tar.write_bytes(im.tar({"readme": b"no image"}))
     refuses(server, tar, str(tar), "holds no image")
+
+
+def test_a_second_archive_behind_the_first_is_never_left_out_in_silence(server: Server, tmp_path: Path) -> None:
+    one, two = (im.DockerSave().image(layer, tags=["x:1"]).archive() for layer in (A, B))
+    path = tmp_path / "both"
+    for data in (one + two, gzip.compress(one) + gzip.compress(two), gzip.compress(one) + bz2.compress(two)):
+        path.write_bytes(data)
+        refuses(server, path, str(path), "several archives in one", f"at byte {len(one)}", "docker save A B")
+    path.write_bytes(one + b"done\n")
+    refuses(server, path, str(path), "something else behind its end", f"at byte {len(one)}")
 
 
 def test_every_blob_of_a_layout_must_be_there_and_be_itself(server: Server, tmp_path: Path) -> None:

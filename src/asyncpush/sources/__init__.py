@@ -17,7 +17,7 @@ from asyncpush.sources.names import Kind, Location, locate
 from asyncpush.sources.oci_layout import INDEX, LAYOUT, Directory, read_oci_layout
 from asyncpush.sources.registry import Remotes, RemoteSource, is_remote, open_remotes, parse_remote
 from asyncpush.sources.source import LocalSource, Source
-from asyncpush.sources.spool import open_archive
+from asyncpush.sources.spool import Scratch, open_archive
 from asyncpush.sources.tar_index import TarIndex
 
 __all__ = ["Source", "file_blob", "open_source"]
@@ -72,7 +72,7 @@ def _open(location: Location, settings: Settings, stdin: BinaryIO | None, held: 
     archive = TarIndex(open_archive(location.path, location.label, stdin, held), location.label)
     kind = location.kind or _kind(archive, settings)
     if kind == "docker-archive":
-        return LocalSource(kind, location, read_docker_archive(archive, settings))
+        return LocalSource(kind, location, read_docker_archive(archive, settings, Scratch(held)))
     return LocalSource("oci-archive", location, read_oci_layout(archive, settings, location.stem))
 
 
@@ -90,7 +90,7 @@ def _kind(archive: TarIndex, settings: Settings) -> Kind:
     if not is_oci and not is_docker:
         raise SourceError(
             f"{archive.label} holds no image: neither {INDEX} and {LAYOUT}, nor {MANIFEST}",
-            hint="push a single layer with `asyncpush layers`",
+            hint=archive.advice() or "push a single layer with `asyncpush layers`",
         )
     if is_oci and is_docker:
         compress = settings.compression != "none" and has_uncompressed_layers(archive)

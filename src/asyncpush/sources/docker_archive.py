@@ -30,7 +30,8 @@ from asyncpush.sources.content import (
 )
 from asyncpush.sources.names import ImageName
 from asyncpush.sources.source import Entry
-from asyncpush.sources.unpack import HEAD_SIZE, Packing, UnpackedContent, sniff
+from asyncpush.sources.spool import Scratch
+from asyncpush.sources.unpack import HEAD_SIZE, Packing, sniff
 from asyncpush.stream.compress import CompressedBlob
 from asyncpush.stream.unpack import CorruptError, UnpackedHash
 
@@ -69,13 +70,18 @@ class _Layer:
     packed: bool
 
 
-def read_docker_archive(store: Store, settings: Settings) -> tuple[Entry, ...]:
+def read_docker_archive(store: Store, settings: Settings, scratch: Scratch) -> tuple[Entry, ...]:
     """List every tag of every image of a docker-archive, in a worker thread; an image without tags counts, too.
+
+    Args:
+        store: what holds the archive.
+        settings: how uncompressed layers are compressed.
+        scratch: takes the layers that are compressed as no image's may be.
 
     Raises:
         SourceError: manifest.json is missing or malformed.
     """
-    archive = _Archive(store, settings)
+    archive = _Archive(store, settings, scratch)
     return tuple(entry for at, item in enumerate(_items(store)) for entry in archive.entries(at, item))
 
 
@@ -112,6 +118,7 @@ def _packing(content: Content) -> Packing | None:
 class _Archive:
     store: Store
     settings: Settings
+    scratch: Scratch
     witnessed: dict[tuple[Content, Digest], Digest] = field(default_factory=dict)
 
     def entries(self, position: int, item: _Item) -> Iterator[Entry]:
@@ -156,7 +163,7 @@ class _Archive:
             packing = _packing(content)
             if packing == "xz" or packing == "bzip2":
                 # No media type says so, and ECR's other clients don't read it: it is compressed as if it never was.
-                packing, content = None, UnpackedContent.measure(content)
+                packing, content = None, self.scratch.unpack(content)
             yield _Layer(path, content, diff_id, packing or self.settings.compression, packing is not None)
 
     def _blob(self, layer: _Layer, *, oci: bool) -> Blob:

@@ -22,7 +22,7 @@ _HINT = (
 
 _SCHEME = re.compile(r"[a-z][a-z-]*")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*")
-_ENDINGS = re.compile(r"(\.(tar|tgz|txz|tzst|gz|xz|zst|zstd|oci|docker))+$", re.IGNORECASE)
+_ENDINGS = re.compile(r"(\.(tar|tgz|txz|tzst|tbz|tbz2|gz|xz|zst|zstd|bz2|oci|docker))+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

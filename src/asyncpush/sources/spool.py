@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from io import FileIO
+from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO
 
 from anyio import from_thread
 
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
-from asyncpush.sources.content import readable
+from asyncpush.sources.content import Content, Region, readable
 from asyncpush.sources.recognition import check_head
 from asyncpush.sources.unpack import HEAD_SIZE, Unpacker, sniff
 
@@ -154,6 +155,47 @@ def _spool(raw: _Stream, label: str, held: ExitStack) -> FileIO:
             _write(spool, data, label)
             data = read()
     return spool
+
+
+class Scratch:
+    """Decompressed copies of contents, one behind the other in a temporary file without a name.
+
+    A layer in flight that was decompressed as it is read would hold its decompressor's window, up to 128 MiB.
+
+    Args:
+        held: takes the file, which must stay open while the copies are read.
+    """
+
+    def __init__(self, held: ExitStack) -> None:
+        self._held = held
+        self._lock = Lock()
+        self._file: FileIO | None = None
+        self._copies: dict[Content, Region] = {}
+
+    def unpack(self, packed: Content) -> Region:
+        """Decompress *packed*, in a worker thread of anyio, unless that was done before.
+
+        Raises:
+            SourceError: it is damaged, or the temporary directory is full.
+        """
+        with self._lock:
+            if packed not in self._copies:
+                self._copies[packed] = self._copy(packed)
+            return self._copies[packed]
+
+    def _copy(self, packed: Content) -> Region:
+        label = packed.label
+        if self._file is None:
+            with _room(label):
+                self._file = self._held.enter_context(_temporary_file())
+        start = self._file.seek(0, os.SEEK_END)
+        buffer = memoryview(bytearray(MiB))
+        with packed.open() as reader:
+            unpacker = Unpacker(lambda: bytes(buffer[: reader.readinto(buffer)]), label)
+            while data := unpacker.decompress(MiB):
+                from_thread.check_cancelled()
+                _write(self._file, data, label)
+        return Region(self._file, start, self._file.tell() - start, label)
 
 
 def _temporary_file() -> FileIO:

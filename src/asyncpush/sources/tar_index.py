@@ -28,6 +28,12 @@ MAX_NAMES_LENGTH = 16 * MiB
 #: Links to links to links; ``docker save`` writes one level.
 MAX_LINKS = 16
 
+#: What macOS's tar puts beside each file that has extended attributes.
+_APPLE_DOUBLE = "._"
+
+#: What lists an archive's images, at its top.
+_LISTS = ("index.json", "manifest.json")
+
 _ZEROS = bytes(MiB)
 
 
@@ -64,7 +70,8 @@ class TarIndex:
             with readable(label):
                 self._read(reader)
                 self._check_rest(reader.position)
-                self._check_only_file()
+                if reader.has_end_mark:
+                    self._check_only_file()
         except DamagedError as error:
             if not reader.position and os.pread(file.fileno(), HEAD_SIZE, 0)[257:262] != b"ustar":
                 raise SourceError(f"{label} is not a tar archive", hint="check the path") from error
@@ -91,6 +98,15 @@ class TarIndex:
                 raise SourceError(f"{name!r} in {self.label} leads to {target!r}, which is no regular file there")
             target = entry.target
         raise SourceError(f"{name!r} in {self.label} is a link that leads in a circle")
+
+    def advice(self) -> str | None:
+        """What to do about an archive that holds no image where one is looked for; None where nothing shows it."""
+        if ".dockerenv" in self._entries:
+            return "these are a container's files, as `docker export` writes them; use `docker save`"
+        folders = {name.partition("/")[0] for name in self._entries}
+        if len(folders) == 1 and any(f"{folder}/{name}" in self._entries for folder in folders for name in _LISTS):
+            return f"all of it lies in the folder {folders.pop()[:200]!r}; make the archive inside that folder"
+        return None
 
     def _content(self, name: str, entry: _File) -> Content:
         label = f"{name!r} in {self.label}"
@@ -148,10 +164,11 @@ class TarIndex:
             position += len(chunk)
 
     def _check_only_file(self) -> None:
-        files = {name: entry for name, entry in self._entries.items() if isinstance(entry, _File)}
+        files = [(name, entry) for name, entry in self._entries.items() if isinstance(entry, _File)]
+        files = [(name, entry) for name, entry in files if not posixpath.basename(name).startswith(_APPLE_DOUBLE)]
         if len(files) != 1:
             return
-        [(name, entry)] = files.items()
+        [(name, entry)] = files
         head = memoryview(bytearray(HEAD_SIZE))
         with self._content(name, entry).open() as reader:
             kind = archive_kind(bytes(head[: reader.readinto(head)]))

@@ -8,16 +8,10 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import Literal, Protocol, Self
-
-from anyio import from_thread
+from typing import Literal, Protocol
 
 from asyncpush.errors import SourceError
-from asyncpush.protocols import BlobReader
 from asyncpush.settings import MiB
-from asyncpush.sources.content import Content
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -50,8 +44,6 @@ if igzip_lib is not None:
 
 #: What liblzma and libzstd say of data that refers further back than ``WINDOW_LOG`` allows.
 _TOO_FAR_BACK = ("Memory usage limit exceeded", "requires too much memory")
-
-_CHUNK_SIZE = MiB // 4
 
 
 def sniff(head: bytes) -> Packing | None:
@@ -189,59 +181,3 @@ class Unpacker:
                     hint="decompress it first",
                 ) from error
             raise SourceError(f"{self._label} is damaged: {error}", hint="fetch or save it again") from error
-
-
-@dataclass(frozen=True, slots=True)
-class UnpackedContent:
-    """Compressed bytes that read as what they were; decompressed each time that they are read (``Content``)."""
-
-    packed: Content
-    size: int
-
-    @classmethod
-    def measure(cls, packed: Content) -> Self:
-        """Decompress all of *packed* once for its size, in a worker thread of anyio.
-
-        Raises:
-            SourceError: it is damaged.
-        """
-        size = 0
-        with packed.open() as reader:
-            unpacker = _unpacker(reader, packed.label)
-            while data := unpacker.decompress(_CHUNK_SIZE):
-                from_thread.check_cancelled()
-                size += len(data)
-        return cls(packed, size)
-
-    @property
-    def label(self) -> str:
-        """How to call them in errors."""
-        return self.packed.label
-
-    @contextmanager
-    def open(self) -> Iterator[BlobReader]:
-        """Read them from the first byte on."""
-        with self.packed.open() as reader:
-            yield _UnpackedReader(_unpacker(reader, self.label))
-
-
-def _unpacker(reader: BlobReader, label: str) -> Unpacker:
-    return Unpacker(partial(_read_chunk, reader, memoryview(bytearray(_CHUNK_SIZE))), label)
-
-
-def _read_chunk(reader: BlobReader, buffer: memoryview) -> bytes:
-    return bytes(buffer[: reader.readinto(buffer)])
-
-
-class _UnpackedReader:
-    def __init__(self, unpacker: Unpacker) -> None:
-        self._unpacker = unpacker
-        self.consumed = 0
-
-    def readinto(self, buffer: memoryview) -> int:
-        filled = 0
-        while filled < len(buffer) and (data := self._unpacker.decompress(len(buffer) - filled)):
-            buffer[filled : filled + len(data)] = data
-            filled += len(data)
-        self.consumed += filled
-        return filled
