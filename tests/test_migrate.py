@@ -359,6 +359,27 @@ async def test_platforms_are_chosen_and_a_later_run_knows_what_became_of_them(he
     assert [child["digest"] for child in document["manifests"]] == [child["digest"] for child in children[:2]]
 
 
+async def test_several_platforms_of_an_archive_are_one_smaller_index(here: Bench, tmp_path: Path) -> None:
+    layout = here.layout
+    images = {each: layout.image(layer(at), platform=each) for at, each in enumerate((*PLATFORMS, "linux/s390x"))}
+    layout.tag(layout.index(*(at(image, name) for name, image in images.items())), "1")
+    (tmp_path / "app.tar").write_bytes(layout.archive())
+    path = archive_plan(here, tmp_path / "app.tar", "team/app", kind="oci-archive")
+    document = json.loads(path.read_text())
+    document["images"][0]["platforms"] = [*PLATFORMS, "windows/amd64"]
+    path.write_text(json.dumps(document))
+    told: list[str] = []
+    await here.run(path, emit=lambda event: told.append(str(event)))
+
+    client = judge(here.emulator.endpoint_url)
+    [stored] = await to_thread.run_sync(
+        lambda: client.batch_get_image(repositoryName="team/app", imageIds=[{"imageTag": "1"}])["images"]
+    )
+    index = json.loads(stored["imageManifest"])
+    assert [each["digest"] for each in index["manifests"]] == [images[name]["digest"] for name in PLATFORMS]
+    assert any("no image for windows/amd64" in event for event in told)
+
+
 async def test_an_archive_of_uncompressed_layers_is_not_compressed_twice(here: Bench, tmp_path: Path) -> None:
     archive = tmp_path / "app.tar"
     archive.write_bytes(DockerSave().image(layer(1, 2_000_000), layer(2), tags=["app:1", "app:2"]).archive())
@@ -733,10 +754,10 @@ def two_platforms(here: Bench) -> list[Json]:
     return children
 
 
-def archive_plan(here: Bench, archive: Path, *repositories: str) -> Path:
+def archive_plan(here: Bench, archive: Path, *repositories: str, kind: str = "docker-archive") -> Path:
     """A plan for an archive's images, into these repositories."""
     path = here.plan()
     document = json.loads(path.read_text())
-    document["images"] = [{"from": f"docker-archive:{archive}", "to": repository} for repository in repositories]
+    document["images"] = [{"from": f"{kind}:{archive}", "to": repository} for repository in repositories]
     path.write_text(json.dumps(document))
     return path

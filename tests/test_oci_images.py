@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from asyncpush.errors import ChoiceError, DigestMismatchError, ManifestError, SourceError
@@ -57,6 +59,28 @@ async def test_a_platform_picks_its_image_out_of_an_index_also_a_nested_one(tmp_
 
     assert isinstance(root, ImageNode)
     assert str(root.manifest.digest) == arm["digest"]
+
+
+async def test_several_platforms_of_a_layout_or_archive_are_a_smaller_index_with_their_attestations(tmp_path):
+    layout, index, _ = platforms_layout()
+    document = json.loads(layout.files[f"blobs/sha256/{index['digest'][7:]}"])
+    amd, arm, note = document["manifests"]
+    note["annotations"] = {
+        "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": arm["digest"],
+    }
+    layout.tag(layout.index(amd, arm, note), "1").write(tmp_path / "dir")
+    saved(tmp_path / "app.tar", layout.archive())
+    both = [ARM, Platform("linux", "s390x")]
+
+    for source in (tmp_path / "dir", tmp_path / "app.tar"):
+        root = (await image_of(source, platform=both)).root
+        assert json.loads(root.manifest.raw)["manifests"] == [arm, note]
+        assert [str(child.manifest.digest) for child in root.children] == [arm["digest"], note["digest"]]
+        whole = (await image_of(source, platform=[ARM, Platform("linux", "amd64")])).root
+        assert str(whole.manifest.digest) == layout.manifests[0]["digest"]
+        with pytest.raises(ChoiceError, match="no image for linux/s390x or windows/amd64"):
+            await image_of(source, platform=[both[1], Platform("windows", "amd64")])
 
 
 async def test_of_several_fitting_images_the_exact_one_is_picked(tmp_path):

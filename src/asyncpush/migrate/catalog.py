@@ -83,9 +83,9 @@ class Catalog:
         async def read() -> tuple[Image, ...]:
             opened = open_source(entry.location, self._context.run.resources.settings)
             source = await self._held.enter_async_context(opened)
-            if len(entry.platforms) > 1:
-                raise ChoiceError(f"{entry.place}: of an archive one platform can be taken, or all", [])
-            return await source.images(platform=entry.platforms[0] if entry.platforms else None)
+            images = await source.images(platform=entry.platforms)
+            self._tell_absent(entry, images)
+            return images
 
         images, _ = await self._archives.do((entry.location, entry.platforms), read)
         return images
@@ -141,8 +141,7 @@ class Catalog:
                     push_foreign_layers=self._context.run.resources.settings.push_foreign_layers,
                 )
                 image = Image(waiting[0].source, entry.repository, waiting[0].tag, root)
-                for platform in _absent(root, entry.platforms):
-                    self._context.emit(Notice(f"{image.source} has no image for {platform}"))
+                self._tell_absent(entry, [image])
             except AsyncpushError as error:
                 for copy in waiting:
                     self._context.failed(copy, error)
@@ -164,6 +163,11 @@ class Catalog:
                 for descriptor, waiting in by_digest.items():
                     tg.start_soon(one, descriptor, waiting)
         return loaded
+
+    def _tell_absent(self, entry: Entry, images: Iterable[Image]) -> None:
+        for image in images:
+            for platform in _absent(image.root, entry.platforms):
+                self._context.emit(Notice(f"{image.source} has no image for {platform}"))
 
 
 def _check_alone(entry: Entry, images: Iterable[Image], tags: Collection[str]) -> None:

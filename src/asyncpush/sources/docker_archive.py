@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import msgspec
+from anyio import to_thread
 
 from asyncpush.errors import ChoiceError, DigestMismatchError, ManifestError, SourceError
 from asyncpush.manifest import Manifest, build_manifest, image_types
@@ -122,7 +122,9 @@ class _Archive:
     witnessed: dict[tuple[Content, Digest], Digest] = field(default_factory=dict)
 
     def entries(self, position: int, item: _Item) -> Iterator[Entry]:
-        load = partial(self.load, position, item)
+        async def load(platforms: Collection[Platform]) -> ImageNode:
+            return await to_thread.run_sync(self.load, position, item, platforms)
+
         names = [
             ImageName.parse(tag) for tag in item.repo_tags or () if tag.isprintable() and not tag.startswith("<none>")
         ]
@@ -131,7 +133,7 @@ class _Archive:
         if not names:
             yield Entry(position, load)
 
-    def load(self, position: int, item: _Item, platform: Platform | None) -> ImageNode:
+    def load(self, position: int, item: _Item, platforms: Collection[Platform]) -> ImageNode:
         if not item.layers:
             raise ManifestError(
                 f"image @{position} in {self.store.label} has no layers",
@@ -140,9 +142,10 @@ class _Archive:
         label = f"the config of image @{position} in {self.store.label}"
         raw = read_content(self._find(item.config))
         config = parse_config(raw, label)
-        if platform and not (config.platform and config.platform.satisfies(platform)):
+        if platforms and not (config.platform and any(map(config.platform.satisfies, platforms))):
+            names = " or ".join(map(str, platforms))
             raise ChoiceError(
-                f"{self.store.label} holds no image for {platform}", [str(config.platform)] if config.platform else []
+                f"{self.store.label} holds no image for {names}", [str(config.platform)] if config.platform else []
             )
         layers = list(self._layers(item, config, label))
         oci = any(layer.compression == "zstd" for layer in layers)

@@ -1,143 +1,75 @@
-"""From a descriptor to an image: manifests read and checked, every blob seen to be there, nothing sent yet."""
+"""The manifests and blobs of an OCI layout: read and checked in worker threads, every blob seen to be there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from asyncpush.errors import ChoiceError, DigestMismatchError, ManifestError, SourceError
-from asyncpush.manifest import INDEX_TYPES, Manifest, is_foreign, parse_manifest
-from asyncpush.model import Descriptor, Digest, Platform
-from asyncpush.protocols import ImageNode, IndexNode
-from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE, MAX_MANIFESTS
-from asyncpush.sources.config import parse_config
-from asyncpush.sources.content import BytesContent, Content, ContentBlob, Store, read_content
+from anyio import to_thread
 
-_UNKNOWN = Platform("unknown", "unknown")
-
-#: BuildKit marks its attestation manifests so.
-_ATTESTATION = "vnd.docker.reference.type"
-
-_EMPTY_HINT = (
-    "ECR cannot hold an empty layer; build the image without it (an artifact's empty blob is the two bytes {})"
-)
+from asyncpush.errors import DigestMismatchError, SourceError, SourceNotFoundError
+from asyncpush.manifest import Manifest, parse_manifest
+from asyncpush.model import Descriptor, Digest
+from asyncpush.protocols import Blob
+from asyncpush.settings import MAX_MANIFEST_SIZE
+from asyncpush.sources.content import Content, ContentBlob, Store, read_content
+from asyncpush.sources.loader import empty_blob
 
 
-@dataclass(slots=True)
-class ImageLoader:
-    """Reads one image of a store that keeps blobs by digest, in a worker thread.
+@dataclass(frozen=True, slots=True)
+class LayoutImages:
+    """A layout or archive that keeps blobs by digest (``loader.ImageStore``).
 
     Attributes:
         store: where blobs lie, under ``blobs/sha256/``.
-        push_foreign_layers: take non-distributable layers, too.
     """
 
     store: Store
-    push_foreign_layers: bool = False
-    _read: int = 0
     _manifests: dict[Descriptor, Manifest] = field(default_factory=dict)
-    _problems: list[SourceError] = field(default_factory=list)
 
-    def load(self, root: Descriptor, platform: Platform | None) -> ImageNode | IndexNode:
-        """Read the image or index at *root*; with *platform*, only the image for it.
+    @property
+    def label(self) -> str:
+        """How to call it in errors."""
+        return self.store.label
 
-        Raises:
-            ChoiceError: nothing below *root* is for *platform*.
-            ManifestError: a manifest is malformed, or there are too many, or they are nested too deeply.
-            DigestMismatchError: a manifest's bytes, or a blob's size, are not what their descriptor says.
-            SourceError: a blob is missing or empty; the first is named, the others are counted.
-        """
-        if platform is not None:
-            root = self._pick(root, platform)
-        node = self._node(root, 0)
-        if self._problems:
-            first, *others = self._problems
-            if others:
-                first.message += f" (and {len(others)} more problem{'s' if len(others) > 1 else ''} like this)"
-            raise first
-        return node
-
-    def _node(self, descriptor: Descriptor, depth: int) -> ImageNode | IndexNode:
-        manifest = self._manifest(descriptor, depth)
-        if manifest.config is None:
-            return IndexNode(manifest, tuple(self._children(manifest, depth)))
-        config = self._blob(manifest.config, "config")
-        wanted = [layer for layer in manifest.layers if self.push_foreign_layers or not is_foreign(layer)]
-        layers = tuple(self._blob(layer, "layer") for layer in wanted)
-        return ImageNode(config, layers, manifest)
-
-    def _children(self, index: Manifest, depth: int) -> Iterator[ImageNode | IndexNode]:
-        for child in index.children:
-            try:
-                yield self._node(child, depth + 1)
-            except ManifestError:
-                raise
-            except SourceError as error:
-                self._problems.append(error)
-
-    def _manifest(self, descriptor: Descriptor, depth: int) -> Manifest:
-        what = f"manifest {descriptor.digest.short} in {self.store.label}"
-        self._read += 1
-        if self._read > MAX_MANIFESTS:
-            raise ManifestError(f"{self.store.label} names more than {MAX_MANIFESTS} manifests for one image")
-        if depth > MAX_INDEX_DEPTH:
-            raise ManifestError(
-                f"{what} is an index in an index, {depth} times over", hint=f"{MAX_INDEX_DEPTH} are read"
-            )
+    async def manifest(self, descriptor: Descriptor) -> Manifest:
+        """See ``loader.ImageStore``."""
         if descriptor not in self._manifests:
-            raw = read_content(self._present(descriptor, "manifest"), MAX_MANIFEST_SIZE)
-            if Digest.of(raw) != descriptor.digest:
-                raise DigestMismatchError(what, descriptor.digest, Digest.of(raw))
-            self._manifests[descriptor] = parse_manifest(raw, media_type=descriptor.media_type, name=what)
+            self._manifests[descriptor] = await to_thread.run_sync(self._read, descriptor)
         return self._manifests[descriptor]
 
-    def _blob(self, descriptor: Descriptor, what: str) -> ContentBlob:
-        name = f"{what} {descriptor.digest.short}"
+    async def config(self, descriptor: Descriptor) -> bytes:
+        """See ``loader.ImageStore``."""
+        return await to_thread.run_sync(lambda: read_content(self._present(descriptor, "config")))
+
+    async def blobs(self, named: Sequence[tuple[str, Descriptor]]) -> Sequence[Blob | SourceError]:
+        """See ``loader.ImageStore``."""
+        return await to_thread.run_sync(lambda: [self._blob(kind, descriptor) for kind, descriptor in named])
+
+    def _read(self, descriptor: Descriptor) -> Manifest:
+        what = f"manifest {descriptor.digest.short} in {self.label}"
+        raw = read_content(self._present(descriptor, "manifest"), MAX_MANIFEST_SIZE)
+        if Digest.of(raw) != descriptor.digest:
+            raise DigestMismatchError(what, descriptor.digest, Digest.of(raw))
+        return parse_manifest(raw, media_type=descriptor.media_type, name=what)
+
+    def _blob(self, kind: str, descriptor: Descriptor) -> Blob | SourceError:
         try:
-            return ContentBlob(name, descriptor, self._present(descriptor, what))
+            return ContentBlob(f"{kind} {descriptor.digest.short}", descriptor, self._present(descriptor, kind))
         except SourceError as error:
-            self._problems.append(error)
-            return ContentBlob(name, descriptor, BytesContent(b"", name))  # goes nowhere: load raises
+            return error
 
     def _present(self, descriptor: Descriptor, what: str) -> Content:
-        content = self._find(descriptor)
+        content = self.store.find(f"blobs/sha256/{descriptor.digest.hex}")
         if content is None:
-            raise SourceError(
-                f"{self.store.label} lacks {what} {descriptor.digest}",
+            raise SourceNotFoundError(
+                f"{self.label} lacks {what} {descriptor.digest}",
                 hint="copy the image with all its platforms and blobs, or choose one with --platform",
             )
         if content.size != descriptor.size:
             raise DigestMismatchError(
-                f"{what} {descriptor.digest.short} in {self.store.label}", descriptor.size, content.size
+                f"{what} {descriptor.digest.short} in {self.label}", descriptor.size, content.size
             )
         if not content.size:
-            raise SourceError(f"{what} {descriptor.digest.short} in {self.store.label} has 0 bytes", hint=_EMPTY_HINT)
+            raise empty_blob(what, descriptor, self.label)
         return content
-
-    def _pick(self, root: Descriptor, wanted: Platform) -> Descriptor:
-        found = list(self._platforms(root, 0))
-        fitting = [(platform, child) for platform, child in found if platform.satisfies(wanted)]
-        fitting.sort(key=lambda pair: pair[0] != wanted)
-        if not fitting:
-            there = dict.fromkeys(str(platform) for platform, _ in found)
-            raise ChoiceError(f"{self.store.label} holds no image for {wanted}", tuple(there))
-        return fitting[0][1]
-
-    def _platforms(self, descriptor: Descriptor, depth: int) -> Iterator[tuple[Platform, Descriptor]]:
-        if descriptor.media_type in INDEX_TYPES:
-            for child in self._manifest(descriptor, depth).children:
-                if child.platform != _UNKNOWN and child.annotation(_ATTESTATION) is None:
-                    yield from self._platforms(child, depth + 1)
-        elif platform := descriptor.platform or self._config_platform(descriptor, depth):
-            yield platform, descriptor
-
-    def _config_platform(self, descriptor: Descriptor, depth: int) -> Platform | None:
-        if self._find(descriptor) is None:
-            return None  # a sparse index: what is not picked need not be there
-        config = self._manifest(descriptor, depth).config
-        if config is None or self._find(config) is None:
-            return None
-        return parse_config(read_content(self._present(config, "config")), f"config {config.digest.short}").platform
-
-    def _find(self, descriptor: Descriptor) -> Content | None:
-        return self.store.find(f"blobs/sha256/{descriptor.digest.hex}")

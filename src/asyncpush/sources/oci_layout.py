@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,9 @@ from asyncpush.model import Descriptor, Platform
 from asyncpush.protocols import ImageNode, IndexNode
 from asyncpush.settings import Settings
 from asyncpush.sources.content import Content, Store, decode_document, find_file, read_content
+from asyncpush.sources.loader import ImageLoader
 from asyncpush.sources.names import ImageName
-from asyncpush.sources.oci_image import ImageLoader
+from asyncpush.sources.oci_image import LayoutImages
 from asyncpush.sources.source import Entry
 
 INDEX = "index.json"
@@ -96,8 +98,10 @@ def _entry(position: int, parsed: DescriptorDocument, store: Store, settings: Se
     )
 
 
-def _load(store: Store, settings: Settings, root: Descriptor, platform: Platform | None) -> ImageNode | IndexNode:
-    return ImageLoader(store, settings.push_foreign_layers).load(root, platform)
+async def _load(
+    store: Store, settings: Settings, root: Descriptor, platforms: Collection[Platform]
+) -> ImageNode | IndexNode:
+    return await ImageLoader(LayoutImages(store), settings.push_foreign_layers).load(root, platforms)
 
 
 def _name(image_name: str | None, ref_name: str | None) -> ImageName | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
-
-from anyio import to_thread
 
 from asyncpush.errors import ChoiceError, SourceError
 from asyncpush.model import Digest, Platform
@@ -15,6 +13,9 @@ from asyncpush.sources.names import ImageName, Location
 
 Node: TypeAlias = ImageNode | IndexNode
 
+#: Which images to take of an index: all, the one for a platform, or those for several.
+Platforms: TypeAlias = Platform | Collection[Platform] | None
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -22,7 +23,7 @@ class Entry:
 
     Attributes:
         position: the image's place among the images, from 0; several names may share it.
-        load: reads the image in a worker thread; with a platform, only that platform's part of it.
+        load: reads the image; with platforms, only those of it.
         title: how to choose it, if not by its position.
         aliases: other ways to choose it.
         repository: the repository that it names; None if it names none.
@@ -32,7 +33,7 @@ class Entry:
     """
 
     position: int
-    load: Callable[[Platform | None], Node]
+    load: Callable[[Collection[Platform]], Awaitable[Node]]
     title: str | None = None
     aliases: frozenset[str] = frozenset()
     repository: str | None = None
@@ -50,11 +51,11 @@ class Entry:
 class Source(Protocol):
     """The images of an opened source, until it is closed."""
 
-    async def images(self, *, platform: Platform | None = None) -> tuple[Image, ...]:
+    async def images(self, *, platform: Platforms = None) -> tuple[Image, ...]:
         """All images, once for each name; only the chosen one where the reference chooses.
 
         Args:
-            platform: of indexes, take the image for this platform alone.
+            platform: of indexes, take the image for this platform alone, or of several the images for them.
 
         Raises:
             ChoiceError: no image is the chosen one, or none is for *platform*.
@@ -62,11 +63,11 @@ class Source(Protocol):
         """
         ...
 
-    async def image(self, *, platform: Platform | None = None) -> Image:
+    async def image(self, *, platform: Platforms = None) -> Image:
         """The image that the reference chooses, or the only one.
 
         Args:
-            platform: of an index, take the image for this platform alone.
+            platform: of an index, take the image for this platform alone, or of several the images for them.
 
         Raises:
             ChoiceError: there are several, or none is the chosen one, or none is for *platform*.
@@ -89,20 +90,22 @@ class LocalSource:
     location: Location
     entries: tuple[Entry, ...]
 
-    async def images(self, *, platform: Platform | None = None) -> tuple[Image, ...]:
+    async def images(self, *, platform: Platforms = None) -> tuple[Image, ...]:
         """See ``Source``."""
-        return await to_thread.run_sync(self._load, self._chosen(platform), platform)
+        platforms = each_platform(platform)
+        return await self._load(self._chosen(platforms), platforms)
 
-    async def image(self, *, platform: Platform | None = None) -> Image:
+    async def image(self, *, platform: Platforms = None) -> Image:
         """See ``Source``."""
-        entries = self._chosen(platform)
-        if platform is not None and (exact := [entry for entry in entries if entry.platform == platform]):
+        platforms = each_platform(platform)
+        entries = self._chosen(platforms)
+        if exact := [entry for entry in entries if entry.platform in platforms]:
             entries = exact
         if len({entry.digest or entry.position for entry in entries}) > 1:
             raise ChoiceError(f"{self.location.label} holds {len(entries)} images", self._choices(entries))
-        return (await to_thread.run_sync(self._load, entries[:1], platform))[0]
+        return (await self._load(entries[:1], platforms))[0]
 
-    def _chosen(self, platform: Platform | None) -> Sequence[Entry]:
+    def _chosen(self, platforms: Collection[Platform]) -> Sequence[Entry]:
         choice = self.location.choice
         entries = [entry for entry in self.entries if choice is None or entry.answers(choice)]
         if not self.entries:
@@ -110,18 +113,20 @@ class LocalSource:
         if not entries:
             raise ChoiceError(f"{self.location.label} holds no image {choice!r}", self._choices(self.entries))
         fitting = [
-            entry for entry in entries if not platform or not entry.platform or entry.platform.satisfies(platform)
+            entry
+            for entry in entries
+            if not platforms or not entry.platform or any(map(entry.platform.satisfies, platforms))
         ]
         if not fitting:
-            platforms = dict.fromkeys(str(entry.platform) for entry in entries)
-            raise ChoiceError(f"{self.location.label} holds no image for {platform}", tuple(platforms))
+            names, there = " or ".join(map(str, platforms)), dict.fromkeys(str(entry.platform) for entry in entries)
+            raise ChoiceError(f"{self.location.label} holds no image for {names}", tuple(there))
         return fitting
 
-    def _load(self, entries: Sequence[Entry], platform: Platform | None) -> tuple[Image, ...]:
+    async def _load(self, entries: Sequence[Entry], platforms: Collection[Platform]) -> tuple[Image, ...]:
         nodes: dict[int, Node] = {}
         for entry in entries:
             if entry.position not in nodes:
-                nodes[entry.position] = entry.load(platform)
+                nodes[entry.position] = await entry.load(platforms)
         return tuple(
             Image(self._written(entry), entry.repository, entry.tag, nodes[entry.position]) for entry in entries
         )
@@ -134,3 +139,10 @@ class LocalSource:
         if entry.title is not None and sum(entry.title == other.title for other in self.entries) == 1:
             return f"{place}:{entry.title}"
         return place if len(self.entries) == 1 else f"{place}:@{entry.position}"
+
+
+def each_platform(platform: Platforms) -> tuple[Platform, ...]:
+    """The platforms that were asked for, as a tuple; empty for all."""
+    if platform is None:
+        return ()
+    return (platform,) if isinstance(platform, Platform) else tuple(platform)

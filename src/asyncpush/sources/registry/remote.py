@@ -15,8 +15,9 @@ from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import ImageNode, IndexNode
 from asyncpush.settings import MAX_MANIFEST_SIZE, MiB
 from asyncpush.sources.content import MAX_DOCUMENT_SIZE
+from asyncpush.sources.loader import ImageLoader
 from asyncpush.sources.registry.blob import RegistryBlob
-from asyncpush.sources.registry.images import RemoteImages
+from asyncpush.sources.registry.images import RepositoryImages
 from asyncpush.sources.registry.listing import CatalogDocument, TagsDocument, pages
 from asyncpush.sources.registry.reference import is_repository, is_tag
 from asyncpush.sources.registry.wire import Answer, Ask, NotThereError, RefusedError, Wire, path_of
@@ -191,8 +192,7 @@ class Remote:
         Args:
             repository: where it is.
             descriptor: of its manifest, as ``resolve`` gives it.
-            platforms: none takes all; one takes the image for it; several make a new index of the images for them and
-                their attestations, and where all of an index is wanted, the index itself.
+            platforms: which images are taken of an index (``loader.ImageLoader.load``).
             push_foreign_layers: take non-distributable layers, too.
 
         Raises:
@@ -201,7 +201,8 @@ class Remote:
             DigestMismatchError: a manifest's bytes are not those that were asked for.
             SourceError: a manifest is missing, a blob is empty, or the registry refuses or can't be reached.
         """
-        return await RemoteImages(self, repository, push_foreign_layers).load(descriptor, platforms)
+        loader = ImageLoader(RepositoryImages(self, repository), push_foreign_layers)
+        return await loader.load(descriptor, platforms)
 
     async def _listed_referrers(self, ask: Ask) -> tuple[Descriptor, ...]:
         found: dict[Digest, Descriptor] = {}

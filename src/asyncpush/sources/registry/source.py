@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from asyncpush.model import Platform
 from asyncpush.protocols import Image
 from asyncpush.sources.registry.reference import RemoteReference
 from asyncpush.sources.registry.remote import Remote
+from asyncpush.sources.source import Platforms, each_platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +24,15 @@ class RemoteSource:
     reference: RemoteReference
     push_foreign_layers: bool = False
 
-    async def images(self, *, platform: Platform | None = None) -> tuple[Image, ...]:
+    async def images(self, *, platform: Platforms = None) -> tuple[Image, ...]:
         """The image, as the only one; see ``image``."""
         return (await self.image(platform=platform),)
 
-    async def image(self, *, platform: Platform | None = None) -> Image:
+    async def image(self, *, platform: Platforms = None) -> Image:
         """Read the image; what its tag names now counts.
 
         Args:
-            platform: of an index, take the image for this platform alone.
+            platform: of an index, take the image for this platform alone, or of several the images for them.
 
         Raises:
             ChoiceError: none is for *platform*.
@@ -40,8 +40,10 @@ class RemoteSource:
         """
         reference = self.reference
         descriptor = await self.remote.resolve(reference.repository, reference.target)
-        platforms = () if platform is None else (platform,)
         root = await self.remote.load(
-            reference.repository, descriptor, platforms, push_foreign_layers=self.push_foreign_layers
+            reference.repository,
+            descriptor,
+            each_platform(platform),
+            push_foreign_layers=self.push_foreign_layers,
         )
         return Image(str(reference), reference.name, reference.tag, root)

@@ -1,0 +1,291 @@
+"""From a descriptor to an image: manifests read, platforms chosen, blobs named; the same for every kind of store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+from anyio import to_thread
+
+from asyncpush.errors import (
+    ChoiceError,
+    DigestMismatchError,
+    ManifestError,
+    SourceDeniedError,
+    SourceError,
+    SourceNotFoundError,
+    SourceUnavailableError,
+    only_cause,
+)
+from asyncpush.manifest import INDEX_TYPES, Manifest, is_foreign, parse_manifest
+from asyncpush.model import Descriptor, Digest, Platform
+from asyncpush.protocols import Blob, ImageNode, IndexNode
+from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFESTS
+from asyncpush.sources.config import parse_config
+from asyncpush.sources.content import MAX_DOCUMENT_SIZE
+
+_UNKNOWN = Platform("unknown", "unknown")
+
+#: BuildKit marks its attestation manifests so, and names the image that they are about.
+_ATTESTATION = "vnd.docker.reference.type"
+_ATTESTED = "vnd.docker.reference.digest"
+
+_EMPTY_HINT = (
+    "ECR cannot hold an empty layer; build the image without it (an artifact's empty blob is the two bytes {})"
+)
+
+#: What ends the reading of an image at once; other problems are gathered, so that one run shows them all.
+_AT_ONCE = (ManifestError, SourceDeniedError, SourceUnavailableError)
+
+
+class ImageStore(Protocol):
+    """What keeps manifests and blobs by their digests: a layout, an archive, a repository of a registry."""
+
+    @property
+    def label(self) -> str:
+        """How to call it in errors."""
+        ...
+
+    async def manifest(self, descriptor: Descriptor) -> Manifest:
+        """Read a manifest or index.
+
+        Raises:
+            SourceNotFoundError: it is not there.
+            ManifestError: it is malformed, too large, or of a type that ECR does not take.
+            DigestMismatchError: its bytes are not those that the descriptor names.
+            SourceError: it can't be read.
+        """
+        ...
+
+    async def config(self, descriptor: Descriptor) -> bytes:
+        """Read an image's config, of at most ``MAX_DOCUMENT_SIZE``; whether its digest is right is not checked.
+
+        Raises:
+            SourceNotFoundError: it is not there.
+            SourceError: it can't be read.
+        """
+        ...
+
+    async def blobs(self, named: Sequence[tuple[str, Descriptor]]) -> Sequence[Blob | SourceError]:
+        """The blobs of one image, each by its kind (``layer``, ``config``) and descriptor; or what is wrong with it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A manifest or index, and the platforms of the images in it."""
+
+    descriptor: Descriptor
+    platforms: tuple[Platform, ...]
+
+    def fits(self, wanted: Collection[Platform]) -> bool:
+        return any(platform.satisfies(each) for platform in self.platforms for each in wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Problems:
+    """All that is wrong with an image or index, in the order of its manifests."""
+
+    errors: Sequence[SourceError]
+
+    def as_one(self) -> SourceError:
+        first, *others = self.errors
+        if others:
+            first.message += f" (and {len(others)} more problem{'s' if len(others) > 1 else ''} like this)"
+        return first
+
+
+@dataclass(slots=True)
+class ImageLoader:
+    """Reads one image of a store.
+
+    Attributes:
+        store: where manifests and blobs lie.
+        push_foreign_layers: take non-distributable layers, too.
+    """
+
+    store: ImageStore
+    push_foreign_layers: bool = False
+    _read: int = 0
+
+    async def load(self, root: Descriptor, platforms: Collection[Platform] = ()) -> ImageNode | IndexNode:
+        """Read the image or index at *root*, with all that it names.
+
+        Args:
+            root: of its manifest.
+            platforms: none takes all; one takes the image for it; several make a new index of the images for them and
+                their attestations, and where all of an index is wanted, the index itself.
+
+        Raises:
+            ChoiceError: nothing below *root* is for any of *platforms*.
+            ManifestError: a manifest is malformed, or there are too many, or they are nested too deeply.
+            DigestMismatchError: a manifest's bytes, or a blob's size, are not what their descriptor says.
+            SourceError: a manifest or blob is missing, empty or can't be read; the first problem is named, the others
+                are counted.
+        """
+        with only_cause():
+            if not platforms:
+                node = await self._node(root, 0)
+            elif len(platforms) == 1 or root.media_type not in INDEX_TYPES:
+                picked = await self._pick(root, platforms)
+                self._read = 0
+                node = await self._node(picked, 0)
+            else:
+                reduced = await self._reduced(root, platforms)
+                self._read = 0
+                node = await self._complete(reduced, 0)
+        if isinstance(node, _Problems):
+            raise node.as_one()
+        return node
+
+    # All that a manifest names
+
+    async def _node(self, descriptor: Descriptor, depth: int) -> ImageNode | IndexNode | _Problems:
+        return await self._complete(await self._manifest(descriptor, depth), depth)
+
+    async def _complete(self, manifest: Manifest, depth: int) -> ImageNode | IndexNode | _Problems:
+        if manifest.config is None:
+            return await self._index(manifest, depth)
+        layers = [layer for layer in manifest.layers if self.push_foreign_layers or not is_foreign(layer)]
+        found = await self.store.blobs([("config", manifest.config), *(("layer", layer) for layer in layers)])
+        if problems := [blob for blob in found if isinstance(blob, SourceError)]:
+            return _Problems(problems)
+        config, *others = (blob for blob in found if not isinstance(blob, SourceError))
+        return ImageNode(config, tuple(others), manifest)
+
+    async def _index(self, index: Manifest, depth: int) -> IndexNode | _Problems:
+        outcomes: dict[int, ImageNode | IndexNode | _Problems] = {}
+
+        async def one(position: int, child: Descriptor) -> None:
+            try:
+                outcomes[position] = await self._node(child, depth + 1)
+            except _AT_ONCE:
+                raise
+            except SourceError as error:
+                outcomes[position] = _Problems([error])
+
+        async with anyio.create_task_group() as tg:
+            for position, child in enumerate(index.children):
+                tg.start_soon(one, position, child)
+        in_order = [outcomes[position] for position in range(len(index.children))]
+        problems = [error for each in in_order if isinstance(each, _Problems) for error in each.errors]
+        if problems:
+            return _Problems(problems)
+        return IndexNode(index, tuple(node for node in in_order if not isinstance(node, _Problems)))
+
+    async def _manifest(self, descriptor: Descriptor, depth: int) -> Manifest:
+        self._read += 1
+        if self._read > MAX_MANIFESTS:
+            raise ManifestError(f"{self.store.label} names more than {MAX_MANIFESTS} manifests for one image")
+        if depth > MAX_INDEX_DEPTH:
+            raise ManifestError(
+                f"manifest {descriptor.digest.short} in {self.store.label} is an index in an index, {depth} times over",
+                hint=f"{MAX_INDEX_DEPTH} are read",
+            )
+        return await self.store.manifest(descriptor)
+
+    # Choosing
+
+    async def _pick(self, root: Descriptor, wanted: Collection[Platform]) -> Descriptor:
+        """The image for a platform; one that is exactly for it goes before one that will also do."""
+        found = await self._images(root, 0)
+        fitting = [image for image in found if image.fits(wanted)]
+        if not fitting:
+            raise self._no_choice(found, wanted)
+        fitting.sort(key=lambda image: not set(image.platforms) & set(wanted))
+        return fitting[0].descriptor
+
+    async def _reduced(self, root: Descriptor, wanted: Collection[Platform]) -> Manifest:
+        """An index of the images for *wanted*, with their attestations; a nested index is kept or left as a whole."""
+        index = await self._manifest(root, 0)
+        members = await self._members(index, 0)
+        kept = {member.descriptor.digest for member in members if member.fits(wanted)}
+        if not kept:
+            raise self._no_choice(members, wanted)
+        kept |= {child.digest for child in index.children if _attested(child) in {str(digest) for digest in kept}}
+        return await to_thread.run_sync(_with_children, index, kept)
+
+    async def _members(self, index: Manifest, depth: int) -> Sequence[_Member]:
+        """The images and indexes that *index* names, each with the platforms in it."""
+        members: dict[int, _Member] = {}
+
+        async def one(position: int, child: Descriptor) -> None:
+            images = await self._images(child, depth + 1)
+            members[position] = _Member(child, tuple(platform for image in images for platform in image.platforms))
+
+        async with anyio.create_task_group() as tg:
+            for position, child in enumerate(index.children):
+                if _is_image(child):
+                    tg.start_soon(one, position, child)
+        return [members[position] for position in sorted(members)]
+
+    async def _images(self, descriptor: Descriptor, depth: int) -> Sequence[_Member]:
+        """The images at or below *descriptor*, with their platforms; those without a platform are left out."""
+        if descriptor.media_type not in INDEX_TYPES:
+            platform = descriptor.platform or await self._config_platform(descriptor, depth)
+            return [_Member(descriptor, (platform,))] if platform else []
+        index = await self._manifest(descriptor, depth)
+        return [image for child in index.children if _is_image(child) for image in await self._images(child, depth + 1)]
+
+    async def _config_platform(self, descriptor: Descriptor, depth: int) -> Platform | None:
+        try:
+            config = (await self._manifest(descriptor, depth)).config
+            if config is None or not config.size:
+                return None
+            label = f"config {config.digest.short} in {self.store.label}"
+            if config.size > MAX_DOCUMENT_SIZE:
+                raise ManifestError(f"{label} has {config.size} bytes; at most {MAX_DOCUMENT_SIZE} are read")
+            raw = await self.store.config(config)
+        except SourceNotFoundError:
+            if not depth:
+                raise
+            return None  # a sparse index: what is not picked need not be there
+        if Digest.of(raw) != config.digest:
+            raise DigestMismatchError(label, config.digest, Digest.of(raw))
+        return parse_config(raw, label).platform
+
+    def _no_choice(self, found: Sequence[_Member], wanted: Collection[Platform]) -> ChoiceError:
+        there = dict.fromkeys(str(platform) for member in found for platform in member.platforms)
+        names = " or ".join(str(platform) for platform in wanted)
+        return ChoiceError(f"{self.store.label} holds no image for {names}", tuple(there))
+
+
+def _is_image(child: Descriptor) -> bool:
+    """Whether a member of an index is an image or an index of images, as far as its descriptor tells."""
+    return child.platform != _UNKNOWN and child.annotation(_ATTESTATION) is None
+
+
+def _attested(child: Descriptor) -> str | None:
+    return child.annotation(_ATTESTED) if child.annotation(_ATTESTATION) is not None else None
+
+
+def _with_children(index: Manifest, kept: Collection[Digest]) -> Manifest:
+    """*index* with some of its children: itself if they are all; else the same document without the others.
+
+    The same choice from the same bytes gives the same bytes: members and children keep their order.
+    """
+    if all(child.digest in kept for child in index.children):
+        return index
+    try:
+        document = json.loads(index.raw)
+        pairs = zip(document["manifests"], index.children, strict=True)
+        document["manifests"] = [member for member, child in pairs if child.digest in kept]
+        raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    except (ValueError, RecursionError) as error:
+        # Numbers of thousands of digits, say: what skips them took them.
+        raise ManifestError(
+            f"index {index.digest.short} can't be written anew for some of its images: {error}",
+            hint="take all of its platforms",
+        ) from error
+    return parse_manifest(raw, media_type=index.media_type)
+
+
+def empty_blob(kind: str, descriptor: Descriptor, label: str) -> SourceError:
+    """What is wrong with a blob of 0 bytes."""
+    return SourceError(
+        f"{kind} {descriptor.digest.short} in {label} has 0 bytes",
+        hint=_EMPTY_HINT,
+    )
