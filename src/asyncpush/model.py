@@ -5,10 +5,30 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Self
 
 _DIGEST = re.compile(r"sha256:([a-f0-9]{64})")
 _PLATFORM_WORD = re.compile(r"[A-Za-z0-9._+-]+")
+
+#: How else systems and architectures are called, by people and by `uname`; with the variant that a name implies.
+_SYSTEMS = MappingProxyType({"macos": "darwin"})
+_ARCHITECTURES = MappingProxyType(
+    {
+        "x86_64": ("amd64", None),
+        "x86-64": ("amd64", None),
+        "aarch64": ("arm64", None),
+        "armhf": ("arm", "v7"),
+        "armel": ("arm", "v6"),
+        "i386": ("386", None),
+        "i686": ("386", None),
+    }
+)
+_WITH_VARIANT = frozenset(name for name, (_, variant) in _ARCHITECTURES.items() if variant)
+_VERSIONED = frozenset({"amd64", "arm", "arm64"})
+
+#: The variants that go without saying; of `arm`, it is v7 that is meant where nothing is said.
+_BASE_VARIANTS = MappingProxyType({"amd64": "v1", "arm64": "v8"})
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,11 +86,32 @@ class Platform:
             raise ValueError(f"{text!r} is not a platform; write OS/ARCH[/VARIANT], such as linux/arm64/v8")
         return cls(*words)
 
+    @property
+    def normalized(self) -> Self:
+        """The same platform in the words that containerd and Docker compare: one way to write each."""
+        os, named = self.os.lower(), self.architecture.lower()
+        architecture, implied = _ARCHITECTURES.get(named, (named, None))
+        variant = (self.variant or "").lower() or implied
+        if variant and variant.isdecimal() and architecture in _VERSIONED:
+            variant = f"v{variant}"
+        if architecture == "arm":
+            variant = variant or "v7"
+        elif variant == _BASE_VARIANTS.get(architecture):
+            variant = None
+        return type(self)(_SYSTEMS.get(os, os), architecture, variant)
+
     def satisfies(self, wanted: Platform) -> bool:
         """Whether an image for this platform is one that *wanted* asks for; without a variant, any will do."""
-        return (self.os, self.architecture) == (wanted.os, wanted.architecture) and (
-            wanted.variant is None or wanted.variant == self.variant
+        own, asked = self.normalized, wanted.normalized
+        return own == asked or (
+            (own.os, own.architecture) == (asked.os, asked.architecture)
+            and not wanted.variant
+            and wanted.architecture.lower() not in _WITH_VARIANT
         )
+
+    def distance(self, wanted: Platform) -> int:
+        """How far this is from *wanted*, to order images that satisfy it: 0 written alike, 1 the same, 2 another."""
+        return 0 if self == wanted else 1 if self.normalized == wanted.normalized else 2
 
     def __str__(self) -> str:
         return "/".join(word for word in (self.os, self.architecture, self.variant) if word)

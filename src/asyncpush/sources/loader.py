@@ -84,6 +84,9 @@ class _Member:
     def fits(self, wanted: Collection[Platform]) -> bool:
         return any(platform.satisfies(each) for platform in self.platforms for each in wanted)
 
+    def distance(self, wanted: Collection[Platform]) -> int:
+        return min(platform.distance(each) for platform in self.platforms for each in wanted)
+
 
 @dataclass(frozen=True, slots=True)
 class _Problems:
@@ -195,8 +198,7 @@ class ImageLoader:
         fitting = [image for image in found if image.fits(wanted)]
         if not fitting:
             raise self._no_choice(found, wanted)
-        fitting.sort(key=lambda image: not set(image.platforms) & set(wanted))
-        return fitting[0].descriptor
+        return min(fitting, key=lambda image: image.distance(wanted)).descriptor
 
     async def _reduced(self, root: Descriptor, wanted: Collection[Platform]) -> Manifest:
         """An index of the images for *wanted*, with their attestations; a nested index is kept or left as a whole."""

@@ -99,8 +99,7 @@ class LocalSource:
         """See ``Source``."""
         platforms = each_platform(platform)
         entries = self._chosen(platforms)
-        if exact := [entry for entry in entries if entry.platform in platforms]:
-            entries = exact
+        entries = _exactly_for(platforms, entries) or entries
         if len({entry.digest or entry.position for entry in entries}) > 1:
             raise ChoiceError(f"{self.location.label} holds {len(entries)} images", self._choices(entries))
         return (await self._load(entries[:1], platforms))[0]
@@ -139,6 +138,15 @@ class LocalSource:
         if entry.title is not None and sum(entry.title == other.title for other in self.entries) == 1:
             return f"{place}:{entry.title}"
         return place if len(self.entries) == 1 else f"{place}:@{entry.position}"
+
+
+def _exactly_for(platforms: Collection[Platform], entries: Sequence[Entry]) -> Sequence[Entry]:
+    """The entries that say that they are for just one of *platforms*: in its words, or else in others."""
+    found: dict[int, list[Entry]] = {0: [], 1: [], 2: []}
+    for entry in entries:
+        if entry.platform and platforms:
+            found[min(entry.platform.distance(each) for each in platforms)].append(entry)
+    return found[0] or found[1]
 
 
 def each_platform(platform: Platforms) -> tuple[Platform, ...]:
