@@ -252,6 +252,10 @@ class _ImagePush:
 
     async def node(self, node: ImageNode | IndexNode, tag: str | None) -> tuple[Manifest, Literal["pushed", "present"]]:
         """Put *node*, after all that it names; by digest where *tag* is None."""
+        if isinstance(node, ImageNode) and node.companions:
+            async with anyio.create_task_group() as tg:
+                for companion in node.companions:
+                    tg.start_soon(self.node, companion, None)
         if tag is None and node.manifest and node.manifest.digest in self._plan.manifests:
             return node.manifest, "present"
         if isinstance(node, IndexNode):

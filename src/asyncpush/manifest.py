@@ -25,6 +25,17 @@ DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 
 INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
 
+#: The configs of what can be run: images, those of Docker's early days, and modules of WebAssembly.
+_IMAGE_CONFIGS = frozenset(
+    {
+        OCI_CONFIG,
+        DOCKER_CONFIG,
+        "application/octet-stream",
+        "application/vnd.wasm.config.v0+json",
+        "application/vnd.wasm.config.v1+json",
+    }
+)
+
 #: Everything that PutImage takes and that has layers to push by digest (schema 1 has neither).
 ACCEPTED_TYPES = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
 
@@ -35,7 +46,7 @@ class _Platform(msgspec.Struct):
     variant: str | None = None
 
 
-class DescriptorDocument(msgspec.Struct, rename={"media_type": "mediaType"}):
+class DescriptorDocument(msgspec.Struct, rename={"media_type": "mediaType", "artifact_type": "artifactType"}):
     """A descriptor as JSON has it (OCI image-spec, descriptor); ``parse_descriptor`` checks and types it."""
 
     media_type: str
@@ -44,15 +55,21 @@ class DescriptorDocument(msgspec.Struct, rename={"media_type": "mediaType"}):
     urls: list[str] | None = None
     platform: _Platform | None = None
     annotations: dict[str, str] | None = None
+    artifact_type: object = None
 
 
-class _Manifest(msgspec.Struct, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):
+class _Manifest(
+    msgspec.Struct,
+    rename={"schema_version": "schemaVersion", "media_type": "mediaType", "artifact_type": "artifactType"},
+):
     schema_version: int
     media_type: str | None = None
     config: DescriptorDocument | None = None
     layers: list[DescriptorDocument] | None = None
     manifests: list[DescriptorDocument] | None = None
     subject: DescriptorDocument | None = None
+    artifact_type: object = None
+    annotations: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +84,8 @@ class Manifest:
         layers: the layers' descriptors, in order; empty in an index.
         children: the manifests that an index names; empty in an image manifest.
         subject: the manifest that this one refers to (OCI 1.1 referrers), or None.
+        artifact_type: what it is, if it says that it is something else than an image; else None.
+        annotations: what it says of itself, as far as that is text.
     """
 
     raw: bytes
@@ -76,6 +95,19 @@ class Manifest:
     layers: tuple[Descriptor, ...]
     children: tuple[Descriptor, ...]
     subject: Digest | None = None
+    artifact_type: str | None = None
+    annotations: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_artifact(self) -> bool:
+        """Whether it is something else than an image that can be run: it says so, or its config is no image's."""
+        return self.artifact_type is not None or (
+            self.config is not None and self.config.media_type not in _IMAGE_CONFIGS
+        )
+
+    def annotation(self, key: str) -> str | None:
+        """The value of annotation *key*, or None."""
+        return dict(self.annotations).get(key)
 
     @property
     def descriptor(self) -> Descriptor:
@@ -115,12 +147,13 @@ def parse_manifest(raw: bytes, *, media_type: str | None = None, name: str = "th
             f"{name} is of type {kind[:200]!r}", hint="ECR takes OCI and Docker v2 manifests and indexes"
         )
     digest, subject = Digest.of(raw), _subject(parsed, name)
+    said = _text(parsed.artifact_type), _texts(parsed.annotations)
     if kind in INDEX_TYPES:
-        return Manifest(raw, kind, digest, None, (), _children(parsed, name), subject)
+        return Manifest(raw, kind, digest, None, (), _children(parsed, name), subject, *said)
     if parsed.config is None or parsed.layers is None or parsed.manifests is not None:
         raise ManifestError(f"{name} is an image manifest, but lacks its config or layers")
     layers = tuple(parse_descriptor(layer, name) for layer in parsed.layers)
-    return Manifest(raw, kind, digest, parse_descriptor(parsed.config, name), layers, (), subject)
+    return Manifest(raw, kind, digest, parse_descriptor(parsed.config, name), layers, (), subject, *said)
 
 
 def build_manifest(config: Descriptor, layers: Sequence[Descriptor], compression: Compression) -> Manifest:
@@ -192,6 +225,16 @@ def _document(descriptor: Descriptor) -> dict[str, str | int]:
     return {"mediaType": descriptor.media_type, "size": descriptor.size, "digest": str(descriptor.digest)}
 
 
+def _text(said: object) -> str | None:
+    return said if isinstance(said, str) and said else None
+
+
+def _texts(said: object) -> tuple[tuple[str, str], ...]:
+    """What is text of an object whose shape is nobody's business but its author's."""
+    pairs = said.items() if isinstance(said, dict) else ()
+    return tuple((key, value) for key, value in pairs if isinstance(key, str) and isinstance(value, str))
+
+
 def _subject(parsed: _Manifest, name: str) -> Digest | None:
     return parse_descriptor(parsed.subject, name).digest if parsed.subject else None
 
@@ -221,4 +264,5 @@ def parse_descriptor(parsed: DescriptorDocument, name: str) -> Descriptor:
         tuple(parsed.urls or ()),
         platform,
         tuple((parsed.annotations or {}).items()),
+        _text(parsed.artifact_type),
     )

@@ -127,6 +127,7 @@ class Descriptor:
     urls: tuple[str, ...] = ()
     platform: Platform | None = None
     annotations: tuple[tuple[str, str], ...] = ()
+    artifact_type: str | None = None
 
     def annotation(self, key: str) -> str | None:
         """The value of annotation *key*, or None."""

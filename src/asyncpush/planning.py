@@ -97,7 +97,9 @@ async def plan_images(
     manifests = frozenset(there.digest for there in found)
     refused = [await _refusal(repository, each, tagged) for each in wanted]
     going = [
-        each.image for each, refusal in zip(wanted, refused, strict=True) if not (refusal or _is_stored(each, tagged))
+        each.image
+        for each, refusal in zip(wanted, refused, strict=True)
+        if not (refusal or _is_complete(each, tagged, manifests))
     ]
     blobs = each_once(blob for image in going for blob in _missing(image, manifests))
     known = await _known(blobs, repository, memory)
@@ -115,7 +117,7 @@ def _plan(
     image = wanted.image
     own = frozenset(node.manifest.digest for node in nodes(image.root) if node.manifest)
     every = tuple(each_once(_blobs(image)))
-    if wanted.tag and _is_stored(wanted, tagged):
+    if wanted.tag and _is_complete(wanted, tagged, manifests):
         return Plan(tagged[wanted.tag], own, {}, (), every)
     to_send = [blob for blob in each_once(_missing(image, manifests)) if blob.identity not in known]
     sending = {blob.identity for blob in to_send}
@@ -167,6 +169,13 @@ def _is_stored(wanted: Wanted, tagged: Mapping[str, StoredImage]) -> bool:
     return there is not None and _is_same(there, wanted.image.root)
 
 
+def _is_complete(wanted: Wanted, tagged: Mapping[str, StoredImage], manifests: Collection[Digest]) -> bool:
+    """Whether the tag names the image already, and what the image refers to is there, too."""
+    return _is_stored(wanted, tagged) and all(
+        each.manifest is not None and each.manifest.digest in manifests for each in companions(wanted.image.root)
+    )
+
+
 def _is_same(stored: StoredImage, root: ImageNode | IndexNode) -> bool:
     """Whether *stored* is *root*.
 
@@ -184,11 +193,15 @@ def _is_same(stored: StoredImage, root: ImageNode | IndexNode) -> bool:
 
 
 def nodes(node: ImageNode | IndexNode) -> Iterator[ImageNode | IndexNode]:
-    """*node*, and all nodes below it."""
+    """*node*, and all nodes below it, with their companions."""
     yield node
-    if isinstance(node, IndexNode):
-        for child in node.children:
-            yield from nodes(child)
+    for child in node.children if isinstance(node, IndexNode) else node.companions:
+        yield from nodes(child)
+
+
+def companions(node: ImageNode | IndexNode) -> Iterator[ImageNode]:
+    """What goes along with the images of *node* by its digest alone."""
+    return (each for leaf in nodes(node) if isinstance(leaf, ImageNode) for each in leaf.companions)
 
 
 def leaves(node: ImageNode | IndexNode) -> Iterator[ImageNode]:

@@ -133,12 +133,14 @@ class ImageNode:
         layers: the layers to push, in the manifest's order, foreign ones left out.
         manifest: the manifest; None where it must be built from the layers' digests once they are known.
         build: makes it then, from the config's and the layers' descriptors.
+        companions: artifacts that it refers to by their digests (its SOCI index), where no index beside it names them.
     """
 
     config: Blob
     layers: tuple[Blob, ...]
     manifest: Manifest | None = None
     build: ManifestBuilder | None = None
+    companions: tuple[ImageNode, ...] = ()
 
 
 class ManifestBuilder(Protocol):

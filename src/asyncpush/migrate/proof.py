@@ -21,6 +21,7 @@ from asyncpush.migrate.plan.model import Entry, Plan
 from asyncpush.migrate.referrers import Referrers, subjects_of
 from asyncpush.migrate.targets import OpenTarget, open_targets, prepare
 from asyncpush.model import Digest
+from asyncpush.planning import companions
 from asyncpush.protocols import ImageNode, IndexNode
 from asyncpush.reference import Destination
 from asyncpush.settings import Settings
@@ -115,6 +116,9 @@ class _Expected:
         async with anyio.create_task_group() as tg:
             for copy, image in loaded:
                 self._want(copy, copy.tag, image.root)
+                for companion in companions(image.root):
+                    if companion.manifest:
+                        self._want(copy, None, companion)
                 if entry.referrers and entry.kind == "registry":
                     for subject in subjects_of(image.root):
                         tg.start_soon(self._referrers_of, copy, subject)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import anyio
 from anyio import to_thread
@@ -29,6 +29,10 @@ from asyncpush.sources.content import MAX_DOCUMENT_SIZE
 
 _UNKNOWN = Platform("unknown", "unknown")
 
+#: How an image refers to its SOCI index of version 2, and that to its image (awslabs/soci-snapshotter).
+_SOCI_INDEX = "com.amazon.soci.index-digest"
+_SOCI_IMAGE = "com.amazon.soci.image-manifest-digest"
+
 #: BuildKit marks its attestation manifests so, and names the image that they are about.
 _ATTESTATION = "vnd.docker.reference.type"
 _ATTESTED = "vnd.docker.reference.digest"
@@ -49,8 +53,8 @@ class ImageStore(Protocol):
         """How to call it in errors."""
         ...
 
-    async def manifest(self, descriptor: Descriptor) -> Manifest:
-        """Read a manifest or index.
+    async def manifest(self, reference: Descriptor | Digest) -> Manifest:
+        """Read a manifest or index; of a descriptor, one that fits it.
 
         Raises:
             SourceNotFoundError: it is not there.
@@ -101,6 +105,9 @@ class _Problems:
         return first
 
 
+_Outcome: TypeAlias = ImageNode | IndexNode | _Problems
+
+
 @dataclass(slots=True)
 class ImageLoader:
     """Reads one image of a store.
@@ -146,10 +153,11 @@ class ImageLoader:
 
     # All that a manifest names
 
-    async def _node(self, descriptor: Descriptor, depth: int) -> ImageNode | IndexNode | _Problems:
-        return await self._complete(await self._manifest(descriptor, depth), depth)
+    async def _node(self, descriptor: Descriptor, depth: int, beside: Collection[Digest] = ()) -> _Outcome:
+        return await self._complete(await self._manifest(descriptor, depth), depth, beside)
 
-    async def _complete(self, manifest: Manifest, depth: int) -> ImageNode | IndexNode | _Problems:
+    async def _complete(self, manifest: Manifest, depth: int, beside: Collection[Digest] = ()) -> _Outcome:
+        """The node of *manifest*; what is *beside* it comes along with the index that names it."""
         if manifest.config is None:
             return await self._index(manifest, depth)
         layers = [layer for layer in manifest.layers if self.push_foreign_layers or not is_foreign(layer)]
@@ -157,14 +165,30 @@ class ImageLoader:
         if problems := [blob for blob in found if isinstance(blob, SourceError)]:
             return _Problems(problems)
         config, *others = (blob for blob in found if not isinstance(blob, SourceError))
-        return ImageNode(config, tuple(others), manifest)
+        companion = await self._soci_index(manifest, beside)
+        if isinstance(companion, _Problems):
+            return companion
+        return ImageNode(config, tuple(others), manifest, companions=(companion,) if companion else ())
+
+    async def _soci_index(self, image: Manifest, beside: Collection[Digest]) -> ImageNode | _Problems | None:
+        """The SOCI index that *image* refers to, if the store has it and it does not come along anyway."""
+        digest = _named_soci_index(image)
+        if digest is None or digest in beside:
+            return None
+        try:
+            manifest = await self.store.manifest(digest)
+        except SourceNotFoundError:
+            return None  # the image was copied without it, and runs nonetheless
+        node = await self._complete(manifest, 0, (image.digest, digest)) if manifest.config else None
+        return None if isinstance(node, IndexNode) else node
 
     async def _index(self, index: Manifest, depth: int) -> IndexNode | _Problems:
-        outcomes: dict[int, ImageNode | IndexNode | _Problems] = {}
+        outcomes: dict[int, _Outcome] = {}
+        beside = {child.digest for child in index.children}
 
         async def one(position: int, child: Descriptor) -> None:
             try:
-                outcomes[position] = await self._node(child, depth + 1)
+                outcomes[position] = await self._node(child, depth + 1, beside)
             except _AT_ONCE:
                 raise
             except SourceError as error:
@@ -194,21 +218,48 @@ class ImageLoader:
 
     async def _pick(self, root: Descriptor, wanted: Collection[Platform]) -> Descriptor:
         """The image for a platform; one that is exactly for it goes before one that will also do."""
-        found = await self._images(root, 0)
-        fitting = [image for image in found if image.fits(wanted)]
-        if not fitting:
-            raise self._no_choice(found, wanted)
+        fitting = await self._fitting(await self._images(root, 0), wanted)
         return min(fitting, key=lambda image: image.distance(wanted)).descriptor
 
     async def _reduced(self, root: Descriptor, wanted: Collection[Platform]) -> Manifest:
         """An index of the images for *wanted*, with their attestations; a nested index is kept or left as a whole."""
         index = await self._manifest(root, 0)
-        members = await self._members(index, 0)
-        kept = {member.descriptor.digest for member in members if member.fits(wanted)}
-        if not kept:
-            raise self._no_choice(members, wanted)
-        kept |= {child.digest for child in index.children if _attested(child) in {str(digest) for digest in kept}}
+        images = await self._fitting(await self._members(index, 0), wanted)
+        kept = {image.descriptor.digest for image in images}
+        names = {str(digest) for digest in kept}
+        kept |= {child.digest for child in index.children if _about(child) in names}
+        for image in images:
+            manifest = await self._if_there(image.descriptor)
+            kept |= {digest} if manifest and (digest := _named_soci_index(manifest)) else set()
         return await to_thread.run_sync(_with_children, index, kept)
+
+    async def _fitting(self, members: Sequence[_Member], wanted: Collection[Platform]) -> Sequence[_Member]:
+        """Those of *members* that are for *wanted*; what stands beside images is none of them.
+
+        Where there are no images at all, it is what was asked for: a program for several platforms, say.
+        """
+        fitting = [member for member in members if member.fits(wanted)]
+        images = [member for member in fitting if not await self._is_artifact(member.descriptor)]
+        if not images and fitting and all([await self._is_artifact(member.descriptor) for member in members]):
+            images = fitting
+        if not images:
+            raise self._no_choice(members, wanted)
+        return images
+
+    async def _is_artifact(self, member: Descriptor) -> bool:
+        if member.artifact_type is not None:
+            return True
+        manifest = await self._if_there(member)
+        return manifest is not None and manifest.is_artifact
+
+    async def _if_there(self, image: Descriptor) -> Manifest | None:
+        """The manifest of an image; None of an index, and of what a sparse index names and need not be there."""
+        if image.media_type in INDEX_TYPES:
+            return None
+        try:
+            return await self.store.manifest(image)
+        except SourceNotFoundError:
+            return None
 
     async def _members(self, index: Manifest, depth: int) -> Sequence[_Member]:
         """The images and indexes that *index* names, each with the platforms in it."""
@@ -260,8 +311,17 @@ def _is_image(child: Descriptor) -> bool:
     return child.platform != _UNKNOWN and child.annotation(_ATTESTATION) is None
 
 
-def _attested(child: Descriptor) -> str | None:
-    return child.annotation(_ATTESTED) if child.annotation(_ATTESTATION) is not None else None
+def _about(child: Descriptor) -> str | None:
+    """The digest of the image that a member of an index is about, if it is about one."""
+    attested = child.annotation(_ATTESTED) if child.annotation(_ATTESTATION) is not None else None
+    return attested or child.annotation(_SOCI_IMAGE)
+
+
+def _named_soci_index(image: Manifest) -> Digest | None:
+    try:
+        return Digest.parse(image.annotation(_SOCI_INDEX) or "")
+    except ValueError:
+        return None
 
 
 def _with_children(index: Manifest, kept: Collection[Digest]) -> Manifest:
@@ -285,9 +345,9 @@ def _with_children(index: Manifest, kept: Collection[Digest]) -> Manifest:
     return parse_manifest(raw, media_type=index.media_type)
 
 
-def empty_blob(kind: str, descriptor: Descriptor, label: str) -> SourceError:
+def empty_blob(kind: str, digest: Digest, label: str) -> SourceError:
     """What is wrong with a blob of 0 bytes."""
     return SourceError(
-        f"{kind} {descriptor.digest.short} in {label} has 0 bytes",
+        f"{kind} {digest.short} in {label} has 0 bytes",
         hint=_EMPTY_HINT,
     )

@@ -25,18 +25,18 @@ class LayoutImages:
     """
 
     store: Store
-    _manifests: dict[Descriptor, Manifest] = field(default_factory=dict)
+    _manifests: dict[Descriptor | Digest, Manifest] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
         """How to call it in errors."""
         return self.store.label
 
-    async def manifest(self, descriptor: Descriptor) -> Manifest:
+    async def manifest(self, reference: Descriptor | Digest) -> Manifest:
         """See ``loader.ImageStore``."""
-        if descriptor not in self._manifests:
-            self._manifests[descriptor] = await to_thread.run_sync(self._read, descriptor)
-        return self._manifests[descriptor]
+        if reference not in self._manifests:
+            self._manifests[reference] = await to_thread.run_sync(self._read, reference)
+        return self._manifests[reference]
 
     async def config(self, descriptor: Descriptor) -> bytes:
         """See ``loader.ImageStore``."""
@@ -46,12 +46,14 @@ class LayoutImages:
         """See ``loader.ImageStore``."""
         return await to_thread.run_sync(lambda: [self._blob(kind, descriptor) for kind, descriptor in named])
 
-    def _read(self, descriptor: Descriptor) -> Manifest:
-        what = f"manifest {descriptor.digest.short} in {self.label}"
-        raw = read_content(self._present(descriptor, "manifest"), MAX_MANIFEST_SIZE)
-        if Digest.of(raw) != descriptor.digest:
-            raise DigestMismatchError(what, descriptor.digest, Digest.of(raw))
-        return parse_manifest(raw, media_type=descriptor.media_type, name=what)
+    def _read(self, reference: Descriptor | Digest) -> Manifest:
+        digest = reference if isinstance(reference, Digest) else reference.digest
+        what = f"manifest {digest.short} in {self.label}"
+        raw = read_content(self._present(reference, "manifest"), MAX_MANIFEST_SIZE)
+        if Digest.of(raw) != digest:
+            raise DigestMismatchError(what, digest, Digest.of(raw))
+        media_type = None if isinstance(reference, Digest) else reference.media_type
+        return parse_manifest(raw, media_type=media_type, name=what)
 
     def _blob(self, kind: str, descriptor: Descriptor) -> Blob | SourceError:
         try:
@@ -59,17 +61,16 @@ class LayoutImages:
         except SourceError as error:
             return error
 
-    def _present(self, descriptor: Descriptor, what: str) -> Content:
-        content = self.store.find(f"blobs/sha256/{descriptor.digest.hex}")
+    def _present(self, reference: Descriptor | Digest, kind: str) -> Content:
+        digest = reference if isinstance(reference, Digest) else reference.digest
+        content = self.store.find(f"blobs/sha256/{digest.hex}")
         if content is None:
             raise SourceNotFoundError(
-                f"{self.label} lacks {what} {descriptor.digest}",
+                f"{self.label} lacks {kind} {digest}",
                 hint="copy the image with all its platforms and blobs, or choose one with --platform",
             )
-        if content.size != descriptor.size:
-            raise DigestMismatchError(
-                f"{what} {descriptor.digest.short} in {self.label}", descriptor.size, content.size
-            )
+        if isinstance(reference, Descriptor) and content.size != reference.size:
+            raise DigestMismatchError(f"{kind} {digest.short} in {self.label}", reference.size, content.size)
         if not content.size:
-            raise empty_blob(what, descriptor, self.label)
+            raise empty_blob(kind, digest, self.label)
         return content

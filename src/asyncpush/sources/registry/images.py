@@ -49,9 +49,9 @@ class RepositoryImages:
         """How to call it in errors."""
         return f"{SCHEME}{self.remote.host}/{self.repository}"
 
-    async def manifest(self, descriptor: Descriptor) -> Manifest:
+    async def manifest(self, reference: Descriptor | Digest) -> Manifest:
         """See ``loader.ImageStore``."""
-        return await self.remote.manifest(self.repository, descriptor)
+        return await self.remote.manifest(self.repository, reference)
 
     async def config(self, descriptor: Descriptor) -> bytes:
         """See ``loader.ImageStore``."""
@@ -65,6 +65,6 @@ class RepositoryImages:
         return [
             self.remote.blob(self.repository, descriptor, kind)
             if descriptor.size
-            else empty_blob(kind, descriptor, self.label)
+            else empty_blob(kind, descriptor.digest, self.label)
             for kind, descriptor in named
         ]
