@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +31,7 @@ from asyncpush.reference import (
     parse_destination,
     parse_registry,
 )
+from asyncpush.referrers import carry_referrers
 from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
 from asyncpush.sources import file_blob, open_source
 from asyncpush.sources.registry import open_remotes
@@ -140,6 +141,7 @@ async def push(
     platform: Platform | None = None,
     dry: bool = False,
     sources: Mapping[str, SourceRegistry] | None = None,
+    referrers: bool = True,
 ) -> ImageResult:
     """Push one image, or one index with all that it names.
 
@@ -152,6 +154,7 @@ async def push(
         dry: only find out what would be sent.
         sources: how registries are reached that images are read from, by host; one that is not in it is reached as
             docker and podman would, and ECR with the AWS credentials.
+        referrers: carry signatures, attestations and SBOMs along; those that stay behind are named in the result.
 
     Raises:
         UsageError: the source or destination is not well formed, or a choice is missing; nothing was sent.
@@ -165,7 +168,7 @@ async def push(
         open_remotes(sources, logins=logins, emit=registry.emit) as remotes,
         open_source(source, registry.settings, remotes=remotes) as opened,
     ):
-        return await _push(registry, await opened.image(platform=platform), to, dry=dry)
+        return await _push(registry, await opened.image(platform=platform), to, dry=dry, referrers=referrers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +181,7 @@ class ImageFailure:
 
 
 async def push_all(
-    registry: Registry, images: Sequence[tuple[Image, Destination]], *, dry: bool = False
+    registry: Registry, images: Sequence[tuple[Image, Destination]], *, dry: bool = False, referrers: bool = True
 ) -> list[ImageResult | ImageFailure]:
     """Push many images, whose sources are open; one that fails does not stop the others.
 
@@ -191,7 +194,7 @@ async def push_all(
     async def one(position: int, image: Image, to: Destination) -> None:
         async with at_once:
             try:
-                outcomes[position] = await _push(registry, image, to, dry=dry)
+                outcomes[position] = await _push(registry, image, to, dry=dry, referrers=referrers)
             except AsyncpushError as error:
                 outcomes[position] = ImageFailure(image.source, str(to), error)
 
@@ -202,15 +205,19 @@ async def push_all(
     return [outcomes[position] for position in range(len(images))]
 
 
-async def _push(registry: Registry, image: Image, to: Destination, *, dry: bool) -> ImageResult:
+async def _push(registry: Registry, image: Image, to: Destination, *, dry: bool, referrers: bool) -> ImageResult:
     repository = registry.repository(to.repository)
     try:
         if dry:
-            return await _dry_run(registry, image, repository, to)
-        return await push_image(image, repository, to.tag, str(to), registry.run)
+            result = await _dry_run(registry, image, repository, to)
+        else:
+            result = await push_image(image, repository, to.tag, str(to), registry.run)
     except AsyncpushError as error:
         registry.emit(ImageFailed(str(to), str(error)))
         raise
+    if not referrers:
+        return result
+    return replace(result, referrers=await carry_referrers(image, repository, to, registry.run, dry=dry))
 
 
 async def _dry_run(registry: Registry, image: Image, repository: Repository, to: Destination) -> ImageResult:

@@ -29,6 +29,31 @@ _DOUBTFUL_WAITS = 2
 
 
 @dataclass(frozen=True, slots=True)
+class ReferrerResult:
+    """What became of something that refers to an image: a signature, an attestation, an SBOM.
+
+    Attributes:
+        subject: the digest of the manifest that it is about.
+        source: where it came from.
+        destination: where it went; None if it could not be read.
+        outcome: as of an image; ``refused`` if ECR takes no such referrer, ``failed`` if it stays behind otherwise.
+        digest: its manifest's digest.
+        layers_sent: blobs that were sent, or would be.
+        bytes_sent: their bytes.
+        error: why it stays behind.
+    """
+
+    subject: Digest
+    source: str
+    destination: str | None
+    outcome: Literal["pushed", "present", "planned", "refused", "failed"]
+    digest: Digest | None = None
+    layers_sent: int = 0
+    bytes_sent: int = 0
+    error: AsyncpushError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ImageResult:
     """What became of one image.
 
@@ -45,6 +70,7 @@ class ImageResult:
         seconds: how long it took.
         layers_mounted: blobs that were taken over from another repository of the registry.
         bytes_mounted: their bytes.
+        referrers: what refers to it, and was carried along or stays behind.
     """
 
     source: str
@@ -59,6 +85,7 @@ class ImageResult:
     seconds: float = 0.0
     layers_mounted: int = 0
     bytes_mounted: int = 0
+    referrers: tuple[ReferrerResult, ...] = ()
 
 
 class Once(Generic[T]):

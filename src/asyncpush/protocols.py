@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from asyncpush.errors import DigestMismatchError
+from asyncpush.errors import AsyncpushError, DigestMismatchError
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, Upload
 
@@ -168,12 +168,64 @@ class Image:
         repository: the repository that it names itself, without a registry; None if it names none.
         tag: the tag that it names itself; None if it names none.
         root: its manifest, or its index with all that it names.
+        referrers: where to ask what refers to it; None where nothing can.
     """
 
     source: str
     repository: str | None
     tag: str | None
     root: ImageNode | IndexNode
+    referrers: ReferrerSource | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """A manifest that is about another one: a signature, an attestation, an SBOM.
+
+    Attributes:
+        root: it, and what it names.
+        tag: cosign's tag; None if it is found by its subject.
+        reference: what it is called at the source: the tag, or its digest.
+        source: where it came from, as the user would write it.
+    """
+
+    root: ImageNode | IndexNode
+    tag: str | None
+    reference: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadReferrer:
+    """A referrer, or a list of them, that the source does not give.
+
+    Attributes:
+        tag: cosign's tag, if it has one.
+        reference: what it is called at the source; empty for the list of them.
+        source: where it is, as the user would write it.
+        error: why.
+    """
+
+    tag: str | None
+    reference: str
+    source: str
+    error: AsyncpushError
+
+
+@dataclass(frozen=True, slots=True)
+class FoundReferrers:
+    """What a source has that refers to a manifest: what could be read, and what could not."""
+
+    referrers: tuple[Referrer, ...] = ()
+    unread: tuple[UnreadReferrer, ...] = ()
+
+
+class ReferrerSource(Protocol):
+    """Tells what refers to the manifests of a source."""
+
+    async def of(self, subject: Digest) -> FoundReferrers:
+        """What refers to *subject*; what can't be read is named, and keeps nothing else from going."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

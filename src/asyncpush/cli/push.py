@@ -73,6 +73,7 @@ def push(
     to: Annotated[str | None, Parameter(name="--to")] = None,
     create_repository: bool = False,
     dry_run: bool = False,
+    no_referrers: bool = False,
     journal: Path | None = None,
     layers: LayerOptions | None = None,
     limits: Limits | None = None,
@@ -87,6 +88,7 @@ def push(
         to: Push all images of all sources, below this registry and prefix.
         create_repository: Create a repository that does not exist.
         dry_run: Say what would be sent, and send nothing.
+        no_referrers: Leave behind the signatures, attestations and SBOMs that refer to the images.
         journal: Remember in this file what ECR has acknowledged: interrupted, the same command goes on from there.
     """
     show = show or OutputOptions()
@@ -125,7 +127,7 @@ def push(
             if images:
                 listener.face = await stack.enter_async_context(progress(show.face, images=len(images)))
                 listener.tells_failures = show.face == "json" or len(images) > 1
-                results += await push_all(registry, images, dry=dry_run)
+                results += await push_all(registry, images, dry=dry_run, referrers=not no_referrers)
         return _conclude(results, show)
 
     return run(main, verbose=show.verbose)
@@ -220,7 +222,11 @@ def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions
     print_images(results, show.output)
     for failure in failures:
         say_error(failure.error, about=_about(failure, len(results)))
-    return FAILED if failures else DONE
+    left = [each for result in results if isinstance(result, ImageResult) for each in result.referrers if each.error]
+    for referrer in left:
+        if referrer.outcome == "failed" and referrer.error:
+            say_error(referrer.error, about=f"{referrer.source}, which refers to {referrer.subject.short}")
+    return FAILED if failures or any(each.outcome == "failed" for each in left) else DONE
 
 
 def _about(failure: ImageFailure, results: int) -> str | None:

@@ -10,7 +10,7 @@ from asyncpush.api import ImageFailure, LayerFailure, LayerResult
 from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.streams import write_result
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError
-from asyncpush.image import ImageResult
+from asyncpush.image import ImageResult, ReferrerResult
 from asyncpush.verify import Verification, VerificationFailure
 
 #: Counted up when a member of the document changes its name or meaning; new members may come at any time.
@@ -23,12 +23,15 @@ def print_images(results: Sequence[ImageResult | ImageFailure], output: OutputFo
     """Print what became of images: ``DESTINATION@DIGEST`` a line, those that failed left out; or all as JSON."""
     if output == "json":
         totals = [result for result in results if isinstance(result, ImageResult)]
+        carried = [each for result in totals for each in result.referrers]
         print_document(
             {
                 "images": [_image(result) for result in results],
                 "totals": {
                     "images": len(results),
                     "failed": len(results) - len(totals),
+                    "referrers": len(carried),
+                    "referrersFailed": sum(each.outcome == "failed" for each in carried),
                     "layersSent": sum(result.layers_sent for result in totals),
                     "bytesSent": sum(result.bytes_sent for result in totals),
                     "layersPresent": sum(result.layers_present for result in totals),
@@ -131,6 +134,20 @@ def _image(result: ImageResult | ImageFailure) -> Json:
         "layersPresent": result.layers_present,
         "bytesPresent": result.bytes_present,
         "seconds": round(result.seconds, 3),
+        "referrers": [_referrer(each) for each in result.referrers],
+    }
+
+
+def _referrer(result: ReferrerResult) -> Json:
+    return {
+        "subject": str(result.subject),
+        "source": result.source,
+        "destination": result.destination,
+        "outcome": result.outcome,
+        "digest": str(result.digest) if result.digest else None,
+        "layersSent": result.layers_sent,
+        "bytesSent": result.bytes_sent,
+        "error": error_document(result.error) if result.error else None,
     }
 
 

@@ -18,12 +18,13 @@ from asyncpush.migrate.context import Context, Options
 from asyncpush.migrate.copies import Copy
 from asyncpush.migrate.exchange import Exchange
 from asyncpush.migrate.plan.model import Entry, Plan
-from asyncpush.migrate.referrers import Referrers, subjects_of
+from asyncpush.migrate.referrers import Referrers
 from asyncpush.migrate.targets import OpenTarget, open_targets, prepare
 from asyncpush.model import Digest
 from asyncpush.planning import companions
-from asyncpush.protocols import ImageNode, IndexNode
+from asyncpush.protocols import ImageNode, IndexNode, ReferrerSource
 from asyncpush.reference import Destination
+from asyncpush.referrers import MAX_DEPTH, subjects_of
 from asyncpush.settings import Settings
 from asyncpush.sources.registry import open_remotes
 from asyncpush.verify import Target, Verification, VerificationFailure, verify_all
@@ -119,19 +120,23 @@ class _Expected:
                 for companion in companions(image.root):
                     if companion.manifest:
                         self._want(copy, None, companion)
-                if entry.referrers and entry.kind == "registry":
+                if entry.referrers and (entry.kind == "registry" or image.referrers):
                     for subject in subjects_of(image.root):
-                        tg.start_soon(self._referrers_of, copy, subject)
+                        tg.start_soon(self._referrers_of, copy, subject, image.referrers, 1)
 
-    async def _referrers_of(self, copy: Copy, subject: Digest) -> None:
+    async def _referrers_of(self, copy: Copy, subject: Digest, source: ReferrerSource | None, depth: int) -> None:
         try:
-            found = await self._referrers.of(copy, subject)
+            found = await self._referrers.of(copy, subject, source)
         except AsyncpushError as error:
             self._context.failed(copy, error)
             return
-        for referrer in found:
+        for unread in found.unread:
+            self._context.failed(copy, unread.error)
+        for referrer in found.referrers:
             if referrer.root.manifest:
                 self._want(copy, referrer.tag, referrer.root)
+                if depth < MAX_DEPTH:
+                    await self._referrers_of(copy, referrer.root.manifest.digest, source, depth + 1)
 
     def _want(self, copy: Copy, tag: str | None, root: ImageNode | IndexNode) -> None:
         to = Destination(self._context.targets[copy.goal.target].registry.name, copy.goal.repository, tag)

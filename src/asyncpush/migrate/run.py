@@ -28,12 +28,14 @@ from asyncpush.migrate.discovery import Discovered, Discovery, Present, Ready
 from asyncpush.migrate.exchange import Exchange, registry_of, score
 from asyncpush.migrate.failures import may_succeed
 from asyncpush.migrate.plan.model import Entry, Plan
-from asyncpush.migrate.referrers import Referrers, subjects_of
+from asyncpush.migrate.referrers import Referrers
 from asyncpush.migrate.results import Report, pushed_result
 from asyncpush.migrate.targets import create_by_push, open_targets, prepare
 from asyncpush.model import Digest
 from asyncpush.planning import Plan as ImagePlan
 from asyncpush.planning import plan_anew
+from asyncpush.protocols import ReferrerSource
+from asyncpush.referrers import subjects_of
 from asyncpush.settings import Settings
 from asyncpush.sources.registry import Patience, open_remotes
 
@@ -269,7 +271,7 @@ class _Migration:
         async with anyio.create_task_group() as tg:
             for copy, plan in ready.copies:
                 tg.start_soon(one, copy, plan)
-        await self._finish(pushed, subjects_of(ready.image.root))
+        await self._finish(pushed, subjects_of(ready.image.root), ready.image.referrers)
 
     async def _push_one(self, ready: Ready, copy: Copy, plan: ImagePlan) -> CopyResult:
         if self._context.options.dry:
@@ -325,11 +327,13 @@ class _Migration:
             bytes_mounted=sizes[1],
         )
 
-    async def _finish(self, copies: list[Copy], subjects: tuple[Digest, ...]) -> None:
+    async def _finish(
+        self, copies: list[Copy], subjects: tuple[Digest, ...], referrers: ReferrerSource | None = None
+    ) -> None:
         """Carry the referrers along, and note in the journal which images are done."""
         journal = self._context.journal
         for copy in copies:
-            whole = await self._referrers.carry(copy, subjects)
+            whole = await self._referrers.carry(copy, subjects, referrers)
             if not whole:
                 self._unfinished.append(copy)
             result = self._context.results[copy.key]

@@ -172,7 +172,7 @@ class ImageLoader:
 
     async def _soci_index(self, image: Manifest, beside: Collection[Digest]) -> ImageNode | _Problems | None:
         """The SOCI index that *image* refers to, if the store has it and it does not come along anyway."""
-        digest = _named_soci_index(image)
+        digest = named_soci_index(image)
         if digest is None or digest in beside:
             return None
         try:
@@ -230,7 +230,7 @@ class ImageLoader:
         kept |= {child.digest for child in index.children if _about(child) in names}
         for image in images:
             manifest = await self._if_there(image.descriptor)
-            kept |= {digest} if manifest and (digest := _named_soci_index(manifest)) else set()
+            kept |= {digest} if manifest and (digest := named_soci_index(manifest)) else set()
         return await to_thread.run_sync(_with_children, index, kept)
 
     async def _fitting(self, members: Sequence[_Member], wanted: Collection[Platform]) -> Sequence[_Member]:
@@ -317,7 +317,8 @@ def _about(child: Descriptor) -> str | None:
     return attested or child.annotation(_SOCI_IMAGE)
 
 
-def _named_soci_index(image: Manifest) -> Digest | None:
+def named_soci_index(image: Manifest) -> Digest | None:
+    """The digest of the SOCI index that *image* refers to, if it refers to one."""
     try:
         return Digest.parse(image.annotation(_SOCI_INDEX) or "")
     except ValueError:

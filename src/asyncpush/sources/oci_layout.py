@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from asyncpush.sources.content import Content, Store, decode_document, find_file
 from asyncpush.sources.loader import ImageLoader
 from asyncpush.sources.names import ImageName
 from asyncpush.sources.oci_image import LayoutImages
+from asyncpush.sources.oci_referrers import LayoutReferrers, find_relations
 from asyncpush.sources.source import Entry
 
 INDEX = "index.json"
@@ -71,7 +72,11 @@ def read_oci_layout(store: Store, settings: Settings, stem: str | None) -> tuple
         raise ManifestError(
             f"{store.label} holds no image, but {kind!r}", hint="ECR takes OCI and Docker v2 manifests and indexes"
         )
-    return tuple(_entry(at, child, store, settings, stem) for at, child in enumerate(images))
+    entries = [_entry(at, child, store, settings, stem) for at, child in enumerate(images)]
+    descriptors = [parse_descriptor(child, f"{INDEX} in {store.label}") for child in images]
+    relations = find_relations(store, descriptors)
+    referrers = LayoutReferrers(store, relations.by_subject)
+    return tuple(replace(entry, about=relations.about.get(entry.position), referrers=referrers) for entry in entries)
 
 
 def _required(store: Store, name: str) -> Content:

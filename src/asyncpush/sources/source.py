@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 from asyncpush.errors import ChoiceError, SourceError
 from asyncpush.model import Digest, Platform
-from asyncpush.protocols import Image, ImageNode, IndexNode
+from asyncpush.protocols import Image, ImageNode, IndexNode, ReferrerSource
 from asyncpush.sources.names import ImageName, Location
 
 Node: TypeAlias = ImageNode | IndexNode
@@ -30,6 +30,8 @@ class Entry:
         tag: likewise.
         digest: of its manifest, where there is one yet.
         platform: what the source says it is for.
+        about: the digest of what it refers to, if that is in the source, too: then it is no image of its own.
+        referrers: where to ask what refers to it.
     """
 
     position: int
@@ -40,6 +42,8 @@ class Entry:
     tag: str | None = None
     digest: Digest | None = None
     platform: Platform | None = None
+    about: Digest | None = None
+    referrers: ReferrerSource | None = None
 
     def answers(self, choice: str) -> bool:
         """Whether *choice*, as the user wrote it behind the path, means this entry."""
@@ -106,7 +110,7 @@ class LocalSource:
 
     def _chosen(self, platforms: Collection[Platform]) -> Sequence[Entry]:
         choice = self.location.choice
-        entries = [entry for entry in self.entries if choice is None or entry.answers(choice)]
+        entries = [entry for entry in self.entries if (entry.answers(choice) if choice else entry.about is None)]
         if not self.entries:
             raise SourceError(f"{self.location.label} holds no image")
         if not entries:
@@ -127,7 +131,8 @@ class LocalSource:
             if entry.position not in nodes:
                 nodes[entry.position] = await entry.load(platforms)
         return tuple(
-            Image(self._written(entry), entry.repository, entry.tag, nodes[entry.position]) for entry in entries
+            Image(self._written(entry), entry.repository, entry.tag, nodes[entry.position], entry.referrers)
+            for entry in entries
         )
 
     def _choices(self, entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -1,0 +1,160 @@
+"""What refers to what in an OCI layout: signatures, attestations and SBOMs beside the images that they are about.
+
+Tools write them in four ways: a manifest with a subject (OCI 1.1), an index under the referrers tag schema's name
+(``sha256-HEX``), cosign's tags (``sha256-HEX.sig`` and so on), and the kinds of ``cosign save``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from asyncpush.errors import SourceError
+from asyncpush.manifest import INDEX_TYPES, Manifest, parse_manifest
+from asyncpush.model import Descriptor, Digest
+from asyncpush.protocols import FoundReferrers, Referrer, UnreadReferrer
+from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE, MAX_MANIFESTS
+from asyncpush.sources.content import Store, read_content
+from asyncpush.sources.loader import ImageLoader, named_soci_index
+from asyncpush.sources.oci_image import LayoutImages
+
+_REF_NAME = "org.opencontainers.image.ref.name"
+
+#: Names of the referrers tag schema (OCI distribution-spec 1.1) and of cosign.
+_ABOUT = re.compile(r"sha256-([a-f0-9]{64})(?:\.(?:sig|att|sbom))?")
+
+#: How `cosign save` marks what it writes.
+_COSIGN_KIND = "kind"
+_COSIGN = "dev.cosignproject.cosign/"
+_COSIGN_IMAGES = frozenset({f"{_COSIGN}image", f"{_COSIGN}imageIndex"})
+_COSIGN_TAGS = {f"{_COSIGN}sigs": "sig", f"{_COSIGN}atts": "att"}
+
+
+@dataclass(frozen=True, slots=True)
+class Relations:
+    """What refers to what.
+
+    Attributes:
+        about: of index.json's entries, by their positions, what those are about that are about another one there.
+        by_subject: what refers to each manifest, and cosign's tag for it, if it has one.
+    """
+
+    about: Mapping[int, Digest]
+    by_subject: Mapping[Digest, Sequence[tuple[Descriptor, str | None]]]
+
+
+def find_relations(store: Store, entries: Sequence[Descriptor]) -> Relations:
+    """Find out what refers to what among the *entries* of index.json, in a worker thread.
+
+    Manifests that can't be read refer to nothing: what is wrong with them is said when they are pushed.
+    """
+    return _Finder(store, entries).find()
+
+
+@dataclass(slots=True)
+class _Finder:
+    store: Store
+    entries: Sequence[Descriptor]
+    about: dict[int, Digest] = field(default_factory=dict)
+    by_subject: defaultdict[Digest, dict[Digest, tuple[Descriptor, str | None]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    _read: dict[Digest, Manifest | None] = field(default_factory=dict)
+
+    def find(self) -> Relations:
+        for position, entry in enumerate(self.entries):
+            self._relate(position, entry)
+        there = {digest for entry in self.entries for digest in self._tree(entry, 0)}
+        subjects = {self.entries[position].digest: subject for position, subject in self.about.items()}
+        about = {at: subject for at, subject in self.about.items() if _end(subject, subjects) in there}
+        by_subject = {subject: tuple(found.values()) for subject, found in self.by_subject.items()}
+        return Relations(about, by_subject)
+
+    def _relate(self, position: int, entry: Descriptor) -> None:
+        name = (entry.annotation(_REF_NAME) or "").rpartition(":")[2]
+        kind = _COSIGN_TAGS.get(entry.annotation(_COSIGN_KIND) or "")
+        manifest = self._manifest(entry)
+        if match := _ABOUT.fullmatch(name):
+            self.about[position] = Digest(match[1])
+            if "." in name:
+                self._add(Digest(match[1]), entry, name)
+            else:
+                for child in manifest.children if manifest else ():
+                    self._add(Digest(match[1]), child, None)
+        elif kind and (subject := self._cosigned(entry)):
+            self.about[position] = subject
+            self._add(subject, entry, f"sha256-{subject.hex}.{kind}")
+        elif manifest and manifest.subject:
+            self.about[position] = manifest.subject
+            self._add(manifest.subject, entry, None)
+        elif manifest and (soci := named_soci_index(manifest)):
+            # The loader takes it along; it is no image of its own.
+            self.about |= {at: manifest.digest for at, other in enumerate(self.entries) if other.digest == soci}
+
+    def _add(self, subject: Digest, referrer: Descriptor, tag: str | None) -> None:
+        self.by_subject[subject].setdefault(referrer.digest, (referrer, tag))
+
+    def _cosigned(self, signatures: Descriptor) -> Digest | None:
+        """The image that `cosign save` has written *signatures* for: the one of the same name, or the only one."""
+        images = [entry for entry in self.entries if entry.annotation(_COSIGN_KIND) in _COSIGN_IMAGES]
+        name = signatures.annotation(_REF_NAME)
+        named = [image for image in images if name is not None and image.annotation(_REF_NAME) == name]
+        subjects = {image.digest for image in named or images}
+        return subjects.pop() if len(subjects) == 1 else None
+
+    def _tree(self, entry: Descriptor, depth: int) -> Iterator[Digest]:
+        """The digests of *entry*, and of all that it names."""
+        yield entry.digest
+        if entry.media_type in INDEX_TYPES and depth < MAX_INDEX_DEPTH and len(self._read) < MAX_MANIFESTS:
+            manifest = self._manifest(entry)
+            for child in manifest.children if manifest else ():
+                yield from self._tree(child, depth + 1)
+
+    def _manifest(self, entry: Descriptor) -> Manifest | None:
+        if entry.digest not in self._read:
+            try:
+                content = self.store.find(f"blobs/sha256/{entry.digest.hex}")
+                raw = read_content(content, MAX_MANIFEST_SIZE) if content else b""
+                self._read[entry.digest] = parse_manifest(raw, media_type=entry.media_type)
+            except SourceError:
+                self._read[entry.digest] = None
+        return self._read[entry.digest]
+
+
+def _end(subject: Digest, subjects: Mapping[Digest, Digest]) -> Digest | None:
+    """What *subject* is about in the end: itself, if it is about nothing; None if it goes in a circle."""
+    for _ in range(len(subjects) + 1):
+        if subject not in subjects:
+            return subject
+        subject = subjects[subject]
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutReferrers:
+    """What refers to the manifests of a layout (``protocols.ReferrerSource``).
+
+    Attributes:
+        store: the layout.
+        by_subject: see ``Relations``.
+    """
+
+    store: Store
+    by_subject: Mapping[Digest, Sequence[tuple[Descriptor, str | None]]]
+
+    async def of(self, subject: Digest) -> FoundReferrers:
+        """See ``protocols.ReferrerSource``."""
+        found: list[Referrer] = []
+        unread: list[UnreadReferrer] = []
+        for descriptor, tag in self.by_subject.get(subject, ()):
+            reference = tag or str(descriptor.digest)
+            source = f"{self.store.label}:@{descriptor.digest}"
+            try:
+                root = await ImageLoader(LayoutImages(self.store)).load(descriptor)
+            except SourceError as error:
+                unread.append(UnreadReferrer(tag, reference, source, error))
+            else:
+                found.append(Referrer(root, tag, reference, source))
+        return FoundReferrers(tuple(found), tuple(unread))
