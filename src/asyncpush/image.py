@@ -36,7 +36,8 @@ class ReferrerResult:
         subject: the digest of the manifest that it is about.
         source: where it came from.
         destination: where it went; None if it could not be read.
-        outcome: as of an image; ``refused`` if ECR takes no such referrer, ``failed`` if it stays behind otherwise.
+        outcome: as of an image; ``refused`` if ECR takes no such referrer, ``failed`` if it stays behind otherwise,
+            ``unlisted`` if the source does not tell whether there is one.
         digest: its manifest's digest.
         layers_sent: blobs that were sent, or would be.
         bytes_sent: their bytes.
@@ -46,7 +47,7 @@ class ReferrerResult:
     subject: Digest
     source: str
     destination: str | None
-    outcome: Literal["pushed", "present", "planned", "refused", "failed"]
+    outcome: Literal["pushed", "present", "planned", "refused", "failed", "unlisted"]
     digest: Digest | None = None
     layers_sent: int = 0
     bytes_sent: int = 0

@@ -66,7 +66,12 @@ class _Carrying:
         self.seen.add(subject)
         found = await self.source.of(subject)
         for unread in found.unread:
-            self._failed(subject, unread.source, None, unread.error)
+            if unread.reference:
+                self._failed(subject, unread.source, None, unread.error)
+            else:
+                if all(result.outcome != "unlisted" for result in self.results):
+                    self._note(f"{unread.source} can't be listed, and are not carried along: {unread.error}")
+                self.results.append(ReferrerResult(subject, unread.source, None, "unlisted", error=unread.error))
         for referrer in found.referrers:
             await self._put(subject, referrer)
             if referrer.root.manifest:
@@ -100,8 +105,11 @@ class _Carrying:
 
     def _failed(self, subject: Digest, source: str, destination: str | None, error: AsyncpushError) -> None:
         outcome: Literal["refused", "failed"] = "refused" if is_refused(error) else "failed"
-        self.run.resources.emit(Notice(f"{source}, which refers to {subject.short}, is not carried along: {error}"))
+        self._note(f"{source}, which refers to {subject.short}, is not carried along: {error}")
         self.results.append(ReferrerResult(subject, source, destination, outcome, error=error))
+
+    def _note(self, text: str) -> None:
+        self.run.resources.emit(Notice(text))
 
 
 async def carry_referrers(

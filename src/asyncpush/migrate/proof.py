@@ -125,11 +125,7 @@ class _Expected:
                         tg.start_soon(self._referrers_of, copy, subject, image.referrers, 1)
 
     async def _referrers_of(self, copy: Copy, subject: Digest, source: ReferrerSource | None, depth: int) -> None:
-        try:
-            found = await self._referrers.of(copy, subject, source)
-        except AsyncpushError as error:
-            self._context.failed(copy, error)
-            return
+        found = await self._referrers.of(copy, subject, source)
         for unread in found.unread:
             self._context.failed(copy, unread.error)
         for referrer in found.referrers:

@@ -1,36 +1,28 @@
-"""Signatures, attestations and SBOMs, carried along with the images that they are about.
-
-Found by the OCI 1.1 referrers API, by the referrers tag schema where a registry has no such API, and by cosign's tags
-(``sha256-HEX.sig``, ``.att``, ``.sbom``). They are put after their subject: OCI allows either, ECR surely takes this.
-"""
+"""Signatures, attestations and SBOMs, carried along with the images that they are about."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import anyio
 
 from asyncpush.errors import (
     AsyncpushError,
-    ManifestError,
-    SourceDeniedError,
-    SourceNotFoundError,
     TagImmutableError,
     only_cause,
 )
 from asyncpush.events import Notice
 from asyncpush.image import ImageResult, Once
 from asyncpush.migrate.context import Context
-from asyncpush.migrate.copies import Copy, CopyResult
+from asyncpush.migrate.copies import Copy, CopyResult, Outcome
 from asyncpush.migrate.results import pushed_result
 from asyncpush.model import Digest
 from asyncpush.planning import Memory, Plan, Wanted, plan_anew, plan_images
-from asyncpush.protocols import FoundReferrers, Image, Referrer, ReferrerSource
+from asyncpush.protocols import FoundReferrers, Image, Referrer, ReferrerSource, UnreadReferrer
 from asyncpush.referrers import MAX_DEPTH, is_refused, push_referrer
-from asyncpush.sources.registry.reference import SCHEME
-
-_COSIGN = ("sig", "att", "sbom")
+from asyncpush.sources.registry import RepositoryReferrers
 
 
 class Referrers:
@@ -43,6 +35,8 @@ class Referrers:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._read: Once[FoundReferrers] = Once()
+        self._sources: dict[tuple[str, str], RepositoryReferrers] = {}
+        self._noted: dict[tuple[str, Digest], list[str]] = {}
         self._carried: Once[bool] = Once()
 
     async def carry(self, copy: Copy, subjects: Sequence[Digest], source: ReferrerSource | None = None) -> bool:
@@ -80,17 +74,12 @@ class Referrers:
         put = self._context.results[copy.key].outcome == "pushed"
         if known and not put and not self._context.options.recheck:
             return True
-        listed = replace(copy, source=f"referrers of {subject} in {copy.entry.location}", tag=None)
-        try:
-            found = await self.of(copy, subject, source)
-        except AsyncpushError as error:
-            self._note(listed, subject, "what", None, error)
-            return False
-        self._context.results.pop(listed.key, None)
+        found = await self.of(copy, subject, source)
+        for key in self._noted.pop((address, subject), ()):
+            self._context.results.pop(key, None)
         whole = not found.unread
         for unread in found.unread:
-            own = self._own(copy, unread.tag, unread.reference, unread.source)
-            self._note(own, subject, f"{unread.source}, which", None, unread.error)
+            self._note_unread(copy, subject, unread)
         for referrer in found.referrers:
             whole = await self._put(copy, subject, referrer) and whole
             if depth < MAX_DEPTH and referrer.root.manifest:
@@ -100,44 +89,18 @@ class Referrers:
         return whole
 
     async def of(self, copy: Copy, subject: Digest, source: ReferrerSource | None = None) -> FoundReferrers:
-        """What refers to *subject* at the copy's source; asked for once.
-
-        Raises:
-            SourceError: the registry refuses, or can't be reached.
-        """
+        """What refers to *subject* at the copy's source; asked for once, and again where it could not be read."""
         if source is not None:
             return await source.of(subject)
-        key = (copy.entry.host, copy.entry.repository, subject)
-        found, _ = await self._read.do(key, lambda: self._ask(copy, subject))
+        place = (copy.entry.host, copy.entry.repository)
+        if place not in self._sources:
+            tags, emit = partial(self._context.tags, *place), self._context.emit
+            self._sources[place] = RepositoryReferrers(self._context.remotes.at(place[0]), place[1], tags, emit)
+        key, asked = (*place, subject), self._sources[place]
+        found, _ = await self._read.do(key, lambda: asked.of(subject))
+        if found.unread:
+            self._read.forget(key)
         return found
-
-    async def _ask(self, copy: Copy, subject: Digest) -> FoundReferrers:
-        entry = copy.entry
-        place = f"{SCHEME}{entry.host}/{entry.repository}"
-        remote, repository = self._context.remotes.at(entry.host), entry.repository
-        found: list[Referrer] = []
-        tags = await self._tags(copy)
-        if remote.lists_referrers or f"sha256-{subject.hex}" in tags:
-            for descriptor in await remote.referrers(repository, subject):
-                root = await remote.load(repository, descriptor)
-                found.append(Referrer(root, None, str(descriptor.digest), f"{place}@{descriptor.digest}"))
-        for tag in (f"sha256-{subject.hex}.{kind}" for kind in _COSIGN):
-            if tag in tags:
-                try:
-                    descriptor = await remote.resolve(repository, tag)
-                except SourceNotFoundError:
-                    continue  # it was deleted meanwhile
-                found.append(Referrer(await remote.load(repository, descriptor), tag, tag, f"{place}:{tag}"))
-        return FoundReferrers(tuple(found))
-
-    async def _tags(self, copy: Copy) -> frozenset[str]:
-        """The source's tags; cosign's are among them."""
-        try:
-            return frozenset(await self._context.tags(copy.entry.host, copy.entry.repository))
-        except SourceDeniedError as error:
-            text = f"the tags of {copy.entry.location} can't be listed, so that cosign's are not carried along: {error}"
-            self._context.emit(Notice(text))
-            return frozenset()
 
     async def _put(self, copy: Copy, subject: Digest, referrer: Referrer) -> bool:
         own = self._own(copy, referrer.tag, referrer.reference, referrer.source)
@@ -146,7 +109,8 @@ class Referrers:
             fresh = self._context.results[copy.key].outcome == "pushed"
             result = await self._push(own, image, fresh=fresh)
         except AsyncpushError as error:
-            return self._note(own, subject, f"{own.destination}, which", _digest(referrer), error)
+            self._note(own, subject, f"{own.destination}, which refers to {subject.short},", _digest(referrer), error)
+            return is_refused(error)
         ended = replace(pushed_result(own, result), subject=subject)
         self._context.ended(replace(ended, outcome="planned") if result.outcome == "planned" else ended)
         return True
@@ -177,19 +141,21 @@ class Referrers:
             raise plan
         return plan
 
-    def _note(self, copy: Copy, subject: Digest, what: str, digest: Digest | None, error: AsyncpushError) -> bool:
+    def _note_unread(self, copy: Copy, subject: Digest, unread: UnreadReferrer) -> None:
+        """Note what the source does not give."""
+        if unread.reference:
+            own = self._own(copy, unread.tag, unread.reference, unread.source)
+        else:
+            own = replace(copy, source=unread.source, reference=str(subject), tag=None)
+        self._noted.setdefault((copy.repository.address, subject), []).append(own.key)
+        what = f"{unread.source}, which refers to {subject.short}," if unread.reference else f"what refers to {subject}"
+        self._note(own, subject, what, None, unread.error)
+
+    def _note(self, copy: Copy, subject: Digest, what: str, digest: Digest | None, error: AsyncpushError) -> None:
         """Note that a referrer has failed; or that ECR takes none such, which is no failure."""
-        refused = isinstance(error, ManifestError) or is_refused(error)
-        self._context.emit(Notice(f"{what} refers to {subject.short} is not carried along: {error}"))
-        outcome = CopyResult(
-            copy=replace(copy, reference=copy.reference or str(subject)),
-            outcome="refused" if refused else "failed",
-            digest=digest,
-            error=error,
-            subject=subject,
-        )
-        self._context.ended(outcome)
-        return refused
+        self._context.emit(Notice(f"{what} is not carried along: {error}"))
+        outcome: Outcome = "refused" if is_refused(error) else "failed"
+        self._context.ended(CopyResult(copy=copy, outcome=outcome, digest=digest, error=error, subject=subject))
 
 
 def _digest(referrer: Referrer) -> Digest | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from asyncpush.sources.registry.credentials import Logins, is_ecr, no_logins
 from asyncpush.sources.registry.patience import Patience
 from asyncpush.sources.registry.reference import RemoteReference, canonical_host, is_remote, parse_remote
+from asyncpush.sources.registry.referrers import RepositoryReferrers
 from asyncpush.sources.registry.remote import Remote
 from asyncpush.sources.registry.remotes import Remotes, open_remote, open_remotes
 from asyncpush.sources.registry.source import RemoteSource
@@ -20,6 +21,7 @@ __all__ = [
     "RemoteReference",
     "RemoteSource",
     "Remotes",
+    "RepositoryReferrers",
     "canonical_host",
     "is_ecr",
     "is_remote",

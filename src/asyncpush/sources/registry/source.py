@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from asyncpush.protocols import Image
 from asyncpush.sources.registry.reference import RemoteReference
+from asyncpush.sources.registry.referrers import RepositoryReferrers
 from asyncpush.sources.registry.remote import Remote
 from asyncpush.sources.source import Platforms, each_platform
 
@@ -46,4 +48,6 @@ class RemoteSource:
             each_platform(platform),
             push_foreign_layers=self.push_foreign_layers,
         )
-        return Image(str(reference), reference.name, reference.tag, root)
+        tags = partial(self.remote.tags, reference.repository)
+        referrers = RepositoryReferrers(self.remote, reference.repository, tags)
+        return Image(str(reference), reference.name, reference.tag, root, referrers)

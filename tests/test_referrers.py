@@ -1,4 +1,4 @@
-"""Laws of what refers to an image in a layout: it is no image of its own, and goes along with the one it is about."""
+"""Laws of what refers to an image, in a layout or a registry: it goes along with the image that it is about."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from anyio import to_thread
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +29,8 @@ from asyncpush.verify import Verification
 from conftest import Server, judge
 from images import MANIFEST, A, B, C, Json, Layout, at, image_of, names_of, saved
 from migrations import Bench, bench, keys, outcomes
+from registry_server import RegistryServer, running
+from test_registry_manifests import reads
 
 EMPTY = "application/vnd.oci.empty.v1+json"
 
@@ -280,3 +283,64 @@ async def test_layouts_of_other_tools(emulator: Emulator, registry: Registry, tm
     [referrer] = result.referrers
     assert referrer.outcome == "pushed"
     assert str(referrer.digest) in await stored(emulator, "team/app")
+
+
+# Registries
+
+
+def in_registry(server: RegistryServer, layout: Layout) -> tuple[Json, Json, Json, Json]:
+    """An image with an SBOM that is signed, and a signature under cosign's tag."""
+    image = layout.image(A)
+    sbom, signature = about(layout, image, "an sbom"), about(layout, None, "signed")
+    signed = about(layout, sbom, "signed, too")
+    server.hold(layout, image, "team/app", "1")
+    server.hold(layout, signature, "team/app", tag_of(image, ".sig"))
+    server.referrers = {str(image["digest"]): [sbom], str(sbom["digest"]): [signed]}
+    return image, sbom, signature, signed
+
+
+async def test_push_carries_what_refers_to_an_image_in_a_registry(
+    emulator: Emulator, registry: Registry, tmp_path: Path
+) -> None:
+    async with running() as server:
+        image, sbom, signature, signed = in_registry(server, Layout())
+        source, sources = f"docker://{server.host}/team/app:1", {server.host: reads(server)}
+        result = await asyncpush.push(registry, source, "team/app:1", sources=sources)
+        without = await asyncpush.push(registry, source, "team/none:1", sources=sources, referrers=False)
+
+    assert {str(each.digest): each.outcome for each in result.referrers} == {
+        sbom["digest"]: "pushed",
+        signature["digest"]: "pushed",
+        signed["digest"]: "pushed",
+    }
+    assert await stored(emulator, "team/app") == {
+        image["digest"]: ["1"],
+        sbom["digest"]: [],
+        signed["digest"]: [],
+        signature["digest"]: [tag_of(image, ".sig")],
+    }
+    assert without.referrers == ()
+    assert set(await stored(emulator, "team/none")) == {image["digest"]}
+
+
+@pytest.mark.parametrize("listing", [False, True])
+async def test_what_a_registry_does_not_give_is_named_and_fails_if_it_is_known_to_be_there(
+    server: Server, tmp_path: Path, listing: bool
+) -> None:
+    async with running() as source:
+        image, sbom, _, _ = in_registry(source, Layout())
+        part = "/referrers/" if listing else f"/manifests/{sbom['digest']}"
+
+        @source.rule("GET", part)
+        async def denied(request: web.Request) -> web.StreamResponse:
+            return web.Response(status=403)
+
+        words = ["push", f"docker://{source.host}/team/app:1", f"denied/{'list' if listing else 'one'}:1"]
+        options = ["--create-repository", "--output", "json", "--src-plain-http"]
+        ran = await to_thread.run_sync(lambda: server.run(*words, *options))
+
+    [told] = json.loads(ran.out)["images"]
+    assert told["digest"] == image["digest"]
+    assert ran.status == (0 if listing else 1), ran.err
+    assert {each["outcome"] for each in told["referrers"]} == {"pushed", "unlisted" if listing else "failed"}
+    assert ran.err.count("not carried along") == 1
