@@ -707,7 +707,7 @@ async def test_who_comes_first_learns_whether_credentials_are_wanted(tmp_path: P
         layout = app_layout()
         server.hold(layout, layout.manifests[0], "team/app", "1")
 
-        @server.rule("HEAD", "/manifests/")
+        @server.rule("GET", "/manifests/")
         async def _(request: web.Request) -> web.StreamResponse | None:
             if request.headers.get("Authorization") == basic("user", "password"):
                 return None
@@ -718,8 +718,8 @@ async def test_who_comes_first_learns_whether_credentials_are_wanted(tmp_path: P
             for _ in range(10):
                 tg.start_soon(remote.resolve, "team/app", "1")
 
-        assert [seen.authorization is None for seen in server.asked("HEAD")].count(True) == 1
-        assert len(server.asked("HEAD")) == 11
+        assert [seen.authorization is None for seen in server.asked("GET")].count(True) == 1
+        assert len(server.asked("GET")) == 11
 
 
 @pytest.mark.parametrize("status", [429, 503])

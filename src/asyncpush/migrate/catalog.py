@@ -90,14 +90,16 @@ class Catalog:
         images, _ = await self._archives.do((entry.location, entry.platforms), read)
         return images
 
-    async def resolve(self, entry: Entry, copies: Iterable[Copy], there: Collection[str] = ()) -> dict[str, Descriptor]:
+    async def resolve(
+        self, entry: Entry, copies: Iterable[Copy], there: Mapping[str, Collection[Digest]] | None = None
+    ) -> dict[str, Descriptor]:
         """What each reference names at the source; the copies of those that can't be read have failed.
 
         Args:
             entry: the entry.
             copies: its copies.
-            there: references that a target has something for: of those only the digest is asked. The manifests of the
-                others are needed anyway, and are read.
+            there: what references named when they were last brought to a target: of those that still do only the digest
+                is asked. The manifests of the others are needed anyway, and are read.
         """
         remote = self._context.remotes.at(entry.host)
         found: dict[str, Descriptor] = {}
@@ -108,10 +110,7 @@ class Catalog:
         async def one(reference: str, waiting: Sequence[Copy]) -> None:
             target = Digest.parse(reference) if reference.startswith("sha256:") else reference
             try:
-                if reference in there:
-                    found[reference] = await remote.resolve(entry.repository, target)
-                else:
-                    found[reference] = (await remote.manifest(entry.repository, target)).descriptor
+                found[reference] = await remote.resolve(entry.repository, target, (there or {}).get(reference, ()))
             except AsyncpushError as error:
                 for copy in waiting:
                     self._context.failed(copy, error)

@@ -119,12 +119,10 @@ class _Expected:
                         tg.start_soon(self._referrers_of, copy, subject)
 
     async def _referrers_of(self, copy: Copy, subject: Digest) -> None:
-        try:
-            found = await self._referrers.of(copy, subject)
-        except AsyncpushError as error:
-            self._context.failed(copy, error)
-            return
-        for referrer in found:
+        found = await self._referrers.of(copy, subject)
+        for unread in found.unread:
+            self._context.failed(copy, unread.error)
+        for referrer in found.referrers:
             if referrer.root.manifest:
                 self._want(copy, referrer.tag, referrer.root.manifest.digest)
 

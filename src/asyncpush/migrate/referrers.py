@@ -7,15 +7,15 @@ Found by the OCI 1.1 referrers API, by the referrers tag schema where a registry
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import anyio
 
 from asyncpush.errors import (
     AsyncpushError,
-    ManifestError,
     ServiceError,
     SourceDeniedError,
+    SourceError,
     SourceNotFoundError,
     TagImmutableError,
     only_cause,
@@ -23,11 +23,13 @@ from asyncpush.errors import (
 from asyncpush.events import Notice
 from asyncpush.image import ImageResult, Once, dry_run, push_planned
 from asyncpush.migrate.context import Context
-from asyncpush.migrate.copies import Copy, CopyResult
+from asyncpush.migrate.copies import Copy, CopyResult, Outcome
+from asyncpush.migrate.plan.model import Entry
 from asyncpush.migrate.results import pushed_result
-from asyncpush.model import Digest
+from asyncpush.model import Descriptor, Digest
 from asyncpush.planning import Memory, Plan, Wanted, nodes, plan_anew, plan_images
 from asyncpush.protocols import Image, ImageNode, IndexNode
+from asyncpush.sources.registry import Remote
 
 #: What refers to a referrer: a signature of an SBOM, say. Nobody signs signatures of signatures.
 _DEPTH = 3
@@ -54,6 +56,34 @@ class Referrer:
     reference: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A referrer, or a list of them, that the source does not give.
+
+    Attributes:
+        tag: cosign's tag, if it has one.
+        reference: what it is called at the source; empty for the list of them.
+        error: why.
+    """
+
+    tag: str | None
+    reference: str
+    error: AsyncpushError
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a source has that refers to a manifest.
+
+    Attributes:
+        referrers: what could be read.
+        unread: what could not.
+    """
+
+    referrers: tuple[Referrer, ...]
+    unread: tuple[Unread, ...]
+
+
 class Referrers:
     """Carries the referrers of a run's images along, each to a repository once.
 
@@ -63,7 +93,9 @@ class Referrers:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._read: Once[tuple[Referrer, ...]] = Once()
+        self._read: Once[Found] = Once()
+        self._unlisted: set[tuple[str, str]] = set()
+        self._noted: dict[tuple[str, Digest], list[str]] = {}
         self._carried: Once[bool] = Once()
 
     async def carry(self, copy: Copy, subjects: Sequence[Digest]) -> bool:
@@ -96,15 +128,13 @@ class Referrers:
         put = self._context.results[copy.key].outcome == "pushed"
         if known and not put and not self._context.options.recheck:
             return True
-        listed = replace(copy, source=f"referrers of {subject} in {copy.entry.location}", tag=None)
-        try:
-            found = await self.of(copy, subject)
-        except AsyncpushError as error:
-            self._note(listed, subject, "what", None, error)
-            return False
-        self._context.results.pop(listed.key, None)
-        whole = True
-        for referrer in found:
+        found = await self.of(copy, subject)
+        whole = not found.unread
+        for key in self._noted.pop((address, subject), ()):
+            self._context.results.pop(key, None)
+        for unread in found.unread:
+            self._note_unread(copy, subject, unread)
+        for referrer in found.referrers:
             whole = await self._put(copy, subject, referrer) and whole
             if depth < _DEPTH and referrer.root.manifest:
                 whole = await self._carry(copy, referrer.root.manifest.digest, depth + 1) and whole
@@ -112,57 +142,54 @@ class Referrers:
             await journal.note_referrers(address, subject)
         return whole
 
-    async def of(self, copy: Copy, subject: Digest) -> tuple[Referrer, ...]:
-        """What refers to *subject* at the copy's source; asked for once.
-
-        Raises:
-            SourceError: the registry refuses, or can't be reached.
-        """
+    async def of(self, copy: Copy, subject: Digest) -> Found:
+        """What refers to *subject* at the copy's source; asked for once, and again where it could not be read."""
         key = (copy.entry.host, copy.entry.repository, subject)
         found, _ = await self._read.do(key, lambda: self._ask(copy, subject))
+        if found.unread:
+            self._read.forget(key)
         return found
 
-    async def _ask(self, copy: Copy, subject: Digest) -> tuple[Referrer, ...]:
-        entry = copy.entry
-        remote, repository = self._context.remotes.at(entry.host), entry.repository
-        found: list[Referrer] = []
+    async def _ask(self, copy: Copy, subject: Digest) -> Found:
         tags = await self._tags(copy)
-        if remote.lists_referrers or f"sha256-{subject.hex}" in tags:
-            for descriptor in await remote.referrers(repository, subject):
-                root = await remote.load(repository, descriptor)
-                found.append(Referrer(root, None, str(descriptor.digest)))
-        for tag in (f"sha256-{subject.hex}.{kind}" for kind in _COSIGN):
-            if tag in tags:
-                try:
-                    descriptor = await remote.resolve(repository, tag)
-                except SourceNotFoundError:
-                    continue  # it was deleted meanwhile
-                found.append(Referrer(await remote.load(repository, descriptor), tag, tag))
-        return tuple(found)
+        reading = _Reading(self._context, copy.entry, subject)
+        tagged = f"sha256-{subject.hex}"
+        if reading.remote.lists_referrers or tags is None or tagged in tags:
+            await reading.listed()
+        for tag in (f"{tagged}.{kind}" for kind in _COSIGN):
+            if tags is None or tag in tags:
+                await reading.one(tag, tag, guessed=tags is None)
+        return Found(tuple(reading.found), tuple(reading.unread))
 
-    async def _tags(self, copy: Copy) -> frozenset[str]:
-        """The source's tags; cosign's are among them."""
+    async def _tags(self, copy: Copy) -> frozenset[str] | None:
+        """The source's tags; cosign's are among them. None if it does not list them: then each is asked for."""
+        key = (copy.entry.host, copy.entry.repository)
+        if key in self._unlisted:
+            return None
         try:
-            return frozenset(await self._context.tags(copy.entry.host, copy.entry.repository))
-        except SourceDeniedError as error:
-            text = f"the tags of {copy.entry.location} can't be listed, so that cosign's are not carried along: {error}"
-            self._context.emit(Notice(text))
-            return frozenset()
+            return frozenset(await self._context.tags(*key))
+        except SourceError as error:
+            if key not in self._unlisted:
+                self._unlisted.add(key)
+                text = (
+                    f"the tags of {copy.entry.location} can't be listed, so cosign's are asked for one by one: {error}"
+                )
+                self._context.emit(Notice(text))
+            return None
 
     async def _put(self, copy: Copy, subject: Digest, referrer: Referrer) -> bool:
-        joint = ":" if referrer.tag else "@"
-        source = f"docker://{copy.entry.host}/{copy.entry.repository}{joint}{referrer.reference}"
-        target = self._context.targets[copy.goal.target]
-        alone = len(self._context.targets) == 1
-        name = target.destination(copy.goal.repository, referrer.tag, alone=alone)
-        destination = name if referrer.tag else f"{name}@{referrer.reference}"
-        own = replace(copy, source=source, reference=referrer.reference, tag=referrer.tag, destination=destination)
-        image = Image(source, None, referrer.tag, referrer.root)
+        own = self._own(copy, referrer.tag, referrer.reference)
+        image = Image(own.source, None, referrer.tag, referrer.root)
         try:
             fresh = self._context.results[copy.key].outcome == "pushed"
             result = await self._push(own, image, fresh=fresh)
         except AsyncpushError as error:
-            return self._note(own, subject, f"{destination}, which", _digest(referrer), error)
+            refused = isinstance(error, ServiceError) and (
+                error.code in _UNSUPPORTED or error.status == _METHOD_NOT_ALLOWED
+            )
+            text = f"{own.destination}, which refers to {subject.short}, is not carried along: {error}"
+            self._note(own, subject, "refused" if refused else "failed", text, error, _digest(referrer))
+            return refused
         ended = replace(pushed_result(own, result), subject=subject)
         self._context.ended(replace(ended, outcome="planned") if result.outcome == "planned" else ended)
         return True
@@ -190,21 +217,85 @@ class Referrers:
             raise plan
         return plan
 
-    def _note(self, copy: Copy, subject: Digest, what: str, digest: Digest | None, error: AsyncpushError) -> bool:
-        """Note that a referrer has failed; or that ECR takes none such, which is no failure."""
-        refused = isinstance(error, ManifestError) or (
-            isinstance(error, ServiceError) and (error.code in _UNSUPPORTED or error.status == _METHOD_NOT_ALLOWED)
-        )
-        self._context.emit(Notice(f"{what} refers to {subject.short} is not carried along: {error}"))
-        outcome = CopyResult(
-            copy=replace(copy, reference=copy.reference or str(subject)),
-            outcome="refused" if refused else "failed",
-            digest=digest,
-            error=error,
-            subject=subject,
-        )
-        self._context.ended(outcome)
-        return refused
+    def _own(self, copy: Copy, tag: str | None, reference: str) -> Copy:
+        """A referrer as a copy of its own, beside that of its subject."""
+        source = f"docker://{copy.entry.host}/{copy.entry.repository}{':' if tag else '@'}{reference}"
+        target = self._context.targets[copy.goal.target]
+        name = target.destination(copy.goal.repository, tag, alone=len(self._context.targets) == 1)
+        destination = name if tag else f"{name}@{reference}"
+        return replace(copy, source=source, reference=reference, tag=tag, destination=destination)
+
+    def _note_unread(self, copy: Copy, subject: Digest, unread: Unread) -> None:
+        """Note what the source does not give."""
+        if unread.reference:
+            own = self._own(copy, unread.tag, unread.reference)
+            what = f"{own.source}, which refers to {subject.short},"
+        else:
+            source = f"referrers of {subject} in {copy.entry.location}"
+            own = replace(copy, source=source, reference=str(subject), tag=None)
+            what = f"what refers to {subject.short}"
+        text = f"{what} can't be read at its source, and is not carried along: {unread.error}"
+        self._noted.setdefault((copy.repository.address, subject), []).append(own.key)
+        self._note(own, subject, "failed", text, unread.error, None)
+
+    def _note(
+        self, copy: Copy, subject: Digest, outcome: Outcome, text: str, error: AsyncpushError, digest: Digest | None
+    ) -> None:
+        self._context.emit(Notice(text))
+        self._context.ended(CopyResult(copy=copy, outcome=outcome, digest=digest, error=error, subject=subject))
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Reads what refers to one manifest at its source; what can't be read costs itself only."""
+
+    context: Context
+    entry: Entry
+    subject: Digest
+    found: list[Referrer] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
+
+    @property
+    def remote(self) -> Remote:
+        """The source."""
+        return self.context.remotes.at(self.entry.host)
+
+    async def listed(self) -> None:
+        """Read what the source lists."""
+        try:
+            listed = await self.remote.referrers(self.entry.repository, self.subject)
+        except AsyncpushError as error:
+            self.unread.append(Unread(None, "", error))
+            return
+        if listed.problems:
+            self.unread.append(Unread(None, "", listed.problems[0]))
+        for descriptor in listed.descriptors:
+            await self.one(descriptor, None)
+
+    async def one(self, reference: Descriptor | str, tag: str | None, *, guessed: bool = False) -> None:
+        """Read one; if it is *guessed*, nothing says that it is there."""
+        repository = self.entry.repository
+        name = reference if isinstance(reference, str) else str(reference.digest)
+        try:
+            manifest = await self.remote.manifest(repository, reference)
+        except (SourceNotFoundError, SourceDeniedError) as error:
+            if guessed:
+                return  # some refuse what is not there
+            if isinstance(error, SourceDeniedError):
+                self.unread.append(Unread(tag, name, error))
+                return
+            text = f"{name}, which refers to {self.subject.short}, is gone at its source: {error.message}"
+            self.context.emit(Notice(text))
+            return
+        except AsyncpushError as error:
+            self.unread.append(Unread(tag, name, error))
+            return
+        try:
+            root = await self.remote.load(repository, manifest.descriptor)
+        except AsyncpushError as error:
+            self.unread.append(Unread(tag, name, error))
+        else:
+            self.found.append(Referrer(root, tag, name))
 
 
 def subjects_of(root: ImageNode | IndexNode) -> tuple[Digest, ...]:

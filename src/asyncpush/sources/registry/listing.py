@@ -78,40 +78,57 @@ async def names(wire: Wire, ask: Ask, kind: type[NamesDocument]) -> tuple[str, .
     """
     found: dict[str, None] = {}
     pages = Pages(wire, ask)
-    label = f"{ask.what} of {wire.host}"
     answer, query = await _first(pages)
-    longest, probing, goes_on = 0, False, False
+    longest, goes_on, probing = 0, False, False
     while True:
         page = (await pages.decode(answer, kind)).entries
         if page is None:
-            raise ManifestError(f"{label} can't be listed: the answer is no list", hint="check the address")
+            raise ManifestError(f"{pages.label} can't be listed: the answer is no list", hint="check the address")
         before = len(found)
         found.update(dict.fromkeys(page))
         following = pages.next_path(answer)
         if len(found) == before:
             if probing and following is None:
-                return tuple(found)  # that was all; or the registry knows no `last`, and has given all of it before
+                break  # that was all; or the registry knows no `last`, and has given all of it before
             if page and pages.count > 1:
-                raise SourceError(f"{label}: the list repeats itself", hint="go on later; the registry may be at fault")
-        goes_on = goes_on or probing
-        probing = following is None
+                raise SourceError(f"{pages.label}: the list repeats itself", hint="go on later")
+        goes_on, probing = goes_on or probing, following is None
         if following is not None:
             longest = max(longest, len(page))
             answer = await pages.get(following)
-            continue
-        if not page or not (goes_on or _may_be_cut(len(page), longest)):
-            return tuple(found)
-        try:
-            answer = await pages.get(f"{ask.path}?{query}last={quote(page[-1], safe='')}")
-        except NotThereError:
-            return tuple(found)
-        except (DeniedError, RefusedError) as error:
-            if goes_on or len(page) == _PAGE:
-                raise SourceError(
-                    f"{label} may have more than {len(found)} entries, and what follows is refused: {error.message}",
-                    hint="name them instead of listing them",
-                ) from error
-            return tuple(found)  # nothing but its round number speaks for a page that was cut
+        elif page and (goes_on or _may_be_cut(len(page), longest)):
+            after = await _probe(pages, f"{ask.path}?{query}last={quote(page[-1], safe='')}", len(page), sure=goes_on)
+            if after is None:
+                break
+            answer = after
+        else:
+            break
+    return tuple(found)
+
+
+async def _probe(pages: Pages, path: str, length: int, *, sure: bool) -> Answer | None:
+    """The page behind the last one that the registry has spoken of; None if there is none.
+
+    Args:
+        pages: the list.
+        path: what is asked for.
+        length: names on the page before it.
+        sure: the registry has gone on so before.
+
+    Raises:
+        SourceError: it is refused, though more than the round number of names speaks for it.
+    """
+    try:
+        return await pages.get(path)
+    except NotThereError:
+        return None
+    except (DeniedError, RefusedError) as error:
+        if not sure and length != _PAGE:
+            return None
+        raise SourceError(
+            f"{pages.label} may have more than was listed, and what follows is refused: {error.message}",
+            hint="name what you want instead of listing it",
+        ) from error
 
 
 async def _first(pages: Pages) -> tuple[Answer, str]:
@@ -159,6 +176,11 @@ class Pages:
         self._size = 0
 
     @property
+    def label(self) -> str:
+        """How to call the list in errors."""
+        return f"{self.ask.what} of {self._wire.host}"
+
+    @property
     def count(self) -> int:
         """How many pages were asked for."""
         return len(self._seen)
@@ -187,10 +209,10 @@ class Pages:
         Raises:
             ManifestError: it is malformed.
         """
-        body, label = answer.body or b"", f"{self.ask.what} of {self._wire.host}"
+        body = answer.body or b""
         if len(body) < _LONG:
-            return decode_document(body, kind, label)
-        return await to_thread.run_sync(decode_document, body, kind, label)
+            return decode_document(body, kind, self.label)
+        return await to_thread.run_sync(decode_document, body, kind, self.label)
 
     def next_path(self, answer: Answer) -> str | None:
         """The path of the page that *answer* leads to; None if it is the last one.

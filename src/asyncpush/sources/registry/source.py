@@ -39,7 +39,7 @@ class RemoteSource:
             SourceError: the registry refuses or can't be reached, or the image is incomplete or malformed.
         """
         reference = self.reference
-        descriptor = await self.remote.resolve(reference.repository, reference.target)
+        descriptor = (await self.remote.manifest(reference.repository, reference.target)).descriptor
         platforms = () if platform is None else (platform,)
         root = await self.remote.load(
             reference.repository, descriptor, platforms, push_foreign_layers=self.push_foreign_layers

@@ -236,7 +236,8 @@ class Wire:
                 challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
                 expired = response.status in _EXPIRED and authorization is not None and bool(_IS_EXPIRED.search(body))
                 if not ours or not challenges_left or not (expired or (response.status == 401 and challenges)):
-                    raise self._refusal(ask, response, body, ours=ours, expired=expired)
+                    silent = response.status == 401 and not challenges
+                    raise self._refusal(ask, response, body, ours=ours, expired=expired, silent=silent)
             finally:
                 opened.close()
             challenges_left -= 1
@@ -261,9 +262,18 @@ class Wire:
         return OpenAnswer(response, self._turns, key)
 
     def _refusal(
-        self, ask: Ask, response: aiohttp.ClientResponse, body: bytes, *, ours: bool, expired: bool
+        self, ask: Ask, response: aiohttp.ClientResponse, body: bytes, *, ours: bool, expired: bool, silent: bool
     ) -> SourceError:
-        """What an answer that is none means."""
+        """What an answer that is none means.
+
+        Args:
+            ask: the request.
+            response: the answer.
+            body: its body.
+            ours: the registry has given it, not somebody that it redirects to.
+            expired: it says that the token has expired.
+            silent: it wants credentials, and does not say which.
+        """
         status, after = response.status, retry_after(response.headers.get("Retry-After"))
         said = _first_error(body)
         text = f"{ask.what}: {self.host} answers with status {status}{said.words}"
@@ -283,10 +293,10 @@ class Wire:
                     hint="check the name; it may also be hidden from you",
                 )
             case 401 | 403:
-                wants = "" if status != 401 or response.headers.get("WWW-Authenticate") else ", and asks for no login"
+                wants = ", and does not say what it wants to know" if silent else ""
                 advice = "these credentials may not read it" if known else f"log in (docker login {self.host})"
                 return DeniedError(
-                    f"{self.host} refuses {ask.what} (status {status}{wants}){said.words}",
+                    f"{self.host} refuses {ask.what} (status {status}){wants}{said.words}",
                     status,
                     hint=f"log in again (docker login {self.host})" if expired else advice,
                 )
