@@ -14,6 +14,7 @@ Encoding = Literal["gzip", "deflate"]
 #: What a gzip stream begins with (RFC 1952).
 GZIP = b"\x1f\x8b"
 
+_ZLIB_HEADER = 2
 _GZIP_WBITS, _ZLIB_WBITS, _DEFLATE_WBITS = 31, 15, -15
 _NAMES: dict[str, Encoding] = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 
@@ -32,9 +33,9 @@ class Decoder:
 
     def __init__(self, encoding: Encoding) -> None:
         self._encoding = encoding
-        self._inflate = zlib.decompressobj(_GZIP_WBITS if encoding == "gzip" else _ZLIB_WBITS)
+        self._inflate = zlib.decompressobj(_GZIP_WBITS) if encoding == "gzip" else None
         self._rest = b""
-        self._full = self._begun = False
+        self._full = False
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take the next compressed bytes."""
@@ -47,37 +48,33 @@ class Decoder:
             ValueError: it is not compressed in that way, or damaged.
         """
         found = bytearray()
-        while (self._rest or self._full) and len(found) < limit:
-            if self._inflate.eof and not self._next_member():
-                break
+        while (self._rest or self._full) and len(found) < limit and (inflate := self._current()):
             wanted = limit - len(found)
-            piece = self._decompress(wanted)
+            try:
+                piece = inflate.decompress(self._rest, wanted)
+            except zlib.error as error:
+                raise ValueError(str(error)) from error
             self._full = len(piece) == wanted
-            self._rest = self._inflate.unconsumed_tail or self._inflate.unused_data
+            self._rest = inflate.unconsumed_tail or inflate.unused_data
             found += piece
         return bytes(found)
 
-    def _decompress(self, wanted: int) -> bytes:
-        try:
-            piece = self._inflate.decompress(self._rest, wanted)
-        except zlib.error as error:
-            if self._begun or self._encoding != "deflate":
-                raise ValueError(str(error)) from error
-            # Some take the name literally: without the two bytes of zlib's own.
-            self._inflate, self._begun = zlib.decompressobj(_DEFLATE_WBITS), True
-            return self._decompress(wanted)
-        self._begun = True
-        return piece
-
-    def _next_member(self) -> bool:
-        """Go on with the next gzip member, if there is one; what else stands behind the last one is passed over."""
-        if self._encoding == "gzip" and self._rest.startswith(GZIP):
+    def _current(self) -> zlib._Decompress | None:
+        """What takes the next bytes; None while there are too few of them to tell, or behind the end."""
+        if self._inflate is None:
+            if len(self._rest) < _ZLIB_HEADER:
+                return None
+            # Some take the name "deflate" literally, and leave out the two bytes of zlib's own.
+            is_zlib = self._rest[0] & 0x0F == zlib.DEFLATED and int.from_bytes(self._rest[:2]) % 31 == 0
+            self._inflate = zlib.decompressobj(_ZLIB_WBITS if is_zlib else _DEFLATE_WBITS)
+        elif self._inflate.eof:
+            self._full = False
+            if self._encoding != "gzip" or not self._rest.startswith(GZIP):
+                # What else stands behind the last member is passed over.
+                self._rest = self._rest if self._rest == GZIP[:1] else b""
+                return None
             self._inflate = zlib.decompressobj(_GZIP_WBITS)
-            return True
-        if self._rest != GZIP[:1]:
-            self._rest = b""
-        self._full = False
-        return False
+        return self._inflate
 
 
 def decompressed(body: bytes, encoding: Encoding, limit: int) -> bytes | None:
