@@ -63,6 +63,25 @@ class RegistryBlob:
         """The digest."""
         return str(self.descriptor.digest)
 
+    async def stored_size(self) -> int | None:
+        """Its size in bytes, as the registry has it (GET of the blob, which is not read); None if it does not say.
+
+        Raises:
+            SourceError: as ``stream``.
+        """
+        tries = self.wire.tries(_OPERATION)
+        path = path_of(self.repository, "blobs", str(self.descriptor.digest))
+        while True:
+            try:
+                opened = await self.wire.open(Ask(_OPERATION, path, self.name, self.repository))
+            except TransientError as error:
+                await tries.failed(error)
+                continue
+            try:
+                return None if encoding_of(opened.response.headers) else opened.response.content_length
+            finally:
+                opened.close()
+
     @asynccontextmanager
     async def stream(self, start: int = 0) -> AsyncIterator[BlobStream]:
         """Begin to read it, from byte *start* on (GET of the blob, with a range).
