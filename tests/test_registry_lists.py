@@ -9,7 +9,7 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.errors import ManifestError, SourceDeniedError, SourceError, SourceNotFoundError
+from asyncpush.errors import ManifestError, SourceDeniedError, SourceError, SourceNotFoundError, SourceUnavailableError
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry import Remote, open_remote
 from asyncpush.sources.registry.links import parse_links
@@ -111,7 +111,7 @@ async def test_a_full_page_that_links_led_to_is_not_the_last_one(server: Registr
 
 
 @pytest.mark.parametrize("count", [100, 1000])
-@pytest.mark.parametrize("how", ["ignored", 404, 400])
+@pytest.mark.parametrize("how", ["ignored", 400, 404, 500])
 async def test_a_registry_that_knows_no_last_has_listed_all(
     server: RegistryServer, remote: Remote, count: int, how: int | str
 ) -> None:
@@ -123,12 +123,22 @@ async def test_a_registry_that_knows_no_last_has_listed_all(
             return web.Response(status=how)
         return web.json_response({"tags": names})
 
-    if (count, how) == (1000, 400):
-        with pytest.raises(SourceError, match="may have more than was listed"):
-            await remote.tags("team/app")
-        return
     assert await remote.tags("team/app") == tuple(names)
-    assert len(server.seen) == 2
+    assert len(server.seen) == (1 + QUICK.attempts if how == 500 else 2)
+
+
+@pytest.mark.parametrize("size", [7, 100])
+async def test_a_list_that_breaks_off_is_an_error(server: RegistryServer, remote: Remote, size: int) -> None:
+    names = [f"t{number:04}" for number in range(2 * size)]
+
+    @server.rule("GET", "/list")
+    async def down(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=503) if "last" in request.query else None
+
+    pages(server, names, size, lambda query: [f"<{LIST}?{query}>; rel=next"] if size == 7 else [])
+
+    with pytest.raises(SourceUnavailableError):
+        await remote.tags("team/app")
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 406, 422, 500])

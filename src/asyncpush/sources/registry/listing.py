@@ -97,7 +97,7 @@ async def names(wire: Wire, ask: Ask, kind: type[NamesDocument]) -> tuple[str, .
             longest = max(longest, len(page))
             answer = await pages.get(following)
         elif page and (goes_on or _may_be_cut(len(page), longest)):
-            after = await _probe(pages, f"{ask.path}?{query}last={quote(page[-1], safe='')}", len(page), sure=goes_on)
+            after = await _probe(pages, f"{ask.path}?{query}last={quote(page[-1], safe='')}", sure=goes_on)
             if after is None:
                 break
             answer = after
@@ -106,29 +106,24 @@ async def names(wire: Wire, ask: Ask, kind: type[NamesDocument]) -> tuple[str, .
     return tuple(found)
 
 
-async def _probe(pages: Pages, path: str, length: int, *, sure: bool) -> Answer | None:
+async def _probe(pages: Pages, path: str, *, sure: bool) -> Answer | None:
     """The page behind the last one that the registry has spoken of; None if there is none.
 
     Args:
         pages: the list.
         path: what is asked for.
-        length: names on the page before it.
         sure: the registry has gone on so before.
 
     Raises:
-        SourceError: it is refused, though more than the round number of names speaks for it.
+        SourceError: the registry fails; or refuses what it has granted before.
     """
     try:
         return await pages.get(path)
-    except NotThereError:
+    except (DeniedError, NotThereError, RefusedError, TransientError) as error:
+        if sure or (isinstance(error, TransientError) and error.status != _BROKEN):
+            raise
+        # Its pages have names of their own, as ECR's have: it would have named the next one.
         return None
-    except (DeniedError, RefusedError) as error:
-        if not sure and length != _PAGE:
-            return None
-        raise SourceError(
-            f"{pages.label} may have more than was listed, and what follows is refused: {error.message}",
-            hint="name what you want instead of listing it",
-        ) from error
 
 
 async def _first(pages: Pages) -> tuple[Answer, str]:
