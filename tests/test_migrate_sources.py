@@ -388,6 +388,18 @@ async def test_other_bytes_than_a_manifests_digest_are_refused(two: Two) -> None
     assert isinstance(await two.only_good(report, "manifest"), DigestMismatchError)
 
 
+@pytest.mark.parametrize("status", [403, 404, 500])
+async def test_every_run_succeeds_where_head_fails(two: Two, status: int) -> None:
+    @two.here.source.rule("HEAD", "/manifests/")
+    async def failing(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status)
+
+    await two.have_arrived(await two.here.run(two.plan()))
+    again = await two.here.run(two.plan())
+
+    assert outcomes(again) == {APP: "present", GOOD: "present"}
+
+
 async def test_an_index_that_gives_a_child_a_wrong_size_is_blamed_itself(two: Two) -> None:
     layout = two.here.layout
     child = layout.image(layer(3))

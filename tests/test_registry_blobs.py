@@ -533,7 +533,7 @@ async def labelled(request: web.Request, data: bytes, announced: int, encoding: 
     return response
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.binary(max_size=5000), members=st.integers(1, 3), step=st.integers(1, 700), limit=st.integers(1, 900))
 def test_a_decoder_gives_all_bytes_however_they_come(data: bytes, members: int, step: int, limit: int) -> None:
     for encoding, packed in (

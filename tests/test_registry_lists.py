@@ -266,7 +266,7 @@ def _links(draw: st.DrawFn) -> tuple[str, str]:
     return f"{blank};{blank}".join([written, *parameters]), target
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(links=st.lists(_links(), min_size=1, max_size=4), headers=st.integers(1, 3))
 def test_links_are_read_as_they_were_written(links: list[tuple[str, str]], headers: int) -> None:
     values = [", ".join(text for text, _ in links[at::headers]) for at in range(headers)]
@@ -277,7 +277,7 @@ def test_links_are_read_as_they_were_written(links: list[tuple[str, str]], heade
     assert all("next" in link.relations for link in found)
 
 
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(text=st.text(st.sampled_from("<>;,=\"' \\relnxt/?&a"), max_size=200))
 def test_rubbish_is_read_without_an_error(text: str) -> None:
     for link in parse_links([text]):

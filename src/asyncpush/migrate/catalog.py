@@ -144,9 +144,11 @@ class Catalog:
 
         async def one(descriptor: Descriptor, waiting: Sequence[Copy]) -> None:
             try:
+                # By its digest: a HEAD may be wrong about size and type.
+                manifest = await remote.manifest(entry.repository, descriptor.digest)
                 root = await remote.load(
                     entry.repository,
-                    descriptor,
+                    manifest.descriptor,
                     entry.platforms,
                     push_foreign_layers=self._context.run.resources.settings.push_foreign_layers,
                 )

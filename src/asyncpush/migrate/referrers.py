@@ -15,7 +15,6 @@ from asyncpush.errors import (
     AsyncpushError,
     ServiceError,
     SourceDeniedError,
-    SourceError,
     SourceNotFoundError,
     TagImmutableError,
     only_cause,
@@ -96,6 +95,7 @@ class Referrers:
         self._read: Once[Found] = Once()
         self._unlisted: set[tuple[str, str]] = set()
         self._noted: dict[tuple[str, Digest], list[str]] = {}
+        self._said: set[str] = set()
         self._carried: Once[bool] = Once()
 
     async def carry(self, copy: Copy, subjects: Sequence[Digest]) -> bool:
@@ -168,7 +168,7 @@ class Referrers:
             return None
         try:
             return frozenset(await self._context.tags(*key))
-        except SourceError as error:
+        except AsyncpushError as error:
             if key not in self._unlisted:
                 self._unlisted.add(key)
                 text = (
@@ -241,7 +241,9 @@ class Referrers:
     def _note(
         self, copy: Copy, subject: Digest, outcome: Outcome, text: str, error: AsyncpushError, digest: Digest | None
     ) -> None:
-        self._context.emit(Notice(text))
+        if text not in self._said:  # what is tried again can fail again
+            self._said.add(text)
+            self._context.emit(Notice(text))
         self._context.ended(CopyResult(copy=copy, outcome=outcome, digest=digest, error=error, subject=subject))
 
 
