@@ -17,15 +17,15 @@ from asyncpush.errors import DigestMismatchError, SourceError
 from asyncpush.model import Descriptor
 from asyncpush.protocols import BlobStream
 from asyncpush.settings import MiB
-from asyncpush.sources.registry.encoding import GZIP, Decoder, Encoding, encoding_of
+from asyncpush.sources.registry.encoding import GZIP, Decoder, encoding_of
 from asyncpush.sources.registry.http import LATER, translated
 from asyncpush.sources.registry.patience import TransientError
 from asyncpush.sources.registry.wire import Ask, OpenAnswer, Wire, path_of
 
 _OPERATION = "GET blob"
-_PARTIAL, _NO_SUCH_RANGE = 206, 416
+_PARTIAL, _NO_SUCH_RANGE, _BROKEN = 206, 416, 500
 _EXPECTED = frozenset({200, _PARTIAL, _NO_SUCH_RANGE})
-#: Requests for a range that fail in a row before all of the blob is asked for.
+#: Requests for a range that fail, though the registry is there, before all of the blob is asked for.
 _FAILING_RANGES = 3
 #: Bytes that are decompressed at once.
 _DECODED_AT_ONCE = MiB // 4
@@ -239,7 +239,7 @@ class _Stream:
         if not isinstance(error, TransientError):
             self._ranges = False
             raise TransientError(error.message, hint=error.hint) from error
-        if not (error.throttled or error.unanswered):
+        if error.status == _BROKEN:
             self._ranges_left -= 1
             self._ranges = self._ranges_left > 0
 
@@ -252,11 +252,18 @@ class _Stream:
         encoding = encoding_of(response.headers)
         if encoding is None or response.content_length == self._size:
             return None
+        decoder, begin = Decoder(encoding), b""
         with translated(response.url, self._blob.wire.patience):
-            self._head, _ = await response.content.readchunk()
-        unpacked = await to_thread.run_sync(_begin, self._head, encoding)
-        is_packed = "gzip" in self._blob.media_type
-        if unpacked is None or (is_packed and not unpacked.startswith(GZIP)):
+            # The first chunk may be no more than the header of what is compressed.
+            while len(begin) < len(GZIP) and len(self._head) < _DECODED_AT_ONCE and not response.content.at_eof():
+                arrived, _ = await response.content.readchunk()
+                self._head += arrived
+                try:
+                    decoder.feed(arrived)
+                    begin += decoder.read(len(GZIP) - len(begin))
+                except ValueError:
+                    return None  # it is not compressed, whatever it says
+        if "gzip" in self._blob.media_type and begin != GZIP:
             return None
         self._ranges = False
         return Decoder(encoding)
@@ -290,13 +297,3 @@ class _Stream:
         error = DigestMismatchError(self._what, self._size, size)
         error.hint = "the registry, or a proxy before it, holds other bytes than the manifest names"
         return error
-
-
-def _begin(head: bytes, encoding: Encoding) -> bytes | None:
-    """The first bytes of what is compressed; None if it is not."""
-    decoder = Decoder(encoding)
-    decoder.feed(head)
-    try:
-        return decoder.read(len(GZIP))
-    except ValueError:
-        return None
