@@ -388,6 +388,45 @@ async def test_other_bytes_than_a_manifests_digest_are_refused(two: Two) -> None
     assert isinstance(await two.only_good(report, "manifest"), DigestMismatchError)
 
 
+@pytest.mark.parametrize("status", [403, 404, 500])
+async def test_every_run_succeeds_where_head_fails(two: Two, status: int) -> None:
+    @two.here.source.rule("HEAD", "/manifests/")
+    async def failing(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status)
+
+    await two.have_arrived(await two.here.run(two.plan()))
+    again = await two.here.run(two.plan())
+
+    assert outcomes(again) == {APP: "present", GOOD: "present"}
+
+
+async def test_an_index_that_gives_a_child_a_wrong_size_is_blamed_itself(two: Two) -> None:
+    layout = two.here.layout
+    child = layout.image(layer(3))
+    wrong = {**child, "size": int(str(child["size"])) + 7}
+    two.app = two.here.source.hold(layout, layout.index(wrong), "team/app", "1")
+
+    error = await two.only_good(await two.here.run(two.plan()), "what points at it says", "the index that names it")
+    assert "proxy" not in str(error)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+async def test_a_layer_of_a_wrong_size_is_refused_alone_and_beside_the_right_one(here: Bench, beside: bool) -> None:
+    right = here.hold("team/app", "right", layer(1))
+    document = json.loads(here.source.blobs[str(right["digest"])])
+    document["layers"][0]["size"] += 5
+    wrong = here.layout.blob(json.dumps(document).encode(), str(right["mediaType"]))
+    here.source.hold(here.layout, wrong, "team/app", "wrong")
+
+    report = await here.run(here.plan({"from": "team/app", "tags": ["right", "wrong"] if beside else ["wrong"]}))
+
+    assert outcomes(report).pop("team/app:wrong") == "failed"
+    assert await here.stored("team/app") == ({"right": right["digest"]} if beside else {})
+    assert "archive" not in str(report.failed[0].error)
+    if beside:
+        says(report.failed[0], "its manifest says", "the manifest is wrong")
+
+
 # Registries
 
 

@@ -707,7 +707,7 @@ async def test_who_comes_first_learns_whether_credentials_are_wanted(tmp_path: P
         layout = app_layout()
         server.hold(layout, layout.manifests[0], "team/app", "1")
 
-        @server.rule("HEAD", "/manifests/")
+        @server.rule("GET", "/manifests/")
         async def _(request: web.Request) -> web.StreamResponse | None:
             if request.headers.get("Authorization") == basic("user", "password"):
                 return None
@@ -718,8 +718,8 @@ async def test_who_comes_first_learns_whether_credentials_are_wanted(tmp_path: P
             for _ in range(10):
                 tg.start_soon(remote.resolve, "team/app", "1")
 
-        assert [seen.authorization is None for seen in server.asked("HEAD")].count(True) == 1
-        assert len(server.asked("HEAD")) == 11
+        assert [seen.authorization is None for seen in server.asked("GET")].count(True) == 1
+        assert len(server.asked("GET")) == 11
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -778,3 +778,84 @@ async def test_a_proxy_that_is_no_address_is_told_without_its_password(
     with pytest.raises(ConfigurationError, match="the proxy for http is no address") as caught:
         await tags(reads(server))
     assert "s3cret" not in str(caught.value)
+
+
+# Tokens that expire, and odd answers
+
+
+@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize("times", [1, 1_000])
+async def test_a_token_that_has_expired_is_renewed_once(server: RegistryServer, status: int, times: int) -> None:
+    issued: list[str] = []
+    server.tags["team/app"] = ["1"]
+
+    @server.rule("GET", "/token")
+    async def token(request: web.Request) -> web.StreamResponse:
+        issued.append(f"t{len(issued)}")
+        return web.json_response({"token": issued[-1], "expires_in": 3600})
+
+    @server.rule("GET", "/v2/")
+    async def expired(request: web.Request) -> web.StreamResponse | None:
+        sent = request.headers.get("Authorization")
+        if sent is None:
+            return refusal(401, "X", "who?", WWW_Authenticate=f'Bearer realm="{server.url}/token",service="public"')
+        if sent in [f"Bearer t{number}" for number in range(times)]:
+            return refusal(status, "DENIED", "Your authorization token has expired. Reauthenticate and try again.")
+        return None
+
+    registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True)
+    if times == 1:
+        assert await tags(registry) == ("1",)
+    else:
+        with pytest.raises(SourceError, match=r"token has expired.*log in again \(docker login") as caught:
+            await tags(registry)
+        assert "plain" not in str(caught.value)
+    # Once for a request; a list that is refused is asked for again, without the length of a page.
+    assert len(issued) == (2 if times == 1 else 3)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"expires_in": "3600"},
+        {"expires_in": None, "issued_at": None, "access_token": None, "refresh_token": None},
+        {"expires_in": {}, "issued_at": 5},
+        {"expires_in": 300, "issued_at": "2026-11-28 19:00:00 +0000 UTC"},
+    ],
+)
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        'Bearer realm="{url}/token",service="r",scope="repository:team/app:pull"',
+        "bearer realm={url}/token, service=r",
+        'Bearer realm="{url}/token",scope=""',
+        'Bearer realm="{url}/token",service="r",scope="repository::pull"',
+    ],
+)
+async def test_odd_tokens_and_challenges_are_taken(
+    server: RegistryServer, members: dict[str, object], challenge: str
+) -> None:
+    server.tags["team/app"] = ["1"]
+
+    @server.rule("GET", "/token")
+    async def token(request: web.Request) -> web.StreamResponse:
+        if request.query.get("scope") != "repository:team/app:pull":
+            return refusal(400, "X", "no such scope")
+        return web.json_response({"token": "t", **members})
+
+    @server.rule("GET", "/v2/")
+    async def guarded(request: web.Request) -> web.StreamResponse | None:
+        if request.headers.get("Authorization") == "Bearer t":
+            return None
+        return refusal(401, "X", "who?", WWW_Authenticate=challenge.format(url=server.url))
+
+    assert await tags(SourceRegistry(host=server.host, plain_http=True, anonymous=True)) == ("1",)
+
+
+async def test_https_is_named_only_where_the_server_wants_it(server: RegistryServer) -> None:
+    @server.rule("GET", "/v2/")
+    async def confused(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=400, text="Client sent an HTTP request to an HTTPS server.\n")
+
+    with pytest.raises(SourceError, match="leave out --src-plain-http"):
+        await tags(reads(server))

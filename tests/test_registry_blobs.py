@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import random
+import zlib
 from collections.abc import AsyncIterator
 
 import anyio
 import pytest
 from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asyncpush.errors import (
     DigestMismatchError,
@@ -21,6 +25,7 @@ from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import RemoteBlob
 from asyncpush.settings import Credentials, SourceRegistry
 from asyncpush.sources.registry import Patience, Remote, open_remote
+from asyncpush.sources.registry.encoding import Decoder
 from conftest import Events
 from images import LAYER
 from registry_server import QUICK, RegistryServer, cut, ranged, refusal, running
@@ -443,3 +448,122 @@ async def test_a_refusal_is_final_and_says_what_to_do(server: RegistryServer, re
     with pytest.raises(SourceDeniedError, match=r"403\): DENIED no way; log in"):
         await drain(the_blob(remote))
     assert remote.requests == {"GET blob": 1}
+
+
+# Ranges that are refused, and bodies that come compressed
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 416, 500, 501])
+async def test_a_range_that_is_refused_costs_no_blob(server: RegistryServer, remote: Remote, status: int) -> None:
+    @server.rule("GET", "/blobs/", times=1)
+    async def broken(request: web.Request) -> web.StreamResponse:
+        return await cut(request, DATA[:600_000], len(DATA))
+
+    @server.rule("GET", "/blobs/")
+    async def no_ranges(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=status) if "Range" in request.headers else None
+
+    assert await drain(the_blob(remote)) == DATA
+    assert ranges(server)[-1] is None
+
+
+GZIPPED = gzip.compress(random.Random(8).randbytes(700_000))
+PACKED = Descriptor(LAYER, Digest.of(GZIPPED), len(GZIPPED))
+PLAIN = Descriptor("application/vnd.oci.image.layer.v1.tar", Digest.of(DATA), len(DATA))
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    ("descriptor", "data", "sent", "encoding"),
+    [
+        pytest.param(PACKED, GZIPPED, GZIPPED, "x-gzip", id="its own label"),
+        pytest.param(PACKED, GZIPPED, gzip.compress(GZIPPED), "gzip", id="compressed once more"),
+        pytest.param(PLAIN, DATA, gzip.compress(DATA), "gzip", id="a plain layer"),
+        pytest.param(PLAIN, DATA, zlib.compress(DATA), "deflate", id="a plain layer, deflated"),
+        pytest.param(PLAIN, DATA, DATA, "gzip", id="a label that lies"),
+    ],
+)
+@pytest.mark.parametrize("breaks", [False, True])
+async def test_what_comes_compressed_is_the_blob_once_more(
+    server: RegistryServer,
+    remote: Remote,
+    descriptor: Descriptor,
+    data: bytes,
+    sent: bytes,
+    encoding: str,
+    chunked: bool,
+    breaks: bool,
+) -> None:
+    @server.rule("GET", "/blobs/", times=int(breaks))
+    async def broken(request: web.Request) -> web.StreamResponse:
+        return await labelled(request, sent[:300_000], len(sent), encoding)
+
+    @server.rule("GET", "/blobs/")
+    async def whole(request: web.Request) -> web.StreamResponse:
+        # As a proxy does: ranges are of what it sends.
+        response = ranged(request, sent)
+        response.headers["Content-Encoding"] = encoding
+        if chunked:
+            response.enable_chunked_encoding()
+        return response
+
+    assert await drain(the_blob(remote, descriptor)) == data
+    assert await drain(the_blob(remote, descriptor), 1000) == data[1000:]
+
+
+async def test_a_compressed_body_whose_header_comes_first_is_decompressed(
+    server: RegistryServer, remote: Remote
+) -> None:
+    sent = gzip.compress(GZIPPED)
+
+    @server.rule("GET", "/blobs/")
+    async def slowly(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Encoding": "gzip"})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        for piece in (sent[:1], sent[1:10], sent[10:11], sent[11:]):
+            await response.write(piece)
+            await anyio.wait_all_tasks_blocked()
+        await response.write_eof()
+        return response
+
+    assert await drain(the_blob(remote, PACKED)) == GZIPPED
+
+
+async def test_what_grows_without_end_as_it_is_decompressed_is_refused(server: RegistryServer, remote: Remote) -> None:
+    small = Descriptor(PLAIN.media_type, Digest("d" * 64), 1000)
+
+    @server.rule("GET", "/blobs/")
+    async def bomb(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=gzip.compress(bytes(50_000_000)), headers={"Content-Encoding": "gzip"})
+
+    with pytest.raises(DigestMismatchError, match=r"1000 bytes expected, 26\d{4} bytes read"):
+        await drain(the_blob(remote, small))
+
+
+async def labelled(request: web.Request, data: bytes, announced: int, encoding: str) -> web.StreamResponse:
+    """The beginning of a body that is compressed."""
+    response = web.StreamResponse(headers={"Content-Encoding": encoding})
+    response.content_length = announced
+    await response.prepare(request)
+    await response.write(data)
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.binary(max_size=5000), members=st.integers(1, 3), step=st.integers(1, 700), limit=st.integers(1, 900))
+def test_a_decoder_gives_all_bytes_however_they_come(data: bytes, members: int, step: int, limit: int) -> None:
+    for encoding, packed in (
+        ("gzip", b"".join(gzip.compress(data) for _ in range(members))),
+        ("deflate", zlib.compress(data)),
+        ("deflate", zlib.compress(data)[2:-4]),
+    ):
+        decoder, found = Decoder("gzip" if encoding == "gzip" else "deflate"), b""
+        for at in range(0, len(packed), step):
+            decoder.feed(packed[at : at + step])
+            while piece := decoder.read(limit):
+                assert len(piece) <= limit
+                found += piece
+        assert found == data * (members if encoding == "gzip" else 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import AsyncIterator
 
 import anyio
@@ -21,7 +23,7 @@ from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import ImageNode, IndexNode
 from asyncpush.settings import MAX_MANIFEST_SIZE, SourceRegistry
 from asyncpush.sources import open_source
-from asyncpush.sources.registry import Remote, open_remote, open_remotes
+from asyncpush.sources.registry import Patience, Remote, open_remote, open_remotes
 from images import CONFIG, INDEX, LAYER, MANIFEST, SETTINGS, Json, Layout, at, digest, layer_tar
 from registry_server import QUICK, RegistryServer, manifest, refusal, running
 
@@ -30,6 +32,11 @@ AMD, ARM, WINDOWS = Platform("linux", "amd64"), Platform("linux", "arm64", "v8")
 
 def reads(server: RegistryServer) -> SourceRegistry:
     return SourceRegistry(host=server.host, plain_http=True, anonymous=True)
+
+
+def likely(there: Json) -> list[Digest]:
+    """What a tag is expected to name."""
+    return [Digest.parse(str(there["digest"]))]
 
 
 @pytest.fixture
@@ -61,7 +68,7 @@ async def test_a_tag_is_resolved_by_its_headers_and_read_by_its_digest(server: R
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
 
-    descriptor = await remote.resolve("team/app", "1.0")
+    descriptor = await remote.resolve("team/app", "1.0", likely(there))
     read = await remote.manifest("team/app", descriptor)
     again = await remote.manifest("team/app", descriptor.digest)
 
@@ -93,10 +100,153 @@ async def test_where_head_tells_too_little_the_manifest_is_read(
         del answer.headers[lacking]
         return answer
 
-    descriptor = await remote.resolve("team/app", "1.0")
+    descriptor = await remote.resolve("team/app", "1.0", likely(there))
 
     assert str(descriptor.digest) == there["digest"]
     assert remote.requests == {"HEAD manifest": 1, "GET manifest": 1}
+
+
+@pytest.mark.parametrize("how", [400, 401, 403, 404, 405, 500, 503, "reset", "stall"])
+async def test_a_head_that_fails_is_not_believed_and_not_sent_again(server: RegistryServer, how: int | str) -> None:
+    layout = Layout()
+    there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
+    over = anyio.Event()
+
+    @server.rule("HEAD", "/manifests/")
+    async def failing(request: web.Request) -> web.StreamResponse:
+        if how == "stall":
+            await over.wait()
+        elif how == "reset":
+            assert request.transport is not None
+            request.transport.close()
+        return web.Response(status=how if isinstance(how, int) else 200)
+
+    async with open_remote(reads(server), patience=Patience(stall=0.2, first_wait=0.001)) as remote:
+        for _ in range(4):
+            assert str((await remote.resolve("team/app", "1.0", likely(there))).digest) == there["digest"]
+        over.set()
+        # What may pass is tried once more; no failure is waited out.
+        heads = 2 if how in (500, 503, "reset", "stall") else 1
+        assert remote.requests == {"HEAD manifest": heads, "GET manifest": 4}
+
+
+async def test_a_head_of_what_is_not_there_says_nothing_of_other_heads(server: RegistryServer, remote: Remote) -> None:
+    layout = Layout()
+    there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
+
+    with pytest.raises(SourceNotFoundError):
+        await remote.resolve("team/app", "2.0", likely(there))
+    await remote.resolve("team/app", "1.0", likely(there))
+
+    assert remote.requests == {"HEAD manifest": 2, "GET manifest": 1}
+
+
+@pytest.mark.parametrize("lie", ["size", "digest"])
+async def test_get_decides_where_head_lies(server: RegistryServer, remote: Remote, lie: str) -> None:
+    layout = Layout()
+    there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
+    raw = server.blobs[str(there["digest"])]
+
+    @server.rule("HEAD", "/manifests/")
+    async def lies(request: web.Request) -> web.StreamResponse:
+        return manifest(MANIFEST, raw + b" " * (lie == "size"), digest(b"other") if lie == "digest" else digest(raw))
+
+    descriptor = await remote.resolve("team/app", "1.0", [Digest("c" * 64)])
+
+    assert (str(descriptor.digest), descriptor.size) == (there["digest"], len(raw))
+    assert await remote.load("team/app", descriptor)
+
+
+async def test_a_wrong_digest_header_costs_no_image(server: RegistryServer, remote: Remote) -> None:
+    layout = Layout()
+    there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
+    raw = server.blobs[str(there["digest"])]
+
+    @server.rule("GET", "/manifests/")
+    async def wrong(request: web.Request) -> web.StreamResponse | None:
+        known = request.path.rpartition("/")[2] in ("1.0", there["digest"])
+        return manifest(MANIFEST, raw, f"sha256:{'1' * 64}") if known else None
+
+    assert (await remote.manifest("team/app", "1.0")).raw == raw
+
+
+async def test_bytes_that_were_changed_on_the_way_are_read_by_their_digest(
+    server: RegistryServer, remote: Remote
+) -> None:
+    layout = Layout()
+    there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
+    raw = server.blobs[str(there["digest"])]
+
+    @server.rule("GET", "/manifests/1.0")
+    async def changed(request: web.Request) -> web.StreamResponse:
+        return manifest(MANIFEST, raw + b" ", str(there["digest"]))
+
+    assert (await remote.manifest("team/app", "1.0")).raw == raw
+
+
+@pytest.mark.parametrize("status", [400, 406, 415])
+async def test_a_registry_that_chokes_on_young_types_is_asked_for_dockers(
+    server: RegistryServer, remote: Remote, status: int
+) -> None:
+    layout = Layout()
+    there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
+
+    @server.rule("GET", "/manifests/")
+    async def picky(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=status) if "oci" in request.headers["Accept"] else None
+
+    assert str((await remote.manifest("team/app", "1.0")).digest) == there["digest"]
+
+
+@pytest.mark.parametrize("signed", [True, False])
+async def test_a_schema_1_image_is_called_so(server: RegistryServer, remote: Remote, signed: bool) -> None:
+    payload = json.dumps({"schemaVersion": 1, "name": "a", "fsLayers": [], "history": []}, indent=3).encode()
+    raw = payload[:-2] + b',\n   "signatures": []\n}' if signed else payload
+
+    @server.rule("GET", "/manifests/")
+    async def old(request: web.Request) -> web.StreamResponse:
+        return manifest("application/vnd.docker.distribution.manifest.v1+prettyjws", raw, digest(payload))
+
+    references: list[str | Digest] = ["1.0", Digest.parse(digest(payload))]
+    for reference in references:
+        with pytest.raises(ManifestError, match=r"is a schema 1 image.*405 UNSUPPORTED.*; convert it"):
+            await remote.manifest("team/app", reference)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "raw deflate", "a lie"])
+@pytest.mark.parametrize("kind", ["manifests", "tags"])
+async def test_documents_that_come_compressed_are_decompressed(
+    server: RegistryServer, remote: Remote, encoding: str, kind: str
+) -> None:
+    layout = Layout()
+    there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
+
+    @server.rule("GET", f"/{kind}/")
+    async def packed(request: web.Request) -> web.StreamResponse:
+        answer = server.regular(request)
+        assert isinstance(answer, web.Response)
+        assert isinstance(answer.body, bytes)
+        body = answer.body
+        pack = {"deflate": zlib.compress, "raw deflate": lambda data: zlib.compress(data)[2:-4], "a lie": bytes}
+        answer.body = pack.get(encoding, gzip.compress)(body)
+        answer.headers["Content-Encoding"] = {"raw deflate": "deflate", "a lie": "gzip"}.get(encoding, encoding)
+        return answer
+
+    assert str((await remote.manifest("team/app", "1.0")).digest) == there["digest"]
+    assert await remote.tags("team/app") == ("1.0",)
+
+
+async def test_a_document_that_grows_without_end_as_it_is_decompressed_is_refused(
+    server: RegistryServer, remote: Remote
+) -> None:
+    bomb = gzip.compress(b" " * (MAX_MANIFEST_SIZE + 1))
+
+    @server.rule("GET", "/manifests/")
+    async def packed(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=bomb, headers={"Content-Encoding": "gzip", "Content-Type": MANIFEST})
+
+    with pytest.raises(ManifestError, match=f"more than {MAX_MANIFEST_SIZE} bytes"):
+        await remote.manifest("team/app", "1.0")
 
 
 async def test_a_tag_that_was_deleted_meanwhile_is_still_read_by_its_digest_and_then_named(
@@ -143,7 +293,7 @@ async def test_a_manifest_of_another_size_or_type_than_its_descriptor_says_is_re
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
     named = Digest.parse(str(there["digest"]))
 
-    with pytest.raises(DigestMismatchError, match="1 bytes expected"):
+    with pytest.raises(ManifestError, match=r"what points at it says 1; the index that names it is wrong"):
         await remote.manifest("team/app", Descriptor(MANIFEST, named, 1))
     with pytest.raises(ManifestError, match="points at it"):
         await remote.manifest("team/app", Descriptor(INDEX, named, int(str(there["size"]))))
@@ -201,7 +351,7 @@ async def test_a_web_page_is_no_registry(server: RegistryServer, remote: Remote)
 
 
 async def test_denied_and_missing_are_told_apart(server: RegistryServer, remote: Remote) -> None:
-    @server.rule("HEAD", "/private/")
+    @server.rule("GET", "/private/")
     async def denied(request: web.Request) -> web.StreamResponse:
         return web.Response(status=403)
 
@@ -289,10 +439,10 @@ async def test_referrers_by_their_api(server: RegistryServer, remote: Remote) ->
     signature = {"mediaType": MANIFEST, "digest": digest(b"sig"), "size": 3, "annotations": {"a": "b"}}
     server.referrers = {str(subject): [signature]}
 
-    [found] = await remote.referrers("team/app", subject)
+    [found] = (await remote.referrers("team/app", subject)).descriptors
 
     assert (str(found.digest), found.annotation("a")) == (signature["digest"], "b")
-    assert await remote.referrers("team/app", Digest("d" * 64)) == ()
+    assert (await remote.referrers("team/app", Digest("d" * 64))).descriptors == ()
     assert remote.requests == {"GET referrers": 2}
 
 
@@ -309,8 +459,9 @@ async def test_referrers_by_their_tag_where_there_is_no_api_which_is_asked_for_o
     async def unknown(request: web.Request) -> web.StreamResponse:
         return web.Response(status=404, text="404 page not found")
 
-    assert [str(each.digest) for each in await remote.referrers("team/app", subject)] == [digest(b"s")]
-    assert await remote.referrers("team/app", Digest("d" * 64)) == ()
+    found = await remote.referrers("team/app", subject)
+    assert [str(each.digest) for each in found.descriptors] == [digest(b"s")]
+    assert (await remote.referrers("team/app", Digest("d" * 64))).descriptors == ()
     assert remote.requests == {"GET referrers": 1, "GET manifest": 2}
 
 
@@ -321,8 +472,8 @@ async def test_a_missing_repository_says_nothing_about_the_api(server: RegistryS
     async def unknown(request: web.Request) -> web.StreamResponse:
         return refusal(404, "NAME_UNKNOWN", "no such repository")
 
-    assert await remote.referrers("missing", Digest("d" * 64)) == ()
-    assert await remote.referrers("team/app", Digest("d" * 64)) == ()
+    assert (await remote.referrers("missing", Digest("d" * 64))).descriptors == ()
+    assert (await remote.referrers("team/app", Digest("d" * 64))).descriptors == ()
     assert remote.requests["GET referrers"] == 2
 
 

@@ -109,8 +109,8 @@ async def test_an_index_in_docker_registry_is_read_to_its_last_byte(docker: Dock
                 assert await sha256_of(blob) == blob.descriptor.digest.hex
         assert sorted(await remote.tags("library/app")) == ["1.0", "amd"]
         assert await remote.catalog() == ("library/app",)
-        assert await remote.referrers("library/app", descriptor.digest) == ()
-        assert await remote.referrers("library/app", descriptor.digest) == ()
+        assert (await remote.referrers("library/app", descriptor.digest)).descriptors == ()
+        assert (await remote.referrers("library/app", descriptor.digest)).descriptors == ()
         assert remote.requests["GET referrers"] == 1
 
 
@@ -157,7 +157,7 @@ async def test_the_emulator_is_a_source_too(emulator: Emulator, registry: Regist
         assert layer.descriptor is not None
         assert await sha256_of(layer) == layer.descriptor.digest.hex
         assert await remote.tags("team/app") == ("1",)
-        assert await remote.referrers("team/app", root.manifest.digest) == ()
+        assert (await remote.referrers("team/app", root.manifest.digest)).descriptors == ()
 
 
 def push(server: Server, *words: str, **environment: str) -> Ran:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import anyio
 from anyio import to_thread
 
-from asyncpush.errors import AsyncpushError, ChoiceError, SourceNotFoundError, only_cause
+from asyncpush.errors import (
+    AsyncpushError,
+    ChoiceError,
+    ManifestError,
+    SourceError,
+    SourceNotFoundError,
+    only_cause,
+)
 from asyncpush.events import Notice
 from asyncpush.image import Once
 from asyncpush.migrate.caps import check_caps
@@ -19,8 +26,10 @@ from asyncpush.migrate.copies import Copy, LeftOutTag
 from asyncpush.migrate.plan.model import Entry, Goal
 from asyncpush.migrate.plan.tags import select
 from asyncpush.model import Descriptor, Digest, Platform
+from asyncpush.planning import leaves
 from asyncpush.protocols import Image, ImageNode, IndexNode
 from asyncpush.sources import open_source
+from asyncpush.sources.registry.blob import RegistryBlob
 
 
 class Catalog:
@@ -35,6 +44,8 @@ class Catalog:
         self._context = context
         self._held = held
         self._archives: Once[tuple[Image, ...]] = Once()
+        self._sizes: dict[Digest, int] = {}
+        self._stored_sizes: dict[Digest, int | None] = {}
 
     async def copies(self, entry: Entry) -> list[Copy]:
         """The copies that *entry* asks for; tags that it names and that are not there have failed."""
@@ -90,14 +101,16 @@ class Catalog:
         images, _ = await self._archives.do((entry.location, entry.platforms), read)
         return images
 
-    async def resolve(self, entry: Entry, copies: Iterable[Copy], there: Collection[str] = ()) -> dict[str, Descriptor]:
+    async def resolve(
+        self, entry: Entry, copies: Iterable[Copy], there: Mapping[str, Collection[Digest]] | None = None
+    ) -> dict[str, Descriptor]:
         """What each reference names at the source; the copies of those that can't be read have failed.
 
         Args:
             entry: the entry.
             copies: its copies.
-            there: references that a target has something for: of those only the digest is asked. The manifests of the
-                others are needed anyway, and are read.
+            there: what references named when they were last brought to a target: of those that still do only the digest
+                is asked. The manifests of the others are needed anyway, and are read.
         """
         remote = self._context.remotes.at(entry.host)
         found: dict[str, Descriptor] = {}
@@ -108,10 +121,7 @@ class Catalog:
         async def one(reference: str, waiting: Sequence[Copy]) -> None:
             target = Digest.parse(reference) if reference.startswith("sha256:") else reference
             try:
-                if reference in there:
-                    found[reference] = await remote.resolve(entry.repository, target)
-                else:
-                    found[reference] = (await remote.manifest(entry.repository, target)).descriptor
+                found[reference] = await remote.resolve(entry.repository, target, (there or {}).get(reference, ()))
             except AsyncpushError as error:
                 for copy in waiting:
                     self._context.failed(copy, error)
@@ -134,9 +144,11 @@ class Catalog:
 
         async def one(descriptor: Descriptor, waiting: Sequence[Copy]) -> None:
             try:
+                # By its digest: a HEAD may be wrong about size and type.
+                manifest = await remote.manifest(entry.repository, descriptor.digest)
                 root = await remote.load(
                     entry.repository,
-                    descriptor,
+                    manifest.descriptor,
                     entry.platforms,
                     push_foreign_layers=self._context.run.resources.settings.push_foreign_layers,
                 )
@@ -162,12 +174,56 @@ class Catalog:
             async with anyio.create_task_group() as tg:
                 for descriptor, waiting in by_digest.items():
                     tg.start_soon(one, descriptor, waiting)
-        return loaded
+        return await self._agreeing(loaded)
+
+    async def _agreeing(self, loaded: Sequence[tuple[Copy, Image]]) -> list[tuple[Copy, Image]]:
+        """Those of *loaded* whose manifests don't lie about the size of a blob.
+
+        One that is read shows its size. But what another image brings need not be read: so where two manifests
+        contradict each other, the registry is asked.
+        """
+        for blob in _blobs(image for _, image in loaded):
+            digest, size = blob.descriptor.digest, blob.descriptor.size
+            if self._sizes.setdefault(digest, size) != size and digest not in self._stored_sizes:
+                self._stored_sizes[digest] = await _stored_size(blob)
+        going: list[tuple[Copy, Image]] = []
+        for copy, image in loaded:
+            doubtful = _blobs([image]) if self._stored_sizes else ()
+            wrong = next((blob for blob in doubtful if self._is_wrong(blob)), None)
+            if wrong is None:
+                going.append((copy, image))
+                continue
+            actual = self._stored_sizes[wrong.descriptor.digest]
+            error = ManifestError(
+                f"{wrong.name} of {image.source} has {actual} bytes, and its manifest says {wrong.descriptor.size}",
+                hint="the manifest is wrong; build and push the image again",
+            )
+            self._context.failed(copy, error)
+        return going
+
+    def _is_wrong(self, blob: RegistryBlob) -> bool:
+        return self._stored_sizes.get(blob.descriptor.digest) not in (None, blob.descriptor.size)
 
     def _tell_absent(self, entry: Entry, images: Iterable[Image]) -> None:
         for image in images:
             for platform in _absent(image.root, entry.platforms):
                 self._context.emit(Notice(f"{image.source} has no image for {platform}"))
+
+
+def _blobs(images: Iterable[Image]) -> Iterator[RegistryBlob]:
+    """The blobs of images in registries."""
+    for image in images:
+        for leaf in leaves(image.root):
+            for blob in (leaf.config, *leaf.layers):
+                if isinstance(blob, RegistryBlob):
+                    yield blob
+
+
+async def _stored_size(blob: RegistryBlob) -> int | None:
+    try:
+        return await blob.stored_size()
+    except SourceError:
+        return None  # whoever reads it will say so
 
 
 def _check_alone(entry: Entry, images: Iterable[Image], tags: Collection[str]) -> None:

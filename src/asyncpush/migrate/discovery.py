@@ -107,8 +107,10 @@ class Discovery:
             return
         stored = await self._stored(going)
         going = [copy for copy in going if copy.repository in stored]
-        # What no repository has under its tag is to be read anyway: then nobody need ask first what it is.
-        there = {copy.reference for copy in going if any(_is_at(each, copy) for each in stored[copy.repository])}
+        there: dict[str, set[Digest]] = defaultdict(set)
+        for copy in going:
+            brought = (self._brought_from(copy, each) for each in stored[copy.repository] if _is_at(each, copy))
+            there[copy.reference].update(filter(None, brought))
         descriptors = await self._catalog.resolve(entry, going, there)
         going = [copy for copy in going if copy.reference in descriptors]
         missing = [copy for copy in going if not await self._is_present(copy, descriptors[copy.reference], stored)]
@@ -191,21 +193,25 @@ class Discovery:
     async def _is_present(
         self, copy: Copy, descriptor: Descriptor, stored: Mapping[Repository, Sequence[StoredImage]]
     ) -> bool:
-        expected: Digest | None = descriptor.digest
-        journal = self._context.journal
-        if copy.entry.platforms:
-            # What a choice of platforms makes of an index is known once it was made.
-            known = journal.known_images(copy.repository.address).get(copy.tag or "") if journal else None
-            wanted = (descriptor.digest, copy.choice)
-            expected = known.digest if known and (known.source_digest, known.choice) == wanted else None
         there = [each for each in stored.get(copy.repository, ()) if _is_at(each, copy)]
-        match = next((each for each in there if each.digest == expected), None)
+        match = next((each for each in there if self._brought_from(copy, each) == descriptor.digest), None)
         if match is None or match.manifest is None:
             return False
         self._context.sources[copy.key] = descriptor.digest
         self._context.exchange.holds(copy.repository, (blob.digest for blob in match.manifest.blobs()))
         await self._found.send(Present(copy, match.manifest))
         return True
+
+    def _brought_from(self, copy: Copy, stored: StoredImage) -> Digest | None:
+        """The digest that *copy* has at its source if *stored* was made of it; None if nobody knows."""
+        if not copy.entry.platforms:
+            return stored.digest
+        # What a choice of platforms makes of an index is known once it was made.
+        journal = self._context.journal
+        known = journal.known_images(copy.repository.address).get(copy.tag or "") if journal else None
+        if known is None or (known.digest, known.choice) != (stored.digest, copy.choice):
+            return None
+        return known.source_digest
 
     async def _plan_all(
         self, loaded: Sequence[tuple[Copy, Image]], stored: Mapping[Repository, Sequence[StoredImage]]

@@ -37,6 +37,7 @@ class Referrers:
         self._read: Once[FoundReferrers] = Once()
         self._sources: dict[tuple[str, str], RepositoryReferrers] = {}
         self._noted: dict[tuple[str, Digest], list[str]] = {}
+        self._said: set[str] = set()
         self._carried: Once[bool] = Once()
 
     async def carry(self, copy: Copy, subjects: Sequence[Digest], source: ReferrerSource | None = None) -> bool:
@@ -109,8 +110,10 @@ class Referrers:
             fresh = self._context.results[copy.key].outcome == "pushed"
             result = await self._push(own, image, fresh=fresh)
         except AsyncpushError as error:
-            self._note(own, subject, f"{own.destination}, which refers to {subject.short},", _digest(referrer), error)
-            return is_refused(error)
+            refused = is_refused(error)
+            text = f"{own.destination}, which refers to {subject.short}, is not carried along: {error}"
+            self._note(own, subject, "refused" if refused else "failed", text, error, _digest(referrer))
+            return refused
         ended = replace(pushed_result(own, result), subject=subject)
         self._context.ended(replace(ended, outcome="planned") if result.outcome == "planned" else ended)
         return True
@@ -148,13 +151,16 @@ class Referrers:
         else:
             own = replace(copy, source=unread.source, reference=str(subject), tag=None)
         self._noted.setdefault((copy.repository.address, subject), []).append(own.key)
-        what = f"{unread.source}, which refers to {subject.short}," if unread.reference else f"what refers to {subject}"
-        self._note(own, subject, what, None, unread.error)
+        what = f"{unread.source}, which refers" if unread.reference else "what refers"
+        text = f"{what} to {subject.short} can't be read at its source, and is not carried along: {unread.error}"
+        self._note(own, subject, "failed", text, unread.error, None)
 
-    def _note(self, copy: Copy, subject: Digest, what: str, digest: Digest | None, error: AsyncpushError) -> None:
-        """Note that a referrer has failed; or that ECR takes none such, which is no failure."""
-        self._context.emit(Notice(f"{what} is not carried along: {error}"))
-        outcome: Outcome = "refused" if is_refused(error) else "failed"
+    def _note(
+        self, copy: Copy, subject: Digest, outcome: Outcome, text: str, error: AsyncpushError, digest: Digest | None
+    ) -> None:
+        if text not in self._said:  # what is tried again can fail again
+            self._said.add(text)
+            self._context.emit(Notice(text))
         self._context.ended(CopyResult(copy=copy, outcome=outcome, digest=digest, error=error, subject=subject))
 
 

@@ -11,7 +11,7 @@ from asyncpush.manifest import DOCKER_CONFIG, OCI_CONFIG, Manifest, is_foreign
 from asyncpush.model import Descriptor, Digest
 from asyncpush.sources.config import ImageConfig, parse_config
 from asyncpush.sources.content import MAX_DOCUMENT_SIZE
-from asyncpush.sources.spool import HEAD_SIZE, sniff
+from asyncpush.sources.unpack import HEAD_SIZE, sniff
 from asyncpush.stream.unpack import CorruptError, UnpackedHash
 from asyncpush.verify.results import Problem
 

@@ -5,21 +5,23 @@ Sources: RFC 7617 (Basic), RFC 6750 (Bearer), the distribution project's token a
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
-from anyio import Lock
+from anyio import Lock, to_thread
 from yarl import URL
 
 from asyncpush.errors import SourceDeniedError, SourceError, SourceUnavailableError
 from asyncpush.events import Emit
 from asyncpush.sources.registry.challenge import Challenge
 from asyncpush.sources.registry.credentials import Accounts
+from asyncpush.sources.registry.encoding import decompressed, encoding_of
 from asyncpush.sources.registry.http import Http, is_loopback, read_body, released
 from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, retry_after
 from asyncpush.sources.registry.stored import Account
@@ -31,6 +33,9 @@ _MARGIN = 30.0
 #: Tokens run to a few KiB.
 _MAX_TOKEN_ANSWER = 256 * 1024
 
+#: How Go prints a time: "2026-11-28 19:00:00.123 +0000 UTC m=+0.1".
+_GO_TIME = re.compile(r"^(\S+ \S+) ([+-][0-9]{4}) .*$")
+
 _CLIENT = "asyncpush"
 _BASIC: Final = "basic"
 _LOGIN_HINT = "log in (docker login {host}), or give credentials: --src-creds, or in a plan"
@@ -40,8 +45,9 @@ class _TokenDocument(msgspec.Struct):
     token: str | None = None
     access_token: str | None = None
     refresh_token: str | None = None
-    expires_in: float | None = None
-    issued_at: str | None = None
+    # Numbers and times are written in many ways; a token is not worth less for it.
+    expires_in: Any = None
+    issued_at: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +60,12 @@ class _Bearer:
 
 @dataclass(slots=True)
 class _Grant:
-    """What is known for one scope: the value of Authorization, and when it must be renewed."""
+    """What is known for one scope: the value of Authorization, whose it is, and when it must be renewed."""
 
     lock: Lock = field(default_factory=Lock)
     scope: str | None = None
     value: str | None = field(default=None, repr=False)
+    anonymous: bool = True
     renew_at: float = 0.0
     rounds: int = 0
     error: SourceError | None = None
@@ -132,8 +139,23 @@ class Authority:
         self._way = self._choose(challenges)
         if isinstance(self._way, _Bearer):
             offered = next(challenge.get("scope") for challenge in challenges if challenge.scheme == "bearer")
-            grant.scope = offered or grant.scope
+            # Some name no repository: then what is asked for counts.
+            grant.scope = offered if offered and "::" not in offered else grant.scope
         return await self._renewed(grant, repository, scope, used)
+
+    async def expired(self, repository: str, scope: str, used: str | None) -> str | None:
+        """What to say instead of *used*, which has expired; the registry has said so without a challenge.
+
+        Raises:
+            SourceDeniedError: there is nothing else to say.
+            SourceError: no token is to be had.
+        """
+        return await self._renewed(self._grant(scope), repository, scope, used)
+
+    def is_logged_in(self, scope: str) -> bool:
+        """Whether what requests for *scope* say of who is asking rests on credentials: else it is nobody."""
+        grant = self._grants.get(scope)
+        return grant is not None and grant.value is not None and not grant.anonymous
 
     def _grant(self, scope: str) -> _Grant:
         return self._grants.setdefault(scope, _Grant())
@@ -195,7 +217,7 @@ class Authority:
                 f"{self._host} does not take the credentials of {account.username!r}",
                 hint=f"check user and password; {_LOGIN_HINT.format(host=self._host)}",
             )
-        grant.value, grant.renew_at = account.basic(), float("inf")
+        grant.value, grant.renew_at, grant.anonymous = account.basic(), float("inf"), False
 
     async def _fetch(self, grant: _Grant, way: _Bearer, repository: str, scope: str) -> None:
         account = await self._accounts.find(repository)
@@ -205,11 +227,13 @@ class Authority:
             again = await self._accounts.find(repository, anew=True)
             if again == account:
                 raise
-            document = await self._request_token(way, again, grant.scope or scope)
+            account = again
+            document = await self._request_token(way, account, grant.scope or scope)
         value = document.token or document.access_token
         if not value or not value.isascii() or not value.isprintable():
             raise SourceError(f"{way.realm.host} gave no token for {self._host}")
         grant.value, grant.renew_at = f"Bearer {value}", time.monotonic() + _lifetime(document)
+        grant.anonymous = account is None
 
     async def _request_token(self, way: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
         tries = Tries("token", self._patience, self._mood, self._emit)
@@ -240,6 +264,8 @@ class Authority:
         self._mood.answered = True
         async with released(answer):
             body = await read_body(answer, _MAX_TOKEN_ANSWER, self._patience)
+            if body and (encoding := encoding_of(answer.headers)):
+                body = await to_thread.run_sync(decompressed, body, encoding, _MAX_TOKEN_ANSWER)
             if answer.status != 200:
                 raise self._refusal(way, answer.status, answer.headers, account)
         try:
@@ -271,13 +297,23 @@ class Authority:
 
 def _lifetime(document: _TokenDocument) -> float:
     """Seconds until a token is to be renewed."""
-    whole = document.expires_in if document.expires_in and document.expires_in > 0 else _DEFAULT_LIFETIME
+    whole = _seconds(document.expires_in) or _DEFAULT_LIFETIME
     left = whole
-    if document.issued_at:
+    if isinstance(document.issued_at, str):
         try:
             # Tokens can come from a cache, and be old already; an age beyond their life means that the clocks differ.
-            age = time.time() - datetime.fromisoformat(document.issued_at).timestamp()
+            issued = datetime.fromisoformat(_GO_TIME.sub(r"\1\2", document.issued_at.strip()))
+            age = time.time() - issued.timestamp()
         except (ValueError, OverflowError):
             age = 0.0
         left = whole - age if 0 < age < whole else whole
     return left - min(_MARGIN, left / 4)
+
+
+def _seconds(value: object) -> float | None:
+    """A time in seconds, which some write as text; None if it is none."""
+    try:
+        seconds = float(value) if isinstance(value, int | float | str) else 0.0
+    except (OverflowError, ValueError):
+        return None
+    return seconds if 0 < seconds < float("inf") else None

@@ -10,16 +10,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from asyncpush.errors import DigestMismatchError
+import aiohttp
+from anyio import to_thread
+
+from asyncpush.errors import DigestMismatchError, SourceError
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import BlobStream
+from asyncpush.settings import MiB
+from asyncpush.sources.registry.encoding import GZIP, Decoder, encoding_of
 from asyncpush.sources.registry.http import LATER, translated
 from asyncpush.sources.registry.patience import TransientError
 from asyncpush.sources.registry.wire import Ask, OpenAnswer, Wire, path_of
 
 _OPERATION = "GET blob"
-_PARTIAL, _NO_SUCH_RANGE = 206, 416
+_PARTIAL, _NO_SUCH_RANGE, _BROKEN = 206, 416, 500
 _EXPECTED = frozenset({200, _PARTIAL, _NO_SUCH_RANGE})
+#: Requests for a range that fail, though the registry is there, before all of the blob is asked for.
+_FAILING_RANGES = 3
+#: Bytes that are decompressed at once.
+_DECODED_AT_ONCE = MiB // 4
+
 _CONTENT_RANGE = re.compile(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
 _OTHER_BYTES = "the registry, or a proxy before it, holds other bytes than the manifest names"
@@ -64,6 +74,25 @@ class RegistryBlob:
         """The error for bytes that are not what was claimed."""
         return DigestMismatchError(self.what, expected, actual, hint=_OTHER_BYTES)
 
+    async def stored_size(self) -> int | None:
+        """Its size in bytes, as the registry has it (GET of the blob, which is not read); None if it does not say.
+
+        Raises:
+            SourceError: as ``stream``.
+        """
+        tries = self.wire.tries(_OPERATION)
+        path = path_of(self.repository, "blobs", str(self.descriptor.digest))
+        while True:
+            try:
+                opened = await self.wire.open(Ask(_OPERATION, path, self.name, self.repository))
+            except TransientError as error:
+                await tries.failed(error)
+                continue
+            try:
+                return None if encoding_of(opened.response.headers) else opened.response.content_length
+            finally:
+                opened.close()
+
     @asynccontextmanager
     async def stream(self, start: int = 0) -> AsyncIterator[BlobStream]:
         """Begin to read it, from byte *start* on (GET of the blob, with a range).
@@ -94,6 +123,9 @@ class _Stream:
         self._bounded = False
         self._skip = 0
         self._ranges = True
+        self._ranges_left = _FAILING_RANGES
+        self._decoder: Decoder | None = None
+        self._head = b""
         self._tries = blob.wire.tries(_OPERATION)
 
     async def begin(self) -> None:
@@ -147,14 +179,10 @@ class _Stream:
 
     async def _chunk(self, answer: OpenAnswer) -> bytes | memoryview:
         """What has arrived; empty once all has, or once a part of it that was asked for has."""
-        content = answer.response.content
         data = memoryview(b"")
-        with translated(answer.response.url, self._blob.wire.patience):
-            while not data and not content.at_eof():
-                # As it came from the socket: joining the pieces would copy them once more.
-                arrived, _ = await content.readchunk()
-                data = memoryview(arrived)[self._skip :]
-                self._skip -= min(self._skip, len(arrived))
+        while not data and (arrived := await self._arrived(answer)):
+            data = memoryview(arrived)[self._skip :]
+            self._skip -= min(self._skip, len(arrived))
         if not data:
             self.close()
             if self._received < self._size and not self._bounded:
@@ -169,26 +197,94 @@ class _Stream:
         if self._received > self._size:
             raise self._mismatch(self._received)
         self._tries.progress()
-        if self._received == self._size and answer.response.content_length is not None:
+        if self._received == self._size and self._decoder is None and answer.response.content_length is not None:
             self.close()
         return data
 
+    async def _arrived(self, answer: OpenAnswer) -> bytes:
+        """The next bytes of the blob, as they came from the socket: joining them would copy them once more."""
+        decoder = self._decoder
+        while True:
+            if decoder is not None and (found := await self._decoded(decoder)):
+                return found
+            content = answer.response.content
+            arrived, self._head = self._head, b""
+            with translated(answer.response.url, self._blob.wire.patience):
+                if not arrived and content.at_eof():
+                    return b""
+                if not arrived:
+                    arrived, _ = await content.readchunk()
+            if decoder is not None:
+                decoder.feed(arrived)
+            elif arrived:
+                return arrived
+
+    async def _decoded(self, decoder: Decoder) -> bytes:
+        try:
+            return await to_thread.run_sync(decoder.read, _DECODED_AT_ONCE)
+        except ValueError as error:
+            raise TransientError(f"{self._what} comes compressed and damaged: {error}", hint=LATER) from error
+
     async def _open(self) -> OpenAnswer:
         blob, start = self._blob, self._received
-        headers = {"Range": f"bytes={start}-"} if start and self._ranges else {}
+        ranged = bool(start and self._ranges)
+        headers = {"Range": f"bytes={start}-"} if ranged else {}
         path = path_of(blob.repository, "blobs", str(blob.descriptor.digest))
-        opened = await blob.wire.open(Ask(_OPERATION, path, self._what, blob.repository, headers, _EXPECTED))
+        try:
+            opened = await blob.wire.open(Ask(_OPERATION, path, self._what, blob.repository, headers, _EXPECTED))
+        except SourceError as error:
+            if ranged:
+                self._note_refused_range(error)
+            raise
         try:
             self._check(opened)
+            self._head = b""
+            self._decoder = await self._chosen_decoder(opened.response)
         except BaseException:
             opened.close()
             raise
         return opened
 
+    def _note_refused_range(self, error: SourceError) -> None:
+        """Ask for all of it the next time, and skip what is there: that a range is refused says nothing of the blob."""
+        if not isinstance(error, TransientError):
+            self._ranges = False
+            raise TransientError(error.message, hint=error.hint) from error
+        if error.status == _BROKEN:
+            self._ranges_left -= 1
+            self._ranges = self._ranges_left > 0
+
+    async def _chosen_decoder(self, response: aiohttp.ClientResponse) -> Decoder | None:
+        """What makes the blob of what comes compressed; None where the blob's own bytes come.
+
+        Some servers label a layer, which is compressed, with its own compression; and some proxies compress it once
+        more. Its size and its first bytes tell which; its digest is compared in any case.
+        """
+        encoding = encoding_of(response.headers)
+        if encoding is None or response.content_length == self._size:
+            return None
+        decoder, begin = Decoder(encoding), b""
+        with translated(response.url, self._blob.wire.patience):
+            # The first chunk may be no more than the header of what is compressed.
+            while len(begin) < len(GZIP) and len(self._head) < _DECODED_AT_ONCE and not response.content.at_eof():
+                arrived, _ = await response.content.readchunk()
+                self._head += arrived
+                try:
+                    decoder.feed(arrived)
+                    begin += decoder.read(len(GZIP) - len(begin))
+                except ValueError:
+                    return None  # it is not compressed, whatever it says
+        if "gzip" in self._blob.media_type and begin != GZIP:
+            return None
+        self._ranges = False
+        return Decoder(encoding)
+
     def _check(self, opened: OpenAnswer) -> None:
         """See that the answer begins where it should, and can have the right length."""
         response, start = opened.response, self._received
-        length = response.content_length
+        encoded = encoding_of(response.headers) is not None
+        # The length of what comes compressed is not the blob's.
+        length = None if encoded else response.content_length
         self._bounded = False
         if response.status == 200:
             self._skip = start
@@ -197,12 +293,12 @@ class _Stream:
             return
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
         total = int(match[3]) if match and match[3] != "*" else self._size
-        if response.status == _PARTIAL and total != self._size:
+        if response.status == _PARTIAL and not encoded and total != self._size:
             raise self._mismatch(total)
         last = int(match[2]) if match else -1
         fits = match is not None and int(match[1]) == start <= last < self._size and self._ranges and start > 0
-        if response.status != _PARTIAL or not fits or (length is not None and length != last + 1 - start):
-            # It does not know ranges: all of it, then, and skip what is there.
+        if response.status != _PARTIAL or not fits or encoded or (length is not None and length != last + 1 - start):
+            # It does not know ranges, or they count compressed bytes: all of it, then, and skip what is there.
             self._ranges = False
             raise TransientError(f"{self._what}: the registry answers with another range than bytes {start} and on")
         self._skip = 0

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - HTTP's word for a word
 _SKIP = re.compile(r"[\s,]*")
 _SCHEME = re.compile(rf"({_TOKEN})(?=[\s,]|$)")
-_PARAMETER = re.compile(rf"({_TOKEN})\s*=\s*(?:\"((?:[^\"\\]|\\.)*)\"|({_TOKEN}))(?=[\s,]|$)", re.DOTALL)
+#: Values that are no words need quotes; some write addresses without them.
+_PARAMETER = re.compile(rf"({_TOKEN})\s*=\s*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s,\"=][^\s,\"]*))(?=[\s,]|$)", re.DOTALL)
 _TOKEN68 = re.compile(r"[ \t]+[A-Za-z0-9._~+/-]+=*(?=[\s,]|$)")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 

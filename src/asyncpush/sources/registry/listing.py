@@ -5,18 +5,21 @@ Sources: OCI distribution-spec 1.1, "listing tags", "listing referrers"; the dis
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
+from urllib.parse import quote
 
 import msgspec
 from anyio import to_thread
 from yarl import URL
 
-from asyncpush.errors import SourceError
+from asyncpush.errors import ManifestError, SourceError
 from asyncpush.settings import MiB
 from asyncpush.sources.content import Document, decode_document
-from asyncpush.sources.registry.wire import Answer, Ask, Wire
+from asyncpush.sources.registry.links import parse_links
+from asyncpush.sources.registry.patience import TransientError
+from asyncpush.sources.registry.wire import Answer, Ask, DeniedError, NotThereError, RefusedError, Wire
 
 #: Some registries ignore the length of a page: a hundred thousand tags are a few MiB.
 MAX_PAGE_SIZE = 32 * MiB
@@ -26,75 +29,238 @@ _MAX_PAGES = 10_000
 MAX_LIST_SIZE = 256 * MiB
 #: Documents longer than that are decoded in a worker thread.
 _LONG = 128 * 1024
+#: Entries of a page, as they are asked for.
+_PAGE = 1000
 
-_LINK = re.compile(r'<([^>]*)>((?:\s*;\s*[A-Za-z*]+\s*=\s*(?:"[^"]*"|[^\s;,"]+))*)')
-_NEXT = re.compile(r';\s*rel\s*=\s*(?:"(?:[^"]*\s)?next(?:\s[^"]*)?"|next(?=\s|;|$))', re.IGNORECASE)
+_UNAUTHORIZED, _BROKEN = 401, 500
 
 
 class TagsDocument(msgspec.Struct):
     """A page of tags."""
 
-    tags: list[str] | None = None
+    name: str | None = None
+    tags: list[str] | msgspec.UnsetType | None = msgspec.UNSET
+
+    @property
+    def entries(self) -> Sequence[str] | None:
+        """The tags; None if this is no page of tags. Those of an empty repository may be null, or left out."""
+        if self.tags is msgspec.UNSET:
+            return None if self.name is None else ()
+        return self.tags or ()
 
 
 class CatalogDocument(msgspec.Struct):
     """A page of repositories."""
 
-    repositories: list[str] | None = None
+    repositories: list[str] | msgspec.UnsetType | None = msgspec.UNSET
+
+    @property
+    def entries(self) -> Sequence[str] | None:
+        """The repositories; None if this is no page of them."""
+        return None if self.repositories is msgspec.UNSET else self.repositories or ()
+
+
+NamesDocument = TypeVar("NamesDocument", TagsDocument, CatalogDocument)
+
+
+async def names(wire: Wire, ask: Ask, kind: type[NamesDocument]) -> tuple[str, ...]:
+    """All names of a list (``GET .../tags/list``, ``GET /v2/_catalog``), in the registry's order, each once.
+
+    Where a page may have been cut though no link leads on from it, what comes after its last name is asked for.
+
+    Args:
+        wire: the registry.
+        ask: the list, without a query.
+        kind: what a page is.
+
+    Raises:
+        SourceError: the registry refuses, or its list can't be read to its end.
+    """
+    found: dict[str, None] = {}
+    pages = Pages(wire, ask)
+    answer, query = await _first(pages)
+    longest, goes_on, probing = 0, False, False
+    while True:
+        page = (await pages.decode(answer, kind)).entries
+        if page is None:
+            raise ManifestError(f"{pages.label} can't be listed: the answer is no list", hint="check the address")
+        before = len(found)
+        found.update(dict.fromkeys(page))
+        following = pages.next_path(answer)
+        if len(found) == before:
+            if probing and following is None:
+                break  # that was all; or the registry knows no `last`, and has given all of it before
+            if page and pages.count > 1:
+                raise SourceError(f"{pages.label}: the list repeats itself", hint="go on later")
+        goes_on, probing = goes_on or probing, following is None
+        if following is not None:
+            longest = max(longest, len(page))
+            answer = await pages.get(following)
+        elif page and (goes_on or _may_be_cut(len(page), longest)):
+            after = await _probe(pages, f"{ask.path}?{query}last={quote(page[-1], safe='')}", sure=goes_on)
+            if after is None:
+                break
+            answer = after
+        else:
+            break
+    return tuple(found)
+
+
+async def _probe(pages: Pages, path: str, *, sure: bool) -> Answer | None:
+    """The page behind the last one that the registry has spoken of; None if there is none.
+
+    Args:
+        pages: the list.
+        path: what is asked for.
+        sure: the registry has gone on so before.
+
+    Raises:
+        SourceError: the registry fails; or refuses what it has granted before.
+    """
+    try:
+        return await pages.get(path)
+    except (DeniedError, NotThereError, RefusedError, TransientError) as error:
+        if sure or (isinstance(error, TransientError) and error.status != _BROKEN):
+            raise
+        # Its pages have names of their own, as ECR's have: it would have named the next one.
+        return None
+
+
+async def _first(pages: Pages) -> tuple[Answer, str]:
+    """The first page, and the query that gave it its length; empty where the registry takes none."""
+    path, query = pages.ask.path, f"n={_PAGE}"
+    try:
+        return await pages.get(f"{path}?{query}"), f"{query}&"
+    except NotThereError as error:
+        if error.code:
+            raise
+    except (DeniedError, RefusedError) as error:
+        if error.status == _UNAUTHORIZED:
+            raise
+    except TransientError as error:
+        if error.status != _BROKEN:
+            raise
+    return await pages.get(path), ""
+
+
+def _may_be_cut(length: int, longest: int) -> bool:
+    """Whether a page of *length* names may not be the last one, though no link leads on from it.
+
+    Args:
+        length: names on it.
+        longest: names on the longest page that a link led on from; 0 if there was none.
+    """
+    if longest:
+        return length >= longest
+    # A registry's own page size is a round number.
+    return length == _PAGE or length % 5 == 0 or (length >= 16 and length & (length - 1) == 0)
+
+
+class Pages:
+    """The pages of one list: asked for one after the other, never in a circle, and not without end.
+
+    Args:
+        wire: the registry.
+        ask: the list; what leads to its next page changes the query only.
+    """
+
+    def __init__(self, wire: Wire, ask: Ask) -> None:
+        self.ask = ask
+        self._wire = wire
+        self._seen: set[str] = set()
+        self._size = 0
+
+    @property
+    def label(self) -> str:
+        """How to call the list in errors."""
+        return f"{self.ask.what} of {self._wire.host}"
+
+    @property
+    def count(self) -> int:
+        """How many pages were asked for."""
+        return len(self._seen)
+
+    async def get(self, path: str) -> Answer:
+        """Ask for a page.
+
+        Raises:
+            SourceError: the registry refuses, or its list leads in a circle, or has no end.
+        """
+        ask, wire = self.ask, self._wire
+        if path in self._seen or len(self._seen) == _MAX_PAGES:
+            raise SourceError(f"{ask.what}: the list of {wire.host} leads in a circle, or has no end")
+        self._seen.add(path)
+        answer = await wire.fetch(replace(ask, path=path), MAX_PAGE_SIZE)
+        if answer.body is None:
+            raise SourceError(f"{ask.what}: a page of {wire.host} has more than {MAX_PAGE_SIZE // MiB} MiB")
+        self._size += len(answer.body)
+        if self._size > MAX_LIST_SIZE:
+            raise SourceError(f"{ask.what}: the list of {wire.host} has more than {MAX_LIST_SIZE // MiB} MiB")
+        return answer
+
+    async def decode(self, answer: Answer, kind: type[Document]) -> Document:
+        """Read a page where that does not hold up the event loop.
+
+        Raises:
+            ManifestError: it is malformed.
+        """
+        body = answer.body or b""
+        if len(body) < _LONG:
+            return decode_document(body, kind, self.label)
+        return await to_thread.run_sync(decode_document, body, kind, self.label)
+
+    def next_path(self, answer: Answer) -> str | None:
+        """The path of the page that *answer* leads to; None if it is the last one.
+
+        Raises:
+            SourceError: a link leads elsewhere, or can't be read.
+        """
+        own = self.ask.path
+        for url in self._targets(answer, relation=True):
+            if _is_same_list(url.raw_path, own):
+                # Registries behind proxies get their own host, port and prefix wrong: the query alone counts.
+                return f"{own}?{url.raw_query_string}" if url.raw_query_string else own
+            if url.host != answer.url.host or not url.raw_path.startswith("/"):
+                raise SourceError(
+                    f"{self.ask.what}: {self._wire.host} has its next page on another host ({url.host})",
+                    hint="its operators must mend that; nothing is asked of other hosts",
+                )
+            return url.raw_path_qs
+        for url in self._targets(answer, relation=False):
+            # It does not say what it is: but what leads on in the same list is its next page.
+            if url.raw_query_string and _is_same_list(url.raw_path, own):
+                return f"{own}?{url.raw_query_string}"
+        return None
+
+    def _targets(self, answer: Answer, *, relation: bool) -> Iterable[URL]:
+        """Where links lead that are the next page, or do not say what they are."""
+        for link in parse_links(answer.links):
+            if "next" not in link.relations if relation else link.relations:
+                continue
+            try:
+                yield answer.url.join(URL(link.target, encoded=True))
+            except ValueError as error:
+                if relation:
+                    raise SourceError(
+                        f"{self.ask.what}: {self._wire.host} names no next page that can be read"
+                    ) from error
 
 
 async def pages(wire: Wire, ask: Ask, kind: type[Document]) -> AsyncIterator[Document]:
-    """The pages of a list, one after the other.
+    """The pages of a list that links lead through, one after the other.
 
     Raises:
         SourceError: the registry refuses, or its list leads in a circle, to another host, or has no end.
     """
-    seen: set[str] = set()
+    walk = Pages(wire, ask)
     path: str | None = ask.path
-    size = 0
     while path is not None:
-        if path in seen or len(seen) == _MAX_PAGES:
-            raise SourceError(f"{ask.what}: the list of {wire.host} leads in a circle, or has no end")
-        seen.add(path)
-        answer = await wire.fetch(replace(ask, path=path), MAX_PAGE_SIZE)
-        if answer.body is None:
-            raise SourceError(f"{ask.what}: a page of {wire.host} has more than {MAX_PAGE_SIZE // MiB} MiB")
-        size += len(answer.body)
-        if size > MAX_LIST_SIZE:
-            raise SourceError(f"{ask.what}: the list of {wire.host} has more than {MAX_LIST_SIZE // MiB} MiB")
-        yield await decode(answer.body, kind, f"{ask.what} of {wire.host}")
-        path = _next_path(wire, ask, answer)
+        answer = await walk.get(path)
+        yield await walk.decode(answer, kind)
+        path = walk.next_path(answer)
 
 
-async def decode(body: bytes, kind: type[Document], label: str) -> Document:
-    """Decode a document where that does not hold up the event loop.
-
-    Raises:
-        ManifestError: it is malformed.
-    """
-    if len(body) < _LONG:
-        return decode_document(body, kind, label)
-    return await to_thread.run_sync(decode_document, body, kind, label)
-
-
-def _next_path(wire: Wire, ask: Ask, answer: Answer) -> str | None:
-    """The path of the next page; None after the last."""
-    target = next_link(answer.headers)
-    if target is None:
-        return None
-    try:
-        url = answer.url.join(URL(target, encoded=True))
-    except ValueError as error:
-        raise SourceError(f"{ask.what}: {wire.host} names no next page that can be read") from error
-    # Registries behind proxies get their own scheme and port wrong: the path alone counts.
-    if url.host != answer.url.host or not url.raw_path.startswith("/"):
-        raise SourceError(f"{ask.what}: {wire.host} has its next page on another host ({url.host})")
-    return url.raw_path_qs
-
-
-def next_link(headers: Mapping[str, str]) -> str | None:
-    """The target of the Link header with ``rel=next`` (RFC 8288); None if there is none."""
-    for match in _LINK.finditer(headers.get("Link", "")):
-        if _NEXT.search(match[2]):
-            return match[1]
-    return None
+def _is_same_list(path: str, own: str) -> bool:
+    """Whether *path* is that of a list, perhaps as a server behind a proxy sees it: ``.../tags/list``, say."""
+    ending = own.rsplit("/", 2)[1:] if not own.endswith("/_catalog") else ["_catalog"]
+    return path.split("/")[-len(ending) :] == ending

@@ -55,6 +55,7 @@ class TransientError(SourceUnavailableError):
         throttled: it was refused for its rate.
         unanswered: nobody is there.
         final: waiting won't help: the registry's limit is used up, and it does not say until when.
+        status: the HTTP status of the answer; 0 if there was none.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class TransientError(SourceUnavailableError):
         throttled: bool = False,
         unanswered: bool = False,
         final: bool = False,
+        status: int = 0,
     ) -> None:
+        self.status = status
         self.after = after
         self.throttled = throttled
         self.unanswered = unanswered

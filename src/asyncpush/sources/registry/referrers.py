@@ -80,13 +80,15 @@ class _Reading:
 
     async def listed(self) -> None:
         """Read what the registry lists."""
+        place = f"referrers of {self.subject} in {self.source.place}"
         try:
-            descriptors = await self.source.remote.referrers(self.source.repository, self.subject)
+            listed = await self.source.remote.referrers(self.source.repository, self.subject)
         except AsyncpushError as error:
-            place = f"referrers of {self.subject} in {self.source.place}"
             self.unread.append(UnreadReferrer(None, "", place, error))
             return
-        for descriptor in descriptors:
+        if listed.problems:
+            self.unread.append(UnreadReferrer(None, "", place, listed.problems[0]))
+        for descriptor in listed.descriptors:
             await self.one(descriptor, None)
 
     async def one(self, reference: Descriptor | str, tag: str | None, *, guessed: bool = False) -> None:
@@ -96,13 +98,18 @@ class _Reading:
         place = f"{self.source.place}{':' if tag else '@'}{name}"
         try:
             manifest = await remote.manifest(repository, reference)
-            root = await remote.load(repository, manifest.descriptor)
         except SourceNotFoundError as error:
-            if not guessed and tag is None:
-                self.unread.append(UnreadReferrer(tag, name, place, error))
-            # A tag that was there a moment ago was deleted meanwhile.
+            if not guessed:
+                text = f"{name}, which refers to {self.subject.short}, is gone at its source: {error.message}"
+                self.source.emit(Notice(text))
+            return
         except AsyncpushError as error:
             if not (guessed and isinstance(error, SourceDeniedError)):  # some refuse what is not there
                 self.unread.append(UnreadReferrer(tag, name, place, error))
+            return
+        try:
+            root = await remote.load(repository, manifest.descriptor)
+        except AsyncpushError as error:
+            self.unread.append(UnreadReferrer(tag, name, place, error))
         else:
             self.found.append(Referrer(root, tag, name, place))

@@ -4,39 +4,84 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Collection
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import msgspec
 from anyio import to_thread
 
-from asyncpush.errors import DigestMismatchError, ManifestError, SourceNotFoundError
-from asyncpush.manifest import ACCEPTED_TYPES, DescriptorDocument, Manifest, parse_descriptor, parse_manifest
+from asyncpush.errors import (
+    DigestMismatchError,
+    ManifestError,
+    SourceError,
+    SourceNotFoundError,
+    SourceUnavailableError,
+)
+from asyncpush.manifest import (
+    ACCEPTED_TYPES,
+    DOCKER_MANIFEST,
+    DescriptorDocument,
+    Manifest,
+    parse_descriptor,
+    parse_manifest,
+)
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import ImageNode, IndexNode
 from asyncpush.settings import MAX_MANIFEST_SIZE, MiB
-from asyncpush.sources.content import MAX_DOCUMENT_SIZE
+from asyncpush.sources.content import MAX_DOCUMENT_SIZE, decode_document
 from asyncpush.sources.loader import ImageLoader
 from asyncpush.sources.registry.blob import RegistryBlob
 from asyncpush.sources.registry.images import RepositoryImages
-from asyncpush.sources.registry.listing import CatalogDocument, TagsDocument, pages
+from asyncpush.sources.registry.listing import CatalogDocument, TagsDocument, names, pages
+from asyncpush.sources.registry.patience import TransientError
 from asyncpush.sources.registry.reference import is_repository, is_tag
-from asyncpush.sources.registry.wire import Answer, Ask, NotThereError, RefusedError, Wire, path_of
+from asyncpush.sources.registry.wire import Answer, Ask, DeniedError, NotThereError, RefusedError, Wire, path_of
 
 #: Manifests are a few KiB; those of the biggest indexes some hundred.
 _CACHE_SIZE = 32 * MiB
 #: Longer ones are hashed and parsed in a worker thread.
 _LONG = 64 * 1024
 
-_PAGE = 1000
 _ACCEPT = MappingProxyType({"Accept": ", ".join(ACCEPTED_TYPES)})
 _ACCEPT_INDEX = MappingProxyType({"Accept": "application/vnd.oci.image.index.v1+json"})
 
-#: How registries answer HEAD or the referrers API where they don't have it.
-_UNSUPPORTED = frozenset({400, 405, 406, 415, 501})
+_ACCEPT_DOCKER = MappingProxyType({"Accept": DOCKER_MANIFEST})
+
+#: How registries refuse a request for types that they don't know.
+_UNACCEPTABLE = frozenset({400, 406, 415})
+
+
+#: Refusals of the referrers API that hold for the whole registry: it has none.
+_NO_REFERRERS = frozenset({405, 406, 410, 415, 501})
+#: Codes of a 404 that says nothing of the API: it is about the repository or the image.
+_OF_ONE_IMAGE = frozenset({"NAME_UNKNOWN", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"})
+
+#: HEADs that fail in a row for what may pass, before no more are sent.
+_FAILING_HEADS = 2
+
+_SCHEMA_1 = 1
 
 
 class _ReferrersDocument(msgspec.Struct):
-    manifests: list[DescriptorDocument] | None = None
+    manifests: list[msgspec.Raw] | None = None
+    layers: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Version(msgspec.Struct, rename={"schema_version": "schemaVersion"}):
+    schema_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ListedReferrers:
+    """What a registry lists as referring to a manifest.
+
+    Attributes:
+        descriptors: the manifests that do.
+        problems: entries of the list that can't be read.
+    """
+
+    descriptors: tuple[Descriptor, ...] = ()
+    problems: tuple[SourceError, ...] = ()
 
 
 class Remote:
@@ -51,6 +96,8 @@ class Remote:
         self._manifests: OrderedDict[Digest, Manifest] = OrderedDict()
         self._cached = 0
         self._has_referrers = True
+        self._referrers_refused = False
+        self._heads_left = _FAILING_HEADS
 
     @property
     def host(self) -> str:
@@ -64,7 +111,7 @@ class Remote:
 
     @property
     def lists_referrers(self) -> bool:
-        """Whether it has the referrers API, as far as is known; if not, a tag may hold what refers to an image."""
+        """Whether it may have the referrers API; if not, a tag may hold what refers to an image."""
         return self._has_referrers
 
     async def ping(self) -> None:
@@ -76,8 +123,13 @@ class Remote:
         """
         await self._wire.fetch(Ask("ping", "/v2/", "its API"), MAX_DOCUMENT_SIZE)
 
-    async def resolve(self, repository: str, reference: str | Digest) -> Descriptor:
-        """What a tag names now (``HEAD`` of the manifest; ``GET`` where that does not tell).
+    async def resolve(self, repository: str, reference: str | Digest, expected: Collection[Digest] = ()) -> Descriptor:
+        """What a tag names now (``GET`` of the manifest).
+
+        Args:
+            repository: where it is.
+            reference: the tag, or a digest.
+            expected: what it is likely to name: a ``HEAD`` that says so spares the ``GET``.
 
         Raises:
             SourceNotFoundError: there is no such tag or repository.
@@ -85,10 +137,27 @@ class Remote:
             SourceUnavailableError: it can't be reached, or fails too often.
             ManifestError: it is of a type that ECR does not take.
         """
-        ask = self._ask_manifest("HEAD manifest", repository, reference, _UNSUPPORTED | {200})
-        answer = await self._wire.fetch(ask, 0)
-        described = _described(answer, reference)
-        return described or (await self.manifest(repository, reference)).descriptor
+        described = await self._head(repository, reference) if expected and self._heads_left > 0 else None
+        if isinstance(described, Descriptor) and described.digest in expected:
+            self._heads_left = _FAILING_HEADS
+            return described
+        descriptor = (await self.manifest(repository, reference)).descriptor
+        # What GET has found, HEAD should have found.
+        if isinstance(described, SourceError):
+            self._heads_left -= 1 if isinstance(described, SourceUnavailableError) else _FAILING_HEADS
+        return descriptor
+
+    async def _head(self, repository: str, reference: str | Digest) -> Descriptor | SourceError | None:
+        """What HEAD says that a tag names; None where it says too little. It decides nothing: GET does."""
+        try:
+            answer = await self._wire.fetch(self._ask_manifest("HEAD manifest", repository, reference), 0, once=True)
+        except TransientError as error:
+            if error.unanswered or error.throttled:
+                raise
+            return error
+        except SourceError as error:
+            return error
+        return _described(answer, reference)
 
     async def manifest(self, repository: str, reference: Descriptor | Digest | str) -> Manifest:
         """Read a manifest or index; one that was read by its digest is remembered for a while.
@@ -109,36 +178,67 @@ class Remote:
         wanted = target if isinstance(target, Digest) else None
         manifest = self._manifests.get(wanted) if wanted else None
         if wanted is None or manifest is None or (descriptor and descriptor.media_type != manifest.media_type):
-            ask = self._ask_manifest("GET manifest", repository, str(target))
-            answer = await self._wire.fetch(ask, MAX_MANIFEST_SIZE)
-            if answer.body is None:
-                raise ManifestError(
-                    f"{ask.what} of {self.host} has more than {MAX_MANIFEST_SIZE} bytes",
-                    hint="ECR takes no such manifest",
-                )
-            media_type = descriptor.media_type if descriptor else _media_type(answer)
-            digests = [digest for digest in (wanted, _content_digest(answer)) if digest is not None]
-            checked = (answer.body, media_type, digests, f"{ask.what} of {self.host}")
-            long = len(answer.body) > _LONG
-            manifest = await to_thread.run_sync(_checked, *checked) if long else _checked(*checked)
+            manifest = await self._read_manifest(repository, str(target), wanted, descriptor)
         if descriptor and descriptor.size != len(manifest.raw):
-            raise _mismatch(f"manifest {descriptor.digest.short} of {self.host}", descriptor.size, len(manifest.raw))
+            raise ManifestError(
+                f"manifest {repository}@{descriptor.digest} of {self.host} has {len(manifest.raw)} bytes, and what"
+                f" points at it says {descriptor.size}",
+                hint="the index that names it is wrong; build and push it again",
+            )
         self._remember(manifest)
         return manifest
+
+    async def _read_manifest(
+        self, repository: str, reference: str, wanted: Digest | None, descriptor: Descriptor | None
+    ) -> Manifest:
+        """Ask for a manifest, and check what comes: it is *wanted*, or what the registry says that it is."""
+        ask = self._ask_manifest("GET manifest", repository, reference)
+        what = f"{ask.what} of {self.host}"
+        try:
+            answer = await self._wire.fetch(ask, MAX_MANIFEST_SIZE)
+        except RefusedError as error:
+            if error.status not in _UNACCEPTABLE:
+                raise
+            # Old registries choke on types that are younger than they.
+            answer = await self._wire.fetch(replace(ask, headers=_ACCEPT_DOCKER), MAX_MANIFEST_SIZE)
+        if answer.body is None:
+            raise ManifestError(f"{what} has more than {MAX_MANIFEST_SIZE} bytes", hint="ECR takes no such manifest")
+        media_type = descriptor.media_type if descriptor else _media_type(answer)
+        claim = wanted or _content_digest(answer)
+        checked = (answer.body, media_type, claim, what)
+        try:
+            return await to_thread.run_sync(_checked, *checked) if len(answer.body) > _LONG else _checked(*checked)
+        except DigestMismatchError as error:
+            if wanted is not None or claim is None:
+                raise
+            return await self._one_of_both(repository, claim, error)
+
+    async def _one_of_both(self, repository: str, claim: Digest, error: DigestMismatchError) -> Manifest:
+        """What a tag names where the bytes are not what the registry says of them: either may be wrong.
+
+        By their digests the registry gives what it has of both; what it says counts first.
+        """
+        try:
+            return await self.manifest(repository, claim)
+        except SourceNotFoundError:
+            pass
+        except SourceError:
+            raise error from None
+        try:
+            assert isinstance(error.actual, Digest), "digests were compared"  # noqa: S101
+            return await self.manifest(repository, error.actual)
+        except SourceError:
+            raise error from None
 
     async def tags(self, repository: str) -> tuple[str, ...]:
         """All tags of a repository, in the registry's order; what can't be a tag is left out.
 
         Raises:
             SourceNotFoundError: there is no such repository.
-            SourceError: as ``manifest``, or the list has no end.
+            SourceError: as ``manifest``, or the list can't be read to its end.
         """
-        path = f"{path_of(repository, 'tags', 'list')}?n={_PAGE}"
-        ask = Ask("GET tags", path, f"repository {repository}", repository)
-        listed: dict[str, None] = {}
-        async for page in pages(self._wire, ask, TagsDocument):
-            listed.update(dict.fromkeys(filter(is_tag, page.tags or ())))
-        return tuple(listed)
+        ask = Ask("GET tags", path_of(repository, "tags", "list"), f"repository {repository}", repository)
+        return tuple(filter(is_tag, await names(self._wire, ask, TagsDocument)))
 
     async def catalog(self) -> tuple[str, ...]:
         """All repositories that the registry lists (``GET /v2/_catalog``); many registries refuse that.
@@ -146,34 +246,42 @@ class Remote:
         Raises:
             SourceError: as ``tags``.
         """
-        ask = Ask("GET catalog", f"/v2/_catalog?n={_PAGE}", "catalog")
-        listed: dict[str, None] = {}
-        async for page in pages(self._wire, ask, CatalogDocument):
-            listed.update(dict.fromkeys(filter(is_repository, page.repositories or ())))
-        return tuple(listed)
+        ask = Ask("GET catalog", "/v2/_catalog", "catalog")
+        return tuple(filter(is_repository, await names(self._wire, ask, CatalogDocument)))
 
-    async def referrers(self, repository: str, digest: Digest) -> tuple[Descriptor, ...]:
-        """What refers to a manifest: signatures, SBOMs and the like; a registry without that API has a tag for them.
+    async def referrers(self, repository: str, digest: Digest) -> ListedReferrers:
+        """What refers to a manifest: signatures, SBOMs and the like.
+
+        A registry without that API, and one whose answer is no such list, may have a tag for them.
 
         Raises:
-            SourceError: as ``tags``.
-            ManifestError: the list is malformed.
+            SourceError: the registry can't be reached, fails too often, or its list can't be read to its end.
         """
         if self._has_referrers:
             path, what = path_of(repository, "referrers", str(digest)), f"referrers of {digest.short} in {repository}"
             try:
                 return await self._listed_referrers(Ask("GET referrers", path, what, repository, _ACCEPT_INDEX))
             except NotThereError as error:
-                # Where the repository itself is missing, nothing is known of the others.
-                self._has_referrers = error.code == "NAME_UNKNOWN"
+                self._has_referrers = error.code in _OF_ONE_IMAGE
+            except DeniedError as error:
+                self._note_refused_referrers(error)
             except RefusedError as error:
-                if error.status not in _UNSUPPORTED:
-                    raise
-                self._has_referrers = False
+                self._has_referrers = error.status not in _NO_REFERRERS
+            except ManifestError:
+                pass  # a web page, or what else is no list
         try:
-            return (await self.manifest(repository, f"sha256-{digest.hex}")).children
+            return ListedReferrers((await self.manifest(repository, f"sha256-{digest.hex}")).children)
         except SourceNotFoundError:
-            return ()
+            return ListedReferrers()
+        except DeniedError as error:
+            # Some refuse what is not there: the image itself could be read.
+            self._note_refused_referrers(error)
+            return ListedReferrers()
+
+    def _note_refused_referrers(self, error: DeniedError) -> None:
+        if not self._referrers_refused:
+            self._referrers_refused = True
+            self._wire.notice(f"what refers to images of {self.host} is carried along as far as tags name it: {error}")
 
     def blob(self, repository: str, descriptor: Descriptor, kind: str = "layer") -> RegistryBlob:
         """A blob, to be streamed; nothing is asked yet."""
@@ -204,22 +312,38 @@ class Remote:
         loader = ImageLoader(RepositoryImages(self, repository), push_foreign_layers)
         return await loader.load(descriptor, platforms)
 
-    async def _listed_referrers(self, ask: Ask) -> tuple[Descriptor, ...]:
+    async def _listed_referrers(self, ask: Ask) -> ListedReferrers:
         found: dict[Digest, Descriptor] = {}
-        async for page in pages(self._wire, ask, _ReferrersDocument):
-            if page.manifests is None:
-                raise ManifestError(f"{ask.what} of {self.host}: the answer is no index")
-            for each in page.manifests:
-                descriptor = parse_descriptor(each, f"{ask.what} of {self.host}")
-                found.setdefault(descriptor.digest, descriptor)
-        return tuple(found.values())
+        problems: list[SourceError] = []
+        label = f"{ask.what} of {self.host}"
+        first = True
+        try:
+            async for page in pages(self._wire, ask, _ReferrersDocument):
+                if page.manifests is None or page.layers is not msgspec.UNSET:
+                    raise ManifestError(f"{label}: the answer is no index")
+                before = len(found) + len(problems)
+                for each in page.manifests:
+                    try:
+                        descriptor = parse_descriptor(decode_document(bytes(each), DescriptorDocument, label), label)
+                    except ManifestError as error:
+                        problems.append(error)
+                    else:
+                        found.setdefault(descriptor.digest, descriptor)
+                if page.manifests and not first and len(found) + len(problems) == before:
+                    raise SourceError(f"{label}: the list repeats itself")
+                first = False
+        except SourceError as error:
+            if first:
+                raise
+            raise SourceError(
+                f"{label} can't be listed to their end: {error.message}", hint="go on later: the same command goes on"
+            ) from error
+        return ListedReferrers(tuple(found.values()), tuple(problems))
 
-    def _ask_manifest(
-        self, operation: str, repository: str, reference: str | Digest, expected: frozenset[int] = frozenset({200})
-    ) -> Ask:
+    def _ask_manifest(self, operation: str, repository: str, reference: str | Digest) -> Ask:
         joint = "@" if isinstance(reference, Digest) or reference.startswith("sha256:") else ":"
         what = f"manifest {repository}{joint}{reference}"
-        return Ask(operation, path_of(repository, "manifests", str(reference)), what, repository, _ACCEPT, expected)
+        return Ask(operation, path_of(repository, "manifests", str(reference)), what, repository, _ACCEPT)
 
     def _remember(self, manifest: Manifest) -> None:
         replaced = self._manifests.pop(manifest.digest, None)
@@ -255,12 +379,25 @@ def _content_digest(answer: Answer) -> Digest | None:
         return None  # missing, or of another algorithm
 
 
-def _checked(raw: bytes, media_type: str | None, claims: Collection[Digest], what: str) -> Manifest:
+def _checked(raw: bytes, media_type: str | None, claim: Digest | None, what: str) -> Manifest:
+    # First, since the digest of a signed schema 1 image leaves out its signatures.
+    _refuse_schema_1(raw, what)
     digest = Digest.of(raw)
-    for claim in claims:
-        if claim != digest:
-            raise _mismatch(what, claim, digest)
+    if claim is not None and claim != digest:
+        raise _mismatch(what, claim, digest)
     return parse_manifest(raw, media_type=media_type, name=what)
+
+
+def _refuse_schema_1(raw: bytes, what: str) -> None:
+    try:
+        version = msgspec.json.decode(raw, type=_Version).schema_version
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    if version == _SCHEMA_1:
+        raise ManifestError(
+            f"{what} is a schema 1 image (schema version 1), which ECR refuses (405 UNSUPPORTED)",
+            hint="convert it: pull it and push it again with a tool of today, such as skopeo copy --format v2s2",
+        )
 
 
 def _mismatch(what: str, expected: Digest | int, actual: Digest | int) -> DigestMismatchError:

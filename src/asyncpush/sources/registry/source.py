@@ -41,7 +41,7 @@ class RemoteSource:
             SourceError: the registry refuses or can't be reached, or the image is incomplete or malformed.
         """
         reference = self.reference
-        descriptor = await self.remote.resolve(reference.repository, reference.target)
+        descriptor = (await self.remote.manifest(reference.repository, reference.target)).descriptor
         root = await self.remote.load(
             reference.repository,
             descriptor,

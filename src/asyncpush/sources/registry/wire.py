@@ -5,23 +5,25 @@ Sources: OCI distribution-spec 1.1 (end points, error codes); Docker Hub's rate 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
-from anyio import CapacityLimiter, Lock
+from anyio import CapacityLimiter, Lock, to_thread
 from yarl import URL
 
 from asyncpush.errors import ManifestError, SourceDeniedError, SourceError, SourceNotFoundError, SourceUnavailableError
-from asyncpush.events import Emit
+from asyncpush.events import Emit, Notice
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.auth import Authority
 from asyncpush.sources.registry.challenge import parse_challenges
 from asyncpush.sources.registry.credentials import Accounts, Logins
+from asyncpush.sources.registry.encoding import decompressed, encoding_of
 from asyncpush.sources.registry.http import LATER, Http, read_body
 from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, describe_limit, retry_after
 from asyncpush.sources.registry.reference import api_host, canonical_host
@@ -29,12 +31,27 @@ from asyncpush.sources.registry.reference import api_host, canonical_host
 _MAX_ERROR_BODY = 64 * 1024
 _TRANSIENT = frozenset({408, 425, 500, 502, 503, 504})
 
+#: How ECR, and ECR Public above all, say that a token has expired; others answer with 401.
+_EXPIRED = frozenset({400, 403})
+_IS_EXPIRED = re.compile(rb"token (?:has |is )?expired|expired token|ExpiredToken", re.IGNORECASE)
+
+#: How servers answer plain HTTP where they speak HTTPS.
+_WANTS_HTTPS = re.compile(rb"HTTPS|SSL|TLS", re.IGNORECASE)
+
 
 class NotThereError(SourceNotFoundError):
     """Raised for a 404; ``code`` is the registry's, such as ``NAME_UNKNOWN``, or empty."""
 
     def __init__(self, message: str, code: str, *, hint: str | None = None) -> None:
         self.code = code
+        super().__init__(message, hint=hint)
+
+
+class DeniedError(SourceDeniedError):
+    """Raised for a 401 or 403, or for lack of credentials; ``status`` is the HTTP status."""
+
+    def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
+        self.status = status
         super().__init__(message, hint=hint)
 
 
@@ -81,12 +98,13 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer; its body is None where that was too long."""
+    """A whole answer; its body is None where that was too long. ``links`` are its Link headers."""
 
     status: int
     headers: Mapping[str, str]
     url: URL
     body: bytes | None
+    links: Sequence[str] = ()
 
 
 class OpenAnswer:
@@ -140,8 +158,17 @@ class Wire:
         """Count the tries of one request."""
         return Tries(operation, self.patience, self._mood, self._emit)
 
-    async def fetch(self, ask: Ask, limit: int) -> Answer:
+    def notice(self, text: str) -> None:
+        """Tell the user something."""
+        self._emit(Notice(text))
+
+    async def fetch(self, ask: Ask, limit: int, *, once: bool = False) -> Answer:
         """Send a request, again where that can help, and read the whole answer, up to *limit* bytes of it.
+
+        Args:
+            ask: the request.
+            limit: the longest body.
+            once: try again only where nobody answers, or waiting was asked for: there is another way to learn it.
 
         Raises:
             SourceNotFoundError: what was asked for is not there.
@@ -156,17 +183,27 @@ class Wire:
                 opened = await self.open(ask)
                 try:
                     response = opened.response
-                    body = b"" if ask.method == "HEAD" else await read_body(response, limit, self.patience)
+                    body = b"" if ask.method == "HEAD" else await self._body(response, limit)
                     if body and body.lstrip().startswith(b"<"):
                         raise ManifestError(
                             f"{ask.what} of {self.host} is malformed: the answer is a web page",
                             hint="check the address and the port; a proxy may want you to log in",
                         )
-                    return Answer(response.status, response.headers, response.url, body)
+                    links = response.headers.getall("Link", ())
+                    return Answer(response.status, response.headers, response.url, body, links)
                 finally:
                     opened.close()
             except TransientError as error:
+                if once and not (error.throttled or error.unanswered):
+                    raise
                 await tries.failed(error)
+
+    async def _body(self, response: aiohttp.ClientResponse, limit: int) -> bytes | None:
+        """A whole body, decompressed; None if it is longer than *limit* bytes."""
+        body = await read_body(response, limit, self.patience)
+        if body and (encoding := encoding_of(response.headers)):
+            return await to_thread.run_sync(decompressed, body, encoding, limit)
+        return body
 
     async def open(self, ask: Ask) -> OpenAnswer:
         """Send a request once, and leave its body to be read; a 401 is answered with credentials.
@@ -195,15 +232,20 @@ class Wire:
                 return opened
             try:
                 ours = response.url.origin() == self._base.origin()
-                if response.status != 401 or not ours or not challenges_left:
-                    raise await self._refusal(ask, response, authorization is not None, ours)
+                body = b"" if ask.method == "HEAD" else await self._body(response, _MAX_ERROR_BODY) or b""
                 challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
+                expired = response.status in _EXPIRED and authorization is not None and bool(_IS_EXPIRED.search(body))
+                if not ours or not challenges_left or not (expired or (response.status == 401 and challenges)):
+                    silent = response.status == 401 and not challenges
+                    raise self._refusal(ask, response, body, ours=ours, expired=expired, silent=silent)
             finally:
                 opened.close()
             challenges_left -= 1
-            if not challenges:
-                raise SourceDeniedError(f"{self.host} refuses {ask.what}, and does not say what it wants to know")
-            authorization = await self._authority.challenged(challenges, ask.repository, ask.scope, authorization)
+            if expired and not challenges:
+                challenges_left = 0
+                authorization = await self._authority.expired(ask.repository, ask.scope, authorization)
+            else:
+                authorization = await self._authority.challenged(challenges, ask.repository, ask.scope, authorization)
 
     async def _send(self, ask: Ask, authorization: str | None) -> OpenAnswer:
         key = object()
@@ -219,11 +261,19 @@ class Wire:
         self._mood.answered = True
         return OpenAnswer(response, self._turns, key)
 
-    async def _refusal(self, ask: Ask, response: aiohttp.ClientResponse, known: bool, ours: bool) -> SourceError:
-        """What an answer that is none means."""
-        body = b""
-        if ask.method != "HEAD":
-            body = await read_body(response, _MAX_ERROR_BODY, self.patience) or b""
+    def _refusal(
+        self, ask: Ask, response: aiohttp.ClientResponse, body: bytes, *, ours: bool, expired: bool, silent: bool
+    ) -> SourceError:
+        """What an answer that is none means.
+
+        Args:
+            ask: the request.
+            response: the answer.
+            body: its body.
+            ours: the registry has given it, not somebody that it redirects to.
+            expired: it says that the token has expired.
+            silent: it wants credentials, and does not say which.
+        """
         status, after = response.status, retry_after(response.headers.get("Retry-After"))
         said = _first_error(body)
         text = f"{ask.what}: {self.host} answers with status {status}{said.words}"
@@ -231,7 +281,8 @@ class Wire:
             text = f"{ask.what}: {response.url.host}, where {self.host} redirects to, answers with status {status}"
             if status in (400, 401, 403, 409, 410):
                 # Addresses of blob stores expire: the registry gives a fresh one.
-                return TransientError(text)
+                return TransientError(text, status=status)
+        known = self._authority.is_logged_in(ask.scope)
         match status:
             case 429:
                 return self._throttle(ask, response, after, said, known)
@@ -242,16 +293,19 @@ class Wire:
                     hint="check the name; it may also be hidden from you",
                 )
             case 401 | 403:
+                wants = ", and does not say what it wants to know" if silent else ""
                 advice = "these credentials may not read it" if known else f"log in (docker login {self.host})"
-                return SourceDeniedError(f"{self.host} refuses {ask.what} (status {status}){said.words}", hint=advice)
-            case _ if status in _TRANSIENT:
-                return TransientError(text, hint=LATER, after=after)
-            case _ if 400 <= status < 500:
-                hint = (
-                    "if it speaks HTTPS, leave out --src-plain-http, or plain_http in the plan"
-                    if status == 400 and self._plain
-                    else None
+                return DeniedError(
+                    f"{self.host} refuses {ask.what} (status {status}){wants}{said.words}",
+                    status,
+                    hint=f"log in again (docker login {self.host})" if expired else advice,
                 )
+            case _ if status in _TRANSIENT:
+                return TransientError(text, hint=LATER, after=after, status=status)
+            case _ if status >= 400:
+                hint = f"log in again (docker login {self.host})" if expired else None
+                if status == 400 and self._plain and not said.code and _WANTS_HTTPS.search(body):
+                    hint = "it speaks HTTPS: leave out --src-plain-http, or plain_http in the plan"
                 return RefusedError(text, status, hint=hint)
             case _:
                 return SourceUnavailableError(text, hint="check the address and the port")
