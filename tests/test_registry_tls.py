@@ -135,6 +135,16 @@ async def test_certificates_are_found_where_docker_and_podman_look(
         assert await tags(SourceRegistry(host=server.host, anonymous=True)) == ("1",)
 
 
+async def test_an_authority_below_another_may_be_trusted_by_itself(ca: trustme.CA, tmp_path: Path) -> None:
+    below = ca.create_child_ca()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    below.issue_cert("127.0.0.1").configure_cert(context)
+    async with running(held(), context) as server:
+        below.cert_pem.write_to_path(folder_of(tmp_path, server.host) / "ca.crt")
+
+        assert await tags(SourceRegistry(host=server.host, anonymous=True)) == ("1",)
+
+
 async def test_certificates_are_for_their_registry_alone(
     ca: trustme.CA, certified: Callable[..., ssl.SSLContext], tmp_path: Path
 ) -> None:
