@@ -66,10 +66,10 @@ class Exceptions:
 
     def cover(self, host: str, port: int) -> bool:
         """Whether *host*, an IPv6 address without brackets, is reached at *port* without a proxy."""
-        host, address = host.strip().lower(), _address(host)
-        if host == "localhost" or (address is not None and address.is_loopback) or self.everything:
+        host = host.strip().lower()
+        if is_loopback(host) or self.everything:
             return True
-        ports = ("", str(port))
+        address, ports = _address(host), ("", str(port))
         if address is not None:
             known = any((address, each) in self.addresses for each in ports)
             return known or any(address in network for network in self.networks)
@@ -108,6 +108,12 @@ class Proxies:
         """The address of the proxy for what is at *host* and *port*; None where none is used."""
         address = self.addresses.get(scheme)
         return address if address and not self.exceptions.cover(host, port) else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host*, without a port, is this machine itself."""
+    address = _address(host.strip("[]"))
+    return host == "localhost" or (address is not None and address.is_loopback)
 
 
 def is_excepted(url: str) -> bool:

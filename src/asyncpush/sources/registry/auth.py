@@ -18,9 +18,10 @@ from yarl import URL
 
 from asyncpush.errors import SourceDeniedError, SourceError, SourceUnavailableError
 from asyncpush.events import Emit
+from asyncpush.proxies import is_loopback
 from asyncpush.sources.registry.challenge import Challenge
 from asyncpush.sources.registry.credentials import Accounts
-from asyncpush.sources.registry.http import Http, is_loopback, read_body, released
+from asyncpush.sources.registry.http import Http, read_body, released
 from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, retry_after
 from asyncpush.sources.registry.stored import Account
 
@@ -154,7 +155,7 @@ class Authority:
             realm = URL()
         if realm.scheme not in ("http", "https") or not realm.host:
             raise SourceError(f"{self._host} names no address to get tokens from", hint="its configuration is wrong")
-        if realm.scheme == "http" and not self._plain and not is_loopback(realm.host):
+        if realm.scheme == "http" and not self._plain and not is_loopback(realm.host or ""):
             raise SourceError(
                 f"{self._host} wants tokens to be got from {realm.host} in plain HTTP",
                 hint="credentials go nowhere in the clear; mend the registry's configuration",

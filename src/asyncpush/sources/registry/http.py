@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from ipaddress import ip_address
 
 import aiohttp
 from anyio import CancelScope, Lock, move_on_after, to_thread
@@ -232,14 +231,6 @@ def _breakdown(where: str, error: Exception) -> SourceError:
     return SourceUnavailableError(
         f"{where} does not answer as a registry does: {_words(error)}", hint="check the address and the port"
     )
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether *host*, without a port, is this machine itself."""
-    try:
-        return host == "localhost" or ip_address((host or "").strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _words(error: BaseException) -> str:
