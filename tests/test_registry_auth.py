@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -14,6 +16,8 @@ import anyio
 import anyio.abc
 import pytest
 from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asyncpush.administration import Login
 from asyncpush.errors import (
@@ -26,7 +30,8 @@ from asyncpush.errors import (
 )
 from asyncpush.events import Event, Retrying
 from asyncpush.settings import AwsConfiguration, Credentials, SourceRegistry
-from asyncpush.sources.registry import Patience, open_remote
+from asyncpush.sources.registry import Patience, open_remote, stored
+from asyncpush.sources.registry.stored import AuthFile, auth_files
 from conftest import Events
 from images import app_layout
 from registry_server import QUICK, RegistryServer, basic, refusal, running
@@ -38,8 +43,11 @@ BASIC = basic("user", "se:cret")
 @pytest.fixture(autouse=True)
 def nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """No test sees this machine's logins; the folder that is docker's."""
+    for name in ("DOCKER_AUTH_CONFIG", "REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(stored, "_RUN", tmp_path / "containers")
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     (tmp_path / "docker").mkdir()
     (tmp_path / "run" / "containers").mkdir(parents=True)
@@ -346,15 +354,70 @@ async def test_nothing_found_is_used_where_none_is_wanted(server: RegistryServer
         await tags(reads(server, anonymous=True))
 
 
+#: Where docker and podman look, in the order that counts, and the variables that say so; ``{}`` is the test's folder.
+PLACES = {
+    "REGISTRY_AUTH_FILE": ("my.json", {"REGISTRY_AUTH_FILE": "{}/my.json"}),
+    "XDG_RUNTIME_DIR": ("run/containers/auth.json", {}),
+    "/run/containers/UID": (f"containers/{os.getuid()}/auth.json", {}),
+    "XDG_CONFIG_HOME": ("config/containers/auth.json", {"XDG_CONFIG_HOME": "{}/config"}),
+    "~/.config": ("home/.config/containers/auth.json", {}),
+    "DOCKER_CONFIG": ("docker/config.json", {}),
+    "~/.docker": ("home/.docker/config.json", {"DOCKER_CONFIG": ""}),
+    "~/.dockercfg": ("home/.dockercfg", {}),
+}
+
+
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> Path:
+    """The file of one of ``PLACES``."""
+    written, variables = PLACES[name]
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value.format(tmp_path))
+    path = tmp_path / written
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.mark.parametrize("name", PLACES)
+async def test_logins_are_found_where_docker_and_podman_look(
+    server: RegistryServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    wants_basic(server, BASIC)
+    entries = {server.host: encoded("user", "se:cret")}
+    content = entries if name == "~/.dockercfg" else {"auths": entries}
+    place(tmp_path, monkeypatch, name).write_text(json.dumps(content))
+
+    assert await tags(reads(server)) == ("1",)
+
+
+def test_the_order_of_the_places_is_podmans(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", "{}")
+    paths = []
+    for name in PLACES:
+        if name not in ("XDG_CONFIG_HOME", "~/.docker"):
+            paths.append(place(tmp_path, monkeypatch, name))
+            paths[-1].write_text("{}")
+    paths[1].write_text("")  # an empty file is none
+
+    names = [file.name for file in auth_files() if isinstance(file, AuthFile)]
+    assert names == ["DOCKER_AUTH_CONFIG", *[str(path) for path in paths if path != paths[1]]]
+
+
+async def test_a_login_in_the_environment_goes_before_the_files(
+    server: RegistryServer, nobody_is_logged_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wants_basic(server, BASIC)
+    docker_config(nobody_is_logged_in, auths={server.host: encoded("wrong", "x")})
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", json.dumps({"auths": {server.host: encoded("user", "se:cret")}}))
+
+    assert await tags(reads(server)) == ("1",)
+
+
 @pytest.mark.parametrize("by", ["REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"])
 async def test_podmans_logins_are_found_the_closest_first(
     server: RegistryServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, by: str
 ) -> None:
     wants_basic(server, BASIC)
-    path = tmp_path / "run" / "containers" / "auth.json"
-    if by == "REGISTRY_AUTH_FILE":
-        path = tmp_path / "my.json"
-        monkeypatch.setenv(by, str(path))
+    path = place(tmp_path, monkeypatch, by)
     wrong = encoded("wrong", "x")
     keys = {server.host: wrong, f"{server.host}/team/app": encoded("user", "se:cret"), f"{server.host}/team": wrong,
             f"{server.host}/team/oth": encoded("worse", "x"), f"{server.host}/team/app/sub": wrong}  # fmt: skip
@@ -366,11 +429,10 @@ async def test_podmans_logins_are_found_the_closest_first(
 
 
 def test_docker_hubs_key(nobody_is_logged_in: Path) -> None:
-    from asyncpush.sources.registry.stored import auth_files
-
     docker_config(nobody_is_logged_in, auths={"https://index.docker.io/v1/": encoded("me", "pw")})
 
     [file] = auth_files()
+    assert isinstance(file, AuthFile)
     account = file.account("docker.io", "library/debian")
     assert account is not None
     assert (account.username, account.password) == ("me", "pw")
@@ -385,8 +447,150 @@ async def test_a_file_that_is_broken_is_named(server: RegistryServer, nobody_is_
     wants_basic(server, BASIC)
     (nobody_is_logged_in / "config.json").write_text(content.replace("HOST", server.host))
 
-    with pytest.raises(ConfigurationError, match=r"config\.json"):
+    with pytest.raises(SourceDeniedError, match=r"there are none for it \(.*config\.json (is malformed|holds no)"):
         await tags(reads(server))
+
+
+@pytest.mark.parametrize("place", ["a file", "a folder", "DOCKER_AUTH_CONFIG", "REGISTRY_AUTH_FILE"])
+async def test_what_cant_be_read_is_passed_over_where_it_is_not_needed(
+    server: RegistryServer, nobody_is_logged_in: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    path = nobody_is_logged_in / "config.json"
+    if place == "a file":
+        path.write_text("{")
+    elif place == "a folder":  # docker makes one, where what it is to mount is not there
+        path.mkdir()
+    else:
+        monkeypatch.setenv(place, str(path := tmp_path / "missing.json"))
+    Tokens(server)
+
+    assert await tags(reads(server)) == ("1",)
+    server.rules.clear()
+    wants_basic(server, BASIC)
+    with pytest.raises(SourceDeniedError, match=place if place == "DOCKER_AUTH_CONFIG" else str(path)):
+        await tags(reads(server))
+    (tmp_path / "run" / "containers" / "auth.json").write_text(
+        json.dumps({"auths": {server.host: encoded("user", "se:cret")}})
+    )
+    assert await tags(reads(server)) == ("1",)
+
+
+async def test_a_bad_entry_costs_itself_only(server: RegistryServer, nobody_is_logged_in: Path) -> None:
+    wants_basic(server, BASIC)
+    bad = {
+        "bad.example": 5,
+        "worse.example": {"auth": ["x"]},
+        "": {},
+        f"{server.host}/team/app": {"auth": "bm9jb2xvbg=="},
+    }
+    docker_config(nobody_is_logged_in, auths={**bad, server.host: encoded("user", "se:cret")})
+
+    assert await tags(reads(server)) == ("1",)
+
+
+def wrapped(text: str) -> str:
+    return "\n".join(text[at : at + 7] for at in range(0, len(text), 7)) + "\n"
+
+
+def padded(text: str) -> str:
+    return base64.b64encode(base64.b64decode(text) + bytes(3)).decode()
+
+
+LETTERS = 'aZ9 :/+-_.@\u00e9\u20ac\n"'
+
+
+@settings(max_examples=50)
+@given(
+    user=st.text(LETTERS.replace(":", ""), min_size=1, max_size=20),
+    password=st.text(LETTERS, min_size=1, max_size=60),
+    form=st.sampled_from([str, wrapped, padded, lambda text: text.rstrip("="), lambda text: f" {text}\r\n"]),
+    escaped=st.booleans(),
+)
+def test_a_password_is_read_however_it_is_wrapped(user: str, password: str, form: object, escaped: bool) -> None:
+    text = form(encoded(user, password)["auth"])  # type: ignore[operator]
+    document = (
+        f'{{"auths": {{"registry.example": {{"auth": {json.dumps(text) if escaped else chr(34) + text + chr(34)}}}}}}}'
+    )
+
+    account = AuthFile.parse("file", document.encode()).account("registry.example", "team/app")
+
+    assert account is not None
+    assert (account.username, account.password) == (user, password)
+
+
+NAMES = ["auths", "auth", "h", "h/a", "credHelpers", "credsStore", "username", "password", "identitytoken"]
+RUBBISH = st.none() | st.sampled_from(["", "YTpi", "h", "\ud800"]) | st.integers()
+
+
+@settings(max_examples=50)
+@given(st.recursive(RUBBISH, lambda each: st.lists(each) | st.dictionaries(st.sampled_from(NAMES), each), max_leaves=8))
+def test_no_rubbish_in_a_file_is_more_than_malformed(document: object) -> None:
+    with suppress(ConfigurationError):
+        file = AuthFile.parse("file", json.dumps({"auths": {"h": document}}).encode())
+        file.account("h", "a/b")
+        file = AuthFile.parse("file", json.dumps(document).encode())
+        file.helper("h")
+
+
+@pytest.mark.parametrize(
+    ("host", "keys"),
+    [
+        # The closest first: each goes before those that follow.
+        ("quay.io", ["quay.io/team/app", "quay.io/team", "quay.io", "https://quay.io", "http://quay.io/any/thing"]),
+        ("quay.io", ["quay.io:443/team/app", "https://quay.io:443/v1/"]),
+        ("quay.io:443", ["QUAY.io/v2/"]),
+        (
+            "docker.io",
+            ["docker.io/team/app", "index.docker.io/team", "registry-1.docker.io", "https://index.docker.io/v1/"],
+        ),
+        ("[::1]:5000", ["[::1]:5000/team", "https://[::1]:5000"]),
+    ],
+)
+def test_the_closest_key_counts(host: str, keys: list[str]) -> None:
+    others = ["quay.io:5000", "quay.io/team/ap", "quay.io/team/app/sub", "quay.i", "a.quay.io", "?", "docker.io:5000"]
+    while keys:
+        users = {key: encoded(key.replace(":", ";"), "x") for key in [*reversed(keys), *others]}
+        account = AuthFile.parse("file", json.dumps({"auths": users}).encode()).account(host, "team/app")
+        assert account is not None
+        assert account.username == keys.pop(0).replace(":", ";")
+    nothing = {key: encoded("u", "p") for key in others}
+    assert AuthFile.parse("file", json.dumps({"auths": nothing}).encode()).account(host, "team/app") is None
+
+
+@pytest.mark.parametrize("challenge", ["basic", "bearer"])
+async def test_a_token_for_the_registry_itself_is_said_as_it_is(
+    server: RegistryServer, nobody_is_logged_in: Path, challenge: str
+) -> None:
+    if challenge == "basic":
+        wants_basic(server, "Bearer t0ken")
+    else:
+        Tokens(server).valid.add("t0ken")
+    docker_config(nobody_is_logged_in, auths={server.host: {**encoded("a", "b"), "registrytoken": "t0ken"}})
+
+    assert await tags(reads(server)) == ("1",)
+    assert {seen.authorization for seen in server.seen} == {None, "Bearer t0ken"}
+
+    docker_config(nobody_is_logged_in, auths={server.host: {"registrytoken": "0ld"}})
+    with pytest.raises(SourceDeniedError, match="does not take the credentials of 'the registry token'") as caught:
+        await tags(reads(server))
+    assert "0ld" not in str(caught.value)
+
+
+async def test_who_logs_in_anew_in_the_meantime_is_let_in(server: RegistryServer, nobody_is_logged_in: Path) -> None:
+    accepted = [basic("user", "1")]
+
+    @server.rule("GET", "/v2/")
+    async def guarded(request: web.Request) -> web.StreamResponse | None:
+        if request.headers.get("Authorization") in accepted:
+            return None
+        return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate='Basic realm="here"')
+
+    docker_config(nobody_is_logged_in, auths={server.host: encoded("user", "1")})
+    async with open_remote(reads(server), patience=QUICK) as remote:
+        assert await remote.tags("team/app") == ("1",)
+        docker_config(nobody_is_logged_in, auths={server.host: encoded("user", "2")})
+        accepted[:] = [basic("user", "2")]
+        assert await remote.tags("team/app") == ("1",)
 
 
 async def test_a_login_without_a_password_is_none(server: RegistryServer, nobody_is_logged_in: Path) -> None:
@@ -486,6 +690,71 @@ async def test_a_helper_that_fails_is_named(server: RegistryServer, helper: Path
     assert "se:cret" not in str(caught.value)
 
 
+#: What helpers do that are of no use, and what is said of it where the registry wants to know who asks.
+USELESS = {
+    "missing": (None, "docker-credential-test can't be run: No such file"),
+    "locked": (["echo the keychain is locked", "exit 2"], "the keychain is locked"),
+    "rubbish": (["echo '<html>'"], "gave no credentials"),
+    "endless": (["exec yes se:cret"], "gave no credentials"),
+    "deaf": (["sleep 30"], "not answered for 0.5 seconds"),
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "store"), [*((fault, "credsStore") for fault in USELESS), ("missing", "credHelpers")]
+)
+async def test_a_useless_helper_is_named_only_where_the_registry_refuses(
+    server: RegistryServer, nobody_is_logged_in: Path, helper: Path, fault: str, store: str
+) -> None:
+    lines, words = USELESS[fault]
+    if lines is not None:
+        script(helper, *lines)
+    helpers = {store: "test" if store == "credsStore" else {server.host: "test"}}
+    patience = Patience(helper=0.5, first_wait=0.001)
+    Tokens(server)
+    docker_config(nobody_is_logged_in, **helpers)
+    with anyio.fail_after(20):
+        # For everybody: no credentials are needed.
+        async with open_remote(reads(server), patience=patience) as remote:
+            assert await remote.tags("team/app") == ("1",)
+            assert await remote.tags("team/other") == ("2",)
+        if lines is not None:
+            assert len((await anyio.Path(f"{helper}.log").read_text()).splitlines()) == 1
+
+        # Wanted, and there are none.
+        server.rules.clear()
+        wants_basic(server, BASIC)
+        with pytest.raises(SourceDeniedError, match=words) as caught:
+            await tags(reads(server), patience=patience)
+        assert "there are none for it (docker-credential-test " in str(caught.value)
+        assert "config.json names it" in str(caught.value)
+        assert "se:cret" not in str(caught.value)
+        assert "docker login" in str(caught.value)
+
+        # Wanted, and in the file.
+        docker_config(nobody_is_logged_in, auths={server.host: encoded("user", "se:cret")}, **helpers)
+        assert await tags(reads(server), patience=patience) == ("1",)
+
+
+async def test_a_helper_without_a_name_leaves_it_to_the_file(
+    server: RegistryServer, nobody_is_logged_in: Path, helper: Path
+) -> None:
+    wants_basic(server, BASIC)
+    script(helper, 'printf \'{"Username":"wrong","Secret":"x"}\'')
+    auths = {server.host: encoded("user", "se:cret")}
+    docker_config(nobody_is_logged_in, auths=auths, credsStore="test", credHelpers={server.host: ""})
+
+    assert await tags(reads(server)) == ("1",)
+
+
+async def test_a_helper_that_does_not_read_its_question_may_answer(server: RegistryServer, helper: Path) -> None:
+    wants_basic(server, BASIC)
+    await anyio.Path(helper).write_text(f"#!/bin/sh\nexec <&-\n{FOUND}\n")
+    await anyio.Path(helper).chmod(0o755)
+
+    assert await tags(reads(server, credential_helper="test")) == ("1",)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [("missing", "docker-credential-missing can't be run"), ("../bin/test", "is no name of"), ("", "is no name of")],
@@ -581,16 +850,19 @@ async def test_without_aws_credentials_another_login_will_do_for_ecr(
     assert await tags(registry, logins=lambda given: without) == ("1",)
 
 
-@pytest.mark.parametrize("by", ["file", "helper"])
+@pytest.mark.parametrize("by", ["file", "docker's helper", "podman's helper"])
 async def test_docker_hub_is_where_docker_says(
     as_proxy: RegistryServer, nobody_is_logged_in: Path, helper: Path, by: str
 ) -> None:
     wants_basic(as_proxy, BASIC)
     as_proxy.tags["library/debian"] = ["12"]
     key = "https://index.docker.io/v1/"
-    if by == "helper":
+    if by == "docker's helper":
         script(helper, f'test "$host" = {key} && {FOUND}')
         docker_config(nobody_is_logged_in, credsStore="test")
+    elif by == "podman's helper":
+        script(helper, f'test "$host" = docker.io && {FOUND}')
+        docker_config(nobody_is_logged_in, credHelpers={"docker.io": "test"})
     else:
         docker_config(nobody_is_logged_in, auths={key: encoded("user", "se:cret")})
 
@@ -770,13 +1042,13 @@ async def test_an_answer_that_trickles_without_end_is_given_up(server: RegistryS
 
 
 async def test_a_proxy_that_is_no_address_is_told_without_its_password(
-    server: RegistryServer, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http://me:s3cret@proxy:port")
     with pytest.raises(ConfigurationError, match="the proxy for http is no address") as caught:
-        await tags(reads(server))
+        await tags(SourceRegistry(host="registry.example", plain_http=True))
     assert "s3cret" not in str(caught.value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +12,19 @@ from aiohttp import web
 
 from asyncpush.errors import ConfigurationError, SourceError, SourceUnavailableError
 from asyncpush.settings import Credentials, SourceRegistry
-from asyncpush.sources.registry import open_remote
+from asyncpush.sources.registry import open_remote, surroundings
 from registry_server import QUICK, RegistryServer, ranged, refusal, running
 
 CREDENTIALS = Credentials("user", "secret")
+
+
+@pytest.fixture(autouse=True)
+def no_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees this machine's certificates for registries."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    etc = [tmp_path / "etc" / each / "certs.d" for each in ("containers", "docker")]
+    monkeypatch.setattr(surroundings, "_CERTIFICATE_FOLDERS", tuple(etc))
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +104,97 @@ async def test_a_client_certificate_is_shown_to_who_asks(
         assert await tags(registry) == ("1",)
         with pytest.raises(SourceUnavailableError, match="--src-cert"):
             await tags(SourceRegistry(host=server.host, ca_bundle=bundle, anonymous=True))
+
+
+FOLDERS = [
+    "etc/docker/certs.d",
+    "etc/containers/certs.d",
+    "home/.config/containers/certs.d",
+    "home/.config/docker/certs.d",
+    "home/.docker/certs.d",
+]
+
+
+def folder_of(tmp_path: Path, host: str, folder: str = FOLDERS[0]) -> Path:
+    path = tmp_path / folder / host
+    path.mkdir(parents=True)
+    return path
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+async def test_certificates_are_found_where_docker_and_podman_look(
+    ca: trustme.CA, certified: Callable[..., ssl.SSLContext], tmp_path: Path, folder: str
+) -> None:
+    own = ca.issue_cert("me@team.example")
+    async with running(held(), certified("127.0.0.1", asks=True)) as server:
+        path = folder_of(tmp_path, server.host, folder)
+        ca.cert_pem.write_to_path(path / "ca.crt")
+        own.cert_chain_pems[0].write_to_path(path / "client.cert")
+        own.private_key_pem.write_to_path(path / "client.key")
+
+        assert await tags(SourceRegistry(host=server.host, anonymous=True)) == ("1",)
+
+
+async def test_an_authority_below_another_may_be_trusted_by_itself(ca: trustme.CA, tmp_path: Path) -> None:
+    below = ca.create_child_ca()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    below.issue_cert("127.0.0.1").configure_cert(context)
+    async with running(held(), context) as server:
+        below.cert_pem.write_to_path(folder_of(tmp_path, server.host) / "ca.crt")
+
+        assert await tags(SourceRegistry(host=server.host, anonymous=True)) == ("1",)
+
+
+async def test_certificates_are_for_their_registry_alone(
+    ca: trustme.CA, certified: Callable[..., ssl.SSLContext], tmp_path: Path
+) -> None:
+    async with running(held(), certified("127.0.0.1")) as server:
+        for host in ("127.0.0.1", f"127.0.0.1:{server.port + 1}"):
+            ca.cert_pem.write_to_path(folder_of(tmp_path, host) / "ca.crt")
+
+        with pytest.raises(SourceUnavailableError, match="is not trusted"):
+            await tags(SourceRegistry(host=server.host, anonymous=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ca.crt", r"ca\.crt can't be used for TLS"),
+        ("client.cert", r"client\.cert is a certificate without its key, client\.key"),
+        ("client.key", r"client\.key is a key without its certificate, client\.cert"),
+        (None, r"docker/certs\.d/127\.0\.0\.1:[0-9]+ can't be read"),
+    ],
+)
+async def test_a_certificate_of_dockers_that_does_not_do_is_named_only_where_tls_fails(
+    certified: Callable[..., ssl.SSLContext],
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str | None,
+    words: str,
+) -> None:
+    async with running(held(), certified("127.0.0.1")) as server:
+        path = folder_of(tmp_path, server.host)
+        if name is not None:
+            (path / name).write_text("rubbish")
+        else:
+            unreadable(path, monkeypatch)
+
+        assert await tags(SourceRegistry(host=server.host, ca_bundle=bundle, anonymous=True)) == ("1",)
+        with pytest.raises(SourceUnavailableError, match=f"is not trusted.*{words}"):
+            await tags(SourceRegistry(host=server.host, anonymous=True))
+
+
+def unreadable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``chmod 700`` by root has it, for a test that root may run."""
+    regular = Path.iterdir
+
+    def refused(self: Path) -> Iterator[Path]:
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return regular(self)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
 
 
 @pytest.mark.parametrize("member", ["ca_bundle", "client_certificate", "client_key"])
@@ -188,6 +288,6 @@ async def test_a_proxy_of_the_environment_is_used_and_nothing_of_netrc(
         assert seen.headers["Proxy-Authorization"] == "Basic bWU6cEBzcw=="
         assert seen.authorization is None
 
-        monkeypatch.setenv("no_proxy", "registry.example,127.0.0.1")
+        monkeypatch.setenv("NO_PROXY", "registry.example,127.0.0.1")
         with pytest.raises(SourceUnavailableError, match="can't be reached"):
             await tags(registry)

@@ -13,6 +13,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.utils import get_environ_proxies
 
 from asyncpush.ecr.session import CONNECT_TIMEOUT, READ_TIMEOUT, NoRedirects
+from asyncpush.proxies import is_excepted
 
 _CLOSE_TIMEOUT = 5
 
@@ -60,7 +61,7 @@ class Http:
             kind = AIOHTTPSession if redirects else NoRedirects
             session = self._sessions[key] = kind(
                 verify=self._verify,
-                proxies=get_environ_proxies(url),
+                proxies={} if is_excepted(url) else get_environ_proxies(url),
                 timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
                 max_pool_connections=self._connections,
             )

@@ -18,11 +18,13 @@ import botocore.exceptions as bce
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from anyio import to_thread
+from botocore.httpsession import ProxyConfiguration
 
 from asyncpush.ecr import tls, wire
 from asyncpush.ecr.errors import translated
 from asyncpush.ecr.models import extended
 from asyncpush.errors import ConfigurationError
+from asyncpush.proxies import is_excepted
 from asyncpush.reference import RegistryName, Service
 from asyncpush.settings import AwsConfiguration
 
@@ -117,11 +119,23 @@ def _no_endpoint(url: str) -> ConfigurationError:
     return ConfigurationError(f"{url!r} is no endpoint", hint="write http(s)://HOST[:PORT]")
 
 
+class _Proxies(ProxyConfiguration):  # type: ignore[misc] # botocore is untyped
+    """Proxies as botocore chooses them, but none where the environment excepts an address: it knows no networks."""
+
+    def proxy_url_for(self, url: str) -> str | None:
+        address: str | None = None if is_excepted(url) else super().proxy_url_for(url)
+        return address
+
+
 class NoRedirects(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is untyped
     """Sends as aiobotocore does, but follows no redirect: aiohttp would take layers and session tokens along.
 
     botocore itself follows none, either; ECR sends none.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._proxy_config = _Proxies(options.get("proxies"), options.get("proxies_config"))
 
     async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
         session: aiohttp.ClientSession = await super()._get_session(proxy_url)

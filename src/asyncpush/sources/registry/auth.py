@@ -19,10 +19,11 @@ from yarl import URL
 
 from asyncpush.errors import SourceDeniedError, SourceError, SourceUnavailableError
 from asyncpush.events import Emit
+from asyncpush.proxies import is_loopback
 from asyncpush.sources.registry.challenge import Challenge
 from asyncpush.sources.registry.credentials import Accounts
 from asyncpush.sources.registry.encoding import decompressed, encoding_of
-from asyncpush.sources.registry.http import Http, is_loopback, read_body, released
+from asyncpush.sources.registry.http import Http, read_body, released
 from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, retry_after
 from asyncpush.sources.registry.stored import Account
 
@@ -176,7 +177,7 @@ class Authority:
             realm = URL()
         if realm.scheme not in ("http", "https") or not realm.host:
             raise SourceError(f"{self._host} names no address to get tokens from", hint="its configuration is wrong")
-        if realm.scheme == "http" and not self._plain and not is_loopback(realm.host):
+        if realm.scheme == "http" and not self._plain and not is_loopback(realm.host or ""):
             raise SourceError(
                 f"{self._host} wants tokens to be got from {realm.host} in plain HTTP",
                 hint="credentials go nowhere in the clear; mend the registry's configuration",
@@ -193,10 +194,11 @@ class Authority:
                 raise grant.error
             grant.error = None
             try:
-                if isinstance(self._way, _Bearer):
-                    await self._fetch(grant, self._way, repository, scope)
+                account = await self._accounts.find(repository)
+                if isinstance(self._way, _Bearer) and (account is None or account.registry_token is None):
+                    await self._fetch(grant, self._way, account, repository, scope)
                 else:
-                    await self._basic(grant, repository, used)
+                    await self._direct(grant, account, repository, used)
             except SourceError as error:
                 grant.error, grant.value = error, None
                 raise
@@ -204,23 +206,23 @@ class Authority:
                 grant.rounds += 1
             return grant.value
 
-    async def _basic(self, grant: _Grant, repository: str, used: str | None) -> None:
-        account = await self._accounts.find(repository)
-        if account is not None and account.basic() == used:
+    async def _direct(self, grant: _Grant, account: Account | None, repository: str, used: str | None) -> None:
+        """Basic, or a token that the registry itself takes."""
+        if account is not None and account.authorization() == used:
             account = await self._accounts.find(repository, anew=True)
-        if account is None or account.identity_token is not None:
+        value = account.authorization() if account else None
+        if account is None or value is None:
             raise SourceDeniedError(
                 f"{self._host} wants credentials, and there are none for it", hint=_LOGIN_HINT.format(host=self._host)
             )
-        if account.basic() == used:
+        if value == used:
             raise SourceDeniedError(
-                f"{self._host} does not take the credentials of {account.username!r}",
+                f"{self._host} does not take the credentials of {account.name!r}",
                 hint=f"check user and password; {_LOGIN_HINT.format(host=self._host)}",
             )
-        grant.value, grant.renew_at, grant.anonymous = account.basic(), float("inf"), False
+        grant.value, grant.renew_at, grant.anonymous = value, float("inf"), False
 
-    async def _fetch(self, grant: _Grant, way: _Bearer, repository: str, scope: str) -> None:
-        account = await self._accounts.find(repository)
+    async def _fetch(self, grant: _Grant, way: _Bearer, account: Account | None, repository: str, scope: str) -> None:
         try:
             document = await self._request_token(way, account, grant.scope or scope)
         except SourceDeniedError:
@@ -288,7 +290,7 @@ class Authority:
             )
         hint = _LOGIN_HINT.format(host=self._host)
         if status in (400, 401, 403):
-            whose = f"refuses the credentials of {account.username or 'the identity token'!r}" if account else "refuses"
+            whose = f"refuses the credentials of {account.name!r}" if account else "refuses"
             return SourceDeniedError(
                 f"{where} {whose} (status {status})", hint=f"check user and password; {hint}" if account else hint
             )

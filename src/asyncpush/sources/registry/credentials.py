@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from anyio import Lock, to_thread
@@ -12,10 +15,14 @@ from asyncpush.errors import ConfigurationError, InvalidReferenceError, Registry
 from asyncpush.reference import parse_registry
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.helpers import ask_helper
-from asyncpush.sources.registry.stored import Account, AuthFile, auth_files
+from asyncpush.sources.registry.reference import HUB
+from asyncpush.sources.registry.stored import HUB_KEY, Account, AuthFile, Helper, auth_files
 
 #: Makes the login of a registry that AWS credentials open; None if it can't.
 Logins: TypeAlias = Callable[[SourceRegistry], Login | None]
+
+#: Seconds after which a helper that has failed is asked again.
+_PAUSE = 60.0
 
 
 def no_logins(registry: SourceRegistry) -> Login | None:  # noqa: ARG001 - a ``Logins``
@@ -38,8 +45,9 @@ class Accounts:
         self._host = host
         self._helper_timeout = helper_timeout
         self._login = logins(registry) if registry.aws is not None or is_ecr(host) else None
-        self._files: tuple[AuthFile, ...] | None = None
-        self._helped: dict[str, Account | None] = {}
+        self._files: tuple[AuthFile | ConfigurationError, ...] | None = None
+        self._told: dict[Helper, _Told] = {}
+        self._problem: ConfigurationError | None = None
         self._lock = Lock()
 
     async def find(self, repository: str, *, anew: bool = False) -> Account | None:
@@ -47,10 +55,10 @@ class Accounts:
 
         Args:
             repository: its name; empty for what concerns the whole registry.
-            anew: ask the helpers again: what they said before has expired.
+            anew: read the files and ask the helpers again: what they said before has expired.
 
         Raises:
-            ConfigurationError: a helper or a file that holds them can't be used, or ECR's login has no AWS credentials.
+            ConfigurationError: the helper that was given can't be used, or ECR's login has no AWS credentials.
             SourceDeniedError: ECR refuses to log in.
         """
         registry = self._registry
@@ -60,9 +68,11 @@ class Accounts:
             return Account(registry.credentials.username, registry.credentials.password)
         async with self._lock:
             if anew:
-                self._helped.clear()
+                self._files = None
+                self._told = {helper: told for helper, told in self._told.items() if told.error is not None}
             if registry.credential_helper is not None:
-                return await self._ask(registry.credential_helper)
+                server = HUB_KEY if self._host == HUB else self._host
+                return await self._ask(Helper(registry.credential_helper, server))
             if registry.aws is not None and self._login is None:
                 raise ConfigurationError(
                     f"{registry.host} is to be opened by AWS credentials, but is no registry of ECR that they open"
@@ -87,20 +97,66 @@ class Accounts:
             raise problem
         return found
 
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Say in a refusal what has kept credentials back: a file that is malformed, a helper that is missing."""
+        try:
+            yield
+        except SourceDeniedError as error:
+            problem = self._problem
+            if problem is not None and problem.message not in error.message:
+                error.message = f"{error.message} ({problem.message})"
+                error.hint = "; or ".join(filter(None, (problem.hint, error.hint)))
+            raise
+
     async def _stored(self, repository: str) -> Account | None:
+        """What docker and podman have. What can't be used is passed over: often no credentials are needed."""
         if self._files is None:
             self._files = await to_thread.run_sync(auth_files)
+        problems: list[ConfigurationError] = []
+        found: Account | None = None
         for file in self._files:
-            if (helper := file.helper(self._host)) and (account := await self._ask(helper)):
-                return account
-            if account := file.account(self._host, repository):
-                return account
-        return None
+            if isinstance(file, ConfigurationError):
+                problems.append(file)
+            elif found := await self._held(file, repository, problems):
+                break
+        self._problem = problems[0] if problems else None
+        return found
 
-    async def _ask(self, helper: str) -> Account | None:
-        if helper not in self._helped:
-            self._helped[helper] = await ask_helper(helper, self._host, self._helper_timeout)
-        return self._helped[helper]
+    async def _held(self, file: AuthFile, repository: str, problems: list[ConfigurationError]) -> Account | None:
+        if helper := file.helper(self._host):
+            try:
+                if account := await self._ask(helper):
+                    return account
+            except ConfigurationError as error:
+                problems.append(ConfigurationError(f"{error.message}, and {file.name} names it", hint=error.hint))
+        try:
+            return file.account(self._host, repository)
+        except ConfigurationError as error:
+            problems.append(error)
+            return None
+
+    async def _ask(self, helper: Helper) -> Account | None:
+        told = self._told.get(helper)
+        if told is None or time.monotonic() >= told.until:
+            try:
+                told = _Told(await ask_helper(helper, self._host, self._helper_timeout))
+            except ConfigurationError as error:
+                # One that hangs must not cost its time for each repository anew.
+                told = _Told(error=error, until=time.monotonic() + _PAUSE)
+            self._told[helper] = told
+        if told.error is not None:
+            raise told.error
+        return told.account
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a helper has said, or why it hasn't, and until when that counts."""
+
+    account: Account | None = None
+    error: ConfigurationError | None = None
+    until: float = float("inf")
 
 
 def is_ecr(host: str) -> bool:

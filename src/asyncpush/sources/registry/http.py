@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from ipaddress import ip_address
 
 import aiohttp
 from anyio import CancelScope, Lock, move_on_after, to_thread
@@ -21,6 +20,7 @@ LATER = "go on later: the same command goes on"
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
+_PROXY_LOGIN = 407
 
 #: What is read ahead of the consumer: enough that a part is filled without many awakenings.
 _READ_AHEAD = MiB // 4
@@ -79,7 +79,8 @@ class Http:
             if authorization is not None and trusted:
                 sent["Authorization"] = authorization
             proxy = proxy_for(at, around.proxies, sent)
-            with _in_time(at, self._patience), translated(at, self._patience):
+            problem = around.problem if at.scheme == "https" else ""
+            with _in_time(at, self._patience), translated(at, self._patience, problem):
                 answer = await session.request(
                     method,
                     at,
@@ -89,6 +90,12 @@ class Http:
                     proxy=proxy.url if proxy else None,
                     proxy_headers=proxy.headers if proxy else None,
                     ssl=around.registry if at.origin() == self._origin else around.elsewhere,
+                )
+            if answer.status == _PROXY_LOGIN and proxy is not None:
+                answer.release()
+                raise SourceUnavailableError(
+                    f"the proxy for {at.host} wants credentials, or refuses them",
+                    hint=f"give them in {at.scheme.upper()}_PROXY: http://USER:PASSWORD@HOST:PORT",
                 )
             if answer.status not in _REDIRECTS or form is not None:
                 return answer
@@ -165,20 +172,24 @@ def _in_time(url: URL, patience: Patience) -> Iterator[None]:
 
 
 @contextmanager
-def translated(url: URL, patience: Patience) -> Iterator[None]:
-    """Turn aiohttp's errors about a request to *url* into ours."""
+def translated(url: URL, patience: Patience, problem: str = "") -> Iterator[None]:
+    """Turn aiohttp's errors about a request to *url* into ours; *problem* is with certificates for it."""
     try:
         yield
     except (aiohttp.ClientError, OSError, ValueError) as error:
         where = f"{url.host}:{url.explicit_port}" if url.explicit_port else str(url.host)
-        raise _distrust(where, error) or _no_connection(where, error, patience) or _breakdown(where, error) from error
+        told = _distrust(where, error) or _no_connection(where, error, patience) or _breakdown(where, error)
+        if problem and not (isinstance(told, TransientError) and told.unanswered):
+            told.message = f"{told.message} ({problem})"
+        raise told from error
 
 
 def _distrust(where: str, error: Exception) -> SourceUnavailableError | None:
     """TLS that can't be; None where that is not what failed."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        who = where if where.startswith(str(error.host)) else f"the proxy {error.host}:{error.port}, for {where},"
         return SourceUnavailableError(
-            f"{where} is not trusted: {_words(error.certificate_error)}",
+            f"{who} is not trusted: {_words(error.certificate_error)}",
             hint="give its authority's certificate: --src-ca-bundle, or tls.ca in a plan",
         )
     causes = (error, error.__cause__)
@@ -198,7 +209,7 @@ def _no_connection(where: str, error: Exception, patience: Patience) -> Transien
     """Nobody there; None where that is not what failed."""
     hint = "check the address and the network"
     if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
-        hint = "check HTTPS_PROXY and NO_PROXY"
+        hint = "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
         return TransientError(f"the proxy for {where} can't be used: {_words(error)}", hint=hint, unanswered=True)
     if isinstance(error, aiohttp.ClientConnectorError):
         return TransientError(f"{where} can't be reached: {_words(error.os_error)}", hint=hint, unanswered=True)
@@ -220,14 +231,6 @@ def _breakdown(where: str, error: Exception) -> SourceError:
     return SourceUnavailableError(
         f"{where} does not answer as a registry does: {_words(error)}", hint="check the address and the port"
     )
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether *host*, without a port, is this machine itself."""
-    try:
-        return host == "localhost" or ip_address((host or "").strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _words(error: BaseException) -> str:

@@ -1,20 +1,22 @@
 """Credentials that ``docker login`` and ``podman login`` have left: their files, read and searched.
 
-Sources: docker's config.json (auths, credHelpers, credsStore); containers-auth.json(5).
+Sources: docker's config.json (auths, credHelpers, credsStore) and DOCKER_AUTH_CONFIG; containers-auth.json(5).
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
+import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from asyncpush.errors import ConfigurationError, InvalidReferenceError
-from asyncpush.sources.registry.reference import canonical_host
+from asyncpush.sources.registry.reference import HUB, canonical_host
 
 #: What docker calls Docker Hub in its files, and to its helpers.
 HUB_KEY = "https://index.docker.io/v1/"
@@ -22,23 +24,43 @@ HUB_KEY = "https://index.docker.io/v1/"
 #: Docker's way to say that a password is an identity token.
 _IDENTITY_USER = "<token>"
 
+_MEND = "mend that file"
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who asks a registry: a user with a password, or an identity token (OAuth2's refresh token). Never printed."""
+    """Who asks a registry; its secrets are never printed.
+
+    Attributes:
+        username: a user, with a password.
+        identity_token: in their place, OAuth2's refresh token.
+        registry_token: in their place, a token for the registry itself.
+    """
 
     username: str
     password: str = field(repr=False)
     identity_token: str | None = field(default=None, repr=False)
+    registry_token: str | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, username: str, secret: str) -> Account | None:
         """What docker's stores mean by a user and a secret; None if they mean nothing."""
-        if not username and not secret:
+        if not secret and username in ("", _IDENTITY_USER):
             return None
         if username == _IDENTITY_USER:
             return cls("", "", secret)
         return cls(username, secret)
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return self.username or ("the registry token" if self.registry_token else "the identity token")
+
+    def authorization(self) -> str | None:
+        """The value of Authorization that it has for a registry by itself; None of an identity token."""
+        if self.registry_token is not None:
+            return f"Bearer {self.registry_token}"
+        return self.basic() if self.identity_token is None else None
 
     def basic(self) -> str:
         """The value of Authorization (RFC 7617)."""
@@ -50,12 +72,27 @@ class _Entry(msgspec.Struct):
     username: str | None = None
     password: str | None = None
     identitytoken: str | None = None
+    registrytoken: str | None = None
 
 
 class _File(msgspec.Struct):
-    auths: dict[str, _Entry | None] | None = None
+    # Each entry is understood when it is needed: a bad one costs itself only.
+    auths: dict[str, Any] | None = None
     credHelpers: dict[str, str] | None = None  # noqa: N815 - the file's own names
     credsStore: str | None = None  # noqa: N815
+
+
+@dataclass(frozen=True, slots=True)
+class Helper:
+    """A credential helper that a file names.
+
+    Attributes:
+        name: ``NAME`` in ``docker-credential-NAME``.
+        server: what to ask it for.
+    """
+
+    name: str
+    server: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,94 +100,161 @@ class AuthFile:
     """One such file.
 
     Attributes:
-        path: where it lies.
+        name: where it lies, or the variable that holds it.
     """
 
-    path: Path
+    name: str
     _content: _File = field(repr=False)
 
     @classmethod
-    def read(cls, path: Path) -> AuthFile | None:
-        """Read it, in a worker thread; None if there is none.
+    def parse(cls, name: str, raw: bytes, *, legacy: bool = False) -> AuthFile:
+        """Read what a file holds; *legacy* has entries alone, as ``~/.dockercfg``.
 
         Raises:
-            ConfigurationError: it can't be read, or is malformed.
+            ConfigurationError: it is malformed.
         """
         try:
-            raw = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise ConfigurationError(f"{path} can't be read: {error.strerror or error}") from error
-        if not raw.strip():
-            return None
-        try:
-            return cls(path, msgspec.json.decode(raw, type=_File))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ConfigurationError(f"{path} is malformed: {error}", hint="log in again, or mend it") from error
+            # Line ends within a string are none of JSON's; shells put them there, with the base64 that they wrap.
+            document = json.loads(raw, strict=False)
+            return cls(name, msgspec.convert({"auths": document} if legacy else document, _File))
+        except (ValueError, RecursionError) as error:
+            # The error itself holds the whole document.
+            raise ConfigurationError(f"{name} is malformed: {' '.join(str(error).split())}", hint=_MEND) from None
 
-    def helper(self, host: str) -> str | None:
+    def helper(self, host: str) -> Helper | None:
         """The credential helper for *host*: its own, or else the one for all hosts; None if there is neither."""
         for key, name in (self._content.credHelpers or {}).items():
-            if _split(key) == (host, ""):
-                return name
-        return self._content.credsStore or None
+            if _split(key) == (_without_default_port(host), ""):
+                # Docker and podman call Docker Hub by different names; each asks by the one that it looks for.
+                return Helper(name, key if host == HUB else host) if name else None
+        name = self._content.credsStore or ""
+        return Helper(name, HUB_KEY if host == HUB else host) if name else None
 
     def account(self, host: str, repository: str) -> Account | None:
         """What the file itself holds for *repository*, or else for a namespace above it, or else for *host*.
 
         Raises:
-            ConfigurationError: it is malformed.
+            ConfigurationError: nothing of it will do, and some of it is malformed.
         """
-        found: dict[str, _Entry] = {}
+        found = []
         for key, entry in (self._content.auths or {}).items():
-            written, path = _split(key)
-            if entry is not None and written == host and (not path or f"{repository}/".startswith(f"{path}/")):
-                found[path] = entry
-        for path in sorted(found, key=len, reverse=True):
-            if account := self._decode(found[path], host):
-                return account
+            if (closeness := _closeness(key, host, repository)) is not None:
+                found.append((closeness, key, entry))
+        problem: ConfigurationError | None = None
+        for _, key, entry in sorted(found, key=lambda each: each[0], reverse=True):
+            try:
+                if account := _decode(entry):
+                    return account
+            except ValueError:
+                # What is wrong is not said: it may show a secret.
+                problem = problem or ConfigurationError(f"{self.name} holds no user and password for {key}", hint=_MEND)
+        if problem is not None:
+            raise problem
         return None
 
-    def _decode(self, entry: _Entry, host: str) -> Account | None:
-        if entry.identitytoken:
-            return Account("", "", entry.identitytoken)
-        if not entry.auth:
-            return Account.of(entry.username or "", entry.password or "")
-        try:
-            user, colon, password = base64.b64decode(entry.auth, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError) as error:
-            raise ConfigurationError(
-                f"{self.path} holds no user and password for {host}", hint="log in again, or mend it"
-            ) from error
-        return Account.of(user, password.rstrip("\0")) if colon else None
 
-
-def auth_files() -> tuple[AuthFile, ...]:
-    """Docker's file and podman's, in the order that they count; blocks.
+def _decode(document: object) -> Account | None:
+    """The account of an entry; None if it is empty, as docker's are where a helper has the password.
 
     Raises:
-        ConfigurationError: one of them can't be read, or is malformed.
+        ValueError: it is malformed.
     """
-    paths = [_docker_file(), _podman_file()]
-    return tuple(file for path in paths if path is not None and (file := AuthFile.read(path)))
+    entry = msgspec.convert(document, _Entry | None)
+    if entry is None:
+        return None
+    if token := (entry.registrytoken or "").strip():
+        if not token.isascii() or not token.isprintable():
+            raise ValueError("a token is one word")
+        return Account("", "", registry_token=token)
+    if entry.identitytoken:
+        return Account("", "", entry.identitytoken)
+    user, password = entry.username or "", entry.password or ""
+    if encoded := "".join((entry.auth or "").split()).rstrip("="):
+        text = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True).decode()
+        user, colon, password = text.partition(":")
+        if not colon:
+            raise ValueError("USER:PASSWORD has a colon")
+        password = password.strip("\0")
+    f"{user}{password}".encode()  # JSON can write what is no text
+    return Account.of(user, password)
 
 
-def _docker_file() -> Path | None:
-    if folder := os.environ.get("DOCKER_CONFIG"):
-        return Path(folder) / "config.json"
+#: Podman's folder, without one of the session's.
+_RUN = Path("/run/containers")
+
+
+def auth_files() -> tuple[AuthFile | ConfigurationError, ...]:
+    """What docker and podman look into, in the order that it counts; in a file's place, why it can't be read. Blocks.
+
+    That is DOCKER_AUTH_CONFIG first, as docker has it, and then containers-auth.json(5)'s order, in which docker's own
+    files come last.
+    """
+    found: list[AuthFile | ConfigurationError] = []
+    if text := os.environ.get("DOCKER_AUTH_CONFIG", "").strip():
+        try:
+            found.append(AuthFile.parse("DOCKER_AUTH_CONFIG", os.fsencode(text)))
+        except ConfigurationError as error:
+            found.append(error)
+    explicit = os.environ.get("REGISTRY_AUTH_FILE")
+    for path in dict.fromkeys([*([Path(explicit)] if explicit else []), *_paths()]):
+        try:
+            raw = path.read_bytes()
+            if raw.strip():
+                found.append(AuthFile.parse(str(path), raw, legacy=path.name == ".dockercfg"))
+        except ConfigurationError as error:
+            found.append(error)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError) or str(path) == explicit:
+                found.append(ConfigurationError(f"{path} can't be read: {error.strerror or error}"))
+    return tuple(found)
+
+
+def _paths() -> Iterator[Path]:
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        yield Path(runtime) / "containers" / "auth.json"
+    yield _RUN / str(os.getuid()) / "auth.json"
+    if (configuration := configuration_folder()) is not None:
+        yield configuration / "containers" / "auth.json"
+    home, docker = home_folder(), os.environ.get("DOCKER_CONFIG")
+    if docker:
+        yield Path(docker) / "config.json"
+    elif home is not None:
+        yield home / ".docker" / "config.json"
+    if home is not None:
+        yield home / ".dockercfg"
+
+
+def home_folder() -> Path | None:
+    """The user's home; None of a user without one."""
     try:
-        return Path.home() / ".docker" / "config.json"
+        return Path.home()
     except RuntimeError:
-        return None  # a user without a home
+        return None
 
 
-def _podman_file() -> Path | None:
-    if path := os.environ.get("REGISTRY_AUTH_FILE"):
-        return Path(path)
-    if folder := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(folder) / "containers" / "auth.json"
-    return None
+def configuration_folder() -> Path | None:
+    """Where the user's programs keep their configuration (XDG); None of a user without a home."""
+    if folder := os.environ.get("XDG_CONFIG_HOME"):
+        return Path(folder)
+    home = home_folder()
+    return None if home is None else home / ".config"
+
+
+def _closeness(key: str, host: str, repository: str) -> tuple[int, bool, bool] | None:
+    """How close the key of an entry is to *repository* at *host*, the closest being the greatest; None if it isn't.
+
+    A path that follows a host is a namespace, as podman has it; one in an address is the API's or nothing, as docker
+    has it, and counts only where nothing else does.
+    """
+    written, path = _split(key)
+    if written != _without_default_port(host):
+        return None
+    is_address = "://" in key
+    if path and f"{repository}/".startswith(f"{path}/"):
+        return len(path), not is_address, True
+    if path and not is_address:
+        return None
+    return 0, not path, not is_address
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -158,7 +262,11 @@ def _split(key: str) -> tuple[str, str]:
     host, _, path = key.removeprefix("https://").removeprefix("http://").partition("/")
     path = path.strip("/")
     try:
-        host = canonical_host(host)
+        host = canonical_host(_without_default_port(host))
     except InvalidReferenceError:
         return host, path  # matches nothing
     return host, "" if path in ("v1", "v2") else path
+
+
+def _without_default_port(host: str) -> str:
+    return host.removesuffix(":443")

@@ -141,9 +141,9 @@ class Wire:
         self._plain = registry.plain_http
         self._base = URL(f"{'http' if registry.plain_http else 'https'}://{api_host(self.host)}")
         self._http = Http(registry, self._base, patience)
-        accounts = Accounts(registry, self.host, logins, patience.helper)
+        self._accounts = Accounts(registry, self.host, logins, patience.helper)
         self._authority = Authority(
-            self.host, accounts, self._http, patience, emit, self.requests, plain=registry.plain_http
+            self.host, self._accounts, self._http, patience, emit, self.requests, plain=registry.plain_http
         )
         self._turns = CapacityLimiter(registry.connections)
         self._mood = Mood()
@@ -212,15 +212,16 @@ class Wire:
             TransientError: it may succeed the next time.
             SourceError: as ``fetch``.
         """
-        if not self._introduced:
-            # Who comes first learns whether credentials are wanted: else as many as come at once would be refused.
-            async with self._first:
-                if not self._introduced:
-                    try:
-                        return await self._open(ask)
-                    finally:
-                        self._introduced = True
-        return await self._open(ask)
+        with self._accounts.explained():
+            if not self._introduced:
+                # Who comes first learns whether credentials are wanted: else as many as come at once would be refused.
+                async with self._first:
+                    if not self._introduced:
+                        try:
+                            return await self._open(ask)
+                        finally:
+                            self._introduced = True
+            return await self._open(ask)
 
     async def _open(self, ask: Ask) -> OpenAnswer:
         authorization = await self._authority.current(ask.repository, ask.scope)
