@@ -13,6 +13,7 @@ from asyncpush.errors import (
     AsyncpushError,
     ConfigurationError,
     ConnectionFailedError,
+    CredentialsRefusedError,
     InvalidLayerError,
     InvalidLayerPartError,
     LayersNotFoundError,
@@ -37,7 +38,16 @@ _TLS_OPTION = re.compile(r" ssl:\S+(?= \[)")
 
 _QUERY = re.compile(r"(?<=\w)\?[^\s'\"]+")
 
+#: The codes of credentials that have ended; renewed ones may have come since.
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
+
 _CLASSES: dict[str, type[ServiceError]] = {
+    **dict.fromkeys(EXPIRED, CredentialsRefusedError),
+    "UnrecognizedClientException": CredentialsRefusedError,
+    "InvalidClientTokenId": CredentialsRefusedError,
+    "InvalidSignatureException": CredentialsRefusedError,
+    "IncompleteSignatureException": CredentialsRefusedError,
+    "MissingAuthenticationTokenException": CredentialsRefusedError,
     "RepositoryNotFoundException": RepositoryNotFoundError,
     "UploadNotFoundException": UploadNotFoundError,
     "InvalidLayerPartException": InvalidLayerPartError,
@@ -45,6 +55,9 @@ _CLASSES: dict[str, type[ServiceError]] = {
     "LayersNotFoundException": LayersNotFoundError,
     "ReferencedImagesNotFoundException": LayersNotFoundError,
 }
+
+#: How InvalidSignatureException begins where the time is wrong, and not the keys.
+_LATE = ("Signature expired", "Signature not yet current")
 
 _HINTS = {
     "RepositoryNotFoundException": "create it, or push with --create-repository",
@@ -114,11 +127,15 @@ def _service_error(operation: str, endpoint: str, error: bce.ClientError) -> Ser
     fault = error.response.get("Error", {})
     meta = error.response.get("ResponseMetadata", {})
     code = str(fault.get("Code", "Unknown"))
-    translation = _CLASSES.get(code, ServiceError)(
+    text = str(fault.get("Message") or error.response.get("message") or "")
+    kind = _CLASSES.get(code, ServiceError)
+    if text.startswith(_LATE):
+        kind = ServiceError  # a request that took too long to leave; the next one need not
+    translation = kind(
         # What a credential provider asked of STS or SSO is no failure of ECR's operation.
         error.operation_name or operation,
         code,
-        str(fault.get("Message") or error.response.get("message") or ""),
+        text,
         status=int(meta.get("HTTPStatusCode", 0)),
         request_id=str(meta.get("RequestId", "")),
         # Without a code of its own the answer is some other server's: botocore then takes the HTTP status for one.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aioboto3
+import aiobotocore.session
 import aiohttp
 import anyio
 import botocore
@@ -20,6 +20,8 @@ from aiobotocore.httpsession import AIOHTTPSession
 from anyio import to_thread
 
 from asyncpush.ecr import tls, wire
+from asyncpush.ecr.configuration import configured, variables
+from asyncpush.ecr.credentials import credentials
 from asyncpush.ecr.errors import translated
 from asyncpush.errors import ConfigurationError
 from asyncpush.reference import RegistryName, Service
@@ -29,6 +31,9 @@ from asyncpush.settings import AwsConfiguration
 CONNECT_TIMEOUT = 20
 READ_TIMEOUT = 120
 _CLOSE_TIMEOUT = 5
+
+_REGION_HINT = "give --region, or set AWS_REGION"
+_INVALID_ENDPOINT = "Invalid endpoint: "
 
 # As botocore does for its own: otherwise its warnings, tracebacks and all, go to standard error by default.
 logging.getLogger("aiobotocore").addHandler(logging.NullHandler())
@@ -73,13 +78,17 @@ async def open_client(
     """Open a client for *registry* that can have *connections* requests in flight.
 
     Raises:
-        ConfigurationError: there is no region, no such profile, no credentials, or no such endpoint.
+        ConfigurationError: there is no region, no such profile, or no such endpoint.
+        CredentialsError: there are no credentials; nothing was sent.
     """
     tls.check_host_names()
-    # botocore reads AWS_DEFAULT_REGION only; every other AWS tool reads AWS_REGION, and first.
-    region = registry.region or aws.region or os.environ.get("AWS_REGION")
-    session = await to_thread.run_sync(_session, region, aws, registry.service)
     transport = transport or Transport()
+    region = registry.region or aws.region
+    session = await to_thread.run_sync(_session, region, aws, registry.service)
+    if not session.region_name:
+        raise ConfigurationError("no region is set", hint=_REGION_HINT) from bce.NoRegionError()
+    if transport.signed:
+        session._session._credentials = await credentials(aws, session.region_name)  # noqa: SLF001 - ours, not its own
     config = transport.config(registry, connections)
     async with AsyncExitStack() as stack:
         with translated("connecting", aws.endpoint_url or "ECR"):
@@ -88,15 +97,14 @@ async def open_client(
                     registry.service, endpoint_url=aws.endpoint_url, config=config, verify=transport.verify
                 )
                 client = await opening.__aenter__()
-            except bce.NoRegionError as error:
-                raise ConfigurationError("no region is set", hint="give --region, or set AWS_REGION") from error
             except bce.InvalidRegionError as error:
-                raise ConfigurationError(
-                    f"{error.kwargs['region_name']!r} is no region", hint="give --region, or set AWS_REGION"
-                ) from error
+                raise ConfigurationError(f"{error.kwargs['region_name']!r} is no region", hint=_REGION_HINT) from error
             except ValueError as error:
                 # From the environment it is known to botocore only: "Invalid endpoint: URL".
-                raise _no_endpoint(aws.endpoint_url or str(error).rpartition(" ")[2]) from error
+                words = " ".join(str(error).split())
+                if not words.startswith(_INVALID_ENDPOINT):
+                    raise ConfigurationError(f"the AWS configuration can't be used: {words[:300]}") from error
+                raise _no_endpoint(aws.endpoint_url or words.removeprefix(_INVALID_ENDPOINT)) from error
         stack.push_async_exit(lambda *details: _close(opening, *details))
         _check_endpoint(client.meta.endpoint_url)
         wire.install(client)
@@ -146,15 +154,8 @@ async def _close(opening: Any, *details: Any) -> None:
 
 def _session(region: str | None, aws: AwsConfiguration, service: Service) -> Any:
     """Make a session and read what a client will need from botocore's data; blocking, a tenth of a second."""
-    keys: dict[str, Any] = {}
-    if aws.access_key_id:
-        keys = {"aws_access_key_id": aws.access_key_id, "aws_secret_access_key": aws.secret_access_key}
-    try:
-        session = aioboto3.Session(profile_name=aws.profile, region_name=region, **keys)
-    except bce.ProfileNotFound as error:
-        raise ConfigurationError(str(error), hint="see `aws configure list-profiles`") from error
-    except bce.BotoCoreError as error:
-        raise ConfigurationError(f"the AWS configuration can't be read: {error}") from error
+    inner = configured(aiobotocore.session.AioSession(session_vars=variables()), aws, region)
+    session = aioboto3.Session(botocore_session=inner)
     loader = session._session.get_component("data_loader")  # noqa: SLF001 - there is no public way to warm it
     for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
         loader.load_data(name)
