@@ -28,7 +28,6 @@ from anyio import from_thread, to_thread
 from anyio.lowlevel import RunVar
 from botocore.config import Config
 from botocore.credentials import ProcessProvider, ReadOnlyCredentials, create_credential_resolver
-from dateutil.parser import ParserError
 
 from asyncpush.ecr.configuration import (
     configured,
@@ -86,6 +85,8 @@ _PROVIDERS = {
     "iam-role": ("the instance metadata service", f"check the instance's role, or {_NOWHERE}"),
 }
 
+#: How dateutil refuses a text.
+_NO_TIME = ("Unknown string format", "String does not contain a date")
 #: How texts of botocore's begin that show nothing but an address.
 _HARMLESS = ("Unsupported host", "Auth token value", "Invalid endpoint")
 
@@ -419,6 +420,21 @@ def _reason(error: Exception) -> str:
             fault = error.response.get("Error", {})
             text = printable(str(fault.get("Message") or "")).rstrip(".")
             return f"{error.operation_name} failed: {fault.get('Code', 'Unknown')}{': ' if text else ''}{text}"
+        case bce.BotoCoreError():
+            return _botocore_reason(error)
+        case OSError():
+            return f"{error.filename}: {os_text(error)}" if error.filename else os_text(error)
+        case RuntimeError() if "expired" in str(error):
+            return "what it starts from has expired"
+        case ValueError() if str(error).startswith(_NO_TIME):
+            return "its expiration is no time"
+        case ValueError() if str(error).startswith(_HARMLESS):
+            return one_line(error)
+    return "it gave what is no credentials"
+
+
+def _botocore_reason(error: bce.BotoCoreError) -> str:
+    match error:
         case bce.PartialCredentialsError():
             return f"{error.kwargs.get('cred_var')} is missing"
         case bce.ConfigParseError():
@@ -428,19 +444,9 @@ def _reason(error: Exception) -> str:
         case bce.CredentialRetrievalError():
             # The body of a refusal is not ours to show.
             text = str(error.kwargs.get("error_msg", ""))
-            status = re.match(r"Received non 200 response (\d+)", text)
+            status = re.search(r"Received non 200 response (\d+)", text)
             return f"it answered with HTTP status {status[1]}" if status else printable(text).rstrip(".")
-        case bce.BotoCoreError():
-            return one_line(error)
-        case OSError():
-            return f"{error.filename}: {os_text(error)}" if error.filename else os_text(error)
-        case RuntimeError() if "expired" in str(error):
-            return "what it starts from has expired"
-        case ParserError():
-            return "its expiration is no time"
-        case ValueError() if str(error).startswith(_HARMLESS):
-            return one_line(error)
-    return "it gave what is no credentials"
+    return one_line(error)
 
 
 def _known(error: Exception) -> Exception:

@@ -36,6 +36,9 @@ _TOO_MANY_REQUESTS = 429
 #: aiohttp also names what it was told of TLS: "Cannot connect to host HOST:PORT ssl:default [...]".
 _TLS_OPTION = re.compile(r" ssl:\S+(?= \[)")
 
+#: Who asks, and the password: ``https://USER:PASSWORD@HOST``.
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
+
 _QUERY = re.compile(r"(?<=\w)\?[^\s'\"]+")
 
 #: The codes of credentials that have ended; renewed ones may have come since.
@@ -106,6 +109,12 @@ def translated(operation: str, endpoint: str) -> Iterator[None]:
             f"{_where(error, endpoint)} is not trusted: {_reason(error)}",
             hint="check the address, or set AWS_CA_BUNDLE to its authority",
         ) from error
+    except bce.ProxyConnectionError as error:
+        raise ConnectionFailedError(
+            f"{operation} got no answer: {_without_user(error.kwargs['proxy_url'])}, the proxy, can't be used: "
+            f"{_reason(error)}",
+            hint="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
+        ) from error
     except (bce.HTTPClientError, bce.ConnectionError) as error:
         if isinstance(ours := error.kwargs.get("error"), AsyncpushError):
             raise ours from error
@@ -148,11 +157,15 @@ def _service_error(operation: str, endpoint: str, error: bce.ClientError) -> Ser
 
 def _where(error: bce.BotoCoreError, endpoint: str) -> str:
     """The URL that failed: *endpoint*, or the STS or SSO endpoint that a credential provider asked on the way."""
-    return str(error.kwargs.get("endpoint_url") or endpoint).partition("?")[0].rstrip("/")
+    return _without_user(str(error.kwargs.get("endpoint_url") or endpoint)).partition("?")[0].rstrip("/")
+
+
+def _without_user(text: str) -> str:
+    return _USER.sub("", text)
 
 
 def _reason(error: bce.BotoCoreError) -> str:
     inner = error.kwargs.get("error") or error
     # The query of a download's address is a password.
-    text = " ".join(_QUERY.sub("", str(inner)).split()) or type(inner).__name__
+    text = " ".join(_QUERY.sub("", _without_user(str(inner))).split()) or type(inner).__name__
     return _TLS_OPTION.sub("", text)[:300]

@@ -107,17 +107,34 @@ async def open_client(
                 raise _no_endpoint(aws.endpoint_url or words.removeprefix(_INVALID_ENDPOINT)) from error
         stack.push_async_exit(lambda *details: _close(opening, *details))
         _check_endpoint(client.meta.endpoint_url)
+        _check_proxy(client)
         wire.install(client)
         yield client
 
 
 def _check_endpoint(url: str) -> None:
     """See that *url* is one that can be asked: botocore lets other schemes pass, and ports that are no numbers."""
+    if not _is_address(url):
+        raise _no_endpoint(url)
+
+
+def _check_proxy(client: Any) -> None:
+    """See that the proxy is one that can be asked, if there is one; it is not shown: its password may be in it."""
+    url = client.meta.endpoint_url
+    proxy = client._endpoint.http_session._proxy_config.proxy_url_for(url)  # noqa: SLF001 - as its requests go
+    # botocore writes http:// before a scheme that it does not know.
+    if proxy and (proxy.count("://") > 1 or not _is_address(proxy)):
+        scheme = urlsplit(url).scheme
+        raise ConfigurationError(
+            f"the proxy for {scheme} is no address", hint=f"check {scheme.upper()}_PROXY: http://HOST:PORT"
+        )
+
+
+def _is_address(url: str) -> bool:
     with suppress(ValueError):
         parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return
-    raise _no_endpoint(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    return False
 
 
 def _no_endpoint(url: str) -> ConfigurationError:

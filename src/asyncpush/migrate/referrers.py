@@ -195,7 +195,8 @@ class Referrers:
         refused = isinstance(error, ManifestError) or (
             isinstance(error, ServiceError) and (error.code in _UNSUPPORTED or error.status == _METHOD_NOT_ALLOWED)
         )
-        self._context.emit(Notice(f"{what} refers to {subject.short} is not carried along: {error}"))
+        if not self._context.stops(error):
+            self._context.emit(Notice(f"{what} refers to {subject.short} is not carried along: {error}"))
         outcome = CopyResult(
             copy=replace(copy, reference=copy.reference or str(subject)),
             outcome="refused" if refused else "failed",
