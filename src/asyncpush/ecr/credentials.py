@@ -13,12 +13,11 @@ import re
 import select
 import string
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
-from weakref import WeakValueDictionary
 
 import anyio
 import botocore.exceptions as bce
@@ -204,12 +203,19 @@ def _expired(found: Found, error: CredentialsError) -> CredentialsExpiredError:
     return CredentialsExpiredError(message, hint=f"{error.hint or found.hint}, then run the same command again")
 
 
-#: Of all clients that are open in an event loop, what signs for them.
-_open: RunVar[WeakValueDictionary[object, SharedCredentials]] = RunVar("aws_credentials")
+@dataclass(slots=True)
+class _Shared:
+    credentials: SharedCredentials
+    users: int = 0
 
 
-async def credentials(aws: AwsConfiguration, region: str | None) -> SharedCredentials:
-    """The credentials that *aws* and the environment name, ready to sign.
+#: What signs for the clients that are open in an event loop.
+_open: RunVar[dict[object, _Shared]] = RunVar("aws_credentials")
+
+
+@asynccontextmanager
+async def open_credentials(aws: AwsConfiguration, region: str | None) -> AsyncIterator[SharedCredentials]:
+    """Find the credentials that *aws* and the environment name, ready to sign.
 
     Clients that are open at once and have the same configuration share them: a process is run, and an MFA code is
     asked for, once.
@@ -223,17 +229,21 @@ async def credentials(aws: AwsConfiguration, region: str | None) -> SharedCreden
         ConfigurationError: the configuration can't be read.
     """
     try:
-        shared = _open.get()
+        opened = _open.get()
     except LookupError:
-        shared = WeakValueDictionary()
-        _open.set(shared)
+        opened = {}
+        _open.set(opened)
     environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_") or item[0] == "HOME"))
     key = (aws.profile, aws.access_key_id, aws.secret_access_key, environment)
-    found = shared.get(key)
-    if found is None:
-        found = shared[key] = SharedCredentials(Finder(aws, region))
-    await found.get_frozen_credentials()
-    return found
+    shared = opened.setdefault(key, _Shared(SharedCredentials(Finder(aws, region))))
+    shared.users += 1
+    try:
+        await shared.credentials.get_frozen_credentials()
+        yield shared.credentials
+    finally:
+        shared.users -= 1
+        if not shared.users:
+            del opened[key]
 
 
 def signing(client: Any) -> SharedCredentials:
@@ -446,6 +456,10 @@ def _botocore_reason(error: bce.BotoCoreError) -> str:
             text = str(error.kwargs.get("error_msg", ""))
             status = re.search(r"Received non 200 response (\d+)", text)
             return f"it answered with HTTP status {status[1]}" if status else printable(text).rstrip(".")
+        case bce.HTTPClientError() if type(error) is bce.HTTPClientError:
+            # What urllib3 can't parse may be a proxy's password.
+            inner = type(error.kwargs.get("error")).__name__
+            return "the proxy is no address" if inner == "LocationParseError" else f"it can't be asked: {inner}"
     return one_line(error)
 
 

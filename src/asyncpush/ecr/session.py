@@ -21,7 +21,7 @@ from anyio import to_thread
 
 from asyncpush.ecr import tls, wire
 from asyncpush.ecr.configuration import configured, variables
-from asyncpush.ecr.credentials import credentials
+from asyncpush.ecr.credentials import open_credentials
 from asyncpush.ecr.errors import translated
 from asyncpush.errors import ConfigurationError
 from asyncpush.reference import RegistryName, Service
@@ -84,13 +84,15 @@ async def open_client(
     tls.check_host_names()
     transport = transport or Transport()
     region = registry.region or aws.region
-    session = await to_thread.run_sync(_session, region, aws, registry.service)
+    session = await to_thread.run_sync(_session, region, aws)
     if not session.region_name:
         raise ConfigurationError("no region is set", hint=_REGION_HINT) from bce.NoRegionError()
-    if transport.signed:
-        session._session._credentials = await credentials(aws, session.region_name)  # noqa: SLF001 - ours, not its own
     config = transport.config(registry, connections)
     async with AsyncExitStack() as stack:
+        if transport.signed:
+            signing = await stack.enter_async_context(open_credentials(aws, session.region_name))
+            session._session._credentials = signing  # noqa: SLF001 - instead of those that it would look for
+        await to_thread.run_sync(_warm, session, registry.service)
         with translated("connecting", aws.endpoint_url or "ECR"):
             try:
                 opening = session.client(
@@ -169,13 +171,16 @@ async def _close(opening: Any, *details: Any) -> None:
         await opening.__aexit__(*details)
 
 
-def _session(region: str | None, aws: AwsConfiguration, service: Service) -> Any:
-    """Make a session and read what a client will need from botocore's data; blocking, a tenth of a second."""
+def _session(region: str | None, aws: AwsConfiguration) -> Any:
+    """A session that has read its files; blocks."""
     inner = configured(aiobotocore.session.AioSession(session_vars=variables()), aws, region)
-    session = aioboto3.Session(botocore_session=inner)
+    return aioboto3.Session(botocore_session=inner)
+
+
+def _warm(session: Any, service: Service) -> None:
+    """Read what a client will need from botocore's data; blocking, a tenth of a second."""
     loader = session._session.get_component("data_loader")  # noqa: SLF001 - there is no public way to warm it
     for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
         loader.load_data(name)
     for kind in ("service-2", "endpoint-rule-set-1"):
         loader.load_service_model(service, kind, api_version=None)
-    return session
