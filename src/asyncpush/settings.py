@@ -99,7 +99,7 @@ class AwsConfiguration:
     region: str | None = None
     endpoint_url: str | None = None
     access_key_id: str | None = None
-    secret_access_key: str | None = None
+    secret_access_key: str | None = field(default=None, repr=False)
     credential_timeout: float = field(default=60.0, repr=False)
 
 
