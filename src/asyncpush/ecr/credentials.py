@@ -53,7 +53,7 @@ _MEMORY = 5.0
 _MFA_TIMEOUT = 300.0
 
 #: How providers ask STS and SSO: a dead endpoint or proxy is named within seconds, and no wait is without an end.
-_ASKING = Config(connect_timeout=10, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 3})
+_ASKING = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
 
 _NOWHERE = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
@@ -285,6 +285,7 @@ class Finder:
         if self._session is None:
             session = configured(botocore.session.Session(session_vars=variables()), aws, self._region)
             session.set_default_client_config(_ASKING)
+            session.register("before-send", lambda **_: from_thread.check_cancelled())
             self._session = session
         with readable_configuration():
             # Anew each time: a provider of roles does not bear a second use.
