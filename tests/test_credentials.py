@@ -31,7 +31,7 @@ from botocore.config import Config
 import asyncpush
 from asyncpush import AwsConfiguration, Settings
 from asyncpush.api import ImageFailure, open_logins, push_all
-from asyncpush.ecr import credentials
+from asyncpush.ecr import credentials, providers
 from asyncpush.emulator import Credentials, Emulator, Weather
 from asyncpush.emulator.weather import parse_fault
 from asyncpush.errors import (
@@ -87,8 +87,8 @@ def nobody() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
     """STS and SSO are asked once: botocore waits a second or two before it tries again."""
-    asking = credentials._ASKING.merge(Config(retries={"total_max_attempts": 1}))
-    monkeypatch.setattr(credentials, "_ASKING", asking)
+    asking = providers._ASKING.merge(Config(retries={"total_max_attempts": 1}))
+    monkeypatch.setattr(providers, "_ASKING", asking)
 
 
 @dataclass
@@ -553,7 +553,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(credentials, "time", SimpleNamespace(time=clock, monotonic=time.monotonic))
+    for module in (credentials, providers):
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=clock, monotonic=time.monotonic))
     return clock
 
 
