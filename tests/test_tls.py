@@ -215,8 +215,9 @@ async def test_a_role_is_assumed_only_where_sts_proves_its_name(
             assert (ran.status, ran.err) == (0, "")
             assert len(service.received) == 1
         else:
-            assert (ran.status, ran.out) == (1, "")
-            assert ran.err.startswith(f"asyncpush: error: {service.url} is not trusted: ")
+            assert (ran.status, ran.out) == (2, "")
+            assert ran.err.startswith("asyncpush: error: no AWS credentials from role ")
+            assert f"SSL validation failed for {service.url}" in ran.err
             assert ran.err.count("\n") == 1
             assert (service.received, list(emulator.requests)) == ([], [])
 

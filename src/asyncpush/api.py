@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 import anyio
-from anyio import CapacityLimiter
+from anyio import CancelScope, CapacityLimiter
 
 from asyncpush.administration import Login, RegistryAdmin, RepositoryReader
 from asyncpush.ecr.http import open_http
 from asyncpush.ecr.logins import open_logins as open_logins
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.session import open_client
-from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, only_cause
+from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, only_cause
 from asyncpush.events import Emit, ImageFailed, ignore
 from asyncpush.image import ImageResult, Run, dry_run, push_image
 from asyncpush.layer import Resources, push_layer
@@ -120,6 +120,7 @@ async def connect(
     Raises:
         InvalidReferenceError: *registry* is no ECR registry.
         ConfigurationError: there is no region or no such profile.
+        CredentialsError: there are no AWS credentials, or what should give them fails.
     """
     name = parse_registry(registry) if isinstance(registry, str) else registry or RegistryName()
     run = run or Run.of(Resources.of(settings or Settings(), emit, journal))
@@ -183,7 +184,7 @@ class ImageFailure:
 async def push_all(
     registry: Registry, images: Sequence[tuple[Image, Destination]], *, dry: bool = False, referrers: bool = True
 ) -> list[ImageResult | ImageFailure]:
-    """Push many images, whose sources are open; one that fails does not stop the others.
+    """Push many images, whose sources are open; one that fails does not stop the others, but for lost credentials.
 
     Returns:
         What became of each, in the order of *images*.
@@ -197,12 +198,37 @@ async def push_all(
                 outcomes[position] = await _push(registry, image, to, dry=dry, referrers=referrers)
             except AsyncpushError as error:
                 outcomes[position] = ImageFailure(image.source, str(to), error)
+                stop.on(error)
 
     with only_cause():
         async with anyio.create_task_group() as tg:
+            stop = _Stop(tg.cancel_scope)
             for position, (image, to) in enumerate(images):
                 tg.start_soon(one, position, image, to)
+    for position, (image, to) in enumerate(images):
+        if position not in outcomes:
+            outcomes[position] = ImageFailure(image.source, str(to), stop.cause)
     return [outcomes[position] for position in range(len(images))]
+
+
+class _Stop:
+    """Stops many pushes when credentials are lost: of that all that is left would fail."""
+
+    def __init__(self, scope: CancelScope) -> None:
+        self._scope = scope
+        self._cause: AsyncpushError | None = None
+
+    @property
+    def cause(self) -> AsyncpushError:
+        """What has stopped them."""
+        assert self._cause is not None, "only what was stopped has no outcome"  # noqa: S101
+        return self._cause
+
+    def on(self, error: AsyncpushError) -> None:
+        """Stop if *error* is such a one."""
+        if isinstance(error, CREDENTIALS_LOST):
+            self._cause = self._cause or error
+            self._scope.cancel()
 
 
 async def _push(registry: Registry, image: Image, to: Destination, *, dry: bool, referrers: bool) -> ImageResult:
@@ -262,7 +288,8 @@ async def push_layers(
 ) -> list[LayerResult | LayerFailure]:
     """Push raw files as layers, as they are, many at once; one that fails does not stop the others.
 
-    All files are hashed before the first is sent, so that one question tells which are there already.
+    All files are hashed before the first is sent, so that one question tells which are there already. Lost credentials
+    stop all.
 
     Returns:
         What became of each, in the order of *files*.
@@ -296,15 +323,17 @@ async def push_layers(
                 outcome = "pushed" if ours and pushed.outcome == "pushed" else "present"
         except AsyncpushError as error:
             outcomes[position] = LayerFailure(file, error)
+            stop.on(error)
             return
         outcomes[position] = LayerResult(file, descriptor.digest, descriptor.size, descriptor.media_type, outcome)
 
     with only_cause():
         async with anyio.create_task_group() as tg:
+            stop = _Stop(tg.cancel_scope)
             for position, blob in blobs.items():
                 if blob.descriptor is not None:
                     tg.start_soon(one, position, str(files[position]), blob, blob.descriptor)
-    return [outcomes[position] for position in range(len(files))]
+    return [outcomes.get(at) or LayerFailure(str(file), stop.cause) for at, file in enumerate(files)]
 
 
 async def _hash_all(files: Sequence[Path], outcomes: dict[int, LayerResult | LayerFailure]) -> dict[int, Blob]:

@@ -5,7 +5,8 @@ AsyncpushError
 │   ├── InvalidReferenceError  a source, destination, repository, tag or digest that is written wrong
 │   ├── ChoiceError            several images or tags, and none was chosen
 │   ├── PlanError              a plan with problems, all of them in one error
-│   └── ConfigurationError     no region, no credentials, an unknown profile
+│   └── ConfigurationError     no region, an unknown profile, a file that can't be read
+│       └── CredentialsError   there are no AWS credentials, or what should give them fails
 ├── SourceError                the source can't be read, or isn't what it says
 │   ├── ManifestError          a manifest that is malformed, too large or too deep
 │   ├── DigestMismatchError    bytes that do not match their digest or size
@@ -15,7 +16,9 @@ AsyncpushError
 ├── JournalError               the journal is damaged or can't be written
 └── RegistryError              the far end refused or could not be reached
     ├── ConnectionFailedError  no answer: refused, reset, timed out, TLS
+    ├── CredentialsExpiredError  AWS credentials ended in the midst of a run, and there are no others
     └── ServiceError           ECR answered with an error code
+        ├── CredentialsRefusedError
         ├── RepositoryNotFoundError
         ├── UploadNotFoundError
         ├── InvalidLayerPartError
@@ -96,6 +99,10 @@ class ConfigurationError(UsageError):
     """Raised when the AWS configuration lacks a region or credentials, or names an unknown profile."""
 
 
+class CredentialsError(ConfigurationError):
+    """Raised when there are no AWS credentials, or what should give them fails; it is named. Nothing was sent."""
+
+
 class SourceError(AsyncpushError):
     """Raised when a source can't be read or is not what it claims to be."""
 
@@ -154,6 +161,10 @@ class ConnectionFailedError(RegistryError):
     """Raised when the endpoint gave no answer: refused, reset, timed out, or not trusted."""
 
 
+class CredentialsExpiredError(RegistryError):
+    """Raised when AWS credentials have ended in the midst of a run, and what gave them gives no others."""
+
+
 class ServiceError(RegistryError):
     """Raised when ECR answers with an error.
 
@@ -174,6 +185,14 @@ class ServiceError(RegistryError):
         self.request_id = request_id
         text = " ".join(message.split()) or "no message"
         super().__init__(f"{operation} failed: {code}: {text.rstrip('.')}", hint=hint)
+
+
+class CredentialsRefusedError(ServiceError):
+    """Raised when ECR does not know who asks: expired, unknown or revoked credentials, or a wrong secret."""
+
+
+#: What every further request of a run would fail of, too: it ends, and can be gone on with.
+CREDENTIALS_LOST = (CredentialsExpiredError, CredentialsRefusedError)
 
 
 class RepositoryNotFoundError(ServiceError):

@@ -10,7 +10,7 @@ from typing import Literal
 
 import anyio
 
-from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, ServiceError, only_cause
+from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, ServiceError, only_cause
 from asyncpush.events import Notice
 from asyncpush.image import ImageResult, ReferrerResult, Run, dry_run, push_planned
 from asyncpush.model import Digest
@@ -85,6 +85,8 @@ class _Carrying:
         try:
             plan = await self._plan(image)
             result = await push_referrer(image, plan, self.repository, destination, self.run, dry=self.dry)
+        except CREDENTIALS_LOST:
+            raise  # of that all the others would fail, too
         except AsyncpushError as error:
             self._failed(subject, referrer.source, destination, error)
             return

@@ -92,13 +92,15 @@ class AwsConfiguration:
         endpoint_url: the endpoint, instead of AWS's own.
         access_key_id: explicit credentials, with ``secret_access_key``; nothing is then read from the environment.
         secret_access_key: see above.
+        credential_timeout: seconds that a profile's credential_process may take; botocore would wait for ever.
     """
 
     profile: str | None = None
     region: str | None = None
     endpoint_url: str | None = None
     access_key_id: str | None = None
-    secret_access_key: str | None = None
+    secret_access_key: str | None = field(default=None, repr=False)
+    credential_timeout: float = field(default=60.0, repr=False)
 
 
 Mutability = Literal["MUTABLE", "IMMUTABLE", "MUTABLE_WITH_EXCLUSION", "IMMUTABLE_WITH_EXCLUSION"]

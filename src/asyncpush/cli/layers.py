@@ -10,8 +10,8 @@ from cyclopts import Parameter
 from asyncpush.api import LayerFailure, connect, push_layers
 from asyncpush.cli.options import AwsOptions, Limits, OutputOptions, command, make_aws, make_settings
 from asyncpush.cli.report import print_layers
-from asyncpush.cli.run import DONE, FAILED, run, say_error
-from asyncpush.errors import UsageError
+from asyncpush.cli.run import DONE, FAILED, run, say_error, say_lost
+from asyncpush.errors import CREDENTIALS_LOST, UsageError
 from asyncpush.progress import progress
 from asyncpush.reference import registry_of
 
@@ -59,7 +59,9 @@ def layers(
         print_layers(results, show.output)
         failures = [result for result in results if isinstance(result, LayerFailure)]
         for failure in failures:
-            say_error(failure.error, about=failure.file)
+            if not isinstance(failure.error, CREDENTIALS_LOST):
+                say_error(failure.error, about=failure.file)
+        say_lost([(failure.error, failure.file) for failure in failures], len(results))
         return FAILED if failures else DONE
 
     return run(main, verbose=show.verbose)

@@ -24,7 +24,7 @@ from asyncpush.cli.options import (
 )
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import STANDARD_INPUT, say
-from asyncpush.errors import AsyncpushError
+from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, CredentialsError
 from asyncpush.journal import SqliteJournal, open_journal
 from asyncpush.migrate.context import Options
 from asyncpush.migrate.metrics import write_metrics
@@ -106,6 +106,7 @@ def migrate(
         options = Options(dry=dry_run, recheck=recheck, fail_fast=fail_fast)
         place = None if no_resume else journal or _beside(path)
         report = await _run(ready, settings, place, options, show)
+        _refuse_without_credentials(report)
         print_migration(report, show.output)
         if failed_out is not None:
             await to_thread.run_sync(_write_list, failed_out, failed_lines(report))
@@ -113,10 +114,13 @@ def migrate(
             await write_metrics(report, metrics_out)
         for result in report.failed:
             assert result.error is not None, "what failed says why"  # noqa: S101
-            say_error(result.error, about=result.copy.destination)
+            if not isinstance(result.error, CREDENTIALS_LOST):
+                say_error(result.error, about=result.copy.destination)
+        if report.stopped is not None:
+            say_error(report.stopped, about="the migration has stopped")
         if not show.quiet:
             say_summary(report)
-        return FAILED if report.failed else DONE
+        return FAILED if report.failed or report.stopped else DONE
 
     return run(main, verbose=show.verbose)
 
@@ -129,6 +133,13 @@ async def _run(plan: Plan, settings: Settings, place: Path | None, options: Opti
             kept = await stack.enter_async_context(open_journal(place))
         emit = await stack.enter_async_context(progress(show.face))
         return await migrate_plan(plan, settings=settings, journal=kept, emit=emit, options=options)
+
+
+def _refuse_without_credentials(report: Report) -> None:
+    """Say once what all images have failed of, if that is the credentials of ECR registries that they are in."""
+    first = report.results[0].error if report.results else None
+    if isinstance(first, CredentialsError) and all(isinstance(each.error, CredentialsError) for each in report.results):
+        raise first
 
 
 def _beside(path: str) -> Path:

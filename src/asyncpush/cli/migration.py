@@ -111,6 +111,7 @@ def _document(report: Report) -> Json:
             "seconds": round(report.seconds, 3),
             "resumed": report.resumed,
         },
+        **({"stopped": error_document(report.stopped)} if report.stopped else {}),
     }
 
 

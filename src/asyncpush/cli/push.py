@@ -25,9 +25,9 @@ from asyncpush.cli.options import (
     parse_platform,
 )
 from asyncpush.cli.report import print_images
-from asyncpush.cli.run import DONE, FAILED, run, say_error
+from asyncpush.cli.run import DONE, FAILED, run, say_error, say_lost
 from asyncpush.cli.streams import STANDARD_INPUT, say
-from asyncpush.errors import SourceError, UsageError, only_cause
+from asyncpush.errors import CREDENTIALS_LOST, SourceError, UsageError, only_cause
 from asyncpush.events import Emit, Event, ImageFailed, ignore
 from asyncpush.image import ImageResult
 from asyncpush.journal import open_journal
@@ -221,7 +221,9 @@ def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions
         raise failures[0].error
     print_images(results, show.output)
     for failure in failures:
-        say_error(failure.error, about=_about(failure, len(results)))
+        if not isinstance(failure.error, CREDENTIALS_LOST):
+            say_error(failure.error, about=_about(failure, len(results)))
+    say_lost([(failure.error, failure.destination) for failure in failures], len(results))
     left = [each for result in results if isinstance(result, ImageResult) for each in result.referrers if each.error]
     for referrer in left:
         if referrer.outcome == "failed" and referrer.error:

@@ -6,17 +6,20 @@ import gc
 import os
 import signal
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
 from asyncpush.cli.streams import say
-from asyncpush.errors import AsyncpushError, PlanError, UsageError, leaf_errors
+from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, PlanError, UsageError, leaf_errors
 
 #: A name for each exit status, as the README promises them.
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+#: Names that one line has room for.
+_SHOWN_NAMES = 20
 
 
 def run(command: Callable[[], Awaitable[int]], *, verbose: bool = False) -> int:
@@ -79,6 +82,17 @@ def say_error(error: BaseException, *, about: str | None = None) -> None:
         return
     text = " ".join(str(error).split()) or type(error).__name__
     say(f"asyncpush: error: {about}: {text}" if about else f"asyncpush: error: {text}")
+
+
+def say_lost(failures: Sequence[tuple[AsyncpushError, str]], total: int) -> None:
+    """Say once, and of which of *total* things, that credentials were lost: the others of *failures* are not told."""
+    lost = [(error, name) for error, name in failures if isinstance(error, CREDENTIALS_LOST)]
+    if not lost:
+        return
+    names = [name for _, name in lost[:_SHOWN_NAMES]]
+    if len(lost) > len(names):
+        names.append("...")
+    say_error(lost[0][0], about=f"{len(lost)} of {total} not pushed ({', '.join(names)})" if total > 1 else None)
 
 
 async def _until_signal(command: Callable[[], Awaitable[int]]) -> tuple[int, signal.Signals | None]:

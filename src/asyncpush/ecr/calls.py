@@ -9,9 +9,11 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from botocore import xform_name
+from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
-from asyncpush.ecr.errors import translated
+from asyncpush.ecr.credentials import signing
+from asyncpush.ecr.errors import EXPIRED, translated
 from asyncpush.ecr.retry import Retries
 from asyncpush.errors import ServiceError
 from asyncpush.reference import Service
@@ -47,6 +49,7 @@ class Calls:
         self.retries = retries
         self.service: Service = client.meta.service_model.service_name
         self.endpoint_url: str = client.meta.endpoint_url
+        self._signing = signing(client)
 
     async def call(self, operation: str, **members: Any) -> dict[str, Any]:
         """Send *operation*, again where that can help.
@@ -59,12 +62,19 @@ class Calls:
         return await self.retries.call(operation, lambda: self.send(operation, members))
 
     async def send(self, operation: str, members: dict[str, Any]) -> dict[str, Any]:
-        """Send *operation* once."""
+        """Send *operation* once; once more where other credentials have come for those that ECR says are expired."""
         if self.registry_id and self._takes(operation, self.registry_id):
             members = {**members, "registryId": self.registry_id}
         method = getattr(self.client, xform_name(operation))
         with self.understood(operation), translated(operation, self.endpoint_url):
-            answer: dict[str, Any] = await method(**members)
+            answer: dict[str, Any]
+            used = self._signing.keys
+            try:
+                answer = await method(**members)
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in EXPIRED or not await self._signing.others(used):
+                    raise
+                answer = await method(**members)
             return answer
 
     @contextmanager

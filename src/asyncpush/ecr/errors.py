@@ -13,6 +13,7 @@ from asyncpush.errors import (
     AsyncpushError,
     ConfigurationError,
     ConnectionFailedError,
+    CredentialsRefusedError,
     InvalidLayerError,
     InvalidLayerPartError,
     LayersNotFoundError,
@@ -35,9 +36,21 @@ _TOO_MANY_REQUESTS = 429
 #: aiohttp also names what it was told of TLS: "Cannot connect to host HOST:PORT ssl:default [...]".
 _TLS_OPTION = re.compile(r" ssl:\S+(?= \[)")
 
+#: Who asks, and the password: ``https://USER:PASSWORD@HOST``.
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
+
 _QUERY = re.compile(r"(?<=\w)\?[^\s'\"]+")
 
+#: The codes of credentials that have ended; renewed ones may have come since.
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
+
 _CLASSES: dict[str, type[ServiceError]] = {
+    **dict.fromkeys(EXPIRED, CredentialsRefusedError),
+    "UnrecognizedClientException": CredentialsRefusedError,
+    "InvalidClientTokenId": CredentialsRefusedError,
+    "InvalidSignatureException": CredentialsRefusedError,
+    "IncompleteSignatureException": CredentialsRefusedError,
+    "MissingAuthenticationTokenException": CredentialsRefusedError,
     "RepositoryNotFoundException": RepositoryNotFoundError,
     "UploadNotFoundException": UploadNotFoundError,
     "InvalidLayerPartException": InvalidLayerPartError,
@@ -45,6 +58,9 @@ _CLASSES: dict[str, type[ServiceError]] = {
     "LayersNotFoundException": LayersNotFoundError,
     "ReferencedImagesNotFoundException": LayersNotFoundError,
 }
+
+#: How InvalidSignatureException begins where the time is wrong, and not the keys.
+_LATE = ("Signature expired", "Signature not yet current")
 
 _HINTS = {
     "RepositoryNotFoundException": "create it, or push with --create-repository",
@@ -93,6 +109,12 @@ def translated(operation: str, endpoint: str) -> Iterator[None]:
             f"{_where(error, endpoint)} is not trusted: {_reason(error)}",
             hint="check the address, or set AWS_CA_BUNDLE to its authority",
         ) from error
+    except bce.ProxyConnectionError as error:
+        raise ConnectionFailedError(
+            f"{operation} got no answer: {_without_user(error.kwargs['proxy_url'])}, the proxy, can't be used: "
+            f"{_reason(error)}",
+            hint="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
+        ) from error
     except (bce.HTTPClientError, bce.ConnectionError) as error:
         if isinstance(ours := error.kwargs.get("error"), AsyncpushError):
             raise ours from error
@@ -114,11 +136,15 @@ def _service_error(operation: str, endpoint: str, error: bce.ClientError) -> Ser
     fault = error.response.get("Error", {})
     meta = error.response.get("ResponseMetadata", {})
     code = str(fault.get("Code", "Unknown"))
-    translation = _CLASSES.get(code, ServiceError)(
+    text = str(fault.get("Message") or error.response.get("message") or "")
+    kind = _CLASSES.get(code, ServiceError)
+    if text.startswith(_LATE):
+        kind = ServiceError  # a request that took too long to leave; the next one need not
+    translation = kind(
         # What a credential provider asked of STS or SSO is no failure of ECR's operation.
         error.operation_name or operation,
         code,
-        str(fault.get("Message") or error.response.get("message") or ""),
+        text,
         status=int(meta.get("HTTPStatusCode", 0)),
         request_id=str(meta.get("RequestId", "")),
         # Without a code of its own the answer is some other server's: botocore then takes the HTTP status for one.
@@ -131,11 +157,15 @@ def _service_error(operation: str, endpoint: str, error: bce.ClientError) -> Ser
 
 def _where(error: bce.BotoCoreError, endpoint: str) -> str:
     """The URL that failed: *endpoint*, or the STS or SSO endpoint that a credential provider asked on the way."""
-    return str(error.kwargs.get("endpoint_url") or endpoint).partition("?")[0].rstrip("/")
+    return _without_user(str(error.kwargs.get("endpoint_url") or endpoint)).partition("?")[0].rstrip("/")
+
+
+def _without_user(text: str) -> str:
+    return _USER.sub("", text)
 
 
 def _reason(error: bce.BotoCoreError) -> str:
     inner = error.kwargs.get("error") or error
     # The query of a download's address is a password.
-    text = " ".join(_QUERY.sub("", str(inner)).split()) or type(inner).__name__
+    text = " ".join(_QUERY.sub("", _without_user(str(inner))).split()) or type(inner).__name__
     return _TLS_OPTION.sub("", text)[:300]

@@ -13,7 +13,7 @@ from asyncpush.ecr.login import EcrLogin
 from asyncpush.ecr.pace import Pace
 from asyncpush.ecr.retry import Retries
 from asyncpush.ecr.session import open_client
-from asyncpush.errors import InvalidReferenceError
+from asyncpush.errors import ConfigurationError, InvalidReferenceError
 from asyncpush.events import Emit, ignore
 from asyncpush.reference import RegistryName, parse_registry
 from asyncpush.settings import AwsConfiguration, Credentials, Settings, SourceRegistry
@@ -37,12 +37,24 @@ class _LazyLogin:
         self._emit = emit
         self._opening = anyio.Lock()
         self._login: EcrLogin | None = None
+        self._problem: ConfigurationError | None = None
 
     async def __call__(self) -> Credentials:
-        """Credentials that are good for a while yet."""
+        """Credentials that are good for a while yet.
+
+        Raises:
+            ConfigurationError: there are no AWS credentials.
+            RegistryError: ECR refuses, or can't be reached.
+        """
         async with self._opening:
+            if self._problem is not None:
+                raise self._problem  # once for all images: a process may take its time to fail
             if self._login is None:
-                client = await self._stack.enter_async_context(open_client(self._registry, self._aws, 1))
+                try:
+                    client = await self._stack.enter_async_context(open_client(self._registry, self._aws, 1))
+                except ConfigurationError as error:
+                    self._problem = error
+                    raise
                 pace = Pace(self._registry.service, client.meta.endpoint_url)
                 retries = Retries(self._settings.max_attempts, self._emit, pace)
                 self._login = EcrLogin(Calls(client, None, retries))

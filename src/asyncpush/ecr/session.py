@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aioboto3
+import aiobotocore.session
 import aiohttp
 import anyio
 import botocore
@@ -21,6 +21,8 @@ from anyio import to_thread
 from botocore.httpsession import ProxyConfiguration
 
 from asyncpush.ecr import tls, wire
+from asyncpush.ecr.configuration import configured, variables
+from asyncpush.ecr.credentials import open_credentials
 from asyncpush.ecr.errors import translated
 from asyncpush.ecr.models import extended
 from asyncpush.errors import ConfigurationError
@@ -32,6 +34,9 @@ from asyncpush.settings import AwsConfiguration
 CONNECT_TIMEOUT = 20
 READ_TIMEOUT = 120
 _CLOSE_TIMEOUT = 5
+
+_REGION_HINT = "give --region, or set AWS_REGION"
+_INVALID_ENDPOINT = "Invalid endpoint: "
 
 # As botocore does for its own: otherwise its warnings, tracebacks and all, go to standard error by default.
 logging.getLogger("aiobotocore").addHandler(logging.NullHandler())
@@ -76,43 +81,65 @@ async def open_client(
     """Open a client for *registry* that can have *connections* requests in flight.
 
     Raises:
-        ConfigurationError: there is no region, no such profile, no credentials, or no such endpoint.
+        ConfigurationError: there is no region, no such profile, or no such endpoint.
+        CredentialsError: there are no credentials; nothing was sent.
     """
     tls.check_host_names()
-    # botocore reads AWS_DEFAULT_REGION only; every other AWS tool reads AWS_REGION, and first.
-    region = registry.region or aws.region or os.environ.get("AWS_REGION")
-    session = await to_thread.run_sync(_session, region, aws, registry.service)
     transport = transport or Transport()
+    region = registry.region or aws.region
+    session = await to_thread.run_sync(_session, region, aws)
+    if not session.region_name:
+        raise ConfigurationError("no region is set", hint=_REGION_HINT) from bce.NoRegionError()
     config = transport.config(registry, connections)
     async with AsyncExitStack() as stack:
+        if transport.signed:
+            signing = await stack.enter_async_context(open_credentials(aws, session.region_name))
+            session._session._credentials = signing  # noqa: SLF001 - instead of those that it would look for
+        await to_thread.run_sync(_warm, session, registry.service)
         with translated("connecting", aws.endpoint_url or "ECR"):
             try:
                 opening = session.client(
                     registry.service, endpoint_url=aws.endpoint_url, config=config, verify=transport.verify
                 )
                 client = await opening.__aenter__()
-            except bce.NoRegionError as error:
-                raise ConfigurationError("no region is set", hint="give --region, or set AWS_REGION") from error
             except bce.InvalidRegionError as error:
-                raise ConfigurationError(
-                    f"{error.kwargs['region_name']!r} is no region", hint="give --region, or set AWS_REGION"
-                ) from error
+                raise ConfigurationError(f"{error.kwargs['region_name']!r} is no region", hint=_REGION_HINT) from error
             except ValueError as error:
                 # From the environment it is known to botocore only: "Invalid endpoint: URL".
-                raise _no_endpoint(aws.endpoint_url or str(error).rpartition(" ")[2]) from error
+                words = " ".join(str(error).split())
+                if not words.startswith(_INVALID_ENDPOINT):
+                    raise ConfigurationError(f"the AWS configuration can't be used: {words[:300]}") from error
+                raise _no_endpoint(aws.endpoint_url or words.removeprefix(_INVALID_ENDPOINT)) from error
         stack.push_async_exit(lambda *details: _close(opening, *details))
         _check_endpoint(client.meta.endpoint_url)
+        _check_proxy(client)
         wire.install(client)
         yield client
 
 
 def _check_endpoint(url: str) -> None:
     """See that *url* is one that can be asked: botocore lets other schemes pass, and ports that are no numbers."""
+    if not _is_address(url):
+        raise _no_endpoint(url)
+
+
+def _check_proxy(client: Any) -> None:
+    """See that the proxy is one that can be asked, if there is one; it is not shown: its password may be in it."""
+    url = client.meta.endpoint_url
+    proxy = client._endpoint.http_session._proxy_config.proxy_url_for(url)  # noqa: SLF001 - as its requests go
+    # botocore writes http:// before a scheme that it does not know.
+    if proxy and (proxy.count("://") > 1 or not _is_address(proxy)):
+        scheme = urlsplit(url).scheme
+        raise ConfigurationError(
+            f"the proxy for {scheme} is no address", hint=f"check {scheme.upper()}_PROXY: http://HOST:PORT"
+        )
+
+
+def _is_address(url: str) -> bool:
     with suppress(ValueError):
         parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return
-    raise _no_endpoint(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    return False
 
 
 def _no_endpoint(url: str) -> ConfigurationError:
@@ -159,20 +186,16 @@ async def _close(opening: Any, *details: Any) -> None:
         await opening.__aexit__(*details)
 
 
-def _session(region: str | None, aws: AwsConfiguration, service: Service) -> Any:
-    """Make a session and read what a client will need from botocore's data; blocking, a tenth of a second."""
-    keys: dict[str, Any] = {}
-    if aws.access_key_id:
-        keys = {"aws_access_key_id": aws.access_key_id, "aws_secret_access_key": aws.secret_access_key}
-    try:
-        session = aioboto3.Session(profile_name=aws.profile, region_name=region, **keys)
-    except bce.ProfileNotFound as error:
-        raise ConfigurationError(str(error), hint="see `aws configure list-profiles`") from error
-    except bce.BotoCoreError as error:
-        raise ConfigurationError(f"the AWS configuration can't be read: {error}") from error
+def _session(region: str | None, aws: AwsConfiguration) -> Any:
+    """A session that has read its files; blocks."""
+    inner = configured(aiobotocore.session.AioSession(session_vars=variables()), aws, region)
+    return aioboto3.Session(botocore_session=inner)
+
+
+def _warm(session: Any, service: Service) -> None:
+    """Read what a client will need from botocore's data; blocking, a tenth of a second."""
     loader = extended(session._session.get_component("data_loader"))  # noqa: SLF001 - there is no public way to warm it
     for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
         loader.load_data(name)
     for kind in ("service-2", "endpoint-rule-set-1"):
         loader.load_service_model(service, kind, api_version=None)
-    return session

@@ -2,9 +2,9 @@
 
 aiobotocore before 3.9 (aioboto3 15.5 pins 2.25.1) takes botocore's SSL context as it is, which leaves the host name
 to urllib3; aiohttp leaves it to the context, so that nobody checks it. Through a proxy it passes no context at all, and
-nothing is checked. Credential providers (STS, SSO) make clients of their own, so a subclass handed to our client would
-leave them open: the class itself is mended. The contexts are also made in a worker thread here, where they belong:
-loading a CA bundle takes 25 ms.
+nothing is checked. A program may make clients of its own beside ours, which a subclass handed to our client would leave
+open: the class itself is mended. (Credential providers are botocore's own here, which check.) The contexts are also
+made in a worker thread here, where they belong: loading a CA bundle takes 25 ms.
 """
 
 from __future__ import annotations

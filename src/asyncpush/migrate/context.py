@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from anyio import CancelScope
 
-from asyncpush.errors import AsyncpushError, JournalError, UsageError
+from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, JournalError, UsageError
 from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
 from asyncpush.image import Once, Run
 from asyncpush.journal import SqliteJournal
@@ -57,6 +57,7 @@ class Context:
         unread: entries of which it is not known yet which images they ask for.
         scope: what is cancelled at the first failure, if that is to stop the others.
         broken: what the journal has failed of; then nothing goes on.
+        stopped: the error that lost credentials have shown in; then nothing goes on, either, and all can be resumed.
     """
 
     options: Options
@@ -73,6 +74,7 @@ class Context:
     unread: set[Entry] = field(default_factory=set)
     scope: CancelScope = field(default_factory=CancelScope)
     broken: JournalError | None = None
+    stopped: AsyncpushError | None = None
     _tags: Once[tuple[str, ...]] = field(default_factory=Once)
     _claims: dict[str, Copy] = field(default_factory=dict)
 
@@ -99,6 +101,11 @@ class Context:
             )
         return other is copy
 
+    @property
+    def claimed(self) -> Collection[Copy]:
+        """All copies that may go, as far as they are known."""
+        return self._claims.values()
+
     def started(self, copy: Copy) -> None:
         """Note that a copy's turn has come."""
         self.attempts[copy.key] += 1
@@ -115,11 +122,19 @@ class Context:
         if isinstance(error, JournalError):
             self.broken = error
             self.scope.cancel()
-        if self.tries_left and may_succeed(error):
+        if not self.stops(error) and self.tries_left and may_succeed(error):
             self.emit(Notice(f"{copy.destination} will be tried again at the end: {error}"))
         else:
             self.emit(ImageFailed(copy.destination, str(error)))
         self.ended(CopyResult(copy=copy, outcome="failed", error=error))
+
+    def stops(self, error: AsyncpushError) -> bool:
+        """Whether *error* ends the run, since all that is left would fail of it: credentials are lost."""
+        lost = isinstance(error, CREDENTIALS_LOST)
+        if lost:
+            self.stopped = self.stopped or error
+            self.scope.cancel()
+        return lost
 
     def ended(self, result: CopyResult) -> None:
         """Note what became of a copy."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncpush.errors import (
+    CREDENTIALS_LOST,
     AsyncpushError,
     ChoiceError,
     ManifestError,
@@ -13,7 +14,15 @@ from asyncpush.errors import (
     UsageError,
 )
 
-_FINAL = (UsageError, ManifestError, ChoiceError, TagImmutableError, SourceNotFoundError, SourceDeniedError)
+_FINAL = (
+    UsageError,
+    ManifestError,
+    ChoiceError,
+    TagImmutableError,
+    SourceNotFoundError,
+    SourceDeniedError,
+    *CREDENTIALS_LOST,
+)
 _FINAL_CODES = frozenset({"AccessDeniedException", "LimitExceededException", "InvalidParameterException"})
 
 

@@ -158,7 +158,7 @@ class Referrers:
     def _note(
         self, copy: Copy, subject: Digest, outcome: Outcome, text: str, error: AsyncpushError, digest: Digest | None
     ) -> None:
-        if text not in self._said:  # what is tried again can fail again
+        if text not in self._said and not self._context.stops(error):  # what is tried again can fail again
             self._said.add(text)
             self._context.emit(Notice(text))
         self._context.ended(CopyResult(copy=copy, outcome=outcome, digest=digest, error=error, subject=subject))

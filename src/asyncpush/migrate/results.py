@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from asyncpush.errors import AsyncpushError
 from asyncpush.image import ImageResult
 from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag
 
@@ -20,6 +21,7 @@ class Report:
         sent: bytes of layers that went over the wire (before base64), also for what failed in the end.
         seconds: how long it took.
         resumed: an interrupted run went on.
+        stopped: why the run ended before all was tried: credentials were lost. With a journal, the next one goes on.
     """
 
     results: tuple[CopyResult, ...]
@@ -28,6 +30,7 @@ class Report:
     sent: int
     seconds: float
     resumed: bool
+    stopped: AsyncpushError | None = None
 
     @property
     def failed(self) -> tuple[CopyResult, ...]:

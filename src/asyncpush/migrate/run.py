@@ -14,6 +14,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from asyncpush.api import open_logins
 from asyncpush.errors import (
+    CREDENTIALS_LOST,
     AsyncpushError,
     RepositoryNotFoundError,
     only_cause,
@@ -22,6 +23,7 @@ from asyncpush.events import Emit, Event, PartSent, ignore
 from asyncpush.image import ImageResult, Run, dry_run, push_planned
 from asyncpush.journal import SqliteJournal
 from asyncpush.layer import Resources
+from asyncpush.migrate.catalog import Catalog
 from asyncpush.migrate.context import Context, Options
 from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.discovery import Discovered, Discovery, Present, Ready
@@ -63,6 +65,9 @@ async def migrate_plan(
 
     With a journal, a migration that was interrupted goes on: images that it has finished are not looked at again, and
     no acknowledged part is sent again. One that has ended begins anew, and sees what has moved.
+
+    Credentials that are lost on the way (they expire, and what gave them gives no others) stop all: the report says so
+    (``Report.stopped``), and the migration counts as interrupted.
 
     Args:
         plan: what is to go where (``read_plan``).
@@ -106,15 +111,20 @@ async def migrate_plan(
         resumed = False
         if journal is not None and not options.dry:
             resumed = (await journal.begin_run(fingerprint(plan), anew=options.recheck)).resumed
-        await prepare(plan, targets, dry=options.dry)
-        left = await journal.left_uploads() if journal is not None and not options.dry else ()
-        exchange.continues(left)
-        with only_cause(), context.scope:
-            await _Migration(context, held, {upload.repository for upload in left}).go(plan.entries)
+        try:
+            await prepare(plan, targets, dry=options.dry)
+            left = await journal.left_uploads() if journal is not None and not options.dry else ()
+            exchange.continues(left)
+            with only_cause(), context.scope:
+                await _Migration(context, held, {upload.repository for upload in left}).go(plan.entries)
+        except CREDENTIALS_LOST as error:
+            context.stops(error)
         if context.broken is not None:
             raise context.broken
+        if context.stopped is not None:
+            _name_the_rest(context, Catalog(context, held), plan.entries, context.stopped)
         results = tuple(context.results.values())
-        if journal is not None and not options.dry:
+        if journal is not None and not options.dry and context.stopped is None:
             failures = [result for result in results if result.outcome == "failed"]
             for result in failures:
                 await journal.image_failed(result.copy.key, str(result.error))
@@ -131,7 +141,18 @@ async def migrate_plan(
         sent=sent,
         seconds=seconds,
         resumed=resumed,
+        stopped=context.stopped,
     )
+
+
+def _name_the_rest(context: Context, catalog: Catalog, entries: Iterable[Entry], error: AsyncpushError) -> None:
+    """Note that all that was not brought yet has failed of *error*, which has stopped the migration."""
+    copies = list(context.claimed)
+    known = {copy.entry for copy in copies} | {result.copy.entry for result in context.results.values()}
+    copies += [catalog.stand_in(entry, goal) for entry in entries if entry not in known for goal in entry.goals]
+    for copy in copies:
+        if copy.key not in context.results:
+            context.ended(CopyResult(copy=copy, outcome="failed", error=error))
 
 
 def fingerprint(plan: Plan) -> str:

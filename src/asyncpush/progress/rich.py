@@ -85,10 +85,11 @@ class RichFace:
             redirect_stderr=redirect,
             vertical_overflow="crop",
         )
-        self._live.start()
+        self._begun = False
 
     def take(self, event: Event) -> None:
         """Count *event*; nothing is painted."""
+        self._begun = True
         self._meter.take(event)
         match event:
             case ImageDone():
@@ -103,7 +104,11 @@ class RichFace:
                 pass
 
     def tick(self) -> None:
-        """Paint."""
+        """Paint, once there is something to show: until then the terminal may be asked for an MFA code."""
+        if not self._begun:
+            return
+        if not self._live.is_started:
+            self._live.start()
         if self._lines:
             # Left to the terminal to wrap, long names stay whole when they are copied.
             self._console.print(*self._lines, sep="\n", soft_wrap=True)
@@ -115,7 +120,7 @@ class RichFace:
         """Paint the last state, which stays, and give the cursor back."""
         try:
             self._screen.closed = True
-            if self._lines:
+            if self._lines or not self._live.is_started:
                 self.tick()
         finally:
             self._live.stop()
