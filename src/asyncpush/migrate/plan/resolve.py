@@ -22,7 +22,7 @@ from asyncpush.migrate.plan.origin import Origin, read_origin
 from asyncpush.migrate.plan.problems import Problems, member
 from asyncpush.migrate.plan.reading import Value
 from asyncpush.migrate.plan.registries import make_target, source_registry
-from asyncpush.migrate.plan.repositories import Repositories, first_given, merged
+from asyncpush.migrate.plan.repositories import Repositories, first_given, given, merged
 from asyncpush.migrate.plan.rules import platforms, tag_rules, texts
 from asyncpush.migrate.plan.shape import shaped
 from asyncpush.migrate.plan.tags import TagRules
@@ -153,6 +153,7 @@ class _Resolver:
             repository=origin.repository,
             reference=origin.reference,
             tags=rules,
+            min_tags=self._min_tags(said, rules, place),
             goals=self._goals(said, origin, rules, targets, place),
             platforms=self.default_platforms if said.platforms is UNSET else wanted,
             referrers=first_given(said.referrers, self.defaults.referrers) is not False,
@@ -170,6 +171,17 @@ class _Resolver:
         if said.tags is UNSET:
             return self.default_tags
         return tag_rules(said.tags, member(place, "tags"), self.problems)
+
+    def _min_tags(self, said: EntryDocument, rules: TagRules, place: str) -> int | None:
+        """How many tags must be taken; what the defaults say is for rules, since names must be there anyway."""
+        if said.min_tags is UNSET:
+            return given(self.defaults.min_tags) if rules.needs_listing else None
+        most = None if rules.needs_listing else len(rules.names)
+        if rules.newest is not None:
+            most = len(rules.names) + rules.newest
+        if most is not None and said.min_tags > most:
+            self.problems.add(member(place, "min_tags"), f"is {said.min_tags}, and its tags are {most} at the most")
+        return said.min_tags
 
     def _settings(self, said: EntryDocument, place: str) -> RepositorySettings:
         if said.repository is not UNSET:

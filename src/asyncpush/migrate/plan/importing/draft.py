@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from asyncpush.errors import AsyncpushError, InvalidReferenceError, UsageError
 from asyncpush.migrate.plan.importing.foreign import Say
+from asyncpush.migrate.plan.importing.go_regex import python_regex
 from asyncpush.migrate.plan.resolve import OWN
 from asyncpush.migrate.plan.tags import check_regex
 from asyncpush.migrate.plan.variables import escape
@@ -203,22 +204,23 @@ def whole_match(pattern: str, *, anchored: bool) -> str:
         anchored: it stands between ^ and $, without brackets of its own; otherwise it may match anywhere in the tag.
 
     Raises:
-        ValueError: Python does not take it, or takes it for something else.
+        ValueError: it is none to Go, or can't be carried over.
     """
-    if re.search(r"\[:\^?[a-z]+:\]|(?<!\\)\{,[0-9]+\}", pattern):
-        raise ValueError(f"{pattern[:100]!r} does not mean the same in Python")
-    flags = re.match(r"\(\?([ims]+)\)", pattern)
-    body = pattern[flags.end() :] if flags else pattern
-    if "|" not in body and not anchored and re.fullmatch(r"\^.*(?<!\\)\$", body, re.DOTALL):
-        whole = body[1:-1]
-    elif anchored:
+    if anchored:
         # ^a|b$ is what begins with a, or ends in b.
-        whole = f".*(?:^{body}$).*" if "|" in body else body
+        is_plain = "|" not in pattern and r"\Q" not in pattern
+        whole = python_regex(pattern) if is_plain else f".*(?:{python_regex(f'^{pattern}$')}).*"
+    elif "|" not in pattern and re.fullmatch(r"\^.*(?<!\\)\$", pattern, re.DOTALL):
+        whole = python_regex(pattern[1:-1])
     else:
-        whole = f".*(?:{body}).*"
-    whole = f"(?{flags[1]}:{whole})" if flags else whole
+        whole = f".*(?:{python_regex(pattern)}).*"
     check_regex(whole)
     return whole
+
+
+def other_than(whole: str) -> str:
+    """A regular expression for all tags but those that *whole* matches."""
+    return f"(?!(?:{whole})$).*"
 
 
 def regexes(patterns: list[str], place: str, *, anchored: bool) -> list[Piece]:
