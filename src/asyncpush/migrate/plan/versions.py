@@ -1,8 +1,8 @@
 """Versions in tags: their order, and ranges of them as Masterminds/semver reads them (skopeo, regsync, helm).
 
 A version is ``[v]MAJOR[.MINOR[.PATCH[.MORE]...]][-PRERELEASE][+BUILD]``; what is left out counts as 0 (semver.org
-2.0.0, section 11, has the order). A tag has no plus sign: Helm writes ``_`` for it. Other tags have an order, too: below
-all versions, digits by their value; but what begins with two numbers, as 3.13.0rc2, lies among the versions.
+2.0.0, section 11, has the order). A tag has no plus sign: Helm writes ``_`` for it. Other tags have an order, too:
+below all versions, digits by their value; but what begins with two numbers, as 3.13.0rc2, lies among the versions.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ Piece: TypeAlias = "str | int | bool | list[Piece] | dict[str, Piece]"
 
 
 #: An entry's members, in the order that they are written in.
-_ORDER = ("from", "to", "tags", "platforms", "referrers", "targets")
+_ORDER = ("from", "to", "tags", "min_tags", "platforms", "referrers", "targets")
 
 
 @dataclass(slots=True)
@@ -71,6 +71,10 @@ class Draft:
         """Note something on the document as a whole; the same twice is once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def tell_versions(self) -> None:
+        """Note what a range takes here that it does not take elsewhere."""
+        self.tell("semver: a tag such as 1.2.3.4, or 1.2.3_4 (which is 1.2.3+4), is a version here")
 
     def say(self, text: str) -> None:
         """Note what could not be carried over, behind the entries so far."""
@@ -124,7 +128,13 @@ class Draft:
             registry.notes.append(f"{place}: if {host} speaks HTTP, set plain_http: true instead of tls")
 
     def image(
-        self, source: str, members: Mapping[str, Piece | None], *, host: str = "", profile: str | None = None
+        self,
+        source: str,
+        members: Mapping[str, Piece | None],
+        *,
+        host: str = "",
+        profile: str | None = None,
+        is_escaped: bool = False,
     ) -> None:
         """Add an entry.
 
@@ -133,8 +143,14 @@ class Draft:
             members: what else it says; None is left out.
             host: the destination's registry, as the document has it; empty for the caller's own, or ``to``.
             profile: of the AWS configuration, for that registry.
+            is_escaped: the source has variables, and is escaped where it has none.
         """
-        said: dict[str, Piece | None] = {"from": escape(source), **members, "targets": [self._target(host, profile)]}
+        target = self._target(host, profile)
+        said: dict[str, Piece | None] = {
+            "from": source if is_escaped else escape(source),
+            **members,
+            "targets": [target],
+        }
         image: dict[str, Piece] = {
             name: value for name in _ORDER if (value := said.get(name)) is not None and value not in ([], {})
         }
@@ -155,6 +171,11 @@ class Draft:
             return _name(registry)
         if not host:
             return self._own()
+        if "${" in host:
+            name = "-".join(re.findall("[A-Za-z0-9_]+", host)) + (f"-{profile}" if profile else "")
+            of_profile: dict[str, Piece] = {"profile": escape(profile)} if profile else {}
+            self.targets[name] = {"registry": host, **of_profile}
+            return name
         try:
             registry = parse_registry(host)
         except InvalidReferenceError:

@@ -130,6 +130,8 @@ class _Translator:
             self._put("(?:", len(match[0]))
         elif match := _FLAGS.match(text, at):
             flags = _flags(match["on"], match["off"] or "")
+            if match["end"] == ")" and _REPEAT.match(text, match.end()):
+                raise self._error(f"repeats {match[0]}")
             if match["end"] == ":":
                 self._scopes.append([])
                 self._put(flags, len(match[0]))
