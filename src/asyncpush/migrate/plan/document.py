@@ -235,3 +235,18 @@ class PlanDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     targets: dict[str, TargetDocument] | UnsetType = UNSET
     defaults: DefaultsDocument | UnsetType = UNSET
     images: list[EntryDocument]
+
+
+#: Where members stand, by their names, for those who have put one elsewhere.
+HOMES: dict[str, str] = {
+    name: home
+    for home, kind in (
+        ("targets", TargetDocument),
+        ("registries", RegistryDocument),
+        ("repository", RepositoryDocument),
+        ("tags", TagsDocument),
+        ("an entry of images", EntryDocument),
+        ("defaults, or an entry of images", DefaultsDocument),
+    )
+    for name in kind.__struct_encode_fields__
+}

@@ -8,6 +8,7 @@ below all versions, digits by their value; but what begins with two numbers, as 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import total_ordering
 from typing import Literal, TypeAlias
@@ -160,6 +161,18 @@ class Comparator:
             case "^":
                 return version >= bound and self._is_compatible(version)
 
+    def around(self) -> Iterator[Version]:
+        """The least version of all, the bound, and those that follow it next."""
+        yield Version(0)
+        yield Version(0, prerelease=_identifiers("0"))
+        major, minor, patch = self.major or 0, self.minor or 0, self.patch or 0
+        for pre in ((), self.prerelease, (*self.prerelease, *_identifiers("0"))):
+            yield Version(major, minor, patch, pre)
+            yield Version(major, minor, patch + 1, pre)
+            yield Version(major, minor + 1, 0, pre)
+            yield Version(major + 1, 0, 0, pre)
+        yield Version(major, minor, patch, more=(1,))
+
     @property
     def is_exact(self) -> bool:
         """Whether it names one version, and not all with its beginning."""
@@ -199,6 +212,16 @@ class VersionRange:
         if len(text) > MAX_RANGE:
             raise ValueError(f"has {len(text)} characters; a range has up to {MAX_RANGE}")
         return cls(text, tuple(_alternative(part, text) for part in text.split("||")))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no version is in it; a range that is not empty has one at, or next to, a bound of its own."""
+        return not any(
+            self.matches(version)
+            for alternative in self.alternatives
+            for comparator in alternative
+            for version in comparator.around()
+        )
 
     def matches(self, version: Version) -> bool:
         """Whether *version* is in it; a pre-release only by an alternative that names one."""
