@@ -262,7 +262,7 @@ def test_what_a_plan_says_in_vain_is_a_notice() -> None:
 
     assert list(plan.notices) == [
         "defaults.tags: no entry is without its own",
-        "images[0].tags: x is taken by name, so that excluding it means nothing",
+        "images[0].tags: x is taken by name, so that excluding it by name means nothing",
         "images[0].tags.glob: '1.0+*' matches no tag, since none has '+'; Helm writes _ for it",
         "defaults.repository: its settings count only with create: true, or migrate --create-repository",
         "images[1].tags.regex: 'v$U' matches no tag, since $ is the end of one (a variable is ${NAME})",

@@ -116,6 +116,7 @@ tasks:
   - {{from: a/denied, tags: [x, 'regex: !y|z']}}
   - {{from: a/names, tags: [x, '1.0', '1.1', 'keep: latest 1', 'keep: nothing']}}
   - {{from: a/odd, tags: ['semver: ^1.0']}}
+  - {{from: a/wrong, tags: ['a:b', 'keep: x']}}
 - source: {{registry: {US}, auth-refresh: 10h}}
   target: {{registry: registry.example.com, skip-tls-verify: true}}
   mappings: [{{from: b/c, to: b/d}}]
@@ -439,6 +440,7 @@ def test_dregsy_takes_filters_and_the_newest() -> None:
         "tasks[0].mappings[0]: 'a:b' is no tag",
         "tasks[0].mappings[3]: it maps by regular expression",
         "tasks[0].mappings[7]: semver: '",
+        "tasks[0].mappings[8]: 'a:b' is no tag",
         "registry.example.com is no registry of ECR",
         "tasks[2]: it has no source or no target",
     )

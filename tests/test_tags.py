@@ -72,6 +72,13 @@ def test_one_pattern_of_each_kind_must_match(patterns: Patterns, expected: list[
     assert rules.needs_listing
 
 
+def test_a_pre_release_is_told_as_the_reason_that_no_range_has_a_tag() -> None:
+    selection = select(TagRules(patterns=Patterns(semver=ranges(">=2"))), TAGS)
+
+    assert LeftOut("2.0.0-alpine", "matches no semver, being a pre-release") in selection.left_out
+    assert LeftOut("1.0.0", "matches no semver") in selection.left_out
+
+
 def test_one_alternative_is_enough_beside_what_all_tags_must_match() -> None:
     numbers = Alternative(Patterns(semver=ranges(">=1.1")), exclude=Patterns(glob=("2*",)))
     words = Alternative(Patterns(glob=("lat*",), regex=(".*st",)), exclude_names=("lust",))

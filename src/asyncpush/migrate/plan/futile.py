@@ -12,13 +12,10 @@ from asyncpush.settings import RepositorySettings
 
 def futile_rules(rules: TagRules, place: str) -> Iterator[str]:
     """What of the rules of tags at *place* can't do what it seems to be for."""
-    whole = Alternative(rules.patterns, rules.exclude, rules.exclude_names)
-    if rules.has_patterns or rules.exclude or rules.exclude_names:
-        excluding = Alternative(exclude=rules.exclude, exclude_names=rules.exclude_names)
-        for name in rules.names:
-            if excluding.refuses(name):
-                yield f"{place}: {name} is taken by name, so that excluding it means nothing"
-    yield from _futile(whole, place)
+    for name in rules.names:
+        if name in rules.exclude_names:
+            yield f"{place}: {name} is taken by name, so that excluding it by name means nothing"
+    yield from _futile(Alternative(rules.patterns, rules.exclude), place)
     for at, each in enumerate(rules.alternatives):
         yield from _futile(each, f"{member(place, 'any')}[{at}]")
 

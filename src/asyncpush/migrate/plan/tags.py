@@ -59,7 +59,8 @@ class Alternative:
         """Why *tag* is not wanted; None if it is."""
         for kind, matches in _matches(self.patterns, tag):
             if not any(matches):
-                return f"matches no {kind}"
+                version = Version.parse(tag) if kind == "semver" else None
+                return f"matches no {kind}" + (", being a pre-release" if version and version.is_prerelease else "")
         excluded = tag in self.exclude_names or any(any(each) for _, each in _matches(self.exclude, tag))
         return "excluded" if excluded else None
 

@@ -116,6 +116,7 @@ class _Tags:
         ranges: filters, as this plan has them.
         pruned: what ``keep`` takes away again.
         newest: how many versions are kept.
+        is_lacking: something was by name or by digest that can't be.
     """
 
     place: str
@@ -126,6 +127,7 @@ class _Tags:
     ranges: list[Piece] = field(default_factory=list)
     pruned: list[Piece] = field(default_factory=list)
     newest: int | None = None
+    is_lacking: bool = False
 
     def add(self, text: str) -> None:
         """Take one of the list; each kind is told by how it begins."""
@@ -142,8 +144,8 @@ class _Tags:
         elif is_tag(text):
             self.names.append(text)
         else:
-            with foreseen(self.say, self.place):
-                raise UsageError(f"{text[:140]!r} is no tag")
+            self.is_lacking = True
+            self.say(f"{self.place}: {text[:140]!r} is no tag; not carried over")
 
     def _whole(self, text: str, *, is_wanted: bool) -> Piece:
         pattern = text.strip()
@@ -160,7 +162,7 @@ class _Tags:
         """The rules of the plan; empty for all tags, None for none."""
         names = self.names
         has_filters = bool(self.regexes or self.ranges)
-        if not has_filters and (names or self.digests):
+        if not has_filters and (names or self.digests or self.is_lacking):
             if self.newest is not None:
                 names = _newest(names, self.newest)
             return {"names": list(names)} if names else None
