@@ -765,6 +765,7 @@ def test_image_syncer_s_variables_are_those_of_destinations_and_of_its_own_login
     text = f"""\
 quay.io/a/b:v1: {EU}/a/b:ci-${{U}}
 quay.io/a/c: "{EU}/$NS/c-${{U}}x"
+quay.io/a/f@sha256:{HEX}: {EU}/a/f:$U
 quay.io/a/${{lit}}: {EU}/a/d
 quay.io/a/d:v1: {EU}/a/d:$$
 quay.io/a/e:v1: $REGISTRY/a/e
@@ -772,7 +773,11 @@ quay.io/a/e:v1: $REGISTRY/a/e
     done = import_plan(text, "file", auth='{"quay.io": {"username": "bot-$U", "password": "${TOKEN}"}}')
     plan = parse_plan(done.text, None, {"U": "u1", "NS": "ns", "TOKEN": "t"})
 
-    assert goals(plan) == [("quay.io/a/b:v1", "a/b", "ci-u1"), ("quay.io/a/c", "ns/c-u1x", None)]
+    assert goals(plan) == [
+        ("quay.io/a/b:v1", "a/b", "ci-u1"),
+        ("quay.io/a/c", "ns/c-u1x", None),
+        (f"quay.io/a/f@sha256:{HEX}", "a/f", "u1"),
+    ]
     credentials = plan.source_registries["quay.io"].credentials
     assert credentials is not None
     assert (credentials.username, credentials.password) == ("bot-u1", "t")
