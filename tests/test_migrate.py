@@ -19,6 +19,7 @@ from asyncpush.errors import DigestMismatchError, JournalError, SourceNotFoundEr
 from asyncpush.events import Event, ImageDone, ImageFailed, Notice
 from asyncpush.journal import open_journal
 from asyncpush.migrate.plan.load import read_plan
+from asyncpush.migrate.proof import verify_plan
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.settings import MiB, Settings
 from conftest import Events, judge, run_cli
@@ -396,6 +397,77 @@ async def test_an_archive_of_uncompressed_layers_is_not_compressed_twice(here: B
     again = await here.run(path)
     assert only(again, "team/app:new").bytes_sent == 0
     assert here.emulator.requests.counts()["CompleteLayerUpload"] == 3
+
+
+async def test_an_entry_that_takes_no_tag_is_told_and_fails_where_it_must(here: Bench) -> None:
+    for tag in ("1.0", "1.1"):
+        here.hold("team/app", tag, layer(1))
+    here.hold("team/two", "1", layer(2))
+    (here.folder / "some.tar").write_bytes(DockerSave().image(layer(3), tags=["app:1"]).archive())
+    path = here.plan(
+        {"from": "team/app", "to": "m/app", "tags": {"glob": "v*"}},
+        {"from": "team/app", "to": "m/newest", "tags": {"exclude": {"glob": "1.*"}, "newest": 1}},
+        {"from": "team/two", "to": "m/two"},
+    )
+    document = json.loads(path.read_text())
+    document["images"].append({"from": "docker-archive:some.tar", "to": "m/some", "tags": {"semver": ">=2"}})
+    path.write_text(json.dumps(document))
+    app = f"{here.source.host}/team/app"
+    notes = {
+        f"images[0]: {app} has 2 tags, of which the plan takes none (glob: v*)",
+        f"images[1]: {app} has 2 tags, of which the plan takes none (exclude glob: 1.*; newest: 1)",
+        "images[3]: docker-archive:some.tar has 1 image, of which the plan takes none (semver: >=2)",
+    }
+
+    for options in ({"dry": True}, {}):
+        report = await here.run(path, **options)
+        assert {str(each) for each in report.nothing_taken} == notes
+        assert report.failed == ()
+    assert [result.destination for result in await verify_plan(await read_plan(path))] == ["m/two:1"]
+
+    # What must take some fails, and nothing of it goes; the others go on.
+    document["defaults"]["min_tags"] = 2
+    document["images"][2]["min_tags"] = 0
+    document["images"][3]["min_tags"] = 1
+    document["images"] += [
+        {"from": app, "to": "m/enough", "tags": {"glob": "*"}},
+        {"from": app, "to": "m/few", "tags": {"regex": "1.0"}},
+    ]
+    path.write_text(json.dumps(document))
+    report = await here.run(path)
+    assert {result.copy.entry.place for result in report.failed} == {"images[0]", "images[1]", "images[3]", "images[5]"}
+    assert any("takes 1 (regex: 1.0); min_tags is 2" in each for each in reasons(report))
+    assert all("min_tags is" in reason for reason in reasons(report))
+    assert {name for name, outcome in outcomes(report).items() if outcome != "failed"} == {
+        "m/two:1",
+        "m/enough:1.0",
+        "m/enough:1.1",
+    }
+    assert report.nothing_taken == ()
+
+
+async def test_the_command_names_entries_without_tags_and_is_strict_on_request(here: Bench) -> None:
+    here.hold("team/app", "1.0", layer(1))
+    path = here.plan({"from": "team/app", "tags": {"glob": "v*"}})
+    words = ("migrate", path, "--progress", "none", "--output", "json", "--metrics-out", here.folder / "metrics.prom")
+    note = f"images[0]: {here.source.host}/team/app has 1 tag, of which the plan takes none (glob: v*)"
+
+    for more in ((), ("--dry-run",)):
+        ran = await to_thread.run_sync(run_cli, *words, *more)
+        assert ran.status == 0, ran.err
+        assert f"asyncpush: note: {note}\n" in ran.err
+        [untaken] = json.loads(ran.out)["nothingTaken"]
+        expected = {"entry": "images[0]", "source": f"{here.source.host}/team/app", "rules": "glob: v*", "tags": 1}
+        assert untaken == expected
+        assert "asyncpush_migration_entries_without_tags 1\n" in (here.folder / "metrics.prom").read_text()
+    ran = await to_thread.run_sync(run_cli, *words, "--strict")
+    assert ran.status == 1
+    assert f"{note}; min_tags is 1; see the plan's `tags`" in ran.err
+    [failed] = json.loads(ran.out)["images"]
+    assert (failed["entry"], failed["outcome"]) == ("images[0]", "failed")
+    verified = await to_thread.run_sync(run_cli, "verify", path, "--progress", "plain")
+    assert verified.status == 0
+    assert note in verified.err
 
 
 async def test_a_dry_run_says_what_would_happen_and_changes_nothing(here: Bench) -> None:

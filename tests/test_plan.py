@@ -224,6 +224,90 @@ def test_all_rules_of_tags_arrive() -> None:
     )
 
 
+def test_rules_can_be_alternatives() -> None:
+    rules = '{any: [{semver: ">=1", exclude: {glob: "*-x"}}, {regex: [a, b], glob: a}], glob: "*", newest: 2}'
+    [entry] = images_of(f"{{from: quay.io/a/b, tags: {rules}}}").entries
+
+    semver, both = entry.tags.alternatives
+    assert [each.text for each in semver.patterns.semver] == [">=1"]
+    assert semver.exclude.glob == ("*-x",)
+    assert (both.patterns.regex, both.patterns.glob) == (("a", "b"), ("a",))
+    assert (entry.tags.patterns.glob, entry.tags.newest, entry.tags.needs_listing) == (("*",), 2, True)
+
+
+def test_the_least_number_of_tags_is_the_entry_s_or_for_rules_the_defaults() -> None:
+    plan = images_of(
+        "{from: quay.io/a/b}",
+        "{from: quay.io/a/c, min_tags: 0}",
+        "{from: quay.io/a/d, tags: {glob: a}, min_tags: '${N:-2}'}",
+        "{from: quay.io/a/e, tags: [x, y]}",
+        "{from: 'quay.io/a/f:1'}",
+        "{from: quay.io/a/g, tags: [x, y], min_tags: 2}",
+        more="defaults: {min_tags: 3}",
+    )
+
+    assert [entry.min_tags for entry in plan.entries] == [3, 0, 2, None, None, 2]
+    assert images_of("{from: quay.io/a/b}").entries[0].min_tags is None
+
+
+def test_what_a_plan_says_in_vain_is_a_notice() -> None:
+    plan = images_of(
+        '{from: quay.io/a/a, tags: {names: x, glob: "1.0+*", exclude: {names: [x, y]}}}',
+        '{from: quay.io/a/b, tags: {semver: [">2 <1", ">1.2.3 <1.2.4", "<0.0.0"], regex: ["v$U", "[$a]b", "a$|b"]}}',
+        "{from: quay.io/a/c, tags: {any: [{glob: [a, b], exclude: {glob: [b, a, c]}}, {regex: x}]}}",
+        '{from: quay.io/a/d, tags: {exclude: {regex: ".*"}}}',
+        '{from: "quay.io/a/e:1", repository: {create: true}}',
+        more="defaults: {tags: latest, min_tags: 0, repository: {scan_on_push: true}}",
+    )
+
+    assert list(plan.notices) == [
+        "defaults.tags: no entry is without its own",
+        "images[0].tags: x is taken by name, so that excluding it by name means nothing",
+        "images[0].tags.glob: '1.0+*' matches no tag, since none has '+'; Helm writes _ for it",
+        "defaults.repository: its settings count only with create: true, or migrate --create-repository",
+        "images[1].tags.regex: 'v$U' matches no tag, since $ is the end of one (a variable is ${NAME})",
+        "images[1].tags.semver: no version is in '>2 <1'",
+        "images[1].tags.semver: no version is in '<0.0.0'",
+        "images[2].tags.any[0]: exclude has all of glob, so that no tag is taken",
+        "images[3].tags: exclude has all of regex, so that no tag is taken",
+    ]
+    plan = images_of("{from: 'quay.io/a/b:1'}", more="defaults: {tags: {glob: '*'}, min_tags: 1}")
+    assert list(plan.notices) == [
+        "defaults.tags: no entry is without its own",
+        "defaults.min_tags: no entry needs it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        (
+            "tags: {glob: x, min_tags: 3}",
+            "images[0].tags.min_tags: is unknown; it is a member of defaults, or an entry",
+        ),
+        ("newest: 3", "images[0].newest: is unknown; it is a member of tags"),
+        ("create: true", "images[0].create: is unknown; it is a member of repository"),
+        ("tags: {platforms: all}", "images[0].tags.platforms: is unknown; it is a member of defaults, or an entry"),
+        ("tags: {any: []}", "images[0].tags.any: is empty"),
+        ("tags: {any: [{}]}", "images[0].tags.any[0]: matches all tags"),
+        ("tags: {any: [{names: x}]}", "images[0].tags.any[0].names: is unknown; it is a member of tags"),
+        ("tags: {any: [{regex: '('}]}", "images[0].tags.any[0].regex: '(' is no regular expression"),
+        ("min_tags: -1", "images[0].min_tags: is -1; give 0 or more"),
+        ("tags: [x], min_tags: 2", "images[0].min_tags: is 2, and its tags are 1 at the most"),
+        (
+            "tags: {names: x, glob: a, newest: 2}, min_tags: 4",
+            "images[0].min_tags: is 4, and its tags are 3 at the most",
+        ),
+    ],
+)
+def test_a_member_in_the_wrong_place_or_beyond_reach_is_a_problem(entry: str, problem: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        images_of(f"{{from: quay.io/a/b, {entry}}}")
+
+    [only] = caught.value.problems
+    assert only.partition(": ")[2].startswith(problem)
+
+
 def test_sources_on_this_machine_are_relative_to_the_plan(tmp_path: Path) -> None:
     (tmp_path / "layout").mkdir()
     (tmp_path / "app.tar").touch()
@@ -592,7 +676,7 @@ def test_every_member_in_the_schema_is_described() -> None:
     schema = plan_schema()
 
     parts = [schema, *schema["$defs"].values()]
-    assert len(parts) == 11
+    assert len(parts) == 12
     for part in parts:
         assert part["title"]
         assert part["description"]
@@ -605,8 +689,8 @@ leaves = st.none() | st.text(max_size=8) | st.sampled_from(
 )  # fmt: skip
 KEYS = """
 version registries targets defaults images from to tags platforms referrers repository names glob regex semver exclude
-newest create mutability exclusions encryption kms_key policy lifecycle_policy credentials tls ca key username password
-helper ecr anonymous registry prefix region endpoint_url docker.io eu
+newest any min_tags create mutability exclusions encryption kms_key policy lifecycle_policy credentials tls ca key
+username password helper ecr anonymous registry prefix region endpoint_url docker.io eu
 """
 keys = st.sampled_from(KEYS.split())
 documents = st.recursive(

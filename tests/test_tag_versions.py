@@ -21,7 +21,7 @@ numbers = st.integers(0, 4)
 versions = st.builds(Version, numbers, numbers, numbers)
 identifiers = st.from_regex(r"[0-9A-Za-z-]{1,5}(\.[0-9A-Za-z-]{1,5}){0,2}", fullmatch=True)
 tags = st.one_of(
-    st.from_regex(r"v?[0-9]{1,3}(\.[0-9]{1,3}){0,3}(-[a-z0-9.-]{0,6})?", fullmatch=True),
+    st.from_regex(r"v?[0-9]{1,3}(\.[0-9]{1,3}){0,4}([._-]?[a-z0-9._-]{0,6})?", fullmatch=True),
     st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,12}", fullmatch=True),
 )
 
@@ -46,14 +46,39 @@ def test_what_is_no_version_comes_first_in_natural_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "v", "1.", "1.2.3.4", "1.2.3-", "1.2-a..b", "x", "1.x", " 1", "1\n", "vv1", "\u0661"]
+    "text", ["", "v", "1.", "1.2.3.", "1.2_", "1.2.3-", "1.2-a..b", "x", "1.x", " 1", "1\n", "vv1", "\u0661"]
 )
 def test_what_is_no_version(text: str) -> None:
     assert Version.parse(text) is None
 
 
 def test_build_metadata_counts_for_nothing() -> None:
-    assert found("1.2.3+a") == found("v1.2.3+b.7") == found("1.2.3")
+    assert found("1.2.3+a") == found("v1.2.3+b.7") == found("1.2.3_a_b.7") == found("1.2.3")
+    assert found("1.2.3-rc.1_b") == found("1.2.3-rc.1")
+
+
+def test_more_numbers_than_three_lie_between_their_neighbours() -> None:
+    assert found("1.2.3") == found("1.2.3.0.0") < found("1.2.3.0.1") < found("1.2.3.4") < found("1.2.3.10")
+    assert found("1.2.3.10") < found("1.2.4-a") < found("1.2.4")
+    assert VersionRange.parse(">=1.2.3 <1.3").matches(found("1.2.3.4"))
+    assert not VersionRange.parse("1.2.3 || <=1.2.3").matches(found("1.2.3.4"))
+
+
+@pytest.mark.parametrize(
+    "ascending",
+    [
+        # As Helm writes build metadata; of equal precedence the build decides.
+        "0.1.0 0.2.0 0.3.0 2.0.0 2.0.0_b1 2.0.0_b7 v2.0.0_b10 2.0.1_b1 2.1.0_b7",
+        "latest 1 v1.2 1.2.3-alpine 1.2.3 1.2.3.4 1.2.3.4_5 1.2.4",
+        "stable-10 0.9 2024-01-15 2024-02-01 2024.01.15 2024.01.15.2 20240115",
+        "9f86d08 abc 3.12 3.13.0-alpha 3.13.0a1 3.13.0b2 3.13.0rc1 3.13.0 3.13.0.Final 3.13.0p1 3.13.1",
+    ],
+)
+def test_what_is_nearly_a_version_lies_among_the_versions(ascending: str) -> None:
+    words = ascending.split()
+
+    assert sorted(words, key=version_order) == words
+    assert all(version_order(low) < version_order(high) for low, high in itertools.combinations(words, 2))
 
 
 @given(st.lists(tags, max_size=20))
@@ -63,6 +88,35 @@ def test_the_order_is_total_and_does_not_depend_on_where_one_began(texts: list[s
     assert ordered == sorted(sorted(set(texts), reverse=True), key=version_order)
     assert len({version_order(text) for text in ordered}) == len(ordered)
     assert all(found(low) <= found(high) for low, high in itertools.pairwise(filter(Version.parse, ordered)))
+
+
+@given(tags, tags, tags)
+def test_two_tags_are_in_one_order_only_and_three_in_a_row(one: str, two: str, three: str) -> None:
+    low, mid, high = sorted((one, two, three), key=version_order)
+
+    assert (version_order(one) < version_order(two)) + (version_order(two) < version_order(one)) == (one != two)
+    assert version_order(low) <= version_order(mid) <= version_order(high)
+    assert version_order(low) <= version_order(high)
+
+
+@given(versions, identifiers, identifiers)
+def test_a_build_is_above_its_release_and_below_the_next(version: Version, one: str, two: str) -> None:
+    release = f"{version.major}.{version.minor}.{version.patch}"
+    following = f"{version.major}.{version.minor}.{version.patch + 1}-0"
+
+    assert version_order(release) < version_order(f"{release}_{one}") < version_order(following)
+    assert (version_order(f"{release}_{one}") < version_order(f"{release}_{two}")) != (
+        version_order(f"{release}_{two}") <= version_order(f"{release}_{one}")
+    )
+
+
+@given(
+    versions, st.lists(st.sampled_from(["<2", ">=1.1", "!=1.2.1", "~3", "^0.2", ">1.2.3-a", "<=1.0.0-b"]), max_size=3)
+)
+def test_a_range_that_is_called_empty_has_no_version(version: Version, words: list[str]) -> None:
+    parsed = VersionRange.parse(" ".join(words) or "*")
+
+    assert not (parsed.is_empty and parsed.matches(version))
 
 
 @given(versions, identifiers)

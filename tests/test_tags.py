@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncpush.migrate.plan.tags import LeftOut, Patterns, TagRules, check_glob, check_regex, select, subject_of
+from asyncpush.migrate.plan.tags import (
+    Alternative,
+    LeftOut,
+    Patterns,
+    TagRules,
+    check_glob,
+    check_regex,
+    select,
+    subject_of,
+)
 from asyncpush.migrate.plan.versions import VersionRange, version_order
 
 DIGEST = "ab" * 32
@@ -61,6 +70,43 @@ def test_one_pattern_of_each_kind_must_match(patterns: Patterns, expected: list[
 
     assert taken(rules) == expected
     assert rules.needs_listing
+
+
+def test_a_pre_release_is_told_as_the_reason_that_no_range_has_a_tag() -> None:
+    selection = select(TagRules(patterns=Patterns(semver=ranges(">=2"))), TAGS)
+
+    assert LeftOut("2.0.0-alpine", "matches no semver, being a pre-release") in selection.left_out
+    assert LeftOut("1.0.0", "matches no semver") in selection.left_out
+
+
+def test_one_alternative_is_enough_beside_what_all_tags_must_match() -> None:
+    numbers = Alternative(Patterns(semver=ranges(">=1.1")), exclude=Patterns(glob=("2*",)))
+    words = Alternative(Patterns(glob=("lat*",), regex=(".*st",)), exclude_names=("lust",))
+    tags = (*TAGS, "lat", "lust", "last")
+
+    assert taken(TagRules(alternatives=(numbers, words)), tags) == ["latest", "1.1.0", "1.2.0"]
+    narrowed = TagRules(names=("lat",), patterns=Patterns(glob=("1*",)), alternatives=(numbers, words), newest=1)
+    assert taken(narrowed, tags) == ["lat", "1.2.0"]
+    selection = select(TagRules(alternatives=(numbers, words)), ("lat", "", TAGS[-1]))
+    assert [each.reason.split()[0] for each in selection.left_out] == ["matches", "has", "a"]
+    assert TagRules(names=("x",), alternatives=(numbers,)).needs_listing
+
+
+def test_rules_say_in_one_line_what_they_take() -> None:
+    rules = TagRules(
+        names=("a", "b"),
+        patterns=Patterns(glob=("v*",), semver=ranges(">=1")),
+        alternatives=(Alternative(Patterns(regex=("x",)), Patterns(glob=("y",))), Alternative(Patterns(glob=("z",)))),
+        exclude=Patterns(regex=tuple("123456")),
+        exclude_names=("n",),
+        newest=3,
+    )
+
+    assert str(rules) == (
+        "names: a, b; glob: v*; semver: >=1; any: (regex: x; exclude glob: y) or (glob: z); exclude names: n; "
+        "exclude regex: 1, 2, 3, 4, 5, ...; newest: 3"
+    )
+    assert str(TagRules()) == "all tags"
 
 
 def test_names_come_first_and_are_never_excluded() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 from anyio import to_thread
 from cyclopts import Parameter
 
-from asyncpush.cli.migration import failed_lines, print_migration, say_summary
+from asyncpush.cli.migration import failed_lines, print_migration, say_notes, say_summary
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
@@ -65,6 +65,7 @@ def migrate(
     no_resume: Annotated[bool, Parameter(name="--no-resume")] = False,
     recheck: bool = False,
     fail_fast: bool = False,
+    strict: bool = False,
     failed_out: Path | None = None,
     metrics_out: Path | None = None,
     create_repository: bool = False,
@@ -83,6 +84,7 @@ def migrate(
         no_resume: Remember nothing, and know nothing of earlier runs.
         recheck: Look again at images that an interrupted run has finished.
         fail_fast: Stop at the first failure.
+        strict: Fail an entry that takes no tag, unless the plan gives it min_tags: 0.
         failed_out: Write what failed to this file, as a list that can be migrated again.
         metrics_out: Write figures to this file at the end, in Prometheus's text format.
         create_repository: Create repositories that do not exist, also where the plan does not say so.
@@ -102,6 +104,7 @@ def migrate(
             make_source_registries(source, hosts),
             platform=parse_platform(layers.platform) if layers else None,
             create_repository=create_repository,
+            strict=strict,
         )
         options = Options(dry=dry_run, recheck=recheck, fail_fast=fail_fast)
         place = None if no_resume else journal or _beside(path)
@@ -112,6 +115,7 @@ def migrate(
             await to_thread.run_sync(_write_list, failed_out, failed_lines(report))
         if metrics_out is not None:
             await write_metrics(report, metrics_out)
+        say_notes(report)
         for result in report.failed:
             assert result.error is not None, "what failed says why"  # noqa: S101
             if not isinstance(result.error, CREDENTIALS_LOST):

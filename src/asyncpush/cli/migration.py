@@ -34,6 +34,12 @@ def print_migration(report: Report, output: OutputFormat) -> None:
     write_result("".join(f"{printable(line)}\n" for line in lines))
 
 
+def say_notes(report: Report) -> None:
+    """Say on standard error which entries take nothing."""
+    for each in report.nothing_taken:
+        say(f"asyncpush: note: {printable(str(each))}")
+
+
 def say_summary(report: Report) -> None:
     """Say on standard error what it all came to."""
     images = [result for result in report.results if result.subject is None]
@@ -100,6 +106,10 @@ def _document(report: Report) -> Json:
     return {
         "images": [_image(result) for result in report.results if result.subject is None],
         "referrers": [_image(result) for result in report.results if result.subject is not None],
+        "nothingTaken": [
+            {"entry": each.entry.place, "source": each.entry.source, "rules": str(each.entry.tags), "tags": each.tags}
+            for each in report.nothing_taken
+        ],
         "leftOut": [{"source": each.source, "tag": each.tag, "reason": each.reason} for each in report.left_out],
         "totals": {
             "images": counts.total(),

@@ -120,9 +120,9 @@ async def _verify(
 
 
 def _conclude(results: Sequence[Verification | VerificationFailure], show: OutputOptions) -> int:
-    failures = [result for result in results if isinstance(result, VerificationFailure)]
-    if len(failures) == len(results) and all(isinstance(failure.error, UsageError) for failure in failures):
-        raise failures[0].error
+    errors = [result.error for result in results if isinstance(result, VerificationFailure)]
+    if errors and len(errors) == len(results) and all(isinstance(error, UsageError) for error in errors):
+        raise errors[0]
     print_verifications(results, show.output)
     for result in results:
         if isinstance(result, VerificationFailure):

@@ -22,7 +22,7 @@ from asyncpush.events import Notice
 from asyncpush.image import Once
 from asyncpush.migrate.caps import check_caps
 from asyncpush.migrate.context import Context
-from asyncpush.migrate.copies import Copy, LeftOutTag
+from asyncpush.migrate.copies import Copy, LeftOutTag, NothingTaken, taken_text
 from asyncpush.migrate.plan.model import Entry, Goal
 from asyncpush.migrate.plan.tags import select
 from asyncpush.model import Descriptor, Digest, Platform
@@ -61,6 +61,7 @@ class Catalog:
         if entry.kind == "local":
             _check_alone(entry, await self.archive(entry), selection.taken)
         self._context.left_out += [LeftOutTag(entry.source, each.tag, each.reason) for each in selection.left_out]
+        self._check_taken(entry, len(selection.taken), len(tags), is_told=bool(selection.missing))
         for name in selection.missing:
             error = SourceNotFoundError(f"{entry.source} has no tag {name}", hint="see the plan's `tags`")
             for goal in entry.goals:
@@ -68,6 +69,15 @@ class Catalog:
                 self._context.started(copy)
                 self._context.failed(copy, error)
         return [self.copy(entry, goal, tag) for tag in selection.taken for goal in entry.goals]
+
+    def _check_taken(self, entry: Entry, taken: int, there: int, *, is_told: bool) -> None:
+        """See that *entry* takes as many tags as it must; note that it takes none, unless failures tell so already."""
+        if taken < (entry.min_tags or 0):
+            raise SourceNotFoundError(
+                f"{taken_text(entry, taken, there)}; min_tags is {entry.min_tags}", hint="see the plan's `tags`"
+            )
+        if not taken and not is_told:
+            self._context.nothing_taken[entry.place] = NothingTaken(entry, there)
 
     def copy(self, entry: Entry, goal: Goal, reference: str) -> Copy:
         """One image of *entry*, by its tag or digest at the source, to one of its goals."""

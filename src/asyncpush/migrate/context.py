@@ -12,7 +12,7 @@ from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, JournalError, Usa
 from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
 from asyncpush.image import Once, Run
 from asyncpush.journal import SqliteJournal
-from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag
+from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag, NothingTaken
 from asyncpush.migrate.exchange import Exchange
 from asyncpush.migrate.failures import may_succeed
 from asyncpush.migrate.plan.model import Entry, Target
@@ -51,6 +51,7 @@ class Context:
         journal: None in a dry run without one.
         results: what became of each copy so far, by its key and destination.
         left_out: tags that the plan does not take.
+        nothing_taken: entries that take no tag, by their place.
         attempts: tries of each copy, by its key.
         sources: the digest that the source has for each copy, by its key; None where it has none.
         tries_left: how often what fails now will be tried again.
@@ -68,6 +69,7 @@ class Context:
     journal: SqliteJournal | None
     results: dict[str, CopyResult] = field(default_factory=dict)
     left_out: list[LeftOutTag] = field(default_factory=list)
+    nothing_taken: dict[str, NothingTaken] = field(default_factory=dict)
     attempts: Counter[str] = field(default_factory=Counter)
     sources: dict[str, Digest | None] = field(default_factory=dict)
     tries_left: int = 0

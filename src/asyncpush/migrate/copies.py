@@ -102,3 +102,27 @@ class LeftOutTag:
     source: str
     tag: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NothingTaken:
+    """An entry that takes no tag.
+
+    Attributes:
+        entry: the plan's entry.
+        tags: how many tags its source has; of an archive, how many images.
+    """
+
+    entry: Entry
+    tags: int
+
+    def __str__(self) -> str:
+        return taken_text(self.entry, 0, self.tags)
+
+
+def taken_text(entry: Entry, taken: int, there: int) -> str:
+    """How many tags an entry takes of those that are there, and by which rules."""
+    unit = "image" if entry.kind == "local" else "tag"
+    has = f"{there or 'no'} {unit}{'s' if there != 1 else ''}"
+    rest = f", of which the plan takes {taken or 'none'}" if there else ""
+    return f"{entry.place}: {entry.source} has {has}{rest} ({entry.tags})"

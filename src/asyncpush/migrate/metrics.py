@@ -30,6 +30,7 @@ def render(report: Report) -> str:
         ("images", "Images by how they ended.", _labelled("outcome", images)),
         ("referrers", "Signatures, attestations and SBOMs by how they ended.", _labelled("outcome", referrers)),
         ("sent_bytes", "Bytes of layers that were sent.", [("", report.sent)]),
+        ("entries_without_tags", "Entries of the plan that take no tag.", [("", len(report.nothing_taken))]),
         (
             "mounted_bytes",
             "Bytes of layers that were taken over from another repository.",

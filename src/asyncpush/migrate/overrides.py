@@ -17,6 +17,7 @@ def overridden(
     *,
     platform: Platform | None = None,
     create_repository: bool = False,
+    strict: bool = False,
 ) -> Plan:
     """*plan*, with what it does not say.
 
@@ -26,6 +27,7 @@ def overridden(
         sources: how registries are reached that the plan does not describe, by host.
         platform: what is taken of indexes where the plan names no platforms.
         create_repository: missing repositories are created, whatever the plan says.
+        strict: an entry must take a tag where the plan does not say how many.
     """
 
     def whole(target: Target) -> Target:
@@ -53,6 +55,7 @@ def overridden(
                 goals=tuple(goal(each) for each in entry.goals),
                 platforms=entry.platforms or ((platform,) if platform else ()),
                 create=entry.create or create_repository,
+                min_tags=1 if strict and entry.min_tags is None else entry.min_tags,
             )
             for entry in plan.entries
         ),

@@ -10,7 +10,7 @@ import anyio
 
 from asyncpush.api import open_logins
 from asyncpush.errors import AsyncpushError, only_cause
-from asyncpush.events import Emit, ignore
+from asyncpush.events import Emit, Notice, ignore
 from asyncpush.image import Run
 from asyncpush.layer import Resources
 from asyncpush.migrate.catalog import Catalog
@@ -64,6 +64,8 @@ async def verify_plan(
             async with anyio.create_task_group() as tg:
                 for entry in plan.entries:
                     tg.start_soon(expected.entry, entry)
+        for untaken in context.nothing_taken.values():
+            context.emit(Notice(str(untaken)))
         failures = [
             VerificationFailure(result.copy.destination, result.error)
             for result in context.results.values()

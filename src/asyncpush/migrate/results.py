@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from asyncpush.errors import AsyncpushError
 from asyncpush.image import ImageResult
-from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag
+from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag, NothingTaken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +17,7 @@ class Report:
     Attributes:
         results: of each copy, and of each signature, attestation and SBOM, in the order in which they ended first.
         left_out: tags that the plan does not take.
+        nothing_taken: entries that take no tag, and need not.
         requests: how many requests were sent, by operation: ``PutImage``, and ``GET blob`` and the like at the sources.
         sent: bytes of layers that went over the wire (before base64), also for what failed in the end.
         seconds: how long it took.
@@ -31,6 +32,7 @@ class Report:
     seconds: float
     resumed: bool
     stopped: AsyncpushError | None = None
+    nothing_taken: tuple[NothingTaken, ...] = ()
 
     @property
     def failed(self) -> tuple[CopyResult, ...]:

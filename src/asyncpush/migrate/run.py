@@ -137,6 +137,7 @@ async def migrate_plan(
     return Report(
         results=results,
         left_out=tuple(context.left_out),
+        nothing_taken=tuple(context.nothing_taken.values()),
         requests=requests,
         sent=sent,
         seconds=seconds,

@@ -14,6 +14,7 @@ from asyncpush.settings import Encryption, Mutability
 
 Texts: TypeAlias = str | list[str]
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+Count: TypeAlias = Annotated[int, Meta(ge=0)]
 
 
 class AwsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -114,6 +115,22 @@ class ExcludeDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     semver: Texts | UnsetType = UNSET
 
 
+class AlternativeDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One of several sets of patterns: of each kind that it has, one must match.
+
+    Attributes:
+        glob: Shell wildcards, such as v2.*.
+        regex: Regular expressions; each must match the whole tag.
+        semver: Ranges of versions.
+        exclude: Tags to leave out of those that these patterns match.
+    """
+
+    glob: Texts | UnsetType = UNSET
+    regex: Texts | UnsetType = UNSET
+    semver: Texts | UnsetType = UNSET
+    exclude: ExcludeDocument | UnsetType = UNSET
+
+
 class TagsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which tags are taken: those by name, and those that one pattern of each kind matches.
 
@@ -122,6 +139,7 @@ class TagsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         glob: Shell wildcards, such as v2.*.
         regex: Regular expressions; each must match the whole tag.
         semver: Ranges of versions, such as ">=2.40 <3"; pre-releases only where the range names one.
+        any: Sets of patterns, of which one is enough; with glob, regex or semver beside it, those must match, too.
         exclude: Tags to leave out of those that the patterns match.
         newest: Of what is left, the last so many by the order of versions.
     """
@@ -130,6 +148,7 @@ class TagsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     glob: Texts | UnsetType = UNSET
     regex: Texts | UnsetType = UNSET
     semver: Texts | UnsetType = UNSET
+    any: list[AlternativeDocument] | UnsetType = UNSET
     exclude: ExcludeDocument | UnsetType = UNSET
     newest: Positive | UnsetType = UNSET
 
@@ -166,6 +185,7 @@ class DefaultsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     Attributes:
         targets: Names of the plan's targets; may be left out where there is one.
         tags: Which tags are taken: names, or rules. Left out, all tags.
+        min_tags: Fail an entry that takes fewer tags by its rules, and push nothing of it.
         platforms: Of indexes, the images to take, such as linux/arm64; or all.
         referrers: Take signatures, attestations and SBOMs along (the default).
         repository: What becomes of repositories that do not exist.
@@ -173,6 +193,7 @@ class DefaultsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     targets: Texts | UnsetType = UNSET
     tags: str | list[str] | TagsDocument | UnsetType = UNSET
+    min_tags: Count | UnsetType = UNSET
     platforms: Texts | UnsetType = UNSET
     referrers: bool | UnsetType = UNSET
     repository: RepositoryDocument | UnsetType = UNSET
@@ -188,6 +209,7 @@ class EntryDocument(DefaultsDocument, frozen=True, forbid_unknown_fields=True, o
             tag, also REPOSITORY:TAG.
         targets: Names of the plan's targets.
         tags: Which tags are taken: names, or rules.
+        min_tags: Fail the entry if it takes fewer tags, and push nothing of it; 0 takes back what the defaults say.
         platforms: Of indexes, the images to take, such as linux/arm64; or all.
         referrers: Take signatures, attestations and SBOMs along.
         repository: What becomes of a repository that does not exist; each member replaces that of the defaults.
@@ -213,3 +235,18 @@ class PlanDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     targets: dict[str, TargetDocument] | UnsetType = UNSET
     defaults: DefaultsDocument | UnsetType = UNSET
     images: list[EntryDocument]
+
+
+#: Where members stand, by their names, for those who have put one elsewhere.
+HOMES: dict[str, str] = {
+    name: home
+    for home, kind in (
+        ("targets", TargetDocument),
+        ("registries", RegistryDocument),
+        ("repository", RepositoryDocument),
+        ("tags", TagsDocument),
+        ("an entry of images", EntryDocument),
+        ("defaults, or an entry of images", DefaultsDocument),
+    )
+    for name in kind.__struct_encode_fields__
+}

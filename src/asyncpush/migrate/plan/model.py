@@ -60,6 +60,7 @@ class Entry:
         reference: the one tag, or digest (``sha256:...``), that the source itself names; None if it names none.
         tags: which tags are taken; where there is a ``reference``, it is the only name. A local source's tags are
             those that its images have.
+        min_tags: how many tags must be taken; None if the plan does not say.
         goals: where they go, one for each target.
         platforms: of indexes, the images to take; empty is all of the index.
         referrers: take signatures, attestations and SBOMs along.
@@ -75,6 +76,7 @@ class Entry:
     repository: str = ""
     reference: str | None = None
     tags: TagRules = field(default_factory=TagRules)
+    min_tags: int | None = None
     goals: tuple[Goal, ...]
     platforms: tuple[Platform, ...] = ()
     referrers: bool = True

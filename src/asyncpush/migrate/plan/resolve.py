@@ -16,13 +16,14 @@ from asyncpush.migrate.plan.document import (
     RegistryDocument,
     TargetDocument,
 )
+from asyncpush.migrate.plan.futile import futile_rules, futile_settings
 from asyncpush.migrate.plan.goals import Goals, read_to
 from asyncpush.migrate.plan.model import Entry, Goal, Plan, Target
 from asyncpush.migrate.plan.origin import Origin, read_origin
 from asyncpush.migrate.plan.problems import Problems, member
 from asyncpush.migrate.plan.reading import Value
 from asyncpush.migrate.plan.registries import make_target, source_registry
-from asyncpush.migrate.plan.repositories import Repositories, first_given, merged
+from asyncpush.migrate.plan.repositories import Repositories, first_given, given, merged
 from asyncpush.migrate.plan.rules import platforms, tag_rules, texts
 from asyncpush.migrate.plan.shape import shaped
 from asyncpush.migrate.plan.tags import TagRules
@@ -63,6 +64,8 @@ class _Resolver:
     targets: dict[str, Target] = field(default_factory=dict)
     hosts: set[str] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
+    used_defaults: set[str] = field(default_factory=set)
+    futile: list[str] = field(default_factory=list)
     goals: Goals = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +84,7 @@ class _Resolver:
         self._targets(targets)
         self.defaults = shaped(defaults, DefaultsDocument, "defaults", self.problems) or DefaultsDocument()
         self.default_tags = tag_rules(self.defaults.tags, "defaults.tags", self.problems)
+        self.futile += futile_rules(self.default_tags, "defaults.tags")
         self.default_platforms = platforms(self.defaults.platforms, "defaults.platforms", self.problems)
         self._target_names(self.defaults.targets, "defaults.targets")
         entries = self._entries(images)
@@ -144,6 +148,9 @@ class _Resolver:
         if origin is None:
             return None
         self.hosts.add(origin.host)
+        create = repository.create is True
+        there = "defaults.repository" if said.repository is UNSET else member(place, "repository")
+        self.futile += futile_settings(settings, there, create=create)
         entry = Entry(
             place=place,
             source=said.source,
@@ -153,10 +160,11 @@ class _Resolver:
             repository=origin.repository,
             reference=origin.reference,
             tags=rules,
+            min_tags=self._min_tags(said, rules, place),
             goals=self._goals(said, origin, rules, targets, place),
             platforms=self.default_platforms if said.platforms is UNSET else wanted,
             referrers=first_given(said.referrers, self.defaults.referrers) is not False,
-            create=repository.create is True,
+            create=create,
             repository_settings=settings,
         )
         self.goals.note(entry)
@@ -168,8 +176,25 @@ class _Resolver:
                 self.problems.add(member(place, "tags"), f"{said.source[:300]} names one image already")
             return TagRules(names=(origin.reference,) if origin.reference else ())
         if said.tags is UNSET:
+            self.used_defaults.add("tags")
             return self.default_tags
-        return tag_rules(said.tags, member(place, "tags"), self.problems)
+        rules = tag_rules(said.tags, member(place, "tags"), self.problems)
+        self.futile += futile_rules(rules, member(place, "tags"))
+        return rules
+
+    def _min_tags(self, said: EntryDocument, rules: TagRules, place: str) -> int | None:
+        """How many tags must be taken; what the defaults say is for rules, since names must be there anyway."""
+        if said.min_tags is UNSET:
+            if not rules.needs_listing:
+                return None
+            self.used_defaults.add("min_tags")
+            return given(self.defaults.min_tags)
+        most = None if rules.needs_listing else len(rules.names)
+        if rules.newest is not None:
+            most = len(rules.names) + rules.newest
+        if most is not None and said.min_tags > most:
+            self.problems.add(member(place, "min_tags"), f"is {said.min_tags}, and its tags are {most} at the most")
+        return said.min_tags
 
     def _settings(self, said: EntryDocument, place: str) -> RepositorySettings:
         if said.repository is not UNSET:
@@ -226,7 +251,12 @@ class _Resolver:
     def _notices(self, sources: Mapping[str, SourceRegistry]) -> tuple[str, ...]:
         unused = [f"registries: no entry reads from {host}" for host in sources if host not in self.hosts]
         idle = [f"targets: no entry goes to {name}" for name in self.targets if name not in self.used]
-        return (*unused, *idle, *self.goals.notices)
+        unread = [
+            f"defaults.{name}: no entry is without its own" if name == "tags" else f"defaults.{name}: no entry needs it"
+            for name in ("tags", "min_tags")
+            if getattr(self.defaults, name) is not UNSET and name not in self.used_defaults
+        ]
+        return (*unused, *idle, *unread, *dict.fromkeys(self.futile), *self.goals.notices)
 
 
 def _is_one(origin: Origin, rules: TagRules) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from msgspec import UNSET, UnsetType
 
-from asyncpush.migrate.plan.document import ExcludeDocument, TagsDocument, Texts
+from asyncpush.migrate.plan.document import AlternativeDocument, ExcludeDocument, TagsDocument, Texts
 from asyncpush.migrate.plan.problems import Problems, member
 from asyncpush.migrate.plan.repositories import given
-from asyncpush.migrate.plan.tags import Patterns, TagRules, check_glob, check_regex, is_tag
+from asyncpush.migrate.plan.tags import Alternative, Patterns, TagRules, check_glob, check_regex, is_tag
 from asyncpush.migrate.plan.versions import VersionRange
 from asyncpush.model import Platform
 
@@ -21,22 +21,37 @@ def tag_rules(said: str | list[str] | TagsDocument | UnsetType, place: str, prob
     if not isinstance(said, TagsDocument):
         return TagRules(names=_names(said, place, problems))
     names = _names(said.names, member(place, "names"), problems)
-    patterns = _patterns(said, place, problems)
-    exclude = given(said.exclude) or ExcludeDocument()
-    there = member(place, "exclude")
-    if names and not patterns and said.names is not UNSET:
+    whole = _alternative(said, place, problems)
+    if said.any == []:
+        problems.add(member(place, "any"), "is empty")
+    alternatives = tuple(
+        _alternative(each, f"{member(place, 'any')}[{at}]", problems) for at, each in enumerate(given(said.any) or ())
+    )
+    if names and (said.glob, said.regex, said.semver, said.any) == (UNSET, UNSET, UNSET, UNSET):
         for name in ("exclude", "newest"):
-            if getattr(said, name) is not UNSET and (said.glob, said.regex, said.semver) == (UNSET, UNSET, UNSET):
+            if getattr(said, name) is not UNSET:
                 problems.add(
                     member(place, name), "chooses among patterns, not names", hint='add glob: "*" for all tags'
                 )
     return TagRules(
         names=names,
-        patterns=patterns,
-        exclude=_patterns(exclude, there, problems),
-        exclude_names=_names(exclude.names, member(there, "names"), problems),
+        patterns=whole.patterns,
+        alternatives=alternatives,
+        exclude=whole.exclude,
+        exclude_names=whole.exclude_names,
         newest=given(said.newest),
     )
+
+
+def _alternative(said: TagsDocument | AlternativeDocument, place: str, problems: Problems) -> Alternative:
+    patterns = _patterns(said, place, problems)
+    there, exclude = member(place, "exclude"), given(said.exclude) or ExcludeDocument()
+    found = Alternative(
+        patterns, _patterns(exclude, there, problems), _names(exclude.names, member(there, "names"), problems)
+    )
+    if isinstance(said, AlternativeDocument) and found == Alternative() and not problems.has_below(place):
+        problems.add(place, "matches all tags", hint="give it glob, regex, semver or exclude")
+    return found
 
 
 def platforms(said: Texts | UnsetType, place: str, problems: Problems) -> tuple[Platform, ...]:
@@ -70,7 +85,7 @@ def _names(said: Texts | UnsetType, place: str, problems: Problems) -> tuple[str
     return tuple(dict.fromkeys(texts(said)))
 
 
-def _patterns(said: TagsDocument | ExcludeDocument, place: str, problems: Problems) -> Patterns:
+def _patterns(said: TagsDocument | AlternativeDocument | ExcludeDocument, place: str, problems: Problems) -> Patterns:
     ranges = []
     for at, text in enumerate(texts(said.semver)):
         with problems.at(_item(said.semver, member(place, "semver"), at)):

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
+from asyncpush.migrate.plan.document import HOMES
 from asyncpush.migrate.plan.problems import Problems, member
 from asyncpush.migrate.plan.reading import Plain
 from asyncpush.migrate.plan.variables import Expanded, Unknown
@@ -106,6 +107,8 @@ def _fit_members(value: dict[str, Expanded], kind: inspect.StructType, place: st
         else:
             close = get_close_matches(name, fields, 1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(fields)}"
+            if name in HOMES and HOMES[name] != place.rpartition(".")[2]:
+                hint = f"it is a member of {HOMES[name]}"
             problems.add(member(place, name), "is unknown", hint=hint)
     missing = [name for name, field in fields.items() if field.required and name not in value]
     for name in missing:

@@ -13,6 +13,9 @@ from asyncpush.migrate.plan.versions import Version, VersionRange, version_order
 #: Characters of a regular expression or a glob; both are the plan's, and run against many tags.
 MAX_PATTERN = 1000
 
+#: Patterns of one kind that a message lists.
+_SHOWN = 5
+
 # OCI distribution-spec 1.1, "pulling manifests": <reference> as a tag.
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
@@ -39,12 +42,37 @@ class Patterns:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """One of several ways for a tag to be wanted.
+
+    Attributes:
+        patterns: it is matched by one pattern of each kind.
+        exclude: and by none of these.
+        exclude_names: and is not called so.
+    """
+
+    patterns: Patterns = field(default_factory=Patterns)
+    exclude: Patterns = field(default_factory=Patterns)
+    exclude_names: tuple[str, ...] = ()
+
+    def refuses(self, tag: str) -> str | None:
+        """Why *tag* is not wanted; None if it is."""
+        for kind, matches in _matches(self.patterns, tag):
+            if not any(matches):
+                version = Version.parse(tag) if kind == "semver" else None
+                return f"matches no {kind}" + (", being a pre-release" if version and version.is_prerelease else "")
+        excluded = tag in self.exclude_names or any(any(each) for _, each in _matches(self.exclude, tag))
+        return "excluded" if excluded else None
+
+
+@dataclass(frozen=True, slots=True)
 class TagRules:
     """Which tags are wanted; without anything, all of them.
 
     Attributes:
         names: tags that are wanted by name, whatever the other rules say.
         patterns: of the other tags, those that one pattern of each kind matches.
+        alternatives: and, where there are any, that one of these wants.
         exclude: but for those that any of these patterns matches.
         exclude_names: or that are called so.
         newest: and of these the last so many by the order of versions; None is all.
@@ -52,14 +80,37 @@ class TagRules:
 
     names: tuple[str, ...] = ()
     patterns: Patterns = field(default_factory=Patterns)
+    alternatives: tuple[Alternative, ...] = ()
     exclude: Patterns = field(default_factory=Patterns)
     exclude_names: tuple[str, ...] = ()
     newest: int | None = None
 
     @property
+    def has_patterns(self) -> bool:
+        """Whether more is asked of tags than not to be excluded, and to be among the newest."""
+        return bool(self.patterns or self.alternatives)
+
+    @property
     def needs_listing(self) -> bool:
         """Whether the source's list of tags is needed; if not, ``names`` is all there is to take."""
-        return not self.names or bool(self.patterns)
+        return not self.names or self.has_patterns
+
+    def refuses(self, tag: str) -> str | None:
+        """Why *tag* is not wanted by pattern; None if it is."""
+        reason = Alternative(self.patterns, self.exclude, self.exclude_names).refuses(tag)
+        if reason is None and self.alternatives and all(each.refuses(tag) for each in self.alternatives):
+            return "matches none of any"
+        return reason
+
+    def __str__(self) -> str:
+        """What a plan says, in one line, for people."""
+        words = [*_words("names", self.names), *_described(self.patterns)]
+        if self.alternatives:
+            words.append("any: " + " or ".join(map(_alternative_text, self.alternatives)))
+        words += [f"exclude {each}" for each in (*_words("names", self.exclude_names), *_described(self.exclude))]
+        if self.newest is not None:
+            words.append(f"newest: {self.newest}")
+        return "; ".join(words) or "all tags"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +145,12 @@ def select(rules: TagRules, tags: Sequence[str]) -> Selection:
     """
     listed = dict.fromkeys(tags)
     names = dict.fromkeys(rules.names)
-    unwanted = frozenset(rules.exclude_names)
     reasons: dict[str, str] = {}
     matching: list[str] = []
     for tag in listed:
         if tag in names:
             continue
-        reason = _refused(rules, unwanted, tag)
+        reason = _refused(rules, tag)
         if reason is None:
             matching.append(tag)
         else:
@@ -154,21 +204,17 @@ def _check_length(pattern: str) -> None:
         raise ValueError(f"has {len(pattern)} characters; a pattern has 1 to {MAX_PATTERN}")
 
 
-def _refused(rules: TagRules, unwanted: frozenset[str], tag: str) -> str | None:
-    """Why *tag* is not wanted by pattern; None if it is."""
+def _refused(rules: TagRules, tag: str) -> str | None:
+    """Why *tag* is not taken by pattern; None if it is."""
     if not tag:
-        return "has no tag" if rules.names or rules.patterns else None
+        return "has no tag" if rules.names or rules.has_patterns else None
     if not is_tag(tag):
         return "no tag that ECR takes"
     if (digest := subject_of(tag)) is not None:
         return f"a signature or referrer of {digest}"
-    if rules.names and not rules.patterns:
+    if rules.names and not rules.has_patterns:
         return "not among the names"
-    for kind, matches in _matches(rules.patterns, tag):
-        if not any(matches):
-            return f"matches no {kind}"
-    excluded = tag in unwanted or any(any(each) for _, each in _matches(rules.exclude, tag))
-    return "excluded" if excluded else None
+    return rules.refuses(tag)
 
 
 def _matches(patterns: Patterns, tag: str) -> Iterator[tuple[str, Iterator[bool]]]:
@@ -180,6 +226,23 @@ def _matches(patterns: Patterns, tag: str) -> Iterator[tuple[str, Iterator[bool]
     if patterns.semver:
         version = Version.parse(tag)
         yield "semver", (version is not None and each.matches(version) for each in patterns.semver)
+
+
+def _described(patterns: Patterns) -> Iterator[str]:
+    yield from _words("glob", patterns.glob)
+    yield from _words("regex", patterns.regex)
+    yield from _words("semver", [each.text for each in patterns.semver])
+
+
+def _words(kind: str, texts: Sequence[str]) -> Iterator[str]:
+    if texts:
+        shown = [*texts[:_SHOWN], *(["..."] if len(texts) > _SHOWN else [])]
+        yield f"{kind}: {', '.join(shown)}"
+
+
+def _alternative_text(alternative: Alternative) -> str:
+    excluded = (*_words("names", alternative.exclude_names), *_described(alternative.exclude))
+    return "(" + "; ".join([*_described(alternative.patterns), *(f"exclude {each}" for each in excluded)]) + ")"
 
 
 @lru_cache(maxsize=100_000)  # fewer than a plan's patterns would compile each of them for each tag

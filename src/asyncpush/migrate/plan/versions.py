@@ -1,12 +1,14 @@
 """Versions in tags: their order, and ranges of them as Masterminds/semver reads them (skopeo, regsync, helm).
 
-A version is ``[v]MAJOR[.MINOR[.PATCH]][-PRERELEASE][+BUILD]``; what is left out counts as 0 (semver.org 2.0.0, section
-11, has the order). Other tags have one, too: below all versions, digits by their value.
+A version is ``[v]MAJOR[.MINOR[.PATCH[.MORE]...]][-PRERELEASE][+BUILD]``; what is left out counts as 0 (semver.org
+2.0.0, section 11, has the order). A tag has no plus sign: Helm writes ``_`` for it. Other tags have an order, too:
+below all versions, digits by their value; but what begins with two numbers, as 3.13.0rc2, lies among the versions.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import total_ordering
 from typing import Literal, TypeAlias
@@ -14,8 +16,18 @@ from typing import Literal, TypeAlias
 #: Characters of a range; the longest in use have a few dozen.
 MAX_RANGE = 500
 
-_PRERELEASE = r"(?:-(?P<pre>[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
-_VERSION = re.compile(rf"v?(?P<major>[0-9]+)(?:\.(?P<minor>[0-9]+))?(?:\.(?P<patch>[0-9]+))?{_PRERELEASE}")
+_WORDS = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
+_PRERELEASE = rf"(?:-(?P<pre>{_WORDS}))?(?:\+{_WORDS})?"
+_VERSION = re.compile(
+    r"v?(?P<major>[0-9]+)(?:\.(?P<minor>[0-9]+)(?:\.(?P<patch>[0-9]+)(?P<more>(?:\.[0-9]+)*))?)?"
+    rf"(?:-(?P<pre>{_WORDS}))?(?:[+_](?P<build>[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*))?"
+)
+
+# 3.13.0rc2, 5.6.15.Final: a version to people, though not to semver. With a dot, so that no commit's digest is one.
+_NEARLY = re.compile(r"v?(?P<numbers>[0-9]+(?:\.[0-9]+)+)[._-]?(?P<rest>.*)", re.DOTALL)
+_BEFORE_RELEASE = re.compile(
+    r"(?:a|alpha|b|beta|c|cr|dev|ea|m|milestone|pre|preview|rc|snapshot)(?![A-Za-z])", re.IGNORECASE
+)
 
 # A number of a range may be x, X or *, or be left out.
 _PARTIAL = rf"v?(?P<major>[0-9]+|[xX*])(?:\.(?P<minor>[0-9]+|[xX*]))?(?:\.(?P<patch>[0-9]+|[xX*]))?{_PRERELEASE}"
@@ -32,12 +44,21 @@ Operator = Literal["=", "!=", ">", ">=", "<", "<=", "~", "^"]
 @total_ordering
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version; build metadata counts for nothing, so it is not kept."""
+    """A version; build metadata counts for nothing, so it is not kept.
+
+    Attributes:
+        major: the first number.
+        minor: the second.
+        patch: the third.
+        prerelease: what makes it precede its release.
+        more: the numbers behind the third, without zeros at the end.
+    """
 
     major: int
     minor: int = 0
     patch: int = 0
     prerelease: tuple[_Identifier, ...] = ()
+    more: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Version | None:
@@ -46,7 +67,7 @@ class Version:
         if match is None:
             return None
         major, minor, patch = (int(match[name] or 0) for name in ("major", "minor", "patch"))
-        return cls(major, minor, patch, _identifiers(match["pre"]))
+        return cls(major, minor, patch, _identifiers(match["pre"]), _more(match["more"]))
 
     @property
     def is_prerelease(self) -> bool:
@@ -57,8 +78,16 @@ class Version:
         return self._order < other._order
 
     @property
-    def _order(self) -> tuple[int, int, int, bool, tuple[_Identifier, ...]]:
-        return self.major, self.minor, self.patch, not self.prerelease, self.prerelease
+    def _order(self) -> tuple[int, int, int, tuple[int, ...], bool, tuple[_Identifier, ...]]:
+        return self.major, self.minor, self.patch, self.more, not self.prerelease, self.prerelease
+
+
+def _more(text: str | None) -> tuple[int, ...]:
+    """The numbers of ``.4.0.0``, without zeros at the end."""
+    numbers = [int(number) for number in text.split(".")[1:]] if text else []
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
 
 
 def _identifiers(text: str | None) -> tuple[_Identifier, ...]:
@@ -67,19 +96,33 @@ def _identifiers(text: str | None) -> tuple[_Identifier, ...]:
     return tuple((0, int(word), "") if word.isdigit() else (1, 0, word) for word in words)
 
 
-VersionOrder: TypeAlias = tuple[int, tuple[Version, ...], tuple[tuple[int, int, str], ...], str]
+_Natural: TypeAlias = tuple[tuple[int, int, str], ...]
+VersionOrder: TypeAlias = tuple[int, tuple[Version, ...], int, _Natural, _Natural, str]
 
 
 def version_order(tag: str) -> VersionOrder:
     """A key to sort tags by, lowest first; no two tags have the same.
 
-    Versions by semver's precedence, above all other tags; those, and versions of equal precedence, in natural order:
-    digits by their value.
+    Versions by semver's precedence, above all other tags; versions of equal precedence by their build metadata, of
+    which none at all comes first, and other tags in natural order: digits by their value.
     """
+    match = _VERSION.fullmatch(tag)
     version = Version.parse(tag)
-    pieces = re.findall(r"[0-9]+|[^0-9]+", tag)
-    natural = tuple((0, int(piece), "") if piece[0] in "0123456789" else (1, 0, piece) for piece in pieces)
-    return (1, (version,), natural, tag) if version else (0, (), natural, tag)
+    if match and version:
+        return 1, (version,), 0, _natural(match["build"] or ""), _natural(tag), tag
+    nearly = _NEARLY.fullmatch(tag)
+    if nearly:
+        release = Version.parse(nearly["numbers"])
+        # Right below the release, but above what semver takes for a pre-release; or above the release and its builds.
+        place = -1 if _BEFORE_RELEASE.match(nearly["rest"]) else 1
+        if release:
+            return 1, (release,), place, _natural(nearly["rest"]), _natural(tag), tag
+    return 0, (), 0, (), _natural(tag), tag
+
+
+def _natural(text: str) -> _Natural:
+    pieces = re.findall(r"[0-9]+|[^0-9]+", text)
+    return tuple((0, int(piece), "") if piece[0] in "0123456789" else (1, 0, piece) for piece in pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +160,18 @@ class Comparator:
                 return version >= bound and self._shares(version)
             case "^":
                 return version >= bound and self._is_compatible(version)
+
+    def around(self) -> Iterator[Version]:
+        """The least version of all, the bound, and those that follow it next."""
+        yield Version(0)
+        yield Version(0, prerelease=_identifiers("0"))
+        major, minor, patch = self.major or 0, self.minor or 0, self.patch or 0
+        for pre in ((), self.prerelease, (*self.prerelease, *_identifiers("0"))):
+            yield Version(major, minor, patch, pre)
+            yield Version(major, minor, patch + 1, pre)
+            yield Version(major, minor + 1, 0, pre)
+            yield Version(major + 1, 0, 0, pre)
+        yield Version(major, minor, patch, more=(1,))
 
     @property
     def is_exact(self) -> bool:
@@ -157,6 +212,16 @@ class VersionRange:
         if len(text) > MAX_RANGE:
             raise ValueError(f"has {len(text)} characters; a range has up to {MAX_RANGE}")
         return cls(text, tuple(_alternative(part, text) for part in text.split("||")))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no version is in it; a range that is not empty has one at, or next to, a bound of its own."""
+        return not any(
+            self.matches(version)
+            for alternative in self.alternatives
+            for comparator in alternative
+            for version in comparator.around()
+        )
 
     def matches(self, version: Version) -> bool:
         """Whether *version* is in it; a pre-release only by an alternative that names one."""

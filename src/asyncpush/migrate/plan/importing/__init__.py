@@ -155,7 +155,8 @@ def _texts(piece: Piece) -> list[Piece]:
 def _document(draft: Draft) -> Value:
     """The document as it will be read, with targets for all."""
     registries = {host: _value(said.members) for host, said in draft.registries.items()}
-    targets = {name: _value(said) for name, said in draft.targets.items()}
+    # Which registry a variable stands for, only the environment of a run can tell.
+    targets = {name: _value({} if "${" in str(said.get("registry")) else said) for name, said in draft.targets.items()}
     images = [_value(image.members) for image in draft.images]
     return {"version": Plain("1"), "registries": registries, "targets": targets, "images": images}
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from asyncpush.errors import AsyncpushError, InvalidReferenceError, UsageError
 from asyncpush.migrate.plan.importing.foreign import Say
+from asyncpush.migrate.plan.importing.go_regex import python_regex
 from asyncpush.migrate.plan.resolve import OWN
 from asyncpush.migrate.plan.tags import check_regex
 from asyncpush.migrate.plan.variables import escape
@@ -22,7 +23,7 @@ Piece: TypeAlias = "str | int | bool | list[Piece] | dict[str, Piece]"
 
 
 #: An entry's members, in the order that they are written in.
-_ORDER = ("from", "to", "tags", "platforms", "referrers", "targets")
+_ORDER = ("from", "to", "tags", "min_tags", "platforms", "referrers", "targets")
 
 
 @dataclass(slots=True)
@@ -70,6 +71,10 @@ class Draft:
         """Note something on the document as a whole; the same twice is once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def tell_versions(self) -> None:
+        """Note what a range takes here that it does not take elsewhere."""
+        self.tell("semver: a tag such as 1.2.3.4, or 1.2.3_4 (which is 1.2.3+4), is a version here")
 
     def say(self, text: str) -> None:
         """Note what could not be carried over, behind the entries so far."""
@@ -123,7 +128,13 @@ class Draft:
             registry.notes.append(f"{place}: if {host} speaks HTTP, set plain_http: true instead of tls")
 
     def image(
-        self, source: str, members: Mapping[str, Piece | None], *, host: str = "", profile: str | None = None
+        self,
+        source: str,
+        members: Mapping[str, Piece | None],
+        *,
+        host: str = "",
+        profile: str | None = None,
+        is_escaped: bool = False,
     ) -> None:
         """Add an entry.
 
@@ -132,8 +143,14 @@ class Draft:
             members: what else it says; None is left out.
             host: the destination's registry, as the document has it; empty for the caller's own, or ``to``.
             profile: of the AWS configuration, for that registry.
+            is_escaped: the source has variables, and is escaped where it has none.
         """
-        said: dict[str, Piece | None] = {"from": escape(source), **members, "targets": [self._target(host, profile)]}
+        target = self._target(host, profile)
+        said: dict[str, Piece | None] = {
+            "from": source if is_escaped else escape(source),
+            **members,
+            "targets": [target],
+        }
         image: dict[str, Piece] = {
             name: value for name in _ORDER if (value := said.get(name)) is not None and value not in ([], {})
         }
@@ -154,6 +171,11 @@ class Draft:
             return _name(registry)
         if not host:
             return self._own()
+        if "${" in host:
+            name = "-".join(re.findall("[A-Za-z0-9_]+", host)) + (f"-{profile}" if profile else "")
+            of_profile: dict[str, Piece] = {"profile": escape(profile)} if profile else {}
+            self.targets[name] = {"registry": host, **of_profile}
+            return name
         try:
             registry = parse_registry(host)
         except InvalidReferenceError:
@@ -203,22 +225,23 @@ def whole_match(pattern: str, *, anchored: bool) -> str:
         anchored: it stands between ^ and $, without brackets of its own; otherwise it may match anywhere in the tag.
 
     Raises:
-        ValueError: Python does not take it, or takes it for something else.
+        ValueError: it is none to Go, or can't be carried over.
     """
-    if re.search(r"\[:\^?[a-z]+:\]|(?<!\\)\{,[0-9]+\}", pattern):
-        raise ValueError(f"{pattern[:100]!r} does not mean the same in Python")
-    flags = re.match(r"\(\?([ims]+)\)", pattern)
-    body = pattern[flags.end() :] if flags else pattern
-    if "|" not in body and not anchored and re.fullmatch(r"\^.*(?<!\\)\$", body, re.DOTALL):
-        whole = body[1:-1]
-    elif anchored:
+    if anchored:
         # ^a|b$ is what begins with a, or ends in b.
-        whole = f".*(?:^{body}$).*" if "|" in body else body
+        is_plain = "|" not in pattern and r"\Q" not in pattern
+        whole = python_regex(pattern) if is_plain else f".*(?:{python_regex(f'^{pattern}$')}).*"
+    elif "|" not in pattern and re.fullmatch(r"\^.*(?<!\\)\$", pattern, re.DOTALL):
+        whole = python_regex(pattern[1:-1])
     else:
-        whole = f".*(?:{body}).*"
-    whole = f"(?{flags[1]}:{whole})" if flags else whole
+        whole = f".*(?:{python_regex(pattern)}).*"
     check_regex(whole)
     return whole
+
+
+def other_than(whole: str) -> str:
+    """A regular expression for all tags but those that *whole* matches."""
+    return f"(?!(?:{whole})$).*"
 
 
 def regexes(patterns: list[str], place: str, *, anchored: bool) -> list[Piece]:

@@ -7,12 +7,24 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from asyncpush.errors import UsageError
-from asyncpush.migrate.plan.importing.draft import Draft, Piece, foreseen, is_ecr, ranges, regexes, split_host
-from asyncpush.migrate.plan.importing.foreign import Foreign
+from asyncpush.migrate.plan.importing.draft import (
+    Draft,
+    Piece,
+    foreseen,
+    is_ecr,
+    other_than,
+    split_host,
+    whole_match,
+)
+from asyncpush.migrate.plan.importing.foreign import Foreign, Say
+from asyncpush.migrate.plan.importing.versions import dregsy_range
 from asyncpush.migrate.plan.reading import Value
+from asyncpush.migrate.plan.tags import check_regex, is_tag
 from asyncpush.migrate.plan.variables import escape
+from asyncpush.migrate.plan.versions import Version, version_order
 
 
 def is_dregsy(document: Mapping[str, Value]) -> bool:
@@ -51,7 +63,11 @@ def _import_task(task: Foreign, draft: Draft) -> None:
 def _import_login(host: str, source: Foreign, draft: Draft) -> None:
     auth = source.text("auth")
     source.drop("auth-refresh")
-    if auth and not is_ecr(host):
+    if auth == "none":
+        registry = draft.registry(host)
+        if registry is not None:
+            registry.members["credentials"] = {"anonymous": True}
+    elif auth and not is_ecr(host):
         try:
             login = Foreign(json.loads(base64.b64decode(auth, validate=True)), source.place("auth"), draft.tell)
         except (binascii.Error, ValueError, RecursionError, UsageError):
@@ -71,59 +87,106 @@ def _import_mapping(host: str, goal: str, said: Foreign, draft: Draft, place: st
             raise UsageError("it maps by regular expression" if text else "it has no from")
     platform = said.text("platform")
     platforms: list[Piece] | None = [escape(platform)] if platform and platform != "all" else None
-    tags, digests = _tags(said.texts("tags"), place, draft)
+    tags = _Tags(place, draft.say)
+    for text in said.texts("tags"):
+        tags.add(text.strip())
     said.finish()
+    if tags.ranges:
+        draft.tell_versions()
     registry, path = split_host(f"{goal}/{to}")
     members: dict[str, Piece | None] = {"to": escape(path), "platforms": platforms}
-    if tags or not digests:
-        draft.image(f"{host}/{source}", {**members, "tags": tags}, host=registry)
-    for tag, digest in digests:
+    rules = tags.rules()
+    if rules is not None:
+        draft.image(f"{host}/{source}", {**members, "tags": rules}, host=registry)
+    for tag, digest in tags.digests:
         one: dict[str, Piece | None] = {**members, "to": escape(f"{path}:{tag}" if tag else path)}
         draft.image(f"{host}/{source}@{digest}", one, host=registry)
 
 
-def _tags(texts: list[str], place: str, draft: Draft) -> tuple[dict[str, Piece], list[tuple[str, str]]]:
-    """The rules, and images by digest with the tag that each gets."""
-    rules: dict[str, list[Piece]] = {"names": [], "regex": [], "semver": [], "denied": []}
-    digests: list[tuple[str, str]] = []
+@dataclass(slots=True)
+class _Tags:
+    """A mapping's tags: what any of the filters takes, pruned by all of ``keep``, and what is there by name.
+
+    Attributes:
+        place: of the mapping.
+        say: hears what can't be carried over as it is.
+        names: tags by name.
+        digests: images by digest, each with the tag that it gets.
+        regexes: filters, as this plan has them.
+        ranges: filters, as this plan has them.
+        pruned: what ``keep`` takes away again.
+        newest: how many versions are kept.
+        is_lacking: something was by name or by digest that can't be.
+    """
+
+    place: str
+    say: Say
+    names: list[str] = field(default_factory=list)
+    digests: list[tuple[str, str]] = field(default_factory=list)
+    regexes: list[Piece] = field(default_factory=list)
+    ranges: list[Piece] = field(default_factory=list)
+    pruned: list[Piece] = field(default_factory=list)
     newest: int | None = None
-    for text in texts:
-        kind, colon, rest = text.partition(":")
-        if "@sha256:" in text:
-            tag, _, digest = text.partition("@")
-            digests.append((tag, digest))
-        elif not colon:
-            rules["names"].append(escape(text))
-        elif kind == "keep":
-            newest = _kept(rest.strip())
+    is_lacking: bool = False
+
+    def add(self, text: str) -> None:
+        """Take one of the list; each kind is told by how it begins."""
+        if match := re.fullmatch(r"(?:(.*)@)?(sha256:[0-9a-f]{64})", text):
+            self.digests.append((match[1] or "", match[2]))
+        elif text.startswith("semver:"):
+            self.ranges.append(dregsy_range(text.removeprefix("semver:"), "semver"))
+        elif text.startswith("regex:"):
+            self.regexes.append(self._whole(text.removeprefix("regex:"), is_wanted=True))
+        elif match := re.match(r"keep:\s+latest\s+([0-9]+)$", text):
+            self.newest = int(match[1]) or None
+        elif text.startswith("keep:"):
+            self.pruned.append(self._whole(text.removeprefix("keep:"), is_wanted=False))
+        elif is_tag(text):
+            self.names.append(text)
         else:
-            into, found = _pattern(kind, rest.strip())
-            rules[into] += found
-    denied = rules.pop("denied")
-    if rules["regex"] and rules["semver"]:
-        draft.say(f"{place}: a tag must match the regex and the semver here")
-    found_rules: dict[str, Piece] = {kind: each for kind, each in rules.items() if each}
-    if (denied or newest) and list(found_rules) == ["names"]:
-        found_rules["glob"] = "*"
-    if denied:
-        found_rules["exclude"] = {"regex": denied}
-    if newest:
-        found_rules["newest"] = newest
-    return found_rules, digests
+            self.is_lacking = True
+            self.say(f"{self.place}: {text[:140]!r} is no tag; not carried over")
+
+    def _whole(self, text: str, *, is_wanted: bool) -> Piece:
+        pattern = text.strip()
+        is_inverted = pattern.startswith("!")
+        try:
+            whole = whole_match(pattern.removeprefix("!"), anchored=True)
+            whole = whole if is_inverted != is_wanted else other_than(whole)
+            check_regex(whole)
+        except ValueError as error:
+            raise UsageError(f"regex: {error}") from error
+        return escape(whole)
+
+    def rules(self) -> dict[str, Piece] | None:
+        """The rules of the plan; empty for all tags, None for none."""
+        names = self.names
+        has_filters = bool(self.regexes or self.ranges)
+        if not has_filters and (names or self.digests or self.is_lacking):
+            if self.newest is not None:
+                names = _newest(names, self.newest)
+            return {"names": list(names)} if names else None
+        found: dict[str, Piece] = {"names": list(names)}
+        if self.regexes and self.ranges:
+            found["any"] = [{"semver": self.ranges}, {"regex": self.regexes}]
+        else:
+            found |= {"regex": self.regexes, "semver": self.ranges}
+        if self.pruned:
+            found["exclude"] = {"regex": self.pruned}
+        if self.newest is not None:
+            found["newest"] = self.newest
+            if any(map(Version.parse, names)) or not self.ranges or self.regexes:
+                self.say(
+                    f"{self.place}: keep: latest {self.newest} is of versions to dregsy, those by name among them, and "
+                    "keeps all other tags; newest is of what the patterns match here"
+                )
+        return {name: value for name, value in found.items() if value}
 
 
-def _pattern(kind: str, text: str) -> tuple[str, list[Piece]]:
-    """Which rule a filter belongs to, and its patterns."""
-    if kind == "semver":
-        return kind, ranges([text], kind)
-    if kind == "regex":
-        into = "denied" if text.startswith("!") else "regex"
-        return into, regexes([text.removeprefix("!").strip()], kind, anchored=False)
-    raise UsageError(f"there are no tags {kind[:60]!r}")
-
-
-def _kept(text: str) -> int:
-    match = re.fullmatch(r"latest\s+([1-9][0-9]{0,5})", text)
-    if match is None:
-        raise UsageError(f"keep: {text[:100]!r} can't be carried over")
-    return int(match[1])
+def _newest(names: list[str], number: int) -> list[str]:
+    """Of tags by name, the newest versions, and all that are none; if none is a version, the last of them."""
+    versions = [name for name in names if Version.parse(name)]
+    if not versions:
+        return sorted(names)[-number:]
+    kept = sorted(versions, key=version_order)[-number:]
+    return [name for name in names if name in kept or name not in versions]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from asyncpush.errors import UsageError
-from asyncpush.migrate.plan.importing.draft import Draft, Piece, bare_host, foreseen, ranges, regexes, split_host
+from asyncpush.migrate.plan.importing.draft import Draft, Piece, bare_host, foreseen, regexes, split_host
 from asyncpush.migrate.plan.importing.foreign import Foreign
+from asyncpush.migrate.plan.importing.versions import regsync_range
 from asyncpush.migrate.plan.reading import Value
 from asyncpush.migrate.plan.variables import escape
 
@@ -39,7 +41,7 @@ def import_regsync(document: Value, draft: Draft) -> None:
         with foreseen(draft.tell, place):
             _import_login(Foreign(value, place, draft.tell), draft)
     defaults = said.mapping("defaults") or Foreign({}, "defaults", draft.tell)
-    referrers = _referrers(defaults)
+    referrers = _Referrers.of(defaults)
     for place, value in said.items("sync"):
         with foreseen(draft.say, place):
             _import_sync(Foreign(value, place, draft.say), referrers, draft)
@@ -71,21 +73,23 @@ def _import_login(said: Foreign, draft: Draft) -> None:
     said.finish()
 
 
-def _import_sync(said: Foreign, referrers: bool | None, draft: Draft) -> None:
+def _import_sync(said: Foreign, defaults: _Referrers, draft: Draft) -> None:
     source, goal = (_plain(said.text(name) or "", said.place(name)) for name in ("source", "target"))
     kind = said.text("type")
     if kind not in ("image", "repository") or not source or not goal:
         raise UsageError(f"its type is {kind!r}" if source and goal else "it has no source or no target")
-    own = _referrers(said)
-    members: dict[str, Piece | None] = {
-        "platforms": [escape(each) for each in (*said.texts("platform"), *said.texts("platforms"))],
-        "referrers": referrers if own is None else own,
-    }
+    platforms = [escape(each) for each in (*said.texts("platform"), *said.texts("platforms"))]
+    if said.texts("platforms"):
+        draft.tell("regsync keeps an index of which it takes some platforms; this plan makes a new one of them")
+    carried = _Referrers.of(said).over(defaults)
+    if carried is None:
+        draft.tell("regsync leaves signatures and referrers behind where it is not told; this plan takes them along")
+    members: dict[str, Piece | None] = {"platforms": [*platforms], "referrers": carried}
     host, path = split_host(goal)
-    if said.value("tagSets"):
-        raise UsageError("it has tagSets")
+    # Without a registry it is Docker Hub's.
+    host = host or "docker.io"
     if kind == "repository":
-        members |= {"to": escape(path), "tags": _tags(said.mapping("tags"))}
+        members |= {"to": escape(path), "tags": _tags(said, draft)}
     else:
         has_tag = ":" in source.partition("@")[0].rpartition("/")[2] or "@" in source
         members["to"] = escape(path if ":" in path else f"{path}:latest")
@@ -95,22 +99,48 @@ def _import_sync(said: Foreign, referrers: bool | None, draft: Draft) -> None:
     draft.image(re.sub("^ocidir://", "oci:", source), members, host=host)
 
 
-def _tags(said: Foreign | None) -> Piece | None:
-    if said is None:
+def _tags(said: Foreign, draft: Draft) -> Piece | None:
+    """What any of the sets takes; without any, all tags."""
+    found: list[Piece] = []
+    for place, value in said.items("tagSets"):
+        found.append(_set(Foreign(value, place, draft.say), draft))
+    # A set in the list that asks for nothing is all tags; here it is none.
+    if (tags := said.mapping("tags")) and (own := _set(tags, draft)):
+        found.append(own)
+    if not found or {} in found:
         return None
+    return found[0] if len(found) == 1 else {"any": found}
+
+
+def _set(said: Foreign, draft: Draft) -> dict[str, Piece]:
+    there = said.place("semverRange")
     found: dict[str, Piece] = {
         "regex": regexes(said.texts("allow"), said.place("allow"), anchored=True),
-        "semver": ranges(said.texts("semverRange"), said.place("semverRange")),
+        "semver": [regsync_range(text, there) for text in said.texts("semverRange") if text],
     }
     if deny := regexes(said.texts("deny"), said.place("deny"), anchored=True):
         found["exclude"] = {"regex": deny}
     said.refuse()
+    if found["semver"]:
+        draft.tell_versions()
     return {name: value for name, value in found.items() if value}
 
 
-def _referrers(said: Foreign) -> bool | None:
-    flags = [said.flag("referrers"), said.flag("digestTags")]
-    return any(flags) if flags != [None, None] else None
+@dataclass(frozen=True, slots=True)
+class _Referrers:
+    """The two things that are referrers here: those of OCI, and tags of digests, as cosign's."""
+
+    referrers: bool | None
+    digest_tags: bool | None
+
+    @classmethod
+    def of(cls, said: Foreign) -> _Referrers:
+        return cls(said.flag("referrers"), said.flag("digestTags"))
+
+    def over(self, defaults: _Referrers) -> bool | None:
+        pairs = ((self.referrers, defaults.referrers), (self.digest_tags, defaults.digest_tags))
+        flags = [own if own is not None else default for own, default in pairs]
+        return any(flags) if flags != [None, None] else None
 
 
 def _plain(text: str, place: str) -> str:

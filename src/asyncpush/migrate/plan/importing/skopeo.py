@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.importing.draft import Draft, Piece, foreseen, ranges, regexes
 from asyncpush.migrate.plan.importing.foreign import Foreign
 from asyncpush.migrate.plan.reading import Value
+from asyncpush.migrate.plan.tags import is_tag
 from asyncpush.migrate.plan.variables import escape
 
 _KINDS = ("images", "images-by-tag-regex", "images-by-semver")
@@ -51,15 +53,36 @@ def _import_registry(host: str, said: Foreign, draft: Draft) -> None:
 
 
 def _import_names(host: str, name: str, tags: Value, draft: Draft) -> None:
-    with foreseen(draft.say, f"{host}, {name}"):
-        if not isinstance(tags, (list, type(None))) or not all(isinstance(tag, str) for tag in tags or ()):
+    place = f"{host}, {name}"
+    with foreseen(draft.say, place):
+        if not isinstance(tags, (list, type(None))):
             raise UsageError("its tags are no list of texts")
-        texts = list(map(str, tags or ()))
-        names: list[Piece] = [escape(tag) for tag in texts if not tag.startswith("sha256:")]
-        if names or not texts:
+        names: list[Piece] = []
+        digests: list[str] = []
+        for each in tags or ():
+            # One that is wrong costs itself, as it does there; but without any that is good, no tag is copied.
+            with foreseen(draft.say, place):
+                (digests if _is_digest(each, f"{host}/{name}") else names).append(str(each))
+        if names or not tags:
             draft.image(f"{host}/{name}", {"to": _goal(host, name, draft), "tags": names})
-        for digest in (tag for tag in texts if tag.startswith("sha256:")):
+        for digest in digests:
             draft.image(f"{host}/{name}@{digest}", {"to": _goal(host, name, draft)})
+
+
+def _is_digest(text: Value, repository: str) -> bool:
+    """Whether *text* is a digest; if not, it is a tag."""
+    if not isinstance(text, str):
+        raise UsageError("one of its tags is no text")
+    if re.fullmatch("sha256:[0-9a-f]{64}", text):
+        return True
+    if is_tag(text):
+        return False
+    tag, at, digest = text.partition("@")
+    if at and is_tag(tag) and digest.startswith("sha256:"):
+        raise UsageError(
+            f"{text[:300]!r} is a tag with a digest, which skopeo skips (an entry from: {repository}:{text} takes it)"
+        )
+    raise UsageError(f"{text[:140]!r} is neither a tag nor a digest of sha256, and skopeo skips it")
 
 
 def _import_pattern(host: str, name: str, kind: str, pattern: Value, draft: Draft) -> None:
@@ -68,6 +91,8 @@ def _import_pattern(host: str, name: str, kind: str, pattern: Value, draft: Draf
         if not isinstance(pattern, str):
             raise UsageError(f"its {kind} is no text")
         found = regexes([pattern], kind, anchored=False) if kind == "regex" else ranges([pattern], kind)
+        if kind == "semver":
+            draft.tell_versions()
         draft.image(f"{host}/{name}", {"to": _goal(host, name, draft), "tags": {kind: found[0]}})
 
 

@@ -1,0 +1,274 @@
+"""Regular expressions of Go, which other tools' configurations have, as Python's, which a plan has.
+
+Whatever the two read differently is written so that it keeps Go's meaning for tags, which are ASCII and one line long
+(https://github.com/google/re2/wiki/Syntax, and what Go's package ``regexp/syntax`` leaves out of it). What can't be
+written so, or is no expression to Go, is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from asyncpush.migrate.plan.tags import MAX_PATTERN, check_regex
+
+_ASCII = [chr(code) for code in range(128)]
+
+_POSIX = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "ascii": r"\x00-\x7f",
+    "blank": r"\t ",
+    "cntrl": r"\x00-\x1f\x7f",
+    "digit": "0-9",
+    "graph": "!-~",
+    "lower": "a-z",
+    "print": " -~",
+    "punct": r"!-/:-@\[-`{-~",
+    "space": r"\t\n\v\f\r ",
+    "upper": "A-Z",
+    "word": "0-9A-Za-z_",
+    "xdigit": "0-9A-Fa-f",
+}
+
+# Classes whose members no tag has, and what is left of all characters without them.
+_NOTHING, _ANYTHING = r"[^\x00-\U0010ffff]", r"[\x00-\U0010ffff]"
+
+_FLAGS = re.compile(r"\(\?(?P<on>[imsU]*)(?P<off>-[imsU]+)?(?P<end>[:)])")
+_NAME = re.compile(r"\(\?P?<[A-Za-z0-9_]+>")
+_REPEAT = re.compile(r"[*+?]|\{[0-9]+(?:,[0-9]*)?\}")
+_ESCAPED = re.compile(
+    r"\\(?:x\{(?P<long>[0-9A-Fa-f]+)\}|x(?P<hex>[0-9A-Fa-f]{2})|(?P<octal>0[0-7]{0,2}|[1-7][0-7]{1,2}))"
+)
+_PROPERTY = re.compile(r"\\(?P<sort>[pP])(?:\{(?P<not>\^?)(?P<name>[A-Za-z_]+)\}|(?P<letter>[A-Z]))")
+_POSIX_CLASS = re.compile(r"\[:(?P<not>\^?)(?P<name>[a-z]+):\]")
+
+
+def python_regex(pattern: str) -> str:
+    """*pattern* as Python's ``re`` must have it.
+
+    Raises:
+        ValueError: Go does not take it, or it can't be carried over.
+    """
+    if len(pattern) > MAX_PATTERN:
+        raise ValueError(f"has {len(pattern)} characters; a pattern has 1 to {MAX_PATTERN}")
+    return _Translator(pattern).whole()
+
+
+class _Translator:
+    """Goes through a pattern once.
+
+    Flags in the middle count to the end of their group in Go, beyond ``|``; Python wants a group of their own for them,
+    so such a group is closed and opened again at each ``|``.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self._text = pattern
+        self._at = 0
+        self._out: list[str] = []
+        # For each group that is open, what flags have opened inside it.
+        self._scopes: list[list[str]] = [[]]
+
+    def whole(self) -> str:
+        while self._at < len(self._text):
+            self._piece()
+        if len(self._scopes) > 1:
+            raise self._error("has a group without an end")
+        self._out.append(")" * len(self._scopes[0]))
+        found = "".join(self._out)
+        if found:
+            check_regex(found)
+        return found
+
+    def _piece(self) -> None:
+        char = self._text[self._at]
+        match char:
+            case "\\":
+                self._escape()
+            case "[":
+                self._class()
+            case "(":
+                self._group()
+            case ")":
+                if len(self._scopes) == 1:
+                    raise self._error("has a group without a beginning")
+                self._put(")" * (len(self._scopes.pop()) + 1), 1)
+            case "|":
+                scope = self._scopes[-1]
+                self._put(")" * len(scope) + "|" + "".join(scope), 1)
+            case "*" | "+" | "?" | "{":
+                self._repeat()
+            case _:
+                self._put(char, 1)
+
+    def _put(self, text: str, length: int) -> None:
+        self._out.append(text)
+        self._at += length
+
+    def _repeat(self) -> None:
+        match = _REPEAT.match(self._text, self._at)
+        if match is None:
+            self._put(r"\{", 1)
+            return
+        if any(int(number) > 1000 for number in re.findall("[0-9]+", match[0])):
+            raise self._error("repeats more than 1000 times")
+        self._put(match[0], len(match[0]))
+        if self._text[self._at : self._at + 1] == "?":
+            self._put("?", 1)
+        if _REPEAT.match(self._text, self._at):
+            raise self._error("repeats a repetition")
+
+    def _group(self) -> None:
+        text, at = self._text, self._at
+        if not text.startswith("(?", at):
+            self._scopes.append([])
+            self._put("(", 1)
+        elif match := _NAME.match(text, at):
+            # Nothing can refer to it.
+            self._scopes.append([])
+            self._put("(?:", len(match[0]))
+        elif match := _FLAGS.match(text, at):
+            flags = _flags(match["on"], match["off"] or "")
+            if match["end"] == ")" and _REPEAT.match(text, match.end()):
+                raise self._error(f"repeats {match[0]}")
+            if match["end"] == ":":
+                self._scopes.append([])
+                self._put(flags, len(match[0]))
+            elif flags == "(?:":
+                self._put("", len(match[0]))
+            else:
+                self._scopes[-1].append(flags)
+                self._put(flags, len(match[0]))
+        else:
+            raise self._error(f"has {text[at : at + 3]!r}, which Go does not know")
+
+    def _escape(self) -> None:
+        text, at = self._text, self._at
+        following = text[at + 1 : at + 2]
+        if following == "Q":
+            literal, _, rest = text[at + 2 :].partition(r"\E")
+            # A repetition behind \E is of the last character alone, as it is of an escaped one.
+            self._put(re.escape(literal), len(text) - at - len(rest))
+        elif following == "z":
+            self._put(r"\Z", 2)
+        elif following in ("A", "b", "B", "d", "D", "w", "W", "s", "S"):
+            self._put(text[at : at + 2], 2)
+        elif following in ("p", "P"):
+            inside = self._property()
+            self._put(f"[{inside}]" if inside else _NOTHING, 0)
+        else:
+            self._put(re.escape(self._char()), 0)
+
+    def _char(self) -> str:
+        """The character that stands here, escaped or not."""
+        text, at = self._text, self._at
+        if text[at] != "\\":
+            self._at += 1
+            return text[at]
+        if match := _ESCAPED.match(text, at):
+            code = int(match["long"] or match["hex"], 16) if match["octal"] is None else int(match["octal"], 8)
+            if code > 0x10FFFF:
+                raise self._error(f"has {match[0]}, which is no character")
+            self._at = match.end()
+            return chr(code)
+        following = text[at + 1 : at + 2]
+        self._at += 2
+        if following and not following.isalnum() and following.isascii():
+            return following
+        if following and following in "aftnrv":
+            return {"a": "\a", "f": "\f", "t": "\t", "n": "\n", "r": "\r", "v": "\v"}[following]
+        raise self._error(f"has \\{following}, which Go does not know" if following else "ends in a backslash")
+
+    def _class(self) -> None:
+        self._at += 1
+        negated = self._text.startswith("^", self._at)
+        self._at += negated
+        members: list[str] = []
+        is_first = True
+        while is_first or not self._text.startswith("]", self._at):
+            if self._at >= len(self._text):
+                raise self._error("has a class without an end")
+            is_first = False
+            members.append(self._member())
+        self._at += 1
+        inside = "".join(members)
+        if inside:
+            self._out.append(f"[{'^' * negated}{inside}]")
+        else:
+            self._out.append(_ANYTHING if negated else _NOTHING)
+
+    def _member(self) -> str:
+        """What stands next in a class, as Python has it inside brackets."""
+        text, at = self._text, self._at
+        if text.startswith("[:", at) and (match := _POSIX_CLASS.match(text, at)):
+            if match["name"] not in _POSIX:
+                raise self._error(f"has {match[0]}, which Go does not know")
+            self._at = match.end()
+            inside = _POSIX[match["name"]]
+            if not match["not"]:
+                return inside
+            self._check_case(match[0], is_other_case=match["name"] in ("lower", "upper"))
+            return _members(char for char in _ASCII if not re.fullmatch(f"[{inside}]", char))
+        if text[at] == "\\" and text[at + 1 : at + 2] in ("d", "D", "w", "W", "s", "S"):
+            self._at += 2
+            return text[at : at + 2]
+        if text[at] == "\\" and text[at + 1 : at + 2] in ("p", "P"):
+            return self._property()
+        low = self._char()
+        if text[self._at : self._at + 1] != "-" or text[self._at + 1 : self._at + 2] in ("]", ""):
+            return re.escape(low)
+        self._at += 1
+        high = self._char()
+        if high < low:
+            raise self._error(f"has the range {low}-{high}, which has no member")
+        return f"{re.escape(low)}-{re.escape(high)}"
+
+    def _property(self) -> str:
+        """The ASCII characters of a Unicode property, as a class has them."""
+        match = _PROPERTY.match(self._text, self._at)
+        if match is None:
+            raise self._error("has a property that Go does not know")
+        name = match["name"] or match["letter"]
+        wanted = (match["sort"] == "p") != bool(match["not"])
+        if name == "Any":
+            members = set(_ASCII)
+        elif name == "Latin":
+            members = {char for char in _ASCII if char.isalpha()}
+        elif re.fullmatch(r"[CLMNPSZ][a-z]?", name):
+            members = {char for char in _ASCII if unicodedata.category(char).startswith(name)}
+        else:
+            raise self._error(f"has {match[0]}, which can't be carried over")
+        self._check_case(match[0], is_other_case=not wanted and name in ("Lu", "Ll"))
+        self._at = match.end()
+        return _members(char for char in _ASCII if (char in members) == wanted)
+
+    def _check_case(self, text: str, *, is_other_case: bool) -> None:
+        """Refuse what is not in one case where none is looked at: Go and Python differ in what that is."""
+        if is_other_case and re.search(r"\(\?[a-zA-Z-]*i", self._text):
+            raise self._error(f"has {text} beside (?i), which can't be carried over")
+
+    def _error(self, words: str) -> ValueError:
+        return ValueError(f"{self._text[:100]!r} {words}")
+
+
+def _flags(on: str, off: str) -> str:
+    """The group that flags open; to a tag, which is one line, only the case matters."""
+    if "i" in off:
+        return "(?-i:"
+    return "(?i:" if "i" in on else "(?:"
+
+
+def _members(chars: Iterable[str]) -> str:
+    """Characters, inside brackets, as ranges where they lie side by side."""
+    ranges: list[list[str]] = []
+    for char in chars:
+        if ranges and ord(char) == ord(ranges[-1][-1]) + 1:
+            ranges[-1][1:] = [char]
+        else:
+            ranges.append([char])
+    return "".join("-".join(map(_in_class, each)) for each in ranges)
+
+
+def _in_class(char: str) -> str:
+    return char if char.isalnum() else f"\\x{ord(char):02x}"
