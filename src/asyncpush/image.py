@@ -15,7 +15,7 @@ from asyncpush.layer import PushedLayer, Resources, push_layer
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest
 from asyncpush.planning import Memory, Plan, each_once, plan_image
-from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository
+from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, LeftOut, Repository
 from asyncpush.upload import layer_key
 
 T = TypeVar("T")
@@ -45,6 +45,7 @@ class ImageResult:
         seconds: how long it took.
         layers_mounted: blobs that were taken over from another repository of the registry.
         bytes_mounted: their bytes.
+        left_out: what the image's index names and the source does not hold.
     """
 
     source: str
@@ -59,6 +60,7 @@ class ImageResult:
     seconds: float = 0.0
     layers_mounted: int = 0
     bytes_mounted: int = 0
+    left_out: tuple[LeftOut, ...] = ()
 
 
 class Once(Generic[T]):
@@ -160,6 +162,7 @@ def dry_run(image: Image, destination: str, plan: Plan) -> ImageResult:
         sum(blob.source_size for blob in plan.to_send),
         len(plan.present),
         sum(blob.source_size for blob in plan.present),
+        left_out=image.left_out,
     )
 
 
@@ -238,6 +241,7 @@ async def push_planned(
         time.monotonic() - started,
         len(mounted),
         sum(layer.descriptor.size for layer in mounted),
+        image.left_out,
     )
 
 

@@ -130,6 +130,10 @@ def _image(result: ImageResult | ImageFailure) -> Json:
         "layersPresent": result.layers_present,
         "bytesPresent": result.bytes_present,
         "seconds": round(result.seconds, 3),
+        "leftOut": [
+            {"name": left_out.name, "digest": str(left_out.digest), "reason": left_out.reason}
+            for left_out in result.left_out
+        ],
     }
 
 

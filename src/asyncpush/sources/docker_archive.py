@@ -13,7 +13,7 @@ from functools import partial
 import msgspec
 
 from asyncpush.errors import ChoiceError, DigestMismatchError, ManifestError, SourceError
-from asyncpush.manifest import Manifest, build_manifest, image_types
+from asyncpush.manifest import Manifest, build_manifest, image_types, require_layers
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Blob, ImageNode
 from asyncpush.settings import Compression, Settings
@@ -28,7 +28,7 @@ from asyncpush.sources.content import (
     read_content,
 )
 from asyncpush.sources.names import ImageName
-from asyncpush.sources.source import Entry
+from asyncpush.sources.source import Entry, Loaded
 from asyncpush.sources.spool import HEAD_SIZE, sniff
 from asyncpush.stream.compress import CompressedBlob
 
@@ -70,14 +70,54 @@ def read_docker_archive(store: Store, settings: Settings) -> tuple[Entry, ...]:
     return tuple(entry for at, item in enumerate(_items(store)) for entry in archive.entries(at, item))
 
 
-def has_uncompressed_layers(store: Store) -> bool:
-    """Whether some layer that manifest.json lists is there and is not compressed.
+@dataclass(frozen=True, slots=True)
+class SavedImage:
+    """What manifest.json says of an image.
+
+    Attributes:
+        position: its place in the list.
+        config: the digest of its config; None if that is neither there nor named by its digest.
+        names: its names.
+    """
+
+    position: int
+    config: Digest | None
+    names: tuple[ImageName, ...]
+
+
+def saved_images(store: Store) -> tuple[SavedImage, ...]:
+    """What manifest.json lists; nothing but configs is read.
+
+    Raises:
+        SourceError: manifest.json is missing or malformed.
+    """
+    return tuple(SavedImage(at, _config_digest(store, item), _names(item)) for at, item in enumerate(_items(store)))
+
+
+def is_uncompressed(store: Store) -> bool:
+    """Whether no layer is compressed that manifest.json lists and that is there.
 
     Raises:
         SourceError: manifest.json is missing or malformed.
     """
     contents = {path: store.find(path) for item in _items(store) for path in item.layers or ()}
-    return any(content is not None and _packing(content) is None for content in contents.values())
+    return all(content is None or _packing(content) is None for content in contents.values())
+
+
+def _config_digest(store: Store, item: _Item) -> Digest | None:
+    claim = _NAMED_BY_DIGEST.fullmatch(item.config)
+    if claim and item.config.startswith("blobs/"):
+        return Digest(claim[1])
+    try:
+        content = store.find(item.config)
+        return Digest.of(read_content(content)) if content else None
+    except SourceError:
+        return None
+
+
+def _names(item: _Item) -> tuple[ImageName, ...]:
+    tags = (tag for tag in item.repo_tags or () if tag.isprintable() and not tag.startswith("<none>"))
+    return tuple(map(ImageName.parse, tags))
 
 
 def _items(store: Store) -> list[_Item]:
@@ -104,15 +144,13 @@ class _Archive:
 
     def entries(self, position: int, item: _Item) -> Iterator[Entry]:
         load = partial(self.load, position, item)
-        names = [
-            ImageName.parse(tag) for tag in item.repo_tags or () if tag.isprintable() and not tag.startswith("<none>")
-        ]
+        names = _names(item)
         for name in names:
             yield Entry(position, load, str(name), frozenset({str(name)}), name.repository, name.tag or "latest")
         if not names:
             yield Entry(position, load)
 
-    def load(self, position: int, item: _Item, platform: Platform | None) -> ImageNode:
+    def load(self, position: int, item: _Item, platform: Platform | None) -> Loaded:
         label = f"the config of image @{position} in {self.store.label}"
         raw = read_content(self._find(item.config))
         self._check_config(item.config, raw, label)
@@ -123,7 +161,10 @@ class _Archive:
             )
         layers = list(self._layers(item, config, label))
         oci = any(layer.compression == "zstd" for layer in layers)
-        return self._node(raw, [self._blob(layer, oci=oci) for layer in layers], oci=oci)
+        node = self._node(raw, [self._blob(layer, oci=oci) for layer in layers], oci=oci)
+        if node.manifest is not None:
+            require_layers(node.manifest, f"image @{position} in {self.store.label}")
+        return Loaded(node)
 
     def _find(self, path: str) -> Content:
         content = self.store.find(path)

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from asyncpush.errors import ChoiceError, DigestMismatchError, ManifestError, SourceError
-from asyncpush.manifest import INDEX_TYPES, Manifest, is_foreign, parse_manifest
-from asyncpush.model import Descriptor, Digest, Platform
+from asyncpush.manifest import INDEX_TYPES, Manifest, is_foreign, require_layers
+from asyncpush.model import Descriptor, Platform
 from asyncpush.protocols import ImageNode, IndexNode
-from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE, MAX_MANIFESTS
+from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFESTS
 from asyncpush.sources.config import parse_config
 from asyncpush.sources.content import BytesContent, Content, ContentBlob, Store, read_content
+from asyncpush.sources.sparse import find_blob, read_manifest
 
 _UNKNOWN = Platform("unknown", "unknown")
 
@@ -61,6 +62,7 @@ class ImageLoader:
         manifest = self._manifest(descriptor, depth)
         if manifest.config is None:
             return IndexNode(manifest, tuple(self._children(manifest, depth)))
+        require_layers(manifest, f"image {manifest.digest.short} in {self.store.label}")
         config = self._blob(manifest.config, "config")
         wanted = [layer for layer in manifest.layers if self.push_foreign_layers or not is_foreign(layer)]
         layers = tuple(self._blob(layer, "layer") for layer in wanted)
@@ -85,10 +87,8 @@ class ImageLoader:
                 f"{what} is an index in an index, {depth} times over", hint=f"{MAX_INDEX_DEPTH} are read"
             )
         if descriptor not in self._manifests:
-            raw = read_content(self._present(descriptor, "manifest"), MAX_MANIFEST_SIZE)
-            if Digest.of(raw) != descriptor.digest:
-                raise DigestMismatchError(what, descriptor.digest, Digest.of(raw))
-            self._manifests[descriptor] = parse_manifest(raw, media_type=descriptor.media_type, name=what)
+            content = self._present(descriptor, "manifest")
+            self._manifests[descriptor] = read_manifest(self.store, descriptor, content)
         return self._manifests[descriptor]
 
     def _blob(self, descriptor: Descriptor, what: str) -> ContentBlob:
@@ -140,4 +140,4 @@ class ImageLoader:
         return parse_config(read_content(self._present(config, "config")), f"config {config.digest.short}").platform
 
     def _find(self, descriptor: Descriptor) -> Content | None:
-        return self.store.find(f"blobs/sha256/{descriptor.digest.hex}")
+        return find_blob(self.store, descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,7 +17,7 @@ from asyncpush.errors import (
     SourceNotFoundError,
     only_cause,
 )
-from asyncpush.manifest import INDEX_TYPES, Manifest, is_foreign, parse_manifest
+from asyncpush.manifest import INDEX_TYPES, Manifest, is_foreign, require_layers, with_children
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import ImageNode, IndexNode
 from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFESTS
@@ -98,6 +97,7 @@ class RemoteImages:
     async def _complete(self, manifest: Manifest, depth: int) -> ImageNode | IndexNode:
         """The node of *manifest*, with all that it names."""
         if manifest.config is not None:
+            require_layers(manifest, f"image {manifest.digest.short} in {self._label}")
             wanted = [layer for layer in manifest.layers if self.push_foreign_layers or not is_foreign(layer)]
             layers = tuple(self._blob(layer, "layer") for layer in wanted)
             return ImageNode(self._blob(manifest.config, "config"), layers, manifest)
@@ -145,7 +145,7 @@ class RemoteImages:
             raise self._no_choice(members, wanted)
         kept |= {child.digest for child in index.children if _attested(child) in {str(digest) for digest in kept}}
         self._read = 0
-        return await self._complete(await to_thread.run_sync(_with_children, index, kept), 0)
+        return await self._complete(await to_thread.run_sync(with_children, index, kept), 0)
 
     async def _members(self, index: Manifest, depth: int) -> Sequence[_Child]:
         """The images and indexes that *index* names, each with the platforms in it."""
@@ -205,24 +205,3 @@ class RemoteImages:
 
 def _attested(child: Descriptor) -> str | None:
     return child.annotation(_ATTESTED) if child.annotation(_ATTESTATION) is not None else None
-
-
-def _with_children(index: Manifest, kept: Collection[Digest]) -> Manifest:
-    """*index* with some of its children: itself if they are all; else the same document without the others.
-
-    The same choice from the same bytes gives the same bytes: members and children keep their order.
-    """
-    if all(child.digest in kept for child in index.children):
-        return index
-    try:
-        document = json.loads(index.raw)
-        pairs = zip(document["manifests"], index.children, strict=True)
-        document["manifests"] = [member for member, child in pairs if child.digest in kept]
-        raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    except (ValueError, RecursionError) as error:
-        # Numbers of thousands of digits, say: what skips them took them.
-        raise ManifestError(
-            f"index {index.digest.short} can't be written anew for some of its images: {error}",
-            hint="take all of its platforms",
-        ) from error
-    return parse_manifest(raw, media_type=index.media_type)

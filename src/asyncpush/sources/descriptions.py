@@ -1,0 +1,167 @@
+"""An archive that describes its images twice: index.json (OCI) and manifest.json (Docker), over the same blobs.
+
+index.json is the truth for the images that it names: their manifests and digests are pushed as they are. manifest.json
+adds the images and the names that index.json lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from asyncpush.errors import ManifestError, SourceError
+from asyncpush.manifest import INDEX_TYPES
+from asyncpush.model import Digest
+from asyncpush.settings import Settings
+from asyncpush.sources.docker_archive import MANIFEST, SavedImage, is_uncompressed, read_docker_archive, saved_images
+from asyncpush.sources.names import ImageName, Location
+from asyncpush.sources.oci_layout import INDEX, is_oci_layout, names_alone, read_oci_layout
+from asyncpush.sources.source import Entry, LocalSource
+from asyncpush.sources.sparse import configs_in
+from asyncpush.sources.tar_index import TarIndex
+
+_SHOWN_NAMES = 10
+
+
+def read_archive(archive: TarIndex, location: Location, settings: Settings) -> LocalSource:
+    """List the images of an archive of either kind, or of both, in a worker thread.
+
+    Raises:
+        SourceError: it holds no images, or what describes them is malformed.
+    """
+    kind = location.kind
+    is_oci = is_oci_layout(archive)
+    is_docker = archive.find(MANIFEST) is not None
+    if kind is None and not is_oci and not is_docker:
+        raise SourceError(
+            f"{archive.label} holds no image: neither {INDEX} nor {MANIFEST}",
+            hint="push a single layer with `asyncpush layers`",
+        )
+    saved = _saved(archive) if is_oci and is_docker else None
+    if kind == "docker-archive" or (kind is None and not is_oci):
+        entries = read_docker_archive(archive, settings)
+        notes = _Both(archive, settings, location, saved).only_in_index() if saved else ()
+        return LocalSource("docker-archive", location, entries, notes)
+    if saved is None:
+        ignored = [f"{MANIFEST} in {archive.label} is no list of images, and is not read"] if is_docker else []
+        entries = read_oci_layout(archive, settings, location.stem)
+        return LocalSource("oci-archive", location, entries, tuple(ignored if kind is None else ()))
+    both = _Both(archive, settings, location, saved)
+    if kind == "oci-archive":
+        return LocalSource(kind, location, both.entries, both.only_in_manifest())
+    return both.source()
+
+
+def _saved(archive: TarIndex) -> tuple[SavedImage, ...] | None:
+    try:
+        return saved_images(archive)
+    except ManifestError:
+        return None  # a program's own manifest.json, say
+
+
+class _Both:
+    """Both descriptions of one archive, compared: an image is the same where its config is."""
+
+    def __init__(self, archive: TarIndex, settings: Settings, location: Location, saved: Sequence[SavedImage]) -> None:
+        self._archive = archive
+        self._settings = settings
+        self._location = location
+        self._saved = saved
+        configs = {image.config for image in saved if image.config}
+        self.entries = read_oci_layout(archive, settings, location.stem, configs)
+        self._configs = [_configs(archive, entry) for entry in self.entries]
+
+    def source(self) -> LocalSource:
+        """All images, once."""
+        if self._is_byproduct():
+            entries = read_docker_archive(self._archive, self._settings)
+            return LocalSource("docker-archive", self._location, entries)
+        return LocalSource("oci-archive", self._location, (*self._named(), *self._rest()))
+
+    def only_in_manifest(self) -> tuple[str, ...]:
+        """What a reader of index.json misses, in words."""
+        missed = [image for image in self._saved if not self._places(image)]
+        return self._note(MANIFEST, INDEX, "docker-archive", map(_called, missed))
+
+    def only_in_index(self) -> tuple[str, ...]:
+        """What a reader of manifest.json misses, in words."""
+        saved = {image.config for image in self._saved}
+        missed = [entry for entry in self.entries if _configs(self._archive, entry, whole=True) - saved]
+        return self._note(INDEX, MANIFEST, "oci-archive", (entry.title or f"@{entry.position}" for entry in missed))
+
+    def _note(self, description: str, other: str, kind: str, images: Iterable[str]) -> tuple[str, ...]:
+        names = list(dict.fromkeys(images))
+        if not names:
+            return ()
+        shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
+        label = self._archive.label
+        return (f"{description} in {label} names images that {other} lacks ({shown}): {kind}:{label} reads them",)
+
+    def _is_byproduct(self) -> bool:
+        """Whether index.json was made up when the image was saved, as Docker's classic store does.
+
+        Its manifests then name uncompressed layers, and no registry knows their digests: manifest.json is read, and
+        the layers are compressed. Whatever else an entry says (where it was pulled from, when it was built), and any
+        index, is an identity to keep.
+        """
+        if self._settings.compression == "none" or not self.entries:
+            return False
+        saved = {image.config for image in self._saved}
+        for entry, configs in zip(self.entries, self._configs, strict=True):
+            root = entry.descriptor
+            if root is None or root.media_type in INDEX_TYPES or not names_alone(root) or not configs <= saved:
+                return False
+        try:
+            return is_uncompressed(self._archive)
+        except SourceError:
+            return False
+
+    def _places(self, image: SavedImage) -> list[int]:
+        """Where in index.json *image* is."""
+        return [at for at, configs in enumerate(self._configs) if image.config in configs]
+
+    def _named(self) -> list[Entry]:
+        """The entries of index.json, under their own names and those that only manifest.json has for them."""
+        entries, further = list(self.entries), []
+        for image in self._saved:
+            places = self._places(image)
+            for name in image.names if places else ():
+                if any(str(name) in entries[at].aliases for at in places):
+                    continue
+                nameless = [at for at in places if not entries[at].aliases and entries[at].title in (name.tag, None)]
+                if nameless:
+                    best = max(nameless, key=lambda at: entries[at].title is not None)
+                    entries[best] = _renamed(entries[best], name, entries[best].title)
+                else:
+                    further.append(_renamed(entries[places[0]], name, None))
+        return entries + further
+
+    def _rest(self) -> Iterator[Entry]:
+        """The images that only manifest.json names."""
+        covered = {image.position for image in self._saved if self._places(image)}
+        places: dict[int, int] = {}
+        for entry in read_docker_archive(self._archive, self._settings):
+            if entry.position not in covered:
+                place = places.setdefault(entry.position, len(self.entries) + len(places))
+                yield replace(entry, position=place, needs_both=True)
+
+
+def _configs(archive: TarIndex, entry: Entry, *, whole: bool = False) -> frozenset[Digest]:
+    return configs_in(archive, entry.descriptor, whole=whole) if entry.descriptor else frozenset()
+
+
+def _renamed(entry: Entry, name: ImageName, title: str | None) -> Entry:
+    """*entry* under *name*; without a *title* of its own, only both descriptions together tell of it."""
+    tag = name.tag or "latest"
+    return replace(
+        entry,
+        title=title or str(name),
+        aliases=frozenset({str(name)}),
+        repository=name.repository,
+        tag=tag,
+        needs_both=title is None,
+    )
+
+
+def _called(image: SavedImage) -> str:
+    return str(image.names[0]) if image.names else f"@{image.position}"
