@@ -216,9 +216,11 @@ class LocalSource:
                     yield UnreadImage(self._written(entry), entry.repository, entry.tag, found)
 
     def _told(self, images: tuple[Image | UnreadImage, ...]) -> tuple[Image | UnreadImage, ...]:
+        told = set()
         for image in images:
-            if isinstance(image, Image) and image.left_out:
-                self.emit(Notice(f"{image.source} goes without {_in_words(image.left_out)}"))
+            if isinstance(image, Image) and image.left_out and image.left_out not in told:
+                told.add(image.left_out)
+                self.emit(Notice(f"{image.source} is pushed without {_in_words(image.left_out)}"))
         return images
 
     def _choices(self, entries: Sequence[Entry]) -> tuple[str, ...]:

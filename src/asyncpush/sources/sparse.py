@@ -91,12 +91,12 @@ def part_that_is_there(
     tree = _Survey(store, settings).member(root)
     leaves = [leaf for leaf in tree.leaves() if not leaf.is_attestation]
     there = [leaf for leaf in leaves if leaf.is_whole]
-    if tree.is_whole or not there or tree.manifest is None:
-        return Part(store, root)
     gone = [leaf for leaf in leaves if not leaf.is_whole]
     for leaf in gone:
         if leaf.config and leaf.config.digest in saved:
             _refuse_lost(store, leaf)
+    if tree.is_whole or not there or tree.manifest is None:
+        return Part(store, root)
     if platform is not None:
         return _of_platform(store, tree, there, gone, platform)
     images = [leaf for leaf in there if leaf.config and leaf.config.media_type in IMAGE_CONFIGS] or there
@@ -250,16 +250,15 @@ class _WithManifest:
 
 def _left_out(store: Store, tree: _Member, kept: Collection[Digest]) -> tuple[LeftOut, ...]:
     """What does not go along; the attestations of an image that isn't there are no loss of their own."""
-    members = list(_outermost(tree, kept))
     images = {str(leaf.descriptor.digest): leaf for leaf in tree.leaves()}
-    left_out = []
-    for leaf in members:
+    platforms, attestations = [], []
+    for leaf in _outermost(tree, kept):
         about = images.get(leaf.attested or "")
         if not leaf.is_attestation:
-            left_out.append(LeftOut(leaf.name, leaf.descriptor.digest, _reason(store, leaf)))
+            platforms.append(LeftOut(leaf.name, leaf.descriptor.digest, _reason(store, leaf)))
         elif about is not None and about.is_whole:
-            left_out.append(LeftOut(f"attestation of {about.name}", leaf.descriptor.digest, _reason(store, leaf)))
-    return tuple(left_out)
+            attestations.append(LeftOut(f"attestation of {about.name}", leaf.descriptor.digest, _reason(store, leaf)))
+    return (*platforms, *attestations)
 
 
 def _outermost(tree: _Member, kept: Collection[Digest]) -> Iterator[_Member]:
@@ -287,7 +286,10 @@ def _choice(store: Store, there: Collection[_Member], gone: Collection[_Member])
 
 
 def _refuse_lost(store: Store, leaf: _Member) -> None:
-    first = min(map(str, leaf.missing))
+    assert leaf.manifest is not None, "a manifest that names blobs"  # noqa: S101
+    first, *others = [blob.digest for blob in leaf.manifest.blobs() if blob.digest in leaf.missing]
+    more = f" and {len(others)} more blob{'s' if len(others) > 1 else ''}" if others else ""
     raise SourceError(
-        f"{store.label} lacks {first} of {leaf.name}, which its manifest.json names", hint="save the image again"
+        f"{store.label} lacks {first}{more} of {leaf.name}, which its manifest.json names",
+        hint="save the image again",
     )
