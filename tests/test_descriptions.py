@@ -172,6 +172,20 @@ async def test_an_index_json_of_something_else_leaves_a_docker_archive_as_it_is(
     assert await names_of(saved(tmp_path / "app.tar", archive)) == [("app", "1.0")]
 
 
+async def test_a_malformed_index_json_is_an_error_unless_manifest_json_is_what_counts(tmp_path):
+    for packed in (True, False):
+        broken = hybrid(A, name="app:1.0", packed=packed).replace(b'"manifests"', b'"manifestX"')
+        archive = saved(tmp_path / "app.tar", broken)
+
+        assert (await image_of(f"docker-archive:{archive}")).tag == "1.0"
+        if packed:
+            with pytest.raises(ManifestError, match=r"index\.json .* is malformed"):
+                await image_of(archive)
+        else:
+            images, notices = await everything(archive)
+            assert ([image.tag for image in images], "manifest.json is read instead" in notices[0]) == (["1.0"], True)
+
+
 # What index.json may look like
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -267,9 +268,13 @@ def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions
 def _about(failure: ImageFailure, results: int) -> str | None:
     """What a failure's line must name beside its own words; a source that can't be opened mostly names itself."""
     if isinstance(failure.error, SourceError) or not failure.destination:
-        names_itself = failure.source in str(failure.error) or (not failure.destination and results == 1)
-        return None if names_itself else failure.source
+        alone = results == 1 and not failure.destination
+        return None if alone or _names(str(failure.error), failure.source) else failure.source
     return failure.destination if results > 1 else None
+
+
+def _names(text: str, source: str) -> bool:
+    return re.search(rf"(?<![\w./:-]){re.escape(source)}(?![\w/-])", text) is not None
 
 
 def _each_once(images: Sequence[tuple[Image, Destination]], emit: Emit) -> list[tuple[Image, Destination]]:

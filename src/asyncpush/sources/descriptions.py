@@ -7,6 +7,7 @@ adds the images and the names that index.json lacks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from asyncpush.errors import ManifestError, SourceError
@@ -29,27 +30,54 @@ def read_archive(archive: TarIndex, location: Location, settings: Settings) -> L
     Raises:
         SourceError: it holds no images, or what describes them is malformed.
     """
-    kind = location.kind
-    is_oci = is_oci_layout(archive)
-    is_docker = archive.find(MANIFEST) is not None
-    if kind is None and not is_oci and not is_docker:
+    is_oci, is_docker = is_oci_layout(archive), archive.find(MANIFEST) is not None
+    if location.kind is None and not is_oci and not is_docker:
         raise SourceError(
             f"{archive.label} holds no image: neither {INDEX} nor {MANIFEST}",
             hint="push a single layer with `asyncpush layers`",
         )
     saved = _saved(archive) if is_oci and is_docker else None
-    if kind == "docker-archive" or (kind is None and not is_oci):
-        entries = read_docker_archive(archive, settings)
-        notes = _Both(archive, settings, location, saved).only_in_index() if saved else ()
-        return LocalSource("docker-archive", location, entries, notes)
+    match location.kind:
+        case "docker-archive":
+            return _docker(archive, location, settings, _only_in_index(archive, location, settings, saved))
+        case None if not is_oci:
+            return _docker(archive, location, settings)
+        case None if saved is None and is_docker:
+            note = f"{MANIFEST} in {archive.label} is no list of images, and is not read"
+            return replace(_oci(archive, location, settings), notes=(note,))
     if saved is None:
-        ignored = [f"{MANIFEST} in {archive.label} is no list of images, and is not read"] if is_docker else []
-        entries = read_oci_layout(archive, settings, location.stem)
-        return LocalSource("oci-archive", location, entries, tuple(ignored if kind is None else ()))
-    both = _Both(archive, settings, location, saved)
-    if kind == "oci-archive":
-        return LocalSource(kind, location, both.entries, both.only_in_manifest())
-    return both.source()
+        return _oci(archive, location, settings)
+    try:
+        both = _Both(archive, location, settings, saved)
+    except ManifestError as error:
+        if location.kind is None and _is_uncompressed(archive):
+            return _docker(archive, location, settings, (f"{error}; {MANIFEST} is read instead",))
+        raise
+    return both.source() if location.kind is None else both.index()
+
+
+def _docker(archive: TarIndex, location: Location, settings: Settings, notes: tuple[str, ...] = ()) -> LocalSource:
+    return LocalSource("docker-archive", location, read_docker_archive(archive, settings), notes)
+
+
+def _oci(archive: TarIndex, location: Location, settings: Settings) -> LocalSource:
+    return LocalSource("oci-archive", location, read_oci_layout(archive, settings, location.stem))
+
+
+def _only_in_index(
+    archive: TarIndex, location: Location, settings: Settings, saved: Sequence[SavedImage] | None
+) -> tuple[str, ...]:
+    """What a reader of manifest.json misses, in words; index.json need not be good for that."""
+    with suppress(SourceError):
+        return _Both(archive, location, settings, saved).only_in_index() if saved else ()
+    return ()
+
+
+def _is_uncompressed(archive: TarIndex) -> bool:
+    try:
+        return is_uncompressed(archive)
+    except SourceError:
+        return False
 
 
 def _saved(archive: TarIndex) -> tuple[SavedImage, ...] | None:
@@ -62,7 +90,7 @@ def _saved(archive: TarIndex) -> tuple[SavedImage, ...] | None:
 class _Both:
     """Both descriptions of one archive, compared: an image is the same where its config is."""
 
-    def __init__(self, archive: TarIndex, settings: Settings, location: Location, saved: Sequence[SavedImage]) -> None:
+    def __init__(self, archive: TarIndex, location: Location, settings: Settings, saved: Sequence[SavedImage]) -> None:
         self._archive = archive
         self._settings = settings
         self._location = location
@@ -74,14 +102,14 @@ class _Both:
     def source(self) -> LocalSource:
         """All images, once."""
         if self._is_byproduct():
-            entries = read_docker_archive(self._archive, self._settings)
-            return LocalSource("docker-archive", self._location, entries)
+            return _docker(self._archive, self._location, self._settings)
         return LocalSource("oci-archive", self._location, (*self._named(), *self._rest()))
 
-    def only_in_manifest(self) -> tuple[str, ...]:
-        """What a reader of index.json misses, in words."""
+    def index(self) -> LocalSource:
+        """What index.json names, and a note on what its reader misses."""
         missed = [image for image in self._saved if not self._places(image)]
-        return self._note(MANIFEST, INDEX, "docker-archive", map(_called, missed))
+        notes = self._note(MANIFEST, INDEX, "docker-archive", map(_called, missed))
+        return LocalSource("oci-archive", self._location, self.entries, notes)
 
     def only_in_index(self) -> tuple[str, ...]:
         """What a reader of manifest.json misses, in words."""
@@ -111,10 +139,7 @@ class _Both:
             root = entry.descriptor
             if root is None or root.media_type in INDEX_TYPES or not names_alone(root) or not configs <= saved:
                 return False
-        try:
-            return is_uncompressed(self._archive)
-        except SourceError:
-            return False
+        return _is_uncompressed(self._archive)
 
     def _places(self, image: SavedImage) -> list[int]:
         """Where in index.json *image* is."""
