@@ -60,7 +60,7 @@ class Entry:
     def answers(self, choice: str) -> bool:
         """Whether *choice*, as the user wrote it behind the path, means this entry."""
         if choice.startswith("@"):
-            return choice in (f"@{self.position}", f"@{self.digest}")
+            return choice in (f"@{self.position}", f"@{self.digest or self.position}")
         return choice == self.title or choice in self.aliases or str(ImageName.parse(choice)) in self.aliases
 
 
