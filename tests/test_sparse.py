@@ -138,6 +138,31 @@ async def test_an_image_that_manifest_json_names_must_be_whole(tmp_path, there, 
         await image_of(written(layout, tmp_path / "app.tar"))
 
 
+async def test_a_platform_that_is_there_is_had_whatever_manifest_json_lacks(tmp_path):
+    layout, digests = containerd_save(AMD, ARM, platforms=PLATFORMS)
+    del layout.files[f"blobs/sha256/{json_digests(layout, {'digest': digests[AMD]})[1][7:]}"]
+    path = written(layout, tmp_path / "app.tar")
+
+    assert str((await image_of(path, platform=Platform.parse(ARM))).root.manifest.digest) == digests[ARM]
+
+
+async def test_an_artifact_beside_an_image_is_no_platform_of_its_own(tmp_path):
+    layout = Layout()
+    image = at(layout.image(A), AMD)
+    config = layout.blob(b"{ }", "application/vnd.amazon.soci.index.v2+json")
+    soci = at(layout.manifest(config, [layout.blob(b"ztoc", "application/octet-stream")]), AMD)
+    lost = {**soci, "digest": "sha256:" + "1" * 64}
+    layout.tag(layout.index(image, soci, lost, at(lost, ARM)), "1").write(tmp_path)
+
+    found, _ = await read(tmp_path)
+    assert str(found.root.manifest.digest) == image["digest"]
+    assert left_out(found) == {
+        f"manifest {soci['digest'][7:19]}": "has no place beside a single image",
+        f"manifest {'1' * 12}": "not",
+        ARM: "not",
+    }
+
+
 async def test_an_index_that_is_there_goes_whole_and_one_that_is_not_is_refused(tmp_path):
     layout, _ = containerd_save(*PLATFORMS, platforms=PLATFORMS, attested=PLATFORMS)
     index = layout.manifests[0]["digest"]

@@ -92,13 +92,13 @@ def part_that_is_there(
     leaves = [leaf for leaf in tree.leaves() if not leaf.is_attestation]
     there = [leaf for leaf in leaves if leaf.is_whole]
     gone = [leaf for leaf in leaves if not leaf.is_whole]
+    if platform is not None and there and gone:
+        return _of_platform(store, tree, there, gone, platform)
     for leaf in gone:
         if leaf.config and leaf.config.digest in saved:
             _refuse_lost(store, leaf)
-    if tree.is_whole or not there or tree.manifest is None:
+    if tree.is_whole or not there or platform is not None:
         return Part(store, root)
-    if platform is not None:
-        return _of_platform(store, tree, there, gone, platform)
     images = [leaf for leaf in there if leaf.config and leaf.config.media_type in IMAGE_CONFIGS] or there
     if not settings.available_platforms:
         vouched = any(leaf.config and leaf.config.digest in saved for leaf in there)
@@ -251,14 +251,22 @@ class _WithManifest:
 def _left_out(store: Store, tree: _Member, kept: Collection[Digest]) -> tuple[LeftOut, ...]:
     """What does not go along; the attestations of an image that isn't there are no loss of their own."""
     images = {str(leaf.descriptor.digest): leaf for leaf in tree.leaves()}
+    there = [leaf for leaf in images.values() if leaf.is_whole and not leaf.is_attestation]
     platforms, attestations = [], []
     for leaf in _outermost(tree, kept):
         about = images.get(leaf.attested or "")
         if not leaf.is_attestation:
-            platforms.append(LeftOut(leaf.name, leaf.descriptor.digest, _reason(store, leaf)))
+            platforms.append(LeftOut(_name(leaf, there), leaf.descriptor.digest, _reason(store, leaf)))
         elif about is not None and about.is_whole:
             attestations.append(LeftOut(f"attestation of {about.name}", leaf.descriptor.digest, _reason(store, leaf)))
     return (*platforms, *attestations)
+
+
+def _name(leaf: _Member, there: Collection[_Member]) -> str:
+    """The platform, unless its image is there: then it is something else for it, such as an index of its files."""
+    if any(leaf.platform == other.platform for other in there):
+        return f"manifest {leaf.descriptor.digest.short}"
+    return leaf.name
 
 
 def _outermost(tree: _Member, kept: Collection[Digest]) -> Iterator[_Member]:
@@ -278,7 +286,7 @@ def _reason(store: Store, leaf: _Member) -> str:
 
 def _choice(store: Store, there: Collection[_Member], gone: Collection[_Member]) -> ChoiceError:
     platforms = list(dict.fromkeys(leaf.name for leaf in there))
-    lost = ", ".join(dict.fromkeys(leaf.name for leaf in gone)) or "their attestations"
+    lost = ", ".join(dict.fromkeys(_name(leaf, there) for leaf in gone)) or "their attestations"
     return ChoiceError(
         f"{store.label} holds {', '.join(platforms)} of an image, but not {lost}",
         [*(f"--platform {platform}" for platform in platforms), "--available-platforms"],
