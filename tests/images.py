@@ -175,6 +175,37 @@ def hybrid(*layers: bytes, name: str, packed: bool) -> bytes:
     return tar({**layout.all_files(), "manifest.json": json.dumps([item]).encode()})
 
 
+def saved_item(layout: Layout, image: Json, *names: str) -> Json:
+    """What manifest.json says of an image in a layout."""
+    config, *layers = json_digests(layout, image)
+    paths = [f"blobs/sha256/{each[7:]}" for each in layers]
+    return {"Config": f"blobs/sha256/{config[7:]}", "RepoTags": list(names) or None, "Layers": paths}
+
+
+def containerd_save(*there: str, platforms: tuple[str, ...], attested: tuple[str, ...] = ()) -> tuple[Layout, Json]:
+    """What `docker save app:1.0` writes of Docker's containerd store, and each platform's digest.
+
+    There is an index of all *platforms* and their attestations, the blobs of those that are *there*, the attestations
+    of those that are *attested*, and a manifest.json that names the first.
+    """
+    layout, children, kept, images = Layout(), [], {"oci-layout"}, {}
+    for platform in platforms:
+        image = layout.image(layer_tar(f"for {platform}"), layer_tar("shared"), platform=platform)
+        about = {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": image["digest"]}
+        config = layout.blob(config_json([], "unknown/unknown").replace(b"unknown", platform.encode(), 1), CONFIG)
+        statement = layout.blob(f"{{{platform}}}".encode(), "application/vnd.in-toto+json")
+        attestation = layout.manifest(config, [statement])
+        children += [at(image, platform), {**at(attestation, "unknown/unknown"), "annotations": about}]
+        for each in [image] * (platform in there) + [attestation] * (platform in attested):
+            kept |= {f"blobs/sha256/{name[7:]}" for name in [str(each["digest"]), *json_digests(layout, each)]}
+        images[platform] = image
+    item = saved_item(layout, images[there[0]], "app:1.0")
+    layout.files = {name: data for name, data in layout.files.items() if name in kept}
+    layout.tag(layout.index(*children), "1.0", **{IMAGE_NAME: "docker.io/library/app:1.0"})
+    layout.files["manifest.json"] = json.dumps([item]).encode()
+    return layout, {platform: str(image["digest"]) for platform, image in images.items()}
+
+
 A, B, C = (layer_tar(text, size) for text, size in (("base", 50_000), ("tools", 700_000), ("app", 1)))
 
 

@@ -89,6 +89,7 @@ def root_digest(folder: Path) -> str:
 
 SHARED = """--create-repository --dry-run --region --profile --endpoint-url --max-layers --max-memory --part-size
 --output --progress --quiet -q --verbose -v"""
+LAYERS = "--platform --available-platforms --compression --compression-level --push-foreign-layers"
 
 
 # What it says about itself
@@ -107,7 +108,7 @@ def test_it_says_its_version_in_both_spellings() -> None:
         ((), "push layers serve --version --help"),
         (
             ("push",),
-            f"{SHARED} --to --platform --compression --compression-level --push-foreign-layers oci: docker-archive:",
+            f"{SHARED} {LAYERS} --to oci: docker-archive:",
         ),
         (
             ("layers",),
@@ -217,17 +218,56 @@ def test_a_batch_takes_names_and_tags_from_the_sources(server: Server, tmp_path:
 
 def test_a_batch_that_cannot_be_meant_sends_nothing(server: Server, tmp_path: Path) -> None:
     one, two = layout(tmp_path / "a" / "app", "here"), layout(tmp_path / "b" / "app", "there")
-    nameless = tmp_path / "nameless.tar"
-    nameless.write_bytes(im.DockerSave().image(im.layer_tar("anon"), tags=None).archive())
+    nameless = saved_as(tmp_path / "nameless.tar")
     before = requests_of(server)
     both = here(server, "push", one, two, "--to", "cli/clash", "--create-repository")
-    unnamed = here(server, "push", one, nameless, "--to", "cli/clash", "--create-repository")
+    unnamed = here(server, "push", nameless, "--to", "cli/clash", "--create-repository")
     assert (both.status, both.out) == (unnamed.status, unnamed.out) == (2, "")
     assert both.err.count("\n") == unnamed.err.count("\n") == 1
     assert all(str(path) in both.err for path in (one, two))
     assert "cli/clash/app:1.0" in both.err
     assert str(nameless) in unnamed.err
     assert requests_of(server) == before
+
+
+def saved_as(path: Path, *names: str) -> Path:
+    """A docker-archive of one image with these names."""
+    path.write_bytes(im.DockerSave().image(im.layer_tar("saved"), tags=list(names)).archive())
+    return path
+
+
+def test_of_a_batch_only_the_image_fails_whose_name_is_no_destination(server: Server, tmp_path: Path) -> None:
+    good, nameless = saved_as(tmp_path / "good.tar", "good:1"), saved_as(tmp_path / "nameless.tar")
+    plus = saved_as(tmp_path / "plus.tar", "app:1.0+b", "app:1.0")
+    ran = here(server, "push", good, plus, nameless, "--to", "cli/names", "--create-repository", "--output", "json")
+    alone = here(server, "push", plus, nameless, "--to", "cli/no/", "--platform", "linux/s390x")
+
+    images = json.loads(ran.out)["images"]
+    assert ran.status == 1
+    assert {each["destination"]: each["outcome"] for each in images if each["destination"]} == {
+        "cli/names/good:1": "pushed",
+        "cli/names/app:1.0": "pushed",
+    }
+    assert sorted(each["source"].rpartition("/")[2] for each in images if not each["destination"]) == [
+        "nameless.tar",
+        "plus.tar:app:1.0+b",
+    ]
+    errors = [line for line in ran.err.splitlines() if line.startswith(ERROR)]
+    assert [str(plus) in errors[0], "'1.0+b' is not a tag" in errors[0], str(nameless) in errors[1]] == [True] * 3
+    assert (alone.status, alone.out, alone.err.count(ERROR)) == (2, "", 2)
+    assert all(str(path) in alone.err for path in (plus, nameless))
+
+
+def test_one_image_under_two_names_of_one_destination_goes_once(server: Server, tmp_path: Path) -> None:
+    names = ("localhost/app:1.0", "registry.corp.example/app:1.0", "docker.io/library/app:1.0")
+    ran = here(
+        server, "push", saved_as(tmp_path / "a.tar", *names), "--to", "cli/fold", "--create-repository", "--output=json"
+    )
+
+    assert ran.status == 0, ran.err
+    assert [image["destination"] for image in json.loads(ran.out)["images"]] == ["cli/fold/app:1.0"]
+    assert ran.err.count("is the same image as docker-archive:") == 2
+    assert all(name in ran.err for name in ("localhost/app:1.0", "registry.corp.example/app:1.0"))
 
 
 def test_what_fails_in_a_batch_does_not_stop_the_rest(server: Server, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from asyncpush.manifest import (
     image_types,
     is_foreign,
     parse_manifest,
+    require_layers,
 )
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.settings import MAX_MANIFEST_SIZE
@@ -102,7 +103,7 @@ def test_a_manifest_may_refer_to_another_one():
         (raw(image(layers={})), "malformed"),
         (raw(image(layers=[pointer(size="5")])), "malformed"),
         (raw(image(config=None)), "lacks its config or layers"),
-        (raw(image(layers=None)), "lacks its config or layers"),
+        (raw({key: value for key, value in image().items() if key != "layers"}), "lacks its config or layers"),
         (raw(image(manifests=[])), "lacks its config or layers"),
         (raw(image(layers=[pointer("sha512:" + "0" * 128)])), "not a sha256 digest"),
         (raw(image(layers=[pointer("sha256:" + "A" * 64)])), "not a sha256 digest"),
@@ -110,7 +111,7 @@ def test_a_manifest_may_refer_to_another_one():
         (raw(image(mediaType="application/json")), "of type 'application/json'; ECR takes"),
         (raw(image(mediaType=OCI_INDEX)), "is an index, but has layers"),
         (raw(index(layers=[])), "is an index, but has layers"),
-        (raw(index(manifests=None)), "is an index, but has no manifests"),
+        (raw({key: value for key, value in index().items() if key != "manifests"}), "but has no manifests"),
         (raw(index(manifests=[pointer(media_type=LAYER)])), "which is no manifest; .*image-manifest=true"),
         (json.dumps({**image(), "schemaVersion": 1}).encode(), "schema version 1"),
         (b" " * (MAX_MANIFEST_SIZE + 1), "ECR takes manifests of up to 4194304"),
@@ -122,6 +123,24 @@ def test_a_manifest_that_ecr_would_refuse_is_refused_in_one_line(data, message):
 
     assert str(error.value).startswith("manifest of app")
     assert "\n" not in str(error.value)
+
+
+def test_null_is_nothing_as_go_writes_it():
+    words = {"urls": None, "platform": {"os": None, "architecture": None}, "annotations": {"a": None, "b": "c"}}
+    read = parse_manifest(raw(image(layers=[pointer(**words, data="e30=", unknown=1)], subject=None)))
+
+    assert (read.layers[0].urls, read.layers[0].platform, read.layers[0].annotations) == ((), None, (("b", "c"),))
+    for members in (None, []):
+        assert parse_manifest(raw(image(layers=members))).layers == ()
+        assert parse_manifest(raw(index(manifests=members))).children == ()
+
+
+def test_an_image_must_have_layers_and_an_artifact_may_do_without():
+    for members in (None, []):
+        with pytest.raises(ManifestError, match="app has no layers; ECR refuses images without layers"):
+            require_layers(parse_manifest(raw(image(layers=members))), "app")
+        empty = pointer(media_type="application/vnd.oci.empty.v1+json")
+        require_layers(parse_manifest(raw(image(layers=members, config=empty))), "app")
 
 
 def test_a_manifest_must_be_what_points_at_it_says():

@@ -167,7 +167,7 @@ async def push(
     async with (
         open_logins(registry.settings, registry.emit) as logins,
         open_remotes(sources, logins=logins, emit=registry.emit) as remotes,
-        open_source(source, registry.settings, remotes=remotes) as opened,
+        open_source(source, registry.settings, remotes=remotes, emit=registry.emit) as opened,
     ):
         return await _push(registry, await opened.image(platform=platform), to, dry=dry, referrers=referrers)
 

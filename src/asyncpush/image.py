@@ -15,7 +15,7 @@ from asyncpush.layer import PushedLayer, Resources, push_layer
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest
 from asyncpush.planning import Memory, Plan, each_once, plan_image
-from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository
+from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, LeftOut, Repository
 from asyncpush.upload import layer_key
 
 T = TypeVar("T")
@@ -72,6 +72,7 @@ class ImageResult:
         layers_mounted: blobs that were taken over from another repository of the registry.
         bytes_mounted: their bytes.
         referrers: what refers to it, and was carried along or stays behind.
+        left_out: what the image's index names and the source does not hold.
     """
 
     source: str
@@ -87,6 +88,7 @@ class ImageResult:
     layers_mounted: int = 0
     bytes_mounted: int = 0
     referrers: tuple[ReferrerResult, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 class Once(Generic[T]):
@@ -188,6 +190,7 @@ def dry_run(image: Image, destination: str, plan: Plan) -> ImageResult:
         sum(blob.source_size for blob in plan.to_send),
         len(plan.present),
         sum(blob.source_size for blob in plan.present),
+        left_out=image.left_out,
     )
 
 
@@ -266,6 +269,7 @@ async def push_planned(
         time.monotonic() - started,
         len(mounted),
         sum(layer.descriptor.size for layer in mounted),
+        left_out=image.left_out,
     )
 
 

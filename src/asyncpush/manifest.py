@@ -6,7 +6,7 @@ Sources: OCI image-spec 1.1 (manifest, image-index, descriptor), Docker image ma
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,9 @@ DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 
 INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
 
-#: The configs of what can be run: images, those of Docker's early days, and modules of WebAssembly.
-_IMAGE_CONFIGS = frozenset(
+#: What tells an image from an artifact: the configs of what can be run, those of Docker's early days and WebAssembly's
+#: modules among them.
+IMAGE_CONFIGS = frozenset(
     {
         OCI_CONFIG,
         DOCKER_CONFIG,
@@ -41,20 +42,23 @@ ACCEPTED_TYPES = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
 
 
 class _Platform(msgspec.Struct):
-    os: str = ""
-    architecture: str = ""
+    os: str | None = None
+    architecture: str | None = None
     variant: str | None = None
 
 
 class DescriptorDocument(msgspec.Struct, rename={"media_type": "mediaType", "artifact_type": "artifactType"}):
-    """A descriptor as JSON has it (OCI image-spec, descriptor); ``parse_descriptor`` checks and types it."""
+    """A descriptor as JSON has it (OCI image-spec, descriptor); ``parse_descriptor`` checks and types it.
+
+    A null is what Go writes for a list, map or text that was never set.
+    """
 
     media_type: str
     digest: str
     size: int
     urls: list[str] | None = None
     platform: _Platform | None = None
-    annotations: dict[str, str] | None = None
+    annotations: dict[str, str | None] | None = None
     artifact_type: object = None
 
 
@@ -65,8 +69,8 @@ class _Manifest(
     schema_version: int
     media_type: str | None = None
     config: DescriptorDocument | None = None
-    layers: list[DescriptorDocument] | None = None
-    manifests: list[DescriptorDocument] | None = None
+    layers: list[DescriptorDocument] | msgspec.UnsetType | None = msgspec.UNSET
+    manifests: list[DescriptorDocument] | msgspec.UnsetType | None = msgspec.UNSET
     subject: DescriptorDocument | None = None
     artifact_type: object = None
     annotations: object = None
@@ -102,7 +106,7 @@ class Manifest:
     def is_artifact(self) -> bool:
         """Whether it is something else than an image that can be run: it says so, or its config is no image's."""
         return self.artifact_type is not None or (
-            self.config is not None and self.config.media_type not in _IMAGE_CONFIGS
+            self.config is not None and self.config.media_type not in IMAGE_CONFIGS
         )
 
     def annotation(self, key: str) -> str | None:
@@ -141,7 +145,7 @@ def parse_manifest(raw: bytes, *, media_type: str | None = None, name: str = "th
     own = parsed.media_type
     if own and media_type and own != media_type:
         raise ManifestError(f"{name} says it is {own}, and what points at it says {media_type}")
-    kind = own or media_type or (OCI_INDEX if parsed.manifests is not None else OCI_MANIFEST)
+    kind = own or media_type or (OCI_INDEX if _is_given(parsed.manifests) else OCI_MANIFEST)
     if kind not in ACCEPTED_TYPES:
         raise ManifestError(
             f"{name} is of type {kind[:200]!r}", hint="ECR takes OCI and Docker v2 manifests and indexes"
@@ -150,10 +154,48 @@ def parse_manifest(raw: bytes, *, media_type: str | None = None, name: str = "th
     said = _text(parsed.artifact_type), _texts(parsed.annotations)
     if kind in INDEX_TYPES:
         return Manifest(raw, kind, digest, None, (), _children(parsed, name), subject, *said)
-    if parsed.config is None or parsed.layers is None or parsed.manifests is not None:
+    if parsed.config is None or parsed.layers is msgspec.UNSET or _is_given(parsed.manifests):
         raise ManifestError(f"{name} is an image manifest, but lacks its config or layers")
-    layers = tuple(parse_descriptor(layer, name) for layer in parsed.layers)
+    layers = tuple(parse_descriptor(layer, name) for layer in parsed.layers or ())
     return Manifest(raw, kind, digest, parse_descriptor(parsed.config, name), layers, (), subject, *said)
+
+
+def require_layers(manifest: Manifest, name: str) -> None:
+    """See that an image has layers, before anything of it is sent; what is no image but an artifact is ECR's to judge.
+
+    Args:
+        manifest: an image manifest.
+        name: how to call it in errors.
+
+    Raises:
+        ManifestError: it is an image, and has none.
+    """
+    if not manifest.layers and manifest.config is not None and manifest.config.media_type in IMAGE_CONFIGS:
+        raise ManifestError(f"{name} has no layers", hint="ECR refuses images without layers; add one to the image")
+
+
+def with_children(index: Manifest, kept: Collection[Digest]) -> Manifest:
+    """*index* with some of its children: itself if they are all; else the same document without the others.
+
+    The same choice from the same bytes gives the same bytes: members and children keep their order.
+
+    Raises:
+        ManifestError: the document can be read, but not written again.
+    """
+    if all(child.digest in kept for child in index.children):
+        return index
+    try:
+        document = json.loads(index.raw)
+        pairs = zip(document["manifests"], index.children, strict=True)
+        document["manifests"] = [member for member, child in pairs if child.digest in kept]
+        raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    except (ValueError, RecursionError) as error:
+        # Numbers of thousands of digits, say: what skips them took them.
+        raise ManifestError(
+            f"index {index.digest.short} can't be written anew for some of its images: {error}",
+            hint="take all of its platforms",
+        ) from error
+    return parse_manifest(raw, media_type=index.media_type)
 
 
 def build_manifest(config: Descriptor, layers: Sequence[Descriptor], compression: Compression) -> Manifest:
@@ -209,9 +251,9 @@ def _decode(raw: bytes, name: str) -> _Manifest:
 
 
 def _children(parsed: _Manifest, name: str) -> tuple[Descriptor, ...]:
-    if parsed.manifests is None or parsed.layers is not None:
-        raise ManifestError(f"{name} is an index, but has {'layers' if parsed.layers is not None else 'no manifests'}")
-    children = tuple(parse_descriptor(child, name) for child in parsed.manifests)
+    if parsed.manifests is msgspec.UNSET or _is_given(parsed.layers):
+        raise ManifestError(f"{name} is an index, but has {'layers' if _is_given(parsed.layers) else 'no manifests'}")
+    children = tuple(parse_descriptor(child, name) for child in parsed.manifests or ())
     for child in children:
         if child.media_type not in ACCEPTED_TYPES:
             raise ManifestError(
@@ -219,6 +261,10 @@ def _children(parsed: _Manifest, name: str) -> tuple[Descriptor, ...]:
                 hint="ECR refuses such an index; export build caches with image-manifest=true",
             )
     return children
+
+
+def _is_given(members: list[DescriptorDocument] | msgspec.UnsetType | None) -> bool:
+    return members is not None and members is not msgspec.UNSET
 
 
 def _document(descriptor: Descriptor) -> dict[str, str | int]:
@@ -256,13 +302,13 @@ def parse_descriptor(parsed: DescriptorDocument, name: str) -> Descriptor:
     if parsed.size < 0:
         raise ManifestError(f"{name}: {digest} has size {parsed.size}")
     there = parsed.platform
-    platform = Platform(there.os, there.architecture, there.variant) if there and there.os else None
+    platform = Platform(there.os, there.architecture or "", there.variant) if there and there.os else None
     return Descriptor(
         parsed.media_type,
         digest,
         parsed.size,
         tuple(parsed.urls or ()),
         platform,
-        tuple((parsed.annotations or {}).items()),
+        tuple((key, value) for key, value in (parsed.annotations or {}).items() if value is not None),
         _text(parsed.artifact_type),
     )

@@ -125,6 +125,21 @@ class RemoteBlob(Blob, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What an index names and a push leaves out, because the source doesn't hold it.
+
+    Attributes:
+        name: the platform, or other words for it.
+        digest: of its manifest.
+        reason: why.
+    """
+
+    name: str
+    digest: Digest
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ImageNode:
     """One image: its config and layers, and its manifest.
 
@@ -169,6 +184,7 @@ class Image:
         tag: the tag that it names itself; None if it names none.
         root: its manifest, or its index with all that it names.
         referrers: where to ask what refers to it; None where nothing can.
+        left_out: what its index names beside that, where the source holds only a part of it.
     """
 
     source: str
@@ -176,6 +192,14 @@ class Image:
     tag: str | None
     root: ImageNode | IndexNode
     referrers: ReferrerSource | None = None
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def content(self) -> object:
+        """Equal for the same image, under whatever names."""
+        if isinstance(self.root, ImageNode) and self.root.manifest is None:
+            return self.root.config.descriptor
+        return self.root.manifest and self.root.manifest.digest
 
 
 @dataclass(frozen=True, slots=True)

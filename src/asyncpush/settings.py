@@ -49,6 +49,8 @@ class Settings:
         max_attempts: tries of one request before its failure counts; throttles are no failures.
         create_repository: create a missing repository instead of failing.
         push_foreign_layers: send layers that are marked as non-distributable, too.
+        available_platforms: where an archive or layout holds several platforms of an index, and others not, push an
+            index of those that are there.
     """
 
     max_layers: int = 64
@@ -59,6 +61,7 @@ class Settings:
     max_attempts: int = 6
     create_repository: bool = False
     push_foreign_layers: bool = False
+    available_platforms: bool = False
 
     def __post_init__(self) -> None:
         if self.max_layers < 1:

@@ -97,6 +97,9 @@ class LayerOptions:
     platform: Annotated[str | None, Parameter(group=_LAYERS)] = None
     """Push one image of an index: OS/ARCH[/VARIANT]. By default all of it is pushed."""
 
+    available_platforms: Annotated[bool, Parameter(group=_LAYERS, negative="")] = False
+    """Of an archive that lacks some platforms of an index, push an index of those that are there."""
+
     compression: Annotated[Compression, Parameter(group=_LAYERS, show_default=True)] = "gzip"
     """How a docker-archive's uncompressed layers are compressed."""
 
@@ -244,5 +247,6 @@ def make_settings(
         compression=layers.compression,
         compression_level=layers.compression_level,
         push_foreign_layers=layers.push_foreign_layers,
+        available_platforms=layers.available_platforms,
         create_repository=create_repository,
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import anyio
 from cyclopts import Parameter
@@ -25,10 +26,17 @@ from asyncpush.cli.options import (
     parse_platform,
 )
 from asyncpush.cli.report import print_images
-from asyncpush.cli.run import DONE, FAILED, run, say_error, say_lost
+from asyncpush.cli.run import DONE, FAILED, USAGE, run, say_error, say_lost
 from asyncpush.cli.streams import STANDARD_INPUT, say
-from asyncpush.errors import CREDENTIALS_LOST, SourceError, UsageError, only_cause
-from asyncpush.events import Emit, Event, ImageFailed, ignore
+from asyncpush.errors import (
+    CREDENTIALS_LOST,
+    ChoiceError,
+    InvalidReferenceError,
+    SourceError,
+    UsageError,
+    only_cause,
+)
+from asyncpush.events import Emit, Event, ImageFailed, Notice
 from asyncpush.image import ImageResult
 from asyncpush.journal import open_journal
 from asyncpush.model import Platform
@@ -36,7 +44,7 @@ from asyncpush.progress import progress
 from asyncpush.protocols import Image
 from asyncpush.reference import Destination, Prefix, parse_destination, parse_prefix
 from asyncpush.settings import AwsConfiguration, Settings
-from asyncpush.sources import open_source
+from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry import Remotes, is_ecr, is_remote, open_remotes, parse_remote
 
 app = command(
@@ -110,7 +118,7 @@ def push(
             }
         async with AsyncExitStack() as stack:
             # First, since it takes no time to tell that there is no region, and much to read an archive from a pipe.
-            listener = _Listener()
+            listener = _Listener(show)
             kept = await stack.enter_async_context(open_journal(journal)) if journal and not dry_run else None
             registry = await stack.enter_async_context(
                 connect(goal.registry, aws=make_aws(aws), settings=settings, emit=listener, journal=kept)
@@ -119,15 +127,16 @@ def push(
                 await registry.account()  # the journal names repositories with their account
             logins = await stack.enter_async_context(open_logins(settings, listener))
             remotes = await stack.enter_async_context(open_remotes(registries, logins=logins, emit=listener))
-            opening = _Opening(stack, settings, remotes, platform)
+            opening = _Opening(stack, settings, remotes, platform, listener)
             if "-" in sources and not show.quiet:
                 say("asyncpush: reading an archive from standard input")
             images, unread = await _prepare_all(opening, sources, goal)
             results: list[ImageResult | ImageFailure] = [*unread]
             if images:
-                listener.face = await stack.enter_async_context(progress(show.face, images=len(images)))
-                listener.tells_failures = show.face == "json" or len(images) > 1
+                face = await stack.enter_async_context(progress(show.face, images=len(images)))
+                listener.open(face, tells_failures=show.face == "json" or len(images) > 1)
                 results += await push_all(registry, images, dry=dry_run, referrers=not no_referrers)
+            listener.close()
         return _conclude(results, show)
 
     return run(main, verbose=show.verbose)
@@ -158,20 +167,23 @@ class _Opening:
     settings: Settings
     remotes: Remotes
     platform: Platform | None
+    emit: Emit
+
+
+Prepared: TypeAlias = "tuple[Image, Destination] | ImageFailure"
 
 
 async def _prepare_all(
     opening: _Opening, sources: Sequence[str], goal: Destination | Prefix
 ) -> tuple[list[tuple[Image, Destination]], list[ImageFailure]]:
-    """The images of all *sources*, and the sources that can't be read: those do not keep the others from going."""
-    found: dict[int, list[tuple[Image, Destination]]] = {}
-    unread: dict[int, ImageFailure] = {}
+    """The images of all *sources*, and what can't be read or put there: that does not keep the others from going."""
+    found: dict[int, list[Prepared]] = {}
 
     async def one(position: int, source: str) -> None:
         try:
             found[position] = await _prepare(opening, source, goal)
-        except SourceError as error:
-            unread[position] = ImageFailure(source, "", error)
+        except (SourceError, ChoiceError) as error:
+            found[position] = [ImageFailure(source, "", error)]
 
     with only_cause():
         async with anyio.create_task_group() as tg:
@@ -180,23 +192,32 @@ async def _prepare_all(
                     tg.start_soon(one, position, source)
                 else:
                     await one(position, source)
-    images = [pair for position in sorted(found) for pair in found[position]]
-    _refuse_collisions(images)
-    return images, [unread[position] for position in sorted(unread)]
+    prepared = [each for position in sorted(found) for each in found[position]]
+    images = [each for each in prepared if not isinstance(each, ImageFailure)]
+    return _each_once(images, opening.emit), [each for each in prepared if isinstance(each, ImageFailure)]
 
 
-async def _prepare(opening: _Opening, source: str, goal: Destination | Prefix) -> list[tuple[Image, Destination]]:
+async def _prepare(opening: _Opening, source: str, goal: Destination | Prefix) -> list[Prepared]:
     """Open *source*, and say where each of its images goes; all that can be wrong with it shows here."""
-    opened = await opening.stack.enter_async_context(open_source(source, opening.settings, remotes=opening.remotes))
+    opened = await opening.stack.enter_async_context(
+        open_source(source, opening.settings, remotes=opening.remotes, emit=opening.emit)
+    )
     if isinstance(goal, Destination):
         image = await opened.image(platform=opening.platform)
         return [(image, replace(goal, tag=goal.tag or "latest"))]
-    pairs = []
-    for image in await opened.images(platform=opening.platform):
-        if image.repository is None:
-            raise UsageError(f"{image.source} names no repository", hint="push it on its own: SOURCE DESTINATION")
-        pairs.append((image, goal.join(image.repository, image.tag)))
-    return pairs
+    return [_placed(image, goal) for image in await opened.all_images(platform=opening.platform)]
+
+
+def _placed(image: Image | UnreadImage, goal: Prefix) -> Prepared:
+    if isinstance(image, UnreadImage):
+        return ImageFailure(image.source, "", image.error)
+    if image.repository is None:
+        error = UsageError(f"{image.source} names no repository", hint="push it on its own: SOURCE DESTINATION")
+        return ImageFailure(image.source, "", error)
+    try:
+        return image, goal.join(image.repository, image.tag)
+    except InvalidReferenceError as error:
+        return ImageFailure(image.source, "", error)
 
 
 class _Listener:
@@ -205,20 +226,48 @@ class _Listener:
     The failure of an only image is left to the error line, where people read it; that says why it failed.
     """
 
-    def __init__(self) -> None:
-        self.face: Emit = ignore
-        self.tells_failures = True
+    def __init__(self, show: OutputOptions) -> None:
+        self._show = show
+        self._face: Emit = self._keep
+        self._kept: list[Event] = []
+        self._tells_failures = True
 
     def __call__(self, event: Event) -> None:
-        if self.tells_failures or not isinstance(event, ImageFailed):
-            self.face(event)
+        if self._tells_failures or not isinstance(event, ImageFailed):
+            self._face(event)
+
+    def open(self, face: Emit, *, tells_failures: bool) -> None:
+        """Pass on what has happened so far, and all that will."""
+        self._tells_failures = tells_failures
+        self._face = self._say if self._show.face == "none" else face
+        for event in self._kept:
+            self._face(event)
+        self._kept.clear()
+
+    def close(self) -> None:
+        """Say what nobody was there to hear."""
+        for event in self._kept:
+            self._say(event)
+
+    def _keep(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self._kept.append(event)
+
+    def _say(self, event: Event) -> None:
+        if isinstance(event, Notice) and not self._show.quiet:
+            say(f"asyncpush: note: {event.text}")
 
 
 def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions) -> int:
     failures = [result for result in results if isinstance(result, ImageFailure)]
     if len(failures) == len(results) and all(isinstance(failure.error, UsageError) for failure in failures):
-        # Credentials are looked for with the first request: nothing was sent, and all failed of the same.
-        raise failures[0].error
+        # Nothing was sent. Credentials are looked for with the first request, and all fail of the same.
+        different = {str(failure.error): failure for failure in reversed(failures)}
+        if len(different) == 1:
+            raise failures[0].error
+        for failure in reversed(different.values()):
+            say_error(failure.error, about=_about(failure, len(results)))
+        return USAGE
     print_images(results, show.output)
     for failure in failures:
         if not isinstance(failure.error, CREDENTIALS_LOST):
@@ -232,15 +281,27 @@ def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions
 
 
 def _about(failure: ImageFailure, results: int) -> str | None:
-    """What a failure's line must name beside its own words; a source that can't be opened names itself."""
-    if isinstance(failure.error, SourceError):
-        return failure.source if failure.destination else None
+    """What a failure's line must name beside its own words; a source that can't be opened mostly names itself."""
+    if isinstance(failure.error, SourceError) or not failure.destination:
+        alone = results == 1 and not failure.destination
+        return None if alone or _names(str(failure.error), failure.source) else failure.source
     return failure.destination if results > 1 else None
 
 
-def _refuse_collisions(images: Sequence[tuple[Image, Destination]]) -> None:
+def _names(text: str, source: str) -> bool:
+    return re.search(rf"(?<![\w./:-]){re.escape(source)}(?![\w/-])", text) is not None
+
+
+def _each_once(images: Sequence[tuple[Image, Destination]], emit: Emit) -> list[tuple[Image, Destination]]:
+    """*images* without those that go where another one goes, which must then be the same image."""
     taken: dict[str, Image] = {}
+    different: list[tuple[Image, Destination]] = []
     for image, to in images:
         other = taken.setdefault(str(to), image)
-        if other is not image and to.tag is not None:
+        if other is image or to.tag is None:
+            different.append((image, to))
+        elif other.content != image.content:
             raise UsageError(f"{other.source} and {image.source} both go to {to}", hint="push them one by one")
+        elif other.source != image.source:
+            emit(Notice(f"{image.source} is the same image as {other.source}; both go to {to}, and it is pushed once"))
+    return different

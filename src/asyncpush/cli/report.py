@@ -135,6 +135,10 @@ def _image(result: ImageResult | ImageFailure) -> Json:
         "bytesPresent": result.bytes_present,
         "seconds": round(result.seconds, 3),
         "referrers": [_referrer(each) for each in result.referrers],
+        "leftOut": [
+            {"name": left_out.name, "digest": str(left_out.digest), "reason": left_out.reason}
+            for left_out in result.left_out
+        ],
     }
 
 

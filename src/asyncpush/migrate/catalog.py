@@ -28,7 +28,7 @@ from asyncpush.migrate.plan.tags import select
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.planning import leaves
 from asyncpush.protocols import Image, ImageNode, IndexNode
-from asyncpush.sources import open_source
+from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry.blob import RegistryBlob
 
 
@@ -43,14 +43,14 @@ class Catalog:
     def __init__(self, context: Context, held: AsyncExitStack) -> None:
         self._context = context
         self._held = held
-        self._archives: Once[tuple[Image, ...]] = Once()
+        self._archives: Once[tuple[Image | UnreadImage, ...]] = Once()
         self._sizes: dict[Digest, int] = {}
         self._stored_sizes: dict[Digest, int | None] = {}
 
     async def copies(self, entry: Entry) -> list[Copy]:
         """The copies that *entry* asks for; tags that it names and that are not there have failed."""
         if entry.kind == "local":
-            tags = [image.tag or "" for image in await self.archive(entry)]
+            tags = [image.tag or "" for image in await self._archive(entry)]
         elif entry.reference is not None or not entry.tags.needs_listing:
             references = [entry.reference] if entry.reference else list(entry.tags.names)
             return [self.copy(entry, goal, reference) for reference in references for goal in entry.goals]
@@ -59,7 +59,7 @@ class Catalog:
         # Patterns are the user's, and tags may be many.
         selection = await to_thread.run_sync(select, entry.tags, tags)
         if entry.kind == "local":
-            _check_alone(entry, await self.archive(entry), selection.taken)
+            self._check_alone(entry, await self._archive(entry), selection.taken)
         self._context.left_out += [LeftOutTag(entry.source, each.tag, each.reason) for each in selection.left_out]
         self._check_taken(entry, len(selection.taken), len(tags), is_told=bool(selection.missing))
         for name in selection.missing:
@@ -98,18 +98,45 @@ class Catalog:
         place = target.destination(goal.repository, tag, alone=alone)
         return Copy(entry, goal, source, reference, target.repository(goal.repository), tag, place)
 
-    async def archive(self, entry: Entry) -> tuple[Image, ...]:
-        """The images of a layout or archive."""
+    async def load_archive(self, entry: Entry, copies: Iterable[Copy]) -> list[tuple[Copy, Image]]:
+        """The images of a layout or archive for *copies*; the copies of those that can't be read have failed."""
+        images = await self._archive(entry)
+        by_tag = {image.tag or "": image for image in reversed(images)}
+        by_tag |= {image.tag or "": image for image in images if isinstance(image, Image)}
+        loaded = []
+        for copy in copies:
+            image = by_tag[copy.reference]
+            if isinstance(image, UnreadImage):
+                self._context.failed(copy, image.error)
+            else:
+                loaded.append((copy, image))
+        return loaded
 
-        async def read() -> tuple[Image, ...]:
-            opened = open_source(entry.location, self._context.run.resources.settings)
+    async def _archive(self, entry: Entry) -> tuple[Image | UnreadImage, ...]:
+        async def read() -> tuple[Image | UnreadImage, ...]:
+            opened = open_source(entry.location, self._context.run.resources.settings, emit=self._context.emit)
             source = await self._held.enter_async_context(opened)
-            images = await source.images(platform=entry.platforms)
-            self._tell_absent(entry, images)
+            images = await source.all_images(platform=entry.platforms)
+            self._tell_absent(entry, [image for image in images if isinstance(image, Image)])
             return images
 
         images, _ = await self._archives.do((entry.location, entry.platforms), read)
         return images
+
+    def _check_alone(self, entry: Entry, images: Iterable[Image | UnreadImage], tags: Collection[str]) -> None:
+        """See that no two images of an archive have the same one of *tags*, or none: one of them would be lost."""
+        by_tag: dict[str, Image] = {}
+        for image in images:
+            tag = image.tag or ""
+            if isinstance(image, UnreadImage) or tag not in tags:
+                continue
+            other = by_tag.setdefault(tag, image)
+            if other.content != image.content:
+                words = f"{entry.place}: two images of {entry.location} have {f'the tag {tag}' if tag else 'no tag'}"
+                raise ChoiceError(words, [other.source, image.source])
+        for image in images:
+            if isinstance(image, UnreadImage) and (image.tag or "") in by_tag:
+                self._context.emit(Notice(f"{image.source} is left out: {image.error}"))
 
     async def resolve(
         self, entry: Entry, copies: Iterable[Copy], there: Mapping[str, Collection[Digest]] | None = None
@@ -234,24 +261,6 @@ async def _stored_size(blob: RegistryBlob) -> int | None:
         return await blob.stored_size()
     except SourceError:
         return None  # whoever reads it will say so
-
-
-def _check_alone(entry: Entry, images: Iterable[Image], tags: Collection[str]) -> None:
-    """See that no two images of an archive have the same one of *tags*, or none: one of them would be lost."""
-    by_tag: dict[str, Image] = {}
-    for image in images:
-        tag = image.tag or ""
-        other = by_tag.setdefault(tag, image)
-        if tag in tags and _content(other.root) != _content(image.root):
-            words = f"{entry.place}: two images of {entry.location} have {f'the tag {tag}' if tag else 'no tag'}"
-            raise ChoiceError(words, [other.source, image.source])
-
-
-def _content(root: ImageNode | IndexNode) -> object:
-    """Equal for the same image."""
-    if isinstance(root, ImageNode) and root.manifest is None:
-        return root.config.descriptor
-    return root.manifest and root.manifest.digest
 
 
 def _absent(root: ImageNode | IndexNode, wanted: Collection[Platform]) -> list[Platform]:

@@ -135,12 +135,12 @@ class Discovery:
 
     async def _plan_archive(self, entry: Entry, copies: Sequence[Copy]) -> None:
         try:
-            images = {image.tag or "": image for image in await self._catalog.archive(entry)}
+            loaded = await self._catalog.load_archive(entry, copies)
         except AsyncpushError as error:
             for copy in copies:
                 self._context.failed(copy, error)
             return
-        await self._plan_all([(copy, images[copy.reference]) for copy in copies], {})
+        await self._plan_all(loaded, {})
 
     # What is done, or can't be done
 

@@ -106,8 +106,7 @@ class _Expected:
         try:
             copies = await self._catalog.copies(entry)
             if entry.kind == "local":
-                images = {image.tag or "": image for image in await self._catalog.archive(entry)}
-                loaded = [(copy, images[copy.reference]) for copy in copies]
+                loaded = await self._catalog.load_archive(entry, copies)
             else:
                 descriptors = await self._catalog.resolve(entry, copies)
                 found = [copy for copy in copies if copy.reference in descriptors]

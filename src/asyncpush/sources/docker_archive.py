@@ -29,7 +29,7 @@ from asyncpush.sources.content import (
     read_content,
 )
 from asyncpush.sources.names import ImageName
-from asyncpush.sources.source import Entry
+from asyncpush.sources.source import Entry, Loaded
 from asyncpush.sources.spool import Scratch
 from asyncpush.sources.unpack import HEAD_SIZE, Packing, sniff
 from asyncpush.stream.compress import CompressedBlob
@@ -43,6 +43,9 @@ _BLOB = re.compile(r"blobs/sha256/([a-f0-9]{64})")
 #: A name that may be its bytes' digest, as crane, kaniko, ko and jib write it: ``HEX.tar.gz``, ``sha256:HEX.tar.gz``.
 #: It claims nothing until the bytes agree: Podman's ``HEX.tar`` is the diff id, and docker's ``HEX/layer.tar`` an id.
 _MAYBE_DIGEST = re.compile(r"(?:.*/)?(?:sha256:)?([a-f0-9]{64})(?:\.[a-z.]+)?")
+
+#: How a layer may lie there that is compressed on the way: no media type tells of the others.
+_UNPACKED = (None, "xz", "bzip2")
 
 _OCI_LAYERS: dict[Compression, str] = {
     "none": "application/vnd.oci.image.layer.v1.tar",
@@ -85,14 +88,57 @@ def read_docker_archive(store: Store, settings: Settings, scratch: Scratch) -> t
     return tuple(entry for at, item in enumerate(_items(store)) for entry in archive.entries(at, item))
 
 
-def has_uncompressed_layers(store: Store) -> bool:
-    """Whether some layer that manifest.json lists is there and is not compressed as an image's layers may be.
+@dataclass(frozen=True, slots=True)
+class SavedImage:
+    """What manifest.json says of an image.
+
+    Attributes:
+        position: its place in the list.
+        config: the digest of its config; None if that is neither there nor named by its digest.
+        names: its names.
+    """
+
+    position: int
+    config: Digest | None
+    names: tuple[ImageName, ...]
+
+
+def saved_images(store: Store) -> tuple[SavedImage, ...]:
+    """What manifest.json lists; nothing but configs is read.
+
+    Raises:
+        SourceError: manifest.json is missing or malformed.
+    """
+    return tuple(SavedImage(at, _config_digest(store, item), _names(item)) for at, item in enumerate(_items(store)))
+
+
+def is_uncompressed(store: Store) -> bool:
+    """Whether no layer is compressed that manifest.json lists and that is there.
 
     Raises:
         SourceError: manifest.json is missing or malformed.
     """
     contents = {path: store.find(path) for item in _items(store) for path in item.layers or ()}
-    return any(content is not None and _packing(content) in (None, "xz", "bzip2") for content in contents.values())
+    return all(content is None or _packing(content) in _UNPACKED for content in contents.values())
+
+
+def _config_digest(store: Store, item: _Item) -> Digest | None:
+    if claim := _BLOB.fullmatch(_normal(item.config)):
+        return Digest(claim[1])
+    try:
+        content = store.find(item.config)
+        return Digest.of(read_content(content)) if content else None
+    except SourceError:
+        return None
+
+
+def _normal(path: str) -> str:
+    return posixpath.normpath(f"/{path}").lstrip("/")
+
+
+def _names(item: _Item) -> tuple[ImageName, ...]:
+    tags = (tag for tag in item.repo_tags or () if tag.isprintable() and not tag.startswith("<none>"))
+    return tuple(map(ImageName.parse, tags))
 
 
 def _items(store: Store) -> list[_Item]:
@@ -122,12 +168,10 @@ class _Archive:
     witnessed: dict[tuple[Content, Digest], Digest] = field(default_factory=dict)
 
     def entries(self, position: int, item: _Item) -> Iterator[Entry]:
-        async def load(platforms: Collection[Platform]) -> ImageNode:
-            return await to_thread.run_sync(self.load, position, item, platforms)
+        async def load(platforms: Collection[Platform]) -> Loaded:
+            return Loaded(await to_thread.run_sync(self.load, position, item, platforms))
 
-        names = [
-            ImageName.parse(tag) for tag in item.repo_tags or () if tag.isprintable() and not tag.startswith("<none>")
-        ]
+        names = _names(item)
         for name in names:
             yield Entry(position, load, str(name), frozenset({str(name)}), name.repository, name.tag or "latest")
         if not names:
@@ -188,7 +232,7 @@ class _Archive:
         The name of a blob of an OCI layout is one that the engine compares with the bytes that it sends. Others have to
         be read here, before ECR can be asked for them; so that is when they are compared with their witness.
         """
-        if claim := _BLOB.fullmatch(posixpath.normpath(f"/{layer.path}").lstrip("/")):
+        if claim := _BLOB.fullmatch(_normal(layer.path)):
             return Digest(claim[1])
         key = layer.content, layer.diff_id
         if key not in self.witnessed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -20,22 +19,23 @@ from asyncpush.errors import (
     SourceUnavailableError,
     only_cause,
 )
-from asyncpush.manifest import INDEX_TYPES, Manifest, is_foreign, parse_manifest
+from asyncpush.manifest import INDEX_TYPES, Manifest, is_foreign, require_layers, with_children
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Blob, ImageNode, IndexNode
 from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFESTS
 from asyncpush.sources.config import parse_config
 from asyncpush.sources.content import MAX_DOCUMENT_SIZE
 
-_UNKNOWN = Platform("unknown", "unknown")
+#: The platform that BuildKit gives what is none.
+UNKNOWN = Platform("unknown", "unknown")
 
 #: How an image refers to its SOCI index of version 2, and that to its image (awslabs/soci-snapshotter).
 _SOCI_INDEX = "com.amazon.soci.index-digest"
 _SOCI_IMAGE = "com.amazon.soci.image-manifest-digest"
 
 #: BuildKit marks its attestation manifests so, and names the image that they are about.
-_ATTESTATION = "vnd.docker.reference.type"
-_ATTESTED = "vnd.docker.reference.digest"
+ATTESTATION = "vnd.docker.reference.type"
+ATTESTED = "vnd.docker.reference.digest"
 
 _EMPTY_HINT = (
     "ECR cannot hold an empty layer; build the image without it (an artifact's empty blob is the two bytes {})"
@@ -160,6 +160,7 @@ class ImageLoader:
         """The node of *manifest*; what is *beside* it comes along with the index that names it."""
         if manifest.config is None:
             return await self._index(manifest, depth)
+        require_layers(manifest, f"image {manifest.digest.short} in {self.store.label}")
         layers = [layer for layer in manifest.layers if self.push_foreign_layers or not is_foreign(layer)]
         found = await self.store.blobs([("config", manifest.config), *(("layer", layer) for layer in layers)])
         if problems := [blob for blob in found if isinstance(blob, SourceError)]:
@@ -231,7 +232,7 @@ class ImageLoader:
         for image in images:
             manifest = await self._if_there(image.descriptor)
             kept |= {digest} if manifest and (digest := named_soci_index(manifest)) else set()
-        return await to_thread.run_sync(_with_children, index, kept)
+        return await to_thread.run_sync(with_children, index, kept)
 
     async def _fitting(self, members: Sequence[_Member], wanted: Collection[Platform]) -> Sequence[_Member]:
         """Those of *members* that are for *wanted*; what stands beside images is none of them.
@@ -308,12 +309,12 @@ class ImageLoader:
 
 def _is_image(child: Descriptor) -> bool:
     """Whether a member of an index is an image or an index of images, as far as its descriptor tells."""
-    return child.platform != _UNKNOWN and child.annotation(_ATTESTATION) is None
+    return child.platform != UNKNOWN and child.annotation(ATTESTATION) is None
 
 
 def _about(child: Descriptor) -> str | None:
     """The digest of the image that a member of an index is about, if it is about one."""
-    attested = child.annotation(_ATTESTED) if child.annotation(_ATTESTATION) is not None else None
+    attested = child.annotation(ATTESTED) if child.annotation(ATTESTATION) is not None else None
     return attested or child.annotation(_SOCI_IMAGE)
 
 
@@ -323,27 +324,6 @@ def named_soci_index(image: Manifest) -> Digest | None:
         return Digest.parse(image.annotation(_SOCI_INDEX) or "")
     except ValueError:
         return None
-
-
-def _with_children(index: Manifest, kept: Collection[Digest]) -> Manifest:
-    """*index* with some of its children: itself if they are all; else the same document without the others.
-
-    The same choice from the same bytes gives the same bytes: members and children keep their order.
-    """
-    if all(child.digest in kept for child in index.children):
-        return index
-    try:
-        document = json.loads(index.raw)
-        pairs = zip(document["manifests"], index.children, strict=True)
-        document["manifests"] = [member for member, child in pairs if child.digest in kept]
-        raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    except (ValueError, RecursionError) as error:
-        # Numbers of thousands of digits, say: what skips them took them.
-        raise ManifestError(
-            f"index {index.digest.short} can't be written anew for some of its images: {error}",
-            hint="take all of its platforms",
-        ) from error
-    return parse_manifest(raw, media_type=index.media_type)
 
 
 def empty_blob(kind: str, digest: Digest, label: str) -> SourceError:

@@ -16,6 +16,27 @@ from asyncpush.sources.content import Content, ContentBlob, Store, read_content
 from asyncpush.sources.loader import empty_blob
 
 
+def find_blob(store: Store, digest: Digest) -> Content | None:
+    """The blob in a store that keeps them by digest; None if it isn't there."""
+    return store.find(f"blobs/sha256/{digest.hex}")
+
+
+def read_manifest(store: Store, reference: Descriptor | Digest, content: Content) -> Manifest:
+    """Read a manifest of a store that keeps blobs by digest.
+
+    Raises:
+        ManifestError: it is malformed, or of a type that ECR does not take.
+        DigestMismatchError: its bytes are not those that *reference* points at.
+    """
+    digest = reference if isinstance(reference, Digest) else reference.digest
+    what = f"manifest {digest.short} in {store.label}"
+    raw = read_content(content, MAX_MANIFEST_SIZE)
+    if Digest.of(raw) != digest:
+        raise DigestMismatchError(what, digest, Digest.of(raw))
+    media_type = None if isinstance(reference, Digest) else reference.media_type
+    return parse_manifest(raw, media_type=media_type, name=what)
+
+
 @dataclass(frozen=True, slots=True)
 class LayoutImages:
     """A layout or archive that keeps blobs by digest (``loader.ImageStore``).
@@ -47,13 +68,7 @@ class LayoutImages:
         return await to_thread.run_sync(lambda: [self._blob(kind, descriptor) for kind, descriptor in named])
 
     def _read(self, reference: Descriptor | Digest) -> Manifest:
-        digest = reference if isinstance(reference, Digest) else reference.digest
-        what = f"manifest {digest.short} in {self.label}"
-        raw = read_content(self._present(reference, "manifest"), MAX_MANIFEST_SIZE)
-        if Digest.of(raw) != digest:
-            raise DigestMismatchError(what, digest, Digest.of(raw))
-        media_type = None if isinstance(reference, Digest) else reference.media_type
-        return parse_manifest(raw, media_type=media_type, name=what)
+        return read_manifest(self.store, reference, self._present(reference, "manifest"))
 
     def _blob(self, kind: str, descriptor: Descriptor) -> Blob | SourceError:
         try:
@@ -63,7 +78,7 @@ class LayoutImages:
 
     def _present(self, reference: Descriptor | Digest, kind: str) -> Content:
         digest = reference if isinstance(reference, Digest) else reference.digest
-        content = self.store.find(f"blobs/sha256/{digest.hex}")
+        content = find_blob(self.store, digest)
         if content is None:
             raise SourceNotFoundError(
                 f"{self.label} lacks {kind} {digest}",

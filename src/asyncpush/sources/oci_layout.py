@@ -8,18 +8,19 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+from anyio import to_thread
 
 from asyncpush.errors import ManifestError, SourceError
 from asyncpush.manifest import ACCEPTED_TYPES, DescriptorDocument, parse_descriptor
-from asyncpush.model import Descriptor, Platform
-from asyncpush.protocols import ImageNode, IndexNode
+from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.settings import Settings
 from asyncpush.sources.content import Content, Store, decode_document, find_file, read_content
 from asyncpush.sources.loader import ImageLoader
 from asyncpush.sources.names import ImageName
 from asyncpush.sources.oci_image import LayoutImages
 from asyncpush.sources.oci_referrers import LayoutReferrers, find_relations
-from asyncpush.sources.source import Entry
+from asyncpush.sources.source import NO_IMAGE_HINT, Entry, Loaded
+from asyncpush.sources.sparse import part_that_is_there
 
 INDEX = "index.json"
 LAYOUT = "oci-layout"
@@ -36,7 +37,7 @@ class _Layout(msgspec.Struct, rename={"version": "imageLayoutVersion"}):
 
 
 class _Index(msgspec.Struct):
-    manifests: list[DescriptorDocument]
+    manifests: list[DescriptorDocument] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,62 +52,101 @@ class Directory:
         return find_file(self.path / name, f"{name} in {self.label}")
 
 
-def read_oci_layout(store: Store, settings: Settings, stem: str | None) -> tuple[Entry, ...]:
-    """List the images of a layout, in a worker thread.
+def is_oci_layout(store: Store) -> bool:
+    """Whether *store* says that it is a layout; without oci-layout, as some tools write it, index.json must tell."""
+    content = store.find(INDEX)
+    if content is None:
+        return False
+    if store.find(LAYOUT) is not None:
+        return True
+    try:
+        decode_document(read_content(content), _Index, INDEX)
+    except SourceError:
+        return False
+    return True
+
+
+def read_oci_layout(
+    store: Store, settings: Settings, stem: str | None, saved: Collection[Digest] = ()
+) -> tuple[Entry, ...]:
+    """List what index.json names, in a worker thread.
 
     Args:
         store: what holds the layout.
         settings: whether foreign layers are pushed.
         stem: the repository of images that name none themselves: their tag is all that most tools write.
+        saved: configs of the images that an archive's manifest.json says are there.
 
     Raises:
-        ManifestError: index.json or oci-layout is missing, malformed or of another version.
+        SourceError: index.json is missing or malformed, or oci-layout is malformed or of another version.
     """
-    layout = decode_document(read_content(_required(store, LAYOUT)), _Layout, f"{LAYOUT} in {store.label}")
-    if not layout.version.startswith("1."):
-        raise ManifestError(f"{store.label} is an OCI layout of version {layout.version[:20]!r}; 1.x is read")
-    index = decode_document(read_content(_required(store, INDEX)), _Index, f"{INDEX} in {store.label}")
-    images = [child for child in index.manifests if child.media_type in ACCEPTED_TYPES]
-    if index.manifests and not images:
-        kind = str(index.manifests[0].media_type)[:100]
-        raise ManifestError(
-            f"{store.label} holds no image, but {kind!r}", hint="ECR takes OCI and Docker v2 manifests and indexes"
-        )
-    entries = [_entry(at, child, store, settings, stem) for at, child in enumerate(images)]
-    descriptors = [parse_descriptor(child, f"{INDEX} in {store.label}") for child in images]
-    relations = find_relations(store, descriptors)
+    content = store.find(INDEX)
+    if content is None:
+        raise SourceError(f"{store.label} is not an OCI layout: it has no {INDEX}")
+    layout = store.find(LAYOUT)
+    if layout is not None:
+        version = decode_document(read_content(layout), _Layout, f"{LAYOUT} in {store.label}").version
+        if not version.startswith("1."):
+            raise ManifestError(f"{store.label} is an OCI layout of version {version[:20]!r}; 1.x is read")
+    index = decode_document(read_content(content), _Index, f"{INDEX} in {store.label}")
+    opened = _Opened(store, settings, stem, saved)
+    entries = [opened.entry(at, child) for at, child in enumerate(index.manifests or ())]
+    relations = find_relations(store, {entry.position: entry.descriptor for entry in entries if entry.descriptor})
     referrers = LayoutReferrers(store, relations.by_subject)
     return tuple(replace(entry, about=relations.about.get(entry.position), referrers=referrers) for entry in entries)
 
 
-def _required(store: Store, name: str) -> Content:
-    content = store.find(name)
-    if content is None:
-        raise SourceError(f"{store.label} is not an OCI layout: it has no {name}")
-    return content
+def names_alone(root: Descriptor) -> bool:
+    """Whether an entry of index.json says nothing of its image but its names."""
+    return {key for key, _ in root.annotations} <= {_REF_NAME, _IMAGE_NAME}
 
 
-def _entry(position: int, parsed: DescriptorDocument, store: Store, settings: Settings, stem: str | None) -> Entry:
-    descriptor = parse_descriptor(parsed, f"{INDEX} in {store.label}")
-    ref_name, image_name = (_printable(descriptor.annotation(key)) for key in (_REF_NAME, _IMAGE_NAME))
-    name = _name(image_name, ref_name)
-    aliases = {image_name, name and str(name), name and name.tag} - {None}
-    return Entry(
-        position,
-        partial(_load, store, settings, descriptor),
-        ref_name or image_name,
-        frozenset(alias for alias in aliases if alias),
-        (name and name.repository) or stem,
-        name.tag if name else ref_name,
-        descriptor.digest,
-        descriptor.platform,
-    )
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    store: Store
+    settings: Settings
+    stem: str | None
+    saved: Collection[Digest]
 
+    def entry(self, position: int, parsed: DescriptorDocument) -> Entry:
+        annotations = parsed.annotations or {}
+        ref_name, image_name = (_printable(annotations.get(key)) for key in (_REF_NAME, _IMAGE_NAME))
+        name = _name(image_name, ref_name)
+        aliases = {image_name, name and str(name), name and name.tag} - {None}
+        title = ref_name or image_name
+        entry = Entry(
+            position,
+            partial(self._refuse, position, parsed),
+            title,
+            frozenset(alias for alias in aliases if alias),
+            (name and name.repository) or self.stem,
+            name.tag if name else ref_name,
+        )
+        if parsed.media_type not in ACCEPTED_TYPES:
+            return replace(entry, other_type=parsed.media_type)
+        try:
+            descriptor = parse_descriptor(parsed, f"{INDEX} in {self.store.label}")
+        except ManifestError:
+            return entry
+        return replace(
+            entry,
+            load=partial(self._load, descriptor),
+            digest=descriptor.digest,
+            platform=descriptor.platform,
+            descriptor=descriptor,
+        )
 
-async def _load(
-    store: Store, settings: Settings, root: Descriptor, platforms: Collection[Platform]
-) -> ImageNode | IndexNode:
-    return await ImageLoader(LayoutImages(store), settings.push_foreign_layers).load(root, platforms)
+    async def _load(self, root: Descriptor, platforms: Collection[Platform]) -> Loaded:
+        find = partial(part_that_is_there, self.store, root, self.settings, platforms=platforms, saved=self.saved)
+        part = await to_thread.run_sync(find)
+        loader = ImageLoader(LayoutImages(part.store), self.settings.push_foreign_layers)
+        return Loaded(await loader.load(part.root, platforms), part.left_out)
+
+    async def _refuse(self, position: int, parsed: DescriptorDocument, _: Collection[Platform]) -> Loaded:
+        where = f"{INDEX} in {self.store.label}"
+        if parsed.media_type in ACCEPTED_TYPES:
+            parse_descriptor(parsed, where)
+        raise ManifestError(f"entry {position} of {where} is {parsed.media_type[:200]!r}, no image", hint=NO_IMAGE_HINT)
 
 
 def _name(image_name: str | None, ref_name: str | None) -> ImageName | None:

@@ -1,7 +1,8 @@
 """What refers to what in an OCI layout: signatures, attestations and SBOMs beside the images that they are about.
 
-Tools write them in four ways: a manifest with a subject (OCI 1.1), an index under the referrers tag schema's name
-(``sha256-HEX``), cosign's tags (``sha256-HEX.sig`` and so on), and the kinds of ``cosign save``.
+Tools write them in five ways: a manifest with a subject (OCI 1.1), an annotation of its entry, an index under the
+referrers tag schema's name (``sha256-HEX``), cosign's tags (``sha256-HEX.sig`` and so on), and the kinds of
+``cosign save``.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from asyncpush.protocols import FoundReferrers, Referrer, UnreadReferrer
 from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE, MAX_MANIFESTS
 from asyncpush.sources.content import Store, read_content
 from asyncpush.sources.loader import ImageLoader, named_soci_index
-from asyncpush.sources.oci_image import LayoutImages
+from asyncpush.sources.oci_image import LayoutImages, find_blob
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 
 #: Names of the referrers tag schema (OCI distribution-spec 1.1) and of cosign.
 _ABOUT = re.compile(r"sha256-([a-f0-9]{64})(?:\.(?:sig|att|sbom))?")
+
+#: What containerd and Docker write beside an image that is saved: the digest that it is about.
+_SUBJECT = "io.containerd.manifest.subject"
 
 #: How `cosign save` marks what it writes.
 _COSIGN_KIND = "kind"
@@ -45,8 +49,8 @@ class Relations:
     by_subject: Mapping[Digest, Sequence[tuple[Descriptor, str | None]]]
 
 
-def find_relations(store: Store, entries: Sequence[Descriptor]) -> Relations:
-    """Find out what refers to what among the *entries* of index.json, in a worker thread.
+def find_relations(store: Store, entries: Mapping[int, Descriptor]) -> Relations:
+    """Find out what refers to what among the *entries* of index.json, by their positions, in a worker thread.
 
     Manifests that can't be read refer to nothing: what is wrong with them is said when they are pushed.
     """
@@ -56,7 +60,7 @@ def find_relations(store: Store, entries: Sequence[Descriptor]) -> Relations:
 @dataclass(slots=True)
 class _Finder:
     store: Store
-    entries: Sequence[Descriptor]
+    entries: Mapping[int, Descriptor]
     about: dict[int, Digest] = field(default_factory=dict)
     by_subject: defaultdict[Digest, dict[Digest, tuple[Descriptor, str | None]]] = field(
         default_factory=lambda: defaultdict(dict)
@@ -64,9 +68,9 @@ class _Finder:
     _read: dict[Digest, Manifest | None] = field(default_factory=dict)
 
     def find(self) -> Relations:
-        for position, entry in enumerate(self.entries):
+        for position, entry in self.entries.items():
             self._relate(position, entry)
-        there = {digest for entry in self.entries for digest in self._tree(entry, 0)}
+        there = {digest for entry in self.entries.values() for digest in self._tree(entry, 0)}
         subjects = {self.entries[position].digest: subject for position, subject in self.about.items()}
         about = {at: subject for at, subject in self.about.items() if _end(subject, subjects) in there}
         by_subject = {subject: tuple(found.values()) for subject, found in self.by_subject.items()}
@@ -86,19 +90,19 @@ class _Finder:
         elif kind and (subject := self._cosigned(entry)):
             self.about[position] = subject
             self._add(subject, entry, f"sha256-{subject.hex}.{kind}")
-        elif manifest and manifest.subject:
-            self.about[position] = manifest.subject
-            self._add(manifest.subject, entry, None)
+        elif subject := _subject(entry, manifest):
+            self.about[position] = subject
+            self._add(subject, entry, None)
         elif manifest and (soci := named_soci_index(manifest)):
             # The loader takes it along; it is no image of its own.
-            self.about |= {at: manifest.digest for at, other in enumerate(self.entries) if other.digest == soci}
+            self.about |= {at: manifest.digest for at, other in self.entries.items() if other.digest == soci}
 
     def _add(self, subject: Digest, referrer: Descriptor, tag: str | None) -> None:
         self.by_subject[subject].setdefault(referrer.digest, (referrer, tag))
 
     def _cosigned(self, signatures: Descriptor) -> Digest | None:
         """The image that `cosign save` has written *signatures* for: the one of the same name, or the only one."""
-        images = [entry for entry in self.entries if entry.annotation(_COSIGN_KIND) in _COSIGN_IMAGES]
+        images = [entry for entry in self.entries.values() if entry.annotation(_COSIGN_KIND) in _COSIGN_IMAGES]
         name = signatures.annotation(_REF_NAME)
         named = [image for image in images if name is not None and image.annotation(_REF_NAME) == name]
         subjects = {image.digest for image in named or images}
@@ -115,12 +119,22 @@ class _Finder:
     def _manifest(self, entry: Descriptor) -> Manifest | None:
         if entry.digest not in self._read:
             try:
-                content = self.store.find(f"blobs/sha256/{entry.digest.hex}")
+                content = find_blob(self.store, entry.digest)
                 raw = read_content(content, MAX_MANIFEST_SIZE) if content else b""
                 self._read[entry.digest] = parse_manifest(raw, media_type=entry.media_type)
             except SourceError:
                 self._read[entry.digest] = None
         return self._read[entry.digest]
+
+
+def _subject(entry: Descriptor, manifest: Manifest | None) -> Digest | None:
+    """What a manifest says that it is about, or else its entry."""
+    if manifest and manifest.subject:
+        return manifest.subject
+    try:
+        return Digest.parse(entry.annotation(_SUBJECT) or "")
+    except ValueError:
+        return None
 
 
 def _end(subject: Digest, subjects: Mapping[Digest, Digest]) -> Digest | None:

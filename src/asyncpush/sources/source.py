@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from asyncpush.errors import ChoiceError, SourceError
-from asyncpush.model import Digest, Platform
-from asyncpush.protocols import Image, ImageNode, IndexNode, ReferrerSource
+from asyncpush.errors import ChoiceError, ManifestError, SourceError
+from asyncpush.events import Emit, Notice, ignore
+from asyncpush.model import Descriptor, Digest, Platform
+from asyncpush.protocols import Image, ImageNode, IndexNode, LeftOut, ReferrerSource
 from asyncpush.sources.names import ImageName, Location
 
 Node: TypeAlias = ImageNode | IndexNode
@@ -16,13 +17,23 @@ Node: TypeAlias = ImageNode | IndexNode
 #: Which images to take of an index: all, the one for a platform, or those for several.
 Platforms: TypeAlias = Platform | Collection[Platform] | None
 
+NO_IMAGE_HINT = "ECR takes OCI and Docker v2 manifests and indexes"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An image as it was read, and what of it the source does not hold."""
+
+    root: Node
+    left_out: tuple[LeftOut, ...] = ()
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One name of one image in a source.
 
     Attributes:
-        position: the image's place among the images, from 0; several names may share it.
+        position: the image's place in the source's own list, from 0; several names may share it.
         load: reads the image; with platforms, only those of it.
         title: how to choose it, if not by its position.
         aliases: other ways to choose it.
@@ -30,30 +41,65 @@ class Entry:
         tag: likewise.
         digest: of its manifest, where there is one yet.
         platform: what the source says it is for.
+        descriptor: what points at its manifest, where there is one yet.
+        other_type: the media type of what is no image at all: it is chosen only where no image is meant.
         about: the digest of what it refers to, if that is in the source, too: then it is no image of its own.
         referrers: where to ask what refers to it.
+        needs_both: it takes both descriptions of an archive to find it; a path with a kind reads one of them.
     """
 
     position: int
-    load: Callable[[Collection[Platform]], Awaitable[Node]]
+    load: Callable[[Collection[Platform]], Awaitable[Loaded]]
     title: str | None = None
     aliases: frozenset[str] = frozenset()
     repository: str | None = None
     tag: str | None = None
     digest: Digest | None = None
     platform: Platform | None = None
+    descriptor: Descriptor | None = None
+    other_type: str | None = None
     about: Digest | None = None
     referrers: ReferrerSource | None = None
+    needs_both: bool = False
 
     def answers(self, choice: str) -> bool:
         """Whether *choice*, as the user wrote it behind the path, means this entry."""
         if choice.startswith("@"):
-            return choice in (f"@{self.position}", f"@{self.digest}")
+            return choice in (f"@{self.position}", f"@{self.digest or self.position}")
         return choice == self.title or choice in self.aliases or str(ImageName.parse(choice)) in self.aliases
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadImage:
+    """An image of a source that can't be pushed, and why.
+
+    Attributes:
+        source: as the user would write it.
+        repository: the repository that it names itself; None if it names none.
+        tag: likewise.
+        error: what is wrong with it.
+    """
+
+    source: str
+    repository: str | None
+    tag: str | None
+    error: SourceError | ChoiceError
 
 
 class Source(Protocol):
     """The images of an opened source, until it is closed."""
+
+    async def all_images(self, *, platform: Platforms = None) -> tuple[Image | UnreadImage, ...]:
+        """All that is in it, once for each name, or what the reference chooses; one that can't be read is named so.
+
+        Args:
+            platform: of indexes, take the image for this platform alone, or of several the images for them.
+
+        Raises:
+            ChoiceError: nothing is the chosen one.
+            SourceError: the source holds no image, or can't be read at all.
+        """
+        ...
 
     async def images(self, *, platform: Platforms = None) -> tuple[Image, ...]:
         """All images, once for each name; only the chosen one where the reference chooses.
@@ -88,33 +134,65 @@ class LocalSource:
         kind: ``oci``, ``oci-archive`` or ``docker-archive``.
         location: what the user wrote.
         entries: everything it holds, in its order.
+        notes: what a user should know of it, whatever is chosen.
+        emit: hears what of an image is not there.
     """
 
     kind: str
     location: Location
     entries: tuple[Entry, ...]
+    notes: tuple[str, ...] = ()
+    emit: Emit = ignore
+
+    async def all_images(self, *, platform: Platforms = None) -> tuple[Image | UnreadImage, ...]:
+        """See ``Source``."""
+        entries = self._answering() if self.location.choice else self._any()
+        return self._told(await self._read(entries, each_platform(platform)))
 
     async def images(self, *, platform: Platforms = None) -> tuple[Image, ...]:
         """See ``Source``."""
-        platforms = each_platform(platform)
-        return await self._load(self._chosen(platforms), platforms)
+        images = []
+        for image in await self.all_images(platform=platform):
+            if isinstance(image, UnreadImage):
+                raise image.error
+            images.append(image)
+        return tuple(images)
 
     async def image(self, *, platform: Platforms = None) -> Image:
         """See ``Source``."""
         platforms = each_platform(platform)
-        entries = self._chosen(platforms)
+        entries = self._fitting(self._answering(), platforms)
         entries = _exactly_for(platforms, entries) or entries
         if len({entry.digest or entry.position for entry in entries}) > 1:
             raise ChoiceError(f"{self.location.label} holds {len(entries)} images", self._choices(entries))
-        return (await self._load(entries[:1], platforms))[0]
+        [image] = self._told(await self._read(entries[:1], platforms))
+        if isinstance(image, UnreadImage):
+            raise image.error
+        if self.location.choice is None:
+            for entry in self.entries:
+                if entry.other_type:
+                    self.emit(Notice(f"{self._written(entry)} is left out: it is {entry.other_type[:100]!r}, no image"))
+        return image
 
-    def _chosen(self, platforms: Collection[Platform]) -> Sequence[Entry]:
-        choice = self.location.choice
-        entries = [entry for entry in self.entries if (entry.answers(choice) if choice else entry.about is None)]
+    def _any(self) -> Sequence[Entry]:
+        """All but what refers to another one: that goes along with it."""
         if not self.entries:
             raise SourceError(f"{self.location.label} holds no image")
-        if not entries:
+        return [entry for entry in self.entries if entry.about is None]
+
+    def _answering(self) -> Sequence[Entry]:
+        """The images that are meant; where none is, what else answers to the choice."""
+        choice = self.location.choice
+        answering = [entry for entry in self.entries if entry.answers(choice)] if choice else self._any()
+        if not answering:
             raise ChoiceError(f"{self.location.label} holds no image {choice!r}", self._choices(self.entries))
+        images = [entry for entry in answering if entry.other_type is None]
+        if not images and choice is None:
+            kind = str(answering[0].other_type)[:100]
+            raise ManifestError(f"{self.location.label} holds no image, but {kind!r}", hint=NO_IMAGE_HINT)
+        return images or answering
+
+    def _fitting(self, entries: Sequence[Entry], platforms: Collection[Platform]) -> Sequence[Entry]:
         fitting = [
             entry
             for entry in entries
@@ -125,24 +203,66 @@ class LocalSource:
             raise ChoiceError(f"{self.location.label} holds no image for {names}", tuple(there))
         return fitting
 
-    async def _load(self, entries: Sequence[Entry], platforms: Collection[Platform]) -> tuple[Image, ...]:
-        nodes: dict[int, Node] = {}
-        for entry in entries:
-            if entry.position not in nodes:
-                nodes[entry.position] = await entry.load(platforms)
-        return tuple(
-            Image(self._written(entry), entry.repository, entry.tag, nodes[entry.position], entry.referrers)
-            for entry in entries
-        )
+    async def _read(self, entries: Sequence[Entry], platforms: Collection[Platform]) -> tuple[Image | UnreadImage, ...]:
+        loaded: dict[int, Loaded | SourceError | ChoiceError] = {}
+        images: list[Image | UnreadImage] = []
+        for alike in _by_name(entries):
+            try:
+                fitting = self._fitting(alike, platforms)
+            except ChoiceError as error:
+                images.append(UnreadImage(self._written(alike[0]), alike[0].repository, alike[0].tag, error))
+                continue
+            for entry in fitting:
+                if entry.position not in loaded:
+                    loaded[entry.position] = await _load(entry, platforms)
+                images.append(self._named(entry, loaded[entry.position]))
+        return tuple(images)
+
+    def _named(self, entry: Entry, found: Loaded | SourceError | ChoiceError) -> Image | UnreadImage:
+        name = self._written(entry), entry.repository, entry.tag
+        if isinstance(found, Loaded):
+            return Image(*name, found.root, entry.referrers, found.left_out)
+        return UnreadImage(*name, found)
+
+    def _told(self, images: tuple[Image | UnreadImage, ...]) -> tuple[Image | UnreadImage, ...]:
+        told = set()
+        for image in images:
+            if isinstance(image, Image) and image.left_out and image.left_out not in told:
+                told.add(image.left_out)
+                self.emit(Notice(f"{image.source} is pushed without {_in_words(image.left_out)}"))
+        return images
 
     def _choices(self, entries: Sequence[Entry]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self._written(entry) for entry in entries))
 
     def _written(self, entry: Entry) -> str:
-        place = f"{self.kind}:{self.location.path}"
+        place = self.location.path if entry.needs_both else f"{self.kind}:{self.location.path}"
         if entry.title is not None and sum(entry.title == other.title for other in self.entries) == 1:
             return f"{place}:{entry.title}"
         return place if len(self.entries) == 1 else f"{place}:@{entry.position}"
+
+
+def _by_name(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """*entries*, those with one name together: where a list tells images apart by their platforms, one is to be had."""
+    groups: dict[object, list[Entry]] = {}
+    for entry in entries:
+        key = (entry.repository, entry.tag) if entry.platform else entry
+        groups.setdefault(key, []).append(entry)
+    return list(groups.values())
+
+
+async def _load(entry: Entry, platforms: Collection[Platform]) -> Loaded | SourceError | ChoiceError:
+    try:
+        return await entry.load(platforms)
+    except (SourceError, ChoiceError) as error:
+        return error
+
+
+def _in_words(left_out: Sequence[LeftOut]) -> str:
+    reasons: dict[str, list[str]] = {}
+    for each in left_out:
+        reasons.setdefault(each.reason, []).append(each.name)
+    return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
 
 
 def _exactly_for(platforms: Collection[Platform], entries: Sequence[Entry]) -> Sequence[Entry]:

@@ -26,6 +26,10 @@ class RemoteSource:
     reference: RemoteReference
     push_foreign_layers: bool = False
 
+    async def all_images(self, *, platform: Platforms = None) -> tuple[Image, ...]:
+        """The image, as the only one; see ``image``."""
+        return (await self.image(platform=platform),)
+
     async def images(self, *, platform: Platforms = None) -> tuple[Image, ...]:
         """The image, as the only one; see ``image``."""
         return (await self.image(platform=platform),)

@@ -1,0 +1,212 @@
+"""An archive that describes its images twice: index.json (OCI) and manifest.json (Docker), over the same blobs.
+
+index.json is the truth for the images that it names: their manifests and digests are pushed as they are. manifest.json
+adds the images and the names that index.json lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from asyncpush.errors import ManifestError, SourceError
+from asyncpush.manifest import INDEX_TYPES
+from asyncpush.model import Digest
+from asyncpush.settings import Settings
+from asyncpush.sources.docker_archive import MANIFEST, SavedImage, is_uncompressed, read_docker_archive, saved_images
+from asyncpush.sources.names import ImageName, Location
+from asyncpush.sources.oci_layout import INDEX, is_oci_layout, names_alone, read_oci_layout
+from asyncpush.sources.source import Entry, LocalSource
+from asyncpush.sources.sparse import configs_in
+from asyncpush.sources.spool import Scratch
+from asyncpush.sources.tar_index import TarIndex
+
+_SHOWN_NAMES = 10
+
+
+def read_archive(archive: TarIndex, location: Location, settings: Settings, scratch: Scratch) -> LocalSource:
+    """List the images of an archive of either kind, or of both, in a worker thread.
+
+    Args:
+        archive: its files.
+        location: what the user wrote.
+        settings: how uncompressed layers are compressed, and whether foreign layers are pushed.
+        scratch: takes what must be decompressed first.
+
+    Raises:
+        SourceError: it holds no images, or what describes them is malformed.
+    """
+    opened = _Archive(archive, location, settings, scratch)
+    is_oci, is_docker = is_oci_layout(archive), archive.find(MANIFEST) is not None
+    if location.kind is None and not is_oci and not is_docker:
+        raise SourceError(
+            f"{archive.label} holds no image: neither {INDEX} nor {MANIFEST}",
+            hint=archive.advice() or "push a single layer with `asyncpush layers`",
+        )
+    saved = _saved(archive) if is_oci and is_docker else None
+    match location.kind:
+        case "docker-archive":
+            return opened.docker(_only_in_index(opened, saved))
+        case None if not is_oci:
+            return opened.docker()
+        case None if saved is None and is_docker:
+            note = f"{MANIFEST} in {archive.label} is no list of images, and is not read"
+            return replace(opened.oci(), notes=(note,))
+    if saved is None:
+        return opened.oci()
+    try:
+        both = _Both(opened, saved)
+    except ManifestError as error:
+        if location.kind is None and _is_uncompressed(archive):
+            return opened.docker((f"{error}; {MANIFEST} is read instead",))
+        raise
+    return both.source() if location.kind is None else both.index()
+
+
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    """An open archive, and how it is read."""
+
+    files: TarIndex
+    location: Location
+    settings: Settings
+    scratch: Scratch
+
+    def docker(self, notes: tuple[str, ...] = ()) -> LocalSource:
+        """What manifest.json lists."""
+        return LocalSource("docker-archive", self.location, self.saved_entries(), notes)
+
+    def saved_entries(self) -> tuple[Entry, ...]:
+        return read_docker_archive(self.files, self.settings, self.scratch)
+
+    def oci(self) -> LocalSource:
+        """What index.json names."""
+        return LocalSource("oci-archive", self.location, self.named_entries())
+
+    def named_entries(self, saved: Collection[Digest] = ()) -> tuple[Entry, ...]:
+        return read_oci_layout(self.files, self.settings, self.location.stem, saved)
+
+
+def _only_in_index(opened: _Archive, saved: Sequence[SavedImage] | None) -> tuple[str, ...]:
+    """What a reader of manifest.json misses, in words; index.json need not be good for that."""
+    with suppress(SourceError):
+        return _Both(opened, saved).only_in_index() if saved else ()
+    return ()
+
+
+def _is_uncompressed(archive: TarIndex) -> bool:
+    try:
+        return is_uncompressed(archive)
+    except SourceError:
+        return False
+
+
+def _saved(archive: TarIndex) -> tuple[SavedImage, ...] | None:
+    try:
+        return saved_images(archive)
+    except ManifestError:
+        return None  # a program's own manifest.json, say
+
+
+class _Both:
+    """Both descriptions of one archive, compared: an image is the same where its config is."""
+
+    def __init__(self, opened: _Archive, saved: Sequence[SavedImage]) -> None:
+        self._opened = opened
+        self._archive = opened.files
+        self._saved = saved
+        self.entries = opened.named_entries({image.config for image in saved if image.config})
+        self._configs = [_configs(self._archive, entry) for entry in self.entries]
+
+    def source(self) -> LocalSource:
+        """All images, once."""
+        if self._is_byproduct():
+            return self._opened.docker()
+        return LocalSource("oci-archive", self._opened.location, (*self._named(), *self._rest()))
+
+    def index(self) -> LocalSource:
+        """What index.json names, and a note on what its reader misses."""
+        missed = [image for image in self._saved if not self._places(image)]
+        notes = self._note(MANIFEST, INDEX, "docker-archive", map(_called, missed))
+        return LocalSource("oci-archive", self._opened.location, self.entries, notes)
+
+    def only_in_index(self) -> tuple[str, ...]:
+        """What a reader of manifest.json misses, in words."""
+        saved = {image.config for image in self._saved}
+        missed = [entry for entry in self.entries if _configs(self._archive, entry, whole=True) - saved]
+        return self._note(INDEX, MANIFEST, "oci-archive", (entry.title or f"@{entry.position}" for entry in missed))
+
+    def _note(self, description: str, other: str, kind: str, images: Iterable[str]) -> tuple[str, ...]:
+        names = list(dict.fromkeys(images))
+        if not names:
+            return ()
+        shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
+        label = self._archive.label
+        return (f"{description} in {label} names images that {other} lacks ({shown}): {kind}:{label} reads them",)
+
+    def _is_byproduct(self) -> bool:
+        """Whether index.json was made up when the image was saved, as Docker's classic store does.
+
+        Its manifests then name uncompressed layers, and no registry knows their digests: manifest.json is read, and
+        the layers are compressed. Whatever else an entry says (where it was pulled from, when it was built), and any
+        index, is an identity to keep.
+        """
+        if self._opened.settings.compression == "none" or not self.entries:
+            return False
+        saved = {image.config for image in self._saved}
+        for entry, configs in zip(self.entries, self._configs, strict=True):
+            root = entry.descriptor
+            if root is None or root.media_type in INDEX_TYPES or not names_alone(root) or not configs <= saved:
+                return False
+        return _is_uncompressed(self._archive)
+
+    def _places(self, image: SavedImage) -> list[int]:
+        """Where in index.json *image* is."""
+        return [at for at, configs in enumerate(self._configs) if image.config in configs]
+
+    def _named(self) -> list[Entry]:
+        """The entries of index.json, under their own names and those that only manifest.json has for them."""
+        entries, further = list(self.entries), []
+        for image in self._saved:
+            places = self._places(image)
+            for name in image.names if places else ():
+                if any(str(name) in entries[at].aliases for at in places):
+                    continue
+                nameless = [at for at in places if not entries[at].aliases and entries[at].title in (name.tag, None)]
+                if nameless:
+                    best = max(nameless, key=lambda at: entries[at].title is not None)
+                    entries[best] = _renamed(entries[best], name, entries[best].title)
+                else:
+                    further.append(_renamed(entries[places[0]], name, None))
+        return entries + further
+
+    def _rest(self) -> Iterator[Entry]:
+        """The images that only manifest.json names."""
+        covered = {image.position for image in self._saved if self._places(image)}
+        places: dict[int, int] = {}
+        for entry in self._opened.saved_entries():
+            if entry.position not in covered:
+                place = places.setdefault(entry.position, len(self.entries) + len(places))
+                yield replace(entry, position=place, needs_both=True)
+
+
+def _configs(archive: TarIndex, entry: Entry, *, whole: bool = False) -> frozenset[Digest]:
+    return configs_in(archive, entry.descriptor, whole=whole) if entry.descriptor else frozenset()
+
+
+def _renamed(entry: Entry, name: ImageName, title: str | None) -> Entry:
+    """*entry* under *name*; without a *title* of its own, only both descriptions together tell of it."""
+    tag = name.tag or "latest"
+    return replace(
+        entry,
+        title=title or str(name),
+        aliases=frozenset({str(name)}),
+        repository=name.repository,
+        tag=tag,
+        needs_both=title is None,
+    )
+
+
+def _called(image: SavedImage) -> str:
+    return str(image.names[0]) if image.names else f"@{image.position}"
