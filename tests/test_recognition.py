@@ -85,6 +85,10 @@ async def test_an_exported_container_and_a_layout_in_a_folder_are_told(tmp_path)
     with pytest.raises(SourceError, match=r"holds no image.*use `docker save`"):
         await image_of(saved(tmp_path / "a.tar", exported))
 
+    several = tar({"a.tar": IMAGE, "b.tar": IMAGE})
+    with pytest.raises(SourceError, match=r"holds no image.*such as 'a.tar'; unpack it"):
+        await image_of(saved(tmp_path / "a.tar", several))
+
     inside = tar({f"my/{name}": data for name, data in app_layout().all_files().items()})
     with pytest.raises(SourceError, match=r"holds no image.*in the folder 'my'; make the archive inside that folder"):
         await image_of(saved(tmp_path / "a.tar", inside))

@@ -34,6 +34,9 @@ _APPLE_DOUBLE = "._"
 #: What lists an archive's images, at its top.
 _LISTS = ("index.json", "manifest.json")
 
+#: Endings of archives at the top of an archive; layers mostly lie in folders.
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".tar.bz2", ".zip")
+
 _ZEROS = bytes(MiB)
 
 
@@ -106,6 +109,8 @@ class TarIndex:
         folders = {name.partition("/")[0] for name in self._entries}
         if len(folders) == 1 and any(f"{folder}/{name}" in self._entries for folder in folders for name in _LISTS):
             return f"all of it lies in the folder {folders.pop()[:200]!r}; make the archive inside that folder"
+        if inner := next((name for name in self._entries if name.endswith(_ARCHIVES) and "/" not in name), None):
+            return f"it holds archives, such as {inner[:200]!r}; unpack it, and push those"
         return None
 
     def _content(self, name: str, entry: _File) -> Content:
