@@ -153,7 +153,7 @@ class _Tags:
             found["any"] = [{"glob": glob or "*", "exclude": excluded}, {"glob": include}]
             found["exclude"] = {"glob": hard} if hard else ""
         else:
-            found["glob"] = glob or ("*" if names else "")
+            found["glob"] = glob or ("*" if names and not found["semver"] else "")
             excludes = [*hard, *soft]
             found["exclude"] = {"glob": excludes, "regex": _PRERELEASES} if excludes else {"regex": _PRERELEASES}
         if names:

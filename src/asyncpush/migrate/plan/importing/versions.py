@@ -1,7 +1,7 @@
 """Ranges of versions of tools that read them in ways of their own, as a plan has them.
 
 A plan's ranges take pre-releases only where they name one; to those tools a pre-release is a version like any other. So
-``>=0.0.0-0``, which all versions are, stands in each range that is made here.
+``>=0.0.0-0``, which all versions are, stands in each range that is made here and names none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def dregsy_range(text: str, place: str) -> Piece:
     Raises:
         UsageError: it is none.
     """
-    return _range(" || ".join(_all(part, _blang, place) for part in text.split("||")), place)
+    return _range([_comparators(part, _blang, place) for part in text.split("||")], place)
 
 
 def regsync_range(text: str, place: str) -> Piece:
@@ -39,7 +39,7 @@ def regsync_range(text: str, place: str) -> Piece:
     """
     if "|" in text or "," in text:
         raise _wrong(text, place)
-    return _range(_all(text, _regclient, place), place)
+    return _range([_comparators(text, _regclient, place)], place)
 
 
 def ocync_range(text: str, place: str) -> Piece:
@@ -48,11 +48,13 @@ def ocync_range(text: str, place: str) -> Piece:
     Raises:
         UsageError: it is none, or can't be carried over.
     """
-    return _range(" ".join(_all(part, _ocync, place) for part in text.split(",")), place)
+    return _range([[each for part in text.split(",") for each in _comparators(part, _ocync, place)]], place)
 
 
-def _range(text: str, place: str) -> Piece:
-    [found] = ranges([text], place)
+def _range(alternatives: list[list[str]], place: str) -> Piece:
+    """A range of these comparators, which takes pre-releases in each alternative."""
+    whole = [each if any("-" in words for words in each) else [*each, _ALL] for each in alternatives]
+    [found] = ranges([" || ".join(map(" ".join, whole))], place)
     return found
 
 
@@ -60,8 +62,7 @@ def _wrong(text: str, place: str) -> UsageError:
     return UsageError(f"{place}: {text[:100]!r} is no range of versions that can be carried over")
 
 
-def _all(part: str, read: Callable[[str, str], str | None], place: str) -> str:
-    """All comparators of *part*, and the one that takes pre-releases."""
+def _comparators(part: str, read: Callable[[str, str], str | None], place: str) -> list[str]:
     found: list[str] = []
     at = 0
     while at < len(part.rstrip()):
@@ -73,7 +74,7 @@ def _all(part: str, read: Callable[[str, str], str | None], place: str) -> str:
         at = match.end()
     if not found:
         raise _wrong(part, place)
-    return " ".join([*found, _ALL])
+    return found
 
 
 def _blang(operator: str, version: str) -> str | None:
