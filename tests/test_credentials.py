@@ -14,7 +14,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,7 +30,7 @@ from botocore.config import Config
 
 import asyncpush
 from asyncpush import AwsConfiguration, Settings
-from asyncpush.api import ImageFailure, open_logins, push_all
+from asyncpush.api import ImageFailure, Registry, open_logins, push_all
 from asyncpush.ecr import credentials, providers
 from asyncpush.emulator import Credentials, Emulator, Weather
 from asyncpush.emulator.weather import parse_fault
@@ -42,10 +42,11 @@ from asyncpush.errors import (
 )
 from asyncpush.events import Event, ImageDone
 from asyncpush.image import ImageResult
-from asyncpush.reference import parse_destination
+from asyncpush.protocols import Image
+from asyncpush.reference import Destination, parse_destination
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources import open_source
-from conftest import REGION, Ran, Server, cli_environment
+from conftest import REGION, Ran, Server, aws, cli_environment
 from images import DockerSave, Layout, layer_tar
 from inprocess import run_here
 from migrations import bench, keys, outcomes
@@ -660,27 +661,44 @@ async def test_a_migration_stops_when_credentials_end_and_goes_on_with_others(
         assert sorted(outcomes(resumed).values()) in ([how, *["pushed"] * 4] for how in ("finished", "present"))
 
 
+async def images_and_registry(folder: Path, stack: AsyncExitStack, aws: AwsConfiguration) -> tuple[Registry, Image]:
+    layout = Layout()
+    layout.tag(layout.image(layer_tar("batch")), "1")
+    settings = Settings(create_repository=True)
+    opened = await stack.enter_async_context(open_source(f"oci:{layout.write(folder / 'app')}:1", settings))
+    registry = await stack.enter_async_context(asyncpush.connect(aws=aws, settings=settings))
+    return registry, await opened.image()
+
+
+def everywhere(image: Image, count: int) -> list[tuple[Image, Destination]]:
+    return [(image, parse_destination(f"lost{number}:1")) for number in range(count)]
+
+
 async def test_a_batch_stops_when_credentials_end(
     emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     keys(monkeypatch)
     monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", in_an_hour(clock))
-    layout = Layout()
-    layout.tag(layout.image(layer_tar("batch")), "1")
     aws = AwsConfiguration(region=REGION, endpoint_url=emulator.endpoint_url)
-    async with (
-        asyncpush.connect(aws=aws, settings=Settings(create_repository=True)) as registry,
-        open_source(f"oci:{layout.write(tmp_path / 'app')}:1", registry.settings) as opened,
-    ):
-        image = await opened.image()
-        [done] = await push_all(registry, [(image, parse_destination("lost:1"))])
+    async with AsyncExitStack() as stack:
+        registry, image = await images_and_registry(tmp_path, stack, aws)
+        [done] = await push_all(registry, everywhere(image, 1))
         assert isinstance(done, ImageResult)
         before = len(emulator.requests)
         clock.now += 4000
-        results = await push_all(registry, [(image, parse_destination(f"lost{number}:1")) for number in range(50)])
-        assert all(isinstance(each, ImageFailure) for each in results)
-        assert {type(each.error) for each in results if isinstance(each, ImageFailure)} == {CredentialsExpiredError}
-        assert len(emulator.requests) == before
+        results = await push_all(registry, everywhere(image, 50))
+    assert {type(each.error) for each in results if isinstance(each, ImageFailure)} == {CredentialsExpiredError}
+    assert (len(results), len(emulator.requests)) == (50, before)
+
+
+async def test_a_batch_stops_when_credentials_are_refused(emulator: Emulator, tmp_path: Path) -> None:
+    emulator.weather = Weather(faults=(parse_fault("*:expired-token"),))
+    async with AsyncExitStack() as stack:
+        registry, image = await images_and_registry(tmp_path, stack, aws(emulator.endpoint_url))
+        results = await push_all(registry, everywhere(image, 200))
+    errors = [each.error for each in results if isinstance(each, ImageFailure)]
+    assert [type(error) for error in errors] == [CredentialsRefusedError] * 200
+    assert len(emulator.requests) < 100
 
 
 @pytest.fixture
