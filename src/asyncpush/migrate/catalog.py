@@ -169,6 +169,34 @@ class Catalog:
                     tg.start_soon(one, reference, waiting)
         return found
 
+    async def _agreeing(self, loaded: Sequence[tuple[Copy, Image]]) -> list[tuple[Copy, Image]]:
+        """Those of *loaded* whose manifests don't lie about the size of a blob.
+
+        One that is read shows its size. But what another image brings need not be read: so where two manifests
+        contradict each other, the registry is asked.
+        """
+        for blob in _blobs(image for _, image in loaded):
+            digest, size = blob.descriptor.digest, blob.descriptor.size
+            if self._sizes.setdefault(digest, size) != size and digest not in self._stored_sizes:
+                self._stored_sizes[digest] = await _stored_size(blob)
+        going: list[tuple[Copy, Image]] = []
+        for copy, image in loaded:
+            doubtful = _blobs([image]) if self._stored_sizes else ()
+            wrong = next((blob for blob in doubtful if self._is_wrong(blob)), None)
+            if wrong is None:
+                going.append((copy, image))
+                continue
+            actual = self._stored_sizes[wrong.descriptor.digest]
+            error = ManifestError(
+                f"{wrong.name} of {image.source} has {actual} bytes, and its manifest says {wrong.descriptor.size}",
+                hint="the manifest is wrong; build and push the image again",
+            )
+            self._context.failed(copy, error)
+        return going
+
+    def _is_wrong(self, blob: RegistryBlob) -> bool:
+        return self._stored_sizes.get(blob.descriptor.digest) not in (None, blob.descriptor.size)
+
     async def load(
         self, entry: Entry, copies: Iterable[Copy], descriptors: Mapping[str, Descriptor]
     ) -> list[tuple[Copy, Image]]:
@@ -212,34 +240,6 @@ class Catalog:
                 for descriptor, waiting in by_digest.items():
                     tg.start_soon(one, descriptor, waiting)
         return await self._agreeing(loaded)
-
-    async def _agreeing(self, loaded: Sequence[tuple[Copy, Image]]) -> list[tuple[Copy, Image]]:
-        """Those of *loaded* whose manifests don't lie about the size of a blob.
-
-        One that is read shows its size. But what another image brings need not be read: so where two manifests
-        contradict each other, the registry is asked.
-        """
-        for blob in _blobs(image for _, image in loaded):
-            digest, size = blob.descriptor.digest, blob.descriptor.size
-            if self._sizes.setdefault(digest, size) != size and digest not in self._stored_sizes:
-                self._stored_sizes[digest] = await _stored_size(blob)
-        going: list[tuple[Copy, Image]] = []
-        for copy, image in loaded:
-            doubtful = _blobs([image]) if self._stored_sizes else ()
-            wrong = next((blob for blob in doubtful if self._is_wrong(blob)), None)
-            if wrong is None:
-                going.append((copy, image))
-                continue
-            actual = self._stored_sizes[wrong.descriptor.digest]
-            error = ManifestError(
-                f"{wrong.name} of {image.source} has {actual} bytes, and its manifest says {wrong.descriptor.size}",
-                hint="the manifest is wrong; build and push the image again",
-            )
-            self._context.failed(copy, error)
-        return going
-
-    def _is_wrong(self, blob: RegistryBlob) -> bool:
-        return self._stored_sizes.get(blob.descriptor.digest) not in (None, blob.descriptor.size)
 
     def _tell_absent(self, entry: Entry, images: Iterable[Image]) -> None:
         for image in images:

@@ -6,7 +6,7 @@ Sources: OCI distribution-spec 1.1, "listing tags", "listing referrers"; the dis
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -15,6 +15,8 @@ from anyio import to_thread
 from yarl import URL
 
 from asyncpush.errors import ManifestError, SourceError
+from asyncpush.manifest import DescriptorDocument, parse_descriptor
+from asyncpush.model import Descriptor, Digest
 from asyncpush.settings import MiB
 from asyncpush.sources.content import Document, decode_document
 from asyncpush.sources.registry.links import parse_links
@@ -258,6 +260,59 @@ async def pages(wire: Wire, ask: Ask, kind: type[Document]) -> AsyncIterator[Doc
         answer = await walk.get(path)
         yield await walk.decode(answer, kind)
         path = walk.next_path(answer)
+
+
+class _ReferrersDocument(msgspec.Struct):
+    manifests: list[msgspec.Raw] | None = None
+    layers: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class ListedReferrers:
+    """What a registry lists as referring to a manifest.
+
+    Attributes:
+        descriptors: the manifests that do.
+        problems: entries of the list that can't be read.
+    """
+
+    descriptors: tuple[Descriptor, ...] = ()
+    problems: tuple[SourceError, ...] = ()
+
+
+async def list_referrers(wire: Wire, ask: Ask) -> ListedReferrers:
+    """What a registry lists as referring to a manifest (``GET .../referrers/DIGEST``).
+
+    Raises:
+        ManifestError: what it gives is no such list.
+        SourceError: it refuses, or its list can't be read to its end.
+    """
+    found: dict[Digest, Descriptor] = {}
+    problems: list[SourceError] = []
+    label = f"{ask.what} of {wire.host}"
+    first = True
+    try:
+        async for page in pages(wire, ask, _ReferrersDocument):
+            if page.manifests is None or page.layers is not msgspec.UNSET:
+                raise ManifestError(f"{label}: the answer is no index")
+            before = len(found) + len(problems)
+            for each in page.manifests:
+                try:
+                    descriptor = parse_descriptor(decode_document(bytes(each), DescriptorDocument, label), label)
+                except ManifestError as error:
+                    problems.append(error)
+                else:
+                    found.setdefault(descriptor.digest, descriptor)
+            if page.manifests and not first and len(found) + len(problems) == before:
+                raise SourceError(f"{label}: the list repeats itself")
+            first = False
+    except SourceError as error:
+        if first:
+            raise
+        raise SourceError(
+            f"{label} can't be listed to their end: {error.message}", hint="go on later: the same command goes on"
+        ) from error
+    return ListedReferrers(tuple(found.values()), tuple(problems))
 
 
 def _is_same_list(path: str, own: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 import msgspec
@@ -20,19 +20,17 @@ from asyncpush.errors import (
 from asyncpush.manifest import (
     ACCEPTED_TYPES,
     DOCKER_MANIFEST,
-    DescriptorDocument,
     Manifest,
-    parse_descriptor,
     parse_manifest,
 )
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import ImageNode, IndexNode
 from asyncpush.settings import MAX_MANIFEST_SIZE, MiB
-from asyncpush.sources.content import MAX_DOCUMENT_SIZE, decode_document
+from asyncpush.sources.content import MAX_DOCUMENT_SIZE
 from asyncpush.sources.loader import ImageLoader
 from asyncpush.sources.registry.blob import RegistryBlob
 from asyncpush.sources.registry.images import RepositoryImages
-from asyncpush.sources.registry.listing import CatalogDocument, TagsDocument, names, pages
+from asyncpush.sources.registry.listing import CatalogDocument, ListedReferrers, TagsDocument, list_referrers, names
 from asyncpush.sources.registry.patience import TransientError
 from asyncpush.sources.registry.reference import is_repository, is_tag
 from asyncpush.sources.registry.wire import Answer, Ask, DeniedError, NotThereError, RefusedError, Wire, path_of
@@ -62,26 +60,8 @@ _FAILING_HEADS = 2
 _SCHEMA_1 = 1
 
 
-class _ReferrersDocument(msgspec.Struct):
-    manifests: list[msgspec.Raw] | None = None
-    layers: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-
-
 class _Version(msgspec.Struct, rename={"schema_version": "schemaVersion"}):
     schema_version: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ListedReferrers:
-    """What a registry lists as referring to a manifest.
-
-    Attributes:
-        descriptors: the manifests that do.
-        problems: entries of the list that can't be read.
-    """
-
-    descriptors: tuple[Descriptor, ...] = ()
-    problems: tuple[SourceError, ...] = ()
 
 
 class Remote:
@@ -260,7 +240,7 @@ class Remote:
         if self._has_referrers:
             path, what = path_of(repository, "referrers", str(digest)), f"referrers of {digest.short} in {repository}"
             try:
-                return await self._listed_referrers(Ask("GET referrers", path, what, repository, _ACCEPT_INDEX))
+                return await list_referrers(self._wire, Ask("GET referrers", path, what, repository, _ACCEPT_INDEX))
             except NotThereError as error:
                 self._has_referrers = error.code in _OF_ONE_IMAGE
             except DeniedError as error:
@@ -311,34 +291,6 @@ class Remote:
         """
         loader = ImageLoader(RepositoryImages(self, repository), push_foreign_layers)
         return await loader.load(descriptor, platforms)
-
-    async def _listed_referrers(self, ask: Ask) -> ListedReferrers:
-        found: dict[Digest, Descriptor] = {}
-        problems: list[SourceError] = []
-        label = f"{ask.what} of {self.host}"
-        first = True
-        try:
-            async for page in pages(self._wire, ask, _ReferrersDocument):
-                if page.manifests is None or page.layers is not msgspec.UNSET:
-                    raise ManifestError(f"{label}: the answer is no index")
-                before = len(found) + len(problems)
-                for each in page.manifests:
-                    try:
-                        descriptor = parse_descriptor(decode_document(bytes(each), DescriptorDocument, label), label)
-                    except ManifestError as error:
-                        problems.append(error)
-                    else:
-                        found.setdefault(descriptor.digest, descriptor)
-                if page.manifests and not first and len(found) + len(problems) == before:
-                    raise SourceError(f"{label}: the list repeats itself")
-                first = False
-        except SourceError as error:
-            if first:
-                raise
-            raise SourceError(
-                f"{label} can't be listed to their end: {error.message}", hint="go on later: the same command goes on"
-            ) from error
-        return ListedReferrers(tuple(found.values()), tuple(problems))
 
     def _ask_manifest(self, operation: str, repository: str, reference: str | Digest) -> Ask:
         joint = "@" if isinstance(reference, Digest) or reference.startswith("sha256:") else ":"
