@@ -203,44 +203,27 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Referrer:
-    """A manifest that is about another one: a signature, an attestation, an SBOM.
-
-    Attributes:
-        root: it, and what it names.
-        tag: cosign's tag; None if it is found by its subject.
-        reference: what it is called at the source: the tag, or its digest.
-        source: where it came from, as the user would write it.
-    """
-
-    root: ImageNode | IndexNode
-    tag: str | None
-    reference: str
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
 class UnreadReferrer:
-    """A referrer, or a list of them, that the source does not give.
+    """A referrer that the source does not give, and why; without a *reference*, the list of them.
 
     Attributes:
-        tag: cosign's tag, if it has one.
-        reference: what it is called at the source; empty for the list of them.
         source: where it is, as the user would write it.
-        error: why.
+        reference: its tag or digest there; empty for the list.
+        tag: cosign's tag, if it has one.
+        error: what is wrong with it.
     """
 
-    tag: str | None
-    reference: str
     source: str
+    reference: str
+    tag: str | None
     error: AsyncpushError
 
 
 @dataclass(frozen=True, slots=True)
 class FoundReferrers:
-    """What a source has that refers to a manifest: what could be read, and what could not."""
+    """What refers to a manifest: signatures, attestations, SBOMs; with cosign's tag, or by their subject, without."""
 
-    referrers: tuple[Referrer, ...] = ()
+    referrers: tuple[Image, ...] = ()
     unread: tuple[UnreadReferrer, ...] = ()
 
 

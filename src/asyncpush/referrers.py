@@ -15,7 +15,7 @@ from asyncpush.events import Notice
 from asyncpush.image import ImageResult, ReferrerResult, Run, dry_run, push_planned
 from asyncpush.model import Digest
 from asyncpush.planning import Memory, Plan, nodes, plan_anew, plan_image
-from asyncpush.protocols import Image, ImageNode, IndexNode, Referrer, ReferrerSource, Repository
+from asyncpush.protocols import Image, ImageNode, IndexNode, ReferrerSource, Repository
 from asyncpush.reference import Destination
 
 #: What refers to a referrer: a signature of an SBOM, say. Nobody signs signatures of signatures.
@@ -77,14 +77,13 @@ class _Carrying:
             if referrer.root.manifest:
                 await self.all_of(referrer.root.manifest.digest, depth + 1)
 
-    async def _put(self, subject: Digest, referrer: Referrer) -> None:
+    async def _put(self, subject: Digest, referrer: Image) -> None:
         digest = referrer.root.manifest.digest if referrer.root.manifest else None
         name = str(replace(self.to, tag=referrer.tag))
         destination = name if referrer.tag else f"{name}@{digest}"
-        image = Image(referrer.source, None, referrer.tag, referrer.root)
         try:
-            plan = await self._plan(image)
-            result = await push_referrer(image, plan, self.repository, destination, self.run, dry=self.dry)
+            plan = await self._plan(referrer)
+            result = await push_referrer(referrer, plan, self.repository, destination, self.run, dry=self.dry)
         except CREDENTIALS_LOST:
             raise  # of that all the others would fail, too
         except AsyncpushError as error:

@@ -20,7 +20,7 @@ from asyncpush.migrate.copies import Copy, CopyResult, Outcome
 from asyncpush.migrate.results import pushed_result
 from asyncpush.model import Digest
 from asyncpush.planning import Memory, Plan, Wanted, plan_anew, plan_images
-from asyncpush.protocols import FoundReferrers, Image, Referrer, ReferrerSource, UnreadReferrer
+from asyncpush.protocols import FoundReferrers, Image, ReferrerSource, UnreadReferrer
 from asyncpush.referrers import MAX_DEPTH, is_refused, push_referrer
 from asyncpush.sources.registry import RepositoryReferrers
 
@@ -103,12 +103,11 @@ class Referrers:
             self._read.forget(key)
         return found
 
-    async def _put(self, copy: Copy, subject: Digest, referrer: Referrer) -> bool:
-        own = self._own(copy, referrer.tag, referrer.reference, referrer.source)
-        image = Image(own.source, None, referrer.tag, referrer.root)
+    async def _put(self, copy: Copy, subject: Digest, referrer: Image) -> bool:
+        own = self._own(copy, referrer.tag, referrer.tag or str(_digest(referrer)), referrer.source)
         try:
             fresh = self._context.results[copy.key].outcome == "pushed"
-            result = await self._push(own, image, fresh=fresh)
+            result = await self._push(own, referrer, fresh=fresh)
         except AsyncpushError as error:
             refused = is_refused(error)
             text = f"{own.destination}, which refers to {subject.short}, is not carried along: {error}"
@@ -164,5 +163,5 @@ class Referrers:
         self._context.ended(CopyResult(copy=copy, outcome=outcome, digest=digest, error=error, subject=subject))
 
 
-def _digest(referrer: Referrer) -> Digest | None:
+def _digest(referrer: Image) -> Digest | None:
     return referrer.root.manifest.digest if referrer.root.manifest else None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from asyncpush.errors import SourceError
 from asyncpush.manifest import INDEX_TYPES, Manifest, parse_manifest
 from asyncpush.model import Descriptor, Digest
-from asyncpush.protocols import FoundReferrers, Referrer, UnreadReferrer
+from asyncpush.protocols import FoundReferrers, Image, UnreadReferrer
 from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE, MAX_MANIFESTS
 from asyncpush.sources.content import Store, read_content
 from asyncpush.sources.loader import ImageLoader, named_soci_index
@@ -160,15 +160,14 @@ class LayoutReferrers:
 
     async def of(self, subject: Digest) -> FoundReferrers:
         """See ``protocols.ReferrerSource``."""
-        found: list[Referrer] = []
+        found: list[Image] = []
         unread: list[UnreadReferrer] = []
         for descriptor, tag in self.by_subject.get(subject, ()):
-            reference = tag or str(descriptor.digest)
             source = f"{self.store.label}:@{descriptor.digest}"
             try:
                 root = await ImageLoader(LayoutImages(self.store)).load(descriptor)
             except SourceError as error:
-                unread.append(UnreadReferrer(tag, reference, source, error))
+                unread.append(UnreadReferrer(source, tag or str(descriptor.digest), tag, error))
             else:
-                found.append(Referrer(root, tag, reference, source))
+                found.append(Image(source, None, tag, root))
         return FoundReferrers(tuple(found), tuple(unread))

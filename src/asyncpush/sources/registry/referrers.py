@@ -14,7 +14,7 @@ import anyio
 from asyncpush.errors import AsyncpushError, SourceDeniedError, SourceError, SourceNotFoundError
 from asyncpush.events import Emit, Notice, ignore
 from asyncpush.model import Descriptor, Digest
-from asyncpush.protocols import FoundReferrers, Referrer, UnreadReferrer
+from asyncpush.protocols import FoundReferrers, Image, UnreadReferrer
 from asyncpush.sources.registry.reference import SCHEME
 from asyncpush.sources.registry.remote import Remote
 
@@ -75,7 +75,7 @@ class _Reading:
 
     source: RepositoryReferrers
     subject: Digest
-    found: list[Referrer] = field(default_factory=list)
+    found: list[Image] = field(default_factory=list)
     unread: list[UnreadReferrer] = field(default_factory=list)
 
     async def listed(self) -> None:
@@ -84,10 +84,10 @@ class _Reading:
         try:
             listed = await self.source.remote.referrers(self.source.repository, self.subject)
         except AsyncpushError as error:
-            self.unread.append(UnreadReferrer(None, "", place, error))
+            self.unread.append(UnreadReferrer(place, "", None, error))
             return
         if listed.problems:
-            self.unread.append(UnreadReferrer(None, "", place, listed.problems[0]))
+            self.unread.append(UnreadReferrer(place, "", None, listed.problems[0]))
         for descriptor in listed.descriptors:
             await self.one(descriptor, None)
 
@@ -105,11 +105,11 @@ class _Reading:
             return
         except AsyncpushError as error:
             if not (guessed and isinstance(error, SourceDeniedError)):  # some refuse what is not there
-                self.unread.append(UnreadReferrer(tag, name, place, error))
+                self.unread.append(UnreadReferrer(place, name, tag, error))
             return
         try:
             root = await remote.load(repository, manifest.descriptor)
         except AsyncpushError as error:
-            self.unread.append(UnreadReferrer(tag, name, place, error))
+            self.unread.append(UnreadReferrer(place, name, tag, error))
         else:
-            self.found.append(Referrer(root, tag, name, place))
+            self.found.append(Image(place, None, tag, root))
