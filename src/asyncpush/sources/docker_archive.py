@@ -31,9 +31,9 @@ from asyncpush.sources.content import (
 from asyncpush.sources.names import ImageName
 from asyncpush.sources.source import Entry, Loaded
 from asyncpush.sources.spool import Scratch
-from asyncpush.sources.unpack import HEAD_SIZE, Packing, sniff
+from asyncpush.sources.unpack import HEAD_SIZE, sniff
 from asyncpush.stream.compress import CompressedBlob
-from asyncpush.stream.unpack import CorruptError, UnpackedHash
+from asyncpush.stream.unpack import CorruptError, Packing, UnpackedHash
 
 MANIFEST = "manifest.json"
 

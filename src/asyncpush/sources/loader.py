@@ -11,7 +11,6 @@ from anyio import to_thread
 
 from asyncpush.errors import (
     ChoiceError,
-    DigestMismatchError,
     ManifestError,
     SourceDeniedError,
     SourceError,
@@ -298,7 +297,8 @@ class ImageLoader:
                 raise
             return None  # a sparse index: what is not picked need not be there
         if Digest.of(raw) != config.digest:
-            raise DigestMismatchError(label, config.digest, Digest.of(raw))
+            [blob] = await self.store.blobs([("config", config)])
+            raise blob if isinstance(blob, SourceError) else blob.mismatch(config.digest, Digest.of(raw))
         return parse_config(raw, label).platform
 
     def _no_choice(self, found: Sequence[_Member], wanted: Collection[Platform]) -> ChoiceError:

@@ -6,7 +6,8 @@ import tarfile
 from collections.abc import Sequence
 
 from asyncpush.errors import SourceError
-from asyncpush.sources.unpack import Packing, sniff
+from asyncpush.sources.unpack import sniff
+from asyncpush.stream.unpack import Packing
 
 _FETCH = "fetch it again, logged in, from the address of the file itself"
 _UNPACK = "unpack it, and push the image archive or layout that is in it"

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import bz2
-import lzma
-import sys
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol
 
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-try:
-    from isal import igzip_lib
-except ImportError:  # isal has no wheels for rarer machines
-    igzip_lib = None  # type: ignore[assignment]
-
-Packing = Literal["gzip", "xz", "zstd", "bzip2"]
+from asyncpush.stream.unpack import CORRUPT, WINDOW_LOG, Decompressor, Packing, new_decompressor
 
 #: Enough of a file's beginning to tell what it is: a tar archive's first header.
 HEAD_SIZE = 512
-
-#: How far back compressed data may refer, as a power of 2: twice what ``xz -9`` writes, all that ``zstd --ultra`` does.
-WINDOW_LOG = 27
 
 _MAGIC: tuple[tuple[bytes, Packing], ...] = (
     (b"\x1f\x8b", "gzip"),
@@ -37,10 +18,6 @@ _MAGIC: tuple[tuple[bytes, Packing], ...] = (
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"BZh", "bzip2"),
 )
-
-_CORRUPT: tuple[type[Exception], ...] = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError)
-if igzip_lib is not None:
-    _CORRUPT = (*_CORRUPT, igzip_lib.IsalError)  # type: ignore[arg-type]  # its stub takes the class for an instance
 
 #: What liblzma and libzstd say of data that refers further back than ``WINDOW_LOG`` allows.
 _TOO_FAR_BACK = ("Memory usage limit exceeded", "requires too much memory")
@@ -53,63 +30,6 @@ def sniff(head: bytes) -> Packing | None:
     if head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5:
         return "zstd"  # a skippable frame, as pzstd begins its files with
     return next((packing for magic, packing in _MAGIC if head.startswith(magic)), None)
-
-
-class _Decompressor(Protocol):
-    """What the standard library's decompressors have in common: each takes one stream (member, frame)."""
-
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def needs_input(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
-
-
-class _ZlibDecompressor:
-    """gzip by zlib, where there is no igzip, in the shape of the others."""
-
-    def __init__(self) -> None:
-        self._zlib = zlib.decompressobj(16 + zlib.MAX_WBITS)
-
-    @property
-    def eof(self) -> bool:
-        return self._zlib.eof
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._zlib.unconsumed_tail
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._zlib.unused_data
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
-
-
-def _gzip() -> _Decompressor:
-    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP) if igzip_lib else _ZlibDecompressor()
-
-
-def _xz() -> _Decompressor:
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=(1 << WINDOW_LOG) + MiB)
-
-
-def _zstd() -> _Decompressor:
-    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG})
-
-
-_DECOMPRESSORS: dict[Packing, Callable[[], _Decompressor]] = {
-    "gzip": _gzip,
-    "xz": _xz,
-    "zstd": _zstd,
-    "bzip2": bz2.BZ2Decompressor,
-}
 
 
 class Unpacker:
@@ -125,7 +45,7 @@ class Unpacker:
         self._label = label
         self._pending = b""
         self._begun = False
-        self._stream: _Decompressor | None = None
+        self._stream: Decompressor | None = None
 
     def decompress(self, size: int) -> bytes:
         """The next bytes, *size* at the most; none only at the end, all checksums having been right.
@@ -152,7 +72,7 @@ class Unpacker:
             )
         return data
 
-    def _next_stream(self) -> _Decompressor | None:
+    def _next_stream(self) -> Decompressor | None:
         """Begin the next stream; None if there is nothing but zeros any more."""
         padding = b"\0" if self._begun else b""
         self._pending = self._pending.lstrip(padding)
@@ -167,14 +87,14 @@ class Unpacker:
                 hint="it may be damaged, or several files in one; give each file alone",
             )
         self._begun = True
-        self._stream = _DECOMPRESSORS[packing]()
+        self._stream = new_decompressor(packing)
         return self._stream
 
     @contextmanager
     def _intact(self) -> Iterator[None]:
         try:
             yield
-        except _CORRUPT as error:
+        except CORRUPT as error:
             if any(words in str(error) for words in _TOO_FAR_BACK):
                 raise SourceError(
                     f"{self._label} needs more than {(1 << WINDOW_LOG) // MiB} MiB of memory to be decompressed",

@@ -1,15 +1,19 @@
-"""What a compressed layer is uncompressed, hashed while its bytes are read: nothing is kept, and memory is bounded."""
+"""Compressed bytes decompressed, within bounds of memory; and the hash of what a compressed layer is uncompressed."""
 
 from __future__ import annotations
 
+import bz2
 import hashlib
+import lzma
 import sys
 import zlib
-from typing import Protocol
+from collections.abc import Callable
+from typing import Literal, Protocol
 
 from anyio import from_thread
 
 from asyncpush.model import Digest
+from asyncpush.settings import MiB
 from asyncpush.stream.compress import Codec
 
 if sys.version_info >= (3, 14):
@@ -22,92 +26,44 @@ try:
 except ImportError:  # isal has no wheels for rarer machines
     igzip_lib = None  # type: ignore[assignment]
 
+Packing = Literal["gzip", "xz", "zstd", "bzip2"]
+
+#: How far back compressed data may refer, as a power of 2: twice what ``xz -9`` writes, all that ``zstd --ultra`` does.
+WINDOW_LOG = 27
+
+#: What the decompressors raise of damaged data.
+CORRUPT: tuple[type[Exception], ...] = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError)
+if igzip_lib is not None:
+    CORRUPT = (*CORRUPT, igzip_lib.IsalError)  # type: ignore[arg-type]  # its stub takes the class for an instance
+
 #: Bytes that a decompressor is given at a time: it copies what lies behind a member's end, and eStargz has thousands.
 _SLICE = 64 * 1024
 
 #: Bytes that it gives out at a time, however far its input expands.
 _ROOM = 256 * 1024
 
-_CORRUPT: tuple[type[Exception], ...] = (zlib.error, zstd.ZstdError)
-if igzip_lib is not None:
-    _CORRUPT = (*_CORRUPT, igzip_lib.IsalError)  # type: ignore[arg-type]  # its stub takes the class for an instance
 
-
-class CorruptError(Exception):
-    """Raised when compressed bytes are damaged or cut short; says why, for whoever knows what the bytes are of."""
-
-
-class UnpackedHash:
-    """Hashes what compressed bytes become; in a worker thread of anyio, so that a cancelled caller stops it.
-
-    A layer may be several gzip members or zstd frames behind one another (eStargz, pigz, zstd:chunked), and zeros may
-    pad a gzip file, as ``gzip -d`` has it.
-
-    Args:
-        codec: how the bytes are compressed.
-    """
-
-    def __init__(self, codec: Codec) -> None:
-        self._codec = codec
-        self._sha256 = hashlib.sha256()
-        self._member: _Decompressor | None = None
-        self._members = 0
-
-    def update(self, data: memoryview) -> None:
-        """Take the next bytes.
-
-        Raises:
-            CorruptError: they are damaged.
-        """
-        for start in range(0, len(data), _SLICE):
-            try:
-                self._unpack(data[start : start + _SLICE])
-            except _CORRUPT as error:
-                raise CorruptError(f"its {self._codec} data can't be decompressed: {error}") from error
-
-    def finish(self) -> Digest:
-        """The digest of all that the bytes have become.
-
-        Raises:
-            CorruptError: they have ended too early.
-        """
-        if self._member is not None or not self._members:
-            raise CorruptError(f"its {self._codec} data has no end")
-        return Digest(self._sha256.hexdigest())
-
-    def _unpack(self, data: memoryview | bytes) -> None:
-        while True:
-            if self._member is None:
-                if self._members and self._codec == "gzip" and data[:1] == b"\0":
-                    data = bytes(data).lstrip(b"\0")
-                if not data:
-                    return
-                self._member = _new_decompressor(self._codec)
-                self._members += 1
-            out = self._member.decompress(data, _ROOM)
-            self._sha256.update(out)
-            from_thread.check_cancelled()
-            data = b""
-            if self._member.eof:
-                data = self._member.unused_data
-                self._member = None
-            elif self._member.needs_input and len(out) < _ROOM:
-                return
-
-
-class _Decompressor(Protocol):
-    """What the decompressors have in common: one member or frame each."""
+class Decompressor(Protocol):
+    """What the standard library's decompressors have in common: each takes one stream (member, frame)."""
 
     @property
-    def eof(self) -> bool: ...
+    def eof(self) -> bool:
+        """Whether the stream has ended."""
+        ...
 
     @property
-    def needs_input(self) -> bool: ...
+    def needs_input(self) -> bool:
+        """Whether it has given out all that it was given."""
+        ...
 
     @property
-    def unused_data(self) -> bytes: ...
+    def unused_data(self) -> bytes:
+        """What was given to it from behind the stream's end."""
+        ...
 
-    def decompress(self, data: memoryview | bytes, max_length: int, /) -> bytes: ...
+    def decompress(self, data: memoryview | bytes, max_length: int, /) -> bytes:
+        """Take *data*, and give out up to *max_length* bytes."""
+        ...
 
 
 class _ZlibDecompressor:
@@ -132,7 +88,88 @@ class _ZlibDecompressor:
         return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
 
 
-def _new_decompressor(codec: Codec) -> _Decompressor:
-    if codec == "zstd":
-        return zstd.ZstdDecompressor()
+def _gzip() -> Decompressor:
     return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP) if igzip_lib else _ZlibDecompressor()
+
+
+def _xz() -> Decompressor:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=(1 << WINDOW_LOG) + MiB)
+
+
+def _zstd() -> Decompressor:
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG})
+
+
+_DECOMPRESSORS: dict[Packing, Callable[[], Decompressor]] = {
+    "gzip": _gzip,
+    "xz": _xz,
+    "zstd": _zstd,
+    "bzip2": bz2.BZ2Decompressor,
+}
+
+
+def new_decompressor(packing: Packing) -> Decompressor:
+    """What decompresses one stream, within bounds of memory; it raises what ``CORRUPT`` lists."""
+    return _DECOMPRESSORS[packing]()
+
+
+class CorruptError(Exception):
+    """Raised when compressed bytes are damaged or cut short; says why, for whoever knows what the bytes are of."""
+
+
+class UnpackedHash:
+    """Hashes what compressed bytes become; in a worker thread of anyio, so that a cancelled caller stops it.
+
+    A layer may be several gzip members or zstd frames behind one another (eStargz, pigz, zstd:chunked), and zeros may
+    pad a gzip file, as ``gzip -d`` has it.
+
+    Args:
+        codec: how the bytes are compressed.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._sha256 = hashlib.sha256()
+        self._member: Decompressor | None = None
+        self._members = 0
+
+    def update(self, data: memoryview) -> None:
+        """Take the next bytes.
+
+        Raises:
+            CorruptError: they are damaged.
+        """
+        for start in range(0, len(data), _SLICE):
+            try:
+                self._unpack(data[start : start + _SLICE])
+            except CORRUPT as error:
+                raise CorruptError(f"its {self._codec} data can't be decompressed: {error}") from error
+
+    def finish(self) -> Digest:
+        """The digest of all that the bytes have become.
+
+        Raises:
+            CorruptError: they have ended too early.
+        """
+        if self._member is not None or not self._members:
+            raise CorruptError(f"its {self._codec} data has no end")
+        return Digest(self._sha256.hexdigest())
+
+    def _unpack(self, data: memoryview | bytes) -> None:
+        while True:
+            if self._member is None:
+                if self._members and self._codec == "gzip" and data[:1] == b"\0":
+                    data = bytes(data).lstrip(b"\0")
+                if not data:
+                    return
+                self._member = new_decompressor(self._codec)
+                self._members += 1
+            out = self._member.decompress(data, _ROOM)
+            self._sha256.update(out)
+            from_thread.check_cancelled()
+            data = b""
+            if self._member.eof:
+                data = self._member.unused_data
+                self._member = None
+            elif self._member.needs_input and len(out) < _ROOM:
+                return

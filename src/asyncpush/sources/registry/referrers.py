@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from asyncpush.errors import AsyncpushError, SourceDeniedError, SourceError, SourceNotFoundError
+from asyncpush.errors import AsyncpushError, SourceDeniedError, SourceNotFoundError
 from asyncpush.events import Emit, Notice, ignore
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import FoundReferrers, Image, UnreadReferrer
@@ -63,7 +63,7 @@ class RepositoryReferrers:
                 self._listed = True
                 try:
                     self._tags = frozenset(await self.list_tags())
-                except SourceError as error:
+                except AsyncpushError as error:
                     text = f"the tags of {self.place} can't be listed, so cosign's are asked for one by one: {error}"
                     self.emit(Notice(text))
             return self._tags
