@@ -245,8 +245,8 @@ class LocalSource:
 def _by_name(entries: Sequence[Entry]) -> list[list[Entry]]:
     """*entries*, those with one name together: where a list tells images apart by their platforms, one is to be had."""
     groups: dict[object, list[Entry]] = {}
-    for entry in entries:
-        key = (entry.repository, entry.tag) if entry.platform else entry
+    for place, entry in enumerate(entries):
+        key = (entry.repository, entry.tag) if entry.platform else place
         groups.setdefault(key, []).append(entry)
     return list(groups.values())
 
