@@ -11,8 +11,8 @@ from anyio import to_thread
 
 from asyncpush.errors import UsageError
 from asyncpush.journal import FinishedImage, HeldLayer, KnownImage, open_journal
-from asyncpush.model import Upload
-from asyncpush.protocols import Journal, OpenUpload
+from asyncpush.model import OpenUpload, Upload
+from asyncpush.protocols import Journal
 from journals import APP, ELSEWHERE, HOST, OTHER, UPLOAD, digest, layer, manifest
 
 

@@ -16,8 +16,7 @@ import pytest
 from anyio import to_thread
 
 from asyncpush.journal import SqliteJournal, open_journal
-from asyncpush.model import Upload
-from asyncpush.protocols import OpenUpload
+from asyncpush.model import OpenUpload, Upload
 from journals import HOST, digest, layer
 
 ROUNDS = int(os.environ.get("ASYNCPUSH_KILL_ROUNDS", "30"))

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from asyncpush.journal import FinishedImage, HeldLayer, KnownImage, SqliteJournal, open_journal
-from asyncpush.model import Descriptor, Digest, Upload
-from asyncpush.protocols import OpenUpload
+from asyncpush.model import Descriptor, Digest, OpenUpload, Upload
 from journals import APP, HOST, OTHER, digest, layer, manifest
 
 WORDS = ("a", "b", "c")

@@ -13,9 +13,9 @@ from asyncpush.errors import AsyncpushError, LayersNotFoundError, RepositoryNotF
 from asyncpush.events import ImageDone, ImagePlanned, ImageStarted
 from asyncpush.layer import PushedLayer, Resources, push_layer
 from asyncpush.manifest import Manifest
-from asyncpush.model import Descriptor, Digest
+from asyncpush.model import Descriptor, Digest, LeftOut
 from asyncpush.planning import Memory, Plan, each_once, plan_image
-from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, LeftOut, Repository
+from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository
 from asyncpush.upload import layer_key
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class ReferrerResult:
         source: where it came from.
         destination: where it went; None if it could not be read.
         outcome: as of an image; ``refused`` if ECR takes no such referrer, ``failed`` if it stays behind otherwise,
-            ``unlisted`` if the source does not tell whether there is one.
+            or if the source does not tell what there is.
         digest: its manifest's digest.
         layers_sent: blobs that were sent, or would be.
         bytes_sent: their bytes.
@@ -47,7 +47,7 @@ class ReferrerResult:
     subject: Digest
     source: str
     destination: str | None
-    outcome: Literal["pushed", "present", "planned", "refused", "failed", "unlisted"]
+    outcome: Literal["pushed", "present", "planned", "refused", "failed"]
     digest: Digest | None = None
     layers_sent: int = 0
     bytes_sent: int = 0

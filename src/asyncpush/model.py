@@ -155,3 +155,33 @@ class LayerBytes:
 
     digest: Digest
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """An upload that an earlier run has left.
+
+    Attributes:
+        upload: the upload.
+        part_size: the size of its parts in bytes.
+        received: bytes that ECR has acknowledged.
+    """
+
+    upload: Upload
+    part_size: int
+    received: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What an index names and a push leaves out, because the source doesn't hold it.
+
+    Attributes:
+        name: the platform, or other words for it.
+        digest: of its manifest.
+        reason: why.
+    """
+
+    name: str
+    digest: Digest
+    reason: str

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from asyncpush.errors import AsyncpushError, DigestMismatchError
 from asyncpush.manifest import Manifest
-from asyncpush.model import Descriptor, Digest, Upload
+from asyncpush.model import Descriptor, Digest, LeftOut, OpenUpload, Upload
 
 
 class BlobReader(Protocol):
@@ -122,21 +122,6 @@ class RemoteBlob(Blob, Protocol):
             SourceError: it is not there, or the registry refuses or can't be reached.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """What an index names and a push leaves out, because the source doesn't hold it.
-
-    Attributes:
-        name: the platform, or other words for it.
-        digest: of its manifest.
-        reason: why.
-    """
-
-    name: str
-    digest: Digest
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,21 +352,6 @@ class Repository(Protocol):
             TagImmutableError: the tag is immutable and names another digest.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class OpenUpload:
-    """An upload that an earlier run has left.
-
-    Attributes:
-        upload: the upload.
-        part_size: the size of its parts in bytes.
-        received: bytes that ECR has acknowledged.
-    """
-
-    upload: Upload
-    part_size: int
-    received: int
 
 
 class Journal(Protocol):

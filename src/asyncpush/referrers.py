@@ -59,6 +59,7 @@ class _Carrying:
     dry: bool
     seen: set[Digest] = field(default_factory=set)
     results: list[ReferrerResult] = field(default_factory=list)
+    unlisted: bool = False
 
     async def all_of(self, subject: Digest, depth: int) -> None:
         if subject in self.seen or depth > MAX_DEPTH:
@@ -66,12 +67,10 @@ class _Carrying:
         self.seen.add(subject)
         found = await self.source.of(subject)
         for unread in found.unread:
-            if unread.reference:
+            # One list that can't be read stands for those of the image's other manifests: they fail of the same.
+            if unread.reference or not self.unlisted:
                 self._failed(subject, unread.source, None, unread.error)
-            else:
-                if all(result.outcome != "unlisted" for result in self.results):
-                    self._note(f"{unread.source} can't be listed, and are not carried along: {unread.error}")
-                self.results.append(ReferrerResult(subject, unread.source, None, "unlisted", error=unread.error))
+            self.unlisted = self.unlisted or not unread.reference
         for referrer in found.referrers:
             await self._put(subject, referrer)
             if referrer.root.manifest:

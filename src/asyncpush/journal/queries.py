@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from asyncpush.journal.records import HeldLayer, KnownImage, LeftUpload
 from asyncpush.journal.statements import optional_digest, packed, unpacked
-from asyncpush.model import Descriptor, Digest, Upload
-from asyncpush.protocols import OpenUpload
+from asyncpush.model import Descriptor, Digest, OpenUpload, Upload
 
 #: Digests that are looked for with one statement; SQLite takes 32,766 parameters, older ones 999.
 _AT_ONCE = 900

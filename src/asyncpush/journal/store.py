@@ -27,8 +27,7 @@ from asyncpush.journal.records import (
     destination_of,
 )
 from asyncpush.manifest import Manifest
-from asyncpush.model import Descriptor, Digest, Upload
-from asyncpush.protocols import OpenUpload
+from asyncpush.model import Descriptor, Digest, OpenUpload, Upload
 
 #: Seconds for which an upload is worth going on with after ECR was last heard of it. ECR documents no lifetime of an
 #: upload; one that has expired costs one refused request.

@@ -8,8 +8,8 @@ from typing import Protocol, TypeAlias
 
 from asyncpush.errors import ChoiceError, ManifestError, SourceError
 from asyncpush.events import Emit, Notice, ignore
-from asyncpush.model import Descriptor, Digest, Platform
-from asyncpush.protocols import Image, ImageNode, IndexNode, LeftOut, ReferrerSource
+from asyncpush.model import Descriptor, Digest, LeftOut, Platform
+from asyncpush.protocols import Image, ImageNode, IndexNode, ReferrerSource
 from asyncpush.sources.names import ImageName, Location
 
 Node: TypeAlias = ImageNode | IndexNode

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from asyncpush.errors import ChoiceError, SourceError
 from asyncpush.manifest import IMAGE_CONFIGS, INDEX_TYPES, Manifest, is_foreign, with_children
-from asyncpush.model import Descriptor, Digest, Platform
-from asyncpush.protocols import LeftOut
+from asyncpush.model import Descriptor, Digest, LeftOut, Platform
 from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFESTS, Settings
 from asyncpush.sources.config import parse_config
 from asyncpush.sources.content import BytesContent, Content, Store, read_content
