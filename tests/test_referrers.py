@@ -331,7 +331,7 @@ async def test_what_a_registry_does_not_give_is_named_and_fails(server: Server, 
 
         @source.rule("GET", part)
         async def denied(request: web.Request) -> web.StreamResponse:
-            return web.Response(status=508 if listing else 403)  # a list that is refused is asked for as a tag
+            return web.Response(status=503 if listing else 403)  # a refused list would be asked for as a tag
 
         words = ["push", f"docker://{source.host}/team/app:1", f"denied/{'list' if listing else 'one'}:1"]
         options = ["--create-repository", "--output", "json", "--src-plain-http"]
