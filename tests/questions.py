@@ -12,7 +12,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from emulator_client import OCI_CONFIG, OCI_MANIFEST
+from emulator_client import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,16 @@ def create_on_initiate(ecr: Ecr) -> str:
 def manifest(ecr: Ecr, **members: Any) -> str:
     config = json.dumps({"architecture": "amd64", "os": "linux", "config": {"Labels": {"n": fresh().hex()}}}).encode()
     _, digest = ecr.stored(config)
-    described = {"mediaType": OCI_CONFIG, "digest": digest, "size": len(config)}
-    return json.dumps(
-        {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described, "layers": [], **members}, indent=1
-    )
+    data = fresh()
+    _, layer_digest = ecr.stored(data)
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": OCI_CONFIG, "digest": digest, "size": len(config)},
+        "layers": [{"mediaType": OCI_LAYER, "digest": layer_digest, "size": len(data)}],
+        **members,
+    }
+    return json.dumps(document, indent=1)
 
 
 def missing_subject(ecr: Ecr) -> str:

@@ -22,7 +22,8 @@ import pytest
 from anyio import to_thread
 
 from asyncpush.errors import AsyncpushError, SourceError
-from asyncpush.sources import open_source, tar_index, unpack
+from asyncpush.sources import open_source, tar_index
+from asyncpush.stream import unpack
 from asyncpush.stream.compress import zstd
 from images import (
     SETTINGS,

@@ -107,8 +107,7 @@ class RichFace:
         """Paint, once there is something to show: until then the terminal may be asked for an MFA code."""
         if not self._begun:
             return
-        if not self._live.is_started:
-            self._live.start()
+        self._live.start()
         if self._lines:
             # Left to the terminal to wrap, long names stay whole when they are copied.
             self._console.print(*self._lines, sep="\n", soft_wrap=True)
@@ -120,8 +119,10 @@ class RichFace:
         """Paint the last state, which stays, and give the cursor back."""
         try:
             self._screen.closed = True
-            if self._lines or not self._live.is_started:
+            if self._lines:
                 self.tick()
+            elif self._begun:
+                self._live.start()
         finally:
             self._live.stop()
 
