@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -264,10 +262,10 @@ def test_every_entry_is_an_image_or_refers_to_one(tmp_path_factory: Any, subject
 
 
 @pytest.mark.parametrize("tool", ["oras", "regctl"])
-async def test_layouts_of_other_tools(emulator: Emulator, registry: Registry, tmp_path: Path, tool: str) -> None:
-    program = shutil.which(tool) or shutil.which(tool, path=str(Path(sys.executable).parent))
-    if program is None:
-        pytest.skip(f"{tool} is not installed")
+async def test_layouts_of_other_tools(
+    emulator: Emulator, registry: Registry, tmp_path: Path, need: Callable[[str], str], tool: str
+) -> None:
+    program = need(tool)
     layout = Layout()
     layout.tag(layout.image(A), "1").write(tmp_path / "app")
     (tmp_path / "sbom").write_text("an sbom")
