@@ -174,6 +174,11 @@ CASES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "process: a version": (prints(answer(Version=2)), {"AWS_PROFILE": "p"}, (PROCESS, "Version 2")),
     "process: no time": (prints(answer(Expiration="soon")), {"AWS_PROFILE": "p"}, (PROCESS, "its Expiration")),
     "process: a line end": (prints(answer(AccessKeyId="A\\n")), {"AWS_PROFILE": "p"}, (PROCESS, "a line end")),
+    "process: empty keys": (
+        prints(answer(SecretAccessKey="")),
+        {"AWS_PROFILE": "p"},
+        (f"the secret access key from {PROCESS} is empty",),
+    ),
     "process: fails": (
         f"[profile p]\ncredential_process = sh -c 'echo not logged in >&2; echo {SECRET}; exit 3'\n",
         {"AWS_PROFILE": "p"},

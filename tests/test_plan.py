@@ -714,3 +714,11 @@ def test_any_text_is_a_plan_or_an_error(text: str) -> None:
 def _plan_or_error(text: str, environ: Mapping[str, str]) -> None:
     with suppress(AsyncpushError):
         assert parse_plan(text, Path("no-such-folder/plan.yaml"), environ).entries
+
+
+@pytest.mark.parametrize("to", ["", ":1", "${EMPTY}", "${EMPTY}:1"])
+def test_an_entry_whose_repository_has_no_name_is_not_passed_over(to: str) -> None:
+    text = f"version: 1\nimages: [{{from: quay.io/a/b, to: '{to}'}}, {{from: quay.io/a/c}}]"
+
+    with pytest.raises(PlanError, match=r"images\[0\].to: .* names no repository; write REPOSITORY"):
+        plan_of(text, EMPTY="")

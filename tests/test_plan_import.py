@@ -392,6 +392,15 @@ def test_image_syncer_takes_tags_pairs_patterns_and_several_destinations() -> No
     )
 
 
+def test_regsync_s_target_must_name_a_repository_and_only_its_own_members_are_unknown() -> None:
+    sync = f"  - {{source: quay.io/a/b, target: {EU}/, type: repository, referrers: true}}\n"
+    sync += f"  - {{source: quay.io/a/c, target: {EU}/a/c, type: repository, referrers: true}}\n"
+    done, plan = imported("regsync", f"version: 1\nx-anchors: {{a: 1}}\ny: 1\nsync:\n{sync}")
+
+    assert [entry.source for entry in plan.entries] == ["quay.io/a/c"]
+    told(done, f"sync[0]: the destination '{EU}/' names no repository; not carried over", "y can't be carried over")
+
+
 def test_image_syncer_s_two_files_can_be_one() -> None:
     text = (
         f'{{"auth": {{"quay.io": {{"username": "a", "password": "s3cret"}}}}, "images": {{"quay.io/a/b": "{EU}/c/d"}}}}'
@@ -802,6 +811,8 @@ quay.io/a/e:v1: $REGISTRY/a/e
         ("quay.io/a/b:/v.*/", "a/b:v1", "it may have any number of tags, and its destination has 1"),
         (f"quay.io/a/b@sha256:{HEX}", f"a/b@sha256:{'0' * 64}", "it has one digest, and its destination another"),
         ("quay.io/a/b:v1", f"a/b@sha256:{HEX}", "its destination is a digest"),
+        ("quay.io/a/b", "", f"the destination '{EU}/' names no repository"),
+        ("quay.io/a/b:v1", ":v1", f"the destination '{EU}/:v1' names no repository"),
     ],
 )
 def test_what_image_syncer_can_t_pair_is_told(source: str, destination: str, words: str) -> None:

@@ -385,6 +385,7 @@ def test_a_lacking_configuration_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_a_region_that_is_no_region_is_a_usage_error(tmp_path: Path) -> None:
     fails(push_good(tmp_path, "--region", "no where!"), 2, "no where!")
+    fails(push_good(tmp_path, "--region", "eu-west-1\n"), 2, r"'eu-west-1\n' is no region; give --region")
 
 
 def test_without_credentials_a_batch_fails_in_one_line_and_status_2(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ _HINTS = {
     "LimitExceededException": "this is a quota, not a rate: ask for more in Service Quotas, or push less",
     "AccessDeniedException": "let the caller's policy, or the repository's, allow this action",
     "UnrecognizedClientException": "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, ...)",
-    "ExpiredTokenException": "renew the credentials and push again",
+    "ExpiredTokenException": "renew the credentials and run the same command again",
+    "MissingAuthenticationTokenException": "check the credentials, and that no proxy takes headers away",
     "InvalidSignatureException": "check the secret access key and this machine's clock",
     "KmsException": "let the caller use the repository's key",
     # What /v2/ says for AccessDeniedException, of a mount.

@@ -262,7 +262,10 @@ def _checked(found: Found) -> Found:
     if found.end is not None and found.end <= time.time():
         raise CredentialsError(expired_text(found.provider, found.end), hint=f"renew them: {found.hint}")
     for name, value in zip(("access key id", "secret access key", "session token"), found.keys[:3], strict=True):
-        if problem := _problem(value or ""):
+        problem = _problem(value or "")
+        if not value and name != "session token":
+            problem = "is empty"
+        if problem:
             raise CredentialsError(f"the {name} from {found.provider} {problem}", hint=found.hint)
     return found
 

@@ -36,7 +36,7 @@ READ_TIMEOUT = 120
 _CLOSE_TIMEOUT = 5
 
 _REGION_HINT = "give --region, or set AWS_REGION"
-_INVALID_ENDPOINT = "Invalid endpoint: "
+_INVALID_ENDPOINT = "Invalid endpoint:"
 
 # As botocore does for its own: otherwise its warnings, tracebacks and all, go to standard error by default.
 logging.getLogger("aiobotocore").addHandler(logging.NullHandler())
@@ -90,6 +90,11 @@ async def open_client(
     session = await to_thread.run_sync(_session, region, aws)
     if not session.region_name:
         raise ConfigurationError("no region is set", hint=_REGION_HINT) from bce.NoRegionError()
+    if any(character.isspace() for character in session.region_name):
+        # botocore's own check of host labels lets a line end pass.
+        raise ConfigurationError(
+            f"{session.region_name!r} is no region", hint=_REGION_HINT
+        ) from bce.InvalidRegionError(region_name=session.region_name)
     config = transport.config(registry, connections)
     async with AsyncExitStack() as stack:
         if transport.signed:
@@ -109,7 +114,7 @@ async def open_client(
                 words = " ".join(str(error).split())
                 if not words.startswith(_INVALID_ENDPOINT):
                     raise ConfigurationError(f"the AWS configuration can't be used: {words[:300]}") from error
-                raise _no_endpoint(aws.endpoint_url or words.removeprefix(_INVALID_ENDPOINT)) from error
+                raise _no_endpoint(aws.endpoint_url or words.removeprefix(_INVALID_ENDPOINT).strip()) from error
         stack.push_async_exit(lambda *details: _close(opening, *details))
         _check_endpoint(client.meta.endpoint_url)
         _check_proxy(client)

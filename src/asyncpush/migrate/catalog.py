@@ -74,7 +74,8 @@ class Catalog:
         """See that *entry* takes as many tags as it must; note that it takes none, unless failures tell so already."""
         if taken < (entry.min_tags or 0):
             raise SourceNotFoundError(
-                f"{taken_text(entry, taken, there)}; min_tags is {entry.min_tags}", hint="see the plan's `tags`"
+                f"{taken_text(entry, taken, there)}; wanted: {entry.min_tags} or more (min_tags or --strict)",
+                hint="see the plan's `tags`",
             )
         if not taken and not is_told:
             self._context.nothing_taken[entry.place] = NothingTaken(entry, there)

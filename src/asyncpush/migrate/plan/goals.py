@@ -22,9 +22,13 @@ def read_to(text: str) -> tuple[str, str | None]:
         raise InvalidReferenceError(f"{text[:300]!r} names a registry", hint="give it as a target")
     if "@" in text:
         raise InvalidReferenceError(f"{text[:300]!r} names a digest", hint="write REPOSITORY[:TAG]")
-    name, colon, tag = text.rpartition(":")
-    if not colon:
-        return text, None
+    name, _, tag = text.rpartition(":") if ":" in text else (text, "", None)
+    if not name:
+        raise InvalidReferenceError(
+            f"{text[:300]!r} names no repository", hint="write REPOSITORY[:TAG]; a variable in it may be empty"
+        )
+    if tag is None:
+        return name, None
     if not is_tag(tag):
         raise InvalidReferenceError(f"{tag[:140]!r} is not a tag", hint="write REPOSITORY[:TAG]")
     return name, tag

@@ -194,14 +194,21 @@ class Draft:
 
 
 def split_host(reference: str) -> tuple[str, str]:
-    """A destination's registry and the rest; ECR Public's alias belongs to the registry."""
-    first, slash, rest = reference.removeprefix("docker://").partition("/")
-    if not slash or not (first == "localhost" or "." in first or ":" in first):
-        return "", reference.removeprefix("docker://")
-    if first == "public.ecr.aws":
+    """A destination's registry and the rest; ECR Public's alias belongs to the registry.
+
+    Raises:
+        UsageError: the rest names no repository.
+    """
+    whole = reference.removeprefix("docker://")
+    host, slash, rest = whole.partition("/")
+    if not slash or not (host == "localhost" or "." in host or ":" in host):
+        host, rest = "", whole
+    if host == "public.ecr.aws":
         alias, _, rest = rest.partition("/")
-        return f"{first}/{alias}", rest
-    return first, rest
+        host = f"{host}/{alias}"
+    if rest[:1] in ("", ":", "@"):
+        raise UsageError(f"the destination {reference[:300]!r} names no repository")
+    return host, rest
 
 
 def bare_host(text: str) -> str:

@@ -36,7 +36,7 @@ def is_regsync(document: Mapping[str, Value]) -> bool:
 def import_regsync(document: Value, draft: Draft) -> None:
     """Take over what regsync would copy; templates but ``env`` and ``file`` can't be."""
     said = Foreign(document, "", draft.tell)
-    said.drop("version", "x-")
+    said.drop("version", *(name for name in said.names() if name.startswith("x-")))
     for place, value in said.items("creds"):
         with foreseen(draft.tell, place):
             _import_login(Foreign(value, place, draft.tell), draft)
