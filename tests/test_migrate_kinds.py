@@ -15,7 +15,7 @@ from anyio import to_thread
 
 from asyncpush.emulator import Credentials, Emulator
 from conftest import BEHAVIOUR, KEYS, REGION, Ran, judge, password, run_cli
-from images import DockerSave, Json, Layout, at
+from images import DockerSave, Json, Layout, at, containerd_save
 from migrations import layer
 from registry_server import basic
 from test_distribution_spec import wait_until_it_listens
@@ -223,6 +223,46 @@ async def test_layouts_and_archives_beside_a_registry(target: Target, skopeo: st
     }
     for number, (name, digest) in enumerate({**lines, "mirror/from/docker:2.1": docker}.items()):
         assert await target.digest(skopeo, name, tmp_path / f"judged-{number}") == digest
+
+
+async def test_names_of_a_layout_that_no_tag_can_be_need_another_and_are_told_otherwise(target: Target) -> None:
+    layout = Layout()
+    plus = layout.image(layer(1))
+    await to_thread.run_sync(layout.tag(plus, "1.0+b1").tag(layout.image(layer(2)), "ok").write, target.folder / "helm")
+    path = target.plan({"from": "oci:helm", "to": "from/helm"}, {"from": "oci:helm:1.0+b1", "to": "from/one:1.0"})
+    done = await target.migrate(path)
+
+    assert done.status == 1
+    assert [line.partition("@")[0] for line in done.out.splitlines()] == ["mirror/from/one:1.0", "mirror/from/helm:ok"]
+    assert f"mirror/from/one:1.0@{plus['digest']}" in done.out
+    assert "asyncpush: error: mirror/from/helm:1.0+b1: '1.0+b1' is not a tag; a tag has up to 128" in done.err
+    verified = await to_thread.run_sync(lambda: run_cli("verify", path, **target.environment))
+    assert verified.status == 1
+    assert "mirror/from/helm:1.0+b1: '1.0+b1' is not a tag" in verified.err
+
+
+async def test_what_an_archive_lacks_of_an_index_is_in_the_report_and_verified(target: Target) -> None:
+    layout, _ = containerd_save(*PLATFORMS, platforms=(*PLATFORMS, "linux/s390x"))
+    (target.folder / "part.tar").write_bytes(layout.archive())
+    path = target.plan({"from": "oci-archive:part.tar", "to": "from/part", "platforms": "all"})
+    done = await target.migrate(path, "--available-platforms", "--output", "json")
+
+    assert done.status == 0, done.err
+    [image] = json.loads(done.out)["images"]
+    assert "linux/s390x" in [each["name"] for each in image["leftOut"]]
+    assert "is pushed without linux/s390x" in done.err
+    for words, status in (((), 2), (("--available-platforms",), 0)):
+        verified = await to_thread.run_sync(lambda more=words: run_cli("verify", path, *more, **target.environment))
+        assert verified.status == status, verified.err
+
+
+async def test_a_single_image_is_not_taken_for_all_platforms_that_a_plan_asks_for(target: Target) -> None:
+    layout = Layout()
+    await to_thread.run_sync(layout.tag(layout.image(layer(1)), "1").write, target.folder / "one")
+    done = await target.migrate(target.plan({"from": "oci:one", "to": "from/one", "platforms": [*PLATFORMS]}))
+
+    assert done.status == 0, done.err
+    assert "one:1 is for one platform; the plan asks for linux/amd64 and linux/arm64" in done.err
 
 
 async def test_real_images_go_from_one_registry_to_the_next(

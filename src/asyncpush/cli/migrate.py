@@ -23,7 +23,7 @@ from asyncpush.cli.options import (
     parse_platform,
 )
 from asyncpush.cli.run import DONE, FAILED, run, say_error
-from asyncpush.cli.streams import STANDARD_INPUT, say
+from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, CredentialsError
 from asyncpush.journal import SqliteJournal, open_journal
 from asyncpush.migrate.context import Options
@@ -136,6 +136,8 @@ async def _run(plan: Plan, settings: Settings, place: Path | None, options: Opti
         if place is not None and (not options.dry or await to_thread.run_sync(place.exists)):
             kept = await stack.enter_async_context(open_journal(place))
         emit = await stack.enter_async_context(progress(show.face))
+        if show.face == "none" and not show.quiet:
+            emit = say_notice  # what is left out is no matter of progress
         return await migrate_plan(plan, settings=settings, journal=kept, emit=emit, options=options)
 
 

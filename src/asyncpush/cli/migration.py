@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from asyncpush.cli.options import OutputFormat
-from asyncpush.cli.report import Json, error_document, print_document
+from asyncpush.cli.report import Json, error_document, left_out_document, print_document
 from asyncpush.cli.streams import say, write_result
 from asyncpush.errors import InvalidReferenceError
 from asyncpush.migrate.copies import Copy, CopyResult
@@ -141,5 +141,6 @@ def _image(result: CopyResult) -> Json:
         "bytesPresent": result.bytes_present,
         "seconds": round(result.seconds, 3),
         "attempts": result.attempts,
+        "leftOut": left_out_document(result.left_out),
         **({"error": error_document(result.error)} if result.error else {}),
     }

@@ -27,7 +27,7 @@ from asyncpush.cli.options import (
 )
 from asyncpush.cli.report import print_images
 from asyncpush.cli.run import DONE, FAILED, USAGE, run, say_error, say_lost
-from asyncpush.cli.streams import STANDARD_INPUT, say
+from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice
 from asyncpush.errors import (
     CREDENTIALS_LOST,
     ChoiceError,
@@ -254,8 +254,8 @@ class _Listener:
             self._kept.append(event)
 
     def _say(self, event: Event) -> None:
-        if isinstance(event, Notice) and not self._show.quiet:
-            say(f"asyncpush: note: {event.text}")
+        if not self._show.quiet:
+            say_notice(event)
 
 
 def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from asyncpush.api import ImageFailure, LayerFailure, LayerResult
@@ -11,6 +11,7 @@ from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.streams import write_result
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError
 from asyncpush.image import ImageResult, ReferrerResult
+from asyncpush.model import LeftOut
 from asyncpush.verify import Verification, VerificationFailure
 
 #: Counted up when a member of the document changes its name or meaning; new members may come at any time.
@@ -135,11 +136,13 @@ def _image(result: ImageResult | ImageFailure) -> Json:
         "bytesPresent": result.bytes_present,
         "seconds": round(result.seconds, 3),
         "referrers": [_referrer(each) for each in result.referrers],
-        "leftOut": [
-            {"name": left_out.name, "digest": str(left_out.digest), "reason": left_out.reason}
-            for left_out in result.left_out
-        ],
+        "leftOut": left_out_document(result.left_out),
     }
+
+
+def left_out_document(left_out: Iterable[LeftOut]) -> Sequence[Json]:
+    """What of an index was not there, for a JSON report."""
+    return [{"name": each.name, "digest": str(each.digest), "reason": each.reason} for each in left_out]
 
 
 def _referrer(result: ReferrerResult) -> Json:

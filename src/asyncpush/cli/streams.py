@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from asyncpush.errors import AsyncpushError
+from asyncpush.events import Event, Notice
 
 #: What stands for ``-`` while arguments are parsed: cyclopts takes a lone hyphen for an option.
 STANDARD_INPUT = "/dev/stdin"
@@ -37,6 +38,12 @@ class _Closed(io.TextIOWrapper):
 
     def __init__(self, path: str, mode: str) -> None:
         super().__init__(io.FileIO(path, mode), encoding="utf-8")
+
+
+def say_notice(event: Event) -> None:
+    """Say on standard error what a face would, where nobody else does: notices, and no other event."""
+    if isinstance(event, Notice):
+        say(f"asyncpush: note: {event.text}")
 
 
 def write_result(text: str, *, needed: bool = False) -> None:

@@ -12,10 +12,12 @@ from cyclopts import Parameter
 from asyncpush.api import connect
 from asyncpush.cli.options import (
     AwsOptions,
+    LayerOptions,
     OutputOptions,
     SourceOptions,
     command,
     make_aws,
+    make_settings,
     make_source_registries,
 )
 from asyncpush.cli.report import print_verifications
@@ -25,7 +27,7 @@ from asyncpush.errors import AsyncpushError, UsageError
 from asyncpush.events import Emit
 from asyncpush.progress import progress
 from asyncpush.reference import RegistryName
-from asyncpush.settings import AwsConfiguration
+from asyncpush.settings import AwsConfiguration, Settings
 from asyncpush.verify import Target, Verification, VerificationFailure, parse_target, verify_all
 
 app = command(
@@ -52,6 +54,7 @@ Examples
 def verify(
     *destinations: Annotated[str, Parameter(show=False)],
     deep: bool = False,
+    available_platforms: Annotated[bool, Parameter(negative="")] = False,
     aws: AwsOptions | None = None,
     source: SourceOptions | None = None,
     show: OutputOptions | None = None,
@@ -61,17 +64,21 @@ def verify(
     Args:
         destinations: The images.
         deep: Read all blobs, too, and compare their digests, and uncompressed layers with the config's diff ids.
+        available_platforms: Expect of a plan's archives what migrate --available-platforms pushes of them.
     """
     show = show or OutputOptions()
+    settings = make_settings(None, LayerOptions(available_platforms=available_platforms))
 
     async def main() -> int:
         if not destinations:
             raise UsageError("there is nothing to verify", hint="asyncpush verify DESTINATION...")
         plan = await to_thread.run_sync(_plan_among, destinations)
+        if available_platforms and not plan:
+            raise UsageError("--available-platforms says how a plan was migrated, and there is none")
         targets = [] if plan else [parse_target(destination) for destination in destinations]
         async with progress(show.face) as emit:
             if plan:
-                results = await _verify_plan(plan, aws, source, emit, deep=deep)
+                results = await _verify_plan(plan, aws, source, settings, emit, deep=deep)
             else:
                 results = await _verify(targets, make_aws(aws), emit, deep=deep)
         return _conclude(results, show)
@@ -88,7 +95,7 @@ def _plan_among(words: Sequence[str]) -> str | None:
 
 
 async def _verify_plan(
-    path: str, aws: AwsOptions | None, source: SourceOptions | None, emit: Emit, *, deep: bool
+    path: str, aws: AwsOptions | None, source: SourceOptions | None, settings: Settings, emit: Emit, *, deep: bool
 ) -> list[Verification | VerificationFailure]:
     # Only a plan needs these, and they take a while to import.
     from asyncpush.migrate.overrides import overridden
@@ -98,7 +105,7 @@ async def _verify_plan(
     plan = await read_plan(path)
     hosts = [entry.host for entry in plan.entries if entry.host]
     ready = overridden(plan, make_aws(aws), make_source_registries(source, hosts))
-    return await verify_plan(ready, emit=emit, deep=deep)
+    return await verify_plan(ready, settings=settings, emit=emit, deep=deep)
 
 
 async def _verify(

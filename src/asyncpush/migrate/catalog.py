@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 import anyio
 from anyio import to_thread
@@ -13,6 +14,7 @@ from anyio import to_thread
 from asyncpush.errors import (
     AsyncpushError,
     ChoiceError,
+    InvalidReferenceError,
     ManifestError,
     SourceError,
     SourceNotFoundError,
@@ -28,6 +30,7 @@ from asyncpush.migrate.plan.tags import select
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.planning import leaves
 from asyncpush.protocols import Image, ImageNode, IndexNode
+from asyncpush.reference import destination
 from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry.blob import RegistryBlob
 
@@ -56,8 +59,10 @@ class Catalog:
             return [self.copy(entry, goal, reference) for reference in references for goal in entry.goals]
         else:
             tags = list(await self._context.tags(entry.host, entry.repository))
+        # A name at the source that no tag can be is in nobody's way, where the plan gives another one.
+        choose = partial(select, any_name=entry.kind == "local")
         # Patterns are the user's, and tags may be many.
-        selection = await to_thread.run_sync(select, entry.tags, tags)
+        selection = await to_thread.run_sync(choose, entry.tags, tags)
         if entry.kind == "local":
             self._check_alone(entry, await self._archive(entry), selection.taken)
         self._context.left_out += [LeftOutTag(entry.source, each.tag, each.reason) for each in selection.left_out]
@@ -68,7 +73,18 @@ class Catalog:
                 copy = self.copy(entry, goal, name)
                 self._context.started(copy)
                 self._context.failed(copy, error)
-        return [self.copy(entry, goal, tag) for tag in selection.taken for goal in entry.goals]
+        copies = [self.copy(entry, goal, tag) for tag in selection.taken for goal in entry.goals]
+        return [copy for copy in copies if self._has_place(copy)]
+
+    def _has_place(self, copy: Copy) -> bool:
+        """Whether a copy's tag is one; it has failed otherwise."""
+        try:
+            destination(copy.goal.target.registry, copy.goal.repository, copy.tag)
+        except InvalidReferenceError as error:
+            self._context.started(copy)
+            self._context.failed(copy, error)
+            return False
+        return True
 
     def _check_taken(self, entry: Entry, taken: int, there: int, *, is_told: bool) -> None:
         """See that *entry* takes as many tags as it must; note that it takes none, unless failures tell so already."""
@@ -244,6 +260,9 @@ class Catalog:
 
     def _tell_absent(self, entry: Entry, images: Iterable[Image]) -> None:
         for image in images:
+            if isinstance(image.root, ImageNode) and len(entry.platforms) > 1:
+                asked = " and ".join(map(str, entry.platforms))
+                self._context.emit(Notice(f"{image.source} is for one platform; the plan asks for {asked}"))
             for platform in _absent(image.root, entry.platforms):
                 self._context.emit(Notice(f"{image.source} has no image for {platform}"))
 
@@ -267,6 +286,6 @@ async def _stored_size(blob: RegistryBlob) -> int | None:
 def _absent(root: ImageNode | IndexNode, wanted: Collection[Platform]) -> list[Platform]:
     """Those of several platforms that an index has no image for."""
     if not isinstance(root, IndexNode):
-        return []
+        return []  # it is for one of them, or would not have been taken
     there = [child.platform for child in root.manifest.children if child.platform]
     return [each for each in wanted if not any(platform.satisfies(each) for platform in there)]

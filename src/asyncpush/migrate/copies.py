@@ -7,7 +7,7 @@ from typing import Literal
 
 from asyncpush.errors import AsyncpushError
 from asyncpush.migrate.plan.model import Entry, Goal
-from asyncpush.model import Digest
+from asyncpush.model import Digest, LeftOut
 from asyncpush.protocols import Repository
 
 #: ``planned`` in a dry run; ``finished`` by an earlier run of the same migration, so that nobody looked at it again;
@@ -72,6 +72,7 @@ class CopyResult:
         attempts: tries.
         error: why it failed.
         subject: for a signature, attestation or SBOM, the digest of the manifest that it is about.
+        left_out: what the image's index names and the source does not hold.
     """
 
     copy: Copy
@@ -87,6 +88,7 @@ class CopyResult:
     attempts: int = 0
     error: AsyncpushError | None = None
     subject: Digest | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

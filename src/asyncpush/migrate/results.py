@@ -53,4 +53,5 @@ def pushed_result(copy: Copy, image: ImageResult) -> CopyResult:
         layers_present=image.layers_present,
         bytes_present=image.bytes_present,
         seconds=image.seconds,
+        left_out=image.left_out,
     )

@@ -136,12 +136,17 @@ class Selection:
     missing: tuple[str, ...]
 
 
-def select(rules: TagRules, tags: Sequence[str]) -> Selection:
+def select(rules: TagRules, tags: Sequence[str], *, any_name: bool = False) -> Selection:
     """Choose among all tags of a repository.
 
     Tags of signatures and referrers are taken by name only: they go with the image that they are about. An empty text
     stands for an image without a tag, as archives have them: it is taken where no name and no pattern is asked for.
     Some thousand tags, or a regular expression that backtracks, take long: that belongs into a worker thread.
+
+    Args:
+        rules: what is wanted.
+        tags: what is there.
+        any_name: take names, too, that can be no tags: those of layouts and archives are free.
     """
     listed = dict.fromkeys(tags)
     names = dict.fromkeys(rules.names)
@@ -150,7 +155,7 @@ def select(rules: TagRules, tags: Sequence[str]) -> Selection:
     for tag in listed:
         if tag in names:
             continue
-        reason = _refused(rules, tag)
+        reason = _refused(rules, tag) if is_tag(tag) or not tag or any_name else "no tag that ECR takes"
         if reason is None:
             matching.append(tag)
         else:
@@ -208,8 +213,6 @@ def _refused(rules: TagRules, tag: str) -> str | None:
     """Why *tag* is not taken by pattern; None if it is."""
     if not tag:
         return "has no tag" if rules.names or rules.has_patterns else None
-    if not is_tag(tag):
-        return "no tag that ECR takes"
     if (digest := subject_of(tag)) is not None:
         return f"a signature or referrer of {digest}"
     if rules.names and not rules.has_patterns:
