@@ -159,7 +159,8 @@ def test_the_command_tells_damage_and_notes(server: Server, tmp_path: Path) -> N
     assert ran.status == 1
     [found] = json.loads(ran.out)["images"]
     assert (found["outcome"], found["problems"][0]["kind"], len(found["notes"])) == ("broken", "damaged", 1)
-    error, note = ran.err.splitlines()
+    error, advice, note = ran.err.splitlines()
+    assert advice.startswith("asyncpush: note: diffs/app:1: delete the image in ECR, and push it again")
     assert error.startswith("asyncpush: error: diffs/app:1: layer sha256:")
     assert note.startswith("asyncpush: note: diffs/app:1: layer sha256:")
 

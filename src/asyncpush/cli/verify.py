@@ -137,6 +137,9 @@ def _conclude(results: Sequence[Verification | VerificationFailure], show: Outpu
             continue
         for problem in result.problems:
             say(f"asyncpush: error: {result.destination}: {problem}")
+        if any(problem.kind == "damaged" for problem in result.problems):
+            # A push leaves an image alone that is there.
+            say(f"asyncpush: note: {result.destination}: delete the image in ECR, and push it again from a good source")
         for note in result.notes:
             say(f"asyncpush: note: {result.destination}: {note}")
     whole = all(isinstance(result, Verification) and result.is_whole for result in results)
