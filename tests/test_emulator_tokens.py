@@ -171,4 +171,4 @@ def test_skopeo_logs_in_with_what_the_aws_cli_gives(
     assert "unauthorized" in before.stderr
     assert "invalid username/password" in wrong.stderr
     assert (right.returncode, right.stdout) == (0, "Login Succeeded!\n"), right.stderr
-    assert "there is no repository login/app" in after.stderr
+    assert "The repository with name 'login/app' does not exist in the registry with id" in after.stderr

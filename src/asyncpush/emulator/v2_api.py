@@ -9,7 +9,7 @@ from functools import partial
 
 from aiohttp import web
 
-from asyncpush.emulator.errors import AwsError
+from asyncpush.emulator.errors import AwsError, repository_not_found
 from asyncpush.emulator.finishing import Finishing
 from asyncpush.emulator.images_api import ImagesApi
 from asyncpush.emulator.registry import Registry, registry_of_host
@@ -111,7 +111,7 @@ class V2Api:
         if found is None and create:
             found = await self._created(name, registry)
         if found is None:
-            raise V2Error(404, "NAME_UNKNOWN", f"there is no repository {name}")
+            raise translated(repository_not_found(name, (registry or Registry()).account))
         return found
 
     async def _created(self, name: str, registry: Registry | None) -> Repository | None:

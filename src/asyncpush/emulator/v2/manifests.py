@@ -90,7 +90,7 @@ class Manifests:
 def _find(repository: Repository, reference: str) -> Image:
     image = repository.find(digest=reference) if ":" in reference else repository.find(tag=reference)
     if image is None:
-        raise V2Error(404, "MANIFEST_UNKNOWN", f"{repository.name} has no manifest {reference}")
+        raise V2Error(404, "MANIFEST_UNKNOWN", "Requested image not found")
     return image
 
 
