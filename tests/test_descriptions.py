@@ -153,6 +153,53 @@ async def test_a_kind_reads_its_own_description_and_says_what_the_other_has(tmp_
     )
 
 
+@pytest.mark.parametrize("packed", [True, False])
+async def test_an_unpacked_docker_save_holds_the_images_that_the_archive_holds(tmp_path, packed):
+    layout = Layout()
+    image, more = (
+        layout.image(A) if packed else raw_image(layout, A),
+        layout.image(B) if packed else raw_image(layout, B),
+    )
+    layout.tag(image, "1", **{IMAGE_NAME: "docker.io/p/x:1"})
+    path = saved(
+        tmp_path / "a.tar", both(layout, saved_item(layout, image, "p/x:1", "p/y:2"), saved_item(layout, more, "p/z:3"))
+    )
+    folder = layout.write(tmp_path / "a")
+
+    (packed_images, _), (images, notices) = await everything(path), await everything(folder)
+    assert [image.content for image in images] == [image.content for image in packed_images]
+    assert ([f"{image.repository}:{image.tag}" for image in images], notices) == (["p/x:1", "p/y:2", "p/z:3"], [])
+    for image in images:
+        assert (await image_of(image.source)).content == image.content
+    images, notices = await everything(f"oci:{folder}")
+    missed = f"manifest.json in {folder} names images that index.json lacks (p/z:3): {folder} reads them"
+    assert ([image.tag for image in images], notices) == (["1"], [missed])
+
+
+@pytest.mark.parametrize("name", ["../secret", "/secret", "inside/../../secret", "link", "blobs/sha256/link", "\0"])
+async def test_a_manifest_json_in_a_directory_names_nothing_outside_of_it(tmp_path, name):
+    layout = app_layout()
+    more = layout.image(B)
+    item = {**saved_item(layout, more, "tool:2"), "Layers": [name]}
+    both(layout, saved_item(layout, layout.manifests[0], "app:1.0"), item)
+    folder, secret = layout.write(tmp_path / "a"), saved(tmp_path / "secret", B)
+    for link in ("link", "blobs/sha256/link"):
+        (folder / link).symlink_to(secret)
+
+    with pytest.raises(SourceError, match="leads out of it" if "link" in name else "lacks"):
+        await image_of(f"{folder}:tool:2")
+
+
+async def test_a_layouts_own_files_may_be_links_to_anywhere(tmp_path):
+    layout = app_layout()
+    files = layout.write(tmp_path / "a")
+    for name in layout.all_files():
+        (tmp_path / "b" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "b" / name).symlink_to(files / name)
+
+    assert (await image_of(tmp_path / "b")).tag == "1.0"
+
+
 @pytest.mark.parametrize("foreign", [b'{"name": "a web app"}', b"[1]", b"no", b'[{"name": "x"}]'])
 async def test_a_manifest_json_of_something_else_is_not_read(tmp_path, foreign):
     layout = app_layout()

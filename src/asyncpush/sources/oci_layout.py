@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import posixpath
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +35,10 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 _IMAGE_NAME = "io.containerd.image.name"
 
 
+#: What a layout keeps in its directory, and the other list of its images.
+_OWN = re.compile(r"(?:index|manifest)\.json|oci-layout|blobs/sha256/[a-f0-9]{64}")
+
+
 class _Layout(msgspec.Struct, rename={"version": "imageLayoutVersion"}):
     version: str
 
@@ -42,14 +49,30 @@ class _Index(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A directory as a store; a layout's names are fixed words and hex digests, so none leads out of it."""
+    """A directory as a store; no name leads out of it.
+
+    A layout's own files may be links to anywhere, as build systems and shared stores make them: a blob's bytes are
+    compared with its name. What else manifest.json names has no such witness, and must lie below the directory.
+    """
 
     path: Path
     label: str
 
     def find(self, name: str) -> Content | None:
-        """The file called *name* below the directory."""
-        return find_file(self.path / name, f"{name} in {self.label}")
+        """The file called *name* below the directory.
+
+        Raises:
+            SourceError: see ``content.Store``; or a link leads out of the directory.
+        """
+        inside = posixpath.normpath(f"/{name}").lstrip("/")
+        path = self.path / inside
+        label = f"{name[:200]} in {self.label}"
+        try:
+            if not _OWN.fullmatch(inside) and not Path(os.path.realpath(path)).is_relative_to(self.path.resolve()):
+                raise SourceError(f"{label} is a link that leads out of it")
+            return find_file(path, label)
+        except ValueError:
+            return None  # no file has such a name
 
 
 def is_oci_layout(store: Store) -> bool:
