@@ -94,6 +94,18 @@ async def test_an_index_json_that_was_made_up_at_saving_gives_way_and_layers_are
     assert await names_of(saved(archive, untagged)) == [("app", "1.0"), (None, None)]
 
 
+async def test_an_image_that_index_json_has_compressed_is_kept_where_manifest_json_has_it_uncompressed(tmp_path):
+    layout = Layout()
+    image = layout.image(A)
+    layout.tag(image, "1", **{IMAGE_NAME: "docker.io/library/app:1"})
+    other = saved_item(layout, raw_image(layout, A), "app:1", "app:one")
+    path = saved(tmp_path / "a.tar", both(layout, other))
+
+    assert await names_of(path) == [("app", "1"), ("app", "one")]
+    for choice in ("1", "app:1", "app:one"):
+        assert str((await image_of(f"{path}:{choice}")).root.manifest.digest) == image["digest"]
+
+
 async def test_images_that_only_manifest_json_names_are_there_too_and_must_be_chosen_from(tmp_path):
     layout = app_layout()
     image, more, nameless = layout.manifests[0], layout.image(B), layout.image(C)

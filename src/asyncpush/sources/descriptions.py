@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 
 from asyncpush.errors import ManifestError, SourceError
 from asyncpush.manifest import INDEX_TYPES
-from asyncpush.model import Digest
+from asyncpush.model import Descriptor, Digest
 from asyncpush.settings import Settings
 from asyncpush.sources.content import Store
 from asyncpush.sources.docker_archive import MANIFEST, SavedImage, is_uncompressed, read_docker_archive, saved_images
 from asyncpush.sources.names import ImageName, Location
+from asyncpush.sources.oci_image import find_blob, read_manifest
 from asyncpush.sources.oci_layout import INDEX, is_oci_layout, names_alone, read_oci_layout
 from asyncpush.sources.source import Entry, LocalSource
 from asyncpush.sources.sparse import configs_in
@@ -26,6 +27,9 @@ from asyncpush.sources.spool import Scratch
 from asyncpush.sources.tar_index import TarIndex
 
 _SHOWN_NAMES = 10
+
+#: How the media types of compressed layers end.
+_COMPRESSED = ("gzip", "zstd")
 
 
 def read_archive(archive: TarIndex, location: Location, settings: Settings, scratch: Scratch) -> LocalSource:
@@ -190,6 +194,8 @@ class _Both:
             root = entry.descriptor
             if root is None or root.media_type in INDEX_TYPES or not names_alone(root) or not configs <= saved:
                 return False
+            if _is_compressed(self._archive, root):
+                return False
         return _is_uncompressed(self._archive)
 
     def _places(self, image: SavedImage) -> list[int]:
@@ -224,6 +230,16 @@ class _Both:
 
 def _configs(archive: Store, entry: Entry, *, whole: bool = False) -> frozenset[Digest]:
     return configs_in(archive, entry.descriptor, whole=whole) if entry.descriptor else frozenset()
+
+
+def _is_compressed(archive: Store, root: Descriptor) -> bool:
+    """Whether a manifest names compressed layers: some registry may well know it."""
+    try:
+        content = find_blob(archive, root.digest)
+        layers = read_manifest(archive, root, content).layers if content else ()
+    except SourceError:
+        return False
+    return any(layer.media_type.endswith(_COMPRESSED) for layer in layers)
 
 
 def _renamed(entry: Entry, name: ImageName, title: str | None) -> Entry:
