@@ -308,6 +308,19 @@ async def test_entries_that_are_no_images_are_named_and_cost_themselves_only(tmp
     assert (await image_of(f"oci:{tmp_path}:@4")).tag == "3"
 
 
+@pytest.mark.parametrize("lost", ["mediaType", "digest", "size"])
+async def test_a_malformed_entry_costs_itself_only(tmp_path, lost):
+    layout = app_layout()
+    layout.tag({key: value for key, value in layout.image(B).items() if key != lost}, "2")
+    layout.write(tmp_path)
+
+    images, _ = await everything(tmp_path)
+    assert [(type(image), image.tag) for image in images] == [(Image, "1.0"), (UnreadImage, "2")]
+    assert (await image_of(f"oci:{tmp_path}:1.0")).tag == "1.0"
+    with pytest.raises(ManifestError, match=f"entry 1 of index.json in {tmp_path} is malformed: .* `{lost}`"):
+        await image_of(f"oci:{tmp_path}:2")
+
+
 async def test_the_only_image_beside_other_entries_is_taken_and_they_are_named(tmp_path):
     layout = app_layout().tag({"mediaType": SOCI, "digest": "sha256:0", "size": 1})
     events = []

@@ -6,6 +6,7 @@ import os
 import posixpath
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,13 @@ class _Layout(msgspec.Struct, rename={"version": "imageLayoutVersion"}):
 
 
 class _Index(msgspec.Struct):
-    manifests: list[DescriptorDocument] | None
+    """index.json; each entry is decoded alone, since a bad one costs itself only."""
+
+    manifests: list[msgspec.Raw] | None
+
+
+class _Annotated(msgspec.Struct):
+    annotations: dict[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +90,10 @@ def is_oci_layout(store: Store) -> bool:
     if store.find(LAYOUT) is not None:
         return True
     try:
-        decode_document(read_content(content), _Index, INDEX)
+        entries = decode_document(read_content(content), _Index, INDEX).manifests or ()
     except SourceError:
         return False
-    return True
+    return not entries or any(map(_is_descriptor, entries))
 
 
 def read_oci_layout(
@@ -131,23 +138,24 @@ class _Opened:
     stem: str | None
     saved: Collection[Digest]
 
-    def entry(self, position: int, parsed: DescriptorDocument) -> Entry:
-        annotations = parsed.annotations or {}
+    def entry(self, position: int, raw: msgspec.Raw) -> Entry:
+        annotations = _annotations(raw)
         ref_name, image_name = (_printable(annotations.get(key)) for key in (_REF_NAME, _IMAGE_NAME))
         name = _name(image_name, ref_name)
         aliases = {image_name, name and str(name), name and name.tag} - {None}
         title = ref_name or image_name
         entry = Entry(
             position,
-            partial(self._refuse, position, parsed),
+            partial(self._refuse, position, raw),
             title,
             frozenset(alias for alias in aliases if alias),
             (name and name.repository) or self.stem,
             name.tag if name else ref_name,
         )
-        if parsed.media_type not in ACCEPTED_TYPES:
-            return replace(entry, other_type=parsed.media_type)
         try:
+            parsed = self._parsed(position, raw)
+            if parsed.media_type not in ACCEPTED_TYPES:
+                return replace(entry, other_type=parsed.media_type)
             descriptor = parse_descriptor(parsed, f"{INDEX} in {self.store.label}")
         except ManifestError:
             return entry
@@ -165,8 +173,12 @@ class _Opened:
         loader = ImageLoader(LayoutImages(part.store), self.settings.push_foreign_layers)
         return Loaded(await loader.load(part.root, platforms), part.left_out)
 
-    async def _refuse(self, position: int, parsed: DescriptorDocument, _: Collection[Platform]) -> Loaded:
+    def _parsed(self, position: int, raw: msgspec.Raw) -> DescriptorDocument:
+        return decode_document(bytes(raw), DescriptorDocument, f"entry {position} of {INDEX} in {self.store.label}")
+
+    async def _refuse(self, position: int, raw: msgspec.Raw, _: Collection[Platform]) -> Loaded:
         where = f"{INDEX} in {self.store.label}"
+        parsed = self._parsed(position, raw)
         if parsed.media_type in ACCEPTED_TYPES:
             parse_descriptor(parsed, where)
         raise ManifestError(f"entry {position} of {where} is {parsed.media_type[:200]!r}, no image", hint=NO_IMAGE_HINT)
@@ -180,5 +192,19 @@ def _name(image_name: str | None, ref_name: str | None) -> ImageName | None:
     return None
 
 
-def _printable(text: str | None) -> str | None:
-    return text if text and text.isprintable() else None
+def _is_descriptor(raw: msgspec.Raw) -> bool:
+    with suppress(ManifestError):
+        decode_document(bytes(raw), DescriptorDocument, INDEX)
+        return True
+    return False
+
+
+def _annotations(raw: msgspec.Raw) -> dict[str, object]:
+    """The annotations of an entry, so that one that is malformed elsewhere can still be named."""
+    with suppress(msgspec.DecodeError, RecursionError):
+        return msgspec.json.decode(raw, type=_Annotated).annotations or {}
+    return {}
+
+
+def _printable(text: object) -> str | None:
+    return text if isinstance(text, str) and text and text.isprintable() else None
