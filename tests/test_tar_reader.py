@@ -323,6 +323,16 @@ async def test_an_archive_may_hold_its_list_twice(tmp_path):
     assert (await image_of(saved(tmp_path / "a.tar", BLOCKS + PLAIN))).tag == "1.0"
 
 
+@pytest.mark.parametrize("rest", [b"\r\n", b"Connection closed\n", b"\1" * 700])
+async def test_what_follows_the_end_and_is_no_archive_is_named_and_not_read(tmp_path, rest):
+    path, events = saved(tmp_path / "a.tar", PLAIN + rest), []
+
+    async with open_source(str(path), SETTINGS, emit=events.append) as source:
+        assert (await source.image()).tag == "1.0"
+    [note] = events
+    assert note.text == f"what follows the end of {path}, at byte {len(PLAIN)}, is no archive, and is not read"
+
+
 async def test_appended_members_belong_to_the_archive(tmp_path, gnu_tar):
     path = saved(tmp_path / "a.tar", PLAIN)
     saved(tmp_path / "new", b"x")

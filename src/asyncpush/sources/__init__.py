@@ -83,7 +83,8 @@ def _open(location: Location, settings: Settings, stdin: BinaryIO | None, held: 
     if is_directory:
         return _open_directory(location, settings, Scratch(held))
     archive = TarIndex(open_archive(location.path, location.label, stdin, held), location.label)
-    return read_archive(archive, location, settings, Scratch(held))
+    source = read_archive(archive, location, settings, Scratch(held))
+    return replace(source, notes=(*archive.notes, *source.notes))
 
 
 def _open_directory(location: Location, settings: Settings, scratch: Scratch) -> LocalSource:

@@ -61,13 +61,15 @@ class TarIndex:
 
     Raises:
         SourceError: it is no tar archive, is cut short or damaged, or holds nothing but another archive; or it is
-            several archives in one, or something else lies behind its end.
+            several archives in one.
     """
 
     def __init__(self, file: FileIO, label: str) -> None:
         self.label = label
         self._file = file
         self._entries: dict[str, _File | _Link | None] = {}
+        #: What a user should know of it.
+        self.notes: tuple[str, ...] = ()
         self._replaced: list[tuple[str, _File]] = []
         reader = TarReader(file)
         try:
@@ -158,17 +160,17 @@ class TarIndex:
                 return None
 
     def _check_rest(self, position: int) -> None:
-        """See that nothing but zeros follows: another archive there would be left out."""
+        """See that no other archive follows, which would be left out; anything else, other readers ignore, too."""
         while chunk := os.pread(self._file.fileno(), len(_ZEROS), position):
             from_thread.check_cancelled()
             if chunk != _ZEROS[: len(chunk)]:
                 position += len(chunk) - len(chunk.lstrip(b"\0"))
                 if archive_kind(os.pread(self._file.fileno(), HEAD_SIZE, position)):
                     raise self._several(f"a second one begins at byte {position}")
-                raise SourceError(
-                    f"{self.label} holds something else behind its end, at byte {position}",
-                    hint="fetch or save it again",
+                self.notes = (
+                    f"what follows the end of {self.label}, at byte {position}, is no archive, and is not read",
                 )
+                return
             position += len(chunk)
 
     def _check_replaced(self) -> None:
