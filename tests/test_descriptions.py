@@ -260,6 +260,14 @@ async def test_a_layout_without_oci_layout_is_read(tmp_path):
         await image_of(tmp_path / "app")
 
 
+@pytest.mark.parametrize("said", [b"", b"\n", b"{}", b'{"imageLayoutVersion": null}'])
+async def test_an_oci_layout_file_that_says_nothing_is_as_none(tmp_path, said):
+    layout = app_layout()
+    layout.files["oci-layout"] = said
+    for reference in (layout.write(tmp_path / "app"), saved(tmp_path / "app.tar", layout.archive())):
+        assert (await image_of(reference)).tag == "1.0"
+
+
 async def test_null_in_index_json_is_nothing(tmp_path):
     layout = app_layout()
     layout.manifests[0]["annotations"]["org.example.note"] = None

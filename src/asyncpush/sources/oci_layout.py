@@ -41,7 +41,7 @@ _OWN = re.compile(r"(?:index|manifest)\.json|oci-layout|blobs/sha256/[a-f0-9]{64
 
 
 class _Layout(msgspec.Struct, rename={"version": "imageLayoutVersion"}):
-    version: str
+    version: str | None = None
 
 
 class _Index(msgspec.Struct):
@@ -113,17 +113,24 @@ def read_oci_layout(
     content = store.find(INDEX)
     if content is None:
         raise SourceError(f"{store.label} is not an OCI layout: it has no {INDEX}")
-    layout = store.find(LAYOUT)
-    if layout is not None:
-        version = decode_document(read_content(layout), _Layout, f"{LAYOUT} in {store.label}").version
-        if not version.startswith("1."):
-            raise ManifestError(f"{store.label} is an OCI layout of version {version[:20]!r}; 1.x is read")
+    _check_version(store)
     index = decode_document(read_content(content), _Index, f"{INDEX} in {store.label}")
     opened = _Opened(store, settings, stem, saved)
     entries = [opened.entry(at, child) for at, child in enumerate(index.manifests or ())]
     relations = find_relations(store, {entry.position: entry.descriptor for entry in entries if entry.descriptor})
     referrers = LayoutReferrers(store, relations.by_subject)
     return tuple(replace(entry, about=relations.about.get(entry.position), referrers=referrers) for entry in entries)
+
+
+def _check_version(store: Store) -> None:
+    """Refuse a layout of another version; one that says none, or nothing, is read as one without oci-layout."""
+    content = store.find(LAYOUT)
+    raw = read_content(content) if content else b""
+    if not raw.strip():
+        return
+    version = decode_document(raw, _Layout, f"{LAYOUT} in {store.label}").version
+    if version is not None and not version.startswith("1."):
+        raise ManifestError(f"{store.label} is an OCI layout of version {version[:20]!r}; 1.x is read")
 
 
 def names_alone(root: Descriptor) -> bool:
