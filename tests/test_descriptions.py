@@ -340,6 +340,25 @@ async def test_the_only_image_beside_other_entries_is_taken_and_they_are_named(t
     assert [event.text for event in events] == [f"oci:{tmp_path}:@1 is left out: it is '{SOCI}', no image"]
 
 
+async def test_what_nobody_can_read_and_nothing_names_is_no_choice_beside_an_image(tmp_path):
+    layout = app_layout()
+    for bad in (layout.image(B), layout.image(C)):
+        layout.tag(bad)
+        layout.files[f"blobs/sha256/{bad['digest'][7:]}"] = b'{"schema'
+    layout.manifests[2].pop("size")
+    events = []
+    async with open_source(str(layout.write(tmp_path)), Settings(), emit=events.append) as source:
+        assert (await source.image()).tag == "1.0"
+        assert len(await source.all_images()) == 3
+
+    left_out = "is left out: its manifest is malformed, or not there"
+    assert [event.text for event in events] == [f"oci:{tmp_path}:@{at} {left_out}" for at in (1, 2)]
+    layout.manifests[1]["annotations"] = {REF_NAME: "2.0"}
+    layout.write(tmp_path)
+    with pytest.raises(ChoiceError, match="holds 2 images"):
+        await image_of(tmp_path)
+
+
 async def test_a_damaged_image_costs_itself_only(tmp_path):
     layout = Layout()
     bad = layout.image(A)

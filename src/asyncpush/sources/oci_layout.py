@@ -119,7 +119,15 @@ def read_oci_layout(
     entries = [opened.entry(at, child) for at, child in enumerate(index.manifests or ())]
     relations = find_relations(store, {entry.position: entry.descriptor for entry in entries if entry.descriptor})
     referrers = LayoutReferrers(store, relations.by_subject)
-    return tuple(replace(entry, about=relations.about.get(entry.position), referrers=referrers) for entry in entries)
+    return tuple(
+        replace(
+            entry,
+            about=relations.about.get(entry.position),
+            is_unreadable=entry.is_unreadable or entry.position in relations.unreadable,
+            referrers=referrers,
+        )
+        for entry in entries
+    )
 
 
 def _check_version(store: Store) -> None:
@@ -165,7 +173,7 @@ class _Opened:
                 return replace(entry, other_type=parsed.media_type)
             descriptor = parse_descriptor(parsed, f"{INDEX} in {self.store.label}")
         except ManifestError:
-            return entry
+            return replace(entry, is_unreadable=True)
         return replace(
             entry,
             load=partial(self._load, descriptor),

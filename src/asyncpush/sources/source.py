@@ -43,6 +43,7 @@ class Entry:
         platform: what the source says it is for.
         descriptor: what points at its manifest, where there is one yet.
         other_type: the media type of what is no image at all: it is chosen only where no image is meant.
+        is_unreadable: whether nobody can tell what it is: its manifest, or what points at it, is malformed or lost.
         about: the digest of what it refers to, if that is in the source, too: then it is no image of its own.
         referrers: where to ask what refers to it.
         needs_both: it takes both descriptions of an archive to find it; a path with a kind reads one of them.
@@ -58,9 +59,15 @@ class Entry:
     platform: Platform | None = None
     descriptor: Descriptor | None = None
     other_type: str | None = None
+    is_unreadable: bool = False
     about: Digest | None = None
     referrers: ReferrerSource | None = None
     needs_both: bool = False
+
+    @property
+    def is_rubbish(self) -> bool:
+        """Whether it can't be read, and nothing says that anybody wants it."""
+        return self.is_unreadable and self.title is None and self.platform is None
 
     def answers(self, choice: str) -> bool:
         """Whether *choice*, as the user wrote it behind the path, means this entry."""
@@ -172,6 +179,8 @@ class LocalSource:
             for entry in self.entries:
                 if entry.other_type:
                     self.emit(Notice(f"{self._written(entry)} is left out: it is {entry.other_type[:100]!r}, no image"))
+                elif entry.is_rubbish:
+                    self.emit(Notice(f"{self._written(entry)} is left out: its manifest is malformed, or not there"))
         return image
 
     def _any(self) -> Sequence[Entry]:
@@ -190,6 +199,8 @@ class LocalSource:
         if not images and choice is None:
             kind = str(answering[0].other_type)[:100]
             raise ManifestError(f"{self.location.label} holds no image, but {kind!r}", hint=NO_IMAGE_HINT)
+        if choice is None:
+            images = [entry for entry in images if not entry.is_rubbish] or images
         return images or answering
 
     def _fitting(self, entries: Sequence[Entry], platforms: Collection[Platform]) -> Sequence[Entry]:
