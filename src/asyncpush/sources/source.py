@@ -170,7 +170,9 @@ class LocalSource:
         platforms = each_platform(platform)
         entries = self._fitting(self._answering(), platforms)
         entries = _exactly_for(platforms, entries) or entries
-        if len({entry.digest or entry.position for entry in entries}) > 1:
+        if platforms and _are_several(entries):
+            entries = await self._really_for(entries, platforms)
+        if _are_several(entries):
             raise ChoiceError(f"{self.location.label} holds {len(entries)} images", self._choices(entries))
         [image] = self._told(await self._read(entries[:1], platforms))
         if isinstance(image, UnreadImage):
@@ -214,6 +216,20 @@ class LocalSource:
             raise ChoiceError(f"{self.location.label} holds no image for {names}", tuple(there))
         return fitting
 
+    async def _really_for(self, entries: Sequence[Entry], platforms: Collection[Platform]) -> Sequence[Entry]:
+        """Those of *entries* that are for *platforms* by their configs, where the list doesn't tell."""
+        kept, there = [], dict[str, None]()
+        for entry in entries:
+            found = await _load(entry, platforms)
+            if isinstance(found, ChoiceError):
+                there |= dict.fromkeys(found.choices)
+            else:
+                kept.append(entry)
+        if not kept:
+            names = " or ".join(map(str, platforms))
+            raise ChoiceError(f"{self.location.label} holds no image for {names}", tuple(there))
+        return kept
+
     async def _read(self, entries: Sequence[Entry], platforms: Collection[Platform]) -> tuple[Image | UnreadImage, ...]:
         loaded: dict[int, Loaded | SourceError | ChoiceError] = {}
         images: list[Image | UnreadImage] = []
@@ -251,6 +267,10 @@ class LocalSource:
         if entry.title is not None and sum(entry.title == other.title for other in self.entries) == 1:
             return f"{place}:{entry.title}"
         return place if len(self.entries) == 1 else f"{place}:@{entry.position}"
+
+
+def _are_several(entries: Sequence[Entry]) -> bool:
+    return len({entry.digest or entry.position for entry in entries}) > 1
 
 
 def _by_name(entries: Sequence[Entry]) -> list[list[Entry]]:
