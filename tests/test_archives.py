@@ -74,7 +74,7 @@ async def test_names_may_begin_with_dot_slash_and_be_long(tmp_path, dialect):
 
 async def test_of_entries_with_one_name_the_last_counts(tmp_path):
     layout = app_layout()
-    stale = [("./index.json", b'{"manifests":[]}'), ("oci-layout", b"{}")]
+    stale = [(f"./{name}", b"stale") for name in layout.files]
 
     await use(saved(tmp_path / "a.tar", tar(stale + list(layout.all_files().items()))))
 

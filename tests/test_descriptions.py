@@ -94,6 +94,18 @@ async def test_an_index_json_that_was_made_up_at_saving_gives_way_and_layers_are
     assert await names_of(saved(archive, untagged)) == [("app", "1.0"), (None, None)]
 
 
+async def test_an_image_that_index_json_has_compressed_is_kept_where_manifest_json_has_it_uncompressed(tmp_path):
+    layout = Layout()
+    image = layout.image(A)
+    layout.tag(image, "1", **{IMAGE_NAME: "docker.io/library/app:1"})
+    other = saved_item(layout, raw_image(layout, A), "app:1", "app:one")
+    path = saved(tmp_path / "a.tar", both(layout, other))
+
+    assert await names_of(path) == [("app", "1"), ("app", "one")]
+    for choice in ("1", "app:1", "app:one"):
+        assert str((await image_of(f"{path}:{choice}")).root.manifest.digest) == image["digest"]
+
+
 async def test_images_that_only_manifest_json_names_are_there_too_and_must_be_chosen_from(tmp_path):
     layout = app_layout()
     image, more, nameless = layout.manifests[0], layout.image(B), layout.image(C)
@@ -153,6 +165,53 @@ async def test_a_kind_reads_its_own_description_and_says_what_the_other_has(tmp_
     )
 
 
+@pytest.mark.parametrize("packed", [True, False])
+async def test_an_unpacked_docker_save_holds_the_images_that_the_archive_holds(tmp_path, packed):
+    layout = Layout()
+    image, more = (
+        layout.image(A) if packed else raw_image(layout, A),
+        layout.image(B) if packed else raw_image(layout, B),
+    )
+    layout.tag(image, "1", **{IMAGE_NAME: "docker.io/p/x:1"})
+    path = saved(
+        tmp_path / "a.tar", both(layout, saved_item(layout, image, "p/x:1", "p/y:2"), saved_item(layout, more, "p/z:3"))
+    )
+    folder = layout.write(tmp_path / "a")
+
+    (packed_images, _), (images, notices) = await everything(path), await everything(folder)
+    assert [image.content for image in images] == [image.content for image in packed_images]
+    assert ([f"{image.repository}:{image.tag}" for image in images], notices) == (["p/x:1", "p/y:2", "p/z:3"], [])
+    for image in images:
+        assert (await image_of(image.source)).content == image.content
+    images, notices = await everything(f"oci:{folder}")
+    missed = f"manifest.json in {folder} names images that index.json lacks (p/z:3): {folder} reads them"
+    assert ([image.tag for image in images], notices) == (["1"], [missed])
+
+
+@pytest.mark.parametrize("name", ["../secret", "/secret", "inside/../../secret", "link", "blobs/sha256/link", "\0"])
+async def test_a_manifest_json_in_a_directory_names_nothing_outside_of_it(tmp_path, name):
+    layout = app_layout()
+    more = layout.image(B)
+    item = {**saved_item(layout, more, "tool:2"), "Layers": [name]}
+    both(layout, saved_item(layout, layout.manifests[0], "app:1.0"), item)
+    folder, secret = layout.write(tmp_path / "a"), saved(tmp_path / "secret", B)
+    for link in ("link", "blobs/sha256/link"):
+        (folder / link).symlink_to(secret)
+
+    with pytest.raises(SourceError, match="leads out of it" if "link" in name else "lacks"):
+        await image_of(f"{folder}:tool:2")
+
+
+async def test_a_layouts_own_files_may_be_links_to_anywhere(tmp_path):
+    layout = app_layout()
+    files = layout.write(tmp_path / "a")
+    for name in layout.all_files():
+        (tmp_path / "b" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "b" / name).symlink_to(files / name)
+
+    assert (await image_of(tmp_path / "b")).tag == "1.0"
+
+
 @pytest.mark.parametrize("foreign", [b'{"name": "a web app"}', b"[1]", b"no", b'[{"name": "x"}]'])
 async def test_a_manifest_json_of_something_else_is_not_read(tmp_path, foreign):
     layout = app_layout()
@@ -199,6 +258,14 @@ async def test_a_layout_without_oci_layout_is_read(tmp_path):
     (tmp_path / "app" / "index.json").unlink()
     with pytest.raises(SourceError, match=r"is not an OCI layout: it has no index\.json"):
         await image_of(tmp_path / "app")
+
+
+@pytest.mark.parametrize("said", [b"", b"\n", b"{}", b'{"imageLayoutVersion": null}'])
+async def test_an_oci_layout_file_that_says_nothing_is_as_none(tmp_path, said):
+    layout = app_layout()
+    layout.files["oci-layout"] = said
+    for reference in (layout.write(tmp_path / "app"), saved(tmp_path / "app.tar", layout.archive())):
+        assert (await image_of(reference)).tag == "1.0"
 
 
 async def test_null_in_index_json_is_nothing(tmp_path):
@@ -249,6 +316,19 @@ async def test_entries_that_are_no_images_are_named_and_cost_themselves_only(tmp
     assert (await image_of(f"oci:{tmp_path}:@4")).tag == "3"
 
 
+@pytest.mark.parametrize("lost", ["mediaType", "digest", "size"])
+async def test_a_malformed_entry_costs_itself_only(tmp_path, lost):
+    layout = app_layout()
+    layout.tag({key: value for key, value in layout.image(B).items() if key != lost}, "2")
+    layout.write(tmp_path)
+
+    images, _ = await everything(tmp_path)
+    assert [(type(image), image.tag) for image in images] == [(Image, "1.0"), (UnreadImage, "2")]
+    assert (await image_of(f"oci:{tmp_path}:1.0")).tag == "1.0"
+    with pytest.raises(ManifestError, match=f"entry 1 of index.json in {tmp_path} is malformed: .* `{lost}`"):
+        await image_of(f"oci:{tmp_path}:2")
+
+
 async def test_the_only_image_beside_other_entries_is_taken_and_they_are_named(tmp_path):
     layout = app_layout().tag({"mediaType": SOCI, "digest": "sha256:0", "size": 1})
     events = []
@@ -258,6 +338,25 @@ async def test_the_only_image_beside_other_entries_is_taken_and_they_are_named(t
             await source.images()
 
     assert [event.text for event in events] == [f"oci:{tmp_path}:@1 is left out: it is '{SOCI}', no image"]
+
+
+async def test_what_nobody_can_read_and_nothing_names_is_no_choice_beside_an_image(tmp_path):
+    layout = app_layout()
+    for bad in (layout.image(B), layout.image(C)):
+        layout.tag(bad)
+        layout.files[f"blobs/sha256/{bad['digest'][7:]}"] = b'{"schema'
+    layout.manifests[2].pop("size")
+    events = []
+    async with open_source(str(layout.write(tmp_path)), Settings(), emit=events.append) as source:
+        assert (await source.image()).tag == "1.0"
+        assert len(await source.all_images()) == 3
+
+    left_out = "is left out: its manifest is malformed, or not there"
+    assert [event.text for event in events] == [f"oci:{tmp_path}:@{at} {left_out}" for at in (1, 2)]
+    layout.manifests[1]["annotations"] = {REF_NAME: "2.0"}
+    layout.write(tmp_path)
+    with pytest.raises(ChoiceError, match="holds 2 images"):
+        await image_of(tmp_path)
 
 
 async def test_a_damaged_image_costs_itself_only(tmp_path):

@@ -210,7 +210,7 @@ async def test_a_layer_listed_twice_stays_twice(tmp_path):
         assert first.identity == second.identity
 
 
-@pytest.mark.parametrize("version", ['{"imageLayoutVersion":"2.0.0"}', "{}", "[]", "", "\xff"])
+@pytest.mark.parametrize("version", ['{"imageLayoutVersion":"2.0.0"}', "[]", "\xff"])
 async def test_a_layout_of_another_version_is_refused(tmp_path, version):
     layout = app_layout()
     layout.files["oci-layout"] = version.encode("latin-1")

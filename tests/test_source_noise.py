@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asyncpush.errors import AsyncpushError
+from asyncpush.errors import AsyncpushError, SourceError
 from asyncpush.sources import open_source
-from images import SETTINGS, A, C, DockerSave, Layout, app_layout, hybrid, read, tar
+from images import SETTINGS, A, C, DockerSave, Layout, app_layout, hybrid, image_of, names_of, read, saved, tar
 
 KEYS = st.sampled_from(
     ["manifests", "mediaType", "digest", "size", "annotations", "platform", "os", "architecture", "urls", "layers"]
@@ -105,3 +105,33 @@ async def test_deeply_nested_json_ends_in_one_line(deep):
 
 def assert_one_line(error):
     assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("kind", ["", "oci:", "docker-archive:"])
+async def test_an_unpacked_docker_archive_is_told_by_its_list_and_how_to_push_it(tmp_path, kind):
+    archive = DockerSave().image(A, tags=["app:1"])
+    layout = Layout({**archive.entries, "manifest.json": json.dumps(archive.items).encode()})
+    (layout.write(tmp_path / "a") / "index.json").unlink()
+
+    with pytest.raises(SourceError, match="is an unpacked docker-archive") as error:
+        await image_of(f"{kind}{tmp_path}/a")
+    assert error.value.hint == f"tar it: `tar -C {tmp_path}/a -c . | asyncpush push - DESTINATION`"
+
+
+async def test_what_skopeo_writes_as_dir_is_called_so(tmp_path):
+    files = {"version": b"Directory Transport Version: 1.1\n", "manifest.json": b'{"schemaVersion": 2}'}
+    (Layout(files).write(tmp_path / "a") / "index.json").unlink()
+
+    for path in (tmp_path / "a", saved(tmp_path / "a.tar", tar(files))):
+        with pytest.raises(SourceError, match=f"{path} is what skopeo writes as `dir:`") as error:
+            await image_of(path)
+        assert "skopeo copy dir:DIR oci:" in error.value.hint
+    (tmp_path / "a" / "manifest.json").write_text('{"name": "a web app"}')
+    with pytest.raises(SourceError, match="is not an OCI layout"):
+        await image_of(tmp_path / "a")
+
+
+async def test_null_among_the_names_of_an_image_is_nothing(tmp_path):
+    archive = DockerSave().image(A, tags=["app:1", None])
+
+    assert await names_of(saved(tmp_path / "a.tar", archive.archive())) == [("app", "1")]

@@ -26,6 +26,7 @@ from images import (
     DockerSave,
     Layout,
     app_layout,
+    config_json,
     digest,
     hybrid,
     image_of,
@@ -246,3 +247,22 @@ async def test_real_images_of_other_tools_hold_the_same_layers_in_every_form(rea
             found.add(tuple(diff_ids))
 
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("form", ["layout", "archive"])
+async def test_where_a_list_tells_no_platforms_the_configs_do(tmp_path, form):
+    if form == "layout":
+        layout = Layout()
+        layout.tag(layout.image(A), "1").tag(layout.image(B, platform="linux/arm64"), "2")
+        path = layout.write(tmp_path / "a")
+    else:
+        archive = DockerSave().image(A, tags=["app:1"])
+        name = f"{digest(B)[7:]}/layer.tar"
+        archive.entries[name] = B
+        archive.item(config_json([B], "linux/arm64"), [name], ["app:2"])
+        path = saved(tmp_path / "a.tar", archive.archive())
+
+    assert (await image_of(path, platform=ARM)).tag == "2"
+    with pytest.raises(ChoiceError, match="holds no image for linux/s390x") as error:
+        await image_of(path, platform=Platform("linux", "s390x"))
+    assert error.value.choices == ("linux/amd64", "linux/arm64")

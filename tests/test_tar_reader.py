@@ -20,7 +20,7 @@ from asyncpush.errors import SourceError
 from asyncpush.protocols import SeekableReader
 from asyncpush.sources import open_source, tar_reader
 from asyncpush.sources.tar_index import TarIndex
-from images import SETTINGS, A, C, DockerSave, Link, image_of, read, saved, tar
+from images import SETTINGS, A, C, DockerSave, Layout, Link, image_of, read, saved, tar
 
 FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -301,6 +301,36 @@ async def test_a_second_archive_is_found_wherever_it_begins(tmp_path, lost):
     for second in (PLAIN, tar({"a": b"x"})):
         with pytest.raises(SourceError, match=f"a second one begins at byte {len(first)}"):
             await image_of(saved(tmp_path / "a.tar", first + second))
+
+
+@pytest.mark.parametrize("piped", [False, True])
+@pytest.mark.parametrize("kind", ["docker", "oci"])
+async def test_archives_that_were_joined_into_one_are_told_by_their_two_lists(tmp_path, kind, piped):
+    if kind == "oci":
+        layouts = [Layout(), Layout()]
+        one, two = (layout.tag(layout.image(x), "1").archive() for layout, x in zip(layouts, (A, C), strict=True))
+        bare, name = one.rstrip(b"\0"), "index.json"
+    else:
+        bare, two, name = BARE, DockerSave().image(C, tags=["tool:2"]).archive(), "manifest.json"
+    path = saved(tmp_path / "a.tar", bare + bytes(-len(bare) % 512) + two)
+
+    with path.open("rb") as file, pytest.raises(SourceError, match=f"several archives in one: .* second {name}"):
+        async with open_source("-" if piped else str(path), SETTINGS, stdin=file):
+            pass
+
+
+async def test_an_archive_may_hold_its_list_twice(tmp_path):
+    assert (await image_of(saved(tmp_path / "a.tar", BLOCKS + PLAIN))).tag == "1.0"
+
+
+@pytest.mark.parametrize("rest", [b"\r\n", b"Connection closed\n", b"\1" * 700])
+async def test_what_follows_the_end_and_is_no_archive_is_named_and_not_read(tmp_path, rest):
+    path, events = saved(tmp_path / "a.tar", PLAIN + rest), []
+
+    async with open_source(str(path), SETTINGS, emit=events.append) as source:
+        assert (await source.image()).tag == "1.0"
+    [note] = events
+    assert note.text == f"what follows the end of {path}, at byte {len(PLAIN)}, is no archive, and is not read"
 
 
 async def test_appended_members_belong_to_the_archive(tmp_path, gnu_tar):

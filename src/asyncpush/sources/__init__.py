@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import replace
@@ -10,13 +11,14 @@ from typing import BinaryIO
 
 from anyio import CancelScope, to_thread
 
-from asyncpush.errors import SourceError
+from asyncpush.errors import ManifestError, SourceError
 from asyncpush.events import Emit, Notice, ignore
 from asyncpush.settings import Settings
 from asyncpush.sources.content import file_blob, readable
-from asyncpush.sources.descriptions import read_archive
+from asyncpush.sources.descriptions import read_archive, read_directory
+from asyncpush.sources.docker_archive import MANIFEST, SkopeoDirError, saved_images
 from asyncpush.sources.names import Location, locate
-from asyncpush.sources.oci_layout import Directory, read_oci_layout
+from asyncpush.sources.oci_layout import INDEX, Directory, read_oci_layout
 from asyncpush.sources.registry import Remotes, RemoteSource, is_remote, open_remotes, parse_remote
 from asyncpush.sources.source import LocalSource, Source, UnreadImage
 from asyncpush.sources.spool import Scratch, open_archive
@@ -80,13 +82,32 @@ def _open(location: Location, settings: Settings, stdin: BinaryIO | None, held: 
     with readable(location.label):
         is_directory = location.path != "-" and Path(location.path).is_dir()
     if is_directory:
-        return _open_directory(location, settings)
+        return _open_directory(location, settings, Scratch(held))
     archive = TarIndex(open_archive(location.path, location.label, stdin, held), location.label)
-    return read_archive(archive, location, settings, Scratch(held))
+    source = read_archive(archive, location, settings, Scratch(held))
+    return replace(source, notes=(*archive.notes, *source.notes))
 
 
-def _open_directory(location: Location, settings: Settings) -> LocalSource:
+def _open_directory(location: Location, settings: Settings, scratch: Scratch) -> LocalSource:
+    store = Directory(Path(location.path), location.label)
+    if store.find(INDEX) is None and store.find(MANIFEST) is not None:
+        _refuse_unpacked(store)
     if location.kind == "docker-archive":
         raise SourceError(f"{location.path} is a directory; a docker-archive is a file")
-    store = Directory(Path(location.path), location.label)
-    return LocalSource("oci", location, read_oci_layout(store, settings, location.stem))
+    if store.find(INDEX) is None or store.find(MANIFEST) is None:
+        return LocalSource("oci", location, read_oci_layout(store, settings, location.stem))
+    return read_directory(store, location, settings, scratch)  # what `docker save` wrote, unpacked
+
+
+def _refuse_unpacked(store: Directory) -> None:
+    """Say what a directory is that has manifest.json alone, if that is known, and what to do about it."""
+    try:
+        saved_images(store)
+    except SkopeoDirError:
+        raise
+    except ManifestError:
+        return
+    raise SourceError(
+        f"{store.path} is an unpacked docker-archive; a docker-archive is a file",
+        hint=f"tar it: `tar -C {shlex.quote(str(store.path))} -c . | asyncpush push - DESTINATION`",
+    )

@@ -1,4 +1,6 @@
-"""An archive that describes its images twice: index.json (OCI) and manifest.json (Docker), over the same blobs.
+"""What describes its images twice: index.json (OCI) and manifest.json (Docker), over the same blobs.
+
+Mostly it is an archive; or a directory, into which one was unpacked.
 
 index.json is the truth for the images that it names: their manifests and digests are pushed as they are. manifest.json
 adds the images and the names that index.json lacks.
@@ -12,10 +14,12 @@ from dataclasses import dataclass, replace
 
 from asyncpush.errors import ManifestError, SourceError
 from asyncpush.manifest import INDEX_TYPES
-from asyncpush.model import Digest
+from asyncpush.model import Descriptor, Digest
 from asyncpush.settings import Settings
+from asyncpush.sources.content import Store
 from asyncpush.sources.docker_archive import MANIFEST, SavedImage, is_uncompressed, read_docker_archive, saved_images
 from asyncpush.sources.names import ImageName, Location
+from asyncpush.sources.oci_image import find_blob, read_manifest
 from asyncpush.sources.oci_layout import INDEX, is_oci_layout, names_alone, read_oci_layout
 from asyncpush.sources.source import Entry, LocalSource
 from asyncpush.sources.sparse import configs_in
@@ -23,6 +27,9 @@ from asyncpush.sources.spool import Scratch
 from asyncpush.sources.tar_index import TarIndex
 
 _SHOWN_NAMES = 10
+
+#: How the media types of compressed layers end.
+_COMPRESSED = ("gzip", "zstd")
 
 
 def read_archive(archive: TarIndex, location: Location, settings: Settings, scratch: Scratch) -> LocalSource:
@@ -37,13 +44,24 @@ def read_archive(archive: TarIndex, location: Location, settings: Settings, scra
     Raises:
         SourceError: it holds no images, or what describes them is malformed.
     """
-    opened = _Archive(archive, location, settings, scratch)
+    opened = _Opened(archive, location, settings, scratch)
     is_oci, is_docker = is_oci_layout(archive), archive.find(MANIFEST) is not None
     if location.kind is None and not is_oci and not is_docker:
         raise SourceError(
             f"{archive.label} holds no image: neither {INDEX} nor {MANIFEST}",
             hint=archive.advice() or "push a single layer with `asyncpush layers`",
         )
+    return _read(opened, is_oci=is_oci, is_docker=is_docker)
+
+
+def read_directory(directory: Store, location: Location, settings: Settings, scratch: Scratch) -> LocalSource:
+    """List the images of a directory that has both descriptions; see ``read_archive``."""
+    opened = _Opened(directory, location, settings, scratch, is_directory=True)
+    return _read(opened, is_oci=location.kind == "oci" or is_oci_layout(directory), is_docker=True)
+
+
+def _read(opened: _Opened, *, is_oci: bool, is_docker: bool) -> LocalSource:
+    archive, location = opened.files, opened.location
     saved = _saved(archive) if is_oci and is_docker else None
     match location.kind:
         case "docker-archive":
@@ -65,44 +83,59 @@ def read_archive(archive: TarIndex, location: Location, settings: Settings, scra
 
 
 @dataclass(frozen=True, slots=True)
-class _Archive:
-    """An open archive, and how it is read."""
+class _Opened:
+    """An open archive or directory, and how it is read."""
 
-    files: TarIndex
+    files: Store
     location: Location
     settings: Settings
     scratch: Scratch
+    is_directory: bool = False
+
+    @property
+    def oci_kind(self) -> str:
+        """How to ask for index.json alone."""
+        return "oci:" if self.is_directory else "oci-archive:"
+
+    @property
+    def docker_kind(self) -> str:
+        """How to ask for manifest.json alone, which nobody can of a directory."""
+        return "" if self.is_directory else "docker-archive:"
 
     def docker(self, notes: tuple[str, ...] = ()) -> LocalSource:
         """What manifest.json lists."""
         return LocalSource("docker-archive", self.location, self.saved_entries(), notes)
 
     def saved_entries(self) -> tuple[Entry, ...]:
-        return read_docker_archive(self.files, self.settings, self.scratch)
+        entries = read_docker_archive(self.files, self.settings, self.scratch)
+        return tuple(replace(entry, needs_both=self.is_directory) for entry in entries)
 
     def oci(self) -> LocalSource:
         """What index.json names."""
-        return LocalSource("oci-archive", self.location, self.named_entries())
+        return self.oci_source(self.named_entries())
+
+    def oci_source(self, entries: tuple[Entry, ...], notes: tuple[str, ...] = ()) -> LocalSource:
+        return LocalSource(self.oci_kind.removesuffix(":"), self.location, entries, notes)
 
     def named_entries(self, saved: Collection[Digest] = ()) -> tuple[Entry, ...]:
         return read_oci_layout(self.files, self.settings, self.location.stem, saved)
 
 
-def _only_in_index(opened: _Archive, saved: Sequence[SavedImage] | None) -> tuple[str, ...]:
+def _only_in_index(opened: _Opened, saved: Sequence[SavedImage] | None) -> tuple[str, ...]:
     """What a reader of manifest.json misses, in words; index.json need not be good for that."""
     with suppress(SourceError):
         return _Both(opened, saved).only_in_index() if saved else ()
     return ()
 
 
-def _is_uncompressed(archive: TarIndex) -> bool:
+def _is_uncompressed(archive: Store) -> bool:
     try:
         return is_uncompressed(archive)
     except SourceError:
         return False
 
 
-def _saved(archive: TarIndex) -> tuple[SavedImage, ...] | None:
+def _saved(archive: Store) -> tuple[SavedImage, ...] | None:
     try:
         return saved_images(archive)
     except ManifestError:
@@ -110,9 +143,9 @@ def _saved(archive: TarIndex) -> tuple[SavedImage, ...] | None:
 
 
 class _Both:
-    """Both descriptions of one archive, compared: an image is the same where its config is."""
+    """Both descriptions of one archive or directory, compared: an image is the same where its config is."""
 
-    def __init__(self, opened: _Archive, saved: Sequence[SavedImage]) -> None:
+    def __init__(self, opened: _Opened, saved: Sequence[SavedImage]) -> None:
         self._opened = opened
         self._archive = opened.files
         self._saved = saved
@@ -123,19 +156,21 @@ class _Both:
         """All images, once."""
         if self._is_byproduct():
             return self._opened.docker()
-        return LocalSource("oci-archive", self._opened.location, (*self._named(), *self._rest()))
+        return self._opened.oci_source((*self._named(), *self._rest()))
 
     def index(self) -> LocalSource:
         """What index.json names, and a note on what its reader misses."""
         missed = [image for image in self._saved if not self._places(image)]
-        notes = self._note(MANIFEST, INDEX, "docker-archive", map(_called, missed))
-        return LocalSource("oci-archive", self._opened.location, self.entries, notes)
+        notes = self._note(MANIFEST, INDEX, self._opened.docker_kind, map(_called, missed))
+        return self._opened.oci_source(self.entries, notes)
 
     def only_in_index(self) -> tuple[str, ...]:
         """What a reader of manifest.json misses, in words."""
         saved = {image.config for image in self._saved}
         missed = [entry for entry in self.entries if _configs(self._archive, entry, whole=True) - saved]
-        return self._note(INDEX, MANIFEST, "oci-archive", (entry.title or f"@{entry.position}" for entry in missed))
+        return self._note(
+            INDEX, MANIFEST, self._opened.oci_kind, (entry.title or f"@{entry.position}" for entry in missed)
+        )
 
     def _note(self, description: str, other: str, kind: str, images: Iterable[str]) -> tuple[str, ...]:
         names = list(dict.fromkeys(images))
@@ -143,7 +178,7 @@ class _Both:
             return ()
         shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
         label = self._archive.label
-        return (f"{description} in {label} names images that {other} lacks ({shown}): {kind}:{label} reads them",)
+        return (f"{description} in {label} names images that {other} lacks ({shown}): {kind}{label} reads them",)
 
     def _is_byproduct(self) -> bool:
         """Whether index.json was made up when the image was saved, as Docker's classic store does.
@@ -158,6 +193,8 @@ class _Both:
         for entry, configs in zip(self.entries, self._configs, strict=True):
             root = entry.descriptor
             if root is None or root.media_type in INDEX_TYPES or not names_alone(root) or not configs <= saved:
+                return False
+            if _is_compressed(self._archive, root):
                 return False
         return _is_uncompressed(self._archive)
 
@@ -191,8 +228,18 @@ class _Both:
                 yield replace(entry, position=place, needs_both=True)
 
 
-def _configs(archive: TarIndex, entry: Entry, *, whole: bool = False) -> frozenset[Digest]:
+def _configs(archive: Store, entry: Entry, *, whole: bool = False) -> frozenset[Digest]:
     return configs_in(archive, entry.descriptor, whole=whole) if entry.descriptor else frozenset()
+
+
+def _is_compressed(archive: Store, root: Descriptor) -> bool:
+    """Whether a manifest names compressed layers: some registry may well know it."""
+    try:
+        content = find_blob(archive, root.digest)
+        layers = read_manifest(archive, root, content).layers if content else ()
+    except SourceError:
+        return False
+    return any(layer.media_type.endswith(_COMPRESSED) for layer in layers)
 
 
 def _renamed(entry: Entry, name: ImageName, title: str | None) -> Entry:

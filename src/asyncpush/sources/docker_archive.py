@@ -37,6 +37,9 @@ from asyncpush.stream.unpack import CorruptError, Packing, UnpackedHash
 
 MANIFEST = "manifest.json"
 
+#: What skopeo's ``dir:`` has beside a manifest.json of its own.
+_DIR_VERSION = "version"
+
 #: Where an OCI layout keeps a blob: its name is its digest by definition.
 _BLOB = re.compile(r"blobs/sha256/([a-f0-9]{64})")
 
@@ -54,12 +57,16 @@ _OCI_LAYERS: dict[Compression, str] = {
 }
 
 
+class SkopeoDirError(ManifestError):
+    """A manifest.json is that of skopeo's ``dir:``."""
+
+
 class _Item(msgspec.Struct, rename={"repo_tags": "repotags"}):
     """An image as manifest.json lists it; its keys are in lower case by now."""
 
     config: str
     layers: list[str] | None = None
-    repo_tags: list[str] | None = None
+    repo_tags: list[str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +144,7 @@ def _normal(path: str) -> str:
 
 
 def _names(item: _Item) -> tuple[ImageName, ...]:
-    tags = (tag for tag in item.repo_tags or () if tag.isprintable() and not tag.startswith("<none>"))
+    tags = (tag for tag in item.repo_tags or () if tag and tag.isprintable() and not tag.startswith("<none>"))
     return tuple(map(ImageName.parse, tags))
 
 
@@ -146,8 +153,14 @@ def _items(store: Store) -> list[_Item]:
     if content is None:
         raise SourceError(f"{store.label} is not a docker-archive: it has no {MANIFEST}")
     label = f"{MANIFEST} in {store.label}"
+    raw = read_content(content)
+    if b'"schemaVersion"' in raw and store.find(_DIR_VERSION) is not None:
+        raise SkopeoDirError(
+            f"{store.label} is what skopeo writes as `dir:`, no docker-archive",
+            hint="copy it with `skopeo copy dir:DIR oci:OTHER_DIR`, and push that",
+        )
     # Docker and Podman read it with Go's encoding/json, for which `config` and `Config` are the same key.
-    listed = decode_document(read_content(content), list[dict[str, object]], label)
+    listed = decode_document(raw, list[dict[str, object]], label)
     try:
         return msgspec.convert([{key.casefold(): value for key, value in item.items()} for item in listed], list[_Item])
     except msgspec.ValidationError as error:

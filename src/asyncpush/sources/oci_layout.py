@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import posixpath
+import re
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,24 +36,50 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 _IMAGE_NAME = "io.containerd.image.name"
 
 
+#: What a layout keeps in its directory, and the other list of its images.
+_OWN = re.compile(r"(?:index|manifest)\.json|oci-layout|blobs/sha256/[a-f0-9]{64}")
+
+
 class _Layout(msgspec.Struct, rename={"version": "imageLayoutVersion"}):
-    version: str
+    version: str | None = None
 
 
 class _Index(msgspec.Struct):
-    manifests: list[DescriptorDocument] | None
+    """index.json; each entry is decoded alone, since a bad one costs itself only."""
+
+    manifests: list[msgspec.Raw] | None
+
+
+class _Annotated(msgspec.Struct):
+    annotations: dict[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A directory as a store; a layout's names are fixed words and hex digests, so none leads out of it."""
+    """A directory as a store; no name leads out of it.
+
+    A layout's own files may be links to anywhere, as build systems and shared stores make them: a blob's bytes are
+    compared with its name. What else manifest.json names has no such witness, and must lie below the directory.
+    """
 
     path: Path
     label: str
 
     def find(self, name: str) -> Content | None:
-        """The file called *name* below the directory."""
-        return find_file(self.path / name, f"{name} in {self.label}")
+        """The file called *name* below the directory.
+
+        Raises:
+            SourceError: see ``content.Store``; or a link leads out of the directory.
+        """
+        inside = posixpath.normpath(f"/{name}").lstrip("/")
+        path = self.path / inside
+        label = f"{name[:200]} in {self.label}"
+        try:
+            if not _OWN.fullmatch(inside) and not Path(os.path.realpath(path)).is_relative_to(self.path.resolve()):
+                raise SourceError(f"{label} is a link that leads out of it")
+            return find_file(path, label)
+        except ValueError:
+            return None  # no file has such a name
 
 
 def is_oci_layout(store: Store) -> bool:
@@ -60,10 +90,10 @@ def is_oci_layout(store: Store) -> bool:
     if store.find(LAYOUT) is not None:
         return True
     try:
-        decode_document(read_content(content), _Index, INDEX)
+        entries = decode_document(read_content(content), _Index, INDEX).manifests or ()
     except SourceError:
         return False
-    return True
+    return not entries or any(map(_is_descriptor, entries))
 
 
 def read_oci_layout(
@@ -83,17 +113,32 @@ def read_oci_layout(
     content = store.find(INDEX)
     if content is None:
         raise SourceError(f"{store.label} is not an OCI layout: it has no {INDEX}")
-    layout = store.find(LAYOUT)
-    if layout is not None:
-        version = decode_document(read_content(layout), _Layout, f"{LAYOUT} in {store.label}").version
-        if not version.startswith("1."):
-            raise ManifestError(f"{store.label} is an OCI layout of version {version[:20]!r}; 1.x is read")
+    _check_version(store)
     index = decode_document(read_content(content), _Index, f"{INDEX} in {store.label}")
     opened = _Opened(store, settings, stem, saved)
     entries = [opened.entry(at, child) for at, child in enumerate(index.manifests or ())]
     relations = find_relations(store, {entry.position: entry.descriptor for entry in entries if entry.descriptor})
     referrers = LayoutReferrers(store, relations.by_subject)
-    return tuple(replace(entry, about=relations.about.get(entry.position), referrers=referrers) for entry in entries)
+    return tuple(
+        replace(
+            entry,
+            about=relations.about.get(entry.position),
+            is_unreadable=entry.is_unreadable or entry.position in relations.unreadable,
+            referrers=referrers,
+        )
+        for entry in entries
+    )
+
+
+def _check_version(store: Store) -> None:
+    """Refuse a layout of another version; one that says none, or nothing, is read as one without oci-layout."""
+    content = store.find(LAYOUT)
+    raw = read_content(content) if content else b""
+    if not raw.strip():
+        return
+    version = decode_document(raw, _Layout, f"{LAYOUT} in {store.label}").version
+    if version is not None and not version.startswith("1."):
+        raise ManifestError(f"{store.label} is an OCI layout of version {version[:20]!r}; 1.x is read")
 
 
 def names_alone(root: Descriptor) -> bool:
@@ -108,26 +153,27 @@ class _Opened:
     stem: str | None
     saved: Collection[Digest]
 
-    def entry(self, position: int, parsed: DescriptorDocument) -> Entry:
-        annotations = parsed.annotations or {}
+    def entry(self, position: int, raw: msgspec.Raw) -> Entry:
+        annotations = _annotations(raw)
         ref_name, image_name = (_printable(annotations.get(key)) for key in (_REF_NAME, _IMAGE_NAME))
         name = _name(image_name, ref_name)
         aliases = {image_name, name and str(name), name and name.tag} - {None}
         title = ref_name or image_name
         entry = Entry(
             position,
-            partial(self._refuse, position, parsed),
+            partial(self._refuse, position, raw),
             title,
             frozenset(alias for alias in aliases if alias),
             (name and name.repository) or self.stem,
             name.tag if name else ref_name,
         )
-        if parsed.media_type not in ACCEPTED_TYPES:
-            return replace(entry, other_type=parsed.media_type)
         try:
+            parsed = self._parsed(position, raw)
+            if parsed.media_type not in ACCEPTED_TYPES:
+                return replace(entry, other_type=parsed.media_type)
             descriptor = parse_descriptor(parsed, f"{INDEX} in {self.store.label}")
         except ManifestError:
-            return entry
+            return replace(entry, is_unreadable=True)
         return replace(
             entry,
             load=partial(self._load, descriptor),
@@ -142,8 +188,12 @@ class _Opened:
         loader = ImageLoader(LayoutImages(part.store), self.settings.push_foreign_layers)
         return Loaded(await loader.load(part.root, platforms), part.left_out)
 
-    async def _refuse(self, position: int, parsed: DescriptorDocument, _: Collection[Platform]) -> Loaded:
+    def _parsed(self, position: int, raw: msgspec.Raw) -> DescriptorDocument:
+        return decode_document(bytes(raw), DescriptorDocument, f"entry {position} of {INDEX} in {self.store.label}")
+
+    async def _refuse(self, position: int, raw: msgspec.Raw, _: Collection[Platform]) -> Loaded:
         where = f"{INDEX} in {self.store.label}"
+        parsed = self._parsed(position, raw)
         if parsed.media_type in ACCEPTED_TYPES:
             parse_descriptor(parsed, where)
         raise ManifestError(f"entry {position} of {where} is {parsed.media_type[:200]!r}, no image", hint=NO_IMAGE_HINT)
@@ -157,5 +207,19 @@ def _name(image_name: str | None, ref_name: str | None) -> ImageName | None:
     return None
 
 
-def _printable(text: str | None) -> str | None:
-    return text if text and text.isprintable() else None
+def _is_descriptor(raw: msgspec.Raw) -> bool:
+    with suppress(ManifestError):
+        decode_document(bytes(raw), DescriptorDocument, INDEX)
+        return True
+    return False
+
+
+def _annotations(raw: msgspec.Raw) -> dict[str, object]:
+    """The annotations of an entry, so that one that is malformed elsewhere can still be named."""
+    with suppress(msgspec.DecodeError, RecursionError):
+        return msgspec.json.decode(raw, type=_Annotated).annotations or {}
+    return {}
+
+
+def _printable(text: object) -> str | None:
+    return text if isinstance(text, str) and text and text.isprintable() else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from asyncpush.errors import SourceError
@@ -43,10 +43,12 @@ class Relations:
     Attributes:
         about: of index.json's entries, by their positions, what those are about that are about another one there.
         by_subject: what refers to each manifest, and cosign's tag for it, if it has one.
+        unreadable: entries whose manifests can't be read, by their positions.
     """
 
     about: Mapping[int, Digest]
     by_subject: Mapping[Digest, Sequence[tuple[Descriptor, str | None]]]
+    unreadable: Collection[int]
 
 
 def find_relations(store: Store, entries: Mapping[int, Descriptor]) -> Relations:
@@ -74,7 +76,8 @@ class _Finder:
         subjects = {self.entries[position].digest: subject for position, subject in self.about.items()}
         about = {at: subject for at, subject in self.about.items() if _end(subject, subjects) in there}
         by_subject = {subject: tuple(found.values()) for subject, found in self.by_subject.items()}
-        return Relations(about, by_subject)
+        unreadable = {at for at, entry in self.entries.items() if self._manifest(entry) is None}
+        return Relations(about, by_subject, unreadable)
 
     def _relate(self, position: int, entry: Descriptor) -> None:
         name = (entry.annotation(_REF_NAME) or "").rpartition(":")[2]

@@ -43,6 +43,7 @@ class Entry:
         platform: what the source says it is for.
         descriptor: what points at its manifest, where there is one yet.
         other_type: the media type of what is no image at all: it is chosen only where no image is meant.
+        is_unreadable: whether nobody can tell what it is: its manifest, or what points at it, is malformed or lost.
         about: the digest of what it refers to, if that is in the source, too: then it is no image of its own.
         referrers: where to ask what refers to it.
         needs_both: it takes both descriptions of an archive to find it; a path with a kind reads one of them.
@@ -58,9 +59,15 @@ class Entry:
     platform: Platform | None = None
     descriptor: Descriptor | None = None
     other_type: str | None = None
+    is_unreadable: bool = False
     about: Digest | None = None
     referrers: ReferrerSource | None = None
     needs_both: bool = False
+
+    @property
+    def is_rubbish(self) -> bool:
+        """Whether it can't be read, and nothing says that anybody wants it."""
+        return self.is_unreadable and self.title is None and self.platform is None
 
     def answers(self, choice: str) -> bool:
         """Whether *choice*, as the user wrote it behind the path, means this entry."""
@@ -163,7 +170,9 @@ class LocalSource:
         platforms = each_platform(platform)
         entries = self._fitting(self._answering(), platforms)
         entries = _exactly_for(platforms, entries) or entries
-        if len({entry.digest or entry.position for entry in entries}) > 1:
+        if platforms and _are_several(entries):
+            entries = await self._really_for(entries, platforms)
+        if _are_several(entries):
             raise ChoiceError(f"{self.location.label} holds {len(entries)} images", self._choices(entries))
         [image] = self._told(await self._read(entries[:1], platforms))
         if isinstance(image, UnreadImage):
@@ -172,6 +181,8 @@ class LocalSource:
             for entry in self.entries:
                 if entry.other_type:
                     self.emit(Notice(f"{self._written(entry)} is left out: it is {entry.other_type[:100]!r}, no image"))
+                elif entry.is_rubbish:
+                    self.emit(Notice(f"{self._written(entry)} is left out: its manifest is malformed, or not there"))
         return image
 
     def _any(self) -> Sequence[Entry]:
@@ -190,6 +201,8 @@ class LocalSource:
         if not images and choice is None:
             kind = str(answering[0].other_type)[:100]
             raise ManifestError(f"{self.location.label} holds no image, but {kind!r}", hint=NO_IMAGE_HINT)
+        if choice is None:
+            images = [entry for entry in images if not entry.is_rubbish] or images
         return images or answering
 
     def _fitting(self, entries: Sequence[Entry], platforms: Collection[Platform]) -> Sequence[Entry]:
@@ -202,6 +215,20 @@ class LocalSource:
             names, there = " or ".join(map(str, platforms)), dict.fromkeys(str(entry.platform) for entry in entries)
             raise ChoiceError(f"{self.location.label} holds no image for {names}", tuple(there))
         return fitting
+
+    async def _really_for(self, entries: Sequence[Entry], platforms: Collection[Platform]) -> Sequence[Entry]:
+        """Those of *entries* that are for *platforms* by their configs, where the list doesn't tell."""
+        kept, there = [], dict[str, None]()
+        for entry in entries:
+            found = await _load(entry, platforms)
+            if isinstance(found, ChoiceError):
+                there |= dict.fromkeys(found.choices)
+            else:
+                kept.append(entry)
+        if not kept:
+            names = " or ".join(map(str, platforms))
+            raise ChoiceError(f"{self.location.label} holds no image for {names}", tuple(there))
+        return kept
 
     async def _read(self, entries: Sequence[Entry], platforms: Collection[Platform]) -> tuple[Image | UnreadImage, ...]:
         loaded: dict[int, Loaded | SourceError | ChoiceError] = {}
@@ -240,6 +267,10 @@ class LocalSource:
         if entry.title is not None and sum(entry.title == other.title for other in self.entries) == 1:
             return f"{place}:{entry.title}"
         return place if len(self.entries) == 1 else f"{place}:@{entry.position}"
+
+
+def _are_several(entries: Sequence[Entry]) -> bool:
+    return len({entry.digest or entry.position for entry in entries}) > 1
 
 
 def _by_name(entries: Sequence[Entry]) -> list[list[Entry]]:

@@ -11,7 +11,7 @@ from anyio import from_thread
 
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
-from asyncpush.sources.content import Content, Extent, Region, SparseRegion, readable
+from asyncpush.sources.content import Content, Extent, Region, SparseRegion, hash_content, readable
 from asyncpush.sources.recognition import archive_kind
 from asyncpush.sources.tar_reader import CutError, DamagedError, Member, TarReader
 from asyncpush.sources.unpack import HEAD_SIZE
@@ -60,19 +60,23 @@ class TarIndex:
         label: how to call it in errors.
 
     Raises:
-        SourceError: it is no tar archive, is cut short or damaged, or holds nothing but another archive; or something
-            lies behind its end.
+        SourceError: it is no tar archive, is cut short or damaged, or holds nothing but another archive; or it is
+            several archives in one.
     """
 
     def __init__(self, file: FileIO, label: str) -> None:
         self.label = label
         self._file = file
         self._entries: dict[str, _File | _Link | None] = {}
+        #: What a user should know of it.
+        self.notes: tuple[str, ...] = ()
+        self._replaced: list[tuple[str, _File]] = []
         reader = TarReader(file)
         try:
             with readable(label):
                 self._read(reader)
                 self._check_rest(reader.position)
+                self._check_replaced()
                 if reader.has_end_mark:
                     self._check_only_file()
         except DamagedError as error:
@@ -133,7 +137,11 @@ class TarIndex:
                 )
             if names_length > MAX_NAMES_LENGTH:
                 raise DamagedError(f"its names have more than {MAX_NAMES_LENGTH} characters")
-            self._entries[_normal(member.name)] = self._entry(member)
+            name = _normal(member.name)
+            earlier = self._entries.get(name)
+            if name in _LISTS and isinstance(earlier, _File):
+                self._replaced.append((name, earlier))
+            self._entries[name] = self._entry(member)
         if not count:
             raise SourceError(f"{self.label} holds no image: it is an empty archive", hint="save it again")
 
@@ -152,21 +160,31 @@ class TarIndex:
                 return None
 
     def _check_rest(self, position: int) -> None:
-        """See that nothing but zeros follows: another archive there would be left out."""
+        """See that no other archive follows, which would be left out; anything else, other readers ignore, too."""
         while chunk := os.pread(self._file.fileno(), len(_ZEROS), position):
             from_thread.check_cancelled()
             if chunk != _ZEROS[: len(chunk)]:
                 position += len(chunk) - len(chunk.lstrip(b"\0"))
                 if archive_kind(os.pread(self._file.fileno(), HEAD_SIZE, position)):
-                    raise SourceError(
-                        f"{self.label} is several archives in one: a second one begins at byte {position}",
-                        hint="push each alone; one `docker save A B` puts several images into one archive",
-                    )
-                raise SourceError(
-                    f"{self.label} holds something else behind its end, at byte {position}",
-                    hint="fetch or save it again",
+                    raise self._several(f"a second one begins at byte {position}")
+                self.notes = (
+                    f"what follows the end of {self.label}, at byte {position}, is no archive, and is not read",
                 )
+                return
             position += len(chunk)
+
+    def _check_replaced(self) -> None:
+        """See that no list of images took the place of another one, as in archives that `tar -A` has joined."""
+        for name, earlier in self._replaced:
+            later = self.find(name)
+            if later is None or hash_content(self._content(name, earlier)) != hash_content(later):
+                raise self._several(f"it has a second {name}, unlike the first")
+
+    def _several(self, reason: str) -> SourceError:
+        return SourceError(
+            f"{self.label} is several archives in one: {reason}",
+            hint="push each alone; one `docker save A B` puts several images into one archive",
+        )
 
     def _check_only_file(self) -> None:
         files = [(name, entry) for name, entry in self._entries.items() if isinstance(entry, _File)]
