@@ -9,6 +9,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -120,6 +121,16 @@ class Authority:
         if self._way == _BASIC and await self._accounts.find(repository) is None:
             return None  # another repository wanted credentials; this one may be everybody's
         return await self._renewed(grant, repository, scope, grant.value)
+
+    @property
+    def knows_way(self) -> bool:
+        """Whether a challenge has told how credentials are to be given."""
+        return self._way is not None
+
+    def introduced(self, challenges: tuple[Challenge, ...]) -> None:
+        """Take note of how credentials are to be given, before a request needs them; what leads nowhere is no news."""
+        with suppress(SourceError):
+            self._way = self._choose(challenges)
 
     async def challenged(
         self, challenges: tuple[Challenge, ...], repository: str, scope: str, used: str | None
