@@ -511,6 +511,20 @@ async def test_what_comes_compressed_is_the_blob_once_more(
     assert await drain(the_blob(remote, descriptor), 1000) == data[1000:]
 
 
+async def test_a_compressed_body_is_decompressed_whatever_the_blobs_type_says(
+    server: RegistryServer, remote: Remote
+) -> None:
+    """As a layer that is encrypted, or one that is no gzip though it is called so."""
+
+    @server.rule("GET", "/blobs/")
+    async def packed(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=gzip.compress(DATA), headers={"Content-Encoding": "gzip"})
+
+    encrypted = Descriptor("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", DESCRIPTOR.digest, len(DATA))
+    for descriptor in (encrypted, DESCRIPTOR):
+        assert await drain(the_blob(remote, descriptor)) == DATA
+
+
 async def test_a_compressed_body_whose_header_comes_first_is_decompressed(
     server: RegistryServer, remote: Remote
 ) -> None:

@@ -274,7 +274,8 @@ class _Stream:
                     begin += decoder.read(len(GZIP) - len(begin))
                 except ValueError:
                     return None  # it is not compressed, whatever it says
-        if "gzip" in self._blob.media_type and begin != GZIP:
+        # A length that is not the blob's tells it better; types lie, and what is encrypted begins with anything.
+        if response.content_length is None and "gzip" in self._blob.media_type and begin != GZIP:
             return None
         self._ranges = False
         return Decoder(encoding)
