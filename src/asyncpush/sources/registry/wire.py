@@ -29,7 +29,7 @@ from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.auth import Authority
 from asyncpush.sources.registry.challenge import parse_challenges
 from asyncpush.sources.registry.credentials import Accounts, Logins
-from asyncpush.sources.registry.encoding import decompressed, encoding_of
+from asyncpush.sources.registry.encoding import decompressed, encoding_of, unknown_encoding_of
 from asyncpush.sources.registry.http import LATER, Http, read_body
 from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, describe_limit, retry_after
 from asyncpush.sources.registry.reference import api_host, canonical_host
@@ -45,6 +45,8 @@ _EXPIRED = frozenset({400, 403})
 _IS_EXPIRED = re.compile(rb"token (?:has |is )?expired|expired token|ExpiredToken", re.IGNORECASE)
 
 _API = "/v2/"
+
+UNASKED = ", which was not asked for; a proxy may do so"
 
 #: How servers answer plain HTTP where they speak HTTPS.
 _WANTS_HTTPS = re.compile(rb"HTTPS|SSL|TLS", re.IGNORECASE)
@@ -198,6 +200,9 @@ class Wire:
                 try:
                     response = opened.response
                     body = b"" if ask.method == "HEAD" else await self._body(response, limit)
+                    encoding = unknown_encoding_of(response.headers)
+                    if body and encoding and not body.lstrip().startswith(b"{"):  # some label what is not compressed
+                        raise ManifestError(f"{ask.what} of {self.host} comes compressed with {encoding}{UNASKED}")
                     if body and body.lstrip().startswith(b"<"):
                         raise ManifestError(
                             f"{ask.what} of {self.host} is malformed: the answer is a web page",
