@@ -13,6 +13,7 @@ from anyio import to_thread
 from asyncpush.errors import (
     DigestMismatchError,
     ManifestError,
+    SourceDeniedError,
     SourceError,
     SourceNotFoundError,
     SourceUnavailableError,
@@ -30,10 +31,17 @@ from asyncpush.sources.content import MAX_DOCUMENT_SIZE
 from asyncpush.sources.loader import ImageLoader
 from asyncpush.sources.registry.blob import RegistryBlob
 from asyncpush.sources.registry.images import RepositoryImages
-from asyncpush.sources.registry.listing import CatalogDocument, ListedReferrers, TagsDocument, list_referrers, names
+from asyncpush.sources.registry.listing import (
+    CatalogDocument,
+    CutShortError,
+    ListedReferrers,
+    TagsDocument,
+    list_referrers,
+    names,
+)
 from asyncpush.sources.registry.patience import TransientError
 from asyncpush.sources.registry.reference import is_repository, is_tag
-from asyncpush.sources.registry.wire import Answer, Ask, DeniedError, NotThereError, RefusedError, Wire, path_of
+from asyncpush.sources.registry.wire import Answer, Ask, NotThereError, RefusedError, Wire, path_of
 
 #: Manifests are a few KiB; those of the biggest indexes some hundred.
 _CACHE_SIZE = 32 * MiB
@@ -235,30 +243,37 @@ class Remote:
         A registry without that API, and one whose answer is no such list, may have a tag for them.
 
         Raises:
-            SourceError: the registry can't be reached, fails too often, or its list can't be read to its end.
+            SourceError: neither can be read, or the list not to its end.
         """
+        problems: tuple[SourceError, ...] = ()
         if self._has_referrers:
             path, what = path_of(repository, "referrers", str(digest)), f"referrers of {digest.short} in {repository}"
             try:
                 return await list_referrers(self._wire, Ask("GET referrers", path, what, repository, _ACCEPT_INDEX))
+            except CutShortError:
+                raise
             except NotThereError as error:
                 self._has_referrers = error.code in _OF_ONE_IMAGE
-            except DeniedError as error:
+            except SourceDeniedError as error:
                 self._note_refused_referrers(error)
             except RefusedError as error:
                 self._has_referrers = error.status not in _NO_REFERRERS
-            except ManifestError:
-                pass  # a web page, or what else is no list
+            except SourceUnavailableError as error:
+                problems = (error,)
+            except SourceError:
+                pass  # a web page, redirects in a circle, or what else is no list
         try:
-            return ListedReferrers((await self.manifest(repository, f"sha256-{digest.hex}")).children)
+            manifest = await self.manifest(repository, f"sha256-{digest.hex}")
         except SourceNotFoundError:
-            return ListedReferrers()
-        except DeniedError as error:
+            return ListedReferrers(problems=problems)
+        except SourceDeniedError as error:
             # Some refuse what is not there: the image itself could be read.
             self._note_refused_referrers(error)
-            return ListedReferrers()
+            return ListedReferrers(problems=problems)
+        # GitLab takes the tag for the digest: an index's own images do not refer to it.
+        return ListedReferrers(() if manifest.digest == digest else manifest.children, problems)
 
-    def _note_refused_referrers(self, error: DeniedError) -> None:
+    def _note_refused_referrers(self, error: SourceDeniedError) -> None:
         if not self._referrers_refused:
             self._referrers_refused = True
             self._wire.notice(f"what refers to images of {self.host} is carried along as far as tags name it: {error}")

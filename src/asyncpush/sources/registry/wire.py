@@ -283,6 +283,8 @@ class Wire:
             opened = await self._send(ask, authorization)
             response = opened.response
             if response.status in ask.expected:
+                if authorization is None:
+                    self._authority.note_open(ask.scope)
                 return opened
             try:
                 ours = response.url.origin() == self._base.origin()
