@@ -18,6 +18,7 @@ from asyncpush.errors import (
     SourceNotFoundError,
     SourceUnavailableError,
 )
+from asyncpush.events import Emit
 from asyncpush.manifest import (
     ACCEPTED_TYPES,
     DOCKER_MANIFEST,
@@ -93,6 +94,11 @@ class Remote:
         return self._wire.host
 
     @property
+    def emit(self) -> Emit:
+        """Hears what a user should know of it."""
+        return self._wire.emit
+
+    @property
     def requests(self) -> Counter[str]:
         """How many requests of each kind were sent."""
         return self._wire.requests
@@ -140,7 +146,7 @@ class Remote:
         try:
             answer = await self._wire.fetch(self._ask_manifest("HEAD manifest", repository, reference), 0, once=True)
         except TransientError as error:
-            if error.unanswered or error.throttled:
+            if error.unanswered:
                 raise
             return error
         except SourceError as error:

@@ -150,7 +150,7 @@ class Wire:
         self.host = canonical_host(registry.host)
         self.patience = patience
         self.requests: Counter[str] = Counter()
-        self._emit = emit
+        self.emit = emit
         self._plain = registry.plain_http
         self._base = URL(f"{'http' if registry.plain_http else 'https'}://{api_host(self.host)}")
         self._http = Http(registry, self._base, patience)
@@ -172,11 +172,11 @@ class Wire:
 
     def tries(self, operation: str) -> Tries:
         """Count the tries of one request."""
-        return Tries(operation, self.patience, self._mood, self._emit)
+        return Tries(operation, self.patience, self._mood, self.emit)
 
     def notice(self, text: str) -> None:
         """Tell the user something."""
-        self._emit(Notice(text))
+        self.emit(Notice(text))
 
     async def fetch(self, ask: Ask, limit: int, *, once: bool = False) -> Answer:
         """Send a request, again where that can help, and read the whole answer, up to *limit* bytes of it.
@@ -184,7 +184,7 @@ class Wire:
         Args:
             ask: the request.
             limit: the longest body.
-            once: try again only where nobody answers, or waiting was asked for: there is another way to learn it.
+            once: try again only where nobody answers: there is another way to learn it, once a throttle is waited out.
 
         Raises:
             SourceNotFoundError: what was asked for is not there.
@@ -216,6 +216,8 @@ class Wire:
                 if once and not (error.throttled or error.unanswered):
                     raise
                 await tries.failed(error)
+                if once and error.throttled:
+                    raise
 
     async def _body(self, response: aiohttp.ClientResponse, limit: int) -> bytes | None:
         """A whole body, decompressed; None if it is longer than *limit* bytes."""
