@@ -114,6 +114,35 @@ async def test_where_the_list_of_referrers_fails_their_tag_is_read(here: Bench, 
     assert referrers(report) == ({"pushed": 1, "failed": 1} if how == "fails" else {"pushed": 1})
 
 
+async def test_what_a_tag_names_counts_beside_a_list(here: Bench) -> None:
+    """The tag was pushed before the registry learnt the API, or by who did not know it."""
+    image = here.hold("team/app", "1", layer(1))
+    old, new = about(here, image, b"an old one"), about(here, image, b"a new one")
+    here.source.hold(here.layout, here.layout.index(old, new), "team/app", tag_of(image))
+    here.source.referrers = {str(image["digest"]): [new]}
+
+    report = await here.run(here.plan({"from": "team/app", "tags": ["1"]}))
+
+    assert (referrers(report), report.failed) == ({"pushed": 2}, ())
+
+
+@pytest.mark.parametrize("status", [404, 400])
+async def test_a_tag_for_referrers_that_can_not_be_read_is_named_and_costs_no_list(here: Bench, status: int) -> None:
+    image = here.hold("team/app", "1", layer(1))
+    sbom, events = about(here, image, b"an sbom"), Events()
+    here.source.referrers = {str(image["digest"]): [sbom]}
+    here.source.tags["team/app"].append(tag_of(image))
+
+    @here.source.rule("GET", f"/manifests/{tag_of(image)}")
+    async def gone(request: web.Request) -> web.StreamResponse:
+        return refusal(status, "X", "no")
+
+    report = await here.run(here.plan({"from": "team/app", "tags": ["1"]}), emit=events, retries=0)
+
+    assert referrers(report) == ({"pushed": 1} if status == 404 else {"pushed": 1, "failed": 1})
+    assert status != 404 or [event for event in events.of(Notice) if "is gone at its source" in event.text]
+
+
 async def test_a_registry_that_takes_the_tag_for_the_digest_has_no_referrers(here: Bench) -> None:
     index = here.source.hold(here.layout, here.layout.index(here.layout.image(layer(1))), "team/app", "1")
     here.source.hold(here.layout, index, "team/app", tag_of(index))

@@ -51,12 +51,10 @@ _LONG = 64 * 1024
 
 _ACCEPT = MappingProxyType({"Accept": ", ".join(ACCEPTED_TYPES)})
 _ACCEPT_INDEX = MappingProxyType({"Accept": "application/vnd.oci.image.index.v1+json"})
-
 _ACCEPT_DOCKER = MappingProxyType({"Accept": DOCKER_MANIFEST})
 
 #: How registries refuse a request for types that they don't know.
 _UNACCEPTABLE = frozenset({400, 406, 415})
-
 
 #: Refusals of the referrers API that hold for the whole registry: it has none.
 _NO_REFERRERS = frozenset({405, 406, 410, 415, 501})
@@ -243,19 +241,26 @@ class Remote:
         ask = Ask("GET catalog", "/v2/_catalog", "catalog")
         return tuple(filter(is_repository, await names(self._wire, ask, CatalogDocument)))
 
-    async def referrers(self, repository: str, digest: Digest) -> ListedReferrers:
+    async def referrers(self, repository: str, digest: Digest, *, tagged: bool = False) -> ListedReferrers:
         """What refers to a manifest: signatures, SBOMs and the like.
 
         A registry without that API, and one whose answer is no such list, may have a tag for them.
 
+        Args:
+            repository: where the manifest is.
+            digest: of the manifest.
+            tagged: that tag is there: it counts beside a list, for who has pushed it may not have known of the API.
+
         Raises:
             SourceError: neither can be read, or the list not to its end.
         """
-        problems: tuple[SourceError, ...] = ()
+        listed = ListedReferrers()
         if self._has_referrers:
             path, what = path_of(repository, "referrers", str(digest)), f"referrers of {digest.short} in {repository}"
             try:
-                return await list_referrers(self._wire, Ask("GET referrers", path, what, repository, _ACCEPT_INDEX))
+                listed = await list_referrers(self._wire, Ask("GET referrers", path, what, repository, _ACCEPT_INDEX))
+                if not tagged:
+                    return listed
             except CutShortError:
                 raise
             except NotThereError as error:
@@ -265,19 +270,35 @@ class Remote:
             except RefusedError as error:
                 self._has_referrers = error.status not in _NO_REFERRERS
             except SourceUnavailableError as error:
-                problems = (error,)
+                listed = ListedReferrers(problems=(error,))
             except SourceError:
                 pass  # a web page, redirects in a circle, or what else is no list
+        return await self._with_tagged(repository, digest, listed, tagged=tagged)
+
+    async def _with_tagged(
+        self, repository: str, digest: Digest, listed: ListedReferrers, *, tagged: bool
+    ) -> ListedReferrers:
+        """*listed*, and what the tag for referrers names."""
+        tag = f"sha256-{digest.hex}"
         try:
-            manifest = await self.manifest(repository, f"sha256-{digest.hex}")
-        except SourceNotFoundError:
-            return ListedReferrers(problems=problems)
+            manifest = await self.manifest(repository, tag)
+        except SourceNotFoundError as error:
+            if tagged:
+                self._wire.notice(f"{tag}, which lists what refers to {digest.short}, is gone at its source: {error}")
+            return listed
         except SourceDeniedError as error:
             # Some refuse what is not there: the image itself could be read.
             self._note_refused_referrers(error)
-            return ListedReferrers(problems=problems)
+            return listed
+        except SourceError as error:
+            if not listed.descriptors:
+                raise
+            return replace(listed, problems=(*listed.problems, error))
         # GitLab takes the tag for the digest: an index's own images do not refer to it.
-        return ListedReferrers(() if manifest.digest == digest else manifest.children, problems)
+        children = () if manifest.digest == digest else manifest.children
+        known = {each.digest for each in listed.descriptors}
+        more = tuple(each for each in children if each.digest not in known)
+        return replace(listed, descriptors=listed.descriptors + more)
 
     def _note_refused_referrers(self, error: SourceDeniedError) -> None:
         if not self._referrers_refused:
