@@ -77,6 +77,82 @@ async def test_where_the_source_lists_no_referrers_their_tags_count(here: Bench,
     assert await here.stored("team/app") == {"1": image["digest"], tag_of(image, SIG): signature["digest"]}
 
 
+@pytest.mark.parametrize("challenge", ['Basic realm="x"', 'Bearer realm="http://127.0.0.1:1/token"', "Negotiate"])
+async def test_a_challenge_to_ask_for_referrers_shuts_no_open_registry(here: Bench, challenge: str) -> None:
+    image = here.hold("team/app", "1", layer(1))
+    sbom = about(here, image, b"an sbom")
+    signature = here.hold("team/app", tag_of(image, SIG), layer(9))
+    here.source.hold(here.layout, here.layout.index(sbom), "team/app", tag_of(image))
+
+    @here.source.rule("GET", "/referrers/")
+    async def none(request: web.Request) -> web.StreamResponse:
+        return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate=challenge)
+
+    report = await here.run(here.plan({"from": "team/app", "tags": ["1"]}), retries=0)
+
+    if "127.0.0.1:1" in challenge:  # a service that can't be reached is a failure, though nothing is lost
+        assert referrers(report)["pushed"] == 2
+    else:
+        assert (referrers(report), report.failed) == ({"pushed": 2}, ())
+    assert (await here.stored("team/app"))[tag_of(image, SIG)] == signature["digest"]
+
+
+@pytest.mark.parametrize("how", ["fails", "redirects to itself"])
+async def test_where_the_list_of_referrers_fails_their_tag_is_read(here: Bench, how: str) -> None:
+    image = here.hold("team/app", "1", layer(1))
+    sbom = about(here, image, b"an sbom")
+    here.source.hold(here.layout, here.layout.index(sbom), "team/app", tag_of(image))
+
+    @here.source.rule("GET", f"/referrers/{image['digest']}")
+    async def broken(request: web.Request) -> web.StreamResponse:
+        if how == "fails":
+            return web.Response(status=500)
+        return web.Response(status=307, headers={"Location": request.path})
+
+    report = await here.run(here.plan({"from": "team/app", "tags": ["1"]}), retries=0)
+
+    assert referrers(report) == ({"pushed": 1, "failed": 1} if how == "fails" else {"pushed": 1})
+
+
+async def test_what_a_tag_names_counts_beside_a_list(here: Bench) -> None:
+    """The tag was pushed before the registry learnt the API, or by who did not know it."""
+    image = here.hold("team/app", "1", layer(1))
+    old, new = about(here, image, b"an old one"), about(here, image, b"a new one")
+    here.source.hold(here.layout, here.layout.index(old, new), "team/app", tag_of(image))
+    here.source.referrers = {str(image["digest"]): [new]}
+
+    report = await here.run(here.plan({"from": "team/app", "tags": ["1"]}))
+
+    assert (referrers(report), report.failed) == ({"pushed": 2}, ())
+
+
+@pytest.mark.parametrize("status", [404, 400])
+async def test_a_tag_for_referrers_that_can_not_be_read_is_named_and_costs_no_list(here: Bench, status: int) -> None:
+    image = here.hold("team/app", "1", layer(1))
+    sbom, events = about(here, image, b"an sbom"), Events()
+    here.source.referrers = {str(image["digest"]): [sbom]}
+    here.source.tags["team/app"].append(tag_of(image))
+
+    @here.source.rule("GET", f"/manifests/{tag_of(image)}")
+    async def gone(request: web.Request) -> web.StreamResponse:
+        return refusal(status, "X", "no")
+
+    report = await here.run(here.plan({"from": "team/app", "tags": ["1"]}), emit=events, retries=0)
+
+    assert referrers(report) == ({"pushed": 1} if status == 404 else {"pushed": 1, "failed": 1})
+    assert status != 404 or [event for event in events.of(Notice) if "is gone at its source" in event.text]
+
+
+async def test_a_registry_that_takes_the_tag_for_the_digest_has_no_referrers(here: Bench) -> None:
+    index = here.source.hold(here.layout, here.layout.index(here.layout.image(layer(1))), "team/app", "1")
+    here.source.hold(here.layout, index, "team/app", tag_of(index))
+    here.source.tags["team/app"].remove(tag_of(index))
+
+    report = await here.run(here.plan({"from": "team/app", "tags": ["1"]}))
+
+    assert (referrers(report), report.failed) == ({}, ())
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 405, 500])
 async def test_where_tags_are_not_listed_cosigns_are_asked_for(here: Bench, status: int) -> None:
     image = here.hold("team/app", "1", layer(1))

@@ -27,7 +27,7 @@ from asyncpush.verify import Verification
 from conftest import Server, judge
 from images import MANIFEST, A, B, C, Json, Layout, at, image_of, names_of, saved
 from migrations import Bench, bench, keys, outcomes
-from registry_server import RegistryServer, running
+from registry_server import RegistryServer, refusal, running
 from test_registry_manifests import reads
 
 EMPTY = "application/vnd.oci.empty.v1+json"
@@ -341,3 +341,18 @@ async def test_what_a_registry_does_not_give_is_named_and_fails(server: Server, 
     assert {each["outcome"] for each in told["referrers"]} == {"pushed", "failed"}
     assert sum(each["outcome"] == "failed" for each in told["referrers"]) == 1
     assert ran.err.count("not carried along") == 1
+
+
+async def test_push_names_what_is_gone_at_its_source(server: Server) -> None:
+    async with running() as source:
+        _, sbom, _, _ = in_registry(source, Layout())
+
+        @source.rule("GET", f"/manifests/{sbom['digest']}")
+        async def gone(request: web.Request) -> web.StreamResponse:
+            return refusal(404, "MANIFEST_UNKNOWN", "gone")
+
+        words = ["push", f"docker://{source.host}/team/app:1", "gone/one:1", "--create-repository", "--src-plain-http"]
+        ran = await to_thread.run_sync(lambda: server.run(*words))
+
+    assert ran.status == 0, ran.err
+    assert "is gone at its source" in ran.err

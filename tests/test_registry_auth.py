@@ -115,7 +115,48 @@ class Tokens:
 
 async def test_credentials_are_kept_back_until_they_are_asked_for(server: RegistryServer) -> None:
     assert await tags(reads(server, credentials=CREDENTIALS)) == ("1",)
-    assert [seen.authorization for seen in server.seen] == [None]
+    assert [(seen.path, seen.authorization) for seen in server.seen] == [
+        ("/v2/", None),
+        ("/v2/team/app/tags/list", None),
+    ]
+
+
+async def test_credentials_go_to_a_registry_that_asks_for_them_at_its_api_alone(server: RegistryServer) -> None:
+    """It shows everybody what is everybody's, and asks for nothing."""
+
+    @server.rule("GET", "/v2/")
+    async def partly_open(request: web.Request) -> web.StreamResponse | None:
+        if request.headers.get("Authorization") == BASIC:
+            return None
+        if request.path == "/v2/":
+            return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate='Basic realm="here"')
+        return web.json_response({"name": "team/app", "tags": []})
+
+    assert await tags(reads(server)) == ()
+    assert [seen.path for seen in server.seen] == ["/v2/team/app/tags/list"]  # nobody asks /v2/ without an account
+    assert await tags(reads(server, credentials=CREDENTIALS)) == ("1",)
+    assert len(server.asked("GET", "/tags/")) == 2
+
+
+async def test_an_api_that_says_nothing_decides_nothing(server: RegistryServer) -> None:
+    @server.rule("GET", "/v2/")
+    async def fails(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=500) if request.path == "/v2/" else None
+
+    assert await tags(reads(server, credentials=CREDENTIALS)) == ("1",)
+    assert [seen.path for seen in server.seen] == ["/v2/", "/v2/team/app/tags/list"]
+
+
+async def test_who_has_credentials_that_nobody_asks_for_is_not_told_to_log_in(server: RegistryServer) -> None:
+    @server.rule("GET", "/tags/")
+    async def refuses(request: web.Request) -> web.StreamResponse:
+        return refusal(403, "DENIED", "no")
+
+    with pytest.raises(SourceDeniedError) as caught:
+        await tags(reads(server, credentials=CREDENTIALS))
+    assert caught.value.hint is not None
+    assert "asks for no credentials" in caught.value.hint
+    assert "log in" not in caught.value.hint
 
 
 async def test_basic_is_answered_once_and_kept(server: RegistryServer) -> None:
@@ -161,7 +202,7 @@ async def test_tokens_are_got_for_each_repository_and_kept(server: RegistryServe
         for _ in range(3):
             assert await remote.tags("team/app") == ("1",)
         assert await remote.tags("team/other") == ("2",)
-        assert remote.requests == {"GET tags": 5, "token": 2}
+        assert remote.requests == {"ping": 1, "GET tags": 4, "token": 2}
 
     asked = [parse_qs(urlsplit(seen.target).query) for seen in server.asked("GET", "/token")]
     assert asked == [
@@ -990,8 +1031,8 @@ async def test_who_comes_first_learns_whether_credentials_are_wanted(tmp_path: P
             for _ in range(10):
                 tg.start_soon(remote.resolve, "team/app", "1")
 
-        assert [seen.authorization is None for seen in server.asked("GET")].count(True) == 1
-        assert len(server.asked("GET")) == 11
+        assert [seen.authorization is None for seen in server.asked("GET", "/manifests/")].count(True) == 1
+        assert len(server.asked("GET", "/manifests/")) == 11
 
 
 @pytest.mark.parametrize("status", [429, 503])

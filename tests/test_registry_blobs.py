@@ -481,6 +481,9 @@ PLAIN = Descriptor("application/vnd.oci.image.layer.v1.tar", Digest.of(DATA), le
         pytest.param(PLAIN, DATA, gzip.compress(DATA), "gzip", id="a plain layer"),
         pytest.param(PLAIN, DATA, zlib.compress(DATA), "deflate", id="a plain layer, deflated"),
         pytest.param(PLAIN, DATA, DATA, "gzip", id="a label that lies"),
+        pytest.param(PLAIN, DATA, gzip.compress(DATA), "identity, gzip", id="a list of labels"),
+        pytest.param(PLAIN, DATA, gzip.compress(DATA), "aws-chunked,GZIP", id="another list of labels"),
+        pytest.param(PLAIN, DATA, DATA, "UTF-8", id="a label that is none"),
     ],
 )
 @pytest.mark.parametrize("breaks", [False, True])
@@ -509,6 +512,43 @@ async def test_what_comes_compressed_is_the_blob_once_more(
 
     assert await drain(the_blob(remote, descriptor)) == data
     assert await drain(the_blob(remote, descriptor), 1000) == data[1000:]
+
+
+async def test_a_compressed_body_is_decompressed_whatever_the_blobs_type_says(
+    server: RegistryServer, remote: Remote
+) -> None:
+    """As a layer that is encrypted, or one that is no gzip though it is called so."""
+
+    @server.rule("GET", "/blobs/")
+    async def packed(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=gzip.compress(DATA), headers={"Content-Encoding": "gzip"})
+
+    encrypted = Descriptor("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", DESCRIPTOR.digest, len(DATA))
+    for descriptor in (encrypted, DESCRIPTOR):
+        assert await drain(the_blob(remote, descriptor)) == DATA
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip"])
+async def test_a_compression_that_is_not_known_is_named(
+    server: RegistryServer, remote: Remote, encoding: str, chunked: bool
+) -> None:
+    sent = [DATA[:1000]]
+
+    @server.rule("GET", "/v2/")
+    async def packed(request: web.Request) -> web.StreamResponse:
+        response = web.Response(body=sent[0], headers={"Content-Encoding": encoding})
+        if chunked:
+            response.enable_chunked_encoding()
+        return response
+
+    words = f"comes compressed with {encoding}, which was not asked for"
+    with pytest.raises(SourceError, match=words):
+        await drain(the_blob(remote))
+    with pytest.raises(SourceError, match=words):
+        await remote.tags("team/app")
+    sent[0] = DATA
+    assert await drain(the_blob(remote)) == DATA  # it was its own label
 
 
 async def test_a_compressed_body_whose_header_comes_first_is_decompressed(

@@ -106,7 +106,7 @@ async def test_where_head_tells_too_little_the_manifest_is_read(
     assert remote.requests == {"HEAD manifest": 1, "GET manifest": 1}
 
 
-@pytest.mark.parametrize("how", [400, 401, 403, 404, 405, 500, 503, "reset", "stall"])
+@pytest.mark.parametrize("how", [400, 401, 403, 404, 405, 429, 500, 503, "reset", "stall", "astray"])
 async def test_a_head_that_fails_is_not_believed_and_not_sent_again(server: RegistryServer, how: int | str) -> None:
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
@@ -119,6 +119,8 @@ async def test_a_head_that_fails_is_not_believed_and_not_sent_again(server: Regi
         elif how == "reset":
             assert request.transport is not None
             request.transport.close()
+        elif how == "astray":
+            return web.Response(status=307, headers={"Location": "http://127.0.0.1:1/nobody"})
         return web.Response(status=how if isinstance(how, int) else 200)
 
     async with open_remote(reads(server), patience=Patience(stall=0.2, first_wait=0.001)) as remote:
@@ -126,7 +128,7 @@ async def test_a_head_that_fails_is_not_believed_and_not_sent_again(server: Regi
             assert str((await remote.resolve("team/app", "1.0", likely(there))).digest) == there["digest"]
         over.set()
         # What may pass is tried once more; no failure is waited out.
-        heads = 2 if how in (500, 503, "reset", "stall") else 1
+        heads = 2 if how in (429, 500, 503, "reset", "stall", "astray") else 1
         assert remote.requests == {"HEAD manifest": heads, "GET manifest": 4}
 
 

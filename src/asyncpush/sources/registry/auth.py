@@ -9,6 +9,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -67,6 +68,7 @@ class _Grant:
     scope: str | None = None
     value: str | None = field(default=None, repr=False)
     anonymous: bool = True
+    open: bool = False
     renew_at: float = 0.0
     rounds: int = 0
     error: SourceError | None = None
@@ -115,11 +117,23 @@ class Authority:
             SourceError: no token is to be had.
         """
         grant = self._grant(scope)
+        if grant.open and grant.value is None:
+            return None  # what one request wants, others of this scope do not
         if self._way is None or (grant.value is not None and time.monotonic() < grant.renew_at):
             return grant.value
         if self._way == _BASIC and await self._accounts.find(repository) is None:
             return None  # another repository wanted credentials; this one may be everybody's
         return await self._renewed(grant, repository, scope, grant.value)
+
+    @property
+    def knows_way(self) -> bool:
+        """Whether a challenge has told how credentials are to be given."""
+        return self._way is not None
+
+    def introduced(self, challenges: tuple[Challenge, ...]) -> None:
+        """Take note of how credentials are to be given, before a request needs them; what leads nowhere is no news."""
+        with suppress(SourceError):
+            self._way = self._choose(challenges)
 
     async def challenged(
         self, challenges: tuple[Challenge, ...], repository: str, scope: str, used: str | None
@@ -137,12 +151,21 @@ class Authority:
             SourceError: no token is to be had.
         """
         grant = self._grant(scope)
-        self._way = self._choose(challenges)
+        before, self._way = self._way, self._choose(challenges)
         if isinstance(self._way, _Bearer):
             offered = next(challenge.get("scope") for challenge in challenges if challenge.scheme == "bearer")
             # Some name no repository: then what is asked for counts.
             grant.scope = offered if offered and "::" not in offered else grant.scope
-        return await self._renewed(grant, repository, scope, used)
+        try:
+            return await self._renewed(grant, repository, scope, used)
+        except SourceError:
+            # It leads nowhere: other requests may need none, and learn of it if they do.
+            self._way = before
+            raise
+
+    def note_open(self, scope: str) -> None:
+        """Take note that something of *scope* is everybody's."""
+        self._grant(scope).open = True
 
     async def expired(self, repository: str, scope: str, used: str | None) -> str | None:
         """What to say instead of *used*, which has expired; the registry has said so without a challenge.

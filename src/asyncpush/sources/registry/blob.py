@@ -17,10 +17,10 @@ from asyncpush.errors import DigestMismatchError, SourceError
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import BlobStream
 from asyncpush.settings import MiB
-from asyncpush.sources.registry.encoding import GZIP, Decoder, encoding_of
+from asyncpush.sources.registry.encoding import GZIP, Decoder, encoding_of, unknown_encoding_of
 from asyncpush.sources.registry.http import LATER, translated
 from asyncpush.sources.registry.patience import TransientError
-from asyncpush.sources.registry.wire import Ask, OpenAnswer, Wire, path_of
+from asyncpush.sources.registry.wire import UNASKED, Ask, OpenAnswer, Wire, path_of
 
 _OPERATION = "GET blob"
 _PARTIAL, _NO_SUCH_RANGE, _BROKEN = 206, 416, 500
@@ -89,7 +89,9 @@ class RegistryBlob:
                 await tries.failed(error)
                 continue
             try:
-                return None if encoding_of(opened.response.headers) else opened.response.content_length
+                headers = opened.response.headers
+                encoded = encoding_of(headers) or unknown_encoding_of(headers)
+                return None if encoded else opened.response.content_length
             finally:
                 opened.close()
 
@@ -125,6 +127,7 @@ class _Stream:
         self._ranges = True
         self._ranges_left = _FAILING_RANGES
         self._decoder: Decoder | None = None
+        self._unknown: str | None = None
         self._head = b""
         self._tries = blob.wire.tries(_OPERATION)
 
@@ -187,6 +190,8 @@ class _Stream:
             self.close()
             if self._received < self._size and not self._bounded:
                 missing = self._size - self._received
+                if self._unknown:
+                    raise self._mismatch(self._received)
                 raise TransientError(
                     f"{self._what} ends {missing} of {self._size} bytes early",
                     hint=LATER,
@@ -274,7 +279,8 @@ class _Stream:
                     begin += decoder.read(len(GZIP) - len(begin))
                 except ValueError:
                     return None  # it is not compressed, whatever it says
-        if "gzip" in self._blob.media_type and begin != GZIP:
+        # A length that is not the blob's tells it better; types lie, and what is encrypted begins with anything.
+        if response.content_length is None and "gzip" in self._blob.media_type and begin != GZIP:
             return None
         self._ranges = False
         return Decoder(encoding)
@@ -286,6 +292,7 @@ class _Stream:
         # The length of what comes compressed is not the blob's.
         length = None if encoded else response.content_length
         self._bounded = False
+        self._unknown = unknown_encoding_of(response.headers)
         if response.status == 200:
             self._skip = start
             if length is not None and length != self._size:
@@ -304,5 +311,7 @@ class _Stream:
         self._skip = 0
         self._bounded = last + 1 < self._size
 
-    def _mismatch(self, size: int) -> DigestMismatchError:
+    def _mismatch(self, size: int) -> SourceError:
+        if self._unknown:
+            return SourceError(f"{self._what} comes compressed with {self._unknown}{UNASKED}")
         return self._blob.mismatch(self._size, size)

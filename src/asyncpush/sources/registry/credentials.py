@@ -50,6 +50,11 @@ class Accounts:
         self._problem: ConfigurationError | None = None
         self._lock = Lock()
 
+    @property
+    def opens_ecr(self) -> bool:
+        """Whether AWS credentials make the login: ECR asks for one at each request."""
+        return self._login is not None
+
     async def find(self, repository: str, *, anew: bool = False) -> Account | None:
         """The credentials for *repository*; None if there are none.
 

@@ -17,11 +17,25 @@ GZIP = b"\x1f\x8b"
 _ZLIB_HEADER = 2
 _GZIP_WBITS, _ZLIB_WBITS, _DEFLATE_WBITS = 31, 15, -15
 _NAMES: dict[str, Encoding] = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
+#: Other names of compressions; what else servers write there, such as aws-chunked or UTF-8, is none.
+_OTHERS = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 
 
 def encoding_of(headers: Mapping[str, str]) -> Encoding | None:
     """How an answer says that its body is compressed; None if it does not, or in a way that is not known here."""
-    return _NAMES.get(headers.get("Content-Encoding", "").strip().lower())
+    codings = _codings(headers)
+    return _NAMES.get(codings[0]) if len(codings) == 1 else None
+
+
+def unknown_encoding_of(headers: Mapping[str, str]) -> str | None:
+    """How an answer says that its body is compressed, in a way that is not known here; None if it does not."""
+    codings = _codings(headers)
+    return ", ".join(codings) if codings and encoding_of(headers) is None else None
+
+
+def _codings(headers: Mapping[str, str]) -> list[str]:
+    words = [word.strip().lower() for word in headers.get("Content-Encoding", "").split(",")]
+    return [word for word in words if word in _NAMES or word in _OTHERS]
 
 
 class Decoder:

@@ -80,17 +80,22 @@ class Http:
                 sent["Authorization"] = authorization
             proxy = proxy_for(at, around.proxies, sent)
             problem = around.problem if at.scheme == "https" else ""
-            with _in_time(at, self._patience), translated(at, self._patience, problem):
-                answer = await session.request(
-                    method,
-                    at,
-                    headers=sent,
-                    data=form,
-                    allow_redirects=False,
-                    proxy=proxy.url if proxy else None,
-                    proxy_headers=proxy.headers if proxy else None,
-                    ssl=around.registry if at.origin() == self._origin else around.elsewhere,
-                )
+            try:
+                with _in_time(at, self._patience), translated(at, self._patience, problem):
+                    answer = await session.request(
+                        method,
+                        at,
+                        headers=sent,
+                        data=form,
+                        allow_redirects=False,
+                        proxy=proxy.url if proxy else None,
+                        proxy_headers=proxy.headers if proxy else None,
+                        ssl=around.registry if at.origin() == self._origin else around.elsewhere,
+                    )
+            except TransientError as error:
+                if at.origin() != url.origin():
+                    error.unanswered = False  # who was asked has answered: where to go
+                raise
             if answer.status == _PROXY_LOGIN and proxy is not None:
                 answer.release()
                 raise SourceUnavailableError(

@@ -14,7 +14,7 @@ import msgspec
 from anyio import to_thread
 from yarl import URL
 
-from asyncpush.errors import ManifestError, SourceError
+from asyncpush.errors import ManifestError, SourceDeniedError, SourceError
 from asyncpush.manifest import DescriptorDocument, parse_descriptor
 from asyncpush.model import Descriptor, Digest
 from asyncpush.settings import MiB
@@ -121,7 +121,7 @@ async def _probe(pages: Pages, path: str, *, sure: bool) -> Answer | None:
     """
     try:
         return await pages.get(path)
-    except (DeniedError, NotThereError, RefusedError, TransientError) as error:
+    except (SourceDeniedError, NotThereError, RefusedError, TransientError) as error:
         if sure or (isinstance(error, TransientError) and error.status != _BROKEN):
             raise
         # Its pages have names of their own, as ECR's have: it would have named the next one.
@@ -262,6 +262,10 @@ async def pages(wire: Wire, ask: Ask, kind: type[Document]) -> AsyncIterator[Doc
         path = walk.next_path(answer)
 
 
+class CutShortError(SourceError):
+    """Raised for a list of referrers that can't be read to its end."""
+
+
 class _ReferrersDocument(msgspec.Struct):
     manifests: list[msgspec.Raw] | None = None
     layers: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -309,7 +313,7 @@ async def list_referrers(wire: Wire, ask: Ask) -> ListedReferrers:
     except SourceError as error:
         if first:
             raise
-        raise SourceError(
+        raise CutShortError(
             f"{label} can't be listed to their end: {error.message}", hint="go on later: the same command goes on"
         ) from error
     return ListedReferrers(tuple(found.values()), tuple(problems))

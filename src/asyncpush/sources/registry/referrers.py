@@ -50,7 +50,7 @@ class RepositoryReferrers:
         tags = await self._all_tags()
         reading, tagged = _Reading(self, subject), f"sha256-{subject.hex}"
         if self.remote.lists_referrers or tags is None or tagged in tags:
-            await reading.listed()
+            await reading.listed(tagged=tags is not None and tagged in tags)
         for tag in (f"{tagged}.{kind}" for kind in _COSIGN):
             if tags is None or tag in tags:
                 await reading.one(tag, tag, guessed=tags is None)
@@ -78,11 +78,11 @@ class _Reading:
     found: list[Image] = field(default_factory=list)
     unread: list[UnreadReferrer] = field(default_factory=list)
 
-    async def listed(self) -> None:
-        """Read what the registry lists."""
+    async def listed(self, *, tagged: bool) -> None:
+        """Read what the registry lists, and what the tag for it names if that is there."""
         place = f"referrers of {self.subject} in {self.source.place}"
         try:
-            listed = await self.source.remote.referrers(self.source.repository, self.subject)
+            listed = await self.source.remote.referrers(self.source.repository, self.subject, tagged=tagged)
         except AsyncpushError as error:
             self.unread.append(UnreadReferrer(place, "", None, error))
             return

@@ -13,10 +13,12 @@ from anyio import to_thread
 from asyncpush.errors import (
     DigestMismatchError,
     ManifestError,
+    SourceDeniedError,
     SourceError,
     SourceNotFoundError,
     SourceUnavailableError,
 )
+from asyncpush.events import Emit
 from asyncpush.manifest import (
     ACCEPTED_TYPES,
     DOCKER_MANIFEST,
@@ -30,10 +32,17 @@ from asyncpush.sources.content import MAX_DOCUMENT_SIZE
 from asyncpush.sources.loader import ImageLoader
 from asyncpush.sources.registry.blob import RegistryBlob
 from asyncpush.sources.registry.images import RepositoryImages
-from asyncpush.sources.registry.listing import CatalogDocument, ListedReferrers, TagsDocument, list_referrers, names
+from asyncpush.sources.registry.listing import (
+    CatalogDocument,
+    CutShortError,
+    ListedReferrers,
+    TagsDocument,
+    list_referrers,
+    names,
+)
 from asyncpush.sources.registry.patience import TransientError
 from asyncpush.sources.registry.reference import is_repository, is_tag
-from asyncpush.sources.registry.wire import Answer, Ask, DeniedError, NotThereError, RefusedError, Wire, path_of
+from asyncpush.sources.registry.wire import Answer, Ask, NotThereError, RefusedError, Wire, path_of
 
 #: Manifests are a few KiB; those of the biggest indexes some hundred.
 _CACHE_SIZE = 32 * MiB
@@ -42,12 +51,10 @@ _LONG = 64 * 1024
 
 _ACCEPT = MappingProxyType({"Accept": ", ".join(ACCEPTED_TYPES)})
 _ACCEPT_INDEX = MappingProxyType({"Accept": "application/vnd.oci.image.index.v1+json"})
-
 _ACCEPT_DOCKER = MappingProxyType({"Accept": DOCKER_MANIFEST})
 
 #: How registries refuse a request for types that they don't know.
 _UNACCEPTABLE = frozenset({400, 406, 415})
-
 
 #: Refusals of the referrers API that hold for the whole registry: it has none.
 _NO_REFERRERS = frozenset({405, 406, 410, 415, 501})
@@ -83,6 +90,11 @@ class Remote:
     def host(self) -> str:
         """The registry's host, as users write it."""
         return self._wire.host
+
+    @property
+    def emit(self) -> Emit:
+        """Hears what a user should know of it."""
+        return self._wire.emit
 
     @property
     def requests(self) -> Counter[str]:
@@ -132,7 +144,7 @@ class Remote:
         try:
             answer = await self._wire.fetch(self._ask_manifest("HEAD manifest", repository, reference), 0, once=True)
         except TransientError as error:
-            if error.unanswered or error.throttled:
+            if error.unanswered:
                 raise
             return error
         except SourceError as error:
@@ -229,36 +241,66 @@ class Remote:
         ask = Ask("GET catalog", "/v2/_catalog", "catalog")
         return tuple(filter(is_repository, await names(self._wire, ask, CatalogDocument)))
 
-    async def referrers(self, repository: str, digest: Digest) -> ListedReferrers:
+    async def referrers(self, repository: str, digest: Digest, *, tagged: bool = False) -> ListedReferrers:
         """What refers to a manifest: signatures, SBOMs and the like.
 
         A registry without that API, and one whose answer is no such list, may have a tag for them.
 
+        Args:
+            repository: where the manifest is.
+            digest: of the manifest.
+            tagged: that tag is there: it counts beside a list, for who has pushed it may not have known of the API.
+
         Raises:
-            SourceError: the registry can't be reached, fails too often, or its list can't be read to its end.
+            SourceError: neither can be read, or the list not to its end.
         """
+        listed = ListedReferrers()
         if self._has_referrers:
             path, what = path_of(repository, "referrers", str(digest)), f"referrers of {digest.short} in {repository}"
             try:
-                return await list_referrers(self._wire, Ask("GET referrers", path, what, repository, _ACCEPT_INDEX))
+                listed = await list_referrers(self._wire, Ask("GET referrers", path, what, repository, _ACCEPT_INDEX))
+                if not tagged:
+                    return listed
+            except CutShortError:
+                raise
             except NotThereError as error:
                 self._has_referrers = error.code in _OF_ONE_IMAGE
-            except DeniedError as error:
+            except SourceDeniedError as error:
                 self._note_refused_referrers(error)
             except RefusedError as error:
                 self._has_referrers = error.status not in _NO_REFERRERS
-            except ManifestError:
-                pass  # a web page, or what else is no list
+            except SourceUnavailableError as error:
+                listed = ListedReferrers(problems=(error,))
+            except SourceError:
+                pass  # a web page, redirects in a circle, or what else is no list
+        return await self._with_tagged(repository, digest, listed, tagged=tagged)
+
+    async def _with_tagged(
+        self, repository: str, digest: Digest, listed: ListedReferrers, *, tagged: bool
+    ) -> ListedReferrers:
+        """*listed*, and what the tag for referrers names."""
+        tag = f"sha256-{digest.hex}"
         try:
-            return ListedReferrers((await self.manifest(repository, f"sha256-{digest.hex}")).children)
-        except SourceNotFoundError:
-            return ListedReferrers()
-        except DeniedError as error:
+            manifest = await self.manifest(repository, tag)
+        except SourceNotFoundError as error:
+            if tagged:
+                self._wire.notice(f"{tag}, which lists what refers to {digest.short}, is gone at its source: {error}")
+            return listed
+        except SourceDeniedError as error:
             # Some refuse what is not there: the image itself could be read.
             self._note_refused_referrers(error)
-            return ListedReferrers()
+            return listed
+        except SourceError as error:
+            if not listed.descriptors:
+                raise
+            return replace(listed, problems=(*listed.problems, error))
+        # GitLab takes the tag for the digest: an index's own images do not refer to it.
+        children = () if manifest.digest == digest else manifest.children
+        known = {each.digest for each in listed.descriptors}
+        more = tuple(each for each in children if each.digest not in known)
+        return replace(listed, descriptors=listed.descriptors + more)
 
-    def _note_refused_referrers(self, error: DeniedError) -> None:
+    def _note_refused_referrers(self, error: SourceDeniedError) -> None:
         if not self._referrers_refused:
             self._referrers_refused = True
             self._wire.notice(f"what refers to images of {self.host} is carried along as far as tags name it: {error}")

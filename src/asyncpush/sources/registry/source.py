@@ -53,5 +53,5 @@ class RemoteSource:
             push_foreign_layers=self.push_foreign_layers,
         )
         tags = partial(self.remote.tags, reference.repository)
-        referrers = RepositoryReferrers(self.remote, reference.repository, tags)
+        referrers = RepositoryReferrers(self.remote, reference.repository, tags, self.remote.emit)
         return Image(str(reference), reference.name, reference.tag, root, referrers)

@@ -13,27 +13,40 @@ from typing import Literal
 from urllib.parse import quote
 
 import aiohttp
-import msgspec
-from anyio import CapacityLimiter, Lock, to_thread
+from anyio import CapacityLimiter, Lock, move_on_after, to_thread
 from yarl import URL
 
-from asyncpush.errors import ManifestError, SourceDeniedError, SourceError, SourceNotFoundError, SourceUnavailableError
+from asyncpush.errors import (
+    ConfigurationError,
+    ManifestError,
+    SourceDeniedError,
+    SourceError,
+    SourceNotFoundError,
+    SourceUnavailableError,
+)
 from asyncpush.events import Emit, Notice
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.auth import Authority
 from asyncpush.sources.registry.challenge import parse_challenges
 from asyncpush.sources.registry.credentials import Accounts, Logins
-from asyncpush.sources.registry.encoding import decompressed, encoding_of
+from asyncpush.sources.registry.encoding import decompressed, encoding_of, unknown_encoding_of
 from asyncpush.sources.registry.http import LATER, Http, read_body
 from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, describe_limit, retry_after
 from asyncpush.sources.registry.reference import api_host, canonical_host
+from asyncpush.sources.registry.said import Said, first_error
 
 _MAX_ERROR_BODY = 64 * 1024
+#: Seconds to learn how credentials are to be given: the request that follows takes its own time.
+_INTRODUCTION = 10.0
 _TRANSIENT = frozenset({408, 425, 500, 502, 503, 504})
 
 #: How ECR, and ECR Public above all, say that a token has expired; others answer with 401.
 _EXPIRED = frozenset({400, 403})
 _IS_EXPIRED = re.compile(rb"token (?:has |is )?expired|expired token|ExpiredToken", re.IGNORECASE)
+
+_API = "/v2/"
+
+UNASKED = ", which was not asked for; a proxy may do so"
 
 #: How servers answer plain HTTP where they speak HTTPS.
 _WANTS_HTTPS = re.compile(rb"HTTPS|SSL|TLS", re.IGNORECASE)
@@ -137,7 +150,7 @@ class Wire:
         self.host = canonical_host(registry.host)
         self.patience = patience
         self.requests: Counter[str] = Counter()
-        self._emit = emit
+        self.emit = emit
         self._plain = registry.plain_http
         self._base = URL(f"{'http' if registry.plain_http else 'https'}://{api_host(self.host)}")
         self._http = Http(registry, self._base, patience)
@@ -149,6 +162,9 @@ class Wire:
         self._mood = Mood()
         self._first = Lock()
         self._introduced = False
+        self._asking = Lock()
+        self._api_asked = False
+        self._has_account: dict[str, bool] = {}
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -156,11 +172,11 @@ class Wire:
 
     def tries(self, operation: str) -> Tries:
         """Count the tries of one request."""
-        return Tries(operation, self.patience, self._mood, self._emit)
+        return Tries(operation, self.patience, self._mood, self.emit)
 
     def notice(self, text: str) -> None:
         """Tell the user something."""
-        self._emit(Notice(text))
+        self.emit(Notice(text))
 
     async def fetch(self, ask: Ask, limit: int, *, once: bool = False) -> Answer:
         """Send a request, again where that can help, and read the whole answer, up to *limit* bytes of it.
@@ -168,7 +184,7 @@ class Wire:
         Args:
             ask: the request.
             limit: the longest body.
-            once: try again only where nobody answers, or waiting was asked for: there is another way to learn it.
+            once: try again only where nobody answers: there is another way to learn it, once a throttle is waited out.
 
         Raises:
             SourceNotFoundError: what was asked for is not there.
@@ -184,6 +200,9 @@ class Wire:
                 try:
                     response = opened.response
                     body = b"" if ask.method == "HEAD" else await self._body(response, limit)
+                    encoding = unknown_encoding_of(response.headers)
+                    if body and encoding and not body.lstrip().startswith(b"{"):  # some label what is not compressed
+                        raise ManifestError(f"{ask.what} of {self.host} comes compressed with {encoding}{UNASKED}")
                     if body and body.lstrip().startswith(b"<"):
                         raise ManifestError(
                             f"{ask.what} of {self.host} is malformed: the answer is a web page",
@@ -197,6 +216,8 @@ class Wire:
                 if once and not (error.throttled or error.unanswered):
                     raise
                 await tries.failed(error)
+                if once and error.throttled:
+                    raise
 
     async def _body(self, response: aiohttp.ClientResponse, limit: int) -> bytes | None:
         """A whole body, decompressed; None if it is longer than *limit* bytes."""
@@ -213,6 +234,7 @@ class Wire:
             SourceError: as ``fetch``.
         """
         with self._accounts.explained():
+            await self._learn_way(ask)
             if not self._introduced:
                 # Who comes first learns whether credentials are wanted: else as many as come at once would be refused.
                 async with self._first:
@@ -223,6 +245,39 @@ class Wire:
                             self._introduced = True
             return await self._open(ask)
 
+    async def _learn_way(self, ask: Ask) -> None:
+        """Ask ``/v2/`` once how credentials are to be given, where there are some: it may want them while others don't.
+
+        Some show everybody a part of what they hold, or hide the rest behind a 404, and ask for nothing.
+        """
+        if ask.repository in self._has_account or self._authority.knows_way or ask.path == _API:
+            return
+        if self._accounts.opens_ecr:
+            return
+        async with self._asking:
+            if ask.repository in self._has_account or self._authority.knows_way:
+                return
+            try:
+                account = await self._accounts.find(ask.repository)
+            except (ConfigurationError, SourceError):
+                account = None  # whoever needs it learns why
+            if account is not None and not self._api_asked:
+                self._api_asked = True
+                await self._ask_way()
+            # Last: whoever comes meanwhile waits for the answer.
+            self._has_account[ask.repository] = account is not None
+
+    async def _ask_way(self) -> None:
+        with move_on_after(_INTRODUCTION):
+            try:
+                opened = await self._send(Ask("ping", _API, "its API"), None)
+            except SourceError:
+                return  # the request that follows says so
+            opened.close()
+            response = opened.response
+            if response.status == 401 and response.url.origin() == self._base.origin():
+                self._authority.introduced(parse_challenges(response.headers.getall("WWW-Authenticate", ())))
+
     async def _open(self, ask: Ask) -> OpenAnswer:
         authorization = await self._authority.current(ask.repository, ask.scope)
         challenges_left = 2  # one for a token that has expired, or none; one for other needs than its scope told
@@ -230,6 +285,8 @@ class Wire:
             opened = await self._send(ask, authorization)
             response = opened.response
             if response.status in ask.expected:
+                if authorization is None:
+                    self._authority.note_open(ask.scope)
                 return opened
             try:
                 ours = response.url.origin() == self._base.origin()
@@ -276,7 +333,7 @@ class Wire:
             silent: it wants credentials, and does not say which.
         """
         status, after = response.status, retry_after(response.headers.get("Retry-After"))
-        said = _first_error(body)
+        said = first_error(body)
         text = f"{ask.what}: {self.host} answers with status {status}{said.words}"
         if not ours:
             text = f"{ask.what}: {response.url.host}, where {self.host} redirects to, answers with status {status}"
@@ -284,9 +341,10 @@ class Wire:
                 # Addresses of blob stores expire: the registry gives a fresh one.
                 return TransientError(text, status=status)
         known = self._authority.is_logged_in(ask.scope)
+        kept_back = not known and self._has_account.get(ask.repository, False)
         match status:
             case 429:
-                return self._throttle(ask, response, after, said, known)
+                return self._throttle(ask, response, after, said, known or kept_back)
             case 404:
                 return NotThereError(
                     f"{self.host} has no {ask.what}{said.words}",
@@ -296,6 +354,8 @@ class Wire:
             case 401 | 403:
                 wants = ", and does not say what it wants to know" if silent else ""
                 advice = "these credentials may not read it" if known else f"log in (docker login {self.host})"
+                if kept_back:
+                    advice = "it asks for no credentials, so yours are kept back; its operators must mend that"
                 return DeniedError(
                     f"{self.host} refuses {ask.what} (status {status}){wants}{said.words}",
                     status,
@@ -312,7 +372,7 @@ class Wire:
                 return SourceUnavailableError(text, hint="check the address and the port")
 
     def _throttle(
-        self, ask: Ask, response: aiohttp.ClientResponse, after: float | None, said: _Said, known: bool
+        self, ask: Ask, response: aiohttp.ClientResponse, after: float | None, said: Said, known: bool
     ) -> TransientError:
         limit = describe_limit(response.headers.get("RateLimit-Limit"))
         used_up = response.headers.get("RateLimit-Remaining", "").partition(";")[0].strip() == "0"
@@ -328,36 +388,6 @@ class Wire:
             # Nothing left, and no word until when: such windows are hours long.
             final=used_up and after is None,
         )
-
-
-class _Error(msgspec.Struct):
-    code: str = ""
-    message: str = ""
-
-
-class _Errors(msgspec.Struct):
-    errors: list[_Error] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    code: str = ""
-    message: str = ""
-
-    @property
-    def words(self) -> str:
-        """What the registry says, to stand behind our own words."""
-        text = " ".join(f"{self.code} {self.message}".split())
-        text = "".join(letter for letter in text if letter.isprintable())[:300]
-        return f": {text}" if text else ""
-
-
-def _first_error(body: bytes) -> _Said:
-    try:
-        errors = msgspec.json.decode(body, type=_Errors).errors if body else None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _Said()
-    return _Said(errors[0].code, errors[0].message) if errors else _Said()
 
 
 Kind = Literal["manifests", "blobs", "referrers", "tags"]
