@@ -154,7 +154,8 @@ class _Both:
 
     def source(self) -> LocalSource:
         """All images, once."""
-        if self._is_byproduct():
+        # Of a directory, index.json was always read: its digests are known by now.
+        if not self._opened.is_directory and self._is_byproduct():
             return self._opened.docker()
         return self._opened.oci_source((*self._named(), *self._rest()))
 
