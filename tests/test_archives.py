@@ -284,7 +284,9 @@ async def test_waiting_for_the_writer_of_a_named_pipe_ends_when_it_is_cancelled(
 
 async def test_an_interrupted_process_does_not_wait_for_its_pipe(tmp_path):
     script = (
-        "import anyio, asyncpush.sources as s, asyncpush.settings as t\n"
+        "import signal, anyio, asyncpush.sources as s, asyncpush.settings as t\n"
+        # Whoever runs the tests in the background of a shell hands it on as ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "async def main():\n"
         "    async with anyio.create_task_group() as tg:\n"
         "        tg.start_soon(opened)\n"
