@@ -23,10 +23,12 @@ from anyio import to_thread
 from asyncpush.emulator import Emulator
 from asyncpush.emulator.check import check
 from asyncpush.emulator.weather import Weather
+from asyncpush.journal import open_journal
+from asyncpush.model import Descriptor, Digest, Upload
 from asyncpush.settings import MiB
 from conftest import BEHAVIOUR, cli_environment, judge, run_cli
 from images import LAYER, Json, Layout, at, config_json
-from migrations import Bench
+from migrations import Bench, keys
 from registry_server import RegistryServer, running
 
 ROUNDS = int(os.environ.get("ASYNCPUSH_KILL_ROUNDS", "3"))
@@ -218,6 +220,45 @@ async def test_a_migration_killed_at_any_instant_goes_on_and_sends_nothing_twice
         assert parts_taken <= ALLOWED * parts + 2
     findings: list[object] = []
     assert (await check(tmp_path / "killed" / "ecr", findings.append)).is_clean, findings
+
+
+@pytest.mark.parametrize("is_noted", [True, False], ids=["completed", "completed, but nobody noted it"])
+async def test_a_layer_no_image_refers_to_yet_is_mounted_from_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_noted: bool
+) -> None:
+    keys(monkeypatch)
+    async with running() as source:
+        corpus = Corpus(source)
+        base = corpus.layer(1, 3 * MiB)
+        for name in ("first", "second"):
+            corpus.hold(f"team/{name}", "1", corpus.image(base, corpus.layer(len(name), 100)))
+        async with target(tmp_path / "target", source) as bench:
+            one, both = ({"from": "team/second"},), ({"from": "team/first"}, {"from": "team/second"})
+            waits = anyio.Event()
+
+            @source.rule("GET", str(corpus.layer(6, 100)["digest"]), times=1)
+            async def never(_: web.Request) -> None:
+                await waits.wait()
+
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(bench.run, bench.plan(*one))
+                while bench.emulator.requests.counts()["CompleteLayerUpload"] < 2:  # noqa: ASYNC110 - base and config
+                    await anyio.sleep(0.01)
+                tg.cancel_scope.cancel()
+            digest, size = Digest.parse(str(base["digest"])), int(base["size"])
+            async with open_journal(bench.folder / "plan.journal") as journal:
+                address = (await journal.left_uploads())[0].repository
+                if is_noted:
+                    await journal.layer_completed(address, str(digest), Descriptor(LAYER, digest, size))
+                else:
+                    await journal.layers_lost(address, [digest])
+                    await journal.upload_begun(address, str(digest), Upload("over", 5 * MiB, 100), 5 * MiB)
+            before = (await part_bytes(bench.emulator)).total()
+            report = await bench.run(bench.plan(*both))
+            assert [result.outcome for result in report.results] == ["pushed", "pushed"]
+            await everything_is_there(bench.emulator, corpus)
+            sent = (await part_bytes(bench.emulator)).total() - before
+    assert sent < MiB
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

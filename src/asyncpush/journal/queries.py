@@ -60,9 +60,13 @@ def find_upload(connection: sqlite3.Connection, repository: str, identity: str, 
 
 
 def left_uploads(connection: sqlite3.Connection, since: float) -> tuple[LeftUpload, ...]:
-    """The uploads that ECR was heard of *since*."""
+    """The uploads that ECR was heard of *since*, and the completed layers that no image refers to."""
     rows = connection.execute("SELECT repository, identity, received FROM upload WHERE heard >= ?", (since,))
-    return tuple(LeftUpload(*row) for row in rows)
+    uploads = [LeftUpload(*row) for row in rows]
+    rows = connection.execute(
+        "SELECT address, digest, size FROM layer JOIN repository ON key = repository WHERE NOT referenced"
+    )
+    return (*uploads, *(LeftUpload(address, str(unpacked(digest)), size) for address, digest, size in rows))
 
 
 def completed(connection: sqlite3.Connection, repository: str) -> frozenset[Digest]:

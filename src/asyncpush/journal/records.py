@@ -72,12 +72,12 @@ class HeldLayer:
 
 @dataclass(frozen=True, slots=True)
 class LeftUpload:
-    """An upload that was begun and not completed.
+    """Bytes of a blob that a repository has, and that no image refers to yet.
 
     Attributes:
         repository: the repository's address.
         identity: the blob's.
-        received: bytes that ECR has acknowledged.
+        received: bytes that ECR has acknowledged; all of them, where the upload was completed.
     """
 
     repository: str

@@ -172,7 +172,10 @@ class SqliteJournal:
         return await self._commits.do(work)
 
     async def left_uploads(self) -> tuple[LeftUpload, ...]:
-        """All uploads that were begun and not completed, but for those that ECR was not heard of for a day."""
+        """All that was sent for images that were not put: uploads that were not completed, and layers that were.
+
+        Uploads that ECR was not heard of for a day are lost there, and are not among them.
+        """
         return await self._commits.do(partial(queries.left_uploads, since=self._now() - UPLOAD_LIFETIME))
 
     async def upload_begun(self, repository: str, identity: str, upload: Upload, part_size: int) -> None:

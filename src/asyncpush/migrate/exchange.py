@@ -85,14 +85,14 @@ class Exchange:
         self._left: dict[str, dict[str, int]] = {}
 
     def continues(self, left: Iterable[LeftUpload]) -> None:
-        """Learn which uploads an interrupted run has left."""
+        """Learn what an interrupted run has sent for images that it did not put."""
         for upload in left:
             self._left.setdefault(upload.identity, {})[upload.repository] = upload.received
 
     def lost(self, repository: Repository, blobs: Iterable[Blob]) -> int:
         """Acknowledged bytes that would be sent again if *repository* were to be brought *blobs* now.
 
-        They were on their way into another repository of the registry, and can be mounted from there once they are in.
+        Another repository of the registry has them, and they can be mounted from there once an image refers to them.
         """
         registry, address = self._registry(repository), registry_of(repository)
         lost = 0
@@ -135,6 +135,10 @@ class Exchange:
         """What sends the layers of one image, which leads those of *blobs* that no other image leads.
 
         It waits only for images that had begun to lead before it, so that no two wait for each other.
+
+        Args:
+            repository: where they go.
+            blobs: all of the image's, also those that *repository* has: nobody can mount them before the image is put.
         """
         registry = self._registry(repository)
         led: dict[Digest, _Lead] = {}

@@ -167,7 +167,7 @@ class _Migration:
     Args:
         context: what they share.
         held: keeps archives open.
-        left: addresses of repositories that an interrupted run has left uploads in.
+        left: addresses of repositories that an interrupted run has sent layers to whose images it did not put.
     """
 
     def __init__(self, context: Context, held: AsyncExitStack, left: Collection[str]) -> None:
@@ -315,7 +315,7 @@ class _Migration:
             for held in await journal.holders(registry_of(copy.repository), wanted):
                 if held.referenced:
                     exchange.remember(registry_of(copy.repository), held.repository, held.digest)
-        with exchange.sender(copy.repository, plan.to_send) as sender:
+        with exchange.sender(copy.repository, (*plan.to_send, *plan.present)) as sender:
             run = replace(self._context.run, sender=sender)
             return await push_planned(ready.image, plan, copy.repository, copy.tag, copy.destination, run)
 
