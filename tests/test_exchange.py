@@ -310,9 +310,13 @@ async def test_bytes_that_are_on_their_way_elsewhere_are_not_sent_again() -> Non
     here, there = Repository("here", registry), Repository("there", registry)
     other = Repository("there", Registry(), host="another-registry")
     each = blob(1)
-    exchange.continues([LeftUpload(there.address, each.identity, 700), LeftUpload(there.address, "sha256:other", 5)])
+    begun = Repository("begun", registry)
+    lengths = {there.address: 700, begun.address: 200, other.address: 900}
+    exchange.continues(LeftUpload(address, each.identity, length) for address, length in lengths.items())
+    exchange.continues([LeftUpload(there.address, "sha256:other", 5)])
 
     assert exchange.lost(here, [each, blob(2)]) == 700
+    assert exchange.lost(begun, [each]) == 500, "it goes on there, from less"
     assert exchange.lost(there, [each]) == 0, "it goes on there"
     assert exchange.lost(other, [each]) == 0, "no registry mounts from another"
     with exchange.sender(there, [each]):

@@ -97,10 +97,11 @@ class Exchange:
         registry, address = self._registry(repository), registry_of(repository)
         lost = 0
         for blob in blobs if registry.mounts is not False and self._left else ():
-            elsewhere = self._left.get(blob.identity, {})
+            left = self._left.get(blob.identity, {})
             digest = blob.descriptor.digest if blob.descriptor else None
-            if repository.address not in elsewhere and digest not in registry.held and digest not in registry.leads:
-                lost += max((size for place, size in elsewhere.items() if place.startswith(f"{address}/")), default=0)
+            if digest not in registry.held and digest not in registry.leads:
+                most = max((size for place, size in left.items() if place.startswith(f"{address}/")), default=0)
+                lost += most - left.get(repository.address, 0) if most else 0
         return lost
 
     async def mounts(self, registry: str, ask: Callable[[], Awaitable[bool | None]]) -> bool:
