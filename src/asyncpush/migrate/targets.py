@@ -85,13 +85,19 @@ async def open_targets(plan: Plan, run: Run) -> AsyncIterator[Mapping[Target, Op
 async def prepare(plan: Plan, targets: Mapping[Target, OpenTarget], *, dry: bool) -> None:
     """See which repositories are there, and create the others, before anything is read or sent.
 
-    From then on the repositories' addresses are complete.
+    From then on the repositories' addresses are complete; or, without a journal, there is only one registry.
 
     Args:
         plan: the plan.
         targets: its registries.
         dry: create nothing.
+
+    Raises:
+        ConfigurationError: there is a journal, or there are several registries, and of one nobody tells whose it is.
     """
+    purpose = "a plan with several targets" if len(targets) > 1 else None
+    if any(opened.registry.run.resources.journal for opened in targets.values()):
+        purpose = "a journal"
     with only_cause():
         async with anyio.create_task_group() as tg:
             for opened in targets.values():
@@ -101,10 +107,12 @@ async def prepare(plan: Plan, targets: Mapping[Target, OpenTarget], *, dry: bool
                     for goal in entry.goals
                     if goal.target == opened.target
                 ]
-                tg.start_soon(_prepare_one, opened, entries, dry)
+                tg.start_soon(_prepare_one, opened, entries, dry, purpose)
 
 
-async def _prepare_one(opened: OpenTarget, entries: Iterable[tuple[str, Entry]], dry: bool) -> None:
+async def _prepare_one(
+    opened: OpenTarget, entries: Iterable[tuple[str, Entry]], dry: bool, purpose: str | None
+) -> None:
     wanted: dict[str, Entry] = {}
     for name, entry in entries:
         wanted.setdefault(name, entry)
@@ -119,7 +127,8 @@ async def _prepare_one(opened: OpenTarget, entries: Iterable[tuple[str, Entry]],
         # Who may push need not be allowed to describe: what is missing then shows when it is asked for its images.
         opened.registry.emit(Notice(f"repositories can't be described, and are taken to be there: {error}"))
         there = wanted
-    await opened.registry.account()
+    # The repositories have mostly told it by now.
+    await (opened.registry.require_account(purpose) if purpose else opened.registry.account())
     missing = [name for name in wanted if name not in there]
     opened.states.update(dict.fromkeys(there, "there"))
     at_once = CapacityLimiter(_CREATED_AT_ONCE)
