@@ -149,6 +149,28 @@ class EcrAdmin:
         await self._put_policies(name, settings, only_missing=False)
         return True
 
+    async def finish(self, name: str, settings: RepositorySettings) -> bool:
+        """Give a repository those policies of *settings* that it lacks, as ``create`` would have; others are kept.
+
+        Returns:
+            False if it lacks none.
+
+        Raises:
+            RepositoryNotFoundError: it is not there.
+            ServiceError: ECR refuses; the hint says what the repository lacks.
+        """
+        return await self._put_policies(name, settings, only_missing=True)
+
+    async def is_empty(self, name: str) -> bool | None:
+        """Whether no image is in a repository (DescribeImages); None if the caller may not ask."""
+        try:
+            answer = await self._calls.call("DescribeImages", repositoryName=name, maxResults=1)
+        except ServiceError as error:
+            if error.code not in _UNKNOWN:
+                raise
+            return None
+        return not answer.get("imageDetails")
+
     async def template_for(self, name: str) -> str | None:
         """The prefix of the creation template that would create *name* when it is pushed to (CREATE_ON_PUSH).
 
@@ -219,15 +241,20 @@ class EcrAdmin:
             tuple(each["filter"] for each in repository.get("imageTagMutabilityExclusionFilters") or ()),
         )
 
-    async def _put_policies(self, name: str, settings: RepositorySettings, *, only_missing: bool) -> None:
+    async def _put_policies(self, name: str, settings: RepositorySettings, *, only_missing: bool) -> bool:
+        is_put = False
         for put in policies_of(settings, is_public=self._is_public):
             try:
                 if only_missing and await self._has(name, put):
                     continue
                 await self._calls.call(put.operation, repositoryName=name, **{put.member: put.text})
-            except ServiceError as error:
-                error.hint = f"{name} was created, but lacks it: put it, or delete {name} and run the same again"
+                is_put = True
+            except RepositoryNotFoundError:
                 raise
+            except ServiceError as error:
+                error.hint = f"{name} was created, but lacks it: correct the policy, or the caller's, and run it again"
+                raise
+        return is_put
 
     async def _has(self, name: str, put: PolicyPut) -> bool:
         try:

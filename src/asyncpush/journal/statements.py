@@ -117,6 +117,16 @@ def save_carried(connection: sqlite3.Connection, repository: str, digest: Digest
     connection.execute("INSERT OR REPLACE INTO carried VALUES (?, ?, ?)", (repository, packed(digest), now))
 
 
+def begin_repository(connection: sqlite3.Connection, repository: str, now: float) -> None:
+    """Enter a repository whose creation has begun."""
+    connection.execute("INSERT OR REPLACE INTO making VALUES (?, ?)", (repository, now))
+
+
+def end_repository(connection: sqlite3.Connection, repository: str) -> None:
+    """Take out a repository that is whole, or that was not created."""
+    connection.execute("DELETE FROM making WHERE repository = ?", (repository,))
+
+
 def begin_upload(
     connection: sqlite3.Connection, repository: str, identity: str, upload: Upload, part_size: int, now: float
 ) -> None:

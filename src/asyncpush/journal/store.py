@@ -144,6 +144,20 @@ class SqliteJournal:
         work = partial(statements.save_carried, repository=repository, digest=digest, now=self._now())
         await self._commits.do(work, lambda: self._memory.carried.add((repository, digest)))
 
+    def is_half_made(self, repository: str) -> bool:
+        """Whether the creation of a repository has begun, and is not known to be whole (``repository_begun``)."""
+        return repository in self._memory.making
+
+    async def repository_begun(self, repository: str) -> None:
+        """Note that a repository is about to be created: from then on it counts as half made."""
+        work = partial(statements.begin_repository, repository=repository, now=self._now())
+        await self._commits.do(work, lambda: self._memory.making.add(repository))
+
+    async def repository_made(self, repository: str) -> None:
+        """Note that a repository has its policies, or was not created after all."""
+        work = partial(statements.end_repository, repository=repository)
+        await self._commits.do(work, lambda: self._memory.making.discard(repository))
+
     @property
     def compressed(self) -> Mapping[str, Descriptor]:
         """What the blobs became whose digest was unknown before they were read, by identity."""

@@ -19,7 +19,7 @@ from asyncpush.migrate.catalog import Catalog
 from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.plan.model import Entry, Target
-from asyncpush.migrate.targets import create_by_push
+from asyncpush.migrate.repositories import create_by_push
 from asyncpush.model import Descriptor, Digest
 from asyncpush.planning import Memory, Plan, Wanted, plan_anew, plan_images
 from asyncpush.protocols import Image, ImageNode, Repository, StoredImage

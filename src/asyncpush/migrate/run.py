@@ -31,9 +31,10 @@ from asyncpush.migrate.exchange import Exchange, registry_of, score
 from asyncpush.migrate.failures import may_succeed
 from asyncpush.migrate.plan.model import Entry, Plan
 from asyncpush.migrate.referrers import Referrers
+from asyncpush.migrate.repositories import create_by_push, make_whole, prepare
 from asyncpush.migrate.results import Report, pushed_result
 from asyncpush.migrate.resume import begin_run, fingerprint
-from asyncpush.migrate.targets import create_by_push, open_targets, prepare
+from asyncpush.migrate.targets import open_targets
 from asyncpush.model import Digest
 from asyncpush.planning import Plan as ImagePlan
 from asyncpush.planning import plan_anew
@@ -97,7 +98,7 @@ async def migrate_plan(
     resources = Resources.of(settings or Settings(), counted, journal)
     run, exchange = Run.of(resources), Exchange(resources)
     async with AsyncExitStack() as held:
-        targets = await held.enter_async_context(open_targets(plan, run))
+        targets = await held.enter_async_context(open_targets(plan, run, None if options.dry else journal))
         logins = await held.enter_async_context(open_logins(resources.settings, emit))
         opened = open_remotes(plan.source_registries, logins=logins, emit=emit, patience=patience)
         remotes = await held.enter_async_context(opened)
@@ -296,10 +297,11 @@ class _Migration:
     async def _push_one(self, ready: Ready, copy: Copy, plan: ImagePlan) -> CopyResult:
         if self._context.options.dry:
             return await self._would_push(ready, copy, plan)
+        target = self._context.targets[copy.goal.target]
         try:
+            await make_whole(target, copy.entry, copy.repository.name)
             result = await self._push_planned(ready, copy, plan)
         except RepositoryNotFoundError as error:
-            target = self._context.targets[copy.goal.target]
             create = partial(create_by_push, target, copy.entry, copy.repository, error)
             await self._context.run.created.do(copy.repository.address, create)
             result = await self._push_planned(ready, copy, plan_anew(ready.image))
