@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import botocore.session
 import pytest
+from aiohttp import web
 from anyio import to_thread
 
 import asyncpush
@@ -21,11 +22,13 @@ from asyncpush.api import open_logins
 from asyncpush.ecr import retry
 from asyncpush.ecr.address import registry_address, registry_host
 from asyncpush.emulator import Credentials, Emulator
-from asyncpush.errors import RegistryError, ServiceError
+from asyncpush.emulator.weather import Weather, parse_fault
+from asyncpush.errors import ConfigurationError, RegistryError, ServiceError
+from asyncpush.journal import open_journal
 from asyncpush.reference import RegistryName, parse_registry
 from asyncpush.settings import AwsConfiguration, RepositorySettings, SourceRegistry
 from conftest import REGION, aws, judge
-from faults import Relay, lost_reply, refused, relay_to
+from faults import Answer, Relay, lost_reply, passed, refused, relay_to
 
 OWN = "000000000000"
 DENIED = refused("AccessDeniedException")
@@ -377,6 +380,58 @@ async def test_the_account_is_learnt_and_stands_in_addresses_from_then_on(bench_
         assert await bench.registry.account() == OWN
         assert bench.registry.repository("team/app").address == f"{bench.relay.url[7:]}/public/{OWN}/team/app"
         assert not bench.relay.seen
+
+
+def tells_in_login(account: str) -> Answer:
+    """GetAuthorizationToken, as ECR answers it: with the address of the caller's registry."""
+
+    async def answer(request: web.Request, relay: Relay) -> web.StreamResponse:
+        given = await passed(request, relay)
+        assert isinstance(given.body, bytes)
+        document = json.loads(given.body)
+        document["authorizationData"][0]["proxyEndpoint"] = f"https://{account}.dkr.ecr.{REGION}.amazonaws.com"
+        return web.json_response(document, content_type="application/x-amz-json-1.1")
+
+    return answer
+
+
+async def test_who_may_only_push_learns_the_account_from_the_login(bench_to: Open) -> None:
+    async with bench_to() as bench:
+        for operation in ("DescribeRegistry", "DescribeRepositories"):
+            bench.relay.plan(operation, DENIED)
+        bench.relay.plan("GetAuthorizationToken", tells_in_login("210987654321"))
+        assert await bench.registry.account() == "210987654321"
+        assert bench.registry.repository("app").address.endswith(f"/{REGION}/210987654321/app")
+
+
+@pytest.mark.parametrize("service", [None, RegistryName("ecr-public", None, "us-east-1", host="public.ecr.aws")])
+async def test_a_journal_learns_the_account_from_sts_or_is_refused(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: RegistryName | None
+) -> None:
+    """The journal of a program: what it remembers must name the account, whatever ECR lets the caller ask."""
+    asked = []
+
+    async def sts(request: web.Request) -> web.Response:
+        asked.append(await request.text())
+        names = ("GetCallerIdentityResponse", "GetCallerIdentityResult", "Account")
+        before, after = (f"<{name}>" for name in names), (f"</{name}>" for name in reversed(names))
+        return web.Response(text=f"{''.join(before)}210987654321{''.join(after)}", content_type="text/xml")
+
+    runner = web.AppRunner(application := web.Application(), shutdown_timeout=0.1)
+    application.router.add_post("/", sts)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    emulator.weather = Weather(faults=tuple(parse_fault(f"{name}:access-denied") for name in ("Describe*", "Get*")))
+    async with open_journal(tmp_path / "journal") as journal:
+        connect = partial(asyncpush.connect, service, aws=aws(emulator.endpoint_url), journal=journal)
+        with pytest.raises(ConfigurationError, match="write the registry with its account"):
+            async with connect():
+                pass
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{runner.addresses[0][1]}")
+        async with connect() as registry:
+            assert "/210987654321/" in registry.repository("app").address
+    await runner.cleanup()
+    assert [text.partition("&")[0] for text in asked] == ["Action=GetCallerIdentity"]
 
 
 @pytest.mark.parametrize(

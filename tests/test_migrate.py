@@ -16,7 +16,7 @@ from anyio import to_thread
 from asyncpush.cli.migration import failed_lines
 from asyncpush.emulator import Emulator
 from asyncpush.errors import DigestMismatchError, JournalError, SourceNotFoundError, UsageError
-from asyncpush.events import Event, ImageDone, ImageFailed, Notice
+from asyncpush.events import ImageFailed, Notice
 from asyncpush.journal import open_journal
 from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.proof import verify_plan
@@ -127,38 +127,6 @@ async def test_a_tag_that_has_moved_at_the_source_moves(here: Bench) -> None:
 
     assert outcomes(report) == {"team/app:1": "pushed"}
     assert await here.stored("team/app") == {"1": moved["digest"]}
-
-
-async def test_what_was_finished_before_the_interruption_is_not_looked_at_again(here: Bench) -> None:
-    for number in range(10):
-        here.hold("team/app", str(number), layer(number))
-    path = here.plan({"from": "team/app", "tags": [str(number) for number in range(10)]})
-    done: set[str] = set()
-    with anyio.CancelScope() as scope:
-
-        def emit(event: Event) -> None:
-            if isinstance(event, ImageDone):
-                done.add(event.destination)
-                if len(done) == 6:
-                    scope.cancel()
-
-        await here.run(path, emit=emit)
-    here.source.seen.clear()
-    report = await here.run(path)
-
-    finished = {place for place, outcome in outcomes(report).items() if outcome == "finished"}
-    assert report.resumed
-    assert 1 <= len(finished) <= 6
-    assert set(outcomes(report).values()) <= {"finished", "present", "pushed"}
-    asked = {seen.path.rpartition("/")[2] for seen in here.source.seen if "/manifests/" in seen.path}
-    assert len({tag for tag in asked if tag.isdecimal()}) == 10 - len(finished)
-    assert len(await here.stored("team/app")) == 10
-    assert here.emulator.requests.counts()["CompleteLayerUpload"] == 20
-
-    here.source.seen.clear()
-    again = await here.run(path, recheck=True)
-    assert Counter(outcomes(again).values()) == {"present": 10}
-    assert len(here.source.asked("HEAD")) == 10
 
 
 async def test_bad_images_fail_and_the_others_go_on(here: Bench) -> None:

@@ -102,11 +102,15 @@ images:
 """
 
 
+UNTAGGED = {"tagStatus": "untagged", "countType": "sinceImagePushed", "countUnit": "days", "countNumber": 14}
+LIFECYCLE = {"rules": [{"rulePriority": 1, "selection": UNTAGGED, "action": {"type": "expire"}}]}
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     for name in ("ca.pem", "own.pem", "own.key"):
         (tmp_path / name).touch()
-    (tmp_path / "rules.json").write_text('{"rules": []}')
+    (tmp_path / "rules.json").write_text(json.dumps(LIFECYCLE))
     return tmp_path
 
 
@@ -148,7 +152,7 @@ def test_a_whole_document_means_what_it_says(files: Path) -> None:
         kms_key="alias/key",
         resource_tags=(("team", "x"), ("cost", "1.50")),
         policy=settings.policy,
-        lifecycle_policy='{"rules": []}',
+        lifecycle_policy=json.dumps(LIFECYCLE),
     )
 
     assert (app.place, app.location, app.reference) == ("images[1]", "docker://quay.io/team/app:1.4", "1.4")
@@ -722,3 +726,44 @@ def test_an_entry_whose_repository_has_no_name_is_not_passed_over(to: str) -> No
 
     with pytest.raises(PlanError, match=r"images\[0\].to: .* names no repository; write REPOSITORY"):
         plan_of(text, EMPTY="")
+
+
+def test_a_lifecycle_policy_is_checked_member_by_member(tmp_path: Path) -> None:
+    """What ECR would refuse of a repository that it has created, the plan's check says by field, file or no file."""
+    anything = {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 0}
+    rules = [
+        {"rulePriority": 1, "selection": anything, "action": {"type": "expire"}},
+        {"rulePriority": 1, "selection": {**UNTAGGED, "tagPrefixList": ["v"]}, "action": "expire"},
+        {"rulePriority": "2", "selection": {"tagStatus": "tagged", "countType": "sinceImagePushed"}},
+        {"rulePriority": 9, "selection": {**UNTAGGED, "tagStatus": "old"}, "action": {}},
+        "none",
+    ]
+    (tmp_path / "bad.json").write_text(json.dumps({"rules": [{**LIFECYCLE["rules"][0], "rulePriority": 0}]}))
+    images = [
+        {"from": "a/b", "repository": {"lifecycle_policy": {"rules": rules}}},
+        {"from": "a/c", "repository": {"lifecycle_policy": "bad.json"}},
+        {"from": "a/d", "repository": {"lifecycle_policy": {"rules": []}, "policy": {"Version": "2012-10-17"}}},
+        {"from": "a/e", "repository": {"lifecycle_policy": LIFECYCLE}},
+    ]
+    found = problems_of(json.dumps({"version": 1, "images": images}), tmp_path / "plan.json")
+    first = "images[0].repository.lifecycle_policy.rules"
+    expected = {
+        f"{first}[0].selection.countNumber": "is '0': wanted is a number from 1 on",
+        f"{first}[0].rulePriority": "is 1: a rule for any image needs the highest of all",
+        f"{first}[1].rulePriority": "is 1, as that of rules[0] is",
+        f"{first}[1].selection.tagPrefixList": "is for tagged, not for untagged",
+        f"{first}[1].action": "is 'expire': wanted is a mapping",
+        f"{first}[2].rulePriority": "is '2': wanted is a number from 1 on",
+        f"{first}[2].selection.tagPatternList": "is missing: tagged needs it, or tagPrefixList",
+        f"{first}[2].selection.countUnit": "is missing: sinceImagePushed needs it (days)",
+        f"{first}[2].selection.countNumber": "is missing: a number from 1 on",
+        f"{first}[2].action": "is missing: a mapping",
+        f"{first}[3].selection.tagStatus": "is 'old': wanted is tagged or untagged or any",
+        f"{first}[3].action.type": "is missing: such as expire",
+        f"{first}[4]": "is no mapping",
+        "images[1].repository.lifecycle_policy": "bad.json: rules[0].rulePriority is '0': wanted is a number from 1 on",
+        "images[2].repository.lifecycle_policy": "has 12 characters; ECR takes 100 or more",
+        "images[2].repository.lifecycle_policy.rules": "is missing: a lifecycle policy has one rule or more",
+        "images[2].repository.policy.Statement": "is missing: a policy has one statement or more",
+    }
+    assert found == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -68,7 +69,9 @@ def test_the_examples_of_tests_pass(tmp_path: Path, number: int) -> None:
 def test_its_plan_is_right(tmp_path: Path) -> None:
     [plan] = [block for block in code("yaml") if block.startswith("version: 1\n")]
     (tmp_path / "plan.yaml").write_text(plan)
-    (tmp_path / "lifecycle.json").write_text('{"rules": []}')
+    selection = {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 100}
+    rules = [{"rulePriority": 1, "selection": selection, "action": {"type": "expire"}}]
+    (tmp_path / "lifecycle.json").write_text(json.dumps({"rules": rules}))
     (tmp_path / "corporate-ca.pem").write_text("an authority")
     (tmp_path / "vendor").mkdir()
     (tmp_path / "vendor" / "appliance.tar").write_bytes(app_layout().archive())

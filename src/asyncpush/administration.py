@@ -97,6 +97,14 @@ class RegistryAdmin(Protocol):
         """Create a repository (CreateRepository, then its policies); False if somebody else was faster."""
         ...
 
+    async def finish(self, name: str, settings: RepositorySettings) -> bool:
+        """Give a repository those of its policies that it lacks; False if it lacks none."""
+        ...
+
+    async def is_empty(self, name: str) -> bool | None:
+        """Whether no image is in a repository (DescribeImages); None if that can't be learnt."""
+        ...
+
     async def template_for(self, name: str) -> str | None:
         """The prefix of the creation template that would create *name* when it is pushed to (CREATE_ON_PUSH).
 

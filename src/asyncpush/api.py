@@ -16,7 +16,13 @@ from asyncpush.ecr.http import open_http
 from asyncpush.ecr.logins import open_logins as open_logins
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.session import open_client
-from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, only_cause
+from asyncpush.errors import (
+    CREDENTIALS_LOST,
+    AsyncpushError,
+    ConfigurationError,
+    RepositoryNotFoundError,
+    only_cause,
+)
 from asyncpush.events import Emit, ImageFailed, ignore
 from asyncpush.image import ImageResult, Run, dry_run, push_image
 from asyncpush.layer import Resources, push_layer
@@ -69,13 +75,35 @@ class Registry:
     async def account(self) -> str | None:
         """Whose registry it is: as ``name`` has it, an alias of ECR Public's maybe, or else the caller's own account.
 
-        Asked for once (DescribeRegistry, or any repository); None if it can't be learnt. Of the caller's own registry,
-        ``Repository.address`` names the account only from then on: ask before addresses are kept.
+        Asked for once (DescribeRegistry, else GetAuthorizationToken, else STS); None if it can't be learnt. Of the
+        caller's own registry, ``Repository.address`` names the account only from then on.
 
         Raises:
             RegistryError: ECR refuses the credentials, or can't be reached.
         """
         return await self._ecr.account()
+
+    async def require_account(self, purpose: str) -> str:
+        """Whose registry it is, for a *purpose* that can't do without, such as ``a journal``.
+
+        Raises:
+            ConfigurationError: it can't be learnt.
+            RegistryError: ECR refuses the credentials, or can't be reached.
+        """
+        account = await self.account()
+        if account is None:
+            asked = "DescribeRegistries" if self.name.service == "ecr-public" else "DescribeRegistry"
+            raise ConfigurationError(
+                f"{purpose} must know whose registry this is, and neither {asked} nor GetAuthorizationToken nor STS "
+                "tells",
+                hint=f"write the registry with its account: {self._ecr.host_with_account}",
+            )
+        return account
+
+    @property
+    def address(self) -> str:
+        """What the addresses of its repositories begin with."""
+        return self._ecr.address
 
     def repository(self, name: str) -> Repository:
         """The repository called *name*; nothing is asked yet.
@@ -119,19 +147,26 @@ async def connect(
 
     Raises:
         InvalidReferenceError: *registry* is no ECR registry.
-        ConfigurationError: there is no region or no such profile.
+        ConfigurationError: there is no region or no such profile; or there is a journal, and whose registry it is
+            can't be learnt.
         CredentialsError: there are no AWS credentials, or what should give them fails.
+        RegistryError: there is a journal, and ECR, which must tell whose registry it is, can't be asked.
     """
     name = parse_registry(registry) if isinstance(registry, str) else registry or RegistryName()
+    if run is not None:
+        journal = None  # whoever shares it asks when that costs nothing
     run = run or Run.of(Resources.of(settings or Settings(), emit, journal))
     settings, emit = run.resources.settings, run.resources.emit
-    connections = 2 * settings.max_layers + _SPARE_CONNECTIONS
+    aws, connections = aws or AwsConfiguration(), 2 * settings.max_layers + _SPARE_CONNECTIONS
     async with (
-        open_client(name, aws or AwsConfiguration(), connections) as client,
+        open_client(name, aws, connections) as client,
         open_http(client, connections) as http,
     ):
-        ecr = EcrRegistry(client, name, http, max_attempts=settings.max_attempts, emit=emit)
-        yield Registry(ecr, client.meta.endpoint_url, client.meta.region_name, run)
+        ecr = EcrRegistry(client, name, aws, http, max_attempts=settings.max_attempts, emit=emit)
+        opened = Registry(ecr, client.meta.endpoint_url, client.meta.region_name, run)
+        if journal is not None:
+            await opened.require_account("a journal")
+        yield opened
 
 
 async def push(

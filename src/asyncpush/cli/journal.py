@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
@@ -14,18 +13,15 @@ import msgspec
 from anyio import from_thread, to_thread
 from cyclopts import Parameter
 
-from asyncpush.cli.options import OutputFormat, command
+from asyncpush.cli.options import OutputFormat, command, parse_age
 from asyncpush.cli.run import DONE, run
 from asyncpush.cli.streams import write_result
-from asyncpush.errors import UsageError
 from asyncpush.journal.pruning import Pruned, prune
 from asyncpush.journal.survey import Run, Summary, Upload, rows, summarize
 from asyncpush.progress._text import printable, size_text
 
 #: Lines that are written at once.
 _LINES = 1000
-
-_SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60, "w": 7 * 24 * 60 * 60}
 
 _File = Annotated[Path, Parameter(show=False)]
 _Verbose = Annotated[bool, Parameter(name=["--verbose", "-v"])]
@@ -121,19 +117,12 @@ def prune_old(
     """
 
     async def main() -> int:
-        age = _parse_age(older_than)
+        age = parse_age("--older-than", older_than)
         done = await to_thread.run_sync(partial(prune, file, age, unfinished=all))
         write_result(_pruned_json(done) if output == "json" else _pruned_text(done))
         return DONE
 
     return run(main, verbose=verbose)
-
-
-def _parse_age(text: str) -> float:
-    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.strip())
-    if match is None:
-        raise UsageError(f"--older-than: {text!r} is no age", hint="write 12h, 30d or 8w")
-    return float(match[1]) * _SECONDS[match[2]]
 
 
 def _write_rows(file: Path) -> None:

@@ -20,6 +20,7 @@ from asyncpush.cli.options import (
     make_aws,
     make_settings,
     make_source_registries,
+    parse_age,
     parse_platform,
 )
 from asyncpush.cli.run import DONE, FAILED, run, say_error
@@ -63,6 +64,7 @@ def migrate(
     dry_run: bool = False,
     journal: Path | None = None,
     no_resume: Annotated[bool, Parameter(name="--no-resume")] = False,
+    resume_within: Annotated[str, Parameter(metavar="AGE", show_default=True)] = "6h",
     recheck: bool = False,
     fail_fast: bool = False,
     strict: bool = False,
@@ -82,6 +84,7 @@ def migrate(
         dry_run: Say what would be sent, what is there already and which tags are left out; send nothing.
         journal: Where it is remembered what is done; beside the plan by default (PLAN.journal).
         no_resume: Remember nothing, and know nothing of earlier runs.
+        resume_within: Go on with an interrupted run only if it began this lately: 30m, 6h, 2d.
         recheck: Look again at images that an interrupted run has finished.
         fail_fast: Stop at the first failure.
         strict: Fail an entry that takes no tag, unless the plan gives it min_tags: 0.
@@ -106,7 +109,12 @@ def migrate(
             create_repository=create_repository,
             strict=strict,
         )
-        options = Options(dry=dry_run, recheck=recheck, fail_fast=fail_fast)
+        options = Options(
+            dry=dry_run,
+            recheck=recheck,
+            fail_fast=fail_fast,
+            resume_within=parse_age("--resume-within", resume_within),
+        )
         place = None if no_resume else journal or _beside(path)
         report = await _run(ready, settings, place, options, show)
         _refuse_without_credentials(report)

@@ -25,6 +25,8 @@ _DEFAULTS = Settings()
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "kib": 2**10, "mib": 2**20, "gib": 2**30,
           "kb": 10**3, "mb": 10**6, "gb": 10**9, "b": 1}  # fmt: skip
 
+_SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60, "w": 7 * 24 * 60 * 60}
+
 OutputFormat = Literal["text", "json"]
 ProgressFace = Literal["auto", "rich", "plain", "json", "none"]
 
@@ -51,6 +53,22 @@ def parse_size(text: str) -> int:
     if match is None or match[2].lower() not in _UNITS:
         raise UsageError(f"{text!r} is no size", hint="write bytes, or a unit: 256MiB")
     return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def parse_age(option: str, text: str) -> float:
+    """Read an age such as ``12h``, ``30d`` or ``8w``, in seconds.
+
+    Args:
+        option: the option that it was given to.
+        text: the age.
+
+    Raises:
+        UsageError: *text* is no age.
+    """
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.strip())
+    if match is None:
+        raise UsageError(f"{option}: {text!r} is no age", hint="write 12h, 30d or 8w")
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def parse_platform(text: str | None) -> Platform | None:

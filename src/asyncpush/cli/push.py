@@ -123,8 +123,6 @@ def push(
             registry = await stack.enter_async_context(
                 connect(goal.registry, aws=make_aws(aws), settings=settings, emit=listener, journal=kept)
             )
-            if kept is not None:
-                await registry.account()  # the journal names repositories with their account
             logins = await stack.enter_async_context(open_logins(settings, listener))
             remotes = await stack.enter_async_context(open_remotes(registries, logins=logins, emit=listener))
             opening = _Opening(stack, settings, remotes, platform, listener)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,12 @@ def registry_host(client: Any, account: str) -> str:
     """The host of *account*'s private registry in the client's region and partition."""
     domain = _DOMAINS.get(client.meta.partition, "amazonaws.com")
     return f"{account}.dkr.ecr.{client.meta.region_name}.{domain}"
+
+
+def account_of(url: str) -> str | None:
+    """The account in the URL of a private registry, whoever's domain that is in; None if it names none."""
+    match = re.match(r"([0-9]{12})\.dkr[.-]", urlsplit(url).hostname or "")
+    return match[1] if match else None
 
 
 def registry_address(client: Any, name: RegistryName, account: str | None) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import anyio
 from anyio import CapacityLimiter
 
 from asyncpush.administration import RepositoryInfo
-from asyncpush.ecr.calls import NOT_ALLOWED, Calls, batches
+from asyncpush.ecr.address import account_of
+from asyncpush.ecr.calls import NOT_ALLOWED, UNEXPECTED_ANSWER, Calls, batches
 from asyncpush.ecr.creation import PolicyPut, creation_members, policies_of
 from asyncpush.ecr.errors import verdict
+from asyncpush.ecr.login import EcrLogin
 from asyncpush.errors import RegistryError, RepositoryNotFoundError, ServiceError, only_cause
 from asyncpush.settings import RepositorySettings
 
@@ -31,6 +33,14 @@ _ROOT = "ROOT"
 
 #: What GetAccountSetting answers of a setting that this region, or this endpoint, does not know.
 _UNKNOWN = NOT_ALLOWED | {"InvalidParameterException", "ValidationException", "UnknownOperationException"}
+
+
+class Identity(Protocol):
+    """Knows the caller's account, if need be from another service."""
+
+    async def account(self) -> str | None:
+        """The account; None if that can't be learnt."""
+        ...
 
 
 class _Cached(Generic[T]):
@@ -55,10 +65,14 @@ class EcrAdmin:
 
     Args:
         calls: sends its requests.
+        login: the password of its ``/v2/``, which comes with the address of the caller's registry.
+        identity: who the caller is, where ECR does not tell.
     """
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, login: EcrLogin, identity: Identity) -> None:
         self._calls = calls
+        self._login = login
+        self._identity = identity
         self._is_public = calls.service == "ecr-public"
         self._seen: str | None = None
         self._caller = _Cached(self._ask_caller)
@@ -68,8 +82,9 @@ class EcrAdmin:
     async def account(self) -> str | None:
         """Whose registry it is: as it was asked for, an alias of ECR Public's maybe, or else the caller's account.
 
-        That is learnt from DescribeRegistry (ECR Public: DescribeRegistries), or from any repository; None if the
-        caller may do none of it.
+        That is learnt from DescribeRegistry (ECR Public: DescribeRegistries), else from the address that comes with
+        GetAuthorizationToken, which a policy for pushing allows, else from any repository, else from STS; None if none
+        of them tells.
         """
         return self._calls.registry_id or self._seen or await self._caller.get()
 
@@ -133,6 +148,28 @@ class EcrAdmin:
             self._remember(answer.get("repository", {}))
         await self._put_policies(name, settings, only_missing=False)
         return True
+
+    async def finish(self, name: str, settings: RepositorySettings) -> bool:
+        """Give a repository those policies of *settings* that it lacks, as ``create`` would have; others are kept.
+
+        Returns:
+            False if it lacks none.
+
+        Raises:
+            RepositoryNotFoundError: it is not there.
+            ServiceError: ECR refuses; the hint says what the repository lacks.
+        """
+        return await self._put_policies(name, settings, only_missing=True)
+
+    async def is_empty(self, name: str) -> bool | None:
+        """Whether no image is in a repository (DescribeImages); None if the caller may not ask."""
+        try:
+            answer = await self._calls.call("DescribeImages", repositoryName=name, maxResults=1)
+        except ServiceError as error:
+            if error.code not in _UNKNOWN:
+                raise
+            return None
+        return not answer.get("imageDetails")
 
     async def template_for(self, name: str) -> str | None:
         """The prefix of the creation template that would create *name* when it is pushed to (CREATE_ON_PUSH).
@@ -204,15 +241,20 @@ class EcrAdmin:
             tuple(each["filter"] for each in repository.get("imageTagMutabilityExclusionFilters") or ()),
         )
 
-    async def _put_policies(self, name: str, settings: RepositorySettings, *, only_missing: bool) -> None:
+    async def _put_policies(self, name: str, settings: RepositorySettings, *, only_missing: bool) -> bool:
+        is_put = False
         for put in policies_of(settings, is_public=self._is_public):
             try:
                 if only_missing and await self._has(name, put):
                     continue
                 await self._calls.call(put.operation, repositoryName=name, **{put.member: put.text})
-            except ServiceError as error:
-                error.hint = f"{name} was created, but lacks it: put it, or delete {name} and run the same again"
+                is_put = True
+            except RepositoryNotFoundError:
                 raise
+            except ServiceError as error:
+                error.hint = f"{name} was created, but lacks it: correct the policy, or the caller's, and run it again"
+                raise
+        return is_put
 
     async def _has(self, name: str, put: PolicyPut) -> bool:
         try:
@@ -235,6 +277,10 @@ class EcrAdmin:
             with self._calls.understood(operation):
                 registry = answer["registries"][0] if self._is_public else answer
                 return str(registry["registryId"])
+        return await self._account_of_login() or await self._account_of_any() or await self._identity.account()
+
+    async def _account_of_any(self) -> str | None:
+        """The account of any repository; another registry's are not the caller's."""
         if self._calls.registry_id:
             return None
         try:
@@ -245,6 +291,17 @@ class EcrAdmin:
             return None
         with self._calls.understood("DescribeRepositories"):
             return next((self._remember(each).registry_id for each in answer["repositories"]), None)
+
+    async def _account_of_login(self) -> str | None:
+        """The account in the address that ECR gives out with a password; ECR Public gives none."""
+        if self._is_public:
+            return None
+        try:
+            return account_of(await self._login.endpoint())
+        except ServiceError as error:
+            if error.code not in _UNKNOWN | {UNEXPECTED_ANSWER}:
+                raise
+            return None
 
     async def _ask_templates(self) -> frozenset[str]:
         prefixes: set[str] = set()

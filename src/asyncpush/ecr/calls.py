@@ -26,6 +26,9 @@ BATCH = 100
 #: What a caller is told who may not use an operation, and a registry that does not have it.
 NOT_ALLOWED = frozenset({"AccessDeniedException", "UnsupportedCommandException"})
 
+#: The code of an answer that is not ECR's.
+UNEXPECTED_ANSWER = "UnexpectedAnswer"
+
 
 class Calls:
     """Sends the operations of ECR or ECR Public.
@@ -84,7 +87,7 @@ class Calls:
             yield
         except (AttributeError, LookupError, TypeError, ValueError, ResponseParserError) as error:
             raise ServiceError(
-                operation, "UnexpectedAnswer", "this is no answer of ECR's", hint=f"check {self.endpoint_url}"
+                operation, UNEXPECTED_ANSWER, "this is no answer of ECR's", hint=f"check {self.endpoint_url}"
             ) from error
 
     def _takes(self, operation: str, registry_id: str) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from asyncpush.ecr.address import registry_address
+from asyncpush.ecr.address import registry_address, registry_host
 from asyncpush.ecr.admin import EcrAdmin
 from asyncpush.ecr.calls import Calls
 from asyncpush.ecr.http import Http
+from asyncpush.ecr.identity import CallerIdentity
 from asyncpush.ecr.login import EcrLogin
 from asyncpush.ecr.mount import Mounts
 from asyncpush.ecr.pace import Pace
@@ -16,6 +17,7 @@ from asyncpush.ecr.repository import EcrRepository
 from asyncpush.ecr.retry import Retries
 from asyncpush.events import Emit
 from asyncpush.reference import RegistryName
+from asyncpush.settings import AwsConfiguration
 
 
 class EcrRegistry:
@@ -24,6 +26,7 @@ class EcrRegistry:
     Args:
         client: an aiobotocore client that ``wire.install`` has prepared.
         name: the registry, as it was asked for.
+        aws: what is set over the AWS configuration of the environment.
         http: sends what goes past the API.
         max_attempts: failures of a request that end it.
         emit: hears of requests and retries.
@@ -33,9 +36,12 @@ class EcrRegistry:
         pace: how fast the requests of each operation may go.
         admin: its repositories and settings.
         login: the password of its ``/v2/``.
+        address: what the addresses of its repositories begin with.
     """
 
-    def __init__(self, client: Any, name: RegistryName, http: Http, *, max_attempts: int, emit: Emit) -> None:
+    def __init__(
+        self, client: Any, name: RegistryName, aws: AwsConfiguration, http: Http, *, max_attempts: int, emit: Emit
+    ) -> None:
         self.name = name
         self.pace = Pace(name.service, client.meta.endpoint_url)
         self._client = client
@@ -43,8 +49,8 @@ class EcrRegistry:
         self._calls = Calls(client, name.id, Retries(max_attempts, emit, self.pace))
         # Other hosts than the API's, and each may be out of reach, or be reached, on its own.
         self._downloads = Retries(max_attempts, emit, self.pace)
-        self.admin = EcrAdmin(self._calls)
         self.login = EcrLogin(self._calls)
+        self.admin = EcrAdmin(self._calls, self.login, CallerIdentity(client, aws))
         self._mounts = Mounts(
             self._calls,
             name,
@@ -53,7 +59,7 @@ class EcrRegistry:
             retries=Retries(max_attempts, emit, self.pace),
             account=self.admin.account,
         )
-        self._address = registry_address(client, name, name.id)
+        self.address = registry_address(client, name, name.id)
 
     async def account(self) -> str | None:
         """Whose registry it is; from now on the addresses of repositories say so.
@@ -62,12 +68,17 @@ class EcrRegistry:
             RegistryError: ECR can't be reached.
         """
         account = await self.admin.account()
-        self._address = registry_address(self._client, self.name, account)
+        self.address = registry_address(self._client, self.name, account)
         return account
+
+    @property
+    def host_with_account(self) -> str:
+        """How to write the registry so that it says whose it is."""
+        return "public.ecr.aws/ALIAS" if self.name.service == "ecr-public" else registry_host(self._client, "ACCOUNT")
 
     def repository(self, name: str) -> EcrRepository:
         """The repository called *name*; nothing is asked yet."""
-        return EcrRepository(self._calls, name, registry=self._address, mounts=self._mounts)
+        return EcrRepository(self._calls, name, registry=self.address, mounts=self._mounts)
 
     def reader(self, name: str) -> EcrReader:
         """What reads repository *name* back; nothing is asked yet."""

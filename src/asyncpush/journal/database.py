@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from asyncpush.errors import JournalError, UsageError
-from asyncpush.journal.schema import ADD_CHOICE, APPLICATION, SCHEMA, VERSION
+from asyncpush.journal.schema import ADD_CHOICE, ADD_MAKING, APPLICATION, SCHEMA, VERSION
 
 #: How a file of SQLite's begins, and where it says whose it is (SQLite's file format, "the database header").
 _MAGIC = b"SQLite format 3\0"
@@ -252,3 +252,4 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise _damaged(path, str(verdict).splitlines()[-1])
     if "choice" not in {column[1] for column in connection.execute("PRAGMA table_info(known)")}:
         connection.execute(ADD_CHOICE)
+    connection.execute(ADD_MAKING)

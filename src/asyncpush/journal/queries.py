@@ -22,16 +22,18 @@ class Memory:
         known: what tags name, by repository and tag.
         carried: repositories and manifests whose referrers were brought along.
         compressed: what blobs became that had no digest of their own, by identity.
+        making: repositories whose creation has begun, and is not known to be whole.
     """
 
     known: dict[str, dict[str, KnownImage]]
     carried: set[tuple[str, Digest]]
     compressed: dict[str, Descriptor]
+    making: set[str]
 
 
 def load(connection: sqlite3.Connection) -> Memory:
     """Read what is kept in memory."""
-    memory = Memory({}, set(), {})
+    memory = Memory({}, set(), {}, set())
     for repository, tag, source, digest, choice in connection.execute(
         "SELECT repository, tag, source_digest, digest, choice FROM known"
     ):
@@ -43,6 +45,7 @@ def load(connection: sqlite3.Connection) -> Memory:
         "SELECT identity, media_type, digest, size FROM compressed"
     ):
         memory.compressed[identity] = Descriptor(media_type, unpacked(digest), size)
+    memory.making.update(repository for (repository,) in connection.execute("SELECT repository FROM making"))
     return memory
 
 

@@ -17,12 +17,14 @@ class RunState:
         resumed: an earlier, interrupted run of the same plan goes on.
         started: when it began first, UTC.
         finished: images that it has finished so far; ``SqliteJournal.finished`` has them.
+        outdated: when an interrupted run of the same plan had begun that is too old to go on with; None if none is.
     """
 
     id: int
     resumed: bool
     started: datetime
     finished: int
+    outdated: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,16 @@ from __future__ import annotations
 APPLICATION = 0x61706A6C
 VERSION = 1
 
+#: Brings a journal up to date that was made before it knew of repositories half made.
+ADD_MAKING = "CREATE TABLE IF NOT EXISTS making (repository TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID"
+
 # `copy` and `reason` may hold file names, which need not be text: they are blobs.
 #
 # run      images_* count the images of a run whose rows have made way for a later run's.
 # image    what became of each image of a run; a digest of NULL means that it failed.
 # known    what a tag named when it was last looked at, over all runs; `choice` says which platforms were taken.
 # carried  manifests whose referrers have been brought along.
+# making   repositories whose creation has begun, and is whole once they have their policies.
 # layer    one row for each layer in each repository: there may be a million.
 SCHEMA = f"""
 BEGIN;
@@ -30,6 +34,7 @@ CREATE TABLE carried (
     repository TEXT NOT NULL, digest BLOB NOT NULL, at REAL NOT NULL, PRIMARY KEY (repository, digest)) WITHOUT ROWID;
 CREATE TABLE compressed (
     identity TEXT PRIMARY KEY, media_type TEXT NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID;
+{ADD_MAKING};
 CREATE TABLE repository (key INTEGER PRIMARY KEY, address TEXT NOT NULL UNIQUE);
 CREATE TABLE layer (
     repository INTEGER NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL, referenced INTEGER NOT NULL,

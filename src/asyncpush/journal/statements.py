@@ -41,20 +41,22 @@ def optional_digest(column: bytes | None) -> Digest | None:
 
 @dataclass(frozen=True, slots=True)
 class BegunRun:
-    """A run's row, and the images that it has finished."""
+    """A run's row, the images that it has finished, and when a run began that is too old to go on with."""
 
     id: int
     resumed: bool
     started: float
     finished: dict[str, FinishedImage]
+    outdated: float | None = None
 
 
-def begin_run(connection: sqlite3.Connection, plan: str, anew: bool, now: float) -> BegunRun:
-    """Go on with the plan's last run if that was interrupted, or enter a new one."""
+def begin_run(connection: sqlite3.Connection, plan: str, anew: bool, since: float, now: float) -> BegunRun:
+    """Go on with the plan's last run if that has begun *since*, and was interrupted; or enter a new one."""
     last = connection.execute(
         "SELECT id, started, ended IS NULL FROM run WHERE plan = ? ORDER BY id DESC LIMIT 1", (plan,)
     ).fetchone()
-    if last is not None and last[2] and not anew:
+    is_left = last is not None and last[2] and not anew
+    if is_left and last[1] >= since:
         key, started, _ = last
         connection.execute("UPDATE run SET begun = ?, ended = NULL, failed = 0 WHERE id = ?", (now, key))
         return BegunRun(key, True, started, _finished(connection, key))
@@ -67,7 +69,7 @@ def begin_run(connection: sqlite3.Connection, plan: str, anew: bool, now: float)
     connection.execute("DELETE FROM image WHERE run IN (SELECT id FROM run WHERE plan = ?)", (plan,))
     added = connection.execute("INSERT INTO run (plan, started, begun) VALUES (?, ?, ?)", (plan, now, now))
     assert added.lastrowid is not None, "an INSERT has one"  # noqa: S101
-    return BegunRun(added.lastrowid, False, now, {})
+    return BegunRun(added.lastrowid, False, now, {}, outdated=last[1] if is_left else None)
 
 
 def _finished(connection: sqlite3.Connection, run: int) -> dict[str, FinishedImage]:
@@ -113,6 +115,16 @@ def save_failed(connection: sqlite3.Connection, run: int, copy: str, reason: str
 def save_carried(connection: sqlite3.Connection, repository: str, digest: Digest, now: float) -> None:
     """Enter a manifest whose referrers were brought along."""
     connection.execute("INSERT OR REPLACE INTO carried VALUES (?, ?, ?)", (repository, packed(digest), now))
+
+
+def begin_repository(connection: sqlite3.Connection, repository: str, now: float) -> None:
+    """Enter a repository whose creation has begun."""
+    connection.execute("INSERT OR REPLACE INTO making VALUES (?, ?)", (repository, now))
+
+
+def end_repository(connection: sqlite3.Connection, repository: str) -> None:
+    """Take out a repository that is whole, or that was not created."""
+    connection.execute("DELETE FROM making WHERE repository = ?", (repository,))
 
 
 def begin_upload(

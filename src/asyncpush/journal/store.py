@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -59,17 +60,21 @@ class SqliteJournal:
 
     # Runs, and their images
 
-    async def begin_run(self, plan_fingerprint: str, *, anew: bool) -> RunState:
+    async def begin_run(self, plan_fingerprint: str, *, anew: bool, within: float = math.inf) -> RunState:
         """Go on with the last run of a plan if it was interrupted; else begin a new one.
 
         Args:
             plan_fingerprint: equal for plans that ask for the same.
             anew: begin a new one in any case.
+            within: seconds since a run has begun for which it is gone on with.
         """
-        work = partial(statements.begin_run, plan=plan_fingerprint, anew=anew, now=self._now())
+        now = self._now()
+        work = partial(statements.begin_run, plan=plan_fingerprint, anew=anew, since=now - within, now=now)
         begun = await self._commits.do(work)
         self._run, self._finished = begun.id, begun.finished
-        return RunState(begun.id, begun.resumed, datetime.fromtimestamp(begun.started, UTC), len(begun.finished))
+        outdated = None if begun.outdated is None else datetime.fromtimestamp(begun.outdated, UTC)
+        started = datetime.fromtimestamp(begun.started, UTC)
+        return RunState(begun.id, begun.resumed, started, len(begun.finished), outdated)
 
     async def end_run(self, failed: int) -> None:
         """Note that the run has ended.
@@ -138,6 +143,20 @@ class SqliteJournal:
         """Note that the referrers of a manifest have been brought along."""
         work = partial(statements.save_carried, repository=repository, digest=digest, now=self._now())
         await self._commits.do(work, lambda: self._memory.carried.add((repository, digest)))
+
+    def is_half_made(self, repository: str) -> bool:
+        """Whether the creation of a repository has begun, and is not known to be whole (``repository_begun``)."""
+        return repository in self._memory.making
+
+    async def repository_begun(self, repository: str) -> None:
+        """Note that a repository is about to be created: from then on it counts as half made."""
+        work = partial(statements.begin_repository, repository=repository, now=self._now())
+        await self._commits.do(work, lambda: self._memory.making.add(repository))
+
+    async def repository_made(self, repository: str) -> None:
+        """Note that a repository has its policies, or was not created after all."""
+        work = partial(statements.end_repository, repository=repository)
+        await self._commits.do(work, lambda: self._memory.making.discard(repository))
 
     @property
     def compressed(self) -> Mapping[str, Descriptor]:

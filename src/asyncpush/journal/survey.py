@@ -66,6 +66,13 @@ class Referrers(_Row, frozen=True, kw_only=True):
     at: datetime
 
 
+class Making(_Row, frozen=True, kw_only=True):
+    """A repository whose creation has begun, and is not known to be whole."""
+
+    repository: str
+    at: datetime
+
+
 class Layer(_Row, frozen=True, kw_only=True):
     """A layer that a repository holds."""
 
@@ -133,7 +140,7 @@ def summarize(path: Path) -> Summary:
         )
 
 
-def rows(path: Path) -> Iterator[Run | Image | Tag | Referrers | Layer | Compressed | Upload]:
+def rows(path: Path) -> Iterator[Run | Image | Tag | Referrers | Making | Layer | Compressed | Upload]:
     """All that is in a journal, as it is in one instant.
 
     Raises:
@@ -145,6 +152,7 @@ def rows(path: Path) -> Iterator[Run | Image | Tag | Referrers | Layer | Compres
         yield from _images(connection)
         yield from _tags(connection)
         yield from _referrers(connection)
+        yield from _making(connection)
         yield from _layers(connection)
         yield from _compressed(connection)
         yield from _uploads(connection)
@@ -204,6 +212,13 @@ def _referrers(connection: sqlite3.Connection) -> Iterator[Referrers]:
         "SELECT repository, digest, at FROM carried ORDER BY repository, digest"
     ):
         yield Referrers(repository=repository, digest=str(unpacked(digest)), at=_time(at))
+
+
+def _making(connection: sqlite3.Connection) -> Iterator[Making]:
+    # A journal that is only read may be older than the table.
+    if _count(connection, "SELECT count(*) FROM sqlite_master WHERE name = 'making'"):
+        for repository, at in connection.execute("SELECT repository, at FROM making ORDER BY repository"):
+            yield Making(repository=repository, at=_time(at))
 
 
 def _layers(connection: sqlite3.Connection) -> Iterator[Layer]:

@@ -20,6 +20,9 @@ from asyncpush.migrate.targets import OpenTarget
 from asyncpush.model import Digest
 from asyncpush.sources.registry import Remotes
 
+#: What an interrupted run has found out is believed for this many seconds.
+RESUME_WITHIN = 6 * 60 * 60
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -30,12 +33,14 @@ class Options:
         recheck: look at images again that an interrupted run has finished, and at referrers that were carried along.
         fail_fast: stop at the first failure.
         retries: how often what has failed is tried again at the end.
+        resume_within: seconds since an interrupted run has begun for which it is gone on with.
     """
 
     dry: bool = False
     recheck: bool = False
     fail_fast: bool = False
     retries: int = 2
+    resume_within: float = RESUME_WITHIN
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -13,15 +13,16 @@ from anyio import CapacityLimiter
 from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, only_cause
+from asyncpush.journal import FinishedImage
 from asyncpush.manifest import Manifest
 from asyncpush.migrate.catalog import Catalog
 from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.plan.model import Entry, Target
-from asyncpush.migrate.targets import create_by_push
+from asyncpush.migrate.repositories import create_by_push
 from asyncpush.model import Descriptor, Digest
 from asyncpush.planning import Memory, Plan, Wanted, plan_anew, plan_images
-from asyncpush.protocols import Image, Repository, StoredImage
+from asyncpush.protocols import Image, ImageNode, Repository, StoredImage
 
 #: Entries that are looked into at once; each asks for its tags and manifests many at a time.
 _ENTRIES_AT_ONCE = 16
@@ -98,7 +99,7 @@ class Discovery:
 
     async def copies(self, entry: Entry, copies: Sequence[Copy]) -> None:
         """Find out what there is to do for *copies*, all of one entry."""
-        going = [copy for copy in copies if not self._is_finished(copy)]
+        going = await self._unfinished(entry, copies)
         for copy in going:
             self._context.started(copy)
         going = [copy for copy in going if not self._is_refused(copy)]
@@ -144,14 +145,31 @@ class Discovery:
 
     # What is done, or can't be done
 
-    def _is_finished(self, copy: Copy) -> bool:
-        """Whether an interrupted run has finished it: then nobody looks at it again."""
+    async def _unfinished(self, entry: Entry, copies: Sequence[Copy]) -> Sequence[Copy]:
+        """Those of *copies* that an interrupted run has not finished, or that have moved at their source since."""
         journal = self._context.journal
-        finished = journal.finished.get(copy.key) if journal and not self._context.options.recheck else None
-        if finished is None:
-            return False
-        self._context.ended(CopyResult(copy=copy, outcome="finished", digest=finished.digest))
-        return True
+        if journal is None or self._context.options.recheck:
+            return copies
+        finished = {copy: journal.finished[copy.key] for copy in copies if copy.key in journal.finished}
+        for copy in finished:
+            self._context.attempts[copy.key] += 1
+        now = await self._digests_now(entry, finished)
+        unmoved = {copy for copy, image in finished.items() if copy in now and image.source_digest == now[copy]}
+        for copy in unmoved:
+            self._context.ended(CopyResult(copy=copy, outcome="finished", digest=finished[copy].digest))
+        return [copy for copy in copies if copy not in unmoved and (copy not in finished or copy in now)]
+
+    async def _digests_now(self, entry: Entry, finished: Mapping[Copy, FinishedImage]) -> dict[Copy, Digest | None]:
+        """What each copy is at its source now, for one HEAD each; those that can't be asked for have failed."""
+        if entry.kind == "local":
+            return {copy: source_digest(image) for copy, image in await self._catalog.load_archive(entry, finished)}
+        moving = {copy: image for copy, image in finished.items() if not copy.reference.startswith("sha256:")}
+        before: dict[str, set[Digest]] = defaultdict(set)
+        for copy, image in moving.items():
+            before[copy.reference].update([image.source_digest] if image.source_digest else [])
+        descriptors = await self._catalog.resolve(entry, moving, before) if moving else {}
+        now = {copy: descriptors[copy.reference].digest for copy in moving if copy.reference in descriptors}
+        return {**{copy: image.source_digest for copy, image in finished.items() if copy not in moving}, **now}
 
     def _is_refused(self, copy: Copy) -> bool:
         failure = self._context.targets[copy.goal.target].failures.get(copy.goal.repository)
@@ -245,7 +263,7 @@ class Discovery:
         for group in together.values():
             image = images[group[0][0]]
             for copy, _ in group:
-                self._context.sources.setdefault(copy.key, image.root.manifest.digest if image.root.manifest else None)
+                self._context.sources.setdefault(copy.key, source_digest(image))
             await self._found.send(Ready(image, tuple(group)))
 
     def _is_empty(self, copy: Copy) -> bool:
@@ -271,6 +289,14 @@ class Discovery:
             async with anyio.create_task_group() as tg:
                 for repository, asking in by_repository.items():
                     tg.start_soon(one, repository, asking)
+
+
+def source_digest(image: Image) -> Digest | None:
+    """What tells an image of an archive from others: its manifest's digest; its config's if that is yet to be built."""
+    if image.root.manifest is not None:
+        return image.root.manifest.digest
+    config = image.root.config.descriptor if isinstance(image.root, ImageNode) else None
+    return config.digest if config else None
 
 
 def _is_at(stored: StoredImage, copy: Copy) -> bool:

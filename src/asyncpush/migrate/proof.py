@@ -19,7 +19,8 @@ from asyncpush.migrate.copies import Copy
 from asyncpush.migrate.exchange import Exchange
 from asyncpush.migrate.plan.model import Entry, Plan
 from asyncpush.migrate.referrers import Referrers
-from asyncpush.migrate.targets import OpenTarget, open_targets, prepare
+from asyncpush.migrate.repositories import prepare
+from asyncpush.migrate.targets import OpenTarget, open_targets
 from asyncpush.model import Digest
 from asyncpush.planning import companions
 from asyncpush.protocols import ImageNode, IndexNode, ReferrerSource

@@ -31,8 +31,10 @@ from asyncpush.migrate.exchange import Exchange, registry_of, score
 from asyncpush.migrate.failures import may_succeed
 from asyncpush.migrate.plan.model import Entry, Plan
 from asyncpush.migrate.referrers import Referrers
+from asyncpush.migrate.repositories import create_by_push, make_whole, prepare
 from asyncpush.migrate.results import Report, pushed_result
-from asyncpush.migrate.targets import create_by_push, open_targets, prepare
+from asyncpush.migrate.resume import begin_run, fingerprint
+from asyncpush.migrate.targets import open_targets
 from asyncpush.model import Digest
 from asyncpush.planning import Plan as ImagePlan
 from asyncpush.planning import plan_anew
@@ -63,8 +65,9 @@ async def migrate_plan(
 ) -> Report:
     """Bring all images of *plan* to where they go; one that fails does not stop the others.
 
-    With a journal, a migration that was interrupted goes on: images that it has finished are not looked at again, and
-    no acknowledged part is sent again. One that has ended begins anew, and sees what has moved.
+    With a journal, a migration that was interrupted goes on, if it began lately (``Options.resume_within``): of images
+    that it has finished only the digest at the source is asked, and no acknowledged part is sent again. One that has
+    ended begins anew, and looks at all of them.
 
     Credentials that are lost on the way (they expire, and what gave them gives no others) stop all: the report says so
     (``Report.stopped``), and the migration counts as interrupted.
@@ -78,7 +81,7 @@ async def migrate_plan(
         patience: how long registries that images come from are waited for, and how often they are asked again.
 
     Raises:
-        UsageError: a registry can't be connected to as the plan says.
+        UsageError: a registry can't be connected to as the plan says, or nobody tells a journal whose it is.
         RegistryError: a registry that images go to refuses altogether, or can't be reached.
         JournalError: the journal can't be written.
     """
@@ -95,7 +98,7 @@ async def migrate_plan(
     resources = Resources.of(settings or Settings(), counted, journal)
     run, exchange = Run.of(resources), Exchange(resources)
     async with AsyncExitStack() as held:
-        targets = await held.enter_async_context(open_targets(plan, run))
+        targets = await held.enter_async_context(open_targets(plan, run, None if options.dry else journal))
         logins = await held.enter_async_context(open_logins(resources.settings, emit))
         opened = open_remotes(plan.source_registries, logins=logins, emit=emit, patience=patience)
         remotes = await held.enter_async_context(opened)
@@ -109,10 +112,11 @@ async def migrate_plan(
             tries_left=0 if options.dry or options.fail_fast else options.retries,
         )
         resumed = False
-        if journal is not None and not options.dry:
-            resumed = (await journal.begin_run(fingerprint(plan), anew=options.recheck)).resumed
         try:
             await prepare(plan, targets, dry=options.dry)
+            if journal is not None and not options.dry:
+                addresses = [opened.registry.address for opened in targets.values()]
+                resumed = await begin_run(journal, fingerprint(plan, resources.settings, addresses), options, emit)
             left = await journal.left_uploads() if journal is not None and not options.dry else ()
             exchange.continues(left)
             with only_cause(), context.scope:
@@ -154,11 +158,6 @@ def _name_the_rest(context: Context, catalog: Catalog, entries: Iterable[Entry],
     for copy in copies:
         if copy.key not in context.results:
             context.ended(CopyResult(copy=copy, outcome="failed", error=error))
-
-
-def fingerprint(plan: Plan) -> str:
-    """Equal for plans that ask for the same; without any secret."""
-    return Digest.of(repr((plan.targets, plan.entries)).encode()).hex
 
 
 class _Migration:
@@ -298,10 +297,11 @@ class _Migration:
     async def _push_one(self, ready: Ready, copy: Copy, plan: ImagePlan) -> CopyResult:
         if self._context.options.dry:
             return await self._would_push(ready, copy, plan)
+        target = self._context.targets[copy.goal.target]
         try:
+            await make_whole(target, copy.entry, copy.repository.name)
             result = await self._push_planned(ready, copy, plan)
         except RepositoryNotFoundError as error:
-            target = self._context.targets[copy.goal.target]
             create = partial(create_by_push, target, copy.entry, copy.repository, error)
             await self._context.run.created.do(copy.repository.address, create)
             result = await self._push_planned(ready, copy, plan_anew(ready.image))

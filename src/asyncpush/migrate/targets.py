@@ -1,35 +1,20 @@
-"""The registries that a migration goes to: connected to, their repositories described, the missing ones created."""
+"""The registries that a migration goes to, connected to; and what is known of their repositories."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-import anyio
-from anyio import CapacityLimiter
-
+from asyncpush.administration import RepositoryInfo
 from asyncpush.api import Registry, connect
-from asyncpush.errors import (
-    AsyncpushError,
-    RegistryError,
-    RepositoryNotFoundError,
-    ServiceError,
-    UsageError,
-    only_cause,
-)
-from asyncpush.events import Notice
-from asyncpush.image import Run
-from asyncpush.migrate.plan.model import Entry, Plan, Target
-from asyncpush.model import Digest
+from asyncpush.errors import AsyncpushError
+from asyncpush.image import Once, Run
+from asyncpush.journal import SqliteJournal
+from asyncpush.migrate.plan.model import Plan, Target
 from asyncpush.protocols import Repository
 from asyncpush.reference import Destination
-
-#: CreateRepository calls at once; ECR documents no rate for it.
-_CREATED_AT_ONCE = 4
-
-_DENIED = "AccessDeniedException"
 
 #: ``there``; ``new``, because this run has created it; ``missing`` in a dry run, or because a creation template will
 #: create it when it is pushed to.
@@ -43,14 +28,20 @@ class OpenTarget:
     Attributes:
         target: what the plan says of it.
         registry: the connection.
+        journal: remembers which of its repositories are half made.
         states: its repositories that the plan names, by name.
         failures: those that can't be used, and why.
+        described: what ECR says of those that were there at first.
+        whole: makes sure, once each, that repositories that were there have what the plan would have given them.
     """
 
     target: Target
     registry: Registry
+    journal: SqliteJournal | None = None
     states: dict[str, State] = field(default_factory=dict)
     failures: dict[str, AsyncpushError] = field(default_factory=dict)
+    described: dict[str, RepositoryInfo] = field(default_factory=dict)
+    whole: Once[None] = field(default_factory=Once)
     _repositories: dict[str, Repository] = field(default_factory=dict)
 
     def repository(self, name: str) -> Repository:
@@ -67,8 +58,15 @@ class OpenTarget:
 
 
 @asynccontextmanager
-async def open_targets(plan: Plan, run: Run) -> AsyncIterator[Mapping[Target, OpenTarget]]:
+async def open_targets(
+    plan: Plan, run: Run, journal: SqliteJournal | None = None
+) -> AsyncIterator[Mapping[Target, OpenTarget]]:
     """Connect to all registries that *plan* names.
+
+    Args:
+        plan: the plan.
+        run: what all pushes share.
+        journal: remembers which repositories are half made.
 
     Raises:
         ConfigurationError: there is no region, no such profile, or no credentials.
@@ -78,104 +76,5 @@ async def open_targets(plan: Plan, run: Run) -> AsyncIterator[Mapping[Target, Op
         targets: dict[Target, OpenTarget] = {}
         for target in plan.targets:
             registry = await stack.enter_async_context(connect(target.registry, aws=target.aws, run=run))
-            targets[target] = OpenTarget(target, registry)
+            targets[target] = OpenTarget(target, registry, journal)
         yield targets
-
-
-async def prepare(plan: Plan, targets: Mapping[Target, OpenTarget], *, dry: bool) -> None:
-    """See which repositories are there, and create the others, before anything is read or sent.
-
-    From then on the repositories' addresses are complete.
-
-    Args:
-        plan: the plan.
-        targets: its registries.
-        dry: create nothing.
-    """
-    with only_cause():
-        async with anyio.create_task_group() as tg:
-            for opened in targets.values():
-                entries = [
-                    (goal.repository, entry)
-                    for entry in plan.entries
-                    for goal in entry.goals
-                    if goal.target == opened.target
-                ]
-                tg.start_soon(_prepare_one, opened, entries, dry)
-
-
-async def _prepare_one(opened: OpenTarget, entries: Iterable[tuple[str, Entry]], dry: bool) -> None:
-    wanted: dict[str, Entry] = {}
-    for name, entry in entries:
-        wanted.setdefault(name, entry)
-    if not wanted:
-        return
-    admin = opened.registry.admin
-    try:
-        there: Collection[str] = await admin.repositories(wanted)
-    except ServiceError as error:
-        if error.code != _DENIED:
-            raise
-        # Who may push need not be allowed to describe: what is missing then shows when it is asked for its images.
-        opened.registry.emit(Notice(f"repositories can't be described, and are taken to be there: {error}"))
-        there = wanted
-    await opened.registry.account()
-    missing = [name for name in wanted if name not in there]
-    opened.states.update(dict.fromkeys(there, "there"))
-    at_once = CapacityLimiter(_CREATED_AT_ONCE)
-
-    async def make(name: str) -> None:
-        async with at_once:
-            await _make(opened, name, wanted[name], dry)
-
-    with only_cause():
-        async with anyio.create_task_group() as tg:
-            for name in missing:
-                tg.start_soon(make, name)
-
-
-async def create_by_push(
-    opened: OpenTarget, entry: Entry, repository: Repository, error: RepositoryNotFoundError
-) -> bool:
-    """Create a repository that ECR's layer API does not find: it was left to a template, or somebody has deleted it.
-
-    A push through ``/v2/`` heeds templates; whether one through the layer API does is not documented. So a push is
-    begun there: a mount that can't succeed.
-
-    Raises:
-        RepositoryNotFoundError: there is no template, and the plan does not say that it may be created.
-        RegistryError: ECR refuses.
-    """
-    with suppress(RegistryError):
-        await repository.mount(Digest.of(b""), repository.name)
-    admin = opened.registry.admin
-    try:
-        if await admin.repositories([repository.name]):
-            return True
-    except ServiceError as refusal:
-        if refusal.code != _DENIED:
-            raise
-    if not entry.create:
-        raise error
-    return await admin.create(repository.name, entry.repository_settings)
-
-
-async def _make(opened: OpenTarget, name: str, entry: Entry, dry: bool) -> None:
-    """Create a missing repository, or leave it to a creation template."""
-    admin = opened.registry.admin
-    try:
-        template = await admin.template_for(name)
-        if template is not None:
-            opened.registry.emit(Notice(f"{name} is left to the creation template of {template!r}"))
-            opened.states[name] = "missing"
-        elif not entry.create:
-            opened.failures[name] = UsageError(
-                f"repository {name} does not exist", hint="create it, or write `repository: {create: true}` in the plan"
-            )
-        elif dry:
-            opened.states[name] = "missing"
-        else:
-            is_ours = await admin.create(name, entry.repository_settings)
-            opened.states[name] = "new" if is_ours else "there"
-    except ServiceError as error:
-        opened.failures[name] = error

@@ -7,13 +7,14 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.document import RepositoryDocument
+from asyncpush.migrate.plan.policies import LENGTHS, faults_of
 from asyncpush.migrate.plan.problems import Problems, member
 from asyncpush.settings import Mutability, RepositorySettings
 
@@ -22,9 +23,6 @@ T = TypeVar("T")
 # ImageTagMutabilityExclusionFilter in ECR's service model, and how many CreateRepository takes.
 _EXCLUSION = re.compile(r"[0-9a-zA-Z._*-]{1,128}")
 _MAX_EXCLUSIONS = 5
-
-# SetRepositoryPolicy's and PutLifecyclePolicy's longest texts in ECR's service model.
-_MAX_POLICY = {"policy": 10_240, "lifecycle_policy": 30_720}
 
 _EXCLUDING: dict[Mutability, Mutability] = {
     "MUTABLE": "MUTABLE_WITH_EXCLUSION",
@@ -83,18 +81,18 @@ class Repositories:
     def _policy(self, name: str, said: str | dict[str, object] | UnsetType, place: str) -> str | None:
         if said is UNSET:
             return None
-        there, longest = member(place, name), _MAX_POLICY[name]
+        there = member(place, name)
         if isinstance(said, dict):
             text = json.dumps(said, separators=(",", ":"))
-        else:
-            with self.problems.at(there):
-                text = self._read(self.base / str(said), longest)
-                _check_object(text, str(said))
-                return text
-            return None
-        if len(text) > longest:
-            self.problems.add(there, f"has {len(text)} characters; ECR takes {longest}")
-        return text
+            for inner, words in faults_of(name, text, said):
+                self.problems.add(f"{there}.{inner}" if inner else there, words)
+            return text
+        with self.problems.at(there):
+            text = self._read(self.base / str(said), LENGTHS[name][1])
+            for inner, words in faults_of(name, text, _object_of(text, str(said))):
+                self.problems.add(there, f"{said}: {inner} {words}" if inner else f"{said} {words}")
+            return text
+        return None
 
     def _read(self, path: Path, longest: int) -> str:
         if path not in self._files:
@@ -113,13 +111,14 @@ class Repositories:
         return self._files[path]
 
 
-def _check_object(text: str, name: str) -> None:
+def _object_of(text: str, name: str) -> dict[str, Any]:
     try:
-        is_object = isinstance(json.loads(text), dict)
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{name} is no JSON: {error}") from error
-    if not is_object:
+    if not isinstance(found, dict):
         raise UsageError(f"{name} holds no JSON object")
+    return found
 
 
 def merged(said: RepositoryDocument | UnsetType, defaults: RepositoryDocument | UnsetType) -> RepositoryDocument:
