@@ -16,6 +16,7 @@ from asyncpush.errors import ServiceError, SourceError
 from asyncpush.image import PushedLayer
 from asyncpush.journal import LeftUpload
 from asyncpush.layer import Resources
+from asyncpush.migrate import leads
 from asyncpush.migrate.exchange import Exchange, ImageSender, registry_of
 from asyncpush.model import Descriptor, Digest, Upload
 from asyncpush.protocols import Part
@@ -141,9 +142,9 @@ images = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(images, st.booleans())
+@given(images, st.booleans(), st.booleans())
 def test_all_images_arrive_whoever_waits_for_whom_and_whoever_fails(
-    wanted: list[tuple[int, set[int], bool]], mounting: bool
+    wanted: list[tuple[int, set[int], bool]], mounting: bool, restless: bool
 ) -> None:
     registry = Registry(mounting)
 
@@ -160,13 +161,119 @@ def test_all_images_arrive_whoever_waits_for_whom_and_whoever_fails(
                         fails,
                     )
 
-    anyio.run(main)
+    with pytest.MonkeyPatch.context() as patch:
+        if restless:  # leads pass on whenever they can
+            patch.setattr(leads, "_WORTH_IT", float("-inf"))
+            patch.setattr(leads, "_WORTH_MUCH", float("-inf"))
+            patch.setattr(leads, "_LOOK_AGAIN", 0.001)
+        anyio.run(main)
 
     for place, (_, numbers, fails) in enumerate(wanted):
         if not fails:
             assert {blob(number).descriptor.digest for number in numbers} <= registry.referenced[f"app-{place}"]
-    if mounting and not any(fails for *_, fails in wanted):
+    if mounting and not restless and not any(fails for *_, fails in wanted):
         assert set(registry.uploads.values()) == {1}, "each layer goes to the registry once"
+
+
+class Large:
+    """Content that nobody gets to the end of reading, since its repository waits."""
+
+    label, size = "large", 2**40
+
+    def open(self) -> Any:
+        raise AssertionError
+
+
+def large(number: int) -> ContentBlob:
+    return ContentBlob("large", Descriptor("layer", Digest.of(b"large %d" % number), Large.size), Large())
+
+
+@dataclass(eq=False)
+class Patient(Repository):
+    """A repository that takes a large layer when it is told to: then it fails."""
+
+    goes_on: anyio.Event = field(default_factory=anyio.Event)
+    uploads: int = 0
+
+    async def begin_upload(self) -> Upload:
+        self.uploads += 1
+        if self.uploads == 2:
+            await self.goes_on.wait()
+            raise ServiceError("InitiateLayerUpload", "ServerException", "not now")
+        return await super().begin_upload()
+
+
+async def test_followers_do_not_wait_for_what_else_their_leader_sends() -> None:
+    registry = Registry()
+    exchange = await prepared(registry)
+    leader = Patient("leader", registry)
+
+    async def lead() -> None:
+        with exchange.sender(leader, [blob(1), large(0)]) as sender:
+            await sender.send(leader, blob(1))
+            with pytest.raises(ServiceError):
+                await sender.send(leader, large(0))
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(lead)
+            while not registry.uploads:
+                await checkpoint()
+            async with anyio.create_task_group() as followers:
+                for number in range(5):
+                    repository = Repository(f"app-{number}", registry)
+                    followers.start_soon(push, exchange, repository, {1, 10 + number})
+            leader.goes_on.set()
+
+    assert registry.uploads[blob(1).descriptor.digest] == 2, "the leader's, and one follower's"
+    assert registry.mounts == {True: 4}
+
+
+async def test_a_layer_that_waits_for_its_turn_goes_where_an_image_refers_to_it_soonest() -> None:
+    registry = Registry()
+    resources = Resources.of(Settings(max_layers=1))
+    exchange, leader, put = Exchange(resources), Repository("leader", registry), anyio.Event()
+
+    async def lead() -> None:
+        with exchange.sender(leader, [blob(1), large(0)]) as sender:
+            assert (await sender.send(leader, blob(1))).outcome == "mounted"
+            await put.wait()
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tg:
+            async with resources.slots.hold():
+                tg.start_soon(lead)
+                await anyio.wait_all_tasks_blocked()
+                tg.start_soon(push, exchange, Repository("small", registry), {1})
+                await anyio.wait_all_tasks_blocked()
+            while "small" not in registry.referenced:
+                await checkpoint()
+            put.set()
+
+    assert set(registry.uploads.values()) == {1}
+
+
+async def test_of_a_leader_that_fails_one_follower_takes_the_lead() -> None:
+    registry = Registry()
+    exchange = await prepared(registry)
+    fails = anyio.Event()
+
+    async def lead() -> None:
+        with exchange.sender(leader, [blob(1), blob(2)]) as sender:
+            await sender.send(leader, blob(1))
+            await fails.wait()
+
+    leader = Repository("leader", registry)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(lead)
+            await anyio.wait_all_tasks_blocked()
+            for number in range(5):
+                tg.start_soon(push, exchange, Repository(f"app-{number}", registry), {1, 2})
+            fails.set()
+
+    assert registry.uploads == {blob(1).descriptor.digest: 2, blob(2).descriptor.digest: 1}
+    assert registry.mounts == {True: 8}
 
 
 async def test_a_layer_is_mounted_once_an_image_refers_to_it() -> None:
@@ -222,7 +329,7 @@ async def test_repositories_that_wait_for_a_slot_get_the_bytes_together() -> Non
             return super().open()
 
     each = ContentBlob("layer", blob(1).descriptor, Counted((1).to_bytes(2, "big"), "layer"))
-    outcomes: list[PushedLayer] = []
+    outcomes: list[PushedLayer | None] = []
 
     async def one(name: str) -> None:
         outcomes.append(await exchange.upload(Repository(name, registry), each))
@@ -231,7 +338,7 @@ async def test_repositories_that_wait_for_a_slot_get_the_bytes_together() -> Non
         for name in ("one", "two", "three"):
             tg.start_soon(one, name)
 
-    assert [outcome.outcome for outcome in outcomes] == ["pushed"] * 3
+    assert [outcome and outcome.outcome for outcome in outcomes] == ["pushed"] * 3
     assert reads == 1
     assert registry.uploads[each.descriptor.digest] == 3
 

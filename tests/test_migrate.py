@@ -73,6 +73,26 @@ async def test_every_image_arrives_and_each_layer_goes_once_where_the_registry_m
     assert len(here.source.asked("GET", "/blobs/")) == counts["CompleteLayerUpload"]
 
 
+async def test_an_index_of_many_tags_puts_its_children_once_and_later_tags_alone(here: Bench) -> None:
+    index = here.layout.index(*two_platforms(here))
+    for tag in ("1.2", "latest"):
+        here.source.hold(here.layout, index, "team/app", tag)
+    await here.run(here.plan({"from": "team/app", "to": "mirror/app"}), journal=False)
+    assert here.emulator.requests.counts()["PutImage"] == 2 + 3
+
+    here.source.hold(here.layout, index, "team/app", "new")
+    here.emulator.requests.clear()
+    # Of a tag alone, nothing that is there shows under the tags that are asked for.
+    report = await here.run(
+        here.plan({"from": "team/app", "to": "mirror/app", "tags": {"names": ["new"]}}), journal=False
+    )
+
+    assert outcomes(report)["mirror/app:new"] == "pushed"
+    counts = here.emulator.requests.counts()
+    assert (counts["PutImage"], counts["BatchCheckLayerAvailability"]) == (1, 0)
+    assert len(set((await here.stored("mirror/app")).values())) == 1
+
+
 async def test_without_mounts_each_repository_gets_its_own(here: Bench) -> None:
     for number in range(3):
         here.hold(f"team/app-{number}", "1", layer(1), layer(number + 5))

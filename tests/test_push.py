@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,44 @@ async def test_layers_that_images_share_go_once(emulator: Emulator, registry: Re
     # One base, four layers of their own and four configs.
     assert emulator.requests.counts()["CompleteLayerUpload"] == 9
     assert sum(result.layers_sent for result in results) == 9
+
+
+async def test_a_batch_puts_a_manifest_that_images_share_once(
+    emulator: Emulator, registry: Registry, tmp_path: Path
+) -> None:
+    layout = Layout()
+    index = layout.index(layout.image(layer_tar("amd64")), layout.image(layer_tar("arm64")))
+    for tag in ("1", "1.2", "latest"):
+        layout.tag(index, tag)
+    folder = layout.write(tmp_path / "app")
+
+    async with asyncpush.open_source(f"oci:{folder}", registry.settings) as source:
+        images = [(image, parse_destination(f"team/app:{image.tag}")) for image in await source.images()]
+        results = await asyncpush.push_all(registry, images)
+
+    assert [getattr(result, "outcome", "failed") for result in results] == ["pushed"] * 3
+    assert emulator.requests.counts()["PutImage"] == 2 + 3
+
+
+async def test_a_manifest_that_was_deleted_in_mid_run_is_put_again(
+    emulator: Emulator, registry: Registry, tmp_path: Path
+) -> None:
+    layout = Layout()
+    child = layout.image(layer_tar("amd64"))
+    for tag in ("1", "2"):
+        layout.tag(layout.index(child, layout.image(layer_tar(tag))), tag)
+    folder = layout.write(tmp_path / "app")
+    client = judge(emulator.endpoint_url)
+    await asyncpush.push(registry, f"oci:{folder}:1", "team/app:1")
+    gone = [{"imageTag": "1"}], [{"imageDigest": str(child["digest"])}]
+    for ids in gone:
+        delete = partial(client.batch_delete_image, repositoryName="team/app", imageIds=ids)
+        await to_thread.run_sync(delete)
+    emulator.requests.clear()
+
+    await asyncpush.push(registry, f"oci:{folder}:2", "team/app:2")
+
+    assert emulator.requests.counts()["PutImage"] == 3, "at once, not after ECR has refused the index"
 
 
 async def test_one_image_that_fails_does_not_stop_the_others(registry: Registry, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Generic, Literal, Protocol, TypeVar
 
 import anyio
@@ -14,7 +15,7 @@ from asyncpush.events import ImageDone, ImagePlanned, ImageStarted
 from asyncpush.layer import PushedLayer, Resources, push_layer
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, LeftOut
-from asyncpush.planning import Memory, Plan, each_once, plan_image
+from asyncpush.planning import Memory, Plan, companions, each_once, nodes, plan_image
 from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository
 from asyncpush.upload import layer_key
 
@@ -163,12 +164,21 @@ class DirectSender:
 
 
 @dataclass(frozen=True, slots=True)
+class _Put:
+    """A manifest that was put, and when, by the monotonic clock."""
+
+    outcome: Literal["pushed", "present"]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
-    """What the images of one run share: resources, and who sends which layer and creates which repository."""
+    """What the images of one run share: resources, and who sends which layer, puts which manifest, creates what."""
 
     resources: Resources
     sender: LayerSender
     layers: Once[PushedLayer] = field(default_factory=Once)
+    manifests: Once[_Put] = field(default_factory=Once)
     created: Once[bool] = field(default_factory=Once)
 
     @classmethod
@@ -284,22 +294,27 @@ class _ImagePush:
 
     async def node(self, node: ImageNode | IndexNode, tag: str | None) -> tuple[Manifest, Literal["pushed", "present"]]:
         """Put *node*, after all that it names; by digest where *tag* is None."""
-        if isinstance(node, ImageNode) and node.companions:
-            async with anyio.create_task_group() as tg:
-                for companion in node.companions:
-                    tg.start_soon(self.node, companion, None)
-        if tag is None and node.manifest and node.manifest.digest in self._plan.manifests:
-            return node.manifest, "present"
-        if isinstance(node, IndexNode):
-            async with anyio.create_task_group() as tg:
-                for child in node.children:
-                    tg.start_soon(self.node, child, None)
-            return node.manifest, await self._put(node.manifest, tag, {})
-        return await self._leaf(node, tag)
-
-    async def _leaf(self, node: ImageNode, tag: str | None) -> tuple[Manifest, Literal["pushed", "present"]]:
-        blobs = tuple(each_once((node.config, *node.layers)))
         there = node.manifest is not None and node.manifest.digest in self._plan.manifests
+        if isinstance(node, ImageNode):
+            await self._each(node.companions)
+            if tag is None and there and node.manifest:
+                return node.manifest, "present"
+            return await self._leaf(node, tag, there=there)
+        # ECR has an index only with all that it names.
+        await self._each(companions(node) if there else node.children)
+        if tag is None and there:
+            return node.manifest, "present"
+        return node.manifest, await self._put(node.manifest, tag, partial(self._put_again, node))
+
+    async def _each(self, nodes: Iterable[ImageNode | IndexNode]) -> None:
+        async with anyio.create_task_group() as tg:
+            for node in nodes:
+                tg.start_soon(self.node, node, None)
+
+    async def _leaf(
+        self, node: ImageNode, tag: str | None, *, there: bool
+    ) -> tuple[Manifest, Literal["pushed", "present"]]:
+        blobs = tuple(each_once((node.config, *node.layers)))
         descriptors = {} if there else await self._send(blobs, self._plan.known)
         by_digest = {known.digest: blob for blob in blobs if (known := descriptors.get(blob.identity, blob.descriptor))}
         manifest = node.manifest
@@ -307,7 +322,7 @@ class _ImagePush:
             assert node.build is not None, "an image without a manifest says how to build it"  # noqa: S101
             config = _typed(node.config, descriptors)
             manifest = node.build(config, [_typed(layer, descriptors) for layer in node.layers])
-        return manifest, await self._put(manifest, tag, by_digest)
+        return manifest, await self._put(manifest, tag, partial(self._send_again, by_digest))
 
     async def _send(self, blobs: Iterable[Blob], available: Mapping[str, Descriptor]) -> dict[str, Descriptor]:
         """Send those of *blobs* that are not *available*; what points at each, by identity."""
@@ -329,9 +344,32 @@ class _ImagePush:
         return descriptors
 
     async def _put(
-        self, manifest: Manifest, tag: str | None, blobs: Mapping[Digest, Blob]
+        self, manifest: Manifest, tag: str | None, again: Callable[[bool], Awaitable[None]]
     ) -> Literal["pushed", "present"]:
-        """Put a manifest; where ECR misses some of its *blobs*, send those that are really gone, and try again."""
+        """Put a manifest; one without a tag once, for all images of the run that have it.
+
+        Args:
+            manifest: the manifest.
+            tag: its tag, if it gets one.
+            again: brings what ECR misses of that which the manifest names, and is told whether ECR is to be asked for
+                it. In the end PutImage is believed, whatever BatchCheckLayerAvailability says.
+        """
+        if tag is not None:
+            return await self._put_whole(manifest, tag, again)
+
+        async def put() -> _Put:
+            return _Put(await self._put_whole(manifest, None, again), time.monotonic())
+
+        key = (self._repository.address, manifest.digest)
+        done, ours = await self._run.manifests.do(key, put)
+        if not ours and done.at < self._plan.asked:  # the plan would know of it, had nobody deleted it since
+            self._run.manifests.forget(key)
+            done, ours = await self._run.manifests.do(key, put)
+        return done.outcome if ours else "present"
+
+    async def _put_whole(
+        self, manifest: Manifest, tag: str | None, again: Callable[[bool], Awaitable[None]]
+    ) -> Literal["pushed", "present"]:
         for number, wait in enumerate(_LAG_WAITS, 1):
             try:
                 return await self._put_once(manifest, tag)
@@ -339,8 +377,7 @@ class _ImagePush:
                 await anyio.sleep(wait)
                 left = len(_LAG_WAITS) - number
                 if left < _DOUBTFUL_WAITS:
-                    # In the end PutImage is believed, whatever BatchCheckLayerAvailability says.
-                    await self._send_again(blobs, ask=left > 0)
+                    await again(left > 0)
         return await self._put_once(manifest, tag)
 
     async def _put_once(self, manifest: Manifest, tag: str | None) -> Literal["pushed", "present"]:
@@ -350,7 +387,17 @@ class _ImagePush:
         self._run.sender.referenced(self._repository, manifest)
         return outcome
 
-    async def _send_again(self, blobs: Mapping[Digest, Blob], *, ask: bool) -> None:
+    async def _put_again(self, index: IndexNode, ask: bool) -> None:
+        """Put what *index* names once more, at last: somebody may have deleted it since it was put or seen."""
+        if ask:
+            return
+        self._plan = replace(self._plan, manifests=frozenset())
+        for node in nodes(index):
+            if node.manifest:
+                self._run.manifests.forget((self._repository.address, node.manifest.digest))
+        await self._each(index.children)
+
+    async def _send_again(self, blobs: Mapping[Digest, Blob], ask: bool) -> None:
         """Send what the repository has lost: a layer that no image names may be swept at any time."""
         available = await self._repository.available(blobs.keys()) if blobs and ask else frozenset[Digest]()
         lost = {digest: blob for digest, blob in blobs.items() if digest not in available}

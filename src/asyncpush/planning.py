@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from asyncpush.errors import TagImmutableError
 from asyncpush.model import Descriptor, Digest
@@ -20,6 +21,7 @@ class Plan:
         known: what points at those of its blobs that the repository has, by the blobs' identity.
         to_send: the others, each once, largest first.
         present: blobs that are not to be sent.
+        asked: when the repository was asked for all its manifests, by the monotonic clock; 0 if it was not.
     """
 
     stored: StoredImage | None
@@ -27,6 +29,7 @@ class Plan:
     known: Mapping[str, Descriptor]
     to_send: tuple[Blob, ...]
     present: tuple[Blob, ...]
+    asked: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,8 @@ async def plan_images(
         wanted: the images.
         repository: the repository.
         memory: what earlier runs tell of it.
-        found: what it holds under their tags, where that was asked before.
+        found: what it holds under their tags, where that was asked before; then it is asked for indexes alone, each of
+            which would take a put for every manifest that it names.
 
     Returns:
         For each of *wanted* its plan, or the error that its tag is immutable and names another image.
@@ -90,9 +94,15 @@ async def plan_images(
         RepositoryNotFoundError: the repository does not exist.
     """
     memory = memory or Memory()
+    asked = 0.0
     if found is None:
+        asked = time.monotonic()
         digests = {node.manifest.digest for each in wanted for node in nodes(each.image.root) if node.manifest}
         found = await repository.find_images(tags={each.tag for each in wanted if each.tag}, digests=digests)
+    else:
+        roots = {each.image.root.manifest.digest for each in wanted if isinstance(each.image.root, IndexNode)}
+        if unknown := roots - {there.digest for there in found}:
+            found = [*found, *await repository.find_images(tags=(), digests=unknown)]
     tagged = {there.tag: there for there in found if there.tag}
     manifests = frozenset(there.digest for there in found)
     refused = [await _refusal(repository, each, tagged) for each in wanted]
@@ -103,7 +113,10 @@ async def plan_images(
     ]
     blobs = each_once(blob for image in going for blob in _missing(image, manifests))
     known = await _known(blobs, repository, memory)
-    return [refusal or _plan(each, tagged, manifests, known) for each, refusal in zip(wanted, refused, strict=True)]
+    return [
+        refusal or replace(_plan(each, tagged, manifests, known), asked=asked)
+        for each, refusal in zip(wanted, refused, strict=True)
+    ]
 
 
 def plan_anew(image: Image) -> Plan:
@@ -214,10 +227,19 @@ def _blobs(image: Image) -> Iterator[Blob]:
 
 
 def _missing(image: Image, manifests: Collection[Digest]) -> Iterator[Blob]:
-    """The blobs of those images whose manifests are not there."""
-    for leaf in leaves(image.root):
-        if leaf.manifest is None or leaf.manifest.digest not in manifests:
-            yield from (leaf.config, *leaf.layers)
+    """The blobs of those images that have to be put: whose manifests are not there, nor an index that names them."""
+    for leaf in _to_put(image.root, manifests):
+        yield from (leaf.config, *leaf.layers)
+
+
+def _to_put(node: ImageNode | IndexNode, manifests: Collection[Digest]) -> Iterator[ImageNode]:
+    """The images of *node* that have to be put. ECR takes an index after all that it names, and keeps that."""
+    there = node.manifest is not None and node.manifest.digest in manifests
+    if isinstance(node, ImageNode) and not there:
+        yield node
+    below = node.children if isinstance(node, IndexNode) and not there else tuple(companions(node))
+    for each in below:
+        yield from _to_put(each, manifests)
 
 
 def each_once(blobs: Iterable[Blob]) -> Iterator[Blob]:

@@ -6,7 +6,8 @@ mounts only what an image refers to: so one image leads each layer, and the othe
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from asyncpush.errors import AsyncpushError, RegistryError, SourceError
 from asyncpush.journal import LeftUpload
 from asyncpush.layer import PushedLayer, Resources, send_layer
 from asyncpush.manifest import Manifest
+from asyncpush.migrate.leads import Cargo, Leads, Sent
 from asyncpush.model import Digest
 from asyncpush.protocols import Blob, Repository
 
@@ -24,35 +26,22 @@ _PATIENCE = 3
 
 
 @dataclass(slots=True, eq=False)
-class _Lead:
-    """A layer on its way into a registry, and the image that brings it.
-
-    Attributes:
-        repository: the repository that it goes to.
-        settled: set when an image refers to it, or when none will.
-    """
-
-    repository: str
-    settled: anyio.Event = field(default_factory=anyio.Event)
-
-
-@dataclass(slots=True, eq=False)
 class _Registry:
     """What is known of one registry.
 
     Attributes:
+        leads: layers on their way.
         mounts: whether it mounts blobs; None if nobody knows.
         asked: whether ECR was asked that.
         held: for each layer that an image refers to, a repository where one does.
-        leads: layers on their way.
         granted: mounts that it has granted.
         declined: mounts that it has declined.
     """
 
+    leads: Leads
     mounts: bool | None = None
     asked: bool = False
     held: dict[Digest, str] = field(default_factory=dict)
-    leads: dict[Digest, _Lead] = field(default_factory=dict)
     granted: int = 0
     declined: int = 0
 
@@ -62,13 +51,23 @@ class _Gathering:
     """Repositories that wait for the same bytes, while there is no slot yet to send them."""
 
     blob: Blob
-    repositories: list[Repository] = field(default_factory=list)
-    outcomes: Sequence[PushedLayer | AsyncpushError] = ()
+    places: list[_Place] = field(default_factory=list)
     ended: anyio.Event = field(default_factory=anyio.Event)
 
-    def join(self, repository: Repository) -> int:
-        self.repositories.append(repository)
-        return len(self.repositories) - 1
+    def join(self, repository: Repository, begins: Callable[[], bool]) -> _Place:
+        """Add a repository, and what is told when it has its turn; False is that it does not want it any more."""
+        self.places.append(_Place(repository, begins))
+        return self.places[-1]
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """One repository of a gathering, and what became of it; nothing, if it was not its turn."""
+
+    repository: Repository
+    begins: Callable[[], bool]
+    stood_back: bool = False
+    outcome: PushedLayer | AsyncpushError | None = None
 
 
 class Exchange:
@@ -80,6 +79,7 @@ class Exchange:
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
+        self._sent = Sent()
         self._registries: dict[str, _Registry] = {}
         self._gathering: dict[str, _Gathering] = {}
         self._left: dict[str, dict[str, int]] = {}
@@ -111,7 +111,7 @@ class Exchange:
             registry: what its repositories' addresses begin with.
             ask: learns it from ECR.
         """
-        state = self._registries.setdefault(registry, _Registry())
+        state = self._at(registry)
         if not state.asked:
             mounts = await ask()
             if not state.asked:
@@ -120,45 +120,35 @@ class Exchange:
 
     def remember(self, registry: str, repository: str, digest: Digest) -> None:
         """Learn from an earlier run that an image of *repository*, an address, refers to a layer."""
-        held = self._registries.setdefault(registry, _Registry()).held
-        held.setdefault(digest, repository.removeprefix(f"{registry}/"))
+        self._at(registry).held.setdefault(digest, repository.removeprefix(f"{registry}/"))
 
     def holds(self, repository: Repository, digests: Iterable[Digest]) -> None:
         """Learn that images of *repository* refer to these layers."""
         registry = self._registry(repository)
         for digest in digests:
             registry.held.setdefault(digest, repository.name)
-            if (lead := registry.leads.pop(digest, None)) is not None:
-                lead.settled.set()
+            registry.leads.settle(digest)
 
     @contextmanager
-    def sender(self, repository: Repository, blobs: Iterable[Blob]) -> Iterator[ImageSender]:
-        """What sends the layers of one image, which leads those of *blobs* that no other image leads.
-
-        It waits only for images that had begun to lead before it, so that no two wait for each other.
+    def sender(
+        self, repository: Repository, blobs: Iterable[Blob], present: Iterable[Blob] = ()
+    ) -> Iterator[ImageSender]:
+        """What sends the layers of one image, which leads those that no other image leads.
 
         Args:
             repository: where they go.
-            blobs: all of the image's, also those that *repository* has: nobody can mount them before the image is put.
+            blobs: what it lacks of the image's.
+            present: what it has of them: from there nobody can mount them before the image is put.
         """
         registry = self._registry(repository)
-        led: dict[Digest, _Lead] = {}
-        followed: dict[Digest, _Lead] = {}
+        begun = {each for each, places in self._left.items() if repository.address in places}
         # Where nothing is mounted, nobody waits.
-        shared = blobs if registry.mounts is not False else ()
-        for digest in (blob.descriptor.digest for blob in shared if blob.descriptor):
-            if (lead := registry.leads.get(digest)) is not None:
-                followed[digest] = lead
-            elif digest not in registry.held:
-                led[digest] = registry.leads[digest] = _Lead(repository.name)
+        shared, there = (blobs, present) if registry.mounts is not False else ((), ())
+        cargo = registry.leads.join(repository.name, shared, registry.held, begun, there)
         try:
-            yield ImageSender(self, followed)
+            yield ImageSender(self, registry.leads, cargo)
         finally:
-            # What no image refers to by now, none will on behalf of this one: whoever waits helps himself.
-            for digest, lead in led.items():
-                lead.settled.set()
-                if registry.leads.get(digest) is lead:
-                    del registry.leads[digest]
+            registry.leads.leave(cargo)
 
     async def mount(self, repository: Repository, blob: Blob) -> PushedLayer | None:
         """Take *blob* over from another repository, if there is one and its registry does that."""
@@ -180,8 +170,18 @@ class Exchange:
             await journal.layer_completed(repository.address, blob.identity, descriptor)
         return PushedLayer(descriptor, 0, "mounted")
 
-    async def upload(self, repository: Repository, blob: Blob) -> PushedLayer:
+    async def upload(
+        self, repository: Repository, blob: Blob, begins: Callable[[], bool] = lambda: True
+    ) -> PushedLayer | None:
         """Send the bytes, together with whoever waits for the same ones, in one of the run's slots.
+
+        Args:
+            repository: where to.
+            blob: the bytes.
+            begins: asked when it is their turn, whether they are still wanted.
+
+        Returns:
+            The layer; None if it was not wanted.
 
         Raises:
             SourceError: the blob can't be read, or is damaged.
@@ -191,14 +191,16 @@ class Exchange:
             gathering = self._gathering.get(blob.identity)
             if gathering is None:
                 gathering = _Gathering(blob)
-                place = gathering.join(repository)
+                place = gathering.join(repository, begins)
                 await self._send_gathered(gathering)
             else:
-                place = gathering.join(repository)
+                place = gathering.join(repository, begins)
                 await gathering.ended.wait()
-            if not gathering.outcomes:
+            if place.stood_back:
+                return None
+            outcome = place.outcome
+            if outcome is None:
                 continue  # who had the bytes sent was cancelled
-            outcome = gathering.outcomes[place]
             if isinstance(outcome, SourceError) and gathering.blob is not blob:
                 continue  # another source of the same bytes has failed, not ours
             if isinstance(outcome, AsyncpushError):
@@ -207,18 +209,27 @@ class Exchange:
 
     def _give_up_mounting(self, registry: _Registry) -> None:
         registry.mounts = False
-        for lead in registry.leads.values():
-            lead.settled.set()
+        registry.leads.settle_all()
 
     async def _send_gathered(self, gathering: _Gathering) -> None:
-        identity = gathering.blob.identity
-        self._gathering[identity] = gathering
+        blob = gathering.blob
+        self._gathering[blob.identity] = gathering
         try:
-            async with self._resources.slots.hold(gathering.blob.source_size):
-                self._close(identity, gathering)
-                gathering.outcomes = await send_layer(gathering.repositories, gathering.blob, self._resources)
+            async with self._resources.slots.hold(blob.source_size):
+                self._close(blob.identity, gathering)
+                for place in gathering.places:
+                    place.stood_back = not place.begins()
+                going = [place for place in gathering.places if not place.stood_back]
+                if not going:
+                    return
+                began = time.monotonic()
+                outcomes = await send_layer([place.repository for place in going], blob, self._resources)
+                for place, outcome in zip(going, outcomes, strict=True):
+                    place.outcome = outcome
+                    if isinstance(outcome, PushedLayer):
+                        self._sent.add(outcome.sent, time.monotonic() - began)
         finally:
-            self._close(identity, gathering)
+            self._close(blob.identity, gathering)
             gathering.ended.set()
 
     def _close(self, identity: str, gathering: _Gathering) -> None:
@@ -226,7 +237,12 @@ class Exchange:
             del self._gathering[identity]
 
     def _registry(self, repository: Repository) -> _Registry:
-        return self._registries.setdefault(registry_of(repository), _Registry())
+        return self._at(registry_of(repository))
+
+    def _at(self, address: str) -> _Registry:
+        if address not in self._registries:
+            self._registries[address] = _Registry(Leads(self._sent, lambda: self._resources.slots.is_idle))
+        return self._registries[address]
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,18 +251,26 @@ class ImageSender:
 
     Attributes:
         exchange: what it has in common with the others.
-        followed: layers that another image brings into the registry.
+        leads: who brings what into the registry.
+        cargo: what it leads and follows.
     """
 
     exchange: Exchange
-    followed: Mapping[Digest, _Lead]
+    leads: Leads
+    cargo: Cargo
 
     async def send(self, repository: Repository, blob: Blob) -> PushedLayer:
         """Put *blob* into *repository*: by a mount where that can be, else by an upload."""
-        lead = self.followed.get(blob.descriptor.digest) if blob.descriptor else None
-        if lead is not None and lead.repository != repository.name:
-            await lead.settled.wait()
-        return await self.exchange.mount(repository, blob) or await self.exchange.upload(repository, blob)
+        lead = self.cargo.leads.get(blob.descriptor.digest) if blob.descriptor else None
+        layer: PushedLayer | None = None
+        while layer is None:
+            if lead is not None:
+                await self.leads.follow(self.cargo, lead)
+            layer = await self.exchange.mount(repository, blob) or await self.exchange.upload(
+                repository, blob, lambda: self.leads.begins(self.cargo, blob)
+            )
+        self.leads.arrives(self.cargo, blob)
+        return layer
 
     def referenced(self, repository: Repository, manifest: Manifest) -> None:
         """Hear that an image of *repository* refers to the blobs of *manifest* now."""

@@ -315,7 +315,7 @@ class _Migration:
             for held in await journal.holders(registry_of(copy.repository), wanted):
                 if held.referenced:
                     exchange.remember(registry_of(copy.repository), held.repository, held.digest)
-        with exchange.sender(copy.repository, (*plan.to_send, *plan.present)) as sender:
+        with exchange.sender(copy.repository, plan.to_send, plan.present) as sender:
             run = replace(self._context.run, sender=sender)
             return await push_planned(ready.image, plan, copy.repository, copy.tag, copy.destination, run)
 

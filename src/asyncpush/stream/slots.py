@@ -74,6 +74,11 @@ class Slots:
         """Slots that layers have now."""
         return self._large + self._small
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is a slot that no layer waits for."""
+        return self.taken < self._total and not (self._waiting_large or self._waiting_small)
+
     @asynccontextmanager
     async def hold(self, size: int = 0) -> AsyncIterator[None]:
         """Wait for a slot for a layer of *size* bytes, and have it for the block."""
