@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -476,14 +478,16 @@ async def test_memory_stays_in_its_budget_however_many_layers_fly(
     most = 0
     async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings) as registry:
         budget = registry.run.resources.budget
-        take = budget.take
+        window = budget.window
 
-        async def watched(size: int) -> None:
+        @asynccontextmanager
+        async def watched() -> AsyncIterator[Callable[[], None]]:
             nonlocal most
-            await take(size)
-            most = max(most, budget.held)
+            async with window() as close:
+                most = max(most, budget.held)
+                yield close
 
-        monkeypatch.setattr(budget, "take", watched)
+        monkeypatch.setattr(budget, "window", watched)
         results = await asyncpush.push_layers(registry, files, "team/app")
 
         assert all(isinstance(result, asyncpush.LayerResult) for result in results)

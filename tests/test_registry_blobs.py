@@ -260,8 +260,8 @@ async def test_a_length_that_contradicts_the_descriptor_is_refused_at_once(
     server.blobs[str(DESCRIPTOR.digest)] = DATA[:-1]
 
     with pytest.raises(DigestMismatchError):
-        async with the_blob(remote).stream():
-            pytest.fail("it was opened")
+        async with the_blob(remote).stream() as stream:
+            await stream.readinto(memoryview(bytearray(1)))
     assert remote.requests == {"GET blob": 1}
 
 

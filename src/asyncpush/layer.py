@@ -28,7 +28,7 @@ from asyncpush.protocols import (
 from asyncpush.settings import DEFAULT_PART_SIZE, MIN_PART_SIZE
 from asyncpush.stream.budget import BudgetAccount
 from asyncpush.stream.parts import WINDOW_SIZE, HeldBytes, PartCutter, PartMaker, receive_part
-from asyncpush.upload import SENDING_SIZE, Cut, LayerUpload, PushedLayer, Resources, UploadPart, UploadParts
+from asyncpush.upload import Cut, LayerUpload, PushedLayer, Resources, UploadPart, UploadParts
 
 __all__ = ["PushedLayer", "Resources", "push_layer", "send_layer"]
 
@@ -209,12 +209,13 @@ class _Run:
     async def _received(self, blob: RemoteBlob, maker: PartMaker[Parts], uploads: int) -> AsyncGenerator[Cut, None]:
         """The parts of a remote blob: encoded at once for one upload; held as they came for several to encode.
 
-        Nothing is read, nor is a connection opened for it, before there is memory for it.
+        Nothing is read, nor is a connection opened for it, before there is memory for it. But its turn at the registry
+        comes before: others who have theirs may wait for the memory.
         """
         assert blob.descriptor is not None, "a remote blob's descriptor is known"  # noqa: S101
         size, at = blob.descriptor.size, self.first
-        cost = await self._take_for(at, size, uploads)
         async with blob.stream(at) as stream:
+            cost = await self._take_for(at, size, uploads)
             window = memoryview(bytearray(min(WINDOW_SIZE, self._room(at, size)) if uploads == 1 else 0))
             while True:
                 held = HeldBytes(at, self._room(at, size)) if uploads > 1 else None
@@ -224,6 +225,8 @@ class _Run:
                 consumed = parts[0].size
                 yield Cut(parts, cost, consumed, self.account)
                 del parts, held
+                if maker.ended:
+                    return
                 at += consumed
                 cost = await self._take_for(at, size, uploads)
 
@@ -234,7 +237,8 @@ class _Run:
     async def _take_for(self, at: int, size: int, uploads: int) -> int:
         """Take the memory for the part at byte *at*, and for sending it; how much."""
         room = self._room(at, size)
-        cost = room + uploads * min(SENDING_SIZE, encoded_size(room)) if uploads > 1 else encoded_size(room)
+        window = self.resources.budget.window_size
+        cost = room + uploads * min(window, encoded_size(room)) if uploads > 1 else encoded_size(room)
         await self.account.take(cost)
         return cost
 

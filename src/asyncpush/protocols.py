@@ -116,10 +116,10 @@ class RemoteBlob(Blob, Protocol):
     """A blob in another registry; its descriptor is known."""
 
     def stream(self, start: int = 0) -> AbstractAsyncContextManager[BlobStream]:
-        """Begin to read it, from byte *start* on.
+        """Take a turn at the registry, which lasts to the end, to read it from byte *start* on.
 
-        Raises:
-            SourceError: it is not there, or the registry refuses or can't be reached.
+        Nothing is asked before the first ``readinto``. Whoever reads has its turn, so it never waits for those who wait
+        for the memory that it holds.
         """
         ...
 

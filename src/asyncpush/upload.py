@@ -32,10 +32,6 @@ from asyncpush.stream.threads import worker_threads
 #: Bytes that are left to send, from which on it is worth a request to know exactly which.
 _WORTH_ASKING = MiB
 
-#: Bytes that a part takes on its way where it is not held encoded: a window of base64, and what the socket has not
-#: taken of it.
-SENDING_SIZE = 2 * MiB
-
 
 @dataclass(frozen=True, slots=True)
 class Resources:
@@ -283,14 +279,14 @@ class LayerUpload:
             del each  # or it would be held until the next one is there
 
     async def _send(self, part: Part, left: Callable[[], None]) -> None:
-        # Whoever holds bytes must not wait for memory to send them: all others that hold some might wait, too.
+        # What holds its bytes needs no more memory to leave; it must not wait for any.
         if part.content is None or isinstance(part.content, HeldBytes):
             await self.repository.send_part(self.upload, part, left)
             return
-        async with self._resources.budget.account() as account, account.holding(SENDING_SIZE) as let_go:
+        async with self._resources.budget.window() as close:
 
             def gone() -> None:
-                let_go()
+                close()
                 left()
 
             await self.repository.send_part(self.upload, part, gone)

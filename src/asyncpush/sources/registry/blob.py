@@ -20,7 +20,8 @@ from asyncpush.settings import MiB
 from asyncpush.sources.registry.encoding import GZIP, Decoder, encoding_of, unknown_encoding_of
 from asyncpush.sources.registry.http import LATER, translated
 from asyncpush.sources.registry.patience import TransientError
-from asyncpush.sources.registry.wire import UNASKED, Ask, OpenAnswer, Wire, path_of
+from asyncpush.sources.registry.turns import OpenAnswer, Turn
+from asyncpush.sources.registry.wire import UNASKED, Ask, Wire, path_of
 
 _OPERATION = "GET blob"
 _PARTIAL, _NO_SUCH_RANGE, _BROKEN = 206, 416, 500
@@ -97,26 +98,21 @@ class RegistryBlob:
 
     @asynccontextmanager
     async def stream(self, start: int = 0) -> AsyncIterator[BlobStream]:
-        """Begin to read it, from byte *start* on (GET of the blob, with a range).
-
-        Raises:
-            SourceNotFoundError: it is not there.
-            SourceDeniedError: the registry refuses.
-            SourceUnavailableError: the registry can't be reached, or fails too often.
-        """
-        stream = _Stream(self, start)
-        try:
-            await stream.begin()
-            yield stream
-        finally:
-            stream.close()
+        """Take a turn to read it, from byte *start* on (GET of the blob, with a range, at the first ``readinto``)."""
+        async with self.wire.turn() as turn:
+            stream = _Stream(self, start, turn)
+            try:
+                yield stream
+            finally:
+                stream.close()
 
 
 class _Stream:
     """The bytes of one blob. ``_received`` counts those that have arrived; what was not given out yet is ``_rest``."""
 
-    def __init__(self, blob: RegistryBlob, start: int) -> None:
+    def __init__(self, blob: RegistryBlob, start: int, turn: Turn) -> None:
         self._blob = blob
+        self._turn = turn
         self._size = blob.descriptor.size
         self._received = start
         self._what = blob.what
@@ -131,17 +127,14 @@ class _Stream:
         self._head = b""
         self._tries = blob.wire.tries(_OPERATION)
 
-    async def begin(self) -> None:
-        """Open it, so that what is not there shows at once."""
-        if self._received < self._size:
-            self._rest = memoryview(await self._next())
-
     async def readinto(self, buffer: memoryview) -> int:
         """See ``protocols.BlobStream``.
 
         Raises:
-            DigestMismatchError: the registry has more bytes than the descriptor says.
-            SourceError: it refuses, or breaks off too often.
+            DigestMismatchError: the registry has another number of bytes than the descriptor says.
+            SourceNotFoundError: it is not there.
+            SourceDeniedError: the registry refuses.
+            SourceUnavailableError: the registry can't be reached, or fails too often.
         """
         filled = 0
         while filled < len(buffer):
@@ -204,6 +197,7 @@ class _Stream:
         self._tries.progress()
         if self._received == self._size and self._decoder is None and answer.response.content_length is not None:
             self.close()
+            self._turn.give_back()  # nothing is asked any more
         return data
 
     async def _arrived(self, answer: OpenAnswer) -> bytes:
@@ -236,7 +230,8 @@ class _Stream:
         headers = {"Range": f"bytes={start}-"} if ranged else {}
         path = path_of(blob.repository, "blobs", str(blob.descriptor.digest))
         try:
-            opened = await blob.wire.open(Ask(_OPERATION, path, self._what, blob.repository, headers, _EXPECTED))
+            ask = Ask(_OPERATION, path, self._what, blob.repository, headers, _EXPECTED)
+            opened = await blob.wire.open(ask, self._turn)
         except SourceError as error:
             if ranged:
                 self._note_refused_range(error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote
@@ -34,6 +35,7 @@ from asyncpush.sources.registry.http import LATER, Http, read_body
 from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, describe_limit, retry_after
 from asyncpush.sources.registry.reference import api_host, canonical_host
 from asyncpush.sources.registry.said import Said, first_error
+from asyncpush.sources.registry.turns import OpenAnswer, Turn, own_turn
 
 _MAX_ERROR_BODY = 64 * 1024
 #: Seconds to learn how credentials are to be given: the request that follows takes its own time.
@@ -118,22 +120,6 @@ class Answer:
     url: URL
     body: bytes | None
     links: Sequence[str] = ()
-
-
-class OpenAnswer:
-    """An answer whose body is still to be read. It takes one of the registry's turns until it is closed."""
-
-    def __init__(self, response: aiohttp.ClientResponse, turns: CapacityLimiter, key: object) -> None:
-        self.response = response
-        self._turns = turns
-        self._key: object | None = key
-
-    def close(self) -> None:
-        """Give back the connection and the turn; may be called again."""
-        if self._key is not None:
-            self.response.release()
-            self._turns.release_on_behalf_of(self._key)
-            self._key = None
 
 
 class Wire:
@@ -226,13 +212,33 @@ class Wire:
             return await to_thread.run_sync(decompressed, body, encoding, limit)
         return body
 
-    async def open(self, ask: Ask) -> OpenAnswer:
+    def turn(self) -> AbstractAsyncContextManager[Turn]:
+        """Take a turn, for requests one after the other."""
+        return own_turn(self._turns)
+
+    async def open(self, ask: Ask, turn: Turn | None = None) -> OpenAnswer:
         """Send a request once, and leave its body to be read; a 401 is answered with credentials.
+
+        Args:
+            ask: the request.
+            turn: the caller's turn; None takes one until the answer is closed.
 
         Raises:
             TransientError: it may succeed the next time.
             SourceError: as ``fetch``.
         """
+        if turn is not None:
+            return OpenAnswer(await self._introduced_open(ask), None)
+        own = Turn(self._turns)
+        await own.take()
+        try:
+            return OpenAnswer(await self._introduced_open(ask), own)
+        except BaseException:
+            own.give_back()
+            raise
+
+    async def _introduced_open(self, ask: Ask) -> aiohttp.ClientResponse:
+        """Send a request, in a turn: what all others wait for here has one, too."""
         with self._accounts.explained():
             await self._learn_way(ask)
             if not self._introduced:
@@ -270,24 +276,22 @@ class Wire:
     async def _ask_way(self) -> None:
         with move_on_after(_INTRODUCTION):
             try:
-                opened = await self._send(Ask("ping", _API, "its API"), None)
+                response = await self._send(Ask("ping", _API, "its API"), None)
             except SourceError:
                 return  # the request that follows says so
-            opened.close()
-            response = opened.response
+            response.release()
             if response.status == 401 and response.url.origin() == self._base.origin():
                 self._authority.introduced(parse_challenges(response.headers.getall("WWW-Authenticate", ())))
 
-    async def _open(self, ask: Ask) -> OpenAnswer:
+    async def _open(self, ask: Ask) -> aiohttp.ClientResponse:
         authorization = await self._authority.current(ask.repository, ask.scope)
         challenges_left = 2  # one for a token that has expired, or none; one for other needs than its scope told
         while True:
-            opened = await self._send(ask, authorization)
-            response = opened.response
+            response = await self._send(ask, authorization)
             if response.status in ask.expected:
                 if authorization is None:
                     self._authority.note_open(ask.scope)
-                return opened
+                return response
             try:
                 ours = response.url.origin() == self._base.origin()
                 body = b"" if ask.method == "HEAD" else await self._body(response, _MAX_ERROR_BODY) or b""
@@ -297,7 +301,7 @@ class Wire:
                     silent = response.status == 401 and not challenges
                     raise self._refusal(ask, response, body, ours=ours, expired=expired, silent=silent)
             finally:
-                opened.close()
+                response.release()
             challenges_left -= 1
             if expired and not challenges:
                 challenges_left = 0
@@ -305,19 +309,13 @@ class Wire:
             else:
                 authorization = await self._authority.challenged(challenges, ask.repository, ask.scope, authorization)
 
-    async def _send(self, ask: Ask, authorization: str | None) -> OpenAnswer:
-        key = object()
-        await self._turns.acquire_on_behalf_of(key)
-        try:
-            await self._mood.turn()
-            self.requests[ask.operation] += 1
-            url = URL(f"{self._base}{ask.path}", encoded=True)
-            response = await self._http.send(ask.method, url, ask.headers, authorization=authorization)
-        except BaseException:
-            self._turns.release_on_behalf_of(key)
-            raise
+    async def _send(self, ask: Ask, authorization: str | None) -> aiohttp.ClientResponse:
+        await self._mood.turn()
+        self.requests[ask.operation] += 1
+        url = URL(f"{self._base}{ask.path}", encoded=True)
+        response = await self._http.send(ask.method, url, ask.headers, authorization=authorization)
         self._mood.answered = True
-        return OpenAnswer(response, self._turns, key)
+        return response
 
     def _refusal(
         self, ask: Ask, response: aiohttp.ClientResponse, body: bytes, *, ours: bool, expired: bool, silent: bool
