@@ -25,6 +25,8 @@ _DEFAULTS = Settings()
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "kib": 2**10, "mib": 2**20, "gib": 2**30,
           "kb": 10**3, "mb": 10**6, "gb": 10**9, "b": 1}  # fmt: skip
 
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
 OutputFormat = Literal["text", "json"]
 ProgressFace = Literal["auto", "rich", "plain", "json", "none"]
 
@@ -53,6 +55,18 @@ def parse_size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2].lower()]
 
 
+def parse_duration(text: str) -> float:
+    """Read a time such as ``90``, ``90s`` or ``5m``, in seconds.
+
+    Raises:
+        UsageError: *text* is no time.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)", text.strip())
+    if match is None or match[2].lower() not in _SECONDS:
+        raise UsageError(f"invalid time {text!r}", hint="write seconds, or a unit: 90s, 5m")
+    return float(match[1]) * _SECONDS[match[2].lower()]
+
+
 def parse_platform(text: str | None) -> Platform | None:
     """Read ``--platform``.
 
@@ -72,6 +86,13 @@ def _to_size(_: object, tokens: Sequence[Token]) -> int:
         raise ValueError(str(error)) from error
 
 
+def _to_seconds(_: object, tokens: Sequence[Token]) -> float:
+    try:
+        return parse_duration(tokens[0].value)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -87,6 +108,14 @@ class Limits:
 
     part_size: Annotated[int | None, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE")] = None
     """Size of a part, 5MiB to 20MiB; by default what ECR asks for (10MiB)."""
+
+    max_outage: Annotated[
+        float,
+        Parameter(
+            group=_LIMITS, converter=_to_seconds, metavar="TIME", show_default=lambda seconds: f"{seconds / 60:g}m"
+        ),
+    ] = _DEFAULTS.max_outage
+    """How long to wait for an endpoint or registry that has answered before, and gives no answer now."""
 
 
 @Parameter(name="*")
@@ -244,6 +273,7 @@ def make_settings(
         max_layers=limits.max_layers,
         max_memory=limits.max_memory,
         part_size=limits.part_size,
+        max_outage=limits.max_outage,
         compression=layers.compression,
         compression_level=layers.compression_level,
         push_foreign_layers=layers.push_foreign_layers,

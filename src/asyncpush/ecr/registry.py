@@ -16,6 +16,8 @@ from asyncpush.ecr.repository import EcrRepository
 from asyncpush.ecr.retry import Retries
 from asyncpush.events import Emit
 from asyncpush.reference import RegistryName
+from asyncpush.retry import HostBackoff
+from asyncpush.settings import Settings
 
 
 class EcrRegistry:
@@ -25,7 +27,7 @@ class EcrRegistry:
         client: an aiobotocore client that ``wire.install`` has prepared.
         name: the registry, as it was asked for.
         http: sends what goes past the API.
-        max_attempts: failures of a request that end it.
+        settings: how often, and how long, a request is sent again.
         emit: hears of requests and retries.
 
     Attributes:
@@ -35,14 +37,20 @@ class EcrRegistry:
         login: the password of its ``/v2/``.
     """
 
-    def __init__(self, client: Any, name: RegistryName, http: Http, *, max_attempts: int, emit: Emit) -> None:
+    def __init__(self, client: Any, name: RegistryName, http: Http, *, settings: Settings, emit: Emit) -> None:
         self.name = name
         self.pace = Pace(name.service, client.meta.endpoint_url)
         self._client = client
         self._http = http
-        self._calls = Calls(client, name.id, Retries(max_attempts, emit, self.pace))
+        self._hosts: list[HostBackoff] = []
+
+        def retries() -> Retries:
+            self._hosts.append(HostBackoff(settings.max_outage))
+            return Retries(settings.max_attempts, emit, self.pace, self._hosts[-1])
+
+        self._calls = Calls(client, name.id, retries())
         # Other hosts than the API's, and each may be out of reach, or be reached, on its own.
-        self._downloads = Retries(max_attempts, emit, self.pace)
+        self._downloads = retries()
         self.admin = EcrAdmin(self._calls)
         self.login = EcrLogin(self._calls)
         self._mounts = Mounts(
@@ -50,7 +58,7 @@ class EcrRegistry:
             name,
             login=self.login,
             http=http,
-            retries=Retries(max_attempts, emit, self.pace),
+            retries=retries(),
             account=self.admin.account,
         )
         self._address = registry_address(client, name, name.id)
@@ -64,6 +72,11 @@ class EcrRegistry:
         account = await self.admin.account()
         self._address = registry_address(self._client, self.name, account)
         return account
+
+    def wait_again(self) -> None:
+        """Wait for hosts once more that were silent for too long."""
+        for host in self._hosts:
+            host.renew()
 
     def repository(self, name: str) -> EcrRepository:
         """The repository called *name*; nothing is asked yet."""

@@ -97,6 +97,7 @@ async def migrate_plan(
     async with AsyncExitStack() as held:
         targets = await held.enter_async_context(open_targets(plan, run))
         logins = await held.enter_async_context(open_logins(resources.settings, emit))
+        patience = patience or Patience.of(resources.settings)
         opened = open_remotes(plan.source_registries, logins=logins, emit=emit, patience=patience)
         remotes = await held.enter_async_context(opened)
         context = Context(
@@ -192,6 +193,7 @@ class _Migration:
                 again[copy.entry].append(copy)
             if not again:
                 break
+            await self._context.rest()
             await self._discover_and_push(again, again)
 
     def _to_try_again(self) -> list[Copy]:
