@@ -40,7 +40,7 @@ from asyncpush.reference import (
 from asyncpush.referrers import carry_referrers
 from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
 from asyncpush.sources import file_blob, open_source
-from asyncpush.sources.registry import open_remotes
+from asyncpush.sources.registry import Patience, open_remotes
 
 #: Images that are worked on at once. Their layers share the slots; this bounds what only asks and waits.
 _IMAGES_AT_ONCE = 32
@@ -105,6 +105,10 @@ class Registry:
         """What the addresses of its repositories begin with."""
         return self._ecr.address
 
+    def wait_again(self) -> None:
+        """Wait once more for an endpoint that was silent for ``Settings.max_outage``: else its requests get one try."""
+        self._ecr.wait_again()
+
     def repository(self, name: str) -> Repository:
         """The repository called *name*; nothing is asked yet.
 
@@ -162,7 +166,7 @@ async def connect(
         open_client(name, aws, connections) as client,
         open_http(client, connections) as http,
     ):
-        ecr = EcrRegistry(client, name, aws, http, max_attempts=settings.max_attempts, emit=emit)
+        ecr = EcrRegistry(client, name, aws, http, settings=settings, emit=emit)
         opened = Registry(ecr, client.meta.endpoint_url, client.meta.region_name, run)
         if journal is not None:
             await opened.require_account("a journal")
@@ -201,7 +205,7 @@ async def push(
     to = Destination(written.registry, written.repository, written.tag or "latest")
     async with (
         open_logins(registry.settings, registry.emit) as logins,
-        open_remotes(sources, logins=logins, emit=registry.emit) as remotes,
+        open_remotes(sources, logins=logins, emit=registry.emit, patience=Patience.of(registry.settings)) as remotes,
         open_source(source, registry.settings, remotes=remotes, emit=registry.emit) as opened,
     ):
         return await _push(registry, await opened.image(platform=platform), to, dry=dry, referrers=referrers)

@@ -158,7 +158,21 @@ class RegistryError(AsyncpushError):
 
 
 class ConnectionFailedError(RegistryError):
-    """Raised when the endpoint gave no answer: refused, reset, timed out, or not trusted."""
+    """Raised when the endpoint gave no answer: refused, reset, timed out, or not trusted.
+
+    Args:
+        message: what failed, in one line.
+        hint: what to do about it.
+        wrong_address: it is what a wrong address shows, too: nobody there, no such host, no trust.
+        silent: nothing came; else something came that is no answer.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, wrong_address: bool = False, silent: bool = True
+    ) -> None:
+        self.wrong_address = wrong_address
+        self.silent = silent
+        super().__init__(message, hint=hint)
 
 
 class CredentialsExpiredError(RegistryError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,9 @@ MAX_INDEX_DEPTH = 4
 #: Manifests below one root; an index of many more is a mistake or an attack.
 MAX_MANIFESTS = 1000
 
+#: Seconds that a host may be silent which has answered before: a router that restarts, a fail-over, a new lease.
+MAX_OUTAGE = 300.0
+
 Compression = Literal["gzip", "zstd", "none"]
 
 
@@ -46,7 +50,9 @@ class Settings:
         compression: how uncompressed layers (of a docker-archive) are compressed.
         compression_level: gzip 1 to 9 (1 to 3 by igzip, an order of magnitude faster than zlib's 4 to 9), zstd 1 to
             19; None is gzip 1, zstd 3.
-        max_attempts: tries of one request before its failure counts; throttles are no failures.
+        max_attempts: tries of one request before its failure counts; throttles are no failures, and no answer at all
+            is an outage.
+        max_outage: seconds that an endpoint or registry which has answered may give no answer, until its requests fail.
         create_repository: create a missing repository instead of failing.
         push_foreign_layers: send layers that are marked as non-distributable, too.
         available_platforms: where an archive or layout holds several platforms of an index, and others not, push an
@@ -59,6 +65,7 @@ class Settings:
     compression: Compression = "gzip"
     compression_level: int | None = None
     max_attempts: int = 6
+    max_outage: float = MAX_OUTAGE
     create_repository: bool = False
     push_foreign_layers: bool = False
     available_platforms: bool = False
@@ -68,6 +75,8 @@ class Settings:
             raise UsageError(f"--max-layers is {self.max_layers}", hint="give 1 or more")
         if self.max_attempts < 1:
             raise UsageError(f"max_attempts is {self.max_attempts}", hint="give 1 or more")
+        if not 0 <= self.max_outage < math.inf:
+            raise UsageError(f"--max-outage is {self.max_outage:g} seconds", hint="give 0 or more, such as 5m")
         if self.max_memory < 2 * MAX_PART_SIZE:
             raise UsageError(
                 f"--max-memory is {self.max_memory} bytes", hint=f"give {2 * MAX_PART_SIZE // MiB}MiB or more"

@@ -13,12 +13,15 @@ import msgspec
 from anyio import from_thread, to_thread
 from cyclopts import Parameter
 
-from asyncpush.cli.options import OutputFormat, command, parse_age
+from asyncpush.cli.options import OutputFormat, command, to_seconds
 from asyncpush.cli.run import DONE, run
 from asyncpush.cli.streams import write_result
 from asyncpush.journal.pruning import Pruned, prune
 from asyncpush.journal.survey import Run, Summary, Upload, rows, summarize
 from asyncpush.progress._text import printable, size_text
+
+#: Seconds that a journal keeps runs for by default: 30 days.
+_OLD = 30.0 * 24 * 60 * 60
 
 #: Lines that are written at once.
 _LINES = 1000
@@ -101,7 +104,7 @@ def prune_old(
     file: _File,
     /,
     *,
-    older_than: Annotated[str, Parameter(metavar="AGE", show_default=True)] = "30d",
+    older_than: Annotated[float, Parameter(converter=to_seconds, metavar="AGE", show_default=lambda seconds: f"{seconds / 86400:g}d")] = _OLD,
     all: bool = False,  # noqa: A002 - the option's name
     output: OutputFormat = "text",
     verbose: _Verbose = False,
@@ -117,8 +120,7 @@ def prune_old(
     """
 
     async def main() -> int:
-        age = parse_age("--older-than", older_than)
-        done = await to_thread.run_sync(partial(prune, file, age, unfinished=all))
+        done = await to_thread.run_sync(partial(prune, file, older_than, unfinished=all))
         write_result(_pruned_json(done) if output == "json" else _pruned_text(done))
         return DONE
 

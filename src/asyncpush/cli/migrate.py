@@ -20,14 +20,14 @@ from asyncpush.cli.options import (
     make_aws,
     make_settings,
     make_source_registries,
-    parse_age,
     parse_platform,
+    to_seconds,
 )
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, CredentialsError
 from asyncpush.journal import SqliteJournal, open_journal
-from asyncpush.migrate.context import Options
+from asyncpush.migrate.context import RESUME_WITHIN, Options
 from asyncpush.migrate.metrics import write_metrics
 from asyncpush.migrate.overrides import overridden
 from asyncpush.migrate.plan.load import read_plan
@@ -64,7 +64,9 @@ def migrate(
     dry_run: bool = False,
     journal: Path | None = None,
     no_resume: Annotated[bool, Parameter(name="--no-resume")] = False,
-    resume_within: Annotated[str, Parameter(metavar="AGE", show_default=True)] = "6h",
+    resume_within: Annotated[
+        float, Parameter(converter=to_seconds, metavar="AGE", show_default=lambda seconds: f"{seconds / 3600:g}h")
+    ] = RESUME_WITHIN,
     recheck: bool = False,
     fail_fast: bool = False,
     strict: bool = False,
@@ -113,7 +115,7 @@ def migrate(
             dry=dry_run,
             recheck=recheck,
             fail_fast=fail_fast,
-            resume_within=parse_age("--resume-within", resume_within),
+            resume_within=resume_within,
         )
         place = None if no_resume else journal or _beside(path)
         report = await _run(ready, settings, place, options, show)

@@ -55,19 +55,15 @@ def parse_size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2].lower()]
 
 
-def parse_age(option: str, text: str) -> float:
-    """Read an age such as ``12h``, ``30d`` or ``8w``, in seconds.
-
-    Args:
-        option: the option that it was given to.
-        text: the age.
+def parse_duration(text: str) -> float:
+    """Read a time such as ``90s``, ``5m``, ``12h``, ``30d`` or ``8w``, in seconds.
 
     Raises:
-        UsageError: *text* is no age.
+        UsageError: *text* is no time.
     """
-    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?)([smhdw])", text.strip())
     if match is None:
-        raise UsageError(f"{option}: {text!r} is no age", hint="write 12h, 30d or 8w")
+        raise UsageError(f"invalid time {text!r}", hint="write 90s, 5m, 12h, 30d or 8w")
     return float(match[1]) * _SECONDS[match[2]]
 
 
@@ -90,6 +86,14 @@ def _to_size(_: object, tokens: Sequence[Token]) -> int:
         raise ValueError(str(error)) from error
 
 
+def to_seconds(_: object, tokens: Sequence[Token]) -> float:
+    """A converter of options that take a time."""
+    try:
+        return parse_duration(tokens[0].value)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -105,6 +109,14 @@ class Limits:
 
     part_size: Annotated[int | None, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE")] = None
     """Size of a part, 5MiB to 20MiB; by default what ECR asks for (10MiB)."""
+
+    max_outage: Annotated[
+        float,
+        Parameter(
+            group=_LIMITS, converter=to_seconds, metavar="TIME", show_default=lambda seconds: f"{seconds / 60:g}m"
+        ),
+    ] = _DEFAULTS.max_outage
+    """How long to wait for an endpoint or registry that has answered before, and gives no answer now."""
 
 
 @Parameter(name="*")
@@ -262,6 +274,7 @@ def make_settings(
         max_layers=limits.max_layers,
         max_memory=limits.max_memory,
         part_size=limits.part_size,
+        max_outage=limits.max_outage,
         compression=layers.compression,
         compression_level=layers.compression_level,
         push_foreign_layers=layers.push_foreign_layers,

@@ -45,7 +45,7 @@ from asyncpush.protocols import Image
 from asyncpush.reference import Destination, Prefix, parse_destination, parse_prefix
 from asyncpush.settings import AwsConfiguration, Settings
 from asyncpush.sources import UnreadImage, open_source
-from asyncpush.sources.registry import Remotes, is_ecr, is_remote, open_remotes, parse_remote
+from asyncpush.sources.registry import Patience, Remotes, is_ecr, is_remote, open_remotes, parse_remote
 
 app = command(
     "push",
@@ -124,7 +124,9 @@ def push(
                 connect(goal.registry, aws=make_aws(aws), settings=settings, emit=listener, journal=kept)
             )
             logins = await stack.enter_async_context(open_logins(settings, listener))
-            remotes = await stack.enter_async_context(open_remotes(registries, logins=logins, emit=listener))
+            remotes = await stack.enter_async_context(
+                open_remotes(registries, logins=logins, emit=listener, patience=Patience.of(settings))
+            )
             opening = _Opening(stack, settings, remotes, platform, listener)
             if "-" in sources and not show.quiet:
                 say("asyncpush: reading an archive from standard input")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+import aiohttp
 import botocore.exceptions as bce
 
 from asyncpush.errors import (
@@ -43,6 +45,14 @@ _QUERY = re.compile(r"(?<=\w)\?[^\s'\"]+")
 
 #: The codes of credentials that have ended; renewed ones may have come since.
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
+
+
+class RedirectError(aiohttp.ClientError):
+    """Raised for a redirect, which is not followed."""
+
+
+#: What a wrong address shows: nobody there, no such host, or somebody who knows better.
+_WRONG_ADDRESS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, socket.gaierror, RedirectError)
 
 _CLASSES: dict[str, type[ServiceError]] = {
     **dict.fromkeys(EXPIRED, CredentialsRefusedError),
@@ -109,12 +119,14 @@ def translated(operation: str, endpoint: str) -> Iterator[None]:
         raise ConnectionFailedError(
             f"{_where(error, endpoint)} is not trusted: {_reason(error)}",
             hint="check the address, or set AWS_CA_BUNDLE to its authority",
+            wrong_address=True,
         ) from error
     except bce.ProxyConnectionError as error:
         raise ConnectionFailedError(
             f"{operation} got no answer: {_without_user(error.kwargs['proxy_url'])}, the proxy, can't be used: "
             f"{_reason(error)}",
             hint="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
+            wrong_address=True,
         ) from error
     except (bce.HTTPClientError, bce.ConnectionError) as error:
         if isinstance(ours := error.kwargs.get("error"), AsyncpushError):
@@ -122,6 +134,8 @@ def translated(operation: str, endpoint: str) -> Iterator[None]:
         raise ConnectionFailedError(
             f"{operation} got no answer from {_where(error, endpoint)}: {_reason(error)}",
             hint="check the endpoint and the network",
+            wrong_address=isinstance(error.kwargs.get("error"), _WRONG_ADDRESS),
+            silent=type(error) is not bce.HTTPClientError,
         ) from error
     except (bce.NoCredentialsError, bce.PartialCredentialsError) as error:
         raise ConfigurationError(

@@ -16,6 +16,7 @@ from asyncpush.ecr.session import open_client
 from asyncpush.errors import ConfigurationError, InvalidReferenceError
 from asyncpush.events import Emit, ignore
 from asyncpush.reference import RegistryName, parse_registry
+from asyncpush.retry import HostBackoff
 from asyncpush.settings import AwsConfiguration, Credentials, Settings, SourceRegistry
 
 Logins = Callable[[SourceRegistry], Login | None]
@@ -56,7 +57,8 @@ class _LazyLogin:
                     self._problem = error
                     raise
                 pace = Pace(self._registry.service, client.meta.endpoint_url)
-                retries = Retries(self._settings.max_attempts, self._emit, pace)
+                host = HostBackoff(self._settings.max_outage)
+                retries = Retries(self._settings.max_attempts, self._emit, pace, host)
                 self._login = EcrLogin(Calls(client, None, retries))
         return await self._login()
 

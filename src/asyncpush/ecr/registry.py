@@ -17,7 +17,8 @@ from asyncpush.ecr.repository import EcrRepository
 from asyncpush.ecr.retry import Retries
 from asyncpush.events import Emit
 from asyncpush.reference import RegistryName
-from asyncpush.settings import AwsConfiguration
+from asyncpush.retry import HostBackoff
+from asyncpush.settings import AwsConfiguration, Settings
 
 
 class EcrRegistry:
@@ -28,7 +29,7 @@ class EcrRegistry:
         name: the registry, as it was asked for.
         aws: what is set over the AWS configuration of the environment.
         http: sends what goes past the API.
-        max_attempts: failures of a request that end it.
+        settings: how often, and how long, a request is sent again.
         emit: hears of requests and retries.
 
     Attributes:
@@ -40,15 +41,21 @@ class EcrRegistry:
     """
 
     def __init__(
-        self, client: Any, name: RegistryName, aws: AwsConfiguration, http: Http, *, max_attempts: int, emit: Emit
+        self, client: Any, name: RegistryName, aws: AwsConfiguration, http: Http, *, settings: Settings, emit: Emit
     ) -> None:
         self.name = name
         self.pace = Pace(name.service, client.meta.endpoint_url)
         self._client = client
         self._http = http
-        self._calls = Calls(client, name.id, Retries(max_attempts, emit, self.pace))
+        self._hosts: list[HostBackoff] = []
+
+        def retries() -> Retries:
+            self._hosts.append(HostBackoff(settings.max_outage))
+            return Retries(settings.max_attempts, emit, self.pace, self._hosts[-1])
+
+        self._calls = Calls(client, name.id, retries())
         # Other hosts than the API's, and each may be out of reach, or be reached, on its own.
-        self._downloads = Retries(max_attempts, emit, self.pace)
+        self._downloads = retries()
         self.login = EcrLogin(self._calls)
         self.admin = EcrAdmin(self._calls, self.login, CallerIdentity(client, aws))
         self._mounts = Mounts(
@@ -56,7 +63,7 @@ class EcrRegistry:
             name,
             login=self.login,
             http=http,
-            retries=Retries(max_attempts, emit, self.pace),
+            retries=retries(),
             account=self.admin.account,
         )
         self.address = registry_address(client, name, name.id)
@@ -75,6 +82,11 @@ class EcrRegistry:
     def host_with_account(self) -> str:
         """How to write the registry so that it says whose it is."""
         return "public.ecr.aws/ALIAS" if self.name.service == "ecr-public" else registry_host(self._client, "ACCOUNT")
+
+    def wait_again(self) -> None:
+        """Wait for hosts once more that were silent for too long."""
+        for host in self._hosts:
+            host.renew()
 
     def repository(self, name: str) -> EcrRepository:
         """The repository called *name*; nothing is asked yet."""

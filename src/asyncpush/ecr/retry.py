@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from email.utils import parsedate_to_datetime
 from typing import Literal, TypeVar
 
 import anyio
 from botocore.exceptions import ClientError
 
-from asyncpush.ecr.errors import Verdict, verdict
+from asyncpush.ecr.errors import verdict
 from asyncpush.ecr.pace import Pace
-from asyncpush.errors import AsyncpushError, ConnectionFailedError
+from asyncpush.errors import AsyncpushError, ConnectionFailedError, ServiceError
 from asyncpush.events import Emit, RequestDone, Retrying
+from asyncpush.retry import LONGEST_WAIT, HostBackoff, Silence, backoff, retry_after
 
 T = TypeVar("T")
 
-_LONGEST_WAIT = 20.0
-#: First waits in seconds, doubled with each try; a throttle deserves a longer one than a dropped connection.
-_FIRST_WAIT = {"transient": 0.2, "throttled": 1.0}
-#: From here on the waits have long been the longest.
-_DOUBLINGS = 10
+#: The longest first wait after an answer that may pass; it doubles with each.
+_FIRST_WAIT = 0.2
+#: A throttle deserves a longer one than an answer that may pass.
+_FIRST_THROTTLED_WAIT = 1.0
 #: Seconds that one request may spend in such waits: some sixty throttles in a row. Where seven of ten requests are
 #: refused, one in a thousand million meets that. Time in the line of a pace does not count: others get through there.
 _PATIENCE = 600.0
@@ -31,52 +28,48 @@ _HINT = "others may be using up the account's quota: push again later, or ask fo
 
 
 class Retries:
-    """Sends requests at their operations' pace, again where that can help.
+    """Sends requests to one host at their operations' pace, again where that can help.
 
     Args:
-        max_attempts: failures of a request that end it; throttles are none.
+        max_attempts: answers that fail a request and end it; throttles are none.
         emit: hears how each try ended, and of each new one.
         pace: when requests may start; hears which were throttled.
+        host: what is known of the host; another one for each.
     """
 
-    def __init__(self, max_attempts: int, emit: Emit, pace: Pace) -> None:
+    def __init__(self, max_attempts: int, emit: Emit, pace: Pace, host: HostBackoff | None = None) -> None:
         self._max_attempts = max_attempts
         self._emit = emit
         self._pace = pace
-        self._answered = False
+        self.host = host or HostBackoff()
 
     async def call(self, operation: str, send: Callable[[], Awaitable[T]]) -> T:
-        """Await ``send()`` until it succeeds, fails for good, has failed too often, or was throttled for minutes.
+        """Await ``send()`` until it succeeds, fails for good, has failed too often, or for minutes.
 
-        An endpoint that has never answered gets one try: a wrong address should say so at once.
+        An endpoint that has never answered gets one try where its address may be wrong, which should show at once.
         """
-        pace = self._pace.of(operation)
-        tries: Counter[Verdict] = Counter()
-        waited = 0.0
+        pace, tries = self._pace.of(operation), _Tries(self.host, self._max_attempts)
         while True:
-            started = await pace.turn()
-            try:
-                answer = await self._timed(operation, send)
-            except AsyncpushError as error:
-                self._answered = self._answered or not isinstance(error, ConnectionFailedError)
-                kind = verdict(error)
-                if kind == "throttled":
-                    pace.throttled(started)
-                tries[kind] += 1
-                if kind == "final" or not self._answered or tries["transient"] >= self._max_attempts:
-                    raise
-                delay = _delay(error, kind, tries[kind])
-                waited += delay
-                if waited > _PATIENCE:
-                    error.hint = _HINT if kind == "throttled" else error.hint
-                    raise
-                pace.retried()
-                self._emit(Retrying(operation, tries.total(), delay, error.message))
-                await anyio.sleep(delay)
-            else:
-                self._answered = True
-                pace.succeeded(started)
-                return answer
+            async with self.host.asking() as asks_for_all:
+                started = await pace.turn()
+                if self.host.is_silent and not asks_for_all:
+                    continue  # it has fallen silent meanwhile
+                began = time.monotonic()
+                try:
+                    answer = await self._timed(operation, send)
+                except AsyncpushError as error:
+                    if isinstance(error, ServiceError):
+                        self.host.heard()
+                    if verdict(error) == "throttled":
+                        pace.throttled(started)
+                    delay = tries.failed(error, began)
+                    pace.retried()
+                    self._emit(Retrying(operation, tries.total, delay, error.message))
+                else:
+                    self.host.heard()
+                    pace.succeeded(started)
+                    return answer
+            await anyio.sleep(delay)
 
     async def _timed(self, operation: str, send: Callable[[], Awaitable[T]]) -> T:
         """Await ``send()`` and tell how long it took: a cancelled request has not ended, and is not told."""
@@ -96,21 +89,63 @@ def _outcome(error: AsyncpushError) -> Literal["throttled", "refused", "unanswer
     return "throttled" if verdict(error) == "throttled" else "refused"
 
 
-def _delay(error: AsyncpushError, kind: Verdict, tries: int) -> float:
-    """Seconds to wait after the given number of tries of this kind: as asked for, and a random time."""
-    longest: float = min(_LONGEST_WAIT, _FIRST_WAIT[kind] * 2 ** min(tries - 1, _DOUBLINGS))
-    # Full jitter: many uploads that were refused at once must not come back at once.
-    return _asked_delay(error) + random.uniform(0.1, 1) * longest  # noqa: S311 - nothing is kept secret by it
+class _Tries:
+    """The tries of one request.
+
+    Args:
+        host: what is known of the host that it goes to.
+        max_attempts: answers that fail it and end it.
+
+    Attributes:
+        total: how many have failed.
+    """
+
+    def __init__(self, host: HostBackoff, max_attempts: int) -> None:
+        self.total = 0
+        self._host = host
+        self._max_attempts = max_attempts
+        self._silence = Silence()
+        self._failures = self._throttles = 0
+        self._waited = 0.0
+
+    def failed(self, error: AsyncpushError, began: float) -> float:
+        """The seconds to rest after a try that was sent at *began* and failed of *error*.
+
+        Raises:
+            AsyncpushError: *error* itself, if no other try can help.
+        """
+        self.total += 1
+        kind = verdict(error)
+        if kind == "final":
+            raise error
+        if isinstance(error, ConnectionFailedError):
+            if self._host.answered and error.silent:
+                delay = self._silence.wait(self._host, began)
+                if delay is None:
+                    raise error
+                return delay
+            if not self._host.answered and error.wrong_address:
+                raise error
+        self._silence.end()
+        if kind == "throttled":
+            self._throttles += 1
+            delay = backoff(_FIRST_THROTTLED_WAIT, LONGEST_WAIT, self._throttles)
+        else:
+            self._failures += 1
+            if self._failures >= self._max_attempts:
+                raise error
+            delay = backoff(_FIRST_WAIT, LONGEST_WAIT, self._failures)
+        delay += _asked_delay(error)
+        self._waited += delay
+        if self._waited > _PATIENCE:
+            error.hint = _HINT if kind == "throttled" else error.hint
+            raise error
+        return delay
 
 
 def _asked_delay(error: AsyncpushError) -> float:
-    """The seconds that the answer asks to wait: Retry-After, RFC 9110 10.2.3, a number or a date; 0 if it does not."""
+    """The seconds that the answer asks to wait; 0 if it does not."""
     cause = error.__cause__
     if not isinstance(cause, ClientError):
         return 0.0
-    value: str = cause.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", "")
-    try:
-        seconds = float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
-    except (OverflowError, ValueError):
-        return 0.0
-    return max(0.0, seconds)
+    return retry_after(cause.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after")) or 0.0

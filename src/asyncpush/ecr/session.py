@@ -23,7 +23,7 @@ from botocore.httpsession import ProxyConfiguration
 from asyncpush.ecr import tls, wire
 from asyncpush.ecr.configuration import configured, variables
 from asyncpush.ecr.credentials import open_credentials
-from asyncpush.ecr.errors import translated
+from asyncpush.ecr.errors import RedirectError, translated
 from asyncpush.ecr.models import extended
 from asyncpush.errors import ConfigurationError
 from asyncpush.proxies import is_excepted
@@ -182,7 +182,7 @@ class NoRedirects(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is untype
 async def _refuse_redirect(_: aiohttp.ClientSession, __: Any, redirect: aiohttp.TraceRequestRedirectParams) -> None:
     redirect.response.close()
     target = redirect.response.headers.get("Location", "")
-    raise aiohttp.ClientError(f"it redirects to {target[:200]!r}, which is not followed")
+    raise RedirectError(f"it redirects to {target[:200]!r}, which is not followed")
 
 
 async def _close(opening: Any, *details: Any) -> None:

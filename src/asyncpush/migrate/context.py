@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+import anyio
 from anyio import CancelScope
 
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, JournalError, UsageError
@@ -14,7 +15,7 @@ from asyncpush.image import Once, Run
 from asyncpush.journal import SqliteJournal
 from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag, NothingTaken
 from asyncpush.migrate.exchange import Exchange
-from asyncpush.migrate.failures import may_succeed
+from asyncpush.migrate.failures import may_succeed, time_may_mend
 from asyncpush.migrate.plan.model import Entry, Target
 from asyncpush.migrate.targets import OpenTarget
 from asyncpush.model import Digest
@@ -34,6 +35,7 @@ class Options:
         fail_fast: stop at the first failure.
         retries: how often what has failed is tried again at the end.
         resume_within: seconds since an interrupted run has begun for which it is gone on with.
+        rest: seconds to wait before that, where time can mend it; twice as long before each further time.
     """
 
     dry: bool = False
@@ -41,6 +43,7 @@ class Options:
     fail_fast: bool = False
     retries: int = 2
     resume_within: float = RESUME_WITHIN
+    rest: float = 5.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -84,6 +87,7 @@ class Context:
     stopped: AsyncpushError | None = None
     _tags: Once[tuple[str, ...]] = field(default_factory=Once)
     _claims: dict[str, Copy] = field(default_factory=dict)
+    _next_rest: float = 0.0
 
     @property
     def emit(self) -> Emit:
@@ -112,6 +116,15 @@ class Context:
     def claimed(self) -> Collection[Copy]:
         """All copies that may go, as far as they are known."""
         return self._claims.values()
+
+    async def rest(self) -> None:
+        """Wait before what has failed is tried again, if time can mend some of it."""
+        if any(time_may_mend(result.error) for result in self.results.values()):
+            await anyio.sleep(self._next_rest or self.options.rest)
+            self._next_rest = 2 * (self._next_rest or self.options.rest)
+        for target in self.targets.values():
+            target.registry.wait_again()
+        self.remotes.wait_again()
 
     def started(self, copy: Copy) -> None:
         """Note that a copy's turn has come."""

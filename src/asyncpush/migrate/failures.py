@@ -6,10 +6,12 @@ from asyncpush.errors import (
     CREDENTIALS_LOST,
     AsyncpushError,
     ChoiceError,
+    ConnectionFailedError,
     ManifestError,
     ServiceError,
     SourceDeniedError,
     SourceNotFoundError,
+    SourceUnavailableError,
     TagImmutableError,
     UsageError,
 )
@@ -23,7 +25,16 @@ _FINAL = (
     SourceDeniedError,
     *CREDENTIALS_LOST,
 )
+_THROTTLES = frozenset({"ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"})
+_TOO_MANY_REQUESTS, _ILL = 429, 500
 _FINAL_CODES = frozenset({"AccessDeniedException", "LimitExceededException", "InvalidParameterException"})
+
+
+def time_may_mend(error: AsyncpushError | None) -> bool:
+    """Whether another try may end better for having been made later: nobody has answered, or an ill server has."""
+    if isinstance(error, ServiceError):
+        return error.status == _TOO_MANY_REQUESTS or error.status >= _ILL or error.code in _THROTTLES
+    return isinstance(error, (ConnectionFailedError, SourceUnavailableError))
 
 
 def may_succeed(error: AsyncpushError | None) -> bool:

@@ -27,7 +27,7 @@ from asyncpush.protocols import ImageNode, IndexNode, ReferrerSource
 from asyncpush.reference import Destination
 from asyncpush.referrers import MAX_DEPTH, subjects_of
 from asyncpush.settings import Settings
-from asyncpush.sources.registry import open_remotes
+from asyncpush.sources.registry import Patience, open_remotes
 from asyncpush.verify import Target, Verification, VerificationFailure, verify_all
 
 
@@ -50,7 +50,9 @@ async def verify_plan(
         run = Run.of(resources)
         targets = await held.enter_async_context(open_targets(plan, run))
         logins = await held.enter_async_context(open_logins(resources.settings, emit))
-        remotes = await held.enter_async_context(open_remotes(plan.source_registries, logins=logins, emit=emit))
+        remotes = await held.enter_async_context(
+            open_remotes(plan.source_registries, logins=logins, emit=emit, patience=Patience.of(resources.settings))
+        )
         context = Context(
             options=Options(dry=True),
             run=run,

@@ -100,6 +100,7 @@ async def migrate_plan(
     async with AsyncExitStack() as held:
         targets = await held.enter_async_context(open_targets(plan, run, None if options.dry else journal))
         logins = await held.enter_async_context(open_logins(resources.settings, emit))
+        patience = patience or Patience.of(resources.settings)
         opened = open_remotes(plan.source_registries, logins=logins, emit=emit, patience=patience)
         remotes = await held.enter_async_context(opened)
         context = Context(
@@ -191,6 +192,7 @@ class _Migration:
                 again[copy.entry].append(copy)
             if not again:
                 break
+            await self._context.rest()
             await self._discover_and_push(again, again)
 
     def _to_try_again(self) -> list[Copy]:

@@ -21,11 +21,12 @@ from yarl import URL
 from asyncpush.errors import SourceDeniedError, SourceError, SourceUnavailableError
 from asyncpush.events import Emit
 from asyncpush.proxies import is_loopback
+from asyncpush.retry import retry_after
 from asyncpush.sources.registry.challenge import Challenge
 from asyncpush.sources.registry.credentials import Accounts
 from asyncpush.sources.registry.encoding import decompressed, encoding_of
 from asyncpush.sources.registry.http import Http, read_body, released
-from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, retry_after
+from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries
 from asyncpush.sources.registry.stored import Account
 
 #: The token specification's own, where an answer does not say.
@@ -286,7 +287,6 @@ class Authority:
         else:
             basic = account.basic() if account else None
             answer = await self._http.send("GET", way.realm.update_query(parameters), headers, authorization=basic)
-        self._mood.answered = True
         async with released(answer):
             body = await read_body(answer, _MAX_TOKEN_ANSWER, self._patience)
             if body and (encoding := encoding_of(answer.headers)):

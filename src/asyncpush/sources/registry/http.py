@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
@@ -11,6 +12,7 @@ from anyio import CancelScope, Lock, move_on_after, to_thread
 from yarl import URL
 
 from asyncpush.errors import SourceError, SourceUnavailableError
+from asyncpush.retry import HostBackoff
 from asyncpush.settings import MiB, SourceRegistry
 from asyncpush.sources.registry.patience import Patience, TransientError
 from asyncpush.sources.registry.surroundings import Surroundings, look_around, proxy_for
@@ -45,6 +47,7 @@ class Http:
         self._session: aiohttp.ClientSession | None = None
         self._surroundings: Surroundings | None = None
         self._lock = Lock()
+        self._hosts: dict[URL, HostBackoff] = {}
 
     async def aclose(self) -> None:
         """Close all connections, also when cancelled."""
@@ -80,22 +83,27 @@ class Http:
                 sent["Authorization"] = authorization
             proxy = proxy_for(at, around.proxies, sent)
             problem = around.problem if at.scheme == "https" else ""
-            try:
-                with _in_time(at, self._patience), translated(at, self._patience, problem):
-                    answer = await session.request(
-                        method,
-                        at,
-                        headers=sent,
-                        data=form,
-                        allow_redirects=False,
-                        proxy=proxy.url if proxy else None,
-                        proxy_headers=proxy.headers if proxy else None,
-                        ssl=around.registry if at.origin() == self._origin else around.elsewhere,
-                    )
-            except TransientError as error:
-                if at.origin() != url.origin():
-                    error.unanswered = False  # who was asked has answered: where to go
-                raise
+            host = self._host(at)
+            async with host.asking():
+                began = time.monotonic()
+                try:
+                    with _in_time(at, self._patience), translated(at, self._patience, problem):
+                        answer = await session.request(
+                            method,
+                            at,
+                            headers=sent,
+                            data=form,
+                            allow_redirects=False,
+                            proxy=proxy.url if proxy else None,
+                            proxy_headers=proxy.headers if proxy else None,
+                            ssl=around.registry if at.origin() == self._origin else around.elsewhere,
+                        )
+                except TransientError as error:
+                    error.silent = host, began
+                    if at.origin() != url.origin():
+                        error.unanswered = False  # who was asked has answered: where to go
+                    raise
+                host.heard()
             if answer.status == _PROXY_LOGIN and proxy is not None:
                 answer.release()
                 raise SourceUnavailableError(
@@ -116,6 +124,20 @@ class Http:
                 )
             seen.add(at)
             trusted = trusted and at.origin() == url.origin()
+
+    def wait_again(self) -> None:
+        """Wait for hosts once more that were silent for too long."""
+        for host in self._hosts.values():
+            host.renew()
+
+    def _host(self, url: URL) -> HostBackoff:
+        """What is known of the host that a request to *url* goes to."""
+        origin, patience = url.origin(), self._patience
+        if origin not in self._hosts:
+            self._hosts[origin] = HostBackoff(
+                patience.outage, first_wait=patience.first_wait, longest_wait=patience.longest_wait
+            )
+        return self._hosts[origin]
 
     async def _opened(self) -> tuple[aiohttp.ClientSession, Surroundings]:
         async with self._lock:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import random
 import re
 import time
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
 import anyio
 
 from asyncpush.errors import SourceUnavailableError
 from asyncpush.events import Emit, Retrying
+from asyncpush.retry import LONGEST_WAIT, HostBackoff, Silence, backoff
+from asyncpush.settings import MAX_OUTAGE, Settings
 
-#: From here on the waits have long been the longest.
-_DOUBLINGS = 10
 _FIRST_THROTTLED_WAIT = 1.0
 _LIMIT = re.compile(r"([0-9]+)(?:\s*;\s*w=([0-9]+))?")
 
@@ -28,7 +26,9 @@ class Patience:
         connect: until a connection must be there.
         answer: until an answer's headers, and then a document, must be whole, however slowly they come; a blob may
             take as long as it likes.
-        attempts: failures in a row, without progress in between, that end a request; throttles are none.
+        attempts: failures in a row, without progress in between, that end a request; throttles are none, nor is no
+            answer at all.
+        outage: for how long a host that has answered may give no answer.
         first_wait: the longest first wait; it doubles with each failure.
         longest_wait: the longest of these waits.
         throttled: what one request may wait in all because it was refused for its rate, or told to wait.
@@ -39,10 +39,16 @@ class Patience:
     connect: float = 30.0
     answer: float = 300.0
     attempts: int = 6
+    outage: float = MAX_OUTAGE
     first_wait: float = 0.2
-    longest_wait: float = 20.0
+    longest_wait: float = LONGEST_WAIT
     throttled: float = 600.0
     helper: float = 30.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Patience:
+        """As *settings* say."""
+        return cls(outage=settings.max_outage)
 
 
 class TransientError(SourceUnavailableError):
@@ -56,6 +62,9 @@ class TransientError(SourceUnavailableError):
         unanswered: nobody is there.
         final: waiting won't help: the registry's limit is used up, and it does not say until when.
         status: the HTTP status of the answer; 0 if there was none.
+
+    Attributes:
+        silent: the host that gave no answer at all, and when it was asked; None if something came.
     """
 
     def __init__(
@@ -74,14 +83,14 @@ class TransientError(SourceUnavailableError):
         self.throttled = throttled
         self.unanswered = unanswered
         self.final = final
+        self.silent: tuple[HostBackoff, float] | None = None
         super().__init__(message, hint=hint)
 
 
 class Mood:
-    """What all requests to one host know of it: whether it has ever answered, and until when nobody may ask."""
+    """What all requests to one registry know of it: until when nobody may ask."""
 
     def __init__(self) -> None:
-        self.answered = False
         self._quiet_until = 0.0
 
     async def turn(self) -> None:
@@ -110,12 +119,14 @@ class Tries:
         self._mood = mood
         self._emit = emit
         self._failures = self._throttles = self._total = 0
+        self._silence = Silence()
         self._waited = 0.0
 
     def progress(self) -> None:
         """Take note that something has arrived: failures before count no more."""
         self._failures = self._throttles = 0
         self._waited = 0.0
+        self._silence.end()
 
     async def failed(self, error: TransientError) -> None:
         """Wait until it is time for the next try.
@@ -125,11 +136,33 @@ class Tries:
                 address should say so at once.
         """
         self._total += 1
+        if (delay := self._rest_in_silence(error)) is None:
+            delay = self._rest(error)
+        self._emit(Retrying(self._operation, self._total, delay, error.message))
+        await anyio.sleep(delay)
+
+    def _rest_in_silence(self, error: TransientError) -> float | None:
+        """Seconds to rest where a host is silent that has answered before; None if that is not what failed."""
+        if error.silent is None:
+            self._silence.end()
+            return None
+        host, began = error.silent
+        if not host.answered:
+            if error.unanswered:
+                raise error
+            return None
+        delay = self._silence.wait(host, began)
+        if delay is None:
+            raise error
+        return delay
+
+    def _rest(self, error: TransientError) -> float:
+        """Seconds to rest after an answer that may pass."""
         if error.throttled:
             self._throttles += 1
         else:
             self._failures += 1
-        if error.final or self._failures >= self._patience.attempts or (error.unanswered and not self._mood.answered):
+        if error.final or self._failures >= self._patience.attempts:
             raise error
         delay = self._delay(error)
         if error.throttled or error.after is not None:
@@ -138,33 +171,17 @@ class Tries:
                 raise error
         if error.throttled:
             self._mood.be_quiet(error.after if error.after is not None else delay)
-        self._emit(Retrying(self._operation, self._total, delay, error.message))
-        await anyio.sleep(delay)
+        return delay
 
     def _delay(self, error: TransientError) -> float:
         first = max(_FIRST_THROTTLED_WAIT, self._patience.first_wait) if error.throttled else self._patience.first_wait
         tries = self._throttles if error.throttled else self._failures
-        longest: float = min(self._patience.longest_wait, first * 2 ** min(tries - 1, _DOUBLINGS))
-        # Full jitter: many requests that were refused at once must not come back at once.
-        share = random.uniform(0.1, 1)  # noqa: S311 - nothing is kept secret by it
+        delay = backoff(first, self._patience.longest_wait, tries)
         if error.after is None:
-            return share * longest
+            return delay
         # Only to come back one after the other; but a registry that refuses again has asked for too short a wait.
-        asked = error.after + share * min(longest, self._patience.first_wait)
-        return asked if tries == 1 else max(asked, share * longest)
-
-
-def retry_after(value: str | None) -> float | None:
-    """The seconds that Retry-After asks to wait (RFC 9110, 10.2.3: a number or a date); None if it does not."""
-    if not value:
-        return None
-    value = value.strip()
-    try:
-        if value.isascii() and value.isdecimal():
-            return float(value[:12])
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (OverflowError, ValueError):
-        return None
+        asked = error.after + min(delay, self._patience.first_wait)
+        return asked if tries == 1 else max(asked, delay)
 
 
 def describe_limit(value: str | None) -> str | None:

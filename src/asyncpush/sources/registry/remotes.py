@@ -32,6 +32,7 @@ class Remotes:
         self._patience = patience
         self._stack = stack
         self._remotes: dict[str, Remote] = {}
+        self._wires: list[Wire] = []
 
     @property
     def requests(self) -> Counter[str]:
@@ -49,8 +50,14 @@ class Remotes:
             registry = self._registries.get(host) or SourceRegistry(host=host)
             wire = Wire(registry, self._logins, self._emit, self._patience)
             self._stack.push_async_callback(wire.aclose)
+            self._wires.append(wire)
             self._remotes[host] = Remote(wire)
         return self._remotes[host]
+
+    def wait_again(self) -> None:
+        """Wait for hosts once more that were silent for too long."""
+        for wire in self._wires:
+            wire.wait_again()
 
 
 @asynccontextmanager

@@ -26,13 +26,14 @@ from asyncpush.errors import (
     SourceUnavailableError,
 )
 from asyncpush.events import Emit, Notice
+from asyncpush.retry import retry_after
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.auth import Authority
 from asyncpush.sources.registry.challenge import parse_challenges
 from asyncpush.sources.registry.credentials import Accounts, Logins
 from asyncpush.sources.registry.encoding import decompressed, encoding_of, unknown_encoding_of
 from asyncpush.sources.registry.http import LATER, Http, read_body
-from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, describe_limit, retry_after
+from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, describe_limit
 from asyncpush.sources.registry.reference import api_host, canonical_host
 from asyncpush.sources.registry.said import Said, first_error
 from asyncpush.sources.registry.turns import OpenAnswer, Turn, own_turn
@@ -140,6 +141,7 @@ class Wire:
         self._plain = registry.plain_http
         self._base = URL(f"{'http' if registry.plain_http else 'https'}://{api_host(self.host)}")
         self._http = Http(registry, self._base, patience)
+        self.wait_again = self._http.wait_again
         self._accounts = Accounts(registry, self.host, logins, patience.helper)
         self._authority = Authority(
             self.host, self._accounts, self._http, patience, emit, self.requests, plain=registry.plain_http
@@ -199,7 +201,7 @@ class Wire:
                 finally:
                     opened.close()
             except TransientError as error:
-                if once and not (error.throttled or error.unanswered):
+                if once and not (error.throttled or error.silent):
                     raise
                 await tries.failed(error)
                 if once and error.throttled:
@@ -313,9 +315,7 @@ class Wire:
         await self._mood.turn()
         self.requests[ask.operation] += 1
         url = URL(f"{self._base}{ask.path}", encoded=True)
-        response = await self._http.send(ask.method, url, ask.headers, authorization=authorization)
-        self._mood.answered = True
-        return response
+        return await self._http.send(ask.method, url, ask.headers, authorization=authorization)
 
     def _refusal(
         self, ask: Ask, response: aiohttp.ClientResponse, body: bytes, *, ours: bool, expired: bool, silent: bool
