@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from asyncpush.errors import SourceError
 from asyncpush.protocols import SeekableReader
 from asyncpush.sources import open_source, tar_reader
+from asyncpush.sources.files import KeptFile
 from asyncpush.sources.tar_index import TarIndex
 from images import SETTINGS, A, C, DockerSave, Layout, Link, image_of, read, saved, tar
 
@@ -47,7 +48,7 @@ async def run(command, folder):
 def contents(path):
     """What an archive's files hold, by name."""
     with FileIO(path) as file:
-        index = TarIndex(file, "a.tar")
+        index = TarIndex(KeptFile(file), "a.tar")
         return {name: content_of(index, name) for name in index._entries}
 
 

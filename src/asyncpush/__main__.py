@@ -18,7 +18,9 @@ def main() -> None:
     gc.disable()
     try:
         from asyncpush.cli.main import run_app
+        from asyncpush.open_files import raise_limit
 
+        raise_limit()
         status = run_app(sys.argv[1:])
     except KeyboardInterrupt:
         status = 130

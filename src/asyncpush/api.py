@@ -11,6 +11,7 @@ from typing import Literal
 import anyio
 from anyio import CancelScope, CapacityLimiter
 
+from asyncpush import open_files
 from asyncpush.administration import Login, RegistryAdmin, RepositoryReader
 from asyncpush.ecr.http import open_http
 from asyncpush.ecr.logins import open_logins as open_logins
@@ -161,7 +162,8 @@ async def connect(
         journal = None  # whoever shares it asks when that costs nothing
     run = run or Run.of(Resources.of(settings or Settings(), emit, journal))
     settings, emit = run.resources.settings, run.resources.emit
-    aws, connections = aws or AwsConfiguration(), 2 * settings.max_layers + _SPARE_CONNECTIONS
+    aws = aws or AwsConfiguration()
+    connections = open_files.share(2 * settings.max_layers + _SPARE_CONNECTIONS)
     async with (
         open_client(name, aws, connections) as client,
         open_http(client, connections) as http,

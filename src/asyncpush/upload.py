@@ -11,6 +11,7 @@ from typing import Literal
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from asyncpush import open_files
 from asyncpush.errors import (
     AsyncpushError,
     InvalidLayerError,
@@ -59,7 +60,13 @@ class Resources:
     def of(cls, settings: Settings, emit: Emit = ignore, journal: Journal | None = None) -> Resources:
         """Those that *settings* allows; must be called in an event loop."""
         # The allocator wastes a third: what one thread has freed, another can't have.
-        return cls(settings, emit, ByteBudget(settings.max_memory * 3 // 4), Slots(settings.max_layers), journal)
+        return cls(
+            settings,
+            emit,
+            ByteBudget(settings.max_memory * 3 // 4),
+            Slots(open_files.share(settings.max_layers)),
+            journal,
+        )
 
 
 @dataclass(frozen=True, slots=True)

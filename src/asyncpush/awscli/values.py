@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from asyncpush import open_files
 from asyncpush.awscli.faults import CommandError, ParameterError
 from asyncpush.awscli.operations import Json, Option
 from asyncpush.awscli.shorthand import ShorthandError, fit, parse_shorthand
@@ -57,7 +58,9 @@ def read_file(option: str, word: str) -> str | bytes | None:
         )
         raise ParameterError(option, reason) from error
     except (OSError, ValueError) as error:
-        raise ParameterError(option, f"Unable to load paramfile {word}: {error}") from error
+        raise ParameterError(
+            option, f"Unable to load paramfile {word}: {open_files.shortage(error) or error}"
+        ) from error
 
 
 def read_document(option: str, word: str) -> str:

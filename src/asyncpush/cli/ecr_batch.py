@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
+from asyncpush import open_files
 from asyncpush.awscli.batch import Batch, Tally
 from asyncpush.awscli.batch_input import BatchInput
 from asyncpush.awscli.call import open_for
@@ -65,7 +66,7 @@ def _opened(name: str) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise CommandError(f"Unable to read the batch {name}: {error.strerror}") from error
+        raise CommandError(f"Unable to read the batch {name}: {open_files.reason(error)}") from error
     try:
         yield descriptor
     finally:

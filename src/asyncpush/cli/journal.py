@@ -104,7 +104,9 @@ def prune_old(
     file: _File,
     /,
     *,
-    older_than: Annotated[float, Parameter(converter=to_seconds, metavar="AGE", show_default=lambda seconds: f"{seconds / 86400:g}d")] = _OLD,
+    older_than: Annotated[
+        float, Parameter(converter=to_seconds, metavar="AGE", show_default=lambda seconds: f"{seconds / 86400:g}d")
+    ] = _OLD,
     all: bool = False,  # noqa: A002 - the option's name
     output: OutputFormat = "text",
     verbose: _Verbose = False,

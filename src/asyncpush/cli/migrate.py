@@ -9,6 +9,7 @@ from typing import Annotated
 from anyio import to_thread
 from cyclopts import Parameter
 
+from asyncpush import open_files
 from asyncpush.cli.migration import failed_lines, print_migration, say_notes, say_summary
 from asyncpush.cli.options import (
     AwsOptions,
@@ -169,5 +170,5 @@ def _write_list(path: Path, lines: list[str]) -> None:
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     except OSError as error:
         raise AsyncpushError(
-            f"{path} can't be written: {error.strerror or error}", hint="give --failed-out another file"
+            f"{path} can't be written: {open_files.reason(error)}", hint="give --failed-out another file"
         ) from error

@@ -12,6 +12,7 @@ import anyio
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
+from asyncpush import open_files
 from asyncpush.cli.streams import say
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, PlanError, UsageError, leaf_errors
 
@@ -80,7 +81,8 @@ def say_error(error: BaseException, *, about: str | None = None) -> None:
         for problem in error.problems:
             say(f"asyncpush: error: {problem}")
         return
-    text = " ".join(str(error).split()) or type(error).__name__
+    shortage = None if isinstance(error, AsyncpushError) else open_files.shortage(error)
+    text = f"{shortage}; {open_files.HINT}" if shortage else " ".join(str(error).split()) or type(error).__name__
     say(f"asyncpush: error: {about}: {text}" if about else f"asyncpush: error: {text}")
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import ssl
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from anyio import to_thread
 from cyclopts import Parameter
 
+from asyncpush import open_files
 from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE, FAILED, run, run_server
 from asyncpush.cli.streams import say, write_result
@@ -118,12 +120,28 @@ def serve(
                 weather=forecast,
                 admin=admin,
             )
+            asyncio.get_running_loop().set_exception_handler(_Shortages())
             async with emulator:
                 _introduce(emulator, data, _advice(credentials, verified=not no_verify_signatures))
                 await emulator.serve_forever()
         return DONE
 
     return run_server(main, verbose=verbose)
+
+
+class _Shortages:
+    """Says in one line that no connection can be accepted, where asyncio shows a traceback for each try."""
+
+    def __init__(self) -> None:
+        self._said: str | None = None
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        shortage = open_files.shortage(context.get("exception"))
+        if shortage is None:
+            loop.default_exception_handler(context)
+        elif shortage != self._said:
+            self._said = shortage
+            say(f"asyncpush: note: connections wait to be accepted: {shortage}; raise the limit with `ulimit -n`")
 
 
 async def _check(data: Path | None) -> int:
@@ -177,7 +195,9 @@ def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext |
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
-        reason = error.strerror if isinstance(error, FileNotFoundError) else error
+        reason = (
+            open_files.reason(error) if isinstance(error, FileNotFoundError) else open_files.shortage(error) or error
+        )
         raise UsageError(
             f"{certificate} can't be used: {reason}", hint="give a PEM chain, and its key as --tls-key"
         ) from error

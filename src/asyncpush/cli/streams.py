@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
+from asyncpush import open_files
 from asyncpush.errors import AsyncpushError
 from asyncpush.events import Event, Notice
 
@@ -66,7 +67,7 @@ def write_result(text: str, *, needed: bool = False) -> None:
     except OSError as error:
         _abandon(sys.stdout)
         raise AsyncpushError(
-            f"the result can't be written: {error.strerror or error}",
+            f"the result can't be written: {open_files.reason(error)}",
             hint="what was pushed is there; the same command again prints it",
         ) from error
 

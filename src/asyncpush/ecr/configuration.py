@@ -11,6 +11,7 @@ from typing import Any
 import botocore.configprovider
 import botocore.exceptions as bce
 
+from asyncpush import open_files
 from asyncpush.errors import ConfigurationError
 from asyncpush.settings import AwsConfiguration
 
@@ -84,7 +85,7 @@ def parse_text(error: bce.ConfigParseError) -> str:
 
 def os_text(error: Exception) -> str:
     """What the operating system says, without the path."""
-    return getattr(error, "strerror", None) or one_line(error)
+    return open_files.shortage(error) or getattr(error, "strerror", None) or one_line(error)
 
 
 def one_line(error: Exception) -> str:

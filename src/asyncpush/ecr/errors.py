@@ -11,6 +11,7 @@ from typing import Literal
 import aiohttp
 import botocore.exceptions as bce
 
+from asyncpush import open_files
 from asyncpush.errors import (
     AsyncpushError,
     ConfigurationError,
@@ -124,18 +125,19 @@ def translated(operation: str, endpoint: str) -> Iterator[None]:
     except bce.ProxyConnectionError as error:
         raise ConnectionFailedError(
             f"{operation} got no answer: {_without_user(error.kwargs['proxy_url'])}, the proxy, can't be used: "
-            f"{_reason(error)}",
-            hint="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
+            f"{open_files.shortage(error) or _reason(error)}",
+            hint=open_files.advice(error, "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
             wrong_address=True,
         ) from error
     except (bce.HTTPClientError, bce.ConnectionError) as error:
         if isinstance(ours := error.kwargs.get("error"), AsyncpushError):
             raise ours from error
+        shortage = open_files.shortage(error)
         raise ConnectionFailedError(
-            f"{operation} got no answer from {_where(error, endpoint)}: {_reason(error)}",
-            hint="check the endpoint and the network",
+            f"{operation} got no answer from {_where(error, endpoint)}: {shortage or _reason(error)}",
+            hint=open_files.advice(error, "check the endpoint and the network"),
             wrong_address=isinstance(error.kwargs.get("error"), _WRONG_ADDRESS),
-            silent=type(error) is not bce.HTTPClientError,
+            silent=type(error) is not bce.HTTPClientError and shortage is None,
         ) from error
     except (bce.NoCredentialsError, bce.PartialCredentialsError) as error:
         raise ConfigurationError(

@@ -20,7 +20,8 @@ import anyio
 import botocore.httpsession
 from anyio import to_thread
 
-from asyncpush.errors import ConfigurationError
+from asyncpush import open_files
+from asyncpush.errors import ConfigurationError, ConnectionFailedError
 
 _MENDED_IN = (3, 9)
 
@@ -67,6 +68,8 @@ def _load(load: Callable[..., None], *files: str | None) -> None:
     try:
         load(*files)
     except OSError as error:
+        if shortage := open_files.shortage(error):
+            raise ConnectionFailedError(f"no connection can be made: {shortage}", hint=open_files.HINT) from error
         # Neither a missing file's error nor OpenSSL's own names the file.
         raise ConfigurationError(
             f"{files[0]} can't be used for TLS: {error.strerror or error}", hint="see AWS_CA_BUNDLE and ca_bundle"

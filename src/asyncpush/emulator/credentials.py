@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
+from asyncpush import open_files
 from asyncpush.emulator.caller import DEFAULT_ACCOUNT
 from asyncpush.errors import UsageError
 
@@ -76,7 +77,9 @@ def read_credentials(path: Path) -> tuple[Credentials, ...]:
         with path.open(encoding="utf-8") as file:
             parser.read_file(file, str(path))
     except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}", hint="name a file of AWS credentials") from error
+        raise UsageError(
+            f"{path} can't be read: {open_files.reason(error)}", hint="name a file of AWS credentials"
+        ) from error
     except (configparser.Error, UnicodeDecodeError) as error:
         # Without the parser's own words, which quote the line, and that may be a secret.
         raise UsageError(

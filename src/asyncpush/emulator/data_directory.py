@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from asyncpush import open_files
 from asyncpush.emulator.catalog import FILE
 from asyncpush.emulator.layout import LAYOUT
 from asyncpush.emulator.registry import Registry
@@ -78,7 +79,7 @@ class DataDirectory:
             descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UsageError(
-                f"{self.path} can't hold the emulator's data: {error.strerror}",
+                f"{self.path} can't hold the emulator's data: {open_files.reason(error)}",
                 hint="name a directory that can be written",
             ) from error
         try:

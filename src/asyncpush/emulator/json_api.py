@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from asyncpush import open_files
 from asyncpush.emulator import requests, settings_requests
 from asyncpush.emulator.caller import Caller
 from asyncpush.emulator.documents import Document
@@ -106,7 +107,9 @@ class JsonApi:
         except AwsError as error:
             return refusal(name, error)
         except OSError as error:
-            return refusal(name, server_error(f"The emulator can't use its data directory: {error}"))
+            return refusal(
+                name, server_error(f"The emulator can't use its data directory: {open_files.shortage(error) or error}")
+            )
         except Exception:  # noqa: BLE001 - a defect in one operation must not end the server
             _LOG.exception("%s failed", name)
             return refusal(name, AwsError("InternalFailure", "The emulator has a defect; its log has more", status=500))

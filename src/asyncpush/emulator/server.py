@@ -16,6 +16,7 @@ import anyio
 import msgspec
 from aiohttp import web
 
+from asyncpush import open_files
 from asyncpush.emulator import downloads
 from asyncpush.emulator.behaviour import Behaviour
 from asyncpush.emulator.caller import caller_of
@@ -244,7 +245,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server((address[0], port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]
+        reason = (open_files.shortage(error) or getattr(error, "strerror", None) or str(error)).partition(" (")[0]
         raise UsageError(
             f"can't listen on {host} port {port}: {reason}",
             hint="name a free port (0 takes any) and an address of this machine",

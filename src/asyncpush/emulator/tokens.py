@@ -14,6 +14,7 @@ from typing import Self
 import msgspec
 import pybase64
 
+from asyncpush import open_files
 from asyncpush.errors import UsageError
 
 #: The user that every token belongs to (ECR user guide, private registry authentication).
@@ -81,7 +82,7 @@ class Tokens:
                     file.write(secret)
         except OSError as error:
             raise UsageError(
-                f"{path} can't be used: {error.strerror}", hint="make it readable and writable, or remove it"
+                f"{path} can't be used: {open_files.reason(error)}", hint="make it readable and writable, or remove it"
             ) from error
         return cls(secret, lifetime)
 

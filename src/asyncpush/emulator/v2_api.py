@@ -9,6 +9,7 @@ from functools import partial
 
 from aiohttp import web
 
+from asyncpush import open_files
 from asyncpush.emulator.errors import AwsError, repository_not_found
 from asyncpush.emulator.finishing import Finishing
 from asyncpush.emulator.images_api import ImagesApi
@@ -68,7 +69,11 @@ class V2Api:
         except (BodyLostError, ConnectionError):
             return refusal(V2Error(400, "BLOB_UPLOAD_INVALID", "the body ended before its end"))
         except OSError as error:
-            return refusal(V2Error(500, "UNKNOWN", f"the emulator can't use its data directory: {error}"))
+            return refusal(
+                V2Error(
+                    500, "UNKNOWN", f"the emulator can't use its data directory: {open_files.shortage(error) or error}"
+                )
+            )
 
     async def _route(self, request: web.Request) -> web.StreamResponse:
         path, registry = request.match_info["path"], registry_of_host(request.host)

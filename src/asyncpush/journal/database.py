@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from asyncpush import open_files
 from asyncpush.errors import JournalError, UsageError
 from asyncpush.journal.schema import ADD_CHOICE, ADD_MAKING, APPLICATION, SCHEMA, VERSION
 
@@ -133,7 +134,7 @@ def _is_empty(path: Path) -> bool:
     except FileNotFoundError:
         return True
     except OSError as error:
-        raise _unusable(path, error.strerror or str(error)) from error
+        raise _unusable(path, open_files.reason(error)) from error
     if not stat.S_ISREG(status.st_mode):
         raise _foreign(path)
     return not status.st_size
@@ -150,7 +151,7 @@ def _refuse_foreign(path: Path) -> None:
         with path.open("rb", buffering=0) as file:
             header = file.read(_HEADER)
     except OSError as error:
-        raise _unusable(path, error.strerror or str(error)) from error
+        raise _unusable(path, open_files.reason(error)) from error
     application = int.from_bytes(header[_APPLICATION_AT:_HEADER][:4], "big")
     if not header.startswith(_MAGIC) or application != APPLICATION:
         raise _foreign(path)
@@ -199,7 +200,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         descriptor = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT, _MODE)
     except OSError as error:
-        raise _unusable(path, error.strerror or str(error)) from error
+        raise _unusable(path, open_files.reason(error)) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -208,7 +209,7 @@ def _locked(path: Path) -> Iterator[None]:
                 f"another process uses the journal {path}", hint="wait for it, or name another file"
             ) from error
         except OSError as error:
-            raise _unusable(path, f"it can't be locked ({error.strerror})") from error
+            raise _unusable(path, f"it can't be locked ({open_files.reason(error)})") from error
         yield
     finally:
         os.close(descriptor)
@@ -225,7 +226,7 @@ def _make(path: Path) -> None:
             connection.executescript(SCHEMA)
         new.replace(path)
     except OSError as error:
-        raise _unusable(path, error.strerror or str(error)) from error
+        raise _unusable(path, open_files.reason(error)) from error
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from anyio import to_thread
 
+from asyncpush import open_files
 from asyncpush.errors import AsyncpushError
 from asyncpush.migrate.results import Report
 
@@ -67,4 +68,4 @@ def _write(text: str, path: Path) -> None:
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
     except OSError as error:
-        raise AsyncpushError(f"the metrics can't be written to {path}: {error.strerror or error}") from error
+        raise AsyncpushError(f"the metrics can't be written to {path}: {open_files.reason(error)}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
@@ -17,10 +16,12 @@ from typing import Protocol, TypeVar
 import msgspec
 from anyio import from_thread, to_thread
 
+from asyncpush import open_files
 from asyncpush.errors import DigestMismatchError, ManifestError, SourceError
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Blob, BlobReader
 from asyncpush.settings import MiB
+from asyncpush.sources.files import KeptFile, ReadFile
 
 Document = TypeVar("Document")
 
@@ -64,7 +65,7 @@ class Store(Protocol):
 
 
 class _RegionReader:
-    def __init__(self, file: FileIO, start: int, size: int, label: str) -> None:
+    def __init__(self, file: ReadFile, start: int, size: int, label: str) -> None:
         self._file = file
         self._start = start
         self._size = size
@@ -81,7 +82,7 @@ class _RegionReader:
         filled = 0
         while filled < len(wanted):
             with readable(self._label):
-                count = os.preadv(self._file.fileno(), [wanted[filled:]], self._start + start + filled)
+                count = self._file.read_into(wanted[filled:], self._start + start + filled)
             if not count:
                 missing = self._size - start - filled
                 raise SourceError(f"{self._label} ends {missing} bytes early", hint="it was cut while it was read")
@@ -93,7 +94,7 @@ class _RegionReader:
 class Region:
     """A part of an open file that stays open as long as the source does."""
 
-    file: FileIO
+    file: ReadFile
     start: int
     size: int
     label: str
@@ -132,7 +133,7 @@ class SparseRegion:
         extents: what is stored, in order; none overlaps another.
     """
 
-    file: FileIO
+    file: ReadFile
     extents: tuple[Extent, ...]
     size: int
     label: str
@@ -180,7 +181,7 @@ class FileContent:
         with readable(self.label):
             file = FileIO(self.path)
         with file:
-            yield _RegionReader(file, 0, self.size, self.label)
+            yield _RegionReader(KeptFile(file), 0, self.size, self.label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,4 +340,5 @@ def readable(label: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SourceError(f"{label} can't be read: {error.strerror or error}") from error
+        text = f"{label} can't be read: {open_files.reason(error)}"
+        raise SourceError(text, hint=open_files.advice(error)) from error

@@ -8,8 +8,9 @@ import select
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
 from threading import Lock
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from anyio import from_thread
 
+from asyncpush import open_files
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
 from asyncpush.sources.content import Content, Region, readable
+from asyncpush.sources.files import KeptFile, NamedFile, ReadFile, open_flags
 from asyncpush.sources.recognition import check_head
 from asyncpush.sources.unpack import HEAD_SIZE, Unpacker, sniff
 
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 _MOMENT = 100
 
 
-def open_archive(path: str, label: str, stdin: BinaryIO | None, held: ExitStack) -> FileIO:
+def open_archive(path: str, label: str, stdin: BinaryIO | None, held: ExitStack) -> ReadFile:
     """Open an archive as a regular file, whole from its first byte; in a worker thread of anyio.
 
     What can't be read at any position (a pipe, a compressed file) is copied once, decompressed, into a temporary
@@ -46,24 +49,30 @@ def open_archive(path: str, label: str, stdin: BinaryIO | None, held: ExitStack)
         SourceError: it can't be read, is empty or plainly no archive, its compression is damaged, or the temporary
             directory is full.
     """
-    if path == "-":
-        stream = stdin or (sys.stdin.buffer if sys.stdin else None)
-        if stream is None:
-            raise SourceError(f"{label} is closed")
-        try:
-            descriptor = stream.fileno()
-        except io.UnsupportedOperation:
-            return _spool(_Unpolled(stream), label, held)
+    if path != "-":
+        return _open_named(path, label, held)
+    stream = stdin or (sys.stdin.buffer if sys.stdin else None)
+    if stream is None:
+        raise SourceError(f"{label} is closed")
+    try:
+        descriptor = stream.fileno()
+    except io.UnsupportedOperation:
+        return _spool(_Unpolled(stream), label, held)
+    with readable(label):
+        file = held.enter_context(FileIO(os.dup(descriptor)))
+    return KeptFile(file) if _can_stay(file, label) else _spool(_Pipe(file), label, held)
+
+
+def _open_named(path: str, label: str, held: ExitStack) -> ReadFile:
+    with ExitStack() as opening:
         with readable(label):
-            file = held.enter_context(FileIO(os.dup(descriptor)))
-    else:
+            file = opening.enter_context(FileIO(os.open(path, open_flags())))
+        if not _can_stay(file, label):
+            return _spool(_Pipe(file), label, held)
         with readable(label):
-            # A named pipe without a writer would block here for ever; regular files ignore the flag.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            file = held.enter_context(FileIO(descriptor))
-    if _can_stay(file, label):
-        return file
-    return _spool(_Pipe(file), label, held)
+            named = NamedFile(path, label, os.dup(file.fileno()))
+        held.callback(named.close)
+        return named
 
 
 def _can_stay(file: FileIO, label: str) -> bool:
@@ -135,7 +144,7 @@ class _Unpolled(_Stream):
         return len(data)
 
 
-def _spool(raw: _Stream, label: str, held: ExitStack) -> FileIO:
+def _spool(raw: _Stream, label: str, held: ExitStack) -> ReadFile:
     with readable(label):
         stream = io.BufferedReader(raw, MiB)
         read = partial(stream.read, MiB)
@@ -148,28 +157,21 @@ def _spool(raw: _Stream, label: str, held: ExitStack) -> FileIO:
         if not data:
             raise SourceError(f"{label} is empty")
         check_head(data[:HEAD_SIZE], label)
-        with _room(label):
-            spool = held.enter_context(_temporary_file())
-        while data:
-            from_thread.check_cancelled()
-            _write(spool, data, label)
-            data = read()
-    return spool
+        return _copied(data, read, label, held)
 
 
 class Scratch:
-    """Decompressed copies of contents, one behind the other in a temporary file without a name.
+    """Decompressed copies of contents, in temporary files without a name.
 
     A layer in flight that was decompressed as it is read would hold its decompressor's window, up to 128 MiB.
 
     Args:
-        held: takes the file, which must stay open while the copies are read.
+        held: takes what must stay open while the copies are read.
     """
 
     def __init__(self, held: ExitStack) -> None:
         self._held = held
         self._lock = Lock()
-        self._file: FileIO | None = None
         self._copies: dict[Content, Region] = {}
 
     def unpack(self, packed: Content) -> Region:
@@ -184,29 +186,118 @@ class Scratch:
             return self._copies[packed]
 
     def _copy(self, packed: Content) -> Region:
-        label = packed.label
-        if self._file is None:
-            with _room(label):
-                self._file = self._held.enter_context(_temporary_file())
-        start = self._file.seek(0, os.SEEK_END)
         buffer = memoryview(bytearray(MiB))
         with packed.open() as reader:
-            unpacker = Unpacker(lambda: bytes(buffer[: reader.readinto(buffer)]), label)
-            while data := unpacker.decompress(MiB):
-                from_thread.check_cancelled()
-                _write(self._file, data, label)
-        return Region(self._file, start, self._file.tell() - start, label)
+            unpacker = Unpacker(lambda: bytes(buffer[: reader.readinto(buffer)]), packed.label)
+            copy = _copied(b"", partial(unpacker.decompress, MiB), packed.label, self._held)
+        return Region(copy, 0, copy.size, packed.label)
+
+
+def _copied(data: bytes, read: Callable[[], bytes], label: str, held: ExitStack) -> ReadFile:
+    """A copy of *data* and of all that *read* gives, for as long as *held* is open."""
+    with _SPOOLS.writing(label) as copy:
+        data = data or read()
+        while data:
+            from_thread.check_cancelled()
+            with _room(label):
+                copy.write(data)
+            data = read()
+    held.callback(_SPOOLS.drop, copy)
+    return copy
+
+
+@dataclass(slots=True, eq=False)
+class _Spool:
+    """A temporary file without a name, and the copies in it, one behind the other."""
+
+    file: FileIO
+    copies: set[_Copy] = field(default_factory=set)
+
+    @property
+    def end(self) -> int:
+        """Where the next copy begins."""
+        return max((copy.start + copy.size for copy in self.copies), default=0)
+
+
+class _Copy:
+    """Bytes in a spool (``ReadFile``)."""
+
+    def __init__(self, spool: _Spool) -> None:
+        self.spool = spool
+        self.start = spool.end
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Write more; nobody else writes into the spool meanwhile."""
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(self.spool.file.fileno(), view, self.start + self.size)
+            self.size += count
+            view = view[count:]
+
+    def read(self, start: int, size: int) -> bytes:
+        """See ``ReadFile``."""
+        return os.pread(self.spool.file.fileno(), min(size, max(0, self.size - start)), self.start + start)
+
+    def read_into(self, buffer: memoryview, start: int) -> int:
+        """See ``ReadFile``."""
+        wanted = buffer[: max(0, self.size - start)]
+        return os.preadv(self.spool.file.fileno(), [wanted], self.start + start) if wanted else 0
+
+
+class _Spools:
+    """As many temporary files as are written at once: a thousand compressed archives share a few descriptors."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._free: list[_Spool] = []
+
+    @contextmanager
+    def writing(self, label: str) -> Iterator[_Copy]:
+        """A new copy, which the block writes; it is dropped again where that fails."""
+        with self._lock:
+            spool = self._free.pop() if self._free else None
+        if spool is None:
+            with _room(label):
+                spool = _Spool(_temporary_file())
+        copy = _Copy(spool)
+        spool.copies.add(copy)
+        try:
+            yield copy
+        except BaseException:
+            spool.copies.discard(copy)
+            raise
+        finally:
+            self._give_back(spool)
+
+    def drop(self, copy: _Copy) -> None:
+        """Forget a copy; what room it took is given back as soon as nothing lies behind it."""
+        with self._lock:
+            copy.spool.copies.discard(copy)
+            is_free = copy.spool in self._free
+            if is_free:
+                self._free.remove(copy.spool)
+        if is_free:  # else who writes into it does the rest
+            self._give_back(copy.spool)
+
+    def _give_back(self, spool: _Spool) -> None:
+        with self._lock:
+            end = spool.end
+        # Outside the lock: to free a large file takes a while.
+        with suppress(OSError):
+            spool.file.truncate(end)
+        with self._lock:
+            if spool.copies:
+                self._free.append(spool)
+                return
+        spool.file.close()
+
+
+_SPOOLS = _Spools()
 
 
 def _temporary_file() -> FileIO:
     return tempfile.TemporaryFile(buffering=0, prefix="asyncpush-")
-
-
-def _write(spool: FileIO, data: bytes, label: str) -> None:
-    view = memoryview(data)
-    while view:
-        with _room(label):
-            view = view[spool.write(view) :]
 
 
 @contextmanager
@@ -215,6 +306,6 @@ def _room(label: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise SourceError(
-            f"no temporary file for {label}: {error.strerror or error}",
-            hint="set TMPDIR to a directory with room for it, decompressed",
+            f"no temporary file for {label}: {open_files.reason(error)}",
+            hint=open_files.advice(error, "set TMPDIR to a directory with room for it, decompressed"),
         ) from error

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 from dataclasses import dataclass
-from io import FileIO
 
 from anyio import from_thread
 
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
 from asyncpush.sources.content import Content, Extent, Region, SparseRegion, hash_content, readable
+from asyncpush.sources.files import ReadFile
 from asyncpush.sources.recognition import archive_kind
 from asyncpush.sources.tar_reader import CutError, DamagedError, Member, TarReader
 from asyncpush.sources.unpack import HEAD_SIZE
@@ -64,7 +63,7 @@ class TarIndex:
             several archives in one.
     """
 
-    def __init__(self, file: FileIO, label: str) -> None:
+    def __init__(self, file: ReadFile, label: str) -> None:
         self.label = label
         self._file = file
         self._entries: dict[str, _File | _Link | None] = {}
@@ -80,7 +79,7 @@ class TarIndex:
                 if reader.has_end_mark:
                     self._check_only_file()
         except DamagedError as error:
-            if not reader.position and os.pread(file.fileno(), HEAD_SIZE, 0)[257:262] != b"ustar":
+            if not reader.position and file.read(0, HEAD_SIZE)[257:262] != b"ustar":
                 raise SourceError(f"{label} is not a tar archive", hint="check the path") from error
             state = "cut short" if isinstance(error, CutError) else "damaged"
             raise SourceError(f"{label} is {state}: {error}", hint="fetch or save it again") from error
@@ -161,11 +160,11 @@ class TarIndex:
 
     def _check_rest(self, position: int) -> None:
         """See that no other archive follows, which would be left out; anything else, other readers ignore, too."""
-        while chunk := os.pread(self._file.fileno(), len(_ZEROS), position):
+        while chunk := self._file.read(position, len(_ZEROS)):
             from_thread.check_cancelled()
             if chunk != _ZEROS[: len(chunk)]:
                 position += len(chunk) - len(chunk.lstrip(b"\0"))
-                if archive_kind(os.pread(self._file.fileno(), HEAD_SIZE, position)):
+                if archive_kind(self._file.read(position, HEAD_SIZE)):
                     raise self._several(f"a second one begins at byte {position}")
                 self.notes = (
                     f"what follows the end of {self.label}, at byte {position}, is no archive, and is not read",

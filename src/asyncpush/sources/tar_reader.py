@@ -6,16 +6,15 @@ and lets the archive say how much memory that takes. Here nothing that a header 
 
 from __future__ import annotations
 
-import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from io import FileIO
 from itertools import islice
 from typing import Literal
 
 from asyncpush.settings import MiB
 from asyncpush.sources.content import Extent
+from asyncpush.sources.files import ReadFile
 
 #: One extended header: names, times, extended attributes (a file's resource fork is one).
 MAX_HEADER_SIZE = MiB
@@ -91,7 +90,7 @@ class TarReader:
         has_end_mark: whether there is a block of zeros at the end.
     """
 
-    file: FileIO
+    file: ReadFile
     position: int = 0
     has_end_mark: bool = False
     _headers_size: int = 0
@@ -127,7 +126,7 @@ class TarReader:
         raise DamagedError(f"there are more than {MAX_HEADERS} extended headers before byte {self.position}")
 
     def _header_block(self) -> bytes | None:
-        block = os.pread(self.file.fileno(), _BLOCK, self.position)
+        block = self.file.read(self.position, _BLOCK)
         if not block.strip(b"\0"):
             self.has_end_mark = bool(block)
             return None
@@ -149,14 +148,14 @@ class TarReader:
         self._headers_size += header.size
         if header.size > MAX_HEADER_SIZE or self._headers_size > MAX_HEADERS_SIZE:
             raise DamagedError(f"an extended header has {header.size} bytes, all of them {self._headers_size}")
-        data = os.pread(self.file.fileno(), header.size, self.position)
+        data = self.file.read(self.position, header.size)
         if len(data) < header.size:
             raise CutError(f"an extended header lacks its last {header.size - len(data)} bytes")
         self.position += _padded(header.size)
         return data
 
     def _block(self) -> bytes:
-        block = os.pread(self.file.fileno(), _BLOCK, self.position)
+        block = self.file.read(self.position, _BLOCK)
         if len(block) < _BLOCK:
             raise CutError("the map of a sparse file has no end")
         self.position += _BLOCK
@@ -176,7 +175,7 @@ class TarReader:
             size, stored, pairs = sparse
             extents = self._check_map(pairs, size, stored)
         start = self.position
-        if start + stored > (length := os.fstat(self.file.fileno()).st_size):
+        if start + stored > (length := self.file.size):
             raise CutError(f"{name[:200]!r} lacks its last {start + stored - length} bytes")
         self.position += _padded(stored)
         return Member(name, "file" if header.isreg() else "other", "", size, start, extents)

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import anyio
 from anyio import to_thread
 
+from asyncpush import open_files
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.lists import is_list, read_list
 from asyncpush.migrate.plan.model import Plan
@@ -95,7 +96,7 @@ async def read_text(path: str | Path, *, stdin: BinaryIO | None = None) -> str:
     except ValueError as error:
         raise UsageError(f"{label[:300]!r} can't be read: {error}") from error
     except OSError as error:
-        raise UsageError(f"{label} can't be read: {error.strerror or error}", hint="name a file") from error
+        raise UsageError(f"{label} can't be read: {open_files.reason(error)}", hint="name a file") from error
     if len(raw) > MAX_DOCUMENT:
         raise UsageError(f"{label} has more than {MAX_DOCUMENT // MiB} MiB", hint="make several plans of it")
     try:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from asyncpush import open_files
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.document import RepositoryDocument
 from asyncpush.migrate.plan.policies import LENGTHS, faults_of
@@ -102,7 +103,9 @@ class Repositories:
                     raw = file.read(4 * longest + 1)
                 text = raw.decode("utf-8-sig")
             except OSError as error:
-                raise UsageError(f"{path} can't be read: {error.strerror}", hint="name a file of JSON") from error
+                raise UsageError(
+                    f"{path} can't be read: {open_files.reason(error)}", hint="name a file of JSON"
+                ) from error
             except ValueError as error:
                 raise UsageError(f"{os.fspath(path)!r} is no text in UTF-8", hint="name a file of JSON") from error
             if len(text) > longest:

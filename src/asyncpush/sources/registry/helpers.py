@@ -9,6 +9,7 @@ from contextlib import suppress
 import anyio
 import msgspec
 
+from asyncpush import open_files
 from asyncpush.errors import ConfigurationError
 from asyncpush.sources.registry.stored import Account, Helper
 
@@ -49,8 +50,8 @@ async def ask_helper(helper: Helper, host: str, timeout: float) -> Account | Non
                 f"{program} has not answered for {timeout:g} seconds", hint="run it by hand"
             ) from error
         raise ConfigurationError(
-            f"{program} can't be run: {error.strerror or error}",
-            hint="install it, or take it out of the configuration",
+            f"{program} can't be run: {open_files.reason(error)}",
+            hint=open_files.advice(error, "install it, or take it out of the configuration"),
         ) from error
     if status != 0:
         words = "".join(letter if letter.isprintable() else " " for letter in output.decode(errors="replace"))

@@ -11,6 +11,7 @@ import aiohttp
 from anyio import CancelScope, Lock, move_on_after, to_thread
 from yarl import URL
 
+from asyncpush import open_files
 from asyncpush.errors import SourceError, SourceUnavailableError
 from asyncpush.retry import HostBackoff
 from asyncpush.settings import MiB, SourceRegistry
@@ -205,10 +206,21 @@ def translated(url: URL, patience: Patience, problem: str = "") -> Iterator[None
         yield
     except (aiohttp.ClientError, OSError, ValueError) as error:
         where = f"{url.host}:{url.explicit_port}" if url.explicit_port else str(url.host)
-        told = _distrust(where, error) or _no_connection(where, error, patience) or _breakdown(where, error)
+        told = (
+            _no_room(where, error)
+            or _distrust(where, error)
+            or _no_connection(where, error, patience)
+            or _breakdown(where, error)
+        )
         if problem and not (isinstance(told, TransientError) and told.unanswered):
             told.message = f"{told.message} ({problem})"
         raise told from error
+
+
+def _no_room(where: str, error: Exception) -> TransientError | None:
+    """Too many open files, which is nobody's fault at the other end; None where that is not what failed."""
+    shortage = open_files.shortage(error)
+    return TransientError(f"no connection to {where}: {shortage}", hint=open_files.HINT) if shortage else None
 
 
 def _distrust(where: str, error: Exception) -> SourceUnavailableError | None:

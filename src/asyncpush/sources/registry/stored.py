@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from asyncpush import open_files
 from asyncpush.errors import ConfigurationError, InvalidReferenceError
 from asyncpush.sources.registry.reference import HUB, canonical_host
 
@@ -205,7 +206,7 @@ def auth_files() -> tuple[AuthFile | ConfigurationError, ...]:
             found.append(error)
         except OSError as error:
             if not isinstance(error, FileNotFoundError | NotADirectoryError) or str(path) == explicit:
-                found.append(ConfigurationError(f"{path} can't be read: {error.strerror or error}"))
+                found.append(ConfigurationError(f"{path} can't be read: {open_files.reason(error)}"))
     return tuple(found)
 
 

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from yarl import URL
 
+from asyncpush import open_files
 from asyncpush.errors import ConfigurationError
 from asyncpush.proxies import Proxies
 from asyncpush.settings import SourceRegistry
+from asyncpush.sources.registry.patience import TransientError
 from asyncpush.sources.registry.reference import api_host, canonical_host
 from asyncpush.sources.registry.stored import configuration_folder, home_folder
 
@@ -132,7 +134,7 @@ def _trust(registry: SourceRegistry, own: ssl.SSLContext, elsewhere: ssl.SSLCont
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            yield f"{folder} can't be read: {error.strerror or error}"
+            yield f"{folder} can't be read: {open_files.reason(error)}"
             continue
         for path in files:
             key = path.with_suffix(".key")
@@ -171,6 +173,8 @@ def _usable(path: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if shortage := open_files.shortage(error):
+            raise TransientError(f"no connection can be made: {shortage}", hint=open_files.HINT) from error
         # Neither a missing file's error nor OpenSSL's own names the file.
         raise ConfigurationError(
             f"{path} can't be used for TLS: {error.strerror or error}", hint="it must be a PEM file, without a password"

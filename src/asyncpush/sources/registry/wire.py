@@ -17,6 +17,7 @@ import aiohttp
 from anyio import CapacityLimiter, Lock, move_on_after, to_thread
 from yarl import URL
 
+from asyncpush import open_files
 from asyncpush.errors import (
     ConfigurationError,
     ManifestError,
@@ -146,7 +147,7 @@ class Wire:
         self._authority = Authority(
             self.host, self._accounts, self._http, patience, emit, self.requests, plain=registry.plain_http
         )
-        self._turns = CapacityLimiter(registry.connections)
+        self._turns = CapacityLimiter(open_files.share(registry.connections))
         self._mood = Mood()
         self._first = Lock()
         self._introduced = False
