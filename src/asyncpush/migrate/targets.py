@@ -10,7 +10,8 @@ from typing import Literal
 import anyio
 from anyio import CapacityLimiter
 
-from asyncpush.api import Registry, connect
+from asyncpush.api import open_registry
+from asyncpush.connection import OpenRegistry
 from asyncpush.errors import (
     AsyncpushError,
     RegistryError,
@@ -48,7 +49,7 @@ class OpenTarget:
     """
 
     target: Target
-    registry: Registry
+    registry: OpenRegistry
     states: dict[str, State] = field(default_factory=dict)
     failures: dict[str, AsyncpushError] = field(default_factory=dict)
     _repositories: dict[str, Repository] = field(default_factory=dict)
@@ -77,7 +78,7 @@ async def open_targets(plan: Plan, run: Run) -> AsyncIterator[Mapping[Target, Op
     async with AsyncExitStack() as stack:
         targets: dict[Target, OpenTarget] = {}
         for target in plan.targets:
-            registry = await stack.enter_async_context(connect(target.registry, aws=target.aws, run=run))
+            registry = await stack.enter_async_context(open_registry(target.registry, target.aws, run))
             targets[target] = OpenTarget(target, registry)
         yield targets
 
