@@ -24,14 +24,14 @@ _WORD = re.compile(r"[a-z]{1,15}")
 #: as long as it can't be a port. The ``@`` of ``@sha256:...`` begins a digest.
 _USER = re.compile(
     r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)"
-    r"(?:[^\s/?#@'\"<>]*@(?:[^\s/?#@'\"<>]*@)*"
+    r"(?:[^\s/?#@'\"<>]*@(?:[^\s/?#@'\"<>]*@)*(?!sha256:)"
     r"|[^\s/?#@'\":<>]*:(?![0-9]*(?:[\s/?#'\"]|$))[^\s'\"<>]*@(?!sha256:)(?=[^\s/@'\"<>]+))"
 )
 
 #: Values that open something, by how they are called in an address, a header or AWS's canonical request.
 _VALUE = re.compile(
     r"(?P<name>\b(?:X-Amz-Signature|X-Amz-Security-Token|X-Amz-Credential|AWSAccessKeyId|Signature|sig)\s*[=:]\s*"
-    r"|\bAuthorization\s*:\s*(?:[A-Za-z0-9-]+ )?|\b(?:Bearer|Basic) (?=[A-Za-z0-9+/._~-]{16}))"
+    r"|\bAuthorization\s*:\s*(?:[A-Za-z0-9-]+ )?|\b(?:Bearer|Basic) (?=[A-Za-z0-9+/._~-]{8}))"
     r"[^\s&'\",;<>]+",
     re.IGNORECASE,
 )
