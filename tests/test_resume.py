@@ -17,9 +17,8 @@ from asyncpush import Registry, Settings
 from asyncpush.emulator import Emulator
 from asyncpush.errors import AsyncpushError, DigestMismatchError
 from asyncpush.events import Event, PartSent
-from asyncpush.image import Run
 from asyncpush.journal import SqliteJournal, open_journal
-from asyncpush.layer import PushedLayer, Resources, push_layer, send_layer
+from asyncpush.layer import PushedLayer, push_layer, send_layer
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Blob
 from asyncpush.settings import MiB, SourceRegistry
@@ -54,8 +53,8 @@ async def remote_blob() -> AsyncIterator[tuple[Blob, RegistryServer]]:
 async def connected(
     emulator: Emulator, journal: SqliteJournal | None, emit: Callable[[Event], None] = lambda _: None
 ) -> AsyncIterator[Registry]:
-    run = Run.of(Resources.of(SETTINGS, emit, journal))
-    async with asyncpush.connect(aws=aws(emulator.endpoint_url), run=run) as registry:
+    connecting = asyncpush.connect(aws=aws(emulator.endpoint_url), settings=SETTINGS, emit=emit, journal=journal)
+    async with connecting as registry:
         await registry.account()
         yield registry
 

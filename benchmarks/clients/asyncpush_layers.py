@@ -13,7 +13,8 @@ import anyio
 from job import Job, measured, read_job
 
 import asyncpush
-from asyncpush import AwsConfiguration, LayerFailure, Settings
+from asyncpush import AwsConfiguration, Settings
+from asyncpush.connection import engine_of
 from asyncpush.layer import push_layer
 from asyncpush.sources import file_blob
 
@@ -32,10 +33,8 @@ async def push(job: Job) -> None:
 
 
 async def _push_files(registry: asyncpush.Registry, job: Job) -> None:
-    results = await asyncpush.push_layers(registry, [Path(layer.path) for layer in job.layers], job.repository)
-    for result in results:
-        if isinstance(result, LayerFailure):
-            raise result.error
+    results = await asyncpush.push_layers(registry, [layer.path for layer in job.layers], job.repository)
+    results.raise_for_failures()
 
 
 async def _push_known(registry: asyncpush.Registry, job: Job) -> None:
@@ -44,7 +43,7 @@ async def _push_known(registry: asyncpush.Registry, job: Job) -> None:
     with measured() as details, _longest_callback(details if job.watch_loop else None):
         async with anyio.create_task_group() as tg:
             for blob in blobs:
-                tg.start_soon(push_layer, repository, blob, registry.run.resources)
+                tg.start_soon(push_layer, repository, blob, engine_of(registry).run.resources)
 
 
 @contextmanager

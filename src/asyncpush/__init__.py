@@ -11,79 +11,185 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from asyncpush.api import (
-        ImageFailure as ImageFailure,
-    )
-    from asyncpush.api import (
-        LayerFailure as LayerFailure,
-    )
-    from asyncpush.api import (
-        LayerResult as LayerResult,
-    )
-    from asyncpush.api import (
-        Registry as Registry,
-    )
+    # isort: off
     from asyncpush.api import (
         connect as connect,
-    )
-    from asyncpush.api import (
+        open_source as open_source,
         push as push,
-    )
-    from asyncpush.api import (
         push_all as push_all,
-    )
-    from asyncpush.api import (
         push_layers as push_layers,
     )
+    from asyncpush.connection import Registry as Registry
     from asyncpush.errors import (
         AsyncpushError as AsyncpushError,
-    )
-    from asyncpush.errors import (
+        ChoiceError as ChoiceError,
+        ConfigurationError as ConfigurationError,
+        ConnectionFailedError as ConnectionFailedError,
+        CredentialsError as CredentialsError,
+        CredentialsExpiredError as CredentialsExpiredError,
+        CredentialsRefusedError as CredentialsRefusedError,
+        DigestMismatchError as DigestMismatchError,
+        FailuresError as FailuresError,
+        InvalidLayerError as InvalidLayerError,
+        InvalidLayerPartError as InvalidLayerPartError,
+        InvalidReferenceError as InvalidReferenceError,
+        JournalError as JournalError,
+        LayersNotFoundError as LayersNotFoundError,
+        ManifestError as ManifestError,
+        PlanError as PlanError,
         RegistryError as RegistryError,
-    )
-    from asyncpush.errors import (
+        RepositoryNotFoundError as RepositoryNotFoundError,
+        ServiceError as ServiceError,
+        SourceDeniedError as SourceDeniedError,
         SourceError as SourceError,
-    )
-    from asyncpush.errors import (
+        SourceNotFoundError as SourceNotFoundError,
+        SourceUnavailableError as SourceUnavailableError,
+        TagImmutableError as TagImmutableError,
+        UploadNotFoundError as UploadNotFoundError,
         UsageError as UsageError,
     )
-    from asyncpush.image import ImageResult as ImageResult
-    from asyncpush.journal import open_journal as open_journal
+    from asyncpush.events import (
+        Emit as Emit,
+        Event as Event,
+        ImageDone as ImageDone,
+        ImageFailed as ImageFailed,
+        ImagePlanned as ImagePlanned,
+        ImageStarted as ImageStarted,
+        LayerDone as LayerDone,
+        LayerFailed as LayerFailed,
+        LayerStarted as LayerStarted,
+        Notice as Notice,
+        PartSent as PartSent,
+        RequestDone as RequestDone,
+        Retrying as Retrying,
+    )
+    from asyncpush.image import ImageResult as ImageResult, ReferrerResult as ReferrerResult
+    from asyncpush.journal import (
+        FinishedImage as FinishedImage,
+        HeldLayer as HeldLayer,
+        KnownImage as KnownImage,
+        LeftUpload as LeftUpload,
+        RunState as RunState,
+        SqliteJournal as SqliteJournal,
+        open_journal as open_journal,
+    )
+    from asyncpush.manifest import Manifest as Manifest
+    from asyncpush.migrate.context import Options as Options
+    from asyncpush.migrate.copies import (
+        Copy as Copy,
+        CopyResult as CopyResult,
+        LeftOutTag as LeftOutTag,
+        NothingTaken as NothingTaken,
+    )
     from asyncpush.migrate.plan.load import read_plan as read_plan
+    from asyncpush.migrate.plan.model import Entry as Entry, Goal as Goal, Plan as Plan, Target as Target
+    from asyncpush.migrate.plan.tags import Alternative as Alternative, Patterns as Patterns, TagRules as TagRules
+    from asyncpush.migrate.plan.versions import (
+        Comparator as Comparator,
+        Version as Version,
+        VersionRange as VersionRange,
+    )
     from asyncpush.migrate.proof import verify_plan as verify_plan
+    from asyncpush.migrate.results import Report as Report
     from asyncpush.migrate.run import migrate_plan as migrate_plan
-    from asyncpush.model import Digest as Digest
-    from asyncpush.model import Platform as Platform
-    from asyncpush.settings import AwsConfiguration as AwsConfiguration
-    from asyncpush.settings import Settings as Settings
-    from asyncpush.sources import open_source as open_source
-    from asyncpush.verify import verify_image as verify_image
+    from asyncpush.model import (
+        Descriptor as Descriptor,
+        Digest as Digest,
+        LeftOut as LeftOut,
+        OpenUpload as OpenUpload,
+        Platform as Platform,
+        Upload as Upload,
+    )
+    from asyncpush.protocols import (
+        Blob as Blob,
+        BlobReader as BlobReader,
+        BlobStream as BlobStream,
+        FoundReferrers as FoundReferrers,
+        Image as Image,
+        ImageNode as ImageNode,
+        IndexNode as IndexNode,
+        Journal as Journal,
+        LocalBlob as LocalBlob,
+        ManifestBuilder as ManifestBuilder,
+        Part as Part,
+        PartEncoder as PartEncoder,
+        RandomAccess as RandomAccess,
+        ReferrerSource as ReferrerSource,
+        RemoteBlob as RemoteBlob,
+        Repository as Repository,
+        SeekableReader as SeekableReader,
+        StoredImage as StoredImage,
+        UnreadReferrer as UnreadReferrer,
+    )
+    from asyncpush.reference import (
+        Destination as Destination,
+        RegistryName as RegistryName,
+        parse_destination as parse_destination,
+    )
+    from asyncpush.results import (
+        ImageFailure as ImageFailure,
+        LayerFailure as LayerFailure,
+        LayerResult as LayerResult,
+        Result as Result,
+        Results as Results,
+    )
+    from asyncpush.settings import (
+        AwsConfiguration as AwsConfiguration,
+        Credentials as Credentials,
+        RepositorySettings as RepositorySettings,
+        Settings as Settings,
+        SourceRegistry as SourceRegistry,
+    )
+    from asyncpush.sources import Source as Source, UnreadImage as UnreadImage
+    from asyncpush.sources.registry import Patience as Patience
+    from asyncpush.verify import (
+        Problem as Problem,
+        Verification as Verification,
+        VerificationFailure as VerificationFailure,
+        verify_image as verify_image,
+    )
 
-_HOMES = {
-    "verify_image": "verify",
-    "verify_plan": "migrate.proof",
-    "migrate_plan": "migrate.run",
-    "read_plan": "migrate.plan.load",
-    "open_journal": "journal",
-    "AsyncpushError": "errors",
-    "AwsConfiguration": "settings",
-    "Digest": "model",
-    "ImageFailure": "api",
-    "ImageResult": "image",
-    "LayerFailure": "api",
-    "LayerResult": "api",
-    "Platform": "model",
-    "Registry": "api",
-    "RegistryError": "errors",
-    "Settings": "settings",
-    "SourceError": "errors",
-    "UsageError": "errors",
-    "connect": "api",
-    "open_source": "sources",
-    "push": "api",
-    "push_all": "api",
-    "push_layers": "api",
+# For those who run it: the same names, each by the module that it is imported from when it is first used.
+_NAMES = {
+    "api": "connect open_source push push_all push_layers",
+    "connection": "Registry",
+    "errors": (
+        "AsyncpushError ChoiceError ConfigurationError ConnectionFailedError CredentialsError "
+        "CredentialsExpiredError CredentialsRefusedError DigestMismatchError FailuresError InvalidLayerError "
+        "InvalidLayerPartError InvalidReferenceError JournalError LayersNotFoundError ManifestError PlanError"
+        " RegistryError RepositoryNotFoundError ServiceError SourceDeniedError SourceError "
+        "SourceNotFoundError SourceUnavailableError TagImmutableError UploadNotFoundError UsageError"
+    ),
+    "events": (
+        "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Notice"
+        " PartSent RequestDone Retrying"
+    ),
+    "image": "ImageResult ReferrerResult",
+    "journal": "FinishedImage HeldLayer KnownImage LeftUpload RunState SqliteJournal open_journal",
+    "manifest": "Manifest",
+    "migrate.context": "Options",
+    "migrate.copies": "Copy CopyResult LeftOutTag NothingTaken",
+    "migrate.plan.load": "read_plan",
+    "migrate.plan.model": "Entry Goal Plan Target",
+    "migrate.plan.tags": "Alternative Patterns TagRules",
+    "migrate.plan.versions": "Comparator Version VersionRange",
+    "migrate.proof": "verify_plan",
+    "migrate.results": "Report",
+    "migrate.run": "migrate_plan",
+    "model": "Descriptor Digest LeftOut OpenUpload Platform Upload",
+    "protocols": (
+        "Blob BlobReader BlobStream FoundReferrers Image ImageNode IndexNode Journal LocalBlob "
+        "ManifestBuilder Part PartEncoder RandomAccess ReferrerSource RemoteBlob Repository SeekableReader "
+        "StoredImage UnreadReferrer"
+    ),
+    "reference": "Destination RegistryName parse_destination",
+    "results": "ImageFailure LayerFailure LayerResult Result Results",
+    "settings": "AwsConfiguration Credentials RepositorySettings Settings SourceRegistry",
+    "sources": "Source UnreadImage",
+    "sources.registry": "Patience",
+    "verify": "Problem Verification VerificationFailure verify_image",
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = sorted(_HOMES)
 

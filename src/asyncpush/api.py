@@ -3,130 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import anyio
-from anyio import CancelScope, CapacityLimiter
+from anyio import CancelScope
 
 from asyncpush import open_files
-from asyncpush.administration import Login, RegistryAdmin, RepositoryReader
+from asyncpush.connection import OpenRegistry, engine_of
+from asyncpush.connection import Registry as Registry
 from asyncpush.ecr.http import open_http
 from asyncpush.ecr.logins import open_logins as open_logins
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.session import open_client
-from asyncpush.errors import (
-    CREDENTIALS_LOST,
-    AsyncpushError,
-    ConfigurationError,
-    RepositoryNotFoundError,
-    only_cause,
-)
-from asyncpush.events import Emit, ImageFailed, ignore
-from asyncpush.image import ImageResult, Run, dry_run, push_image
+from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, only_cause
+from asyncpush.events import Emit, ImageFailed, Listener, ignore
+from asyncpush.image import DirectSender, ImageResult, Run, dry_run, push_image
 from asyncpush.layer import Resources, push_layer
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.planning import plan_anew, plan_image
 from asyncpush.protocols import Blob, Image, Journal, Repository
-from asyncpush.reference import (
-    Destination,
-    RegistryName,
-    check_repository,
-    in_registry,
-    parse_destination,
-    parse_registry,
-)
+from asyncpush.reference import Destination, RegistryName, in_registry, parse_destination, parse_registry
 from asyncpush.referrers import carry_referrers
+from asyncpush.results import (
+    ImageFailure as ImageFailure,
+)
+from asyncpush.results import (
+    LayerFailure as LayerFailure,
+)
+from asyncpush.results import (
+    LayerResult as LayerResult,
+)
+from asyncpush.results import (
+    Results,
+)
 from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
-from asyncpush.sources import file_blob, open_source
+from asyncpush.sources import Source, file_blob
+from asyncpush.sources import open_source as open_any_source
 from asyncpush.sources.registry import Patience, open_remotes
-
-#: Images that are worked on at once. Their layers share the slots; this bounds what only asks and waits.
-_IMAGES_AT_ONCE = 32
 
 #: What `layers` calls a file; ECR does not look inside, and a manifest may call it otherwise.
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 #: Connections beyond the two that may carry parts of one layer: questions, completing calls and manifests.
 _SPARE_CONNECTIONS = 16
-
-
-class Registry:
-    """An open connection to one ECR registry; ``connect`` makes it.
-
-    All pushes over one connection share its limits, and send each layer of a repository once. ``pace`` tells how many
-    requests of each operation were sent and throttled, and how fast they may go; ``endpoint_url`` and ``region`` tell
-    where they go. ``admin`` is for what concerns the whole registry, and ``login`` gives the password of its ``/v2/``.
-    """
-
-    def __init__(self, ecr: EcrRegistry, endpoint_url: str, region: str, run: Run) -> None:
-        self.name = ecr.name
-        self.run = run
-        self.settings = run.resources.settings
-        self.emit = run.resources.emit
-        self.endpoint_url = endpoint_url
-        self.region = region
-        self.pace = ecr.pace
-        self.admin: RegistryAdmin = ecr.admin
-        self.login: Login = ecr.login
-        self._ecr = ecr
-
-    async def account(self) -> str | None:
-        """Whose registry it is: as ``name`` has it, an alias of ECR Public's maybe, or else the caller's own account.
-
-        Asked for once (DescribeRegistry, else GetAuthorizationToken, else STS); None if it can't be learnt. Of the
-        caller's own registry, ``Repository.address`` names the account only from then on.
-
-        Raises:
-            RegistryError: ECR refuses the credentials, or can't be reached.
-        """
-        return await self._ecr.account()
-
-    async def require_account(self, purpose: str) -> str:
-        """Whose registry it is, for a *purpose* that can't do without, such as ``a journal``.
-
-        Raises:
-            ConfigurationError: it can't be learnt.
-            RegistryError: ECR refuses the credentials, or can't be reached.
-        """
-        account = await self.account()
-        if account is None:
-            asked = "DescribeRegistries" if self.name.service == "ecr-public" else "DescribeRegistry"
-            raise ConfigurationError(
-                f"{purpose} must know whose registry this is, and neither {asked} nor GetAuthorizationToken nor STS "
-                "tells",
-                hint=f"write the registry with its account: {self._ecr.host_with_account}",
-            )
-        return account
-
-    @property
-    def address(self) -> str:
-        """What the addresses of its repositories begin with."""
-        return self._ecr.address
-
-    def wait_again(self) -> None:
-        """Wait once more for an endpoint that was silent for ``Settings.max_outage``: else its requests get one try."""
-        self._ecr.wait_again()
-
-    def repository(self, name: str) -> Repository:
-        """The repository called *name*; nothing is asked yet.
-
-        Raises:
-            InvalidReferenceError: *name* is none that ECR takes.
-        """
-        check_repository(name, self.name.service)
-        return self._ecr.repository(name)
-
-    def reader(self, name: str) -> RepositoryReader:
-        """What reads the repository called *name* back; nothing is asked yet.
-
-        Raises:
-            InvalidReferenceError: *name* is none that ECR takes.
-        """
-        check_repository(name, self.name.service)
-        return self._ecr.reader(name)
 
 
 @asynccontextmanager
@@ -137,7 +59,6 @@ async def connect(
     settings: Settings | None = None,
     emit: Emit = ignore,
     journal: Journal | None = None,
-    run: Run | None = None,
 ) -> AsyncIterator[Registry]:
     """Connect to an ECR registry.
 
@@ -146,9 +67,8 @@ async def connect(
             None is the caller's own registry in the configured region.
         aws: what to set over the AWS configuration of the environment: profile, region, endpoint, credentials.
         settings: the limits of all pushes over this connection.
-        emit: hears of all that happens; it must not block.
+        emit: hears of all that happens; it must not block. One that raises is called no more.
         journal: remembers what ECR has acknowledged, so that a later push goes on from there (``open_journal``).
-        run: what these pushes share with those of other connections, in the place of the three before.
 
     Raises:
         InvalidReferenceError: *registry* is no ECR registry.
@@ -158,85 +78,144 @@ async def connect(
         RegistryError: there is a journal, and ECR, which must tell whose registry it is, can't be asked.
     """
     name = parse_registry(registry) if isinstance(registry, str) else registry or RegistryName()
-    if run is not None:
-        journal = None  # whoever shares it asks when that costs nothing
-    run = run or Run.of(Resources.of(settings or Settings(), emit, journal))
-    settings, emit = run.resources.settings, run.resources.emit
-    aws = aws or AwsConfiguration()
-    connections = open_files.share(2 * settings.max_layers + _SPARE_CONNECTIONS)
-    async with (
-        open_client(name, aws, connections) as client,
-        open_http(client, connections) as http,
-    ):
-        ecr = EcrRegistry(client, name, aws, http, settings=settings, emit=emit)
-        opened = Registry(ecr, client.meta.endpoint_url, client.meta.region_name, run)
+    run = Run.of(Resources.of(settings or Settings(), Listener(emit), journal))
+    async with open_registry(name, aws or AwsConfiguration(), run) as opened:
         if journal is not None:
             await opened.require_account("a journal")
         yield opened
 
 
+@asynccontextmanager
+async def open_registry(name: RegistryName, aws: AwsConfiguration, run: Run) -> AsyncIterator[OpenRegistry]:
+    """Connect to the registry called *name*; *run* is what its pushes may share with those over other connections.
+
+    Where *run* has a journal, the caller asks for the registry's account (``OpenRegistry.require_account``) before
+    anything is pushed.
+
+    Raises:
+        ConfigurationError: there is no region or no such profile.
+        CredentialsError: there are no AWS credentials, or what should give them fails.
+    """
+    settings, emit = run.resources.settings, run.resources.emit
+    connections = open_files.share(2 * settings.max_layers + _SPARE_CONNECTIONS)
+    async with (
+        open_client(name, aws, connections) as client,
+        open_http(client, connections) as http,
+        open_logins(settings, emit) as logins,
+        open_remotes(logins=logins, emit=emit, patience=Patience.of(settings)) as remotes,
+    ):
+        ecr = EcrRegistry(client, name, aws, http, settings=settings, emit=emit)
+        yield OpenRegistry(ecr, client.meta.endpoint_url, client.meta.region_name, run, remotes)
+
+
+@asynccontextmanager
+async def open_source(
+    source: str | Path,
+    settings: Settings | None = None,
+    *,
+    registry: Registry | None = None,
+    sources: Mapping[str, SourceRegistry] | None = None,
+    stdin: BinaryIO | None = None,
+    emit: Emit = ignore,
+) -> AsyncIterator[Source]:
+    """Open a source and list its images; their blobs can be read until it is closed.
+
+    Args:
+        source: as ``push`` takes it. ``@N`` or ``@DIGEST`` in the place of a tag choose by position or digest.
+        settings: how uncompressed layers are compressed, whether foreign layers are pushed, and whether an index of
+            those platforms that are there; None is those of *registry*.
+        registry: the connection that its images are for: sources that are registries then share what that has open.
+        sources: how registries are reached, by host; as in ``push``.
+        stdin: what ``-`` reads; None is the process's own standard input.
+        emit: hears of what the source names and does not hold, of requests that are sent again, and the like.
+
+    Raises:
+        InvalidReferenceError: *source* is of no known kind.
+        SourceError: it can't be read, or is not what it claims to be.
+    """
+    heard = Listener(emit)
+    async with AsyncExitStack() as stack:
+        if registry is not None:
+            settings, remotes = settings or registry.settings, engine_of(registry).remotes
+        else:
+            settings = settings or Settings()
+            logins = await stack.enter_async_context(open_logins(settings, heard))
+            remotes = await stack.enter_async_context(
+                open_remotes(logins=logins, emit=heard, patience=Patience.of(settings))
+            )
+        opening = open_any_source(source, settings, stdin=stdin, remotes=remotes.reached_by(sources or {}), emit=heard)
+        yield await stack.enter_async_context(opening)
+
+
 async def push(
     registry: Registry,
-    source: str,
+    source: str | Path,
     destination: str,
     *,
     platform: Platform | None = None,
     dry: bool = False,
     sources: Mapping[str, SourceRegistry] | None = None,
     referrers: bool = True,
+    journal: Journal | None = None,
 ) -> ImageResult:
     """Push one image, or one index with all that it names.
+
+    Any number of calls may be made at once: over one connection, 32 images are worked on, the others wait.
 
     Args:
         registry: the connection.
         source: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REF]``, a path, ``-``, or
-            ``docker://HOST/REPOSITORY[:TAG|@DIGEST]``.
+            ``docker://HOST/REPOSITORY[:TAG|@DIGEST]``. A ``Path`` is a layout or an archive, whatever its name.
         destination: ``[REGISTRY/]REPOSITORY[:TAG]``; the tag is ``latest`` if there is none.
         platform: picks one image from an index.
         dry: only find out what would be sent.
         sources: how registries are reached that images are read from, by host; one that is not in it is reached as
             docker and podman would, and ECR with the AWS credentials.
         referrers: carry signatures, attestations and SBOMs along; those that stay behind are named in the result.
+        journal: remembers what ECR has acknowledged; None is the connection's.
 
     Raises:
         UsageError: the source or destination is not well formed, or a choice is missing; nothing was sent.
         SourceError: the source can't be read, or is damaged.
         RegistryError: ECR refused, or could not be reached in spite of all retries.
     """
+    engine = engine_of(registry)
     written = in_registry(parse_destination(destination), registry.name)
     to = Destination(written.registry, written.repository, written.tag or "latest")
+    remotes = engine.remotes.reached_by(sources or {})
+    run = await _run(engine, None if dry else journal)
     async with (
-        open_logins(registry.settings, registry.emit) as logins,
-        open_remotes(sources, logins=logins, emit=registry.emit, patience=Patience.of(registry.settings)) as remotes,
-        open_source(source, registry.settings, remotes=remotes, emit=registry.emit) as opened,
+        engine.images,
+        open_any_source(source, registry.settings, remotes=remotes, emit=engine.emit) as opened,
     ):
-        return await _push(registry, await opened.image(platform=platform), to, dry=dry, referrers=referrers)
+        image = await opened.image(platform=platform)
+        return await _push(engine, run, image, to, dry=dry, referrers=referrers)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFailure:
-    """An image that was not pushed, and why."""
-
-    source: str
-    destination: str
-    error: AsyncpushError
+async def _run(engine: OpenRegistry, journal: Journal | None) -> Run:
+    """What a push shares with the others of its connection, but for a *journal* of its own."""
+    if journal is None or journal is engine.run.resources.journal:
+        return engine.run
+    await engine.require_account("a journal")
+    resources = replace(engine.run.resources, journal=journal)
+    return replace(engine.run, resources=resources, sender=DirectSender(resources))
 
 
 async def push_all(
     registry: Registry, images: Sequence[tuple[Image, Destination]], *, dry: bool = False, referrers: bool = True
-) -> list[ImageResult | ImageFailure]:
+) -> Results[ImageResult | ImageFailure]:
     """Push many images, whose sources are open; one that fails does not stop the others, but for lost credentials.
 
     Returns:
         What became of each, in the order of *images*.
     """
+    engine = engine_of(registry)
     outcomes: dict[int, ImageResult | ImageFailure] = {}
-    at_once = CapacityLimiter(_IMAGES_AT_ONCE)
 
     async def one(position: int, image: Image, to: Destination) -> None:
-        async with at_once:
+        async with engine.images:
             try:
-                outcomes[position] = await _push(registry, image, to, dry=dry, referrers=referrers)
+                outcomes[position] = await _push(engine, engine.run, image, to, dry=dry, referrers=referrers)
             except AsyncpushError as error:
                 outcomes[position] = ImageFailure(image.source, str(to), error)
                 stop.on(error)
@@ -249,7 +228,7 @@ async def push_all(
     for position, (image, to) in enumerate(images):
         if position not in outcomes:
             outcomes[position] = ImageFailure(image.source, str(to), stop.cause)
-    return [outcomes[position] for position in range(len(images))]
+    return Results(outcomes[position] for position in range(len(images)))
 
 
 class _Stop:
@@ -272,19 +251,21 @@ class _Stop:
             self._scope.cancel()
 
 
-async def _push(registry: Registry, image: Image, to: Destination, *, dry: bool, referrers: bool) -> ImageResult:
-    repository = registry.repository(to.repository)
+async def _push(
+    engine: OpenRegistry, run: Run, image: Image, to: Destination, *, dry: bool, referrers: bool
+) -> ImageResult:
+    repository = engine.repository(to.repository)
     try:
         if dry:
-            result = await _dry_run(registry, image, repository, to)
+            result = await _dry_run(engine, image, repository, to)
         else:
-            result = await push_image(image, repository, to.tag, str(to), registry.run)
+            result = await push_image(image, repository, to.tag, str(to), run)
     except AsyncpushError as error:
-        registry.emit(ImageFailed(str(to), str(error)))
+        engine.emit(ImageFailed(str(to), str(error)))
         raise
     if not referrers:
         return result
-    return replace(result, referrers=await carry_referrers(image, repository, to, registry.run, dry=dry))
+    return replace(result, referrers=await carry_referrers(image, repository, to, run, dry=dry))
 
 
 async def _dry_run(registry: Registry, image: Image, repository: Repository, to: Destination) -> ImageResult:
@@ -297,40 +278,25 @@ async def _dry_run(registry: Registry, image: Image, repository: Repository, to:
     return dry_run(image, str(to), plan)
 
 
-@dataclass(frozen=True, slots=True)
-class LayerResult:
-    """A file that is a layer of the repository now.
-
-    Attributes:
-        file: the file.
-        digest: its sha256.
-        size: its bytes.
-        media_type: what a manifest should call it.
-        outcome: ``pushed``; ``present`` if the repository had it already; ``planned`` in a dry run.
-    """
-
-    file: str
-    digest: Digest
-    size: int
-    media_type: str
-    outcome: Literal["pushed", "present", "planned"]
-
-
-@dataclass(frozen=True, slots=True)
-class LayerFailure:
-    """A file that was not pushed, and why."""
-
-    file: str
-    error: AsyncpushError
-
-
 async def push_layers(
-    registry: Registry, files: Sequence[Path], repository_name: str, *, dry: bool = False
-) -> list[LayerResult | LayerFailure]:
+    registry: Registry,
+    files: Sequence[str | Path],
+    repository_name: str,
+    *,
+    dry: bool = False,
+    journal: Journal | None = None,
+) -> Results[LayerResult | LayerFailure]:
     """Push raw files as layers, as they are, many at once; one that fails does not stop the others.
 
     All files are hashed before the first is sent, so that one question tells which are there already. Lost credentials
     stop all.
+
+    Args:
+        registry: the connection.
+        files: the layers, usually tar archives, compressed or not.
+        repository_name: the repository that they go to.
+        dry: only find out which are missing there.
+        journal: remembers what ECR has acknowledged; None is the connection's.
 
     Returns:
         What became of each, in the order of *files*.
@@ -351,7 +317,7 @@ async def push_layers(
         if not dry:
             await repository.create()
         there = frozenset()
-    resources = registry.run.resources
+    run = await _run(engine_of(registry), None if dry else journal)
 
     async def one(position: int, file: str, blob: Blob, descriptor: Descriptor) -> None:
         outcome: Literal["pushed", "present", "planned"] = "planned" if dry else "present"
@@ -360,7 +326,7 @@ async def push_layers(
                 outcome = "present"
             elif not dry:
                 key = (repository.address, blob.identity)
-                pushed, ours = await registry.run.layers.do(key, lambda: push_layer(repository, blob, resources))
+                pushed, ours = await run.layers.do(key, lambda: push_layer(repository, blob, run.resources))
                 outcome = "pushed" if ours and pushed.outcome == "pushed" else "present"
         except AsyncpushError as error:
             outcomes[position] = LayerFailure(file, error)
@@ -374,16 +340,16 @@ async def push_layers(
             for position, blob in blobs.items():
                 if blob.descriptor is not None:
                     tg.start_soon(one, position, str(files[position]), blob, blob.descriptor)
-    return [outcomes.get(at) or LayerFailure(str(file), stop.cause) for at, file in enumerate(files)]
+    return Results(outcomes.get(at) or LayerFailure(str(file), stop.cause) for at, file in enumerate(files))
 
 
-async def _hash_all(files: Sequence[Path], outcomes: dict[int, LayerResult | LayerFailure]) -> dict[int, Blob]:
+async def _hash_all(files: Sequence[str | Path], outcomes: dict[int, LayerResult | LayerFailure]) -> dict[int, Blob]:
     """Each file as a blob, by its position; those that can't be read are *outcomes* already."""
     blobs: dict[int, Blob] = {}
 
-    async def one(position: int, file: Path) -> None:
+    async def one(position: int, file: str | Path) -> None:
         try:
-            blobs[position] = await file_blob(file, _LAYER)
+            blobs[position] = await file_blob(Path(file), _LAYER)
         except AsyncpushError as error:
             outcomes[position] = LayerFailure(str(file), error)
 

@@ -14,6 +14,7 @@ AsyncpushError
 │   ├── SourceDeniedError      a source registry refuses, with the credentials that there are
 │   └── SourceUnavailableError a source registry gives no answer, or too many errors
 ├── JournalError               the journal is damaged or can't be written
+├── FailuresError              several things were asked for, and some of them failed (``raise_for_failures``)
 └── RegistryError              the far end refused or could not be reached
     ├── ConnectionFailedError  no answer: refused, reset, timed out, TLS
     ├── CredentialsExpiredError  AWS credentials ended in the midst of a run, and there are no others
@@ -32,6 +33,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from asyncpush.redaction import shown
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -41,9 +44,12 @@ if TYPE_CHECKING:
 #: Choices that a message lists; a layout can hold hundreds.
 _SHOWN_CHOICES = 20
 
+#: Failures that one line has room for.
+_SHOWN_FAILURES = 5
+
 
 class AsyncpushError(Exception):
-    """The root of all of asyncpush's errors.
+    """The root of all of asyncpush's errors. They show no secrets that are known, and nothing that drives a terminal.
 
     Args:
         message: what is wrong, in one line.
@@ -51,9 +57,9 @@ class AsyncpushError(Exception):
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        self.message = message
-        self.hint = hint
-        super().__init__(message)
+        self.message = shown(message)
+        self.hint = shown(hint) if hint else hint
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
@@ -151,6 +157,21 @@ class SourceUnavailableError(SourceError):
 
 class JournalError(AsyncpushError):
     """Raised when the journal is damaged or can't be written: what ECR has acknowledged can't be remembered."""
+
+
+class FailuresError(AsyncpushError):
+    """Raised by ``raise_for_failures`` when some of what was asked for has failed.
+
+    Args:
+        failures: what has failed, as the user knows it, and why.
+    """
+
+    def __init__(self, failures: Sequence[tuple[str, AsyncpushError]]) -> None:
+        self.failures = tuple(failures)
+        shown = [f"{name}: {error}" if name else str(error) for name, error in failures[:_SHOWN_FAILURES]]
+        if len(failures) > len(shown):
+            shown.append(f"and {len(failures) - len(shown)} more")
+        super().__init__(f"{len(failures)} failed: {'; '.join(shown)}")
 
 
 class RegistryError(AsyncpushError):

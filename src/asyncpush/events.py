@@ -1,15 +1,19 @@
 """What can happen during a push, as values. The engine emits them; faces (bars, lines, JSON) draw them.
 
-Emitting never waits and never fails. All sizes are in bytes, all times in seconds.
+Emitting never waits, and its failure is nobody's else. All sizes are in bytes, all times in seconds.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 from asyncpush.model import Digest
+from asyncpush.redaction import shown
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,3 +167,37 @@ Emit: TypeAlias = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """An ``Emit`` for those who do not listen."""
+
+
+#: Members with text of others: names at a source, answers of a registry.
+_FOREIGN = ("source", "destination", "title", "reason", "text")
+
+
+class Listener:
+    """What passes events on to an *emit* of a caller's.
+
+    It never fails: once *emit* has raised, it is called no more, and a warning in the log says so. What it passes on
+    shows no secret, and nothing that would drive a terminal.
+    """
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit: Emit = emit
+
+    def __call__(self, event: Event) -> None:
+        """Pass *event* on."""
+        try:
+            self._emit(_presentable(event))
+        except Exception:  # noqa: BLE001 - a listener of the caller's: whatever is wrong with it, the push must go on
+            self._emit = ignore
+            _log.warning("emit raised an exception, and is called no more; the push goes on", exc_info=True)
+
+
+def _presentable(event: Event) -> Event:
+    if isinstance(event, PartSent | RequestDone):
+        return event  # the many
+    changed: dict[str, Any] = {}
+    for name in _FOREIGN:
+        text = getattr(event, name, None)
+        if isinstance(text, str) and (presentable := shown(text)) != text:
+            changed[name] = presentable
+    return replace(event, **changed) if changed else event

@@ -17,6 +17,7 @@ from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, LeftOut
 from asyncpush.planning import Memory, Plan, companions, each_once, nodes, plan_image
 from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository
+from asyncpush.results import Result
 from asyncpush.upload import layer_key
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class ReferrerResult:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageResult:
+class ImageResult(Result):
     """What became of one image.
 
     Attributes:
@@ -90,6 +91,11 @@ class ImageResult:
     bytes_mounted: int = 0
     referrers: tuple[ReferrerResult, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:
+        """What refers to the image and has failed; what ECR does not take has not."""
+        return tuple((each.source, each.error) for each in self.referrers if each.outcome == "failed" and each.error)
 
 
 class Once(Generic[T]):

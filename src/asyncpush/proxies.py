@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 from urllib.parse import urlsplit
+
+from asyncpush.redaction import hide_user_of
 
 _Address: TypeAlias = IPv4Address | IPv6Address
 _Network: TypeAlias = IPv4Network | IPv6Network
@@ -92,7 +94,7 @@ class Proxies:
         exceptions: where none is used.
     """
 
-    addresses: Mapping[str, str]
+    addresses: Mapping[str, str] = field(repr=False)
     exceptions: Exceptions
 
     @classmethod
@@ -102,6 +104,8 @@ class Proxies:
         if "REQUEST_METHOD" in os.environ:
             # Of a CGI program, HTTP_PROXY is what the client has sent as a header named Proxy.
             addresses["http"] = os.environ.get("http_proxy", "")
+        for address in addresses.values():
+            hide_user_of(address)
         return cls(addresses, Exceptions.parse(_variable("no_proxy")))
 
     def address_for(self, scheme: str, host: str, port: int) -> str | None:

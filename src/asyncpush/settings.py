@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from asyncpush.errors import UsageError
+from asyncpush.redaction import hide, hide_login, hide_user_of, without_user
 from asyncpush.reference import Service
 
 MiB = 1024 * 1024
@@ -110,9 +111,17 @@ class AwsConfiguration:
     profile: str | None = None
     region: str | None = None
     endpoint_url: str | None = None
-    access_key_id: str | None = None
+    access_key_id: str | None = field(default=None, repr=False)
     secret_access_key: str | None = field(default=None, repr=False)
     credential_timeout: float = field(default=60.0, repr=False)
+
+    def __post_init__(self) -> None:
+        hide(self.secret_access_key)
+        hide_user_of(self.endpoint_url)
+
+    def __repr__(self) -> str:
+        endpoint = None if self.endpoint_url is None else without_user(self.endpoint_url)
+        return f"AwsConfiguration(profile={self.profile!r}, region={self.region!r}, endpoint_url={endpoint!r})"
 
 
 Mutability = Literal["MUTABLE", "IMMUTABLE", "MUTABLE_WITH_EXCLUSION", "IMMUTABLE_WITH_EXCLUSION"]
@@ -150,6 +159,9 @@ class Credentials:
 
     username: str
     password: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        hide_login(self.username, self.password)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

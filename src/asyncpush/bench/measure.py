@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import anyio
 
-from asyncpush.api import Registry
 from asyncpush.bench.plan import Turn
+from asyncpush.connection import Registry, engine_of
 from asyncpush.errors import only_cause
 from asyncpush.events import Emit, Event, RequestDone, Retrying
 from asyncpush.layer import push_layer
@@ -105,10 +105,11 @@ async def measure(
     # Credentials are looked for with the first request: that is no part of a push's speed.
     await repository.available([layers[0].descriptor.digest])
     recorder.forget()
+    resources = engine_of(registry).run.resources
     cpu, began = time.process_time(), time.perf_counter()
     with only_cause():
         async with anyio.create_task_group() as tg:
             for layer in layers:
-                tg.start_soon(push_layer, repository, layer, registry.run.resources)
+                tg.start_soon(push_layer, repository, layer, resources)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     return Sample(turn, seconds, cpu, tuple(recorder.requests), recorder.retried)

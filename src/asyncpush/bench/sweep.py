@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from asyncpush.api import Registry, connect
+from asyncpush.api import connect
 from asyncpush.bench.layers import LayerMaker
 from asyncpush.bench.measure import Recorder, Sample, measure
 from asyncpush.bench.plan import Plan, Turn
 from asyncpush.bench.target import Place, Target, own_repository
+from asyncpush.connection import Registry
 from asyncpush.errors import AsyncpushError, RepositoryNotFoundError
 from asyncpush.events import Emit, ImagePlanned, Notice
 from asyncpush.model import Digest

@@ -13,7 +13,7 @@ from typing import Self
 import anyio
 from anyio import to_thread
 
-from asyncpush.api import Registry
+from asyncpush.connection import Registry
 from asyncpush.ecr.pace import is_aws
 from asyncpush.errors import AsyncpushError, RegistryError, ServiceError
 from asyncpush.local import local_ecr

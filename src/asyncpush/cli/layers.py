@@ -7,13 +7,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from asyncpush.api import LayerFailure, connect, push_layers
+from asyncpush.api import connect, push_layers
 from asyncpush.cli.options import AwsOptions, Limits, OutputOptions, command, make_aws, make_settings
 from asyncpush.cli.report import print_layers
 from asyncpush.cli.run import DONE, FAILED, run, say_error, say_lost
 from asyncpush.errors import CREDENTIALS_LOST, UsageError
 from asyncpush.progress import progress
 from asyncpush.reference import registry_of
+from asyncpush.results import LayerFailure
 
 app = command(
     "layers",

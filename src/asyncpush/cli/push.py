@@ -12,7 +12,7 @@ from typing import Annotated, TypeAlias
 import anyio
 from cyclopts import Parameter
 
-from asyncpush.api import ImageFailure, connect, open_logins, push_all
+from asyncpush.api import connect, open_logins, push_all
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
@@ -43,6 +43,7 @@ from asyncpush.model import Platform
 from asyncpush.progress import progress
 from asyncpush.protocols import Image
 from asyncpush.reference import Destination, Prefix, parse_destination, parse_prefix
+from asyncpush.results import ImageFailure
 from asyncpush.settings import AwsConfiguration, Settings
 from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry import Patience, Remotes, is_ecr, is_remote, open_remotes, parse_remote

@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from asyncpush.api import ImageFailure, LayerFailure, LayerResult
 from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.streams import write_result
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError
 from asyncpush.image import ImageResult, ReferrerResult
 from asyncpush.model import LeftOut
+from asyncpush.results import ImageFailure, LayerFailure, LayerResult
 from asyncpush.verify import Verification, VerificationFailure
 
 #: Counted up when a member of the document changes its name or meaning; new members may come at any time.

@@ -12,6 +12,7 @@ from typing import TextIO
 from asyncpush import open_files
 from asyncpush.errors import AsyncpushError
 from asyncpush.events import Event, Notice
+from asyncpush.redaction import shown
 
 #: What stands for ``-`` while arguments are parsed: cyclopts takes a lone hyphen for an option.
 STANDARD_INPUT = "/dev/stdin"
@@ -75,7 +76,7 @@ def write_result(text: str, *, needed: bool = False) -> None:
 def say(text: str) -> None:
     """Write a line on standard error, if somebody listens."""
     with suppress(OSError, ValueError):
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{shown(text)}\n")
         sys.stderr.flush()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 from anyio import to_thread
 
-from asyncpush.api import ImageFailure, connect, push_all
+from asyncpush.api import connect, push_all
 from asyncpush.demo.images import make_images
 from asyncpush.demo.readback import Proof, read_back
 from asyncpush.ecr.session import open_client
@@ -119,9 +119,7 @@ async def _push(
     ):
         results = await push_all(registry, images)
     seconds = time.monotonic() - started
-    for result in results:
-        if isinstance(result, ImageFailure):
-            raise result.error
+    results.raise_for_failures()
     return [result for result in results if isinstance(result, ImageResult)], seconds
 
 

@@ -18,6 +18,7 @@ from botocore.credentials import ReadOnlyCredentials
 
 from asyncpush.ecr.providers import Finder, Found, expired_text
 from asyncpush.errors import CredentialsError, CredentialsExpiredError
+from asyncpush.redaction import hide
 from asyncpush.settings import AwsConfiguration
 
 #: Seconds before their end that credentials are renewed; of those that last less than twice as long, half their life.
@@ -88,6 +89,7 @@ class SharedCredentials(AioCredentials):  # type: ignore[misc] # aiobotocore is 
     def _take(self, found: Found) -> None:
         now = time.time()
         self._found, self._renew_at = found, math.inf
+        hide(found.keys.secret_key, found.keys.token)
         if found.end is not None:
             self._renew_at = max(found.end - min(_MARGIN, (found.end - now) / 2), now + _SHORTEST)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -21,6 +22,9 @@ from asyncpush.settings import AwsConfiguration, Credentials, Settings, SourceRe
 
 Logins = Callable[[SourceRegistry], Login | None]
 
+#: Seconds after which credentials that were not to be had are looked for again.
+_PAUSE = 60.0
+
 #: ECR Public's host, and the region of its API.
 _PUBLIC = RegistryName("ecr-public", region="us-east-1", host="public.ecr.aws")
 
@@ -39,6 +43,7 @@ class _LazyLogin:
         self._opening = anyio.Lock()
         self._login: EcrLogin | None = None
         self._problem: ConfigurationError | None = None
+        self._tried_again_at = 0.0
 
     async def __call__(self) -> Credentials:
         """Credentials that are good for a while yet.
@@ -48,13 +53,13 @@ class _LazyLogin:
             RegistryError: ECR refuses, or can't be reached.
         """
         async with self._opening:
-            if self._problem is not None:
+            if self._problem is not None and time.monotonic() < self._tried_again_at:
                 raise self._problem  # once for all images: a process may take its time to fail
             if self._login is None:
                 try:
                     client = await self._stack.enter_async_context(open_client(self._registry, self._aws, 1))
                 except ConfigurationError as error:
-                    self._problem = error
+                    self._problem, self._tried_again_at = error, time.monotonic() + _PAUSE
                     raise
                 pace = Pace(self._registry.service, client.meta.endpoint_url)
                 host = HostBackoff(self._settings.max_outage)

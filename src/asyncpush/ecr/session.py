@@ -27,6 +27,7 @@ from asyncpush.ecr.errors import RedirectError, translated
 from asyncpush.ecr.models import extended
 from asyncpush.errors import ConfigurationError
 from asyncpush.proxies import is_excepted
+from asyncpush.redaction import hide_user_of
 from asyncpush.reference import RegistryName, Service
 from asyncpush.settings import AwsConfiguration
 
@@ -124,6 +125,7 @@ async def open_client(
 
 def _check_endpoint(url: str) -> None:
     """See that *url* is one that can be asked: botocore lets other schemes pass, and ports that are no numbers."""
+    hide_user_of(url)
     if not _is_address(url):
         raise _no_endpoint(url)
 
@@ -132,6 +134,7 @@ def _check_proxy(client: Any) -> None:
     """See that the proxy is one that can be asked, if there is one; it is not shown: its password may be in it."""
     url = client.meta.endpoint_url
     proxy = client._endpoint.http_session._proxy_config.proxy_url_for(url)  # noqa: SLF001 - as its requests go
+    hide_user_of(proxy)
     # botocore writes http:// before a scheme that it does not know.
     if proxy and (proxy.count("://") > 1 or not _is_address(proxy)):
         scheme = urlsplit(url).scheme

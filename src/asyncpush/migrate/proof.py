@@ -10,7 +10,7 @@ import anyio
 
 from asyncpush.api import open_logins
 from asyncpush.errors import AsyncpushError, only_cause
-from asyncpush.events import Emit, Notice, ignore
+from asyncpush.events import Emit, Listener, Notice, ignore
 from asyncpush.image import Run
 from asyncpush.layer import Resources
 from asyncpush.migrate.catalog import Catalog
@@ -26,6 +26,7 @@ from asyncpush.planning import companions
 from asyncpush.protocols import ImageNode, IndexNode, ReferrerSource
 from asyncpush.reference import Destination
 from asyncpush.referrers import MAX_DEPTH, subjects_of
+from asyncpush.results import Results
 from asyncpush.settings import Settings
 from asyncpush.sources.registry import Patience, open_remotes
 from asyncpush.verify import Target, Verification, VerificationFailure, verify_all
@@ -33,7 +34,7 @@ from asyncpush.verify import Target, Verification, VerificationFailure, verify_a
 
 async def verify_plan(
     plan: Plan, *, settings: Settings | None = None, emit: Emit = ignore, deep: bool = False
-) -> list[Verification | VerificationFailure]:
+) -> Results[Verification | VerificationFailure]:
     """Compare what *plan* asks for with what ECR has; nothing is changed.
 
     Args:
@@ -46,12 +47,13 @@ async def verify_plan(
         What was found of each image, and of what refers to it; a failure where source or target could not be asked.
     """
     async with AsyncExitStack() as held:
-        resources = Resources.of(settings or Settings(), emit)
+        heard = Listener(emit)
+        resources = Resources.of(settings or Settings(), heard)
         run = Run.of(resources)
         targets = await held.enter_async_context(open_targets(plan, run))
-        logins = await held.enter_async_context(open_logins(resources.settings, emit))
+        logins = await held.enter_async_context(open_logins(resources.settings, heard))
         remotes = await held.enter_async_context(
-            open_remotes(plan.source_registries, logins=logins, emit=emit, patience=Patience.of(resources.settings))
+            open_remotes(plan.source_registries, logins=logins, emit=heard, patience=Patience.of(resources.settings))
         )
         context = Context(
             options=Options(dry=True),
@@ -74,7 +76,7 @@ async def verify_plan(
             for result in context.results.values()
             if result.error is not None
         ]
-        return failures + await _verified(targets.values(), expected.wanted, deep=deep)
+        return Results(failures + await _verified(targets.values(), expected.wanted, deep=deep))
 
 
 async def _verified(

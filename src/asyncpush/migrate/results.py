@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from asyncpush.errors import AsyncpushError
 from asyncpush.image import ImageResult
 from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag, NothingTaken
+from asyncpush.results import Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Result):
     """What became of a migration.
 
     Attributes:
@@ -38,6 +39,12 @@ class Report:
     def failed(self) -> tuple[CopyResult, ...]:
         """What has failed."""
         return tuple(result for result in self.results if result.outcome == "failed")
+
+    @property
+    def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:
+        """What has failed, and why; where nothing was tried any more, what has stopped the run."""
+        failed = tuple((result.copy.destination, result.error) for result in self.failed if result.error)
+        return failed or ((("", self.stopped),) if self.stopped else ())
 
 
 def pushed_result(copy: Copy, image: ImageResult) -> CopyResult:

@@ -19,7 +19,7 @@ from asyncpush.errors import (
     RepositoryNotFoundError,
     only_cause,
 )
-from asyncpush.events import Emit, Event, PartSent, ignore
+from asyncpush.events import Emit, Event, Listener, PartSent, ignore
 from asyncpush.image import ImageResult, Run, dry_run, push_planned
 from asyncpush.journal import SqliteJournal
 from asyncpush.layer import Resources
@@ -76,7 +76,7 @@ async def migrate_plan(
         plan: what is to go where (``read_plan``).
         settings: the limits of all pushes together.
         journal: remembers what was done (``open_journal``).
-        emit: hears of all that happens; it must not block.
+        emit: hears of all that happens; it must not block. One that raises is called no more.
         options: how to go about it.
         patience: how long registries that images come from are waited for, and how often they are asked again.
 
@@ -86,6 +86,7 @@ async def migrate_plan(
         JournalError: the journal can't be written.
     """
     options = options or Options()
+    heard = Listener(emit)
     started = time.monotonic()
     sent = 0
 
@@ -93,15 +94,15 @@ async def migrate_plan(
         nonlocal sent
         if isinstance(event, PartSent):
             sent += event.sent
-        emit(event)
+        heard(event)
 
     resources = Resources.of(settings or Settings(), counted, journal)
     run, exchange = Run.of(resources), Exchange(resources)
     async with AsyncExitStack() as held:
         targets = await held.enter_async_context(open_targets(plan, run, None if options.dry else journal))
-        logins = await held.enter_async_context(open_logins(resources.settings, emit))
+        logins = await held.enter_async_context(open_logins(resources.settings, heard))
         patience = patience or Patience.of(resources.settings)
-        opened = open_remotes(plan.source_registries, logins=logins, emit=emit, patience=patience)
+        opened = open_remotes(plan.source_registries, logins=logins, emit=heard, patience=patience)
         remotes = await held.enter_async_context(opened)
         context = Context(
             options=options,

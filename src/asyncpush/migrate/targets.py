@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from asyncpush.administration import RepositoryInfo
-from asyncpush.api import Registry, connect
+from asyncpush.api import open_registry
+from asyncpush.connection import OpenRegistry
 from asyncpush.errors import AsyncpushError
 from asyncpush.image import Once, Run
 from asyncpush.journal import SqliteJournal
@@ -36,7 +37,7 @@ class OpenTarget:
     """
 
     target: Target
-    registry: Registry
+    registry: OpenRegistry
     journal: SqliteJournal | None = None
     states: dict[str, State] = field(default_factory=dict)
     failures: dict[str, AsyncpushError] = field(default_factory=dict)
@@ -75,6 +76,6 @@ async def open_targets(
     async with AsyncExitStack() as stack:
         targets: dict[Target, OpenTarget] = {}
         for target in plan.targets:
-            registry = await stack.enter_async_context(connect(target.registry, aws=target.aws, run=run))
+            registry = await stack.enter_async_context(open_registry(target.registry, target.aws, run))
             targets[target] = OpenTarget(target, registry, journal)
         yield targets

@@ -29,7 +29,7 @@ __all__ = ["Source", "UnreadImage", "file_blob", "open_source"]
 
 @asynccontextmanager
 async def open_source(
-    reference: str,
+    reference: str | Path,
     settings: Settings,
     *,
     stdin: BinaryIO | None = None,
@@ -41,7 +41,8 @@ async def open_source(
     Args:
         reference: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REF]``, a path, or ``-`` for
             an archive on standard input. ``@N`` or ``@DIGEST`` in the place of a tag choose by position or digest.
-            ``docker://HOST/REPOSITORY[:TAG|@DIGEST]`` is an image in a registry, which is not asked yet.
+            ``docker://HOST/REPOSITORY[:TAG|@DIGEST]`` is an image in a registry, which is not asked yet. A ``Path`` is
+            a path, whatever its name.
         settings: how uncompressed layers are compressed, whether foreign layers are pushed, and whether an index of
             those platforms that are there.
         stdin: what ``-`` reads; None is the process's own standard input.
@@ -52,7 +53,7 @@ async def open_source(
         InvalidReferenceError: *reference* is of no known kind.
         SourceError: it can't be read, or is not what it claims to be.
     """
-    if is_remote(reference):
+    if isinstance(reference, str) and is_remote(reference):
         async with _open_remote(reference, settings, remotes) as source:
             yield source
         return

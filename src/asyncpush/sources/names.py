@@ -76,13 +76,20 @@ class ImageName:
         return f"{prefix}{self.repository}:{self.tag or 'latest'}"
 
 
-def locate(reference: str) -> Location:
+def locate(reference: str | Path) -> Location:
     """Read a source as the user wrote it; blocks, because a path that exists wins over a split at a colon.
+
+    A ``Path`` is a path, whatever its name looks like.
 
     Raises:
         InvalidReferenceError: it is of no known kind, or lacks a path.
         SourceError: there is nothing at its path.
     """
+    if isinstance(reference, Path):
+        path = f"./{reference}" if str(reference) == "-" else str(reference)
+        if not _exists(path):
+            raise SourceError(f"{path} does not exist", hint="check the path")
+        return Location(None, path, None)
     scheme, colon, rest = reference.partition(":")
     kind = next((kind for kind in KINDS if colon and kind == scheme), None)
     target = rest if kind else reference

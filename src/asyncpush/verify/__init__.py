@@ -9,7 +9,7 @@ from dataclasses import replace
 import anyio
 from anyio import CapacityLimiter
 
-from asyncpush.api import Registry
+from asyncpush.connection import Registry, engine_of
 from asyncpush.errors import AsyncpushError, InvalidReferenceError, only_cause
 from asyncpush.model import Digest
 from asyncpush.reference import in_registry
@@ -71,6 +71,7 @@ async def verify_all(
     Returns:
         What was found of each, in the order of *targets*; a failure where its repository could not be asked.
     """
+    engine = engine_of(registry)
     outcomes: dict[int, Verification | VerificationFailure] = {}
     by_repository: defaultdict[str, dict[int, Target]] = defaultdict(dict)
     for position, target in enumerate(targets):
@@ -85,7 +86,7 @@ async def verify_all(
 
     async def one(name: str, wanted: dict[int, Target]) -> None:
         async with at_once:
-            content = Content(registry.reader(name), reads if deep else None)
+            content = Content(engine.reader(name), reads if deep else None)
             try:
                 with only_cause():
                     await content.load({target.reference for target in wanted.values()})

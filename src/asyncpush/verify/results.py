@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from asyncpush.errors import AsyncpushError, InvalidReferenceError
+from asyncpush.errors import AsyncpushError, InvalidReferenceError, RegistryError
 from asyncpush.model import Digest
 from asyncpush.reference import Destination, parse_destination
+from asyncpush.results import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(Result):
     """What was found of one image.
 
     Attributes:
@@ -60,13 +61,23 @@ class Verification:
         """Whether all of it is there, and is what its digests say."""
         return not self.problems
 
+    @property
+    def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:
+        """All that is not as it must be."""
+        return tuple((self.destination, RegistryError(str(problem))) for problem in self.problems)
+
 
 @dataclass(frozen=True, slots=True)
-class VerificationFailure:
+class VerificationFailure(Result):
     """An image that could not be looked at, and why."""
 
     destination: str
     error: AsyncpushError
+
+    @property
+    def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:
+        """The image itself."""
+        return ((self.destination, self.error),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from yarl import URL
 from asyncpush.errors import SourceDeniedError, SourceError, SourceUnavailableError
 from asyncpush.events import Emit
 from asyncpush.proxies import is_loopback
+from asyncpush.redaction import hide
 from asyncpush.retry import retry_after
 from asyncpush.sources.registry.challenge import Challenge
 from asyncpush.sources.registry.credentials import Accounts
@@ -258,6 +259,7 @@ class Authority:
         value = document.token or document.access_token
         if not value or not value.isascii() or not value.isprintable():
             raise SourceError(f"{way.realm.host} gave no token for {self._host}")
+        hide(value)
         grant.value, grant.renew_at = f"Bearer {value}", time.monotonic() + _lifetime(document)
         grant.anonymous = account is None
 
@@ -300,6 +302,7 @@ class Authority:
             raise SourceError(f"{way.realm.host} gave no token for {self._host} that can be read") from None
         if identity is not None and document.refresh_token:
             self._refreshed[identity] = document.refresh_token
+            hide(document.refresh_token)
         return document
 
     def _refusal(self, way: _Bearer, status: int, headers: Mapping[str, str], account: Account | None) -> SourceError:

@@ -21,7 +21,8 @@ from asyncpush.sources.registry.stored import HUB_KEY, Account, AuthFile, Helper
 #: Makes the login of a registry that AWS credentials open; None if it can't.
 Logins: TypeAlias = Callable[[SourceRegistry], Login | None]
 
-#: Seconds after which a helper that has failed is asked again.
+#: Seconds after which a helper that has failed is asked again, and the files are read again: a connection can last for
+#: days, and somebody may have logged in meanwhile.
 _PAUSE = 60.0
 
 
@@ -46,6 +47,7 @@ class Accounts:
         self._helper_timeout = helper_timeout
         self._login = logins(registry) if registry.aws is not None or is_ecr(host) else None
         self._files: tuple[AuthFile | ConfigurationError, ...] | None = None
+        self._read_again_at = 0.0
         self._told: dict[Helper, _Told] = {}
         self._problem: ConfigurationError | None = None
         self._lock = Lock()
@@ -116,8 +118,9 @@ class Accounts:
 
     async def _stored(self, repository: str) -> Account | None:
         """What docker and podman have. What can't be used is passed over: often no credentials are needed."""
-        if self._files is None:
+        if self._files is None or time.monotonic() >= self._read_again_at:
             self._files = await to_thread.run_sync(auth_files)
+            self._read_again_at = time.monotonic() + _PAUSE
         problems: list[ConfigurationError] = []
         found: Account | None = None
         for file in self._files:

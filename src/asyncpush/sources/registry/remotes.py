@@ -16,7 +16,10 @@ from asyncpush.sources.registry.wire import Wire
 
 
 class Remotes:
-    """Registries that images are read from, each opened when it is first used; ``open_remotes`` makes it."""
+    """Registries that images are read from, each opened when it is first used; ``open_remotes`` makes it.
+
+    Those that are reached in the same way share their connections, tokens and what is known of them.
+    """
 
     def __init__(
         self,
@@ -31,8 +34,17 @@ class Remotes:
         self._emit = emit
         self._patience = patience
         self._stack = stack
-        self._remotes: dict[str, Remote] = {}
+        self._remotes: dict[SourceRegistry, Remote] = {}
         self._wires: list[Wire] = []
+
+    def reached_by(self, registries: Mapping[str, SourceRegistry]) -> Remotes:
+        """The same, but for how *registries* are reached, by host."""
+        if not registries:
+            return self
+        all_of_them = self._registries | dict(registries)
+        remotes = Remotes(all_of_them, self._logins, self._emit, self._patience, self._stack)
+        remotes._remotes, remotes._wires = self._remotes, self._wires
+        return remotes
 
     @property
     def requests(self) -> Counter[str]:
@@ -46,13 +58,13 @@ class Remotes:
             InvalidReferenceError: *host* is none.
         """
         host = canonical_host(host)
-        if host not in self._remotes:
-            registry = self._registries.get(host) or SourceRegistry(host=host)
+        registry = self._registries.get(host) or SourceRegistry(host=host)
+        if registry not in self._remotes:
             wire = Wire(registry, self._logins, self._emit, self._patience)
             self._stack.push_async_callback(wire.aclose)
             self._wires.append(wire)
-            self._remotes[host] = Remote(wire)
-        return self._remotes[host]
+            self._remotes[registry] = Remote(wire)
+        return self._remotes[registry]
 
     def wait_again(self) -> None:
         """Wait for hosts once more that were silent for too long."""

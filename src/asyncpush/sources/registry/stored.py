@@ -17,6 +17,7 @@ import msgspec
 
 from asyncpush import open_files
 from asyncpush.errors import ConfigurationError, InvalidReferenceError
+from asyncpush.redaction import hide, hide_login
 from asyncpush.sources.registry.reference import HUB, canonical_host
 
 #: What docker calls Docker Hub in its files, and to its helpers.
@@ -42,6 +43,10 @@ class Account:
     password: str = field(repr=False)
     identity_token: str | None = field(default=None, repr=False)
     registry_token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        hide_login(self.username, self.password)
+        hide(self.identity_token, self.registry_token)
 
     @classmethod
     def of(cls, username: str, secret: str) -> Account | None:
