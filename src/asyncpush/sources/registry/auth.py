@@ -271,7 +271,12 @@ class Authority:
                     await tries.failed(error)
                 except TransientError as final:
                     # These tries are all: the request that wants the token must not begin them anew.
-                    raise SourceUnavailableError(final.message, hint=final.hint) from final
+                    raise SourceUnavailableError(self._without_token(final), hint=final.hint) from final
+            except SourceUnavailableError as error:
+                raise SourceUnavailableError(self._without_token(error), hint=error.hint) from error
+
+    def _without_token(self, error: SourceError) -> str:
+        return f"no token for {self._host}: {error.message}"
 
     async def _ask(self, way: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
         self._requests["token"] += 1
