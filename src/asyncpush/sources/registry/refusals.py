@@ -110,7 +110,7 @@ class Refusal:
         body: its beginning, at least.
         elsewhere: the host that has given it, where the registry has redirected there; None if that is the registry.
         plain_http: the request went in plain HTTP.
-        logged_in: the request said who asks.
+        login: whose credentials the request carried; empty if it did not say who asks.
         kept_back: it did not, though there are credentials: nobody has asked for them.
         expired: the answer says that the token has expired.
         silent: it wants credentials, and does not say which.
@@ -123,7 +123,7 @@ class Refusal:
     body: bytes
     elsewhere: str | None
     plain_http: bool
-    logged_in: bool
+    login: str
     kept_back: bool
     expired: bool
     silent: bool
@@ -169,14 +169,14 @@ class Refusal:
             return f"log in again (docker login {self.host})"
         if self.kept_back:
             return "it asks for no credentials, so yours are kept back; its operators must mend that"
-        return "these credentials may not read it" if self.logged_in else f"log in (docker login {self.host})"
+        return f"{self.login} may not read it" if self.login else f"log in (docker login {self.host})"
 
     def _throttled(self, said: _Said, after: float | None) -> TransientError:
         limit = describe_limit(self.headers.get("RateLimit-Limit"))
         used_up = self.headers.get("RateLimit-Remaining", "").partition(";")[0].strip() == "0"
         allows = f"it allows {limit}" if limit else "its rate limit is reached"
         hint = "go on later, or ask its operators for more"
-        if not (self.logged_in or self.kept_back):
+        if not (self.login or self.kept_back):
             hint = f"log in (docker login {self.host}): that usually raises the limit; or go on later"
         return TransientError(
             f"{self.ask.what}: {self.host} takes no more requests for now: {allows}{said.words}",

@@ -12,11 +12,13 @@ from yarl import URL
 from asyncpush.errors import (
     ConfigurationError,
     ManifestError,
+    SourceDeniedError,
     SourceError,
+    SourceUnavailableError,
 )
 from asyncpush.events import Emit, Notice
 from asyncpush.settings import SourceRegistry
-from asyncpush.sources.registry.auth import Authority
+from asyncpush.sources.registry.auth import Authority, LoginRefusedError
 from asyncpush.sources.registry.challenge import parse_challenges
 from asyncpush.sources.registry.credentials import Accounts, Logins
 from asyncpush.sources.registry.encoding import decompressed, encoding_of, unknown_encoding_of
@@ -25,6 +27,7 @@ from asyncpush.sources.registry.patience import Mood, Patience, TransientError, 
 from asyncpush.sources.registry.reference import api_host, canonical_host
 from asyncpush.sources.registry.refusals import Refusal, is_web_page
 from asyncpush.sources.registry.requests import Answer, Ask, OpenAnswer
+from asyncpush.sources.registry.stored import Account
 
 _MAX_ERROR_BODY = 64 * 1024
 #: Seconds to learn how credentials are to be given: the request that follows takes its own time.
@@ -35,6 +38,8 @@ _EXPIRED = frozenset({400, 403})
 _IS_EXPIRED = re.compile(rb"token (?:has |is )?expired|expired token|ExpiredToken", re.IGNORECASE)
 
 _API = "/v2/"
+
+_NOTHING_WITHOUT = " (and gives nothing without one)"
 
 UNASKED = ", which was not asked for; a proxy may do so"
 
@@ -68,6 +73,8 @@ class Wire:
         self._asking = Lock()
         self._api_asked = False
         self._has_account: dict[str, bool] = {}
+        self._open_to_nobody: set[str] = set()
+        self._told: set[Account] = set()
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -182,14 +189,50 @@ class Wire:
                 self._authority.introduced(parse_challenges(response.headers.getall("WWW-Authenticate", ())))
 
     async def _open(self, ask: Ask) -> OpenAnswer:
-        authorization = await self._authority.current(ask.repository, ask.scope)
+        """Send a request as who has stored a login, and where that is refused as nobody; or the other way round.
+
+        A stored login may be old, or good for other repositories only, and what is asked for be everybody's.
+        """
+        nobody = ask.scope in self._open_to_nobody
+        try:
+            return await self._attempt(ask, nobody=nobody)
+        except SourceDeniedError as error:
+            login = error.account if isinstance(error, LoginRefusedError) else self._authority.account(ask.scope)
+            if not nobody and (login is None or not login.origin):
+                raise
+            if isinstance(error, LoginRefusedError):
+                self._accounts.pass_over(error.account)
+            try:
+                opened = await self._attempt(ask, nobody=not nobody)
+            except SourceUnavailableError:
+                raise
+            except SourceError:
+                if not nobody and _NOTHING_WITHOUT not in error.message:
+                    error.message += _NOTHING_WITHOUT
+                raise error from None
+            if nobody:
+                self._open_to_nobody.discard(ask.scope)
+            elif login is not None:
+                self._note_refused(login, ask, everywhere=isinstance(error, LoginRefusedError))
+            return opened
+
+    def _note_refused(self, login: Account, ask: Ask, *, everywhere: bool) -> None:
+        if not everywhere:
+            self._open_to_nobody.add(ask.scope)
+        if login not in self._told:
+            self._told.add(login)
+            text = f"{self.host} refuses {login.label}, and gives {ask.what} without one"
+            self.notice(f"{text}; log in again (docker login {self.host}), or log out")
+
+    async def _attempt(self, ask: Ask, *, nobody: bool) -> OpenAnswer:
+        authorization = await self._authority.current(ask.repository, ask.scope, nobody=nobody)
         challenges_left = 2  # one for a token that has expired, or none; one for other needs than its scope told
         while True:
             opened = await self._send(ask, authorization)
             response = opened.response
             if response.status in ask.expected:
                 if authorization is None:
-                    self._authority.note_open(ask.scope)
+                    self._authority.note_open(ask.scope, nobody=nobody)
                 return opened
             try:
                 ours = response.url.origin() == self._base.origin()
@@ -198,15 +241,17 @@ class Wire:
                 expired = response.status in _EXPIRED and authorization is not None and bool(_IS_EXPIRED.search(body))
                 if not ours or not challenges_left or not (expired or (response.status == 401 and challenges)):
                     silent = response.status == 401 and not challenges
-                    raise self._refusal(ask, response, body, ours=ours, expired=expired, silent=silent)
+                    raise self._refusal(ask, response, body, ours=ours, expired=expired, silent=silent, nobody=nobody)
             finally:
                 opened.close()
             challenges_left -= 1
             if expired and not challenges:
                 challenges_left = 0
-                authorization = await self._authority.expired(ask.repository, ask.scope, authorization)
+                authorization = await self._authority.expired(ask.repository, ask.scope, authorization, nobody=nobody)
             else:
-                authorization = await self._authority.challenged(challenges, ask.repository, ask.scope, authorization)
+                authorization = await self._authority.challenged(
+                    challenges, ask.repository, ask.scope, authorization, nobody=nobody
+                )
 
     async def _send(self, ask: Ask, authorization: str | None) -> OpenAnswer:
         key = object()
@@ -223,9 +268,18 @@ class Wire:
         return OpenAnswer(response, self._turns, key)
 
     def _refusal(
-        self, ask: Ask, response: aiohttp.ClientResponse, body: bytes, *, ours: bool, expired: bool, silent: bool
+        self,
+        ask: Ask,
+        response: aiohttp.ClientResponse,
+        body: bytes,
+        *,
+        ours: bool,
+        expired: bool,
+        silent: bool,
+        nobody: bool,
     ) -> SourceError:
-        known = self._authority.is_logged_in(ask.scope)
+        account = None if nobody else self._authority.account(ask.scope)
+        login = account.label if account and account.origin else "these credentials" if account else ""
         return Refusal(
             ask,
             self.host,
@@ -234,8 +288,8 @@ class Wire:
             body,
             elsewhere=None if ours else response.url.host,
             plain_http=self._plain,
-            logged_in=known,
-            kept_back=not known and self._has_account.get(ask.repository, False),
+            login=login,
+            kept_back=not login and not nobody and self._has_account.get(ask.repository, False),
             expired=expired,
             silent=silent,
         ).as_error()
