@@ -335,7 +335,11 @@ async def test_the_only_image_beside_other_entries_is_taken_and_they_are_named(t
     layout = app_layout().tag({"mediaType": SOCI, "digest": "sha256:0", "size": 1})
     events = []
     async with open_source(str(layout.write(tmp_path)), Settings(), emit=events.append) as source:
-        assert (await source.image()).tag == "1.0"
+        image = await source.image()
+        assert [(each.name, each.reason) for each in image.left_out] == [
+            (f"oci:{tmp_path}:@1", f"it is '{SOCI}', no image")
+        ]
+        assert image.tag == "1.0"
         with pytest.raises(ManifestError):
             await source.images()
 
@@ -350,11 +354,19 @@ async def test_what_nobody_can_read_and_nothing_names_is_no_choice_beside_an_ima
     layout.manifests[2].pop("size")
     events = []
     async with open_source(str(layout.write(tmp_path)), Settings(), emit=events.append) as source:
-        assert (await source.image()).tag == "1.0"
-        assert len(await source.all_images()) == 3
-
+        chosen = await source.image()
+        assert chosen.tag == "1.0"
+        [one] = await source.all_images()  # whichever door it is
+    assert chosen.left_out == one.left_out
+    assert [(each.name, each.digest is None) for each in one.left_out] == [
+        (f"oci:{tmp_path}:@1", False),
+        (f"oci:{tmp_path}:@2", True),
+    ]
     left_out = "is left out: its manifest is malformed, or not there"
-    assert [event.text for event in events] == [f"oci:{tmp_path}:@{at} {left_out}" for at in (1, 2)]
+    assert [event.text for event in events] == [f"oci:{tmp_path}:@{at} {left_out}" for at in (1, 2)] * 2
+    async with open_source(f"oci:{tmp_path}:@1", Settings()) as source:
+        [asked_for] = await source.all_images()
+        assert isinstance(asked_for, UnreadImage)
     layout.manifests[1]["annotations"] = {REF_NAME: "2.0"}
     layout.write(tmp_path)
     with pytest.raises(ChoiceError, match="holds 2 images"):

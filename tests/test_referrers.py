@@ -24,7 +24,7 @@ from asyncpush.model import Digest
 from asyncpush.sources.oci_layout import Directory
 from asyncpush.sources.oci_referrers import find_relations
 from asyncpush.verify import Verification
-from conftest import Server, judge
+from conftest import Server, aws, judge
 from images import MANIFEST, A, B, C, Json, Layout, at, image_of, names_of, saved
 from migrations import Bench, bench, keys, outcomes
 from registry_server import RegistryServer, refusal, running
@@ -153,6 +153,34 @@ async def test_referrers_of_children_and_of_referrers_go_along_those_of_other_im
     assert set(await stored(emulator, "team/part")) == {arm["digest"], of_arm["digest"], signature["digest"]}
     assert {repository for repository, _ in await names_of(folder)} == {"app"}
     assert len(await names_of(folder)) == 2
+
+
+@pytest.mark.parametrize("migrated", [False, True])
+async def test_referrers_beyond_the_limit_are_named(here: Bench, tmp_path: Path, migrated: bool) -> None:
+    """Five that refer to one another: three go along, the next is named, and fails."""
+    layout = here.layout
+    chain = [layout.image(A)]
+    layout.tag(chain[0], "1")
+    for number in range(5):
+        layout.tag(about(layout, chain[number], str(number)))
+        chain.append(about(layout, chain[number], str(number)))
+    folder = layout.write(tmp_path / "app")
+
+    if migrated:
+        path = here.plan()
+        images = [{"from": f"oci:{folder}", "to": "team/app"}]
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"images": images}))
+        report = await here.run(path)
+        told = [(each.outcome, str(each.error or "")) for each in report.results if each.subject]
+    else:
+        settings = asyncpush.Settings(create_repository=True)
+        async with asyncpush.connect(aws=aws(here.emulator.endpoint_url), settings=settings) as registry:
+            result = await asyncpush.push(registry, f"oci:{folder}:1", "team/app:1")
+        told = [(each.outcome, str(each.error or "")) for each in result.referrers]
+
+    assert sorted(outcome for outcome, _ in told) == ["failed", "pushed", "pushed", "pushed"]
+    assert [error for _, error in told if "over 3 steps" in error]
+    assert set(await stored(here.emulator, "team/app")) == {str(each["digest"]) for each in chain[:4]}
 
 
 async def test_a_referrer_can_be_chosen_and_is_an_image_where_its_subject_is_not_there(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -28,12 +29,12 @@ from asyncpush.errors import (
     SourceError,
     SourceUnavailableError,
 )
-from asyncpush.events import Event, Retrying
+from asyncpush.events import Event, Notice, Retrying
 from asyncpush.settings import AwsConfiguration, Credentials, SourceRegistry
 from asyncpush.sources.registry import Patience, open_remote, stored
 from asyncpush.sources.registry.stored import AuthFile, auth_files
 from conftest import Events
-from images import app_layout
+from images import A, Layout, app_layout
 from registry_server import QUICK, RegistryServer, basic, refusal, running
 
 CREDENTIALS = Credentials("user", "se:cret")
@@ -612,9 +613,94 @@ async def test_a_token_for_the_registry_itself_is_said_as_it_is(
     assert {seen.authorization for seen in server.seen} == {None, "Bearer t0ken"}
 
     docker_config(nobody_is_logged_in, auths={server.host: {"registrytoken": "0ld"}})
-    with pytest.raises(SourceDeniedError, match="does not take the credentials of 'the registry token'") as caught:
+    server.rules.clear()
+    Tokens(server, "nobody")
+    with pytest.raises(SourceDeniedError, match=r"take the login of 'the registry token' in .*config\.json") as caught:
         await tags(reads(server))
     assert "0ld" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["basic", "bearer", "denied"])
+@pytest.mark.parametrize("everybodys", [True, False])
+async def test_a_stored_login_that_is_refused_keeps_nobody_from_what_is_everybodys(
+    server: RegistryServer, nobody_is_logged_in: Path, how: str, everybodys: bool
+) -> None:
+    """Each request goes without the login, too, before it fails; a note says once which login that is."""
+    docker_config(nobody_is_logged_in, auths={server.host: encoded("user", "old")})
+    challenge = 'Basic realm="here"' if how == "basic" else f'Bearer realm="{server.url}/token",service="it"'
+
+    @server.rule("GET", "/token")
+    async def token(request: web.Request) -> web.StreamResponse:
+        if "Authorization" in request.headers and how == "bearer":
+            return refusal(401, "UNAUTHORIZED", "no")
+        return web.json_response({"token": "user" if "Authorization" in request.headers else "nobody"})
+
+    @server.rule("GET", "/v2/")
+    async def guarded(request: web.Request) -> web.StreamResponse | None:
+        said = request.headers.get("Authorization", "")
+        if said == "Bearer user":
+            return refusal(403, "DENIED", "not yours") if request.path != "/v2/" else None
+        if said == ("" if how == "basic" else "Bearer nobody") and everybodys and request.path != "/v2/":
+            return None
+        return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate=challenge)
+
+    events = Events()
+    login = rf"login of 'user' in {nobody_is_logged_in}/config\.json"
+    async with open_remote(reads(server), emit=events, patience=QUICK) as remote:
+        if not everybodys:
+            with pytest.raises(SourceDeniedError, match=login):
+                await remote.tags("team/app")
+            return
+        assert await remote.tags("team/app") == ("1",)
+        assert await remote.tags("team/app") == ("1",)
+        assert await remote.tags("team/other") == ("2",)
+    [note] = [event.text for event in events if isinstance(event, Notice)]
+    assert re.search(f"refuses the {login}, .*log in again", note)
+    assert sum("Basic" in (seen.authorization or "") for seen in server.seen) == (2 if how == "denied" else 1)
+
+
+async def test_what_everybody_may_read_after_all_not_is_read_with_the_login(
+    server: RegistryServer, nobody_is_logged_in: Path
+) -> None:
+    """A login that one request is refused with is the one that another needs."""
+    docker_config(nobody_is_logged_in, auths={server.host: encoded("user", "se:cret")})
+
+    @server.rule("GET", "/v2/")
+    async def guarded(request: web.Request) -> web.StreamResponse | None:
+        logged_in = request.headers.get("Authorization") == BASIC
+        if request.path.endswith("/tags/list") and request.path != "/v2/":
+            return refusal(403, "DENIED", "not yours") if logged_in else None
+        return None if logged_in else refusal(401, "UNAUTHORIZED", "?", WWW_Authenticate='Basic realm="x"')
+
+    layout = Layout()
+    image = server.hold(layout, layout.image(A), "team/app", "1")
+    async with open_remote(reads(server), patience=QUICK) as remote:
+        for _ in range(2):
+            assert await remote.tags("team/app") == ("1",)
+            assert str((await remote.resolve("team/app", "1")).digest) == image["digest"]
+
+
+async def test_a_password_in_another_encoding_goes_as_its_bytes(
+    server: RegistryServer, nobody_is_logged_in: Path
+) -> None:
+    """As docker sends it."""
+    value = base64.b64encode("user:p\u00e4ss".encode("latin-1")).decode()
+    wants_basic(server, f"Basic {value}")
+    docker_config(nobody_is_logged_in, auths={server.host: {"auth": value}})
+
+    assert await tags(reads(server)) == ("1",)
+
+
+async def test_a_docker_config_that_is_a_file_is_named(
+    server: RegistryServer, nobody_is_logged_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker_config(nobody_is_logged_in, auths={server.host: encoded("user", "se:cret")})
+    monkeypatch.setenv("DOCKER_CONFIG", str(nobody_is_logged_in / "config.json"))
+
+    assert await tags(reads(server)) == ("1",)
+    wants_basic(server, BASIC)
+    with pytest.raises(SourceDeniedError, match=r"DOCKER_CONFIG names .*config\.json, which is no folder.*name the"):
+        await tags(reads(server))
 
 
 async def test_who_logs_in_anew_in_the_meantime_is_let_in(server: RegistryServer, nobody_is_logged_in: Path) -> None:

@@ -268,7 +268,9 @@ async def test_a_length_that_contradicts_the_descriptor_is_refused_at_once(
 async def test_a_blob_that_is_missing_is_named(remote: Remote) -> None:
     other = Descriptor(LAYER, Digest("b" * 64), 5)
 
-    with pytest.raises(SourceNotFoundError, match=r"layer bbbbbbbbbbbb of 127\.0\.0\.1:.*/team/app.*BLOB_UNKNOWN"):
+    with pytest.raises(
+        SourceNotFoundError, match=r"layer bbbbbbbbbbbb of 127\.0\.0\.1:.*/team/app.*BLOB_UNKNOWN.*incomplete"
+    ):
         await drain(the_blob(remote, other))
 
 

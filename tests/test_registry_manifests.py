@@ -345,8 +345,9 @@ async def test_what_is_no_manifest_is_an_error(server: RegistryServer, remote: R
         await remote.resolve("team/app", "1")
 
 
-async def test_a_web_page_is_no_registry(server: RegistryServer, remote: Remote) -> None:
-    server.manifests["team/app:1"] = ("text/html; charset=utf-8", b"<html>login</html>")
+@pytest.mark.parametrize("before", [b"", b" \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"])
+async def test_a_web_page_is_no_registry(server: RegistryServer, remote: Remote, before: bytes) -> None:
+    server.manifests["team/app:1"] = ("text/html; charset=utf-8", before + b"<html>login</html>")
 
     with pytest.raises(SourceError, match="web page"):
         await remote.resolve("team/app", "1")
@@ -361,6 +362,32 @@ async def test_denied_and_missing_are_told_apart(server: RegistryServer, remote:
         await remote.resolve("private/app", "1")
     with pytest.raises(SourceNotFoundError, match="missing/app:1"):
         await remote.resolve("missing/app", "1")
+
+
+@pytest.mark.parametrize("before", ["", "\n", "\ufeff "])
+async def test_a_refusal_that_is_a_web_page_blames_what_stands_between(
+    server: RegistryServer, remote: Remote, before: str
+) -> None:
+    @server.rule("GET", "/manifests/")
+    async def page(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=403, text=f"{before}<!DOCTYPE html><title>Blocked</title>", content_type="text/html")
+
+    with pytest.raises(SourceDeniedError, match=r"status 403 and a web page; .*not the registry.* firewall"):
+        await remote.resolve("team/app", "1")
+
+
+async def test_a_child_that_is_missing_is_no_wrong_name(server: RegistryServer, remote: Remote) -> None:
+    layout = Layout()
+    descriptor = server.hold(layout, multi(layout), "team/app", "1")
+    index = json.loads(server.blobs[str(descriptor["digest"])])
+    gone = index["manifests"][0]["digest"]
+    del server.blobs[gone]
+    root = await remote.resolve("team/app", "1")
+
+    with pytest.raises(SourceNotFoundError, match=rf"{gone}.*incomplete at its source.*--platform"):
+        await remote.load("team/app", root)
+    with pytest.raises(SourceNotFoundError, match="check the name"):
+        await remote.load("team/app", Descriptor(root.media_type, Digest("d" * 64), 5))
 
 
 # Lists

@@ -222,7 +222,7 @@ async def push_all(
 
     with only_cause():
         async with anyio.create_task_group() as tg:
-            stop = _Stop(tg.cancel_scope)
+            stop = Stop(tg.cancel_scope)
             for position, (image, to) in enumerate(images):
                 tg.start_soon(one, position, image, to)
     for position, (image, to) in enumerate(images):
@@ -231,8 +231,12 @@ async def push_all(
     return Results(outcomes[position] for position in range(len(images)))
 
 
-class _Stop:
-    """Stops many pushes when credentials are lost: of that all that is left would fail."""
+class Stop:
+    """Stops all of many tasks when credentials are lost: of that all that is left would fail.
+
+    Args:
+        scope: what holds them.
+    """
 
     def __init__(self, scope: CancelScope) -> None:
         self._scope = scope
@@ -336,7 +340,7 @@ async def push_layers(
 
     with only_cause():
         async with anyio.create_task_group() as tg:
-            stop = _Stop(tg.cancel_scope)
+            stop = Stop(tg.cancel_scope)
             for position, blob in blobs.items():
                 if blob.descriptor is not None:
                     tg.start_soon(one, position, str(files[position]), blob, blob.descriptor)

@@ -74,7 +74,7 @@ class ImageResult(Result):
         layers_mounted: blobs that were taken over from another repository of the registry.
         bytes_mounted: their bytes.
         referrers: what refers to it, and was carried along or stays behind.
-        left_out: what the image's index names and the source does not hold.
+        left_out: what the image's index names and the source does not hold, and entries beside it that are no image.
     """
 
     source: str

@@ -174,14 +174,14 @@ class OpenUpload:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What an index names and a push leaves out, because the source doesn't hold it.
+    """What an index or a source's list names and a push leaves out: it is not there, or no image.
 
     Attributes:
         name: the platform, or other words for it.
-        digest: of its manifest.
+        digest: of its manifest; None where that can't be read.
         reason: why.
     """
 
     name: str
-    digest: Digest
+    digest: Digest | None
     reason: str

@@ -10,12 +10,19 @@ from typing import Literal
 
 import anyio
 
-from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, ServiceError, only_cause
+from asyncpush.errors import (
+    CREDENTIALS_LOST,
+    AsyncpushError,
+    RepositoryNotFoundError,
+    ServiceError,
+    SourceError,
+    only_cause,
+)
 from asyncpush.events import Notice
 from asyncpush.image import ImageResult, ReferrerResult, Run, dry_run, push_planned
 from asyncpush.model import Digest
 from asyncpush.planning import Memory, Plan, nodes, plan_anew, plan_image
-from asyncpush.protocols import Image, ImageNode, IndexNode, ReferrerSource, Repository
+from asyncpush.protocols import FoundReferrers, Image, ImageNode, IndexNode, ReferrerSource, Repository, UnreadReferrer
 from asyncpush.reference import Destination
 
 #: What refers to a referrer: a signature of an SBOM, say. Nobody signs signatures of signatures.
@@ -34,6 +41,18 @@ def subjects_of(root: ImageNode | IndexNode) -> tuple[Digest, ...]:
 def is_refused(error: AsyncpushError) -> bool:
     """Whether ECR takes no such referrer: then nothing has failed."""
     return isinstance(error, ServiceError) and (error.code in _UNSUPPORTED or error.status == _METHOD_NOT_ALLOWED)
+
+
+def too_deep(found: FoundReferrers) -> FoundReferrers:
+    """What is *found* beyond ``MAX_DEPTH``: none of it is carried along, and each is named."""
+    error = SourceError(
+        f"referrers are followed over {MAX_DEPTH} steps, and it is further from its image", hint="push it by its digest"
+    )
+    left = (
+        UnreadReferrer(each.source, str(each.root.manifest.digest) if each.root.manifest else "", each.tag, error)
+        for each in found.referrers
+    )
+    return FoundReferrers((), (*found.unread, *left))
 
 
 async def push_referrer(
@@ -62,10 +81,12 @@ class _Carrying:
     unlisted: bool = False
 
     async def all_of(self, subject: Digest, depth: int) -> None:
-        if subject in self.seen or depth > MAX_DEPTH:
+        if subject in self.seen:
             return
         self.seen.add(subject)
         found = await self.source.of(subject)
+        if depth > MAX_DEPTH:
+            found = too_deep(found)
         for unread in found.unread:
             # One list that can't be read stands for those of the image's other manifests: they fail of the same.
             if unread.reference or not self.unlisted:

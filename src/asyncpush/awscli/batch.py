@@ -27,6 +27,7 @@ from asyncpush.ecr.errors import translated
 from asyncpush.ecr.pace import Pace
 from asyncpush.ecr.retry import Retries
 from asyncpush.errors import (
+    CREDENTIALS_LOST,
     AsyncpushError,
     ConfigurationError,
     ConnectionFailedError,
@@ -71,10 +72,15 @@ class Batch:
         common: the members that the command line gives; they come before the inputs' own.
         configuration: how blobs and times are written.
         query: picks from each answer.
+
+    Attributes:
+        tally: how far it is.
+        lost: why no more inputs were sent, where credentials were lost in its midst.
     """
 
     def __init__(self, command: Command, common: Members, configuration: Configuration, query: Query) -> None:
         self.tally = Tally()
+        self.lost: AsyncpushError | None = None
         self._command = command
         self._operation = command.operation
         self._common = common
@@ -117,6 +123,8 @@ class Batch:
                 async for item in _items(inputs):
                     await window.acquire()
                     await slots.acquire()
+                    if self.lost is not None:
+                        break  # those in flight end of themselves
                     sending.start_soon(one, item, uploads.turn(item, self._common) if uploads else None)
             lines.close()
 
@@ -136,6 +144,8 @@ class Batch:
             raise
         except (AsyncpushError, BotoCoreError) as error:
             outcome, result = "failed", {"error": _described(error)}
+            if isinstance(error, CREDENTIALS_LOST):
+                self.lost = self.lost or error
         self.tally.outcomes[outcome] += 1
         return json.dumps({"input": item.number, "outcome": outcome, **result}, ensure_ascii=False) + "\n"
 

@@ -22,7 +22,7 @@ from asyncpush.awscli.configuration import Configuration
 from asyncpush.awscli.faults import CommandError
 from asyncpush.awscli.formats import Query
 from asyncpush.awscli.inputs import read_arguments
-from asyncpush.cli.run import DONE, FAILED, run_quietly
+from asyncpush.cli.run import DONE, FAILED, run_quietly, say_error
 from asyncpush.cli.streams import STANDARD_INPUT, say, write_result
 
 #: Seconds between two looks at the progress.
@@ -53,6 +53,8 @@ def run_batch(command: Command, configuration: Configuration, query: Query) -> i
 
     with _opened(command.extras.batch or "-") as descriptor:
         status = run_quietly(partial(main, BatchInput(descriptor)))
+    if batch.lost is not None:
+        say_error(batch.lost, about=f"only {batch.tally.outcomes.total()} inputs were sent")
     say(_summary(batch.tally, time.monotonic() - began))
     return status
 

@@ -141,8 +141,11 @@ def _image(result: ImageResult | ImageFailure) -> Json:
 
 
 def left_out_document(left_out: Iterable[LeftOut]) -> Sequence[Json]:
-    """What of an index was not there, for a JSON report."""
-    return [{"name": each.name, "digest": str(each.digest), "reason": each.reason} for each in left_out]
+    """What of a source was left out, for a JSON report."""
+    return [
+        {"name": each.name, "digest": str(each.digest) if each.digest else None, "reason": each.reason}
+        for each in left_out
+    ]
 
 
 def _referrer(result: ReferrerResult) -> Json:

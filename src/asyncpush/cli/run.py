@@ -86,15 +86,21 @@ def say_error(error: BaseException, *, about: str | None = None) -> None:
     say(f"asyncpush: error: {about}: {text}" if about else f"asyncpush: error: {text}")
 
 
-def say_lost(failures: Sequence[tuple[AsyncpushError, str]], total: int) -> None:
-    """Say once, and of which of *total* things, that credentials were lost: the others of *failures* are not told."""
+def say_lost(failures: Sequence[tuple[AsyncpushError, str]], total: int, *, undone: str = "pushed") -> None:
+    """Say once, and of which of *total* things, that credentials were lost: the others of *failures* are not told.
+
+    Args:
+        failures: errors, and what failed of them.
+        total: how many things there are.
+        undone: what was not done with those that are named.
+    """
     lost = [(error, name) for error, name in failures if isinstance(error, CREDENTIALS_LOST)]
     if not lost:
         return
     names = [name for _, name in lost[:_SHOWN_NAMES]]
     if len(lost) > len(names):
         names.append("...")
-    say_error(lost[0][0], about=f"{len(lost)} of {total} not pushed ({', '.join(names)})" if total > 1 else None)
+    say_error(lost[0][0], about=f"{len(lost)} of {total} not {undone} ({', '.join(names)})" if total > 1 else None)
 
 
 async def _until_signal(command: Callable[[], Awaitable[int]]) -> tuple[int, signal.Signals | None]:

@@ -25,7 +25,7 @@ from asyncpush.model import Digest
 from asyncpush.planning import companions
 from asyncpush.protocols import ImageNode, IndexNode, ReferrerSource
 from asyncpush.reference import Destination
-from asyncpush.referrers import MAX_DEPTH, subjects_of
+from asyncpush.referrers import subjects_of
 from asyncpush.results import Results
 from asyncpush.settings import Settings
 from asyncpush.sources.registry import Patience, open_remotes
@@ -131,14 +131,13 @@ class _Expected:
                         tg.start_soon(self._referrers_of, copy, subject, image.referrers, 1)
 
     async def _referrers_of(self, copy: Copy, subject: Digest, source: ReferrerSource | None, depth: int) -> None:
-        found = await self._referrers.of(copy, subject, source)
+        found = await self._referrers.of(copy, subject, source, depth)
         for unread in found.unread:
             self._context.failed(copy, unread.error)
         for referrer in found.referrers:
             if referrer.root.manifest:
                 self._want(copy, referrer.tag, referrer.root)
-                if depth < MAX_DEPTH:
-                    await self._referrers_of(copy, referrer.root.manifest.digest, source, depth + 1)
+                await self._referrers_of(copy, referrer.root.manifest.digest, source, depth + 1)
 
     def _want(self, copy: Copy, tag: str | None, root: ImageNode | IndexNode) -> None:
         to = Destination(self._context.targets[copy.goal.target].registry.name, copy.goal.repository, tag)

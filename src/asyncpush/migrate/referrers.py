@@ -21,7 +21,7 @@ from asyncpush.migrate.results import pushed_result
 from asyncpush.model import Digest
 from asyncpush.planning import Memory, Plan, Wanted, plan_anew, plan_images
 from asyncpush.protocols import FoundReferrers, Image, ReferrerSource, UnreadReferrer
-from asyncpush.referrers import MAX_DEPTH, is_refused, push_referrer
+from asyncpush.referrers import MAX_DEPTH, is_refused, push_referrer, too_deep
 from asyncpush.sources.registry import RepositoryReferrers
 
 
@@ -75,7 +75,7 @@ class Referrers:
         put = self._context.results[copy.key].outcome == "pushed"
         if known and not put and not self._context.options.recheck:
             return True
-        found = await self.of(copy, subject, source)
+        found = await self.of(copy, subject, source, depth)
         for key in self._noted.pop((address, subject), ()):
             self._context.results.pop(key, None)
         whole = not found.unread
@@ -83,16 +83,25 @@ class Referrers:
             self._note_unread(copy, subject, unread)
         for referrer in found.referrers:
             whole = await self._put(copy, subject, referrer) and whole
-            if depth < MAX_DEPTH and referrer.root.manifest:
+            if referrer.root.manifest:
                 whole = await self._carry(copy, referrer.root.manifest.digest, source, depth + 1) and whole
         if whole and journal and not self._context.options.dry:
             await journal.note_referrers(address, subject)
         return whole
 
-    async def of(self, copy: Copy, subject: Digest, source: ReferrerSource | None = None) -> FoundReferrers:
-        """What refers to *subject* at the copy's source; asked for once, and again where it could not be read."""
-        if source is not None:
-            return await source.of(subject)
+    async def of(self, copy: Copy, subject: Digest, source: ReferrerSource | None, depth: int) -> FoundReferrers:
+        """What refers to *subject* at the copy's source; asked for once, and again where it could not be read.
+
+        Args:
+            copy: the copy that brings what *subject* belongs to.
+            subject: the digest of a manifest.
+            source: tells what refers to it, where that is not asked of the copy's registry.
+            depth: 1 for an image, 2 for what refers to one, and so on; what is too deep is found unreadable.
+        """
+        found = await (source.of(subject) if source is not None else self._asked(copy, subject))
+        return too_deep(found) if depth > MAX_DEPTH else found
+
+    async def _asked(self, copy: Copy, subject: Digest) -> FoundReferrers:
         place = (copy.entry.host, copy.entry.repository)
         if place not in self._sources:
             tags, emit = partial(self._context.tags, *place), self._context.emit

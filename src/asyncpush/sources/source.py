@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 from asyncpush.errors import ChoiceError, ManifestError, SourceError
@@ -154,7 +154,14 @@ class LocalSource:
     async def all_images(self, *, platform: Platforms = None) -> tuple[Image | UnreadImage, ...]:
         """See ``Source``."""
         entries = self._answering() if self.location.choice else self._any()
-        return self._told(await self._read(entries, each_platform(platform)))
+        rubbish = [] if self.location.choice else [entry for entry in entries if entry.is_rubbish]
+        if len(rubbish) == len(entries):
+            rubbish = []
+        wanted = [entry for entry in entries if entry not in rubbish]
+        images = self._told(await self._read(wanted, each_platform(platform)))
+        left_out = self._left_out(rubbish)
+        first = next((image for image in images if isinstance(image, Image)), None)
+        return tuple(_without(image, left_out) if image is first else image for image in images)
 
     async def images(self, *, platform: Platforms = None) -> tuple[Image, ...]:
         """See ``Source``."""
@@ -177,13 +184,9 @@ class LocalSource:
         [image] = self._told(await self._read(entries[:1], platforms))
         if isinstance(image, UnreadImage):
             raise image.error
-        if self.location.choice is None:
-            for entry in self.entries:
-                if entry.other_type:
-                    self.emit(Notice(f"{self._written(entry)} is left out: it is {entry.other_type[:100]!r}, no image"))
-                elif entry.is_rubbish:
-                    self.emit(Notice(f"{self._written(entry)} is left out: its manifest is malformed, or not there"))
-        return image
+        if self.location.choice is not None:
+            return image
+        return _without(image, self._left_out([each for each in self.entries if each.other_type or each.is_rubbish]))
 
     def _any(self) -> Sequence[Entry]:
         """All but what refers to another one: that goes along with it."""
@@ -259,6 +262,17 @@ class LocalSource:
                 self.emit(Notice(f"{image.source} is pushed without {_in_words(image.left_out)}"))
         return images
 
+    def _left_out(self, entries: Sequence[Entry]) -> tuple[LeftOut, ...]:
+        """Say that *entries*, which are no images that anybody could want, are left out."""
+        left_out = []
+        for entry in entries:
+            reason = "its manifest is malformed, or not there"
+            if entry.other_type:
+                reason = f"it is {entry.other_type[:100]!r}, no image"
+            left_out.append(LeftOut(self._written(entry), entry.digest, reason))
+            self.emit(Notice(f"{left_out[-1].name} is left out: {reason}"))
+        return tuple(left_out)
+
     def _choices(self, entries: Sequence[Entry]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self._written(entry) for entry in entries))
 
@@ -267,6 +281,11 @@ class LocalSource:
         if entry.title is not None and sum(entry.title == other.title for other in self.entries) == 1:
             return f"{place}:{entry.title}"
         return place if len(self.entries) == 1 else f"{place}:@{entry.position}"
+
+
+def _without(image: Image, left_out: Sequence[LeftOut]) -> Image:
+    """*image*, with what is left out beside it."""
+    return replace(image, left_out=(*image.left_out, *left_out)) if left_out else image
 
 
 def _are_several(entries: Sequence[Entry]) -> bool:

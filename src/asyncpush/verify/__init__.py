@@ -9,6 +9,7 @@ from dataclasses import replace
 import anyio
 from anyio import CapacityLimiter
 
+from asyncpush.api import Stop
 from asyncpush.connection import Registry, engine_of
 from asyncpush.errors import AsyncpushError, InvalidReferenceError, only_cause
 from asyncpush.model import Digest
@@ -69,7 +70,8 @@ async def verify_all(
         deep: read every blob and compare its digest.
 
     Returns:
-        What was found of each, in the order of *targets*; a failure where its repository could not be asked.
+        What was found of each, in the order of *targets*; a failure where its repository could not be asked, or was
+        not any more, since credentials were lost.
     """
     engine = engine_of(registry)
     outcomes: dict[int, Verification | VerificationFailure] = {}
@@ -93,11 +95,16 @@ async def verify_all(
             except AsyncpushError as error:
                 failures = {place: VerificationFailure(str(target), error) for place, target in wanted.items()}
                 outcomes.update(failures)
+                stop.on(error)
             else:
                 outcomes.update({place: content.verdict(target) for place, target in wanted.items()})
 
     with only_cause():
         async with anyio.create_task_group() as tg:
+            stop = Stop(tg.cancel_scope)
             for name, wanted in by_repository.items():
                 tg.start_soon(one, name, wanted)
+    for position, target in enumerate(targets):
+        if position not in outcomes:
+            outcomes[position] = VerificationFailure(str(target), stop.cause)
     return [outcomes[position] for position in range(len(targets))]

@@ -45,6 +45,14 @@ _BASIC: Final = "basic"
 _LOGIN_HINT = "log in (docker login {host}), or give credentials: --src-creds, or in a plan"
 
 
+class LoginRefusedError(SourceDeniedError):
+    """Raised where an account is not taken at all, whatever is asked for."""
+
+    def __init__(self, message: str, account: Account, *, hint: str | None = None) -> None:
+        self.account = account
+        super().__init__(message, hint=hint)
+
+
 class _TokenDocument(msgspec.Struct):
     token: str | None = None
     access_token: str | None = None
@@ -66,10 +74,11 @@ class _Bearer:
 class _Grant:
     """What is known for one scope: the value of Authorization, whose it is, and when it must be renewed."""
 
+    for_nobody: bool = False
     lock: Lock = field(default_factory=Lock)
     scope: str | None = None
     value: str | None = field(default=None, repr=False)
-    anonymous: bool = True
+    account: Account | None = None
     open: bool = False
     renew_at: float = 0.0
     rounds: int = 0
@@ -109,21 +118,26 @@ class Authority:
         self._requests = requests
         self._mood = Mood()
         self._way: _Bearer | Literal["basic"] | None = None
-        self._grants: dict[str, _Grant] = {}
+        self._grants: dict[tuple[str, bool], _Grant] = {}
         self._refreshed: dict[str, str] = {}
 
-    async def current(self, repository: str, scope: str) -> str | None:
+    async def current(self, repository: str, scope: str, *, nobody: bool = False) -> str | None:
         """The value of Authorization for a request; None where nobody has asked for one yet, or there is none.
+
+        Args:
+            repository: whose request it is; empty for one that concerns the whole registry.
+            scope: what it needs, such as ``repository:team/app:pull``.
+            nobody: do not say who asks, though there are credentials.
 
         Raises:
             SourceError: no token is to be had.
         """
-        grant = self._grant(scope)
+        grant = self._grant(scope, nobody)
         if grant.open and grant.value is None:
             return None  # what one request wants, others of this scope do not
         if self._way is None or (grant.value is not None and time.monotonic() < grant.renew_at):
             return grant.value
-        if self._way == _BASIC and await self._accounts.find(repository) is None:
+        if self._way == _BASIC and await self._account(grant, repository) is None:
             return None  # another repository wanted credentials; this one may be everybody's
         return await self._renewed(grant, repository, scope, grant.value)
 
@@ -138,7 +152,7 @@ class Authority:
             self._way = self._choose(challenges)
 
     async def challenged(
-        self, challenges: tuple[Challenge, ...], repository: str, scope: str, used: str | None
+        self, challenges: tuple[Challenge, ...], repository: str, scope: str, used: str | None, *, nobody: bool = False
     ) -> str | None:
         """What to say instead of *used*, which a 401 has refused.
 
@@ -147,12 +161,13 @@ class Authority:
             repository: whose request it was; empty for one that concerns the whole registry.
             scope: what it needs, such as ``repository:team/app:pull``.
             used: what it had said.
+            nobody: as in ``current``.
 
         Raises:
             SourceDeniedError: there is nothing else to say.
             SourceError: no token is to be had.
         """
-        grant = self._grant(scope)
+        grant = self._grant(scope, nobody)
         before, self._way = self._way, self._choose(challenges)
         if isinstance(self._way, _Bearer):
             offered = next(challenge.get("scope") for challenge in challenges if challenge.scheme == "bearer")
@@ -165,26 +180,29 @@ class Authority:
             self._way = before
             raise
 
-    def note_open(self, scope: str) -> None:
+    def note_open(self, scope: str, *, nobody: bool = False) -> None:
         """Take note that something of *scope* is everybody's."""
-        self._grant(scope).open = True
+        self._grant(scope, nobody).open = True
 
-    async def expired(self, repository: str, scope: str, used: str | None) -> str | None:
+    async def expired(self, repository: str, scope: str, used: str | None, *, nobody: bool = False) -> str | None:
         """What to say instead of *used*, which has expired; the registry has said so without a challenge.
 
         Raises:
             SourceDeniedError: there is nothing else to say.
             SourceError: no token is to be had.
         """
-        return await self._renewed(self._grant(scope), repository, scope, used)
+        return await self._renewed(self._grant(scope, nobody), repository, scope, used)
 
-    def is_logged_in(self, scope: str) -> bool:
-        """Whether what requests for *scope* say of who is asking rests on credentials: else it is nobody."""
-        grant = self._grants.get(scope)
-        return grant is not None and grant.value is not None and not grant.anonymous
+    def account(self, scope: str) -> Account | None:
+        """Whose credentials stand behind what requests for *scope* say of who is asking; None if it is nobody."""
+        grant = self._grants.get((scope, False))
+        return grant.account if grant is not None and grant.value is not None else None
 
-    def _grant(self, scope: str) -> _Grant:
-        return self._grants.setdefault(scope, _Grant())
+    def _grant(self, scope: str, nobody: bool) -> _Grant:
+        return self._grants.setdefault((scope, nobody), _Grant(for_nobody=nobody))
+
+    async def _account(self, grant: _Grant, repository: str, *, anew: bool = False) -> Account | None:
+        return None if grant.for_nobody else await self._accounts.find(repository, anew=anew)
 
     def _choose(self, challenges: tuple[Challenge, ...]) -> _Bearer | Literal["basic"]:
         for challenge in challenges:
@@ -219,7 +237,7 @@ class Authority:
                 raise grant.error
             grant.error = None
             try:
-                account = await self._accounts.find(repository)
+                account = await self._account(grant, repository)
                 if isinstance(self._way, _Bearer) and (account is None or account.registry_token is None):
                     await self._fetch(grant, self._way, account, repository, scope)
                 else:
@@ -241,17 +259,18 @@ class Authority:
                 f"{self._host} wants credentials, and there are none for it", hint=_LOGIN_HINT.format(host=self._host)
             )
         if value == used:
-            raise SourceDeniedError(
-                f"{self._host} does not take the credentials of {account.name!r}",
+            raise LoginRefusedError(
+                f"{self._host} does not take {account.label}",
+                account,
                 hint=f"check user and password; {_LOGIN_HINT.format(host=self._host)}",
             )
-        grant.value, grant.renew_at, grant.anonymous = value, float("inf"), False
+        grant.value, grant.renew_at, grant.account = value, float("inf"), account
 
     async def _fetch(self, grant: _Grant, way: _Bearer, account: Account | None, repository: str, scope: str) -> None:
         try:
             document = await self._request_token(way, account, grant.scope or scope)
         except SourceDeniedError:
-            again = await self._accounts.find(repository, anew=True)
+            again = await self._account(grant, repository, anew=True)
             if again == account:
                 raise
             account = again
@@ -261,7 +280,7 @@ class Authority:
             raise SourceError(f"{way.realm.host} gave no token for {self._host}")
         hide(value)
         grant.value, grant.renew_at = f"Bearer {value}", time.monotonic() + _lifetime(document)
-        grant.anonymous = account is None
+        grant.account = account
 
     async def _request_token(self, way: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
         tries = Tries("token", self._patience, self._mood, self._emit)
@@ -274,7 +293,12 @@ class Authority:
                     await tries.failed(error)
                 except TransientError as final:
                     # These tries are all: the request that wants the token must not begin them anew.
-                    raise SourceUnavailableError(final.message, hint=final.hint) from final
+                    raise SourceUnavailableError(self._without_token(final), hint=final.hint) from final
+            except SourceUnavailableError as error:
+                raise SourceUnavailableError(self._without_token(error), hint=error.hint) from error
+
+    def _without_token(self, error: SourceError) -> str:
+        return f"no token for {self._host}: {error.message}"
 
     async def _ask(self, way: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
         self._requests["token"] += 1
@@ -315,11 +339,12 @@ class Authority:
                 throttled=throttled,
             )
         hint = _LOGIN_HINT.format(host=self._host)
-        if status in (400, 401, 403):
-            whose = f"refuses the credentials of {account.name!r}" if account else "refuses"
-            return SourceDeniedError(
-                f"{where} {whose} (status {status})", hint=f"check user and password; {hint}" if account else hint
+        if status in (400, 401, 403) and account is not None:
+            return LoginRefusedError(
+                f"{where} refuses {account.label} (status {status})", account, hint=f"check user and password; {hint}"
             )
+        if status in (400, 401, 403):
+            return SourceDeniedError(f"{where} refuses (status {status})", hint=hint)
         return SourceUnavailableError(f"{where} answers with status {status}")
 
 

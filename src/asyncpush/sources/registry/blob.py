@@ -20,8 +20,9 @@ from asyncpush.settings import MiB
 from asyncpush.sources.registry.encoding import GZIP, Decoder, encoding_of, unknown_encoding_of
 from asyncpush.sources.registry.http import LATER, translated
 from asyncpush.sources.registry.patience import TransientError
+from asyncpush.sources.registry.requests import Ask, path_of
 from asyncpush.sources.registry.turns import OpenAnswer, Turn
-from asyncpush.sources.registry.wire import UNASKED, Ask, Wire, path_of
+from asyncpush.sources.registry.wire import UNASKED, Wire
 
 _OPERATION = "GET blob"
 _PARTIAL, _NO_SUCH_RANGE, _BROKEN = 206, 416, 500

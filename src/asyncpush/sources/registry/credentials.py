@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from anyio import Lock, to_thread
@@ -50,6 +50,7 @@ class Accounts:
         self._read_again_at = 0.0
         self._told: dict[Helper, _Told] = {}
         self._problem: ConfigurationError | None = None
+        self._refused: set[Account] = set()
         self._lock = Lock()
 
     @property
@@ -85,6 +86,10 @@ class Accounts:
                     f"{registry.host} is to be opened by AWS credentials, but is no registry of ECR that they open"
                 )
             return await self._found(repository)
+
+    def pass_over(self, account: Account) -> None:
+        """Use a stored login no more: the registry has refused it."""
+        self._refused.add(account)
 
     async def _found(self, repository: str) -> Account | None:
         problem: ConfigurationError | None = None
@@ -135,14 +140,23 @@ class Accounts:
         if helper := file.helper(self._host):
             try:
                 if account := await self._ask(helper):
-                    return account
+                    account = replace(account, origin=f"docker-credential-{helper.name}, which {file.name} names")
+                    if self._is_usable(account, problems):
+                        return account
             except ConfigurationError as error:
                 problems.append(ConfigurationError(f"{error.message}, and {file.name} names it", hint=error.hint))
         try:
-            return file.account(self._host, repository)
+            found = file.account(self._host, repository)
         except ConfigurationError as error:
             problems.append(error)
             return None
+        return found if found and self._is_usable(found, problems) else None
+
+    def _is_usable(self, account: Account, problems: list[ConfigurationError]) -> bool:
+        if account in self._refused:
+            problems.append(ConfigurationError(f"it refuses {account.label}"))
+            return False
+        return True
 
     async def _ask(self, helper: Helper) -> Account | None:
         told = self._told.get(helper)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from asyncpush.errors import SourceError
+from asyncpush.errors import SourceError, SourceNotFoundError
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Blob
 from asyncpush.sources.loader import empty_blob
 from asyncpush.sources.registry.blob import RegistryBlob
 from asyncpush.sources.registry.reference import SCHEME
+from asyncpush.sources.registry.refusals import INCOMPLETE
 
 
 class Manifests(Protocol):
@@ -39,10 +40,12 @@ class RepositoryImages:
     Attributes:
         remote: the registry.
         repository: its name there.
+        root: of the image that is read: what else is read is named by it.
     """
 
     remote: Manifests
     repository: str
+    root: Descriptor
 
     @property
     def label(self) -> str:
@@ -51,7 +54,13 @@ class RepositoryImages:
 
     async def manifest(self, reference: Descriptor | Digest) -> Manifest:
         """See ``loader.ImageStore``."""
-        return await self.remote.manifest(self.repository, reference)
+        try:
+            return await self.remote.manifest(self.repository, reference)
+        except SourceNotFoundError as error:
+            digest = reference.digest if isinstance(reference, Descriptor) else reference
+            if digest != self.root.digest:
+                error.hint = f"{INCOMPLETE}, or take what is there: --platform, or platforms in a plan"
+            raise
 
     async def config(self, descriptor: Descriptor) -> bytes:
         """See ``loader.ImageStore``."""

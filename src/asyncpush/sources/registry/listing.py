@@ -6,7 +6,7 @@ Sources: OCI distribution-spec 1.1, "listing tags", "listing referrers"; the dis
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -14,14 +14,14 @@ import msgspec
 from anyio import to_thread
 from yarl import URL
 
-from asyncpush.errors import ManifestError, SourceDeniedError, SourceError
-from asyncpush.manifest import DescriptorDocument, parse_descriptor
-from asyncpush.model import Descriptor, Digest
+from asyncpush.errors import ManifestError, SourceDeniedError, SourceError, SourceNotFoundError
 from asyncpush.settings import MiB
 from asyncpush.sources.content import Document, decode_document
 from asyncpush.sources.registry.links import parse_links
 from asyncpush.sources.registry.patience import TransientError
-from asyncpush.sources.registry.wire import Answer, Ask, DeniedError, NotThereError, RefusedError, Wire
+from asyncpush.sources.registry.refusals import DeniedError, NotThereError, RefusedError
+from asyncpush.sources.registry.requests import Answer, Ask
+from asyncpush.sources.registry.wire import Wire
 
 #: Some registries ignore the length of a page: a hundred thousand tags are a few MiB.
 MAX_PAGE_SIZE = 32 * MiB
@@ -35,6 +35,16 @@ _LONG = 128 * 1024
 _PAGE = 1000
 
 _UNAUTHORIZED, _BROKEN = 401, 500
+
+
+class CutShortError(SourceError):
+    """Raised for a list that can't be read to its end."""
+
+    @classmethod
+    def at(cls, label: str, error: SourceError) -> CutShortError:
+        """What *error* means behind the first page of the list that is called *label*."""
+        message = f"{label} can't be listed to the end: {error.message}"
+        return cls(message, hint="go on later: the same command goes on")
 
 
 class TagsDocument(msgspec.Struct):
@@ -97,7 +107,7 @@ async def names(wire: Wire, ask: Ask, kind: type[NamesDocument]) -> tuple[str, .
         goes_on, probing = goes_on or probing, following is None
         if following is not None:
             longest = max(longest, len(page))
-            answer = await pages.get(following)
+            answer = await pages.follow(following)
         elif page and (goes_on or _may_be_cut(len(page), longest)):
             after = await _probe(pages, f"{ask.path}?{query}last={quote(page[-1], safe='')}", sure=goes_on)
             if after is None:
@@ -122,8 +132,10 @@ async def _probe(pages: Pages, path: str, *, sure: bool) -> Answer | None:
     try:
         return await pages.get(path)
     except (SourceDeniedError, NotThereError, RefusedError, TransientError) as error:
-        if sure or (isinstance(error, TransientError) and error.status != _BROKEN):
+        if isinstance(error, TransientError) and (sure or error.status != _BROKEN):
             raise
+        if sure:
+            raise CutShortError.at(pages.label, error) from error
         # Its pages have names of their own, as ECR's have: it would have named the next one.
         return None
 
@@ -200,6 +212,19 @@ class Pages:
             raise SourceError(f"{ask.what}: the list of {wire.host} has more than {MAX_LIST_SIZE // MiB} MiB")
         return answer
 
+    async def follow(self, path: str) -> Answer:
+        """Ask for a page that the registry has spoken of.
+
+        Raises:
+            CutShortError: it refuses.
+            SourceUnavailableError: it can't be reached, or fails too often.
+            SourceError: as ``get``.
+        """
+        try:
+            return await self.get(path)
+        except (SourceDeniedError, SourceNotFoundError, RefusedError) as error:
+            raise CutShortError.at(self.label, error) from error
+
     async def decode(self, answer: Answer, kind: type[Document]) -> Document:
         """Read a page where that does not hold up the event loop.
 
@@ -260,63 +285,6 @@ async def pages(wire: Wire, ask: Ask, kind: type[Document]) -> AsyncIterator[Doc
         answer = await walk.get(path)
         yield await walk.decode(answer, kind)
         path = walk.next_path(answer)
-
-
-class CutShortError(SourceError):
-    """Raised for a list of referrers that can't be read to its end."""
-
-
-class _ReferrersDocument(msgspec.Struct):
-    manifests: list[msgspec.Raw] | None = None
-    layers: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-
-
-@dataclass(frozen=True, slots=True)
-class ListedReferrers:
-    """What a registry lists as referring to a manifest.
-
-    Attributes:
-        descriptors: the manifests that do.
-        problems: entries of the list that can't be read.
-    """
-
-    descriptors: tuple[Descriptor, ...] = ()
-    problems: tuple[SourceError, ...] = ()
-
-
-async def list_referrers(wire: Wire, ask: Ask) -> ListedReferrers:
-    """What a registry lists as referring to a manifest (``GET .../referrers/DIGEST``).
-
-    Raises:
-        ManifestError: what it gives is no such list.
-        SourceError: it refuses, or its list can't be read to its end.
-    """
-    found: dict[Digest, Descriptor] = {}
-    problems: list[SourceError] = []
-    label = f"{ask.what} of {wire.host}"
-    first = True
-    try:
-        async for page in pages(wire, ask, _ReferrersDocument):
-            if page.manifests is None or page.layers is not msgspec.UNSET:
-                raise ManifestError(f"{label}: the answer is no index")
-            before = len(found) + len(problems)
-            for each in page.manifests:
-                try:
-                    descriptor = parse_descriptor(decode_document(bytes(each), DescriptorDocument, label), label)
-                except ManifestError as error:
-                    problems.append(error)
-                else:
-                    found.setdefault(descriptor.digest, descriptor)
-            if page.manifests and not first and len(found) + len(problems) == before:
-                raise SourceError(f"{label}: the list repeats itself")
-            first = False
-    except SourceError as error:
-        if first:
-            raise
-        raise CutShortError(
-            f"{label} can't be listed to their end: {error.message}", hint="go on later: the same command goes on"
-        ) from error
-    return ListedReferrers(tuple(found.values()), tuple(problems))
 
 
 def _is_same_list(path: str, own: str) -> bool:

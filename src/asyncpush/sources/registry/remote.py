@@ -7,13 +7,11 @@ from collections.abc import Collection
 from dataclasses import replace
 from types import MappingProxyType
 
-import msgspec
 from anyio import to_thread
 
 from asyncpush.errors import (
     DigestMismatchError,
     ManifestError,
-    SourceDeniedError,
     SourceError,
     SourceNotFoundError,
     SourceUnavailableError,
@@ -23,7 +21,6 @@ from asyncpush.manifest import (
     ACCEPTED_TYPES,
     DOCKER_MANIFEST,
     Manifest,
-    parse_manifest,
 )
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import ImageNode, IndexNode
@@ -34,15 +31,16 @@ from asyncpush.sources.registry.blob import RegistryBlob
 from asyncpush.sources.registry.images import RepositoryImages
 from asyncpush.sources.registry.listing import (
     CatalogDocument,
-    CutShortError,
-    ListedReferrers,
     TagsDocument,
-    list_referrers,
     names,
 )
+from asyncpush.sources.registry.manifests import described, digest_of, media_type_of, parse_checked
 from asyncpush.sources.registry.patience import TransientError
 from asyncpush.sources.registry.reference import is_repository, is_tag
-from asyncpush.sources.registry.wire import Answer, Ask, NotThereError, RefusedError, Wire, path_of
+from asyncpush.sources.registry.referrer_lists import ListedReferrers, ReferrerLists
+from asyncpush.sources.registry.refusals import RefusedError
+from asyncpush.sources.registry.requests import Ask, path_of
+from asyncpush.sources.registry.wire import Wire
 
 #: Manifests are a few KiB; those of the biggest indexes some hundred.
 _CACHE_SIZE = 32 * MiB
@@ -50,25 +48,13 @@ _CACHE_SIZE = 32 * MiB
 _LONG = 64 * 1024
 
 _ACCEPT = MappingProxyType({"Accept": ", ".join(ACCEPTED_TYPES)})
-_ACCEPT_INDEX = MappingProxyType({"Accept": "application/vnd.oci.image.index.v1+json"})
 _ACCEPT_DOCKER = MappingProxyType({"Accept": DOCKER_MANIFEST})
 
 #: How registries refuse a request for types that they don't know.
 _UNACCEPTABLE = frozenset({400, 406, 415})
 
-#: Refusals of the referrers API that hold for the whole registry: it has none.
-_NO_REFERRERS = frozenset({405, 406, 410, 415, 501})
-#: Codes of a 404 that says nothing of the API: it is about the repository or the image.
-_OF_ONE_IMAGE = frozenset({"NAME_UNKNOWN", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"})
-
 #: HEADs that fail in a row for what may pass, before no more are sent.
 _FAILING_HEADS = 2
-
-_SCHEMA_1 = 1
-
-
-class _Version(msgspec.Struct, rename={"schema_version": "schemaVersion"}):
-    schema_version: int = 0
 
 
 class Remote:
@@ -82,8 +68,7 @@ class Remote:
         self._wire = wire
         self._manifests: OrderedDict[Digest, Manifest] = OrderedDict()
         self._cached = 0
-        self._has_referrers = True
-        self._referrers_refused = False
+        self._referrers = ReferrerLists(wire, self.manifest)
         self._heads_left = _FAILING_HEADS
 
     @property
@@ -104,7 +89,7 @@ class Remote:
     @property
     def lists_referrers(self) -> bool:
         """Whether it may have the referrers API; if not, a tag may hold what refers to an image."""
-        return self._has_referrers
+        return self._referrers.has_api
 
     async def ping(self) -> None:
         """See that the registry answers, and takes the credentials (``GET /v2/``).
@@ -149,7 +134,7 @@ class Remote:
             return error
         except SourceError as error:
             return error
-        return _described(answer, reference)
+        return described(answer, reference)
 
     async def manifest(self, repository: str, reference: Descriptor | Digest | str) -> Manifest:
         """Read a manifest or index; one that was read by its digest is remembered for a while.
@@ -195,11 +180,13 @@ class Remote:
             answer = await self._wire.fetch(replace(ask, headers=_ACCEPT_DOCKER), MAX_MANIFEST_SIZE)
         if answer.body is None:
             raise ManifestError(f"{what} has more than {MAX_MANIFEST_SIZE} bytes", hint="ECR takes no such manifest")
-        media_type = descriptor.media_type if descriptor else _media_type(answer)
-        claim = wanted or _content_digest(answer)
+        media_type = descriptor.media_type if descriptor else media_type_of(answer)
+        claim = wanted or digest_of(answer)
         checked = (answer.body, media_type, claim, what)
         try:
-            return await to_thread.run_sync(_checked, *checked) if len(answer.body) > _LONG else _checked(*checked)
+            if len(answer.body) > _LONG:
+                return await to_thread.run_sync(parse_checked, *checked)
+            return parse_checked(*checked)
         except DigestMismatchError as error:
             if wanted is not None or claim is None:
                 raise
@@ -242,68 +229,8 @@ class Remote:
         return tuple(filter(is_repository, await names(self._wire, ask, CatalogDocument)))
 
     async def referrers(self, repository: str, digest: Digest, *, tagged: bool = False) -> ListedReferrers:
-        """What refers to a manifest: signatures, SBOMs and the like.
-
-        A registry without that API, and one whose answer is no such list, may have a tag for them.
-
-        Args:
-            repository: where the manifest is.
-            digest: of the manifest.
-            tagged: that tag is there: it counts beside a list, for who has pushed it may not have known of the API.
-
-        Raises:
-            SourceError: neither can be read, or the list not to its end.
-        """
-        listed = ListedReferrers()
-        if self._has_referrers:
-            path, what = path_of(repository, "referrers", str(digest)), f"referrers of {digest.short} in {repository}"
-            try:
-                listed = await list_referrers(self._wire, Ask("GET referrers", path, what, repository, _ACCEPT_INDEX))
-                if not tagged:
-                    return listed
-            except CutShortError:
-                raise
-            except NotThereError as error:
-                self._has_referrers = error.code in _OF_ONE_IMAGE
-            except SourceDeniedError as error:
-                self._note_refused_referrers(error)
-            except RefusedError as error:
-                self._has_referrers = error.status not in _NO_REFERRERS
-            except SourceUnavailableError as error:
-                listed = ListedReferrers(problems=(error,))
-            except SourceError:
-                pass  # a web page, redirects in a circle, or what else is no list
-        return await self._with_tagged(repository, digest, listed, tagged=tagged)
-
-    async def _with_tagged(
-        self, repository: str, digest: Digest, listed: ListedReferrers, *, tagged: bool
-    ) -> ListedReferrers:
-        """*listed*, and what the tag for referrers names."""
-        tag = f"sha256-{digest.hex}"
-        try:
-            manifest = await self.manifest(repository, tag)
-        except SourceNotFoundError as error:
-            if tagged:
-                self._wire.notice(f"{tag}, which lists what refers to {digest.short}, is gone at its source: {error}")
-            return listed
-        except SourceDeniedError as error:
-            # Some refuse what is not there: the image itself could be read.
-            self._note_refused_referrers(error)
-            return listed
-        except SourceError as error:
-            if not listed.descriptors:
-                raise
-            return replace(listed, problems=(*listed.problems, error))
-        # GitLab takes the tag for the digest: an index's own images do not refer to it.
-        children = () if manifest.digest == digest else manifest.children
-        known = {each.digest for each in listed.descriptors}
-        more = tuple(each for each in children if each.digest not in known)
-        return replace(listed, descriptors=listed.descriptors + more)
-
-    def _note_refused_referrers(self, error: SourceDeniedError) -> None:
-        if not self._referrers_refused:
-            self._referrers_refused = True
-            self._wire.notice(f"what refers to images of {self.host} is carried along as far as tags name it: {error}")
+        """What refers to a manifest: see ``ReferrerLists.of``."""
+        return await self._referrers.of(repository, digest, tagged=tagged)
 
     def blob(self, repository: str, descriptor: Descriptor, kind: str = "layer") -> RegistryBlob:
         """A blob, to be streamed; nothing is asked yet."""
@@ -331,7 +258,7 @@ class Remote:
             DigestMismatchError: a manifest's bytes are not those that were asked for.
             SourceError: a manifest is missing, a blob is empty, or the registry refuses or can't be reached.
         """
-        loader = ImageLoader(RepositoryImages(self, repository), push_foreign_layers)
+        loader = ImageLoader(RepositoryImages(self, repository, descriptor), push_foreign_layers)
         return await loader.load(descriptor, platforms)
 
     def _ask_manifest(self, operation: str, repository: str, reference: str | Digest) -> Ask:
@@ -346,54 +273,3 @@ class Remote:
         while self._cached > _CACHE_SIZE:
             _, oldest = self._manifests.popitem(last=False)
             self._cached -= len(oldest.raw)
-
-
-def _described(answer: Answer, reference: str | Digest) -> Descriptor | None:
-    """What a HEAD tells; None where it tells too little, or what can't be."""
-    length = answer.headers.get("Content-Length", "")
-    digest, media_type = _content_digest(answer), _media_type(answer)
-    if answer.status != 200 or digest is None or media_type is None or not (length.isascii() and length.isdecimal()):
-        return None
-    if not int(length[:12]):
-        return None  # some say so of HEAD's own body
-    if isinstance(reference, Digest) and reference != digest:
-        return None
-    return Descriptor(media_type, digest, int(length[:12]))
-
-
-def _media_type(answer: Answer) -> str | None:
-    media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    return media_type if media_type in ACCEPTED_TYPES else None
-
-
-def _content_digest(answer: Answer) -> Digest | None:
-    try:
-        return Digest.parse(answer.headers.get("Docker-Content-Digest", "").strip())
-    except ValueError:
-        return None  # missing, or of another algorithm
-
-
-def _checked(raw: bytes, media_type: str | None, claim: Digest | None, what: str) -> Manifest:
-    # First, since the digest of a signed schema 1 image leaves out its signatures.
-    _refuse_schema_1(raw, what)
-    digest = Digest.of(raw)
-    if claim is not None and claim != digest:
-        raise _mismatch(what, claim, digest)
-    return parse_manifest(raw, media_type=media_type, name=what)
-
-
-def _refuse_schema_1(raw: bytes, what: str) -> None:
-    try:
-        version = msgspec.json.decode(raw, type=_Version).schema_version
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return
-    if version == _SCHEMA_1:
-        raise ManifestError(
-            f"{what} is a schema 1 image (schema version 1), which ECR refuses (405 UNSUPPORTED)",
-            hint="convert it: pull it and push it again with a tool of today, such as skopeo copy --format v2s2",
-        )
-
-
-def _mismatch(what: str, expected: Digest | int, actual: Digest | int) -> DigestMismatchError:
-    hint = "the registry, or a proxy before it, gives other bytes than were asked for"
-    return DigestMismatchError(what, expected, actual, hint=hint)

@@ -9,7 +9,7 @@ import base64
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,14 @@ class Account:
         username: a user, with a password.
         identity_token: in their place, OAuth2's refresh token.
         registry_token: in their place, a token for the registry itself.
+        origin: the file that holds it, or names the helper that does; empty where the user gave it for this run.
     """
 
     username: str
     password: str = field(repr=False)
     identity_token: str | None = field(default=None, repr=False)
     registry_token: str | None = field(default=None, repr=False)
+    origin: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         hide_login(self.username, self.password)
@@ -62,6 +64,11 @@ class Account:
         """What to call it."""
         return self.username or ("the registry token" if self.registry_token else "the identity token")
 
+    @property
+    def label(self) -> str:
+        """What to call it in errors, with where it is stored."""
+        return f"the login of {self.name!r} in {self.origin}" if self.origin else f"the credentials of {self.name!r}"
+
     def authorization(self) -> str | None:
         """The value of Authorization that it has for a registry by itself; None of an identity token."""
         if self.registry_token is not None:
@@ -70,7 +77,8 @@ class Account:
 
     def basic(self) -> str:
         """The value of Authorization (RFC 7617)."""
-        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode("ascii")
+        raw = f"{self.username}:{self.password}".encode(errors="surrogateescape")
+        return "Basic " + base64.b64encode(raw).decode("ascii")
 
 
 class _Entry(msgspec.Struct):
@@ -150,7 +158,7 @@ class AuthFile:
         for _, key, entry in sorted(found, key=lambda each: each[0], reverse=True):
             try:
                 if account := _decode(entry):
-                    return account
+                    return replace(account, origin=self.name)
             except ValueError:
                 # What is wrong is not said: it may show a secret.
                 problem = problem or ConfigurationError(f"{self.name} holds no user and password for {key}", hint=_MEND)
@@ -176,12 +184,15 @@ def _decode(document: object) -> Account | None:
         return Account("", "", entry.identitytoken)
     user, password = entry.username or "", entry.password or ""
     if encoded := "".join((entry.auth or "").split()).rstrip("="):
-        text = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True).decode()
+        # Whatever its encoding, its bytes go to the registry as they are, as docker sends them.
+        raw = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+        text = raw.decode(errors="surrogateescape")
         user, colon, password = text.partition(":")
         if not colon:
             raise ValueError("USER:PASSWORD has a colon")
         password = password.strip("\0")
-    f"{user}{password}".encode()  # JSON can write what is no text
+    else:
+        f"{user}{password}".encode()  # JSON can write what is no text
     return Account.of(user, password)
 
 
@@ -210,7 +221,11 @@ def auth_files() -> tuple[AuthFile | ConfigurationError, ...]:
         except ConfigurationError as error:
             found.append(error)
         except OSError as error:
-            if not isinstance(error, FileNotFoundError | NotADirectoryError) or str(path) == explicit:
+            if isinstance(error, NotADirectoryError) and str(path.parent) == os.environ.get("DOCKER_CONFIG"):
+                # Docker warns of it, and goes on without.
+                named = f"DOCKER_CONFIG names {path.parent}, which is no folder"
+                found.append(ConfigurationError(named, hint="name the folder that holds config.json"))
+            elif not isinstance(error, FileNotFoundError | NotADirectoryError) or str(path) == explicit:
                 found.append(ConfigurationError(f"{path} can't be read: {open_files.reason(error)}"))
     return tuple(found)
 

@@ -1,17 +1,10 @@
-"""One registry's ``/v2/``: requests in turn, with credentials, again where that can help, and refusals as errors.
-
-Sources: OCI distribution-spec 1.1 (end points, error codes); Docker Hub's rate limit headers.
-"""
+"""One registry's ``/v2/``: requests in turn, with credentials, and again where that can help."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from typing import Literal
-from urllib.parse import quote
 
 import aiohttp
 from anyio import CapacityLimiter, Lock, move_on_after, to_thread
@@ -23,26 +16,25 @@ from asyncpush.errors import (
     ManifestError,
     SourceDeniedError,
     SourceError,
-    SourceNotFoundError,
     SourceUnavailableError,
 )
 from asyncpush.events import Emit, Notice
-from asyncpush.retry import retry_after
 from asyncpush.settings import SourceRegistry
-from asyncpush.sources.registry.auth import Authority
+from asyncpush.sources.registry.auth import Authority, LoginRefusedError
 from asyncpush.sources.registry.challenge import parse_challenges
 from asyncpush.sources.registry.credentials import Accounts, Logins
 from asyncpush.sources.registry.encoding import decompressed, encoding_of, unknown_encoding_of
-from asyncpush.sources.registry.http import LATER, Http, read_body
-from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, describe_limit
+from asyncpush.sources.registry.http import Http, read_body
+from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries
 from asyncpush.sources.registry.reference import api_host, canonical_host
-from asyncpush.sources.registry.said import Said, first_error
+from asyncpush.sources.registry.refusals import Refusal, is_web_page
+from asyncpush.sources.registry.requests import Answer, Ask
+from asyncpush.sources.registry.stored import Account
 from asyncpush.sources.registry.turns import OpenAnswer, Turn, own_turn
 
 _MAX_ERROR_BODY = 64 * 1024
 #: Seconds to learn how credentials are to be given: the request that follows takes its own time.
 _INTRODUCTION = 10.0
-_TRANSIENT = frozenset({408, 425, 500, 502, 503, 504})
 
 #: How ECR, and ECR Public above all, say that a token has expired; others answer with 401.
 _EXPIRED = frozenset({400, 403})
@@ -50,78 +42,9 @@ _IS_EXPIRED = re.compile(rb"token (?:has |is )?expired|expired token|ExpiredToke
 
 _API = "/v2/"
 
+_NOTHING_WITHOUT = " (and gives nothing without one)"
+
 UNASKED = ", which was not asked for; a proxy may do so"
-
-#: How servers answer plain HTTP where they speak HTTPS.
-_WANTS_HTTPS = re.compile(rb"HTTPS|SSL|TLS", re.IGNORECASE)
-
-
-class NotThereError(SourceNotFoundError):
-    """Raised for a 404; ``code`` is the registry's, such as ``NAME_UNKNOWN``, or empty."""
-
-    def __init__(self, message: str, code: str, *, hint: str | None = None) -> None:
-        self.code = code
-        super().__init__(message, hint=hint)
-
-
-class DeniedError(SourceDeniedError):
-    """Raised for a 401 or 403, or for lack of credentials; ``status`` is the HTTP status."""
-
-    def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
-        self.status = status
-        super().__init__(message, hint=hint)
-
-
-class RefusedError(SourceError):
-    """Raised for any other refusal; ``status`` is its HTTP status."""
-
-    def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
-        self.status = status
-        super().__init__(message, hint=hint)
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A request.
-
-    Attributes:
-        operation: what it is called in events and counts, such as ``GET blob``.
-        path: behind the registry's address; quoted already.
-        what: how to call what it asks for, in errors.
-        repository: whose it is; empty for what concerns the whole registry.
-        headers: what it says beside its credentials.
-        expected: statuses that are no failure.
-    """
-
-    operation: str
-    path: str
-    what: str
-    repository: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    expected: frozenset[int] = frozenset({200})
-
-    @property
-    def method(self) -> str:
-        """The HTTP method: the operation's first word where that is one."""
-        return "HEAD" if self.operation.startswith("HEAD") else "GET"
-
-    @property
-    def scope(self) -> str:
-        """What a token must be good for."""
-        if self.repository:
-            return f"repository:{self.repository}:pull"
-        return "registry:catalog:*" if "_catalog" in self.path else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer; its body is None where that was too long. ``links`` are its Link headers."""
-
-    status: int
-    headers: Mapping[str, str]
-    url: URL
-    body: bytes | None
-    links: Sequence[str] = ()
 
 
 class Wire:
@@ -154,6 +77,8 @@ class Wire:
         self._asking = Lock()
         self._api_asked = False
         self._has_account: dict[str, bool] = {}
+        self._open_to_nobody: set[str] = set()
+        self._told: set[Account] = set()
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -192,7 +117,7 @@ class Wire:
                     encoding = unknown_encoding_of(response.headers)
                     if body and encoding and not body.lstrip().startswith(b"{"):  # some label what is not compressed
                         raise ManifestError(f"{ask.what} of {self.host} comes compressed with {encoding}{UNASKED}")
-                    if body and body.lstrip().startswith(b"<"):
+                    if body and is_web_page(body):
                         raise ManifestError(
                             f"{ask.what} of {self.host} is malformed: the answer is a web page",
                             hint="check the address and the port; a proxy may want you to log in",
@@ -287,13 +212,49 @@ class Wire:
                 self._authority.introduced(parse_challenges(response.headers.getall("WWW-Authenticate", ())))
 
     async def _open(self, ask: Ask) -> aiohttp.ClientResponse:
-        authorization = await self._authority.current(ask.repository, ask.scope)
+        """Send a request as who has stored a login, and where that is refused as nobody; or the other way round.
+
+        A stored login may be old, or good for other repositories only, and what is asked for be everybody's.
+        """
+        nobody = ask.scope in self._open_to_nobody
+        try:
+            return await self._attempt(ask, nobody=nobody)
+        except SourceDeniedError as error:
+            login = error.account if isinstance(error, LoginRefusedError) else self._authority.account(ask.scope)
+            if not nobody and (login is None or not login.origin):
+                raise
+            if isinstance(error, LoginRefusedError):
+                self._accounts.pass_over(error.account)
+            try:
+                opened = await self._attempt(ask, nobody=not nobody)
+            except SourceUnavailableError:
+                raise
+            except SourceError:
+                if not nobody and _NOTHING_WITHOUT not in error.message:
+                    error.message += _NOTHING_WITHOUT
+                raise error from None
+            if nobody:
+                self._open_to_nobody.discard(ask.scope)
+            elif login is not None:
+                self._note_refused(login, ask, everywhere=isinstance(error, LoginRefusedError))
+            return opened
+
+    def _note_refused(self, login: Account, ask: Ask, *, everywhere: bool) -> None:
+        if not everywhere:
+            self._open_to_nobody.add(ask.scope)
+        if login not in self._told:
+            self._told.add(login)
+            text = f"{self.host} refuses {login.label}, and gives {ask.what} without one"
+            self.notice(f"{text}; log in again (docker login {self.host}), or log out")
+
+    async def _attempt(self, ask: Ask, *, nobody: bool) -> aiohttp.ClientResponse:
+        authorization = await self._authority.current(ask.repository, ask.scope, nobody=nobody)
         challenges_left = 2  # one for a token that has expired, or none; one for other needs than its scope told
         while True:
             response = await self._send(ask, authorization)
             if response.status in ask.expected:
                 if authorization is None:
-                    self._authority.note_open(ask.scope)
+                    self._authority.note_open(ask.scope, nobody=nobody)
                 return response
             try:
                 ours = response.url.origin() == self._base.origin()
@@ -302,15 +263,17 @@ class Wire:
                 expired = response.status in _EXPIRED and authorization is not None and bool(_IS_EXPIRED.search(body))
                 if not ours or not challenges_left or not (expired or (response.status == 401 and challenges)):
                     silent = response.status == 401 and not challenges
-                    raise self._refusal(ask, response, body, ours=ours, expired=expired, silent=silent)
+                    raise self._refusal(ask, response, body, ours=ours, expired=expired, silent=silent, nobody=nobody)
             finally:
                 response.release()
             challenges_left -= 1
             if expired and not challenges:
                 challenges_left = 0
-                authorization = await self._authority.expired(ask.repository, ask.scope, authorization)
+                authorization = await self._authority.expired(ask.repository, ask.scope, authorization, nobody=nobody)
             else:
-                authorization = await self._authority.challenged(challenges, ask.repository, ask.scope, authorization)
+                authorization = await self._authority.challenged(
+                    challenges, ask.repository, ask.scope, authorization, nobody=nobody
+                )
 
     async def _send(self, ask: Ask, authorization: str | None) -> aiohttp.ClientResponse:
         await self._mood.turn()
@@ -319,79 +282,28 @@ class Wire:
         return await self._http.send(ask.method, url, ask.headers, authorization=authorization)
 
     def _refusal(
-        self, ask: Ask, response: aiohttp.ClientResponse, body: bytes, *, ours: bool, expired: bool, silent: bool
+        self,
+        ask: Ask,
+        response: aiohttp.ClientResponse,
+        body: bytes,
+        *,
+        ours: bool,
+        expired: bool,
+        silent: bool,
+        nobody: bool,
     ) -> SourceError:
-        """What an answer that is none means.
-
-        Args:
-            ask: the request.
-            response: the answer.
-            body: its body.
-            ours: the registry has given it, not somebody that it redirects to.
-            expired: it says that the token has expired.
-            silent: it wants credentials, and does not say which.
-        """
-        status, after = response.status, retry_after(response.headers.get("Retry-After"))
-        said = first_error(body)
-        text = f"{ask.what}: {self.host} answers with status {status}{said.words}"
-        if not ours:
-            text = f"{ask.what}: {response.url.host}, where {self.host} redirects to, answers with status {status}"
-            if status in (400, 401, 403, 409, 410):
-                # Addresses of blob stores expire: the registry gives a fresh one.
-                return TransientError(text, status=status)
-        known = self._authority.is_logged_in(ask.scope)
-        kept_back = not known and self._has_account.get(ask.repository, False)
-        match status:
-            case 429:
-                return self._throttle(ask, response, after, said, known or kept_back)
-            case 404:
-                return NotThereError(
-                    f"{self.host} has no {ask.what}{said.words}",
-                    said.code,
-                    hint="check the name; it may also be hidden from you",
-                )
-            case 401 | 403:
-                wants = ", and does not say what it wants to know" if silent else ""
-                advice = "these credentials may not read it" if known else f"log in (docker login {self.host})"
-                if kept_back:
-                    advice = "it asks for no credentials, so yours are kept back; its operators must mend that"
-                return DeniedError(
-                    f"{self.host} refuses {ask.what} (status {status}){wants}{said.words}",
-                    status,
-                    hint=f"log in again (docker login {self.host})" if expired else advice,
-                )
-            case _ if status in _TRANSIENT:
-                return TransientError(text, hint=LATER, after=after, status=status)
-            case _ if status >= 400:
-                hint = f"log in again (docker login {self.host})" if expired else None
-                if status == 400 and self._plain and not said.code and _WANTS_HTTPS.search(body):
-                    hint = "it speaks HTTPS: leave out --src-plain-http, or plain_http in the plan"
-                return RefusedError(text, status, hint=hint)
-            case _:
-                return SourceUnavailableError(text, hint="check the address and the port")
-
-    def _throttle(
-        self, ask: Ask, response: aiohttp.ClientResponse, after: float | None, said: Said, known: bool
-    ) -> TransientError:
-        limit = describe_limit(response.headers.get("RateLimit-Limit"))
-        used_up = response.headers.get("RateLimit-Remaining", "").partition(";")[0].strip() == "0"
-        allows = f"it allows {limit}" if limit else "its rate limit is reached"
-        hint = "go on later, or ask its operators for more"
-        if not known:
-            hint = f"log in (docker login {self.host}): that usually raises the limit; or go on later"
-        return TransientError(
-            f"{ask.what}: {self.host} takes no more requests for now: {allows}{said.words}",
-            hint=hint,
-            after=after,
-            throttled=True,
-            # Nothing left, and no word until when: such windows are hours long.
-            final=used_up and after is None,
-        )
-
-
-Kind = Literal["manifests", "blobs", "referrers", "tags"]
-
-
-def path_of(repository: str, kind: Kind, reference: str) -> str:
-    """The path of something in a repository; *reference* is a tag or a digest, or ``list``."""
-    return f"/v2/{quote(repository)}/{kind}/{quote(reference, safe=':')}"
+        account = None if nobody else self._authority.account(ask.scope)
+        login = account.label if account and account.origin else "these credentials" if account else ""
+        return Refusal(
+            ask,
+            self.host,
+            response.status,
+            response.headers,
+            body,
+            elsewhere=None if ours else response.url.host,
+            plain_http=self._plain,
+            login=login,
+            kept_back=not login and not nobody and self._has_account.get(ask.repository, False),
+            expired=expired,
+            silent=silent,
+        ).as_error()
