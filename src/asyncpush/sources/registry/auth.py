@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 import msgspec
-from anyio import Lock, to_thread
+from anyio import Lock
 from yarl import URL
 
 from asyncpush.errors import SourceDeniedError, SourceError, SourceUnavailableError
@@ -23,8 +23,7 @@ from asyncpush.events import Emit
 from asyncpush.proxies import is_loopback
 from asyncpush.sources.registry.challenge import Challenge
 from asyncpush.sources.registry.credentials import Accounts
-from asyncpush.sources.registry.encoding import decompressed, encoding_of
-from asyncpush.sources.registry.http import Http, read_body, released
+from asyncpush.sources.registry.http import Http, read_document, released
 from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, retry_after
 from asyncpush.sources.registry.stored import Account
 
@@ -312,9 +311,7 @@ class Authority:
             answer = await self._http.send("GET", way.realm.update_query(parameters), headers, authorization=basic)
         self._mood.answered = True
         async with released(answer):
-            body = await read_body(answer, _MAX_TOKEN_ANSWER, self._patience)
-            if body and (encoding := encoding_of(answer.headers)):
-                body = await to_thread.run_sync(decompressed, body, encoding, _MAX_TOKEN_ANSWER)
+            body = await read_document(answer, _MAX_TOKEN_ANSWER, self._patience)
             if answer.status != 200:
                 raise self._refusal(way, answer.status, answer.headers, account)
         try:
