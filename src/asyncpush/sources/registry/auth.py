@@ -25,6 +25,7 @@ from asyncpush.sources.registry.challenge import Challenge
 from asyncpush.sources.registry.credentials import Accounts
 from asyncpush.sources.registry.http import Http, read_document, released
 from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries, retry_after
+from asyncpush.sources.registry.refusals import BETWEEN, is_web_page
 from asyncpush.sources.registry.stored import Account
 
 #: The token specification's own, where an answer does not say.
@@ -312,6 +313,9 @@ class Authority:
         self._mood.answered = True
         async with released(answer):
             body = await read_document(answer, _MAX_TOKEN_ANSWER, self._patience)
+            if is_web_page(body or b"") and (answer.status == 403 or answer.status < 400):
+                text = f"{way.realm.host}, which gives them, answers with status {answer.status} and a web page"
+                raise SourceUnavailableError(text, hint=BETWEEN)
             if answer.status != 200:
                 raise self._refusal(way, answer.status, answer.headers, account)
         try:
