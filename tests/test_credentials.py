@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
@@ -707,10 +708,11 @@ async def test_a_batch_stops_when_credentials_are_refused(emulator: Emulator, tm
 
 
 @pytest.fixture
-def forgetful(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of an ECR that says of credentials that they are expired when an image is put."""
+def forgetful(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """The environment of an ECR that says of credentials that they are expired when an image is put, or read."""
+    operation = getattr(request, "param", "PutImage")
     emulator = Emulator(tmp_path / "ecr", fsync=False)
-    emulator.weather = Weather(faults=(parse_fault("PutImage:expired-token"),))
+    emulator.weather = Weather(faults=(parse_fault(f"{operation}:expired-token"),))
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(emulator):
         yield environment(
             AWS_ENDPOINT_URL_ECR=emulator.endpoint_url, AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test"
@@ -745,3 +747,22 @@ def test_a_migration_tells_once_that_credentials_were_lost(forgetful: dict[str, 
     assert summary.startswith("asyncpush: 3 images: 3 failed; ")
     journal = run_here("journal", "show", tmp_path / "plan.journal")
     assert "run 1: unfinished, 0 images finished, 0 failed" in journal.out
+
+
+@pytest.mark.parametrize("forgetful", ["BatchGetImage"], indirect=True)
+def test_verify_tells_once_that_credentials_were_lost(forgetful: dict[str, str]) -> None:
+    ran = run_here("verify", *(f"lost{number}:1" for number in range(40)), "--progress", "none", **forgetful)
+    assert ran.status == 1
+    [line] = ran.err.splitlines()
+    assert re.match(r"asyncpush: error: 40 of 40 not verified \(.*lost0:1, .*\): .*ExpiredTokenException", line)
+
+
+@pytest.mark.parametrize("forgetful", ["DescribeImages"], indirect=True)
+def test_a_batch_of_calls_stops_when_credentials_are_refused(forgetful: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "inputs").write_text('{"repositoryName": "ab"}\n' * 500)
+    ran = run_here("ecr", "describe-images", "--batch", tmp_path / "inputs", "--max-requests", "2", **forgetful)
+    sent = len(ran.out.splitlines())
+    assert (ran.status, sent < 10) == (1, True)
+    first, summary = ran.err.splitlines()
+    assert first.startswith(f"asyncpush: error: only the first {sent} inputs were sent: DescribeImages failed")
+    assert f"{sent} inputs: 0 done" in summary

@@ -289,6 +289,20 @@ async def test_what_is_no_token_is_an_error_that_does_not_show_it(server: Regist
         await tags(reads(server))
 
 
+@pytest.mark.parametrize("status", [200, 403])
+async def test_a_token_service_that_shows_a_web_page_is_not_one(server: RegistryServer, status: int) -> None:
+    """Nobody's credentials are to blame."""
+    Tokens(server)
+
+    async def page(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=status, text="<html>Log in</html>") if request.path == "/token" else None
+
+    server.rules.insert(0, page)
+
+    with pytest.raises(SourceUnavailableError, match=rf"no token for .* status {status} and a web page; .*firewall"):
+        await tags(reads(server, credentials=CREDENTIALS))
+
+
 async def test_access_token_will_do(server: RegistryServer) -> None:
     tokens = Tokens(server, token=None, access_token="token-1")
 

@@ -516,6 +516,54 @@ async def test_what_comes_compressed_is_the_blob_once_more(
     assert await drain(the_blob(remote, descriptor), 1000) == data[1000:]
 
 
+BLOCKS = DATA[: 2000 * 512]
+JSON = Descriptor("application/vnd.oci.image.config.v1+json", Digest.of(DATA), len(DATA))
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+@pytest.mark.parametrize(
+    ("descriptor", "data", "sent", "chunked"),
+    [
+        pytest.param(JSON, DATA, gzip.compress(DATA), True, id="a config"),
+        pytest.param(PLAIN, DATA, gzip.compress(DATA), False, id="a plain layer of another length"),
+        pytest.param(
+            Descriptor(PLAIN.media_type, Digest.of(BLOCKS), len(BLOCKS)),
+            BLOCKS,
+            gzip.compress(BLOCKS),
+            True,
+            id="a plain layer of a tar's blocks",
+        ),
+        pytest.param(PACKED, GZIPPED, gzip.compress(GZIPPED), False, id="compressed once more"),
+        pytest.param(PACKED, GZIPPED, GZIPPED, True, id="its own compression"),
+        pytest.param(
+            Descriptor(PLAIN.media_type, PACKED.digest, PACKED.size), GZIPPED, GZIPPED, True, id="a type that lies"
+        ),
+    ],
+)
+async def test_what_comes_compressed_and_does_not_say_so(
+    server: RegistryServer,
+    remote: Remote,
+    descriptor: Descriptor,
+    data: bytes,
+    sent: bytes,
+    chunked: bool,
+    breaks: bool,
+) -> None:
+    @server.rule("GET", "/blobs/", times=int(breaks))
+    async def broken(request: web.Request) -> web.StreamResponse:
+        return await cut(request, sent[:300_000], len(sent))
+
+    @server.rule("GET", "/blobs/")
+    async def whole(request: web.Request) -> web.StreamResponse:
+        response = ranged(request, sent)
+        if chunked:
+            response.enable_chunked_encoding()
+        return response
+
+    assert await drain(the_blob(remote, descriptor)) == data
+    assert await drain(the_blob(remote, descriptor), 1000) == data[1000:]
+
+
 async def test_a_compressed_body_is_decompressed_whatever_the_blobs_type_says(
     server: RegistryServer, remote: Remote
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from anyio import to_thread
+from anyio.from_thread import start_blocking_portal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,7 +37,7 @@ from asyncpush.verify import (
 )
 from conftest import REGION, Events, Server, aws, judge
 from faults import refused, relay_to
-from images import FOREIGN_LAYER, A, B, C, Layout, at, digest, layer_tar
+from images import FOREIGN_LAYER, A, B, C, DockerSave, Layout, at, digest, layer_tar
 from inprocess import run_here
 
 LARGE = 3 * 2**20
@@ -593,6 +595,29 @@ async def test_a_range_that_was_not_asked_for_is_no_answer(reading: Reading) -> 
 async def test_what_the_repository_does_not_mention_is_not_held(faulty: Faulty) -> None:
     faulty.relay.plan("BatchGetImage", changed(lambda document: document.clear()))
     assert await faulty.registry.reader("team/app").manifests(["1"]) == {"1": NotHeld("not mentioned")}
+
+
+def test_what_the_command_says_to_do_about_a_damaged_layer_mends_it(tmp_path: Path) -> None:
+    """Deleting the image alone does not: the layer stays, and is not sent again."""
+    (tmp_path / "app.tar").write_bytes(DockerSave().image(A, B, tags=["app:1"]).archive())
+    words = ("push", tmp_path / "app.tar", "damaged/app:1", "--create-repository", "-q")
+    emulator = Emulator(tmp_path / "ecr", fsync=False)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(emulator):
+        env = {"AWS_ENDPOINT_URL_ECR": emulator.endpoint_url, "AWS_REGION": REGION} | dict.fromkeys(
+            ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "test"
+        )
+        assert run_here(*words, **env).status == 0
+        blobs = next((tmp_path / "ecr").glob("repositories/**/damaged/app/_layout/blobs/sha256"))
+        layer = max(blobs.iterdir(), key=lambda path: path.stat().st_size)
+        layer.write_bytes(layer.read_bytes()[:-1] + b"?")
+
+        ran = run_here("verify", "damaged/app:1", "--deep", "--progress", "none", **env)
+        assert ran.status == 1
+        assert re.search(r"note: damaged/app:1: .* deleted \(aws ecr delete-repository --force\) and made", ran.err)
+
+        judge(emulator.endpoint_url).delete_repository(repositoryName="damaged/app", force=True)
+        assert run_here(*words, **env).status == 0
+        assert run_here("verify", "damaged/app:1", "--deep", **env).status == 0
 
 
 def test_the_command_says_what_is_whole_and_names_what_is_not(server: Server, tmp_path: Path) -> None:

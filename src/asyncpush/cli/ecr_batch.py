@@ -54,7 +54,7 @@ def run_batch(command: Command, configuration: Configuration, query: Query) -> i
     with _opened(command.extras.batch or "-") as descriptor:
         status = run_quietly(partial(main, BatchInput(descriptor)))
     if batch.lost is not None:
-        say_error(batch.lost, about=f"only {batch.tally.outcomes.total()} inputs were sent")
+        say_error(batch.lost, about=f"only the first {batch.tally.outcomes.total()} inputs were sent")
     say(_summary(batch.tally, time.monotonic() - began))
     return status
 

@@ -28,7 +28,7 @@ from asyncpush.events import Emit
 from asyncpush.progress import progress
 from asyncpush.reference import RegistryName
 from asyncpush.settings import AwsConfiguration, Settings
-from asyncpush.verify import Target, Verification, VerificationFailure, parse_target, verify_all
+from asyncpush.verify import Problem, Target, Verification, VerificationFailure, parse_target, verify_all
 
 app = command(
     "verify",
@@ -126,6 +126,16 @@ async def _verify(
     return [outcomes[position] for position in range(len(targets))]
 
 
+def _advice(damaged: Sequence[Problem]) -> str:
+    """What to do about damage; a push leaves an image and a layer alone that is there."""
+    if any(problem.stays for problem in damaged):
+        return (
+            "ECR keeps a layer beyond its image, and takes it only once: push from a good source into another"
+            " repository, or into this one once it is deleted (aws ecr delete-repository --force) and made again"
+        )
+    return "delete the image in ECR, and push it again from a good source"
+
+
 def _conclude(results: Sequence[Verification | VerificationFailure], show: OutputOptions) -> int:
     errors = [result.error for result in results if isinstance(result, VerificationFailure)]
     if errors and len(errors) == len(results) and all(isinstance(error, UsageError) for error in errors):
@@ -138,9 +148,9 @@ def _conclude(results: Sequence[Verification | VerificationFailure], show: Outpu
             continue
         for problem in result.problems:
             say(f"asyncpush: error: {result.destination}: {problem}")
-        if any(problem.kind == "damaged" for problem in result.problems):
-            # A push leaves an image alone that is there.
-            say(f"asyncpush: note: {result.destination}: delete the image in ECR, and push it again from a good source")
+        damaged = [problem for problem in result.problems if problem.kind == "damaged"]
+        if damaged:
+            say(f"asyncpush: note: {result.destination}: {_advice(damaged)}")
         for note in result.notes:
             say(f"asyncpush: note: {result.destination}: {note}")
     failures = [(each.error, each.destination) for each in results if isinstance(each, VerificationFailure)]

@@ -226,7 +226,8 @@ class _Walk:
         elif read.size != blob.size:
             yield _other_size(subject, blob, read.size)
         elif read.digest != blob.digest:
-            yield Problem("damaged", subject, blob.digest, f"is damaged: its bytes have the digest {read.digest}")
+            detail = f"is damaged: its bytes have the digest {read.digest}"
+            yield Problem("damaged", subject, blob.digest, detail, stays=True)
 
     def _note(self, problem: Problem) -> None:
         self.problems[problem] = None

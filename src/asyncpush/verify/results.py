@@ -21,12 +21,14 @@ class Problem:
         subject: ``manifest``, ``config`` or ``layer``, or the tag.
         digest: what it should be; None of a tag that names nothing.
         detail: what is wrong, to be read behind the subject and the digest.
+        stays: deleting the image does not help: ECR keeps the blob, and no push sends again what is there.
     """
 
     kind: Literal["missing", "damaged", "unreadable", "unexpected"]
     subject: str
     digest: Digest | None
     detail: str
+    stays: bool = False
 
     def __str__(self) -> str:
         return " ".join(word for word in (self.subject, str(self.digest or ""), self.detail) if word)

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 import msgspec
-from anyio import Lock, to_thread
+from anyio import Lock
 from yarl import URL
 
 from asyncpush.errors import SourceDeniedError, SourceError, SourceUnavailableError
@@ -25,9 +25,9 @@ from asyncpush.redaction import hide
 from asyncpush.retry import retry_after
 from asyncpush.sources.registry.challenge import Challenge
 from asyncpush.sources.registry.credentials import Accounts
-from asyncpush.sources.registry.encoding import decompressed, encoding_of
-from asyncpush.sources.registry.http import Http, read_body, released
+from asyncpush.sources.registry.http import Http, read_document, released
 from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries
+from asyncpush.sources.registry.refusals import BETWEEN, is_web_page
 from asyncpush.sources.registry.stored import Account
 
 #: The token specification's own, where an answer does not say.
@@ -314,9 +314,10 @@ class Authority:
             basic = account.basic() if account else None
             answer = await self._http.send("GET", way.realm.update_query(parameters), headers, authorization=basic)
         async with released(answer):
-            body = await read_body(answer, _MAX_TOKEN_ANSWER, self._patience)
-            if body and (encoding := encoding_of(answer.headers)):
-                body = await to_thread.run_sync(decompressed, body, encoding, _MAX_TOKEN_ANSWER)
+            body = await read_document(answer, _MAX_TOKEN_ANSWER, self._patience)
+            if is_web_page(body or b"") and (answer.status == 403 or answer.status < 400):
+                text = f"{way.realm.host}, which gives them, answers with status {answer.status} and a web page"
+                raise SourceUnavailableError(text, hint=BETWEEN)
             if answer.status != 200:
                 raise self._refusal(way, answer.status, answer.headers, account)
         try:

@@ -17,7 +17,7 @@ from asyncpush.errors import DigestMismatchError, SourceError
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import BlobStream
 from asyncpush.settings import MiB
-from asyncpush.sources.registry.encoding import GZIP, Decoder, encoding_of, unknown_encoding_of
+from asyncpush.sources.registry.encoding import GZIP, Decoder, Encoding, encoding_of, is_hidden, unknown_encoding_of
 from asyncpush.sources.registry.http import LATER, translated
 from asyncpush.sources.registry.patience import TransientError
 from asyncpush.sources.registry.requests import Ask, path_of
@@ -25,8 +25,8 @@ from asyncpush.sources.registry.turns import OpenAnswer, Turn
 from asyncpush.sources.registry.wire import UNASKED, Wire
 
 _OPERATION = "GET blob"
-_PARTIAL, _NO_SUCH_RANGE, _BROKEN = 206, 416, 500
-_EXPECTED = frozenset({200, _PARTIAL, _NO_SUCH_RANGE})
+_WHOLE, _PARTIAL, _NO_SUCH_RANGE, _BROKEN = 200, 206, 416, 500
+_EXPECTED = frozenset({_WHOLE, _PARTIAL, _NO_SUCH_RANGE})
 #: Requests for a range that fail, though the registry is there, before all of the blob is asked for.
 _FAILING_RANGES = 3
 #: Bytes that are decompressed at once.
@@ -241,6 +241,11 @@ class _Stream:
             self._check(opened)
             self._head = b""
             self._decoder = await self._chosen_decoder(opened.response)
+            response, length = opened.response, opened.response.content_length
+            # The length of what comes compressed is not the blob's.
+            is_compressed = self._decoder is not None or encoding_of(response.headers) is not None
+            if response.status == _WHOLE and not is_compressed and length not in (None, self._size):
+                raise self._mismatch(length or 0)
         except BaseException:
             opened.close()
             raise
@@ -258,12 +263,28 @@ class _Stream:
     async def _chosen_decoder(self, response: aiohttp.ClientResponse) -> Decoder | None:
         """What makes the blob of what comes compressed; None where the blob's own bytes come.
 
-        Some servers label a layer, which is compressed, with its own compression; and some proxies compress it once
-        more. Its size and its first bytes tell which; its digest is compared in any case.
+        Some servers label a layer, which is compressed, with its own compression; some proxies compress it once more,
+        and some of those do not say so. Its size and its first bytes tell which; its digest is compared in any case.
         """
-        encoding = encoding_of(response.headers)
-        if encoding is None or response.content_length == self._size:
+        labelled, length = encoding_of(response.headers), response.content_length
+        if length == self._size or response.status != _WHOLE or self._unknown:
             return None
+        encoding = labelled or "gzip"
+        begin = await self._peek(response, encoding)
+        if begin is None:
+            return None  # it is not compressed, whatever it says
+        media_type = self._blob.media_type
+        if labelled:
+            # A length that is not the blob's tells it better; types lie, and what is encrypted begins with anything.
+            if length is None and "gzip" in media_type and begin != GZIP:
+                return None
+        elif not is_hidden(media_type, self._size, length, begin):
+            return None
+        self._ranges = False
+        return Decoder(encoding)
+
+    async def _peek(self, response: aiohttp.ClientResponse, encoding: Encoding) -> bytes | None:
+        """The first bytes, decompressed; what was read for them is ``_head``. None where they are not compressed so."""
         decoder, begin = Decoder(encoding), b""
         with translated(response.url, self._blob.wire.patience):
             # The first chunk may be no more than the header of what is compressed.
@@ -274,32 +295,24 @@ class _Stream:
                     decoder.feed(arrived)
                     begin += decoder.read(len(GZIP) - len(begin))
                 except ValueError:
-                    return None  # it is not compressed, whatever it says
-        # A length that is not the blob's tells it better; types lie, and what is encrypted begins with anything.
-        if response.content_length is None and "gzip" in self._blob.media_type and begin != GZIP:
-            return None
-        self._ranges = False
-        return Decoder(encoding)
+                    return None
+        return begin
 
     def _check(self, opened: OpenAnswer) -> None:
-        """See that the answer begins where it should, and can have the right length."""
+        """See that the answer begins where it should."""
         response, start = opened.response, self._received
         encoded = encoding_of(response.headers) is not None
-        # The length of what comes compressed is not the blob's.
         length = None if encoded else response.content_length
         self._bounded = False
         self._unknown = unknown_encoding_of(response.headers)
-        if response.status == 200:
+        if response.status == _WHOLE:
             self._skip = start
-            if length is not None and length != self._size:
-                raise self._mismatch(length)
             return
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-        total = int(match[3]) if match and match[3] != "*" else self._size
-        if response.status == _PARTIAL and not encoded and total != self._size:
-            raise self._mismatch(total)
         last = int(match[2]) if match else -1
+        whole = match is None or match[3] in ("*", str(self._size))
         fits = match is not None and int(match[1]) == start <= last < self._size and self._ranges and start > 0
+        fits = fits and whole  # a range of another whole may count what comes compressed: all of it tells
         if response.status != _PARTIAL or not fits or encoded or (length is not None and length != last + 1 - start):
             # It does not know ranges, or they count compressed bytes: all of it, then, and skip what is there.
             self._ranges = False

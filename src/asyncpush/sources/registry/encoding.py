@@ -15,6 +15,7 @@ Encoding = Literal["gzip", "deflate"]
 GZIP = b"\x1f\x8b"
 
 _ZLIB_HEADER = 2
+_TAR_BLOCK = 512
 _GZIP_WBITS, _ZLIB_WBITS, _DEFLATE_WBITS = 31, 15, -15
 _NAMES: dict[str, Encoding] = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 #: Other names of compressions; what else servers write there, such as aws-chunked or UTF-8, is none.
@@ -89,6 +90,26 @@ class Decoder:
                 return None
             self._inflate = zlib.decompressobj(_GZIP_WBITS)
         return self._inflate
+
+
+def is_hidden(media_type: str, size: int, length: int | None, inner: bytes) -> bool:
+    """Whether a body that begins as gzip does is its blob compressed on the way, though it does not say so.
+
+    Args:
+        media_type: the blob's.
+        size: likewise.
+        length: the body's, which is not the blob's size; None where it comes in chunks.
+        inner: what it begins with, decompressed.
+    """
+    if "gzip" in media_type:
+        return length is not None and inner == GZIP
+    # Types lie: a layer that is gzipped, and is not called so, is no whole number of a tar's blocks.
+    return length is not None or "json" in media_type or ("tar" in media_type and size % _TAR_BLOCK == 0)
+
+
+def encoding_of_document(body: bytes, headers: Mapping[str, str]) -> Encoding | None:
+    """How a document comes compressed, whether its answer says so or not; None where it does not."""
+    return encoding_of(headers) or ("gzip" if body.startswith(GZIP) else None)  # no document begins so
 
 
 def decompressed(body: bytes, encoding: Encoding, limit: int) -> bytes | None:

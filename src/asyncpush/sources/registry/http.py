@@ -15,6 +15,7 @@ from asyncpush import open_files
 from asyncpush.errors import SourceError, SourceUnavailableError
 from asyncpush.retry import HostBackoff
 from asyncpush.settings import MiB, SourceRegistry
+from asyncpush.sources.registry.encoding import decompressed, encoding_of_document
 from asyncpush.sources.registry.patience import Patience, TransientError
 from asyncpush.sources.registry.surroundings import Surroundings, look_around, proxy_for
 
@@ -164,12 +165,19 @@ class Http:
             return self._session, self._surroundings
 
 
-async def read_body(answer: aiohttp.ClientResponse, limit: int, patience: Patience) -> bytes | None:
-    """Read a whole body; None once it has turned out to be longer than *limit* bytes.
+async def read_document(answer: aiohttp.ClientResponse, limit: int, patience: Patience) -> bytes | None:
+    """Read a whole body, decompressed; None once it has turned out to be longer than *limit* bytes.
 
     Raises:
         TransientError: it breaks off, or takes too long.
     """
+    body = await _read_body(answer, limit, patience)
+    if body and (encoding := encoding_of_document(body, answer.headers)):
+        return await to_thread.run_sync(decompressed, body, encoding, limit)
+    return body
+
+
+async def _read_body(answer: aiohttp.ClientResponse, limit: int, patience: Patience) -> bytes | None:
     if answer.content_length is not None and answer.content_length > limit and answer.method != "HEAD":
         return None
     body = bytearray()

@@ -28,7 +28,7 @@ _BEFORE_TEXT = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
 _STORE_ERROR = re.compile(rb"<\?xml[^>]*>\s*<Error\b|<Error\b")
 
 #: What to do about answers that are web pages.
-_BETWEEN = (
+BETWEEN = (
     "what has answered is not the registry, but something before it: a proxy, a firewall, a login page; see from where"
     " it can be reached, and check HTTPS_PROXY and NO_PROXY"
 )
@@ -132,7 +132,8 @@ class Refusal:
     def as_error(self) -> SourceError:
         """What to raise."""
         ask, host, status, said = self.ask, self.host, self.status, _first_error(self.body)
-        page = is_web_page(self.body)
+        # What asks for a login as registries do is one, or its own server in front.
+        page = is_web_page(self.body) and (status != 401 or self.silent)
         words = " and a web page" if page else said.words
         text = f"{ask.what}: {host} answers with status {status}{words}"
         after = retry_after(self.headers.get("Retry-After"))
@@ -149,16 +150,16 @@ class Refusal:
             case 401 | 403:
                 wants = ", and does not say what it wants to know" if self.silent and not page else ""
                 message = text if page else f"{host} refuses {ask.what} (status {status}){wants}{said.words}"
-                return DeniedError(message, status, hint=_BETWEEN if page else self._why_denied())
+                return DeniedError(message, status, hint=BETWEEN if page else self._why_denied())
             case _ if status in _TRANSIENT:
                 return TransientError(text, hint=LATER, after=after, status=status)
             case _ if status >= 400:
-                hint = f"log in again (docker login {host})" if self.expired else _BETWEEN if page else None
+                hint = f"log in again (docker login {host})" if self.expired else BETWEEN if page else None
                 if status == 400 and self.plain_http and not said.code and _WANTS_HTTPS.search(self.body):
                     hint = "it speaks HTTPS: leave out --src-plain-http, or plain_http in the plan"
                 return RefusedError(text, status, hint=hint)
             case _:
-                return RefusedError(text, status, hint=_BETWEEN if page else "check the address and the port")
+                return RefusedError(text, status, hint=BETWEEN if page else "check the address and the port")
 
     def _why_missing(self, page: bool) -> str:
         if self.ask.of_image:

@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import AbstractAsyncContextManager
 
 import aiohttp
-from anyio import CapacityLimiter, Lock, move_on_after, to_thread
+from anyio import CapacityLimiter, Lock, move_on_after
 from yarl import URL
 
 from asyncpush import open_files
@@ -23,8 +23,8 @@ from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.auth import Authority, LoginRefusedError
 from asyncpush.sources.registry.challenge import parse_challenges
 from asyncpush.sources.registry.credentials import Accounts, Logins
-from asyncpush.sources.registry.encoding import decompressed, encoding_of, unknown_encoding_of
-from asyncpush.sources.registry.http import Http, read_body
+from asyncpush.sources.registry.encoding import unknown_encoding_of
+from asyncpush.sources.registry.http import Http, read_document
 from asyncpush.sources.registry.patience import Mood, Patience, TransientError, Tries
 from asyncpush.sources.registry.reference import api_host, canonical_host
 from asyncpush.sources.registry.refusals import Refusal, is_web_page
@@ -113,7 +113,7 @@ class Wire:
                 opened = await self.open(ask)
                 try:
                     response = opened.response
-                    body = b"" if ask.method == "HEAD" else await self._body(response, limit)
+                    body = b"" if ask.method == "HEAD" else await read_document(response, limit, self.patience)
                     encoding = unknown_encoding_of(response.headers)
                     if body and encoding and not body.lstrip().startswith(b"{"):  # some label what is not compressed
                         raise ManifestError(f"{ask.what} of {self.host} comes compressed with {encoding}{UNASKED}")
@@ -132,13 +132,6 @@ class Wire:
                 await tries.failed(error)
                 if once and error.throttled:
                     raise
-
-    async def _body(self, response: aiohttp.ClientResponse, limit: int) -> bytes | None:
-        """A whole body, decompressed; None if it is longer than *limit* bytes."""
-        body = await read_body(response, limit, self.patience)
-        if body and (encoding := encoding_of(response.headers)):
-            return await to_thread.run_sync(decompressed, body, encoding, limit)
-        return body
 
     def turn(self) -> AbstractAsyncContextManager[Turn]:
         """Take a turn, for requests one after the other."""
@@ -258,7 +251,11 @@ class Wire:
                 return response
             try:
                 ours = response.url.origin() == self._base.origin()
-                body = b"" if ask.method == "HEAD" else await self._body(response, _MAX_ERROR_BODY) or b""
+                body = (
+                    b""
+                    if ask.method == "HEAD"
+                    else await read_document(response, _MAX_ERROR_BODY, self.patience) or b""
+                )
                 challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
                 expired = response.status in _EXPIRED and authorization is not None and bool(_IS_EXPIRED.search(body))
                 if not ours or not challenges_left or not (expired or (response.status == 401 and challenges)):
