@@ -23,6 +23,7 @@ from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.proof import verify_plan
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.settings import AwsConfiguration, MiB, Settings, SourceRegistry
+from asyncpush.verify import Verification
 from conftest import Events, judge, run_cli
 from faults import refused, relay_to
 from images import DockerSave, Json, at, json_digests
@@ -545,6 +546,28 @@ async def test_a_plan_is_verified_against_its_sources(here: Bench) -> None:
     after = await to_thread.run_sync(lambda: run_cli(*verify))
     assert after.status == 1
     assert str(moved["digest"]) in after.err
+
+
+async def test_an_archive_is_verified_by_its_config_and_layer_types(here: Bench, tmp_path: Path) -> None:
+    archive = tmp_path / "app.tar"
+    archive.write_bytes(DockerSave().image(layer(1), tags=["app:1"]).archive())
+    path = here.plan()
+    document = json.loads(path.read_text())
+    document["images"] = [{"from": "docker-archive:app.tar", "to": "app"}]
+    path.write_text(json.dumps(document))
+    await here.run(path)
+    plan = await read_plan(path)
+
+    [whole] = await verify_plan(plan, deep=True)
+    assert isinstance(whole, Verification)
+    assert whole.is_whole
+    [other] = await verify_plan(plan, deep=True, settings=Settings(compression="zstd"))
+    assert isinstance(other, Verification)
+    assert "tar.gzip and not application/vnd.oci.image.layer.v1.tar+zstd" in str(other.problems[0])
+    archive.write_bytes(DockerSave().image(layer(2), tags=["app:1"]).archive())
+    [stale] = await verify_plan(plan, deep=True)
+    assert isinstance(stale, Verification)
+    assert "with the config sha256:" in str(stale.problems[0])
 
 
 async def test_of_two_images_for_one_place_the_plans_first_has_it(here: Bench) -> None:
