@@ -143,6 +143,23 @@ async def test_an_image_refers_to_its_layers_also_to_those_that_were_there_befor
         assert await journal.holders("123456789012.dkr", [digest("a")]) == ()
 
 
+async def test_of_many_layers_those_that_matter_are_asked_for(path: Path) -> None:
+    """A base layer is in every repository: one of those that it can be mounted from is enough."""
+    async with open_journal(path) as journal:
+        for number in range(30):
+            await journal.image_put(f"{HOST}/team/app-{number}", manifest("config", "base", str(number)), None)
+        await journal.layer_completed(APP, str(digest("unreferenced")), layer("unreferenced"))
+        await journal.image_put(ELSEWHERE, manifest("config", "elsewhere"), None)
+        wanted = [digest(word) for word in ("base", "7", "unreferenced", "elsewhere")]
+        more = [digest(f"nobody's {number}") for number in range(1000)]
+
+        sources = await journal.mount_sources(HOST, [*more, *wanted])
+        assert sources.pop(digest("base")).startswith(f"{HOST}/team/app-")
+        assert sources == {digest("7"): f"{HOST}/team/app-7"}
+        assert await journal.completed(f"{HOST}/team/app-7", [*more, *wanted]) == {digest("base"), digest("7")}
+        assert await journal.completed(f"{HOST}/team/app-7", []) == frozenset()
+
+
 async def test_a_foreign_layer_is_referenced_where_it_was_pushed(path: Path) -> None:
     async with open_journal(path) as journal:
         await journal.layer_completed(APP, str(digest("windows")), layer("windows"))

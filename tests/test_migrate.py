@@ -17,11 +17,13 @@ from asyncpush.cli.migration import failed_lines
 from asyncpush.emulator import Emulator
 from asyncpush.errors import DigestMismatchError, JournalError, SourceNotFoundError, UsageError
 from asyncpush.events import ImageFailed, Notice
-from asyncpush.journal import open_journal
+from asyncpush.journal import SqliteJournal, open_journal
+from asyncpush.migrate.overrides import overridden
 from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.proof import verify_plan
 from asyncpush.migrate.run import migrate_plan
-from asyncpush.settings import MiB, Settings
+from asyncpush.settings import AwsConfiguration, MiB, Settings, SourceRegistry
+from asyncpush.verify import Verification
 from conftest import Events, judge, run_cli
 from faults import refused, relay_to
 from images import DockerSave, Json, at, json_digests
@@ -566,6 +568,28 @@ async def test_a_plan_is_verified_against_its_sources(here: Bench) -> None:
     assert str(moved["digest"]) in after.err
 
 
+async def test_an_archive_is_verified_by_its_config_and_layer_types(here: Bench, tmp_path: Path) -> None:
+    archive = tmp_path / "app.tar"
+    archive.write_bytes(DockerSave().image(layer(1), tags=["app:1"]).archive())
+    path = here.plan()
+    document = json.loads(path.read_text())
+    document["images"] = [{"from": "docker-archive:app.tar", "to": "app"}]
+    path.write_text(json.dumps(document))
+    await here.run(path)
+    plan = await read_plan(path)
+
+    [whole] = await verify_plan(plan, deep=True)
+    assert isinstance(whole, Verification)
+    assert whole.is_whole
+    [other] = await verify_plan(plan, deep=True, settings=Settings(compression="zstd"))
+    assert isinstance(other, Verification)
+    assert "tar.gzip and not application/vnd.oci.image.layer.v1.tar+zstd" in str(other.problems[0])
+    archive.write_bytes(DockerSave().image(layer(2), tags=["app:1"]).archive())
+    [stale] = await verify_plan(plan, deep=True)
+    assert isinstance(stale, Verification)
+    assert "with the config sha256:" in str(stale.problems[0])
+
+
 async def test_of_two_images_for_one_place_the_plans_first_has_it(here: Bench) -> None:
     here.hold("prime/app", "1", layer(3))  # who asks a registry first is waited for
     first = here.hold("slow/app", "1", layer(1))
@@ -821,3 +845,34 @@ def archive_plan(here: Bench, archive: Path, *repositories: str, kind: str = "do
     document["images"] = [{"from": f"{kind}:{archive}", "to": repository} for repository in repositories]
     path.write_text(json.dumps(document))
     return path
+
+
+async def test_lines_of_one_repository_are_asked_for_together(here: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the journal for their layers alone: a repository may hold tens of thousands."""
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_ECR", here.emulator.endpoint_url)
+    lines = []
+    for number in range(12):
+        here.hold(f"team/app-{number % 2}", str(number), layer(number % 2), layer(number + 10))
+        lines.append(f"{here.source.host}/team/app-{number % 2}:{number} mirror/app-{number % 2}:v{number}")
+    path = here.folder / "list"
+    path.write_text("\n".join(lines))
+    plain = {here.source.host: SourceRegistry(host=here.source.host, plain_http=True, anonymous=True)}
+    plan = overridden(await read_plan(path), AwsConfiguration(), plain, create_repository=True)
+    asked: list[object] = []
+    completed = SqliteJournal.completed
+
+    async def counted(journal: SqliteJournal, repository: str, digests: object = None) -> object:
+        asked.append(digests)
+        return await completed(journal, repository, digests)
+
+    monkeypatch.setattr(SqliteJournal, "completed", counted)
+    async with open_journal(here.folder / "plan.journal") as journal:
+        first = await migrate_plan(plan, journal=journal, patience=QUICK)
+        here.emulator.requests.clear()
+        again = await migrate_plan(plan, journal=journal, patience=QUICK)
+
+    assert Counter(outcomes(first).values()) == {"pushed": 12}
+    assert Counter(outcomes(again).values()) == {"present": 12}
+    assert here.emulator.requests.counts()["BatchGetImage"] == 2
+    assert None not in asked

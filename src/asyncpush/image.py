@@ -229,7 +229,7 @@ async def push_image(image: Image, repository: Repository, tag: str | None, dest
     """
     started = time.monotonic()
     run.resources.emit(ImageStarted(image.source, destination))
-    memory = await Memory.of(run.resources.journal, repository)
+    memory = Memory.of(run.resources.journal, repository)
     try:
         plan = await plan_image(image, repository, tag, memory)
     except RepositoryNotFoundError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from asyncpush.errors import TagImmutableError
 from asyncpush.model import Descriptor, Digest
@@ -45,17 +45,26 @@ class Memory:
     """What earlier runs tell of a repository.
 
     Attributes:
-        completed: layers that it was given.
-        compressed: what blobs became whose digests are unknown before they are read, by identity; of all repositories.
+        journal: has it; None where nothing is remembered.
+        repository: the repository's address.
     """
 
-    completed: Collection[Digest] = frozenset()
-    compressed: Mapping[str, Descriptor] = field(default_factory=dict)
+    journal: Journal | None = None
+    repository: str = ""
 
     @classmethod
-    async def of(cls, journal: Journal | None, repository: Repository) -> Memory:
+    def of(cls, journal: Journal | None, repository: Repository) -> Memory:
         """What *journal* knows of *repository*."""
-        return cls(await journal.completed(repository.address), journal.compressed) if journal else cls()
+        return cls(journal, repository.address)
+
+    @property
+    def compressed(self) -> Mapping[str, Descriptor]:
+        """What blobs became whose digests are unknown before they are read, by identity; of all repositories."""
+        return self.journal.compressed if self.journal else {}
+
+    async def completed(self, digests: Collection[Digest]) -> Collection[Digest]:
+        """Which of *digests* the repository was given."""
+        return await self.journal.completed(self.repository, digests) if self.journal and digests else frozenset()
 
 
 async def plan_image(image: Image, repository: Repository, tag: str | None, memory: Memory | None = None) -> Plan:
@@ -137,7 +146,7 @@ def _plan(
     return Plan(
         None,
         own & manifests,
-        {blob.identity: known[blob.identity] for blob in every if blob.identity in known},
+        {identity: known[identity] for blob in every if (identity := blob.identity) in known},
         tuple(sorted(to_send, key=lambda blob: -blob.source_size)),
         tuple(blob for blob in every if blob.identity not in sending),
     )
@@ -153,13 +162,11 @@ async def _known(blobs: Iterable[Blob], repository: Repository, memory: Memory) 
         for blob in blobs
         if (descriptor := blob.descriptor or memory.compressed.get(blob.identity))
     }
-    asked = {descriptor.digest for descriptor in named.values()} - set(memory.completed)
-    there = await repository.available(asked) if asked else frozenset[Digest]()
-    return {
-        identity: descriptor
-        for identity, descriptor in named.items()
-        if descriptor.digest in there or descriptor.digest in memory.completed
-    }
+    digests = {descriptor.digest for descriptor in named.values()}
+    there = set(await memory.completed(digests))
+    if asked := digests - there:
+        there |= await repository.available(asked)
+    return {identity: descriptor for identity, descriptor in named.items() if descriptor.digest in there}
 
 
 async def _refusal(
@@ -246,6 +253,6 @@ def each_once(blobs: Iterable[Blob]) -> Iterator[Blob]:
     """*blobs*, without those whose bytes came before."""
     seen: set[str] = set()
     for blob in blobs:
-        if blob.identity not in seen:
-            seen.add(blob.identity)
+        if (identity := blob.identity) not in seen:
+            seen.add(identity)
             yield blob

@@ -365,8 +365,8 @@ class Journal(Protocol):
         """What blobs became whose digests are unknown before they are read, by identity; of all repositories."""
         ...
 
-    async def completed(self, repository: str) -> Collection[Digest]:
-        """The layers that the repository was given."""
+    async def completed(self, repository: str, digests: Collection[Digest]) -> Collection[Digest]:
+        """Which of *digests* the repository was given."""
         ...
 
     async def open_upload(self, repository: str, identity: str) -> OpenUpload | None:

@@ -116,7 +116,7 @@ class _Carrying:
         )
 
     async def _plan(self, image: Image) -> Plan:
-        memory = await Memory.of(self.run.resources.journal, self.repository)
+        memory = Memory.of(self.run.resources.journal, self.repository)
         try:
             return await plan_image(image, self.repository, image.tag, memory)
         except RepositoryNotFoundError:

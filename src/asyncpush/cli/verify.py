@@ -27,7 +27,7 @@ from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, UsageError
 from asyncpush.events import Emit
 from asyncpush.progress import progress
 from asyncpush.reference import RegistryName
-from asyncpush.settings import AwsConfiguration, Settings
+from asyncpush.settings import AwsConfiguration, Compression, Settings
 from asyncpush.verify import Problem, Target, Verification, VerificationFailure, parse_target, verify_all
 
 app = command(
@@ -55,6 +55,7 @@ def verify(
     *destinations: Annotated[str, Parameter(show=False)],
     deep: bool = False,
     available_platforms: Annotated[bool, Parameter(negative="")] = False,
+    compression: Compression = "gzip",
     aws: AwsOptions | None = None,
     source: SourceOptions | None = None,
     show: OutputOptions | None = None,
@@ -65,9 +66,10 @@ def verify(
         destinations: The images.
         deep: Read all blobs, too, and compare their digests, and uncompressed layers with the config's diff ids.
         available_platforms: Expect of a plan's archives what migrate --available-platforms pushes of them.
+        compression: Expect of a plan's archives what migrate --compression makes of their layers.
     """
     show = show or OutputOptions()
-    settings = make_settings(None, LayerOptions(available_platforms=available_platforms))
+    settings = make_settings(None, LayerOptions(available_platforms=available_platforms, compression=compression))
 
     async def main() -> int:
         if not destinations:
@@ -75,6 +77,8 @@ def verify(
         plan = await to_thread.run_sync(_plan_among, destinations)
         if available_platforms and not plan:
             raise UsageError("--available-platforms says how a plan was migrated, and there is none")
+        if compression != "gzip" and not plan:
+            raise UsageError("--compression says how a plan was migrated, and there is none")
         targets = [] if plan else [parse_target(destination) for destination in destinations]
         async with progress(show.face) as emit:
             if plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from asyncpush.journal.records import HeldLayer, KnownImage, LeftUpload
@@ -72,12 +72,38 @@ def left_uploads(connection: sqlite3.Connection, since: float) -> tuple[LeftUplo
     return (*uploads, *(LeftUpload(address, str(unpacked(digest)), size) for address, digest, size in rows))
 
 
-def completed(connection: sqlite3.Connection, repository: str) -> frozenset[Digest]:
-    """The layers of one repository."""
-    rows = connection.execute(
-        "SELECT digest FROM layer WHERE repository = (SELECT key FROM repository WHERE address = ?)", (repository,)
-    )
-    return frozenset(unpacked(digest) for (digest,) in rows)
+def completed(connection: sqlite3.Connection, repository: str, digests: Collection[Digest] | None) -> frozenset[Digest]:
+    """The layers of one repository, of *digests* if they are given."""
+    query = "SELECT digest FROM layer WHERE repository = (SELECT key FROM repository WHERE address = ?)"
+    if digests is None:
+        return frozenset(unpacked(digest) for (digest,) in connection.execute(query, (repository,)))
+    found = set[Digest]()
+    for some, marks in _asked(digests):
+        rows = connection.execute(f"{query} AND digest IN ({marks})", (repository, *some))
+        found.update(unpacked(digest) for (digest,) in rows)
+    return frozenset(found)
+
+
+def mount_sources(connection: sqlite3.Connection, registry: str, digests: Collection[Digest]) -> dict[Digest, str]:
+    """For each of *digests* one repository of a registry where an image refers to it: a base layer may be in all."""
+    beginning, found = f"{registry.rstrip('/')}/", dict[Digest, str]()
+    for some, marks in _asked(digests):
+        query = (
+            "SELECT digest, (SELECT address FROM layer AS held JOIN repository ON key = repository"  # noqa: S608 - marks
+            " WHERE held.digest = layer.digest AND referenced AND substr(address, 1, ?) = ? LIMIT 1) AS address"
+            f" FROM (SELECT DISTINCT digest FROM layer WHERE digest IN ({marks})) AS layer"
+        )
+        rows = connection.execute(query, (len(beginning), beginning, *some))
+        found.update({unpacked(digest): address for digest, address in rows if address is not None})
+    return found
+
+
+def _asked(digests: Collection[Digest]) -> Iterator[tuple[list[bytes], str]]:
+    """Digests as their column has them, as many as one statement takes, and its marks for them."""
+    columns = [packed(digest) for digest in digests]
+    for first in range(0, len(columns), _AT_ONCE):
+        some = columns[first : first + _AT_ONCE]
+        yield some, ", ".join("?" * len(some))
 
 
 def repositories(connection: sqlite3.Connection, registry: str) -> list[tuple[int, str]]:
@@ -102,11 +128,8 @@ def held(
 
 def holders(connection: sqlite3.Connection, registry: str, digests: Collection[Digest]) -> tuple[HeldLayer, ...]:
     """Who holds some of *digests* in a registry."""
-    beginning = f"{registry.rstrip('/')}/"
-    columns, found = [packed(digest) for digest in digests], list[HeldLayer]()
-    for first in range(0, len(columns), _AT_ONCE):
-        some = columns[first : first + _AT_ONCE]
-        marks = ", ".join("?" * len(some))
+    beginning, found = f"{registry.rstrip('/')}/", list[HeldLayer]()
+    for some, marks in _asked(digests):
         query = (
             "SELECT address, digest, referenced FROM layer JOIN repository ON key = repository"  # noqa: S608 - marks only
             f" WHERE digest IN ({marks}) AND substr(address, 1, ?) = ? ORDER BY digest, address"

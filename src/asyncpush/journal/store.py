@@ -163,9 +163,13 @@ class SqliteJournal:
         """What the blobs became whose digest was unknown before they were read, by identity."""
         return MappingProxyType(self._memory.compressed)
 
-    async def completed(self, repository: str) -> frozenset[Digest]:
-        """All layers that a repository is known to hold."""
-        return await self._commits.do(partial(queries.completed, repository=repository))
+    async def completed(self, repository: str, digests: Collection[Digest] | None = None) -> frozenset[Digest]:
+        """Which of *digests* a repository is known to hold; all that it holds, if there are none given."""
+        return await self._commits.do(partial(queries.completed, repository=repository, digests=digests))
+
+    async def mount_sources(self, registry: str, digests: Collection[Digest]) -> dict[Digest, str]:
+        """For each of *digests* that can be mounted in *registry*, the address of one repository to take it from."""
+        return await self._commits.do(partial(queries.mount_sources, registry=registry, digests=digests))
 
     async def holders(self, registry: str, digests: Collection[Digest]) -> tuple[HeldLayer, ...]:
         """Which repositories of *registry* hold which of *digests*, by digest and address."""

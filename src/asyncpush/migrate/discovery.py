@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
@@ -26,6 +26,9 @@ from asyncpush.protocols import Image, ImageNode, Repository, StoredImage
 
 #: Entries that are looked into at once; each asks for its tags and manifests many at a time.
 _ENTRIES_AT_ONCE = 16
+
+#: Lines of a list that are looked into together: as many tags as one BatchGetImage takes.
+_LINES_TOGETHER = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +60,48 @@ class Present:
 Discovered = Ready | Present
 
 
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Entries that are looked into together: one, or lines of a list that bring images of one source to one place.
+
+    Attributes:
+        entries: the entries, in the plan's order.
+        before: the groups that go to some of its places first: of two images for one place the plan's first has it.
+        claimed: set when its places are claimed.
+    """
+
+    entries: list[Entry]
+    before: Collection[_Group]
+    claimed: anyio.Event = field(default_factory=anyio.Event)
+
+    def takes(self, entry: Entry) -> bool:
+        """Whether *entry* can be looked into with these: a line is one image, and a request asks for many."""
+        first = self.entries[0]
+        return len(self.entries) < _LINES_TOGETHER and _source_of(first) == _source_of(entry) is not None
+
+
+def _source_of(entry: Entry) -> tuple[object, ...] | None:
+    """What entries have in common that are looked into together; None for those that are looked into alone."""
+    if entry.kind == "local" or entry.reference is None:
+        return None
+    return entry.host, entry.repository, entry.platforms, [(goal.target, goal.repository) for goal in entry.goals]
+
+
+def _grouped(entries: Iterable[Entry]) -> list[_Group]:
+    """*entries* in groups, so that each place is claimed in the plan's order."""
+    groups: list[_Group] = []
+    latest: dict[tuple[Target, str], _Group] = {}
+    for entry in entries:
+        places = [(goal.target, goal.repository) for goal in entry.goals]
+        before = list(dict.fromkeys(latest[place] for place in places if place in latest))
+        if len(before) == 1 and before[0].takes(entry):
+            before[0].entries.append(entry)
+            continue
+        groups.append(_Group([entry], before))
+        latest.update(dict.fromkeys(places, groups[-1]))
+    return groups
+
+
 class Discovery:
     """Looks into the entries of a plan; what fails is noted as the result of its copies.
 
@@ -74,31 +119,26 @@ class Discovery:
     async def entries(self, entries: Iterable[Entry]) -> None:
         """Look into *entries*, many at once."""
         at_once = CapacityLimiter(_ENTRIES_AT_ONCE)
-        latest: dict[tuple[Target, str], anyio.Event] = {}
 
-        async def one(entry: Entry, before: Collection[anyio.Event], claimed: anyio.Event) -> None:
+        async def one(group: _Group) -> None:
             async with at_once:
                 try:
-                    copies = await self._asked_for(entry)
-                    for earlier in before:
-                        await earlier.wait()
-                    going = [copy for copy in copies or () if self._context.claims(copy)]
+                    asked = [await self._asked_for(entry) for entry in group.entries]
+                    for earlier in group.before:
+                        await earlier.claimed.wait()
+                    going = [copy for copies in asked for copy in copies or () if self._context.claims(copy)]
                 finally:
-                    claimed.set()
-                if copies is not None:
-                    await self.copies(entry, going)
+                    group.claimed.set()
+                if any(copies is not None for copies in asked):
+                    await self.copies(group.entries[0], going)
 
         with only_cause():
             async with anyio.create_task_group() as tg:
-                for entry in entries:
-                    # Of two images for one place the plan's first has it, whichever is found first.
-                    places, claimed = [(goal.target, goal.repository) for goal in entry.goals], anyio.Event()
-                    before = [latest[place] for place in places if place in latest]
-                    latest.update(dict.fromkeys(places, claimed))
-                    tg.start_soon(one, entry, before, claimed)
+                for group in _grouped(entries):
+                    tg.start_soon(one, group)
 
     async def copies(self, entry: Entry, copies: Sequence[Copy]) -> None:
-        """Find out what there is to do for *copies*, all of one entry."""
+        """Find out what there is to do for *copies*, all of one entry, or of several of one source like *entry*."""
         going = await self._unfinished(entry, copies)
         for copy in going:
             self._context.started(copy)
@@ -242,7 +282,7 @@ class Discovery:
             if self._is_empty(asking[0]):
                 plans.update({copy: plan_anew(images[copy]) for copy in asking})
                 return
-            memory = await Memory.of(self._context.journal, repository)
+            memory = Memory.of(self._context.journal, repository)
             wanted = [Wanted(images[copy], copy.tag) for copy in asking]
             try:
                 found = await plan_images(wanted, repository, memory, found=stored.get(repository))

@@ -144,7 +144,8 @@ class _Expected:
         if isinstance(root, ImageNode) and root.manifest is None:
             # Its layers are compressed on the way: the config says which image it is, by the layers' diff ids.
             config = root.config.descriptor
-            target = Target(to, config=config.digest if config else None, layers=len(root.layers))
+            types = tuple(layer.media_type for layer in root.layers)
+            target = Target(to, config=config.digest if config else None, layers=len(types), layer_types=types)
         else:
             target = Target(to, root.manifest.digest if root.manifest else None)
         self.wanted.append((copy, target))

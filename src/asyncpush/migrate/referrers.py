@@ -145,7 +145,7 @@ class Referrers:
         state = self._context.targets[copy.goal.target].states.get(copy.goal.repository)
         if self._context.options.dry and state == "missing":
             return plan_anew(image)
-        memory = await Memory.of(self._context.journal, copy.repository)
+        memory = Memory.of(self._context.journal, copy.repository)
         wanted = [Wanted(image, copy.tag)]
         [plan] = await plan_images(wanted, copy.repository, memory, found=() if fresh else None)
         if isinstance(plan, TagImmutableError):

@@ -315,9 +315,9 @@ class _Migration:
         if plan.to_send and await self._mounts(copy) and journal is not None:
             # What an earlier run has brought into this registry can be mounted from there.
             wanted = [blob.descriptor.digest for blob in plan.to_send if blob.descriptor]
-            for held in await journal.holders(registry_of(copy.repository), wanted):
-                if held.referenced:
-                    exchange.remember(registry_of(copy.repository), held.repository, held.digest)
+            registry = registry_of(copy.repository)
+            for digest, address in (await journal.mount_sources(registry, wanted)).items():
+                exchange.remember(registry, address, digest)
         with exchange.sender(copy.repository, plan.to_send, plan.present) as sender:
             run = replace(self._context.run, sender=sender)
             return await push_planned(ready.image, plan, copy.repository, copy.tag, copy.destination, run)

@@ -164,14 +164,18 @@ class _Walk:
     notes: dict[str, None] = field(default_factory=dict)
 
     def shape(self, root: _Node, target: Target) -> None:
-        """See that *root* has the config and as many layers as are wanted."""
+        """See that *root* has the config, and as many layers, of such types, as are wanted."""
         if target.config is None or root.digest is None or root.manifest is None:
             return
         config, layers = root.manifest.config, len(root.manifest.layers)
+        types = tuple(layer.media_type for layer in root.manifest.layers)
         if config is None or config.digest != target.config:
             detail = f"with {f'the config {config.digest}' if config else 'no config'} and not {target.config}"
         elif layers != target.layers:
             detail = f"with {layers} layers and not {target.layers}"
+        elif target.layer_types and types != target.layer_types:
+            there, wanted = next((a, b) for a, b in zip(types, target.layer_types, strict=True) if a != b)
+            detail = f"with a layer of type {there} and not {wanted} (see --compression)"
         else:
             return
         self._note(Problem("unexpected", f"tag {target.reference} names", root.digest, detail))

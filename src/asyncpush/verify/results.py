@@ -91,12 +91,14 @@ class Target:
         digest: what its digest must be; without a tag, the image that is asked for.
         config: what its config's digest must be, where its own is unknown because its layers are compressed on the way.
         layers: how many layers it must have, then.
+        layer_types: and of which media types; empty for any.
     """
 
     destination: Destination
     digest: Digest | None = None
     config: Digest | None = None
     layers: int = 0
+    layer_types: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str | Digest:
