@@ -196,3 +196,40 @@ async def test_who_gives_up_waiting_leaves_its_place_to_the_next() -> None:
 
         assert layers.held == ["first", "second"]
         assert slots.taken == 1
+
+
+class Counted(int):
+    """A size that counts how often it is compared."""
+
+    comparisons = 0
+
+    def __neg__(self) -> Counted:
+        return Counted(-int(self))
+
+    def __lt__(self, other: int) -> bool:
+        Counted.comparisons += 1
+        return int(self) < int(other)
+
+    def __eq__(self, other: object) -> bool:
+        Counted.comparisons += 1
+        return int(self) == other
+
+    __hash__ = int.__hash__
+
+
+@pytest.mark.parametrize("size", [0, 2 * MiB])
+async def test_who_gives_up_waiting_is_not_looked_for_among_all_that_wait(size: int) -> None:
+    async def hold(slots: Slots, size: int) -> None:
+        async with slots.hold(size):
+            raise AssertionError("there was no slot")
+
+    slots, Counted.comparisons = Slots(1), 0
+    async with slots.hold(), anyio.create_task_group() as tasks:
+        for number in range(300):
+            tasks.start_soon(hold, slots, Counted(size + number))
+        await checkpoint()
+        await checkpoint()
+        tasks.cancel_scope.cancel()
+
+    assert Counted.comparisons < 300 * 100
+    assert slots.taken == 0

@@ -21,6 +21,7 @@ from anyio import to_thread
 from botocore.httpsession import ProxyConfiguration
 
 from asyncpush.ecr import tls, wire
+from asyncpush.ecr.bodies import BytesBody, TimedBody
 from asyncpush.ecr.configuration import configured, variables
 from asyncpush.ecr.credentials import open_credentials
 from asyncpush.ecr.errors import RedirectError, translated
@@ -31,7 +32,7 @@ from asyncpush.redaction import hide_user_of
 from asyncpush.reference import RegistryName, Service
 from asyncpush.settings import AwsConfiguration
 
-#: Seconds to connect, and between two bytes of an answer. ECR answers a part once it has stored it.
+#: Seconds to connect, and between two bytes of an answer or of what is sent. ECR answers a part once it has stored it.
 CONNECT_TIMEOUT = 20
 READ_TIMEOUT = 120
 _CLOSE_TIMEOUT = 5
@@ -51,7 +52,7 @@ class Transport:
         verify: False checks no TLS certificate; else a file of authorities, None for the AWS configuration's.
         signed: whether requests are signed.
         connect_timeout: seconds to connect; None waits for ever.
-        read_timeout: seconds between two bytes of an answer; None waits for ever.
+        read_timeout: seconds between two bytes of an answer, or of a body that is sent; None waits for ever.
         retry_mode: botocore's mode of sending again; None where asyncpush does that, where it can be seen and paced.
     """
 
@@ -163,7 +164,9 @@ class _Proxies(ProxyConfiguration):  # type: ignore[misc] # botocore is untyped
 
 
 class NoRedirects(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is untyped
-    """Sends as aiobotocore does, but follows no redirect: aiohttp would take layers and session tokens along.
+    """Sends as aiobotocore does, but for two things: a body that stops leaving is a broken connection (``bodies``).
+
+    And it follows no redirect: aiohttp would take layers and session tokens along.
 
     botocore itself follows none, either; ECR sends none.
     """
@@ -171,6 +174,14 @@ class NoRedirects(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is untype
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._proxy_config = _Proxies(options.get("proxies"), options.get("proxies_config"))
+
+    async def send(self, request: Any) -> Any:
+        """Send a request, whose body must keep leaving as answers must keep coming."""
+        if isinstance(request.body, bytes | bytearray) and request.body:
+            request.body = BytesBody(bytes(request.body))
+        if isinstance(request.body, TimedBody):
+            request.body.timeout = self._timeout.sock_read
+        return await super().send(request)
 
     async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
         session: aiohttp.ClientSession = await super()._get_session(proxy_url)

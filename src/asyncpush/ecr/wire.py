@@ -18,13 +18,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp.payload
 import botocore.auth
 import pybase64
 from aiohttp.abc import AbstractStreamWriter
 from anyio import CapacityLimiter, to_thread
 from botocore.auth import SigV4Auth
 
+from asyncpush.ecr.bodies import TimedBody
 from asyncpush.model import Upload
 from asyncpush.protocols import Part, RandomAccess
 
@@ -89,7 +89,7 @@ class Outgoing:
     left: Callable[[], None] | None = None
 
 
-class PartBody(aiohttp.payload.Payload):
+class PartBody(TimedBody):
     """A part's body as aiohttp sends it: block by block, so that no write holds the event loop for 28 MB.
 
     Args:
@@ -118,6 +118,12 @@ class PartBody(aiohttp.payload.Payload):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write all of it."""
+        await super().write(writer)
+        if self._left:
+            self._left()
+
+    async def write_blocks(self, writer: AbstractStreamWriter) -> None:
+        """Hand all of it to the connection."""
         part = self._part
         for block in part.body[:-1]:
             await writer.write(block)
@@ -127,12 +133,6 @@ class PartBody(aiohttp.payload.Payload):
                 for block in await to_thread.run_sync(_encode, part, start, size, limiter=self._threads):
                     await writer.write(block)
         await writer.write(part.body[-1])
-        if self._left:
-            self._left()
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:  # noqa: ARG002 - all of it
-        """Write all of it: *content_length* is the body's own."""
-        await self.write(writer)
 
 
 def _encode(part: Part, first: int, size: int) -> list[bytes]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, from_thread, to_thread
 
 from asyncpush.model import Digest, LayerBytes
 from asyncpush.protocols import Blob, BlobReader, BlobStream, RandomAccess
@@ -114,7 +114,7 @@ class PartMaker(Generic[P]):
 
 
 class PartCutter(PartMaker[P]):
-    """Cuts a blob on this machine into parts, one worker-thread call a part.
+    """Cuts a blob on this machine into parts, one worker-thread call a part; whoever is cancelled stops it in a block.
 
     Args:
         blob: what is read; its descriptor, if it has one, is checked at the end.
@@ -146,6 +146,7 @@ class PartCutter(PartMaker[P]):
             SourceError: the source can't be read.
         """
         while self._size < size:
+            from_thread.check_cancelled()
             wanted = self._block[: min(size - self._size, BLOCK_SIZE)]
             count = self._reader.readinto(wanted)
             self._pass(wanted[:count])
@@ -168,6 +169,7 @@ class PartCutter(PartMaker[P]):
             return None
         self.begin(again)
         while room := self.room:
+            from_thread.check_cancelled()
             wanted = self._block[: min(room, BLOCK_SIZE)]
             count = self._reader.readinto(wanted)
             self.add(wanted[:count], ended=count < len(wanted))

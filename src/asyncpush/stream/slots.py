@@ -34,6 +34,7 @@ class _Waiting:
     rank: tuple[int, int]
     is_small: bool = field(compare=False)
     granted: anyio.Event = field(compare=False, default_factory=anyio.Event)
+    has_left: bool = field(compare=False, default=False)
 
 
 class Slots:
@@ -97,11 +98,9 @@ class Slots:
 
     def _leave(self, place: _Waiting) -> None:
         if not place.granted.is_set():
-            if place.is_small:
-                self._waiting_small.remove(place)
-            else:
-                self._waiting_large.remove(place)
-                heapq.heapify(self._waiting_large)
+            # To look for it would take a step for each that waits, and all of them may leave at once.
+            place.has_left = True
+            self._skip_those_who_left()
             return
         if place.is_small:
             self._small -= 1
@@ -119,9 +118,20 @@ class Slots:
 
     def _next(self) -> _Waiting | None:
         """Who has a slot next."""
+        place: _Waiting | None = None
         if self._waiting_large and not (self._waiting_small and self._large >= self._total * (1 - _FOR_SMALL)):
-            return heapq.heappop(self._waiting_large)
-        return self._waiting_small.popleft() if self._waiting_small else None
+            place = heapq.heappop(self._waiting_large)
+        elif self._waiting_small:
+            place = self._waiting_small.popleft()
+        self._skip_those_who_left()
+        return place
+
+    def _skip_those_who_left(self) -> None:
+        """See that whoever is first in a line is still there."""
+        while self._waiting_large and self._waiting_large[0].has_left:
+            heapq.heappop(self._waiting_large)
+        while self._waiting_small and self._waiting_small[0].has_left:
+            self._waiting_small.popleft()
 
     def acknowledged(self, size: int) -> None:
         """Hear that ECR has a part of *size* bytes, and open or close slots."""
