@@ -311,7 +311,6 @@ async def push_layers(
         if not dry:
             await repository.create()
         there = frozenset()
-    resources = registry.run.resources
 
     async def one(position: int, file: str, blob: Blob, descriptor: Descriptor) -> None:
         outcome: Literal["pushed", "present", "planned"] = "planned" if dry else "present"
@@ -319,9 +318,7 @@ async def push_layers(
             if descriptor.digest in there:
                 outcome = "present"
             elif not dry:
-                key = (repository.address, blob.identity)
-                pushed, ours = await registry.run.layers.do(key, lambda: push_layer(repository, blob, resources))
-                outcome = "pushed" if ours and pushed.outcome == "pushed" else "present"
+                outcome = await _send_once(registry.run, repository, blob)
         except AsyncpushError as error:
             outcomes[position] = LayerFailure(file, error)
             stop.on(error)
@@ -335,6 +332,19 @@ async def push_layers(
                 if blob.descriptor is not None:
                     tg.start_soon(one, position, str(files[position]), blob, blob.descriptor)
     return [outcomes.get(at) or LayerFailure(str(file), stop.cause) for at, file in enumerate(files)]
+
+
+async def _send_once(run: Run, repository: Repository, blob: Blob) -> Literal["pushed", "present"]:
+    """Push a layer whose digest is known, unless another call has pushed it, or does."""
+    outcome: Literal["pushed", "present"] = "present"
+
+    async def send() -> None:
+        nonlocal outcome
+        pushed = await push_layer(repository, blob, run.resources)
+        outcome = "pushed" if pushed.outcome == "pushed" else "present"
+
+    await run.layers.do((repository.address, blob.identity), send)
+    return outcome
 
 
 async def _hash_all(files: Sequence[Path], outcomes: dict[int, LayerResult | LayerFailure]) -> dict[int, Blob]:

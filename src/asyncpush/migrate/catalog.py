@@ -28,11 +28,15 @@ from asyncpush.migrate.copies import Copy, LeftOutTag, NothingTaken, taken_text
 from asyncpush.migrate.plan.model import Entry, Goal
 from asyncpush.migrate.plan.tags import select
 from asyncpush.model import Descriptor, Digest, Platform
+from asyncpush.packed import PackedMap
 from asyncpush.planning import leaves
 from asyncpush.protocols import Image, ImageNode, IndexNode
 from asyncpush.reference import destination
 from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry.blob import RegistryBlob
+
+#: A size above this is no size; all of them are alike.
+_LARGEST = 2**64 - 1
 
 
 class Catalog:
@@ -47,7 +51,7 @@ class Catalog:
         self._context = context
         self._held = held
         self._archives: Once[tuple[Image | UnreadImage, ...]] = Once()
-        self._sizes: dict[Digest, int] = {}
+        self._sizes = PackedMap()
         self._stored_sizes: dict[Digest, int | None] = {}
 
     async def copies(self, entry: Entry) -> list[Copy]:
@@ -194,7 +198,10 @@ class Catalog:
         """
         for blob in _blobs(image for _, image in loaded):
             digest, size = blob.descriptor.digest, blob.descriptor.size
-            if self._sizes.setdefault(digest, size) != size and digest not in self._stored_sizes:
+            key, size = bytes.fromhex(digest.hex), min(size, _LARGEST)
+            if (known := self._sizes.get(key)) is None:
+                self._sizes.put(key, size)
+            elif known != size and digest not in self._stored_sizes:
                 self._stored_sizes[digest] = await _stored_size(blob)
         going: list[tuple[Copy, Image]] = []
         for copy, image in loaded:
