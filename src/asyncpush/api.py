@@ -17,7 +17,7 @@ from asyncpush.ecr.http import open_http
 from asyncpush.ecr.logins import open_logins as open_logins
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.session import open_client
-from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, only_cause
+from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
 from asyncpush.events import Emit, ImageFailed, ignore
 from asyncpush.image import ImageResult, Run, dry_run, push_image
 from asyncpush.layer import Resources, push_layer
@@ -196,7 +196,8 @@ async def push_all(
     async def one(position: int, image: Image, to: Destination) -> None:
         async with at_once:
             try:
-                outcomes[position] = await _push(registry, image, to, dry=dry, referrers=referrers)
+                with foreseen():
+                    outcomes[position] = await _push(registry, image, to, dry=dry, referrers=referrers)
             except AsyncpushError as error:
                 outcomes[position] = ImageFailure(image.source, str(to), error)
                 stop.on(error)
@@ -235,10 +236,11 @@ class _Stop:
 async def _push(registry: Registry, image: Image, to: Destination, *, dry: bool, referrers: bool) -> ImageResult:
     repository = registry.repository(to.repository)
     try:
-        if dry:
-            result = await _dry_run(registry, image, repository, to)
-        else:
-            result = await push_image(image, repository, to.tag, str(to), registry.run)
+        with foreseen():
+            if dry:
+                result = await _dry_run(registry, image, repository, to)
+            else:
+                result = await push_image(image, repository, to.tag, str(to), registry.run)
     except AsyncpushError as error:
         registry.emit(ImageFailed(str(to), str(error)))
         raise

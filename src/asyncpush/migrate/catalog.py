@@ -18,6 +18,7 @@ from asyncpush.errors import (
     ManifestError,
     SourceError,
     SourceNotFoundError,
+    foreseen,
     only_cause,
 )
 from asyncpush.events import Notice
@@ -179,7 +180,8 @@ class Catalog:
         async def one(reference: str, waiting: Sequence[Copy]) -> None:
             target = Digest.parse(reference) if reference.startswith("sha256:") else reference
             try:
-                found[reference] = await remote.resolve(entry.repository, target, (there or {}).get(reference, ()))
+                with foreseen():
+                    found[reference] = await remote.resolve(entry.repository, target, (there or {}).get(reference, ()))
             except AsyncpushError as error:
                 for copy in waiting:
                     self._context.failed(copy, error)
@@ -233,14 +235,15 @@ class Catalog:
 
         async def one(descriptor: Descriptor, waiting: Sequence[Copy]) -> None:
             try:
-                # By its digest: a HEAD may be wrong about size and type.
-                manifest = await remote.manifest(entry.repository, descriptor.digest)
-                root = await remote.load(
-                    entry.repository,
-                    manifest.descriptor,
-                    entry.platforms,
-                    push_foreign_layers=self._context.run.resources.settings.push_foreign_layers,
-                )
+                with foreseen():
+                    # By its digest: a HEAD may be wrong about size and type.
+                    manifest = await remote.manifest(entry.repository, descriptor.digest)
+                    root = await remote.load(
+                        entry.repository,
+                        manifest.descriptor,
+                        entry.platforms,
+                        push_foreign_layers=self._context.run.resources.settings.push_foreign_layers,
+                    )
                 image = Image(waiting[0].source, entry.repository, waiting[0].tag, root)
                 self._tell_absent(entry, [image])
             except AsyncpushError as error:

@@ -13,7 +13,7 @@ from typing import TypeVar
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
-from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, only_cause
+from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
 from asyncpush.migrate.catalog import Catalog
 from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, CopyResult
@@ -164,7 +164,8 @@ class Discovery:
         """The copies that *entry* asks for; None if that can't be learnt: then one that stands for all has failed."""
         stand_ins = [self._catalog.stand_in(entry, goal) for goal in entry.goals]
         try:
-            copies = await self._catalog.copies(entry)
+            with foreseen():
+                copies = await self._catalog.copies(entry)
         except AsyncpushError as error:
             self._context.unread.add(entry)
             for copy in stand_ins:
@@ -179,7 +180,8 @@ class Discovery:
 
     async def _plan_archive(self, entry: Entry, copies: Sequence[Copy]) -> None:
         try:
-            loaded = await self._catalog.load_archive(entry, copies)
+            with foreseen():
+                loaded = await self._catalog.load_archive(entry, copies)
         except AsyncpushError as error:
             for copy in copies:
                 self._context.failed(copy, error)
@@ -310,7 +312,8 @@ class Discovery:
 
         async def one(repository: Repository, asking: Sequence[Copy]) -> None:
             try:
-                await ask(repository, asking)
+                with foreseen():
+                    await ask(repository, asking)
             except AsyncpushError as error:
                 for copy in asking:
                     self._context.failed(copy, error)

@@ -29,6 +29,11 @@ class Ready:
     copies: tuple[tuple[Copy, Plan], ...]
 
     @property
+    def identities(self) -> frozenset[str]:
+        """The blobs that are to be sent."""
+        return frozenset(blob.identity for _, plan in self.copies for blob in plan.to_send)
+
+    @property
     def weight(self) -> int:
         """Its manifests and blobs."""
         return weight(self.image)

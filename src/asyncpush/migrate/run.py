@@ -17,6 +17,8 @@ from asyncpush.errors import (
     CREDENTIALS_LOST,
     AsyncpushError,
     RepositoryNotFoundError,
+    UnforeseenError,
+    foreseen,
     only_cause,
 )
 from asyncpush.events import Emit, Event, PartSent, ignore
@@ -28,7 +30,7 @@ from asyncpush.migrate.context import Context, Options
 from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.discovery import Discovery
 from asyncpush.migrate.exchange import Exchange, registry_of, score
-from asyncpush.migrate.failures import may_succeed
+from asyncpush.migrate.failures import journaled, may_succeed
 from asyncpush.migrate.plan.model import Entry, Plan
 from asyncpush.migrate.referrers import Referrers
 from asyncpush.migrate.results import Report, pushed_result
@@ -133,7 +135,7 @@ async def migrate_plan(
         if journal is not None and not options.dry and context.stopped is None:
             failures = [result for result in results if result.outcome == "failed"]
             for result in failures:
-                await journal.image_failed(result.copy.key, str(result.error))
+                await journal.image_failed(result.copy.key, journaled(result.error))
             await journal.end_run(len(failures))
         requests = Counter[str]()
         for target in targets.values():
@@ -258,7 +260,7 @@ class _Migration:
                     tg.start_soon(self._present, each)
                     continue
                 self._ready.append(each)
-                self._wanted.update(_identities(each))
+                self._wanted.update(each.identities)
                 tg.start_soon(self._push_next)
 
     async def _push_next(self) -> None:
@@ -274,7 +276,7 @@ class _Migration:
 
     def _forget(self, ready: Ready) -> None:
         """Let go of an image that has gone, with all that was kept for it."""
-        for identity in _identities(ready):
+        for identity in ready.identities:
             self._wanted[identity] -= 1
             if not self._wanted[identity]:
                 del self._wanted[identity]
@@ -301,7 +303,8 @@ class _Migration:
 
         async def one(copy: Copy, plan: ImagePlan) -> None:
             try:
-                result = await self._push_one(ready, copy, plan)
+                with foreseen():
+                    result = await self._push_one(ready, copy, plan)
             except AsyncpushError as error:
                 self._context.failed(copy, error)
                 return
@@ -374,7 +377,12 @@ class _Migration:
         """Carry the referrers along, and note in the journal which images are done."""
         journal = self._context.journal
         for copy in copies:
-            whole = await self._referrers.carry(copy, subjects, referrers)
+            try:
+                with foreseen():
+                    whole = await self._referrers.carry(copy, subjects, referrers)
+            except UnforeseenError as error:
+                self._context.failed(copy, error)
+                continue
             if not whole:
                 self._unfinished.append(copy)
             result = self._context.results[copy.key]
@@ -388,7 +396,3 @@ class _Migration:
                 outcome=result.outcome,
                 choice=copy.choice,
             )
-
-
-def _identities(ready: Ready) -> frozenset[str]:
-    return frozenset(blob.identity for _, plan in ready.copies for blob in plan.to_send)
