@@ -18,7 +18,7 @@ from asyncpush.ecr.http import open_http
 from asyncpush.ecr.logins import open_logins as open_logins
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.session import open_client
-from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, only_cause
+from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
 from asyncpush.events import Emit, ImageFailed, Listener, ignore
 from asyncpush.image import DirectSender, ImageResult, Run, dry_run, push_image
 from asyncpush.layer import Resources, push_layer
@@ -215,7 +215,8 @@ async def push_all(
     async def one(position: int, image: Image, to: Destination) -> None:
         async with engine.images:
             try:
-                outcomes[position] = await _push(engine, engine.run, image, to, dry=dry, referrers=referrers)
+                with foreseen():
+                    outcomes[position] = await _push(engine, engine.run, image, to, dry=dry, referrers=referrers)
             except AsyncpushError as error:
                 outcomes[position] = ImageFailure(image.source, str(to), error)
                 stop.on(error)
@@ -260,10 +261,11 @@ async def _push(
 ) -> ImageResult:
     repository = engine.repository(to.repository)
     try:
-        if dry:
-            result = await _dry_run(engine, image, repository, to)
-        else:
-            result = await push_image(image, repository, to.tag, str(to), run)
+        with foreseen():
+            if dry:
+                result = await _dry_run(engine, image, repository, to)
+            else:
+                result = await push_image(image, repository, to.tag, str(to), run)
     except AsyncpushError as error:
         engine.emit(ImageFailed(str(to), str(error)))
         raise
@@ -329,9 +331,7 @@ async def push_layers(
             if descriptor.digest in there:
                 outcome = "present"
             elif not dry:
-                key = (repository.address, blob.identity)
-                pushed, ours = await run.layers.do(key, lambda: push_layer(repository, blob, run.resources))
-                outcome = "pushed" if ours and pushed.outcome == "pushed" else "present"
+                outcome = await _send_once(run, repository, blob)
         except AsyncpushError as error:
             outcomes[position] = LayerFailure(file, error)
             stop.on(error)
@@ -345,6 +345,19 @@ async def push_layers(
                 if blob.descriptor is not None:
                     tg.start_soon(one, position, str(files[position]), blob, blob.descriptor)
     return Results(outcomes.get(at) or LayerFailure(str(file), stop.cause) for at, file in enumerate(files))
+
+
+async def _send_once(run: Run, repository: Repository, blob: Blob) -> Literal["pushed", "present"]:
+    """Push a layer whose digest is known, unless another call has pushed it, or does."""
+    outcome: Literal["pushed", "present"] = "present"
+
+    async def send() -> None:
+        nonlocal outcome
+        pushed = await push_layer(repository, blob, run.resources)
+        outcome = "pushed" if pushed.outcome == "pushed" else "present"
+
+    await run.layers.do((repository.address, blob.identity), send)
+    return outcome
 
 
 async def _hash_all(files: Sequence[str | Path], outcomes: dict[int, LayerResult | LayerFailure]) -> dict[int, Blob]:

@@ -13,6 +13,7 @@ AsyncpushError
 │   ├── SourceNotFoundError    a source registry has no such repository, tag, manifest or blob
 │   ├── SourceDeniedError      a source registry refuses, with the credentials that there are
 │   └── SourceUnavailableError a source registry gives no answer, or too many errors
+├── UnforeseenError            an error that nobody has foreseen: a bug; it fails what it is about, and nothing else
 ├── JournalError               the journal is damaged or can't be written
 ├── FailuresError              several things were asked for, and some of them failed (``raise_for_failures``)
 └── RegistryError              the far end refused or could not be reached
@@ -30,7 +31,9 @@ AsyncpushError
 
 from __future__ import annotations
 
+import traceback
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncpush.redaction import shown
@@ -40,6 +43,10 @@ if TYPE_CHECKING:
 
     from asyncpush.model import Digest
 
+
+#: What a message tells of an error that nobody has foreseen: calls, the innermost first, and characters.
+_SHOWN_FRAMES = 4
+_SHOWN_TEXT = 300
 
 #: Choices that a message lists; a layout can hold hundreds.
 _SHOWN_CHOICES = 20
@@ -174,6 +181,24 @@ class FailuresError(AsyncpushError):
         super().__init__(f"{len(failures)} failed: {'; '.join(shown)}")
 
 
+class UnforeseenError(AsyncpushError):
+    """Raised when something fails in a way that nobody has foreseen: it is a bug of asyncpush's.
+
+    Args:
+        error: what was raised.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        cause = next(leaf_errors(error))
+        #: All that is known of it, many lines.
+        self.traceback = "".join(traceback.format_exception(error))
+        frames = traceback.extract_tb(cause.__traceback__)[-_SHOWN_FRAMES:]
+        places = ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
+        text = " ".join(str(cause).split())[:_SHOWN_TEXT]
+        bug = "" if isinstance(cause, OSError) else "this is a bug, please report it: "
+        super().__init__(f"{bug}{type(cause).__name__}{': ' if text else ''}{text} ({places})")
+
+
 class RegistryError(AsyncpushError):
     """Raised when the registry refuses or can't be reached."""
 
@@ -291,3 +316,17 @@ def only_cause() -> Iterator[None]:
     except BaseExceptionGroup as group:
         error = next(leaf_errors(group))
         raise error from error.__cause__
+
+
+@contextmanager
+def foreseen() -> Iterator[None]:
+    """Raise what nobody has foreseen as an error of asyncpush's: whoever catches those catches it, too."""
+    try:
+        yield
+    except AsyncpushError:
+        raise
+    except Exception as error:
+        ours = next((each for each in leaf_errors(error) if isinstance(each, AsyncpushError)), None)
+        if ours is not None:
+            raise ours from ours.__cause__
+        raise UnforeseenError(error) from error

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar, cast
 
 import anyio
 
@@ -15,6 +15,7 @@ from asyncpush.events import ImageDone, ImagePlanned, ImageStarted
 from asyncpush.layer import PushedLayer, Resources, push_layer
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, LeftOut
+from asyncpush.packed import PackedSet
 from asyncpush.planning import Memory, Plan, companions, each_once, nodes, plan_image
 from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository
 from asyncpush.results import Result
@@ -99,43 +100,61 @@ class ImageResult(Result):
 
 
 class Once(Generic[T]):
-    """Does each thing once, however many ask for it; a failure is forgotten, so that somebody else may try."""
+    """Does each thing once, however many ask for it; a failure is forgotten, so that somebody else may try.
 
-    def __init__(self) -> None:
+    A run has millions of things to do: keys that end in a digest take little memory, and so do usual results.
+
+    Args:
+        usual: a result that most things have.
+    """
+
+    def __init__(self, usual: T | None = None) -> None:
+        self._usual = usual
+        self._usually_done = PackedSet()
         self._done: dict[Hashable, T] = {}
         self._running: dict[Hashable, anyio.Event] = {}
-        self._announced: set[Hashable] = set()
+        self._announced = PackedSet()
 
     async def do(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """The result of *work* for *key*, and whether it was this call that did it."""
-        while key not in self._done:
+        while not self._is_done(key):
             if (running := self._running.get(key)) is not None:
                 await running.wait()
                 continue
             finished = self._running[key] = anyio.Event()
             try:
-                self._done[key] = await work()
+                result = await work()
+                if result == self._usual:
+                    self._usually_done.add(key)
+                else:
+                    self._done[key] = result
+                self._announced.discard(key)
             finally:
                 del self._running[key]
                 finished.set()
-            return self._done[key], True
-        return self._done[key], False
+            return result, True
+        return self._done.get(key, cast("T", self._usual)), False
 
     def announce(self, key: Hashable) -> bool:
         """Whether nobody has announced *key* before, so that work is counted once."""
-        if key in self._announced:
+        if key in self._announced or self._is_done(key):
             return False
         self._announced.add(key)
         return True
 
     def retract(self, key: Hashable) -> None:
         """Let *key* be announced again, unless it was done."""
-        if key not in self._done:
-            self._announced.discard(key)
+        self._announced.discard(key)
 
     def forget(self, key: Hashable) -> None:
         """Let *key* be done again."""
+        if self._is_done(key):
+            self._announced.add(key)  # it was counted
+        self._usually_done.discard(key)
         self._done.pop(key, None)
+
+    def _is_done(self, key: Hashable) -> bool:
+        return key in self._usually_done or key in self._done
 
 
 class LayerSender(Protocol):
@@ -179,11 +198,14 @@ class _Put:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the images of one run share: resources, and who sends which layer, puts which manifest, creates what."""
+    """What the images of one run share: resources, and who sends which layer, puts which manifest, creates what.
+
+    The result of a layer is what points at it, where nobody knew that before it was sent.
+    """
 
     resources: Resources
     sender: LayerSender
-    layers: Once[PushedLayer] = field(default_factory=Once)
+    layers: Once[Descriptor | None] = field(default_factory=Once)
     manifests: Once[_Put] = field(default_factory=Once)
     created: Once[bool] = field(default_factory=Once)
 
@@ -338,11 +360,16 @@ class _ImagePush:
             if (known := available.get(blob.identity)) is not None:
                 descriptors[blob.identity] = known
                 return
-            key = (self._repository.address, blob.identity)
-            pushed, ours = await self._run.layers.do(key, lambda: self._run.sender.send(self._repository, blob))
-            descriptors[blob.identity] = pushed.descriptor
-            if ours:
+
+            async def push() -> Descriptor | None:
+                pushed = await self._run.sender.send(self._repository, blob)
                 self.sent.append(pushed)
+                return None if blob.descriptor else pushed.descriptor
+
+            found, _ = await self._run.layers.do((self._repository.address, blob.identity), push)
+            descriptor = found or blob.descriptor
+            assert descriptor is not None, "what was sent is known"  # noqa: S101
+            descriptors[blob.identity] = descriptor
 
         async with anyio.create_task_group() as tg:
             for blob in sorted(blobs, key=lambda blob: -blob.source_size):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from sys import intern
 from typing import Any
 
 import msgspec
@@ -76,6 +77,10 @@ class _Manifest(
     annotations: object = None
 
 
+#: Bytes that a descriptor takes in memory, with its digest and its strings.
+_DESCRIPTOR_FOOTPRINT = 600
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """An image manifest or an index: its bytes, which are what is put, and what they point at.
@@ -112,6 +117,11 @@ class Manifest:
     def annotation(self, key: str) -> str | None:
         """The value of annotation *key*, or None."""
         return dict(self.annotations).get(key)
+
+    @property
+    def footprint(self) -> int:
+        """Bytes that it takes in memory, about."""
+        return len(self.raw) + _DESCRIPTOR_FOOTPRINT * (2 + len(self.layers) + len(self.children))
 
     @property
     def descriptor(self) -> Descriptor:
@@ -304,7 +314,7 @@ def parse_descriptor(parsed: DescriptorDocument, name: str) -> Descriptor:
     there = parsed.platform
     platform = Platform(there.os, there.architecture or "", there.variant) if there and there.os else None
     return Descriptor(
-        parsed.media_type,
+        intern(parsed.media_type),
         digest,
         parsed.size,
         tuple(parsed.urls or ()),

@@ -33,7 +33,9 @@ from asyncpush.errors import (
     ChoiceError,
     InvalidReferenceError,
     SourceError,
+    UnforeseenError,
     UsageError,
+    foreseen,
     only_cause,
 )
 from asyncpush.events import Emit, Event, ImageFailed, Notice
@@ -182,8 +184,9 @@ async def _prepare_all(
 
     async def one(position: int, source: str) -> None:
         try:
-            found[position] = await _prepare(opening, source, goal)
-        except (SourceError, ChoiceError) as error:
+            with foreseen():
+                found[position] = await _prepare(opening, source, goal)
+        except (SourceError, ChoiceError, UnforeseenError) as error:
             found[position] = [ImageFailure(source, "", error)]
 
     with only_cause():

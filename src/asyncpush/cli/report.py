@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.streams import write_result
-from asyncpush.errors import AsyncpushError, RegistryError, SourceError
+from asyncpush.errors import AsyncpushError, RegistryError, SourceError, UnforeseenError
 from asyncpush.image import ImageResult, ReferrerResult
 from asyncpush.model import LeftOut
 from asyncpush.results import ImageFailure, LayerFailure, LayerResult
@@ -177,7 +177,8 @@ def error_document(error: AsyncpushError) -> Json:
     """An error as JSON: where it comes from, ECR's code if it has one, what is wrong, what to do."""
     origin = "source" if isinstance(error, SourceError) else "registry" if isinstance(error, RegistryError) else "usage"
     code: str | None = getattr(error, "code", None)
-    return {"origin": origin, "code": code, "message": error.message, "hint": error.hint}
+    trace = {"traceback": error.traceback} if isinstance(error, UnforeseenError) else {}
+    return {"origin": origin, "code": code, "message": error.message, "hint": error.hint, **trace}
 
 
 def print_document(document: Json) -> None:

@@ -18,6 +18,7 @@ from asyncpush.errors import (
     ManifestError,
     SourceError,
     SourceNotFoundError,
+    foreseen,
     only_cause,
 )
 from asyncpush.events import Notice
@@ -28,11 +29,15 @@ from asyncpush.migrate.copies import Copy, LeftOutTag, NothingTaken, taken_text
 from asyncpush.migrate.plan.model import Entry, Goal
 from asyncpush.migrate.plan.tags import select
 from asyncpush.model import Descriptor, Digest, Platform
+from asyncpush.packed import PackedMap
 from asyncpush.planning import leaves
 from asyncpush.protocols import Image, ImageNode, IndexNode
 from asyncpush.reference import destination
 from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry.blob import RegistryBlob
+
+#: A size above this is no size; all of them are alike.
+_LARGEST = 2**64 - 1
 
 
 class Catalog:
@@ -47,7 +52,7 @@ class Catalog:
         self._context = context
         self._held = held
         self._archives: Once[tuple[Image | UnreadImage, ...]] = Once()
-        self._sizes: dict[Digest, int] = {}
+        self._sizes = PackedMap()
         self._stored_sizes: dict[Digest, int | None] = {}
 
     async def copies(self, entry: Entry) -> list[Copy]:
@@ -175,7 +180,8 @@ class Catalog:
         async def one(reference: str, waiting: Sequence[Copy]) -> None:
             target = Digest.parse(reference) if reference.startswith("sha256:") else reference
             try:
-                found[reference] = await remote.resolve(entry.repository, target, (there or {}).get(reference, ()))
+                with foreseen():
+                    found[reference] = await remote.resolve(entry.repository, target, (there or {}).get(reference, ()))
             except AsyncpushError as error:
                 for copy in waiting:
                     self._context.failed(copy, error)
@@ -194,7 +200,10 @@ class Catalog:
         """
         for blob in _blobs(image for _, image in loaded):
             digest, size = blob.descriptor.digest, blob.descriptor.size
-            if self._sizes.setdefault(digest, size) != size and digest not in self._stored_sizes:
+            key, size = bytes.fromhex(digest.hex), min(size, _LARGEST)
+            if (known := self._sizes.get(key)) is None:
+                self._sizes.put(key, size)
+            elif known != size and digest not in self._stored_sizes:
                 self._stored_sizes[digest] = await _stored_size(blob)
         going: list[tuple[Copy, Image]] = []
         for copy, image in loaded:
@@ -226,14 +235,15 @@ class Catalog:
 
         async def one(descriptor: Descriptor, waiting: Sequence[Copy]) -> None:
             try:
-                # By its digest: a HEAD may be wrong about size and type.
-                manifest = await remote.manifest(entry.repository, descriptor.digest)
-                root = await remote.load(
-                    entry.repository,
-                    manifest.descriptor,
-                    entry.platforms,
-                    push_foreign_layers=self._context.run.resources.settings.push_foreign_layers,
-                )
+                with foreseen():
+                    # By its digest: a HEAD may be wrong about size and type.
+                    manifest = await remote.manifest(entry.repository, descriptor.digest)
+                    root = await remote.load(
+                        entry.repository,
+                        manifest.descriptor,
+                        entry.platforms,
+                        push_foreign_layers=self._context.run.resources.settings.push_foreign_layers,
+                    )
                 image = Image(waiting[0].source, entry.repository, waiting[0].tag, root)
                 self._tell_absent(entry, [image])
             except AsyncpushError as error:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
+from typing import TypeVar
 
 import anyio
-from anyio import CapacityLimiter
 from anyio.streams.memory import MemoryObjectSendStream
 
-from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, only_cause
+from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
 from asyncpush.journal import FinishedImage
-from asyncpush.manifest import Manifest
 from asyncpush.migrate.catalog import Catalog
 from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.plan.model import Entry, Target
 from asyncpush.migrate.repositories import create_by_push
+from asyncpush.migrate.room import Discovered, Present, Ready, Room, weight
 from asyncpush.model import Descriptor, Digest
 from asyncpush.planning import Memory, Plan, Wanted, plan_anew, plan_images
 from asyncpush.protocols import Image, ImageNode, Repository, StoredImage
+
+T = TypeVar("T")
 
 #: Entries that are looked into at once; each asks for its tags and manifests many at a time.
 _ENTRIES_AT_ONCE = 16
@@ -30,34 +33,12 @@ _ENTRIES_AT_ONCE = 16
 #: Lines of a list that are looked into together: as many tags as one BatchGetImage takes.
 _LINES_TOGETHER = 100
 
+#: Copies of an entry that are compared at once; a BatchGetImage takes as many.
+_COMPARED_AT_ONCE = 100
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ready:
-    """An image that can go.
-
-    Attributes:
-        image: the image.
-        copies: where it goes, and what is missing there.
-    """
-
-    image: Image
-    copies: tuple[tuple[Copy, Plan], ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Present:
-    """An image that is there already.
-
-    Attributes:
-        copy: where it is.
-        manifest: its manifest or index, as the repository has it.
-    """
-
-    copy: Copy
-    manifest: Manifest
-
-
-Discovered = Ready | Present
+#: Images of an entry that are read at once, and blobs of them after which ECR is asked what it lacks.
+_READ_AT_ONCE = 8
+_BLOBS_AT_ONCE = 500
 
 
 @dataclass(slots=True, eq=False)
@@ -109,19 +90,23 @@ class Discovery:
         context: the migration.
         held: keeps archives open for as long as their images may go.
         found: hears of what there is to do, as it is found.
+        room: for what is found.
     """
 
-    def __init__(self, context: Context, held: AsyncExitStack, found: MemoryObjectSendStream[Discovered]) -> None:
+    def __init__(
+        self, context: Context, held: AsyncExitStack, found: MemoryObjectSendStream[Discovered], room: Room
+    ) -> None:
         self._context = context
         self._found = found
+        self._room = room
+        self._turns = anyio.Semaphore(_ENTRIES_AT_ONCE)
         self._catalog = Catalog(context, held)
 
     async def entries(self, entries: Iterable[Entry]) -> None:
         """Look into *entries*, many at once."""
-        at_once = CapacityLimiter(_ENTRIES_AT_ONCE)
 
         async def one(group: _Group) -> None:
-            async with at_once:
+            try:
                 try:
                     asked = [await self._asked_for(entry) for entry in group.entries]
                     for earlier in group.before:
@@ -130,38 +115,98 @@ class Discovery:
                 finally:
                     group.claimed.set()
                 if any(copies is not None for copies in asked):
-                    await self.copies(group.entries[0], going)
+                    await self._copies(group.entries[0], going)
+            finally:
+                self._turns.release()
 
         with only_cause():
             async with anyio.create_task_group() as tg:
                 for group in _grouped(entries):
+                    await self._turns.acquire()
                     tg.start_soon(one, group)
 
-    async def copies(self, entry: Entry, copies: Sequence[Copy]) -> None:
+    async def again(self, copies: Mapping[Entry, Sequence[Copy]]) -> None:
+        """Find out what there is to do for *copies*, by their entries."""
+
+        async def one(entry: Entry, some: Sequence[Copy]) -> None:
+            try:
+                await self._copies(entry, some)
+            finally:
+                self._turns.release()
+
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                for entry, some in copies.items():
+                    await self._turns.acquire()
+                    tg.start_soon(one, entry, some)
+
+    async def _copies(self, entry: Entry, copies: Sequence[Copy]) -> None:
         """Find out what there is to do for *copies*, all of one entry, or of several of one source like *entry*."""
         going = await self._unfinished(entry, copies)
         for copy in going:
             self._context.started(copy)
         going = [copy for copy in going if not self._is_refused(copy)]
         if entry.kind == "local":
-            await self._plan_archive(entry, going)
+            await self._plan_all(await self._load_archive(entry, going), {})
             return
-        stored = await self._stored(going)
-        going = [copy for copy in going if copy.repository in stored]
+        missing: dict[Descriptor, list[Copy]] = defaultdict(list)
+        stored: dict[Repository, list[StoredImage]] = defaultdict(list)
+        for some in _alike_together(going):
+            await self._compare(entry, some, missing, stored)
+        await self._read(entry, missing, stored)
+
+    async def _compare(
+        self,
+        entry: Entry,
+        copies: Sequence[Copy],
+        missing: dict[Descriptor, list[Copy]],
+        stored: dict[Repository, list[StoredImage]],
+    ) -> None:
+        """Compare source and targets: those of *copies* that are *missing* are noted, and what is *stored*."""
+        found = await self._stored(copies)
+        going = [copy for copy in copies if copy.repository in found]
         there: dict[str, set[Digest]] = defaultdict(set)
         for copy in going:
-            brought = (self._brought_from(copy, each) for each in stored[copy.repository] if _is_at(each, copy))
+            brought = (self._brought_from(copy, each) for each in found[copy.repository] if _is_at(each, copy))
             there[copy.reference].update(filter(None, brought))
         descriptors = await self._catalog.resolve(entry, going, there)
-        going = [copy for copy in going if copy.reference in descriptors]
-        missing = [copy for copy in going if not await self._is_present(copy, descriptors[copy.reference], stored)]
-        await self._plan_all(await self._catalog.load(entry, missing, descriptors), stored)
+        wanted = set()
+        for copy in going:
+            descriptor = descriptors.get(copy.reference)
+            if descriptor is not None and not await self._is_present(copy, descriptor, found):
+                missing[descriptor].append(copy)
+                wanted.add(descriptor.digest)
+        for repository, images in found.items():
+            # The manifest of another image is needed no more: that it is there is enough.
+            stored[repository] += [
+                each if entry.platforms or each.digest in wanted else replace(each, manifest=None) for each in images
+            ]
+
+    async def _read(
+        self,
+        entry: Entry,
+        missing: Mapping[Descriptor, Sequence[Copy]],
+        stored: Mapping[Repository, Sequence[StoredImage]],
+    ) -> None:
+        """Read the manifests of what is *missing*, and hand it over, no more at once than fits in memory."""
+        loaded: list[tuple[Copy, Image]] = []
+        blobs = 0
+        descriptors = {copy.reference: descriptor for descriptor, copies in missing.items() for copy in copies}
+        for some in _batches(list(missing.values()), _READ_AT_ONCE):
+            read = await self._catalog.load(entry, [copy for copies in some for copy in copies], descriptors)
+            loaded += read
+            blobs += sum(map(weight, {id(image): image for _, image in read}.values()))
+            if blobs >= _BLOBS_AT_ONCE:
+                await self._plan_all(loaded, stored)
+                loaded, read, blobs = [], [], 0
+        await self._plan_all(loaded, stored)
 
     async def _asked_for(self, entry: Entry) -> list[Copy] | None:
         """The copies that *entry* asks for; None if that can't be learnt: then one that stands for all has failed."""
         stand_ins = [self._catalog.stand_in(entry, goal) for goal in entry.goals]
         try:
-            copies = await self._catalog.copies(entry)
+            with foreseen():
+                copies = await self._catalog.copies(entry)
         except AsyncpushError as error:
             self._context.unread.add(entry)
             for copy in stand_ins:
@@ -174,14 +219,14 @@ class Discovery:
                 self._context.results.pop(copy.key, None)
         return copies
 
-    async def _plan_archive(self, entry: Entry, copies: Sequence[Copy]) -> None:
+    async def _load_archive(self, entry: Entry, copies: Sequence[Copy]) -> Sequence[tuple[Copy, Image]]:
         try:
-            loaded = await self._catalog.load_archive(entry, copies)
+            with foreseen():
+                return await self._catalog.load_archive(entry, copies)
         except AsyncpushError as error:
             for copy in copies:
                 self._context.failed(copy, error)
-            return
-        await self._plan_all(loaded, {})
+            return ()
 
     # What is done, or can't be done
 
@@ -202,7 +247,8 @@ class Discovery:
     async def _digests_now(self, entry: Entry, finished: Mapping[Copy, FinishedImage]) -> dict[Copy, Digest | None]:
         """What each copy is at its source now, for one HEAD each; those that can't be asked for have failed."""
         if entry.kind == "local":
-            return {copy: source_digest(image) for copy, image in await self._catalog.load_archive(entry, finished)}
+            loaded = await self._load_archive(entry, list(finished))
+            return {copy: source_digest(image) for copy, image in loaded}
         moving = {copy: image for copy, image in finished.items() if not copy.reference.startswith("sha256:")}
         before: dict[str, set[Digest]] = defaultdict(set)
         for copy, image in moving.items():
@@ -257,7 +303,7 @@ class Discovery:
             return False
         self._context.sources[copy.key] = descriptor.digest
         self._context.exchange.holds(copy.repository, (blob.digest for blob in match.manifest.blobs()))
-        await self._found.send(Present(copy, match.manifest))
+        await self._tell(Present(copy, match.manifest))
         return True
 
     def _brought_from(self, copy: Copy, stored: StoredImage) -> Digest | None:
@@ -304,7 +350,11 @@ class Discovery:
             image = images[group[0][0]]
             for copy, _ in group:
                 self._context.sources.setdefault(copy.key, source_digest(image))
-            await self._found.send(Ready(image, tuple(group)))
+            await self._tell(Ready(image, tuple(group)))
+
+    async def _tell(self, found: Discovered) -> None:
+        await self._room.take(found)
+        await self._found.send(found)
 
     def _is_empty(self, copy: Copy) -> bool:
         """Whether nothing can be in the copy's repository: it is new, or not there yet."""
@@ -320,7 +370,8 @@ class Discovery:
 
         async def one(repository: Repository, asking: Sequence[Copy]) -> None:
             try:
-                await ask(repository, asking)
+                with foreseen():
+                    await ask(repository, asking)
             except AsyncpushError as error:
                 for copy in asking:
                     self._context.failed(copy, error)
@@ -342,3 +393,20 @@ def source_digest(image: Image) -> Digest | None:
 def _is_at(stored: StoredImage, copy: Copy) -> bool:
     """Whether an image that a repository holds is where *copy* goes: under its tag, or anywhere if it has none."""
     return copy.tag is None or copy.tag == stored.tag
+
+
+def _alike_together(copies: Sequence[Copy]) -> Iterator[Sequence[Copy]]:
+    """*copies*, as many at a time as can be compared at once; those of one reference stay together."""
+    some: list[Copy] = []
+    for _, alike in groupby(copies, key=lambda copy: copy.reference):
+        group = list(alike)
+        if some and len(some) + len(group) > _COMPARED_AT_ONCE:
+            yield some
+            some = []
+        some += group
+    if some:
+        yield some
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[at : at + size] for at in range(0, len(items), size))

@@ -19,6 +19,7 @@ from asyncpush.layer import PushedLayer, Resources, send_layer
 from asyncpush.manifest import Manifest
 from asyncpush.migrate.leads import Cargo, Leads, Sent
 from asyncpush.model import Digest
+from asyncpush.packed import PackedNames
 from asyncpush.protocols import Blob, Repository
 
 #: Mounts that a registry may decline, without one that it grants, before no more are tried.
@@ -41,7 +42,7 @@ class _Registry:
     leads: Leads
     mounts: bool | None = None
     asked: bool = False
-    held: dict[Digest, str] = field(default_factory=dict)
+    held: PackedNames = field(default_factory=PackedNames)
     granted: int = 0
     declined: int = 0
 
@@ -126,7 +127,8 @@ class Exchange:
         """Learn that images of *repository* refer to these layers."""
         registry = self._registry(repository)
         for digest in digests:
-            registry.held.setdefault(digest, repository.name)
+            if registry.mounts is not False:
+                registry.held.setdefault(digest, repository.name)
             registry.leads.settle(digest)
 
     @contextmanager

@@ -13,14 +13,19 @@ from asyncpush.errors import (
     SourceNotFoundError,
     SourceUnavailableError,
     TagImmutableError,
+    UnforeseenError,
     UsageError,
 )
+
+#: Characters of a reason that a journal keeps.
+_LONGEST = 8000
 
 _FINAL = (
     UsageError,
     ManifestError,
     ChoiceError,
     TagImmutableError,
+    UnforeseenError,
     SourceNotFoundError,
     SourceDeniedError,
     *CREDENTIALS_LOST,
@@ -42,3 +47,9 @@ def may_succeed(error: AsyncpushError | None) -> bool:
     if isinstance(error, ServiceError) and error.code in _FINAL_CODES:
         return False
     return not isinstance(error, _FINAL)
+
+
+def journaled(error: AsyncpushError | None) -> str:
+    """What a journal keeps of *error*, in one line: with the traceback, if nobody has foreseen it."""
+    trace = f" | {' | '.join(error.traceback.split(chr(10)))}" if isinstance(error, UnforeseenError) else ""
+    return f"{error}{trace}"[:_LONGEST]

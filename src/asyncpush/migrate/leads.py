@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import anyio
@@ -176,7 +176,7 @@ class Leads:
         self,
         repository: str,
         blobs: Iterable[Blob],
-        held: Collection[Digest],
+        held: Container[Digest],
         begun: Collection[str],
         present: Iterable[Blob] = (),
     ) -> Cargo:

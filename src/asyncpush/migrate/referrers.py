@@ -34,11 +34,11 @@ class Referrers:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._read: Once[FoundReferrers] = Once()
+        self._read = Once(FoundReferrers())
         self._sources: dict[tuple[str, str], RepositoryReferrers] = {}
         self._noted: dict[tuple[str, Digest], list[str]] = {}
         self._said: set[str] = set()
-        self._carried: Once[bool] = Once()
+        self._carried = Once(usual=True)
 
     async def carry(self, copy: Copy, subjects: Sequence[Digest], source: ReferrerSource | None = None) -> bool:
         """Bring what refers to *subjects* to the repository of *copy*, where they are.

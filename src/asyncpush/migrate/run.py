@@ -17,6 +17,8 @@ from asyncpush.errors import (
     CREDENTIALS_LOST,
     AsyncpushError,
     RepositoryNotFoundError,
+    UnforeseenError,
+    foreseen,
     only_cause,
 )
 from asyncpush.events import Emit, Event, Listener, PartSent, ignore
@@ -26,26 +28,32 @@ from asyncpush.layer import Resources
 from asyncpush.migrate.catalog import Catalog
 from asyncpush.migrate.context import Context, Options
 from asyncpush.migrate.copies import Copy, CopyResult
-from asyncpush.migrate.discovery import Discovered, Discovery, Present, Ready
+from asyncpush.migrate.discovery import Discovery
 from asyncpush.migrate.exchange import Exchange, registry_of, score
-from asyncpush.migrate.failures import may_succeed
+from asyncpush.migrate.failures import journaled, may_succeed
 from asyncpush.migrate.plan.model import Entry, Plan
 from asyncpush.migrate.referrers import Referrers
 from asyncpush.migrate.repositories import create_by_push, make_whole, prepare
 from asyncpush.migrate.results import Report, pushed_result
 from asyncpush.migrate.resume import begin_run, fingerprint
+from asyncpush.migrate.room import Discovered, Present, Ready, Room
 from asyncpush.migrate.targets import open_targets
 from asyncpush.model import Digest
+from asyncpush.packed import PackedSet
 from asyncpush.planning import Plan as ImagePlan
 from asyncpush.planning import plan_anew
 from asyncpush.protocols import ReferrerSource
 from asyncpush.referrers import subjects_of
 from asyncpush.settings import Settings
 from asyncpush.sources.registry import Patience, open_remotes
+from asyncpush.stream.budget import ByteBudget
 
 #: Images that are worked on at once. Their layers share the slots; this bounds what waits for its turn, or for a layer
 #: that another image brings.
 _IMAGES_AT_ONCE = 128
+
+#: And their manifests and blobs: each that waits for its turn is a task.
+_BLOBS_AT_ONCE = 4096
 
 #: Of the images that are ready, how many are compared to find the one that helps most others.
 _COMPARED = 100
@@ -133,7 +141,7 @@ async def migrate_plan(
         if journal is not None and not options.dry and context.stopped is None:
             failures = [result for result in results if result.outcome == "failed"]
             for result in failures:
-                await journal.image_failed(result.copy.key, str(result.error))
+                await journal.image_failed(result.copy.key, journaled(result.error))
             await journal.end_run(len(failures))
         requests = Counter[str]()
         for target in targets.values():
@@ -179,8 +187,11 @@ class _Migration:
         self._referrers = Referrers(context)
         self._ready: list[Ready] = []
         self._wanted: Counter[str] = Counter()
+        # Where uploads go on first, others begin before those are all found if they fill the room.
+        self._room = Room(self._begun.set)
         self._at_once = anyio.CapacityLimiter(_IMAGES_AT_ONCE)
-        self._planned: set[tuple[str, str]] = set()
+        self._blobs = ByteBudget(_BLOBS_AT_ONCE)
+        self._planned = PackedSet()
         self._unfinished: list[Copy] = []
 
     async def go(self, entries: Iterable[Entry]) -> None:
@@ -209,7 +220,7 @@ class _Migration:
     async def _discover_and_push(self, entries: Iterable[Entry], copies: dict[Entry, list[Copy]] | None) -> None:
         """Look into *entries*, or into some of their copies, and push what is found, as it is found."""
         ahead, found = anyio.create_memory_object_stream[Discovered](0)
-        discovery = Discovery(self._context, self._held, ahead)
+        discovery = Discovery(self._context, self._held, ahead, self._room)
         async with anyio.create_task_group() as tg:
             tg.start_soon(self._discover, discovery, ahead, entries, copies)
             tg.start_soon(self._push_found, found)
@@ -232,9 +243,7 @@ class _Migration:
             unread = {entry for entry in copies if entry in self._context.unread}
             async with anyio.create_task_group() as tg:
                 tg.start_soon(discovery.entries, unread)
-                for entry, some in copies.items():
-                    if entry not in unread:
-                        tg.start_soon(discovery.copies, entry, some)
+                tg.start_soon(discovery.again, {entry: copies[entry] for entry in copies if entry not in unread})
 
     def _in_order(self, entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
         """The entries that go where uploads were left, and the others."""
@@ -253,7 +262,7 @@ class _Migration:
                     tg.start_soon(self._present, each)
                     continue
                 self._ready.append(each)
-                self._wanted.update(_identities(each))
+                self._wanted.update(each.identities)
                 tg.start_soon(self._push_next)
 
     async def _push_next(self) -> None:
@@ -262,8 +271,18 @@ class _Migration:
             compared = self._ready[: _COMPARED_RESUMED if self._left else _COMPARED]
             best = max(compared, key=self._score)
             self._ready.remove(best)
-            await self._push(best)
-            self._wanted.subtract(_identities(best))
+            async with self._blobs.account() as account:
+                await account.take(best.weight)
+                await self._push(best)
+            self._forget(best)
+
+    def _forget(self, ready: Ready) -> None:
+        """Let go of an image that has gone, with all that was kept for it."""
+        for identity in ready.identities:
+            self._wanted[identity] -= 1
+            if not self._wanted[identity]:
+                del self._wanted[identity]
+        self._room.give_back(ready)
 
     def _score(self, ready: Ready) -> tuple[int, float]:
         lost = sum(self._context.exchange.lost(copy.repository, plan.to_send) for copy, plan in ready.copies)
@@ -278,6 +297,7 @@ class _Migration:
         if journal is not None and not self._context.options.dry:
             await journal.image_put(copy.repository.address, manifest, copy.tag)
         await self._finish([copy], digests)
+        self._room.give_back(present)
 
     async def _push(self, ready: Ready) -> None:
         """Push an image to all its places at once, then what refers to it."""
@@ -285,7 +305,8 @@ class _Migration:
 
         async def one(copy: Copy, plan: ImagePlan) -> None:
             try:
-                result = await self._push_one(ready, copy, plan)
+                with foreseen():
+                    result = await self._push_one(ready, copy, plan)
             except AsyncpushError as error:
                 self._context.failed(copy, error)
                 return
@@ -340,7 +361,8 @@ class _Migration:
                 continue
             # What is yet to be compressed has no digest, by which it could be mounted.
             by_mount = mounts and blob.descriptor is not None and in_registry in self._planned
-            self._planned |= {in_repository, in_registry}
+            self._planned.add(in_repository)
+            self._planned.add(in_registry)
             sent, mounted = sent + (not by_mount), mounted + bool(by_mount)
             sizes[bool(by_mount)] += blob.source_size
         return replace(
@@ -358,7 +380,12 @@ class _Migration:
         """Carry the referrers along, and note in the journal which images are done."""
         journal = self._context.journal
         for copy in copies:
-            whole = await self._referrers.carry(copy, subjects, referrers)
+            try:
+                with foreseen():
+                    whole = await self._referrers.carry(copy, subjects, referrers)
+            except UnforeseenError as error:
+                self._context.failed(copy, error)
+                continue
             if not whole:
                 self._unfinished.append(copy)
             result = self._context.results[copy.key]
@@ -372,7 +399,3 @@ class _Migration:
                 outcome=result.outcome,
                 choice=copy.choice,
             )
-
-
-def _identities(ready: Ready) -> frozenset[str]:
-    return frozenset(blob.identity for _, plan in ready.copies for blob in plan.to_send)

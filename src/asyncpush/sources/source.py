@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
-from asyncpush.errors import ChoiceError, ManifestError, SourceError
+from asyncpush.errors import ChoiceError, ManifestError, SourceError, UnforeseenError, foreseen
 from asyncpush.events import Emit, Notice, ignore
 from asyncpush.model import Descriptor, Digest, LeftOut, Platform
 from asyncpush.protocols import Image, ImageNode, IndexNode, ReferrerSource
@@ -90,7 +90,7 @@ class UnreadImage:
     source: str
     repository: str | None
     tag: str | None
-    error: SourceError | ChoiceError
+    error: SourceError | ChoiceError | UnforeseenError
 
 
 class Source(Protocol):
@@ -234,7 +234,7 @@ class LocalSource:
         return kept
 
     async def _read(self, entries: Sequence[Entry], platforms: Collection[Platform]) -> tuple[Image | UnreadImage, ...]:
-        loaded: dict[int, Loaded | SourceError | ChoiceError] = {}
+        loaded: dict[int, Loaded | SourceError | ChoiceError | UnforeseenError] = {}
         images: list[Image | UnreadImage] = []
         for alike in _by_name(entries):
             try:
@@ -248,7 +248,7 @@ class LocalSource:
                 images.append(self._named(entry, loaded[entry.position]))
         return tuple(images)
 
-    def _named(self, entry: Entry, found: Loaded | SourceError | ChoiceError) -> Image | UnreadImage:
+    def _named(self, entry: Entry, found: Loaded | SourceError | ChoiceError | UnforeseenError) -> Image | UnreadImage:
         name = self._written(entry), entry.repository, entry.tag
         if isinstance(found, Loaded):
             return Image(*name, found.root, entry.referrers, found.left_out)
@@ -301,10 +301,11 @@ def _by_name(entries: Sequence[Entry]) -> list[list[Entry]]:
     return list(groups.values())
 
 
-async def _load(entry: Entry, platforms: Collection[Platform]) -> Loaded | SourceError | ChoiceError:
+async def _load(entry: Entry, platforms: Collection[Platform]) -> Loaded | SourceError | ChoiceError | UnforeseenError:
     try:
-        return await entry.load(platforms)
-    except (SourceError, ChoiceError) as error:
+        with foreseen():
+            return await entry.load(platforms)
+    except (SourceError, ChoiceError, UnforeseenError) as error:
         return error
 
 

@@ -32,7 +32,7 @@ Packing = Literal["gzip", "xz", "zstd", "bzip2"]
 WINDOW_LOG = 27
 
 #: What the decompressors raise of damaged data.
-CORRUPT: tuple[type[Exception], ...] = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError)
+CORRUPT: tuple[type[Exception], ...] = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError, OverflowError)
 if igzip_lib is not None:
     CORRUPT = (*CORRUPT, igzip_lib.IsalError)  # type: ignore[arg-type]  # its stub takes the class for an instance
 

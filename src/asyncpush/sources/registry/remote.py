@@ -42,7 +42,7 @@ from asyncpush.sources.registry.refusals import RefusedError
 from asyncpush.sources.registry.requests import Ask, path_of
 from asyncpush.sources.registry.wire import Wire
 
-#: Manifests are a few KiB; those of the biggest indexes some hundred.
+#: Manifests take a few KiB of memory; the biggest indexes some hundred.
 _CACHE_SIZE = 32 * MiB
 #: Longer ones are hashed and parsed in a worker thread.
 _LONG = 64 * 1024
@@ -269,7 +269,7 @@ class Remote:
     def _remember(self, manifest: Manifest) -> None:
         replaced = self._manifests.pop(manifest.digest, None)
         self._manifests[manifest.digest] = manifest
-        self._cached += len(manifest.raw) - (len(replaced.raw) if replaced else 0)
+        self._cached += manifest.footprint - (replaced.footprint if replaced else 0)
         while self._cached > _CACHE_SIZE:
             _, oldest = self._manifests.popitem(last=False)
-            self._cached -= len(oldest.raw)
+            self._cached -= oldest.footprint
