@@ -78,7 +78,7 @@ class Registry:
         return await self._ecr.account()
 
     def wait_again(self) -> None:
-        """Wait once more for an endpoint that was silent for ``Settings.max_outage``; its requests have one try else."""
+        """Wait once more for an endpoint that was silent for ``Settings.max_outage``."""
         self._ecr.wait_again()
 
     def repository(self, name: str) -> Repository:

@@ -215,7 +215,7 @@ class Wire:
                 finally:
                     opened.close()
             except TransientError as error:
-                if once and not (error.throttled or error.silent):
+                if once and not (error.throttled or error.unanswered):
                     raise
                 await tries.failed(error)
                 if once and error.throttled:
