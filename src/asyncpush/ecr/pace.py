@@ -222,6 +222,8 @@ class OperationPace:
             rate = _CUT * self._trial.good
         else:
             rate = sent / 2
+            if math.isfinite(self._aim):
+                self._trial.good = None  # others take all, for now
         self._rate = max(_SLOWEST, rate)
         self._tokens, self._filled, self._probe = 0.0, now, _PROBE
         self._count = Count(now)

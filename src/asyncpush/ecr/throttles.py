@@ -145,7 +145,7 @@ class Trial:
 
     def again(self, share: float) -> None:
         """Try a still lower rate, since *share* was refused at this one."""
-        self._share, self._low = share, min(max(share, _MARGIN), 0.5)
+        self._share, self._low = share, min(max(share, _MARGIN), 0.9)
 
     def rate_before(self, share: float) -> float | None:
         """The rate that the first refusals had nothing to do with, if *share* is about theirs."""
