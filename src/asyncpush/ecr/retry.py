@@ -10,10 +10,10 @@ from typing import Literal, TypeVar
 import anyio
 from botocore.exceptions import ClientError
 
-from asyncpush.ecr.errors import verdict
+from asyncpush.ecr.errors import UNEXPECTED_ANSWER, verdict
 from asyncpush.ecr.pace import OperationPace, Pace
 from asyncpush.errors import AsyncpushError, ConnectionFailedError, ServiceError
-from asyncpush.events import Emit, RequestDone, Retrying
+from asyncpush.events import Emit, Notice, RequestDone, Retrying
 from asyncpush.retry import LONGEST_WAIT, HostBackoff, Silence, backoff, retry_after
 
 T = TypeVar("T")
@@ -26,6 +26,8 @@ _THROTTLED_WAIT = 0.02
 _PATIENCE = 600.0
 #: And how often in all: where nine of ten requests are refused, one in a thousand million meets that.
 _MOST_THROTTLES = 200
+#: Seconds between two words to the user about slow answers.
+_SILENT = 60.0
 _HINT = "others may be using up the account's quota: push again later, or ask for more in Service Quotas"
 
 
@@ -44,6 +46,7 @@ class Retries:
         self._emit = emit
         self._pace = pace
         self.host = host or HostBackoff()
+        self._told = -math.inf
 
     async def call(self, operation: str, send: Callable[[], Awaitable[T]]) -> T:
         """Await ``send()`` until it succeeds, fails for good, has failed too often, or for minutes.
@@ -60,7 +63,7 @@ class Retries:
                 try:
                     answer = await self._timed(operation, send)
                 except AsyncpushError as error:
-                    if isinstance(error, ServiceError):
+                    if isinstance(error, ServiceError) and error.code != UNEXPECTED_ANSWER:
                         self.host.heard()
                     if verdict(error) == "throttled":
                         pace.throttled(started)
@@ -72,6 +75,12 @@ class Retries:
                     pace.succeeded(started)
                     return answer
             await anyio.sleep(delay)
+
+    def tell(self, text: str) -> None:
+        """Tell the user something, but not the like of it for each request."""
+        if time.monotonic() > self._told + _SILENT:
+            self._told = time.monotonic()
+            self._emit(Notice(text))
 
     async def _timed(self, operation: str, send: Callable[[], Awaitable[T]]) -> T:
         """Await ``send()`` and tell how long it took: a cancelled request has not ended, and is not told."""
@@ -124,13 +133,16 @@ class _Tries:
         if kind == "final":
             raise error
         if isinstance(error, ConnectionFailedError):
-            if self._host.answered and error.silent:
-                delay = self._silence.wait(self._host, began)
-                if delay is None:
-                    raise error
-                return delay
             if not self._host.answered and error.wrong_address:
                 raise error
+            if error.silent:
+                delay = self._silence.wait(self._host, began)
+                self._failures += not self._host.answered
+                if delay is None or self._failures >= self._max_attempts:
+                    raise error
+                return delay
+        elif not self._host.answered and isinstance(error, ServiceError) and error.code == UNEXPECTED_ANSWER:
+            raise error
         self._silence.end()
         asked = _asked_delay(error)
         self._waited += asked

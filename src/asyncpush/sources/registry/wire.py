@@ -25,7 +25,7 @@ from asyncpush.errors import (
     SourceUnavailableError,
 )
 from asyncpush.events import Emit, Notice
-from asyncpush.retry import retry_after
+from asyncpush.retry import retry_after, told_if_late
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.auth import Authority
 from asyncpush.sources.registry.challenge import parse_challenges
@@ -314,7 +314,8 @@ class Wire:
             await self._mood.turn()
             self.requests[ask.operation] += 1
             url = URL(f"{self._base}{ask.path}", encoded=True)
-            response = await self._http.send(ask.method, url, ask.headers, authorization=authorization)
+            with told_if_late(f"{ask.what} has no answer yet from {self.host}", self.notice):
+                response = await self._http.send(ask.method, url, ask.headers, authorization=authorization)
         except BaseException:
             self._turns.release_on_behalf_of(key)
             raise
