@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 import anyio
+import pytest
 from aiohttp import web
 
 Answer = Callable[[web.Request, "Relay"], Awaitable[web.StreamResponse]]
@@ -78,6 +79,13 @@ def refused(code: str, message: str = "refused by the relay", status: int = 400,
         return web.Response(status=status, body=body, content_type="application/x-amz-json-1.1")
 
     return answer
+
+
+def no_waits(patch: pytest.MonkeyPatch) -> None:
+    """Let requests to ECR be sent again at once."""
+    patch.setattr("asyncpush.retry.backoff", lambda *_: 0.0001)
+    patch.setattr("asyncpush.ecr.retry.backoff", lambda *_: 0.0001)
+    patch.setattr("asyncpush.ecr.pace._SLOWEST", 1000.0)
 
 
 @asynccontextmanager

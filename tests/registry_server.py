@@ -14,7 +14,7 @@ from asyncpush.sources.registry import Patience
 from images import Json, Layout, digest
 
 #: Waits of next to nothing; tests that want others say so.
-QUICK = Patience(stall=5.0, first_wait=0.001, longest_wait=0.002)
+QUICK = Patience(stall=5.0, first_wait=0.001, longest_wait=0.002, outage=0.3)
 
 Rule = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 

@@ -19,7 +19,6 @@ from anyio import to_thread
 import asyncpush
 from asyncpush import Registry
 from asyncpush.api import open_logins
-from asyncpush.ecr import retry
 from asyncpush.ecr.address import registry_address, registry_host
 from asyncpush.emulator import Credentials, Emulator
 from asyncpush.emulator.weather import Weather, parse_fault
@@ -28,7 +27,7 @@ from asyncpush.journal import open_journal
 from asyncpush.reference import RegistryName, parse_registry
 from asyncpush.settings import AwsConfiguration, RepositorySettings, SourceRegistry
 from conftest import REGION, aws, judge
-from faults import Answer, Relay, lost_reply, passed, refused, relay_to
+from faults import Answer, Relay, lost_reply, no_waits, passed, refused, relay_to
 
 OWN = "000000000000"
 DENIED = refused("AccessDeniedException")
@@ -58,8 +57,7 @@ LIFECYCLE = json.dumps(
 
 @pytest.fixture(autouse=True)
 def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "_FIRST_WAIT", {"transient": 0.0001, "throttled": 0.0001})
-    monkeypatch.setattr(retry, "_LONGEST_WAIT", 0.001)
+    no_waits(monkeypatch)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from hypothesis import strategies as st
 import asyncpush
 from asyncpush import AwsConfiguration, Digest, Registry, Settings
 from asyncpush.administration import StoredManifest
-from asyncpush.ecr import pace, retry
 from asyncpush.ecr.calls import Calls
 from asyncpush.ecr.login import EcrLogin
 from asyncpush.ecr.mount import Mounts
@@ -37,6 +36,7 @@ from asyncpush.events import RequestDone, Retrying
 from asyncpush.manifest import parse_manifest
 from asyncpush.reference import RegistryName
 from conftest import KEYS, REGION, Events, aws
+from faults import no_waits
 from images import Layout, layer_tar
 
 OWN = "000000000000"
@@ -46,9 +46,7 @@ HOST = f"{OWN}.dkr.ecr.{REGION}.amazonaws.com"
 
 @pytest.fixture(autouse=True)
 def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "_FIRST_WAIT", {"transient": 0.0001, "throttled": 0.0001})
-    monkeypatch.setattr(retry, "_LONGEST_WAIT", 0.001)
-    monkeypatch.setattr(pace, "_SLOWEST", 1000.0)
+    no_waits(monkeypatch)
 
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -265,7 +263,7 @@ async def test_retry_after_counts(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr(retry.anyio, "sleep", sleep)
+    monkeypatch.setattr("asyncpush.ecr.retry.anyio.sleep", sleep)
     assert await bench.mount() is False
     [wait] = [each for each in waits if each >= 1]
     assert 7 <= wait < 7.1

@@ -18,7 +18,6 @@ from anyio import to_thread
 
 import asyncpush
 from asyncpush import Digest, Settings
-from asyncpush.ecr import pace, retry
 from asyncpush.emulator import Emulator
 from asyncpush.errors import (
     ConnectionFailedError,
@@ -36,7 +35,7 @@ from asyncpush.protocols import Part, Repository
 from asyncpush.reference import RegistryName
 from asyncpush.settings import DEFAULT_PART_SIZE
 from conftest import Events, aws, judge
-from faults import Answer, Relay, lost_reply, lost_request, passed, refused, relay_to
+from faults import Answer, Relay, lost_reply, lost_request, no_waits, passed, refused, relay_to
 from images import CONFIG, LAYER, Layout, digest, layer_tar
 
 DATA = b"a layer" * 100
@@ -46,9 +45,7 @@ ATTEMPTS = 3
 
 @pytest.fixture(autouse=True)
 def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "_FIRST_WAIT", {"transient": 0.0001, "throttled": 0.0001})
-    monkeypatch.setattr(retry, "_LONGEST_WAIT", 0.001)
-    monkeypatch.setattr(pace, "_SLOWEST", 1000.0)
+    no_waits(monkeypatch)
 
 
 @pytest.fixture
@@ -103,8 +100,8 @@ def bench_to(emulator: Emulator) -> Open:
     """Open a repository called ``team/app``, which is not there yet."""
 
     @asynccontextmanager
-    async def opened(registry: RegistryName | None = None) -> AsyncIterator[Bench]:
-        events, settings = Events(), Settings(max_attempts=ATTEMPTS)
+    async def opened(registry: RegistryName | None = None, max_outage: float = 60) -> AsyncIterator[Bench]:
+        events, settings = Events(), Settings(max_attempts=ATTEMPTS, max_outage=max_outage)
         async with (
             relay_to(emulator.endpoint_url) as relay,
             asyncpush.connect(registry, aws=aws(relay.url), settings=settings, emit=events) as connected,
@@ -261,15 +258,29 @@ async def test_what_passes_is_waited_out_and_told(bench: Bench) -> None:
             assert bench.relay.seen[operation] == before + 2, what
 
 
-async def test_patience_ends(bench: Bench) -> None:
-    for fault in (lost_request, page(500)):
-        bench.relay.plan("InitiateLayerUpload", *[fault] * ATTEMPTS)
-        bench.relay.seen.clear()
-        bench.events.clear()
-        with pytest.raises(asyncpush.RegistryError, match="InitiateLayerUpload"):
+async def test_answers_that_fail_are_counted(bench: Bench) -> None:
+    bench.relay.plan("InitiateLayerUpload", *[page(500)] * ATTEMPTS)
+    bench.relay.seen.clear()
+    bench.events.clear()
+    with pytest.raises(asyncpush.RegistryError, match="InitiateLayerUpload"):
+        await bench.repository.begin_upload()
+    assert bench.relay.seen["InitiateLayerUpload"] == ATTEMPTS
+    assert bench.retried == [("InitiateLayerUpload", attempt + 1) for attempt in range(ATTEMPTS - 1)]
+
+
+async def test_no_answer_is_waited_out_however_often_it_was_asked_for(bench: Bench) -> None:
+    bench.relay.plan("InitiateLayerUpload", *[lost_request] * 20 * ATTEMPTS)
+    await bench.repository.begin_upload()
+    assert bench.relay.seen["InitiateLayerUpload"] == 20 * ATTEMPTS + 1
+
+
+async def test_an_outage_ends_a_request_once_it_has_lasted_too_long(bench_to: Open) -> None:
+    async with bench_to(max_outage=0.1) as bench:
+        await bench.repository.create()
+        bench.relay.plan("InitiateLayerUpload", *[lost_request] * 100_000)
+        with pytest.raises(ConnectionFailedError, match="InitiateLayerUpload got no answer"):
             await bench.repository.begin_upload()
-        assert bench.relay.seen["InitiateLayerUpload"] == ATTEMPTS
-        assert bench.retried == [("InitiateLayerUpload", attempt + 1) for attempt in range(ATTEMPTS - 1)]
+        assert bench.relay.seen["InitiateLayerUpload"] > ATTEMPTS
 
 
 async def test_throttles_end_no_patience(bench: Bench) -> None:
@@ -280,18 +291,18 @@ async def test_throttles_end_no_patience(bench: Bench) -> None:
     assert bench.retried == [("InitiateLayerUpload", attempt + 1) for attempt in range(throttles)]
 
 
-async def test_an_endpoint_that_has_never_answered_is_tried_once(bench_to: Open) -> None:
+async def test_an_endpoint_that_has_never_answered_gets_more_tries_unless_its_address_may_be_wrong(
+    bench_to: Open,
+) -> None:
     async with bench_to() as bench:
-        bench.relay.plan("InitiateLayerUpload", *[lost_request] * 100)
-        for tries in (1, 2):
-            with pytest.raises(ConnectionFailedError, match=bench.relay.url):
-                await bench.repository.begin_upload()
-            assert bench.relay.seen["InitiateLayerUpload"] == tries
-        with pytest.raises(RepositoryNotFoundError):
-            await bench.repository.available([Digest.of(DATA)])
-        with pytest.raises(ConnectionFailedError):
-            await bench.repository.begin_upload()
-        assert bench.relay.seen["InitiateLayerUpload"] == 2 + ATTEMPTS
+        bench.relay.plan("CreateRepository", lost_request)
+        assert await bench.repository.create()
+        assert bench.relay.seen["CreateRepository"] == 2
+    events = Events()
+    async with asyncpush.connect(aws=aws("http://127.0.0.1:1"), emit=events) as registry:
+        with pytest.raises(ConnectionFailedError, match=r"127\.0\.0\.1:1"):
+            await registry.repository("team/app").begin_upload()
+    assert not events.of(Retrying)
 
 
 ADVICE = {

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 import asyncpush
 from asyncpush import Digest, Registry, Settings
 from asyncpush.administration import NotHeld
-from asyncpush.ecr import retry
 from asyncpush.emulator import Emulator
 from asyncpush.errors import InvalidReferenceError, RepositoryNotFoundError, ServiceError, UsageError
 from asyncpush.events import RequestDone, Retrying
@@ -36,7 +35,7 @@ from asyncpush.verify import (
     verify_image,
 )
 from conftest import REGION, Events, Server, aws, judge
-from faults import refused, relay_to
+from faults import no_waits, refused, relay_to
 from images import FOREIGN_LAYER, A, B, C, DockerSave, Layout, at, digest, layer_tar
 from inprocess import run_here
 
@@ -45,8 +44,7 @@ LARGE = 3 * 2**20
 
 @pytest.fixture(autouse=True)
 def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "_FIRST_WAIT", {"transient": 0.0001, "throttled": 0.0001})
-    monkeypatch.setattr(retry, "_LONGEST_WAIT", 0.001)
+    no_waits(monkeypatch)
 
 
 @dataclass

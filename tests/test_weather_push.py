@@ -13,11 +13,11 @@ from anyio import to_thread
 
 import asyncpush
 from asyncpush import Registry, Settings
-from asyncpush.ecr import pace, retry
 from asyncpush.emulator import Emulator, Weather
 from asyncpush.emulator.weather import parse_fault, parse_throttle
 from asyncpush.errors import ServiceError
 from conftest import aws, token
+from faults import no_waits
 from images import Layout
 
 KiB = 1024
@@ -25,9 +25,7 @@ KiB = 1024
 
 @pytest.fixture(autouse=True)
 def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "_FIRST_WAIT", {"transient": 0.0001, "throttled": 0.0001})
-    monkeypatch.setattr(retry, "_LONGEST_WAIT", 0.001)
-    monkeypatch.setattr(pace, "_SLOWEST", 1000.0)
+    no_waits(monkeypatch)
     monkeypatch.setattr("asyncpush.image._LAG_WAITS", (0.01, 0.02, 0.05, 0.1))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from email.utils import parsedate_to_datetime
 
 import anyio
@@ -20,6 +21,10 @@ LONGEST_WAIT = 20.0
 _FIRST_WAIT = 0.2
 #: From here on the waits have long been the longest.
 _DOUBLINGS = 10
+#: Seconds without an answer, after which a user is told.
+_LATE = 10.0
+#: Seconds that a host which has never answered may take, over all tries of a request.
+_FIRST_ANSWER = 60.0
 #: Seconds without a failure, after which a failure begins another outage than the one that was given up.
 _FORGOTTEN = 60.0
 
@@ -43,6 +48,17 @@ def retry_after(value: str | None) -> float | None:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (OverflowError, ValueError):
         return None
+
+
+@contextmanager
+def told_if_late(word: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell *word*, and for how long, if the block takes long: somebody may wonder whether anything happens."""
+    text = f"{word}, for {_LATE:g} seconds; it is waited for"
+    timer = asyncio.get_running_loop().call_later(_LATE, tell, text)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class HostBackoff:
@@ -227,6 +243,8 @@ class Silence:
         host.lost(began)
         now = self._clock()
         delay = host.rest(self._failures)
+        if not host.answered:
+            return delay if now < self._since + min(_FIRST_ANSWER, host.max_outage) else None
         if not host.is_silent or now + delay + (now - began) > self._since + host.max_outage:
             return None
         return delay

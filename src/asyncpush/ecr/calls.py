@@ -13,8 +13,10 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from asyncpush.ecr.credentials import signing
-from asyncpush.ecr.errors import EXPIRED, translated
+from asyncpush.ecr.errors import EXPIRED, UNEXPECTED_ANSWER, translated
+from asyncpush.ecr.patience import in_time
 from asyncpush.ecr.retry import Retries
+from asyncpush.ecr.wire import Outgoing
 from asyncpush.errors import ServiceError
 from asyncpush.reference import Service
 
@@ -28,6 +30,17 @@ NOT_ALLOWED = frozenset({"AccessDeniedException", "UnsupportedCommandException"}
 
 #: The code of an answer that is not ECR's.
 UNEXPECTED_ANSWER = "UnexpectedAnswer"
+
+
+#: What an answer has that ECR has given: one without it is somebody else's, and the reply was lost.
+_MUST_HAVE = {
+    "InitiateLayerUpload": "uploadId",
+    "CompleteLayerUpload": "layerDigest",
+    "PutImage": "image",
+    "CreateRepository": "repository",
+    "GetAuthorizationToken": "authorizationData",
+    "GetDownloadUrlForLayer": "downloadUrl",
+}
 
 
 class Calls:
@@ -71,14 +84,27 @@ class Calls:
         method = getattr(self.client, xform_name(operation))
         with self.understood(operation), translated(operation, self.endpoint_url):
             answer: dict[str, Any]
-            used = self._signing.keys
-            try:
-                answer = await method(**members)
-            except ClientError as error:
-                if error.response.get("Error", {}).get("Code") not in EXPIRED or not await self._signing.others(used):
-                    raise
-                answer = await method(**members)
+            async with in_time(operation, self.endpoint_url, self.retries.tell) as wait:
+                blob = members.get("layerPartBlob")
+                if isinstance(blob, Outgoing):
+                    members = {**members, "layerPartBlob": Outgoing(blob.part, wait.after(blob.left))}
+                else:
+                    wait.begin()
+                answer = await self._send(method, members)
+            if (member := _MUST_HAVE.get(operation)) and member not in answer:
+                raise LookupError(member)
             return answer
+
+    async def _send(self, method: Any, members: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any]
+        used = self._signing.keys
+        try:
+            answer = await method(**members)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") not in EXPIRED or not await self._signing.others(used):
+                raise
+            answer = await method(**members)
+        return answer
 
     @contextmanager
     def understood(self, operation: str) -> Iterator[None]:

@@ -32,8 +32,21 @@ Verdict = Literal["final", "transient", "throttled"]
 _THROTTLES = frozenset(
     {"ThrottlingException", "Throttling", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded"}
 )
-_TRANSIENT = frozenset({"ServerException", "InternalFailure", "InternalError", "ServiceUnavailable", "RequestTimeout"})
-_TRANSIENT_STATUS = frozenset({500, 502, 503, 504})
+#: What is no answer of ECR's: the reply that should have come is lost.
+UNEXPECTED_ANSWER = "UnexpectedAnswer"
+
+_TRANSIENT = frozenset(
+    {
+        "ServerException",
+        "InternalFailure",
+        "InternalError",
+        "ServiceUnavailable",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        UNEXPECTED_ANSWER,
+    }
+)
+_TRANSIENT_STATUS = frozenset({408, 500, 502, 503, 504})
 _TOO_MANY_REQUESTS = 429
 
 #: aiohttp also names what it was told of TLS: "Cannot connect to host HOST:PORT ssl:default [...]".

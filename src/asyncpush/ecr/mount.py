@@ -16,6 +16,7 @@ from asyncpush.ecr.errors import translated
 from asyncpush.ecr.http import Http
 from asyncpush.ecr.login import EcrLogin
 from asyncpush.ecr.pace import is_aws
+from asyncpush.ecr.patience import in_time
 from asyncpush.ecr.retry import Retries
 from asyncpush.errors import ServiceError
 from asyncpush.model import Digest
@@ -107,12 +108,15 @@ class Mounts:
 
         async def send() -> bool:
             with translated(OPERATION, _host(url)):
-                answer = await self._http.send("POST", url, authorized)
+                async with in_time(OPERATION, _host(url), self._retries.tell) as wait:
+                    wait.begin()
+                    answer = await self._http.send("POST", url, authorized)
+                    body = await answer.content
                 if answer.status_code == _MOUNTED:
                     return True
                 if answer.status_code in _NOT_MOUNTED:
                     return False
-                raise _refusal(answer.status_code, answer.headers, await answer.content)
+                raise _refusal(answer.status_code, answer.headers, body)
 
         return await self._retries.call(OPERATION, send)
 

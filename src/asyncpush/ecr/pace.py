@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from asyncpush.ecr.throttles import Borne, Count, Trial
 from asyncpush.reference import Service
 
 #: Requests a second, per account and region; "Amazon ECR service quotas", "Amazon ECR Public service quotas".
@@ -44,8 +45,6 @@ _SMALLEST_BURST = 10
 
 #: The slowest rate: a tenth of the smallest quota, so that a run goes on even when others take all.
 _SLOWEST = 1.0
-#: Seconds that a congestion event lasts at least: quotas are a second's, so its refusals have one cause.
-_EVENT = 1.0
 
 #: What a success adds to the rate below the aim. At full use that is 25 % a second: two seconds from half to aim.
 _RECOVERY = 0.25
@@ -53,6 +52,16 @@ _RECOVERY = 0.25
 #: more, where ECR's limit was or should be; half a minute to ten times as much.
 _PROBE = 0.01
 _PROBE_GROWTH = 0.004
+#: The share of refusals, beyond those that are not ours, up to which the rate grows.
+_GROWS_UP_TO = 0.02
+
+#: Seconds over which a limit without a rate counts what was started, at least: bursts are shorter.
+_SHORTEST_COUNT = 0.25
+
+#: What of the rate that has succeeded is tried next.
+_CUT = 0.8
+#: Where others share the quota, how far the rate may grow quickly again: a trial may have cut too much.
+_REGAIN = 4.0
 
 #: Where a token is one in spite of rounding.
 _ROUNDING = 1e-6
@@ -104,11 +113,12 @@ class OperationPace:
 
     A bucket holds a burst of requests that may start at once, and gains ``rate`` more each second; who finds it empty
     waits in line. The rate begins at its aim: four fifths of the quota, or no limit where none is to be kept.
-    A throttle is a congestion event. The aim becomes four fifths of the rate that was refused (it stays where nothing
-    has succeeded since the last event: then others take all), the rate its half, and the bucket is empty. Requests that
-    started before, or within a second after, belong to this event: their answers change nothing more.
-    Every later success raises the rate: quickly up to the aim; above it slowly at first, then ever faster, and only
-    while requests wait. So it hovers about what ECR bears, be that less than the documented quota or more.
+    Single throttles change nothing. Once the share of refused requests is surely too high, the rate is cut to less than
+    what has succeeded, and what is refused then tells why: next to nothing, and there is a limit, which becomes the
+    aim; as much as before, and others share the quota, so that the rate is what it was, and that share is borne
+    (``throttles.Trial``). Every success raises the rate, while few are refused: quickly up to the aim; above it slowly
+    at first, then ever faster, and only while requests wait. So it hovers about what ECR bears, be that less than the
+    documented quota or more. Answers to requests that started before the rate was cut tell nothing about it.
 
     Args:
         operation: the operation's name.
@@ -126,10 +136,11 @@ class OperationPace:
         self._burst = max(_SMALLEST_BURST, (1 - _AIM) * self._supposed_quota)
         self._tokens = float(self._burst)
         self._filled = clock()
-        self._recent = 0.0
-        self._event_end = -math.inf
-        self._served = True
         self._probe = _PROBE
+        self._borne = Borne()
+        self._count = Count(clock())
+        self._trial: Trial | None = None
+        self._served = -math.inf
         self._line: deque[anyio.Event] = deque()
         self._sent = self._throttled = self._retried = 0
 
@@ -144,33 +155,78 @@ class OperationPace:
             await self._wait_in_line()
             started = self._clock()
         self._sent += 1
+        self._count.started += 1
         return started
 
     def succeeded(self, started: float) -> None:
         """Take note that the request of *started* was done."""
-        if started < self._event_end or math.isinf(self._rate):
+        self._served = self._clock()
+        if self._judge(started, refused=False) or math.isinf(self._rate):
             return
-        self._served = True
+        if self._count.share > self._borne.share + _GROWS_UP_TO:
+            return
         if self._rate < self._aim:
             self._raise_rate(_RECOVERY)
         elif self._line:
             self._raise_rate(self._probe)
             self._probe += _PROBE_GROWTH / self._rate
 
+    def starved(self, since: float) -> float:
+        """Seconds since *since* in which no request was done."""
+        return self._clock() - max(since, self._served)
+
     def throttled(self, started: float) -> None:
         """Take note that the request of *started* was refused for its rate."""
         self._throttled += 1
-        if started < self._event_end:
-            return
-        refused = max(self._recent, self._supposed_quota) if math.isinf(self._rate) else self._rate
-        if self._served:
-            self._aim = _AIM * refused
-        self._rate = max(_SLOWEST, refused / 2)
-        self._tokens = 0.0
-        self._filled = self._clock()
-        self._event_end = self._filled + _EVENT
-        self._probe = _PROBE
-        self._served = False
+        self._judge(started, refused=True)
+
+    def _judge(self, started: float, *, refused: bool) -> bool:
+        """Count an answer, and see what the answers so far say; whether nothing more is to be learnt from it."""
+        now, count = self._clock(), self._count
+        if started < count.began:
+            return True
+        count.add(refused=refused)
+        if self._trial is None:
+            self._borne.forget(now)
+            if count.exceeds(self._borne.share):
+                self._trial = Trial(self._rate, count.share, count.low)
+                self._cut(now)
+            elif count.is_full(now):
+                self._count = Count(now)
+            return False
+        match self._trial.verdict(count):
+            case "limit":
+                self._aim = self._trial.good or self._aim
+                self._borne = Borne()
+            case "shared":
+                self._borne.confirm(count.share, now)
+                self._rate = self._trial.rate_before(count.share) or self._rate
+                self._aim = max(self._aim, _REGAIN * self._rate)
+            case "too much":
+                self._trial.again(count.share)
+                self._cut(now)
+                return True
+            case None:
+                return True
+        self._trial, self._count = None, Count(now)
+        return True
+
+    def _cut(self, now: float) -> None:
+        """Go on at less than the rate that has succeeded."""
+        assert self._trial is not None, "a cut is tried"  # noqa: S101
+        count = self._count
+        seconds = max(now - count.began, _SHORTEST_COUNT if math.isinf(self._rate) else _ROUNDING)
+        sent = min(self._rate, count.started / seconds)
+        if count.share < 1:
+            self._trial.good = (1 - count.share) * sent
+            rate = _CUT * self._trial.good
+        else:
+            rate = sent / 2
+            if math.isfinite(self._aim):
+                self._trial.good = None  # others take all, for now
+        self._rate = max(_SLOWEST, rate)
+        self._tokens, self._filled, self._probe = 0.0, now, _PROBE
+        self._count = Count(now)
 
     def retried(self) -> None:
         """Take note that a request will be sent again."""
@@ -198,8 +254,6 @@ class OperationPace:
     def _take(self, now: float) -> float:
         """Take a token, or say in how many seconds there will be one."""
         if math.isinf(self._rate):
-            # About the requests of the last second: what is refused, once it is.
-            self._recent = self._recent * math.exp(self._filled - now) + 1
             self._filled = now
             return 0.0
         self._fill(now)

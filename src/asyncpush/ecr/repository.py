@@ -27,7 +27,7 @@ from asyncpush.errors import (
 from asyncpush.manifest import ACCEPTED_TYPES, Manifest, parse_manifest
 from asyncpush.model import Digest, Upload
 from asyncpush.protocols import Part, RandomAccess, StoredImage
-from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PARTS
+from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PART_SIZE, MAX_PARTS, MIN_PART_SIZE
 
 #: DescribeImages of ECR Public that are asked at once.
 _DESCRIBED_AT_ONCE = 16
@@ -83,9 +83,7 @@ class EcrRepository:
         """Open an upload (InitiateLayerUpload)."""
         answer = await self._call("InitiateLayerUpload")
         with self._calls.understood("InitiateLayerUpload"):
-            return Upload(
-                answer["uploadId"], answer.get("partSize") or DEFAULT_PART_SIZE, MAX_PARTS[self._calls.service]
-            )
+            return Upload(str(answer["uploadId"]), _part_size(answer.get("partSize")), MAX_PARTS[self._calls.service])
 
     def encoder(self, upload: Upload, first: int, content: RandomAccess | None = None) -> JsonPartEncoder:
         """Make the body of the part that begins at byte *first* (UploadLayerPart); held if there is no *content*."""
@@ -282,6 +280,13 @@ class EcrRepository:
 
     async def _call(self, operation: str, **members: Any) -> dict[str, Any]:
         return await self._calls.call(operation, repositoryName=self._name, **members)
+
+
+def _part_size(said: Any) -> int:
+    """Bytes a part, as an answer asks for them: what can't be meant is not heeded."""
+    if not isinstance(said, int) or isinstance(said, bool):
+        return DEFAULT_PART_SIZE
+    return min(max(said, MIN_PART_SIZE), MAX_PART_SIZE)
 
 
 def _stored(image: dict[str, Any]) -> StoredImage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeVar
@@ -9,21 +10,24 @@ from typing import Literal, TypeVar
 import anyio
 from botocore.exceptions import ClientError
 
-from asyncpush.ecr.errors import verdict
-from asyncpush.ecr.pace import Pace
+from asyncpush.ecr.errors import UNEXPECTED_ANSWER, verdict
+from asyncpush.ecr.pace import OperationPace, Pace
 from asyncpush.errors import AsyncpushError, ConnectionFailedError, ServiceError
-from asyncpush.events import Emit, RequestDone, Retrying
+from asyncpush.events import Emit, Notice, RequestDone, Retrying
 from asyncpush.retry import LONGEST_WAIT, HostBackoff, Silence, backoff, retry_after
 
 T = TypeVar("T")
 
 #: The longest first wait after an answer that may pass; it doubles with each.
 _FIRST_WAIT = 0.2
-#: A throttle deserves a longer one than an answer that may pass.
-_FIRST_THROTTLED_WAIT = 1.0
-#: Seconds that one request may spend in such waits: some sixty throttles in a row. Where seven of ten requests are
-#: refused, one in a thousand million meets that. Time in the line of a pace does not count: others get through there.
+#: What each throttle of a request adds to its wait: the pace of all, not the rest of one, keeps to a quota.
+_THROTTLED_WAIT = 0.02
+#: Seconds for which a request may be told to wait, or be refused for its rate while no other of its operation is done.
 _PATIENCE = 600.0
+#: And how often in all: where nine of ten requests are refused, one in a thousand million meets that.
+_MOST_THROTTLES = 200
+#: Seconds between two words to the user about slow answers.
+_SILENT = 60.0
 _HINT = "others may be using up the account's quota: push again later, or ask for more in Service Quotas"
 
 
@@ -42,13 +46,14 @@ class Retries:
         self._emit = emit
         self._pace = pace
         self.host = host or HostBackoff()
+        self._told = -math.inf
 
     async def call(self, operation: str, send: Callable[[], Awaitable[T]]) -> T:
         """Await ``send()`` until it succeeds, fails for good, has failed too often, or for minutes.
 
         An endpoint that has never answered gets one try where its address may be wrong, which should show at once.
         """
-        pace, tries = self._pace.of(operation), _Tries(self.host, self._max_attempts)
+        pace, tries = self._pace.of(operation), _Tries(self.host, self._pace.of(operation), self._max_attempts)
         while True:
             async with self.host.asking() as asks_for_all:
                 started = await pace.turn()
@@ -58,11 +63,11 @@ class Retries:
                 try:
                     answer = await self._timed(operation, send)
                 except AsyncpushError as error:
-                    if isinstance(error, ServiceError):
+                    if isinstance(error, ServiceError) and error.code != UNEXPECTED_ANSWER:
                         self.host.heard()
                     if verdict(error) == "throttled":
                         pace.throttled(started)
-                    delay = tries.failed(error, began)
+                    delay = tries.failed(error, began, started)
                     pace.retried()
                     self._emit(Retrying(operation, tries.total, delay, error.message))
                 else:
@@ -70,6 +75,12 @@ class Retries:
                     pace.succeeded(started)
                     return answer
             await anyio.sleep(delay)
+
+    def tell(self, text: str) -> None:
+        """Tell the user something, but not the like of it for each request."""
+        if time.monotonic() > self._told + _SILENT:
+            self._told = time.monotonic()
+            self._emit(Notice(text))
 
     async def _timed(self, operation: str, send: Callable[[], Awaitable[T]]) -> T:
         """Await ``send()`` and tell how long it took: a cancelled request has not ended, and is not told."""
@@ -94,22 +105,25 @@ class _Tries:
 
     Args:
         host: what is known of the host that it goes to.
+        pace: the pace of its operation.
         max_attempts: answers that fail it and end it.
 
     Attributes:
         total: how many have failed.
     """
 
-    def __init__(self, host: HostBackoff, max_attempts: int) -> None:
+    def __init__(self, host: HostBackoff, pace: OperationPace, max_attempts: int) -> None:
         self.total = 0
         self._host = host
+        self._pace = pace
         self._max_attempts = max_attempts
         self._silence = Silence()
         self._failures = self._throttles = 0
+        self._throttled_since = math.inf
         self._waited = 0.0
 
-    def failed(self, error: AsyncpushError, began: float) -> float:
-        """The seconds to rest after a try that was sent at *began* and failed of *error*.
+    def failed(self, error: AsyncpushError, began: float, started: float) -> float:
+        """The seconds to rest after a try, sent at *began* (*started* for its pace), that failed of *error*.
 
         Raises:
             AsyncpushError: *error* itself, if no other try can help.
@@ -119,28 +133,31 @@ class _Tries:
         if kind == "final":
             raise error
         if isinstance(error, ConnectionFailedError):
-            if self._host.answered and error.silent:
-                delay = self._silence.wait(self._host, began)
-                if delay is None:
-                    raise error
-                return delay
             if not self._host.answered and error.wrong_address:
                 raise error
+            if error.silent:
+                delay = self._silence.wait(self._host, began)
+                self._failures += not self._host.answered
+                if delay is None or self._failures >= self._max_attempts:
+                    raise error
+                return delay
+        elif not self._host.answered and isinstance(error, ServiceError) and error.code == UNEXPECTED_ANSWER:
+            raise error
         self._silence.end()
+        asked = _asked_delay(error)
+        self._waited += asked
         if kind == "throttled":
             self._throttles += 1
-            delay = backoff(_FIRST_THROTTLED_WAIT, LONGEST_WAIT, self._throttles)
-        else:
-            self._failures += 1
-            if self._failures >= self._max_attempts:
+            self._throttled_since = min(self._throttled_since, started)
+            starved = self._pace.starved(self._throttled_since) > _PATIENCE
+            if starved or self._throttles > _MOST_THROTTLES or self._waited > _PATIENCE:
+                error.hint = _HINT
                 raise error
-            delay = backoff(_FIRST_WAIT, LONGEST_WAIT, self._failures)
-        delay += _asked_delay(error)
-        self._waited += delay
-        if self._waited > _PATIENCE:
-            error.hint = _HINT if kind == "throttled" else error.hint
+            return asked + backoff(_THROTTLED_WAIT * self._throttles, LONGEST_WAIT, 1)
+        self._failures += 1
+        if self._failures >= self._max_attempts or self._waited > _PATIENCE:
             raise error
-        return delay
+        return asked + backoff(_FIRST_WAIT, LONGEST_WAIT, self._failures)
 
 
 def _asked_delay(error: AsyncpushError) -> float:

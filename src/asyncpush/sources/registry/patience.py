@@ -37,7 +37,7 @@ class Patience:
 
     stall: float = 60.0
     connect: float = 30.0
-    answer: float = 300.0
+    answer: float = 90.0
     attempts: int = 6
     outage: float = MAX_OUTAGE
     first_wait: float = 0.2
@@ -147,12 +147,11 @@ class Tries:
             self._silence.end()
             return None
         host, began = error.silent
-        if not host.answered:
-            if error.unanswered:
-                raise error
-            return None
+        if not host.answered and error.unanswered:
+            raise error
         delay = self._silence.wait(host, began)
-        if delay is None:
+        self._failures += not host.answered
+        if delay is None or self._failures >= self._patience.attempts:
             raise error
         return delay
 

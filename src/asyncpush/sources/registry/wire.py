@@ -19,6 +19,7 @@ from asyncpush.errors import (
     SourceUnavailableError,
 )
 from asyncpush.events import Emit, Notice
+from asyncpush.retry import told_if_late
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.auth import Authority, LoginRefusedError
 from asyncpush.sources.registry.challenge import parse_challenges
@@ -127,7 +128,7 @@ class Wire:
                 finally:
                     opened.close()
             except TransientError as error:
-                if once and not (error.throttled or error.silent):
+                if once and not (error.throttled or error.unanswered):
                     raise
                 await tries.failed(error)
                 if once and error.throttled:
@@ -276,7 +277,8 @@ class Wire:
         await self._mood.turn()
         self.requests[ask.operation] += 1
         url = URL(f"{self._base}{ask.path}", encoded=True)
-        return await self._http.send(ask.method, url, ask.headers, authorization=authorization)
+        with told_if_late(f"{ask.what} has no answer yet from {self.host}", self.notice):
+            return await self._http.send(ask.method, url, ask.headers, authorization=authorization)
 
     def _refusal(
         self,
