@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 import anyio
 
@@ -15,11 +15,10 @@ from asyncpush.events import ImageDone, ImagePlanned, ImageStarted
 from asyncpush.layer import PushedLayer, Resources, push_layer
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, LeftOut
+from asyncpush.once import Once
 from asyncpush.planning import Memory, Plan, companions, each_once, nodes, plan_image
 from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository
 from asyncpush.upload import layer_key
-
-T = TypeVar("T")
 
 #: Waits in seconds before a manifest is put again whose blobs ECR does not see yet: its check of manifests can lag
 #: behind a completed layer by hundreds of milliseconds.
@@ -90,46 +89,6 @@ class ImageResult:
     bytes_mounted: int = 0
     referrers: tuple[ReferrerResult, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-
-
-class Once(Generic[T]):
-    """Does each thing once, however many ask for it; a failure is forgotten, so that somebody else may try."""
-
-    def __init__(self) -> None:
-        self._done: dict[Hashable, T] = {}
-        self._running: dict[Hashable, anyio.Event] = {}
-        self._announced: set[Hashable] = set()
-
-    async def do(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
-        """The result of *work* for *key*, and whether it was this call that did it."""
-        while key not in self._done:
-            if (running := self._running.get(key)) is not None:
-                await running.wait()
-                continue
-            finished = self._running[key] = anyio.Event()
-            try:
-                self._done[key] = await work()
-            finally:
-                del self._running[key]
-                finished.set()
-            return self._done[key], True
-        return self._done[key], False
-
-    def announce(self, key: Hashable) -> bool:
-        """Whether nobody has announced *key* before, so that work is counted once."""
-        if key in self._announced:
-            return False
-        self._announced.add(key)
-        return True
-
-    def retract(self, key: Hashable) -> None:
-        """Let *key* be announced again, unless it was done."""
-        if key not in self._done:
-            self._announced.discard(key)
-
-    def forget(self, key: Hashable) -> None:
-        """Let *key* be done again."""
-        self._done.pop(key, None)
 
 
 class LayerSender(Protocol):

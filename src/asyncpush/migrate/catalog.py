@@ -21,13 +21,13 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Notice
-from asyncpush.image import Once
 from asyncpush.migrate.caps import check_caps
 from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, LeftOutTag, NothingTaken, taken_text
 from asyncpush.migrate.plan.model import Entry, Goal
 from asyncpush.migrate.plan.tags import select
 from asyncpush.model import Descriptor, Digest, Platform
+from asyncpush.once import Once
 from asyncpush.planning import leaves
 from asyncpush.protocols import Image, ImageNode, IndexNode
 from asyncpush.reference import destination

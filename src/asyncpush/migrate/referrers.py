@@ -14,11 +14,12 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Notice
-from asyncpush.image import ImageResult, Once
+from asyncpush.image import ImageResult
 from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, CopyResult, Outcome
 from asyncpush.migrate.results import pushed_result
 from asyncpush.model import Digest
+from asyncpush.once import Once
 from asyncpush.planning import Memory, Plan, Wanted, plan_anew, plan_images
 from asyncpush.protocols import FoundReferrers, Image, ReferrerSource, UnreadReferrer
 from asyncpush.referrers import MAX_DEPTH, is_refused, push_referrer
