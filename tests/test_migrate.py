@@ -297,6 +297,22 @@ async def test_an_immutable_tag_that_names_another_image_fails_before_anything_o
     assert here.emulator.requests.counts()["InitiateLayerUpload"] == before
 
 
+async def test_tags_that_have_moved_ask_once_for_the_mutability_of_their_repository(here: Bench) -> None:
+    for tag in ("1", "2", "3"):
+        here.hold("team/app", tag, layer(int(tag)))
+    plan = here.plan({"from": "team/app", "to": "mirror/app"})
+    await here.run(plan)
+    for tag in ("1", "2", "3"):
+        here.hold("team/app", tag, layer(10 + int(tag)))
+    here.emulator.requests.clear()
+
+    report = await here.run(plan)
+
+    assert Counter(outcomes(report).values()) == {"pushed": 3}
+    # One lists the plan's repositories.
+    assert here.emulator.requests.counts()["DescribeRepositories"] == 1 + 1
+
+
 async def test_referrers_and_cosigns_tags_come_along_once(here: Bench) -> None:
     image = here.hold("team/app", "1", layer(1))
     subject = {"mediaType": image["mediaType"], "digest": image["digest"], "size": image["size"]}

@@ -169,7 +169,8 @@ async def push(
         open_remotes(sources, logins=logins, emit=registry.emit) as remotes,
         open_source(source, registry.settings, remotes=remotes, emit=registry.emit) as opened,
     ):
-        return await _push(registry, await opened.image(platform=platform), to, dry=dry, referrers=referrers)
+        image, repository = await opened.image(platform=platform), registry.repository(to.repository)
+        return await _push(registry, repository, image, to, dry=dry, referrers=referrers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +192,15 @@ async def push_all(
     """
     outcomes: dict[int, ImageResult | ImageFailure] = {}
     at_once = CapacityLimiter(_IMAGES_AT_ONCE)
+    repositories: dict[str, Repository] = {}  # what one is asked for once serves all images that go there
 
     async def one(position: int, image: Image, to: Destination) -> None:
         async with at_once:
             try:
-                outcomes[position] = await _push(registry, image, to, dry=dry, referrers=referrers)
+                if to.repository not in repositories:
+                    repositories[to.repository] = registry.repository(to.repository)
+                repository = repositories[to.repository]
+                outcomes[position] = await _push(registry, repository, image, to, dry=dry, referrers=referrers)
             except AsyncpushError as error:
                 outcomes[position] = ImageFailure(image.source, str(to), error)
                 stop.on(error)
@@ -231,8 +236,9 @@ class _Stop:
             self._scope.cancel()
 
 
-async def _push(registry: Registry, image: Image, to: Destination, *, dry: bool, referrers: bool) -> ImageResult:
-    repository = registry.repository(to.repository)
+async def _push(
+    registry: Registry, repository: Repository, image: Image, to: Destination, *, dry: bool, referrers: bool
+) -> ImageResult:
     try:
         if dry:
             result = await _dry_run(registry, image, repository, to)

@@ -167,7 +167,9 @@ async def _refusal(
 ) -> TagImmutableError | None:
     """The error, if the tag may not leave the image that it names."""
     tag, image = wanted.tag, wanted.image
-    if not tag or tag not in tagged or _is_stored(wanted, tagged) or not await repository.is_immutable(tag):
+    if not tag or tag not in tagged or _is_stored(wanted, tagged):
+        return None
+    if not (await repository.tag_mutability()).is_immutable(tag):
         return None
     there = tagged[tag].digest
     if image.root.manifest:

@@ -192,10 +192,18 @@ class Catalog:
         One that is read shows its size. But what another image brings need not be read: so where two manifests
         contradict each other, the registry is asked.
         """
+        doubted: dict[Digest, RegistryBlob] = {}
         for blob in _blobs(image for _, image in loaded):
             digest, size = blob.descriptor.digest, blob.descriptor.size
             if self._sizes.setdefault(digest, size) != size and digest not in self._stored_sizes:
-                self._stored_sizes[digest] = await _stored_size(blob)
+                doubted[digest] = blob
+
+        async def ask(digest: Digest, blob: RegistryBlob) -> None:
+            self._stored_sizes[digest] = await _stored_size(blob)
+
+        async with anyio.create_task_group() as tg:
+            for digest, blob in doubted.items():
+                tg.start_soon(ask, digest, blob)
         going: list[tuple[Copy, Image]] = []
         for copy, image in loaded:
             doubtful = _blobs([image]) if self._stored_sizes else ()

@@ -79,13 +79,20 @@ class Referrers:
         found = await self.of(copy, subject, source)
         for key in self._noted.pop((address, subject), ()):
             self._context.results.pop(key, None)
-        whole = not found.unread
         for unread in found.unread:
             self._note_unread(copy, subject, unread)
-        for referrer in found.referrers:
-            whole = await self._put(copy, subject, referrer) and whole
+        outcomes = [not found.unread]
+
+        async def bring(referrer: Image) -> None:
+            outcomes.append(await self._put(copy, subject, referrer))
             if depth < MAX_DEPTH and referrer.root.manifest:
-                whole = await self._carry(copy, referrer.root.manifest.digest, source, depth + 1) and whole
+                outcomes.append(await self._carry(copy, referrer.root.manifest.digest, source, depth + 1))
+
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                for referrer in found.referrers:
+                    tg.start_soon(bring, referrer)
+        whole = all(outcomes)
         if whole and journal and not self._context.options.dry:
             await journal.note_referrers(address, subject)
         return whole

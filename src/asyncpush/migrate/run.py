@@ -126,8 +126,10 @@ async def migrate_plan(
         results = tuple(context.results.values())
         if journal is not None and not options.dry and context.stopped is None:
             failures = [result for result in results if result.outcome == "failed"]
-            for result in failures:
-                await journal.image_failed(result.copy.key, str(result.error))
+            with only_cause():
+                async with anyio.create_task_group() as tg:  # one commit for many
+                    for result in failures:
+                        tg.start_soon(journal.image_failed, result.copy.key, str(result.error))
             await journal.end_run(len(failures))
         requests = Counter[str]()
         for target in targets.values():
