@@ -170,7 +170,7 @@ async def push(
         open_source(source, registry.settings, remotes=remotes, emit=registry.emit) as opened,
     ):
         image, repository = await opened.image(platform=platform), registry.repository(to.repository)
-        return await _push(registry, repository, image, to, dry=dry, referrers=referrers)
+        return await _push(registry, registry.run.anew, repository, image, to, dry=dry, referrers=referrers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +192,7 @@ async def push_all(
     """
     outcomes: dict[int, ImageResult | ImageFailure] = {}
     at_once = CapacityLimiter(_IMAGES_AT_ONCE)
+    run = registry.run.anew
     repositories: dict[str, Repository] = {}  # what one is asked for once serves all images that go there
 
     async def one(position: int, image: Image, to: Destination) -> None:
@@ -200,7 +201,7 @@ async def push_all(
                 if to.repository not in repositories:
                     repositories[to.repository] = registry.repository(to.repository)
                 repository = repositories[to.repository]
-                outcomes[position] = await _push(registry, repository, image, to, dry=dry, referrers=referrers)
+                outcomes[position] = await _push(registry, run, repository, image, to, dry=dry, referrers=referrers)
             except AsyncpushError as error:
                 outcomes[position] = ImageFailure(image.source, str(to), error)
                 stop.on(error)
@@ -237,19 +238,26 @@ class _Stop:
 
 
 async def _push(
-    registry: Registry, repository: Repository, image: Image, to: Destination, *, dry: bool, referrers: bool
+    registry: Registry,
+    run: Run,
+    repository: Repository,
+    image: Image,
+    to: Destination,
+    *,
+    dry: bool,
+    referrers: bool,
 ) -> ImageResult:
     try:
         if dry:
             result = await _dry_run(registry, image, repository, to)
         else:
-            result = await push_image(image, repository, to.tag, str(to), registry.run)
+            result = await push_image(image, repository, to.tag, str(to), run)
     except AsyncpushError as error:
         registry.emit(ImageFailed(str(to), str(error)))
         raise
     if not referrers:
         return result
-    return replace(result, referrers=await carry_referrers(image, repository, to, registry.run, dry=dry))
+    return replace(result, referrers=await carry_referrers(image, repository, to, run, dry=dry))
 
 
 async def _dry_run(registry: Registry, image: Image, repository: Repository, to: Destination) -> ImageResult:

@@ -6,13 +6,14 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal
 
 import anyio
 
 from asyncpush.errors import AsyncpushError, LayersNotFoundError, RepositoryNotFoundError, only_cause
 from asyncpush.events import ImageDone, ImagePlanned, ImageStarted
-from asyncpush.layer import PushedLayer, Resources, push_layer
+from asyncpush.image_layers import DirectSender, ImageLayers, LayerSender
+from asyncpush.layer import PushedLayer, Resources
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, LeftOut
 from asyncpush.once import Once
@@ -91,37 +92,6 @@ class ImageResult:
     left_out: tuple[LeftOut, ...] = ()
 
 
-class LayerSender(Protocol):
-    """How a layer gets into a repository that lacks it."""
-
-    async def send(self, repository: Repository, blob: Blob) -> PushedLayer:
-        """Put *blob* into *repository*.
-
-        Raises:
-            SourceError: the blob can't be read, or is damaged.
-            RegistryError: ECR refused, or could not be reached in spite of all retries.
-        """
-        ...
-
-    def referenced(self, repository: Repository, manifest: Manifest) -> None:
-        """Hear that an image of *repository* refers to the blobs of *manifest* now."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class DirectSender:
-    """Sends each layer by itself."""
-
-    resources: Resources
-
-    async def send(self, repository: Repository, blob: Blob) -> PushedLayer:
-        """Put *blob* into *repository*, in one of the run's slots."""
-        return await push_layer(repository, blob, self.resources)
-
-    def referenced(self, repository: Repository, manifest: Manifest) -> None:
-        """Nobody waits for it."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Put:
     """A manifest that was put, and when, by the monotonic clock."""
@@ -144,6 +114,11 @@ class Run:
     def of(cls, resources: Resources, sender: LayerSender | None = None) -> Run:
         """A run; without a *sender* of its own, each layer is sent by itself."""
         return cls(resources, sender or DirectSender(resources))
+
+    @property
+    def anew(self) -> Run:
+        """The same for other images, for which sources are tried again that could not be read."""
+        return replace(self, sender=DirectSender(self.resources))
 
 
 def dry_run(image: Image, destination: str, plan: Plan) -> ImageResult:
@@ -223,8 +198,8 @@ async def push_planned(
             raise
         digest, media_type = manifest.digest, manifest.media_type
     emit(ImageDone(destination, digest, outcome))
-    sent = [layer for layer in push.sent if layer.outcome != "mounted"]
-    mounted = [layer for layer in push.sent if layer.outcome == "mounted"]
+    sent = [layer for layer in push.layers.sent if layer.outcome != "mounted"]
+    mounted = [layer for layer in push.layers.sent if layer.outcome == "mounted"]
     return ImageResult(
         image.source,
         destination,
@@ -246,7 +221,7 @@ class _ImagePush:
     """One image's nodes, bottom up."""
 
     def __init__(self, repository: Repository, plan: Plan, run: Run) -> None:
-        self.sent: list[PushedLayer] = []
+        self.layers = ImageLayers(repository, run.layers, run.sender)
         self._repository = repository
         self._plan = plan
         self._run = run
@@ -274,7 +249,7 @@ class _ImagePush:
         self, node: ImageNode, tag: str | None, *, there: bool
     ) -> tuple[Manifest, Literal["pushed", "present"]]:
         blobs = tuple(each_once((node.config, *node.layers)))
-        descriptors = {} if there else await self._send(blobs, self._plan.known)
+        descriptors = {} if there else await self.layers.send(blobs, self._plan.known)
         by_digest = {known.digest: blob for blob in blobs if (known := descriptors.get(blob.identity, blob.descriptor))}
         manifest = node.manifest
         if manifest is None:
@@ -282,25 +257,6 @@ class _ImagePush:
             config = _typed(node.config, descriptors)
             manifest = node.build(config, [_typed(layer, descriptors) for layer in node.layers])
         return manifest, await self._put(manifest, tag, partial(self._send_again, by_digest))
-
-    async def _send(self, blobs: Iterable[Blob], available: Mapping[str, Descriptor]) -> dict[str, Descriptor]:
-        """Send those of *blobs* that are not *available*; what points at each, by identity."""
-        descriptors: dict[str, Descriptor] = {}
-
-        async def send(blob: Blob) -> None:
-            if (known := available.get(blob.identity)) is not None:
-                descriptors[blob.identity] = known
-                return
-            key = (self._repository.address, blob.identity)
-            pushed, ours = await self._run.layers.do(key, lambda: self._run.sender.send(self._repository, blob))
-            descriptors[blob.identity] = pushed.descriptor
-            if ours:
-                self.sent.append(pushed)
-
-        async with anyio.create_task_group() as tg:
-            for blob in sorted(blobs, key=lambda blob: -blob.source_size):
-                tg.start_soon(send, blob)
-        return descriptors
 
     async def _put(
         self, manifest: Manifest, tag: str | None, again: Callable[[bool], Awaitable[None]]
@@ -364,7 +320,7 @@ class _ImagePush:
             self._run.layers.forget((self._repository.address, blob.identity))
         if journal := self._run.resources.journal:
             await journal.layers_lost(self._repository.address, lost.keys())
-        await self._send(lost.values(), {})
+        await self.layers.send(lost.values(), {})
 
 
 def _typed(blob: Blob, descriptors: dict[str, Descriptor]) -> Descriptor:

@@ -1,4 +1,4 @@
-"""Work that many ask for and one does."""
+"""Work that many ask for: what is done is done once, and what can't be done is tried once."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ class Once(Generic[T]):
             return self._done[key], True
         return self._done[key], False
 
+    def waiting(self, key: Hashable) -> int:
+        """How many wait for what somebody does for *key*."""
+        running = self._running.get(key)
+        return running.statistics().tasks_waiting if running else 0
+
     def announce(self, key: Hashable) -> bool:
         """Whether nobody has announced *key* before, so that work is counted once."""
         if key in self._announced:
@@ -48,3 +53,29 @@ class Once(Generic[T]):
     def forget(self, key: Hashable) -> None:
         """Let *key* be done again."""
         self._done.pop(key, None)
+
+
+class FailsOnce:
+    """Does not do again what has failed, so that it fails once for all that ask for it, until it is forgotten.
+
+    Args:
+        kind: the failures that others would meet, too.
+    """
+
+    def __init__(self, kind: type[Exception]) -> None:
+        self._kind = kind
+        self._failures: dict[object, Exception] = {}
+
+    async def do(self, key: object, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of *work*; or else the failure of whoever has tried *key* before."""
+        if (known := self._failures.get(key)) is not None:
+            raise known.with_traceback(None)
+        try:
+            return await work()
+        except self._kind as error:
+            self._failures[key] = error
+            raise
+
+    def forget(self) -> None:
+        """Let all be tried again."""
+        self._failures.clear()

@@ -289,10 +289,6 @@ class Repository(Protocol):
         """Delete the repository (DeleteRepository), by *force* with all that is in it; False if there was none."""
         ...
 
-    async def is_immutable(self, tag: str) -> bool:
-        """Whether *tag* can't be moved to another image (DescribeRepositories); False if that can't be learnt."""
-        ...
-
     async def tag_mutability(self) -> TagMutability:
         """Which tags can't be moved (DescribeRepositories, asked for once); none if that can't be learnt."""
         ...

@@ -194,6 +194,7 @@ class _Migration:
                 again[copy.entry].append(copy)
             if not again:
                 break
+            self._context.exchange.try_again()
             await self._discover_and_push(again, again)
 
     def _to_try_again(self) -> list[Copy]:
