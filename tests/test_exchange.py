@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.errors import ServiceError, SourceError
-from asyncpush.image import PushedLayer
+from asyncpush.image_layers import ImageLayers
 from asyncpush.journal import LeftUpload
-from asyncpush.layer import Resources
+from asyncpush.layer import PushedLayer, Resources
 from asyncpush.migrate import leads
 from asyncpush.migrate.exchange import Exchange, ImageSender, registry_of
 from asyncpush.model import Descriptor, Digest, Upload
+from asyncpush.once import Once
 from asyncpush.protocols import Part
 from asyncpush.settings import Settings
 from asyncpush.sources.content import BytesContent, ContentBlob
@@ -430,3 +431,57 @@ async def test_bytes_that_are_on_their_way_elsewhere_are_not_sent_again() -> Non
         assert exchange.lost(here, [each]) == 0, "somebody brings it"
     exchange.holds(there, [each.descriptor.digest])
     assert exchange.lost(here, [each]) == 0, "it can be mounted"
+
+
+@dataclass
+class Sender:
+    """Sends layers when it is told to, but for a bad one, which fails when it is told to."""
+
+    fails: anyio.Event = field(default_factory=anyio.Event)
+    goes_on: anyio.Event = field(default_factory=anyio.Event)
+    begun: Counter[str] = field(default_factory=Counter)
+    ended: Counter[str] = field(default_factory=Counter)
+
+    async def send(self, repository: Repository, each: ContentBlob) -> PushedLayer:
+        self.begun[each.name] += 1
+        if each.name == "layer 0":
+            await self.fails.wait()
+            raise SourceError("layer 0 can't be read")
+        await self.goes_on.wait()
+        self.ended[each.name] += 1
+        return PushedLayer(each.descriptor, 2, "pushed")
+
+    def is_awaited(self, repository: Repository, each: ContentBlob) -> bool:
+        return False
+
+    def failed(self) -> None:
+        pass
+
+
+async def test_of_an_image_that_fails_those_layers_go_on_that_others_wait_for() -> None:
+    sender, once = Sender(), Once[PushedLayer]()
+    repository: Any = Repository("app", Registry())
+    bad, good = (ImageLayers(repository, once, sender) for _ in range(2))
+    failures: list[SourceError] = []
+
+    async def fail() -> None:
+        try:
+            await bad.send([blob(0), blob(1), blob(2)], {})
+        except SourceError as error:
+            failures.append(error)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(fail)
+            await anyio.wait_all_tasks_blocked()
+            tg.start_soon(good.send, [blob(1)], {})
+            await anyio.wait_all_tasks_blocked()
+            sender.fails.set()
+            await anyio.wait_all_tasks_blocked()
+            assert not failures, "it waits for its last layer"
+            sender.goes_on.set()
+
+    assert len(failures) == 1
+    assert sender.begun == {"layer 0": 1, "layer 1": 1, "layer 2": 1}
+    assert sender.ended == {"layer 1": 1}
+    assert [layer.descriptor for layer in bad.sent] == [blob(1).descriptor]

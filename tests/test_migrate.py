@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from collections import Counter
@@ -26,7 +27,7 @@ from asyncpush.settings import AwsConfiguration, MiB, Settings, SourceRegistry
 from asyncpush.verify import Verification
 from conftest import Events, judge, run_cli
 from faults import refused, relay_to
-from images import DockerSave, Json, at, json_digests
+from images import DockerSave, Json, at, digest, json_digests
 from migrations import Bench, bench, keys, layer, only, outcomes, reasons
 from registry_server import QUICK
 
@@ -90,8 +91,7 @@ async def test_an_index_of_many_tags_puts_its_children_once_and_later_tags_alone
     )
 
     assert outcomes(report)["mirror/app:new"] == "pushed"
-    counts = here.emulator.requests.counts()
-    assert (counts["PutImage"], counts["BatchCheckLayerAvailability"]) == (1, 0)
+    assert here.emulator.requests.counts()["PutImage"] == 1
     assert len(set((await here.stored("mirror/app")).values())) == 1
 
 
@@ -204,6 +204,25 @@ async def test_what_fails_for_a_while_is_tried_again_at_the_end(here: Bench) -> 
     assert (only(report, "team/app:1").attempts, only(report, "team/app:2").attempts) == (2, 1)
 
 
+async def test_a_base_that_can_not_be_read_is_tried_once_a_round_and_leaves_no_upload(here: Bench) -> None:
+    base = layer(1)
+    for repository in ("one", "two"):
+        for tag in ("1", "2", "3"):
+            here.hold(f"team/{repository}", tag, base, layer(2))
+    name = digest(gzip.compress(base, 1, mtime=0))
+    here.source.blobs[name] = bytes(len(here.source.blobs[name]))
+    plan = here.plan({"from": "team/one", "to": "one"}, {"from": "team/two", "to": "two"})
+
+    report = await here.run(plan, retries=1)
+
+    assert {result.outcome for result in report.results} == {"failed"}
+    assert all("is damaged" in reason for reason in reasons(report))
+    # Each of the two repositories is a source of its own.
+    assert len(here.source.asked("GET", name)) == 2 * 2
+    async with open_journal(here.folder / "plan.journal") as journal:
+        assert not [left for left in await journal.left_uploads() if left.identity == name]
+
+
 async def test_fail_fast_stops_at_the_first_failure_and_the_next_run_does_the_rest(here: Bench) -> None:
     for number in range(3):
         here.hold("team/app", str(number), layer(number))
@@ -265,6 +284,22 @@ async def test_an_immutable_tag_that_names_another_image_fails_before_anything_o
 
     assert outcomes(report) == {"team/app:1": "failed"}
     assert here.emulator.requests.counts()["InitiateLayerUpload"] == before
+
+
+async def test_tags_that_have_moved_ask_once_for_the_mutability_of_their_repository(here: Bench) -> None:
+    for tag in ("1", "2", "3"):
+        here.hold("team/app", tag, layer(int(tag)))
+    plan = here.plan({"from": "team/app", "to": "mirror/app"})
+    await here.run(plan)
+    for tag in ("1", "2", "3"):
+        here.hold("team/app", tag, layer(10 + int(tag)))
+    here.emulator.requests.clear()
+
+    report = await here.run(plan)
+
+    assert Counter(outcomes(report).values()) == {"pushed": 3}
+    # One lists the plan's repositories.
+    assert here.emulator.requests.counts()["DescribeRepositories"] == 1 + 1
 
 
 async def test_referrers_and_cosigns_tags_come_along_once(here: Bench) -> None:

@@ -196,6 +196,22 @@ async def test_a_batch_puts_a_manifest_that_images_share_once(
     assert emulator.requests.counts()["PutImage"] == 2 + 3
 
 
+async def test_a_batch_of_moved_tags_asks_once_for_the_mutability_of_their_repository(
+    emulator: Emulator, registry: Registry, tmp_path: Path
+) -> None:
+    for text in ("old", "new"):
+        layout = Layout()
+        for tag in ("1", "2", "3"):
+            layout.tag(layout.image(layer_tar(text + tag)), tag)
+        folder = layout.write(tmp_path / text)
+        async with asyncpush.open_source(f"oci:{folder}", registry.settings) as source:
+            images = [(image, parse_destination(f"team/app:{image.tag}")) for image in await source.images()]
+            results = await asyncpush.push_all(registry, images)
+
+    assert [getattr(result, "outcome", "failed") for result in results] == ["pushed"] * 3
+    assert emulator.requests.counts()["DescribeRepositories"] == 1
+
+
 async def test_a_manifest_that_was_deleted_in_mid_run_is_put_again(
     emulator: Emulator, registry: Registry, tmp_path: Path
 ) -> None:

@@ -20,7 +20,8 @@ from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.session import open_client
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
 from asyncpush.events import Emit, ImageFailed, Listener, ignore
-from asyncpush.image import DirectSender, ImageResult, Run, dry_run, push_image
+from asyncpush.image import ImageResult, Run, dry_run, push_image
+from asyncpush.image_layers import DirectSender
 from asyncpush.layer import Resources, push_layer
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.planning import plan_anew, plan_image
@@ -183,13 +184,13 @@ async def push(
     written = in_registry(parse_destination(destination), registry.name)
     to = Destination(written.registry, written.repository, written.tag or "latest")
     remotes = engine.remotes.reached_by(sources or {})
-    run = await _run(engine, None if dry else journal)
+    run = (await _run(engine, None if dry else journal)).anew
     async with (
         engine.images,
         open_any_source(source, registry.settings, remotes=remotes, emit=engine.emit) as opened,
     ):
-        image = await opened.image(platform=platform)
-        return await _push(engine, run, image, to, dry=dry, referrers=referrers)
+        image, repository = await opened.image(platform=platform), engine.repository(to.repository)
+        return await _push(engine, run, repository, image, to, dry=dry, referrers=referrers)
 
 
 async def _run(engine: OpenRegistry, journal: Journal | None) -> Run:
@@ -211,12 +212,17 @@ async def push_all(
     """
     engine = engine_of(registry)
     outcomes: dict[int, ImageResult | ImageFailure] = {}
+    run = engine.run.anew
+    repositories: dict[str, Repository] = {}  # what one is asked for once serves all images that go there
 
     async def one(position: int, image: Image, to: Destination) -> None:
         async with engine.images:
             try:
+                if to.repository not in repositories:
+                    repositories[to.repository] = engine.repository(to.repository)
+                repository = repositories[to.repository]
                 with foreseen():
-                    outcomes[position] = await _push(engine, engine.run, image, to, dry=dry, referrers=referrers)
+                    outcomes[position] = await _push(engine, run, repository, image, to, dry=dry, referrers=referrers)
             except AsyncpushError as error:
                 outcomes[position] = ImageFailure(image.source, str(to), error)
                 stop.on(error)
@@ -257,9 +263,15 @@ class Stop:
 
 
 async def _push(
-    engine: OpenRegistry, run: Run, image: Image, to: Destination, *, dry: bool, referrers: bool
+    engine: OpenRegistry,
+    run: Run,
+    repository: Repository,
+    image: Image,
+    to: Destination,
+    *,
+    dry: bool,
+    referrers: bool,
 ) -> ImageResult:
-    repository = engine.repository(to.repository)
     try:
         with foreseen():
             if dry:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Generic, Literal, Protocol, TypeVar, cast
+from typing import Literal
 
 import anyio
 
 from asyncpush.errors import AsyncpushError, LayersNotFoundError, RepositoryNotFoundError, only_cause
 from asyncpush.events import ImageDone, ImagePlanned, ImageStarted
-from asyncpush.layer import PushedLayer, Resources, push_layer
+from asyncpush.image_layers import DirectSender, ImageLayers, LayerSender
+from asyncpush.layer import Resources
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, LeftOut
-from asyncpush.packed import PackedSet
+from asyncpush.once import Once
 from asyncpush.planning import Memory, Plan, companions, each_once, nodes, plan_image
 from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository
 from asyncpush.results import Result
 from asyncpush.upload import layer_key
-
-T = TypeVar("T")
 
 #: Waits in seconds before a manifest is put again whose blobs ECR does not see yet: its check of manifests can lag
 #: behind a completed layer by hundreds of milliseconds.
@@ -75,7 +74,7 @@ class ImageResult(Result):
         layers_mounted: blobs that were taken over from another repository of the registry.
         bytes_mounted: their bytes.
         referrers: what refers to it, and was carried along or stays behind.
-        left_out: what the image's index names and the source does not hold, and entries beside it that are no image.
+        left_out: what the image's index names and the source does not hold.
     """
 
     source: str
@@ -97,95 +96,6 @@ class ImageResult(Result):
     def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:
         """What refers to the image and has failed; what ECR does not take has not."""
         return tuple((each.source, each.error) for each in self.referrers if each.outcome == "failed" and each.error)
-
-
-class Once(Generic[T]):
-    """Does each thing once, however many ask for it; a failure is forgotten, so that somebody else may try.
-
-    A run has millions of things to do: keys that end in a digest take little memory, and so do usual results.
-
-    Args:
-        usual: a result that most things have.
-    """
-
-    def __init__(self, usual: T | None = None) -> None:
-        self._usual = usual
-        self._usually_done = PackedSet()
-        self._done: dict[Hashable, T] = {}
-        self._running: dict[Hashable, anyio.Event] = {}
-        self._announced = PackedSet()
-
-    async def do(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
-        """The result of *work* for *key*, and whether it was this call that did it."""
-        while not self._is_done(key):
-            if (running := self._running.get(key)) is not None:
-                await running.wait()
-                continue
-            finished = self._running[key] = anyio.Event()
-            try:
-                result = await work()
-                if result == self._usual:
-                    self._usually_done.add(key)
-                else:
-                    self._done[key] = result
-                self._announced.discard(key)
-            finally:
-                del self._running[key]
-                finished.set()
-            return result, True
-        return self._done.get(key, cast("T", self._usual)), False
-
-    def announce(self, key: Hashable) -> bool:
-        """Whether nobody has announced *key* before, so that work is counted once."""
-        if key in self._announced or self._is_done(key):
-            return False
-        self._announced.add(key)
-        return True
-
-    def retract(self, key: Hashable) -> None:
-        """Let *key* be announced again, unless it was done."""
-        self._announced.discard(key)
-
-    def forget(self, key: Hashable) -> None:
-        """Let *key* be done again."""
-        if self._is_done(key):
-            self._announced.add(key)  # it was counted
-        self._usually_done.discard(key)
-        self._done.pop(key, None)
-
-    def _is_done(self, key: Hashable) -> bool:
-        return key in self._usually_done or key in self._done
-
-
-class LayerSender(Protocol):
-    """How a layer gets into a repository that lacks it."""
-
-    async def send(self, repository: Repository, blob: Blob) -> PushedLayer:
-        """Put *blob* into *repository*.
-
-        Raises:
-            SourceError: the blob can't be read, or is damaged.
-            RegistryError: ECR refused, or could not be reached in spite of all retries.
-        """
-        ...
-
-    def referenced(self, repository: Repository, manifest: Manifest) -> None:
-        """Hear that an image of *repository* refers to the blobs of *manifest* now."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class DirectSender:
-    """Sends each layer by itself."""
-
-    resources: Resources
-
-    async def send(self, repository: Repository, blob: Blob) -> PushedLayer:
-        """Put *blob* into *repository*, in one of the run's slots."""
-        return await push_layer(repository, blob, self.resources)
-
-    def referenced(self, repository: Repository, manifest: Manifest) -> None:
-        """Nobody waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +123,11 @@ class Run:
     def of(cls, resources: Resources, sender: LayerSender | None = None) -> Run:
         """A run; without a *sender* of its own, each layer is sent by itself."""
         return cls(resources, sender or DirectSender(resources))
+
+    @property
+    def anew(self) -> Run:
+        """The same for other images, for which sources are tried again that could not be read."""
+        return replace(self, sender=DirectSender(self.resources))
 
 
 def dry_run(image: Image, destination: str, plan: Plan) -> ImageResult:
@@ -292,8 +207,8 @@ async def push_planned(
             raise
         digest, media_type = manifest.digest, manifest.media_type
     emit(ImageDone(destination, digest, outcome))
-    sent = [layer for layer in push.sent if layer.outcome != "mounted"]
-    mounted = [layer for layer in push.sent if layer.outcome == "mounted"]
+    sent = [layer for layer in push.layers.sent if layer.outcome != "mounted"]
+    mounted = [layer for layer in push.layers.sent if layer.outcome == "mounted"]
     return ImageResult(
         image.source,
         destination,
@@ -315,7 +230,7 @@ class _ImagePush:
     """One image's nodes, bottom up."""
 
     def __init__(self, repository: Repository, plan: Plan, run: Run) -> None:
-        self.sent: list[PushedLayer] = []
+        self.layers = ImageLayers(repository, run.layers, run.sender)
         self._repository = repository
         self._plan = plan
         self._run = run
@@ -343,7 +258,7 @@ class _ImagePush:
         self, node: ImageNode, tag: str | None, *, there: bool
     ) -> tuple[Manifest, Literal["pushed", "present"]]:
         blobs = tuple(each_once((node.config, *node.layers)))
-        descriptors = {} if there else await self._send(blobs, self._plan.known)
+        descriptors = {} if there else await self.layers.send(blobs, self._plan.known)
         by_digest = {known.digest: blob for blob in blobs if (known := descriptors.get(blob.identity, blob.descriptor))}
         manifest = node.manifest
         if manifest is None:
@@ -351,30 +266,6 @@ class _ImagePush:
             config = _typed(node.config, descriptors)
             manifest = node.build(config, [_typed(layer, descriptors) for layer in node.layers])
         return manifest, await self._put(manifest, tag, partial(self._send_again, by_digest))
-
-    async def _send(self, blobs: Iterable[Blob], available: Mapping[str, Descriptor]) -> dict[str, Descriptor]:
-        """Send those of *blobs* that are not *available*; what points at each, by identity."""
-        descriptors: dict[str, Descriptor] = {}
-
-        async def send(blob: Blob) -> None:
-            if (known := available.get(blob.identity)) is not None:
-                descriptors[blob.identity] = known
-                return
-
-            async def push() -> Descriptor | None:
-                pushed = await self._run.sender.send(self._repository, blob)
-                self.sent.append(pushed)
-                return None if blob.descriptor else pushed.descriptor
-
-            found, _ = await self._run.layers.do((self._repository.address, blob.identity), push)
-            descriptor = found or blob.descriptor
-            assert descriptor is not None, "what was sent is known"  # noqa: S101
-            descriptors[blob.identity] = descriptor
-
-        async with anyio.create_task_group() as tg:
-            for blob in sorted(blobs, key=lambda blob: -blob.source_size):
-                tg.start_soon(send, blob)
-        return descriptors
 
     async def _put(
         self, manifest: Manifest, tag: str | None, again: Callable[[bool], Awaitable[None]]
@@ -438,7 +329,7 @@ class _ImagePush:
             self._run.layers.forget((self._repository.address, blob.identity))
         if journal := self._run.resources.journal:
             await journal.layers_lost(self._repository.address, lost.keys())
-        await self._send(lost.values(), {})
+        await self.layers.send(lost.values(), {})
 
 
 def _typed(blob: Blob, descriptors: dict[str, Descriptor]) -> Descriptor:

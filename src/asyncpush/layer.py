@@ -122,7 +122,7 @@ async def _send_from(first: int, uploads: Sequence[LayerUpload], blob: Blob, res
                         tg.start_soon(upload.complete, found)
     except AsyncpushError as error:
         for upload in uploads:
-            upload.failure = upload.failure or error
+            await upload.failed(error)
 
 
 async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, resources: Resources) -> LayerBytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Self
 
@@ -185,3 +186,21 @@ class LeftOut:
     name: str
     digest: Digest | None
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TagMutability:
+    """Which tags of a repository may not move to another image.
+
+    Attributes:
+        setting: ``MUTABLE``, ``IMMUTABLE``, or one of them ``_WITH_EXCLUSION``.
+        exclusions: wildcards of tags for which the opposite holds, where the setting has them.
+    """
+
+    setting: str = "MUTABLE"
+    exclusions: tuple[str, ...] = ()
+
+    def is_immutable(self, tag: str) -> bool:
+        """Whether *tag* can't be moved."""
+        excluded = self.setting.endswith("_WITH_EXCLUSION") and any(fnmatchcase(tag, each) for each in self.exclusions)
+        return self.setting.startswith("IMMUTABLE") != excluded

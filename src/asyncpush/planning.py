@@ -93,8 +93,8 @@ async def plan_images(
         wanted: the images.
         repository: the repository.
         memory: what earlier runs tell of it.
-        found: what it holds under their tags, where that was asked before; then it is asked for indexes alone, each of
-            which would take a put for every manifest that it names.
+        found: what it holds under their tags, where that was asked before; then it is asked for those indexes alone
+            all of whose blobs it has: each would take a put for every manifest that it names.
 
     Returns:
         For each of *wanted* its plan, or the error that its tag is immutable and names another image.
@@ -108,10 +108,6 @@ async def plan_images(
         asked = time.monotonic()
         digests = {node.manifest.digest for each in wanted for node in nodes(each.image.root) if node.manifest}
         found = await repository.find_images(tags={each.tag for each in wanted if each.tag}, digests=digests)
-    else:
-        roots = {each.image.root.manifest.digest for each in wanted if isinstance(each.image.root, IndexNode)}
-        if unknown := roots - {there.digest for there in found}:
-            found = [*found, *await repository.find_images(tags=(), digests=unknown)]
     tagged = {there.tag: there for there in found if there.tag}
     manifests = frozenset(there.digest for there in found)
     refused = [await _refusal(repository, each, tagged) for each in wanted]
@@ -122,6 +118,8 @@ async def plan_images(
     ]
     blobs = each_once(blob for image in going for blob in _missing(image, manifests))
     known = await _known(blobs, repository, memory)
+    if not asked and (whole := {digest for image in going for digest in _whole(image, known)} - manifests):
+        manifests |= {there.digest for there in await repository.find_images(tags=(), digests=whole)}
     return [
         refusal or replace(_plan(each, tagged, manifests, known), asked=asked)
         for each, refusal in zip(wanted, refused, strict=True)
@@ -174,7 +172,9 @@ async def _refusal(
 ) -> TagImmutableError | None:
     """The error, if the tag may not leave the image that it names."""
     tag, image = wanted.tag, wanted.image
-    if not tag or tag not in tagged or _is_stored(wanted, tagged) or not await repository.is_immutable(tag):
+    if not tag or tag not in tagged or _is_stored(wanted, tagged):
+        return None
+    if not (await repository.tag_mutability()).is_immutable(tag):
         return None
     there = tagged[tag].digest
     if image.root.manifest:
@@ -231,6 +231,12 @@ def leaves(node: ImageNode | IndexNode) -> Iterator[ImageNode]:
 
 def _blobs(image: Image) -> Iterator[Blob]:
     return (blob for leaf in leaves(image.root) for blob in (leaf.config, *leaf.layers))
+
+
+def _whole(image: Image, known: Mapping[str, Descriptor]) -> Iterator[Digest]:
+    """The index of *image*, if it is one whose blobs are all *known*."""
+    if isinstance(image.root, IndexNode) and all(blob.identity in known for blob in _blobs(image)):
+        yield image.root.manifest.digest
 
 
 def _missing(image: Image, manifests: Collection[Digest]) -> Iterator[Blob]:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from asyncpush.errors import AsyncpushError, DigestMismatchError
 from asyncpush.manifest import Manifest
-from asyncpush.model import Descriptor, Digest, LeftOut, OpenUpload, Upload
+from asyncpush.model import Descriptor, Digest, LeftOut, OpenUpload, TagMutability, Upload
 
 
 class BlobReader(Protocol):
@@ -289,8 +289,8 @@ class Repository(Protocol):
         """Delete the repository (DeleteRepository), by *force* with all that is in it; False if there was none."""
         ...
 
-    async def is_immutable(self, tag: str) -> bool:
-        """Whether *tag* can't be moved to another image (DescribeRepositories); False if that can't be learnt."""
+    async def tag_mutability(self) -> TagMutability:
+        """Which tags can't be moved (DescribeRepositories, asked for once); none if that can't be learnt."""
         ...
 
     async def available(self, digests: Collection[Digest]) -> frozenset[Digest]:

@@ -92,10 +92,14 @@ class _Carrying:
             if unread.reference or not self.unlisted:
                 self._failed(subject, unread.source, None, unread.error)
             self.unlisted = self.unlisted or not unread.reference
-        for referrer in found.referrers:
-            await self._put(subject, referrer)
-            if referrer.root.manifest:
-                await self.all_of(referrer.root.manifest.digest, depth + 1)
+        async with anyio.create_task_group() as tg:
+            for referrer in found.referrers:
+                tg.start_soon(self._bring, subject, referrer, depth)
+
+    async def _bring(self, subject: Digest, referrer: Image, depth: int) -> None:
+        await self._put(subject, referrer)
+        if referrer.root.manifest:
+            await self.all_of(referrer.root.manifest.digest, depth + 1)
 
     async def _put(self, subject: Digest, referrer: Image) -> None:
         digest = referrer.root.manifest.digest if referrer.root.manifest else None

@@ -14,6 +14,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from asyncpush import open_files
 from asyncpush.errors import (
     AsyncpushError,
+    DigestMismatchError,
     InvalidLayerError,
     InvalidLayerPartError,
     ServiceError,
@@ -218,6 +219,13 @@ class LayerUpload:
         self.received = received
         if journal := self._resources.journal:
             await journal.part_acknowledged(self.repository.address, self._blob.identity, self.upload, received)
+
+    async def failed(self, error: AsyncpushError) -> None:
+        """Note that the source has failed; an upload that has other bytes than it should is of no use any more."""
+        self.failure = self.failure or error
+        journal = self._resources.journal
+        if journal and isinstance(error, DigestMismatchError) and self._upload is not None:
+            await journal.upload_lost(self.repository.address, self._blob.identity)
 
     async def recover(self) -> bool:
         """Make ready for another attempt, if one can help; what it failed of is in ``failure``."""

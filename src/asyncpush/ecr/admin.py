@@ -11,9 +11,9 @@ from anyio import CapacityLimiter
 
 from asyncpush.administration import RepositoryInfo
 from asyncpush.ecr.address import account_of
-from asyncpush.ecr.calls import NOT_ALLOWED, UNEXPECTED_ANSWER, Calls, batches
+from asyncpush.ecr.calls import NOT_ALLOWED, Calls, batches
 from asyncpush.ecr.creation import PolicyPut, creation_members, policies_of
-from asyncpush.ecr.errors import verdict
+from asyncpush.ecr.errors import UNEXPECTED_ANSWER, verdict
 from asyncpush.ecr.login import EcrLogin
 from asyncpush.errors import RegistryError, RepositoryNotFoundError, ServiceError, only_cause
 from asyncpush.settings import RepositorySettings

@@ -28,9 +28,6 @@ BATCH = 100
 #: What a caller is told who may not use an operation, and a registry that does not have it.
 NOT_ALLOWED = frozenset({"AccessDeniedException", "UnsupportedCommandException"})
 
-#: The code of an answer that is not ECR's.
-UNEXPECTED_ANSWER = "UnexpectedAnswer"
-
 
 #: What an answer has that ECR has given: one without it is somebody else's, and the reply was lost.
 _MUST_HAVE = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import anyio
@@ -25,7 +24,7 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.manifest import ACCEPTED_TYPES, Manifest, parse_manifest
-from asyncpush.model import Digest, Upload
+from asyncpush.model import Digest, TagMutability, Upload
 from asyncpush.protocols import Part, RandomAccess, StoredImage
 from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PART_SIZE, MAX_PARTS, MIN_PART_SIZE
 
@@ -48,6 +47,8 @@ class EcrRepository:
         self._name = name
         self._registry = registry
         self._mounts = mounts
+        self._asking = anyio.Lock()
+        self._mutability: TagMutability | None = None
 
     @property
     def name(self) -> str:
@@ -200,20 +201,28 @@ class EcrRepository:
 
     async def is_immutable(self, tag: str) -> bool:
         """Whether *tag* can't be moved to another image (DescribeRepositories); False if that can't be learnt."""
+        return (await self._ask_mutability()).is_immutable(tag)
+
+    async def tag_mutability(self) -> TagMutability:
+        """Which tags can't be moved, as it was when somebody first asked: PutImage is the judge of what has changed."""
+        async with self._asking:
+            if self._mutability is None:
+                self._mutability = await self._ask_mutability()
+        return self._mutability
+
+    async def _ask_mutability(self) -> TagMutability:
         if self._calls.service == "ecr-public":
-            return False
+            return TagMutability()
         try:
             answer = await self._calls.call("DescribeRepositories", repositoryNames=[self._name])
         except ServiceError as error:
             if error.code in NOT_ALLOWED:
-                return False
+                return TagMutability()
             raise
         with self._calls.understood("DescribeRepositories"):
             settings = answer["repositories"][0]
-        mutability = settings.get("imageTagMutability", "MUTABLE")
-        filters = [rule["filter"] for rule in settings.get("imageTagMutabilityExclusionFilters", ())]
-        excluded = any(fnmatchcase(tag, pattern) for pattern in filters)
-        return str(mutability).startswith("IMMUTABLE") != (excluded and str(mutability).endswith("_WITH_EXCLUSION"))
+        filters = tuple(rule["filter"] for rule in settings.get("imageTagMutabilityExclusionFilters", ()))
+        return TagMutability(str(settings.get("imageTagMutability", "MUTABLE")), filters)
 
     async def create(self) -> bool:
         """Create the repository with ECR's defaults (CreateRepository); False if somebody else was faster."""

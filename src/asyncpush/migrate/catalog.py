@@ -22,13 +22,13 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Notice
-from asyncpush.image import Once
 from asyncpush.migrate.caps import check_caps
 from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, LeftOutTag, NothingTaken, taken_text
 from asyncpush.migrate.plan.model import Entry, Goal
 from asyncpush.migrate.plan.tags import select
 from asyncpush.model import Descriptor, Digest, Platform
+from asyncpush.once import Once
 from asyncpush.packed import PackedMap
 from asyncpush.planning import leaves
 from asyncpush.protocols import Image, ImageNode, IndexNode
@@ -198,13 +198,21 @@ class Catalog:
         One that is read shows its size. But what another image brings need not be read: so where two manifests
         contradict each other, the registry is asked.
         """
+        doubted: dict[Digest, RegistryBlob] = {}
         for blob in _blobs(image for _, image in loaded):
             digest, size = blob.descriptor.digest, blob.descriptor.size
             key, size = bytes.fromhex(digest.hex), min(size, _LARGEST)
             if (known := self._sizes.get(key)) is None:
                 self._sizes.put(key, size)
             elif known != size and digest not in self._stored_sizes:
-                self._stored_sizes[digest] = await _stored_size(blob)
+                doubted[digest] = blob
+
+        async def ask(digest: Digest, blob: RegistryBlob) -> None:
+            self._stored_sizes[digest] = await _stored_size(blob)
+
+        async with anyio.create_task_group() as tg:
+            for digest, blob in doubted.items():
+                tg.start_soon(ask, digest, blob)
         going: list[tuple[Copy, Image]] = []
         for copy, image in loaded:
             doubtful = _blobs([image]) if self._stored_sizes else ()

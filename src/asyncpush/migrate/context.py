@@ -11,7 +11,7 @@ from anyio import CancelScope
 
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, JournalError, UsageError
 from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
-from asyncpush.image import Once, Run
+from asyncpush.image import Run
 from asyncpush.journal import SqliteJournal
 from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag, NothingTaken
 from asyncpush.migrate.exchange import Exchange
@@ -19,6 +19,7 @@ from asyncpush.migrate.failures import may_succeed, time_may_mend
 from asyncpush.migrate.plan.model import Entry, Target
 from asyncpush.migrate.targets import OpenTarget
 from asyncpush.model import Digest
+from asyncpush.once import Once
 from asyncpush.sources.registry import Remotes
 
 #: What an interrupted run has found out is believed for this many seconds.

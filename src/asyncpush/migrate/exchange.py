@@ -19,6 +19,7 @@ from asyncpush.layer import PushedLayer, Resources, send_layer
 from asyncpush.manifest import Manifest
 from asyncpush.migrate.leads import Cargo, Leads, Sent
 from asyncpush.model import Digest
+from asyncpush.once import FailsOnce
 from asyncpush.packed import PackedNames
 from asyncpush.protocols import Blob, Repository
 
@@ -81,8 +82,10 @@ class Exchange:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._sent = Sent()
+        self._readings = FailsOnce(SourceError)
         self._registries: dict[str, _Registry] = {}
         self._gathering: dict[str, _Gathering] = {}
+        self._sending: dict[tuple[str, str], _Gathering] = {}
         self._left: dict[str, dict[str, int]] = {}
 
     def continues(self, left: Iterable[LeftUpload]) -> None:
@@ -172,10 +175,16 @@ class Exchange:
             await journal.layer_completed(repository.address, blob.identity, descriptor)
         return PushedLayer(descriptor, 0, "mounted")
 
+    def try_again(self) -> None:
+        """Let sources be read again that could not be."""
+        self._readings.forget()
+
     async def upload(
         self, repository: Repository, blob: Blob, begins: Callable[[], bool] = lambda: True
     ) -> PushedLayer | None:
         """Send the bytes, together with whoever waits for the same ones, in one of the run's slots.
+
+        A source that can't be read is tried once (``try_again``).
 
         Args:
             repository: where to.
@@ -189,6 +198,18 @@ class Exchange:
             SourceError: the blob can't be read, or is damaged.
             RegistryError: ECR refused, or could not be reached in spite of all retries.
         """
+        return await self._readings.do(blob, lambda: self._upload(repository, blob, begins))
+
+    def _give_up_mounting(self, registry: _Registry) -> None:
+        registry.mounts = False
+        registry.leads.settle_all()
+
+    def is_awaited(self, repository: Repository, blob: Blob) -> bool:
+        """Whether other repositories get *blob* from the reading that goes on for *repository*."""
+        gathering = self._sending.get((repository.address, blob.identity))
+        return gathering is not None and len(gathering.places) > 1
+
+    async def _upload(self, repository: Repository, blob: Blob, begins: Callable[[], bool]) -> PushedLayer | None:
         while True:
             gathering = self._gathering.get(blob.identity)
             if gathering is None:
@@ -203,19 +224,15 @@ class Exchange:
             outcome = place.outcome
             if outcome is None:
                 continue  # who had the bytes sent was cancelled
-            if isinstance(outcome, SourceError) and gathering.blob is not blob:
+            if isinstance(outcome, SourceError) and gathering.blob != blob:
                 continue  # another source of the same bytes has failed, not ours
             if isinstance(outcome, AsyncpushError):
                 raise outcome
             return outcome
 
-    def _give_up_mounting(self, registry: _Registry) -> None:
-        registry.mounts = False
-        registry.leads.settle_all()
-
     async def _send_gathered(self, gathering: _Gathering) -> None:
-        blob = gathering.blob
-        self._gathering[blob.identity] = gathering
+        blob, address = gathering.blob, gathering.places[0].repository.address
+        self._gathering[blob.identity] = self._sending[address, blob.identity] = gathering
         try:
             async with self._resources.slots.hold(blob.source_size):
                 self._close(blob.identity, gathering)
@@ -231,6 +248,7 @@ class Exchange:
                     if isinstance(outcome, PushedLayer):
                         self._sent.add(outcome.sent, time.monotonic() - began)
         finally:
+            self._sending.pop((address, blob.identity), None)
             self._close(blob.identity, gathering)
             gathering.ended.set()
 
@@ -277,6 +295,14 @@ class ImageSender:
     def referenced(self, repository: Repository, manifest: Manifest) -> None:
         """Hear that an image of *repository* refers to the blobs of *manifest* now."""
         self.exchange.holds(repository, (blob.digest for blob in manifest.blobs()))
+
+    def is_awaited(self, repository: Repository, blob: Blob) -> bool:
+        """Whether other repositories are being sent *blob* along with *repository*."""
+        return self.exchange.is_awaited(repository, blob)
+
+    def failed(self) -> None:
+        """Hear that the image will not be put: then others lead its layers."""
+        self.leads.leave(self.cargo)
 
 
 def registry_of(repository: Repository) -> str:

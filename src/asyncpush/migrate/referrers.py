@@ -14,11 +14,12 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Notice
-from asyncpush.image import ImageResult, Once
+from asyncpush.image import ImageResult
 from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, CopyResult, Outcome
 from asyncpush.migrate.results import pushed_result
 from asyncpush.model import Digest
+from asyncpush.once import Once
 from asyncpush.planning import Memory, Plan, Wanted, plan_anew, plan_images
 from asyncpush.protocols import FoundReferrers, Image, ReferrerSource, UnreadReferrer
 from asyncpush.referrers import MAX_DEPTH, is_refused, push_referrer, too_deep
@@ -78,13 +79,20 @@ class Referrers:
         found = await self.of(copy, subject, source, depth)
         for key in self._noted.pop((address, subject), ()):
             self._context.results.pop(key, None)
-        whole = not found.unread
         for unread in found.unread:
             self._note_unread(copy, subject, unread)
-        for referrer in found.referrers:
-            whole = await self._put(copy, subject, referrer) and whole
+        outcomes = [not found.unread]
+
+        async def bring(referrer: Image) -> None:
+            outcomes.append(await self._put(copy, subject, referrer))
             if referrer.root.manifest:
-                whole = await self._carry(copy, referrer.root.manifest.digest, source, depth + 1) and whole
+                outcomes.append(await self._carry(copy, referrer.root.manifest.digest, source, depth + 1))
+
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                for referrer in found.referrers:
+                    tg.start_soon(bring, referrer)
+        whole = all(outcomes)
         if whole and journal and not self._context.options.dry:
             await journal.note_referrers(address, subject)
         return whole

@@ -140,8 +140,10 @@ async def migrate_plan(
         results = tuple(context.results.values())
         if journal is not None and not options.dry and context.stopped is None:
             failures = [result for result in results if result.outcome == "failed"]
-            for result in failures:
-                await journal.image_failed(result.copy.key, journaled(result.error))
+            with only_cause():
+                async with anyio.create_task_group() as tg:  # one commit for many
+                    for result in failures:
+                        tg.start_soon(journal.image_failed, result.copy.key, journaled(result.error))
             await journal.end_run(len(failures))
         requests = Counter[str]()
         for target in targets.values():
@@ -205,6 +207,7 @@ class _Migration:
             if not again:
                 break
             await self._context.rest()
+            self._context.exchange.try_again()
             await self._discover_and_push(again, again)
 
     def _to_try_again(self) -> list[Copy]:

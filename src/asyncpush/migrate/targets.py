@@ -11,9 +11,10 @@ from asyncpush.administration import RepositoryInfo
 from asyncpush.api import open_registry
 from asyncpush.connection import OpenRegistry
 from asyncpush.errors import AsyncpushError
-from asyncpush.image import Once, Run
+from asyncpush.image import Run
 from asyncpush.journal import SqliteJournal
 from asyncpush.migrate.plan.model import Plan, Target
+from asyncpush.once import Once
 from asyncpush.protocols import Repository
 from asyncpush.reference import Destination
 
