@@ -331,6 +331,24 @@ async def test_an_identity_token_is_exchanged_by_oauth2(server: RegistryServer, 
     assert forms[1]["refresh_token"] == ["identity-2"]
 
 
+@pytest.mark.parametrize("realm", ["127.0.0.1", "127.1", "localhost", "[::1]", "0.0.0.0", "169.254.169.254"])
+async def test_a_realm_that_is_this_machine_gets_nothing_for_a_registry_elsewhere(
+    server: RegistryServer, realm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @server.rule("GET", "/v2/")
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        where = f"http://{realm}:{server.port}/token"
+        return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate=f'Bearer realm="{where}"')
+
+    monkeypatch.setenv("HTTP_PROXY", server.url)  # registry.example is behind it
+    elsewhere = SourceRegistry(host="registry.example", plain_http=True, credentials=CREDENTIALS)
+
+    with pytest.raises(SourceError, match="this machine or its network's own"):
+        await tags(elsewhere)
+    assert not server.asked("GET", "/token")
+    assert all(each.authorization is None for each in server.seen)
+
+
 @pytest.mark.parametrize(
     ("challenge", "words"),
     [
