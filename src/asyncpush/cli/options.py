@@ -78,7 +78,7 @@ class Limits:
     """What a push may use."""
 
     max_layers: Annotated[int, Parameter(group=_LIMITS, show_default=True)] = _DEFAULTS.max_layers
-    """Layers in flight at once, over all images, at most: 16 at first, more as long as that is faster."""
+    """Layers in flight at once, over all images, at most: 32 at first, more as long as that is faster."""
 
     max_memory: Annotated[
         int, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE", show_default=lambda size: f"{size >> 20}MiB")
@@ -87,6 +87,11 @@ class Limits:
 
     part_size: Annotated[int | None, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE")] = None
     """Size of a part, 5MiB to 20MiB; by default what ECR asks for (10MiB)."""
+
+    max_unpacked: Annotated[
+        int, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE", show_default=lambda size: f"{size >> 30}GiB")
+    ] = _DEFAULTS.max_unpacked
+    """What a compressed or piped archive may take in TMPDIR."""
 
 
 @Parameter(name="*")
@@ -244,6 +249,7 @@ def make_settings(
         max_layers=limits.max_layers,
         max_memory=limits.max_memory,
         part_size=limits.part_size,
+        max_unpacked=limits.max_unpacked,
         compression=layers.compression,
         compression_level=layers.compression_level,
         push_foreign_layers=layers.push_foreign_layers,

@@ -26,11 +26,32 @@ from asyncpush.sources.unpack import HEAD_SIZE, Unpacker, sniff
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+
+class Allowance:
+    """How many bytes the copies of one source may take in the temporary directory, all together."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = self._left = limit
+
+    def take(self, count: int, label: str) -> None:
+        """Take *count* bytes of it.
+
+        Raises:
+            SourceError: there are not so many left.
+        """
+        self._left -= count
+        if self._left < 0:
+            raise SourceError(
+                f"{label} takes more than {self._limit} bytes in the temporary directory",
+                hint="if it is as large as that, allow more with --max-unpacked",
+            )
+
+
 #: Milliseconds after which a wait for a pipe looks whether it is still wanted.
 _MOMENT = 100
 
 
-def open_archive(path: str, label: str, stdin: BinaryIO | None, held: ExitStack) -> FileIO:
+def open_archive(path: str, label: str, stdin: BinaryIO | None, held: ExitStack, allowance: Allowance) -> FileIO:
     """Open an archive as a regular file, whole from its first byte; in a worker thread of anyio.
 
     What can't be read at any position (a pipe, a compressed file) is copied once, decompressed, into a temporary
@@ -41,10 +62,11 @@ def open_archive(path: str, label: str, stdin: BinaryIO | None, held: ExitStack)
         label: how to call it in errors.
         stdin: what ``-`` reads; None is the process's own standard input.
         held: takes what must stay open while the archive is read.
+        allowance: bounds the copy.
 
     Raises:
         SourceError: it can't be read, is empty or plainly no archive, its compression is damaged, or the temporary
-            directory is full.
+            directory is full, or the copy too large.
     """
     if path == "-":
         stream = stdin or (sys.stdin.buffer if sys.stdin else None)
@@ -53,7 +75,7 @@ def open_archive(path: str, label: str, stdin: BinaryIO | None, held: ExitStack)
         try:
             descriptor = stream.fileno()
         except io.UnsupportedOperation:
-            return _spool(_Unpolled(stream), label, held)
+            return _spool(_Unpolled(stream), label, held, allowance)
         with readable(label):
             file = held.enter_context(FileIO(os.dup(descriptor)))
     else:
@@ -63,7 +85,7 @@ def open_archive(path: str, label: str, stdin: BinaryIO | None, held: ExitStack)
             file = held.enter_context(FileIO(descriptor))
     if _can_stay(file, label):
         return file
-    return _spool(_Pipe(file), label, held)
+    return _spool(_Pipe(file), label, held, allowance)
 
 
 def _can_stay(file: FileIO, label: str) -> bool:
@@ -135,7 +157,7 @@ class _Unpolled(_Stream):
         return len(data)
 
 
-def _spool(raw: _Stream, label: str, held: ExitStack) -> FileIO:
+def _spool(raw: _Stream, label: str, held: ExitStack, allowance: Allowance) -> FileIO:
     with readable(label):
         stream = io.BufferedReader(raw, MiB)
         read = partial(stream.read, MiB)
@@ -152,6 +174,7 @@ def _spool(raw: _Stream, label: str, held: ExitStack) -> FileIO:
             spool = held.enter_context(_temporary_file())
         while data:
             from_thread.check_cancelled()
+            allowance.take(len(data), label)
             _write(spool, data, label)
             data = read()
     return spool
@@ -164,10 +187,12 @@ class Scratch:
 
     Args:
         held: takes the file, which must stay open while the copies are read.
+        allowance: bounds the copies.
     """
 
-    def __init__(self, held: ExitStack) -> None:
+    def __init__(self, held: ExitStack, allowance: Allowance) -> None:
         self._held = held
+        self._allowance = allowance
         self._lock = Lock()
         self._file: FileIO | None = None
         self._copies: dict[Content, Region] = {}
@@ -194,6 +219,7 @@ class Scratch:
             unpacker = Unpacker(lambda: bytes(buffer[: reader.readinto(buffer)]), label)
             while data := unpacker.decompress(MiB):
                 from_thread.check_cancelled()
+                self._allowance.take(len(data), label)
                 _write(self._file, data, label)
         return Region(self._file, start, self._file.tell() - start, label)
 
