@@ -1,6 +1,6 @@
 """batch: what does a batch cost as a task group of ``push`` calls, and with how many layers in flight should it begin?
 
-    python benchmarks/batch.py [--images 100] [--first 16 32] [--latency 0.2] [--bandwidth 30MB]
+    python benchmarks/batch.py [--images 100] [--first 16 32] [--latency 0.2] [--bandwidth 5MB]
 
 First, small images of a registry (an emulator) go into another emulator: by one ``push`` call each, all in a task
 group, and by one ``push_all``. Then a medium batch, images of 16 layers of 6 MiB from a layout, goes to the discarding
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--medium", type=int, default=4, help="images of the medium batch (4)")
     parser.add_argument("--first", type=int, nargs="+", default=[16, 32], help="layers in flight at first (16 32)")
     parser.add_argument("--latency", type=float, default=0.2, help="seconds a round trip (0.2)")
-    parser.add_argument("--bandwidth", type=parse_size, default=30_000_000, help="bytes a second and connection (30MB)")
+    parser.add_argument("--bandwidth", type=parse_size, default=5_000_000, help="bytes a second and connection (5MB)")
     given = parser.parse_args()
     if given.quick:
         given.images, given.medium, given.latency = 4, 1, 0.0

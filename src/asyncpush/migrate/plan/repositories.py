@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from asyncpush.errors import UsageError
+from asyncpush.files import read_small
 from asyncpush.migrate.plan.document import RepositoryDocument
 from asyncpush.migrate.plan.problems import Problems, member
 from asyncpush.settings import Mutability, RepositorySettings
@@ -99,11 +101,11 @@ class Repositories:
     def _read(self, path: Path, longest: int) -> str:
         if path not in self._files:
             try:
-                with path.open("rb") as file:
-                    # A character has up to four bytes.
-                    raw = file.read(4 * longest + 1)
-                text = raw.decode("utf-8-sig")
+                # A character has up to four bytes.
+                text = read_small(path, 4 * longest).decode("utf-8-sig")
             except OSError as error:
+                if error.errno == errno.EFBIG:
+                    raise UsageError(f"{path} has more than {longest} characters; ECR takes no more") from error
                 raise UsageError(f"{path} can't be read: {error.strerror}", hint="name a file of JSON") from error
             except ValueError as error:
                 raise UsageError(f"{os.fspath(path)!r} is no text in UTF-8", hint="name a file of JSON") from error
