@@ -543,7 +543,8 @@ async def test_a_signal_ends_waiting_for_standard_input(server: Server) -> None:
     assert err.count("\n") == 1
 
 
-async def test_a_second_signal_ends_at_once(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stubborn", ["await anyio.sleep_forever()", "while True: pass"])
+async def test_a_second_signal_ends_at_once(stubborn: str) -> None:
     program = (
         "import signal, sys, anyio\n"
         "from asyncpush.cli.run import run\n"
@@ -554,7 +555,7 @@ async def test_a_second_signal_ends_at_once(server: Server, tmp_path: Path) -> N
         "    finally:\n"
         "        print('closing', flush=True)\n"
         "        with anyio.CancelScope(shield=True):\n"
-        "            await anyio.sleep_forever()\n"
+        f"            {stubborn}\n"
         "sys.exit(run(stubborn))\n"
     )
     async with started("-c", program, env=cli_environment()) as process:

@@ -204,7 +204,20 @@ async def test_a_manifest_json_in_a_directory_names_nothing_outside_of_it(tmp_pa
         await image_of(f"{folder}:tool:2")
 
 
-async def test_a_layouts_own_files_may_be_links_to_anywhere(tmp_path):
+@pytest.mark.parametrize("name", ["blob", "blobs"])
+async def test_a_link_of_a_layout_leads_nowhere_else(tmp_path, name):
+    layout = app_layout()
+    folder, other = layout.write(tmp_path / "a"), layout.write(tmp_path / "b")
+    if name == "blob":
+        name = f"blobs/sha256/{layout.manifests[0]['digest'][7:]}"
+    (folder / name).rename(tmp_path / "moved")
+    (folder / name).symlink_to(other / name)
+
+    with pytest.raises(SourceError, match="leads out of it"):
+        await image_of(folder)
+
+
+async def test_a_layout_may_be_links_to_another_one(tmp_path):
     layout = app_layout()
     files = layout.write(tmp_path / "a")
     for name in layout.all_files():

@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncpush.cli.serve import exposure
 from asyncpush.emulator import Credentials, Emulator
 from asyncpush.emulator.credentials import read_credentials
 from asyncpush.errors import UsageError
@@ -165,3 +166,22 @@ def test_a_served_emulator_takes_the_keys_that_it_advises_and_no_others(tmp_path
     with serving("--no-verify-signatures") as (url, advice):
         assert "Any region and credentials will do" in advice
         assert [lists(url, **keys) for keys in (test, first, second)] == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("host", "file", "verified", "words"),
+    [
+        ("127.0.0.1", None, True, None),
+        ("::1", None, False, None),
+        ("0.0.0.0", Path("keys"), True, None),
+        ("0.0.0.0", None, True, "everybody knows the key test"),
+        ("10.0.0.5", Path("keys"), False, "asks nobody for a key"),
+    ],
+)
+def test_a_server_that_others_reach_with_a_key_that_all_know_is_a_warning(
+    host: str, file: Path | None, verified: bool, words: str | None
+) -> None:
+    warning = exposure(host, file, verified=verified)
+
+    assert (warning is None) == (words is None)
+    assert words is None or words in str(warning)

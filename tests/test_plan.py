@@ -767,3 +767,44 @@ def test_a_lifecycle_policy_is_checked_member_by_member(tmp_path: Path) -> None:
         "images[2].repository.policy.Statement": "is missing: a policy has one statement or more",
     }
     assert found == expected
+
+
+def test_problems_quote_what_is_written_and_no_value_of_a_variable(tmp_path: Path) -> None:
+    document = """
+version: 1
+images:
+  - {from: "docker://me:${SECRET}@quay.io/team/app", to: app}
+  - {from: quay.io/team/app, to: "app:${SECRET}!"}
+  - {from: "https://me:hunter-2!@quay.io/team/app", to: app}
+"""
+    with pytest.raises(PlanError) as caught:
+        parse_plan(document, tmp_path / "plan.yaml", {"SECRET": "s3cr3t-value"})
+
+    text = "\n".join((*caught.value.problems, str(caught.value)))
+    assert "s3cr3t-value" not in text
+    assert "hunter-2" not in text
+    assert "${SECRET}" in text
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "large"])
+def test_a_policy_that_is_no_small_file_is_a_problem_at_once(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncpush.files._PIPE", 0.2)
+    path = tmp_path / "policy.json"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "large":
+        path.write_bytes(bytes(200_000))
+    name = "/dev/zero" if kind == "device" else path
+    document = f"""
+version: 1
+images: [{{from: quay.io/team/app, to: app, repository: {{create: true, policy: "{name}"}}}}]
+"""
+    words = {
+        "fifo": "a pipe that nobody writes into",
+        "device": "it is no file",
+        "large": "has more than 10240 characters",
+    }
+    with pytest.raises(PlanError, match=words[kind]):
+        parse_plan(document, tmp_path / "plan.yaml", {})

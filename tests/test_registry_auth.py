@@ -31,7 +31,7 @@ from asyncpush.errors import (
 )
 from asyncpush.events import Event, Notice, Retrying
 from asyncpush.settings import AwsConfiguration, Credentials, SourceRegistry
-from asyncpush.sources.registry import Patience, open_remote, stored
+from asyncpush.sources.registry import Patience, credentials, open_remote, stored
 from asyncpush.sources.registry.stored import AuthFile, auth_files
 from conftest import Events
 from images import A, Layout, app_layout
@@ -344,6 +344,24 @@ async def test_an_identity_token_is_exchanged_by_oauth2(server: RegistryServer, 
         "refresh_token": ["identity"],
     }
     assert forms[1]["refresh_token"] == ["identity-2"]
+
+
+@pytest.mark.parametrize("realm", ["127.0.0.1", "127.1", "localhost", "[::1]", "0.0.0.0", "169.254.169.254"])
+async def test_a_realm_that_is_this_machine_gets_nothing_for_a_registry_elsewhere(
+    server: RegistryServer, realm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @server.rule("GET", "/v2/")
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        where = f"http://{realm}:{server.port}/token"
+        return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate=f'Bearer realm="{where}"')
+
+    monkeypatch.setenv("HTTP_PROXY", server.url)  # registry.example is behind it
+    elsewhere = SourceRegistry(host="registry.example", plain_http=True, credentials=CREDENTIALS)
+
+    with pytest.raises(SourceError, match="this machine or its network's own"):
+        await tags(elsewhere)
+    assert not server.asked("GET", "/token")
+    assert all(each.authorization is None for each in server.seen)
 
 
 @pytest.mark.parametrize(
@@ -819,6 +837,8 @@ async def test_a_helpers_token_user_means_an_identity_token(server: RegistryServ
         (["exit 3"], "exit status 3"),
         (["echo se:cret"], "gave no credentials"),
         (["exec sleep 30"], "not answered for 0.5 seconds"),
+        (['echo \'can not unlock: {"Secret": "se:cret"}\'', "exit 2"], "can not unlock:"),
+        (["echo the token AbCd1234efgh is old", "exit 2"], r"the token \*\*\* is old"),
     ],
 )
 async def test_a_helper_that_fails_is_named(server: RegistryServer, helper: Path, lines: list[str], words: str) -> None:
@@ -828,7 +848,7 @@ async def test_a_helper_that_fails_is_named(server: RegistryServer, helper: Path
     with anyio.fail_after(10), pytest.raises(ConfigurationError, match=words) as caught:
         await tags(reads(server, credential_helper="test"), patience=Patience(helper=0.5))
     assert "docker-credential-test" in str(caught.value)
-    assert "se:cret" not in str(caught.value)
+    assert not {"se:cret", "AbCd1234efgh"} & set(str(caught.value).split())
 
 
 #: What helpers do that are of no use, and what is said of it where the registry wants to know who asks.
@@ -1272,3 +1292,27 @@ async def test_https_is_named_only_where_the_server_wants_it(server: RegistrySer
 
     with pytest.raises(SourceError, match="leave out --src-plain-http"):
         await tags(reads(server))
+
+
+async def test_a_pipe_or_device_in_the_place_of_a_login_file_holds_nobody_up(
+    server: RegistryServer, nobody_is_logged_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncpush.files._PIPE", 0.2)
+    os.mkfifo(nobody_is_logged_in / "config.json")
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", "/dev/zero")
+    wants_basic(server, BASIC)
+
+    with anyio.fail_after(10), pytest.raises(SourceError, match="/dev/zero can't be read: it is no file"):
+        await tags(reads(server))
+
+
+async def test_who_logs_in_while_a_connection_is_open_is_seen(
+    server: RegistryServer, nobody_is_logged_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "_PAUSE", 0.0)
+    wants_basic(server, BASIC)
+    async with open_remote(reads(server), patience=QUICK) as remote:
+        with pytest.raises(SourceDeniedError):
+            await remote.tags("team/app")
+        docker_config(nobody_is_logged_in, auths={server.host: {"auth": BASIC.removeprefix("Basic ")}})
+        assert await remote.tags("team/app") == ("1",)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import anyio
@@ -89,6 +90,22 @@ async def test_a_local_layer_goes_on_where_it_was(emulator: Emulator, tmp_path: 
     # The last acknowledgement may not have been noted: then its part is offered, and refused, once more.
     assert PARTS <= counts["UploadLayerPart"] <= PARTS + 2
     assert pushed.sent <= SIZE - (stop_after - 1) * 5 * MiB
+
+
+@pytest.mark.parametrize("value", ["1", "'many'", "-5", "x'00'"])
+async def test_a_journal_whose_part_size_can_not_be_costs_no_more_than_a_new_upload(
+    emulator: Emulator, tmp_path: Path, value: str
+) -> None:
+    path = tmp_path / "journal"
+    assert await push(emulator, local_blob(), path, stop_after=1) is None
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE upload SET part_size = {value}")
+    emulator.requests.clear()
+
+    pushed = await push(emulator, local_blob(), path)
+
+    assert pushed is not None
+    assert emulator.requests.counts()["UploadLayerPart"] <= PARTS + 2
 
 
 @pytest.mark.parametrize("stop_after", [3, 4])

@@ -14,6 +14,7 @@ from anyio import create_task_group, to_thread
 
 from asyncpush.errors import ChoiceError, InvalidReferenceError, SourceError
 from asyncpush.model import Digest, Platform
+from asyncpush.settings import Settings
 from asyncpush.sources import file_blob, open_source
 from asyncpush.stream.compress import zstd
 from images import (
@@ -30,6 +31,7 @@ from images import (
     digest,
     hybrid,
     image_of,
+    layer_tar,
     names_of,
     read,
     saved,
@@ -266,3 +268,17 @@ async def test_where_a_list_tells_no_platforms_the_configs_do(tmp_path, form):
     with pytest.raises(ChoiceError, match="holds no image for linux/s390x") as error:
         await image_of(path, platform=Platform("linux", "s390x"))
     assert error.value.choices == ("linux/amd64", "linux/arm64")
+
+
+@pytest.mark.parametrize("kind", ["archive", "layer"])
+async def test_what_is_decompressed_has_a_bound(tmp_path, kind):
+    layer = layer_tar("zeros", 200_000)
+    stored = [lzma.compress(layer) if kind == "layer" else layer]
+    data = DockerSave().image(layer, tags=["app:1.0"], stored=stored).archive()
+    path = saved(tmp_path / "app.tar", gzip.compress(data) if kind == "archive" else data)
+
+    async with open_source(str(path), Settings(max_unpacked=300_000)) as source:
+        await source.image()
+    with pytest.raises(SourceError, match=rf"{path}.* takes more than 100000 bytes in the temporary directory"):
+        async with open_source(str(path), Settings(max_unpacked=100_000)) as source:
+            await source.image()

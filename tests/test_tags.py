@@ -6,10 +6,14 @@ import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncpush.errors import UsageError
+from asyncpush.migrate.plan import matching
+from asyncpush.migrate.plan.matching import choose, may_backtrack
 from asyncpush.migrate.plan.tags import (
     Alternative,
     LeftOut,
@@ -223,3 +227,38 @@ def test_thousands_of_patterns_are_compiled_once_each(monkeypatch: pytest.Monkey
     select(TagRules(exclude=Patterns(glob=unwanted)), ("1", "2", "3"))
 
     assert len([each for each in compiled if "unwanted" in each]) == 1500
+
+
+async def test_a_regular_expression_that_never_ends_is_named_and_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(matching, "_LONGEST", 1)
+    rules = TagRules(patterns=Patterns(regex=("(a+)+b",)))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await anyio.sleep(0.01)
+            turns += 1
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(others)
+        with (
+            anyio.fail_after(60),
+            pytest.raises(UsageError, match=r"than 1 seconds for the tags of quay\.io/team"),
+        ):
+            await choose(rules, ["a" * 128], "quay.io/team/app")
+        tg.cancel_scope.cancel()
+    assert turns
+
+
+async def test_what_is_matched_elsewhere_is_matched_alike() -> None:
+    tags = ["v1", "v1.2", "v1.2.3", "latest", "v1.2-rc", "w1"]
+    for pattern in (r"v[0-9]+(\.[0-9]+)*", r"v1\.2.*", r"(?!w).+1(\.2)*", r"[(*+?]*v[0-9.]+"):
+        rules = TagRules(patterns=Patterns(regex=(pattern,)), exclude=Patterns(regex=(r".*(-rc)+",)))
+
+        assert await choose(rules, tags, "quay.io/team/app") == select(rules, tags)
+    assert all(map(may_backtrack, ["(a|a)*b", r"(a*)\1b", "a*a*a*a*b"]))
+    assert not may_backtrack(r"v[0-9]+\.[0-9]+\.[0-9]+")
+    assert not may_backtrack(r"[(*+?]*v\)+")

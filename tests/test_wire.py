@@ -24,7 +24,7 @@ import asyncpush
 from asyncpush import AwsConfiguration, Settings
 from asyncpush.ecr.repository import EcrRepository
 from asyncpush.ecr.wire import JsonPartEncoder, Outgoing, PartBody
-from asyncpush.errors import ConnectionFailedError
+from asyncpush.errors import ConnectionFailedError, SourceError
 from asyncpush.model import Descriptor, Upload
 from asyncpush.protocols import Part
 from asyncpush.reference import RegistryName
@@ -365,6 +365,17 @@ async def test_a_request_that_gets_no_answer_names_the_endpoint() -> None:
     async with repository("ecr", url) as ours:
         with pytest.raises(ConnectionFailedError, match=url):
             await ours.send_part(UPLOAD, upload_part(ours.encoder(UPLOAD, 0), b"layer"))
+
+
+async def test_a_source_that_is_cut_while_its_part_leaves_is_what_failed() -> None:
+    class Cut:
+        def read_at(self, start: int, buffer: memoryview) -> memoryview:
+            raise SourceError("base.tar ends 7 bytes early")
+
+    async with capturing() as server, repository("ecr", server.url) as ours:
+        part = upload_part(ours.encoder(UPLOAD, 0, Cut()), b"layer")
+        with pytest.raises(SourceError, match=r"base\.tar ends 7 bytes early"):
+            await ours.send_part(UPLOAD, part)
 
 
 async def test_a_part_is_held_by_its_sender_alone() -> None:

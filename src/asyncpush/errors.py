@@ -104,7 +104,7 @@ class PlanError(UsageError):
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(map(shown, problems))
         super().__init__("\n".join(self.problems))
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from socket import inet_aton
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -25,6 +27,9 @@ _PORTS = {"http": 80, "https": 443}
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<host>[^\[\]:]*)):(?P<port>[^\[\]:]*)")
 _CIDR = re.compile(r"[0-9a-f.:]+/[0-9]+")
 _MAPPED = 96
+
+#: Where instances of EC2 ask for their credentials; 169.254.169.254 is a link's.
+_AWS_METADATA = IPv6Address("fd00:ec2::254")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,21 @@ def is_loopback(host: str) -> bool:
     """Whether *host*, without a port, is this machine itself."""
     address = _address(host.strip("[]"))
     return host == "localhost" or (address is not None and address.is_loopback)
+
+
+def is_only_here(host: str) -> bool:
+    """Whether *host*, without a port, means another machine to everybody: this one itself, or its link.
+
+    What a cloud tells its machines, credentials among it, is at such an address, too.
+    """
+    host = host.strip("[]").rstrip(".").lower()
+    address = _address(host.partition("%")[0])
+    if address is None:
+        with suppress(OSError):
+            address = IPv4Address(inet_aton(host))  # 127.1 and 0x7f000001 are addresses to all who connect
+    if address is None:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_link_local or address.is_unspecified or address == _AWS_METADATA
 
 
 def is_excepted(url: str) -> bool:

@@ -12,6 +12,7 @@ from asyncpush.redaction import hide, hide_login, hide_user_of, without_user
 from asyncpush.reference import Service
 
 MiB = 1024 * 1024
+GiB = 1024 * MiB
 
 #: ECR's documented part size limits (quotas page: 5 to 10 MiB; UploadLayerPart's model takes up to 20 MiB).
 MIN_PART_SIZE = 5 * MiB
@@ -44,7 +45,7 @@ class Settings:
 
     Attributes:
         max_layers: layers in flight at once, over all images, at most. One stream into ECR runs at 24 to 40 MB/s, so
-            speed is the number of streams; there are 16 at first, and more as long as that is faster.
+            speed is the number of streams; there are 32 at first, and more as long as that is faster.
         max_memory: bytes of encoded parts held at once, over all layers. Each layer holds the part in
             flight and the next one: 2 x 4/3 x part size.
         part_size: bytes a part; None takes what ECR asks for (10 MiB).
@@ -55,6 +56,8 @@ class Settings:
             is an outage.
         max_outage: seconds that an endpoint or registry which has answered may give no answer, until its requests fail.
         create_repository: create a missing repository instead of failing.
+        max_unpacked: bytes that what is decompressed of one source, or read from a pipe, may take in the temporary
+            directory: a small archive can claim to be huge.
         push_foreign_layers: send layers that are marked as non-distributable, too.
         available_platforms: where an archive or layout holds several platforms of an index, and others not, push an
             index of those that are there.
@@ -69,11 +72,14 @@ class Settings:
     max_outage: float = MAX_OUTAGE
     create_repository: bool = False
     push_foreign_layers: bool = False
+    max_unpacked: int = 64 * GiB
     available_platforms: bool = False
 
     def __post_init__(self) -> None:
         if self.max_layers < 1:
             raise UsageError(f"--max-layers is {self.max_layers}", hint="give 1 or more")
+        if self.max_unpacked < 1:
+            raise UsageError(f"--max-unpacked is {self.max_unpacked} bytes", hint="give a size, such as 64GiB")
         if self.max_attempts < 1:
             raise UsageError(f"max_attempts is {self.max_attempts}", hint="give 1 or more")
         if not 0 <= self.max_outage < math.inf:

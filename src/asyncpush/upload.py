@@ -24,7 +24,7 @@ from asyncpush.errors import (
 from asyncpush.events import Emit, LayerDone, LayerFailed, LayerStarted, PartSent, ignore
 from asyncpush.model import Descriptor, LayerBytes, Upload
 from asyncpush.protocols import Blob, Journal, Part, Repository
-from asyncpush.settings import MAX_PART_SIZE, MiB, Settings
+from asyncpush.settings import MAX_PART_SIZE, MAX_PARTS, MiB, Settings
 from asyncpush.stream.budget import BudgetAccount, ByteBudget
 from asyncpush.stream.order import Overlap, PartsInOrder
 from asyncpush.stream.parts import HeldBytes
@@ -176,7 +176,7 @@ class LayerUpload:
             return
         journal, address, identity = self._resources.journal, self.repository.address, self._blob.identity
         left = await journal.open_upload(address, identity) if journal else None
-        if left is not None:
+        if left is not None and left.part_size >= _least(self._blob.source_size, MAX_PARTS["ecr"]):
             self._upload, self.part_size, self.received = left.upload, left.part_size, left.received
             self._is_resumed = True
             if await self._catch_up():
@@ -342,8 +342,12 @@ def layer_key(repository: Repository, blob: Blob) -> str:
 
 def part_size(upload: Upload, size: int, wanted: int | None) -> int:
     """Bytes of each part but the last: *wanted* or what ECR asks for, and more where *size* needs too many parts."""
-    least = -(-size // upload.max_parts)
-    return max(wanted or upload.part_size, min(least, MAX_PART_SIZE))
+    return max(wanted or upload.part_size, _least(size, upload.max_parts))
+
+
+def _least(size: int, max_parts: int) -> int:
+    """The smallest part of which *max_parts* make *size* bytes, as far as ECR takes such parts."""
+    return min(-(-size // max_parts), MAX_PART_SIZE)
 
 
 UploadParts = MemoryObjectSendStream[UploadPart]

@@ -100,7 +100,7 @@ class Limits:
     """What a push may use."""
 
     max_layers: Annotated[int, Parameter(group=_LIMITS, show_default=True)] = _DEFAULTS.max_layers
-    """Layers in flight at once, over all images, at most: 16 at first, more as long as that is faster."""
+    """Layers in flight at once, over all images, at most: 32 at first, more as long as that is faster."""
 
     max_memory: Annotated[
         int, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE", show_default=lambda size: f"{size >> 20}MiB")
@@ -117,6 +117,11 @@ class Limits:
         ),
     ] = _DEFAULTS.max_outage
     """How long to wait for an endpoint or registry that has answered before, and gives no answer now."""
+
+    max_unpacked: Annotated[
+        int, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE", show_default=lambda size: f"{size >> 30}GiB")
+    ] = _DEFAULTS.max_unpacked
+    """What a compressed or piped archive may take in TMPDIR."""
 
 
 @Parameter(name="*")
@@ -275,6 +280,7 @@ def make_settings(
         max_memory=limits.max_memory,
         part_size=limits.part_size,
         max_outage=limits.max_outage,
+        max_unpacked=limits.max_unpacked,
         compression=layers.compression,
         compression_level=layers.compression_level,
         push_foreign_layers=layers.push_foreign_layers,

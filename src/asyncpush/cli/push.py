@@ -38,7 +38,7 @@ from asyncpush.errors import (
     foreseen,
     only_cause,
 )
-from asyncpush.events import Emit, Event, ImageFailed, Notice
+from asyncpush.events import Emit, Event, ImageFailed, Listener, Notice
 from asyncpush.image import ImageResult
 from asyncpush.journal import open_journal
 from asyncpush.model import Platform
@@ -122,15 +122,16 @@ def push(
         async with AsyncExitStack() as stack:
             # First, since it takes no time to tell that there is no region, and much to read an archive from a pipe.
             listener = _Listener(show)
+            heard = Listener(listener)
             kept = await stack.enter_async_context(open_journal(journal)) if journal and not dry_run else None
             registry = await stack.enter_async_context(
-                connect(goal.registry, aws=make_aws(aws), settings=settings, emit=listener, journal=kept)
+                connect(goal.registry, aws=make_aws(aws), settings=settings, emit=heard, journal=kept)
             )
-            logins = await stack.enter_async_context(open_logins(settings, listener))
+            logins = await stack.enter_async_context(open_logins(settings, heard))
             remotes = await stack.enter_async_context(
-                open_remotes(registries, logins=logins, emit=listener, patience=Patience.of(settings))
+                open_remotes(registries, logins=logins, emit=heard, patience=Patience.of(settings))
             )
-            opening = _Opening(stack, settings, remotes, platform, listener)
+            opening = _Opening(stack, settings, remotes, platform, heard)
             if "-" in sources and not show.quiet:
                 say("asyncpush: reading an archive from standard input")
             images, unread = await _prepare_all(opening, sources, goal)

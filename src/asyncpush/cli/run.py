@@ -7,6 +7,8 @@ import os
 import signal
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from types import FrameType
 
 import anyio
 from anyio import TASK_STATUS_IGNORED
@@ -18,6 +20,9 @@ from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, PlanError, UsageE
 
 #: A name for each exit status, as the README promises them.
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+#: A display that is ended in mid-air has hidden it.
+_SHOW_CURSOR = b"\x1b[?25h"
 
 #: Names that one line has room for.
 _SHOWN_NAMES = 20
@@ -114,14 +119,31 @@ async def _until_signal(command: Callable[[], Awaitable[int]]) -> tuple[int, sig
     return status, received[0] if scope.cancelled_caught else None
 
 
+class _EndAtSecond:
+    """A handler that leaves the first signal to the event loop, and ends the process at the next one."""
+
+    def __init__(self) -> None:
+        self._is_second = False
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        if self._is_second:
+            with suppress(OSError):
+                if os.isatty(2):
+                    os.write(2, _SHOW_CURSOR)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._is_second = True
+
+
 async def _watch(
     scope: anyio.CancelScope, received: list[signal.Signals], *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
 ) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        # The event loop hears of a signal once it gets to it; a second one must not have to wait for that.
+        at_once = _EndAtSecond()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, at_once)
         task_status.started()
         async for number in signals:
-            if received:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
             received.append(number)
             scope.cancel()

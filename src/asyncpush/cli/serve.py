@@ -24,6 +24,7 @@ from asyncpush.emulator.check import check as check_data
 from asyncpush.emulator.credentials import DEFAULT_CREDENTIALS, read_credentials
 from asyncpush.emulator.weather.document import describe
 from asyncpush.errors import UsageError
+from asyncpush.proxies import is_loopback
 
 app = command(
     "serve",
@@ -123,6 +124,8 @@ def serve(
             asyncio.get_running_loop().set_exception_handler(_Shortages())
             async with emulator:
                 _introduce(emulator, data, _advice(credentials, verified=not no_verify_signatures))
+                if warning := exposure(host, credentials, verified=not no_verify_signatures):
+                    say(f"asyncpush: warning: {warning}")
                 await emulator.serve_forever()
         return DONE
 
@@ -184,6 +187,15 @@ def _advice(credentials: Path | None, *, verified: bool) -> str:
         )
     which = "Any region will do; the credentials are these" if verified else "Any region and credentials will do"
     return f"{which}:\nexport AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test"
+
+
+def exposure(host: str, credentials: Path | None, *, verified: bool) -> str | None:
+    """What is to be feared of listening on *host*; None where nobody else reaches it, or only who has a key."""
+    if is_loopback(host) or (verified and credentials):
+        return None
+    who = "everybody knows the key test" if verified else "it asks nobody for a key"
+    give = "give --credentials FILE" if verified else "leave out --no-verify-signatures"
+    return f"other machines reach {host}, and {who}: they can push, pull and delete; {give}, or listen on 127.0.0.1"
 
 
 def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

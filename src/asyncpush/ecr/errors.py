@@ -143,7 +143,7 @@ def translated(operation: str, endpoint: str) -> Iterator[None]:
             wrong_address=True,
         ) from error
     except (bce.HTTPClientError, bce.ConnectionError) as error:
-        if isinstance(ours := error.kwargs.get("error"), AsyncpushError):
+        if (ours := _ours(error.kwargs.get("error"))) is not None:
             raise ours from error
         shortage = open_files.shortage(error)
         raise ConnectionFailedError(
@@ -183,6 +183,15 @@ def _service_error(operation: str, endpoint: str, error: bce.ClientError) -> Ser
     if isinstance(translation, InvalidLayerPartError):
         translation.last_valid_byte = error.response.get("lastValidByteReceived")
     return translation
+
+
+def _ours(error: BaseException | None) -> AsyncpushError | None:
+    """What of asyncpush's own is behind a request that broke off: a source that failed while its bytes left, say."""
+    while error is not None:
+        if isinstance(error, AsyncpushError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _where(error: bce.BotoCoreError, endpoint: str) -> str:

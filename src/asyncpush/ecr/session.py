@@ -195,7 +195,8 @@ class NoRedirects(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is untype
 
 async def _refuse_redirect(_: aiohttp.ClientSession, __: Any, redirect: aiohttp.TraceRequestRedirectParams) -> None:
     redirect.response.close()
-    target = redirect.response.headers.get("Location", "")
+    # A query may be a signature.
+    target = redirect.response.headers.get("Location", "").partition("?")[0]
     raise RedirectError(f"it redirects to {target[:200]!r}, which is not followed")
 
 

@@ -59,6 +59,9 @@ def find_upload(connection: sqlite3.Connection, repository: str, identity: str, 
     if row is None:
         return None
     upload, asked, max_parts, part_size, received = row
+    numbers = (asked, max_parts, part_size, received)
+    if not isinstance(upload, str) or not all(isinstance(each, int) and each >= 0 for each in numbers):
+        return None  # SQLite keeps any value in any column
     return OpenUpload(Upload(upload, asked, max_parts), part_size, received)
 
 

@@ -6,10 +6,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from functools import partial
 
 import anyio
-from anyio import to_thread
 
 from asyncpush.errors import (
     AsyncpushError,
@@ -25,8 +23,8 @@ from asyncpush.events import Notice
 from asyncpush.migrate.caps import check_caps
 from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, LeftOutTag, NothingTaken, taken_text
+from asyncpush.migrate.plan.matching import choose
 from asyncpush.migrate.plan.model import Entry, Goal
-from asyncpush.migrate.plan.tags import select
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.once import Once
 from asyncpush.packed import PackedMap
@@ -65,9 +63,7 @@ class Catalog:
         else:
             tags = list(await self._context.tags(entry.host, entry.repository))
         # A name at the source that no tag can be is in nobody's way, where the plan gives another one.
-        choose = partial(select, any_name=entry.kind == "local")
-        # Patterns are the user's, and tags may be many.
-        selection = await to_thread.run_sync(choose, entry.tags, tags)
+        selection = await choose(entry.tags, tags, entry.source, any_name=entry.kind == "local")
         if entry.kind == "local":
             self._check_alone(entry, await self._archive(entry), selection.taken)
         self._context.left_out += [LeftOutTag(entry.source, each.tag, each.reason) for each in selection.left_out]

@@ -21,7 +21,7 @@ from asyncpush.sources.names import Location, locate
 from asyncpush.sources.oci_layout import INDEX, Directory, read_oci_layout
 from asyncpush.sources.registry import Remotes, RemoteSource, is_remote, open_remotes, parse_remote
 from asyncpush.sources.source import LocalSource, Source, UnreadImage
-from asyncpush.sources.spool import Scratch, open_archive
+from asyncpush.sources.spool import Allowance, Scratch, open_archive
 from asyncpush.sources.tar_index import TarIndex
 
 __all__ = ["Source", "UnreadImage", "file_blob", "open_source"]
@@ -82,10 +82,11 @@ async def _open_remote(reference: str, settings: Settings, remotes: Remotes | No
 def _open(location: Location, settings: Settings, stdin: BinaryIO | None, held: ExitStack) -> LocalSource:
     with readable(location.label):
         is_directory = location.path != "-" and Path(location.path).is_dir()
+    allowance = Allowance(settings.max_unpacked)
     if is_directory:
-        return _open_directory(location, settings, Scratch(held))
-    archive = TarIndex(open_archive(location.path, location.label, stdin, held), location.label)
-    source = read_archive(archive, location, settings, Scratch(held))
+        return _open_directory(location, settings, Scratch(held, allowance))
+    archive = TarIndex(open_archive(location.path, location.label, stdin, held, allowance), location.label)
+    source = read_archive(archive, location, settings, Scratch(held, allowance))
     return replace(source, notes=(*archive.notes, *source.notes))
 
 

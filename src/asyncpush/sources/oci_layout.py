@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -36,10 +35,6 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 _IMAGE_NAME = "io.containerd.image.name"
 
 
-#: What a layout keeps in its directory, and the other list of its images.
-_OWN = re.compile(r"(?:index|manifest)\.json|oci-layout|blobs/sha256/[a-f0-9]{64}")
-
-
 class _Layout(msgspec.Struct, rename={"version": "imageLayoutVersion"}):
     version: str | None = None
 
@@ -58,8 +53,8 @@ class _Annotated(msgspec.Struct):
 class Directory:
     """A directory as a store; no name leads out of it.
 
-    A layout's own files may be links to anywhere, as build systems and shared stores make them: a blob's bytes are
-    compared with its name. What else manifest.json names has no such witness, and must lie below the directory.
+    A link must stay below the directory, or below the one where index.json really lies: build systems make layouts of
+    links into such a one. Any other would read, and push, what whoever made the layout could not read himself.
     """
 
     path: Path
@@ -75,11 +70,15 @@ class Directory:
         path = self.path / inside
         label = f"{name[:200]} in {self.label}"
         try:
-            if not _OWN.fullmatch(inside) and not Path(os.path.realpath(path)).is_relative_to(self.path.resolve()):
-                raise SourceError(f"{label} is a link that leads out of it")
+            real = Path(os.path.realpath(path))
+            if not real.is_relative_to(self.path.resolve()) and not real.is_relative_to(self._home()):
+                raise SourceError(f"{label} is a link that leads out of it", hint="copy what it leads to")
             return find_file(path, label)
         except ValueError:
             return None  # no file has such a name
+
+    def _home(self) -> Path:
+        return Path(os.path.realpath(self.path / INDEX)).parent
 
 
 def is_oci_layout(store: Store) -> bool:

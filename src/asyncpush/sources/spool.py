@@ -29,11 +29,32 @@ from asyncpush.sources.unpack import HEAD_SIZE, Unpacker, sniff
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+
+class Allowance:
+    """How many bytes the copies of one source may take in the temporary directory, all together."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = self._left = limit
+
+    def take(self, count: int, label: str) -> None:
+        """Take *count* bytes of it.
+
+        Raises:
+            SourceError: there are not so many left.
+        """
+        self._left -= count
+        if self._left < 0:
+            raise SourceError(
+                f"{label} takes more than {self._limit} bytes in the temporary directory",
+                hint="if it is as large as that, allow more with --max-unpacked",
+            )
+
+
 #: Milliseconds after which a wait for a pipe looks whether it is still wanted.
 _MOMENT = 100
 
 
-def open_archive(path: str, label: str, stdin: BinaryIO | None, held: ExitStack) -> ReadFile:
+def open_archive(path: str, label: str, stdin: BinaryIO | None, held: ExitStack, allowance: Allowance) -> ReadFile:
     """Open an archive as a regular file, whole from its first byte; in a worker thread of anyio.
 
     What can't be read at any position (a pipe, a compressed file) is copied once, decompressed, into a temporary
@@ -44,31 +65,32 @@ def open_archive(path: str, label: str, stdin: BinaryIO | None, held: ExitStack)
         label: how to call it in errors.
         stdin: what ``-`` reads; None is the process's own standard input.
         held: takes what must stay open while the archive is read.
+        allowance: bounds the copy.
 
     Raises:
         SourceError: it can't be read, is empty or plainly no archive, its compression is damaged, or the temporary
-            directory is full.
+            directory is full, or the copy too large.
     """
     if path != "-":
-        return _open_named(path, label, held)
+        return _open_named(path, label, held, allowance)
     stream = stdin or (sys.stdin.buffer if sys.stdin else None)
     if stream is None:
         raise SourceError(f"{label} is closed")
     try:
         descriptor = stream.fileno()
     except io.UnsupportedOperation:
-        return _spool(_Unpolled(stream), label, held)
+        return _spool(_Unpolled(stream), label, held, allowance)
     with readable(label):
         file = held.enter_context(FileIO(os.dup(descriptor)))
-    return KeptFile(file) if _can_stay(file, label) else _spool(_Pipe(file), label, held)
+    return KeptFile(file) if _can_stay(file, label) else _spool(_Pipe(file), label, held, allowance)
 
 
-def _open_named(path: str, label: str, held: ExitStack) -> ReadFile:
+def _open_named(path: str, label: str, held: ExitStack, allowance: Allowance) -> ReadFile:
     with ExitStack() as opening:
         with readable(label):
             file = opening.enter_context(FileIO(os.open(path, open_flags())))
         if not _can_stay(file, label):
-            return _spool(_Pipe(file), label, held)
+            return _spool(_Pipe(file), label, held, allowance)
         with readable(label):
             named = NamedFile(path, label, os.dup(file.fileno()))
         held.callback(named.close)
@@ -144,7 +166,7 @@ class _Unpolled(_Stream):
         return len(data)
 
 
-def _spool(raw: _Stream, label: str, held: ExitStack) -> ReadFile:
+def _spool(raw: _Stream, label: str, held: ExitStack, allowance: Allowance) -> ReadFile:
     with readable(label):
         stream = io.BufferedReader(raw, MiB)
         read = partial(stream.read, MiB)
@@ -157,7 +179,7 @@ def _spool(raw: _Stream, label: str, held: ExitStack) -> ReadFile:
         if not data:
             raise SourceError(f"{label} is empty")
         check_head(data[:HEAD_SIZE], label)
-        return _copied(data, read, label, held)
+        return _copied(data, read, label, held, allowance)
 
 
 class Scratch:
@@ -167,10 +189,12 @@ class Scratch:
 
     Args:
         held: takes what must stay open while the copies are read.
+        allowance: bounds the copies.
     """
 
-    def __init__(self, held: ExitStack) -> None:
+    def __init__(self, held: ExitStack, allowance: Allowance) -> None:
         self._held = held
+        self._allowance = allowance
         self._lock = Lock()
         self._copies: dict[Content, Region] = {}
 
@@ -189,16 +213,17 @@ class Scratch:
         buffer = memoryview(bytearray(MiB))
         with packed.open() as reader:
             unpacker = Unpacker(lambda: bytes(buffer[: reader.readinto(buffer)]), packed.label)
-            copy = _copied(b"", partial(unpacker.decompress, MiB), packed.label, self._held)
+            copy = _copied(b"", partial(unpacker.decompress, MiB), packed.label, self._held, self._allowance)
         return Region(copy, 0, copy.size, packed.label)
 
 
-def _copied(data: bytes, read: Callable[[], bytes], label: str, held: ExitStack) -> ReadFile:
+def _copied(data: bytes, read: Callable[[], bytes], label: str, held: ExitStack, allowance: Allowance) -> ReadFile:
     """A copy of *data* and of all that *read* gives, for as long as *held* is open."""
     with _SPOOLS.writing(label) as copy:
         data = data or read()
         while data:
             from_thread.check_cancelled()
+            allowance.take(len(data), label)
             with _room(label):
                 copy.write(data)
             data = read()

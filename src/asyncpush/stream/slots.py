@@ -13,8 +13,8 @@ import anyio
 
 from asyncpush.settings import MiB
 
-#: Slots at the beginning: enough to see what the network gives, few enough for any account and machine.
-FIRST_SLOTS = 16
+#: Slots at the beginning: enough to see what the network gives, few enough for any account.
+FIRST_SLOTS = 32
 
 #: A layer up to this size takes its requests' time, not its bytes': it must not wait behind layers that take minutes.
 SMALL = MiB

@@ -11,6 +11,9 @@ from asyncpush.errors import AsyncpushError, PlanError
 #: Problems that an error lists; a plan of thousands of entries can have one mistake in each.
 _SHOWN = 100
 
+#: The shortest value of a variable that is not told; a shorter one is found anywhere.
+_SHORTEST = 4
+
 
 def member(place: str, name: str) -> str:
     """The place of a member."""
@@ -45,12 +48,20 @@ class Problems:
     def __init__(self) -> None:
         self._lines: dict[str, str] = {}
         self.places: list[str] = []
+        self._written: dict[str, str] = {}
+
+    def came_from(self, value: str, written: str) -> None:
+        """Quote *written* wherever *value* would be told of: what a variable holds may be a secret."""
+        if len(value) >= _SHORTEST:
+            self._written[value] = written
 
     def __bool__(self) -> bool:
         return bool(self._lines)
 
     def add(self, place: str, text: str, *, hint: str | None = None) -> None:
         """Note what is wrong at *place*; the same twice is once."""
+        for value, written in self._written.items():
+            text = text.replace(value, written)
         line = f"{place}: {text}" if place else text
         self._lines.setdefault(f"{line}; {hint}" if hint else line, place)
         self.places.append(place)

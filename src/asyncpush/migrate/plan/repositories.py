@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from msgspec import UNSET, UnsetType
 
 from asyncpush import open_files
 from asyncpush.errors import UsageError
+from asyncpush.files import read_small
 from asyncpush.migrate.plan.document import RepositoryDocument
 from asyncpush.migrate.plan.policies import LENGTHS, faults_of
 from asyncpush.migrate.plan.problems import Problems, member
@@ -98,11 +100,11 @@ class Repositories:
     def _read(self, path: Path, longest: int) -> str:
         if path not in self._files:
             try:
-                with path.open("rb") as file:
-                    # A character has up to four bytes.
-                    raw = file.read(4 * longest + 1)
-                text = raw.decode("utf-8-sig")
+                # A character has up to four bytes.
+                text = read_small(path, 4 * longest).decode("utf-8-sig")
             except OSError as error:
+                if error.errno == errno.EFBIG:
+                    raise UsageError(f"{path} has more than {longest} characters; ECR takes no more") from error
                 raise UsageError(
                     f"{path} can't be read: {open_files.reason(error)}", hint="name a file of JSON"
                 ) from error

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import lru_cache
+from typing import TypeAlias
 
 from asyncpush.migrate.plan.versions import Version, VersionRange, version_order
 
@@ -21,6 +22,9 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 # The referrers tag schema of the same document, and what cosign adds to it for signatures, attestations and SBOMs.
 _REFERRER = re.compile(r"sha256-(?P<hex>[a-f0-9]{64})(?:\.(?:sig|att|sbom))?")
+
+#: Whether a regular expression matches a tag.
+MatchesRegex: TypeAlias = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +59,13 @@ class Alternative:
     exclude: Patterns = field(default_factory=Patterns)
     exclude_names: tuple[str, ...] = ()
 
-    def refuses(self, tag: str) -> str | None:
-        """Why *tag* is not wanted; None if it is."""
-        for kind, matches in _matches(self.patterns, tag):
+    def refuses(self, tag: str, regex: MatchesRegex | None = None) -> str | None:
+        """Why *tag* is not wanted; None if it is. *regex* says what a regular expression matches."""
+        for kind, matches in _matches(self.patterns, tag, regex):
             if not any(matches):
                 version = Version.parse(tag) if kind == "semver" else None
                 return f"matches no {kind}" + (", being a pre-release" if version and version.is_prerelease else "")
-        excluded = tag in self.exclude_names or any(any(each) for _, each in _matches(self.exclude, tag))
+        excluded = tag in self.exclude_names or any(any(each) for _, each in _matches(self.exclude, tag, regex))
         return "excluded" if excluded else None
 
 
@@ -95,10 +99,10 @@ class TagRules:
         """Whether the source's list of tags is needed; if not, ``names`` is all there is to take."""
         return not self.names or self.has_patterns
 
-    def refuses(self, tag: str) -> str | None:
-        """Why *tag* is not wanted by pattern; None if it is."""
-        reason = Alternative(self.patterns, self.exclude, self.exclude_names).refuses(tag)
-        if reason is None and self.alternatives and all(each.refuses(tag) for each in self.alternatives):
+    def refuses(self, tag: str, regex: MatchesRegex | None = None) -> str | None:
+        """Why *tag* is not wanted by pattern; None if it is. *regex* says what a regular expression matches."""
+        reason = Alternative(self.patterns, self.exclude, self.exclude_names).refuses(tag, regex)
+        if reason is None and self.alternatives and all(each.refuses(tag, regex) for each in self.alternatives):
             return "matches none of any"
         return reason
 
@@ -136,7 +140,9 @@ class Selection:
     missing: tuple[str, ...]
 
 
-def select(rules: TagRules, tags: Sequence[str], *, any_name: bool = False) -> Selection:
+def select(
+    rules: TagRules, tags: Sequence[str], *, any_name: bool = False, regex: MatchesRegex | None = None
+) -> Selection:
     """Choose among all tags of a repository.
 
     Tags of signatures and referrers are taken by name only: they go with the image that they are about. An empty text
@@ -147,6 +153,7 @@ def select(rules: TagRules, tags: Sequence[str], *, any_name: bool = False) -> S
         rules: what is wanted.
         tags: what is there.
         any_name: take names, too, that can be no tags: those of layouts and archives are free.
+        regex: whether a regular expression matches a tag, where somebody else knows (``matching.py``).
     """
     listed = dict.fromkeys(tags)
     names = dict.fromkeys(rules.names)
@@ -155,7 +162,7 @@ def select(rules: TagRules, tags: Sequence[str], *, any_name: bool = False) -> S
     for tag in listed:
         if tag in names:
             continue
-        reason = _refused(rules, tag) if is_tag(tag) or not tag or any_name else "no tag that ECR takes"
+        reason = _refused(rules, tag, regex) if is_tag(tag) or not tag or any_name else "no tag that ECR takes"
         if reason is None:
             matching.append(tag)
         else:
@@ -209,7 +216,7 @@ def _check_length(pattern: str) -> None:
         raise ValueError(f"has {len(pattern)} characters; a pattern has 1 to {MAX_PATTERN}")
 
 
-def _refused(rules: TagRules, tag: str) -> str | None:
+def _refused(rules: TagRules, tag: str, regex: MatchesRegex | None) -> str | None:
     """Why *tag* is not taken by pattern; None if it is."""
     if not tag:
         return "has no tag" if rules.names or rules.has_patterns else None
@@ -217,15 +224,20 @@ def _refused(rules: TagRules, tag: str) -> str | None:
         return f"a signature or referrer of {digest}"
     if rules.names and not rules.has_patterns:
         return "not among the names"
-    return rules.refuses(tag)
+    return rules.refuses(tag, regex)
 
 
-def _matches(patterns: Patterns, tag: str) -> Iterator[tuple[str, Iterator[bool]]]:
+def matches_regex(pattern: str, tag: str) -> bool:
+    """Whether a regular expression matches all of a tag."""
+    return _compiled(str, pattern)(tag)
+
+
+def _matches(patterns: Patterns, tag: str, regex: MatchesRegex | None) -> Iterator[tuple[str, Iterator[bool]]]:
     """For each kind of pattern that there is, which of them match."""
     if patterns.glob:
         yield "glob", (_compiled(translate, each)(tag) for each in patterns.glob)
     if patterns.regex:
-        yield "regex", (_compiled(str, each)(tag) for each in patterns.regex)
+        yield "regex", ((regex or matches_regex)(each, tag) for each in patterns.regex)
     if patterns.semver:
         version = Version.parse(tag)
         yield "semver", (version is not None and each.matches(version) for each in patterns.semver)

@@ -56,6 +56,8 @@ def _replacement(match: re.Match[str], environ: Mapping[str, str], place: str, p
         return ""
     found = environ.get(reference["name"])
     if reference["default"] is not None:
+        if found:
+            problems.came_from(found, match[0])
         return found or reference["default"]
     if found is None:
         problems.add(
@@ -63,4 +65,6 @@ def _replacement(match: re.Match[str], environ: Mapping[str, str], place: str, p
             f"the environment variable {reference['name']} is not set",
             hint=f"set it, or write ${{{reference['name']}:-DEFAULT}}",
         )
+    else:
+        problems.came_from(found, match[0])
     return found or ""

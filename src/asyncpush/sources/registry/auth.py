@@ -20,7 +20,7 @@ from yarl import URL
 
 from asyncpush.errors import SourceDeniedError, SourceError, SourceUnavailableError
 from asyncpush.events import Emit
-from asyncpush.proxies import is_loopback
+from asyncpush.proxies import is_loopback, is_only_here
 from asyncpush.redaction import hide
 from asyncpush.retry import retry_after
 from asyncpush.sources.registry.challenge import Challenge
@@ -224,6 +224,11 @@ class Authority:
             raise SourceError(
                 f"{self._host} wants tokens to be got from {realm.host} in plain HTTP",
                 hint="credentials go nowhere in the clear; mend the registry's configuration",
+            )
+        if is_only_here(realm.host) and not is_only_here(URL(f"//{self._host}").host or ""):
+            raise SourceError(
+                f"{self._host} wants tokens to be got from {realm.host}, which is this machine or its network's own",
+                hint="credentials do not go there; check the registry's configuration",
             )
         return realm
 

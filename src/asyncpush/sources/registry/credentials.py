@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +22,8 @@ from asyncpush.sources.registry.stored import HUB_KEY, Account, AuthFile, Helper
 #: Makes the login of a registry that AWS credentials open; None if it can't.
 Logins: TypeAlias = Callable[[SourceRegistry], Login | None]
 
-#: Seconds after which a helper that has failed is asked again, and the files are read again: a connection can last for
-#: days, and somebody may have logged in meanwhile.
+#: Seconds after which a helper that has failed is asked again, and files are read again that had nothing: a connection
+#: can last for days, and somebody may have logged in meanwhile.
 _PAUSE = 60.0
 
 
@@ -47,7 +48,7 @@ class Accounts:
         self._helper_timeout = helper_timeout
         self._login = logins(registry) if registry.aws is not None or is_ecr(host) else None
         self._files: tuple[AuthFile | ConfigurationError, ...] | None = None
-        self._read_again_at = 0.0
+        self._read_again_at = math.inf
         self._told: dict[Helper, _Told] = {}
         self._problem: ConfigurationError | None = None
         self._refused: set[Account] = set()
@@ -125,7 +126,6 @@ class Accounts:
         """What docker and podman have. What can't be used is passed over: often no credentials are needed."""
         if self._files is None or time.monotonic() >= self._read_again_at:
             self._files = await to_thread.run_sync(auth_files)
-            self._read_again_at = time.monotonic() + _PAUSE
         problems: list[ConfigurationError] = []
         found: Account | None = None
         for file in self._files:
@@ -134,6 +134,8 @@ class Accounts:
             elif found := await self._held(file, repository, problems):
                 break
         self._problem = problems[0] if problems else None
+        # What was found once need not be there a second time: a file may have been a pipe.
+        self._read_again_at = time.monotonic() + _PAUSE if found is None else math.inf
         return found
 
     async def _held(self, file: AuthFile, repository: str, problems: list[ConfigurationError]) -> Account | None:

@@ -11,12 +11,17 @@ import msgspec
 
 from asyncpush import open_files
 from asyncpush.errors import ConfigurationError
+from asyncpush.redaction import HIDDEN
 from asyncpush.sources.registry.stored import Account, Helper
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 #: What helpers print, and how docker tells that they have nothing.
 _NOT_FOUND = "credentials not found"
+
+#: What words of people hardly have: a digit or a capital behind another letter.
+_SECRET = re.compile(r"[^\W\d_][^\s]*[0-9]|[0-9][^\s]*[^\W\d_]|[a-z][^\s]*[A-Z]")
+_LONGEST_WORD = 40
 
 #: The longest answer: tokens run to a few KiB.
 _MAX_ANSWER = 1024 * 1024
@@ -55,7 +60,7 @@ async def ask_helper(helper: Helper, host: str, timeout: float) -> Account | Non
         ) from error
     if status != 0:
         words = "".join(letter if letter.isprintable() else " " for letter in output.decode(errors="replace"))
-        said = " ".join(words.split())[:200]
+        said = " ".join(_maybe_secret(word) for word in words.partition("{")[0].split())[:200]
         if _NOT_FOUND in said.lower():
             return None
         raise ConfigurationError(
@@ -69,6 +74,11 @@ async def ask_helper(helper: Helper, host: str, timeout: float) -> Account | Non
             f"{program} gave no credentials for {host} that can be read", hint="run it by hand"
         ) from error
     return Account.of(answer.Username, answer.Secret)
+
+
+def _maybe_secret(word: str) -> str:
+    """A word of what a helper has said, unless it may be what nobody should read."""
+    return HIDDEN if _SECRET.search(word) or len(word) > _LONGEST_WORD else word
 
 
 async def _run(program: str, server: str) -> tuple[int, bytes]:

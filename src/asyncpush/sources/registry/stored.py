@@ -17,6 +17,7 @@ import msgspec
 
 from asyncpush import open_files
 from asyncpush.errors import ConfigurationError, InvalidReferenceError
+from asyncpush.files import read_small
 from asyncpush.redaction import hide, hide_login
 from asyncpush.sources.registry.reference import HUB, canonical_host
 
@@ -27,6 +28,10 @@ HUB_KEY = "https://index.docker.io/v1/"
 _IDENTITY_USER = "<token>"
 
 _MEND = "mend that file"
+
+
+#: Bytes of a file of logins; those of hundreds of registries have some hundred KiB.
+_LONGEST = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +220,7 @@ def auth_files() -> tuple[AuthFile | ConfigurationError, ...]:
     explicit = os.environ.get("REGISTRY_AUTH_FILE")
     for path in dict.fromkeys([*([Path(explicit)] if explicit else []), *_paths()]):
         try:
-            raw = path.read_bytes()
+            raw = read_small(path, _LONGEST)
             if raw.strip():
                 found.append(AuthFile.parse(str(path), raw, legacy=path.name == ".dockercfg"))
         except ConfigurationError as error:
