@@ -92,8 +92,7 @@ async def test_a_connection_that_says_nothing_is_closed(emulator: Emulator, monk
 
 
 @pytest.mark.parametrize(
-    "beginning",
-    [b"GET /v2/" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nA: " + b"b" * 20_000 + b"\r\n\r\n"],
+    "line", [b"GET /v2/" + b"a" * 20_000 + b" HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nA: " + b"b" * 20_000 + b"\r\n"]
 )
 async def test_what_is_no_http_is_told_to_its_client_and_not_to_the_log(
     emulator: Emulator, caplog: pytest.LogCaptureFixture, line: bytes
