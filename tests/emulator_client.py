@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,17 @@ _SESSION = botocore.session.Session()
 
 def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def head(operation: str, length: int) -> bytes:
+    """The head of a request that claims to be signed, as all can who know the id of a key; the signature is wrong."""
+    now = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    scope = f"test/{now[:8]}/us-east-1/ecr/aws4_request"
+    claim = f"Credential={scope}, SignedHeaders=host;x-amz-date;x-amz-target, Signature={'0' * 64}"
+    target = f"AmazonEC2ContainerRegistry_V20150921.{operation}"
+    named = {"X-Amz-Date": now, "Authorization": f"AWS4-HMAC-SHA256 {claim}", "X-Amz-Target": target}
+    lines = [f"{name}: {value}" for name, value in {"Host": "ecr", **named, "Content-Length": length}.items()]
+    return "\r\n".join(["POST / HTTP/1.1", *lines, "", ""]).encode()
 
 
 def descriptor(media_type: str, data: bytes, **members: Any) -> dict[str, Any]:

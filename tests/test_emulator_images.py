@@ -145,6 +145,17 @@ async def test_a_foreign_layer_with_addresses_may_be_missing(ecr: Ecr, blobs: No
         assert (await ecr.refused("put_image", **putting(manifest))).code == "LayersNotFoundException"
 
 
+async def test_a_foreign_layer_that_was_pushed_can_be_downloaded_as_others_can(ecr: Ecr, blobs: None) -> None:
+    layer = b"not to be distributed"
+    named = descriptor("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", layer, urls=["https://example.com"])
+    wanted = {"repositoryName": "app", "layerDigest": await ecr.push_layer("app", layer)}
+    assert (await ecr.refused("get_download_url_for_layer", **wanted)).code == "LayerInaccessibleException"
+    image = (await ecr.put("app", image_manifest(CONFIG, layers=[named])))["imageId"]
+    assert (await ecr.call("get_download_url_for_layer", **wanted))["downloadUrl"]
+    await ecr.call("batch_delete_image", repositoryName="app", imageIds=[image])
+    assert (await ecr.refused("get_download_url_for_layer", **wanted)).code == "LayerInaccessibleException"
+
+
 async def test_an_index_needs_its_images(ecr: Ecr, blobs: None) -> None:
     child = image_manifest(CONFIG, LAYER)
     index = index_manifest(child)

@@ -12,9 +12,7 @@ from anyio import to_thread
 
 from asyncpush.emulator import Emulator
 from conftest import token
-from emulator_client import Ecr, digest_of
-
-TARGET = "AmazonEC2ContainerRegistry_V20150921"
+from emulator_client import Ecr, digest_of, head
 
 
 async def told(emulator: Emulator) -> dict[str, dict[str, Any]]:
@@ -56,9 +54,8 @@ async def test_bytes_below_v2_are_counted_as_they_are(emulator: Emulator) -> Non
 
 async def test_what_came_before_a_client_left_is_under_way_and_then_has_no_status(emulator: Emulator) -> None:
     body = json.dumps({"repositoryName": "app", "imageManifest": "x" * 1000}).encode()
-    head = f"POST / HTTP/1.1\r\nHost: ecr\r\nX-Amz-Target: {TARGET}.PutImage\r\nContent-Length: {2 * len(body)}\r\n\r\n"
     async with await anyio.connect_tcp(emulator.host, emulator.port) as client:
-        await client.send(head.encode() + body)
+        await client.send(head("PutImage", 2 * len(body)) + body)
         with anyio.fail_after(10):
             while (await told(emulator))["underWay"] != {"PutImage": 2 * len(body)}:
                 await anyio.lowlevel.checkpoint()

@@ -16,7 +16,7 @@ app = App(
     help="Push container images into Amazon ECR, many layers at once.",
     help_epilogue=(
         "Results go to standard output, all else to standard error. "
-        "Exit status: 0 done, 1 something failed, 2 wrong usage (nothing was sent), 130 interrupted."
+        "Exit status: 0 done, 1 something failed, 2 wrong usage (nothing was sent), 130 interrupted (143 by SIGTERM)."
     ),
     help_format="plaintext",
     version=lambda: f"asyncpush {version('asyncpush')}",

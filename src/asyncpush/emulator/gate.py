@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from asyncpush.emulator.credentials import Credentials
-from asyncpush.emulator.sigv4 import SignedRequest, verify
+from asyncpush.emulator.sigv4 import SignedRequest, check_claim, verify
 from asyncpush.emulator.tokens import ExpiredTokenError, InvalidTokenError, Tokens
 
 #: Bodies of more bytes than this are hashed in a thread.
@@ -38,6 +38,16 @@ class Gate:
         self._tokens = tokens
         self._in_thread = in_thread
 
+    def check_claim(self, request: web.BaseRequest) -> None:
+        """Judge a request to the JSON API by its headers, before any of its body is kept.
+
+        Raises:
+            AwsError: it claims no signature, or one that can't be right.
+        """
+        if self._keys is not None:
+            signed, services = _signed(request)
+            check_claim(signed, keys=self._keys, services=services, now=datetime.now(UTC))
+
     async def check_signature(self, request: web.BaseRequest, body: bytearray) -> Credentials | None:
         """Verify the signature of a request to the JSON API.
 
@@ -49,16 +59,8 @@ class Gate:
         """
         if self._keys is None:
             return None
-        path, _, query = request.raw_path.partition("?")
-        services = _SERVICES.get(request.headers.get("X-Amz-Target", "").rpartition(".")[0], ("ecr", "ecr-public"))
-        work = partial(
-            verify,
-            SignedRequest(request.method, path, query, request.raw_headers),
-            body,
-            keys=self._keys,
-            services=services,
-            now=datetime.now(UTC),
-        )
+        signed, services = _signed(request)
+        work = partial(verify, signed, body, keys=self._keys, services=services, now=datetime.now(UTC))
         return await self._in_thread(work) if len(body) > _INLINE else work()
 
     def refusal_of_v2(self, request: web.BaseRequest) -> web.Response | None:
@@ -81,6 +83,13 @@ class Gate:
         except ExpiredTokenError:
             return _refusal(403, "DENIED", "Your authorization token has expired. Reauthenticate and try again.", {})
         return None
+
+
+def _signed(request: web.BaseRequest) -> tuple[SignedRequest, tuple[str, ...]]:
+    """A request as its signature has it, and the services that it may be scoped to."""
+    path, _, query = request.raw_path.partition("?")
+    services = _SERVICES.get(request.headers.get("X-Amz-Target", "").rpartition(".")[0], ("ecr", "ecr-public"))
+    return SignedRequest(request.method, path, query, request.raw_headers), services
 
 
 def _refusal(status: int, code: str, message: str, headers: dict[str, str]) -> web.Response:

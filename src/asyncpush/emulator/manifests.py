@@ -66,6 +66,7 @@ class Manifest:
         artifact_type: its own, else the config's media type; None for an index without.
         subject: the digest of the manifest that it refers to (OCI 1.1), of any algorithm.
         annotations: its own.
+        foreign: layers that need not be in the repository; those that are can be downloaded as others can.
     """
 
     digest: Digest
@@ -77,6 +78,12 @@ class Manifest:
     artifact_type: str | None
     subject: str | None
     annotations: dict[str, str]
+    foreign: tuple[Reference, ...] = ()
+
+    @property
+    def named(self) -> dict[Digest, str]:
+        """The media type of each blob that it names by a digest that ECR computes."""
+        return {blob.sha256: blob.media_type for blob in (*self.blobs, *self.foreign) if blob.sha256}
 
 
 def sha256_digest(text: str) -> Digest | None:
@@ -112,7 +119,8 @@ def read_manifest(raw: bytes, media_type: str | None) -> Manifest:
     if own not in _IMAGE_TYPES or document.config is None or document.layers is None or document.manifests is not None:
         raise _syntax()
     blobs = (document.config, *(layer for layer in document.layers if not _is_foreign(layer)))
-    return _manifest(document, digest, own, len(raw), blobs=tuple(map(_reference, blobs)))
+    foreign = tuple(_reference(layer) for layer in document.layers if _is_foreign(layer))
+    return _manifest(document, digest, own, len(raw), blobs=tuple(map(_reference, blobs)), foreign=foreign)
 
 
 def _manifest(
@@ -122,6 +130,7 @@ def _manifest(
     size: int,
     *,
     blobs: tuple[Reference, ...] = (),
+    foreign: tuple[Reference, ...] = (),
     children: tuple[Reference, ...] = (),
 ) -> Manifest:
     return Manifest(
@@ -134,6 +143,7 @@ def _manifest(
         artifact_type=document.artifact_type or (document.config.media_type if document.config else None),
         subject=document.subject.digest if document.subject else None,
         annotations=document.annotations or {},
+        foreign=foreign,
     )
 
 

@@ -211,7 +211,7 @@ class Repository:
             for digest in gone:
                 writes.remove_image(self.key, digest)
         for image in (image for key, image in self.images.items() if key in gone):
-            self._references.subtract({blob.sha256 for blob in image.manifest.blobs if blob.sha256})
+            self._references.subtract(image.manifest.named.keys())
         images = {key: image for key, image in self.images.items() if key not in gone}
         self._show(images, {tag: named for tag, named in self.tags.items() if named not in gone})
         for digest in gone:
@@ -233,6 +233,6 @@ class Repository:
             self.layout.remove(digest)
 
     def _note(self, manifest: Manifest) -> None:
-        named = {digest: blob.media_type for blob in manifest.blobs if (digest := blob.sha256)}
+        named = manifest.named
         self.media_types.update(named)
         self._references.update(named.keys())

@@ -1,14 +1,15 @@
-"""Requests' bodies, received without a copy more than needed, a bounded number of long ones at a time."""
+"""Requests' bodies, received without a copy more than needed, in as much memory as has come, and a bounded sum."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import anyio
-from aiohttp import StreamReader, web
+from aiohttp import web
 
 from asyncpush.emulator.errors import AwsError
 
@@ -17,17 +18,22 @@ MiB = 1024 * 1024
 #: Bytes of the longest body: a 20 MiB part in base64 has 26.7 MiB.
 MAX_BODY = 32 * MiB
 
-#: Bodies of more bytes than this are counted.
-_LONG = 1 * MiB
+#: Bytes of a body that anybody may send; longer ones wait here until there is room.
+_SHORT = 64 * 1024
 
-#: Long bodies that are in memory at a time. What other clients send stays in their sockets until there is room.
-_AT_A_TIME = 24
+#: Bytes that such bodies may have at a time. What other clients send stays in their sockets until there is room.
+_ROOM_BYTES = 336 * MiB
 
 #: Buffers that wait for another body: memory that is touched for the first time can cost more than what fills it.
 _KEPT = 4
 
-#: Seconds without a byte of a long body after which its client counts as gone, so that others have its room.
-_PATIENCE = 60
+#: Bytes of a body, or its end, that must come in _PATIENCE seconds; in _HURRY, while others wait for room.
+_STEP = 8 * 1024
+_PATIENCE = 60.0
+_HURRY = 3.0
+
+#: Seconds that a body may take while others wait for room: its signature ends then, too.
+_LONGEST = 300.0
 
 
 def _key(name: str) -> str:
@@ -41,21 +47,41 @@ _ROOM = _key("room")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Received:
-    """What came of a body: its bytes, or the error that all who ask are told; and whether it takes up room."""
+@dataclass(slots=True, eq=False)
+class _Body:
+    """A body on its way.
 
-    body: bytearray
+    Attributes:
+        began: when, by the event loop's clock.
+        buffer: what has come.
+        error: why it is not whole; all who ask are told.
+        room: bytes that are counted for it.
+        patience: ends the wait for its client.
+        asked: when enough of it came last.
+    """
+
+    began: float
+    buffer: bytearray = field(default_factory=bytearray)
     error: Exception | None = None
-    counted: bool = False
+    room: int = 0
+    patience: asyncio.Timeout | None = None
+    asked: float = 0.0
+
+    def wait(self, seconds: float, *, hurry: bool) -> None:
+        """Set how long to wait for the next step, from the last one on."""
+        if self.patience and not self.patience.expired():
+            end = self.asked + seconds
+            self.patience.reschedule(min(end, self.began + _LONGEST) if hurry else end)
 
 
 class Bodies:
     """Room for the long bodies of one server's requests."""
 
     def __init__(self) -> None:
-        self._room = anyio.Semaphore(_AT_A_TIME)
+        self._free = _ROOM_BYTES
+        self._waiting: deque[tuple[int, anyio.Event]] = deque()
         self._idle: list[bytearray] = []
+        self._coming: set[_Body] = set()
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -70,46 +96,124 @@ class Bodies:
         self._take_back(request.get(_RECEIVED), reuse=True)
         return response
 
-    async def receive(self, request: web.Request, *, bounded: bool) -> _Received:
-        """Receive a body, whole; its request is asked for it once."""
-        announced = request.content_length
-        if announced is not None and announced > MAX_BODY:
-            return _Received(bytearray(), _too_large())
-        counted = bounded and (announced is None or announced > _LONG)
-        if counted:
-            await self._room.acquire()
-        try:
-            buffer = self._buffer(announced) if counted and announced else bytearray(announced or 0)
-            await _fill(buffer, request.content)
-        except (AwsError, ConnectionError) as error:
-            self._leave(counted=counted)
-            return _Received(bytearray(), error)
-        except BaseException:
-            self._leave(counted=counted)
-            raise
-        return _Received(buffer, counted=counted)
+    def hurry(self) -> None:
+        """Wait for no client longer than is fair to others."""
+        for body in self._coming:
+            body.wait(_HURRY, hurry=True)
 
-    def _buffer(self, size: int) -> bytearray:
-        """A buffer of *size* bytes, whatever they are."""
+    async def receive(self, request: web.Request, *, bounded: bool) -> _Body:
+        """Receive a body, whole; its request is asked for it once."""
+        body = _Body(asyncio.get_running_loop().time())
+        self._coming.add(body)
+        try:
+            await self._fill(body, request, bounded=bounded)
+        except (AwsError, ConnectionError) as error:
+            self._leave(body)
+            body.buffer, body.error = bytearray(), error
+        except BaseException:
+            self._leave(body)
+            raise
+        finally:
+            body.patience = None
+            self._coming.discard(body)
+        return body
+
+    async def _fill(self, body: _Body, request: web.Request, *, bounded: bool) -> None:
+        """Receive into a buffer that grows with what comes: what is announced may never come."""
+        check_announced(request)
+        received, step, clock = 0, 0, asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(None) as body.patience:
+                self._ask(body, clock())
+                async for block in request.content.iter_any():
+                    if received + len(block) > MAX_BODY:
+                        raise _too_large()
+                    if bounded and not body.room and received + len(block) > _SHORT:
+                        await self._enter(body, request)
+                        step = _STEP
+                    body.buffer[received : received + len(block)] = block
+                    received, step = received + len(block), step + len(block)
+                    if step >= _STEP:
+                        self._ask(body, clock())
+                        step = 0
+        except TimeoutError as error:
+            raise AwsError("RequestTimeout", "Too little of the body came for too long", status=408) from error
+        except RuntimeError as error:  # aiohttp's, of a stream whose connection is gone
+            raise ConnectionResetError(str(error)) from error
+        del body.buffer[received:]
+
+    def _ask(self, body: _Body, now: float) -> None:
+        body.asked = now
+        body.wait(_HURRY if self._waiting else _PATIENCE, hurry=bool(self._waiting))
+
+    async def _enter(self, body: _Body, request: web.Request) -> None:
+        """Wait for room, in order of arrival; nothing is received meanwhile."""
+        size = MAX_BODY if request.content_length is None else request.content_length
+        if self._waiting or self._free < size:
+            assert body.patience is not None, "it is being received"  # noqa: S101
+            body.patience.reschedule(None)
+            self._coming.discard(body)
+            request.protocol.pause_reading()
+            await self._line_up(size)
+            request.protocol.resume_reading()
+            self._coming.add(body)
+        else:
+            self._free -= size
+        body.room = size
+        body.buffer = self._buffer(body.buffer)
+
+    def _buffer(self, came: bytearray) -> bytearray:
+        """A buffer that begins with what has come."""
         while self._idle:
             buffer = self._idle.pop()
             try:
-                buffer.extend(bytes(max(0, size - len(buffer))))
-                del buffer[size:]
+                buffer.append(0)
             except BufferError:  # an error's traceback may hold a view of it
                 continue
+            buffer[: len(came)] = came
             return buffer
-        return bytearray(size)
+        return came
 
-    def _take_back(self, received: _Received | None, *, reuse: bool) -> None:
-        if received and received.counted:
-            self._leave(counted=True)
+    async def _line_up(self, size: int) -> None:
+        granted = anyio.Event()
+        self._waiting.append((size, granted))
+        self.hurry()
+        try:
+            await granted.wait()
+        except BaseException:
+            if granted.is_set():
+                self._free += size
+            else:
+                self._waiting.remove((size, granted))
+            self._grant()
+            raise
+
+    def _grant(self) -> None:
+        while self._waiting and self._free >= self._waiting[0][0]:
+            size, granted = self._waiting.popleft()
+            self._free -= size
+            granted.set()
+
+    def _take_back(self, body: _Body | None, *, reuse: bool) -> None:
+        if body and body.room:
+            self._leave(body)
             if reuse and len(self._idle) < _KEPT:
-                self._idle.append(received.body)
+                self._idle.append(body.buffer)
 
-    def _leave(self, *, counted: bool) -> None:
-        if counted:
-            self._room.release()
+    def _leave(self, body: _Body) -> None:
+        self._free += body.room
+        body.room = 0
+        self._grant()
+
+
+def check_announced(request: web.BaseRequest) -> None:
+    """See that a body is not announced as longer than any can be.
+
+    Raises:
+        AwsError: RequestEntityTooLargeException.
+    """
+    if (request.content_length or 0) > MAX_BODY:
+        raise _too_large()
 
 
 async def read_body(request: web.Request, *, bounded: bool = True) -> bytearray:
@@ -121,31 +225,16 @@ async def read_body(request: web.Request, *, bounded: bool = True) -> bytearray:
             have others wait for as long as it takes.
 
     Raises:
-        AwsError: RequestEntityTooLargeException.
-        ConnectionError: the client left, or has stopped sending.
+        AwsError: RequestEntityTooLargeException; RequestTimeout if its client has stopped sending.
+        ConnectionError: the client left.
     """
-    received: _Received | None = request.get(_RECEIVED)
+    received: _Body | None = request.get(_RECEIVED)
     if received is None:
         room: Bodies = request[_ROOM]
         request[_RECEIVED] = received = await room.receive(request, bounded=bounded)
     if received.error:
         raise received.error
-    return received.body
-
-
-async def _fill(body: bytearray, stream: StreamReader) -> None:
-    """Receive into a buffer of the announced length, or of none where none was announced, and let it grow."""
-    received, clock = 0, asyncio.get_running_loop().time
-    try:
-        async with asyncio.timeout(_PATIENCE) as patience:
-            async for block in stream.iter_any():
-                if received + len(block) > MAX_BODY:
-                    raise _too_large()
-                body[received : received + len(block)] = block
-                received += len(block)
-                patience.reschedule(clock() + _PATIENCE)
-    except TimeoutError as error:
-        raise ConnectionAbortedError(f"nothing came for {_PATIENCE} seconds") from error
+    return received.buffer
 
 
 def _too_large() -> AwsError:

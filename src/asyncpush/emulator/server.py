@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import uuid
@@ -20,14 +21,15 @@ from asyncpush import open_files
 from asyncpush.emulator import downloads
 from asyncpush.emulator.behaviour import Behaviour
 from asyncpush.emulator.caller import caller_of
+from asyncpush.emulator.connections import Connections
 from asyncpush.emulator.credentials import DEFAULT_CREDENTIALS, Credentials, by_access_key_id
 from asyncpush.emulator.downloads import Downloads
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.finishing import Finishing
 from asyncpush.emulator.gate import Gate
-from asyncpush.emulator.json_api import JsonApi, operation_name, refusal
+from asyncpush.emulator.json_api import Answer, JsonApi, operation_name, refusal
 from asyncpush.emulator.received import Received
-from asyncpush.emulator.request_body import Bodies, read_body
+from asyncpush.emulator.request_body import Bodies, check_announced, read_body
 from asyncpush.emulator.request_log import RequestLog, RequestRecord
 from asyncpush.emulator.rules import Rules
 from asyncpush.emulator.store import Store
@@ -42,6 +44,8 @@ from asyncpush.emulator.weather.seam import Seam
 from asyncpush.emulator.weather.sky import Fired
 from asyncpush.errors import UsageError
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 MiB = 1024 * 1024
 
 #: Connections that may wait to be accepted: a client opens all of its own at once.
@@ -49,6 +53,12 @@ _BACKLOG = 1024
 
 #: Seconds that answers on their way out have when the emulator closes; what changes data takes the time it needs.
 _CLOSING = 0.5
+
+#: Seconds that a client has for TLS's handshake.
+_HANDSHAKE = 10.0
+
+#: Milliseconds that an answer may wait for a client that does not read it; where the system can count them.
+_UNREAD = 300_000
 
 #: Bytes that a connection may be ahead of its reader: asyncio's largest read. aiohttp's own 64 KiB costs a fifth more.
 _READ_BUFFER = 256 * 1024
@@ -188,9 +198,16 @@ class Emulator:
         await self._open.aclose()
 
     async def _serve(self, listener: socket.socket, stack: AsyncExitStack) -> None:
-        application = web.Application(
-            middlewares=[self._received.middleware, Bodies().middleware, self._seam.middleware]
+        bodies = Bodies()
+        self._connections = Connections(bodies.hurry)
+        middlewares = (
+            self._connections.middleware,
+            self._received.middleware,
+            self._admit,
+            bodies.middleware,
+            self._seam.middleware,
         )
+        application = web.Application(middlewares=middlewares)
         application.router.add_post("/", self._answer_json)
         application.router.add_get("/_emulator/requests", self._answer_requests)
         application.router.add_get("/_emulator/received", self._received.answer)
@@ -198,12 +215,29 @@ class Emulator:
         if self._admin:
             add_admin(application.router, self._seam)
         application.router.add_route("*", "/v2/{path:.*}", self._answer_v2)
-        runner = web.AppRunner(
-            application, access_log=None, shutdown_timeout=_CLOSING, read_bufsize=_READ_BUFFER, handle_signals=False
-        )
+        runner = web.AppRunner(application, shutdown_timeout=_CLOSING, handle_signals=False)
         await runner.setup()
         stack.push_async_callback(_shielded, runner.cleanup)
-        await web.SockSite(runner, listener, ssl_context=self._tls, backlog=_BACKLOG).start()
+        assert runner.server is not None, "it is set up"  # noqa: S101
+        serving = await asyncio.get_running_loop().create_server(
+            self._connections.factory(runner.server, access_log=None, read_bufsize=_READ_BUFFER),
+            sock=listener,
+            ssl=self._tls,
+            ssl_handshake_timeout=_HANDSHAKE if self._tls else None,
+            backlog=_BACKLOG,
+        )
+        stack.callback(serving.close)
+
+    @web.middleware
+    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse by the headers alone what can't be right: nothing of its body is kept."""
+        if request.path == "/" and request.method == "POST":
+            try:
+                check_announced(request)
+                self._gate.check_claim(request)
+            except AwsError as error:
+                return self._answered(refusal(operation_name(request.headers.get("X-Amz-Target", "")), error))
+        return await handler(request)
 
     async def _answer_json(self, request: web.Request) -> web.Response:
         target = request.headers.get("X-Amz-Target", "")
@@ -213,10 +247,12 @@ class Emulator:
         except ConnectionError:
             return web.Response(status=400)  # Nobody is left to read it: a client that was killed while it sent.
         except AwsError as error:
-            answer = refusal(operation_name(target), error)
-        else:
-            caller = caller_of(request.headers, self._keys)
-            answer = await self._finishing.carry(lambda: self._json.answer(target, body, caller))
+            return self._answered(refusal(operation_name(target), error))
+        self._connections.prove(request)
+        caller = caller_of(request.headers, self._keys)
+        return self._answered(await self._finishing.carry(lambda: self._json.answer(target, body, caller)))
+
+    def _answered(self, answer: Answer) -> web.Response:
         self.requests.append(RequestRecord(answer.operation, answer.status))
         headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-RequestId": str(uuid.uuid4())}
         return web.Response(body=answer.body, status=answer.status, headers=headers)
@@ -225,14 +261,20 @@ class Emulator:
         await self._store.expire_upload(call.upload_id)
 
     async def _answer_v2(self, request: web.Request) -> web.StreamResponse:
-        response = self._gate.refusal_of_v2(request) or await self._v2.answer(request)
+        response: web.StreamResponse | None = self._gate.refusal_of_v2(request)
+        if response is None:
+            self._connections.prove(request)
+            response = await self._v2.answer(request)
         self.requests.append(RequestRecord(f"{request.method} {request.path}", response.status))
         return response
 
     async def _answer_layer(self, request: web.Request) -> web.StreamResponse:
         file = self._downloads.open(request.match_info["token"])
         self.requests.append(RequestRecord(f"{request.method} {downloads.PREFIX}", 403 if file is None else 200))
-        return web.Response(status=403, text="This address is too old, or not one") if file is None else _blob(file)
+        if file is None:
+            return web.Response(status=403, text="This address is too old, or not one")
+        self._connections.prove(request)
+        return _blob(file)
 
     async def _answer_requests(self, _: web.Request) -> web.Response:
         document = {"requests": list(self.requests), "counts": self.requests.counts()}
@@ -243,13 +285,16 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         # The port apart from the name: getaddrinfo takes 70000 for 4464.
         family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server((address[0], port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((address[0], port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
         reason = (open_files.shortage(error) or getattr(error, "strerror", None) or str(error)).partition(" (")[0]
         raise UsageError(
             f"can't listen on {host} port {port}: {reason}",
             hint="name a free port (0 takes any) and an address of this machine",
         ) from error
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections have it of their listener
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD)
+    return listener
 
 
 def _blob(file: Path) -> web.FileResponse:

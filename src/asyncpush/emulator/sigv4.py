@@ -55,8 +55,16 @@ class SignedRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Claim:
-    """What a request says about its signature."""
+class Claim:
+    """What a request says about its signature.
+
+    Attributes:
+        access_key_id: whose it is said to be.
+        scope: the credential's, its five elements but the first.
+        signed_headers: in lower case and in order.
+        signature: in hex.
+        date: the request's.
+    """
 
     access_key_id: str
     scope: tuple[str, str, str, str]
@@ -66,7 +74,34 @@ class _Claim:
 
     @property
     def timestamp(self) -> str:
+        """The date as it is signed."""
         return self.date.strftime(_ISO_BASIC)
+
+
+def check_claim(
+    request: SignedRequest, *, keys: Mapping[str, Credentials], services: Sequence[str], now: datetime
+) -> tuple[Claim, Credentials]:
+    """See that a request claims a signature that could be right, by its headers alone.
+
+    Args:
+        request: the request as received.
+        keys: what is known, by access key id.
+        services: the names that the credential's scope may have, such as ``ecr``.
+        now: the time, with a time zone.
+
+    Returns:
+        The claim, and whose it is said to be.
+
+    Raises:
+        AwsError: MissingAuthenticationTokenException, IncompleteSignatureException, UnrecognizedClientException,
+            ExpiredTokenException or InvalidSignatureException.
+    """
+    claim = _read_claim(request)
+    credentials = _find(claim, request, keys, now)
+    _check_date(claim.date, now)
+    _check_scope(claim, services)
+    _check_signed_headers(claim, request)
+    return claim, credentials
 
 
 def verify(
@@ -84,22 +119,17 @@ def verify(
     Args:
         request: the request as received.
         body: its body as received.
-        keys: what is known, by access key id.
-        services: the names that the credential's scope may have, such as ``ecr``.
-        now: the time, with a time zone.
+        keys: see ``check_claim``.
+        services: likewise.
+        now: likewise.
 
     Returns:
         Whose signature it is.
 
     Raises:
-        AwsError: MissingAuthenticationTokenException, IncompleteSignatureException, UnrecognizedClientException,
-            ExpiredTokenException or InvalidSignatureException.
+        AwsError: as ``check_claim`` does; InvalidSignatureException.
     """
-    claim = _read_claim(request)
-    credentials = _find(claim, request, keys, now)
-    _check_date(claim.date, now)
-    _check_scope(claim, services)
-    _check_signed_headers(claim, request)
+    claim, credentials = check_claim(request, keys=keys, services=services, now=now)
     canonical = _canonical_request(request, claim.signed_headers, hashlib.sha256(body).hexdigest())
     if not hmac.compare_digest(_signature(credentials, claim, canonical).encode(), claim.signature.encode()):
         raise _invalid(
@@ -109,7 +139,7 @@ def verify(
     return credentials
 
 
-def _read_claim(request: SignedRequest) -> _Claim:
+def _read_claim(request: SignedRequest) -> Claim:
     given = request.values("authorization")
     if not given:
         raise AwsError("MissingAuthenticationTokenException", "Missing Authentication Token")
@@ -135,7 +165,7 @@ def _read_claim(request: SignedRequest) -> _Claim:
         )
     key_id, day, region, service, term = elements
     names = tuple(sorted(name.lower() for name in members["SignedHeaders"].split(";")))
-    return _Claim(key_id, (day, region, service, term), names, members["Signature"], _read_date(dates[0]))
+    return Claim(key_id, (day, region, service, term), names, members["Signature"], _read_date(dates[0]))
 
 
 def _members(text: str) -> dict[str, str]:
@@ -157,7 +187,7 @@ def _read_date(text: str) -> datetime:
         raise _incomplete(f"Date must be in ISO-8601 'basic format'. Got '{text}'") from error
 
 
-def _find(claim: _Claim, request: SignedRequest, keys: Mapping[str, Credentials], now: datetime) -> Credentials:
+def _find(claim: Claim, request: SignedRequest, keys: Mapping[str, Credentials], now: datetime) -> Credentials:
     found = keys.get(claim.access_key_id)
     # Without a token, lasting credentials are meant, and those of that id are not known.
     token = "".join(request.values("x-amz-security-token"))
@@ -178,7 +208,7 @@ def _check_date(date: datetime, now: datetime) -> None:
         raise _invalid(f"Signature not yet current: {signed} is still later than {limit} ({here} + 5 min.)")
 
 
-def _check_scope(claim: _Claim, services: Sequence[str]) -> None:
+def _check_scope(claim: Claim, services: Sequence[str]) -> None:
     day, region, service, term = claim.scope
     if day != claim.timestamp[:8]:
         raise _invalid(
@@ -193,7 +223,7 @@ def _check_scope(claim: _Claim, services: Sequence[str]) -> None:
         raise _invalid(f"Credential should be scoped with a valid terminator: '{_TERMINATOR}', not '{term}'.")
 
 
-def _check_signed_headers(claim: _Claim, request: SignedRequest) -> None:
+def _check_signed_headers(claim: Claim, request: SignedRequest) -> None:
     """What must not be changed on the way: the host, and what the request says to AWS (``x-amz-*``)."""
     names = {name.lower().decode("latin-1") for name, _ in request.headers}
     for name in sorted({"host"} | {name for name in names if name.startswith("x-amz-")}):
@@ -235,7 +265,7 @@ def _encoded(text: str) -> str:
     return quote(unquote_to_bytes(text), safe=_UNRESERVED)
 
 
-def _signature(credentials: Credentials, claim: _Claim, canonical_request: bytes) -> str:
+def _signature(credentials: Credentials, claim: Claim, canonical_request: bytes) -> str:
     hashed = hashlib.sha256(canonical_request).hexdigest()
     text = "\n".join((ALGORITHM, claim.timestamp, "/".join(claim.scope), hashed))
     key = b"AWS4" + credentials.secret_access_key.encode()

@@ -66,7 +66,9 @@ class V2Api:
             return refusal(error)
         except AwsError as error:
             return refusal(translated(error))
-        except (BodyLostError, ConnectionError):
+        except (BodyLostError, ConnectionError) as error:
+            if isinstance(error.__cause__, TimeoutError):
+                return refusal(V2Error(408, "BLOB_UPLOAD_INVALID", str(error)))
             return refusal(V2Error(400, "BLOB_UPLOAD_INVALID", "the body ended before its end"))
         except OSError as error:
             return refusal(

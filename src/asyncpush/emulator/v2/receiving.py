@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -15,6 +16,9 @@ _BLOCK = 2 * 1024 * 1024
 
 #: Blocks that are kept for the next body: two each for as many uploads as threads can serve.
 _KEPT = 16
+
+#: Seconds without a byte after which a client counts as gone.
+_PATIENCE = 60.0
 
 #: Does the work on bytes that follow those of the last call.
 Keep = Callable[[memoryview], Awaitable[None]]
@@ -44,7 +48,7 @@ class Receiver:
         """
         body = _Body(content)
         pending: Started[None] | None = None
-        while not body.ended:
+        while await body.more():
             block = self._free.pop() if self._free else bytearray(_BLOCK)
             size = await body.fill(block)
             if pending:
@@ -57,8 +61,7 @@ class Receiver:
 
     async def _work(self, block: bytearray, size: int, keep: Keep) -> None:
         with memoryview(block) as whole, whole[:size] as filled:
-            if size:
-                await keep(filled)
+            await keep(filled)
         if len(self._free) < _KEPT:
             self._free.append(block)
 
@@ -77,15 +80,17 @@ class _Body:
         self.ended = False
         self.lost: Exception | None = None
 
+    async def more(self) -> bool:
+        """Wait for bytes; False where the body has ended."""
+        if not self._rest and not self.ended:
+            self._rest = memoryview(await self._next())
+            self.ended = not self._rest
+        return not self.ended
+
     async def fill(self, block: bytearray) -> int:
         """Put bytes into a block; it is full when this returns, unless the body ended."""
         size = 0
-        while size < len(block):
-            if not self._rest:
-                self._rest = memoryview(await self._next())
-                if not self._rest:
-                    self.ended = True
-                    break
+        while size < len(block) and await self.more():
             count = min(len(block) - size, len(self._rest))
             block[size : size + count] = self._rest[:count]
             self._rest = self._rest[count:]
@@ -94,7 +99,10 @@ class _Body:
 
     async def _next(self) -> bytes:
         try:
-            return await self._content.readany()
-        except (ConnectionError, ClientPayloadError, HttpProcessingError) as error:
+            async with asyncio.timeout(_PATIENCE):
+                return await self._content.readany()
+        except TimeoutError:
+            self.lost = TimeoutError(f"nothing of the body came for {_PATIENCE:.0f} seconds")
+        except (ConnectionError, ClientPayloadError, HttpProcessingError, RuntimeError) as error:
             self.lost = error
-            return b""
+        return b""

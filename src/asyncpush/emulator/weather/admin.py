@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
+from asyncpush.emulator.errors import AwsError
+from asyncpush.emulator.request_body import read_body
 from asyncpush.emulator.weather.document import describe, read_json
 from asyncpush.emulator.weather.rules import Weather
 from asyncpush.emulator.weather.seam import Seam
@@ -19,8 +21,8 @@ def add_admin(router: web.UrlDispatcher, seam: Seam) -> None:
 
     async def change(request: web.Request) -> web.Response:
         try:
-            seam.set(read_json(await request.read()).weather())
-        except UsageError as error:
+            seam.set(read_json(bytes(await read_body(request))).weather())
+        except (AwsError, ConnectionError, UsageError) as error:
             return _json({"message": str(error)}, status=400)
         return await tell(request)
 
