@@ -517,6 +517,7 @@ async def test_what_comes_compressed_is_the_blob_once_more(
 
 
 BLOCKS = DATA[: 2000 * 512]
+SMALL = DATA[:100_000]
 JSON = Descriptor("application/vnd.oci.image.config.v1+json", Digest.of(DATA), len(DATA))
 
 
@@ -535,6 +536,9 @@ JSON = Descriptor("application/vnd.oci.image.config.v1+json", Digest.of(DATA), l
         ),
         pytest.param(PACKED, GZIPPED, gzip.compress(GZIPPED), False, id="compressed once more"),
         pytest.param(PACKED, GZIPPED, GZIPPED, True, id="its own compression"),
+        pytest.param(
+            Descriptor(LAYER, Digest.of(SMALL), len(SMALL)), SMALL, gzip.compress(SMALL), True, id="all of it at once"
+        ),
         pytest.param(
             Descriptor(PLAIN.media_type, PACKED.digest, PACKED.size), GZIPPED, GZIPPED, True, id="a type that lies"
         ),

@@ -273,27 +273,29 @@ class _Stream:
         begin = await self._peek(response, encoding)
         if begin is None:
             return None  # it is not compressed, whatever it says
-        media_type = self._blob.media_type
-        if labelled:
+        if response.content.at_eof() and self._size in (len(self._head), len(begin)):
+            is_compressed = len(begin) == self._size  # all of it is here
+        elif labelled:
             # A length that is not the blob's tells it better; types lie, and what is encrypted begins with anything.
-            if length is None and "gzip" in media_type and begin != GZIP:
-                return None
-        elif not is_hidden(media_type, self._size, length, begin):
+            is_compressed = length is not None or "gzip" not in self._blob.media_type or begin.startswith(GZIP)
+        else:
+            is_compressed = is_hidden(self._blob.media_type, self._size, length, begin)
+        if not is_compressed:
             return None
         self._ranges = False
         return Decoder(encoding)
 
     async def _peek(self, response: aiohttp.ClientResponse, encoding: Encoding) -> bytes | None:
-        """The first bytes, decompressed; what was read for them is ``_head``. None where they are not compressed so."""
+        """The beginning, decompressed; what was read for it is ``_head``. None where it is not compressed so."""
         decoder, begin = Decoder(encoding), b""
+        longest = min(self._size, _DECODED_AT_ONCE) + 1  # so that one that is longer shows
         with translated(response.url, self._blob.wire.patience):
-            # The first chunk may be no more than the header of what is compressed.
-            while len(begin) < len(GZIP) and len(self._head) < _DECODED_AT_ONCE and not response.content.at_eof():
+            while len(self._head) < _DECODED_AT_ONCE and not response.content.at_eof():
                 arrived, _ = await response.content.readchunk()
                 self._head += arrived
                 try:
                     decoder.feed(arrived)
-                    begin += decoder.read(len(GZIP) - len(begin))
+                    begin += await to_thread.run_sync(decoder.read, longest - len(begin))
                 except ValueError:
                     return None
         return begin
