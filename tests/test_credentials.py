@@ -46,6 +46,7 @@ from asyncpush.protocols import Image
 from asyncpush.reference import Destination, parse_destination
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources import open_source
+from asyncpush.verify import VerificationFailure, parse_target, verify_all
 from conftest import REGION, Ran, Server, aws, cli_environment
 from images import DockerSave, Layout, layer_tar
 from inprocess import run_here
@@ -745,3 +746,25 @@ def test_a_migration_tells_once_that_credentials_were_lost(forgetful: dict[str, 
     assert summary.startswith("asyncpush: 3 images: 3 failed; ")
     journal = run_here("journal", "show", tmp_path / "plan.journal")
     assert "run 1: unfinished, 0 images finished, 0 failed" in journal.out
+
+
+async def test_a_verification_stops_when_credentials_are_refused(emulator: Emulator) -> None:
+    emulator.weather = Weather(faults=(parse_fault("BatchGetImage:expired-token"),))
+    targets = [parse_target(f"team/app{number}:1") for number in range(100)]
+    async with asyncpush.connect(aws=aws(emulator.endpoint_url)) as registry:
+        results = await verify_all(registry, targets)
+    errors = [each.error for each in results if isinstance(each, VerificationFailure)]
+    assert [type(error) for error in errors] == [CredentialsRefusedError] * 100
+    assert len(emulator.requests) < 50
+
+
+def test_a_verification_tells_once_that_credentials_were_lost(tmp_path: Path) -> None:
+    emulator = Emulator(tmp_path / "ecr", fsync=False)
+    emulator.weather = Weather(faults=(parse_fault("BatchGetImage:expired-token"),))
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(emulator):
+        keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+        ran = run_here("verify", "my/a:1", "my/b:1", **environment(AWS_ENDPOINT_URL_ECR=emulator.endpoint_url, **keys))
+    assert ran.status == 1
+    [line] = ran.err.splitlines()
+    lost = LOST.replace("PutImage", "BatchGetImage")
+    assert line.startswith(f"asyncpush: error: 2 of 2 not verified (my/a:1, my/b:1): {lost}")

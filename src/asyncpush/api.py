@@ -237,7 +237,7 @@ async def push_all(
 
     with only_cause():
         async with anyio.create_task_group() as tg:
-            stop = _Stop(tg.cancel_scope)
+            stop = Stop(tg.cancel_scope)
             for position, (image, to) in enumerate(images):
                 tg.start_soon(one, position, image, to)
     for position, (image, to) in enumerate(images):
@@ -246,8 +246,8 @@ async def push_all(
     return [outcomes[position] for position in range(len(images))]
 
 
-class _Stop:
-    """Stops many pushes when credentials are lost: of that all that is left would fail."""
+class Stop:
+    """Stops what is many when credentials are lost: of that all that is left would fail."""
 
     def __init__(self, scope: CancelScope) -> None:
         self._scope = scope
@@ -364,7 +364,7 @@ async def push_layers(
 
     with only_cause():
         async with anyio.create_task_group() as tg:
-            stop = _Stop(tg.cancel_scope)
+            stop = Stop(tg.cancel_scope)
             for position, blob in blobs.items():
                 if blob.descriptor is not None:
                     tg.start_soon(one, position, str(files[position]), blob, blob.descriptor)

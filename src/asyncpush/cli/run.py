@@ -84,7 +84,7 @@ def say_error(error: BaseException, *, about: str | None = None) -> None:
     say(f"asyncpush: error: {about}: {text}" if about else f"asyncpush: error: {text}")
 
 
-def say_lost(failures: Sequence[tuple[AsyncpushError, str]], total: int) -> None:
+def say_lost(failures: Sequence[tuple[AsyncpushError, str]], total: int, done: str = "pushed") -> None:
     """Say once, and of which of *total* things, that credentials were lost: the others of *failures* are not told."""
     lost = [(error, name) for error, name in failures if isinstance(error, CREDENTIALS_LOST)]
     if not lost:
@@ -92,7 +92,7 @@ def say_lost(failures: Sequence[tuple[AsyncpushError, str]], total: int) -> None
     names = [name for _, name in lost[:_SHOWN_NAMES]]
     if len(lost) > len(names):
         names.append("...")
-    say_error(lost[0][0], about=f"{len(lost)} of {total} not pushed ({', '.join(names)})" if total > 1 else None)
+    say_error(lost[0][0], about=f"{len(lost)} of {total} not {done} ({', '.join(names)})" if total > 1 else None)
 
 
 async def _until_signal(command: Callable[[], Awaitable[int]]) -> tuple[int, signal.Signals | None]:

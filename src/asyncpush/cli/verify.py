@@ -21,9 +21,9 @@ from asyncpush.cli.options import (
     make_source_registries,
 )
 from asyncpush.cli.report import print_verifications
-from asyncpush.cli.run import DONE, FAILED, run, say_error
+from asyncpush.cli.run import DONE, FAILED, run, say_error, say_lost
 from asyncpush.cli.streams import say
-from asyncpush.errors import AsyncpushError, UsageError
+from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, UsageError
 from asyncpush.events import Emit
 from asyncpush.progress import progress
 from asyncpush.reference import RegistryName
@@ -137,7 +137,8 @@ def _conclude(results: Sequence[Verification | VerificationFailure], show: Outpu
     print_verifications(results, show.output)
     for result in results:
         if isinstance(result, VerificationFailure):
-            say_error(result.error, about=result.destination)
+            if not isinstance(result.error, CREDENTIALS_LOST):
+                say_error(result.error, about=result.destination)
             continue
         for problem in result.problems:
             say(f"asyncpush: error: {result.destination}: {problem}")
@@ -146,5 +147,7 @@ def _conclude(results: Sequence[Verification | VerificationFailure], show: Outpu
             say(f"asyncpush: note: {result.destination}: delete the image in ECR, and push it again from a good source")
         for note in result.notes:
             say(f"asyncpush: note: {result.destination}: {note}")
+    failures = [(each.error, each.destination) for each in results if isinstance(each, VerificationFailure)]
+    say_lost(failures, len(results), "verified")
     whole = all(isinstance(result, Verification) and result.is_whole for result in results)
     return DONE if whole else FAILED

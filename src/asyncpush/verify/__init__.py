@@ -9,7 +9,7 @@ from dataclasses import replace
 import anyio
 from anyio import CapacityLimiter
 
-from asyncpush.api import Registry
+from asyncpush.api import Registry, Stop
 from asyncpush.errors import AsyncpushError, InvalidReferenceError, only_cause
 from asyncpush.model import Digest
 from asyncpush.reference import in_registry
@@ -69,7 +69,8 @@ async def verify_all(
         deep: read every blob and compare its digest.
 
     Returns:
-        What was found of each, in the order of *targets*; a failure where its repository could not be asked.
+        What was found of each, in the order of *targets*; a failure where its repository could not be asked, and of
+        all that are left where credentials were lost.
     """
     outcomes: dict[int, Verification | VerificationFailure] = {}
     by_repository: defaultdict[str, dict[int, Target]] = defaultdict(dict)
@@ -92,11 +93,13 @@ async def verify_all(
             except AsyncpushError as error:
                 failures = {place: VerificationFailure(str(target), error) for place, target in wanted.items()}
                 outcomes.update(failures)
+                stop.on(error)
             else:
                 outcomes.update({place: content.verdict(target) for place, target in wanted.items()})
 
     with only_cause():
         async with anyio.create_task_group() as tg:
+            stop = Stop(tg.cancel_scope)
             for name, wanted in by_repository.items():
                 tg.start_soon(one, name, wanted)
-    return [outcomes[position] for position in range(len(targets))]
+    return [outcomes.get(at) or VerificationFailure(str(target), stop.cause) for at, target in enumerate(targets)]
