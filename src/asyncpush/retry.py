@@ -99,14 +99,24 @@ class HostBackoff:
         """Whether requests should wait for one that asks for all of them."""
         return self._outage is not None and not self._outage.is_over(self._clock(), self.max_outage)
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it has been silent for too long."""
+        return self._outage is not None and self._outage.is_over(self._clock(), self.max_outage)
+
     @asynccontextmanager
-    async def asking(self) -> AsyncIterator[bool]:
+    async def asking(self, failed: Exception | None = None) -> AsyncIterator[bool]:
         """Wait until the host may be asked, and ask it within the block.
+
+        Args:
+            failed: what the last try has failed of; raised if the host is given up meanwhile.
 
         Yields:
             Whether this request asks for all others.
         """
         probe = await self._turn()
+        if failed is not None and self.is_given_up:
+            raise failed
         try:
             yield probe is not None
         finally:
@@ -126,7 +136,7 @@ class HostBackoff:
             return
         now = self._clock()
         outage = self._outage
-        if outage is None or (now > outage.failed + _FORGOTTEN and outage.is_over(now, self.max_outage)):
+        if outage is None or (began > outage.failed + _FORGOTTEN and outage.is_over(now, self.max_outage)):
             outage = self._outage = _Outage(began)
         # What was under way when it fell silent fails at once: that is one failure.
         if began >= outage.failed:
@@ -151,8 +161,9 @@ class HostBackoff:
             try:
                 await place.reached()
                 # Until it is time, or an answer has come to somebody who had asked before.
-                with anyio.move_on_after(outage.next_try - self._clock()):
-                    await outage.ended.wait()
+                if not outage.is_over(self._clock(), self.max_outage):
+                    with anyio.move_on_after(outage.next_try - self._clock()):
+                        await outage.ended.wait()
             except BaseException:
                 place.leave()
                 raise

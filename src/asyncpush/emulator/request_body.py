@@ -121,8 +121,8 @@ async def read_body(request: web.Request, *, bounded: bool = True) -> bytearray:
             have others wait for as long as it takes.
 
     Raises:
-        AwsError: RequestEntityTooLargeException.
-        ConnectionError: the client left, or has stopped sending.
+        AwsError: RequestEntityTooLargeException; RequestTimeoutException if the client has stopped sending.
+        ConnectionError: the client left.
     """
     received: _Received | None = request.get(_RECEIVED)
     if received is None:
@@ -145,7 +145,9 @@ async def _fill(body: bytearray, stream: StreamReader) -> None:
                 received += len(block)
                 patience.reschedule(clock() + _PATIENCE)
     except TimeoutError as error:
-        raise ConnectionAbortedError(f"nothing came for {_PATIENCE} seconds") from error
+        # Its client may well be there, on a slow line: it should send this again.
+        message = f"Nothing came of the request's body for {_PATIENCE} seconds"
+        raise AwsError("RequestTimeoutException", message, status=408) from error
 
 
 def _too_large() -> AwsError:
