@@ -143,6 +143,7 @@ class HostBackoff:
             outage.failures += 1
             outage.next_try = now + self.rest(outage.failures)
         outage.failed, outage.took = now, now - began
+        outage.given_up = outage.is_over(now, self.max_outage)
 
     def rest(self, failures: int) -> float:
         """Seconds that a request should rest after so many failures in a row."""
@@ -152,7 +153,7 @@ class HostBackoff:
         """Wait for the host once more, as long as the first time, if an outage was given up."""
         if self._outage is not None and not self.is_silent:
             self._outage.since = self._outage.next_try = self._clock()
-            self._outage.took = 0.0
+            self._outage.took, self._outage.given_up = 0.0, False
 
     async def _turn(self) -> _Place | None:
         """Wait until the host may be asked; the place of who asks for all, None where nobody need wait."""
@@ -182,6 +183,7 @@ class _Outage:
         failed: when the last one did, and how long it ``took``.
         next_try: when the host may be asked again.
         line: who waits; the first asks, or has asked.
+        given_up: it has lasted too long.
         ended: set once an answer has come.
     """
 
@@ -190,13 +192,14 @@ class _Outage:
         self.failures = 0
         self.failed = -math.inf
         self.took = 0.0
+        self.given_up = False
         self.next_try = since
         self.line: deque[_Place] = deque()
         self.ended = anyio.Event()
 
     def is_over(self, now: float, max_outage: float) -> bool:
         """Whether the next try, if it takes as long as the last one, would end too late."""
-        return max(now, self.next_try) + self.took > self.since + max_outage
+        return self.given_up or max(now, self.next_try) + self.took > self.since + max_outage
 
     def end(self) -> None:
         """Let all who wait go."""
