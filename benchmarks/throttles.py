@@ -73,9 +73,9 @@ def run(python: str, given: argparse.Namespace, weather: list[str]) -> dict[str,
 
 async def push(url: str, layers: int, limit: float) -> None:
     """Push random layers, and print how fast that went."""
-    import anyio  # noqa: PLC0415 - of the installation that is measured
+    import anyio
 
-    import asyncpush  # noqa: PLC0415
+    import asyncpush
 
     aws = asyncpush.AwsConfiguration(
         region="us-east-1", endpoint_url=url, access_key_id="test", secret_access_key="test"
