@@ -63,7 +63,7 @@ async def test_those_who_hold_room_and_send_no_more_leave_it_to_those_who_wait(
             await ecr.send("app", upload_id, 0, bytes(2 * MiB))
             answer = await clients[0].receive()
     assert answer.startswith(b"HTTP/1.1 408")
-    assert b'"RequestTimeout"' in answer
+    assert b'"RequestTimeoutException"' in answer
 
 
 async def test_strangers_beyond_the_limit_are_let_in_where_a_silent_one_was(

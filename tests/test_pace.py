@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import selectors
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import pairwise
@@ -34,44 +33,13 @@ from asyncpush.sources import open_source
 from conftest import REGION, Events, aws
 from faults import Relay, no_waits, passed, refused, relay_to
 from images import Layout, layer_tar
+from jumping_time import Loop, Time, in_jumping_time
 
 T = TypeVar("T")
 
 AWS = "https://api.ecr.eu-west-1.amazonaws.com"
 EMULATOR = "http://127.0.0.1:5000"
 ROUNDING = 1e-3
-
-
-class Time(selectors.DefaultSelector):
-    """A time that jumps to the next timer as soon as nothing else is left to do."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def select(self, timeout: float | None = None) -> Any:
-        assert timeout is not None, "everything waits, and no timer will end it"
-        self.now += max(0.0, timeout)
-        return super().select(0)
-
-
-class Loop(asyncio.SelectorEventLoop):
-    """An event loop that lives in such a time."""
-
-    def __init__(self, time: Time) -> None:
-        self.time = time  # type: ignore[method-assign]
-        self.timers: list[asyncio.TimerHandle] = []
-        super().__init__(time)
-
-    def call_at(self, *args: Any, **options: Any) -> asyncio.TimerHandle:
-        self.timers.append(super().call_at(*args, **options))
-        return self.timers[-1]
-
-
-def in_jumping_time(main: Callable[[Time], Coroutine[Any, Any, T]]) -> T:
-    time = Time()
-    return anyio.run(main, time, backend_options={"loop_factory": lambda: Loop(time)})
 
 
 def put_image(time: Time, url: str = AWS) -> OperationPace:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import botocore.session
 import pytest
 from aiohttp import web
@@ -28,12 +29,12 @@ from asyncpush.errors import (
     TagImmutableError,
     UploadNotFoundError,
 )
-from asyncpush.events import Retrying
+from asyncpush.events import Notice, Retrying
 from asyncpush.manifest import OCI_MANIFEST, Manifest, parse_manifest
 from asyncpush.model import Upload
 from asyncpush.protocols import Part, Repository
 from asyncpush.reference import RegistryName
-from asyncpush.settings import DEFAULT_PART_SIZE
+from asyncpush.settings import DEFAULT_PART_SIZE, MiB
 from conftest import Events, aws, judge
 from faults import Answer, Relay, lost_reply, lost_request, no_waits, passed, refused, relay_to
 from images import CONFIG, LAYER, Layout, digest, layer_tar
@@ -224,6 +225,12 @@ async def test_an_image_is_pushed_once_whatever_is_lost(bench: Bench, tag: str |
         assert (stored.digest, stored.manifest) == (manifest.digest, manifest)
 
 
+async def garbled(request: web.Request, relay: Relay) -> web.StreamResponse:
+    """Do the work, and answer with what can't be read."""
+    await passed(request, relay)
+    return web.Response(body=b'{"uploadId": "00', content_type="application/x-amz-json-1.1")
+
+
 #: Each operation as the engine calls it, once all that it needs is there.
 CALLS: dict[str, Callable[[Bench], Awaitable[object]]] = {
     "BatchCheckLayerAvailability": lambda bench: bench.repository.available([Digest.of(DATA)]),
@@ -243,6 +250,9 @@ TRANSIENT = {
     "too many": refused("TooManyRequestsException", status=429),
     "a proxy's page": page(502),
     "unavailable": page(503),
+    "late": page(408),
+    "too slow": refused("RequestTimeoutException", status=400),
+    "malformed": garbled,
 }
 
 
@@ -256,6 +266,47 @@ async def test_what_passes_is_waited_out_and_told(bench: Bench) -> None:
             await call(bench)
             assert bench.retried == [(operation, 1)], what
             assert bench.relay.seen[operation] == before + 2, what
+
+
+async def test_an_empty_answer_is_a_lost_reply(bench: Bench) -> None:
+    await bench.push_blobs()
+    for operation in ("InitiateLayerUpload", "CompleteLayerUpload", "PutImage"):
+        bench.relay.plan(operation, answered())
+        await CALLS[operation](bench)
+        assert bench.retried[-1] == (operation, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("big", 10 * MiB), (True, 10 * MiB), ([1], 10 * MiB), (1, 5 * MiB), (-5, 5 * MiB), (10**12, 20 * MiB)],
+)
+async def test_a_part_size_that_cannot_be_meant_is_not_heeded(bench: Bench, said: object, meant: int) -> None:
+    bench.relay.plan("InitiateLayerUpload", answered(uploadId="one", partSize=said))
+    assert (await bench.repository.begin_upload()).part_size == meant
+
+
+async def test_an_answer_without_an_end_is_cut_off_and_asked_for_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncpush.ecr.patience.ANSWER_TIMEOUT", 0.3)
+    monkeypatch.setattr("asyncpush.retry._LATE", 0.1)
+
+    async def drip(request: web.Request, relay: Relay) -> web.StreamResponse:
+        await request.read()
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(10_000):
+            await response.write(b" ")
+            await anyio.sleep(0.02)
+        return response
+
+    for operation in ("BatchCheckLayerAvailability", "UploadLayerPart"):
+        bench.relay.plan(operation, drip)
+        await CALLS[operation](bench)
+        assert bench.relay.seen[operation] == 2
+    texts = [event.text for event in bench.events.of(Notice)]
+    assert len(texts) == 1, "one for all of a host"
+    assert texts[0].startswith("BatchCheckLayerAvailability has no answer yet")
 
 
 async def test_answers_that_fail_are_counted(bench: Bench) -> None:

@@ -99,14 +99,24 @@ class HostBackoff:
         """Whether requests should wait for one that asks for all of them."""
         return self._outage is not None and not self._outage.is_over(self._clock(), self.max_outage)
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it has been silent for too long."""
+        return self._outage is not None and self._outage.is_over(self._clock(), self.max_outage)
+
     @asynccontextmanager
-    async def asking(self) -> AsyncIterator[bool]:
+    async def asking(self, failed: Exception | None = None) -> AsyncIterator[bool]:
         """Wait until the host may be asked, and ask it within the block.
+
+        Args:
+            failed: what the last try has failed of; raised if the host is given up meanwhile.
 
         Yields:
             Whether this request asks for all others.
         """
         probe = await self._turn()
+        if failed is not None and self.is_given_up:
+            raise failed
         try:
             yield probe is not None
         finally:
@@ -126,13 +136,14 @@ class HostBackoff:
             return
         now = self._clock()
         outage = self._outage
-        if outage is None or (now > outage.failed + _FORGOTTEN and outage.is_over(now, self.max_outage)):
+        if outage is None or (began > outage.failed + _FORGOTTEN and outage.is_over(now, self.max_outage)):
             outage = self._outage = _Outage(began)
         # What was under way when it fell silent fails at once: that is one failure.
         if began >= outage.failed:
             outage.failures += 1
             outage.next_try = now + self.rest(outage.failures)
         outage.failed, outage.took = now, now - began
+        outage.given_up = outage.is_over(now, self.max_outage)
 
     def rest(self, failures: int) -> float:
         """Seconds that a request should rest after so many failures in a row."""
@@ -142,7 +153,7 @@ class HostBackoff:
         """Wait for the host once more, as long as the first time, if an outage was given up."""
         if self._outage is not None and not self.is_silent:
             self._outage.since = self._outage.next_try = self._clock()
-            self._outage.took = 0.0
+            self._outage.took, self._outage.given_up = 0.0, False
 
     async def _turn(self) -> _Place | None:
         """Wait until the host may be asked; the place of who asks for all, None where nobody need wait."""
@@ -151,8 +162,9 @@ class HostBackoff:
             try:
                 await place.reached()
                 # Until it is time, or an answer has come to somebody who had asked before.
-                with anyio.move_on_after(outage.next_try - self._clock()):
-                    await outage.ended.wait()
+                if not outage.is_over(self._clock(), self.max_outage):
+                    with anyio.move_on_after(outage.next_try - self._clock()):
+                        await outage.ended.wait()
             except BaseException:
                 place.leave()
                 raise
@@ -171,6 +183,7 @@ class _Outage:
         failed: when the last one did, and how long it ``took``.
         next_try: when the host may be asked again.
         line: who waits; the first asks, or has asked.
+        given_up: it has lasted too long.
         ended: set once an answer has come.
     """
 
@@ -179,13 +192,14 @@ class _Outage:
         self.failures = 0
         self.failed = -math.inf
         self.took = 0.0
+        self.given_up = False
         self.next_try = since
         self.line: deque[_Place] = deque()
         self.ended = anyio.Event()
 
     def is_over(self, now: float, max_outage: float) -> bool:
         """Whether the next try, if it takes as long as the last one, would end too late."""
-        return max(now, self.next_try) + self.took > self.since + max_outage
+        return self.given_up or max(now, self.next_try) + self.took > self.since + max_outage
 
     def end(self) -> None:
         """Let all who wait go."""

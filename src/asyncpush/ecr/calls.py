@@ -29,17 +29,6 @@ BATCH = 100
 NOT_ALLOWED = frozenset({"AccessDeniedException", "UnsupportedCommandException"})
 
 
-#: What an answer has that ECR has given: one without it is somebody else's, and the reply was lost.
-_MUST_HAVE = {
-    "InitiateLayerUpload": "uploadId",
-    "CompleteLayerUpload": "layerDigest",
-    "PutImage": "image",
-    "CreateRepository": "repository",
-    "GetAuthorizationToken": "authorizationData",
-    "GetDownloadUrlForLayer": "downloadUrl",
-}
-
-
 class Calls:
     """Sends the operations of ECR or ECR Public.
 
@@ -88,9 +77,14 @@ class Calls:
                 else:
                     wait.begin()
                 answer = await self._send(method, members)
-            if (member := _MUST_HAVE.get(operation)) and member not in answer:
-                raise LookupError(member)
+            if self._is_empty(operation, answer):
+                raise ValueError("what can't be read is left out by botocore, too")
             return answer
+
+    def _is_empty(self, operation: str, answer: dict[str, Any]) -> bool:
+        """Whether an answer has nothing of what ECR gives for *operation*."""
+        shape = self.client.meta.service_model.operation_model(operation).output_shape
+        return shape is not None and bool(shape.members) and answer.keys().isdisjoint(shape.members)
 
     async def _send(self, method: Any, members: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any]

@@ -53,9 +53,10 @@ class Retries:
 
         An endpoint that has never answered gets one try where its address may be wrong, which should show at once.
         """
+        failed: AsyncpushError | None = None
         pace, tries = self._pace.of(operation), _Tries(self.host, self._pace.of(operation), self._max_attempts)
         while True:
-            async with self.host.asking() as asks_for_all:
+            async with self.host.asking(failed) as asks_for_all:
                 started = await pace.turn()
                 if self.host.is_silent and not asks_for_all:
                     continue  # it has fallen silent meanwhile
@@ -63,6 +64,7 @@ class Retries:
                 try:
                     answer = await self._timed(operation, send)
                 except AsyncpushError as error:
+                    failed = error
                     if isinstance(error, ServiceError) and error.code != UNEXPECTED_ANSWER:
                         self.host.heard()
                     if verdict(error) == "throttled":

@@ -137,7 +137,7 @@ class Bodies:
                         self._ask(body, clock())
                         step = 0
         except TimeoutError as error:
-            raise AwsError("RequestTimeout", "Too little of the body came for too long", status=408) from error
+            raise AwsError("RequestTimeoutException", "Too little of the body came for too long", status=408) from error
         except RuntimeError as error:  # aiohttp's, of a stream whose connection is gone
             raise ConnectionResetError(str(error)) from error
         del body.buffer[received:]
@@ -225,7 +225,7 @@ async def read_body(request: web.Request, *, bounded: bool = True) -> bytearray:
             have others wait for as long as it takes.
 
     Raises:
-        AwsError: RequestEntityTooLargeException; RequestTimeout if its client has stopped sending.
+        AwsError: RequestEntityTooLargeException; RequestTimeoutException if its client has stopped sending.
         ConnectionError: the client left.
     """
     received: _Body | None = request.get(_RECEIVED)

@@ -1,0 +1,44 @@
+"""A time that jumps: minutes of waiting pass in a moment, and always in the same way."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import anyio
+
+T = TypeVar("T")
+
+
+class Time(selectors.DefaultSelector):
+    """A time that jumps to the next timer as soon as nothing else is left to do."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def select(self, timeout: float | None = None) -> Any:
+        assert timeout is not None, "everything waits, and no timer will end it"
+        self.now += max(0.0, timeout)
+        return super().select(0)
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop that lives in such a time."""
+
+    def __init__(self, time: Time) -> None:
+        self.time = time  # type: ignore[method-assign]
+        self.timers: list[asyncio.TimerHandle] = []
+        super().__init__(time)
+
+    def call_at(self, *args: Any, **options: Any) -> asyncio.TimerHandle:
+        self.timers.append(super().call_at(*args, **options))
+        return self.timers[-1]
+
+
+def in_jumping_time(main: Callable[[Time], Coroutine[Any, Any, T]]) -> T:
+    time = Time()
+    return anyio.run(main, time, backend_options={"loop_factory": lambda: Loop(time)})
