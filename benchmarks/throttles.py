@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 SHARES = (0.03, 0.1, 0.2, 0.4)
@@ -76,6 +77,7 @@ async def push(url: str, layers: int, limit: float) -> None:
     import anyio
 
     import asyncpush
+    from asyncpush.events import Event, RequestDone
 
     aws = asyncpush.AwsConfiguration(
         region="us-east-1", endpoint_url=url, access_key_id="test", secret_access_key="test"
@@ -85,16 +87,21 @@ async def push(url: str, layers: int, limit: float) -> None:
         for file in files:
             file.write_bytes(os.urandom(SIZE))
         settings = asyncpush.Settings(create_repository=True)
-        async with asyncpush.connect(aws=aws, settings=settings) as registry:
+        ended = Counter[tuple[str, str]]()
+
+        def count(event: Event) -> None:
+            if isinstance(event, RequestDone):
+                ended[event.operation, event.outcome] += 1
+
+        async with asyncpush.connect(aws=aws, settings=settings, emit=count) as registry:
             await registry.repository("bench").create()
             began = time.perf_counter()
             with anyio.move_on_after(limit):
                 await asyncpush.push_layers(registry, files, "bench")
             seconds = time.perf_counter() - began
-            counts = {each.operation: each for each in registry.pace.statistics()}
-    part = counts["UploadLayerPart"]
-    done = counts["CompleteLayerUpload"].sent
-    print(json.dumps({"rate": done / seconds, "refused": part.throttled, "done": done, "seconds": seconds}))
+    done = ended["CompleteLayerUpload", "succeeded"]
+    refused = ended["UploadLayerPart", "throttled"]
+    print(json.dumps({"rate": done / seconds, "refused": refused, "done": done, "seconds": seconds}))
 
 
 if __name__ == "__main__":

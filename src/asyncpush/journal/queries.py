@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from asyncpush.journal.records import HeldLayer, KnownImage, LeftUpload
 from asyncpush.journal.statements import optional_digest, packed, unpacked
 from asyncpush.model import Descriptor, Digest, OpenUpload, Upload
+from asyncpush.packed import PackedSet
 
 #: Digests that are looked for with one statement; SQLite takes 32,766 parameters, older ones 999.
 _AT_ONCE = 900
@@ -26,14 +27,14 @@ class Memory:
     """
 
     known: dict[str, dict[str, KnownImage]]
-    carried: set[tuple[str, Digest]]
+    carried: PackedSet
     compressed: dict[str, Descriptor]
     making: set[str]
 
 
 def load(connection: sqlite3.Connection) -> Memory:
     """Read what is kept in memory."""
-    memory = Memory({}, set(), {}, set())
+    memory = Memory({}, PackedSet(), {}, set())
     for repository, tag, source, digest, choice in connection.execute(
         "SELECT repository, tag, source_digest, digest, choice FROM known"
     ):

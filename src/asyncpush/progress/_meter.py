@@ -127,6 +127,7 @@ class _Share:
     read: int = 0
     layers: int = 0
     ended: bool = False
+    keys: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -292,11 +293,16 @@ class Meter:
         share = self._share(event.destination)
         share.layers += event.layers
         self._owners.update(dict.fromkeys(event.layer_keys, event.destination))
+        share.keys = event.layer_keys
         self._change(share, planned=event.size)
 
     def _image_ended(self, destination: str, group: set[str]) -> None:
         for images in (self._images.started, self._images.sized, group):
             images.add(destination)
         share = self._share(destination)
+        for key in share.keys:  # those that were mounted have never begun
+            if self._owners.get(key) == destination:
+                del self._owners[key]
+        share.keys = ()
         with self._resizing(share):
             share.ended = True
