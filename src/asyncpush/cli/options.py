@@ -88,6 +88,9 @@ class Limits:
     part_size: Annotated[int | None, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE")] = None
     """Size of a part, 5MiB to 20MiB; by default what ECR asks for (10MiB)."""
 
+    early_parts: Annotated[bool, Parameter(group=_LIMITS, negative="")] = False
+    """Send a layer's next part before ECR has answered the one before, where that pays; experimental."""
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +247,7 @@ def make_settings(
         max_layers=limits.max_layers,
         max_memory=limits.max_memory,
         part_size=limits.part_size,
+        early_parts=limits.early_parts,
         compression=layers.compression,
         compression_level=layers.compression_level,
         push_foreign_layers=layers.push_foreign_layers,
