@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from anyio import to_thread
 from botocore.exceptions import ClientError
 
+from asyncpush import AwsConfiguration, LayerResult, Settings, connect, push_layers
+from asyncpush.events import Event, RequestDone
 from emulator_client import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 
 
@@ -225,3 +230,24 @@ QUESTIONS = (
     Question("", "A layer that is there already", existing_layer),
     Question("", "An image whose layer is not there", missing_layer),
 )  # fmt: skip
+
+
+async def measured_parts(
+    repository: str, file: Path, *, early: bool, size: int = 200 * 2**20, aws: AwsConfiguration | None = None
+) -> str:
+    """Push a layer that nobody has sent before; its speed, and how many of its parts were refused, in a line."""
+    await to_thread.run_sync(lambda: file.write_bytes(fresh(size)))
+    ended: list[RequestDone] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, RequestDone) and event.operation == "UploadLayerPart":
+            ended.append(event)
+
+    settings = Settings(early_parts=early)
+    async with connect(aws=aws, settings=settings, emit=note) as registry:
+        began = time.monotonic()
+        [result] = await push_layers(registry, [file], repository)
+        seconds = time.monotonic() - began
+    assert isinstance(result, LayerResult), result
+    refused = sum(each.outcome == "refused" for each in ended)
+    return f"early parts {'on' if early else 'off'}: {size / seconds / 1e6:.1f} MB/s, {refused} of {len(ended)} refused"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from asyncpush import Settings
 from asyncpush.errors import InvalidLayerPartError, ServiceError, only_cause
 from asyncpush.protocols import Part
 from asyncpush.stream.order import Overlap, PartsInOrder
@@ -39,14 +41,17 @@ class Ecr:
         self.stored = -1
         self.acknowledged: list[int] = []
         self.refusals: list[int] = []
+        self.sent: list[int] = []
         self.on_their_way = 0
         self.most_on_their_way = 0
         self.slow: dict[int, float] = {}
         self.failures: dict[int, list[Exception]] = {}
         self._timers: list[tuple[float, int, anyio.Event]] = []
+        self._numbers = itertools.count()
 
     async def send(self, part: Part, left: Callable[[], None]) -> None:
         self.on_their_way += 1
+        self.sent.append(part.first)
         self.most_on_their_way = max(self.most_on_their_way, self.on_their_way)
         try:
             await self._sleep(self.transfer * part.size / (10 * MiB))
@@ -66,7 +71,7 @@ class Ecr:
 
     async def _sleep(self, seconds: float) -> None:
         awake = anyio.Event()
-        self._timers.append((self.now + seconds, len(self._timers), awake))
+        self._timers.append((self.now + seconds, next(self._numbers), awake))
         await awake.wait()
 
     async def push(self, *sizes: int) -> None:
@@ -160,6 +165,53 @@ async def test_after_a_refusal_nothing_is_early_for_a_hundred_parts() -> None:
     ecr.stored = -1
     await ecr.push(*[10] * 3)
     assert ecr.most_on_their_way == 2
+
+
+CODES = ("InvalidLayerPartException", "InvalidParameterException", "UploadNotFoundException", "ValidationException")
+
+
+@pytest.mark.parametrize("code", CODES)
+async def test_whatever_the_code_a_refused_early_part_follows_and_is_sent_again(code: str) -> None:
+    ecr = Ecr(transfer=0.5, answer=0.04)
+    ecr.overlap.answered(0.04)
+    ecr.failures[10 * MiB] = [ServiceError("UploadLayerPart", code, "not now")]
+    await ecr.push(10, 10, 10)
+    assert ecr.acknowledged == [0, 10 * MiB, 20 * MiB]
+    assert ecr.sent == [0, 10 * MiB, 20 * MiB, 10 * MiB, 20 * MiB]  # the third was early as well
+
+
+async def test_a_part_that_was_not_early_is_sent_once_whatever_it_is_refused_for() -> None:
+    ecr = Ecr(transfer=0.5, answer=0.04)
+    ecr.overlap.answered(0.04)
+    ecr.failures[0] = [ServiceError("UploadLayerPart", "InvalidParameterException", "never")]
+    with pytest.raises(ServiceError, match="never"):
+        await ecr.push(10, 10)
+    assert ecr.sent.count(0) == 1
+
+
+def test_two_refusals_in_a_row_end_it_for_the_run() -> None:
+    overlap = Overlap(clock=lambda: 0.0)
+
+    def pays(parts: int) -> bool:
+        for _ in range(parts):
+            overlap.answered(0.01)
+        return overlap.pays(10, MiB, MiB)
+
+    overlap.refused()
+    assert pays(100)
+    overlap.answered(0.01, early=True)
+    overlap.refused()
+    assert pays(100)
+    overlap.refused()
+    assert not pays(10_000)
+
+
+async def test_nothing_is_early_where_it_is_not_allowed() -> None:
+    ecr = Ecr(transfer=0.5, answer=0.04)
+    ecr.overlap = Overlap(allowed=False)
+    await ecr.push(*[10] * 6)
+    assert ecr.most_on_their_way == 1
+    assert not Settings().early_parts
 
 
 async def test_a_part_that_is_refused_although_it_was_not_early_fails_the_upload() -> None:

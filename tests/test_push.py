@@ -512,7 +512,7 @@ async def test_memory_stays_in_its_budget_however_many_layers_fly(
 
 
 async def test_parts_overlap_on_a_slow_network_and_the_layer_arrives_whole(
-    emulator: Emulator, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = Layout()
     source = f"oci:{layout.tag(layout.image(noise(1, MiB) * 35), '1').write(tmp_path / 'app')}"
@@ -521,7 +521,9 @@ async def test_parts_overlap_on_a_slow_network_and_the_layer_arrives_whole(
     monkeypatch.setattr(Overlap, "pays", lambda *given: early.append(pays(*given)) or early[-1])
     emulator.weather = Weather(latency=0.02, bandwidth=50e6)
 
-    result = await asyncpush.push(registry, source, "team/app:1")
+    settings = Settings(create_repository=True, early_parts=True)
+    async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings) as registry:
+        result = await asyncpush.push(registry, source, "team/app:1")
 
     emulator.weather = Weather()
     assert any(early)

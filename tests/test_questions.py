@@ -12,7 +12,7 @@ from anyio import to_thread
 
 from asyncpush.emulator import Behaviour, Emulator
 from conftest import judge
-from questions import QUESTIONS, Ecr, Question
+from questions import QUESTIONS, Ecr, Question, measured_parts
 
 SWITCHES = [
     (question, value)
@@ -80,3 +80,13 @@ def test_ecr_answers(question: Question, real_client: Any, request: pytest.Fixtu
     switch = f"   [{question.behaviour}={answer}]" if question.behaviour else ""
     print(f"\n{question.text}: {answer}{switch}")
     assert answer
+
+
+@pytest.mark.aws
+async def test_what_early_parts_gain(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    repository = request.config.getoption("--repository")
+    if not repository:
+        pytest.skip("name a repository that may be written to: -m aws --repository NAME -s")
+    for ways in ((False, True), (True, False), (False, True)):
+        for early in ways:
+            print(f"\n{await measured_parts(repository, tmp_path / 'layer', early=early)}")

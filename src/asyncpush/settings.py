@@ -52,6 +52,8 @@ class Settings:
         compression: how uncompressed layers (of a docker-archive) are compressed.
         compression_level: gzip 1 to 9 (1 to 3 by igzip, an order of magnitude faster than zlib's 4 to 9), zstd 1 to
             19; None is gzip 1, zstd 3.
+        early_parts: let a layer's next part leave before the one before is answered, where answers come fast compared
+            with parts. Off: no public client of ECR does it, and what it gains there is unknown.
         max_attempts: tries of one request before its failure counts; throttles are no failures, and no answer at all
             is an outage.
         max_outage: seconds that an endpoint or registry which has answered may give no answer, until its requests fail.
@@ -68,6 +70,7 @@ class Settings:
     part_size: int | None = None
     compression: Compression = "gzip"
     compression_level: int | None = None
+    early_parts: bool = False
     max_attempts: int = 6
     max_outage: float = MAX_OUTAGE
     create_repository: bool = False

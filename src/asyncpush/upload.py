@@ -54,20 +54,16 @@ class Resources:
     budget: ByteBudget
     slots: Slots
     journal: Journal | None = None
-    overlap: Overlap = field(default_factory=Overlap)
+    overlap: Overlap = field(default_factory=lambda: Overlap(allowed=False))
     threads: anyio.CapacityLimiter = field(default_factory=worker_threads)
 
     @classmethod
     def of(cls, settings: Settings, emit: Emit = ignore, journal: Journal | None = None) -> Resources:
         """Those that *settings* allows; must be called in an event loop."""
         # The allocator wastes a third: what one thread has freed, another can't have.
-        return cls(
-            settings,
-            emit,
-            ByteBudget(settings.max_memory * 3 // 4),
-            Slots(open_files.share(settings.max_layers)),
-            journal,
-        )
+        budget = ByteBudget(settings.max_memory * 3 // 4)
+        slots = Slots(open_files.share(settings.max_layers))
+        return cls(settings, emit, budget, slots, journal, Overlap(allowed=settings.early_parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +234,8 @@ class LayerUpload:
                 await self._has((error.last_valid_byte or 0) + 1)
                 return True
             case UploadNotFoundError() | InvalidLayerPartError() | InvalidLayerError():
-                if isinstance(error, InvalidLayerError) and not self._is_resumed:
-                    # Its digest was right when it was read. If overlapping parts can do that, they do it no more.
+                if not self._is_resumed:
+                    # All was in order when it was sent. If overlapping parts can do that, they do it no more.
                     self._resources.overlap.stop()
                 self._rewind()
                 self._upload, self.received = None, 0

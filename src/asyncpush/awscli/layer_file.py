@@ -124,7 +124,7 @@ async def upload_file(command: Command, members: Members, content: FileContent) 
         sender = _Sender(client, members, Retries(_MAX_ATTEMPTS, ignore, pace))
         cutter = PartCutter(blob, reader, size, sender.encoder)
         with only_cause():
-            await PartsInOrder[_Cut](sender.send, lambda _: None, Overlap()).send(_cut(cutter))
+            await PartsInOrder[_Cut](sender.send, lambda _: None, Overlap(allowed=False)).send(_cut(cutter))
     return Answer(sender.answer, (sender.answer,))
 
 

@@ -123,6 +123,9 @@ class Limits:
     ] = _DEFAULTS.max_unpacked
     """What a compressed or piped archive may take in TMPDIR."""
 
+    early_parts: Annotated[bool, Parameter(group=_LIMITS, negative="")] = False
+    """Send a layer's next part before ECR has answered the one before, where that pays; experimental."""
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,6 +284,7 @@ def make_settings(
         part_size=limits.part_size,
         max_outage=limits.max_outage,
         max_unpacked=limits.max_unpacked,
+        early_parts=limits.early_parts,
         compression=layers.compression,
         compression_level=layers.compression_level,
         push_foreign_layers=layers.push_foreign_layers,

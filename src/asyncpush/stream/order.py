@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
 import anyio
 
-from asyncpush.errors import InvalidLayerPartError
+from asyncpush.errors import InvalidLayerPartError, ServiceError
 from asyncpush.protocols import Part
 
 #: Seconds that a part must have been on its way for the wait behind it to be worth closing. On a fast network the next
@@ -18,6 +17,9 @@ _SLOW = 0.1
 
 #: Answered parts for which nothing is sent early after ECR has refused one that was.
 _PAUSE = 100
+
+#: Refusals in a row of parts that were sent early, after which none is sent early any more.
+_MOST_REFUSALS = 2
 
 
 class Sent(Protocol):
@@ -37,34 +39,43 @@ class Overlap:
 
     ECR takes parts in order, and answers each after it has stored it: a round trip and more, in which the layer would
     stand still. The next part's bytes may travel meanwhile, since ECR can judge a part only when it has all of it, for
-    the signature. It must arrive last, by far: else it is refused and must be sent again.
+    the signature. It must arrive last, by far: else it is refused and must be sent again. What ECR's own code for that
+    is, and whether all of ECR does it, is unknown: any refusal counts, and the second in a row ends it.
 
     Args:
         clock: the time in seconds.
+        allowed: whether any part may; ``Settings.early_parts``.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, allowed: bool = True) -> None:
         self.clock = clock
+        self._is_allowed = allowed
         self._answer = float("inf")
         self._pause = 0
+        self._refusals = 0
 
-    def answered(self, seconds: float) -> None:
-        """Hear how long a part, once it had left, waited for its answer."""
+    def answered(self, seconds: float, *, early: bool = False) -> None:
+        """Hear how long a part, once it had left, waited for its answer; *early*: it was sent early, and taken."""
         self._answer = max(seconds, 0.0 if self._answer == float("inf") else self._answer * 0.9)
         self._pause = max(0, self._pause - 1)
+        if early:
+            self._refusals = 0
 
     def refused(self) -> None:
-        """Hear that a part has overtaken the one before."""
+        """Hear that a part that was sent early has been refused."""
         self._pause = max(self._pause, _PAUSE)
+        self._refusals += 1
+        if self._refusals >= _MOST_REFUSALS:
+            self.stop()
 
     def stop(self) -> None:
         """Send nothing early any more."""
-        self._pause = sys.maxsize
+        self._is_allowed = False
 
     def pays(self, transfer: float, size: int, following: int) -> bool:
         """Whether a part of *following* bytes may leave now, after one of *size* bytes has, in *transfer* seconds."""
         expected = transfer * following / size
-        return not self._pause and expected >= _SLOW and expected >= 2 * self._answer
+        return self._is_allowed and not self._pause and expected >= _SLOW and expected >= 2 * self._answer
 
 
 class PartsInOrder(Generic[S]):
@@ -112,21 +123,25 @@ class PartsInOrder(Generic[S]):
             await before.acknowledged.wait()
 
     async def _deliver(self, each: S, sending: _Sending) -> None:
+        is_early = sending.is_early
         try:
             await self._send(each.part, sending.leave)
-        except InvalidLayerPartError as error:
+        except ServiceError as error:
             if not self._has_arrived(each.part, error):
-                if not sending.is_early:
+                if not is_early:
                     raise
+                is_early = False
                 self._overlap.refused()
                 await sending.follow()
                 await self._send(each.part, sending.leave)
         sending.answer()
-        self._overlap.answered(sending.waited)
+        self._overlap.answered(sending.waited, early=is_early)
         self._acknowledge(each)
 
-    def _has_arrived(self, part: Part, error: InvalidLayerPartError) -> bool:
+    def _has_arrived(self, part: Part, error: ServiceError) -> bool:
         """Whether an earlier try has arrived whose reply was lost, and perhaps the next part after it."""
+        if not isinstance(error, InvalidLayerPartError):
+            return False
         return error.last_valid_byte is not None and part.last <= error.last_valid_byte <= self._handed_over
 
 
