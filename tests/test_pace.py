@@ -448,8 +448,8 @@ def test_a_throttled_request_is_not_given_up_for_minutes() -> None:
     outcome, seconds, retried = call(throttle())
     assert isinstance(outcome, ServiceError)
     assert "Service Quotas" in str(outcome)
-    assert 100 < len(retried) <= 200
-    assert 100 < seconds < 700
+    assert len(retried) > 100
+    assert 600 <= seconds < 700
 
 
 def test_requests_that_were_refused_at_once_do_not_come_back_at_once() -> None:

@@ -331,7 +331,6 @@ async def test_an_outage_ends_a_request_once_it_has_lasted_too_long(bench_to: Op
         bench.relay.plan("InitiateLayerUpload", *[lost_request] * 100_000)
         with pytest.raises(ConnectionFailedError, match="InitiateLayerUpload got no answer"):
             await bench.repository.begin_upload()
-        assert bench.relay.seen["InitiateLayerUpload"] > ATTEMPTS
 
 
 async def test_throttles_end_no_patience(bench: Bench) -> None:

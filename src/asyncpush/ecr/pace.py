@@ -171,6 +171,10 @@ class OperationPace:
             self._raise_rate(self._probe)
             self._probe += _PROBE_GROWTH / self._rate
 
+    def since(self, started: float) -> float:
+        """Seconds since the request of *started*."""
+        return self._clock() - started
+
     def starved(self, since: float) -> float:
         """Seconds since *since* in which no request was done."""
         return self._clock() - max(since, self._served)

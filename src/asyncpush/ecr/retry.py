@@ -24,7 +24,7 @@ _FIRST_WAIT = 0.2
 _THROTTLED_WAIT = 0.02
 #: Seconds for which a request may be told to wait, or be refused for its rate while no other of its operation is done.
 _PATIENCE = 600.0
-#: And how often in all: where nine of ten requests are refused, one in a thousand million meets that.
+#: And how often, in as many seconds: where nine of ten requests are refused, one in a thousand million meets that.
 _MOST_THROTTLES = 200
 #: Seconds between two words to the user about slow answers.
 _SILENT = 60.0
@@ -152,7 +152,8 @@ class _Tries:
             self._throttles += 1
             self._throttled_since = min(self._throttled_since, started)
             starved = self._pace.starved(self._throttled_since) > _PATIENCE
-            if starved or self._throttles > _MOST_THROTTLES or self._waited > _PATIENCE:
+            often = self._throttles > _MOST_THROTTLES and self._pace.since(self._throttled_since) > _PATIENCE
+            if starved or often or self._waited > _PATIENCE:
                 error.hint = _HINT
                 raise error
             return asked + backoff(_THROTTLED_WAIT * self._throttles, LONGEST_WAIT, 1)
