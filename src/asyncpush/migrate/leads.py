@@ -32,8 +32,9 @@ _WORTH_IT = 1.0
 _WORTH_MUCH = 5.0
 _TIMES = 8
 
-#: Seconds between two looks at a lead, at least.
+#: Seconds between two looks at a lead: at least, and at most where its bytes take less.
 _LOOK_AGAIN = 0.25
+_LOOK_AT_LAST = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -164,7 +165,14 @@ class Leads:
     def __contains__(self, digest: Digest | None) -> bool:
         return digest in self._leads
 
-    def join(self, repository: str, blobs: Iterable[Blob], held: Collection[Digest], begun: Collection[str]) -> Cargo:
+    def join(
+        self,
+        repository: str,
+        blobs: Iterable[Blob],
+        held: Collection[Digest],
+        begun: Collection[str],
+        present: Iterable[Blob] = (),
+    ) -> Cargo:
         """Let an image lead those of *blobs* that no image brings yet, and follow the others.
 
         Args:
@@ -172,6 +180,7 @@ class Leads:
             blobs: what it lacks.
             held: layers that can be mounted already.
             begun: identities of those that an interrupted run has begun to send to that repository.
+            present: what the repository has, and what can be mounted once the image is put, if not before.
         """
         lacking = list(blobs)
         cargo = Cargo(repository, {blob.identity: blob.source_size for blob in lacking})
@@ -185,6 +194,11 @@ class Leads:
                 lead = self._leads[digest] = Lead(blob.identity, blob.source_size, cargo)
                 lead.begun = time.monotonic() if blob.identity in begun else None
             cargo.leads[digest] = lead
+        for blob in present:
+            digest = blob.descriptor.digest if blob.descriptor else None
+            if digest is not None and digest not in held and digest not in self._leads:
+                lead = cargo.leads[digest] = self._leads[digest] = Lead(blob.identity, blob.source_size, cargo)
+                lead.begun = lead.arrived = time.monotonic()
         self._cargoes[repository].add(cargo)
         awaited = cargo.awaited()
         if all(lead.begun is None and cargo.size < lead.leader.size for lead in awaited):
@@ -226,7 +240,7 @@ class Leads:
             await lead.changes(max(lead.due - now, pause))
             if cargo.waits_for(lead) and time.monotonic() >= lead.due:
                 self._reconsider(lead)
-                pause = max(2 * pause, lead.took, _LOOK_AGAIN)
+                pause = max(min(2 * pause, _LOOK_AT_LAST), lead.took, _LOOK_AGAIN)
 
     def begins(self, cargo: Cargo, blob: Blob) -> bool:
         """Hear that *blob* has its turn; False if another image brings it after all."""
