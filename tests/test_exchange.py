@@ -254,6 +254,23 @@ async def test_a_layer_that_waits_for_its_turn_goes_where_an_image_refers_to_it_
     assert set(registry.uploads.values()) == {1}
 
 
+async def test_what_a_repository_has_is_mounted_once_an_image_refers_to_it() -> None:
+    registry = Registry()
+    exchange = await prepared(registry)
+    leader, each = Repository("leader", registry), blob(1)
+    registry.layers["leader"] = {each.descriptor.digest}
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tg:
+            with exchange.sender(leader, [], [each]):
+                tg.start_soon(push, exchange, Repository("app", registry), {1})
+                await anyio.wait_all_tasks_blocked()
+                leader.put({each.descriptor.digest})
+                exchange.holds(leader, [each.descriptor.digest])
+
+    assert (registry.mounts, registry.uploads) == ({True: 1}, {})
+
+
 async def test_of_a_leader_that_fails_one_follower_takes_the_lead() -> None:
     registry = Registry()
     exchange = await prepared(registry)

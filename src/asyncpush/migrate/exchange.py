@@ -138,17 +138,17 @@ class Exchange:
     def sender(
         self, repository: Repository, blobs: Iterable[Blob], present: Iterable[Blob] = ()
     ) -> Iterator[ImageSender]:
-        """What sends the layers of one image, which leads those that no other image leads.
+        """What sends the layers of one image, which leads those of *blobs* that no other image leads.
 
         Args:
             repository: where they go.
-            blobs: what it lacks of the image's.
-            present: what it has of them: from there nobody can mount them before the image is put.
+            blobs: what it lacks.
+            present: what it has of the image already; others can mount it once the image is put.
         """
         registry = self._registry(repository)
-        begun = {each for each, places in self._left.items() if repository.address in places}
         # Where nothing is mounted, nobody waits.
-        shared, there = (blobs, present) if registry.mounts is not False else ((), ())
+        shared, there = (list(blobs), present) if registry.mounts is not False else ([], ())
+        begun = {blob.identity for blob in shared if repository.address in self._left.get(blob.identity, ())}
         cargo = registry.leads.join(repository.name, shared, registry.held, begun, there)
         try:
             yield ImageSender(self, registry.leads, cargo)

@@ -35,8 +35,9 @@ _TIMES = 8
 #: Bytes a second of one upload where none has ended yet: what is there already is not sent again for a guess.
 _SLOWEST = MiB
 
-#: Seconds between two looks at a lead, at least.
+#: Seconds between two looks at a lead: at least, and at most where its bytes take less.
 _LOOK_AGAIN = 0.25
+_LOOK_AT_LAST = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -248,7 +249,7 @@ class Leads:
             await lead.changes(max(lead.due - now, pause))
             if cargo.waits_for(lead) and time.monotonic() >= lead.due:
                 self._reconsider(lead)
-                pause = max(2 * pause, lead.took, _LOOK_AGAIN)
+                pause = max(min(2 * pause, _LOOK_AT_LAST), lead.took, _LOOK_AGAIN)
 
     def begins(self, cargo: Cargo, blob: Blob) -> bool:
         """Hear that *blob* has its turn; False if another image brings it after all."""
