@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import anyio
+from aiohttp import web
 from anyio import to_thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -134,3 +136,28 @@ async def test_what_nobody_has_foreseen_fails_its_image_alone(tmp_path, emulator
     async with open_journal(database):
         pass
     assert b"in failing" in await to_thread.run_sync(database.read_bytes)
+
+
+async def test_images_go_side_by_side(tmp_path, monkeypatch, emulator):
+    """No layer is given out before all have been asked for: images that wait for one another would wait for ever."""
+    keys(monkeypatch)
+    async with bench(tmp_path, emulator) as here:
+        images = [here.hold(f"team/app-{number}", "1", layer(number)) for number in range(6)]
+        layers = {
+            str(each["digest"])
+            for image in images
+            for each in json.loads(here.source.blobs[str(image["digest"])])["layers"]
+        }
+        asked, all_asked = set[str](), anyio.Event()
+
+        @here.source.rule("GET", "/blobs/")
+        async def wait(request: web.Request) -> None:
+            if (name := request.path.rpartition("/")[2]) in layers:
+                asked.add(name)
+                if asked == layers:
+                    all_asked.set()
+                await all_asked.wait()
+
+        with anyio.fail_after(30):
+            report = await here.run(here.plan(*({"from": f"team/app-{number}"} for number in range(6))))
+        assert set(outcomes(report).values()) == {"pushed"}

@@ -68,7 +68,7 @@ class Room:
     """
 
     def __init__(self, on_full: Callable[[], None]) -> None:
-        self._budget = ByteBudget(_WAITING)
+        self._budget = ByteBudget(_WAITING, window=0)
         self._on_full = on_full
 
     async def take(self, found: Discovered) -> None:

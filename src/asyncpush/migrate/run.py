@@ -192,7 +192,7 @@ class _Migration:
         # Where uploads go on first, others begin before those are all found if they fill the room.
         self._room = Room(self._begun.set)
         self._at_once = anyio.CapacityLimiter(_IMAGES_AT_ONCE)
-        self._blobs = ByteBudget(_BLOBS_AT_ONCE)
+        self._blobs = ByteBudget(_BLOBS_AT_ONCE, window=0)
         self._planned = PackedSet()
         self._unfinished: list[Copy] = []
 

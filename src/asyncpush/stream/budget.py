@@ -34,7 +34,7 @@ class ByteBudget:
 
     Args:
         limit: bytes that may be held.
-        window: bytes of a window.
+        window: bytes of a window; 0 where there are none.
     """
 
     def __init__(self, limit: int, window: int = WINDOW_SIZE) -> None:
