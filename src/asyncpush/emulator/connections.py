@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -95,8 +97,10 @@ class _Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ANN401 - as logging takes them
-        """Log a defect; what a client wrote wrong is told to the client, and is none."""
-        if isinstance(kw.get("exc_info"), HttpProcessingError):
+        """Log a defect; what a client wrote wrong is told to the client, and one that reads no more is none, either."""
+        error = kw.get("exc_info") or sys.exception()
+        is_unread = isinstance(error, TimeoutError) and error.errno == errno.ETIMEDOUT
+        if is_unread or isinstance(error, HttpProcessingError):
             self.logger.debug(*args)
         else:
             super().log_exception(*args, **kw)
