@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matrix import TIMES, Cell, all_cells
 
-MANUAL = Path(__file__).parents[2] / "docs" / "faults.md"
+MANUAL = Path(__file__).parents[2] / "src" / "asyncpush" / "docs" / "faults.md"
 
 _HEAD = """\
 # What comes of a fault
