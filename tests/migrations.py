@@ -63,8 +63,8 @@ class Bench:
         self, path: Path, *, journal: bool = True, emit: Emit = ignore, patience: Patience = QUICK, **options: Any
     ) -> Report:
         """Migrate what *path* says."""
-        plan = await read_plan(path)
-        run = partial(migrate_plan, plan, settings=Settings(), emit=emit, options=Options(**options), patience=patience)
+        plan, chosen = await read_plan(path), Options(**{"rest": 0.01, **options})
+        run = partial(migrate_plan, plan, settings=Settings(), emit=emit, options=chosen, patience=patience)
         if not journal:
             return await run()
         async with open_journal(self.folder / "plan.journal") as kept:

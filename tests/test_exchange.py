@@ -142,7 +142,7 @@ images = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(images, st.booleans(), st.booleans())
 def test_all_images_arrive_whoever_waits_for_whom_and_whoever_fails(
     wanted: list[tuple[int, set[int], bool]], mounting: bool, restless: bool

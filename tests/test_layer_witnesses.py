@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import asyncpush
 from asyncpush import Registry, Settings
 from asyncpush.emulator import Emulator
-from asyncpush.errors import DigestMismatchError, SourceError
+from asyncpush.errors import DigestMismatchError, SourceError, UnforeseenError
 from asyncpush.events import Event, PartSent
 from asyncpush.journal import open_journal
 from asyncpush.model import Digest
@@ -99,7 +99,7 @@ async def test_a_name_that_is_the_digest_saves_the_decompression(tmp_path: Path,
 
     for name in (f"{digest(PACKED)[7:]}.tar.gz", f"sha256:{digest(PACKED)[7:]}", f"blobs/sha256/{digest(PACKED)[7:]}"):
         await image_of(saved(tmp_path / "app.tar", archive_of(PACKED, name).archive()))
-    with pytest.raises(TypeError):
+    with pytest.raises(UnforeseenError, match="TypeError"):
         await image_of(saved(tmp_path / "app.tar", archive_of(PACKED, "layer.tar.gz").archive()))
 
 

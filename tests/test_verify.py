@@ -591,7 +591,7 @@ async def test_a_range_that_was_not_asked_for_is_no_answer(reading: Reading) -> 
 
 
 async def test_what_the_repository_does_not_mention_is_not_held(faulty: Faulty) -> None:
-    faulty.relay.plan("BatchGetImage", changed(lambda document: document.clear()))
+    faulty.relay.plan("BatchGetImage", changed(lambda document: document.update(images=[], failures=[])))
     assert await faulty.registry.reader("team/app").manifests(["1"]) == {"1": NotHeld("not mentioned")}
 
 

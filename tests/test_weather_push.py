@@ -20,7 +20,7 @@ from conftest import aws, token
 from faults import no_waits
 from images import Layout
 
-KiB = 1024
+KiB, MiB = 1024, 1024 * 1024
 
 
 @pytest.fixture(autouse=True)
@@ -45,10 +45,10 @@ async def registry(emulator: Emulator) -> AsyncIterator[Registry]:
         yield connected
 
 
-def layout_of(seed: int) -> Layout:
+def layout_of(seed: int, size: int = 50 * KiB) -> Layout:
     chance = random.Random(seed)
     layout = Layout()
-    return layout.tag(layout.image(chance.randbytes(50 * KiB), chance.randbytes(3)), "1.0")
+    return layout.tag(layout.image(chance.randbytes(size), chance.randbytes(3)), "1.0")
 
 
 async def assert_pulled(emulator: Emulator, layout: Layout, repository: str) -> None:
@@ -104,7 +104,8 @@ async def test_a_push_ends_well_and_the_image_is_right(
     emulator: Emulator, registry: Registry, tmp_path: Path, rules: list[str]
 ) -> None:
     for number, rule in enumerate(rules):
-        layout, repository = layout_of(number), f"team/app-{number}"
+        # A layer of several parts where it is about a later one.
+        layout, repository = layout_of(number, 11 * MiB if "nth=4" in rule else 50 * KiB), f"team/app-{number}"
         folder = layout.write(tmp_path / repository)
         emulator.weather = Weather(faults=(parse_fault(rule),))
 

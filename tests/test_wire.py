@@ -135,11 +135,11 @@ class Captured:
 
 @dataclass
 class CapturingServer:
-    """Keeps each request, byte for byte, and answers all of them the same."""
+    """Keeps each request, byte for byte, and answers all of them the same, or as UploadLayerPart."""
 
     url: str = ""
     status: str = "200 OK"
-    answer: bytes = b"{}"
+    answer: bytes = b""
     more_headers: str = ""
     requests: list[Captured] = field(default_factory=list)
 
@@ -153,10 +153,11 @@ class CapturingServer:
                 assert len(headers) == len(pairs), "a header came twice"
                 body = await reader.readexactly(int(headers["content-length"]))
                 self.requests.append(Captured(line, headers, body))
+                answer = self.answer or b'{"lastByteReceived": %d}' % json.loads(body)["partLastByte"]
                 writer.write(
                     f"HTTP/1.1 {self.status}\r\nContent-Type: application/x-amz-json-1.1\r\n"
-                    f"Content-Length: {len(self.answer)}\r\n{self.more_headers}\r\n".encode()
-                    + self.answer
+                    f"Content-Length: {len(answer)}\r\n{self.more_headers}\r\n".encode()
+                    + answer
                 )
         except asyncio.IncompleteReadError:
             pass

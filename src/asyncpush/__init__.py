@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         SourceNotFoundError as SourceNotFoundError,
         SourceUnavailableError as SourceUnavailableError,
         TagImmutableError as TagImmutableError,
+        UnforeseenError as UnforeseenError,
         UploadNotFoundError as UploadNotFoundError,
         UsageError as UsageError,
     )
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
         LeftOut as LeftOut,
         OpenUpload as OpenUpload,
         Platform as Platform,
+        TagMutability as TagMutability,
         Upload as Upload,
     )
     from asyncpush.protocols import (
@@ -158,7 +160,8 @@ _NAMES = {
         "CredentialsExpiredError CredentialsRefusedError DigestMismatchError FailuresError InvalidLayerError "
         "InvalidLayerPartError InvalidReferenceError JournalError LayersNotFoundError ManifestError PlanError"
         " RegistryError RepositoryNotFoundError ServiceError SourceDeniedError SourceError "
-        "SourceNotFoundError SourceUnavailableError TagImmutableError UploadNotFoundError UsageError"
+        "SourceNotFoundError SourceUnavailableError TagImmutableError UnforeseenError "
+        "UploadNotFoundError UsageError"
     ),
     "events": (
         "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Notice"
@@ -176,7 +179,7 @@ _NAMES = {
     "migrate.proof": "verify_plan",
     "migrate.results": "Report",
     "migrate.run": "migrate_plan",
-    "model": "Descriptor Digest LeftOut OpenUpload Platform Upload",
+    "model": "Descriptor Digest LeftOut OpenUpload Platform TagMutability Upload",
     "protocols": (
         "Blob BlobReader BlobStream FoundReferrers Image ImageNode IndexNode Journal LocalBlob "
         "ManifestBuilder Part PartEncoder RandomAccess ReferrerSource RemoteBlob Repository SeekableReader "

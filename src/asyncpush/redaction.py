@@ -39,12 +39,20 @@ _VALUE = re.compile(
 _secrets: OrderedDict[str, None] = OrderedDict()
 
 
+def _raw(text: str) -> bytes:
+    """The bytes of *text*; those that were no UTF-8 as they came."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="replace")
+
+
 def hide(*secrets: str | None) -> None:
     """Remember secrets, so that no text shows them from now on."""
     for secret in secrets:
         if not secret or len(secret) < _SHORTEST or _WORD.fullmatch(secret):
             continue
-        for form in {secret, quote(secret, safe=""), b64encode(secret.encode(errors="replace")).decode()}:
+        for form in {secret, quote(_raw(secret), safe=""), b64encode(_raw(secret)).decode()}:
             _secrets[form] = None
             _secrets.move_to_end(form)
     while len(_secrets) > _REMEMBERED:
@@ -55,7 +63,7 @@ def hide_login(username: str, password: str | None) -> None:
     """Remember a password, and what Basic makes of it."""
     hide(password)
     if password:
-        hide(b64encode(f"{username}:{password}".encode()).decode())
+        hide(b64encode(_raw(f"{username}:{password}")).decode())
 
 
 def hide_user_of(address: str | None) -> None:

@@ -61,7 +61,7 @@ def parse_duration(text: str) -> float:
     Raises:
         UsageError: *text* is no time.
     """
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?)([smhdw])", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.strip())
     if match is None:
         raise UsageError(f"invalid time {text!r}", hint="write 90s, 5m, 12h, 30d or 8w")
     return float(match[1]) * _SECONDS[match[2]]

@@ -22,7 +22,7 @@ from asyncpush.errors import (
 from asyncpush.events import Notice
 from asyncpush.migrate.caps import check_caps
 from asyncpush.migrate.context import Context
-from asyncpush.migrate.copies import Copy, LeftOutTag, NothingTaken, taken_text
+from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag, NothingTaken, taken_text
 from asyncpush.migrate.plan.matching import choose
 from asyncpush.migrate.plan.model import Entry, Goal
 from asyncpush.model import Descriptor, Digest, Platform
@@ -105,6 +105,16 @@ class Catalog:
         if reference and entry.reference is None:
             source = f"{entry.location}:{reference}"
         return self._copy(entry, goal, source, reference, tag)
+
+    def fail_the_rest(self, entries: Iterable[Entry], error: AsyncpushError) -> None:
+        """Note that all that was not brought yet has failed of *error*, which has stopped the migration."""
+        context = self._context
+        copies = list(context.claimed)
+        known = {copy.entry for copy in copies} | {result.copy.entry for result in context.results.values()}
+        copies += [self.stand_in(entry, goal) for entry in entries if entry not in known for goal in entry.goals]
+        for copy in copies:
+            if copy.key not in context.results:
+                context.ended(CopyResult(copy=copy, outcome="failed", error=error))
 
     def stand_in(self, entry: Entry, goal: Goal) -> Copy:
         """What stands for all that *entry* asks for, while nobody knows what that is."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import TypeVar
@@ -18,7 +18,8 @@ from asyncpush.journal import FinishedImage
 from asyncpush.migrate.catalog import Catalog
 from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, CopyResult
-from asyncpush.migrate.plan.model import Entry, Target
+from asyncpush.migrate.grouping import Group, grouped
+from asyncpush.migrate.plan.model import Entry
 from asyncpush.migrate.repositories import create_by_push
 from asyncpush.migrate.room import Discovered, Present, Ready, Room, weight
 from asyncpush.model import Descriptor, Digest
@@ -30,57 +31,12 @@ T = TypeVar("T")
 #: Entries that are looked into at once; each asks for its tags and manifests many at a time.
 _ENTRIES_AT_ONCE = 16
 
-#: Lines of a list that are looked into together: as many tags as one BatchGetImage takes.
-_LINES_TOGETHER = 100
-
 #: Copies of an entry that are compared at once; a BatchGetImage takes as many.
 _COMPARED_AT_ONCE = 100
 
 #: Images of an entry that are read at once, and blobs of them after which ECR is asked what it lacks.
 _READ_AT_ONCE = 8
 _BLOBS_AT_ONCE = 500
-
-
-@dataclass(slots=True, eq=False)
-class _Group:
-    """Entries that are looked into together: one, or lines of a list that bring images of one source to one place.
-
-    Attributes:
-        entries: the entries, in the plan's order.
-        before: the groups that go to some of its places first: of two images for one place the plan's first has it.
-        claimed: set when its places are claimed.
-    """
-
-    entries: list[Entry]
-    before: Collection[_Group]
-    claimed: anyio.Event = field(default_factory=anyio.Event)
-
-    def takes(self, entry: Entry) -> bool:
-        """Whether *entry* can be looked into with these: a line is one image, and a request asks for many."""
-        first = self.entries[0]
-        return len(self.entries) < _LINES_TOGETHER and _source_of(first) == _source_of(entry) is not None
-
-
-def _source_of(entry: Entry) -> tuple[object, ...] | None:
-    """What entries have in common that are looked into together; None for those that are looked into alone."""
-    if entry.kind == "local" or entry.reference is None:
-        return None
-    return entry.host, entry.repository, entry.platforms, [(goal.target, goal.repository) for goal in entry.goals]
-
-
-def _grouped(entries: Iterable[Entry]) -> list[_Group]:
-    """*entries* in groups, so that each place is claimed in the plan's order."""
-    groups: list[_Group] = []
-    latest: dict[tuple[Target, str], _Group] = {}
-    for entry in entries:
-        places = [(goal.target, goal.repository) for goal in entry.goals]
-        before = list(dict.fromkeys(latest[place] for place in places if place in latest))
-        if len(before) == 1 and before[0].takes(entry):
-            before[0].entries.append(entry)
-            continue
-        groups.append(_Group([entry], before))
-        latest.update(dict.fromkeys(places, groups[-1]))
-    return groups
 
 
 class Discovery:
@@ -105,7 +61,7 @@ class Discovery:
     async def entries(self, entries: Iterable[Entry]) -> None:
         """Look into *entries*, many at once."""
 
-        async def one(group: _Group) -> None:
+        async def one(group: Group) -> None:
             try:
                 try:
                     asked = [await self._asked_for(entry) for entry in group.entries]
@@ -121,7 +77,7 @@ class Discovery:
 
         with only_cause():
             async with anyio.create_task_group() as tg:
-                for group in _grouped(entries):
+                for group in grouped(entries):
                     await self._turns.acquire()
                     tg.start_soon(one, group)
 

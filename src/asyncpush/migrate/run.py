@@ -136,7 +136,7 @@ async def migrate_plan(
         if context.broken is not None:
             raise context.broken
         if context.stopped is not None:
-            _name_the_rest(context, Catalog(context, held), plan.entries, context.stopped)
+            Catalog(context, held).fail_the_rest(plan.entries, context.stopped)
         results = tuple(context.results.values())
         if journal is not None and not options.dry and context.stopped is None:
             failures = [result for result in results if result.outcome == "failed"]
@@ -160,16 +160,6 @@ async def migrate_plan(
         resumed=resumed,
         stopped=context.stopped,
     )
-
-
-def _name_the_rest(context: Context, catalog: Catalog, entries: Iterable[Entry], error: AsyncpushError) -> None:
-    """Note that all that was not brought yet has failed of *error*, which has stopped the migration."""
-    copies = list(context.claimed)
-    known = {copy.entry for copy in copies} | {result.copy.entry for result in context.results.values()}
-    copies += [catalog.stand_in(entry, goal) for entry in entries if entry not in known for goal in entry.goals]
-    for copy in copies:
-        if copy.key not in context.results:
-            context.ended(CopyResult(copy=copy, outcome="failed", error=error))
 
 
 class _Migration:
