@@ -60,7 +60,9 @@ HANGS = "never ends"
 
 #: Seconds after which nothing more will come of a cell; all waits are a fraction of it.
 _LIMIT = 60.0
-_STALL = 3.0
+_STALL = 1.0
+#: How long a host may be silent: as many of those as 5 minutes have.
+_OUTAGE = 5.0
 _AT_ONCE = 4
 
 
@@ -97,7 +99,8 @@ def short_waits(patch: pytest.MonkeyPatch) -> None:
     values: dict[str, object] = {
         "asyncpush.ecr.retry._FIRST_WAIT": {"transient": 0.0001, "throttled": 0.0001},
         "asyncpush.ecr.retry._LONGEST_WAIT": 0.001,
-        "asyncpush.ecr.retry._PATIENCE": 0.01,
+        "asyncpush.ecr.retry._PATIENCE": 1.0,
+        "asyncpush.ecr.patience.ANSWER_TIMEOUT": 1.5 * _STALL,
         "asyncpush.ecr.pace._SLOWEST": 1000.0,
         "asyncpush.image._LAG_WAITS": (0.001, 0.001, 0.001),
         "asyncpush.ecr.http.READ_TIMEOUT": _STALL,
@@ -199,12 +202,12 @@ async def _said(place: Ground, proxy: Proxy, cell: Cell, repository: str) -> str
 
 
 async def _push(place: Ground, proxy: Proxy, cell: Cell, repository: str, heard: Any) -> ImageResult:
-    settings = _with(Settings(create_repository=True), max_outage=0.3)
+    settings = _with(Settings(create_repository=True), max_outage=_OUTAGE)
     if cell.operation in PUSH:
         async with asyncpush.connect(aws=aws(f"http://{proxy.host}"), settings=settings, emit=heard) as registry:
             return await asyncpush.push(registry, f"oci:{place.folder}", f"{repository}:1.0")
     patience = _with(
-        Patience(stall=_STALL, answer=2 * _STALL, first_wait=0.001, longest_wait=0.002, throttled=0.05), outage=0.3
+        Patience(stall=_STALL, answer=2 * _STALL, first_wait=0.001, longest_wait=0.002, throttled=0.05), outage=_OUTAGE
     )
     from_proxy = SourceRegistry(host=proxy.host, plain_http=True, anonymous=True)
     async with (

@@ -15,7 +15,7 @@ _HEAD = """\
 
 Every operation of a push, and every request of a source, under every fault: once, three times in a row, and for ever.
 `pushed` is an exit status of 0 and an image that is whole; all else are the first words of the error.
-They are made with the default numbers of tries, and with waits of milliseconds: 3 seconds stand for 2 minutes.
+They are made with the default numbers of tries, and with waits of milliseconds: a second stands for a minute.
 
 The tables are made and checked by `tests/faults`: `ASYNCPUSH_FAULTS=all pytest tests/faults` checks all of them,
 `ASYNCPUSH_FAULTS=write pytest tests/faults` makes them anew, and without that a sample of every row and column is run.
