@@ -225,7 +225,7 @@ async def test_a_request_s_time_leaves_out_its_wait_in_line(emulator: Emulator) 
     async with asyncpush.connect(aws=aws(emulator.endpoint_url), emit=events) as registry:
         await registry.repository("team/app").create()
         pace = registry.pace.of("DescribeRepositories")
-        for _ in range(50):
+        for _ in range(30):
             pace.throttled(await pace.turn())
         [rate] = [each.rate for each in registry.pace.statistics() if each.operation == "DescribeRepositories"]
         began = anyio.current_time()

@@ -129,7 +129,6 @@ def test_no_push_is_faster_than_the_network_that_the_sink_stands_for() -> None:
 
 
 BENCHES = {
-    "parts": ("--layers", "2"),
     "parts --tls": ("--layers", "2", "--tls"),
     "scale": (),
     "peers": ("--schemes", "https"),
