@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -24,6 +24,9 @@ import asyncpush
 from asyncpush import AwsConfiguration, Registry, Settings
 from asyncpush.emulator import Behaviour, Emulator
 from asyncpush.events import Event
+
+if TYPE_CHECKING:
+    from migrations import Bench
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 REGION = "eu-west-1"
@@ -77,6 +80,16 @@ async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
     """An empty local ECR; where ECR leaves a question open, it answers as ASYNCPUSH_BEHAVIOUR says."""
     async with Emulator(tmp_path / "ecr", fsync=False, behaviour=BEHAVIOUR) as running:
         yield running
+
+
+@pytest.fixture
+async def here(tmp_path: Path, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    """A source beside the emulator, whose credentials are in the environment."""
+    from migrations import bench, keys  # which import this module
+
+    keys(monkeypatch)
+    async with bench(tmp_path, emulator) as made:
+        yield made
 
 
 Connect = Callable[..., AbstractAsyncContextManager[Registry]]

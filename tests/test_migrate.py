@@ -6,7 +6,6 @@ import gzip
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
@@ -28,21 +27,10 @@ from asyncpush.verify import Verification
 from conftest import Events, judge, run_cli
 from faults import refused, relay_to
 from images import DockerSave, Json, at, digest, json_digests
-from migrations import Bench, bench, keys, layer, only, outcomes, reasons
+from migrations import Bench, layer, only, outcomes, reasons
 from registry_server import QUICK
 
 PLATFORMS = ("linux/amd64", "linux/arm64")
-
-
-@pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys(monkeypatch)
-
-
-@pytest.fixture
-async def here(tmp_path: Path, emulator: Emulator) -> AsyncIterator[Bench]:
-    async with bench(tmp_path, emulator) as made:
-        yield made
 
 
 def unique_bytes(here: Bench) -> int:

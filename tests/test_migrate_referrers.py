@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from asyncpush.emulator import Emulator
 from asyncpush.events import Notice
 from asyncpush.migrate.results import Report
 from conftest import Events
 from images import INDEX, Json
-from migrations import Bench, bench, keys, layer
+from migrations import Bench, layer
 from registry_server import refusal
 
 SIG, ATT, SBOM = ".sig", ".att", ".sbom"
-
-
-@pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys(monkeypatch)
-
-
-@pytest.fixture
-async def here(tmp_path: Path, emulator: Emulator) -> AsyncIterator[Bench]:
-    async with bench(tmp_path, emulator) as made:
-        yield made
 
 
 def about(here: Bench, image: Json, words: bytes, tag: str = "unused") -> Json:

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from anyio import to_thread
 
-from asyncpush.emulator import Emulator
 from asyncpush.emulator.weather import Weather, parse_fault
 from asyncpush.journal import open_journal
 from conftest import REGION, judge
-from migrations import Bench, bench, keys, layer, outcomes, reasons
+from migrations import Bench, layer, outcomes, reasons
 
 SELECTION = {"tagStatus": "untagged", "countType": "sinceImagePushed", "countUnit": "days", "countNumber": 14}
 LIFECYCLE = {"rules": [{"rulePriority": 1, "selection": SELECTION, "action": {"type": "expire"}}]}
 KEPT = {"create": True, "lifecycle_policy": LIFECYCLE}
-
-
-@pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys(monkeypatch)
-
-
-@pytest.fixture
-async def here(tmp_path: Path, emulator: Emulator) -> AsyncIterator[Bench]:
-    async with bench(tmp_path, emulator) as made:
-        yield made
 
 
 async def policies(here: Bench, *names: str) -> dict[str, object]:

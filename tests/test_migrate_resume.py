@@ -20,24 +20,16 @@ from asyncpush.migrate.run import migrate_plan
 from asyncpush.settings import Settings
 from conftest import BEHAVIOUR, Events
 from images import DockerSave
-from migrations import Bench, bench, keys, layer, outcomes
+from migrations import Bench, layer, outcomes
 
 STAGING, PROD = "111111111111", "222222222222"
 
 
-@pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys(monkeypatch)
-
-
 @pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[Bench]:
+async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
     owners = [Credentials("test", "test", account=STAGING), Credentials("other", "secret", account=PROD)]
-    async with (
-        Emulator(tmp_path / "ecr", fsync=False, behaviour=BEHAVIOUR, credentials=owners) as emulator,
-        bench(tmp_path, emulator) as made,
-    ):
-        yield made
+    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=BEHAVIOUR, credentials=owners) as running:
+        yield running
 
 
 async def interrupted(here: Bench, path: Path, after: int) -> None:

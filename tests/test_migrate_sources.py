@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import ssl
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import trustme
 from aiohttp import web
 from anyio import to_thread
 
-from asyncpush.emulator import Emulator
 from asyncpush.errors import (
     AsyncpushError,
     DigestMismatchError,
@@ -29,7 +27,7 @@ from asyncpush.migrate.results import Report
 from asyncpush.sources.registry import Patience
 from conftest import Events, Ran, judge, run_cli
 from images import LAYER, Json, json_digests
-from migrations import Bench, bench, keys, layer, only, outcomes, reasons
+from migrations import Bench, layer, only, outcomes, reasons
 from registry_server import QUICK, RegistryServer, cut, manifest, refusal, running
 
 SIZE = 2_000_000
@@ -38,9 +36,8 @@ SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 
 
 @pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    keys(monkeypatch)
-    # No test sees this machine's logins.
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees this machine's logins."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
@@ -100,12 +97,6 @@ async def availability(here: Bench, repository: str, digest: str) -> str:
     ask = judge(here.emulator.endpoint_url).batch_check_layer_availability
     answer = await to_thread.run_sync(lambda: ask(repositoryName=repository, layerDigests=[digest]))
     return answer["layers"][0]["layerAvailability"]
-
-
-@pytest.fixture
-async def here(tmp_path: Path, emulator: Emulator) -> AsyncIterator[Bench]:
-    async with bench(tmp_path, emulator) as made:
-        yield made
 
 
 @pytest.fixture

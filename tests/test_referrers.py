@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,11 @@ from asyncpush.sources.oci_referrers import find_relations
 from asyncpush.verify import Verification
 from conftest import Server, aws, judge
 from images import MANIFEST, A, B, C, Json, Layout, at, image_of, names_of, saved
-from migrations import Bench, bench, keys, outcomes
+from migrations import Bench, outcomes
 from registry_server import RegistryServer, refusal, running
 from test_registry_manifests import reads
 
 EMPTY = "application/vnd.oci.empty.v1+json"
-
-
-@pytest.fixture
-async def here(tmp_path: Path, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    keys(monkeypatch)
-    async with bench(tmp_path, emulator) as bench_:
-        yield bench_
 
 
 def about(layout: Layout, subject: Json | None, text: str) -> Json:

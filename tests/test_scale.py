@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.errors import UnforeseenError
-from asyncpush.image import Once
 from asyncpush.journal import open_journal
 from asyncpush.migrate import discovery, room
 from asyncpush.model import Digest
+from asyncpush.once import Once
 from asyncpush.packed import PackedMap, PackedNames, PackedSet
 from asyncpush.sources.registry.blob import RegistryBlob
 from migrations import bench, keys, layer, only, outcomes

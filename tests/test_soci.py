@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from asyncpush.protocols import ImageNode, IndexNode
 from asyncpush.sources.registry import open_remote
 from conftest import judge
 from images import CONFIG, INDEX, LAYER, MANIFEST, A, B, Json, Layout, at, config_json, image_of
-from migrations import Bench, bench, keys
+from migrations import Bench
 from registry_server import QUICK, running
 from test_registry_manifests import reads
 
@@ -58,13 +57,6 @@ def converted(layout: Layout, *, told_by: str = "descriptor", first: bool = Fals
 
 def digests(*roots: object) -> list[str]:
     return [str(root.manifest.digest) for root in roots]
-
-
-@pytest.fixture
-async def here(tmp_path: Path, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    keys(monkeypatch)
-    async with bench(tmp_path, emulator) as bench_:
-        yield bench_
 
 
 async def stored(emulator: Emulator, repository: str) -> dict[str, list[str]]:

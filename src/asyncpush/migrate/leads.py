@@ -45,7 +45,6 @@ class Lead:
     """A layer on its way into a registry.
 
     Attributes:
-        identity: the layer's.
         size: its bytes.
         leader: the image that brings it.
         begun: when the first byte of it left for the leader's repository.
@@ -56,7 +55,6 @@ class Lead:
         followers: the other images that lack it.
     """
 
-    identity: str
     size: int
     leader: Cargo
     begun: float | None = None
@@ -143,8 +141,8 @@ class Sent:
 
     @property
     def rate(self) -> float:
-        """Bytes a second of one upload; 0 if nobody knows."""
-        return self.size / self.seconds if self.seconds else 0.0
+        """Bytes a second of one upload; a guess where nobody knows."""
+        return self.size / self.seconds if self.size and self.seconds else _SLOWEST
 
     def add(self, size: int, seconds: float) -> None:
         """Note an upload."""
@@ -190,7 +188,7 @@ class Leads:
             begun: identities of those that an interrupted run has begun to send to that repository.
             present: layers that the repository has, and that nobody can mount from there before the image is put.
         """
-        lacking = list(blobs)
+        lacking, now = list(blobs), time.monotonic()
         cargo = Cargo(repository, {blob.identity: blob.source_size for blob in lacking})
         for blob in lacking:
             digest = blob.descriptor.digest if blob.descriptor else None
@@ -199,14 +197,14 @@ class Leads:
             if (lead := self._leads.get(digest)) is not None:
                 lead.followers.add(cargo)
             else:
-                lead = self._leads[digest] = Lead(blob.identity, blob.source_size, cargo)
-                lead.begun = time.monotonic() if blob.identity in begun else None
+                lead = Lead(blob.source_size, cargo, begun=now if blob.identity in begun else None)
+                self._leads[digest] = lead
             cargo.leads[digest] = lead
         for blob in present:
             digest = blob.descriptor.digest if blob.descriptor else None
             if digest is not None and digest not in held and digest not in self._leads:
-                now = time.monotonic()
-                lead = Lead(blob.identity, blob.source_size, cargo, begun=now, arrived=now, took=self._takes(blob))
+                takes = blob.source_size / self._sent.rate
+                lead = Lead(blob.source_size, cargo, begun=now, arrived=now, took=takes)
                 cargo.leads[digest] = self._leads[digest] = lead
         self._cargoes[repository].add(cargo)
         awaited = cargo.awaited()
@@ -272,10 +270,6 @@ class Leads:
             lead.begun, lead.arrived, lead.took = begun, now, now - begun
             lead.tell()
 
-    def _takes(self, blob: Blob) -> float:
-        """How long *blob* would take to send, as far as anybody knows."""
-        return blob.source_size / (self._sent.rate or _SLOWEST)
-
     def _reconsider(self, lead: Lead) -> None:
         """Let *lead* pass on to the follower that has the least left, if that helps much more than it costs."""
         if not self._is_idle():
@@ -284,7 +278,7 @@ class Leads:
         taken, now = cargo.awaited(), time.monotonic()
         if any(each.begun is not None and now < each.due for each in taken):
             return
-        rate = self._sent.rate or lead.size / max(lead.took, 1e-3)
+        rate = self._sent.rate
         # Who has had it wait for so long may do so for as long again.
         theirs = max(max(each.leader.seconds(rate, now), each.waited(now) / 2**each.passed) for each in taken)
         ours = cargo.seconds(rate, now)
