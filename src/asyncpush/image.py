@@ -17,7 +17,7 @@ from asyncpush.layer import Resources
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, LeftOut
 from asyncpush.once import Once
-from asyncpush.planning import Memory, Plan, companions, each_once, nodes, plan_image
+from asyncpush.planning import Memory, Plan, by_identity, companions, nodes, plan_image
 from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository
 from asyncpush.results import Result
 from asyncpush.upload import layer_key
@@ -257,7 +257,7 @@ class _ImagePush:
     async def _leaf(
         self, node: ImageNode, tag: str | None, *, there: bool
     ) -> tuple[Manifest, Literal["pushed", "present"]]:
-        blobs = tuple(each_once((node.config, *node.layers)))
+        blobs = tuple(by_identity((node.config, *node.layers)).values())
         descriptors = {} if there else await self.layers.send(blobs, self._plan.known)
         by_digest = {known.digest: blob for blob in blobs if (known := descriptors.get(blob.identity, blob.descriptor))}
         manifest = node.manifest

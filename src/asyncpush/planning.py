@@ -116,7 +116,7 @@ async def plan_images(
         for each, refusal in zip(wanted, refused, strict=True)
         if not (refusal or _is_complete(each, tagged, manifests))
     ]
-    blobs = each_once(blob for image in going for blob in _missing(image, manifests))
+    blobs = by_identity(blob for image in going for blob in _missing(image, manifests))
     known = await _known(blobs, repository, memory)
     if not asked and (whole := {digest for image in going for digest in _whole(image, known)} - manifests):
         manifests |= {there.digest for there in await repository.find_images(tags=(), digests=whole)}
@@ -136,29 +136,30 @@ def _plan(
 ) -> Plan:
     image = wanted.image
     own = frozenset(node.manifest.digest for node in nodes(image.root) if node.manifest)
-    every = tuple(each_once(_blobs(image)))
+    every = by_identity(_blobs(image))
     if wanted.tag and _is_complete(wanted, tagged, manifests):
-        return Plan(tagged[wanted.tag], own, {}, (), every)
-    to_send = [blob for blob in each_once(_missing(image, manifests)) if blob.identity not in known]
-    sending = {blob.identity for blob in to_send}
+        return Plan(tagged[wanted.tag], own, {}, (), tuple(every.values()))
+    there = own & manifests
+    missing = by_identity(_missing(image, manifests)) if there else every
+    to_send = {identity: blob for identity, blob in missing.items() if identity not in known}
     return Plan(
         None,
-        own & manifests,
-        {identity: known[identity] for blob in every if (identity := blob.identity) in known},
-        tuple(sorted(to_send, key=lambda blob: -blob.source_size)),
-        tuple(blob for blob in every if blob.identity not in sending),
+        there,
+        {identity: known[identity] for identity in every if identity in known},
+        tuple(sorted(to_send.values(), key=lambda blob: -blob.source_size)),
+        tuple(blob for identity, blob in every.items() if identity not in to_send),
     )
 
 
-async def _known(blobs: Iterable[Blob], repository: Repository, memory: Memory) -> dict[str, Descriptor]:
+async def _known(blobs: Mapping[str, Blob], repository: Repository, memory: Memory) -> dict[str, Descriptor]:
     """What points at those of *blobs* that the repository has, by identity.
 
     What the journal says is believed: should ECR have swept such a layer, PutImage will miss it.
     """
     named = {
-        blob.identity: descriptor
-        for blob in blobs
-        if (descriptor := blob.descriptor or memory.compressed.get(blob.identity))
+        identity: descriptor
+        for identity, blob in blobs.items()
+        if (descriptor := blob.descriptor or memory.compressed.get(identity))
     }
     digests = {descriptor.digest for descriptor in named.values()}
     there = set(await memory.completed(digests))
@@ -255,10 +256,9 @@ def _to_put(node: ImageNode | IndexNode, manifests: Collection[Digest]) -> Itera
         yield from _to_put(each, manifests)
 
 
-def each_once(blobs: Iterable[Blob]) -> Iterator[Blob]:
-    """*blobs*, without those whose bytes came before."""
-    seen: set[str] = set()
+def by_identity(blobs: Iterable[Blob]) -> dict[str, Blob]:
+    """*blobs* by their identity, without those whose bytes came before."""
+    found: dict[str, Blob] = {}
     for blob in blobs:
-        if (identity := blob.identity) not in seen:
-            seen.add(identity)
-            yield blob
+        found.setdefault(blob.identity, blob)
+    return found
