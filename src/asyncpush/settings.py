@@ -36,6 +36,9 @@ MAX_MANIFESTS = 1000
 #: Seconds that a host may be silent which has answered before: a router that restarts, a fail-over, a new lease.
 MAX_OUTAGE = 300.0
 
+#: Seconds for which AWS takes a signature (Signature Version 4: five minutes either way).
+SIGNATURE_LIFETIME = 300.0
+
 Compression = Literal["gzip", "zstd", "none"]
 
 
@@ -57,6 +60,7 @@ class Settings:
         max_attempts: tries of one request before its failure counts; throttles are no failures, and no answer at all
             is an outage.
         max_outage: seconds that an endpoint or registry which has answered may give no answer, until its requests fail.
+        signature_lifetime: seconds for which ECR takes a signature; parts are sent so that they arrive well within it.
         create_repository: create a missing repository instead of failing.
         max_unpacked: bytes that what is decompressed of one source, or read from a pipe, may take in the temporary
             directory: a small archive can claim to be huge.
@@ -73,6 +77,7 @@ class Settings:
     early_parts: bool = False
     max_attempts: int = 6
     max_outage: float = MAX_OUTAGE
+    signature_lifetime: float = SIGNATURE_LIFETIME
     create_repository: bool = False
     push_foreign_layers: bool = False
     max_unpacked: int = 64 * GiB

@@ -114,9 +114,9 @@ class _Watch:
         if transport is None:
             return
         now = self._loop.time()
-        unsent = _unsent(transport)
-        seen = (self._writer.output_size, unsent)
-        if seen != self._seen or not unsent:
+        left = unsent(transport)
+        seen = (self._writer.output_size, left)
+        if seen != self._seen or not left:
             self._seen, self._moved = seen, now
         elif now - self._moved >= self._timeout:
             self.has_broken = True
@@ -127,7 +127,7 @@ class _Watch:
         self._timer = self._loop.call_later(self._timeout / _LOOKS, self._look)
 
 
-def _unsent(transport: Any) -> int:
+def unsent(transport: Any) -> int:
     """Bytes that were given to a connection and that its peer has not taken: in our buffers, and in the system's."""
     size = int(transport.get_write_buffer_size())
     # asyncio's TLS has a buffer of its own, before that of the connection.

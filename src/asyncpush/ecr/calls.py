@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -13,12 +15,14 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from asyncpush.ecr.credentials import signing
-from asyncpush.ecr.errors import EXPIRED, UNEXPECTED_ANSWER, translated
+from asyncpush.ecr.errors import EXPIRED, UNEXPECTED_ANSWER, is_signed_late, translated
 from asyncpush.ecr.patience import in_time
 from asyncpush.ecr.retry import Retries
+from asyncpush.ecr.uplink import Crossing, StoppedError, Uplink
 from asyncpush.ecr.wire import Outgoing
-from asyncpush.errors import ServiceError
+from asyncpush.errors import AsyncpushError, ConnectionFailedError, ServiceError
 from asyncpush.reference import Service
+from asyncpush.settings import SIGNATURE_LIFETIME
 
 T = TypeVar("T")
 
@@ -28,6 +32,12 @@ BATCH = 100
 #: What a caller is told who may not use an operation, and a registry that does not have it.
 NOT_ALLOWED = frozenset({"AccessDeniedException", "UnsupportedCommandException"})
 
+#: How often a part may outlive its signature: the line is given to it alone after the first time.
+_MOST_OUTLIVED = 3
+
+#: How often a part may be taken off the line.
+_MOST_STOPPED = 3
+
 
 class Calls:
     """Sends the operations of ECR or ECR Public.
@@ -36,17 +46,26 @@ class Calls:
         client: an aiobotocore client.
         registry_id: the registry's account or alias, which goes into each request that takes it; None is the caller's.
         retries: sends each request at its pace, and again where that can help.
+        signature_lifetime: seconds for which a signature is good.
 
     Attributes:
         client: the client.
+        uplink: the line that parts take.
         registry_id: the account or alias.
         retries: what sends requests.
         service: which of the two services it is.
         endpoint_url: where requests go.
     """
 
-    def __init__(self, client: Any, registry_id: str | None, retries: Retries) -> None:
+    def __init__(
+        self,
+        client: Any,
+        registry_id: str | None,
+        retries: Retries,
+        signature_lifetime: float = SIGNATURE_LIFETIME,
+    ) -> None:
         self.client = client
+        self.uplink = Uplink(retries.tell, signature_lifetime)
         self.registry_id = registry_id
         self.retries = retries
         self.service: Service = client.meta.service_model.service_name
@@ -61,25 +80,67 @@ class Calls:
             ConnectionFailedError: it did not answer.
             ConfigurationError: credentials are missing.
         """
+        blob = members.get("layerPartBlob")
+        if isinstance(blob, Outgoing):
+            return await self._call_with_part(operation, members, blob)
         return await self.retries.call(operation, lambda: self.send(operation, members))
+
+    async def _call_with_part(self, operation: str, members: dict[str, Any], blob: Outgoing) -> dict[str, Any]:
+        """Send a part when the line has room for it, again where it has left the line to others."""
+        part, outlived, stopped = blob.part, 0, 0
+        while True:
+            async with self.uplink.crossing(part.first, part.body_size, may_stop=stopped < _MOST_STOPPED) as crossing:
+                own = {**members, "layerPartBlob": replace(blob, crossing=crossing)}
+                try:
+                    answer = await self.retries.call(operation, partial(self.send, operation, own))
+                except StoppedError as error:
+                    stopped += crossing.stopped
+                    outlived += not crossing.stopped
+                    if outlived >= _MOST_OUTLIVED:
+                        raise ConnectionFailedError(
+                            f"a part of {part.size} bytes needs more than {self.uplink.lifetime:g} seconds to "
+                            f"{self.endpoint_url}, and its signature is good for no longer",
+                            hint="use a faster connection, or --part-size 5MiB",
+                        ) from error
+                else:
+                    self.uplink.arrived(crossing)
+                    return answer
 
     async def send(self, operation: str, members: dict[str, Any]) -> dict[str, Any]:
         """Send *operation* once; once more where other credentials have come for those that ECR says are expired."""
         if self.registry_id and self._takes(operation, self.registry_id):
             members = {**members, "registryId": self.registry_id}
         method = getattr(self.client, xform_name(operation))
-        with self.understood(operation), translated(operation, self.endpoint_url):
+        blob = members.get("layerPartBlob")
+        crossing = blob.crossing if isinstance(blob, Outgoing) else None
+        with self._on_line(crossing), self.understood(operation), translated(operation, self.endpoint_url):
             answer: dict[str, Any]
             async with in_time(operation, self.endpoint_url, self.retries.tell) as wait:
-                blob = members.get("layerPartBlob")
                 if isinstance(blob, Outgoing):
-                    members = {**members, "layerPartBlob": Outgoing(blob.part, wait.after(blob.left))}
+                    members = {**members, "layerPartBlob": replace(blob, left=wait.after(blob.left))}
+                    if blob.crossing:
+                        blob.crossing.moved = wait.extend
                 else:
                     wait.begin()
                 answer = await self._send(method, members)
             if self._is_empty(operation, answer):
                 raise ValueError("what can't be read is left out by botocore, too")
             return answer
+
+    @contextmanager
+    def _on_line(self, crossing: Crossing | None) -> Iterator[None]:
+        """What fails of a part that has left the line, or outlived its signature, is no failure."""
+        try:
+            yield
+        except AsyncpushError as error:
+            if crossing is None:
+                raise
+            is_late = is_signed_late(error) and crossing.age > self.uplink.lifetime / 2
+            if is_late:
+                self.uplink.outlived(crossing)
+            if is_late or crossing.stopped:
+                raise StoppedError from error
+            raise
 
     def _is_empty(self, operation: str, answer: dict[str, Any]) -> bool:
         """Whether an answer has nothing of what ECR gives for *operation*."""

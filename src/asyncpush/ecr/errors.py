@@ -84,7 +84,8 @@ _CLASSES: dict[str, type[ServiceError]] = {
 }
 
 #: How InvalidSignatureException begins where the time is wrong, and not the keys.
-_LATE = ("Signature expired", "Signature not yet current")
+_EXPIRED_SIGNATURE = "Signature expired"
+_LATE = (_EXPIRED_SIGNATURE, "Signature not yet current")
 
 _HINTS = {
     "RepositoryNotFoundException": "create it, or push with --create-repository",
@@ -110,6 +111,11 @@ def verdict(error: AsyncpushError) -> Verdict:
         if error.code in _TRANSIENT or error.status in _TRANSIENT_STATUS:
             return "transient"
     return "final"
+
+
+def is_signed_late(error: AsyncpushError) -> bool:
+    """Whether ECR refused a signature because it was too old: by its clock, or after a long way."""
+    return isinstance(error, ServiceError) and f": {_EXPIRED_SIGNATURE}" in error.message
 
 
 @contextmanager

@@ -19,11 +19,18 @@ class _Wait:
     def __init__(self, timeout: asyncio.Timeout, late: Callable[[], None]) -> None:
         self._timeout = timeout
         self._late = late
+        self._has_begun = False
 
     def begin(self) -> None:
         """Begin to wait."""
-        self._timeout.reschedule(asyncio.get_running_loop().time() + ANSWER_TIMEOUT)
+        self._has_begun = True
+        self.extend()
         self._late()
+
+    def extend(self) -> None:
+        """Wait from now on, if it has begun: what was handed over has not all left before."""
+        if self._has_begun and not self._timeout.expired():
+            self._timeout.reschedule(asyncio.get_running_loop().time() + ANSWER_TIMEOUT)
 
     def after(self, left: Callable[[], None] | None) -> Callable[[], None]:
         """What is to be called in the place of *left* once a body has left."""

@@ -53,7 +53,7 @@ class EcrRegistry:
             self._hosts.append(HostBackoff(settings.max_outage))
             return Retries(settings.max_attempts, emit, self.pace, self._hosts[-1])
 
-        self._calls = Calls(client, name.id, retries())
+        self._calls = Calls(client, name.id, retries(), settings.signature_lifetime)
         # Other hosts than the API's, and each may be out of reach, or be reached, on its own.
         self._downloads = retries()
         self.login = EcrLogin(self._calls)

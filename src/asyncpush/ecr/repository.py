@@ -84,7 +84,9 @@ class EcrRepository:
         """Open an upload (InitiateLayerUpload)."""
         answer = await self._call("InitiateLayerUpload")
         with self._calls.understood("InitiateLayerUpload"):
-            return Upload(str(answer["uploadId"]), _part_size(answer.get("partSize")), MAX_PARTS[self._calls.service])
+            asked = _part_size(answer.get("partSize"))
+            size = self._calls.uplink.part_size(asked)
+            return Upload(str(answer["uploadId"]), size, MAX_PARTS[self._calls.service])
 
     def encoder(self, upload: Upload, first: int, content: RandomAccess | None = None) -> JsonPartEncoder:
         """Make the body of the part that begins at byte *first* (UploadLayerPart); held if there is no *content*."""

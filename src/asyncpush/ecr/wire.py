@@ -25,6 +25,7 @@ from anyio import CapacityLimiter, to_thread
 from botocore.auth import SigV4Auth
 
 from asyncpush.ecr.bodies import TimedBody
+from asyncpush.ecr.uplink import Crossing
 from asyncpush.model import Upload
 from asyncpush.protocols import Part, RandomAccess
 
@@ -83,10 +84,17 @@ class JsonPartEncoder:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A part, and who, if anybody, wants to hear when all of it has left, each time that it is sent."""
+    """A part on its way.
+
+    Attributes:
+        part: the part.
+        left: hears when all of it has left, each time that it is sent.
+        crossing: its place on the line.
+    """
 
     part: Part
     left: Callable[[], None] | None = None
+    crossing: Crossing | None = None
 
 
 class PartBody(TimedBody):
@@ -102,6 +110,7 @@ class PartBody(TimedBody):
         self._size = outgoing.part.body_size
         self._part = outgoing.part
         self._left = outgoing.left
+        self._crossing = outgoing.crossing
         self._threads = threads
 
     def __len__(self) -> int:
@@ -118,6 +127,8 @@ class PartBody(TimedBody):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write all of it."""
+        if self._crossing:
+            self._crossing.begin(writer)
         await super().write(writer)
         if self._left:
             self._left()

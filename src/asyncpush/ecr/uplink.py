@@ -1,0 +1,252 @@
+"""The line to ECR: no more parts are on their way than it carries while their signatures are good.
+
+A signature is good for five minutes, and ECR looks at it when it has all of a part. Many parts that share a slow line
+would all come too late, and be sent in vain. So it is measured what the line carries, and parts beyond that wait; those
+that left before anybody could know are taken off the line again, while little of them has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+
+import aiohttp
+import anyio
+
+from asyncpush.ecr.bodies import unsent
+from asyncpush.settings import MIN_PART_SIZE, SIGNATURE_LIFETIME
+
+#: Shares of a signature's life: the time that all parts on their way may take when one more begins; the age at which
+#: one may be expected before others leave the line to it, and that at which it should be then.
+_AIM, _TOO_LATE, _IN_TIME = 0.4, 0.8, 0.6
+
+#: Likewise: between two looks at what has left, over which looks the line is measured, and what a part should take.
+_LOOK, _WINDOW, _PART = 1 / 300, 1 / 30, 0.1
+
+#: What buffers on the way take at once of each part, which tells nothing of the line: a share of it, or bytes.
+_AT_ONCE, _MOST_AT_ONCE = 1 / 8, 256 * 1024
+
+#: How many times as wide the line may be found than it was thought to be: by a part that took less time, and by a look.
+_BY_PART, _BY_LOOK = 2.0, 1.1
+
+
+class StoppedError(Exception):
+    """A part was taken off the line, or has outlived its signature: it waits for its turn, and is sent again."""
+
+
+class Crossing:
+    """A part on its way.
+
+    Attributes:
+        size: bytes of its body.
+        began: when it was sent, the last time that it was.
+        taken: bytes of it that the peer has taken.
+        may_stop: whether it may be taken off the line.
+        stopped: whether it was taken off the line.
+        moved: called when it has been seen that the peer has taken more.
+    """
+
+    def __init__(self, size: int, clock: Callable[[], float], *, may_stop: bool) -> None:
+        self.size = size
+        self.may_stop = may_stop
+        self.began = clock()
+        self.taken = 0
+        self.stopped = False
+        self.moved: Callable[[], None] | None = None
+        self._clock = clock
+        self._writer: Any = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was sent."""
+        return self._clock() - self.began
+
+    @property
+    def rest(self) -> int:
+        """Bytes that the peer has not taken."""
+        return 0 if self.stopped else max(self.size - self.taken, 0)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether its bytes are on their way."""
+        return self._writer is not None and bool(self.rest)
+
+    def begin(self, writer: Any) -> None:
+        """Hear that its body is about to be written, by aiohttp's *writer*."""
+        self.began = self._clock()
+        self.taken = 0
+        self._writer = writer
+        # Its own wait for the answer begins anew while the peer takes what is left (``moved``).
+        writer.protocol.read_timeout = None
+
+    def look(self) -> int:
+        """See what the peer has taken since the last look; how many bytes of that have passed the line."""
+        transport = self._writer and self._writer.transport
+        if transport is None:
+            return 0
+        more = int(min(self._writer.output_size - unsent(transport), self.size)) - self.taken
+        if more <= 0:
+            return 0
+        before, self.taken = self.taken, self.taken + more
+        if self.moved:
+            self.moved()
+        at_once = min(_MOST_AT_ONCE, int(self.size * _AT_ONCE))
+        return max(self.taken - at_once, 0) - max(before - at_once, 0)
+
+    def stop(self) -> None:
+        """Take it off the line."""
+        self.stopped = True
+        transport = self._writer and self._writer.transport
+        if transport is not None:
+            self._writer.protocol.set_exception(aiohttp.ServerDisconnectedError("it has left the line to others"))
+            transport.abort()
+
+
+class Uplink:
+    """The line to one endpoint, and the parts that share it.
+
+    As long as the line carries all that is on its way within two minutes, nothing waits. Where it doesn't, the parts
+    whose uploads have come farthest go first, so that layers end one after the other instead of all at the end.
+
+    Args:
+        tell: tells the user that the line is slow.
+        lifetime: seconds for which a signature is good.
+        clock: the time in seconds.
+
+    Attributes:
+        lifetime: as it was given.
+        rate: bytes a second that the line carries; None before that is known.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[str], None],
+        lifetime: float = SIGNATURE_LIFETIME,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.lifetime = lifetime
+        self.rate: float | None = None
+        self._tell = tell
+        self._clock = clock
+        self._crossings: set[Crossing] = set()
+        self._waiting: list[tuple[int, int, Crossing, anyio.Event]] = []
+        self._asked = count()
+        self._looks: deque[tuple[float, int]] = deque()
+        self._looked = 0.0
+        self._was_full = self._is_watched = False
+        self._ended = 0
+
+    def part_size(self, asked: int) -> int:
+        """Bytes of an upload's parts, where ECR asks for *asked*: the least, where such parts take long."""
+        slow = self.rate is not None and self.rate * self.lifetime * _PART < asked * 4 / 3
+        return min(asked, MIN_PART_SIZE) if slow else asked
+
+    @asynccontextmanager
+    async def crossing(self, first: int, size: int, *, may_stop: bool = True) -> AsyncIterator[Crossing]:
+        """Wait until the line has room for a part whose body has *size* bytes, and have that for the block.
+
+        Args:
+            first: the part's first byte in its upload.
+            size: bytes of its body.
+            may_stop: whether it may be taken off the line again; bytes that have left are then lost.
+        """
+        crossing, granted = Crossing(size, self._clock, may_stop=may_stop), anyio.Event()
+        heapq.heappush(self._waiting, (-first, next(self._asked), crossing, granted))
+        self._grant()
+        try:
+            await granted.wait()
+            yield crossing
+        finally:
+            self._leave(crossing)
+
+    def arrived(self, crossing: Crossing) -> None:
+        """Hear that ECR has answered for a part."""
+        self._ended += crossing.size - crossing.taken
+        carried = crossing.size / max(crossing.age, 1e-6)
+        if self.rate is not None and carried > self.rate:
+            self.rate = min(carried, self.rate * _BY_PART)
+
+    def outlived(self, crossing: Crossing) -> None:
+        """Hear that a part has come after its signature's end."""
+        self._slow(min(self.rate or math.inf, crossing.size / crossing.age))
+
+    def _look_later(self) -> None:
+        asyncio.get_running_loop().call_later(self.lifetime * _LOOK, self._tick)
+
+    def _tick(self) -> None:
+        self.look()
+        if self._crossings:
+            self._look_later()
+        else:
+            self._was_full = self._is_watched = False
+
+    def look(self) -> None:
+        """See what has left since the last look, and what the line carries by that."""
+        now, moved = self._clock(), self._ended
+        self._ended = 0
+        for crossing in self._crossings:
+            moved += crossing.look()
+        is_full = any(crossing.is_leaving for crossing in self._crossings)
+        if is_full and self._was_full:
+            self._looks.append((now - self._looked, moved))
+        self._was_full, self._looked = is_full, now
+        seconds = sum(seconds for seconds, _ in self._looks)
+        if seconds < self.lifetime * _WINDOW:
+            return
+        # Where nothing leaves at all, that is silence and no slow line: others see to that.
+        if carried := sum(moved for _, moved in self._looks):
+            self.rate = min(carried / seconds, (self.rate or math.inf) * _BY_LOOK)
+            self._relieve(now, self.rate)
+        while self._looks and seconds - self._looks[0][0] >= self.lifetime * _WINDOW:
+            seconds -= self._looks.popleft()[0]
+        self._grant()
+
+    def _relieve(self, now: float, rate: float) -> None:
+        """Where a part would come too late, take those off the line of which least has left."""
+        leaving = sorted((each for each in self._crossings if each.is_leaving), key=lambda each: each.taken)
+        if _latest(leaving, now, rate) <= self.lifetime * _TOO_LATE:
+            return
+        self._slow(rate)
+        for each in [each for each in leaving[:-1] if each.may_stop]:
+            leaving.remove(each)
+            each.stop()
+            if _latest(leaving, now, rate) <= self.lifetime * _IN_TIME:
+                return
+
+    def _slow(self, rate: float) -> None:
+        self.rate = rate
+        self._tell(f"the line to ECR carries about {rate / 1000:,.0f} kB/s: fewer parts are sent at once")
+
+    def _leave(self, crossing: Crossing) -> None:
+        if crossing in self._crossings:
+            self._crossings.discard(crossing)
+        else:
+            self._waiting = [place for place in self._waiting if place[2] is not crossing]
+            heapq.heapify(self._waiting)
+        self._grant()
+
+    def _has_room(self, size: int) -> bool:
+        rest = sum(crossing.rest for crossing in self._crossings)
+        return not self._crossings or self.rate is None or rest + size <= self.rate * self.lifetime * _AIM
+
+    def _grant(self) -> None:
+        while self._waiting and self._has_room(self._waiting[0][2].size):
+            _, _, crossing, granted = heapq.heappop(self._waiting)
+            self._crossings.add(crossing)
+            granted.set()
+            if not self._is_watched:
+                self._is_watched, self._looked = True, self._clock()
+                self._look_later()
+
+
+def _latest(leaving: Sequence[Crossing], now: float, rate: float) -> float:
+    """The greatest age at which one of *leaving* arrives, if they share the line alike."""
+    rest = sum(each.rest for each in leaving)
+    return max((now - each.began + min(rest, each.rest * len(leaving)) / rate for each in leaving), default=0.0)

@@ -1,0 +1,116 @@
+"""What lies between a client and an endpoint: it passes bytes on, as slowly as it is told, and may stop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+import trustme
+
+KiB = 1024
+MiB = 1024 * KiB
+
+
+@dataclass
+class Crossing:
+    """Passes bytes on to an endpoint.
+
+    Attributes:
+        target: the endpoint.
+        stops_after: the first connection that brings so many bytes is not read any more; 0 stops none.
+        slow: each connection begins slowly.
+        rate: bytes a second towards the endpoint, which all connections share; None passes all on at once.
+        url: where it listens.
+        stopped: connections that it has stopped reading.
+        carried: bytes that it has passed on.
+    """
+
+    target: str
+    stops_after: int = 0
+    slow: bool = False
+    rate: float | None = None
+    url: str = ""
+    stopped: int = 0
+    carried: int = 0
+    _free: float = 0.0
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        there = urlsplit(self.target)
+        from_target, to_target = await asyncio.open_connection(there.hostname, there.port)
+        back = asyncio.create_task(self._answers(from_target, writer))
+        try:
+            brought = 0
+            while data := await reader.read(64 * KiB):
+                brought += len(data)
+                if self.slow:
+                    await asyncio.sleep(0.03 if brought < 2 * MiB else 0)
+                elif self.rate:
+                    await self._take(len(data), self.rate)
+                elif self.stops_after and brought > self.stops_after and not self.stopped:
+                    self.stopped += 1
+                    await anyio.sleep_forever()
+                self.carried += len(data)
+                to_target.write(data)
+                await to_target.drain()
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            back.cancel()
+            to_target.close()
+            writer.close()
+
+    async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(64 * KiB):
+            writer.write(data)
+
+    async def _take(self, size: int, rate: float) -> None:
+        now = asyncio.get_running_loop().time()
+        self._free = max(self._free, now) + size / rate
+        await asyncio.sleep(self._free - now)
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+
+@asynccontextmanager
+async def crossing(
+    endpoint: str, stops_after: int = 0, *, slow: bool = False, rate: float | None = None
+) -> AsyncIterator[Crossing]:
+    """Open what lies between a client and *endpoint*."""
+    passes = Crossing(endpoint, stops_after, slow, rate)
+    listener = socket.create_server(("127.0.0.1", 0))
+    # Small, so that little has left before the sender notices.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * KiB if rate else 64 * KiB)
+    server = await asyncio.start_server(passes.serve, sock=listener, limit=64 * KiB)
+    passes.url = f"{urlsplit(endpoint).scheme}://localhost:{listener.getsockname()[1]}"
+    try:
+        yield passes
+    finally:
+        server.close()
+        passes.close()
+
+
+def trusted_tls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """TLS for ``localhost``, by an authority that AWS clients trust from now on."""
+    authority = trustme.CA()
+    bundle = folder / "bundle.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    return context
