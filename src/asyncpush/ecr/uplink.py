@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
+import socket
+import struct
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any
 
@@ -32,6 +34,9 @@ _LOOK, _WINDOW, _PART = 1 / 300, 1 / 30, 0.1
 
 #: What buffers on the way take at once of each part, which tells nothing of the line: a share of it, or bytes.
 _AT_ONCE, _MOST_AT_ONCE = 1 / 8, 256 * 1024
+
+#: Of a connection that is closed: nothing of what has not left yet is sent any more.
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 #: How many times as wide the line may be found than it was thought to be: by a part that took less time, and by a look.
 _BY_PART, _BY_LOOK = 2.0, 1.1
@@ -100,12 +105,19 @@ class Crossing:
         at_once = min(_MOST_AT_ONCE, int(self.size * _AT_ONCE))
         return max(self.taken - at_once, 0) - max(before - at_once, 0)
 
+    def end(self) -> None:
+        """Let go of its connection, which knows its body, and through that itself."""
+        self._writer = self.moved = None
+
     def stop(self) -> None:
         """Take it off the line."""
         self.stopped = True
         transport = self._writer and self._writer.transport
         if transport is not None:
             self._writer.protocol.set_exception(aiohttp.ServerDisconnectedError("it has left the line to others"))
+            # Or the system would go on sending what it has of it.
+            with suppress(OSError, AttributeError):
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             transport.abort()
 
 
@@ -139,7 +151,7 @@ class Uplink:
         self._waiting: list[tuple[int, int, Crossing, anyio.Event]] = []
         self._asked = count()
         self._looks: deque[tuple[float, int]] = deque()
-        self._looked = 0.0
+        self._looked = self._cleared = 0.0
         self._was_full = self._is_watched = False
         self._ended = 0
 
@@ -164,6 +176,7 @@ class Uplink:
             await granted.wait()
             yield crossing
         finally:
+            crossing.end()
             self._leave(crossing)
 
     def arrived(self, crossing: Crossing) -> None:
@@ -201,7 +214,7 @@ class Uplink:
         if seconds < self.lifetime * _WINDOW:
             return
         # Where nothing leaves at all, that is silence and no slow line: others see to that.
-        if carried := sum(moved for _, moved in self._looks):
+        if (carried := sum(moved for _, moved in self._looks)) and now > self._cleared:
             self.rate = min(carried / seconds, (self.rate or math.inf) * _BY_LOOK)
             self._relieve(now, self.rate)
         while self._looks and seconds - self._looks[0][0] >= self.lifetime * _WINDOW:
@@ -217,6 +230,8 @@ class Uplink:
         for each in [each for each in leaving[:-1] if each.may_stop]:
             leaving.remove(each)
             each.stop()
+            # Until it is through, what has left of it takes its share of a line on which much is buffered.
+            self._cleared = max(now, self._cleared) + each.taken / rate
             if _latest(leaving, now, rate) <= self.lifetime * _IN_TIME:
                 return
 
