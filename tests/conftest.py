@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 REGION = "eu-west-1"
 
+# Tests start hundreds of processes, which compile asyncpush each where the environment forbids to keep compiled code.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 #: How the emulator of the client's tests answers open questions: ``NAME=VALUE,...``; both answers must do.
 BEHAVIOUR = Behaviour.parse(filter(None, os.environ.get("ASYNCPUSH_BEHAVIOUR", "").split(",")))
 
@@ -60,6 +64,8 @@ def no_aws_configuration(request: pytest.FixtureRequest) -> Iterator[None]:
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, "127.0.0.1,localhost")
+        # What this machine trusts is not of the tests, either, and takes every process 0.1 seconds to read.
+        patch.setenv("SSL_CERT_FILE", os.devnull)
         yield
 
 
