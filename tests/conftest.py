@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+import trustme
 from blockbuster import BlockBusterFunction, blockbuster_ctx
 
 import asyncpush
@@ -51,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_aws_configuration(request: pytest.FixtureRequest) -> Iterator[None]:
+def no_aws_configuration(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test may read this machine's AWS configuration, or go through its proxy; but for those that ask ECR itself."""
     if request.config.getoption("--repository"):
         yield
@@ -64,8 +65,11 @@ def no_aws_configuration(request: pytest.FixtureRequest) -> Iterator[None]:
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, "127.0.0.1,localhost")
-        # What this machine trusts is not of the tests, either, and takes every process 0.1 seconds to read.
-        patch.setenv("SSL_CERT_FILE", os.devnull)
+        # What this machine trusts is not of the tests, either, and takes each process and client 0.1 seconds to read.
+        authority = tmp_path_factory.mktemp("trusted") / "authority.pem"
+        trustme.CA().cert_pem.write_to_path(str(authority))
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+            patch.setenv(name, str(authority))
         yield
 
 
