@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+import trustme
 from blockbuster import BlockBusterFunction, blockbuster_ctx
 
 import asyncpush
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 REGION = "eu-west-1"
+
+# Tests start hundreds of processes, which compile asyncpush each where the environment forbids to keep compiled code.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 #: How the emulator of the client's tests answers open questions: ``NAME=VALUE,...``; both answers must do.
 BEHAVIOUR = Behaviour.parse(filter(None, os.environ.get("ASYNCPUSH_BEHAVIOUR", "").split(",")))
@@ -47,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_aws_configuration(request: pytest.FixtureRequest) -> Iterator[None]:
+def no_aws_configuration(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test may read this machine's AWS configuration, or go through its proxy; but for those that ask ECR itself."""
     if request.config.getoption("--repository"):
         yield
@@ -60,6 +65,11 @@ def no_aws_configuration(request: pytest.FixtureRequest) -> Iterator[None]:
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, "127.0.0.1,localhost")
+        # What this machine trusts is not of the tests, either, and takes each process and client 0.1 seconds to read.
+        authority = tmp_path_factory.mktemp("trusted") / "authority.pem"
+        trustme.CA().cert_pem.write_to_path(str(authority))
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+            patch.setenv(name, str(authority))
         yield
 
 

@@ -24,9 +24,10 @@ from asyncpush.migrate.proof import verify_plan
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.settings import AwsConfiguration, MiB, Settings, SourceRegistry
 from asyncpush.verify import Verification
-from conftest import Events, judge, run_cli
+from conftest import Events, judge
 from faults import refused, relay_to
 from images import DockerSave, Json, at, digest, json_digests
+from inprocess import run_beside
 from migrations import Bench, layer, only, outcomes, reasons
 from registry_server import QUICK
 
@@ -466,19 +467,19 @@ async def test_the_command_names_entries_without_tags_and_is_strict_on_request(h
     note = f"images[0]: {here.source.host}/team/app has 1 tag, of which the plan takes none (glob: v*)"
 
     for more in ((), ("--dry-run",)):
-        ran = await to_thread.run_sync(run_cli, *words, *more)
+        ran = await run_beside(*words, *more)
         assert ran.status == 0, ran.err
         assert f"asyncpush: note: {note}\n" in ran.err
         [untaken] = json.loads(ran.out)["nothingTaken"]
         expected = {"entry": "images[0]", "source": f"{here.source.host}/team/app", "rules": "glob: v*", "tags": 1}
         assert untaken == expected
         assert "asyncpush_migration_entries_without_tags 1\n" in (here.folder / "metrics.prom").read_text()
-    ran = await to_thread.run_sync(run_cli, *words, "--strict")
+    ran = await run_beside(*words, "--strict")
     assert ran.status == 1
     assert f"{note}; wanted: 1 or more (min_tags or --strict); see the plan's `tags`" in ran.err
     [failed] = json.loads(ran.out)["images"]
     assert (failed["entry"], failed["outcome"]) == ("images[0]", "failed")
-    verified = await to_thread.run_sync(run_cli, "verify", path, "--progress", "plain")
+    verified = await run_beside("verify", path, "--progress", "plain")
     assert verified.status == 0
     assert note in verified.err
 
@@ -510,7 +511,7 @@ async def test_the_commands_output(here: Bench) -> None:
     path = here.plan({"from": "team/app", "tags": ["1", "3"]})
     failed, metrics = here.folder / "failed.txt", here.folder / "metrics.prom"
     words = ("migrate", path, "--progress", "none", "--failed-out", failed, "--metrics-out", metrics)
-    done = await to_thread.run_sync(lambda: run_cli(*words))
+    done = await run_beside(*words)
 
     assert done.status == 1
     assert done.out == f"team/app:1@{good['digest']}\n"
@@ -522,7 +523,7 @@ async def test_the_commands_output(here: Bench) -> None:
 
     here.hold("team/app", "3", layer(3))
     options = ("--src-plain-http", "--endpoint-url", here.emulator.endpoint_url, "--region", "eu-west-1")
-    again = await to_thread.run_sync(lambda: run_cli("migrate", failed, "--no-resume", "--output", "json", *options))
+    again = await run_beside("migrate", failed, "--no-resume", "--output", "json", *options)
     document = json.loads(again.out)
     assert again.status == 0
     assert [(image["destination"], image["outcome"]) for image in document["images"]] == [("team/app:3", "pushed")]
@@ -543,7 +544,7 @@ async def test_wrong_usage_says_so_before_anything_is_asked(
     here.hold("team/app", "1", layer(1))
     here.plan({"from": "team/app"})
     monkeypatch.chdir(here.folder)
-    done = await to_thread.run_sync(lambda: run_cli("migrate", *words))
+    done = await run_beside("migrate", *words)
 
     assert done.status == status
     assert says in done.err
@@ -555,7 +556,7 @@ async def test_a_target_that_can_not_be_reached_is_one_line(here: Bench) -> None
     here.hold("team/app", "1", layer(1))
     targets = {"here": {"region": "eu-west-1", "endpoint_url": "http://127.0.0.1:1"}}
     path = here.plan({"from": "team/app"}, targets=targets)
-    done = await to_thread.run_sync(lambda: run_cli("migrate", path, "--progress", "none"))
+    done = await run_beside("migrate", path, "--progress", "none")
 
     assert done.status == 1
     assert done.err.count("\n") == 1
@@ -574,19 +575,19 @@ async def test_a_plan_is_verified_against_its_sources(here: Bench) -> None:
     here.source.referrers = {str(image["digest"]): [sbom]}
     path = here.plan({"from": "team/app", "tags": ["1", "2"]})
     verify = ("verify", "--deep", path, "--progress", "none")
-    before = await to_thread.run_sync(lambda: run_cli(*verify))
+    before = await run_beside(*verify)
     assert before.status == 1
     assert "team/app" in before.err
 
     await here.run(path)
-    whole = await to_thread.run_sync(lambda: run_cli(*verify))
+    whole = await run_beside(*verify)
     assert whole.status == 0, whole.err
     assert len(whole.out.splitlines()) == 3
     assert f"team/app:1@{image['digest']}  whole" in whole.out
     assert str(sbom["digest"]) in whole.out
 
     moved = here.hold("team/app", "2", layer(4))
-    after = await to_thread.run_sync(lambda: run_cli(*verify))
+    after = await run_beside(*verify)
     assert after.status == 1
     assert str(moved["digest"]) in after.err
 
@@ -718,7 +719,7 @@ async def test_the_command_lines_platform_counts_where_the_plan_names_none(here:
         {"from": "team/app", "tags": ["1"], "to": "mirror/one"},
         {"from": "team/app", "tags": ["1"], "to": "mirror/other", "platforms": ["linux/amd64"]},
     )
-    done = await to_thread.run_sync(lambda: run_cli("migrate", path, "--platform", "linux/arm64"))
+    done = await run_beside("migrate", path, "--platform", "linux/arm64")
 
     assert done.status == 0, done.err
     assert await here.stored("mirror/one") == {"1": children[1]["digest"]}

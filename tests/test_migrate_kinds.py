@@ -16,6 +16,7 @@ from anyio import to_thread
 from asyncpush.emulator import Credentials, Emulator
 from conftest import BEHAVIOUR, KEYS, REGION, Ran, judge, password, run_cli
 from images import DockerSave, Json, Layout, at, containerd_save
+from inprocess import run_beside
 from migrations import layer
 from registry_server import basic
 from test_distribution_spec import wait_until_it_listens
@@ -46,8 +47,10 @@ class Target:
         return path
 
     async def migrate(self, path: Path | str, *words: str, stdin: bytes | None = None, **environment: str) -> Ran:
-        """Run the command as a process, while the emulator of this one answers it."""
+        """Run the command, while the emulator of this process answers it."""
         whole = {**self.environment, **environment}
+        if stdin is None:
+            return await run_beside("migrate", path, "--progress", "none", *words, **whole)
         return await to_thread.run_sync(
             lambda: run_cli("migrate", path, "--progress", "none", *words, stdin=stdin, **whole)
         )
@@ -236,7 +239,7 @@ async def test_names_of_a_layout_that_no_tag_can_be_need_another_and_are_told_ot
     assert {line.partition("@")[0] for line in done.out.splitlines()} == {"mirror/from/one:1.0", "mirror/from/helm:ok"}
     assert f"mirror/from/one:1.0@{plus['digest']}" in done.out
     assert "asyncpush: error: mirror/from/helm:1.0+b1: '1.0+b1' is not a tag; a tag has up to 128" in done.err
-    verified = await to_thread.run_sync(lambda: run_cli("verify", path, **target.environment))
+    verified = await run_beside("verify", path, **target.environment)
     assert verified.status == 1
     assert "mirror/from/helm:1.0+b1: '1.0+b1' is not a tag" in verified.err
 
@@ -252,7 +255,7 @@ async def test_what_an_archive_lacks_of_an_index_is_in_the_report_and_verified(t
     assert "linux/s390x" in [each["name"] for each in image["leftOut"]]
     assert "is pushed without linux/s390x" in done.err
     for words, status in (((), 2), (("--available-platforms",), 0)):
-        verified = await to_thread.run_sync(lambda more=words: run_cli("verify", path, *more, **target.environment))
+        verified = await run_beside("verify", path, *words, **target.environment)
         assert verified.status == status, verified.err
 
 

@@ -25,8 +25,9 @@ from asyncpush.events import Retrying
 from asyncpush.migrate.copies import CopyResult
 from asyncpush.migrate.results import Report
 from asyncpush.sources.registry import Patience
-from conftest import Events, Ran, judge, run_cli
+from conftest import Events, Ran, judge
 from images import LAYER, Json, json_digests
+from inprocess import run_beside
 from migrations import Bench, layer, only, outcomes, reasons
 from registry_server import QUICK, RegistryServer, cut, manifest, refusal, running
 
@@ -556,5 +557,5 @@ async def test_an_archive_that_can_not_be_read_fails_alone(here: Bench, tmp_path
 
 
 async def cli(*words: str | Path, **environment: str) -> Ran:
-    """Run the command as a process, while servers of this one answer it."""
-    return await to_thread.run_sync(lambda: run_cli(*words, **environment))
+    """Run the command, while servers of this process answer it."""
+    return await run_beside(*words, **environment)

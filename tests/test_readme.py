@@ -13,6 +13,7 @@ import pytest
 
 from conftest import Server, cli_environment, run_cli
 from images import Layout, app_layout, layer_tar
+from inprocess import run_here
 
 #: The registry of its example.
 HOST = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
@@ -89,7 +90,7 @@ def test_every_command_that_it_shows_exists() -> None:
 
     assert commands == {"bench", "demo", "ecr", "journal", "layers", "migrate", "plan", "push", "serve", "verify"}
     for command in commands:
-        assert run_cli(command, "--help").status == 0
+        assert run_here(command, "--help").status == 0
 
 
 def test_the_demonstration_proves_what_it_shows() -> None:

@@ -8,10 +8,9 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from botocore import xform_name
-from botocore.loaders import Loader
 from botocore.model import ServiceModel
 
-from asyncpush.ecr.models import extended
+from asyncpush.ecr.models import data
 from asyncpush.reference import Service
 
 #: What a request or an answer is made of.
@@ -101,7 +100,7 @@ class Operation:
 @cache
 def operations(service: Service) -> dict[str, Operation]:
     """The operations of *service*, by name; blocks while it reads the model, some 30 ms."""
-    loader = extended(Loader())
+    loader = data()
     model = ServiceModel(loader.load_service_model(service, "service-2"), service_name=service)
     pages = loader.load_service_model(service, "paginators-1")["pagination"]
     found = [name for name in _OPERATIONS if name in model.operation_names]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from asyncpush.ecr.bodies import BytesBody, TimedBody
 from asyncpush.ecr.configuration import configured, variables
 from asyncpush.ecr.credentials import open_credentials
 from asyncpush.ecr.errors import RedirectError, translated
-from asyncpush.ecr.models import extended
+from asyncpush.ecr.models import data
 from asyncpush.errors import ConfigurationError
 from asyncpush.proxies import is_excepted
 from asyncpush.redaction import hide_user_of
@@ -39,6 +40,9 @@ _CLOSE_TIMEOUT = 5
 
 _REGION_HINT = "give --region, or set AWS_REGION"
 _INVALID_ENDPOINT = "Invalid endpoint:"
+
+#: Threads share the data that is read.
+_WARMING = threading.Lock()
 
 # As botocore does for its own: otherwise its warnings, tracebacks and all, go to standard error by default.
 logging.getLogger("aiobotocore").addHandler(logging.NullHandler())
@@ -209,13 +213,15 @@ async def _close(opening: Any, *details: Any) -> None:
 def _session(region: str | None, aws: AwsConfiguration) -> Any:
     """A session that has read its files; blocks."""
     inner = configured(aiobotocore.session.AioSession(session_vars=variables()), aws, region)
+    inner.register_component("data_loader", data(inner.get_config_variable("data_path")))
     return aioboto3.Session(botocore_session=inner)
 
 
 def _warm(session: Any, service: Service) -> None:
-    """Read what a client will need from botocore's data; blocking, a tenth of a second."""
-    loader = extended(session._session.get_component("data_loader"))  # noqa: SLF001 - there is no public way to warm it
-    for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
-        loader.load_data(name)
-    for kind in ("service-2", "endpoint-rule-set-1"):
-        loader.load_service_model(service, kind, api_version=None)
+    """Read what a client will need from botocore's data; blocking, a tenth of a second the first time."""
+    loader = session._session.get_component("data_loader")  # noqa: SLF001 - there is no public way to warm it
+    with _WARMING:
+        for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
+            loader.load_data(name)
+        for kind in ("service-2", "endpoint-rule-set-1"):
+            loader.load_service_model(service, kind, api_version=None)
