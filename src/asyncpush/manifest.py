@@ -188,7 +188,7 @@ def require_layers(manifest: Manifest, name: str) -> None:
 MAX_VALUES = 300_000
 
 
-def count_values(raw: bytes) -> int:
+def count_values(raw: bytes | bytearray) -> int:
     """How many JSON values a document has at the most."""
     return sum(map(raw.count, (b",", b"[", b"{")))
 

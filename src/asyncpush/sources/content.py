@@ -18,7 +18,7 @@ from anyio import from_thread, to_thread
 
 from asyncpush import open_files
 from asyncpush.errors import DigestMismatchError, ManifestError, SourceError
-from asyncpush.manifest import refuse_many_values
+from asyncpush.manifest import count_values, refuse_many_values
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Blob, BlobReader
 from asyncpush.settings import MiB
@@ -320,14 +320,21 @@ def read_content(content: Content, limit: int = MAX_DOCUMENT_SIZE) -> bytes:
     """
     if content.size > limit:
         raise ManifestError(f"{content.label} has {content.size} bytes; at most {limit} are read")
+    memory: DocumentMemory | None = getattr(content, "memory", None)
+    if memory is not None:
+        memory.charge(content, content.size, content.label)
     data = bytearray(content.size)
     with content.open() as reader:
         reader.readinto(memoryview(data))
-    raw = bytes(data)
-    memory: DocumentMemory | None = getattr(content, "memory", None)
-    if memory is not None:
-        memory.charge(content, raw, content.label)
-    return raw
+    if memory is not None and (count := count_values(data)):
+        raw, data = bytes(data), bytearray()
+        try:
+            memory.charge_values(content, count, content.label)
+        except ManifestError:
+            del raw  # else it stays for as long as the error is kept
+            raise
+        return raw
+    return bytes(data)
 
 
 def decode_document(raw: bytes, kind: type[Document], label: str) -> Document:
