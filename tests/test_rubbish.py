@@ -533,3 +533,55 @@ def test_a_source_without_permission_is_named(server: Server, tmp_path: Path) ->
     path.chmod(0)
     ran = server.run("push", path, "rubbish/secret:1", "--create-repository", bound=True)
     fails(ran, 1, str(path), "Permission denied")
+
+
+# Small sources that ask for much memory
+
+
+def test_manifests_that_take_more_memory_than_all_sources_may_are_refused_with_the_limit(
+    server: Server, tmp_path: Path
+) -> None:
+    layout = im.Layout()
+    config, layer = layout.blob(im.config_json([A]), im.CONFIG), layout.blob(A, im.RAW_LAYER)
+    body = {"schemaVersion": 2, "mediaType": im.MANIFEST, "config": config, "layers": [layer]}
+    padded = [json.dumps({**body, "annotations": {"n": str(at)}}).encode().ljust(4 * 2**20) for at in range(14)]
+    children = [layout.blob(raw, im.MANIFEST) for raw in padded]
+    path = tmp_path / "many.tar.gz"
+    path.write_bytes(gzip.compress(layout.tag(layout.index(*children), "1").archive(), 1))
+    refuses(server, path, "48 MiB of memory")
+    good_one = tmp_path / "good.tar"
+    good_one.write_bytes(good().archive())
+    ran = run_here("push", good_one, "rubbish/kept:1", "--create-repository", **server.environment)
+    assert ran.status == 0, ran.err
+
+
+def test_a_list_that_names_too_much_is_refused_with_the_limit(server: Server, tmp_path: Path) -> None:
+    saved = im.DockerSave().image(A, tags=[f"app:{at}" for at in range(10_001)])
+    path = tmp_path / "names.tar"
+    path.write_bytes(saved.archive())
+    refuses(server, path, "10001 images", "10000")
+    values = tmp_path / "values.tar.gz"
+    values.write_bytes(gzip.compress(im.tar({"manifest.json": b"[" + b"{}," * 300_001 + b"{}]"}), 1))
+    refuses(server, values, str(values), "at most 300000 are read")
+
+
+def test_a_gzip_header_may_be_of_any_length(server: Server, tmp_path: Path) -> None:
+    def with_header(data: bytes) -> bytes:
+        packed = gzip.compress(data, 1, mtime=0)
+        extra = (60_000).to_bytes(2, "little") + b"e" * 60_000
+        return (
+            packed[:3]
+            + bytes([2 | 4 | 8 | 16])
+            + packed[4:10]
+            + extra
+            + (b"n" * 2**21 + b"\0") * 2
+            + b"hh"
+            + packed[10:]
+        )
+
+    whole, layer = tmp_path / "whole.tar.gz", tmp_path / "layer.tar"
+    whole.write_bytes(with_header(im.DockerSave().image(A, tags=["x:1"]).archive()))
+    layer.write_bytes(im.DockerSave().image(A, tags=["x:1"], stored=[with_header(A)]).archive())
+    for at, path in enumerate((whole, layer)):
+        ran = run_here("push", path, f"rubbish/header:{at}", "--create-repository", **server.environment)
+        assert ran.status == 0, ran.err

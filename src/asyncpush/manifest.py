@@ -184,6 +184,25 @@ def require_layers(manifest: Manifest, name: str) -> None:
         raise ManifestError(f"{name} has no layers", hint="ECR refuses images without layers; add one to the image")
 
 
+#: JSON values of one document: an object takes 64 bytes and more, however short it is written.
+MAX_VALUES = 300_000
+
+
+def count_values(raw: bytes | bytearray) -> int:
+    """How many JSON values a document has at the most."""
+    return sum(map(raw.count, (b",", b"[", b"{")))
+
+
+def refuse_many_values(raw: bytes, name: str) -> None:
+    """See that a document takes no more memory than its size lets expect, before it is read.
+
+    Raises:
+        ManifestError: it has too many values.
+    """
+    if (count := count_values(raw)) > MAX_VALUES:
+        raise ManifestError(f"{name} has {count} JSON values; at most {MAX_VALUES} are read")
+
+
 def with_children(index: Manifest, kept: Collection[Digest]) -> Manifest:
     """*index* with some of its children: itself if they are all; else the same document without the others.
 
@@ -247,6 +266,7 @@ def image_types(compression: Compression) -> ImageTypes:
 def _decode(raw: bytes, name: str) -> _Manifest:
     if len(raw) > MAX_MANIFEST_SIZE:
         raise ManifestError(f"{name} has {len(raw)} bytes", hint=f"ECR takes manifests of up to {MAX_MANIFEST_SIZE}")
+    refuse_many_values(raw, name)
     try:
         raw.decode("utf-8")
         parsed = msgspec.json.decode(raw, type=_Manifest)

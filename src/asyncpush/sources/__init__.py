@@ -17,6 +17,7 @@ from asyncpush.settings import Settings
 from asyncpush.sources.content import file_blob, readable
 from asyncpush.sources.descriptions import read_archive, read_directory
 from asyncpush.sources.docker_archive import MANIFEST, SkopeoDirError, saved_images
+from asyncpush.sources.document_memory import DocumentMemory
 from asyncpush.sources.names import Location, locate
 from asyncpush.sources.oci_layout import INDEX, Directory, read_oci_layout
 from asyncpush.sources.registry import Remotes, RemoteSource, is_remote, open_remotes, parse_remote
@@ -81,17 +82,22 @@ async def _open_remote(reference: str, settings: Settings, remotes: Remotes | No
 
 def _open(location: Location, settings: Settings, stdin: BinaryIO | None, held: ExitStack) -> LocalSource:
     with readable(location.label):
-        is_directory = location.path != "-" and Path(location.path).is_dir()
+        is_file, path = location.path != "-", Path(location.path)
+        is_directory = is_file and path.is_dir()
+        size = path.stat().st_size if is_file and path.is_file() else 0
+    memory = DocumentMemory(None if is_directory else size)
+    held.callback(memory.close)
     allowance = Allowance(settings.max_unpacked)
     if is_directory:
-        return _open_directory(location, settings, Scratch(held, allowance))
-    archive = TarIndex(open_archive(location.path, location.label, stdin, held, allowance), location.label)
+        return _open_directory(location, settings, Scratch(held, allowance), memory)
+    file = open_archive(location.path, location.label, stdin, held, allowance)
+    archive = TarIndex(file, location.label, memory)
     source = read_archive(archive, location, settings, Scratch(held, allowance))
     return replace(source, notes=(*archive.notes, *source.notes))
 
 
-def _open_directory(location: Location, settings: Settings, scratch: Scratch) -> LocalSource:
-    store = Directory(Path(location.path), location.label)
+def _open_directory(location: Location, settings: Settings, scratch: Scratch, memory: DocumentMemory) -> LocalSource:
+    store = Directory(Path(location.path), location.label, memory)
     if store.find(INDEX) is None and store.find(MANIFEST) is not None:
         _refuse_unpacked(store)
     if location.kind == "docker-archive":

@@ -18,9 +18,11 @@ from anyio import from_thread, to_thread
 
 from asyncpush import open_files
 from asyncpush.errors import DigestMismatchError, ManifestError, SourceError
+from asyncpush.manifest import count_values, refuse_many_values
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Blob, BlobReader
 from asyncpush.settings import MiB
+from asyncpush.sources.document_memory import DocumentMemory
 from asyncpush.sources.files import KeptFile, ReadFile
 
 Document = TypeVar("Document")
@@ -98,6 +100,7 @@ class Region:
     start: int
     size: int
     label: str
+    memory: DocumentMemory | None = None
 
     @contextmanager
     def open(self) -> Iterator[BlobReader]:
@@ -137,6 +140,7 @@ class SparseRegion:
     extents: tuple[Extent, ...]
     size: int
     label: str
+    memory: DocumentMemory | None = None
 
     @contextmanager
     def open(self) -> Iterator[BlobReader]:
@@ -174,6 +178,7 @@ class FileContent:
     path: Path
     size: int
     label: str
+    memory: DocumentMemory | None = None
 
     @contextmanager
     def open(self) -> Iterator[BlobReader]:
@@ -270,7 +275,7 @@ def _file_blob(path: Path, media_type: str) -> Blob:
     return ContentBlob(path.name, Descriptor(media_type, hash_content(content), content.size), content)
 
 
-def find_file(path: Path, label: str) -> FileContent | None:
+def find_file(path: Path, label: str, memory: DocumentMemory | None = None) -> FileContent | None:
     """Look at a file; None if there is none.
 
     Raises:
@@ -285,7 +290,7 @@ def find_file(path: Path, label: str) -> FileContent | None:
         raise
     if not stat.S_ISREG(status.st_mode):
         raise SourceError(f"{label} is not a regular file")
-    return FileContent(path, status.st_size, label)
+    return FileContent(path, status.st_size, label, memory)
 
 
 def hash_content(content: Content, also: Callable[[memoryview], None] | None = None) -> Digest:
@@ -310,14 +315,25 @@ def read_content(content: Content, limit: int = MAX_DOCUMENT_SIZE) -> bytes:
     """Read all of a small content.
 
     Raises:
-        ManifestError: it has more than *limit* bytes.
+        ManifestError: it has more than *limit* bytes, or the documents of all sources take too much memory.
         SourceError: it can't be read.
     """
     if content.size > limit:
         raise ManifestError(f"{content.label} has {content.size} bytes; at most {limit} are read")
+    memory: DocumentMemory | None = getattr(content, "memory", None)
+    if memory is not None:
+        memory.charge(content, content.size, content.label)
     data = bytearray(content.size)
     with content.open() as reader:
         reader.readinto(memoryview(data))
+    if memory is not None and (count := count_values(data)):
+        raw, data = bytes(data), bytearray()
+        try:
+            memory.charge_values(content, count, content.label)
+        except ManifestError:
+            del raw  # else it stays for as long as the error is kept
+            raise
+        return raw
     return bytes(data)
 
 
@@ -327,6 +343,7 @@ def decode_document(raw: bytes, kind: type[Document], label: str) -> Document:
     Raises:
         ManifestError: it is malformed, or lacks something.
     """
+    refuse_many_values(raw, label)
     try:
         raw.decode("utf-8")
         return msgspec.json.decode(raw, type=kind)

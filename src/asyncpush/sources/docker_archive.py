@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import msgspec
@@ -29,11 +30,11 @@ from asyncpush.sources.content import (
     read_content,
 )
 from asyncpush.sources.names import ImageName
-from asyncpush.sources.source import Entry, Loaded
+from asyncpush.sources.source import Entry, Loaded, refuse_many_images
 from asyncpush.sources.spool import Scratch
 from asyncpush.sources.unpack import HEAD_SIZE, sniff
 from asyncpush.stream.compress import CompressedBlob
-from asyncpush.stream.unpack import CorruptError, Packing, UnpackedHash
+from asyncpush.stream.unpack import CorruptError, Packing, UnpackedHash, turn_of
 
 MANIFEST = "manifest.json"
 
@@ -162,9 +163,13 @@ def _items(store: Store) -> list[_Item]:
     # Docker and Podman read it with Go's encoding/json, for which `config` and `Config` are the same key.
     listed = decode_document(raw, list[dict[str, object]], label)
     try:
-        return msgspec.convert([{key.casefold(): value for key, value in item.items()} for item in listed], list[_Item])
+        items = msgspec.convert(
+            [{key.casefold(): value for key, value in item.items()} for item in listed], list[_Item]
+        )
     except msgspec.ValidationError as error:
         raise ManifestError(f"{label} is malformed: {error}") from error
+    refuse_many_images(sum(max(1, len(item.repo_tags or ())) for item in items), label)
+    return items
 
 
 def _packing(content: Content) -> Packing | None:
@@ -276,10 +281,10 @@ def _witnessed(layer: _Layer) -> Digest:
     if claim and (digest := hash_content(layer.content)).hex == claim[1]:
         return digest
     assert layer.compression != "none", "it lies compressed"  # noqa: S101
-    unpacked = UnpackedHash(layer.compression)
     try:
-        digest = hash_content(layer.content, unpacked.update)
-        diff_id = unpacked.finish()
+        with turn_of(layer.compression), closing(UnpackedHash(layer.compression)) as unpacked:
+            digest = hash_content(layer.content, unpacked.update)
+            diff_id = unpacked.finish()
     except CorruptError as error:
         raise SourceError(
             f"{layer.content.label} is damaged: {error}", hint="fetch or save the archive again"

@@ -18,11 +18,12 @@ from asyncpush.manifest import ACCEPTED_TYPES, DescriptorDocument, parse_descrip
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.settings import Settings
 from asyncpush.sources.content import Content, Store, decode_document, find_file, read_content
+from asyncpush.sources.document_memory import DocumentMemory
 from asyncpush.sources.loader import ImageLoader
 from asyncpush.sources.names import ImageName
 from asyncpush.sources.oci_image import LayoutImages
 from asyncpush.sources.oci_referrers import LayoutReferrers, find_relations
-from asyncpush.sources.source import NO_IMAGE_HINT, Entry, Loaded
+from asyncpush.sources.source import NO_IMAGE_HINT, Entry, Loaded, refuse_many_images
 from asyncpush.sources.sparse import part_that_is_there
 
 INDEX = "index.json"
@@ -59,6 +60,7 @@ class Directory:
 
     path: Path
     label: str
+    memory: DocumentMemory | None = None
 
     def find(self, name: str) -> Content | None:
         """The file called *name* below the directory.
@@ -73,7 +75,7 @@ class Directory:
             real = Path(os.path.realpath(path))
             if not real.is_relative_to(self.path.resolve()) and not real.is_relative_to(self._home()):
                 raise SourceError(f"{label} is a link that leads out of it", hint="copy what it leads to")
-            return find_file(path, label)
+            return find_file(path, label, self.memory)
         except ValueError:
             return None  # no file has such a name
 
@@ -114,6 +116,7 @@ def read_oci_layout(
         raise SourceError(f"{store.label} is not an OCI layout: it has no {INDEX}")
     _check_version(store)
     index = decode_document(read_content(content), _Index, f"{INDEX} in {store.label}")
+    refuse_many_images(len(index.manifests or ()), f"{INDEX} in {store.label}")
     opened = _Opened(store, settings, stem, saved)
     entries = [opened.entry(at, child) for at, child in enumerate(index.manifests or ())]
     relations = find_relations(store, {entry.position: entry.descriptor for entry in entries if entry.descriptor})

@@ -20,6 +20,20 @@ Platforms: TypeAlias = Platform | Collection[Platform] | None
 NO_IMAGE_HINT = "ECR takes OCI and Docker v2 manifests and indexes"
 
 
+#: Names of images in one source.
+MAX_NAMES = 10_000
+
+
+def refuse_many_images(count: int, label: str) -> None:
+    """See that a list names no more images than one source may have.
+
+    Raises:
+        ManifestError: it does.
+    """
+    if count > MAX_NAMES:
+        raise ManifestError(f"{label} names {count} images; at most {MAX_NAMES} are read", hint="split it")
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """An image as it was read, and what of it the source does not hold."""

@@ -9,7 +9,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
@@ -167,11 +167,12 @@ class _Unpolled(_Stream):
 
 
 def _spool(raw: _Stream, label: str, held: ExitStack, allowance: Allowance) -> ReadFile:
-    with readable(label):
+    with readable(label), ExitStack() as unpacking:
         stream = io.BufferedReader(raw, MiB)
         read = partial(stream.read, MiB)
         if packing := sniff(stream.peek(HEAD_SIZE)):
-            read = partial(Unpacker(read, label).decompress, MiB)
+            unpacker = unpacking.enter_context(closing(Unpacker(read, label)))
+            read = partial(unpacker.decompress, MiB)
             label = f"{label}, decompressed ({packing}),"
         data = read()
         while len(data) < HEAD_SIZE and (more := read()):
@@ -212,8 +213,9 @@ class Scratch:
     def _copy(self, packed: Content) -> Region:
         buffer = memoryview(bytearray(MiB))
         with packed.open() as reader:
-            unpacker = Unpacker(lambda: bytes(buffer[: reader.readinto(buffer)]), packed.label)
-            copy = _copied(b"", partial(unpacker.decompress, MiB), packed.label, self._held, self._allowance)
+            compressed = Unpacker(lambda: bytes(buffer[: reader.readinto(buffer)]), packed.label)
+            with closing(compressed) as unpacker:
+                copy = _copied(b"", partial(unpacker.decompress, MiB), packed.label, self._held, self._allowance)
         return Region(copy, 0, copy.size, packed.label)
 
 

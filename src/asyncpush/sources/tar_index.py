@@ -10,6 +10,7 @@ from anyio import from_thread
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
 from asyncpush.sources.content import Content, Extent, Region, SparseRegion, hash_content, readable
+from asyncpush.sources.document_memory import DocumentMemory
 from asyncpush.sources.files import ReadFile
 from asyncpush.sources.recognition import archive_kind
 from asyncpush.sources.tar_reader import CutError, DamagedError, Member, TarReader
@@ -57,15 +58,17 @@ class TarIndex:
     Args:
         file: the archive, open for reading as long as the index is used.
         label: how to call it in errors.
+        memory: what its documents may take.
 
     Raises:
         SourceError: it is no tar archive, is cut short or damaged, or holds nothing but another archive; or it is
             several archives in one.
     """
 
-    def __init__(self, file: ReadFile, label: str) -> None:
+    def __init__(self, file: ReadFile, label: str, memory: DocumentMemory | None = None) -> None:
         self.label = label
         self._file = file
+        self._memory = memory
         self._entries: dict[str, _File | _Link | None] = {}
         #: What a user should know of it.
         self.notes: tuple[str, ...] = ()
@@ -119,8 +122,8 @@ class TarIndex:
     def _content(self, name: str, entry: _File) -> Content:
         label = f"{name!r} in {self.label}"
         if entry.extents is None:
-            return Region(self._file, entry.start, entry.size, label)
-        return SparseRegion(self._file, entry.extents, entry.size, label)
+            return Region(self._file, entry.start, entry.size, label, self._memory)
+        return SparseRegion(self._file, entry.extents, entry.size, label, self._memory)
 
     def _read(self, reader: TarReader) -> None:
         names_length = count = 0

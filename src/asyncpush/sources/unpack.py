@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
-from asyncpush.stream.unpack import CORRUPT, WINDOW_LOG, Decompressor, Packing, new_decompressor
+from asyncpush.stream.unpack import CORRUPT, LARGE, WINDOW_LOG, Decompressor, Packing, new_decompressor, turn_of
 
 #: Enough of a file's beginning to tell what it is: a tar archive's first header.
 HEAD_SIZE = 512
@@ -46,6 +46,13 @@ class Unpacker:
         self._pending = b""
         self._begun = False
         self._stream: Decompressor | None = None
+        self._turn = ExitStack()
+        self._has_turn = False
+
+    def close(self) -> None:
+        """Let others decompress."""
+        self._stream = None
+        self._turn.close()
 
     def decompress(self, size: int) -> bytes:
         """The next bytes, *size* at the most; none only at the end, all checksums having been right.
@@ -53,16 +60,22 @@ class Unpacker:
         Raises:
             SourceError: they are damaged or cut short, need too much memory, or something else lies behind them.
         """
-        while stream := self._stream or self._next_stream():
-            packed = self._input() if stream.needs_input else b""
-            with self._intact():
-                data = stream.decompress(packed, size)
-            if stream.eof:
-                self._pending = stream.unused_data
-                self._stream = None
+        # No variable has the stream: what is raised would keep its window for as long as the error is kept.
+        while self._stream or self._next_stream():
+            data = self._some(size)
             if data:
                 return data
         return b""
+
+    def _some(self, size: int) -> bytes:
+        assert self._stream is not None, "a stream has begun"  # noqa: S101
+        packed = self._input() if self._stream.needs_input else b""
+        with self._intact():
+            data = self._stream.decompress(packed, size)
+        if self._stream.eof:
+            self._pending = self._stream.unused_data
+            self._stream = None
+        return data
 
     def _input(self) -> bytes:
         data, self._pending = self._pending or self._read(), b""
@@ -87,6 +100,9 @@ class Unpacker:
                 hint="it may be damaged, or several files in one; give each file alone",
             )
         self._begun = True
+        if not self._has_turn and packing in LARGE:
+            self._turn.enter_context(turn_of(packing))
+            self._has_turn = True
         self._stream = new_decompressor(packing)
         return self._stream
 

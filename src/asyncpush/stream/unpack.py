@@ -7,7 +7,9 @@ import hashlib
 import lzma
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Literal, Protocol
 
 from anyio import from_thread
@@ -41,6 +43,12 @@ _SLICE = 64 * 1024
 
 #: Bytes that it gives out at a time, however far its input expands.
 _ROOM = 256 * 1024
+
+
+#: A gzip member's header: its magic and method, how much every header has, and what its flags announce.
+_GZIP = b"\x1f\x8b\x08"
+_FIXED = 10
+_HEADER_CRC, _EXTRA, _NAME, _COMMENT = 2, 4, 8, 16
 
 
 class Decompressor(Protocol):
@@ -88,8 +96,68 @@ class _ZlibDecompressor:
         return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
 
 
+class _IgzipDecompressor:
+    """igzip's, for headers of any length: it takes a header only whole, and what it says is nobody's business here."""
+
+    def __init__(self) -> None:
+        self._inner = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        self._header: Generator[None, bytes, bytes] | None = _gzip_header()
+        next(self._header)
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._inner.eof)
+
+    @property
+    def needs_input(self) -> bool:
+        return self._header is not None or bool(self._inner.needs_input)
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._inner.unused_data)
+
+    def decompress(self, data: memoryview | bytes, max_length: int, /) -> bytes:
+        if self._header is not None:
+            try:
+                self._header.send(bytes(data))
+            except StopIteration as end:
+                self._header, data = None, end.value
+            else:
+                return b""
+        return bytes(self._inner.decompress(data, max_length))
+
+
+def _gzip_header() -> Generator[None, bytes, bytes]:
+    """Take a member's header piece by piece; in the end, the shortest one, and what came behind it (RFC 1952)."""
+    data = b""
+    while len(data) < _FIXED:
+        data += yield
+    if not data.startswith(_GZIP) or not (flags := data[3]):
+        return data
+    data = data[_FIXED:]
+    if flags & _EXTRA:
+        while len(data) < 2:
+            data += yield
+        data = yield from _without(data[2:], int.from_bytes(data[:2], "little"))
+    for flag in (_NAME, _COMMENT):
+        if flags & flag:
+            while (end := data.find(b"\0")) < 0:
+                data = yield
+            data = data[end + 1 :]
+    if flags & _HEADER_CRC:
+        data = yield from _without(data, 2)
+    return _GZIP + bytes(_FIXED - len(_GZIP)) + data
+
+
+def _without(data: bytes, count: int) -> Generator[None, bytes, bytes]:
+    while len(data) < count:
+        count -= len(data)
+        data = yield
+    return data[count:]
+
+
 def _gzip() -> Decompressor:
-    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP) if igzip_lib else _ZlibDecompressor()
+    return _IgzipDecompressor() if igzip_lib else _ZlibDecompressor()
 
 
 def _xz() -> Decompressor:
@@ -111,6 +179,32 @@ _DECOMPRESSORS: dict[Packing, Callable[[], Decompressor]] = {
 def new_decompressor(packing: Packing) -> Decompressor:
     """What decompresses one stream, within bounds of memory; it raises what ``CORRUPT`` lists."""
     return _DECOMPRESSORS[packing]()
+
+
+#: What holds a window of up to 128 MiB; the others hold 4 MiB at the most.
+LARGE: frozenset[Packing] = frozenset({"xz", "zstd"})
+
+#: Seconds after which a wait for its turn looks whether it is still wanted.
+_MOMENT = 0.1
+
+_turn = Lock()
+
+
+@contextmanager
+def turn_of(packing: Packing) -> Iterator[None]:
+    """Decompress in the block, in a worker thread of anyio: streams with large windows one at a time in this process.
+
+    Each may claim 128 MiB, however small it is, and a migration opens dozens of archives at once.
+    """
+    if packing not in LARGE:
+        yield
+        return
+    while not _turn.acquire(timeout=_MOMENT):
+        from_thread.check_cancelled()
+    try:
+        yield
+    finally:
+        _turn.release()
 
 
 class CorruptError(Exception):
@@ -154,6 +248,10 @@ class UnpackedHash:
         if self._member is not None or not self._members:
             raise CorruptError(f"its {self._codec} data has no end")
         return Digest(self._sha256.hexdigest())
+
+    def close(self) -> None:
+        """Give the memory back, also where an error that is kept refers to this."""
+        self._member = None
 
     def _unpack(self, data: memoryview | bytes) -> None:
         while True:
