@@ -32,7 +32,7 @@ BATCH = 100
 #: What a caller is told who may not use an operation, and a registry that does not have it.
 NOT_ALLOWED = frozenset({"AccessDeniedException", "UnsupportedCommandException"})
 
-#: How often a part may outlive its signature: the line is given to it alone after the first time.
+#: How often a part may outlive its signature; each time, the line counts as slower, and fewer share it.
 _MOST_OUTLIVED = 3
 
 #: How often a part may be taken off the line.
