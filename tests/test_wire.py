@@ -223,6 +223,7 @@ async def test_a_part_is_signed_as_aws_describes_and_as_boto3_does(
 ) -> None:
     if token:
         monkeypatch.setenv("AWS_SESSION_TOKEN", token)
+    monkeypatch.setenv("AWS_SDK_UA_APP_ID", "nightly-mirror")
     data = random.Random(7).randbytes(2 * MiB + 1)
     async with capturing() as server:
         async with repository(service, server.url) as ours:
@@ -236,6 +237,9 @@ async def test_a_part_is_signed_as_aws_describes_and_as_boto3_does(
     assert sent.headers["content-type"] == "application/x-amz-json-1.1"
     assert sent.headers["content-length"] == str(len(sent.body))
     assert "transfer-encoding" not in sent.headers
+    assert sent.headers["user-agent"].startswith("asyncpush/")
+    assert "app/nightly-mirror" in sent.headers["user-agent"]
+    assert "app/nightly-mirror" in stock.headers["user-agent"]
     assert sent.headers.get("x-amz-security-token") == token
     scope = sent.authorization["Credential"].split("/")
     assert [scope[0], *scope[2:]] == [KEY_ID, REGISTRIES[service].region, service, "aws4_request"]

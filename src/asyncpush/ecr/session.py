@@ -32,6 +32,7 @@ from asyncpush.proxies import is_excepted
 from asyncpush.redaction import hide_user_of
 from asyncpush.reference import RegistryName, Service
 from asyncpush.settings import AwsConfiguration
+from asyncpush.user_agent import user_agent
 
 #: Seconds to connect, and between two bytes of an answer or of what is sent. ECR answers a part once it has stored it.
 CONNECT_TIMEOUT = 20
@@ -66,9 +67,13 @@ class Transport:
     read_timeout: float | None = READ_TIMEOUT
     retry_mode: str | None = None
 
-    def config(self, registry: RegistryName, connections: int) -> AioConfig:
-        """Botocore's configuration of a client."""
+    def config(self, registry: RegistryName, connections: int, session: Any) -> AioConfig:
+        """Botocore's configuration of a client of a session; reads files."""
+        application = session._session.get_config_variable("user_agent_appid")  # noqa: SLF001 - aioboto3 has no door to it
+        agent = f"{user_agent()} Botocore/{botocore.__version__}"
         return AioConfig(
+            # botocore's own name is built again for each request, which takes 7 per cent of a migration's time.
+            user_agent=f"{agent} app/{application}" if application else agent,
             max_pool_connections=connections,
             retries={"mode": self.retry_mode} if self.retry_mode else {"mode": "standard", "total_max_attempts": 1},
             connect_timeout=self.connect_timeout,
@@ -101,7 +106,7 @@ async def open_client(
         raise ConfigurationError(
             f"{session.region_name!r} is no region", hint=_REGION_HINT
         ) from bce.InvalidRegionError(region_name=session.region_name)
-    config = transport.config(registry, connections)
+    config = await to_thread.run_sync(transport.config, registry, connections, session)
     async with AsyncExitStack() as stack:
         if transport.signed:
             signing = await stack.enter_async_context(open_credentials(aws, session.region_name))

@@ -10,7 +10,6 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from yarl import URL
@@ -22,6 +21,7 @@ from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.patience import TransientError
 from asyncpush.sources.registry.reference import api_host, canonical_host
 from asyncpush.sources.registry.stored import configuration_folder, home_folder
+from asyncpush.user_agent import user_agent
 
 #: Where administrators put certificates, a folder for each registry.
 _CERTIFICATE_FOLDERS = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
@@ -116,9 +116,7 @@ def look_around(registry: SourceRegistry) -> Surroundings:
             f"{registry.client_key} is a key without its certificate", hint="give both: --src-cert and --src-key"
         )
     problems = [] if registry.plain_http else list(_trust(registry, own, elsewhere))
-    return Surroundings(
-        own, elsewhere, Proxies.detect(), f"asyncpush/{version('asyncpush')}", problems[0] if problems else ""
-    )
+    return Surroundings(own, elsewhere, Proxies.detect(), user_agent(), problems[0] if problems else "")
 
 
 def _trust(registry: SourceRegistry, own: ssl.SSLContext, elsewhere: ssl.SSLContext) -> Iterator[str]:
