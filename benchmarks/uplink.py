@@ -3,7 +3,7 @@
     python benchmarks/uplink.py [--rate 600] [--layers 16] [--layer-size 10MiB] [--before PYTHON]
 
 All connections to the emulator share one line of so many bytes a second. A signature is good for five minutes, so
-parts that all leave at once come too late together. What a push needs on the line is its layers in base64; the share of
+parts that all leave at once come too late together: the emulator verifies them. What a push needs on the line is its layers in base64; the share of
 the line is that, by what the line could carry in the time that the push took. ``--before`` is the interpreter of
 another installation of asyncpush, which is measured after this one.
 """
@@ -120,7 +120,7 @@ def main() -> None:
 def measure(name: str, python: str, given: argparse.Namespace) -> None:
     """Push once, and print how that went."""
     needed = given.layers * given.layer_size * 4 / 3
-    with tempfile.TemporaryDirectory() as scratch, emulator(Path(scratch, "ecr")) as target:
+    with tempfile.TemporaryDirectory() as scratch, emulator(Path(scratch, "ecr"), options=()) as target:
         layers = [Path(scratch, f"layer-{number}") for number in range(given.layers)]
         for layer in layers:
             layer.write_bytes(os.urandom(given.layer_size))

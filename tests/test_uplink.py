@@ -51,9 +51,14 @@ class Part:
 
     size: int
     first: int = 0
-    output_size: float = 0
+    buffer: int = 0
+    passed: float = 0
     has_ended: bool = False
     arrived: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def output_size(self) -> float:
+        return min(self.passed + self.buffer, self.size)
 
     @property
     def transport(self) -> Part | None:
@@ -78,9 +83,10 @@ class Part:
 
 @dataclass
 class MadeUpLine:
-    """A line of so many bytes a second, which all parts share alike, and its time."""
+    """A line of so many bytes a second, which all parts share alike, and its time; it buffers some of each part."""
 
     rate: float
+    buffer: int = 0
     now: float = 0.0
     carried: float = 0.0
     most_at_once: int = 0
@@ -92,12 +98,12 @@ class MadeUpLine:
         self.most_at_once = max(self.most_at_once, len(self.parts))
         room = self.rate * seconds
         while self.parts and room > 1:
-            share = min(room / len(self.parts), min(part.size - part.output_size for part in self.parts))
+            share = min(room / len(self.parts), min(part.size - part.passed for part in self.parts))
             for part in self.parts:
-                part.output_size += share
+                part.passed += share
             room -= share * len(self.parts)
             self.carried += share * len(self.parts)
-            for part in [part for part in self.parts if part.size - part.output_size < 1]:
+            for part in [part for part in self.parts if part.size - part.passed < 1]:
                 self.parts.remove(part)
                 part.arrived.set()
 
@@ -106,7 +112,7 @@ class MadeUpLine:
         took = []
         while True:
             async with uplink.crossing(first, size, may_stop=len(took) < 3) as crossing:
-                part, began = Part(size, first), self.now
+                part, began = Part(size, first, self.buffer), self.now
                 crossing.begin(part)
                 self.parts.append(part)
                 await part.arrived.wait()
@@ -118,17 +124,18 @@ class MadeUpLine:
                     return took
 
 
+@pytest.mark.parametrize("buffer", [0, 4 * MiB], ids=["plain", "buffered"])
 @pytest.mark.parametrize(
     ("rates", "layers", "parts"),
     [([150_000], 16, 1), ([150_000], 6, 4), ([600_000], 32, 2), ([600_000, 150_000], 16, 3), ([5_000_000], 32, 2)],
     ids=["150kB/s", "150kB/s-many-parts", "600kB/s", "slower-after-a-minute", "5MB/s"],
 )
 async def test_parts_share_a_slow_line_so_that_none_outlives_its_signature(
-    rates: list[float], layers: int, parts: int
+    rates: list[float], layers: int, parts: int, buffer: int
 ) -> None:
     """The line is full all the time, and hardly anything goes over it in vain."""
     told: list[str] = []
-    line = MadeUpLine(rates[0])
+    line = MadeUpLine(rates[0], buffer)
     uplink = Uplink(told.append, clock=lambda: line.now)
     size, took = 14_000_000, list[list[float]]()
 

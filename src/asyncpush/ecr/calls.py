@@ -141,6 +141,9 @@ class Calls:
             if is_late or crossing.stopped:
                 raise StoppedError from error
             raise
+        finally:
+            if crossing is not None:
+                crossing.end()
 
     def _is_empty(self, operation: str, answer: dict[str, Any]) -> bool:
         """Whether an answer has nothing of what ECR gives for *operation*."""

@@ -1,8 +1,10 @@
 """The line to ECR: no more parts are on their way than it carries while their signatures are good.
 
 A signature is good for five minutes, and ECR looks at it when it has all of a part. Many parts that share a slow line
-would all come too late, and be sent in vain. So it is measured what the line carries, and parts beyond that wait; those
-that left before anybody could know are taken off the line again, while little of them has left.
+would all come too late, and be sent in vain. So few parts begin, and more follow as answers show what the line carries:
+what has left this machine may lie in buffers on the way, which take megabytes of each connection at once. A line that
+gets slower shows in what leaves, too; where parts would come too late then, those of which least has left are taken off
+the line again.
 """
 
 from __future__ import annotations
@@ -30,10 +32,16 @@ from asyncpush.settings import MIN_PART_SIZE, SIGNATURE_LIFETIME
 _AIM, _TOO_LATE, _IN_TIME = 0.4, 0.8, 0.6
 
 #: Likewise: between two looks at what has left, over which looks the line is measured, and what a part should take.
-_LOOK, _WINDOW, _PART = 1 / 300, 1 / 30, 0.1
+_LOOK, _WINDOW, _PART = 1 / 300, 1 / 10, 0.1
 
-#: What buffers on the way take at once of each part, which tells nothing of the line: a share of it, or bytes.
-_AT_ONCE, _MOST_AT_ONCE = 1 / 8, 256 * 1024
+#: The most that buffers on the way can hold of a connection: what Linux gives one to receive into (``tcp_rmem``).
+_BUFFERED = 6 * 1024 * 1024
+
+#: Bytes a second that the line is known to carry at first: two parts of 10 MiB are on their way by that.
+_AT_FIRST = 234_000
+
+#: Shares of a signature's life: between two looks while nothing is known, and the age of a part that arrived late.
+_FIRST_LOOK, _LATE = 1 / 6000, 0.5
 
 #: Of a connection that is closed: nothing of what has not left yet is sent any more.
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -58,7 +66,7 @@ class Crossing:
         moved: called when it has been seen that the peer has taken more.
     """
 
-    def __init__(self, size: int, clock: Callable[[], float], *, may_stop: bool) -> None:
+    def __init__(self, size: int, clock: Callable[[], float], passed: Callable[[], int], *, may_stop: bool) -> None:
         self.size = size
         self.may_stop = may_stop
         self.began = clock()
@@ -66,6 +74,8 @@ class Crossing:
         self.stopped = False
         self.moved: Callable[[], None] | None = None
         self._clock = clock
+        self._passed = passed
+        self._passed_before = 0
         self._writer: Any = None
 
     @property
@@ -79,6 +89,16 @@ class Crossing:
         return 0 if self.stopped else max(self.size - self.taken, 0)
 
     @property
+    def passed(self) -> int:
+        """Bytes of it that have passed the line, whatever buffers hold."""
+        return max(self.taken - _BUFFERED, 0)
+
+    @property
+    def carried(self) -> float:
+        """Bytes a second that have passed the line since it was sent, of all parts, now that it has arrived."""
+        return (self._passed() - self.passed + self.size - self._passed_before) / max(self.age, 1e-6)
+
+    @property
     def is_leaving(self) -> bool:
         """Whether its bytes are on their way."""
         return self._writer is not None and bool(self.rest)
@@ -87,23 +107,24 @@ class Crossing:
         """Hear that its body is about to be written, by aiohttp's *writer*."""
         self.began = self._clock()
         self.taken = 0
+        self.stopped = False
+        self._passed_before = self._passed()
         self._writer = writer
         # Its own wait for the answer begins anew while the peer takes what is left (``moved``).
         writer.protocol.read_timeout = None
 
     def look(self) -> int:
-        """See what the peer has taken since the last look; how many bytes of that have passed the line."""
+        """See how many bytes the peer has taken since the last look."""
         transport = self._writer and self._writer.transport
         if transport is None:
             return 0
         more = int(min(self._writer.output_size - unsent(transport), self.size)) - self.taken
         if more <= 0:
             return 0
-        before, self.taken = self.taken, self.taken + more
+        self.taken += more
         if self.moved:
             self.moved()
-        at_once = min(_MOST_AT_ONCE, int(self.size * _AT_ONCE))
-        return max(self.taken - at_once, 0) - max(before - at_once, 0)
+        return more
 
     def end(self) -> None:
         """Let go of its connection, which knows its body, and through that itself."""
@@ -145,6 +166,8 @@ class Uplink:
     ) -> None:
         self.lifetime = lifetime
         self.rate: float | None = None
+        self._proven: float = _AT_FIRST
+        self._arrived = 0
         self._tell = tell
         self._clock = clock
         self._crossings: set[Crossing] = set()
@@ -152,6 +175,7 @@ class Uplink:
         self._asked = count()
         self._looks: deque[tuple[float, int]] = deque()
         self._looked = self._cleared = 0.0
+        self._late_since = math.inf
         self._was_full = self._is_watched = False
         self._ended = 0
 
@@ -169,7 +193,7 @@ class Uplink:
             size: bytes of its body.
             may_stop: whether it may be taken off the line again; bytes that have left are then lost.
         """
-        crossing, granted = Crossing(size, self._clock, may_stop=may_stop), anyio.Event()
+        crossing, granted = Crossing(size, self._clock, self._passed, may_stop=may_stop), anyio.Event()
         heapq.heappush(self._waiting, (-first, next(self._asked), crossing, granted))
         self._grant()
         try:
@@ -182,16 +206,27 @@ class Uplink:
     def arrived(self, crossing: Crossing) -> None:
         """Hear that ECR has answered for a part."""
         self._ended += crossing.size - crossing.taken
-        carried = crossing.size / max(crossing.age, 1e-6)
-        if self.rate is not None and carried > self.rate:
-            self.rate = min(carried, self.rate * _BY_PART)
+        if crossing.age > self.lifetime * _LATE:
+            self._slow(crossing.carried)
+        else:
+            self._proven = max(self._proven, crossing.carried)
+            alone = crossing.size / max(crossing.age, 1e-6)
+            if self.rate is not None and alone > self.rate:
+                self.rate = min(alone, self.rate * _BY_PART)
+        self._arrived += crossing.size
+        crossing.taken = 0
 
     def outlived(self, crossing: Crossing) -> None:
         """Hear that a part has come after its signature's end."""
         self._slow(min(self.rate or math.inf, crossing.size / crossing.age))
 
+    def _passed(self) -> int:
+        """Bytes that have passed the line, of all parts so far."""
+        return self._arrived + sum(crossing.passed for crossing in self._crossings)
+
     def _look_later(self) -> None:
-        asyncio.get_running_loop().call_later(self.lifetime * _LOOK, self._tick)
+        share = _FIRST_LOOK if self._proven == _AT_FIRST else _LOOK
+        asyncio.get_running_loop().call_later(self.lifetime * share, self._tick)
 
     def _tick(self) -> None:
         self.look()
@@ -206,17 +241,22 @@ class Uplink:
         self._ended = 0
         for crossing in self._crossings:
             moved += crossing.look()
+            if crossing.passed:
+                self._proven = max(self._proven, crossing.passed / crossing.age)
         is_full = any(crossing.is_leaving for crossing in self._crossings)
         if is_full and self._was_full:
             self._looks.append((now - self._looked, moved))
         self._was_full, self._looked = is_full, now
         seconds = sum(seconds for seconds, _ in self._looks)
         if seconds < self.lifetime * _WINDOW:
+            self._grant()
             return
         # Where nothing leaves at all, that is silence and no slow line: others see to that.
         if (carried := sum(moved for _, moved in self._looks)) and now > self._cleared:
             self.rate = min(carried / seconds, (self.rate or math.inf) * _BY_LOOK)
             self._relieve(now, self.rate)
+            if self._waiting and self._rest + self._waiting[0][2].size > self.rate * self.lifetime * _AIM:
+                self._tell_rate(self.rate)
         while self._looks and seconds - self._looks[0][0] >= self.lifetime * _WINDOW:
             seconds -= self._looks.popleft()[0]
         self._grant()
@@ -225,6 +265,10 @@ class Uplink:
         """Where a part would come too late, take those off the line of which least has left."""
         leaving = sorted((each for each in self._crossings if each.is_leaving), key=lambda each: each.taken)
         if _latest(leaving, now, rate) <= self.lifetime * _TOO_LATE:
+            self._late_since = math.inf
+            return
+        self._late_since = min(self._late_since, now)
+        if now - self._late_since < self.lifetime * _WINDOW:
             return
         self._slow(rate)
         for each in [each for each in leaving[:-1] if each.may_stop]:
@@ -237,6 +281,10 @@ class Uplink:
 
     def _slow(self, rate: float) -> None:
         self.rate = rate
+        self._proven = min(self._proven, rate)
+        self._tell_rate(rate)
+
+    def _tell_rate(self, rate: float) -> None:
         self._tell(f"the line to ECR carries about {rate / 1000:,.0f} kB/s: fewer parts are sent at once")
 
     def _leave(self, crossing: Crossing) -> None:
@@ -248,8 +296,15 @@ class Uplink:
         self._grant()
 
     def _has_room(self, size: int) -> bool:
-        rest = sum(crossing.rest for crossing in self._crossings)
-        return not self._crossings or self.rate is None or rest + size <= self.rate * self.lifetime * _AIM
+        if not self._crossings:
+            return True
+        unproven = size + sum(crossing.size - crossing.passed for crossing in self._crossings)
+        within = self.lifetime * _AIM
+        return unproven <= self._proven * within and (self.rate is None or self._rest + size <= self.rate * within)
+
+    @property
+    def _rest(self) -> int:
+        return sum(crossing.rest for crossing in self._crossings)
 
     def _grant(self) -> None:
         while self._waiting and self._has_room(self._waiting[0][2].size):
