@@ -3,9 +3,9 @@
     python benchmarks/uplink.py [--rate 600] [--layers 16] [--layer-size 10MiB] [--before PYTHON]
 
 All connections to the emulator share one line of so many bytes a second. A signature is good for five minutes, so
-parts that all leave at once come too late together: the emulator verifies them. What a push needs on the line is its layers in base64; the share of
-the line is that, by what the line could carry in the time that the push took. ``--before`` is the interpreter of
-another installation of asyncpush, which is measured after this one.
+parts that all leave at once come too late together: the emulator verifies them. What a push needs on the line is its
+layers in base64; the share of the line is that, by what the line could carry in the time that the push took.
+``--before`` is the interpreter of another installation of asyncpush, which is measured after this one.
 """
 
 from __future__ import annotations
