@@ -191,7 +191,7 @@ class UnforeseenError(AsyncpushError):
     def __init__(self, error: Exception) -> None:
         cause = next(leaf_errors(error))
         #: All that is known of it, many lines.
-        self.traceback = "".join(traceback.format_exception(error))
+        self.traceback = shown("".join(traceback.format_exception(error)))
         frames = traceback.extract_tb(cause.__traceback__)[-_SHOWN_FRAMES:]
         places = ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
         text = " ".join(str(cause).split())[:_SHOWN_TEXT]

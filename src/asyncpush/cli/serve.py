@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from asyncpush import open_files
 from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE, FAILED, run, run_server
-from asyncpush.cli.streams import say, write_result
+from asyncpush.cli.streams import say, write_lines
 from asyncpush.cli.weather import WeatherOptions, make_weather
 from asyncpush.emulator import Behaviour, DamagedDataError, Emulator, Finding
 from asyncpush.emulator.check import check as check_data
@@ -153,26 +153,27 @@ async def _check(data: Path | None) -> int:
     try:
         done = await check_data(data, _say_finding)
     except DamagedDataError as error:
-        write_result(f"{error.message} (damage)\n")
+        write_lines([f"{error.message} (damage)"])
         return FAILED
-    write_result(
+    summary = (
         f"{data}: {done.repositories} repositories, {done.images} images, {done.uploads} unfinished uploads, "
         f"{done.blobs} blobs of {done.size} bytes hashed: {done.damaged} damaged, {done.stray} stray, "
-        f"{done.leftover} left by a kill\n"
+        f"{done.leftover} left by a kill"
     )
+    write_lines([summary])
     return DONE if done.is_clean else FAILED
 
 
 def _say_finding(finding: Finding) -> None:
     note = "left by a kill, and made right by the next start" if finding.grade == "leftover" else finding.grade
-    write_result(f"{finding} ({note})\n")
+    write_lines([f"{finding} ({note})"])
 
 
 def _introduce(emulator: Emulator, data: Path | None, advice: str) -> None:
     url = emulator.endpoint_url
     kept = f"kept in {data}" if data else "gone when it ends (--data DIR keeps it)"
     say(f"A local ECR listens on {url}; what it holds is {kept}. Point any AWS tool at it:\n")
-    write_result(f"export AWS_ENDPOINT_URL_ECR={url}\nexport AWS_ENDPOINT_URL_ECR_PUBLIC={url}\n")
+    write_lines([f"export AWS_ENDPOINT_URL_ECR={url}", f"export AWS_ENDPOINT_URL_ECR_PUBLIC={url}"])
     say(f"\n{advice}\n\nCtrl-C ends it.")
     if not emulator.weather.is_fair:
         say(f"\nIts weather: {msgspec.json.encode(describe(emulator.weather)).decode()}")
