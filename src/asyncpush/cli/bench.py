@@ -193,7 +193,7 @@ async def _agree(plan: Plan, place: Place, *, yes: bool, quiet: bool) -> None:
 
 async def _conclude(outcome: Outcome, plot: Path | None, show: OutputOptions) -> int:
     if show.output == "json":
-        write_document(document(outcome))
+        write_document(await to_thread.run_sync(document, outcome))
     else:
         write_as_it_is(without_secrets(await to_thread.run_sync(table, outcome)))
     if plot:

@@ -24,6 +24,7 @@ from asyncpush.emulator.check import check as check_data
 from asyncpush.emulator.credentials import DEFAULT_CREDENTIALS, read_credentials
 from asyncpush.emulator.weather.document import describe
 from asyncpush.errors import UsageError
+from asyncpush.files import load_chain
 from asyncpush.proxies import is_loopback
 
 app = command(
@@ -105,7 +106,8 @@ def serve(
     async def main() -> int:
         if not 0 <= port <= 65535:
             raise UsageError(f"--port is {port}", hint="give 1 to 65535, or 0 for a free one")
-        context, chosen = _tls_context(tls_cert, tls_key), Behaviour.parse(behaviour or ())
+        context = await to_thread.run_sync(_tls_context, tls_cert, tls_key)
+        chosen = Behaviour.parse(behaviour or ())
         forecast = await to_thread.run_sync(make_weather, weather)
         keys = await to_thread.run_sync(read_credentials, credentials) if credentials else DEFAULT_CREDENTIALS
         with tempfile.TemporaryDirectory(prefix="asyncpush-") as scratch:
@@ -206,7 +208,7 @@ def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext |
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(certificate, key)
+        load_chain(context, certificate, key)
     except (OSError, ssl.SSLError) as error:
         reason = (
             open_files.reason(error) if isinstance(error, FileNotFoundError) else open_files.shortage(error) or error
