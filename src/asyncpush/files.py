@@ -35,7 +35,10 @@ def read_small(path: Path, limit: int, *, seconds: float = _PIPE) -> bytes:
     # A named pipe without a writer would block here for ever; regular files ignore the flag.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        mode = os.fstat(descriptor).st_mode
+        status = os.fstat(descriptor)
+        mode = status.st_mode
+        if stat.S_ISCHR(mode) and status.st_rdev == Path(os.devnull).stat().st_rdev:
+            return b""
         if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
             raise OSError(errno.EINVAL, "it is no file", str(path))
         data, end = bytearray(), time.monotonic() + seconds

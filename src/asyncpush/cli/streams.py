@@ -24,19 +24,18 @@ STANDARD_INPUT = "/dev/stdin"
 def standard_streams() -> Iterator[None]:
     """See that both streams are there for the block, and that nothing of them is left for Python to fail at.
 
-    What is logged meanwhile goes to standard error, warnings and worse, as all else that is said there.
+    What is logged meanwhile and nobody handles goes to standard error, as all else that is said there.
     """
     for name in ("stdout", "stderr"):
         # Closed by the shell (`>&-`), it leaves its number to the next file or socket that is opened.
         if getattr(sys, name) is None:
             setattr(sys, name, _Closed(os.devnull, "w"))
-    log, said = logging.getLogger(), _SaidLog()
-    if not log.handlers:
-        log.addHandler(said)
+    # What libraries log that have a handler of their own stays theirs.
+    unheard, logging.lastResort = logging.lastResort, _SaidLog(logging.WARNING)
     try:
         yield
     finally:
-        log.removeHandler(said)
+        logging.lastResort = unheard
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
