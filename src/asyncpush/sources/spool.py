@@ -116,6 +116,9 @@ def _can_stay(file: FileIO, label: str) -> bool:
 class _Stream(io.RawIOBase):
     """A stream that gives full buffers until its end, and stops when the caller of its worker thread is cancelled."""
 
+    #: Bytes that it has given.
+    count = 0
+
     def readable(self) -> bool:
         return True
 
@@ -128,6 +131,7 @@ class _Stream(io.RawIOBase):
             if not count:
                 break
             filled += count
+        self.count += filled
         return filled
 
     def _read_some(self, buffer: memoryview) -> int:
@@ -180,7 +184,9 @@ def _spool(raw: _Stream, label: str, held: ExitStack, allowance: Allowance) -> R
         if not data:
             raise SourceError(f"{label} is empty")
         check_head(data[:HEAD_SIZE], label)
-        return _copied(data, read, label, held, allowance)
+        copy = _copied(data, read, label, held, allowance)
+        copy.source_size = raw.count
+        return copy
 
 
 class Scratch:
@@ -219,7 +225,7 @@ class Scratch:
         return Region(copy, 0, copy.size, packed.label)
 
 
-def _copied(data: bytes, read: Callable[[], bytes], label: str, held: ExitStack, allowance: Allowance) -> ReadFile:
+def _copied(data: bytes, read: Callable[[], bytes], label: str, held: ExitStack, allowance: Allowance) -> _Copy:
     """A copy of *data* and of all that *read* gives, for as long as *held* is open."""
     with _SPOOLS.writing(label) as copy:
         data = data or read()
@@ -253,6 +259,8 @@ class _Copy:
         self.spool = spool
         self.start = spool.end
         self.size = 0
+        #: Bytes of what it is a copy of, as they came.
+        self.source_size = 0
 
     def write(self, data: bytes) -> None:
         """Write more; nobody else writes into the spool meanwhile."""
