@@ -46,13 +46,24 @@ class Unpacker:
         self._pending = b""
         self._begun = False
         self._stream: Decompressor | None = None
+        self._packing: Packing = "gzip"
         self._turn = ExitStack()
         self._has_turn = False
 
     def close(self) -> None:
         """Let others decompress."""
         self._stream = None
+        self.let_others()
+
+    def let_others(self) -> None:
+        """Let others decompress while nothing comes: who waits for a pipe keeps its window, but not its turn."""
+        self._has_turn = False
         self._turn.close()
+
+    def _take_turn(self) -> None:
+        if not self._has_turn and self._packing in LARGE:
+            self._turn.enter_context(turn_of(self._packing))
+            self._has_turn = True
 
     def decompress(self, size: int) -> bytes:
         """The next bytes, *size* at the most; none only at the end, all checksums having been right.
@@ -70,6 +81,7 @@ class Unpacker:
     def _some(self, size: int) -> bytes:
         assert self._stream is not None, "a stream has begun"  # noqa: S101
         packed = self._input() if self._stream.needs_input else b""
+        self._take_turn()
         with self._intact():
             data = self._stream.decompress(packed, size)
         if self._stream.eof:
@@ -99,10 +111,8 @@ class Unpacker:
                 f"{self._label} holds something else behind its compressed data",
                 hint="it may be damaged, or several files in one; give each file alone",
             )
-        self._begun = True
-        if not self._has_turn and packing in LARGE:
-            self._turn.enter_context(turn_of(packing))
-            self._has_turn = True
+        self._begun, self._packing = True, packing
+        self._take_turn()
         self._stream = new_decompressor(packing)
         return self._stream
 
