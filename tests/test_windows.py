@@ -18,11 +18,13 @@ import pytest
 from anyio import to_thread
 
 import asyncpush.sources.unpack
+import asyncpush.stream.unpack
+from asyncpush import Registry
 from asyncpush.errors import ManifestError
 from asyncpush.settings import Settings
 from asyncpush.sources import open_source
-from asyncpush.stream.unpack import Decompressor, Packing, new_decompressor
-from images import CONFIG, MANIFEST, RAW_LAYER, Layout, config_json, tar
+from asyncpush.stream.unpack import WINDOW_LOG, Decompressor, Packing, new_decompressor, zstd
+from images import CONFIG, MANIFEST, OCI, RAW_LAYER, Layout, config_json, tar
 
 #: A watchdog: what takes longer hangs.
 _LIMIT = 30
@@ -37,26 +39,35 @@ def archive(size: int = 100_000, padding: int = 0) -> bytes:
     return lzma.compress(layout.tag(image, "1").archive(), preset=0)
 
 
+class Counts:
+    """How many decompressors with large windows there are, were at most, and were in all."""
+
+    now = most = total = 0
+
+    def decompressor(self, packing: Packing, window_log: int = WINDOW_LOG) -> object:
+        """Make one that is counted as long as it is there."""
+        return Counted(self if window_log == WINDOW_LOG else Counts(), new_decompressor(packing, window_log))
+
+
+class Counted:
+    """A decompressor."""
+
+    def __init__(self, counts: Counts, inner: Decompressor) -> None:
+        self._counts, self._inner = counts, inner
+        counts.now, counts.total = counts.now + 1, counts.total + 1
+        counts.most = max(counts.most, counts.now)
+        time.sleep(0.02)  # so that others would come meanwhile
+
+    def __del__(self) -> None:
+        self._counts.now -= 1
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+
 async def test_streams_with_large_windows_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    open_now = most = total = 0
-
-    class Counted:
-        """A decompressor that is counted as long as it is there."""
-
-        def __init__(self, packing: Packing) -> None:
-            nonlocal open_now, most, total
-            self._inner: Decompressor = new_decompressor(packing)
-            open_now, total = open_now + 1, total + 1
-            most = max(most, open_now)
-
-        def __del__(self) -> None:
-            nonlocal open_now
-            open_now -= 1
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._inner, name)
-
-    monkeypatch.setattr(asyncpush.sources.unpack, "new_decompressor", Counted)
+    counts = Counts()
+    monkeypatch.setattr(asyncpush.sources.unpack, "new_decompressor", counts.decompressor)
 
     async def read(number: int) -> None:
         path = tmp_path / f"{number}.tar.xz"
@@ -67,7 +78,32 @@ async def test_streams_with_large_windows_take_turns(tmp_path: Path, monkeypatch
     async with anyio.create_task_group() as tg:
         for number in range(8):
             tg.start_soon(read, number)
-    assert (total, most, open_now) == (8, 1, 0)
+    assert (counts.total, counts.most, counts.now) == (8, 1, 0)
+
+
+async def test_layers_with_large_windows_are_verified_one_at_a_time(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, layers = Layout(), [tar({f"srv/{number}": os.urandom(200_000)}) for number in range(6)]
+    packed = [far_back(layer) if number < 4 else zstd.compress(layer) for number, layer in enumerate(layers)]
+    described = [layout.blob(data, f"{OCI}layer.v1.tar+zstd") for data in packed]
+    image = layout.manifest(layout.blob(config_json(layers), CONFIG), described)
+    folder = await to_thread.run_sync(layout.tag(image, "1").write, tmp_path / "layout")
+    await asyncpush.push(registry, f"oci:{folder}:1", "team/app:1")
+    counts = Counts()
+    monkeypatch.setattr(asyncpush.stream.unpack, "new_decompressor", counts.decompressor)
+    found = await asyncpush.verify_image(registry, "team/app:1", deep=True)
+
+    assert (found.problems, found.notes, found.blobs) == ((), (), 7)
+    assert (counts.total, counts.most, counts.now) == (4, 1, 0)
+
+
+def far_back(data: bytes) -> bytes:
+    """Compress *data* so that whoever decompresses it needs 128 MiB, since nothing says how much it is."""
+    compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: WINDOW_LOG})
+    return (
+        b"".join(compressor.compress(data[at : at + 65536]) for at in range(0, len(data), 65536)) + compressor.flush()
+    )
 
 
 async def test_a_pipe_that_stalls_keeps_nobody_from_decompressing(tmp_path: Path) -> None:

@@ -7,7 +7,16 @@ from contextlib import ExitStack, contextmanager
 
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
-from asyncpush.stream.unpack import CORRUPT, LARGE, WINDOW_LOG, Decompressor, Packing, new_decompressor, turn_of
+from asyncpush.stream.unpack import (
+    CORRUPT,
+    LARGE,
+    TOO_FAR_BACK,
+    WINDOW_LOG,
+    Decompressor,
+    Packing,
+    new_decompressor,
+    turn_of,
+)
 
 #: Enough of a file's beginning to tell what it is: a tar archive's first header.
 HEAD_SIZE = 512
@@ -18,9 +27,6 @@ _MAGIC: tuple[tuple[bytes, Packing], ...] = (
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"BZh", "bzip2"),
 )
-
-#: What liblzma and libzstd say of data that refers further back than ``WINDOW_LOG`` allows.
-_TOO_FAR_BACK = ("Memory usage limit exceeded", "requires too much memory")
 
 
 def sniff(head: bytes) -> Packing | None:
@@ -121,7 +127,7 @@ class Unpacker:
         try:
             yield
         except CORRUPT as error:
-            if any(words in str(error) for words in _TOO_FAR_BACK):
+            if any(words in str(error) for words in TOO_FAR_BACK):
                 raise SourceError(
                     f"{self._label} needs more than {(1 << WINDOW_LOG) // MiB} MiB of memory to be decompressed",
                     hint="decompress it first",
