@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from asyncpush.processes import MAX_OUTPUT, run_small
-from conftest import REGION
+from conftest import REGION, Server
 from inprocess import run_here
 
 KEYS = {
@@ -91,3 +91,14 @@ async def test_a_program_s_output_is_bounded_and_its_input_is_given() -> None:
     assert (endless.status, len(endless.output), endless.is_endless) == (-9, MAX_OUTPUT, True)
     loud = await run_small(["sh", "-c", "yes | head -c 3000000 >&2; echo done"])
     assert (loud.status, loud.output, len(loud.said), loud.is_endless) == (0, b"done\n", MAX_OUTPUT, False)
+
+
+def test_a_list_of_failures_goes_into_no_pipe_that_nobody_reads(tmp_path: Path, server: Server) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list").write_text(f"oci:{tmp_path}/empty team/nothing:1\n")
+    os.mkfifo(path := tmp_path / "pipe")
+    ran = run_here("migrate", tmp_path / "list", "--no-resume", "--failed-out", path, **server.environment)
+
+    assert ran.status == 1
+    assert f"error: {path} can't be written: " in ran.err
+    assert "give --failed-out another file" in ran.err

@@ -52,6 +52,20 @@ def read_small(path: Path, limit: int, *, seconds: float = _PIPE) -> bytes:
     raise OSError(errno.EFBIG, f"it has more than {limit} bytes", str(path))
 
 
+def write_small(path: Path, data: bytes) -> None:
+    """Write a file, or into a pipe as a shell's ``>(...)`` makes it.
+
+    Raises:
+        OSError: it can't be written, or is a pipe that nobody reads.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    # A named pipe without a reader would block here for ever; regular files ignore the flag.
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    os.set_blocking(descriptor, True)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
 def load_authorities(bundle: str | Path, *contexts: SSLContext) -> None:
     """Let *contexts* trust the authorities of a file.
 
