@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections import OrderedDict
-from collections.abc import Mapping
 from urllib.parse import quote, urlsplit
 
 HIDDEN = "***"
@@ -42,6 +41,12 @@ _VALUE = re.compile(
     r"|['\"](?:[a-z_-]*token|secret|secret_?access_?key|password|auth)['\"]\s*:\s*['\"])"
     r"[^\s&'\",;<>\\]+",
     re.IGNORECASE,
+)
+
+#: One of these is in whatever ``_VALUE`` finds: to look for them first is a tenth of the work.
+_WORDS = (
+    *("auth", "token", "secret", "password", "credential", "signature", "accesskey"),
+    *("sig=", "key=", "bearer", "basic"),
 )
 
 _secrets: OrderedDict[str, None] = OrderedDict()
@@ -93,7 +98,10 @@ def without_user(text: str) -> str:
 
 def without_secrets(text: str) -> str:
     """*text*, with nothing in it that opens something."""
-    text = _VALUE.sub(rf"\g<name>{HIDDEN}", without_user(text))
+    text = without_user(text)
+    lower = text.lower()
+    if any(word in lower for word in _WORDS):
+        text = _VALUE.sub(rf"\g<name>{HIDDEN}", text)
     for secret in _secrets:
         if secret in text:
             text = text.replace(secret, HIDDEN)
@@ -124,8 +132,8 @@ def shown_document(value: object) -> object:
     """A document of JSON's values with no secret in any of its texts."""
     if isinstance(value, str):
         return without_secrets(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {name: shown_document(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [shown_document(each) for each in value]
     return value
