@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import lzma
 import os
 import subprocess
 import termios
@@ -36,7 +35,7 @@ def archive(size: int = 100_000, padding: int = 0) -> bytes:
     config, layer = layout.blob(config_json([random]), CONFIG), layout.blob(random, RAW_LAYER)
     document = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]}
     image = layout.blob(json.dumps(document).encode() + b" " * padding, MANIFEST)
-    return lzma.compress(layout.tag(image, "1").archive(), preset=0)
+    return zstd.compress(layout.tag(image, "1").archive(), 1)
 
 
 class Counts:
@@ -70,7 +69,7 @@ async def test_streams_with_large_windows_take_turns(tmp_path: Path, monkeypatch
     monkeypatch.setattr(asyncpush.sources.unpack, "new_decompressor", counts.decompressor)
 
     async def read(number: int) -> None:
-        path = tmp_path / f"{number}.tar.xz"
+        path = tmp_path / f"{number}.tar.zst"
         await to_thread.run_sync(path.write_bytes, archive())
         async with open_source(path, Settings()) as source:
             assert len(await source.images()) == 1
@@ -107,7 +106,7 @@ def far_back(data: bytes) -> bytes:
 
 
 async def test_a_pipe_that_stalls_keeps_nobody_from_decompressing(tmp_path: Path) -> None:
-    path, data = tmp_path / "file.tar.xz", archive(3 * 2**20)
+    path, data = tmp_path / "file.tar.zst", archive(3 * 2**20)
     await to_thread.run_sync(path.write_bytes, archive())
     reader, writer = os.pipe()
     done = anyio.Event()
@@ -147,7 +146,7 @@ async def test_a_pipe_s_bytes_explain_its_documents_as_a_file_s_do(
 ) -> None:
     """Thousands of images in a pipe take no memory that others want."""
     monkeypatch.setattr("asyncpush.sources.document_memory._POOL._left", 0)
-    honest, padded = tmp_path / "honest.tar.xz", tmp_path / "padded.tar.xz"
+    honest, padded = tmp_path / "honest.tar.zst", tmp_path / "padded.tar.xz"
     await to_thread.run_sync(honest.write_bytes, archive())
     await to_thread.run_sync(padded.write_bytes, archive(padding=2_000_000))
     for path, is_honest in ((honest, True), (padded, False)):
