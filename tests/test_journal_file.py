@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +17,11 @@ from anyio import to_thread
 
 from asyncpush.errors import AsyncpushError, JournalError, UsageError
 from asyncpush.journal import open_journal
-from asyncpush.model import Descriptor, Digest
+from asyncpush.journal.database import open_database, opening
+from asyncpush.journal.queries import load
+from asyncpush.journal.statements import begin_run
+from asyncpush.journal.survey import rows, summarize
+from asyncpush.model import Descriptor, Digest, Upload
 from conftest import run_cli
 
 APP = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/app"
@@ -261,3 +266,78 @@ def drop_choice(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("ALTER TABLE known DROP COLUMN choice")
     connection.close()
+
+
+WRONG = {
+    "run": ("plan = x'ff'", "started = 'soon'", "begun = 1e300", "ended = 'x'", "failed = -1", "images_failed = 'x'"),
+    "image": ("copy = 'x'", "source_digest = x'00'", "digest = 'x'", "outcome = x'00'", "reason = 7", "at = -1"),
+    "known": ("repository = x'00'", "tag = x'ff'", "digest = x'00'", "source_digest = 1", "choice = x'00'", "at = ''"),
+    "carried": ("repository = x'00'", "digest = 'x'", "at = 'x'"),
+    "compressed": ("identity = x'00'", "media_type = x'00'", "digest = ''", "size = 'x'", "size = -1"),
+    "making": ("repository = x'00'", "at = 'x'"),
+    "repository": ("address = x'00'",),
+    "layer": ("repository = 'x'", "digest = x'00'", "size = 'x'", "size = 1.5", "referenced = 'x'"),
+}
+
+
+async def _fill(path: Path) -> None:
+    async with open_journal(path) as journal:
+        await journal.begin_run("plan", anew=True)
+        await journal.image_finished(f"a -> {APP}:1", source_digest=A, digest=A, outcome="pushed")
+        await journal.image_failed(f"a -> {APP}:2", "why")
+        await journal.note_referrers(APP, A)
+        await journal.repository_begun(APP)
+        await journal.layer_completed(APP, "identity", Descriptor("application/x", A, 7))
+        await journal.upload_begun(APP, "blob", Upload("u", 10, 20), 10)
+
+
+async def test_a_row_that_nobody_can_have_written_is_damage_to_all_who_read(path: Path, tmp_path: Path) -> None:
+    await _fill(path)
+    wrong = [(table, change) for table, changes in WRONG.items() for change in changes]
+    for number, (table, change) in enumerate(wrong):
+        copy = tmp_path / f"{number}.journal"
+        await to_thread.run_sync(shutil.copyfile, path, copy)
+        await to_thread.run_sync(run_sql, copy, f"UPDATE OR REPLACE {table} SET {change}")
+        for read in (_opened, summarize, lambda copy: list(rows(copy))):
+            with pytest.raises(JournalError) as caught:
+                await to_thread.run_sync(read, copy)
+            assert caught.value.message.startswith(f"the journal {copy} is damaged: "), (table, change)
+            assert "delete it" in str(caught.value.hint)
+
+
+async def test_text_that_is_none_is_damage(path: Path) -> None:
+    """Only Python's module finds it."""
+    await _fill(path)
+    await to_thread.run_sync(run_sql, path, "UPDATE known SET tag = CAST(x'ff' AS TEXT)")
+    for read in (_opened, lambda path: list(rows(path))):
+        with pytest.raises(JournalError, match="is damaged: Could not decode to UTF-8"):
+            await to_thread.run_sync(read, path)
+
+
+def _opened(path: Path) -> None:
+    with open_database(path) as connection, opening(path):
+        load(connection)
+        begin_run(connection, "plan", False, 0, 1)
+
+
+ABSURD = """id = x'00'|asked_part_size = 'x'|max_parts = -1|part_size = 'x'|part_size = 1000000000000
+received = 'x'|received = -1|begun = 'x'|heard = 'x'"""
+
+
+@pytest.mark.parametrize("change", ABSURD.replace("\n", "|").split("|"))
+async def test_an_upload_that_nobody_can_have_begun_is_begun_anew(path: Path, change: str) -> None:
+    await _fill(path)
+    await to_thread.run_sync(run_sql, path, f"UPDATE upload SET {change}")
+    async with open_journal(path) as journal:
+        assert await journal.open_upload(APP, "blob") is None
+        assert all(isinstance(left.received, int) for left in await journal.left_uploads())
+    assert len((await to_thread.run_sync(summarize, path)).uploads) == (change == "part_size = 1000000000000")
+
+
+async def test_a_name_that_is_no_text_equals_nothing(path: Path) -> None:
+    await _fill(path)
+    await to_thread.run_sync(run_sql, path, "UPDATE image SET copy = x'ff61' WHERE outcome = 'pushed'")
+    async with open_journal(path) as journal:
+        run = await journal.begin_run("plan", anew=False)
+        assert (run.finished, list(journal.finished)) == (1, ["\ufffda"])
+    assert len(await to_thread.run_sync(lambda: list(rows(path)))) == 9

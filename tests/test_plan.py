@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.errors import AsyncpushError, PlanError, UsageError
+from asyncpush.migrate.plan.importing import import_plan
 from asyncpush.migrate.plan.load import parse_plan, read_plan
 from asyncpush.migrate.plan.model import Plan, Target
 from asyncpush.migrate.plan.schema import plan_schema
@@ -808,3 +809,13 @@ images: [{{from: quay.io/team/app, to: app, repository: {{create: true, policy: 
     }
     with pytest.raises(PlanError, match=words[kind]):
         parse_plan(document, tmp_path / "plan.yaml", {})
+
+
+@pytest.mark.parametrize("text", ["version: 1\nimages: [{from: 'a\ud800', to: b}]\n", "a\ud800 b:\n", "\ud800: 1\n"])
+def test_text_with_half_a_letter_is_an_error_of_the_plan(text: str) -> None:
+    """A program may pass what no file in UTF-8 has."""
+    with pytest.raises(UsageError) as caught:
+        parse_plan(text, None, {})
+    assert str(caught.value).isprintable()
+    with pytest.raises(UsageError):
+        import_plan(text, "the configuration")

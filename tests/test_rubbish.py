@@ -548,7 +548,7 @@ def test_manifests_that_take_more_memory_than_all_sources_may_are_refused_with_t
     children = [layout.blob(raw, im.MANIFEST) for raw in padded]
     path = tmp_path / "many.tar.gz"
     path.write_bytes(gzip.compress(layout.tag(layout.index(*children), "1").archive(), 1))
-    refuses(server, path, "48 MiB of memory")
+    refuses(server, path, "32 MiB of memory")
     good_one = tmp_path / "good.tar"
     good_one.write_bytes(good().archive())
     ran = run_here("push", good_one, "rubbish/kept:1", "--create-repository", **server.environment)

@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+from pathlib import Path
 
 import pytest
 from anyio import create_task_group, to_thread
@@ -282,3 +283,18 @@ async def test_what_is_decompressed_has_a_bound(tmp_path, kind):
     with pytest.raises(SourceError, match=rf"{path}.* takes more than 100000 bytes in the temporary directory"):
         async with open_source(str(path), Settings(max_unpacked=100_000)) as source:
             await source.image()
+
+
+@pytest.mark.parametrize("written", ["{}", "oci:{}", "oci-archive:{}", "docker-archive:{}:1\n2"])
+@pytest.mark.parametrize("kind", ["nothing", "text", "folder"])
+async def test_a_path_with_a_line_end_makes_an_error_of_one_line(written: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a\nb\x1b[2J"
+    if kind == "text":
+        await to_thread.run_sync(path.write_text, "no archive")
+    elif kind == "folder":
+        await to_thread.run_sync(path.mkdir)
+    with pytest.raises(SourceError) as caught:
+        async with open_source(written.format(path), Settings()):
+            pass
+    assert "a\\nb\\x1b[2J" in str(caught.value)
+    assert str(caught.value).isprintable()

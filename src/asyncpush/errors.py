@@ -36,7 +36,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asyncpush.redaction import shown
+from asyncpush.redaction import shown, shown_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,9 +63,12 @@ class AsyncpushError(Exception):
         hint: what to do about it; printed behind the message.
     """
 
+    #: Whether its message has several lines, and not a name with a line end in it.
+    _has_lines = False
+
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        self.message = shown(message)
-        self.hint = shown(hint) if hint else hint
+        self.message = shown(message) if self._has_lines else shown_line(message)
+        self.hint = shown_line(hint) if hint else hint
         super().__init__(self.message)
 
     def __str__(self) -> str:
@@ -103,8 +106,10 @@ class PlanError(UsageError):
         problems: what is wrong, a line each, with its place.
     """
 
+    _has_lines = True
+
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(map(shown, problems))
+        self.problems = tuple(map(shown_line, problems))
         super().__init__("\n".join(self.problems))
 
 
@@ -191,7 +196,7 @@ class UnforeseenError(AsyncpushError):
     def __init__(self, error: Exception) -> None:
         cause = next(leaf_errors(error))
         #: All that is known of it, many lines.
-        self.traceback = "".join(traceback.format_exception(error))
+        self.traceback = shown("".join(traceback.format_exception(error)))
         frames = traceback.extract_tb(cause.__traceback__)[-_SHOWN_FRAMES:]
         places = ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
         text = " ".join(str(cause).split())[:_SHOWN_TEXT]

@@ -7,15 +7,27 @@ import os
 import select
 import stat
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from ssl import SSLContext
+from tempfile import NamedTemporaryFile
 
 #: Seconds that a pipe may take to bring its bytes.
 _PIPE = 5.0
+
+#: Bytes of the largest file of certificates or keys: all of the world's authorities are less than 1 MiB.
+_MAX_PEM = 16 * 1024 * 1024
 _BLOCK = 64 * 1024
 
 
-def read_small(path: Path, limit: int) -> bytes:
+def read_small(path: Path, limit: int, *, seconds: float = _PIPE) -> bytes:
     """Read a file, or a pipe as a shell's ``<(...)`` makes it; blocks for some seconds at the most.
+
+    Args:
+        path: the file.
+        limit: bytes that it may have.
+        seconds: how long a pipe may take to bring its bytes.
 
     Raises:
         OSError: it is a device or the like, has more than *limit* bytes, nobody writes into it, or it can't be read.
@@ -23,10 +35,13 @@ def read_small(path: Path, limit: int) -> bytes:
     # A named pipe without a writer would block here for ever; regular files ignore the flag.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        mode = os.fstat(descriptor).st_mode
+        status = os.fstat(descriptor)
+        mode = status.st_mode
+        if stat.S_ISCHR(mode) and status.st_rdev == Path(os.devnull).stat().st_rdev:
+            return b""
         if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
             raise OSError(errno.EINVAL, "it is no file", str(path))
-        data, end = bytearray(), time.monotonic() + _PIPE
+        data, end = bytearray(), time.monotonic() + seconds
         while len(data) <= limit:
             if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
                 raise OSError(errno.ETIMEDOUT, "it is a pipe that nobody writes into", str(path))
@@ -35,3 +50,52 @@ def read_small(path: Path, limit: int) -> bytes:
                 return bytes(data)
             data += block or b""
     raise OSError(errno.EFBIG, f"it has more than {limit} bytes", str(path))
+
+
+def write_small(path: Path, data: bytes) -> None:
+    """Write a file, or into a pipe as a shell's ``>(...)`` makes it.
+
+    Raises:
+        OSError: it can't be written, or is a pipe that nobody reads.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    # A named pipe without a reader would block here for ever; regular files ignore the flag.
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    os.set_blocking(descriptor, True)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
+def load_authorities(bundle: str | Path, *contexts: SSLContext) -> None:
+    """Let *contexts* trust the authorities of a file.
+
+    Raises:
+        OSError: it can't be read, or is no such file.
+    """
+    with _pem_file(bundle) as name:
+        for context in contexts:
+            context.load_verify_locations(name)
+
+
+def load_chain(
+    context: SSLContext,
+    certificate: str | Path,
+    key: str | Path | None,
+    password: Callable[[], str] | None = None,
+) -> None:
+    """Let *context* present a certificate; likewise. Without *password*, OpenSSL asks for one at the terminal."""
+    with _pem_file(certificate) as name, _pem_file(key) if key else nullcontext() as key_name:
+        context.load_cert_chain(name, key_name, password)
+
+
+@contextmanager
+def _pem_file(path: str | Path) -> Iterator[str]:
+    """The name of a file that OpenSSL can read, which would wait for a pipe for ever: what that brings is copied."""
+    status = Path(path).stat()
+    if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_PEM:
+        yield str(path)
+        return
+    with NamedTemporaryFile(prefix="asyncpush-") as copy:  # nobody else may read it
+        copy.write(read_small(Path(path), _MAX_PEM))
+        copy.flush()
+        yield copy.name

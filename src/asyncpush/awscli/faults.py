@@ -33,6 +33,8 @@ class CommandError(AsyncpushError):
         status: the exit status.
     """
 
+    _has_lines = True
+
     def __init__(self, message: str, status: int = USAGE) -> None:
         self.status = status
         super().__init__(message)

@@ -15,9 +15,15 @@ from asyncpush import open_files
 from asyncpush.awscli.faults import CommandError, ParameterError
 from asyncpush.awscli.operations import Json, Option
 from asyncpush.awscli.shorthand import ShorthandError, fit, parse_shorthand
+from asyncpush.files import read_small
 
 _TEXT_FILE, _BYTES_FILE = "file://", "fileb://"
 _SHOWN = 100
+
+#: Bytes of the longest file: the largest part of a layer is 20 MiB, and a document has it in base64.
+_LONGEST = 64 * 1024 * 1024
+#: Seconds that a pipe may take.
+_PATIENCE = 600.0
 
 
 def read_value(option: Option, words: str | list[str]) -> Json:
@@ -49,7 +55,7 @@ def read_file(option: str, word: str) -> str | bytes | None:
         return None
     path = Path(os.path.expandvars(os.path.expanduser(word.removeprefix(prefix))))  # noqa: PTH111 - before $VARS
     try:
-        raw = path.read_bytes()
+        raw = read_small(path, _LONGEST, seconds=_PATIENCE)
         return raw if prefix == _BYTES_FILE else raw.decode()
     except UnicodeDecodeError as error:
         reason = (
@@ -70,7 +76,9 @@ def read_document(option: str, word: str) -> str:
         ParameterError: it can't be read.
     """
     try:
-        found = sys.stdin.buffer.read() if word == "-" else read_file(option, word)
+        found = sys.stdin.buffer.read(_LONGEST + 1) if word == "-" else read_file(option, word)
+        if word == "-" and found and len(found) > _LONGEST:
+            raise ParameterError(option, f"Unable to read standard input: it has more than {_LONGEST} bytes")
         text = word if found is None else found
         return text.decode() if isinstance(text, bytes) else text
     except (OSError, UnicodeDecodeError) as error:

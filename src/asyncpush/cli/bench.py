@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -22,12 +21,13 @@ from asyncpush.bench.plot import check_plot, draw
 from asyncpush.bench.sweep import Outcome, Sweep
 from asyncpush.bench.table import table
 from asyncpush.bench.target import Place, Target, local_target
-from asyncpush.cli.options import AwsOptions, Limits, OutputFormat, OutputOptions, command, make_aws, parse_size
+from asyncpush.cli.options import AwsOptions, Limits, OutputOptions, command, make_aws, parse_size
 from asyncpush.cli.run import DONE, FAILED, run, say_error
-from asyncpush.cli.streams import say, write_result
+from asyncpush.cli.streams import say, write_as_it_is, write_document
 from asyncpush.errors import AsyncpushError, UsageError
 from asyncpush.local import isolate
 from asyncpush.progress import progress
+from asyncpush.redaction import without_secrets
 from asyncpush.reference import RegistryName, parse_registry
 
 T = TypeVar("T")
@@ -192,13 +192,12 @@ async def _agree(plan: Plan, place: Place, *, yes: bool, quiet: bool) -> None:
 
 
 async def _conclude(outcome: Outcome, plot: Path | None, show: OutputOptions) -> int:
-    write_result(await to_thread.run_sync(_text, outcome, show.output))
+    if show.output == "json":
+        write_document(await to_thread.run_sync(document, outcome))
+    else:
+        write_as_it_is(without_secrets(await to_thread.run_sync(table, outcome)))
     if plot:
         await to_thread.run_sync(draw, plot, outcome)
     if outcome.failure:
         say_error(AsyncpushError(outcome.failure))
     return FAILED if outcome.failure else DONE
-
-
-def _text(outcome: Outcome, output: OutputFormat) -> str:
-    return json.dumps(document(outcome), indent=2) + "\n" if output == "json" else table(outcome)

@@ -14,7 +14,7 @@ from asyncpush.awscli.skeleton import first_sentence
 from asyncpush.cli import ecr
 from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE
-from asyncpush.cli.streams import write_result
+from asyncpush.cli.streams import write_as_it_is
 from asyncpush.reference import Service
 
 #: The options of ``asyncpush ecr`` that are no member of any input; those that stand alone end without a value.
@@ -45,7 +45,7 @@ def completion(shell: Literal["bash", "zsh", "fish"]) -> int:
 
     _describe(ecr.app, "ecr")
     _describe(ecr.public_app, "ecr-public")
-    write_result(whole.generate_completion(prog_name="asyncpush", shell=shell))
+    write_as_it_is(whole.generate_completion(prog_name="asyncpush", shell=shell))
     return DONE
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from asyncpush.cli.options import ProgressFace, command
 from asyncpush.cli.run import DONE, run
-from asyncpush.cli.streams import say, write_result
+from asyncpush.cli.streams import say, write_as_it_is
 from asyncpush.demo.run import DemoReport, demonstrate
 from asyncpush.events import Emit
 from asyncpush.local import isolate
@@ -75,7 +75,7 @@ def _show(report: DemoReport) -> None:
             f"Second push: {resent} bytes in {report.second_seconds:.1f} s, {_count(report.second_requests)}.\n"
             "ECR keeps layers by repository; in each, a layer went once, though images share it."
         )
-    write_result(captured.get())
+    write_as_it_is(captured.get())
 
 
 def _count(requests: Counter[str]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 
 from cyclopts import App
@@ -23,10 +22,7 @@ from asyncpush.awscli.operations import Members
 from asyncpush.awscli.skeleton import input_skeleton, output_skeleton, yaml_skeleton
 from asyncpush.cli.ecr_batch import run_batch
 from asyncpush.cli.run import DONE, INTERRUPTED, run_quietly
-from asyncpush.cli.streams import say, write_result
-
-_SECRETS = re.compile(r"(?i)(security-token|signature|authorization)('?\"?[:=]\s*)[^\n]+")
-
+from asyncpush.cli.streams import debug_log, say, write_as_it_is
 
 #: They say that the commands are there; their words are never cyclopts's to take apart.
 app = App(name="ecr", help_flags=(), version_flags=())
@@ -39,13 +35,14 @@ def run_aws(words: Sequence[str]) -> int:
         wanted = read_command(words)
         match wanted:
             case VersionWanted():
-                write_result(f"asyncpush {version('asyncpush')}\n", needed=True)
+                write_as_it_is(f"asyncpush {version('asyncpush')}\n", needed=True)
             case HelpWanted(operation=None):
-                write_result(service_manual(wanted.service), needed=True)
+                write_as_it_is(service_manual(wanted.service), needed=True)
             case HelpWanted(operation=operation) if operation:
-                write_result(operation_manual(operation), needed=True)
+                write_as_it_is(operation_manual(operation), needed=True)
             case Command():
-                return _run(wanted)
+                with debug_log() if wanted.options.debug else nullcontext():
+                    return _run(wanted)
     except Exception as error:  # noqa: BLE001 - as in the aws CLI, whatever it is ends with 255
         fault = explain(error)
         say(f"\n{fault}")
@@ -56,18 +53,16 @@ def run_aws(words: Sequence[str]) -> int:
 
 
 def _run(command: Command) -> int:
-    if command.options.debug:
-        _log_everything()
     extras = command.extras
     query = Query(command.options.query)
     check_combination(command)
     aws_configuration(command.options)
     configuration = read_configuration(command.options)
     if extras.skeleton == "input":
-        write_result(input_skeleton(command.operation), needed=True)
+        write_as_it_is(input_skeleton(command.operation), needed=True)
         return DONE
     if extras.skeleton == "yaml-input":
-        write_result(yaml_skeleton(command.operation), needed=True)
+        write_as_it_is(yaml_skeleton(command.operation), needed=True)
         return DONE
     if extras.batch:
         return run_batch(command, configuration, query)
@@ -116,22 +111,10 @@ def _print(command: Command, answer: Answer, query: Query, configuration: Config
     color = command.options.color
     colored = color == "on" or (color == "auto" and sys.stdout.isatty())
     text = render(printed, configuration.output, query, command.operation.model.name, colored=colored)
-    write_result(text, needed=True)
+    write_as_it_is(text, needed=True)
 
 
 def _interrupted(status: int) -> int:
     """End as the aws CLI does after Ctrl-C: with a line end on standard output."""
-    write_result("\n")
+    write_as_it_is("\n")
     return status
-
-
-def _log_everything() -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.DEBUG, format="%(asctime)s - %(name)s - %(message)s")
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_blank_secrets)
-
-
-def _blank_secrets(record: logging.LogRecord) -> bool:
-    """Blank what a request is signed with: signatures, and tokens of temporary credentials."""
-    record.msg, record.args = _SECRETS.sub(r"\1\2***", record.getMessage()), None
-    return True

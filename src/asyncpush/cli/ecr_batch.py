@@ -23,7 +23,7 @@ from asyncpush.awscli.faults import CommandError
 from asyncpush.awscli.formats import Query
 from asyncpush.awscli.inputs import read_arguments
 from asyncpush.cli.run import DONE, FAILED, run_quietly, say_error
-from asyncpush.cli.streams import STANDARD_INPUT, say, write_result
+from asyncpush.cli.streams import STANDARD_INPUT, say, write_as_it_is
 
 #: Seconds between two looks at the progress.
 _PERIOD = 0.2
@@ -47,7 +47,7 @@ def run_batch(command: Command, configuration: Configuration, query: Query) -> i
         async with open_for(command, in_flight, None) as client, anyio.create_task_group() as tg:
             if sys.stderr.isatty():
                 tg.start_soon(_show, batch.tally, began)
-            await batch.run(client, inputs, partial(write_result, needed=True))
+            await batch.run(client, inputs, partial(write_as_it_is, needed=True))
             tg.cancel_scope.cancel()
         return FAILED if batch.tally.outcomes["failed"] else DONE
 

@@ -15,10 +15,10 @@ from cyclopts import Parameter
 
 from asyncpush.cli.options import OutputFormat, command, to_seconds
 from asyncpush.cli.run import DONE, run
-from asyncpush.cli.streams import write_result
+from asyncpush.cli.streams import write_document, write_lines, write_rows
 from asyncpush.journal.pruning import Pruned, prune
 from asyncpush.journal.survey import Run, Summary, Upload, rows, summarize
-from asyncpush.progress._text import printable, size_text
+from asyncpush.progress._text import size_text
 
 #: Seconds that a journal keeps runs for by default: 30 days.
 _OLD = 30.0 * 24 * 60 * 60
@@ -77,7 +77,10 @@ def show(file: _File, /, *, output: OutputFormat = "text", verbose: _Verbose = F
 
     async def main() -> int:
         summary = await to_thread.run_sync(summarize, file)
-        write_result(_json(_Document(journal=summary)) if output == "json" else _text(summary))
+        if output == "json":
+            write_document(msgspec.to_builtins(_Document(journal=summary)))
+        else:
+            write_lines(_lines(summary))
         return DONE
 
     return run(main, verbose=verbose)
@@ -123,7 +126,10 @@ def prune_old(
 
     async def main() -> int:
         done = await to_thread.run_sync(partial(prune, file, older_than, unfinished=all))
-        write_result(_pruned_json(done) if output == "json" else _pruned_text(done))
+        if output == "json":
+            write_document(_pruned_document(done))
+        else:
+            write_lines([_pruned_line(done)])
         return DONE
 
     return run(main, verbose=verbose)
@@ -133,15 +139,7 @@ def _write_rows(file: Path) -> None:
     found = rows(file)
     while some := list(itertools.islice(found, _LINES)):
         from_thread.check_cancelled()
-        write_result("".join(f"{msgspec.json.encode(row).decode()}\n" for row in some))
-
-
-def _json(document: _Document | _PruneDocument) -> str:
-    return msgspec.json.format(msgspec.json.encode(document)).decode() + "\n"
-
-
-def _text(summary: Summary) -> str:
-    return "".join(f"{line}\n" for line in _lines(summary))
+        write_rows(map(msgspec.to_builtins, some))
 
 
 def _lines(summary: Summary) -> Iterator[str]:
@@ -166,7 +164,7 @@ def _run_line(each: Run) -> str:
 
 
 def _upload_line(upload: Upload) -> str:
-    name = printable(f"{upload.repository} {upload.identity}")
+    name = f"{upload.repository} {upload.identity}"
     return f"  {name}: {size_text(upload.received)} received, last {_time(upload.heard)}"
 
 
@@ -178,14 +176,15 @@ def _counted(count: int, word: str, words: str = "") -> str:
     return f"{count} {word if count == 1 else words or f'{word}s'}"
 
 
-def _pruned_text(done: Pruned) -> str:
+def _pruned_line(done: Pruned) -> str:
     return (
         f"forgot {_counted(done.runs, 'run')}, {_counted(done.images, 'image')}, {_counted(done.tags, 'tag')} and "
-        f"{_counted(done.uploads, 'open upload')}; {size_text(done.freed)} of disk are free again\n"
+        f"{_counted(done.uploads, 'open upload')}; {size_text(done.freed)} of disk are free again"
     )
 
 
-def _pruned_json(done: Pruned) -> str:
-    return _json(
+def _pruned_document(done: Pruned) -> dict[str, object]:
+    document: dict[str, object] = msgspec.to_builtins(
         _PruneDocument(runs=done.runs, images=done.images, tags=done.tags, uploads=done.uploads, bytes_freed=done.freed)
     )
+    return document

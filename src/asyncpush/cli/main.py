@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -62,6 +63,10 @@ def run_app(arguments: Sequence[str]) -> int:
         except KeyboardInterrupt:
             say("asyncpush: interrupted")
             return 130
+        except Exception as error:  # noqa: BLE001 - Python itself would show it as it is
+            say(traceback.format_exc().rstrip())
+            say(f"asyncpush: error: this is a bug, please report it: {type(error).__name__}")
+            return 1
         return status if isinstance(status, int) else 0
 
 

@@ -27,6 +27,7 @@ from asyncpush.cli.options import (
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, CredentialsError
+from asyncpush.files import write_small
 from asyncpush.journal import SqliteJournal, open_journal
 from asyncpush.migrate.context import RESUME_WITHIN, Options
 from asyncpush.migrate.metrics import write_metrics
@@ -167,7 +168,7 @@ def _beside(path: str) -> Path:
 
 def _write_list(path: Path, lines: list[str]) -> None:
     try:
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_small(path, "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
     except OSError as error:
         raise AsyncpushError(
             f"{path} can't be written: {open_files.reason(error)}", hint="give --failed-out another file"

@@ -6,7 +6,7 @@ from collections import Counter
 
 from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.report import Json, error_document, left_out_document, print_document
-from asyncpush.cli.streams import say, write_result
+from asyncpush.cli.streams import say, write_lines
 from asyncpush.errors import InvalidReferenceError
 from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.results import Report
@@ -31,7 +31,7 @@ def print_migration(report: Report, output: OutputFormat) -> None:
     lines = [_line(result) for result in report.results if result.outcome not in ("failed", "refused")]
     if any(result.outcome == "planned" for result in report.results):
         lines += [f"{each.source}:{each.tag}  left out: {each.reason}" for each in report.left_out]
-    write_result("".join(f"{printable(line)}\n" for line in lines))
+    write_lines(lines)
 
 
 def say_notes(report: Report) -> None:

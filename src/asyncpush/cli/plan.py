@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from cyclopts import Parameter
 
 from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE, run
-from asyncpush.cli.streams import STANDARD_INPUT, say, write_result
+from asyncpush.cli.streams import STANDARD_INPUT, say, write_document, write_lines
 from asyncpush.migrate.plan.importing import Format
 from asyncpush.migrate.plan.load import name_of, read_plan, read_text
 from asyncpush.migrate.plan.model import Plan
@@ -48,7 +47,7 @@ def check(
         plan = await read_plan(_written(file))
         for notice in plan.notices:
             say(f"asyncpush: note: {notice}")
-        write_result(_summary(plan))
+        write_lines(_summary(plan))
         return DONE
 
     return run(main, verbose=verbose)
@@ -92,7 +91,7 @@ def import_(
         imported = await to_thread.run_sync(make)
         for note in imported.notes:
             say(f"note: {note}")
-        write_result(imported.text)
+        write_lines(imported.text.removesuffix("\n").split("\n"))
         return DONE
 
     return run(main, verbose=verbose)
@@ -103,7 +102,7 @@ def schema() -> int:
     """Print the JSON schema of plans, for editors and programs."""
     from asyncpush.migrate.plan.schema import plan_schema
 
-    write_result(json.dumps(plan_schema(), indent=2) + "\n")
+    write_document(plan_schema())
     return DONE
 
 
@@ -111,7 +110,7 @@ def _written(file: Path) -> str:
     return "-" if str(file) == STANDARD_INPUT else str(file)
 
 
-def _summary(plan: Plan) -> str:
+def _summary(plan: Plan) -> list[str]:
     sources = Counter(entry.host or "this machine" for entry in plan.entries)
     targets = Counter(goal.target.name for entry in plan.entries for goal in entry.goals)
     by_name = sum(not entry.tags.needs_listing for entry in plan.entries)
@@ -123,7 +122,7 @@ def _summary(plan: Plan) -> str:
             where += f"/{target.registry.id}" if target.registry.service == "ecr-public" else ""
             where += f"/{target.prefix}" if target.prefix else ""
             lines.append(f"  to {target.name} ({where}): {_count(targets[target.name], 'entry', 'entries')}")
-    return "".join(f"{line}\n" for line in lines)
+    return lines
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from asyncpush.cli.options import OutputFormat
-from asyncpush.cli.streams import write_result
+from asyncpush.cli.streams import write_document, write_lines
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError, UnforeseenError
 from asyncpush.image import ImageResult, ReferrerResult
 from asyncpush.model import LeftOut
@@ -41,7 +40,7 @@ def print_images(results: Sequence[ImageResult | ImageFailure], output: OutputFo
             }
         )
         return
-    write_result("".join(f"{_line(result)}\n" for result in results if isinstance(result, ImageResult)))
+    write_lines(_line(result) for result in results if isinstance(result, ImageResult))
 
 
 def print_layers(results: Sequence[LayerResult | LayerFailure], output: OutputFormat) -> None:
@@ -49,7 +48,7 @@ def print_layers(results: Sequence[LayerResult | LayerFailure], output: OutputFo
     if output == "json":
         print_document({"layers": [_layer(result) for result in results]})
         return
-    write_result("".join(f"{each.digest}  {each.file}\n" for each in results if isinstance(each, LayerResult)))
+    write_lines(f"{each.digest}  {each.file}" for each in results if isinstance(each, LayerResult))
 
 
 def print_verifications(results: Sequence[Verification | VerificationFailure], output: OutputFormat) -> None:
@@ -69,7 +68,7 @@ def print_verifications(results: Sequence[Verification | VerificationFailure], o
             }
         )
         return
-    write_result("".join(f"{_whole(result)}\n" for result in whole))
+    write_lines(map(_whole, whole))
 
 
 def _whole(result: Verification) -> str:
@@ -183,4 +182,4 @@ def error_document(error: AsyncpushError) -> Json:
 
 def print_document(document: Json) -> None:
     """Print *document* with its version."""
-    write_result(json.dumps({"version": _VERSION, **document}, indent=2) + "\n")
+    write_document({"version": _VERSION, **document})

@@ -17,13 +17,14 @@ from cyclopts import Parameter
 from asyncpush import open_files
 from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE, FAILED, run, run_server
-from asyncpush.cli.streams import say, write_result
+from asyncpush.cli.streams import say, write_lines
 from asyncpush.cli.weather import WeatherOptions, make_weather
 from asyncpush.emulator import Behaviour, DamagedDataError, Emulator, Finding
 from asyncpush.emulator.check import check as check_data
 from asyncpush.emulator.credentials import DEFAULT_CREDENTIALS, read_credentials
 from asyncpush.emulator.weather.document import describe
 from asyncpush.errors import UsageError
+from asyncpush.files import load_chain
 from asyncpush.proxies import is_loopback
 
 app = command(
@@ -105,7 +106,8 @@ def serve(
     async def main() -> int:
         if not 0 <= port <= 65535:
             raise UsageError(f"--port is {port}", hint="give 1 to 65535, or 0 for a free one")
-        context, chosen = _tls_context(tls_cert, tls_key), Behaviour.parse(behaviour or ())
+        context = await to_thread.run_sync(_tls_context, tls_cert, tls_key)
+        chosen = Behaviour.parse(behaviour or ())
         forecast = await to_thread.run_sync(make_weather, weather)
         keys = await to_thread.run_sync(read_credentials, credentials) if credentials else DEFAULT_CREDENTIALS
         with tempfile.TemporaryDirectory(prefix="asyncpush-") as scratch:
@@ -153,26 +155,27 @@ async def _check(data: Path | None) -> int:
     try:
         done = await check_data(data, _say_finding)
     except DamagedDataError as error:
-        write_result(f"{error.message} (damage)\n")
+        write_lines([f"{error.message} (damage)"])
         return FAILED
-    write_result(
+    summary = (
         f"{data}: {done.repositories} repositories, {done.images} images, {done.uploads} unfinished uploads, "
         f"{done.blobs} blobs of {done.size} bytes hashed: {done.damaged} damaged, {done.stray} stray, "
-        f"{done.leftover} left by a kill\n"
+        f"{done.leftover} left by a kill"
     )
+    write_lines([summary])
     return DONE if done.is_clean else FAILED
 
 
 def _say_finding(finding: Finding) -> None:
     note = "left by a kill, and made right by the next start" if finding.grade == "leftover" else finding.grade
-    write_result(f"{finding} ({note})\n")
+    write_lines([f"{finding} ({note})"])
 
 
 def _introduce(emulator: Emulator, data: Path | None, advice: str) -> None:
     url = emulator.endpoint_url
     kept = f"kept in {data}" if data else "gone when it ends (--data DIR keeps it)"
     say(f"A local ECR listens on {url}; what it holds is {kept}. Point any AWS tool at it:\n")
-    write_result(f"export AWS_ENDPOINT_URL_ECR={url}\nexport AWS_ENDPOINT_URL_ECR_PUBLIC={url}\n")
+    write_lines([f"export AWS_ENDPOINT_URL_ECR={url}", f"export AWS_ENDPOINT_URL_ECR_PUBLIC={url}"])
     say(f"\n{advice}\n\nCtrl-C ends it.")
     if not emulator.weather.is_fair:
         say(f"\nIts weather: {msgspec.json.encode(describe(emulator.weather)).decode()}")
@@ -205,7 +208,7 @@ def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext |
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(certificate, key)
+        load_chain(context, certificate, key)
     except (OSError, ssl.SSLError) as error:
         reason = (
             open_files.reason(error) if isinstance(error, FileNotFoundError) else open_files.shortage(error) or error

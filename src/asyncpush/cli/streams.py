@@ -3,36 +3,69 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 from asyncpush import open_files
 from asyncpush.errors import AsyncpushError
 from asyncpush.events import Event, Notice
-from asyncpush.redaction import shown
+from asyncpush.redaction import shown, shown_document, shown_line, without_secrets
 
 #: What stands for ``-`` while arguments are parsed: cyclopts takes a lone hyphen for an option.
 STANDARD_INPUT = "/dev/stdin"
 
+_encode_row = json.JSONEncoder(separators=(",", ":")).encode
+
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """See that both streams are there for the block, and that nothing of them is left for Python to fail at."""
+    """See that both streams are there for the block, and that nothing of them is left for Python to fail at.
+
+    What is logged meanwhile and nobody handles goes to standard error, as all else that is said there.
+    """
     for name in ("stdout", "stderr"):
         # Closed by the shell (`>&-`), it leaves its number to the next file or socket that is opened.
         if getattr(sys, name) is None:
             setattr(sys, name, _Closed(os.devnull, "w"))
+    # What libraries log that have a handler of their own stays theirs.
+    unheard, logging.lastResort = logging.lastResort, _SaidLog(logging.WARNING)
     try:
         yield
     finally:
+        logging.lastResort = unheard
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except (OSError, ValueError):
                 _abandon(stream)
+
+
+@contextmanager
+def debug_log() -> Iterator[None]:
+    """Say all that is logged during the block, by whom and when."""
+    log, said = logging.getLogger(), _SaidLog()
+    said.setFormatter(logging.Formatter("%(asctime)s - %(name)s - %(message)s"))
+    handlers, level = log.handlers, log.level
+    log.handlers = [said]
+    log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.handlers = handlers
+        log.setLevel(level)
+
+
+class _SaidLog(logging.Handler):
+    """What is logged, said."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say *record*."""
+        say(self.format(record))
 
 
 class _Closed(io.TextIOWrapper):
@@ -48,8 +81,35 @@ def say_notice(event: Event) -> None:
         say(f"asyncpush: note: {event.text}")
 
 
-def write_result(text: str, *, needed: bool = False) -> None:
-    """Write *text* on standard output.
+def write_lines(lines: Iterable[str]) -> None:
+    """Write a result on standard output, for people and pipes; likewise as ``write_document`` raises it."""
+    write_as_it_is("".join(f"{shown_line(line)}\n" for line in lines))
+
+
+def write_document(document: Mapping[str, Any]) -> None:
+    """Write a result on standard output as one JSON document, for programs.
+
+    Raises:
+        AsyncpushError: it can't be written; but a reader who has left is no failure.
+    """
+    write_as_it_is(json.dumps(shown_document(document), indent=2) + "\n")
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a result's rows on standard output, each as a JSON document on one line; likewise."""
+    write_as_it_is("".join(f"{_line_of(row)}\n" for row in rows))
+
+
+def _line_of(row: Mapping[str, Any]) -> str:
+    line = _encode_row(row)
+    # There may be a million, and hardly one has anything to hide.
+    if "\\" in line or without_secrets(line) != line:
+        line = _encode_row(shown_document(row))
+    return line
+
+
+def write_as_it_is(text: str, *, needed: bool = False) -> None:
+    """Write *text* on standard output with all that is in it: an answer of ECR's, which may be a password; a script.
 
     Args:
         text: what to write.

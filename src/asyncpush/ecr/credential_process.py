@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +16,7 @@ from botocore.credentials import ProcessProvider, ProfileProviderBuilder, parse
 
 from asyncpush.ecr.configuration import os_text, printable
 from asyncpush.errors import CredentialsError
+from asyncpush.processes import Ended, run_small
 
 
 class ProfileProviders(ProfileProviderBuilder):  # type: ignore[misc] # botocore is untyped
@@ -70,16 +70,18 @@ class _Process(ProcessProvider):  # type: ignore[misc] # botocore is untyped
         except concurrent.futures.CancelledError:
             from_thread.check_cancelled()  # as the caller's own cancellation
             raise
-        if done.returncode != 0:
-            ending = f"exit status {done.returncode}" if done.returncode > 0 else f"signal {-done.returncode}"
-            said = printable(done.stderr.decode(errors="replace"))
+        if done.is_endless:
+            raise self._failed("it printed far more than credentials have")
+        if done.status != 0:
+            ending = f"exit status {done.status}" if done.status > 0 else f"signal {-done.status}"
+            said = printable(done.said.decode(errors="replace"))
             raise self._failed(f"it ended with {ending}{': ' if said else ''}{said}")
-        return self._read(done.stdout)
+        return self._read(done.output)
 
-    async def _run(self, words: list[str]) -> subprocess.CompletedProcess[bytes]:
+    async def _run(self, words: list[str]) -> Ended:
         try:
             with anyio.fail_after(self._timeout):
-                return await anyio.run_process(words, stdin=subprocess.DEVNULL, check=False)
+                return await run_small(words)
         except TimeoutError as error:
             raise self._failed(f"it has not ended for {self._timeout:g} seconds") from error
         except (OSError, ValueError) as error:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import botocore.exceptions as bce
@@ -34,7 +35,11 @@ from asyncpush.ecr.configuration import (
 )
 from asyncpush.ecr.credential_process import ProfileProviders
 from asyncpush.errors import AsyncpushError, CredentialsError
+from asyncpush.files import read_small
 from asyncpush.settings import AwsConfiguration
+
+#: Bytes of the longest token of a web identity.
+_LONGEST_TOKEN = 1024 * 1024
 
 #: Seconds that somebody may take to type an MFA code.
 _MFA_TIMEOUT = 300.0
@@ -107,6 +112,16 @@ class Found:
     hint: str
 
 
+class _TokenFile:
+    """Reads the token of a web identity, as botocore would, but not for ever."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    def __call__(self) -> str:
+        return read_small(self._path, _LONGEST_TOKEN).decode()
+
+
 class Finder:
     """Finds credentials as every AWS tool does; all of it blocks, and belongs into a worker thread.
 
@@ -168,6 +183,8 @@ class Finder:
         for position, provider in enumerate(resolver.providers):
             if isinstance(provider, ProcessProvider):
                 resolver.providers[position] = builder.process(self._profile)
+            elif hasattr(provider, "_token_loader_cls"):
+                provider._token_loader_cls = _TokenFile  # noqa: SLF001
             elif hasattr(provider, "_environ"):
                 provider._environ = environment  # noqa: SLF001
 

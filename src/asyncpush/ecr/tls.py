@@ -10,7 +10,8 @@ made in a worker thread here, where they belong: loading a CA bundle takes 25 ms
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import aiobotocore
@@ -22,6 +23,7 @@ from anyio import to_thread
 
 from asyncpush import open_files
 from asyncpush.errors import ConfigurationError, ConnectionFailedError
+from asyncpush.files import load_authorities, load_chain
 
 _MENDED_IN = (3, 9)
 
@@ -51,26 +53,32 @@ def _ssl_context(session: Any, proxy_url: str | None) -> ssl.SSLContext:
     context: ssl.SSLContext = botocore.httpsession.create_urllib3_context()
     context.check_hostname = True
     if bundle := botocore.httpsession.get_cert_path(session._verify):  # noqa: SLF001 - self of the method above
-        _load(context.load_verify_locations, bundle)
+        with _usable(bundle):
+            load_authorities(bundle, context)
     if session._cert_file:  # noqa: SLF001
-        _load(context.load_cert_chain, session._cert_file, session._key_file)  # noqa: SLF001
+        with _usable(session._cert_file):  # noqa: SLF001
+            load_chain(context, session._cert_file, session._key_file)  # noqa: SLF001
     if proxy_url:
         # aiohttp has one context for the proxy and for what is behind it: both sets of authorities are needed.
         settings = session._proxy_config.settings  # noqa: SLF001
         if bundle := settings.get("proxy_ca_bundle"):
-            _load(context.load_verify_locations, bundle)
+            with _usable(bundle):
+                load_authorities(bundle, context)
         if certificate := settings.get("proxy_client_cert"):
-            _load(context.load_cert_chain, *((certificate,) if isinstance(certificate, str) else certificate))
+            file, key = (certificate, None) if isinstance(certificate, str) else certificate
+            with _usable(file):
+                load_chain(context, file, key)
     return context
 
 
-def _load(load: Callable[..., None], *files: str | None) -> None:
+@contextmanager
+def _usable(file: str) -> Iterator[None]:
     try:
-        load(*files)
+        yield
     except OSError as error:
         if shortage := open_files.shortage(error):
             raise ConnectionFailedError(f"no connection can be made: {shortage}", hint=open_files.HINT) from error
         # Neither a missing file's error nor OpenSSL's own names the file.
         raise ConfigurationError(
-            f"{files[0]} can't be used for TLS: {error.strerror or error}", hint="see AWS_CA_BUNDLE and ca_bundle"
+            f"{file} can't be used for TLS: {error.strerror or error}", hint="see AWS_CA_BUNDLE and ca_bundle"
         ) from error

@@ -12,6 +12,10 @@ from pathlib import Path
 from asyncpush import open_files
 from asyncpush.emulator.caller import DEFAULT_ACCOUNT
 from asyncpush.errors import UsageError
+from asyncpush.files import read_small
+
+#: Bytes of the longest file: thousands of profiles.
+_LONGEST = 4 * 1024 * 1024
 
 _ACCOUNT = re.compile(r"[0-9]{12}")
 
@@ -74,8 +78,7 @@ def read_credentials(path: Path) -> tuple[Credentials, ...]:
     """
     parser = configparser.RawConfigParser(default_section="")
     try:
-        with path.open(encoding="utf-8") as file:
-            parser.read_file(file, str(path))
+        parser.read_string(read_small(path, _LONGEST).decode(), str(path))
     except OSError as error:
         raise UsageError(
             f"{path} can't be read: {open_files.reason(error)}", hint="name a file of AWS credentials"

@@ -16,7 +16,16 @@ from urllib.parse import quote
 
 from asyncpush import open_files
 from asyncpush.errors import JournalError, UsageError
-from asyncpush.journal.schema import ADD_CHOICE, ADD_MAKING, APPLICATION, SCHEMA, VERSION
+from asyncpush.journal.schema import (
+    ADD_CHOICE,
+    ADD_MAKING,
+    APPLICATION,
+    COLUMNS,
+    SCHEMA,
+    SHOW_UPLOADS,
+    VERSION,
+    wrong_rows,
+)
 
 #: How a file of SQLite's begins, and where it says whose it is (SQLite's file format, "the database header").
 _MAGIC = b"SQLite format 3\0"
@@ -58,6 +67,7 @@ def open_database(path: Path, *, make: bool = True) -> Iterator[sqlite3.Connecti
             with opening(path):
                 _identify(connection, path)
                 _prepare(connection, path)
+                _check_rows(connection, path)
             yield connection
 
 
@@ -75,6 +85,7 @@ def read_database(path: Path) -> Iterator[sqlite3.Connection]:
     with closing(_connect(path, "ro")) as connection, opening(path):
         connection.execute("BEGIN")
         _identify(connection, path)
+        _check_rows(connection, path)
         yield connection
 
 
@@ -84,19 +95,24 @@ def opening(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if _code(error) in _DAMAGED:
-            raise journal_error(path, error) from error
+        if _is_damage(error):
+            raise _damaged(path, str(error)) from error
         raise _unusable(path, str(error)) from error
 
 
 def journal_error(path: Path, error: sqlite3.Error) -> JournalError:
     """What to say when a journal that was opened fails."""
-    if _code(error) in _DAMAGED:
+    if _is_damage(error):
         return _damaged(path, str(error))
     return JournalError(
         f"the journal {path} can't be written: {error}",
         hint="make room on its disk; the same command goes on from what it has",
     )
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is damaged; text that is no text shows in Python's module only."""
+    return _code(error) in _DAMAGED or str(error).startswith("Could not decode to UTF-8")
 
 
 def _code(error: sqlite3.Error) -> int:
@@ -238,6 +254,15 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
             check_same_thread=False,
             timeout=_PATIENCE,
         )
+
+
+def _check_rows(connection: sqlite3.Connection, path: Path) -> None:
+    """See that all rows hold what they should: whoever reads them relies on it."""
+    for table in COLUMNS:
+        columns = {column[1] for column in connection.execute(f"PRAGMA table_info({table})")}
+        if columns and connection.execute(wrong_rows(table, columns)).fetchone():
+            raise _damaged(path, f"its table {table!r} has a row that asyncpush has not written")
+    connection.execute(SHOW_UPLOADS)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

@@ -10,6 +10,7 @@ from asyncpush.journal.records import HeldLayer, KnownImage, LeftUpload
 from asyncpush.journal.statements import optional_digest, packed, unpacked
 from asyncpush.model import Descriptor, Digest, OpenUpload, Upload
 from asyncpush.packed import PackedSet
+from asyncpush.settings import MAX_PART_SIZE
 
 #: Digests that are looked for with one statement; SQLite takes 32,766 parameters, older ones 999.
 _AT_ONCE = 900
@@ -53,22 +54,19 @@ def load(connection: sqlite3.Connection) -> Memory:
 def find_upload(connection: sqlite3.Connection, repository: str, identity: str, since: float) -> OpenUpload | None:
     """The upload of a blob, if ECR was heard of it *since*."""
     row = connection.execute(
-        "SELECT id, asked_part_size, max_parts, part_size, received FROM upload"
-        " WHERE repository = ? AND identity = ? AND heard >= ?",
-        (repository, identity, since),
+        "SELECT id, asked_part_size, max_parts, part_size, received FROM sound_upload"
+        " WHERE repository = ? AND identity = ? AND heard >= ? AND part_size <= ?",
+        (repository, identity, since, MAX_PART_SIZE),
     ).fetchone()
     if row is None:
         return None
     upload, asked, max_parts, part_size, received = row
-    numbers = (asked, max_parts, part_size, received)
-    if not isinstance(upload, str) or not all(isinstance(each, int) and each >= 0 for each in numbers):
-        return None  # SQLite keeps any value in any column
     return OpenUpload(Upload(upload, asked, max_parts), part_size, received)
 
 
 def left_uploads(connection: sqlite3.Connection, since: float) -> tuple[LeftUpload, ...]:
     """The uploads that ECR was heard of *since*, and the completed layers that no image refers to."""
-    rows = connection.execute("SELECT repository, identity, received FROM upload WHERE heard >= ?", (since,))
+    rows = connection.execute("SELECT repository, identity, received FROM sound_upload WHERE heard >= ?", (since,))
     uploads = [LeftUpload(*row) for row in rows]
     rows = connection.execute(
         "SELECT address, digest, size FROM layer JOIN repository ON key = repository WHERE NOT referenced"

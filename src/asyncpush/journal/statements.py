@@ -31,7 +31,10 @@ def packed_text(text: str) -> bytes:
 
 def unpacked_text(column: bytes) -> str:
     """The text of a column that may hold the name of a file."""
-    return column.decode("utf-8", "surrogatepass")
+    try:
+        return column.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return column.decode(errors="replace")  # equals nothing that is asked for
 
 
 def optional_digest(column: bytes | None) -> Digest | None:

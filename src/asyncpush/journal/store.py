@@ -29,6 +29,7 @@ from asyncpush.journal.records import (
 )
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, OpenUpload, Upload
+from asyncpush.redaction import shown
 
 #: Seconds for which an upload is worth going on with after ECR was last heard of it. ECR documents no lifetime of an
 #: upload; one that has expired costs one refused request.
@@ -121,12 +122,12 @@ class SqliteJournal:
         await self._commits.do(work, then)
 
     async def image_failed(self, copy: str, reason: str) -> None:
-        """Note that an image of the run failed, for a *reason* in one line without secrets.
+        """Note that an image of the run failed, for a *reason* in one line; its secrets are left out.
 
         Raises:
             UsageError: no run has begun.
         """
-        work = partial(statements.save_failed, run=self._begun(), copy=copy, reason=reason, now=self._now())
+        work = partial(statements.save_failed, run=self._begun(), copy=copy, reason=shown(reason), now=self._now())
         await self._commits.do(work, lambda: self._finished.pop(copy, None))
 
     # Known across runs

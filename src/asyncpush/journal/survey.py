@@ -238,7 +238,8 @@ def _compressed(connection: sqlite3.Connection) -> Iterator[Compressed]:
 
 def _uploads(connection: sqlite3.Connection) -> Iterator[Upload]:
     for repository, identity, key, part_size, received, begun, heard in connection.execute(
-        "SELECT repository, identity, id, part_size, received, begun, heard FROM upload ORDER BY repository, identity"
+        "SELECT repository, identity, id, part_size, received, begun, heard FROM sound_upload"
+        " ORDER BY repository, identity"
     ):
         yield Upload(
             repository=repository,

@@ -85,12 +85,14 @@ def _open(location: Location, settings: Settings, stdin: BinaryIO | None, held: 
         is_file, path = location.path != "-", Path(location.path)
         is_directory = is_file and path.is_dir()
         size = path.stat().st_size if is_file and path.is_file() else 0
-    memory = DocumentMemory(None if is_directory else size)
-    held.callback(memory.close)
     allowance = Allowance(settings.max_unpacked)
     if is_directory:
+        memory = DocumentMemory(None)
+        held.callback(memory.close)
         return _open_directory(location, settings, Scratch(held, allowance), memory)
     file = open_archive(location.path, location.label, stdin, held, allowance)
+    memory = DocumentMemory(size or getattr(file, "source_size", 0))
+    held.callback(memory.close)
     archive = TarIndex(file, location.label, memory)
     source = read_archive(archive, location, settings, Scratch(held, allowance))
     return replace(source, notes=(*archive.notes, *source.notes))

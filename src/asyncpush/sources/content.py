@@ -329,6 +329,7 @@ def read_content(content: Content, limit: int = MAX_DOCUMENT_SIZE) -> bytes:
     if memory is not None and (count := count_values(data)):
         raw, data = bytes(data), bytearray()
         try:
+            refuse_many_values(raw, content.label)
             memory.charge_values(content, count, content.label)
         except ManifestError:
             del raw  # else it stays for as long as the error is kept

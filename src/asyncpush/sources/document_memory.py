@@ -8,7 +8,7 @@ from asyncpush.errors import ManifestError
 from asyncpush.settings import MiB
 
 #: For all sources that are open, beside what each has for its own size.
-MAX_MEMORY = 48 * MiB
+MAX_MEMORY = 32 * MiB
 
 #: Bytes of memory for each byte of a source: documents that lie uncompressed take no more, unless they are made for it.
 _OWN = 4

@@ -53,6 +53,9 @@ class Allowance:
 #: Milliseconds after which a wait for a pipe looks whether it is still wanted.
 _MOMENT = 100
 
+#: Moments without a byte after which others need not wait for a pipe any longer.
+_SILENCE = 10
+
 
 def open_archive(path: str, label: str, stdin: BinaryIO | None, held: ExitStack, allowance: Allowance) -> ReadFile:
     """Open an archive as a regular file, whole from its first byte; in a worker thread of anyio.
@@ -116,6 +119,12 @@ def _can_stay(file: FileIO, label: str) -> bool:
 class _Stream(io.RawIOBase):
     """A stream that gives full buffers until its end, and stops when the caller of its worker thread is cancelled."""
 
+    def __init__(self) -> None:
+        #: Bytes that it has given.
+        self.count = 0
+        #: Called when nothing has come for a while.
+        self.on_silence: Callable[[], None] | None = None
+
     def readable(self) -> bool:
         return True
 
@@ -128,6 +137,7 @@ class _Stream(io.RawIOBase):
             if not count:
                 break
             filled += count
+        self.count += filled
         return filled
 
     def _read_some(self, buffer: memoryview) -> int:
@@ -141,14 +151,19 @@ class _Pipe(_Stream):
     """
 
     def __init__(self, file: FileIO) -> None:
+        super().__init__()
         self._file = file
         self._poll = select.poll()
         self._poll.register(file, select.POLLIN)
 
     def _read_some(self, buffer: memoryview) -> int:
         while True:
+            silent = 0
             while not self._poll.poll(_MOMENT):
                 from_thread.check_cancelled()
+                silent += 1
+                if silent == _SILENCE and self.on_silence is not None:
+                    self.on_silence()
             count = self._file.readinto(buffer)
             if count is not None:
                 return count
@@ -158,6 +173,7 @@ class _Unpolled(_Stream):
     """Any object with ``read``; a read that blocks can't be cancelled."""
 
     def __init__(self, stream: BinaryIO) -> None:
+        super().__init__()
         self._stream = stream
 
     def _read_some(self, buffer: memoryview) -> int:
@@ -172,6 +188,7 @@ def _spool(raw: _Stream, label: str, held: ExitStack, allowance: Allowance) -> R
         read = partial(stream.read, MiB)
         if packing := sniff(stream.peek(HEAD_SIZE)):
             unpacker = unpacking.enter_context(closing(Unpacker(read, label)))
+            raw.on_silence = unpacker.let_others
             read = partial(unpacker.decompress, MiB)
             label = f"{label}, decompressed ({packing}),"
         data = read()
@@ -180,7 +197,9 @@ def _spool(raw: _Stream, label: str, held: ExitStack, allowance: Allowance) -> R
         if not data:
             raise SourceError(f"{label} is empty")
         check_head(data[:HEAD_SIZE], label)
-        return _copied(data, read, label, held, allowance)
+        copy = _copied(data, read, label, held, allowance)
+        copy.source_size = raw.count
+        return copy
 
 
 class Scratch:
@@ -219,7 +238,7 @@ class Scratch:
         return Region(copy, 0, copy.size, packed.label)
 
 
-def _copied(data: bytes, read: Callable[[], bytes], label: str, held: ExitStack, allowance: Allowance) -> ReadFile:
+def _copied(data: bytes, read: Callable[[], bytes], label: str, held: ExitStack, allowance: Allowance) -> _Copy:
     """A copy of *data* and of all that *read* gives, for as long as *held* is open."""
     with _SPOOLS.writing(label) as copy:
         data = data or read()
@@ -253,6 +272,8 @@ class _Copy:
         self.spool = spool
         self.start = spool.end
         self.size = 0
+        #: Bytes of what it is a copy of, as they came.
+        self.source_size = 0
 
     def write(self, data: bytes) -> None:
         """Write more; nobody else writes into the spool meanwhile."""

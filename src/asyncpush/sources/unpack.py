@@ -7,7 +7,16 @@ from contextlib import ExitStack, contextmanager
 
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
-from asyncpush.stream.unpack import CORRUPT, LARGE, WINDOW_LOG, Decompressor, Packing, new_decompressor, turn_of
+from asyncpush.stream.unpack import (
+    CORRUPT,
+    LARGE,
+    TOO_FAR_BACK,
+    WINDOW_LOG,
+    Decompressor,
+    Packing,
+    new_decompressor,
+    turn_of,
+)
 
 #: Enough of a file's beginning to tell what it is: a tar archive's first header.
 HEAD_SIZE = 512
@@ -18,9 +27,6 @@ _MAGIC: tuple[tuple[bytes, Packing], ...] = (
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"BZh", "bzip2"),
 )
-
-#: What liblzma and libzstd say of data that refers further back than ``WINDOW_LOG`` allows.
-_TOO_FAR_BACK = ("Memory usage limit exceeded", "requires too much memory")
 
 
 def sniff(head: bytes) -> Packing | None:
@@ -46,13 +52,24 @@ class Unpacker:
         self._pending = b""
         self._begun = False
         self._stream: Decompressor | None = None
+        self._packing: Packing = "gzip"
         self._turn = ExitStack()
         self._has_turn = False
 
     def close(self) -> None:
         """Let others decompress."""
         self._stream = None
+        self.let_others()
+
+    def let_others(self) -> None:
+        """Let others decompress while nothing comes: who waits for a pipe keeps its window, but not its turn."""
+        self._has_turn = False
         self._turn.close()
+
+    def _take_turn(self) -> None:
+        if not self._has_turn and self._packing in LARGE:
+            self._turn.enter_context(turn_of(self._packing))
+            self._has_turn = True
 
     def decompress(self, size: int) -> bytes:
         """The next bytes, *size* at the most; none only at the end, all checksums having been right.
@@ -70,6 +87,7 @@ class Unpacker:
     def _some(self, size: int) -> bytes:
         assert self._stream is not None, "a stream has begun"  # noqa: S101
         packed = self._input() if self._stream.needs_input else b""
+        self._take_turn()
         with self._intact():
             data = self._stream.decompress(packed, size)
         if self._stream.eof:
@@ -99,10 +117,8 @@ class Unpacker:
                 f"{self._label} holds something else behind its compressed data",
                 hint="it may be damaged, or several files in one; give each file alone",
             )
-        self._begun = True
-        if not self._has_turn and packing in LARGE:
-            self._turn.enter_context(turn_of(packing))
-            self._has_turn = True
+        self._begun, self._packing = True, packing
+        self._take_turn()
         self._stream = new_decompressor(packing)
         return self._stream
 
@@ -111,7 +127,7 @@ class Unpacker:
         try:
             yield
         except CORRUPT as error:
-            if any(words in str(error) for words in _TOO_FAR_BACK):
+            if any(words in str(error) for words in TOO_FAR_BACK):
                 raise SourceError(
                     f"{self._label} needs more than {(1 << WINDOW_LOG) // MiB} MiB of memory to be decompressed",
                     hint="decompress it first",

@@ -33,6 +33,12 @@ Packing = Literal["gzip", "xz", "zstd", "bzip2"]
 #: How far back compressed data may refer, as a power of 2: twice what ``xz -9`` writes, all that ``zstd --ultra`` does.
 WINDOW_LOG = 27
 
+#: The same of streams that may be decompressed side by side: all that zstd's usual levels write.
+SMALL_WINDOW_LOG = 23
+
+#: What liblzma and libzstd say of data that refers further back than it may.
+TOO_FAR_BACK = ("Memory usage limit exceeded", "requires too much memory")
+
 #: What the decompressors raise of damaged data.
 CORRUPT: tuple[type[Exception], ...] = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError, OverflowError)
 if igzip_lib is not None:
@@ -160,25 +166,25 @@ def _gzip() -> Decompressor:
     return _IgzipDecompressor() if igzip_lib else _ZlibDecompressor()
 
 
-def _xz() -> Decompressor:
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=(1 << WINDOW_LOG) + MiB)
+def _xz(window_log: int) -> Decompressor:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=(1 << window_log) + MiB)
 
 
-def _zstd() -> Decompressor:
-    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG})
+def _zstd(window_log: int) -> Decompressor:
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window_log})
 
 
-_DECOMPRESSORS: dict[Packing, Callable[[], Decompressor]] = {
-    "gzip": _gzip,
+_DECOMPRESSORS: dict[Packing, Callable[[int], Decompressor]] = {
+    "gzip": lambda _: _gzip(),
     "xz": _xz,
     "zstd": _zstd,
-    "bzip2": bz2.BZ2Decompressor,
+    "bzip2": lambda _: bz2.BZ2Decompressor(),
 }
 
 
-def new_decompressor(packing: Packing) -> Decompressor:
+def new_decompressor(packing: Packing, window_log: int = WINDOW_LOG) -> Decompressor:
     """What decompresses one stream, within bounds of memory; it raises what ``CORRUPT`` lists."""
-    return _DECOMPRESSORS[packing]()
+    return _DECOMPRESSORS[packing](window_log)
 
 
 #: What holds a window of up to 128 MiB; the others hold 4 MiB at the most.
@@ -211,6 +217,10 @@ class CorruptError(Exception):
     """Raised when compressed bytes are damaged or cut short; says why, for whoever knows what the bytes are of."""
 
 
+class LargeWindowError(CorruptError):
+    """Raised when compressed bytes refer further back than they may."""
+
+
 class UnpackedHash:
     """Hashes what compressed bytes become; in a worker thread of anyio, so that a cancelled caller stops it.
 
@@ -219,10 +229,12 @@ class UnpackedHash:
 
     Args:
         codec: how the bytes are compressed.
+        window_log: how far back they may refer, as a power of 2.
     """
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, window_log: int = WINDOW_LOG) -> None:
         self._codec = codec
+        self._window_log = window_log
         self._sha256 = hashlib.sha256()
         self._member: Decompressor | None = None
         self._members = 0
@@ -231,13 +243,15 @@ class UnpackedHash:
         """Take the next bytes.
 
         Raises:
+            LargeWindowError: they refer too far back.
             CorruptError: they are damaged.
         """
         for start in range(0, len(data), _SLICE):
             try:
                 self._unpack(data[start : start + _SLICE])
             except CORRUPT as error:
-                raise CorruptError(f"its {self._codec} data can't be decompressed: {error}") from error
+                kind = LargeWindowError if any(words in str(error) for words in TOO_FAR_BACK) else CorruptError
+                raise kind(f"its {self._codec} data can't be decompressed: {error}") from error
 
     def finish(self) -> Digest:
         """The digest of all that the bytes have become.
@@ -260,7 +274,7 @@ class UnpackedHash:
                     data = bytes(data).lstrip(b"\0")
                 if not data:
                     return
-                self._member = new_decompressor(self._codec)
+                self._member = new_decompressor(self._codec, self._window_log)
                 self._members += 1
             out = self._member.decompress(data, _ROOM)
             self._sha256.update(out)

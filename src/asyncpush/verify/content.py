@@ -15,6 +15,7 @@ from asyncpush.manifest import Manifest, is_foreign, parse_manifest
 from asyncpush.model import Descriptor, Digest, LayerBytes
 from asyncpush.settings import MAX_INDEX_DEPTH
 from asyncpush.sources.config import ImageConfig
+from asyncpush.stream.unpack import SMALL_WINDOW_LOG, WINDOW_LOG
 from asyncpush.verify.diff_ids import ConfigBytes, LayerHash, Uncompressed, compare, has_diff_ids, is_tar_layer
 from asyncpush.verify.results import Problem, Target, Verification
 
@@ -69,6 +70,7 @@ class Content:
         self._nodes: dict[str | Digest, _Node] = {}
         self._blobs: dict[Digest, StoredBlob | NotHeld] = {}
         self._read = _Read()
+        self._large = anyio.Lock()
 
     async def load(self, references: set[str | Digest]) -> None:
         """Ask for these manifests and all that they name, level by level; then for all blobs."""
@@ -127,9 +129,17 @@ class Content:
             self._read.configs[digest] = await to_thread.run_sync(config.finish)
 
     async def _read_layer(self, digest: Digest, reads: CapacityLimiter) -> None:
-        layer = LayerHash()
+        layer = await self._unpack(digest, reads, SMALL_WINDOW_LOG)
+        if layer.is_too_large:
+            # It is read again: each of these may take 128 MiB, however small it is.
+            async with self._large:
+                await self._unpack(digest, reads, WINDOW_LOG)
+
+    async def _unpack(self, digest: Digest, reads: CapacityLimiter, window_log: int) -> LayerHash:
+        layer = LayerHash(window_log)
         if read := await self._read_blob(digest, reads, layer.update):
             self._read.uncompressed[digest] = await to_thread.run_sync(layer.finish, read.digest)
+        return layer
 
     async def _read_blob(
         self, digest: Digest, reads: CapacityLimiter, also: Callable[[bytes], None] | None = None

@@ -12,7 +12,7 @@ from asyncpush.model import Descriptor, Digest
 from asyncpush.sources.config import ImageConfig, parse_config
 from asyncpush.sources.content import MAX_DOCUMENT_SIZE
 from asyncpush.sources.unpack import HEAD_SIZE, sniff
-from asyncpush.stream.unpack import CorruptError, UnpackedHash
+from asyncpush.stream.unpack import WINDOW_LOG, CorruptError, LargeWindowError, UnpackedHash
 from asyncpush.verify.results import Problem
 
 #: Configs that have diff ids, if the layers are those of a file system. cosign and BuildKit use them for others, too.
@@ -46,9 +46,17 @@ class LayerHash:
     """Takes a layer's bytes, and hashes what they are uncompressed; in worker threads of anyio.
 
     The first bytes tell how they are compressed, as whoever pulls the layer has it: media types are often wrong.
+
+    Args:
+        window_log: how far back they may refer, as a power of 2.
+
+    Attributes:
+        is_too_large: they refer further back; the outcome is worth nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, window_log: int = WINDOW_LOG) -> None:
+        self.is_too_large = False
+        self._window_log = window_log
         self._head = bytearray()
         self._is_plain = False
         self._unpacked: UnpackedHash | None = None
@@ -82,7 +90,7 @@ class LayerHash:
         if packing is None:
             self._is_plain = True
         elif packing == "gzip" or packing == "zstd":
-            self._unpacked = UnpackedHash(packing)
+            self._unpacked = UnpackedHash(packing, self._window_log)
         else:
             self._outcome = Uncompressed(unknown=f"is compressed with {packing}")
         return head
@@ -94,6 +102,8 @@ class LayerHash:
             self._unpacked.update(memoryview(block))
         except CorruptError as error:
             self._outcome = Uncompressed(damage=str(error))
+            self.is_too_large = isinstance(error, LargeWindowError)
+            self._unpacked.close()
 
 
 class ConfigBytes:

@@ -7,11 +7,16 @@ from typing import Literal
 
 import msgspec
 
+from asyncpush import open_files
 from asyncpush.emulator.weather.parser import parse_fault, parse_throttle
 from asyncpush.emulator.weather.rules import Weather
 from asyncpush.emulator.weather.sky import Fired
 from asyncpush.emulator.weather.units import format_duration, format_rate, parse_duration, parse_rate
 from asyncpush.errors import UsageError
+from asyncpush.files import read_small
+
+#: Bytes of the longest file: thousands of rules.
+_LONGEST = 4 * 1024 * 1024
 
 _HINT = "give an object with any of latency, jitter, bandwidth, throttle, quotas, fault and seed"
 
@@ -101,12 +106,14 @@ def read_file(path: Path) -> WeatherDocument:
         UsageError: it can't be read, or is neither.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_small(path, _LONGEST)
         if path.suffix == ".json" or raw.lstrip().startswith(b"{"):
             return read_json(raw)
         return msgspec.yaml.decode(raw, type=WeatherDocument)
     except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}", hint="name a YAML or JSON file") from error
+        raise UsageError(
+            f"{path} can't be read: {open_files.reason(error)}", hint="name a YAML or JSON file"
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         hint = f"{_HINT}; a rule that begins with * needs quotes"
         raise UsageError(f"{path} can't be read: {' '.join(str(error).split())}", hint=hint) from error

@@ -104,6 +104,8 @@ def _parse_yaml(text: str, label: str) -> Value:
             root = reader.get_single_node()
         finally:
             reader.dispose()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{label} is no text in UTF-8 (character {error.start})") from error
     except yaml.MarkedYAMLError as error:
         raise UsageError(f"{label}{_place(error)} is no YAML: {error.problem}", hint=_yaml_hint(text, error)) from error
     except (yaml.YAMLError, RecursionError) as error:

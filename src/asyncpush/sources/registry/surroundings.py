@@ -16,6 +16,7 @@ from yarl import URL
 
 from asyncpush import open_files
 from asyncpush.errors import ConfigurationError
+from asyncpush.files import load_authorities, load_chain
 from asyncpush.proxies import Proxies
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.patience import TransientError
@@ -102,15 +103,14 @@ def look_around(registry: SourceRegistry) -> Surroundings:
         if not registry.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        if registry.ca_bundle is not None:
-            with _usable(registry.ca_bundle):
-                context.load_verify_locations(registry.ca_bundle)
         both.append(context)
     own, elsewhere = both
+    if registry.ca_bundle is not None:
+        with _usable(registry.ca_bundle):
+            load_authorities(registry.ca_bundle, *both)
     if registry.client_certificate is not None:
         with _usable(registry.client_certificate):
-            # A password would be asked for on the terminal: there is none.
-            own.load_cert_chain(registry.client_certificate, registry.client_key, password=lambda: "")
+            load_chain(own, registry.client_certificate, registry.client_key, _nobody)
     elif registry.client_key is not None:
         raise ConfigurationError(
             f"{registry.client_key} is a key without its certificate", hint="give both: --src-cert and --src-key"
@@ -138,12 +138,11 @@ def _trust(registry: SourceRegistry, own: ssl.SSLContext, elsewhere: ssl.SSLCont
             key = path.with_suffix(".key")
             try:
                 if path.suffix == ".crt":
-                    for context in (own, elsewhere):
-                        with _usable(path):
-                            context.load_verify_locations(path)
+                    with _usable(path):
+                        load_authorities(path, own, elsewhere)
                 elif path.suffix == ".cert" and not presented:
                     with _usable(path):
-                        own.load_cert_chain(path, key if key in files else None, password=lambda: "")
+                        load_chain(own, path, key if key in files else None, _nobody)
                     presented = True
                 elif path.suffix == ".key" and path.with_suffix(".cert") not in files:
                     yield f"{path} is a key without its certificate, {path.stem}.cert"
@@ -164,6 +163,11 @@ def _certificate_folders(host: str) -> Iterator[Path]:
     for folder in folders:
         for name in dict.fromkeys((host, api_host(host))):
             yield folder / name
+
+
+def _nobody() -> str:
+    """Stand for the password of a key, which would be asked for on the terminal: there is none."""
+    return ""
 
 
 @contextmanager
