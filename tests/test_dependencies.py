@@ -1,4 +1,4 @@
-"""No version with a published advisory can be installed, or is installed here: pip-audit's part that needs no network."""
+"""No version with a published advisory can be installed, or is installed here: pip-audit without a network."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def value_or_error(read: Callable[[], Any], *, memory: int = 32 * MiB) -> Any:
     try:
         return read()
     except AsyncpushError as error:
-        assert isinstance(error, PlanError) or "\n" not in str(error), repr(str(error))
+        assert isinstance(error, PlanError) or "\n" not in str(error), repr(str(error))  # noqa: PT017
         return None
     finally:
         peak = tracemalloc.get_traced_memory()[1]
