@@ -137,8 +137,11 @@ def tarfile_of(data: bytes) -> dict[str, tuple[int, bytes | None]] | None:
                     return None  # tarfile of some versions of Python goes round in circles
                 end = archive.offset
                 name = _normal(member.name)
+                linked = found.get(_normal(member.linkname)) if member.islnk() else None
                 found.pop(name, None)
-                if member.isreg():
+                if linked is not None:
+                    found[name] = linked
+                elif member.isreg():
                     short = member.size <= 65536
                     found[name] = member.size, archive.extractfile(member).read() if short else None
             if archive.offset > len(data):
