@@ -126,11 +126,23 @@ def content_of(index: TarIndex, name: str) -> tuple[int, bytes | None]:
     return content.size, bytes(buffer)
 
 
+class Judge(tarfile.TarInfo):
+    """Takes no more for a long name than its header says, as GNU tar does; tarfile takes all of its last block."""
+
+    def _proc_gnulong(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        start = archive.fileobj.tell()
+        name = tarfile.nts(archive.fileobj.read(self.size), archive.encoding, archive.errors)
+        archive.fileobj.seek(start)
+        member = super()._proc_gnulong(archive)
+        setattr(member, "name" if self.type == tarfile.GNUTYPE_LONGNAME else "linkname", name)
+        return member
+
+
 def tarfile_of(data: bytes) -> dict[str, tuple[int, bytes | None]] | None:
     """The same by tarfile; None where it finds no archive, or no whole one."""
     found: dict[str, tuple[int, bytes | None]] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:", tarinfo=Judge) as archive:
             end = -1
             while member := archive.next():
                 if archive.offset <= end:
