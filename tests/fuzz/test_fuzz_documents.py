@@ -9,11 +9,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from fuzzing import TIME, search, value_or_error
 from hypothesis import strategies as st
 
 from asyncpush.manifest import parse_manifest
+from asyncpush.migrate.plan import reading
 from asyncpush.migrate.plan.importing import import_plan
 from asyncpush.migrate.plan.load import parse_plan
 from emulator_client import OCI_INDEX, OCI_MANIFEST, descriptor, image_manifest, index_manifest
@@ -35,6 +37,12 @@ RAW = [b"", b"\xef\xbb\xbf", b"\xff", b"\0", b"{", b"}", b"[", b"]", b'"', b",",
        b"[" * 3000, b'{"a":' * 2000, b"0" * 5000, b" " * 3000, b'"mediaType":"",', b'"layers":null,']  # fmt: skip
 changes = st.lists(st.tuples(st.integers(0, 200), st.sampled_from(STRANGE)), max_size=3)
 splices = st.just([]) | st.lists(st.tuples(st.floats(0, 1), st.integers(0, 9), st.sampled_from(RAW)), max_size=3)
+
+
+@pytest.fixture(autouse=True)
+def _few_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound of a document's values is lower here: to reach it takes seconds while memory is traced."""
+    monkeypatch.setattr(reading, "MAX_VALUES", 20_000)
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
