@@ -263,7 +263,8 @@ def test_any_request_to_v2_is_answered_as_the_specification_has_it(
             is_answered = reply.headers.get("docker-distribution-api-version") == "registry/2.0"
             if not lets_in:
                 assert reply.status in (400, 401, 403, 404)
-            if reply.status >= 400 and is_answered and method != "HEAD":
+            has_document = method != "HEAD" and reply.status != 416  # a range of a blob says all in its headers
+            if reply.status >= 400 and is_answered and has_document:
                 [error] = json.loads(reply.body)["errors"]
                 assert re.fullmatch("[A-Z_]+", error["code"])
                 assert isinstance(error["message"], str)
