@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from asyncpush.model import Digest, Platform
 from asyncpush.reference import parse_destination, parse_prefix, parse_registry
-from asyncpush.sources.names import ImageName
+from asyncpush.sources.names import ImageName, locate
 from asyncpush.sources.registry.challenge import parse_challenges
 from asyncpush.sources.registry.links import parse_links
 from asyncpush.sources.registry.reference import parse_remote
@@ -96,7 +96,7 @@ def platform(text: str) -> object:
     return parsed
 
 
-@pytest.mark.parametrize("read", [remote, destination, prefix, registry, image_name, digest, platform])
+@pytest.mark.parametrize("read", [remote, destination, prefix, registry, image_name, locate, digest, platform])
 def test_any_reference_reads_back_as_it_is_written_or_is_an_error(read: Callable[[str], Any]) -> None:
     def law(text: str) -> None:
         value_or_error(lambda: read(text))
