@@ -20,6 +20,8 @@ import boto3
 import pytest
 import trustme
 from blockbuster import BlockBusterFunction, blockbuster_ctx
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 import asyncpush
 from asyncpush import AwsConfiguration, Registry, Settings
@@ -38,6 +40,11 @@ sys.dont_write_bytecode = False
 
 #: How the emulator of the client's tests answers open questions: ``NAME=VALUE,...``; both answers must do.
 BEHAVIOUR = Behaviour.parse(filter(None, os.environ.get("ASYNCPUSH_BEHAVIOUR", "").split(",")))
+
+
+# How long an example takes tells how busy the machine is: pytest's own limit is for what hangs.
+hypothesis_settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("patient")
 
 
 @pytest.fixture

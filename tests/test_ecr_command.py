@@ -309,7 +309,7 @@ def test_a_script_for_aws_pushes_a_real_image_unchanged(server: Server, real_ima
     (tmp_path / "manifest.json").write_bytes(raw)
 
     done = subprocess.run(
-        ["bash", "-c", _SCRIPT], capture_output=True, text=True, check=False, timeout=60,
+        ["bash", "-c", _SCRIPT], capture_output=True, text=True, check=False, timeout=110,
         env=cli_environment(**server.environment, PYTHON=sys.executable, REPOSITORY="script/busybox",
                             LAYOUT=str(layout), WORK=str(tmp_path)),
     )  # fmt: skip

@@ -102,6 +102,21 @@ def ecr(emulator: Emulator) -> Ecr:
     return Ecr(emulator.endpoint_url)
 
 
+@pytest.mark.parametrize("path", ["blobs/uploads/", "manifests/v1", "nothing/there"])
+async def test_a_body_counts_as_it_comes_whatever_its_encoding_is_said_to_be(
+    door: Door, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    for body in (b"not compressed at all", gzip.compress(bytes(MiB))):
+        if path.endswith("uploads/"):
+            target = f"{await door.begin()}?digest={digest_of(body)}"
+            status, headers, _ = await door.ask("PUT", target, body, Content_Encoding="gzip")
+            assert (status, headers["Docker-Content-Digest"]) == (201, digest_of(body))
+        else:
+            status, _, answer = await door.ask("GET", path, body, Content_Encoding="gzip")
+            assert status == 404, answer
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+
+
 async def head_of(emulator: Emulator, method: str, path: str) -> bytes:
     """The head of a request that announces the layer."""
     basic = await to_thread.run_sync(token, emulator.endpoint_url)

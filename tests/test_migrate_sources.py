@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -254,33 +254,50 @@ async def test_a_layer_that_one_registry_has_wrong_comes_from_another_one(here: 
 # Refusals on the way
 
 
-def wants_tokens(server: RegistryServer, *, only: str = "/v2/") -> list[str]:
-    """Let *server* want a token; the one that counts is the last of what is returned, and others have expired."""
-    issued: list[str] = []
+@dataclass
+class Tokens:
+    """Those that a registry has issued, in order, and those of them that have expired."""
+
+    issued: list[str] = field(default_factory=list)
+    expired: set[str] = field(default_factory=set)
+
+    def expire(self) -> None:
+        """Let none of those that were issued so far count any more."""
+        self.expired.update(self.issued)
+
+    @property
+    def valid(self) -> set[str]:
+        """What a request may say of who it is."""
+        return {f"Bearer {token}" for token in self.issued if token not in self.expired}
+
+
+def wants_tokens(server: RegistryServer, *, only: str = "/v2/") -> Tokens:
+    """Let *server* want a token, which counts until the test lets it expire, however many others are issued."""
+    tokens = Tokens()
 
     @server.rule("GET", "/token")
     async def issue(request: web.Request) -> web.StreamResponse:
-        issued.append(f"token-{len(issued)}")
-        return web.json_response({"token": issued[-1], "expires_in": 3600})
+        tokens.issued.append(f"token-{len(tokens.issued)}")
+        return web.json_response({"token": tokens.issued[-1], "expires_in": 3600})
 
     async def guarded(request: web.Request) -> web.StreamResponse | None:
-        if issued and request.headers.get("Authorization") == f"Bearer {issued[-1]}":
+        if request.headers.get("Authorization") in tokens.valid:
             return None
         challenge = f'Bearer realm="{server.url}/token",service="it"'
         return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate=challenge)
 
     for method in ("GET", "HEAD"):
         server.rule(method, only)(guarded)
-    return issued
+    return tokens
 
 
 async def test_a_token_that_expires_in_mid_blob_is_renewed(two: Two) -> None:
     source = two.here.source
-    issued = wants_tokens(source)
+    tokens = wants_tokens(source)
 
     @source.rule("GET", two.layer, times=1)
     async def expires(request: web.Request) -> web.StreamResponse:
-        issued.append("another one, which nobody has")
+        tokens.expire()
         return await cut(request, two.data[:700_000], len(two.data))
 
     path = two.plan(registries={source.host: {"plain_http": True}})
@@ -289,7 +306,8 @@ async def test_a_token_that_expires_in_mid_blob_is_renewed(two: Two) -> None:
     await two.have_arrived(report)
     ranges = [seen.headers.get("Range") for seen in source.asked("GET", two.layer)]
     assert ranges[-1] == "bytes=700000-"
-    assert len(issued) >= 3, "a first one, one that was lost, and the next one"
+    assert tokens.expired
+    assert tokens.valid, "one was issued after those had expired"
 
 
 async def test_a_registry_that_wants_a_pause_gets_it_and_the_other_one_goes_on(two: Two) -> None:

@@ -24,6 +24,8 @@ DIGEST = Digest("a" * 64)
         ("team/app:1.0", "docker.io", "team/app", "1.0", "team/app"),
         ("docker.io/debian", "docker.io", "library/debian", "latest", "debian"),
         ("index.docker.io/library/debian", "docker.io", "library/debian", "latest", "debian"),
+        ("docker.io/library/a/b", "docker.io", "library/a/b", "latest", "library/a/b"),
+        ("library/library/app", "docker.io", "library/library/app", "latest", "library/library/app"),
         ("registry-1.docker.io/team/app", "docker.io", "team/app", "latest", "team/app"),
         ("quay.io/app", "quay.io", "app", "latest", "app"),
         ("localhost/app", "localhost", "app", "latest", "app"),

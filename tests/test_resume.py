@@ -120,8 +120,10 @@ async def test_a_remote_layer_goes_on_where_it_was_and_is_not_read_again(
     assert pushed is not None
     assert emulator.requests.counts()["InitiateLayerUpload"] == 1
     assert PARTS <= emulator.requests.counts()["UploadLayerPart"] <= PARTS + 2
-    assert ranges[0] is None
-    assert int((ranges[-1] or "bytes=0").removeprefix("bytes=").rstrip("-")) >= (stop_after - 1) * 5 * MiB
+    first, *again = ranges
+    assert first is None
+    # None at all, where ECR had got the last part, too, though nobody heard of it.
+    assert all(int((each or "bytes=0-")[len("bytes=") : -1]) >= (stop_after - 1) * 5 * MiB for each in again)
 
 
 class Forgetful:

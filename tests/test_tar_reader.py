@@ -169,6 +169,31 @@ async def test_any_map_of_a_sparse_file_ends_in_its_size_or_one_line(tmp_path, n
         assert [len(data) for data in found.values()] == [size]
 
 
+@pytest.mark.parametrize(
+    ("records", "what"),
+    [
+        ([("GNU.sparse.size", 0)], "without a map"),
+        ([("GNU.sparse.size", 4)], "without a map"),
+        ([("GNU.sparse.realsize", 5)], "without a map"),
+        ([("GNU.sparse.major", "0"), ("GNU.sparse.minor", "1"), ("GNU.sparse.size", 9)], "without a map"),
+        ([("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.size", 4)], "of two formats"),
+        ([("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.map", "0,4")], "of two formats"),
+    ],
+)
+async def test_a_sparse_file_that_readers_take_for_different_bytes_is_refused(tmp_path, records, what):
+    path = saved(tmp_path / "a.tar", pax(records, b"data") + bytes(1024))
+
+    with pytest.raises(SourceError, match=f"'f' is a sparse file {what}") as caught:
+        await in_thread(contents, path)
+    assert_one_line(caught.value)
+
+
+async def test_a_file_whose_size_is_said_twice_reads_as_it_is_stored(tmp_path):
+    path = saved(tmp_path / "a.tar", pax([("GNU.sparse.realsize", 4)], b"data") + bytes(1024))
+
+    assert await in_thread(contents, path) == {"f": b"data"}
+
+
 async def test_maps_of_sparse_files_are_bounded_all_together(tmp_path, monkeypatch):
     monkeypatch.setattr(tar_reader, "MAX_EXTENTS", 100)
     map_ = ",".join(f"{at},0" for at in range(60))

@@ -46,25 +46,28 @@ class Http:
             The answer, as aiobotocore has it: ``status_code``, ``headers``, ``content`` to be awaited, and ``raw``.
         """
         request = AWSRequest(method, url, headers, stream_output=stream).prepare()
-        return await self._session(url, redirects=redirects).send(request)
+        session = await self._session(url, redirects=redirects)
+        return await session.send(request)
 
     async def aclose(self) -> None:
         """Close all connections."""
         while self._sessions:
             await self._sessions.popitem()[1].close()
 
-    def _session(self, url: str, *, redirects: bool) -> AIOHTTPSession:
+    async def _session(self, url: str, *, redirects: bool) -> AIOHTTPSession:
         # Each host has a session of its own, since NO_PROXY may except it.
         key = (urlsplit(url).netloc, redirects)
         session = self._sessions.get(key)
         if session is None:
             kind = AIOHTTPSession if redirects else NoRedirects
-            session = self._sessions[key] = kind(
+            session = kind(
                 verify=self._verify,
                 proxies={} if is_excepted(url) else get_environ_proxies(url),
                 timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
                 max_pool_connections=self._connections,
             )
+            self._sessions[key] = session
+            await session.__aenter__()  # since aiobotocore 3 it sends nothing before that; it does not wait
         return session
 
 

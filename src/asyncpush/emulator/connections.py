@@ -100,7 +100,7 @@ class _Connection(web.RequestHandler):
         """Log a defect; what a client wrote wrong is told to the client, and one that reads no more is none, either."""
         error = kw.get("exc_info") or sys.exception()
         is_unread = isinstance(error, TimeoutError) and error.errno == errno.ETIMEDOUT
-        if is_unread or isinstance(error, HttpProcessingError):
+        if is_unread or isinstance(error, HttpProcessingError | web.RequestPayloadError):
             self.logger.debug(*args)
         else:
             super().log_exception(*args, **kw)

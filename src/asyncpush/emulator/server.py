@@ -220,7 +220,8 @@ class Emulator:
         stack.push_async_callback(_shielded, runner.cleanup)
         assert runner.server is not None, "it is set up"  # noqa: S101
         serving = await asyncio.get_running_loop().create_server(
-            self._connections.factory(runner.server, access_log=None, read_bufsize=_READ_BUFFER),
+            # Digests and signatures are of the bytes as they come, however a client calls their encoding.
+            self._connections.factory(runner.server, access_log=None, read_bufsize=_READ_BUFFER, auto_decompress=False),
             sock=listener,
             ssl=self._tls,
             ssl_handshake_timeout=_HANDSHAKE if self._tls else None,

@@ -188,15 +188,24 @@ class TarReader:
             return _field(block[483:495]), stored, _pairs(self._old_map(block))
         version = tuple(records.get(_SPARSE + word) for word in ("major", "minor"))
         if version == (b"1", b"0"):
+            if records.keys() & {_SPARSE + "map", _SPARSE + "size"}:
+                raise DamagedError(f"{header.name[:200]!r} is a sparse file of two formats")
             start = self.position
             pairs = _pairs(self._map_before_data())
             return _number(records.get(_SPARSE + "realsize", b"")), stored - (self.position - start), pairs
         if version not in ((None, None), (b"0", b"0"), (b"0", b"1")):
             raise DamagedError(f"{header.name[:200]!r} is a sparse file of an unknown format")
         if _SPARSE + "map" not in records:
+            self._check_not_sparse(header, records, stored)
             return None
         numbers = (_number(text) for text in records[_SPARSE + "map"].split(b",") if text)
         return _number(records.get(_SPARSE + "size", b"")), stored, _pairs(numbers)
+
+    def _check_not_sparse(self, header: tarfile.TarInfo, records: Records, stored: int) -> None:
+        """Refuse a sparse file without its map: to some readers it is all hole, to others what is stored."""
+        size, real = (_number(records.get(_SPARSE + word, b"%d" % stored)) for word in ("size", "realsize"))
+        if size != stored or real != stored or (stored and _SPARSE + "size" in records):
+            raise DamagedError(f"{header.name[:200]!r} is a sparse file without a map")
 
     def _old_map(self, block: bytes) -> Iterator[int]:
         """GNU's first format: 4 places in the header, and 21 in each further block."""

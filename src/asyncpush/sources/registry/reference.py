@@ -51,8 +51,9 @@ class RemoteReference:
 
     @property
     def name(self) -> str:
-        """The repository as people call it: without Docker Hub's ``library/``."""
-        return self.repository.removeprefix("library/") if self.host == HUB else self.repository
+        """The repository as people call it: without Docker Hub's ``library/``, where one word follows."""
+        word = self.repository.removeprefix("library/")
+        return word if self.host == HUB and "/" not in word else self.repository
 
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
