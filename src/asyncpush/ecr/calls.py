@@ -119,7 +119,7 @@ class Calls:
                 if isinstance(blob, Outgoing):
                     members = {**members, "layerPartBlob": replace(blob, left=wait.after(blob.left))}
                     if blob.crossing:
-                        blob.crossing.moved = wait.extend
+                        blob.crossing.moved, wait.least = wait.extend, self.uplink.answer_timeout
                 else:
                     wait.begin()
                 answer = await self._send(method, members)

@@ -203,6 +203,13 @@ class Uplink:
             crossing.end()
             self._leave(crossing)
 
+    def answer_timeout(self) -> float:
+        """Seconds in which a part arrives that has left this machine: buffers on the way may hold all of it, and others.
+
+        It is twice what the line needs for all, by what is known of it.
+        """
+        return 2 * sum(crossing.size - crossing.passed for crossing in self._crossings) / self._proven
+
     def arrived(self, crossing: Crossing) -> None:
         """Hear that ECR has answered for a part."""
         self._ended += crossing.size - crossing.taken
