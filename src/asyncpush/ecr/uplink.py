@@ -204,7 +204,7 @@ class Uplink:
             self._leave(crossing)
 
     def answer_timeout(self) -> float:
-        """Seconds in which a part arrives that has left this machine: buffers on the way may hold all of it, and others.
+        """Seconds in which a part arrives that has left: buffers on the way may hold all of it, and others.
 
         It is twice what the line needs for all, by what is known of it.
         """
