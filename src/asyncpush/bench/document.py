@@ -63,10 +63,10 @@ def _combinations(samples: Iterable[Sample]) -> list[Json]:
         {
             **_members(summary.combination),
             "rounds": summary.rounds,
-            "seconds": _spread(summary.seconds),
-            "bytesPerSecond": _spread(summary.rate),
-            "cpuSecondsPerGiB": _spread(summary.cpu),
-            "latencies": {name: _latency(latency) for name, latency in summary.latencies.items()},
+            "seconds": _spread_json(summary.seconds),
+            "bytesPerSecond": _spread_json(summary.rate),
+            "cpuSecondsPerGiB": _spread_json(summary.cpu),
+            "latencies": {name: _latency_json(latency) for name, latency in summary.latencies.items()},
             "throttled": summary.throttled,
             "retried": summary.retried,
         }
@@ -101,9 +101,9 @@ def _members(combination: Combination) -> Json:
     }
 
 
-def _spread(spread: Spread) -> Json:
+def _spread_json(spread: Spread) -> Json:
     return {name: round(value, _DIGITS) for name, value in asdict(spread).items()}
 
 
-def _latency(latency: Latency) -> Json:
+def _latency_json(latency: Latency) -> Json:
     return {name: round(value, _DIGITS) for name, value in asdict(latency).items()}

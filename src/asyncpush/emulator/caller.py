@@ -7,11 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-#: The account of the default test key, and of every key that is not known.
-DEFAULT_ACCOUNT = "000000000000"
-
-#: The region of requests without a credential scope, such as ``aws --no-sign-request`` sends.
-DEFAULT_REGION = "us-east-1"
+from asyncpush.emulator.registry import DEFAULT_ACCOUNT, DEFAULT_REGION
 
 # Credential=KEY/YYYYMMDD/REGION/SERVICE/aws4_request. The region becomes part of a path: nothing but these characters.
 _CREDENTIAL = re.compile(

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from asyncpush import open_files
-from asyncpush.emulator.caller import DEFAULT_ACCOUNT
+from asyncpush.emulator.registry import DEFAULT_ACCOUNT
 from asyncpush.errors import UsageError
 from asyncpush.files import read_small
 

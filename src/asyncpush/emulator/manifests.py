@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from asyncpush.emulator.errors import AwsError, invalid_parameter
-from asyncpush.emulator.requests import MAX_MANIFEST
+from asyncpush.emulator.rules import MAX_MANIFEST
 from asyncpush.model import Digest
 
 _INDEX_TYPES = frozenset(

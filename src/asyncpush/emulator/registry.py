@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-from asyncpush.emulator.caller import DEFAULT_ACCOUNT, DEFAULT_REGION
-
 ServiceName = Literal["ecr", "ecr-public"]
 
 PRIVATE: ServiceName = "ecr"
 PUBLIC: ServiceName = "ecr-public"
+
+#: The account of the default test key, and of every key that is not known.
+DEFAULT_ACCOUNT = "000000000000"
+
+#: The region of requests without a credential scope, such as ``aws --no-sign-request`` sends.
+DEFAULT_REGION = "us-east-1"
 
 _HOST = re.compile(r"(?P<account>[0-9]{12})\.dkr[.-]ecr(?:-fips)?\.(?P<region>[a-z0-9][a-z0-9-]{0,39})\.")
 _ARN = re.compile(

@@ -9,11 +9,6 @@ import msgspec
 
 from asyncpush.emulator.errors import AwsError
 
-MiB = 1024 * 1024
-
-#: The longest manifest, in bytes (ECR's model counts the characters of PutImage's imageManifest).
-MAX_MANIFEST = 4 * MiB
-
 
 class Request(msgspec.Struct, rename="camel", frozen=True):
     """What all operations take."""

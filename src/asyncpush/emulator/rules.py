@@ -12,6 +12,9 @@ MiB = 1024 * 1024
 #: ECR's minimum for all parts but the last.
 MIN_PART = 5 * MiB
 
+#: The longest manifest, in bytes (ECR's model counts the characters of PutImage's imageManifest).
+MAX_MANIFEST = 4 * MiB
+
 
 @dataclass(frozen=True, slots=True)
 class Quotas:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Collection
 
 from asyncpush.emulator.behaviour import Behaviour
-from asyncpush.emulator.caller import DEFAULT_ACCOUNT, Caller
+from asyncpush.emulator.caller import Caller
 from asyncpush.emulator.errors import AwsError, registry_not_found
-from asyncpush.emulator.registry import PRIVATE, PUBLIC, Registry, ServiceName, Target
+from asyncpush.emulator.registry import DEFAULT_ACCOUNT, PRIVATE, PUBLIC, Registry, ServiceName, Target
 from asyncpush.emulator.store import Store
 
 _ACCOUNT = re.compile(r"[0-9]{12}")

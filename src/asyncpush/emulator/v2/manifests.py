@@ -15,7 +15,8 @@ from asyncpush.emulator.records import Image
 from asyncpush.emulator.registry import Target
 from asyncpush.emulator.repository import Repository
 from asyncpush.emulator.request_body import read_body
-from asyncpush.emulator.requests import MAX_MANIFEST, BatchDeleteImage, ImageId, PutImage
+from asyncpush.emulator.requests import BatchDeleteImage, ImageId, PutImage
+from asyncpush.emulator.rules import MAX_MANIFEST
 from asyncpush.emulator.store import Store
 from asyncpush.emulator.v2.answers import VERSION, empty
 from asyncpush.emulator.v2.errors import V2Error, digest_invalid, translated
