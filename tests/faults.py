@@ -83,9 +83,9 @@ def refused(code: str, message: str = "refused by the relay", status: int = 400,
 
 def no_waits(patch: pytest.MonkeyPatch) -> None:
     """Let requests to ECR be sent again at once."""
-    patch.setattr("asyncpush.retry.backoff", lambda *_: 0.0001)
+    patch.setattr("asyncpush.http.retry.backoff", lambda *_: 0.0001)
     patch.setattr("asyncpush.ecr.retry.backoff", lambda *_: 0.0001)
-    patch.setattr("asyncpush.ecr.pace._SLOWEST", 1000.0)
+    patch.setattr("asyncpush.ecr.rate_limit._SLOWEST", 1000.0)
 
 
 @asynccontextmanager

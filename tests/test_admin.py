@@ -19,9 +19,9 @@ from anyio import to_thread
 import asyncpush
 from asyncpush import Registry
 from asyncpush.api import open_logins
-from asyncpush.ecr.address import registry_address, registry_host
+from asyncpush.ecr.endpoints import registry_address, registry_host
 from asyncpush.emulator import Credentials, Emulator
-from asyncpush.emulator.weather import Weather, parse_fault
+from asyncpush.emulator.faults import Weather, parse_fault
 from asyncpush.errors import ConfigurationError, RegistryError, ServiceError
 from asyncpush.journal import open_journal
 from asyncpush.reference import RegistryName, parse_registry

@@ -21,10 +21,10 @@ import anyio
 import pytest
 from anyio import to_thread
 
+from asyncpush.engine import decompress
+from asyncpush.engine.compress import zstd
 from asyncpush.errors import AsyncpushError, SourceError
 from asyncpush.sources import open_source, tar_index
-from asyncpush.stream import unpack
-from asyncpush.stream.compress import zstd
 from images import (
     SETTINGS,
     A,
@@ -177,7 +177,7 @@ async def test_a_zstd_file_that_begins_with_a_skippable_frame_is_read(tmp_path):
 @pytest.mark.parametrize("packing", PACKERS)
 async def test_cut_compressed_data_is_refused(tmp_path, packing, isal, monkeypatch):
     if not isal:
-        monkeypatch.setattr(unpack, "igzip_lib", None)
+        monkeypatch.setattr(decompress, "igzip_lib", None)
     packed = PACKERS[packing](busy_archive())
     for keep in (20, len(packed) // 2, len(packed) - 5, len(packed) - 1):
         with pytest.raises(SourceError, match="is cut short"):
@@ -188,7 +188,7 @@ async def test_cut_compressed_data_is_refused(tmp_path, packing, isal, monkeypat
 @pytest.mark.parametrize("packing", PACKERS)
 async def test_changed_compressed_data_is_refused_or_read_as_it_was(tmp_path, packing, isal, monkeypatch):
     if not isal:
-        monkeypatch.setattr(unpack, "igzip_lib", None)
+        monkeypatch.setattr(decompress, "igzip_lib", None)
     packed = bytearray(PACKERS[packing](busy_archive()))
     for position in range(0, len(packed), max(len(packed) // 60, 1)):
         broken = bytearray(packed)

@@ -29,12 +29,12 @@ from hypothesis import strategies as st
 
 import asyncpush
 from asyncpush.bench.figures import Latency
-from asyncpush.bench.layers import LayerMaker
-from asyncpush.bench.plan import make_plan, size_word
+from asyncpush.bench.sweep import LayerMaker
+from asyncpush.bench.trials import make_plan, size_word
 from asyncpush.cli.options import parse_size
 from asyncpush.emulator import Emulator
+from asyncpush.engine.layer import push_layer
 from asyncpush.events import RequestDone
-from asyncpush.layer import push_layer
 from asyncpush.manifest import parse_manifest
 from asyncpush.model import Upload
 from asyncpush.protocols import SeekableReader

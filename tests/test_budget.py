@@ -16,18 +16,18 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from asyncpush import Settings
-from asyncpush.ecr.wire import JsonPartEncoder
+from asyncpush.ecr.part_body import JsonPartEncoder
+from asyncpush.engine.compress import CompressedBlob
+from asyncpush.engine.concurrency import Slots
+from asyncpush.engine.layer import send_layer
+from asyncpush.engine.memory import ByteBudget
+from asyncpush.engine.upload import PushedLayer, Resources
 from asyncpush.errors import AsyncpushError, DigestMismatchError
 from asyncpush.events import ignore
-from asyncpush.layer import send_layer
 from asyncpush.model import Descriptor, Digest, Upload
 from asyncpush.protocols import Blob, Part, RandomAccess
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry import open_remote
-from asyncpush.stream.budget import ByteBudget
-from asyncpush.stream.compress import CompressedBlob
-from asyncpush.stream.slots import Slots
-from asyncpush.upload import PushedLayer, Resources
 from registry_server import QUICK, RegistryServer, running
 
 KiB = 1024

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asyncpush.engine import compress
+from asyncpush.engine.compress import BLOCK_SIZE, CompressedBlob
 from asyncpush.errors import DigestMismatchError
 from asyncpush.model import Descriptor, Digest
-from asyncpush.stream import compress
-from asyncpush.stream.compress import BLOCK_SIZE, CompressedBlob
 
 if sys.version_info >= (3, 14):
     from compression import zstd

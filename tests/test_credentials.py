@@ -32,9 +32,10 @@ from botocore.config import Config
 import asyncpush
 from asyncpush import AwsConfiguration, Settings
 from asyncpush.api import ImageFailure, Registry, open_logins, push_all
-from asyncpush.ecr import credentials, providers
+from asyncpush.ecr import credential_providers, credentials
 from asyncpush.emulator import Credentials, Emulator, Weather
-from asyncpush.emulator.weather import parse_fault
+from asyncpush.emulator.faults import parse_fault
+from asyncpush.engine.image import ImageResult
 from asyncpush.errors import (
     ConnectionFailedError,
     CredentialsError,
@@ -42,7 +43,6 @@ from asyncpush.errors import (
     CredentialsRefusedError,
 )
 from asyncpush.events import Event, ImageDone
-from asyncpush.image import ImageResult
 from asyncpush.protocols import Image
 from asyncpush.reference import Destination, parse_destination
 from asyncpush.settings import SourceRegistry
@@ -89,8 +89,8 @@ def nobody() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
     """STS and SSO are asked once: botocore waits a second or two before it tries again."""
-    asking = providers._ASKING.merge(Config(retries={"total_max_attempts": 1}))
-    monkeypatch.setattr(providers, "_ASKING", asking)
+    asking = credential_providers._ASKING.merge(Config(retries={"total_max_attempts": 1}))
+    monkeypatch.setattr(credential_providers, "_ASKING", asking)
 
 
 @dataclass
@@ -560,7 +560,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (credentials, providers):
+    for module in (credentials, credential_providers):
         monkeypatch.setattr(module, "time", SimpleNamespace(time=clock, monotonic=time.monotonic))
     return clock
 

@@ -9,12 +9,12 @@ import lzma
 
 import pytest
 
+from asyncpush.engine.compress import zstd
 from asyncpush.errors import DigestMismatchError, SourceError
 from asyncpush.manifest import DOCKER_MANIFEST, OCI_MANIFEST
 from asyncpush.model import Descriptor, Digest
 from asyncpush.settings import Settings
 from asyncpush.sources import open_source
-from asyncpush.stream.compress import zstd
 from images import SETTINGS, A, B, C, DockerSave, Link, digest, hybrid, image_of, layer_tar, names_of, read, saved
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from asyncpush.awscli.batch_input import BatchInput
 from asyncpush.emulator import Emulator, Weather
-from asyncpush.emulator.weather import parse_fault, parse_throttle
+from asyncpush.emulator.faults import parse_fault, parse_throttle
 from aws_cases import upload
 from conftest import REGION, Ran, Server, cli_environment, judge, run_cli
 from images import digest

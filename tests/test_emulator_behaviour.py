@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from asyncpush.emulator import Behaviour, Emulator
+from asyncpush.emulator.limits import MiB, Quotas, Rules
 from asyncpush.emulator.registry import PRIVATE, PUBLIC, Registry
-from asyncpush.emulator.rules import MiB, Quotas, Rules
 from asyncpush.errors import UsageError
 from emulator_client import OCI_CONFIG, Ecr, descriptor, digest_of, image_manifest, part
 
@@ -108,7 +108,7 @@ async def test_an_upload_can_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         upload_id = await ecr.begin("app")
         await ecr.send("app", upload_id, 0, b"0123")
         moment = 4102444800.0
-        monkeypatch.setattr("asyncpush.emulator.store.now", lambda: moment)
+        monkeypatch.setattr("asyncpush.emulator.store.state.now", lambda: moment)
         refusal = await ecr.refused("upload_layer_part", **part("app", upload_id, 4, b"4567"))
         assert refusal.code == "UploadNotFoundException"
         assert list((tmp_path / "uploads").iterdir()) == []

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from asyncpush.cli.serve import exposure
 from asyncpush.emulator import Credentials, Emulator
-from asyncpush.emulator.credentials import read_credentials
+from asyncpush.emulator.auth.credentials import read_credentials
 from asyncpush.errors import UsageError
 from conftest import cli_environment, judge, run_cli
 

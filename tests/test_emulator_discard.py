@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from asyncpush.emulator import Emulator, Finding
-from asyncpush.emulator.check import Checked, check
+from asyncpush.emulator.store.fsck import Checked, check
 from asyncpush.errors import UsageError
 from conftest import run_cli
 from emulator_client import Ecr, digest_of

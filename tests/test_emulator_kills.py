@@ -20,7 +20,7 @@ from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from asyncpush.emulator import Finding
-from asyncpush.emulator.check import Checked, check
+from asyncpush.emulator.store.fsck import Checked, check
 from emulator_client import OCI_MANIFEST, digest_of, image_manifest
 
 ROUNDS = int(os.environ.get("ASYNCPUSH_KILL_ROUNDS", "3"))

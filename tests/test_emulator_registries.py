@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.emulator import Behaviour, Credentials, Emulator
-from asyncpush.emulator.caller import Caller, caller_of
+from asyncpush.emulator.auth.principal import Caller, caller_of
 from asyncpush.emulator.registry import Registry
 from asyncpush.errors import UsageError
 from conftest import token

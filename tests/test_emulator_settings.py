@@ -14,8 +14,8 @@ from botocore.exceptions import ClientError
 
 from asyncpush.emulator import Emulator
 from asyncpush.emulator.registry import Registry
-from asyncpush.emulator.store import Store
-from asyncpush.emulator.survey import open_recovered
+from asyncpush.emulator.store.recovery import open_recovered
+from asyncpush.emulator.store.state import Store
 from emulator_client import (
     OCI_CONFIG,
     OCI_MANIFEST,

@@ -22,8 +22,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asyncpush.emulator import Credentials, Emulator
+from asyncpush.emulator.auth.sigv4 import SignedRequest, verify
 from asyncpush.emulator.errors import AwsError
-from asyncpush.emulator.sigv4 import SignedRequest, verify
 from conftest import REGION, Ran, Server, cli_environment
 from emulator_client import Ecr, part
 

@@ -15,7 +15,7 @@ import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from asyncpush.emulator import Emulator, Finding
-from asyncpush.emulator.check import check
+from asyncpush.emulator.store.fsck import check
 from asyncpush.errors import UsageError
 from emulator_client import Ecr, digest_of, image_manifest, index_manifest, part
 

@@ -18,7 +18,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asyncpush.emulator import Emulator
-from asyncpush.emulator.tokens import ExpiredTokenError, InvalidTokenError, Tokens
+from asyncpush.emulator.auth.tokens import ExpiredTokenError, InvalidTokenError, Tokens
 from asyncpush.errors import UsageError
 from conftest import REGION, Server, cli_environment, token
 from emulator_client import Ecr

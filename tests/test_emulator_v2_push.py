@@ -19,8 +19,8 @@ from anyio import to_thread
 
 import asyncpush
 from asyncpush.emulator import Behaviour, Emulator, Finding
-from asyncpush.emulator.check import check
-from asyncpush.emulator.weather import Throttle, Weather, parse_fault
+from asyncpush.emulator.faults import Throttle, Weather, parse_fault
+from asyncpush.emulator.store.fsck import check
 from conftest import aws, password, token
 from emulator_client import OCI_INDEX, OCI_MANIFEST, Ecr, digest_of, image_manifest, index_manifest
 

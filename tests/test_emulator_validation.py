@@ -20,10 +20,10 @@ from botocore.validate import ParamValidator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncpush.emulator import Emulator, requests, settings_requests
+from asyncpush.emulator import Emulator
+from asyncpush.emulator.api import requests
+from asyncpush.emulator.api.validation import load_input_rules, load_model
 from asyncpush.emulator.errors import AwsError
-from asyncpush.emulator.service_model import load_model
-from asyncpush.emulator.validation import load_input_rules
 
 SERVICES = ("ecr", "ecr-public")
 TARGETS = {"ecr": "AmazonEC2ContainerRegistry_V20150921", "ecr-public": "SpencerFrontendService"}
@@ -175,7 +175,7 @@ def test_each_rule_of_the_model_holds_on_both_sides_of_its_bound(service: str, o
 
 @pytest.mark.parametrize(("service", "operation"), OPERATIONS)
 def test_what_the_rules_let_pass_has_the_types_that_the_emulator_reads(service: str, operation: str) -> None:
-    kind = getattr(requests, operation, None) or getattr(settings_requests, operation, None)
+    kind = getattr(requests, operation, None) or getattr(requests, operation, None)
     if kind is None:
         return
     shape = load_model(service)["operations"][operation].get("input", {}).get("shape")
@@ -194,7 +194,7 @@ def members(operation: str) -> set[str]:
 
 @pytest.mark.parametrize("operation", sorted({operation for _, operation in OPERATIONS}))
 def test_the_emulator_reads_no_member_that_ecr_has_not(operation: str) -> None:
-    kind = getattr(requests, operation, None) or getattr(settings_requests, operation, None)
+    kind = getattr(requests, operation, None) or getattr(requests, operation, None)
     if kind is not None:
         assert set(kind.__struct_encode_fields__) <= members(operation) | {"registryId"}
 
@@ -202,7 +202,7 @@ def test_the_emulator_reads_no_member_that_ecr_has_not(operation: str) -> None:
 def test_a_value_that_is_newer_than_the_emulator_is_no_defect() -> None:
     body = b'{"repositoryName": "app", "imageTagMutability": "OF_TOMORROW"}'
     with pytest.raises(AwsError, match="This emulator does not know that: Invalid enum value 'OF_TOMORROW'"):
-        requests.decode(body, settings_requests.CreateRepository, lambda _: None)
+        requests.decode(body, requests.CreateRepository, lambda _: None)
 
 
 @given(st.data())

@@ -12,17 +12,17 @@ from anyio.lowlevel import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asyncpush.engine.image import ImageLayers
+from asyncpush.engine.layer import PushedLayer, Resources
 from asyncpush.errors import ServiceError, SourceError
-from asyncpush.image_layers import ImageLayers
 from asyncpush.journal import LeftUpload
-from asyncpush.layer import PushedLayer, Resources
-from asyncpush.migrate import leads
-from asyncpush.migrate.exchange import Exchange, ImageSender, registry_of
+from asyncpush.migrate import layer_distribution
+from asyncpush.migrate.layer_distribution import Exchange, ImageSender, registry_of
 from asyncpush.model import Descriptor, Digest, Upload
-from asyncpush.once import Once
 from asyncpush.protocols import Part
 from asyncpush.settings import Settings
-from asyncpush.sources.content import BytesContent, ContentBlob
+from asyncpush.single_flight import Once
+from asyncpush.sources.blobs import BytesContent, ContentBlob
 
 
 @dataclass(eq=False)
@@ -164,9 +164,9 @@ def test_all_images_arrive_whoever_waits_for_whom_and_whoever_fails(
 
     with pytest.MonkeyPatch.context() as patch:
         if restless:  # leads pass on whenever they can
-            patch.setattr(leads, "_WORTH_IT", float("-inf"))
-            patch.setattr(leads, "_WORTH_MUCH", float("-inf"))
-            patch.setattr(leads, "_LOOK_AGAIN", 0.001)
+            patch.setattr(layer_distribution, "_WORTH_IT", float("-inf"))
+            patch.setattr(layer_distribution, "_WORTH_MUCH", float("-inf"))
+            patch.setattr(layer_distribution, "_LOOK_AGAIN", 0.001)
         anyio.run(main)
 
     for place, (_, numbers, fails) in enumerate(wanted):

@@ -260,7 +260,7 @@ async def _begin_anew(path: Path) -> None:
 @pytest.mark.parametrize(("age", "runs"), [("2d", 1), ("36h", 1), ("1w", 0), ("200000s", 0)])
 def test_prune_leaves_what_is_younger(path: Path, age: str, runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     write(path)
-    monkeypatch.setattr("asyncpush.journal.pruning.time.time", lambda: BEGIN + 2 * DAY + 100)
+    monkeypatch.setattr("asyncpush.journal.prune.time.time", lambda: BEGIN + 2 * DAY + 100)
 
     assert run_here("journal", "prune", path, "--older-than", age).out.startswith(f"forgot {runs} run")
 

@@ -18,9 +18,8 @@ from anyio import to_thread
 from asyncpush.errors import AsyncpushError, JournalError, UsageError
 from asyncpush.journal import open_journal
 from asyncpush.journal.database import open_database, opening
-from asyncpush.journal.queries import load
-from asyncpush.journal.statements import begin_run
-from asyncpush.journal.survey import rows, summarize
+from asyncpush.journal.export import rows, summarize
+from asyncpush.journal.sql import begin_run, load
 from asyncpush.model import Descriptor, Digest, Upload
 from conftest import run_cli
 

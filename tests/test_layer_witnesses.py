@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 import asyncpush
 from asyncpush import Registry, Settings
 from asyncpush.emulator import Emulator
+from asyncpush.engine import decompress
+from asyncpush.engine.compress import zstd
+from asyncpush.engine.decompress import CorruptError, UnpackedHash
 from asyncpush.errors import DigestMismatchError, SourceError, UnforeseenError
 from asyncpush.events import Event, PartSent
 from asyncpush.journal import open_journal
 from asyncpush.model import Digest
 from asyncpush.settings import MiB
 from asyncpush.sources import docker_archive
-from asyncpush.stream import unpack
-from asyncpush.stream.compress import zstd
-from asyncpush.stream.unpack import CorruptError, UnpackedHash
 from conftest import Server, aws
 from images import A, B, DockerSave, digest, image_of, layer_tar, saved
 from inprocess import run_here
@@ -222,7 +222,7 @@ def cut_into(data: bytes, sizes: list[int]) -> list[bytes]:
 @pytest.mark.parametrize("isal", [True, False])
 async def test_any_members_in_any_blocks_become_the_same(isal: bool, monkeypatch: Any) -> None:
     if not isal:
-        monkeypatch.setattr(unpack, "igzip_lib", None)
+        monkeypatch.setattr(decompress, "igzip_lib", None)
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
@@ -248,7 +248,7 @@ async def test_any_members_in_any_blocks_become_the_same(isal: bool, monkeypatch
 @pytest.mark.parametrize("isal", [True, False])
 async def test_what_expands_a_thousandfold_takes_no_memory(codec: str, isal: bool, monkeypatch: Any) -> None:
     if not isal:
-        monkeypatch.setattr(unpack, "igzip_lib", None)
+        monkeypatch.setattr(decompress, "igzip_lib", None)
     zeros = bytes(64 * MiB)
     packed, expected = gzip.compress(zeros, 1) if codec == "gzip" else zstd.compress(zeros), Digest.of(zeros)
     del zeros

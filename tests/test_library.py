@@ -22,8 +22,8 @@ from asyncpush import Registry
 from asyncpush.emulator import Credentials as EmulatorCredentials
 from asyncpush.emulator import Emulator
 from asyncpush.events import Event, Listener
-from asyncpush.proxies import Proxies
-from asyncpush.sources.registry.stored import Account
+from asyncpush.http.environment import Proxies
+from asyncpush.sources.registry.docker_config import Account
 from conftest import REGION, aws
 from images import Layout, layer_tar
 from registry_server import RegistryServer, basic, refusal, running

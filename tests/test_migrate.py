@@ -13,15 +13,15 @@ import pytest
 from aiohttp import web
 from anyio import to_thread
 
-from asyncpush.cli.migration import failed_lines
+from asyncpush.cli.migrate import failed_lines
 from asyncpush.emulator import Emulator
 from asyncpush.errors import DigestMismatchError, JournalError, SourceNotFoundError, UsageError
 from asyncpush.events import ImageFailed, Notice
 from asyncpush.journal import SqliteJournal, open_journal
 from asyncpush.migrate.overrides import overridden
 from asyncpush.migrate.plan.load import read_plan
-from asyncpush.migrate.proof import verify_plan
 from asyncpush.migrate.run import migrate_plan
+from asyncpush.migrate.verify import verify_plan
 from asyncpush.settings import AwsConfiguration, MiB, Settings, SourceRegistry
 from asyncpush.verify import Verification
 from conftest import Events, judge

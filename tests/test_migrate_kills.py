@@ -21,8 +21,8 @@ from aiohttp import web
 from anyio import to_thread
 
 from asyncpush.emulator import Emulator
-from asyncpush.emulator.check import check
-from asyncpush.emulator.weather import Weather
+from asyncpush.emulator.faults import Weather
+from asyncpush.emulator.store.fsck import check
 from asyncpush.journal import open_journal
 from asyncpush.model import Descriptor, Digest, Upload
 from asyncpush.settings import MiB

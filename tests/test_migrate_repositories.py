@@ -7,7 +7,7 @@ import json
 import pytest
 from anyio import to_thread
 
-from asyncpush.emulator.weather import Weather, parse_fault
+from asyncpush.emulator.faults import Weather, parse_fault
 from asyncpush.journal import open_journal
 from conftest import REGION, judge
 from migrations import Bench, layer, outcomes, reasons

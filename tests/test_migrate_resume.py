@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from asyncpush.emulator import Credentials, Emulator
-from asyncpush.emulator.weather import Weather, parse_fault
+from asyncpush.emulator.faults import Weather, parse_fault
 from asyncpush.errors import ConfigurationError
 from asyncpush.events import Event, ImageDone, Notice
 from asyncpush.journal import open_journal

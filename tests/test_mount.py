@@ -26,14 +26,14 @@ from hypothesis import strategies as st
 
 import asyncpush
 from asyncpush import AwsConfiguration, Digest, Registry, Settings
-from asyncpush.administration import StoredManifest
-from asyncpush.ecr.calls import Calls
-from asyncpush.ecr.login import EcrLogin
+from asyncpush.ecr.auth_token import EcrLogin
+from asyncpush.ecr.client import Calls
 from asyncpush.ecr.mount import Mounts
 from asyncpush.emulator import Credentials, Emulator
 from asyncpush.errors import ConnectionFailedError, RegistryError, ServiceError
 from asyncpush.events import RequestDone, Retrying
 from asyncpush.manifest import parse_manifest
+from asyncpush.protocols import StoredManifest
 from asyncpush.reference import RegistryName
 from conftest import KEYS, REGION, Events, aws
 from faults import no_waits

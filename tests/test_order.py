@@ -13,9 +13,9 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from asyncpush import Settings
+from asyncpush.engine.ordering import Overlap, PartsInOrder
 from asyncpush.errors import InvalidLayerPartError, ServiceError, only_cause
 from asyncpush.protocols import Part
-from asyncpush.stream.order import Overlap, PartsInOrder
 
 MiB = 1024 * 1024
 

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 import asyncpush
 from asyncpush import AwsConfiguration, Settings
-from asyncpush.ecr import pace
-from asyncpush.ecr.pace import QUOTAS, OperationPace, OperationStatistics, Pace, is_aws
+from asyncpush.ecr import rate_limit
+from asyncpush.ecr.rate_limit import QUOTAS, OperationPace, OperationStatistics, Pace, is_aws
 from asyncpush.ecr.retry import Retries
 from asyncpush.emulator import Emulator
 from asyncpush.errors import ServiceError
@@ -497,7 +497,7 @@ async def test_retry_after_is_read_from_a_real_answer(emulator: Emulator) -> Non
 @pytest.fixture
 def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
     no_waits(monkeypatch)
-    monkeypatch.setattr(pace, "_SLOWEST", 100.0)
+    monkeypatch.setattr(rate_limit, "_SLOWEST", 100.0)
 
 
 @pytest.mark.usefixtures("waits_are_short")

@@ -10,9 +10,9 @@ import anyio
 import pytest
 from anyio import from_thread, to_thread
 
-from asyncpush.ecr.wire import JsonPartEncoder
+from asyncpush.ecr.part_body import JsonPartEncoder
+from asyncpush.engine.parts import BLOCK_SIZE, PartCutter
 from asyncpush.model import Upload
-from asyncpush.stream.parts import BLOCK_SIZE, PartCutter
 
 BLOCKS = 200
 

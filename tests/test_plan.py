@@ -21,10 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.errors import AsyncpushError, PlanError, UsageError
-from asyncpush.migrate.plan.importing import import_plan
+from asyncpush.migrate.plan.document import plan_schema
 from asyncpush.migrate.plan.load import parse_plan, read_plan
 from asyncpush.migrate.plan.model import Plan, Target
-from asyncpush.migrate.plan.schema import plan_schema
+from asyncpush.migrate.plan_import import import_plan
 from asyncpush.model import Platform
 from asyncpush.reference import RegistryName, parse_registry
 from asyncpush.settings import AwsConfiguration, Credentials, RepositorySettings, SourceRegistry

@@ -18,15 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.errors import UsageError
-from asyncpush.migrate.plan.importing import FORMATS, Format, Imported, import_plan
-from asyncpush.migrate.plan.importing.draft import whole_match
-from asyncpush.migrate.plan.importing.versions import dregsy_range
+from asyncpush.migrate.plan.diagnostics import Problems
 from asyncpush.migrate.plan.load import parse_plan
 from asyncpush.migrate.plan.model import Entry, Plan
-from asyncpush.migrate.plan.problems import Problems
 from asyncpush.migrate.plan.tags import TagRules, select
-from asyncpush.migrate.plan.variables import escape, expand
 from asyncpush.migrate.plan.versions import Version, VersionRange
+from asyncpush.migrate.plan.yaml_loader import escape, expand
+from asyncpush.migrate.plan_import import FORMATS, Format, Imported, import_plan
+from asyncpush.migrate.plan_import.builder import whole_match
+from asyncpush.migrate.plan_import.versions import dregsy_range
 from asyncpush.reference import parse_prefix
 
 EU = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"

@@ -34,12 +34,12 @@ from asyncpush.events import (
 )
 from asyncpush.model import Digest
 from asyncpush.progress import progress
-from asyncpush.progress._meter import Meter
-from asyncpush.progress._sink import Sink
-from asyncpush.progress._text import percent_text, shortened, size_text, time_text
 from asyncpush.progress.jsonl import JsonFace
+from asyncpush.progress.meter import Meter
 from asyncpush.progress.plain import PlainFace
 from asyncpush.progress.rich import RichFace
+from asyncpush.progress.sink import Sink
+from asyncpush.progress.text import percent_text, shortened, size_text, time_text
 
 MiB = 1024 * 1024
 GiB = 1024 * MiB

@@ -17,7 +17,7 @@ import asyncpush
 from asyncpush import Settings
 from asyncpush.emulator import Emulator
 from asyncpush.errors import ConfigurationError, SourceUnavailableError
-from asyncpush.proxies import Exceptions, Proxies, is_excepted
+from asyncpush.http.environment import Exceptions, Proxies, is_excepted
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry import open_remote
 from conftest import aws

@@ -18,12 +18,12 @@ from anyio import to_thread
 import asyncpush
 from asyncpush import Platform, Registry, Settings, SourceError
 from asyncpush.emulator import Emulator, Weather
-from asyncpush.emulator.weather import parse_fault
+from asyncpush.emulator.faults import parse_fault
+from asyncpush.engine.ordering import Overlap
 from asyncpush.errors import DigestMismatchError, RepositoryNotFoundError, TagImmutableError
 from asyncpush.events import Event, ImagePlanned, LayerDone, PartSent
-from asyncpush.progress._meter import Meter
+from asyncpush.progress.meter import Meter
 from asyncpush.reference import parse_destination
-from asyncpush.stream.order import Overlap
 from conftest import REGION, Events, aws, judge
 from faults import refused, relay_to
 from images import DockerSave, Layout, at, digest, layer_tar
@@ -454,7 +454,7 @@ async def test_a_layer_that_ecr_has_got_wrong_is_sent_again_in_strict_order_but_
 async def test_a_manifest_whose_blobs_ecr_does_not_see_yet_is_put_again(
     emulator: Emulator, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncpush.image._LAG_WAITS", (0.01, 0.01, 0.01, 0.01))
+    monkeypatch.setattr("asyncpush.engine.image._LAG_WAITS", (0.01, 0.01, 0.01, 0.01))
     layout = Layout()
     folder = layout.tag(layout.image(layer_tar("base")), "1.0").write(tmp_path / "app")
     emulator.weather = rule("PutImage:first=2:layers-not-found")
@@ -470,7 +470,7 @@ async def test_a_manifest_whose_blobs_ecr_does_not_see_yet_is_put_again(
 async def test_a_layer_that_ecr_has_swept_is_sent_again_even_if_ecr_keeps_saying_that_it_has_it(
     emulator: Emulator, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lies: str, waits: int
 ) -> None:
-    monkeypatch.setattr("asyncpush.image._LAG_WAITS", tuple(0.01 + wait / 1000 for wait in range(waits)))
+    monkeypatch.setattr("asyncpush.engine.image._LAG_WAITS", tuple(0.01 + wait / 1000 for wait in range(waits)))
     layout = Layout()
     folder = layout.tag(layout.image(layer_tar("base")), "1.0").write(tmp_path / "app")
     await registry.repository("team/app").create()
@@ -602,7 +602,7 @@ async def test_a_file_that_changes_after_it_was_hashed_is_found_out(registry: Re
 
     repository = registry.repository("team/app")
     await repository.create()
-    from asyncpush.layer import push_layer
+    from asyncpush.engine.layer import push_layer
 
     with pytest.raises(SourceError):
         await push_layer(repository, blob, registry.run.resources)

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncpush.engine.compress import zstd
 from asyncpush.errors import SourceError
 from asyncpush.sources import open_source
-from asyncpush.stream.compress import zstd
 from images import SETTINGS, A, DockerSave, Link, app_layout, image_of, saved, tar
 
 IMAGE = DockerSave().image(A, tags=["app:1.0"]).archive()

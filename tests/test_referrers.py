@@ -19,7 +19,7 @@ from asyncpush import Platform, Registry
 from asyncpush.emulator import Emulator
 from asyncpush.manifest import DescriptorDocument, parse_descriptor
 from asyncpush.migrate.plan.load import read_plan
-from asyncpush.migrate.proof import verify_plan
+from asyncpush.migrate.verify import verify_plan
 from asyncpush.model import Digest
 from asyncpush.sources.oci_layout import Directory
 from asyncpush.sources.oci_referrers import find_relations

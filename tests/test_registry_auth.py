@@ -20,7 +20,6 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncpush.administration import Login
 from asyncpush.errors import (
     AsyncpushError,
     ConfigurationError,
@@ -30,9 +29,11 @@ from asyncpush.errors import (
     SourceUnavailableError,
 )
 from asyncpush.events import Event, Notice, Retrying
+from asyncpush.protocols import Login
 from asyncpush.settings import AwsConfiguration, Credentials, SourceRegistry
-from asyncpush.sources.registry import Patience, credentials, open_remote, stored
-from asyncpush.sources.registry.stored import AuthFile, auth_files
+from asyncpush.sources.registry import Patience, credentials, open_remote
+from asyncpush.sources.registry import docker_config as stored
+from asyncpush.sources.registry.docker_config import AuthFile, auth_files
 from conftest import Events
 from images import A, Layout, app_layout
 from registry_server import QUICK, RegistryServer, basic, refusal, running

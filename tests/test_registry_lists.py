@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from asyncpush.errors import ManifestError, SourceDeniedError, SourceError, SourceNotFoundError, SourceUnavailableError
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry import Remote, open_remote
-from asyncpush.sources.registry.links import parse_links
+from asyncpush.sources.registry.listing import parse_links
 from registry_server import QUICK, RegistryServer, refusal, running
 
 LIST = "/v2/team/app/tags/list"

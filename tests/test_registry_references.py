@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from asyncpush.errors import InvalidReferenceError
 from asyncpush.model import Digest
 from asyncpush.sources.registry import RemoteReference, canonical_host, parse_remote
-from asyncpush.sources.registry.challenge import Challenge, parse_challenges
+from asyncpush.sources.registry.www_authenticate import Challenge, parse_challenges
 
 DIGEST = Digest("a" * 64)
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from asyncpush.errors import ConfigurationError, SourceError, SourceUnavailableError
 from asyncpush.settings import Credentials, SourceRegistry
-from asyncpush.sources.registry import open_remote, surroundings
+from asyncpush.sources.registry import environment, open_remote
 from registry_server import QUICK, RegistryServer, ranged, refusal, running
 
 CREDENTIALS = Credentials("user", "secret")
@@ -24,7 +24,7 @@ def no_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     etc = [tmp_path / "etc" / each / "certs.d" for each in ("containers", "docker")]
-    monkeypatch.setattr(surroundings, "_CERTIFICATE_FOLDERS", tuple(etc))
+    monkeypatch.setattr(environment, "_CERTIFICATE_FOLDERS", tuple(etc))
 
 
 @pytest.fixture(scope="module")

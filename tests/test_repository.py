@@ -288,8 +288,8 @@ async def test_a_part_size_that_cannot_be_meant_is_not_heeded(bench: Bench, said
 async def test_an_answer_without_an_end_is_cut_off_and_asked_for_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncpush.ecr.patience.ANSWER_TIMEOUT", 0.3)
-    monkeypatch.setattr("asyncpush.retry._LATE", 0.1)
+    monkeypatch.setattr("asyncpush.ecr.client.ANSWER_TIMEOUT", 0.3)
+    monkeypatch.setattr("asyncpush.http.retry._LATE", 0.1)
 
     async def drip(request: web.Request, relay: Relay) -> web.StreamResponse:
         await request.read()

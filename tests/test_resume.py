@@ -16,14 +16,14 @@ from anyio import to_thread
 import asyncpush
 from asyncpush import Registry, Settings
 from asyncpush.emulator import Emulator
+from asyncpush.engine.layer import PushedLayer, push_layer, send_layer
 from asyncpush.errors import AsyncpushError, DigestMismatchError
 from asyncpush.events import Event, PartSent
 from asyncpush.journal import SqliteJournal, open_journal
-from asyncpush.layer import PushedLayer, push_layer, send_layer
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Blob
 from asyncpush.settings import MiB, SourceRegistry
-from asyncpush.sources.content import BytesContent, ContentBlob
+from asyncpush.sources.blobs import BytesContent, ContentBlob
 from asyncpush.sources.registry import open_remotes
 from conftest import BEHAVIOUR, Server, aws
 from images import DockerSave, layer_tar

@@ -5,11 +5,11 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from asyncpush.ecr.pace import Pace
+from asyncpush.ecr.rate_limit import Pace
 from asyncpush.ecr.retry import Retries
 from asyncpush.errors import ConnectionFailedError
 from asyncpush.events import ignore
-from asyncpush.retry import HostBackoff, Silence
+from asyncpush.http.retry import HostBackoff, Silence
 from jumping_time import Time, in_jumping_time
 
 

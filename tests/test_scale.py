@@ -10,12 +10,12 @@ from anyio import to_thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asyncpush.digest_set import PackedMap, PackedNames, PackedSet
 from asyncpush.errors import UnforeseenError
 from asyncpush.journal import open_journal
-from asyncpush.migrate import discovery, room
+from asyncpush.migrate import backpressure, discovery
 from asyncpush.model import Digest
-from asyncpush.once import Once
-from asyncpush.packed import PackedMap, PackedNames, PackedSet
+from asyncpush.single_flight import Once
 from asyncpush.sources.registry.blob import RegistryBlob
 from migrations import bench, keys, layer, only, outcomes
 
@@ -79,13 +79,13 @@ async def test_a_thing_is_done_once_whether_its_result_is_the_usual_one_or_not()
 
 async def test_discovery_waits_until_what_it_has_found_is_pushed(tmp_path, emulator, monkeypatch):
     keys(monkeypatch)
-    monkeypatch.setattr(room, "_WAITING", 10)
+    monkeypatch.setattr(backpressure, "_WAITING", 10)
     monkeypatch.setattr(discovery, "_COMPARED_AT_ONCE", 3)
     monkeypatch.setattr(discovery, "_READ_AT_ONCE", 2)
     monkeypatch.setattr(discovery, "_BLOBS_AT_ONCE", 1)
     held, most = 0, 0
 
-    class Counted(room.Room):
+    class Counted(backpressure.Room):
         async def take(self, found):
             nonlocal held, most
             await super().take(found)

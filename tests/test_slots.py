@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncpush.stream.slots import FIRST_SLOTS, Slots
+from asyncpush.engine.concurrency import FIRST_SLOTS, Slots
 
 MiB = 1024 * 1024
 

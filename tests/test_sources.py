@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from anyio import create_task_group, to_thread
 
+from asyncpush.engine.compress import zstd
 from asyncpush.errors import ChoiceError, InvalidReferenceError, SourceError
 from asyncpush.model import Digest, Platform
 from asyncpush.settings import Settings
 from asyncpush.sources import file_blob, open_source
-from asyncpush.stream.compress import zstd
 from images import (
     IMAGE_NAME,
     LAYER,

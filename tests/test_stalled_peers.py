@@ -14,8 +14,8 @@ import asyncpush
 from asyncpush import Settings
 from asyncpush.ecr import session
 from asyncpush.emulator import Emulator
+from asyncpush.engine.memory import BudgetAccount
 from asyncpush.events import Retrying
-from asyncpush.stream.budget import BudgetAccount
 from conftest import Events, aws
 from crossings import MiB, crossing, trusted_tls
 from images import LAYER, Layout

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from asyncpush.errors import SourceError
 from asyncpush.protocols import SeekableReader
-from asyncpush.sources import open_source, tar_reader
-from asyncpush.sources.files import KeptFile
+from asyncpush.sources import open_source, tar_index
+from asyncpush.sources.file_pool import KeptFile
 from asyncpush.sources.tar_index import TarIndex
 from images import SETTINGS, A, C, DockerSave, Layout, Link, image_of, read, saved, tar
 
@@ -195,7 +195,7 @@ async def test_a_file_whose_size_is_said_twice_reads_as_it_is_stored(tmp_path):
 
 
 async def test_maps_of_sparse_files_are_bounded_all_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(tar_reader, "MAX_EXTENTS", 100)
+    monkeypatch.setattr(tar_index, "MAX_EXTENTS", 100)
     map_ = ",".join(f"{at},0" for at in range(60))
     one = pax([("GNU.sparse.map", map_), ("GNU.sparse.size", 100)])
 
@@ -225,7 +225,7 @@ async def test_extended_headers_are_bounded_in_size_and_number(tmp_path, monkeyp
     with pytest.raises(SourceError, match="an extended header has 10485778 bytes"):
         await in_thread(contents, saved(path, pax([("comment", "x" * (10 << 20))])))
 
-    monkeypatch.setattr(tar_reader, "MAX_HEADERS_SIZE", 100_000)
+    monkeypatch.setattr(tar_index, "MAX_HEADERS_SIZE", 100_000)
     with pytest.raises(SourceError, match="an extended header has"):
         await in_thread(contents, saved(path, pax([("comment", "x" * 30_000)]) * 4))
 

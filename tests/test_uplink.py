@@ -14,7 +14,8 @@ import pytest
 import asyncpush
 from asyncpush import Settings
 from asyncpush.ecr.uplink import Uplink
-from asyncpush.emulator import Emulator, sigv4
+from asyncpush.emulator import Emulator
+from asyncpush.emulator.auth import sigv4
 from conftest import aws
 from crossings import Crossing, MiB, crossing, trusted_tls
 

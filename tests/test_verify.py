@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 import asyncpush
 from asyncpush import Digest, Registry, Settings
-from asyncpush.administration import NotHeld
 from asyncpush.emulator import Emulator
 from asyncpush.errors import InvalidReferenceError, RepositoryNotFoundError, ServiceError, UsageError
 from asyncpush.events import RequestDone, Retrying
+from asyncpush.protocols import NotHeld
 from asyncpush.reference import RegistryName
 from asyncpush.verify import (
     Target,

@@ -12,7 +12,7 @@ import asyncpush
 from asyncpush import Registry
 from asyncpush.emulator import Emulator
 from asyncpush.migrate.plan.load import read_plan
-from asyncpush.migrate.proof import verify_plan
+from asyncpush.migrate.verify import verify_plan
 from asyncpush.verify import Verification, verify_image
 from conftest import Server
 from images import CONFIG, FOREIGN_LAYER, LAYER, OCI, A, B, DockerSave, Json, Layout, config_json, digest, saved

@@ -15,8 +15,8 @@ import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from asyncpush.emulator import Emulator, Weather
-from asyncpush.emulator.weather import Fault, Fired, Throttle, parse_fault, parse_throttle
-from asyncpush.emulator.weather.operations import OPERATIONS
+from asyncpush.emulator.faults import Fault, Fired, Throttle, parse_fault, parse_throttle
+from asyncpush.emulator.faults.operations import OPERATIONS
 from emulator_client import Ecr, digest_of, image_manifest, index_manifest, part
 
 TARGETS = ("AmazonEC2ContainerRegistry_V20150921", "SpencerFrontendService")

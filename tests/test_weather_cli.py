@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from asyncpush.emulator.weather.document import read_json
+from asyncpush.emulator.faults.config import read_json
 from conftest import REGION, Server, cli_environment, run_cli
 from images import Layout, layer_tar
 

@@ -14,7 +14,7 @@ from anyio import to_thread
 import asyncpush
 from asyncpush import Registry, Settings
 from asyncpush.emulator import Emulator, Weather
-from asyncpush.emulator.weather import parse_fault, parse_throttle
+from asyncpush.emulator.faults import parse_fault, parse_throttle
 from asyncpush.errors import ServiceError
 from conftest import aws, token
 from faults import no_waits
@@ -26,7 +26,7 @@ KiB, MiB = 1024, 1024 * 1024
 @pytest.fixture(autouse=True)
 def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
     no_waits(monkeypatch)
-    monkeypatch.setattr("asyncpush.image._LAG_WAITS", (0.01, 0.02, 0.05, 0.1))
+    monkeypatch.setattr("asyncpush.engine.image._LAG_WAITS", (0.01, 0.02, 0.05, 0.1))
 
 
 @pytest.fixture

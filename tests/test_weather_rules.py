@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncpush.ecr.pace import QUOTAS
-from asyncpush.emulator.weather import Fault, Throttle, Weather, parse_fault, parse_throttle
-from asyncpush.emulator.weather.document import WeatherDocument, describe, read_file, read_json
-from asyncpush.emulator.weather.quotas import AWS_QUOTAS
-from asyncpush.emulator.weather.rules import ACTIONS
-from asyncpush.emulator.weather.throttles import Throttles
-from asyncpush.emulator.weather.units import format_duration, format_rate, parse_duration, parse_rate
+from asyncpush.ecr.rate_limit import QUOTAS
+from asyncpush.emulator.faults import Fault, Throttle, Weather, parse_fault, parse_throttle
+from asyncpush.emulator.faults.config import WeatherDocument, describe, read_file, read_json
+from asyncpush.emulator.faults.rules import ACTIONS
+from asyncpush.emulator.faults.throttles import AWS_QUOTAS, Throttles
+from asyncpush.emulator.faults.units import format_duration, format_rate, parse_duration, parse_rate
 from asyncpush.errors import UsageError
 from asyncpush.redaction import shown
 from inprocess import run_here

@@ -16,13 +16,13 @@ import anyio
 import pytest
 from anyio import to_thread
 
-import asyncpush.sources.unpack
-import asyncpush.stream.unpack
+import asyncpush.engine.decompress
+import asyncpush.sources.decompression
 from asyncpush import Registry
+from asyncpush.engine.decompress import WINDOW_LOG, Decompressor, Packing, new_decompressor, zstd
 from asyncpush.errors import ManifestError
 from asyncpush.settings import Settings
 from asyncpush.sources import open_source
-from asyncpush.stream.unpack import WINDOW_LOG, Decompressor, Packing, new_decompressor, zstd
 from images import CONFIG, MANIFEST, OCI, RAW_LAYER, Layout, config_json, tar
 
 #: A watchdog: what takes longer hangs.
@@ -66,7 +66,7 @@ class Counted:
 
 async def test_streams_with_large_windows_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = Counts()
-    monkeypatch.setattr(asyncpush.sources.unpack, "new_decompressor", counts.decompressor)
+    monkeypatch.setattr(asyncpush.sources.decompression, "new_decompressor", counts.decompressor)
 
     async def read(number: int) -> None:
         path = tmp_path / f"{number}.tar.zst"
@@ -90,7 +90,7 @@ async def test_layers_with_large_windows_are_verified_one_at_a_time(
     folder = await to_thread.run_sync(layout.tag(image, "1").write, tmp_path / "layout")
     await asyncpush.push(registry, f"oci:{folder}:1", "team/app:1")
     counts = Counts()
-    monkeypatch.setattr(asyncpush.stream.unpack, "new_decompressor", counts.decompressor)
+    monkeypatch.setattr(asyncpush.engine.decompress, "new_decompressor", counts.decompressor)
     found = await asyncpush.verify_image(registry, "team/app:1", deep=True)
 
     assert (found.problems, found.notes, found.blobs) == ((), (), 7)

@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 
 import asyncpush
 from asyncpush import AwsConfiguration, Settings
+from asyncpush.ecr.part_body import JsonPartEncoder, Outgoing, PartBody
 from asyncpush.ecr.repository import EcrRepository
-from asyncpush.ecr.wire import JsonPartEncoder, Outgoing, PartBody
+from asyncpush.engine.parts import PartCutter
 from asyncpush.errors import ConnectionFailedError, SourceError
 from asyncpush.model import Descriptor, Upload
 from asyncpush.protocols import Part
 from asyncpush.reference import RegistryName
 from asyncpush.settings import MAX_PART_SIZE, MiB
-from asyncpush.stream.parts import PartCutter
 from conftest import REGION
 
 KEY_ID, SECRET, TOKEN = "AKIDEXAMPLE", "wJalr/XUtnFEMI+K7MDENG", "session+token/with=signs"

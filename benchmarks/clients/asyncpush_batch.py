@@ -10,10 +10,10 @@ from job import Job, measured, read_job
 
 import asyncpush
 from asyncpush import AwsConfiguration, Settings, SourceRegistry
+from asyncpush.engine.concurrency import Slots
 from asyncpush.reference import parse_destination
 from asyncpush.sources import open_source
 from asyncpush.sources.registry import open_remotes
-from asyncpush.stream.slots import Slots
 
 
 async def push(job: Job) -> None:

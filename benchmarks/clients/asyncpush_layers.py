@@ -15,7 +15,7 @@ from job import Job, measured, read_job
 import asyncpush
 from asyncpush import AwsConfiguration, Settings
 from asyncpush.connection import engine_of
-from asyncpush.layer import push_layer
+from asyncpush.engine.layer import push_layer
 from asyncpush.sources import file_blob
 
 MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
         RequestDone as RequestDone,
         Retrying as Retrying,
     )
-    from asyncpush.image import ImageResult as ImageResult, ReferrerResult as ReferrerResult
+    from asyncpush.engine.image import ImageResult as ImageResult, ReferrerResult as ReferrerResult
     from asyncpush.journal import (
         FinishedImage as FinishedImage,
         HeldLayer as HeldLayer,
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
         open_journal as open_journal,
     )
     from asyncpush.manifest import Manifest as Manifest
-    from asyncpush.migrate.context import Options as Options
+    from asyncpush.migrate.ledger import Options as Options
     from asyncpush.migrate.copies import (
         Copy as Copy,
         CopyResult as CopyResult,
@@ -90,7 +90,7 @@ if TYPE_CHECKING:
         Version as Version,
         VersionRange as VersionRange,
     )
-    from asyncpush.migrate.proof import verify_plan as verify_plan
+    from asyncpush.migrate.verify import verify_plan as verify_plan
     from asyncpush.migrate.results import Report as Report
     from asyncpush.migrate.run import migrate_plan as migrate_plan
     from asyncpush.model import (
@@ -155,30 +155,29 @@ if TYPE_CHECKING:
 _NAMES = {
     "api": "connect open_source push push_all push_layers",
     "connection": "Registry",
+    "engine.image": "ImageResult ReferrerResult",
     "errors": (
         "AsyncpushError ChoiceError ConfigurationError ConnectionFailedError CredentialsError "
         "CredentialsExpiredError CredentialsRefusedError DigestMismatchError FailuresError InvalidLayerError "
-        "InvalidLayerPartError InvalidReferenceError JournalError LayersNotFoundError ManifestError PlanError"
-        " RegistryError RepositoryNotFoundError ServiceError SourceDeniedError SourceError "
-        "SourceNotFoundError SourceUnavailableError TagImmutableError UnforeseenError "
-        "UploadNotFoundError UsageError"
+        "InvalidLayerPartError InvalidReferenceError JournalError LayersNotFoundError ManifestError PlanError "
+        "RegistryError RepositoryNotFoundError ServiceError SourceDeniedError SourceError SourceNotFoundError "
+        "SourceUnavailableError TagImmutableError UnforeseenError UploadNotFoundError UsageError"
     ),
     "events": (
-        "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Notice"
-        " PartSent RequestDone Retrying"
+        "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Notice "
+        "PartSent RequestDone Retrying"
     ),
-    "image": "ImageResult ReferrerResult",
     "journal": "FinishedImage HeldLayer KnownImage LeftUpload RunState SqliteJournal open_journal",
     "manifest": "Manifest",
-    "migrate.context": "Options",
     "migrate.copies": "Copy CopyResult LeftOutTag NothingTaken",
+    "migrate.ledger": "Options",
     "migrate.plan.load": "read_plan",
     "migrate.plan.model": "Entry Goal Plan Target",
     "migrate.plan.tags": "Alternative Patterns TagRules",
     "migrate.plan.versions": "Comparator Version VersionRange",
-    "migrate.proof": "verify_plan",
     "migrate.results": "Report",
     "migrate.run": "migrate_plan",
+    "migrate.verify": "verify_plan",
     "model": "Descriptor Digest LeftOut OpenUpload Platform TagMutability Upload",
     "protocols": (
         "Blob BlobReader BlobStream FoundReferrers Image ImageNode IndexNode Journal LocalBlob "

@@ -14,20 +14,19 @@ from anyio import CancelScope
 from asyncpush import open_files
 from asyncpush.connection import OpenRegistry, engine_of
 from asyncpush.connection import Registry as Registry
-from asyncpush.ecr.http import open_http
-from asyncpush.ecr.logins import open_logins as open_logins
+from asyncpush.ecr.auth_token import open_logins as open_logins
+from asyncpush.ecr.plain_http import open_http
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.session import open_client
+from asyncpush.engine.diff import plan_anew, plan_image
+from asyncpush.engine.image import DirectSender, ImageResult, Run, dry_run, push_image
+from asyncpush.engine.layer import Resources, push_layer
+from asyncpush.engine.referrers import carry_referrers
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
 from asyncpush.events import Emit, ImageFailed, Listener, ignore
-from asyncpush.image import ImageResult, Run, dry_run, push_image
-from asyncpush.image_layers import DirectSender
-from asyncpush.layer import Resources, push_layer
 from asyncpush.model import Descriptor, Digest, Platform
-from asyncpush.planning import plan_anew, plan_image
 from asyncpush.protocols import Blob, Image, Journal, Repository
 from asyncpush.reference import Destination, RegistryName, in_registry, parse_destination, parse_registry
-from asyncpush.referrers import carry_referrers
 from asyncpush.results import (
     ImageFailure as ImageFailure,
 )

@@ -6,11 +6,10 @@ from abc import ABC, abstractmethod
 
 from anyio import CapacityLimiter
 
-from asyncpush.administration import Login, RegistryAdmin, RepositoryReader
 from asyncpush.ecr.registry import EcrRegistry
+from asyncpush.engine.image import Run
 from asyncpush.errors import ConfigurationError, UsageError
-from asyncpush.image import Run
-from asyncpush.protocols import Repository
+from asyncpush.protocols import Login, RegistryAdmin, Repository, RepositoryReader
 from asyncpush.reference import RegistryName, check_repository
 from asyncpush.settings import Settings
 from asyncpush.sources.registry import Remotes

@@ -100,11 +100,11 @@ def short_waits(patch: pytest.MonkeyPatch) -> None:
         "asyncpush.ecr.retry._FIRST_WAIT": {"transient": 0.0001, "throttled": 0.0001},
         "asyncpush.ecr.retry._LONGEST_WAIT": 0.001,
         "asyncpush.ecr.retry._PATIENCE": 1.0,
-        "asyncpush.ecr.patience.ANSWER_TIMEOUT": 1.5 * _STALL,
-        "asyncpush.ecr.pace._SLOWEST": 1000.0,
-        "asyncpush.image._LAG_WAITS": (0.001, 0.001, 0.001),
-        "asyncpush.ecr.http.READ_TIMEOUT": _STALL,
-        "asyncpush.sources.registry.patience._FIRST_THROTTLED_WAIT": 0.001,
+        "asyncpush.ecr.client.ANSWER_TIMEOUT": 1.5 * _STALL,
+        "asyncpush.ecr.rate_limit._SLOWEST": 1000.0,
+        "asyncpush.engine.image._LAG_WAITS": (0.001, 0.001, 0.001),
+        "asyncpush.ecr.plain_http.READ_TIMEOUT": _STALL,
+        "asyncpush.sources.registry.retry._FIRST_THROTTLED_WAIT": 0.001,
     }
     for name, value in values.items():
         patch.setattr(name, value, raising=False)

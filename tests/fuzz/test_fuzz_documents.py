@@ -15,9 +15,9 @@ from fuzzing import TIME, search, value_or_error
 from hypothesis import strategies as st
 
 from asyncpush.manifest import parse_manifest
-from asyncpush.migrate.plan import reading
-from asyncpush.migrate.plan.importing import import_plan
+from asyncpush.migrate.plan import yaml_loader
 from asyncpush.migrate.plan.load import parse_plan
+from asyncpush.migrate.plan_import import import_plan
 from emulator_client import OCI_INDEX, OCI_MANIFEST, descriptor, image_manifest, index_manifest
 
 pytestmark = TIME
@@ -42,7 +42,7 @@ splices = st.just([]) | st.lists(st.tuples(st.floats(0, 1), st.integers(0, 9), s
 @pytest.fixture(autouse=True)
 def _few_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound of a document's values is lower here: to reach it takes seconds while memory is traced."""
-    monkeypatch.setattr(reading, "MAX_VALUES", 20_000)
+    monkeypatch.setattr(yaml_loader, "MAX_VALUES", 20_000)
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:

@@ -15,7 +15,7 @@ from anyio import to_thread
 from fuzzing import TIME, search, value_or_error
 from hypothesis import strategies as st
 
-from asyncpush.journal import open_journal, survey
+from asyncpush.journal import export, open_journal
 from asyncpush.journal.store import SqliteJournal
 from asyncpush.manifest import parse_manifest
 from asyncpush.model import Descriptor, Digest, OpenUpload, Upload
@@ -129,8 +129,8 @@ async def read(path: Path) -> None:
 
 def told(path: Path) -> Any:
     """What ``journal show`` and ``journal export`` say, in JSON."""
-    survey_of = value_or_error(lambda: msgspec.json.encode(survey.summarize(path)))
-    return survey_of, value_or_error(lambda: msgspec.json.encode(list(survey.rows(path))))
+    survey_of = value_or_error(lambda: msgspec.json.encode(export.summarize(path)))
+    return survey_of, value_or_error(lambda: msgspec.json.encode(list(export.rows(path))))
 
 
 def with_changes(written: Path, path: Path, said: list[tuple[tuple[str, str], str]]) -> None:

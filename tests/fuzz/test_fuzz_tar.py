@@ -12,7 +12,7 @@ from anyio import to_thread
 from fuzzing import TIME, search, value_or_error
 from hypothesis import strategies as st
 
-from asyncpush.sources.files import KeptFile
+from asyncpush.sources.file_pool import KeptFile
 from asyncpush.sources.tar_index import TarIndex, _File, _normal
 
 pytestmark = TIME

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from asyncpush.model import Digest, Platform
 from asyncpush.reference import parse_destination, parse_prefix, parse_registry
 from asyncpush.sources.names import ImageName, locate
-from asyncpush.sources.registry.challenge import parse_challenges
-from asyncpush.sources.registry.links import parse_links
+from asyncpush.sources.registry.listing import parse_links
 from asyncpush.sources.registry.reference import parse_remote
+from asyncpush.sources.registry.www_authenticate import parse_challenges
 
 pytestmark = TIME
 

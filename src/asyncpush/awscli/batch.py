@@ -10,21 +10,20 @@ from functools import partial
 from typing import Any, Literal
 
 import anyio
-from anyio import to_thread
+from anyio import Semaphore, to_thread
 from botocore.exceptions import BotoCoreError, ClientError
 
 from asyncpush.awscli.batch_input import BatchInput, Item
-from asyncpush.awscli.batch_output import ResultLines
 from asyncpush.awscli.call import Input, prepare, send
 from asyncpush.awscli.checks import check
 from asyncpush.awscli.command import Command
 from asyncpush.awscli.configuration import Configuration
-from asyncpush.awscli.faults import CommandError, service_text
+from asyncpush.awscli.errors import CommandError, service_text
 from asyncpush.awscli.formats import Query, printable
 from asyncpush.awscli.inputs import decoded, validate
 from asyncpush.awscli.operations import Json, Members
 from asyncpush.ecr.errors import translated
-from asyncpush.ecr.pace import Pace
+from asyncpush.ecr.rate_limit import Pace
 from asyncpush.ecr.retry import Retries
 from asyncpush.errors import (
     CREDENTIALS_LOST,
@@ -275,3 +274,52 @@ def _described(error: Exception) -> Json:
     if isinstance(error, ServiceError) and isinstance(error.__cause__, ClientError):
         return {"code": error.code, "message": service_text(error.__cause__)}
     return {"code": None, "message": str(error)}
+
+
+class ResultLines:
+    """Takes lines and writes them.
+
+    Args:
+        write: writes text; it may block.
+        window: released once for each line that was written.
+        ordered: whether line n waits for line n - 1.
+    """
+
+    def __init__(self, write: Callable[[str], None], window: Semaphore, *, ordered: bool) -> None:
+        self._write = write
+        self._window = window
+        self._ordered = ordered
+        self._early: dict[int, str] = {}
+        self._ready: list[str] = []
+        self._next = 1
+        self._closed = False
+        self._changed = anyio.Event()
+
+    def add(self, number: int, line: str) -> None:
+        """Take the line of input *number*; each number from 1 on comes once."""
+        if self._ordered:
+            self._early[number] = line
+            while self._next in self._early:
+                self._ready.append(self._early.pop(self._next))
+                self._next += 1
+        else:
+            self._ready.append(line)
+        self._changed.set()
+
+    def close(self) -> None:
+        """No more lines will come."""
+        self._closed = True
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Write until ``close``, and all that is there by then."""
+        while self._ready or not self._closed:
+            await self._changed.wait()
+            self._changed = anyio.Event()
+            lines, self._ready = self._ready, []
+            if lines:
+                await to_thread.run_sync(self._write, "".join(lines))
+            for _ in lines:
+                self._window.release()
+            if self._closed:
+                self._changed.set()

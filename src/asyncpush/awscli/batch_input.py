@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from asyncpush.awscli.faults import CommandError
+from asyncpush.awscli.errors import CommandError
 from asyncpush.awscli.operations import Json, Members
 
 _BLOCK = 256 * 1024

@@ -15,12 +15,12 @@ from asyncpush.awscli.command import Command
 from asyncpush.awscli.configuration import Configuration, aws_configuration, transport
 from asyncpush.awscli.formats import Answer
 from asyncpush.awscli.operations import Json, Members, Operation
+from asyncpush.ecr.part_body import JsonPartEncoder, Outgoing
 from asyncpush.ecr.session import open_client
-from asyncpush.ecr.wire import JsonPartEncoder, Outgoing
+from asyncpush.engine.parts import BLOCK_SIZE
 from asyncpush.model import Upload
 from asyncpush.protocols import Part
 from asyncpush.reference import RegistryName
-from asyncpush.stream.parts import BLOCK_SIZE
 
 #: A client's method for an operation, or what sends it again where that helps.
 Method: TypeAlias = Callable[..., Awaitable[dict[str, Any]]]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from asyncpush.awscli.faults import CommandError
+from asyncpush.awscli.errors import CommandError
 from asyncpush.awscli.operations import Json, Members, Operation, Option
 
 #: Longer values are cut in messages.

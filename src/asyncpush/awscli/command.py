@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, Literal, NoReturn
 
-from asyncpush.awscli.faults import CommandError, WordsError
+from asyncpush.awscli.errors import CommandError, WordsError
 from asyncpush.awscli.global_options import GLOBAL_OPTIONS, SERVICES, Globals
 from asyncpush.awscli.operations import Operation, operations
 from asyncpush.reference import Service

@@ -9,7 +9,7 @@ from typing import cast
 import botocore.session
 from botocore.exceptions import BotoCoreError
 
-from asyncpush.awscli.faults import OTHER, CommandError
+from asyncpush.awscli.errors import OTHER, CommandError
 from asyncpush.awscli.global_options import BINARY_FORMATS, OUTPUTS, Globals, Output
 from asyncpush.ecr.session import Transport
 from asyncpush.settings import AwsConfiguration

@@ -8,7 +8,7 @@ from botocore.exceptions import ParamValidationError
 from botocore.validate import ParamValidator
 
 from asyncpush.awscli.command import Command
-from asyncpush.awscli.faults import ParameterError
+from asyncpush.awscli.errors import ParameterError
 from asyncpush.awscli.operations import Json, Members, Operation
 from asyncpush.awscli.values import decode_blobs, read_document, read_value
 

@@ -14,22 +14,22 @@ from anyio import CancelScope, to_thread
 from asyncpush.awscli.call import open_for
 from asyncpush.awscli.checks import check
 from asyncpush.awscli.command import Command
-from asyncpush.awscli.faults import CommandError
+from asyncpush.awscli.errors import CommandError
 from asyncpush.awscli.formats import Answer
 from asyncpush.awscli.inputs import validate
 from asyncpush.awscli.operations import Members
 from asyncpush.ecr.errors import translated
-from asyncpush.ecr.pace import Pace
+from asyncpush.ecr.part_body import JsonPartEncoder, Outgoing
+from asyncpush.ecr.rate_limit import Pace
 from asyncpush.ecr.retry import Retries
-from asyncpush.ecr.wire import JsonPartEncoder, Outgoing
+from asyncpush.engine.ordering import Overlap, PartsInOrder
+from asyncpush.engine.parts import PartCutter
 from asyncpush.errors import DigestMismatchError, InvalidLayerPartError, SourceError, only_cause
 from asyncpush.events import ignore
 from asyncpush.model import Digest, Upload
 from asyncpush.protocols import BlobReader, LocalBlob, Part, RandomAccess
 from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PART_SIZE, MAX_PARTS
-from asyncpush.sources.content import FileContent, find_file
-from asyncpush.stream.order import Overlap, PartsInOrder
-from asyncpush.stream.parts import PartCutter
+from asyncpush.sources.blobs import FileContent, find_file
 
 _MAX_ATTEMPTS = 6
 

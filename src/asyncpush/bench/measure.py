@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import anyio
 
-from asyncpush.bench.plan import Turn
+from asyncpush.bench.trials import Turn
 from asyncpush.connection import Registry, engine_of
+from asyncpush.engine.layer import push_layer
 from asyncpush.errors import only_cause
 from asyncpush.events import Emit, Event, RequestDone, Retrying
-from asyncpush.layer import push_layer
 from asyncpush.protocols import Repository
-from asyncpush.sources.content import ContentBlob
+from asyncpush.sources.blobs import ContentBlob
 
 GiB = 1024**3
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from asyncpush.bench.figures import OPERATIONS, Spread, Summary, summarise
-from asyncpush.bench.plan import size_word
 from asyncpush.bench.sweep import Outcome
+from asyncpush.bench.trials import size_word
 from asyncpush.errors import AsyncpushError, UsageError
 from asyncpush.settings import MiB
 

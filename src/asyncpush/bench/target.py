@@ -14,9 +14,9 @@ import anyio
 from anyio import to_thread
 
 from asyncpush.connection import Registry
-from asyncpush.ecr.pace import is_aws
+from asyncpush.ecr.rate_limit import is_aws
+from asyncpush.emulator.process import local_ecr
 from asyncpush.errors import AsyncpushError, RegistryError, ServiceError
-from asyncpush.local import local_ecr
 from asyncpush.protocols import Repository
 from asyncpush.reference import RegistryName, Service
 from asyncpush.settings import AwsConfiguration

@@ -15,17 +15,16 @@ from anyio import to_thread
 from cyclopts import Group, Parameter
 
 from asyncpush.api import connect
-from asyncpush.bench.document import document
-from asyncpush.bench.plan import Plan, make_plan
 from asyncpush.bench.plot import check_plot, draw
+from asyncpush.bench.report import document, table
 from asyncpush.bench.sweep import Outcome, Sweep
-from asyncpush.bench.table import table
 from asyncpush.bench.target import Place, Target, local_target
+from asyncpush.bench.trials import Plan, make_plan
 from asyncpush.cli.options import AwsOptions, Limits, OutputOptions, command, make_aws, parse_size
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import say, write_as_it_is, write_document
+from asyncpush.emulator.process import isolate
 from asyncpush.errors import AsyncpushError, UsageError
-from asyncpush.local import isolate
 from asyncpush.progress import progress
 from asyncpush.redaction import without_secrets
 from asyncpush.reference import RegistryName, parse_registry

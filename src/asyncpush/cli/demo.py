@@ -14,8 +14,8 @@ from asyncpush.cli.options import ProgressFace, command
 from asyncpush.cli.run import DONE, run
 from asyncpush.cli.streams import say, write_as_it_is
 from asyncpush.demo.run import DemoReport, demonstrate
+from asyncpush.emulator.process import isolate
 from asyncpush.events import Emit
-from asyncpush.local import isolate
 from asyncpush.progress import progress
 
 MiB = 1024 * 1024

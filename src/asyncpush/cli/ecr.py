@@ -13,7 +13,7 @@ from asyncpush.awscli.call import call, prepare, single
 from asyncpush.awscli.checks import check
 from asyncpush.awscli.command import Command, HelpWanted, VersionWanted, check_combination, read_command
 from asyncpush.awscli.configuration import Configuration, aws_configuration, read_configuration
-from asyncpush.awscli.faults import explain
+from asyncpush.awscli.errors import explain
 from asyncpush.awscli.formats import Answer, Query, printable, render
 from asyncpush.awscli.inputs import read_input, validate
 from asyncpush.awscli.layer_file import check_whole, find_layer_file, upload_file

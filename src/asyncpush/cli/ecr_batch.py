@@ -19,7 +19,7 @@ from asyncpush.awscli.batch_input import BatchInput
 from asyncpush.awscli.call import open_for
 from asyncpush.awscli.command import Command
 from asyncpush.awscli.configuration import Configuration
-from asyncpush.awscli.faults import CommandError
+from asyncpush.awscli.errors import CommandError
 from asyncpush.awscli.formats import Query
 from asyncpush.awscli.inputs import read_arguments
 from asyncpush.cli.run import DONE, FAILED, run_quietly, say_error

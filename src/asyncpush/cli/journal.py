@@ -16,9 +16,9 @@ from cyclopts import Parameter
 from asyncpush.cli.options import OutputFormat, command, to_seconds
 from asyncpush.cli.run import DONE, run
 from asyncpush.cli.streams import write_document, write_lines, write_rows
-from asyncpush.journal.pruning import Pruned, prune
-from asyncpush.journal.survey import Run, Summary, Upload, rows, summarize
-from asyncpush.progress._text import size_text
+from asyncpush.journal.export import Run, Summary, Upload, rows, summarize
+from asyncpush.journal.prune import Pruned, prune
+from asyncpush.progress.text import size_text
 
 #: Seconds that a journal keeps runs for by default: 30 days.
 _OLD = 30.0 * 24 * 60 * 60

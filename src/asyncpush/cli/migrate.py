@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,11 @@ from anyio import to_thread
 from cyclopts import Parameter
 
 from asyncpush import open_files
-from asyncpush.cli.migration import failed_lines, print_migration, say_notes, say_summary
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
     Limits,
+    OutputFormat,
     OutputOptions,
     SourceOptions,
     command,
@@ -24,12 +25,14 @@ from asyncpush.cli.options import (
     parse_platform,
     to_seconds,
 )
+from asyncpush.cli.report import Json, error_document, left_out_document, print_document
 from asyncpush.cli.run import DONE, FAILED, run, say_error
-from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice
-from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, CredentialsError
+from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice, write_lines
+from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, CredentialsError, InvalidReferenceError
 from asyncpush.files import write_small
 from asyncpush.journal import SqliteJournal, open_journal
-from asyncpush.migrate.context import RESUME_WITHIN, Options
+from asyncpush.migrate.copies import Copy, CopyResult
+from asyncpush.migrate.ledger import RESUME_WITHIN, Options
 from asyncpush.migrate.metrics import write_metrics
 from asyncpush.migrate.overrides import overridden
 from asyncpush.migrate.plan.load import read_plan
@@ -37,6 +40,8 @@ from asyncpush.migrate.plan.model import Plan
 from asyncpush.migrate.results import Report
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.progress import progress
+from asyncpush.progress.text import printable, size_text, time_text
+from asyncpush.reference import Destination, parse_destination
 from asyncpush.settings import Settings
 
 #: The journal of a plan that came from standard input.
@@ -173,3 +178,136 @@ def _write_list(path: Path, lines: list[str]) -> None:
         raise AsyncpushError(
             f"{path} can't be written: {open_files.reason(error)}", hint="give --failed-out another file"
         ) from error
+
+
+_WORDS = {
+    "pushed": "pushed",
+    "present": "already there",
+    "finished": "finished before",
+    "planned": "to be sent",
+    "refused": "refused by ECR",
+    "failed": "failed",
+}
+
+
+def print_migration(report: Report, output: OutputFormat) -> None:
+    """Print what became of all images: ``DESTINATION@DIGEST`` a line, those that failed left out; or all as JSON."""
+    if output == "json":
+        print_document(_document(report))
+        return
+    lines = [_line(result) for result in report.results if result.outcome not in ("failed", "refused")]
+    if any(result.outcome == "planned" for result in report.results):
+        lines += [f"{each.source}:{each.tag}  left out: {each.reason}" for each in report.left_out]
+    write_lines(lines)
+
+
+def say_notes(report: Report) -> None:
+    """Say on standard error which entries take nothing."""
+    for each in report.nothing_taken:
+        say(f"asyncpush: note: {printable(str(each))}")
+
+
+def say_summary(report: Report) -> None:
+    """Say on standard error what it all came to."""
+    images = [result for result in report.results if result.subject is None]
+    counts = Counter(result.outcome for result in images)
+    words = [f"{count} {_WORDS[outcome]}" for outcome, count in counts.items()]
+    referrers = Counter(result.outcome for result in report.results if result.subject is not None)
+    if referrers:
+        inner = ", ".join(f"{count} {_WORDS[outcome]}" for outcome, count in referrers.items())
+        words.append(f"{referrers.total()} referrers ({inner})")
+    sent = "to send" if counts["planned"] else "sent"
+    planned = sum(result.bytes_sent for result in report.results)
+    sizes = [
+        f"{size_text(planned if counts['planned'] else report.sent)} {sent}",
+        f"{size_text(sum(result.bytes_mounted for result in report.results))} mounted",
+        f"{size_text(sum(result.bytes_present for result in report.results))} already there",
+    ]
+    head = f"{len(images)} image{'s' if len(images) != 1 else ''}"
+    requests = sum(report.requests.values())
+    say(
+        f"asyncpush: {head}: {', '.join(words) or 'nothing to do'}; {', '.join(sizes)}; "
+        f"{requests} requests in {time_text(report.seconds)}"
+    )
+
+
+def failed_lines(report: Report) -> list[str]:
+    """What failed, as ``SOURCE DESTINATION``; or as a comment, where that can't be migrated by itself."""
+    lines = []
+    for result in report.failed:
+        copy = result.copy
+        if result.subject is None and copy.reference and not copy.choice:
+            lines.append(f"{copy.source} {_in_list(copy)}")
+        else:
+            # Of an entry whose tags can't be read, nobody knows what it asks for; of a referrer, its image is pushed;
+            # and a list has no room for platforms: from one, all of an index would go.
+            lines.append(f"# {copy.source} to {copy.destination}: {' '.join(str(result.error).split())}")
+    return lines
+
+
+def _in_list(copy: Copy) -> Destination:
+    """Where a copy goes, with the registry's host where it has one: another run may have another account or region."""
+    try:
+        registry = parse_destination(copy.repository.address).registry
+    except InvalidReferenceError:  # it is known by its endpoint
+        registry = copy.goal.target.registry
+    if not registry.host:
+        registry = copy.goal.target.registry
+    return Destination(registry, copy.repository.name, copy.tag)
+
+
+def _line(result: CopyResult) -> str:
+    name = result.copy.destination
+    if result.digest and not name.endswith(str(result.digest)):
+        name = f"{name}@{result.digest}"
+    if result.outcome != "planned":
+        return name
+    parts = [f"would send {result.layers_sent} blobs, {result.bytes_sent} bytes"]
+    if result.layers_mounted:
+        parts.append(f"mount {result.layers_mounted}, {result.bytes_mounted} bytes")
+    return f"{name}  {', '.join(parts)}; {result.layers_present} are already there, {result.bytes_present} bytes"
+
+
+def _document(report: Report) -> Json:
+    counts = Counter[str](result.outcome for result in report.results if result.subject is None)
+    return {
+        "images": [_image(result) for result in report.results if result.subject is None],
+        "referrers": [_image(result) for result in report.results if result.subject is not None],
+        "nothingTaken": [
+            {"entry": each.entry.place, "source": each.entry.source, "rules": str(each.entry.tags), "tags": each.tags}
+            for each in report.nothing_taken
+        ],
+        "leftOut": [{"source": each.source, "tag": each.tag, "reason": each.reason} for each in report.left_out],
+        "totals": {
+            "images": counts.total(),
+            **{outcome: counts[outcome] for outcome in _WORDS},
+            "bytesSent": sum(result.bytes_sent for result in report.results),
+            "bytesMounted": sum(result.bytes_mounted for result in report.results),
+            "bytesPresent": sum(result.bytes_present for result in report.results),
+            "requests": dict(sorted(report.requests.items())),
+            "seconds": round(report.seconds, 3),
+            "resumed": report.resumed,
+        },
+        **({"stopped": error_document(report.stopped)} if report.stopped else {}),
+    }
+
+
+def _image(result: CopyResult) -> Json:
+    return {
+        "source": result.copy.source,
+        "destination": result.copy.destination,
+        "entry": result.copy.entry.place,
+        "outcome": result.outcome,
+        "digest": str(result.digest) if result.digest else None,
+        **({"subject": str(result.subject)} if result.subject else {}),
+        "layersSent": result.layers_sent,
+        "bytesSent": result.bytes_sent,
+        "layersMounted": result.layers_mounted,
+        "bytesMounted": result.bytes_mounted,
+        "layersPresent": result.layers_present,
+        "bytesPresent": result.bytes_present,
+        "seconds": round(result.seconds, 3),
+        "attempts": result.attempts,
+        "leftOut": left_out_document(result.left_out),
+        **({"error": error_document(result.error)} if result.error else {}),
+    }

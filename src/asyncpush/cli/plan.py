@@ -13,9 +13,9 @@ from cyclopts import Parameter
 from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE, run
 from asyncpush.cli.streams import STANDARD_INPUT, say, write_document, write_lines
-from asyncpush.migrate.plan.importing import Format
 from asyncpush.migrate.plan.load import name_of, read_plan, read_text
 from asyncpush.migrate.plan.model import Plan
+from asyncpush.migrate.plan_import import Format
 
 app = command(
     "plan",
@@ -79,7 +79,7 @@ def import_(
     """
 
     async def main() -> int:
-        from asyncpush.migrate.plan.importing import import_plan
+        from asyncpush.migrate.plan_import import import_plan
         from asyncpush.reference import parse_prefix
 
         prefix = parse_prefix(to) if to is not None else None
@@ -100,7 +100,7 @@ def import_(
 @app.command(usage="asyncpush plan schema", help_epilogue="")
 def schema() -> int:
     """Print the JSON schema of plans, for editors and programs."""
-    from asyncpush.migrate.plan.schema import plan_schema
+    from asyncpush.migrate.plan.document import plan_schema
 
     write_document(plan_schema())
     return DONE

@@ -28,6 +28,7 @@ from asyncpush.cli.options import (
 from asyncpush.cli.report import print_images
 from asyncpush.cli.run import DONE, FAILED, USAGE, run, say_error, say_lost
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice
+from asyncpush.engine.image import ImageResult
 from asyncpush.errors import (
     CREDENTIALS_LOST,
     ChoiceError,
@@ -39,7 +40,6 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Emit, Event, ImageFailed, Listener, Notice
-from asyncpush.image import ImageResult
 from asyncpush.journal import open_journal
 from asyncpush.model import Platform
 from asyncpush.progress import progress

@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.streams import write_document, write_lines
+from asyncpush.engine.image import ImageResult, ReferrerResult
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError, UnforeseenError
-from asyncpush.image import ImageResult, ReferrerResult
 from asyncpush.model import LeftOut
 from asyncpush.results import ImageFailure, LayerFailure, LayerResult
 from asyncpush.verify import Verification, VerificationFailure

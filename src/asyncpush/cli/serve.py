@@ -6,26 +6,26 @@ import asyncio
 import shlex
 import ssl
 import tempfile
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from anyio import to_thread
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from asyncpush import open_files
 from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE, FAILED, run, run_server
 from asyncpush.cli.streams import say, write_lines
-from asyncpush.cli.weather import WeatherOptions, make_weather
-from asyncpush.emulator import Behaviour, DamagedDataError, Emulator, Finding
-from asyncpush.emulator.check import check as check_data
-from asyncpush.emulator.credentials import DEFAULT_CREDENTIALS, read_credentials
-from asyncpush.emulator.weather.document import describe
+from asyncpush.emulator import Behaviour, DamagedDataError, Emulator, Finding, Weather
+from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, read_credentials
+from asyncpush.emulator.faults.config import WeatherDocument, describe, read_file
+from asyncpush.emulator.store.fsck import check as check_data
 from asyncpush.errors import UsageError
 from asyncpush.files import load_chain
-from asyncpush.proxies import is_loopback
+from asyncpush.http.environment import is_loopback
 
 app = command(
     "serve",
@@ -217,3 +217,55 @@ def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext |
             f"{certificate} can't be used: {reason}", hint="give a PEM chain, and its key as --tls-key"
         ) from error
     return context
+
+
+_WEATHER = Group("Weather")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeatherOptions:
+    """The conditions that the emulator serves in."""
+
+    latency: Annotated[str | None, Parameter(group=_WEATHER, metavar="TIME")] = None
+    """What each request takes longer, such as 40ms: one round trip."""
+
+    jitter: Annotated[str | None, Parameter(group=_WEATHER, metavar="TIME")] = None
+    """By how much that varies, up and down."""
+
+    bandwidth: Annotated[str | None, Parameter(group=_WEATHER, metavar="RATE")] = None
+    """Bytes a second on each connection, in each direction: 30MB/s, 512KiB/s, 100Mbit/s."""
+
+    throttle: Annotated[list[str] | None, Parameter(group=_WEATHER, metavar="OPERATION=RATE[:BURST]")] = None
+    """Requests a second that an operation may have, and how many at once, for each account. Can be repeated."""
+
+    quotas: Annotated[Literal["aws"] | None, Parameter(group=_WEATHER)] = None
+    """ECR's documented request rates, where no --throttle says otherwise."""
+
+    fault: Annotated[list[str] | None, Parameter(group=_WEATHER, metavar="RULE")] = None
+    """Something that goes wrong; see below. Can be repeated: of several rules that fire, the first acts."""
+
+    seed: Annotated[int | None, Parameter(group=_WEATHER)] = None
+    """Makes chance repeatable (probability, jitter)."""
+
+    weather: Annotated[Path | None, Parameter(group=_WEATHER, metavar="FILE")] = None
+    """The same as a YAML or JSON file, its members called like these options; what is given here comes first."""
+
+
+def make_weather(options: WeatherOptions | None) -> Weather:
+    """The weather that the options ask for; blocks while it reads the file.
+
+    Raises:
+        UsageError: one of them, or the file, is written wrong.
+    """
+    options = options or WeatherOptions()
+    given = WeatherDocument(
+        latency=options.latency,
+        jitter=options.jitter,
+        bandwidth=options.bandwidth,
+        throttle=tuple(options.throttle or ()),
+        quotas=options.quotas,
+        fault=tuple(options.fault or ()),
+        seed=options.seed,
+    )
+    return given.over(read_file(options.weather) if options.weather else WeatherDocument()).weather()

@@ -104,7 +104,7 @@ async def _verify_plan(
     # Only a plan needs these, and they take a while to import.
     from asyncpush.migrate.overrides import overridden
     from asyncpush.migrate.plan.load import read_plan
-    from asyncpush.migrate.proof import verify_plan
+    from asyncpush.migrate.verify import verify_plan
 
     plan = await read_plan(path)
     hosts = [entry.host for entry in plan.entries if entry.host]

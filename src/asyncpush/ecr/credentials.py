@@ -16,7 +16,7 @@ from anyio import to_thread
 from anyio.lowlevel import RunVar
 from botocore.credentials import ReadOnlyCredentials
 
-from asyncpush.ecr.providers import Finder, Found, expired_text
+from asyncpush.ecr.credential_providers import Finder, Found, expired_text
 from asyncpush.errors import CredentialsError, CredentialsExpiredError
 from asyncpush.redaction import hide
 from asyncpush.settings import AwsConfiguration

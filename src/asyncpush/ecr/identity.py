@@ -13,7 +13,7 @@ from botocore.parsers import ResponseParserError
 from asyncpush.ecr.configuration import configured, readable_configuration, variables
 from asyncpush.ecr.credentials import signing
 from asyncpush.ecr.errors import translated
-from asyncpush.ecr.pace import is_aws
+from asyncpush.ecr.rate_limit import is_aws
 from asyncpush.errors import AsyncpushError
 from asyncpush.settings import AwsConfiguration
 

@@ -10,13 +10,12 @@ from urllib.parse import quote, urlencode, urlsplit
 import botocore.exceptions as bce
 import pybase64
 
-from asyncpush.ecr.address import registry_host
-from asyncpush.ecr.calls import Calls
+from asyncpush.ecr.auth_token import EcrLogin
+from asyncpush.ecr.client import Calls, in_time
+from asyncpush.ecr.endpoints import registry_host
 from asyncpush.ecr.errors import translated
-from asyncpush.ecr.http import Http
-from asyncpush.ecr.login import EcrLogin
-from asyncpush.ecr.pace import is_aws
-from asyncpush.ecr.patience import in_time
+from asyncpush.ecr.plain_http import Http
+from asyncpush.ecr.rate_limit import is_aws
 from asyncpush.ecr.retry import Retries
 from asyncpush.errors import ServiceError
 from asyncpush.model import Digest

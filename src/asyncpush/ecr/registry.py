@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from asyncpush.ecr.address import registry_address, registry_host
 from asyncpush.ecr.admin import EcrAdmin
-from asyncpush.ecr.calls import Calls
-from asyncpush.ecr.http import Http
+from asyncpush.ecr.auth_token import EcrLogin
+from asyncpush.ecr.client import Calls
+from asyncpush.ecr.endpoints import registry_address, registry_host
 from asyncpush.ecr.identity import CallerIdentity
-from asyncpush.ecr.login import EcrLogin
 from asyncpush.ecr.mount import Mounts
-from asyncpush.ecr.pace import Pace
-from asyncpush.ecr.reading import EcrReader
+from asyncpush.ecr.plain_http import Http
+from asyncpush.ecr.rate_limit import Pace
+from asyncpush.ecr.reader import EcrReader
 from asyncpush.ecr.repository import EcrRepository
 from asyncpush.ecr.retry import Retries
 from asyncpush.events import Emit
+from asyncpush.http.retry import HostBackoff
 from asyncpush.reference import RegistryName
-from asyncpush.retry import HostBackoff
 from asyncpush.settings import AwsConfiguration, Settings
 
 

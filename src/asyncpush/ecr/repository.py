@@ -9,10 +9,10 @@ from typing import Any, Literal
 import anyio
 from anyio import CapacityLimiter
 
-from asyncpush.ecr.calls import NOT_ALLOWED, Calls, batches
+from asyncpush.ecr.client import NOT_ALLOWED, Calls, batches
 from asyncpush.ecr.errors import verdict
 from asyncpush.ecr.mount import Mounts
-from asyncpush.ecr.wire import JsonPartEncoder, Outgoing
+from asyncpush.ecr.part_body import JsonPartEncoder, Outgoing
 from asyncpush.errors import (
     InvalidLayerPartError,
     ManifestError,

@@ -11,10 +11,10 @@ import anyio
 from botocore.exceptions import ClientError
 
 from asyncpush.ecr.errors import UNEXPECTED_ANSWER, verdict
-from asyncpush.ecr.pace import OperationPace, Pace
+from asyncpush.ecr.rate_limit import OperationPace, Pace
 from asyncpush.errors import AsyncpushError, ConnectionFailedError, ServiceError
 from asyncpush.events import Emit, Notice, RequestDone, Retrying
-from asyncpush.retry import LONGEST_WAIT, HostBackoff, Silence, backoff, retry_after
+from asyncpush.http.retry import LONGEST_WAIT, HostBackoff, Silence, backoff, retry_after
 
 T = TypeVar("T")
 

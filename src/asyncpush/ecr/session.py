@@ -21,18 +21,17 @@ from aiobotocore.httpsession import AIOHTTPSession
 from anyio import to_thread
 from botocore.httpsession import ProxyConfiguration
 
-from asyncpush.ecr import tls, wire
-from asyncpush.ecr.bodies import BytesBody, TimedBody
+from asyncpush.ecr import part_body, tls
 from asyncpush.ecr.configuration import configured, variables
 from asyncpush.ecr.credentials import open_credentials
 from asyncpush.ecr.errors import RedirectError, translated
 from asyncpush.ecr.models import data
+from asyncpush.ecr.request_body import BytesBody, TimedBody
 from asyncpush.errors import ConfigurationError
-from asyncpush.proxies import is_excepted
+from asyncpush.http.environment import is_excepted, user_agent
 from asyncpush.redaction import hide_user_of
 from asyncpush.reference import RegistryName, Service
 from asyncpush.settings import AwsConfiguration
-from asyncpush.user_agent import user_agent
 
 #: Seconds to connect, and between two bytes of an answer or of what is sent. ECR answers a part once it has stored it.
 CONNECT_TIMEOUT = 20
@@ -129,7 +128,7 @@ async def open_client(
         stack.push_async_exit(lambda *details: _close(opening, *details))
         _check_endpoint(client.meta.endpoint_url)
         _check_proxy(client)
-        wire.install(client)
+        part_body.install(client)
         yield client
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import aiohttp
 import anyio
 
-from asyncpush.ecr.bodies import unsent
+from asyncpush.ecr.request_body import unsent
 from asyncpush.settings import MIN_PART_SIZE, SIGNATURE_LIFETIME
 
 #: Shares of a signature's life: the time that all parts on their way may take when one more begins; the age at which

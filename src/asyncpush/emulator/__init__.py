@@ -6,23 +6,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from asyncpush.emulator.behaviour import Behaviour as Behaviour
-    from asyncpush.emulator.credentials import Credentials as Credentials
+    from asyncpush.emulator.auth.credentials import Credentials as Credentials
+    from asyncpush.emulator.faults import Weather as Weather
+    from asyncpush.emulator.quirks import Behaviour as Behaviour
     from asyncpush.emulator.server import Emulator as Emulator
-    from asyncpush.emulator.store import DamagedDataError as DamagedDataError
-    from asyncpush.emulator.survey import Finding as Finding
+    from asyncpush.emulator.store.recovery import Finding as Finding
+    from asyncpush.emulator.store.state import DamagedDataError as DamagedDataError
     from asyncpush.emulator.threaded import ThreadedEmulator as ThreadedEmulator
-    from asyncpush.emulator.weather import Weather as Weather
 
 #: Where each public name lives: pytest imports this package at every start, for its plugin, and must not wait.
 _MODULES = {
-    "Behaviour": "behaviour",
-    "Credentials": "credentials",
-    "DamagedDataError": "store",
+    "Behaviour": "quirks",
+    "Credentials": "auth.credentials",
     "Emulator": "server",
-    "Finding": "survey",
+    "DamagedDataError": "store.state",
+    "Finding": "store.recovery",
     "ThreadedEmulator": "threaded",
-    "Weather": "weather",
+    "Weather": "faults",
 }
 
 __all__ = ["Behaviour", "Credentials", "DamagedDataError", "Emulator", "Finding", "ThreadedEmulator", "Weather"]

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
-from asyncpush.emulator.weather.call import identify
+from asyncpush.emulator.faults.operations import identify
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -18,30 +18,30 @@ import msgspec
 from aiohttp import web
 
 from asyncpush import open_files
-from asyncpush.emulator import downloads
-from asyncpush.emulator.behaviour import Behaviour
-from asyncpush.emulator.caller import caller_of
+from asyncpush.emulator.api import downloads
+from asyncpush.emulator.api.addressing import Targets
+from asyncpush.emulator.api.dispatch import Answer, JsonApi, operation_name, refusal
+from asyncpush.emulator.api.downloads import Downloads
+from asyncpush.emulator.auth.authentication import Gate
+from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, Credentials, by_access_key_id
+from asyncpush.emulator.auth.principal import caller_of
+from asyncpush.emulator.auth.tokens import LIFETIME, Tokens
 from asyncpush.emulator.connections import Connections
-from asyncpush.emulator.credentials import DEFAULT_CREDENTIALS, Credentials, by_access_key_id
-from asyncpush.emulator.downloads import Downloads
 from asyncpush.emulator.errors import AwsError
-from asyncpush.emulator.finishing import Finishing
-from asyncpush.emulator.gate import Gate
-from asyncpush.emulator.json_api import Answer, JsonApi, operation_name, refusal
+from asyncpush.emulator.faults.admin import add_admin
+from asyncpush.emulator.faults.injector import Fired
+from asyncpush.emulator.faults.middleware import Seam
+from asyncpush.emulator.faults.operations import Call
+from asyncpush.emulator.faults.rules import Weather
+from asyncpush.emulator.limits import Rules
+from asyncpush.emulator.quirks import Behaviour
 from asyncpush.emulator.received import Received
 from asyncpush.emulator.request_body import Bodies, check_announced, read_body
 from asyncpush.emulator.request_log import RequestLog, RequestRecord
-from asyncpush.emulator.rules import Rules
-from asyncpush.emulator.store import Store
-from asyncpush.emulator.survey import open_recovered
-from asyncpush.emulator.targets import Targets
-from asyncpush.emulator.tokens import LIFETIME, Tokens
-from asyncpush.emulator.v2_api import V2Api
-from asyncpush.emulator.weather.admin import add_admin
-from asyncpush.emulator.weather.call import Call
-from asyncpush.emulator.weather.rules import Weather
-from asyncpush.emulator.weather.seam import Seam
-from asyncpush.emulator.weather.sky import Fired
+from asyncpush.emulator.store.background import Finishing
+from asyncpush.emulator.store.recovery import open_recovered
+from asyncpush.emulator.store.state import Store
+from asyncpush.emulator.v2.dispatch import V2Api
 from asyncpush.errors import UsageError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

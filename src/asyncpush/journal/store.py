@@ -16,9 +16,9 @@ import anyio
 from anyio import CancelScope, to_thread
 
 from asyncpush.errors import UsageError
-from asyncpush.journal import queries, statements
-from asyncpush.journal.commits import Commits
+from asyncpush.journal import sql
 from asyncpush.journal.database import open_database, opening
+from asyncpush.journal.group_commit import Commits
 from asyncpush.journal.records import (
     FinishedImage,
     HeldLayer,
@@ -52,7 +52,7 @@ class SqliteJournal:
         JournalError: (any coroutine) the file is damaged or can't be written; nothing of what it was told is kept.
     """
 
-    def __init__(self, commits: Commits, memory: queries.Memory, clock: Callable[[], float]) -> None:
+    def __init__(self, commits: Commits, memory: sql.Memory, clock: Callable[[], float]) -> None:
         self._commits = commits
         self._memory = memory
         self._now = clock
@@ -70,7 +70,7 @@ class SqliteJournal:
             within: seconds since a run has begun for which it is gone on with.
         """
         now = self._now()
-        work = partial(statements.begin_run, plan=plan_fingerprint, anew=anew, since=now - within, now=now)
+        work = partial(sql.begin_run, plan=plan_fingerprint, anew=anew, since=now - within, now=now)
         begun = await self._commits.do(work)
         self._run, self._finished = begun.id, begun.finished
         outdated = None if begun.outdated is None else datetime.fromtimestamp(begun.outdated, UTC)
@@ -87,7 +87,7 @@ class SqliteJournal:
             UsageError: no run has begun.
         """
         run = self._begun()
-        await self._commits.do(partial(statements.end_run, run=run, failed=failed, now=self._now()))
+        await self._commits.do(partial(sql.end_run, run=run, failed=failed, now=self._now()))
         self._run = None
 
     @property
@@ -118,7 +118,7 @@ class SqliteJournal:
                 repository, tag = there
                 self._memory.known.setdefault(repository, {})[tag] = KnownImage(source_digest, digest, choice)
 
-        work = partial(statements.save_finished, run=run, copy=copy, image=image, choice=choice, now=self._now())
+        work = partial(sql.save_finished, run=run, copy=copy, image=image, choice=choice, now=self._now())
         await self._commits.do(work, then)
 
     async def image_failed(self, copy: str, reason: str) -> None:
@@ -127,7 +127,7 @@ class SqliteJournal:
         Raises:
             UsageError: no run has begun.
         """
-        work = partial(statements.save_failed, run=self._begun(), copy=copy, reason=shown(reason), now=self._now())
+        work = partial(sql.save_failed, run=self._begun(), copy=copy, reason=shown(reason), now=self._now())
         await self._commits.do(work, lambda: self._finished.pop(copy, None))
 
     # Known across runs
@@ -142,7 +142,7 @@ class SqliteJournal:
 
     async def note_referrers(self, repository: str, digest: Digest) -> None:
         """Note that the referrers of a manifest have been brought along."""
-        work = partial(statements.save_carried, repository=repository, digest=digest, now=self._now())
+        work = partial(sql.save_carried, repository=repository, digest=digest, now=self._now())
         await self._commits.do(work, lambda: self._memory.carried.add((repository, digest)))
 
     def is_half_made(self, repository: str) -> bool:
@@ -151,12 +151,12 @@ class SqliteJournal:
 
     async def repository_begun(self, repository: str) -> None:
         """Note that a repository is about to be created: from then on it counts as half made."""
-        work = partial(statements.begin_repository, repository=repository, now=self._now())
+        work = partial(sql.begin_repository, repository=repository, now=self._now())
         await self._commits.do(work, lambda: self._memory.making.add(repository))
 
     async def repository_made(self, repository: str) -> None:
         """Note that a repository has its policies, or was not created after all."""
-        work = partial(statements.end_repository, repository=repository)
+        work = partial(sql.end_repository, repository=repository)
         await self._commits.do(work, lambda: self._memory.making.discard(repository))
 
     @property
@@ -166,23 +166,21 @@ class SqliteJournal:
 
     async def completed(self, repository: str, digests: Collection[Digest] | None = None) -> frozenset[Digest]:
         """Which of *digests* a repository is known to hold; all that it holds, if there are none given."""
-        return await self._commits.do(partial(queries.completed, repository=repository, digests=digests))
+        return await self._commits.do(partial(sql.completed, repository=repository, digests=digests))
 
     async def mount_sources(self, registry: str, digests: Collection[Digest]) -> dict[Digest, str]:
         """For each of *digests* that can be mounted in *registry*, the address of one repository to take it from."""
-        return await self._commits.do(partial(queries.mount_sources, registry=registry, digests=digests))
+        return await self._commits.do(partial(sql.mount_sources, registry=registry, digests=digests))
 
     async def holders(self, registry: str, digests: Collection[Digest]) -> tuple[HeldLayer, ...]:
         """Which repositories of *registry* hold which of *digests*, by digest and address."""
-        return await self._commits.do(partial(queries.holders, registry=registry, digests=digests))
+        return await self._commits.do(partial(sql.holders, registry=registry, digests=digests))
 
     async def layers(self, registry: str) -> AsyncIterator[HeldLayer]:
         """All layers of all repositories of *registry*, a repository after the other; read a page at a time."""
-        for key, address in await self._commits.do(partial(queries.repositories, registry=registry)):
+        for key, address in await self._commits.do(partial(sql.repositories, registry=registry)):
             after: Digest | None = None
-            while page := await self._commits.do(
-                partial(queries.held, key=key, address=address, after=after, limit=_PAGE)
-            ):
+            while page := await self._commits.do(partial(sql.held, key=key, address=address, after=after, limit=_PAGE)):
                 for layer in page:
                     yield layer
                 after = page[-1].digest
@@ -192,7 +190,7 @@ class SqliteJournal:
     async def open_upload(self, repository: str, identity: str) -> OpenUpload | None:
         """The upload of a blob that was begun and not completed; None if ECR was not heard of it for a day."""
         since = self._now() - UPLOAD_LIFETIME
-        work = partial(queries.find_upload, repository=repository, identity=identity, since=since)
+        work = partial(sql.find_upload, repository=repository, identity=identity, since=since)
         return await self._commits.do(work)
 
     async def left_uploads(self) -> tuple[LeftUpload, ...]:
@@ -200,13 +198,13 @@ class SqliteJournal:
 
         Uploads that ECR was not heard of for a day are lost there, and are not among them.
         """
-        return await self._commits.do(partial(queries.left_uploads, since=self._now() - UPLOAD_LIFETIME))
+        return await self._commits.do(partial(sql.left_uploads, since=self._now() - UPLOAD_LIFETIME))
 
     async def upload_begun(self, repository: str, identity: str, upload: Upload, part_size: int) -> None:
         """Note that an upload was opened; it takes the place of an earlier one of the same blob."""
         await self._commits.do(
             partial(
-                statements.begin_upload,
+                sql.begin_upload,
                 repository=repository,
                 identity=identity,
                 upload=upload,
@@ -219,7 +217,7 @@ class SqliteJournal:
         """Note that ECR has the first *received* bytes; of another upload than the last one, it is of no use."""
         await self._commits.do(
             partial(
-                statements.save_received,
+                sql.save_received,
                 repository=repository,
                 identity=identity,
                 upload=upload,
@@ -230,7 +228,7 @@ class SqliteJournal:
 
     async def upload_lost(self, repository: str, identity: str) -> None:
         """Forget an upload that ECR does not know any more, or that holds wrong bytes."""
-        await self._commits.do(partial(statements.remove_upload, repository=repository, identity=identity))
+        await self._commits.do(partial(sql.remove_upload, repository=repository, identity=identity))
 
     async def layer_completed(self, repository: str, identity: str, descriptor: Descriptor) -> None:
         """Note that the repository holds a layer, and which bytes the blob turned out to be; ends its upload."""
@@ -240,12 +238,12 @@ class SqliteJournal:
                 known = Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)
                 self._memory.compressed[identity] = known
 
-        work = partial(statements.save_layer, repository=repository, identity=identity, descriptor=descriptor)
+        work = partial(sql.save_layer, repository=repository, identity=identity, descriptor=descriptor)
         await self._commits.do(work, then)
 
     async def layers_lost(self, repository: str, digests: Collection[Digest]) -> None:
         """Forget layers that the repository turned out not to hold any more."""
-        await self._commits.do(partial(statements.remove_layers, repository=repository, digests=tuple(digests)))
+        await self._commits.do(partial(sql.remove_layers, repository=repository, digests=tuple(digests)))
 
     async def image_put(self, repository: str, manifest: Manifest, tag: str | None) -> None:
         """Note that an image was put or found: its layers are there and referenced, so that they can be mounted."""
@@ -255,7 +253,7 @@ class SqliteJournal:
             if tag in known and known[tag].digest != manifest.digest:
                 del known[tag]
 
-        work = partial(statements.save_image, repository=repository, manifest=manifest, tag=tag)
+        work = partial(sql.save_image, repository=repository, manifest=manifest, tag=tag)
         await self._commits.do(work, then)
 
     def _begun(self) -> int:
@@ -299,7 +297,7 @@ async def open_journal(path: Path, *, clock: Callable[[], float] = time.time) ->
         raise failure
 
 
-def _open(path: Path, held: ExitStack) -> tuple[sqlite3.Connection, queries.Memory]:
+def _open(path: Path, held: ExitStack) -> tuple[sqlite3.Connection, sql.Memory]:
     connection = held.enter_context(open_database(path))
     with opening(path):
-        return connection, queries.load(connection)
+        return connection, sql.load(connection)

@@ -8,21 +8,21 @@ from functools import partial
 
 import anyio
 
+from asyncpush.engine.diff import Memory, Plan, Wanted, plan_anew, plan_images
+from asyncpush.engine.image import ImageResult
+from asyncpush.engine.referrers import MAX_DEPTH, is_refused, push_referrer, too_deep
 from asyncpush.errors import (
     AsyncpushError,
     TagImmutableError,
     only_cause,
 )
 from asyncpush.events import Notice
-from asyncpush.image import ImageResult
-from asyncpush.migrate.context import Context
 from asyncpush.migrate.copies import Copy, CopyResult, Outcome
+from asyncpush.migrate.ledger import Context
 from asyncpush.migrate.results import pushed_result
 from asyncpush.model import Digest
-from asyncpush.once import Once
-from asyncpush.planning import Memory, Plan, Wanted, plan_anew, plan_images
 from asyncpush.protocols import FoundReferrers, Image, ReferrerSource, UnreadReferrer
-from asyncpush.referrers import MAX_DEPTH, is_refused, push_referrer, too_deep
+from asyncpush.single_flight import Once
 from asyncpush.sources.registry import RepositoryReferrers
 
 

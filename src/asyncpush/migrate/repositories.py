@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 import anyio
 from anyio import CapacityLimiter
 
-from asyncpush.administration import RepositoryInfo
 from asyncpush.errors import (
     CREDENTIALS_LOST,
     RegistryError,
@@ -21,7 +20,7 @@ from asyncpush.events import Notice
 from asyncpush.migrate.plan.model import Entry, Plan, Target
 from asyncpush.migrate.targets import OpenTarget
 from asyncpush.model import Digest
-from asyncpush.protocols import Repository
+from asyncpush.protocols import Repository, RepositoryInfo
 from asyncpush.settings import RepositorySettings
 
 #: CreateRepository calls at once; ECR documents no rate for it.

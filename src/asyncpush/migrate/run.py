@@ -13,6 +13,13 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncpush.api import open_logins
+from asyncpush.digest_set import PackedSet
+from asyncpush.engine.diff import Plan as ImagePlan
+from asyncpush.engine.diff import plan_anew
+from asyncpush.engine.image import ImageResult, Run, dry_run, push_planned
+from asyncpush.engine.layer import Resources
+from asyncpush.engine.memory import ByteBudget
+from asyncpush.engine.referrers import subjects_of
 from asyncpush.errors import (
     CREDENTIALS_LOST,
     AsyncpushError,
@@ -22,31 +29,22 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Emit, Event, Listener, PartSent, ignore
-from asyncpush.image import ImageResult, Run, dry_run, push_planned
 from asyncpush.journal import SqliteJournal
-from asyncpush.layer import Resources
-from asyncpush.migrate.catalog import Catalog
-from asyncpush.migrate.context import Context, Options
+from asyncpush.migrate.backpressure import Discovered, Present, Ready, Room
 from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.discovery import Discovery
-from asyncpush.migrate.exchange import Exchange, registry_of, score
-from asyncpush.migrate.failures import journaled, may_succeed
+from asyncpush.migrate.layer_distribution import Exchange, registry_of, score
+from asyncpush.migrate.ledger import Context, Options, begin_run, fingerprint
 from asyncpush.migrate.plan.model import Entry, Plan
 from asyncpush.migrate.referrers import Referrers
 from asyncpush.migrate.repositories import create_by_push, make_whole, prepare
-from asyncpush.migrate.results import Report, pushed_result
-from asyncpush.migrate.resume import begin_run, fingerprint
-from asyncpush.migrate.room import Discovered, Present, Ready, Room
+from asyncpush.migrate.results import Report, journaled, may_succeed, pushed_result
+from asyncpush.migrate.source_listing import Catalog
 from asyncpush.migrate.targets import open_targets
 from asyncpush.model import Digest
-from asyncpush.packed import PackedSet
-from asyncpush.planning import Plan as ImagePlan
-from asyncpush.planning import plan_anew
 from asyncpush.protocols import ReferrerSource
-from asyncpush.referrers import subjects_of
 from asyncpush.settings import Settings
 from asyncpush.sources.registry import Patience, open_remotes
-from asyncpush.stream.budget import ByteBudget
 
 #: Images that are worked on at once. Their layers share the slots; this bounds what waits for its turn, or for a layer
 #: that another image brings.

@@ -7,16 +7,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from asyncpush.administration import RepositoryInfo
 from asyncpush.api import open_registry
 from asyncpush.connection import OpenRegistry
+from asyncpush.engine.image import Run
 from asyncpush.errors import AsyncpushError
-from asyncpush.image import Run
 from asyncpush.journal import SqliteJournal
 from asyncpush.migrate.plan.model import Plan, Target
-from asyncpush.once import Once
-from asyncpush.protocols import Repository
+from asyncpush.protocols import Repository, RepositoryInfo
 from asyncpush.reference import Destination
+from asyncpush.single_flight import Once
 
 #: ``there``; ``new``, because this run has created it; ``missing`` in a dry run, or because a creation template will
 #: create it when it is pushed to.

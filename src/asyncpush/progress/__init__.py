@@ -12,7 +12,7 @@ from typing import Literal, ParamSpec, Protocol, TextIO, TypeAlias
 import anyio
 
 from asyncpush.events import Emit, Event, RequestDone, ignore
-from asyncpush.progress._sink import Sink
+from asyncpush.progress.sink import Sink
 
 __all__ = ["ProgressKind", "progress"]
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from asyncpush.events import Event
 from asyncpush.model import Digest
-from asyncpush.progress._sink import Sink
+from asyncpush.progress.sink import Sink
 
 _INNER_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 

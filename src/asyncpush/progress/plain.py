@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass
 
 from asyncpush.events import Event, ImageDone, ImageFailed, Notice, Retrying
-from asyncpush.progress._meter import Clock, Meter
-from asyncpush.progress._sink import Sink
-from asyncpush.progress._text import Field, image_line, joined, notice_line, progress_fields, retry_line
+from asyncpush.progress.meter import Clock, Meter
+from asyncpush.progress.sink import Sink
+from asyncpush.progress.text import Field, image_line, joined, notice_line, progress_fields, retry_line
 
 
 @dataclass(slots=True)

@@ -16,9 +16,9 @@ from rich.style import Style
 from rich.text import Text
 
 from asyncpush.events import Event, ImageDone, ImageFailed, Notice, Retrying
-from asyncpush.progress._meter import Clock, Layer, Meter
-from asyncpush.progress._sink import Sink
-from asyncpush.progress._text import (
+from asyncpush.progress.meter import Clock, Layer, Meter
+from asyncpush.progress.sink import Sink
+from asyncpush.progress.text import (
     Field,
     closing_fields,
     image_line,

@@ -14,7 +14,7 @@ from anyio import CancelScope, to_thread
 from asyncpush.errors import ManifestError, SourceError
 from asyncpush.events import Emit, Notice, ignore
 from asyncpush.settings import Settings
-from asyncpush.sources.content import file_blob, readable
+from asyncpush.sources.blobs import file_blob, readable
 from asyncpush.sources.descriptions import read_archive, read_directory
 from asyncpush.sources.docker_archive import MANIFEST, SkopeoDirError, saved_images
 from asyncpush.sources.document_memory import DocumentMemory

@@ -16,13 +16,13 @@ from asyncpush.errors import ManifestError, SourceError
 from asyncpush.manifest import INDEX_TYPES
 from asyncpush.model import Descriptor, Digest
 from asyncpush.settings import Settings
-from asyncpush.sources.content import Store
+from asyncpush.sources.blobs import Store
 from asyncpush.sources.docker_archive import MANIFEST, SavedImage, is_uncompressed, read_docker_archive, saved_images
 from asyncpush.sources.names import ImageName, Location
 from asyncpush.sources.oci_image import find_blob, read_manifest
 from asyncpush.sources.oci_layout import INDEX, is_oci_layout, names_alone, read_oci_layout
+from asyncpush.sources.partial_index import configs_in
 from asyncpush.sources.source import Entry, LocalSource
-from asyncpush.sources.sparse import configs_in
 from asyncpush.sources.spool import Scratch
 from asyncpush.sources.tar_index import TarIndex
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 import msgspec
 from anyio import to_thread
 
+from asyncpush.engine.compress import CompressedBlob
+from asyncpush.engine.decompress import CorruptError, Packing, UnpackedHash, turn_of
 from asyncpush.errors import ChoiceError, DigestMismatchError, ManifestError, SourceError
 from asyncpush.manifest import Manifest, build_manifest, image_types
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Blob, ImageNode
 from asyncpush.settings import Compression, Settings
-from asyncpush.sources.config import ImageConfig, parse_config
-from asyncpush.sources.content import (
+from asyncpush.sources.blobs import (
     BytesContent,
     Content,
     ContentBlob,
@@ -29,12 +30,11 @@ from asyncpush.sources.content import (
     hash_content,
     read_content,
 )
+from asyncpush.sources.decompression import HEAD_SIZE, sniff
+from asyncpush.sources.image_config import ImageConfig, parse_config
 from asyncpush.sources.names import ImageName
 from asyncpush.sources.source import Entry, Loaded, refuse_many_images
 from asyncpush.sources.spool import Scratch
-from asyncpush.sources.unpack import HEAD_SIZE, sniff
-from asyncpush.stream.compress import CompressedBlob
-from asyncpush.stream.unpack import CorruptError, Packing, UnpackedHash, turn_of
 
 MANIFEST = "manifest.json"
 

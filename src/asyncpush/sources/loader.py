@@ -22,8 +22,8 @@ from asyncpush.manifest import INDEX_TYPES, Manifest, is_foreign, require_layers
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Blob, ImageNode, IndexNode
 from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFESTS
-from asyncpush.sources.config import parse_config
-from asyncpush.sources.content import MAX_DOCUMENT_SIZE
+from asyncpush.sources.blobs import MAX_DOCUMENT_SIZE
+from asyncpush.sources.image_config import parse_config
 
 #: The platform that BuildKit gives what is none.
 UNKNOWN = Platform("unknown", "unknown")

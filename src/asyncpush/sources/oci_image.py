@@ -12,7 +12,7 @@ from asyncpush.manifest import Manifest, parse_manifest
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Blob
 from asyncpush.settings import MAX_MANIFEST_SIZE
-from asyncpush.sources.content import Content, ContentBlob, Store, read_content
+from asyncpush.sources.blobs import Content, ContentBlob, Store, read_content
 from asyncpush.sources.loader import empty_blob
 
 

@@ -17,14 +17,14 @@ from asyncpush.errors import ManifestError, SourceError
 from asyncpush.manifest import ACCEPTED_TYPES, DescriptorDocument, parse_descriptor
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.settings import Settings
-from asyncpush.sources.content import Content, Store, decode_document, find_file, read_content
+from asyncpush.sources.blobs import Content, Store, decode_document, find_file, read_content
 from asyncpush.sources.document_memory import DocumentMemory
 from asyncpush.sources.loader import ImageLoader
 from asyncpush.sources.names import ImageName
 from asyncpush.sources.oci_image import LayoutImages
 from asyncpush.sources.oci_referrers import LayoutReferrers, find_relations
+from asyncpush.sources.partial_index import part_that_is_there
 from asyncpush.sources.source import NO_IMAGE_HINT, Entry, Loaded, refuse_many_images
-from asyncpush.sources.sparse import part_that_is_there
 
 INDEX = "index.json"
 LAYOUT = "oci-layout"

@@ -17,7 +17,7 @@ from asyncpush.manifest import INDEX_TYPES, Manifest, parse_manifest
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import FoundReferrers, Image, UnreadReferrer
 from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE, MAX_MANIFESTS
-from asyncpush.sources.content import Store, read_content
+from asyncpush.sources.blobs import Store, read_content
 from asyncpush.sources.loader import ImageLoader, named_soci_index
 from asyncpush.sources.oci_image import LayoutImages, find_blob
 

@@ -21,10 +21,10 @@ from anyio import from_thread
 from asyncpush import open_files
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
-from asyncpush.sources.content import Content, Region, readable
-from asyncpush.sources.files import KeptFile, NamedFile, ReadFile, open_flags
-from asyncpush.sources.recognition import check_head
-from asyncpush.sources.unpack import HEAD_SIZE, Unpacker, sniff
+from asyncpush.sources.blobs import Content, Region, readable
+from asyncpush.sources.decompression import HEAD_SIZE, Unpacker, sniff
+from asyncpush.sources.detection import check_head
+from asyncpush.sources.file_pool import KeptFile, NamedFile, ReadFile, open_flags
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

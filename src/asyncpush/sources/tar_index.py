@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
 
 from anyio import from_thread
 
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
-from asyncpush.sources.content import Content, Extent, Region, SparseRegion, hash_content, readable
+from asyncpush.sources.blobs import Content, Extent, Region, SparseRegion, hash_content, readable
+from asyncpush.sources.decompression import HEAD_SIZE
+from asyncpush.sources.detection import archive_kind
 from asyncpush.sources.document_memory import DocumentMemory
-from asyncpush.sources.files import ReadFile
-from asyncpush.sources.recognition import archive_kind
-from asyncpush.sources.tar_reader import CutError, DamagedError, Member, TarReader
-from asyncpush.sources.unpack import HEAD_SIZE
+from asyncpush.sources.file_pool import ReadFile
 
 #: An image has a few files a layer; many more are a mistake or an attack.
 MAX_ENTRIES = 100_000
@@ -207,3 +210,288 @@ class TarIndex:
 def _normal(name: str) -> str:
     """One spelling for ``./a``, ``/a``, ``a/`` and ``b/../a``; a key, never a path on disk."""
     return posixpath.normpath("/" + name).lstrip("/")
+
+
+#: One extended header: names, times, extended attributes (a file's resource fork is one).
+MAX_HEADER_SIZE = MiB
+
+#: All extended headers of an archive.
+MAX_HEADERS_SIZE = 64 * MiB
+
+#: Extended headers before one member; GNU tar and PAX write three at the most.
+MAX_HEADERS = 16
+
+#: All stretches of data between the holes of an archive's sparse files.
+MAX_EXTENTS = 100_000
+
+_BLOCK = tarfile.BLOCKSIZE
+
+_PAX = frozenset({tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE})
+_NO_DATA = frozenset(
+    {tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE}
+)
+_LONG_NAMES = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
+
+_SPARSE = "GNU.sparse."
+_GLOBAL_KEYWORDS = frozenset({"path", "linkpath", "size"})
+_KEYWORDS = _GLOBAL_KEYWORDS | frozenset(
+    {*(_SPARSE + word for word in ("major", "minor", "name", "size", "realsize", "map"))}
+)
+
+#: The map of sparse format 0.0 is many of these, in the order of 0.1's map.
+_MAP_KEYWORDS = frozenset({_SPARSE + "offset", _SPARSE + "numbytes"})
+
+#: Enough for 2 to the power of 64.
+_MAX_DIGITS = 20
+
+Records = dict[str, bytes]
+
+
+class DamagedError(Exception):
+    """The reason for a SourceError that does not know the archive's name yet."""
+
+
+class CutError(DamagedError):
+    """The archive ends before it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of an archive.
+
+    Attributes:
+        name: as it is written.
+        kind: ``other`` are folders, devices, and what only some tar knows.
+        target: where a link leads.
+        size: of a file in bytes, as it reads.
+        start: where its data lies in the archive.
+        extents: of a sparse file, what is stored; None if all is.
+    """
+
+    name: str
+    kind: Literal["file", "symlink", "hardlink", "other"]
+    target: str
+    size: int
+    start: int
+    extents: tuple[Extent, ...] | None
+
+
+@dataclass(slots=True)
+class TarReader:
+    """Reads members, front to back; blocks.
+
+    Attributes:
+        file: the archive.
+        position: where the next header is looked for; at the end, behind the last member.
+        has_end_mark: whether there is a block of zeros at the end.
+    """
+
+    file: ReadFile
+    position: int = 0
+    has_end_mark: bool = False
+    _headers_size: int = 0
+    _extents: int = 0
+    _global: Records = field(default_factory=dict)
+
+    def next(self) -> Member | None:
+        """The next member; None at the end.
+
+        Raises:
+            DamagedError: there is something else, or its header claims what can't be.
+        """
+        records: Records = {}
+        is_extended = False
+        for _ in range(MAX_HEADERS + 1):
+            block = self._header_block()
+            if block is None:
+                if is_extended:
+                    raise CutError("an extended header is the last thing in it")
+                return None
+            header = self._decode(block)
+            if header.type in _PAX:
+                records.update(_parse_records(self._extension(header)))
+            elif header.type in _LONG_NAMES:
+                records[_LONG_NAMES[header.type]] = self._extension(header).partition(b"\0")[0]
+            elif header.type == tarfile.XGLTYPE:
+                found = _parse_records(self._extension(header))
+                self._global.update({word: found[word] for word in _GLOBAL_KEYWORDS & found.keys()})
+                continue
+            else:
+                return self._member(header, block, {**self._global, **records})
+            is_extended = True
+        raise DamagedError(f"there are more than {MAX_HEADERS} extended headers before byte {self.position}")
+
+    def _header_block(self) -> bytes | None:
+        block = self.file.read(self.position, _BLOCK)
+        if not block.strip(b"\0"):
+            self.has_end_mark = bool(block)
+            return None
+        if len(block) < _BLOCK:
+            raise CutError(f"its last header lacks {_BLOCK - len(block)} bytes")
+        return block
+
+    def _decode(self, block: bytes) -> tarfile.TarInfo:
+        try:
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except (tarfile.HeaderError, ValueError, ArithmeticError) as error:
+            raise DamagedError(f"no entry begins at byte {self.position}") from error
+        if header.size < 0:
+            raise DamagedError("a header has a negative size")
+        self.position += _BLOCK
+        return header
+
+    def _extension(self, header: tarfile.TarInfo) -> bytes:
+        self._headers_size += header.size
+        if header.size > MAX_HEADER_SIZE or self._headers_size > MAX_HEADERS_SIZE:
+            raise DamagedError(f"an extended header has {header.size} bytes, all of them {self._headers_size}")
+        data = self.file.read(self.position, header.size)
+        if len(data) < header.size:
+            raise CutError(f"an extended header lacks its last {header.size - len(data)} bytes")
+        self.position += _padded(header.size)
+        return data
+
+    def _block(self) -> bytes:
+        block = self.file.read(self.position, _BLOCK)
+        if len(block) < _BLOCK:
+            raise CutError("the map of a sparse file has no end")
+        self.position += _BLOCK
+        return block
+
+    def _member(self, header: tarfile.TarInfo, block: bytes, records: Records) -> Member:
+        name = _text(records.get(_SPARSE + "name") or records.get("path")) or header.name
+        target = _text(records.get("linkpath")) or header.linkname
+        if header.type in _NO_DATA:
+            kind: Literal["symlink", "hardlink", "other"] = (
+                "symlink" if header.issym() else "hardlink" if header.islnk() else "other"
+            )
+            return Member(name, kind, target, 0, self.position, None)
+        stored = _number(records["size"]) if records.get("size") else header.size
+        size, extents = stored, None
+        if header.isreg() and (sparse := self._sparse(header, block, records, stored)):
+            size, stored, pairs = sparse
+            extents = self._check_map(pairs, size, stored)
+        start = self.position
+        if start + stored > (length := self.file.size):
+            raise CutError(f"{name[:200]!r} lacks its last {start + stored - length} bytes")
+        self.position += _padded(stored)
+        return Member(name, "file" if header.isreg() else "other", "", size, start, extents)
+
+    def _sparse(
+        self, header: tarfile.TarInfo, block: bytes, records: Records, stored: int
+    ) -> tuple[int, int, list[tuple[int, int]]] | None:
+        """Size, stored bytes, and map of a sparse file, having read what of it lies before the data; else None."""
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            return _field(block[483:495]), stored, _pairs(self._old_map(block))
+        version = tuple(records.get(_SPARSE + word) for word in ("major", "minor"))
+        if version == (b"1", b"0"):
+            if records.keys() & {_SPARSE + "map", _SPARSE + "size"}:
+                raise DamagedError(f"{header.name[:200]!r} is a sparse file of two formats")
+            start = self.position
+            pairs = _pairs(self._map_before_data())
+            return _number(records.get(_SPARSE + "realsize", b"")), stored - (self.position - start), pairs
+        if version not in ((None, None), (b"0", b"0"), (b"0", b"1")):
+            raise DamagedError(f"{header.name[:200]!r} is a sparse file of an unknown format")
+        if _SPARSE + "map" not in records:
+            self._check_not_sparse(header, records, stored)
+            return None
+        numbers = (_number(text) for text in records[_SPARSE + "map"].split(b",") if text)
+        return _number(records.get(_SPARSE + "size", b"")), stored, _pairs(numbers)
+
+    def _check_not_sparse(self, header: tarfile.TarInfo, records: Records, stored: int) -> None:
+        """Refuse a sparse file without its map: to some readers it is all hole, to others what is stored."""
+        size, real = (_number(records.get(_SPARSE + word, b"%d" % stored)) for word in ("size", "realsize"))
+        if size != stored or real != stored or (stored and _SPARSE + "size" in records):
+            raise DamagedError(f"{header.name[:200]!r} is a sparse file without a map")
+
+    def _old_map(self, block: bytes) -> Iterator[int]:
+        """GNU's first format: 4 places in the header, and 21 in each further block."""
+        places, more = block[386:482], block[482]
+        while True:
+            for at in range(0, len(places), 12):
+                if not places[at]:
+                    return
+                yield _field(places[at : at + 12])
+            if not more:
+                return
+            block = self._block()
+            places, more = block[:504], block[504]
+
+    def _map_before_data(self) -> Iterator[int]:
+        """Format 1.0: how many pairs there are, and the pairs, a number a line, filled up to whole blocks."""
+        lines = self._lines()
+        for _ in range(2 * _number(next(lines))):
+            yield _number(next(lines))
+
+    def _lines(self) -> Iterator[bytes]:
+        text = b""
+        while True:
+            *lines, text = (text[:_BLOCK] + self._block()).split(b"\n")
+            yield from lines
+
+    def _check_map(self, pairs: list[tuple[int, int]], size: int, stored: int) -> tuple[Extent, ...]:
+        self._extents += len(pairs)
+        if self._extents > MAX_EXTENTS:
+            raise DamagedError(f"its sparse files have more than {MAX_EXTENTS} pieces")
+        extents = []
+        end, at = 0, self.position
+        for start, length in pairs:
+            if start < end or start + length > size:
+                raise DamagedError("the map of a sparse file is not in order")
+            if length:
+                extents.append(Extent(start, length, at))
+            end, at = start + length, at + length
+        if at != self.position + stored:
+            raise DamagedError("the map of a sparse file does not fit its data")
+        return tuple(extents)
+
+
+def _pairs(numbers: Iterator[int]) -> list[tuple[int, int]]:
+    """Offsets and lengths, bounded in number."""
+    return list(islice(zip(numbers, numbers, strict=False), MAX_EXTENTS + 1))
+
+
+def _parse_records(data: bytes) -> Records:
+    """The keywords of an extended header that say where bytes lie and what they are called; no others are kept."""
+    records: Records = {}
+    numbers: list[bytes] = []
+    at = 0
+    while at < len(data) and data[at]:
+        length, space, _ = data[at : at + 20].partition(b" ")
+        end = at + (int(length) if space and length.isdigit() else 0)
+        if end <= at or end > len(data) or data[end - 1 : end] != b"\n":
+            raise DamagedError("an extended header is malformed")
+        keyword, _, value = data[at + len(length) + 1 : end - 1].partition(b"=")
+        word = keyword.decode("utf-8", "replace")
+        if word in _KEYWORDS:
+            records[word] = value
+        elif word in _MAP_KEYWORDS:
+            numbers.append(value)
+        at = end
+    if numbers:
+        records[_SPARSE + "map"] = b",".join(numbers)
+    return records
+
+
+def _number(text: bytes) -> int:
+    if not text.isdigit() or len(text) > _MAX_DIGITS:
+        what = "a negative size" if text.startswith(b"-") else f"a size of {text[:20]!r}"
+        raise DamagedError(f"a header has {what}")
+    return int(text)
+
+
+def _field(field: bytes) -> int:
+    """A number of a sparse file's map in a header: octal digits, or, after a high bit, the number itself."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.partition(b"\0")[0].strip()
+    if not digits.isdigit() or b"8" in digits or b"9" in digits:
+        raise DamagedError("the map of a sparse file is malformed")
+    return int(digits, 8)
+
+
+def _text(text: bytes | None) -> str:
+    return (text or b"").decode("utf-8", "surrogateescape")
+
+
+def _padded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK

@@ -9,13 +9,13 @@ from typing import Literal
 import anyio
 from anyio import CapacityLimiter, to_thread
 
-from asyncpush.administration import NotHeld, RepositoryReader, StoredBlob, StoredManifest
+from asyncpush.engine.decompress import SMALL_WINDOW_LOG, WINDOW_LOG
 from asyncpush.errors import ConnectionFailedError, ManifestError, ServiceError
 from asyncpush.manifest import Manifest, is_foreign, parse_manifest
 from asyncpush.model import Descriptor, Digest, LayerBytes
+from asyncpush.protocols import NotHeld, RepositoryReader, StoredBlob, StoredManifest
 from asyncpush.settings import MAX_INDEX_DEPTH
-from asyncpush.sources.config import ImageConfig
-from asyncpush.stream.unpack import SMALL_WINDOW_LOG, WINDOW_LOG
+from asyncpush.sources.image_config import ImageConfig
 from asyncpush.verify.diff_ids import ConfigBytes, LayerHash, Uncompressed, compare, has_diff_ids, is_tar_layer
 from asyncpush.verify.results import Problem, Target, Verification
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from asyncpush.engine.decompress import WINDOW_LOG, CorruptError, LargeWindowError, UnpackedHash
 from asyncpush.errors import ManifestError
 from asyncpush.manifest import DOCKER_CONFIG, OCI_CONFIG, Manifest, is_foreign
 from asyncpush.model import Descriptor, Digest
-from asyncpush.sources.config import ImageConfig, parse_config
-from asyncpush.sources.content import MAX_DOCUMENT_SIZE
-from asyncpush.sources.unpack import HEAD_SIZE, sniff
-from asyncpush.stream.unpack import WINDOW_LOG, CorruptError, LargeWindowError, UnpackedHash
+from asyncpush.sources.blobs import MAX_DOCUMENT_SIZE
+from asyncpush.sources.decompression import HEAD_SIZE, sniff
+from asyncpush.sources.image_config import ImageConfig, parse_config
 from asyncpush.verify.results import Problem
 
 #: Configs that have diff ids, if the layers are those of a file system. cosign and BuildKit use them for others, too.

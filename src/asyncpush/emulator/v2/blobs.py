@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from asyncpush.emulator.manifests import sha256_digest
-from asyncpush.emulator.repository import Repository
-from asyncpush.emulator.store import Store
-from asyncpush.emulator.v2.answers import VERSION, empty
-from asyncpush.emulator.v2.errors import V2Error
+from asyncpush.emulator.store.manifests import sha256_digest
+from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.store.state import Store
+from asyncpush.emulator.v2.answers import VERSION, V2Error, empty
 from asyncpush.model import Digest
 
 

@@ -7,19 +7,18 @@ from functools import partial
 
 from aiohttp import web
 
+from asyncpush.emulator.api.images import ImagesApi
+from asyncpush.emulator.api.requests import BatchDeleteImage, ImageId, PutImage
 from asyncpush.emulator.errors import AwsError
-from asyncpush.emulator.finishing import Finishing
-from asyncpush.emulator.images_api import ImagesApi
-from asyncpush.emulator.manifests import sha256_digest
-from asyncpush.emulator.records import Image
-from asyncpush.emulator.registry import Target
-from asyncpush.emulator.repository import Repository
+from asyncpush.emulator.limits import MAX_MANIFEST
+from asyncpush.emulator.registry import Registry, Target
 from asyncpush.emulator.request_body import read_body
-from asyncpush.emulator.requests import BatchDeleteImage, ImageId, PutImage
-from asyncpush.emulator.rules import MAX_MANIFEST
-from asyncpush.emulator.store import Store
-from asyncpush.emulator.v2.answers import VERSION, empty
-from asyncpush.emulator.v2.errors import V2Error, digest_invalid, translated
+from asyncpush.emulator.store.background import Finishing
+from asyncpush.emulator.store.manifests import Manifest, sha256_digest
+from asyncpush.emulator.store.records import Image
+from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.store.state import Store
+from asyncpush.emulator.v2.answers import VERSION, V2Error, digest_invalid, empty, json_answer, page, translated
 from asyncpush.model import Digest
 
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
@@ -106,3 +105,43 @@ def _text(raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError as error:
         raise V2Error(400, "MANIFEST_INVALID", "the manifest is not UTF-8") from error
+
+
+_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+
+
+def tags(request: web.Request, repository: Repository) -> web.Response:
+    """The tags in order (Listing Tags)."""
+    shown, headers = page(request, tuple(repository.tags))
+    return json_answer({"name": repository.name, "tags": shown}, headers=headers)
+
+
+def catalog(request: web.Request, store: Store, registry: Registry | None) -> web.Response:
+    """The names of a registry's repositories, or of all registries' (Docker's API; no part of the specification)."""
+    held = store.repositories.values() if registry is None else [store.held(registry)]
+    shown, headers = page(request, tuple({name for repositories in held for name in repositories}))
+    return json_answer({"repositories": shown}, headers=headers)
+
+
+def referrers(request: web.Request, repository: Repository, subject: str) -> web.Response:
+    """An index of the manifests whose subject is this digest, be it there or not (Listing Referrers)."""
+    if sha256_digest(subject) is None:
+        raise digest_invalid(subject)
+    wanted = request.query.get("artifactType")
+    found = [each for each in repository.referrers(subject) if not wanted or each.artifact_type == wanted]
+    index = {"schemaVersion": 2, "mediaType": _INDEX_TYPE, "manifests": [_descriptor(each) for each in found]}
+    headers = {"OCI-Filters-Applied": "artifactType"} if wanted else {}
+    return json_answer(index, headers=headers, media_type=_INDEX_TYPE)
+
+
+def _descriptor(manifest: Manifest) -> dict[str, object]:
+    members: dict[str, object] = {
+        "mediaType": manifest.media_type,
+        "digest": str(manifest.digest),
+        "size": manifest.size,
+    }
+    if manifest.artifact_type:
+        members["artifactType"] = manifest.artifact_type
+    if manifest.annotations:
+        members["annotations"] = manifest.annotations
+    return members

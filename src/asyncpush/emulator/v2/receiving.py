@@ -9,7 +9,7 @@ from functools import partial
 from aiohttp import ClientPayloadError, StreamReader
 from aiohttp.http_exceptions import HttpProcessingError
 
-from asyncpush.emulator.finishing import Finishing, Started
+from asyncpush.emulator.store.background import Finishing, Started
 
 #: Bytes worked on at once: enough to pay for a hop to a thread and an entry in the catalog.
 _BLOCK = 2 * 1024 * 1024

@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec import UNSET
 
 from asyncpush.errors import InvalidReferenceError, UsageError
+from asyncpush.migrate.plan.diagnostics import Problems, member
 from asyncpush.migrate.plan.document import (
     AwsDocument,
     CredentialsDocument,
@@ -15,7 +16,6 @@ from asyncpush.migrate.plan.document import (
     TlsDocument,
 )
 from asyncpush.migrate.plan.model import Target
-from asyncpush.migrate.plan.problems import Problems, member
 from asyncpush.migrate.plan.repositories import given
 from asyncpush.reference import RegistryName, check_repository, parse_registry
 from asyncpush.settings import AwsConfiguration, Credentials, SourceRegistry

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from msgspec import UNSET, UnsetType
 
 from asyncpush.errors import InvalidReferenceError
+from asyncpush.migrate.plan.convert import shaped
+from asyncpush.migrate.plan.destinations import Goals, read_to
+from asyncpush.migrate.plan.diagnostics import Problems, member
 from asyncpush.migrate.plan.document import (
+    AlternativeDocument,
     DefaultsDocument,
     EntryDocument,
+    ExcludeDocument,
     PlanDocument,
     RegistryDocument,
+    TagsDocument,
     TargetDocument,
+    Texts,
 )
-from asyncpush.migrate.plan.futile import futile_rules, futile_settings
-from asyncpush.migrate.plan.goals import Goals, read_to
 from asyncpush.migrate.plan.model import Entry, Goal, Plan, Target
-from asyncpush.migrate.plan.origin import Origin, read_origin
-from asyncpush.migrate.plan.problems import Problems, member
-from asyncpush.migrate.plan.reading import Value
 from asyncpush.migrate.plan.registries import make_target, source_registry
 from asyncpush.migrate.plan.repositories import Repositories, first_given, given, merged
-from asyncpush.migrate.plan.rules import platforms, tag_rules, texts
-from asyncpush.migrate.plan.shape import shaped
-from asyncpush.migrate.plan.tags import TagRules
-from asyncpush.migrate.plan.variables import Expanded, expand
+from asyncpush.migrate.plan.source import Origin, read_origin
+from asyncpush.migrate.plan.tags import Alternative, Patterns, TagRules, check_glob, check_regex, is_tag
+from asyncpush.migrate.plan.versions import VersionRange
+from asyncpush.migrate.plan.yaml_loader import Expanded, Value, expand
 from asyncpush.model import Platform
 from asyncpush.settings import RepositorySettings, SourceRegistry
 from asyncpush.sources.registry.reference import canonical_host
@@ -261,3 +264,140 @@ class _Resolver:
 
 def _is_one(origin: Origin, rules: TagRules) -> bool:
     return origin.is_chosen or (len(rules.names) == 1 and not rules.needs_listing)
+
+
+def futile_rules(rules: TagRules, place: str) -> Iterator[str]:
+    """What of the rules of tags at *place* can't do what it seems to be for."""
+    for name in rules.names:
+        if name in rules.exclude_names:
+            yield f"{place}: {name} is taken by name, so that excluding it by name means nothing"
+    yield from _futile(Alternative(rules.patterns, rules.exclude), place)
+    for at, each in enumerate(rules.alternatives):
+        yield from _futile(each, f"{member(place, 'any')}[{at}]")
+
+
+def futile_settings(settings: RepositorySettings, place: str, *, create: bool) -> Iterator[str]:
+    """Whether the settings at *place* are for repositories that nobody creates."""
+    if not create and settings != RepositorySettings():
+        yield f"{place}: its settings count only with create: true, or migrate --create-repository"
+
+
+def _futile(said: Alternative, place: str) -> Iterator[str]:
+    yield from _impossible(said.patterns, place)
+    yield from _impossible(said.exclude, member(place, "exclude"))
+    for kind in ("glob", "regex"):
+        wanted, unwanted = getattr(said.patterns, kind), getattr(said.exclude, kind)
+        everything = {"glob": "*", "regex": ".*"}[kind]
+        if everything in unwanted or (wanted and set(wanted) <= set(unwanted)):
+            yield f"{place}: exclude has all of {kind}, so that no tag is taken"
+
+
+def _impossible(patterns: Patterns, place: str) -> Iterator[str]:
+    """Patterns that match no tag, whatever its name."""
+    for glob in patterns.glob:
+        odd = re.search(r"[^A-Za-z0-9_.*?-]", re.sub(r"\[[^]]+\]", "", glob))
+        if odd:
+            hint = "; Helm writes _ for it" if odd[0] == "+" else ""
+            yield f"{member(place, 'glob')}: {glob[:100]!r} matches no tag, since none has {odd[0]!r}{hint}"
+    for regex in patterns.regex:
+        if re.search(r"(?<!\\)\$[A-Za-z0-9_]", re.sub(r"\[[^]]*\]", "", regex)):
+            why = "since $ is the end of one (a variable is ${NAME})"
+            yield f"{member(place, 'regex')}: {regex[:100]!r} matches no tag, {why}"
+    for version_range in patterns.semver:
+        if version_range.is_empty:
+            yield f"{member(place, 'semver')}: no version is in {version_range.text!r}"
+
+
+def tag_rules(said: str | list[str] | TagsDocument | UnsetType, place: str, problems: Problems) -> TagRules:
+    """The rules that *said* stands for; what is wrong with them is noted at *place*."""
+    if isinstance(said, UnsetType):
+        return TagRules()
+    if not isinstance(said, TagsDocument):
+        return TagRules(names=_names(said, place, problems))
+    names = _names(said.names, member(place, "names"), problems)
+    whole = _alternative(said, place, problems)
+    if said.any == []:
+        problems.add(member(place, "any"), "is empty")
+    alternatives = tuple(
+        _alternative(each, f"{member(place, 'any')}[{at}]", problems) for at, each in enumerate(given(said.any) or ())
+    )
+    if names and (said.glob, said.regex, said.semver, said.any) == (UNSET, UNSET, UNSET, UNSET):
+        for name in ("exclude", "newest"):
+            if getattr(said, name) is not UNSET:
+                problems.add(
+                    member(place, name), "chooses among patterns, not names", hint='add glob: "*" for all tags'
+                )
+    return TagRules(
+        names=names,
+        patterns=whole.patterns,
+        alternatives=alternatives,
+        exclude=whole.exclude,
+        exclude_names=whole.exclude_names,
+        newest=given(said.newest),
+    )
+
+
+def _alternative(said: TagsDocument | AlternativeDocument, place: str, problems: Problems) -> Alternative:
+    patterns = _patterns(said, place, problems)
+    there, exclude = member(place, "exclude"), given(said.exclude) or ExcludeDocument()
+    found = Alternative(
+        patterns, _patterns(exclude, there, problems), _names(exclude.names, member(there, "names"), problems)
+    )
+    if isinstance(said, AlternativeDocument) and found == Alternative() and not problems.has_below(place):
+        problems.add(place, "matches all tags", hint="give it glob, regex, semver or exclude")
+    return found
+
+
+def platforms(said: Texts | UnsetType, place: str, problems: Problems) -> tuple[Platform, ...]:
+    """The platforms that *said* names; none for all of them."""
+    if isinstance(said, UnsetType) or said in ("all", ["all"]):
+        return ()
+    if not said:
+        problems.add(place, "is empty", hint="name a platform, or all")
+    found: dict[Platform, None] = {}
+    for at, text in enumerate(texts(said)):
+        with problems.at(_item(said, place, at)):
+            found[Platform.parse(text)] = None
+    return tuple(found)
+
+
+def texts(said: Texts | UnsetType) -> list[str]:
+    """A list of what may be one text or many."""
+    if isinstance(said, UnsetType):
+        return []
+    return [said] if isinstance(said, str) else said
+
+
+def _names(said: Texts | UnsetType, place: str, problems: Problems) -> tuple[str, ...]:
+    if said == []:
+        problems.add(place, "is empty", hint="name a tag, or leave it out for all tags")
+    for at, name in enumerate(texts(said)):
+        if not is_tag(name):
+            is_digest = name.startswith("sha256:")
+            hint = "an image by digest is an entry of its own: from: REPOSITORY@DIGEST"
+            problems.add(_item(said, place, at), f"{name[:140]!r} is not a tag", hint=hint if is_digest else None)
+    return tuple(dict.fromkeys(texts(said)))
+
+
+def _patterns(said: TagsDocument | AlternativeDocument | ExcludeDocument, place: str, problems: Problems) -> Patterns:
+    ranges = []
+    for at, text in enumerate(texts(said.semver)):
+        with problems.at(_item(said.semver, member(place, "semver"), at)):
+            ranges.append(VersionRange.parse(text))
+    _check(said.glob, check_glob, member(place, "glob"), problems)
+    _check(said.regex, check_regex, member(place, "regex"), problems)
+    if said.semver == []:
+        problems.add(member(place, "semver"), "is empty")
+    return Patterns(tuple(texts(said.glob)), tuple(texts(said.regex)), tuple(ranges))
+
+
+def _check(said: Texts | UnsetType, check: Callable[[str], None], place: str, problems: Problems) -> None:
+    if said == []:
+        problems.add(place, "is empty")
+    for at, text in enumerate(texts(said)):
+        with problems.at(_item(said, place, at)):
+            check(text)
+
+
+def _item(said: Texts | UnsetType, place: str, at: int) -> str:
+    return f"{place}[{at}]" if isinstance(said, list) else place

@@ -7,12 +7,11 @@ blobs that stream.
 from __future__ import annotations
 
 from asyncpush.sources.registry.credentials import Logins, is_ecr, no_logins
-from asyncpush.sources.registry.patience import Patience
+from asyncpush.sources.registry.pool import Remotes, RemoteSource, open_remote, open_remotes
 from asyncpush.sources.registry.reference import RemoteReference, canonical_host, is_remote, parse_remote
 from asyncpush.sources.registry.referrers import RepositoryReferrers
-from asyncpush.sources.registry.remote import Remote
-from asyncpush.sources.registry.remotes import Remotes, open_remote, open_remotes
-from asyncpush.sources.registry.source import RemoteSource
+from asyncpush.sources.registry.retry import Patience
+from asyncpush.sources.registry.source_registry import Remote
 
 __all__ = [
     "Logins",

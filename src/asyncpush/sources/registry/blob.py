@@ -17,12 +17,11 @@ from asyncpush.errors import DigestMismatchError, SourceError
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import BlobStream
 from asyncpush.settings import MiB
+from asyncpush.sources.registry.client import UNASKED, OpenAnswer, Turn, Wire
 from asyncpush.sources.registry.encoding import GZIP, Decoder, Encoding, encoding_of, is_hidden, unknown_encoding_of
 from asyncpush.sources.registry.http import LATER, translated
-from asyncpush.sources.registry.patience import TransientError
 from asyncpush.sources.registry.requests import Ask, path_of
-from asyncpush.sources.registry.turns import OpenAnswer, Turn
-from asyncpush.sources.registry.wire import UNASKED, Wire
+from asyncpush.sources.registry.retry import TransientError
 
 _OPERATION = "GET blob"
 _WHOLE, _PARTIAL, _NO_SUCH_RANGE, _BROKEN = 200, 206, 416, 500

@@ -11,13 +11,13 @@ from typing import TypeAlias
 
 from anyio import Lock, to_thread
 
-from asyncpush.administration import Login
 from asyncpush.errors import ConfigurationError, InvalidReferenceError, RegistryError, SourceDeniedError
+from asyncpush.protocols import Login
 from asyncpush.reference import parse_registry
 from asyncpush.settings import SourceRegistry
-from asyncpush.sources.registry.helpers import ask_helper
+from asyncpush.sources.registry.credential_helpers import ask_helper
+from asyncpush.sources.registry.docker_config import HUB_KEY, Account, AuthFile, Helper, auth_files
 from asyncpush.sources.registry.reference import HUB
-from asyncpush.sources.registry.stored import HUB_KEY, Account, AuthFile, Helper, auth_files
 
 #: Makes the login of a registry that AWS credentials open; None if it can't.
 Logins: TypeAlias = Callable[[SourceRegistry], Login | None]

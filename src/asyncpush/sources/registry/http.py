@@ -13,11 +13,11 @@ from yarl import URL
 
 from asyncpush import open_files
 from asyncpush.errors import SourceError, SourceUnavailableError
-from asyncpush.retry import HostBackoff
+from asyncpush.http.retry import HostBackoff
 from asyncpush.settings import MiB, SourceRegistry
 from asyncpush.sources.registry.encoding import decompressed, encoding_of_document
-from asyncpush.sources.registry.patience import Patience, TransientError
-from asyncpush.sources.registry.surroundings import Surroundings, look_around, proxy_for
+from asyncpush.sources.registry.environment import Surroundings, look_around, proxy_for
+from asyncpush.sources.registry.retry import Patience, TransientError
 
 #: What to do about what may pass.
 LATER = "go on later: the same command goes on"

@@ -5,8 +5,9 @@ Sources: OCI distribution-spec 1.1, "listing tags", "listing referrers"; the dis
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import replace
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -16,12 +17,11 @@ from yarl import URL
 
 from asyncpush.errors import ManifestError, SourceDeniedError, SourceError, SourceNotFoundError
 from asyncpush.settings import MiB
-from asyncpush.sources.content import Document, decode_document
-from asyncpush.sources.registry.links import parse_links
-from asyncpush.sources.registry.patience import TransientError
-from asyncpush.sources.registry.refusals import DeniedError, NotThereError, RefusedError
+from asyncpush.sources.blobs import Document, decode_document
+from asyncpush.sources.registry.client import Wire
+from asyncpush.sources.registry.errors import DeniedError, NotThereError, RefusedError
 from asyncpush.sources.registry.requests import Answer, Ask
-from asyncpush.sources.registry.wire import Wire
+from asyncpush.sources.registry.retry import TransientError
 
 #: Some registries ignore the length of a page: a hundred thousand tags are a few MiB.
 MAX_PAGE_SIZE = 32 * MiB
@@ -291,3 +291,56 @@ def _is_same_list(path: str, own: str) -> bool:
     """Whether *path* is that of a list, perhaps as a server behind a proxy sees it: ``.../tags/list``, say."""
     ending = own.rsplit("/", 2)[1:] if not own.endswith("/_catalog") else ["_catalog"]
     return path.split("/")[-len(ending) :] == ending
+
+
+_SEPARATORS = re.compile(r"[\s,;]*")
+#: A target in brackets, or without them: up to a blank, comma or semicolon.
+_TARGET = re.compile(r"<([^>]*)>?|([^\s,;<]+)")
+_PARAMETER = re.compile(
+    r"""[\s;]+([A-Za-z0-9!#$%&'*+.^_`|~-]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|'([^']*)'?|([^\s,;]*)))?"""
+)
+_ESCAPED = re.compile(r"\\(.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link.
+
+    Attributes:
+        target: what it leads to, as it is written.
+        relations: what that is to the answer, in lower case; empty if the link does not say.
+    """
+
+    target: str
+    relations: frozenset[str]
+
+
+def parse_links(values: Iterable[str]) -> tuple[Link, ...]:
+    """Read all links of an answer, from each of its Link headers."""
+    return tuple(link for value in values for link in _parse(value))
+
+
+def _parse(text: str) -> Iterator[Link]:
+    at = 0
+    while True:
+        at = _end(_SEPARATORS, text, at)
+        target = _TARGET.match(text, at)
+        if target is None:
+            return
+        at = target.end()
+        relations: str | None = None
+        while parameter := _PARAMETER.match(text, at):
+            at = parameter.end()
+            quoted, single, word = parameter.group(2, 3, 4)
+            if parameter[1].lower() == "rel" and relations is None:
+                relations = _ESCAPED.sub(r"\1", quoted) if quoted is not None else single or word
+        yield Link((target[1] if target[1] is not None else target[2]).strip(), _words(relations))
+
+
+def _words(relations: str | None) -> frozenset[str]:
+    return frozenset((relations or "").lower().split())
+
+
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    match = pattern.match(text, at)
+    return match.end() if match else at

@@ -15,11 +15,11 @@ import msgspec
 from asyncpush.errors import ManifestError, SourceDeniedError, SourceError, SourceNotFoundError, SourceUnavailableError
 from asyncpush.manifest import DescriptorDocument, Manifest, parse_descriptor
 from asyncpush.model import Descriptor, Digest
-from asyncpush.sources.content import decode_document
+from asyncpush.sources.blobs import decode_document
+from asyncpush.sources.registry.client import Wire
+from asyncpush.sources.registry.errors import NotThereError, RefusedError
 from asyncpush.sources.registry.listing import CutShortError, pages
-from asyncpush.sources.registry.refusals import NotThereError, RefusedError
 from asyncpush.sources.registry.requests import Ask, path_of
-from asyncpush.sources.registry.wire import Wire
 
 #: Reads a manifest of a repository, by its tag or digest.
 ReadManifest: TypeAlias = Callable[[str, str], Awaitable[Manifest]]

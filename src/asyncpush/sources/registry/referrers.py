@@ -16,7 +16,7 @@ from asyncpush.events import Emit, Notice, ignore
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import FoundReferrers, Image, UnreadReferrer
 from asyncpush.sources.registry.reference import SCHEME
-from asyncpush.sources.registry.remote import Remote
+from asyncpush.sources.registry.source_registry import Remote
 
 _COSIGN = ("sig", "att", "sbom")
 

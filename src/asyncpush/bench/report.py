@@ -1,0 +1,226 @@
+"""A sweep as one JSON document for programs: the machine, every round's raw figures, medians."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TypeAlias
+
+from rich.console import Console
+from rich.table import Table
+
+from asyncpush.bench.figures import OPERATIONS, Latency, Spread, Summary, summarise, verdicts
+from asyncpush.bench.measure import Sample
+from asyncpush.bench.sweep import Outcome
+from asyncpush.bench.trials import Combination, size_word
+
+Json: TypeAlias = "Mapping[str, str | int | float | Json | Sequence[Json] | Sequence[float] | None]"
+
+#: Counted up when a member changes its name or meaning; new members may come at any time.
+_VERSION = 1
+
+_PACKAGES = ("asyncpush", "aioboto3", "aiobotocore", "aiohttp", "anyio", "botocore", "pybase64")
+
+#: Digits behind the point of a second: microseconds.
+_DIGITS = 6
+
+
+def document(outcome: Outcome) -> Json:
+    """All that there is to tell. Sizes are bytes, times seconds."""
+    plan, place = outcome.plan, outcome.place
+    return {
+        "version": _VERSION,
+        "made": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "machine": _machine(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "endpoint": {
+            "url": place.url,
+            "service": place.service,
+            "registryId": place.registry_id,
+            "region": place.region,
+            "emulator": place.local,
+        },
+        "plan": {"warmUp": plan.warm_up, "rounds": plan.rounds, "maxMemory": plan.max_memory, "bytes": plan.total},
+        "combinations": _combinations(outcome.samples),
+        "rounds": [_round(sample) for sample in outcome.samples],
+        "failure": outcome.failure,
+    }
+
+
+def _machine() -> Json:
+    load = os.getloadavg() if hasattr(os, "getloadavg") else ()
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "load": [round(each, 2) for each in load],
+    }
+
+
+def _combinations(samples: Iterable[Sample]) -> list[Json]:
+    return [
+        {
+            **_members(summary.combination),
+            "rounds": summary.rounds,
+            "seconds": _spread_json(summary.seconds),
+            "bytesPerSecond": _spread_json(summary.rate),
+            "cpuSecondsPerGiB": _spread_json(summary.cpu),
+            "latencies": {name: _latency_json(latency) for name, latency in summary.latencies.items()},
+            "throttled": summary.throttled,
+            "retried": summary.retried,
+        }
+        for summary in summarise(samples)
+    ]
+
+
+def _round(sample: Sample) -> Json:
+    return {
+        "round": sample.turn.round,
+        **_members(sample.turn.combination),
+        "bytes": sample.turn.combination.total,
+        "seconds": round(sample.seconds, _DIGITS),
+        "bytesPerSecond": round(sample.rate, _DIGITS),
+        "cpuSeconds": round(sample.cpu, _DIGITS),
+        "cpuSecondsPerGiB": round(sample.cpu_per_gib, _DIGITS),
+        "requests": dict(sorted(sample.counts().items())),
+        "throttled": sample.throttled,
+        "retried": sample.retried,
+        "latencies": {
+            operation: [round(seconds, _DIGITS) for seconds in sample.latencies(operation)] for operation in OPERATIONS
+        },
+    }
+
+
+def _members(combination: Combination) -> Json:
+    return {
+        "layers": combination.layers,
+        "size": combination.size,
+        "maxLayers": combination.max_layers,
+        "partSize": combination.part_size,
+    }
+
+
+def _spread_json(spread: Spread) -> Json:
+    return {name: round(value, _DIGITS) for name, value in asdict(spread).items()}
+
+
+def _latency_json(latency: Latency) -> Json:
+    return {name: round(value, _DIGITS) for name, value in asdict(latency).items()}
+
+
+#: Room for the widest table. A pipe has no width of its own: there, nothing is folded.
+_PIPE_WIDTH = 200
+
+_MB = 10**6
+
+#: What may differ between combinations: a column where it does, a word above the table where it does not.
+_Dimension: TypeAlias = tuple[str, Callable[[Combination], str]]
+_DIMENSIONS: tuple[_Dimension, ...] = (
+    ("layers", lambda combination: str(combination.layers)),
+    ("size", lambda combination: size_word(combination.size)),
+    ("max-layers", lambda combination: str(combination.max_layers)),
+    ("part-size", lambda combination: part_word(combination.part_size)),
+)
+
+
+def part_word(part_size: int | None) -> str:
+    """A part size; the endpoint's own where none was asked for."""
+    return size_word(part_size) if part_size else "default"
+
+
+def table(outcome: Outcome) -> str:
+    """The table of *outcome*, which has samples, and which combination is fastest."""
+    summaries = summarise(outcome.samples)
+    combinations = [summary.combination for summary in summaries]
+    swept = [each for each in _DIMENSIONS if len({each[1](combination) for combination in combinations}) > 1]
+    constant = [f"{name} {word(combinations[0])}" for name, word in _DIMENSIONS if (name, word) not in swept]
+    rounds = min(summary.rounds for summary in summaries)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    shown = _table(summaries, swept, narrow=False)
+    wanted = console.measure(shown, options=console.options.update(max_width=_PIPE_WIDTH))
+    if wanted.maximum > console.width:
+        shown = _table(summaries, swept, narrow=True)
+    with console.capture() as captured:
+        console.print(outcome.heading, soft_wrap=True)
+        console.print(", ".join([*constant, _rounds(rounds)]), soft_wrap=True)
+        console.print()
+        console.print(shown)
+        console.print()
+        for line in _conclusions(summaries):
+            console.print(line, soft_wrap=True)
+    return captured.get()
+
+
+def _table(summaries: Sequence[Summary], swept: Sequence[_Dimension], *, narrow: bool) -> Table:
+    """A row a summary; a *narrow* one has spreads below their medians, and fits into 80 columns."""
+    shown = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=narrow)
+    refusals = _refusals(summaries)
+    headings = [name.replace("-", "-\n") for name, _ in swept]
+    headings += ["seconds", "MB/s", "CPU\ns/GiB", "part, ms\np50/p90/p99", "compl., ms\np50/p90/p99"]
+    headings += ["throttled", "retried"] if refusals else []
+    for heading in headings:
+        shown.add_column(heading, justify="right", overflow="fold", vertical="top")
+    for summary in summaries:
+        cells = [word(summary.combination) for _, word in swept]
+        cells += [
+            _spread(figure, summary.rounds, narrow) for figure in (summary.seconds, _mega(summary.rate), summary.cpu)
+        ]
+        cells += [_latency(summary.latencies.get(operation)) for operation in OPERATIONS]
+        cells += [str(summary.throttled), str(summary.retried)] if refusals else []
+        shown.add_row(*cells)
+    return shown
+
+
+def _refusals(summaries: Sequence[Summary]) -> int:
+    return sum(summary.throttled + summary.retried for summary in summaries)
+
+
+def _mega(rate: Spread) -> Spread:
+    return Spread(rate.median / _MB, rate.least / _MB, rate.largest / _MB)
+
+
+def _spread(figure: Spread, rounds: int, narrow: bool) -> str:
+    middle, spread = brief(figure.median), f"{brief(figure.least)}-{brief(figure.largest)}"
+    if rounds == 1:
+        return middle
+    return f"{middle}\n{spread}" if narrow else f"{middle} ({spread})"
+
+
+def _latency(latency: Latency | None) -> str:
+    if latency is None:
+        return "-"
+    return "/".join(f"{seconds * 1000:.0f}" for seconds in (latency.p50, latency.p90, latency.p99))
+
+
+def brief(value: float) -> str:
+    """*value* in about three digits, without an exponent."""
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def _rounds(count: int) -> str:
+    return f"medians of {count} rounds (least-largest)" if count > 1 else "one round"
+
+
+def _conclusions(summaries: Sequence[Summary]) -> list[str]:
+    lines = [] if _refusals(summaries) else ["No request was throttled or sent again."]
+    for verdict in verdicts(summaries):
+        combination = verdict.fastest.combination
+        line = (
+            f"Fastest for {combination.layers} x {size_word(combination.size)}: {_limits(combination)}, "
+            f"{brief(verdict.fastest.rate.median / _MB)} MB/s"
+        )
+        if not verdict.slower:
+            line += "; the spreads of all overlap: more --rounds, or a quieter machine, would tell more"
+        elif verdict.as_fast:
+            line += f"; within its spread: {'; '.join(_limits(each.combination) for each in verdict.as_fast)}"
+        lines.append(line)
+    return lines
+
+
+def _limits(combination: Combination) -> str:
+    return f"max-layers {combination.max_layers}, part-size {part_word(combination.part_size)}"

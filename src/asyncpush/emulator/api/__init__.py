@@ -1,0 +1,1 @@
+"""ECR's and ECR Public's JSON API: one module for each family of operations."""

@@ -1,0 +1,215 @@
+"""ECR's and ECR Public's JSON API: a target and a body in, an answer or an error in AWS's shape out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+
+from asyncpush import open_files
+from asyncpush.emulator.api import requests
+from asyncpush.emulator.api.addressing import Targets
+from asyncpush.emulator.api.downloads import Downloads
+from asyncpush.emulator.api.images import ImageListsApi, ImagesApi
+from asyncpush.emulator.api.layers import LayersApi
+from asyncpush.emulator.api.pagination import Document
+from asyncpush.emulator.api.part_body import read_part_body
+from asyncpush.emulator.api.registries import RegistriesApi, TokenApi
+from asyncpush.emulator.api.repositories import PoliciesApi, RepositoriesApi
+from asyncpush.emulator.api.validation import load_input_rules
+from asyncpush.emulator.auth.principal import Caller
+from asyncpush.emulator.auth.tokens import Tokens
+from asyncpush.emulator.errors import AwsError, not_implemented, server_error, unknown_operation
+from asyncpush.emulator.limits import Rules
+from asyncpush.emulator.registry import PRIVATE, PUBLIC, ServiceName, Target
+from asyncpush.emulator.store.state import Store
+
+_LOG = logging.getLogger(__name__)
+
+#: Bodies of more bytes than this are parsed in a thread (only manifests are so long, and parts).
+_INLINE = 64 * 1024
+
+R = TypeVar("R", bound=requests.Request)
+
+#: Answers a body; told who asks, and what judges its members.
+Operation = Callable[[bytearray, Caller, requests.Check], Awaitable[Document]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back: the operation's name for the log, the HTTP status and the JSON body."""
+
+    operation: str
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """ECR or ECR Public, and the prefix of its targets."""
+
+    name: ServiceName
+    prefix: str
+
+
+_PRIVATE = _Service(PRIVATE, "AmazonEC2ContainerRegistry_V20150921")
+_PUBLIC = _Service(PUBLIC, "SpencerFrontendService")
+
+
+class JsonApi:
+    """Both services on one store; making one blocks for some milliseconds, to load the services' models.
+
+    Args:
+        store: what is held.
+        rules: the numbers and addresses to answer by.
+        downloads: what makes the addresses of layers.
+        targets: what finds the registry of a request.
+        tokens: what opens ``/v2/``.
+    """
+
+    def __init__(self, store: Store, rules: Rules, downloads: Downloads, targets: Targets, tokens: Tokens) -> None:
+        self._store = store
+        self._targets = targets
+        self._layers = LayersApi(store, rules, downloads)
+        self._images = ImagesApi(store, rules)
+        self._lists = ImageListsApi(store)
+        self._repositories = RepositoriesApi(store, rules)
+        self._policies = PoliciesApi(store)
+        self._registries = RegistriesApi(store, rules)
+        self._tokens = TokenApi(tokens, rules)
+        self._inputs = {service.prefix: load_input_rules(service.name) for service in (_PRIVATE, _PUBLIC)}
+        self._operations = {
+            _PRIVATE.prefix: self._shared(_PRIVATE) | self._private_only(),
+            _PUBLIC.prefix: self._shared(_PUBLIC) | self._public_only(),
+        }
+
+    async def answer(self, target: str, body: bytearray, caller: Caller) -> Answer:
+        """Carry out one request.
+
+        Args:
+            target: the ``X-Amz-Target`` header, empty if there was none.
+            body: the request's body.
+            caller: who asks.
+
+        Returns:
+            An answer in any case: refusals, a full disk and defects are answers, too.
+        """
+        name = operation_name(target)
+        try:
+            return Answer(name, 200, msgspec.json.encode(await self._run(target, body, caller)))
+        except AwsError as error:
+            return refusal(name, error)
+        except OSError as error:
+            return refusal(
+                name, server_error(f"The emulator can't use its data directory: {open_files.shortage(error) or error}")
+            )
+        except Exception:  # noqa: BLE001 - a defect in one operation must not end the server
+            _LOG.exception("%s failed", name)
+            return refusal(name, AwsError("InternalFailure", "The emulator has a defect; its log has more", status=500))
+
+    async def _run(self, target: str, body: bytearray, caller: Caller) -> Document:
+        prefix, _, name = target.rpartition(".")
+        table = self._operations.get(prefix)
+        if table is None:
+            raise unknown_operation(target, "is of no service that this emulator has (see the header X-Amz-Target)")
+        operation = table.get(name)
+        if operation is None:
+            if name in self._inputs[prefix].operations:
+                raise not_implemented(name)
+            raise unknown_operation(name, "is not one that this service has")
+        return await operation(body, caller, partial(self._inputs[prefix].check, name))
+
+    def _shared(self, service: _Service) -> dict[str, Operation]:
+        layers, images, repositories, policies = self._layers, self._images, self._repositories, self._policies
+        of, settings = partial(self._json, service), requests
+        return {
+            "BatchCheckLayerAvailability": of(requests.BatchCheckLayerAvailability, layers.check),
+            "InitiateLayerUpload": of(requests.InitiateLayerUpload, layers.initiate),
+            "UploadLayerPart": self._part(service),
+            "CompleteLayerUpload": of(requests.CompleteLayerUpload, layers.complete),
+            "PutImage": of(requests.PutImage, images.put),
+            "DescribeImages": of(requests.DescribeImages, self._lists.describe),
+            "BatchDeleteImage": of(requests.BatchDeleteImage, images.delete),
+            "CreateRepository": of(settings.CreateRepository, repositories.create),
+            "DescribeRepositories": of(settings.DescribeRepositories, repositories.describe),
+            "DeleteRepository": of(settings.DeleteRepository, repositories.delete),
+            "GetAuthorizationToken": of(settings.GetAuthorizationToken, self._tokens.authorize),
+            "SetRepositoryPolicy": of(settings.SetRepositoryPolicy, policies.set_policy),
+            "GetRepositoryPolicy": of(requests.RepositoryRequest, policies.get_policy),
+            "DeleteRepositoryPolicy": of(requests.RepositoryRequest, policies.delete_policy),
+            "ListTagsForResource": of(settings.ListTagsForResource, policies.list_tags),
+            "TagResource": of(settings.TagResource, policies.tag),
+            "UntagResource": of(settings.UntagResource, policies.untag),
+        }
+
+    def _private_only(self) -> dict[str, Operation]:
+        images, policies, registries = self._lists, self._policies, self._registries
+        of, settings = partial(self._json, _PRIVATE), requests
+        return {
+            "BatchGetImage": of(requests.BatchGetImage, self._images.get),
+            "GetDownloadUrlForLayer": of(requests.GetDownloadUrlForLayer, self._layers.download_url),
+            "ListImages": of(requests.ListImages, images.list_ids),
+            "ListImageReferrers": of(requests.ListImageReferrers, images.referrers),
+            "PutImageTagMutability": of(settings.PutImageTagMutability, policies.put_mutability),
+            "PutImageScanningConfiguration": of(settings.PutImageScanningConfiguration, policies.put_scanning),
+            "PutLifecyclePolicy": of(settings.PutLifecyclePolicy, policies.put_lifecycle_policy),
+            "GetLifecyclePolicy": of(requests.RepositoryRequest, policies.get_lifecycle_policy),
+            "DeleteLifecyclePolicy": of(requests.RepositoryRequest, policies.delete_lifecycle_policy),
+            "DescribeRegistry": of(requests.Request, registries.describe),
+            "GetAccountSetting": of(settings.GetAccountSetting, registries.setting),
+            "PutAccountSetting": of(settings.PutAccountSetting, registries.put_setting),
+            "CreateRepositoryCreationTemplate": of(
+                settings.CreateRepositoryCreationTemplate, registries.create_template
+            ),
+            "UpdateRepositoryCreationTemplate": of(
+                settings.UpdateRepositoryCreationTemplate, registries.update_template
+            ),
+            "DescribeRepositoryCreationTemplates": of(
+                settings.DescribeRepositoryCreationTemplates, registries.describe_templates
+            ),
+            "DeleteRepositoryCreationTemplate": of(
+                settings.DeleteRepositoryCreationTemplate, registries.delete_template
+            ),
+        }
+
+    def _public_only(self) -> dict[str, Operation]:
+        of, settings = partial(self._json, _PUBLIC), requests
+        return {
+            "DescribeImageTags": of(requests.DescribeImageTags, self._lists.describe_tags),
+            "DescribeRegistries": of(settings.DescribeRegistries, self._registries.describe_all),
+            "GetRegistryCatalogData": of(requests.Request, self._registries.catalog_data),
+            "PutRegistryCatalogData": of(settings.PutRegistryCatalogData, self._registries.put_catalog_data),
+            "GetRepositoryCatalogData": of(requests.RepositoryRequest, self._policies.get_catalog_data),
+            "PutRepositoryCatalogData": of(settings.PutRepositoryCatalogData, self._policies.put_catalog_data),
+        }
+
+    def _json(self, service: _Service, kind: type[R], run: Callable[[R, Target], Awaitable[Document]]) -> Operation:
+        async def operation(body: bytearray, caller: Caller, check: requests.Check) -> Document:
+            read = partial(requests.decode, body, kind, check)
+            request = await self._store.in_thread(read) if len(body) > _INLINE else read()
+            return await run(request, self._targets.of(service.name, caller, request.registry_id))
+
+        return operation
+
+    def _part(self, service: _Service) -> Operation:
+        async def operation(body: bytearray, caller: Caller, check: requests.Check) -> Document:
+            part = await self._store.in_thread(read_part_body, body, check)
+            target = self._targets.of(service.name, caller, part.request.registry_id)
+            return await self._layers.upload_part(part, target)
+
+        return operation
+
+
+def operation_name(target: str) -> str:
+    """The operation that a target names, for the log."""
+    return target.rpartition(".")[2] or "(none)"
+
+
+def refusal(operation: str, error: AwsError) -> Answer:
+    """An error in AWS's shape (JSON 1.1: ``__type``, ``message`` and the shape's members)."""
+    document = {"__type": error.code, "message": error.message, **error.members}
+    return Answer(operation, error.status, msgspec.json.encode(document))

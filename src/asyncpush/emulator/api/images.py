@@ -1,0 +1,308 @@
+"""The operations that put, get and delete images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from asyncpush.emulator.api import requests
+from asyncpush.emulator.api.pagination import Document, paginate
+from asyncpush.emulator.api.requests import ImageId
+from asyncpush.emulator.errors import (
+    image_digest_mismatch,
+    image_exists,
+    image_not_found,
+    invalid_parameter,
+    layers_not_found,
+    limit_exceeded,
+    referenced_images_not_found,
+    tag_exists,
+)
+from asyncpush.emulator.limits import Rules
+from asyncpush.emulator.registry import Target
+from asyncpush.emulator.store.manifests import Manifest, Reference, read_manifest
+from asyncpush.emulator.store.records import Image
+from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.store.state import Store, now
+from asyncpush.model import Digest
+
+_DIGEST = re.compile(r"[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,299}")
+
+
+class ImagesApi:
+    """ECR's image operations on a store."""
+
+    def __init__(self, store: Store, rules: Rules) -> None:
+        self._store = store
+        self._rules = rules
+        self._behaviour = rules.behaviour
+
+    async def put(self, request: requests.PutImage, target: Target) -> Document:
+        """PutImage: the exact bytes, once all that they name is there."""
+        name, registry_id = request.repository_name, target.id
+        self._store.repository(target, name)
+        raw = request.image_manifest.encode()
+        manifest = await self._store.in_thread(read_manifest, raw, request.image_manifest_media_type)
+        if request.image_digest not in (None, str(manifest.digest)):
+            raise image_digest_mismatch(str(request.image_digest), name, registry_id)
+        async with self._store.changing(target, name) as repository:
+            self._check_quotas(repository, manifest, request.image_tag)
+            self._check_references(repository, manifest, registry_id)
+            self._check_tag(repository, manifest.digest, request.image_tag, registry_id)
+            image = Image(manifest, now())
+            await self._store.in_thread(repository.put, image, raw, request.image_tag)
+        image_id = ImageId(str(manifest.digest), request.image_tag)
+        return {"image": _image(request, registry_id, image_id, request.image_manifest, manifest.media_type)}
+
+    async def get(self, request: requests.BatchGetImage, target: Target) -> Document:
+        """BatchGetImage; never converts a manifest, whatever the caller accepts."""
+        registry_id = target.id
+        repository = self._store.repository(target, request.repository_name)
+        images: list[Document] = []
+        failures: list[Document] = []
+        for wanted in request.image_ids:
+            found = repository.find(digest=wanted.image_digest, tag=wanted.image_tag)
+            if found is None or not self._is_accepted(found, request.accepted_media_types):
+                failures.append(_failure(repository, wanted))
+                continue
+            raw = await self._store.in_thread(repository.read_manifest, found)
+            tags = repository.tags_by_image().get(found.manifest.digest, ())
+            image_id = ImageId(str(found.manifest.digest), wanted.image_tag or next(iter(tags), None))
+            images.append(_image(request, registry_id, image_id, raw.decode(), found.manifest.media_type))
+        return {"images": images, "failures": failures}
+
+    async def delete(self, request: requests.BatchDeleteImage, target: Target) -> Document:
+        """BatchDeleteImage: a tag by its name, an image and all its tags by its digest."""
+        deleted: list[ImageId] = []
+        failures: list[Document] = []
+        async with self._store.changing(target, request.repository_name) as repository:
+            for wanted in request.image_ids:
+                found = repository.find(digest=wanted.image_digest, tag=wanted.image_tag)
+                if found is None:
+                    failures.append(_failure(repository, wanted))
+                elif not wanted.image_tag and repository.is_child(found.manifest.digest):
+                    failures.append(_referenced(wanted))
+                else:
+                    deleted += await self._delete(repository, found.manifest.digest, wanted.image_tag)
+        return {"imageIds": deleted, "failures": failures}
+
+    async def _delete(self, repository: Repository, digest: Digest, tag: str | None) -> list[ImageId]:
+        if tag:
+            await self._store.in_thread(repository.untag, tag)
+            return [ImageId(str(digest), tag)]
+        tags = repository.tags_by_image().get(digest, ())
+        await self._store.in_thread(repository.remove, [digest])
+        return [ImageId(str(digest), tag) for tag in tags] or [ImageId(str(digest))]
+
+    def _check_quotas(self, repository: Repository, manifest: Manifest, tag: str | None) -> None:
+        quotas, digest = self._rules.quotas(repository.registry), manifest.digest
+        if not manifest.layer_count and manifest.blobs and self._behaviour.oci_conformance == "no":
+            raise invalid_parameter("ImageManifest", "Image has to have at least 1 layer")
+        if quotas.layers and manifest.layer_count > quotas.layers:
+            raise invalid_parameter("ImageManifest", "Limit on number of layers per image exceeded")
+        if digest not in repository.images and len(repository.images) >= quotas.images:
+            raise limit_exceeded(f"The maximum number of images in a repository, {quotas.images}, has been reached")
+        others = sum(1 for name, named in repository.tags.items() if named == digest and name != tag)
+        if tag and others >= quotas.tags:
+            raise limit_exceeded(f"The maximum number of tags of an image, {quotas.tags}, has been reached")
+
+    def _check_references(self, repository: Repository, manifest: Manifest, registry_id: str) -> None:
+        held_layers = (reference.sha256 in repository.layers for reference in manifest.blobs)
+        if lost := _missing(manifest.blobs, held_layers):
+            raise layers_not_found(lost, repository.name, registry_id)
+        held_images = (reference.sha256 in repository.images for reference in manifest.children)
+        lost = _missing(manifest.children, held_images)
+        if manifest.subject and self._behaviour.missing_subject == "refused":
+            lost += [] if repository.find(digest=manifest.subject) else [manifest.subject]
+        if lost:
+            raise referenced_images_not_found(lost, repository.name, registry_id)
+
+    def _check_tag(self, repository: Repository, digest: Digest, tag: str | None, registry_id: str) -> None:
+        named = repository.tags.get(tag) if tag else None
+        guarded = tag is not None and named is not None and repository.is_immutable(tag)
+        if digest in repository.images and (tag is None or named == digest):
+            if tag and guarded and self._behaviour.same_immutable_tag == "image-tag-already-exists":
+                raise tag_exists(tag, repository.name)
+            raise image_exists(digest, tag, repository.name, registry_id)
+        if tag and guarded:
+            raise tag_exists(tag, repository.name)
+
+    def _is_accepted(self, image: Image, accepted: Sequence[str] | None) -> bool:
+        given = self._behaviour.unaccepted_manifest == "given" or accepted is None
+        return given or image.manifest.media_type in (accepted or ())
+
+
+def _missing(references: Iterable[Reference], held: Iterable[bool]) -> list[str]:
+    lost = (reference.digest for reference, there in zip(references, held, strict=True) if not there)
+    return list(dict.fromkeys(lost))
+
+
+def _image(
+    request: requests.RepositoryRequest, registry_id: str, image_id: ImageId, manifest: str, media_type: str
+) -> Document:
+    return {
+        "registryId": registry_id,
+        "repositoryName": request.repository_name,
+        "imageId": image_id,
+        "imageManifest": manifest,
+        "imageManifestMediaType": media_type,
+    }
+
+
+def _failure(repository: Repository, wanted: ImageId) -> Document:
+    """Why BatchGetImage or BatchDeleteImage found nothing."""
+    digest, tag = wanted.image_digest, wanted.image_tag
+    if not digest and not tag:
+        code, reason = "MissingDigestAndTag", "Invalid request parameters: both tag and digest cannot be null"
+    elif digest and not _DIGEST.fullmatch(digest):
+        code, reason = "InvalidImageDigest", "Invalid request parameters: image digest should satisfy the regex"
+    elif tag and not _TAG.fullmatch(tag):
+        code, reason = "InvalidImageTag", "Invalid request parameters: image tag should satisfy the regex"
+    elif digest and tag and repository.find(digest=digest) and repository.find(tag=tag):
+        code, reason = "ImageTagDoesNotMatchDigest", f"Requested image tag '{tag}' does not match digest '{digest}'"
+    else:
+        code, reason = "ImageNotFound", "Requested image not found"
+    return {"imageId": wanted, "failureCode": code, "failureReason": reason}
+
+
+def _referenced(wanted: ImageId) -> Document:
+    return {
+        "imageId": wanted,
+        "failureCode": "ImageReferencedByManifestList",
+        "failureReason": f"Requested image '{wanted.image_digest}' is referenced by a manifest list",
+    }
+
+
+#: Referrers of a page where a request names no number: the most that it can name.
+_REFERRERS = 50
+
+
+class ImageListsApi:
+    """ECR's lists of images on a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def describe(self, request: requests.DescribeImages, target: Target) -> Document:
+        """DescribeImages: those named, of which none may be missing, or all, page by page."""
+        registry_id = target.id
+        repository = self._store.repository(target, request.repository_name)
+        if request.image_ids is not None:
+            if request.next_token or request.max_results:
+                raise invalid_parameter("maxResults", "must not be given with imageIds")
+            found = [_must_find(repository, image_id, registry_id) for image_id in request.image_ids]
+            return {"imageDetails": image_details(repository, found, registry_id)}
+        page = paginate(
+            _filtered(repository, request.filter),
+            lambda image: str(image.manifest.digest),
+            request.next_token,
+            request.max_results,
+        )
+        return {"imageDetails": image_details(repository, page.entries, registry_id), **page.members}
+
+    async def list_ids(self, request: requests.ListImages, target: Target) -> Document:
+        """ListImages: an entry for each tag, and one for each image without."""
+        repository = self._store.repository(target, request.repository_name)
+        tags = repository.tags_by_image()
+        digests = [image.manifest.digest for image in _filtered(repository, request.filter)]
+        ids = [ImageId(str(digest), tag) for digest in digests for tag in tags.get(digest, (None,))]
+        page = paginate(
+            ids, lambda entry: f"{entry.image_digest} {entry.image_tag or ''}", request.next_token, request.max_results
+        )
+        return {"imageIds": page.entries, **page.members}
+
+    async def describe_tags(self, request: requests.DescribeImageTags, target: Target) -> Document:
+        """DescribeImageTags (public); a tag's date is its image's, since no other is kept."""
+        repository = self._store.repository(target, request.repository_name)
+        page = paginate(list(repository.tags), str, request.next_token, request.max_results)
+        found = [(tag, repository.find(tag=tag)) for tag in page.entries]
+        details = [
+            {"imageTag": tag, "createdAt": image.pushed_at, "imageDetail": common_detail(repository, image)}
+            for tag, image in found
+            if image
+        ]
+        return {"imageTagDetails": details, **page.members}
+
+    async def referrers(self, request: requests.ListImageReferrers, target: Target) -> Document:
+        """ListImageReferrers: the manifests whose subject is this digest, whether that is there or not."""
+        repository = self._store.repository(target, request.repository_name)
+        wanted = request.filter
+        found = [
+            manifest
+            for manifest in repository.referrers(request.subject_id.image_digest)
+            if not wanted.artifact_types or manifest.artifact_type in wanted.artifact_types
+        ]
+        shown = found if wanted.artifact_status in ("ACTIVE", "ANY") else []  # nothing is ever archived here
+        size = request.max_results or _REFERRERS
+        page = paginate(shown, lambda manifest: str(manifest.digest), request.next_token, size)
+        return {"referrers": [_referrer(manifest) for manifest in page.entries], **page.members}
+
+
+def _referrer(manifest: Manifest) -> Document:
+    found: dict[str, object] = {
+        "digest": str(manifest.digest),
+        "mediaType": manifest.media_type,
+        "size": manifest.size,
+        "artifactStatus": "ACTIVE",
+    }
+    if manifest.artifact_type:
+        found["artifactType"] = manifest.artifact_type
+    return {**found, "annotations": manifest.annotations} if manifest.annotations else found
+
+
+def _must_find(repository: Repository, wanted: ImageId, registry_id: str) -> Image:
+    found = repository.find(digest=wanted.image_digest, tag=wanted.image_tag)
+    if found is None:
+        raise image_not_found(wanted.image_digest, wanted.image_tag, repository.name, registry_id)
+    return found
+
+
+def _filtered(repository: Repository, wanted: requests.ImageFilter) -> list[Image]:
+    if wanted.image_status not in ("ACTIVE", "ANY"):
+        return []  # nothing is ever archived here
+    status = wanted.tag_status
+    tagged = set(repository.tags.values())
+    return [
+        image
+        for digest, image in repository.images.items()
+        if status == "ANY" or (digest in tagged) == (status == "TAGGED")
+    ]
+
+
+def image_details(repository: Repository, images: Iterable[Image], registry_id: str) -> list[Document]:
+    """ImageDetail of each of *images*."""
+    tags = repository.tags_by_image()
+    return [_detail(repository, image, tags.get(image.manifest.digest), registry_id) for image in images]
+
+
+def common_detail(repository: Repository, image: Image) -> dict[str, object]:
+    """What a detail says wherever it stands."""
+    manifest = image.manifest
+    detail: dict[str, object] = {
+        "imageDigest": str(manifest.digest),
+        "imageSizeInBytes": _size(repository, manifest),
+        "imagePushedAt": image.pushed_at,
+        "imageManifestMediaType": manifest.media_type,
+    }
+    if manifest.artifact_type:
+        detail["artifactMediaType"] = manifest.artifact_type
+    return detail
+
+
+def _detail(repository: Repository, image: Image, tags: list[str] | None, registry_id: str) -> Document:
+    detail = {"registryId": registry_id, "repositoryName": repository.name, **common_detail(repository, image)}
+    if tags:
+        detail["imageTags"] = tags
+    if repository.registry.is_public:
+        return detail
+    if image.manifest.subject:
+        detail["subjectManifestDigest"] = image.manifest.subject
+    return {**detail, "imageStatus": "ACTIVE"}
+
+
+def _size(repository: Repository, manifest: Manifest) -> int:
+    """An image's blobs together; of an index, its largest image (API reference, ImageDetail)."""
+    children = (repository.images.get(child.sha256) for child in manifest.children if child.sha256)
+    blobs = {reference.digest: reference.size for reference in manifest.blobs}
+    return sum(blobs.values()) or max((_size(repository, child.manifest) for child in children if child), default=0)

@@ -1,0 +1,221 @@
+"""The operations on what is kept with a repository and never acted on: settings, policies, resource tags, texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import msgspec
+
+from asyncpush.emulator.api import requests
+from asyncpush.emulator.api.pagination import Document, paginate
+from asyncpush.emulator.api.requests import RepositoryRequest
+from asyncpush.emulator.api.resource_tags import listed, tagged
+from asyncpush.emulator.errors import AwsError, invalid_parameter, limit_exceeded, policy_not_found
+from asyncpush.emulator.limits import Rules
+from asyncpush.emulator.registry import Target, repository_of_arn
+from asyncpush.emulator.store.records import RepositoryRecord
+from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.store.state import Store, now
+
+
+class PoliciesApi:
+    """A repository's settings, policies and tags on a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def put_mutability(self, request: requests.PutImageTagMutability, target: Target) -> Document:
+        """PutImageTagMutability."""
+        mutability, filters = request.image_tag_mutability, request.image_tag_mutability_exclusion_filters or ()
+        await self._change(request, target, mutability=mutability, exclusion_filters=filters)
+        answer = {**_named(request, target), "imageTagMutability": mutability}
+        return {**answer, "imageTagMutabilityExclusionFilters": filters} if filters else answer
+
+    async def put_scanning(self, request: requests.PutImageScanningConfiguration, target: Target) -> Document:
+        """PutImageScanningConfiguration."""
+        configuration = request.image_scanning_configuration
+        await self._change(request, target, scan_on_push=configuration.scan_on_push)
+        return {**_named(request, target), "imageScanningConfiguration": configuration}
+
+    async def put_lifecycle_policy(self, request: requests.PutLifecyclePolicy, target: Target) -> Document:
+        """PutLifecyclePolicy; nothing ever expires."""
+        text = request.lifecycle_policy_text
+        if not _is_object(text):
+            raise invalid_parameter("LifecyclePolicyText", "Lifecycle policy validation failure: must be JSON")
+        await self._change(request, target, lifecycle_policy=text)
+        return {**_named(request, target), "lifecyclePolicyText": text}
+
+    async def get_lifecycle_policy(self, request: RepositoryRequest, target: Target) -> Document:
+        """GetLifecyclePolicy."""
+        return _lifecycle_policy(self._store.repository(target, request.repository_name), target)
+
+    async def delete_lifecycle_policy(self, request: RepositoryRequest, target: Target) -> Document:
+        """DeleteLifecyclePolicy."""
+        async with self._store.changing(target, request.repository_name) as repository:
+            answer = _lifecycle_policy(repository, target)
+            await self._save(repository, lifecycle_policy=None)
+        return answer
+
+    async def set_policy(self, request: requests.SetRepositoryPolicy, target: Target) -> Document:
+        """SetRepositoryPolicy; whoever calls may do everything all the same."""
+        if not _is_object(request.policy_text):
+            raise invalid_parameter("PolicyText", "Invalid repository policy provided")
+        await self._change(request, target, policy=request.policy_text)
+        return {**_named(request, target), "policyText": request.policy_text}
+
+    async def get_policy(self, request: RepositoryRequest, target: Target) -> Document:
+        """GetRepositoryPolicy."""
+        return _policy(self._store.repository(target, request.repository_name), target)
+
+    async def delete_policy(self, request: RepositoryRequest, target: Target) -> Document:
+        """DeleteRepositoryPolicy."""
+        async with self._store.changing(target, request.repository_name) as repository:
+            answer = _policy(repository, target)
+            await self._save(repository, policy=None)
+        return answer
+
+    async def list_tags(self, request: requests.ListTagsForResource, target: Target) -> Document:
+        """ListTagsForResource."""
+        registry, name = _resource(request, target)
+        return {"tags": listed(self._store.repository(registry, name).record.tags)}
+
+    async def tag(self, request: requests.TagResource, target: Target) -> Document:
+        """TagResource."""
+        return await self._retag(request, target, lambda tags: tagged(tags, request.tags))
+
+    async def untag(self, request: requests.UntagResource, target: Target) -> Document:
+        """UntagResource."""
+        gone = set(request.tag_keys)
+        return await self._retag(
+            request, target, lambda tags: {key: value for key, value in tags.items() if key not in gone}
+        )
+
+    async def put_catalog_data(self, request: requests.PutRepositoryCatalogData, target: Target) -> Document:
+        """PutRepositoryCatalogData (public)."""
+        await self._change(request, target, catalog_data=request.catalog_data)
+        return {"catalogData": request.catalog_data}
+
+    async def get_catalog_data(self, request: RepositoryRequest, target: Target) -> Document:
+        """GetRepositoryCatalogData (public)."""
+        data = self._store.repository(target, request.repository_name).record.catalog_data
+        if data is None:
+            raise AwsError(
+                "RepositoryCatalogDataNotFoundException",
+                f"The repository with name '{request.repository_name}' in the registry with id '{target.id}' has no "
+                "catalog data",
+            )
+        return {"catalogData": data}
+
+    async def _retag(
+        self, request: requests.ListTagsForResource, target: Target, change: Callable[[dict[str, str]], dict[str, str]]
+    ) -> Document:
+        registry, name = _resource(request, target)
+        async with self._store.changing(registry, name) as repository:
+            await self._save(repository, tags=change(repository.record.tags))
+        return {}
+
+    async def _change(self, request: RepositoryRequest, target: Target, **settings: object) -> None:
+        async with self._store.changing(target, request.repository_name) as repository:
+            await self._save(repository, **settings)
+
+    async def _save(self, repository: Repository, **settings: object) -> None:
+        record = msgspec.structs.replace(repository.record, **settings)
+        await self._store.in_thread(repository.change, record)
+
+
+def _named(request: RepositoryRequest, target: Target) -> dict[str, object]:
+    return {"registryId": target.id, "repositoryName": request.repository_name}
+
+
+def _lifecycle_policy(repository: Repository, target: Target) -> Document:
+    if repository.record.lifecycle_policy is None:
+        raise policy_not_found("Lifecycle", repository.name, target.id)
+    return {
+        "registryId": target.id,
+        "repositoryName": repository.name,
+        "lifecyclePolicyText": repository.record.lifecycle_policy,
+    }
+
+
+def _policy(repository: Repository, target: Target) -> Document:
+    if repository.record.policy is None:
+        raise policy_not_found("Repository", repository.name, target.id)
+    return {"registryId": target.id, "repositoryName": repository.name, "policyText": repository.record.policy}
+
+
+def _resource(request: requests.ListTagsForResource, target: Target) -> tuple[Target, str]:
+    found = repository_of_arn(request.resource_arn, target.registry.service)
+    if found is None:
+        raise invalid_parameter("resourceArn", "must be the ARN of a repository")
+    registry, name = found
+    return Target(registry, registry.account), name
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+class RepositoriesApi:
+    """ECR's repository operations on a store; public repositories have fewer members."""
+
+    def __init__(self, store: Store, rules: Rules) -> None:
+        self._store = store
+        self._rules = rules
+
+    async def create(self, request: requests.CreateRepository, target: Target) -> Document:
+        """CreateRepository."""
+        allowed = self._rules.quotas(target.registry).repositories
+        if len(self._store.held(target.registry)) >= allowed:
+            raise limit_exceeded(f"The maximum number of repositories in a registry, {allowed}, has been reached")
+        record = RepositoryRecord(
+            name=request.repository_name,
+            created_at=now(),
+            mutability=request.image_tag_mutability,
+            exclusion_filters=request.image_tag_mutability_exclusion_filters or (),
+            scan_on_push=request.image_scanning_configuration.scan_on_push,
+            encryption=request.encryption_configuration,
+            tags=tagged({}, request.tags or ()),
+            catalog_data=request.catalog_data,
+        )
+        created = {"repository": self._describe(await self._store.create_repository(record, target), target)}
+        return {**created, "catalogData": request.catalog_data} if request.catalog_data else created
+
+    async def describe(self, request: requests.DescribeRepositories, target: Target) -> Document:
+        """DescribeRepositories: those named, or all, page by page."""
+        if request.repository_names is not None:
+            named = [self._store.repository(target, name) for name in request.repository_names]
+            return {"repositories": [self._describe(repository, target) for repository in named]}
+        everything = list(self._store.held(target.registry).values())
+        page = paginate(everything, lambda repository: repository.name, request.next_token, request.max_results)
+        return {"repositories": [self._describe(entry, target) for entry in page.entries], **page.members}
+
+    async def delete(self, request: requests.DeleteRepository, target: Target) -> Document:
+        """DeleteRepository; with images in it, only by force."""
+        repository = await self._store.delete_repository(target, request.repository_name, force=request.force)
+        return {"repository": self._describe(repository, target)}
+
+    def _describe(self, repository: Repository, target: Target) -> Document:
+        record = repository.record
+        common = {
+            "repositoryArn": repository.registry.arn(record.name),
+            "registryId": target.id,
+            "repositoryName": record.name,
+            "repositoryUri": f"{self._rules.authority}/{record.name}",
+            "createdAt": record.created_at,
+        }
+        return common if target.registry.is_public else {**common, **_private_members(record)}
+
+
+def _private_members(record: RepositoryRecord) -> Document:
+    members: dict[str, object] = {
+        "imageTagMutability": record.mutability,
+        "imageScanningConfiguration": {"scanOnPush": record.scan_on_push},
+        "encryptionConfiguration": record.encryption,
+    }
+    if record.exclusion_filters:
+        members["imageTagMutabilityExclusionFilters"] = record.exclusion_filters
+    return members

@@ -1,0 +1,352 @@
+"""What each operation takes, typed; the rules of its members are the service model's (``validation.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from asyncpush.emulator.errors import AwsError
+from asyncpush.emulator.store.records import CatalogData, Encryption, ExclusionFilter, Mutability
+
+
+class Request(msgspec.Struct, rename="camel", frozen=True):
+    """What all operations take."""
+
+    registry_id: str | None = None
+
+
+class RepositoryRequest(Request, frozen=True, kw_only=True):
+    """What all operations on one repository take."""
+
+    repository_name: str
+
+
+class BatchCheckLayerAvailability(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of BatchCheckLayerAvailability."""
+
+    layer_digests: list[str]
+
+
+class InitiateLayerUpload(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of InitiateLayerUpload."""
+
+
+class UploadLayerPart(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of UploadLayerPart; the blob's base64 is decoded apart from it and its member left empty."""
+
+    upload_id: str
+    part_first_byte: int
+    part_last_byte: int
+    layer_part_blob: str
+
+
+class CompleteLayerUpload(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of CompleteLayerUpload."""
+
+    upload_id: str
+    layer_digests: list[str]
+
+
+class GetDownloadUrlForLayer(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of GetDownloadUrlForLayer."""
+
+    layer_digest: str
+
+
+class PutImage(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of PutImage."""
+
+    image_manifest: str
+    image_manifest_media_type: str | None = None
+    image_tag: str | None = None
+    image_digest: str | None = None
+
+
+class ImageId(msgspec.Struct, rename="camel", frozen=True, omit_defaults=True):
+    """An image by digest, by tag, or by both."""
+
+    image_digest: str | None = None
+    image_tag: str | None = None
+
+
+class BatchGetImage(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of BatchGetImage."""
+
+    image_ids: list[ImageId]
+    accepted_media_types: list[str] | None = None
+
+
+class BatchDeleteImage(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of BatchDeleteImage."""
+
+    image_ids: list[ImageId]
+
+
+class ImageFilter(msgspec.Struct, rename="camel", frozen=True):
+    """The filter of DescribeImages and ListImages."""
+
+    tag_status: str = "ANY"
+    image_status: str = "ACTIVE"
+
+
+class ListImages(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of ListImages."""
+
+    filter: ImageFilter = ImageFilter()
+    next_token: str | None = None
+    max_results: int | None = None
+
+
+class DescribeImages(ListImages, frozen=True, kw_only=True):
+    """Input of DescribeImages."""
+
+    image_ids: list[ImageId] | None = None
+
+
+class DescribeImageTags(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of DescribeImageTags (public)."""
+
+    next_token: str | None = None
+    max_results: int | None = None
+
+
+class SubjectId(msgspec.Struct, rename="camel", frozen=True):
+    """The image that others refer to."""
+
+    image_digest: str
+
+
+class ReferrersFilter(msgspec.Struct, rename="camel", frozen=True):
+    """The filter of ListImageReferrers."""
+
+    artifact_types: tuple[str, ...] = ()
+    artifact_status: str = "ACTIVE"
+
+
+class ListImageReferrers(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of ListImageReferrers."""
+
+    subject_id: SubjectId
+    filter: ReferrersFilter = ReferrersFilter()
+    next_token: str | None = None
+    max_results: int | None = None
+
+
+T = TypeVar("T", bound=Request)
+
+#: Judges an operation's members by the rules of its input; raises AwsError.
+Check = Callable[[object], None]
+
+
+def decode(body: bytes | bytearray, kind: type[T], check: Check) -> T:
+    """Read a request's body.
+
+    Raises:
+        AwsError: SerializationException if it is no JSON; what *check* raises.
+    """
+    document = parse(body)
+    check(document)
+    return typed(document, kind)
+
+
+def parse(body: bytes | bytearray) -> object:
+    """Read JSON; members that are null are left out, as AWS takes them.
+
+    Raises:
+        AwsError: SerializationException if it is no JSON.
+    """
+    try:
+        return _without_nulls(msgspec.json.decode(body or b"{}"))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise AwsError("SerializationException", f"The request's body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise AwsError("SerializationException", "The request's body is nested too deeply") from error
+
+
+def typed(document: object, kind: type[T]) -> T:
+    """Give members that were judged their types.
+
+    Raises:
+        AwsError: InvalidParameterException for what the model takes and the emulator does not know, such as a new value
+            of an enumeration.
+    """
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise AwsError("InvalidParameterException", f"This emulator does not know that: {error}") from error
+
+
+def _without_nulls(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _without_nulls(member) for name, member in value.items() if member is not None}
+    if isinstance(value, list):
+        return [_without_nulls(entry) for entry in value]
+    return value
+
+
+Filters = tuple[ExclusionFilter, ...]
+
+
+class ResourceTag(msgspec.Struct, rename="pascal", frozen=True):
+    """An AWS resource tag."""
+
+    key: str = ""
+    value: str = ""
+
+
+class ScanningConfiguration(msgspec.Struct, rename="camel", frozen=True):
+    """Whether images are scanned when they are pushed; kept, never acted on."""
+
+    scan_on_push: bool = False
+
+
+class CreateRepository(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of CreateRepository."""
+
+    tags: tuple[ResourceTag, ...] | None = None
+    image_tag_mutability: Mutability = "MUTABLE"
+    image_tag_mutability_exclusion_filters: Filters | None = None
+    image_scanning_configuration: ScanningConfiguration = ScanningConfiguration()
+    encryption_configuration: Encryption = Encryption("AES256")
+    catalog_data: CatalogData | None = None
+
+
+class DescribeRepositories(Request, frozen=True, kw_only=True):
+    """Input of DescribeRepositories."""
+
+    repository_names: list[str] | None = None
+    next_token: str | None = None
+    max_results: int | None = None
+
+
+class DeleteRepository(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of DeleteRepository."""
+
+    force: bool = False
+
+
+class GetAuthorizationToken(Request, frozen=True, kw_only=True):
+    """Input of GetAuthorizationToken."""
+
+    registry_ids: list[str] | None = None
+
+
+class PutImageTagMutability(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of PutImageTagMutability."""
+
+    image_tag_mutability: Mutability
+    image_tag_mutability_exclusion_filters: Filters | None = None
+
+
+class PutImageScanningConfiguration(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of PutImageScanningConfiguration."""
+
+    image_scanning_configuration: ScanningConfiguration
+
+
+class PutLifecyclePolicy(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of PutLifecyclePolicy."""
+
+    lifecycle_policy_text: str
+
+
+class SetRepositoryPolicy(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of SetRepositoryPolicy."""
+
+    policy_text: str
+    force: bool = False
+
+
+class PutRepositoryCatalogData(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of PutRepositoryCatalogData (public)."""
+
+    catalog_data: CatalogData
+
+
+class ListTagsForResource(Request, frozen=True, kw_only=True):
+    """Input of ListTagsForResource."""
+
+    resource_arn: str
+
+
+class TagResource(ListTagsForResource, frozen=True, kw_only=True):
+    """Input of TagResource."""
+
+    tags: tuple[ResourceTag, ...]
+
+
+class UntagResource(ListTagsForResource, frozen=True, kw_only=True):
+    """Input of UntagResource."""
+
+    tag_keys: tuple[str, ...]
+
+
+class DescribeRegistries(Request, frozen=True, kw_only=True):
+    """Input of DescribeRegistries (public)."""
+
+    next_token: str | None = None
+    max_results: int | None = None
+
+
+class PutRegistryCatalogData(Request, frozen=True, kw_only=True):
+    """Input of PutRegistryCatalogData (public)."""
+
+    display_name: str = ""
+
+
+class GetAccountSetting(Request, frozen=True, kw_only=True):
+    """Input of GetAccountSetting."""
+
+    name: str
+
+
+class PutAccountSetting(GetAccountSetting, frozen=True, kw_only=True):
+    """Input of PutAccountSetting."""
+
+    value: str
+
+
+class CreateRepositoryCreationTemplate(Request, frozen=True, kw_only=True):
+    """Input of CreateRepositoryCreationTemplate."""
+
+    prefix: str
+    applied_for: tuple[str, ...]
+    description: str | None = None
+    encryption_configuration: Encryption = Encryption("AES256")
+    resource_tags: tuple[ResourceTag, ...] = ()
+    image_tag_mutability: Mutability = "MUTABLE"
+    image_tag_mutability_exclusion_filters: Filters = ()
+    repository_policy: str | None = None
+    lifecycle_policy: str | None = None
+    custom_role_arn: str | None = None
+
+
+class UpdateRepositoryCreationTemplate(Request, frozen=True, kw_only=True):
+    """Input of UpdateRepositoryCreationTemplate; a member that is not given stays as it is."""
+
+    prefix: str
+    applied_for: tuple[str, ...] | None = None
+    description: str | None = None
+    encryption_configuration: Encryption | None = None
+    resource_tags: tuple[ResourceTag, ...] | None = None
+    image_tag_mutability: Mutability | None = None
+    image_tag_mutability_exclusion_filters: Filters | None = None
+    repository_policy: str | None = None
+    lifecycle_policy: str | None = None
+    custom_role_arn: str | None = None
+
+
+class DescribeRepositoryCreationTemplates(Request, frozen=True, kw_only=True):
+    """Input of DescribeRepositoryCreationTemplates."""
+
+    prefixes: list[str] | None = None
+    next_token: str | None = None
+    max_results: int | None = None
+
+
+class DeleteRepositoryCreationTemplate(Request, frozen=True, kw_only=True):
+    """Input of DeleteRepositoryCreationTemplate."""
+
+    prefix: str

@@ -1,0 +1,103 @@
+"""Who comes in: signatures at the JSON API, tokens at ``/v2/``, or everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+
+import msgspec
+from aiohttp import web
+
+from asyncpush.emulator.auth.credentials import Credentials
+from asyncpush.emulator.auth.sigv4 import SignedRequest, check_claim, verify
+from asyncpush.emulator.auth.tokens import ExpiredTokenError, InvalidTokenError, Tokens
+
+#: Bodies of more bytes than this are hashed in a thread.
+_INLINE = 64 * 1024
+
+#: What a credential must be scoped to, by the service that a request's target names.
+_SERVICES = {"AmazonEC2ContainerRegistry_V20150921": ("ecr",), "SpencerFrontendService": ("ecr-public",)}
+
+
+#: Runs a judgement in a worker thread.
+InThread = Callable[[Callable[[], Credentials]], Awaitable[Credentials]]
+
+
+class Gate:
+    """Judges who sent a request.
+
+    Args:
+        keys: what requests may be signed with, by access key id; None lets everybody in, at ``/v2/`` too.
+        tokens: what opens ``/v2/``.
+        in_thread: where long bodies are hashed.
+    """
+
+    def __init__(self, keys: Mapping[str, Credentials] | None, tokens: Tokens, in_thread: InThread) -> None:
+        self._keys = keys
+        self._tokens = tokens
+        self._in_thread = in_thread
+
+    def check_claim(self, request: web.BaseRequest) -> None:
+        """Judge a request to the JSON API by its headers, before any of its body is kept.
+
+        Raises:
+            AwsError: it claims no signature, or one that can't be right.
+        """
+        if self._keys is not None:
+            signed, services = _signed(request)
+            check_claim(signed, keys=self._keys, services=services, now=datetime.now(UTC))
+
+    async def check_signature(self, request: web.BaseRequest, body: bytearray) -> Credentials | None:
+        """Verify the signature of a request to the JSON API.
+
+        Returns:
+            Whose it is; None where nothing is verified.
+
+        Raises:
+            AwsError: it has none, or a wrong one.
+        """
+        if self._keys is None:
+            return None
+        signed, services = _signed(request)
+        work = partial(verify, signed, body, keys=self._keys, services=services, now=datetime.now(UTC))
+        return await self._in_thread(work) if len(body) > _INLINE else work()
+
+    def refusal_of_v2(self, request: web.BaseRequest) -> web.Response | None:
+        """Check the token of a request to ``/v2/``; the answer if it opens nothing, None if it may pass.
+
+        Missing and wrong ones are 401 UNAUTHORIZED with a challenge (distribution-spec, Error codes); one that has
+        ended is 403 DENIED, as ECR answers it.
+        """
+        if self._keys is None:
+            return None
+        scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+        try:
+            if scheme.lower() != "basic":
+                raise InvalidTokenError
+            self._tokens.check(text.strip())
+        except InvalidTokenError:
+            challenge = f'Basic realm="{request.scheme}://{request.host}/",service="ecr.amazonaws.com"'
+            headers = {"WWW-Authenticate": challenge}
+            return _refusal(401, "UNAUTHORIZED", "give the user AWS and a password of GetAuthorizationToken", headers)
+        except ExpiredTokenError:
+            return _refusal(403, "DENIED", "Your authorization token has expired. Reauthenticate and try again.", {})
+        return None
+
+
+def _signed(request: web.BaseRequest) -> tuple[SignedRequest, tuple[str, ...]]:
+    """A request as its signature has it, and the services that it may be scoped to."""
+    path, _, query = request.raw_path.partition("?")
+    services = _SERVICES.get(request.headers.get("X-Amz-Target", "").rpartition(".")[0], ("ecr", "ecr-public"))
+    return SignedRequest(request.method, path, query, request.raw_headers), services
+
+
+def _refusal(status: int, code: str, message: str, headers: dict[str, str]) -> web.Response:
+    version = {"Docker-Distribution-Api-Version": "registry/2.0"}
+    document = {"errors": [{"code": code, "message": message}]}
+    return web.Response(
+        body=msgspec.json.encode(document),
+        status=status,
+        content_type="application/json",
+        headers={**version, **headers},
+    )

@@ -1,0 +1,39 @@
+"""``/_emulator/weather``: what the weather is, what it has done, and another one, while the emulator runs."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from asyncpush.emulator.errors import AwsError
+from asyncpush.emulator.faults.config import describe, read_json
+from asyncpush.emulator.faults.middleware import Seam
+from asyncpush.emulator.faults.rules import Weather
+from asyncpush.emulator.request_body import read_body
+from asyncpush.errors import UsageError
+
+
+def add_admin(router: web.UrlDispatcher, seam: Seam) -> None:
+    """Route GET, PUT and DELETE; each answers the document of the weather that then is."""
+
+    async def tell(_: web.Request) -> web.Response:
+        return _json(describe(seam.weather, seam.fired))
+
+    async def change(request: web.Request) -> web.Response:
+        try:
+            seam.set(read_json(bytes(await read_body(request))).weather())
+        except (AwsError, ConnectionError, UsageError) as error:
+            return _json({"message": str(error)}, status=400)
+        return await tell(request)
+
+    async def clear(request: web.Request) -> web.Response:
+        seam.set(Weather())
+        return await tell(request)
+
+    router.add_get("/_emulator/weather", tell)
+    router.add_put("/_emulator/weather", change)
+    router.add_delete("/_emulator/weather", clear)
+
+
+def _json(document: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(document), status=status, content_type="application/json")

@@ -1,0 +1,130 @@
+"""Weather as a document: a file's, YAML or JSON, and the admin endpoint's; its members are called like the options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from asyncpush import open_files
+from asyncpush.emulator.faults.injector import Fired
+from asyncpush.emulator.faults.parser import parse_fault, parse_throttle
+from asyncpush.emulator.faults.rules import Weather
+from asyncpush.emulator.faults.units import format_duration, format_rate, parse_duration, parse_rate
+from asyncpush.errors import UsageError
+from asyncpush.files import read_small
+
+#: Bytes of the longest file: thousands of rules.
+_LONGEST = 4 * 1024 * 1024
+
+_HINT = "give an object with any of latency, jitter, bandwidth, throttle, quotas, fault and seed"
+
+
+class WeatherDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    """What a file or the command line says of the weather, as text.
+
+    Attributes:
+        latency: a duration, such as ``40ms``.
+        jitter: a duration.
+        bandwidth: a rate, such as ``30MB/s``.
+        throttle: ``OPERATION=RATE[:BURST]`` each.
+        quotas: ``aws`` or nothing.
+        fault: a rule each.
+        seed: any number.
+        fired: what the admin endpoint tells; it sets nothing.
+    """
+
+    latency: str | None = None
+    jitter: str | None = None
+    bandwidth: str | None = None
+    throttle: tuple[str, ...] = ()
+    quotas: Literal["aws"] | None = None
+    fault: tuple[str, ...] = ()
+    seed: int | None = None
+    fired: tuple[Fired, ...] = ()
+
+    def over(self, other: WeatherDocument) -> WeatherDocument:
+        """This one where it says something, *other* where not; throttles and rules of both, its own first."""
+        return WeatherDocument(
+            latency=self.latency or other.latency,
+            jitter=self.jitter or other.jitter,
+            bandwidth=self.bandwidth or other.bandwidth,
+            throttle=self.throttle + other.throttle,
+            quotas=self.quotas or other.quotas,
+            fault=self.fault + other.fault,
+            seed=other.seed if self.seed is None else self.seed,
+        )
+
+    def weather(self) -> Weather:
+        """What it says.
+
+        Raises:
+            UsageError: something in it is written wrong, or can't be.
+        """
+        return Weather(
+            latency=_duration("latency", self.latency),
+            jitter=_duration("jitter", self.jitter),
+            bandwidth=parse_rate(self.bandwidth) if self.bandwidth else None,
+            throttles=tuple(map(parse_throttle, self.throttle)),
+            quotas=self.quotas,
+            faults=tuple(map(parse_fault, self.fault)),
+            seed=self.seed,
+        )
+
+
+def describe(weather: Weather, fired: tuple[Fired, ...] = ()) -> WeatherDocument:
+    """The document of a weather, and how often its throttles and rules have fired."""
+    return WeatherDocument(
+        latency=format_duration(weather.latency) if weather.latency else None,
+        jitter=format_duration(weather.jitter) if weather.jitter else None,
+        bandwidth=format_rate(weather.bandwidth) if weather.bandwidth else None,
+        throttle=tuple(map(str, weather.throttles)),
+        quotas=weather.quotas,
+        fault=tuple(map(str, weather.faults)),
+        seed=weather.seed,
+        fired=fired,
+    )
+
+
+def read_json(raw: bytes) -> WeatherDocument:
+    """Read a document in JSON.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return msgspec.json.decode(raw, type=WeatherDocument)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the weather can't be read: {error}", hint=_HINT) from error
+
+
+def read_file(path: Path) -> WeatherDocument:
+    """Read a file in YAML or JSON; blocks.
+
+    Raises:
+        UsageError: it can't be read, or is neither.
+    """
+    try:
+        raw = read_small(path, _LONGEST)
+        if path.suffix == ".json" or raw.lstrip().startswith(b"{"):
+            return read_json(raw)
+        return msgspec.yaml.decode(raw, type=WeatherDocument)
+    except OSError as error:
+        raise UsageError(
+            f"{path} can't be read: {open_files.reason(error)}", hint="name a YAML or JSON file"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        hint = f"{_HINT}; a rule that begins with * needs quotes"
+        raise UsageError(f"{path} can't be read: {' '.join(str(error).split())}", hint=hint) from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def _duration(name: str, text: str | None) -> float:
+    if text is None:
+        return 0.0
+    try:
+        return parse_duration(text)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error.message}", hint=error.hint) from error

@@ -1,0 +1,172 @@
+"""One request as rules see it: its name, its service, and the few members of its body that rules ask for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import msgspec
+from aiohttp import web
+
+from asyncpush.emulator.api.dispatch import operation_name
+from asyncpush.emulator.api.part_body import locate_blob
+from asyncpush.emulator.errors import AwsError
+from asyncpush.emulator.store.manifests import Manifest, read_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request.
+
+    Attributes:
+        operation: what rules call it.
+        service: the target's prefix, or ``v2:``.
+        repository: the repository's name; empty where it names none, or ``with_members`` was not asked.
+        registry_id: the account; empty where it names none.
+        upload_id: the upload, likewise.
+        manifest: what PutImage brings, if it is a manifest.
+    """
+
+    operation: str
+    service: str
+    repository: str = ""
+    registry_id: str = ""
+    upload_id: str = ""
+    manifest: Manifest | None = None
+
+    @property
+    def is_v2(self) -> bool:
+        """Whether it is a request below ``/v2/``, and no operation."""
+        return self.service == V2
+
+
+class _Members(msgspec.Struct, rename="camel"):
+    repository_name: str = ""
+    registry_id: str = ""
+    upload_id: str = ""
+    image_manifest: str | None = None
+    image_manifest_media_type: str | None = None
+
+
+def identify(request: web.Request) -> Call | None:
+    """Name a request; None if it is for the emulator itself."""
+    if request.path == "/" and request.method == "POST":
+        target = request.headers.get("X-Amz-Target", "")
+        return Call(operation_name(target), target.rpartition(".")[0])
+    if request.path.startswith("/v2/"):
+        name = name_v2(request.method, request.path.removeprefix("/v2/"))
+        return Call(name.operation, V2, name.repository, upload_id=name.upload)
+    return None
+
+
+def with_members(call: Call, body: bytearray) -> Call:
+    """Add what the body says; blocks for as long as it takes to read it. What it can't read, the operation judges."""
+    try:
+        members = msgspec.json.decode(_without_blob(body), type=_Members)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return call
+    return replace(
+        call,
+        repository=members.repository_name,
+        registry_id=members.registry_id,
+        upload_id=members.upload_id,
+        manifest=_manifest(members),
+    )
+
+
+def _without_blob(body: bytearray) -> bytes | bytearray:
+    place = locate_blob(body)
+    return bytes(body[: place[0]] + body[place[1] :]) if place else body
+
+
+def _manifest(members: _Members) -> Manifest | None:
+    if members.image_manifest is None:
+        return None
+    try:
+        return read_manifest(members.image_manifest.encode(), members.image_manifest_media_type)
+    except AwsError:
+        return None
+
+
+#: What the emulator's JSON API answers.
+OPERATIONS = (
+    "BatchCheckLayerAvailability",
+    "BatchDeleteImage",
+    "BatchGetImage",
+    "CompleteLayerUpload",
+    "CreateRepository",
+    "CreateRepositoryCreationTemplate",
+    "DeleteLifecyclePolicy",
+    "DeleteRepository",
+    "DeleteRepositoryCreationTemplate",
+    "DeleteRepositoryPolicy",
+    "DescribeImageTags",
+    "DescribeImages",
+    "DescribeRegistries",
+    "DescribeRegistry",
+    "DescribeRepositories",
+    "DescribeRepositoryCreationTemplates",
+    "GetAccountSetting",
+    "GetAuthorizationToken",
+    "GetDownloadUrlForLayer",
+    "GetLifecyclePolicy",
+    "GetRegistryCatalogData",
+    "GetRepositoryCatalogData",
+    "GetRepositoryPolicy",
+    "InitiateLayerUpload",
+    "ListImageReferrers",
+    "ListImages",
+    "ListTagsForResource",
+    "PutAccountSetting",
+    "PutImage",
+    "PutImageScanningConfiguration",
+    "PutImageTagMutability",
+    "PutLifecyclePolicy",
+    "PutRegistryCatalogData",
+    "PutRepositoryCatalogData",
+    "SetRepositoryPolicy",
+    "TagResource",
+    "UntagResource",
+    "UpdateRepositoryCreationTemplate",
+    "UploadLayerPart",
+)
+
+#: Before the names of pushes and pulls: ``v2:GET-blob``.
+V2 = "v2:"
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+#: The last words of a path (OCI distribution-spec), by what they are; an upload's is longer than a blob's.
+_KINDS = {
+    "upload": re.compile(r"(?P<name>.+)/blobs/uploads(?:/(?P<upload>.*))?"),
+    "blob": re.compile(r"(?P<name>.+)/blobs/[^/]+"),
+    "manifest": re.compile(r"(?P<name>.+)/manifests/[^/]+"),
+    "tags": re.compile(r"(?P<name>.+)/tags/list"),
+    "referrers": re.compile(r"(?P<name>.+)/referrers/[^/]+"),
+    "base": re.compile(r"(?P<name>)"),
+}
+
+NAMES = (*OPERATIONS, *(f"{V2}{method}-{kind}" for kind in _KINDS for method in _METHODS))
+
+
+@dataclass(frozen=True, slots=True)
+class V2Name:
+    """A request below ``/v2/``: what rules call it, and the repository and upload that its path names, if any."""
+
+    operation: str
+    repository: str = ""
+    upload: str = ""
+
+
+def name_v2(method: str, path: str) -> V2Name:
+    """Name a request by its method and its path below ``/v2/``; what is no path of the specification is ``other``."""
+    for kind, pattern in _KINDS.items():
+        if match := pattern.fullmatch(path):
+            return V2Name(f"{V2}{method}-{kind}", match["name"], match.groupdict().get("upload") or "")
+    return V2Name(f"{V2}{method}-other")
+
+
+def matching(glob: str) -> list[str]:
+    """The names that *glob* selects."""
+    return [name for name in NAMES if fnmatchcase(name, glob)]

@@ -1,0 +1,261 @@
+"""The nouns of weather: faults, throttles, and the whole of it; frozen, written and read as one line of text each."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from asyncpush.emulator.faults.operations import NAMES, V2, matching
+from asyncpush.emulator.faults.units import format_number
+from asyncpush.errors import UsageError
+
+Action = Literal[
+    "throttle",
+    "server-error",
+    "unavailable",
+    "reset-before",
+    "reset-after",
+    "lost-reply",
+    "slow-reply",
+    "availability",
+    "layers-not-found",
+    "expired-token",
+    "access-denied",
+    "upload-expired",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ActionKind:
+    """Where an action has a meaning, and what stands behind its ``=``.
+
+    Attributes:
+        operations: globs of the requests that it is for.
+        value: what its value is; None if it takes none.
+    """
+
+    operations: tuple[str, ...] = ("*",)
+    value: Literal["seconds", "availability"] | None = None
+
+
+ACTIONS: Mapping[Action, ActionKind] = {
+    "throttle": ActionKind(),
+    "server-error": ActionKind(),
+    "unavailable": ActionKind(),
+    "reset-before": ActionKind(),
+    "reset-after": ActionKind(),
+    "lost-reply": ActionKind(),
+    "slow-reply": ActionKind(value="seconds"),
+    "availability": ActionKind(("BatchCheckLayerAvailability",), value="availability"),
+    "layers-not-found": ActionKind(("PutImage",)),
+    "expired-token": ActionKind(),
+    "access-denied": ActionKind(),
+    "upload-expired": ActionKind(("UploadLayerPart", "CompleteLayerUpload", f"{V2}*-upload")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One rule: of the requests that it selects, what happens to which.
+
+    It counts the requests that its operation and repository select; all of its conditions must hold for it to fire.
+
+    Attributes:
+        operation: a glob of operations' names, or of ``v2:METHOD-KIND`` (base, blob, manifest, referrers, tags,
+            upload), such as ``v2:GET-blob``.
+        action: what happens.
+        repository: a glob of repositories' names; ``*`` stands for slashes, too.
+        nth: fire for this request only, counted from 1.
+        every: fire for each request whose number this divides.
+        first: fire for the first so many.
+        after: fire for none of the first so many.
+        probability: fire by chance, 0 to 1.
+        limit: fire so often, and no more.
+        lag: with ``layers-not-found``, fire while a layer of the manifest was completed less than so many seconds ago.
+        seconds: with ``slow-reply``, how long the answer is held back.
+        available: with ``availability``, what is answered for all layers: that they are there, or not.
+
+    Raises:
+        UsageError: it says what can't be.
+    """
+
+    operation: str
+    action: Action
+    _: KW_ONLY
+    repository: str = "*"
+    nth: int | None = None
+    every: int | None = None
+    first: int | None = None
+    after: int | None = None
+    probability: float | None = None
+    limit: int | None = None
+    lag: float | None = None
+    seconds: float | None = None
+    available: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_operation(self.operation)
+        if not _GLOB.fullmatch(self.repository):
+            raise UsageError(f"repository is {self.repository!r}", hint="give a name or a glob, such as team/*")
+        _check_action(self)
+        for name in ("nth", "every", "first", "limit"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}", hint="give 1 or more")
+        if self.after is not None and self.after < 0:
+            raise UsageError(f"after is {self.after}", hint="give 0 or more")
+        if self.probability is not None and not 0 <= self.probability <= 1:
+            raise UsageError(f"probability is {self.probability}", hint="give 0 to 1")
+        _check_seconds(self)
+
+    def selects(self, operation: str) -> bool:
+        """Whether it is for requests of this name."""
+        fits = any(fnmatchcase(operation, glob) for glob in ACTIONS[self.action].operations)
+        return fits and fnmatchcase(operation, self.operation)
+
+    @property
+    def is_particular(self) -> bool:
+        """Whether a request's body must be read to tell if it fires, or to do what it does."""
+        return self.repository != "*" or self.action in ("layers-not-found", "upload-expired", "access-denied")
+
+    def __str__(self) -> str:
+        """The rule as the command line takes it."""
+        selected = self.operation if self.repository == "*" else f"{self.operation},repository={self.repository}"
+        return ":".join(word for word in (selected, ",".join(self._conditions()), self._act()) if word)
+
+    def _conditions(self) -> Iterator[str]:
+        for name in CONDITIONS:
+            value = getattr(self, name)
+            if value is not None:
+                yield f"{name}={format_number(value)}"
+
+    def _act(self) -> str:
+        if self.seconds is not None:
+            return f"{self.action}={format_number(self.seconds)}"
+        if self.available is not None:
+            return f"{self.action}={'AVAILABLE' if self.available else 'UNAVAILABLE'}"
+        return self.action
+
+
+#: What a rule's text can hold of a repository's name.
+_GLOB = re.compile(r"[^,:\s]+")
+
+_VALUES = {
+    "seconds": "write slow-reply=SECONDS",
+    "availability": "write availability=AVAILABLE or availability=UNAVAILABLE",
+}
+
+#: What can stand between a rule's operation and its action, in the order in which it is written.
+CONDITIONS = ("nth", "every", "first", "after", "probability", "limit", "lag")
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """A rate that an operation may have, for each account: a bucket of *burst* requests that gains *rate* a second.
+
+    Attributes:
+        operation: as in ``Fault``; each operation that it selects has a bucket of its own.
+        rate: requests a second.
+        burst: requests that may come at once; None is a second's worth, and 1 at the least.
+
+    Raises:
+        UsageError: it says what can't be.
+    """
+
+    operation: str
+    rate: float
+    burst: int | None = None
+
+    def __post_init__(self) -> None:
+        check_operation(self.operation)
+        if not 0 < self.rate < math.inf:
+            raise UsageError(f"the rate is {self.rate}", hint="give requests a second, more than 0")
+        if self.burst is not None and self.burst < 1:
+            raise UsageError(f"the burst is {self.burst}", hint="give 1 or more")
+
+    @property
+    def size(self) -> float:
+        """How many requests the full bucket holds."""
+        return self.burst or max(1.0, self.rate)
+
+    def __str__(self) -> str:
+        """The throttle as the command line takes it."""
+        burst = "" if self.burst is None else f":{self.burst}"
+        return f"{self.operation}={format_number(self.rate)}{burst}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weather:
+    """The conditions that an emulator serves in; without arguments, fair weather.
+
+    Attributes:
+        latency: seconds that each request takes longer, as one round trip.
+        jitter: seconds by which that varies, up and down.
+        bandwidth: bytes a second, for each connection and direction; None is as fast as it goes.
+        throttles: rates of operations; of several for one operation, the first counts.
+        quotas: ``"aws"`` for ECR's documented rates where no throttle says otherwise.
+        faults: rules, asked in order: the first that fires acts.
+        seed: makes chance repeatable; None is another chance each time.
+
+    Raises:
+        UsageError: it says what can't be.
+    """
+
+    latency: float = 0.0
+    jitter: float = 0.0
+    bandwidth: float | None = None
+    throttles: tuple[Throttle, ...] = ()
+    quotas: Literal["aws"] | None = None
+    faults: tuple[Fault, ...] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("latency", "jitter"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} is {getattr(self, name)}", hint="give 0 seconds or more")
+        if self.bandwidth is not None and not 0 < self.bandwidth < math.inf:
+            raise UsageError(f"bandwidth is {self.bandwidth}", hint="give more than 0 bytes a second, or none")
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether it changes nothing."""
+        return self in (Weather(), Weather(seed=self.seed))
+
+
+def check_operation(glob: str) -> None:
+    """See that a glob selects something.
+
+    Raises:
+        UsageError: it selects nothing that the emulator answers.
+    """
+    if not matching(glob):
+        near = get_close_matches(glob, NAMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"name one of ECR's, such as PutImage, or {V2}GET-blob, or *"
+        raise UsageError(f"there is no operation {glob!r}", hint=hint)
+
+
+def _check_action(fault: Fault) -> None:
+    kind = ACTIONS.get(fault.action)
+    if kind is None:
+        raise UsageError(f"there is no action {fault.action!r}", hint=f"the actions are {', '.join(ACTIONS)}")
+    if not any(fault.selects(name) for name in NAMES):
+        raise UsageError(
+            f"{fault.action} is not for {fault.operation}", hint=f"it is for {' and '.join(kind.operations)}"
+        )
+    given = {"seconds": fault.seconds is not None, "availability": fault.available is not None}
+    for value, is_given in given.items():
+        if is_given != (kind.value == value):
+            raise UsageError(f"{fault.action} {'takes no such' if is_given else 'needs a'} value", hint=_VALUES[value])
+    if fault.lag is not None and fault.action != "layers-not-found":
+        raise UsageError("lag is for layers-not-found", hint="use first= or after= with other actions")
+
+
+def _check_seconds(fault: Fault) -> None:
+    for name in ("lag", "seconds"):
+        value = getattr(fault, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UsageError(f"{name} is {value}", hint="give 0 seconds or more")

@@ -1,0 +1,238 @@
+"""One repository: its state in memory, changed only after the catalog and the disk have the change."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import anyio
+
+from asyncpush.emulator.registry import Registry, Target
+from asyncpush.emulator.store.catalog import Catalog
+from asyncpush.emulator.store.layout import Layout, index_bytes, tags_by_image
+from asyncpush.emulator.store.manifests import Manifest, sha256_digest
+from asyncpush.emulator.store.records import Image, RepositoryRecord
+from asyncpush.emulator.store.uploads import Upload
+from asyncpush.model import Digest
+
+
+class Repository:
+    """A repository's state. What reads it never blocks; what changes it blocks, and is called under ``lock``.
+
+    ``record``, ``images`` and ``tags`` are replaced as a whole, after the disk has them: whoever reads sees one state.
+
+    Args:
+        registry: the registry that it is in.
+        record: its name and settings.
+        layout: its files.
+        catalog: where changes are entered.
+        key: its key there; 0 until it is created.
+
+    Attributes:
+        images: by digest, oldest first.
+        tags: the digest that each names.
+        layers: the size in bytes of each blob that was completed as a layer.
+        media_types: what the images call their blobs.
+    """
+
+    def __init__(
+        self, registry: Registry, record: RepositoryRecord, layout: Layout, catalog: Catalog, *, key: int = 0
+    ) -> None:
+        self.registry = registry
+        self.record = record
+        self.layout = layout
+        self.key = key
+        self.lock = anyio.Lock()
+        self.images: dict[Digest, Image] = {}
+        self.tags: dict[str, Digest] = {}
+        self.layers: dict[Digest, int] = {}
+        self.media_types: dict[Digest, str] = {}
+        self._catalog = catalog
+        self._references: Counter[Digest] = Counter()
+
+    @property
+    def name(self) -> str:
+        """Its name, with slashes."""
+        return self.record.name
+
+    @property
+    def target(self) -> Target:
+        """Its registry, as requests that give no id name it."""
+        return Target(self.registry, self.registry.account)
+
+    @property
+    def index(self) -> bytes:
+        """What its index.json should say."""
+        return index_bytes(self.images, self.tags)
+
+    def create(self) -> None:
+        """Lay it out on disk; it exists once the catalog has it."""
+        self.layout.create()
+        try:
+            with self._catalog.writing() as writes:
+                key = writes.add_repository(self.registry, self.record)
+        except OSError:
+            self.layout.delete()
+            raise
+        self.key = key
+
+    def restore(self, image: Image) -> None:
+        """Take up an image that the catalog has."""
+        self.images[image.manifest.digest] = image
+        self._note(image.manifest)
+
+    def blob_path(self, digest: Digest) -> Path:
+        """Where a blob or manifest lies."""
+        return self.layout.blob_path(digest)
+
+    def is_discarded(self, digest: Digest) -> bool:
+        """Whether a layer that is held has no bytes (``discarding.py``); blocks."""
+        return self.layout.is_shell(digest)
+
+    def read_manifest(self, image: Image) -> bytes:
+        """An image's exact bytes; blocks."""
+        return self.blob_path(image.manifest.digest).read_bytes()
+
+    def find(self, *, digest: str | None = None, tag: str | None = None) -> Image | None:
+        """The image of a digest or tag; of both, only if they agree."""
+        named = self.tags.get(tag) if tag else None
+        if digest:
+            wanted = sha256_digest(digest)
+            return self.images.get(wanted) if wanted and (not tag or named == wanted) else None
+        return self.images.get(named) if named else None
+
+    def tags_by_image(self) -> dict[Digest, list[str]]:
+        """The tags that name each image, sorted; images without are left out."""
+        return tags_by_image(self.tags)
+
+    def is_immutable(self, tag: str) -> bool:
+        """Whether *tag*, once given, must stay with its image (imageTagMutability and its exclusion filters)."""
+        mutability = self.record.mutability
+        excluded = mutability.endswith("_WITH_EXCLUSION") and any(
+            fnmatchcase(tag, exclusion.filter) for exclusion in self.record.exclusion_filters
+        )
+        return mutability.startswith("IMMUTABLE") != excluded
+
+    def is_referenced(self, layer: Digest) -> bool:
+        """Whether an image that is there now names this layer."""
+        return self._references[layer] > 0
+
+    def is_child(self, digest: Digest) -> bool:
+        """Whether an index here names this image."""
+        return any(child.sha256 == digest for image in self.images.values() for child in image.manifest.children)
+
+    def referrers(self, subject: str) -> list[Manifest]:
+        """The manifests whose subject has this digest, oldest first."""
+        return [image.manifest for image in self.images.values() if image.manifest.subject == subject]
+
+    def change(self, record: RepositoryRecord) -> None:
+        """Replace its settings."""
+        with self._catalog.writing() as writes:
+            writes.save_repository(self.key, record)
+        self.record = record
+
+    def add_layer(self, upload: Upload, digest: Digest, *, remember: bool = False) -> None:
+        """Take over the file of an upload that is finished, and forget the upload.
+
+        Args:
+            upload: the upload; synced to the disk.
+            digest: of its bytes.
+            remember: whether the catalog keeps what became of it.
+        """
+        size = upload.record.received
+        there = digest in self.images  # a manifest can be a layer too: the same bytes
+        if not there:
+            self.layout.adopt(upload.path, digest)
+        try:
+            with self._catalog.writing() as writes:
+                writes.add_layer(self.key, digest, size)
+                writes.remove_upload(upload.id)
+                if remember:
+                    writes.remember(upload.id, self.key, digest)
+        except OSError:
+            if not there:
+                self.layout.give_back(digest, upload.path)
+            raise
+        self.layers[digest] = size
+        upload.discard()
+
+    def mount(self, source: Repository, digest: Digest) -> bool:
+        """Hold a layer of another repository's, too; False where the file system has no second names for files."""
+        there = digest in self.images
+        if not there and not self.layout.link(source.blob_path(digest), digest):
+            return False
+        size = source.layers[digest]
+        try:
+            with self._catalog.writing() as writes:
+                writes.add_layer(self.key, digest, size)
+        except OSError:
+            self._forget(digest)
+            raise
+        self.layers[digest] = size
+        return True
+
+    def put(self, image: Image, raw: bytes, tag: str | None) -> None:
+        """Hold an image, under *tag* if given; the tag leaves the image that had it."""
+        digest = image.manifest.digest
+        new = digest not in self.images
+        if new:
+            self.layout.write(digest, raw)
+        try:
+            with self._catalog.writing() as writes:
+                if new:
+                    writes.add_image(self.key, image)
+                if tag:
+                    writes.set_tag(self.key, tag, digest)
+        except OSError:
+            self._forget(digest)
+            raise
+        images = {**self.images, digest: image} if new else self.images
+        self._show(images, {**self.tags, tag: digest} if tag else self.tags)
+        if new:
+            self._note(image.manifest)
+
+    def untag(self, tag: str) -> None:
+        """Take a tag off its image, and the image with it if it was its last and no index names it."""
+        digest = self.tags[tag]
+        tags = {name: named for name, named in self.tags.items() if name != tag}
+        if digest not in tags.values() and not self.is_child(digest):
+            self.remove([digest])
+            return
+        with self._catalog.writing() as writes:
+            writes.remove_tag(self.key, tag)
+        self._show(self.images, tags)
+
+    def remove(self, digests: Iterable[Digest]) -> None:
+        """Remove images and their tags; their layers stay, as ECR keeps them for a while."""
+        gone = set(digests)
+        with self._catalog.writing() as writes:
+            for digest in gone:
+                writes.remove_image(self.key, digest)
+        for image in (image for key, image in self.images.items() if key in gone):
+            self._references.subtract(image.manifest.named.keys())
+        images = {key: image for key, image in self.images.items() if key not in gone}
+        self._show(images, {tag: named for tag, named in self.tags.items() if named not in gone})
+        for digest in gone:
+            self._forget(digest)
+
+    def delete(self) -> None:
+        """Remove it; it is gone once the catalog has it no more."""
+        with self._catalog.writing() as writes:
+            writes.remove_repository(self.key)
+        self.layout.delete()
+
+    def _show(self, images: dict[Digest, Image], tags: dict[str, Digest]) -> None:
+        self.images, self.tags = images, tags
+        self.layout.show(self.index)
+
+    def _forget(self, digest: Digest) -> None:
+        """Remove a manifest's file, unless it is held."""
+        if digest not in self.images and digest not in self.layers:
+            self.layout.remove(digest)
+
+    def _note(self, manifest: Manifest) -> None:
+        named = manifest.named
+        self.media_types.update(named)
+        self._references.update(named.keys())

@@ -1,0 +1,287 @@
+"""All that the emulator holds: repositories by registry, uploads, account settings; opened, found, created, deleted."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple, Unpack
+
+import anyio
+import anyio.to_thread
+
+from asyncpush.emulator.errors import (
+    repository_exists,
+    repository_not_empty,
+    repository_not_found,
+    upload_not_found,
+)
+from asyncpush.emulator.registry import Registry, Target
+from asyncpush.emulator.store.accounts import Accounts
+from asyncpush.emulator.store.catalog import Catalog
+from asyncpush.emulator.store.data_directory import DataDirectory
+from asyncpush.emulator.store.disk import Disk
+from asyncpush.emulator.store.layout import Layout
+from asyncpush.emulator.store.records import RepositoryRecord, TemplateRecord, UploadRecord
+from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.store.uploads import Upload
+from asyncpush.errors import UsageError
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+#: Threads of the emulator's own, so that it never starves a client in its process, nor is starved by it.
+_THREADS = 16
+
+
+class DamagedDataError(UsageError):
+    """Raised when a data directory is an emulator's, but none can go on with it.
+
+    Args:
+        data: the directory.
+        problem: what is wrong in it.
+    """
+
+    def __init__(self, data: Path, problem: str) -> None:
+        super().__init__(
+            f"{data} can't be read as an emulator's data: {problem}",
+            hint="see what `asyncpush serve --check --data DIR` says of it, or use another directory",
+        )
+
+
+class Store:
+    """All that the emulator holds, indexed in memory; changes are on disk before they are seen.
+
+    Args:
+        data: the data directory.
+        fsync: whether layers, images and settings must outlive a power cut.
+        upload_lifetime: seconds after which an upload is not found any more; 0 keeps it.
+        discard: whether the bytes of layers are dropped; None does as the directory did so far.
+
+    Attributes:
+        disk: how files are written.
+        repositories: by registry and name.
+        uploads: by id.
+        accounts: settings and creation templates, once it is open.
+        catalog: where all of it is kept, once it is open.
+    """
+
+    accounts: Accounts
+    catalog: Catalog
+
+    def __init__(self, data: Path, *, fsync: bool, upload_lifetime: int = 0, discard: bool | None = None) -> None:
+        self.directory = DataDirectory(data)
+        self.disk = Disk(fsync)
+        self.repositories: dict[Registry, dict[str, Repository]] = {}
+        self.uploads: dict[str, Upload] = {}
+        self._upload_lifetime = upload_lifetime
+        self._discard = discard
+        self._threads = anyio.CapacityLimiter(_THREADS)
+
+    async def in_thread(self, work: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+        """Run blocking work in one of the emulator's threads."""
+        return await anyio.to_thread.run_sync(work, *args, limiter=self._threads)
+
+    def open(self, *, make: bool = True) -> None:
+        """Own the directory and read its catalog; blocks.
+
+        Args:
+            make: make the directory where it is missing or empty.
+
+        Raises:
+            UsageError: it can't be used, is damaged, or another emulator uses it.
+        """
+        self._lock = self.directory.own(make=make)
+        try:
+            self.disk = Disk(self.disk.fsync, self.directory.settle(self._discard))
+            self.catalog = Catalog.open(self.directory.catalog, fsync=self.disk.fsync)
+            try:
+                self._load()
+            except BaseException:
+                self.catalog.close()
+                raise
+        except (OSError, ValueError, LookupError) as error:
+            os.close(self._lock)
+            raise DamagedDataError(self.directory.path, str(error)) from error
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def close(self) -> None:
+        """Leave the directory to others; blocks."""
+        self.catalog.close()
+        os.close(self._lock)
+
+    def held(self, registry: Registry) -> Mapping[str, Repository]:
+        """A registry's repositories by name."""
+        return self.repositories.get(registry, {})
+
+    def repository(self, target: Target, name: str) -> Repository:
+        """Find a repository.
+
+        Raises:
+            AwsError: RepositoryNotFoundException.
+        """
+        found = self.held(target.registry).get(name)
+        if found is None:
+            raise repository_not_found(name, target.id)
+        return found
+
+    def find(self, name: str, registry: Registry | None) -> Repository | None:
+        """A repository as ``/v2/`` is asked for it: in a registry, or, at a bare address, in the first that has it.
+
+        The default account's in the default region comes first, then private ones before public ones, in order.
+        """
+        if registry is not None:
+            return self.held(registry).get(name)
+        having = [each for each, held in self.repositories.items() if name in held]
+        default = Registry()
+        chosen = default if default in having else min(having, default=None)
+        return self.repositories[chosen][name] if chosen else None
+
+    @asynccontextmanager
+    async def changing(self, target: Target, name: str) -> AsyncIterator[Repository]:
+        """Find a repository and keep all other changes away from it.
+
+        Raises:
+            AwsError: RepositoryNotFoundException, also if it was deleted meanwhile.
+        """
+        found = self.repository(target, name)
+        async with found.lock:
+            if self.held(target.registry).get(name) is not found:
+                raise repository_not_found(name, target.id)
+            yield found
+
+    @asynccontextmanager
+    async def uploading(self, upload_id: str, target: Target, name: str) -> AsyncIterator[Upload]:
+        """Find a repository's upload and keep all other changes away from it.
+
+        Raises:
+            AwsError: RepositoryNotFoundException, UploadNotFoundException; also if it was finished meanwhile.
+        """
+        repository = self.repository(target, name)
+        found = self.uploads.get(upload_id.lower())
+        if found is None or found.record.repository != repository.key:
+            raise upload_not_found(upload_id, name, target.id)
+        async with found.lock:
+            if self._upload_lifetime and now() - found.record.created_at > self._upload_lifetime:
+                await self.remove_upload(found)
+            if self.uploads.get(found.id) is not found:
+                raise upload_not_found(upload_id, name, target.id)
+            yield found
+
+    async def create_repository(self, record: RepositoryRecord, target: Target) -> Repository:
+        """Make a repository.
+
+        Raises:
+            AwsError: RepositoryAlreadyExistsException.
+        """
+        if record.name in self.held(target.registry):
+            raise repository_exists(record.name, target.id)
+        held = self.repositories.setdefault(target.registry, {})
+        created = self._new(target.registry, record)
+        # Taken and locked before the first await: of two calls at once, the second is told that it exists.
+        created.lock.acquire_nowait()
+        held[record.name] = created
+        try:
+            await self.in_thread(created.create)
+        except OSError:
+            del held[record.name]
+            raise
+        finally:
+            created.lock.release()
+        return created
+
+    async def create_on_push(self, registry: Registry, name: str) -> Repository | None:
+        """Find a repository, or make it as the registry's creation templates say; None if none of them is for it.
+
+        Only templates that are applied for CREATE_ON_PUSH count: the longest prefix, else ROOT's. *name* becomes a
+        path: the caller has checked that it is a repository's.
+        """
+        if found := self.held(registry).get(name):
+            async with found.lock:  # it may be in the making by another push
+                return self.held(registry).get(name)
+        template = self.accounts.template_for(registry, name)
+        if template is None or registry.is_public:
+            return None
+        return await self.create_repository(_from_template(template, name), Target(registry, registry.account))
+
+    async def delete_repository(self, target: Target, name: str, *, force: bool) -> Repository:
+        """Remove a repository and the uploads into it.
+
+        Raises:
+            AwsError: RepositoryNotFoundException; RepositoryNotEmptyException if there are images and no *force*.
+        """
+        async with self.changing(target, name) as repository:
+            if repository.images and not force:
+                raise repository_not_empty(name, target.id)
+            await self.in_thread(repository.delete)
+            del self.repositories[target.registry][name]
+            orphans = [upload for upload in self.uploads.values() if upload.record.repository == repository.key]
+            for upload in orphans:
+                del self.uploads[upload.id]
+        # Outside of the repository's lock: CompleteLayerUpload takes an upload's first and the repository's second.
+        for upload in orphans:
+            async with upload.lock:
+                await self.in_thread(upload.discard)
+        return repository
+
+    async def create_upload(self, repository: Repository) -> Upload:
+        """Open an upload into a repository that exists."""
+        upload = self._upload(UploadRecord(str(uuid.uuid4()), repository.key, now()))
+        await self.in_thread(upload.create)
+        self.uploads[upload.id] = upload
+        return upload
+
+    async def remove_upload(self, upload: Upload) -> None:
+        """Forget an upload, under its lock."""
+        self.uploads.pop(upload.id, None)
+        await self.in_thread(upload.remove)
+
+    async def expire_upload(self, upload_id: str) -> None:
+        """Forget an upload, if it is there, as ECR does with one that nobody goes on with."""
+        if upload := self.uploads.get(upload_id.lower()):
+            async with upload.lock:
+                await self.remove_upload(upload)
+
+    def _load(self) -> None:
+        by_key: dict[int, Repository] = {}
+        for key, registry, record in self.catalog.repositories():
+            by_key[key] = self._new(registry, record, key=key)
+            self.repositories.setdefault(registry, {})[record.name] = by_key[key]
+        for key, image in self.catalog.images():
+            by_key[key].restore(image)
+        for key, tag, digest in self.catalog.tags():
+            by_key[key].tags[tag] = digest
+        for key, digest, size in self.catalog.layers():
+            by_key[key].layers[digest] = size
+        self.uploads = {record.id: self._upload(record) for record in self.catalog.uploads()}
+        self.accounts = Accounts(self.catalog)
+
+    def _new(self, registry: Registry, record: RepositoryRecord, *, key: int = 0) -> Repository:
+        layout = Layout(self.directory.layout(registry, record.name), self.disk)
+        return Repository(registry, record, layout, self.catalog, key=key)
+
+    def _upload(self, record: UploadRecord) -> Upload:
+        return Upload(self.directory.uploads / record.id, record, self.catalog)
+
+
+def now() -> float:
+    """Seconds since 1970, as ECR's timestamps are."""
+    return time.time()
+
+
+def _from_template(template: TemplateRecord, name: str) -> RepositoryRecord:
+    return RepositoryRecord(
+        name=name,
+        created_at=now(),
+        mutability=template.mutability,
+        exclusion_filters=template.exclusion_filters,
+        encryption=template.encryption,
+        tags=template.tags,
+        policy=template.policy,
+        lifecycle_policy=template.lifecycle_policy,
+    )

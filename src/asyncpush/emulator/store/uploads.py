@@ -1,0 +1,188 @@
+"""A layer upload: parts appended in order to a file, a running digest, and a record that a restart goes on from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+
+from asyncpush.emulator.errors import empty_upload, part_too_small
+from asyncpush.emulator.store.catalog import Catalog
+from asyncpush.emulator.store.disk import Disk, is_kept, write_at
+from asyncpush.emulator.store.records import UploadRecord
+from asyncpush.model import Digest
+
+_BLOCK = 4 * 1024 * 1024
+
+#: Each time that so many bytes have come, they are written out: nobody reads layers of this length back from memory.
+_LONG = 4 * 1024 * 1024
+
+#: The most that a part has: a chunk of ``/v2/`` that is longer counts as several.
+_MAX_PART = 20 * 1024 * 1024
+
+
+class Upload:
+    """One upload; its methods block, and are called one at a time under ``lock``.
+
+    Args:
+        path: the file of its bytes, ``<data>/uploads/<id>``; not there before the first part.
+        record: what is known of it.
+        catalog: where that is kept.
+    """
+
+    def __init__(self, path: Path, record: UploadRecord, catalog: Catalog) -> None:
+        self.id = record.id
+        self.lock = anyio.Lock()
+        self.record = record
+        self.path = path
+        self._catalog = catalog
+        self._hasher = None if record.received else hashlib.sha256()
+
+    def create(self) -> None:
+        """Open it."""
+        with self._catalog.writing(lasting=False) as writes:
+            writes.add_upload(self.record)
+
+    def append(self, part: bytes | memoryview, minimum: int, disk: Disk) -> None:
+        """Add the next part; on failure the upload is as it was before.
+
+        When this returns, bytes and record outlive a kill of this process. Neither is synced part by part: a power cut
+        costs parts at most, which the client is told of by ``lastValidByteReceived``.
+
+        Args:
+            part: its bytes.
+            minimum: bytes below which only the last part may be.
+            disk: how to write.
+        """
+        short = self.record.short_part or 0 < self.record.last_part < minimum
+        self._add(part, disk, parts=self.record.parts + 1, last_part=len(part), short_part=short)
+
+    def extend(self, block: memoryview, minimum: int, disk: Disk) -> None:
+        """Add a block of a chunk that comes through ``/v2/``; on failure the upload is as it was before.
+
+        A chunk is a part, of any length, until ``end_chunk``: one that was cut goes on with the next body.
+
+        Args:
+            block: its next bytes.
+            minimum: bytes below which only the last part may be.
+            disk: how to write.
+        """
+        short = self.record.short_part or 0 < self.record.last_part < minimum
+        open_part = min(self.record.last_part, 0) - len(block)
+        self._add(block, disk, parts=self.parts_with(len(block)), last_part=open_part, short_part=short)
+
+    def parts_with(self, size: int) -> int:
+        """The parts that there are once a chunk of ``/v2/`` has brought *size* bytes more."""
+        chunk = max(-self.record.last_part, 0)
+        return self.record.parts + _parts_of(chunk + size) - _parts_of(chunk)
+
+    def end_chunk(self) -> None:
+        """Close the part that ``extend`` has opened, if it has."""
+        if self.record.last_part < 0:
+            self._save(replace(self.record, last_part=-self.record.last_part))
+
+    def _add(self, data: bytes | memoryview, disk: Disk, *, parts: int, last_part: int, short_part: bool) -> None:
+        old = self.record
+        hasher = self._running().copy()
+        hasher.update(data)
+        new = replace(
+            old,
+            parts=parts,
+            received=old.received + len(data),
+            last_part=last_part,
+            short_part=short_part,
+            digest=hasher.hexdigest(),
+        )
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            first = os.pread(descriptor, 1, 0) if old.received else data
+            if disk.discard and not is_kept(new.received, first):
+                self._discard_bytes(descriptor, new)
+            else:
+                write_at(descriptor, data, old.received)
+                if old.received // _LONG < new.received // _LONG:
+                    disk.write_out(descriptor)
+                self._save(new)
+        except OSError:
+            os.ftruncate(descriptor, old.received)
+            raise
+        finally:
+            os.close(descriptor)
+        self._hasher = hasher
+
+    def close(self, disk: Disk) -> Digest:
+        """``finish``, also of an upload that has no bytes: the OCI specification knows the empty blob."""
+        if not self.record.received:
+            self.path.touch()
+        return self.finish(disk)
+
+    def finish(self, disk: Disk) -> Digest:
+        """Cut off what was never acknowledged, see the rest to the disk, and tell its digest."""
+        digest = self._running().hexdigest()
+        if digest != self.record.digest:  # not known since a power cut took bytes: a move of the file relies on it
+            self._save(replace(self.record, digest=digest))
+        descriptor = os.open(self.path, os.O_RDWR)
+        try:
+            os.ftruncate(descriptor, self.record.received)
+            disk.sync(descriptor)
+        finally:
+            os.close(descriptor)
+        return Digest(digest)
+
+    def shorten(self, size: int) -> None:
+        """Go back to the first *size* bytes: a power cut took the rest."""
+        self._save(replace(self.record, received=size, digest=""))
+        self._hasher = None
+
+    def remove(self) -> None:
+        """Forget it and free its bytes."""
+        with self._catalog.writing(lasting=False) as writes:
+            writes.remove_upload(self.id)
+        self.discard()
+
+    def discard(self) -> None:
+        """Free the bytes of an upload that the catalog has no more."""
+        self.path.unlink(missing_ok=True)
+
+    def _discard_bytes(self, descriptor: int, new: UploadRecord) -> None:
+        """Make the file a shell; not before the catalog says so, since a part that fails must leave those before it."""
+        os.ftruncate(descriptor, new.received)
+        self._save(new)
+        os.ftruncate(descriptor, 0)
+        os.ftruncate(descriptor, new.received)
+
+    def _save(self, record: UploadRecord) -> None:
+        with self._catalog.writing(lasting=False) as writes:
+            writes.save_upload(record)
+        self.record = record
+
+    def _running(self) -> hashlib._Hash:
+        """The digest of the bytes so far, read again once after a restart."""
+        if self._hasher is None:
+            hasher, rest = hashlib.sha256(), self.record.received
+            with self.path.open("rb") as file:
+                while rest and (block := file.read(min(rest, _BLOCK))):
+                    hasher.update(block)
+                    rest -= len(block)
+            self._hasher = hasher
+        return self._hasher
+
+
+def check_parts(upload: Upload, repository: str, registry_id: str) -> None:
+    """See that an upload may be completed, whichever door its bytes came by.
+
+    Raises:
+        AwsError: it has no parts, or a short one before the last.
+    """
+    if upload.record.received == 0:
+        raise empty_upload(upload.id, repository, registry_id)
+    if upload.record.short_part:
+        raise part_too_small()
+
+
+def _parts_of(chunk: int) -> int:
+    """The parts that a chunk of so many bytes counts as."""
+    return -(-chunk // _MAX_PART)

@@ -1,0 +1,153 @@
+"""The entrance of ``/v2/`` (OCI distribution-spec): which registry, which repository, and who answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from aiohttp import web
+
+from asyncpush import open_files
+from asyncpush.emulator.api.images import ImagesApi
+from asyncpush.emulator.errors import AwsError, repository_not_found
+from asyncpush.emulator.limits import Rules
+from asyncpush.emulator.registry import Registry, registry_of_host
+from asyncpush.emulator.store.background import Finishing
+from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.store.state import Store
+from asyncpush.emulator.v2 import manifests as lists
+from asyncpush.emulator.v2.answers import V2Error, json_answer, refusal, translated
+from asyncpush.emulator.v2.blobs import Blobs
+from asyncpush.emulator.v2.manifests import Manifests
+from asyncpush.emulator.v2.receiving import BodyLostError
+from asyncpush.emulator.v2.uploads import Uploads
+
+#: The names of repositories (distribution-spec, Pulling manifests), of as many characters as ECR allows.
+_NAME = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
+_LONGEST_NAME = 256
+
+_Handler = Callable[[web.Request, Repository, str], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """What is done at a path: method -> handler, and the method that may create the repository."""
+
+    path: re.Pattern[str]
+    handlers: Mapping[str, _Handler]
+    creating: str = ""
+
+
+class V2Api:
+    """A registry on a store, for those that the gate let in.
+
+    Args:
+        store: where everything is.
+        rules: quotas and behaviour.
+        finishing: carries out what changes data.
+    """
+
+    def __init__(self, store: Store, rules: Rules, finishing: Finishing) -> None:
+        self._store = store
+        self._finishing = finishing
+        self._blobs = Blobs(store)
+        self._uploads = Uploads(store, rules, finishing, self._blobs)
+        self._manifests = Manifests(store, ImagesApi(store, rules), finishing)
+        self._routes = self._make_routes()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer any request below ``/v2/``."""
+        try:
+            return await self._route(request)
+        except V2Error as error:
+            return refusal(error)
+        except AwsError as error:
+            return refusal(translated(error))
+        except (BodyLostError, ConnectionError) as error:
+            if isinstance(error.__cause__, TimeoutError):
+                return refusal(V2Error(408, "BLOB_UPLOAD_INVALID", str(error)))
+            return refusal(V2Error(400, "BLOB_UPLOAD_INVALID", "the body ended before its end"))
+        except OSError as error:
+            return refusal(
+                V2Error(
+                    500, "UNKNOWN", f"the emulator can't use its data directory: {open_files.shortage(error) or error}"
+                )
+            )
+
+    async def _route(self, request: web.Request) -> web.StreamResponse:
+        path, registry = request.match_info["path"], registry_of_host(request.host)
+        if path in ("", "_catalog"):
+            _allow(request, ("GET",), path)
+            return lists.catalog(request, self._store, registry) if path else json_answer({})
+        for route in self._routes:
+            if match := route.path.fullmatch(path):
+                method = _allow(request, tuple(route.handlers), path)
+                repository = await self._repository(match["name"], registry, create=method == route.creating)
+                return await route.handlers[method](request, repository, match["rest"])
+        raise V2Error(404, "NAME_UNKNOWN", f"there is nothing at /v2/{path}")
+
+    def _make_routes(self) -> tuple[_Route, ...]:
+        uploads, manifests = self._uploads, self._manifests
+        of_manifest: dict[str, _Handler] = {
+            "GET": lambda _, repository, reference: manifests.get(repository, reference),
+            "PUT": manifests.put,
+            "DELETE": lambda _, repository, reference: manifests.delete(repository, reference),
+        }
+        of_upload: dict[str, _Handler] = {
+            "GET": lambda _, repository, upload: uploads.status(repository, upload),
+            "PATCH": uploads.append,
+            "PUT": uploads.complete,
+            "DELETE": lambda _, repository, upload: uploads.cancel(repository, upload),
+        }
+        begin: dict[str, _Handler] = {"POST": lambda request, repository, _: uploads.begin(request, repository)}
+        return (
+            _Route(_path(r"/manifests/(?P<rest>[^/]+)"), of_manifest, creating="PUT"),
+            _Route(_path(r"/blobs/uploads/?(?P<rest>)"), begin, creating="POST"),
+            _Route(_path(r"/blobs/uploads/(?P<rest>[^/]+)"), of_upload),
+            _Route(_path(r"/blobs/(?P<rest>[^/]+)"), {"GET": self._blob}),
+            _Route(_path(r"/tags/(?P<rest>list)"), {"GET": _tags}),
+            _Route(_path(r"/referrers/(?P<rest>[^/]+)"), {"GET": _referrers}),
+        )
+
+    async def _repository(self, name: str, registry: Registry | None, *, create: bool) -> Repository:
+        """Find a repository; a push makes it where a creation template says so."""
+        found = self._store.find(name, registry)
+        if found is None and create:
+            found = await self._created(name, registry)
+        if found is None:
+            raise translated(repository_not_found(name, (registry or Registry()).account))
+        return found
+
+    async def _created(self, name: str, registry: Registry | None) -> Repository | None:
+        if not _NAME.fullmatch(name) or not 2 <= len(name) <= _LONGEST_NAME:  # it becomes a path
+            raise V2Error(400, "NAME_INVALID", f"{name!r} can't be a repository's name")
+        into = registry or self._store.accounts.registry_for(name)
+        return await self._finishing.carry(partial(self._store.create_on_push, into, name)) if into else None
+
+    async def _blob(self, request: web.Request, repository: Repository, digest: str) -> web.StreamResponse:
+        if request.method == "HEAD" and repository.registry.is_public:
+            raise V2Error(403, "DENIED", "Not Authorized")  # as public.ecr.aws was seen to answer
+        return await self._blobs.get(repository, digest, with_bytes=request.method == "GET")
+
+
+async def _tags(request: web.Request, repository: Repository, _: str) -> web.StreamResponse:
+    return lists.tags(request, repository)
+
+
+async def _referrers(request: web.Request, repository: Repository, digest: str) -> web.StreamResponse:
+    return lists.referrers(request, repository, digest)
+
+
+def _path(rest: str) -> re.Pattern[str]:
+    return re.compile(rf"(?P<name>.+){rest}")
+
+
+def _allow(request: web.Request, methods: tuple[str, ...], path: str) -> str:
+    """The method whose handler is to answer: HEAD is GET, of which no body is sent."""
+    method = "GET" if request.method == "HEAD" else request.method
+    if method not in methods:
+        message = f"{request.method} is not for /v2/{path}"
+        raise V2Error(405, "UNSUPPORTED", message, {"Allow": ", ".join(methods)})
+    return method

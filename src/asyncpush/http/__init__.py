@@ -1,0 +1,1 @@
+"""What all clients of HTTP share: when a request is sent again, and what the environment names."""

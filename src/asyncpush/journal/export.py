@@ -1,0 +1,270 @@
+"""A journal as others read it: what is in it, counted or row by row, also while a run writes it.
+
+All of it blocks: it belongs into a worker thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from asyncpush.journal.database import read_database
+from asyncpush.journal.sql import unpacked
+
+RunOutcome: TypeAlias = Literal["unfinished", "failed", "finished"]
+
+
+class _Row(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_field="kind", tag=str.lower):
+    """A line of an export: its members are named in JSON's manner, and ``kind`` says which it is."""
+
+
+class Run(_Row, frozen=True, kw_only=True):
+    """A run; *failed* and *finished* count its images. One without an end runs now, or was interrupted."""
+
+    id: int
+    plan: str
+    state: RunOutcome
+    started: datetime
+    resumed: datetime | None
+    ended: datetime | None
+    finished: int
+    failed: int
+
+
+class Image(_Row, frozen=True, kw_only=True):
+    """What became of an image of a run."""
+
+    run: int
+    copy: str
+    outcome: str
+    source_digest: str | None
+    digest: str | None
+    reason: str | None
+    at: datetime
+
+
+class Tag(_Row, frozen=True, kw_only=True):
+    """What a tag named when it was last looked at."""
+
+    repository: str
+    tag: str
+    source_digest: str | None
+    digest: str
+    at: datetime
+
+
+class Referrers(_Row, frozen=True, kw_only=True):
+    """A manifest whose referrers were brought along."""
+
+    repository: str
+    digest: str
+    at: datetime
+
+
+class Making(_Row, frozen=True, kw_only=True):
+    """A repository whose creation has begun, and is not known to be whole."""
+
+    repository: str
+    at: datetime
+
+
+class Layer(_Row, frozen=True, kw_only=True):
+    """A layer that a repository holds."""
+
+    repository: str
+    digest: str
+    size: int
+    referenced: bool
+
+
+class Compressed(_Row, frozen=True, kw_only=True):
+    """What a blob became whose digest was unknown before it was read."""
+
+    identity: str
+    media_type: str
+    digest: str
+    size: int
+
+
+class Upload(_Row, frozen=True, kw_only=True):
+    """An upload that was begun and not completed; the id lets nobody in who has no credentials."""
+
+    repository: str
+    identity: str
+    id: str
+    part_size: int
+    received: int
+    begun: datetime
+    heard: datetime
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What is in a journal; *layer_bytes* counts a layer once for each repository that holds it."""
+
+    runs: list[Run]
+    repositories: int
+    layers: int
+    layers_referenced: int
+    layer_bytes: int
+    tags: int
+    compressed: int
+    uploads: list[Upload]
+
+
+def summarize(path: Path) -> Summary:
+    """Count what is in a journal.
+
+    Raises:
+        UsageError: there is none.
+        JournalError: it is damaged.
+    """
+    with read_database(path) as connection:
+        repositories, layers, referenced, size = connection.execute(
+            # total() is a float, which a claim in a manifest can't overflow.
+            "SELECT count(DISTINCT repository), count(*), total(referenced), total(size) FROM layer"
+        ).fetchone()
+        return Summary(
+            runs=list(_runs(connection)),
+            repositories=repositories,
+            layers=layers,
+            layers_referenced=int(referenced),
+            layer_bytes=int(size),
+            tags=_count(connection, "SELECT count(*) FROM known"),
+            compressed=_count(connection, "SELECT count(*) FROM compressed"),
+            uploads=list(_uploads(connection)),
+        )
+
+
+def rows(path: Path) -> Iterator[Run | Image | Tag | Referrers | Making | Layer | Compressed | Upload]:
+    """All that is in a journal, as it is in one instant.
+
+    Raises:
+        UsageError: there is none.
+        JournalError: it is damaged.
+    """
+    with read_database(path) as connection:
+        yield from _runs(connection)
+        yield from _images(connection)
+        yield from _tags(connection)
+        yield from _referrers(connection)
+        yield from _making(connection)
+        yield from _layers(connection)
+        yield from _compressed(connection)
+        yield from _uploads(connection)
+
+
+def _runs(connection: sqlite3.Connection) -> Iterator[Run]:
+    found = connection.execute(
+        "SELECT id, plan, started, begun, ended, run.failed, images_finished + count(digest),"
+        " images_failed + count(image.run) - count(digest)"
+        " FROM run LEFT JOIN image ON image.run = run.id GROUP BY id ORDER BY id"
+    )
+    for key, plan, started, begun, ended, failures, finished, failed in found:
+        state: RunOutcome = "unfinished" if ended is None else "failed" if failures else "finished"
+        yield Run(
+            id=key,
+            plan=plan,
+            state=state,
+            started=_time(started),
+            resumed=_time(begun) if begun > started else None,
+            ended=None if ended is None else _time(ended),
+            finished=finished,
+            # A run can fail of more than images can tell, such as a source that could not be listed.
+            failed=max(failed, failures),
+        )
+
+
+def _images(connection: sqlite3.Connection) -> Iterator[Image]:
+    found = connection.execute(
+        "SELECT run, copy, outcome, source_digest, digest, reason, at FROM image ORDER BY run, copy"
+    )
+    for run, copy, outcome, source, digest, reason, at in found:
+        yield Image(
+            run=run,
+            copy=_text(copy),
+            outcome=outcome,
+            source_digest=_optional(source),
+            digest=_optional(digest),
+            reason=None if reason is None else _text(reason),
+            at=_time(at),
+        )
+
+
+def _tags(connection: sqlite3.Connection) -> Iterator[Tag]:
+    found = connection.execute("SELECT repository, tag, source_digest, digest, at FROM known ORDER BY repository, tag")
+    for repository, tag, source, digest, at in found:
+        yield Tag(
+            repository=repository,
+            tag=tag,
+            source_digest=_optional(source),
+            digest=str(unpacked(digest)),
+            at=_time(at),
+        )
+
+
+def _referrers(connection: sqlite3.Connection) -> Iterator[Referrers]:
+    for repository, digest, at in connection.execute(
+        "SELECT repository, digest, at FROM carried ORDER BY repository, digest"
+    ):
+        yield Referrers(repository=repository, digest=str(unpacked(digest)), at=_time(at))
+
+
+def _making(connection: sqlite3.Connection) -> Iterator[Making]:
+    # A journal that is only read may be older than the table.
+    if _count(connection, "SELECT count(*) FROM sqlite_master WHERE name = 'making'"):
+        for repository, at in connection.execute("SELECT repository, at FROM making ORDER BY repository"):
+            yield Making(repository=repository, at=_time(at))
+
+
+def _layers(connection: sqlite3.Connection) -> Iterator[Layer]:
+    found = connection.execute(
+        "SELECT address, digest, size, referenced FROM repository JOIN layer ON repository = key ORDER BY key, digest"
+    )
+    for address, digest, size, referenced in found:
+        yield Layer(repository=address, digest=str(unpacked(digest)), size=size, referenced=bool(referenced))
+
+
+def _compressed(connection: sqlite3.Connection) -> Iterator[Compressed]:
+    for identity, media_type, digest, size in connection.execute(
+        "SELECT identity, media_type, digest, size FROM compressed ORDER BY identity"
+    ):
+        yield Compressed(identity=identity, media_type=media_type, digest=str(unpacked(digest)), size=size)
+
+
+def _uploads(connection: sqlite3.Connection) -> Iterator[Upload]:
+    for repository, identity, key, part_size, received, begun, heard in connection.execute(
+        "SELECT repository, identity, id, part_size, received, begun, heard FROM sound_upload"
+        " ORDER BY repository, identity"
+    ):
+        yield Upload(
+            repository=repository,
+            identity=identity,
+            id=key,
+            part_size=part_size,
+            received=received,
+            begun=_time(begun),
+            heard=_time(heard),
+        )
+
+
+def _count(connection: sqlite3.Connection, query: str) -> int:
+    [(count,)] = connection.execute(query)
+    return int(count)
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _text(column: bytes) -> str:
+    """Text for a screen or for JSON; the name of a file need not be text."""
+    return column.decode("utf-8", "replace")
+
+
+def _optional(column: bytes | None) -> str | None:
+    return None if column is None else str(unpacked(column))

@@ -1,0 +1,198 @@
+"""What the parts of one migration share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import anyio
+from anyio import CancelScope
+
+from asyncpush.engine.image import Run
+from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, JournalError, UsageError
+from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
+from asyncpush.journal import SqliteJournal
+from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag, NothingTaken
+from asyncpush.migrate.layer_distribution import Exchange
+from asyncpush.migrate.plan.model import Entry, Plan, Target
+from asyncpush.migrate.results import may_succeed, time_may_mend
+from asyncpush.migrate.targets import OpenTarget
+from asyncpush.model import Digest
+from asyncpush.settings import Settings
+from asyncpush.single_flight import Once
+from asyncpush.sources.registry import Remotes
+
+#: What an interrupted run has found out is believed for this many seconds.
+RESUME_WITHIN = 6 * 60 * 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a migration goes about it.
+
+    Attributes:
+        dry: find out what would be sent, and send nothing.
+        recheck: look at images again that an interrupted run has finished, and at referrers that were carried along.
+        fail_fast: stop at the first failure.
+        retries: how often what has failed is tried again at the end.
+        resume_within: seconds since an interrupted run has begun for which it is gone on with.
+        rest: seconds to wait before that, where time can mend it; twice as long before each further time.
+    """
+
+    dry: bool = False
+    recheck: bool = False
+    fail_fast: bool = False
+    retries: int = 2
+    resume_within: float = RESUME_WITHIN
+    rest: float = 5.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Context:
+    """One migration.
+
+    Attributes:
+        options: how it goes about it.
+        run: what all images share.
+        exchange: brings layers to all repositories.
+        targets: the registries that images go to.
+        remotes: the registries that they come from.
+        journal: None in a dry run without one.
+        results: what became of each copy so far, by its key and destination.
+        left_out: tags that the plan does not take.
+        nothing_taken: entries that take no tag, by their place.
+        attempts: tries of each copy, by its key.
+        sources: the digest that the source has for each copy, by its key; None where it has none.
+        tries_left: how often what fails now will be tried again.
+        unread: entries of which it is not known yet which images they ask for.
+        scope: what is cancelled at the first failure, if that is to stop the others.
+        broken: what the journal has failed of; then nothing goes on.
+        stopped: the error that lost credentials have shown in; then nothing goes on, either, and all can be resumed.
+    """
+
+    options: Options
+    run: Run
+    exchange: Exchange
+    targets: Mapping[Target, OpenTarget]
+    remotes: Remotes
+    journal: SqliteJournal | None
+    results: dict[str, CopyResult] = field(default_factory=dict)
+    left_out: list[LeftOutTag] = field(default_factory=list)
+    nothing_taken: dict[str, NothingTaken] = field(default_factory=dict)
+    attempts: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, Digest | None] = field(default_factory=dict)
+    tries_left: int = 0
+    unread: set[Entry] = field(default_factory=set)
+    scope: CancelScope = field(default_factory=CancelScope)
+    broken: JournalError | None = None
+    stopped: AsyncpushError | None = None
+    _tags: Once[tuple[str, ...]] = field(default_factory=Once)
+    _claims: dict[str, Copy] = field(default_factory=dict)
+    _next_rest: float = 0.0
+
+    @property
+    def emit(self) -> Emit:
+        """Hears what happens."""
+        return self.run.resources.emit
+
+    async def tags(self, host: str, repository: str) -> tuple[str, ...]:
+        """The tags of a repository that images come from; asked for once."""
+        tags, _ = await self._tags.do((host, repository), lambda: self.remotes.at(host).tags(repository))
+        return tags
+
+    def claims(self, copy: Copy) -> bool:
+        """Whether a copy may go: no other goes to its place. Of two that want the same, the first does it for both."""
+        place = f"{copy.repository.address}:{copy.tag}" if copy.tag else copy.key
+        other = self._claims.setdefault(place, copy)
+        if other is not copy and (other.source, other.choice) != (copy.source, copy.choice):
+            self.failed(
+                copy,
+                UsageError(
+                    f"{other.source} ({other.entry.place}) goes there, too", hint="give one of them another place"
+                ),
+            )
+        return other is copy
+
+    @property
+    def claimed(self) -> Collection[Copy]:
+        """All copies that may go, as far as they are known."""
+        return self._claims.values()
+
+    async def rest(self) -> None:
+        """Wait before what has failed is tried again, if time can mend some of it."""
+        if any(time_may_mend(result.error) for result in self.results.values()):
+            await anyio.sleep(self._next_rest or self.options.rest)
+            self._next_rest = 2 * (self._next_rest or self.options.rest)
+        for target in self.targets.values():
+            target.registry.wait_again()
+        self.remotes.wait_again()
+
+    def started(self, copy: Copy) -> None:
+        """Note that a copy's turn has come."""
+        self.attempts[copy.key] += 1
+        self.emit(ImageStarted(copy.source, copy.destination))
+
+    def present(self, copy: Copy, digest: Digest, size: int) -> None:
+        """Note that a copy is there already."""
+        self.emit(ImagePlanned(copy.destination, 0, 0, 0, 0))
+        self.emit(ImageDone(copy.destination, digest, "present"))
+        self.ended(CopyResult(copy=copy, outcome="present", digest=digest, bytes_present=size))
+
+    def failed(self, copy: Copy, error: AsyncpushError) -> None:
+        """Note that a copy has failed, for good or for now."""
+        if isinstance(error, JournalError):
+            self.broken = error
+            self.scope.cancel()
+        if not self.stops(error) and self.tries_left and may_succeed(error):
+            self.emit(Notice(f"{copy.destination} will be tried again at the end: {error}"))
+        else:
+            self.emit(ImageFailed(copy.destination, str(error)))
+        self.ended(CopyResult(copy=copy, outcome="failed", error=error))
+
+    def stops(self, error: AsyncpushError) -> bool:
+        """Whether *error* ends the run, since all that is left would fail of it: credentials are lost."""
+        lost = isinstance(error, CREDENTIALS_LOST)
+        if lost:
+            self.stopped = self.stopped or error
+            self.scope.cancel()
+        return lost
+
+    def ended(self, result: CopyResult) -> None:
+        """Note what became of a copy."""
+        before = self.results.get(result.copy.key)
+        if before and (before.outcome, before.digest, result.outcome) == ("pushed", result.digest, "present"):
+            result = before  # this run has put it, and has come again for its referrers
+        self.results[result.copy.key] = replace(result, attempts=self.attempts[result.copy.key])
+        if result.outcome == "failed" and self.options.fail_fast:
+            self.scope.cancel()
+
+
+async def begin_run(journal: SqliteJournal, plan: str, options: Options, emit: Emit) -> bool:
+    """Begin a run of a *plan*, by its fingerprint, or go on with one; whether it does that."""
+    state = await journal.begin_run(plan, anew=options.recheck, within=options.resume_within)
+    if state.outdated is not None:
+        emit(
+            Notice(
+                f"the run that began {state.outdated:%Y-%m-%d %H:%M} UTC was interrupted, and is too old to be gone on "
+                "with (--resume-within): every image is looked at again"
+            )
+        )
+    return state.resumed
+
+
+def fingerprint(plan: Plan, settings: Settings, registries: Sequence[str]) -> str:
+    """Equal for plans that ask for the same, and get the same made of it; without any secret.
+
+    Args:
+        plan: the plan.
+        settings: some of them change what is made of an image.
+        registries: the addresses of the plan's targets, which name the account that a run has found.
+    """
+    making = (
+        settings.compression,
+        settings.compression_level,
+        settings.push_foreign_layers,
+        settings.available_platforms,
+    )
+    return Digest.of(repr((plan.targets, plan.entries, making, list(registries))).encode()).hex

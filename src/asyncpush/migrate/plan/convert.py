@@ -1,0 +1,158 @@
+"""A document's values, taken into the shape of its classes; what does not fit is noted, all of it, and left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from asyncpush.migrate.plan.diagnostics import Problems, member
+from asyncpush.migrate.plan.document import HOMES
+from asyncpush.migrate.plan.yaml_loader import Expanded, Plain, Unknown
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+class _Bad:
+    """Stands for what did not fit; a problem says so already."""
+
+
+_BAD = _Bad()
+
+
+def shaped(value: Expanded, kind: type[S], place: str, problems: Problems) -> S | None:
+    """*value* as a *kind*, without those of its members that do not fit; None if nothing is left of it."""
+    fitting = _fit(value, _type_info(kind), place, problems)
+    return None if fitting is _BAD else msgspec.convert(fitting, kind)
+
+
+@lru_cache
+def _type_info(kind: type) -> inspect.Type:
+    return inspect.type_info(kind)
+
+
+def _fit(value: Expanded, kind: inspect.Type, place: str, problems: Problems) -> Any:  # noqa: ANN401 - any shape
+    if isinstance(value, Unknown):
+        return _BAD
+    if value is None and not isinstance(kind, inspect.AnyType):
+        problems.add(place, "is empty", hint="give a value, or leave it out")
+        return _BAD
+    for option in kind.types if isinstance(kind, inspect.UnionType) else (kind,):
+        if _may_be(value, option):
+            return _fit_one(value, option, place, problems)
+    problems.add(place, f"is {_described(value)}; give {_wanted(kind)}")
+    return _BAD
+
+
+def _may_be(value: Expanded, kind: inspect.Type) -> bool:
+    """Whether *value* is of the right sort; what is in it may still be wrong."""
+    match kind:
+        case inspect.StructType() | inspect.DictType():
+            return isinstance(value, dict)
+        case inspect.ListType():
+            return isinstance(value, list)
+        case inspect.StrType() | inspect.LiteralType():
+            return isinstance(value, str)
+        case inspect.IntType():
+            return isinstance(value, Plain) and re.fullmatch(r"-?[0-9]{1,15}", value) is not None
+        case inspect.BoolType():
+            return isinstance(value, Plain) and value.lower() in _TRUTH
+        case _:
+            return True
+
+
+def _fit_one(value: Any, kind: inspect.Type, place: str, problems: Problems) -> Any:  # noqa: ANN401 - any shape
+    match kind:
+        case inspect.StructType():
+            return _fit_members(value, kind, place, problems)
+        case inspect.DictType():
+            fitting = {name: _fit(each, kind.value_type, member(place, name), problems) for name, each in value.items()}
+            return {name: each for name, each in fitting.items() if each is not _BAD}
+        case inspect.ListType():
+            items = [_fit(each, kind.item_type, f"{place}[{at}]", problems) for at, each in enumerate(value)]
+            return [each for each in items if each is not _BAD]
+        case inspect.LiteralType():
+            chosen = next((each for each in kind.values if str(each) == value), _BAD)
+            if chosen is _BAD:
+                problems.add(place, f"is not {_listed(kind.values)}")
+            return chosen
+        case inspect.IntType():
+            number = int(value)
+            if kind.ge is not None and number < kind.ge:
+                problems.add(place, f"is {number}; give {kind.ge} or more")
+                return _BAD
+            return number
+        case inspect.BoolType():
+            return _TRUTH[value.lower()]
+        case inspect.StrType():
+            return str(value)
+        case _:
+            return native(value)
+
+
+def _fit_members(value: dict[str, Expanded], kind: inspect.StructType, place: str, problems: Problems) -> Any:  # noqa: ANN401
+    fields = {field.encode_name: field for field in kind.fields}
+    fitting: dict[str, Any] = {}
+    for name, each in value.items():
+        if name in fields:
+            fitting[name] = _fit(each, fields[name].type, member(place, name), problems)
+        else:
+            close = get_close_matches(name, fields, 1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(fields)}"
+            if name in HOMES and HOMES[name] != place.rpartition(".")[2]:
+                hint = f"it is a member of {HOMES[name]}"
+            problems.add(member(place, name), "is unknown", hint=hint)
+    missing = [name for name, field in fields.items() if field.required and name not in value]
+    for name in missing:
+        problems.add(place, f"has no {name}")
+    if missing or any(field.required and fitting[name] is _BAD for name, field in fields.items() if name in fitting):
+        return _BAD
+    return {name: each for name, each in fitting.items() if each is not _BAD}
+
+
+def native(value: Expanded) -> object:
+    """*value* with numbers and truth values where there were no quotes, as JSON has them."""
+    if isinstance(value, dict):
+        return {name: native(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [native(each) for each in value]
+    return value.native if isinstance(value, Plain) else value
+
+
+def _described(value: Expanded) -> str:
+    """What a value is; never what it says, since it may be a secret."""
+    if isinstance(value, dict):
+        return "a mapping"
+    return "a list" if isinstance(value, list) else "text"
+
+
+def _wanted(kind: inspect.Type) -> str:
+    match kind:
+        case inspect.UnionType():
+            return _listed([_wanted(each) for each in kind.types])
+        case inspect.StructType():
+            return f"a mapping with {_listed([field.encode_name for field in kind.fields])}"
+        case inspect.DictType():
+            return "a mapping"
+        case inspect.ListType():
+            return "a list"
+        case inspect.LiteralType():
+            return _listed(kind.values)
+        case inspect.IntType():
+            return "a number"
+        case inspect.BoolType():
+            return "true or false"
+        case _:
+            return "text"
+
+
+def _listed(words: Sequence[object]) -> str:
+    texts = list(dict.fromkeys(map(str, words)))
+    return " or ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))

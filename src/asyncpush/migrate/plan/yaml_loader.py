@@ -1,0 +1,252 @@
+"""Text into plain values: YAML or JSON, from people, so that nothing in it costs more than it should.
+
+Words that YAML has no quotes around stay what was written (``Plain``): a tag 1.20 is no number, ``no`` is no falsehood,
+2026-01-01 no day. Who wants a number asks for one. Keys that come twice are refused, aliases and depth are bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from asyncpush.errors import UsageError
+from asyncpush.migrate.plan.diagnostics import Problems, member
+
+if TYPE_CHECKING:
+    from yaml import MappingNode, Node
+
+
+MiB = 1024 * 1024
+
+#: A plan of 100,000 images has some 10 MiB.
+MAX_DOCUMENT = 32 * MiB
+
+#: Values of a document once its aliases are followed, and how deep they may lie in each other.
+MAX_VALUES = 2_000_000
+MAX_DEPTH = 40
+
+#: Text of so many characters counts as one value more: an alias of it costs as much as the text.
+_CHARACTERS = 64
+
+
+class Plain(str):
+    """Text without quotes, or a number or truth value of JSON, as it was written."""
+
+    __slots__ = ()
+
+    @property
+    def native(self) -> str | int | float | bool:
+        """What it means where anything may stand, as in JSON."""
+        if re.fullmatch(r"-?(?:0|[1-9][0-9]{0,300})", self):
+            return int(self)
+        if re.fullmatch(r"-?(?:0|[1-9][0-9]{0,300})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?", self):
+            return float(self)
+        return {"true": True, "false": False}.get(self.lower(), str(self))
+
+
+Value: TypeAlias = "str | list[Value] | dict[str, Value] | None"
+
+
+def parse_document(text: str, label: str, *, is_json: bool = False) -> Value:
+    """Read a document in YAML, or in JSON.
+
+    Args:
+        text: the document.
+        label: how to call it in errors.
+        is_json: it is JSON for certain; otherwise it may be, and is read as YAML if not.
+
+    Raises:
+        UsageError: it is neither, or goes beyond the bounds.
+    """
+    if is_json or text.lstrip()[:1] in ("{", "["):
+        try:
+            return _parse_json(text, label)
+        except ValueError as error:
+            if is_json:
+                raise UsageError(f"{label} is no JSON: {error}") from error
+    return _parse_yaml(text, label)
+
+
+def _parse_json(text: str, label: str) -> Value:
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in seen:
+                raise UsageError(f"{label}: {name[:100]!r} comes twice in one object", hint="keep one of them")
+            seen[name] = value
+        return seen
+
+    too_deep = UsageError(f"{label} is nested more than {MAX_DEPTH} levels deep")
+    try:
+        value = json.loads(text, object_pairs_hook=members, parse_int=Plain, parse_float=Plain, parse_constant=Plain)
+    except RecursionError as error:
+        raise too_deep from error
+    return _words(value, 0, too_deep)
+
+
+def _words(value: Any, depth: int, too_deep: UsageError) -> Value:  # noqa: ANN401 - JSON's own values
+    if depth > MAX_DEPTH:
+        raise too_deep
+    if isinstance(value, dict):
+        return {name: _words(each, depth + 1, too_deep) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_words(each, depth + 1, too_deep) for each in value]
+    return Plain(str(value).lower()) if isinstance(value, bool) else value
+
+
+def _parse_yaml(text: str, label: str) -> Value:
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        reader = loader(text)
+        try:
+            root = reader.get_single_node()
+        finally:
+            reader.dispose()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{label} is no text in UTF-8 (character {error.start})") from error
+    except yaml.MarkedYAMLError as error:
+        raise UsageError(f"{label}{_place(error)} is no YAML: {error.problem}", hint=_yaml_hint(text, error)) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = getattr(error, "reason", None) or "it is nested too deeply"
+        raise UsageError(f"{label} is no YAML: {reason}") from error
+    return None if root is None else _Builder(label).value(root, 0)
+
+
+def _place(error: Any) -> str:  # noqa: ANN401 - PyYAML has no types
+    mark = error.problem_mark
+    return f", line {mark.line + 1}, column {mark.column + 1}," if mark else ""
+
+
+def _yaml_hint(text: str, error: Any) -> str | None:  # noqa: ANN401 - PyYAML has no types
+    mark = error.problem_mark
+    lines = text.splitlines()
+    line = lines[mark.line] if mark and mark.line < len(lines) else ""
+    if re.search(r"[{,].*\$\{", line):
+        return 'between braces, ${NAME} needs quotes: {password: "${NAME}"}'
+    if re.search(r"(?:^|[\s:,\[-])\*", line):
+        return "what begins with * needs quotes"
+    return None
+
+
+class _Builder:
+    """Makes values of YAML's nodes, each alias anew."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._left = MAX_VALUES
+
+    def value(self, node: Node, depth: int) -> Value:
+        self._left -= 1
+        if self._left < 0:
+            raise self._error(node, f"there are more than {MAX_VALUES} values once aliases (*NAME) are followed")
+        if depth > MAX_DEPTH:
+            raise self._error(node, f"it is nested more than {MAX_DEPTH} levels deep")
+        if node.id == "scalar":
+            self._left -= len(node.value) // _CHARACTERS
+            return self._scalar(node)
+        if node.id == "sequence":
+            return [self.value(each, depth + 1) for each in node.value]
+        return self._mapping(node, depth)
+
+    def _scalar(self, node: Node) -> Value:
+        match node.tag.removeprefix("tag:yaml.org,2002:"):
+            case "str":
+                return str(node.value)
+            case "null":
+                return None
+            case "int" | "float" | "bool" | "timestamp" | "value":
+                return Plain(node.value)
+            case _:
+                raise self._error(node, f"the type {node.tag[:60]!r} means nothing here")
+
+    def _mapping(self, node: MappingNode, depth: int) -> dict[str, Value]:
+        own: dict[str, Value] = {}
+        merged: dict[str, Value] = {}
+        for key, value in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                for each in self._merged(value, depth):
+                    merged |= {name: content for name, content in each.items() if name not in merged}
+                continue
+            name = self._scalar(key) if key.id == "scalar" else None
+            if not isinstance(name, str):
+                raise self._error(key, "a key must be text")
+            if name in own:
+                raise self._error(key, f"{name[:100]!r} comes twice in one mapping")
+            own[name] = self.value(value, depth + 1)
+        return {**merged, **own} if merged else own
+
+    def _merged(self, node: Node, depth: int) -> Iterator[dict[str, Value]]:
+        for each in node.value if node.id == "sequence" else [node]:
+            content = self.value(each, depth + 1)
+            if not isinstance(content, dict):
+                raise self._error(node, "<< takes a mapping, or a list of mappings")
+            yield content
+
+    def _error(self, node: Node, text: str) -> UsageError:
+        mark = node.start_mark
+        return UsageError(f"{self._label}, line {mark.line + 1}: {text}")
+
+
+_REFERENCE = re.compile(r"\$\$|\$\{(?P<body>[^{}]*)\}|\$\{")
+_BODY = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
+
+
+class Unknown:
+    """Stands for a text with a variable that does not exist, so that nothing else is said about it."""
+
+    __slots__ = ()
+
+
+UNKNOWN = Unknown()
+
+Expanded: TypeAlias = "str | list[Expanded] | dict[str, Expanded] | Unknown | None"
+
+
+def expand(value: Value, environ: Mapping[str, str], place: str, problems: Problems) -> Expanded:
+    """*value* with the variables of all its text replaced; ``$$`` is a dollar sign, keys stay as they are.
+
+    What came out of a variable is ``Plain``: it may be a number where one is wanted.
+    """
+    if isinstance(value, dict):
+        return {name: expand(each, environ, member(place, name), problems) for name, each in value.items()}
+    if isinstance(value, list):
+        return [expand(each, environ, f"{place}[{at}]", problems) for at, each in enumerate(value)]
+    if value is None or "$" not in value:
+        return value
+    before = len(problems.places)
+    text = _REFERENCE.sub(lambda match: _replacement(match, environ, place, problems), value)
+    if len(problems.places) > before:
+        return UNKNOWN
+    return text if text == value else Plain(text)
+
+
+def escape(text: str) -> str:
+    """*text* such that ``expand`` leaves it as it is."""
+    return re.sub(r"\$(?=[${])", "$$", text)
+
+
+def _replacement(match: re.Match[str], environ: Mapping[str, str], place: str, problems: Problems) -> str:
+    if match[0] == "$$":
+        return "$"
+    reference = _BODY.fullmatch(match["body"] or "")
+    if reference is None:
+        problems.add(place, "has ${ without the name of a variable", hint="write ${NAME}, or $$ for a dollar sign")
+        return ""
+    found = environ.get(reference["name"])
+    if reference["default"] is not None:
+        if found:
+            problems.came_from(found, match[0])
+        return found or reference["default"]
+    if found is None:
+        problems.add(
+            place,
+            f"the environment variable {reference['name']} is not set",
+            hint=f"set it, or write ${{{reference['name']}:-DEFAULT}}",
+        )
+    else:
+        problems.came_from(found, match[0])
+    return found or ""

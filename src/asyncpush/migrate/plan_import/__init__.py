@@ -1,0 +1,181 @@
+"""Plans from the configurations of other tools: skopeo sync, regsync, image-syncer, dregsy, ocync, and plain lists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from asyncpush.errors import UsageError
+from asyncpush.migrate.plan.diagnostics import Problems, member
+from asyncpush.migrate.plan.load import is_list
+from asyncpush.migrate.plan.resolve import resolve
+from asyncpush.migrate.plan.yaml_loader import Plain, Value, parse_document
+from asyncpush.migrate.plan_import.builder import Draft, Piece, Registry, comment, write_plan
+from asyncpush.migrate.plan_import.dregsy import import_dregsy, is_dregsy
+from asyncpush.migrate.plan_import.image_syncer import import_image_syncer, is_image_syncer
+from asyncpush.migrate.plan_import.lists import import_list
+from asyncpush.migrate.plan_import.ocync import import_ocync, is_ocync
+from asyncpush.migrate.plan_import.regsync import import_regsync, is_regsync
+from asyncpush.migrate.plan_import.skopeo import import_skopeo, is_skopeo
+from asyncpush.reference import Prefix
+
+Format = Literal["skopeo", "regsync", "image-syncer", "dregsy", "ocync", "list"]
+
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+#: In this order, since what is told by one key must come before what is told by its shape.
+_TELLS = (
+    ("regsync", is_regsync),
+    ("dregsy", is_dregsy),
+    ("ocync", is_ocync),
+    ("skopeo", is_skopeo),
+    ("image-syncer", is_image_syncer),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A plan that was imported.
+
+    Attributes:
+        format: what it was.
+        text: the plan's document, in YAML.
+        notes: what could not be carried over, a line each; in ``text``, too, as comments.
+    """
+
+    format: Format
+    text: str
+    notes: tuple[str, ...]
+
+
+def import_plan(
+    text: str,
+    label: str,
+    *,
+    form: Format | None = None,
+    to: Prefix | None = None,
+    scoped: bool = False,
+    auth: str | None = None,
+    base: Path | None = None,
+) -> Imported:
+    """Make a plan of another tool's configuration; blocks, since it looks for the files that it names.
+
+    Args:
+        text: the configuration.
+        label: how to call it in errors.
+        form: whose it is; None tells from its content.
+        to: where all of it goes; None is where it says.
+        scoped: of skopeo: name repositories after the source's whole path.
+        auth: of image-syncer: the text of its other file.
+        base: the directory that the plan's paths are relative to; None is the working directory.
+
+    Raises:
+        UsageError: it is none, or there is nothing in it that could be carried over.
+    """
+    draft = Draft(to, scoped)
+    if form == "list" or (form is None and is_list(text)):
+        form = "list"
+        import_list(text, draft)
+    else:
+        document = parse_document(text, label)
+        form = form or _tell(document, label)
+        _import_document(form, document, draft, label, auth)
+    _drop_what_is_wrong(draft, base or Path(), label)
+    head = f"Imported from {'a list' if form == 'list' else f'the configuration of {form}'} by asyncpush plan import."
+    return Imported(form, write_plan(draft, head), tuple(comment(note) for note in draft.all_notes()))
+
+
+def _tell(document: Value, label: str) -> Format:
+    if isinstance(document, dict):
+        if isinstance(document.get("images"), list):
+            raise UsageError(f"{label} is a plan already", hint="asyncpush plan check says whether it is good")
+        for name, tell in _TELLS:
+            if tell(document):
+                return next(form for form in FORMATS if form == name)
+    raise UsageError(f"{label} is none of {', '.join(FORMATS)}", hint="say which with --format")
+
+
+def _import_document(form: Format, document: Value, draft: Draft, label: str, auth: str | None) -> None:
+    if not isinstance(document, dict):
+        raise UsageError(f"{label} is no mapping, which a configuration of {form} is")
+    match form:
+        case "skopeo":
+            import_skopeo(document, draft)
+        case "regsync":
+            import_regsync(document, draft)
+        case "dregsy":
+            import_dregsy(document, draft)
+        case "ocync":
+            import_ocync(document, draft)
+        case _:
+            import_image_syncer(document, draft, parse_document(auth, "the file of --auth") if auth else None)
+
+
+def _drop_what_is_wrong(draft: Draft, base: Path, label: str) -> None:
+    """Leave out what would not pass as a plan, or is not needed by what would; the former is a note then."""
+    while draft.images:
+        used = {str(target) for image in draft.images for target in _texts(image.members["targets"])}
+        draft.targets = {name: said for name, said in draft.targets.items() if name in used}
+        problems = Problems()
+        plan = resolve(_document(draft), _AnyVariable(), base, problems)
+        hosts = {entry.host for entry in plan.entries}
+        draft.registries = {host: said for host, said in draft.registries.items() if host in hosts}
+        if not problems:
+            return
+        _drop(draft, problems, label)
+    said = "; ".join(map(comment, draft.all_notes()[-5:]))
+    raise UsageError(f"there is nothing in {label} that can be carried over" + (f" ({said})" if said else ""))
+
+
+def _drop(draft: Draft, problems: Problems, label: str) -> None:
+    images = draft.images
+    wrong: dict[int, str] = {}
+    for place, line in problems.lines():
+        match = re.match(r"images\[([0-9]+)\]", place)
+        host = next((each for each in draft.registries if place.startswith(member("registries", each))), None)
+        text = line.removeprefix(f"{place}: ")
+        if match:
+            source = images[int(match[1])].members["from"]
+            wrong.setdefault(id(images[int(match[1])]), f"{source}: {text}; not carried over")
+        elif host is not None:
+            draft.registries[host] = Registry(notes=[f"{line}; not carried over"])
+        elif not place.startswith("registries"):
+            raise UsageError(f"{label} makes no good plan: {line}")
+    draft.body = [wrong.get(id(each), each) for each in draft.body]
+
+
+def _texts(piece: Piece) -> list[Piece]:
+    return piece if isinstance(piece, list) else [piece]
+
+
+def _document(draft: Draft) -> Value:
+    """The document as it will be read, with targets for all."""
+    registries = {host: _value(said.members) for host, said in draft.registries.items()}
+    # Which registry a variable stands for, only the environment of a run can tell.
+    targets = {name: _value({} if "${" in str(said.get("registry")) else said) for name, said in draft.targets.items()}
+    images = [_value(image.members) for image in draft.images]
+    return {"version": Plain("1"), "registries": registries, "targets": targets, "images": images}
+
+
+def _value(piece: Piece | dict[str, Piece]) -> Value:
+    if isinstance(piece, dict):
+        return {name: _value(each) for name, each in piece.items()}
+    if isinstance(piece, list):
+        return [_value(each) for each in piece]
+    return piece if isinstance(piece, str) else Plain(str(piece).lower())
+
+
+class _AnyVariable(Mapping[str, str]):
+    """An environment in which every variable is set."""
+
+    def __getitem__(self, name: str) -> str:
+        return "x"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0

@@ -1,0 +1,388 @@
+"""A plan in the making: what importers have found, and what they could not carry over."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from asyncpush.errors import AsyncpushError, InvalidReferenceError, UsageError
+from asyncpush.migrate.plan.resolve import OWN
+from asyncpush.migrate.plan.tags import check_regex
+from asyncpush.migrate.plan.versions import VersionRange
+from asyncpush.migrate.plan.yaml_loader import escape
+from asyncpush.migrate.plan_import.config_reader import Say
+from asyncpush.migrate.plan_import.go_regex import python_regex
+from asyncpush.reference import Prefix, RegistryName, parse_registry
+from asyncpush.sources.registry.reference import canonical_host
+
+#: What a plan's document is made of; text is escaped already where it must be.
+Piece: TypeAlias = "str | int | bool | list[Piece] | dict[str, Piece]"
+
+
+#: An entry's members, in the order that they are written in.
+_ORDER = ("from", "to", "tags", "min_tags", "platforms", "referrers", "targets")
+
+
+@dataclass(slots=True)
+class Image:
+    """An entry of the plan: what it says."""
+
+    members: dict[str, Piece]
+
+
+@dataclass(slots=True)
+class Registry:
+    """A source: what the plan says of its host, and what a user should know of it."""
+
+    members: dict[str, Piece] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Draft:
+    """The plan so far.
+
+    Attributes:
+        to: where everything goes instead; None leaves it to the document.
+        scoped: name repositories after the source's whole path, as ``skopeo sync --scoped``.
+        registries: of the sources, by host.
+        targets: by name.
+        body: the entries, and between them notes on what could not be carried over, where it would be.
+        notes: notes on the document as a whole.
+    """
+
+    to: Prefix | None = None
+    scoped: bool = False
+    registries: dict[str, Registry] = field(default_factory=dict)
+    targets: dict[str, dict[str, Piece]] = field(default_factory=dict)
+    body: list[Image | str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    _known: dict[str, Image] = field(default_factory=dict)
+
+    @property
+    def images(self) -> list[Image]:
+        """The entries."""
+        return [each for each in self.body if isinstance(each, Image)]
+
+    def tell(self, text: str) -> None:
+        """Note something on the document as a whole; the same twice is once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def tell_versions(self) -> None:
+        """Note what a range takes here that it does not take elsewhere."""
+        self.tell("semver: a tag such as 1.2.3.4, or 1.2.3_4 (which is 1.2.3+4), is a version here")
+
+    def say(self, text: str) -> None:
+        """Note what could not be carried over, behind the entries so far."""
+        self.body.append(text)
+
+    def all_notes(self) -> list[str]:
+        """All notes, in the order of the plan."""
+        of_registries = [note for registry in self.registries.values() for note in registry.notes]
+        return [*self.notes, *of_registries, *(each for each in self.body if isinstance(each, str))]
+
+    def registry(self, host: str) -> Registry | None:
+        """What the plan says of a source's host, to be added to; None, with a note, if *host* is none."""
+        try:
+            return self.registries.setdefault(canonical_host(bare_host(host)), Registry())
+        except InvalidReferenceError as error:
+            self.tell(f"{error.message}, so what is said of it is not carried over")
+            return None
+
+    def login(self, host: str, username: str | None, password: str | None, variable: str | None = None) -> None:
+        """A user and a password; the password stays out of the plan.
+
+        Args:
+            host: the source's host.
+            username: the user.
+            password: the password; not looked at where there is a *variable*.
+            variable: the variable of the environment that has it already.
+        """
+        registry = self.registry(host)
+        if registry is None or (not username and not password and not variable):
+            return
+        if is_ecr(host):
+            registry.notes.append(f"{host} is ECR: its password comes by the AWS configuration, not from the plan")
+            return
+        if not username or not (password or variable):
+            registry.notes.append(
+                f"the credentials for {host} have no {'password' if username else 'user'}: not carried over"
+            )
+            return
+        if variable is None:
+            variable = _variable(host)
+            registry.notes.append(
+                f"the password for {host} is not in the plan: set the environment variable {variable}"
+            )
+        registry.members["credentials"] = {"username": username, "password": f"${{{variable}}}"}
+
+    def trust(self, host: str, place: str) -> None:
+        """Check no certificate of *host*."""
+        registry = self.registry(host)
+        if registry is not None:
+            registry.members["tls"] = {"verify": False}
+            registry.notes.append(f"{place}: if {host} speaks HTTP, set plain_http: true instead of tls")
+
+    def image(
+        self,
+        source: str,
+        members: Mapping[str, Piece | None],
+        *,
+        host: str = "",
+        profile: str | None = None,
+        is_escaped: bool = False,
+    ) -> None:
+        """Add an entry.
+
+        Args:
+            source: where it comes from.
+            members: what else it says; None is left out.
+            host: the destination's registry, as the document has it; empty for the caller's own, or ``to``.
+            profile: of the AWS configuration, for that registry.
+            is_escaped: the source has variables, and is escaped where it has none.
+        """
+        target = self._target(host, profile)
+        said: dict[str, Piece | None] = {
+            "from": source if is_escaped else escape(source),
+            **members,
+            "targets": [target],
+        }
+        image: dict[str, Piece] = {
+            name: value for name in _ORDER if (value := said.get(name)) is not None and value not in ([], {})
+        }
+        key = json.dumps({**image, "targets": None})
+        same = self._known.setdefault(key, Image(image))
+        if same.members is image:
+            self.body.append(same)
+            return
+        here, there = image["targets"], same.members["targets"]
+        if isinstance(here, list) and isinstance(there, list):
+            there += [target for target in here if target not in there]
+
+    def _target(self, host: str, profile: str | None) -> str:
+        if self.to is not None:
+            registry, prefix = self.to.registry, self.to.path.strip("/")
+            own: dict[str, Piece] = {"registry": _written(registry)} if registry.host else {}
+            self.targets[_name(registry)] = own | ({"prefix": escape(prefix)} if prefix else {})
+            return _name(registry)
+        if not host:
+            return self._own()
+        if "${" in host:
+            name = "-".join(re.findall("[A-Za-z0-9_]+", host)) + (f"-{profile}" if profile else "")
+            of_profile: dict[str, Piece] = {"profile": escape(profile)} if profile else {}
+            self.targets[name] = {"registry": host, **of_profile}
+            return name
+        try:
+            registry = parse_registry(host)
+        except InvalidReferenceError:
+            self.tell(f"{host} is no registry of ECR; its images go to your own registry (--to names another)")
+            return self._own()
+        members: dict[str, Piece] = {"registry": _written(registry)}
+        if profile:
+            members["profile"] = escape(profile)
+        name = _name(registry) + (f"-{profile}" if profile else "")
+        self.targets[name] = members
+        return name
+
+    def _own(self) -> str:
+        self.targets[OWN] = {}
+        return OWN
+
+
+def split_host(reference: str) -> tuple[str, str]:
+    """A destination's registry and the rest; ECR Public's alias belongs to the registry.
+
+    Raises:
+        UsageError: the rest names no repository.
+    """
+    whole = reference.removeprefix("docker://")
+    host, slash, rest = whole.partition("/")
+    if not slash or not (host == "localhost" or "." in host or ":" in host):
+        host, rest = "", whole
+    if host == "public.ecr.aws":
+        alias, _, rest = rest.partition("/")
+        host = f"{host}/{alias}"
+    if rest[:1] in ("", ":", "@"):
+        raise UsageError(f"the destination {reference[:300]!r} names no repository")
+    return host, rest
+
+
+def bare_host(text: str) -> str:
+    """A host without what some tools write around it: ``https://index.docker.io/v1/``."""
+    return re.sub(r"^https?://", "", text).partition("/")[0]
+
+
+def is_ecr(host: str) -> bool:
+    """Whether *host* is a private registry of ECR."""
+    try:
+        return parse_registry(bare_host(host)).service == "ecr"
+    except InvalidReferenceError:
+        return False
+
+
+def whole_match(pattern: str, *, anchored: bool) -> str:
+    """A regular expression of Go for the whole tag, as this plan has them.
+
+    Args:
+        pattern: the expression.
+        anchored: it stands between ^ and $, without brackets of its own; otherwise it may match anywhere in the tag.
+
+    Raises:
+        ValueError: it is none to Go, or can't be carried over.
+    """
+    if anchored:
+        # ^a|b$ is what begins with a, or ends in b.
+        is_plain = "|" not in pattern and r"\Q" not in pattern
+        whole = python_regex(pattern) if is_plain else f".*(?:{python_regex(f'^{pattern}$')}).*"
+    elif "|" not in pattern and re.fullmatch(r"\^.*(?<!\\)\$", pattern, re.DOTALL):
+        whole = python_regex(pattern[1:-1])
+    else:
+        whole = f".*(?:{python_regex(pattern)}).*"
+    check_regex(whole)
+    return whole
+
+
+def other_than(whole: str) -> str:
+    """A regular expression for all tags but those that *whole* matches."""
+    return f"(?!(?:{whole})$).*"
+
+
+def regexes(patterns: list[str], place: str, *, anchored: bool) -> list[Piece]:
+    """Regular expressions as this plan has them; *anchored* as for ``whole_match``.
+
+    Raises:
+        UsageError: Python does not take one.
+    """
+    try:
+        return [escape(whole_match(each, anchored=anchored)) for each in patterns]
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}") from error
+
+
+def ranges(texts: list[str], place: str) -> list[Piece]:
+    """Ranges of versions as this plan has them.
+
+    Raises:
+        UsageError: one is none.
+    """
+    try:
+        return [escape(VersionRange.parse(each).text) for each in texts]
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}") from error
+
+
+def foreseen(say: Say, place: str) -> _Foreseen:
+    """For a block that reads one part of a document: what it fails of becomes a note, and the rest goes on."""
+    return _Foreseen(say, place)
+
+
+class _Foreseen:
+    def __init__(self, say: Say, place: str) -> None:
+        self._say = say
+        self._place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if isinstance(error, AsyncpushError):
+            self._say(f"{self._place}: {error.message}; not carried over")
+        return isinstance(error, AsyncpushError)
+
+
+def _written(registry: RegistryName) -> str:
+    return f"{registry.host}/{registry.id}" if registry.service == "ecr-public" else registry.host
+
+
+def _name(registry: RegistryName) -> str:
+    if registry.service == "ecr-public":
+        return f"public-{registry.id}"
+    return f"{registry.region}-{registry.id}" if registry.host else OWN
+
+
+def _variable(host: str) -> str:
+    words = "_".join(re.findall(r"[A-Z0-9]+", bare_host(host).upper()))
+    return f"{'REGISTRY_' if words[:1].isdigit() else ''}{words}_PASSWORD"
+
+
+def words_in(text: str, separator: str = ",") -> Iterator[str]:
+    """The words of *text*, without spaces around them."""
+    return filter(None, (word.strip() for word in text.split(separator)))
+
+
+# What means itself in every YAML, without quotes; between brackets, too.
+_BARE = re.compile(r"[A-Za-z/][A-Za-z0-9_./@+-]*(?::[A-Za-z0-9_./@+-]+)*")
+_WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
+
+# USER:PASSWORD@ before a host; a tag before a digest is none.
+_PASSWORD = re.compile(r"(?<![^\s'\"/(\[])([^\s'\"/@:]+):[^\s/@]+@(?!sha256:)")
+
+# What YAML's readers refuse, or take for the end of a line.
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+
+
+def write_plan(draft: Draft, head: str) -> str:
+    """The document; *head* is its first comment."""
+    return "".join(f"{line}\n" for line in _lines(draft, head))
+
+
+def _lines(draft: Draft, head: str) -> Iterator[str]:
+    yield f"# {head}"
+    yield from _comments(draft.notes, "")
+    yield "version: 1"
+    registries = {host: each for host, each in draft.registries.items() if each.members or each.notes}
+    if registries:
+        yield "registries:"
+        for host, registry in registries.items():
+            yield from _comments(registry.notes, "  ")
+            yield f"  {_flow(host)}:{'' if registry.members else ' {}'}"
+            yield from (f"    {name}: {_flow(value)}" for name, value in registry.members.items())
+    if draft.targets != {OWN: {}}:
+        yield "targets:"
+        yield from (f"  {_flow(name)}: {_flow(said)}" for name, said in draft.targets.items())
+    yield "images:"
+    for each in draft.body:
+        if isinstance(each, Image):
+            yield from _entry(each, has_choice=len(draft.targets) > 1)
+        else:
+            yield from _comments([each], "  ")
+
+
+def _entry(image: Image, *, has_choice: bool) -> Iterator[str]:
+    members = [(name, value) for name, value in image.members.items() if name != "targets" or has_choice]
+    for at, (name, value) in enumerate(members):
+        yield f"  {'  ' if at else '- '}{name}: {_text(value) if isinstance(value, str) else _flow(value)}"
+
+
+def _comments(notes: list[str], indent: str) -> Iterator[str]:
+    return (f"{indent}# note: {comment(note)}" for note in notes)
+
+
+def comment(text: str) -> str:
+    """*text* in one line that YAML's readers bear, without the password of an address in it."""
+    return _UNPRINTABLE.sub("?", _PASSWORD.sub(r"\1:***@", " ".join(text.split())))
+
+
+def _flow(value: Piece) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_flow(name)}: {_flow(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, str):
+        return f'"{value}"' if ":" in value and _BARE.fullmatch(value) else _text(value)
+    return json.dumps(value)
+
+
+def _text(value: str) -> str:
+    if _BARE.fullmatch(value) and value.lower() not in _WORDS:
+        return value
+    return _UNPRINTABLE.sub(_escaped, json.dumps(value, ensure_ascii=False))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,131 @@
+"""image-syncer's files: images by source, with one or several destinations, and credentials by host.
+
+Variables of the environment are replaced in destinations, and in a file of credentials; a source means itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from asyncpush.errors import UsageError
+from asyncpush.migrate.plan.yaml_loader import Value, escape
+from asyncpush.migrate.plan_import.builder import Draft, Piece, bare_host, foreseen, regexes, split_host, words_in
+from asyncpush.migrate.plan_import.config_reader import Foreign
+
+# What Go's os.ExpandEnv takes for a variable: of a name, or of one of a shell's own characters.
+_VARIABLE = re.compile(
+    r"\$(?:\{(?P<braced>[A-Za-z0-9_]+)\}|(?P<bare>[A-Za-z_][A-Za-z0-9_]*)|(?P<odd>\{|[0-9*#$@!?-]))", re.ASCII
+)
+
+
+def is_image_syncer(document: Mapping[str, Value]) -> bool:
+    """Whether *document* is one: images by source, or both files in one."""
+    images = document.get("images") if isinstance(document.get("images"), dict) else document
+    return isinstance(images, dict) and bool(images) and all(
+        isinstance(each, (str, list)) and re.search(r"[./:]", name) for name, each in images.items()
+    )  # fmt: skip
+
+
+def import_image_syncer(document: Value, draft: Draft, auth: Value = None) -> None:
+    """Take over what image-syncer would copy; *auth* is its other file, if it is there."""
+    said = Foreign(document, "", draft.tell)
+    images = said.mapping("images") if "images" in said else said
+    # Only in a file of their own do its logins have variables.
+    for each, expands in ((said.value("auth") if "images" in said else None, False), (auth, True)):
+        if each is not None:
+            _import_logins(Foreign(each, "auth", draft.tell), draft, expands=expands)
+    for source, destinations in images.members() if images else ():
+        with foreseen(draft.say, source):
+            texts = [destinations] if isinstance(destinations, str) else destinations
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise UsageError("its destinations are no text")
+            if not texts:
+                raise UsageError("it has no destination")
+            for text in texts:
+                _import_image(source, str(text), draft)
+    if images is not said:
+        said.finish()
+
+
+def _import_logins(said: Foreign, draft: Draft, *, expands: bool) -> None:
+    # What is for a whole host comes first: a plan has one login for each.
+    seen: set[str] = set()
+    for name, value in sorted(said.members()):
+        host, slash, _ = name.partition("/")
+        with foreseen(draft.tell, f"auth, {name}"):
+            login = Foreign(value, f"auth[{name}]", draft.tell)
+            user, password, insecure = login.text("username"), login.text("password"), login.flag("insecure")
+            if slash and host in seen:
+                draft.tell(f"auth, {name}: a plan has one login for {host}; not carried over")
+                continue
+            seen.add(host)
+            name_there = _with_variables(user or "") if expands else escape(user or "")
+            variable = _VARIABLE.fullmatch(password or "") if expands else None
+            draft.login(host, name_there, password, variable and (variable["braced"] or variable["bare"]))
+            if insecure:
+                draft.trust(host, login.place("insecure"))
+            login.finish()
+
+
+def _import_image(source: str, destination: str, draft: Draft) -> None:
+    name, tags = _split(source)
+    host, goal = split_host(destination)
+    path, goal_tags = _split(goal)
+    first, slash, _ = destination.partition("/")
+    if slash and "$" in first and not host:
+        raise UsageError(f"{first[:300]} may be a registry or a part of a name: write out which it is")
+    # Without a registry it is Docker Hub's.
+    host, to = _with_variables(host or "docker.io"), _with_variables(path)
+    if tags.startswith("@"):
+        # With a digest, a tag counts for nothing.
+        if goal_tags.startswith("@") and goal_tags != tags:
+            raise UsageError("it has one digest, and its destination another")
+        tag = f":{_with_variables(goal_tags)}" if goal_tags and not goal_tags.startswith("@") else ""
+        draft.image(f"{_without_tag(name)}{tags}", {"to": f"{to}{tag}"}, host=host)
+        return
+    if goal_tags.startswith("@"):
+        raise UsageError("its destination is a digest")
+    theirs, ours = list(words_in(tags)), list(words_in(goal_tags))
+    if ours and (tags.startswith("/") or not theirs):
+        raise UsageError(f"it may have any number of tags, and its destination has {len(ours)}")
+    if match := re.fullmatch(r"/(.*)/", tags, re.DOTALL):
+        found = regexes([match[1]], "its regex", anchored=False)
+        draft.image(name, {"to": to, "tags": {"regex": found}}, host=host)
+    elif ours:
+        # Destination tags pair up with the source's, from left to right.
+        if len(theirs) != len(ours):
+            raise UsageError(f"it has {len(theirs)} tags, and its destination {len(ours)}")
+        for tag, goal_tag in zip(theirs, ours, strict=True):
+            draft.image(f"{name}:{tag}", {"to": f"{to}:{_with_variables(goal_tag)}"}, host=host)
+    else:
+        names: list[Piece] = [escape(tag) for tag in theirs]
+        draft.image(name, {"to": to, "tags": names}, host=host)
+
+
+def _with_variables(text: str) -> str:
+    """*text* with its variables, ``$NAME`` and ``${NAME}``, as a plan has them; other dollar signs mean themselves."""
+    found: list[str] = []
+    at = 0
+    for match in _VARIABLE.finditer(text):
+        if match["odd"] or (match["braced"] or "")[:1].isdigit():
+            raise UsageError(f"{text[:100]!r} has {match[0]}, which is no variable of a plan")
+        found += [escape(text[at : match.start()]), f"${{{match['braced'] or match['bare']}}}"]
+        at = match.end()
+    return "".join([*found, escape(text[at:])])
+
+
+def _without_tag(name: str) -> str:
+    path, slash, last = name.rpartition("/")
+    return f"{path}{slash}{last.partition(':')[0]}"
+
+
+def _split(reference: str) -> tuple[str, str]:
+    """A name, and its tags, ``@DIGEST`` or ``/REGEX/``."""
+    name, at, digest = reference.partition("@")
+    if at:
+        return name, f"@{digest}"
+    first, slash, rest = reference.partition("/")
+    host = f"{first}{slash}" if slash and bare_host(first) and re.search(r"[.:]|^localhost$", first) else ""
+    path, _, tags = (rest if host else reference).partition(":")
+    return f"{host}{path}", tags

@@ -1,0 +1,234 @@
+"""ocync's configuration: registries by name, groups of targets, defaults and mappings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from asyncpush.errors import UsageError
+from asyncpush.migrate.plan.tags import Alternative, Patterns, check_glob
+from asyncpush.migrate.plan.yaml_loader import Value, escape
+from asyncpush.migrate.plan_import.builder import Draft, Piece, bare_host, foreseen, is_ecr, split_host
+from asyncpush.migrate.plan_import.config_reader import Foreign
+from asyncpush.migrate.plan_import.versions import ocync_range
+
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*)|:\?[^}]*)?\}")
+
+#: What ocync leaves out unless ``include`` has it.
+_PRERELEASES = "(?i:.*-(?:rc|alpha|beta|pre|snapshot|nightly).*)"
+
+
+@dataclass(slots=True)
+class _Names:
+    """What the names in a document stand for: registries' addresses and logins, and groups of registries."""
+
+    addresses: dict[str, str] = field(default_factory=dict)
+    profiles: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    logins: dict[str, tuple[str, str]] = field(default_factory=dict)
+    anonymous: set[str] = field(default_factory=set)
+
+    def targets(self, names: list[str]) -> list[str]:
+        """The names of the registries that *names* stand for."""
+        return [each for name in names for each in self.groups.get(name, [name])]
+
+    def address(self, name: str) -> str:
+        if name not in self.addresses:
+            raise UsageError(f"there is no registry {name[:100]!r}")
+        return self.addresses[name]
+
+
+def is_ocync(document: Mapping[str, Value]) -> bool:
+    """Whether *document* is one."""
+    return isinstance(document.get("mappings"), list)
+
+
+def import_ocync(document: Value, draft: Draft) -> None:
+    """Take over what ocync would copy."""
+    said = Foreign(document, "", draft.tell)
+    said.drop("global")
+    names = _Names()
+    registries = said.mapping("registries")
+    for name, value in registries.members() if registries else ():
+        with foreseen(draft.tell, f"registries, {name}"):
+            _import_registry(name, Foreign(value, f"registries[{name}]", draft.tell), names)
+    groups = said.mapping("target_groups")
+    for name in groups.names() if groups else ():
+        with foreseen(draft.tell, f"target_groups, {name}"):
+            names.groups[name] = groups.texts(name) if groups else []
+    defaults = said.mapping("defaults") or Foreign({}, "defaults", draft.tell)
+    default_tags = defaults.mapping("tags") or Foreign({}, "defaults.tags", draft.tell)
+    for place, value in said.items("mappings"):
+        with foreseen(draft.say, place):
+            _import_mapping(Foreign(value, place, draft.say), defaults, default_tags, names, draft)
+    defaults.drop("source", "targets", "tags", "platforms", "artifacts")
+    defaults.finish()
+    said.finish()
+
+
+def _import_registry(name: str, said: Foreign, names: _Names) -> None:
+    url = said.text("url")
+    if not url:
+        raise UsageError("it has no url")
+    names.addresses[name] = url.partition("://")[2] or url
+    if profile := said.text("aws_profile"):
+        names.profiles[name] = profile
+    if login := said.mapping("credentials"):
+        names.logins[name] = (login.text("username") or "", login.text("password") or "")
+    if said.text("auth_type") == "anonymous":
+        names.anonymous.add(name)
+    said.drop("head_first", "max_concurrent")
+    said.finish()
+
+
+def _import_mapping(said: Foreign, defaults: Foreign, default_tags: Foreign, names: _Names, draft: Draft) -> None:
+    path = (said.text("from") or "").strip("/")
+    to = (said.text("to") or path).strip("/")
+    source_name = said.text("source") or defaults.text("source")
+    if not path or not source_name:
+        raise UsageError("it has no from, or no source")
+    source = names.address(source_name)
+    _import_source(source, source_name, names, draft)
+    own_tags = said.mapping("tags") or Foreign({}, said.place("tags"), draft.say)
+    tags = _Tags(own_tags, default_tags)
+    members: dict[str, Piece | None] = {
+        "min_tags": tags.min_tags,
+        "tags": tags.rules(draft),
+        "platforms": [_with_variables(each) for each in said.texts("platforms") or defaults.texts("platforms")],
+        "referrers": _referrers(said.mapping("artifacts") or defaults.mapping("artifacts")),
+    }
+    targets = names.targets(said.texts("targets") or defaults.texts("targets"))
+    if not targets:
+        raise UsageError("it has no targets")
+    said.finish()
+    for name in targets:
+        host, goal = split_host(f"{names.address(name).rstrip('/')}/{to}")
+        draft.image(
+            _with_variables(f"{source.rstrip('/')}/{path}"),
+            {**members, "to": _with_variables(goal)},
+            host=_with_variables(host),
+            profile=names.profiles.get(name),
+            is_escaped=True,
+        )
+
+
+def _import_source(address: str, name: str, names: _Names, draft: Draft) -> None:
+    host = bare_host(address)
+    if "$" in host:
+        if name in names.logins or name in names.profiles or name in names.anonymous:
+            draft.tell(f"registries[{name}] has a variable for its host, so its login is not carried over")
+        return
+    if name in names.logins:
+        user, password = names.logins[name]
+        variable = _VARIABLE.fullmatch(password)
+        is_variable = variable is not None and variable["default"] is None
+        draft.login(host, _with_variables(user), password, variable["name"] if variable and is_variable else None)
+    registry = draft.registry(host)
+    if registry is None:
+        return
+    if is_ecr(host) and name in names.profiles:
+        registry.members["credentials"] = {"ecr": {"profile": _with_variables(names.profiles[name])}}
+    elif name in names.anonymous:
+        registry.members["credentials"] = {"anonymous": True}
+
+
+@dataclass(frozen=True, slots=True)
+class _Tags:
+    """The tags of a mapping; what it does not say is as in the defaults, but of ``exclude`` both count."""
+
+    own: Foreign
+    defaults: Foreign
+
+    def rules(self, draft: Draft) -> dict[str, Piece]:
+        """The rules of the plan that take the same tags."""
+        hard, soft = _globs(self.own, "exclude"), _globs(self.defaults, "exclude")
+        glob = _globs(self._of("glob"), "glob")
+        names, include = self._include(hard)
+        found: dict[str, Piece] = {"names": names, "semver": self._semver(draft), "newest": self._newest(draft) or ""}
+        if include:
+            # It is spared the defaults' excludes and the built-in one, but nothing else.
+            excluded: dict[str, Piece] = {"glob": soft, "regex": _PRERELEASES} if soft else {"regex": _PRERELEASES}
+            found["any"] = [{"glob": glob or "*", "exclude": excluded}, {"glob": include}]
+            found["exclude"] = {"glob": hard} if hard else ""
+        else:
+            found["glob"] = glob or ("*" if names and not found["semver"] else "")
+            excludes = [*hard, *soft]
+            found["exclude"] = {"glob": excludes, "regex": _PRERELEASES} if excludes else {"regex": _PRERELEASES}
+        if names:
+            draft.tell("include: a tag by name that is not there is passed over by ocync, and fails here")
+        for said in (self.own, self.defaults):
+            if said.value("immutable_tags") is not None:
+                draft.tell(f"{said.place('immutable_tags')} can't be carried over")
+            said.drop("glob", "include", "semver", "exclude", "sort", "latest", "min_tags")
+            said.refuse()
+        return {name: value for name, value in found.items() if value}
+
+    @property
+    def min_tags(self) -> int | None:
+        """How many tags must be taken."""
+        return self._of("min_tags").number("min_tags")
+
+    def _of(self, key: str) -> Foreign:
+        return self.own if key in self.own else self.defaults
+
+    def _include(self, hard: list[Piece]) -> tuple[list[Piece], list[Piece]]:
+        """What ``include`` has by name, which is taken but for the mapping's own excludes, and its patterns."""
+        said = self._of("include")
+        patterns = Patterns(glob=tuple(map(str, hard)))
+        names = [text for text in said.texts("include") if not re.search(r"[*?[]", text)]
+        left = [name for name in names if not hard or Alternative(patterns).refuses(name)]
+        return [*map(_with_variables, left)], _globs(said, "include", but=names)
+
+    def _semver(self, draft: Draft) -> list[Piece]:
+        said = self._of("semver")
+        text = said.text("semver")
+        if text is None:
+            return []
+        draft.tell_versions()
+        return [ocync_range(text, said.place("semver"))]
+
+    def _newest(self, draft: Draft) -> int | None:
+        newest, order = self._of("latest").number("latest"), self._of("sort").text("sort")
+        if newest and order != "semver":
+            said = self._of("sort")
+            draft.tell(f"{said.place('sort')} is {(order or 'missing')[:60]!r}; newest goes by version here")
+        return newest
+
+
+def _globs(said: Foreign, key: str, *, but: Collection[str] = ()) -> list[Piece]:
+    place = said.place(key)
+    found: list[Piece] = []
+    for text in said.texts(key):
+        if text in but:
+            continue
+        if re.search(r"[{\\]", _VARIABLE.sub("", text)):
+            raise UsageError(f"{place}: {text[:100]!r} has braces or a backslash")
+        # Another spelling there, and another meaning here.
+        spelled = text.replace("[^", "[!")
+        try:
+            check_glob(spelled)
+        except ValueError as error:
+            raise UsageError(f"{place}: {error}") from error
+        found.append(_with_variables(spelled))
+    return found
+
+
+def _with_variables(text: str) -> str:
+    """*text* with its variables as a plan has them: only those in braces are any."""
+    found: list[str] = []
+    at = 0
+    for match in _VARIABLE.finditer(text):
+        # Without a value a plan has none, which is what :? asks for.
+        default = f":-{match['default']}" if match["default"] is not None else ""
+        found += [escape(text[at : match.start()]), f"${{{match['name']}{default}}}"]
+        at = match.end()
+    return "".join([*found, escape(text[at:])])
+
+
+def _referrers(said: Foreign | None) -> bool | None:
+    if said is None:
+        return None
+    enabled = said.flag("enabled")
+    said.finish()
+    return enabled

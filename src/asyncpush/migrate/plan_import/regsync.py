@@ -1,0 +1,153 @@
+"""regsync's configuration: credentials, defaults, and images or repositories to sync."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from asyncpush.errors import UsageError
+from asyncpush.migrate.plan.yaml_loader import Value, escape
+from asyncpush.migrate.plan_import.builder import Draft, Piece, bare_host, foreseen, regexes, split_host
+from asyncpush.migrate.plan_import.config_reader import Foreign
+from asyncpush.migrate.plan_import.versions import regsync_range
+
+_ENV = re.compile(r"\{\{\s*env\s+[\"`]([A-Za-z_][A-Za-z0-9_]*)[\"`]\s*\}\}")
+
+# What belongs to a service that runs again and again, or to regsync's own ways.
+_SCHEDULE = (
+    "interval",
+    "schedule",
+    "parallel",
+    "cacheCount",
+    "cacheTime",
+    "skipDockerConfig",
+    "userAgent",
+    "fastCheck",
+)
+
+
+def is_regsync(document: Mapping[str, Value]) -> bool:
+    """Whether *document* is one."""
+    return isinstance(document.get("sync"), list)
+
+
+def import_regsync(document: Value, draft: Draft) -> None:
+    """Take over what regsync would copy; templates but ``env`` and ``file`` can't be."""
+    said = Foreign(document, "", draft.tell)
+    said.drop("version", *(name for name in said.names() if name.startswith("x-")))
+    for place, value in said.items("creds"):
+        with foreseen(draft.tell, place):
+            _import_login(Foreign(value, place, draft.tell), draft)
+    defaults = said.mapping("defaults") or Foreign({}, "defaults", draft.tell)
+    referrers = _Referrers.of(defaults)
+    for place, value in said.items("sync"):
+        with foreseen(draft.say, place):
+            _import_sync(Foreign(value, place, draft.say), referrers, draft)
+    defaults.drop(*_SCHEDULE)
+    defaults.finish()
+    said.finish()
+
+
+def _import_login(said: Foreign, draft: Draft) -> None:
+    host = bare_host(_plain(said.text("registry") or "", said.place("registry")))
+    user, password = said.text("user"), said.text("pass")
+    if user or password:
+        match = _ENV.fullmatch(password or "")
+        name = _with_variables(user or "")
+        draft.login(host, None if "{{" in name else name, password, match[1] if match else None)
+    registry = draft.registry(host)
+    if registry is None:
+        return
+    if helper := said.text("credHelper"):
+        registry.members["credentials"] = {"helper": escape(helper.removeprefix("docker-credential-"))}
+    match said.text("tls"):
+        case "disabled":
+            registry.members["plain_http"] = True
+        case "insecure":
+            draft.trust(host, said.place("tls"))
+    if connections := said.number("reqConcurrent"):
+        registry.members["connections"] = connections
+    said.drop("blobChunk", "blobMax", "repoAuth", "credExpire", "credHost")
+    said.finish()
+
+
+def _import_sync(said: Foreign, defaults: _Referrers, draft: Draft) -> None:
+    source, goal = (_plain(said.text(name) or "", said.place(name)) for name in ("source", "target"))
+    kind = said.text("type")
+    if kind not in ("image", "repository") or not source or not goal:
+        raise UsageError(f"its type is {kind!r}" if source and goal else "it has no source or no target")
+    platforms = [escape(each) for each in (*said.texts("platform"), *said.texts("platforms"))]
+    if said.texts("platforms"):
+        draft.tell("regsync keeps an index of which it takes some platforms; this plan makes a new one of them")
+    carried = _Referrers.of(said).over(defaults)
+    if carried is None:
+        draft.tell("regsync leaves signatures and referrers behind where it is not told; this plan takes them along")
+    members: dict[str, Piece | None] = {"platforms": [*platforms], "referrers": carried}
+    host, path = split_host(goal)
+    # Without a registry it is Docker Hub's.
+    host = host or "docker.io"
+    if kind == "repository":
+        members |= {"to": escape(path), "tags": _tags(said, draft)}
+    else:
+        has_tag = ":" in source.partition("@")[0].rpartition("/")[2] or "@" in source
+        members["to"] = escape(path if ":" in path else f"{path}:latest")
+        source = source if has_tag or source.startswith("ocidir://") else f"{source}:latest"
+    said.drop(*_SCHEDULE)
+    said.finish()
+    draft.image(re.sub("^ocidir://", "oci:", source), members, host=host)
+
+
+def _tags(said: Foreign, draft: Draft) -> Piece | None:
+    """What any of the sets takes; without any, all tags."""
+    found: list[Piece] = []
+    for place, value in said.items("tagSets"):
+        found.append(_set(Foreign(value, place, draft.say), draft))
+    # A set in the list that asks for nothing is all tags; here it is none.
+    if (tags := said.mapping("tags")) and (own := _set(tags, draft)):
+        found.append(own)
+    if not found or {} in found:
+        return None
+    return found[0] if len(found) == 1 else {"any": found}
+
+
+def _set(said: Foreign, draft: Draft) -> dict[str, Piece]:
+    there = said.place("semverRange")
+    found: dict[str, Piece] = {
+        "regex": regexes(said.texts("allow"), said.place("allow"), anchored=True),
+        "semver": [regsync_range(text, there) for text in said.texts("semverRange") if text],
+    }
+    if deny := regexes(said.texts("deny"), said.place("deny"), anchored=True):
+        found["exclude"] = {"regex": deny}
+    said.refuse()
+    if found["semver"]:
+        draft.tell_versions()
+    return {name: value for name, value in found.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class _Referrers:
+    """The two things that are referrers here: those of OCI, and tags of digests, as cosign's."""
+
+    referrers: bool | None
+    digest_tags: bool | None
+
+    @classmethod
+    def of(cls, said: Foreign) -> _Referrers:
+        return cls(said.flag("referrers"), said.flag("digestTags"))
+
+    def over(self, defaults: _Referrers) -> bool | None:
+        pairs = ((self.referrers, defaults.referrers), (self.digest_tags, defaults.digest_tags))
+        flags = [own if own is not None else default for own, default in pairs]
+        return any(flags) if flags != [None, None] else None
+
+
+def _plain(text: str, place: str) -> str:
+    if "{{" in text:
+        raise UsageError(f"{place} is a template")
+    return text
+
+
+def _with_variables(text: str) -> str:
+    """*text* with its ``env`` templates as variables."""
+    return _ENV.sub(r"${\1}", escape(text))

@@ -1,0 +1,99 @@
+"""``skopeo sync --src yaml``: registries by host, and images in them with all tags, by tag, pattern or version."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from asyncpush.errors import UsageError
+from asyncpush.migrate.plan.tags import is_tag
+from asyncpush.migrate.plan.yaml_loader import Value, escape
+from asyncpush.migrate.plan_import.builder import Draft, Piece, foreseen, ranges, regexes
+from asyncpush.migrate.plan_import.config_reader import Foreign
+
+_KINDS = ("images", "images-by-tag-regex", "images-by-semver")
+
+
+def is_skopeo(document: Mapping[str, Value]) -> bool:
+    """Whether *document* is one: a mapping of hosts to mappings with images."""
+    return bool(document) and all(isinstance(each, dict) for each in document.values()) and any(
+        kind in each for each in document.values() if isinstance(each, dict) for kind in _KINDS
+    )  # fmt: skip
+
+
+def import_skopeo(document: Value, draft: Draft) -> None:
+    """Take over what skopeo would copy.
+
+    Its repositories are called by the last word of the source's path, or with ``--scoped`` by all of it, host and all.
+    """
+    draft.tell("skopeo copies one platform of an index, or all with --all; this plan takes all (platforms: chooses)")
+    for host, value in Foreign(document, "", draft.tell).members():
+        with foreseen(draft.say, host):
+            _import_registry(host, Foreign(value, host, draft.say), draft)
+
+
+def _import_registry(host: str, said: Foreign, draft: Draft) -> None:
+    credentials = said.mapping("credentials")
+    if credentials:
+        draft.login(host, escape(credentials.text("username") or ""), credentials.text("password"))
+        credentials.finish()
+    if said.flag("tls-verify") is False:
+        draft.trust(host, said.place("tls-verify"))
+    if said.text("cert-dir"):
+        draft.tell(f"{said.place('cert-dir')} can't be carried over: name its files in registries, tls: ca, cert, key")
+    by_name, by_regex, by_version = (said.mapping(kind) for kind in _KINDS)
+    for name, tags in by_name.members() if by_name else ():
+        _import_names(host, name, tags, draft)
+    for name, pattern in by_regex.members() if by_regex else ():
+        _import_pattern(host, name, "regex", pattern, draft)
+    for name, version in by_version.members() if by_version else ():
+        _import_pattern(host, name, "semver", version, draft)
+    said.finish()
+
+
+def _import_names(host: str, name: str, tags: Value, draft: Draft) -> None:
+    place = f"{host}, {name}"
+    with foreseen(draft.say, place):
+        if not isinstance(tags, (list, type(None))):
+            raise UsageError("its tags are no list of texts")
+        names: list[Piece] = []
+        digests: list[str] = []
+        for each in tags or ():
+            # One that is wrong costs itself, as it does there; but without any that is good, no tag is copied.
+            with foreseen(draft.say, place):
+                (digests if _is_digest(each, f"{host}/{name}") else names).append(str(each))
+        if names or not tags:
+            draft.image(f"{host}/{name}", {"to": _goal(host, name, draft), "tags": names})
+        for digest in digests:
+            draft.image(f"{host}/{name}@{digest}", {"to": _goal(host, name, draft)})
+
+
+def _is_digest(text: Value, repository: str) -> bool:
+    """Whether *text* is a digest; if not, it is a tag."""
+    if not isinstance(text, str):
+        raise UsageError("one of its tags is no text")
+    if re.fullmatch("sha256:[0-9a-f]{64}", text):
+        return True
+    if is_tag(text):
+        return False
+    tag, at, digest = text.partition("@")
+    if at and is_tag(tag) and digest.startswith("sha256:"):
+        raise UsageError(
+            f"{text[:300]!r} is a tag with a digest, which skopeo skips (an entry from: {repository}:{text} takes it)"
+        )
+    raise UsageError(f"{text[:140]!r} is neither a tag nor a digest of sha256, and skopeo skips it")
+
+
+def _import_pattern(host: str, name: str, kind: str, pattern: Value, draft: Draft) -> None:
+    place = f"{host}, {name}"
+    with foreseen(draft.say, place):
+        if not isinstance(pattern, str):
+            raise UsageError(f"its {kind} is no text")
+        found = regexes([pattern], kind, anchored=False) if kind == "regex" else ranges([pattern], kind)
+        if kind == "semver":
+            draft.tell_versions()
+        draft.image(f"{host}/{name}", {"to": _goal(host, name, draft), "tags": {kind: found[0]}})
+
+
+def _goal(host: str, name: str, draft: Draft) -> str:
+    return escape(f"{host}/{name}" if draft.scoped else name.rpartition("/")[2])

@@ -1,0 +1,315 @@
+"""What the entries of a plan ask for, and what their sources have: tags chosen and resolved, manifests read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import anyio
+
+from asyncpush.digest_set import PackedMap
+from asyncpush.engine.diff import leaves
+from asyncpush.errors import (
+    AsyncpushError,
+    ChoiceError,
+    InvalidReferenceError,
+    ManifestError,
+    SourceError,
+    SourceNotFoundError,
+    foreseen,
+    only_cause,
+)
+from asyncpush.events import Notice
+from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag, NothingTaken, taken_text
+from asyncpush.migrate.ledger import Context
+from asyncpush.migrate.limits import check_caps
+from asyncpush.migrate.plan.matching import choose
+from asyncpush.migrate.plan.model import Entry, Goal
+from asyncpush.model import Descriptor, Digest, Platform
+from asyncpush.protocols import Image, ImageNode, IndexNode
+from asyncpush.reference import destination
+from asyncpush.single_flight import Once
+from asyncpush.sources import UnreadImage, open_source
+from asyncpush.sources.registry.blob import RegistryBlob
+
+#: A size above this is no size; all of them are alike.
+_LARGEST = 2**64 - 1
+
+
+class Catalog:
+    """The sources' side of a migration; what can't be read is noted as the result of its copies.
+
+    Args:
+        context: the migration.
+        held: keeps archives open for as long as their images may go.
+    """
+
+    def __init__(self, context: Context, held: AsyncExitStack) -> None:
+        self._context = context
+        self._held = held
+        self._archives: Once[tuple[Image | UnreadImage, ...]] = Once()
+        self._sizes = PackedMap()
+        self._stored_sizes: dict[Digest, int | None] = {}
+
+    async def copies(self, entry: Entry) -> list[Copy]:
+        """The copies that *entry* asks for; tags that it names and that are not there have failed."""
+        if entry.kind == "local":
+            tags = [image.tag or "" for image in await self._archive(entry)]
+        elif entry.reference is not None or not entry.tags.needs_listing:
+            references = [entry.reference] if entry.reference else list(entry.tags.names)
+            return [self.copy(entry, goal, reference) for reference in references for goal in entry.goals]
+        else:
+            tags = list(await self._context.tags(entry.host, entry.repository))
+        # A name at the source that no tag can be is in nobody's way, where the plan gives another one.
+        selection = await choose(entry.tags, tags, entry.source, any_name=entry.kind == "local")
+        if entry.kind == "local":
+            self._check_alone(entry, await self._archive(entry), selection.taken)
+        self._context.left_out += [LeftOutTag(entry.source, each.tag, each.reason) for each in selection.left_out]
+        self._check_taken(entry, len(selection.taken), len(tags), is_told=bool(selection.missing))
+        for name in selection.missing:
+            error = SourceNotFoundError(f"{entry.source} has no tag {name}", hint="see the plan's `tags`")
+            for goal in entry.goals:
+                copy = self.copy(entry, goal, name)
+                self._context.started(copy)
+                self._context.failed(copy, error)
+        copies = [self.copy(entry, goal, tag) for tag in selection.taken for goal in entry.goals]
+        return [copy for copy in copies if self._has_place(copy)]
+
+    def _has_place(self, copy: Copy) -> bool:
+        """Whether a copy's tag is one; it has failed otherwise."""
+        try:
+            destination(copy.goal.target.registry, copy.goal.repository, copy.tag)
+        except InvalidReferenceError as error:
+            self._context.started(copy)
+            self._context.failed(copy, error)
+            return False
+        return True
+
+    def _check_taken(self, entry: Entry, taken: int, there: int, *, is_told: bool) -> None:
+        """See that *entry* takes as many tags as it must; note that it takes none, unless failures tell so already."""
+        if taken < (entry.min_tags or 0):
+            raise SourceNotFoundError(
+                f"{taken_text(entry, taken, there)}; wanted: {entry.min_tags} or more (min_tags or --strict)",
+                hint="see the plan's `tags`",
+            )
+        if not taken and not is_told:
+            self._context.nothing_taken[entry.place] = NothingTaken(entry, there)
+
+    def copy(self, entry: Entry, goal: Goal, reference: str) -> Copy:
+        """One image of *entry*, by its tag or digest at the source, to one of its goals."""
+        is_digest = reference.startswith("sha256:")
+        tag = goal.tag or (None if is_digest else reference or ("latest" if entry.kind == "local" else None))
+        source = entry.location
+        if reference and entry.reference is None:
+            source = f"{entry.location}:{reference}"
+        return self._copy(entry, goal, source, reference, tag)
+
+    def fail_the_rest(self, entries: Iterable[Entry], error: AsyncpushError) -> None:
+        """Note that all that was not brought yet has failed of *error*, which has stopped the migration."""
+        context = self._context
+        copies = list(context.claimed)
+        known = {copy.entry for copy in copies} | {result.copy.entry for result in context.results.values()}
+        copies += [self.stand_in(entry, goal) for entry in entries if entry not in known for goal in entry.goals]
+        for copy in copies:
+            if copy.key not in context.results:
+                context.ended(CopyResult(copy=copy, outcome="failed", error=error))
+
+    def stand_in(self, entry: Entry, goal: Goal) -> Copy:
+        """What stands for all that *entry* asks for, while nobody knows what that is."""
+        return replace(self._copy(entry, goal, entry.location, "", goal.tag), stands_in=True)
+
+    def _copy(self, entry: Entry, goal: Goal, source: str, reference: str, tag: str | None) -> Copy:
+        target = self._context.targets[goal.target]
+        alone = len(self._context.targets) == 1
+        place = target.destination(goal.repository, tag, alone=alone)
+        return Copy(entry, goal, source, reference, target.repository(goal.repository), tag, place)
+
+    async def load_archive(self, entry: Entry, copies: Iterable[Copy]) -> list[tuple[Copy, Image]]:
+        """The images of a layout or archive for *copies*; the copies of those that can't be read have failed."""
+        images = await self._archive(entry)
+        by_tag = {image.tag or "": image for image in reversed(images)}
+        by_tag |= {image.tag or "": image for image in images if isinstance(image, Image)}
+        loaded = []
+        for copy in copies:
+            image = by_tag[copy.reference]
+            if isinstance(image, UnreadImage):
+                self._context.failed(copy, image.error)
+            else:
+                loaded.append((copy, image))
+        return loaded
+
+    async def _archive(self, entry: Entry) -> tuple[Image | UnreadImage, ...]:
+        async def read() -> tuple[Image | UnreadImage, ...]:
+            opened = open_source(entry.location, self._context.run.resources.settings, emit=self._context.emit)
+            source = await self._held.enter_async_context(opened)
+            images = await source.all_images(platform=entry.platforms)
+            self._tell_absent(entry, [image for image in images if isinstance(image, Image)])
+            return images
+
+        images, _ = await self._archives.do((entry.location, entry.platforms), read)
+        return images
+
+    def _check_alone(self, entry: Entry, images: Iterable[Image | UnreadImage], tags: Collection[str]) -> None:
+        """See that no two images of an archive have the same one of *tags*, or none: one of them would be lost."""
+        by_tag: dict[str, Image] = {}
+        for image in images:
+            tag = image.tag or ""
+            if isinstance(image, UnreadImage) or tag not in tags:
+                continue
+            other = by_tag.setdefault(tag, image)
+            if other.content != image.content:
+                words = f"{entry.place}: two images of {entry.location} have {f'the tag {tag}' if tag else 'no tag'}"
+                raise ChoiceError(words, [other.source, image.source])
+        for image in images:
+            if isinstance(image, UnreadImage) and (image.tag or "") in by_tag:
+                self._context.emit(Notice(f"{image.source} is left out: {image.error}"))
+
+    async def resolve(
+        self, entry: Entry, copies: Iterable[Copy], there: Mapping[str, Collection[Digest]] | None = None
+    ) -> dict[str, Descriptor]:
+        """What each reference names at the source; the copies of those that can't be read have failed.
+
+        Args:
+            entry: the entry.
+            copies: its copies.
+            there: what references named when they were last brought to a target: of those that still do only the digest
+                is asked. The manifests of the others are needed anyway, and are read.
+        """
+        remote = self._context.remotes.at(entry.host)
+        found: dict[str, Descriptor] = {}
+        by_reference: dict[str, list[Copy]] = defaultdict(list)
+        for copy in copies:
+            by_reference[copy.reference].append(copy)
+
+        async def one(reference: str, waiting: Sequence[Copy]) -> None:
+            target = Digest.parse(reference) if reference.startswith("sha256:") else reference
+            try:
+                with foreseen():
+                    found[reference] = await remote.resolve(entry.repository, target, (there or {}).get(reference, ()))
+            except AsyncpushError as error:
+                for copy in waiting:
+                    self._context.failed(copy, error)
+
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                for reference, waiting in by_reference.items():
+                    tg.start_soon(one, reference, waiting)
+        return found
+
+    async def _agreeing(self, loaded: Sequence[tuple[Copy, Image]]) -> list[tuple[Copy, Image]]:
+        """Those of *loaded* whose manifests don't lie about the size of a blob.
+
+        One that is read shows its size. But what another image brings need not be read: so where two manifests
+        contradict each other, the registry is asked.
+        """
+        doubted: dict[Digest, RegistryBlob] = {}
+        for blob in _blobs(image for _, image in loaded):
+            digest, size = blob.descriptor.digest, blob.descriptor.size
+            key, size = bytes.fromhex(digest.hex), min(size, _LARGEST)
+            if (known := self._sizes.get(key)) is None:
+                self._sizes.put(key, size)
+            elif known != size and digest not in self._stored_sizes:
+                doubted[digest] = blob
+
+        async def ask(digest: Digest, blob: RegistryBlob) -> None:
+            self._stored_sizes[digest] = await _stored_size(blob)
+
+        async with anyio.create_task_group() as tg:
+            for digest, blob in doubted.items():
+                tg.start_soon(ask, digest, blob)
+        going: list[tuple[Copy, Image]] = []
+        for copy, image in loaded:
+            doubtful = _blobs([image]) if self._stored_sizes else ()
+            wrong = next((blob for blob in doubtful if self._is_wrong(blob)), None)
+            if wrong is None:
+                going.append((copy, image))
+                continue
+            actual = self._stored_sizes[wrong.descriptor.digest]
+            error = ManifestError(
+                f"{wrong.name} of {image.source} has {actual} bytes, and its manifest says {wrong.descriptor.size}",
+                hint="the manifest is wrong; build and push the image again",
+            )
+            self._context.failed(copy, error)
+        return going
+
+    def _is_wrong(self, blob: RegistryBlob) -> bool:
+        return self._stored_sizes.get(blob.descriptor.digest) not in (None, blob.descriptor.size)
+
+    async def load(
+        self, entry: Entry, copies: Iterable[Copy], descriptors: Mapping[str, Descriptor]
+    ) -> list[tuple[Copy, Image]]:
+        """Read the manifests of what is to go, each image once."""
+        remote = self._context.remotes.at(entry.host)
+        by_digest: dict[Descriptor, list[Copy]] = defaultdict(list)
+        for copy in copies:
+            by_digest[descriptors[copy.reference]].append(copy)
+        loaded: list[tuple[Copy, Image]] = []
+
+        async def one(descriptor: Descriptor, waiting: Sequence[Copy]) -> None:
+            try:
+                with foreseen():
+                    # By its digest: a HEAD may be wrong about size and type.
+                    manifest = await remote.manifest(entry.repository, descriptor.digest)
+                    root = await remote.load(
+                        entry.repository,
+                        manifest.descriptor,
+                        entry.platforms,
+                        push_foreign_layers=self._context.run.resources.settings.push_foreign_layers,
+                    )
+                image = Image(waiting[0].source, entry.repository, waiting[0].tag, root)
+                self._tell_absent(entry, [image])
+            except AsyncpushError as error:
+                for copy in waiting:
+                    self._context.failed(copy, error)
+                return
+            notices: set[str | None] = set()
+            for copy in waiting:
+                try:
+                    notices.add(check_caps(image, self._context.targets[copy.goal.target].registry.name.service))
+                except AsyncpushError as error:
+                    self._context.failed(copy, error)
+                    continue
+                self._context.sources[copy.key] = descriptor.digest
+                loaded.append((copy, image))
+            for notice in filter(None, notices):
+                self._context.emit(Notice(notice))
+
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                for descriptor, waiting in by_digest.items():
+                    tg.start_soon(one, descriptor, waiting)
+        return await self._agreeing(loaded)
+
+    def _tell_absent(self, entry: Entry, images: Iterable[Image]) -> None:
+        for image in images:
+            if isinstance(image.root, ImageNode) and len(entry.platforms) > 1:
+                asked = " and ".join(map(str, entry.platforms))
+                self._context.emit(Notice(f"{image.source} is for one platform; the plan asks for {asked}"))
+            for platform in _absent(image.root, entry.platforms):
+                self._context.emit(Notice(f"{image.source} has no image for {platform}"))
+
+
+def _blobs(images: Iterable[Image]) -> Iterator[RegistryBlob]:
+    """The blobs of images in registries."""
+    for image in images:
+        for leaf in leaves(image.root):
+            for blob in (leaf.config, *leaf.layers):
+                if isinstance(blob, RegistryBlob):
+                    yield blob
+
+
+async def _stored_size(blob: RegistryBlob) -> int | None:
+    try:
+        return await blob.stored_size()
+    except SourceError:
+        return None  # whoever reads it will say so
+
+
+def _absent(root: ImageNode | IndexNode, wanted: Collection[Platform]) -> list[Platform]:
+    """Those of several platforms that an index has no image for."""
+    if not isinstance(root, IndexNode):
+        return []  # it is for one of them, or would not have been taken
+    there = [child.platform for child in root.manifest.children if child.platform]
+    return [each for each in wanted if not any(platform.satisfies(each) for platform in there)]

@@ -1,1 +1,0 @@
-"""What worker threads do to bytes: cut them into parts, hash them, compress them."""
