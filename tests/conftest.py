@@ -25,7 +25,7 @@ from hypothesis import settings as hypothesis_settings
 
 import asyncpush
 from asyncpush import AwsConfiguration, Registry, Settings
-from asyncpush.emulator import Behaviour, Emulator
+from asyncpush.emulator import Emulator, Quirks
 from asyncpush.events import Event
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 #: How the emulator of the client's tests answers open questions: ``NAME=VALUE,...``; both answers must do.
-BEHAVIOUR = Behaviour.parse(filter(None, os.environ.get("ASYNCPUSH_BEHAVIOUR", "").split(",")))
+BEHAVIOUR = Quirks.parse(filter(None, os.environ.get("ASYNCPUSH_BEHAVIOUR", "").split(",")))
 
 
 # How long an example takes tells how busy the machine is: pytest's own limit is for what hangs.

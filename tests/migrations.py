@@ -23,7 +23,7 @@ from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.results import Report
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.settings import Settings
-from asyncpush.sources.registry import Patience
+from asyncpush.sources.registry import RetryPolicy
 from conftest import judge
 from images import Json, Layout
 from registry_server import QUICK, RegistryServer, running
@@ -60,7 +60,7 @@ class Bench:
         return path
 
     async def run(
-        self, path: Path, *, journal: bool = True, emit: Emit = ignore, patience: Patience = QUICK, **options: Any
+        self, path: Path, *, journal: bool = True, emit: Emit = ignore, patience: RetryPolicy = QUICK, **options: Any
     ) -> Report:
         """Migrate what *path* says."""
         plan, chosen = await read_plan(path), Options(**{"rest": 0.01, **options})

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from asyncpush.sources.registry import Patience
+from asyncpush.sources.registry import RetryPolicy
 from images import Json, Layout, digest
 
 #: Waits of next to nothing; tests that want others say so.
-QUICK = Patience(stall=5.0, first_wait=0.001, longest_wait=0.002, outage=0.3)
+QUICK = RetryPolicy(stall=5.0, first_wait=0.001, longest_wait=0.002, outage=0.3)
 
 Rule = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 

@@ -20,8 +20,8 @@ import asyncpush
 from asyncpush import Registry
 from asyncpush.api import open_logins
 from asyncpush.ecr.endpoints import registry_address, registry_host
-from asyncpush.emulator import Credentials, Emulator
-from asyncpush.emulator.faults import Weather, parse_fault
+from asyncpush.emulator import Emulator, KnownCredentials
+from asyncpush.emulator.faults import FaultConfig, parse_fault
 from asyncpush.errors import ConfigurationError, RegistryError, ServiceError
 from asyncpush.journal import open_journal
 from asyncpush.reference import RegistryName, parse_registry
@@ -419,7 +419,7 @@ async def test_a_journal_learns_the_account_from_sts_or_is_refused(
     application.router.add_post("/", sts)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    emulator.weather = Weather(faults=tuple(parse_fault(f"{name}:access-denied") for name in ("Describe*", "Get*")))
+    emulator.weather = FaultConfig(faults=tuple(parse_fault(f"{name}:access-denied") for name in ("Describe*", "Get*")))
     async with open_journal(tmp_path / "journal") as journal:
         connect = partial(asyncpush.connect, service, aws=aws(emulator.endpoint_url), journal=journal)
         with pytest.raises(ConfigurationError, match="write the registry with its account"):
@@ -499,7 +499,7 @@ async def test_ecr_publics_login_is_one_object_without_a_list(emulator: Emulator
 
 
 async def test_a_login_that_is_refused_says_why(tmp_path: Path) -> None:
-    keys = [Credentials("other", "secret")]
+    keys = [KnownCredentials("other", "secret")]
     async with Emulator(tmp_path / "other", fsync=False, credentials=keys) as emulator, open_logins() as logins:
         login = logins(SourceRegistry(host="x.example", aws=aws(emulator.endpoint_url)))
         assert login is not None

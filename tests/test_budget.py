@@ -18,10 +18,10 @@ from anyio.lowlevel import checkpoint
 from asyncpush import Settings
 from asyncpush.ecr.part_body import JsonPartEncoder
 from asyncpush.engine.compress import CompressedBlob
-from asyncpush.engine.concurrency import Slots
+from asyncpush.engine.concurrency import AdaptiveLimiter
 from asyncpush.engine.layer import send_layer
-from asyncpush.engine.memory import ByteBudget
-from asyncpush.engine.upload import PushedLayer, Resources
+from asyncpush.engine.memory import MemoryBudget
+from asyncpush.engine.upload import LayerContext, PushedLayer
 from asyncpush.errors import AsyncpushError, DigestMismatchError
 from asyncpush.events import ignore
 from asyncpush.model import Descriptor, Digest, Upload
@@ -168,14 +168,14 @@ class Ecr:
         return "pushed"
 
 
-def resources(limit: int, slots: int = 64) -> Resources:
-    return Resources(Settings(), ignore, ByteBudget(limit, WINDOW), Slots(slots, first=slots))
+def resources(limit: int, slots: int = 64) -> LayerContext:
+    return LayerContext(Settings(), ignore, MemoryBudget(limit, WINDOW), AdaptiveLimiter(slots, first=slots))
 
 
 async def send_all(
     blobs: Sequence[Blob],
     repositories: list[Any],
-    shared: Resources,
+    shared: LayerContext,
     chance: random.Random,
     *,
     pause: float = 3 * LONGEST,
@@ -244,7 +244,7 @@ async def _let_all_go_on() -> None:
 class Waiters:
     """Tasks that hold windows or parts of a budget until they are let go."""
 
-    def __init__(self, budget: ByteBudget, tasks: TaskGroup) -> None:
+    def __init__(self, budget: MemoryBudget, tasks: TaskGroup) -> None:
         self.budget, self.tasks = budget, tasks
         self.has: list[str] = []
 
@@ -287,7 +287,7 @@ class Waiters:
 
 @asynccontextmanager
 async def waiters(limit: int) -> AsyncIterator[Waiters]:
-    budget = ByteBudget(limit, 2)
+    budget = MemoryBudget(limit, 2)
     async with anyio.create_task_group() as tasks:
         yield Waiters(budget, tasks)
         tasks.cancel_scope.cancel()

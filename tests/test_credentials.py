@@ -33,7 +33,7 @@ import asyncpush
 from asyncpush import AwsConfiguration, Settings
 from asyncpush.api import ImageFailure, Registry, open_logins, push_all
 from asyncpush.ecr import credential_providers, credentials
-from asyncpush.emulator import Credentials, Emulator, Weather
+from asyncpush.emulator import Emulator, FaultConfig, KnownCredentials
 from asyncpush.emulator.faults import parse_fault
 from asyncpush.engine.image import ImageResult
 from asyncpush.errors import (
@@ -614,13 +614,15 @@ async def test_credentials_that_ecr_calls_expired_are_looked_for_again(
     """Tools that log in write new ones into the same file; until then nothing is sent twice."""
     file = tmp_path / "credentials"
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
-    old = Credentials("AKIDOLD", SECRET, "token", expires=datetime(2020, 1, 1, tzinfo=UTC))
+    old = KnownCredentials("AKIDOLD", SECRET, "token", expires=datetime(2020, 1, 1, tzinfo=UTC))
 
     def write(key: str, rest: str = "") -> None:
         file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {SECRET}\n{rest}")
 
     write("AKIDOLD", "aws_session_token = token\n")
-    async with Emulator(tmp_path / "ecr", fsync=False, credentials=[old, Credentials("AKIDNEW", SECRET)]) as emulator:
+    async with Emulator(
+        tmp_path / "ecr", fsync=False, credentials=[old, KnownCredentials("AKIDNEW", SECRET)]
+    ) as emulator:
         aws = AwsConfiguration(region=REGION, endpoint_url=emulator.endpoint_url)
         async with asyncpush.connect(aws=aws) as registry:
             with pytest.raises(CredentialsRefusedError, match="ExpiredTokenException"):
@@ -698,7 +700,7 @@ async def test_a_batch_stops_when_credentials_end(
 
 
 async def test_a_batch_stops_when_credentials_are_refused(emulator: Emulator, tmp_path: Path) -> None:
-    emulator.weather = Weather(faults=(parse_fault("*:expired-token"),))
+    emulator.weather = FaultConfig(faults=(parse_fault("*:expired-token"),))
     async with AsyncExitStack() as stack:
         registry, image = await images_and_registry(tmp_path, stack, aws(emulator.endpoint_url))
         results = await push_all(registry, everywhere(image, 200))
@@ -712,7 +714,7 @@ def forgetful(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[dict[s
     """The environment of an ECR that says of credentials that they are expired when an image is put, or read."""
     operation = getattr(request, "param", "PutImage")
     emulator = Emulator(tmp_path / "ecr", fsync=False)
-    emulator.weather = Weather(faults=(parse_fault(f"{operation}:expired-token"),))
+    emulator.weather = FaultConfig(faults=(parse_fault(f"{operation}:expired-token"),))
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(emulator):
         yield environment(
             AWS_ENDPOINT_URL_ECR=emulator.endpoint_url, AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test"

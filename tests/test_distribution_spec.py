@@ -18,7 +18,7 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from asyncpush.emulator import Behaviour, Emulator
+from asyncpush.emulator import Emulator, Quirks
 from conftest import password, token
 from emulator_client import (
     OCI_CONFIG,
@@ -135,7 +135,7 @@ def opened(url: str, kind: str, basic: str = "") -> Spec:
 @pytest.fixture
 async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
     """A local ECR that takes all that the specification wants taken."""
-    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Behaviour(oci_conformance="yes")) as running:
+    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Quirks(oci_conformance="yes")) as running:
         yield running
 
 

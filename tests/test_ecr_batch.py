@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.awscli.batch_input import BatchInput
-from asyncpush.emulator import Emulator, Weather
+from asyncpush.emulator import Emulator, FaultConfig
 from asyncpush.emulator.faults import parse_fault, parse_throttle
 from aws_cases import upload
 from conftest import REGION, Ran, Server, cli_environment, judge, run_cli
@@ -219,13 +219,13 @@ async def run_against(url: str, *words: str, stdin: bytes) -> Ran:
 @pytest.mark.parametrize(
     "weather",
     [
-        Weather(throttles=(parse_throttle("CompleteLayerUpload=20:10"),)),
-        Weather(faults=(parse_fault("CompleteLayerUpload:every=3,limit=5:lost-reply"),)),
-        Weather(faults=(parse_fault("CompleteLayerUpload:every=4,limit=4:server-error"),)),
+        FaultConfig(throttles=(parse_throttle("CompleteLayerUpload=20:10"),)),
+        FaultConfig(faults=(parse_fault("CompleteLayerUpload:every=3,limit=5:lost-reply"),)),
+        FaultConfig(faults=(parse_fault("CompleteLayerUpload:every=4,limit=4:server-error"),)),
     ],
     ids=["throttled", "lost replies", "server errors"],
 )
-async def test_no_input_fails_of_the_weather(tmp_path: Path, weather: Weather) -> None:
+async def test_no_input_fails_of_the_weather(tmp_path: Path, weather: FaultConfig) -> None:
     async with Emulator(tmp_path, fsync=False) as emulator:
         inputs = await to_thread.run_sync(completes, emulator.endpoint_url, "batch/weather", 30)
         emulator.weather = weather

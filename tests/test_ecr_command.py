@@ -17,7 +17,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncpush.awscli.formats import Answer, Query, render
+from asyncpush.awscli.formats import OperationOutput, Query, render
 from aws_cases import CONFIG_BYTES, LAYER_BYTES, complete, manifest, upload
 from conftest import REGION, Ran, Server, cli_environment, judge
 from images import digest
@@ -93,7 +93,7 @@ def test_yaml_is_quoted_as_version_2_quotes_it() -> None:
         "url": "https://host/path?a=b&c=d",
     }  # fmt: skip
 
-    text = render(Answer(members, (members,)), "yaml", Query(None), "Operation")
+    text = render(OperationOutput(members, (members,)), "yaml", Query(None), "Operation")
 
     assert text == (
         'empty: []\nlines: "a\\nb\\n"\nnone: null\npartSize: 10485760\nquote: "\'it"\nscanOnPush: false\n'
@@ -110,7 +110,7 @@ def test_yaml_is_quoted_as_version_2_quotes_it() -> None:
 def test_yaml_is_read_back_as_what_was_written(value: object) -> None:
     members = {"value": value}
 
-    text = render(Answer(members, (members,)), "yaml", Query(None), "Operation")
+    text = render(OperationOutput(members, (members,)), "yaml", Query(None), "Operation")
 
     # PyYAML's reader is one of YAML 1.1, in which these words are booleans and that number is one to the base of 60.
     if not any(word in text for word in ("on", "yes", "1:20")):

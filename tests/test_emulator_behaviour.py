@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from asyncpush.emulator import Behaviour, Emulator
-from asyncpush.emulator.limits import MiB, Quotas, Rules
-from asyncpush.emulator.registry import PRIVATE, PUBLIC, Registry
+from asyncpush.emulator import Emulator, Quirks
+from asyncpush.emulator.limits import Limits, MiB, Quotas
+from asyncpush.emulator.registry import PRIVATE, PUBLIC, RegistryId
 from asyncpush.errors import UsageError
 from emulator_client import OCI_CONFIG, Ecr, descriptor, digest_of, image_manifest, part
 
@@ -22,7 +22,7 @@ CONFIG, LAYER = b"{}", b"a layer"
 
 @asynccontextmanager
 async def behaving(data: Path, **chosen: Any) -> AsyncIterator[Ecr]:
-    async with Emulator(data, part_size=4, fsync=False, behaviour=Behaviour(**chosen)) as emulator:
+    async with Emulator(data, part_size=4, fsync=False, behaviour=Quirks(**chosen)) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         await ecr.call("create_repository", repositoryName="app")
         yield ecr
@@ -62,7 +62,7 @@ async def test_a_completion_that_is_retried_can_be_known_across_restarts(tmp_pat
         upload_id = await ecr.begin("app")
         await ecr.send("app", upload_id, 0, LAYER)
         await ecr.complete("app", upload_id, digest_of(LAYER))
-    behaviour = Behaviour(retried_complete=chosen)  # type: ignore[arg-type]
+    behaviour = Quirks(retried_complete=chosen)  # type: ignore[arg-type]
     async with Emulator(tmp_path, fsync=False, behaviour=behaviour) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         if chosen == "success":
@@ -194,14 +194,14 @@ async def test_images_tags_layers_and_repositories_have_a_quota(tmp_path: Path) 
 
 
 def test_the_quotas_are_the_documented_ones() -> None:
-    rules = Rules("", 10 * MiB, Behaviour())
-    assert rules.quotas(Registry(PRIVATE)) == Quotas(4_200, 52_000 * MiB, 0, 100_000, 1_000, 100_000)
-    assert rules.quotas(Registry(PUBLIC, region="")) == Quotas(1_000, 10_000 * MiB, 0, 100_000, 1_000, 10_000)
+    rules = Limits("", 10 * MiB, Quirks())
+    assert rules.quotas(RegistryId(PRIVATE)) == Quotas(4_200, 52_000 * MiB, 0, 100_000, 1_000, 100_000)
+    assert rules.quotas(RegistryId(PUBLIC, region="")) == Quotas(1_000, 10_000 * MiB, 0, 100_000, 1_000, 10_000)
 
 
 def test_behaviour_is_read_from_words() -> None:
     words = ["large-parts=refused", "first_cursor=-1", "max-parts=7", "first-cursor=0"]
-    assert Behaviour.parse(words) == Behaviour(large_parts="refused", first_cursor="0", max_parts=7)
+    assert Quirks.parse(words) == Quirks(large_parts="refused", first_cursor="0", max_parts=7)
 
 
 @pytest.mark.parametrize(
@@ -218,9 +218,9 @@ def test_behaviour_is_read_from_words() -> None:
 )
 def test_a_behaviour_that_is_none_is_refused_with_those_that_are(word: str, named: str) -> None:
     with pytest.raises(UsageError, match=named):
-        Behaviour.parse([word])
+        Quirks.parse([word])
 
 
 def test_every_behaviour_is_documented() -> None:
-    text = inspect.getdoc(Behaviour) or ""
-    assert [field.name for field in fields(Behaviour) if f"\n    {field.name}: " not in text] == []
+    text = inspect.getdoc(Quirks) or ""
+    assert [field.name for field in fields(Quirks) if f"\n    {field.name}: " not in text] == []

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.cli.serve import exposure
-from asyncpush.emulator import Credentials, Emulator
+from asyncpush.emulator import Emulator, KnownCredentials
 from asyncpush.emulator.auth.credentials import read_credentials
 from asyncpush.errors import UsageError
 from conftest import cli_environment, judge, run_cli
@@ -50,9 +50,9 @@ def test_every_profile_with_keys_is_read(tmp_path: Path) -> None:
     (tmp_path / "credentials").write_text(FILE)
 
     assert read_credentials(tmp_path / "credentials") == (
-        Credentials("AKIDONE", "a%secret/with=signs", account="111122223333"),
-        Credentials("ASIATWO", "two", "token==", account="444455556666"),
-        Credentials("AKIDTHREE", "three", account="123456789012"),
+        KnownCredentials("AKIDONE", "a%secret/with=signs", account="111122223333"),
+        KnownCredentials("ASIATWO", "two", "token==", account="444455556666"),
+        KnownCredentials("AKIDTHREE", "three", account="123456789012"),
     )
 
 
@@ -94,7 +94,7 @@ def test_any_text_is_credentials_or_a_usage_error(tmp_path_factory: pytest.TempP
     path = tmp_path_factory.getbasetemp() / "rubbish"
     path.write_text(text + "\n[a]\naws_access_key_id = x\naws_secret_access_key = y\n", errors="surrogatepass")
     with suppress(UsageError):
-        assert Credentials("x", "y") in read_credentials(path)
+        assert KnownCredentials("x", "y") in read_credentials(path)
 
 
 def test_a_file_that_can_not_be_read_ends_the_command_in_one_line(tmp_path: Path) -> None:
@@ -107,19 +107,19 @@ def test_a_file_that_can_not_be_read_ends_the_command_in_one_line(tmp_path: Path
 
 
 def test_contradictory_credentials_are_a_usage_error(tmp_path: Path) -> None:
-    twice = [Credentials("a", "one"), Credentials("a", "two")]
+    twice = [KnownCredentials("a", "one"), KnownCredentials("a", "two")]
     with pytest.raises(UsageError, match="two key pairs have the access key id a"):
         Emulator(tmp_path, credentials=twice)
     with pytest.raises(UsageError, match="there are no credentials"):
         Emulator(tmp_path, credentials=[])
     assert Emulator(tmp_path, credentials=[], verify_signatures=False)
     with pytest.raises(UsageError, match="has no time zone"):
-        Credentials("a", "b", expires=datetime(2100, 1, 1))  # noqa: DTZ001
+        KnownCredentials("a", "b", expires=datetime(2100, 1, 1))  # noqa: DTZ001
     assert Emulator(tmp_path, credentials=twice[:1] * 2)
 
 
 def test_secrets_are_not_shown() -> None:
-    shown = repr(Credentials("key", SECRET, SECRET, datetime(2100, 1, 1, tzinfo=UTC)))
+    shown = repr(KnownCredentials("key", SECRET, SECRET, datetime(2100, 1, 1, tzinfo=UTC)))
 
     assert "key" in shown
     assert SECRET not in shown

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from asyncpush.emulator import Emulator, Finding
-from asyncpush.emulator.store.fsck import Checked, check
+from asyncpush.emulator.store.fsck import FsckResult, check
 from asyncpush.errors import UsageError
 from conftest import run_cli
 from emulator_client import Ecr, digest_of
@@ -39,7 +39,7 @@ def used(data: Path) -> int:
     return sum(file.stat().st_blocks * 512 for file in files)
 
 
-async def checked(data: Path) -> tuple[Checked, list[Finding]]:
+async def checked(data: Path) -> tuple[FsckResult, list[Finding]]:
     findings: list[Finding] = []
     return await check(data, findings.append), findings
 

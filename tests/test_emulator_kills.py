@@ -20,7 +20,7 @@ from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from asyncpush.emulator import Finding
-from asyncpush.emulator.store.fsck import Checked, check
+from asyncpush.emulator.store.fsck import FsckResult, check
 from emulator_client import OCI_MANIFEST, digest_of, image_manifest
 
 ROUNDS = int(os.environ.get("ASYNCPUSH_KILL_ROUNDS", "3"))
@@ -184,7 +184,7 @@ async def push_until_killed(process: Process, pushers: list[Pusher], seconds: fl
         process.kill()
 
 
-async def checked(data: Path) -> tuple[Checked, list[Finding]]:
+async def checked(data: Path) -> tuple[FsckResult, list[Finding]]:
     findings: list[Finding] = []
     return await check(data, findings.append), findings
 

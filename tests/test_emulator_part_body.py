@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asyncpush.emulator.api.part_body import PartBody, locate_blob
+from asyncpush.emulator.api.part_body import ReceivedPart, locate_blob
 from asyncpush.emulator.api.part_body import read_part_body as read_part_body_by
 from asyncpush.emulator.api.validation import load_input_rules
 from asyncpush.emulator.errors import AwsError
@@ -19,7 +19,7 @@ UPLOAD_ID = "0cb5cb63-f0ad-4ac5-aadf-ff3a37e1dd4e"
 MAX_PART = 20 * 1024 * 1024
 
 
-def read_part_body(body: bytearray) -> PartBody:
+def read_part_body(body: bytearray) -> ReceivedPart:
     return read_part_body_by(body, partial(load_input_rules("ecr").check, "UploadLayerPart"))
 
 

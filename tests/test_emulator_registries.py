@@ -12,16 +12,16 @@ from anyio import to_thread
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncpush.emulator import Behaviour, Credentials, Emulator
-from asyncpush.emulator.auth.principal import Caller, caller_of
-from asyncpush.emulator.registry import Registry
+from asyncpush.emulator import Emulator, KnownCredentials, Quirks
+from asyncpush.emulator.auth.principal import Principal, caller_of
+from asyncpush.emulator.registry import RegistryId
 from asyncpush.errors import UsageError
 from conftest import token
 from emulator_client import Ecr, digest_of, image_manifest
 
 ACCOUNTS = {"AKIAONE": "111111111111", "AKIATWO": "222222222222"}
-KEYS = {key: Credentials(key, "test", account=account) for key, account in ACCOUNTS.items()}
-KEYS["test"] = Credentials("test", "test", account="000000000000")
+KEYS = {key: KnownCredentials(key, "test", account=account) for key, account in ACCOUNTS.items()}
+KEYS["test"] = KnownCredentials("test", "test", account="000000000000")
 CONFIG = b"{}"
 
 
@@ -127,14 +127,14 @@ async def test_a_request_without_a_signature_is_the_default_accounts_in_the_defa
 
 @given(st.text())
 def test_a_header_that_is_no_signature_is_nobodys(text: str) -> None:
-    assert caller_of({"Authorization": text}, KEYS) == Caller()
+    assert caller_of({"Authorization": text}, KEYS) == Principal()
 
 
 @given(st.from_regex(r"[A-Za-z0-9._/-]{1,50}", fullmatch=True))
 def test_whatever_region_is_claimed_is_one_component_of_a_path(region: str) -> None:
     scope = f"AWS4-HMAC-SHA256 Credential=AKIAONE/20260101/{region}/ecr/aws4_request, SignedHeaders=host, Signature=0"
     caller = caller_of({"Authorization": scope}, KEYS)
-    assert len(Registry("ecr", caller.account, caller.region).path.parts) == 3
+    assert len(RegistryId("ecr", caller.account, caller.region).path.parts) == 3
     assert ".." not in caller.region
     assert caller.account in ("111111111111", "000000000000")
 
@@ -143,13 +143,13 @@ def test_whatever_region_is_claimed_is_one_component_of_a_path(region: str) -> N
     ("region", "partition"), [("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov"), ("eu-west-1", "aws")]
 )
 def test_an_arn_has_its_regions_partition(region: str, partition: str) -> None:
-    assert Registry("ecr", "111111111111", region).arn("app") == (
+    assert RegistryId("ecr", "111111111111", region).arn("app") == (
         f"arn:{partition}:ecr:{region}:111111111111:repository/app"
     )
 
 
 async def test_a_public_alias_or_region_can_be_refused(tmp_path: Path) -> None:
-    strict = Behaviour(unknown_alias="not-found", public_regions="documented")
+    strict = Quirks(unknown_alias="not-found", public_regions="documented")
     async with Emulator(tmp_path, fsync=False, behaviour=strict) as emulator:
         public = Ecr(emulator.endpoint_url, service="ecr-public")
         refusal = await public.refused("initiate_layer_upload", repositoryName="app", registryId="alias")
@@ -162,4 +162,4 @@ async def test_a_public_alias_or_region_can_be_refused(tmp_path: Path) -> None:
 def test_an_account_id_has_twelve_digits() -> None:
     for account in ("1", "../../etc", "0" * 13):
         with pytest.raises(UsageError, match="is no account of AKIAONE"):
-            Credentials("AKIAONE", "test", account=account)
+            KnownCredentials("AKIAONE", "test", account=account)

@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from asyncpush.emulator import Emulator
-from asyncpush.emulator.registry import Registry
+from asyncpush.emulator.registry import RegistryId
 from asyncpush.emulator.store.recovery import open_recovered
 from asyncpush.emulator.store.state import Store
 from emulator_client import (
@@ -237,12 +237,12 @@ async def test_a_push_creates_a_repository_by_the_template_of_its_longest_prefix
         "team": "team",
         "teams/web": "ROOT",
     }.items():
-        created = await store.create_on_push(Registry(), name)
+        created = await store.create_on_push(RegistryId(), name)
         assert created is not None
         assert (created.record.tags, created.record.mutability) == ({"by": prefix}, "IMMUTABLE")
         assert created.record.policy == POLICY
-        assert await store.create_on_push(Registry(), name) is created
-    assert await store.create_on_push(Registry(region="eu-west-1"), "team/app") is None
+        assert await store.create_on_push(RegistryId(), name) is created
+    assert await store.create_on_push(RegistryId(region="eu-west-1"), "team/app") is None
     await store.in_thread(store.close)
 
 

@@ -17,19 +17,19 @@ from anyio import to_thread
 from botocore import UNSIGNED
 from botocore.auth import SIGNED_HEADERS_BLACKLIST, SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials as BotocoreCredentials
+from botocore.credentials import KnownCredentials as BotocoreCredentials
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from asyncpush.emulator import Credentials, Emulator
+from asyncpush.emulator import Emulator, KnownCredentials
 from asyncpush.emulator.auth.sigv4 import SignedRequest, verify
 from asyncpush.emulator.errors import AwsError
 from conftest import REGION, Ran, Server, cli_environment
 from emulator_client import Ecr, part
 
 TARGET = "AmazonEC2ContainerRegistry_V20150921"
-KEY = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
-LENT = Credentials("ASIAEXAMPLE", "secret", "a token", datetime(2100, 1, 1, tzinfo=UTC))
+KEY = KnownCredentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
+LENT = KnownCredentials("ASIAEXAMPLE", "secret", "a token", datetime(2100, 1, 1, tzinfo=UTC))
 ENDED = replace(LENT, access_key_id="ASIAENDED", expires=datetime(2020, 1, 1, tzinfo=UTC))
 KEYS = {entry.access_key_id: entry for entry in (KEY, LENT)}
 HEADERS = (("X-Amz-Target", f"{TARGET}.DescribeRepositories"), ("Content-Type", "application/x-amz-json-1.1"))
@@ -55,7 +55,7 @@ class Signed:
 def sign(
     body: bytes = b"{}",
     *,
-    key: Credentials = KEY,
+    key: KnownCredentials = KEY,
     region: str = "eu-west-1",
     service: str = "ecr",
     target: str = "/",
@@ -74,7 +74,7 @@ def sign(
     return Signed(SignedRequest(method, url.path, url.query, [(b"Host", host.encode()), *sent]), body, at)
 
 
-def judged(signed: Signed, *, now: datetime | None = None, services: Sequence[str] = ("ecr",)) -> Credentials:
+def judged(signed: Signed, *, now: datetime | None = None, services: Sequence[str] = ("ecr",)) -> KnownCredentials:
     return verify(signed.request, signed.body, keys=KEYS, services=services, now=now or signed.at)
 
 
@@ -106,7 +106,7 @@ queries = st.lists(st.tuples(words, words).map(lambda pair: "=".join(quote(word,
 )
 def test_what_botocore_has_signed_is_believed(
     body: bytes,
-    key: Credentials,
+    key: KnownCredentials,
     region: str,
     service: str,
     target: str,
@@ -178,7 +178,7 @@ def test_a_session_token_belongs_to_its_key_and_ends() -> None:
     for other in (sign(key=replace(LENT, session_token="another")), sign(key=replace(LENT, session_token=None))):
         assert refused(other).code == "UnrecognizedClientException"
     assert refused(sign(key=replace(KEY, session_token="a token"))).code == "UnrecognizedClientException"
-    assert refused(sign(key=Credentials("AKIDOTHER", "secret"))).code == "UnrecognizedClientException"
+    assert refused(sign(key=KnownCredentials("AKIDOTHER", "secret"))).code == "UnrecognizedClientException"
     assert refused(signed, now=datetime(2100, 1, 1, tzinfo=UTC)).code == "ExpiredTokenException"
 
 

@@ -18,8 +18,8 @@ import pytest
 from anyio import to_thread
 
 import asyncpush
-from asyncpush.emulator import Behaviour, Emulator, Finding
-from asyncpush.emulator.faults import Throttle, Weather, parse_fault
+from asyncpush.emulator import Emulator, Finding, Quirks
+from asyncpush.emulator.faults import FaultConfig, Throttle, parse_fault
 from asyncpush.emulator.store.fsck import check
 from conftest import aws, password, token
 from emulator_client import OCI_INDEX, OCI_MANIFEST, Ecr, digest_of, image_manifest, index_manifest
@@ -266,7 +266,7 @@ async def test_an_upload_can_change_doors(door: Door, ecr: Ecr) -> None:
 async def test_an_immutable_tag_stays_with_its_image(
     tmp_path: Path, door_to: Open, behaviour: Any, again: tuple[int, list[str]]
 ) -> None:
-    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Behaviour(same_immutable_tag=behaviour)) as emulator:
+    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Quirks(same_immutable_tag=behaviour)) as emulator:
         door, ecr = await door_to(emulator), Ecr(emulator.endpoint_url)
         await ecr.call("put_image_tag_mutability", repositoryName=NAME, imageTagMutability="IMMUTABLE")
         await door.push(CONFIG, LAYER)
@@ -277,7 +277,7 @@ async def test_an_immutable_tag_stays_with_its_image(
 
 
 async def test_a_patch_is_answered_as_the_behaviour_has_it(tmp_path: Path, door_to: Open) -> None:
-    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Behaviour(patch_status="201")) as emulator:
+    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Quirks(patch_status="201")) as emulator:
         door = await door_to(emulator)
         assert (await door.ask("PATCH", await door.begin(), LAYER))[0] == 201
 
@@ -375,7 +375,7 @@ async def test_a_full_disk_is_a_500_and_the_upload_goes_on_when_there_is_room(do
 
 
 async def test_a_layer_has_its_quota_here_too(tmp_path: Path, door_to: Open) -> None:
-    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Behaviour(max_layer_size=MiB)) as emulator:
+    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Quirks(max_layer_size=MiB)) as emulator:
         door = await door_to(emulator)
         status, _, body = await door.ask("PATCH", await door.begin(), LAYER)
         assert (status, json.loads(body)["errors"][0]["code"]) == (413, "SIZE_INVALID")
@@ -391,7 +391,7 @@ async def test_repositories_are_listed_by_page(door: Door, ecr: Ecr) -> None:
 
 async def test_weather_is_over_pushes_as_well(emulator: Emulator, door: Door) -> None:
     location = await door.begin()
-    emulator.weather = Weather(
+    emulator.weather = FaultConfig(
         throttles=(Throttle("v2:PUT-manifest", 0.001, 1),),
         faults=(
             parse_fault("v2:PATCH-upload:first=1:server-error"),
@@ -526,7 +526,7 @@ async def test_a_chunk_that_was_cut_goes_on_as_the_same_part(emulator: Emulator,
 
 @pytest.mark.parametrize(("chunks", "status"), [(2, 202), (3, 403)])
 async def test_chunks_count_as_parts(tmp_path: Path, door_to: Open, chunks: int, status: int) -> None:
-    lowered = Behaviour(max_parts=2)
+    lowered = Quirks(max_parts=2)
     async with Emulator(tmp_path / "ecr", fsync=False, part_size=MiB, behaviour=lowered) as emulator:
         door = await door_to(emulator)
         location = await door.begin()
@@ -535,7 +535,7 @@ async def test_chunks_count_as_parts(tmp_path: Path, door_to: Open, chunks: int,
 
 
 async def test_a_behaviour_takes_what_the_specification_wants_taken(tmp_path: Path, door_to: Open) -> None:
-    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Behaviour(oci_conformance="yes")) as emulator:
+    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Quirks(oci_conformance="yes")) as emulator:
         door = await door_to(emulator)
         await door.push(b"", CONFIG)
         location = await door.begin()

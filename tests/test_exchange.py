@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncpush.engine.image import ImageLayers
-from asyncpush.engine.layer import PushedLayer, Resources
+from asyncpush.engine.layer import LayerContext, PushedLayer
 from asyncpush.errors import ServiceError, SourceError
 from asyncpush.journal import LeftUpload
 from asyncpush.migrate import layer_distribution
-from asyncpush.migrate.layer_distribution import Exchange, ImageSender, registry_of
+from asyncpush.migrate.layer_distribution import ImageSender, LayerDistributor, registry_of
 from asyncpush.model import Descriptor, Digest, Upload
 from asyncpush.protocols import Part
 from asyncpush.settings import Settings
-from asyncpush.single_flight import Once
+from asyncpush.single_flight import SingleFlight
 from asyncpush.sources.blobs import BytesContent, ContentBlob
 
 
@@ -108,7 +108,7 @@ class Broken:
         raise SourceError("broken can't be read")
 
 
-async def push(exchange: Exchange, repository: Repository, numbers: set[int], *, fails: bool = False) -> None:
+async def push(exchange: LayerDistributor, repository: Repository, numbers: set[int], *, fails: bool = False) -> None:
     """What a migration does with one image: all its layers at once, then the manifest."""
     blobs = [blob(number) for number in numbers]
     with exchange.sender(repository, blobs) as sender:
@@ -127,8 +127,8 @@ async def _send(sender: ImageSender, repository: Repository, each: ContentBlob) 
         await sender.send(repository, each)
 
 
-async def prepared(registry: Registry, mounts: bool | None = True) -> Exchange:
-    exchange = Exchange(Resources.of(Settings()))
+async def prepared(registry: Registry, mounts: bool | None = True) -> LayerDistributor:
+    exchange = LayerDistributor(LayerContext.of(Settings()))
 
     async def ask() -> bool | None:
         return mounts
@@ -232,8 +232,8 @@ async def test_followers_do_not_wait_for_what_else_their_leader_sends() -> None:
 
 async def test_a_layer_that_waits_for_its_turn_goes_where_an_image_refers_to_it_soonest() -> None:
     registry = Registry()
-    resources = Resources.of(Settings(max_layers=1))
-    exchange, leader, put = Exchange(resources), Repository("leader", registry), anyio.Event()
+    resources = LayerContext.of(Settings(max_layers=1))
+    exchange, leader, put = LayerDistributor(resources), Repository("leader", registry), anyio.Event()
 
     async def lead() -> None:
         with exchange.sender(leader, [blob(1), large(0)]) as sender:
@@ -476,7 +476,7 @@ class Sender:
 
 
 async def test_of_an_image_that_fails_those_layers_go_on_that_others_wait_for() -> None:
-    sender, once = Sender(), Once[PushedLayer]()
+    sender, once = Sender(), SingleFlight[PushedLayer]()
     repository: Any = Repository("app", Registry())
     bad, good = (ImageLayers(repository, once, sender) for _ in range(2))
     failures: list[SourceError] = []

@@ -19,8 +19,8 @@ from aiohttp import web
 
 import asyncpush
 from asyncpush import Registry
-from asyncpush.emulator import Credentials as EmulatorCredentials
 from asyncpush.emulator import Emulator
+from asyncpush.emulator import KnownCredentials as EmulatorCredentials
 from asyncpush.events import Event, Listener
 from asyncpush.http.environment import Proxies
 from asyncpush.sources.registry.docker_config import Account
@@ -191,7 +191,7 @@ images: [{from: docker.io/library/nginx, to: nginx}]
         access,
         login,
         asyncpush.SourceRegistry(host="docker.io", credentials=login, aws=access),
-        asyncpush.Target("eu", aws=access),
+        asyncpush.PlanTarget("eu", aws=access),
         anyio.run(asyncpush.read_plan, tmp_path / "plan.yaml"),
         Account("me", SECRETS[6], SECRETS[7], SECRETS[8]),
         EmulatorCredentials("AKIA", SECRETS[9], session_token=SECRETS[10]),

@@ -21,7 +21,7 @@ from aiohttp import web
 from anyio import to_thread
 
 from asyncpush.emulator import Emulator
-from asyncpush.emulator.faults import Weather
+from asyncpush.emulator.faults import FaultConfig
 from asyncpush.emulator.store.fsck import check
 from asyncpush.journal import open_journal
 from asyncpush.model import Descriptor, Digest, Upload
@@ -38,7 +38,7 @@ REPOSITORIES = max(4, ROUNDS)
 #: Of the bytes of parts that an undisturbed migration sends; those under way at kills come on top.
 ALLOWED = 1.05
 
-SLOW = Weather(latency=0.01, bandwidth=25_000_000)
+SLOW = FaultConfig(latency=0.01, bandwidth=25_000_000)
 
 
 @dataclass

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from asyncpush.emulator import Credentials, Emulator
+from asyncpush.emulator import Emulator, KnownCredentials
 from conftest import BEHAVIOUR, KEYS, REGION, Ran, judge, password, run_cli
 from images import DockerSave, Json, Layout, at, containerd_save
 from inprocess import run_beside
@@ -165,7 +165,7 @@ async def test_a_list_on_standard_input(target: Target, protected: Protected) ->
 
 
 async def test_ecr_of_another_account_and_region(tmp_path: Path, skopeo: str) -> None:
-    accounts = [Credentials("test", "test"), Credentials("AKIAOTHER", "secret", account="111111111111")]
+    accounts = [KnownCredentials("test", "test"), KnownCredentials("AKIAOTHER", "secret", account="111111111111")]
     (tmp_path / "credentials").write_text(
         "[default]\naws_access_key_id = test\naws_secret_access_key = test\n"
         "[other]\naws_access_key_id = AKIAOTHER\naws_secret_access_key = secret\n"

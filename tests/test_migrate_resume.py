@@ -10,8 +10,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from asyncpush.emulator import Credentials, Emulator
-from asyncpush.emulator.faults import Weather, parse_fault
+from asyncpush.emulator import Emulator, KnownCredentials
+from asyncpush.emulator.faults import FaultConfig, parse_fault
 from asyncpush.errors import ConfigurationError
 from asyncpush.events import Event, ImageDone, Notice
 from asyncpush.journal import open_journal
@@ -27,7 +27,7 @@ STAGING, PROD = "111111111111", "222222222222"
 
 @pytest.fixture
 async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
-    owners = [Credentials("test", "test", account=STAGING), Credentials("other", "secret", account=PROD)]
+    owners = [KnownCredentials("test", "test", account=STAGING), KnownCredentials("other", "secret", account=PROD)]
     async with Emulator(tmp_path / "ecr", fsync=False, behaviour=BEHAVIOUR, credentials=owners) as running:
         yield running
 
@@ -142,7 +142,7 @@ async def test_a_journal_is_refused_where_nobody_tells_the_account(here: Bench) 
     path = here.plan({"from": "team/app", "tags": ["1"]})
     await here.run(path)
     # What AWS's documented policy for pushing leaves out; an emulator's GetAuthorizationToken names no account.
-    here.emulator.weather = Weather(
+    here.emulator.weather = FaultConfig(
         faults=tuple(parse_fault(f"{name}:access-denied") for name in ("Describe*", "Get*"))
     )
     with pytest.raises(ConfigurationError, match=r"ACCOUNT\.dkr\.ecr\.eu-west-1\.amazonaws\.com"):

@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 import asyncpush
 from asyncpush import AwsConfiguration, Digest, Registry, Settings
 from asyncpush.ecr.auth_token import EcrLogin
-from asyncpush.ecr.client import Calls
+from asyncpush.ecr.client import EcrClient
 from asyncpush.ecr.mount import Mounts
-from asyncpush.emulator import Credentials, Emulator
+from asyncpush.emulator import Emulator, KnownCredentials
 from asyncpush.errors import ConnectionFailedError, RegistryError, ServiceError
 from asyncpush.events import RequestDone, Retrying
 from asyncpush.manifest import parse_manifest
@@ -216,7 +216,7 @@ async def test_mounts_stay_within_the_registry_that_is_meant(
 
 
 async def test_another_accounts_layers_are_mounted_there(tmp_path: Path) -> None:
-    keys = [Credentials("test", "test"), Credentials("two", "secret", account=OTHER)]
+    keys = [KnownCredentials("test", "test"), KnownCredentials("two", "secret", account=OTHER)]
     async with Emulator(tmp_path / "ecr", fsync=False, credentials=keys) as emulator:
         two = AwsConfiguration(
             region="eu-west-2", endpoint_url=emulator.endpoint_url, access_key_id="two", secret_access_key="secret"
@@ -340,7 +340,7 @@ async def test_at_aws_the_registrys_own_host_is_asked_and_none_is_made_up(name: 
         assert await mounts._place() == (place, {})
 
 
-class FakeCalls(Calls):
+class FakeCalls(EcrClient):
     """GetAuthorizationToken alone, with these tokens: what each says, and when it ends."""
 
     def __init__(self, endpoint: str, tokens: list[tuple[bytes, float]]) -> None:

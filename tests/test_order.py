@@ -13,7 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from asyncpush import Settings
-from asyncpush.engine.ordering import Overlap, PartsInOrder
+from asyncpush.engine.ordering import OrderedSender, PipelineEstimator
 from asyncpush.errors import InvalidLayerPartError, ServiceError, only_cause
 from asyncpush.protocols import Part
 
@@ -37,7 +37,7 @@ class Ecr:
     def __init__(self, *, transfer: float = 0.5, answer: float = 0.04) -> None:
         self.now = 0.0
         self.transfer, self.answer = transfer, answer
-        self.overlap = Overlap(clock=lambda: self.now)
+        self.overlap = PipelineEstimator(clock=lambda: self.now)
         self.stored = -1
         self.acknowledged: list[int] = []
         self.refusals: list[int] = []
@@ -81,7 +81,7 @@ class Ecr:
                 done = anyio.Event()
 
                 async def send_all() -> None:
-                    await PartsInOrder(self.send, self._acknowledge, self.overlap).send(_parts(sizes))
+                    await OrderedSender(self.send, self._acknowledge, self.overlap).send(_parts(sizes))
                     done.set()
 
                 tg.start_soon(send_all)
@@ -190,7 +190,7 @@ async def test_a_part_that_was_not_early_is_sent_once_whatever_it_is_refused_for
 
 
 def test_two_refusals_in_a_row_end_it_for_the_run() -> None:
-    overlap = Overlap(clock=lambda: 0.0)
+    overlap = PipelineEstimator(clock=lambda: 0.0)
 
     def pays(parts: int) -> bool:
         for _ in range(parts):
@@ -208,7 +208,7 @@ def test_two_refusals_in_a_row_end_it_for_the_run() -> None:
 
 async def test_nothing_is_early_where_it_is_not_allowed() -> None:
     ecr = Ecr(transfer=0.5, answer=0.04)
-    ecr.overlap = Overlap(allowed=False)
+    ecr.overlap = PipelineEstimator(allowed=False)
     await ecr.push(*[10] * 6)
     assert ecr.most_on_their_way == 1
     assert not Settings().early_parts
@@ -265,7 +265,7 @@ async def test_a_part_that_ecr_has_is_not_held_while_the_next_one_is_made() -> N
     async def send(part: Part, left: Callable[[], None]) -> None:
         left()
 
-    await PartsInOrder(send, lambda _: acknowledged.set(), Overlap()).send(parts())
+    await OrderedSender(send, lambda _: acknowledged.set(), PipelineEstimator()).send(parts())
     assert len(held) == 2
 
 

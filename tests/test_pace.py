@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 import asyncpush
 from asyncpush import AwsConfiguration, Settings
 from asyncpush.ecr import rate_limit
-from asyncpush.ecr.rate_limit import QUOTAS, OperationPace, OperationStatistics, Pace, is_aws
-from asyncpush.ecr.retry import Retries
+from asyncpush.ecr.rate_limit import QUOTAS, OperationStatistics, Pace, RateLimiter, is_aws
+from asyncpush.ecr.retry import RetryingSender
 from asyncpush.emulator import Emulator
 from asyncpush.errors import ServiceError
 from asyncpush.events import RequestDone, Retrying
@@ -42,16 +42,16 @@ EMULATOR = "http://127.0.0.1:5000"
 ROUNDING = 1e-3
 
 
-def put_image(time: Time, url: str = AWS) -> OperationPace:
+def put_image(time: Time, url: str = AWS) -> RateLimiter:
     return Pace("ecr", url, clock=time).of("PutImage")
 
 
-def rate_of(operation: OperationPace) -> float:
+def rate_of(operation: RateLimiter) -> float:
     rate = operation.statistics().rate
     return math.inf if rate is None else rate
 
 
-async def exhaust(operation: OperationPace) -> list[float]:
+async def exhaust(operation: RateLimiter) -> list[float]:
     """Start requests until the next would have to wait; when they started."""
     started: list[float] = []
     with anyio.move_on_after(0):
@@ -60,9 +60,7 @@ async def exhaust(operation: OperationPace) -> list[float]:
     return started
 
 
-async def keep_asking(
-    operation: OperationPace, workers: int, one: Callable[[], Awaitable[None]], seconds: float
-) -> None:
+async def keep_asking(operation: RateLimiter, workers: int, one: Callable[[], Awaitable[None]], seconds: float) -> None:
     async def work() -> None:
         while True:
             await one()
@@ -93,7 +91,7 @@ class Meter:
         self.passed.append(self.time.now)
         return True
 
-    async def ask(self, operation: OperationPace) -> None:
+    async def ask(self, operation: RateLimiter) -> None:
         """One request, repeated until it passes."""
         while True:
             started = await operation.turn()
@@ -429,7 +427,7 @@ def call(*answers: Exception | str, max_attempts: int = 3, url: str = AWS) -> tu
         paces = Pace("ecr", url, clock=time)
         outcome: Any
         try:
-            outcome = await Retries(max_attempts, events, paces).call("PutImage", send)
+            outcome = await RetryingSender(max_attempts, events, paces).call("PutImage", send)
         except asyncpush.RegistryError as error:
             outcome = error
         [after] = paces.statistics()

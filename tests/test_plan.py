@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from asyncpush.errors import AsyncpushError, PlanError, UsageError
 from asyncpush.migrate.plan.document import plan_schema
 from asyncpush.migrate.plan.load import parse_plan, read_plan
-from asyncpush.migrate.plan.model import Plan, Target
+from asyncpush.migrate.plan.model import Plan, PlanTarget
 from asyncpush.migrate.plan_import import import_plan
 from asyncpush.model import Platform
 from asyncpush.reference import RegistryName, parse_registry
@@ -118,9 +118,9 @@ def files(tmp_path: Path) -> Path:
 def test_a_whole_document_means_what_it_says(files: Path) -> None:
     plan = plan_of(WHOLE, files / "plan.yaml", HUB_TOKEN="s3cret")
 
-    eu = Target("eu", parse_registry(EU), "mirror", AwsConfiguration(profile="p"))
-    own = Target("own", aws=AwsConfiguration(region="eu-west-1", endpoint_url="http://127.0.0.1:1"))
-    assert plan.targets == (eu, own, Target("public", parse_registry("public.ecr.aws/alias")))
+    eu = PlanTarget("eu", parse_registry(EU), "mirror", AwsConfiguration(profile="p"))
+    own = PlanTarget("own", aws=AwsConfiguration(region="eu-west-1", endpoint_url="http://127.0.0.1:1"))
+    assert plan.targets == (eu, own, PlanTarget("public", parse_registry("public.ecr.aws/alias")))
     assert plan.path == files / "plan.yaml"
     assert plan.source_registries == {
         "docker.io": SourceRegistry(host="docker.io", credentials=Credentials("me", "s3cret"), connections=8),
@@ -186,7 +186,7 @@ def test_the_least_plan_goes_to_the_callers_own_registry() -> None:
     plan = images_of("{from: nginx}")
 
     [entry] = plan.entries
-    assert plan.targets == (Target("own", RegistryName()),)
+    assert plan.targets == (PlanTarget("own", RegistryName()),)
     assert [(goal.repository, goal.tag) for goal in entry.goals] == [("nginx", None)]
     assert (entry.tags.needs_listing, entry.referrers, entry.create) == (True, True, False)
     assert entry.repository_settings == RepositorySettings()

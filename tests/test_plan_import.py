@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.diagnostics import Problems
 from asyncpush.migrate.plan.load import parse_plan
-from asyncpush.migrate.plan.model import Entry, Plan
+from asyncpush.migrate.plan.model import Plan, PlanEntry
 from asyncpush.migrate.plan.tags import TagRules, select
 from asyncpush.migrate.plan.versions import Version, VersionRange
 from asyncpush.migrate.plan.yaml_loader import escape, expand
@@ -184,12 +184,12 @@ def goals(plan: Plan) -> list[tuple[str, str, str | None]]:
     return [(entry.source, goal.repository, goal.tag) for entry in plan.entries for goal in entry.goals]
 
 
-def entry_of(plan: Plan, source: str) -> Entry:
+def entry_of(plan: Plan, source: str) -> PlanEntry:
     [found] = [entry for entry in plan.entries if entry.source == source]
     return found
 
 
-def taken(entry: Entry, *tags: str) -> list[str]:
+def taken(entry: PlanEntry, *tags: str) -> list[str]:
     return list(select(entry.tags, tags).taken)
 
 
@@ -724,7 +724,7 @@ def test_a_range_that_dregsy_does_not_read_is_told(text: str) -> None:
 
 
 def test_ocync_s_ranges_are_of_numbers_alone_and_prereleases_are_left_out() -> None:
-    def plan_of(tags: dict[str, Any], *, soft: Sequence[str] = ()) -> Entry:
+    def plan_of(tags: dict[str, Any], *, soft: Sequence[str] = ()) -> PlanEntry:
         registries = {"a": {"url": "a.io"}, "b": {"url": EU}}
         mapping = {"from": "x/y", "source": "a", "targets": "b", "tags": tags}
         defaults = {"tags": {"exclude": list(soft)}}

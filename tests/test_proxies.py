@@ -17,7 +17,7 @@ import asyncpush
 from asyncpush import Settings
 from asyncpush.emulator import Emulator
 from asyncpush.errors import ConfigurationError, SourceUnavailableError
-from asyncpush.http.environment import Exceptions, Proxies, is_excepted
+from asyncpush.http.environment import NoProxy, Proxies, is_excepted
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry import open_remote
 from conftest import aws
@@ -100,7 +100,7 @@ def test_no_proxy_is_read_as_go_reads_it(name: str, monkeypatch: pytest.MonkeyPa
 @given(st.integers(0, 2**32 - 1), st.integers(0, 32), st.integers(0, 2**32 - 1))
 def test_a_network_excepts_the_addresses_that_begin_as_it_does(base: int, bits: int, number: int) -> None:
     same = base >> (32 - bits) == number >> (32 - bits)
-    exceptions = Exceptions.parse(f"x.example,{IPv4Address(base)}/{bits},{IPv6Network(f'{IPv6Address(base)}/128')}")
+    exceptions = NoProxy.parse(f"x.example,{IPv4Address(base)}/{bits},{IPv6Network(f'{IPv6Address(base)}/128')}")
 
     assert exceptions.cover(str(IPv4Address(number)), 80) == (same or number >> 24 == 127)
     assert exceptions.cover(f"::ffff:{IPv4Address(number)}", 80) == exceptions.cover(str(IPv4Address(number)), 443)
@@ -108,7 +108,7 @@ def test_a_network_excepts_the_addresses_that_begin_as_it_does(base: int, bits: 
 
 @given(st.text(alphabet="a1.:*[]/%, -f", max_size=30), st.ip_addresses() | st.sampled_from(["a.f", "f", "1"]))
 def test_no_rubbish_in_no_proxy_is_an_error(text: str, host: object) -> None:
-    assert Exceptions.parse(text).cover(str(host), 80) in (True, False)
+    assert NoProxy.parse(text).cover(str(host), 80) in (True, False)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from anyio import to_thread
 
 import asyncpush
 from asyncpush import Platform, Registry, Settings, SourceError
-from asyncpush.emulator import Emulator, Weather
+from asyncpush.emulator import Emulator, FaultConfig
 from asyncpush.emulator.faults import parse_fault
-from asyncpush.engine.ordering import Overlap
+from asyncpush.engine.ordering import PipelineEstimator
 from asyncpush.errors import DigestMismatchError, RepositoryNotFoundError, TagImmutableError
 from asyncpush.events import Event, ImagePlanned, LayerDone, PartSent
 from asyncpush.progress.meter import Meter
@@ -36,9 +36,9 @@ def noise(seed: int, size: int) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def rule(text: str) -> Weather:
+def rule(text: str) -> FaultConfig:
     """Fair weather but for one rule."""
-    return Weather(faults=(parse_fault(text),))
+    return FaultConfig(faults=(parse_fault(text),))
 
 
 def stored_image(url: str, repository: str, tag: str) -> dict[str, Any]:
@@ -517,15 +517,15 @@ async def test_parts_overlap_on_a_slow_network_and_the_layer_arrives_whole(
     layout = Layout()
     source = f"oci:{layout.tag(layout.image(noise(1, MiB) * 35), '1').write(tmp_path / 'app')}"
     early = []
-    pays = Overlap.pays
-    monkeypatch.setattr(Overlap, "pays", lambda *given: early.append(pays(*given)) or early[-1])
-    emulator.weather = Weather(latency=0.02, bandwidth=50e6)
+    pays = PipelineEstimator.pays
+    monkeypatch.setattr(PipelineEstimator, "pays", lambda *given: early.append(pays(*given)) or early[-1])
+    emulator.weather = FaultConfig(latency=0.02, bandwidth=50e6)
 
     settings = Settings(create_repository=True, early_parts=True)
     async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings) as registry:
         result = await asyncpush.push(registry, source, "team/app:1")
 
-    emulator.weather = Weather()
+    emulator.weather = FaultConfig()
     assert any(early)
     statuses = [record.status for record in emulator.requests if record.operation == "UploadLayerPart"]
     assert statuses.count(200) == 5

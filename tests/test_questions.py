@@ -10,7 +10,7 @@ import boto3
 import pytest
 from anyio import to_thread
 
-from asyncpush.emulator import Behaviour, Emulator
+from asyncpush.emulator import Emulator, Quirks
 from conftest import judge
 from questions import QUESTIONS, Ecr, Question, measured_parts
 
@@ -18,7 +18,7 @@ SWITCHES = [
     (question, value)
     for question in QUESTIONS
     if question.behaviour
-    for value in get_args(get_type_hints(Behaviour)[question.behaviour])
+    for value in get_args(get_type_hints(Quirks)[question.behaviour])
 ]
 
 
@@ -32,7 +32,7 @@ def ask(client: Any, question: Question) -> str:
 async def test_each_open_question_finds_out_how_the_emulator_was_set(
     tmp_path: Path, question: Question, value: str
 ) -> None:
-    behaviour = Behaviour(**{question.behaviour: value})
+    behaviour = Quirks(**{question.behaviour: value})
     async with Emulator(tmp_path, part_size=1000, fsync=False, behaviour=behaviour) as emulator:
         client = judge(emulator.endpoint_url)
         await to_thread.run_sync(lambda: client.create_repository(repositoryName="app"))

@@ -31,7 +31,7 @@ from asyncpush.errors import (
 from asyncpush.events import Event, Notice, Retrying
 from asyncpush.protocols import Login
 from asyncpush.settings import AwsConfiguration, Credentials, SourceRegistry
-from asyncpush.sources.registry import Patience, credentials, open_remote
+from asyncpush.sources.registry import RetryPolicy, credentials, open_remote
 from asyncpush.sources.registry import docker_config as stored
 from asyncpush.sources.registry.docker_config import AuthFile, auth_files
 from conftest import Events
@@ -847,7 +847,7 @@ async def test_a_helper_that_fails_is_named(server: RegistryServer, helper: Path
     script(helper, *lines)
 
     with anyio.fail_after(10), pytest.raises(ConfigurationError, match=words) as caught:
-        await tags(reads(server, credential_helper="test"), patience=Patience(helper=0.5))
+        await tags(reads(server, credential_helper="test"), patience=RetryPolicy(helper=0.5))
     assert "docker-credential-test" in str(caught.value)
     assert not {"se:cret", "AbCd1234efgh"} & set(str(caught.value).split())
 
@@ -872,7 +872,7 @@ async def test_a_useless_helper_is_named_only_where_the_registry_refuses(
     if lines is not None:
         script(helper, *lines)
     helpers = {store: "test" if store == "credsStore" else {server.host: "test"}}
-    patience = Patience(helper=0.5, first_wait=0.001)
+    patience = RetryPolicy(helper=0.5, first_wait=0.001)
     Tokens(server)
     docker_config(nobody_is_logged_in, **helpers)
     with anyio.fail_after(20):
@@ -1173,7 +1173,7 @@ async def test_a_registry_that_asks_for_no_pause_gets_one_when_it_refuses_again(
         return refusal(429, "TOOMANYREQUESTS", "slow down", Retry_After="0")
 
     events = Events()
-    patience = Patience(stall=5.0, first_wait=0.001, longest_wait=0.05)
+    patience = RetryPolicy(stall=5.0, first_wait=0.001, longest_wait=0.05)
     assert await tags(reads(server), emit=events, patience=patience) == ("1",)
     first, *others = [event.delay for event in events.of(Retrying)]
     assert first <= 0.001
@@ -1197,7 +1197,7 @@ async def test_an_answer_that_trickles_without_end_is_given_up(server: RegistryS
 
     server.rule("GET", where)(trickle)
     server.rules.insert(0, server.rules.pop())
-    patience = Patience(stall=5.0, answer=0.1, attempts=2, first_wait=0.001)
+    patience = RetryPolicy(stall=5.0, answer=0.1, attempts=2, first_wait=0.001)
     with pytest.raises(SourceUnavailableError, match=r"127\.0\.0\.1 has not ended its answer within 0\.1 seconds"):
         await tags(reads(server), patience=patience)
     assert len(server.asked("GET", where)) == 2

@@ -24,7 +24,7 @@ from asyncpush.events import Retrying
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import RemoteBlob
 from asyncpush.settings import Credentials, SourceRegistry
-from asyncpush.sources.registry import Patience, Remote, open_remote
+from asyncpush.sources.registry import RetryPolicy, SourceRegistryReader, open_remote
 from asyncpush.sources.registry.encoding import Decoder
 from conftest import Events
 from images import LAYER
@@ -48,7 +48,7 @@ def events() -> Events:
 
 
 @pytest.fixture
-async def remote(server: RegistryServer, events: Events) -> AsyncIterator[Remote]:
+async def remote(server: RegistryServer, events: Events) -> AsyncIterator[SourceRegistryReader]:
     registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True)
     async with open_remote(registry, emit=events, patience=QUICK) as remote:
         yield remote
@@ -68,11 +68,11 @@ def ranges(server: RegistryServer) -> list[str | None]:
     return [seen.headers.get("Range") for seen in server.asked("GET", "/blobs/")]
 
 
-def the_blob(remote: Remote, descriptor: Descriptor = DESCRIPTOR) -> RemoteBlob:
+def the_blob(remote: SourceRegistryReader, descriptor: Descriptor = DESCRIPTOR) -> RemoteBlob:
     return remote.blob("team/app", descriptor)
 
 
-async def test_a_blob_arrives_whole_and_as_it_is_stored(server: RegistryServer, remote: Remote) -> None:
+async def test_a_blob_arrives_whole_and_as_it_is_stored(server: RegistryServer, remote: SourceRegistryReader) -> None:
     blob = the_blob(remote)
 
     assert isinstance(blob, RemoteBlob)
@@ -85,18 +85,18 @@ async def test_a_blob_arrives_whole_and_as_it_is_stored(server: RegistryServer, 
 
 
 @pytest.mark.parametrize("start", [1, 700_000, len(DATA) - 1])
-async def test_it_can_begin_at_any_byte(server: RegistryServer, remote: Remote, start: int) -> None:
+async def test_it_can_begin_at_any_byte(server: RegistryServer, remote: SourceRegistryReader, start: int) -> None:
     assert await drain(the_blob(remote), start) == DATA[start:]
     assert ranges(server) == [f"bytes={start}-"]
 
 
-async def test_from_its_end_on_nothing_is_asked(server: RegistryServer, remote: Remote) -> None:
+async def test_from_its_end_on_nothing_is_asked(server: RegistryServer, remote: SourceRegistryReader) -> None:
     assert await drain(the_blob(remote), len(DATA)) == b""
     assert not server.seen
 
 
 async def test_a_connection_that_breaks_is_made_good_from_the_byte_where_it_broke(
-    server: RegistryServer, remote: Remote, events: Events
+    server: RegistryServer, remote: SourceRegistryReader, events: Events
 ) -> None:
     @server.rule("GET", "/blobs/", times=1)
     async def first(request: web.Request) -> web.StreamResponse:
@@ -112,7 +112,9 @@ async def test_a_connection_that_breaks_is_made_good_from_the_byte_where_it_brok
     assert [event.operation for event in events.of(Retrying)] == ["GET blob"] * 2
 
 
-async def test_a_body_without_a_length_that_ends_early_is_made_good(server: RegistryServer, remote: Remote) -> None:
+async def test_a_body_without_a_length_that_ends_early_is_made_good(
+    server: RegistryServer, remote: SourceRegistryReader
+) -> None:
     @server.rule("GET", "/blobs/", times=1)
     async def short(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -139,14 +141,14 @@ async def test_a_stall_is_a_break(server: RegistryServer) -> None:
         return response
 
     registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True)
-    async with open_remote(registry, patience=Patience(stall=0.2, first_wait=0.001)) as remote:
+    async with open_remote(registry, patience=RetryPolicy(stall=0.2, first_wait=0.001)) as remote:
         assert await drain(the_blob(remote)) == DATA
     over.set()
     assert ranges(server) == [None, "bytes=500000-"]
 
 
 async def test_it_is_given_up_after_six_breaks_without_progress(
-    server: RegistryServer, remote: Remote, events: Events
+    server: RegistryServer, remote: SourceRegistryReader, events: Events
 ) -> None:
     @server.rule("GET", "/blobs/")
     async def nothing(request: web.Request) -> web.StreamResponse:
@@ -158,7 +160,7 @@ async def test_it_is_given_up_after_six_breaks_without_progress(
     assert len(events) == 5
 
 
-async def test_with_progress_in_between_it_goes_on_and_on(server: RegistryServer, remote: Remote) -> None:
+async def test_with_progress_in_between_it_goes_on_and_on(server: RegistryServer, remote: SourceRegistryReader) -> None:
     step = len(DATA) // 10
 
     @server.rule("GET", "/blobs/")
@@ -171,7 +173,7 @@ async def test_with_progress_in_between_it_goes_on_and_on(server: RegistryServer
 
 
 async def test_a_registry_that_knows_no_ranges_is_read_from_the_first_byte_again(
-    server: RegistryServer, remote: Remote
+    server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
     @server.rule("GET", "/blobs/", times=1)
     async def broken(request: web.Request) -> web.StreamResponse:
@@ -188,7 +190,9 @@ async def test_a_registry_that_knows_no_ranges_is_read_from_the_first_byte_again
 @pytest.mark.parametrize(
     "claim", ["bytes 5-1499999/1500000", "bytes 600001-1499999/1500000", "rubbish", "", "bytes 600000-1500000/1500000"]
 )
-async def test_a_range_that_was_not_asked_for_is_not_taken(server: RegistryServer, remote: Remote, claim: str) -> None:
+async def test_a_range_that_was_not_asked_for_is_not_taken(
+    server: RegistryServer, remote: SourceRegistryReader, claim: str
+) -> None:
     @server.rule("GET", "/blobs/")
     async def wrong(request: web.Request) -> web.StreamResponse | None:
         if "Range" not in request.headers:
@@ -200,7 +204,7 @@ async def test_a_range_that_was_not_asked_for_is_not_taken(server: RegistryServe
 
 
 async def test_a_range_that_comes_in_pieces_is_asked_for_piece_by_piece(
-    server: RegistryServer, remote: Remote, events: Events
+    server: RegistryServer, remote: SourceRegistryReader, events: Events
 ) -> None:
     @server.rule("GET", "/blobs/", times=2)
     async def piece(request: web.Request) -> web.StreamResponse:
@@ -220,7 +224,7 @@ async def test_a_range_that_comes_in_pieces_is_asked_for_piece_by_piece(
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("start", [0, 10])
 async def test_more_bytes_than_the_descriptor_says_are_refused(
-    server: RegistryServer, remote: Remote, chunked: bool, start: int
+    server: RegistryServer, remote: SourceRegistryReader, chunked: bool, start: int
 ) -> None:
     @server.rule("GET", "/blobs/")
     async def longer(request: web.Request) -> web.StreamResponse:
@@ -233,7 +237,9 @@ async def test_more_bytes_than_the_descriptor_says_are_refused(
         await drain(the_blob(remote), start)
 
 
-async def test_a_byte_that_comes_after_the_last_one_is_refused(server: RegistryServer, remote: Remote) -> None:
+async def test_a_byte_that_comes_after_the_last_one_is_refused(
+    server: RegistryServer, remote: SourceRegistryReader
+) -> None:
     read = anyio.Event()
 
     @server.rule("GET", "/blobs/")
@@ -255,7 +261,7 @@ async def test_a_byte_that_comes_after_the_last_one_is_refused(server: RegistryS
 
 
 async def test_a_length_that_contradicts_the_descriptor_is_refused_at_once(
-    server: RegistryServer, remote: Remote
+    server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
     server.blobs[str(DESCRIPTOR.digest)] = DATA[:-1]
 
@@ -265,7 +271,7 @@ async def test_a_length_that_contradicts_the_descriptor_is_refused_at_once(
     assert remote.requests == {"GET blob": 1}
 
 
-async def test_a_blob_that_is_missing_is_named(remote: Remote) -> None:
+async def test_a_blob_that_is_missing_is_named(remote: SourceRegistryReader) -> None:
     other = Descriptor(LAYER, Digest("b" * 64), 5)
 
     with pytest.raises(
@@ -274,7 +280,9 @@ async def test_a_blob_that_is_missing_is_named(remote: Remote) -> None:
         await drain(the_blob(remote, other))
 
 
-async def test_errors_of_the_registry_are_waited_out(server: RegistryServer, remote: Remote, events: Events) -> None:
+async def test_errors_of_the_registry_are_waited_out(
+    server: RegistryServer, remote: SourceRegistryReader, events: Events
+) -> None:
     @server.rule("GET", "/blobs/", times=5)
     async def down(request: web.Request) -> web.StreamResponse:
         return web.Response(status=503)
@@ -360,7 +368,9 @@ async def test_a_redirect_within_the_registry_keeps_them(server: RegistryServer)
         ("ftp://127.0.0.1/x", "does not say where to"),
     ],
 )
-async def test_redirects_have_an_end(server: RegistryServer, remote: Remote, location: str, words: str) -> None:
+async def test_redirects_have_an_end(
+    server: RegistryServer, remote: SourceRegistryReader, location: str, words: str
+) -> None:
     @server.rule("GET", "/v2/")
     async def on_and_on(request: web.Request) -> web.StreamResponse:
         return web.Response(status=307, headers={"Location": location.format(count=len(server.seen))})
@@ -371,7 +381,7 @@ async def test_redirects_have_an_end(server: RegistryServer, remote: Remote, loc
 
 
 async def test_the_address_of_a_blob_store_that_has_expired_is_asked_for_anew(
-    server: RegistryServer, remote: Remote
+    server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
     @server.rule("GET", "/blobs/", times=1)
     async def stale(request: web.Request) -> web.StreamResponse:
@@ -442,7 +452,7 @@ async def test_no_more_requests_at_once_than_there_are_connections(server: Regis
     assert most == 3
 
 
-async def test_a_refusal_is_final_and_says_what_to_do(server: RegistryServer, remote: Remote) -> None:
+async def test_a_refusal_is_final_and_says_what_to_do(server: RegistryServer, remote: SourceRegistryReader) -> None:
     @server.rule("GET", "/blobs/")
     async def denied(request: web.Request) -> web.StreamResponse:
         return refusal(403, "DENIED", "no\nway")
@@ -456,7 +466,9 @@ async def test_a_refusal_is_final_and_says_what_to_do(server: RegistryServer, re
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 416, 500, 501])
-async def test_a_range_that_is_refused_costs_no_blob(server: RegistryServer, remote: Remote, status: int) -> None:
+async def test_a_range_that_is_refused_costs_no_blob(
+    server: RegistryServer, remote: SourceRegistryReader, status: int
+) -> None:
     @server.rule("GET", "/blobs/", times=1)
     async def broken(request: web.Request) -> web.StreamResponse:
         return await cut(request, DATA[:600_000], len(DATA))
@@ -491,7 +503,7 @@ PLAIN = Descriptor("application/vnd.oci.image.layer.v1.tar", Digest.of(DATA), le
 @pytest.mark.parametrize("breaks", [False, True])
 async def test_what_comes_compressed_is_the_blob_once_more(
     server: RegistryServer,
-    remote: Remote,
+    remote: SourceRegistryReader,
     descriptor: Descriptor,
     data: bytes,
     sent: bytes,
@@ -546,7 +558,7 @@ JSON = Descriptor("application/vnd.oci.image.config.v1+json", Digest.of(DATA), l
 )
 async def test_what_comes_compressed_and_does_not_say_so(
     server: RegistryServer,
-    remote: Remote,
+    remote: SourceRegistryReader,
     descriptor: Descriptor,
     data: bytes,
     sent: bytes,
@@ -569,7 +581,7 @@ async def test_what_comes_compressed_and_does_not_say_so(
 
 
 async def test_a_compressed_body_is_decompressed_whatever_the_blobs_type_says(
-    server: RegistryServer, remote: Remote
+    server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
     """As a layer that is encrypted, or one that is no gzip though it is called so."""
 
@@ -585,7 +597,7 @@ async def test_a_compressed_body_is_decompressed_whatever_the_blobs_type_says(
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip"])
 async def test_a_compression_that_is_not_known_is_named(
-    server: RegistryServer, remote: Remote, encoding: str, chunked: bool
+    server: RegistryServer, remote: SourceRegistryReader, encoding: str, chunked: bool
 ) -> None:
     sent = [DATA[:1000]]
 
@@ -606,7 +618,7 @@ async def test_a_compression_that_is_not_known_is_named(
 
 
 async def test_a_compressed_body_whose_header_comes_first_is_decompressed(
-    server: RegistryServer, remote: Remote
+    server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
     sent = gzip.compress(GZIPPED)
 
@@ -624,7 +636,9 @@ async def test_a_compressed_body_whose_header_comes_first_is_decompressed(
     assert await drain(the_blob(remote, PACKED)) == GZIPPED
 
 
-async def test_what_grows_without_end_as_it_is_decompressed_is_refused(server: RegistryServer, remote: Remote) -> None:
+async def test_what_grows_without_end_as_it_is_decompressed_is_refused(
+    server: RegistryServer, remote: SourceRegistryReader
+) -> None:
     small = Descriptor(PLAIN.media_type, Digest("d" * 64), 1000)
 
     @server.rule("GET", "/blobs/")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from asyncpush.errors import ManifestError, SourceDeniedError, SourceError, SourceNotFoundError, SourceUnavailableError
 from asyncpush.settings import SourceRegistry
-from asyncpush.sources.registry import Remote, open_remote
+from asyncpush.sources.registry import SourceRegistryReader, open_remote
 from asyncpush.sources.registry.listing import parse_links
 from registry_server import QUICK, RegistryServer, refusal, running
 
@@ -28,7 +28,7 @@ async def server() -> AsyncIterator[RegistryServer]:
 
 
 @pytest.fixture
-async def remote(server: RegistryServer) -> AsyncIterator[Remote]:
+async def remote(server: RegistryServer) -> AsyncIterator[SourceRegistryReader]:
     registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True)
     async with open_remote(registry, patience=QUICK) as remote:
         yield remote
@@ -75,7 +75,7 @@ def pages(
     ],
 )
 async def test_a_list_is_read_to_its_end_however_its_links_look(
-    server: RegistryServer, remote: Remote, write: Write
+    server: RegistryServer, remote: SourceRegistryReader, write: Write
 ) -> None:
     pages(server, NAMES, 10, write)
 
@@ -84,7 +84,7 @@ async def test_a_list_is_read_to_its_end_however_its_links_look(
     assert len(server.seen) == 3
 
 
-async def test_the_catalog_is_read_the_same_way(server: RegistryServer, remote: Remote) -> None:
+async def test_the_catalog_is_read_the_same_way(server: RegistryServer, remote: SourceRegistryReader) -> None:
     def write(query: str) -> Sequence[str]:
         return [f"http://inner:5000/v2/_catalog?{query}; rel=next"]
 
@@ -96,7 +96,7 @@ async def test_the_catalog_is_read_the_same_way(server: RegistryServer, remote: 
 @pytest.mark.parametrize("size", [1000, 100, 64, 25, 10])
 @pytest.mark.parametrize("more", [0, 1])
 async def test_a_full_page_without_a_link_is_not_the_last_one(
-    server: RegistryServer, remote: Remote, size: int, more: int
+    server: RegistryServer, remote: SourceRegistryReader, size: int, more: int
 ) -> None:
     names = [f"t{number:04}" for number in range(2 * size + more)]
     pages(server, names, size, lambda query: ())
@@ -104,7 +104,9 @@ async def test_a_full_page_without_a_link_is_not_the_last_one(
     assert await remote.tags("team/app") == tuple(names)
 
 
-async def test_a_full_page_that_links_led_to_is_not_the_last_one(server: RegistryServer, remote: Remote) -> None:
+async def test_a_full_page_that_links_led_to_is_not_the_last_one(
+    server: RegistryServer, remote: SourceRegistryReader
+) -> None:
     pages(server, NAMES, 7, lambda query: [] if "t0013" in query else [f"<?{query}>; rel=next"])
 
     assert await remote.tags("team/app") == tuple(NAMES)
@@ -113,7 +115,7 @@ async def test_a_full_page_that_links_led_to_is_not_the_last_one(server: Registr
 @pytest.mark.parametrize("count", [100, 1000])
 @pytest.mark.parametrize("how", ["ignored", 400, 404, 500])
 async def test_a_registry_that_knows_no_last_has_listed_all(
-    server: RegistryServer, remote: Remote, count: int, how: int | str
+    server: RegistryServer, remote: SourceRegistryReader, count: int, how: int | str
 ) -> None:
     names = [f"t{number:04}" for number in range(count)]
 
@@ -128,7 +130,9 @@ async def test_a_registry_that_knows_no_last_has_listed_all(
 
 
 @pytest.mark.parametrize("size", [7, 100])
-async def test_a_list_that_breaks_off_is_an_error(server: RegistryServer, remote: Remote, size: int) -> None:
+async def test_a_list_that_breaks_off_is_an_error(
+    server: RegistryServer, remote: SourceRegistryReader, size: int
+) -> None:
     names = [f"t{number:04}" for number in range(2 * size)]
 
     @server.rule("GET", "/list")
@@ -143,7 +147,7 @@ async def test_a_list_that_breaks_off_is_an_error(server: RegistryServer, remote
 
 @pytest.mark.parametrize("status", [400, 403, 404, 406, 422, 500])
 async def test_a_registry_that_takes_no_length_of_a_page_gives_its_own(
-    server: RegistryServer, remote: Remote, status: int
+    server: RegistryServer, remote: SourceRegistryReader, status: int
 ) -> None:
     @server.rule("GET", "/list")
     async def picky(request: web.Request) -> web.StreamResponse | None:
@@ -154,7 +158,9 @@ async def test_a_registry_that_takes_no_length_of_a_page_gives_its_own(
     assert await remote.tags("team/app") == tuple(NAMES)
 
 
-async def test_a_repository_that_is_not_there_is_asked_for_once(server: RegistryServer, remote: Remote) -> None:
+async def test_a_repository_that_is_not_there_is_asked_for_once(
+    server: RegistryServer, remote: SourceRegistryReader
+) -> None:
     with pytest.raises(SourceNotFoundError):
         await remote.tags("team/app")
     assert len(server.seen) == 1
@@ -169,7 +175,7 @@ async def test_a_repository_that_is_not_there_is_asked_for_once(server: Registry
     ],
 )
 async def test_a_list_that_repeats_itself_is_an_error(
-    server: RegistryServer, remote: Remote, body: str, link: str
+    server: RegistryServer, remote: SourceRegistryReader, body: str, link: str
 ) -> None:
     @server.rule("GET", "/list")
     async def again(request: web.Request) -> web.StreamResponse:
@@ -181,7 +187,9 @@ async def test_a_list_that_repeats_itself_is_an_error(
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 500])
-async def test_a_page_that_is_refused_is_an_error(server: RegistryServer, remote: Remote, status: int) -> None:
+async def test_a_page_that_is_refused_is_an_error(
+    server: RegistryServer, remote: SourceRegistryReader, status: int
+) -> None:
     @server.rule("GET", "/list")
     async def ends(request: web.Request) -> web.StreamResponse | None:
         return refusal(status, "X", "no") if "last" in request.query else None
@@ -193,7 +201,7 @@ async def test_a_page_that_is_refused_is_an_error(server: RegistryServer, remote
 
 
 @pytest.mark.parametrize("body", ["{}", "null", "[]", '{"tags": {}}', '{"tags": ["a", null]}', '{"errors": []}'])
-async def test_what_is_no_list_is_an_error(server: RegistryServer, remote: Remote, body: str) -> None:
+async def test_what_is_no_list_is_an_error(server: RegistryServer, remote: SourceRegistryReader, body: str) -> None:
     @server.rule("GET", "/list")
     async def other(request: web.Request) -> web.StreamResponse:
         return web.Response(text=body)
@@ -203,7 +211,7 @@ async def test_what_is_no_list_is_an_error(server: RegistryServer, remote: Remot
 
 
 @pytest.mark.parametrize("body", ['{"name": "team/app"}', '{"name": "team/app", "tags": null}', '{"tags": []}'])
-async def test_an_empty_repository_has_no_tags(server: RegistryServer, remote: Remote, body: str) -> None:
+async def test_an_empty_repository_has_no_tags(server: RegistryServer, remote: SourceRegistryReader, body: str) -> None:
     @server.rule("GET", "/list")
     async def empty(request: web.Request) -> web.StreamResponse:
         return web.Response(text=body)
@@ -211,7 +219,9 @@ async def test_an_empty_repository_has_no_tags(server: RegistryServer, remote: R
     assert await remote.tags("team/app") == ()
 
 
-async def test_credentials_go_to_no_host_that_a_link_names(server: RegistryServer, remote: Remote) -> None:
+async def test_credentials_go_to_no_host_that_a_link_names(
+    server: RegistryServer, remote: SourceRegistryReader
+) -> None:
     async with running() as other:
         pages(server, NAMES, 10, lambda query: [f"<http://localhost:{other.port}{LIST}?{query}>; rel=next"])
 

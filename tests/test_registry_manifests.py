@@ -23,7 +23,7 @@ from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import ImageNode, IndexNode
 from asyncpush.settings import MAX_MANIFEST_SIZE, SourceRegistry
 from asyncpush.sources import open_source
-from asyncpush.sources.registry import Patience, Remote, open_remote, open_remotes
+from asyncpush.sources.registry import RetryPolicy, SourceRegistryReader, open_pool, open_remote
 from images import CONFIG, INDEX, LAYER, MANIFEST, SETTINGS, Json, Layout, at, digest, layer_tar
 from registry_server import QUICK, RegistryServer, manifest, refusal, running
 
@@ -46,7 +46,7 @@ async def server() -> AsyncIterator[RegistryServer]:
 
 
 @pytest.fixture
-async def remote(server: RegistryServer) -> AsyncIterator[Remote]:
+async def remote(server: RegistryServer) -> AsyncIterator[SourceRegistryReader]:
     async with open_remote(reads(server), patience=QUICK) as remote:
         yield remote
 
@@ -64,7 +64,9 @@ def multi(layout: Layout) -> Json:
     return layout.index(at(amd, "linux/amd64"), at(arm, "linux/arm64/v8"), *notes)
 
 
-async def test_a_tag_is_resolved_by_its_headers_and_read_by_its_digest(server: RegistryServer, remote: Remote) -> None:
+async def test_a_tag_is_resolved_by_its_headers_and_read_by_its_digest(
+    server: RegistryServer, remote: SourceRegistryReader
+) -> None:
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
 
@@ -83,7 +85,7 @@ async def test_a_tag_is_resolved_by_its_headers_and_read_by_its_digest(server: R
 
 @pytest.mark.parametrize("lacking", ["Docker-Content-Digest", "Content-Type", "length", "everything"])
 async def test_where_head_tells_too_little_the_manifest_is_read(
-    server: RegistryServer, remote: Remote, lacking: str
+    server: RegistryServer, remote: SourceRegistryReader, lacking: str
 ) -> None:
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
@@ -123,7 +125,7 @@ async def test_a_head_that_fails_is_not_believed_and_not_sent_again(server: Regi
             return web.Response(status=307, headers={"Location": "http://127.0.0.1:1/nobody"})
         return web.Response(status=how if isinstance(how, int) else 200)
 
-    async with open_remote(reads(server), patience=Patience(stall=0.2, first_wait=0.001)) as remote:
+    async with open_remote(reads(server), patience=RetryPolicy(stall=0.2, first_wait=0.001)) as remote:
         for _ in range(4):
             assert str((await remote.resolve("team/app", "1.0", likely(there))).digest) == there["digest"]
         over.set()
@@ -132,7 +134,9 @@ async def test_a_head_that_fails_is_not_believed_and_not_sent_again(server: Regi
         assert remote.requests == {"HEAD manifest": heads, "GET manifest": 4}
 
 
-async def test_a_head_of_what_is_not_there_says_nothing_of_other_heads(server: RegistryServer, remote: Remote) -> None:
+async def test_a_head_of_what_is_not_there_says_nothing_of_other_heads(
+    server: RegistryServer, remote: SourceRegistryReader
+) -> None:
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
 
@@ -144,7 +148,7 @@ async def test_a_head_of_what_is_not_there_says_nothing_of_other_heads(server: R
 
 
 @pytest.mark.parametrize("lie", ["size", "digest"])
-async def test_get_decides_where_head_lies(server: RegistryServer, remote: Remote, lie: str) -> None:
+async def test_get_decides_where_head_lies(server: RegistryServer, remote: SourceRegistryReader, lie: str) -> None:
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
     raw = server.blobs[str(there["digest"])]
@@ -159,7 +163,7 @@ async def test_get_decides_where_head_lies(server: RegistryServer, remote: Remot
     assert await remote.load("team/app", descriptor)
 
 
-async def test_a_wrong_digest_header_costs_no_image(server: RegistryServer, remote: Remote) -> None:
+async def test_a_wrong_digest_header_costs_no_image(server: RegistryServer, remote: SourceRegistryReader) -> None:
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
     raw = server.blobs[str(there["digest"])]
@@ -173,7 +177,7 @@ async def test_a_wrong_digest_header_costs_no_image(server: RegistryServer, remo
 
 
 async def test_bytes_that_were_changed_on_the_way_are_read_by_their_digest(
-    server: RegistryServer, remote: Remote
+    server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
@@ -188,7 +192,7 @@ async def test_bytes_that_were_changed_on_the_way_are_read_by_their_digest(
 
 @pytest.mark.parametrize("status", [400, 406, 415])
 async def test_a_registry_that_chokes_on_young_types_is_asked_for_dockers(
-    server: RegistryServer, remote: Remote, status: int
+    server: RegistryServer, remote: SourceRegistryReader, status: int
 ) -> None:
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
@@ -201,7 +205,9 @@ async def test_a_registry_that_chokes_on_young_types_is_asked_for_dockers(
 
 
 @pytest.mark.parametrize("signed", [True, False])
-async def test_a_schema_1_image_is_called_so(server: RegistryServer, remote: Remote, signed: bool) -> None:
+async def test_a_schema_1_image_is_called_so(
+    server: RegistryServer, remote: SourceRegistryReader, signed: bool
+) -> None:
     payload = json.dumps({"schemaVersion": 1, "name": "a", "fsLayers": [], "history": []}, indent=3).encode()
     raw = payload[:-2] + b',\n   "signatures": []\n}' if signed else payload
 
@@ -218,7 +224,7 @@ async def test_a_schema_1_image_is_called_so(server: RegistryServer, remote: Rem
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "raw deflate", "a lie", "no label"])
 @pytest.mark.parametrize("kind", ["manifests", "tags"])
 async def test_documents_that_come_compressed_are_decompressed(
-    server: RegistryServer, remote: Remote, encoding: str, kind: str
+    server: RegistryServer, remote: SourceRegistryReader, encoding: str, kind: str
 ) -> None:
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
@@ -240,7 +246,7 @@ async def test_documents_that_come_compressed_are_decompressed(
 
 
 async def test_a_document_that_grows_without_end_as_it_is_decompressed_is_refused(
-    server: RegistryServer, remote: Remote
+    server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
     bomb = gzip.compress(b" " * (MAX_MANIFEST_SIZE + 1))
 
@@ -253,7 +259,7 @@ async def test_a_document_that_grows_without_end_as_it_is_decompressed_is_refuse
 
 
 async def test_a_tag_that_was_deleted_meanwhile_is_still_read_by_its_digest_and_then_named(
-    server: RegistryServer, remote: Remote
+    server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
@@ -272,7 +278,7 @@ async def test_a_tag_that_was_deleted_meanwhile_is_still_read_by_its_digest_and_
 
 @pytest.mark.parametrize("by", ["digest", "descriptor", "tag"])
 async def test_a_manifest_that_is_not_what_was_asked_for_is_refused(
-    server: RegistryServer, remote: Remote, by: str
+    server: RegistryServer, remote: SourceRegistryReader, by: str
 ) -> None:
     layout = Layout()
     there = layout.image(layer_tar("x"))
@@ -290,7 +296,7 @@ async def test_a_manifest_that_is_not_what_was_asked_for_is_refused(
 
 
 async def test_a_manifest_of_another_size_or_type_than_its_descriptor_says_is_refused(
-    server: RegistryServer, remote: Remote
+    server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
@@ -304,7 +310,7 @@ async def test_a_manifest_of_another_size_or_type_than_its_descriptor_says_is_re
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_manifest_that_is_too_long_is_not_read_to_its_end(
-    server: RegistryServer, remote: Remote, chunked: bool
+    server: RegistryServer, remote: SourceRegistryReader, chunked: bool
 ) -> None:
     written = 0
 
@@ -339,7 +345,9 @@ async def test_a_manifest_that_is_too_long_is_not_read_to_its_end(
         (b'{"schemaVersion": 2, "mediaType": "text/plain"}', "text/plain"),
     ],
 )
-async def test_what_is_no_manifest_is_an_error(server: RegistryServer, remote: Remote, raw: bytes, words: str) -> None:
+async def test_what_is_no_manifest_is_an_error(
+    server: RegistryServer, remote: SourceRegistryReader, raw: bytes, words: str
+) -> None:
     server.manifests["team/app:1"] = ("application/json; charset=utf-8", raw)
 
     with pytest.raises(ManifestError, match=words):
@@ -347,14 +355,14 @@ async def test_what_is_no_manifest_is_an_error(server: RegistryServer, remote: R
 
 
 @pytest.mark.parametrize("before", [b"", b" \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"])
-async def test_a_web_page_is_no_registry(server: RegistryServer, remote: Remote, before: bytes) -> None:
+async def test_a_web_page_is_no_registry(server: RegistryServer, remote: SourceRegistryReader, before: bytes) -> None:
     server.manifests["team/app:1"] = ("text/html; charset=utf-8", before + b"<html>login</html>")
 
     with pytest.raises(SourceError, match="web page"):
         await remote.resolve("team/app", "1")
 
 
-async def test_denied_and_missing_are_told_apart(server: RegistryServer, remote: Remote) -> None:
+async def test_denied_and_missing_are_told_apart(server: RegistryServer, remote: SourceRegistryReader) -> None:
     @server.rule("GET", "/private/")
     async def denied(request: web.Request) -> web.StreamResponse:
         return web.Response(status=403)
@@ -367,7 +375,7 @@ async def test_denied_and_missing_are_told_apart(server: RegistryServer, remote:
 
 @pytest.mark.parametrize("before", ["", "\n", "\ufeff "])
 async def test_a_refusal_that_is_a_web_page_blames_what_stands_between(
-    server: RegistryServer, remote: Remote, before: str
+    server: RegistryServer, remote: SourceRegistryReader, before: str
 ) -> None:
     @server.rule("GET", "/manifests/")
     async def page(request: web.Request) -> web.StreamResponse:
@@ -377,7 +385,7 @@ async def test_a_refusal_that_is_a_web_page_blames_what_stands_between(
         await remote.resolve("team/app", "1")
 
 
-async def test_a_child_that_is_missing_is_no_wrong_name(server: RegistryServer, remote: Remote) -> None:
+async def test_a_child_that_is_missing_is_no_wrong_name(server: RegistryServer, remote: SourceRegistryReader) -> None:
     layout = Layout()
     descriptor = server.hold(layout, multi(layout), "team/app", "1")
     index = json.loads(server.blobs[str(descriptor["digest"])])
@@ -395,7 +403,7 @@ async def test_a_child_that_is_missing_is_no_wrong_name(server: RegistryServer, 
 
 
 @pytest.mark.parametrize("absolute", [False, True])
-async def test_tags_come_in_pages(server: RegistryServer, remote: Remote, absolute: bool) -> None:
+async def test_tags_come_in_pages(server: RegistryServer, remote: SourceRegistryReader, absolute: bool) -> None:
     names = [f"t{number}" for number in range(25)]
 
     @server.rule("GET", "/tags/list")
@@ -422,7 +430,9 @@ async def test_tags_come_in_pages(server: RegistryServer, remote: Remote, absolu
         ("<//elsewhere.example/v2/x>; rel=next", "another host"),
     ],
 )
-async def test_a_list_leads_nowhere_else(server: RegistryServer, remote: Remote, link: str, words: str) -> None:
+async def test_a_list_leads_nowhere_else(
+    server: RegistryServer, remote: SourceRegistryReader, link: str, words: str
+) -> None:
     @server.rule("GET", "/tags/list")
     async def wrong(request: web.Request) -> web.StreamResponse:
         return web.json_response({"tags": ["a"]}, headers={"Link": link})
@@ -433,7 +443,7 @@ async def test_a_list_leads_nowhere_else(server: RegistryServer, remote: Remote,
 
 
 @pytest.mark.parametrize("link", ["</x>; rel=prev", '</x>; rel="nextish"', "rubbish", "", "</x>"])
-async def test_other_links_are_no_next_page(server: RegistryServer, remote: Remote, link: str) -> None:
+async def test_other_links_are_no_next_page(server: RegistryServer, remote: SourceRegistryReader, link: str) -> None:
     @server.rule("GET", "/tags/list")
     async def page(request: web.Request) -> web.StreamResponse:
         return web.json_response({"tags": ["a", "b", "a", "../x", "", "c\n"]}, headers={"Link": link})
@@ -441,7 +451,9 @@ async def test_other_links_are_no_next_page(server: RegistryServer, remote: Remo
     assert await remote.tags("team/app") == ("a", "b")
 
 
-async def test_a_repository_without_tags_and_one_that_is_missing(server: RegistryServer, remote: Remote) -> None:
+async def test_a_repository_without_tags_and_one_that_is_missing(
+    server: RegistryServer, remote: SourceRegistryReader
+) -> None:
     @server.rule("GET", "/empty/")
     async def empty(request: web.Request) -> web.StreamResponse:
         return web.json_response({"name": "empty", "tags": None})
@@ -451,7 +463,7 @@ async def test_a_repository_without_tags_and_one_that_is_missing(server: Registr
         await remote.tags("missing")
 
 
-async def test_the_catalog(server: RegistryServer, remote: Remote) -> None:
+async def test_the_catalog(server: RegistryServer, remote: SourceRegistryReader) -> None:
     @server.rule("GET", "/_catalog")
     async def catalog(request: web.Request) -> web.StreamResponse:
         if "last" in request.query:
@@ -464,7 +476,7 @@ async def test_the_catalog(server: RegistryServer, remote: Remote) -> None:
 # Referrers
 
 
-async def test_referrers_by_their_api(server: RegistryServer, remote: Remote) -> None:
+async def test_referrers_by_their_api(server: RegistryServer, remote: SourceRegistryReader) -> None:
     subject = Digest("c" * 64)
     signature = {"mediaType": MANIFEST, "digest": digest(b"sig"), "size": 3, "annotations": {"a": "b"}}
     server.referrers = {str(subject): [signature]}
@@ -477,7 +489,7 @@ async def test_referrers_by_their_api(server: RegistryServer, remote: Remote) ->
 
 
 async def test_referrers_by_their_tag_where_there_is_no_api_which_is_asked_for_once(
-    server: RegistryServer, remote: Remote
+    server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
     layout = Layout()
     image = layout.image(layer_tar("x"))
@@ -495,7 +507,9 @@ async def test_referrers_by_their_tag_where_there_is_no_api_which_is_asked_for_o
     assert remote.requests == {"GET referrers": 1, "GET manifest": 2}
 
 
-async def test_a_missing_repository_says_nothing_about_the_api(server: RegistryServer, remote: Remote) -> None:
+async def test_a_missing_repository_says_nothing_about_the_api(
+    server: RegistryServer, remote: SourceRegistryReader
+) -> None:
     server.referrers = {}
 
     @server.rule("GET", "/missing/referrers/")
@@ -510,7 +524,7 @@ async def test_a_missing_repository_says_nothing_about_the_api(server: RegistryS
 # Images
 
 
-async def test_an_index_is_loaded_with_all_that_it_names(server: RegistryServer, remote: Remote) -> None:
+async def test_an_index_is_loaded_with_all_that_it_names(server: RegistryServer, remote: SourceRegistryReader) -> None:
     layout = Layout()
     there = server.hold(layout, multi(layout), "team/app", "1")
 
@@ -526,7 +540,9 @@ async def test_an_index_is_loaded_with_all_that_it_names(server: RegistryServer,
 
 
 @pytest.mark.parametrize(("wanted", "place"), [("linux/amd64", 0), ("linux/arm64", 1), ("linux/arm64/v8", 1)])
-async def test_one_platform_is_its_image(server: RegistryServer, remote: Remote, wanted: str, place: int) -> None:
+async def test_one_platform_is_its_image(
+    server: RegistryServer, remote: SourceRegistryReader, wanted: str, place: int
+) -> None:
     layout = Layout()
     there = server.hold(layout, multi(layout), "team/app", "1")
     index = json.loads(server.blobs[str(there["digest"])])
@@ -541,7 +557,7 @@ async def test_one_platform_is_its_image(server: RegistryServer, remote: Remote,
 
 
 async def test_several_platforms_are_a_smaller_index_with_their_attestations(
-    server: RegistryServer, remote: Remote
+    server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
     layout = Layout()
     whole = multi(layout)
@@ -568,7 +584,7 @@ async def test_several_platforms_are_a_smaller_index_with_their_attestations(
 
 @pytest.mark.parametrize("platforms", [[WINDOWS], [WINDOWS, Platform("linux", "s390x")]])
 async def test_a_platform_that_is_not_there_is_an_error_that_lists_what_is(
-    server: RegistryServer, remote: Remote, platforms: list[Platform]
+    server: RegistryServer, remote: SourceRegistryReader, platforms: list[Platform]
 ) -> None:
     layout = Layout()
     server.hold(layout, multi(layout), "team/app", "1")
@@ -580,7 +596,7 @@ async def test_a_platform_that_is_not_there_is_an_error_that_lists_what_is(
 
 @pytest.mark.parametrize("several", [(), (WINDOWS,)])
 async def test_a_single_image_is_checked_against_its_config(
-    server: RegistryServer, remote: Remote, several: tuple[Platform, ...]
+    server: RegistryServer, remote: SourceRegistryReader, several: tuple[Platform, ...]
 ) -> None:
     layout = Layout()
     server.hold(layout, layout.image(layer_tar("x"), platform="linux/amd64"), "team/app", "1")
@@ -595,7 +611,7 @@ async def test_a_single_image_is_checked_against_its_config(
         await remote.load("team/app", descriptor, [ARM, *several])
 
 
-async def test_an_empty_blob_is_refused(server: RegistryServer, remote: Remote) -> None:
+async def test_an_empty_blob_is_refused(server: RegistryServer, remote: SourceRegistryReader) -> None:
     layout = Layout()
     config = layout.blob(b"{}", CONFIG)
     server.hold(layout, layout.manifest(config, [layout.blob(b"", LAYER)]), "team/app", "1")
@@ -604,7 +620,7 @@ async def test_an_empty_blob_is_refused(server: RegistryServer, remote: Remote) 
         await remote.load("team/app", await remote.resolve("team/app", "1"))
 
 
-async def test_indexes_are_not_read_without_end(server: RegistryServer, remote: Remote) -> None:
+async def test_indexes_are_not_read_without_end(server: RegistryServer, remote: SourceRegistryReader) -> None:
     layout = Layout()
     nested = layout.index(layout.image(layer_tar("x")))
     for _ in range(4):
@@ -624,7 +640,7 @@ async def test_indexes_are_not_read_without_end(server: RegistryServer, remote: 
 async def test_as_a_source_it_names_its_repository_and_tag(server: RegistryServer) -> None:
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
-    async with open_remotes({server.host: reads(server)}, patience=QUICK) as remotes:
+    async with open_pool({server.host: reads(server)}, patience=QUICK) as remotes:
         async with open_source(f"docker://{server.host}/team/app:1.0", SETTINGS, remotes=remotes) as source:
             [image] = await source.images()
         pinned = f"docker://{server.host}/team/app@{there['digest']}"
@@ -637,7 +653,7 @@ async def test_as_a_source_it_names_its_repository_and_tag(server: RegistryServe
 
 
 async def test_a_list_does_not_grow_without_end(
-    server: RegistryServer, remote: Remote, monkeypatch: pytest.MonkeyPatch
+    server: RegistryServer, remote: SourceRegistryReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.sources.registry.listing.MAX_LIST_SIZE", 1000)
 
@@ -651,7 +667,9 @@ async def test_a_list_does_not_grow_without_end(
     assert len(server.seen) < 12
 
 
-async def test_an_index_that_can_not_be_written_anew_is_an_error(server: RegistryServer, remote: Remote) -> None:
+async def test_an_index_that_can_not_be_written_anew_is_an_error(
+    server: RegistryServer, remote: SourceRegistryReader
+) -> None:
     layout = Layout()
     raw = layout.files[f"blobs/sha256/{str(multi(layout)['digest'])[7:]}"]
     long = raw.rstrip()[:-1] + b',"x":' + b"1" * 5000 + b"}"

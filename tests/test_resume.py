@@ -24,7 +24,7 @@ from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Blob
 from asyncpush.settings import MiB, SourceRegistry
 from asyncpush.sources.blobs import BytesContent, ContentBlob
-from asyncpush.sources.registry import open_remotes
+from asyncpush.sources.registry import open_pool
 from conftest import BEHAVIOUR, Server, aws
 from images import DockerSave, layer_tar
 from registry_server import RegistryServer, running
@@ -46,7 +46,7 @@ async def remote_blob() -> AsyncIterator[tuple[Blob, RegistryServer]]:
     async with running() as server:
         server.blobs[str(DESCRIPTOR.digest)] = DATA
         registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True)
-        async with open_remotes({server.host: registry}) as remotes:
+        async with open_pool({server.host: registry}) as remotes:
             yield remotes.at(server.host).blob("team/app", DESCRIPTOR), server
 
 

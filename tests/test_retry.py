@@ -6,10 +6,10 @@ import anyio
 import pytest
 
 from asyncpush.ecr.rate_limit import Pace
-from asyncpush.ecr.retry import Retries
+from asyncpush.ecr.retry import RetryingSender
 from asyncpush.errors import ConnectionFailedError
 from asyncpush.events import ignore
-from asyncpush.http.retry import HostBackoff, Silence
+from asyncpush.http.retry import HostBackoff, SilenceLimit
 from jumping_time import Time, in_jumping_time
 
 
@@ -23,7 +23,7 @@ class Host:
 
     async def ask(self) -> float:
         """One request, until it has an answer; when that was."""
-        silence, failed = Silence(clock=self.time), None
+        silence, failed = SilenceLimit(clock=self.time), None
         while True:
             async with self.known.asking(failed):
                 began = self.time.now
@@ -104,7 +104,7 @@ def test_who_is_cancelled_holds_up_nobody_else() -> None:
 def test_a_request_that_is_never_answered_ends_though_others_are() -> None:
     async def main(time: Time) -> None:
         host = HostBackoff(clock=time)
-        silence = Silence(clock=time)
+        silence = SilenceLimit(clock=time)
         tries = 0
         host.heard()
         while (delay := silence.wait(host, time.now)) is not None:
@@ -120,7 +120,7 @@ def test_a_request_that_is_never_answered_ends_though_others_are() -> None:
 def test_a_rate_that_lets_requests_pass_during_an_outage_sends_none_of_them() -> None:
     async def main(time: Time) -> None:
         host = HostBackoff(clock=time)
-        retries = Retries(3, ignore, Pace("ecr", "https://api.ecr.eu-west-1.amazonaws.com", clock=time), host)
+        retries = RetryingSender(3, ignore, Pace("ecr", "https://api.ecr.eu-west-1.amazonaws.com", clock=time), host)
         host.heard()
         sent: list[float] = []
 

@@ -15,7 +15,7 @@ from asyncpush.errors import UnforeseenError
 from asyncpush.journal import open_journal
 from asyncpush.migrate import backpressure, discovery
 from asyncpush.model import Digest
-from asyncpush.single_flight import Once
+from asyncpush.single_flight import SingleFlight
 from asyncpush.sources.registry.blob import RegistryBlob
 from migrations import bench, keys, layer, only, outcomes
 
@@ -59,7 +59,7 @@ def test_a_name_by_digest_stays_what_it_was_first():
 
 
 async def test_a_thing_is_done_once_whether_its_result_is_the_usual_one_or_not():
-    once, done = Once(usual=True), []
+    once, done = SingleFlight(usual=True), []
 
     async def work(result):
         done.append(result)

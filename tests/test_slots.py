@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncpush.engine.concurrency import FIRST_SLOTS, Slots
+from asyncpush.engine.concurrency import FIRST_SLOTS, AdaptiveLimiter
 
 MiB = 1024 * 1024
 
@@ -21,7 +21,7 @@ class Network:
 
     def __init__(self, most: int = 64, *, each: float = 30 * MiB, together: float = float("inf")) -> None:
         self.now = 0.0
-        self.slots = Slots(most, clock=lambda: self.now)
+        self.slots = AdaptiveLimiter(most, clock=lambda: self.now)
         self.each, self.together = each, together
 
     def acknowledge(self, parts: int, size: int = 10 * MiB) -> None:
@@ -31,7 +31,7 @@ class Network:
 
 
 @asynccontextmanager
-async def many_layers(slots: Slots, count: int = 200) -> AsyncIterator[None]:
+async def many_layers(slots: AdaptiveLimiter, count: int = 200) -> AsyncIterator[None]:
     async def layers() -> None:
         while True:
             async with slots.hold():
@@ -54,7 +54,7 @@ async def grow(network: Network, parts: int) -> None:
 
 
 async def test_there_are_few_slots_at_first_and_never_more_than_allowed() -> None:
-    assert (Slots(1).count, Slots(5).count, Slots(500).count) == (1, 5, FIRST_SLOTS)
+    assert (AdaptiveLimiter(1).count, AdaptiveLimiter(5).count, AdaptiveLimiter(500).count) == (1, 5, FIRST_SLOTS)
 
 
 async def test_slots_grow_to_the_most_while_each_of_them_adds_speed() -> None:
@@ -108,7 +108,7 @@ async def test_slots_that_nobody_waits_for_are_not_opened() -> None:
 
 
 async def test_a_slot_is_free_again_when_its_layer_fails() -> None:
-    slots = Slots(1)
+    slots = AdaptiveLimiter(1)
     with pytest.raises(ValueError, match="broken"):
         async with slots.hold():
             raise ValueError("broken")
@@ -120,7 +120,7 @@ async def test_a_slot_is_free_again_when_its_layer_fails() -> None:
 @given(st.integers(1, 40), st.lists(st.tuples(st.floats(0, 10), st.integers(0, 20 * MiB)), max_size=400))
 async def test_there_are_always_between_one_slot_and_the_most(most: int, parts: list[tuple[float, int]]) -> None:
     now = 0.0
-    slots = Slots(most, clock=lambda: now)
+    slots = AdaptiveLimiter(most, clock=lambda: now)
     async with many_layers(slots, 50):
         for seconds, size in parts:
             now += seconds
@@ -131,7 +131,7 @@ async def test_there_are_always_between_one_slot_and_the_most(most: int, parts: 
 class Holders:
     """Layers that ask for a slot, hold it until they are let go, and remember who came when."""
 
-    def __init__(self, slots: Slots, tasks: anyio.abc.TaskGroup) -> None:
+    def __init__(self, slots: AdaptiveLimiter, tasks: anyio.abc.TaskGroup) -> None:
         self.slots, self.tasks = slots, tasks
         self.held: list[str] = []
         self._done: dict[str, anyio.Event] = {}
@@ -154,14 +154,14 @@ class Holders:
 
 
 @asynccontextmanager
-async def holders(slots: Slots) -> AsyncIterator[Holders]:
+async def holders(slots: AdaptiveLimiter) -> AsyncIterator[Holders]:
     async with anyio.create_task_group() as tasks:
         yield Holders(slots, tasks)
         tasks.cancel_scope.cancel()
 
 
 async def test_the_largest_layer_that_waits_has_the_next_slot() -> None:
-    async with holders(Slots(1)) as layers:
+    async with holders(AdaptiveLimiter(1)) as layers:
         await layers.ask("first", 2 * MiB)
         for name, size in (("small one", 3 * MiB), ("large one", 900 * MiB), ("middle one", 30 * MiB)):
             await layers.ask(name, size)
@@ -172,7 +172,7 @@ async def test_the_largest_layer_that_waits_has_the_next_slot() -> None:
 
 
 async def test_a_share_of_the_slots_is_for_small_layers_while_they_wait() -> None:
-    async with holders(Slots(8, first=8)) as layers:
+    async with holders(AdaptiveLimiter(8, first=8)) as layers:
         for number in range(20):
             await layers.ask(f"large {number}", 100 * MiB)
         for number in range(4):
@@ -184,7 +184,7 @@ async def test_a_share_of_the_slots_is_for_small_layers_while_they_wait() -> Non
 
 
 async def test_who_gives_up_waiting_leaves_its_place_to_the_next() -> None:
-    slots = Slots(1)
+    slots = AdaptiveLimiter(1)
     async with holders(slots) as layers:
         await layers.ask("first", 2 * MiB)
         for size in (0, 900 * MiB):
@@ -219,11 +219,11 @@ class Counted(int):
 
 @pytest.mark.parametrize("size", [0, 2 * MiB])
 async def test_who_gives_up_waiting_is_not_looked_for_among_all_that_wait(size: int) -> None:
-    async def hold(slots: Slots, size: int) -> None:
+    async def hold(slots: AdaptiveLimiter, size: int) -> None:
         async with slots.hold(size):
             raise AssertionError("there was no slot")
 
-    slots, Counted.comparisons = Slots(1), 0
+    slots, Counted.comparisons = AdaptiveLimiter(1), 0
     async with slots.hold(), anyio.create_task_group() as tasks:
         for number in range(300):
             tasks.start_soon(hold, slots, Counted(size + number))

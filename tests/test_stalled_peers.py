@@ -14,7 +14,7 @@ import asyncpush
 from asyncpush import Settings
 from asyncpush.ecr import session
 from asyncpush.emulator import Emulator
-from asyncpush.engine.memory import BudgetAccount
+from asyncpush.engine.memory import MemoryAccount
 from asyncpush.events import Retrying
 from conftest import Events, aws
 from crossings import MiB, crossing, trusted_tls
@@ -49,7 +49,7 @@ async def test_a_part_that_nobody_takes_is_sent_again(
     emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, plenty: bool
 ) -> None:
     if not plenty:
-        monkeypatch.setattr(BudgetAccount, "take_nowait", lambda *_: False)
+        monkeypatch.setattr(MemoryAccount, "take_nowait", lambda *_: False)
     layer = tmp_path / "layer"
     layer.write_bytes(random.Random(1).randbytes(7 * MiB))
     events = Events()

@@ -16,8 +16,8 @@ from asyncpush.migrate.plan import matching
 from asyncpush.migrate.plan.matching import choose, may_backtrack
 from asyncpush.migrate.plan.tags import (
     Alternative,
-    LeftOut,
     Patterns,
+    SkippedTag,
     TagRules,
     check_glob,
     check_regex,
@@ -42,7 +42,7 @@ def test_without_rules_all_tags_are_taken_but_signatures() -> None:
     selection = select(TagRules(), TAGS)
 
     assert selection.taken == TAGS[:-1]
-    assert selection.left_out == (LeftOut(TAGS[-1], f"a signature or referrer of sha256:{DIGEST}"),)
+    assert selection.left_out == (SkippedTag(TAGS[-1], f"a signature or referrer of sha256:{DIGEST}"),)
     assert selection.missing == ()
 
 
@@ -79,8 +79,8 @@ def test_one_pattern_of_each_kind_must_match(patterns: Patterns, expected: list[
 def test_a_pre_release_is_told_as_the_reason_that_no_range_has_a_tag() -> None:
     selection = select(TagRules(patterns=Patterns(semver=ranges(">=2"))), TAGS)
 
-    assert LeftOut("2.0.0-alpine", "matches no semver, being a pre-release") in selection.left_out
-    assert LeftOut("1.0.0", "matches no semver") in selection.left_out
+    assert SkippedTag("2.0.0-alpine", "matches no semver, being a pre-release") in selection.left_out
+    assert SkippedTag("1.0.0", "matches no semver") in selection.left_out
 
 
 def test_one_alternative_is_enough_beside_what_all_tags_must_match() -> None:
@@ -132,7 +132,7 @@ def test_anything_that_matches_excludes(rules: TagRules) -> None:
     selection = select(rules, TAGS)
 
     assert selection.taken == ("1.0.0", "1.1.0", "1.2.0", "2.0.0")
-    assert LeftOut("latest", "excluded") in selection.left_out
+    assert SkippedTag("latest", "excluded") in selection.left_out
 
 
 def test_the_newest_are_the_last_by_version_in_the_order_of_the_list() -> None:
@@ -140,7 +140,7 @@ def test_the_newest_are_the_last_by_version_in_the_order_of_the_list() -> None:
     selection = select(rules, ("2.0.0", "10.0.0", *TAGS))
 
     assert selection.taken == ("2.0.0", "10.0.0")
-    assert LeftOut("latest", "not among the newest 2") in selection.left_out
+    assert SkippedTag("latest", "not among the newest 2") in selection.left_out
     assert taken(TagRules(newest=100)) == list(TAGS[:-1])
 
 

@@ -26,7 +26,7 @@ from botocore.exceptions import BotoCoreError, SSLError
 import asyncpush
 from asyncpush import AwsConfiguration, Registry, Settings
 from asyncpush.ecr import tls
-from asyncpush.emulator import Credentials, Emulator
+from asyncpush.emulator import Emulator, KnownCredentials
 from asyncpush.errors import ConfigurationError, ConnectionFailedError
 from conftest import KEYS, REGION, Ran, aws, run_cli
 from images import Layout, layer_tar
@@ -67,7 +67,7 @@ def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[[ssl.SSLContext], Emulator]:
-    keys = [Credentials("test", "test"), Credentials("role", "secret", "token")]
+    keys = [KnownCredentials("test", "test"), KnownCredentials("role", "secret", "token")]
     return lambda context: Emulator(tmp_path / "ecr", fsync=False, tls=context, credentials=keys)
 
 

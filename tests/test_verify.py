@@ -27,9 +27,9 @@ from asyncpush.events import RequestDone, Retrying
 from asyncpush.protocols import NotHeld
 from asyncpush.reference import RegistryName
 from asyncpush.verify import (
-    Target,
     Verification,
     VerificationFailure,
+    VerificationTarget,
     parse_target,
     verify_all,
     verify_image,
@@ -394,7 +394,9 @@ def test_targets_are_read() -> None:
     assert parse_target("team/app").reference == "latest"
     assert parse_target("team/app:1").reference == "1"
     assert parse_target(f"team/app@{DIGEST}").reference == Digest.parse(DIGEST)
-    assert parse_target(f"team/app:1@{DIGEST}") == Target(parse_target("team/app:1").destination, Digest.parse(DIGEST))
+    assert parse_target(f"team/app:1@{DIGEST}") == VerificationTarget(
+        parse_target("team/app:1").destination, Digest.parse(DIGEST)
+    )
     for text in (f"team/app:@{DIGEST}", "team/app@", "team/app@sha512:00", f"@{DIGEST}", f"team/app@{DIGEST}@x", ""):
         with pytest.raises(InvalidReferenceError):
             parse_target(text)

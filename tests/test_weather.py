@@ -14,8 +14,8 @@ import botocore.session
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from asyncpush.emulator import Emulator, Weather
-from asyncpush.emulator.faults import Fault, Fired, Throttle, parse_fault, parse_throttle
+from asyncpush.emulator import Emulator, FaultConfig
+from asyncpush.emulator.faults import Fault, HitCount, Throttle, parse_fault, parse_throttle
 from asyncpush.emulator.faults.operations import OPERATIONS
 from emulator_client import Ecr, digest_of, image_manifest, index_manifest, part
 
@@ -47,8 +47,8 @@ async def http(emulator: Emulator) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-def rules(*texts: str, seed: int | None = None) -> Weather:
-    return Weather(faults=tuple(map(parse_fault, texts)), seed=seed)
+def rules(*texts: str, seed: int | None = None) -> FaultConfig:
+    return FaultConfig(faults=tuple(map(parse_fault, texts)), seed=seed)
 
 
 async def code(ecr: Ecr, operation: str = "describe_repositories", **members: Any) -> str:
@@ -90,11 +90,11 @@ async def test_conditions_choose_the_requests_that_they_say(
     emulator.weather = rules(f"DescribeRepositories:{conditions}throttle")
     codes = [await code(ecr) for _ in pattern]
     assert "".join("." if each == "." else "x" for each in codes) == pattern
-    assert emulator.fired == (Fired(str(emulator.weather.faults[0]), pattern.count("x")),)
+    assert emulator.fired == (HitCount(str(emulator.weather.faults[0]), pattern.count("x")),)
 
 
 async def test_chance_is_repeatable_by_its_seed_and_one_rules_own(ecr: Ecr, emulator: Emulator) -> None:
-    async def pattern(weather: Weather) -> list[str]:
+    async def pattern(weather: FaultConfig) -> list[str]:
         emulator.weather = weather
         return [await code(ecr) for _ in range(40)]
 
@@ -367,7 +367,7 @@ async def test_an_expired_upload_is_gone(ecr: Ecr, emulator: Emulator, tmp_path:
 
 
 async def test_an_operation_has_its_burst_and_then_gets_ecrs_throttle(ecr: Ecr, emulator: Emulator) -> None:
-    emulator.weather = Weather(throttles=(parse_throttle("InitiateLayerUpload=0.001:3"),))
+    emulator.weather = FaultConfig(throttles=(parse_throttle("InitiateLayerUpload=0.001:3"),))
     codes = [await code(ecr, "initiate_layer_upload", repositoryName="app") for _ in range(5)]
     assert codes == [".", ".", ".", "ThrottlingException", "ThrottlingException"]
     assert (
@@ -377,11 +377,11 @@ async def test_an_operation_has_its_burst_and_then_gets_ecrs_throttle(ecr: Ecr, 
     assert [await code(ecr) for _ in range(5)] == ["."] * 5
     refusal = await ecr.refused("initiate_layer_upload", repositoryName="app")
     assert (refusal.message, refusal.status) == ("Rate exceeded", 400)
-    assert emulator.fired == (Fired("InitiateLayerUpload=0.001:3", 3),)
+    assert emulator.fired == (HitCount("InitiateLayerUpload=0.001:3", 3),)
 
 
 async def test_the_quotas_are_ecrs(ecr: Ecr, emulator: Emulator) -> None:
-    emulator.weather = Weather(quotas="aws")
+    emulator.weather = FaultConfig(quotas="aws")
     refused = 0
     with anyio.fail_after(60):
         while not refused:
@@ -395,17 +395,19 @@ async def test_the_quotas_are_ecrs(ecr: Ecr, emulator: Emulator) -> None:
                     group.start_soon(put)
             refused = outcomes.count("ThrottlingException")
     assert outcomes.count("LayersNotFoundException") == 40 - refused >= 1
-    assert emulator.fired == (Fired("quotas=aws", refused),)
+    assert emulator.fired == (HitCount("quotas=aws", refused),)
 
 
 async def test_what_was_throttled_is_not_counted_by_rules(ecr: Ecr, emulator: Emulator) -> None:
-    emulator.weather = Weather(throttles=(Throttle("Describe*", 0.001, 2),), faults=(Fault("*", "throttle", nth=3),))
+    emulator.weather = FaultConfig(
+        throttles=(Throttle("Describe*", 0.001, 2),), faults=(Fault("*", "throttle", nth=3),)
+    )
     assert [await code(ecr) for _ in range(3)] == [".", ".", "ThrottlingException"]
     assert [each.fired for each in emulator.fired] == [1, 0]
 
 
 async def test_pulls_have_rates_too(emulator: Emulator, http: aiohttp.ClientSession) -> None:
-    emulator.weather = Weather(throttles=(Throttle("v2:GET-tags", 0.001, 1),))
+    emulator.weather = FaultConfig(throttles=(Throttle("v2:GET-tags", 0.001, 1),))
     statuses = []
     for _ in range(3):
         async with http.get("/v2/app/tags/list") as response:
@@ -414,7 +416,7 @@ async def test_pulls_have_rates_too(emulator: Emulator, http: aiohttp.ClientSess
 
 
 async def test_latency_is_at_least_what_was_asked_for_and_jitter_varies_it(ecr: Ecr, emulator: Emulator) -> None:
-    emulator.weather = Weather(latency=0.06, jitter=0.02)
+    emulator.weather = FaultConfig(latency=0.06, jitter=0.02)
     begun = time.perf_counter()
     for _ in range(5):
         await ecr.call("describe_repositories")
@@ -426,7 +428,7 @@ async def test_a_part_and_a_pull_take_the_time_that_the_bandwidth_allows(
 ) -> None:
     data = bytes(range(250)) * (4 * 1500)
     upload = await ecr.begin("app")
-    emulator.weather = Weather(bandwidth=6 * MB)
+    emulator.weather = FaultConfig(bandwidth=6 * MB)
     begun = time.perf_counter()
     await ecr.send("app", upload, 0, data)
     sent = time.perf_counter() - begun
@@ -441,7 +443,7 @@ async def test_a_part_and_a_pull_take_the_time_that_the_bandwidth_allows(
 
 
 async def test_bandwidth_stops_the_sender_itself(emulator: Emulator) -> None:
-    emulator.weather = Weather(bandwidth=0.1 * MB)
+    emulator.weather = FaultConfig(bandwidth=0.1 * MB)
     accepted = 0
     async with await anyio.connect_tcp(emulator.host, emulator.port) as stream:
         await stream.send(f"POST / HTTP/1.1\r\nHost: ecr\r\nContent-Length: {30 * MB}\r\n\r\n".encode())
@@ -459,7 +461,7 @@ async def test_connections_keep_their_requests_whole_while_the_bandwidth_changes
     weathers = (None, 20 * MB, None, 5 * MB, 50 * MB, None)
     for number, bandwidth in enumerate(weathers):
         data = bytes([number]) * 300_000
-        emulator.weather = Weather(bandwidth=bandwidth)
+        emulator.weather = FaultConfig(bandwidth=bandwidth)
         await ecr.push_layer("app", data)
         for headers, expected in (({}, data), ({"Range": "bytes=10-19"}, data[:10])):
             async with http.get("/v2/app/blobs/" + digest_of(data), headers=headers) as response:
@@ -470,7 +472,7 @@ async def test_connections_keep_their_requests_whole_while_the_bandwidth_changes
 async def test_a_bandwidth_that_is_lifted_holds_nobody_up_any_more(
     ecr: Ecr, emulator: Emulator, http: aiohttp.ClientSession
 ) -> None:
-    emulator.weather = Weather(bandwidth=1000)
+    emulator.weather = FaultConfig(bandwidth=1000)
 
     async def push() -> None:
         await ecr.push_layer("app", LAYER)
@@ -484,17 +486,17 @@ async def test_a_bandwidth_that_is_lifted_holds_nobody_up_any_more(
             # A smaller request, and the part's turn has come.
             assert await ecr.begin("app")
             await anyio.sleep(0.3)
-            emulator.weather = Weather(bandwidth=100 * MB)
+            emulator.weather = FaultConfig(bandwidth=100 * MB)
 
 
 async def test_a_paced_client_that_leaves_is_no_error(
     ecr: Ecr, emulator: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    emulator.weather = Weather(bandwidth=0.2 * MB)
+    emulator.weather = FaultConfig(bandwidth=0.2 * MB)
     for _ in range(3):
         async with await anyio.connect_tcp(emulator.host, emulator.port) as stream:
             await stream.send(b"POST / HTTP/1.1\r\nHost: ecr\r\nContent-Length: 1000000\r\n\r\n" + bytes(200_000))
-    emulator.weather = Weather()
+    emulator.weather = FaultConfig()
     await ecr.call("describe_repositories")
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
@@ -583,7 +585,7 @@ async def test_the_weather_is_read_and_set_and_cleared_while_it_runs(admin: Call
     # What was told can be set again; counts begin anew.
     assert (await admin("PUT", told))[1] == {**document, "fired": none_fired}
     assert (await admin("DELETE"))[:2] == (200, {})
-    assert emulator.weather == Weather()
+    assert emulator.weather == FaultConfig()
     assert [await code(ecr) for _ in range(3)] == ["."] * 3
 
 
@@ -606,7 +608,7 @@ async def test_weather_that_is_wrong_is_refused_and_the_old_one_stays(
     assert status == 400
     assert named in told["message"]
     assert "\n" not in told["message"]
-    assert emulator.weather == Weather(latency=0.001)
+    assert emulator.weather == FaultConfig(latency=0.001)
 
 
 async def test_no_weather_keeps_the_admin_out(admin: Callable[..., Any]) -> None:

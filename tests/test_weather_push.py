@@ -13,7 +13,7 @@ from anyio import to_thread
 
 import asyncpush
 from asyncpush import Registry, Settings
-from asyncpush.emulator import Emulator, Weather
+from asyncpush.emulator import Emulator, FaultConfig
 from asyncpush.emulator.faults import parse_fault, parse_throttle
 from asyncpush.errors import ServiceError
 from conftest import aws, token
@@ -107,13 +107,13 @@ async def test_a_push_ends_well_and_the_image_is_right(
         # A layer of several parts where it is about a later one.
         layout, repository = layout_of(number, 11 * MiB if "nth=4" in rule else 50 * KiB), f"team/app-{number}"
         folder = layout.write(tmp_path / repository)
-        emulator.weather = Weather(faults=(parse_fault(rule),))
+        emulator.weather = FaultConfig(faults=(parse_fault(rule),))
 
         result = await asyncpush.push(registry, f"oci:{folder}", f"{repository}:1.0")
 
         assert result.outcome == "pushed", rule
         assert emulator.fired[0].fired >= 1, rule
-        emulator.weather = Weather()
+        emulator.weather = FaultConfig()
         await assert_pulled(emulator, layout, repository)
 
 
@@ -125,7 +125,7 @@ async def test_a_batch_comes_through_a_storm(emulator: Emulator, registry: Regis
         "UploadLayerPart:every=9,limit=2:upload-expired",
         "PutImage:lag=0.02:layers-not-found",
     ]
-    emulator.weather = Weather(
+    emulator.weather = FaultConfig(
         latency=0.001,
         jitter=0.001,
         bandwidth=20e6,
@@ -143,7 +143,7 @@ async def test_a_batch_comes_through_a_storm(emulator: Emulator, registry: Regis
             group.start_soon(push, repository, layout)
 
     assert sum(each.fired for each in emulator.fired) > 10
-    emulator.weather = Weather()
+    emulator.weather = FaultConfig()
     for repository, layout in layouts.items():
         await assert_pulled(emulator, layout, repository)
 
@@ -153,7 +153,7 @@ async def test_what_no_new_try_can_help_ends_the_push_at_once(
     emulator: Emulator, registry: Registry, tmp_path: Path, action: str
 ) -> None:
     folder = layout_of(1).write(tmp_path / "app")
-    emulator.weather = Weather(faults=(parse_fault(f"InitiateLayerUpload:{action}"),))
+    emulator.weather = FaultConfig(faults=(parse_fault(f"InitiateLayerUpload:{action}"),))
 
     with pytest.raises(ServiceError, match=r"InitiateLayerUpload failed: (ExpiredToken|AccessDenied)Exception"):
         await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.ecr.rate_limit import QUOTAS
-from asyncpush.emulator.faults import Fault, Throttle, Weather, parse_fault, parse_throttle
+from asyncpush.emulator.faults import Fault, FaultConfig, Throttle, parse_fault, parse_throttle
 from asyncpush.emulator.faults.config import WeatherDocument, describe, read_file, read_json
 from asyncpush.emulator.faults.rules import ACTIONS
 from asyncpush.emulator.faults.throttles import AWS_QUOTAS, Throttles
@@ -72,7 +72,7 @@ def test_a_duration_and_a_rate_read_back_as_they_are_written(number: float) -> N
 
 @given(
     st.builds(
-        Weather,
+        FaultConfig,
         latency=st.floats(0, 10),
         jitter=st.floats(0, 10),
         bandwidth=st.none() | POSITIVE,
@@ -82,7 +82,7 @@ def test_a_duration_and_a_rate_read_back_as_they_are_written(number: float) -> N
         seed=st.none() | st.integers(-5, 5),
     )
 )
-def test_weather_reads_back_from_its_document(weather: Weather) -> None:
+def test_weather_reads_back_from_its_document(weather: FaultConfig) -> None:
     assert read_json(msgspec.json.encode(describe(weather))).weather() == weather
 
 
@@ -184,7 +184,7 @@ def test_a_file_says_the_same_in_yaml_and_in_json(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_bytes(msgspec.json.encode(read))
     (tmp_path / "json.yaml").write_bytes(msgspec.json.encode(read))
 
-    assert read.weather() == Weather(
+    assert read.weather() == FaultConfig(
         latency=0.04,
         bandwidth=30e6,
         quotas="aws",
@@ -232,7 +232,7 @@ def test_options_come_before_what_the_file_says() -> None:
 )
 def test_weather_that_can_not_be_is_refused(members: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="give "):
-        Weather(**members)  # type: ignore[arg-type]
+        FaultConfig(**members)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("repository", ["", "a:b", "a,b", "a b"])
@@ -243,7 +243,7 @@ def test_a_repository_that_no_rule_could_be_written_with_is_refused(repository: 
 
 def test_a_bucket_gives_its_burst_at_once_and_then_its_rate() -> None:
     now = 0.0
-    buckets = Throttles(Weather(throttles=(Throttle("PutImage", 2, 3),)), clock=lambda: now)
+    buckets = Throttles(FaultConfig(throttles=(Throttle("PutImage", 2, 3),)), clock=lambda: now)
 
     def passed(requests: int) -> int:
         return sum(not buckets.refuses("ecr", "PutImage", "") for _ in range(requests))
@@ -259,14 +259,14 @@ def test_a_bucket_gives_its_burst_at_once_and_then_its_rate() -> None:
 
 
 def test_each_operation_and_account_and_service_has_a_bucket_of_its_own() -> None:
-    buckets = Throttles(Weather(throttles=(Throttle("*", 1, 1),)), clock=lambda: 0.0)
+    buckets = Throttles(FaultConfig(throttles=(Throttle("*", 1, 1),)), clock=lambda: 0.0)
     callers = [(s, o, a) for s in ("ecr", "ecr-public") for o in ("PutImage", "ListImages") for a in ("1", "2")]
     assert [buckets.refuses(*caller) for caller in callers] == [False] * 8
     assert [buckets.refuses(*caller) for caller in callers] == [True] * 8
 
 
 def test_a_throttle_comes_before_the_quotas() -> None:
-    weather = Weather(quotas="aws", throttles=(Throttle("PutImage", 1, 2),))
+    weather = FaultConfig(quotas="aws", throttles=(Throttle("PutImage", 1, 2),))
     buckets = Throttles(weather, clock=lambda: 0.0)
     private, public = AWS_QUOTAS
     passed = {
@@ -288,7 +288,7 @@ def test_a_throttle_comes_before_the_quotas() -> None:
 )
 def test_a_push_through_v2_takes_from_the_quota_of_the_operation_that_it_stands_for(door: str, operation: str) -> None:
     private = "AmazonEC2ContainerRegistry_V20150921"
-    buckets = Throttles(Weather(quotas="aws"), clock=lambda: 0.0)
+    buckets = Throttles(FaultConfig(quotas="aws"), clock=lambda: 0.0)
     quota = AWS_QUOTAS[private][operation]
     assert sum(not buckets.refuses("v2:", door, "") for _ in range(quota - 1)) == quota - 1
     assert [buckets.refuses(private, operation, "") for _ in range(2)] == [False, True]

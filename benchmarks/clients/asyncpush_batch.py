@@ -10,17 +10,17 @@ from job import Job, measured, read_job
 
 import asyncpush
 from asyncpush import AwsConfiguration, Settings, SourceRegistry
-from asyncpush.engine.concurrency import Slots
+from asyncpush.engine.concurrency import AdaptiveLimiter
 from asyncpush.reference import parse_destination
 from asyncpush.sources import open_source
-from asyncpush.sources.registry import open_remotes
+from asyncpush.sources.registry import open_pool
 
 
 async def push(job: Job) -> None:
     """Push the job's sources, each a reference, into repositories of their own."""
     how, _, first = job.variant.partition(":")
     if first:
-        defaults: dict[str, object] = getattr(Slots.__init__, "__kwdefaults__")  # noqa: B009 - mypy does not know it
+        defaults: dict[str, object] = getattr(AdaptiveLimiter.__init__, "__kwdefaults__")  # noqa: B009 - mypy does not know it
         defaults["first"] = int(first)
     settings = Settings(create_repository=True)
     hosts = {source.split("/")[2] for source in job.sources if source.startswith("docker://")}
@@ -42,7 +42,7 @@ async def _calls(registry: asyncpush.Registry, job: Job, sources: dict[str, Sour
 
 async def _together(registry: asyncpush.Registry, job: Job, sources: dict[str, SourceRegistry]) -> None:
     async with AsyncExitStack() as stack:
-        remotes = await stack.enter_async_context(open_remotes(sources))
+        remotes = await stack.enter_async_context(open_pool(sources))
         images = []
         for number, source in enumerate(job.sources):
             opening = open_source(source, registry.settings, remotes=remotes)

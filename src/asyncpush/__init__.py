@@ -83,7 +83,12 @@ if TYPE_CHECKING:
         NothingTaken as NothingTaken,
     )
     from asyncpush.migrate.plan.load import read_plan as read_plan
-    from asyncpush.migrate.plan.model import Entry as Entry, Goal as Goal, Plan as Plan, Target as Target
+    from asyncpush.migrate.plan.model import (
+        PlanEntry as PlanEntry,
+        Goal as Goal,
+        Plan as Plan,
+        PlanTarget as PlanTarget,
+    )
     from asyncpush.migrate.plan.tags import Alternative as Alternative, Patterns as Patterns, TagRules as TagRules
     from asyncpush.migrate.plan.versions import (
         Comparator as Comparator,
@@ -143,7 +148,7 @@ if TYPE_CHECKING:
         SourceRegistry as SourceRegistry,
     )
     from asyncpush.sources import Source as Source, UnreadImage as UnreadImage
-    from asyncpush.sources.registry import Patience as Patience
+    from asyncpush.sources.registry import RetryPolicy as RetryPolicy
     from asyncpush.verify import (
         Problem as Problem,
         Verification as Verification,
@@ -172,7 +177,7 @@ _NAMES = {
     "migrate.copies": "Copy CopyResult LeftOutTag NothingTaken",
     "migrate.ledger": "Options",
     "migrate.plan.load": "read_plan",
-    "migrate.plan.model": "Entry Goal Plan Target",
+    "migrate.plan.model": "Goal Plan PlanEntry PlanTarget",
     "migrate.plan.tags": "Alternative Patterns TagRules",
     "migrate.plan.versions": "Comparator Version VersionRange",
     "migrate.results": "Report",
@@ -188,7 +193,7 @@ _NAMES = {
     "results": "ImageFailure LayerFailure LayerResult Result Results",
     "settings": "AwsConfiguration Credentials RepositorySettings Settings SourceRegistry",
     "sources": "Source UnreadImage",
-    "sources.registry": "Patience",
+    "sources.registry": "RetryPolicy",
     "verify": "Problem Verification VerificationFailure verify_image",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}

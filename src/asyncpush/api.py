@@ -18,9 +18,9 @@ from asyncpush.ecr.auth_token import open_logins as open_logins
 from asyncpush.ecr.plain_http import open_http
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.session import open_client
-from asyncpush.engine.diff import plan_anew, plan_image
-from asyncpush.engine.image import DirectSender, ImageResult, Run, dry_run, push_image
-from asyncpush.engine.layer import Resources, push_layer
+from asyncpush.engine.diff import assume_missing, diff_image
+from asyncpush.engine.image import DirectSender, ImageResult, PushContext, dry_run, push_image
+from asyncpush.engine.layer import LayerContext, push_layer
 from asyncpush.engine.referrers import carry_referrers
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
 from asyncpush.events import Emit, ImageFailed, Listener, ignore
@@ -42,7 +42,7 @@ from asyncpush.results import (
 from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
 from asyncpush.sources import Source, file_blob
 from asyncpush.sources import open_source as open_any_source
-from asyncpush.sources.registry import Patience, open_remotes
+from asyncpush.sources.registry import RetryPolicy, open_pool
 
 #: What `layers` calls a file; ECR does not look inside, and a manifest may call it otherwise.
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -78,7 +78,7 @@ async def connect(
         RegistryError: there is a journal, and ECR, which must tell whose registry it is, can't be asked.
     """
     name = parse_registry(registry) if isinstance(registry, str) else registry or RegistryName()
-    run = Run.of(Resources.of(settings or Settings(), Listener(emit), journal))
+    run = PushContext.of(LayerContext.of(settings or Settings(), Listener(emit), journal))
     async with open_registry(name, aws or AwsConfiguration(), run) as opened:
         if journal is not None:
             await opened.require_account("a journal")
@@ -86,7 +86,7 @@ async def connect(
 
 
 @asynccontextmanager
-async def open_registry(name: RegistryName, aws: AwsConfiguration, run: Run) -> AsyncIterator[OpenRegistry]:
+async def open_registry(name: RegistryName, aws: AwsConfiguration, run: PushContext) -> AsyncIterator[OpenRegistry]:
     """Connect to the registry called *name*; *run* is what its pushes may share with those over other connections.
 
     Where *run* has a journal, the caller asks for the registry's account (``OpenRegistry.require_account``) before
@@ -102,7 +102,7 @@ async def open_registry(name: RegistryName, aws: AwsConfiguration, run: Run) -> 
         open_client(name, aws, connections) as client,
         open_http(client, connections) as http,
         open_logins(settings, emit) as logins,
-        open_remotes(logins=logins, emit=emit, patience=Patience.of(settings)) as remotes,
+        open_pool(logins=logins, emit=emit, patience=RetryPolicy.of(settings)) as remotes,
     ):
         ecr = EcrRegistry(client, name, aws, http, settings=settings, emit=emit)
         yield OpenRegistry(ecr, client.meta.endpoint_url, client.meta.region_name, run, remotes)
@@ -141,7 +141,7 @@ async def open_source(
             settings = settings or Settings()
             logins = await stack.enter_async_context(open_logins(settings, heard))
             remotes = await stack.enter_async_context(
-                open_remotes(logins=logins, emit=heard, patience=Patience.of(settings))
+                open_pool(logins=logins, emit=heard, patience=RetryPolicy.of(settings))
             )
         opening = open_any_source(source, settings, stdin=stdin, remotes=remotes.reached_by(sources or {}), emit=heard)
         yield await stack.enter_async_context(opening)
@@ -192,7 +192,7 @@ async def push(
         return await _push(engine, run, repository, image, to, dry=dry, referrers=referrers)
 
 
-async def _run(engine: OpenRegistry, journal: Journal | None) -> Run:
+async def _run(engine: OpenRegistry, journal: Journal | None) -> PushContext:
     """What a push shares with the others of its connection, but for a *journal* of its own."""
     if journal is None or journal is engine.run.resources.journal:
         return engine.run
@@ -263,7 +263,7 @@ class Stop:
 
 async def _push(
     engine: OpenRegistry,
-    run: Run,
+    run: PushContext,
     repository: Repository,
     image: Image,
     to: Destination,
@@ -287,11 +287,11 @@ async def _push(
 
 async def _dry_run(registry: Registry, image: Image, repository: Repository, to: Destination) -> ImageResult:
     try:
-        plan = await plan_image(image, repository, to.tag)
+        plan = await diff_image(image, repository, to.tag)
     except RepositoryNotFoundError:
         if not registry.settings.create_repository:
             raise
-        plan = plan_anew(image)
+        plan = assume_missing(image)
     return dry_run(image, str(to), plan)
 
 
@@ -358,7 +358,7 @@ async def push_layers(
     return Results(outcomes.get(at) or LayerFailure(str(file), stop.cause) for at, file in enumerate(files))
 
 
-async def _send_once(run: Run, repository: Repository, blob: Blob) -> Literal["pushed", "present"]:
+async def _send_once(run: PushContext, repository: Repository, blob: Blob) -> Literal["pushed", "present"]:
     """Push a layer whose digest is known, unless another call has pushed it, or does."""
     outcome: Literal["pushed", "present"] = "present"
 

@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from anyio import CapacityLimiter
 
 from asyncpush.ecr.registry import EcrRegistry
-from asyncpush.engine.image import Run
+from asyncpush.engine.image import PushContext
 from asyncpush.errors import ConfigurationError, UsageError
 from asyncpush.protocols import Login, RegistryAdmin, Repository, RepositoryReader
 from asyncpush.reference import RegistryName, check_repository
 from asyncpush.settings import Settings
-from asyncpush.sources.registry import Remotes
+from asyncpush.sources.registry import RegistryPool
 
 #: Images that are worked on at once. Their layers share the slots; this bounds what only asks and waits.
 _IMAGES_AT_ONCE = 32
@@ -64,7 +64,9 @@ class OpenRegistry(Registry):
     registries that images are read from, and ``images`` bounds how many are worked on at once.
     """
 
-    def __init__(self, ecr: EcrRegistry, endpoint_url: str, region: str, run: Run, remotes: Remotes) -> None:
+    def __init__(
+        self, ecr: EcrRegistry, endpoint_url: str, region: str, run: PushContext, remotes: RegistryPool
+    ) -> None:
         self.name = ecr.name
         self.run = run
         self.remotes = remotes

@@ -12,7 +12,7 @@ from asyncpush.digest_set import PackedSet
 T = TypeVar("T")
 
 
-class Once(Generic[T]):
+class SingleFlight(Generic[T]):
     """Does each thing once, however many ask for it; a failure is forgotten, so that somebody else may try.
 
     A run has millions of things to do: keys that end in a digest take little memory, and so do usual results.
@@ -75,7 +75,7 @@ class Once(Generic[T]):
         return key in self._usually_done or key in self._done
 
 
-class FailsOnce:
+class FirstFailure:
     """Does not do again what has failed, so that it fails once for all that ask for it, until it is forgotten.
 
     Args:

@@ -30,7 +30,7 @@ from asyncpush.events import Event, Retrying
 from asyncpush.reference import Destination
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources import open_source
-from asyncpush.sources.registry import Patience, open_remotes
+from asyncpush.sources.registry import RetryPolicy, open_pool
 from conftest import aws, judge
 from images import Layout
 from registry_server import RegistryServer, running
@@ -207,12 +207,13 @@ async def _push(place: Ground, proxy: Proxy, cell: Cell, repository: str, heard:
         async with asyncpush.connect(aws=aws(f"http://{proxy.host}"), settings=settings, emit=heard) as registry:
             return await asyncpush.push(registry, f"oci:{place.folder}", f"{repository}:1.0")
     patience = _with(
-        Patience(stall=_STALL, answer=2 * _STALL, first_wait=0.001, longest_wait=0.002, throttled=0.05), outage=_OUTAGE
+        RetryPolicy(stall=_STALL, answer=2 * _STALL, first_wait=0.001, longest_wait=0.002, throttled=0.05),
+        outage=_OUTAGE,
     )
     from_proxy = SourceRegistry(host=proxy.host, plain_http=True, anonymous=True)
     async with (
         asyncpush.connect(aws=aws(place.emulator.endpoint_url), settings=settings) as registry,
-        open_remotes({proxy.host: from_proxy}, emit=heard, patience=patience) as remotes,
+        open_pool({proxy.host: from_proxy}, emit=heard, patience=patience) as remotes,
         open_source(f"docker://{proxy.host}/app:1.0", settings, remotes=remotes, emit=heard) as source,
     ):
         images = [(await source.image(), Destination(registry.name, repository, "1.0"))]

@@ -24,7 +24,7 @@ from asyncpush.awscli.inputs import decoded, validate
 from asyncpush.awscli.operations import Json, Members
 from asyncpush.ecr.errors import translated
 from asyncpush.ecr.rate_limit import Pace
-from asyncpush.ecr.retry import Retries
+from asyncpush.ecr.retry import RetryingSender
 from asyncpush.errors import (
     CREDENTIALS_LOST,
     AsyncpushError,
@@ -99,7 +99,7 @@ class Batch:
             OSError: the inputs can't be read.
         """
         pace = Pace(self._operation.service, client.meta.endpoint_url)
-        retries = Retries(_MAX_ATTEMPTS, self.tally.hear, pace)
+        retries = RetryingSender(_MAX_ATTEMPTS, self.tally.hear, pace)
         in_flight = self._command.extras.max_requests
         slots, window = anyio.Semaphore(in_flight), anyio.Semaphore(_WINDOW * in_flight)
         lines = ResultLines(write, window, ordered=not self._command.extras.unordered)
@@ -127,7 +127,7 @@ class Batch:
                     sending.start_soon(one, item, uploads.turn(item, self._common) if uploads else None)
             lines.close()
 
-    async def _result(self, client: Any, retries: Retries, item: Item) -> str:
+    async def _result(self, client: Any, retries: RetryingSender, item: Item) -> str:
         """Send one input and make its line."""
         try:
             if isinstance(item.members, CommandError):
@@ -159,7 +159,7 @@ class Batch:
 class _Sender:
     """Sends one input, again where that helps, and knows success in what ECR refuses."""
 
-    def __init__(self, client: Any, retries: Retries, command: Command) -> None:
+    def __init__(self, client: Any, retries: RetryingSender, command: Command) -> None:
         self._client = client
         self._retries = retries
         self._command = command

@@ -13,9 +13,9 @@ from botocore.utils import set_value_from_jmespath
 
 from asyncpush.awscli.command import Command
 from asyncpush.awscli.configuration import Configuration, aws_configuration, transport
-from asyncpush.awscli.formats import Answer
+from asyncpush.awscli.formats import OperationOutput
 from asyncpush.awscli.operations import Json, Members, Operation
-from asyncpush.ecr.part_body import JsonPartEncoder, Outgoing
+from asyncpush.ecr.part_body import JsonPartEncoder, PartRequest
 from asyncpush.ecr.session import open_client
 from asyncpush.engine.parts import BLOCK_SIZE
 from asyncpush.model import Upload
@@ -40,7 +40,7 @@ class Input:
 
     def parameters(self) -> dict[str, Any]:
         """What a client's method takes."""
-        return self.members if self.part is None else {**self.members, "layerPartBlob": Outgoing(self.part)}
+        return self.members if self.part is None else {**self.members, "layerPartBlob": PartRequest(self.part)}
 
 
 def prepare(operation: Operation, members: Members) -> Input:
@@ -68,7 +68,7 @@ def open_for(command: Command, connections: int, retry_mode: str | None) -> Abst
     return open_client(registry, aws_configuration(options), connections, transport(options, retry_mode))
 
 
-async def call(command: Command, prepared: Input, configuration: Configuration) -> Answer:
+async def call(command: Command, prepared: Input, configuration: Configuration) -> OperationOutput:
     """Send *prepared* and return the answer.
 
     Raises:
@@ -80,7 +80,7 @@ async def call(command: Command, prepared: Input, configuration: Configuration) 
         return await send(command, prepared, getattr(client, command.operation.method))
 
 
-async def send(command: Command, prepared: Input, method: Method) -> Answer:
+async def send(command: Command, prepared: Input, method: Method) -> OperationOutput:
     """Call *method* with *prepared*, once for each page of the answer; it raises what *method* raises.
 
     Raises:
@@ -96,10 +96,10 @@ async def send(command: Command, prepared: Input, method: Method) -> Answer:
     return await _pages(paginator, prepared.members, page_options)
 
 
-def single(answer: dict[str, Any]) -> Answer:
+def single(answer: dict[str, Any]) -> OperationOutput:
     """An answer that has no pages."""
     whole = {name: value for name, value in answer.items() if name != "ResponseMetadata"}
-    return Answer(whole, (whole,))
+    return OperationOutput(whole, (whole,))
 
 
 def _page_options(command: Command, members: Members) -> dict[str, Any] | None:
@@ -116,7 +116,7 @@ def _page_options(command: Command, members: Members) -> dict[str, Any] | None:
     return None
 
 
-async def _pages(paginator: Any, members: Members, page_options: dict[str, Any]) -> Answer:
+async def _pages(paginator: Any, members: Members, page_options: dict[str, Any]) -> OperationOutput:
     pages = paginator.paginate(**members, PaginationConfig=page_options)
     parts: list[Members] = []
     async for page in pages:
@@ -130,7 +130,7 @@ async def _pages(paginator: Any, members: Members, page_options: dict[str, Any])
     if pages.resume_token:
         parts.append({"NextToken": {"NextToken": pages.resume_token}})
         whole["NextToken"] = pages.resume_token
-    return Answer(whole, tuple(parts))
+    return OperationOutput(whole, tuple(parts))
 
 
 def _merge(whole: Members, part: Members) -> None:

@@ -36,7 +36,7 @@ _YAML_1_2 = (
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class OperationOutput:
     """What an operation answered.
 
     Attributes:
@@ -76,7 +76,7 @@ class Query:
             raise CommandError(str(error), OTHER) from error
 
 
-def render(answer: Answer, output: Output, query: Query, title: str, *, colored: bool = False) -> str:
+def render(answer: OperationOutput, output: Output, query: Query, title: str, *, colored: bool = False) -> str:
     """The text for standard output.
 
     Raises:

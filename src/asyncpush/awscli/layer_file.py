@@ -15,14 +15,14 @@ from asyncpush.awscli.call import open_for
 from asyncpush.awscli.checks import check
 from asyncpush.awscli.command import Command
 from asyncpush.awscli.errors import CommandError
-from asyncpush.awscli.formats import Answer
+from asyncpush.awscli.formats import OperationOutput
 from asyncpush.awscli.inputs import validate
 from asyncpush.awscli.operations import Members
 from asyncpush.ecr.errors import translated
-from asyncpush.ecr.part_body import JsonPartEncoder, Outgoing
+from asyncpush.ecr.part_body import JsonPartEncoder, PartRequest
 from asyncpush.ecr.rate_limit import Pace
-from asyncpush.ecr.retry import Retries
-from asyncpush.engine.ordering import Overlap, PartsInOrder
+from asyncpush.ecr.retry import RetryingSender
+from asyncpush.engine.ordering import OrderedSender, PipelineEstimator
 from asyncpush.engine.parts import PartCutter
 from asyncpush.errors import DigestMismatchError, InvalidLayerPartError, SourceError, only_cause
 from asyncpush.events import ignore
@@ -36,7 +36,7 @@ _MAX_ATTEMPTS = 6
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """A part, for ``PartsInOrder``."""
+    """A part, for ``OrderedSender``."""
 
     part: Part
 
@@ -112,7 +112,7 @@ def check_whole(command: Command, members: Members, size: int) -> None:
         check(command.operation, whole)
 
 
-async def upload_file(command: Command, members: Members, content: FileContent) -> Answer:
+async def upload_file(command: Command, members: Members, content: FileContent) -> OperationOutput:
     """Send all parts of *content* and return ECR's answer to the last one.
 
     Raises:
@@ -121,11 +121,11 @@ async def upload_file(command: Command, members: Members, content: FileContent) 
     blob, size = _FileBlob(content), part_size(command, content.size)
     async with open_for(command, 2, None) as client, _opened(blob) as reader:
         pace = Pace(command.operation.service, client.meta.endpoint_url)
-        sender = _Sender(client, members, Retries(_MAX_ATTEMPTS, ignore, pace))
+        sender = _Sender(client, members, RetryingSender(_MAX_ATTEMPTS, ignore, pace))
         cutter = PartCutter(blob, reader, size, sender.encoder)
         with only_cause():
-            await PartsInOrder[_Cut](sender.send, lambda _: None, Overlap(allowed=False)).send(_cut(cutter))
-    return Answer(sender.answer, (sender.answer,))
+            await OrderedSender[_Cut](sender.send, lambda _: None, PipelineEstimator(allowed=False)).send(_cut(cutter))
+    return OperationOutput(sender.answer, (sender.answer,))
 
 
 @asynccontextmanager
@@ -147,7 +147,7 @@ async def _cut(cutter: PartCutter[Part]) -> AsyncIterator[_Cut]:
 class _Sender:
     """Sends the parts of one upload; ``answer`` is ECR's to the last one."""
 
-    def __init__(self, client: Any, members: Members, retries: Retries) -> None:
+    def __init__(self, client: Any, members: Members, retries: RetryingSender) -> None:
         self.answer: Members = {}
         self._client = client
         self._members = members
@@ -171,6 +171,6 @@ class _Sender:
     async def _once(self, part: Part, left: Callable[[], None]) -> None:
         with translated("UploadLayerPart", self._client.meta.endpoint_url):
             answer = await self._client.upload_layer_part(
-                **self._members, partFirstByte=part.first, partLastByte=part.last, layerPartBlob=Outgoing(part, left)
+                **self._members, partFirstByte=part.first, partLastByte=part.last, layerPartBlob=PartRequest(part, left)
             )
         self.answer = {name: value for name, value in answer.items() if name != "ResponseMetadata"}

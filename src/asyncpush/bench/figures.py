@@ -53,7 +53,7 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class Medians:
     """One combination, over its counted rounds.
 
     Attributes:
@@ -77,7 +77,7 @@ class Summary:
     retried: int
 
 
-def summarise(samples: Iterable[Sample]) -> list[Summary]:
+def summarise(samples: Iterable[Sample]) -> list[Medians]:
     """One summary for each combination that has a counted round, in the order of their first ones."""
     by_combination: dict[Combination, list[Sample]] = {}
     for sample in samples:
@@ -86,13 +86,13 @@ def summarise(samples: Iterable[Sample]) -> list[Summary]:
     return [_summary(combination, counted) for combination, counted in by_combination.items()]
 
 
-def _summary(combination: Combination, samples: Sequence[Sample]) -> Summary:
+def _summary(combination: Combination, samples: Sequence[Sample]) -> Medians:
     latencies = {
         operation: latency
         for operation in OPERATIONS
         if (latency := Latency.of(each for sample in samples for each in sample.latencies(operation)))
     }
-    return Summary(
+    return Medians(
         combination,
         len(samples),
         Spread.of([sample.seconds for sample in samples]),
@@ -108,15 +108,15 @@ def _summary(combination: Combination, samples: Sequence[Sample]) -> Summary:
 class Verdict:
     """Of several ways to push the same layers: the fastest, those that can't be told from it, and the rest."""
 
-    fastest: Summary
-    as_fast: tuple[Summary, ...]
-    slower: tuple[Summary, ...]
+    fastest: Medians
+    as_fast: tuple[Medians, ...]
+    slower: tuple[Medians, ...]
 
 
-def verdicts(summaries: Sequence[Summary]) -> list[Verdict]:
+def verdicts(summaries: Sequence[Medians]) -> list[Verdict]:
     """One for each number and size of layers that was pushed in more than one way."""
 
-    def layers(summary: Summary) -> tuple[int, int]:
+    def layers(summary: Medians) -> tuple[int, int]:
         return summary.combination.layers, summary.combination.size
 
     found = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from asyncpush.bench.trials import Turn
+from asyncpush.bench.trials import Trial
 from asyncpush.connection import Registry, engine_of
 from asyncpush.engine.layer import push_layer
 from asyncpush.errors import only_cause
@@ -32,7 +32,7 @@ class Sample:
         retried: requests that were sent again.
     """
 
-    turn: Turn
+    turn: Trial
     seconds: float
     cpu: float
     requests: tuple[RequestDone, ...]
@@ -88,7 +88,7 @@ class Recorder:
 
 
 async def measure(
-    turn: Turn, registry: Registry, repository: Repository, layers: Sequence[ContentBlob], recorder: Recorder
+    turn: Trial, registry: Registry, repository: Repository, layers: Sequence[ContentBlob], recorder: Recorder
 ) -> Sample:
     """Push *layers* and say what it took.
 

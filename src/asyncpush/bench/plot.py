@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from asyncpush.bench.figures import OPERATIONS, Spread, Summary, summarise
+from asyncpush.bench.figures import OPERATIONS, Medians, Spread, summarise
 from asyncpush.bench.sweep import Outcome
 from asyncpush.bench.trials import size_word
 from asyncpush.errors import AsyncpushError, UsageError
@@ -25,12 +25,12 @@ class _Dimension(NamedTuple):
     """A value that a sweep may vary: what an axis and a legend call it."""
 
     label: str
-    value: Callable[[Summary], float]
-    word: Callable[[Summary], str]
+    value: Callable[[Medians], float]
+    word: Callable[[Medians], str]
 
 
 #: A line of a panel: its name, and its points from left to right.
-_Line: TypeAlias = tuple[str, list[Summary]]
+_Line: TypeAlias = tuple[str, list[Medians]]
 
 _DIMENSIONS = (
     _Dimension("max-layers", lambda each: each.combination.max_layers, lambda each: f"{each.combination.max_layers}"),
@@ -94,10 +94,10 @@ def draw(path: Path, outcome: Outcome) -> None:
         raise AsyncpushError(f"--plot {path} can't be written: {error.strerror}", hint="the table is whole") from error
 
 
-def _lines(summaries: Sequence[Summary], along: _Dimension, others: Sequence[_Dimension]) -> list[_Line]:
+def _lines(summaries: Sequence[Medians], along: _Dimension, others: Sequence[_Dimension]) -> list[_Line]:
     """A line for each combination of what else was varied: its name, and its points from left to right."""
 
-    def name(summary: Summary) -> str:
+    def name(summary: Medians) -> str:
         words = [f"{each.label.partition(',')[0]} {each.word(summary)}" for each in others]
         return ", ".join(words) or "median, least and largest"
 
@@ -110,7 +110,7 @@ def _errors(
     title: str,
     lines: Sequence[_Line],
     along: _Dimension,
-    figure: Callable[[Summary], Spread],
+    figure: Callable[[Medians], Spread],
 ) -> None:
     for name, points in lines:
         spreads = [figure(point) for point in points]

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from rich.console import Console
 from rich.table import Table
 
-from asyncpush.bench.figures import OPERATIONS, Latency, Spread, Summary, summarise, verdicts
+from asyncpush.bench.figures import OPERATIONS, Latency, Medians, Spread, summarise, verdicts
 from asyncpush.bench.measure import Sample
 from asyncpush.bench.sweep import Outcome
 from asyncpush.bench.trials import Combination, size_word
@@ -156,7 +156,7 @@ def table(outcome: Outcome) -> str:
     return captured.get()
 
 
-def _table(summaries: Sequence[Summary], swept: Sequence[_Dimension], *, narrow: bool) -> Table:
+def _table(summaries: Sequence[Medians], swept: Sequence[_Dimension], *, narrow: bool) -> Table:
     """A row a summary; a *narrow* one has spreads below their medians, and fits into 80 columns."""
     shown = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=narrow)
     refusals = _refusals(summaries)
@@ -176,7 +176,7 @@ def _table(summaries: Sequence[Summary], swept: Sequence[_Dimension], *, narrow:
     return shown
 
 
-def _refusals(summaries: Sequence[Summary]) -> int:
+def _refusals(summaries: Sequence[Medians]) -> int:
     return sum(summary.throttled + summary.retried for summary in summaries)
 
 
@@ -206,7 +206,7 @@ def _rounds(count: int) -> str:
     return f"medians of {count} rounds (least-largest)" if count > 1 else "one round"
 
 
-def _conclusions(summaries: Sequence[Summary]) -> list[str]:
+def _conclusions(summaries: Sequence[Medians]) -> list[str]:
     lines = [] if _refusals(summaries) else ["No request was throttled or sent again."]
     for verdict in verdicts(summaries):
         combination = verdict.fastest.combination

@@ -15,8 +15,8 @@ from anyio import CapacityLimiter, to_thread
 
 from asyncpush.api import connect
 from asyncpush.bench.measure import Recorder, Sample, measure
-from asyncpush.bench.target import Place, Target, own_repository
-from asyncpush.bench.trials import Plan, Turn
+from asyncpush.bench.target import BenchTarget, TrialRepository, own_repository
+from asyncpush.bench.trials import Trial, TrialPlan
 from asyncpush.connection import Registry
 from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, only_cause
 from asyncpush.events import Emit, ImagePlanned, Notice
@@ -36,8 +36,8 @@ class Outcome:
         failure: why it ended early, in one line; None if it did not.
     """
 
-    plan: Plan
-    place: Place
+    plan: TrialPlan
+    place: TrialRepository
     samples: tuple[Sample, ...]
     failure: str | None
 
@@ -58,9 +58,11 @@ class Sweep:
         say: tells the user what must not be missed.
     """
 
-    def __init__(self, plan: Plan, target: Target, home: Registry, *, emit: Emit, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: TrialPlan, target: BenchTarget, home: Registry, *, emit: Emit, say: Callable[[str], None]
+    ) -> None:
         self._samples: list[Sample] = []
-        self._turn: Turn | None = None
+        self._turn: Trial | None = None
         self._plan = plan
         self._target = target
         self._home = home
@@ -82,7 +84,7 @@ class Sweep:
             if not self._samples:
                 raise
             failure = f"{self._turn}: {error}"
-        return Outcome(self._plan, Place.of(self._target, self._home), tuple(self._samples), failure)
+        return Outcome(self._plan, TrialRepository.of(self._target, self._home), tuple(self._samples), failure)
 
     async def _run(self) -> None:
         await self._knock()
@@ -104,7 +106,7 @@ class Sweep:
         except RepositoryNotFoundError:
             return
 
-    async def _push(self, name: str, turn: Turn) -> Sample:
+    async def _push(self, name: str, turn: Trial) -> Sample:
         layers = await self._maker.make(turn.combination.layers, turn.combination.size)
         recorder = Recorder(self._emit)
         settings = self._plan.settings(turn.combination)

@@ -26,7 +26,7 @@ _CLEANING = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class BenchTarget:
     """How to reach it.
 
     Attributes:
@@ -41,7 +41,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TrialRepository:
     """What is told about where a sweep pushes to.
 
     Attributes:
@@ -59,7 +59,7 @@ class Place:
     local: bool
 
     @classmethod
-    def of(cls, target: Target, home: Registry) -> Self:
+    def of(cls, target: BenchTarget, home: Registry) -> Self:
         """Where *home*, a connection to *target*, leads."""
         return cls(home.endpoint_url, home.name.service, home.name.id, home.region, target.local)
 
@@ -78,7 +78,7 @@ class Place:
 
 
 @asynccontextmanager
-async def local_target() -> AsyncIterator[Target]:
+async def local_target() -> AsyncIterator[BenchTarget]:
     """Run an emulator on a temporary directory, until the block is left.
 
     Raises:
@@ -89,14 +89,16 @@ async def local_target() -> AsyncIterator[Target]:
     )
     try:
         async with local_ecr(Path(scratch.name) / "ecr") as aws:
-            yield Target(aws=aws, local=True)
+            yield BenchTarget(aws=aws, local=True)
     finally:
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(scratch.cleanup)
 
 
 @asynccontextmanager
-async def own_repository(home: Registry, target: Target, name: str, say: Callable[[str], None]) -> AsyncIterator[None]:
+async def own_repository(
+    home: Registry, target: BenchTarget, name: str, say: Callable[[str], None]
+) -> AsyncIterator[None]:
     """Create repository *name*, and delete it with all that is in it when the block is left, whichever way.
 
     Args:
@@ -128,7 +130,7 @@ async def own_repository(home: Registry, target: Target, name: str, say: Callabl
     await _delete(repository, home, target)
 
 
-async def _delete(repository: Repository, home: Registry, target: Target) -> None:
+async def _delete(repository: Repository, home: Registry, target: BenchTarget) -> None:
     reason = f"no answer in {_CLEANING} s"
     with anyio.move_on_after(_CLEANING, shield=True):
         try:
@@ -143,7 +145,7 @@ async def _delete(repository: Repository, home: Registry, target: Target) -> Non
     )
 
 
-def removal(name: str, home: Registry, target: Target) -> str:
+def removal(name: str, home: Registry, target: BenchTarget) -> str:
     """The command that removes repository *name* by hand."""
     words = ["aws", home.name.service, "delete-repository", "--force", "--repository-name", name]
     words += ["--region", home.region]

@@ -45,7 +45,7 @@ class Combination:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Trial:
     """One push of the sweep: the round that it belongs to, 0 while warming up, and what is pushed."""
 
     round: int
@@ -56,7 +56,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrialPlan:
     """A sweep.
 
     Attributes:
@@ -71,11 +71,11 @@ class Plan:
     rounds: int
     max_memory: int
 
-    def turns(self) -> Iterator[Turn]:
+    def turns(self) -> Iterator[Trial]:
         """All pushes, in order: A B C, A B C, so that what changes with time changes for all."""
         for number in range(1 - self.warm_up, self.rounds + 1):
             for combination in self.combinations:
-                yield Turn(max(number, 0), combination)
+                yield Trial(max(number, 0), combination)
 
     def settings(self, combination: Combination) -> Settings:
         """The limits of a push of *combination*.
@@ -100,7 +100,7 @@ def make_plan(
     warm_up: int,
     rounds: int,
     max_memory: int,
-) -> Plan:
+) -> TrialPlan:
     """Plan the product of the lists; what a list names twice counts once.
 
     Raises:
@@ -124,7 +124,7 @@ def make_plan(
             dict.fromkeys(layers), dict.fromkeys(sizes), dict.fromkeys(max_layers), dict.fromkeys(part_sizes)
         )
     )
-    plan = Plan(combinations, warm_up, rounds, max_memory)
+    plan = TrialPlan(combinations, warm_up, rounds, max_memory)
     for combination in combinations:
         plan.settings(combination)
     return plan

@@ -18,8 +18,8 @@ from asyncpush.api import connect
 from asyncpush.bench.plot import check_plot, draw
 from asyncpush.bench.report import document, table
 from asyncpush.bench.sweep import Outcome, Sweep
-from asyncpush.bench.target import Place, Target, local_target
-from asyncpush.bench.trials import Plan, make_plan
+from asyncpush.bench.target import BenchTarget, TrialRepository, local_target
+from asyncpush.bench.trials import TrialPlan, make_plan
 from asyncpush.cli.options import AwsOptions, Limits, OutputOptions, command, make_aws, parse_size
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import say, write_as_it_is, write_document
@@ -84,7 +84,7 @@ class SweepOptions:
     """Pushes of each combination before, that do not count."""
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> TrialPlan:
         """What they ask for.
 
         Raises:
@@ -128,12 +128,12 @@ def bench(
             await to_thread.run_sync(check_plot, plot)
         async with AsyncExitStack() as stack:
             if registry or _names_endpoint(aws):
-                target = Target(name, make_aws(aws))
+                target = BenchTarget(name, make_aws(aws))
             else:
                 isolate()
                 target = await stack.enter_async_context(local_target())
             home = await stack.enter_async_context(connect(target.registry, aws=target.aws))
-            await _agree(plan, Place.of(target, home), yes=yes, quiet=show.quiet)
+            await _agree(plan, TrialRepository.of(target, home), yes=yes, quiet=show.quiet)
             emit = await stack.enter_async_context(progress(show.face))
             outcome = await Sweep(plan, target, home, emit=emit, say=say).run()
         return await _conclude(outcome, plot, show)
@@ -159,7 +159,7 @@ def _names_endpoint(aws: AwsOptions | None) -> bool:
     return aws not in (None, AwsOptions()) or any(os.environ.get(name) for name in _ENDPOINTS)
 
 
-async def _agree(plan: Plan, place: Place, *, yes: bool, quiet: bool) -> None:
+async def _agree(plan: TrialPlan, place: TrialRepository, *, yes: bool, quiet: bool) -> None:
     """Say what will be sent; before it goes to an AWS account, ask.
 
     Raises:

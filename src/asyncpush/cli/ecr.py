@@ -14,7 +14,7 @@ from asyncpush.awscli.checks import check
 from asyncpush.awscli.command import Command, HelpWanted, VersionWanted, check_combination, read_command
 from asyncpush.awscli.configuration import Configuration, aws_configuration, read_configuration
 from asyncpush.awscli.errors import explain
-from asyncpush.awscli.formats import Answer, Query, printable, render
+from asyncpush.awscli.formats import OperationOutput, Query, printable, render
 from asyncpush.awscli.inputs import read_input, validate
 from asyncpush.awscli.layer_file import check_whole, find_layer_file, upload_file
 from asyncpush.awscli.manual import operation_manual, service_manual
@@ -83,8 +83,10 @@ def _upload_file(command: Command, members: Members, query: Query, configuration
     return _answer(command, lambda: upload_file(command, members, content), query, configuration)
 
 
-def _answer(command: Command, ask: Callable[[], Awaitable[Answer]], query: Query, configuration: Configuration) -> int:
-    answers: list[Answer] = []
+def _answer(
+    command: Command, ask: Callable[[], Awaitable[OperationOutput]], query: Query, configuration: Configuration
+) -> int:
+    answers: list[OperationOutput] = []
 
     async def main() -> int:
         answers.append(await ask())
@@ -103,11 +105,11 @@ def _check(command: Command, members: Members) -> None:
         check(command.operation, members)
 
 
-def _print(command: Command, answer: Answer, query: Query, configuration: Configuration) -> None:
+def _print(command: Command, answer: OperationOutput, query: Query, configuration: Configuration) -> None:
     def texts(members: Members) -> Members:
         return {name: printable(value, wire=configuration.wire_times) for name, value in members.items()}
 
-    printed = Answer(texts(answer.whole), tuple(texts(page) for page in answer.pages))
+    printed = OperationOutput(texts(answer.whole), tuple(texts(page) for page in answer.pages))
     color = command.options.color
     colored = color == "on" or (color == "auto" and sys.stdout.isatty())
     text = render(printed, configuration.output, query, command.operation.model.name, colored=colored)

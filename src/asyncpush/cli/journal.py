@@ -16,7 +16,7 @@ from cyclopts import Parameter
 from asyncpush.cli.options import OutputFormat, command, to_seconds
 from asyncpush.cli.run import DONE, run
 from asyncpush.cli.streams import write_document, write_lines, write_rows
-from asyncpush.journal.export import Run, Summary, Upload, rows, summarize
+from asyncpush.journal.export import JournalSummary, RunRow, UploadRow, rows, summarize
 from asyncpush.journal.prune import Pruned, prune
 from asyncpush.progress.text import size_text
 
@@ -51,7 +51,7 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The summary as JSON; ``version`` is counted up when a member changes its name or meaning."""
 
     version: int = 1
-    journal: Summary
+    journal: JournalSummary
 
 
 class _PruneDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -142,7 +142,7 @@ def _write_rows(file: Path) -> None:
         write_rows(map(msgspec.to_builtins, some))
 
 
-def _lines(summary: Summary) -> Iterator[str]:
+def _lines(summary: JournalSummary) -> Iterator[str]:
     yield from (_run_line(each) for each in summary.runs)
     if not summary.runs:
         yield "no runs"
@@ -156,14 +156,14 @@ def _lines(summary: Summary) -> Iterator[str]:
     yield from (_upload_line(upload) for upload in summary.uploads)
 
 
-def _run_line(each: Run) -> str:
+def _run_line(each: RunRow) -> str:
     began = f"began {_time(each.started)}" + (f", went on {_time(each.resumed)}" if each.resumed else "")
     ended = f", ended {_time(each.ended)}" if each.ended else ""
     counts = f"{_counted(each.finished, 'image')} finished, {each.failed} failed"
     return f"run {each.id}: {each.state}, {counts}; {began}{ended}"
 
 
-def _upload_line(upload: Upload) -> str:
+def _upload_line(upload: UploadRow) -> str:
     name = f"{upload.repository} {upload.identity}"
     return f"  {name}: {size_text(upload.received)} received, last {_time(upload.heard)}"
 

@@ -48,7 +48,7 @@ from asyncpush.reference import Destination, Prefix, parse_destination, parse_pr
 from asyncpush.results import ImageFailure
 from asyncpush.settings import AwsConfiguration, Settings
 from asyncpush.sources import UnreadImage, open_source
-from asyncpush.sources.registry import Patience, Remotes, is_ecr, is_remote, open_remotes, parse_remote
+from asyncpush.sources.registry import RegistryPool, RetryPolicy, is_ecr, is_remote, open_pool, parse_remote
 
 app = command(
     "push",
@@ -129,7 +129,7 @@ def push(
             )
             logins = await stack.enter_async_context(open_logins(settings, heard))
             remotes = await stack.enter_async_context(
-                open_remotes(registries, logins=logins, emit=heard, patience=Patience.of(settings))
+                open_pool(registries, logins=logins, emit=heard, patience=RetryPolicy.of(settings))
             )
             opening = _Opening(stack, settings, remotes, platform, heard)
             if "-" in sources and not show.quiet:
@@ -169,7 +169,7 @@ class _Opening:
 
     stack: AsyncExitStack
     settings: Settings
-    remotes: Remotes
+    remotes: RegistryPool
     platform: Platform | None
     emit: Emit
 

@@ -19,7 +19,7 @@ from asyncpush import open_files
 from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE, FAILED, run, run_server
 from asyncpush.cli.streams import say, write_lines
-from asyncpush.emulator import Behaviour, DamagedDataError, Emulator, Finding, Weather
+from asyncpush.emulator import DamagedDataError, Emulator, FaultConfig, Finding, Quirks
 from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, read_credentials
 from asyncpush.emulator.faults.config import WeatherDocument, describe, read_file
 from asyncpush.emulator.store.fsck import check as check_data
@@ -38,7 +38,7 @@ what was pushed lies in --data as OCI image layouts.
 
 Where ECR's documentation leaves a question open, --behaviour NAME=VALUE
 chooses the answer: --behaviour large-parts=refused, for one. A name that is
-not there lists them all; asyncpush.emulator.Behaviour documents each.
+not there lists them all; asyncpush.emulator.Quirks documents each.
 
 A fault's RULE is OPERATION[,repository=GLOB][:CONDITION,...]:ACTION, such as
 PutImage:first=2:throttle. OPERATION is a glob of ECR's names, or of
@@ -107,7 +107,7 @@ def serve(
         if not 0 <= port <= 65535:
             raise UsageError(f"--port is {port}", hint="give 1 to 65535, or 0 for a free one")
         context = await to_thread.run_sync(_tls_context, tls_cert, tls_key)
-        chosen = Behaviour.parse(behaviour or ())
+        chosen = Quirks.parse(behaviour or ())
         forecast = await to_thread.run_sync(make_weather, weather)
         keys = await to_thread.run_sync(read_credentials, credentials) if credentials else DEFAULT_CREDENTIALS
         with tempfile.TemporaryDirectory(prefix="asyncpush-") as scratch:
@@ -219,7 +219,7 @@ def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext |
     return context
 
 
-_WEATHER = Group("Weather")
+_WEATHER = Group("FaultConfig")
 
 
 @Parameter(name="*")
@@ -252,7 +252,7 @@ class WeatherOptions:
     """The same as a YAML or JSON file, its members called like these options; what is given here comes first."""
 
 
-def make_weather(options: WeatherOptions | None) -> Weather:
+def make_weather(options: WeatherOptions | None) -> FaultConfig:
     """The weather that the options ask for; blocks while it reads the file.
 
     Raises:

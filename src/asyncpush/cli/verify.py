@@ -28,7 +28,7 @@ from asyncpush.events import Emit
 from asyncpush.progress import progress
 from asyncpush.reference import RegistryName
 from asyncpush.settings import AwsConfiguration, Compression, Settings
-from asyncpush.verify import Problem, Target, Verification, VerificationFailure, parse_target, verify_all
+from asyncpush.verify import Problem, Verification, VerificationFailure, VerificationTarget, parse_target, verify_all
 
 app = command(
     "verify",
@@ -113,10 +113,10 @@ async def _verify_plan(
 
 
 async def _verify(
-    targets: Sequence[Target], aws: AwsConfiguration, emit: Emit, *, deep: bool
+    targets: Sequence[VerificationTarget], aws: AwsConfiguration, emit: Emit, *, deep: bool
 ) -> list[Verification | VerificationFailure]:
     """Verify all *targets*, one registry after the other; a registry that fails does not stop the others."""
-    by_registry: dict[RegistryName, dict[int, Target]] = {}
+    by_registry: dict[RegistryName, dict[int, VerificationTarget]] = {}
     for position, target in enumerate(targets):
         by_registry.setdefault(target.destination.registry, {})[position] = target
     outcomes: dict[int, Verification | VerificationFailure] = {}

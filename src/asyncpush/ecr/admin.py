@@ -11,7 +11,7 @@ import anyio
 from anyio import CapacityLimiter
 
 from asyncpush.ecr.auth_token import EcrLogin
-from asyncpush.ecr.client import NOT_ALLOWED, Calls, batches
+from asyncpush.ecr.client import NOT_ALLOWED, EcrClient, batches
 from asyncpush.ecr.endpoints import account_of
 from asyncpush.ecr.errors import UNEXPECTED_ANSWER, verdict
 from asyncpush.errors import RegistryError, RepositoryNotFoundError, ServiceError, only_cause
@@ -69,7 +69,7 @@ class EcrAdmin:
         identity: who the caller is, where ECR does not tell.
     """
 
-    def __init__(self, calls: Calls, login: EcrLogin, identity: Identity) -> None:
+    def __init__(self, calls: EcrClient, login: EcrLogin, identity: Identity) -> None:
         self._calls = calls
         self._login = login
         self._identity = identity

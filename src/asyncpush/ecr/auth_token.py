@@ -11,9 +11,9 @@ from datetime import datetime
 import anyio
 import pybase64
 
-from asyncpush.ecr.client import Calls
+from asyncpush.ecr.client import EcrClient
 from asyncpush.ecr.rate_limit import Pace
-from asyncpush.ecr.retry import Retries
+from asyncpush.ecr.retry import RetryingSender
 from asyncpush.ecr.session import open_client
 from asyncpush.errors import ConfigurationError, InvalidReferenceError, RegistryError
 from asyncpush.events import Emit, ignore
@@ -50,7 +50,7 @@ class EcrLogin:
         clock: tells the time in seconds since 1970.
     """
 
-    def __init__(self, calls: Calls, *, clock: Clock = time.time) -> None:
+    def __init__(self, calls: EcrClient, *, clock: Clock = time.time) -> None:
         self._calls = calls
         self._clock = clock
         self._grant: _Grant | None = None
@@ -154,8 +154,8 @@ class _LazyLogin:
                     raise
                 pace = Pace(self._registry.service, client.meta.endpoint_url)
                 host = HostBackoff(self._settings.max_outage)
-                retries = Retries(self._settings.max_attempts, self._emit, pace, host)
-                self._login = EcrLogin(Calls(client, None, retries))
+                retries = RetryingSender(self._settings.max_attempts, self._emit, pace, host)
+                self._login = EcrLogin(EcrClient(client, None, retries))
         return await self._login()
 
 

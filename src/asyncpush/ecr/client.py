@@ -17,11 +17,11 @@ from botocore.parsers import ResponseParserError
 
 from asyncpush.ecr.credentials import signing
 from asyncpush.ecr.errors import EXPIRED, UNEXPECTED_ANSWER, is_signed_late, translated
-from asyncpush.ecr.part_body import Outgoing
-from asyncpush.ecr.retry import Retries
-from asyncpush.ecr.uplink import Crossing, StoppedError, Uplink
+from asyncpush.ecr.part_body import PartRequest
+from asyncpush.ecr.retry import RetryingSender
+from asyncpush.ecr.uplink import PartTransfer, StoppedError, Uplink
 from asyncpush.errors import AsyncpushError, ConnectionFailedError, ServiceError
-from asyncpush.http.retry import told_if_late
+from asyncpush.http.retry import note_if_slow
 from asyncpush.reference import Service
 from asyncpush.settings import SIGNATURE_LIFETIME
 
@@ -40,7 +40,7 @@ _MOST_OUTLIVED = 3
 _MOST_STOPPED = 3
 
 
-class Calls:
+class EcrClient:
     """Sends the operations of ECR or ECR Public.
 
     Args:
@@ -62,7 +62,7 @@ class Calls:
         self,
         client: Any,
         registry_id: str | None,
-        retries: Retries,
+        retries: RetryingSender,
         signature_lifetime: float = SIGNATURE_LIFETIME,
     ) -> None:
         self.client = client
@@ -82,11 +82,11 @@ class Calls:
             ConfigurationError: credentials are missing.
         """
         blob = members.get("layerPartBlob")
-        if isinstance(blob, Outgoing):
+        if isinstance(blob, PartRequest):
             return await self._call_with_part(operation, members, blob)
         return await self.retries.call(operation, lambda: self.send(operation, members))
 
-    async def _call_with_part(self, operation: str, members: dict[str, Any], blob: Outgoing) -> dict[str, Any]:
+    async def _call_with_part(self, operation: str, members: dict[str, Any], blob: PartRequest) -> dict[str, Any]:
         """Send a part when the line has room for it, again where it has left the line to others."""
         part, outlived, stopped = blob.part, 0, 0
         while True:
@@ -113,11 +113,11 @@ class Calls:
             members = {**members, "registryId": self.registry_id}
         method = getattr(self.client, xform_name(operation))
         blob = members.get("layerPartBlob")
-        crossing = blob.crossing if isinstance(blob, Outgoing) else None
+        crossing = blob.crossing if isinstance(blob, PartRequest) else None
         with self._on_line(crossing), self.understood(operation), translated(operation, self.endpoint_url):
             answer: dict[str, Any]
-            async with in_time(operation, self.endpoint_url, self.retries.tell) as wait:
-                if isinstance(blob, Outgoing):
+            async with answer_timeout(operation, self.endpoint_url, self.retries.tell) as wait:
+                if isinstance(blob, PartRequest):
                     members = {**members, "layerPartBlob": replace(blob, left=wait.after(blob.left))}
                     if blob.crossing:
                         blob.crossing.moved, wait.least = wait.extend, self.uplink.answer_timeout
@@ -129,7 +129,7 @@ class Calls:
             return answer
 
     @contextmanager
-    def _on_line(self, crossing: Crossing | None) -> Iterator[None]:
+    def _on_line(self, crossing: PartTransfer | None) -> Iterator[None]:
         """What fails of a part that has left the line, or outlived its signature, is no failure."""
         try:
             yield
@@ -193,7 +193,7 @@ def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
 ANSWER_TIMEOUT = 90.0
 
 
-class _Wait:
+class _AnswerTimeout:
     """The wait for one answer; it begins when its request has left.
 
     Attributes:
@@ -233,7 +233,7 @@ class _Wait:
 
 
 @asynccontextmanager
-async def in_time(operation: str, endpoint: str, tell: Callable[[str], None]) -> AsyncIterator[_Wait]:
+async def answer_timeout(operation: str, endpoint: str, tell: Callable[[str], None]) -> AsyncIterator[_AnswerTimeout]:
     """Bound the wait for an answer, and tell of one that takes long.
 
     Raises:
@@ -244,7 +244,7 @@ async def in_time(operation: str, endpoint: str, tell: Callable[[str], None]) ->
         with ExitStack() as stack:
             async with asyncio.timeout(None) as timeout:
                 word = f"{operation} has no answer yet from {endpoint}"
-                wait = _Wait(timeout, lambda: stack.enter_context(told_if_late(word, tell)))
+                wait = _AnswerTimeout(timeout, lambda: stack.enter_context(note_if_slow(word, tell)))
                 try:
                     yield wait
                 finally:

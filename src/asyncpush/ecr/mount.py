@@ -11,12 +11,12 @@ import botocore.exceptions as bce
 import pybase64
 
 from asyncpush.ecr.auth_token import EcrLogin
-from asyncpush.ecr.client import Calls, in_time
+from asyncpush.ecr.client import EcrClient, answer_timeout
 from asyncpush.ecr.endpoints import registry_host
 from asyncpush.ecr.errors import translated
-from asyncpush.ecr.plain_http import Http
+from asyncpush.ecr.plain_http import EcrHttp
 from asyncpush.ecr.rate_limit import is_aws
-from asyncpush.ecr.retry import Retries
+from asyncpush.ecr.retry import RetryingSender
 from asyncpush.errors import ServiceError
 from asyncpush.model import Digest
 from asyncpush.reference import RegistryName
@@ -48,12 +48,12 @@ class Mounts:
 
     def __init__(
         self,
-        calls: Calls,
+        calls: EcrClient,
         name: RegistryName,
         *,
         login: EcrLogin,
-        http: Http,
-        retries: Retries,
+        http: EcrHttp,
+        retries: RetryingSender,
         account: Callable[[], Awaitable[str | None]],
     ) -> None:
         self._calls = calls
@@ -107,7 +107,7 @@ class Mounts:
 
         async def send() -> bool:
             with translated(OPERATION, _host(url)):
-                async with in_time(OPERATION, _host(url), self._retries.tell) as wait:
+                async with answer_timeout(OPERATION, _host(url), self._retries.tell) as wait:
                     wait.begin()
                     answer = await self._http.send("POST", url, authorized)
                     body = await answer.content

@@ -25,7 +25,7 @@ from anyio import CapacityLimiter, to_thread
 from botocore.auth import SigV4Auth
 
 from asyncpush.ecr.request_body import TimedBody
-from asyncpush.ecr.uplink import Crossing
+from asyncpush.ecr.uplink import PartTransfer
 from asyncpush.model import Upload
 from asyncpush.protocols import Part, RandomAccess
 
@@ -83,7 +83,7 @@ class JsonPartEncoder:
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class PartRequest:
     """A part on its way.
 
     Attributes:
@@ -94,7 +94,7 @@ class Outgoing:
 
     part: Part
     left: Callable[[], None] | None = None
-    crossing: Crossing | None = None
+    crossing: PartTransfer | None = None
 
 
 class PartBody(TimedBody):
@@ -105,7 +105,7 @@ class PartBody(TimedBody):
         threads: how many windows may be encoded at once, over all connections.
     """
 
-    def __init__(self, outgoing: Outgoing, threads: CapacityLimiter) -> None:
+    def __init__(self, outgoing: PartRequest, threads: CapacityLimiter) -> None:
         super().__init__(outgoing, content_type="application/x-amz-json-1.1")
         self._size = outgoing.part.body_size
         self._part = outgoing.part
@@ -162,12 +162,12 @@ class KnownHashSigV4Auth(SigV4Auth):  # type: ignore[misc] # botocore is untyped
 
     def payload(self, request: Any) -> str:
         """The body's sha256, hex."""
-        outgoing: Outgoing = request.context[_KEY]
+        outgoing: PartRequest = request.context[_KEY]
         return outgoing.part.body_sha256
 
 
 def install(client: Any) -> None:
-    """Make *client* take ``Outgoing`` for UploadLayerPart's ``layerPartBlob``; bytes go botocore's way."""
+    """Make *client* take ``PartRequest`` for UploadLayerPart's ``layerPartBlob``; bytes go botocore's way."""
     botocore.auth.AUTH_TYPE_MAPS[_SIGNER] = KnownHashSigV4Auth
     threads = CapacityLimiter((os.cpu_count() or 1) + 1)
 
@@ -183,7 +183,7 @@ def install(client: Any) -> None:
 
 
 def _take_part(params: dict[str, Any], context: dict[str, Any], **_: Any) -> dict[str, Any]:
-    if not isinstance(params.get("layerPartBlob"), Outgoing):
+    if not isinstance(params.get("layerPartBlob"), PartRequest):
         return params
     context[_KEY] = params["layerPartBlob"]
     return {**params, "layerPartBlob": b""}

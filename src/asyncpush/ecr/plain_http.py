@@ -18,7 +18,7 @@ from asyncpush.http.environment import is_excepted
 _CLOSE_TIMEOUT = 5
 
 
-class Http:
+class EcrHttp:
     """Sends requests that botocore does not sign; ``open_http`` makes it.
 
     It is botocore's own sender: a certificate must be one that the client would take (AWS_CA_BUNDLE counts), and the
@@ -72,11 +72,11 @@ class Http:
 
 
 @asynccontextmanager
-async def open_http(client: Any, connections: int) -> AsyncIterator[Http]:
+async def open_http(client: Any, connections: int) -> AsyncIterator[EcrHttp]:
     """Open HTTP beside *client*, with *connections* to each host at the most."""
     # A client's configuration does not tell which authorities it trusts; what sends its requests does.
     verify = client._endpoint.http_session._verify  # noqa: SLF001
-    http = Http(verify, connections)
+    http = EcrHttp(verify, connections)
     try:
         yield http
     finally:

@@ -108,7 +108,7 @@ class OperationStatistics:
     rate: float | None
 
 
-class OperationPace:
+class RateLimiter:
     """The rate at which one operation's requests start.
 
     A bucket holds a burst of requests that may start at once, and gains ``rate`` more each second; who finds it empty
@@ -289,14 +289,14 @@ class Pace:
         self._quotas = QUOTAS[service]
         self._limited = is_aws(endpoint_url)
         self._clock = clock
-        self._operations: dict[str, OperationPace] = {}
+        self._operations: dict[str, RateLimiter] = {}
 
-    def of(self, operation: str) -> OperationPace:
+    def of(self, operation: str) -> RateLimiter:
         """The pace of *operation*."""
         pace = self._operations.get(operation)
         if pace is None:
             quota = self._quotas.get(operation)
-            pace = OperationPace(operation, quota, limited=self._limited, clock=self._clock)
+            pace = RateLimiter(operation, quota, limited=self._limited, clock=self._clock)
             self._operations[operation] = pace
         return pace
 

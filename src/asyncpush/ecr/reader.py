@@ -12,10 +12,10 @@ import anyio
 import botocore.exceptions as bce
 from anyio import to_thread
 
-from asyncpush.ecr.client import Calls, batches
+from asyncpush.ecr.client import EcrClient, batches
 from asyncpush.ecr.errors import translated
-from asyncpush.ecr.plain_http import Http
-from asyncpush.ecr.retry import Retries
+from asyncpush.ecr.plain_http import EcrHttp
+from asyncpush.ecr.retry import RetryingSender
 from asyncpush.errors import ServiceError, UsageError, only_cause
 from asyncpush.manifest import ACCEPTED_TYPES
 from asyncpush.model import Digest, LayerBytes
@@ -45,7 +45,7 @@ class EcrReader:
         retries: says when downloads are sent, and how often.
     """
 
-    def __init__(self, calls: Calls, name: str, *, http: Http, retries: Retries) -> None:
+    def __init__(self, calls: EcrClient, name: str, *, http: EcrHttp, retries: RetryingSender) -> None:
         self._calls = calls
         self._name = name
         self._http = http
@@ -111,7 +111,7 @@ class EcrReader:
                 server does not.
             ConnectionFailedError: the server can't be reached, or gives nothing more in spite of all retries.
         """
-        reading = _Reading(also)
+        reading = _BlobDownload(also)
         addresses = 0
         while True:
             url = await self._address(digest)
@@ -129,7 +129,7 @@ class EcrReader:
         with self._calls.understood("GetDownloadUrlForLayer"):
             return str(answer["downloadUrl"])
 
-    async def _read_on(self, url: str, reading: _Reading) -> None:
+    async def _read_on(self, url: str, reading: _BlobDownload) -> None:
         """Read from where *reading* is; returns when it has got further, for the next try to go on from there."""
         headers = {"Range": f"bytes={reading.size}-"} if reading.size else {}
         start = reading.size
@@ -151,7 +151,7 @@ class EcrReader:
         return await self._calls.call(operation, repositoryName=self._name, **members)
 
 
-class _Reading:
+class _BlobDownload:
     """The bytes of a blob so far: how many, and their hash."""
 
     def __init__(self, also: Callable[[bytes], None] | None) -> None:

@@ -6,15 +6,15 @@ from typing import Any
 
 from asyncpush.ecr.admin import EcrAdmin
 from asyncpush.ecr.auth_token import EcrLogin
-from asyncpush.ecr.client import Calls
+from asyncpush.ecr.client import EcrClient
 from asyncpush.ecr.endpoints import registry_address, registry_host
 from asyncpush.ecr.identity import CallerIdentity
 from asyncpush.ecr.mount import Mounts
-from asyncpush.ecr.plain_http import Http
+from asyncpush.ecr.plain_http import EcrHttp
 from asyncpush.ecr.rate_limit import Pace
 from asyncpush.ecr.reader import EcrReader
 from asyncpush.ecr.repository import EcrRepository
-from asyncpush.ecr.retry import Retries
+from asyncpush.ecr.retry import RetryingSender
 from asyncpush.events import Emit
 from asyncpush.http.retry import HostBackoff
 from asyncpush.reference import RegistryName
@@ -41,7 +41,7 @@ class EcrRegistry:
     """
 
     def __init__(
-        self, client: Any, name: RegistryName, aws: AwsConfiguration, http: Http, *, settings: Settings, emit: Emit
+        self, client: Any, name: RegistryName, aws: AwsConfiguration, http: EcrHttp, *, settings: Settings, emit: Emit
     ) -> None:
         self.name = name
         self.pace = Pace(name.service, client.meta.endpoint_url)
@@ -49,11 +49,11 @@ class EcrRegistry:
         self._http = http
         self._hosts: list[HostBackoff] = []
 
-        def retries() -> Retries:
+        def retries() -> RetryingSender:
             self._hosts.append(HostBackoff(settings.max_outage))
-            return Retries(settings.max_attempts, emit, self.pace, self._hosts[-1])
+            return RetryingSender(settings.max_attempts, emit, self.pace, self._hosts[-1])
 
-        self._calls = Calls(client, name.id, retries(), settings.signature_lifetime)
+        self._calls = EcrClient(client, name.id, retries(), settings.signature_lifetime)
         # Other hosts than the API's, and each may be out of reach, or be reached, on its own.
         self._downloads = retries()
         self.login = EcrLogin(self._calls)

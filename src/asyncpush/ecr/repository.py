@@ -9,10 +9,10 @@ from typing import Any, Literal
 import anyio
 from anyio import CapacityLimiter
 
-from asyncpush.ecr.client import NOT_ALLOWED, Calls, batches
+from asyncpush.ecr.client import NOT_ALLOWED, EcrClient, batches
 from asyncpush.ecr.errors import verdict
 from asyncpush.ecr.mount import Mounts
-from asyncpush.ecr.part_body import JsonPartEncoder, Outgoing
+from asyncpush.ecr.part_body import JsonPartEncoder, PartRequest
 from asyncpush.errors import (
     InvalidLayerPartError,
     ManifestError,
@@ -42,7 +42,7 @@ class EcrRepository:
         mounts: takes over layers from other repositories of it.
     """
 
-    def __init__(self, calls: Calls, name: str, *, registry: str, mounts: Mounts) -> None:
+    def __init__(self, calls: EcrClient, name: str, *, registry: str, mounts: Mounts) -> None:
         self._calls = calls
         self._name = name
         self._registry = registry
@@ -103,7 +103,7 @@ class EcrRepository:
                 uploadId=upload.id,
                 partFirstByte=part.first,
                 partLastByte=part.last,
-                layerPartBlob=Outgoing(part, left),
+                layerPartBlob=PartRequest(part, left),
             )
         except InvalidLayerPartError as error:
             if error.last_valid_byte != part.last:

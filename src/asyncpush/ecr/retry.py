@@ -11,10 +11,10 @@ import anyio
 from botocore.exceptions import ClientError
 
 from asyncpush.ecr.errors import UNEXPECTED_ANSWER, verdict
-from asyncpush.ecr.rate_limit import OperationPace, Pace
+from asyncpush.ecr.rate_limit import Pace, RateLimiter
 from asyncpush.errors import AsyncpushError, ConnectionFailedError, ServiceError
 from asyncpush.events import Emit, Notice, RequestDone, Retrying
-from asyncpush.http.retry import LONGEST_WAIT, HostBackoff, Silence, backoff, retry_after
+from asyncpush.http.retry import LONGEST_WAIT, HostBackoff, SilenceLimit, backoff, retry_after
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ _SILENT = 60.0
 _HINT = "others may be using up the account's quota: push again later, or ask for more in Service Quotas"
 
 
-class Retries:
+class RetryingSender:
     """Sends requests to one host at their operations' pace, again where that can help.
 
     Args:
@@ -54,7 +54,7 @@ class Retries:
         An endpoint that has never answered gets one try where its address may be wrong, which should show at once.
         """
         failed: AsyncpushError | None = None
-        pace, tries = self._pace.of(operation), _Tries(self.host, self._pace.of(operation), self._max_attempts)
+        pace, tries = self._pace.of(operation), _RetryLoop(self.host, self._pace.of(operation), self._max_attempts)
         while True:
             async with self.host.asking(failed) as asks_for_all:
                 started = await pace.turn()
@@ -102,7 +102,7 @@ def _outcome(error: AsyncpushError) -> Literal["throttled", "refused", "unanswer
     return "throttled" if verdict(error) == "throttled" else "refused"
 
 
-class _Tries:
+class _RetryLoop:
     """The tries of one request.
 
     Args:
@@ -114,12 +114,12 @@ class _Tries:
         total: how many have failed.
     """
 
-    def __init__(self, host: HostBackoff, pace: OperationPace, max_attempts: int) -> None:
+    def __init__(self, host: HostBackoff, pace: RateLimiter, max_attempts: int) -> None:
         self.total = 0
         self._host = host
         self._pace = pace
         self._max_attempts = max_attempts
-        self._silence = Silence()
+        self._silence = SilenceLimit()
         self._failures = self._throttles = 0
         self._throttled_since = math.inf
         self._waited = 0.0

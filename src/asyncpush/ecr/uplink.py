@@ -54,7 +54,7 @@ class StoppedError(Exception):
     """A part was taken off the line, or has outlived its signature: it waits for its turn, and is sent again."""
 
 
-class Crossing:
+class PartTransfer:
     """A part on its way.
 
     Attributes:
@@ -170,8 +170,8 @@ class Uplink:
         self._arrived = 0
         self._tell = tell
         self._clock = clock
-        self._crossings: set[Crossing] = set()
-        self._waiting: list[tuple[int, int, Crossing, anyio.Event]] = []
+        self._crossings: set[PartTransfer] = set()
+        self._waiting: list[tuple[int, int, PartTransfer, anyio.Event]] = []
         self._asked = count()
         self._looks: deque[tuple[float, int]] = deque()
         self._looked = self._cleared = 0.0
@@ -185,7 +185,7 @@ class Uplink:
         return min(asked, MIN_PART_SIZE) if slow else asked
 
     @asynccontextmanager
-    async def crossing(self, first: int, size: int, *, may_stop: bool = True) -> AsyncIterator[Crossing]:
+    async def crossing(self, first: int, size: int, *, may_stop: bool = True) -> AsyncIterator[PartTransfer]:
         """Wait until the line has room for a part whose body has *size* bytes, and have that for the block.
 
         Args:
@@ -193,7 +193,7 @@ class Uplink:
             size: bytes of its body.
             may_stop: whether it may be taken off the line again; bytes that have left are then lost.
         """
-        crossing, granted = Crossing(size, self._clock, self._passed, may_stop=may_stop), anyio.Event()
+        crossing, granted = PartTransfer(size, self._clock, self._passed, may_stop=may_stop), anyio.Event()
         heapq.heappush(self._waiting, (-first, next(self._asked), crossing, granted))
         self._grant()
         try:
@@ -210,7 +210,7 @@ class Uplink:
         """
         return 2 * sum(crossing.size - crossing.passed for crossing in self._crossings) / self._proven
 
-    def arrived(self, crossing: Crossing) -> None:
+    def arrived(self, crossing: PartTransfer) -> None:
         """Hear that ECR has answered for a part."""
         self._ended += crossing.size - crossing.taken
         if crossing.age > self.lifetime * _LATE:
@@ -223,7 +223,7 @@ class Uplink:
         self._arrived += crossing.size
         crossing.taken = 0
 
-    def outlived(self, crossing: Crossing) -> None:
+    def outlived(self, crossing: PartTransfer) -> None:
         """Hear that a part has come after its signature's end."""
         self._slow(min(self.rate or math.inf, crossing.size / crossing.age))
 
@@ -294,7 +294,7 @@ class Uplink:
     def _tell_rate(self, rate: float) -> None:
         self._tell(f"the line to ECR carries about {rate / 1000:,.0f} kB/s: fewer parts are sent at once")
 
-    def _leave(self, crossing: Crossing) -> None:
+    def _leave(self, crossing: PartTransfer) -> None:
         if crossing in self._crossings:
             self._crossings.discard(crossing)
         else:
@@ -323,7 +323,7 @@ class Uplink:
                 self._look_later()
 
 
-def _latest(leaving: Sequence[Crossing], now: float, rate: float) -> float:
+def _latest(leaving: Sequence[PartTransfer], now: float, rate: float) -> float:
     """The greatest age at which one of *leaving* arrives, if they share the line alike."""
     rest = sum(each.rest for each in leaving)
     return max((now - each.began + min(rest, each.rest * len(leaving)) / rate for each in leaving), default=0.0)

@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from asyncpush.emulator.auth.credentials import Credentials as Credentials
-    from asyncpush.emulator.faults import Weather as Weather
-    from asyncpush.emulator.quirks import Behaviour as Behaviour
+    from asyncpush.emulator.auth.credentials import KnownCredentials as KnownCredentials
+    from asyncpush.emulator.faults import FaultConfig as FaultConfig
+    from asyncpush.emulator.quirks import Quirks as Quirks
     from asyncpush.emulator.server import Emulator as Emulator
     from asyncpush.emulator.store.recovery import Finding as Finding
     from asyncpush.emulator.store.state import DamagedDataError as DamagedDataError
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 #: Where each public name lives: pytest imports this package at every start, for its plugin, and must not wait.
 _MODULES = {
-    "Behaviour": "quirks",
-    "Credentials": "auth.credentials",
+    "KnownCredentials": "auth.credentials",
+    "FaultConfig": "faults",
+    "Quirks": "quirks",
     "Emulator": "server",
-    "DamagedDataError": "store.state",
     "Finding": "store.recovery",
+    "DamagedDataError": "store.state",
     "ThreadedEmulator": "threaded",
-    "Weather": "faults",
 }
 
-__all__ = ["Behaviour", "Credentials", "DamagedDataError", "Emulator", "Finding", "ThreadedEmulator", "Weather"]
+__all__ = ["DamagedDataError", "Emulator", "FaultConfig", "Finding", "KnownCredentials", "Quirks", "ThreadedEmulator"]
 
 
 def __getattr__(name: str) -> object:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from asyncpush.emulator.quirks import Behaviour
-from asyncpush.emulator.registry import Registry
+from asyncpush.emulator.quirks import Quirks
+from asyncpush.emulator.registry import RegistryId
 
 MiB = 1024 * 1024
 
@@ -33,7 +33,7 @@ _PUBLIC = Quotas(parts=1_000, layer_size=10_000 * MiB, layers=0, images=100_000,
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class Limits:
     """What holds for all registries of one emulator.
 
     Attributes:
@@ -44,7 +44,7 @@ class Rules:
 
     endpoint_url: str
     part_size: int
-    behaviour: Behaviour
+    behaviour: Quirks
 
     @property
     def authority(self) -> str:
@@ -56,7 +56,7 @@ class Rules:
         """Bytes that all parts but the last must have: ECR's 5 MiB, or less where less is asked for."""
         return min(MIN_PART, self.part_size)
 
-    def quotas(self, registry: Registry) -> Quotas:
+    def quotas(self, registry: RegistryId) -> Quotas:
         """The quotas of a registry: its service's, but where the behaviour sets others."""
         base, chosen = _PUBLIC if registry.is_public else _PRIVATE, self.behaviour
         return Quotas(

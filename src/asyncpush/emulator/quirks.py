@@ -10,7 +10,7 @@ from asyncpush.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Behaviour:
+class Quirks:
     """How the emulator answers where ECR's own answer is not known, and quotas that a rehearsal may lower.
 
     Attributes:

@@ -25,7 +25,7 @@ _ARN = re.compile(
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Registry:
+class RegistryId:
     """One account's repositories: private ones in one region, or all of its public ones.
 
     Attributes:
@@ -54,7 +54,7 @@ class Registry:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RequestTarget:
     """The registry that a request is about.
 
     Attributes:
@@ -62,22 +62,22 @@ class Target:
         id: how the request named it, a public alias maybe; answers and messages repeat it.
     """
 
-    registry: Registry
+    registry: RegistryId
     id: str
 
 
-def registry_of_host(host: str) -> Registry | None:
+def registry_of_host(host: str) -> RegistryId | None:
     """The private registry that a Host header names, ``ACCOUNT.dkr.ecr.REGION.amazonaws.com``; None for others."""
     match = _HOST.match(host)
-    return Registry(PRIVATE, match["account"], match["region"]) if match else None
+    return RegistryId(PRIVATE, match["account"], match["region"]) if match else None
 
 
-def repository_of_arn(arn: str, service: ServiceName) -> tuple[Registry, str] | None:
+def repository_of_arn(arn: str, service: ServiceName) -> tuple[RegistryId, str] | None:
     """The registry and the name in a repository's ARN; None if it is no ARN of *service*."""
     match = _ARN.fullmatch(arn)
     if match is None or match["service"] != service:
         return None
-    return Registry(service, match["account"], match["region"] if service == PRIVATE else ""), match["name"]
+    return RegistryId(service, match["account"], match["region"] if service == PRIVATE else ""), match["name"]
 
 
 def _partition(region: str) -> str:

@@ -19,26 +19,26 @@ from aiohttp import web
 
 from asyncpush import open_files
 from asyncpush.emulator.api import downloads
-from asyncpush.emulator.api.addressing import Targets
-from asyncpush.emulator.api.dispatch import Answer, JsonApi, operation_name, refusal
+from asyncpush.emulator.api.addressing import Addressing
+from asyncpush.emulator.api.dispatch import ApiResponse, JsonApi, operation_name, refusal
 from asyncpush.emulator.api.downloads import Downloads
-from asyncpush.emulator.auth.authentication import Gate
-from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, Credentials, by_access_key_id
+from asyncpush.emulator.auth.authentication import Authentication
+from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, KnownCredentials, by_access_key_id
 from asyncpush.emulator.auth.principal import caller_of
 from asyncpush.emulator.auth.tokens import LIFETIME, Tokens
 from asyncpush.emulator.connections import Connections
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.faults.admin import add_admin
-from asyncpush.emulator.faults.injector import Fired
-from asyncpush.emulator.faults.middleware import Seam
+from asyncpush.emulator.faults.injector import HitCount
+from asyncpush.emulator.faults.middleware import FaultMiddleware
 from asyncpush.emulator.faults.operations import Call
-from asyncpush.emulator.faults.rules import Weather
-from asyncpush.emulator.limits import Rules
-from asyncpush.emulator.quirks import Behaviour
+from asyncpush.emulator.faults.rules import FaultConfig
+from asyncpush.emulator.limits import Limits
+from asyncpush.emulator.quirks import Quirks
 from asyncpush.emulator.received import Received
 from asyncpush.emulator.request_body import Bodies, check_announced, read_body
 from asyncpush.emulator.request_log import RequestLog, RequestRecord
-from asyncpush.emulator.store.background import Finishing
+from asyncpush.emulator.store.background import BackgroundTasks
 from asyncpush.emulator.store.recovery import open_recovered
 from asyncpush.emulator.store.state import Store
 from asyncpush.emulator.v2.dispatch import V2Api
@@ -107,17 +107,17 @@ class Emulator:
         part_size: int = 10 * MiB,
         fsync: bool = True,
         tls: ssl.SSLContext | None = None,
-        behaviour: Behaviour | None = None,
-        credentials: Iterable[Credentials] = DEFAULT_CREDENTIALS,
+        behaviour: Quirks | None = None,
+        credentials: Iterable[KnownCredentials] = DEFAULT_CREDENTIALS,
         verify_signatures: bool = True,
         token_lifetime: float = LIFETIME,
         discard: bool = False,
-        weather: Weather | None = None,
+        weather: FaultConfig | None = None,
         admin: bool = False,
     ) -> None:
         self.requests = RequestLog()
         self._received = Received()
-        self._seam = Seam(weather or Weather(), self.requests, self._expire)
+        self._seam = FaultMiddleware(weather or FaultConfig(), self.requests, self._expire)
         self._admin = admin
         self._data = data
         self._host = host
@@ -126,7 +126,7 @@ class Emulator:
         self._fsync = fsync
         self._discard = discard
         self._tls = tls
-        self._behaviour = behaviour or Behaviour()
+        self._behaviour = behaviour or Quirks()
         self._keys = by_access_key_id(credentials)
         if verify_signatures and not self._keys:
             raise UsageError("there are no credentials to verify signatures with", hint="give some, or don't verify")
@@ -150,16 +150,16 @@ class Emulator:
         return f"{'https' if self._tls else 'http'}://{host}:{self._port}"
 
     @property
-    def weather(self) -> Weather:
+    def weather(self) -> FaultConfig:
         """The conditions that it serves in; set it at any time, and counts begin anew."""
         return self._seam.weather
 
     @weather.setter
-    def weather(self, weather: Weather) -> None:
+    def weather(self, weather: FaultConfig) -> None:
         self._seam.set(weather)
 
     @property
-    def fired(self) -> tuple[Fired, ...]:
+    def fired(self) -> tuple[HitCount, ...]:
         """How often each throttle and rule of the weather has fired, in their order."""
         return self._seam.fired
 
@@ -180,12 +180,12 @@ class Emulator:
             listener = stack.enter_context(_listen(self._host, self._port))
             self._port = listener.getsockname()[1]
             self._downloads = Downloads(store)
-            rules = Rules(self.endpoint_url, self._part_size, self._behaviour)
-            targets = Targets(store, self._behaviour, {key.account for key in self._keys.values()})
+            rules = Limits(self.endpoint_url, self._part_size, self._behaviour)
+            targets = Addressing(store, self._behaviour, {key.account for key in self._keys.values()})
             tokens = await store.in_thread(Tokens.of, self._data, self._token_lifetime)
-            self._gate = Gate(self._keys if self._verify_signatures else None, tokens, store.in_thread)
+            self._gate = Authentication(self._keys if self._verify_signatures else None, tokens, store.in_thread)
             self._json = await store.in_thread(JsonApi, store, rules, self._downloads, targets, tokens)
-            self._finishing = Finishing(await stack.enter_async_context(anyio.create_task_group()))
+            self._finishing = BackgroundTasks(await stack.enter_async_context(anyio.create_task_group()))
             self._v2 = V2Api(store, rules, self._finishing)
             await self._serve(listener, stack)
             self._open = stack.pop_all()
@@ -253,7 +253,7 @@ class Emulator:
         caller = caller_of(request.headers, self._keys)
         return self._answered(await self._finishing.carry(lambda: self._json.answer(target, body, caller)))
 
-    def _answered(self, answer: Answer) -> web.Response:
+    def _answered(self, answer: ApiResponse) -> web.Response:
         self.requests.append(RequestRecord(answer.operation, answer.status))
         headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-RequestId": str(uuid.uuid4())}
         return web.Response(body=answer.body, status=answer.status, headers=headers)

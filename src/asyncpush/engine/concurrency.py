@@ -37,7 +37,7 @@ class _Waiting:
     has_left: bool = field(compare=False, default=False)
 
 
-class Slots:
+class AdaptiveLimiter:
     """Slots for layers in flight, taken with ``async with slots.hold(size)``.
 
     The largest layer that waits goes first, so that none of them is left for the end; but small ones always have a

@@ -12,7 +12,7 @@ from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Journal, Repo
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ImageDiff:
     """What one image needs.
 
     Attributes:
@@ -33,7 +33,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedImage:
     """An image, and the tag that it is to have, if any."""
 
     image: Image
@@ -41,7 +41,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class KnownLayers:
     """What earlier runs tell of a repository.
 
     Attributes:
@@ -53,7 +53,7 @@ class Memory:
     repository: str = ""
 
     @classmethod
-    def of(cls, journal: Journal | None, repository: Repository) -> Memory:
+    def of(cls, journal: Journal | None, repository: Repository) -> KnownLayers:
         """What *journal* knows of *repository*."""
         return cls(journal, repository.address)
 
@@ -67,26 +67,28 @@ class Memory:
         return await self.journal.completed(self.repository, digests) if self.journal and digests else frozenset()
 
 
-async def plan_image(image: Image, repository: Repository, tag: str | None, memory: Memory | None = None) -> Plan:
+async def diff_image(
+    image: Image, repository: Repository, tag: str | None, memory: KnownLayers | None = None
+) -> ImageDiff:
     """Learn what *repository* has of *image*: one BatchGetImage, then one BatchCheckLayerAvailability per 100 blobs.
 
     Raises:
         RepositoryNotFoundError: the repository does not exist.
         TagImmutableError: *tag* is immutable and names another image.
     """
-    [plan] = await plan_images([Wanted(image, tag)], repository, memory)
+    [plan] = await diff_images([WantedImage(image, tag)], repository, memory)
     if isinstance(plan, TagImmutableError):
         raise plan
     return plan
 
 
-async def plan_images(
-    wanted: Sequence[Wanted],
+async def diff_images(
+    wanted: Sequence[WantedImage],
     repository: Repository,
-    memory: Memory | None = None,
+    memory: KnownLayers | None = None,
     *,
     found: Sequence[StoredImage] | None = None,
-) -> list[Plan | TagImmutableError]:
+) -> list[ImageDiff | TagImmutableError]:
     """Learn what *repository* has of many images: a BatchGetImage per 100 tags and manifests, likewise their blobs.
 
     Args:
@@ -102,7 +104,7 @@ async def plan_images(
     Raises:
         RepositoryNotFoundError: the repository does not exist.
     """
-    memory = memory or Memory()
+    memory = memory or KnownLayers()
     asked = 0.0
     if found is None:
         asked = time.monotonic()
@@ -126,23 +128,26 @@ async def plan_images(
     ]
 
 
-def plan_anew(image: Image) -> Plan:
+def assume_missing(image: Image) -> ImageDiff:
     """What a repository needs of *image* that has nothing yet."""
-    return _plan(Wanted(image, None), {}, frozenset(), {})
+    return _plan(WantedImage(image, None), {}, frozenset(), {})
 
 
 def _plan(
-    wanted: Wanted, tagged: Mapping[str, StoredImage], manifests: frozenset[Digest], known: Mapping[str, Descriptor]
-) -> Plan:
+    wanted: WantedImage,
+    tagged: Mapping[str, StoredImage],
+    manifests: frozenset[Digest],
+    known: Mapping[str, Descriptor],
+) -> ImageDiff:
     image = wanted.image
     own = frozenset(node.manifest.digest for node in nodes(image.root) if node.manifest)
     every = by_identity(_blobs(image))
     if wanted.tag and _is_complete(wanted, tagged, manifests):
-        return Plan(tagged[wanted.tag], own, {}, (), tuple(every.values()))
+        return ImageDiff(tagged[wanted.tag], own, {}, (), tuple(every.values()))
     there = own & manifests
     missing = by_identity(_missing(image, manifests)) if there else every
     to_send = {identity: blob for identity, blob in missing.items() if identity not in known}
-    return Plan(
+    return ImageDiff(
         None,
         there,
         {identity: known[identity] for identity in every if identity in known},
@@ -151,7 +156,7 @@ def _plan(
     )
 
 
-async def _known(blobs: Mapping[str, Blob], repository: Repository, memory: Memory) -> dict[str, Descriptor]:
+async def _known(blobs: Mapping[str, Blob], repository: Repository, memory: KnownLayers) -> dict[str, Descriptor]:
     """What points at those of *blobs* that the repository has, by identity.
 
     What the journal says is believed: should ECR have swept such a layer, PutImage will miss it.
@@ -169,7 +174,7 @@ async def _known(blobs: Mapping[str, Blob], repository: Repository, memory: Memo
 
 
 async def _refusal(
-    repository: Repository, wanted: Wanted, tagged: Mapping[str, StoredImage]
+    repository: Repository, wanted: WantedImage, tagged: Mapping[str, StoredImage]
 ) -> TagImmutableError | None:
     """The error, if the tag may not leave the image that it names."""
     tag, image = wanted.tag, wanted.image
@@ -185,15 +190,15 @@ async def _refusal(
     return TagImmutableError(repository.name, tag, words, there)
 
 
-def _is_stored(wanted: Wanted, tagged: Mapping[str, StoredImage]) -> bool:
+def _is_stored(wanted: WantedImage, tagged: Mapping[str, StoredImage]) -> bool:
     there = tagged.get(wanted.tag) if wanted.tag else None
     return there is not None and _is_same(there, wanted.image.root)
 
 
-def _is_complete(wanted: Wanted, tagged: Mapping[str, StoredImage], manifests: Collection[Digest]) -> bool:
+def _is_complete(wanted: WantedImage, tagged: Mapping[str, StoredImage], manifests: Collection[Digest]) -> bool:
     """Whether the tag names the image already, and what the image refers to is there, too."""
     return _is_stored(wanted, tagged) and all(
-        each.manifest is not None and each.manifest.digest in manifests for each in companions(wanted.image.root)
+        each.manifest is not None and each.manifest.digest in manifests for each in referrer_nodes(wanted.image.root)
     )
 
 
@@ -220,7 +225,7 @@ def nodes(node: ImageNode | IndexNode) -> Iterator[ImageNode | IndexNode]:
         yield from nodes(child)
 
 
-def companions(node: ImageNode | IndexNode) -> Iterator[ImageNode]:
+def referrer_nodes(node: ImageNode | IndexNode) -> Iterator[ImageNode]:
     """What goes along with the images of *node* by its digest alone."""
     return (each for leaf in nodes(node) if isinstance(leaf, ImageNode) for each in leaf.companions)
 
@@ -251,7 +256,7 @@ def _to_put(node: ImageNode | IndexNode, manifests: Collection[Digest]) -> Itera
     there = node.manifest is not None and node.manifest.digest in manifests
     if isinstance(node, ImageNode) and not there:
         yield node
-    below = node.children if isinstance(node, IndexNode) and not there else tuple(companions(node))
+    below = node.children if isinstance(node, IndexNode) and not there else tuple(referrer_nodes(node))
     for each in below:
         yield from _to_put(each, manifests)
 

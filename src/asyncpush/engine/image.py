@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 
 import anyio
 
-from asyncpush.engine.diff import Memory, Plan, by_identity, companions, nodes, plan_image
-from asyncpush.engine.layer import PushedLayer, Resources, push_layer
+from asyncpush.engine.diff import ImageDiff, KnownLayers, by_identity, diff_image, nodes, referrer_nodes
+from asyncpush.engine.layer import LayerContext, PushedLayer, push_layer
 from asyncpush.engine.upload import layer_key
 from asyncpush.errors import (
     CREDENTIALS_LOST,
@@ -27,7 +27,7 @@ from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, LeftOut
 from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository
 from asyncpush.results import Result
-from asyncpush.single_flight import FailsOnce, Once
+from asyncpush.single_flight import FirstFailure, SingleFlight
 
 #: Waits in seconds before a manifest is put again whose blobs ECR does not see yet: its check of manifests can lag
 #: behind a completed layer by hundreds of milliseconds.
@@ -114,30 +114,30 @@ class _Put:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PushContext:
     """What the images of one run share: resources, and who sends which layer, puts which manifest, creates what.
 
     The result of a layer is what points at it, where nobody knew that before it was sent.
     """
 
-    resources: Resources
+    resources: LayerContext
     sender: LayerSender
-    layers: Once[Descriptor | None] = field(default_factory=Once)
-    manifests: Once[_Put] = field(default_factory=Once)
-    created: Once[bool] = field(default_factory=Once)
+    layers: SingleFlight[Descriptor | None] = field(default_factory=SingleFlight)
+    manifests: SingleFlight[_Put] = field(default_factory=SingleFlight)
+    created: SingleFlight[bool] = field(default_factory=SingleFlight)
 
     @classmethod
-    def of(cls, resources: Resources, sender: LayerSender | None = None) -> Run:
+    def of(cls, resources: LayerContext, sender: LayerSender | None = None) -> PushContext:
         """A run; without a *sender* of its own, each layer is sent by itself."""
         return cls(resources, sender or DirectSender(resources))
 
     @property
-    def anew(self) -> Run:
+    def anew(self) -> PushContext:
         """The same for other images, for which sources are tried again that could not be read."""
         return replace(self, sender=DirectSender(self.resources))
 
 
-def dry_run(image: Image, destination: str, plan: Plan) -> ImageResult:
+def dry_run(image: Image, destination: str, plan: ImageDiff) -> ImageResult:
     """What a push by *plan* would do."""
     manifest = plan.stored.manifest if plan.stored and plan.stored.manifest else image.root.manifest
     return ImageResult(
@@ -154,7 +154,9 @@ def dry_run(image: Image, destination: str, plan: Plan) -> ImageResult:
     )
 
 
-async def push_image(image: Image, repository: Repository, tag: str | None, destination: str, run: Run) -> ImageResult:
+async def push_image(
+    image: Image, repository: Repository, tag: str | None, destination: str, run: PushContext
+) -> ImageResult:
     """Put *image* into *repository*, under *tag* if given.
 
     All its layers go at once, as far as the run's slots allow. Manifests follow their blobs, indexes their manifests;
@@ -173,20 +175,20 @@ async def push_image(image: Image, repository: Repository, tag: str | None, dest
     """
     started = time.monotonic()
     run.resources.emit(ImageStarted(image.source, destination))
-    memory = Memory.of(run.resources.journal, repository)
+    memory = KnownLayers.of(run.resources.journal, repository)
     try:
-        plan = await plan_image(image, repository, tag, memory)
+        plan = await diff_image(image, repository, tag, memory)
     except RepositoryNotFoundError:
         if not run.resources.settings.create_repository:
             raise
         await run.created.do(repository.address, repository.create)
-        plan = await plan_image(image, repository, tag, memory)
-    result = await push_planned(image, plan, repository, tag, destination, run)
+        plan = await diff_image(image, repository, tag, memory)
+    result = await push_diff(image, plan, repository, tag, destination, run)
     return replace(result, seconds=time.monotonic() - started)
 
 
-async def push_planned(
-    image: Image, plan: Plan, repository: Repository, tag: str | None, destination: str, run: Run
+async def push_diff(
+    image: Image, plan: ImageDiff, repository: Repository, tag: str | None, destination: str, run: PushContext
 ) -> ImageResult:
     """Put *image* into *repository* by a *plan* that was made of it (``push_image``)."""
     started = time.monotonic()
@@ -236,7 +238,7 @@ async def push_planned(
 class _ImagePush:
     """One image's nodes, bottom up."""
 
-    def __init__(self, repository: Repository, plan: Plan, run: Run) -> None:
+    def __init__(self, repository: Repository, plan: ImageDiff, run: PushContext) -> None:
         self.layers = ImageLayers(repository, run.layers, run.sender)
         self._repository = repository
         self._plan = plan
@@ -251,7 +253,7 @@ class _ImagePush:
                 return node.manifest, "present"
             return await self._leaf(node, tag, there=there)
         # ECR has an index only with all that it names.
-        await self._each(companions(node) if there else node.children)
+        await self._each(referrer_nodes(node) if there else node.children)
         if tag is None and there:
             return node.manifest, "present"
         return node.manifest, await self._put(node.manifest, tag, partial(self._put_again, node))
@@ -373,8 +375,8 @@ class LayerSender(Protocol):
 class DirectSender:
     """Sends each layer by itself; one that can't be read is tried once."""
 
-    resources: Resources
-    readings: FailsOnce = field(default_factory=lambda: FailsOnce(SourceError))
+    resources: LayerContext
+    readings: FirstFailure = field(default_factory=lambda: FirstFailure(SourceError))
 
     async def send(self, repository: Repository, blob: Blob) -> PushedLayer:
         """Put *blob* into *repository*, in one of the run's slots."""
@@ -392,7 +394,7 @@ class DirectSender:
 
 
 @dataclass(slots=True, eq=False)
-class _Sending:
+class _LayerTask:
     """A layer on its way.
 
     Attributes:
@@ -420,12 +422,12 @@ class ImageLayers:
         sent: those that this image has sent.
     """
 
-    def __init__(self, repository: Repository, layers: Once[Descriptor | None], sender: LayerSender) -> None:
+    def __init__(self, repository: Repository, layers: SingleFlight[Descriptor | None], sender: LayerSender) -> None:
         self.sent: list[PushedLayer] = []
         self._repository = repository
         self._layers = layers
         self._sender = sender
-        self._sending: list[_Sending] = []
+        self._sending: list[_LayerTask] = []
         self._failure: AsyncpushError | None = None
         self._ended = anyio.Event()
 
@@ -455,7 +457,7 @@ class ImageLayers:
 
     async def _send(self, blob: Blob) -> Descriptor | None:
         """Send a layer; what points at it, or None if it, or another one before it, has failed."""
-        sending = _Sending(blob)
+        sending = _LayerTask(blob)
 
         async def send() -> Descriptor | None:
             sending.is_ours = True

@@ -12,9 +12,9 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from asyncpush.engine.memory import BudgetAccount
+from asyncpush.engine.memory import MemoryAccount
 from asyncpush.engine.parts import WINDOW_SIZE, HeldBytes, PartCutter, PartMaker, receive_part
-from asyncpush.engine.upload import Cut, LayerUpload, PushedLayer, Resources, UploadPart, UploadParts
+from asyncpush.engine.upload import EncodedParts, LayerContext, LayerUpload, OutgoingPart, PushedLayer, UploadParts
 from asyncpush.errors import AsyncpushError, only_cause
 from asyncpush.model import LayerBytes
 from asyncpush.protocols import (
@@ -30,7 +30,7 @@ from asyncpush.protocols import (
 )
 from asyncpush.settings import DEFAULT_PART_SIZE, MIN_PART_SIZE
 
-__all__ = ["PushedLayer", "Resources", "push_layer", "send_layer"]
+__all__ = ["LayerContext", "PushedLayer", "push_layer", "send_layer"]
 
 #: Uploads begun for one layer: an upload can expire, fall out of step or be damaged, but not again and again.
 _UPLOADS = 3
@@ -38,7 +38,7 @@ _UPLOADS = 3
 Parts = tuple[Part, ...]
 
 
-async def push_layer(repository: Repository, blob: Blob, resources: Resources) -> PushedLayer:
+async def push_layer(repository: Repository, blob: Blob, resources: LayerContext) -> PushedLayer:
     """Put *blob* into *repository*, in one of the run's slots.
 
     Raises:
@@ -54,7 +54,7 @@ async def push_layer(repository: Repository, blob: Blob, resources: Resources) -
 
 
 async def send_layer(
-    repositories: Sequence[Repository], blob: Blob, resources: Resources
+    repositories: Sequence[Repository], blob: Blob, resources: LayerContext
 ) -> list[PushedLayer | AsyncpushError]:
     """Put *blob* into all of *repositories*, which may be in several registries, and read it only once for that.
 
@@ -83,7 +83,7 @@ def _outcome(upload: LayerUpload) -> PushedLayer | AsyncpushError:
     return outcome
 
 
-async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, resources: Resources, *, own_size: bool) -> None:
+async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, resources: LayerContext, *, own_size: bool) -> None:
     """Open the uploads, and send each what it lacks: what lacks the same is read once."""
     # A part size of our own that ECR does not like shows as a refused part: the next upload takes ECR's.
     wanted = resources.settings.part_size or _held_size(blob, resources) if own_size else None
@@ -103,7 +103,7 @@ async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, resources: Resour
         await _send_from(received, list(together), blob, resources)
 
 
-def _held_size(blob: Blob, resources: Resources) -> int | None:
+def _held_size(blob: Blob, resources: LayerContext) -> int | None:
     """The size of a remote blob's parts, which must be held: small ones where many layers share the memory."""
     if not isinstance(blob, RemoteBlob) or blob.source_size <= DEFAULT_PART_SIZE:
         return None
@@ -111,7 +111,7 @@ def _held_size(blob: Blob, resources: Resources) -> int | None:
     return MIN_PART_SIZE if wanted > resources.budget.limit else None
 
 
-async def _send_from(first: int, uploads: Sequence[LayerUpload], blob: Blob, resources: Resources) -> None:
+async def _send_from(first: int, uploads: Sequence[LayerUpload], blob: Blob, resources: LayerContext) -> None:
     """Send the blob from byte *first* on, and complete the uploads."""
     try:
         with only_cause():
@@ -125,7 +125,7 @@ async def _send_from(first: int, uploads: Sequence[LayerUpload], blob: Blob, res
             await upload.failed(error)
 
 
-async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, resources: Resources) -> LayerBytes:
+async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, resources: LayerContext) -> LayerBytes:
     size = max(upload.part_size for upload in uploads)
     if blob.descriptor and first >= blob.descriptor.size:
         return LayerBytes(blob.descriptor.digest, blob.descriptor.size)  # all of it is there; ECR compares the digest
@@ -134,41 +134,41 @@ async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, re
         return _Encoders([upload.repository.encoder(upload.upload, start, content) for upload in uploads])
 
     async with resources.budget.account() as account:
-        run = _Run(blob, first, size, encoder, resources, account)
+        run = _LayerSend(blob, first, size, encoder, resources, account)
         async with AsyncExitStack() as stack:
             maker, produce = await run.open(stack, uploads)
-            streams = [anyio.create_memory_object_stream[UploadPart](0) for _ in uploads]
+            streams = [anyio.create_memory_object_stream[OutgoingPart](0) for _ in uploads]
             # The receiving ends outside, the group inside: when all has failed, the group stops the cutter before they
             # close, and the failure arrives alone.
             for _, parts in streams:
                 stack.enter_context(parts)
             async with anyio.create_task_group() as tg:
 
-                async def send(upload: LayerUpload, parts: MemoryObjectReceiveStream[UploadPart]) -> None:
+                async def send(upload: LayerUpload, parts: MemoryObjectReceiveStream[OutgoingPart]) -> None:
                     await upload.send(parts)
                     if all(upload.failure is not None for upload in uploads):
                         tg.cancel_scope.cancel()  # nobody wants the next part
 
-                tg.start_soon(_cut_ahead, produce, [ahead for ahead, _ in streams])
+                tg.start_soon(_encode_ahead, produce, [ahead for ahead, _ in streams])
                 for upload, (_, parts) in zip(uploads, streams, strict=True):
                     tg.start_soon(send, upload, parts)
         return maker.result()
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _LayerSend:
     """One reading of a blob, from byte ``first`` on, in parts of ``size`` bytes."""
 
     blob: Blob
     first: int
     size: int
     encoder: Callable[[int, RandomAccess | None], _Encoders]
-    resources: Resources
-    account: BudgetAccount
+    resources: LayerContext
+    account: MemoryAccount
 
     async def open(
         self, stack: AsyncExitStack, uploads: Sequence[LayerUpload]
-    ) -> tuple[PartMaker[Parts], AsyncGenerator[Cut, None]]:
+    ) -> tuple[PartMaker[Parts], AsyncGenerator[EncodedParts, None]]:
         """Open the blob, and pass what ECR has; what makes parts, and the parts."""
         if isinstance(self.blob, RemoteBlob):
             for upload in uploads:
@@ -184,7 +184,9 @@ class _Run:
                 upload.skipped(cutter.consumed)
         return cutter, self._cut(cutter, reader, len(uploads))
 
-    async def _cut(self, cutter: PartCutter[Parts], reader: BlobReader, uploads: int) -> AsyncGenerator[Cut, None]:
+    async def _cut(
+        self, cutter: PartCutter[Parts], reader: BlobReader, uploads: int
+    ) -> AsyncGenerator[EncodedParts, None]:
         """The parts of a blob on this machine.
 
         A part that can be read again is held, encoded, only while there is plenty of memory; else it takes next to
@@ -203,10 +205,12 @@ class _Run:
             parts = await to_thread.run_sync(cut, limiter=self.resources.threads)
             if parts is None:
                 return
-            yield Cut(parts, cost, cutter.consumed - consumed, self.account)
+            yield EncodedParts(parts, cost, cutter.consumed - consumed, self.account)
             del parts  # or they would be held until the next one is made
 
-    async def _received(self, blob: RemoteBlob, maker: PartMaker[Parts], uploads: int) -> AsyncGenerator[Cut, None]:
+    async def _received(
+        self, blob: RemoteBlob, maker: PartMaker[Parts], uploads: int
+    ) -> AsyncGenerator[EncodedParts, None]:
         """The parts of a remote blob: encoded at once for one upload; held as they came for several to encode.
 
         Nothing is read, nor is a connection opened for it, before there is memory for it. But its turn at the registry
@@ -223,7 +227,7 @@ class _Run:
                 if parts is None:
                     return
                 consumed = parts[0].size
-                yield Cut(parts, cost, consumed, self.account)
+                yield EncodedParts(parts, cost, consumed, self.account)
                 del parts, held
                 if maker.ended:
                     return
@@ -246,7 +250,7 @@ class _Run:
         return encoded_size(min(self.size, self.blob.source_size) if self.blob.descriptor else self.size)
 
 
-async def _cut_ahead(cuts: AsyncGenerator[Cut, None], streams: Sequence[UploadParts]) -> None:
+async def _encode_ahead(cuts: AsyncGenerator[EncodedParts, None], streams: Sequence[UploadParts]) -> None:
     """Make the next part while one is in flight: handing over waits until that one is acknowledged."""
     async with AsyncExitStack() as stack:
         for stream in streams:
@@ -255,7 +259,7 @@ async def _cut_ahead(cuts: AsyncGenerator[Cut, None], streams: Sequence[UploadPa
         async for cut in cuts:
             for part, stream in zip(cut.parts, streams, strict=True):
                 try:
-                    await stream.send(UploadPart(part, cut))
+                    await stream.send(OutgoingPart(part, cut))
                 except anyio.BrokenResourceError:
                     cut.done()  # this upload has failed; the others go on
             del cut, part

@@ -21,7 +21,7 @@ _FOR_WINDOWS = 3 / 8
 _Line = OrderedDict[tuple[int, anyio.Event], None]
 
 
-class ByteBudget:
+class MemoryBudget:
     """Bytes that may be held at once: by parts that are made, and by windows, through which other parts leave.
 
     It can't deadlock. Whoever waits for a part's memory holds nothing that only it can give back: all its earlier parts
@@ -61,9 +61,9 @@ class ByteBudget:
         return self._window
 
     @asynccontextmanager
-    async def account(self) -> AsyncIterator[BudgetAccount]:
+    async def account(self) -> AsyncIterator[MemoryAccount]:
         """What one layer's parts hold; all of it is given back at the end, however the layer ends."""
-        account = BudgetAccount(self)
+        account = MemoryAccount(self)
         try:
             yield account
         finally:
@@ -155,10 +155,10 @@ def _first_of(line: _Line) -> int:
     return size
 
 
-class BudgetAccount:
-    """One layer's share of a budget (``ByteBudget.account``)."""
+class MemoryAccount:
+    """One layer's share of a budget (``MemoryBudget.account``)."""
 
-    def __init__(self, budget: ByteBudget) -> None:
+    def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self.held = 0
 
@@ -168,7 +168,7 @@ class BudgetAccount:
         self.held += size
 
     def take_nowait(self, size: int) -> bool:
-        """Hold *size* bytes of a part if there is plenty (``ByteBudget.take_nowait``)."""
+        """Hold *size* bytes of a part if there is plenty (``MemoryBudget.take_nowait``)."""
         taken = self._budget.take_nowait(size)
         self.held += size if taken else 0
         return taken

@@ -22,7 +22,7 @@ _PAUSE = 100
 _MOST_REFUSALS = 2
 
 
-class Sent(Protocol):
+class SendablePart(Protocol):
     """What is sent: a part, with whatever else its sender wants to know of it."""
 
     @property
@@ -31,10 +31,10 @@ class Sent(Protocol):
         ...
 
 
-S = TypeVar("S", bound=Sent)
+S = TypeVar("S", bound=SendablePart)
 
 
-class Overlap:
+class PipelineEstimator:
     """Whether a part may leave before the one before is answered; what all layers of a run have learnt of it.
 
     ECR takes parts in order, and answers each after it has stored it: a round trip and more, in which the layer would
@@ -78,7 +78,7 @@ class Overlap:
         return self._is_allowed and not self._pause and expected >= _SLOW and expected >= 2 * self._answer
 
 
-class PartsInOrder(Generic[S]):
+class OrderedSender(Generic[S]):
     """Sends the parts of one upload.
 
     Args:
@@ -91,7 +91,7 @@ class PartsInOrder(Generic[S]):
         self,
         send: Callable[[Part, Callable[[], None]], Awaitable[None]],
         acknowledge: Callable[[S], None],
-        overlap: Overlap,
+        overlap: PipelineEstimator,
     ) -> None:
         self._send = send
         self._acknowledge = acknowledge

@@ -10,8 +10,8 @@ from typing import Literal
 
 import anyio
 
-from asyncpush.engine.diff import Memory, Plan, nodes, plan_anew, plan_image
-from asyncpush.engine.image import ImageResult, ReferrerResult, Run, dry_run, push_planned
+from asyncpush.engine.diff import ImageDiff, KnownLayers, assume_missing, diff_image, nodes
+from asyncpush.engine.image import ImageResult, PushContext, ReferrerResult, dry_run, push_diff
 from asyncpush.errors import (
     CREDENTIALS_LOST,
     AsyncpushError,
@@ -56,7 +56,7 @@ def too_deep(found: FoundReferrers) -> FoundReferrers:
 
 
 async def push_referrer(
-    image: Image, plan: Plan, repository: Repository, destination: str, run: Run, *, dry: bool
+    image: Image, plan: ImageDiff, repository: Repository, destination: str, run: PushContext, *, dry: bool
 ) -> ImageResult:
     """Push a referrer by its *plan*, under the image's tag or by digest; or say what would be sent."""
     manifest = image.root.manifest
@@ -64,7 +64,7 @@ async def push_referrer(
         return ImageResult(image.source, destination, manifest.digest, manifest.media_type, "present")
     if dry:
         return dry_run(image, destination, plan)
-    return await push_planned(image, plan, repository, image.tag, destination, run)
+    return await push_diff(image, plan, repository, image.tag, destination, run)
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class _Carrying:
     source: ReferrerSource
     repository: Repository
     to: Destination
-    run: Run
+    run: PushContext
     dry: bool
     seen: set[Digest] = field(default_factory=set)
     results: list[ReferrerResult] = field(default_factory=list)
@@ -119,14 +119,14 @@ class _Carrying:
             )
         )
 
-    async def _plan(self, image: Image) -> Plan:
-        memory = Memory.of(self.run.resources.journal, self.repository)
+    async def _plan(self, image: Image) -> ImageDiff:
+        memory = KnownLayers.of(self.run.resources.journal, self.repository)
         try:
-            return await plan_image(image, self.repository, image.tag, memory)
+            return await diff_image(image, self.repository, image.tag, memory)
         except RepositoryNotFoundError:
             if not self.dry:
                 raise
-            return plan_anew(image)
+            return assume_missing(image)
 
     def _failed(self, subject: Digest, source: str, destination: str | None, error: AsyncpushError) -> None:
         outcome: Literal["refused", "failed"] = "refused" if is_refused(error) else "failed"
@@ -138,7 +138,7 @@ class _Carrying:
 
 
 async def carry_referrers(
-    image: Image, repository: Repository, to: Destination, run: Run, *, dry: bool = False
+    image: Image, repository: Repository, to: Destination, run: PushContext, *, dry: bool = False
 ) -> tuple[ReferrerResult, ...]:
     """Bring what refers to *image*, and to what it names, to the repository where it is.
 

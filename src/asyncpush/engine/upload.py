@@ -12,9 +12,9 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncpush import open_files
-from asyncpush.engine.concurrency import Slots
-from asyncpush.engine.memory import BudgetAccount, ByteBudget
-from asyncpush.engine.ordering import Overlap, PartsInOrder
+from asyncpush.engine.concurrency import AdaptiveLimiter
+from asyncpush.engine.memory import MemoryAccount, MemoryBudget
+from asyncpush.engine.ordering import OrderedSender, PipelineEstimator
 from asyncpush.engine.parts import HeldBytes, worker_threads
 from asyncpush.errors import (
     AsyncpushError,
@@ -35,7 +35,7 @@ _WORTH_ASKING = MiB
 
 
 @dataclass(frozen=True, slots=True)
-class Resources:
+class LayerContext:
     """What all layers of a run share.
 
     Attributes:
@@ -50,19 +50,19 @@ class Resources:
 
     settings: Settings
     emit: Emit
-    budget: ByteBudget
-    slots: Slots
+    budget: MemoryBudget
+    slots: AdaptiveLimiter
     journal: Journal | None = None
-    overlap: Overlap = field(default_factory=lambda: Overlap(allowed=False))
+    overlap: PipelineEstimator = field(default_factory=lambda: PipelineEstimator(allowed=False))
     threads: anyio.CapacityLimiter = field(default_factory=worker_threads)
 
     @classmethod
-    def of(cls, settings: Settings, emit: Emit = ignore, journal: Journal | None = None) -> Resources:
+    def of(cls, settings: Settings, emit: Emit = ignore, journal: Journal | None = None) -> LayerContext:
         """Those that *settings* allows; must be called in an event loop."""
         # The allocator wastes a third: what one thread has freed, another can't have.
-        budget = ByteBudget(settings.max_memory * 3 // 4)
-        slots = Slots(open_files.share(settings.max_layers))
-        return cls(settings, emit, budget, slots, journal, Overlap(allowed=settings.early_parts))
+        budget = MemoryBudget(settings.max_memory * 3 // 4)
+        slots = AdaptiveLimiter(open_files.share(settings.max_layers))
+        return cls(settings, emit, budget, slots, journal, PipelineEstimator(allowed=settings.early_parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class PushedLayer:
     outcome: Literal["pushed", "present", "mounted"]
 
 
-class Cut:
+class EncodedParts:
     """A part as it was cut, for each of the uploads that it goes to.
 
     Args:
@@ -90,7 +90,7 @@ class Cut:
         account: what gave the memory.
     """
 
-    def __init__(self, parts: tuple[Part, ...], cost: int, consumed: int, account: BudgetAccount) -> None:
+    def __init__(self, parts: tuple[Part, ...], cost: int, consumed: int, account: MemoryAccount) -> None:
         self.parts = parts
         self.consumed = consumed
         self.account = account
@@ -105,11 +105,11 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class UploadPart:
+class OutgoingPart:
     """One upload's share of a cut."""
 
     part: Part
-    cut: Cut
+    cut: EncodedParts
 
 
 class LayerUpload:
@@ -126,7 +126,7 @@ class LayerUpload:
         pushed: the layer, once it is in the repository.
     """
 
-    def __init__(self, repository: Repository, blob: Blob, resources: Resources) -> None:
+    def __init__(self, repository: Repository, blob: Blob, resources: LayerContext) -> None:
         self.repository = repository
         self.part_size = 0
         self.received = 0
@@ -138,7 +138,7 @@ class LayerUpload:
         self._upload: Upload | None = None
         self._is_resumed = False
         self._sent = self._read = 0
-        self._unsent: set[UploadPart] = set()
+        self._unsent: set[OutgoingPart] = set()
 
     @property
     def upload(self) -> Upload:
@@ -250,7 +250,7 @@ class LayerUpload:
         self._read += read
         self._resources.emit(PartSent(self._key, read, 0))
 
-    async def send(self, parts: MemoryObjectReceiveStream[UploadPart]) -> None:
+    async def send(self, parts: MemoryObjectReceiveStream[OutgoingPart]) -> None:
         """Send all parts; what that fails of is kept in ``failure``, and the parts that are left are closed."""
         acknowledged, numbers = anyio.create_memory_object_stream[int](math.inf)
         try:
@@ -259,10 +259,10 @@ class LayerUpload:
                     tg.start_soon(self._note, numbers)
                     async with acknowledged:
 
-                        def acknowledge(each: UploadPart) -> None:
+                        def acknowledge(each: OutgoingPart) -> None:
                             acknowledged.send_nowait(self._acknowledge(each))
 
-                        sender = PartsInOrder[UploadPart](self._send, acknowledge, self._resources.overlap)
+                        sender = OrderedSender[OutgoingPart](self._send, acknowledge, self._resources.overlap)
                         await sender.send(self._counted(parts))
         except AsyncpushError as error:
             self.failure = error
@@ -282,7 +282,7 @@ class LayerUpload:
             await journal.layer_completed(self.repository.address, self._blob.identity, descriptor)
         self.pushed = PushedLayer(descriptor, self._sent, outcome)
 
-    async def _counted(self, parts: MemoryObjectReceiveStream[UploadPart]) -> AsyncIterator[UploadPart]:
+    async def _counted(self, parts: MemoryObjectReceiveStream[OutgoingPart]) -> AsyncIterator[OutgoingPart]:
         async for each in parts:
             self._unsent.add(each)
             yield each
@@ -301,7 +301,7 @@ class LayerUpload:
 
             await self.repository.send_part(self.upload, part, gone)
 
-    def _acknowledge(self, each: UploadPart) -> int:
+    def _acknowledge(self, each: OutgoingPart) -> int:
         part = each.part
         self._unsent.discard(each)
         each.cut.done()
@@ -345,4 +345,4 @@ def _least(size: int, max_parts: int) -> int:
     return min(-(-size // max_parts), MAX_PART_SIZE)
 
 
-UploadParts = MemoryObjectSendStream[UploadPart]
+UploadParts = MemoryObjectSendStream[OutgoingPart]

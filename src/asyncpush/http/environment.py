@@ -36,8 +36,8 @@ _AWS_METADATA = IPv6Address("fd00:ec2::254")
 
 
 @dataclass(frozen=True, slots=True)
-class Exceptions:
-    """What NO_PROXY excepts from proxies; ``Exceptions.parse`` reads it.
+class NoProxy:
+    """What NO_PROXY excepts from proxies; ``NoProxy.parse`` reads it.
 
     Attributes:
         everything: it is ``*``, or has it among its entries.
@@ -54,7 +54,7 @@ class Exceptions:
     subdomains: frozenset[tuple[str, str]] = frozenset()
 
     @classmethod
-    def parse(cls, text: str) -> Exceptions:
+    def parse(cls, text: str) -> NoProxy:
         """Read the value of NO_PROXY; entries that mean nothing are passed over."""
         networks: list[_Network] = []
         addresses, domains, subdomains = set(), set(), set()
@@ -103,7 +103,7 @@ class Proxies:
     """
 
     addresses: Mapping[str, str] = field(repr=False)
-    exceptions: Exceptions
+    exceptions: NoProxy
 
     @classmethod
     def detect(cls) -> Proxies:
@@ -114,7 +114,7 @@ class Proxies:
             addresses["http"] = os.environ.get("http_proxy", "")
         for address in addresses.values():
             hide_user_of(address)
-        return cls(addresses, Exceptions.parse(_variable("no_proxy")))
+        return cls(addresses, NoProxy.parse(_variable("no_proxy")))
 
     def address_for(self, scheme: str, host: str, port: int) -> str | None:
         """The address of the proxy for what is at *host* and *port*; None where none is used."""
@@ -154,8 +154,8 @@ def is_excepted(url: str) -> bool:
 
 
 @cache
-def _parsed(text: str) -> Exceptions:
-    return Exceptions.parse(text)
+def _parsed(text: str) -> NoProxy:
+    return NoProxy.parse(text)
 
 
 def _variable(name: str) -> str:

@@ -51,7 +51,7 @@ def retry_after(value: str | None) -> float | None:
 
 
 @contextmanager
-def told_if_late(word: str, tell: Callable[[str], None]) -> Iterator[None]:
+def note_if_slow(word: str, tell: Callable[[str], None]) -> Iterator[None]:
     """Tell *word*, and for how long, if the block takes long: somebody may wonder whether anything happens."""
     text = f"{word}, for {_LATE:g} seconds; it is waited for"
     timer = asyncio.get_running_loop().call_later(_LATE, tell, text)
@@ -230,7 +230,7 @@ class _Place:
             line[0].turn.set()
 
 
-class Silence:
+class SilenceLimit:
     """How long one request has got no answer, while its host may well answer others.
 
     Args:

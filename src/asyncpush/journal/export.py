@@ -23,7 +23,7 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_field=
     """A line of an export: its members are named in JSON's manner, and ``kind`` says which it is."""
 
 
-class Run(_Row, frozen=True, kw_only=True):
+class RunRow(_Row, frozen=True, kw_only=True):
     """A run; *failed* and *finished* count its images. One without an end runs now, or was interrupted."""
 
     id: int
@@ -36,7 +36,7 @@ class Run(_Row, frozen=True, kw_only=True):
     failed: int
 
 
-class Image(_Row, frozen=True, kw_only=True):
+class ImageRow(_Row, frozen=True, kw_only=True):
     """What became of an image of a run."""
 
     run: int
@@ -48,7 +48,7 @@ class Image(_Row, frozen=True, kw_only=True):
     at: datetime
 
 
-class Tag(_Row, frozen=True, kw_only=True):
+class TagRow(_Row, frozen=True, kw_only=True):
     """What a tag named when it was last looked at."""
 
     repository: str
@@ -58,7 +58,7 @@ class Tag(_Row, frozen=True, kw_only=True):
     at: datetime
 
 
-class Referrers(_Row, frozen=True, kw_only=True):
+class ReferrersRow(_Row, frozen=True, kw_only=True):
     """A manifest whose referrers were brought along."""
 
     repository: str
@@ -66,14 +66,14 @@ class Referrers(_Row, frozen=True, kw_only=True):
     at: datetime
 
 
-class Making(_Row, frozen=True, kw_only=True):
+class CreationRow(_Row, frozen=True, kw_only=True):
     """A repository whose creation has begun, and is not known to be whole."""
 
     repository: str
     at: datetime
 
 
-class Layer(_Row, frozen=True, kw_only=True):
+class LayerRow(_Row, frozen=True, kw_only=True):
     """A layer that a repository holds."""
 
     repository: str
@@ -82,7 +82,7 @@ class Layer(_Row, frozen=True, kw_only=True):
     referenced: bool
 
 
-class Compressed(_Row, frozen=True, kw_only=True):
+class CompressedRow(_Row, frozen=True, kw_only=True):
     """What a blob became whose digest was unknown before it was read."""
 
     identity: str
@@ -91,7 +91,7 @@ class Compressed(_Row, frozen=True, kw_only=True):
     size: int
 
 
-class Upload(_Row, frozen=True, kw_only=True):
+class UploadRow(_Row, frozen=True, kw_only=True):
     """An upload that was begun and not completed; the id lets nobody in who has no credentials."""
 
     repository: str
@@ -103,20 +103,20 @@ class Upload(_Row, frozen=True, kw_only=True):
     heard: datetime
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class JournalSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What is in a journal; *layer_bytes* counts a layer once for each repository that holds it."""
 
-    runs: list[Run]
+    runs: list[RunRow]
     repositories: int
     layers: int
     layers_referenced: int
     layer_bytes: int
     tags: int
     compressed: int
-    uploads: list[Upload]
+    uploads: list[UploadRow]
 
 
-def summarize(path: Path) -> Summary:
+def summarize(path: Path) -> JournalSummary:
     """Count what is in a journal.
 
     Raises:
@@ -128,7 +128,7 @@ def summarize(path: Path) -> Summary:
             # total() is a float, which a claim in a manifest can't overflow.
             "SELECT count(DISTINCT repository), count(*), total(referenced), total(size) FROM layer"
         ).fetchone()
-        return Summary(
+        return JournalSummary(
             runs=list(_runs(connection)),
             repositories=repositories,
             layers=layers,
@@ -140,7 +140,9 @@ def summarize(path: Path) -> Summary:
         )
 
 
-def rows(path: Path) -> Iterator[Run | Image | Tag | Referrers | Making | Layer | Compressed | Upload]:
+def rows(
+    path: Path,
+) -> Iterator[RunRow | ImageRow | TagRow | ReferrersRow | CreationRow | LayerRow | CompressedRow | UploadRow]:
     """All that is in a journal, as it is in one instant.
 
     Raises:
@@ -158,7 +160,7 @@ def rows(path: Path) -> Iterator[Run | Image | Tag | Referrers | Making | Layer 
         yield from _uploads(connection)
 
 
-def _runs(connection: sqlite3.Connection) -> Iterator[Run]:
+def _runs(connection: sqlite3.Connection) -> Iterator[RunRow]:
     found = connection.execute(
         "SELECT id, plan, started, begun, ended, run.failed, images_finished + count(digest),"
         " images_failed + count(image.run) - count(digest)"
@@ -166,7 +168,7 @@ def _runs(connection: sqlite3.Connection) -> Iterator[Run]:
     )
     for key, plan, started, begun, ended, failures, finished, failed in found:
         state: RunOutcome = "unfinished" if ended is None else "failed" if failures else "finished"
-        yield Run(
+        yield RunRow(
             id=key,
             plan=plan,
             state=state,
@@ -179,12 +181,12 @@ def _runs(connection: sqlite3.Connection) -> Iterator[Run]:
         )
 
 
-def _images(connection: sqlite3.Connection) -> Iterator[Image]:
+def _images(connection: sqlite3.Connection) -> Iterator[ImageRow]:
     found = connection.execute(
         "SELECT run, copy, outcome, source_digest, digest, reason, at FROM image ORDER BY run, copy"
     )
     for run, copy, outcome, source, digest, reason, at in found:
-        yield Image(
+        yield ImageRow(
             run=run,
             copy=_text(copy),
             outcome=outcome,
@@ -195,10 +197,10 @@ def _images(connection: sqlite3.Connection) -> Iterator[Image]:
         )
 
 
-def _tags(connection: sqlite3.Connection) -> Iterator[Tag]:
+def _tags(connection: sqlite3.Connection) -> Iterator[TagRow]:
     found = connection.execute("SELECT repository, tag, source_digest, digest, at FROM known ORDER BY repository, tag")
     for repository, tag, source, digest, at in found:
-        yield Tag(
+        yield TagRow(
             repository=repository,
             tag=tag,
             source_digest=_optional(source),
@@ -207,41 +209,41 @@ def _tags(connection: sqlite3.Connection) -> Iterator[Tag]:
         )
 
 
-def _referrers(connection: sqlite3.Connection) -> Iterator[Referrers]:
+def _referrers(connection: sqlite3.Connection) -> Iterator[ReferrersRow]:
     for repository, digest, at in connection.execute(
         "SELECT repository, digest, at FROM carried ORDER BY repository, digest"
     ):
-        yield Referrers(repository=repository, digest=str(unpacked(digest)), at=_time(at))
+        yield ReferrersRow(repository=repository, digest=str(unpacked(digest)), at=_time(at))
 
 
-def _making(connection: sqlite3.Connection) -> Iterator[Making]:
+def _making(connection: sqlite3.Connection) -> Iterator[CreationRow]:
     # A journal that is only read may be older than the table.
     if _count(connection, "SELECT count(*) FROM sqlite_master WHERE name = 'making'"):
         for repository, at in connection.execute("SELECT repository, at FROM making ORDER BY repository"):
-            yield Making(repository=repository, at=_time(at))
+            yield CreationRow(repository=repository, at=_time(at))
 
 
-def _layers(connection: sqlite3.Connection) -> Iterator[Layer]:
+def _layers(connection: sqlite3.Connection) -> Iterator[LayerRow]:
     found = connection.execute(
         "SELECT address, digest, size, referenced FROM repository JOIN layer ON repository = key ORDER BY key, digest"
     )
     for address, digest, size, referenced in found:
-        yield Layer(repository=address, digest=str(unpacked(digest)), size=size, referenced=bool(referenced))
+        yield LayerRow(repository=address, digest=str(unpacked(digest)), size=size, referenced=bool(referenced))
 
 
-def _compressed(connection: sqlite3.Connection) -> Iterator[Compressed]:
+def _compressed(connection: sqlite3.Connection) -> Iterator[CompressedRow]:
     for identity, media_type, digest, size in connection.execute(
         "SELECT identity, media_type, digest, size FROM compressed ORDER BY identity"
     ):
-        yield Compressed(identity=identity, media_type=media_type, digest=str(unpacked(digest)), size=size)
+        yield CompressedRow(identity=identity, media_type=media_type, digest=str(unpacked(digest)), size=size)
 
 
-def _uploads(connection: sqlite3.Connection) -> Iterator[Upload]:
+def _uploads(connection: sqlite3.Connection) -> Iterator[UploadRow]:
     for repository, identity, key, part_size, received, begun, heard in connection.execute(
         "SELECT repository, identity, id, part_size, received, begun, heard FROM sound_upload"
         " ORDER BY repository, identity"
     ):
-        yield Upload(
+        yield UploadRow(
             repository=repository,
             identity=identity,
             id=key,

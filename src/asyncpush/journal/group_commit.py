@@ -35,7 +35,7 @@ class _Entry(Generic[T]):
         self.result = self.work(connection)
 
 
-class Commits:
+class GroupCommit:
     """The one way to a journal's connection; ``run`` must run in a task while it is used.
 
     While a transaction is on its way, in a worker thread, the next one gathers: there is never more than one, and

@@ -222,7 +222,7 @@ _AT_ONCE = 900
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class CachedRows:
     """What is kept in memory while a journal is open: it is asked for often, and there are tens of thousands at most.
 
     Attributes:
@@ -238,9 +238,9 @@ class Memory:
     making: set[str]
 
 
-def load(connection: sqlite3.Connection) -> Memory:
+def load(connection: sqlite3.Connection) -> CachedRows:
     """Read what is kept in memory."""
-    memory = Memory({}, PackedSet(), {}, set())
+    memory = CachedRows({}, PackedSet(), {}, set())
     for repository, tag, source, digest, choice in connection.execute(
         "SELECT repository, tag, source_digest, digest, choice FROM known"
     ):

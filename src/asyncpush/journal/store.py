@@ -18,7 +18,7 @@ from anyio import CancelScope, to_thread
 from asyncpush.errors import UsageError
 from asyncpush.journal import sql
 from asyncpush.journal.database import open_database, opening
-from asyncpush.journal.group_commit import Commits
+from asyncpush.journal.group_commit import GroupCommit
 from asyncpush.journal.records import (
     FinishedImage,
     HeldLayer,
@@ -52,7 +52,7 @@ class SqliteJournal:
         JournalError: (any coroutine) the file is damaged or can't be written; nothing of what it was told is kept.
     """
 
-    def __init__(self, commits: Commits, memory: sql.Memory, clock: Callable[[], float]) -> None:
+    def __init__(self, commits: GroupCommit, memory: sql.CachedRows, clock: Callable[[], float]) -> None:
         self._commits = commits
         self._memory = memory
         self._now = clock
@@ -281,7 +281,7 @@ async def open_journal(path: Path, *, clock: Callable[[], float] = time.time) ->
     failure: BaseException | None = None
     try:
         connection, memory = await to_thread.run_sync(_open, path, held)
-        commits = Commits(connection, path)
+        commits = GroupCommit(connection, path)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(commits.run)
             try:
@@ -297,7 +297,7 @@ async def open_journal(path: Path, *, clock: Callable[[], float] = time.time) ->
         raise failure
 
 
-def _open(path: Path, held: ExitStack) -> tuple[sqlite3.Connection, sql.Memory]:
+def _open(path: Path, held: ExitStack) -> tuple[sqlite3.Connection, sql.CachedRows]:
     connection = held.enter_context(open_database(path))
     with opening(path):
         return connection, sql.load(connection)

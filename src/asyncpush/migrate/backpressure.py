@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from asyncpush.engine.diff import Plan, leaves, nodes
-from asyncpush.engine.memory import ByteBudget
+from asyncpush.engine.diff import ImageDiff, leaves, nodes
+from asyncpush.engine.memory import MemoryBudget
 from asyncpush.manifest import Manifest
 from asyncpush.migrate.copies import Copy
 from asyncpush.protocols import Image
@@ -26,7 +26,7 @@ class Ready:
     """
 
     image: Image
-    copies: tuple[tuple[Copy, Plan], ...]
+    copies: tuple[tuple[Copy, ImageDiff], ...]
 
     @property
     def identities(self) -> frozenset[str]:
@@ -68,7 +68,7 @@ class Room:
     """
 
     def __init__(self, on_full: Callable[[], None]) -> None:
-        self._budget = ByteBudget(_WAITING, window=0)
+        self._budget = MemoryBudget(_WAITING, window=0)
         self._on_full = on_full
 
     async def take(self, found: Discovered) -> None:

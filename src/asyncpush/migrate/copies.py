@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from asyncpush.errors import AsyncpushError
-from asyncpush.migrate.plan.model import Entry, Goal
+from asyncpush.migrate.plan.model import Goal, PlanEntry
 from asyncpush.model import Digest, LeftOut
 from asyncpush.protocols import Repository
 
@@ -30,7 +30,7 @@ class Copy:
         stands_in: it stands for all that its entry asks for, while nobody knows what that is.
     """
 
-    entry: Entry
+    entry: PlanEntry
     goal: Goal
     source: str
     reference: str
@@ -115,14 +115,14 @@ class NothingTaken:
         tags: how many tags its source has; of an archive, how many images.
     """
 
-    entry: Entry
+    entry: PlanEntry
     tags: int
 
     def __str__(self) -> str:
         return taken_text(self.entry, 0, self.tags)
 
 
-def taken_text(entry: Entry, taken: int, there: int) -> str:
+def taken_text(entry: PlanEntry, taken: int, there: int) -> str:
     """How many tags an entry takes of those that are there, and by which rules."""
     unit = "image" if entry.kind == "local" else "tag"
     has = f"{there or 'no'} {unit}{'s' if there != 1 else ''}"

@@ -13,15 +13,15 @@ from typing import TypeVar
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
-from asyncpush.engine.diff import Memory, Plan, Wanted, plan_anew, plan_images
+from asyncpush.engine.diff import ImageDiff, KnownLayers, WantedImage, assume_missing, diff_images
 from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
 from asyncpush.journal import FinishedImage
 from asyncpush.migrate.backpressure import Discovered, Present, Ready, Room, weight
 from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.ledger import Context
-from asyncpush.migrate.plan.model import Entry, Target
+from asyncpush.migrate.plan.model import PlanEntry, PlanTarget
 from asyncpush.migrate.repositories import create_by_push
-from asyncpush.migrate.source_listing import Catalog
+from asyncpush.migrate.source_listing import SourceListing
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Image, ImageNode, Repository, StoredImage
 
@@ -55,9 +55,9 @@ class Discovery:
         self._found = found
         self._room = room
         self._turns = anyio.Semaphore(_ENTRIES_AT_ONCE)
-        self._catalog = Catalog(context, held)
+        self._catalog = SourceListing(context, held)
 
-    async def entries(self, entries: Iterable[Entry]) -> None:
+    async def entries(self, entries: Iterable[PlanEntry]) -> None:
         """Look into *entries*, many at once."""
 
         async def one(group: Group) -> None:
@@ -80,10 +80,10 @@ class Discovery:
                     await self._turns.acquire()
                     tg.start_soon(one, group)
 
-    async def again(self, copies: Mapping[Entry, Sequence[Copy]]) -> None:
+    async def again(self, copies: Mapping[PlanEntry, Sequence[Copy]]) -> None:
         """Find out what there is to do for *copies*, by their entries."""
 
-        async def one(entry: Entry, some: Sequence[Copy]) -> None:
+        async def one(entry: PlanEntry, some: Sequence[Copy]) -> None:
             try:
                 await self._copies(entry, some)
             finally:
@@ -95,7 +95,7 @@ class Discovery:
                     await self._turns.acquire()
                     tg.start_soon(one, entry, some)
 
-    async def _copies(self, entry: Entry, copies: Sequence[Copy]) -> None:
+    async def _copies(self, entry: PlanEntry, copies: Sequence[Copy]) -> None:
         """Find out what there is to do for *copies*, all of one entry, or of several of one source like *entry*."""
         going = await self._unfinished(entry, copies)
         for copy in going:
@@ -112,7 +112,7 @@ class Discovery:
 
     async def _compare(
         self,
-        entry: Entry,
+        entry: PlanEntry,
         copies: Sequence[Copy],
         missing: dict[Descriptor, list[Copy]],
         stored: dict[Repository, list[StoredImage]],
@@ -139,7 +139,7 @@ class Discovery:
 
     async def _read(
         self,
-        entry: Entry,
+        entry: PlanEntry,
         missing: Mapping[Descriptor, Sequence[Copy]],
         stored: Mapping[Repository, Sequence[StoredImage]],
     ) -> None:
@@ -156,7 +156,7 @@ class Discovery:
                 loaded, read, blobs = [], [], 0
         await self._plan_all(loaded, stored)
 
-    async def _asked_for(self, entry: Entry) -> list[Copy] | None:
+    async def _asked_for(self, entry: PlanEntry) -> list[Copy] | None:
         """The copies that *entry* asks for; None if that can't be learnt: then one that stands for all has failed."""
         stand_ins = [self._catalog.stand_in(entry, goal) for goal in entry.goals]
         try:
@@ -174,7 +174,7 @@ class Discovery:
                 self._context.results.pop(copy.key, None)
         return copies
 
-    async def _load_archive(self, entry: Entry, copies: Sequence[Copy]) -> Sequence[tuple[Copy, Image]]:
+    async def _load_archive(self, entry: PlanEntry, copies: Sequence[Copy]) -> Sequence[tuple[Copy, Image]]:
         try:
             with foreseen():
                 return await self._catalog.load_archive(entry, copies)
@@ -185,7 +185,7 @@ class Discovery:
 
     # What is done, or can't be done
 
-    async def _unfinished(self, entry: Entry, copies: Sequence[Copy]) -> Sequence[Copy]:
+    async def _unfinished(self, entry: PlanEntry, copies: Sequence[Copy]) -> Sequence[Copy]:
         """Those of *copies* that an interrupted run has not finished, or that have moved at their source since."""
         journal = self._context.journal
         if journal is None or self._context.options.recheck:
@@ -199,7 +199,7 @@ class Discovery:
             self._context.ended(CopyResult(copy=copy, outcome="finished", digest=finished[copy].digest))
         return [copy for copy in copies if copy not in unmoved and (copy not in finished or copy in now)]
 
-    async def _digests_now(self, entry: Entry, finished: Mapping[Copy, FinishedImage]) -> dict[Copy, Digest | None]:
+    async def _digests_now(self, entry: PlanEntry, finished: Mapping[Copy, FinishedImage]) -> dict[Copy, Digest | None]:
         """What each copy is at its source now, for one HEAD each; those that can't be asked for have failed."""
         if entry.kind == "local":
             loaded = await self._load_archive(entry, list(finished))
@@ -277,28 +277,28 @@ class Discovery:
     ) -> None:
         """Ask each repository what it lacks of all its images, and hand over what is ready to go."""
         images = dict(loaded)
-        plans: dict[Copy, Plan] = {}
+        plans: dict[Copy, ImageDiff] = {}
 
         async def one(repository: Repository, asking: Sequence[Copy]) -> None:
             if self._is_empty(asking[0]):
-                plans.update({copy: plan_anew(images[copy]) for copy in asking})
+                plans.update({copy: assume_missing(images[copy]) for copy in asking})
                 return
-            memory = Memory.of(self._context.journal, repository)
-            wanted = [Wanted(images[copy], copy.tag) for copy in asking]
+            memory = KnownLayers.of(self._context.journal, repository)
+            wanted = [WantedImage(images[copy], copy.tag) for copy in asking]
             try:
-                found = await plan_images(wanted, repository, memory, found=stored.get(repository))
+                found = await diff_images(wanted, repository, memory, found=stored.get(repository))
             except RepositoryNotFoundError as error:
                 await self._create(asking[0], error)
-                plans.update({copy: plan_anew(images[copy]) for copy in asking})
+                plans.update({copy: assume_missing(images[copy]) for copy in asking})
                 return
             for copy, plan in zip(asking, found, strict=True):
-                if isinstance(plan, Plan):
+                if isinstance(plan, ImageDiff):
                     plans[copy] = plan
                 else:
                     self._context.failed(copy, plan)
 
         await self._for_each_repository(images, one)
-        together: dict[int, list[tuple[Copy, Plan]]] = defaultdict(list)
+        together: dict[int, list[tuple[Copy, ImageDiff]]] = defaultdict(list)
         for copy, plan in plans.items():
             together[id(images[copy])].append((copy, plan))
         for group in together.values():
@@ -381,27 +381,27 @@ class Group:
         claimed: set when its places are claimed.
     """
 
-    entries: list[Entry]
+    entries: list[PlanEntry]
     before: Collection[Group]
     claimed: anyio.Event = field(default_factory=anyio.Event)
 
-    def takes(self, entry: Entry) -> bool:
+    def takes(self, entry: PlanEntry) -> bool:
         """Whether *entry* can be looked into with these: a line is one image, and a request asks for many."""
         first = self.entries[0]
         return len(self.entries) < _LINES_TOGETHER and _source_of(first) == _source_of(entry) is not None
 
 
-def _source_of(entry: Entry) -> tuple[object, ...] | None:
+def _source_of(entry: PlanEntry) -> tuple[object, ...] | None:
     """What entries have in common that are looked into together; None for those that are looked into alone."""
     if entry.kind == "local" or entry.reference is None:
         return None
     return entry.host, entry.repository, entry.platforms, [(goal.target, goal.repository) for goal in entry.goals]
 
 
-def grouped(entries: Iterable[Entry]) -> list[Group]:
+def grouped(entries: Iterable[PlanEntry]) -> list[Group]:
     """*entries* in groups, so that each place is claimed in the plan's order."""
     groups: list[Group] = []
-    latest: dict[tuple[Target, str], Group] = {}
+    latest: dict[tuple[PlanTarget, str], Group] = {}
     for entry in entries:
         places = [(goal.target, goal.repository) for goal in entry.goals]
         before = list(dict.fromkeys(latest[place] for place in places if place in latest))

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 import anyio
 
 from asyncpush.digest_set import PackedNames
-from asyncpush.engine.layer import PushedLayer, Resources, send_layer
+from asyncpush.engine.layer import LayerContext, PushedLayer, send_layer
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError
 from asyncpush.journal import LeftUpload
 from asyncpush.manifest import Manifest
 from asyncpush.model import Digest
 from asyncpush.protocols import Blob, Repository
 from asyncpush.settings import MiB
-from asyncpush.single_flight import FailsOnce
+from asyncpush.single_flight import FirstFailure
 
 #: Mounts that a registry may decline, without one that it grants, before no more are tried.
 _PATIENCE = 3
@@ -73,17 +73,17 @@ class _Place:
     outcome: PushedLayer | AsyncpushError | None = None
 
 
-class Exchange:
+class LayerDistributor:
     """Sends the layers of all images of a run.
 
     Args:
         resources: what all layers share.
     """
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: LayerContext) -> None:
         self._resources = resources
-        self._sent = Sent()
-        self._readings = FailsOnce(SourceError)
+        self._sent = SentLayer()
+        self._readings = FirstFailure(SourceError)
         self._registries: dict[str, _Registry] = {}
         self._gathering: dict[str, _Gathering] = {}
         self._sending: dict[tuple[str, str], _Gathering] = {}
@@ -276,7 +276,7 @@ class ImageSender:
         cargo: what it leads and follows.
     """
 
-    exchange: Exchange
+    exchange: LayerDistributor
     leads: Leads
     cargo: Cargo
 
@@ -429,7 +429,7 @@ class Cargo:
 
 
 @dataclass(slots=True)
-class Sent:
+class SentLayer:
     """What was sent so far, in all uploads.
 
     Attributes:
@@ -465,7 +465,7 @@ class Leads:
         is_idle: whether there are slots that no layer waits for.
     """
 
-    def __init__(self, sent: Sent, is_idle: Callable[[], bool]) -> None:
+    def __init__(self, sent: SentLayer, is_idle: Callable[[], bool]) -> None:
         self._sent = sent
         self._is_idle = is_idle
         self._leads: dict[Digest, Lead] = {}

@@ -9,19 +9,19 @@ from dataclasses import dataclass, field, replace
 import anyio
 from anyio import CancelScope
 
-from asyncpush.engine.image import Run
+from asyncpush.engine.image import PushContext
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, JournalError, UsageError
 from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
 from asyncpush.journal import SqliteJournal
 from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag, NothingTaken
-from asyncpush.migrate.layer_distribution import Exchange
-from asyncpush.migrate.plan.model import Entry, Plan, Target
+from asyncpush.migrate.layer_distribution import LayerDistributor
+from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.results import may_succeed, time_may_mend
 from asyncpush.migrate.targets import OpenTarget
 from asyncpush.model import Digest
 from asyncpush.settings import Settings
-from asyncpush.single_flight import Once
-from asyncpush.sources.registry import Remotes
+from asyncpush.single_flight import SingleFlight
+from asyncpush.sources.registry import RegistryPool
 
 #: What an interrupted run has found out is believed for this many seconds.
 RESUME_WITHIN = 6 * 60 * 60
@@ -72,10 +72,10 @@ class Context:
     """
 
     options: Options
-    run: Run
-    exchange: Exchange
-    targets: Mapping[Target, OpenTarget]
-    remotes: Remotes
+    run: PushContext
+    exchange: LayerDistributor
+    targets: Mapping[PlanTarget, OpenTarget]
+    remotes: RegistryPool
     journal: SqliteJournal | None
     results: dict[str, CopyResult] = field(default_factory=dict)
     left_out: list[LeftOutTag] = field(default_factory=list)
@@ -83,11 +83,11 @@ class Context:
     attempts: Counter[str] = field(default_factory=Counter)
     sources: dict[str, Digest | None] = field(default_factory=dict)
     tries_left: int = 0
-    unread: set[Entry] = field(default_factory=set)
+    unread: set[PlanEntry] = field(default_factory=set)
     scope: CancelScope = field(default_factory=CancelScope)
     broken: JournalError | None = None
     stopped: AsyncpushError | None = None
-    _tags: Once[tuple[str, ...]] = field(default_factory=Once)
+    _tags: SingleFlight[tuple[str, ...]] = field(default_factory=SingleFlight)
     _claims: dict[str, Copy] = field(default_factory=dict)
     _next_rest: float = 0.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from asyncpush.migrate.plan.model import Goal, Plan, Target
+from asyncpush.migrate.plan.model import Goal, Plan, PlanTarget
 from asyncpush.model import Platform
 from asyncpush.settings import AwsConfiguration, SourceRegistry
 
@@ -30,7 +30,7 @@ def overridden(
         strict: an entry must take a tag where the plan does not say how many.
     """
 
-    def whole(target: Target) -> Target:
+    def whole(target: PlanTarget) -> PlanTarget:
         own = target.aws
         return replace(
             target,

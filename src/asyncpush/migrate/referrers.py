@@ -8,7 +8,7 @@ from functools import partial
 
 import anyio
 
-from asyncpush.engine.diff import Memory, Plan, Wanted, plan_anew, plan_images
+from asyncpush.engine.diff import ImageDiff, KnownLayers, WantedImage, assume_missing, diff_images
 from asyncpush.engine.image import ImageResult
 from asyncpush.engine.referrers import MAX_DEPTH, is_refused, push_referrer, too_deep
 from asyncpush.errors import (
@@ -22,7 +22,7 @@ from asyncpush.migrate.ledger import Context
 from asyncpush.migrate.results import pushed_result
 from asyncpush.model import Digest
 from asyncpush.protocols import FoundReferrers, Image, ReferrerSource, UnreadReferrer
-from asyncpush.single_flight import Once
+from asyncpush.single_flight import SingleFlight
 from asyncpush.sources.registry import RepositoryReferrers
 
 
@@ -35,11 +35,11 @@ class Referrers:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._read = Once(FoundReferrers())
+        self._read = SingleFlight(FoundReferrers())
         self._sources: dict[tuple[str, str], RepositoryReferrers] = {}
         self._noted: dict[tuple[str, Digest], list[str]] = {}
         self._said: set[str] = set()
-        self._carried = Once(usual=True)
+        self._carried = SingleFlight(usual=True)
 
     async def carry(self, copy: Copy, subjects: Sequence[Digest], source: ReferrerSource | None = None) -> bool:
         """Bring what refers to *subjects* to the repository of *copy*, where they are.
@@ -149,13 +149,13 @@ class Referrers:
             run = replace(self._context.run, sender=sender)
             return await push_referrer(image, plan, repository, copy.destination, run, dry=self._context.options.dry)
 
-    async def _plan(self, copy: Copy, image: Image, *, fresh: bool) -> Plan:
+    async def _plan(self, copy: Copy, image: Image, *, fresh: bool) -> ImageDiff:
         state = self._context.targets[copy.goal.target].states.get(copy.goal.repository)
         if self._context.options.dry and state == "missing":
-            return plan_anew(image)
-        memory = Memory.of(self._context.journal, copy.repository)
-        wanted = [Wanted(image, copy.tag)]
-        [plan] = await plan_images(wanted, copy.repository, memory, found=() if fresh else None)
+            return assume_missing(image)
+        memory = KnownLayers.of(self._context.journal, copy.repository)
+        wanted = [WantedImage(image, copy.tag)]
+        [plan] = await diff_images(wanted, copy.repository, memory, found=() if fresh else None)
         if isinstance(plan, TagImmutableError):
             raise plan
         return plan

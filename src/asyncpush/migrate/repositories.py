@@ -17,7 +17,7 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Notice
-from asyncpush.migrate.plan.model import Entry, Plan, Target
+from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.targets import OpenTarget
 from asyncpush.model import Digest
 from asyncpush.protocols import Repository, RepositoryInfo
@@ -32,7 +32,7 @@ _DENIED = "AccessDeniedException"
 _REFUSED = range(400, 500)
 
 
-async def prepare(plan: Plan, targets: Mapping[Target, OpenTarget], *, dry: bool) -> None:
+async def prepare(plan: Plan, targets: Mapping[PlanTarget, OpenTarget], *, dry: bool) -> None:
     """See which repositories are there, and create the others, before anything is read or sent.
 
     What the journal knows to be half made is finished: a run that was stopped had created it.
@@ -63,9 +63,9 @@ async def prepare(plan: Plan, targets: Mapping[Target, OpenTarget], *, dry: bool
 
 
 async def _prepare_one(
-    opened: OpenTarget, entries: Iterable[tuple[str, Entry]], dry: bool, purpose: str | None
+    opened: OpenTarget, entries: Iterable[tuple[str, PlanEntry]], dry: bool, purpose: str | None
 ) -> None:
-    wanted: dict[str, Entry] = {}
+    wanted: dict[str, PlanEntry] = {}
     for name, entry in entries:
         wanted.setdefault(name, entry)
     if not wanted:
@@ -106,7 +106,7 @@ async def _prepare_one(
 
 
 async def create_by_push(
-    opened: OpenTarget, entry: Entry, repository: Repository, error: RepositoryNotFoundError
+    opened: OpenTarget, entry: PlanEntry, repository: Repository, error: RepositoryNotFoundError
 ) -> bool:
     """Create a repository that ECR's layer API does not find: it was left to a template, or somebody has deleted it.
 
@@ -131,7 +131,7 @@ async def create_by_push(
     return await _create(opened, repository.name, entry.repository_settings)
 
 
-async def make_whole(opened: OpenTarget, entry: Entry, name: str) -> None:
+async def make_whole(opened: OpenTarget, entry: PlanEntry, name: str) -> None:
     """Before something is put into a repository that was there, see that it has what the plan would have given it.
 
     A run without a journal, or with another one, may have been stopped between creating it and giving it its policies.
@@ -155,7 +155,7 @@ async def make_whole(opened: OpenTarget, entry: Entry, name: str) -> None:
         raise failure
 
 
-async def _make(opened: OpenTarget, name: str, entry: Entry, dry: bool) -> None:
+async def _make(opened: OpenTarget, name: str, entry: PlanEntry, dry: bool) -> None:
     """Create a missing repository, or leave it to a creation template."""
     admin = opened.registry.admin
     with _noted(opened, name):

@@ -14,11 +14,11 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from asyncpush.api import open_logins
 from asyncpush.digest_set import PackedSet
-from asyncpush.engine.diff import Plan as ImagePlan
-from asyncpush.engine.diff import plan_anew
-from asyncpush.engine.image import ImageResult, Run, dry_run, push_planned
-from asyncpush.engine.layer import Resources
-from asyncpush.engine.memory import ByteBudget
+from asyncpush.engine.diff import ImageDiff as ImagePlan
+from asyncpush.engine.diff import assume_missing
+from asyncpush.engine.image import ImageResult, PushContext, dry_run, push_diff
+from asyncpush.engine.layer import LayerContext
+from asyncpush.engine.memory import MemoryBudget
 from asyncpush.engine.referrers import subjects_of
 from asyncpush.errors import (
     CREDENTIALS_LOST,
@@ -33,18 +33,18 @@ from asyncpush.journal import SqliteJournal
 from asyncpush.migrate.backpressure import Discovered, Present, Ready, Room
 from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.discovery import Discovery
-from asyncpush.migrate.layer_distribution import Exchange, registry_of, score
+from asyncpush.migrate.layer_distribution import LayerDistributor, registry_of, score
 from asyncpush.migrate.ledger import Context, Options, begin_run, fingerprint
-from asyncpush.migrate.plan.model import Entry, Plan
+from asyncpush.migrate.plan.model import Plan, PlanEntry
 from asyncpush.migrate.referrers import Referrers
 from asyncpush.migrate.repositories import create_by_push, make_whole, prepare
 from asyncpush.migrate.results import Report, journaled, may_succeed, pushed_result
-from asyncpush.migrate.source_listing import Catalog
+from asyncpush.migrate.source_listing import SourceListing
 from asyncpush.migrate.targets import open_targets
 from asyncpush.model import Digest
 from asyncpush.protocols import ReferrerSource
 from asyncpush.settings import Settings
-from asyncpush.sources.registry import Patience, open_remotes
+from asyncpush.sources.registry import RetryPolicy, open_pool
 
 #: Images that are worked on at once. Their layers share the slots; this bounds what waits for its turn, or for a layer
 #: that another image brings.
@@ -67,7 +67,7 @@ async def migrate_plan(
     journal: SqliteJournal | None = None,
     emit: Emit = ignore,
     options: Options | None = None,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
 ) -> Report:
     """Bring all images of *plan* to where they go; one that fails does not stop the others.
 
@@ -102,13 +102,13 @@ async def migrate_plan(
             sent += event.sent
         heard(event)
 
-    resources = Resources.of(settings or Settings(), counted, journal)
-    run, exchange = Run.of(resources), Exchange(resources)
+    resources = LayerContext.of(settings or Settings(), counted, journal)
+    run, exchange = PushContext.of(resources), LayerDistributor(resources)
     async with AsyncExitStack() as held:
         targets = await held.enter_async_context(open_targets(plan, run, None if options.dry else journal))
         logins = await held.enter_async_context(open_logins(resources.settings, heard))
-        patience = patience or Patience.of(resources.settings)
-        opened = open_remotes(plan.source_registries, logins=logins, emit=heard, patience=patience)
+        patience = patience or RetryPolicy.of(resources.settings)
+        opened = open_pool(plan.source_registries, logins=logins, emit=heard, patience=patience)
         remotes = await held.enter_async_context(opened)
         context = Context(
             options=options,
@@ -134,7 +134,7 @@ async def migrate_plan(
         if context.broken is not None:
             raise context.broken
         if context.stopped is not None:
-            Catalog(context, held).fail_the_rest(plan.entries, context.stopped)
+            SourceListing(context, held).fail_the_rest(plan.entries, context.stopped)
         results = tuple(context.results.values())
         if journal is not None and not options.dry and context.stopped is None:
             failures = [result for result in results if result.outcome == "failed"]
@@ -180,16 +180,16 @@ class _Migration:
         # Where uploads go on first, others begin before those are all found if they fill the room.
         self._room = Room(self._begun.set)
         self._at_once = anyio.CapacityLimiter(_IMAGES_AT_ONCE)
-        self._blobs = ByteBudget(_BLOBS_AT_ONCE, window=0)
+        self._blobs = MemoryBudget(_BLOBS_AT_ONCE, window=0)
         self._planned = PackedSet()
         self._unfinished: list[Copy] = []
 
-    async def go(self, entries: Iterable[Entry]) -> None:
+    async def go(self, entries: Iterable[PlanEntry]) -> None:
         """Bring all images of *entries*; then try again what has failed and may succeed."""
         await self._discover_and_push(entries, None)
         while self._context.tries_left:
             self._context.tries_left -= 1
-            again: dict[Entry, list[Copy]] = defaultdict(list)
+            again: dict[PlanEntry, list[Copy]] = defaultdict(list)
             for copy in self._to_try_again():
                 again[copy.entry].append(copy)
             if not again:
@@ -208,7 +208,9 @@ class _Migration:
         unfinished, self._unfinished = self._unfinished, []
         return failed + unfinished
 
-    async def _discover_and_push(self, entries: Iterable[Entry], copies: dict[Entry, list[Copy]] | None) -> None:
+    async def _discover_and_push(
+        self, entries: Iterable[PlanEntry], copies: dict[PlanEntry, list[Copy]] | None
+    ) -> None:
         """Look into *entries*, or into some of their copies, and push what is found, as it is found."""
         ahead, found = anyio.create_memory_object_stream[Discovered](0)
         discovery = Discovery(self._context, self._held, ahead, self._room)
@@ -220,8 +222,8 @@ class _Migration:
         self,
         discovery: Discovery,
         ahead: MemoryObjectSendStream[Discovered],
-        entries: Iterable[Entry],
-        copies: dict[Entry, list[Copy]] | None,
+        entries: Iterable[PlanEntry],
+        copies: dict[PlanEntry, list[Copy]] | None,
     ) -> None:
         async with ahead:
             if copies is None:
@@ -236,10 +238,10 @@ class _Migration:
                 tg.start_soon(discovery.entries, unread)
                 tg.start_soon(discovery.again, {entry: copies[entry] for entry in copies if entry not in unread})
 
-    def _in_order(self, entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
+    def _in_order(self, entries: Iterable[PlanEntry]) -> tuple[list[PlanEntry], list[PlanEntry]]:
         """The entries that go where uploads were left, and the others."""
-        first: list[Entry] = []
-        others: list[Entry] = []
+        first: list[PlanEntry] = []
+        others: list[PlanEntry] = []
         for entry in entries:
             places = {self._context.targets[goal.target].repository(goal.repository).address for goal in entry.goals}
             (others if places.isdisjoint(self._left) else first).append(entry)
@@ -319,7 +321,7 @@ class _Migration:
         except RepositoryNotFoundError as error:
             create = partial(create_by_push, target, copy.entry, copy.repository, error)
             await self._context.run.created.do(copy.repository.address, create)
-            result = await self._push_planned(ready, copy, plan_anew(ready.image))
+            result = await self._push_planned(ready, copy, assume_missing(ready.image))
         return pushed_result(copy, result)
 
     async def _push_planned(self, ready: Ready, copy: Copy, plan: ImagePlan) -> ImageResult:
@@ -332,7 +334,7 @@ class _Migration:
                 exchange.remember(registry, address, digest)
         with exchange.sender(copy.repository, plan.to_send, plan.present) as sender:
             run = replace(self._context.run, sender=sender)
-            return await push_planned(ready.image, plan, copy.repository, copy.tag, copy.destination, run)
+            return await push_diff(ready.image, plan, copy.repository, copy.tag, copy.destination, run)
 
     async def _mounts(self, copy: Copy) -> bool:
         """Whether the copy's registry mounts blobs."""

@@ -26,11 +26,11 @@ from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag, NothingTaken,
 from asyncpush.migrate.ledger import Context
 from asyncpush.migrate.limits import check_caps
 from asyncpush.migrate.plan.matching import choose
-from asyncpush.migrate.plan.model import Entry, Goal
+from asyncpush.migrate.plan.model import Goal, PlanEntry
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Image, ImageNode, IndexNode
 from asyncpush.reference import destination
-from asyncpush.single_flight import Once
+from asyncpush.single_flight import SingleFlight
 from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry.blob import RegistryBlob
 
@@ -38,7 +38,7 @@ from asyncpush.sources.registry.blob import RegistryBlob
 _LARGEST = 2**64 - 1
 
 
-class Catalog:
+class SourceListing:
     """The sources' side of a migration; what can't be read is noted as the result of its copies.
 
     Args:
@@ -49,11 +49,11 @@ class Catalog:
     def __init__(self, context: Context, held: AsyncExitStack) -> None:
         self._context = context
         self._held = held
-        self._archives: Once[tuple[Image | UnreadImage, ...]] = Once()
+        self._archives: SingleFlight[tuple[Image | UnreadImage, ...]] = SingleFlight()
         self._sizes = PackedMap()
         self._stored_sizes: dict[Digest, int | None] = {}
 
-    async def copies(self, entry: Entry) -> list[Copy]:
+    async def copies(self, entry: PlanEntry) -> list[Copy]:
         """The copies that *entry* asks for; tags that it names and that are not there have failed."""
         if entry.kind == "local":
             tags = [image.tag or "" for image in await self._archive(entry)]
@@ -87,7 +87,7 @@ class Catalog:
             return False
         return True
 
-    def _check_taken(self, entry: Entry, taken: int, there: int, *, is_told: bool) -> None:
+    def _check_taken(self, entry: PlanEntry, taken: int, there: int, *, is_told: bool) -> None:
         """See that *entry* takes as many tags as it must; note that it takes none, unless failures tell so already."""
         if taken < (entry.min_tags or 0):
             raise SourceNotFoundError(
@@ -97,7 +97,7 @@ class Catalog:
         if not taken and not is_told:
             self._context.nothing_taken[entry.place] = NothingTaken(entry, there)
 
-    def copy(self, entry: Entry, goal: Goal, reference: str) -> Copy:
+    def copy(self, entry: PlanEntry, goal: Goal, reference: str) -> Copy:
         """One image of *entry*, by its tag or digest at the source, to one of its goals."""
         is_digest = reference.startswith("sha256:")
         tag = goal.tag or (None if is_digest else reference or ("latest" if entry.kind == "local" else None))
@@ -106,7 +106,7 @@ class Catalog:
             source = f"{entry.location}:{reference}"
         return self._copy(entry, goal, source, reference, tag)
 
-    def fail_the_rest(self, entries: Iterable[Entry], error: AsyncpushError) -> None:
+    def fail_the_rest(self, entries: Iterable[PlanEntry], error: AsyncpushError) -> None:
         """Note that all that was not brought yet has failed of *error*, which has stopped the migration."""
         context = self._context
         copies = list(context.claimed)
@@ -116,17 +116,17 @@ class Catalog:
             if copy.key not in context.results:
                 context.ended(CopyResult(copy=copy, outcome="failed", error=error))
 
-    def stand_in(self, entry: Entry, goal: Goal) -> Copy:
+    def stand_in(self, entry: PlanEntry, goal: Goal) -> Copy:
         """What stands for all that *entry* asks for, while nobody knows what that is."""
         return replace(self._copy(entry, goal, entry.location, "", goal.tag), stands_in=True)
 
-    def _copy(self, entry: Entry, goal: Goal, source: str, reference: str, tag: str | None) -> Copy:
+    def _copy(self, entry: PlanEntry, goal: Goal, source: str, reference: str, tag: str | None) -> Copy:
         target = self._context.targets[goal.target]
         alone = len(self._context.targets) == 1
         place = target.destination(goal.repository, tag, alone=alone)
         return Copy(entry, goal, source, reference, target.repository(goal.repository), tag, place)
 
-    async def load_archive(self, entry: Entry, copies: Iterable[Copy]) -> list[tuple[Copy, Image]]:
+    async def load_archive(self, entry: PlanEntry, copies: Iterable[Copy]) -> list[tuple[Copy, Image]]:
         """The images of a layout or archive for *copies*; the copies of those that can't be read have failed."""
         images = await self._archive(entry)
         by_tag = {image.tag or "": image for image in reversed(images)}
@@ -140,7 +140,7 @@ class Catalog:
                 loaded.append((copy, image))
         return loaded
 
-    async def _archive(self, entry: Entry) -> tuple[Image | UnreadImage, ...]:
+    async def _archive(self, entry: PlanEntry) -> tuple[Image | UnreadImage, ...]:
         async def read() -> tuple[Image | UnreadImage, ...]:
             opened = open_source(entry.location, self._context.run.resources.settings, emit=self._context.emit)
             source = await self._held.enter_async_context(opened)
@@ -151,7 +151,7 @@ class Catalog:
         images, _ = await self._archives.do((entry.location, entry.platforms), read)
         return images
 
-    def _check_alone(self, entry: Entry, images: Iterable[Image | UnreadImage], tags: Collection[str]) -> None:
+    def _check_alone(self, entry: PlanEntry, images: Iterable[Image | UnreadImage], tags: Collection[str]) -> None:
         """See that no two images of an archive have the same one of *tags*, or none: one of them would be lost."""
         by_tag: dict[str, Image] = {}
         for image in images:
@@ -167,7 +167,7 @@ class Catalog:
                 self._context.emit(Notice(f"{image.source} is left out: {image.error}"))
 
     async def resolve(
-        self, entry: Entry, copies: Iterable[Copy], there: Mapping[str, Collection[Digest]] | None = None
+        self, entry: PlanEntry, copies: Iterable[Copy], there: Mapping[str, Collection[Digest]] | None = None
     ) -> dict[str, Descriptor]:
         """What each reference names at the source; the copies of those that can't be read have failed.
 
@@ -238,7 +238,7 @@ class Catalog:
         return self._stored_sizes.get(blob.descriptor.digest) not in (None, blob.descriptor.size)
 
     async def load(
-        self, entry: Entry, copies: Iterable[Copy], descriptors: Mapping[str, Descriptor]
+        self, entry: PlanEntry, copies: Iterable[Copy], descriptors: Mapping[str, Descriptor]
     ) -> list[tuple[Copy, Image]]:
         """Read the manifests of what is to go, each image once."""
         remote = self._context.remotes.at(entry.host)
@@ -282,7 +282,7 @@ class Catalog:
                     tg.start_soon(one, descriptor, waiting)
         return await self._agreeing(loaded)
 
-    def _tell_absent(self, entry: Entry, images: Iterable[Image]) -> None:
+    def _tell_absent(self, entry: PlanEntry, images: Iterable[Image]) -> None:
         for image in images:
             if isinstance(image.root, ImageNode) and len(entry.platforms) > 1:
                 asked = " and ".join(map(str, entry.platforms))

@@ -9,13 +9,13 @@ from typing import Literal
 
 from asyncpush.api import open_registry
 from asyncpush.connection import OpenRegistry
-from asyncpush.engine.image import Run
+from asyncpush.engine.image import PushContext
 from asyncpush.errors import AsyncpushError
 from asyncpush.journal import SqliteJournal
-from asyncpush.migrate.plan.model import Plan, Target
+from asyncpush.migrate.plan.model import Plan, PlanTarget
 from asyncpush.protocols import Repository, RepositoryInfo
 from asyncpush.reference import Destination
-from asyncpush.single_flight import Once
+from asyncpush.single_flight import SingleFlight
 
 #: ``there``; ``new``, because this run has created it; ``missing`` in a dry run, or because a creation template will
 #: create it when it is pushed to.
@@ -36,13 +36,13 @@ class OpenTarget:
         whole: makes sure, once each, that repositories that were there have what the plan would have given them.
     """
 
-    target: Target
+    target: PlanTarget
     registry: OpenRegistry
     journal: SqliteJournal | None = None
     states: dict[str, State] = field(default_factory=dict)
     failures: dict[str, AsyncpushError] = field(default_factory=dict)
     described: dict[str, RepositoryInfo] = field(default_factory=dict)
-    whole: Once[None] = field(default_factory=Once)
+    whole: SingleFlight[None] = field(default_factory=SingleFlight)
     _repositories: dict[str, Repository] = field(default_factory=dict)
 
     def repository(self, name: str) -> Repository:
@@ -60,8 +60,8 @@ class OpenTarget:
 
 @asynccontextmanager
 async def open_targets(
-    plan: Plan, run: Run, journal: SqliteJournal | None = None
-) -> AsyncIterator[Mapping[Target, OpenTarget]]:
+    plan: Plan, run: PushContext, journal: SqliteJournal | None = None
+) -> AsyncIterator[Mapping[PlanTarget, OpenTarget]]:
     """Connect to all registries that *plan* names.
 
     Args:
@@ -74,7 +74,7 @@ async def open_targets(
         RegistryError: a registry refuses, or can't be reached.
     """
     async with AsyncExitStack() as stack:
-        targets: dict[Target, OpenTarget] = {}
+        targets: dict[PlanTarget, OpenTarget] = {}
         for target in plan.targets:
             registry = await stack.enter_async_context(open_registry(target.registry, target.aws, run))
             targets[target] = OpenTarget(target, registry, journal)

@@ -9,27 +9,27 @@ from contextlib import AsyncExitStack
 import anyio
 
 from asyncpush.api import open_logins
-from asyncpush.engine.diff import companions
-from asyncpush.engine.image import Run
-from asyncpush.engine.layer import Resources
+from asyncpush.engine.diff import referrer_nodes
+from asyncpush.engine.image import PushContext
+from asyncpush.engine.layer import LayerContext
 from asyncpush.engine.referrers import subjects_of
 from asyncpush.errors import AsyncpushError, only_cause
 from asyncpush.events import Emit, Listener, Notice, ignore
 from asyncpush.migrate.copies import Copy
-from asyncpush.migrate.layer_distribution import Exchange
+from asyncpush.migrate.layer_distribution import LayerDistributor
 from asyncpush.migrate.ledger import Context, Options
-from asyncpush.migrate.plan.model import Entry, Plan
+from asyncpush.migrate.plan.model import Plan, PlanEntry
 from asyncpush.migrate.referrers import Referrers
 from asyncpush.migrate.repositories import prepare
-from asyncpush.migrate.source_listing import Catalog
+from asyncpush.migrate.source_listing import SourceListing
 from asyncpush.migrate.targets import OpenTarget, open_targets
 from asyncpush.model import Digest
 from asyncpush.protocols import ImageNode, IndexNode, ReferrerSource
 from asyncpush.reference import Destination
 from asyncpush.results import Results
 from asyncpush.settings import Settings
-from asyncpush.sources.registry import Patience, open_remotes
-from asyncpush.verify import Target, Verification, VerificationFailure, verify_all
+from asyncpush.sources.registry import RetryPolicy, open_pool
+from asyncpush.verify import Verification, VerificationFailure, VerificationTarget, verify_all
 
 
 async def verify_plan(
@@ -48,17 +48,17 @@ async def verify_plan(
     """
     async with AsyncExitStack() as held:
         heard = Listener(emit)
-        resources = Resources.of(settings or Settings(), heard)
-        run = Run.of(resources)
+        resources = LayerContext.of(settings or Settings(), heard)
+        run = PushContext.of(resources)
         targets = await held.enter_async_context(open_targets(plan, run))
         logins = await held.enter_async_context(open_logins(resources.settings, heard))
         remotes = await held.enter_async_context(
-            open_remotes(plan.source_registries, logins=logins, emit=heard, patience=Patience.of(resources.settings))
+            open_pool(plan.source_registries, logins=logins, emit=heard, patience=RetryPolicy.of(resources.settings))
         )
         context = Context(
             options=Options(dry=True),
             run=run,
-            exchange=Exchange(resources),
+            exchange=LayerDistributor(resources),
             targets=targets,
             remotes=remotes,
             journal=None,
@@ -80,10 +80,10 @@ async def verify_plan(
 
 
 async def _verified(
-    targets: Iterable[OpenTarget], wanted: Sequence[tuple[Copy, Target]], *, deep: bool
+    targets: Iterable[OpenTarget], wanted: Sequence[tuple[Copy, VerificationTarget]], *, deep: bool
 ) -> list[Verification | VerificationFailure]:
     results: list[Verification | VerificationFailure] = []
-    by_target: defaultdict[object, list[Target]] = defaultdict(list)
+    by_target: defaultdict[object, list[VerificationTarget]] = defaultdict(list)
     for copy, target in wanted:
         by_target[copy.goal.target].append(target)
     for opened in targets:
@@ -101,12 +101,12 @@ class _Expected:
     """
 
     def __init__(self, context: Context, held: AsyncExitStack) -> None:
-        self.wanted: list[tuple[Copy, Target]] = []
+        self.wanted: list[tuple[Copy, VerificationTarget]] = []
         self._context = context
-        self._catalog = Catalog(context, held)
+        self._catalog = SourceListing(context, held)
         self._referrers = Referrers(context)
 
-    async def entry(self, entry: Entry) -> None:
+    async def entry(self, entry: PlanEntry) -> None:
         """Find out what *entry* should have brought; what can't be learnt is a failure of its copies."""
         try:
             copies = await self._catalog.copies(entry)
@@ -123,7 +123,7 @@ class _Expected:
         async with anyio.create_task_group() as tg:
             for copy, image in loaded:
                 self._want(copy, copy.tag, image.root)
-                for companion in companions(image.root):
+                for companion in referrer_nodes(image.root):
                     if companion.manifest:
                         self._want(copy, None, companion)
                 if entry.referrers and (entry.kind == "registry" or image.referrers):
@@ -145,7 +145,9 @@ class _Expected:
             # Its layers are compressed on the way: the config says which image it is, by the layers' diff ids.
             config = root.config.descriptor
             types = tuple(layer.media_type for layer in root.layers)
-            target = Target(to, config=config.digest if config else None, layers=len(types), layer_types=types)
+            target = VerificationTarget(
+                to, config=config.digest if config else None, layers=len(types), layer_types=types
+            )
         else:
-            target = Target(to, root.manifest.digest if root.manifest else None)
+            target = VerificationTarget(to, root.manifest.digest if root.manifest else None)
         self.wanted.append((copy, target))

@@ -23,7 +23,7 @@ _P = ParamSpec("_P")
 _log = logging.getLogger(__name__)
 
 
-class _Face(Protocol):
+class _Renderer(Protocol):
     """What a face owes: take events quickly, do its work when ticked every ``period`` seconds, leave tidily."""
 
     @property
@@ -36,12 +36,12 @@ class _Face(Protocol):
     def close(self) -> None: ...
 
 
-class _Guarded:
+class _SafeRenderer:
     """A face whose failure ends the face, never the push."""
 
-    def __init__(self, face: _Face) -> None:
+    def __init__(self, face: _Renderer) -> None:
         self.period = face.period
-        self._face: _Face | None = face
+        self._face: _Renderer | None = face
 
     def take(self, event: Event) -> None:
         # One a request, for those who measure: dropped here, before any face spends time on it.
@@ -88,7 +88,7 @@ async def progress(
     if face is None:
         yield ignore
         return
-    guarded = _Guarded(face)
+    guarded = _SafeRenderer(face)
     failure: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:
@@ -104,13 +104,13 @@ async def progress(
         raise failure
 
 
-async def _refresh(face: _Guarded) -> None:
+async def _refresh(face: _SafeRenderer) -> None:
     while True:
         await anyio.sleep(face.period)
         face.tick()
 
 
-def _choose(kind: ProgressKind, stream: TextIO, images: int | None, interval: float) -> _Face | None:
+def _choose(kind: ProgressKind, stream: TextIO, images: int | None, interval: float) -> _Renderer | None:
     """Make the face. Each is imported only here: rich alone costs more time than all of a short run's progress."""
     if kind == "none":
         return None

@@ -80,7 +80,7 @@ class Rate:
 
 
 @dataclass(slots=True)
-class Layer:
+class LayerProgress:
     """A layer in flight: its name for screens, the bytes read of its ``size``, and its rate."""
 
     title: str
@@ -158,14 +158,14 @@ class Meter:
         self._expected_images = images or 0
         self._shares: dict[str, _Share] = {}
         self._images = _Images()
-        self._layers: dict[str, Layer] = {}
+        self._layers: dict[str, LayerProgress] = {}
         self._owners: dict[str, str] = {}
         self._layers_planned = self._layers_begun = self._layers_done = self._present = 0
         self._read = self._size = 0
         self._rate = Rate(self._began)
 
     @property
-    def layers(self) -> Mapping[str, Layer]:
+    def layers(self) -> Mapping[str, LayerProgress]:
         """The layers in flight, the oldest first."""
         return self._layers
 
@@ -249,7 +249,7 @@ class Meter:
             self._rate.resume(now)
         # A layer goes into a repository; the image that plans it is the one whose bytes it is.
         destination = self._owners.get(event.layer, event.destination)
-        self._layers[event.layer] = Layer(event.title, destination, event.size, Rate(now))
+        self._layers[event.layer] = LayerProgress(event.title, destination, event.size, Rate(now))
         self._layers_begun += 1
         self._change(self._share(destination), begun=event.size)
 

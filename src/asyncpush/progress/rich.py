@@ -16,7 +16,7 @@ from rich.style import Style
 from rich.text import Text
 
 from asyncpush.events import Event, ImageDone, ImageFailed, Notice, Retrying
-from asyncpush.progress.meter import Clock, Layer, Meter
+from asyncpush.progress.meter import Clock, LayerProgress, Meter
 from asyncpush.progress.sink import Sink
 from asyncpush.progress.text import (
     Field,
@@ -176,7 +176,7 @@ class _Screen:
             yield [Segment(set_cell_size(" ".join(words), width), _WARNING)]
 
     def _bars(
-        self, layers: Iterable[Layer], width: int, console: Console, options: ConsoleOptions
+        self, layers: Iterable[LayerProgress], width: int, console: Console, options: ConsoleOptions
     ) -> Iterator[list[Segment]]:
         now = self._clock()
         ellipsis = "..." if options.ascii_only else "…"
@@ -192,7 +192,7 @@ class _Screen:
             yield line
 
 
-def _bar(layer: Layer, width: int, console: Console, options: ConsoleOptions) -> list[Segment]:
+def _bar(layer: LayerProgress, width: int, console: Console, options: ConsoleOptions) -> list[Segment]:
     bar = ProgressBar(
         total=layer.size, completed=layer.read, width=width, complete_style="cyan", finished_style="green"
     )
@@ -215,7 +215,7 @@ def _fitted(title: str, width: int, ellipsis: str) -> str:
     return set_cell_size(shortened(title, width, ellipsis), width)
 
 
-def _figures(layer: Layer, width: int, now: float) -> str:
+def _figures(layer: LayerProgress, width: int, now: float) -> str:
     read = min(max(layer.read, 0), layer.size)
     if width < _SLIM:
         return percent_text(read, layer.size)
@@ -225,7 +225,7 @@ def _figures(layer: Layer, width: int, now: float) -> str:
     return f"{size_text(read):>8} of {size_text(layer.size):>8} {pace}"
 
 
-def _pace(layer: Layer, now: float) -> str:
+def _pace(layer: LayerProgress, now: float) -> str:
     """The rate; or, once ECR has every byte and still puts the layer together, that it does."""
     if layer.size and layer.read >= layer.size:
         return "completing"

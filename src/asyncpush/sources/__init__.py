@@ -20,7 +20,7 @@ from asyncpush.sources.docker_archive import MANIFEST, SkopeoDirError, saved_ima
 from asyncpush.sources.document_memory import DocumentMemory
 from asyncpush.sources.names import Location, locate
 from asyncpush.sources.oci_layout import INDEX, Directory, read_oci_layout
-from asyncpush.sources.registry import Remotes, RemoteSource, is_remote, open_remotes, parse_remote
+from asyncpush.sources.registry import RegistryPool, RemoteSource, is_remote, open_pool, parse_remote
 from asyncpush.sources.source import LocalSource, Source, UnreadImage
 from asyncpush.sources.spool import Allowance, Scratch, open_archive
 from asyncpush.sources.tar_index import TarIndex
@@ -34,7 +34,7 @@ async def open_source(
     settings: Settings,
     *,
     stdin: BinaryIO | None = None,
-    remotes: Remotes | None = None,
+    remotes: RegistryPool | None = None,
     emit: Emit = ignore,
 ) -> AsyncIterator[Source]:
     """Open a source and list its images; their blobs can be read until it is closed.
@@ -72,11 +72,11 @@ async def open_source(
 
 
 @asynccontextmanager
-async def _open_remote(reference: str, settings: Settings, remotes: Remotes | None) -> AsyncIterator[Source]:
+async def _open_remote(reference: str, settings: Settings, remotes: RegistryPool | None) -> AsyncIterator[Source]:
     parsed = parse_remote(reference)
     async with AsyncExitStack() as stack:
         if remotes is None:
-            remotes = await stack.enter_async_context(open_remotes())
+            remotes = await stack.enter_async_context(open_pool())
         yield RemoteSource(remotes.at(parsed.host), parsed, settings.push_foreign_layers)
 
 

@@ -49,7 +49,7 @@ class Content(Protocol):
         ...
 
 
-class Store(Protocol):
+class BlobStore(Protocol):
     """Contents by name, as a directory or an archive holds them."""
 
     @property

@@ -16,13 +16,13 @@ from asyncpush.errors import ManifestError, SourceError
 from asyncpush.manifest import INDEX_TYPES
 from asyncpush.model import Descriptor, Digest
 from asyncpush.settings import Settings
-from asyncpush.sources.blobs import Store
+from asyncpush.sources.blobs import BlobStore
 from asyncpush.sources.docker_archive import MANIFEST, SavedImage, is_uncompressed, read_docker_archive, saved_images
 from asyncpush.sources.names import ImageName, Location
 from asyncpush.sources.oci_image import find_blob, read_manifest
 from asyncpush.sources.oci_layout import INDEX, is_oci_layout, names_alone, read_oci_layout
 from asyncpush.sources.partial_index import configs_in
-from asyncpush.sources.source import Entry, LocalSource
+from asyncpush.sources.source import LocalSource, SourceEntry
 from asyncpush.sources.spool import Scratch
 from asyncpush.sources.tar_index import TarIndex
 
@@ -54,7 +54,7 @@ def read_archive(archive: TarIndex, location: Location, settings: Settings, scra
     return _read(opened, is_oci=is_oci, is_docker=is_docker)
 
 
-def read_directory(directory: Store, location: Location, settings: Settings, scratch: Scratch) -> LocalSource:
+def read_directory(directory: BlobStore, location: Location, settings: Settings, scratch: Scratch) -> LocalSource:
     """List the images of a directory that has both descriptions; see ``read_archive``."""
     opened = _Opened(directory, location, settings, scratch, is_directory=True)
     return _read(opened, is_oci=location.kind == "oci" or is_oci_layout(directory), is_docker=True)
@@ -86,7 +86,7 @@ def _read(opened: _Opened, *, is_oci: bool, is_docker: bool) -> LocalSource:
 class _Opened:
     """An open archive or directory, and how it is read."""
 
-    files: Store
+    files: BlobStore
     location: Location
     settings: Settings
     scratch: Scratch
@@ -106,7 +106,7 @@ class _Opened:
         """What manifest.json lists."""
         return LocalSource("docker-archive", self.location, self.saved_entries(), notes)
 
-    def saved_entries(self) -> tuple[Entry, ...]:
+    def saved_entries(self) -> tuple[SourceEntry, ...]:
         entries = read_docker_archive(self.files, self.settings, self.scratch)
         return tuple(replace(entry, needs_both=self.is_directory) for entry in entries)
 
@@ -114,10 +114,10 @@ class _Opened:
         """What index.json names."""
         return self.oci_source(self.named_entries())
 
-    def oci_source(self, entries: tuple[Entry, ...], notes: tuple[str, ...] = ()) -> LocalSource:
+    def oci_source(self, entries: tuple[SourceEntry, ...], notes: tuple[str, ...] = ()) -> LocalSource:
         return LocalSource(self.oci_kind.removesuffix(":"), self.location, entries, notes)
 
-    def named_entries(self, saved: Collection[Digest] = ()) -> tuple[Entry, ...]:
+    def named_entries(self, saved: Collection[Digest] = ()) -> tuple[SourceEntry, ...]:
         return read_oci_layout(self.files, self.settings, self.location.stem, saved)
 
 
@@ -128,14 +128,14 @@ def _only_in_index(opened: _Opened, saved: Sequence[SavedImage] | None) -> tuple
     return ()
 
 
-def _is_uncompressed(archive: Store) -> bool:
+def _is_uncompressed(archive: BlobStore) -> bool:
     try:
         return is_uncompressed(archive)
     except SourceError:
         return False
 
 
-def _saved(archive: Store) -> tuple[SavedImage, ...] | None:
+def _saved(archive: BlobStore) -> tuple[SavedImage, ...] | None:
     try:
         return saved_images(archive)
     except ManifestError:
@@ -203,7 +203,7 @@ class _Both:
         """Where in index.json *image* is."""
         return [at for at, configs in enumerate(self._configs) if image.config in configs]
 
-    def _named(self) -> list[Entry]:
+    def _named(self) -> list[SourceEntry]:
         """The entries of index.json, under their own names and those that only manifest.json has for them."""
         entries, further = list(self.entries), []
         for image in self._saved:
@@ -219,7 +219,7 @@ class _Both:
                     further.append(_renamed(entries[places[0]], name, None))
         return entries + further
 
-    def _rest(self) -> Iterator[Entry]:
+    def _rest(self) -> Iterator[SourceEntry]:
         """The images that only manifest.json names."""
         covered = {image.position for image in self._saved if self._places(image)}
         places: dict[int, int] = {}
@@ -229,11 +229,11 @@ class _Both:
                 yield replace(entry, position=place, needs_both=True)
 
 
-def _configs(archive: Store, entry: Entry, *, whole: bool = False) -> frozenset[Digest]:
+def _configs(archive: BlobStore, entry: SourceEntry, *, whole: bool = False) -> frozenset[Digest]:
     return configs_in(archive, entry.descriptor, whole=whole) if entry.descriptor else frozenset()
 
 
-def _is_compressed(archive: Store, root: Descriptor) -> bool:
+def _is_compressed(archive: BlobStore, root: Descriptor) -> bool:
     """Whether a manifest names compressed layers: some registry may well know it."""
     try:
         content = find_blob(archive, root.digest)
@@ -243,7 +243,7 @@ def _is_compressed(archive: Store, root: Descriptor) -> bool:
     return any(layer.media_type.endswith(_COMPRESSED) for layer in layers)
 
 
-def _renamed(entry: Entry, name: ImageName, title: str | None) -> Entry:
+def _renamed(entry: SourceEntry, name: ImageName, title: str | None) -> SourceEntry:
     """*entry* under *name*; without a *title* of its own, only both descriptions together tell of it."""
     tag = name.tag or "latest"
     return replace(

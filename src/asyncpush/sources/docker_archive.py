@@ -22,10 +22,10 @@ from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Blob, ImageNode
 from asyncpush.settings import Compression, Settings
 from asyncpush.sources.blobs import (
+    BlobStore,
     BytesContent,
     Content,
     ContentBlob,
-    Store,
     decode_document,
     hash_content,
     read_content,
@@ -33,7 +33,7 @@ from asyncpush.sources.blobs import (
 from asyncpush.sources.decompression import HEAD_SIZE, sniff
 from asyncpush.sources.image_config import ImageConfig, parse_config
 from asyncpush.sources.names import ImageName
-from asyncpush.sources.source import Entry, Loaded, refuse_many_images
+from asyncpush.sources.source import Loaded, SourceEntry, refuse_many_images
 from asyncpush.sources.spool import Scratch
 
 MANIFEST = "manifest.json"
@@ -81,7 +81,7 @@ class _Layer:
     packed: bool
 
 
-def read_docker_archive(store: Store, settings: Settings, scratch: Scratch) -> tuple[Entry, ...]:
+def read_docker_archive(store: BlobStore, settings: Settings, scratch: Scratch) -> tuple[SourceEntry, ...]:
     """List every tag of every image of a docker-archive, in a worker thread; an image without tags counts, too.
 
     Args:
@@ -111,7 +111,7 @@ class SavedImage:
     names: tuple[ImageName, ...]
 
 
-def saved_images(store: Store) -> tuple[SavedImage, ...]:
+def saved_images(store: BlobStore) -> tuple[SavedImage, ...]:
     """What manifest.json lists; nothing but configs is read.
 
     Raises:
@@ -120,7 +120,7 @@ def saved_images(store: Store) -> tuple[SavedImage, ...]:
     return tuple(SavedImage(at, _config_digest(store, item), _names(item)) for at, item in enumerate(_items(store)))
 
 
-def is_uncompressed(store: Store) -> bool:
+def is_uncompressed(store: BlobStore) -> bool:
     """Whether no layer is compressed that manifest.json lists and that is there.
 
     Raises:
@@ -130,7 +130,7 @@ def is_uncompressed(store: Store) -> bool:
     return all(content is None or _packing(content) in _UNPACKED for content in contents.values())
 
 
-def _config_digest(store: Store, item: _Item) -> Digest | None:
+def _config_digest(store: BlobStore, item: _Item) -> Digest | None:
     if claim := _BLOB.fullmatch(_normal(item.config)):
         return Digest(claim[1])
     try:
@@ -149,7 +149,7 @@ def _names(item: _Item) -> tuple[ImageName, ...]:
     return tuple(map(ImageName.parse, tags))
 
 
-def _items(store: Store) -> list[_Item]:
+def _items(store: BlobStore) -> list[_Item]:
     content = store.find(MANIFEST)
     if content is None:
         raise SourceError(f"{store.label} is not a docker-archive: it has no {MANIFEST}")
@@ -180,20 +180,20 @@ def _packing(content: Content) -> Packing | None:
 
 @dataclass(frozen=True, slots=True)
 class _Archive:
-    store: Store
+    store: BlobStore
     settings: Settings
     scratch: Scratch
     witnessed: dict[tuple[Content, Digest], Digest] = field(default_factory=dict)
 
-    def entries(self, position: int, item: _Item) -> Iterator[Entry]:
+    def entries(self, position: int, item: _Item) -> Iterator[SourceEntry]:
         async def load(platforms: Collection[Platform]) -> Loaded:
             return Loaded(await to_thread.run_sync(self.load, position, item, platforms))
 
         names = _names(item)
         for name in names:
-            yield Entry(position, load, str(name), frozenset({str(name)}), name.repository, name.tag or "latest")
+            yield SourceEntry(position, load, str(name), frozenset({str(name)}), name.repository, name.tag or "latest")
         if not names:
-            yield Entry(position, load)
+            yield SourceEntry(position, load)
 
     def load(self, position: int, item: _Item, platforms: Collection[Platform]) -> ImageNode:
         if not item.layers:

@@ -12,16 +12,16 @@ from asyncpush.manifest import Manifest, parse_manifest
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Blob
 from asyncpush.settings import MAX_MANIFEST_SIZE
-from asyncpush.sources.blobs import Content, ContentBlob, Store, read_content
+from asyncpush.sources.blobs import BlobStore, Content, ContentBlob, read_content
 from asyncpush.sources.loader import empty_blob
 
 
-def find_blob(store: Store, digest: Digest) -> Content | None:
+def find_blob(store: BlobStore, digest: Digest) -> Content | None:
     """The blob in a store that keeps them by digest; None if it isn't there."""
     return store.find(f"blobs/sha256/{digest.hex}")
 
 
-def read_manifest(store: Store, reference: Descriptor | Digest, content: Content) -> Manifest:
+def read_manifest(store: BlobStore, reference: Descriptor | Digest, content: Content) -> Manifest:
     """Read a manifest of a store that keeps blobs by digest.
 
     Raises:
@@ -45,7 +45,7 @@ class LayoutImages:
         store: where blobs lie, under ``blobs/sha256/``.
     """
 
-    store: Store
+    store: BlobStore
     _manifests: dict[Descriptor | Digest, Manifest] = field(default_factory=dict)
 
     @property

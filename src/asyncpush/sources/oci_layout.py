@@ -17,14 +17,14 @@ from asyncpush.errors import ManifestError, SourceError
 from asyncpush.manifest import ACCEPTED_TYPES, DescriptorDocument, parse_descriptor
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.settings import Settings
-from asyncpush.sources.blobs import Content, Store, decode_document, find_file, read_content
+from asyncpush.sources.blobs import BlobStore, Content, decode_document, find_file, read_content
 from asyncpush.sources.document_memory import DocumentMemory
 from asyncpush.sources.loader import ImageLoader
 from asyncpush.sources.names import ImageName
 from asyncpush.sources.oci_image import LayoutImages
 from asyncpush.sources.oci_referrers import LayoutReferrers, find_relations
 from asyncpush.sources.partial_index import part_that_is_there
-from asyncpush.sources.source import NO_IMAGE_HINT, Entry, Loaded, refuse_many_images
+from asyncpush.sources.source import NO_IMAGE_HINT, Loaded, SourceEntry, refuse_many_images
 
 INDEX = "index.json"
 LAYOUT = "oci-layout"
@@ -83,7 +83,7 @@ class Directory:
         return Path(os.path.realpath(self.path / INDEX)).parent
 
 
-def is_oci_layout(store: Store) -> bool:
+def is_oci_layout(store: BlobStore) -> bool:
     """Whether *store* says that it is a layout; without oci-layout, as some tools write it, index.json must tell."""
     content = store.find(INDEX)
     if content is None:
@@ -98,8 +98,8 @@ def is_oci_layout(store: Store) -> bool:
 
 
 def read_oci_layout(
-    store: Store, settings: Settings, stem: str | None, saved: Collection[Digest] = ()
-) -> tuple[Entry, ...]:
+    store: BlobStore, settings: Settings, stem: str | None, saved: Collection[Digest] = ()
+) -> tuple[SourceEntry, ...]:
     """List what index.json names, in a worker thread.
 
     Args:
@@ -132,7 +132,7 @@ def read_oci_layout(
     )
 
 
-def _check_version(store: Store) -> None:
+def _check_version(store: BlobStore) -> None:
     """Refuse a layout of another version; one that says none, or nothing, is read as one without oci-layout."""
     content = store.find(LAYOUT)
     raw = read_content(content) if content else b""
@@ -150,18 +150,18 @@ def names_alone(root: Descriptor) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    store: Store
+    store: BlobStore
     settings: Settings
     stem: str | None
     saved: Collection[Digest]
 
-    def entry(self, position: int, raw: msgspec.Raw) -> Entry:
+    def entry(self, position: int, raw: msgspec.Raw) -> SourceEntry:
         annotations = _annotations(raw)
         ref_name, image_name = (_printable(annotations.get(key)) for key in (_REF_NAME, _IMAGE_NAME))
         name = _name(image_name, ref_name)
         aliases = {image_name, name and str(name), name and name.tag} - {None}
         title = ref_name or image_name
-        entry = Entry(
+        entry = SourceEntry(
             position,
             partial(self._refuse, position, raw),
             title,

@@ -17,7 +17,7 @@ from asyncpush.manifest import INDEX_TYPES, Manifest, parse_manifest
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import FoundReferrers, Image, UnreadReferrer
 from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE, MAX_MANIFESTS
-from asyncpush.sources.blobs import Store, read_content
+from asyncpush.sources.blobs import BlobStore, read_content
 from asyncpush.sources.loader import ImageLoader, named_soci_index
 from asyncpush.sources.oci_image import LayoutImages, find_blob
 
@@ -51,7 +51,7 @@ class Relations:
     unreadable: Collection[int]
 
 
-def find_relations(store: Store, entries: Mapping[int, Descriptor]) -> Relations:
+def find_relations(store: BlobStore, entries: Mapping[int, Descriptor]) -> Relations:
     """Find out what refers to what among the *entries* of index.json, by their positions, in a worker thread.
 
     Manifests that can't be read refer to nothing: what is wrong with them is said when they are pushed.
@@ -61,7 +61,7 @@ def find_relations(store: Store, entries: Mapping[int, Descriptor]) -> Relations
 
 @dataclass(slots=True)
 class _Finder:
-    store: Store
+    store: BlobStore
     entries: Mapping[int, Descriptor]
     about: dict[int, Digest] = field(default_factory=dict)
     by_subject: defaultdict[Digest, dict[Digest, tuple[Descriptor, str | None]]] = field(
@@ -158,7 +158,7 @@ class LayoutReferrers:
         by_subject: see ``Relations``.
     """
 
-    store: Store
+    store: BlobStore
     by_subject: Mapping[Digest, Sequence[tuple[Descriptor, str | None]]]
 
     async def of(self, subject: Digest) -> FoundReferrers:

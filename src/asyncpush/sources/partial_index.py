@@ -13,14 +13,14 @@ from asyncpush.errors import ChoiceError, SourceError
 from asyncpush.manifest import IMAGE_CONFIGS, INDEX_TYPES, Manifest, is_foreign, with_children
 from asyncpush.model import Descriptor, Digest, LeftOut, Platform
 from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFESTS, Settings
-from asyncpush.sources.blobs import BytesContent, Content, Store, read_content
+from asyncpush.sources.blobs import BlobStore, BytesContent, Content, read_content
 from asyncpush.sources.image_config import parse_config
 from asyncpush.sources.loader import ATTESTATION, ATTESTED, UNKNOWN, named_soci_index
 from asyncpush.sources.oci_image import find_blob, read_manifest
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PartialIndex:
     """What is to be loaded of an image.
 
     Attributes:
@@ -29,12 +29,12 @@ class Part:
         left_out: what of it is not there.
     """
 
-    store: Store
+    store: BlobStore
     root: Descriptor
     left_out: tuple[LeftOut, ...] = ()
 
 
-def configs_in(store: Store, root: Descriptor, *, whole: bool) -> frozenset[Digest]:
+def configs_in(store: BlobStore, root: Descriptor, *, whole: bool) -> frozenset[Digest]:
     """The configs of the images at or below *root*: where their manifests are there, or only of *whole* images."""
     leaves = _Survey(store, Settings()).member(root).leaves()
     return frozenset(
@@ -45,13 +45,13 @@ def configs_in(store: Store, root: Descriptor, *, whole: bool) -> frozenset[Dige
 
 
 def part_that_is_there(
-    store: Store,
+    store: BlobStore,
     root: Descriptor,
     settings: Settings,
     *,
     platforms: Collection[Platform],
     saved: Collection[Digest],
-) -> Part:
+) -> PartialIndex:
     """Tell what is to be loaded of *root*: all of it, unless it is an index that is only partly there.
 
     What is damaged or lost altogether is left to whoever loads it: that names each missing blob.
@@ -68,7 +68,7 @@ def part_that_is_there(
         SourceError: an image of *saved* is incomplete, or one for *platforms* is not there.
     """
     if root.media_type not in INDEX_TYPES:
-        return Part(store, root)
+        return PartialIndex(store, root)
     tree = _Survey(store, settings).member(root)
     leaves = [leaf for leaf in tree.leaves() if not leaf.is_attestation]
     there = [leaf for leaf in leaves if leaf.is_whole]
@@ -79,16 +79,16 @@ def part_that_is_there(
         if leaf.config and leaf.config.digest in saved:
             _refuse_lost(store, leaf)
     if tree.is_whole or not there or platforms:
-        return Part(store, root)
+        return PartialIndex(store, root)
     images = [leaf for leaf in there if leaf.config and leaf.config.media_type in IMAGE_CONFIGS] or there
     if not settings.available_platforms:
         vouched = any(leaf.config and leaf.config.digest in saved for leaf in there)
         if not vouched and any(_is_partly_there(leaf, there) for leaf in gone):
-            return Part(store, root)  # no tool writes that: blobs were lost
+            return PartialIndex(store, root)  # no tool writes that: blobs were lost
         if len(images) > 1:
             raise _choice(store, images, gone)
     if len(images) == 1:
-        return Part(store, images[0].descriptor, _left_out(store, tree, {images[0].descriptor.digest}))
+        return PartialIndex(store, images[0].descriptor, _left_out(store, tree, {images[0].descriptor.digest}))
     return _reduced(store, tree)
 
 
@@ -136,7 +136,7 @@ class _Member:
 
 @dataclass(slots=True)
 class _Survey:
-    store: Store
+    store: BlobStore
     settings: Settings
     _known: dict[Descriptor, _Member] = field(default_factory=dict)
 
@@ -185,8 +185,8 @@ def _is_partly_there(leaf: _Member, there: Collection[_Member]) -> bool:
 
 
 def _of_platforms(
-    store: Store, tree: _Member, there: Collection[_Member], gone: Collection[_Member], wanted: Collection[Platform]
-) -> Part:
+    store: BlobStore, tree: _Member, there: Collection[_Member], gone: Collection[_Member], wanted: Collection[Platform]
+) -> PartialIndex:
     for platform in wanted:
         if any(leaf.fits(platform) for leaf in gone) and not any(leaf.fits(platform) for leaf in there):
             names = ", ".join(leaf.name for leaf in there)
@@ -195,21 +195,21 @@ def _of_platforms(
                 hint=f"save or copy it with that platform: --platform {platform}",
             )
     kept = {member.descriptor.digest for member in tree.members if any(leaf.is_whole for leaf in member.leaves())}
-    return Part(*_with(store, tree, kept))
+    return PartialIndex(*_with(store, tree, kept))
 
 
-def _reduced(store: Store, tree: _Member) -> Part:
+def _reduced(store: BlobStore, tree: _Member) -> PartialIndex:
     kept = {member.descriptor.digest for member in tree.members if member.is_whole and not member.is_attestation}
     kept |= {member.descriptor.digest for member in tree.members if member.is_whole and _is_about(member, kept)}
     reduced, root = _with(store, tree, kept)
-    return Part(reduced, root, _left_out(store, tree, kept))
+    return PartialIndex(reduced, root, _left_out(store, tree, kept))
 
 
 def _is_about(attestation: _Member, images: Collection[Digest]) -> bool:
     return attestation.attested in {str(digest) for digest in images}
 
 
-def _with(store: Store, tree: _Member, kept: Collection[Digest]) -> tuple[Store, Descriptor]:
+def _with(store: BlobStore, tree: _Member, kept: Collection[Digest]) -> tuple[BlobStore, Descriptor]:
     assert tree.manifest is not None, "an index that is there"  # noqa: S101
     manifest = with_children(tree.manifest, kept)
     return _WithManifest(store, manifest), manifest.descriptor
@@ -219,7 +219,7 @@ def _with(store: Store, tree: _Member, kept: Collection[Digest]) -> tuple[Store,
 class _WithManifest:
     """A store that holds one manifest more."""
 
-    store: Store
+    store: BlobStore
     manifest: Manifest
 
     @property
@@ -232,7 +232,7 @@ class _WithManifest:
         return self.store.find(name)
 
 
-def _left_out(store: Store, tree: _Member, kept: Collection[Digest]) -> tuple[LeftOut, ...]:
+def _left_out(store: BlobStore, tree: _Member, kept: Collection[Digest]) -> tuple[LeftOut, ...]:
     """What does not go along; the attestations of an image that isn't there are no loss of their own."""
     images = {str(leaf.descriptor.digest): leaf for leaf in tree.leaves()}
     there = [leaf for leaf in images.values() if leaf.is_whole and not leaf.is_attestation]
@@ -264,13 +264,13 @@ def _outermost(tree: _Member, kept: Collection[Digest | None]) -> Iterator[_Memb
                 yield member
 
 
-def _reason(store: Store, leaf: _Member) -> str:
+def _reason(store: BlobStore, leaf: _Member) -> str:
     if leaf.is_lost:
         return f"not in {store.label}"
     return f"incomplete in {store.label}" if leaf.missing else "has no place beside a single image"
 
 
-def _choice(store: Store, there: Collection[_Member], gone: Collection[_Member]) -> ChoiceError:
+def _choice(store: BlobStore, there: Collection[_Member], gone: Collection[_Member]) -> ChoiceError:
     platforms = list(dict.fromkeys(leaf.name for leaf in there))
     lost = ", ".join(dict.fromkeys(_name(leaf, there) for leaf in gone)) or "their attestations"
     return ChoiceError(
@@ -279,7 +279,7 @@ def _choice(store: Store, there: Collection[_Member], gone: Collection[_Member])
     )
 
 
-def _refuse_lost(store: Store, leaf: _Member) -> None:
+def _refuse_lost(store: BlobStore, leaf: _Member) -> None:
     assert leaf.manifest is not None, "a manifest that names blobs"  # noqa: S101
     first, *others = [blob.digest for blob in leaf.manifest.blobs() if blob.digest in leaf.missing]
     more = f" and {len(others)} more blob{'s' if len(others) > 1 else ''}" if others else ""

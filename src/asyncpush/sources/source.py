@@ -43,7 +43,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SourceEntry:
     """One name of one image in a source.
 
     Attributes:
@@ -161,7 +161,7 @@ class LocalSource:
 
     kind: str
     location: Location
-    entries: tuple[Entry, ...]
+    entries: tuple[SourceEntry, ...]
     notes: tuple[str, ...] = ()
     emit: Emit = ignore
 
@@ -202,13 +202,13 @@ class LocalSource:
             return image
         return _without(image, self._left_out([each for each in self.entries if each.other_type or each.is_rubbish]))
 
-    def _any(self) -> Sequence[Entry]:
+    def _any(self) -> Sequence[SourceEntry]:
         """All but what refers to another one: that goes along with it."""
         if not self.entries:
             raise SourceError(f"{self.location.label} holds no image")
         return [entry for entry in self.entries if entry.about is None]
 
-    def _answering(self) -> Sequence[Entry]:
+    def _answering(self) -> Sequence[SourceEntry]:
         """The images that are meant; where none is, what else answers to the choice."""
         choice = self.location.choice
         answering = [entry for entry in self.entries if entry.answers(choice)] if choice else self._any()
@@ -222,7 +222,7 @@ class LocalSource:
             images = [entry for entry in images if not entry.is_rubbish] or images
         return images or answering
 
-    def _fitting(self, entries: Sequence[Entry], platforms: Collection[Platform]) -> Sequence[Entry]:
+    def _fitting(self, entries: Sequence[SourceEntry], platforms: Collection[Platform]) -> Sequence[SourceEntry]:
         fitting = [
             entry
             for entry in entries
@@ -233,7 +233,9 @@ class LocalSource:
             raise ChoiceError(f"{self.location.label} holds no image for {names}", tuple(there))
         return fitting
 
-    async def _really_for(self, entries: Sequence[Entry], platforms: Collection[Platform]) -> Sequence[Entry]:
+    async def _really_for(
+        self, entries: Sequence[SourceEntry], platforms: Collection[Platform]
+    ) -> Sequence[SourceEntry]:
         """Those of *entries* that are for *platforms* by their configs, where the list doesn't tell."""
         kept, there = [], dict[str, None]()
         for entry in entries:
@@ -247,7 +249,9 @@ class LocalSource:
             raise ChoiceError(f"{self.location.label} holds no image for {names}", tuple(there))
         return kept
 
-    async def _read(self, entries: Sequence[Entry], platforms: Collection[Platform]) -> tuple[Image | UnreadImage, ...]:
+    async def _read(
+        self, entries: Sequence[SourceEntry], platforms: Collection[Platform]
+    ) -> tuple[Image | UnreadImage, ...]:
         loaded: dict[int, Loaded | SourceError | ChoiceError | UnforeseenError] = {}
         images: list[Image | UnreadImage] = []
         for alike in _by_name(entries):
@@ -262,7 +266,9 @@ class LocalSource:
                 images.append(self._named(entry, loaded[entry.position]))
         return tuple(images)
 
-    def _named(self, entry: Entry, found: Loaded | SourceError | ChoiceError | UnforeseenError) -> Image | UnreadImage:
+    def _named(
+        self, entry: SourceEntry, found: Loaded | SourceError | ChoiceError | UnforeseenError
+    ) -> Image | UnreadImage:
         name = self._written(entry), entry.repository, entry.tag
         if isinstance(found, Loaded):
             return Image(*name, found.root, entry.referrers, found.left_out)
@@ -276,7 +282,7 @@ class LocalSource:
                 self.emit(Notice(f"{image.source} is pushed without {_in_words(image.left_out)}"))
         return images
 
-    def _left_out(self, entries: Sequence[Entry]) -> tuple[LeftOut, ...]:
+    def _left_out(self, entries: Sequence[SourceEntry]) -> tuple[LeftOut, ...]:
         """Say that *entries*, which are no images that anybody could want, are left out."""
         left_out = []
         for entry in entries:
@@ -287,10 +293,10 @@ class LocalSource:
             self.emit(Notice(f"{left_out[-1].name} is left out: {reason}"))
         return tuple(left_out)
 
-    def _choices(self, entries: Sequence[Entry]) -> tuple[str, ...]:
+    def _choices(self, entries: Sequence[SourceEntry]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self._written(entry) for entry in entries))
 
-    def _written(self, entry: Entry) -> str:
+    def _written(self, entry: SourceEntry) -> str:
         place = self.location.path if entry.needs_both else f"{self.kind}:{self.location.path}"
         if entry.title is not None and sum(entry.title == other.title for other in self.entries) == 1:
             return f"{place}:{entry.title}"
@@ -302,20 +308,22 @@ def _without(image: Image, left_out: Sequence[LeftOut]) -> Image:
     return replace(image, left_out=(*image.left_out, *left_out)) if left_out else image
 
 
-def _are_several(entries: Sequence[Entry]) -> bool:
+def _are_several(entries: Sequence[SourceEntry]) -> bool:
     return len({entry.digest or entry.position for entry in entries}) > 1
 
 
-def _by_name(entries: Sequence[Entry]) -> list[list[Entry]]:
+def _by_name(entries: Sequence[SourceEntry]) -> list[list[SourceEntry]]:
     """*entries*, those with one name together: where a list tells images apart by their platforms, one is to be had."""
-    groups: dict[object, list[Entry]] = {}
+    groups: dict[object, list[SourceEntry]] = {}
     for place, entry in enumerate(entries):
         key = (entry.repository, entry.tag) if entry.platform else place
         groups.setdefault(key, []).append(entry)
     return list(groups.values())
 
 
-async def _load(entry: Entry, platforms: Collection[Platform]) -> Loaded | SourceError | ChoiceError | UnforeseenError:
+async def _load(
+    entry: SourceEntry, platforms: Collection[Platform]
+) -> Loaded | SourceError | ChoiceError | UnforeseenError:
     try:
         with foreseen():
             return await entry.load(platforms)
@@ -330,9 +338,9 @@ def _in_words(left_out: Sequence[LeftOut]) -> str:
     return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
 
 
-def _exactly_for(platforms: Collection[Platform], entries: Sequence[Entry]) -> Sequence[Entry]:
+def _exactly_for(platforms: Collection[Platform], entries: Sequence[SourceEntry]) -> Sequence[SourceEntry]:
     """The entries that say that they are for just one of *platforms*: in its words, or else in others."""
-    found: dict[int, list[Entry]] = {0: [], 1: [], 2: []}
+    found: dict[int, list[SourceEntry]] = {0: [], 1: [], 2: []}
     for entry in entries:
         if entry.platform and platforms:
             found[min(entry.platform.distance(each) for each in platforms)].append(entry)

@@ -14,14 +14,14 @@ from asyncpush.connection import Registry, engine_of
 from asyncpush.errors import AsyncpushError, InvalidReferenceError, only_cause
 from asyncpush.model import Digest
 from asyncpush.reference import in_registry
-from asyncpush.verify.content import Content
-from asyncpush.verify.results import Problem, Target, Verification, VerificationFailure, parse_target
+from asyncpush.verify.content import RepositoryContent
+from asyncpush.verify.results import Problem, Verification, VerificationFailure, VerificationTarget, parse_target
 
 __all__ = [
     "Problem",
-    "Target",
     "Verification",
     "VerificationFailure",
+    "VerificationTarget",
     "parse_target",
     "verify_all",
     "verify_image",
@@ -60,7 +60,7 @@ async def verify_image(
 
 
 async def verify_all(
-    registry: Registry, targets: Sequence[Target], *, deep: bool = False
+    registry: Registry, targets: Sequence[VerificationTarget], *, deep: bool = False
 ) -> list[Verification | VerificationFailure]:
     """Verify many images over one connection; what several images of a repository share is looked at once.
 
@@ -75,7 +75,7 @@ async def verify_all(
     """
     engine = engine_of(registry)
     outcomes: dict[int, Verification | VerificationFailure] = {}
-    by_repository: defaultdict[str, dict[int, Target]] = defaultdict(dict)
+    by_repository: defaultdict[str, dict[int, VerificationTarget]] = defaultdict(dict)
     for position, target in enumerate(targets):
         try:
             in_registry(target.destination, registry.name)
@@ -86,9 +86,9 @@ async def verify_all(
     at_once = CapacityLimiter(_REPOSITORIES_AT_ONCE)
     reads = CapacityLimiter(min(registry.settings.max_layers, _READ_AT_ONCE))
 
-    async def one(name: str, wanted: dict[int, Target]) -> None:
+    async def one(name: str, wanted: dict[int, VerificationTarget]) -> None:
         async with at_once:
-            content = Content(engine.reader(name), reads if deep else None)
+            content = RepositoryContent(engine.reader(name), reads if deep else None)
             try:
                 with only_cause():
                     await content.load({target.reference for target in wanted.values()})

@@ -17,7 +17,7 @@ from asyncpush.protocols import NotHeld, RepositoryReader, StoredBlob, StoredMan
 from asyncpush.settings import MAX_INDEX_DEPTH
 from asyncpush.sources.image_config import ImageConfig
 from asyncpush.verify.diff_ids import ConfigBytes, LayerHash, Uncompressed, compare, has_diff_ids, is_tar_layer
-from asyncpush.verify.results import Problem, Target, Verification
+from asyncpush.verify.results import Problem, Verification, VerificationTarget
 
 #: What a server of blobs answers about one blob; any other error is about all of them.
 _OF_ONE_BLOB = frozenset({"LayersNotFoundException", "LayerInaccessibleException", "UnableToGetUpstreamLayerException"})
@@ -56,7 +56,7 @@ class _Read:
     configs: dict[Digest, ImageConfig | None] = field(default_factory=dict)
 
 
-class Content:
+class RepositoryContent:
     """What is known of one repository: manifests by what they were asked for, and blobs by digest.
 
     Args:
@@ -102,7 +102,7 @@ class Content:
                 else:
                     tg.start_soon(self._read_blob, digest, self._reads)
 
-    def verdict(self, target: Target) -> Verification:
+    def verdict(self, target: VerificationTarget) -> Verification:
         """What was found of *target*."""
         root = self._nodes[target.reference]
         walk = _Walk(self._nodes, self._blobs, self._read if self._reads else None)
@@ -173,7 +173,7 @@ class _Walk:
     problems: dict[Problem, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
 
-    def shape(self, root: _Node, target: Target) -> None:
+    def shape(self, root: _Node, target: VerificationTarget) -> None:
         """See that *root* has the config, and as many layers, of such types, as are wanted."""
         if target.config is None or root.digest is None or root.manifest is None:
             return

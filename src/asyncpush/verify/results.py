@@ -83,7 +83,7 @@ class VerificationFailure(Result):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class VerificationTarget:
     """An image to verify.
 
     Attributes:
@@ -111,7 +111,7 @@ class Target:
         return str(replace(self.destination, tag="latest"))
 
 
-def parse_target(text: str) -> Target:
+def parse_target(text: str) -> VerificationTarget:
     """Read ``[REGISTRY/]REPOSITORY[:TAG][@DIGEST]``.
 
     Raises:
@@ -119,6 +119,6 @@ def parse_target(text: str) -> Target:
     """
     name, at, digest = text.partition("@")
     try:
-        return Target(parse_destination(name), Digest.parse(digest) if at else None)
+        return VerificationTarget(parse_destination(name), Digest.parse(digest) if at else None)
     except ValueError as error:
         raise InvalidReferenceError(f"{text[:300]!r}: {error}") from error

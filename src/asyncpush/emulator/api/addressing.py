@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from asyncpush.emulator.auth.principal import Caller
+from asyncpush.emulator.auth.principal import Principal
 from asyncpush.emulator.errors import AwsError, registry_not_found
-from asyncpush.emulator.quirks import Behaviour
-from asyncpush.emulator.registry import DEFAULT_ACCOUNT, PRIVATE, PUBLIC, Registry, ServiceName, Target
+from asyncpush.emulator.quirks import Quirks
+from asyncpush.emulator.registry import DEFAULT_ACCOUNT, PRIVATE, PUBLIC, RegistryId, RequestTarget, ServiceName
 from asyncpush.emulator.store.state import Store
 
 _ACCOUNT = re.compile(r"[0-9]{12}")
 _PUBLIC_REGIONS = ("us-east-1", "us-west-2")
 
 
-class Targets:
+class Addressing:
     """Finds the registry of each request.
 
     Args:
@@ -24,12 +24,12 @@ class Targets:
         accounts: accounts that are known without a repository.
     """
 
-    def __init__(self, store: Store, behaviour: Behaviour, accounts: Collection[str]) -> None:
+    def __init__(self, store: Store, behaviour: Quirks, accounts: Collection[str]) -> None:
         self._store = store
         self._behaviour = behaviour
         self._accounts = frozenset({DEFAULT_ACCOUNT, *accounts})
 
-    def of(self, service: ServiceName, caller: Caller, registry_id: str | None) -> Target:
+    def of(self, service: ServiceName, caller: Principal, registry_id: str | None) -> RequestTarget:
         """The registry that a request is about.
 
         Raises:
@@ -37,14 +37,14 @@ class Targets:
         """
         named = registry_id or caller.account
         if service == PRIVATE:
-            return Target(Registry(PRIVATE, named, caller.region), named)
+            return RequestTarget(RegistryId(PRIVATE, named, caller.region), named)
         if self._behaviour.public_regions == "documented" and caller.region not in _PUBLIC_REGIONS:
             raise AwsError(
                 "UnsupportedCommandException", f"ECR Public is in {' and '.join(_PUBLIC_REGIONS)}, not {caller.region}"
             )
-        return Target(Registry(PUBLIC, self._account(named, caller), ""), named)
+        return RequestTarget(RegistryId(PUBLIC, self._account(named, caller), ""), named)
 
-    def _account(self, named: str, caller: Caller) -> str:
+    def _account(self, named: str, caller: Principal) -> str:
         if _ACCOUNT.fullmatch(named):
             if named == caller.account or named in self._accounts or self._has_repositories(named):
                 return named

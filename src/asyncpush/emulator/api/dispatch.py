@@ -12,7 +12,7 @@ import msgspec
 
 from asyncpush import open_files
 from asyncpush.emulator.api import requests
-from asyncpush.emulator.api.addressing import Targets
+from asyncpush.emulator.api.addressing import Addressing
 from asyncpush.emulator.api.downloads import Downloads
 from asyncpush.emulator.api.images import ImageListsApi, ImagesApi
 from asyncpush.emulator.api.layers import LayersApi
@@ -21,11 +21,11 @@ from asyncpush.emulator.api.part_body import read_part_body
 from asyncpush.emulator.api.registries import RegistriesApi, TokenApi
 from asyncpush.emulator.api.repositories import PoliciesApi, RepositoriesApi
 from asyncpush.emulator.api.validation import load_input_rules
-from asyncpush.emulator.auth.principal import Caller
+from asyncpush.emulator.auth.principal import Principal
 from asyncpush.emulator.auth.tokens import Tokens
 from asyncpush.emulator.errors import AwsError, not_implemented, server_error, unknown_operation
-from asyncpush.emulator.limits import Rules
-from asyncpush.emulator.registry import PRIVATE, PUBLIC, ServiceName, Target
+from asyncpush.emulator.limits import Limits
+from asyncpush.emulator.registry import PRIVATE, PUBLIC, RequestTarget, ServiceName
 from asyncpush.emulator.store.state import Store
 
 _LOG = logging.getLogger(__name__)
@@ -36,11 +36,11 @@ _INLINE = 64 * 1024
 R = TypeVar("R", bound=requests.Request)
 
 #: Answers a body; told who asks, and what judges its members.
-Operation = Callable[[bytearray, Caller, requests.Check], Awaitable[Document]]
+Operation = Callable[[bytearray, Principal, requests.Check], Awaitable[Document]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApiResponse:
     """What goes back: the operation's name for the log, the HTTP status and the JSON body."""
 
     operation: str
@@ -71,7 +71,7 @@ class JsonApi:
         tokens: what opens ``/v2/``.
     """
 
-    def __init__(self, store: Store, rules: Rules, downloads: Downloads, targets: Targets, tokens: Tokens) -> None:
+    def __init__(self, store: Store, rules: Limits, downloads: Downloads, targets: Addressing, tokens: Tokens) -> None:
         self._store = store
         self._targets = targets
         self._layers = LayersApi(store, rules, downloads)
@@ -87,7 +87,7 @@ class JsonApi:
             _PUBLIC.prefix: self._shared(_PUBLIC) | self._public_only(),
         }
 
-    async def answer(self, target: str, body: bytearray, caller: Caller) -> Answer:
+    async def answer(self, target: str, body: bytearray, caller: Principal) -> ApiResponse:
         """Carry out one request.
 
         Args:
@@ -100,7 +100,7 @@ class JsonApi:
         """
         name = operation_name(target)
         try:
-            return Answer(name, 200, msgspec.json.encode(await self._run(target, body, caller)))
+            return ApiResponse(name, 200, msgspec.json.encode(await self._run(target, body, caller)))
         except AwsError as error:
             return refusal(name, error)
         except OSError as error:
@@ -111,7 +111,7 @@ class JsonApi:
             _LOG.exception("%s failed", name)
             return refusal(name, AwsError("InternalFailure", "The emulator has a defect; its log has more", status=500))
 
-    async def _run(self, target: str, body: bytearray, caller: Caller) -> Document:
+    async def _run(self, target: str, body: bytearray, caller: Principal) -> Document:
         prefix, _, name = target.rpartition(".")
         table = self._operations.get(prefix)
         if table is None:
@@ -187,8 +187,10 @@ class JsonApi:
             "PutRepositoryCatalogData": of(settings.PutRepositoryCatalogData, self._policies.put_catalog_data),
         }
 
-    def _json(self, service: _Service, kind: type[R], run: Callable[[R, Target], Awaitable[Document]]) -> Operation:
-        async def operation(body: bytearray, caller: Caller, check: requests.Check) -> Document:
+    def _json(
+        self, service: _Service, kind: type[R], run: Callable[[R, RequestTarget], Awaitable[Document]]
+    ) -> Operation:
+        async def operation(body: bytearray, caller: Principal, check: requests.Check) -> Document:
             read = partial(requests.decode, body, kind, check)
             request = await self._store.in_thread(read) if len(body) > _INLINE else read()
             return await run(request, self._targets.of(service.name, caller, request.registry_id))
@@ -196,7 +198,7 @@ class JsonApi:
         return operation
 
     def _part(self, service: _Service) -> Operation:
-        async def operation(body: bytearray, caller: Caller, check: requests.Check) -> Document:
+        async def operation(body: bytearray, caller: Principal, check: requests.Check) -> Document:
             part = await self._store.in_thread(read_part_body, body, check)
             target = self._targets.of(service.name, caller, part.request.registry_id)
             return await self._layers.upload_part(part, target)
@@ -209,7 +211,7 @@ def operation_name(target: str) -> str:
     return target.rpartition(".")[2] or "(none)"
 
 
-def refusal(operation: str, error: AwsError) -> Answer:
+def refusal(operation: str, error: AwsError) -> ApiResponse:
     """An error in AWS's shape (JSON 1.1: ``__type``, ``message`` and the shape's members)."""
     document = {"__type": error.code, "message": error.message, **error.members}
-    return Answer(operation, error.status, msgspec.json.encode(document))
+    return ApiResponse(operation, error.status, msgspec.json.encode(document))

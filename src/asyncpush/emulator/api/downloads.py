@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pybase64
 
-from asyncpush.emulator.registry import Registry
-from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.registry import RegistryId
+from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store, now
 from asyncpush.model import Digest
 
@@ -29,7 +29,7 @@ class Downloads:
         self._store = store
         self._secret = secrets.token_bytes(32)
 
-    def path(self, repository: Repository, digest: Digest) -> str:
+    def path(self, repository: RepositoryState, digest: Digest) -> str:
         """The path of a layer's address."""
         registry = repository.registry
         named = [registry.service, registry.account, registry.region, repository.name, digest.hex, now() + _LIFE]
@@ -42,7 +42,7 @@ class Downloads:
         if not hmac.compare_digest(proof.encode(), self._proof(text).encode()):
             return None
         service, account, region, name, layer, expires = json.loads(pybase64.urlsafe_b64decode(text))
-        repository = self._store.held(Registry(service, account, region)).get(name)
+        repository = self._store.held(RegistryId(service, account, region)).get(name)
         digest = Digest(layer)
         if repository is None or digest not in repository.layers or expires < now():
             return None

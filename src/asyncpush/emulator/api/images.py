@@ -18,11 +18,11 @@ from asyncpush.emulator.errors import (
     referenced_images_not_found,
     tag_exists,
 )
-from asyncpush.emulator.limits import Rules
-from asyncpush.emulator.registry import Target
-from asyncpush.emulator.store.manifests import Manifest, Reference, read_manifest
-from asyncpush.emulator.store.records import Image
-from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.limits import Limits
+from asyncpush.emulator.registry import RequestTarget
+from asyncpush.emulator.store.manifests import ParsedManifest, Reference, read_manifest
+from asyncpush.emulator.store.records import ImageRecord
+from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store, now
 from asyncpush.model import Digest
 
@@ -33,12 +33,12 @@ _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,299}")
 class ImagesApi:
     """ECR's image operations on a store."""
 
-    def __init__(self, store: Store, rules: Rules) -> None:
+    def __init__(self, store: Store, rules: Limits) -> None:
         self._store = store
         self._rules = rules
         self._behaviour = rules.behaviour
 
-    async def put(self, request: requests.PutImage, target: Target) -> Document:
+    async def put(self, request: requests.PutImage, target: RequestTarget) -> Document:
         """PutImage: the exact bytes, once all that they name is there."""
         name, registry_id = request.repository_name, target.id
         self._store.repository(target, name)
@@ -50,12 +50,12 @@ class ImagesApi:
             self._check_quotas(repository, manifest, request.image_tag)
             self._check_references(repository, manifest, registry_id)
             self._check_tag(repository, manifest.digest, request.image_tag, registry_id)
-            image = Image(manifest, now())
+            image = ImageRecord(manifest, now())
             await self._store.in_thread(repository.put, image, raw, request.image_tag)
         image_id = ImageId(str(manifest.digest), request.image_tag)
         return {"image": _image(request, registry_id, image_id, request.image_manifest, manifest.media_type)}
 
-    async def get(self, request: requests.BatchGetImage, target: Target) -> Document:
+    async def get(self, request: requests.BatchGetImage, target: RequestTarget) -> Document:
         """BatchGetImage; never converts a manifest, whatever the caller accepts."""
         registry_id = target.id
         repository = self._store.repository(target, request.repository_name)
@@ -72,7 +72,7 @@ class ImagesApi:
             images.append(_image(request, registry_id, image_id, raw.decode(), found.manifest.media_type))
         return {"images": images, "failures": failures}
 
-    async def delete(self, request: requests.BatchDeleteImage, target: Target) -> Document:
+    async def delete(self, request: requests.BatchDeleteImage, target: RequestTarget) -> Document:
         """BatchDeleteImage: a tag by its name, an image and all its tags by its digest."""
         deleted: list[ImageId] = []
         failures: list[Document] = []
@@ -87,7 +87,7 @@ class ImagesApi:
                     deleted += await self._delete(repository, found.manifest.digest, wanted.image_tag)
         return {"imageIds": deleted, "failures": failures}
 
-    async def _delete(self, repository: Repository, digest: Digest, tag: str | None) -> list[ImageId]:
+    async def _delete(self, repository: RepositoryState, digest: Digest, tag: str | None) -> list[ImageId]:
         if tag:
             await self._store.in_thread(repository.untag, tag)
             return [ImageId(str(digest), tag)]
@@ -95,7 +95,7 @@ class ImagesApi:
         await self._store.in_thread(repository.remove, [digest])
         return [ImageId(str(digest), tag) for tag in tags] or [ImageId(str(digest))]
 
-    def _check_quotas(self, repository: Repository, manifest: Manifest, tag: str | None) -> None:
+    def _check_quotas(self, repository: RepositoryState, manifest: ParsedManifest, tag: str | None) -> None:
         quotas, digest = self._rules.quotas(repository.registry), manifest.digest
         if not manifest.layer_count and manifest.blobs and self._behaviour.oci_conformance == "no":
             raise invalid_parameter("ImageManifest", "Image has to have at least 1 layer")
@@ -107,7 +107,7 @@ class ImagesApi:
         if tag and others >= quotas.tags:
             raise limit_exceeded(f"The maximum number of tags of an image, {quotas.tags}, has been reached")
 
-    def _check_references(self, repository: Repository, manifest: Manifest, registry_id: str) -> None:
+    def _check_references(self, repository: RepositoryState, manifest: ParsedManifest, registry_id: str) -> None:
         held_layers = (reference.sha256 in repository.layers for reference in manifest.blobs)
         if lost := _missing(manifest.blobs, held_layers):
             raise layers_not_found(lost, repository.name, registry_id)
@@ -118,7 +118,7 @@ class ImagesApi:
         if lost:
             raise referenced_images_not_found(lost, repository.name, registry_id)
 
-    def _check_tag(self, repository: Repository, digest: Digest, tag: str | None, registry_id: str) -> None:
+    def _check_tag(self, repository: RepositoryState, digest: Digest, tag: str | None, registry_id: str) -> None:
         named = repository.tags.get(tag) if tag else None
         guarded = tag is not None and named is not None and repository.is_immutable(tag)
         if digest in repository.images and (tag is None or named == digest):
@@ -128,7 +128,7 @@ class ImagesApi:
         if tag and guarded:
             raise tag_exists(tag, repository.name)
 
-    def _is_accepted(self, image: Image, accepted: Sequence[str] | None) -> bool:
+    def _is_accepted(self, image: ImageRecord, accepted: Sequence[str] | None) -> bool:
         given = self._behaviour.unaccepted_manifest == "given" or accepted is None
         return given or image.manifest.media_type in (accepted or ())
 
@@ -150,7 +150,7 @@ def _image(
     }
 
 
-def _failure(repository: Repository, wanted: ImageId) -> Document:
+def _failure(repository: RepositoryState, wanted: ImageId) -> Document:
     """Why BatchGetImage or BatchDeleteImage found nothing."""
     digest, tag = wanted.image_digest, wanted.image_tag
     if not digest and not tag:
@@ -184,7 +184,7 @@ class ImageListsApi:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def describe(self, request: requests.DescribeImages, target: Target) -> Document:
+    async def describe(self, request: requests.DescribeImages, target: RequestTarget) -> Document:
         """DescribeImages: those named, of which none may be missing, or all, page by page."""
         registry_id = target.id
         repository = self._store.repository(target, request.repository_name)
@@ -201,7 +201,7 @@ class ImageListsApi:
         )
         return {"imageDetails": image_details(repository, page.entries, registry_id), **page.members}
 
-    async def list_ids(self, request: requests.ListImages, target: Target) -> Document:
+    async def list_ids(self, request: requests.ListImages, target: RequestTarget) -> Document:
         """ListImages: an entry for each tag, and one for each image without."""
         repository = self._store.repository(target, request.repository_name)
         tags = repository.tags_by_image()
@@ -212,7 +212,7 @@ class ImageListsApi:
         )
         return {"imageIds": page.entries, **page.members}
 
-    async def describe_tags(self, request: requests.DescribeImageTags, target: Target) -> Document:
+    async def describe_tags(self, request: requests.DescribeImageTags, target: RequestTarget) -> Document:
         """DescribeImageTags (public); a tag's date is its image's, since no other is kept."""
         repository = self._store.repository(target, request.repository_name)
         page = paginate(list(repository.tags), str, request.next_token, request.max_results)
@@ -224,7 +224,7 @@ class ImageListsApi:
         ]
         return {"imageTagDetails": details, **page.members}
 
-    async def referrers(self, request: requests.ListImageReferrers, target: Target) -> Document:
+    async def referrers(self, request: requests.ListImageReferrers, target: RequestTarget) -> Document:
         """ListImageReferrers: the manifests whose subject is this digest, whether that is there or not."""
         repository = self._store.repository(target, request.repository_name)
         wanted = request.filter
@@ -239,7 +239,7 @@ class ImageListsApi:
         return {"referrers": [_referrer(manifest) for manifest in page.entries], **page.members}
 
 
-def _referrer(manifest: Manifest) -> Document:
+def _referrer(manifest: ParsedManifest) -> Document:
     found: dict[str, object] = {
         "digest": str(manifest.digest),
         "mediaType": manifest.media_type,
@@ -251,14 +251,14 @@ def _referrer(manifest: Manifest) -> Document:
     return {**found, "annotations": manifest.annotations} if manifest.annotations else found
 
 
-def _must_find(repository: Repository, wanted: ImageId, registry_id: str) -> Image:
+def _must_find(repository: RepositoryState, wanted: ImageId, registry_id: str) -> ImageRecord:
     found = repository.find(digest=wanted.image_digest, tag=wanted.image_tag)
     if found is None:
         raise image_not_found(wanted.image_digest, wanted.image_tag, repository.name, registry_id)
     return found
 
 
-def _filtered(repository: Repository, wanted: requests.ImageFilter) -> list[Image]:
+def _filtered(repository: RepositoryState, wanted: requests.ImageFilter) -> list[ImageRecord]:
     if wanted.image_status not in ("ACTIVE", "ANY"):
         return []  # nothing is ever archived here
     status = wanted.tag_status
@@ -270,13 +270,13 @@ def _filtered(repository: Repository, wanted: requests.ImageFilter) -> list[Imag
     ]
 
 
-def image_details(repository: Repository, images: Iterable[Image], registry_id: str) -> list[Document]:
+def image_details(repository: RepositoryState, images: Iterable[ImageRecord], registry_id: str) -> list[Document]:
     """ImageDetail of each of *images*."""
     tags = repository.tags_by_image()
     return [_detail(repository, image, tags.get(image.manifest.digest), registry_id) for image in images]
 
 
-def common_detail(repository: Repository, image: Image) -> dict[str, object]:
+def common_detail(repository: RepositoryState, image: ImageRecord) -> dict[str, object]:
     """What a detail says wherever it stands."""
     manifest = image.manifest
     detail: dict[str, object] = {
@@ -290,7 +290,7 @@ def common_detail(repository: Repository, image: Image) -> dict[str, object]:
     return detail
 
 
-def _detail(repository: Repository, image: Image, tags: list[str] | None, registry_id: str) -> Document:
+def _detail(repository: RepositoryState, image: ImageRecord, tags: list[str] | None, registry_id: str) -> Document:
     detail = {"registryId": registry_id, "repositoryName": repository.name, **common_detail(repository, image)}
     if tags:
         detail["imageTags"] = tags
@@ -301,7 +301,7 @@ def _detail(repository: Repository, image: Image, tags: list[str] | None, regist
     return {**detail, "imageStatus": "ACTIVE"}
 
 
-def _size(repository: Repository, manifest: Manifest) -> int:
+def _size(repository: RepositoryState, manifest: ParsedManifest) -> int:
     """An image's blobs together; of an index, its largest image (API reference, ImageDetail)."""
     children = (repository.images.get(child.sha256) for child in manifest.children if child.sha256)
     blobs = {reference.digest: reference.size for reference in manifest.blobs}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from asyncpush.emulator.api import requests
 from asyncpush.emulator.api.downloads import Downloads
 from asyncpush.emulator.api.pagination import Document
-from asyncpush.emulator.api.part_body import PartBody
+from asyncpush.emulator.api.part_body import ReceivedPart
 from asyncpush.emulator.errors import (
     AwsError,
     invalid_layer,
@@ -19,12 +19,12 @@ from asyncpush.emulator.errors import (
     layer_missing,
     limit_exceeded,
 )
-from asyncpush.emulator.limits import Rules
-from asyncpush.emulator.registry import Registry, Target
+from asyncpush.emulator.limits import Limits
+from asyncpush.emulator.registry import RegistryId, RequestTarget
 from asyncpush.emulator.store.manifests import sha256_digest
-from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store
-from asyncpush.emulator.store.uploads import Upload, check_parts
+from asyncpush.emulator.store.uploads import StagedUpload, check_parts
 from asyncpush.model import Digest
 
 _DIGEST = re.compile(r"[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+")
@@ -33,13 +33,13 @@ _DIGEST = re.compile(r"[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+")
 class LayersApi:
     """ECR's layer operations on a store."""
 
-    def __init__(self, store: Store, rules: Rules, downloads: Downloads) -> None:
+    def __init__(self, store: Store, rules: Limits, downloads: Downloads) -> None:
         self._store = store
         self._rules = rules
         self._behaviour = rules.behaviour
         self._downloads = downloads
 
-    async def check(self, request: requests.BatchCheckLayerAvailability, target: Target) -> Document:
+    async def check(self, request: requests.BatchCheckLayerAvailability, target: RequestTarget) -> Document:
         """BatchCheckLayerAvailability: a layer that is not held is UNAVAILABLE, not a failure."""
         repository = self._store.repository(target, request.repository_name)
         valid = [digest for digest in request.layer_digests if _is_digest(digest)]
@@ -49,7 +49,7 @@ class LayersApi:
             "failures": [_failure(digest) for digest in invalid],
         }
 
-    async def initiate(self, request: requests.InitiateLayerUpload, target: Target) -> Document:
+    async def initiate(self, request: requests.InitiateLayerUpload, target: RequestTarget) -> Document:
         """InitiateLayerUpload."""
         if self._behaviour.create_on_initiate == "template":
             await self._store.create_on_push(target.registry, request.repository_name)
@@ -57,7 +57,7 @@ class LayersApi:
             upload = await self._store.create_upload(repository)
         return {"uploadId": upload.id, "partSize": self._rules.part_size}
 
-    async def upload_part(self, part: PartBody, target: Target) -> Document:
+    async def upload_part(self, part: ReceivedPart, target: RequestTarget) -> Document:
         """UploadLayerPart: the part that follows the last one, and no other."""
         request = part.request
         async with self._store.uploading(request.upload_id, target, request.repository_name) as upload:
@@ -69,7 +69,7 @@ class LayersApi:
                 await self._store.in_thread(upload.append, part.blob, self._rules.min_part, self._store.disk)
         return {**_named(request, target), "lastByteReceived": request.part_last_byte}
 
-    async def complete(self, request: requests.CompleteLayerUpload, target: Target) -> Document:
+    async def complete(self, request: requests.CompleteLayerUpload, target: RequestTarget) -> Document:
         """CompleteLayerUpload: prove the digest, then hold the layer. A refusal leaves the upload as it is."""
         name = request.repository_name
         self._check_algorithms(request.layer_digests)
@@ -84,7 +84,7 @@ class LayersApi:
             await self._keep(upload, digest, target, name)
         return {**_named(request, target), "layerDigest": str(digest)}
 
-    async def download_url(self, request: requests.GetDownloadUrlForLayer, target: Target) -> Document:
+    async def download_url(self, request: requests.GetDownloadUrlForLayer, target: RequestTarget) -> Document:
         """GetDownloadUrlForLayer: an address of this emulator's that works for an hour."""
         repository = self._store.repository(target, request.repository_name)
         digest = sha256_digest(request.layer_digest)
@@ -97,7 +97,7 @@ class LayersApi:
         url = f"{self._rules.endpoint_url}{self._downloads.path(repository, digest)}"
         return {"downloadUrl": url, "layerDigest": str(digest)}
 
-    async def _keep(self, upload: Upload, digest: Digest, target: Target, name: str) -> None:
+    async def _keep(self, upload: StagedUpload, digest: Digest, target: RequestTarget, name: str) -> None:
         remember = self._behaviour.retried_complete != "upload-not-found"
         async with self._store.changing(target, name) as repository:
             if digest not in repository.layers:
@@ -107,7 +107,7 @@ class LayersApi:
         await self._store.remove_upload(upload)
         raise layer_exists(digest, name, target.id)
 
-    async def _completed(self, request: requests.CompleteLayerUpload, target: Target) -> Digest | None:
+    async def _completed(self, request: requests.CompleteLayerUpload, target: RequestTarget) -> Digest | None:
         """What an earlier call made of this upload, if the behaviour has that remembered."""
         upload_id = request.upload_id.lower()
         if self._behaviour.retried_complete == "upload-not-found" or upload_id in self._store.uploads:
@@ -115,7 +115,7 @@ class LayersApi:
         repository = self._store.repository(target, request.repository_name)
         return await self._store.in_thread(self._store.catalog.completed, upload_id, repository.key)
 
-    def _availability(self, repository: Repository, text: str) -> Document:
+    def _availability(self, repository: RepositoryState, text: str) -> Document:
         digest = sha256_digest(text)
         hidden = self._behaviour.unreferenced_layers == "unavailable"
         if digest is None or digest not in repository.layers or (hidden and not repository.is_referenced(digest)):
@@ -129,7 +129,7 @@ class LayersApi:
             found["mediaType"] = media_type
         return found
 
-    def _is_repeated(self, upload: Upload, part: PartBody) -> bool:
+    def _is_repeated(self, upload: StagedUpload, part: ReceivedPart) -> bool:
         """Whether this is the last part over again, and the behaviour has that ignored."""
         if self._behaviour.repeated_part == "refused" or not upload.record.parts:
             return False
@@ -137,7 +137,7 @@ class LayersApi:
         first, last = part.request.part_first_byte, part.request.part_last_byte
         return (first, last, len(part.blob)) == (received - length, received - 1, length)
 
-    def _part_problem(self, upload: Upload, part: PartBody) -> str | None:
+    def _part_problem(self, upload: StagedUpload, part: ReceivedPart) -> str | None:
         first, last = part.request.part_first_byte, part.request.part_last_byte
         if first != upload.record.received:
             return f"First byte of the layer part is {first} instead of {upload.record.received}"
@@ -147,14 +147,14 @@ class LayersApi:
             return f"Size of the layer part is {len(part.blob)}, more than {self._rules.part_size}"
         return None
 
-    def _cursor(self, upload: Upload) -> dict[str, int]:
+    def _cursor(self, upload: StagedUpload) -> dict[str, int]:
         """``lastValidByteReceived``; before any part, as the behaviour has it."""
         if upload.record.received:
             return {"lastValidByteReceived": upload.record.received - 1}
         first = self._behaviour.first_cursor
         return {} if first == "absent" else {"lastValidByteReceived": int(first)}
 
-    def _check_quotas(self, upload: Upload, part: PartBody, registry: Registry) -> None:
+    def _check_quotas(self, upload: StagedUpload, part: ReceivedPart, registry: RegistryId) -> None:
         quotas = self._rules.quotas(registry)
         if upload.record.parts >= quotas.parts:
             raise limit_exceeded(f"The maximum number of layer parts, {quotas.parts}, has been reached")
@@ -186,5 +186,7 @@ def _failure(digest: str) -> Document:
     return {"layerDigest": digest, "failureCode": code, "failureReason": reason}
 
 
-def _named(request: requests.UploadLayerPart | requests.CompleteLayerUpload, target: Target) -> dict[str, str | int]:
+def _named(
+    request: requests.UploadLayerPart | requests.CompleteLayerUpload, target: RequestTarget
+) -> dict[str, str | int]:
     return {"registryId": target.id, "repositoryName": request.repository_name, "uploadId": request.upload_id}

@@ -24,7 +24,7 @@ _NEXT = re.compile(rb"[ \t\r\n]*([,}])")
 
 
 @dataclass(frozen=True, slots=True)
-class PartBody:
+class ReceivedPart:
     """One part as it arrived.
 
     Attributes:
@@ -36,7 +36,7 @@ class PartBody:
     blob: memoryview
 
 
-def read_part_body(body: bytearray, check: Check) -> PartBody:
+def read_part_body(body: bytearray, check: Check) -> ReceivedPart:
     """Read a body without making a string of its blob where that can be done safely, else like any other JSON.
 
     Args:
@@ -59,13 +59,13 @@ def read_part_body(body: bytearray, check: Check) -> PartBody:
     return _read(document, whole[first:end] if found else None, check)
 
 
-def _read(document: object, text: memoryview | None, check: Check) -> PartBody:
+def _read(document: object, text: memoryview | None, check: Check) -> ReceivedPart:
     if not isinstance(document, dict) or text is None:
         check(document)
         raise invalid_parameter(_BLOB, "must be base64")
     blob = _decoded(text)
     check({**document, _BLOB: blob})
-    return PartBody(typed({**document, _BLOB: ""}, UploadLayerPart), blob)
+    return ReceivedPart(typed({**document, _BLOB: ""}, UploadLayerPart), blob)
 
 
 def locate_blob(body: bytearray) -> tuple[int, int] | None:

@@ -10,8 +10,8 @@ from asyncpush.emulator.api.requests import GetAuthorizationToken, Request
 from asyncpush.emulator.api.resource_tags import listed, tagged
 from asyncpush.emulator.auth.tokens import Tokens
 from asyncpush.emulator.errors import AwsError, template_exists, template_not_found
-from asyncpush.emulator.limits import Rules
-from asyncpush.emulator.registry import Target
+from asyncpush.emulator.limits import Limits
+from asyncpush.emulator.registry import RequestTarget
 from asyncpush.emulator.store.accounts import ROOT
 from asyncpush.emulator.store.records import TemplateRecord
 from asyncpush.emulator.store.state import Store, now
@@ -29,18 +29,18 @@ _DISPLAY_NAME = "displayName"
 class RegistriesApi:
     """ECR's registry operations on a store."""
 
-    def __init__(self, store: Store, rules: Rules) -> None:
+    def __init__(self, store: Store, rules: Limits) -> None:
         self._store = store
         self._rules = rules
 
-    async def describe(self, request: Request, target: Target) -> Document:  # noqa: ARG002 - it has no members
+    async def describe(self, request: Request, target: RequestTarget) -> Document:  # noqa: ARG002 - it has no members
         """DescribeRegistry; nothing is ever replicated."""
         return {"registryId": target.id, "replicationConfiguration": {"rules": []}}
 
     async def describe_all(
         self,
         request: requests.DescribeRegistries,  # noqa: ARG002 - there is one, on one page
-        target: Target,
+        target: RequestTarget,
     ) -> Document:
         """DescribeRegistries (public): the caller's own, without an alias."""
         account = target.registry.account
@@ -53,29 +53,31 @@ class RegistriesApi:
         }
         return {"registries": [registry]}
 
-    async def catalog_data(self, request: Request, target: Target) -> Document:  # noqa: ARG002 - it has no members
+    async def catalog_data(self, request: Request, target: RequestTarget) -> Document:  # noqa: ARG002 - it has no members
         """GetRegistryCatalogData (public)."""
         name = self._store.accounts.setting(target.registry, _DISPLAY_NAME)
         return {"registryCatalogData": {_DISPLAY_NAME: name} if name else {}}
 
-    async def put_catalog_data(self, request: requests.PutRegistryCatalogData, target: Target) -> Document:
+    async def put_catalog_data(self, request: requests.PutRegistryCatalogData, target: RequestTarget) -> Document:
         """PutRegistryCatalogData (public)."""
         await self._set(target, _DISPLAY_NAME, request.display_name)
         return {"registryCatalogData": {_DISPLAY_NAME: request.display_name}}
 
-    async def setting(self, request: requests.GetAccountSetting, target: Target) -> Document:
+    async def setting(self, request: requests.GetAccountSetting, target: RequestTarget) -> Document:
         """GetAccountSetting."""
         default, *_ = _values(request.name)
         return {"name": request.name, "value": self._store.accounts.setting(target.registry, request.name) or default}
 
-    async def put_setting(self, request: requests.PutAccountSetting, target: Target) -> Document:
+    async def put_setting(self, request: requests.PutAccountSetting, target: RequestTarget) -> Document:
         """PutAccountSetting."""
         if request.value not in _values(request.name):
             raise _invalid(f"{request.name} is one of {', '.join(_values(request.name))}, not '{request.value}'")
         await self._set(target, request.name, request.value)
         return {"name": request.name, "value": request.value}
 
-    async def create_template(self, request: requests.CreateRepositoryCreationTemplate, target: Target) -> Document:
+    async def create_template(
+        self, request: requests.CreateRepositoryCreationTemplate, target: RequestTarget
+    ) -> Document:
         """CreateRepositoryCreationTemplate."""
         prefix, moment = _prefix(request.prefix), now()
         record = TemplateRecord(
@@ -98,7 +100,9 @@ class RegistriesApi:
             await self._store.in_thread(self._store.accounts.put_template, target.registry, record)
         return _answer(record, target)
 
-    async def update_template(self, request: requests.UpdateRepositoryCreationTemplate, target: Target) -> Document:
+    async def update_template(
+        self, request: requests.UpdateRepositoryCreationTemplate, target: RequestTarget
+    ) -> Document:
         """UpdateRepositoryCreationTemplate: what is given replaces what was there."""
         given = {
             "applied_for": request.applied_for,
@@ -118,7 +122,7 @@ class RegistriesApi:
         return _answer(record, target)
 
     async def describe_templates(
-        self, request: requests.DescribeRepositoryCreationTemplates, target: Target
+        self, request: requests.DescribeRepositoryCreationTemplates, target: RequestTarget
     ) -> Document:
         """DescribeRepositoryCreationTemplates: those named that are there, or all, page by page."""
         wanted = None if request.prefixes is None else {_prefix(prefix) for prefix in request.prefixes}
@@ -128,25 +132,27 @@ class RegistriesApi:
         templates = [_template(record) for record in page.entries]
         return {"registryId": target.id, "repositoryCreationTemplates": templates, **page.members}
 
-    async def delete_template(self, request: requests.DeleteRepositoryCreationTemplate, target: Target) -> Document:
+    async def delete_template(
+        self, request: requests.DeleteRepositoryCreationTemplate, target: RequestTarget
+    ) -> Document:
         """DeleteRepositoryCreationTemplate."""
         async with self._store.accounts.lock:
             record = self._template(request.prefix, target)
             await self._store.in_thread(self._store.accounts.remove_template, target.registry, record.prefix)
         return _answer(record, target)
 
-    async def _set(self, target: Target, name: str, value: str) -> None:
+    async def _set(self, target: RequestTarget, name: str, value: str) -> None:
         async with self._store.accounts.lock:
             await self._store.in_thread(self._store.accounts.set, target.registry, name, value)
 
-    def _template(self, prefix: str, target: Target) -> TemplateRecord:
+    def _template(self, prefix: str, target: RequestTarget) -> TemplateRecord:
         found = self._store.accounts.templates(target.registry).get(_prefix(prefix))
         if found is None:
             raise template_not_found(_prefix(prefix), target.id)
         return found
 
 
-def _answer(record: TemplateRecord, target: Target) -> Document:
+def _answer(record: TemplateRecord, target: RequestTarget) -> Document:
     return {"registryId": target.id, "repositoryCreationTemplate": _template(record)}
 
 
@@ -193,11 +199,11 @@ class TokenApi:
         rules: the address that they are for.
     """
 
-    def __init__(self, tokens: Tokens, rules: Rules) -> None:
+    def __init__(self, tokens: Tokens, rules: Limits) -> None:
         self._tokens = tokens
         self._rules = rules
 
-    async def authorize(self, request: GetAuthorizationToken, target: Target) -> Document:
+    async def authorize(self, request: GetAuthorizationToken, target: RequestTarget) -> Document:
         """GetAuthorizationToken: an entry for each registry that is asked for; ECR Public's is one, without address."""
         own = target.registry.account
         if target.registry.is_public:

@@ -12,10 +12,10 @@ from asyncpush.emulator.api.pagination import Document, paginate
 from asyncpush.emulator.api.requests import RepositoryRequest
 from asyncpush.emulator.api.resource_tags import listed, tagged
 from asyncpush.emulator.errors import AwsError, invalid_parameter, limit_exceeded, policy_not_found
-from asyncpush.emulator.limits import Rules
-from asyncpush.emulator.registry import Target, repository_of_arn
+from asyncpush.emulator.limits import Limits
+from asyncpush.emulator.registry import RequestTarget, repository_of_arn
 from asyncpush.emulator.store.records import RepositoryRecord
-from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store, now
 
 
@@ -25,20 +25,20 @@ class PoliciesApi:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def put_mutability(self, request: requests.PutImageTagMutability, target: Target) -> Document:
+    async def put_mutability(self, request: requests.PutImageTagMutability, target: RequestTarget) -> Document:
         """PutImageTagMutability."""
         mutability, filters = request.image_tag_mutability, request.image_tag_mutability_exclusion_filters or ()
         await self._change(request, target, mutability=mutability, exclusion_filters=filters)
         answer = {**_named(request, target), "imageTagMutability": mutability}
         return {**answer, "imageTagMutabilityExclusionFilters": filters} if filters else answer
 
-    async def put_scanning(self, request: requests.PutImageScanningConfiguration, target: Target) -> Document:
+    async def put_scanning(self, request: requests.PutImageScanningConfiguration, target: RequestTarget) -> Document:
         """PutImageScanningConfiguration."""
         configuration = request.image_scanning_configuration
         await self._change(request, target, scan_on_push=configuration.scan_on_push)
         return {**_named(request, target), "imageScanningConfiguration": configuration}
 
-    async def put_lifecycle_policy(self, request: requests.PutLifecyclePolicy, target: Target) -> Document:
+    async def put_lifecycle_policy(self, request: requests.PutLifecyclePolicy, target: RequestTarget) -> Document:
         """PutLifecyclePolicy; nothing ever expires."""
         text = request.lifecycle_policy_text
         if not _is_object(text):
@@ -46,57 +46,57 @@ class PoliciesApi:
         await self._change(request, target, lifecycle_policy=text)
         return {**_named(request, target), "lifecyclePolicyText": text}
 
-    async def get_lifecycle_policy(self, request: RepositoryRequest, target: Target) -> Document:
+    async def get_lifecycle_policy(self, request: RepositoryRequest, target: RequestTarget) -> Document:
         """GetLifecyclePolicy."""
         return _lifecycle_policy(self._store.repository(target, request.repository_name), target)
 
-    async def delete_lifecycle_policy(self, request: RepositoryRequest, target: Target) -> Document:
+    async def delete_lifecycle_policy(self, request: RepositoryRequest, target: RequestTarget) -> Document:
         """DeleteLifecyclePolicy."""
         async with self._store.changing(target, request.repository_name) as repository:
             answer = _lifecycle_policy(repository, target)
             await self._save(repository, lifecycle_policy=None)
         return answer
 
-    async def set_policy(self, request: requests.SetRepositoryPolicy, target: Target) -> Document:
+    async def set_policy(self, request: requests.SetRepositoryPolicy, target: RequestTarget) -> Document:
         """SetRepositoryPolicy; whoever calls may do everything all the same."""
         if not _is_object(request.policy_text):
             raise invalid_parameter("PolicyText", "Invalid repository policy provided")
         await self._change(request, target, policy=request.policy_text)
         return {**_named(request, target), "policyText": request.policy_text}
 
-    async def get_policy(self, request: RepositoryRequest, target: Target) -> Document:
+    async def get_policy(self, request: RepositoryRequest, target: RequestTarget) -> Document:
         """GetRepositoryPolicy."""
         return _policy(self._store.repository(target, request.repository_name), target)
 
-    async def delete_policy(self, request: RepositoryRequest, target: Target) -> Document:
+    async def delete_policy(self, request: RepositoryRequest, target: RequestTarget) -> Document:
         """DeleteRepositoryPolicy."""
         async with self._store.changing(target, request.repository_name) as repository:
             answer = _policy(repository, target)
             await self._save(repository, policy=None)
         return answer
 
-    async def list_tags(self, request: requests.ListTagsForResource, target: Target) -> Document:
+    async def list_tags(self, request: requests.ListTagsForResource, target: RequestTarget) -> Document:
         """ListTagsForResource."""
         registry, name = _resource(request, target)
         return {"tags": listed(self._store.repository(registry, name).record.tags)}
 
-    async def tag(self, request: requests.TagResource, target: Target) -> Document:
+    async def tag(self, request: requests.TagResource, target: RequestTarget) -> Document:
         """TagResource."""
         return await self._retag(request, target, lambda tags: tagged(tags, request.tags))
 
-    async def untag(self, request: requests.UntagResource, target: Target) -> Document:
+    async def untag(self, request: requests.UntagResource, target: RequestTarget) -> Document:
         """UntagResource."""
         gone = set(request.tag_keys)
         return await self._retag(
             request, target, lambda tags: {key: value for key, value in tags.items() if key not in gone}
         )
 
-    async def put_catalog_data(self, request: requests.PutRepositoryCatalogData, target: Target) -> Document:
+    async def put_catalog_data(self, request: requests.PutRepositoryCatalogData, target: RequestTarget) -> Document:
         """PutRepositoryCatalogData (public)."""
         await self._change(request, target, catalog_data=request.catalog_data)
         return {"catalogData": request.catalog_data}
 
-    async def get_catalog_data(self, request: RepositoryRequest, target: Target) -> Document:
+    async def get_catalog_data(self, request: RepositoryRequest, target: RequestTarget) -> Document:
         """GetRepositoryCatalogData (public)."""
         data = self._store.repository(target, request.repository_name).record.catalog_data
         if data is None:
@@ -108,27 +108,30 @@ class PoliciesApi:
         return {"catalogData": data}
 
     async def _retag(
-        self, request: requests.ListTagsForResource, target: Target, change: Callable[[dict[str, str]], dict[str, str]]
+        self,
+        request: requests.ListTagsForResource,
+        target: RequestTarget,
+        change: Callable[[dict[str, str]], dict[str, str]],
     ) -> Document:
         registry, name = _resource(request, target)
         async with self._store.changing(registry, name) as repository:
             await self._save(repository, tags=change(repository.record.tags))
         return {}
 
-    async def _change(self, request: RepositoryRequest, target: Target, **settings: object) -> None:
+    async def _change(self, request: RepositoryRequest, target: RequestTarget, **settings: object) -> None:
         async with self._store.changing(target, request.repository_name) as repository:
             await self._save(repository, **settings)
 
-    async def _save(self, repository: Repository, **settings: object) -> None:
+    async def _save(self, repository: RepositoryState, **settings: object) -> None:
         record = msgspec.structs.replace(repository.record, **settings)
         await self._store.in_thread(repository.change, record)
 
 
-def _named(request: RepositoryRequest, target: Target) -> dict[str, object]:
+def _named(request: RepositoryRequest, target: RequestTarget) -> dict[str, object]:
     return {"registryId": target.id, "repositoryName": request.repository_name}
 
 
-def _lifecycle_policy(repository: Repository, target: Target) -> Document:
+def _lifecycle_policy(repository: RepositoryState, target: RequestTarget) -> Document:
     if repository.record.lifecycle_policy is None:
         raise policy_not_found("Lifecycle", repository.name, target.id)
     return {
@@ -138,18 +141,18 @@ def _lifecycle_policy(repository: Repository, target: Target) -> Document:
     }
 
 
-def _policy(repository: Repository, target: Target) -> Document:
+def _policy(repository: RepositoryState, target: RequestTarget) -> Document:
     if repository.record.policy is None:
-        raise policy_not_found("Repository", repository.name, target.id)
+        raise policy_not_found("RepositoryState", repository.name, target.id)
     return {"registryId": target.id, "repositoryName": repository.name, "policyText": repository.record.policy}
 
 
-def _resource(request: requests.ListTagsForResource, target: Target) -> tuple[Target, str]:
+def _resource(request: requests.ListTagsForResource, target: RequestTarget) -> tuple[RequestTarget, str]:
     found = repository_of_arn(request.resource_arn, target.registry.service)
     if found is None:
         raise invalid_parameter("resourceArn", "must be the ARN of a repository")
     registry, name = found
-    return Target(registry, registry.account), name
+    return RequestTarget(registry, registry.account), name
 
 
 def _is_object(text: str) -> bool:
@@ -162,11 +165,11 @@ def _is_object(text: str) -> bool:
 class RepositoriesApi:
     """ECR's repository operations on a store; public repositories have fewer members."""
 
-    def __init__(self, store: Store, rules: Rules) -> None:
+    def __init__(self, store: Store, rules: Limits) -> None:
         self._store = store
         self._rules = rules
 
-    async def create(self, request: requests.CreateRepository, target: Target) -> Document:
+    async def create(self, request: requests.CreateRepository, target: RequestTarget) -> Document:
         """CreateRepository."""
         allowed = self._rules.quotas(target.registry).repositories
         if len(self._store.held(target.registry)) >= allowed:
@@ -184,7 +187,7 @@ class RepositoriesApi:
         created = {"repository": self._describe(await self._store.create_repository(record, target), target)}
         return {**created, "catalogData": request.catalog_data} if request.catalog_data else created
 
-    async def describe(self, request: requests.DescribeRepositories, target: Target) -> Document:
+    async def describe(self, request: requests.DescribeRepositories, target: RequestTarget) -> Document:
         """DescribeRepositories: those named, or all, page by page."""
         if request.repository_names is not None:
             named = [self._store.repository(target, name) for name in request.repository_names]
@@ -193,12 +196,12 @@ class RepositoriesApi:
         page = paginate(everything, lambda repository: repository.name, request.next_token, request.max_results)
         return {"repositories": [self._describe(entry, target) for entry in page.entries], **page.members}
 
-    async def delete(self, request: requests.DeleteRepository, target: Target) -> Document:
+    async def delete(self, request: requests.DeleteRepository, target: RequestTarget) -> Document:
         """DeleteRepository; with images in it, only by force."""
         repository = await self._store.delete_repository(target, request.repository_name, force=request.force)
         return {"repository": self._describe(repository, target)}
 
-    def _describe(self, repository: Repository, target: Target) -> Document:
+    def _describe(self, repository: RepositoryState, target: RequestTarget) -> Document:
         record = repository.record
         common = {
             "repositoryArn": repository.registry.arn(record.name),

@@ -9,7 +9,7 @@ from functools import partial
 import msgspec
 from aiohttp import web
 
-from asyncpush.emulator.auth.credentials import Credentials
+from asyncpush.emulator.auth.credentials import KnownCredentials
 from asyncpush.emulator.auth.sigv4 import SignedRequest, check_claim, verify
 from asyncpush.emulator.auth.tokens import ExpiredTokenError, InvalidTokenError, Tokens
 
@@ -21,10 +21,10 @@ _SERVICES = {"AmazonEC2ContainerRegistry_V20150921": ("ecr",), "SpencerFrontendS
 
 
 #: Runs a judgement in a worker thread.
-InThread = Callable[[Callable[[], Credentials]], Awaitable[Credentials]]
+InThread = Callable[[Callable[[], KnownCredentials]], Awaitable[KnownCredentials]]
 
 
-class Gate:
+class Authentication:
     """Judges who sent a request.
 
     Args:
@@ -33,7 +33,7 @@ class Gate:
         in_thread: where long bodies are hashed.
     """
 
-    def __init__(self, keys: Mapping[str, Credentials] | None, tokens: Tokens, in_thread: InThread) -> None:
+    def __init__(self, keys: Mapping[str, KnownCredentials] | None, tokens: Tokens, in_thread: InThread) -> None:
         self._keys = keys
         self._tokens = tokens
         self._in_thread = in_thread
@@ -48,7 +48,7 @@ class Gate:
             signed, services = _signed(request)
             check_claim(signed, keys=self._keys, services=services, now=datetime.now(UTC))
 
-    async def check_signature(self, request: web.BaseRequest, body: bytearray) -> Credentials | None:
+    async def check_signature(self, request: web.BaseRequest, body: bytearray) -> KnownCredentials | None:
         """Verify the signature of a request to the JSON API.
 
         Returns:

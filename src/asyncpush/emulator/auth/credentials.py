@@ -21,7 +21,7 @@ _ACCOUNT = re.compile(r"[0-9]{12}")
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class KnownCredentials:
     """A key pair that the emulator knows, and whose it is.
 
     Attributes:
@@ -51,23 +51,23 @@ class Credentials:
 
 
 #: The keys of an emulator that was given none.
-DEFAULT_CREDENTIALS = (Credentials("test", "test", account=DEFAULT_ACCOUNT),)
+DEFAULT_CREDENTIALS = (KnownCredentials("test", "test", account=DEFAULT_ACCOUNT),)
 
 
-def by_access_key_id(credentials: Iterable[Credentials]) -> dict[str, Credentials]:
+def by_access_key_id(credentials: Iterable[KnownCredentials]) -> dict[str, KnownCredentials]:
     """Index credentials.
 
     Raises:
         UsageError: two differ under one access key id.
     """
-    known: dict[str, Credentials] = {}
+    known: dict[str, KnownCredentials] = {}
     for entry in credentials:
         if known.setdefault(entry.access_key_id, entry) != entry:
             raise UsageError(f"two key pairs have the access key id {entry.access_key_id}", hint="keep one of them")
     return known
 
 
-def read_credentials(path: Path) -> tuple[Credentials, ...]:
+def read_credentials(path: Path) -> tuple[KnownCredentials, ...]:
     """Read the key pairs of an AWS shared credentials file; blocks.
 
     Each profile with ``aws_access_key_id`` and ``aws_secret_access_key`` is one; ``aws_session_token`` and ``account``
@@ -104,11 +104,11 @@ def _has_keys(members: Mapping[str, str]) -> bool:
     return "aws_access_key_id" in members or "aws_secret_access_key" in members
 
 
-def _credentials(path: Path, profile: str, members: Mapping[str, str]) -> Credentials:
+def _credentials(path: Path, profile: str, members: Mapping[str, str]) -> KnownCredentials:
     account = members.get("account") or members.get("aws_account_id")
     token = members.get("aws_session_token") or None
     try:
-        found = Credentials(members.get("aws_access_key_id", ""), members.get("aws_secret_access_key", ""), token)
+        found = KnownCredentials(members.get("aws_access_key_id", ""), members.get("aws_secret_access_key", ""), token)
         return replace(found, account=account) if account else found
     except UsageError as error:
         raise UsageError(f"{path}, profile {profile}: {error.message}", hint=error.hint) from error

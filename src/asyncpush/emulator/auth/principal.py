@@ -25,7 +25,7 @@ class Owned(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class Principal:
     """Who asks.
 
     Attributes:
@@ -39,7 +39,7 @@ class Caller:
     access_key_id: str = ""
 
 
-def caller_of(headers: Mapping[str, str], keys: Mapping[str, Owned]) -> Caller:
+def caller_of(headers: Mapping[str, str], keys: Mapping[str, Owned]) -> Principal:
     """Read a request's Authorization header (SigV4, or SigV4's form with another algorithm).
 
     Args:
@@ -48,6 +48,6 @@ def caller_of(headers: Mapping[str, str], keys: Mapping[str, Owned]) -> Caller:
     """
     match = _CREDENTIAL.search(headers.get("Authorization", ""))
     if match is None:
-        return Caller()
+        return Principal()
     owned = keys.get(match["key"])
-    return Caller(owned.account if owned else DEFAULT_ACCOUNT, match["region"], match["key"])
+    return Principal(owned.account if owned else DEFAULT_ACCOUNT, match["region"], match["key"])

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote, unquote_to_bytes
 
-from asyncpush.emulator.auth.credentials import Credentials
+from asyncpush.emulator.auth.credentials import KnownCredentials
 from asyncpush.emulator.errors import AwsError
 
 ALGORITHM = "AWS4-HMAC-SHA256"
@@ -79,8 +79,8 @@ class Claim:
 
 
 def check_claim(
-    request: SignedRequest, *, keys: Mapping[str, Credentials], services: Sequence[str], now: datetime
-) -> tuple[Claim, Credentials]:
+    request: SignedRequest, *, keys: Mapping[str, KnownCredentials], services: Sequence[str], now: datetime
+) -> tuple[Claim, KnownCredentials]:
     """See that a request claims a signature that could be right, by its headers alone.
 
     Args:
@@ -108,10 +108,10 @@ def verify(
     request: SignedRequest,
     body: bytes | bytearray,
     *,
-    keys: Mapping[str, Credentials],
+    keys: Mapping[str, KnownCredentials],
     services: Sequence[str],
     now: datetime,
-) -> Credentials:
+) -> KnownCredentials:
     """Prove that a request was signed, by a key that is known, for one of *services* and any region, and lately.
 
     It hashes the whole body: call it in a thread if that is long.
@@ -187,7 +187,9 @@ def _read_date(text: str) -> datetime:
         raise _incomplete(f"Date must be in ISO-8601 'basic format'. Got '{text}'") from error
 
 
-def _find(claim: Claim, request: SignedRequest, keys: Mapping[str, Credentials], now: datetime) -> Credentials:
+def _find(
+    claim: Claim, request: SignedRequest, keys: Mapping[str, KnownCredentials], now: datetime
+) -> KnownCredentials:
     found = keys.get(claim.access_key_id)
     # Without a token, lasting credentials are meant, and those of that id are not known.
     token = "".join(request.values("x-amz-security-token"))
@@ -265,7 +267,7 @@ def _encoded(text: str) -> str:
     return quote(unquote_to_bytes(text), safe=_UNRESERVED)
 
 
-def _signature(credentials: Credentials, claim: Claim, canonical_request: bytes) -> str:
+def _signature(credentials: KnownCredentials, claim: Claim, canonical_request: bytes) -> str:
     hashed = hashlib.sha256(canonical_request).hexdigest()
     text = "\n".join((ALGORITHM, claim.timestamp, "/".join(claim.scope), hashed))
     key = b"AWS4" + credentials.secret_access_key.encode()

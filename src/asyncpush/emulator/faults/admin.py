@@ -7,13 +7,13 @@ from aiohttp import web
 
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.faults.config import describe, read_json
-from asyncpush.emulator.faults.middleware import Seam
-from asyncpush.emulator.faults.rules import Weather
+from asyncpush.emulator.faults.middleware import FaultMiddleware
+from asyncpush.emulator.faults.rules import FaultConfig
 from asyncpush.emulator.request_body import read_body
 from asyncpush.errors import UsageError
 
 
-def add_admin(router: web.UrlDispatcher, seam: Seam) -> None:
+def add_admin(router: web.UrlDispatcher, seam: FaultMiddleware) -> None:
     """Route GET, PUT and DELETE; each answers the document of the weather that then is."""
 
     async def tell(_: web.Request) -> web.Response:
@@ -27,7 +27,7 @@ def add_admin(router: web.UrlDispatcher, seam: Seam) -> None:
         return await tell(request)
 
     async def clear(request: web.Request) -> web.Response:
-        seam.set(Weather())
+        seam.set(FaultConfig())
         return await tell(request)
 
     router.add_get("/_emulator/weather", tell)

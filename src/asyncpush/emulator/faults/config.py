@@ -8,9 +8,9 @@ from typing import Literal
 import msgspec
 
 from asyncpush import open_files
-from asyncpush.emulator.faults.injector import Fired
+from asyncpush.emulator.faults.injector import HitCount
 from asyncpush.emulator.faults.parser import parse_fault, parse_throttle
-from asyncpush.emulator.faults.rules import Weather
+from asyncpush.emulator.faults.rules import FaultConfig
 from asyncpush.emulator.faults.units import format_duration, format_rate, parse_duration, parse_rate
 from asyncpush.errors import UsageError
 from asyncpush.files import read_small
@@ -42,7 +42,7 @@ class WeatherDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=
     quotas: Literal["aws"] | None = None
     fault: tuple[str, ...] = ()
     seed: int | None = None
-    fired: tuple[Fired, ...] = ()
+    fired: tuple[HitCount, ...] = ()
 
     def over(self, other: WeatherDocument) -> WeatherDocument:
         """This one where it says something, *other* where not; throttles and rules of both, its own first."""
@@ -56,13 +56,13 @@ class WeatherDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=
             seed=other.seed if self.seed is None else self.seed,
         )
 
-    def weather(self) -> Weather:
+    def weather(self) -> FaultConfig:
         """What it says.
 
         Raises:
             UsageError: something in it is written wrong, or can't be.
         """
-        return Weather(
+        return FaultConfig(
             latency=_duration("latency", self.latency),
             jitter=_duration("jitter", self.jitter),
             bandwidth=parse_rate(self.bandwidth) if self.bandwidth else None,
@@ -73,7 +73,7 @@ class WeatherDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=
         )
 
 
-def describe(weather: Weather, fired: tuple[Fired, ...] = ()) -> WeatherDocument:
+def describe(weather: FaultConfig, fired: tuple[HitCount, ...] = ()) -> WeatherDocument:
     """The document of a weather, and how often its throttles and rules have fired."""
     return WeatherDocument(
         latency=format_duration(weather.latency) if weather.latency else None,

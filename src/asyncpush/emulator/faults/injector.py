@@ -13,7 +13,7 @@ from aiohttp import web
 
 from asyncpush.emulator.faults import answers
 from asyncpush.emulator.faults.operations import Call
-from asyncpush.emulator.faults.rules import Fault, Weather
+from asyncpush.emulator.faults.rules import Fault, FaultConfig
 from asyncpush.emulator.faults.throttles import Throttles
 
 Work = Callable[[], Awaitable[web.StreamResponse]]
@@ -23,7 +23,7 @@ Expire = Callable[[Call], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Fired:
+class HitCount:
     """A rule or throttle, as it is written, and how many requests it has acted on."""
 
     rule: str
@@ -58,7 +58,7 @@ class _Rule:
         )
 
 
-class Sky:
+class FaultInjector:
     """A weather, its counts and its buckets.
 
     Args:
@@ -66,7 +66,7 @@ class Sky:
         expire: makes an upload be gone.
     """
 
-    def __init__(self, weather: Weather, expire: Expire) -> None:
+    def __init__(self, weather: FaultConfig, expire: Expire) -> None:
         self.weather = weather
         self._expire = expire
         self._throttles = Throttles(weather)
@@ -76,12 +76,12 @@ class Sky:
         self._completed: dict[tuple[str, str], float] = {}
 
     @property
-    def fired(self) -> tuple[Fired, ...]:
+    def fired(self) -> tuple[HitCount, ...]:
         """How often each throttle, the quotas and each rule have fired, in this order."""
         throttles = zip(self.weather.throttles, self._throttles.refused, strict=True)
-        quotas = [Fired("quotas=aws", self._throttles.refused_by_quotas)] if self.weather.quotas else []
-        rules = [Fired(str(rule.fault), rule.fired) for rule in self._rules]
-        return (*(Fired(str(throttle), refused) for throttle, refused in throttles), *quotas, *rules)
+        quotas = [HitCount("quotas=aws", self._throttles.refused_by_quotas)] if self.weather.quotas else []
+        rules = [HitCount(str(rule.fault), rule.fired) for rule in self._rules]
+        return (*(HitCount(str(throttle), refused) for throttle, refused in throttles), *quotas, *rules)
 
     def asks_for_members(self, call: Call) -> bool:
         """Whether it takes a request's body to tell what is to be done with it."""
@@ -160,6 +160,6 @@ class Sky:
         return [digest for digest in named if self._completed.get((call.repository, digest), since) > since]
 
 
-def _chance(weather: Weather, purpose: object) -> random.Random:
+def _chance(weather: FaultConfig, purpose: object) -> random.Random:
     """Each purpose draws of its own: a rule more does not change what the others do."""
     return random.Random(None if weather.seed is None else f"{weather.seed}/{purpose}")  # noqa: S311 - no secret

@@ -11,9 +11,9 @@ from anyio import to_thread
 
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.faults.bandwidth import Bandwidth, is_paced
-from asyncpush.emulator.faults.injector import Expire, Fired, Sky
+from asyncpush.emulator.faults.injector import Expire, FaultInjector, HitCount
 from asyncpush.emulator.faults.operations import Call, identify, with_members
-from asyncpush.emulator.faults.rules import Weather
+from asyncpush.emulator.faults.rules import FaultConfig
 from asyncpush.emulator.request_body import read_body
 from asyncpush.emulator.request_log import RequestLog, RequestRecord
 
@@ -23,7 +23,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _THREADS = 4
 
 
-class Seam:
+class FaultMiddleware:
     """The weather that an emulator has now, on its way to each request.
 
     Args:
@@ -32,7 +32,7 @@ class Seam:
         expire: makes an upload be gone.
     """
 
-    def __init__(self, weather: Weather, log: RequestLog, expire: Expire) -> None:
+    def __init__(self, weather: FaultConfig, log: RequestLog, expire: Expire) -> None:
         self._log = log
         self._expire = expire
         self._bandwidth = Bandwidth()
@@ -40,19 +40,19 @@ class Seam:
         self.set(weather)
 
     @property
-    def weather(self) -> Weather:
+    def weather(self) -> FaultConfig:
         """What it is."""
         return self._weather
 
     @property
-    def fired(self) -> tuple[Fired, ...]:
+    def fired(self) -> tuple[HitCount, ...]:
         """How often each of its throttles and rules has fired."""
         return self._sky.fired if self._sky else ()
 
-    def set(self, weather: Weather) -> None:
+    def set(self, weather: FaultConfig) -> None:
         """Change it; counts begin anew, and requests under way end in the one that they came in."""
         self._weather = weather
-        self._sky = None if weather.is_fair else Sky(weather, self._expire)
+        self._sky = None if weather.is_fair else FaultInjector(weather, self._expire)
         self._bandwidth.rate = weather.bandwidth
 
     @web.middleware
@@ -70,7 +70,9 @@ class Seam:
             response.enable_compression(web.ContentCoding.identity)
         return response
 
-    async def _through(self, sky: Sky, request: web.Request, call: Call, handler: Handler) -> web.StreamResponse:
+    async def _through(
+        self, sky: FaultInjector, request: web.Request, call: Call, handler: Handler
+    ) -> web.StreamResponse:
         if not call.is_v2:
             try:
                 body = await read_body(request, bounded=not is_paced(request))

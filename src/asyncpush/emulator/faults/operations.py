@@ -12,7 +12,7 @@ from aiohttp import web
 from asyncpush.emulator.api.dispatch import operation_name
 from asyncpush.emulator.api.part_body import locate_blob
 from asyncpush.emulator.errors import AwsError
-from asyncpush.emulator.store.manifests import Manifest, read_manifest
+from asyncpush.emulator.store.manifests import ParsedManifest, read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Call:
     repository: str = ""
     registry_id: str = ""
     upload_id: str = ""
-    manifest: Manifest | None = None
+    manifest: ParsedManifest | None = None
 
     @property
     def is_v2(self) -> bool:
@@ -80,7 +80,7 @@ def _without_blob(body: bytearray) -> bytes | bytearray:
     return bytes(body[: place[0]] + body[place[1] :]) if place else body
 
 
-def _manifest(members: _Members) -> Manifest | None:
+def _manifest(members: _Members) -> ParsedManifest | None:
     if members.image_manifest is None:
         return None
     try:

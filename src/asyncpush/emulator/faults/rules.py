@@ -189,7 +189,7 @@ class Throttle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weather:
+class FaultConfig:
     """The conditions that an emulator serves in; without arguments, fair weather.
 
     Attributes:
@@ -223,7 +223,7 @@ class Weather:
     @property
     def is_fair(self) -> bool:
         """Whether it changes nothing."""
-        return self in (Weather(), Weather(seed=self.seed))
+        return self in (FaultConfig(), FaultConfig(seed=self.seed))
 
 
 def check_operation(glob: str) -> None:

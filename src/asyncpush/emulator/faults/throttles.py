@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from asyncpush.emulator.faults.operations import V2
-from asyncpush.emulator.faults.rules import Throttle, Weather
+from asyncpush.emulator.faults.rules import FaultConfig, Throttle
 
 _PRIVATE: Final = "AmazonEC2ContainerRegistry_V20150921"
 
@@ -71,7 +71,7 @@ class Throttles:
         refused_by_quotas: how many its quotas have refused.
     """
 
-    def __init__(self, weather: Weather, clock: Clock = time.monotonic) -> None:
+    def __init__(self, weather: FaultConfig, clock: Clock = time.monotonic) -> None:
         self.refused = [0] * len(weather.throttles)
         self.refused_by_quotas = 0
         self._weather = weather

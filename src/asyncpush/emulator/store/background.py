@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup
 T = TypeVar("T")
 
 
-class Started(Generic[T]):
+class BackgroundTask(Generic[T]):
     """Work under way; whoever started it may wait for it, or not."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Started(Generic[T]):
             self._done.set()
 
 
-class Finishing:
+class BackgroundTasks:
     """Starts such work.
 
     Args:
@@ -47,9 +47,9 @@ class Finishing:
     def __init__(self, group: TaskGroup) -> None:
         self._group = group
 
-    def start(self, work: Callable[[], Awaitable[T]]) -> Started[T]:
+    def start(self, work: Callable[[], Awaitable[T]]) -> BackgroundTask[T]:
         """Begin, and come back at once."""
-        started: Started[T] = Started()
+        started: BackgroundTask[T] = BackgroundTask()
         self._group.start_soon(started.run, work)
         return started
 

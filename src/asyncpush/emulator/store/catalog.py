@@ -12,9 +12,9 @@ from typing import Any, Self
 
 import msgspec
 
-from asyncpush.emulator.registry import Registry
-from asyncpush.emulator.store.manifests import Manifest
-from asyncpush.emulator.store.records import Image, RepositoryRecord, TemplateRecord, UploadRecord
+from asyncpush.emulator.registry import RegistryId
+from asyncpush.emulator.store.manifests import ParsedManifest
+from asyncpush.emulator.store.records import ImageRecord, RepositoryRecord, TemplateRecord, UploadRecord
 from asyncpush.model import Digest
 
 FILE = "catalog.sqlite"
@@ -116,16 +116,16 @@ class Catalog:
                 return [str(error)]
         return found + [f"a row of {row[0]} refers to a row of {row[2]} that is not there" for row in broken]
 
-    def repositories(self) -> Iterator[tuple[int, Registry, RepositoryRecord]]:
+    def repositories(self) -> Iterator[tuple[int, RegistryId, RepositoryRecord]]:
         """All repositories with their keys."""
         for key, *registry, record in self._rows("SELECT key, service, account, region, record FROM repository"):
-            yield key, Registry(*registry), msgspec.json.decode(record, type=RepositoryRecord)
+            yield key, RegistryId(*registry), msgspec.json.decode(record, type=RepositoryRecord)
 
-    def images(self) -> Iterator[tuple[int, Image]]:
+    def images(self) -> Iterator[tuple[int, ImageRecord]]:
         """All images, oldest first within a repository."""
-        decoder = msgspec.json.Decoder(Manifest)
+        decoder = msgspec.json.Decoder(ParsedManifest)
         for key, pushed_at, manifest in self._rows("SELECT repository, pushed_at, manifest FROM image ORDER BY rowid"):
-            yield key, Image(decoder.decode(manifest), pushed_at)
+            yield key, ImageRecord(decoder.decode(manifest), pushed_at)
 
     def tags(self) -> Iterator[tuple[int, str, Digest]]:
         """All tags, and the digests that they name."""
@@ -145,15 +145,15 @@ class Catalog:
         ):
             yield UploadRecord(upload, key, created_at, parts, received, last_part, bool(short), digest)
 
-    def settings(self) -> Iterator[tuple[Registry, str, str]]:
+    def settings(self) -> Iterator[tuple[RegistryId, str, str]]:
         """All account settings: name and value."""
         for *registry, name, value in self._rows("SELECT service, account, region, name, value FROM setting"):
-            yield Registry(*registry), name, value
+            yield RegistryId(*registry), name, value
 
-    def templates(self) -> Iterator[tuple[Registry, TemplateRecord]]:
+    def templates(self) -> Iterator[tuple[RegistryId, TemplateRecord]]:
         """All repository creation templates."""
         for *registry, record in self._rows("SELECT service, account, region, record FROM template"):
-            yield Registry(*registry), msgspec.json.decode(record, type=TemplateRecord)
+            yield RegistryId(*registry), msgspec.json.decode(record, type=TemplateRecord)
 
     def completed(self, upload: str, repository: int) -> Digest | None:
         """The layer that an upload became, if that was to be remembered."""
@@ -223,7 +223,7 @@ class Writes:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._run = connection.execute
 
-    def add_repository(self, registry: Registry, record: RepositoryRecord) -> int:
+    def add_repository(self, registry: RegistryId, record: RepositoryRecord) -> int:
         """Enter a repository; its key comes back."""
         added = self._run(
             "INSERT INTO repository (service, account, region, name, record) VALUES (?, ?, ?, ?, ?)",
@@ -240,7 +240,7 @@ class Writes:
         """Take out a repository with its images, layers and uploads."""
         self._run("DELETE FROM repository WHERE key = ?", (key,))
 
-    def add_image(self, key: int, image: Image) -> None:
+    def add_image(self, key: int, image: ImageRecord) -> None:
         """Enter an image."""
         manifest = msgspec.json.encode(image.manifest)
         self._run(
@@ -291,16 +291,16 @@ class Writes:
         """Keep what an upload became."""
         self._run("INSERT INTO completed (upload, repository, digest) VALUES (?, ?, ?)", (upload, key, digest.hex))
 
-    def set_setting(self, registry: Registry, name: str, value: str) -> None:
+    def set_setting(self, registry: RegistryId, name: str, value: str) -> None:
         """Set an account setting."""
         self._run("INSERT OR REPLACE INTO setting VALUES (?, ?, ?, ?, ?)", (*_key(registry), name, value))
 
-    def set_template(self, registry: Registry, record: TemplateRecord) -> None:
+    def set_template(self, registry: RegistryId, record: TemplateRecord) -> None:
         """Enter or replace a repository creation template."""
         values = (*_key(registry), record.prefix, msgspec.json.encode(record))
         self._run("INSERT OR REPLACE INTO template VALUES (?, ?, ?, ?, ?)", values)
 
-    def remove_template(self, registry: Registry, prefix: str) -> None:
+    def remove_template(self, registry: RegistryId, prefix: str) -> None:
         """Take out a repository creation template."""
         self._run(
             "DELETE FROM template WHERE service = ? AND account = ? AND region = ? AND prefix = ?",
@@ -308,7 +308,7 @@ class Writes:
         )
 
 
-def _key(registry: Registry) -> tuple[str, str, str]:
+def _key(registry: RegistryId) -> tuple[str, str, str]:
     return registry.service, registry.account, registry.region
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyncpush import open_files
-from asyncpush.emulator.registry import Registry
+from asyncpush.emulator.registry import RegistryId
 from asyncpush.emulator.store.catalog import FILE
 from asyncpush.emulator.store.layout import LAYOUT
 from asyncpush.errors import UsageError
@@ -61,7 +61,7 @@ class DataDirectory:
         """The directory of the layouts."""
         return self.path / "repositories"
 
-    def layout(self, registry: Registry, name: str) -> Path:
+    def layout(self, registry: RegistryId, name: str) -> Path:
         """Where a repository's layout lies."""
         return self.repositories.joinpath(registry.path, *_components(name), LAYOUT)
 

@@ -15,14 +15,14 @@ from anyio import from_thread
 
 from asyncpush.emulator.store.disk import KEPT, is_shell
 from asyncpush.emulator.store.recovery import Finding, survey
-from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store
 
 _BLOCK = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
-class Checked:
+class FsckResult:
     """What a check went through.
 
     Attributes:
@@ -63,7 +63,7 @@ class _File:
 @dataclass(slots=True)
 class _Check:
     report: Callable[[Finding], None]
-    checked: Checked = field(default_factory=Checked)
+    checked: FsckResult = field(default_factory=FsckResult)
     known: set[Path] = field(default_factory=set)
 
     def note(self, finding: Finding) -> None:
@@ -77,7 +77,7 @@ class _Check:
         self.report(finding)
 
 
-async def check(data: Path, report: Callable[[Finding], None]) -> Checked:
+async def check(data: Path, report: Callable[[Finding], None]) -> FsckResult:
     """Check a directory that no emulator uses: SQLite's own checks, references, names and sizes, and every hash.
 
     Args:
@@ -146,7 +146,7 @@ def _of_catalog(store: Store) -> Iterator[Finding]:
             yield from _references(repository)
 
 
-def _references(repository: Repository) -> Iterator[Finding]:
+def _references(repository: RepositoryState) -> Iterator[Finding]:
     for digest, image in repository.images.items():
         lost = [blob.digest for blob in image.manifest.blobs if blob.sha256 not in repository.layers]
         lost += [child.digest for child in image.manifest.children if child.sha256 not in repository.images]
@@ -157,7 +157,7 @@ def _references(repository: Repository) -> Iterator[Finding]:
             yield Finding("damage", repository.layout.path, f"tag {tag} names {digest}, which is no image of it")
 
 
-def _files(store: Store, held: list[Repository]) -> Iterator[_File]:
+def _files(store: Store, held: list[RepositoryState]) -> Iterator[_File]:
     for repository in held:
         sizes = repository.layers | {digest: image.manifest.size for digest, image in repository.images.items()}
         for digest, size in sizes.items():

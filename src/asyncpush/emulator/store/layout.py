@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from asyncpush.emulator.store.disk import Disk, is_shell
-from asyncpush.emulator.store.records import Image
+from asyncpush.emulator.store.records import ImageRecord
 from asyncpush.model import Digest
 
 #: A name that no component of a repository's name can be, since those begin with a letter or digit.
@@ -124,7 +124,7 @@ class Layout:
             _LOG.warning("%s is out of date: %s", self.index_path, error)
 
 
-def index_bytes(images: Mapping[Digest, Image], tags: Mapping[str, Digest]) -> bytes:
+def index_bytes(images: Mapping[Digest, ImageRecord], tags: Mapping[str, Digest]) -> bytes:
     """index.json of a repository: an entry for each tag, and one for each image without."""
     return msgspec.json.encode(_Index(manifests=list(_entries(images, tags))))
 
@@ -142,7 +142,7 @@ def is_blob_name(name: str) -> bool:
     return _HEX.fullmatch(name) is not None
 
 
-def _entries(images: Mapping[Digest, Image], tags: Mapping[str, Digest]) -> Iterator[_Entry]:
+def _entries(images: Mapping[Digest, ImageRecord], tags: Mapping[str, Digest]) -> Iterator[_Entry]:
     names = tags_by_image(tags)
     for digest, image in images.items():
         manifest = image.manifest

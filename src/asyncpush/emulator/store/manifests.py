@@ -53,7 +53,7 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class ParsedManifest:
     """A manifest or index as PutImage took it.
 
     Attributes:
@@ -94,7 +94,7 @@ def sha256_digest(text: str) -> Digest | None:
         return None
 
 
-def read_manifest(raw: bytes, media_type: str | None) -> Manifest:
+def read_manifest(raw: bytes, media_type: str | None) -> ParsedManifest:
     """Read a manifest as PutImage does; blocks for a few milliseconds where it is large.
 
     Args:
@@ -132,8 +132,8 @@ def _manifest(
     blobs: tuple[Reference, ...] = (),
     foreign: tuple[Reference, ...] = (),
     children: tuple[Reference, ...] = (),
-) -> Manifest:
-    return Manifest(
+) -> ParsedManifest:
+    return ParsedManifest(
         digest=digest,
         media_type=media_type,
         size=size,

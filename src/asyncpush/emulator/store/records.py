@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from asyncpush.emulator.store.manifests import Manifest
+from asyncpush.emulator.store.manifests import ParsedManifest
 
 Mutability = Literal["MUTABLE", "IMMUTABLE", "IMMUTABLE_WITH_EXCLUSION", "MUTABLE_WITH_EXCLUSION"]
 
@@ -55,10 +55,10 @@ class RepositoryRecord(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class ImageRecord:
     """A manifest that a repository holds, and when it came, in seconds since 1970."""
 
-    manifest: Manifest
+    manifest: ParsedManifest
     pushed_at: float
 
 

@@ -12,9 +12,9 @@ from typing import Literal
 
 from asyncpush.emulator.store.disk import KEPT, TEMPORARY
 from asyncpush.emulator.store.layout import LAYOUT, is_blob_name
-from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import DamagedDataError, Store
-from asyncpush.emulator.store.uploads import Upload
+from asyncpush.emulator.store.uploads import StagedUpload
 from asyncpush.model import Digest
 
 #: ``damage``: something acknowledged is not there; ``leftover``: a killed emulator was at work, and the next start
@@ -93,7 +93,7 @@ def survey(store: Store) -> Iterator[Finding]:
     yield from _stray_layouts(store)
 
 
-def _unfinished_shell(store: Store, upload: Upload) -> Finding:
+def _unfinished_shell(store: Store, upload: StagedUpload) -> Finding:
     """An upload whose digest was in the memory of an emulator that is gone, and can't be read from anywhere."""
 
     def forget() -> None:
@@ -103,7 +103,7 @@ def _unfinished_shell(store: Store, upload: Upload) -> Finding:
     return Finding("leftover", upload.path, "has discarded bytes, and can't go on", forget)
 
 
-def _upload(upload: Upload) -> Finding | None:
+def _upload(upload: StagedUpload) -> Finding | None:
     size, received = _size(upload.path), upload.record.received
     if (size or 0) >= received:
         return None
@@ -116,7 +116,7 @@ def _upload(upload: Upload) -> Finding | None:
     )
 
 
-def _moved_to(store: Store, upload: Upload) -> Path | None:
+def _moved_to(store: Store, upload: StagedUpload) -> Path | None:
     """Where the bytes of an upload are that was being completed: moved, and not yet entered as a layer."""
     if upload.path.exists() or not upload.record.digest:
         return None
@@ -128,7 +128,7 @@ def _moved_to(store: Store, upload: Upload) -> Path | None:
     return blob if _size(blob) == upload.record.received else None
 
 
-def _of(store: Store, upload: Upload) -> Repository | None:
+def _of(store: Store, upload: StagedUpload) -> RepositoryState | None:
     for held in store.repositories.values():
         for repository in held.values():
             if repository.key == upload.record.repository:
@@ -146,7 +146,7 @@ def _stray_uploads(store: Store) -> Iterator[Finding]:
             yield Finding("stray", path, "is no upload")
 
 
-def _repository(repository: Repository, moved: dict[Path, Upload]) -> Iterator[Finding]:
+def _repository(repository: RepositoryState, moved: dict[Path, StagedUpload]) -> Iterator[Finding]:
     layout = repository.layout
     if not layout.blobs.is_dir():
         yield Finding("damage", layout.blobs, "is not there")
@@ -163,7 +163,7 @@ def _repository(repository: Repository, moved: dict[Path, Upload]) -> Iterator[F
             yield _unknown(path)
 
 
-def _blobs(repository: Repository, moved: dict[Path, Upload]) -> Iterator[Finding]:
+def _blobs(repository: RepositoryState, moved: dict[Path, StagedUpload]) -> Iterator[Finding]:
     expected = {digest.hex: size for digest, size in repository.layers.items()}
     expected |= {digest.hex: image.manifest.size for digest, image in repository.images.items()}
     with os.scandir(repository.layout.blobs) as entries:

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import anyio
 
-from asyncpush.emulator.registry import Registry, Target
+from asyncpush.emulator.registry import RegistryId, RequestTarget
 from asyncpush.emulator.store.catalog import Catalog
 from asyncpush.emulator.store.layout import Layout, index_bytes, tags_by_image
-from asyncpush.emulator.store.manifests import Manifest, sha256_digest
-from asyncpush.emulator.store.records import Image, RepositoryRecord
-from asyncpush.emulator.store.uploads import Upload
+from asyncpush.emulator.store.manifests import ParsedManifest, sha256_digest
+from asyncpush.emulator.store.records import ImageRecord, RepositoryRecord
+from asyncpush.emulator.store.uploads import StagedUpload
 from asyncpush.model import Digest
 
 
-class Repository:
+class RepositoryState:
     """A repository's state. What reads it never blocks; what changes it blocks, and is called under ``lock``.
 
     ``record``, ``images`` and ``tags`` are replaced as a whole, after the disk has them: whoever reads sees one state.
@@ -38,14 +38,14 @@ class Repository:
     """
 
     def __init__(
-        self, registry: Registry, record: RepositoryRecord, layout: Layout, catalog: Catalog, *, key: int = 0
+        self, registry: RegistryId, record: RepositoryRecord, layout: Layout, catalog: Catalog, *, key: int = 0
     ) -> None:
         self.registry = registry
         self.record = record
         self.layout = layout
         self.key = key
         self.lock = anyio.Lock()
-        self.images: dict[Digest, Image] = {}
+        self.images: dict[Digest, ImageRecord] = {}
         self.tags: dict[str, Digest] = {}
         self.layers: dict[Digest, int] = {}
         self.media_types: dict[Digest, str] = {}
@@ -58,9 +58,9 @@ class Repository:
         return self.record.name
 
     @property
-    def target(self) -> Target:
+    def target(self) -> RequestTarget:
         """Its registry, as requests that give no id name it."""
-        return Target(self.registry, self.registry.account)
+        return RequestTarget(self.registry, self.registry.account)
 
     @property
     def index(self) -> bytes:
@@ -78,7 +78,7 @@ class Repository:
             raise
         self.key = key
 
-    def restore(self, image: Image) -> None:
+    def restore(self, image: ImageRecord) -> None:
         """Take up an image that the catalog has."""
         self.images[image.manifest.digest] = image
         self._note(image.manifest)
@@ -91,11 +91,11 @@ class Repository:
         """Whether a layer that is held has no bytes (``discarding.py``); blocks."""
         return self.layout.is_shell(digest)
 
-    def read_manifest(self, image: Image) -> bytes:
+    def read_manifest(self, image: ImageRecord) -> bytes:
         """An image's exact bytes; blocks."""
         return self.blob_path(image.manifest.digest).read_bytes()
 
-    def find(self, *, digest: str | None = None, tag: str | None = None) -> Image | None:
+    def find(self, *, digest: str | None = None, tag: str | None = None) -> ImageRecord | None:
         """The image of a digest or tag; of both, only if they agree."""
         named = self.tags.get(tag) if tag else None
         if digest:
@@ -123,7 +123,7 @@ class Repository:
         """Whether an index here names this image."""
         return any(child.sha256 == digest for image in self.images.values() for child in image.manifest.children)
 
-    def referrers(self, subject: str) -> list[Manifest]:
+    def referrers(self, subject: str) -> list[ParsedManifest]:
         """The manifests whose subject has this digest, oldest first."""
         return [image.manifest for image in self.images.values() if image.manifest.subject == subject]
 
@@ -133,7 +133,7 @@ class Repository:
             writes.save_repository(self.key, record)
         self.record = record
 
-    def add_layer(self, upload: Upload, digest: Digest, *, remember: bool = False) -> None:
+    def add_layer(self, upload: StagedUpload, digest: Digest, *, remember: bool = False) -> None:
         """Take over the file of an upload that is finished, and forget the upload.
 
         Args:
@@ -158,7 +158,7 @@ class Repository:
         self.layers[digest] = size
         upload.discard()
 
-    def mount(self, source: Repository, digest: Digest) -> bool:
+    def mount(self, source: RepositoryState, digest: Digest) -> bool:
         """Hold a layer of another repository's, too; False where the file system has no second names for files."""
         there = digest in self.images
         if not there and not self.layout.link(source.blob_path(digest), digest):
@@ -173,7 +173,7 @@ class Repository:
         self.layers[digest] = size
         return True
 
-    def put(self, image: Image, raw: bytes, tag: str | None) -> None:
+    def put(self, image: ImageRecord, raw: bytes, tag: str | None) -> None:
         """Hold an image, under *tag* if given; the tag leaves the image that had it."""
         digest = image.manifest.digest
         new = digest not in self.images
@@ -223,7 +223,7 @@ class Repository:
             writes.remove_repository(self.key)
         self.layout.delete()
 
-    def _show(self, images: dict[Digest, Image], tags: dict[str, Digest]) -> None:
+    def _show(self, images: dict[Digest, ImageRecord], tags: dict[str, Digest]) -> None:
         self.images, self.tags = images, tags
         self.layout.show(self.index)
 
@@ -232,7 +232,7 @@ class Repository:
         if digest not in self.images and digest not in self.layers:
             self.layout.remove(digest)
 
-    def _note(self, manifest: Manifest) -> None:
+    def _note(self, manifest: ParsedManifest) -> None:
         named = manifest.named
         self.media_types.update(named)
         self._references.update(named.keys())

@@ -19,15 +19,15 @@ from asyncpush.emulator.errors import (
     repository_not_found,
     upload_not_found,
 )
-from asyncpush.emulator.registry import Registry, Target
-from asyncpush.emulator.store.accounts import Accounts
+from asyncpush.emulator.registry import RegistryId, RequestTarget
+from asyncpush.emulator.store.accounts import AccountSettings
 from asyncpush.emulator.store.catalog import Catalog
 from asyncpush.emulator.store.data_directory import DataDirectory
 from asyncpush.emulator.store.disk import Disk
 from asyncpush.emulator.store.layout import Layout
 from asyncpush.emulator.store.records import RepositoryRecord, TemplateRecord, UploadRecord
-from asyncpush.emulator.store.repository import Repository
-from asyncpush.emulator.store.uploads import Upload
+from asyncpush.emulator.store.repository import RepositoryState
+from asyncpush.emulator.store.uploads import StagedUpload
 from asyncpush.errors import UsageError
 
 T = TypeVar("T")
@@ -69,14 +69,14 @@ class Store:
         catalog: where all of it is kept, once it is open.
     """
 
-    accounts: Accounts
+    accounts: AccountSettings
     catalog: Catalog
 
     def __init__(self, data: Path, *, fsync: bool, upload_lifetime: int = 0, discard: bool | None = None) -> None:
         self.directory = DataDirectory(data)
         self.disk = Disk(fsync)
-        self.repositories: dict[Registry, dict[str, Repository]] = {}
-        self.uploads: dict[str, Upload] = {}
+        self.repositories: dict[RegistryId, dict[str, RepositoryState]] = {}
+        self.uploads: dict[str, StagedUpload] = {}
         self._upload_lifetime = upload_lifetime
         self._discard = discard
         self._threads = anyio.CapacityLimiter(_THREADS)
@@ -115,11 +115,11 @@ class Store:
         self.catalog.close()
         os.close(self._lock)
 
-    def held(self, registry: Registry) -> Mapping[str, Repository]:
+    def held(self, registry: RegistryId) -> Mapping[str, RepositoryState]:
         """A registry's repositories by name."""
         return self.repositories.get(registry, {})
 
-    def repository(self, target: Target, name: str) -> Repository:
+    def repository(self, target: RequestTarget, name: str) -> RepositoryState:
         """Find a repository.
 
         Raises:
@@ -130,7 +130,7 @@ class Store:
             raise repository_not_found(name, target.id)
         return found
 
-    def find(self, name: str, registry: Registry | None) -> Repository | None:
+    def find(self, name: str, registry: RegistryId | None) -> RepositoryState | None:
         """A repository as ``/v2/`` is asked for it: in a registry, or, at a bare address, in the first that has it.
 
         The default account's in the default region comes first, then private ones before public ones, in order.
@@ -138,12 +138,12 @@ class Store:
         if registry is not None:
             return self.held(registry).get(name)
         having = [each for each, held in self.repositories.items() if name in held]
-        default = Registry()
+        default = RegistryId()
         chosen = default if default in having else min(having, default=None)
         return self.repositories[chosen][name] if chosen else None
 
     @asynccontextmanager
-    async def changing(self, target: Target, name: str) -> AsyncIterator[Repository]:
+    async def changing(self, target: RequestTarget, name: str) -> AsyncIterator[RepositoryState]:
         """Find a repository and keep all other changes away from it.
 
         Raises:
@@ -156,7 +156,7 @@ class Store:
             yield found
 
     @asynccontextmanager
-    async def uploading(self, upload_id: str, target: Target, name: str) -> AsyncIterator[Upload]:
+    async def uploading(self, upload_id: str, target: RequestTarget, name: str) -> AsyncIterator[StagedUpload]:
         """Find a repository's upload and keep all other changes away from it.
 
         Raises:
@@ -173,7 +173,7 @@ class Store:
                 raise upload_not_found(upload_id, name, target.id)
             yield found
 
-    async def create_repository(self, record: RepositoryRecord, target: Target) -> Repository:
+    async def create_repository(self, record: RepositoryRecord, target: RequestTarget) -> RepositoryState:
         """Make a repository.
 
         Raises:
@@ -195,7 +195,7 @@ class Store:
             created.lock.release()
         return created
 
-    async def create_on_push(self, registry: Registry, name: str) -> Repository | None:
+    async def create_on_push(self, registry: RegistryId, name: str) -> RepositoryState | None:
         """Find a repository, or make it as the registry's creation templates say; None if none of them is for it.
 
         Only templates that are applied for CREATE_ON_PUSH count: the longest prefix, else ROOT's. *name* becomes a
@@ -207,9 +207,9 @@ class Store:
         template = self.accounts.template_for(registry, name)
         if template is None or registry.is_public:
             return None
-        return await self.create_repository(_from_template(template, name), Target(registry, registry.account))
+        return await self.create_repository(_from_template(template, name), RequestTarget(registry, registry.account))
 
-    async def delete_repository(self, target: Target, name: str, *, force: bool) -> Repository:
+    async def delete_repository(self, target: RequestTarget, name: str, *, force: bool) -> RepositoryState:
         """Remove a repository and the uploads into it.
 
         Raises:
@@ -229,14 +229,14 @@ class Store:
                 await self.in_thread(upload.discard)
         return repository
 
-    async def create_upload(self, repository: Repository) -> Upload:
+    async def create_upload(self, repository: RepositoryState) -> StagedUpload:
         """Open an upload into a repository that exists."""
         upload = self._upload(UploadRecord(str(uuid.uuid4()), repository.key, now()))
         await self.in_thread(upload.create)
         self.uploads[upload.id] = upload
         return upload
 
-    async def remove_upload(self, upload: Upload) -> None:
+    async def remove_upload(self, upload: StagedUpload) -> None:
         """Forget an upload, under its lock."""
         self.uploads.pop(upload.id, None)
         await self.in_thread(upload.remove)
@@ -248,7 +248,7 @@ class Store:
                 await self.remove_upload(upload)
 
     def _load(self) -> None:
-        by_key: dict[int, Repository] = {}
+        by_key: dict[int, RepositoryState] = {}
         for key, registry, record in self.catalog.repositories():
             by_key[key] = self._new(registry, record, key=key)
             self.repositories.setdefault(registry, {})[record.name] = by_key[key]
@@ -259,14 +259,14 @@ class Store:
         for key, digest, size in self.catalog.layers():
             by_key[key].layers[digest] = size
         self.uploads = {record.id: self._upload(record) for record in self.catalog.uploads()}
-        self.accounts = Accounts(self.catalog)
+        self.accounts = AccountSettings(self.catalog)
 
-    def _new(self, registry: Registry, record: RepositoryRecord, *, key: int = 0) -> Repository:
+    def _new(self, registry: RegistryId, record: RepositoryRecord, *, key: int = 0) -> RepositoryState:
         layout = Layout(self.directory.layout(registry, record.name), self.disk)
-        return Repository(registry, record, layout, self.catalog, key=key)
+        return RepositoryState(registry, record, layout, self.catalog, key=key)
 
-    def _upload(self, record: UploadRecord) -> Upload:
-        return Upload(self.directory.uploads / record.id, record, self.catalog)
+    def _upload(self, record: UploadRecord) -> StagedUpload:
+        return StagedUpload(self.directory.uploads / record.id, record, self.catalog)
 
 
 def now() -> float:

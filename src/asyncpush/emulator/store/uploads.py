@@ -24,7 +24,7 @@ _LONG = 4 * 1024 * 1024
 _MAX_PART = 20 * 1024 * 1024
 
 
-class Upload:
+class StagedUpload:
     """One upload; its methods block, and are called one at a time under ``lock``.
 
     Args:
@@ -171,7 +171,7 @@ class Upload:
         return self._hasher
 
 
-def check_parts(upload: Upload, repository: str, registry_id: str) -> None:
+def check_parts(upload: StagedUpload, repository: str, registry_id: str) -> None:
     """See that an upload may be completed, whichever door its bytes came by.
 
     Raises:

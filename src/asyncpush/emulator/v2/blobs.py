@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from asyncpush.emulator.store.manifests import sha256_digest
-from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store
 from asyncpush.emulator.v2.answers import VERSION, V2Error, empty
 from asyncpush.model import Digest
@@ -17,7 +17,7 @@ class Blobs:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def get(self, repository: Repository, reference: str, *, with_bytes: bool) -> web.FileResponse:
+    async def get(self, repository: RepositoryState, reference: str, *, with_bytes: bool) -> web.FileResponse:
         """Give a blob, or the range of it that is asked for (Pulling blobs)."""
         digest = sha256_digest(reference)
         if digest is None or digest not in repository.layers:
@@ -27,7 +27,7 @@ class Blobs:
         headers = {**VERSION, "Docker-Content-Digest": str(digest), "Content-Type": "application/octet-stream"}
         return web.FileResponse(repository.blob_path(digest), headers=headers)
 
-    async def mount(self, repository: Repository, digest: Digest, source_name: str) -> bool:
+    async def mount(self, repository: RepositoryState, digest: Digest, source_name: str) -> bool:
         """Take over a blob of another repository, as ECR does; False where it would not.
 
         ECR mounts where the account's setting BLOB_MOUNTING is ENABLED, within one registry, between repositories of
@@ -46,7 +46,7 @@ class Blobs:
             return there or await self._store.in_thread(repository.mount, source, digest)
 
 
-def created(repository: Repository, digest: Digest) -> web.Response:
+def created(repository: RepositoryState, digest: Digest) -> web.Response:
     """The answer once a blob is in a repository."""
     location = f"/v2/{repository.name}/blobs/{digest}"
     return empty(201, {"Location": location, "Docker-Content-Digest": str(digest)})

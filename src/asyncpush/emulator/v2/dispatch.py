@@ -12,15 +12,15 @@ from aiohttp import web
 from asyncpush import open_files
 from asyncpush.emulator.api.images import ImagesApi
 from asyncpush.emulator.errors import AwsError, repository_not_found
-from asyncpush.emulator.limits import Rules
-from asyncpush.emulator.registry import Registry, registry_of_host
-from asyncpush.emulator.store.background import Finishing
-from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.limits import Limits
+from asyncpush.emulator.registry import RegistryId, registry_of_host
+from asyncpush.emulator.store.background import BackgroundTasks
+from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store
 from asyncpush.emulator.v2 import manifests as lists
 from asyncpush.emulator.v2.answers import V2Error, json_answer, refusal, translated
 from asyncpush.emulator.v2.blobs import Blobs
-from asyncpush.emulator.v2.manifests import Manifests
+from asyncpush.emulator.v2.manifests import ManifestHandlers
 from asyncpush.emulator.v2.receiving import BodyLostError
 from asyncpush.emulator.v2.uploads import Uploads
 
@@ -28,7 +28,7 @@ from asyncpush.emulator.v2.uploads import Uploads
 _NAME = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 _LONGEST_NAME = 256
 
-_Handler = Callable[[web.Request, Repository, str], Awaitable[web.StreamResponse]]
+_Handler = Callable[[web.Request, RepositoryState, str], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,12 @@ class V2Api:
         finishing: carries out what changes data.
     """
 
-    def __init__(self, store: Store, rules: Rules, finishing: Finishing) -> None:
+    def __init__(self, store: Store, rules: Limits, finishing: BackgroundTasks) -> None:
         self._store = store
         self._finishing = finishing
         self._blobs = Blobs(store)
         self._uploads = Uploads(store, rules, finishing, self._blobs)
-        self._manifests = Manifests(store, ImagesApi(store, rules), finishing)
+        self._manifests = ManifestHandlers(store, ImagesApi(store, rules), finishing)
         self._routes = self._make_routes()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -111,32 +111,32 @@ class V2Api:
             _Route(_path(r"/referrers/(?P<rest>[^/]+)"), {"GET": _referrers}),
         )
 
-    async def _repository(self, name: str, registry: Registry | None, *, create: bool) -> Repository:
+    async def _repository(self, name: str, registry: RegistryId | None, *, create: bool) -> RepositoryState:
         """Find a repository; a push makes it where a creation template says so."""
         found = self._store.find(name, registry)
         if found is None and create:
             found = await self._created(name, registry)
         if found is None:
-            raise translated(repository_not_found(name, (registry or Registry()).account))
+            raise translated(repository_not_found(name, (registry or RegistryId()).account))
         return found
 
-    async def _created(self, name: str, registry: Registry | None) -> Repository | None:
+    async def _created(self, name: str, registry: RegistryId | None) -> RepositoryState | None:
         if not _NAME.fullmatch(name) or not 2 <= len(name) <= _LONGEST_NAME:  # it becomes a path
             raise V2Error(400, "NAME_INVALID", f"{name!r} can't be a repository's name")
         into = registry or self._store.accounts.registry_for(name)
         return await self._finishing.carry(partial(self._store.create_on_push, into, name)) if into else None
 
-    async def _blob(self, request: web.Request, repository: Repository, digest: str) -> web.StreamResponse:
+    async def _blob(self, request: web.Request, repository: RepositoryState, digest: str) -> web.StreamResponse:
         if request.method == "HEAD" and repository.registry.is_public:
             raise V2Error(403, "DENIED", "Not Authorized")  # as public.ecr.aws was seen to answer
         return await self._blobs.get(repository, digest, with_bytes=request.method == "GET")
 
 
-async def _tags(request: web.Request, repository: Repository, _: str) -> web.StreamResponse:
+async def _tags(request: web.Request, repository: RepositoryState, _: str) -> web.StreamResponse:
     return lists.tags(request, repository)
 
 
-async def _referrers(request: web.Request, repository: Repository, digest: str) -> web.StreamResponse:
+async def _referrers(request: web.Request, repository: RepositoryState, digest: str) -> web.StreamResponse:
     return lists.referrers(request, repository, digest)
 
 

@@ -11,12 +11,12 @@ from asyncpush.emulator.api.images import ImagesApi
 from asyncpush.emulator.api.requests import BatchDeleteImage, ImageId, PutImage
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.limits import MAX_MANIFEST
-from asyncpush.emulator.registry import Registry, Target
+from asyncpush.emulator.registry import RegistryId, RequestTarget
 from asyncpush.emulator.request_body import read_body
-from asyncpush.emulator.store.background import Finishing
-from asyncpush.emulator.store.manifests import Manifest, sha256_digest
-from asyncpush.emulator.store.records import Image
-from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.store.background import BackgroundTasks
+from asyncpush.emulator.store.manifests import ParsedManifest, sha256_digest
+from asyncpush.emulator.store.records import ImageRecord
+from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store
 from asyncpush.emulator.v2.answers import VERSION, V2Error, digest_invalid, empty, json_answer, page, translated
 from asyncpush.model import Digest
@@ -24,7 +24,7 @@ from asyncpush.model import Digest
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 
 
-class Manifests:
+class ManifestHandlers:
     """The manifests of a store's repositories.
 
     Args:
@@ -33,12 +33,12 @@ class Manifests:
         finishing: carries out what changes data.
     """
 
-    def __init__(self, store: Store, images: ImagesApi, finishing: Finishing) -> None:
+    def __init__(self, store: Store, images: ImagesApi, finishing: BackgroundTasks) -> None:
         self._store = store
         self._images = images
         self._finishing = finishing
 
-    async def get(self, repository: Repository, reference: str) -> web.Response:
+    async def get(self, repository: RepositoryState, reference: str) -> web.Response:
         """GET and HEAD (Pulling manifests); a manifest is never converted."""
         image = _find(repository, reference)
         raw = await self._store.in_thread(repository.read_manifest, image)
@@ -46,7 +46,7 @@ class Manifests:
         headers = {**VERSION, "Docker-Content-Digest": digest, "Content-Type": image.manifest.media_type}
         return web.Response(body=raw, headers=headers)
 
-    async def put(self, request: web.Request, repository: Repository, reference: str) -> web.Response:
+    async def put(self, request: web.Request, repository: RepositoryState, reference: str) -> web.Response:
         """PUT (Pushing Manifests): PutImage under a tag or a digest; what is there already is a success here."""
         is_digest = ":" in reference
         if is_digest and sha256_digest(reference) is None:
@@ -69,7 +69,7 @@ class Manifests:
             headers["OCI-Subject"] = image.manifest.subject
         return empty(201, headers)
 
-    async def delete(self, repository: Repository, reference: str) -> web.Response:
+    async def delete(self, repository: RepositoryState, reference: str) -> web.Response:
         """DELETE (Deleting tags; Deleting Manifests): BatchDeleteImage of a tag, or of an image with all its tags."""
         _find(repository, reference)
         image_id = ImageId(reference) if ":" in reference else ImageId(None, reference)
@@ -79,7 +79,7 @@ class Manifests:
             raise V2Error(403, "DENIED", f"an index in {repository.name} names {reference}")
         return empty(202, {})
 
-    async def _put(self, request: PutImage, target: Target) -> None:
+    async def _put(self, request: PutImage, target: RequestTarget) -> None:
         try:
             await self._images.put(request, target)
         except AwsError as error:
@@ -87,7 +87,7 @@ class Manifests:
                 raise translated(error) from error
 
 
-def _find(repository: Repository, reference: str) -> Image:
+def _find(repository: RepositoryState, reference: str) -> ImageRecord:
     image = repository.find(digest=reference) if ":" in reference else repository.find(tag=reference)
     if image is None:
         raise V2Error(404, "MANIFEST_UNKNOWN", "Requested image not found")
@@ -110,20 +110,20 @@ def _text(raw: bytes) -> str:
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
 
-def tags(request: web.Request, repository: Repository) -> web.Response:
+def tags(request: web.Request, repository: RepositoryState) -> web.Response:
     """The tags in order (Listing Tags)."""
     shown, headers = page(request, tuple(repository.tags))
     return json_answer({"name": repository.name, "tags": shown}, headers=headers)
 
 
-def catalog(request: web.Request, store: Store, registry: Registry | None) -> web.Response:
+def catalog(request: web.Request, store: Store, registry: RegistryId | None) -> web.Response:
     """The names of a registry's repositories, or of all registries' (Docker's API; no part of the specification)."""
     held = store.repositories.values() if registry is None else [store.held(registry)]
     shown, headers = page(request, tuple({name for repositories in held for name in repositories}))
     return json_answer({"repositories": shown}, headers=headers)
 
 
-def referrers(request: web.Request, repository: Repository, subject: str) -> web.Response:
+def referrers(request: web.Request, repository: RepositoryState, subject: str) -> web.Response:
     """An index of the manifests whose subject is this digest, be it there or not (Listing Referrers)."""
     if sha256_digest(subject) is None:
         raise digest_invalid(subject)
@@ -134,7 +134,7 @@ def referrers(request: web.Request, repository: Repository, subject: str) -> web
     return json_answer(index, headers=headers, media_type=_INDEX_TYPE)
 
 
-def _descriptor(manifest: Manifest) -> dict[str, object]:
+def _descriptor(manifest: ParsedManifest) -> dict[str, object]:
     members: dict[str, object] = {
         "mediaType": manifest.media_type,
         "digest": str(manifest.digest),

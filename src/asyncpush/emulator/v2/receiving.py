@@ -9,7 +9,7 @@ from functools import partial
 from aiohttp import ClientPayloadError, StreamReader
 from aiohttp.http_exceptions import HttpProcessingError
 
-from asyncpush.emulator.store.background import Finishing, Started
+from asyncpush.emulator.store.background import BackgroundTask, BackgroundTasks
 
 #: Bytes worked on at once: enough to pay for a hop to a thread and an entry in the catalog.
 _BLOCK = 2 * 1024 * 1024
@@ -35,7 +35,7 @@ class Receiver:
         finishing: where blocks are worked on.
     """
 
-    def __init__(self, finishing: Finishing) -> None:
+    def __init__(self, finishing: BackgroundTasks) -> None:
         self._finishing = finishing
         self._free: list[bytearray] = []
 
@@ -47,7 +47,7 @@ class Receiver:
             Exception: whatever *keep* raises; the rest of the body is left unread.
         """
         body = _Body(content)
-        pending: Started[None] | None = None
+        pending: BackgroundTask[None] | None = None
         while await body.more():
             block = self._free.pop() if self._free else bytearray(_BLOCK)
             size = await body.fill(block)

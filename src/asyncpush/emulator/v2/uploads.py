@@ -8,13 +8,13 @@ from functools import partial
 from aiohttp import web
 
 from asyncpush.emulator.errors import limit_exceeded
-from asyncpush.emulator.limits import Rules
-from asyncpush.emulator.registry import Target
-from asyncpush.emulator.store.background import Finishing
+from asyncpush.emulator.limits import Limits
+from asyncpush.emulator.registry import RequestTarget
+from asyncpush.emulator.store.background import BackgroundTasks
 from asyncpush.emulator.store.manifests import sha256_digest
-from asyncpush.emulator.store.repository import Repository
+from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store
-from asyncpush.emulator.store.uploads import Upload, check_parts
+from asyncpush.emulator.store.uploads import StagedUpload, check_parts
 from asyncpush.emulator.v2.answers import V2Error, digest_invalid, empty
 from asyncpush.emulator.v2.blobs import Blobs, created
 from asyncpush.emulator.v2.receiving import Receiver
@@ -33,14 +33,14 @@ class Uploads:
         blobs: mounts.
     """
 
-    def __init__(self, store: Store, rules: Rules, finishing: Finishing, blobs: Blobs) -> None:
+    def __init__(self, store: Store, rules: Limits, finishing: BackgroundTasks, blobs: Blobs) -> None:
         self._store = store
         self._rules = rules
         self._finishing = finishing
         self._blobs = blobs
         self._receiver = Receiver(finishing)
 
-    async def begin(self, request: web.Request, repository: Repository) -> web.Response:
+    async def begin(self, request: web.Request, repository: RepositoryState) -> web.Response:
         """POST: mount a blob, take a whole one, or open an upload (Pushing blobs; Mounting a blob)."""
         mounted, whole = request.query.get("mount"), request.query.get("digest")
         if mounted is not None:
@@ -58,37 +58,37 @@ class Uploads:
             raise
         return await self._finishing.carry(partial(self._complete, repository, upload.id, expected))
 
-    async def status(self, repository: Repository, upload_id: str) -> web.Response:
+    async def status(self, repository: RepositoryState, upload_id: str) -> web.Response:
         """GET: how much there is (Getting the status of an upload)."""
         return empty(204, _progress(repository, await self._find(repository, upload_id)))
 
-    async def append(self, request: web.Request, repository: Repository, upload_id: str) -> web.Response:
+    async def append(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
         """PATCH: the bytes that follow, with or without a Content-Range (Pushing a blob in chunks)."""
         upload = await self._find(repository, upload_id)
         await self._receive(request, repository, upload)
         return empty(int(self._rules.behaviour.patch_status), _progress(repository, upload))
 
-    async def complete(self, request: web.Request, repository: Repository, upload_id: str) -> web.Response:
+    async def complete(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
         """PUT: the last bytes, or none, and the digest of all of them."""
         digest = _digest(request.query.get("digest", ""))
         upload = await self._find(repository, upload_id)
         await self._receive(request, repository, upload)
         return await self._finishing.carry(partial(self._complete, repository, upload.id, digest))
 
-    async def cancel(self, repository: Repository, upload_id: str) -> web.Response:
+    async def cancel(self, repository: RepositoryState, upload_id: str) -> web.Response:
         """DELETE: forget an upload (Canceling an upload)."""
         await self._finishing.carry(partial(self._cancel, repository, upload_id))
         return empty(204, {})
 
-    async def _open(self, repository: Repository) -> Upload:
+    async def _open(self, repository: RepositoryState) -> StagedUpload:
         async with self._store.changing(repository.target, repository.name) as found:
             return await self._store.create_upload(found)
 
-    async def _find(self, repository: Repository, upload_id: str) -> Upload:
+    async def _find(self, repository: RepositoryState, upload_id: str) -> StagedUpload:
         async with self._store.uploading(upload_id, repository.target, repository.name) as upload:
             return upload
 
-    async def _receive(self, request: web.Request, repository: Repository, upload: Upload) -> None:
+    async def _receive(self, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> None:
         first, length = upload.record.received, request.content_length
         if asked := request.headers.get("Content-Range"):
             length = _length(asked, request, repository, upload)
@@ -96,7 +96,7 @@ class Uploads:
         await self._receiver.receive(request.content, intake.keep)
         await self._finishing.carry(intake.end)
 
-    async def _complete(self, repository: Repository, upload_id: str, expected: Digest) -> web.Response:
+    async def _complete(self, repository: RepositoryState, upload_id: str, expected: Digest) -> web.Response:
         target, name = repository.target, repository.name
         async with self._store.uploading(upload_id, target, name) as upload:
             if self._rules.behaviour.oci_conformance == "no":
@@ -108,7 +108,7 @@ class Uploads:
             await self._keep(upload, digest, target, name)
         return created(repository, digest)
 
-    async def _keep(self, upload: Upload, digest: Digest, target: Target, name: str) -> None:
+    async def _keep(self, upload: StagedUpload, digest: Digest, target: RequestTarget, name: str) -> None:
         async with self._store.changing(target, name) as repository:
             if digest not in repository.layers:
                 await self._store.in_thread(repository.add_layer, upload, digest)
@@ -116,7 +116,7 @@ class Uploads:
                 return
         await self._store.remove_upload(upload)
 
-    async def _cancel(self, repository: Repository, upload_id: str) -> None:
+    async def _cancel(self, repository: RepositoryState, upload_id: str) -> None:
         async with self._store.uploading(upload_id, repository.target, repository.name) as upload:
             await self._store.remove_upload(upload)
 
@@ -128,7 +128,7 @@ def _digest(text: str) -> Digest:
     return digest
 
 
-def _length(asked: str, request: web.Request, repository: Repository, upload: Upload) -> int:
+def _length(asked: str, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> int:
     """The bytes that a Content-Range announces, which must be those that follow."""
     match = _RANGE.fullmatch(asked.strip())
     received = upload.record.received
@@ -141,7 +141,7 @@ def _length(asked: str, request: web.Request, repository: Repository, upload: Up
     return length
 
 
-def _progress(repository: Repository, upload: Upload) -> dict[str, str]:
+def _progress(repository: RepositoryState, upload: StagedUpload) -> dict[str, str]:
     return {
         "Location": f"/v2/{repository.name}/blobs/uploads/{upload.id}",
         "Range": f"0-{max(upload.record.received - 1, 0)}",
@@ -162,7 +162,14 @@ class Intake:
     """
 
     def __init__(
-        self, store: Store, rules: Rules, repository: Repository, upload: Upload, *, first: int, length: int | None
+        self,
+        store: Store,
+        rules: Limits,
+        repository: RepositoryState,
+        upload: StagedUpload,
+        *,
+        first: int,
+        length: int | None,
     ) -> None:
         self._store = store
         self._target = repository.target

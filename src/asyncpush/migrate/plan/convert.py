@@ -13,7 +13,7 @@ from msgspec import inspect
 
 from asyncpush.migrate.plan.diagnostics import Problems, member
 from asyncpush.migrate.plan.document import HOMES
-from asyncpush.migrate.plan.yaml_loader import Expanded, Plain, Unknown
+from asyncpush.migrate.plan.yaml_loader import Expanded, RawScalar, UnknownVariable
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -39,7 +39,7 @@ def _type_info(kind: type) -> inspect.Type:
 
 
 def _fit(value: Expanded, kind: inspect.Type, place: str, problems: Problems) -> Any:  # noqa: ANN401 - any shape
-    if isinstance(value, Unknown):
+    if isinstance(value, UnknownVariable):
         return _BAD
     if value is None and not isinstance(kind, inspect.AnyType):
         problems.add(place, "is empty", hint="give a value, or leave it out")
@@ -61,9 +61,9 @@ def _may_be(value: Expanded, kind: inspect.Type) -> bool:
         case inspect.StrType() | inspect.LiteralType():
             return isinstance(value, str)
         case inspect.IntType():
-            return isinstance(value, Plain) and re.fullmatch(r"-?[0-9]{1,15}", value) is not None
+            return isinstance(value, RawScalar) and re.fullmatch(r"-?[0-9]{1,15}", value) is not None
         case inspect.BoolType():
-            return isinstance(value, Plain) and value.lower() in _TRUTH
+            return isinstance(value, RawScalar) and value.lower() in _TRUTH
         case _:
             return True
 
@@ -123,7 +123,7 @@ def native(value: Expanded) -> object:
         return {name: native(each) for name, each in value.items()}
     if isinstance(value, list):
         return [native(each) for each in value]
-    return value.native if isinstance(value, Plain) else value
+    return value.native if isinstance(value, RawScalar) else value
 
 
 def _described(value: Expanded) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from asyncpush.errors import InvalidReferenceError
 from asyncpush.migrate.plan.diagnostics import Problems
-from asyncpush.migrate.plan.model import Entry, Goal, Target
+from asyncpush.migrate.plan.model import Goal, PlanEntry, PlanTarget
 from asyncpush.migrate.plan.tags import is_tag
 from asyncpush.reference import check_repository, destination, parse_registry
 
@@ -43,7 +43,7 @@ def _is_registry(text: str) -> bool:
 
 
 @dataclass(slots=True)
-class Goals:
+class Destinations:
     """Makes goals, and remembers which tags have a source already.
 
     Attributes:
@@ -53,9 +53,9 @@ class Goals:
 
     problems: Problems
     notices: list[str] = field(default_factory=list)
-    _taken: dict[tuple[object, ...], Entry] = field(default_factory=dict)
+    _taken: dict[tuple[object, ...], PlanEntry] = field(default_factory=dict)
 
-    def make(self, name: str, tag: str | None, targets: list[Target], place: str) -> tuple[Goal, ...]:
+    def make(self, name: str, tag: str | None, targets: list[PlanTarget], place: str) -> tuple[Goal, ...]:
         """The goals of an entry, one for each of *targets*; wrong names are noted at *place*."""
         goals = []
         for target in targets:
@@ -65,14 +65,14 @@ class Goals:
                 goals.append(Goal(target, repository, tag))
         return tuple(goals)
 
-    def note(self, entry: Entry) -> None:
+    def note(self, entry: PlanEntry) -> None:
         """See that none of *entry*'s tags, as far as they are known yet, comes from another entry's image."""
         for goal in entry.goals:
             tags = entry.tags.names if entry.reference is None else ()
             for tag in (goal.tag,) if goal.tag else tags:
                 self._note(entry, goal, tag)
 
-    def _note(self, entry: Entry, goal: Goal, tag: str) -> None:
+    def _note(self, entry: PlanEntry, goal: Goal, tag: str) -> None:
         registry, aws = goal.target.registry, goal.target.aws
         # Two targets can be one registry.
         account = (registry.id, registry.region or aws.region, aws.endpoint_url, None if registry.id else aws.profile)
@@ -91,7 +91,7 @@ class Goals:
             self.notices.append(f"{entry.place}: {where} is in {other.place} already")
 
 
-def _image(entry: Entry, tag: str) -> tuple[object, ...]:
+def _image(entry: PlanEntry, tag: str) -> tuple[object, ...]:
     """What tells an entry's image from others; under one tag at the goal, it has one at the source."""
     if entry.kind == "local":
         return entry.kind, entry.location, frozenset(entry.platforms)

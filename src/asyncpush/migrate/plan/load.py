@@ -18,11 +18,11 @@ from anyio import to_thread
 
 from asyncpush import open_files
 from asyncpush.errors import InvalidReferenceError, UsageError
-from asyncpush.migrate.plan.destinations import Goals
+from asyncpush.migrate.plan.destinations import Destinations
 from asyncpush.migrate.plan.diagnostics import Problems
-from asyncpush.migrate.plan.model import Entry, Plan, Target
+from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.plan.resolve import resolve
-from asyncpush.migrate.plan.source import Origin, read_origin
+from asyncpush.migrate.plan.source import ImageSource, read_origin
 from asyncpush.migrate.plan.tags import TagRules
 from asyncpush.migrate.plan.yaml_loader import MAX_DOCUMENT, MiB, parse_document
 from asyncpush.reference import Destination, RegistryName, parse_destination
@@ -180,9 +180,9 @@ def read_list(text: str, base: Path, problems: Problems) -> Plan:
         base: the directory that paths are relative to.
         problems: takes what is wrong.
     """
-    targets: dict[RegistryName, Target] = {}
-    goals = Goals(problems)
-    entries: list[Entry] = []
+    targets: dict[RegistryName, PlanTarget] = {}
+    goals = Destinations(problems)
+    entries: list[PlanEntry] = []
     for number, line in significant_lines(text):
         place = f"line {number}"
         words = words_of(line)
@@ -199,12 +199,14 @@ def read_list(text: str, base: Path, problems: Problems) -> Plan:
     return Plan({}, tuple(targets.values()), tuple(entries), notices=tuple(goals.notices))
 
 
-def _target(registry: RegistryName) -> Target:
+def _target(registry: RegistryName) -> PlanTarget:
     alias = f"/{registry.id}" if registry.service == "ecr-public" else ""
-    return Target(f"{registry.host}{alias}" or "own", registry)
+    return PlanTarget(f"{registry.host}{alias}" or "own", registry)
 
 
-def _entry(place: str, source: str, origin: Origin, to: Destination, target: Target, goals: Goals) -> Entry:
+def _entry(
+    place: str, source: str, origin: ImageSource, to: Destination, target: PlanTarget, goals: Destinations
+) -> PlanEntry:
     location, reference, tag = origin.location, origin.reference, origin.tag
     if origin.kind == "registry" and reference is None:
         reference = tag = "latest"
@@ -212,7 +214,7 @@ def _entry(place: str, source: str, origin: Origin, to: Destination, target: Tar
     made = goals.make(to.repository, to.tag or tag, [target], place)
     if not made:
         raise InvalidReferenceError(f"{to} is no destination")
-    return Entry(
+    return PlanEntry(
         place=place,
         source=source,
         kind=origin.kind,

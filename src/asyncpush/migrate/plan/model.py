@@ -14,7 +14,7 @@ from asyncpush.settings import AwsConfiguration, RepositorySettings, SourceRegis
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class PlanTarget:
     """A registry that images go to.
 
     Attributes:
@@ -40,13 +40,13 @@ class Goal:
         tag: the tag that the image gets; None is the one that it has at the source (none, for an image by digest).
     """
 
-    target: Target
+    target: PlanTarget
     repository: str
     tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class PlanEntry:
     """Images of one repository or archive, and where they go.
 
     Attributes:
@@ -98,7 +98,7 @@ class Plan:
     """
 
     source_registries: Mapping[str, SourceRegistry]
-    targets: tuple[Target, ...]
-    entries: tuple[Entry, ...]
+    targets: tuple[PlanTarget, ...]
+    entries: tuple[PlanEntry, ...]
     path: Path | None = None
     notices: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from asyncpush.migrate.plan.document import (
     TargetDocument,
     TlsDocument,
 )
-from asyncpush.migrate.plan.model import Target
+from asyncpush.migrate.plan.model import PlanTarget
 from asyncpush.migrate.plan.repositories import given
 from asyncpush.reference import RegistryName, check_repository, parse_registry
 from asyncpush.settings import AwsConfiguration, Credentials, SourceRegistry
@@ -90,7 +90,7 @@ def _file(said: object, base: Path, place: str, problems: Problems) -> Path | No
     return path
 
 
-def make_target(name: str, said: TargetDocument, place: str, problems: Problems) -> Target:
+def make_target(name: str, said: TargetDocument, place: str, problems: Problems) -> PlanTarget:
     """The target that *said* stands for; what is wrong with it is noted at *place*."""
     registry = RegistryName()
     if isinstance(said.registry, str):
@@ -102,7 +102,7 @@ def make_target(name: str, said: TargetDocument, place: str, problems: Problems)
     prefix = ""
     with problems.at(member(place, "prefix")):
         prefix = _prefix((given(said.prefix) or "").strip("/"), registry)
-    return Target(name, registry, prefix, _aws(said, place, problems))
+    return PlanTarget(name, registry, prefix, _aws(said, place, problems))
 
 
 def _prefix(text: str, registry: RegistryName) -> str:

@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from asyncpush.errors import InvalidReferenceError
 from asyncpush.migrate.plan.convert import shaped
-from asyncpush.migrate.plan.destinations import Goals, read_to
+from asyncpush.migrate.plan.destinations import Destinations, read_to
 from asyncpush.migrate.plan.diagnostics import Problems, member
 from asyncpush.migrate.plan.document import (
     AlternativeDocument,
@@ -24,10 +24,10 @@ from asyncpush.migrate.plan.document import (
     TargetDocument,
     Texts,
 )
-from asyncpush.migrate.plan.model import Entry, Goal, Plan, Target
+from asyncpush.migrate.plan.model import Goal, Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.plan.registries import make_target, source_registry
 from asyncpush.migrate.plan.repositories import Repositories, first_given, given, merged
-from asyncpush.migrate.plan.source import Origin, read_origin
+from asyncpush.migrate.plan.source import ImageSource, read_origin
 from asyncpush.migrate.plan.tags import Alternative, Patterns, TagRules, check_glob, check_regex, is_tag
 from asyncpush.migrate.plan.versions import VersionRange
 from asyncpush.migrate.plan.yaml_loader import Expanded, Value, expand
@@ -64,16 +64,16 @@ class _Resolver:
     default_settings: RepositorySettings | None = None
     is_ambiguous: bool = False
     repositories: Repositories = field(init=False)
-    targets: dict[str, Target] = field(default_factory=dict)
+    targets: dict[str, PlanTarget] = field(default_factory=dict)
     hosts: set[str] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
     used_defaults: set[str] = field(default_factory=set)
     futile: list[str] = field(default_factory=list)
-    goals: Goals = field(init=False)
+    goals: Destinations = field(init=False)
 
     def __post_init__(self) -> None:
         self.repositories = Repositories(self.base, self.problems)
-        self.goals = Goals(self.problems)
+        self.goals = Destinations(self.problems)
 
     def plan(self, document: Expanded) -> Plan:
         """The plan; members are shaped one by one, so that one that is wrong does not hide the others."""
@@ -110,7 +110,7 @@ class _Resolver:
 
     def _targets(self, said: Expanded | UnsetType) -> None:
         if isinstance(said, UnsetType):
-            self.targets[OWN] = Target(OWN)
+            self.targets[OWN] = PlanTarget(OWN)
         for name, each in self._named(said, "targets"):
             place = member("targets", name)
             document = shaped(each, TargetDocument, place, self.problems) or TargetDocument()
@@ -125,7 +125,7 @@ class _Resolver:
             self.problems.add(place, "is no mapping of names")
         return []
 
-    def _entries(self, said: Expanded | UnsetType) -> tuple[Entry, ...]:
+    def _entries(self, said: Expanded | UnsetType) -> tuple[PlanEntry, ...]:
         if isinstance(said, UnsetType):
             return ()
         if not isinstance(said, list):
@@ -136,11 +136,11 @@ class _Resolver:
         entries = (self._entry(each, f"images[{at}]") for at, each in enumerate(said))
         return tuple(entry for entry in entries if entry)
 
-    def _entry(self, value: Expanded, place: str) -> Entry | None:
+    def _entry(self, value: Expanded, place: str) -> PlanEntry | None:
         said = shaped(value, EntryDocument, place, self.problems)
         if said is None:
             return None
-        origin: Origin | None = None
+        origin: ImageSource | None = None
         with self.problems.at(member(place, "from")):
             origin = read_origin(said.source, self.base)
         rules = self._tags(said, origin, place)
@@ -154,7 +154,7 @@ class _Resolver:
         create = repository.create is True
         there = "defaults.repository" if said.repository is UNSET else member(place, "repository")
         self.futile += futile_settings(settings, there, create=create)
-        entry = Entry(
+        entry = PlanEntry(
             place=place,
             source=said.source,
             kind=origin.kind,
@@ -173,7 +173,7 @@ class _Resolver:
         self.goals.note(entry)
         return entry
 
-    def _tags(self, said: EntryDocument, origin: Origin | None, place: str) -> TagRules:
+    def _tags(self, said: EntryDocument, origin: ImageSource | None, place: str) -> TagRules:
         if origin is not None and origin.is_chosen:
             if said.tags is not UNSET:
                 self.problems.add(member(place, "tags"), f"{said.source[:300]} names one image already")
@@ -208,8 +208,8 @@ class _Resolver:
             self.default_settings = self.repositories.settings(both, "defaults.repository")
         return self.default_settings
 
-    def _target_names(self, said: str | list[str] | UnsetType, place: str) -> list[Target]:
-        found: dict[str, Target] = {}
+    def _target_names(self, said: str | list[str] | UnsetType, place: str) -> list[PlanTarget]:
+        found: dict[str, PlanTarget] = {}
         for name in texts(said):
             if name in self.targets:
                 found[name] = self.targets[name]
@@ -220,7 +220,7 @@ class _Resolver:
             self.problems.add(place, "is empty", hint="name a target, or leave it out")
         return list(found.values())
 
-    def _default_targets(self, place: str) -> list[Target]:
+    def _default_targets(self, place: str) -> list[PlanTarget]:
         if self.defaults.targets is not UNSET:
             return [self.targets[name] for name in dict.fromkeys(texts(self.defaults.targets)) if name in self.targets]
         if len(self.targets) > 1 and not self.is_ambiguous:
@@ -233,7 +233,7 @@ class _Resolver:
         return list(self.targets.values())
 
     def _goals(
-        self, said: EntryDocument, origin: Origin, rules: TagRules, targets: list[Target], place: str
+        self, said: EntryDocument, origin: ImageSource, rules: TagRules, targets: list[PlanTarget], place: str
     ) -> tuple[Goal, ...]:
         self.used.update(target.name for target in targets)
         there, name, tag = member(place, "from"), origin.name, origin.tag
@@ -262,7 +262,7 @@ class _Resolver:
         return (*unused, *idle, *unread, *dict.fromkeys(self.futile), *self.goals.notices)
 
 
-def _is_one(origin: Origin, rules: TagRules) -> bool:
+def _is_one(origin: ImageSource, rules: TagRules) -> bool:
     return origin.is_chosen or (len(rules.names) == 1 and not rules.needs_listing)
 
 

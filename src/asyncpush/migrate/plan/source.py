@@ -15,7 +15,7 @@ _ARCHIVE = re.compile(r"\.(?:tar|tgz|txz|tzst|tar\.(?:gz|xz|zst|zstd))(?::|$)", 
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ImageSource:
     """A source, taken apart.
 
     Attributes:
@@ -39,7 +39,7 @@ class Origin:
     is_chosen: bool = False
 
 
-def read_origin(text: str, base: Path) -> Origin:
+def read_origin(text: str, base: Path) -> ImageSource:
     """Read a source; blocks, since a path that exists is one.
 
     ``docker://`` may be left out: what begins with a host is a repository. Without a host it is a path if it says so
@@ -62,7 +62,7 @@ def read_origin(text: str, base: Path) -> Origin:
     return _local(text, base)
 
 
-def _remote(text: str) -> Origin:
+def _remote(text: str) -> ImageSource:
     found = parse_remote(SCHEME + text)
     digest = str(found.digest) if found.digest else None
     # Without a tag it means `latest` elsewhere; here it may mean them all.
@@ -70,10 +70,10 @@ def _remote(text: str) -> Origin:
     reference = digest or tag
     suffix = f"@{digest}" if digest else f":{tag}" if tag else ""
     location = f"{SCHEME}{found.host}/{found.repository}{suffix}"
-    return Origin("registry", location, found.host, found.repository, found.name, tag, reference, bool(reference))
+    return ImageSource("registry", location, found.host, found.repository, found.name, tag, reference, bool(reference))
 
 
-def _local(text: str, base: Path) -> Origin:
+def _local(text: str, base: Path) -> ImageSource:
     kind, colon, rest = text.partition(":")
     if colon and kind in KINDS:
         if rest in ("", "-"):
@@ -85,7 +85,7 @@ def _local(text: str, base: Path) -> Origin:
         found = locate(location)
     except SourceError as error:
         raise SourceError(f"{text[:300]} does not exist", hint="check the path; it is relative to the plan") from error
-    return Origin("local", location, is_chosen=found.choice is not None)
+    return ImageSource("local", location, is_chosen=found.choice is not None)
 
 
 def _is_local(text: str, base: Path) -> bool:

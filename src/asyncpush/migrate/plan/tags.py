@@ -118,7 +118,7 @@ class TagRules:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class SkippedTag:
     """A tag that is not taken, and why."""
 
     tag: str
@@ -136,7 +136,7 @@ class Selection:
     """
 
     taken: tuple[str, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[SkippedTag, ...]
     missing: tuple[str, ...]
 
 
@@ -173,7 +173,7 @@ def select(
         matching = [tag for tag in matching if tag in newest]
     return Selection(
         taken=(*(name for name in names if name in listed), *matching),
-        left_out=tuple(LeftOut(tag, reasons[tag]) for tag in listed if tag in reasons),
+        left_out=tuple(SkippedTag(tag, reasons[tag]) for tag in listed if tag in reasons),
         missing=tuple(name for name in names if name not in listed),
     )
 

@@ -1,7 +1,8 @@
 """Text into plain values: YAML or JSON, from people, so that nothing in it costs more than it should.
 
-Words that YAML has no quotes around stay what was written (``Plain``): a tag 1.20 is no number, ``no`` is no falsehood,
-2026-01-01 no day. Who wants a number asks for one. Keys that come twice are refused, aliases and depth are bounded.
+A scalar without quotes stays as it is written (``RawScalar``): the tag 1.20 is not a number, ``no`` is not false, and
+2026-01-01 is not a date. A caller that needs a number converts it.
+Keys that come twice are refused, aliases and depth are bounded.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MAX_DEPTH = 40
 _CHARACTERS = 64
 
 
-class Plain(str):
+class RawScalar(str):
     """Text without quotes, or a number or truth value of JSON, as it was written."""
 
     __slots__ = ()
@@ -80,7 +81,9 @@ def _parse_json(text: str, label: str) -> Value:
 
     too_deep = UsageError(f"{label} is nested more than {MAX_DEPTH} levels deep")
     try:
-        value = json.loads(text, object_pairs_hook=members, parse_int=Plain, parse_float=Plain, parse_constant=Plain)
+        value = json.loads(
+            text, object_pairs_hook=members, parse_int=RawScalar, parse_float=RawScalar, parse_constant=RawScalar
+        )
     except RecursionError as error:
         raise too_deep from error
     return _words(value, 0, too_deep)
@@ -93,7 +96,7 @@ def _words(value: Any, depth: int, too_deep: UsageError) -> Value:  # noqa: ANN4
         return {name: _words(each, depth + 1, too_deep) for name, each in value.items()}
     if isinstance(value, list):
         return [_words(each, depth + 1, too_deep) for each in value]
-    return Plain(str(value).lower()) if isinstance(value, bool) else value
+    return RawScalar(str(value).lower()) if isinstance(value, bool) else value
 
 
 def _parse_yaml(text: str, label: str) -> Value:
@@ -159,7 +162,7 @@ class _Builder:
             case "null":
                 return None
             case "int" | "float" | "bool" | "timestamp" | "value":
-                return Plain(node.value)
+                return RawScalar(node.value)
             case _:
                 raise self._error(node, f"the type {node.tag[:60]!r} means nothing here")
 
@@ -195,21 +198,21 @@ _REFERENCE = re.compile(r"\$\$|\$\{(?P<body>[^{}]*)\}|\$\{")
 _BODY = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
 
 
-class Unknown:
+class UnknownVariable:
     """Stands for a text with a variable that does not exist, so that nothing else is said about it."""
 
     __slots__ = ()
 
 
-UNKNOWN = Unknown()
+UNKNOWN = UnknownVariable()
 
-Expanded: TypeAlias = "str | list[Expanded] | dict[str, Expanded] | Unknown | None"
+Expanded: TypeAlias = "str | list[Expanded] | dict[str, Expanded] | UnknownVariable | None"
 
 
 def expand(value: Value, environ: Mapping[str, str], place: str, problems: Problems) -> Expanded:
     """*value* with the variables of all its text replaced; ``$$`` is a dollar sign, keys stay as they are.
 
-    What came out of a variable is ``Plain``: it may be a number where one is wanted.
+    What came out of a variable is ``RawScalar``: it may be a number where one is wanted.
     """
     if isinstance(value, dict):
         return {name: expand(each, environ, member(place, name), problems) for name, each in value.items()}
@@ -221,7 +224,7 @@ def expand(value: Value, environ: Mapping[str, str], place: str, problems: Probl
     text = _REFERENCE.sub(lambda match: _replacement(match, environ, place, problems), value)
     if len(problems.places) > before:
         return UNKNOWN
-    return text if text == value else Plain(text)
+    return text if text == value else RawScalar(text)
 
 
 def escape(text: str) -> str:

@@ -12,8 +12,8 @@ from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.diagnostics import Problems, member
 from asyncpush.migrate.plan.load import is_list
 from asyncpush.migrate.plan.resolve import resolve
-from asyncpush.migrate.plan.yaml_loader import Plain, Value, parse_document
-from asyncpush.migrate.plan_import.builder import Draft, Piece, Registry, comment, write_plan
+from asyncpush.migrate.plan.yaml_loader import RawScalar, Value, parse_document
+from asyncpush.migrate.plan_import.builder import ImportedRegistry, Piece, PlanBuilder, comment, write_plan
 from asyncpush.migrate.plan_import.dregsy import import_dregsy, is_dregsy
 from asyncpush.migrate.plan_import.image_syncer import import_image_syncer, is_image_syncer
 from asyncpush.migrate.plan_import.lists import import_list
@@ -75,7 +75,7 @@ def import_plan(
     Raises:
         UsageError: it is none, or there is nothing in it that could be carried over.
     """
-    draft = Draft(to, scoped)
+    draft = PlanBuilder(to, scoped)
     if form == "list" or (form is None and is_list(text)):
         form = "list"
         import_list(text, draft)
@@ -98,7 +98,7 @@ def _tell(document: Value, label: str) -> Format:
     raise UsageError(f"{label} is none of {', '.join(FORMATS)}", hint="say which with --format")
 
 
-def _import_document(form: Format, document: Value, draft: Draft, label: str, auth: str | None) -> None:
+def _import_document(form: Format, document: Value, draft: PlanBuilder, label: str, auth: str | None) -> None:
     if not isinstance(document, dict):
         raise UsageError(f"{label} is no mapping, which a configuration of {form} is")
     match form:
@@ -114,7 +114,7 @@ def _import_document(form: Format, document: Value, draft: Draft, label: str, au
             import_image_syncer(document, draft, parse_document(auth, "the file of --auth") if auth else None)
 
 
-def _drop_what_is_wrong(draft: Draft, base: Path, label: str) -> None:
+def _drop_what_is_wrong(draft: PlanBuilder, base: Path, label: str) -> None:
     """Leave out what would not pass as a plan, or is not needed by what would; the former is a note then."""
     while draft.images:
         used = {str(target) for image in draft.images for target in _texts(image.members["targets"])}
@@ -130,7 +130,7 @@ def _drop_what_is_wrong(draft: Draft, base: Path, label: str) -> None:
     raise UsageError(f"there is nothing in {label} that can be carried over" + (f" ({said})" if said else ""))
 
 
-def _drop(draft: Draft, problems: Problems, label: str) -> None:
+def _drop(draft: PlanBuilder, problems: Problems, label: str) -> None:
     images = draft.images
     wrong: dict[int, str] = {}
     for place, line in problems.lines():
@@ -141,7 +141,7 @@ def _drop(draft: Draft, problems: Problems, label: str) -> None:
             source = images[int(match[1])].members["from"]
             wrong.setdefault(id(images[int(match[1])]), f"{source}: {text}; not carried over")
         elif host is not None:
-            draft.registries[host] = Registry(notes=[f"{line}; not carried over"])
+            draft.registries[host] = ImportedRegistry(notes=[f"{line}; not carried over"])
         elif not place.startswith("registries"):
             raise UsageError(f"{label} makes no good plan: {line}")
     draft.body = [wrong.get(id(each), each) for each in draft.body]
@@ -151,13 +151,13 @@ def _texts(piece: Piece) -> list[Piece]:
     return piece if isinstance(piece, list) else [piece]
 
 
-def _document(draft: Draft) -> Value:
+def _document(draft: PlanBuilder) -> Value:
     """The document as it will be read, with targets for all."""
     registries = {host: _value(said.members) for host, said in draft.registries.items()}
     # Which registry a variable stands for, only the environment of a run can tell.
     targets = {name: _value({} if "${" in str(said.get("registry")) else said) for name, said in draft.targets.items()}
     images = [_value(image.members) for image in draft.images]
-    return {"version": Plain("1"), "registries": registries, "targets": targets, "images": images}
+    return {"version": RawScalar("1"), "registries": registries, "targets": targets, "images": images}
 
 
 def _value(piece: Piece | dict[str, Piece]) -> Value:
@@ -165,7 +165,7 @@ def _value(piece: Piece | dict[str, Piece]) -> Value:
         return {name: _value(each) for name, each in piece.items()}
     if isinstance(piece, list):
         return [_value(each) for each in piece]
-    return piece if isinstance(piece, str) else Plain(str(piece).lower())
+    return piece if isinstance(piece, str) else RawScalar(str(piece).lower())
 
 
 class _AnyVariable(Mapping[str, str]):

@@ -27,14 +27,14 @@ _ORDER = ("from", "to", "tags", "min_tags", "platforms", "referrers", "targets")
 
 
 @dataclass(slots=True)
-class Image:
+class ImportedImage:
     """An entry of the plan: what it says."""
 
     members: dict[str, Piece]
 
 
 @dataclass(slots=True)
-class Registry:
+class ImportedRegistry:
     """A source: what the plan says of its host, and what a user should know of it."""
 
     members: dict[str, Piece] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Registry:
 
 
 @dataclass(slots=True)
-class Draft:
+class PlanBuilder:
     """The plan so far.
 
     Attributes:
@@ -56,16 +56,16 @@ class Draft:
 
     to: Prefix | None = None
     scoped: bool = False
-    registries: dict[str, Registry] = field(default_factory=dict)
+    registries: dict[str, ImportedRegistry] = field(default_factory=dict)
     targets: dict[str, dict[str, Piece]] = field(default_factory=dict)
-    body: list[Image | str] = field(default_factory=list)
+    body: list[ImportedImage | str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    _known: dict[str, Image] = field(default_factory=dict)
+    _known: dict[str, ImportedImage] = field(default_factory=dict)
 
     @property
-    def images(self) -> list[Image]:
+    def images(self) -> list[ImportedImage]:
         """The entries."""
-        return [each for each in self.body if isinstance(each, Image)]
+        return [each for each in self.body if isinstance(each, ImportedImage)]
 
     def tell(self, text: str) -> None:
         """Note something on the document as a whole; the same twice is once."""
@@ -85,10 +85,10 @@ class Draft:
         of_registries = [note for registry in self.registries.values() for note in registry.notes]
         return [*self.notes, *of_registries, *(each for each in self.body if isinstance(each, str))]
 
-    def registry(self, host: str) -> Registry | None:
+    def registry(self, host: str) -> ImportedRegistry | None:
         """What the plan says of a source's host, to be added to; None, with a note, if *host* is none."""
         try:
-            return self.registries.setdefault(canonical_host(bare_host(host)), Registry())
+            return self.registries.setdefault(canonical_host(bare_host(host)), ImportedRegistry())
         except InvalidReferenceError as error:
             self.tell(f"{error.message}, so what is said of it is not carried over")
             return None
@@ -155,7 +155,7 @@ class Draft:
             name: value for name in _ORDER if (value := said.get(name)) is not None and value not in ([], {})
         }
         key = json.dumps({**image, "targets": None})
-        same = self._known.setdefault(key, Image(image))
+        same = self._known.setdefault(key, ImportedImage(image))
         if same.members is image:
             self.body.append(same)
             return
@@ -325,12 +325,12 @@ _PASSWORD = re.compile(r"(?<![^\s'\"/(\[])([^\s'\"/@:]+):[^\s/@]+@(?!sha256:)")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
-def write_plan(draft: Draft, head: str) -> str:
+def write_plan(draft: PlanBuilder, head: str) -> str:
     """The document; *head* is its first comment."""
     return "".join(f"{line}\n" for line in _lines(draft, head))
 
 
-def _lines(draft: Draft, head: str) -> Iterator[str]:
+def _lines(draft: PlanBuilder, head: str) -> Iterator[str]:
     yield f"# {head}"
     yield from _comments(draft.notes, "")
     yield "version: 1"
@@ -346,13 +346,13 @@ def _lines(draft: Draft, head: str) -> Iterator[str]:
         yield from (f"  {_flow(name)}: {_flow(said)}" for name, said in draft.targets.items())
     yield "images:"
     for each in draft.body:
-        if isinstance(each, Image):
+        if isinstance(each, ImportedImage):
             yield from _entry(each, has_choice=len(draft.targets) > 1)
         else:
             yield from _comments([each], "  ")
 
 
-def _entry(image: Image, *, has_choice: bool) -> Iterator[str]:
+def _entry(image: ImportedImage, *, has_choice: bool) -> Iterator[str]:
     members = [(name, value) for name, value in image.members.items() if name != "targets" or has_choice]
     for at, (name, value) in enumerate(members):
         yield f"  {'  ' if at else '- '}{name}: {_text(value) if isinstance(value, str) else _flow(value)}"

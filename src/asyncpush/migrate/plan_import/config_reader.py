@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.diagnostics import member
-from asyncpush.migrate.plan.yaml_loader import Plain, Value
+from asyncpush.migrate.plan.yaml_loader import RawScalar, Value
 
 Say = Callable[[str], None]
 
 
-class Foreign:
+class ConfigReader:
     """A mapping of another tool's document; each method raises UsageError for a member of a wrong type.
 
     Where what selects tags can't be read, all of its part is left out: fewer tags than meant is never more.
@@ -75,15 +75,15 @@ class Foreign:
         value = self.value(key)
         if value is None:
             return None
-        if isinstance(value, Plain) and value.isdecimal() and len(value) < 10:
+        if isinstance(value, RawScalar) and value.isdecimal() and len(value) < 10:
             return int(value) or None
         raise self._wrong(key, "a number")
 
-    def mapping(self, key: str) -> Foreign | None:
+    def mapping(self, key: str) -> ConfigReader | None:
         """A mapping; None if there is none."""
         value = self.value(key)
         if value is None or isinstance(value, dict):
-            return None if value is None else Foreign(value, self.place(key), self._say)
+            return None if value is None else ConfigReader(value, self.place(key), self._say)
         raise self._wrong(key, "a mapping")
 
     def names(self) -> list[str]:

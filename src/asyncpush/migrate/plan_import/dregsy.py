@@ -13,8 +13,16 @@ from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.tags import check_regex, is_tag
 from asyncpush.migrate.plan.versions import Version, version_order
 from asyncpush.migrate.plan.yaml_loader import Value, escape
-from asyncpush.migrate.plan_import.builder import Draft, Piece, foreseen, is_ecr, other_than, split_host, whole_match
-from asyncpush.migrate.plan_import.config_reader import Foreign, Say
+from asyncpush.migrate.plan_import.builder import (
+    Piece,
+    PlanBuilder,
+    foreseen,
+    is_ecr,
+    other_than,
+    split_host,
+    whole_match,
+)
+from asyncpush.migrate.plan_import.config_reader import ConfigReader, Say
 from asyncpush.migrate.plan_import.versions import dregsy_range
 
 
@@ -23,18 +31,18 @@ def is_dregsy(document: Mapping[str, Value]) -> bool:
     return isinstance(document.get("tasks"), list)
 
 
-def import_dregsy(document: Value, draft: Draft) -> None:
+def import_dregsy(document: Value, draft: PlanBuilder) -> None:
     """Take over what dregsy would copy; mappings of patterns (``regex:``) can't be."""
-    said = Foreign(document, "", draft.tell)
+    said = ConfigReader(document, "", draft.tell)
     said.drop("relay", "skopeo", "docker", "watch", "lister", "dockerhost", "api-version")
     draft.tell("dregsy copies one platform of an index where a mapping names none; this plan takes all")
     for place, value in said.items("tasks"):
         with foreseen(draft.say, place):
-            _import_task(Foreign(value, place, draft.say), draft)
+            _import_task(ConfigReader(value, place, draft.say), draft)
     said.finish()
 
 
-def _import_task(task: Foreign, draft: Draft) -> None:
+def _import_task(task: ConfigReader, draft: PlanBuilder) -> None:
     task.drop("name", "interval", "verbose")
     source, target = task.mapping("source"), task.mapping("target")
     if source is None or target is None:
@@ -47,11 +55,11 @@ def _import_task(task: Foreign, draft: Draft) -> None:
     target.finish()
     for place, value in task.items("mappings"):
         with foreseen(draft.say, place):
-            _import_mapping(host, goal, Foreign(value, place, draft.say), draft, place)
+            _import_mapping(host, goal, ConfigReader(value, place, draft.say), draft, place)
     task.finish()
 
 
-def _import_login(host: str, source: Foreign, draft: Draft) -> None:
+def _import_login(host: str, source: ConfigReader, draft: PlanBuilder) -> None:
     auth = source.text("auth")
     source.drop("auth-refresh")
     if auth == "none":
@@ -60,7 +68,7 @@ def _import_login(host: str, source: Foreign, draft: Draft) -> None:
             registry.members["credentials"] = {"anonymous": True}
     elif auth and not is_ecr(host):
         try:
-            login = Foreign(json.loads(base64.b64decode(auth, validate=True)), source.place("auth"), draft.tell)
+            login = ConfigReader(json.loads(base64.b64decode(auth, validate=True)), source.place("auth"), draft.tell)
         except (binascii.Error, ValueError, RecursionError, UsageError):
             draft.tell(f"{source.place('auth')} is not what dregsy reads; not carried over")
         else:
@@ -70,7 +78,7 @@ def _import_login(host: str, source: Foreign, draft: Draft) -> None:
     source.finish()
 
 
-def _import_mapping(host: str, goal: str, said: Foreign, draft: Draft, place: str) -> None:
+def _import_mapping(host: str, goal: str, said: ConfigReader, draft: PlanBuilder, place: str) -> None:
     source = (said.text("from") or "").strip("/")
     to = (said.text("to") or source).strip("/")
     for text in (source, to):

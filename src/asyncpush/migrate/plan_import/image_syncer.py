@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.yaml_loader import Value, escape
-from asyncpush.migrate.plan_import.builder import Draft, Piece, bare_host, foreseen, regexes, split_host, words_in
-from asyncpush.migrate.plan_import.config_reader import Foreign
+from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, bare_host, foreseen, regexes, split_host, words_in
+from asyncpush.migrate.plan_import.config_reader import ConfigReader
 
 # What Go's os.ExpandEnv takes for a variable: of a name, or of one of a shell's own characters.
 _VARIABLE = re.compile(
@@ -27,14 +27,14 @@ def is_image_syncer(document: Mapping[str, Value]) -> bool:
     )  # fmt: skip
 
 
-def import_image_syncer(document: Value, draft: Draft, auth: Value = None) -> None:
+def import_image_syncer(document: Value, draft: PlanBuilder, auth: Value = None) -> None:
     """Take over what image-syncer would copy; *auth* is its other file, if it is there."""
-    said = Foreign(document, "", draft.tell)
+    said = ConfigReader(document, "", draft.tell)
     images = said.mapping("images") if "images" in said else said
     # Only in a file of their own do its logins have variables.
     for each, expands in ((said.value("auth") if "images" in said else None, False), (auth, True)):
         if each is not None:
-            _import_logins(Foreign(each, "auth", draft.tell), draft, expands=expands)
+            _import_logins(ConfigReader(each, "auth", draft.tell), draft, expands=expands)
     for source, destinations in images.members() if images else ():
         with foreseen(draft.say, source):
             texts = [destinations] if isinstance(destinations, str) else destinations
@@ -48,13 +48,13 @@ def import_image_syncer(document: Value, draft: Draft, auth: Value = None) -> No
         said.finish()
 
 
-def _import_logins(said: Foreign, draft: Draft, *, expands: bool) -> None:
+def _import_logins(said: ConfigReader, draft: PlanBuilder, *, expands: bool) -> None:
     # What is for a whole host comes first: a plan has one login for each.
     seen: set[str] = set()
     for name, value in sorted(said.members()):
         host, slash, _ = name.partition("/")
         with foreseen(draft.tell, f"auth, {name}"):
-            login = Foreign(value, f"auth[{name}]", draft.tell)
+            login = ConfigReader(value, f"auth[{name}]", draft.tell)
             user, password, insecure = login.text("username"), login.text("password"), login.flag("insecure")
             if slash and host in seen:
                 draft.tell(f"auth, {name}: a plan has one login for {host}; not carried over")
@@ -68,7 +68,7 @@ def _import_logins(said: Foreign, draft: Draft, *, expands: bool) -> None:
             login.finish()
 
 
-def _import_image(source: str, destination: str, draft: Draft) -> None:
+def _import_image(source: str, destination: str, draft: PlanBuilder) -> None:
     name, tags = _split(source)
     host, goal = split_host(destination)
     path, goal_tags = _split(goal)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.load import significant_lines, words_of
 from asyncpush.migrate.plan.yaml_loader import escape
-from asyncpush.migrate.plan_import.builder import Draft, foreseen, split_host
+from asyncpush.migrate.plan_import.builder import PlanBuilder, foreseen, split_host
 from asyncpush.sources.names import KINDS
 
 
-def import_list(text: str, draft: Draft) -> None:
+def import_list(text: str, draft: PlanBuilder) -> None:
     """Take over all lines; a source in a registry without a tag is ``latest``, as in a list that is migrated itself."""
     for number, line in significant_lines(text):
         with foreseen(draft.say, f"line {number}"):

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.tags import Alternative, Patterns, check_glob
 from asyncpush.migrate.plan.yaml_loader import Value, escape
-from asyncpush.migrate.plan_import.builder import Draft, Piece, bare_host, foreseen, is_ecr, split_host
-from asyncpush.migrate.plan_import.config_reader import Foreign
+from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, bare_host, foreseen, is_ecr, split_host
+from asyncpush.migrate.plan_import.config_reader import ConfigReader
 from asyncpush.migrate.plan_import.versions import ocync_range
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*)|:\?[^}]*)?\}")
@@ -44,30 +44,30 @@ def is_ocync(document: Mapping[str, Value]) -> bool:
     return isinstance(document.get("mappings"), list)
 
 
-def import_ocync(document: Value, draft: Draft) -> None:
+def import_ocync(document: Value, draft: PlanBuilder) -> None:
     """Take over what ocync would copy."""
-    said = Foreign(document, "", draft.tell)
+    said = ConfigReader(document, "", draft.tell)
     said.drop("global")
     names = _Names()
     registries = said.mapping("registries")
     for name, value in registries.members() if registries else ():
         with foreseen(draft.tell, f"registries, {name}"):
-            _import_registry(name, Foreign(value, f"registries[{name}]", draft.tell), names)
+            _import_registry(name, ConfigReader(value, f"registries[{name}]", draft.tell), names)
     groups = said.mapping("target_groups")
     for name in groups.names() if groups else ():
         with foreseen(draft.tell, f"target_groups, {name}"):
             names.groups[name] = groups.texts(name) if groups else []
-    defaults = said.mapping("defaults") or Foreign({}, "defaults", draft.tell)
-    default_tags = defaults.mapping("tags") or Foreign({}, "defaults.tags", draft.tell)
+    defaults = said.mapping("defaults") or ConfigReader({}, "defaults", draft.tell)
+    default_tags = defaults.mapping("tags") or ConfigReader({}, "defaults.tags", draft.tell)
     for place, value in said.items("mappings"):
         with foreseen(draft.say, place):
-            _import_mapping(Foreign(value, place, draft.say), defaults, default_tags, names, draft)
+            _import_mapping(ConfigReader(value, place, draft.say), defaults, default_tags, names, draft)
     defaults.drop("source", "targets", "tags", "platforms", "artifacts")
     defaults.finish()
     said.finish()
 
 
-def _import_registry(name: str, said: Foreign, names: _Names) -> None:
+def _import_registry(name: str, said: ConfigReader, names: _Names) -> None:
     url = said.text("url")
     if not url:
         raise UsageError("it has no url")
@@ -82,7 +82,9 @@ def _import_registry(name: str, said: Foreign, names: _Names) -> None:
     said.finish()
 
 
-def _import_mapping(said: Foreign, defaults: Foreign, default_tags: Foreign, names: _Names, draft: Draft) -> None:
+def _import_mapping(
+    said: ConfigReader, defaults: ConfigReader, default_tags: ConfigReader, names: _Names, draft: PlanBuilder
+) -> None:
     path = (said.text("from") or "").strip("/")
     to = (said.text("to") or path).strip("/")
     source_name = said.text("source") or defaults.text("source")
@@ -90,7 +92,7 @@ def _import_mapping(said: Foreign, defaults: Foreign, default_tags: Foreign, nam
         raise UsageError("it has no from, or no source")
     source = names.address(source_name)
     _import_source(source, source_name, names, draft)
-    own_tags = said.mapping("tags") or Foreign({}, said.place("tags"), draft.say)
+    own_tags = said.mapping("tags") or ConfigReader({}, said.place("tags"), draft.say)
     tags = _Tags(own_tags, default_tags)
     members: dict[str, Piece | None] = {
         "min_tags": tags.min_tags,
@@ -113,7 +115,7 @@ def _import_mapping(said: Foreign, defaults: Foreign, default_tags: Foreign, nam
         )
 
 
-def _import_source(address: str, name: str, names: _Names, draft: Draft) -> None:
+def _import_source(address: str, name: str, names: _Names, draft: PlanBuilder) -> None:
     host = bare_host(address)
     if "$" in host:
         if name in names.logins or name in names.profiles or name in names.anonymous:
@@ -137,10 +139,10 @@ def _import_source(address: str, name: str, names: _Names, draft: Draft) -> None
 class _Tags:
     """The tags of a mapping; what it does not say is as in the defaults, but of ``exclude`` both count."""
 
-    own: Foreign
-    defaults: Foreign
+    own: ConfigReader
+    defaults: ConfigReader
 
-    def rules(self, draft: Draft) -> dict[str, Piece]:
+    def rules(self, draft: PlanBuilder) -> dict[str, Piece]:
         """The rules of the plan that take the same tags."""
         hard, soft = _globs(self.own, "exclude"), _globs(self.defaults, "exclude")
         glob = _globs(self._of("glob"), "glob")
@@ -169,7 +171,7 @@ class _Tags:
         """How many tags must be taken."""
         return self._of("min_tags").number("min_tags")
 
-    def _of(self, key: str) -> Foreign:
+    def _of(self, key: str) -> ConfigReader:
         return self.own if key in self.own else self.defaults
 
     def _include(self, hard: list[Piece]) -> tuple[list[Piece], list[Piece]]:
@@ -180,7 +182,7 @@ class _Tags:
         left = [name for name in names if not hard or Alternative(patterns).refuses(name)]
         return [*map(_with_variables, left)], _globs(said, "include", but=names)
 
-    def _semver(self, draft: Draft) -> list[Piece]:
+    def _semver(self, draft: PlanBuilder) -> list[Piece]:
         said = self._of("semver")
         text = said.text("semver")
         if text is None:
@@ -188,7 +190,7 @@ class _Tags:
         draft.tell_versions()
         return [ocync_range(text, said.place("semver"))]
 
-    def _newest(self, draft: Draft) -> int | None:
+    def _newest(self, draft: PlanBuilder) -> int | None:
         newest, order = self._of("latest").number("latest"), self._of("sort").text("sort")
         if newest and order != "semver":
             said = self._of("sort")
@@ -196,7 +198,7 @@ class _Tags:
         return newest
 
 
-def _globs(said: Foreign, key: str, *, but: Collection[str] = ()) -> list[Piece]:
+def _globs(said: ConfigReader, key: str, *, but: Collection[str] = ()) -> list[Piece]:
     place = said.place(key)
     found: list[Piece] = []
     for text in said.texts(key):
@@ -226,7 +228,7 @@ def _with_variables(text: str) -> str:
     return "".join([*found, escape(text[at:])])
 
 
-def _referrers(said: Foreign | None) -> bool | None:
+def _referrers(said: ConfigReader | None) -> bool | None:
     if said is None:
         return None
     enabled = said.flag("enabled")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.yaml_loader import Value, escape
-from asyncpush.migrate.plan_import.builder import Draft, Piece, bare_host, foreseen, regexes, split_host
-from asyncpush.migrate.plan_import.config_reader import Foreign
+from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, bare_host, foreseen, regexes, split_host
+from asyncpush.migrate.plan_import.config_reader import ConfigReader
 from asyncpush.migrate.plan_import.versions import regsync_range
 
 _ENV = re.compile(r"\{\{\s*env\s+[\"`]([A-Za-z_][A-Za-z0-9_]*)[\"`]\s*\}\}")
@@ -32,24 +32,24 @@ def is_regsync(document: Mapping[str, Value]) -> bool:
     return isinstance(document.get("sync"), list)
 
 
-def import_regsync(document: Value, draft: Draft) -> None:
+def import_regsync(document: Value, draft: PlanBuilder) -> None:
     """Take over what regsync would copy; templates but ``env`` and ``file`` can't be."""
-    said = Foreign(document, "", draft.tell)
+    said = ConfigReader(document, "", draft.tell)
     said.drop("version", *(name for name in said.names() if name.startswith("x-")))
     for place, value in said.items("creds"):
         with foreseen(draft.tell, place):
-            _import_login(Foreign(value, place, draft.tell), draft)
-    defaults = said.mapping("defaults") or Foreign({}, "defaults", draft.tell)
+            _import_login(ConfigReader(value, place, draft.tell), draft)
+    defaults = said.mapping("defaults") or ConfigReader({}, "defaults", draft.tell)
     referrers = _Referrers.of(defaults)
     for place, value in said.items("sync"):
         with foreseen(draft.say, place):
-            _import_sync(Foreign(value, place, draft.say), referrers, draft)
+            _import_sync(ConfigReader(value, place, draft.say), referrers, draft)
     defaults.drop(*_SCHEDULE)
     defaults.finish()
     said.finish()
 
 
-def _import_login(said: Foreign, draft: Draft) -> None:
+def _import_login(said: ConfigReader, draft: PlanBuilder) -> None:
     host = bare_host(_plain(said.text("registry") or "", said.place("registry")))
     user, password = said.text("user"), said.text("pass")
     if user or password:
@@ -72,7 +72,7 @@ def _import_login(said: Foreign, draft: Draft) -> None:
     said.finish()
 
 
-def _import_sync(said: Foreign, defaults: _Referrers, draft: Draft) -> None:
+def _import_sync(said: ConfigReader, defaults: _Referrers, draft: PlanBuilder) -> None:
     source, goal = (_plain(said.text(name) or "", said.place(name)) for name in ("source", "target"))
     kind = said.text("type")
     if kind not in ("image", "repository") or not source or not goal:
@@ -98,11 +98,11 @@ def _import_sync(said: Foreign, defaults: _Referrers, draft: Draft) -> None:
     draft.image(re.sub("^ocidir://", "oci:", source), members, host=host)
 
 
-def _tags(said: Foreign, draft: Draft) -> Piece | None:
+def _tags(said: ConfigReader, draft: PlanBuilder) -> Piece | None:
     """What any of the sets takes; without any, all tags."""
     found: list[Piece] = []
     for place, value in said.items("tagSets"):
-        found.append(_set(Foreign(value, place, draft.say), draft))
+        found.append(_set(ConfigReader(value, place, draft.say), draft))
     # A set in the list that asks for nothing is all tags; here it is none.
     if (tags := said.mapping("tags")) and (own := _set(tags, draft)):
         found.append(own)
@@ -111,7 +111,7 @@ def _tags(said: Foreign, draft: Draft) -> Piece | None:
     return found[0] if len(found) == 1 else {"any": found}
 
 
-def _set(said: Foreign, draft: Draft) -> dict[str, Piece]:
+def _set(said: ConfigReader, draft: PlanBuilder) -> dict[str, Piece]:
     there = said.place("semverRange")
     found: dict[str, Piece] = {
         "regex": regexes(said.texts("allow"), said.place("allow"), anchored=True),
@@ -133,7 +133,7 @@ class _Referrers:
     digest_tags: bool | None
 
     @classmethod
-    def of(cls, said: Foreign) -> _Referrers:
+    def of(cls, said: ConfigReader) -> _Referrers:
         return cls(said.flag("referrers"), said.flag("digestTags"))
 
     def over(self, defaults: _Referrers) -> bool | None:

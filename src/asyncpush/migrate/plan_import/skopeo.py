@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.tags import is_tag
 from asyncpush.migrate.plan.yaml_loader import Value, escape
-from asyncpush.migrate.plan_import.builder import Draft, Piece, foreseen, ranges, regexes
-from asyncpush.migrate.plan_import.config_reader import Foreign
+from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, foreseen, ranges, regexes
+from asyncpush.migrate.plan_import.config_reader import ConfigReader
 
 _KINDS = ("images", "images-by-tag-regex", "images-by-semver")
 
@@ -21,18 +21,18 @@ def is_skopeo(document: Mapping[str, Value]) -> bool:
     )  # fmt: skip
 
 
-def import_skopeo(document: Value, draft: Draft) -> None:
+def import_skopeo(document: Value, draft: PlanBuilder) -> None:
     """Take over what skopeo would copy.
 
     Its repositories are called by the last word of the source's path, or with ``--scoped`` by all of it, host and all.
     """
     draft.tell("skopeo copies one platform of an index, or all with --all; this plan takes all (platforms: chooses)")
-    for host, value in Foreign(document, "", draft.tell).members():
+    for host, value in ConfigReader(document, "", draft.tell).members():
         with foreseen(draft.say, host):
-            _import_registry(host, Foreign(value, host, draft.say), draft)
+            _import_registry(host, ConfigReader(value, host, draft.say), draft)
 
 
-def _import_registry(host: str, said: Foreign, draft: Draft) -> None:
+def _import_registry(host: str, said: ConfigReader, draft: PlanBuilder) -> None:
     credentials = said.mapping("credentials")
     if credentials:
         draft.login(host, escape(credentials.text("username") or ""), credentials.text("password"))
@@ -51,7 +51,7 @@ def _import_registry(host: str, said: Foreign, draft: Draft) -> None:
     said.finish()
 
 
-def _import_names(host: str, name: str, tags: Value, draft: Draft) -> None:
+def _import_names(host: str, name: str, tags: Value, draft: PlanBuilder) -> None:
     place = f"{host}, {name}"
     with foreseen(draft.say, place):
         if not isinstance(tags, (list, type(None))):
@@ -84,7 +84,7 @@ def _is_digest(text: Value, repository: str) -> bool:
     raise UsageError(f"{text[:140]!r} is neither a tag nor a digest of sha256, and skopeo skips it")
 
 
-def _import_pattern(host: str, name: str, kind: str, pattern: Value, draft: Draft) -> None:
+def _import_pattern(host: str, name: str, kind: str, pattern: Value, draft: PlanBuilder) -> None:
     place = f"{host}, {name}"
     with foreseen(draft.say, place):
         if not isinstance(pattern, str):
@@ -95,5 +95,5 @@ def _import_pattern(host: str, name: str, kind: str, pattern: Value, draft: Draf
         draft.image(f"{host}/{name}", {"to": _goal(host, name, draft), "tags": {kind: found[0]}})
 
 
-def _goal(host: str, name: str, draft: Draft) -> str:
+def _goal(host: str, name: str, draft: PlanBuilder) -> str:
     return escape(f"{host}/{name}" if draft.scoped else name.rpartition("/")[2])

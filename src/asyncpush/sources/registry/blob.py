@@ -17,10 +17,10 @@ from asyncpush.errors import DigestMismatchError, SourceError
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import BlobStream
 from asyncpush.settings import MiB
-from asyncpush.sources.registry.client import UNASKED, OpenAnswer, Turn, Wire
+from asyncpush.sources.registry.client import UNASKED, ConnectionTurn, OpenAnswer, RegistryClient
 from asyncpush.sources.registry.encoding import GZIP, Decoder, Encoding, encoding_of, is_hidden, unknown_encoding_of
 from asyncpush.sources.registry.http import LATER, translated
-from asyncpush.sources.registry.requests import Ask, path_of
+from asyncpush.sources.registry.requests import Request, path_of
 from asyncpush.sources.registry.retry import TransientError
 
 _OPERATION = "GET blob"
@@ -49,7 +49,7 @@ class RegistryBlob:
     name: str
     descriptor: Descriptor
     repository: str
-    wire: Wire
+    wire: RegistryClient
 
     @property
     def media_type(self) -> str:
@@ -85,7 +85,7 @@ class RegistryBlob:
         path = path_of(self.repository, "blobs", str(self.descriptor.digest))
         while True:
             try:
-                opened = await self.wire.open(Ask(_OPERATION, path, self.name, self.repository))
+                opened = await self.wire.open(Request(_OPERATION, path, self.name, self.repository))
             except TransientError as error:
                 await tries.failed(error)
                 continue
@@ -100,17 +100,17 @@ class RegistryBlob:
     async def stream(self, start: int = 0) -> AsyncIterator[BlobStream]:
         """Take a turn to read it, from byte *start* on (GET of the blob, with a range, at the first ``readinto``)."""
         async with self.wire.turn() as turn:
-            stream = _Stream(self, start, turn)
+            stream = _BlobDownload(self, start, turn)
             try:
                 yield stream
             finally:
                 stream.close()
 
 
-class _Stream:
+class _BlobDownload:
     """The bytes of one blob. ``_received`` counts those that have arrived; what was not given out yet is ``_rest``."""
 
-    def __init__(self, blob: RegistryBlob, start: int, turn: Turn) -> None:
+    def __init__(self, blob: RegistryBlob, start: int, turn: ConnectionTurn) -> None:
         self._blob = blob
         self._turn = turn
         self._size = blob.descriptor.size
@@ -230,7 +230,7 @@ class _Stream:
         headers = {"Range": f"bytes={start}-"} if ranged else {}
         path = path_of(blob.repository, "blobs", str(blob.descriptor.digest))
         try:
-            ask = Ask(_OPERATION, path, self._what, blob.repository, headers, _EXPECTED)
+            ask = Request(_OPERATION, path, self._what, blob.repository, headers, _EXPECTED)
             opened = await blob.wire.open(ask, self._turn)
         except SourceError as error:
             if ranged:

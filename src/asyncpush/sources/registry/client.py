@@ -20,17 +20,17 @@ from asyncpush.errors import (
     SourceUnavailableError,
 )
 from asyncpush.events import Emit, Notice
-from asyncpush.http.retry import told_if_late
+from asyncpush.http.retry import note_if_slow
 from asyncpush.settings import SourceRegistry
-from asyncpush.sources.registry.credentials import Accounts, Logins
+from asyncpush.sources.registry.credentials import CredentialStore, Logins
 from asyncpush.sources.registry.docker_config import Account
 from asyncpush.sources.registry.encoding import unknown_encoding_of
 from asyncpush.sources.registry.errors import Refusal, is_web_page
-from asyncpush.sources.registry.http import Http, read_document
+from asyncpush.sources.registry.http import RegistryHttp, read_document
 from asyncpush.sources.registry.reference import api_host, canonical_host
-from asyncpush.sources.registry.requests import Answer, Ask
-from asyncpush.sources.registry.retry import Mood, Patience, TransientError, Tries
-from asyncpush.sources.registry.token_auth import Authority, LoginRefusedError
+from asyncpush.sources.registry.requests import Request, Response
+from asyncpush.sources.registry.retry import RetryBudget, RetryLoop, RetryPolicy, TransientError
+from asyncpush.sources.registry.token_auth import LoginRefusedError, TokenAuth
 from asyncpush.sources.registry.www_authenticate import parse_challenges
 
 _MAX_ERROR_BODY = 64 * 1024
@@ -48,7 +48,7 @@ _NOTHING_WITHOUT = " (and gives nothing without one)"
 UNASKED = ", which was not asked for; a proxy may do so"
 
 
-class Wire:
+class RegistryClient:
     """The requests to one registry.
 
     Args:
@@ -58,21 +58,21 @@ class Wire:
         patience: time limits, and how often that is.
     """
 
-    def __init__(self, registry: SourceRegistry, logins: Logins, emit: Emit, patience: Patience) -> None:
+    def __init__(self, registry: SourceRegistry, logins: Logins, emit: Emit, patience: RetryPolicy) -> None:
         self.host = canonical_host(registry.host)
         self.patience = patience
         self.requests: Counter[str] = Counter()
         self.emit = emit
         self._plain = registry.plain_http
         self._base = URL(f"{'http' if registry.plain_http else 'https'}://{api_host(self.host)}")
-        self._http = Http(registry, self._base, patience)
+        self._http = RegistryHttp(registry, self._base, patience)
         self.wait_again = self._http.wait_again
-        self._accounts = Accounts(registry, self.host, logins, patience.helper)
-        self._authority = Authority(
+        self._accounts = CredentialStore(registry, self.host, logins, patience.helper)
+        self._authority = TokenAuth(
             self.host, self._accounts, self._http, patience, emit, self.requests, plain=registry.plain_http
         )
         self._turns = CapacityLimiter(open_files.share(registry.connections))
-        self._mood = Mood()
+        self._mood = RetryBudget()
         self._first = Lock()
         self._introduced = False
         self._asking = Lock()
@@ -85,15 +85,15 @@ class Wire:
         """Close all connections."""
         await self._http.aclose()
 
-    def tries(self, operation: str) -> Tries:
+    def tries(self, operation: str) -> RetryLoop:
         """Count the tries of one request."""
-        return Tries(operation, self.patience, self._mood, self.emit)
+        return RetryLoop(operation, self.patience, self._mood, self.emit)
 
     def notice(self, text: str) -> None:
         """Tell the user something."""
         self.emit(Notice(text))
 
-    async def fetch(self, ask: Ask, limit: int, *, once: bool = False) -> Answer:
+    async def fetch(self, ask: Request, limit: int, *, once: bool = False) -> Response:
         """Send a request, again where that can help, and read the whole answer, up to *limit* bytes of it.
 
         Args:
@@ -124,7 +124,7 @@ class Wire:
                             hint="check the address and the port; a proxy may want you to log in",
                         )
                     links = response.headers.getall("Link", ())
-                    return Answer(response.status, response.headers, response.url, body, links)
+                    return Response(response.status, response.headers, response.url, body, links)
                 finally:
                     opened.close()
             except TransientError as error:
@@ -134,11 +134,11 @@ class Wire:
                 if once and error.throttled:
                     raise
 
-    def turn(self) -> AbstractAsyncContextManager[Turn]:
+    def turn(self) -> AbstractAsyncContextManager[ConnectionTurn]:
         """Take a turn, for requests one after the other."""
         return own_turn(self._turns)
 
-    async def open(self, ask: Ask, turn: Turn | None = None) -> OpenAnswer:
+    async def open(self, ask: Request, turn: ConnectionTurn | None = None) -> OpenAnswer:
         """Send a request once, and leave its body to be read; a 401 is answered with credentials.
 
         Args:
@@ -151,7 +151,7 @@ class Wire:
         """
         if turn is not None:
             return OpenAnswer(await self._introduced_open(ask), None)
-        own = Turn(self._turns)
+        own = ConnectionTurn(self._turns)
         await own.take()
         try:
             return OpenAnswer(await self._introduced_open(ask), own)
@@ -159,7 +159,7 @@ class Wire:
             own.give_back()
             raise
 
-    async def _introduced_open(self, ask: Ask) -> aiohttp.ClientResponse:
+    async def _introduced_open(self, ask: Request) -> aiohttp.ClientResponse:
         """Send a request, in a turn: what all others wait for here has one, too."""
         with self._accounts.explained():
             await self._learn_way(ask)
@@ -173,7 +173,7 @@ class Wire:
                             self._introduced = True
             return await self._open(ask)
 
-    async def _learn_way(self, ask: Ask) -> None:
+    async def _learn_way(self, ask: Request) -> None:
         """Ask ``/v2/`` once how credentials are to be given, where there are some: it may want them while others don't.
 
         Some show everybody a part of what they hold, or hide the rest behind a 404, and ask for nothing.
@@ -198,14 +198,14 @@ class Wire:
     async def _ask_way(self) -> None:
         with move_on_after(_INTRODUCTION):
             try:
-                response = await self._send(Ask("ping", _API, "its API"), None)
+                response = await self._send(Request("ping", _API, "its API"), None)
             except SourceError:
                 return  # the request that follows says so
             response.release()
             if response.status == 401 and response.url.origin() == self._base.origin():
                 self._authority.introduced(parse_challenges(response.headers.getall("WWW-Authenticate", ())))
 
-    async def _open(self, ask: Ask) -> aiohttp.ClientResponse:
+    async def _open(self, ask: Request) -> aiohttp.ClientResponse:
         """Send a request as who has stored a login, and where that is refused as nobody; or the other way round.
 
         A stored login may be old, or good for other repositories only, and what is asked for be everybody's.
@@ -233,7 +233,7 @@ class Wire:
                 self._note_refused(login, ask, everywhere=isinstance(error, LoginRefusedError))
             return opened
 
-    def _note_refused(self, login: Account, ask: Ask, *, everywhere: bool) -> None:
+    def _note_refused(self, login: Account, ask: Request, *, everywhere: bool) -> None:
         if not everywhere:
             self._open_to_nobody.add(ask.scope)
         if login not in self._told:
@@ -241,7 +241,7 @@ class Wire:
             text = f"{self.host} refuses {login.label}, and gives {ask.what} without one"
             self.notice(f"{text}; log in again (docker login {self.host}), or log out")
 
-    async def _attempt(self, ask: Ask, *, nobody: bool) -> aiohttp.ClientResponse:
+    async def _attempt(self, ask: Request, *, nobody: bool) -> aiohttp.ClientResponse:
         authorization = await self._authority.current(ask.repository, ask.scope, nobody=nobody)
         challenges_left = 2  # one for a token that has expired, or none; one for other needs than its scope told
         while True:
@@ -273,16 +273,16 @@ class Wire:
                     challenges, ask.repository, ask.scope, authorization, nobody=nobody
                 )
 
-    async def _send(self, ask: Ask, authorization: str | None) -> aiohttp.ClientResponse:
+    async def _send(self, ask: Request, authorization: str | None) -> aiohttp.ClientResponse:
         await self._mood.turn()
         self.requests[ask.operation] += 1
         url = URL(f"{self._base}{ask.path}", encoded=True)
-        with told_if_late(f"{ask.what} has no answer yet from {self.host}", self.notice):
+        with note_if_slow(f"{ask.what} has no answer yet from {self.host}", self.notice):
             return await self._http.send(ask.method, url, ask.headers, authorization=authorization)
 
     def _refusal(
         self,
-        ask: Ask,
+        ask: Request,
         response: aiohttp.ClientResponse,
         body: bytes,
         *,
@@ -308,7 +308,7 @@ class Wire:
         ).as_error()
 
 
-class Turn:
+class ConnectionTurn:
     """One of a registry's turns: the right to one connection, for one request after the other."""
 
     def __init__(self, turns: CapacityLimiter) -> None:
@@ -335,7 +335,7 @@ class OpenAnswer:
         turn: what is given back with it; None leaves it to the caller.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, turn: Turn | None) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, turn: ConnectionTurn | None) -> None:
         self.response = response
         self._turn = turn
 
@@ -347,9 +347,9 @@ class OpenAnswer:
 
 
 @asynccontextmanager
-async def own_turn(turns: CapacityLimiter) -> AsyncIterator[Turn]:
+async def own_turn(turns: CapacityLimiter) -> AsyncIterator[ConnectionTurn]:
     """Have one of *turns* meanwhile."""
-    turn = Turn(turns)
+    turn = ConnectionTurn(turns)
     await turn.take()
     try:
         yield turn

@@ -32,7 +32,7 @@ def no_logins(registry: SourceRegistry) -> Login | None:  # noqa: ARG001 - a ``L
     return None
 
 
-class Accounts:
+class CredentialStore:
     """Finds the credentials for the repositories of one registry.
 
     Args:

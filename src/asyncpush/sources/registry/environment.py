@@ -28,7 +28,7 @@ _CERTIFICATE_FOLDERS = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ClientEnvironment:
     """What this machine has to say: certificates, proxies, our own version.
 
     Attributes:
@@ -86,7 +86,7 @@ def proxy_for(url: URL, proxies: Proxies, headers: dict[str, str]) -> Proxy | No
     return Proxy(proxy.with_user(None), secret)
 
 
-def look_around(registry: SourceRegistry) -> Surroundings:
+def detect_environment(registry: SourceRegistry) -> ClientEnvironment:
     """Read what there is; blocks for the 25 ms that the system's authorities take.
 
     Raises:
@@ -115,7 +115,7 @@ def look_around(registry: SourceRegistry) -> Surroundings:
             f"{registry.client_key} is a key without its certificate", hint="give both: --src-cert and --src-key"
         )
     problems = [] if registry.plain_http else list(_trust(registry, own, elsewhere))
-    return Surroundings(own, elsewhere, Proxies.detect(), user_agent(), problems[0] if problems else "")
+    return ClientEnvironment(own, elsewhere, Proxies.detect(), user_agent(), problems[0] if problems else "")
 
 
 def _trust(registry: SourceRegistry, own: ssl.SSLContext, elsewhere: ssl.SSLContext) -> Iterator[str]:

@@ -14,7 +14,7 @@ import msgspec
 from asyncpush.errors import SourceDeniedError, SourceError, SourceNotFoundError
 from asyncpush.http.retry import retry_after
 from asyncpush.sources.registry.http import LATER
-from asyncpush.sources.registry.requests import Ask
+from asyncpush.sources.registry.requests import Request
 from asyncpush.sources.registry.retry import TransientError, describe_limit
 
 _TRANSIENT = frozenset({408, 425, 500, 502, 503, 504})
@@ -117,7 +117,7 @@ class Refusal:
         silent: it wants credentials, and does not say which.
     """
 
-    ask: Ask
+    ask: Request
     host: str
     status: int
     headers: Mapping[str, str]

@@ -16,8 +16,8 @@ from asyncpush.errors import SourceError, SourceUnavailableError
 from asyncpush.http.retry import HostBackoff
 from asyncpush.settings import MiB, SourceRegistry
 from asyncpush.sources.registry.encoding import decompressed, encoding_of_document
-from asyncpush.sources.registry.environment import Surroundings, look_around, proxy_for
-from asyncpush.sources.registry.retry import Patience, TransientError
+from asyncpush.sources.registry.environment import ClientEnvironment, detect_environment, proxy_for
+from asyncpush.sources.registry.retry import RetryPolicy, TransientError
 
 #: What to do about what may pass.
 LATER = "go on later: the same command goes on"
@@ -33,7 +33,7 @@ _READ_AHEAD = MiB // 4
 _MAX_HEADER = 32 * 1024
 
 
-class Http:
+class RegistryHttp:
     """Sends single requests, to one registry and to where it redirects; opened when it is first used.
 
     Args:
@@ -42,12 +42,12 @@ class Http:
         patience: its time limits.
     """
 
-    def __init__(self, registry: SourceRegistry, base: URL, patience: Patience) -> None:
+    def __init__(self, registry: SourceRegistry, base: URL, patience: RetryPolicy) -> None:
         self._registry = registry
         self._origin = base.origin()
         self._patience = patience
         self._session: aiohttp.ClientSession | None = None
-        self._surroundings: Surroundings | None = None
+        self._surroundings: ClientEnvironment | None = None
         self._lock = Lock()
         self._hosts: dict[URL, HostBackoff] = {}
 
@@ -141,10 +141,10 @@ class Http:
             )
         return self._hosts[origin]
 
-    async def _opened(self) -> tuple[aiohttp.ClientSession, Surroundings]:
+    async def _opened(self) -> tuple[aiohttp.ClientSession, ClientEnvironment]:
         async with self._lock:
             if self._session is None or self._surroundings is None:
-                self._surroundings = await to_thread.run_sync(look_around, self._registry)
+                self._surroundings = await to_thread.run_sync(detect_environment, self._registry)
                 patience = self._patience
                 self._session = aiohttp.ClientSession(
                     # The number of connections is bounded above, where it is known what they are for.
@@ -165,7 +165,7 @@ class Http:
             return self._session, self._surroundings
 
 
-async def read_document(answer: aiohttp.ClientResponse, limit: int, patience: Patience) -> bytes | None:
+async def read_document(answer: aiohttp.ClientResponse, limit: int, patience: RetryPolicy) -> bytes | None:
     """Read a whole body, decompressed; None once it has turned out to be longer than *limit* bytes.
 
     Raises:
@@ -177,7 +177,7 @@ async def read_document(answer: aiohttp.ClientResponse, limit: int, patience: Pa
     return body
 
 
-async def _read_body(answer: aiohttp.ClientResponse, limit: int, patience: Patience) -> bytes | None:
+async def _read_body(answer: aiohttp.ClientResponse, limit: int, patience: RetryPolicy) -> bytes | None:
     if answer.content_length is not None and answer.content_length > limit and answer.method != "HEAD":
         return None
     body = bytearray()
@@ -199,7 +199,7 @@ async def released(answer: aiohttp.ClientResponse) -> AsyncIterator[aiohttp.Clie
 
 
 @contextmanager
-def _in_time(url: URL, patience: Patience) -> Iterator[None]:
+def _in_time(url: URL, patience: RetryPolicy) -> Iterator[None]:
     """Bound what may trickle in: each byte is in time, and the whole is not."""
     with move_on_after(patience.answer) as scope:
         yield
@@ -208,7 +208,7 @@ def _in_time(url: URL, patience: Patience) -> Iterator[None]:
 
 
 @contextmanager
-def translated(url: URL, patience: Patience, problem: str = "") -> Iterator[None]:
+def translated(url: URL, patience: RetryPolicy, problem: str = "") -> Iterator[None]:
     """Turn aiohttp's errors about a request to *url* into ours; *problem* is with certificates for it."""
     try:
         yield
@@ -252,7 +252,7 @@ def _distrust(where: str, error: Exception) -> SourceUnavailableError | None:
     return SourceUnavailableError(f"TLS with {where} failed: {text}", hint=hint)
 
 
-def _no_connection(where: str, error: Exception, patience: Patience) -> TransientError | None:
+def _no_connection(where: str, error: Exception, patience: RetryPolicy) -> TransientError | None:
     """Nobody there; None where that is not what failed."""
     hint = "check the address and the network"
     if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):

@@ -18,9 +18,9 @@ from yarl import URL
 from asyncpush.errors import ManifestError, SourceDeniedError, SourceError, SourceNotFoundError
 from asyncpush.settings import MiB
 from asyncpush.sources.blobs import Document, decode_document
-from asyncpush.sources.registry.client import Wire
+from asyncpush.sources.registry.client import RegistryClient
 from asyncpush.sources.registry.errors import DeniedError, NotThereError, RefusedError
-from asyncpush.sources.registry.requests import Answer, Ask
+from asyncpush.sources.registry.requests import Request, Response
 from asyncpush.sources.registry.retry import TransientError
 
 #: Some registries ignore the length of a page: a hundred thousand tags are a few MiB.
@@ -75,7 +75,7 @@ class CatalogDocument(msgspec.Struct):
 NamesDocument = TypeVar("NamesDocument", TagsDocument, CatalogDocument)
 
 
-async def names(wire: Wire, ask: Ask, kind: type[NamesDocument]) -> tuple[str, ...]:
+async def names(wire: RegistryClient, ask: Request, kind: type[NamesDocument]) -> tuple[str, ...]:
     """All names of a list (``GET .../tags/list``, ``GET /v2/_catalog``), in the registry's order, each once.
 
     Where a page may have been cut though no link leads on from it, what comes after its last name is asked for.
@@ -118,7 +118,7 @@ async def names(wire: Wire, ask: Ask, kind: type[NamesDocument]) -> tuple[str, .
     return tuple(found)
 
 
-async def _probe(pages: Pages, path: str, *, sure: bool) -> Answer | None:
+async def _probe(pages: Pages, path: str, *, sure: bool) -> Response | None:
     """The page behind the last one that the registry has spoken of; None if there is none.
 
     Args:
@@ -140,7 +140,7 @@ async def _probe(pages: Pages, path: str, *, sure: bool) -> Answer | None:
         return None
 
 
-async def _first(pages: Pages) -> tuple[Answer, str]:
+async def _first(pages: Pages) -> tuple[Response, str]:
     """The first page, and the query that gave it its length; empty where the registry takes none."""
     path, query = pages.ask.path, f"n={_PAGE}"
     try:
@@ -178,7 +178,7 @@ class Pages:
         ask: the list; what leads to its next page changes the query only.
     """
 
-    def __init__(self, wire: Wire, ask: Ask) -> None:
+    def __init__(self, wire: RegistryClient, ask: Request) -> None:
         self.ask = ask
         self._wire = wire
         self._seen: set[str] = set()
@@ -194,7 +194,7 @@ class Pages:
         """How many pages were asked for."""
         return len(self._seen)
 
-    async def get(self, path: str) -> Answer:
+    async def get(self, path: str) -> Response:
         """Ask for a page.
 
         Raises:
@@ -212,7 +212,7 @@ class Pages:
             raise SourceError(f"{ask.what}: the list of {wire.host} has more than {MAX_LIST_SIZE // MiB} MiB")
         return answer
 
-    async def follow(self, path: str) -> Answer:
+    async def follow(self, path: str) -> Response:
         """Ask for a page that the registry has spoken of.
 
         Raises:
@@ -225,7 +225,7 @@ class Pages:
         except (SourceDeniedError, SourceNotFoundError, RefusedError) as error:
             raise CutShortError.at(self.label, error) from error
 
-    async def decode(self, answer: Answer, kind: type[Document]) -> Document:
+    async def decode(self, answer: Response, kind: type[Document]) -> Document:
         """Read a page where that does not hold up the event loop.
 
         Raises:
@@ -236,7 +236,7 @@ class Pages:
             return decode_document(body, kind, self.label)
         return await to_thread.run_sync(decode_document, body, kind, self.label)
 
-    def next_path(self, answer: Answer) -> str | None:
+    def next_path(self, answer: Response) -> str | None:
         """The path of the page that *answer* leads to; None if it is the last one.
 
         Raises:
@@ -259,7 +259,7 @@ class Pages:
                 return f"{own}?{url.raw_query_string}"
         return None
 
-    def _targets(self, answer: Answer, *, relation: bool) -> Iterable[URL]:
+    def _targets(self, answer: Response, *, relation: bool) -> Iterable[URL]:
         """Where links lead that are the next page, or do not say what they are."""
         for link in parse_links(answer.links):
             if "next" not in link.relations if relation else link.relations:
@@ -273,7 +273,7 @@ class Pages:
                     ) from error
 
 
-async def pages(wire: Wire, ask: Ask, kind: type[Document]) -> AsyncIterator[Document]:
+async def pages(wire: RegistryClient, ask: Request, kind: type[Document]) -> AsyncIterator[Document]:
     """The pages of a list that links lead through, one after the other.
 
     Raises:

@@ -11,17 +11,17 @@ from functools import partial
 from asyncpush.events import Emit, ignore
 from asyncpush.protocols import Image
 from asyncpush.settings import SourceRegistry
-from asyncpush.sources.registry.client import Wire
+from asyncpush.sources.registry.client import RegistryClient
 from asyncpush.sources.registry.credentials import Logins, no_logins
 from asyncpush.sources.registry.reference import RemoteReference, canonical_host
 from asyncpush.sources.registry.referrers import RepositoryReferrers
-from asyncpush.sources.registry.retry import Patience
-from asyncpush.sources.registry.source_registry import Remote
+from asyncpush.sources.registry.retry import RetryPolicy
+from asyncpush.sources.registry.source_registry import SourceRegistryReader
 from asyncpush.sources.source import Platforms, each_platform
 
 
-class Remotes:
-    """Registries that images are read from, each opened when it is first used; ``open_remotes`` makes it.
+class RegistryPool:
+    """Registries that images are read from, each opened when it is first used; ``open_pool`` makes it.
 
     Those that are reached in the same way share their connections, tokens and what is known of them.
     """
@@ -31,7 +31,7 @@ class Remotes:
         registries: Mapping[str, SourceRegistry],
         logins: Logins,
         emit: Emit,
-        patience: Patience,
+        patience: RetryPolicy,
         stack: AsyncExitStack,
     ) -> None:
         self._registries = {canonical_host(host): registry for host, registry in registries.items()}
@@ -39,15 +39,15 @@ class Remotes:
         self._emit = emit
         self._patience = patience
         self._stack = stack
-        self._remotes: dict[SourceRegistry, Remote] = {}
-        self._wires: list[Wire] = []
+        self._remotes: dict[SourceRegistry, SourceRegistryReader] = {}
+        self._wires: list[RegistryClient] = []
 
-    def reached_by(self, registries: Mapping[str, SourceRegistry]) -> Remotes:
+    def reached_by(self, registries: Mapping[str, SourceRegistry]) -> RegistryPool:
         """The same, but for how *registries* are reached, by host."""
         if not registries:
             return self
         all_of_them = self._registries | dict(registries)
-        remotes = Remotes(all_of_them, self._logins, self._emit, self._patience, self._stack)
+        remotes = RegistryPool(all_of_them, self._logins, self._emit, self._patience, self._stack)
         remotes._remotes, remotes._wires = self._remotes, self._wires
         return remotes
 
@@ -56,7 +56,7 @@ class Remotes:
         """How many requests of each kind were sent, to all of them."""
         return sum((remote.requests for remote in self._remotes.values()), Counter[str]())
 
-    def at(self, host: str) -> Remote:
+    def at(self, host: str) -> SourceRegistryReader:
         """The registry at *host*; one that nothing was given for is reached as docker and podman would.
 
         Raises:
@@ -65,10 +65,10 @@ class Remotes:
         host = canonical_host(host)
         registry = self._registries.get(host) or SourceRegistry(host=host)
         if registry not in self._remotes:
-            wire = Wire(registry, self._logins, self._emit, self._patience)
+            wire = RegistryClient(registry, self._logins, self._emit, self._patience)
             self._stack.push_async_callback(wire.aclose)
             self._wires.append(wire)
-            self._remotes[registry] = Remote(wire)
+            self._remotes[registry] = SourceRegistryReader(wire)
         return self._remotes[registry]
 
     def wait_again(self) -> None:
@@ -78,13 +78,13 @@ class Remotes:
 
 
 @asynccontextmanager
-async def open_remotes(
+async def open_pool(
     registries: Mapping[str, SourceRegistry] | None = None,
     *,
     logins: Logins = no_logins,
     emit: Emit = ignore,
-    patience: Patience | None = None,
-) -> AsyncIterator[Remotes]:
+    patience: RetryPolicy | None = None,
+) -> AsyncIterator[RegistryPool]:
     """Read from any number of registries, until the context is left.
 
     Args:
@@ -94,19 +94,19 @@ async def open_remotes(
         patience: time limits, and how often that is.
     """
     async with AsyncExitStack() as stack:
-        yield Remotes(registries or {}, logins, emit, patience or Patience(), stack)
+        yield RegistryPool(registries or {}, logins, emit, patience or RetryPolicy(), stack)
 
 
 @asynccontextmanager
 async def open_remote(
-    registry: SourceRegistry, *, logins: Logins = no_logins, emit: Emit = ignore, patience: Patience | None = None
-) -> AsyncIterator[Remote]:
-    """Read from one registry, until the context is left; arguments as those of ``open_remotes``.
+    registry: SourceRegistry, *, logins: Logins = no_logins, emit: Emit = ignore, patience: RetryPolicy | None = None
+) -> AsyncIterator[SourceRegistryReader]:
+    """Read from one registry, until the context is left; arguments as those of ``open_pool``.
 
     Raises:
         InvalidReferenceError: its host is none.
     """
-    async with open_remotes({registry.host: registry}, logins=logins, emit=emit, patience=patience) as remotes:
+    async with open_pool({registry.host: registry}, logins=logins, emit=emit, patience=patience) as remotes:
         yield remotes.at(registry.host)
 
 
@@ -120,7 +120,7 @@ class RemoteSource:
         push_foreign_layers: take non-distributable layers, too.
     """
 
-    remote: Remote
+    remote: SourceRegistryReader
     reference: RemoteReference
     push_foreign_layers: bool = False
 

@@ -16,10 +16,10 @@ from asyncpush.errors import ManifestError, SourceDeniedError, SourceError, Sour
 from asyncpush.manifest import DescriptorDocument, Manifest, parse_descriptor
 from asyncpush.model import Descriptor, Digest
 from asyncpush.sources.blobs import decode_document
-from asyncpush.sources.registry.client import Wire
+from asyncpush.sources.registry.client import RegistryClient
 from asyncpush.sources.registry.errors import NotThereError, RefusedError
 from asyncpush.sources.registry.listing import CutShortError, pages
-from asyncpush.sources.registry.requests import Ask, path_of
+from asyncpush.sources.registry.requests import Request, path_of
 
 #: Reads a manifest of a repository, by its tag or digest.
 ReadManifest: TypeAlias = Callable[[str, str], Awaitable[Manifest]]
@@ -50,7 +50,7 @@ class ListedReferrers:
     problems: tuple[SourceError, ...] = ()
 
 
-async def list_referrers(wire: Wire, ask: Ask) -> ListedReferrers:
+async def list_referrers(wire: RegistryClient, ask: Request) -> ListedReferrers:
     """What a registry lists as referring to a manifest (``GET .../referrers/DIGEST``).
 
     Raises:
@@ -94,7 +94,7 @@ class ReferrerLists:
         has_api: whether it may have the referrers API.
     """
 
-    def __init__(self, wire: Wire, read_manifest: ReadManifest) -> None:
+    def __init__(self, wire: RegistryClient, read_manifest: ReadManifest) -> None:
         self._wire = wire
         self._read = read_manifest
         self.has_api = True
@@ -117,7 +117,9 @@ class ReferrerLists:
         if self.has_api:
             path, what = path_of(repository, "referrers", str(digest)), f"referrers of {digest.short} in {repository}"
             try:
-                listed = await list_referrers(self._wire, Ask("GET referrers", path, what, repository, _ACCEPT_INDEX))
+                listed = await list_referrers(
+                    self._wire, Request("GET referrers", path, what, repository, _ACCEPT_INDEX)
+                )
                 if not tagged:
                     return listed
             except CutShortError:

@@ -16,7 +16,7 @@ from asyncpush.events import Emit, Notice, ignore
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import FoundReferrers, Image, UnreadReferrer
 from asyncpush.sources.registry.reference import SCHEME
-from asyncpush.sources.registry.source_registry import Remote
+from asyncpush.sources.registry.source_registry import SourceRegistryReader
 
 _COSIGN = ("sig", "att", "sbom")
 
@@ -32,7 +32,7 @@ class RepositoryReferrers:
         emit: hears of tags that can't be listed.
     """
 
-    remote: Remote
+    remote: SourceRegistryReader
     repository: str
     list_tags: Callable[[], Awaitable[Collection[str]]]
     emit: Emit = ignore

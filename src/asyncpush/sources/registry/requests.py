@@ -21,7 +21,7 @@ def path_of(repository: str, kind: Kind, reference: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Request:
     """A request.
 
     Attributes:
@@ -59,7 +59,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """A whole answer; its body is None where that was too long. ``links`` are its Link headers."""
 
     status: int

@@ -10,7 +10,7 @@ import anyio
 
 from asyncpush.errors import SourceUnavailableError
 from asyncpush.events import Emit, Retrying
-from asyncpush.http.retry import LONGEST_WAIT, HostBackoff, Silence, backoff
+from asyncpush.http.retry import LONGEST_WAIT, HostBackoff, SilenceLimit, backoff
 from asyncpush.settings import MAX_OUTAGE, Settings
 
 _FIRST_THROTTLED_WAIT = 1.0
@@ -18,7 +18,7 @@ _LIMIT = re.compile(r"([0-9]+)(?:\s*;\s*w=([0-9]+))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """How long and how often; all times in seconds.
 
     Attributes:
@@ -46,7 +46,7 @@ class Patience:
     helper: float = 30.0
 
     @classmethod
-    def of(cls, settings: Settings) -> Patience:
+    def of(cls, settings: Settings) -> RetryPolicy:
         """As *settings* say."""
         return cls(outage=settings.max_outage)
 
@@ -87,7 +87,7 @@ class TransientError(SourceUnavailableError):
         super().__init__(message, hint=hint)
 
 
-class Mood:
+class RetryBudget:
     """What all requests to one registry know of it: until when nobody may ask."""
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class Mood:
         self._quiet_until = max(self._quiet_until, time.monotonic() + seconds)
 
 
-class Tries:
+class RetryLoop:
     """The tries of one request.
 
     Args:
@@ -113,13 +113,13 @@ class Tries:
         emit: hears of each new try.
     """
 
-    def __init__(self, operation: str, patience: Patience, mood: Mood, emit: Emit) -> None:
+    def __init__(self, operation: str, patience: RetryPolicy, mood: RetryBudget, emit: Emit) -> None:
         self._operation = operation
         self._patience = patience
         self._mood = mood
         self._emit = emit
         self._failures = self._throttles = self._total = 0
-        self._silence = Silence()
+        self._silence = SilenceLimit()
         self._waited = 0.0
 
     def progress(self) -> None:

@@ -31,7 +31,7 @@ from asyncpush.settings import MAX_MANIFEST_SIZE, MiB
 from asyncpush.sources.blobs import MAX_DOCUMENT_SIZE
 from asyncpush.sources.loader import ImageLoader, empty_blob
 from asyncpush.sources.registry.blob import RegistryBlob
-from asyncpush.sources.registry.client import Wire
+from asyncpush.sources.registry.client import RegistryClient
 from asyncpush.sources.registry.errors import INCOMPLETE, RefusedError
 from asyncpush.sources.registry.listing import (
     CatalogDocument,
@@ -40,7 +40,7 @@ from asyncpush.sources.registry.listing import (
 )
 from asyncpush.sources.registry.reference import SCHEME, is_repository, is_tag
 from asyncpush.sources.registry.referrer_lists import ListedReferrers, ReferrerLists
-from asyncpush.sources.registry.requests import Answer, Ask, path_of
+from asyncpush.sources.registry.requests import Request, Response, path_of
 from asyncpush.sources.registry.retry import TransientError
 
 _SCHEMA_1 = 1
@@ -50,7 +50,7 @@ class _Version(msgspec.Struct, rename={"schema_version": "schemaVersion"}):
     schema_version: int = 0
 
 
-def described(answer: Answer, reference: str | Digest) -> Descriptor | None:
+def described(answer: Response, reference: str | Digest) -> Descriptor | None:
     """What a HEAD tells; None where it tells too little, or what can't be."""
     length = answer.headers.get("Content-Length", "")
     digest, media_type = digest_of(answer), media_type_of(answer)
@@ -63,13 +63,13 @@ def described(answer: Answer, reference: str | Digest) -> Descriptor | None:
     return Descriptor(media_type, digest, int(length[:12]))
 
 
-def media_type_of(answer: Answer) -> str | None:
+def media_type_of(answer: Response) -> str | None:
     """The type of manifest that an answer says it is; None if it says something else."""
     media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     return media_type if media_type in ACCEPTED_TYPES else None
 
 
-def digest_of(answer: Answer) -> Digest | None:
+def digest_of(answer: Response) -> Digest | None:
     """The digest that an answer claims; None if it claims none."""
     try:
         return Digest.parse(answer.headers.get("Docker-Content-Digest", "").strip())
@@ -109,8 +109,8 @@ def _mismatch(what: str, expected: Digest | int, actual: Digest | int) -> Digest
     return DigestMismatchError(what, expected, actual, hint=hint)
 
 
-class Manifests(Protocol):
-    """Where manifests and blobs are read: a ``Remote``."""
+class ManifestReader(Protocol):
+    """Where manifests and blobs are read: a ``SourceRegistryReader``."""
 
     @property
     def host(self) -> str:
@@ -136,7 +136,7 @@ class RepositoryImages:
         root: of the image that is read: what else is read is named by it.
     """
 
-    remote: Manifests
+    remote: ManifestReader
     repository: str
     root: Descriptor
 
@@ -187,14 +187,14 @@ _UNACCEPTABLE = frozenset({400, 406, 415})
 _FAILING_HEADS = 2
 
 
-class Remote:
+class SourceRegistryReader:
     """A registry that images are read from; ``open_remote`` or ``Remotes.at`` make it (``remotes.py``).
 
     Nothing is asked before the first method is called. ``requests`` counts what was asked, by kind: ``GET blob``,
     ``HEAD manifest``, ``token`` and so on; each try is one.
     """
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: RegistryClient) -> None:
         self._wire = wire
         self._manifests: OrderedDict[Digest, Manifest] = OrderedDict()
         self._cached = 0
@@ -228,7 +228,7 @@ class Remote:
             SourceDeniedError: it does not take them.
             SourceUnavailableError: it can't be reached.
         """
-        await self._wire.fetch(Ask("ping", "/v2/", "its API"), MAX_DOCUMENT_SIZE)
+        await self._wire.fetch(Request("ping", "/v2/", "its API"), MAX_DOCUMENT_SIZE)
 
     async def resolve(self, repository: str, reference: str | Digest, expected: Collection[Digest] = ()) -> Descriptor:
         """What a tag names now (``GET`` of the manifest).
@@ -346,7 +346,7 @@ class Remote:
             SourceNotFoundError: there is no such repository.
             SourceError: as ``manifest``, or the list can't be read to its end.
         """
-        ask = Ask("GET tags", path_of(repository, "tags", "list"), f"repository {repository}", repository)
+        ask = Request("GET tags", path_of(repository, "tags", "list"), f"repository {repository}", repository)
         return tuple(filter(is_tag, await names(self._wire, ask, TagsDocument)))
 
     async def catalog(self) -> tuple[str, ...]:
@@ -355,7 +355,7 @@ class Remote:
         Raises:
             SourceError: as ``tags``.
         """
-        ask = Ask("GET catalog", "/v2/_catalog", "catalog")
+        ask = Request("GET catalog", "/v2/_catalog", "catalog")
         return tuple(filter(is_repository, await names(self._wire, ask, CatalogDocument)))
 
     async def referrers(self, repository: str, digest: Digest, *, tagged: bool = False) -> ListedReferrers:
@@ -391,10 +391,10 @@ class Remote:
         loader = ImageLoader(RepositoryImages(self, repository, descriptor), push_foreign_layers)
         return await loader.load(descriptor, platforms)
 
-    def _ask_manifest(self, operation: str, repository: str, reference: str | Digest) -> Ask:
+    def _ask_manifest(self, operation: str, repository: str, reference: str | Digest) -> Request:
         joint = "@" if isinstance(reference, Digest) or reference.startswith("sha256:") else ":"
         what = f"manifest {repository}{joint}{reference}"
-        return Ask(operation, path_of(repository, "manifests", str(reference)), what, repository, _ACCEPT)
+        return Request(operation, path_of(repository, "manifests", str(reference)), what, repository, _ACCEPT)
 
     def _remember(self, manifest: Manifest) -> None:
         replaced = self._manifests.pop(manifest.digest, None)

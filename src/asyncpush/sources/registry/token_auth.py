@@ -23,11 +23,11 @@ from asyncpush.events import Emit
 from asyncpush.http.environment import is_loopback, is_only_here
 from asyncpush.http.retry import retry_after
 from asyncpush.redaction import hide
-from asyncpush.sources.registry.credentials import Accounts
+from asyncpush.sources.registry.credentials import CredentialStore
 from asyncpush.sources.registry.docker_config import Account
 from asyncpush.sources.registry.errors import BETWEEN, is_web_page
-from asyncpush.sources.registry.http import Http, read_document, released
-from asyncpush.sources.registry.retry import Mood, Patience, TransientError, Tries
+from asyncpush.sources.registry.http import RegistryHttp, read_document, released
+from asyncpush.sources.registry.retry import RetryBudget, RetryLoop, RetryPolicy, TransientError
 from asyncpush.sources.registry.www_authenticate import Challenge
 
 #: The token specification's own, where an answer does not say.
@@ -85,7 +85,7 @@ class _Grant:
     error: SourceError | None = None
 
 
-class Authority:
+class TokenAuth:
     """Gives each request to one registry its Authorization.
 
     Args:
@@ -101,9 +101,9 @@ class Authority:
     def __init__(
         self,
         host: str,
-        accounts: Accounts,
-        http: Http,
-        patience: Patience,
+        accounts: CredentialStore,
+        http: RegistryHttp,
+        patience: RetryPolicy,
         emit: Emit,
         requests: Counter[str],
         *,
@@ -116,7 +116,7 @@ class Authority:
         self._patience = patience
         self._emit = emit
         self._requests = requests
-        self._mood = Mood()
+        self._mood = RetryBudget()
         self._way: _Bearer | Literal["basic"] | None = None
         self._grants: dict[tuple[str, bool], _Grant] = {}
         self._refreshed: dict[str, str] = {}
@@ -288,7 +288,7 @@ class Authority:
         grant.account = account
 
     async def _request_token(self, way: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
-        tries = Tries("token", self._patience, self._mood, self._emit)
+        tries = RetryLoop("token", self._patience, self._mood, self._emit)
         while True:
             await self._mood.turn()
             try:
