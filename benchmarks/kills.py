@@ -132,9 +132,9 @@ def kill_again_and_again(
     runs: list[Run] = []
     while True:
         left = kills - len(runs)
-        patience = pace.draw(before.since(first), left, chance) if left else _LONGEST
+        retry = pace.draw(before.since(first), left, chance) if left else _LONGEST
         started = time.monotonic()
-        in_flight = _run(command, environment, here, patience)
+        in_flight = _run(command, environment, here, retry)
         seconds, after = time.monotonic() - started, here.look()
         runs.append(Run(seconds, in_flight is not None, in_flight or 0, after.since(before)))
         before = after
@@ -145,13 +145,13 @@ def kill_again_and_again(
         progress.print(f"kill {len(runs)} after {seconds:.2f} s", highlight=False)
 
 
-def _run(command: tuple[str, ...], environment: dict[str, str], here: Target, patience: float) -> int | None:
+def _run(command: tuple[str, ...], environment: dict[str, str], here: Target, retry: float) -> int | None:
     """Run until the end, or kill it once *patience* is over, and say how many bytes were under way; None at the end."""
     log = here.folder / "run.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
         try:
-            status = process.wait(timeout=patience)
+            status = process.wait(timeout=retry)
         except subprocess.TimeoutExpired:
             return under_way(here.endpoint)
         finally:

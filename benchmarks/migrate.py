@@ -3,7 +3,7 @@
     python benchmarks/migrate.py [--images DIR] [--keep DIR] [--kills 30]
 
 Half of the repositories are served by docker-registry, half by an emulator; images share most of their layers. The
-target is an emulator in the weather of a distant ECR: a delay, a rate a connection, and ECR's request quotas. Each tool
+target is an emulator in the faults of a distant ECR: a delay, a rate a connection, and ECR's request quotas. Each tool
 migrates all of it into an empty target, and then again, when everything is there. What was sent is what the endpoints
 say. Afterwards everything at the target is compared with the corpus. With ``--kills N``, the migration is killed N
 times instead, at random instants, and started again.
@@ -67,12 +67,12 @@ def main() -> None:
             need_skopeo()
         layout = find_layout(given.images)
         recipe = Recipe(given.seed, given.size, given.repositories, given.tags, layout, given.largest)
-        weather = Weather(given.latency, given.bandwidth, given.manifests)
+        fault_config = Weather(given.latency, given.bandwidth, given.manifests)
         with sources(given.keep or folder / "corpus", recipe, partial(progress.print, highlight=False)) as origin:
             if given.kills:
-                _kill(given, folder, origin, weather)
+                _kill(given, folder, origin, fault_config)
             else:
-                _compete(given, folder, origin, weather)
+                _compete(given, folder, origin, fault_config)
 
 
 def _parse() -> argparse.Namespace:
@@ -103,8 +103,8 @@ def _parse() -> argparse.Namespace:
     return given
 
 
-def _compete(given: argparse.Namespace, folder: Path, origin: Sources, weather: Weather) -> None:
-    with Stages(folder, origin, weather) as stages:
+def _compete(given: argparse.Namespace, folder: Path, origin: Sources, fault_config: Weather) -> None:
+    with Stages(folder, origin, fault_config) as stages:
         mountings = [word == "on" for word in dict.fromkeys(given.mounting)]
         contenders = stages.contenders(list(dict.fromkeys(given.contenders)), mountings)
         results = measure(contenders, rounds(given), warm_up=[])
@@ -181,11 +181,11 @@ def _report_checks(checked: Sequence[Checked]) -> None:
     table("what is there afterwards, against the corpus (of skopeo without referrers)", columns, rows)
 
 
-def _kill(given: argparse.Namespace, folder: Path, origin: Sources, weather: Weather) -> None:
-    undisturbed = Contender("undisturbed", partial(_undisturbed, folder, origin, weather))
+def _kill(given: argparse.Namespace, folder: Path, origin: Sources, fault_config: Weather) -> None:
+    undisturbed = Contender("undisturbed", partial(_undisturbed, folder, origin, fault_config))
     results = measure([undisturbed], 1, warm_up=[])
     [sample] = results.samples
-    with target(folder, origin, weather, mounting=True) as here:
+    with target(folder, origin, fault_config, mounting=True) as here:
         command = asyncpush_command(here)
         environment = {**here.endpoint.environment(), **here.environment}
         pace = Pace(measure_startup(command, environment), sample.seconds, _wire_of(sample))
@@ -204,8 +204,8 @@ def _kill(given: argparse.Namespace, folder: Path, origin: Sources, weather: Wea
 
 
 @contextmanager
-def _undisturbed(folder: Path, origin: Sources, weather: Weather) -> Iterator[Launch]:
-    with target(folder, origin, weather, mounting=True) as here:
+def _undisturbed(folder: Path, origin: Sources, fault_config: Weather) -> Iterator[Launch]:
+    with target(folder, origin, fault_config, mounting=True) as here:
         before = here.look()
         size = origin.corpus.unique_bytes()
         command = asyncpush_command(here)

@@ -1,4 +1,4 @@
-"""Where a migration happens: two sources that hold a corpus, and a target in the weather of a distant ECR."""
+"""Where a migration happens: two sources that hold a corpus, and a target in the faults of a distant ECR."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ class Target:
         """What has been seen at all ends so far."""
         return look(self.endpoint, self.sources.counts)
 
-    def clear_weather(self) -> None:
+    def clear_faults(self) -> None:
         """Let no more time pass than the machine needs."""
-        self.endpoint.fetch("/_emulator/weather", method="DELETE")
+        self.endpoint.fetch("/_emulator/faults", method="DELETE")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -150,9 +150,9 @@ def sources(folder: Path, recipe: Recipe, say: Callable[[str], None]) -> Iterato
 
 
 @contextmanager
-def target(folder: Path, origin: Sources, weather: Weather, *, mounting: bool) -> Iterator[Target]:
+def target(folder: Path, origin: Sources, fault_config: Weather, *, mounting: bool) -> Iterator[Target]:
     """Run an empty target in *folder*; its repositories exist, since skopeo can't create them."""
-    options = (*weather.options(), "--admin")
+    options = (*fault_config.options(), "--admin")
     with (
         tempfile.TemporaryDirectory(prefix="target-", dir=folder) as own,
         tempfile.TemporaryDirectory(prefix="data-", dir=folder) as data,

@@ -56,11 +56,11 @@ def report(name: str, what: str, one: dict[str, float], most: float) -> None:
     print(f"{name:<8} {what:<12} {one['rate']:>9.1f} {one['rate'] / most:>23.2f} {refused:>15.2f}", flush=True)
 
 
-def run(python: str, given: argparse.Namespace, weather: list[str]) -> dict[str, float]:
+def run(python: str, given: argparse.Namespace, fault_config: list[str]) -> dict[str, float]:
     """Push once to an emulator of this installation, with a client of *python*'s."""
     with tempfile.TemporaryDirectory() as data:
         serve = [sys.executable, "-m", "asyncpush", "serve", "--port", "0", "--data", data, "--discard"]
-        serve += ["--latency", "40ms", "--seed", "1", *weather]
+        serve += ["--latency", "40ms", "--seed", "1", *fault_config]
         with subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
             try:
                 assert server.stdout is not None

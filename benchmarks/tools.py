@@ -67,13 +67,13 @@ class Stages:
     Attributes:
         folder: where targets have their data.
         origin: the sources.
-        weather: the conditions at targets.
+        fault_config: the conditions at targets.
         checked: the comparisons so far.
     """
 
     folder: Path
     origin: Sources
-    weather: Weather
+    fault_config: Weather
     checked: list[Checked] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
     _here: Target | None = None
@@ -106,7 +106,9 @@ class Stages:
         if which == "cold":
             self._check()
             self._stack.close()
-            self._here = self._stack.enter_context(target(self.folder, self.origin, self.weather, mounting=mounting))
+            self._here = self._stack.enter_context(
+                target(self.folder, self.origin, self.fault_config, mounting=mounting)
+            )
             self._whose = (tool, mounting)
         here = self._here
         assert here is not None, "a cold run comes first"
@@ -127,8 +129,8 @@ class Stages:
 
 
 def check(origin: Sources, here: Target, *, referrers: bool) -> Equality:
-    """Compare a target with the corpus, in fair weather; skopeo reads some of it, too, where it is installed."""
-    here.clear_weather()
+    """Compare a target with the corpus, in no faults; skopeo reads some of it, too, where it is installed."""
+    here.clear_faults()
     found = compare(origin.corpus, here.registry, here.ecr, referrers=referrers)
     if found.wrong or shutil.which("skopeo") is None:
         return found

@@ -93,13 +93,13 @@ class Wire:
 def look(target: Endpoint, sources: Iterable[Callable[[], Counts]]) -> Wire:
     """What *target*, an emulator, and the sources have seen so far."""
     log = json.loads(target.fetch("/_emulator/requests"))
-    weather = json.loads(target.fetch("/_emulator/weather"))
+    fault_config = json.loads(target.fetch("/_emulator/faults"))
     requests = [(kind_of(each["operation"]), each["status"]) for each in log["requests"]]
     return Wire(
         Counter(kind for kind, _ in requests),
         sum((asked() for asked in sources), Counter()),
         sum(kind == "POST uploads" and status == 201 for kind, status in requests),
-        sum(rule["fired"] for rule in weather["fired"]),
+        sum(rule["hit_counts"] for rule in fault_config["hit_counts"]),
         _received(json.loads(target.fetch("/_emulator/received"))["received"]),
     )
 

@@ -39,7 +39,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 #: How the emulator of the client's tests answers open questions: ``NAME=VALUE,...``; both answers must do.
-BEHAVIOUR = Quirks.parse(filter(None, os.environ.get("ASYNCPUSH_BEHAVIOUR", "").split(",")))
+BEHAVIOUR = Quirks.parse(filter(None, os.environ.get("ASYNCPUSH_QUIRKS", "").split(",")))
 
 
 # How long an example takes tells how busy the machine is: pytest's own limit is for what hangs.
@@ -94,8 +94,8 @@ def nothing_blocks_the_loop() -> Iterator[None]:
 
 @pytest.fixture
 async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
-    """An empty local ECR; where ECR leaves a question open, it answers as ASYNCPUSH_BEHAVIOUR says."""
-    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=BEHAVIOUR) as running:
+    """An empty local ECR; where ECR leaves a question open, it answers as ASYNCPUSH_QUIRKS says."""
+    async with Emulator(tmp_path / "ecr", fsync=False, quirks=BEHAVIOUR) as running:
         yield running
 
 

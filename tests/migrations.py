@@ -60,11 +60,11 @@ class Bench:
         return path
 
     async def run(
-        self, path: Path, *, journal: bool = True, emit: Emit = ignore, patience: RetryPolicy = QUICK, **options: Any
+        self, path: Path, *, journal: bool = True, emit: Emit = ignore, retry: RetryPolicy = QUICK, **options: Any
     ) -> Report:
         """Migrate what *path* says."""
         plan, chosen = await read_plan(path), Options(**{"rest": 0.01, **options})
-        run = partial(migrate_plan, plan, settings=Settings(), emit=emit, options=chosen, patience=patience)
+        run = partial(migrate_plan, plan, settings=Settings(), emit=emit, options=chosen, retry=retry)
         if not journal:
             return await run()
         async with open_journal(self.folder / "plan.journal") as kept:

@@ -25,12 +25,12 @@ class Question:
     """A question of the registry's behaviour.
 
     Attributes:
-        behaviour: the emulator's switch for it; empty where the answer is for reading only.
+        quirks: the emulator's switch for it; empty where the answer is for reading only.
         text: the question.
         ask: finds the answer: one of the switch's values, or words.
     """
 
-    behaviour: str
+    quirks: str
     text: str
     ask: Callable[[Ecr], str]
 

@@ -419,7 +419,9 @@ async def test_a_journal_learns_the_account_from_sts_or_is_refused(
     application.router.add_post("/", sts)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    emulator.weather = FaultConfig(faults=tuple(parse_fault(f"{name}:access-denied") for name in ("Describe*", "Get*")))
+    emulator.fault_config = FaultConfig(
+        faults=tuple(parse_fault(f"{name}:access-denied") for name in ("Describe*", "Get*"))
+    )
     async with open_journal(tmp_path / "journal") as journal:
         connect = partial(asyncpush.connect, service, aws=aws(emulator.endpoint_url), journal=journal)
         with pytest.raises(ConfigurationError, match="write the registry with its account"):

@@ -223,7 +223,7 @@ async def test_layers_that_wait_for_a_turn_at_their_registry_keep_no_memory_from
     chance = random.Random(1)
     async with running(RegistryServer(blobs=blobs)) as server:
         registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True, connections=1)
-        async with open_remote(registry, patience=QUICK) as remote:
+        async with open_remote(registry, retry=QUICK) as remote:
             layers = [remote.blob("team/app", Descriptor(LAYER, Digest.parse(each), 100 * KiB)) for each in blobs]
             await send_all(layers, [Ecr(chance, "registry/app", 20 * KiB)], resources(64 * KiB), chance, pause=0)
     assert len(server.asked("GET", "/blobs/")) == 6

@@ -700,7 +700,7 @@ async def test_a_batch_stops_when_credentials_end(
 
 
 async def test_a_batch_stops_when_credentials_are_refused(emulator: Emulator, tmp_path: Path) -> None:
-    emulator.weather = FaultConfig(faults=(parse_fault("*:expired-token"),))
+    emulator.fault_config = FaultConfig(faults=(parse_fault("*:expired-token"),))
     async with AsyncExitStack() as stack:
         registry, image = await images_and_registry(tmp_path, stack, aws(emulator.endpoint_url))
         results = await push_all(registry, everywhere(image, 200))
@@ -714,7 +714,7 @@ def forgetful(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[dict[s
     """The environment of an ECR that says of credentials that they are expired when an image is put, or read."""
     operation = getattr(request, "param", "PutImage")
     emulator = Emulator(tmp_path / "ecr", fsync=False)
-    emulator.weather = FaultConfig(faults=(parse_fault(f"{operation}:expired-token"),))
+    emulator.fault_config = FaultConfig(faults=(parse_fault(f"{operation}:expired-token"),))
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(emulator):
         yield environment(
             AWS_ENDPOINT_URL_ECR=emulator.endpoint_url, AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test"

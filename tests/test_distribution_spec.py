@@ -135,7 +135,7 @@ def opened(url: str, kind: str, basic: str = "") -> Spec:
 @pytest.fixture
 async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
     """A local ECR that takes all that the specification wants taken."""
-    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Quirks(oci_conformance="yes")) as running:
+    async with Emulator(tmp_path / "ecr", fsync=False, quirks=Quirks(oci_conformance="yes")) as running:
         yield running
 
 

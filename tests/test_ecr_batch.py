@@ -217,7 +217,7 @@ async def run_against(url: str, *words: str, stdin: bytes) -> Ran:
 
 
 @pytest.mark.parametrize(
-    "weather",
+    "fault_config",
     [
         FaultConfig(throttles=(parse_throttle("CompleteLayerUpload=20:10"),)),
         FaultConfig(faults=(parse_fault("CompleteLayerUpload:every=3,limit=5:lost-reply"),)),
@@ -225,10 +225,10 @@ async def run_against(url: str, *words: str, stdin: bytes) -> Ran:
     ],
     ids=["throttled", "lost replies", "server errors"],
 )
-async def test_no_input_fails_of_the_weather(tmp_path: Path, weather: FaultConfig) -> None:
+async def test_no_input_fails_of_the_faults(tmp_path: Path, fault_config: FaultConfig) -> None:
     async with Emulator(tmp_path, fsync=False) as emulator:
-        inputs = await to_thread.run_sync(completes, emulator.endpoint_url, "batch/weather", 30)
-        emulator.weather = weather
+        inputs = await to_thread.run_sync(completes, emulator.endpoint_url, "batch/faults", 30)
+        emulator.fault_config = fault_config
 
         done = await run_against(
             emulator.endpoint_url, "complete-layer-upload", "--batch", "-", stdin=json_lines(inputs)

@@ -22,7 +22,7 @@ CONFIG, LAYER = b"{}", b"a layer"
 
 @asynccontextmanager
 async def behaving(data: Path, **chosen: Any) -> AsyncIterator[Ecr]:
-    async with Emulator(data, part_size=4, fsync=False, behaviour=Quirks(**chosen)) as emulator:
+    async with Emulator(data, part_size=4, fsync=False, quirks=Quirks(**chosen)) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         await ecr.call("create_repository", repositoryName="app")
         yield ecr
@@ -62,8 +62,8 @@ async def test_a_completion_that_is_retried_can_be_known_across_restarts(tmp_pat
         upload_id = await ecr.begin("app")
         await ecr.send("app", upload_id, 0, LAYER)
         await ecr.complete("app", upload_id, digest_of(LAYER))
-    behaviour = Quirks(retried_complete=chosen)  # type: ignore[arg-type]
-    async with Emulator(tmp_path, fsync=False, behaviour=behaviour) as emulator:
+    quirks = Quirks(retried_complete=chosen)  # type: ignore[arg-type]
+    async with Emulator(tmp_path, fsync=False, quirks=quirks) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         if chosen == "success":
             assert await ecr.complete("app", upload_id, digest_of(LAYER)) == digest_of(LAYER)
@@ -199,7 +199,7 @@ def test_the_quotas_are_the_documented_ones() -> None:
     assert rules.quotas(RegistryId(PUBLIC, region="")) == Quotas(1_000, 10_000 * MiB, 0, 100_000, 1_000, 10_000)
 
 
-def test_behaviour_is_read_from_words() -> None:
+def test_quirk_is_read_from_words() -> None:
     words = ["large-parts=refused", "first_cursor=-1", "max-parts=7", "first-cursor=0"]
     assert Quirks.parse(words) == Quirks(large_parts="refused", first_cursor="0", max_parts=7)
 
@@ -216,11 +216,11 @@ def test_behaviour_is_read_from_words() -> None:
         ("max-parts=", "whole number"),
     ],
 )
-def test_a_behaviour_that_is_none_is_refused_with_those_that_are(word: str, named: str) -> None:
+def test_a_quirk_that_is_none_is_refused_with_those_that_are(word: str, named: str) -> None:
     with pytest.raises(UsageError, match=named):
         Quirks.parse([word])
 
 
-def test_every_behaviour_is_documented() -> None:
+def test_every_quirk_is_documented() -> None:
     text = inspect.getdoc(Quirks) or ""
     assert [field.name for field in fields(Quirks) if f"\n    {field.name}: " not in text] == []

@@ -150,7 +150,7 @@ def test_an_arn_has_its_regions_partition(region: str, partition: str) -> None:
 
 async def test_a_public_alias_or_region_can_be_refused(tmp_path: Path) -> None:
     strict = Quirks(unknown_alias="not-found", public_regions="documented")
-    async with Emulator(tmp_path, fsync=False, behaviour=strict) as emulator:
+    async with Emulator(tmp_path, fsync=False, quirks=strict) as emulator:
         public = Ecr(emulator.endpoint_url, service="ecr-public")
         refusal = await public.refused("initiate_layer_upload", repositoryName="app", registryId="alias")
         assert refusal.code == "RegistryNotFoundException"

@@ -261,12 +261,12 @@ async def test_an_upload_can_change_doors(door: Door, ecr: Ecr) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "again"), [("image-already-exists", (201, [])), ("image-tag-already-exists", (400, ["TAG_INVALID"]))]
+    ("quirks", "again"), [("image-already-exists", (201, [])), ("image-tag-already-exists", (400, ["TAG_INVALID"]))]
 )
 async def test_an_immutable_tag_stays_with_its_image(
-    tmp_path: Path, door_to: Open, behaviour: Any, again: tuple[int, list[str]]
+    tmp_path: Path, door_to: Open, quirks: Any, again: tuple[int, list[str]]
 ) -> None:
-    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Quirks(same_immutable_tag=behaviour)) as emulator:
+    async with Emulator(tmp_path / "ecr", fsync=False, quirks=Quirks(same_immutable_tag=quirks)) as emulator:
         door, ecr = await door_to(emulator), Ecr(emulator.endpoint_url)
         await ecr.call("put_image_tag_mutability", repositoryName=NAME, imageTagMutability="IMMUTABLE")
         await door.push(CONFIG, LAYER)
@@ -276,8 +276,8 @@ async def test_an_immutable_tag_stays_with_its_image(
         assert (await door.ask("GET", "manifests/v1"))[2] == MANIFEST
 
 
-async def test_a_patch_is_answered_as_the_behaviour_has_it(tmp_path: Path, door_to: Open) -> None:
-    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Quirks(patch_status="201")) as emulator:
+async def test_a_patch_is_answered_as_the_quirk_has_it(tmp_path: Path, door_to: Open) -> None:
+    async with Emulator(tmp_path / "ecr", fsync=False, quirks=Quirks(patch_status="201")) as emulator:
         door = await door_to(emulator)
         assert (await door.ask("PATCH", await door.begin(), LAYER))[0] == 201
 
@@ -375,7 +375,7 @@ async def test_a_full_disk_is_a_500_and_the_upload_goes_on_when_there_is_room(do
 
 
 async def test_a_layer_has_its_quota_here_too(tmp_path: Path, door_to: Open) -> None:
-    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Quirks(max_layer_size=MiB)) as emulator:
+    async with Emulator(tmp_path / "ecr", fsync=False, quirks=Quirks(max_layer_size=MiB)) as emulator:
         door = await door_to(emulator)
         status, _, body = await door.ask("PATCH", await door.begin(), LAYER)
         assert (status, json.loads(body)["errors"][0]["code"]) == (413, "SIZE_INVALID")
@@ -389,9 +389,9 @@ async def test_repositories_are_listed_by_page(door: Door, ecr: Ecr) -> None:
     assert headers["Link"] == '</v2/_catalog?last=a%2Fb&n=1>; rel="next"'
 
 
-async def test_weather_is_over_pushes_as_well(emulator: Emulator, door: Door) -> None:
+async def test_faults_is_over_pushes_as_well(emulator: Emulator, door: Door) -> None:
     location = await door.begin()
-    emulator.weather = FaultConfig(
+    emulator.fault_config = FaultConfig(
         throttles=(Throttle("v2:PUT-manifest", 0.001, 1),),
         faults=(
             parse_fault("v2:PATCH-upload:first=1:server-error"),
@@ -400,7 +400,7 @@ async def test_weather_is_over_pushes_as_well(emulator: Emulator, door: Door) ->
     )
     assert [(await door.ask("PATCH", location, LAYER))[0] for _ in range(3)] == [500, 202, 404]
     assert [(await door.put(MANIFEST, "v1"))[1] for _ in range(2)] == [["MANIFEST_BLOB_UNKNOWN"], ["TOOMANYREQUESTS"]]
-    assert [fired.fired for fired in emulator.fired] == [1, 1, 1]
+    assert [hit_counts.hit_counts for hit_counts in emulator.hit_counts] == [1, 1, 1]
 
 
 async def test_pushes_are_remembered_with_method_and_path(emulator: Emulator, door: Door) -> None:
@@ -527,15 +527,15 @@ async def test_a_chunk_that_was_cut_goes_on_as_the_same_part(emulator: Emulator,
 @pytest.mark.parametrize(("chunks", "status"), [(2, 202), (3, 403)])
 async def test_chunks_count_as_parts(tmp_path: Path, door_to: Open, chunks: int, status: int) -> None:
     lowered = Quirks(max_parts=2)
-    async with Emulator(tmp_path / "ecr", fsync=False, part_size=MiB, behaviour=lowered) as emulator:
+    async with Emulator(tmp_path / "ecr", fsync=False, part_size=MiB, quirks=lowered) as emulator:
         door = await door_to(emulator)
         location = await door.begin()
         statuses = [(await door.ask("PATCH", location, LAYER[:MiB]))[0] for _ in range(chunks)]
         assert statuses[-1] == status
 
 
-async def test_a_behaviour_takes_what_the_specification_wants_taken(tmp_path: Path, door_to: Open) -> None:
-    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=Quirks(oci_conformance="yes")) as emulator:
+async def test_a_quirk_takes_what_the_specification_wants_taken(tmp_path: Path, door_to: Open) -> None:
+    async with Emulator(tmp_path / "ecr", fsync=False, quirks=Quirks(oci_conformance="yes")) as emulator:
         door = await door_to(emulator)
         await door.push(b"", CONFIG)
         location = await door.begin()

@@ -820,7 +820,7 @@ async def test_layers_for_several_targets_never_wait_for_memory_that_others_hold
         defaults = {"targets": list(targets), "repository": {"create": True}}
         plan = await read_plan(here.plan({"from": "team/app", "referrers": False}, targets=targets, defaults=defaults))
         with anyio.fail_after(60):
-            report = await migrate_plan(plan, settings=Settings(max_memory=40 * MiB), patience=QUICK)
+            report = await migrate_plan(plan, settings=Settings(max_memory=40 * MiB), retry=QUICK)
 
     assert Counter(outcomes(report).values()) == {"pushed": 16}
 
@@ -892,9 +892,9 @@ async def test_lines_of_one_repository_are_asked_for_together(here: Bench, monke
 
     monkeypatch.setattr(SqliteJournal, "completed", counted)
     async with open_journal(here.folder / "plan.journal") as journal:
-        first = await migrate_plan(plan, journal=journal, patience=QUICK)
+        first = await migrate_plan(plan, journal=journal, retry=QUICK)
         here.emulator.requests.clear()
-        again = await migrate_plan(plan, journal=journal, patience=QUICK)
+        again = await migrate_plan(plan, journal=journal, retry=QUICK)
 
     assert Counter(outcomes(first).values()) == {"pushed": 12}
     assert Counter(outcomes(again).values()) == {"present": 12}

@@ -158,7 +158,7 @@ async def run(path: Path, seconds: float = 100.0, after: anyio.Event | None = No
 async def target(folder: Path, source: RegistryServer, *, mounting: bool = True) -> AsyncIterator[Bench]:
     """A slow target, which may mount blobs."""
     await anyio.Path(folder).mkdir()
-    async with Emulator(folder / "ecr", fsync=False, behaviour=BEHAVIOUR, weather=SLOW) as emulator:
+    async with Emulator(folder / "ecr", fsync=False, quirks=BEHAVIOUR, fault_config=SLOW) as emulator:
         bench = Bench(source, emulator, folder)
         if mounting:
             await bench.mounting()

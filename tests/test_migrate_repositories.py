@@ -36,14 +36,14 @@ async def test_a_repository_left_without_its_policy_gets_it_first(here: Bench, j
     for name in ("team/app", "team/other"):
         here.hold(name, "1", layer(1))
     path = here.plan({"from": "team/app", "repository": KEPT}, {"from": "team/other"})
-    here.emulator.weather = FaultConfig(faults=(parse_fault("PutLifecyclePolicy:access-denied"),))
+    here.emulator.fault_config = FaultConfig(faults=(parse_fault("PutLifecyclePolicy:access-denied"),))
     failed = await here.run(path, journal=journal)
     assert outcomes(failed) == {"team/app:1": "failed", "team/other:1": "pushed"}
     assert ["team/app was created, but lacks it" in reason for reason in reasons(failed)] == [True]
     again = await here.run(path, journal=journal)
     assert outcomes(again) == {"team/app:1": "failed", "team/other:1": "present"}
 
-    here.emulator.weather = FaultConfig()
+    here.emulator.fault_config = FaultConfig()
     assert (await here.run(path, journal=journal)).failed == ()
     assert await policies(here, "team/app", "team/other") == {"team/app": LIFECYCLE, "team/other": None}
     here.emulator.requests.clear()

@@ -28,7 +28,7 @@ STAGING, PROD = "111111111111", "222222222222"
 @pytest.fixture
 async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
     owners = [KnownCredentials("test", "test", account=STAGING), KnownCredentials("other", "secret", account=PROD)]
-    async with Emulator(tmp_path / "ecr", fsync=False, behaviour=BEHAVIOUR, credentials=owners) as running:
+    async with Emulator(tmp_path / "ecr", fsync=False, quirks=BEHAVIOUR, credentials=owners) as running:
         yield running
 
 
@@ -142,7 +142,7 @@ async def test_a_journal_is_refused_where_nobody_tells_the_account(here: Bench) 
     path = here.plan({"from": "team/app", "tags": ["1"]})
     await here.run(path)
     # What AWS's documented policy for pushing leaves out; an emulator's GetAuthorizationToken names no account.
-    here.emulator.weather = FaultConfig(
+    here.emulator.fault_config = FaultConfig(
         faults=tuple(parse_fault(f"{name}:access-denied") for name in ("Describe*", "Get*"))
     )
     with pytest.raises(ConfigurationError, match=r"ACCOUNT\.dkr\.ecr\.eu-west-1\.amazonaws\.com"):

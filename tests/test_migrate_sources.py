@@ -164,7 +164,7 @@ async def test_a_stall_in_mid_blob_is_broken_off_and_made_good(two: Two) -> None
         await over.wait()
         return response
 
-    report = await two.here.run(two.plan(), patience=RetryPolicy(stall=0.3, first_wait=0.001))
+    report = await two.here.run(two.plan(), retry=RetryPolicy(stall=0.3, first_wait=0.001))
     over.set()
 
     await two.have_arrived(report)

@@ -106,7 +106,7 @@ async def test_stores_of_every_kind_pick_the_same_image(tmp_path: Path, wanted: 
     layout.tag(index, "1").write(tmp_path)
 
     local = await image_of(tmp_path, platform=Platform.parse(wanted))
-    async with running() as server, open_remote(reads(server), patience=QUICK) as remote:
+    async with running() as server, open_remote(reads(server), retry=QUICK) as remote:
         server.hold(layout, index, "team/app", "1")
         root = await remote.load("team/app", await remote.resolve("team/app", "1"), [Platform.parse(wanted)])
 

@@ -135,7 +135,7 @@ def test_which_variable_names_the_proxy(
 
 async def tags(host: str, **more: object) -> tuple[str, ...]:
     registry = SourceRegistry(host=host, anonymous=True, **more)  # type: ignore[arg-type]
-    async with open_remote(registry, patience=QUICK) as remote:
+    async with open_remote(registry, retry=QUICK) as remote:
         return await remote.tags("team/app")
 
 

@@ -37,7 +37,7 @@ def noise(seed: int, size: int) -> bytes:
 
 
 def rule(text: str) -> FaultConfig:
-    """Fair weather but for one rule."""
+    """Fair faults but for one rule."""
     return FaultConfig(faults=(parse_fault(text),))
 
 
@@ -402,7 +402,7 @@ async def test_an_upload_that_ecr_has_lost_is_begun_anew(emulator: Emulator, tmp
     file = tmp_path / "layer"
     file.write_bytes(noise(2, 12 * MiB))
     events = Events()
-    emulator.weather = rule("UploadLayerPart:nth=2:upload-expired")
+    emulator.fault_config = rule("UploadLayerPart:nth=2:upload-expired")
     settings = Settings(create_repository=True)
     async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings, emit=events) as registry:
         [result] = await asyncpush.push_layers(registry, [file], "team/app")
@@ -457,7 +457,7 @@ async def test_a_manifest_whose_blobs_ecr_does_not_see_yet_is_put_again(
     monkeypatch.setattr("asyncpush.engine.image._LAG_WAITS", (0.01, 0.01, 0.01, 0.01))
     layout = Layout()
     folder = layout.tag(layout.image(layer_tar("base")), "1.0").write(tmp_path / "app")
-    emulator.weather = rule("PutImage:first=2:layers-not-found")
+    emulator.fault_config = rule("PutImage:first=2:layers-not-found")
 
     result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
 
@@ -474,7 +474,7 @@ async def test_a_layer_that_ecr_has_swept_is_sent_again_even_if_ecr_keeps_saying
     layout = Layout()
     folder = layout.tag(layout.image(layer_tar("base")), "1.0").write(tmp_path / "app")
     await registry.repository("team/app").create()
-    emulator.weather = rule(f"BatchCheckLayerAvailability:{lies}availability=AVAILABLE")
+    emulator.fault_config = rule(f"BatchCheckLayerAvailability:{lies}availability=AVAILABLE")
 
     result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
 
@@ -519,13 +519,13 @@ async def test_parts_overlap_on_a_slow_network_and_the_layer_arrives_whole(
     early = []
     pays = PipelineEstimator.pays
     monkeypatch.setattr(PipelineEstimator, "pays", lambda *given: early.append(pays(*given)) or early[-1])
-    emulator.weather = FaultConfig(latency=0.02, bandwidth=50e6)
+    emulator.fault_config = FaultConfig(latency=0.02, bandwidth=50e6)
 
     settings = Settings(create_repository=True, early_parts=True)
     async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings) as registry:
         result = await asyncpush.push(registry, source, "team/app:1")
 
-    emulator.weather = FaultConfig()
+    emulator.fault_config = FaultConfig()
     assert any(early)
     statuses = [record.status for record in emulator.requests if record.operation == "UploadLayerPart"]
     assert statuses.count(200) == 5

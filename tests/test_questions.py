@@ -17,8 +17,8 @@ from questions import QUESTIONS, Ecr, Question, measured_parts
 SWITCHES = [
     (question, value)
     for question in QUESTIONS
-    if question.behaviour
-    for value in get_args(get_type_hints(Quirks)[question.behaviour])
+    if question.quirks
+    for value in get_args(get_type_hints(Quirks)[question.quirks])
 ]
 
 
@@ -27,13 +27,13 @@ def ask(client: Any, question: Question) -> str:
 
 
 @pytest.mark.parametrize(
-    ("question", "value"), SWITCHES, ids=[f"{question.behaviour}-{value}" for question, value in SWITCHES]
+    ("question", "value"), SWITCHES, ids=[f"{question.quirks}-{value}" for question, value in SWITCHES]
 )
 async def test_each_open_question_finds_out_how_the_emulator_was_set(
     tmp_path: Path, question: Question, value: str
 ) -> None:
-    behaviour = Quirks(**{question.behaviour: value})
-    async with Emulator(tmp_path, part_size=1000, fsync=False, behaviour=behaviour) as emulator:
+    quirks = Quirks(**{question.quirks: value})
+    async with Emulator(tmp_path, part_size=1000, fsync=False, quirks=quirks) as emulator:
         client = judge(emulator.endpoint_url)
         await to_thread.run_sync(lambda: client.create_repository(repositoryName="app"))
         if value == "template":
@@ -49,7 +49,7 @@ async def test_questions_of_wording_are_answered_in_one_line_each(tmp_path: Path
         answers = {
             question.text: await to_thread.run_sync(ask, client, question)
             for question in QUESTIONS
-            if not question.behaviour
+            if not question.quirks
         }
     codes = {
         "An upload that is unknown": "UploadNotFoundException (400): ",
@@ -77,7 +77,7 @@ def real_client(request: pytest.FixtureRequest) -> Iterator[Any]:
 @pytest.mark.parametrize("question", QUESTIONS, ids=[question.text for question in QUESTIONS])
 def test_ecr_answers(question: Question, real_client: Any, request: pytest.FixtureRequest) -> None:
     answer = question.ask(Ecr(real_client, request.config.getoption("--repository")))
-    switch = f"   [{question.behaviour}={answer}]" if question.behaviour else ""
+    switch = f"   [{question.quirks}={answer}]" if question.quirks else ""
     print(f"\n{question.text}: {answer}{switch}")
     assert answer
 

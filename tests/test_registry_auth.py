@@ -67,7 +67,7 @@ def reads(server: RegistryServer, **more: object) -> SourceRegistry:
 
 
 async def tags(registry: SourceRegistry, repository: str = "team/app", **more: object) -> tuple[str, ...]:
-    async with open_remote(registry, **{"patience": QUICK, **more}) as remote:  # type: ignore[arg-type]
+    async with open_remote(registry, **{"retry": QUICK, **more}) as remote:  # type: ignore[arg-type]
         return await remote.tags(repository)
 
 
@@ -164,7 +164,7 @@ async def test_who_has_credentials_that_nobody_asks_for_is_not_told_to_log_in(se
 async def test_basic_is_answered_once_and_kept(server: RegistryServer) -> None:
     wants_basic(server, BASIC)
 
-    async with open_remote(reads(server, credentials=CREDENTIALS), patience=QUICK) as remote:
+    async with open_remote(reads(server, credentials=CREDENTIALS), retry=QUICK) as remote:
         assert await remote.tags("team/app") == ("1",)
         assert await remote.tags("team/other") == ("2",)
     assert [seen.authorization for seen in server.seen] == [None, BASIC, BASIC]
@@ -175,7 +175,7 @@ async def test_what_is_everybodys_is_read_after_what_is_not_was_refused(server: 
     async def guarded(request: web.Request) -> web.StreamResponse:
         return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate='Basic realm="here"')
 
-    async with open_remote(reads(server), patience=QUICK) as remote:
+    async with open_remote(reads(server), retry=QUICK) as remote:
         with pytest.raises(SourceDeniedError):
             await remote.tags("private/app")
         assert await remote.tags("team/app") == ("1",)
@@ -200,7 +200,7 @@ async def test_without_credentials_the_error_says_how_to_log_in(server: Registry
 async def test_tokens_are_got_for_each_repository_and_kept(server: RegistryServer) -> None:
     tokens = Tokens(server, BASIC)
 
-    async with open_remote(reads(server, credentials=CREDENTIALS), patience=QUICK) as remote:
+    async with open_remote(reads(server, credentials=CREDENTIALS), retry=QUICK) as remote:
         for _ in range(3):
             assert await remote.tags("team/app") == ("1",)
         assert await remote.tags("team/other") == ("2",)
@@ -227,7 +227,7 @@ async def test_a_token_is_renewed_before_it_expires(server: RegistryServer, issu
     when = {"new": None, "old": "2001-01-01T00:00:00Z", "rubbish": "yesterday"}[issued]
     Tokens(server, lifetime=3600 if when else 0.001, issued_at=when)
 
-    async with open_remote(reads(server), patience=QUICK) as remote:
+    async with open_remote(reads(server), retry=QUICK) as remote:
         for _ in range(3):
             await anyio.sleep(0.002)
             await remote.tags("team/app")
@@ -238,7 +238,7 @@ async def test_a_token_is_renewed_before_it_expires(server: RegistryServer, issu
 async def test_a_token_that_is_refused_early_is_renewed_once_for_all_who_wait(server: RegistryServer) -> None:
     tokens = Tokens(server)
 
-    async with open_remote(reads(server, connections=20), patience=QUICK) as remote:
+    async with open_remote(reads(server, connections=20), retry=QUICK) as remote:
         await remote.tags("team/app")
         tokens.valid.clear()
         async with anyio.create_task_group() as tg:
@@ -257,7 +257,7 @@ async def test_a_refused_token_is_asked_for_once_by_all_who_wait(server: Registr
         except SourceDeniedError as error:
             failures.append(error)
 
-    async with open_remote(reads(server, credentials=CREDENTIALS), patience=QUICK) as remote:
+    async with open_remote(reads(server, credentials=CREDENTIALS), retry=QUICK) as remote:
         async with anyio.create_task_group() as tg:
             for _ in range(10):
                 tg.start_soon(one)
@@ -331,7 +331,7 @@ async def test_an_identity_token_is_exchanged_by_oauth2(server: RegistryServer, 
     document = {"auths": {server.host: {"auth": base64.b64encode(b"x:y").decode(), "identitytoken": "identity"}}}
     (nobody_is_logged_in / "config.json").write_text(json.dumps(document))
 
-    async with open_remote(reads(server), patience=QUICK) as remote:
+    async with open_remote(reads(server), retry=QUICK) as remote:
         await remote.tags("team/app")
         await anyio.sleep(0.002)
         await remote.tags("team/app")
@@ -679,7 +679,7 @@ async def test_a_stored_login_that_is_refused_keeps_nobody_from_what_is_everybod
 
     events = Events()
     login = rf"login of 'user' in {nobody_is_logged_in}/config\.json"
-    async with open_remote(reads(server), emit=events, patience=QUICK) as remote:
+    async with open_remote(reads(server), emit=events, retry=QUICK) as remote:
         if not everybodys:
             with pytest.raises(SourceDeniedError, match=login):
                 await remote.tags("team/app")
@@ -707,7 +707,7 @@ async def test_what_everybody_may_read_after_all_not_is_read_with_the_login(
 
     layout = Layout()
     image = server.hold(layout, layout.image(A), "team/app", "1")
-    async with open_remote(reads(server), patience=QUICK) as remote:
+    async with open_remote(reads(server), retry=QUICK) as remote:
         for _ in range(2):
             assert await remote.tags("team/app") == ("1",)
             assert str((await remote.resolve("team/app", "1")).digest) == image["digest"]
@@ -746,7 +746,7 @@ async def test_who_logs_in_anew_in_the_meantime_is_let_in(server: RegistryServer
         return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate='Basic realm="here"')
 
     docker_config(nobody_is_logged_in, auths={server.host: encoded("user", "1")})
-    async with open_remote(reads(server), patience=QUICK) as remote:
+    async with open_remote(reads(server), retry=QUICK) as remote:
         assert await remote.tags("team/app") == ("1",)
         docker_config(nobody_is_logged_in, auths={server.host: encoded("user", "2")})
         accepted[:] = [basic("user", "2")]
@@ -791,7 +791,7 @@ async def test_a_helper_is_asked_once(
         docker_config(nobody_is_logged_in, auths=auths, credsStore="test")
     registry = reads(server, credential_helper="test" if how == "given" else None)
 
-    async with open_remote(registry, patience=QUICK) as remote:
+    async with open_remote(registry, retry=QUICK) as remote:
         assert await remote.tags("team/app") == ("1",)
         assert await remote.tags("team/other") == ("2",)
     assert (await anyio.Path(f"{helper}.log").read_text()).splitlines() == [f"get {server.host}"]
@@ -807,7 +807,7 @@ async def test_what_a_helper_said_is_asked_for_again_once_it_has_expired(server:
         return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate='Basic realm="here"')
 
     script(helper, 'count=$(wc -l < "$0.log")', 'printf \'{"Username":"user","Secret":"%d"}\' "$count"')
-    async with open_remote(reads(server, credential_helper="test"), patience=QUICK) as remote:
+    async with open_remote(reads(server, credential_helper="test"), retry=QUICK) as remote:
         assert await remote.tags("team/app") == ("1",)
         accepted[:] = [basic("user", "2")]
         assert await remote.tags("team/app") == ("1",)
@@ -847,7 +847,7 @@ async def test_a_helper_that_fails_is_named(server: RegistryServer, helper: Path
     script(helper, *lines)
 
     with anyio.fail_after(10), pytest.raises(ConfigurationError, match=words) as caught:
-        await tags(reads(server, credential_helper="test"), patience=RetryPolicy(helper=0.5))
+        await tags(reads(server, credential_helper="test"), retry=RetryPolicy(helper=0.5))
     assert "docker-credential-test" in str(caught.value)
     assert not {"se:cret", "AbCd1234efgh"} & set(str(caught.value).split())
 
@@ -872,12 +872,12 @@ async def test_a_useless_helper_is_named_only_where_the_registry_refuses(
     if lines is not None:
         script(helper, *lines)
     helpers = {store: "test" if store == "credsStore" else {server.host: "test"}}
-    patience = RetryPolicy(helper=0.5, first_wait=0.001)
+    retry = RetryPolicy(helper=0.5, first_wait=0.001)
     Tokens(server)
     docker_config(nobody_is_logged_in, **helpers)
     with anyio.fail_after(20):
         # For everybody: no credentials are needed.
-        async with open_remote(reads(server), patience=patience) as remote:
+        async with open_remote(reads(server), retry=retry) as remote:
             assert await remote.tags("team/app") == ("1",)
             assert await remote.tags("team/other") == ("2",)
         if lines is not None:
@@ -887,7 +887,7 @@ async def test_a_useless_helper_is_named_only_where_the_registry_refuses(
         server.rules.clear()
         wants_basic(server, BASIC)
         with pytest.raises(SourceDeniedError, match=words) as caught:
-            await tags(reads(server), patience=patience)
+            await tags(reads(server), retry=retry)
         assert "there are none for it (docker-credential-test " in str(caught.value)
         assert "config.json names it" in str(caught.value)
         assert "se:cret" not in str(caught.value)
@@ -895,7 +895,7 @@ async def test_a_useless_helper_is_named_only_where_the_registry_refuses(
 
         # Wanted, and in the file.
         docker_config(nobody_is_logged_in, auths={server.host: encoded("user", "se:cret")}, **helpers)
-        assert await tags(reads(server), patience=patience) == ("1",)
+        assert await tags(reads(server), retry=retry) == ("1",)
 
 
 async def test_a_helper_without_a_name_leaves_it_to_the_file(
@@ -959,7 +959,7 @@ async def test_aws_credentials_open_a_registry_and_are_renewed(server: RegistryS
         return login
 
     registry = reads(server, aws=AwsConfiguration(region="eu-west-1"))
-    async with open_remote(registry, logins=logins, patience=QUICK) as remote:
+    async with open_remote(registry, logins=logins, retry=QUICK) as remote:
         assert await remote.tags("team/app") == ("1",)
         accepted[:] = [basic("AWS", "2")]
         assert await remote.tags("team/app") == ("1",)
@@ -1060,7 +1060,7 @@ async def test_a_pause_that_is_asked_for_is_kept_by_all(server: RegistryServer, 
         events(event)
         told.set()
 
-    async with open_remote(reads(server), emit=emit, patience=QUICK) as remote, anyio.create_task_group() as tg:
+    async with open_remote(reads(server), emit=emit, retry=QUICK) as remote, anyio.create_task_group() as tg:
         tg.start_soon(remote.tags, "team/app")
         await told.wait()
         for _ in range(5):
@@ -1114,7 +1114,7 @@ async def test_a_registry_that_goes_away_and_comes_back_is_waited_for(server: Re
         request.transport.close()
         return web.Response()
 
-    async with open_remote(reads(server), emit=events, patience=QUICK) as remote:
+    async with open_remote(reads(server), emit=events, retry=QUICK) as remote:
         await remote.ping()
         assert await remote.tags("team/other") == ("2",)
     assert events.of(Retrying)  # for one of them aiohttp itself takes another connection
@@ -1148,7 +1148,7 @@ async def test_who_comes_first_learns_whether_credentials_are_wanted(tmp_path: P
             return refusal(401, "UNAUTHORIZED", "who are you", WWW_Authenticate='Basic realm="here"')
 
         registry = SourceRegistry(host=server.host, plain_http=True, credentials=Credentials("user", "password"))
-        async with open_remote(registry, patience=QUICK) as remote, anyio.create_task_group() as tg:
+        async with open_remote(registry, retry=QUICK) as remote, anyio.create_task_group() as tg:
             for _ in range(10):
                 tg.start_soon(remote.resolve, "team/app", "1")
 
@@ -1173,8 +1173,8 @@ async def test_a_registry_that_asks_for_no_pause_gets_one_when_it_refuses_again(
         return refusal(429, "TOOMANYREQUESTS", "slow down", Retry_After="0")
 
     events = Events()
-    patience = RetryPolicy(stall=5.0, first_wait=0.001, longest_wait=0.05)
-    assert await tags(reads(server), emit=events, patience=patience) == ("1",)
+    retry = RetryPolicy(stall=5.0, first_wait=0.001, longest_wait=0.05)
+    assert await tags(reads(server), emit=events, retry=retry) == ("1",)
     first, *others = [event.delay for event in events.of(Retrying)]
     assert first <= 0.001
     assert len(others) == 3
@@ -1197,9 +1197,9 @@ async def test_an_answer_that_trickles_without_end_is_given_up(server: RegistryS
 
     server.rule("GET", where)(trickle)
     server.rules.insert(0, server.rules.pop())
-    patience = RetryPolicy(stall=5.0, answer=0.1, attempts=2, first_wait=0.001)
+    retry = RetryPolicy(stall=5.0, answer=0.1, attempts=2, first_wait=0.001)
     with pytest.raises(SourceUnavailableError, match=r"127\.0\.0\.1 has not ended its answer within 0\.1 seconds"):
-        await tags(reads(server), patience=patience)
+        await tags(reads(server), retry=retry)
     assert len(server.asked("GET", where)) == 2
 
 
@@ -1312,7 +1312,7 @@ async def test_who_logs_in_while_a_connection_is_open_is_seen(
 ) -> None:
     monkeypatch.setattr(credentials, "_PAUSE", 0.0)
     wants_basic(server, BASIC)
-    async with open_remote(reads(server), patience=QUICK) as remote:
+    async with open_remote(reads(server), retry=QUICK) as remote:
         with pytest.raises(SourceDeniedError):
             await remote.tags("team/app")
         docker_config(nobody_is_logged_in, auths={server.host: {"auth": BASIC.removeprefix("Basic ")}})

@@ -50,7 +50,7 @@ def events() -> Events:
 @pytest.fixture
 async def remote(server: RegistryServer, events: Events) -> AsyncIterator[SourceRegistryReader]:
     registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True)
-    async with open_remote(registry, emit=events, patience=QUICK) as remote:
+    async with open_remote(registry, emit=events, retry=QUICK) as remote:
         yield remote
 
 
@@ -141,7 +141,7 @@ async def test_a_stall_is_a_break(server: RegistryServer) -> None:
         return response
 
     registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True)
-    async with open_remote(registry, patience=RetryPolicy(stall=0.2, first_wait=0.001)) as remote:
+    async with open_remote(registry, retry=RetryPolicy(stall=0.2, first_wait=0.001)) as remote:
         assert await drain(the_blob(remote)) == DATA
     over.set()
     assert ranges(server) == [None, "bytes=500000-"]
@@ -311,7 +311,7 @@ async def test_a_401_in_the_middle_brings_a_new_token(server: RegistryServer) ->
         return None
 
     registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True)
-    async with open_remote(registry, patience=QUICK) as remote:
+    async with open_remote(registry, retry=QUICK) as remote:
         assert await drain(the_blob(remote)) == DATA
         assert remote.requests["token"] == 2
     assert ranges(server)[-2:] == ["bytes=700000-"] * 2
@@ -332,7 +332,7 @@ async def test_a_redirect_to_another_host_carries_no_credentials_there(server: R
             return web.Response(status=307, headers={"Location": signed})
 
         registry = SourceRegistry(host=server.host, plain_http=True, credentials=CREDENTIALS)
-        async with open_remote(registry, patience=QUICK) as remote:
+        async with open_remote(registry, retry=QUICK) as remote:
             assert await drain(the_blob(remote), 5) == DATA[5:]
 
         [there] = store.seen
@@ -354,7 +354,7 @@ async def test_a_redirect_within_the_registry_keeps_them(server: RegistryServer)
         raise web.HTTPFound("/moved/there")
 
     registry = SourceRegistry(host=server.host, plain_http=True, credentials=CREDENTIALS)
-    async with open_remote(registry, patience=QUICK) as remote:
+    async with open_remote(registry, retry=QUICK) as remote:
         assert await drain(the_blob(remote)) == DATA
     assert [seen.authorization is None for seen in server.asked("GET", "/moved")] == [False]
 
@@ -396,7 +396,7 @@ async def test_the_address_of_a_blob_store_that_has_expired_is_asked_for_anew(
 
 async def test_who_leaves_early_lets_go_of_the_connection_and_the_turn(server: RegistryServer) -> None:
     registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True, connections=1)
-    async with open_remote(registry, patience=QUICK) as remote:
+    async with open_remote(registry, retry=QUICK) as remote:
         for _ in range(3):
             with anyio.fail_after(5):
                 async with the_blob(remote).stream() as stream:
@@ -418,7 +418,7 @@ async def test_who_is_cancelled_lets_go_too(server: RegistryServer) -> None:
         return response
 
     registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True, connections=1)
-    async with open_remote(registry, patience=QUICK) as remote:
+    async with open_remote(registry, retry=QUICK) as remote:
         async with anyio.create_task_group() as tg:
             tg.start_soon(drain, the_blob(remote))
             await asked.wait()
@@ -446,7 +446,7 @@ async def test_no_more_requests_at_once_than_there_are_connections(server: Regis
         return response
 
     registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True, connections=3)
-    async with open_remote(registry, patience=QUICK) as remote, anyio.create_task_group() as tg:
+    async with open_remote(registry, retry=QUICK) as remote, anyio.create_task_group() as tg:
         for _ in range(12):
             tg.start_soon(drain, the_blob(remote))
     assert most == 3

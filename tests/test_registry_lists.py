@@ -30,7 +30,7 @@ async def server() -> AsyncIterator[RegistryServer]:
 @pytest.fixture
 async def remote(server: RegistryServer) -> AsyncIterator[SourceRegistryReader]:
     registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True)
-    async with open_remote(registry, patience=QUICK) as remote:
+    async with open_remote(registry, retry=QUICK) as remote:
         yield remote
 
 
@@ -240,7 +240,7 @@ async def test_a_refusal_of_somebody_who_is_not_logged_in_says_so(server: Regist
         return refusal(401, "UNAUTHORIZED", "authentication required", WWW_Authenticate=challenge)
 
     registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True)
-    async with open_remote(registry, patience=QUICK) as remote:
+    async with open_remote(registry, retry=QUICK) as remote:
         with pytest.raises(SourceDeniedError, match=r"log in \(docker login"):
             await remote.tags("team/app")
 

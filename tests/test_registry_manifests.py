@@ -47,7 +47,7 @@ async def server() -> AsyncIterator[RegistryServer]:
 
 @pytest.fixture
 async def remote(server: RegistryServer) -> AsyncIterator[SourceRegistryReader]:
-    async with open_remote(reads(server), patience=QUICK) as remote:
+    async with open_remote(reads(server), retry=QUICK) as remote:
         yield remote
 
 
@@ -125,7 +125,7 @@ async def test_a_head_that_fails_is_not_believed_and_not_sent_again(server: Regi
             return web.Response(status=307, headers={"Location": "http://127.0.0.1:1/nobody"})
         return web.Response(status=how if isinstance(how, int) else 200)
 
-    async with open_remote(reads(server), patience=RetryPolicy(stall=0.2, first_wait=0.001)) as remote:
+    async with open_remote(reads(server), retry=RetryPolicy(stall=0.2, first_wait=0.001)) as remote:
         for _ in range(4):
             assert str((await remote.resolve("team/app", "1.0", likely(there))).digest) == there["digest"]
         over.set()
@@ -271,7 +271,7 @@ async def test_a_tag_that_was_deleted_meanwhile_is_still_read_by_its_digest_and_
         await remote.resolve("team/app", "1.0")
 
     del server.blobs[str(there["digest"])]
-    async with open_remote(reads(server), patience=QUICK) as other:
+    async with open_remote(reads(server), retry=QUICK) as other:
         with pytest.raises(SourceNotFoundError, match=f"no manifest team/app@{descriptor.digest}.*MANIFEST_UNKNOWN"):
             await other.manifest("team/app", descriptor)
 
@@ -640,7 +640,7 @@ async def test_indexes_are_not_read_without_end(server: RegistryServer, remote: 
 async def test_as_a_source_it_names_its_repository_and_tag(server: RegistryServer) -> None:
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
-    async with open_pool({server.host: reads(server)}, patience=QUICK) as remotes:
+    async with open_pool({server.host: reads(server)}, retry=QUICK) as remotes:
         async with open_source(f"docker://{server.host}/team/app:1.0", SETTINGS, remotes=remotes) as source:
             [image] = await source.images()
         pinned = f"docker://{server.host}/team/app@{there['digest']}"

@@ -59,7 +59,7 @@ def held() -> RegistryServer:
 
 
 async def tags(registry: SourceRegistry) -> tuple[str, ...]:
-    async with open_remote(registry, patience=QUICK) as remote:
+    async with open_remote(registry, retry=QUICK) as remote:
         return await remote.tags("team/app")
 
 

@@ -333,7 +333,7 @@ async def test_an_outage_ends_a_request_once_it_has_lasted_too_long(bench_to: Op
             await bench.repository.begin_upload()
 
 
-async def test_throttles_end_no_patience(bench: Bench) -> None:
+async def test_throttles_end_no_retry(bench: Bench) -> None:
     throttles = 10 * ATTEMPTS
     bench.relay.plan("InitiateLayerUpload", *[refused("ThrottlingException")] * throttles)
     await bench.repository.begin_upload()

@@ -24,7 +24,7 @@ SOURCE = "docker://127.0.0.1:9/team/app:1"
 
 #: Where a file is named: the words of a command, and its environment.
 PLACES: dict[str, Callable[[Path], tuple[list[str | Path], dict[str, str]]]] = {
-    "weather": lambda path: (["serve", "--weather", path], {}),
+    "fault_config": lambda path: (["serve", "--fault-config", path], {}),
     "credentials": lambda path: (["serve", "--credentials", path], {}),
     "serve's certificate": lambda path: (["serve", "--tls-cert", path], {}),
     "a source's authorities": lambda path: (["push", SOURCE, "team/app:1", "--src-ca-bundle", path], {}),

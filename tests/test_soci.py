@@ -77,7 +77,7 @@ async def test_every_store_picks_the_image_and_takes_its_soci_index_along(
 
     picked = [(await image_of(tmp_path, platform=Platform.parse(ARM))).root]
     several = [(await image_of(tmp_path, platform=[Platform.parse(ARM), Platform("linux", "s390x")])).root]
-    async with running() as server, open_remote(reads(server), patience=QUICK) as remote:
+    async with running() as server, open_remote(reads(server), retry=QUICK) as remote:
         server.hold(layout, index, "app", "1")
         there = await remote.resolve("app", "1")
         picked.append(await remote.load("app", there, [Platform.parse(ARM)]))

@@ -1,4 +1,4 @@
-"""Weather over HTTP: each selector chooses the requests that it says, each action does what it says, and no more."""
+"""Faults over HTTP: each selector chooses the requests that it says, each action does what it says, and no more."""
 
 from __future__ import annotations
 
@@ -87,15 +87,15 @@ def table(*lines: str) -> list[tuple[str, str]]:
 async def test_conditions_choose_the_requests_that_they_say(
     ecr: Ecr, emulator: Emulator, conditions: str, pattern: str
 ) -> None:
-    emulator.weather = rules(f"DescribeRepositories:{conditions}throttle")
+    emulator.fault_config = rules(f"DescribeRepositories:{conditions}throttle")
     codes = [await code(ecr) for _ in pattern]
     assert "".join("." if each == "." else "x" for each in codes) == pattern
-    assert emulator.fired == (HitCount(str(emulator.weather.faults[0]), pattern.count("x")),)
+    assert emulator.hit_counts == (HitCount(str(emulator.fault_config.faults[0]), pattern.count("x")),)
 
 
 async def test_chance_is_repeatable_by_its_seed_and_one_rules_own(ecr: Ecr, emulator: Emulator) -> None:
-    async def pattern(weather: FaultConfig) -> list[str]:
-        emulator.weather = weather
+    async def pattern(fault_config: FaultConfig) -> list[str]:
+        emulator.fault_config = fault_config
         return [await code(ecr) for _ in range(40)]
 
     rule = "DescribeRepositories:probability=0.5:throttle"
@@ -107,7 +107,7 @@ async def test_chance_is_repeatable_by_its_seed_and_one_rules_own(ecr: Ecr, emul
 
 
 async def test_requests_are_counted_among_those_that_a_rule_selects(ecr: Ecr, emulator: Emulator) -> None:
-    emulator.weather = rules("InitiateLayerUpload,repository=team/*:nth=2:throttle")
+    emulator.fault_config = rules("InitiateLayerUpload,repository=team/*:nth=2:throttle")
     calls = [("app", "."), ("team/app", "."), ("app", "."), ("team/app", "ThrottlingException"), ("team/app", ".")]
     for name, expected in calls:
         assert await code(ecr) == "."
@@ -118,7 +118,7 @@ async def test_a_repository_is_found_in_long_bodies_and_in_paths(
     ecr: Ecr, emulator: Emulator, http: aiohttp.ClientSession
 ) -> None:
     uploads = {name: await ecr.begin(name) for name in ("app", "team/app")}
-    emulator.weather = rules("*,repository=team/*:throttle")
+    emulator.fault_config = rules("*,repository=team/*:throttle")
     for name, upload in uploads.items():
         sent = await code(ecr, "upload_layer_part", **part(name, upload, 0, bytes(100_000)))
         put = await code(ecr, "put_image", repositoryName=name, imageManifest=MANIFEST.decode() + " " * 100_000)
@@ -128,12 +128,12 @@ async def test_a_repository_is_found_in_long_bodies_and_in_paths(
 
 
 async def test_of_rules_that_fire_the_first_acts_and_all_count(ecr: Ecr, emulator: Emulator) -> None:
-    emulator.weather = rules("Describe*:nth=2:throttle", "*:first=3:access-denied", "*:nth=4:server-error")
+    emulator.fault_config = rules("Describe*:nth=2:throttle", "*:first=3:access-denied", "*:nth=4:server-error")
     codes = [await code(ecr) for _ in range(5)]
     assert codes == [
         "AccessDeniedException", "ThrottlingException", "AccessDeniedException", "ServerException", ".",
     ]  # fmt: skip
-    assert [each.fired for each in emulator.fired] == [1, 2, 1]
+    assert [each.hit_counts for each in emulator.hit_counts] == [1, 2, 1]
 
 
 REFUSALS = {
@@ -149,7 +149,7 @@ REFUSALS = {
 async def test_a_refusal_has_ecrs_code_and_status_and_nothing_is_done(
     ecr: Ecr, emulator: Emulator, tmp_path: Path, action: str
 ) -> None:
-    emulator.weather = rules(f"InitiateLayerUpload:first=1:{action}")
+    emulator.fault_config = rules(f"InitiateLayerUpload:first=1:{action}")
     with pytest.raises(ClientError) as caught:
         await ecr.call("initiate_layer_upload", repositoryName="app")
     response = caught.value.response
@@ -175,7 +175,7 @@ async def test_a_refused_pull_has_the_distribution_specs_shape(
     ecr: Ecr, emulator: Emulator, http: aiohttp.ClientSession, action: str
 ) -> None:
     await ecr.push_image("app", "v1", CONFIG, LAYER)
-    emulator.weather = rules(f"v2:GET-manifest:first=1:{action}")
+    emulator.fault_config = rules(f"v2:GET-manifest:first=1:{action}")
     for expected in PULLS[action], (200, '"layers"'):
         async with http.get("/v2/app/blobs/" + digest_of(LAYER)) as response:
             assert await response.read() == LAYER
@@ -206,7 +206,7 @@ async def test_requests_below_v2_are_named_by_their_method_and_kind(
     named = f"*,repository={repository or '[!a-z]'}"
     rule_hits = {name: True, "v2:*": True, "*": True, named: bool(repository), "v2:DELETE-*": False, "[A-Z]*": False}
     for rule, is_hit in rule_hits.items():
-        emulator.weather = rules(f"{rule}:unavailable")
+        emulator.fault_config = rules(f"{rule}:unavailable")
         async with http.request(method, path) as response:
             assert (response.status == 503) == is_hit, rule
 
@@ -251,7 +251,7 @@ def request_of(operation: str, **members: Any) -> bytes:
 async def test_a_cut_connection_is_reset_or_ends_before_or_after_the_work(
     ecr: Ecr, emulator: Emulator, action: str, is_done: bool, is_reset: bool
 ) -> None:
-    emulator.weather = rules(f"CreateRepository:first=1:{action}")
+    emulator.fault_config = rules(f"CreateRepository:first=1:{action}")
     creation = request_of("CreateRepository", repositoryName="new")
     if is_reset:
         with pytest.raises(anyio.BrokenResourceError):
@@ -271,7 +271,7 @@ async def test_a_pull_is_cut_as_well(
 ) -> None:
     await ecr.push_layer("app", LAYER)
     pull = f"GET /v2/app/blobs/{digest_of(LAYER)} HTTP/1.1\r\nHost: ecr\r\nConnection: close\r\n\r\n".encode()
-    emulator.weather = rules(f"v2:GET-blob:nth=1:{action}")
+    emulator.fault_config = rules(f"v2:GET-blob:nth=1:{action}")
     if action == "lost-reply":
         assert await exchange(emulator, pull) == b""
     else:
@@ -282,7 +282,7 @@ async def test_a_pull_is_cut_as_well(
 
 
 async def test_a_slow_reply_comes_at_least_so_late_and_is_the_same(ecr: Ecr, emulator: Emulator) -> None:
-    emulator.weather = rules("CreateRepository:slow-reply=0.3")
+    emulator.fault_config = rules("CreateRepository:slow-reply=0.3")
     begun = time.perf_counter()
     await ecr.call("create_repository", repositoryName="new")
     assert time.perf_counter() - begun > 0.25
@@ -291,7 +291,7 @@ async def test_a_slow_reply_comes_at_least_so_late_and_is_the_same(ecr: Ecr, emu
 async def test_availability_lies_in_either_way_and_about_nothing_else(ecr: Ecr, emulator: Emulator) -> None:
     held = await ecr.push_layer("app", LAYER)
     asked = {"repositoryName": "app", "layerDigests": [held, digest_of(b"absent"), "sha256:no"]}
-    emulator.weather = rules(
+    emulator.fault_config = rules(
         "BatchCheckLayerAvailability:nth=1:availability=UNAVAILABLE",
         "BatchCheckLayerAvailability:nth=2:availability=AVAILABLE",
     )
@@ -311,7 +311,7 @@ async def test_availability_lies_in_either_way_and_about_nothing_else(ecr: Ecr, 
 
 async def test_layers_are_not_found_by_the_digests_that_the_manifest_has(ecr: Ecr, emulator: Emulator) -> None:
     manifest = await ecr.push_image("app", None, CONFIG, LAYER)
-    emulator.weather = rules("PutImage:first=2:layers-not-found")
+    emulator.fault_config = rules("PutImage:first=2:layers-not-found")
     refusal = await ecr.refused("put_image", repositoryName="app", imageManifest=manifest.decode(), imageTag="v1")
     assert refusal.code == "LayersNotFoundException"
     assert f"'[{digest_of(CONFIG)}, {digest_of(LAYER)}]'" in refusal.message
@@ -323,14 +323,14 @@ async def test_layers_are_not_found_by_the_digests_that_the_manifest_has(ecr: Ec
 
 
 async def test_a_manifest_that_is_none_is_refused_for_what_it_is(ecr: Ecr, emulator: Emulator) -> None:
-    emulator.weather = rules("PutImage:layers-not-found")
+    emulator.fault_config = rules("PutImage:layers-not-found")
     assert await code(ecr, "put_image", repositoryName="app", imageManifest="{}") == "InvalidParameterException"
-    assert emulator.fired[0].fired == 0
+    assert emulator.hit_counts[0].hit_counts == 0
 
 
 async def test_a_layer_lags_behind_its_completion_and_no_other_does(ecr: Ecr, emulator: Emulator) -> None:
     await ecr.push_layer("app", CONFIG)
-    emulator.weather = rules("PutImage:lag=1000:layers-not-found", "PutImage:lag=0:layers-not-found")
+    emulator.fault_config = rules("PutImage:lag=1000:layers-not-found", "PutImage:lag=0:layers-not-found")
     await ecr.push_layer("app", LAYER)
     await ecr.push_layer("team/app", CONFIG)
     refusal = await ecr.refused("put_image", repositoryName="app", imageManifest=MANIFEST.decode())
@@ -340,18 +340,18 @@ async def test_a_layer_lags_behind_its_completion_and_no_other_does(ecr: Ecr, em
 
 
 async def test_a_lag_ends(ecr: Ecr, emulator: Emulator) -> None:
-    emulator.weather = rules("PutImage:lag=0.2:layers-not-found")
+    emulator.fault_config = rules("PutImage:lag=0.2:layers-not-found")
     for blob in (CONFIG, LAYER):
         await ecr.push_layer("app", blob)
     with anyio.fail_after(30):
         while await code(ecr, "put_image", repositoryName="app", imageManifest=MANIFEST.decode()) != ".":
             pass
-    assert emulator.fired[0].fired > 0
+    assert emulator.hit_counts[0].hit_counts > 0
 
 
 @pytest.mark.parametrize("operation", ["UploadLayerPart", "CompleteLayerUpload"])
 async def test_an_expired_upload_is_gone(ecr: Ecr, emulator: Emulator, tmp_path: Path, operation: str) -> None:
-    emulator.weather = rules(f"{operation}:nth=1:upload-expired")
+    emulator.fault_config = rules(f"{operation}:nth=1:upload-expired")
     upload, other = await ecr.begin("app"), await ecr.begin("app")
     if operation == "CompleteLayerUpload":
         await ecr.send("app", upload, 0, LAYER)
@@ -363,11 +363,11 @@ async def test_an_expired_upload_is_gone(ecr: Ecr, emulator: Emulator, tmp_path:
         assert upload in refusal.message
     await ecr.send("app", other, 0, LAYER)
     assert [path.name for path in (tmp_path / "ecr" / "uploads").iterdir()] == [other]
-    assert emulator.fired[0].fired == 1
+    assert emulator.hit_counts[0].hit_counts == 1
 
 
 async def test_an_operation_has_its_burst_and_then_gets_ecrs_throttle(ecr: Ecr, emulator: Emulator) -> None:
-    emulator.weather = FaultConfig(throttles=(parse_throttle("InitiateLayerUpload=0.001:3"),))
+    emulator.fault_config = FaultConfig(throttles=(parse_throttle("InitiateLayerUpload=0.001:3"),))
     codes = [await code(ecr, "initiate_layer_upload", repositoryName="app") for _ in range(5)]
     assert codes == [".", ".", ".", "ThrottlingException", "ThrottlingException"]
     assert (
@@ -377,11 +377,11 @@ async def test_an_operation_has_its_burst_and_then_gets_ecrs_throttle(ecr: Ecr, 
     assert [await code(ecr) for _ in range(5)] == ["."] * 5
     refusal = await ecr.refused("initiate_layer_upload", repositoryName="app")
     assert (refusal.message, refusal.status) == ("Rate exceeded", 400)
-    assert emulator.fired == (HitCount("InitiateLayerUpload=0.001:3", 3),)
+    assert emulator.hit_counts == (HitCount("InitiateLayerUpload=0.001:3", 3),)
 
 
 async def test_the_quotas_are_ecrs(ecr: Ecr, emulator: Emulator) -> None:
-    emulator.weather = FaultConfig(quotas="aws")
+    emulator.fault_config = FaultConfig(quotas="aws")
     refused = 0
     with anyio.fail_after(60):
         while not refused:
@@ -395,19 +395,19 @@ async def test_the_quotas_are_ecrs(ecr: Ecr, emulator: Emulator) -> None:
                     group.start_soon(put)
             refused = outcomes.count("ThrottlingException")
     assert outcomes.count("LayersNotFoundException") == 40 - refused >= 1
-    assert emulator.fired == (HitCount("quotas=aws", refused),)
+    assert emulator.hit_counts == (HitCount("quotas=aws", refused),)
 
 
 async def test_what_was_throttled_is_not_counted_by_rules(ecr: Ecr, emulator: Emulator) -> None:
-    emulator.weather = FaultConfig(
+    emulator.fault_config = FaultConfig(
         throttles=(Throttle("Describe*", 0.001, 2),), faults=(Fault("*", "throttle", nth=3),)
     )
     assert [await code(ecr) for _ in range(3)] == [".", ".", "ThrottlingException"]
-    assert [each.fired for each in emulator.fired] == [1, 0]
+    assert [each.hit_counts for each in emulator.hit_counts] == [1, 0]
 
 
 async def test_pulls_have_rates_too(emulator: Emulator, http: aiohttp.ClientSession) -> None:
-    emulator.weather = FaultConfig(throttles=(Throttle("v2:GET-tags", 0.001, 1),))
+    emulator.fault_config = FaultConfig(throttles=(Throttle("v2:GET-tags", 0.001, 1),))
     statuses = []
     for _ in range(3):
         async with http.get("/v2/app/tags/list") as response:
@@ -416,7 +416,7 @@ async def test_pulls_have_rates_too(emulator: Emulator, http: aiohttp.ClientSess
 
 
 async def test_latency_is_at_least_what_was_asked_for_and_jitter_varies_it(ecr: Ecr, emulator: Emulator) -> None:
-    emulator.weather = FaultConfig(latency=0.06, jitter=0.02)
+    emulator.fault_config = FaultConfig(latency=0.06, jitter=0.02)
     begun = time.perf_counter()
     for _ in range(5):
         await ecr.call("describe_repositories")
@@ -428,7 +428,7 @@ async def test_a_part_and_a_pull_take_the_time_that_the_bandwidth_allows(
 ) -> None:
     data = bytes(range(250)) * (4 * 1500)
     upload = await ecr.begin("app")
-    emulator.weather = FaultConfig(bandwidth=6 * MB)
+    emulator.fault_config = FaultConfig(bandwidth=6 * MB)
     begun = time.perf_counter()
     await ecr.send("app", upload, 0, data)
     sent = time.perf_counter() - begun
@@ -443,7 +443,7 @@ async def test_a_part_and_a_pull_take_the_time_that_the_bandwidth_allows(
 
 
 async def test_bandwidth_stops_the_sender_itself(emulator: Emulator) -> None:
-    emulator.weather = FaultConfig(bandwidth=0.1 * MB)
+    emulator.fault_config = FaultConfig(bandwidth=0.1 * MB)
     accepted = 0
     async with await anyio.connect_tcp(emulator.host, emulator.port) as stream:
         await stream.send(f"POST / HTTP/1.1\r\nHost: ecr\r\nContent-Length: {30 * MB}\r\n\r\n".encode())
@@ -458,10 +458,10 @@ async def test_bandwidth_stops_the_sender_itself(emulator: Emulator) -> None:
 async def test_connections_keep_their_requests_whole_while_the_bandwidth_changes(
     ecr: Ecr, emulator: Emulator, http: aiohttp.ClientSession
 ) -> None:
-    weathers = (None, 20 * MB, None, 5 * MB, 50 * MB, None)
-    for number, bandwidth in enumerate(weathers):
+    fault_configs = (None, 20 * MB, None, 5 * MB, 50 * MB, None)
+    for number, bandwidth in enumerate(fault_configs):
         data = bytes([number]) * 300_000
-        emulator.weather = FaultConfig(bandwidth=bandwidth)
+        emulator.fault_config = FaultConfig(bandwidth=bandwidth)
         await ecr.push_layer("app", data)
         for headers, expected in (({}, data), ({"Range": "bytes=10-19"}, data[:10])):
             async with http.get("/v2/app/blobs/" + digest_of(data), headers=headers) as response:
@@ -472,7 +472,7 @@ async def test_connections_keep_their_requests_whole_while_the_bandwidth_changes
 async def test_a_bandwidth_that_is_lifted_holds_nobody_up_any_more(
     ecr: Ecr, emulator: Emulator, http: aiohttp.ClientSession
 ) -> None:
-    emulator.weather = FaultConfig(bandwidth=1000)
+    emulator.fault_config = FaultConfig(bandwidth=1000)
 
     async def push() -> None:
         await ecr.push_layer("app", LAYER)
@@ -486,26 +486,26 @@ async def test_a_bandwidth_that_is_lifted_holds_nobody_up_any_more(
             # A smaller request, and the part's turn has come.
             assert await ecr.begin("app")
             await anyio.sleep(0.3)
-            emulator.weather = FaultConfig(bandwidth=100 * MB)
+            emulator.fault_config = FaultConfig(bandwidth=100 * MB)
 
 
 async def test_a_paced_client_that_leaves_is_no_error(
     ecr: Ecr, emulator: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    emulator.weather = FaultConfig(bandwidth=0.2 * MB)
+    emulator.fault_config = FaultConfig(bandwidth=0.2 * MB)
     for _ in range(3):
         async with await anyio.connect_tcp(emulator.host, emulator.port) as stream:
             await stream.send(b"POST / HTTP/1.1\r\nHost: ecr\r\nContent-Length: 1000000\r\n\r\n" + bytes(200_000))
-    emulator.weather = FaultConfig()
+    emulator.fault_config = FaultConfig()
     await ecr.call("describe_repositories")
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_a_body_that_is_too_long_is_refused_in_any_weather(
+async def test_a_body_that_is_too_long_is_refused_in_any_faults(
     emulator: Emulator, http: aiohttp.ClientSession, announced: bool
 ) -> None:
-    emulator.weather = rules("*:throttle")
+    emulator.fault_config = rules("*:throttle")
     body = bytes(33 * 1024 * 1024)
 
     async def blocks() -> AsyncIterator[bytes]:
@@ -520,7 +520,7 @@ async def test_a_body_that_is_too_long_is_refused_in_any_weather(
 async def test_a_body_that_no_rule_can_read_is_the_operations_to_judge(
     emulator: Emulator, http: aiohttp.ClientSession, body: bytes
 ) -> None:
-    emulator.weather = rules("*,repository=team/*:throttle", "PutImage:layers-not-found")
+    emulator.fault_config = rules("*,repository=team/*:throttle", "PutImage:layers-not-found")
     async with http.post("/", headers={"X-Amz-Target": f"{TARGETS[0]}.PutImage"}, data=body) as response:
         assert json.loads(await response.read())["__type"] in ("SerializationException", "InvalidParameterException")
 
@@ -529,11 +529,11 @@ async def test_it_closes_while_an_answer_is_held_back(tmp_path: Path) -> None:
     async def left_alone() -> None:
         assert await exchange(emulator, request_of("CreateRepository", repositoryName="app")) == b""
 
-    weather = rules("CreateRepository:slow-reply=1000")
+    fault_config = rules("CreateRepository:slow-reply=1000")
     with anyio.fail_after(30):
         async with (
             anyio.create_task_group() as group,
-            Emulator(tmp_path, fsync=False, weather=weather, verify_signatures=False) as emulator,
+            Emulator(tmp_path, fsync=False, fault_config=fault_config, verify_signatures=False) as emulator,
         ):
             group.start_soon(left_alone)
             # The first request is done, and its answer waits, once another one finds what it has made.
@@ -542,11 +542,11 @@ async def test_it_closes_while_an_answer_is_held_back(tmp_path: Path) -> None:
                 pass
 
 
-async def test_without_leave_nobody_reads_or_changes_the_weather(
+async def test_without_leave_nobody_reads_or_changes_the_faults(
     emulator: Emulator, http: aiohttp.ClientSession
 ) -> None:
     for method in ("GET", "PUT", "DELETE"):
-        async with http.request(method, "/_emulator/weather", data=b"{}") as response:
+        async with http.request(method, "/_emulator/faults", data=b"{}") as response:
             assert response.status == 404
 
 
@@ -559,13 +559,13 @@ async def admin(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     ):
 
         async def asked(method: str, document: object = None) -> tuple[int, dict[str, Any], Emulator]:
-            async with session.request(method, "/_emulator/weather", json=document) as response:
+            async with session.request(method, "/_emulator/faults", json=document) as response:
                 return response.status, json.loads(await response.read()), emulator
 
         yield asked
 
 
-async def test_the_weather_is_read_and_set_and_cleared_while_it_runs(admin: Callable[..., Any]) -> None:
+async def test_the_faults_is_read_and_set_and_cleared_while_it_runs(admin: Callable[..., Any]) -> None:
     document = {
         "latency": "1ms",
         "bandwidth": "100MB/s",
@@ -573,19 +573,19 @@ async def test_the_weather_is_read_and_set_and_cleared_while_it_runs(admin: Call
         "fault": ["Describe*:nth=2:unavailable", "*:probability=0:throttle"],
         "seed": 3,
     }
-    none_fired = [{"rule": rule, "fired": 0} for rule in (*document["throttle"], *document["fault"])]  # type: ignore[misc]
+    none_fired = [{"rule": rule, "hit_counts": 0} for rule in (*document["throttle"], *document["fault"])]  # type: ignore[misc]
     status, told, emulator = await admin("PUT", document)
-    assert (status, told) == (200, {**document, "fired": none_fired})
+    assert (status, told) == (200, {**document, "hit_counts": none_fired})
     ecr = Ecr(emulator.endpoint_url)
     assert [await code(ecr) for _ in range(3)] == [".", "503", "."]
     await code(ecr, "list_images", repositoryName="app")
     assert await code(ecr, "list_images", repositoryName="app") == "ThrottlingException"
     _, told, _ = await admin("GET")
-    assert [each["fired"] for each in told["fired"]] == [1, 1, 0]
+    assert [each["hit_counts"] for each in told["hit_counts"]] == [1, 1, 0]
     # What was told can be set again; counts begin anew.
-    assert (await admin("PUT", told))[1] == {**document, "fired": none_fired}
+    assert (await admin("PUT", told))[1] == {**document, "hit_counts": none_fired}
     assert (await admin("DELETE"))[:2] == (200, {})
-    assert emulator.weather == FaultConfig()
+    assert emulator.fault_config == FaultConfig()
     assert [await code(ecr) for _ in range(3)] == ["."] * 3
 
 
@@ -600,7 +600,7 @@ async def test_the_weather_is_read_and_set_and_cleared_while_it_runs(admin: Call
         (None, "truncated"),
     ],
 )
-async def test_weather_that_is_wrong_is_refused_and_the_old_one_stays(
+async def test_faults_that_is_wrong_is_refused_and_the_old_one_stays(
     admin: Callable[..., Any], document: object, named: str
 ) -> None:
     await admin("PUT", {"latency": "1ms"})
@@ -608,9 +608,9 @@ async def test_weather_that_is_wrong_is_refused_and_the_old_one_stays(
     assert status == 400
     assert named in told["message"]
     assert "\n" not in told["message"]
-    assert emulator.weather == FaultConfig(latency=0.001)
+    assert emulator.fault_config == FaultConfig(latency=0.001)
 
 
-async def test_no_weather_keeps_the_admin_out(admin: Callable[..., Any]) -> None:
+async def test_no_faults_keeps_the_admin_out(admin: Callable[..., Any]) -> None:
     await admin("PUT", {"fault": ["*:reset-before"], "throttle": ["*=0.001:1"]})
     assert [(await admin("GET"))[0] for _ in range(3)] == [200] * 3

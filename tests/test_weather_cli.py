@@ -1,4 +1,4 @@
-"""Bad weather as its users make it: ``asyncpush serve`` with its options, asyncpush and the aws CLI against it."""
+"""Bad faults as its users make it: ``asyncpush serve`` with its options, asyncpush and the aws CLI against it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def serving(data: Path, *options: str | Path) -> Iterator[tuple[Server, Callable
         def admin(method: str = "GET", document: object = None) -> Any:
             body = None if document is None else json.dumps(document).encode()
             with urllib.request.urlopen(  # one request to this machine
-                urllib.request.Request(f"{match[1]}/_emulator/weather", data=body, method=method)
+                urllib.request.Request(f"{match[1]}/_emulator/faults", data=body, method=method)
             ) as response:
                 return json.load(response)
 
@@ -56,7 +56,7 @@ fault:
 """
 
 
-def test_a_push_through_the_weather_of_options_and_file_is_whole(tmp_path: Path) -> None:
+def test_a_push_through_the_faults_of_options_and_file_is_whole(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(WEATHER)
     layout = Layout()
     image = layout.image(layer_tar("base", 300_000), layer_tar("app"))
@@ -64,7 +64,10 @@ def test_a_push_through_the_weather_of_options_and_file_is_whole(tmp_path: Path)
     options = ["--bandwidth", "50MB/s", "--quotas", "aws", "--throttle", "InitiateLayerUpload=5:2", "--seed", "7"]
     rules = ["UploadLayerPart:nth=2:lost-reply", "BatchGetImage:first=1:unavailable"]
     faults = [word for rule in rules for word in ("--fault", rule)]
-    with serving(tmp_path / "ecr", *options, *faults, "--admin", "--weather", tmp_path / "bad.yaml") as (server, admin):
+    with serving(tmp_path / "ecr", *options, *faults, "--admin", "--fault-config", tmp_path / "bad.yaml") as (
+        server,
+        admin,
+    ):
         pushed = server.run("push", f"oci:{folder}", "team/app:1.0", "--create-repository")
         told = admin()
         admin("DELETE")
@@ -72,10 +75,10 @@ def test_a_push_through_the_weather_of_options_and_file_is_whole(tmp_path: Path)
 
     assert (pushed.status, pushed.out.strip().rpartition("@")[2]) == (0, image["digest"]), pushed.err
     assert (told["latency"], told["bandwidth"], told["quotas"], told["seed"]) == ("2ms", "50MB/s", "aws", 7)
-    fired = {each["rule"]: each["fired"] for each in told["fired"]}
-    assert list(fired) == ["InitiateLayerUpload=5:2", "quotas=aws", *rules, *re.findall("  - (.*)", WEATHER)]
-    assert fired.pop("quotas=aws") == 0
-    assert min(fired.values()) >= 1
+    hit_counts = {each["rule"]: each["hit_counts"] for each in told["hit_counts"]}
+    assert list(hit_counts) == ["InitiateLayerUpload=5:2", "quotas=aws", *rules, *re.findall("  - (.*)", WEATHER)]
+    assert hit_counts.pop("quotas=aws") == 0
+    assert min(hit_counts.values()) >= 1
     [result] = json.loads(again.out)["images"]
     assert result["outcome"] == "present"
     stored = tmp_path / "ecr" / "repositories/ecr/000000000000" / REGION / "team/app/_layout"
@@ -84,7 +87,7 @@ def test_a_push_through_the_weather_of_options_and_file_is_whole(tmp_path: Path)
             assert (stored / name).read_bytes() == data
 
 
-def test_the_aws_cli_tries_again_where_the_weather_is_bad(need: Callable[[str], str], tmp_path: Path) -> None:
+def test_the_aws_cli_tries_again_where_the_faults_is_bad(need: Callable[[str], str], tmp_path: Path) -> None:
     aws = need("aws")
     with serving(tmp_path / "ecr", "--admin") as (server, admin):
         environment = cli_environment(**server.environment, AWS_DEFAULT_REGION=REGION)
@@ -96,15 +99,15 @@ def test_the_aws_cli_tries_again_where_the_weather_is_bad(need: Callable[[str], 
         admin("PUT", {"fault": ["CreateRepository:nth=1:throttle", "DescribeRepositories:access-denied"]})
         created = ecr("create-repository", "--repository-name", "app")
         denied = ecr("describe-repositories")
-        fired = [each["fired"] for each in admin()["fired"]]
+        hit_counts = [each["hit_counts"] for each in admin()["hit_counts"]]
 
     assert json.loads(created.stdout)["repository"]["repositoryName"] == "app", created.stderr
     assert "(AccessDeniedException)" in denied.stderr
-    assert fired == [1, 1]
+    assert hit_counts == [1, 1]
 
 
-def test_the_readmes_weather_is_understood(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text().partition("### Bad weather")[2]
+def test_the_readmes_faults_is_understood(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text().partition("### Faults")[2]
     (tmp_path / "data").touch()
     commands = [shlex.split(line) for line in readme.splitlines() if line.startswith("asyncpush serve")]
     assert len(commands) == 2
@@ -115,4 +118,4 @@ def test_the_readmes_weather_is_understood(tmp_path: Path) -> None:
         assert "can't hold the emulator's data" in done.err
 
     [put] = [shlex.split(line) for line in readme.splitlines() if line.startswith("curl")]
-    assert read_json(put[-1].encode()).weather().faults[0].lag == 2
+    assert read_json(put[-1].encode()).fault_config().faults[0].lag == 2

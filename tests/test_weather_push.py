@@ -1,4 +1,4 @@
-"""Pushes in bad weather: whatever an emulator does to any operation, the image that ends up there is the right one."""
+"""Pushes in faults: whatever an emulator does to any operation, the image that ends up there is the right one."""
 
 from __future__ import annotations
 
@@ -107,13 +107,13 @@ async def test_a_push_ends_well_and_the_image_is_right(
         # A layer of several parts where it is about a later one.
         layout, repository = layout_of(number, 11 * MiB if "nth=4" in rule else 50 * KiB), f"team/app-{number}"
         folder = layout.write(tmp_path / repository)
-        emulator.weather = FaultConfig(faults=(parse_fault(rule),))
+        emulator.fault_config = FaultConfig(faults=(parse_fault(rule),))
 
         result = await asyncpush.push(registry, f"oci:{folder}", f"{repository}:1.0")
 
         assert result.outcome == "pushed", rule
-        assert emulator.fired[0].fired >= 1, rule
-        emulator.weather = FaultConfig()
+        assert emulator.hit_counts[0].hit_counts >= 1, rule
+        emulator.fault_config = FaultConfig()
         await assert_pulled(emulator, layout, repository)
 
 
@@ -125,7 +125,7 @@ async def test_a_batch_comes_through_a_storm(emulator: Emulator, registry: Regis
         "UploadLayerPart:every=9,limit=2:upload-expired",
         "PutImage:lag=0.02:layers-not-found",
     ]
-    emulator.weather = FaultConfig(
+    emulator.fault_config = FaultConfig(
         latency=0.001,
         jitter=0.001,
         bandwidth=20e6,
@@ -142,8 +142,8 @@ async def test_a_batch_comes_through_a_storm(emulator: Emulator, registry: Regis
         for repository, layout in layouts.items():
             group.start_soon(push, repository, layout)
 
-    assert sum(each.fired for each in emulator.fired) > 10
-    emulator.weather = FaultConfig()
+    assert sum(each.hit_counts for each in emulator.hit_counts) > 10
+    emulator.fault_config = FaultConfig()
     for repository, layout in layouts.items():
         await assert_pulled(emulator, layout, repository)
 
@@ -153,7 +153,7 @@ async def test_what_no_new_try_can_help_ends_the_push_at_once(
     emulator: Emulator, registry: Registry, tmp_path: Path, action: str
 ) -> None:
     folder = layout_of(1).write(tmp_path / "app")
-    emulator.weather = FaultConfig(faults=(parse_fault(f"InitiateLayerUpload:{action}"),))
+    emulator.fault_config = FaultConfig(faults=(parse_fault(f"InitiateLayerUpload:{action}"),))
 
     with pytest.raises(ServiceError, match=r"InitiateLayerUpload failed: (ExpiredToken|AccessDenied)Exception"):
         await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")

@@ -1,4 +1,4 @@
-"""Weather as text: rules, throttles, durations, rates and documents read back as they were written, or are refused."""
+"""Faults as text: rules, throttles, durations, rates and documents read back as they were written, or are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from asyncpush.ecr.rate_limit import QUOTAS
 from asyncpush.emulator.faults import Fault, FaultConfig, Throttle, parse_fault, parse_throttle
-from asyncpush.emulator.faults.config import WeatherDocument, describe, read_file, read_json
+from asyncpush.emulator.faults.config import FaultConfigDocument, describe, read_file, read_json
 from asyncpush.emulator.faults.rules import ACTIONS
 from asyncpush.emulator.faults.throttles import AWS_QUOTAS, Throttles
 from asyncpush.emulator.faults.units import format_duration, format_rate, parse_duration, parse_rate
@@ -82,8 +82,8 @@ def test_a_duration_and_a_rate_read_back_as_they_are_written(number: float) -> N
         seed=st.none() | st.integers(-5, 5),
     )
 )
-def test_weather_reads_back_from_its_document(weather: FaultConfig) -> None:
-    assert read_json(msgspec.json.encode(describe(weather))).weather() == weather
+def test_faults_reads_back_from_its_document(fault_config: FaultConfig) -> None:
+    assert read_json(msgspec.json.encode(describe(fault_config))).fault_config() == fault_config
 
 
 @given(st.text(alphabet=st.sampled_from("PutImage:,=*v2.-09nthfirst\n \x00é[")) | st.text())
@@ -151,7 +151,7 @@ WRONG = {
     "--jitter": {"soon": "write 40ms or 1.5s"},
     "--bandwidth": {"30": "write 30MB/s", "0MB/s": "write 30MB/s", "1XB/s": "write 30MB/s"},
     "--quotas": {"gcp": "--quotas"},
-    "--weather": {"no/such/file.yaml": "No such file"},
+    "--fault-config": {"no/such/file.yaml": "No such file"},
 }
 
 
@@ -184,7 +184,7 @@ def test_a_file_says_the_same_in_yaml_and_in_json(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_bytes(msgspec.json.encode(read))
     (tmp_path / "json.yaml").write_bytes(msgspec.json.encode(read))
 
-    assert read.weather() == FaultConfig(
+    assert read.fault_config() == FaultConfig(
         latency=0.04,
         bandwidth=30e6,
         quotas="aws",
@@ -211,7 +211,7 @@ def test_a_file_says_the_same_in_yaml_and_in_json(tmp_path: Path) -> None:
 def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path, name: str, text: str, named: str) -> None:
     (tmp_path / name).write_bytes(text.encode("latin-1"))
 
-    done = run_here("serve", "--port", "0", "--weather", tmp_path / name)
+    done = run_here("serve", "--port", "0", "--fault-config", tmp_path / name)
 
     assert (done.status, done.out) == (2, "")
     assert re.fullmatch(r"asyncpush: error: [^\n]+; [^\n]+\n", done.err)
@@ -219,9 +219,9 @@ def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path, name: str, 
 
 
 def test_options_come_before_what_the_file_says() -> None:
-    options = WeatherDocument(latency="1s", fault=("PutImage:throttle",), seed=0)
-    file = WeatherDocument(latency="2s", jitter="3s", fault=("*:throttle",), seed=5)
-    assert options.over(file) == WeatherDocument(
+    options = FaultConfigDocument(latency="1s", fault=("PutImage:throttle",), seed=0)
+    file = FaultConfigDocument(latency="2s", jitter="3s", fault=("*:throttle",), seed=5)
+    assert options.over(file) == FaultConfigDocument(
         latency="1s", jitter="3s", fault=("PutImage:throttle", "*:throttle"), seed=0
     )
 
@@ -230,7 +230,7 @@ def test_options_come_before_what_the_file_says() -> None:
     "members",
     [{"latency": -1}, {"jitter": float("nan")}, {"bandwidth": 0}, {"bandwidth": float("inf")}],
 )
-def test_weather_that_can_not_be_is_refused(members: dict[str, float]) -> None:
+def test_faults_that_can_not_be_is_refused(members: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="give "):
         FaultConfig(**members)  # type: ignore[arg-type]
 
@@ -266,8 +266,8 @@ def test_each_operation_and_account_and_service_has_a_bucket_of_its_own() -> Non
 
 
 def test_a_throttle_comes_before_the_quotas() -> None:
-    weather = FaultConfig(quotas="aws", throttles=(Throttle("PutImage", 1, 2),))
-    buckets = Throttles(weather, clock=lambda: 0.0)
+    fault_config = FaultConfig(quotas="aws", throttles=(Throttle("PutImage", 1, 2),))
+    buckets = Throttles(fault_config, clock=lambda: 0.0)
     private, public = AWS_QUOTAS
     passed = {
         (service, operation): sum(not buckets.refuses(service, operation, "") for _ in range(3000))

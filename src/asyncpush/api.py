@@ -102,7 +102,7 @@ async def open_registry(name: RegistryName, aws: AwsConfiguration, run: PushCont
         open_client(name, aws, connections) as client,
         open_http(client, connections) as http,
         open_logins(settings, emit) as logins,
-        open_pool(logins=logins, emit=emit, patience=RetryPolicy.of(settings)) as remotes,
+        open_pool(logins=logins, emit=emit, retry=RetryPolicy.of(settings)) as remotes,
     ):
         ecr = EcrRegistry(client, name, aws, http, settings=settings, emit=emit)
         yield OpenRegistry(ecr, client.meta.endpoint_url, client.meta.region_name, run, remotes)
@@ -141,7 +141,7 @@ async def open_source(
             settings = settings or Settings()
             logins = await stack.enter_async_context(open_logins(settings, heard))
             remotes = await stack.enter_async_context(
-                open_pool(logins=logins, emit=heard, patience=RetryPolicy.of(settings))
+                open_pool(logins=logins, emit=heard, retry=RetryPolicy.of(settings))
             )
         opening = open_any_source(source, settings, stdin=stdin, remotes=remotes.reached_by(sources or {}), emit=heard)
         yield await stack.enter_async_context(opening)

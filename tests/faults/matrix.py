@@ -206,14 +206,14 @@ async def _push(place: Ground, proxy: Proxy, cell: Cell, repository: str, heard:
     if cell.operation in PUSH:
         async with asyncpush.connect(aws=aws(f"http://{proxy.host}"), settings=settings, emit=heard) as registry:
             return await asyncpush.push(registry, f"oci:{place.folder}", f"{repository}:1.0")
-    patience = _with(
+    retry = _with(
         RetryPolicy(stall=_STALL, answer=2 * _STALL, first_wait=0.001, longest_wait=0.002, throttled=0.05),
         outage=_OUTAGE,
     )
     from_proxy = SourceRegistry(host=proxy.host, plain_http=True, anonymous=True)
     async with (
         asyncpush.connect(aws=aws(place.emulator.endpoint_url), settings=settings) as registry,
-        open_pool({proxy.host: from_proxy}, emit=heard, patience=patience) as remotes,
+        open_pool({proxy.host: from_proxy}, emit=heard, retry=retry) as remotes,
         open_source(f"docker://{proxy.host}/app:1.0", settings, remotes=remotes, emit=heard) as source,
     ):
         images = [(await source.image(), Destination(registry.name, repository, "1.0"))]

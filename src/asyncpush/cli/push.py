@@ -129,7 +129,7 @@ def push(
             )
             logins = await stack.enter_async_context(open_logins(settings, heard))
             remotes = await stack.enter_async_context(
-                open_pool(registries, logins=logins, emit=heard, patience=RetryPolicy.of(settings))
+                open_pool(registries, logins=logins, emit=heard, retry=RetryPolicy.of(settings))
             )
             opening = _Opening(stack, settings, remotes, platform, heard)
             if "-" in sources and not show.quiet:

@@ -21,7 +21,7 @@ from asyncpush.cli.run import DONE, FAILED, run, run_server
 from asyncpush.cli.streams import say, write_lines
 from asyncpush.emulator import DamagedDataError, Emulator, FaultConfig, Finding, Quirks
 from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, read_credentials
-from asyncpush.emulator.faults.config import WeatherDocument, describe, read_file
+from asyncpush.emulator.faults.config import FaultConfigDocument, describe, read_file
 from asyncpush.emulator.store.fsck import check as check_data
 from asyncpush.errors import UsageError
 from asyncpush.files import load_chain
@@ -36,8 +36,8 @@ is interrupted. Other tools push and pull at docker://HOST:PORT/REPOSITORY:TAG,
 as the user AWS with the password that `aws ecr get-login-password` prints, and
 what was pushed lies in --data as OCI image layouts.
 
-Where ECR's documentation leaves a question open, --behaviour NAME=VALUE
-chooses the answer: --behaviour large-parts=refused, for one. A name that is
+Where ECR's documentation leaves a question open, --quirk NAME=VALUE
+chooses the answer: --quirk large-parts=refused, for one. A name that is
 not there lists them all; asyncpush.emulator.Quirks documents each.
 
 A fault's RULE is OPERATION[,repository=GLOB][:CONDITION,...]:ACTION, such as
@@ -76,11 +76,11 @@ def serve(
     tls_key: Path | None = None,
     credentials: Path | None = None,
     no_verify_signatures: bool = False,
-    behaviour: Annotated[list[str] | None, Parameter(negative=())] = None,
+    quirks: Annotated[list[str] | None, Parameter(negative=())] = None,
     discard: Annotated[bool, Parameter(negative=())] = False,
     check: Annotated[bool, Parameter(negative=())] = False,
     admin: bool = False,
-    weather: WeatherOptions | None = None,
+    fault_config: FaultOptions | None = None,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
 ) -> int:
     """Run the emulator: a local ECR, on disk.
@@ -94,10 +94,10 @@ def serve(
         credentials: The keys that requests may be signed with: an AWS shared credentials file, all of its profiles.
             The key test with the secret test by default.
         no_verify_signatures: Let everybody in, whatever the signature, and without a password at /v2/.
-        behaviour: NAME=VALUE, an answer to a question that ECR leaves open; may be repeated.
+        quirks: NAME=VALUE, an answer to a question that ECR leaves open; may be repeated.
         discard: Keep no bytes of layers, only their sizes and digests: for benchmarks. Pulls of them are refused.
         check: Serve nothing: check what --data holds, every hash of it, and say what is wrong (exit status 1).
-        admin: Let anybody who reaches it change the weather while it runs: GET, PUT and DELETE /_emulator/weather.
+        admin: Let anybody who reaches it change the faults while it runs: GET, PUT and DELETE /_emulator/faults.
         verbose: Show where an error comes from.
     """
     if check:
@@ -107,8 +107,8 @@ def serve(
         if not 0 <= port <= 65535:
             raise UsageError(f"--port is {port}", hint="give 1 to 65535, or 0 for a free one")
         context = await to_thread.run_sync(_tls_context, tls_cert, tls_key)
-        chosen = Quirks.parse(behaviour or ())
-        forecast = await to_thread.run_sync(make_weather, weather)
+        chosen = Quirks.parse(quirks or ())
+        forecast = await to_thread.run_sync(make_fault_config, fault_config)
         keys = await to_thread.run_sync(read_credentials, credentials) if credentials else DEFAULT_CREDENTIALS
         with tempfile.TemporaryDirectory(prefix="asyncpush-") as scratch:
             emulator = Emulator(
@@ -118,9 +118,9 @@ def serve(
                 tls=context,
                 credentials=keys,
                 verify_signatures=not no_verify_signatures,
-                behaviour=chosen,
+                quirks=chosen,
                 discard=discard,
-                weather=forecast,
+                fault_config=forecast,
                 admin=admin,
             )
             asyncio.get_running_loop().set_exception_handler(_Shortages())
@@ -177,8 +177,8 @@ def _introduce(emulator: Emulator, data: Path | None, advice: str) -> None:
     say(f"A local ECR listens on {url}; what it holds is {kept}. Point any AWS tool at it:\n")
     write_lines([f"export AWS_ENDPOINT_URL_ECR={url}", f"export AWS_ENDPOINT_URL_ECR_PUBLIC={url}"])
     say(f"\n{advice}\n\nCtrl-C ends it.")
-    if not emulator.weather.is_fair:
-        say(f"\nIts weather: {msgspec.json.encode(describe(emulator.weather)).decode()}")
+    if not emulator.fault_config.is_empty:
+        say(f"\nIts faults: {msgspec.json.encode(describe(emulator.fault_config)).decode()}")
 
 
 def _advice(credentials: Path | None, *, verified: bool) -> str:
@@ -224,7 +224,7 @@ _WEATHER = Group("FaultConfig")
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WeatherOptions:
+class FaultOptions:
     """The conditions that the emulator serves in."""
 
     latency: Annotated[str | None, Parameter(group=_WEATHER, metavar="TIME")] = None
@@ -248,18 +248,18 @@ class WeatherOptions:
     seed: Annotated[int | None, Parameter(group=_WEATHER)] = None
     """Makes chance repeatable (probability, jitter)."""
 
-    weather: Annotated[Path | None, Parameter(group=_WEATHER, metavar="FILE")] = None
+    fault_config: Annotated[Path | None, Parameter(group=_WEATHER, metavar="FILE")] = None
     """The same as a YAML or JSON file, its members called like these options; what is given here comes first."""
 
 
-def make_weather(options: WeatherOptions | None) -> FaultConfig:
-    """The weather that the options ask for; blocks while it reads the file.
+def make_fault_config(options: FaultOptions | None) -> FaultConfig:
+    """The faults that the options ask for; blocks while it reads the file.
 
     Raises:
         UsageError: one of them, or the file, is written wrong.
     """
-    options = options or WeatherOptions()
-    given = WeatherDocument(
+    options = options or FaultOptions()
+    given = FaultConfigDocument(
         latency=options.latency,
         jitter=options.jitter,
         bandwidth=options.bandwidth,
@@ -268,4 +268,4 @@ def make_weather(options: WeatherOptions | None) -> FaultConfig:
         fault=tuple(options.fault or ()),
         seed=options.seed,
     )
-    return given.over(read_file(options.weather) if options.weather else WeatherDocument()).weather()
+    return given.over(read_file(options.fault_config) if options.fault_config else FaultConfigDocument()).fault_config()

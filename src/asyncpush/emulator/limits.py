@@ -39,12 +39,12 @@ class Limits:
     Attributes:
         endpoint_url: ``http://HOST:PORT``, or ``https``.
         part_size: bytes, as InitiateLayerUpload answers them.
-        behaviour: the readings of open questions.
+        quirks: the readings of open questions.
     """
 
     endpoint_url: str
     part_size: int
-    behaviour: Quirks
+    quirks: Quirks
 
     @property
     def authority(self) -> str:
@@ -58,7 +58,7 @@ class Limits:
 
     def quotas(self, registry: RegistryId) -> Quotas:
         """The quotas of a registry: its service's, but where the behaviour sets others."""
-        base, chosen = _PUBLIC if registry.is_public else _PRIVATE, self.behaviour
+        base, chosen = _PUBLIC if registry.is_public else _PRIVATE, self.quirks
         return Quotas(
             parts=chosen.max_parts or base.parts,
             layer_size=chosen.max_layer_size or base.layer_size,

@@ -14,7 +14,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Received:
-    """Bytes of bodies, by the operation's name, as rules of weather have it, and the answer's HTTP status.
+    """Bytes of bodies, by the operation's name, as rules of faults have it, and the answer's HTTP status.
 
     The status is 0 where nobody was left to be answered, or nobody was: what came may have been kept all the same.
     What is under way is told as the bytes that were announced.

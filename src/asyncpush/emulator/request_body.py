@@ -56,7 +56,7 @@ class _Body:
         buffer: what has come.
         error: why it is not whole; all who ask are told.
         room: bytes that are counted for it.
-        patience: ends the wait for its client.
+        retry: ends the wait for its client.
         asked: when enough of it came last.
     """
 
@@ -64,14 +64,14 @@ class _Body:
     buffer: bytearray = field(default_factory=bytearray)
     error: Exception | None = None
     room: int = 0
-    patience: asyncio.Timeout | None = None
+    retry: asyncio.Timeout | None = None
     asked: float = 0.0
 
     def wait(self, seconds: float, *, hurry: bool) -> None:
         """Set how long to wait for the next step, from the last one on."""
-        if self.patience and not self.patience.expired():
+        if self.retry and not self.retry.expired():
             end = self.asked + seconds
-            self.patience.reschedule(min(end, self.began + _LONGEST) if hurry else end)
+            self.retry.reschedule(min(end, self.began + _LONGEST) if hurry else end)
 
 
 class Bodies:
@@ -114,7 +114,7 @@ class Bodies:
             self._leave(body)
             raise
         finally:
-            body.patience = None
+            body.retry = None
             self._coming.discard(body)
         return body
 
@@ -123,7 +123,7 @@ class Bodies:
         check_announced(request)
         received, step, clock = 0, 0, asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(None) as body.patience:
+            async with asyncio.timeout(None) as body.retry:
                 self._ask(body, clock())
                 async for block in request.content.iter_any():
                     if received + len(block) > MAX_BODY:
@@ -150,8 +150,8 @@ class Bodies:
         """Wait for room, in order of arrival; nothing is received meanwhile."""
         size = MAX_BODY if request.content_length is None else request.content_length
         if self._waiting or self._free < size:
-            assert body.patience is not None, "it is being received"  # noqa: S101
-            body.patience.reschedule(None)
+            assert body.retry is not None, "it is being received"  # noqa: S101
+            body.retry.reschedule(None)
             self._coming.discard(body)
             request.protocol.pause_reading()
             await self._line_up(size)

@@ -13,7 +13,7 @@ _REMEMBERED = 100_000
 class RequestRecord:
     """One request: the operation's name, or method and path below ``/v2/``; and the HTTP status of its answer.
 
-    The status is 0 where weather cut the connection before anything was done.
+    The status is 0 where faults cut the connection before anything was done.
     """
 
     operation: str

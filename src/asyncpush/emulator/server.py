@@ -80,15 +80,15 @@ class Emulator:
             last, the minimum is this size, too.
         fsync: whether what is acknowledged as a layer or image must outlive a power cut.
         tls: serve ``https`` with this context.
-        behaviour: how to answer where ECR's own answer is not known.
+        quirks: how to answer where ECR's own answer is not known.
         credentials: the keys that requests may be signed with, and whose they are.
         verify_signatures: whether requests must be signed with them, and pulls need a token of GetAuthorizationToken;
             without, everybody may do everything, and a key that is not among them is the account 000000000000's.
         token_lifetime: seconds that such a token lasts; ECR's 12 hours.
         discard: keep no bytes of layers, only what is known of them, and blobs of up to 1 MiB or in JSON; a data
             directory is made for one or the other. For measurements: pulls of a discarded layer are refused.
-        weather: the conditions that it serves in at first.
-        admin: whether anybody who reaches it may change them, at ``/_emulator/weather``.
+        fault_config: the conditions that it serves in at first.
+        admin: whether anybody who reaches it may change them, at ``/_emulator/faults``.
 
     Attributes:
         requests: the last 100,000 requests, oldest first.
@@ -107,17 +107,17 @@ class Emulator:
         part_size: int = 10 * MiB,
         fsync: bool = True,
         tls: ssl.SSLContext | None = None,
-        behaviour: Quirks | None = None,
+        quirks: Quirks | None = None,
         credentials: Iterable[KnownCredentials] = DEFAULT_CREDENTIALS,
         verify_signatures: bool = True,
         token_lifetime: float = LIFETIME,
         discard: bool = False,
-        weather: FaultConfig | None = None,
+        fault_config: FaultConfig | None = None,
         admin: bool = False,
     ) -> None:
         self.requests = RequestLog()
         self._received = Received()
-        self._seam = FaultMiddleware(weather or FaultConfig(), self.requests, self._expire)
+        self._middleware = FaultMiddleware(fault_config or FaultConfig(), self.requests, self._expire)
         self._admin = admin
         self._data = data
         self._host = host
@@ -126,7 +126,7 @@ class Emulator:
         self._fsync = fsync
         self._discard = discard
         self._tls = tls
-        self._behaviour = behaviour or Quirks()
+        self._quirks = quirks or Quirks()
         self._keys = by_access_key_id(credentials)
         if verify_signatures and not self._keys:
             raise UsageError("there are no credentials to verify signatures with", hint="give some, or don't verify")
@@ -150,18 +150,18 @@ class Emulator:
         return f"{'https' if self._tls else 'http'}://{host}:{self._port}"
 
     @property
-    def weather(self) -> FaultConfig:
+    def fault_config(self) -> FaultConfig:
         """The conditions that it serves in; set it at any time, and counts begin anew."""
-        return self._seam.weather
+        return self._middleware.fault_config
 
-    @weather.setter
-    def weather(self, weather: FaultConfig) -> None:
-        self._seam.set(weather)
+    @fault_config.setter
+    def fault_config(self, fault_config: FaultConfig) -> None:
+        self._middleware.set(fault_config)
 
     @property
-    def fired(self) -> tuple[HitCount, ...]:
-        """How often each throttle and rule of the weather has fired, in their order."""
-        return self._seam.fired
+    def hit_counts(self) -> tuple[HitCount, ...]:
+        """How often each throttle and rule of the faults has fired, in their order."""
+        return self._middleware.hit_counts
 
     async def serve_forever(self) -> None:
         """Wait until cancelled; requests are served all the while."""
@@ -172,7 +172,7 @@ class Emulator:
             store = self._store = Store(
                 self._data,
                 fsync=self._fsync,
-                upload_lifetime=self._behaviour.upload_lifetime,
+                upload_lifetime=self._quirks.upload_lifetime,
                 discard=self._discard,
             )
             await store.in_thread(open_recovered, store)
@@ -180,8 +180,8 @@ class Emulator:
             listener = stack.enter_context(_listen(self._host, self._port))
             self._port = listener.getsockname()[1]
             self._downloads = Downloads(store)
-            rules = Limits(self.endpoint_url, self._part_size, self._behaviour)
-            targets = Addressing(store, self._behaviour, {key.account for key in self._keys.values()})
+            rules = Limits(self.endpoint_url, self._part_size, self._quirks)
+            targets = Addressing(store, self._quirks, {key.account for key in self._keys.values()})
             tokens = await store.in_thread(Tokens.of, self._data, self._token_lifetime)
             self._gate = Authentication(self._keys if self._verify_signatures else None, tokens, store.in_thread)
             self._json = await store.in_thread(JsonApi, store, rules, self._downloads, targets, tokens)
@@ -205,7 +205,7 @@ class Emulator:
             self._received.middleware,
             self._admit,
             bodies.middleware,
-            self._seam.middleware,
+            self._middleware.middleware,
         )
         application = web.Application(middlewares=middlewares)
         application.router.add_post("/", self._answer_json)
@@ -213,7 +213,7 @@ class Emulator:
         application.router.add_get("/_emulator/received", self._received.answer)
         application.router.add_get(f"{downloads.PREFIX}{{token}}", self._answer_layer)
         if self._admin:
-            add_admin(application.router, self._seam)
+            add_admin(application.router, self._middleware)
         application.router.add_route("*", "/v2/{path:.*}", self._answer_v2)
         runner = web.AppRunner(application, shutdown_timeout=_CLOSING, handle_signals=False)
         await runner.setup()

@@ -67,7 +67,7 @@ async def migrate_plan(
     journal: SqliteJournal | None = None,
     emit: Emit = ignore,
     options: Options | None = None,
-    patience: RetryPolicy | None = None,
+    retry: RetryPolicy | None = None,
 ) -> Report:
     """Bring all images of *plan* to where they go; one that fails does not stop the others.
 
@@ -84,7 +84,7 @@ async def migrate_plan(
         journal: remembers what was done (``open_journal``).
         emit: hears of all that happens; it must not block. One that raises is called no more.
         options: how to go about it.
-        patience: how long registries that images come from are waited for, and how often they are asked again.
+        retry: how long registries that images come from are waited for, and how often they are asked again.
 
     Raises:
         UsageError: a registry can't be connected to as the plan says, or nobody tells a journal whose it is.
@@ -107,8 +107,8 @@ async def migrate_plan(
     async with AsyncExitStack() as held:
         targets = await held.enter_async_context(open_targets(plan, run, None if options.dry else journal))
         logins = await held.enter_async_context(open_logins(resources.settings, heard))
-        patience = patience or RetryPolicy.of(resources.settings)
-        opened = open_pool(plan.source_registries, logins=logins, emit=heard, patience=patience)
+        retry = retry or RetryPolicy.of(resources.settings)
+        opened = open_pool(plan.source_registries, logins=logins, emit=heard, retry=retry)
         remotes = await held.enter_async_context(opened)
         context = Context(
             options=options,

@@ -53,7 +53,7 @@ async def verify_plan(
         targets = await held.enter_async_context(open_targets(plan, run))
         logins = await held.enter_async_context(open_logins(resources.settings, heard))
         remotes = await held.enter_async_context(
-            open_pool(plan.source_registries, logins=logins, emit=heard, patience=RetryPolicy.of(resources.settings))
+            open_pool(plan.source_registries, logins=logins, emit=heard, retry=RetryPolicy.of(resources.settings))
         )
         context = Context(
             options=Options(dry=True),

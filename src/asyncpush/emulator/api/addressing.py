@@ -20,13 +20,13 @@ class Addressing:
 
     Args:
         store: whose repositories make an account known.
-        behaviour: how public aliases and regions are read.
+        quirks: how public aliases and regions are read.
         accounts: accounts that are known without a repository.
     """
 
-    def __init__(self, store: Store, behaviour: Quirks, accounts: Collection[str]) -> None:
+    def __init__(self, store: Store, quirks: Quirks, accounts: Collection[str]) -> None:
         self._store = store
-        self._behaviour = behaviour
+        self._quirks = quirks
         self._accounts = frozenset({DEFAULT_ACCOUNT, *accounts})
 
     def of(self, service: ServiceName, caller: Principal, registry_id: str | None) -> RequestTarget:
@@ -38,7 +38,7 @@ class Addressing:
         named = registry_id or caller.account
         if service == PRIVATE:
             return RequestTarget(RegistryId(PRIVATE, named, caller.region), named)
-        if self._behaviour.public_regions == "documented" and caller.region not in _PUBLIC_REGIONS:
+        if self._quirks.public_regions == "documented" and caller.region not in _PUBLIC_REGIONS:
             raise AwsError(
                 "UnsupportedCommandException", f"ECR Public is in {' and '.join(_PUBLIC_REGIONS)}, not {caller.region}"
             )
@@ -48,7 +48,7 @@ class Addressing:
         if _ACCOUNT.fullmatch(named):
             if named == caller.account or named in self._accounts or self._has_repositories(named):
                 return named
-        elif self._behaviour.unknown_alias == "caller":
+        elif self._quirks.unknown_alias == "caller":
             return caller.account
         raise registry_not_found(named)
 

@@ -36,7 +36,7 @@ class ImagesApi:
     def __init__(self, store: Store, rules: Limits) -> None:
         self._store = store
         self._rules = rules
-        self._behaviour = rules.behaviour
+        self._quirks = rules.quirks
 
     async def put(self, request: requests.PutImage, target: RequestTarget) -> Document:
         """PutImage: the exact bytes, once all that they name is there."""
@@ -97,7 +97,7 @@ class ImagesApi:
 
     def _check_quotas(self, repository: RepositoryState, manifest: ParsedManifest, tag: str | None) -> None:
         quotas, digest = self._rules.quotas(repository.registry), manifest.digest
-        if not manifest.layer_count and manifest.blobs and self._behaviour.oci_conformance == "no":
+        if not manifest.layer_count and manifest.blobs and self._quirks.oci_conformance == "no":
             raise invalid_parameter("ImageManifest", "Image has to have at least 1 layer")
         if quotas.layers and manifest.layer_count > quotas.layers:
             raise invalid_parameter("ImageManifest", "Limit on number of layers per image exceeded")
@@ -113,7 +113,7 @@ class ImagesApi:
             raise layers_not_found(lost, repository.name, registry_id)
         held_images = (reference.sha256 in repository.images for reference in manifest.children)
         lost = _missing(manifest.children, held_images)
-        if manifest.subject and self._behaviour.missing_subject == "refused":
+        if manifest.subject and self._quirks.missing_subject == "refused":
             lost += [] if repository.find(digest=manifest.subject) else [manifest.subject]
         if lost:
             raise referenced_images_not_found(lost, repository.name, registry_id)
@@ -122,14 +122,14 @@ class ImagesApi:
         named = repository.tags.get(tag) if tag else None
         guarded = tag is not None and named is not None and repository.is_immutable(tag)
         if digest in repository.images and (tag is None or named == digest):
-            if tag and guarded and self._behaviour.same_immutable_tag == "image-tag-already-exists":
+            if tag and guarded and self._quirks.same_immutable_tag == "image-tag-already-exists":
                 raise tag_exists(tag, repository.name)
             raise image_exists(digest, tag, repository.name, registry_id)
         if tag and guarded:
             raise tag_exists(tag, repository.name)
 
     def _is_accepted(self, image: ImageRecord, accepted: Sequence[str] | None) -> bool:
-        given = self._behaviour.unaccepted_manifest == "given" or accepted is None
+        given = self._quirks.unaccepted_manifest == "given" or accepted is None
         return given or image.manifest.media_type in (accepted or ())
 
 

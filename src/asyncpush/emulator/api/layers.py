@@ -36,7 +36,7 @@ class LayersApi:
     def __init__(self, store: Store, rules: Limits, downloads: Downloads) -> None:
         self._store = store
         self._rules = rules
-        self._behaviour = rules.behaviour
+        self._quirks = rules.quirks
         self._downloads = downloads
 
     async def check(self, request: requests.BatchCheckLayerAvailability, target: RequestTarget) -> Document:
@@ -51,7 +51,7 @@ class LayersApi:
 
     async def initiate(self, request: requests.InitiateLayerUpload, target: RequestTarget) -> Document:
         """InitiateLayerUpload."""
-        if self._behaviour.create_on_initiate == "template":
+        if self._quirks.create_on_initiate == "template":
             await self._store.create_on_push(target.registry, request.repository_name)
         async with self._store.changing(target, request.repository_name) as repository:
             upload = await self._store.create_upload(repository)
@@ -74,7 +74,7 @@ class LayersApi:
         name = request.repository_name
         self._check_algorithms(request.layer_digests)
         if done := await self._completed(request, target):
-            if self._behaviour.retried_complete == "layer-already-exists":
+            if self._quirks.retried_complete == "layer-already-exists":
                 raise layer_exists(done, name, target.id)
             return {**_named(request, target), "layerDigest": str(done)}
         async with self._store.uploading(request.upload_id, target, name) as upload:
@@ -98,7 +98,7 @@ class LayersApi:
         return {"downloadUrl": url, "layerDigest": str(digest)}
 
     async def _keep(self, upload: StagedUpload, digest: Digest, target: RequestTarget, name: str) -> None:
-        remember = self._behaviour.retried_complete != "upload-not-found"
+        remember = self._quirks.retried_complete != "upload-not-found"
         async with self._store.changing(target, name) as repository:
             if digest not in repository.layers:
                 await self._store.in_thread(lambda: repository.add_layer(upload, digest, remember=remember))
@@ -110,14 +110,14 @@ class LayersApi:
     async def _completed(self, request: requests.CompleteLayerUpload, target: RequestTarget) -> Digest | None:
         """What an earlier call made of this upload, if the behaviour has that remembered."""
         upload_id = request.upload_id.lower()
-        if self._behaviour.retried_complete == "upload-not-found" or upload_id in self._store.uploads:
+        if self._quirks.retried_complete == "upload-not-found" or upload_id in self._store.uploads:
             return None
         repository = self._store.repository(target, request.repository_name)
         return await self._store.in_thread(self._store.catalog.completed, upload_id, repository.key)
 
     def _availability(self, repository: RepositoryState, text: str) -> Document:
         digest = sha256_digest(text)
-        hidden = self._behaviour.unreferenced_layers == "unavailable"
+        hidden = self._quirks.unreferenced_layers == "unavailable"
         if digest is None or digest not in repository.layers or (hidden and not repository.is_referenced(digest)):
             return {"layerDigest": text, "layerAvailability": "UNAVAILABLE"}
         found: dict[str, object] = {
@@ -131,7 +131,7 @@ class LayersApi:
 
     def _is_repeated(self, upload: StagedUpload, part: ReceivedPart) -> bool:
         """Whether this is the last part over again, and the behaviour has that ignored."""
-        if self._behaviour.repeated_part == "refused" or not upload.record.parts:
+        if self._quirks.repeated_part == "refused" or not upload.record.parts:
             return False
         received, length = upload.record.received, upload.record.last_part
         first, last = part.request.part_first_byte, part.request.part_last_byte
@@ -143,7 +143,7 @@ class LayersApi:
             return f"First byte of the layer part is {first} instead of {upload.record.received}"
         if last < first or last - first + 1 != len(part.blob):
             return f"Size of the layer part is {len(part.blob)} instead of {max(last - first + 1, 0)}"
-        if self._behaviour.large_parts == "refused" and len(part.blob) > self._rules.part_size:
+        if self._quirks.large_parts == "refused" and len(part.blob) > self._rules.part_size:
             return f"Size of the layer part is {len(part.blob)}, more than {self._rules.part_size}"
         return None
 
@@ -151,7 +151,7 @@ class LayersApi:
         """``lastValidByteReceived``; before any part, as the behaviour has it."""
         if upload.record.received:
             return {"lastValidByteReceived": upload.record.received - 1}
-        first = self._behaviour.first_cursor
+        first = self._quirks.first_cursor
         return {} if first == "absent" else {"lastValidByteReceived": int(first)}
 
     def _check_quotas(self, upload: StagedUpload, part: ReceivedPart, registry: RegistryId) -> None:
@@ -162,13 +162,13 @@ class LayersApi:
             raise limit_exceeded(f"The maximum size of a layer, {quotas.layer_size} bytes, has been reached")
 
     def _check_algorithms(self, claimed: Sequence[str]) -> None:
-        if self._behaviour.other_digests == "refused" and not all(each.startswith("sha256:") for each in claimed):
+        if self._quirks.other_digests == "refused" and not all(each.startswith("sha256:") for each in claimed):
             raise invalid_parameter("layerDigests", "must be a sha256 digest")
 
     def _check_digests(self, claimed: Sequence[str], digest: Digest) -> None:
         # Only sha256 is computed: ECR takes other algorithms unseen and answers its own digest.
         wrong = [each for each in claimed if each.startswith("sha256:") and each != str(digest)]
-        enough = self._behaviour.several_digests == "any" and len(wrong) < len(claimed)
+        enough = self._quirks.several_digests == "any" and len(wrong) < len(claimed)
         if wrong and not enough:
             raise invalid_layer(wrong[0], digest)
 

@@ -1,4 +1,4 @@
-"""Weather on request: latency, bandwidth, throttles and faults, for rehearsals and for tests of other tools."""
+"""Faults on request: latency, bandwidth, throttles and faults, for rehearsals and for tests of other tools."""
 
 from asyncpush.emulator.faults.injector import HitCount as HitCount
 from asyncpush.emulator.faults.parser import parse_fault as parse_fault

@@ -1,4 +1,4 @@
-"""``/_emulator/weather``: what the weather is, what it has done, and another one, while the emulator runs."""
+"""``/_emulator/faults``: what the faults is, what it has done, and another one, while the emulator runs."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from asyncpush.emulator.request_body import read_body
 from asyncpush.errors import UsageError
 
 
-def add_admin(router: web.UrlDispatcher, seam: FaultMiddleware) -> None:
-    """Route GET, PUT and DELETE; each answers the document of the weather that then is."""
+def add_admin(router: web.UrlDispatcher, middleware: FaultMiddleware) -> None:
+    """Route GET, PUT and DELETE; each answers the document of the faults that then is."""
 
     async def tell(_: web.Request) -> web.Response:
-        return _json(describe(seam.weather, seam.fired))
+        return _json(describe(middleware.fault_config, middleware.hit_counts))
 
     async def change(request: web.Request) -> web.Response:
         try:
-            seam.set(read_json(bytes(await read_body(request))).weather())
+            middleware.set(read_json(bytes(await read_body(request))).fault_config())
         except (AwsError, ConnectionError, UsageError) as error:
             return _json({"message": str(error)}, status=400)
         return await tell(request)
 
     async def clear(request: web.Request) -> web.Response:
-        seam.set(FaultConfig())
+        middleware.set(FaultConfig())
         return await tell(request)
 
-    router.add_get("/_emulator/weather", tell)
-    router.add_put("/_emulator/weather", change)
-    router.add_delete("/_emulator/weather", clear)
+    router.add_get("/_emulator/faults", tell)
+    router.add_put("/_emulator/faults", change)
+    router.add_delete("/_emulator/faults", clear)
 
 
 def _json(document: object, status: int = 200) -> web.Response:

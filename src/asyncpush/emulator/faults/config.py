@@ -1,4 +1,4 @@
-"""Weather as a document: a file's, YAML or JSON, and the admin endpoint's; its members are called like the options."""
+"""Faults as a document: a file's, YAML or JSON, and the admin endpoint's; its members are called like the options."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _LONGEST = 4 * 1024 * 1024
 _HINT = "give an object with any of latency, jitter, bandwidth, throttle, quotas, fault and seed"
 
 
-class WeatherDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
-    """What a file or the command line says of the weather, as text.
+class FaultConfigDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    """What a file or the command line says of the faults, as text.
 
     Attributes:
         latency: a duration, such as ``40ms``.
@@ -42,11 +42,11 @@ class WeatherDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=
     quotas: Literal["aws"] | None = None
     fault: tuple[str, ...] = ()
     seed: int | None = None
-    fired: tuple[HitCount, ...] = ()
+    hit_counts: tuple[HitCount, ...] = ()
 
-    def over(self, other: WeatherDocument) -> WeatherDocument:
+    def over(self, other: FaultConfigDocument) -> FaultConfigDocument:
         """This one where it says something, *other* where not; throttles and rules of both, its own first."""
-        return WeatherDocument(
+        return FaultConfigDocument(
             latency=self.latency or other.latency,
             jitter=self.jitter or other.jitter,
             bandwidth=self.bandwidth or other.bandwidth,
@@ -56,7 +56,7 @@ class WeatherDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=
             seed=other.seed if self.seed is None else self.seed,
         )
 
-    def weather(self) -> FaultConfig:
+    def fault_config(self) -> FaultConfig:
         """What it says.
 
         Raises:
@@ -73,33 +73,33 @@ class WeatherDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=
         )
 
 
-def describe(weather: FaultConfig, fired: tuple[HitCount, ...] = ()) -> WeatherDocument:
-    """The document of a weather, and how often its throttles and rules have fired."""
-    return WeatherDocument(
-        latency=format_duration(weather.latency) if weather.latency else None,
-        jitter=format_duration(weather.jitter) if weather.jitter else None,
-        bandwidth=format_rate(weather.bandwidth) if weather.bandwidth else None,
-        throttle=tuple(map(str, weather.throttles)),
-        quotas=weather.quotas,
-        fault=tuple(map(str, weather.faults)),
-        seed=weather.seed,
-        fired=fired,
+def describe(fault_config: FaultConfig, hit_counts: tuple[HitCount, ...] = ()) -> FaultConfigDocument:
+    """The document of a fault configuration, and how often its throttles and rules have fired."""
+    return FaultConfigDocument(
+        latency=format_duration(fault_config.latency) if fault_config.latency else None,
+        jitter=format_duration(fault_config.jitter) if fault_config.jitter else None,
+        bandwidth=format_rate(fault_config.bandwidth) if fault_config.bandwidth else None,
+        throttle=tuple(map(str, fault_config.throttles)),
+        quotas=fault_config.quotas,
+        fault=tuple(map(str, fault_config.faults)),
+        seed=fault_config.seed,
+        hit_counts=hit_counts,
     )
 
 
-def read_json(raw: bytes) -> WeatherDocument:
+def read_json(raw: bytes) -> FaultConfigDocument:
     """Read a document in JSON.
 
     Raises:
         UsageError: it is none.
     """
     try:
-        return msgspec.json.decode(raw, type=WeatherDocument)
+        return msgspec.json.decode(raw, type=FaultConfigDocument)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the weather can't be read: {error}", hint=_HINT) from error
+        raise UsageError(f"the faults can't be read: {error}", hint=_HINT) from error
 
 
-def read_file(path: Path) -> WeatherDocument:
+def read_file(path: Path) -> FaultConfigDocument:
     """Read a file in YAML or JSON; blocks.
 
     Raises:
@@ -109,7 +109,7 @@ def read_file(path: Path) -> WeatherDocument:
         raw = read_small(path, _LONGEST)
         if path.suffix == ".json" or raw.lstrip().startswith(b"{"):
             return read_json(raw)
-        return msgspec.yaml.decode(raw, type=WeatherDocument)
+        return msgspec.yaml.decode(raw, type=FaultConfigDocument)
     except OSError as error:
         raise UsageError(
             f"{path} can't be read: {open_files.reason(error)}", hint="name a YAML or JSON file"

@@ -1,4 +1,4 @@
-"""One weather at work: what it has seen and done so far, and what it does to the next request."""
+"""One fault configuration at work: what it has seen and done so far, and what it does to the next request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class HitCount:
     """A rule or throttle, as it is written, and how many requests it has acted on."""
 
     rule: str
-    fired: int
+    hit_counts: int
 
 
 class _Rule:
@@ -35,7 +35,7 @@ class _Rule:
 
     def __init__(self, fault: Fault, chance: random.Random) -> None:
         self.fault = fault
-        self.fired = 0
+        self.hit_counts = 0
         self._seen = 0
         self._chance = chance
 
@@ -52,35 +52,35 @@ class _Rule:
             and number % (fault.every or 1) == 0
             and number <= (fault.first or number)
             and number > (fault.after or 0)
-            and (fault.limit is None or self.fired < fault.limit)
+            and (fault.limit is None or self.hit_counts < fault.limit)
             # Drawn for each request that comes so far: the same seed then means the same requests.
             and (fault.probability is None or self._chance.random() < fault.probability)
         )
 
 
 class FaultInjector:
-    """A weather, its counts and its buckets.
+    """A fault configuration, its counts and its buckets.
 
     Args:
-        weather: what it is to be.
+        fault_config: what it is to be.
         expire: makes an upload be gone.
     """
 
-    def __init__(self, weather: FaultConfig, expire: Expire) -> None:
-        self.weather = weather
+    def __init__(self, fault_config: FaultConfig, expire: Expire) -> None:
+        self.fault_config = fault_config
         self._expire = expire
-        self._throttles = Throttles(weather)
-        self._rules = [_Rule(fault, _chance(weather, place)) for place, fault in enumerate(weather.faults)]
-        self._jitter = _chance(weather, "jitter")
-        self._longest_lag = max((fault.lag or 0.0 for fault in weather.faults), default=0.0)
+        self._throttles = Throttles(fault_config)
+        self._rules = [_Rule(fault, _chance(fault_config, place)) for place, fault in enumerate(fault_config.faults)]
+        self._jitter = _chance(fault_config, "jitter")
+        self._longest_lag = max((fault.lag or 0.0 for fault in fault_config.faults), default=0.0)
         self._completed: dict[tuple[str, str], float] = {}
 
     @property
-    def fired(self) -> tuple[HitCount, ...]:
+    def hit_counts(self) -> tuple[HitCount, ...]:
         """How often each throttle, the quotas and each rule have fired, in this order."""
-        throttles = zip(self.weather.throttles, self._throttles.refused, strict=True)
-        quotas = [HitCount("quotas=aws", self._throttles.refused_by_quotas)] if self.weather.quotas else []
-        rules = [HitCount(str(rule.fault), rule.fired) for rule in self._rules]
+        throttles = zip(self.fault_config.throttles, self._throttles.refused, strict=True)
+        quotas = [HitCount("quotas=aws", self._throttles.refused_by_quotas)] if self.fault_config.quotas else []
+        rules = [HitCount(str(rule.fault), rule.hit_counts) for rule in self._rules]
         return (*(HitCount(str(throttle), refused) for throttle, refused in throttles), *quotas, *rules)
 
     def asks_for_members(self, call: Call) -> bool:
@@ -99,7 +99,7 @@ class FaultInjector:
         rule = self._choose(call)
         if rule is None:
             return await self._worked(call, work)
-        rule.fired += 1
+        rule.hit_counts += 1
         refusal = answers.refused(rule.fault.action, call, self._lost(call, rule.fault))
         return await self._disturbed(request, call, rule.fault, work) if refusal is None else refusal
 
@@ -120,8 +120,8 @@ class FaultInjector:
         return response
 
     async def _let_time_pass(self) -> None:
-        weather = self.weather
-        seconds = weather.latency + self._jitter.uniform(-weather.jitter, weather.jitter)
+        fault_config = self.fault_config
+        seconds = fault_config.latency + self._jitter.uniform(-fault_config.jitter, fault_config.jitter)
         if seconds > 0:
             await anyio.sleep(seconds)
 
@@ -160,6 +160,6 @@ class FaultInjector:
         return [digest for digest in named if self._completed.get((call.repository, digest), since) > since]
 
 
-def _chance(weather: FaultConfig, purpose: object) -> random.Random:
+def _chance(fault_config: FaultConfig, purpose: object) -> random.Random:
     """Each purpose draws of its own: a rule more does not change what the others do."""
-    return random.Random(None if weather.seed is None else f"{weather.seed}/{purpose}")  # noqa: S311 - no secret
+    return random.Random(None if fault_config.seed is None else f"{fault_config.seed}/{purpose}")  # noqa: S311 - no secret

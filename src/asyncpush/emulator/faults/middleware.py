@@ -1,4 +1,4 @@
-"""The one place where weather meets requests: an aiohttp middleware over the JSON API and ``/v2/``."""
+"""The one place where faults meet requests: an aiohttp middleware over the JSON API and ``/v2/``."""
 
 from __future__ import annotations
 
@@ -24,61 +24,61 @@ _THREADS = 4
 
 
 class FaultMiddleware:
-    """The weather that an emulator has now, on its way to each request.
+    """The faults that an emulator has now, on its way to each request.
 
     Args:
-        weather: what it is at first.
-        log: remembers requests that weather answers instead of the emulator.
+        fault_config: what it is at first.
+        log: remembers requests that faults answers instead of the emulator.
         expire: makes an upload be gone.
     """
 
-    def __init__(self, weather: FaultConfig, log: RequestLog, expire: Expire) -> None:
+    def __init__(self, fault_config: FaultConfig, log: RequestLog, expire: Expire) -> None:
         self._log = log
         self._expire = expire
         self._bandwidth = Bandwidth()
         self._threads: anyio.CapacityLimiter | None = None
-        self.set(weather)
+        self.set(fault_config)
 
     @property
-    def weather(self) -> FaultConfig:
+    def fault_config(self) -> FaultConfig:
         """What it is."""
-        return self._weather
+        return self._fault_config
 
     @property
-    def fired(self) -> tuple[HitCount, ...]:
+    def hit_counts(self) -> tuple[HitCount, ...]:
         """How often each of its throttles and rules has fired."""
-        return self._sky.fired if self._sky else ()
+        return self._injector.hit_counts if self._injector else ()
 
-    def set(self, weather: FaultConfig) -> None:
+    def set(self, fault_config: FaultConfig) -> None:
         """Change it; counts begin anew, and requests under way end in the one that they came in."""
-        self._weather = weather
-        self._sky = None if weather.is_fair else FaultInjector(weather, self._expire)
-        self._bandwidth.rate = weather.bandwidth
+        self._fault_config = fault_config
+        self._injector = None if fault_config.is_empty else FaultInjector(fault_config, self._expire)
+        self._bandwidth.rate = fault_config.bandwidth
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a request in this weather."""
-        sky = self._sky
-        call = identify(request) if sky else None
-        if sky is None or call is None:
+        """Answer a request in this fault configuration."""
+        injector = self._injector
+        call = identify(request) if injector else None
+        if injector is None or call is None:
             response = await handler(request)
         else:
             self._bandwidth.pace(request)
-            response = await self._through(sky, request, call, handler)
+            response = await self._through(injector, request, call, handler)
         if isinstance(response, web.FileResponse) and is_paced(request):
             # Any coding keeps aiohttp from handing the socket to the kernel's sendfile, and this one changes nothing.
             response.enable_compression(web.ContentCoding.identity)
         return response
 
     async def _through(
-        self, sky: FaultInjector, request: web.Request, call: Call, handler: Handler
+        self, injector: FaultInjector, request: web.Request, call: Call, handler: Handler
     ) -> web.StreamResponse:
         if not call.is_v2:
             try:
                 body = await read_body(request, bounded=not is_paced(request))
             except (AwsError, ConnectionError):
                 return await handler(request)
-            if sky.asks_for_members(call):
+            if injector.asks_for_members(call):
                 self._threads = self._threads or anyio.CapacityLimiter(_THREADS)
                 call = await to_thread.run_sync(partial(with_members, call, body), limiter=self._threads)
         worked = False
@@ -88,7 +88,7 @@ class FaultMiddleware:
             worked = True
             return await handler(request)
 
-        response = await sky.answer(request, call, work)
+        response = await injector.answer(request, call, work)
         if not worked:
             operation = f"{request.method} {request.path}" if call.is_v2 else call.operation
             is_cut = request.transport is None or request.transport.is_closing()

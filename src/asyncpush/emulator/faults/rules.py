@@ -1,4 +1,4 @@
-"""The nouns of weather: faults, throttles, and the whole of it; frozen, written and read as one line of text each."""
+"""Fault injection in nouns: faults, throttles, and a whole configuration; each is written and read as one line of text."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class Throttle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultConfig:
-    """The conditions that an emulator serves in; without arguments, fair weather.
+    """The conditions that an emulator serves in; without arguments, no faults.
 
     Attributes:
         latency: seconds that each request takes longer, as one round trip.
@@ -221,7 +221,7 @@ class FaultConfig:
             raise UsageError(f"bandwidth is {self.bandwidth}", hint="give more than 0 bytes a second, or none")
 
     @property
-    def is_fair(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether it changes nothing."""
         return self in (FaultConfig(), FaultConfig(seed=self.seed))
 

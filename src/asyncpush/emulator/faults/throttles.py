@@ -60,21 +60,21 @@ class _Bucket:
 
 
 class Throttles:
-    """The buckets of one weather, full at first.
+    """The buckets of one fault configuration, full at first.
 
     Args:
-        weather: its throttles, and its quotas where they say nothing.
+        fault_config: its throttles, and its quotas where they say nothing.
         clock: tells the time in seconds.
 
     Attributes:
-        refused: how many requests each of the weather's throttles has refused.
+        refused: how many requests each of the faults's throttles has refused.
         refused_by_quotas: how many its quotas have refused.
     """
 
-    def __init__(self, weather: FaultConfig, clock: Clock = time.monotonic) -> None:
-        self.refused = [0] * len(weather.throttles)
+    def __init__(self, fault_config: FaultConfig, clock: Clock = time.monotonic) -> None:
+        self.refused = [0] * len(fault_config.throttles)
         self.refused_by_quotas = 0
-        self._weather = weather
+        self._fault_config = fault_config
         self._clock = clock
         self._buckets: dict[tuple[str, str, str], _Bucket] = {}
 
@@ -87,22 +87,22 @@ class Throttles:
         throttle = self._find(service, operation)
         if throttle is None:
             return False
-        chosen = throttle in self._weather.throttles
+        chosen = throttle in self._fault_config.throttles
         metered = (service, operation) if chosen else metered_as(service, operation)
         if self._take(throttle, (*metered, account)):
             return False
         if chosen:
-            self.refused[self._weather.throttles.index(throttle)] += 1
+            self.refused[self._fault_config.throttles.index(throttle)] += 1
         else:
             self.refused_by_quotas += 1
         return True
 
     def _find(self, service: str, operation: str) -> Throttle | None:
-        for throttle in self._weather.throttles:
+        for throttle in self._fault_config.throttles:
             if fnmatchcase(operation, throttle.operation):
                 return throttle
         service, operation = metered_as(service, operation)
-        rate = AWS_QUOTAS.get(service, {}).get(operation) if self._weather.quotas == "aws" else None
+        rate = AWS_QUOTAS.get(service, {}).get(operation) if self._fault_config.quotas == "aws" else None
         return Throttle(operation, rate) if rate else None
 
     def _take(self, throttle: Throttle, key: tuple[str, str, str]) -> bool:

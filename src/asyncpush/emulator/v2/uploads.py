@@ -66,7 +66,7 @@ class Uploads:
         """PATCH: the bytes that follow, with or without a Content-Range (Pushing a blob in chunks)."""
         upload = await self._find(repository, upload_id)
         await self._receive(request, repository, upload)
-        return empty(int(self._rules.behaviour.patch_status), _progress(repository, upload))
+        return empty(int(self._rules.quirks.patch_status), _progress(repository, upload))
 
     async def complete(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
         """PUT: the last bytes, or none, and the digest of all of them."""
@@ -99,7 +99,7 @@ class Uploads:
     async def _complete(self, repository: RepositoryState, upload_id: str, expected: Digest) -> web.Response:
         target, name = repository.target, repository.name
         async with self._store.uploading(upload_id, target, name) as upload:
-            if self._rules.behaviour.oci_conformance == "no":
+            if self._rules.quirks.oci_conformance == "no":
                 check_parts(upload, name, target.id)
             digest = await self._store.in_thread(upload.close, self._store.disk)
             if digest != expected:  # no bytes that may follow make it right

@@ -208,7 +208,7 @@ class _BlobDownload:
                 return found
             content = answer.response.content
             arrived, self._head = self._head, b""
-            with translated(answer.response.url, self._blob.wire.patience):
+            with translated(answer.response.url, self._blob.wire.retry):
                 if not arrived and content.at_eof():
                     return b""
                 if not arrived:
@@ -288,7 +288,7 @@ class _BlobDownload:
         """The beginning, decompressed; what was read for it is ``_head``. None where it is not compressed so."""
         decoder, begin = Decoder(encoding), b""
         longest = min(self._size, _DECODED_AT_ONCE) + 1  # so that one that is longer shows
-        with translated(response.url, self._blob.wire.patience):
+        with translated(response.url, self._blob.wire.retry):
             while len(self._head) < _DECODED_AT_ONCE and not response.content.at_eof():
                 arrived, _ = await response.content.readchunk()
                 self._head += arrived

@@ -55,21 +55,21 @@ class RegistryClient:
         registry: how it is reached.
         logins: makes the login of ECR registries.
         emit: hears of each request that is sent again.
-        patience: time limits, and how often that is.
+        retry: time limits, and how often that is.
     """
 
-    def __init__(self, registry: SourceRegistry, logins: Logins, emit: Emit, patience: RetryPolicy) -> None:
+    def __init__(self, registry: SourceRegistry, logins: Logins, emit: Emit, retry: RetryPolicy) -> None:
         self.host = canonical_host(registry.host)
-        self.patience = patience
+        self.retry = retry
         self.requests: Counter[str] = Counter()
         self.emit = emit
         self._plain = registry.plain_http
         self._base = URL(f"{'http' if registry.plain_http else 'https'}://{api_host(self.host)}")
-        self._http = RegistryHttp(registry, self._base, patience)
+        self._http = RegistryHttp(registry, self._base, retry)
         self.wait_again = self._http.wait_again
-        self._accounts = CredentialStore(registry, self.host, logins, patience.helper)
+        self._accounts = CredentialStore(registry, self.host, logins, retry.helper)
         self._authority = TokenAuth(
-            self.host, self._accounts, self._http, patience, emit, self.requests, plain=registry.plain_http
+            self.host, self._accounts, self._http, retry, emit, self.requests, plain=registry.plain_http
         )
         self._turns = CapacityLimiter(open_files.share(registry.connections))
         self._mood = RetryBudget()
@@ -87,7 +87,7 @@ class RegistryClient:
 
     def tries(self, operation: str) -> RetryLoop:
         """Count the tries of one request."""
-        return RetryLoop(operation, self.patience, self._mood, self.emit)
+        return RetryLoop(operation, self.retry, self._mood, self.emit)
 
     def notice(self, text: str) -> None:
         """Tell the user something."""
@@ -114,7 +114,7 @@ class RegistryClient:
                 opened = await self.open(ask)
                 try:
                     response = opened.response
-                    body = b"" if ask.method == "HEAD" else await read_document(response, limit, self.patience)
+                    body = b"" if ask.method == "HEAD" else await read_document(response, limit, self.retry)
                     encoding = unknown_encoding_of(response.headers)
                     if body and encoding and not body.lstrip().startswith(b"{"):  # some label what is not compressed
                         raise ManifestError(f"{ask.what} of {self.host} comes compressed with {encoding}{UNASKED}")
@@ -253,9 +253,7 @@ class RegistryClient:
             try:
                 ours = response.url.origin() == self._base.origin()
                 body = (
-                    b""
-                    if ask.method == "HEAD"
-                    else await read_document(response, _MAX_ERROR_BODY, self.patience) or b""
+                    b"" if ask.method == "HEAD" else await read_document(response, _MAX_ERROR_BODY, self.retry) or b""
                 )
                 challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
                 expired = response.status in _EXPIRED and authorization is not None and bool(_IS_EXPIRED.search(body))

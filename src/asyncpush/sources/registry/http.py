@@ -39,13 +39,13 @@ class RegistryHttp:
     Args:
         registry: how its TLS is checked.
         base: the registry's own address.
-        patience: its time limits.
+        retry: its time limits.
     """
 
-    def __init__(self, registry: SourceRegistry, base: URL, patience: RetryPolicy) -> None:
+    def __init__(self, registry: SourceRegistry, base: URL, retry: RetryPolicy) -> None:
         self._registry = registry
         self._origin = base.origin()
-        self._patience = patience
+        self._retry = retry
         self._session: aiohttp.ClientSession | None = None
         self._surroundings: ClientEnvironment | None = None
         self._lock = Lock()
@@ -89,7 +89,7 @@ class RegistryHttp:
             async with host.asking():
                 began = time.monotonic()
                 try:
-                    with _in_time(at, self._patience), translated(at, self._patience, problem):
+                    with _in_time(at, self._retry), translated(at, self._retry, problem):
                         answer = await session.request(
                             method,
                             at,
@@ -134,10 +134,10 @@ class RegistryHttp:
 
     def _host(self, url: URL) -> HostBackoff:
         """What is known of the host that a request to *url* goes to."""
-        origin, patience = url.origin(), self._patience
+        origin, retry = url.origin(), self._retry
         if origin not in self._hosts:
             self._hosts[origin] = HostBackoff(
-                patience.outage, first_wait=patience.first_wait, longest_wait=patience.longest_wait
+                retry.outage, first_wait=retry.first_wait, longest_wait=retry.longest_wait
             )
         return self._hosts[origin]
 
@@ -145,12 +145,12 @@ class RegistryHttp:
         async with self._lock:
             if self._session is None or self._surroundings is None:
                 self._surroundings = await to_thread.run_sync(detect_environment, self._registry)
-                patience = self._patience
+                retry = self._retry
                 self._session = aiohttp.ClientSession(
                     # The number of connections is bounded above, where it is known what they are for.
                     connector=aiohttp.TCPConnector(limit=0),
                     timeout=aiohttp.ClientTimeout(
-                        total=None, connect=None, sock_connect=patience.connect, sock_read=patience.stall
+                        total=None, connect=None, sock_connect=retry.connect, sock_read=retry.stall
                     ),
                     # Its own use of the environment would also send what ~/.netrc holds.
                     trust_env=False,
@@ -165,23 +165,23 @@ class RegistryHttp:
             return self._session, self._surroundings
 
 
-async def read_document(answer: aiohttp.ClientResponse, limit: int, patience: RetryPolicy) -> bytes | None:
+async def read_document(answer: aiohttp.ClientResponse, limit: int, retry: RetryPolicy) -> bytes | None:
     """Read a whole body, decompressed; None once it has turned out to be longer than *limit* bytes.
 
     Raises:
         TransientError: it breaks off, or takes too long.
     """
-    body = await _read_body(answer, limit, patience)
+    body = await _read_body(answer, limit, retry)
     if body and (encoding := encoding_of_document(body, answer.headers)):
         return await to_thread.run_sync(decompressed, body, encoding, limit)
     return body
 
 
-async def _read_body(answer: aiohttp.ClientResponse, limit: int, patience: RetryPolicy) -> bytes | None:
+async def _read_body(answer: aiohttp.ClientResponse, limit: int, retry: RetryPolicy) -> bytes | None:
     if answer.content_length is not None and answer.content_length > limit and answer.method != "HEAD":
         return None
     body = bytearray()
-    with _in_time(answer.url, patience), translated(answer.url, patience):
+    with _in_time(answer.url, retry), translated(answer.url, retry):
         async for chunk in answer.content.iter_any():
             body += chunk
             if len(body) > limit:
@@ -199,16 +199,16 @@ async def released(answer: aiohttp.ClientResponse) -> AsyncIterator[aiohttp.Clie
 
 
 @contextmanager
-def _in_time(url: URL, patience: RetryPolicy) -> Iterator[None]:
+def _in_time(url: URL, retry: RetryPolicy) -> Iterator[None]:
     """Bound what may trickle in: each byte is in time, and the whole is not."""
-    with move_on_after(patience.answer) as scope:
+    with move_on_after(retry.answer) as scope:
         yield
     if scope.cancelled_caught:
-        raise TransientError(f"{url.host} has not ended its answer within {patience.answer:g} seconds", hint=LATER)
+        raise TransientError(f"{url.host} has not ended its answer within {retry.answer:g} seconds", hint=LATER)
 
 
 @contextmanager
-def translated(url: URL, patience: RetryPolicy, problem: str = "") -> Iterator[None]:
+def translated(url: URL, retry: RetryPolicy, problem: str = "") -> Iterator[None]:
     """Turn aiohttp's errors about a request to *url* into ours; *problem* is with certificates for it."""
     try:
         yield
@@ -217,7 +217,7 @@ def translated(url: URL, patience: RetryPolicy, problem: str = "") -> Iterator[N
         told = (
             _no_room(where, error)
             or _distrust(where, error)
-            or _no_connection(where, error, patience)
+            or _no_connection(where, error, retry)
             or _breakdown(where, error)
         )
         if problem and not (isinstance(told, TransientError) and told.unanswered):
@@ -252,7 +252,7 @@ def _distrust(where: str, error: Exception) -> SourceUnavailableError | None:
     return SourceUnavailableError(f"TLS with {where} failed: {text}", hint=hint)
 
 
-def _no_connection(where: str, error: Exception, patience: RetryPolicy) -> TransientError | None:
+def _no_connection(where: str, error: Exception, retry: RetryPolicy) -> TransientError | None:
     """Nobody there; None where that is not what failed."""
     hint = "check the address and the network"
     if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
@@ -261,10 +261,10 @@ def _no_connection(where: str, error: Exception, patience: RetryPolicy) -> Trans
     if isinstance(error, aiohttp.ClientConnectorError):
         return TransientError(f"{where} can't be reached: {_words(error.os_error)}", hint=hint, unanswered=True)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        took = f"no connection within {patience.connect:g} seconds"
+        took = f"no connection within {retry.connect:g} seconds"
         return TransientError(f"{where} can't be reached: {took}", hint=hint, unanswered=True)
     if isinstance(error, TimeoutError):
-        return TransientError(f"{where} has sent nothing for {patience.stall:g} seconds", hint=LATER)
+        return TransientError(f"{where} has sent nothing for {retry.stall:g} seconds", hint=LATER)
     return None
 
 

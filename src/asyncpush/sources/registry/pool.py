@@ -31,13 +31,13 @@ class RegistryPool:
         registries: Mapping[str, SourceRegistry],
         logins: Logins,
         emit: Emit,
-        patience: RetryPolicy,
+        retry: RetryPolicy,
         stack: AsyncExitStack,
     ) -> None:
         self._registries = {canonical_host(host): registry for host, registry in registries.items()}
         self._logins = logins
         self._emit = emit
-        self._patience = patience
+        self._retry = retry
         self._stack = stack
         self._remotes: dict[SourceRegistry, SourceRegistryReader] = {}
         self._wires: list[RegistryClient] = []
@@ -47,7 +47,7 @@ class RegistryPool:
         if not registries:
             return self
         all_of_them = self._registries | dict(registries)
-        remotes = RegistryPool(all_of_them, self._logins, self._emit, self._patience, self._stack)
+        remotes = RegistryPool(all_of_them, self._logins, self._emit, self._retry, self._stack)
         remotes._remotes, remotes._wires = self._remotes, self._wires
         return remotes
 
@@ -65,7 +65,7 @@ class RegistryPool:
         host = canonical_host(host)
         registry = self._registries.get(host) or SourceRegistry(host=host)
         if registry not in self._remotes:
-            wire = RegistryClient(registry, self._logins, self._emit, self._patience)
+            wire = RegistryClient(registry, self._logins, self._emit, self._retry)
             self._stack.push_async_callback(wire.aclose)
             self._wires.append(wire)
             self._remotes[registry] = SourceRegistryReader(wire)
@@ -83,7 +83,7 @@ async def open_pool(
     *,
     logins: Logins = no_logins,
     emit: Emit = ignore,
-    patience: RetryPolicy | None = None,
+    retry: RetryPolicy | None = None,
 ) -> AsyncIterator[RegistryPool]:
     """Read from any number of registries, until the context is left.
 
@@ -91,22 +91,22 @@ async def open_pool(
         registries: how each is reached, by its host; those that are not there are reached as docker and podman would.
         logins: makes the login of registries that AWS credentials open.
         emit: hears of each request that is sent again.
-        patience: time limits, and how often that is.
+        retry: time limits, and how often that is.
     """
     async with AsyncExitStack() as stack:
-        yield RegistryPool(registries or {}, logins, emit, patience or RetryPolicy(), stack)
+        yield RegistryPool(registries or {}, logins, emit, retry or RetryPolicy(), stack)
 
 
 @asynccontextmanager
 async def open_remote(
-    registry: SourceRegistry, *, logins: Logins = no_logins, emit: Emit = ignore, patience: RetryPolicy | None = None
+    registry: SourceRegistry, *, logins: Logins = no_logins, emit: Emit = ignore, retry: RetryPolicy | None = None
 ) -> AsyncIterator[SourceRegistryReader]:
     """Read from one registry, until the context is left; arguments as those of ``open_pool``.
 
     Raises:
         InvalidReferenceError: its host is none.
     """
-    async with open_pool({registry.host: registry}, logins=logins, emit=emit, patience=patience) as remotes:
+    async with open_pool({registry.host: registry}, logins=logins, emit=emit, retry=retry) as remotes:
         yield remotes.at(registry.host)
 
 

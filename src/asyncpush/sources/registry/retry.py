@@ -108,14 +108,14 @@ class RetryLoop:
 
     Args:
         operation: what it is called in events.
-        patience: how often, and how long.
+        retry: how often, and how long.
         mood: what is known of the host.
         emit: hears of each new try.
     """
 
-    def __init__(self, operation: str, patience: RetryPolicy, mood: RetryBudget, emit: Emit) -> None:
+    def __init__(self, operation: str, retry: RetryPolicy, mood: RetryBudget, emit: Emit) -> None:
         self._operation = operation
-        self._patience = patience
+        self._retry = retry
         self._mood = mood
         self._emit = emit
         self._failures = self._throttles = self._total = 0
@@ -151,7 +151,7 @@ class RetryLoop:
             raise error
         delay = self._silence.wait(host, began)
         self._failures += not host.answered
-        if delay is None or self._failures >= self._patience.attempts:
+        if delay is None or self._failures >= self._retry.attempts:
             raise error
         return delay
 
@@ -161,25 +161,25 @@ class RetryLoop:
             self._throttles += 1
         else:
             self._failures += 1
-        if error.final or self._failures >= self._patience.attempts:
+        if error.final or self._failures >= self._retry.attempts:
             raise error
         delay = self._delay(error)
         if error.throttled or error.after is not None:
             self._waited += delay
-            if self._waited > self._patience.throttled:
+            if self._waited > self._retry.throttled:
                 raise error
         if error.throttled:
             self._mood.be_quiet(error.after if error.after is not None else delay)
         return delay
 
     def _delay(self, error: TransientError) -> float:
-        first = max(_FIRST_THROTTLED_WAIT, self._patience.first_wait) if error.throttled else self._patience.first_wait
+        first = max(_FIRST_THROTTLED_WAIT, self._retry.first_wait) if error.throttled else self._retry.first_wait
         tries = self._throttles if error.throttled else self._failures
-        delay = backoff(first, self._patience.longest_wait, tries)
+        delay = backoff(first, self._retry.longest_wait, tries)
         if error.after is None:
             return delay
         # Only to come back one after the other; but a registry that refuses again has asked for too short a wait.
-        asked = error.after + min(delay, self._patience.first_wait)
+        asked = error.after + min(delay, self._retry.first_wait)
         return asked if tries == 1 else max(asked, delay)
 
 

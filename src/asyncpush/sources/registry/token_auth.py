@@ -93,7 +93,7 @@ class TokenAuth:
         plain: it is spoken to in plain HTTP.
         accounts: where credentials come from.
         http: sends the requests for tokens.
-        patience: how often they are tried.
+        retry: how often they are tried.
         emit: hears of each new try.
         requests: counts them.
     """
@@ -103,7 +103,7 @@ class TokenAuth:
         host: str,
         accounts: CredentialStore,
         http: RegistryHttp,
-        patience: RetryPolicy,
+        retry: RetryPolicy,
         emit: Emit,
         requests: Counter[str],
         *,
@@ -113,7 +113,7 @@ class TokenAuth:
         self._plain = plain
         self._accounts = accounts
         self._http = http
-        self._patience = patience
+        self._retry = retry
         self._emit = emit
         self._requests = requests
         self._mood = RetryBudget()
@@ -288,7 +288,7 @@ class TokenAuth:
         grant.account = account
 
     async def _request_token(self, way: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
-        tries = RetryLoop("token", self._patience, self._mood, self._emit)
+        tries = RetryLoop("token", self._retry, self._mood, self._emit)
         while True:
             await self._mood.turn()
             try:
@@ -319,7 +319,7 @@ class TokenAuth:
             basic = account.basic() if account else None
             answer = await self._http.send("GET", way.realm.update_query(parameters), headers, authorization=basic)
         async with released(answer):
-            body = await read_document(answer, _MAX_TOKEN_ANSWER, self._patience)
+            body = await read_document(answer, _MAX_TOKEN_ANSWER, self._retry)
             if is_web_page(body or b"") and (answer.status == 403 or answer.status < 400):
                 text = f"{way.realm.host}, which gives them, answers with status {answer.status} and a web page"
                 raise SourceUnavailableError(text, hint=BETWEEN)
