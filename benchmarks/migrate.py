@@ -28,7 +28,7 @@ from kills import ALLOWED, Outcome, Pace, kill_again_and_again, measure_startup
 from plots import Panel
 from report import bars, options, rounds, save, scratch, table
 from sizes import parse_size
-from stage import Sources, Weather, sources, target
+from stage import Conditions, Sources, sources, target
 from stock import find_layout
 from tools import Checked, Stages, asyncpush_command, check, need_skopeo
 from wire import Received, Wire
@@ -67,12 +67,12 @@ def main() -> None:
             need_skopeo()
         layout = find_layout(given.images)
         recipe = Recipe(given.seed, given.size, given.repositories, given.tags, layout, given.largest)
-        fault_config = Weather(given.latency, given.bandwidth, given.manifests)
+        conditions = Conditions(given.latency, given.bandwidth, given.manifests)
         with sources(given.keep or folder / "corpus", recipe, partial(progress.print, highlight=False)) as origin:
             if given.kills:
-                _kill(given, folder, origin, fault_config)
+                _kill(given, folder, origin, conditions)
             else:
-                _compete(given, folder, origin, fault_config)
+                _compete(given, folder, origin, conditions)
 
 
 def _parse() -> argparse.Namespace:
@@ -103,8 +103,8 @@ def _parse() -> argparse.Namespace:
     return given
 
 
-def _compete(given: argparse.Namespace, folder: Path, origin: Sources, fault_config: Weather) -> None:
-    with Stages(folder, origin, fault_config) as stages:
+def _compete(given: argparse.Namespace, folder: Path, origin: Sources, conditions: Conditions) -> None:
+    with Stages(folder, origin, conditions) as stages:
         mountings = [word == "on" for word in dict.fromkeys(given.mounting)]
         contenders = stages.contenders(list(dict.fromkeys(given.contenders)), mountings)
         results = measure(contenders, rounds(given), warm_up=[])
@@ -181,11 +181,11 @@ def _report_checks(checked: Sequence[Checked]) -> None:
     table("what is there afterwards, against the corpus (of skopeo without referrers)", columns, rows)
 
 
-def _kill(given: argparse.Namespace, folder: Path, origin: Sources, fault_config: Weather) -> None:
-    undisturbed = Contender("undisturbed", partial(_undisturbed, folder, origin, fault_config))
+def _kill(given: argparse.Namespace, folder: Path, origin: Sources, conditions: Conditions) -> None:
+    undisturbed = Contender("undisturbed", partial(_undisturbed, folder, origin, conditions))
     results = measure([undisturbed], 1, warm_up=[])
     [sample] = results.samples
-    with target(folder, origin, fault_config, mounting=True) as here:
+    with target(folder, origin, conditions, mounting=True) as here:
         command = asyncpush_command(here)
         environment = {**here.endpoint.environment(), **here.environment}
         pace = Pace(measure_startup(command, environment), sample.seconds, _wire_of(sample))
@@ -204,8 +204,8 @@ def _kill(given: argparse.Namespace, folder: Path, origin: Sources, fault_config
 
 
 @contextmanager
-def _undisturbed(folder: Path, origin: Sources, fault_config: Weather) -> Iterator[Launch]:
-    with target(folder, origin, fault_config, mounting=True) as here:
+def _undisturbed(folder: Path, origin: Sources, conditions: Conditions) -> Iterator[Launch]:
+    with target(folder, origin, conditions, mounting=True) as here:
         before = here.look()
         size = origin.corpus.unique_bytes()
         command = asyncpush_command(here)

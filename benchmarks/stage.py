@@ -30,7 +30,7 @@ PASSWORD = "SOURCE_PASSWORD"
 
 
 @dataclass(frozen=True, slots=True)
-class Weather:
+class Conditions:
     """The conditions at the target.
 
     Attributes:
@@ -150,9 +150,9 @@ def sources(folder: Path, recipe: Recipe, say: Callable[[str], None]) -> Iterato
 
 
 @contextmanager
-def target(folder: Path, origin: Sources, fault_config: Weather, *, mounting: bool) -> Iterator[Target]:
+def target(folder: Path, origin: Sources, conditions: Conditions, *, mounting: bool) -> Iterator[Target]:
     """Run an empty target in *folder*; its repositories exist, since skopeo can't create them."""
-    options = (*fault_config.options(), "--admin")
+    options = (*conditions.options(), "--admin")
     with (
         tempfile.TemporaryDirectory(prefix="target-", dir=folder) as own,
         tempfile.TemporaryDirectory(prefix="data-", dir=folder) as data,

@@ -15,7 +15,7 @@ from typing import Literal, Self
 from endpoints import UnavailableError
 from equality import Equality, compare, copy_sample
 from harness import Contender, Launch
-from stage import Sources, Target, Weather, target, write_plan, write_skopeo_yaml
+from stage import Conditions, Sources, Target, target, write_plan, write_skopeo_yaml
 
 Tool = Literal["asyncpush", "skopeo"]
 Pass = Literal["cold", "warm", "recheck"]
@@ -67,13 +67,13 @@ class Stages:
     Attributes:
         folder: where targets have their data.
         origin: the sources.
-        fault_config: the conditions at targets.
+        conditions: the conditions at targets.
         checked: the comparisons so far.
     """
 
     folder: Path
     origin: Sources
-    fault_config: Weather
+    conditions: Conditions
     checked: list[Checked] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
     _here: Target | None = None
@@ -107,7 +107,7 @@ class Stages:
             self._check()
             self._stack.close()
             self._here = self._stack.enter_context(
-                target(self.folder, self.origin, self.fault_config, mounting=mounting)
+                target(self.folder, self.origin, self.conditions, mounting=mounting)
             )
             self._whose = (tool, mounting)
         here = self._here

@@ -39,7 +39,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 #: How the emulator of the client's tests answers open questions: ``NAME=VALUE,...``; both answers must do.
-BEHAVIOUR = Quirks.parse(filter(None, os.environ.get("ASYNCPUSH_QUIRKS", "").split(",")))
+QUIRKS = Quirks.parse(filter(None, os.environ.get("ASYNCPUSH_QUIRKS", "").split(",")))
 
 
 # How long an example takes tells how busy the machine is: pytest's own limit is for what hangs.
@@ -88,14 +88,14 @@ def nothing_blocks_the_loop() -> Iterator[None]:
             guard.functions[name] = BlockBusterFunction(None, name, scanned_modules=["asyncpush"]).activate()
         # A face writes its few lines where it is; a terminal that is stopped stops it, as everywhere.
         for name in ("io.TextIOWrapper.write", "io.BufferedWriter.write"):
-            guard.functions[name].can_block_in("asyncpush/progress/_sink.py", {"write", "flush"})
+            guard.functions[name].can_block_in("asyncpush/progress/sink.py", {"write", "flush"})
         yield
 
 
 @pytest.fixture
 async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
     """An empty local ECR; where ECR leaves a question open, it answers as ASYNCPUSH_QUIRKS says."""
-    async with Emulator(tmp_path / "ecr", fsync=False, quirks=BEHAVIOUR) as running:
+    async with Emulator(tmp_path / "ecr", fsync=False, quirks=QUIRKS) as running:
         yield running
 
 

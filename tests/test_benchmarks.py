@@ -237,7 +237,7 @@ def test_what_is_missing_at_the_target_of_a_migration_is_noticed(
     recipe = corpus.Recipe(size=500_000, repositories=2, tags=3)
     with (
         stage.sources(tmp_path / "corpus", recipe, print) as origin,
-        stage.target(tmp_path, origin, stage.Weather("1ms", "100MB/s", 0), mounting=True) as here,
+        stage.target(tmp_path, origin, stage.Conditions("1ms", "100MB/s", 0), mounting=True) as here,
     ):
         environment = {**here.endpoint.environment(), **here.environment}
         subprocess.run(tools.skopeo_command(here), env=environment, check=True, timeout=60)

@@ -17,7 +17,7 @@ from anyio import to_thread
 from botocore import UNSIGNED
 from botocore.auth import SIGNED_HEADERS_BLACKLIST, SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.credentials import KnownCredentials as BotocoreCredentials
+from botocore.credentials import Credentials as BotocoreCredentials
 from hypothesis import assume, given
 from hypothesis import strategies as st
 

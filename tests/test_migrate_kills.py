@@ -26,7 +26,7 @@ from asyncpush.emulator.store.fsck import check
 from asyncpush.journal import open_journal
 from asyncpush.model import Descriptor, Digest, Upload
 from asyncpush.settings import MiB
-from conftest import BEHAVIOUR, cli_environment, judge, run_cli
+from conftest import QUIRKS, cli_environment, judge, run_cli
 from images import LAYER, Json, Layout, at, config_json
 from migrations import Bench, keys
 from registry_server import RegistryServer, running
@@ -158,7 +158,7 @@ async def run(path: Path, seconds: float = 100.0, after: anyio.Event | None = No
 async def target(folder: Path, source: RegistryServer, *, mounting: bool = True) -> AsyncIterator[Bench]:
     """A slow target, which may mount blobs."""
     await anyio.Path(folder).mkdir()
-    async with Emulator(folder / "ecr", fsync=False, quirks=BEHAVIOUR, fault_config=SLOW) as emulator:
+    async with Emulator(folder / "ecr", fsync=False, quirks=QUIRKS, fault_config=SLOW) as emulator:
         bench = Bench(source, emulator, folder)
         if mounting:
             await bench.mounting()
@@ -216,7 +216,7 @@ async def test_a_migration_killed_at_any_instant_goes_on_and_sends_nothing_twice
     print(f"{kills} kills; bytes {dict(undisturbed)}, then {dict(received)}: {ratio:.3f}; parts {parts}, {parts_taken}")
     assert kills
     assert ratio <= ALLOWED
-    if BEHAVIOUR.unreferenced_layers == "available":  # else a layer whose completion nobody heard of is sent again
+    if QUIRKS.unreferenced_layers == "available":  # else a layer whose completion nobody heard of is sent again
         assert parts_taken <= ALLOWED * parts + 2
     findings: list[object] = []
     assert (await check(tmp_path / "killed" / "ecr", findings.append)).is_clean, findings

@@ -14,7 +14,7 @@ import pytest
 from anyio import to_thread
 
 from asyncpush.emulator import Emulator, KnownCredentials
-from conftest import BEHAVIOUR, KEYS, REGION, Ran, judge, password, run_cli
+from conftest import KEYS, QUIRKS, REGION, Ran, judge, password, run_cli
 from images import DockerSave, Json, Layout, at, containerd_save
 from inprocess import run_beside
 from migrations import layer
@@ -69,7 +69,7 @@ async def target(tmp_path: Path) -> AsyncIterator[Target]:
     """The target; no test sees this machine's logins."""
     nobody = {"DOCKER_CONFIG": str(tmp_path / "nobody"), "REGISTRY_AUTH_FILE": "", "XDG_RUNTIME_DIR": ""}
     keys = {name.upper(): value for name, value in KEYS.items()}
-    async with Emulator(tmp_path / "ecr", fsync=False, quirks=BEHAVIOUR) as emulator:
+    async with Emulator(tmp_path / "ecr", fsync=False, quirks=QUIRKS) as emulator:
         yield Target(emulator, tmp_path, {**keys, **nobody})
 
 
@@ -173,7 +173,7 @@ async def test_ecr_of_another_account_and_region(tmp_path: Path, skopeo: str) ->
     layout = Layout()
     index = index_in(layout)
     await to_thread.run_sync(layout.tag(index, "1").write, tmp_path / "layout")
-    async with Emulator(tmp_path / "ecr", fsync=False, quirks=BEHAVIOUR, credentials=accounts) as emulator:
+    async with Emulator(tmp_path / "ecr", fsync=False, quirks=QUIRKS, credentials=accounts) as emulator:
         environment = {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"), "DOCKER_CONFIG": "/nowhere"}
         target = Target(emulator, tmp_path, environment)
         other = (

@@ -18,7 +18,7 @@ from asyncpush.journal import open_journal
 from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.settings import Settings
-from conftest import BEHAVIOUR, Events
+from conftest import QUIRKS, Events
 from images import DockerSave
 from migrations import Bench, layer, outcomes
 
@@ -28,7 +28,7 @@ STAGING, PROD = "111111111111", "222222222222"
 @pytest.fixture
 async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
     owners = [KnownCredentials("test", "test", account=STAGING), KnownCredentials("other", "secret", account=PROD)]
-    async with Emulator(tmp_path / "ecr", fsync=False, quirks=BEHAVIOUR, credentials=owners) as running:
+    async with Emulator(tmp_path / "ecr", fsync=False, quirks=QUIRKS, credentials=owners) as running:
         yield running
 
 

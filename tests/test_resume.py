@@ -25,7 +25,7 @@ from asyncpush.protocols import Blob
 from asyncpush.settings import MiB, SourceRegistry
 from asyncpush.sources.blobs import BytesContent, ContentBlob
 from asyncpush.sources.registry import open_pool
-from conftest import BEHAVIOUR, Server, aws
+from conftest import QUIRKS, Server, aws
 from images import DockerSave, layer_tar
 from registry_server import RegistryServer, running
 from test_emulator_received import received
@@ -174,10 +174,10 @@ async def test_ecr_says_how_far_it_has_come_where_the_journal_does_not(
 
 async def test_an_upload_that_ecr_does_not_know_any_more_begins_anew(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
-    async with Emulator(tmp_path / "one", fsync=False, quirks=BEHAVIOUR) as emulator:
+    async with Emulator(tmp_path / "one", fsync=False, quirks=QUIRKS) as emulator:
         assert await push(emulator, local_blob(), journal, stop_after=3) is None
         port = int(emulator.endpoint_url.rpartition(":")[2])
-    async with Emulator(tmp_path / "other", fsync=False, quirks=BEHAVIOUR, port=port) as emulator:
+    async with Emulator(tmp_path / "other", fsync=False, quirks=QUIRKS, port=port) as emulator:
         pushed = await push(emulator, local_blob(), journal)
 
         assert pushed is not None

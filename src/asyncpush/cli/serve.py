@@ -27,6 +27,39 @@ from asyncpush.errors import UsageError
 from asyncpush.files import load_chain
 from asyncpush.http.environment import is_loopback
 
+_FAULTS = Group("Faults")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultOptions:
+    """The conditions that the emulator serves in."""
+
+    latency: Annotated[str | None, Parameter(group=_FAULTS, metavar="TIME")] = None
+    """What each request takes longer, such as 40ms: one round trip."""
+
+    jitter: Annotated[str | None, Parameter(group=_FAULTS, metavar="TIME")] = None
+    """By how much that varies, up and down."""
+
+    bandwidth: Annotated[str | None, Parameter(group=_FAULTS, metavar="RATE")] = None
+    """Bytes a second on each connection, in each direction: 30MB/s, 512KiB/s, 100Mbit/s."""
+
+    throttle: Annotated[list[str] | None, Parameter(group=_FAULTS, metavar="OPERATION=RATE[:BURST]")] = None
+    """Requests a second that an operation may have, and how many at once, for each account. Can be repeated."""
+
+    quotas: Annotated[Literal["aws"] | None, Parameter(group=_FAULTS)] = None
+    """ECR's documented request rates, where no --throttle says otherwise."""
+
+    fault: Annotated[list[str] | None, Parameter(group=_FAULTS, metavar="RULE")] = None
+    """Something that goes wrong; see below. Can be repeated: of several rules that fire, the first acts."""
+
+    seed: Annotated[int | None, Parameter(group=_FAULTS)] = None
+    """Makes chance repeatable (probability, jitter)."""
+
+    fault_config: Annotated[Path | None, Parameter(group=_FAULTS, metavar="FILE")] = None
+    """The same as a YAML or JSON file, its members called like these options; what is given here comes first."""
+
+
 app = command(
     "serve",
     usage="asyncpush serve [OPTIONS]",
@@ -76,7 +109,8 @@ def serve(
     tls_key: Path | None = None,
     credentials: Path | None = None,
     no_verify_signatures: bool = False,
-    quirks: Annotated[list[str] | None, Parameter(negative=())] = None,
+    quirk: Annotated[list[str] | None, Parameter(negative=(), metavar="NAME=VALUE")] = None,
+    quota: Annotated[list[str] | None, Parameter(negative=(), metavar="NAME=VALUE")] = None,
     discard: Annotated[bool, Parameter(negative=())] = False,
     check: Annotated[bool, Parameter(negative=())] = False,
     admin: bool = False,
@@ -94,7 +128,8 @@ def serve(
         credentials: The keys that requests may be signed with: an AWS shared credentials file, all of its profiles.
             The key test with the secret test by default.
         no_verify_signatures: Let everybody in, whatever the signature, and without a password at /v2/.
-        quirks: NAME=VALUE, an answer to a question that ECR leaves open; may be repeated.
+        quirk: An answer to a question that ECR's documentation leaves open. Can be repeated.
+        quota: A quota lower than ECR's, such as max-parts=100, or upload-lifetime=60. Can be repeated.
         discard: Keep no bytes of layers, only their sizes and digests: for benchmarks. Pulls of them are refused.
         check: Serve nothing: check what --data holds, every hash of it, and say what is wrong (exit status 1).
         admin: Let anybody who reaches it change the faults while it runs: GET, PUT and DELETE /_emulator/faults.
@@ -107,7 +142,7 @@ def serve(
         if not 0 <= port <= 65535:
             raise UsageError(f"--port is {port}", hint="give 1 to 65535, or 0 for a free one")
         context = await to_thread.run_sync(_tls_context, tls_cert, tls_key)
-        chosen = Quirks.parse(quirks or ())
+        chosen = Quirks.parse(quirk or (), quota or ())
         forecast = await to_thread.run_sync(make_fault_config, fault_config)
         keys = await to_thread.run_sync(read_credentials, credentials) if credentials else DEFAULT_CREDENTIALS
         with tempfile.TemporaryDirectory(prefix="asyncpush-") as scratch:
@@ -217,39 +252,6 @@ def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext |
             f"{certificate} can't be used: {reason}", hint="give a PEM chain, and its key as --tls-key"
         ) from error
     return context
-
-
-_WEATHER = Group("FaultConfig")
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FaultOptions:
-    """The conditions that the emulator serves in."""
-
-    latency: Annotated[str | None, Parameter(group=_WEATHER, metavar="TIME")] = None
-    """What each request takes longer, such as 40ms: one round trip."""
-
-    jitter: Annotated[str | None, Parameter(group=_WEATHER, metavar="TIME")] = None
-    """By how much that varies, up and down."""
-
-    bandwidth: Annotated[str | None, Parameter(group=_WEATHER, metavar="RATE")] = None
-    """Bytes a second on each connection, in each direction: 30MB/s, 512KiB/s, 100Mbit/s."""
-
-    throttle: Annotated[list[str] | None, Parameter(group=_WEATHER, metavar="OPERATION=RATE[:BURST]")] = None
-    """Requests a second that an operation may have, and how many at once, for each account. Can be repeated."""
-
-    quotas: Annotated[Literal["aws"] | None, Parameter(group=_WEATHER)] = None
-    """ECR's documented request rates, where no --throttle says otherwise."""
-
-    fault: Annotated[list[str] | None, Parameter(group=_WEATHER, metavar="RULE")] = None
-    """Something that goes wrong; see below. Can be repeated: of several rules that fire, the first acts."""
-
-    seed: Annotated[int | None, Parameter(group=_WEATHER)] = None
-    """Makes chance repeatable (probability, jitter)."""
-
-    fault_config: Annotated[Path | None, Parameter(group=_WEATHER, metavar="FILE")] = None
-    """The same as a YAML or JSON file, its members called like these options; what is given here comes first."""
 
 
 def make_fault_config(options: FaultOptions | None) -> FaultConfig:

@@ -1,4 +1,4 @@
-"""The numbers and addresses that the emulator answers by: part sizes, ECR's quotas, what was chosen as behaviour."""
+"""The numbers and addresses that the emulator answers by: part sizes, ECR's quotas, and the chosen quirks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Limits:
         return min(MIN_PART, self.part_size)
 
     def quotas(self, registry: RegistryId) -> Quotas:
-        """The quotas of a registry: its service's, but where the behaviour sets others."""
+        """The quotas of a registry: its service's, or lower ones that were asked for."""
         base, chosen = _PUBLIC if registry.is_public else _PRIVATE, self.quirks
         return Quotas(
             parts=chosen.max_parts or base.parts,

@@ -79,30 +79,31 @@ class Quirks:
             value = getattr(self, name)
             if hint is int:
                 if not isinstance(value, int) or value < 0:
-                    raise UsageError(f"behaviour {_option(name)} is {value!r}", hint="give a whole number, 0 or more")
+                    raise UsageError(f"invalid quota {_option(name)}={value}", hint="use a whole number, 0 or more")
             elif value not in get_args(hint):
-                raise UsageError(f"behaviour {_option(name)} is {value!r}", hint=f"give {' or '.join(get_args(hint))}")
+                raise UsageError(f"invalid quirk {_option(name)}={value}", hint=f"use {' or '.join(get_args(hint))}")
 
     @classmethod
-    def parse(cls, settings: Iterable[str]) -> Self:
-        """Read ``NAME=VALUE`` words; names may be written with hyphens.
+    def parse(cls, quirks: Iterable[str], quotas: Iterable[str] = ()) -> Self:
+        """Read the words of ``--quirk`` and ``--quota``: ``NAME=VALUE`` each; a name may have hyphens.
 
         Raises:
-            UsageError: a name that is none of the fields', or a value that its field does not have.
+            UsageError: a name that no quirk or quota has, or a value that it can't have.
         """
-        numbers = {field.name: isinstance(field.default, int) for field in fields(cls)}
-        values: dict[str, str | int] = {}
-        for word in settings:
-            option, equals, value = word.partition("=")
-            name = option.strip().replace("-", "_")
-            if not equals or name not in numbers:
-                raise UsageError(
-                    f"{word!r} is no behaviour",
-                    hint=f"give NAME=VALUE, with a name of: {', '.join(map(_option, numbers))}",
-                )
-            number = numbers[name] and value.isascii() and value.isdigit()
-            values[name] = int(value) if number else value
-        return cls(**values)  # type: ignore[arg-type]  # judged by __post_init__
+        given: dict[str, str | int] = {}
+        for kind, words in (("quirk", quirks), ("quota", quotas)):
+            names = [field.name for field in fields(cls) if isinstance(field.default, int) == (kind == "quota")]
+            for word in words:
+                option, equals, value = word.partition("=")
+                name = option.strip().replace("-", "_")
+                if not equals or name not in names:
+                    raise UsageError(
+                        f"unknown {kind} {word!r}",
+                        hint=f"use NAME=VALUE, NAME one of: {', '.join(map(_option, names))}",
+                    )
+                is_number = kind == "quota" and value.isascii() and value.isdigit()
+                given[name] = int(value) if is_number else value
+        return cls(**given)  # type: ignore[arg-type]  # judged by __post_init__
 
 
 def _option(name: str) -> str:

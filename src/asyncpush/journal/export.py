@@ -19,7 +19,11 @@ from asyncpush.journal.sql import unpacked
 RunOutcome: TypeAlias = Literal["unfinished", "failed", "finished"]
 
 
-class _Row(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_field="kind", tag=str.lower):
+def _kind(name: str) -> str:
+    return name.removesuffix("Row").lower()
+
+
+class _Row(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_field="kind", tag=_kind):
     """A line of an export: its members are named in JSON's manner, and ``kind`` says which it is."""
 
 
@@ -66,7 +70,7 @@ class ReferrersRow(_Row, frozen=True, kw_only=True):
     at: datetime
 
 
-class CreationRow(_Row, frozen=True, kw_only=True):
+class CreationRow(_Row, frozen=True, kw_only=True, tag="making"):
     """A repository whose creation has begun, and is not known to be whole."""
 
     repository: str

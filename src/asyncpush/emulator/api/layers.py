@@ -108,7 +108,7 @@ class LayersApi:
         raise layer_exists(digest, name, target.id)
 
     async def _completed(self, request: requests.CompleteLayerUpload, target: RequestTarget) -> Digest | None:
-        """What an earlier call made of this upload, if the behaviour has that remembered."""
+        """What an earlier call made of this upload, if the quirks have it remembered."""
         upload_id = request.upload_id.lower()
         if self._quirks.retried_complete == "upload-not-found" or upload_id in self._store.uploads:
             return None
@@ -130,7 +130,7 @@ class LayersApi:
         return found
 
     def _is_repeated(self, upload: StagedUpload, part: ReceivedPart) -> bool:
-        """Whether this is the last part over again, and the behaviour has that ignored."""
+        """Whether this is the last part over again, and the quirks have it ignored."""
         if self._quirks.repeated_part == "refused" or not upload.record.parts:
             return False
         received, length = upload.record.received, upload.record.last_part
@@ -148,7 +148,7 @@ class LayersApi:
         return None
 
     def _cursor(self, upload: StagedUpload) -> dict[str, int]:
-        """``lastValidByteReceived``; before any part, as the behaviour has it."""
+        """``lastValidByteReceived``; before any part, as the quirks have it."""
         if upload.record.received:
             return {"lastValidByteReceived": upload.record.received - 1}
         first = self._quirks.first_cursor

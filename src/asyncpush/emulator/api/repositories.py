@@ -143,7 +143,7 @@ def _lifecycle_policy(repository: RepositoryState, target: RequestTarget) -> Doc
 
 def _policy(repository: RepositoryState, target: RequestTarget) -> Document:
     if repository.record.policy is None:
-        raise policy_not_found("RepositoryState", repository.name, target.id)
+        raise policy_not_found("Repository", repository.name, target.id)
     return {"registryId": target.id, "repositoryName": repository.name, "policyText": repository.record.policy}
 
 

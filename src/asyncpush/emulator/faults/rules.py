@@ -1,4 +1,4 @@
-"""Fault injection in nouns: faults, throttles, and a whole configuration; each is written and read as one line of text."""
+"""The nouns of fault injection: faults, throttles, and a whole configuration; each has a form of one line of text."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class V2Api:
 
     Args:
         store: where everything is.
-        rules: quotas and behaviour.
+        rules: quotas and quirks.
         finishing: carries out what changes data.
     """
 
