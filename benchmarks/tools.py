@@ -106,9 +106,7 @@ class Stages:
         if which == "cold":
             self._check()
             self._stack.close()
-            self._here = self._stack.enter_context(
-                target(self.folder, self.origin, self.conditions, mounting=mounting)
-            )
+            self._here = self._stack.enter_context(target(self.folder, self.origin, self.conditions, mounting=mounting))
             self._whose = (tool, mounting)
         here = self._here
         assert here is not None, "a cold run comes first"

@@ -434,7 +434,7 @@ async def test_a_repository_is_deleted_with_what_is_in_it_by_force_only(emulator
         assert await repository.delete(force=True) is False
         await repository.create()
         [layer] = await LayerMaker().make(1, 1024)
-        await push_layer(repository, layer, registry.run.resources)
+        await push_layer(repository, layer, registry.context)
         manifest = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json"}
         described = {"mediaType": layer.media_type, "digest": layer.identity, "size": 1024}
         raw = json.dumps({**manifest, "config": described, "layers": [described]}).encode()

@@ -19,12 +19,12 @@ from asyncpush import Settings
 from asyncpush.ecr.part_body import JsonPartEncoder
 from asyncpush.engine.compress import CompressedBlob
 from asyncpush.engine.concurrency import AdaptiveLimiter
+from asyncpush.engine.context import PushContext
 from asyncpush.engine.layer import send_layer
 from asyncpush.engine.memory import MemoryBudget
-from asyncpush.engine.upload import LayerContext, PushedLayer
 from asyncpush.errors import AsyncpushError, DigestMismatchError
 from asyncpush.events import ignore
-from asyncpush.model import Descriptor, Digest, Upload
+from asyncpush.model import Descriptor, Digest, PushedLayer, Upload
 from asyncpush.protocols import Blob, Part, RandomAccess
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry import open_remote
@@ -168,14 +168,14 @@ class Ecr:
         return "pushed"
 
 
-def resources(limit: int, slots: int = 64) -> LayerContext:
-    return LayerContext(Settings(), ignore, MemoryBudget(limit, WINDOW), AdaptiveLimiter(slots, first=slots))
+def resources(limit: int, slots: int = 64) -> PushContext:
+    return PushContext(Settings(), ignore, MemoryBudget(limit, WINDOW), AdaptiveLimiter(slots, first=slots))
 
 
 async def send_all(
     blobs: Sequence[Blob],
     repositories: list[Any],
-    shared: LayerContext,
+    shared: PushContext,
     chance: random.Random,
     *,
     pause: float = 3 * LONGEST,
@@ -184,7 +184,7 @@ async def send_all(
     sent: list[PushedLayer | AsyncpushError] = []
 
     async def send(blob: Blob) -> None:
-        async with shared.slots.hold(blob.source_size):
+        async with shared.limiter.hold(blob.source_size):
             sent.extend(await send_layer(repositories, blob, shared))
 
     with anyio.fail_after(WATCHDOG):
@@ -194,7 +194,7 @@ async def send_all(
                 await anyio.sleep(chance.uniform(0, pause))
     assert [each for each in sent if not isinstance(each, PushedLayer)] == []
     assert len(sent) == len(blobs) * len(repositories)
-    assert shared.budget.held == 0
+    assert shared.memory.held == 0
 
 
 @pytest.mark.parametrize("targets", range(1, 9))

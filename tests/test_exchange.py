@@ -12,13 +12,13 @@ from anyio.lowlevel import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asyncpush.engine.context import PushContext
 from asyncpush.engine.image import ImageLayers
-from asyncpush.engine.layer import LayerContext, PushedLayer
 from asyncpush.errors import ServiceError, SourceError
 from asyncpush.journal import LeftUpload
 from asyncpush.migrate import layer_distribution
 from asyncpush.migrate.layer_distribution import ImageSender, LayerDistributor, registry_of
-from asyncpush.model import Descriptor, Digest, Upload
+from asyncpush.model import Descriptor, Digest, PushedLayer, Upload
 from asyncpush.protocols import Part
 from asyncpush.settings import Settings
 from asyncpush.single_flight import SingleFlight
@@ -128,7 +128,7 @@ async def _send(sender: ImageSender, repository: Repository, each: ContentBlob) 
 
 
 async def prepared(registry: Registry, mounts: bool | None = True) -> LayerDistributor:
-    exchange = LayerDistributor(LayerContext.of(Settings()))
+    exchange = LayerDistributor(PushContext.of(Settings()))
 
     async def ask() -> bool | None:
         return mounts
@@ -232,7 +232,7 @@ async def test_followers_do_not_wait_for_what_else_their_leader_sends() -> None:
 
 async def test_a_layer_that_waits_for_its_turn_goes_where_an_image_refers_to_it_soonest() -> None:
     registry = Registry()
-    resources = LayerContext.of(Settings(max_layers=1))
+    resources = PushContext.of(Settings(max_layers=1))
     exchange, leader, put = LayerDistributor(resources), Repository("leader", registry), anyio.Event()
 
     async def lead() -> None:
@@ -242,7 +242,7 @@ async def test_a_layer_that_waits_for_its_turn_goes_where_an_image_refers_to_it_
 
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tg:
-            async with resources.slots.hold():
+            async with resources.limiter.hold():
                 tg.start_soon(lead)
                 await anyio.wait_all_tasks_blocked()
                 tg.start_soon(push, exchange, Repository("small", registry), {1})

@@ -439,7 +439,7 @@ async def test_a_layer_that_ecr_has_got_wrong_is_sent_again_in_strict_order_but_
         settings = Settings(create_repository=True)
         async with asyncpush.connect(aws=aws(relay.url), settings=settings) as registry:
             [result] = await asyncpush.push_layers(registry, [file], "team/app")
-            overlap = registry.run.resources.overlap
+            overlap = registry.context.pipeline
             overlap.answered(0.01)
             assert not overlap.pays(transfer=10, size=MiB, following=MiB)
 
@@ -493,7 +493,7 @@ async def test_memory_stays_in_its_budget_however_many_layers_fly(
     settings = Settings(create_repository=True, max_memory=40 * MiB, max_layers=12)
     most = 0
     async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings) as registry:
-        budget = registry.run.resources.budget
+        budget = registry.context.memory
         window = budget.window
 
         @asynccontextmanager
@@ -552,13 +552,13 @@ async def test_a_push_can_be_cancelled_at_any_moment_and_leaves_nothing_behind(
                 if len(events) >= stop_after:
                     scope.cancel()
 
-            resources = registry.run.resources
-            object.__setattr__(resources, "emit", stop)
+            context = registry.context
+            object.__setattr__(context, "emit", stop)
             await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
 
-        assert resources.budget.held == 0
-        assert resources.slots.taken == resources.threads.borrowed_tokens == 0
-        object.__setattr__(resources, "emit", events)
+        assert context.memory.held == 0
+        assert context.limiter.taken == context.threads.borrowed_tokens == 0
+        object.__setattr__(context, "emit", events)
         result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
     stored = await to_thread.run_sync(stored_image, emulator.endpoint_url, "team/app", "1.0")
     assert stored["imageId"]["imageDigest"] == str(result.digest)
@@ -605,4 +605,4 @@ async def test_a_file_that_changes_after_it_was_hashed_is_found_out(registry: Re
     from asyncpush.engine.layer import push_layer
 
     with pytest.raises(SourceError):
-        await push_layer(repository, blob, registry.run.resources)
+        await push_layer(repository, blob, registry.context)

@@ -16,11 +16,11 @@ from anyio import to_thread
 import asyncpush
 from asyncpush import Registry, Settings
 from asyncpush.emulator import Emulator
-from asyncpush.engine.layer import PushedLayer, push_layer, send_layer
+from asyncpush.engine.layer import push_layer, send_layer
 from asyncpush.errors import AsyncpushError, DigestMismatchError
 from asyncpush.events import Event, PartSent
 from asyncpush.journal import SqliteJournal, open_journal
-from asyncpush.model import Descriptor, Digest
+from asyncpush.model import Descriptor, Digest, PushedLayer
 from asyncpush.protocols import Blob
 from asyncpush.settings import MiB, SourceRegistry
 from asyncpush.sources.blobs import BytesContent, ContentBlob
@@ -74,7 +74,7 @@ async def push(emulator: Emulator, blob: Blob, journal: Path, *, stop_after: int
         async with open_journal(journal) as kept, connected(emulator, kept, emit) as registry:
             repository = registry.repository("team/app")
             await repository.create()
-            return await push_layer(repository, blob, registry.run.resources)
+            return await push_layer(repository, blob, registry.context)
     return None
 
 
@@ -160,7 +160,7 @@ async def test_ecr_says_how_far_it_has_come_where_the_journal_does_not(
                 async with connected(emulator, forgetful, emit) as registry:
                     repository = registry.repository("team/app")
                     await repository.create()
-                    await push_layer(repository, blob, registry.run.resources)
+                    await push_layer(repository, blob, registry.context)
         before = emulator.requests.counts()["UploadLayerPart"]
         pushed = await push(emulator, blob, tmp_path / "journal")
 
@@ -208,13 +208,13 @@ async def test_several_registries_get_a_layer_from_one_reading(tmp_path: Path) -
         repositories = [first.repository("team/app"), second.repository("team/app"), second.repository("team/copy")]
         for repository in repositories:
             await repository.create()
-        outcomes = await send_layer(repositories, blob, first.run.resources)
+        outcomes = await send_layer(repositories, blob, first.context)
 
         assert [getattr(outcome, "descriptor", outcome) for outcome in outcomes] == [DESCRIPTOR] * 3
         assert len(server.asked("GET", "/blobs/")) == 1
         for repository in repositories:
             assert await repository.available([DESCRIPTOR.digest])
-        assert first.run.resources.budget.held == 0
+        assert first.context.memory.held == 0
 
 
 @pytest.mark.parametrize("kind", ["local", "remote"])
@@ -228,12 +228,12 @@ async def test_one_registry_that_fails_does_not_stop_the_others(emulator: Emulat
         blob = remote if kind == "remote" else local_blob()
         there, missing = first.repository("team/app"), second.repository("team/app")
         await there.create()
-        outcomes = await send_layer([missing, there], blob, first.run.resources)
+        outcomes = await send_layer([missing, there], blob, first.context)
 
         assert isinstance(outcomes[0], AsyncpushError)
         assert isinstance(outcomes[1], PushedLayer)
         assert await there.available([DESCRIPTOR.digest])
-        assert first.run.resources.budget.held == 0
+        assert first.context.memory.held == 0
 
 
 async def test_push_remembers_in_the_journal_that_it_is_given(server: Server, tmp_path: Path) -> None:

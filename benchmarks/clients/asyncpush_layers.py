@@ -43,7 +43,7 @@ async def _push_known(registry: asyncpush.Registry, job: Job) -> None:
     with measured() as details, _longest_callback(details if job.watch_loop else None):
         async with anyio.create_task_group() as tg:
             for blob in blobs:
-                tg.start_soon(push_layer, repository, blob, engine_of(registry).run.resources)
+                tg.start_soon(push_layer, repository, blob, engine_of(registry).context)
 
 
 @contextmanager

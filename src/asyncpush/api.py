@@ -18,9 +18,10 @@ from asyncpush.ecr.auth_token import open_logins as open_logins
 from asyncpush.ecr.plain_http import open_http
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.session import open_client
+from asyncpush.engine.context import PushContext
 from asyncpush.engine.diff import assume_missing, diff_image
-from asyncpush.engine.image import DirectSender, ImageResult, PushContext, dry_run, push_image
-from asyncpush.engine.layer import LayerContext, push_layer
+from asyncpush.engine.image import ImageResult, dry_run, push_image
+from asyncpush.engine.layer import push_layer
 from asyncpush.engine.referrers import carry_referrers
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
 from asyncpush.events import Emit, ImageFailed, Listener, ignore
@@ -78,25 +79,25 @@ async def connect(
         RegistryError: there is a journal, and ECR, which must tell whose registry it is, can't be asked.
     """
     name = parse_registry(registry) if isinstance(registry, str) else registry or RegistryName()
-    run = PushContext.of(LayerContext.of(settings or Settings(), Listener(emit), journal))
-    async with open_registry(name, aws or AwsConfiguration(), run) as opened:
+    context = PushContext.of(settings or Settings(), Listener(emit), journal)
+    async with open_registry(name, aws or AwsConfiguration(), context) as opened:
         if journal is not None:
             await opened.require_account("a journal")
         yield opened
 
 
 @asynccontextmanager
-async def open_registry(name: RegistryName, aws: AwsConfiguration, run: PushContext) -> AsyncIterator[OpenRegistry]:
-    """Connect to the registry called *name*; *run* is what its pushes may share with those over other connections.
+async def open_registry(name: RegistryName, aws: AwsConfiguration, context: PushContext) -> AsyncIterator[OpenRegistry]:
+    """Connect to the registry called *name*; *context* is what its pushes share with those over other connections.
 
-    Where *run* has a journal, the caller asks for the registry's account (``OpenRegistry.require_account``) before
+    Where *context* has a journal, the caller asks for the registry's account (``OpenRegistry.require_account``) before
     anything is pushed.
 
     Raises:
         ConfigurationError: there is no region or no such profile.
         CredentialsError: there are no AWS credentials, or what should give them fails.
     """
-    settings, emit = run.resources.settings, run.resources.emit
+    settings, emit = context.settings, context.emit
     connections = open_files.share(2 * settings.max_layers + _SPARE_CONNECTIONS)
     async with (
         open_client(name, aws, connections) as client,
@@ -105,7 +106,7 @@ async def open_registry(name: RegistryName, aws: AwsConfiguration, run: PushCont
         open_pool(logins=logins, emit=emit, retry=RetryPolicy.of(settings)) as remotes,
     ):
         ecr = EcrRegistry(client, name, aws, http, settings=settings, emit=emit)
-        yield OpenRegistry(ecr, client.meta.endpoint_url, client.meta.region_name, run, remotes)
+        yield OpenRegistry(ecr, client.meta.endpoint_url, client.meta.region_name, context, remotes)
 
 
 @asynccontextmanager
@@ -183,22 +184,21 @@ async def push(
     written = in_registry(parse_destination(destination), registry.name)
     to = Destination(written.registry, written.repository, written.tag or "latest")
     remotes = engine.remotes.reached_by(sources or {})
-    run = (await _run(engine, None if dry else journal)).anew
+    context = (await _context(engine, None if dry else journal)).again()
     async with (
         engine.images,
         open_any_source(source, registry.settings, remotes=remotes, emit=engine.emit) as opened,
     ):
         image, repository = await opened.image(platform=platform), engine.repository(to.repository)
-        return await _push(engine, run, repository, image, to, dry=dry, referrers=referrers)
+        return await _push(engine, context, repository, image, to, dry=dry, referrers=referrers)
 
 
-async def _run(engine: OpenRegistry, journal: Journal | None) -> PushContext:
+async def _context(engine: OpenRegistry, journal: Journal | None) -> PushContext:
     """What a push shares with the others of its connection, but for a *journal* of its own."""
-    if journal is None or journal is engine.run.resources.journal:
-        return engine.run
+    if journal is None or journal is engine.context.journal:
+        return engine.context
     await engine.require_account("a journal")
-    resources = replace(engine.run.resources, journal=journal)
-    return replace(engine.run, resources=resources, sender=DirectSender(resources))
+    return replace(engine.context, journal=journal)
 
 
 async def push_all(
@@ -211,7 +211,7 @@ async def push_all(
     """
     engine = engine_of(registry)
     outcomes: dict[int, ImageResult | ImageFailure] = {}
-    run = engine.run.anew
+    context = engine.context.again()
     repositories: dict[str, Repository] = {}  # what one is asked for once serves all images that go there
 
     async def one(position: int, image: Image, to: Destination) -> None:
@@ -221,7 +221,9 @@ async def push_all(
                     repositories[to.repository] = engine.repository(to.repository)
                 repository = repositories[to.repository]
                 with foreseen():
-                    outcomes[position] = await _push(engine, run, repository, image, to, dry=dry, referrers=referrers)
+                    outcomes[position] = await _push(
+                        engine, context, repository, image, to, dry=dry, referrers=referrers
+                    )
             except AsyncpushError as error:
                 outcomes[position] = ImageFailure(image.source, str(to), error)
                 stop.on(error)
@@ -263,7 +265,7 @@ class Stop:
 
 async def _push(
     engine: OpenRegistry,
-    run: PushContext,
+    context: PushContext,
     repository: Repository,
     image: Image,
     to: Destination,
@@ -276,13 +278,13 @@ async def _push(
             if dry:
                 result = await _dry_run(engine, image, repository, to)
             else:
-                result = await push_image(image, repository, to.tag, str(to), run)
+                result = await push_image(image, repository, to.tag, str(to), context)
     except AsyncpushError as error:
         engine.emit(ImageFailed(str(to), str(error)))
         raise
     if not referrers:
         return result
-    return replace(result, referrers=await carry_referrers(image, repository, to, run, dry=dry))
+    return replace(result, referrers=await carry_referrers(image, repository, to, context, dry=dry))
 
 
 async def _dry_run(registry: Registry, image: Image, repository: Repository, to: Destination) -> ImageResult:
@@ -334,7 +336,7 @@ async def push_layers(
         if not dry:
             await repository.create()
         there = frozenset()
-    run = await _run(engine_of(registry), None if dry else journal)
+    context = await _context(engine_of(registry), None if dry else journal)
 
     async def one(position: int, file: str, blob: Blob, descriptor: Descriptor) -> None:
         outcome: Literal["pushed", "present", "planned"] = "planned" if dry else "present"
@@ -342,7 +344,7 @@ async def push_layers(
             if descriptor.digest in there:
                 outcome = "present"
             elif not dry:
-                outcome = await _send_once(run, repository, blob)
+                outcome = await _send_once(context, repository, blob)
         except AsyncpushError as error:
             outcomes[position] = LayerFailure(file, error)
             stop.on(error)
@@ -358,16 +360,16 @@ async def push_layers(
     return Results(outcomes.get(at) or LayerFailure(str(file), stop.cause) for at, file in enumerate(files))
 
 
-async def _send_once(run: PushContext, repository: Repository, blob: Blob) -> Literal["pushed", "present"]:
+async def _send_once(context: PushContext, repository: Repository, blob: Blob) -> Literal["pushed", "present"]:
     """Push a layer whose digest is known, unless another call has pushed it, or does."""
     outcome: Literal["pushed", "present"] = "present"
 
     async def send() -> None:
         nonlocal outcome
-        pushed = await push_layer(repository, blob, run.resources)
+        pushed = await push_layer(repository, blob, context)
         outcome = "pushed" if pushed.outcome == "pushed" else "present"
 
-    await run.layers.do((repository.address, blob.identity), send)
+    await context.layers.do((repository.address, blob.identity), send)
     return outcome
 
 

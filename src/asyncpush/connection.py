@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from anyio import CapacityLimiter
 
 from asyncpush.ecr.registry import EcrRegistry
-from asyncpush.engine.image import PushContext
+from asyncpush.engine.context import PushContext
 from asyncpush.errors import ConfigurationError, UsageError
 from asyncpush.protocols import Login, RegistryAdmin, Repository, RepositoryReader
 from asyncpush.reference import RegistryName, check_repository
@@ -65,13 +65,13 @@ class OpenRegistry(Registry):
     """
 
     def __init__(
-        self, ecr: EcrRegistry, endpoint_url: str, region: str, run: PushContext, remotes: RegistryPool
+        self, ecr: EcrRegistry, endpoint_url: str, region: str, context: PushContext, remotes: RegistryPool
     ) -> None:
         self.name = ecr.name
-        self.run = run
+        self.context = context
         self.remotes = remotes
-        self.settings = run.resources.settings
-        self.emit = run.resources.emit
+        self.settings = context.settings
+        self.emit = context.emit
         self.endpoint_url = endpoint_url
         self.region = region
         self.pace = ecr.pace

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Self
+from typing import Literal, Self
 
 _DIGEST = re.compile(r"sha256:([a-f0-9]{64})")
 _PLATFORM_WORD = re.compile(r"[A-Za-z0-9._+-]+")
@@ -204,3 +204,18 @@ class TagMutability:
         """Whether *tag* can't be moved."""
         excluded = self.setting.endswith("_WITH_EXCLUSION") and any(fnmatchcase(tag, each) for each in self.exclusions)
         return self.setting.startswith("IMMUTABLE") != excluded
+
+
+@dataclass(frozen=True, slots=True)
+class PushedLayer:
+    """A layer that a repository holds now.
+
+    Attributes:
+        descriptor: what points at it.
+        sent: bytes of it that went over the wire, before base64; what was sent again counts again.
+        outcome: ``pushed``; ``present`` if the repository had it already; ``mounted`` from another repository.
+    """
+
+    descriptor: Descriptor
+    sent: int
+    outcome: Literal["pushed", "present", "mounted"]

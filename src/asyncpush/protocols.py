@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from asyncpush.errors import AsyncpushError, DigestMismatchError
 from asyncpush.manifest import Manifest
-from asyncpush.model import Descriptor, Digest, LayerBytes, LeftOut, OpenUpload, TagMutability, Upload
+from asyncpush.model import Descriptor, Digest, LayerBytes, LeftOut, OpenUpload, PushedLayer, TagMutability, Upload
 from asyncpush.settings import Credentials, RepositorySettings
 
 
@@ -516,4 +516,29 @@ class Login(Protocol):
             RegistryError: ECR refuses, or can't be reached.
             ConfigurationError: there are no AWS credentials.
         """
+        ...
+
+
+class LayerSender(Protocol):
+    """How a layer gets into a repository that lacks it."""
+
+    async def send(self, repository: Repository, blob: Blob) -> PushedLayer:
+        """Put *blob* into *repository*.
+
+        Raises:
+            SourceError: the blob can't be read, or is damaged.
+            RegistryError: ECR refused, or could not be reached in spite of all retries.
+        """
+        ...
+
+    def referenced(self, repository: Repository, manifest: Manifest) -> None:
+        """Hear that an image of *repository* refers to the blobs of *manifest* now."""
+        ...
+
+    def is_awaited(self, repository: Repository, blob: Blob) -> bool:
+        """Whether other repositories are being sent *blob* along with *repository*."""
+        ...
+
+    def failed(self) -> None:
+        """Hear that the image will not be put, though some of its layers may be on their way for others yet."""
         ...

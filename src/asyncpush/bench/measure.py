@@ -105,11 +105,11 @@ async def measure(
     # Credentials are looked for with the first request: that is no part of a push's speed.
     await repository.available([layers[0].descriptor.digest])
     recorder.forget()
-    resources = engine_of(registry).run.resources
+    context = engine_of(registry).context
     cpu, began = time.process_time(), time.perf_counter()
     with only_cause():
         async with anyio.create_task_group() as tg:
             for layer in layers:
-                tg.start_soon(push_layer, repository, layer, resources)
+                tg.start_soon(push_layer, repository, layer, context)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     return Sample(turn, seconds, cpu, tuple(recorder.requests), recorder.retried)

@@ -6,12 +6,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal
 
 import anyio
 
+from asyncpush.engine.context import PushContext, PutManifest
 from asyncpush.engine.diff import ImageDiff, KnownLayers, by_identity, diff_image, nodes, referrer_nodes
-from asyncpush.engine.layer import LayerContext, PushedLayer, push_layer
+from asyncpush.engine.layer import push_layer
 from asyncpush.engine.upload import layer_key
 from asyncpush.errors import (
     CREDENTIALS_LOST,
@@ -19,15 +20,14 @@ from asyncpush.errors import (
     JournalError,
     LayersNotFoundError,
     RepositoryNotFoundError,
-    SourceError,
     only_cause,
 )
 from asyncpush.events import ImageDone, ImagePlanned, ImageStarted
 from asyncpush.manifest import Manifest
-from asyncpush.model import Descriptor, Digest, LeftOut
-from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, Repository
+from asyncpush.model import Descriptor, Digest, LeftOut, PushedLayer
+from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, LayerSender, Repository
 from asyncpush.results import Result
-from asyncpush.single_flight import FirstFailure, SingleFlight
+from asyncpush.single_flight import SingleFlight
 
 #: Waits in seconds before a manifest is put again whose blobs ECR does not see yet: its check of manifests can lag
 #: behind a completed layer by hundreds of milliseconds.
@@ -72,10 +72,10 @@ class ImageResult(Result):
         destination: where it went, with its tag.
         digest: its manifest's or index's digest; None in a dry run of an image whose layers are yet to be compressed.
         media_type: its manifest's media type; None likewise.
-        outcome: ``pushed``; ``present`` if it was there already; ``planned`` in a dry run.
+        outcome: ``pushed``; ``present`` if it was there already; ``planned`` in a dry context.
         layers_sent: blobs (layers and configs) that were sent, or would be.
-        bytes_sent: bytes of layers that went over the wire (before base64); in a dry run, bytes to read.
-        layers_present: blobs that the repository had already, or that go with another image of the run.
+        bytes_sent: bytes of layers that went over the wire (before base64); in a dry context, bytes to read.
+        layers_present: blobs that the repository had already, or that go with another image of the context.
         bytes_present: their bytes.
         seconds: how long it took.
         layers_mounted: blobs that were taken over from another repository of the registry.
@@ -105,38 +105,6 @@ class ImageResult(Result):
         return tuple((each.source, each.error) for each in self.referrers if each.outcome == "failed" and each.error)
 
 
-@dataclass(frozen=True, slots=True)
-class _Put:
-    """A manifest that was put, and when, by the monotonic clock."""
-
-    outcome: Literal["pushed", "present"]
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class PushContext:
-    """What the images of one run share: resources, and who sends which layer, puts which manifest, creates what.
-
-    The result of a layer is what points at it, where nobody knew that before it was sent.
-    """
-
-    resources: LayerContext
-    sender: LayerSender
-    layers: SingleFlight[Descriptor | None] = field(default_factory=SingleFlight)
-    manifests: SingleFlight[_Put] = field(default_factory=SingleFlight)
-    created: SingleFlight[bool] = field(default_factory=SingleFlight)
-
-    @classmethod
-    def of(cls, resources: LayerContext, sender: LayerSender | None = None) -> PushContext:
-        """A run; without a *sender* of its own, each layer is sent by itself."""
-        return cls(resources, sender or DirectSender(resources))
-
-    @property
-    def anew(self) -> PushContext:
-        """The same for other images, for which sources are tried again that could not be read."""
-        return replace(self, sender=DirectSender(self.resources))
-
-
 def dry_run(image: Image, destination: str, plan: ImageDiff) -> ImageResult:
     """What a push by *plan* would do."""
     manifest = plan.stored.manifest if plan.stored and plan.stored.manifest else image.root.manifest
@@ -155,7 +123,7 @@ def dry_run(image: Image, destination: str, plan: ImageDiff) -> ImageResult:
 
 
 async def push_image(
-    image: Image, repository: Repository, tag: str | None, destination: str, run: PushContext
+    image: Image, repository: Repository, tag: str | None, destination: str, context: PushContext
 ) -> ImageResult:
     """Put *image* into *repository*, under *tag* if given.
 
@@ -167,52 +135,52 @@ async def push_image(
         repository: where to; created first if it is missing and the settings say so.
         tag: the tag, or None to put it by digest only.
         destination: how to call the destination in events and in the result.
-        run: what it shares with other images.
+        context: what it shares with other images.
 
     Raises:
         SourceError: the source can't be read, or is damaged.
         RegistryError: ECR refused, or could not be reached in spite of all retries.
     """
     started = time.monotonic()
-    run.resources.emit(ImageStarted(image.source, destination))
-    memory = KnownLayers.of(run.resources.journal, repository)
+    context.emit(ImageStarted(image.source, destination))
+    memory = KnownLayers.of(context.journal, repository)
     try:
         plan = await diff_image(image, repository, tag, memory)
     except RepositoryNotFoundError:
-        if not run.resources.settings.create_repository:
+        if not context.settings.create_repository:
             raise
-        await run.created.do(repository.address, repository.create)
+        await context.created.do(repository.address, repository.create)
         plan = await diff_image(image, repository, tag, memory)
-    result = await push_diff(image, plan, repository, tag, destination, run)
+    result = await push_diff(image, plan, repository, tag, destination, context)
     return replace(result, seconds=time.monotonic() - started)
 
 
 async def push_diff(
-    image: Image, plan: ImageDiff, repository: Repository, tag: str | None, destination: str, run: PushContext
+    image: Image, plan: ImageDiff, repository: Repository, tag: str | None, destination: str, context: PushContext
 ) -> ImageResult:
     """Put *image* into *repository* by a *plan* that was made of it (``push_image``)."""
     started = time.monotonic()
-    emit = run.resources.emit
-    fresh = [blob for blob in plan.to_send if run.layers.announce((repository.address, blob.identity))]
+    emit = context.emit
+    fresh = [blob for blob in plan.to_send if context.layers.announce((repository.address, blob.identity))]
     size = sum(blob.source_size for blob in fresh)
     ours = {blob.identity for blob in fresh}
     present = [*plan.present, *(blob for blob in plan.to_send if blob.identity not in ours)]
     present_size = sum(blob.source_size for blob in present)
     keys = tuple(layer_key(repository, blob) for blob in fresh)
     emit(ImagePlanned(destination, len(fresh), size, len(present), present_size, keys))
-    push = _ImagePush(repository, plan, run)
+    push = _ImagePush(repository, plan, context)
     if plan.stored:
         digest, media_type = plan.stored.digest, plan.stored.manifest.media_type if plan.stored.manifest else None
         outcome: Literal["pushed", "present"] = "present"
         if plan.stored.manifest:
-            run.sender.referenced(repository, plan.stored.manifest)
+            push.sender.referenced(repository, plan.stored.manifest)
     else:
         try:
             with only_cause():
                 manifest, outcome = await push.node(image.root, tag)
         except AsyncpushError:
             for blob in fresh:  # whoever sends it after all, counts it
-                run.layers.retract((repository.address, blob.identity))
+                context.layers.retract((repository.address, blob.identity))
             raise
         digest, media_type = manifest.digest, manifest.media_type
     emit(ImageDone(destination, digest, outcome))
@@ -238,11 +206,12 @@ async def push_diff(
 class _ImagePush:
     """One image's nodes, bottom up."""
 
-    def __init__(self, repository: Repository, plan: ImageDiff, run: PushContext) -> None:
-        self.layers = ImageLayers(repository, run.layers, run.sender)
+    def __init__(self, repository: Repository, plan: ImageDiff, context: PushContext) -> None:
+        self.sender = context.sender or DirectSender(context)
+        self.layers = ImageLayers(repository, context.layers, self.sender)
         self._repository = repository
         self._plan = plan
-        self._run = run
+        self._context = context
 
     async def node(self, node: ImageNode | IndexNode, tag: str | None) -> tuple[Manifest, Literal["pushed", "present"]]:
         """Put *node*, after all that it names; by digest where *tag* is None."""
@@ -290,14 +259,14 @@ class _ImagePush:
         if tag is not None:
             return await self._put_whole(manifest, tag, again)
 
-        async def put() -> _Put:
-            return _Put(await self._put_whole(manifest, None, again), time.monotonic())
+        async def put() -> PutManifest:
+            return PutManifest(await self._put_whole(manifest, None, again), time.monotonic())
 
         key = (self._repository.address, manifest.digest)
-        done, ours = await self._run.manifests.do(key, put)
+        done, ours = await self._context.manifests.do(key, put)
         if not ours and done.at < self._plan.asked:  # the plan would know of it, had nobody deleted it since
-            self._run.manifests.forget(key)
-            done, ours = await self._run.manifests.do(key, put)
+            self._context.manifests.forget(key)
+            done, ours = await self._context.manifests.do(key, put)
         return done.outcome if ours else "present"
 
     async def _put_whole(
@@ -315,9 +284,9 @@ class _ImagePush:
 
     async def _put_once(self, manifest: Manifest, tag: str | None) -> Literal["pushed", "present"]:
         outcome = await self._repository.put_image(manifest, tag)
-        if journal := self._run.resources.journal:
+        if journal := self._context.journal:
             await journal.image_put(self._repository.address, manifest, tag)
-        self._run.sender.referenced(self._repository, manifest)
+        self.sender.referenced(self._repository, manifest)
         return outcome
 
     async def _put_again(self, index: IndexNode, ask: bool) -> None:
@@ -327,7 +296,7 @@ class _ImagePush:
         self._plan = replace(self._plan, manifests=frozenset())
         for node in nodes(index):
             if node.manifest:
-                self._run.manifests.forget((self._repository.address, node.manifest.digest))
+                self._context.manifests.forget((self._repository.address, node.manifest.digest))
         await self._each(index.children)
 
     async def _send_again(self, blobs: Mapping[Digest, Blob], ask: bool) -> None:
@@ -335,8 +304,8 @@ class _ImagePush:
         available = await self._repository.available(blobs.keys()) if blobs and ask else frozenset[Digest]()
         lost = {digest: blob for digest, blob in blobs.items() if digest not in available}
         for blob in lost.values():
-            self._run.layers.forget((self._repository.address, blob.identity))
-        if journal := self._run.resources.journal:
+            self._context.layers.forget((self._repository.address, blob.identity))
+        if journal := self._context.journal:
             await journal.layers_lost(self._repository.address, lost.keys())
         await self.layers.send(lost.values(), {})
 
@@ -346,41 +315,15 @@ def _typed(blob: Blob, descriptors: dict[str, Descriptor]) -> Descriptor:
     return Descriptor(blob.media_type, known.digest, known.size)
 
 
-class LayerSender(Protocol):
-    """How a layer gets into a repository that lacks it."""
-
-    async def send(self, repository: Repository, blob: Blob) -> PushedLayer:
-        """Put *blob* into *repository*.
-
-        Raises:
-            SourceError: the blob can't be read, or is damaged.
-            RegistryError: ECR refused, or could not be reached in spite of all retries.
-        """
-        ...
-
-    def referenced(self, repository: Repository, manifest: Manifest) -> None:
-        """Hear that an image of *repository* refers to the blobs of *manifest* now."""
-        ...
-
-    def is_awaited(self, repository: Repository, blob: Blob) -> bool:
-        """Whether other repositories are being sent *blob* along with *repository*."""
-        ...
-
-    def failed(self) -> None:
-        """Hear that the image will not be put, though some of its layers may be on their way for others yet."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class DirectSender:
     """Sends each layer by itself; one that can't be read is tried once."""
 
-    resources: LayerContext
-    readings: FirstFailure = field(default_factory=lambda: FirstFailure(SourceError))
+    context: PushContext
 
     async def send(self, repository: Repository, blob: Blob) -> PushedLayer:
-        """Put *blob* into *repository*, in one of the run's slots."""
-        return await self.readings.do(blob, lambda: push_layer(repository, blob, self.resources))
+        """Put *blob* into *repository* when the run's limiter lets it."""
+        return await self.context.unreadable.do(blob, lambda: push_layer(repository, blob, self.context))
 
     def referenced(self, repository: Repository, manifest: Manifest) -> None:
         """Nobody waits for it."""
@@ -409,7 +352,7 @@ class _LayerTask:
 
 
 class ImageLayers:
-    """The layers of one image: all are sent at once, and each once for all images of a run.
+    """The layers of one image: all are sent at once, and each once for all images of a context.
 
     When one fails, the others stop, but for those that other images wait for.
 

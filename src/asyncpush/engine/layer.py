@@ -12,11 +12,12 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream
 
+from asyncpush.engine.context import PushContext
 from asyncpush.engine.memory import MemoryAccount
 from asyncpush.engine.parts import WINDOW_SIZE, HeldBytes, PartCutter, PartMaker, receive_part
-from asyncpush.engine.upload import EncodedParts, LayerContext, LayerUpload, OutgoingPart, PushedLayer, UploadParts
+from asyncpush.engine.upload import EncodedParts, LayerUpload, OutgoingPart, UploadParts
 from asyncpush.errors import AsyncpushError, only_cause
-from asyncpush.model import LayerBytes
+from asyncpush.model import LayerBytes, PushedLayer
 from asyncpush.protocols import (
     Blob,
     BlobReader,
@@ -30,15 +31,13 @@ from asyncpush.protocols import (
 )
 from asyncpush.settings import DEFAULT_PART_SIZE, MIN_PART_SIZE
 
-__all__ = ["LayerContext", "PushedLayer", "push_layer", "send_layer"]
-
 #: Uploads begun for one layer: an upload can expire, fall out of step or be damaged, but not again and again.
 _UPLOADS = 3
 
 Parts = tuple[Part, ...]
 
 
-async def push_layer(repository: Repository, blob: Blob, resources: LayerContext) -> PushedLayer:
+async def push_layer(repository: Repository, blob: Blob, context: PushContext) -> PushedLayer:
     """Put *blob* into *repository*, in one of the run's slots.
 
     Raises:
@@ -46,15 +45,15 @@ async def push_layer(repository: Repository, blob: Blob, resources: LayerContext
         SourceError: the blob can't be read.
         RegistryError: ECR refused, or could not be reached in spite of all retries.
     """
-    async with resources.slots.hold(blob.source_size):
-        [outcome] = await send_layer([repository], blob, resources)
+    async with context.limiter.hold(blob.source_size):
+        [outcome] = await send_layer([repository], blob, context)
     if isinstance(outcome, AsyncpushError):
         raise outcome
     return outcome
 
 
 async def send_layer(
-    repositories: Sequence[Repository], blob: Blob, resources: LayerContext
+    repositories: Sequence[Repository], blob: Blob, context: PushContext
 ) -> list[PushedLayer | AsyncpushError]:
     """Put *blob* into all of *repositories*, which may be in several registries, and read it only once for that.
 
@@ -63,13 +62,13 @@ async def send_layer(
     Returns:
         What became of each, in the order of *repositories*.
     """
-    uploads = [LayerUpload(repository, blob, resources) for repository in repositories]
+    uploads = [LayerUpload(repository, blob, context) for repository in repositories]
     async with AsyncExitStack() as shown:
         for upload in uploads:
             await shown.enter_async_context(upload.shown())
         left = uploads
         for attempt in range(1, _UPLOADS + 1):
-            await _attempt(left, blob, resources, own_size=attempt == 1)
+            await _attempt(left, blob, context, own_size=attempt == 1)
             if attempt < _UPLOADS:
                 left = [upload for upload in left if upload.failure is not None and await upload.recover()]
             if not left:
@@ -83,10 +82,10 @@ def _outcome(upload: LayerUpload) -> PushedLayer | AsyncpushError:
     return outcome
 
 
-async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, resources: LayerContext, *, own_size: bool) -> None:
+async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, context: PushContext, *, own_size: bool) -> None:
     """Open the uploads, and send each what it lacks: what lacks the same is read once."""
     # A part size of our own that ECR does not like shows as a refused part: the next upload takes ECR's.
-    wanted = resources.settings.part_size or _held_size(blob, resources) if own_size else None
+    wanted = context.settings.part_size or _held_size(blob, context) if own_size else None
 
     async def open_one(upload: LayerUpload) -> None:
         try:
@@ -100,22 +99,22 @@ async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, resources: LayerC
                 tg.start_soon(open_one, upload)
     opened = sorted((upload for upload in uploads if upload.failure is None), key=lambda upload: upload.received)
     for received, together in groupby(opened, key=lambda upload: upload.received):
-        await _send_from(received, list(together), blob, resources)
+        await _send_from(received, list(together), blob, context)
 
 
-def _held_size(blob: Blob, resources: LayerContext) -> int | None:
+def _held_size(blob: Blob, context: PushContext) -> int | None:
     """The size of a remote blob's parts, which must be held: small ones where many layers share the memory."""
     if not isinstance(blob, RemoteBlob) or blob.source_size <= DEFAULT_PART_SIZE:
         return None
-    wanted = 2 * encoded_size(DEFAULT_PART_SIZE) * resources.slots.taken
-    return MIN_PART_SIZE if wanted > resources.budget.limit else None
+    wanted = 2 * encoded_size(DEFAULT_PART_SIZE) * context.limiter.taken
+    return MIN_PART_SIZE if wanted > context.memory.limit else None
 
 
-async def _send_from(first: int, uploads: Sequence[LayerUpload], blob: Blob, resources: LayerContext) -> None:
+async def _send_from(first: int, uploads: Sequence[LayerUpload], blob: Blob, context: PushContext) -> None:
     """Send the blob from byte *first* on, and complete the uploads."""
     try:
         with only_cause():
-            found = await _send_parts(first, uploads, blob, resources)
+            found = await _send_parts(first, uploads, blob, context)
             async with anyio.create_task_group() as tg:
                 for upload in uploads:
                     if upload.failure is None:
@@ -125,7 +124,7 @@ async def _send_from(first: int, uploads: Sequence[LayerUpload], blob: Blob, res
             await upload.failed(error)
 
 
-async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, resources: LayerContext) -> LayerBytes:
+async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, context: PushContext) -> LayerBytes:
     size = max(upload.part_size for upload in uploads)
     if blob.descriptor and first >= blob.descriptor.size:
         return LayerBytes(blob.descriptor.digest, blob.descriptor.size)  # all of it is there; ECR compares the digest
@@ -133,8 +132,8 @@ async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, re
     def encoder(start: int, content: RandomAccess | None) -> _Encoders:
         return _Encoders([upload.repository.encoder(upload.upload, start, content) for upload in uploads])
 
-    async with resources.budget.account() as account:
-        run = _LayerSend(blob, first, size, encoder, resources, account)
+    async with context.memory.account() as account:
+        run = _LayerSend(blob, first, size, encoder, context, account)
         async with AsyncExitStack() as stack:
             maker, produce = await run.open(stack, uploads)
             streams = [anyio.create_memory_object_stream[OutgoingPart](0) for _ in uploads]
@@ -163,7 +162,7 @@ class _LayerSend:
     first: int
     size: int
     encoder: Callable[[int, RandomAccess | None], _Encoders]
-    resources: LayerContext
+    context: PushContext
     account: MemoryAccount
 
     async def open(
@@ -176,10 +175,10 @@ class _LayerSend:
             maker = PartMaker(self.blob, self.size, self.encoder, start=self.first)
             return maker, self._received(self.blob, maker, len(uploads))
         assert isinstance(self.blob, LocalBlob), "a blob is here or elsewhere"  # noqa: S101
-        reader = await stack.enter_async_context(opened(self.blob, self.resources.threads))
+        reader = await stack.enter_async_context(opened(self.blob, self.context.threads))
         cutter = PartCutter(self.blob, reader, self.size, self.encoder)
         if self.first:
-            await to_thread.run_sync(cutter.skip, self.first, limiter=self.resources.threads)
+            await to_thread.run_sync(cutter.skip, self.first, limiter=self.context.threads)
             for upload in uploads:
                 upload.skipped(cutter.consumed)
         return cutter, self._cut(cutter, reader, len(uploads))
@@ -202,7 +201,7 @@ class _LayerSend:
                 source, cost = again, 0
             consumed = cutter.consumed
             cut = partial(cutter.next_part, again=source)
-            parts = await to_thread.run_sync(cut, limiter=self.resources.threads)
+            parts = await to_thread.run_sync(cut, limiter=self.context.threads)
             if parts is None:
                 return
             yield EncodedParts(parts, cost, cutter.consumed - consumed, self.account)
@@ -223,7 +222,7 @@ class _LayerSend:
             window = memoryview(bytearray(min(WINDOW_SIZE, self._room(at, size)) if uploads == 1 else 0))
             while True:
                 held = HeldBytes(at, self._room(at, size)) if uploads > 1 else None
-                parts = await receive_part(maker, stream, held, window, self.resources.threads)
+                parts = await receive_part(maker, stream, held, window, self.context.threads)
                 if parts is None:
                     return
                 consumed = parts[0].size
@@ -241,7 +240,7 @@ class _LayerSend:
     async def _take_for(self, at: int, size: int, uploads: int) -> int:
         """Take the memory for the part at byte *at*, and for sending it; how much."""
         room = self._room(at, size)
-        window = self.resources.budget.window_size
+        window = self.context.memory.window_size
         cost = room + uploads * min(window, encoded_size(room)) if uploads > 1 else encoded_size(room)
         await self.account.take(cost)
         return cost

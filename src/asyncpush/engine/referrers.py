@@ -10,8 +10,9 @@ from typing import Literal
 
 import anyio
 
+from asyncpush.engine.context import PushContext
 from asyncpush.engine.diff import ImageDiff, KnownLayers, assume_missing, diff_image, nodes
-from asyncpush.engine.image import ImageResult, PushContext, ReferrerResult, dry_run, push_diff
+from asyncpush.engine.image import ImageResult, ReferrerResult, dry_run, push_diff
 from asyncpush.errors import (
     CREDENTIALS_LOST,
     AsyncpushError,
@@ -56,7 +57,7 @@ def too_deep(found: FoundReferrers) -> FoundReferrers:
 
 
 async def push_referrer(
-    image: Image, plan: ImageDiff, repository: Repository, destination: str, run: PushContext, *, dry: bool
+    image: Image, plan: ImageDiff, repository: Repository, destination: str, context: PushContext, *, dry: bool
 ) -> ImageResult:
     """Push a referrer by its *plan*, under the image's tag or by digest; or say what would be sent."""
     manifest = image.root.manifest
@@ -64,7 +65,7 @@ async def push_referrer(
         return ImageResult(image.source, destination, manifest.digest, manifest.media_type, "present")
     if dry:
         return dry_run(image, destination, plan)
-    return await push_diff(image, plan, repository, image.tag, destination, run)
+    return await push_diff(image, plan, repository, image.tag, destination, context)
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class _Carrying:
     source: ReferrerSource
     repository: Repository
     to: Destination
-    run: PushContext
+    context: PushContext
     dry: bool
     seen: set[Digest] = field(default_factory=set)
     results: list[ReferrerResult] = field(default_factory=list)
@@ -107,7 +108,7 @@ class _Carrying:
         destination = name if referrer.tag else f"{name}@{digest}"
         try:
             plan = await self._plan(referrer)
-            result = await push_referrer(referrer, plan, self.repository, destination, self.run, dry=self.dry)
+            result = await push_referrer(referrer, plan, self.repository, destination, self.context, dry=self.dry)
         except CREDENTIALS_LOST:
             raise  # of that all the others would fail, too
         except AsyncpushError as error:
@@ -120,7 +121,7 @@ class _Carrying:
         )
 
     async def _plan(self, image: Image) -> ImageDiff:
-        memory = KnownLayers.of(self.run.resources.journal, self.repository)
+        memory = KnownLayers.of(self.context.journal, self.repository)
         try:
             return await diff_image(image, self.repository, image.tag, memory)
         except RepositoryNotFoundError:
@@ -134,11 +135,11 @@ class _Carrying:
         self.results.append(ReferrerResult(subject, source, destination, outcome, error=error))
 
     def _note(self, text: str) -> None:
-        self.run.resources.emit(Notice(text))
+        self.context.emit(Notice(text))
 
 
 async def carry_referrers(
-    image: Image, repository: Repository, to: Destination, run: PushContext, *, dry: bool = False
+    image: Image, repository: Repository, to: Destination, context: PushContext, *, dry: bool = False
 ) -> tuple[ReferrerResult, ...]:
     """Bring what refers to *image*, and to what it names, to the repository where it is.
 
@@ -146,7 +147,7 @@ async def carry_referrers(
         image: the image.
         repository: where it is.
         to: likewise.
-        run: what this shares with other pushes.
+        context: what this shares with other pushes.
         dry: only find out what would be sent.
 
     Returns:
@@ -154,7 +155,7 @@ async def carry_referrers(
     """
     if image.referrers is None:
         return ()
-    carrying = _Carrying(image.referrers, repository, to, run, dry)
+    carrying = _Carrying(image.referrers, repository, to, context, dry)
     with only_cause():
         async with anyio.create_task_group() as tg:
             for subject in subjects_of(image.root):

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncpush import open_files
-from asyncpush.engine.concurrency import AdaptiveLimiter
-from asyncpush.engine.memory import MemoryAccount, MemoryBudget
-from asyncpush.engine.ordering import OrderedSender, PipelineEstimator
-from asyncpush.engine.parts import HeldBytes, worker_threads
+from asyncpush.engine.context import PushContext
+from asyncpush.engine.memory import MemoryAccount
+from asyncpush.engine.ordering import OrderedSender
+from asyncpush.engine.parts import HeldBytes
 from asyncpush.errors import (
     AsyncpushError,
     DigestMismatchError,
@@ -25,59 +23,13 @@ from asyncpush.errors import (
     UploadNotFoundError,
     only_cause,
 )
-from asyncpush.events import Emit, LayerDone, LayerFailed, LayerStarted, PartSent, ignore
-from asyncpush.model import Descriptor, LayerBytes, Upload
-from asyncpush.protocols import Blob, Journal, Part, Repository
-from asyncpush.settings import MAX_PART_SIZE, MAX_PARTS, MiB, Settings
+from asyncpush.events import LayerDone, LayerFailed, LayerStarted, PartSent
+from asyncpush.model import Descriptor, LayerBytes, PushedLayer, Upload
+from asyncpush.protocols import Blob, Part, Repository
+from asyncpush.settings import MAX_PART_SIZE, MAX_PARTS, MiB
 
 #: Bytes that are left to send, from which on it is worth a request to know exactly which.
 _WORTH_ASKING = MiB
-
-
-@dataclass(frozen=True, slots=True)
-class LayerContext:
-    """What all layers of a run share.
-
-    Attributes:
-        settings: the limits.
-        emit: hears what happens.
-        budget: the memory for encoded parts.
-        slots: layers in flight; ``max_layers`` at most.
-        journal: remembers what ECR has acknowledged; None forgets it with the process.
-        overlap: whether parts of a layer may overlap on their way.
-        threads: worker threads that read, hash, encode and compress; as many as there are cores, and one that waits.
-    """
-
-    settings: Settings
-    emit: Emit
-    budget: MemoryBudget
-    slots: AdaptiveLimiter
-    journal: Journal | None = None
-    overlap: PipelineEstimator = field(default_factory=lambda: PipelineEstimator(allowed=False))
-    threads: anyio.CapacityLimiter = field(default_factory=worker_threads)
-
-    @classmethod
-    def of(cls, settings: Settings, emit: Emit = ignore, journal: Journal | None = None) -> LayerContext:
-        """Those that *settings* allows; must be called in an event loop."""
-        # The allocator wastes a third: what one thread has freed, another can't have.
-        budget = MemoryBudget(settings.max_memory * 3 // 4)
-        slots = AdaptiveLimiter(open_files.share(settings.max_layers))
-        return cls(settings, emit, budget, slots, journal, PipelineEstimator(allowed=settings.early_parts))
-
-
-@dataclass(frozen=True, slots=True)
-class PushedLayer:
-    """A layer that a repository holds now.
-
-    Attributes:
-        descriptor: what points at it.
-        sent: bytes of it that went over the wire, before base64; what was sent again counts again.
-        outcome: ``pushed``; ``present`` if the repository had it already; ``mounted`` from another repository.
-    """
-
-    descriptor: Descriptor
-    sent: int
-    outcome: Literal["pushed", "present", "mounted"]
 
 
 class EncodedParts:
@@ -118,7 +70,7 @@ class LayerUpload:
     Args:
         repository: where it goes.
         blob: what is sent.
-        resources: what the layers of the run share.
+        context: what the layers of the run share.
 
     Attributes:
         received: bytes that ECR had acknowledged when the upload was opened; what is sent begins behind them.
@@ -126,14 +78,14 @@ class LayerUpload:
         pushed: the layer, once it is in the repository.
     """
 
-    def __init__(self, repository: Repository, blob: Blob, resources: LayerContext) -> None:
+    def __init__(self, repository: Repository, blob: Blob, context: PushContext) -> None:
         self.repository = repository
         self.part_size = 0
         self.received = 0
         self.failure: AsyncpushError | None = None
         self.pushed: PushedLayer | None = None
         self._blob = blob
-        self._resources = resources
+        self._context = context
         self._key = layer_key(repository, blob)
         self._upload: Upload | None = None
         self._is_resumed = False
@@ -149,7 +101,7 @@ class LayerUpload:
     @asynccontextmanager
     async def shown(self) -> AsyncIterator[None]:
         """Tell when it begins, and how it ends."""
-        emit = self._resources.emit
+        emit = self._context.emit
         title = f"{self.repository.name.rpartition('/')[2]} {self._blob.name.removeprefix('layer ')}"
         emit(LayerStarted(self._key, title, self._blob.source_size, self.repository.name))
         try:
@@ -169,7 +121,7 @@ class LayerUpload:
         self.failure = None
         if self._upload is not None:  # its place has moved: see ``recover``
             return
-        journal, address, identity = self._resources.journal, self.repository.address, self._blob.identity
+        journal, address, identity = self._context.journal, self.repository.address, self._blob.identity
         left = await journal.open_upload(address, identity) if journal else None
         if left is not None and left.part_size >= _least(self._blob.source_size, MAX_PARTS["ecr"]):
             self._upload, self.part_size, self.received = left.upload, left.part_size, left.received
@@ -212,13 +164,13 @@ class LayerUpload:
     async def _has(self, received: int) -> None:
         """Note that ECR has more than was known, also for a run that comes after this one."""
         self.received = received
-        if journal := self._resources.journal:
+        if journal := self._context.journal:
             await journal.part_acknowledged(self.repository.address, self._blob.identity, self.upload, received)
 
     async def failed(self, error: AsyncpushError) -> None:
         """Note that the source has failed; an upload that has other bytes than it should is of no use any more."""
         self.failure = self.failure or error
-        journal = self._resources.journal
+        journal = self._context.journal
         if journal and isinstance(error, DigestMismatchError) and self._upload is not None:
             await journal.upload_lost(self.repository.address, self._blob.identity)
 
@@ -235,10 +187,10 @@ class LayerUpload:
             case UploadNotFoundError() | InvalidLayerPartError() | InvalidLayerError():
                 if not self._is_resumed:
                     # All was in order when it was sent. If overlapping parts can do that, they do it no more.
-                    self._resources.overlap.stop()
+                    self._context.pipeline.stop()
                 self._rewind()
                 self._upload, self.received = None, 0
-                if journal := self._resources.journal:
+                if journal := self._context.journal:
                     await journal.upload_lost(self.repository.address, self._blob.identity)
                 return True
             case _:
@@ -248,7 +200,7 @@ class LayerUpload:
     def skipped(self, read: int) -> None:
         """Note that the source's first *read* bytes need not be sent."""
         self._read += read
-        self._resources.emit(PartSent(self._key, read, 0))
+        self._context.emit(PartSent(self._key, read, 0))
 
     async def send(self, parts: MemoryObjectReceiveStream[OutgoingPart]) -> None:
         """Send all parts; what that fails of is kept in ``failure``, and the parts that are left are closed."""
@@ -262,7 +214,7 @@ class LayerUpload:
                         def acknowledge(each: OutgoingPart) -> None:
                             acknowledged.send_nowait(self._acknowledge(each))
 
-                        sender = OrderedSender[OutgoingPart](self._send, acknowledge, self._resources.overlap)
+                        sender = OrderedSender[OutgoingPart](self._send, acknowledge, self._context.pipeline)
                         await sender.send(self._counted(parts))
         except AsyncpushError as error:
             self.failure = error
@@ -278,7 +230,7 @@ class LayerUpload:
             self.failure = error
             return
         descriptor = Descriptor(self._blob.media_type, found.digest, found.size)
-        if journal := self._resources.journal:
+        if journal := self._context.journal:
             await journal.layer_completed(self.repository.address, self._blob.identity, descriptor)
         self.pushed = PushedLayer(descriptor, self._sent, outcome)
 
@@ -293,7 +245,7 @@ class LayerUpload:
         if part.content is None or isinstance(part.content, HeldBytes):
             await self.repository.send_part(self.upload, part, left)
             return
-        async with self._resources.budget.window() as close:
+        async with self._context.memory.window() as close:
 
             def gone() -> None:
                 close()
@@ -305,15 +257,15 @@ class LayerUpload:
         part = each.part
         self._unsent.discard(each)
         each.cut.done()
-        self._resources.slots.acknowledged(part.size)
+        self._context.limiter.acknowledged(part.size)
         self._sent += part.size
         self._read += each.cut.consumed
-        self._resources.emit(PartSent(self._key, each.cut.consumed, part.size))
+        self._context.emit(PartSent(self._key, each.cut.consumed, part.size))
         return part.last + 1
 
     async def _note(self, numbers: MemoryObjectReceiveStream[int]) -> None:
         """Journal how far ECR has acknowledged: the latest number, whenever the journal is ready for one."""
-        journal = self._resources.journal
+        journal = self._context.journal
         received = 0
         async for number in numbers:
             received = max(received, number)
@@ -326,7 +278,7 @@ class LayerUpload:
         return error.last_valid_byte is not None and error.last_valid_byte >= self.received
 
     def _rewind(self) -> None:
-        self._resources.emit(PartSent(self._key, -self._read, 0))
+        self._context.emit(PartSent(self._key, -self._read, 0))
         self._read = 0
 
 

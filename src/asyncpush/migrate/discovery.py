@@ -244,7 +244,7 @@ class Discovery:
         context, goal = self._context, copy.goal
         if not context.options.dry:
             create = partial(create_by_push, context.targets[goal.target], copy.entry, copy.repository, error)
-            await context.run.created.do(copy.repository.address, create)
+            await context.push.created.do(copy.repository.address, create)
         elif not copy.entry.create:
             raise error
         context.targets[goal.target].states[goal.repository] = "missing" if context.options.dry else "new"

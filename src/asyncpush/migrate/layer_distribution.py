@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 import anyio
 
 from asyncpush.digest_set import PackedNames
-from asyncpush.engine.layer import LayerContext, PushedLayer, send_layer
+from asyncpush.engine.context import PushContext
+from asyncpush.engine.layer import send_layer
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError
 from asyncpush.journal import LeftUpload
 from asyncpush.manifest import Manifest
-from asyncpush.model import Digest
+from asyncpush.model import Digest, PushedLayer
 from asyncpush.protocols import Blob, Repository
 from asyncpush.settings import MiB
 from asyncpush.single_flight import FirstFailure
@@ -77,11 +78,11 @@ class LayerDistributor:
     """Sends the layers of all images of a run.
 
     Args:
-        resources: what all layers share.
+        push: what all layers share.
     """
 
-    def __init__(self, resources: LayerContext) -> None:
-        self._resources = resources
+    def __init__(self, push: PushContext) -> None:
+        self._push = push
         self._sent = SentLayer()
         self._readings = FirstFailure(SourceError)
         self._registries: dict[str, _Registry] = {}
@@ -172,7 +173,7 @@ class LayerDistributor:
                 self._give_up_mounting(registry)
             return None
         registry.granted += 1
-        if journal := self._resources.journal:
+        if journal := self._push.journal:
             await journal.layer_completed(repository.address, blob.identity, descriptor)
         return PushedLayer(descriptor, 0, "mounted")
 
@@ -235,7 +236,7 @@ class LayerDistributor:
         blob, address = gathering.blob, gathering.places[0].repository.address
         self._gathering[blob.identity] = self._sending[address, blob.identity] = gathering
         try:
-            async with self._resources.slots.hold(blob.source_size):
+            async with self._push.limiter.hold(blob.source_size):
                 self._close(blob.identity, gathering)
                 for place in gathering.places:
                     place.stood_back = not place.begins()
@@ -243,7 +244,7 @@ class LayerDistributor:
                 if not going:
                     return
                 began = time.monotonic()
-                outcomes = await send_layer([place.repository for place in going], blob, self._resources)
+                outcomes = await send_layer([place.repository for place in going], blob, self._push)
                 for place, outcome in zip(going, outcomes, strict=True):
                     place.outcome = outcome
                     if isinstance(outcome, PushedLayer):
@@ -262,7 +263,7 @@ class LayerDistributor:
 
     def _at(self, address: str) -> _Registry:
         if address not in self._registries:
-            self._registries[address] = _Registry(Leads(self._sent, lambda: self._resources.slots.is_idle))
+            self._registries[address] = _Registry(Leads(self._sent, lambda: self._push.limiter.is_idle))
         return self._registries[address]
 
 

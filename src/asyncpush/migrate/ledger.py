@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import anyio
 from anyio import CancelScope
 
-from asyncpush.engine.image import PushContext
+from asyncpush.engine.context import PushContext
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, JournalError, UsageError
 from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
 from asyncpush.journal import SqliteJournal
@@ -54,7 +54,7 @@ class Context:
 
     Attributes:
         options: how it goes about it.
-        run: what all images share.
+        push: what all images share.
         exchange: brings layers to all repositories.
         targets: the registries that images go to.
         remotes: the registries that they come from.
@@ -72,7 +72,7 @@ class Context:
     """
 
     options: Options
-    run: PushContext
+    push: PushContext
     exchange: LayerDistributor
     targets: Mapping[PlanTarget, OpenTarget]
     remotes: RegistryPool
@@ -94,7 +94,7 @@ class Context:
     @property
     def emit(self) -> Emit:
         """Hears what happens."""
-        return self.run.resources.emit
+        return self.push.emit
 
     async def tags(self, host: str, repository: str) -> tuple[str, ...]:
         """The tags of a repository that images come from; asked for once."""

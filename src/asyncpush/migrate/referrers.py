@@ -146,7 +146,7 @@ class Referrers:
         repository = copy.repository
         plan = await self._plan(copy, image, fresh=fresh)
         with self._context.exchange.sender(repository, plan.to_send, plan.present) as sender:
-            run = replace(self._context.run, sender=sender)
+            run = replace(self._context.push, sender=sender)
             return await push_referrer(image, plan, repository, copy.destination, run, dry=self._context.options.dry)
 
     async def _plan(self, copy: Copy, image: Image, *, fresh: bool) -> ImageDiff:

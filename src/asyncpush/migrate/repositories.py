@@ -48,7 +48,7 @@ async def prepare(plan: Plan, targets: Mapping[PlanTarget, OpenTarget], *, dry: 
         ConfigurationError: there is a journal, or there are several registries, and of one nobody tells whose it is.
     """
     purpose = "a plan with several targets" if len(targets) > 1 else None
-    if any(opened.registry.run.resources.journal for opened in targets.values()):
+    if any(opened.registry.context.journal for opened in targets.values()):
         purpose = "a journal"
     with only_cause():
         async with anyio.create_task_group() as tg:

@@ -14,10 +14,10 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from asyncpush.api import open_logins
 from asyncpush.digest_set import PackedSet
+from asyncpush.engine.context import PushContext
 from asyncpush.engine.diff import ImageDiff as ImagePlan
 from asyncpush.engine.diff import assume_missing
-from asyncpush.engine.image import ImageResult, PushContext, dry_run, push_diff
-from asyncpush.engine.layer import LayerContext
+from asyncpush.engine.image import ImageResult, dry_run, push_diff
 from asyncpush.engine.memory import MemoryBudget
 from asyncpush.engine.referrers import subjects_of
 from asyncpush.errors import (
@@ -102,17 +102,17 @@ async def migrate_plan(
             sent += event.sent
         heard(event)
 
-    resources = LayerContext.of(settings or Settings(), counted, journal)
-    run, exchange = PushContext.of(resources), LayerDistributor(resources)
+    push = PushContext.of(settings or Settings(), counted, journal)
+    exchange = LayerDistributor(push)
     async with AsyncExitStack() as held:
-        targets = await held.enter_async_context(open_targets(plan, run, None if options.dry else journal))
-        logins = await held.enter_async_context(open_logins(resources.settings, heard))
-        retry = retry or RetryPolicy.of(resources.settings)
+        targets = await held.enter_async_context(open_targets(plan, push, None if options.dry else journal))
+        logins = await held.enter_async_context(open_logins(push.settings, heard))
+        retry = retry or RetryPolicy.of(push.settings)
         opened = open_pool(plan.source_registries, logins=logins, emit=heard, retry=retry)
         remotes = await held.enter_async_context(opened)
         context = Context(
             options=options,
-            run=run,
+            push=push,
             exchange=exchange,
             targets=targets,
             remotes=remotes,
@@ -124,7 +124,7 @@ async def migrate_plan(
             await prepare(plan, targets, dry=options.dry)
             if journal is not None and not options.dry:
                 addresses = [opened.registry.address for opened in targets.values()]
-                resumed = await begin_run(journal, fingerprint(plan, resources.settings, addresses), options, emit)
+                resumed = await begin_run(journal, fingerprint(plan, push.settings, addresses), options, emit)
             left = await journal.left_uploads() if journal is not None and not options.dry else ()
             exchange.continues(left)
             with only_cause(), context.scope:
@@ -320,7 +320,7 @@ class _Migration:
             result = await self._push_planned(ready, copy, plan)
         except RepositoryNotFoundError as error:
             create = partial(create_by_push, target, copy.entry, copy.repository, error)
-            await self._context.run.created.do(copy.repository.address, create)
+            await self._context.push.created.do(copy.repository.address, create)
             result = await self._push_planned(ready, copy, assume_missing(ready.image))
         return pushed_result(copy, result)
 
@@ -333,7 +333,7 @@ class _Migration:
             for digest, address in (await journal.mount_sources(registry, wanted)).items():
                 exchange.remember(registry, address, digest)
         with exchange.sender(copy.repository, plan.to_send, plan.present) as sender:
-            run = replace(self._context.run, sender=sender)
+            run = replace(self._context.push, sender=sender)
             return await push_diff(ready.image, plan, copy.repository, copy.tag, copy.destination, run)
 
     async def _mounts(self, copy: Copy) -> bool:

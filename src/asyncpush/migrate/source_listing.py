@@ -142,7 +142,7 @@ class SourceListing:
 
     async def _archive(self, entry: PlanEntry) -> tuple[Image | UnreadImage, ...]:
         async def read() -> tuple[Image | UnreadImage, ...]:
-            opened = open_source(entry.location, self._context.run.resources.settings, emit=self._context.emit)
+            opened = open_source(entry.location, self._context.push.settings, emit=self._context.emit)
             source = await self._held.enter_async_context(opened)
             images = await source.all_images(platform=entry.platforms)
             self._tell_absent(entry, [image for image in images if isinstance(image, Image)])
@@ -256,7 +256,7 @@ class SourceListing:
                         entry.repository,
                         manifest.descriptor,
                         entry.platforms,
-                        push_foreign_layers=self._context.run.resources.settings.push_foreign_layers,
+                        push_foreign_layers=self._context.push.settings.push_foreign_layers,
                     )
                 image = Image(waiting[0].source, entry.repository, waiting[0].tag, root)
                 self._tell_absent(entry, [image])

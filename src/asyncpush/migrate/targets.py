@@ -9,7 +9,7 @@ from typing import Literal
 
 from asyncpush.api import open_registry
 from asyncpush.connection import OpenRegistry
-from asyncpush.engine.image import PushContext
+from asyncpush.engine.context import PushContext
 from asyncpush.errors import AsyncpushError
 from asyncpush.journal import SqliteJournal
 from asyncpush.migrate.plan.model import Plan, PlanTarget

@@ -9,9 +9,8 @@ from contextlib import AsyncExitStack
 import anyio
 
 from asyncpush.api import open_logins
+from asyncpush.engine.context import PushContext
 from asyncpush.engine.diff import referrer_nodes
-from asyncpush.engine.image import PushContext
-from asyncpush.engine.layer import LayerContext
 from asyncpush.engine.referrers import subjects_of
 from asyncpush.errors import AsyncpushError, only_cause
 from asyncpush.events import Emit, Listener, Notice, ignore
@@ -48,17 +47,16 @@ async def verify_plan(
     """
     async with AsyncExitStack() as held:
         heard = Listener(emit)
-        resources = LayerContext.of(settings or Settings(), heard)
-        run = PushContext.of(resources)
-        targets = await held.enter_async_context(open_targets(plan, run))
-        logins = await held.enter_async_context(open_logins(resources.settings, heard))
+        push = PushContext.of(settings or Settings(), heard)
+        targets = await held.enter_async_context(open_targets(plan, push))
+        logins = await held.enter_async_context(open_logins(push.settings, heard))
         remotes = await held.enter_async_context(
-            open_pool(plan.source_registries, logins=logins, emit=heard, retry=RetryPolicy.of(resources.settings))
+            open_pool(plan.source_registries, logins=logins, emit=heard, retry=RetryPolicy.of(push.settings))
         )
         context = Context(
             options=Options(dry=True),
-            run=run,
-            exchange=LayerDistributor(resources),
+            push=push,
+            exchange=LayerDistributor(push),
             targets=targets,
             remotes=remotes,
             journal=None,

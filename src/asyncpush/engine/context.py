@@ -1,0 +1,77 @@
+"""What all pushes of one run share: its limits, its memory, its journal, and the work that is done once for all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import anyio
+
+from asyncpush import open_files
+from asyncpush.engine.concurrency import AdaptiveLimiter
+from asyncpush.engine.memory import MemoryBudget
+from asyncpush.engine.ordering import PipelineEstimator
+from asyncpush.engine.parts import worker_threads
+from asyncpush.errors import SourceError
+from asyncpush.events import Emit, ignore
+from asyncpush.model import Descriptor
+from asyncpush.protocols import Journal, LayerSender
+from asyncpush.settings import Settings
+from asyncpush.single_flight import FirstFailure, SingleFlight
+
+
+@dataclass(frozen=True, slots=True)
+class PutManifest:
+    """A manifest that was put, and when, by the monotonic clock."""
+
+    outcome: Literal["pushed", "present"]
+    at: float
+
+
+def _unreadable() -> FirstFailure:
+    return FirstFailure(SourceError)
+
+
+@dataclass(frozen=True, slots=True)
+class PushContext:
+    """What all pushes of one run share.
+
+    Attributes:
+        settings: the limits.
+        emit: receives the run's events.
+        memory: the memory for encoded parts.
+        limiter: layers in flight; at most ``Settings.max_layers``.
+        journal: remembers what ECR has acknowledged; None where only this process does.
+        pipeline: whether parts of a layer may overlap on the wire.
+        threads: worker threads that read, hash, encode and compress: one a core, and one that waits.
+        sender: sends layers that a repository lacks; None sends each by itself.
+        unreadable: sources that could not be read; each is tried once.
+        layers: what each layer became, by repository and identity; None where its descriptor was known before.
+        manifests: the manifests without a tag that were put, by repository and digest.
+        created: the repositories that were created, by address.
+    """
+
+    settings: Settings
+    emit: Emit
+    memory: MemoryBudget
+    limiter: AdaptiveLimiter
+    journal: Journal | None = None
+    pipeline: PipelineEstimator = field(default_factory=lambda: PipelineEstimator(allowed=False))
+    threads: anyio.CapacityLimiter = field(default_factory=worker_threads)
+    sender: LayerSender | None = None
+    unreadable: FirstFailure = field(default_factory=_unreadable)
+    layers: SingleFlight[Descriptor | None] = field(default_factory=SingleFlight)
+    manifests: SingleFlight[PutManifest] = field(default_factory=SingleFlight)
+    created: SingleFlight[bool] = field(default_factory=SingleFlight)
+
+    @classmethod
+    def of(cls, settings: Settings, emit: Emit = ignore, journal: Journal | None = None) -> PushContext:
+        """The context that *settings* allow; call it in an event loop."""
+        # The allocator wastes a third: a thread can't use what another one has freed.
+        memory = MemoryBudget(settings.max_memory * 3 // 4)
+        limiter = AdaptiveLimiter(open_files.share(settings.max_layers))
+        return cls(settings, emit, memory, limiter, journal, PipelineEstimator(allowed=settings.early_parts))
+
+    def again(self) -> PushContext:
+        """The same for another call: it tries sources again that could not be read, and sends layers by itself."""
+        return replace(self, unreadable=_unreadable(), sender=None)
