@@ -14,17 +14,10 @@ from hypothesis import strategies as st
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan import matching
 from asyncpush.migrate.plan.matching import choose, may_backtrack
-from asyncpush.migrate.plan.tags import (
-    Alternative,
-    Patterns,
-    SkippedTag,
-    TagRules,
-    check_glob,
-    check_regex,
-    select,
-    subject_of,
-)
+from asyncpush.migrate.plan.tags import Alternative, Patterns, SkippedTag, TagRules, check_glob, check_regex, select
 from asyncpush.migrate.plan.versions import VersionRange, version_order
+from asyncpush.model import Digest
+from asyncpush.reference import subject_of
 
 DIGEST = "ab" * 32
 TAGS = ("latest", "1.0.0", "1.1.0", "1.2.0-rc1", "1.2.0", "2.0.0", "2.0.0-alpine", f"sha256-{DIGEST}.sig")
@@ -152,7 +145,7 @@ def test_names_are_not_counted_among_the_newest() -> None:
 
 @pytest.mark.parametrize("suffix", ["", ".sig", ".att", ".sbom"])
 def test_signatures_and_referrers_are_told_by_their_tags(suffix: str) -> None:
-    assert subject_of(f"sha256-{DIGEST}{suffix}") == f"sha256:{DIGEST}"
+    assert subject_of(f"sha256-{DIGEST}{suffix}") == Digest(DIGEST)
     assert subject_of(f"sha256-{DIGEST}{suffix}.x") is None
     assert subject_of(f"sha256-{DIGEST[:-1]}{suffix}") is None
     assert taken(TagRules(patterns=Patterns(glob=("*",))), (f"sha256-{DIGEST}{suffix}",)) == []

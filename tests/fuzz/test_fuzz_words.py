@@ -13,10 +13,9 @@ from fuzzing import TIME, search, value_or_error
 from hypothesis import strategies as st
 
 from asyncpush.model import Digest, Platform
-from asyncpush.reference import parse_destination, parse_prefix, parse_registry
+from asyncpush.reference import parse_destination, parse_prefix, parse_registry, parse_remote
 from asyncpush.sources.names import ImageName, locate
 from asyncpush.sources.registry.listing import parse_links
-from asyncpush.sources.registry.reference import parse_remote
 from asyncpush.sources.registry.www_authenticate import parse_challenges
 
 pytestmark = TIME

@@ -7,7 +7,6 @@ referrers tag schema's name (``sha256-HEX``), cosign's tags (``sha256-HEX.sig`` 
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from asyncpush.errors import SourceError
 from asyncpush.manifest import INDEX_TYPES, Manifest, parse_manifest
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import FoundReferrers, Image, UnreadReferrer
+from asyncpush.reference import subject_of
 from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE, MAX_MANIFESTS
 from asyncpush.sources.blobs import BlobStore, read_content
 from asyncpush.sources.loader import ImageLoader, named_soci_index
@@ -24,7 +24,6 @@ from asyncpush.sources.oci_image import LayoutImages, find_blob
 _REF_NAME = "org.opencontainers.image.ref.name"
 
 #: Names of the referrers tag schema (OCI distribution-spec 1.1) and of cosign.
-_ABOUT = re.compile(r"sha256-([a-f0-9]{64})(?:\.(?:sig|att|sbom))?")
 
 #: What containerd and Docker write beside an image that is saved: the digest that it is about.
 _SUBJECT = "io.containerd.manifest.subject"
@@ -83,13 +82,13 @@ class _Finder:
         name = (entry.annotation(_REF_NAME) or "").rpartition(":")[2]
         kind = _COSIGN_TAGS.get(entry.annotation(_COSIGN_KIND) or "")
         manifest = self._manifest(entry)
-        if match := _ABOUT.fullmatch(name):
-            self.about[position] = Digest(match[1])
+        if subject := subject_of(name):
+            self.about[position] = subject
             if "." in name:
-                self._add(Digest(match[1]), entry, name)
+                self._add(subject, entry, name)
             else:
                 for child in manifest.children if manifest else ():
-                    self._add(Digest(match[1]), child, None)
+                    self._add(subject, child, None)
         elif kind and (subject := self._cosigned(entry)):
             self.about[position] = subject
             self._add(subject, entry, f"sha256-{subject.hex}.{kind}")

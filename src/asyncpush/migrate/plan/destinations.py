@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from asyncpush.errors import InvalidReferenceError
 from asyncpush.migrate.plan.diagnostics import Problems
 from asyncpush.migrate.plan.model import Goal, PlanEntry, PlanTarget
-from asyncpush.migrate.plan.tags import is_tag
-from asyncpush.reference import check_repository, destination, parse_registry
+from asyncpush.reference import check_repository, destination, is_tag, parse_registry
 
 
 def read_to(text: str) -> tuple[str, str | None]:

@@ -28,12 +28,12 @@ from asyncpush.migrate.plan.model import Goal, Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.plan.registries import make_target, source_registry
 from asyncpush.migrate.plan.repositories import Repositories, first_given, given, merged
 from asyncpush.migrate.plan.source import ImageSource, read_origin
-from asyncpush.migrate.plan.tags import Alternative, Patterns, TagRules, check_glob, check_regex, is_tag
+from asyncpush.migrate.plan.tags import Alternative, Patterns, TagRules, check_glob, check_regex
 from asyncpush.migrate.plan.versions import VersionRange
 from asyncpush.migrate.plan.yaml_loader import Expanded, Value, expand
 from asyncpush.model import Platform
+from asyncpush.reference import canonical_host, is_tag
 from asyncpush.settings import RepositorySettings, SourceRegistry
-from asyncpush.sources.registry.reference import canonical_host
 
 #: What the caller's own registry is called where a plan names no target.
 OWN = "own"

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from asyncpush.migrate.plan.versions import Version, VersionRange, version_order
+from asyncpush.reference import is_tag, subject_of
 
 #: Characters of a regular expression or a glob; both are the plan's, and run against many tags.
 MAX_PATTERN = 1000
@@ -17,11 +18,6 @@ MAX_PATTERN = 1000
 #: Patterns of one kind that a message lists.
 _SHOWN = 5
 
-# OCI distribution-spec 1.1, "pulling manifests": <reference> as a tag.
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-
-# The referrers tag schema of the same document, and what cosign adds to it for signatures, attestations and SBOMs.
-_REFERRER = re.compile(r"sha256-(?P<hex>[a-f0-9]{64})(?:\.(?:sig|att|sbom))?")
 
 #: Whether a regular expression matches a tag.
 MatchesRegex: TypeAlias = Callable[[str, str], bool]
@@ -176,17 +172,6 @@ def select(
         left_out=tuple(SkippedTag(tag, reasons[tag]) for tag in listed if tag in reasons),
         missing=tuple(name for name in names if name not in listed),
     )
-
-
-def subject_of(tag: str) -> str | None:
-    """The digest of the image that *tag* holds a signature or referrers of; None for all other tags."""
-    match = _REFERRER.fullmatch(tag)
-    return f"sha256:{match['hex']}" if match else None
-
-
-def is_tag(text: str) -> bool:
-    """Whether *text* can be a tag."""
-    return _TAG.fullmatch(text) is not None
 
 
 def check_regex(pattern: str) -> None:

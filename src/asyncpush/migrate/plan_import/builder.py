@@ -15,8 +15,7 @@ from asyncpush.migrate.plan.versions import VersionRange
 from asyncpush.migrate.plan.yaml_loader import escape
 from asyncpush.migrate.plan_import.config_reader import Say
 from asyncpush.migrate.plan_import.go_regex import python_regex
-from asyncpush.reference import Prefix, RegistryName, parse_registry
-from asyncpush.sources.registry.reference import canonical_host
+from asyncpush.reference import Prefix, RegistryName, canonical_host, parse_registry
 
 #: What a plan's document is made of; text is escaped already where it must be.
 Piece: TypeAlias = "str | int | bool | list[Piece] | dict[str, Piece]"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from asyncpush.errors import UsageError
-from asyncpush.migrate.plan.tags import check_regex, is_tag
+from asyncpush.migrate.plan.tags import check_regex
 from asyncpush.migrate.plan.versions import Version, version_order
 from asyncpush.migrate.plan.yaml_loader import Value, escape
 from asyncpush.migrate.plan_import.builder import (
@@ -24,6 +24,7 @@ from asyncpush.migrate.plan_import.builder import (
 )
 from asyncpush.migrate.plan_import.config_reader import ConfigReader, Say
 from asyncpush.migrate.plan_import.versions import dregsy_range
+from asyncpush.reference import is_tag
 
 
 def is_dregsy(document: Mapping[str, Value]) -> bool:

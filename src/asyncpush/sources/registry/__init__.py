@@ -6,9 +6,9 @@ and streams blobs.
 
 from __future__ import annotations
 
+from asyncpush.reference import RemoteReference, canonical_host, is_remote, parse_remote
 from asyncpush.sources.registry.credentials import Logins, is_ecr, no_logins
 from asyncpush.sources.registry.pool import RegistryPool, RemoteSource, open_pool, open_remote
-from asyncpush.sources.registry.reference import RemoteReference, canonical_host, is_remote, parse_remote
 from asyncpush.sources.registry.referrers import RepositoryReferrers
 from asyncpush.sources.registry.retry import RetryPolicy
 from asyncpush.sources.registry.source_registry import SourceRegistryReader

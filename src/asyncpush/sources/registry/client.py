@@ -21,13 +21,13 @@ from asyncpush.errors import (
 )
 from asyncpush.events import Emit, Notice
 from asyncpush.http.retry import note_if_slow
+from asyncpush.reference import api_host, canonical_host
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.credentials import CredentialStore, Logins
 from asyncpush.sources.registry.docker_config import Account
 from asyncpush.sources.registry.encoding import unknown_encoding_of
 from asyncpush.sources.registry.errors import Refusal, is_web_page
 from asyncpush.sources.registry.http import RegistryHttp, read_document
-from asyncpush.sources.registry.reference import api_host, canonical_host
 from asyncpush.sources.registry.requests import Request, Response
 from asyncpush.sources.registry.retry import RetryBudget, RetryLoop, RetryPolicy, TransientError
 from asyncpush.sources.registry.token_auth import LoginRefusedError, TokenAuth

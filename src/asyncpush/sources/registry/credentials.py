@@ -13,11 +13,10 @@ from anyio import Lock, to_thread
 
 from asyncpush.errors import ConfigurationError, InvalidReferenceError, RegistryError, SourceDeniedError
 from asyncpush.protocols import Login
-from asyncpush.reference import parse_registry
+from asyncpush.reference import HUB, parse_registry
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.credential_helpers import ask_helper
 from asyncpush.sources.registry.docker_config import HUB_KEY, Account, AuthFile, Helper, auth_files
-from asyncpush.sources.registry.reference import HUB
 
 #: Makes the login of a registry that AWS credentials open; None if it can't.
 Logins: TypeAlias = Callable[[SourceRegistry], Login | None]

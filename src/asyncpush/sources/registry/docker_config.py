@@ -19,7 +19,7 @@ from asyncpush import open_files
 from asyncpush.errors import ConfigurationError, InvalidReferenceError
 from asyncpush.files import read_small
 from asyncpush.redaction import hide, hide_login
-from asyncpush.sources.registry.reference import HUB, canonical_host
+from asyncpush.reference import HUB, canonical_host
 
 #: What docker calls Docker Hub in its files, and to its helpers.
 HUB_KEY = "https://index.docker.io/v1/"

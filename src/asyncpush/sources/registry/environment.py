@@ -18,9 +18,9 @@ from asyncpush import open_files
 from asyncpush.errors import ConfigurationError
 from asyncpush.files import load_authorities, load_chain
 from asyncpush.http.environment import Proxies, user_agent
+from asyncpush.reference import api_host, canonical_host
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.docker_config import configuration_folder, home_folder
-from asyncpush.sources.registry.reference import api_host, canonical_host
 from asyncpush.sources.registry.retry import TransientError
 
 #: Where administrators put certificates, a folder for each registry.

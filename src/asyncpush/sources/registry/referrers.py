@@ -15,7 +15,7 @@ from asyncpush.errors import AsyncpushError, SourceDeniedError, SourceNotFoundEr
 from asyncpush.events import Emit, Notice, ignore
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import FoundReferrers, Image, UnreadReferrer
-from asyncpush.sources.registry.reference import SCHEME
+from asyncpush.reference import SCHEME
 from asyncpush.sources.registry.source_registry import SourceRegistryReader
 
 _COSIGN = ("sig", "att", "sbom")

@@ -27,6 +27,7 @@ from asyncpush.manifest import (
 )
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Blob, ImageNode, IndexNode
+from asyncpush.reference import SCHEME, is_repository, is_tag
 from asyncpush.settings import MAX_MANIFEST_SIZE, MiB
 from asyncpush.sources.blobs import MAX_DOCUMENT_SIZE
 from asyncpush.sources.loader import ImageLoader, empty_blob
@@ -38,7 +39,6 @@ from asyncpush.sources.registry.listing import (
     TagsDocument,
     names,
 )
-from asyncpush.sources.registry.reference import SCHEME, is_repository, is_tag
 from asyncpush.sources.registry.referrer_lists import ListedReferrers, ReferrerLists
 from asyncpush.sources.registry.requests import Request, Response, path_of
 from asyncpush.sources.registry.retry import TransientError
