@@ -1,28 +1,28 @@
-"""Sizes as people write them: ``800MiB``."""
+"""Sizes as arguments of a benchmark: ``800MiB``."""
 
 from __future__ import annotations
 
 import argparse
-import re
 
-_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+from asyncpush import units
+from asyncpush.errors import UsageError
 
 
 def parse_size(text: str) -> int:
-    """Bytes in *text*: a number and KiB, MiB, GiB, KB, MB or GB.
+    """Bytes in *text*, as the command line of asyncpush reads it.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: it is not a size.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMG]i?B)?", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 800MiB")
-    return int(float(match[1]) * _UNITS[match[2] or ""])
+    try:
+        return units.parse_size(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def show_size(size: int) -> str:
     """*size* in the largest unit that leaves a whole number."""
-    for unit in ("GiB", "MiB", "KiB"):
-        if size and size % _UNITS[unit] == 0:
-            return f"{size // _UNITS[unit]} {unit}"
+    for unit, count in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size and size % count == 0:
+            return f"{size // count} {unit}"
     return f"{size} B"

@@ -31,7 +31,6 @@ import asyncpush
 from asyncpush.bench.figures import Latency
 from asyncpush.bench.sweep import LayerMaker
 from asyncpush.bench.trials import make_plan, size_word
-from asyncpush.cli.options import parse_size
 from asyncpush.emulator import Emulator
 from asyncpush.engine.layer import push_layer
 from asyncpush.events import RequestDone
@@ -39,6 +38,7 @@ from asyncpush.manifest import parse_manifest
 from asyncpush.model import Upload
 from asyncpush.protocols import SeekableReader
 from asyncpush.settings import MiB
+from asyncpush.units import parse_size
 from conftest import Events, Ran, Server, aws, cli_environment, judge, run_cli
 from faults import Relay, hang, lost_request, passed, refused, relay_to
 from inprocess import run_here
@@ -536,7 +536,7 @@ TERMINAL = (
     [
         ("--size 0", "--size is 0 bytes; give 1KiB to 52000MiB"),
         ("--size 60000MiB", "--size is .* bytes; give 1KiB to 52000MiB"),
-        ("--size 1MiB,big", "--size: 'big' is no size"),
+        ("--size 1MiB,big", "--size: invalid size 'big'"),
         ("--layers 0", "--layers is 0"),
         ("--layers 1,,4", "--layers: '' is no number"),
         ("--layers -1", "--layers: '-1' is no number"),
@@ -544,7 +544,7 @@ TERMINAL = (
         ("--part-size 5MiB,4MiB", "--part-size is 4194304 bytes; ECR takes parts of 5MiB to 20MiB"),
         ("--part-size 21MiB", "--part-size is .* bytes; ECR takes parts of 5MiB to 20MiB"),
         ("--max-memory 1MiB", "--max-memory is 1048576 bytes"),
-        ("--max-memory lots", "'lots' is no size"),
+        ("--max-memory lots", "invalid size 'lots'"),
         ("--rounds 0", "--rounds is 0"),
         ("--rounds many", ".*many"),
         ("--warm-up -1", "--warm-up is -1"),

@@ -39,7 +39,8 @@ from asyncpush.progress.meter import Meter
 from asyncpush.progress.plain import PlainFace
 from asyncpush.progress.rich import RichFace
 from asyncpush.progress.sink import Sink
-from asyncpush.progress.text import percent_text, shortened, size_text, time_text
+from asyncpush.progress.text import shortened
+from asyncpush.units import percent_text, size_text, time_text
 
 MiB = 1024 * 1024
 GiB = 1024 * MiB

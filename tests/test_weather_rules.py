@@ -15,9 +15,9 @@ from asyncpush.emulator.faults import Fault, FaultConfig, Throttle, parse_fault,
 from asyncpush.emulator.faults.config import FaultConfigDocument, describe, read_file, read_json
 from asyncpush.emulator.faults.rules import ACTIONS
 from asyncpush.emulator.faults.throttles import AWS_QUOTAS, Throttles
-from asyncpush.emulator.faults.units import format_duration, format_rate, parse_duration, parse_rate
 from asyncpush.errors import UsageError
 from asyncpush.redaction import shown
+from asyncpush.units import format_duration, format_rate, parse_duration, parse_rate
 from inprocess import run_here
 
 COUNTS = st.none() | st.integers(1, 10**6)
@@ -133,7 +133,7 @@ WRONG = {
         "PutImage:probability=2:throttle": "give 0 to 1",
         "PutImage:probability=often:throttle": "give a number from 0 to 1",
         "PutImage:slow-reply": "write slow-reply=SECONDS",
-        "PutImage:slow-reply=soon": "write 40ms or 1.5s",
+        "PutImage:slow-reply=soon": "use a number with ms, s",
         "PutImage:throttle=2": "write throttle",
         "PutImage:availability=AVAILABLE": "it is for BatchCheckLayerAvailability",
         "BatchCheckLayerAvailability:availability=MAYBE": "availability=UNAVAILABLE",
@@ -147,9 +147,9 @@ WRONG = {
         "PutImage=1:0": "give 1 or more",
         "PutImag=1": "did you mean PutImage?",
     },
-    "--latency": {"40": "write 40ms or 1.5s", "-1s": "write 40ms or 1.5s", "1e999s": "write 40ms"},
-    "--jitter": {"soon": "write 40ms or 1.5s"},
-    "--bandwidth": {"30": "write 30MB/s", "0MB/s": "write 30MB/s", "1XB/s": "write 30MB/s"},
+    "--latency": {"40": "use a number with ms, s", "-1s": "use a number with ms, s", "1e999s": "invalid duration"},
+    "--jitter": {"soon": "use a number with ms, s"},
+    "--bandwidth": {"30": "use 30MB/s", "0MB/s": "use 30MB/s", "1XB/s": "use 30MB/s"},
     "--quotas": {"gcp": "--quotas"},
     "--fault-config": {"no/such/file.yaml": "No such file"},
 }

@@ -20,7 +20,7 @@ from asyncpush.bench.report import document, table
 from asyncpush.bench.sweep import Outcome, Sweep
 from asyncpush.bench.target import BenchTarget, TrialRepository, local_target
 from asyncpush.bench.trials import TrialPlan, make_plan
-from asyncpush.cli.options import AwsOptions, Limits, OutputOptions, command, make_aws, parse_size
+from asyncpush.cli.options import AwsOptions, Limits, OutputOptions, command, make_aws
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import say, write_as_it_is, write_document
 from asyncpush.emulator.process import isolate
@@ -28,6 +28,7 @@ from asyncpush.errors import AsyncpushError, UsageError
 from asyncpush.progress import progress
 from asyncpush.redaction import without_secrets
 from asyncpush.reference import RegistryName, parse_registry
+from asyncpush.units import parse_size
 
 T = TypeVar("T")
 

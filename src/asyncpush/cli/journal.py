@@ -18,7 +18,7 @@ from asyncpush.cli.run import DONE, run
 from asyncpush.cli.streams import write_document, write_lines, write_rows
 from asyncpush.journal.export import JournalSummary, RunRow, UploadRow, rows, summarize
 from asyncpush.journal.prune import Pruned, prune
-from asyncpush.progress.text import size_text
+from asyncpush.units import size_text
 
 #: Seconds that a journal keeps runs for by default: 30 days.
 _OLD = 30.0 * 24 * 60 * 60

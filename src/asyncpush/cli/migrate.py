@@ -40,9 +40,10 @@ from asyncpush.migrate.plan.model import Plan
 from asyncpush.migrate.results import Report
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.progress import progress
-from asyncpush.progress.text import printable, size_text, time_text
+from asyncpush.progress.text import printable
 from asyncpush.reference import Destination, parse_destination
 from asyncpush.settings import Settings
+from asyncpush.units import size_text, time_text
 
 #: The journal of a plan that came from standard input.
 _NAMELESS = Path("asyncpush.journal")

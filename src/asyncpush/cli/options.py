@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from cyclopts import App, Group, Parameter, Token
 from asyncpush.errors import UsageError
 from asyncpush.model import Platform
 from asyncpush.settings import AwsConfiguration, Compression, Credentials, Settings, SourceRegistry
+from asyncpush.units import parse_duration, parse_size
 
 _LIMITS = Group("Limits")
 _AWS = Group("AWS")
@@ -21,11 +21,6 @@ _LAYERS = Group("Layers")
 _SOURCE = Group("Source registry")
 
 _DEFAULTS = Settings()
-
-_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "kib": 2**10, "mib": 2**20, "gib": 2**30,
-          "kb": 10**3, "mb": 10**6, "gb": 10**9, "b": 1}  # fmt: skip
-
-_SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60, "w": 7 * 24 * 60 * 60}
 
 OutputFormat = Literal["text", "json"]
 ProgressFace = Literal["auto", "rich", "plain", "json", "none"]
@@ -41,30 +36,6 @@ def command(name: str, *, usage: str, epilogue: str) -> App:
         version_flags=(),
         default_parameter=Parameter(negative="", show_default=False),
     )
-
-
-def parse_size(text: str) -> int:
-    """Read a size such as ``256MiB``, ``10M`` (the same unit), ``20MB`` or ``1048576``, in bytes.
-
-    Raises:
-        UsageError: *text* is no size.
-    """
-    match = re.fullmatch(r"([0-9]+)\s*([a-zA-Z]*)", text.strip())
-    if match is None or match[2].lower() not in _UNITS:
-        raise UsageError(f"{text!r} is no size", hint="write bytes, or a unit: 256MiB")
-    return int(match[1]) * _UNITS[match[2].lower()]
-
-
-def parse_duration(text: str) -> float:
-    """Read a time such as ``90s``, ``5m``, ``12h``, ``30d`` or ``8w``, in seconds.
-
-    Raises:
-        UsageError: *text* is no time.
-    """
-    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.strip())
-    if match is None:
-        raise UsageError(f"invalid time {text!r}", hint="write 90s, 5m, 12h, 30d or 8w")
-    return float(match[1]) * _SECONDS[match[2]]
 
 
 def parse_platform(text: str | None) -> Platform | None:

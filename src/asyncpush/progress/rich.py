@@ -24,14 +24,12 @@ from asyncpush.progress.text import (
     image_line,
     joined,
     notice_line,
-    percent_text,
     printable,
     progress_fields,
-    rate_text,
     retry_line,
     shortened,
-    size_text,
 )
+from asyncpush.units import percent_text, rate_text, size_text
 
 _DIM = Style(dim=True)
 _STRONG = Style(bold=True)

@@ -1,4 +1,4 @@
-"""How sizes, rates, times and events read on a screen or in a log: plain words, aligned from line to line."""
+"""How events read on a screen or in a log: plain words, aligned from line to line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from asyncpush.events import ImageDone, ImageFailed, Notice, Retrying
 from asyncpush.progress.meter import Totals
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+from asyncpush.units import rate_text, size_text, time_text
 
 #: Every line begins with what happened, in a column as wide as "already there" and two spaces.
 _STATUS = 15
@@ -24,34 +23,6 @@ class Field:
 
     text: str
     rank: int
-
-
-def size_text(size: float) -> str:
-    """*size* bytes in binary units, at most 8 wide: ``512 B``, ``1.2 GiB``, ``210 MiB``."""
-    value, unit = max(float(size), 0.0), 0
-    while value >= 999.5 and unit < len(_UNITS) - 1:
-        value /= 1024
-        unit += 1
-    return f"{value:.{0 if unit == 0 or value >= 99.95 else 1}f} {_UNITS[unit]}"
-
-
-def rate_text(rate: float) -> str:
-    """*rate* bytes a second, at most 10 wide."""
-    return size_text(rate) + "/s"
-
-
-def time_text(seconds: float) -> str:
-    """*seconds* as ``0:16``, ``1:02:03`` or ``3 d 4 h``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24} d {hours % 24} h"
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def percent_text(part: int, whole: int) -> str:
-    """How much of *whole* is *part*, 4 wide; 100 % only when it is all."""
-    return f"{100 * min(max(part, 0), whole) // whole if whole > 0 else 100:3d}%"
 
 
 def printable(text: str) -> str:

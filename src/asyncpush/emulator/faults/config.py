@@ -11,9 +11,9 @@ from asyncpush import open_files
 from asyncpush.emulator.faults.injector import HitCount
 from asyncpush.emulator.faults.parser import parse_fault, parse_throttle
 from asyncpush.emulator.faults.rules import FaultConfig
-from asyncpush.emulator.faults.units import format_duration, format_rate, parse_duration, parse_rate
 from asyncpush.errors import UsageError
 from asyncpush.files import read_small
+from asyncpush.units import format_duration, format_rate, parse_duration, parse_rate
 
 #: Bytes of the longest file: thousands of rules.
 _LONGEST = 4 * 1024 * 1024

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from asyncpush.emulator.faults.rules import ACTIONS, CONDITIONS, Fault, Throttle
-from asyncpush.emulator.faults.units import parse_duration
 from asyncpush.errors import UsageError
+from asyncpush.units import parse_duration
 
 _FORM = "write OPERATION[,repository=GLOB][:CONDITION=VALUE,...]:ACTION, such as PutImage:first=2:throttle"
 _OPERATION = re.compile(r"(?:v2:)?[^,:=]+")

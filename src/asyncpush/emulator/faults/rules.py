@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from asyncpush.emulator.faults.operations import NAMES, V2, matching
-from asyncpush.emulator.faults.units import format_number
 from asyncpush.errors import UsageError
+from asyncpush.units import format_number
 
 Action = Literal[
     "throttle",
