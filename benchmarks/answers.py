@@ -35,7 +35,7 @@ def answer(operation: str, body: bytes, length: int, part_size: int) -> tuple[Do
         The answer, and the bytes of a layer that the request brought.
 
     Raises:
-        RefusalError: it is no request that ECR would take.
+        RefusalError: it is not a request that ECR would take.
     """
     if operation == "UploadLayerPart":
         return _part(body, length)
@@ -80,4 +80,4 @@ def _small(operation: str, request: dict[str, Any], common: Document, part_size:
             return {"image": {**common, "imageId": image_id, "imageManifest": manifest}}
         case "CreateRepository":
             return {"repository": {**common, "imageTagMutability": "MUTABLE"}}
-    raise RefusalError("UnknownOperationException", f"{operation} is no operation of a push")
+    raise RefusalError("UnknownOperationException", f"{operation} is not an operation of a push")

@@ -167,7 +167,7 @@ CASES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
         {"AWS_PROFILE": "p"},
         (f"{PROCESS} expired at 2020-01-01T00:00:00Z",),
     ),
-    "process: HTML": (prints(f"<html>{SECRET}</html>"), {"AWS_PROFILE": "p"}, (PROCESS, "is no JSON")),
+    "process: HTML": (prints(f"<html>{SECRET}</html>"), {"AWS_PROFILE": "p"}, (PROCESS, "is not JSON")),
     "process: nothing": (prints(""), {"AWS_PROFILE": "p"}, (PROCESS, "it printed nothing")),
     "process: a list": (prints("[]"), {"AWS_PROFILE": "p"}, (PROCESS, "not what AWS documents")),
     "process: no keys": (prints('{"Version": 1}'), {"AWS_PROFILE": "p"}, (PROCESS, "AccessKeyId")),
@@ -272,7 +272,7 @@ CASES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "ECR's proxy is none": (
         "",
         {"KEYS": SECRET, "AWS_ENDPOINT_URL_ECR": "", "HTTPS_PROXY": f"http://user:{SECRET}@[::1"},
-        ("the proxy for https is no address", "HTTPS_PROXY"),
+        ("the proxy for https is not an address", "HTTPS_PROXY"),
     ),
     "SSO: not logged in": (
         SSO + SSO_SESSION,
@@ -305,8 +305,8 @@ def test_a_provider_that_fails_is_named_before_anything_is_read(name: str, nobod
     [
         (403, SECRET, "it answered with HTTP status 403"),
         (200, f"<html>{SECRET}", "Unable to parse JSON"),
-        (200, "[]", "it gave what is no credentials"),
-        (200, json.dumps({"AccessKeyId": "A", "SecretAccessKey": SECRET}), "it gave what is no credentials"),
+        (200, "[]", "what it returned are not credentials"),
+        (200, json.dumps({"AccessKeyId": "A", "SecretAccessKey": SECRET}), "what it returned are not credentials"),
         (
             200,
             json.dumps(

@@ -1,4 +1,4 @@
-"""Laws of what describes the images of an archive: index.json, manifest.json, or both; and of what is no image."""
+"""Laws of what describes the images of an archive: index.json, manifest.json, or both; and of what is not an image."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ async def test_a_manifest_json_of_something_else_is_not_read(tmp_path, foreign):
 
     images, notices = await everything(path)
     assert str(images[0].root.manifest.digest) == layout.manifests[0]["digest"]
-    assert notices == [f"manifest.json in {path} is no list of images, and is not read"]
+    assert notices == [f"manifest.json in {path} is not a list of images, and is not read"]
     with pytest.raises(SourceError, match=r"manifest\.json in .* is malformed"):
         await image_of(f"docker-archive:{path}")
 
@@ -307,7 +307,7 @@ async def test_an_image_without_layers_is_refused_before_anything_is_sent(tmp_pa
         await image_of(path)
 
 
-# What is no image
+# What is not an image
 
 
 async def test_entries_that_are_no_images_are_named_and_cost_themselves_only(tmp_path):

@@ -64,16 +64,16 @@ SECRET = "dontshowthis"
     [
         ("", "has no profile with aws_access_key_id"),
         ("[role]\nrole_arn = x\n", "has no profile with aws_access_key_id"),
-        (f"aws_secret_access_key = {SECRET}\n", "is no file of AWS credentials: line 1"),
-        (f"[a]\naws_access_key_id = x\n{SECRET}\n", "is no file of AWS credentials: line 3"),
-        (f"[a]\nx = 1\nx = {SECRET}\n", "is no file of AWS credentials: line 3"),
+        (f"aws_secret_access_key = {SECRET}\n", "is not a file of AWS credentials: line 1"),
+        (f"[a]\naws_access_key_id = x\n{SECRET}\n", "is not a file of AWS credentials: line 3"),
+        (f"[a]\nx = 1\nx = {SECRET}\n", "is not a file of AWS credentials: line 3"),
         (f"[a]\naws_secret_access_key = {SECRET}\n", "profile a: credentials need an access key id"),
         ("[a]\naws_access_key_id = x\n", "profile a: credentials need an access key id and a secret"),
         (
             f"[a]\naws_access_key_id = x\naws_secret_access_key = {SECRET}\naccount = 12\n",
-            "profile a: '12' is no account",
+            "profile a: '12' is not an account",
         ),
-        ("[a]\naws_access_key_id = \xff\n", "is no file of AWS credentials"),
+        ("[a]\naws_access_key_id = \xff\n", "is not a file of AWS credentials"),
     ],
 )
 def test_a_file_without_keys_is_refused_in_one_line_without_its_secrets(tmp_path: Path, text: str, said: str) -> None:

@@ -196,7 +196,7 @@ async def test_what_was_acknowledged_outlives_a_kill_at_any_instant(tmp_path: Pa
         for pusher in pushers:
             await Client(session)("CreateRepository", repositoryName=pusher.name)
     for number in range(ROUNDS):
-        if number % 3 == 2:  # killed while it starts, too: what it makes right then is no safer
+        if number % 3 == 2:  # killed while it starts, too: what it makes right then is not a safer
             async with serving(tmp_path):
                 await anyio.sleep(dice.uniform(0.2, 1))
         async with serving(tmp_path) as process:

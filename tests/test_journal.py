@@ -1,4 +1,4 @@
-"""What the journal is told is there again when it is opened anew."""
+"""What the journal is told is there again when it is opened again."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ async def test_many_layers_are_read_a_page_at_a_time(path: Path, monkeypatch: py
 async def test_an_interrupted_run_goes_on_and_knows_what_it_has_finished(path: Path) -> None:
     clock = Clock()
     async with open_journal(path, clock=clock) as journal:
-        first = await journal.begin_run("plan", anew=False)
+        first = await journal.begin_run("plan", fresh=False)
         assert (first.id, first.resumed, first.finished, first.started.timestamp()) == (1, False, 0, clock.now)
         await journal.image_finished(
             f"docker://a:1 -> {APP}:1", source_digest=digest("s"), digest=digest("d"), outcome="pushed"
@@ -198,7 +198,7 @@ async def test_an_interrupted_run_goes_on_and_knows_what_it_has_finished(path: P
     clock.now += 100
     async with open_journal(path, clock=clock) as journal:
         assert journal.finished == {}
-        state = await journal.begin_run("plan", anew=False)
+        state = await journal.begin_run("plan", fresh=False)
         assert (state.id, state.resumed, state.finished, state.started) == (1, True, 2, first.started)
         assert dict(journal.finished) == live
         assert live == {
@@ -212,7 +212,7 @@ async def test_a_run_that_has_ended_is_over_whether_it_had_failures_or_not(path:
     async with open_journal(path) as journal:
         states = []
         for failed in (1, 2, 0, 0):
-            states.append(await journal.begin_run("plan", anew=False))
+            states.append(await journal.begin_run("plan", fresh=False))
             await (
                 journal.image_failed(copy, "denied")
                 if failed
@@ -220,8 +220,8 @@ async def test_a_run_that_has_ended_is_over_whether_it_had_failures_or_not(path:
             )
             await journal.end_run(failed)
 
-        interrupted = await journal.begin_run("plan", anew=False)
-        states += [interrupted, await journal.begin_run("plan", anew=False)]
+        interrupted = await journal.begin_run("plan", fresh=False)
+        states += [interrupted, await journal.begin_run("plan", fresh=False)]
 
     assert [(state.id, state.resumed) for state in states] == [
         (1, False), (2, False), (3, False), (4, False), (5, False), (5, True),
@@ -230,28 +230,28 @@ async def test_a_run_that_has_ended_is_over_whether_it_had_failures_or_not(path:
 
 async def test_plans_have_runs_of_their_own_and_a_run_can_begin_anew(path: Path) -> None:
     async with open_journal(path) as journal:
-        assert (await journal.begin_run("plan", anew=False)).id == 1
-        assert (await journal.begin_run("other", anew=False)).id == 2
-        assert (await journal.begin_run("plan", anew=True)).id == 3
-        assert (await journal.begin_run("plan", anew=False)).id == 3
-        assert (await journal.begin_run("other", anew=False)).id == 2
+        assert (await journal.begin_run("plan", fresh=False)).id == 1
+        assert (await journal.begin_run("other", fresh=False)).id == 2
+        assert (await journal.begin_run("plan", fresh=True)).id == 3
+        assert (await journal.begin_run("plan", fresh=False)).id == 3
+        assert (await journal.begin_run("other", fresh=False)).id == 2
 
 
 async def test_an_image_that_fails_after_all_is_not_finished(path: Path) -> None:
     copy = f"docker://a:1 -> {APP}:1"
     async with open_journal(path) as journal:
-        await journal.begin_run("plan", anew=False)
+        await journal.begin_run("plan", fresh=False)
         await journal.image_finished(copy, source_digest=None, digest=digest("d"), outcome="pushed")
         await journal.image_failed(copy, "gone again")
         assert journal.finished == {}
-        assert (await journal.begin_run("plan", anew=False)).finished == 0
+        assert (await journal.begin_run("plan", fresh=False)).finished == 0
 
 
 async def test_images_belong_to_a_run(path: Path) -> None:
     async with open_journal(path) as journal:
         with pytest.raises(UsageError, match="no run has begun"):
             await journal.image_failed("a -> b:1", "denied")
-        await journal.begin_run("plan", anew=False)
+        await journal.begin_run("plan", fresh=False)
         await journal.end_run(0)
         with pytest.raises(UsageError, match="no run has begun"):
             await journal.end_run(0)
@@ -260,7 +260,7 @@ async def test_images_belong_to_a_run(path: Path) -> None:
 async def test_what_tags_named_is_known_across_runs_until_another_image_is_put_there(path: Path) -> None:
     image = manifest("config", "a")
     async with open_journal(path) as journal:
-        await journal.begin_run("plan", anew=False)
+        await journal.begin_run("plan", fresh=False)
         for tag, word in (("1", "one"), ("2", "two")):
             await journal.image_finished(
                 f"oci:a:{tag} -> {APP}:{tag}", source_digest=digest("s"), digest=digest(word), outcome="pushed"
@@ -270,7 +270,7 @@ async def test_what_tags_named_is_known_across_runs_until_another_image_is_put_t
             f"x -> {APP}@{digest('y')}", source_digest=None, digest=digest("y"), outcome="pushed"
         )
         await journal.end_run(0)
-        await journal.begin_run("plan", anew=False)
+        await journal.begin_run("plan", fresh=False)
         for tag in ("2", "3", None):
             await journal.image_put(APP, image, tag)
         known = dict(journal.known_images(APP))
@@ -296,12 +296,12 @@ async def test_carried_referrers_are_known_across_runs(path: Path) -> None:
 async def test_names_of_files_need_not_be_text(path: Path) -> None:
     copy = f"oci:/data/caf\udce9:1 -> {APP}:1"
     async with open_journal(path) as journal:
-        await journal.begin_run("plan", anew=False)
+        await journal.begin_run("plan", fresh=False)
         await journal.image_failed(copy, "no such file: caf\udce9")
         await journal.image_finished(copy, source_digest=None, digest=digest("d"), outcome="pushed")
 
     async with open_journal(path) as journal:
-        await journal.begin_run("plan", anew=False)
+        await journal.begin_run("plan", fresh=False)
         assert list(journal.finished) == [copy]
 
 

@@ -29,21 +29,21 @@ async def _write(path: Path, begin: float) -> None:
         return now
 
     async with open_journal(path, clock=clock) as journal:
-        await journal.begin_run("nightly", anew=False)
+        await journal.begin_run("nightly", fresh=False)
         await journal.image_finished(
             f"docker://a.test/app:1 -> {APP}:1", source_digest=digest("s"), digest=digest("d"), outcome="pushed"
         )
         now += 60
         await journal.end_run(0)
         now += DAY
-        await journal.begin_run("nightly", anew=False)
+        await journal.begin_run("nightly", fresh=False)
         await journal.image_finished(
             f"docker://a.test/app:2 -> {APP}:2", source_digest=None, digest=digest("e"), outcome="present"
         )
         await journal.image_failed(SURROGATE_COPY, "the source denied it")
         now += 60
         await journal.end_run(1)
-        await journal.begin_run("weekly", anew=False)
+        await journal.begin_run("weekly", fresh=False)
         await journal.image_put(APP, manifest("config", "a"), "1")
         await journal.layer_completed(OTHER, f"{digest('diff')}+gzip-1", layer("packed", 3 * 2**20))
         await journal.note_referrers(APP, digest("d"))
@@ -253,8 +253,8 @@ def test_prune_forgets_an_unfinished_run_that_another_has_followed(path: Path) -
 
 async def _begin_anew(path: Path) -> None:
     async with open_journal(path, clock=lambda: BEGIN) as journal:
-        await journal.begin_run("nightly", anew=True)
-        await journal.begin_run("nightly", anew=True)
+        await journal.begin_run("nightly", fresh=True)
+        await journal.begin_run("nightly", fresh=True)
 
 
 @pytest.mark.parametrize(("age", "runs"), [("2d", 1), ("36h", 1), ("1w", 0), ("200000s", 0)])
@@ -278,7 +278,7 @@ def test_prune_gives_the_disk_its_room_back(path: Path) -> None:
 
 async def _fill_runs(path: Path) -> None:
     async with open_journal(path, clock=lambda: BEGIN) as journal:
-        await journal.begin_run("nightly", anew=False)
+        await journal.begin_run("nightly", fresh=False)
         async with anyio.create_task_group() as tg:
             for number in range(2000):
                 tg.start_soon(journal.image_failed, f"docker://a.test/app:{number} -> {APP}:{number}", "denied")
@@ -309,7 +309,7 @@ def test_a_file_that_is_missing_or_no_journal_is_one_line(tmp_path: Path, comman
     assert "there is no journal" in refused(tmp_path / "missing").err
     assert "there is no journal" in refused(tmp_path / "empty").err
     for name in ("text", "directory", "pipe"):
-        assert f"{tmp_path / name} is no journal of asyncpush" in refused(tmp_path / name).err
+        assert f"{tmp_path / name} is not an asyncpush journal" in refused(tmp_path / name).err
     assert {file.name for file in tmp_path.iterdir()} == {"empty", "text", "directory", "pipe"}
 
 

@@ -89,7 +89,7 @@ async def test_a_full_disk_is_one_line_and_what_was_acknowledged_stays(path: Pat
         for error in failures:
             assert str(error) == (
                 f"the journal {path} can't be written: database or disk is full; "
-                "make room on its disk; the same command goes on from what it has"
+                "make room on its disk; run the same command again to resume"
             )
         await limit(1_000_000)
         await journal.layer_completed(APP, str(digest("b")), layer("b"))
@@ -111,7 +111,7 @@ async def test_a_cancelled_write_is_wholly_there_and_the_journal_goes_on(path: P
             returned.append("put")
 
         async def begin() -> None:
-            await journal.begin_run("plan", anew=False)
+            await journal.begin_run("plan", fresh=False)
             returned.append("begun")
 
         async with anyio.create_task_group() as tg:
@@ -124,7 +124,7 @@ async def test_a_cancelled_write_is_wholly_there_and_the_journal_goes_on(path: P
         await to_thread.run_sync(blocker.close)
 
         assert await journal.completed(APP) == {digest("config"), digest("a"), digest("b")}
-        assert (await journal.begin_run("plan", anew=False)).resumed
+        assert (await journal.begin_run("plan", fresh=False)).resumed
 
     async with open_journal(path) as journal:
         assert len(await journal.completed(APP)) == 3

@@ -141,7 +141,7 @@ def test_a_foreign_file_is_left_as_it_is(path: Path, write: Callable[[Path], Non
     error = refusal(path)
 
     assert isinstance(error, UsageError)
-    assert error.message == f"{path} is no journal of asyncpush"
+    assert error.message == f"{path} is not an asyncpush journal"
     assert path.read_bytes() == before
     assert beside(path) == {"run.journal"}
 
@@ -151,7 +151,7 @@ def test_a_foreign_database_is_refused_also_where_a_journal_was(path: Path) -> N
     path.unlink()
     make_other_database(path)
 
-    assert "is no journal of asyncpush" in (refusal(path)).message
+    assert "is not an asyncpush journal" in (refusal(path)).message
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe"])
@@ -161,7 +161,7 @@ def test_what_is_no_file_is_no_journal(path: Path, kind: str) -> None:
     else:
         os.mkfifo(path)
 
-    assert "is no journal of asyncpush" in (refusal(path)).message
+    assert "is not an asyncpush journal" in (refusal(path)).message
 
 
 def test_the_journal_of_a_newer_version_is_refused(path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_file_that_may_not_be_written_is_one_line(tmp_path: Path, directory: i
 async def test_a_journal_from_before_tags_had_a_choice_of_platforms_goes_on(path: Path) -> None:
     async def finish(choice: str) -> None:
         async with open_journal(path) as journal:
-            await journal.begin_run("plan", anew=True)
+            await journal.begin_run("plan", fresh=True)
             await journal.image_finished(
                 f"docker://x/app:1 -> {APP}:1", source_digest=A, digest=A, outcome="pushed", choice=choice
             )
@@ -281,7 +281,7 @@ WRONG = {
 
 async def _fill(path: Path) -> None:
     async with open_journal(path) as journal:
-        await journal.begin_run("plan", anew=True)
+        await journal.begin_run("plan", fresh=True)
         await journal.image_finished(f"a -> {APP}:1", source_digest=A, digest=A, outcome="pushed")
         await journal.image_failed(f"a -> {APP}:2", "why")
         await journal.note_referrers(APP, A)
@@ -337,6 +337,6 @@ async def test_a_name_that_is_no_text_equals_nothing(path: Path) -> None:
     await _fill(path)
     await to_thread.run_sync(run_sql, path, "UPDATE image SET copy = x'ff61' WHERE outcome = 'pushed'")
     async with open_journal(path) as journal:
-        run = await journal.begin_run("plan", anew=False)
+        run = await journal.begin_run("plan", fresh=False)
         assert (run.finished, list(journal.finished)) == (1, ["\ufffda"])
     assert len(await to_thread.run_sync(lambda: list(rows(path)))) == 9

@@ -57,7 +57,7 @@ async def work(journal, writer, step):
 
 async def main(path, steps):
     async with open_journal(path) as journal, anyio.create_task_group() as tg:
-        await journal.begin_run("plan", anew=False)
+        await journal.begin_run("plan", again=False)
         for writer, step in enumerate(steps):
             tg.start_soon(work, journal, writer, step)
 
@@ -165,7 +165,7 @@ async def test_what_was_acknowledged_outlives_a_kill_at_any_instant(tmp_path: Pa
                 write_until_killed, process.stdin, process.stdout, steps, 0 if number == 0 else kill_after
             )
             async with open_journal(path) as journal:
-                await journal.begin_run("plan", anew=False)
+                await journal.begin_run("plan", fresh=False)
                 found = [state async for state in states(journal, steps)]
             for writer, state in enumerate(found):
                 # Of the step that was under way, the journal may have all, or nothing.

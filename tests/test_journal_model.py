@@ -116,14 +116,14 @@ class JournalMachine(RuleBasedStateMachine):
         self.portal.call(self.journal.note_referrers, repository, digest(word))
         self.carried.add((repository, word))
 
-    @rule(plan=st.sampled_from(PLANS), anew=st.booleans())
-    def begin_run(self, plan: str, anew: bool) -> None:
+    @rule(plan=st.sampled_from(PLANS), fresh=st.booleans())
+    def begin_run(self, plan: str, fresh: bool) -> None:
         async def begin():
-            return await self.journal.begin_run(plan, anew=anew)
+            return await self.journal.begin_run(plan, fresh=fresh)
 
         state = self.portal.call(begin)
         last = self.runs.get(plan)
-        resumed = last is not None and last.goes_on and not anew
+        resumed = last is not None and last.goes_on and not fresh
         self.run = self.runs[plan] = last if resumed and last else RunModel(next(self.numbers))
         assert (state.id, state.resumed, state.finished) == (self.run.id, resumed, len(self.run.finished))
         self.run.goes_on = True

@@ -112,7 +112,7 @@ def test_a_manifest_may_refer_to_another_one():
         (raw(image(mediaType=OCI_INDEX)), "is an index, but has layers"),
         (raw(index(layers=[])), "is an index, but has layers"),
         (raw({key: value for key, value in index().items() if key != "manifests"}), "but has no manifests"),
-        (raw(index(manifests=[pointer(media_type=LAYER)])), "which is no manifest; .*image-manifest=true"),
+        (raw(index(manifests=[pointer(media_type=LAYER)])), "which is not a manifest; .*image-manifest=true"),
         (json.dumps({**image(), "schemaVersion": 1}).encode(), "schema version 1"),
         (b" " * (MAX_MANIFEST_SIZE + 1), "ECR takes manifests of up to 4194304"),
     ],

@@ -246,11 +246,11 @@ def test_skopeo_takes_tags_digests_patterns_and_versions() -> None:
         "semver: a tag such as 1.2.3.4",
         f"{host}, redis: 'v3@sha256:{HEX}' is a tag with a digest, which skopeo skips (an entry from: {host}/redis:v3@",
         f"{host}, redis: 'a b' is neither a tag nor a digest",
-        f"{host}, redis: one of its tags is no text",
+        f"{host}, redis: one of its tags is not text",
         f"{host}, only/wrong: 'v3@sha256:",
         f"{host}, wrong: its tags are no list",
         f"{host}, broken: regex: ",
-        f"{host}, odd: semver: 'many' is no range",
+        f"{host}, odd: semver: 'many' is not a range",
     )
 
 
@@ -350,10 +350,10 @@ def test_regsync_takes_credentials_types_and_anchored_patterns() -> None:
         done,
         "regsync keeps an index of which it takes some platforms",
         "semver: a tag such as 1.2.3.4",
-        "docker.io is no registry of ECR",
+        "docker.io is not an ECR registry",
         "the password for ghcr.io is not in the plan",
         "the password for quay.io is not in the plan",
-        "other.example.com is no registry of ECR",
+        "other.example.com is not an ECR registry",
         "defaults.ratelimit can't be carried over",
         "creds[0].reqPerSec can't be carried over",
         "sync[1].hooks can't be carried over",
@@ -384,11 +384,11 @@ def test_image_syncer_takes_tags_pairs_patterns_and_several_destinations() -> No
     told(
         done,
         "auth, quay.io/coreos: a plan has one login",
-        "quay.io is no registry of ECR",
-        "other.io is no registry of ECR",
+        "quay.io is not an ECR registry",
+        "other.io is not an ECR registry",
         "quay.io/coreos/uneven:a,b: it has 2 tags, and its destination 1",
         "quay.io/coreos/broken:/(/: its regex",
-        "quay.io/coreos/none: its destinations are no text",
+        "quay.io/coreos/none: its destinations are not text",
     )
 
 
@@ -446,11 +446,11 @@ def test_dregsy_takes_filters_and_the_newest() -> None:
         "dregsy copies one platform",
         f"the password for {host} is not in the plan",
         "semver: a tag such as 1.2.3.4",
-        "tasks[0].mappings[0]: 'a:b' is no tag",
+        "tasks[0].mappings[0]: 'a:b' is not a tag",
         "tasks[0].mappings[3]: it maps by regular expression",
         "tasks[0].mappings[7]: semver: '",
-        "tasks[0].mappings[8]: 'a:b' is no tag",
-        "registry.example.com is no registry of ECR",
+        "tasks[0].mappings[8]: 'a:b' is not a tag",
+        "registry.example.com is not an ECR registry",
         "tasks[2]: it has no source or no target",
     )
 
@@ -793,7 +793,7 @@ quay.io/a/e:v1: $REGISTRY/a/e
     told(
         done,
         "quay.io/a/$${lit}: 'a/${lit}' is not a repository name",
-        "quay.io/a/d:v1: '$$' has $$, which is no variable",
+        "quay.io/a/d:v1: '$$' has $$, which is not a variable",
         "quay.io/a/e:v1: $REGISTRY may be a registry",
     )
     # In its older file, which has images, too, a login means itself.
@@ -827,7 +827,7 @@ def test_image_syncer_drops_a_tag_beside_a_digest() -> None:
     done, plan = imported("image-syncer", text)
 
     assert goals(plan) == [(f"quay.io/a/b@sha256:{HEX}", "a/b", None), ("quay.io/a/c", "library/c", None)]
-    told(done, "docker.io is no registry of ECR")
+    told(done, "docker.io is not an ECR registry")
 
 
 def test_an_image_that_image_syncer_sends_nowhere_is_told() -> None:

@@ -1,4 +1,4 @@
-"""A file that is no image archive is called what it is, with what would be right."""
+"""A file that is not an image archive is called what it is, with what would be right."""
 
 from __future__ import annotations
 

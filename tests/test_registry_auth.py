@@ -732,7 +732,7 @@ async def test_a_docker_config_that_is_a_file_is_named(
 
     assert await tags(reads(server)) == ("1",)
     wants_basic(server, BASIC)
-    with pytest.raises(SourceDeniedError, match=r"DOCKER_CONFIG names .*config\.json, which is no folder.*name the"):
+    with pytest.raises(SourceDeniedError, match=r"DOCKER_CONFIG names .*config\.json, which is not a folder.*name the"):
         await tags(reads(server))
 
 
@@ -919,7 +919,11 @@ async def test_a_helper_that_does_not_read_its_question_may_answer(server: Regis
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("missing", "docker-credential-missing can't be run"), ("../bin/test", "is no name of"), ("", "is no name of")],
+    [
+        ("missing", "docker-credential-missing can't be run"),
+        ("../bin/test", "is not a name of"),
+        ("", "is not a name of"),
+    ],
 )
 async def test_a_helper_that_is_missing_is_named(server: RegistryServer, helper: Path, name: str, words: str) -> None:
     wants_basic(server, BASIC)
@@ -1209,7 +1213,7 @@ async def test_a_proxy_that_is_no_address_is_told_without_its_password(
     for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http://me:s3cret@proxy:port")
-    with pytest.raises(ConfigurationError, match="the proxy for http is no address") as caught:
+    with pytest.raises(ConfigurationError, match="the proxy for http is not an address") as caught:
         await tags(SourceRegistry(host="registry.example", plain_http=True))
     assert "s3cret" not in str(caught.value)
 
@@ -1303,7 +1307,7 @@ async def test_a_pipe_or_device_in_the_place_of_a_login_file_holds_nobody_up(
     monkeypatch.setenv("REGISTRY_AUTH_FILE", "/dev/zero")
     wants_basic(server, BASIC)
 
-    with anyio.fail_after(10), pytest.raises(SourceError, match="/dev/zero can't be read: it is no file"):
+    with anyio.fail_after(10), pytest.raises(SourceError, match="/dev/zero can't be read: it is not a file"):
         await tags(reads(server))
 
 

@@ -583,7 +583,7 @@ async def test_what_comes_compressed_and_does_not_say_so(
 async def test_a_compressed_body_is_decompressed_whatever_the_blobs_type_says(
     server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
-    """As a layer that is encrypted, or one that is no gzip though it is called so."""
+    """As a layer that is encrypted, or one that is not a gzip though it is called so."""
 
     @server.rule("GET", "/blobs/")
     async def packed(request: web.Request) -> web.StreamResponse:

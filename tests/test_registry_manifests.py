@@ -676,6 +676,6 @@ async def test_an_index_that_can_not_be_written_anew_is_an_error(
     server.hold(layout, layout.blob(long, INDEX), "team/app", "1")
     root = await remote.resolve("team/app", "1")
 
-    with pytest.raises(ManifestError, match="can't be written anew"):
+    with pytest.raises(ManifestError, match="can't be rewritten"):
         await remote.load("team/app", root, [AMD, Platform("linux", "s390x")])
     assert isinstance(await remote.load("team/app", root), IndexNode)

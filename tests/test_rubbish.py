@@ -271,20 +271,20 @@ def test_several_images_without_a_choice_are_listed(server: Server, tmp_path: Pa
         ("x" * 257, "2 to 256"),
         ("a//b", "'a//b' is not a repository name"),
         ("app/", "'app/' is not a repository name"),
-        ("../app", "is no ECR registry"),
+        ("../app", "is not an ECR registry"),
         ("", "names no repository"),
         (":1", "names no repository"),
         ("app:", "ends in a colon"),
         ("app:-1", "'-1' is not a tag"),
-        ("app:a/b", "'app:a' is no ECR registry"),
+        ("app:a/b", "'app:a' is not an ECR registry"),
         (f"app:{'t' * 129}", "up to 128"),
         ("app:1@sha256:" + "a" * 64, "names a digest"),
-        ("ghcr.io/owner/app:1", "'ghcr.io' is no ECR registry"),
+        ("ghcr.io/owner/app:1", "'ghcr.io' is not an ECR registry"),
         ("localhost:5000/app", "--endpoint-url"),
         ("https://123456789012.dkr.ecr.eu-west-1.amazonaws.com/app", "https://"),
         ("docker://app", "docker://"),
         ("123456789012.dkr.ecr.eu-west-1.amazonaws.com", "names no repository"),
-        ("12345.dkr.ecr.eu-west-1.amazonaws.com/app", "is no ECR registry"),
+        ("12345.dkr.ecr.eu-west-1.amazonaws.com/app", "is not an ECR registry"),
         ("public.ecr.aws/app", "names no repository"),
     ],
 )
@@ -383,7 +383,7 @@ def test_a_lacking_configuration_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_a_region_that_is_no_region_is_a_usage_error(tmp_path: Path) -> None:
     fails(push_good(tmp_path, "--region", "no where!"), 2, "no where!")
-    fails(push_good(tmp_path, "--region", "eu-west-1\n"), 2, r"'eu-west-1\n' is no region; give --region")
+    fails(push_good(tmp_path, "--region", "eu-west-1\n"), 2, r"'eu-west-1\n' is not a region; give --region")
 
 
 def test_without_credentials_a_batch_fails_in_one_line_and_status_2(tmp_path: Path) -> None:

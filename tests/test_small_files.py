@@ -60,7 +60,7 @@ def test_a_file_without_an_end_or_a_writer_is_an_error(
     assert ran.out == ""
     assert ran.err.strip().count("\n") == 0
     assert str(path) in ran.err
-    assert ("it is a pipe that nobody writes into" if kind == "pipe" else "it is no file") in ran.err
+    assert ("it is a pipe that nobody writes into" if kind == "pipe" else "it is not a file") in ran.err
 
 
 def test_certificates_come_through_a_pipe(tmp_path: Path) -> None:

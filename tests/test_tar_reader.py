@@ -356,7 +356,7 @@ async def test_what_follows_the_end_and_is_no_archive_is_named_and_not_read(tmp_
     async with open_source(str(path), SETTINGS, emit=events.append) as source:
         assert (await source.image()).tag == "1.0"
     [note] = events
-    assert note.text == f"what follows the end of {path}, at byte {len(PLAIN)}, is no archive, and is not read"
+    assert note.text == f"what follows the end of {path}, at byte {len(PLAIN)}, is not an archive, and is not read"
 
 
 async def test_appended_members_belong_to_the_archive(tmp_path, gnu_tar):

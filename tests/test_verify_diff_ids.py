@@ -122,7 +122,7 @@ UNKNOWN = {
         f"is of type {ENCRYPTED}: it was not",
     ),
     "xz": (image([(LAYER, lzma.compress(A))], [digest(A)]), "is compressed with xz: it was not compared"),
-    "sha512": (image([(LAYER, PACKED)], [f"sha512:{'0' * 128}"]), "which is no sha256: they were not compared"),
+    "sha512": (image([(LAYER, PACKED)], [f"sha512:{'0' * 128}"]), "which is not sha256: they were not compared"),
     "none": (image([(LAYER, PACKED)], None), "names no diff ids: no layer was compared"),
     "config": (image([(LAYER, PACKED)], "no list"), "can't be read: no layer was compared"),
 }

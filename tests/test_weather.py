@@ -582,7 +582,7 @@ async def test_the_faults_is_read_and_set_and_cleared_while_it_runs(admin: Calla
     assert await code(ecr, "list_images", repositoryName="app") == "ThrottlingException"
     _, told, _ = await admin("GET")
     assert [each["hit_counts"] for each in told["hit_counts"]] == [1, 1, 0]
-    # What was told can be set again; counts begin anew.
+    # What was told can be set again; counts begin again.
     assert (await admin("PUT", told))[1] == {**document, "hit_counts": none_fired}
     assert (await admin("DELETE"))[:2] == (200, {})
     assert emulator.fault_config == FaultConfig()

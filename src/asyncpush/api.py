@@ -72,7 +72,7 @@ async def connect(
         journal: remembers what ECR has acknowledged, so that a later push goes on from there (``open_journal``).
 
     Raises:
-        InvalidReferenceError: *registry* is no ECR registry.
+        InvalidReferenceError: *registry* is not an ECR registry.
         ConfigurationError: there is no region or no such profile; or there is a journal, and whose registry it is
             can't be learnt.
         CredentialsError: there are no AWS credentials, or what should give them fails.

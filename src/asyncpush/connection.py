@@ -132,5 +132,5 @@ def engine_of(registry: Registry) -> OpenRegistry:
         UsageError: it was not opened by ``connect``.
     """
     if not isinstance(registry, OpenRegistry):
-        raise UsageError("this is no open connection to a registry", hint="asyncpush.connect opens one")
+        raise UsageError("this is not an open connection to a registry", hint="asyncpush.connect opens one")
     return registry

@@ -215,7 +215,7 @@ class ConnectionFailedError(RegistryError):
         message: what failed, in one line.
         hint: what to do about it.
         wrong_address: it is what a wrong address shows, too: nobody there, no such host, no trust.
-        silent: nothing came; else something came that is no answer.
+        silent: nothing came; else something came that is not an answer.
     """
 
     def __init__(

@@ -189,7 +189,7 @@ class Listener:
             self._emit(_presentable(event))
         except Exception:  # noqa: BLE001 - a listener of the caller's: whatever is wrong with it, the push must go on
             self._emit = ignore
-            _log.warning("emit raised an exception, and is called no more; the push goes on", exc_info=True)
+            _log.warning("emit raised an exception, and is called no more; the push continues", exc_info=True)
 
 
 def _presentable(event: Event) -> Event:

@@ -40,7 +40,7 @@ def read_small(path: Path, limit: int, *, seconds: float = _PIPE) -> bytes:
         if stat.S_ISCHR(mode) and status.st_rdev == Path(os.devnull).stat().st_rdev:
             return b""
         if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
-            raise OSError(errno.EINVAL, "it is no file", str(path))
+            raise OSError(errno.EINVAL, "it is not a file", str(path))
         data, end = bytearray(), time.monotonic() + seconds
         while len(data) <= limit:
             if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:

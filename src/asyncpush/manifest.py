@@ -109,7 +109,7 @@ class Manifest:
 
     @property
     def is_artifact(self) -> bool:
-        """Whether it is something else than an image that can be run: it says so, or its config is no image's."""
+        """Whether it is something else than an image that can be run: it says so, or its config is not an image's."""
         return self.artifact_type is not None or (
             self.config is not None and self.config.media_type not in IMAGE_CONFIGS
         )
@@ -171,7 +171,7 @@ def parse_manifest(raw: bytes, *, media_type: str | None = None, name: str = "th
 
 
 def require_layers(manifest: Manifest, name: str) -> None:
-    """See that an image has layers, before anything of it is sent; what is no image but an artifact is ECR's to judge.
+    """See that an image has layers, before anything of it is sent; artifacts are left to ECR to judge.
 
     Args:
         manifest: an image manifest.
@@ -221,7 +221,7 @@ def with_children(index: Manifest, kept: Collection[Digest]) -> Manifest:
     except (ValueError, RecursionError) as error:
         # Numbers of thousands of digits, say: what skips them took them.
         raise ManifestError(
-            f"index {index.digest.short} can't be written anew for some of its images: {error}",
+            f"index {index.digest.short} can't be rewritten for some of its images: {error}",
             hint="take all of its platforms",
         ) from error
     return parse_manifest(raw, media_type=index.media_type)
@@ -287,7 +287,7 @@ def _children(parsed: _Manifest, name: str) -> tuple[Descriptor, ...]:
     for child in children:
         if child.media_type not in ACCEPTED_TYPES:
             raise ManifestError(
-                f"{name} names {child.digest} of type {child.media_type[:200]!r}, which is no manifest",
+                f"{name} names {child.digest} of type {child.media_type[:200]!r}, which is not a manifest",
                 hint="ECR refuses such an index; export build caches with image-manifest=true",
             )
     return children
@@ -323,7 +323,7 @@ def parse_descriptor(parsed: DescriptorDocument, name: str) -> Descriptor:
         name: how to call what it stands in, in errors.
 
     Raises:
-        ManifestError: its digest is no sha256, or its size is negative.
+        ManifestError: its digest is not sha256, or its size is negative.
     """
     try:
         digest = Digest.parse(parsed.digest)

@@ -77,7 +77,7 @@ def parse_registry(text: str) -> RegistryName:
     """Read a registry's host: a private registry's of any partition, or ``public.ecr.aws/ALIAS``.
 
     Raises:
-        InvalidReferenceError: *text* is no ECR registry.
+        InvalidReferenceError: *text* is not an ECR registry.
     """
     host, _, rest = text.partition("/")
     if host == _PUBLIC_HOST:
@@ -88,7 +88,7 @@ def parse_registry(text: str) -> RegistryName:
         if not rest and (match := pattern.fullmatch(host)):
             return RegistryName("ecr", match["id"], match["region"], bool(match["fips"]), dual_stack, host)
     raise InvalidReferenceError(
-        f"{text!r} is no ECR registry",
+        f"{text!r} is not an ECR registry",
         hint="write ACCOUNT.dkr.ecr.REGION.amazonaws.com, public.ecr.aws/ALIAS, or leave it out for your own registry "
         "(--endpoint-url sets another endpoint)",
     )
@@ -149,7 +149,7 @@ def parse_prefix(text: str) -> Prefix:
     """Read ``[REGISTRY][/PREFIX]``.
 
     Raises:
-        InvalidReferenceError: the registry is no ECR registry.
+        InvalidReferenceError: the registry is not an ECR registry.
     """
     scheme, mark, rest = text.partition("://")
     if mark:
@@ -168,10 +168,10 @@ def registry_of(account: str | None) -> RegistryName:
     """The registry of an account; None is the caller's own.
 
     Raises:
-        InvalidReferenceError: *account* is no account id.
+        InvalidReferenceError: *account* is not an account id.
     """
     if account is not None and not _ACCOUNT.fullmatch(account):
-        raise InvalidReferenceError(f"{account[:60]!r} is no account id", hint="write its 12 digits")
+        raise InvalidReferenceError(f"{account[:60]!r} is not an account id", hint="write its 12 digits")
     return RegistryName(id=account)
 
 
@@ -310,12 +310,12 @@ def canonical_host(text: str) -> str:
     """A registry's host in the one form that it is known by: lower case, and ``docker.io`` for Docker Hub.
 
     Raises:
-        InvalidReferenceError: *text* is no host.
+        InvalidReferenceError: *text* is not a host.
     """
     host = text.lower()
     match = _HOST.fullmatch(host)
     if match is None or not 0 < int(match["port"] or 443) < 65536 or not _is_address(host):
-        raise InvalidReferenceError(f"{text[:300]!r} is no registry's host", hint="write HOST or HOST:PORT")
+        raise InvalidReferenceError(f"{text[:300]!r} is not a registry host", hint="write HOST or HOST:PORT")
     return HUB if host in _HUB_NAMES else host
 
 

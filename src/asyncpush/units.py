@@ -58,7 +58,7 @@ def parse_rate(text: str) -> float:
     """Read ``30MB/s``, ``512KiB/s`` or ``100Mbit/s``, in bytes a second.
 
     Raises:
-        UsageError: *text* is no rate, or is nothing.
+        UsageError: *text* is not a rate, or is nothing.
     """
     match = _RATE.fullmatch(text.strip())
     rate = float(match[1]) * _BYTES.get(match[2], 0) if match else 0.0

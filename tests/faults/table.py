@@ -18,7 +18,7 @@ Every operation of a push, and every request of a source, under every fault: onc
 They are made with the default numbers of tries, and with waits of milliseconds: a second stands for a minute.
 
 The tables are made and checked by `tests/faults`: `ASYNCPUSH_FAULTS=all pytest tests/faults` checks all of them,
-`ASYNCPUSH_FAULTS=write pytest tests/faults` makes them anew, and without that a sample of every row and column is run.
+`ASYNCPUSH_FAULTS=write pytest tests/faults` makes them again, and without that a sample of every row and column is run.
 
 - *refused*: the connection is refused; *reset before*, *reset after*: it is reset before or after the work was done.
 - *lost reply*: the work is done, and the connection closed; *idle closed*: it is closed when it is used again.

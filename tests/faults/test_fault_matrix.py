@@ -11,7 +11,7 @@ from fault_proxy import FAULTS
 from matrix import PUSH, SOURCE, TIMES, all_cells, ground, outcomes, sample, short_waits
 from table import MANUAL, parse, render
 
-#: ``all`` checks every cell instead of a sample, and ``write`` writes the manual's page anew.
+#: ``all`` checks every cell instead of a sample, and ``write`` writes the manual's page again.
 WANTED = os.environ.get("ASYNCPUSH_FAULTS", "sample")
 
 

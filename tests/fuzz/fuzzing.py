@@ -28,7 +28,7 @@ _ROUND = 2000
 #: One example takes milliseconds; no machine is so busy that it takes this long.
 LIMIT = timedelta(seconds=20)
 
-#: Every file of fuzzers has this mark: a long search is no hang.
+#: Every file of fuzzers has this mark: a long search is not a hang.
 TIME = pytest.mark.timeout(120 + 3 * SECONDS)
 
 

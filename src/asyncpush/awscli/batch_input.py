@@ -142,7 +142,7 @@ class _Array:
         self._to_text.decode(b"", final=True)
         yield from self._elements()
         if self._wanted != "nothing":
-            raise ValueError("the array does not end, or something in it is no JSON")
+            raise ValueError("the array does not end, or something in it is not JSON")
 
     def _elements(self) -> Iterator[Json | CommandError]:
         at = 0

@@ -20,7 +20,7 @@ from asyncpush.awscli.errors import OTHER, CommandError
 from asyncpush.awscli.global_options import Output
 from asyncpush.awscli.operations import Json, Members
 
-# What YAML 1.2 takes for something else than text; PyYAML reads 1.1, in which `on` and `1:20` are no text, either.
+# What YAML 1.2 takes for something else than text; PyYAML reads 1.1, in which `on` and `1:20` are not text, either.
 _YAML_1_2 = (
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
     (

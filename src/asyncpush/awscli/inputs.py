@@ -45,7 +45,7 @@ def decoded(operation: Operation, members: Members, binary_format: str, *, files
     """*members* with their blobs as bytes; with *files*, a blob may be ``fileb://PATH``, and it blocks.
 
     Raises:
-        CommandError: one is no base64, or its file can't be read.
+        CommandError: one is not base64, or its file can't be read.
     """
     value = decode_blobs(members, operation.model.input_shape, binary_format, files=files)
     assert isinstance(value, dict)  # noqa: S101 - for the type

@@ -96,7 +96,7 @@ def decode_blobs(value: Json, shape: Any, binary_format: str, *, files: bool = F
         files: whether a blob may be ``fileb://PATH`` here, too; then it blocks.
 
     Raises:
-        CommandError: one is no base64, or its file can't be read.
+        CommandError: one is not base64, or its file can't be read.
     """
     if shape.type_name == "structure" and isinstance(value, dict):
         known = shape.members
@@ -178,7 +178,7 @@ _SECOND = re.compile(_START + r"(?:\\,|[^\"',=])*")
 
 
 class ShorthandError(ValueError):
-    """Raised when text is no shorthand; the message shows where."""
+    """Raised when text is not shorthand; the message shows where."""
 
 
 def parse_shorthand(text: str, read_file: Callable[[str], Json]) -> Members:

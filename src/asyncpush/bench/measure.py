@@ -82,7 +82,7 @@ class Recorder:
         self._face(event)
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Begin again."""
         self.requests: list[RequestDone] = []
         self.retried = 0
 
@@ -102,7 +102,7 @@ async def measure(
     Raises:
         RegistryError: the endpoint refused, or could not be reached in spite of all retries.
     """
-    # Credentials are looked for with the first request: that is no part of a push's speed.
+    # Credentials are looked for with the first request: that is not a part of a push's speed.
     await repository.available([layers[0].descriptor.digest])
     recorder.forget()
     context = engine_of(registry).context

@@ -51,7 +51,7 @@ def check_plot(path: Path) -> None:
         UsageError: it is not a .png, can't be written, or matplotlib is missing.
     """
     if path.suffix.lower() != ".png":
-        raise UsageError(f"--plot {path} is no .png", hint="pictures are PNG files: give a name that says so")
+        raise UsageError(f"--plot {path} is not a .png file", hint="pictures are PNG files: give a name that says so")
     try:
         was_there = path.exists()
         path.open("ab").close()

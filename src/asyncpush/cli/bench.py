@@ -144,7 +144,7 @@ def bench(
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise UsageError(f"{text!r} is no number", hint="write 1,4,16")
+        raise UsageError(f"{text!r} is not a number", hint="write 1,4,16")
     return int(text)
 
 

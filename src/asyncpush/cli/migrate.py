@@ -54,7 +54,7 @@ app = command(
     epilogue="""
 PLAN.yaml says what goes where; asyncpush plan check tells what is wrong with it.
 LIST has SOURCE DESTINATION in each line; - reads either from standard input.
-Interrupted, the same command goes on: what is done is in the journal.
+After an interruption, run the same command again to resume: the journal has what is done.
 
 Examples
   asyncpush migrate plan.yaml --dry-run

@@ -42,7 +42,7 @@ def parse_platform(text: str | None) -> Platform | None:
     """Read ``--platform``.
 
     Raises:
-        UsageError: *text* is no platform.
+        UsageError: *text* is not a platform.
     """
     try:
         return Platform.parse(text) if text else None

@@ -100,7 +100,8 @@ def push(
         create_repository: Create a repository that does not exist.
         dry_run: Say what would be sent, and send nothing.
         no_referrers: Leave behind the signatures, attestations and SBOMs that refer to the images.
-        journal: Remember in this file what ECR has acknowledged: interrupted, the same command goes on from there.
+        journal: Remember in this file what ECR has acknowledged. After an interruption, run the same
+            command again to resume.
     """
     show = show or OutputOptions()
     layers = layers or LayerOptions()

@@ -90,7 +90,7 @@ def write_document(document: Mapping[str, Any]) -> None:
     """Write a result on standard output as one JSON document, for programs.
 
     Raises:
-        AsyncpushError: it can't be written; but a reader who has left is no failure.
+        AsyncpushError: it can't be written; but a reader who has left is not a failure.
     """
     write_as_it_is(json.dumps(shown_document(document), indent=2) + "\n")
 
@@ -116,7 +116,7 @@ def write_as_it_is(text: str, *, needed: bool = False) -> None:
         needed: whether it is a failure that standard output is closed, and not the user's way to see nothing.
 
     Raises:
-        AsyncpushError: it can't be written; but a reader who has left is no failure.
+        AsyncpushError: it can't be written; but a reader who has left is not a failure.
     """
     if needed and text and isinstance(sys.stdout, _Closed):
         raise AsyncpushError("the result can't be written: standard output is closed")

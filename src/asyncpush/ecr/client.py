@@ -130,7 +130,7 @@ class EcrClient:
 
     @contextmanager
     def _on_line(self, crossing: PartTransfer | None) -> Iterator[None]:
-        """What fails of a part that has left the line, or outlived its signature, is no failure."""
+        """What fails of a part that has left the line, or outlived its signature, is not a failure."""
         try:
             yield
         except AsyncpushError as error:
@@ -169,7 +169,7 @@ class EcrClient:
             yield
         except (AttributeError, LookupError, TypeError, ValueError, ResponseParserError) as error:
             raise ServiceError(
-                operation, UNEXPECTED_ANSWER, "this is no answer of ECR's", hint=f"check {self.endpoint_url}"
+                operation, UNEXPECTED_ANSWER, "this is not an answer from ECR", hint=f"check {self.endpoint_url}"
             ) from error
 
     def _takes(self, operation: str, registry_id: str) -> bool:

@@ -77,9 +77,9 @@ def parse_text(error: bce.ConfigParseError) -> str:
             mark = "; there is a byte order mark: save it without one" if cause.line.startswith("\ufeff") else ""
             return f"{path}, line {cause.lineno}: a section such as [default] must come first{mark}"
         case configparser.ParsingError() if cause.errors:
-            return f"{path}, line {cause.errors[0][0]}: it is no setting"
+            return f"{path}, line {cause.errors[0][0]}: it is not a setting"
         case UnicodeDecodeError():
-            return f"{path}: it is no text in {cause.encoding.upper()}"
+            return f"{path}: it is not text in {cause.encoding.upper()}"
     return f"{path}"
 
 

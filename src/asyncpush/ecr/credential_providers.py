@@ -323,10 +323,10 @@ def _reason(error: Exception) -> str:
         case RuntimeError() if "expired" in str(error):
             return "what it starts from has expired"
         case ValueError() if str(error).startswith(_NO_TIME):
-            return "its expiration is no time"
+            return "its expiration is not a time"
         case ValueError() if str(error).startswith(_HARMLESS):
             return one_line(error)
-    return "it gave what is no credentials"
+    return "what it returned are not credentials"
 
 
 def _botocore_reason(error: bce.BotoCoreError) -> str:
@@ -345,7 +345,7 @@ def _botocore_reason(error: bce.BotoCoreError) -> str:
         case bce.HTTPClientError() if type(error) is bce.HTTPClientError:
             # What urllib3 can't parse may be a proxy's password.
             inner = type(error.kwargs.get("error")).__name__
-            return "the proxy is no address" if inner == "LocationParseError" else f"it can't be asked: {inner}"
+            return "the proxy is not an address" if inner == "LocationParseError" else f"it can't be asked: {inner}"
     return one_line(error)
 
 
@@ -437,9 +437,9 @@ class _Process(ProcessProvider):  # type: ignore[misc] # botocore is untyped
             # It tells which members and types are wrong, and no values.
             raise self._failed(f"what it printed is not what AWS documents: {error}") from error
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise self._failed("what it printed is no JSON") from None
+            raise self._failed("what it printed is not JSON") from None
         except (OverflowError, ValueError) as error:
-            raise self._failed("its Expiration is no time") from error
+            raise self._failed("its Expiration is not a time") from error
         if answer.Version != 1:
             raise self._failed(f"it printed Version {answer.Version}, where 1 is the only one")
         if end and end.tzinfo is None:

@@ -32,7 +32,7 @@ Verdict = Literal["final", "transient", "throttled"]
 _THROTTLES = frozenset(
     {"ThrottlingException", "Throttling", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded"}
 )
-#: What is no answer of ECR's: the reply that should have come is lost.
+#: What is not an answer of ECR's: the reply that should have come is lost.
 UNEXPECTED_ANSWER = "UnexpectedAnswer"
 
 _TRANSIENT = frozenset(
@@ -177,7 +177,7 @@ def _service_error(operation: str, endpoint: str, error: bce.ClientError) -> Ser
     if text.startswith(_LATE):
         kind = ServiceError  # a request that took too long to leave; the next one need not
     translation = kind(
-        # What a credential provider asked of STS or SSO is no failure of ECR's operation.
+        # What a credential provider asked of STS or SSO is not a failure of ECR's operation.
         error.operation_name or operation,
         code,
         text,

@@ -117,7 +117,7 @@ class PartBody(TimedBody):
         return self._part.body_size
 
     def seek(self, _: int) -> None:
-        """Begin anew, as botocore asks before it sends again; each write does."""
+        """Begin again, as botocore asks before it sends again; each write does."""
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """The body as text; aiohttp asks for it in debugging only."""

@@ -65,7 +65,7 @@ class BytesBody(TimedBody):
         self._data = data
 
     def seek(self, _: int) -> None:
-        """Begin anew; each write does."""
+        """Begin again; each write does."""
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """The body as text."""

@@ -103,7 +103,7 @@ async def open_client(
     if any(character.isspace() for character in session.region_name):
         # botocore's own check of host labels lets a line end pass.
         raise ConfigurationError(
-            f"{session.region_name!r} is no region", hint=_REGION_HINT
+            f"{session.region_name!r} is not a region", hint=_REGION_HINT
         ) from bce.InvalidRegionError(region_name=session.region_name)
     config = await to_thread.run_sync(transport.config, registry, connections, session)
     async with AsyncExitStack() as stack:
@@ -118,7 +118,9 @@ async def open_client(
                 )
                 client = await opening.__aenter__()
             except bce.InvalidRegionError as error:
-                raise ConfigurationError(f"{error.kwargs['region_name']!r} is no region", hint=_REGION_HINT) from error
+                raise ConfigurationError(
+                    f"{error.kwargs['region_name']!r} is not a region", hint=_REGION_HINT
+                ) from error
             except ValueError as error:
                 # From the environment it is known to botocore only: "Invalid endpoint: URL".
                 words = " ".join(str(error).split())
@@ -148,7 +150,7 @@ def _check_proxy(client: Any) -> None:
     if proxy and (proxy.count("://") > 1 or not _is_address(proxy)):
         scheme = urlsplit(url).scheme
         raise ConfigurationError(
-            f"the proxy for {scheme} is no address", hint=f"check {scheme.upper()}_PROXY: http://HOST:PORT"
+            f"the proxy for {scheme} is not an address", hint=f"check {scheme.upper()}_PROXY: http://HOST:PORT"
         )
 
 
@@ -160,7 +162,7 @@ def _is_address(url: str) -> bool:
 
 
 def _no_endpoint(url: str) -> ConfigurationError:
-    return ConfigurationError(f"{url!r} is no endpoint", hint="write http(s)://HOST[:PORT]")
+    return ConfigurationError(f"{url!r} is not an endpoint", hint="write http(s)://HOST[:PORT]")
 
 
 class _Proxies(ProxyConfiguration):  # type: ignore[misc] # botocore is untyped

@@ -110,7 +110,7 @@ class PartTransfer:
         self.stopped = False
         self._passed_before = self._passed()
         self._writer = writer
-        # Its own wait for the answer begins anew while the peer takes what is left (``moved``).
+        # Its own wait for the answer begins again while the peer takes what is left (``moved``).
         writer.protocol.read_timeout = None
 
     def look(self) -> int:

@@ -77,7 +77,7 @@ def repository_not_empty(name: str, registry_id: str) -> AwsError:
 
 
 def registry_not_found(registry_id: str) -> AwsError:
-    """A public registry id that is no account's, or an alias of none."""
+    """A public registry id that is not an account's, or an alias of none."""
     return AwsError("RegistryNotFoundException", f"The registry with id '{registry_id}' does not exist")
 
 

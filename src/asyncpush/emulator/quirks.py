@@ -39,7 +39,7 @@ class Quirks:
             or ``201``, as ECR has been seen to.
         oci_conformance: ``yes`` lifts what ECR refuses and the OCI distribution-spec wants taken, so that its
             conformance suite passes: blobs of 0 bytes and chunks below 5 MiB through ``/v2/``, images without layers.
-        unknown_alias: a public registryId that is no account's: ``caller``, whose own alias it is taken for, or
+        unknown_alias: a public registryId that is not an account's: ``caller``, whose own alias it is taken for, or
             ``not-found`` (RegistryNotFoundException).
         public_regions: ECR Public in ``any`` region, or in the ``documented`` ones (us-east-1, us-west-2), others
             being refused with UnsupportedCommandException.

@@ -73,7 +73,7 @@ def registry_of_host(host: str) -> RegistryId | None:
 
 
 def repository_of_arn(arn: str, service: ServiceName) -> tuple[RegistryId, str] | None:
-    """The registry and the name in a repository's ARN; None if it is no ARN of *service*."""
+    """The registry and the name in a repository's ARN; None if it is not an ARN of *service*."""
     match = _ARN.fullmatch(arn)
     if match is None or match["service"] != service:
         return None

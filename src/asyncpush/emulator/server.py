@@ -151,7 +151,7 @@ class Emulator:
 
     @property
     def fault_config(self) -> FaultConfig:
-        """The conditions that it serves in; set it at any time, and counts begin anew."""
+        """The conditions that it serves in; set it at any time, and counts begin again."""
         return self._middleware.fault_config
 
     @fault_config.setter

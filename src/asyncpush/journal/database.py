@@ -96,12 +96,12 @@ def journal_error(path: Path, error: sqlite3.Error) -> JournalError:
         return _damaged(path, str(error))
     return JournalError(
         f"the journal {path} can't be written: {error}",
-        hint="make room on its disk; the same command goes on from what it has",
+        hint="make room on its disk; run the same command again to resume",
     )
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file is damaged; text that is no text shows in Python's module only."""
+    """Whether the file is damaged; text that is not text shows in Python's module only."""
     return _code(error) in _DAMAGED or str(error).startswith("Could not decode to UTF-8")
 
 
@@ -134,7 +134,7 @@ def resolved(path: Path) -> Path:
 
 
 def _is_empty(path: Path) -> bool:
-    """Whether there is no file, or an empty one; what is no file is refused."""
+    """Whether there is no file, or an empty one; what is not a file is refused."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -193,7 +193,7 @@ def _lock_of(path: Path) -> Path:
 
 
 def _foreign(path: Path) -> UsageError:
-    return UsageError(f"{path} is no journal of asyncpush", hint="name another file; this one was left as it is")
+    return UsageError(f"{path} is not an asyncpush journal", hint="name another file; this one was left as it is")
 
 
 def _missing(path: Path) -> UsageError:

@@ -55,12 +55,12 @@ class BegunRun:
     outdated: float | None = None
 
 
-def begin_run(connection: sqlite3.Connection, plan: str, anew: bool, since: float, now: float) -> BegunRun:
+def begin_run(connection: sqlite3.Connection, plan: str, fresh: bool, since: float, now: float) -> BegunRun:
     """Go on with the plan's last run if that has begun *since*, and was interrupted; or enter a new one."""
     last = connection.execute(
         "SELECT id, started, ended IS NULL FROM run WHERE plan = ? ORDER BY id DESC LIMIT 1", (plan,)
     ).fetchone()
-    is_left = last is not None and last[2] and not anew
+    is_left = last is not None and last[2] and not fresh
     if is_left and last[1] >= since:
         key, started, _ = last
         connection.execute("UPDATE run SET begun = ?, ended = NULL, failed = 0 WHERE id = ?", (now, key))

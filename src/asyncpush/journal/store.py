@@ -61,16 +61,16 @@ class SqliteJournal:
 
     # Runs, and their images
 
-    async def begin_run(self, plan_fingerprint: str, *, anew: bool, within: float = math.inf) -> RunState:
+    async def begin_run(self, plan_fingerprint: str, *, fresh: bool, within: float = math.inf) -> RunState:
         """Go on with the last run of a plan if it was interrupted; else begin a new one.
 
         Args:
             plan_fingerprint: equal for plans that ask for the same.
-            anew: begin a new one in any case.
+            fresh: begin a new one in any case.
             within: seconds since a run has begun for which it is gone on with.
         """
         now = self._now()
-        work = partial(sql.begin_run, plan=plan_fingerprint, anew=anew, since=now - within, now=now)
+        work = partial(sql.begin_run, plan=plan_fingerprint, fresh=fresh, since=now - within, now=now)
         begun = await self._commits.do(work)
         self._run, self._finished = begun.id, begun.finished
         outdated = None if begun.outdated is None else datetime.fromtimestamp(begun.outdated, UTC)

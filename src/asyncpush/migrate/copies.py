@@ -11,7 +11,7 @@ from asyncpush.model import Digest, LeftOut
 from asyncpush.protocols import Repository
 
 #: ``planned`` in a dry run; ``finished`` by an earlier run of the same migration, so that nobody looked at it again;
-#: ``refused``: a referrer that ECR does not take, which is no failure of its image.
+#: ``refused``: a referrer that ECR does not take, which is not a failure of its image.
 Outcome = Literal["pushed", "present", "finished", "planned", "refused", "failed"]
 
 

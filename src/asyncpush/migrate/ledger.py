@@ -170,7 +170,7 @@ class Context:
 
 async def begin_run(journal: SqliteJournal, plan: str, options: Options, emit: Emit) -> bool:
     """Begin a run of a *plan*, by its fingerprint, or go on with one; whether it does that."""
-    state = await journal.begin_run(plan, anew=options.recheck, within=options.resume_within)
+    state = await journal.begin_run(plan, fresh=options.recheck, within=options.resume_within)
     if state.outdated is not None:
         emit(
             Notice(

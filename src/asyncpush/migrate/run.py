@@ -73,7 +73,7 @@ async def migrate_plan(
 
     With a journal, a migration that was interrupted goes on, if it began lately (``Options.resume_within``): of images
     that it has finished only the digest at the source is asked, and no acknowledged part is sent again. One that has
-    ended begins anew, and looks at all of them.
+    ended begins again, and looks at all of them.
 
     Credentials that are lost on the way (they expire, and what gave them gives no others) stop all: the report says so
     (``Report.stopped``), and the migration counts as interrupted.

@@ -34,7 +34,7 @@ from asyncpush.single_flight import SingleFlight
 from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry.blob import RegistryBlob
 
-#: A size above this is no size; all of them are alike.
+#: A size above this is not a size; all of them are alike.
 _LARGEST = 2**64 - 1
 
 

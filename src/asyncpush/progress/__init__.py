@@ -62,7 +62,7 @@ class _SafeRenderer:
             act(*args, **kwargs)
         except Exception:  # noqa: BLE001 - whatever is wrong with a display, the push must go on
             _log.warning(
-                "the progress display failed and is off; the push goes on", exc_info=_log.isEnabledFor(logging.DEBUG)
+                "the progress display failed and is off; the push continues", exc_info=_log.isEnabledFor(logging.DEBUG)
             )
             self.close()
 

@@ -47,7 +47,7 @@ class Rate:
         self._moved = False
 
     def resume(self, now: float) -> None:
-        """Begin to count time again, unless bytes moved lately: an idle spell before the first byte is no slowness."""
+        """Begin to count time again, unless bytes moved lately: an idle spell before the first byte is not slow."""
         self._forget(now)
         if not self._samples:
             self._since = now
@@ -237,7 +237,7 @@ class Meter:
             return
         layer.read += event.read
         self._change(self._share(layer.destination), read=event.read)
-        # Bytes that ECR had from an earlier run, and bytes that are read anew, say nothing about speed.
+        # Bytes that ECR had from an earlier run, and bytes that are read again, say nothing about speed.
         if event.sent > 0 and event.read > 0:
             now = self._clock()
             layer.rate.add(now, event.read)

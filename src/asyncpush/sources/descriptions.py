@@ -69,7 +69,7 @@ def _read(opened: _Opened, *, is_oci: bool, is_docker: bool) -> LocalSource:
         case None if not is_oci:
             return opened.docker()
         case None if saved is None and is_docker:
-            note = f"{MANIFEST} in {archive.label} is no list of images, and is not read"
+            note = f"{MANIFEST} in {archive.label} is not a list of images, and is not read"
             return replace(opened.oci(), notes=(note,))
     if saved is None:
         return opened.oci()

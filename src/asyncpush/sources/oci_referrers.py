@@ -96,7 +96,7 @@ class _Finder:
             self.about[position] = subject
             self._add(subject, entry, None)
         elif manifest and (soci := named_soci_index(manifest)):
-            # The loader takes it along; it is no image of its own.
+            # The loader takes it along; it is not an image of its own.
             self.about |= {at: manifest.digest for at, other in self.entries.items() if other.digest == soci}
 
     def _add(self, subject: Digest, referrer: Descriptor, tag: str | None) -> None:

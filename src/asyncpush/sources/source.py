@@ -56,9 +56,9 @@ class SourceEntry:
         digest: of its manifest, where there is one yet.
         platform: what the source says it is for.
         descriptor: what points at its manifest, where there is one yet.
-        other_type: the media type of what is no image at all: it is chosen only where no image is meant.
+        other_type: the media type of what is not an image at all: it is chosen only where no image is meant.
         is_unreadable: whether nobody can tell what it is: its manifest, or what points at it, is malformed or lost.
-        about: the digest of what it refers to, if that is in the source, too: then it is no image of its own.
+        about: the digest of what it refers to, if that is in the source, too: then it is not an image of its own.
         referrers: where to ask what refers to it.
         needs_both: it takes both descriptions of an archive to find it; a path with a kind reads one of them.
     """

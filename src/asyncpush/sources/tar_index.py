@@ -64,7 +64,7 @@ class TarIndex:
         memory: what its documents may take.
 
     Raises:
-        SourceError: it is no tar archive, is cut short or damaged, or holds nothing but another archive; or it is
+        SourceError: it is not a tar archive, is cut short or damaged, or holds nothing but another archive; or it is
             several archives in one.
     """
 
@@ -97,7 +97,7 @@ class TarIndex:
         """The file called *name*; links are followed, inside the archive only.
 
         Raises:
-            SourceError: a link leads nowhere or in a circle, or *name* is no regular file.
+            SourceError: a link leads nowhere or in a circle, or *name* is not a regular file.
         """
         target = _normal(name)
         if target not in self._entries:
@@ -107,7 +107,7 @@ class TarIndex:
             if isinstance(entry, _File):
                 return self._content(target, entry)
             if entry is None:
-                raise SourceError(f"{name!r} in {self.label} leads to {target!r}, which is no regular file there")
+                raise SourceError(f"{name!r} in {self.label} leads to {target!r}, which is not a regular file there")
             target = entry.target
         raise SourceError(f"{name!r} in {self.label} is a link that leads in a circle")
 
@@ -173,7 +173,7 @@ class TarIndex:
                 if archive_kind(self._file.read(position, HEAD_SIZE)):
                     raise self._several(f"a second one begins at byte {position}")
                 self.notes = (
-                    f"what follows the end of {self.label}, at byte {position}, is no archive, and is not read",
+                    f"what follows the end of {self.label}, at byte {position}, is not an archive, and is not read",
                 )
                 return
             position += len(chunk)

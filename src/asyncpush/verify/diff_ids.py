@@ -119,7 +119,7 @@ class ConfigBytes:
         self._kept = bytearray() if self._is_too_long else self._kept + block
 
     def finish(self) -> ImageConfig | None:
-        """What the config says; None if it is no image's config."""
+        """What the config says; None if it is not an image's config."""
         try:
             return None if self._is_too_long else parse_config(bytes(self._kept), "it")
         except ManifestError:
@@ -178,7 +178,7 @@ def _compare(layer: Descriptor, diff_id: str, found: Uncompressed) -> Iterator[P
     elif found.digest is None:
         yield f"layer {layer.digest} {found.unknown}: it was not compared with its diff id"
     elif not diff_id.startswith("sha256:"):
-        yield f"layer {layer.digest} has the diff id {diff_id[:100]!r}, which is no sha256: they were not compared"
+        yield f"layer {layer.digest} has the diff id {diff_id[:100]!r}, which is not sha256: they were not compared"
     elif str(found.digest) != diff_id:
         detail = f"is damaged: its uncompressed bytes have the digest {found.digest}, and the config says {diff_id}"
         yield Problem("damaged", "layer", layer.digest, detail)

@@ -44,7 +44,7 @@ def read_part_body(body: bytearray, check: Check) -> ReceivedPart:
         check: judges the members.
 
     Raises:
-        AwsError: it is no JSON, or its blob no base64; what *check* raises, which is shown the decoded blob.
+        AwsError: it is not JSON, or its blob no base64; what *check* raises, which is shown the decoded blob.
     """
     place = locate_blob(body)
     if place is None:

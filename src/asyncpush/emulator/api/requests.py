@@ -144,7 +144,7 @@ def decode(body: bytes | bytearray, kind: type[T], check: Check) -> T:
     """Read a request's body.
 
     Raises:
-        AwsError: SerializationException if it is no JSON; what *check* raises.
+        AwsError: SerializationException if it is not JSON; what *check* raises.
     """
     document = parse(body)
     check(document)
@@ -155,7 +155,7 @@ def parse(body: bytes | bytearray) -> object:
     """Read JSON; members that are null are left out, as AWS takes them.
 
     Raises:
-        AwsError: SerializationException if it is no JSON.
+        AwsError: SerializationException if it is not JSON.
     """
     try:
         return _without_nulls(msgspec.json.decode(body or b"{}"))

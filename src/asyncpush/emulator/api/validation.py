@@ -66,7 +66,7 @@ class InputRules:
 
         Raises:
             AwsError: InvalidParameterException that names the first member that breaks a rule;
-                SerializationException if it is no object.
+                SerializationException if it is not an object.
         """
         if not isinstance(document, dict):
             raise AwsError("SerializationException", "The request's body must be a JSON object")

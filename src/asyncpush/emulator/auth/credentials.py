@@ -45,7 +45,7 @@ class KnownCredentials:
         if not self.access_key_id or not self.secret_access_key:
             raise UsageError("credentials need an access key id and a secret access key", hint="give both")
         if not _ACCOUNT.fullmatch(self.account):
-            raise UsageError(f"{self.account!r} is no account of {self.access_key_id}", hint="give its 12 digits")
+            raise UsageError(f"{self.account!r} is not an account of {self.access_key_id}", hint="give its 12 digits")
         if self.expires is not None and self.expires.tzinfo is None:
             raise UsageError(f"the end of {self.access_key_id} has no time zone", hint="give one, such as UTC")
 
@@ -86,7 +86,7 @@ def read_credentials(path: Path) -> tuple[KnownCredentials, ...]:
     except (configparser.Error, UnicodeDecodeError) as error:
         # Without the parser's own words, which quote the line, and that may be a secret.
         raise UsageError(
-            f"{path} is no file of AWS credentials{_line(error)}", hint="write it as `aws configure` does"
+            f"{path} is not a file of AWS credentials{_line(error)}", hint="write it as `aws configure` does"
         ) from None
     profiles = [(name, parser[name]) for name in parser.sections()]
     found = tuple(_credentials(path, name, members) for name, members in profiles if _has_keys(members))

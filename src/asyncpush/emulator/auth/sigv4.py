@@ -257,7 +257,7 @@ def _canonical_path(path: str) -> str:
 
 
 def _canonical_query(query: str) -> str:
-    """The parameters, encoded anew and in order."""
+    """The parameters, encoded again and in order."""
     pairs = (pair.partition("=") for pair in query.split("&") if pair)
     encoded = sorted((_encoded(name), _encoded(value)) for name, _, value in pairs)
     return "&".join(f"{name}={value}" for name, value in encoded)

@@ -50,7 +50,7 @@ class FaultMiddleware:
         return self._injector.hit_counts if self._injector else ()
 
     def set(self, fault_config: FaultConfig) -> None:
-        """Change it; counts begin anew, and requests under way end in the one that they came in."""
+        """Change it; counts begin again, and requests under way end in the one that they came in."""
         self._fault_config = fault_config
         self._injector = None if fault_config.is_empty else FaultInjector(fault_config, self._expire)
         self._bandwidth.rate = fault_config.bandwidth

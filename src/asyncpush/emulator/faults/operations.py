@@ -160,7 +160,7 @@ class V2Name:
 
 
 def name_v2(method: str, path: str) -> V2Name:
-    """Name a request by its method and its path below ``/v2/``; what is no path of the specification is ``other``."""
+    """Name a request by its method and its path below ``/v2/``; paths outside the specification are ``other``."""
     for kind, pattern in _KINDS.items():
         if match := pattern.fullmatch(path):
             return V2Name(f"{V2}{method}-{kind}", match["name"], match.groupdict().get("upload") or "")

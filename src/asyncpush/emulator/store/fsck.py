@@ -154,7 +154,7 @@ def _references(repository: RepositoryState) -> Iterator[Finding]:
             yield Finding("damage", repository.blob_path(digest), f"needs {missing}, which its repository lacks")
     for tag, digest in repository.tags.items():
         if digest not in repository.images:
-            yield Finding("damage", repository.layout.path, f"tag {tag} names {digest}, which is no image of it")
+            yield Finding("damage", repository.layout.path, f"tag {tag} names {digest}, which is not an image of it")
 
 
 def _files(store: Store, held: list[RepositoryState]) -> Iterator[_File]:

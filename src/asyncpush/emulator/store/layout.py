@@ -117,7 +117,7 @@ class Layout:
         return _content(self.index_path) == index
 
     def show(self, index: bytes) -> None:
-        """Write index.json anew; where the disk is full it stays behind, until the next change or start."""
+        """Write index.json again; where the disk is full it stays behind, until the next change or start."""
         try:
             Disk(fsync=False).replace(self.index_path, index)
         except OSError as error:

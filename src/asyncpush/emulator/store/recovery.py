@@ -143,7 +143,7 @@ def _stray_uploads(store: Store) -> Iterator[Finding]:
         if len(path.name) == _UPLOAD_NAME and path.is_file():
             yield Finding("leftover", path, "belongs to no upload", path.unlink)
         else:
-            yield Finding("stray", path, "is no upload")
+            yield Finding("stray", path, "is not an upload")
 
 
 def _repository(repository: RepositoryState, moved: dict[Path, StagedUpload]) -> Iterator[Finding]:

@@ -52,7 +52,7 @@ class ManifestHandlers:
         if is_digest and sha256_digest(reference) is None:
             raise digest_invalid(reference)
         if not is_digest and not _TAG.fullmatch(reference):
-            raise V2Error(400, "TAG_INVALID", f"{reference!r} is no tag (128 letters, digits, '_', '.' and '-')")
+            raise V2Error(400, "TAG_INVALID", f"{reference!r} is not a tag (128 letters, digits, '_', '.' and '-')")
         raw = bytes(await read_body(request))
         put = PutImage(
             repository_name=repository.name,

@@ -106,7 +106,7 @@ async def read_text(path: str | Path, *, stdin: BinaryIO | None = None) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{label} is no text in UTF-8 (byte {error.start})") from error
+        raise UsageError(f"{label} is not UTF-8 text (byte {error.start})") from error
 
 
 async def _read_file(path: Path) -> bytes:
@@ -213,7 +213,7 @@ def _entry(
         location = f"{location}:latest"
     made = goals.make(to.repository, to.tag or tag, [target], place)
     if not made:
-        raise InvalidReferenceError(f"{to} is no destination")
+        raise InvalidReferenceError(f"{to} is not a destination")
     return PlanEntry(
         place=place,
         source=source,

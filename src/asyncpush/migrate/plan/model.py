@@ -94,7 +94,7 @@ class Plan:
         targets: the registries that images go to.
         entries: what is to be migrated, in the plan's order.
         path: the plan's file; None if it came from standard input.
-        notices: what a user should read, but is no failure.
+        notices: what a user should read, but is not a failure.
     """
 
     source_registries: Mapping[str, SourceRegistry]

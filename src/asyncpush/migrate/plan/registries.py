@@ -68,7 +68,7 @@ def _check_credentials(said: CredentialsDocument, place: str, problems: Problems
         has = f"has {' and '.join(ways)}" if ways else "says nothing"
         problems.add(place, has, hint="give one of username and password, helper, ecr, or anonymous")
     if isinstance(said.helper, str) and (not said.helper or "/" in said.helper):
-        problems.add(member(place, "helper"), "is no name", hint="the NAME of a program docker-credential-NAME")
+        problems.add(member(place, "helper"), "is not a name", hint="the NAME of a program docker-credential-NAME")
 
 
 def _source_aws(said: CredentialsDocument, place: str, problems: Problems) -> AwsConfiguration | None:
@@ -86,7 +86,7 @@ def _file(said: object, base: Path, place: str, problems: Problems) -> Path | No
     except (OSError, ValueError):
         is_file = False
     if not is_file:
-        problems.add(place, f"{said[:300]!r} is no file that exists", hint="the path is relative to the plan")
+        problems.add(place, f"{said[:300]!r} is not a file that exists", hint="the path is relative to the plan")
     return path
 
 
@@ -131,4 +131,4 @@ def check_url(url: str) -> None:
     """
     scheme, mark, rest = url.partition("://")
     if not mark or scheme not in ("http", "https") or not rest.strip("/"):
-        raise UsageError("is no URL of an endpoint", hint="write http://HOST:PORT or https://HOST")
+        raise UsageError("is not an endpoint URL", hint="write http://HOST:PORT or https://HOST")

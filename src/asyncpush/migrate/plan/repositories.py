@@ -71,7 +71,7 @@ class Repositories:
             self.problems.add(there, f"has {len(exclusions)} wildcards; ECR takes {_MAX_EXCLUSIONS}")
         for at, each in enumerate(exclusions):
             if not _EXCLUSION.fullmatch(each):
-                self.problems.add(f"{there}[{at}]", f"{each[:140]!r} is no wildcard of tags", hint="such as dev-*")
+                self.problems.add(f"{there}[{at}]", f"{each[:140]!r} is not a tag wildcard", hint="such as dev-*")
         if not exclusions:
             if mutability and mutability.endswith("_WITH_EXCLUSION"):
                 self.problems.add(member(place, "mutability"), f"{mutability} needs exclusions")
@@ -109,7 +109,7 @@ class Repositories:
                     f"{path} can't be read: {open_files.reason(error)}", hint="name a file of JSON"
                 ) from error
             except ValueError as error:
-                raise UsageError(f"{os.fspath(path)!r} is no text in UTF-8", hint="name a file of JSON") from error
+                raise UsageError(f"{os.fspath(path)!r} is not UTF-8 text", hint="name a file of JSON") from error
             if len(text) > longest:
                 raise UsageError(f"{path} has more than {longest} characters; ECR takes no more")
             self._files[path] = text
@@ -120,7 +120,7 @@ def _object_of(text: str, name: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{name} is no JSON: {error}") from error
+        raise UsageError(f"{name} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise UsageError(f"{name} holds no JSON object")
     return found
@@ -179,7 +179,7 @@ def _policy_faults(document: dict[str, Any]) -> Iterator[Fault]:
 def _lifecycle_faults(document: dict[str, Any]) -> Iterator[Fault]:
     rules = document.get("rules")
     if not isinstance(rules, list) or not rules:
-        yield "rules", "is no list of rules" if rules else "is missing: a lifecycle policy has one rule or more"
+        yield "rules", "is not a list of rules" if rules else "is missing: a lifecycle policy has one rule or more"
         return
     if len(rules) > _MAX_RULES:
         yield "rules", f"has {len(rules)} rules; ECR takes {_MAX_RULES}"
@@ -187,7 +187,7 @@ def _lifecycle_faults(document: dict[str, Any]) -> Iterator[Fault]:
     for at, rule in enumerate(rules):
         place = f"rules[{at}]"
         if not isinstance(rule, dict):
-            yield place, "is no mapping"
+            yield place, "is not a mapping"
             continue
         priority = rule.get("rulePriority")
         if not _is_count(priority):
@@ -213,7 +213,7 @@ def _selection_faults(selection: object, place: str) -> Iterator[Fault]:
         if status in ("untagged", "any"):
             yield member(place, name), f"is for tagged, not for {status}"
         elif not _is_texts(selection[name]):
-            yield member(place, name), "is no list of texts"
+            yield member(place, name), "is not a list of strings"
     kind = selection.get("countType")
     if not isinstance(kind, str) or not kind:
         yield member(place, "countType"), _wanted(kind, "such as imageCountMoreThan or sinceImagePushed")

@@ -49,7 +49,7 @@ def resolve(document: Value, environ: Mapping[str, str], base: Path, problems: P
         problems: takes what is wrong.
     """
     if not isinstance(document, dict):
-        problems.add("", "the plan is no mapping", hint="write version: 1 and images: [...]")
+        problems.add("", "the plan is not a mapping", hint="write version: 1 and images: [...]")
         return Plan({}, (), ())
     return _Resolver(base, problems).plan(expand(document, environ, "", problems))
 
@@ -122,14 +122,14 @@ class _Resolver:
         if isinstance(said, dict):
             return list(said.items())
         if not isinstance(said, UnsetType):
-            self.problems.add(place, "is no mapping of names")
+            self.problems.add(place, "is not a mapping of names")
         return []
 
     def _entries(self, said: Expanded | UnsetType) -> tuple[PlanEntry, ...]:
         if isinstance(said, UnsetType):
             return ()
         if not isinstance(said, list):
-            self.problems.add("images", "is no list", hint="begin each entry with '- from:'")
+            self.problems.add("images", "is not a list", hint="begin each entry with '- from:'")
             return ()
         if not said:
             self.problems.add("images", "is empty", hint="there is nothing to migrate")

@@ -54,7 +54,7 @@ def read_origin(text: str, base: Path) -> ImageSource:
         SourceError: there is nothing at its path.
     """
     if not text.strip() or text != text.strip():
-        raise InvalidReferenceError(f"{text[:300]!r} is no source", hint="write HOST/REPOSITORY[:TAG], or a path")
+        raise InvalidReferenceError(f"{text[:300]!r} is not a source", hint="write HOST/REPOSITORY[:TAG], or a path")
     if text == "-":
         raise InvalidReferenceError("standard input can be no source of a plan", hint="give the archive's path")
     if text.startswith(SCHEME) or not _is_local(text, base):

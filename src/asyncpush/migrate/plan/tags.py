@@ -184,7 +184,7 @@ def check_regex(pattern: str) -> None:
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"{pattern[:100]!r} is no regular expression: {error}") from error
+        raise ValueError(f"{pattern[:100]!r} is not a regular expression: {error}") from error
 
 
 def check_glob(pattern: str) -> None:

@@ -207,7 +207,7 @@ class VersionRange:
         ``||`` is or, a comma or space is and; ``= != > >= < <= ~ ^``, ``1.2 - 1.4``, ``1.x``; 1.2 is 1.2.x.
 
         Raises:
-            ValueError: *text* is no range.
+            ValueError: *text* is not a range.
         """
         if len(text) > MAX_RANGE:
             raise ValueError(f"has {len(text)} characters; a range has up to {MAX_RANGE}")
@@ -239,7 +239,7 @@ def _alternative(part: str, whole: str) -> tuple[Comparator, ...]:
     while at < len(text):
         match = _COMPARATOR.match(text, at)
         if match is None:
-            raise ValueError(f"{whole!r} is no range of versions; write such as '>=1.2 <2', '~1.4 || 2.x' or '^1.2.3'")
+            raise ValueError(f"{whole!r} is not a version range; write such as '>=1.2 <2', '~1.4 || 2.x' or '^1.2.3'")
         comparators.append(_comparator(match))
         at = match.end()
     if not comparators:

@@ -66,7 +66,7 @@ def parse_document(text: str, label: str, *, is_json: bool = False) -> Value:
             return _parse_json(text, label)
         except ValueError as error:
             if is_json:
-                raise UsageError(f"{label} is no JSON: {error}") from error
+                raise UsageError(f"{label} is not JSON: {error}") from error
     return _parse_yaml(text, label)
 
 
@@ -110,12 +110,14 @@ def _parse_yaml(text: str, label: str) -> Value:
         finally:
             reader.dispose()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{label} is no text in UTF-8 (character {error.start})") from error
+        raise UsageError(f"{label} is not UTF-8 text (character {error.start})") from error
     except yaml.MarkedYAMLError as error:
-        raise UsageError(f"{label}{_place(error)} is no YAML: {error.problem}", hint=_yaml_hint(text, error)) from error
+        raise UsageError(
+            f"{label}{_place(error)} is not YAML: {error.problem}", hint=_yaml_hint(text, error)
+        ) from error
     except (yaml.YAMLError, RecursionError) as error:
         reason = getattr(error, "reason", None) or "it is nested too deeply"
-        raise UsageError(f"{label} is no YAML: {reason}") from error
+        raise UsageError(f"{label} is not YAML: {reason}") from error
     return None if root is None else _Builder(label).value(root, 0)
 
 
@@ -136,7 +138,7 @@ def _yaml_hint(text: str, error: Any) -> str | None:  # noqa: ANN401 - PyYAML ha
 
 
 class _Builder:
-    """Makes values of YAML's nodes, each alias anew."""
+    """Makes values of YAML's nodes, each alias again."""
 
     def __init__(self, label: str) -> None:
         self._label = label

@@ -100,7 +100,7 @@ def _tell(document: Value, label: str) -> Format:
 
 def _import_document(form: Format, document: Value, draft: PlanBuilder, label: str, auth: str | None) -> None:
     if not isinstance(document, dict):
-        raise UsageError(f"{label} is no mapping, which a configuration of {form} is")
+        raise UsageError(f"{label} is not a mapping, which a configuration of {form} is")
     match form:
         case "skopeo":
             import_skopeo(document, draft)

@@ -178,7 +178,7 @@ class PlanBuilder:
         try:
             registry = parse_registry(host)
         except InvalidReferenceError:
-            self.tell(f"{host} is no registry of ECR; its images go to your own registry (--to names another)")
+            self.tell(f"{host} is not an ECR registry; its images go to your own registry (--to names another)")
             return self._own()
         members: dict[str, Piece] = {"registry": _written(registry)}
         if profile:

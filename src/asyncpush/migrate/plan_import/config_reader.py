@@ -22,12 +22,12 @@ class ConfigReader:
         say: hears what can't be carried over.
 
     Raises:
-        UsageError: *value* is no mapping.
+        UsageError: *value* is not a mapping.
     """
 
     def __init__(self, value: Value, place: str, say: Say) -> None:
         if not isinstance(value, dict):
-            raise UsageError(f"{place or 'the document'} is no mapping")
+            raise UsageError(f"{place or 'the document'} is not a mapping")
         self._value = value
         self._place = place
         self._say = say

@@ -145,7 +145,7 @@ class _Tags:
             self.names.append(text)
         else:
             self.is_lacking = True
-            self.say(f"{self.place}: {text[:140]!r} is no tag; not carried over")
+            self.say(f"{self.place}: {text[:140]!r} is not a tag; not carried over")
 
     def _whole(self, text: str, *, is_wanted: bool) -> Piece:
         pattern = text.strip()

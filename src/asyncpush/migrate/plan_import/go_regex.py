@@ -2,7 +2,7 @@
 
 Whatever the two read differently is written so that it keeps Go's meaning for tags, which are ASCII and one line long
 (https://github.com/google/re2/wiki/Syntax, and what Go's package ``regexp/syntax`` leaves out of it). What can't be
-written so, or is no expression to Go, is refused.
+written so, or is not an expression to Go, is refused.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class _Translator:
         if match := _ESCAPED.match(text, at):
             code = int(match["long"] or match["hex"], 16) if match["octal"] is None else int(match["octal"], 8)
             if code > 0x10FFFF:
-                raise self._error(f"has {match[0]}, which is no character")
+                raise self._error(f"has {match[0]}, which is not a character")
             self._at = match.end()
             return chr(code)
         following = text[at + 1 : at + 2]

@@ -39,7 +39,7 @@ def import_image_syncer(document: Value, draft: PlanBuilder, auth: Value = None)
         with foreseen(draft.say, source):
             texts = [destinations] if isinstance(destinations, str) else destinations
             if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-                raise UsageError("its destinations are no text")
+                raise UsageError("its destinations are not text")
             if not texts:
                 raise UsageError("it has no destination")
             for text in texts:
@@ -109,7 +109,7 @@ def _with_variables(text: str) -> str:
     at = 0
     for match in _VARIABLE.finditer(text):
         if match["odd"] or (match["braced"] or "")[:1].isdigit():
-            raise UsageError(f"{text[:100]!r} has {match[0]}, which is no variable of a plan")
+            raise UsageError(f"{text[:100]!r} has {match[0]}, which is not a plan variable")
         found += [escape(text[at : match.start()]), f"${{{match['braced'] or match['bare']}}}"]
         at = match.end()
     return "".join([*found, escape(text[at:])])

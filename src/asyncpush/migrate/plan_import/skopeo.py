@@ -55,7 +55,7 @@ def _import_names(host: str, name: str, tags: Value, draft: PlanBuilder) -> None
     place = f"{host}, {name}"
     with foreseen(draft.say, place):
         if not isinstance(tags, (list, type(None))):
-            raise UsageError("its tags are no list of texts")
+            raise UsageError("its tags are not a list of strings")
         names: list[Piece] = []
         digests: list[str] = []
         for each in tags or ():
@@ -71,7 +71,7 @@ def _import_names(host: str, name: str, tags: Value, draft: PlanBuilder) -> None
 def _is_digest(text: Value, repository: str) -> bool:
     """Whether *text* is a digest; if not, it is a tag."""
     if not isinstance(text, str):
-        raise UsageError("one of its tags is no text")
+        raise UsageError("one of its tags is not text")
     if re.fullmatch("sha256:[0-9a-f]{64}", text):
         return True
     if is_tag(text):
@@ -88,7 +88,7 @@ def _import_pattern(host: str, name: str, kind: str, pattern: Value, draft: Plan
     place = f"{host}, {name}"
     with foreseen(draft.say, place):
         if not isinstance(pattern, str):
-            raise UsageError(f"its {kind} is no text")
+            raise UsageError(f"its {kind} is not text")
         found = regexes([pattern], kind, anchored=False) if kind == "regex" else ranges([pattern], kind)
         if kind == "semver":
             draft.tell_versions()

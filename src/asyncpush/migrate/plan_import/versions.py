@@ -59,7 +59,7 @@ def _range(alternatives: list[list[str]], place: str) -> Piece:
 
 
 def _wrong(text: str, place: str) -> UsageError:
-    return UsageError(f"{place}: {text[:100]!r} is no range of versions that can be carried over")
+    return UsageError(f"{place}: {text[:100]!r} is not a version range that can be carried over")
 
 
 def _comparators(part: str, read: Callable[[str, str], str | None], place: str) -> list[str]:

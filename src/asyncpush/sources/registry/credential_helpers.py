@@ -41,7 +41,7 @@ async def ask_helper(helper: Helper, host: str, timeout: float) -> Account | Non
     """
     program = f"docker-credential-{helper.name}"
     if not _NAME.fullmatch(helper.name):
-        raise ConfigurationError(f"{helper.name[:100]!r} is no name of a credential helper")
+        raise ConfigurationError(f"{helper.name[:100]!r} is not a name of a credential helper")
     try:
         with anyio.fail_after(timeout):
             done = await run_small([program, "get"], helper.server.encode())

@@ -58,12 +58,12 @@ class CredentialStore:
         """Whether AWS credentials make the login: ECR asks for one at each request."""
         return self._login is not None
 
-    async def find(self, repository: str, *, anew: bool = False) -> Account | None:
+    async def find(self, repository: str, *, refresh: bool = False) -> Account | None:
         """The credentials for *repository*; None if there are none.
 
         Args:
             repository: its name; empty for what concerns the whole registry.
-            anew: read the files and ask the helpers again: what they said before has expired.
+            refresh: read the files and ask the helpers again: what they said before has expired.
 
         Raises:
             ConfigurationError: the helper that was given can't be used, or ECR's login has no AWS credentials.
@@ -75,7 +75,7 @@ class CredentialStore:
         if registry.credentials is not None:
             return Account(registry.credentials.username, registry.credentials.password)
         async with self._lock:
-            if anew:
+            if refresh:
                 self._files = None
                 self._told = {helper: told for helper, told in self._told.items() if told.error is not None}
             if registry.credential_helper is not None:
@@ -83,7 +83,7 @@ class CredentialStore:
                 return await self._ask(Helper(registry.credential_helper, server))
             if registry.aws is not None and self._login is None:
                 raise ConfigurationError(
-                    f"{registry.host} is to be opened by AWS credentials, but is no registry of ECR that they open"
+                    f"{registry.host} is to be opened by AWS credentials, but is not an ECR registry that they open"
                 )
             return await self._found(repository)
 
@@ -165,7 +165,7 @@ class CredentialStore:
             try:
                 told = _Told(await ask_helper(helper, self._host, self._helper_timeout))
             except ConfigurationError as error:
-                # One that hangs must not cost its time for each repository anew.
+                # One that hangs must not cost its time for each repository again.
                 told = _Told(error=error, until=time.monotonic() + _PAUSE)
             self._told[helper] = told
         if told.error is not None:

@@ -197,7 +197,7 @@ def _decode(document: object) -> Account | None:
             raise ValueError("USER:PASSWORD has a colon")
         password = password.strip("\0")
     else:
-        f"{user}{password}".encode()  # JSON can write what is no text
+        f"{user}{password}".encode()  # JSON can write what is not text
     return Account.of(user, password)
 
 
@@ -228,7 +228,7 @@ def auth_files() -> tuple[AuthFile | ConfigurationError, ...]:
         except OSError as error:
             if isinstance(error, NotADirectoryError) and str(path.parent) == os.environ.get("DOCKER_CONFIG"):
                 # Docker warns of it, and goes on without.
-                named = f"DOCKER_CONFIG names {path.parent}, which is no folder"
+                named = f"DOCKER_CONFIG names {path.parent}, which is not a folder"
                 found.append(ConfigurationError(named, hint="name the folder that holds config.json"))
             elif not isinstance(error, FileNotFoundError | NotADirectoryError) or str(path) == explicit:
                 found.append(ConfigurationError(f"{path} can't be read: {open_files.reason(error)}"))

@@ -103,7 +103,7 @@ def is_hidden(media_type: str, size: int, length: int | None, inner: bytes) -> b
     """
     if "gzip" in media_type:
         return length is not None and inner.startswith(GZIP)
-    # Types lie: a layer that is gzipped, and is not called so, is no whole number of a tar's blocks.
+    # Types lie: a layer that is gzipped, and is not called so, is not a whole number of a tar's blocks.
     return length is not None or "json" in media_type or ("tar" in media_type and size % _TAR_BLOCK == 0)
 
 

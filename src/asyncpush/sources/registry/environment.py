@@ -58,7 +58,7 @@ def proxy_for(url: URL, proxies: Proxies, headers: dict[str, str]) -> Proxy | No
     """The proxy that the environment names for *url*; *headers* get what a proxy of plain HTTP wants in them.
 
     Raises:
-        ConfigurationError: what it names is no address, or none of an HTTP proxy.
+        ConfigurationError: what it names is not an address, or none of an HTTP proxy.
     """
     address = proxies.address_for(url.scheme, url.host or "", url.port or 0)
     if address is None:
@@ -70,7 +70,7 @@ def proxy_for(url: URL, proxies: Proxies, headers: dict[str, str]) -> Proxy | No
     if not proxy.host:
         # It is not shown: it may hold a password.
         raise ConfigurationError(
-            f"the proxy for {url.scheme} is no address", hint=f"check {url.scheme.upper()}_PROXY: http://HOST:PORT"
+            f"the proxy for {url.scheme} is not an address", hint=f"check {url.scheme.upper()}_PROXY: http://HOST:PORT"
         )
     if proxy.scheme not in ("http", "https"):
         raise ConfigurationError(

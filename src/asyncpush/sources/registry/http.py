@@ -20,7 +20,7 @@ from asyncpush.sources.registry.environment import ClientEnvironment, detect_env
 from asyncpush.sources.registry.retry import RetryPolicy, TransientError
 
 #: What to do about what may pass.
-LATER = "go on later: the same command goes on"
+LATER = "run the same command again later to resume"
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5

@@ -44,7 +44,7 @@ class CutShortError(SourceError):
     def at(cls, label: str, error: SourceError) -> CutShortError:
         """What *error* means behind the first page of the list that is called *label*."""
         message = f"{label} can't be listed to the end: {error.message}"
-        return cls(message, hint="go on later: the same command goes on")
+        return cls(message, hint="run the same command again later to resume")
 
 
 class TagsDocument(msgspec.Struct):
@@ -55,7 +55,7 @@ class TagsDocument(msgspec.Struct):
 
     @property
     def entries(self) -> Sequence[str] | None:
-        """The tags; None if this is no page of tags. Those of an empty repository may be null, or left out."""
+        """The tags; None if this is not a page of tags. Those of an empty repository may be null, or left out."""
         if self.tags is msgspec.UNSET:
             return None if self.name is None else ()
         return self.tags or ()
@@ -68,7 +68,7 @@ class CatalogDocument(msgspec.Struct):
 
     @property
     def entries(self) -> Sequence[str] | None:
-        """The repositories; None if this is no page of them."""
+        """The repositories; None if this is not a page of them."""
         return None if self.repositories is msgspec.UNSET else self.repositories or ()
 
 
@@ -95,7 +95,7 @@ async def names(wire: RegistryClient, ask: Request, kind: type[NamesDocument]) -
     while True:
         page = (await pages.decode(answer, kind)).entries
         if page is None:
-            raise ManifestError(f"{pages.label} can't be listed: the answer is no list", hint="check the address")
+            raise ManifestError(f"{pages.label} can't be listed: the answer is not a list", hint="check the address")
         before = len(found)
         found.update(dict.fromkeys(page))
         following = pages.next_path(answer)

@@ -64,7 +64,7 @@ async def list_referrers(wire: RegistryClient, ask: Request) -> ListedReferrers:
     try:
         async for page in pages(wire, ask, _ReferrersDocument):
             if page.manifests is None or page.layers is not msgspec.UNSET:
-                raise ManifestError(f"{label}: the answer is no index")
+                raise ManifestError(f"{label}: the answer is not an index")
             before = len(found) + len(problems)
             for each in page.manifests:
                 try:
@@ -133,7 +133,7 @@ class ReferrerLists:
             except SourceUnavailableError as error:
                 listed = ListedReferrers(problems=(error,))
             except SourceError:
-                pass  # a web page, redirects in a circle, or what else is no list
+                pass  # a web page, redirects in a circle, or what else is not a list
         return await self._with_tagged(repository, digest, listed, tagged=tagged)
 
     async def _with_tagged(

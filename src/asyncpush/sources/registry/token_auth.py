@@ -147,7 +147,7 @@ class TokenAuth:
         return self._way is not None
 
     def introduced(self, challenges: tuple[Challenge, ...]) -> None:
-        """Take note of how credentials are to be given, before a request needs them; what leads nowhere is no news."""
+        """Take note of how credentials are to be given, before a request needs them; what leads nowhere is ignored."""
         with suppress(SourceError):
             self._way = self._choose(challenges)
 
@@ -201,8 +201,8 @@ class TokenAuth:
     def _grant(self, scope: str, nobody: bool) -> _Grant:
         return self._grants.setdefault((scope, nobody), _Grant(for_nobody=nobody))
 
-    async def _account(self, grant: _Grant, repository: str, *, anew: bool = False) -> Account | None:
-        return None if grant.for_nobody else await self._accounts.find(repository, anew=anew)
+    async def _account(self, grant: _Grant, repository: str, *, refresh: bool = False) -> Account | None:
+        return None if grant.for_nobody else await self._accounts.find(repository, refresh=refresh)
 
     def _choose(self, challenges: tuple[Challenge, ...]) -> _Bearer | Literal["basic"]:
         for challenge in challenges:
@@ -257,7 +257,7 @@ class TokenAuth:
     async def _direct(self, grant: _Grant, account: Account | None, repository: str, used: str | None) -> None:
         """Basic, or a token that the registry itself takes."""
         if account is not None and account.authorization() == used:
-            account = await self._accounts.find(repository, anew=True)
+            account = await self._accounts.find(repository, refresh=True)
         value = account.authorization() if account else None
         if account is None or value is None:
             raise SourceDeniedError(
@@ -275,7 +275,7 @@ class TokenAuth:
         try:
             document = await self._request_token(way, account, grant.scope or scope)
         except SourceDeniedError:
-            again = await self._account(grant, repository, anew=True)
+            again = await self._account(grant, repository, refresh=True)
             if again == account:
                 raise
             account = again
@@ -297,7 +297,7 @@ class TokenAuth:
                 try:
                     await tries.failed(error)
                 except TransientError as final:
-                    # These tries are all: the request that wants the token must not begin them anew.
+                    # These tries are all: the request that wants the token must not begin them again.
                     raise SourceUnavailableError(self._without_token(final), hint=final.hint) from final
             except SourceUnavailableError as error:
                 raise SourceUnavailableError(self._without_token(error), hint=error.hint) from error
