@@ -200,8 +200,8 @@ def test_the_quotas_are_the_documented_ones() -> None:
 
 
 def test_quirk_is_read_from_words() -> None:
-    words = ["large-parts=refused", "first_cursor=-1", "max-parts=7", "first-cursor=0"]
-    assert Quirks.parse(words) == Quirks(large_parts="refused", first_cursor="0", max_parts=7)
+    words = ["large-parts=refused", "first_cursor=-1", "first-cursor=0"]
+    assert Quirks.parse(words, ["max-parts=7"]) == Quirks(large_parts="refused", first_cursor="0", max_parts=7)
 
 
 @pytest.mark.parametrize(
@@ -211,14 +211,26 @@ def test_quirk_is_read_from_words() -> None:
         ("=x", "NAME=VALUE"),
         ("nothing=1", "retried-complete"),
         ("large-parts=maybe", "taken or refused"),
+        ("max-parts=7", "unknown quirk"),
+    ],
+)
+def test_an_unknown_quirk_is_refused_and_the_known_ones_are_listed(word: str, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        Quirks.parse([word])
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
         ("max-parts=-1", "max-parts"),
         ("max-parts=many", "whole number"),
         ("max-parts=", "whole number"),
+        ("large-parts=taken", "max-parts"),
     ],
 )
-def test_a_quirk_that_is_none_is_refused_with_those_that_are(word: str, named: str) -> None:
+def test_an_invalid_quota_is_refused(word: str, named: str) -> None:
     with pytest.raises(UsageError, match=named):
-        Quirks.parse([word])
+        Quirks.parse((), [word])
 
 
 def test_every_quirk_is_documented() -> None:
