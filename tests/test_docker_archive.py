@@ -54,7 +54,7 @@ async def test_a_link_that_leads_nowhere_or_round_in_circles_is_refused(tmp_path
     archive.entries[archive.items[0]["Layers"][0]] = Link("../a")
     archive.entries["a"] = Link(target)
 
-    with pytest.raises(SourceError, match=r"leads in a circle|no regular file there"):
+    with pytest.raises(SourceError, match=r"leads in a circle|not a regular file there"):
         await image_of(saved(tmp_path / "a.tar", archive.archive()))
 
 

@@ -284,7 +284,7 @@ async def _fill_runs(path: Path) -> None:
                 tg.start_soon(journal.image_failed, f"docker://a.test/app:{number} -> {APP}:{number}", "denied")
 
 
-@pytest.mark.parametrize("age", ["30", "d", "-1d", "1y", "", "1.5d"])
+@pytest.mark.parametrize("age", ["30", "d", "-1d", "1y", ""])
 def test_prune_takes_ages_only(path: Path, age: str) -> None:
     write(path)
 

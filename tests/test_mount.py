@@ -409,7 +409,7 @@ async def test_a_renewal_that_fails_is_no_failure_while_the_old_password_opens()
 
 @pytest.mark.parametrize("text", [b"no colon", b":nobody", b"AWS:", b"\xff:\xfe"])
 async def test_a_token_that_is_none_is_no_answer_of_ecrs(text: bytes) -> None:
-    with pytest.raises(ServiceError, match="no answer of ECR's"):
+    with pytest.raises(ServiceError, match="not an answer from ECR"):
         await EcrLogin(FakeCalls("http://x", [(text, 1e6)]), clock=lambda: 0.0)()
 
 

@@ -248,7 +248,7 @@ def test_skopeo_takes_tags_digests_patterns_and_versions() -> None:
         f"{host}, redis: 'a b' is neither a tag nor a digest",
         f"{host}, redis: one of its tags is not text",
         f"{host}, only/wrong: 'v3@sha256:",
-        f"{host}, wrong: its tags are no list",
+        f"{host}, wrong: its tags are not a list",
         f"{host}, broken: regex: ",
         f"{host}, odd: semver: 'many' is not a range",
     )
@@ -556,7 +556,7 @@ def test_tags_that_can_t_be_understood_are_never_all_tags(tags: str) -> None:
         ("[]", "is none of"),
         ("x: y", "is none of"),
         ("sync: []", "nothing"),
-        ("sync: [", "no YAML"),
+        ("sync: [", "not YAML"),
     ],
 )
 def test_what_is_none_of_them_is_an_error(text: str, message: str) -> None:
@@ -719,7 +719,7 @@ def test_dregsy_s_ranges_take_pre_releases_as_versions(text: str, inside: str, o
 
 @pytest.mark.parametrize("text", ["", ">1.2", "^1.2.3", "~1.2.3", "1.2", "!=1.x", ">=1.0.0, <2.0.0", ">=a", "||"])
 def test_a_range_that_dregsy_does_not_read_is_told(text: str) -> None:
-    with pytest.raises(UsageError, match="no range"):
+    with pytest.raises(UsageError, match="not a version range"):
         dregsy_range(text, "semver")
 
 
@@ -793,7 +793,7 @@ quay.io/a/e:v1: $REGISTRY/a/e
     told(
         done,
         "quay.io/a/$${lit}: 'a/${lit}' is not a repository name",
-        "quay.io/a/d:v1: '$$' has $$, which is not a variable",
+        "quay.io/a/d:v1: '$$' has $$, which is not a plan variable",
         "quay.io/a/e:v1: $REGISTRY may be a registry",
     )
     # In its older file, which has images, too, a login means itself.

@@ -86,7 +86,7 @@ def test_a_password_in_a_reference_without_a_repository_is_not_shown() -> None:
     with pytest.raises(InvalidReferenceError, match="names no user") as caught:
         parse_remote("docker://user:s3cret@quay.io")
     assert "s3cret" not in str(caught.value)
-    with pytest.raises(InvalidReferenceError, match="is not sha256 digest"):
+    with pytest.raises(InvalidReferenceError, match="is not a sha256 digest"):
         parse_remote("docker://quay.io/team/app@latest")
     assert parse_remote(f"docker://debian:12@{DIGEST}").digest == DIGEST
 

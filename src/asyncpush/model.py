@@ -50,7 +50,7 @@ class Digest:
         """
         match = _DIGEST.fullmatch(text)
         if match is None:
-            raise ValueError(f"{text[:100]!r} is not sha256 digest (sha256: and 64 hex digits)")
+            raise ValueError(f"{text[:100]!r} is not a sha256 digest (sha256: and 64 hex digits)")
         return cls(match[1])
 
     @classmethod

@@ -101,4 +101,4 @@ def translated(error: AwsError) -> V2Error:
 
 def digest_invalid(text: str) -> V2Error:
     """A digest that is none, or of another algorithm than ECR's sha256."""
-    return V2Error(400, "DIGEST_INVALID", f"{text!r} is not sha256 digest")
+    return V2Error(400, "DIGEST_INVALID", f"{text!r} is not a sha256 digest")
