@@ -250,7 +250,7 @@ def test_skopeo_takes_tags_digests_patterns_and_versions() -> None:
         f"{host}, only/wrong: 'v3@sha256:",
         f"{host}, wrong: its tags are not a list",
         f"{host}, broken: regex: ",
-        f"{host}, odd: semver: 'many' is not a range",
+        f"{host}, odd: semver: 'many' is not a version range",
     )
 
 
