@@ -24,11 +24,10 @@ from asyncpush.emulator import KnownCredentials as EmulatorCredentials
 from asyncpush.events import Event, Listener
 from asyncpush.http.environment import Proxies
 from asyncpush.sources.registry.docker_config import Account
-from conftest import REGION, aws
-from images import Layout, layer_tar
-from registry_server import RegistryServer, basic, refusal, running
-
-ROOT = Path(__file__).parents[1]
+from support.aws import REGION, aws
+from support.images import Layout, layer_tar
+from support.places import ROOT
+from support.registry_server import RegistryServer, basic, refusal, running
 
 
 def _types_in(hint: object) -> Iterator[type]:
