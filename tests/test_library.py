@@ -10,6 +10,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import quote
 
@@ -81,7 +82,9 @@ def test_public_names_for_type_checkers_are_those_at_run_time() -> None:
         for alias in each.names
     }
 
-    assert listed == asyncpush._HOMES
+    assert sorted(listed) == asyncpush.__all__
+    for name, module in listed.items():
+        assert getattr(asyncpush, name) is getattr(import_module(f"asyncpush.{module}"), name), name
 
 
 def test_programs_of_users_pass_a_strict_type_check() -> None:

@@ -51,8 +51,8 @@ def test_a_file_without_an_end_or_a_writer_is_an_error(
     path = Path("/dev/zero")
     if kind == "pipe":
         os.mkfifo(path := tmp_path / "pipe")
-        monkeypatch.setattr("asyncpush.files.read_small.__kwdefaults__", {"seconds": 0.1})
-        monkeypatch.setattr("asyncpush.awscli.values._PATIENCE", 0.1)
+        monkeypatch.setattr("asyncpush.files.PIPE_TIMEOUT", 0.1)
+        monkeypatch.setattr("asyncpush.awscli.values.PIPE_TIMEOUT", 0.1)
     words, environment = PLACES[place](path)
     ran = run_here(*words, **{**KEYS, **environment})
 

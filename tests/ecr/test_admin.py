@@ -17,7 +17,7 @@ from aiohttp import web
 from anyio import to_thread
 
 import asyncpush
-from asyncpush import Registry
+from asyncpush import Registry, Settings
 from asyncpush.api import open_logins
 from asyncpush.ecr.endpoints import registry_address, registry_host
 from asyncpush.emulator import Emulator, KnownCredentials
@@ -27,7 +27,7 @@ from asyncpush.journal import open_journal
 from asyncpush.reference import RegistryName, parse_registry
 from asyncpush.settings import AwsConfiguration, RepositorySettings, SourceRegistry
 from support.aws import REGION, aws, judge
-from support.relay import Answer, Relay, lost_reply, no_waits, passed, refused, relay_to
+from support.relay import NO_WAITS, Answer, Relay, lost_reply, passed, refused, relay_to
 
 OWN = "000000000000"
 DENIED = refused("AccessDeniedException")
@@ -55,11 +55,6 @@ LIFECYCLE = json.dumps(
 )
 
 
-@pytest.fixture(autouse=True)
-def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_waits(monkeypatch)
-
-
 @dataclass(frozen=True)
 class Bench:
     """A registry behind a relay, and boto3 past it."""
@@ -85,7 +80,7 @@ def bench_to(emulator: Emulator) -> Open:
     async def opened(name: RegistryName | None = None) -> AsyncIterator[Bench]:
         async with (
             relay_to(emulator.endpoint_url) as relay,
-            asyncpush.connect(name, aws=aws(relay.url)) as registry,
+            asyncpush.connect(name, aws=aws(relay.url), settings=Settings(retry=NO_WAITS)) as registry,
         ):
             yield Bench(relay, registry, name.service if name else "ecr")
 
@@ -122,7 +117,7 @@ async def test_repositories_are_found_by_one_listing(bench_to: Open, name: Regis
 async def test_a_listing_goes_on_until_all_are_found_and_no_further(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncpush.ecr.admin._PAGE", 10)
+    monkeypatch.setattr("asyncpush.ecr.admin.PAGE_SIZE", 10)
     await make(bench, NAMES[:50])
     assert sorted(await bench.registry.admin.repositories([NAMES[3], NAMES[25]])) == [NAMES[3], NAMES[25]]
     assert bench.relay.seen["DescribeRepositories"] == 3
@@ -215,7 +210,7 @@ async def test_moto_takes_the_same_settings(need: Callable[[str], str]) -> None:
     try:
         host, port = server.get_host_and_port()
         url = f"http://{host}:{port}"
-        async with asyncpush.connect(aws=aws(url)) as registry:
+        async with asyncpush.connect(aws=aws(url), settings=Settings(retry=NO_WAITS)) as registry:
             settings = RepositorySettings(
                 mutability="IMMUTABLE",
                 scan_on_push=True,
@@ -305,7 +300,7 @@ async def test_the_root_template_is_for_all_others(bench: Bench) -> None:
 
 
 async def test_templates_come_in_pages(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyncpush.ecr.admin._PAGE", 2)
+    monkeypatch.setattr("asyncpush.ecr.admin.PAGE_SIZE", 2)
     for number in range(5):
         await template(bench, f"team{number}", "CREATE_ON_PUSH")
     assert await bench.registry.admin.template_for("team4/app") == "team4"

@@ -89,8 +89,8 @@ def nobody() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
     """STS and SSO are asked once: botocore waits a second or two before it tries again."""
-    asking = credential_providers._ASKING.merge(Config(retries={"total_max_attempts": 1}))
-    monkeypatch.setattr(credential_providers, "_ASKING", asking)
+    asking = credential_providers.CLIENT_CONFIG.merge(Config(retries={"total_max_attempts": 1}))
+    monkeypatch.setattr(credential_providers, "CLIENT_CONFIG", asking)
 
 
 @dataclass
@@ -629,7 +629,7 @@ async def test_credentials_that_ecr_calls_expired_are_looked_for_again(
                 await registry.login()
             assert len(emulator.requests) == 1
             await to_thread.run_sync(write, "AKIDNEW")
-            monkeypatch.setattr(credentials, "_MEMORY", 0)
+            monkeypatch.setattr(credentials, "FAILURE_LIFETIME", 0)
             assert (await registry.login()).username == "AWS"
             assert len(emulator.requests) == 3
 

@@ -38,16 +38,11 @@ from asyncpush.reference import RegistryName
 from support.aws import KEYS, REGION, aws
 from support.events import Events
 from support.images import Layout, layer_tar
-from support.relay import no_waits
+from support.relay import NO_WAITS
 
 OWN = "000000000000"
 OTHER = "111111111111"
 HOST = f"{OWN}.dkr.ecr.{REGION}.amazonaws.com"
-
-
-@pytest.fixture(autouse=True)
-def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_waits(monkeypatch)
 
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -152,7 +147,7 @@ class Bench:
 @pytest.fixture
 async def bench(emulator: Emulator, tmp_path: Path) -> AsyncIterator[Bench]:
     events = Events()
-    settings = Settings(create_repository=True, max_attempts=3)
+    settings = Settings(retry=NO_WAITS, create_repository=True, max_attempts=3)
     async with (
         relay_to(emulator.endpoint_url) as relay,
         asyncpush.connect(aws=aws(relay.url), settings=settings, emit=events) as registry,
@@ -201,7 +196,7 @@ async def test_mounts_stay_within_the_registry_that_is_meant(
     default = AwsConfiguration(
         region="us-east-1", endpoint_url=emulator.endpoint_url, access_key_id="test", secret_access_key="test"
     )
-    settings = Settings(create_repository=True)
+    settings = Settings(retry=NO_WAITS, create_repository=True)
     async with asyncpush.connect(aws=default, settings=settings) as decoy:
         await push(decoy, tmp_path / "decoy", "team/base:1")
         await decoy.repository("team/app").create()
@@ -222,7 +217,7 @@ async def test_another_accounts_layers_are_mounted_there(tmp_path: Path) -> None
         two = AwsConfiguration(
             region="eu-west-2", endpoint_url=emulator.endpoint_url, access_key_id="two", secret_access_key="secret"
         )
-        async with asyncpush.connect(aws=two, settings=Settings(create_repository=True)) as registry:
+        async with asyncpush.connect(aws=two, settings=Settings(retry=NO_WAITS, create_repository=True)) as registry:
             layer = await push(registry, tmp_path / "layout", "team/base:1")
             await registry.repository("team/app").create()
             assert await registry.repository("team/app").mount(layer, "team/base") is False
@@ -240,7 +235,7 @@ async def test_nothing_is_mounted_where_nobody_says_whose_the_registry_is(bench:
 
 async def test_ecr_public_mounts_nothing_and_is_not_asked(emulator: Emulator) -> None:
     name = RegistryName("ecr-public", OWN, "us-east-1", host="public.ecr.aws")
-    async with asyncpush.connect(name, aws=aws(emulator.endpoint_url)) as registry:
+    async with asyncpush.connect(name, aws=aws(emulator.endpoint_url), settings=Settings(retry=NO_WAITS)) as registry:
         assert await registry.repository("team/app").mount(Digest.of(b"layer"), "team/base") is False
     assert not emulator.requests
 
@@ -298,7 +293,7 @@ async def test_a_redirect_is_not_followed_with_the_password(bench: Bench) -> Non
 
 
 async def test_a_host_that_can_not_be_reached_is_tried_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Mounts, "_place", lambda self: _nowhere())
+    monkeypatch.setattr(Mounts, "place", lambda self: _nowhere())
     with pytest.raises(ConnectionFailedError, match=r"MountBlob got no answer from http://127\.0\.0\.1:9"):
         await bench.mount()
     assert not bench.events.of(Retrying)
@@ -338,7 +333,7 @@ async def test_at_aws_the_registrys_own_host_is_asked_and_none_is_made_up(name: 
         endpoint = registry.endpoint_url
         mounts: Any = registry._ecr._mounts
         mounts._login = EcrLogin(FakeCalls(endpoint, [(b"AWS:password", 1e6)]), clock=lambda: 0.0)
-        assert await mounts._place() == (place, {})
+        assert await mounts.place() == (place, {})
 
 
 class FakeCalls(EcrClient):
@@ -418,7 +413,7 @@ async def test_passwords_that_end_are_renewed_in_a_long_run(tmp_path: Path) -> N
     """The emulator's passwords last for one second: mounts go on when they have ended, too."""
     async with Emulator(tmp_path / "ecr", fsync=False, token_lifetime=1.0) as emulator:
         await enable(emulator)
-        settings = Settings(create_repository=True)
+        settings = Settings(retry=NO_WAITS, create_repository=True)
         async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings) as registry:
             layer = await push(registry, tmp_path / "layout", "team/base:1")
             app = registry.repository("team/app")
@@ -437,7 +432,7 @@ async def test_the_certificate_of_the_registrys_host_is_checked_as_the_apis(
     context, wrong = (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2))
     ca.issue_cert("localhost").configure_cert(context)
     ca.issue_cert("elsewhere.example").configure_cert(wrong)
-    settings = Settings(create_repository=True)
+    settings = Settings(retry=NO_WAITS, create_repository=True)
     async with (
         Emulator(tmp_path / "ecr", fsync=False, tls=context) as emulator,
         Emulator(tmp_path / "wrong", fsync=False, tls=wrong) as other,
@@ -454,7 +449,7 @@ async def test_the_certificate_of_the_registrys_host_is_checked_as_the_apis(
         async def elsewhere() -> tuple[str, dict[str, str]]:
             return f"https://localhost:{other.port}", {}
 
-        monkeypatch.setattr(mounts, "_place", elsewhere)
+        monkeypatch.setattr(mounts, "place", elsewhere)
         with pytest.raises(ConnectionFailedError, match=rf"https://localhost:{other.port}\S* is not trusted.*mismatch"):
             await app.mount(layer, "team/base")
         assert not other.requests

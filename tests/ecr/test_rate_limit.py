@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 import asyncpush
 from asyncpush import AwsConfiguration, Settings
-from asyncpush.ecr import rate_limit
 from asyncpush.ecr.rate_limit import QUOTAS, OperationStatistics, Pace, RateLimiter, is_aws
 from asyncpush.ecr.retry import RetryingSender
 from asyncpush.emulator import Emulator
@@ -34,7 +33,7 @@ from support.aws import REGION, aws
 from support.events import Events
 from support.images import Layout, layer_tar
 from support.jumping_time import Loop, Time, in_jumping_time
-from support.relay import Relay, no_waits, passed, refused, relay_to
+from support.relay import NO_WAITS, Relay, passed, refused, relay_to
 
 T = TypeVar("T")
 
@@ -486,20 +485,16 @@ async def test_retry_after_is_read_from_a_real_answer(emulator: Emulator) -> Non
         await request.read()
         return web.Response(status=503, headers={"Retry-After": "3600"})
 
-    async with relay_to(emulator.endpoint_url) as relay, asyncpush.connect(aws=aws(relay.url)) as registry:
+    async with (
+        relay_to(emulator.endpoint_url) as relay,
+        asyncpush.connect(aws=aws(relay.url), settings=Settings(retry=NO_WAITS)) as registry,
+    ):
         relay.plan("InitiateLayerUpload", *[later] * 2)
         with pytest.raises(ServiceError, match="503"):
             await registry.repository("team/app").begin_upload()
         assert relay.seen["InitiateLayerUpload"] == 1
 
 
-@pytest.fixture
-def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_waits(monkeypatch)
-    monkeypatch.setattr(rate_limit, "_SLOWEST", 100.0)
-
-
-@pytest.mark.usefixtures("waits_are_short")
 async def test_throttled_manifests_delay_no_part_and_arrive_all(emulator: Emulator, tmp_path: Path) -> None:
     layout = Layout()
     for number in range(20):
@@ -516,7 +511,7 @@ async def test_throttled_manifests_delay_no_part_and_arrive_all(emulator: Emulat
         return await throttled(request, relay)
 
     events = Events()
-    options = Settings(create_repository=True, max_layers=2)
+    options = Settings(retry=NO_WAITS, create_repository=True, max_layers=2)
     async with (
         relay_to(emulator.endpoint_url) as relay,
         asyncpush.connect(aws=aws(relay.url), settings=options, emit=events) as registry,
@@ -536,7 +531,6 @@ async def test_throttled_manifests_delay_no_part_and_arrive_all(emulator: Emulat
     assert (put.sent, put.throttled, put.retried, put.waiting) == (20 + throttles, throttles, throttles, 0)
 
 
-@pytest.mark.usefixtures("waits_are_short")
 async def test_an_image_that_was_there_is_present_however_often_it_was_throttled(
     emulator: Emulator, tmp_path: Path
 ) -> None:
@@ -544,7 +538,7 @@ async def test_an_image_that_was_there_is_present_however_often_it_was_throttled
     source = f"oci:{layout.tag(layout.image(layer_tar('one')), '1').write(tmp_path / 'layout')}"
     async with (
         relay_to(emulator.endpoint_url) as relay,
-        asyncpush.connect(aws=aws(relay.url), settings=Settings(create_repository=True)) as registry,
+        asyncpush.connect(aws=aws(relay.url), settings=Settings(retry=NO_WAITS, create_repository=True)) as registry,
     ):
         await asyncpush.push(registry, source, "team/app:1")
         repository = registry.repository("team/app")

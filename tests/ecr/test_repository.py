@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,20 +34,15 @@ from asyncpush.manifest import OCI_MANIFEST, Manifest, parse_manifest
 from asyncpush.model import Upload
 from asyncpush.protocols import Part, Repository
 from asyncpush.reference import RegistryName
-from asyncpush.settings import DEFAULT_PART_SIZE, MiB
+from asyncpush.settings import DEFAULT_PART_SIZE, MiB, RetryPolicy
 from support.aws import aws, judge
 from support.events import Events
 from support.images import CONFIG, LAYER, Layout, digest, layer_tar
-from support.relay import Answer, Relay, lost_reply, lost_request, no_waits, passed, refused, relay_to
+from support.relay import NO_WAITS, Answer, Relay, lost_reply, lost_request, passed, refused, relay_to
 
 DATA = b"a layer" * 100
 CONFIG_BYTES = b'{"architecture":"amd64","os":"linux"}'
 ATTEMPTS = 3
-
-
-@pytest.fixture(autouse=True)
-def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_waits(monkeypatch)
 
 
 @pytest.fixture
@@ -102,8 +97,10 @@ def bench_to(emulator: Emulator) -> Open:
     """Open a repository called ``team/app``, which is not there yet."""
 
     @asynccontextmanager
-    async def opened(registry: RegistryName | None = None, max_outage: float = 60) -> AsyncIterator[Bench]:
-        events, settings = Events(), Settings(max_attempts=ATTEMPTS, max_outage=max_outage)
+    async def opened(
+        registry: RegistryName | None = None, max_outage: float = 60, retry: RetryPolicy = NO_WAITS
+    ) -> AsyncIterator[Bench]:
+        events, settings = Events(), Settings(retry=retry, max_attempts=ATTEMPTS, max_outage=max_outage)
         async with (
             relay_to(emulator.endpoint_url) as relay,
             asyncpush.connect(registry, aws=aws(relay.url), settings=settings, emit=events) as connected,
@@ -287,10 +284,8 @@ async def test_a_part_size_that_cannot_be_meant_is_not_heeded(bench: Bench, said
 
 
 async def test_an_answer_without_an_end_is_cut_off_and_asked_for_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench_to: Open,
 ) -> None:
-    monkeypatch.setattr("asyncpush.ecr.client.ANSWER_TIMEOUT", 0.3)
-    monkeypatch.setattr("asyncpush.http.retry._LATE", 0.1)
 
     async def drip(request: web.Request, relay: Relay) -> web.StreamResponse:
         await request.read()
@@ -301,13 +296,15 @@ async def test_an_answer_without_an_end_is_cut_off_and_asked_for_again(
             await anyio.sleep(0.02)
         return response
 
-    for operation in ("BatchCheckLayerAvailability", "UploadLayerPart"):
-        bench.relay.plan(operation, drip)
-        await CALLS[operation](bench)
-        assert bench.relay.seen[operation] == 2
-    texts = [event.text for event in bench.events.of(Notice)]
-    assert len(texts) == 1, "one for all of a host"
-    assert texts[0].startswith("BatchCheckLayerAvailability has no answer yet")
+    async with bench_to(retry=replace(NO_WAITS, answer=0.3, note_after=0.1)) as bench:
+        await bench.repository.create()
+        for operation in ("BatchCheckLayerAvailability", "UploadLayerPart"):
+            bench.relay.plan(operation, drip)
+            await CALLS[operation](bench)
+            assert bench.relay.seen[operation] == 2
+        texts = [event.text for event in bench.events.of(Notice)]
+        assert len(texts) == 1, "one for all of a host"
+        assert texts[0].startswith("BatchCheckLayerAvailability has no answer yet")
 
 
 async def test_answers_that_fail_are_counted(bench: Bench) -> None:
@@ -398,7 +395,7 @@ async def test_who_may_push_but_not_read_pushes(bench: Bench, tmp_path: Path, st
     denied = refused("AccessDeniedException", status=status)
     for operation in ("BatchGetImage", "DescribeRepositories"):
         bench.relay.plan(operation, *[denied] * 10)
-    async with asyncpush.connect(aws=aws(bench.relay.url)) as registry:
+    async with asyncpush.connect(aws=aws(bench.relay.url), settings=Settings(retry=NO_WAITS)) as registry:
         result = await asyncpush.push(registry, source, "team/app:1")
         assert (result.outcome, result.layers_sent) == ("pushed", 2)
         assert (await asyncpush.push(registry, source, "team/app:1")).outcome == "present"

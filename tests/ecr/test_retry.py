@@ -10,6 +10,7 @@ from asyncpush.ecr.retry import RetryingSender
 from asyncpush.errors import ConnectionFailedError
 from asyncpush.events import ignore
 from asyncpush.http.retry import HostBackoff, SilenceLimit
+from asyncpush.settings import RetryPolicy
 from support.jumping_time import Time, in_jumping_time
 
 
@@ -18,7 +19,7 @@ class Host:
 
     def __init__(self, time: Time, silent: tuple[float, float], *, takes: float = 0.0, max_outage: float = 300) -> None:
         self.time, self.silent, self.takes = time, silent, takes
-        self.known = HostBackoff(max_outage, clock=time)
+        self.known = HostBackoff(RetryPolicy(outage=max_outage), clock=time)
         self.asked: list[float] = []
 
     async def ask(self) -> float:
@@ -120,7 +121,9 @@ def test_a_request_that_is_never_answered_ends_though_others_are() -> None:
 def test_a_rate_that_lets_requests_pass_during_an_outage_sends_none_of_them() -> None:
     async def main(time: Time) -> None:
         host = HostBackoff(clock=time)
-        retries = RetryingSender(3, ignore, Pace("ecr", "https://api.ecr.eu-west-1.amazonaws.com", clock=time), host)
+        retries = RetryingSender(
+            3, ignore, Pace("ecr", "https://api.ecr.eu-west-1.amazonaws.com", clock=time), host=host
+        )
         host.heard()
         sent: list[float] = []
 

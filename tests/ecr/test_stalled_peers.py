@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
 
 import anyio
@@ -12,10 +11,10 @@ import pytest
 
 import asyncpush
 from asyncpush import Settings
-from asyncpush.ecr import session
 from asyncpush.emulator import Emulator
 from asyncpush.engine.memory import MemoryAccount
 from asyncpush.events import Retrying
+from asyncpush.settings import RetryPolicy
 from support.aws import aws
 from support.crossings import MiB, crossing, trusted_tls
 from support.events import Events
@@ -23,6 +22,9 @@ from support.images import LAYER, Layout
 
 #: Whatever is not over by then hangs.
 WATCHDOG = 60
+
+
+SETTINGS = Settings(create_repository=True, retry=RetryPolicy(read=0.5))
 
 
 @pytest.fixture
@@ -33,11 +35,6 @@ async def emulator(
     context = trusted_tls(tmp_path, monkeypatch) if request.param == "https" else None
     async with Emulator(tmp_path / "ecr", fsync=False, tls=context) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "Transport", partial(session.Transport, read_timeout=0.5))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +53,7 @@ async def test_a_part_that_nobody_takes_is_sent_again(
     events = Events()
     async with (
         crossing(emulator.endpoint_url, MiB) as passes,
-        asyncpush.connect(aws=aws(passes.url), settings=Settings(create_repository=True), emit=events) as registry,
+        asyncpush.connect(aws=aws(passes.url), settings=SETTINGS, emit=events) as registry,
     ):
         with anyio.fail_after(WATCHDOG):
             [result] = await asyncpush.push_layers(registry, [layer], "team/app")
@@ -76,7 +73,7 @@ async def test_a_manifest_that_nobody_takes_is_put_again(emulator: Emulator, tmp
     events = Events()
     async with (
         crossing(emulator.endpoint_url, MiB) as passes,
-        asyncpush.connect(aws=aws(passes.url), settings=Settings(create_repository=True), emit=events) as registry,
+        asyncpush.connect(aws=aws(passes.url), settings=SETTINGS, emit=events) as registry,
     ):
         with anyio.fail_after(WATCHDOG):
             result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1")
@@ -93,7 +90,7 @@ async def test_what_is_taken_slowly_is_no_broken_connection(emulator: Emulator, 
     events = Events()
     async with (
         crossing(emulator.endpoint_url, slow=True) as passes,
-        asyncpush.connect(aws=aws(passes.url), settings=Settings(create_repository=True), emit=events) as registry,
+        asyncpush.connect(aws=aws(passes.url), settings=SETTINGS, emit=events) as registry,
     ):
         with anyio.fail_after(WATCHDOG):
             [result] = await asyncpush.push_layers(registry, [layer], "team/app")

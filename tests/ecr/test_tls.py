@@ -362,13 +362,13 @@ async def test_requests_at_once_share_one_context_that_is_made_off_the_loop(
     trusted: Authority, start: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made_in: list[threading.Thread] = []
-    make = tls._ssl_context
+    make = tls.ssl_context
 
     def counted(*arguments: Any) -> ssl.SSLContext:
         made_in.append(threading.current_thread())
         return make(*arguments)
 
-    monkeypatch.setattr(tls, "_ssl_context", counted)
+    monkeypatch.setattr(tls, "ssl_context", counted)
 
     async def ask(registry: Registry, name: str) -> None:
         await registry.repository(name).create()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -18,15 +19,9 @@ from asyncpush.emulator.faults import parse_fault, parse_throttle
 from asyncpush.errors import ServiceError
 from support.aws import aws, token
 from support.images import Layout
-from support.relay import no_waits
+from support.relay import NO_WAITS
 
 KiB, MiB = 1024, 1024 * 1024
-
-
-@pytest.fixture(autouse=True)
-def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_waits(monkeypatch)
-    monkeypatch.setattr("asyncpush.engine.image._LAG_WAITS", (0.01, 0.02, 0.05, 0.1))
 
 
 @pytest.fixture
@@ -39,7 +34,9 @@ async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
 @pytest.fixture
 async def registry(emulator: Emulator) -> AsyncIterator[Registry]:
     """A connection to an endpoint that has answered before: one that never has is given up at once."""
-    settings = Settings(create_repository=True, max_attempts=20)
+    settings = Settings(
+        retry=replace(NO_WAITS, lag_waits=(0.01, 0.02, 0.05, 0.1)), create_repository=True, max_attempts=20
+    )
     async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings) as connected:
         await connected.repository("warm").create()
         yield connected

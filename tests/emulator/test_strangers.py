@@ -50,7 +50,7 @@ async def test_bodies_that_are_announced_and_do_not_come_take_no_memory_and_no_t
 async def test_those_who_hold_room_and_send_no_more_leave_it_to_those_who_wait(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_body, "_HURRY", 0.1)
+    monkeypatch.setattr(request_body, "HURRIED_TIMEOUT", 0.1)
     stalled = head("UploadLayerPart", LONG) + bytes(100_000)
     ecr = Ecr(emulator.endpoint_url)
     await ecr.call("create_repository", repositoryName="app")
@@ -69,7 +69,7 @@ async def test_those_who_hold_room_and_send_no_more_leave_it_to_those_who_wait(
 async def test_strangers_beyond_the_limit_are_let_in_where_a_silent_one_was(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "_STRANGERS", 3)
+    monkeypatch.setattr(connections, "MAX_STRANGERS", 3)
     ecr = Ecr(emulator.endpoint_url)
     await ecr.call("describe_repositories")
     async with AsyncExitStack() as stack:
@@ -84,7 +84,7 @@ async def test_strangers_beyond_the_limit_are_let_in_where_a_silent_one_was(
 
 
 async def test_a_connection_that_says_nothing_is_closed(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_SILENCE", 0.01)
+    monkeypatch.setattr(connections, "STRANGER_TIMEOUT", 0.01)
     async with await connected(emulator.endpoint_url) as client:
         await client.send(b"GET / HT")
         with anyio.fail_after(30), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):

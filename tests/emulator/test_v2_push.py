@@ -39,13 +39,13 @@ class Door:
     """``/v2/`` of an emulator."""
 
     def __init__(self, http: aiohttp.ClientSession, name: str = NAME) -> None:
-        self._http = http
+        self.http = http
         self.name = name
 
     async def ask(self, method: str, path: str, data: Any = None, **headers: str) -> tuple[int, Any, bytes]:
         url = path if path.startswith("/") else f"/v2/{self.name}/{path}"
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self._http.request(method, url, data=data, headers=named) as response:
+        async with self.http.request(method, url, data=data, headers=named) as response:
             return response.status, response.headers, await response.read()
 
     async def begin(self) -> str:
@@ -331,7 +331,7 @@ async def test_a_push_creates_a_repository_where_a_template_says_so(door: Door, 
         appliedFor=["CREATE_ON_PUSH"],
         imageTagMutability="IMMUTABLE",
     )
-    made = Door(door._http, "made/here")
+    made = Door(door.http, "made/here")
     assert (await made.ask("HEAD", f"blobs/{DIGEST}"))[0] == 404
     await made.push(CONFIG, LAYER)
     assert await made.put(MANIFEST, "v1") == (201, [])

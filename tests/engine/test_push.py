@@ -6,7 +6,7 @@ import gzip
 import json
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 from anyio import to_thread
 
 import asyncpush
-from asyncpush import Platform, Registry, Settings, SourceError
+from asyncpush import Platform, Registry, RetryPolicy, Settings, SourceError
 from asyncpush.emulator import Emulator, FaultConfig
 from asyncpush.emulator.faults import parse_fault
 from asyncpush.engine.ordering import PipelineEstimator
@@ -452,15 +452,19 @@ async def test_a_layer_that_ecr_has_got_wrong_is_sent_again_in_strict_order_but_
             assert "InvalidLayerException" in str(result.error)
 
 
-async def test_a_manifest_whose_blobs_ecr_does_not_see_yet_is_put_again(
-    emulator: Emulator, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("asyncpush.engine.image._LAG_WAITS", (0.01, 0.01, 0.01, 0.01))
+def that_waits(emulator: Emulator, *lag_waits: float) -> AbstractAsyncContextManager[Registry]:
+    """A connection that waits so long before it puts a manifest again."""
+    settings = Settings(create_repository=True, retry=RetryPolicy(lag_waits=lag_waits))
+    return asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings)
+
+
+async def test_a_manifest_whose_blobs_ecr_does_not_see_yet_is_put_again(emulator: Emulator, tmp_path: Path) -> None:
     layout = Layout()
     folder = layout.tag(layout.image(layer_tar("base")), "1.0").write(tmp_path / "app")
     emulator.fault_config = rule("PutImage:first=2:layers-not-found")
 
-    result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
+    async with that_waits(emulator, 0.01, 0.01, 0.01, 0.01) as registry:
+        result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
 
     assert result.outcome == "pushed"
     counts = emulator.requests.counts()
@@ -468,16 +472,16 @@ async def test_a_manifest_whose_blobs_ecr_does_not_see_yet_is_put_again(
 
 
 @pytest.mark.parametrize(("lies", "waits"), [("nth=1:", 2), ("", 1), ("", 3)])
-async def test_a_layer_that_ecr_has_swept_is_sent_again_even_if_ecr_keeps_saying_that_it_has_it(
-    emulator: Emulator, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lies: str, waits: int
+async def test_a_swept_layer_is_sent_again_even_if_ecr_says_that_it_has_it(
+    emulator: Emulator, tmp_path: Path, lies: str, waits: int
 ) -> None:
-    monkeypatch.setattr("asyncpush.engine.image._LAG_WAITS", tuple(0.01 + wait / 1000 for wait in range(waits)))
     layout = Layout()
     folder = layout.tag(layout.image(layer_tar("base")), "1.0").write(tmp_path / "app")
-    await registry.repository("team/app").create()
-    emulator.fault_config = rule(f"BatchCheckLayerAvailability:{lies}availability=AVAILABLE")
+    async with that_waits(emulator, *(0.01 + wait / 1000 for wait in range(waits))) as registry:
+        await registry.repository("team/app").create()
+        emulator.fault_config = rule(f"BatchCheckLayerAvailability:{lies}availability=AVAILABLE")
 
-    result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
+        result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
 
     assert result.outcome == "pushed"
     counts = emulator.requests.counts()

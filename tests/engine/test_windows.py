@@ -145,7 +145,7 @@ async def test_a_pipe_s_bytes_explain_its_documents_as_a_file_s_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thousands of images in a pipe take no memory that others want."""
-    monkeypatch.setattr("asyncpush.sources.document_memory._POOL._left", 0)
+    monkeypatch.setattr("asyncpush.sources.document_memory.POOL.left", 0)
     honest, padded = tmp_path / "honest.tar.zst", tmp_path / "padded.tar.xz"
     await to_thread.run_sync(honest.write_bytes, archive())
     await to_thread.run_sync(padded.write_bytes, archive(padding=2_000_000))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from anyio import to_thread
 
-from support.fault_matrix import PUSH, SOURCE, TIMES, all_cells, ground, outcomes, sample, short_waits
+from support.fault_matrix import PUSH, SOURCE, TIMES, all_cells, ground, outcomes, read_models_once, sample
 from support.fault_proxy import FAULTS
 from support.fault_table import MANUAL, parse, render
 
@@ -31,7 +31,7 @@ def test_the_sample_has_every_operation_every_fault_and_every_number_of_times() 
 
 @pytest.mark.timeout(3600 if WANTED != "sample" else 300)
 async def test_what_comes_of_a_fault_is_what_the_manual_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    short_waits(monkeypatch)
+    read_models_once(monkeypatch)
     known = {} if WANTED == "write" else parse(await to_thread.run_sync(MANUAL.read_text))
     cells = sample(known) if WANTED == "sample" else all_cells()
     async with ground(tmp_path) as place:

@@ -12,7 +12,7 @@ from anyio import to_thread
 from hypothesis import strategies as st
 
 from asyncpush.sources.file_pool import KeptFile
-from asyncpush.sources.tar_index import TarIndex, _File, _normal
+from asyncpush.sources.tar_index import TarIndex, normalize_name
 from support.fuzzing import TIME, search, value_or_error
 
 pytestmark = TIME
@@ -112,7 +112,7 @@ def index_of(data: bytes) -> dict[str, tuple[int, bytes | None]]:
     with FileIO(os.memfd_create("a.tar"), "w+") as file:
         file.write(data)
         index = TarIndex(KeptFile(file), "a.tar")
-        return {name: content_of(index, name) for name, entry in index._entries.items() if isinstance(entry, _File)}
+        return {name: content_of(index, name) for name in index.files}
 
 
 def content_of(index: TarIndex, name: str) -> tuple[int, bytes | None]:
@@ -148,8 +148,8 @@ def tarfile_of(data: bytes) -> dict[str, tuple[int, bytes | None]] | None:
                 if archive.offset <= end:
                     return None  # tarfile of some versions of Python goes round in circles
                 end = archive.offset
-                name = _normal(member.name)
-                linked = found.get(_normal(member.linkname)) if member.islnk() else None
+                name = normalize_name(member.name)
+                linked = found.get(normalize_name(member.linkname)) if member.islnk() else None
                 found.pop(name, None)
                 if linked is not None:
                     found[name] = linked

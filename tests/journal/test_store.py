@@ -169,7 +169,7 @@ async def test_a_foreign_layer_is_referenced_where_it_was_pushed(path: Path) -> 
 
 
 async def test_many_layers_are_read_a_page_at_a_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyncpush.journal.store._PAGE", 7)
+    monkeypatch.setattr("asyncpush.journal.store.PAGE_SIZE", 7)
     words = [str(number) for number in range(20)]
     async with open_journal(path) as journal, anyio.create_task_group() as tg:
         for word in words:

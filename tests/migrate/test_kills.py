@@ -84,7 +84,7 @@ class Corpus:
         about = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": subject, "size": len(raw)}
         empty = self.layout.blob(b"{}", "application/vnd.oci.empty.v1+json")
         document = {"config": empty, "layers": [self.layout.blob(b"an sbom", "text/spdx")], "subject": about}
-        sbom = self.layout._document(str(about["mediaType"]), document)
+        sbom = self.layout.document(str(about["mediaType"]), document)
         self.source.referrers = {subject: [sbom]}
         self.digests = {"team/app-1": {str(sbom["digest"])}}
         signed = self.layout.blob(b"signed", "application/vnd.dev.cosign.simplesigning.v1+json")

@@ -164,9 +164,9 @@ def test_all_images_arrive_whoever_waits_for_whom_and_whoever_fails(
 
     with pytest.MonkeyPatch.context() as patch:
         if restless:  # leads pass on whenever they can
-            patch.setattr(layer_distribution, "_WORTH_IT", float("-inf"))
-            patch.setattr(layer_distribution, "_WORTH_MUCH", float("-inf"))
-            patch.setattr(layer_distribution, "_LOOK_AGAIN", 0.001)
+            patch.setattr(layer_distribution, "MIN_GAIN", float("-inf"))
+            patch.setattr(layer_distribution, "MIN_LARGE_GAIN", float("-inf"))
+            patch.setattr(layer_distribution, "LOOK_INTERVAL", 0.001)
         anyio.run(main)
 
     for place, (_, numbers, fails) in enumerate(wanted):

@@ -23,7 +23,7 @@ def about(here: Bench, image: Json, words: bytes, tag: str = "unused") -> Json:
     subject = {"mediaType": image["mediaType"], "digest": image["digest"], "size": image["size"]}
     config = here.layout.blob(b"{}", "application/vnd.oci.empty.v1+json")
     document = {"config": config, "layers": [here.layout.blob(words, "text/spdx")], "subject": subject}
-    return here.source.hold(here.layout, here.layout._document(str(image["mediaType"]), document), "team/app", tag)
+    return here.source.hold(here.layout, here.layout.document(str(image["mediaType"]), document), "team/app", tag)
 
 
 def tag_of(image: Json, ending: str = "") -> str:

@@ -297,7 +297,7 @@ async def test_referrers_and_cosigns_tags_come_along_once(here: Bench) -> None:
     subject = {"mediaType": image["mediaType"], "digest": image["digest"], "size": image["size"]}
     config = here.layout.blob(b"{}", "application/vnd.oci.empty.v1+json")
     document = {"config": config, "layers": [here.layout.blob(b"an sbom", "text/spdx")], "subject": subject}
-    sbom = here.layout._document(str(image["mediaType"]), document)
+    sbom = here.layout.document(str(image["mediaType"]), document)
     here.source.hold(here.layout, sbom, "team/app", "unused")
     signature = here.layout.manifest(
         config, [here.layout.blob(b"signed", "application/vnd.dev.cosign.simplesigning.v1+json")]
@@ -569,7 +569,7 @@ async def test_a_plan_is_verified_against_its_sources(here: Bench) -> None:
     here.hold("team/app", "2", layer(3))
     config = here.layout.blob(b"{}", "application/vnd.oci.empty.v1+json")
     subject = {name: image[name] for name in ("mediaType", "digest", "size")}
-    sbom = here.layout._document(
+    sbom = here.layout.document(
         str(image["mediaType"]), {"config": config, "layers": [here.layout.blob(b"sbom", "x/y")], "subject": subject}
     )
     here.source.hold(here.layout, sbom, "team/app", "unused")

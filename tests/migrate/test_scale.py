@@ -79,10 +79,10 @@ async def test_a_thing_is_done_once_whether_its_result_is_the_usual_one_or_not()
 
 async def test_discovery_waits_until_what_it_has_found_is_pushed(tmp_path, emulator, monkeypatch):
     keys(monkeypatch)
-    monkeypatch.setattr(backpressure, "_WAITING", 10)
-    monkeypatch.setattr(discovery, "_COMPARED_AT_ONCE", 3)
-    monkeypatch.setattr(discovery, "_READ_AT_ONCE", 2)
-    monkeypatch.setattr(discovery, "_BLOBS_AT_ONCE", 1)
+    monkeypatch.setattr(backpressure, "MAX_WAITING", 10)
+    monkeypatch.setattr(discovery, "COMPARED_AT_ONCE", 3)
+    monkeypatch.setattr(discovery, "READ_AT_ONCE", 2)
+    monkeypatch.setattr(discovery, "BLOBS_AT_ONCE", 1)
     held, most = 0, 0
 
     class Counted(backpressure.Room):

@@ -24,7 +24,7 @@ from asyncpush.errors import (
 from asyncpush.events import Retrying
 from asyncpush.migrate.copies import CopyResult
 from asyncpush.migrate.results import Report
-from asyncpush.sources.registry import RetryPolicy
+from asyncpush.settings import RetryPolicy
 from support.aws import judge
 from support.commands import Ran, run_beside
 from support.events import Events

@@ -18,7 +18,9 @@ def test_the_index_of_helpers_names_each_module_of_support_once() -> None:
 
 
 def test_every_variable_that_tests_read_is_in_the_readme() -> None:
-    read = {name for text in FILES.values() for name in re.findall(r"environ[^\n]*?\"(ASYNCPUSH_\w+)\"", text)}
+    read = {
+        name for text in FILES.values() for name in re.findall(r"os\.environ(?:\.get\(|\[)\"(ASYNCPUSH_\w+)\"", text)
+    }
 
     assert read
     assert {name for name in read if name not in README} == set()

@@ -37,7 +37,7 @@ def about(layout: Layout, subject: Json | None, text: str) -> Json:
     """An artifact that says *text* about *subject*."""
     config, said = layout.blob(b"{}", EMPTY), [layout.blob(text.encode(), "text/spdx")]
     pointer = {name: subject[name] for name in ("mediaType", "digest", "size")} if subject else None
-    return layout._document(MANIFEST, {"config": config, "layers": said, **({"subject": pointer} if pointer else {})})
+    return layout.document(MANIFEST, {"config": config, "layers": said, **({"subject": pointer} if pointer else {})})
 
 
 def tag_of(subject: Json, ending: str = "") -> str:

@@ -29,7 +29,7 @@ def soci_index(layout: Layout, platform: str, **more: object) -> Json:
     """A SOCI index of an image for *platform*."""
     config = layout.blob(b"{}", SOCI)
     tables = [layout.blob(f"table of contents, {platform}".encode(), "application/octet-stream")]
-    return layout._document(MANIFEST, {"config": config, "layers": tables, **more})
+    return layout.document(MANIFEST, {"config": config, "layers": tables, **more})
 
 
 def image_with(layout: Layout, soci: Json, platform: str, *layers: bytes) -> Json:
@@ -37,7 +37,7 @@ def image_with(layout: Layout, soci: Json, platform: str, *layers: bytes) -> Jso
     config = layout.blob(config_json(list(layers), platform), CONFIG)
     packed = [layout.blob(gzip.compress(layer, 1, mtime=0), LAYER) for layer in layers]
     marks = {"com.amazon.soci.index-digest": soci["digest"]}
-    return layout._document(MANIFEST, {"config": config, "layers": packed, "annotations": marks})
+    return layout.document(MANIFEST, {"config": config, "layers": packed, "annotations": marks})
 
 
 def converted(layout: Layout, *, told_by: str = "descriptor", first: bool = False) -> tuple[Json, dict[str, Json]]:

@@ -49,7 +49,7 @@ def contents(path):
     """What an archive's files hold, by name."""
     with FileIO(path) as file:
         index = TarIndex(KeptFile(file), "a.tar")
-        return {name: content_of(index, name) for name in index._entries}
+        return {name: content_of(index, name) for name in index.names}
 
 
 def content_of(index, name):

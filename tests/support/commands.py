@@ -6,15 +6,13 @@ import io
 import os
 import subprocess
 import sys
-import threading
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
-from anyio import TASK_STATUS_IGNORED, CancelScope, to_thread
-from anyio.abc import TaskStatus
+from anyio import to_thread
 
 from asyncpush.cli.main import run_app
 
@@ -83,8 +81,6 @@ def run_here(*words: str | Path, **environment: str) -> Ran:
                 patch.setenv(name, value)
             else:
                 patch.delenv(name, raising=False)
-        if threading.current_thread() is not threading.main_thread():
-            patch.setattr("asyncpush.cli.run._watch", _no_signals)
         status = run_app([str(word) for word in words])
     return Ran(status, out.getvalue(), err.getvalue())
 
@@ -92,7 +88,3 @@ def run_here(*words: str | Path, **environment: str) -> Ran:
 async def run_beside(*words: str | Path, **environment: str) -> Ran:
     """The same beside the servers of this event loop; no signal reaches it there. One at a time."""
     return await to_thread.run_sync(partial(run_here, *words, **environment))
-
-
-async def _no_signals(_: CancelScope, __: object, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-    task_status.started()

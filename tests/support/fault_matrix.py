@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle, product
 from pathlib import Path
@@ -21,19 +20,18 @@ from anyio import to_thread
 
 import asyncpush
 from asyncpush import ImageResult, Settings
-from asyncpush.ecr.session import Transport
 from asyncpush.emulator import Emulator
 from asyncpush.errors import AsyncpushError
 from asyncpush.events import Event, Retrying
 from asyncpush.reference import Destination
-from asyncpush.settings import SourceRegistry
+from asyncpush.settings import RetryPolicy, SourceRegistry
 from asyncpush.sources import open_source
-from asyncpush.sources.registry import RetryPolicy, open_pool
+from asyncpush.sources.registry import open_pool
 from support.aws import aws, judge
 from support.fault_proxy import FAULTS, Proxy, spoiling
 from support.images import Layout
 from support.registry_server import RegistryServer, running
-from support.relay import no_waits
+from support.relay import NO_WAITS
 
 Times = Literal["once", "three times", "for ever"]
 TIMES: dict[Times, int | None] = {"once": 1, "three times": 3, "for ever": None}
@@ -64,6 +62,17 @@ _STALL = 1.0
 #: How long a host may be silent: as many of those as 5 minutes have.
 _OUTAGE = 5.0
 _AT_ONCE = 4
+#: Everything that takes minutes takes a moment.
+_TO_ECR = replace(NO_WAITS, read=_STALL, answer=1.5 * _STALL, throttled=1.0, lag_waits=(0.001, 0.001, 0.001))
+_FROM_SOURCE = RetryPolicy(
+    stall=_STALL,
+    answer=2 * _STALL,
+    outage=_OUTAGE,
+    first_wait=0.001,
+    longest_wait=0.002,
+    throttled=0.05,
+    first_throttled_wait=0.001,
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -94,24 +103,10 @@ def sample(known: Mapping[Cell, str]) -> list[Cell]:
     return chosen
 
 
-def short_waits(patch: pytest.MonkeyPatch) -> None:
-    """Let everything that takes minutes take a moment."""
-    values: dict[str, object] = {
-        "asyncpush.ecr.retry._FIRST_WAIT": {"transient": 0.0001, "throttled": 0.0001},
-        "asyncpush.ecr.retry._LONGEST_WAIT": 0.001,
-        "asyncpush.ecr.retry._PATIENCE": 1.0,
-        "asyncpush.ecr.client.ANSWER_TIMEOUT": 1.5 * _STALL,
-        "asyncpush.ecr.rate_limit._SLOWEST": 1000.0,
-        "asyncpush.engine.image._LAG_WAITS": (0.001, 0.001, 0.001),
-        "asyncpush.ecr.plain_http.READ_TIMEOUT": _STALL,
-        "asyncpush.sources.registry.retry._FIRST_THROTTLED_WAIT": 0.001,
-    }
-    for name, value in values.items():
-        patch.setattr(name, value, raising=False)
-    no_waits(patch)
+def read_models_once(patch: pytest.MonkeyPatch) -> None:
+    """Let all clients share botocore's models: reading them takes most of a cell's time."""
     loader = botocore.loaders.create_loader()
-    patch.setattr("botocore.session.create_loader", lambda *_: loader)  # reading the models takes most of a cell's time
-    patch.setitem(Transport.__init__.__kwdefaults__, "read_timeout", _STALL)
+    patch.setattr("botocore.session.create_loader", lambda *_: loader)
 
 
 @dataclass
@@ -202,18 +197,14 @@ async def _said(place: Ground, proxy: Proxy, cell: Cell, repository: str) -> str
 
 
 async def _push(place: Ground, proxy: Proxy, cell: Cell, repository: str, heard: Any) -> ImageResult:
-    settings = _with(Settings(create_repository=True), max_outage=_OUTAGE)
+    settings = Settings(create_repository=True, max_outage=_OUTAGE, retry=_TO_ECR)
     if cell.operation in PUSH:
         async with asyncpush.connect(aws=aws(f"http://{proxy.host}"), settings=settings, emit=heard) as registry:
             return await asyncpush.push(registry, f"oci:{place.folder}", f"{repository}:1.0")
-    retry = _with(
-        RetryPolicy(stall=_STALL, answer=2 * _STALL, first_wait=0.001, longest_wait=0.002, throttled=0.05),
-        outage=_OUTAGE,
-    )
     from_proxy = SourceRegistry(host=proxy.host, plain_http=True, anonymous=True)
     async with (
         asyncpush.connect(aws=aws(place.emulator.endpoint_url), settings=settings) as registry,
-        open_pool({proxy.host: from_proxy}, emit=heard, retry=retry) as remotes,
+        open_pool({proxy.host: from_proxy}, emit=heard, retry=_FROM_SOURCE) as remotes,
         open_source(f"docker://{proxy.host}/app:1.0", settings, remotes=remotes, emit=heard) as source,
     ):
         images = [(await source.image(), Destination(registry.name, repository, "1.0"))]
@@ -221,12 +212,6 @@ async def _push(place: Ground, proxy: Proxy, cell: Cell, repository: str, heard:
     if isinstance(result, ImageResult):
         return result
     raise result.error
-
-
-def _with(value: Any, **more: object) -> Any:
-    """A setting that this version may not have yet."""
-    known = {each.name for each in dataclasses.fields(value)}
-    return dataclasses.replace(value, **{name: each for name, each in more.items() if name in known})
 
 
 def _stored(ecr: Any, repository: str) -> list[str]:

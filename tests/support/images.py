@@ -95,11 +95,11 @@ class Layout:
 
     def manifest(self, config: Json, layers: list[Json]) -> Json:
         """Add an image manifest."""
-        return self._document(MANIFEST, {"config": config, "layers": layers})
+        return self.document(MANIFEST, {"config": config, "layers": layers})
 
     def index(self, *children: Json) -> Json:
         """Add an index."""
-        return self._document(INDEX, {"manifests": list(children)})
+        return self.document(INDEX, {"manifests": list(children)})
 
     def tag(self, descriptor: Json, name: str | None = None, **annotations: str) -> Layout:
         """Name an image in index.json."""
@@ -124,7 +124,7 @@ class Layout:
         """The layout as a tar archive."""
         return tar(dict(self.all_files()))
 
-    def _document(self, media_type: str, document: Json) -> Json:
+    def document(self, media_type: str, document: Json) -> Json:
         raw = json.dumps({"schemaVersion": 2, "mediaType": media_type, **document}).encode()
         return self.blob(raw, media_type)
 

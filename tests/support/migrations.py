@@ -22,8 +22,7 @@ from asyncpush.migrate.ledger import Options
 from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.results import Report
 from asyncpush.migrate.run import migrate_plan
-from asyncpush.settings import Settings
-from asyncpush.sources.registry import RetryPolicy
+from asyncpush.settings import RetryPolicy, Settings
 from support.aws import judge
 from support.images import Json, Layout
 from support.registry_server import QUICK, RegistryServer, running

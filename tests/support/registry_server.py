@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from asyncpush.settings import SourceRegistry
-from asyncpush.sources.registry import RetryPolicy
+from asyncpush.settings import RetryPolicy, SourceRegistry
 from support.images import Json, Layout, digest
 
 #: Waits of next to nothing; tests that want others say so.

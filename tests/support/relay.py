@@ -10,8 +10,12 @@ from dataclasses import dataclass, field
 
 import aiohttp
 import anyio
-import pytest
 from aiohttp import web
+
+from asyncpush.settings import RetryPolicy
+
+#: Requests are sent again at once.
+NO_WAITS = RetryPolicy(first_wait=0.0001, longest_wait=0.0001, throttled_wait=0.0001, slowest_rate=1000.0)
 
 Answer = Callable[[web.Request, "Relay"], Awaitable[web.StreamResponse]]
 
@@ -79,13 +83,6 @@ def refused(code: str, message: str = "refused by the relay", status: int = 400,
         return web.Response(status=status, body=body, content_type="application/x-amz-json-1.1")
 
     return answer
-
-
-def no_waits(patch: pytest.MonkeyPatch) -> None:
-    """Let requests to ECR be sent again at once."""
-    patch.setattr("asyncpush.http.retry.backoff", lambda *_: 0.0001)
-    patch.setattr("asyncpush.ecr.retry.backoff", lambda *_: 0.0001)
-    patch.setattr("asyncpush.ecr.rate_limit._SLOWEST", 1000.0)
 
 
 @asynccontextmanager

@@ -38,14 +38,9 @@ from support.aws import REGION, aws, judge
 from support.commands import Server, run_here
 from support.events import Events
 from support.images import FOREIGN_LAYER, A, B, C, DockerSave, Layout, at, digest, layer_tar
-from support.relay import no_waits, refused, relay_to
+from support.relay import NO_WAITS, refused, relay_to
 
 LARGE = 3 * 2**20
-
-
-@pytest.fixture(autouse=True)
-def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_waits(monkeypatch)
 
 
 @dataclass
@@ -201,7 +196,9 @@ async def faulty(emulator: Emulator, pushed: Pushed) -> AsyncIterator[Faulty]:
     events = Events()
     async with (
         relay_to(emulator.endpoint_url) as relay,
-        asyncpush.connect(aws=aws(relay.url), settings=Settings(max_attempts=3), emit=events) as registry,
+        asyncpush.connect(
+            aws=aws(relay.url), settings=Settings(retry=NO_WAITS, max_attempts=3), emit=events
+        ) as registry,
     ):
         yield Faulty(registry, relay, events)
 
@@ -382,7 +379,7 @@ async def test_a_repository_that_fails_does_not_stop_the_others(registry: Regist
 
 async def test_ecr_public_can_not_be_verified_and_that_is_said(emulator: Emulator) -> None:
     name = RegistryName("ecr-public", "team", "us-east-1", host="public.ecr.aws")
-    async with asyncpush.connect(name, aws=aws(emulator.endpoint_url)) as registry:
+    async with asyncpush.connect(name, aws=aws(emulator.endpoint_url), settings=Settings(retry=NO_WAITS)) as registry:
         with pytest.raises(UsageError, match="ECR Public's API gives no manifests"):
             await verify_image(registry, "public.ecr.aws/team/app:1")
     assert not emulator.requests
@@ -514,7 +511,9 @@ async def reading() -> AsyncIterator[Reading]:
     async with (
         serving(Files(random.Random(1).randbytes(LARGE))) as files,
         relay_to("http://127.0.0.1:9") as relay,
-        asyncpush.connect(aws=aws(relay.url), settings=Settings(max_attempts=3), emit=events) as registry,
+        asyncpush.connect(
+            aws=aws(relay.url), settings=Settings(retry=NO_WAITS, max_attempts=3), emit=events
+        ) as registry,
     ):
 
         async def address(request: web.Request, _: Any) -> web.StreamResponse:

@@ -791,7 +791,7 @@ images:
 def test_a_policy_that_is_no_small_file_is_a_problem_at_once(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncpush.files._PIPE", 0.2)
+    monkeypatch.setattr("asyncpush.files.PIPE_TIMEOUT", 0.2)
     path = tmp_path / "policy.json"
     if kind == "fifo":
         os.mkfifo(path)

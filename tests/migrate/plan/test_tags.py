@@ -232,7 +232,7 @@ def test_thousands_of_patterns_are_compiled_once_each(monkeypatch: pytest.Monkey
 async def test_a_regular_expression_that_never_ends_is_named_and_holds_nobody_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(matching, "_LONGEST", 1)
+    monkeypatch.setattr(matching, "MATCH_TIMEOUT", 1)
     rules = TagRules(patterns=Patterns(regex=("(a+)+b",)))
     turns = 0
 

@@ -30,8 +30,8 @@ from asyncpush.errors import (
 )
 from asyncpush.events import Event, Notice, Retrying
 from asyncpush.protocols import Login
-from asyncpush.settings import AwsConfiguration, Credentials, SourceRegistry
-from asyncpush.sources.registry import RetryPolicy, credentials, open_remote
+from asyncpush.settings import AwsConfiguration, Credentials, RetryPolicy, SourceRegistry
+from asyncpush.sources.registry import credentials, open_remote
 from asyncpush.sources.registry import docker_config as stored
 from asyncpush.sources.registry.docker_config import AuthFile, auth_files
 from support.events import Events
@@ -48,7 +48,7 @@ def nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path
     for name in ("DOCKER_AUTH_CONFIG", "REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(stored, "_RUN", tmp_path / "containers")
+    monkeypatch.setattr(stored, "RUN_FOLDER", tmp_path / "containers")
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     (tmp_path / "docker").mkdir()
@@ -1298,7 +1298,7 @@ async def test_https_is_named_only_where_the_server_wants_it(server: RegistrySer
 async def test_a_pipe_or_device_in_the_place_of_a_login_file_holds_nobody_up(
     server: RegistryServer, nobody_is_logged_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncpush.files._PIPE", 0.2)
+    monkeypatch.setattr("asyncpush.files.PIPE_TIMEOUT", 0.2)
     os.mkfifo(nobody_is_logged_in / "config.json")
     monkeypatch.setenv("REGISTRY_AUTH_FILE", "/dev/zero")
     wants_basic(server, BASIC)
@@ -1310,7 +1310,7 @@ async def test_a_pipe_or_device_in_the_place_of_a_login_file_holds_nobody_up(
 async def test_who_logs_in_while_a_connection_is_open_is_seen(
     server: RegistryServer, nobody_is_logged_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(credentials, "_PAUSE", 0.0)
+    monkeypatch.setattr(credentials, "RETRY_PAUSE", 0.0)
     wants_basic(server, BASIC)
     async with open_remote(reads(server), retry=QUICK) as remote:
         with pytest.raises(SourceDeniedError):

@@ -23,8 +23,8 @@ from asyncpush.errors import (
 from asyncpush.events import Retrying
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import RemoteBlob
-from asyncpush.settings import Credentials, SourceRegistry
-from asyncpush.sources.registry import RetryPolicy, SourceRegistryReader, open_remote
+from asyncpush.settings import Credentials, RetryPolicy, SourceRegistry
+from asyncpush.sources.registry import SourceRegistryReader, open_remote
 from asyncpush.sources.registry.encoding import Decoder
 from support.events import Events
 from support.images import LAYER

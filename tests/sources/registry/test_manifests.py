@@ -21,9 +21,9 @@ from asyncpush.errors import (
 )
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import ImageNode, IndexNode
-from asyncpush.settings import MAX_MANIFEST_SIZE
+from asyncpush.settings import MAX_MANIFEST_SIZE, RetryPolicy
 from asyncpush.sources import open_source
-from asyncpush.sources.registry import RetryPolicy, SourceRegistryReader, open_pool, open_remote
+from asyncpush.sources.registry import SourceRegistryReader, open_pool, open_remote
 from support.images import CONFIG, INDEX, LAYER, MANIFEST, SETTINGS, Json, Layout, at, digest, layer_tar
 from support.registry_server import QUICK, RegistryServer, manifest, reads, refusal, running
 

@@ -24,7 +24,7 @@ def no_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     etc = [tmp_path / "etc" / each / "certs.d" for each in ("containers", "docker")]
-    monkeypatch.setattr(environment, "_CERTIFICATE_FOLDERS", tuple(etc))
+    monkeypatch.setattr(environment, "CERTIFICATE_FOLDERS", tuple(etc))
 
 
 @pytest.fixture(scope="module")
