@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import shutil
@@ -11,12 +10,9 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
 import trustme
 from blockbuster import BlockBusterFunction, blockbuster_ctx
@@ -24,23 +20,16 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 import asyncpush
-from asyncpush import AwsConfiguration, Registry, Settings
-from asyncpush.emulator import Emulator, Quirks
-from asyncpush.events import Event
-
-if TYPE_CHECKING:
-    from migrations import Bench
-
-KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-REGION = "eu-west-1"
+from asyncpush import Registry, Settings
+from asyncpush.emulator import Emulator
+from support.aws import QUIRKS, REGION, aws
+from support.commands import Server, cli_environment
+from support.migrations import Bench, bench, keys
+from support.places import ROOT
 
 # Tests start hundreds of processes, which compile asyncpush each where the environment forbids to keep compiled code.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-
-#: How the emulator of the client's tests answers open questions: ``NAME=VALUE,...``; both answers must do.
-QUIRKS = Quirks.parse(filter(None, os.environ.get("ASYNCPUSH_QUIRKS", "").split(",")))
-
 
 # How long an example takes tells how busy the machine is: pytest's own limit is for what hangs.
 hypothesis_settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -102,8 +91,6 @@ async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
 @pytest.fixture
 async def here(tmp_path: Path, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     """A source beside the emulator, whose credentials are in the environment."""
-    from migrations import bench, keys  # which import this module
-
     keys(monkeypatch)
     async with bench(tmp_path, emulator) as made:
         yield made
@@ -112,104 +99,12 @@ async def here(tmp_path: Path, emulator: Emulator, monkeypatch: pytest.MonkeyPat
 Connect = Callable[..., AbstractAsyncContextManager[Registry]]
 
 
-def aws(endpoint_url: str) -> AwsConfiguration:
-    """How to reach an endpoint with credentials that are made up."""
-    return AwsConfiguration(region=REGION, endpoint_url=endpoint_url, access_key_id="test", secret_access_key="test")
-
-
 @pytest.fixture
 async def registry(emulator: Emulator) -> AsyncIterator[Registry]:
     """A connection to the emulator that creates missing repositories."""
     settings = Settings(create_repository=True)
     async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings) as connected:
         yield connected
-
-
-def judge(endpoint_url: str, service: str = "ecr", **keys: str) -> Any:
-    """boto3's own client: an independent reading of the protocol. It blocks; call it in a worker thread."""
-    return boto3.client(service, endpoint_url=endpoint_url, region_name=REGION, **(keys or KEYS))
-
-
-def token(endpoint_url: str) -> str:
-    """What ``Authorization: Basic`` needs at ``/v2/``: the user AWS and its password. It blocks."""
-    [grant] = judge(endpoint_url).get_authorization_token()["authorizationData"]
-    return grant["authorizationToken"]
-
-
-def password(endpoint_url: str) -> str:
-    """The password of the user AWS at ``/v2/``. It blocks."""
-    return base64.b64decode(token(endpoint_url)).decode().removeprefix("AWS:")
-
-
-def judge_in(endpoint_url: str, region: str, service: str = "ecr") -> Any:
-    """boto3's own client in another region."""
-    return boto3.client(service, endpoint_url=endpoint_url, region_name=region, **KEYS)
-
-
-class Events(list[Event]):
-    """An ``Emit`` that remembers."""
-
-    def __call__(self, event: Event) -> None:
-        self.append(event)
-
-    def of(self, kind: type) -> list[Any]:
-        """Those of one kind."""
-        return [event for event in self if isinstance(event, kind)]
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """A finished run of the command line."""
-
-    status: int
-    out: str
-    err: str
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """An emulator in a process of its own."""
-
-    url: str
-    environment: dict[str, str]
-
-    def run(
-        self,
-        *words: str | Path,
-        stdin: bytes | None = None,
-        timeout: float = 60,
-        bound: bool = False,
-        **environment: str,
-    ) -> Ran:
-        """Run ``asyncpush`` against it, as a user would."""
-        return run_cli(*words, stdin=stdin, timeout=timeout, bound=bound, **{**self.environment, **environment})
-
-
-#: Runs a command of root's without the right to read and write what modes forbid.
-BOUND = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
-
-
-def cli_environment(**environment: str) -> dict[str, str]:
-    """The environment of a command that is run: this one, and *environment*; empty values are taken out."""
-    merged = {**os.environ, "COLUMNS": "200", **environment}
-    return {name: value for name, value in merged.items() if value}
-
-
-def run_cli(
-    *words: str | Path, stdin: bytes | None = None, timeout: float = 60, bound: bool = False, **environment: str
-) -> Ran:
-    """Run ``asyncpush`` to its end; *bound* by the modes of files, which root is not."""
-    unbound = bound and os.geteuid() == 0
-    done = subprocess.run(
-        [*(BOUND if unbound else ()), sys.executable, "-m", "asyncpush", *map(str, words)],
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        capture_output=True,
-        timeout=timeout,
-        env=cli_environment(**environment),
-        check=False,
-    )
-    return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @pytest.fixture(scope="session")
@@ -274,7 +169,7 @@ def skopeo(need: Callable[[str], str]) -> str:
 @pytest.fixture
 def real_images(request: pytest.FixtureRequest) -> Path:
     """The folder of small real images; ``ASYNCPUSH_TEST_IMAGES`` names it, or it lies beside the checkout."""
-    beside = Path(__file__).parents[2] / "shared" / "images"
+    beside = ROOT.parent / "shared" / "images"
     folder = Path(os.environ.get("ASYNCPUSH_TEST_IMAGES", beside))
     if not folder.is_dir():
         if os.environ.get("ASYNCPUSH_REQUIRE_PEERS"):

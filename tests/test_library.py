@@ -10,6 +10,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,11 +25,10 @@ from asyncpush.emulator import KnownCredentials as EmulatorCredentials
 from asyncpush.events import Event, Listener
 from asyncpush.http.environment import Proxies
 from asyncpush.sources.registry.docker_config import Account
-from conftest import REGION, aws
-from images import Layout, layer_tar
-from registry_server import RegistryServer, basic, refusal, running
-
-ROOT = Path(__file__).parents[1]
+from support.aws import REGION, aws
+from support.images import Layout, layer_tar
+from support.places import ROOT
+from support.registry_server import RegistryServer, basic, refusal, running
 
 
 def _types_in(hint: object) -> Iterator[type]:
@@ -82,7 +82,9 @@ def test_public_names_for_type_checkers_are_those_at_run_time() -> None:
         for alias in each.names
     }
 
-    assert listed == asyncpush._HOMES
+    assert sorted(listed) == asyncpush.__all__
+    for name, module in listed.items():
+        assert getattr(asyncpush, name) is getattr(import_module(f"asyncpush.{module}"), name), name
 
 
 def test_programs_of_users_pass_a_strict_type_check() -> None:

@@ -144,11 +144,11 @@ if TYPE_CHECKING:
         AwsConfiguration as AwsConfiguration,
         Credentials as Credentials,
         RepositorySettings as RepositorySettings,
+        RetryPolicy as RetryPolicy,
         Settings as Settings,
         SourceRegistry as SourceRegistry,
     )
     from asyncpush.sources import Source as Source, UnreadImage as UnreadImage
-    from asyncpush.sources.registry import RetryPolicy as RetryPolicy
     from asyncpush.verify import (
         Problem as Problem,
         Verification as Verification,
@@ -191,9 +191,8 @@ _NAMES = {
     ),
     "reference": "Destination RegistryName parse_destination",
     "results": "ImageFailure LayerFailure LayerResult Result Results",
-    "settings": "AwsConfiguration Credentials RepositorySettings Settings SourceRegistry",
+    "settings": "AwsConfiguration Credentials RepositorySettings RetryPolicy Settings SourceRegistry",
     "sources": "Source UnreadImage",
-    "sources.registry": "RetryPolicy",
     "verify": "Problem Verification VerificationFailure verify_image",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}

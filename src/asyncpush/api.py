@@ -17,7 +17,7 @@ from asyncpush.connection import Registry as Registry
 from asyncpush.ecr.auth_token import open_logins as open_logins
 from asyncpush.ecr.plain_http import open_http
 from asyncpush.ecr.registry import EcrRegistry
-from asyncpush.ecr.session import open_client
+from asyncpush.ecr.session import Transport, open_client
 from asyncpush.engine.context import PushContext
 from asyncpush.engine.diff import assume_missing, diff_image
 from asyncpush.engine.image import ImageResult, dry_run, push_image
@@ -40,10 +40,10 @@ from asyncpush.results import (
 from asyncpush.results import (
     Results,
 )
-from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
+from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings, SourceRegistry
 from asyncpush.sources import Source, file_blob
 from asyncpush.sources import open_source as open_any_source
-from asyncpush.sources.registry import RetryPolicy, open_pool
+from asyncpush.sources.registry import open_pool
 
 #: What `layers` calls a file; ECR does not look inside, and a manifest may call it otherwise.
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -100,8 +100,8 @@ async def open_registry(name: RegistryName, aws: AwsConfiguration, context: Push
     settings, emit = context.settings, context.emit
     connections = open_files.share(2 * settings.max_layers + _SPARE_CONNECTIONS)
     async with (
-        open_client(name, aws, connections) as client,
-        open_http(client, connections) as http,
+        open_client(name, aws, connections, Transport(read_timeout=settings.retry.read)) as client,
+        open_http(client, connections, settings.retry.read) as http,
         open_logins(settings, emit) as logins,
         open_pool(logins=logins, emit=emit, retry=RetryPolicy.of(settings)) as remotes,
     ):

@@ -14,20 +14,20 @@ from ssl import SSLContext
 from tempfile import NamedTemporaryFile
 
 #: Seconds that a pipe may take to bring its bytes.
-_PIPE = 5.0
+PIPE_TIMEOUT = 5.0
 
 #: Bytes of the largest file of certificates or keys: all of the world's authorities are less than 1 MiB.
 _MAX_PEM = 16 * 1024 * 1024
 _BLOCK = 64 * 1024
 
 
-def read_small(path: Path, limit: int, *, seconds: float = _PIPE) -> bytes:
+def read_small(path: Path, limit: int, *, seconds: float | None = None) -> bytes:
     """Read a file, or a pipe as a shell's ``<(...)`` makes it; blocks for some seconds at the most.
 
     Args:
         path: the file.
         limit: bytes that it may have.
-        seconds: how long a pipe may take to bring its bytes.
+        seconds: how long a pipe may take to bring its bytes; None is ``PIPE_TIMEOUT``.
 
     Raises:
         OSError: it is a device or the like, has more than *limit* bytes, nobody writes into it, or it can't be read.
@@ -41,7 +41,7 @@ def read_small(path: Path, limit: int, *, seconds: float = _PIPE) -> bytes:
             return b""
         if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
             raise OSError(errno.EINVAL, "it is not a file", str(path))
-        data, end = bytearray(), time.monotonic() + seconds
+        data, end = bytearray(), time.monotonic() + (PIPE_TIMEOUT if seconds is None else seconds)
         while len(data) <= limit:
             if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
                 raise OSError(errno.ETIMEDOUT, "it is a pipe that nobody writes into", str(path))

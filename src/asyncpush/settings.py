@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +43,55 @@ Compression = Literal["gzip", "zstd", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How long a host is waited for, and when a request is sent again; all times in seconds.
+
+    Attributes:
+        stall: without a byte from a registry that is read, until its connection counts as broken.
+        connect: until a connection to it must be there.
+        read: without a byte from ECR, or taken by it, until its connection counts as broken.
+        answer: until an answer's headers, and then a document, must be whole, however slowly they come; a blob may
+            take as long as it likes.
+        note_after: without an answer, until a user is told that it is waited for.
+        attempts: failures in a row, without progress in between, that end a request to a registry that is read;
+            throttles are none, nor is no answer at all. Of requests to ECR, ``Settings.max_attempts`` says so.
+        outage: for how long a host that has answered may give no answer; within ``Settings``, its ``max_outage`` says.
+        first_wait: the longest first wait; it doubles with each failure.
+        longest_wait: the longest of these waits.
+        throttled: what one request may wait in all because it was refused for its rate, or told to wait.
+        throttled_wait: what each throttle of a request to ECR adds to its wait: the pace of all requests, not the rest
+            of one, keeps to a quota.
+        first_throttled_wait: the shortest bound of the first wait where a registry that is read refuses for its rate.
+        slowest_rate: requests of an operation of ECR a second, at the least, however many it refuses: a tenth of the
+            smallest quota, so that a run goes on even when others take all.
+        lag_waits: between tries to put a manifest whose blobs ECR does not see yet: its check of manifests can lag
+            behind a completed layer by hundreds of milliseconds.
+        helper: until a credential helper must have answered.
+    """
+
+    stall: float = 60.0
+    connect: float = 30.0
+    read: float = 120.0
+    answer: float = 90.0
+    note_after: float = 10.0
+    attempts: int = 6
+    outage: float = MAX_OUTAGE
+    first_wait: float = 0.2
+    longest_wait: float = 20.0
+    throttled: float = 600.0
+    throttled_wait: float = 0.02
+    first_throttled_wait: float = 1.0
+    slowest_rate: float = 1.0
+    lag_waits: tuple[float, ...] = (0.1, 0.4, 1.0, 2.5)
+    helper: float = 30.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> RetryPolicy:
+        """As *settings* say, for one host."""
+        return replace(settings.retry, outage=settings.max_outage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What a push may use and how hard it tries.
 
@@ -60,6 +109,7 @@ class Settings:
         max_attempts: tries of one request before its failure counts; throttles are no failures, and no answer at all
             is an outage.
         max_outage: seconds that an endpoint or registry which has answered may give no answer, until its requests fail.
+        retry: the waits and time-outs of requests.
         signature_lifetime: seconds for which ECR takes a signature; parts are sent so that they arrive well within it.
         create_repository: create a missing repository instead of failing.
         max_unpacked: bytes that what is decompressed of one source, or read from a pipe, may take in the temporary
@@ -77,6 +127,7 @@ class Settings:
     early_parts: bool = False
     max_attempts: int = 6
     max_outage: float = MAX_OUTAGE
+    retry: RetryPolicy = RetryPolicy()
     signature_lifetime: float = SIGNATURE_LIFETIME
     create_repository: bool = False
     push_foreign_layers: bool = False

@@ -24,7 +24,7 @@ _SHOWN = 100
 #: Bytes of the longest file: the largest part of a layer is 20 MiB, and a document has it in base64.
 _LONGEST = 64 * 1024 * 1024
 #: Seconds that a pipe may take.
-_PATIENCE = 600.0
+PIPE_TIMEOUT = 600.0
 
 
 def read_value(option: Option, words: str | list[str]) -> Json:
@@ -56,7 +56,7 @@ def read_file(option: str, word: str) -> str | bytes | None:
         return None
     path = Path(os.path.expandvars(os.path.expanduser(word.removeprefix(prefix))))  # noqa: PTH111 - before $VARS
     try:
-        raw = read_small(path, _LONGEST, seconds=_PATIENCE)
+        raw = read_small(path, _LONGEST, seconds=PIPE_TIMEOUT)
         return raw if prefix == _BYTES_FILE else raw.decode()
     except UnicodeDecodeError as error:
         reason = (

@@ -46,9 +46,9 @@ from asyncpush.progress import progress
 from asyncpush.protocols import Image
 from asyncpush.reference import Destination, Prefix, parse_destination, parse_prefix
 from asyncpush.results import ImageFailure
-from asyncpush.settings import AwsConfiguration, Settings
+from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings
 from asyncpush.sources import UnreadImage, open_source
-from asyncpush.sources.registry import RegistryPool, RetryPolicy, is_ecr, is_remote, open_pool, parse_remote
+from asyncpush.sources.registry import RegistryPool, is_ecr, is_remote, open_pool, parse_remote
 
 app = command(
     "push",

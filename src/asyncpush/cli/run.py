@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -113,7 +114,8 @@ async def _until_signal(command: Callable[[], Awaitable[int]]) -> tuple[int, sig
     received: list[signal.Signals] = []
     async with anyio.create_task_group() as tg:
         with anyio.CancelScope() as scope:
-            await tg.start(_watch, scope, received)
+            if threading.current_thread() is threading.main_thread():  # signals reach no other
+                await tg.start(_watch, scope, received)
             status = await command()
         tg.cancel_scope.cancel()
     return status, received[0] if scope.cancelled_caught else None

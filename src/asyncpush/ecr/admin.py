@@ -21,7 +21,7 @@ from asyncpush.settings import RepositorySettings
 T = TypeVar("T")
 
 #: Repositories or templates of a page, at the most (their models' maximum).
-_PAGE = 1000
+PAGE_SIZE = 1000
 
 #: Names that are asked for at once, where a registry does not let itself be listed.
 _ASKED_AT_ONCE = 16
@@ -328,7 +328,7 @@ class EcrAdmin:
     async def _pages(self, operation: str, member: str) -> AsyncIterator[dict[str, Any]]:
         token: dict[str, str] = {}
         while True:
-            answer = await self._calls.call(operation, maxResults=_PAGE, **token)
+            answer = await self._calls.call(operation, maxResults=PAGE_SIZE, **token)
             with self._calls.understood(operation):
                 entries = list(answer[member])
             for entry in entries:

@@ -17,10 +17,9 @@ from asyncpush.ecr.retry import RetryingSender
 from asyncpush.ecr.session import open_client
 from asyncpush.errors import ConfigurationError, InvalidReferenceError, RegistryError
 from asyncpush.events import Emit, ignore
-from asyncpush.http.retry import HostBackoff
 from asyncpush.protocols import Login
 from asyncpush.reference import RegistryName, parse_registry
-from asyncpush.settings import AwsConfiguration, Credentials, Settings, SourceRegistry
+from asyncpush.settings import AwsConfiguration, Credentials, RetryPolicy, Settings, SourceRegistry
 
 #: Seconds before its end that a password is renewed; of one that lasts less than twice as long, half of its life.
 _MARGIN = 3600.0
@@ -153,8 +152,8 @@ class _LazyLogin:
                     self._problem, self._tried_again_at = error, time.monotonic() + _PAUSE
                     raise
                 pace = Pace(self._registry.service, client.meta.endpoint_url)
-                host = HostBackoff(self._settings.max_outage)
-                retries = RetryingSender(self._settings.max_attempts, self._emit, pace, host)
+                settings = self._settings
+                retries = RetryingSender(settings.max_attempts, self._emit, pace, RetryPolicy.of(settings))
                 self._login = EcrLogin(EcrClient(client, None, retries))
         return await self._login()
 

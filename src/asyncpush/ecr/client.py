@@ -116,7 +116,7 @@ class EcrClient:
         crossing = blob.crossing if isinstance(blob, PartRequest) else None
         with self._on_line(crossing), self.understood(operation), translated(operation, self.endpoint_url):
             answer: dict[str, Any]
-            async with answer_timeout(operation, self.endpoint_url, self.retries.tell) as wait:
+            async with answer_timeout(operation, self.endpoint_url, self.retries) as wait:
                 if isinstance(blob, PartRequest):
                     members = {**members, "layerPartBlob": replace(blob, left=wait.after(blob.left))}
                     if blob.crossing:
@@ -189,10 +189,6 @@ def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
         yield batch
 
 
-#: Seconds for an answer's head and body, once its request has left.
-ANSWER_TIMEOUT = 90.0
-
-
 class _AnswerTimeout:
     """The wait for one answer; it begins when its request has left.
 
@@ -204,8 +200,9 @@ class _AnswerTimeout:
     seconds = 0.0
     least: Callable[[], float] | None = None
 
-    def __init__(self, timeout: asyncio.Timeout, late: Callable[[], None]) -> None:
+    def __init__(self, timeout: asyncio.Timeout, shortest: float, late: Callable[[], None]) -> None:
         self._timeout = timeout
+        self._shortest = shortest
         self._late = late
         self._has_begun = False
 
@@ -218,7 +215,7 @@ class _AnswerTimeout:
     def extend(self) -> None:
         """Wait from now on, if it has begun: what was handed over has not all left before."""
         if self._has_begun and not self._timeout.expired():
-            self.seconds = max(ANSWER_TIMEOUT, self.least() if self.least else 0.0)
+            self.seconds = max(self._shortest, self.least() if self.least else 0.0)
             self._timeout.reschedule(asyncio.get_running_loop().time() + self.seconds)
 
     def after(self, left: Callable[[], None] | None) -> Callable[[], None]:
@@ -233,18 +230,19 @@ class _AnswerTimeout:
 
 
 @asynccontextmanager
-async def answer_timeout(operation: str, endpoint: str, tell: Callable[[str], None]) -> AsyncIterator[_AnswerTimeout]:
-    """Bound the wait for an answer, and tell of one that takes long.
+async def answer_timeout(operation: str, endpoint: str, retries: RetryingSender) -> AsyncIterator[_AnswerTimeout]:
+    """Bound the wait for an answer's head and body, and tell of one that takes long.
 
     Raises:
         ConnectionFailedError: it has not come, or not ended, in time.
     """
-    seconds = ANSWER_TIMEOUT
+    seconds, policy = retries.retry.answer, retries.retry
     try:
         with ExitStack() as stack:
             async with asyncio.timeout(None) as timeout:
                 word = f"{operation} has no answer yet from {endpoint}"
-                wait = _AnswerTimeout(timeout, lambda: stack.enter_context(note_if_slow(word, tell)))
+                note = partial(note_if_slow, word, retries.tell, policy.note_after)
+                wait = _AnswerTimeout(timeout, policy.answer, lambda: stack.enter_context(note()))
                 try:
                     yield wait
                 finally:

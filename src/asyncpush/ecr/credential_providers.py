@@ -55,7 +55,7 @@ _LONGEST_TOKEN = 1024 * 1024
 _MFA_TIMEOUT = 300.0
 
 #: How providers ask STS and SSO: a dead endpoint or proxy is named within seconds, and no wait is without an end.
-_ASKING = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
+CLIENT_CONFIG = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
 
 _NOWHERE = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
@@ -163,7 +163,7 @@ class Finder:
             return _checked(Found(keys, None, "the given access key", "check the access key"))
         if self._session is None:
             session = configured(botocore.session.Session(session_vars=variables()), aws, self._region)
-            session.set_default_client_config(_ASKING)
+            session.set_default_client_config(CLIENT_CONFIG)
             session.register("before-send", lambda **_: from_thread.check_cancelled())
             self._session = session
         with readable_configuration():

@@ -28,7 +28,7 @@ _PAUSE = 60.0
 #: Seconds between two renewals, at least: some processes give what ends in a moment.
 _SHORTEST = 1.0
 #: Seconds for which a failure counts for all: a run has many requests, which need not try on their own.
-_MEMORY = 5.0
+FAILURE_LIFETIME = 5.0
 
 
 class SharedCredentials(AioCredentials):  # type: ignore[misc] # aiobotocore is untyped
@@ -74,7 +74,7 @@ class SharedCredentials(AioCredentials):  # type: ignore[misc] # aiobotocore is 
         """Whether there are other keys than *refused* by now; they are looked for, but not for each request."""
         async with self._renewing:
             now = time.time()
-            if self.keys == refused and now >= self._looked + _MEMORY:
+            if self.keys == refused and now >= self._looked + FAILURE_LIFETIME:
                 self._looked = now
                 with suppress(CredentialsError):
                     self._take(await to_thread.run_sync(self._finder.find, False))
@@ -96,7 +96,7 @@ class SharedCredentials(AioCredentials):  # type: ignore[misc] # aiobotocore is 
     async def _renew(self) -> None:
         before = self._found
         try:
-            if self._failure is not None and time.time() < self._failed + _MEMORY and not self._is_good():
+            if self._failure is not None and time.time() < self._failed + FAILURE_LIFETIME and not self._is_good():
                 raise self._failure
             self._take(await to_thread.run_sync(self._finder.find, before is None))
         except CredentialsError as error:

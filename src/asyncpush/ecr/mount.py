@@ -75,7 +75,7 @@ class Mounts:
         """
         if self._name.service == "ecr-public":
             return False
-        place = await self._place()
+        place = await self.place()
         if place is None:
             return False
         base, headers = place
@@ -89,7 +89,7 @@ class Mounts:
                 raise
         return await self._post(url, headers, await self._login.renewed(credentials))
 
-    async def _place(self) -> tuple[str, dict[str, str]] | None:
+    async def place(self) -> tuple[str, dict[str, str]] | None:
         """Where the registry's ``/v2/`` is, and the Host that names the registry there."""
         endpoint = self._calls.endpoint_url
         if is_aws(endpoint):
@@ -107,7 +107,7 @@ class Mounts:
 
         async def send() -> bool:
             with translated(OPERATION, _host(url)):
-                async with answer_timeout(OPERATION, _host(url), self._retries.tell) as wait:
+                async with answer_timeout(OPERATION, _host(url), self._retries) as wait:
                     wait.begin()
                     answer = await self._http.send("POST", url, authorized)
                     body = await answer.content

@@ -25,7 +25,8 @@ class EcrHttp:
     proxies of the environment are used, but for the hosts that it excepts. Its errors are botocore's.
     """
 
-    def __init__(self, verify: bool | str, connections: int) -> None:
+    def __init__(self, verify: bool | str, connections: int, read_timeout: float) -> None:
+        self._read_timeout = read_timeout
         self._verify = verify
         self._connections = connections
         self._sessions: dict[tuple[str, bool], AIOHTTPSession] = {}
@@ -63,7 +64,7 @@ class EcrHttp:
             session = kind(
                 verify=self._verify,
                 proxies={} if is_excepted(url) else get_environ_proxies(url),
-                timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+                timeout=(CONNECT_TIMEOUT, self._read_timeout),
                 max_pool_connections=self._connections,
             )
             self._sessions[key] = session
@@ -72,11 +73,11 @@ class EcrHttp:
 
 
 @asynccontextmanager
-async def open_http(client: Any, connections: int) -> AsyncIterator[EcrHttp]:
-    """Open HTTP beside *client*, with *connections* to each host at the most."""
+async def open_http(client: Any, connections: int, read_timeout: float = READ_TIMEOUT) -> AsyncIterator[EcrHttp]:
+    """Open HTTP beside *client*, with *connections* to each host at the most; *read_timeout* is between two bytes."""
     # A client's configuration does not tell which authorities it trusts; what sends its requests does.
     verify = client._endpoint.http_session._verify  # noqa: SLF001
-    http = EcrHttp(verify, connections)
+    http = EcrHttp(verify, connections, read_timeout)
     try:
         yield http
     finally:

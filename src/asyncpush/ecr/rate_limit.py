@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from asyncpush.reference import Service
+from asyncpush.settings import RetryPolicy
 
 #: Requests a second, per account and region; "Amazon ECR service quotas", "Amazon ECR Public service quotas".
 #: Operations that are not here have no quota there.
@@ -43,8 +44,7 @@ _AIM = 0.8
 #: An image has about ten layers, which should begin at once; a quota of 10 a second bears that, too.
 _SMALLEST_BURST = 10
 
-#: The slowest rate: a tenth of the smallest quota, so that a run goes on even when others take all.
-_SLOWEST = 1.0
+_SLOWEST_RATE = RetryPolicy().slowest_rate
 
 #: What a success adds to the rate below the aim. At full use that is 25 % a second: two seconds from half to aim.
 _RECOVERY = 0.25
@@ -124,11 +124,21 @@ class RateLimiter:
         operation: the operation's name.
         quota: its quota in requests a second, None if there is none.
         limited: whether to keep to the quota from the start, or only once a request was refused.
+        slowest_rate: requests a second, at the least.
         clock: tells the time in seconds.
     """
 
-    def __init__(self, operation: str, quota: int | None, *, limited: bool, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        operation: str,
+        quota: int | None,
+        *,
+        limited: bool,
+        slowest_rate: float = _SLOWEST_RATE,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._operation = operation
+        self._slowest_rate = slowest_rate
         self._clock = clock
         self._supposed_quota = quota or _SMALLEST_QUOTA
         self._aim = _AIM * quota if limited and quota else math.inf
@@ -228,7 +238,7 @@ class RateLimiter:
             rate = sent / 2
             if math.isfinite(self._aim):
                 self._trial.good = None  # others take all, for now
-        self._rate = max(_SLOWEST, rate)
+        self._rate = max(self._slowest_rate, rate)
         self._tokens, self._filled, self._probe = 0.0, now, _PROBE
         self._count = Count(now)
 
@@ -285,7 +295,15 @@ class Pace:
         clock: tells the time in seconds.
     """
 
-    def __init__(self, service: Service, endpoint_url: str, *, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        service: Service,
+        endpoint_url: str,
+        *,
+        slowest_rate: float = _SLOWEST_RATE,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._slowest_rate = slowest_rate
         self._quotas = QUOTAS[service]
         self._limited = is_aws(endpoint_url)
         self._clock = clock
@@ -296,7 +314,9 @@ class Pace:
         pace = self._operations.get(operation)
         if pace is None:
             quota = self._quotas.get(operation)
-            pace = RateLimiter(operation, quota, limited=self._limited, clock=self._clock)
+            pace = RateLimiter(
+                operation, quota, limited=self._limited, slowest_rate=self._slowest_rate, clock=self._clock
+            )
             self._operations[operation] = pace
         return pace
 

@@ -18,7 +18,7 @@ from asyncpush.ecr.retry import RetryingSender
 from asyncpush.events import Emit
 from asyncpush.http.retry import HostBackoff
 from asyncpush.reference import RegistryName
-from asyncpush.settings import AwsConfiguration, Settings
+from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings
 
 
 class EcrRegistry:
@@ -44,14 +44,15 @@ class EcrRegistry:
         self, client: Any, name: RegistryName, aws: AwsConfiguration, http: EcrHttp, *, settings: Settings, emit: Emit
     ) -> None:
         self.name = name
-        self.pace = Pace(name.service, client.meta.endpoint_url)
+        self.pace = Pace(name.service, client.meta.endpoint_url, slowest_rate=settings.retry.slowest_rate)
         self._client = client
         self._http = http
         self._hosts: list[HostBackoff] = []
 
         def retries() -> RetryingSender:
-            self._hosts.append(HostBackoff(settings.max_outage))
-            return RetryingSender(settings.max_attempts, emit, self.pace, self._hosts[-1])
+            sender = RetryingSender(settings.max_attempts, emit, self.pace, RetryPolicy.of(settings))
+            self._hosts.append(sender.host)
+            return sender
 
         self._calls = EcrClient(client, name.id, retries(), settings.signature_lifetime)
         # Other hosts than the API's, and each may be out of reach, or be reached, on its own.

@@ -14,17 +14,13 @@ from asyncpush.ecr.errors import UNEXPECTED_ANSWER, verdict
 from asyncpush.ecr.rate_limit import Pace, RateLimiter
 from asyncpush.errors import AsyncpushError, ConnectionFailedError, ServiceError
 from asyncpush.events import Emit, Notice, RequestDone, Retrying
-from asyncpush.http.retry import LONGEST_WAIT, HostBackoff, SilenceLimit, backoff, retry_after
+from asyncpush.http.retry import HostBackoff, SilenceLimit, backoff, retry_after
+from asyncpush.settings import RetryPolicy
 
 T = TypeVar("T")
 
-#: The longest first wait after an answer that may pass; it doubles with each.
-_FIRST_WAIT = 0.2
-#: What each throttle of a request adds to its wait: the pace of all, not the rest of one, keeps to a quota.
-_THROTTLED_WAIT = 0.02
-#: Seconds for which a request may be told to wait, or be refused for its rate while no other of its operation is done.
-_PATIENCE = 600.0
-#: And how often, in as many seconds: where nine of ten requests are refused, one in a thousand million meets that.
+#: How often a request may be refused for its rate within ``RetryPolicy.throttled`` seconds: where nine of ten requests
+#: are refused, one in a thousand million meets that.
 _MOST_THROTTLES = 200
 #: Seconds between two words to the user about slow answers.
 _SILENT = 60.0
@@ -38,14 +34,23 @@ class RetryingSender:
         max_attempts: answers that fail a request and end it; throttles are none.
         emit: hears how each try ended, and of each new one.
         pace: when requests may start; hears which were throttled.
+        retry: the waits.
         host: what is known of the host; another one for each.
     """
 
-    def __init__(self, max_attempts: int, emit: Emit, pace: Pace, host: HostBackoff | None = None) -> None:
+    def __init__(
+        self,
+        max_attempts: int,
+        emit: Emit,
+        pace: Pace,
+        retry: RetryPolicy | None = None,
+        host: HostBackoff | None = None,
+    ) -> None:
+        self.retry = retry or RetryPolicy()
         self._max_attempts = max_attempts
         self._emit = emit
         self._pace = pace
-        self.host = host or HostBackoff()
+        self.host = host or HostBackoff(self.retry)
         self._told = -math.inf
 
     async def call(self, operation: str, send: Callable[[], Awaitable[T]]) -> T:
@@ -54,7 +59,8 @@ class RetryingSender:
         An endpoint that has never answered gets one try where its address may be wrong, which should show at once.
         """
         failed: AsyncpushError | None = None
-        pace, tries = self._pace.of(operation), _RetryLoop(self.host, self._pace.of(operation), self._max_attempts)
+        pace = self._pace.of(operation)
+        tries = _RetryLoop(self.host, pace, self._max_attempts, self.retry)
         while True:
             async with self.host.asking(failed) as asks_for_all:
                 started = await pace.turn()
@@ -109,13 +115,15 @@ class _RetryLoop:
         host: what is known of the host that it goes to.
         pace: the pace of its operation.
         max_attempts: answers that fail it and end it.
+        retry: its waits.
 
     Attributes:
         total: how many have failed.
     """
 
-    def __init__(self, host: HostBackoff, pace: RateLimiter, max_attempts: int) -> None:
+    def __init__(self, host: HostBackoff, pace: RateLimiter, max_attempts: int, retry: RetryPolicy) -> None:
         self.total = 0
+        self._retry = retry
         self._host = host
         self._pace = pace
         self._max_attempts = max_attempts
@@ -151,16 +159,18 @@ class _RetryLoop:
         if kind == "throttled":
             self._throttles += 1
             self._throttled_since = min(self._throttled_since, started)
-            starved = self._pace.starved(self._throttled_since) > _PATIENCE
-            often = self._throttles > _MOST_THROTTLES and self._pace.since(self._throttled_since) > _PATIENCE
-            if starved or often or self._waited > _PATIENCE:
+            starved = self._pace.starved(self._throttled_since) > self._retry.throttled
+            often = (
+                self._throttles > _MOST_THROTTLES and self._pace.since(self._throttled_since) > self._retry.throttled
+            )
+            if starved or often or self._waited > self._retry.throttled:
                 error.hint = _HINT
                 raise error
-            return asked + backoff(_THROTTLED_WAIT * self._throttles, LONGEST_WAIT, 1)
+            return asked + backoff(self._retry.throttled_wait * self._throttles, self._retry.longest_wait, 1)
         self._failures += 1
-        if self._failures >= self._max_attempts or self._waited > _PATIENCE:
+        if self._failures >= self._max_attempts or self._waited > self._retry.throttled:
             raise error
-        return asked + backoff(_FIRST_WAIT, LONGEST_WAIT, self._failures)
+        return asked + backoff(self._retry.first_wait, self._retry.longest_wait, self._failures)
 
 
 def _asked_delay(error: AsyncpushError) -> float:

@@ -31,11 +31,11 @@ from asyncpush.errors import ConfigurationError
 from asyncpush.http.environment import is_excepted, user_agent
 from asyncpush.redaction import hide_user_of
 from asyncpush.reference import RegistryName, Service
-from asyncpush.settings import AwsConfiguration
+from asyncpush.settings import AwsConfiguration, RetryPolicy
 
 #: Seconds to connect, and between two bytes of an answer or of what is sent. ECR answers a part once it has stored it.
 CONNECT_TIMEOUT = 20
-READ_TIMEOUT = 120
+READ_TIMEOUT = RetryPolicy().read
 _CLOSE_TIMEOUT = 5
 
 _REGION_HINT = "give --region, or set AWS_REGION"

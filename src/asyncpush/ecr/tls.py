@@ -39,7 +39,7 @@ async def _get_session(self: Any, proxy_url: str | None) -> aiohttp.ClientSessio
     lock = self.__dict__.setdefault("_asyncpush_lock", anyio.Lock())
     async with lock:
         if proxy_url not in self._sessions:
-            context = await to_thread.run_sync(_ssl_context, self, proxy_url) if self._verify else False
+            context = await to_thread.run_sync(ssl_context, self, proxy_url) if self._verify else False
             connector = aiohttp.TCPConnector(limit=self._max_pool_connections, ssl=context, **self._connector_args)
             session = aiohttp.ClientSession(
                 connector=connector, timeout=self._timeout, skip_auto_headers={"CONTENT-TYPE"}, auto_decompress=False
@@ -49,7 +49,8 @@ async def _get_session(self: Any, proxy_url: str | None) -> aiohttp.ClientSessio
     return opened
 
 
-def _ssl_context(session: Any, proxy_url: str | None) -> ssl.SSLContext:
+def ssl_context(session: Any, proxy_url: str | None) -> ssl.SSLContext:
+    """The checks of one client's connections; reads files."""
     context: ssl.SSLContext = botocore.httpsession.create_urllib3_context()
     context.check_hostname = True
     if bundle := botocore.httpsession.get_cert_path(session._verify):  # noqa: SLF001 - self of the method above

@@ -12,10 +12,10 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 #: Connections, at a time, that nothing proven has come through. More are let in only where one of these is closed.
-_STRANGERS = 512
+MAX_STRANGERS = 512
 
 #: Seconds that such a connection may stay without a request.
-_SILENCE = 30.0
+STRANGER_TIMEOUT = 30.0
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -52,7 +52,7 @@ class Connections:
 
     def made(self, connection: web.RequestHandler) -> None:
         """Count a new connection, and make room for it."""
-        if len(self._strangers) >= _STRANGERS:
+        if len(self._strangers) >= MAX_STRANGERS:
             silent = next((each for each, timer in self._strangers.items() if timer), None)
             if silent is None:
                 self._hurry()
@@ -72,7 +72,9 @@ class Connections:
         if timer := self._strangers[connection]:
             timer.cancel()
         loop = asyncio.get_running_loop()
-        self._strangers[connection] = loop.call_later(_SILENCE, self._close, connection) if for_request else None
+        self._strangers[connection] = (
+            loop.call_later(STRANGER_TIMEOUT, self._close, connection) if for_request else None
+        )
 
     def _close(self, connection: web.RequestHandler) -> None:
         self.lost(connection)

@@ -29,11 +29,8 @@ from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, LayerSender, 
 from asyncpush.results import Result
 from asyncpush.single_flight import SingleFlight
 
-#: Waits in seconds before a manifest is put again whose blobs ECR does not see yet: its check of manifests can lag
-#: behind a completed layer by hundreds of milliseconds.
-_LAG_WAITS = (0.1, 0.4, 1.0, 2.5)
-
-#: The last of these waits, after which layers are looked for, and sent again: before, it is most likely the lag.
+#: The last of ``RetryPolicy.lag_waits``, after which layers are looked for, and sent again: before, it is most
+#: likely the lag.
 _DOUBTFUL_WAITS = 2
 
 
@@ -272,12 +269,13 @@ class _ImagePush:
     async def _put_whole(
         self, manifest: Manifest, tag: str | None, again: Callable[[bool], Awaitable[None]]
     ) -> Literal["pushed", "present"]:
-        for number, wait in enumerate(_LAG_WAITS, 1):
+        waits = self._context.settings.retry.lag_waits
+        for number, wait in enumerate(waits, 1):
             try:
                 return await self._put_once(manifest, tag)
             except LayersNotFoundError:
                 await anyio.sleep(wait)
-                left = len(_LAG_WAITS) - number
+                left = len(waits) - number
                 if left < _DOUBTFUL_WAITS:
                     await again(left > 0)
         return await self._put_once(manifest, tag)

@@ -13,16 +13,10 @@ from email.utils import parsedate_to_datetime
 
 import anyio
 
-from asyncpush.settings import MAX_OUTAGE
+from asyncpush.settings import RetryPolicy
 
-#: The longest wait between two tries, in seconds.
-LONGEST_WAIT = 20.0
-#: The longest first wait after a try without an answer; it doubles with each.
-_FIRST_WAIT = 0.2
 #: From here on the waits have long been the longest.
 _DOUBLINGS = 10
-#: Seconds without an answer, after which a user is told.
-_LATE = 10.0
 #: Seconds that a host which has never answered may take, over all tries of a request.
 _FIRST_ANSWER = 60.0
 #: Seconds without a failure, after which a failure begins another outage than the one that was given up.
@@ -51,10 +45,10 @@ def retry_after(value: str | None) -> float | None:
 
 
 @contextmanager
-def note_if_slow(word: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """Tell *word*, and for how long, if the block takes long: somebody may wonder whether anything happens."""
-    text = f"{word}, for {_LATE:g} seconds; it is waited for"
-    timer = asyncio.get_running_loop().call_later(_LATE, tell, text)
+def note_if_slow(word: str, tell: Callable[[str], None], seconds: float) -> Iterator[None]:
+    """Tell *word*, and for how long, if the block takes longer than *seconds*: somebody may wonder."""
+    text = f"{word}, for {seconds:g} seconds; it is waited for"
+    timer = asyncio.get_running_loop().call_later(seconds, tell, text)
     try:
         yield
     finally:
@@ -69,28 +63,18 @@ class HostBackoff:
     the outage is given up: who waits fails, and who comes later gets one try.
 
     Args:
-        max_outage: seconds that the host may be silent.
-        first_wait: the longest first wait between two tries; it doubles with each.
-        longest_wait: the longest of these waits.
+        retry: how long the host may be silent, and the waits between two tries.
         clock: tells the time in seconds.
 
     Attributes:
-        max_outage: as it was given.
+        max_outage: seconds that the host may be silent.
         answered: whether the host has ever answered.
     """
 
-    def __init__(
-        self,
-        max_outage: float = MAX_OUTAGE,
-        *,
-        first_wait: float = _FIRST_WAIT,
-        longest_wait: float = LONGEST_WAIT,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        self.max_outage = max_outage
+    def __init__(self, retry: RetryPolicy | None = None, *, clock: Clock = time.monotonic) -> None:
+        self._retry = retry or RetryPolicy()
+        self.max_outage = self._retry.outage
         self.answered = False
-        self._first_wait = first_wait
-        self._longest_wait = longest_wait
         self._clock = clock
         self._outage: _Outage | None = None
 
@@ -147,7 +131,7 @@ class HostBackoff:
 
     def rest(self, failures: int) -> float:
         """Seconds that a request should rest after so many failures in a row."""
-        return backoff(self._first_wait, self._longest_wait, failures)
+        return backoff(self._retry.first_wait, self._retry.longest_wait, failures)
 
     def renew(self) -> None:
         """Wait for the host once more, as long as the first time, if an outage was given up."""

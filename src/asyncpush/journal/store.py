@@ -36,7 +36,7 @@ from asyncpush.redaction import shown
 UPLOAD_LIFETIME = 24 * 60 * 60
 
 #: Layers that are read from the file at once.
-_PAGE = 10_000
+PAGE_SIZE = 10_000
 
 _NONE: Mapping[str, KnownImage] = MappingProxyType({})
 
@@ -180,7 +180,9 @@ class SqliteJournal:
         """All layers of all repositories of *registry*, a repository after the other; read a page at a time."""
         for key, address in await self._commits.do(partial(sql.repositories, registry=registry)):
             after: Digest | None = None
-            while page := await self._commits.do(partial(sql.held, key=key, address=address, after=after, limit=_PAGE)):
+            while page := await self._commits.do(
+                partial(sql.held, key=key, address=address, after=after, limit=PAGE_SIZE)
+            ):
                 for layer in page:
                     yield layer
                 after = page[-1].digest

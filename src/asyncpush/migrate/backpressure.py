@@ -13,7 +13,7 @@ from asyncpush.protocols import Image
 
 #: Manifests and blobs of images that are found and not pushed yet, about 2 KiB each. Among so many that image is looked
 #: for that helps the others most: 500 images of 15 layers, or 120 for 8 platforms.
-_WAITING = 8192
+MAX_WAITING = 8192
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +68,7 @@ class Room:
     """
 
     def __init__(self, on_full: Callable[[], None]) -> None:
-        self._budget = MemoryBudget(_WAITING, window=0)
+        self._budget = MemoryBudget(MAX_WAITING, window=0)
         self._on_full = on_full
 
     async def take(self, found: Discovered) -> None:

@@ -31,11 +31,11 @@ T = TypeVar("T")
 _ENTRIES_AT_ONCE = 16
 
 #: Copies of an entry that are compared at once; a BatchGetImage takes as many.
-_COMPARED_AT_ONCE = 100
+COMPARED_AT_ONCE = 100
 
 #: Images of an entry that are read at once, and blobs of them after which ECR is asked what it lacks.
-_READ_AT_ONCE = 8
-_BLOBS_AT_ONCE = 500
+READ_AT_ONCE = 8
+BLOBS_AT_ONCE = 500
 
 
 class Discovery:
@@ -147,11 +147,11 @@ class Discovery:
         loaded: list[tuple[Copy, Image]] = []
         blobs = 0
         descriptors = {copy.reference: descriptor for descriptor, copies in missing.items() for copy in copies}
-        for some in _batches(list(missing.values()), _READ_AT_ONCE):
+        for some in _batches(list(missing.values()), READ_AT_ONCE):
             read = await self._catalog.load(entry, [copy for copies in some for copy in copies], descriptors)
             loaded += read
             blobs += sum(map(weight, {id(image): image for _, image in read}.values()))
-            if blobs >= _BLOBS_AT_ONCE:
+            if blobs >= BLOBS_AT_ONCE:
                 await self._plan_all(loaded, stored)
                 loaded, read, blobs = [], [], 0
         await self._plan_all(loaded, stored)
@@ -355,7 +355,7 @@ def _alike_together(copies: Sequence[Copy]) -> Iterator[Sequence[Copy]]:
     some: list[Copy] = []
     for _, alike in groupby(copies, key=lambda copy: copy.reference):
         group = list(alike)
-        if some and len(some) + len(group) > _COMPARED_AT_ONCE:
+        if some and len(some) + len(group) > COMPARED_AT_ONCE:
             yield some
             some = []
         some += group

@@ -332,15 +332,15 @@ _AGAIN_SHARE = 0.01
 
 #: Seconds that followers must gain before anything is sent again; and how many, and how many times what sending it
 #: takes, where that is more than the bytes above.
-_WORTH_IT = 1.0
-_WORTH_MUCH = 5.0
+MIN_GAIN = 1.0
+MIN_LARGE_GAIN = 5.0
 _TIMES = 8
 
 #: Bytes a second of one upload where none has ended yet: what is there already is not sent again for a guess.
 _SLOWEST = MiB
 
 #: Seconds between two looks at a lead: at least, and at most where its bytes take less.
-_LOOK_AGAIN = 0.25
+LOOK_INTERVAL = 0.25
 _LOOK_AT_LAST = 5.0
 
 
@@ -551,7 +551,7 @@ class Leads:
             await lead.changes(max(lead.due - now, pause))
             if cargo.waits_for(lead) and time.monotonic() >= lead.due:
                 self._reconsider(lead)
-                pause = max(min(2 * pause, _LOOK_AT_LAST), lead.took, _LOOK_AGAIN)
+                pause = max(min(2 * pause, _LOOK_AT_LAST), lead.took, LOOK_INTERVAL)
 
     def begins(self, cargo: Cargo, blob: Blob) -> bool:
         """Hear that *blob* has its turn; False if another image brings it after all."""
@@ -586,10 +586,10 @@ class Leads:
         # Who has had it wait for so long may do so for as long again.
         theirs = max(max(each.leader.seconds(rate, now), each.waited(now) / 2**each.passed) for each in taken)
         ours = cargo.seconds(rate, now)
-        if theirs < 2 * ours + _WORTH_IT:
+        if theirs < 2 * ours + MIN_GAIN:
             return
         again = sum(each.size for each in taken if each.begun is not None)
-        if not self._sent.allows(again) and theirs < _TIMES * ours + _WORTH_MUCH:
+        if not self._sent.allows(again) and theirs < _TIMES * ours + MIN_LARGE_GAIN:
             return
         self._sent.again += again
         _pass(taken, cargo)

@@ -43,8 +43,8 @@ from asyncpush.migrate.source_listing import SourceListing
 from asyncpush.migrate.targets import open_targets
 from asyncpush.model import Digest
 from asyncpush.protocols import ReferrerSource
-from asyncpush.settings import Settings
-from asyncpush.sources.registry import RetryPolicy, open_pool
+from asyncpush.settings import RetryPolicy, Settings
+from asyncpush.sources.registry import open_pool
 
 #: Images that are worked on at once. Their layers share the slots; this bounds what waits for its turn, or for a layer
 #: that another image brings.

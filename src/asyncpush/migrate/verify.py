@@ -26,8 +26,8 @@ from asyncpush.model import Digest
 from asyncpush.protocols import ImageNode, IndexNode, ReferrerSource
 from asyncpush.reference import Destination
 from asyncpush.results import Results
-from asyncpush.settings import Settings
-from asyncpush.sources.registry import RetryPolicy, open_pool
+from asyncpush.settings import RetryPolicy, Settings
+from asyncpush.sources.registry import open_pool
 from asyncpush.verify import Verification, VerificationFailure, VerificationTarget, verify_all
 
 

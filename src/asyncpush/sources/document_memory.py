@@ -20,20 +20,23 @@ _COPIES = 2
 _VALUE = 64
 
 
-class _Pool:
+class DocumentPool:
+    """Bytes that the documents of all open sources may take beside what each has for its own size."""
+
     def __init__(self) -> None:
         self._lock = Lock()
-        self._left = MAX_MEMORY
+        self.left = MAX_MEMORY
 
     def take(self, size: int) -> bool:
+        """Take *size* bytes; whether there were as many."""
         with self._lock:
-            if size > self._left:
+            if size > self.left:
                 return False
-            self._left -= size
+            self.left -= size
             return True
 
 
-_POOL = _Pool()
+POOL = DocumentPool()
 
 
 class DocumentMemory:
@@ -71,7 +74,7 @@ class DocumentMemory:
 
     def _take(self, size: int, label: str) -> None:
         own = min(self._own, size)
-        if not _POOL.take(size - own):
+        if not POOL.take(size - own):
             raise ManifestError(
                 f"{label} is one too many: the manifests and configs of the sources that are open take more than"
                 f" {MAX_MEMORY // MiB} MiB of memory",
@@ -83,5 +86,5 @@ class DocumentMemory:
     def close(self) -> None:
         """Give back what was taken."""
         with self._lock:
-            _POOL.take(-self._taken)
+            POOL.take(-self._taken)
             self._taken = 0

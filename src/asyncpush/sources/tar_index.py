@@ -93,13 +93,23 @@ class TarIndex:
             # Others take it, too. What a cut took away is missed when something names it.
             self.label = f"{label} (cut short? it has no end mark)"
 
+    @property
+    def names(self) -> list[str]:
+        """What is in the archive: files, links and folders."""
+        return list(self._entries)
+
+    @property
+    def files(self) -> list[str]:
+        """The regular files among them."""
+        return [name for name, entry in self._entries.items() if isinstance(entry, _File)]
+
     def find(self, name: str) -> Content | None:
         """The file called *name*; links are followed, inside the archive only.
 
         Raises:
             SourceError: a link leads nowhere or in a circle, or *name* is not a regular file.
         """
-        target = _normal(name)
+        target = normalize_name(name)
         if target not in self._entries:
             return None
         for _ in range(MAX_LINKS):
@@ -142,7 +152,7 @@ class TarIndex:
                 )
             if names_length > MAX_NAMES_LENGTH:
                 raise DamagedError(f"its names have more than {MAX_NAMES_LENGTH} characters")
-            name = _normal(member.name)
+            name = normalize_name(member.name)
             earlier = self._entries.get(name)
             if name in _LISTS and isinstance(earlier, _File):
                 self._replaced.append((name, earlier))
@@ -155,10 +165,12 @@ class TarIndex:
             case "file":
                 return _File(member.start, member.size, member.extents)
             case "symlink":
-                return _Link(_normal(posixpath.join(posixpath.dirname(_normal(member.name)), member.target)))
+                return _Link(
+                    normalize_name(posixpath.join(posixpath.dirname(normalize_name(member.name)), member.target))
+                )
             case "hardlink":
                 # It means the file that has the name now, whatever takes the name later.
-                target = _normal(member.target)
+                target = normalize_name(member.target)
                 found = self._entries.get(target)
                 return found if isinstance(found, _File) else _Link(target)
             case _:
@@ -207,7 +219,7 @@ class TarIndex:
             )
 
 
-def _normal(name: str) -> str:
+def normalize_name(name: str) -> str:
     """One spelling for ``./a``, ``/a``, ``a/`` and ``b/../a``; a key, never a path on disk."""
     return posixpath.normpath("/" + name).lstrip("/")
 

@@ -21,7 +21,7 @@ from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.tags import Alternative, Selection, TagRules, matches_regex, select
 
 #: Seconds for all patterns of an entry and all tags of its source.
-_LONGEST = 20
+MATCH_TIMEOUT = 20
 
 #: Processes at once.
 _AT_ONCE = 2
@@ -97,7 +97,7 @@ async def _found(patterns: Sequence[str], tags: Sequence[str], source: str) -> d
     except LookupError:
         limiter = CapacityLimiter(_AT_ONCE)
         _processes.set(limiter)
-    command = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(_LONGEST)]
+    command = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(MATCH_TIMEOUT)]
     asked = json.dumps([patterns, tags]).encode()
     async with limiter:
         # In a session of its own, Ctrl-C does not reach it: it is ended with the task that waits for it.
@@ -106,7 +106,7 @@ async def _found(patterns: Sequence[str], tags: Sequence[str], source: str) -> d
         )
     if done.returncode == -signal.SIGALRM:
         raise UsageError(
-            f"a regular expression takes more than {_LONGEST} seconds for the tags of {source}: "
+            f"a regular expression takes more than {MATCH_TIMEOUT} seconds for the tags of {source}: "
             f"{', '.join(repr(pattern[:100]) for pattern in patterns[:3])}",
             hint="write it without repetitions in repetitions, or as a glob",
         )

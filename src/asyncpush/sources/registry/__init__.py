@@ -10,7 +10,6 @@ from asyncpush.reference import RemoteReference, canonical_host, is_remote, pars
 from asyncpush.sources.registry.credentials import Logins, is_ecr, no_logins
 from asyncpush.sources.registry.pool import RegistryPool, RemoteSource, open_pool, open_remote
 from asyncpush.sources.registry.referrers import RepositoryReferrers
-from asyncpush.sources.registry.retry import RetryPolicy
 from asyncpush.sources.registry.source_registry import SourceRegistryReader
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "RemoteReference",
     "RemoteSource",
     "RepositoryReferrers",
-    "RetryPolicy",
     "SourceRegistryReader",
     "canonical_host",
     "is_ecr",

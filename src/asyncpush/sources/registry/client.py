@@ -22,14 +22,14 @@ from asyncpush.errors import (
 from asyncpush.events import Emit, Notice
 from asyncpush.http.retry import note_if_slow
 from asyncpush.reference import api_host, canonical_host
-from asyncpush.settings import SourceRegistry
+from asyncpush.settings import RetryPolicy, SourceRegistry
 from asyncpush.sources.registry.credentials import CredentialStore, Logins
 from asyncpush.sources.registry.docker_config import Account
 from asyncpush.sources.registry.encoding import unknown_encoding_of
 from asyncpush.sources.registry.errors import Refusal, is_web_page
 from asyncpush.sources.registry.http import RegistryHttp, read_document
 from asyncpush.sources.registry.requests import Request, Response
-from asyncpush.sources.registry.retry import RetryBudget, RetryLoop, RetryPolicy, TransientError
+from asyncpush.sources.registry.retry import RetryBudget, RetryLoop, TransientError
 from asyncpush.sources.registry.token_auth import LoginRefusedError, TokenAuth
 from asyncpush.sources.registry.www_authenticate import parse_challenges
 
@@ -275,7 +275,7 @@ class RegistryClient:
         await self._mood.turn()
         self.requests[ask.operation] += 1
         url = URL(f"{self._base}{ask.path}", encoded=True)
-        with note_if_slow(f"{ask.what} has no answer yet from {self.host}", self.notice):
+        with note_if_slow(f"{ask.what} has no answer yet from {self.host}", self.notice, self.retry.note_after):
             return await self._http.send(ask.method, url, ask.headers, authorization=authorization)
 
     def _refusal(

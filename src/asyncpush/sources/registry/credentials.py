@@ -23,7 +23,7 @@ Logins: TypeAlias = Callable[[SourceRegistry], Login | None]
 
 #: Seconds after which a helper that has failed is asked again, and files are read again that had nothing: a connection
 #: can last for days, and somebody may have logged in meanwhile.
-_PAUSE = 60.0
+RETRY_PAUSE = 60.0
 
 
 def no_logins(registry: SourceRegistry) -> Login | None:  # noqa: ARG001 - a ``Logins``
@@ -134,7 +134,7 @@ class CredentialStore:
                 break
         self._problem = problems[0] if problems else None
         # What was found once need not be there a second time: a file may have been a pipe.
-        self._read_again_at = time.monotonic() + _PAUSE if found is None else math.inf
+        self._read_again_at = time.monotonic() + RETRY_PAUSE if found is None else math.inf
         return found
 
     async def _held(self, file: AuthFile, repository: str, problems: list[ConfigurationError]) -> Account | None:
@@ -166,7 +166,7 @@ class CredentialStore:
                 told = _Told(await ask_helper(helper, self._host, self._helper_timeout))
             except ConfigurationError as error:
                 # One that hangs must not cost its time for each repository again.
-                told = _Told(error=error, until=time.monotonic() + _PAUSE)
+                told = _Told(error=error, until=time.monotonic() + RETRY_PAUSE)
             self._told[helper] = told
         if told.error is not None:
             raise told.error

@@ -202,7 +202,7 @@ def _decode(document: object) -> Account | None:
 
 
 #: Podman's folder, without one of the session's.
-_RUN = Path("/run/containers")
+RUN_FOLDER = Path("/run/containers")
 
 
 def auth_files() -> tuple[AuthFile | ConfigurationError, ...]:
@@ -238,7 +238,7 @@ def auth_files() -> tuple[AuthFile | ConfigurationError, ...]:
 def _paths() -> Iterator[Path]:
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         yield Path(runtime) / "containers" / "auth.json"
-    yield _RUN / str(os.getuid()) / "auth.json"
+    yield RUN_FOLDER / str(os.getuid()) / "auth.json"
     if (configuration := configuration_folder()) is not None:
         yield configuration / "containers" / "auth.json"
     home, docker = home_folder(), os.environ.get("DOCKER_CONFIG")

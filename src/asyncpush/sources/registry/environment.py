@@ -24,7 +24,7 @@ from asyncpush.sources.registry.docker_config import configuration_folder, home_
 from asyncpush.sources.registry.retry import TransientError
 
 #: Where administrators put certificates, a folder for each registry.
-_CERTIFICATE_FOLDERS = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
+CERTIFICATE_FOLDERS = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def _certificate_folders(host: str) -> Iterator[Path]:
         *([configuration / "containers" / "certs.d"] if configuration else []),
         *([configuration / "docker" / "certs.d"] if configuration else []),
         *([home / ".docker" / "certs.d"] if home else []),
-        *_CERTIFICATE_FOLDERS,
+        *CERTIFICATE_FOLDERS,
     ]
     for folder in folders:
         for name in dict.fromkeys((host, api_host(host))):

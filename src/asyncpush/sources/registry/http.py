@@ -14,10 +14,10 @@ from yarl import URL
 from asyncpush import open_files
 from asyncpush.errors import SourceError, SourceUnavailableError
 from asyncpush.http.retry import HostBackoff
-from asyncpush.settings import MiB, SourceRegistry
+from asyncpush.settings import MiB, RetryPolicy, SourceRegistry
 from asyncpush.sources.registry.encoding import decompressed, encoding_of_document
 from asyncpush.sources.registry.environment import ClientEnvironment, detect_environment, proxy_for
-from asyncpush.sources.registry.retry import RetryPolicy, TransientError
+from asyncpush.sources.registry.retry import TransientError
 
 #: What to do about what may pass.
 LATER = "run the same command again later to resume"
@@ -134,11 +134,9 @@ class RegistryHttp:
 
     def _host(self, url: URL) -> HostBackoff:
         """What is known of the host that a request to *url* goes to."""
-        origin, retry = url.origin(), self._retry
+        origin = url.origin()
         if origin not in self._hosts:
-            self._hosts[origin] = HostBackoff(
-                retry.outage, first_wait=retry.first_wait, longest_wait=retry.longest_wait
-            )
+            self._hosts[origin] = HostBackoff(self._retry)
         return self._hosts[origin]
 
     async def _opened(self) -> tuple[aiohttp.ClientSession, ClientEnvironment]:

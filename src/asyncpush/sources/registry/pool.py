@@ -11,11 +11,10 @@ from functools import partial
 from asyncpush.events import Emit, ignore
 from asyncpush.protocols import Image
 from asyncpush.reference import RemoteReference, canonical_host
-from asyncpush.settings import SourceRegistry
+from asyncpush.settings import RetryPolicy, SourceRegistry
 from asyncpush.sources.registry.client import RegistryClient
 from asyncpush.sources.registry.credentials import Logins, no_logins
 from asyncpush.sources.registry.referrers import RepositoryReferrers
-from asyncpush.sources.registry.retry import RetryPolicy
 from asyncpush.sources.registry.source_registry import SourceRegistryReader
 from asyncpush.sources.source import Platforms, each_platform
 

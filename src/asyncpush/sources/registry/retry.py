@@ -1,54 +1,18 @@
-"""How long a registry is waited for, and how often it is asked again: by named cause, with full jitter."""
+"""When a request to a registry is sent again: by named cause, with full jitter, as its policy says."""
 
 from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
 
 import anyio
 
 from asyncpush.errors import SourceUnavailableError
 from asyncpush.events import Emit, Retrying
-from asyncpush.http.retry import LONGEST_WAIT, HostBackoff, SilenceLimit, backoff
-from asyncpush.settings import MAX_OUTAGE, Settings
+from asyncpush.http.retry import HostBackoff, SilenceLimit, backoff
+from asyncpush.settings import RetryPolicy
 
-_FIRST_THROTTLED_WAIT = 1.0
 _LIMIT = re.compile(r"([0-9]+)(?:\s*;\s*w=([0-9]+))?")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
-    """How long and how often; all times in seconds.
-
-    Attributes:
-        stall: without a byte, until a connection counts as broken.
-        connect: until a connection must be there.
-        answer: until an answer's headers, and then a document, must be whole, however slowly they come; a blob may
-            take as long as it likes.
-        attempts: failures in a row, without progress in between, that end a request; throttles are none, nor is no
-            answer at all.
-        outage: for how long a host that has answered may give no answer.
-        first_wait: the longest first wait; it doubles with each failure.
-        longest_wait: the longest of these waits.
-        throttled: what one request may wait in all because it was refused for its rate, or told to wait.
-        helper: until a credential helper must have answered.
-    """
-
-    stall: float = 60.0
-    connect: float = 30.0
-    answer: float = 90.0
-    attempts: int = 6
-    outage: float = MAX_OUTAGE
-    first_wait: float = 0.2
-    longest_wait: float = LONGEST_WAIT
-    throttled: float = 600.0
-    helper: float = 30.0
-
-    @classmethod
-    def of(cls, settings: Settings) -> RetryPolicy:
-        """As *settings* say."""
-        return cls(outage=settings.max_outage)
 
 
 class TransientError(SourceUnavailableError):
@@ -173,13 +137,14 @@ class RetryLoop:
         return delay
 
     def _delay(self, error: TransientError) -> float:
-        first = max(_FIRST_THROTTLED_WAIT, self._retry.first_wait) if error.throttled else self._retry.first_wait
+        retry = self._retry
+        first = max(retry.first_throttled_wait, retry.first_wait) if error.throttled else retry.first_wait
         tries = self._throttles if error.throttled else self._failures
-        delay = backoff(first, self._retry.longest_wait, tries)
+        delay = backoff(first, retry.longest_wait, tries)
         if error.after is None:
             return delay
         # Only to come back one after the other; but a registry that refuses again has asked for too short a wait.
-        asked = error.after + min(delay, self._retry.first_wait)
+        asked = error.after + min(delay, retry.first_wait)
         return asked if tries == 1 else max(asked, delay)
 
 

@@ -23,11 +23,12 @@ from asyncpush.events import Emit
 from asyncpush.http.environment import is_loopback, is_only_here
 from asyncpush.http.retry import retry_after
 from asyncpush.redaction import hide
+from asyncpush.settings import RetryPolicy
 from asyncpush.sources.registry.credentials import CredentialStore
 from asyncpush.sources.registry.docker_config import Account
 from asyncpush.sources.registry.errors import BETWEEN, is_web_page
 from asyncpush.sources.registry.http import RegistryHttp, read_document, released
-from asyncpush.sources.registry.retry import RetryBudget, RetryLoop, RetryPolicy, TransientError
+from asyncpush.sources.registry.retry import RetryBudget, RetryLoop, TransientError
 from asyncpush.sources.registry.www_authenticate import Challenge
 
 #: The token specification's own, where an answer does not say.

@@ -1,0 +1,326 @@
+"""``asyncpush journal``: what people and programs are shown of a journal, and what it forgets when it is asked to."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from asyncpush.journal import open_journal
+from asyncpush.model import Upload
+from support.commands import Ran, run_cli, run_here
+from support.journals import APP, OTHER, digest, layer, manifest
+
+DAY = 24 * 60 * 60
+#: 2026-01-02 03:04:05 UTC.
+BEGIN = 1_767_323_045.0
+SURROGATE_COPY = f"oci:caf\udce9:1 -> {APP}:bad"
+
+
+async def _write(path: Path, begin: float) -> None:
+    now = begin
+
+    def clock() -> float:
+        return now
+
+    async with open_journal(path, clock=clock) as journal:
+        await journal.begin_run("nightly", fresh=False)
+        await journal.image_finished(
+            f"docker://a.test/app:1 -> {APP}:1", source_digest=digest("s"), digest=digest("d"), outcome="pushed"
+        )
+        now += 60
+        await journal.end_run(0)
+        now += DAY
+        await journal.begin_run("nightly", fresh=False)
+        await journal.image_finished(
+            f"docker://a.test/app:2 -> {APP}:2", source_digest=None, digest=digest("e"), outcome="present"
+        )
+        await journal.image_failed(SURROGATE_COPY, "the source denied it")
+        now += 60
+        await journal.end_run(1)
+        await journal.begin_run("weekly", fresh=False)
+        await journal.image_put(APP, manifest("config", "a"), "1")
+        await journal.layer_completed(OTHER, f"{digest('diff')}+gzip-1", layer("packed", 3 * 2**20))
+        await journal.note_referrers(APP, digest("d"))
+        await journal.upload_begun(OTHER, str(digest("big")), Upload("upload-1", 10_485_760, 4200), 10_485_760)
+        await journal.part_acknowledged(OTHER, str(digest("big")), Upload("upload-1", 10_485_760, 4200), 10_485_760)
+
+
+def write(path: Path, begin: float = BEGIN) -> None:
+    anyio.run(_write, path, begin)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.journal"
+
+
+def exported(path: Path) -> list[dict[str, object]]:
+    ran = run_here("journal", "export", path)
+    assert (ran.status, ran.err) == (0, "")
+    return [json.loads(line) for line in ran.out.splitlines()]
+
+
+def test_show_is_for_people(path: Path) -> None:
+    write(path)
+
+    ran = run_here("journal", "show", path)
+
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.splitlines() == [
+        "run 1: finished, 1 image finished, 0 failed; began 2026-01-02 03:04:05 UTC, ended 2026-01-02 03:05:05 UTC",
+        "run 2: failed, 1 image finished, 1 failed; began 2026-01-03 03:05:05 UTC, ended 2026-01-03 03:06:05 UTC",
+        "run 3: unfinished, 0 images finished, 0 failed; began 2026-01-03 03:06:05 UTC",
+        "3 layers in 2 repositories, 3.0 MiB; 2 referenced by images",
+        "1 tag known, 1 compressed layer known",
+        "1 open upload, 10.0 MiB received",
+        f"  {OTHER} {digest('big')}: 10.0 MiB received, last 2026-01-03 03:06:05 UTC",
+    ]
+
+
+def test_show_has_a_document_for_programs(path: Path) -> None:
+    write(path)
+
+    ran = run_here("journal", "show", path, "--output", "json")
+    document = json.loads(ran.out)
+
+    assert document["version"] == 1
+    assert {name: value for name, value in document["journal"].items() if not isinstance(value, list)} == {
+        "repositories": 2,
+        "layers": 3,
+        "layersReferenced": 2,
+        "layerBytes": 3 * 2**20 + 14,
+        "tags": 1,
+        "compressed": 1,
+    }
+    assert [run["state"] for run in document["journal"]["runs"]] == ["finished", "failed", "unfinished"]
+    assert document["journal"]["runs"][1] == {
+        "kind": "run",
+        "id": 2,
+        "plan": "nightly",
+        "state": "failed",
+        "started": "2026-01-03T03:05:05Z",
+        "resumed": None,
+        "ended": "2026-01-03T03:06:05Z",
+        "finished": 1,
+        "failed": 1,
+    }
+    assert [upload["received"] for upload in document["journal"]["uploads"]] == [10_485_760]
+
+
+def test_an_empty_journal_says_so(path: Path) -> None:
+    anyio.run(_make, path)
+
+    assert run_here("journal", "show", path).out.splitlines()[0] == "no runs"
+
+
+async def _make(path: Path) -> None:
+    async with open_journal(path):
+        pass
+
+
+def test_export_has_a_line_for_each_thing(path: Path) -> None:
+    write(path)
+
+    lines = exported(path)
+
+    at = "2026-01-03T03:06:05Z"
+    assert [line["id"] for line in lines if line["kind"] == "run"] == [1, 2, 3]
+    assert [line for line in lines if line["kind"] != "run"] == [
+        {
+            "kind": "image",
+            "run": 2,
+            "copy": f"docker://a.test/app:2 -> {APP}:2",
+            "outcome": "present",
+            "sourceDigest": None,
+            "digest": str(digest("e")),
+            "reason": None,
+            "at": "2026-01-03T03:05:05Z",
+        },
+        {
+            "kind": "image",
+            "run": 2,
+            "copy": f"oci:caf\ufffd\ufffd\ufffd:1 -> {APP}:bad",
+            "outcome": "failed",
+            "sourceDigest": None,
+            "digest": None,
+            "reason": "the source denied it",
+            "at": "2026-01-03T03:05:05Z",
+        },
+        {
+            "kind": "tag",
+            "repository": APP,
+            "tag": "2",
+            "sourceDigest": None,
+            "digest": str(digest("e")),
+            "at": "2026-01-03T03:05:05Z",
+        },
+        {"kind": "referrers", "repository": APP, "digest": str(digest("d")), "at": at},
+        *(
+            {"kind": "layer", "repository": APP, "digest": name, "size": 7, "referenced": True}
+            for name in sorted(str(digest(word)) for word in ("config", "a"))
+        ),
+        {
+            "kind": "layer",
+            "repository": OTHER,
+            "digest": str(digest("packed")),
+            "size": 3 * 2**20,
+            "referenced": False,
+        },
+        {
+            "kind": "compressed",
+            "identity": f"{digest('diff')}+gzip-1",
+            "mediaType": layer("packed").media_type,
+            "digest": str(digest("packed")),
+            "size": 3 * 2**20,
+        },
+        {
+            "kind": "upload",
+            "repository": OTHER,
+            "identity": str(digest("big")),
+            "id": "upload-1",
+            "partSize": 10_485_760,
+            "received": 10_485_760,
+            "begun": at,
+            "heard": at,
+        },
+    ]
+
+
+def test_a_journal_of_many_lines_is_exported_whole(path: Path) -> None:
+    anyio.run(_fill, path, 2500)
+
+    assert len({line["digest"] for line in exported(path)}) == 2500
+
+
+async def _fill(path: Path, count: int) -> None:
+    async with open_journal(path) as journal, anyio.create_task_group() as tg:
+        for number in range(count):
+            tg.start_soon(journal.layer_completed, APP, str(digest(str(number))), layer(str(number)))
+
+
+async def test_others_read_while_a_run_writes(path: Path) -> None:
+    async with open_journal(path) as journal:
+        await journal.layer_completed(APP, str(digest("a")), layer("a"))
+        shown = await to_thread.run_sync(run_cli, "journal", "show", path)
+        assert (shown.status, shown.err) == (0, "")
+        assert "1 layer in 1 repository" in shown.out
+        lines = await to_thread.run_sync(run_cli, "journal", "export", path)
+        assert json.loads(lines.out)["digest"] == str(digest("a"))
+        pruned = await to_thread.run_sync(run_cli, "journal", "prune", path)
+        assert pruned.status == 2
+        assert "another process uses the journal" in pruned.err
+        await journal.layer_completed(APP, str(digest("b")), layer("b"))
+
+    async with open_journal(path) as journal:
+        assert len(await journal.completed(APP)) == 2
+
+
+def test_prune_forgets_what_is_old_but_for_runs_that_would_go_on(path: Path) -> None:
+    write(path)
+
+    ran = run_here("journal", "prune", path)
+
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith("forgot 2 runs, 2 images, 1 tag and 1 open upload; ")
+    lines = exported(path)
+    assert [line["id"] for line in lines if line["kind"] == "run"] == [3]
+    assert {line["kind"] for line in lines} == {"run", "layer", "compressed"}
+
+
+def test_prune_forgets_unfinished_runs_too_if_it_is_told_to(path: Path) -> None:
+    write(path)
+
+    ran = run_here("journal", "prune", path, "--all", "--output", "json")
+
+    document = json.loads(ran.out)
+    assert document.pop("bytesFreed") >= 0
+    assert document == {"version": 1, "runs": 3, "images": 2, "tags": 1, "uploads": 1}
+    assert {line["kind"] for line in exported(path)} == {"layer", "compressed"}
+
+
+def test_prune_forgets_an_unfinished_run_that_another_has_followed(path: Path) -> None:
+    anyio.run(_begin_anew, path)
+
+    assert run_here("journal", "prune", path, "--older-than", "0s").out.startswith("forgot 1 run, ")
+    assert [line["id"] for line in exported(path)] == [2]
+
+
+async def _begin_anew(path: Path) -> None:
+    async with open_journal(path, clock=lambda: BEGIN) as journal:
+        await journal.begin_run("nightly", fresh=True)
+        await journal.begin_run("nightly", fresh=True)
+
+
+@pytest.mark.parametrize(("age", "runs"), [("2d", 1), ("36h", 1), ("1w", 0), ("200000s", 0)])
+def test_prune_leaves_what_is_younger(path: Path, age: str, runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(path)
+    monkeypatch.setattr("asyncpush.journal.prune.time.time", lambda: BEGIN + 2 * DAY + 100)
+
+    assert run_here("journal", "prune", path, "--older-than", age).out.startswith(f"forgot {runs} run")
+
+
+def test_prune_gives_the_disk_its_room_back(path: Path) -> None:
+    anyio.run(_fill_runs, path)
+    before = path.stat().st_size
+
+    ran = run_here("journal", "prune", path, "--all", "--older-than", "0s", "--output", "json")
+
+    freed = json.loads(ran.out)["bytesFreed"]
+    assert freed > before / 2
+    assert path.stat().st_size == before - freed
+
+
+async def _fill_runs(path: Path) -> None:
+    async with open_journal(path, clock=lambda: BEGIN) as journal:
+        await journal.begin_run("nightly", fresh=False)
+        async with anyio.create_task_group() as tg:
+            for number in range(2000):
+                tg.start_soon(journal.image_failed, f"docker://a.test/app:{number} -> {APP}:{number}", "denied")
+
+
+@pytest.mark.parametrize("age", ["30", "d", "-1d", "1y", ""])
+def test_prune_takes_ages_only(path: Path, age: str) -> None:
+    write(path)
+
+    ran = run_here("journal", "prune", path, f"--older-than={age}")
+
+    assert ran.status == 2
+    assert "--older-than" in ran.err
+
+
+@pytest.mark.parametrize("command", ["show", "export", "prune"])
+def test_a_file_that_is_missing_or_no_journal_is_one_line(tmp_path: Path, command: str) -> None:
+    def refused(path: Path) -> Ran:
+        ran = run_here("journal", command, path)
+        assert (ran.status, ran.out, len(ran.err.splitlines())) == (2, "", 1)
+        return ran
+
+    (tmp_path / "empty").touch()
+    (tmp_path / "text").write_text("not yours")
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+
+    assert "there is no journal" in refused(tmp_path / "missing").err
+    assert "there is no journal" in refused(tmp_path / "empty").err
+    for name in ("text", "directory", "pipe"):
+        assert f"{tmp_path / name} is not an asyncpush journal" in refused(tmp_path / name).err
+    assert {file.name for file in tmp_path.iterdir()} == {"empty", "text", "directory", "pipe"}
+
+
+@pytest.mark.parametrize("command", ["show", "export", "prune"])
+def test_a_damaged_journal_is_one_line(path: Path, command: str) -> None:
+    write(path)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (path.stat().st_size - 4096))
+
+    ran = run_here("journal", command, path)
+
+    assert (ran.status, ran.out, len(ran.err.splitlines())) == (1, "", 1)
+    assert "is damaged: " in ran.err
+    assert "; delete it" in ran.err

@@ -1,0 +1,1 @@
+"""What tests share: builders, servers that misbehave, judges. `tests/README.md` has the index."""

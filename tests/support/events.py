@@ -1,0 +1,18 @@
+"""Events that a test keeps, to look at them afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asyncpush.events import Event
+
+
+class Events(list[Event]):
+    """An ``Emit`` that remembers."""
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+
+    def of(self, kind: type) -> list[Any]:
+        """Those of one kind."""
+        return [event for event in self if isinstance(event, kind)]

@@ -1,0 +1,110 @@
+"""A relay between client and emulator that loses, refuses and delays, one request at a time, as told."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+import anyio
+from aiohttp import web
+
+from asyncpush.settings import RetryPolicy
+
+#: Requests are sent again at once.
+NO_WAITS = RetryPolicy(first_wait=0.0001, longest_wait=0.0001, throttled_wait=0.0001, slowest_rate=1000.0)
+
+Answer = Callable[[web.Request, "Relay"], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class Relay:
+    """A running relay.
+
+    Attributes:
+        url: what to give to the client.
+        target: where it passes requests on to.
+        planned: for each operation, what to do with its next requests instead of passing them on.
+        seen: how many requests of each operation came.
+    """
+
+    url: str
+    target: str
+    session: aiohttp.ClientSession
+    planned: dict[str, deque[Answer]] = field(default_factory=dict)
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def plan(self, operation: str, *answers: Answer) -> None:
+        """Do this with the next requests of *operation*; those after them pass."""
+        self.planned.setdefault(operation, deque()).extend(answers)
+
+
+async def passed(request: web.Request, relay: Relay) -> web.Response:
+    """Pass the request on, and the answer back; the Host, too, since it is signed."""
+    async with relay.session.post(relay.target, data=await request.read(), headers=request.headers) as answer:
+        return web.Response(
+            status=answer.status,
+            body=await answer.read(),
+            headers={"Content-Type": "application/x-amz-json-1.1", "x-amzn-RequestId": "relayed"},
+        )
+
+
+async def lost_reply(request: web.Request, relay: Relay) -> web.StreamResponse:
+    """Do the work, and cut the connection instead of answering."""
+    await passed(request, relay)
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def lost_request(request: web.Request, relay: Relay) -> web.StreamResponse:
+    """Cut the connection before anything was done."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def hang(request: web.Request, relay: Relay) -> web.StreamResponse:
+    """Never answer."""
+    await request.read()
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+def refused(code: str, message: str = "refused by the relay", status: int = 400, **members: object) -> Answer:
+    """Answer with an error of ECR's shape instead of doing the work."""
+
+    async def answer(request: web.Request, relay: Relay) -> web.StreamResponse:
+        await request.read()
+        body = json.dumps({"__type": code, "message": message, **members})
+        return web.Response(status=status, body=body, content_type="application/x-amz-json-1.1")
+
+    return answer
+
+
+@asynccontextmanager
+async def relay_to(target: str) -> AsyncIterator[Relay]:
+    """Run a relay on a free port."""
+    async with aiohttp.ClientSession() as session:
+        relay = Relay("", target, session)
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            operation = request.headers["X-Amz-Target"].rpartition(".")[2]
+            relay.seen[operation] += 1
+            planned = relay.planned.get(operation)
+            return await (planned.popleft() if planned else passed)(request, relay)
+
+        app = web.Application(client_max_size=64 * 2**20)
+        app.router.add_post("/", handle)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            relay.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            yield relay
+        finally:
+            await runner.cleanup()
