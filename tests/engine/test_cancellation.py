@@ -28,8 +28,8 @@ from asyncpush import (
     open_journal,
     open_source,
 )
-from asyncpush.engine.image import PushContext, push_image
-from asyncpush.engine.upload import LayerContext
+from asyncpush.engine.context import PushContext
+from asyncpush.engine.image import push_image
 from asyncpush.errors import LayersNotFoundError, UploadNotFoundError
 from asyncpush.protocols import RandomAccess
 from support.images import Layout, at, tar
@@ -188,7 +188,7 @@ async def push(image: Image, run: PushContext, repository: Any) -> None:
 
 
 def context(journal: Any = None) -> PushContext:
-    return PushContext.of(LayerContext.of(Settings(), journal=journal))
+    return PushContext.of(Settings(), journal=journal)
 
 
 @contextmanager
@@ -209,9 +209,9 @@ def counted_turns(steps: Steps) -> Iterator[None]:
 
 
 async def assert_nothing_is_left(run: PushContext, tasks: set[asyncio.Task[Any]]) -> None:
-    resources = run.resources
+    resources = run
     assert asyncio.all_tasks() == tasks
-    assert (resources.budget.held, resources.slots.taken, resources.threads.borrowed_tokens) == (0, 0, 0)
+    assert (resources.memory.held, resources.limiter.taken, resources.threads.borrowed_tokens) == (0, 0, 0)
 
 
 async def push_and_cancel(image: Image, repository: MemoryRepository, steps: Steps, *, turns: bool = False) -> None:

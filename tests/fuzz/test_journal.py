@@ -68,7 +68,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     async def write() -> None:
         async with open_journal(path) as journal:
-            await journal.begin_run("plan", refresh=True)
+            await journal.begin_run("plan", fresh=True)
             await use(journal)
             await journal.image_failed(f"docker://x/app:2 -> {APP}:2", "no such tag")
             await journal.repository_begun(OTHER)
@@ -95,7 +95,7 @@ def at(digest: Digest) -> bool:
 async def read(path: Path) -> None:
     """Ask a journal for all that it can tell: what it says is of the types that it promises."""
     async with open_journal(path) as journal:
-        state = await journal.begin_run("plan", refresh=False)
+        state = await journal.begin_run("plan", fresh=False)
         assert isinstance(state.finished, int)
         for copy, image in journal.finished.items():
             assert isinstance(copy, str)

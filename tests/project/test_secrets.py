@@ -218,7 +218,7 @@ async def names_of_files(place: Place) -> list[Ran]:
 async def an_older_journal(place: Place) -> list[Ran]:
     path = place.folder / "older.journal"
     async with asyncpush.open_journal(path) as journal:
-        await journal.begin_run("plan", refresh=True)
+        await journal.begin_run("plan", fresh=True)
         await journal.image_failed("a -> b:c", "why")
         await journal.upload_begun(f"https://me:{place.secret()}@host/a\x1b[2J", "id\x9b", Upload("u", 1, 1), 1)
     with closing(sqlite3.connect(path)) as connection, connection:
