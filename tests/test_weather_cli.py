@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpush
 from asyncpush.emulator.faults.config import read_json
 from conftest import REGION, Server, cli_environment, run_cli
 from images import Layout, layer_tar
@@ -106,10 +107,11 @@ def test_the_aws_cli_tries_again_where_the_faults_is_bad(need: Callable[[str], s
     assert hit_counts == [1, 1]
 
 
-def test_the_readmes_faults_is_understood(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text().partition("### Faults")[2]
+def test_the_manuals_faults_are_understood(tmp_path: Path) -> None:
+    page = Path(asyncpush.__file__).parent / "docs" / "emulator.md"
+    faults = page.read_text().partition("## Faults")[2].replace("\\\n", " ")
     (tmp_path / "data").touch()
-    commands = [shlex.split(line) for line in readme.splitlines() if line.startswith("asyncpush serve")]
+    commands = [shlex.split(line) for line in faults.splitlines() if line.startswith("asyncpush serve")]
     assert len(commands) == 2
 
     for command in commands:
@@ -117,5 +119,5 @@ def test_the_readmes_faults_is_understood(tmp_path: Path) -> None:
         # All of it was read before the directory was looked at, which is none.
         assert "can't hold the emulator's data" in done.err
 
-    [put] = [shlex.split(line) for line in readme.splitlines() if line.startswith("curl")]
+    [put] = [shlex.split(line) for line in faults.splitlines() if line.startswith("curl")]
     assert read_json(put[-1].encode()).fault_config().faults[0].lag == 2
