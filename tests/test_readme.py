@@ -207,7 +207,7 @@ def test_no_page_names_an_option_that_does_not_exist() -> None:
     texts = [run_here(*words, "--help").out for words in _all_commands()]
     texts += [run_here("ecr", operation, "help").out for operation in operations("ecr")]
     texts += [path.read_text() for path in (ROOT / "benchmarks").glob("*.py")]
-    texts.append((ROOT / "tests" / "conftest.py").read_text())
+    texts.append((ROOT / "tests" / "conftest.py").read_text())  # pytest's own options
     existing = set(re.findall(r"--[a-z][a-z0-9-]*", "\n".join(texts))) | FOREIGN
 
     for page in MANUAL:

@@ -1,4 +1,4 @@
-"""``asyncpush help``: the manual in a terminal and in a pipe."""
+"""The manual as ``asyncpush help`` shows it: in a terminal and in a pipe."""
 
 from __future__ import annotations
 
