@@ -164,6 +164,15 @@ def test_the_plans_are_right(tmp_path: Path) -> None:
     assert read_file(tmp_path / "faults.yaml").fault_config().faults[0].nth == 3
 
 
+def test_the_manual_names_every_member_of_a_plan() -> None:
+    page = (DOCS / "plan.md").read_text()
+    schema = json.loads(run_here("plan", "schema").out)
+    members = {name for part in (schema, *schema["$defs"].values()) for name in part["properties"]}
+
+    assert "lifecycle_policy" in members
+    assert {name for name in members if not re.search(rf"\b{name}\b", page)} == set()
+
+
 @pytest.mark.parametrize("words", [words for _, words in OURS], ids=[" ".join(words)[:60] for _, words in OURS])
 def test_every_command_takes_the_options_that_it_is_shown_with(words: list[str]) -> None:
     if words[0] in ("ecr", "ecr-public"):
@@ -239,6 +248,8 @@ def test_the_readme_is_short_and_links_every_page() -> None:
     assert len(text.splitlines()) <= 150
     linked = set(re.findall(r"\(src/asyncpush/docs/([a-z-]+\.md)\)", text))
     assert linked == {page.name for page in DOCS.glob("*.md")}
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    assert set(table) <= set((DOCS / "performance.md").read_text().splitlines())
     [tests] = [line for line in text.splitlines() if "-m pytest" in line]
     assert tests.startswith("python3 -m venv .venv && .venv/bin/pip install -q '.[test]' && ")
 
