@@ -34,6 +34,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("line", "offered"),
     [
         ("asyncpush pu", {"push"}),
+        ("asyncpush help ec", {"ecr-facts"}),
         ("asyncpush ecr complete", {"complete-layer-upload"}),
         ("asyncpush ecr batch-", {"batch-check-layer-availability", "batch-get-image"}),
         ("asyncpush ecr-public batch-", {"batch-check-layer-availability"}),

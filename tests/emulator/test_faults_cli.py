@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpush
 from asyncpush.emulator.faults.config import read_json
 from support.aws import REGION
 from support.commands import Server, cli_environment, run_cli
 from support.images import Layout, layer_tar
-from support.places import ROOT
 
 
 @contextmanager
@@ -108,10 +108,11 @@ def test_the_aws_cli_retries_under_faults(need: Callable[[str], str], tmp_path: 
     assert hit_counts == [1, 1]
 
 
-def test_the_readmes_fault_commands_are_understood(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text().partition("### Faults")[2]
+def test_the_manuals_faults_are_understood(tmp_path: Path) -> None:
+    page = Path(asyncpush.__file__).parent / "docs" / "emulator.md"
+    faults = page.read_text().partition("## Faults")[2].replace("\\\n", " ")
     (tmp_path / "data").touch()
-    commands = [shlex.split(line) for line in readme.splitlines() if line.startswith("asyncpush serve")]
+    commands = [shlex.split(line) for line in faults.splitlines() if line.startswith("asyncpush serve")]
     assert len(commands) == 2
 
     for command in commands:
@@ -119,5 +120,5 @@ def test_the_readmes_fault_commands_are_understood(tmp_path: Path) -> None:
         # All of it was read before the directory was looked at, which is none.
         assert "can't hold the emulator's data" in done.err
 
-    [put] = [shlex.split(line) for line in readme.splitlines() if line.startswith("curl")]
+    [put] = [shlex.split(line) for line in faults.splitlines() if line.startswith("curl")]
     assert read_json(put[-1].encode()).fault_config().faults[0].lag == 2

@@ -11,22 +11,27 @@ from support.places import ROOT
 MANUAL = ROOT / "src" / "asyncpush" / "docs" / "faults.md"
 
 _HEAD = """\
-# What comes of a fault
+# Faults and what comes of them
 
-Every operation of a push, and every request of a source, under every fault: once, three times in a row, and for ever.
-`pushed` is an exit status of 0 and an image that is whole; all else are the first words of the error.
-They are made with the default numbers of tries, and with waits of milliseconds: a second stands for a minute.
+Look up how a push ends under each fault of ECR or a registry.
 
-The tables are made and checked by `tests/faults`: `ASYNCPUSH_FAULTS=all pytest tests/faults` checks all of them,
-`ASYNCPUSH_FAULTS=write pytest tests/faults` makes them again, and without that a sample of every row and column is run.
+The tables list every operation of a push, and every request of a source, under every fault: once, three times in a
+row, and for ever. `pushed` means an exit status of 0 and a complete image; every other cell has the first words of the
+error. The tests use the default numbers of tries, and waits of milliseconds: a second stands for a minute.
 
-- *refused*: the connection is refused; *reset before*, *reset after*: it is reset before or after the work was done.
-- *lost reply*: the work is done, and the connection closed; *idle closed*: it is closed when it is used again.
-- *cut*: the answer ends before its end; *wrong length*: its Content-Length is half of what comes.
-- *malformed*, *wrong shape*, *empty*: a 200 with something else in it; *gzip*: compressed though nobody asked for it.
+`tests/faults` makes and checks the tables: `ASYNCPUSH_FAULTS=all pytest tests/faults` checks all of them,
+`ASYNCPUSH_FAULTS=write pytest tests/faults` writes them again. Without the variable, it runs a sample of every row and
+column.
+
+- *refused*: the connection is refused; *reset before*, *reset after*: it is reset before or after the server did the
+  work.
+- *lost reply*: the server does the work and closes the connection; *idle closed*: it closes the connection when the
+  next request comes.
+- *cut*: the answer ends too early; *wrong length*: its Content-Length is half of what comes.
+- *malformed*, *wrong shape*, *empty*: a 200 with something else in it; *gzip*: compressed, though nobody asked for it.
 - *stall*: no answer; *drip*: an answer that comes byte by byte.
 - *408*, *429*, *500*, *502 with HTML*, *503*: as a proxy or load balancer answers; *throttled*, *request timeout*,
-  *expired token*, *expired signature*: as ECR or a registry does.
+  *expired token*, *expired signature*: as ECR or a registry answers.
 - *skewed clock*: ECR finds the client's clock an hour ahead; *redirect*: to the same place.
 """
 

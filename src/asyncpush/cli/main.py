@@ -35,6 +35,7 @@ app.command("asyncpush.cli.ecr:app", name="ecr", help="ECR's layer operations, a
 app.command("asyncpush.cli.ecr:public_app", name="ecr-public", help="The same of ECR Public.")
 app.command("asyncpush.cli.bench:app", name="bench", help="Measure pushes into an endpoint, over sizes and limits.")
 app.command("asyncpush.cli.demo:app", name="demo", help="Show the main job against the emulator; nothing to set up.")
+app.command("asyncpush.cli.help:app", name="help", help="Show the manual.")
 app.command("asyncpush.cli.completion:app", name="completion", help="Print a completion script for a shell.")
 
 

@@ -19,7 +19,7 @@ from asyncpush import open_files
 from asyncpush.cli.streams import say
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, PlanError, UsageError, leaf_errors
 
-#: A name for each exit status, as the README promises them.
+#: A name for each exit status, as the manual promises them.
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 #: A display that is ended in mid-air has hidden it.
