@@ -382,6 +382,6 @@ def test_each_stream_has_one_door() -> None:
 
     # The version, an example, a question, and a line of figures that is painted over.
     assert direct == {"__main__.py", "__init__.py", "cli/streams.py", "cli/bench.py", "cli/ecr_batch.py"}
-    # What is asked for is ECR's own answer, a script, or a table that has its colours and nothing of others.
+    # ECR's own answer, a script, a page of the manual, or a table that has its colours and nothing of others.
     tables = {"cli/bench.py", "cli/demo.py"}
-    assert raw == {"cli/streams.py", "cli/ecr.py", "cli/ecr_batch.py", "cli/completion.py", *tables}
+    assert raw == {"cli/streams.py", "cli/ecr.py", "cli/ecr_batch.py", "cli/completion.py", "cli/help.py", *tables}

@@ -12,12 +12,11 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from inprocess import run_here
 
 import asyncpush
 from asyncpush.cli.help import TOPICS
 from asyncpush.cli.main import run_app
-from conftest import cli_environment, run_cli
+from support.commands import cli_environment, run_cli, run_here
 
 DOCS = Path(asyncpush.__file__).parent / "docs"
 
