@@ -200,8 +200,8 @@ def test_the_quotas_are_the_documented_ones() -> None:
 
 
 def test_quirks_are_read_from_words() -> None:
-    words = ["large-parts=refused", "first_cursor=-1", "max-parts=7", "first-cursor=0"]
-    assert Quirks.parse(words) == Quirks(large_parts="refused", first_cursor="0", max_parts=7)
+    words = ["large-parts=refused", "first_cursor=-1", "first-cursor=0"]
+    assert Quirks.parse(words, ["max-parts=7"]) == Quirks(large_parts="refused", first_cursor="0", max_parts=7)
 
 
 @pytest.mark.parametrize(
@@ -211,14 +211,27 @@ def test_quirks_are_read_from_words() -> None:
         ("=x", "NAME=VALUE"),
         ("nothing=1", "retried-complete"),
         ("large-parts=maybe", "taken or refused"),
-        ("max-parts=-1", "max-parts"),
-        ("max-parts=many", "whole number"),
-        ("max-parts=", "whole number"),
+        ("max-parts=7", "unknown quirk"),
     ],
 )
 def test_an_unknown_quirk_is_refused_and_the_known_are_named(word: str, named: str) -> None:
     with pytest.raises(UsageError, match=named):
         Quirks.parse([word])
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("max-parts", "NAME=VALUE"),
+        ("large-parts=taken", "max-layer-size"),
+        ("max-parts=-1", "max-parts"),
+        ("max-parts=many", "whole number"),
+        ("max-parts=", "whole number"),
+    ],
+)
+def test_an_unknown_quota_is_refused_and_the_known_are_named(word: str, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        Quirks.parse([], [word])
 
 
 def test_every_quirk_is_documented() -> None:
