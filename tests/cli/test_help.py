@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from cyclopts import App
 
 from asyncpush.awscli.global_options import is_aws_command
 from asyncpush.cli.main import app
-from support.commands import run_here
+from support.commands import cli_environment
 
 FOLDER = Path(__file__).parent / "help"
 WRITE = bool(os.environ.get("ASYNCPUSH_WRITE_HELP"))
+
+# One process for all, since what has once shown a command's help keeps the width that it was shown at.
+SHOW = """
+import io, json, sys
+from contextlib import redirect_stdout
+from asyncpush.cli.main import run_app
+for words in json.load(sys.stdin):
+    with redirect_stdout(io.StringIO()) as shown:
+        status = run_app(words)
+    print(json.dumps([status, shown.getvalue()]))
+"""
 
 
 def commands(of: App, *before: str) -> Iterator[tuple[str, ...]]:
@@ -25,24 +38,28 @@ def commands(of: App, *before: str) -> Iterator[tuple[str, ...]]:
             yield from commands(of[name], *before, name)
 
 
-COMMANDS = {"-".join(("asyncpush", *words)): words for words in commands(app)}
+def test_help_of_every_command_is_what_its_snapshot_has() -> None:
+    wanted = list(commands(app))
+    asked = [[*words, "help" if is_aws_command(words) else "--help"] for words in wanted]
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=cli_environment(COLUMNS="80", NO_COLOR="1"),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = {}
+    for words, line in zip(wanted, done.stdout.splitlines(), strict=True):
+        status, text = json.loads(line)
+        assert status == 0, words
+        shown["-".join(("asyncpush", *words))] = "".join(f"{each.rstrip()}\n" for each in text.splitlines())
 
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_is_what_the_snapshot_has(name: str) -> None:
-    words = COMMANDS[name]
-    help_word = "help" if is_aws_command(words) else "--help"
-
-    ran = run_here(*words, help_word, COLUMNS="80")
-
-    assert (ran.status, ran.err) == (0, "")
-    text = "".join(f"{line.rstrip()}\n" for line in ran.out.splitlines())
-    snapshot = FOLDER / f"{name}.txt"
     if WRITE:
-        snapshot.write_text(text)
-    assert text == snapshot.read_text(), "if that is meant, ASYNCPUSH_WRITE_HELP=1 writes the snapshots again"
-    assert max(map(len, text.splitlines())) <= 80
+        for name, text in shown.items():
+            (FOLDER / f"{name}.txt").write_text(text)
+    snapshots = {path.stem: path.read_text() for path in FOLDER.glob("*.txt")}
 
-
-def test_each_snapshot_is_of_a_command() -> None:
-    assert {path.stem for path in FOLDER.glob("*.txt")} == set(COMMANDS)
+    assert shown == snapshots, "if that is meant, ASYNCPUSH_WRITE_HELP=1 writes the snapshots again"
+    assert max(len(line) for text in shown.values() for line in text.splitlines()) <= 80

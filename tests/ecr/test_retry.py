@@ -10,7 +10,7 @@ from asyncpush.ecr.retry import RetryingSender
 from asyncpush.errors import ConnectionFailedError
 from asyncpush.events import ignore
 from asyncpush.http.retry import HostBackoff, SilenceLimit
-from asyncpush.settings import RetryPolicy
+from asyncpush.settings import RetryPolicy, Settings
 from support.jumping_time import Time, in_jumping_time
 
 
@@ -138,3 +138,10 @@ def test_a_rate_that_lets_requests_pass_during_an_outage_sends_none_of_them() ->
         assert len([when for when in sent if 2 <= when < 60]) < 30, "8 a second may start"
 
     in_jumping_time(main)
+
+
+def test_the_policy_for_a_host_is_that_of_the_settings_with_their_outage() -> None:
+    settings = Settings(retry=RetryPolicy(stall=1, outage=9), max_outage=7)
+
+    assert RetryPolicy.of(settings) == RetryPolicy(stall=1, outage=7)
+    assert RetryPolicy.of(Settings()) == RetryPolicy()

@@ -222,15 +222,16 @@ def test_an_unknown_quirk_is_refused_and_the_known_ones_are_listed(word: str, na
 @pytest.mark.parametrize(
     ("word", "named"),
     [
+        ("max-parts", "NAME=VALUE"),
+        ("large-parts=taken", "max-layer-size"),
         ("max-parts=-1", "max-parts"),
         ("max-parts=many", "whole number"),
         ("max-parts=", "whole number"),
-        ("large-parts=taken", "max-parts"),
     ],
 )
-def test_an_invalid_quota_is_refused(word: str, named: str) -> None:
+def test_an_unknown_quota_is_refused_and_the_known_are_named(word: str, named: str) -> None:
     with pytest.raises(UsageError, match=named):
-        Quirks.parse((), [word])
+        Quirks.parse([], [word])
 
 
 def test_every_quirk_is_documented() -> None:

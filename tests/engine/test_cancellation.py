@@ -183,7 +183,8 @@ async def image(tmp_path: Path) -> AsyncIterator[Image]:
 
 
 async def push(image: Image, run: PushContext, repository: Any) -> None:
-    result = await push_image(image, repository, TAG, "app:1.0", run)
+    with anyio.fail_after(60):
+        result = await push_image(image, repository, TAG, "app:1.0", run)
     assert result.outcome in ("pushed", "present")
 
 

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 
 import aiohttp
 import anyio
@@ -44,7 +45,8 @@ class Relay:
 
 async def passed(request: web.Request, relay: Relay) -> web.Response:
     """Pass the request on, and the answer back; the Host, too, since it is signed."""
-    async with relay.session.post(relay.target, data=await request.read(), headers=request.headers) as answer:
+    body = BytesIO(await request.read())  # aiohttp warns of long bytes
+    async with relay.session.post(relay.target, data=body, headers=request.headers) as answer:
         return web.Response(
             status=answer.status,
             body=await answer.read(),

@@ -14,7 +14,7 @@ import pybase64
 from asyncpush.ecr.client import EcrClient
 from asyncpush.ecr.rate_limit import Pace
 from asyncpush.ecr.retry import RetryingSender
-from asyncpush.ecr.session import open_client
+from asyncpush.ecr.session import Transport, open_client
 from asyncpush.errors import ConfigurationError, InvalidReferenceError, RegistryError
 from asyncpush.events import Emit, ignore
 from asyncpush.protocols import Login
@@ -146,8 +146,10 @@ class _LazyLogin:
             if self._problem is not None and time.monotonic() < self._tried_again_at:
                 raise self._problem  # once for all images: a process may take its time to fail
             if self._login is None:
+                transport = Transport(read_timeout=self._settings.retry.read)
+                opening = open_client(self._registry, self._aws, 1, transport)
                 try:
-                    client = await self._stack.enter_async_context(open_client(self._registry, self._aws, 1))
+                    client = await self._stack.enter_async_context(opening)
                 except ConfigurationError as error:
                     self._problem, self._tried_again_at = error, time.monotonic() + _PAUSE
                     raise

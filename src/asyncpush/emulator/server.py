@@ -282,8 +282,13 @@ class Emulator:
         return web.Response(body=msgspec.json.encode(document), headers={"Content-Type": "application/json"})
 
 
+_LAST_PORT = 65535
+
+
 def _listen(host: str, port: int) -> socket.socket:
     try:
+        if not 0 <= port <= _LAST_PORT:  # create_server would refuse it, and leave its socket open
+            raise OverflowError(f"port must be 0-{_LAST_PORT}")
         # The port apart from the name: getaddrinfo takes 70000 for 4464.
         family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server((address[0], port), family=family, backlog=_BACKLOG)
