@@ -146,7 +146,7 @@ def kill_again_and_again(
 
 
 def _run(command: tuple[str, ...], environment: dict[str, str], here: Target, retry: float) -> int | None:
-    """Run until the end, or kill it once *patience* is over, and say how many bytes were under way; None at the end."""
+    """Run until the end, or kill it once its time is over, and say how many bytes were under way; None at the end."""
     log = here.folder / "run.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)

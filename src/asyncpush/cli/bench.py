@@ -20,7 +20,7 @@ from asyncpush.bench.report import document, table
 from asyncpush.bench.sweep import Outcome, Sweep
 from asyncpush.bench.target import BenchTarget, TrialRepository, local_target
 from asyncpush.bench.trials import TrialPlan, make_plan
-from asyncpush.cli.options import AwsOptions, Limits, OutputOptions, command, make_aws
+from asyncpush.cli.options import AwsOptions, LimitOptions, OutputOptions, command, make_aws
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import say, write_as_it_is, write_document
 from asyncpush.emulator.process import isolate
@@ -67,14 +67,16 @@ class SweepOptions:
     size: Annotated[str, Parameter(group=_SWEEP, metavar=_SIZES, show_default=True)] = "64MiB"
     """Size of a layer."""
 
-    max_layers: Annotated[str, Parameter(group=_SWEEP, metavar=_LIST, show_default=True)] = str(Limits().max_layers)
+    max_layers: Annotated[str, Parameter(group=_SWEEP, metavar=_LIST, show_default=True)] = str(
+        LimitOptions().max_layers
+    )
     """Layers in flight at once, at most."""
 
     part_size: Annotated[str | None, Parameter(group=_SWEEP, metavar=_SIZES)] = None
     """Size of a part, 5MiB to 20MiB; by default what the endpoint asks for."""
 
     max_memory: Annotated[str, Parameter(group=_SWEEP, metavar="SIZE", show_default=True)] = (
-        f"{Limits().max_memory >> 20}MiB"
+        f"{LimitOptions().max_memory >> 20}MiB"
     )
     """Memory for the parts in flight and the next ones."""
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from asyncpush.api import connect, push_layers
-from asyncpush.cli.options import AwsOptions, Limits, OutputOptions, command, make_aws, make_settings
+from asyncpush.cli.options import AwsOptions, LimitOptions, OutputOptions, command, make_aws, make_settings
 from asyncpush.cli.report import print_layers
 from asyncpush.cli.run import DONE, FAILED, run, say_error, say_lost
 from asyncpush.errors import CREDENTIALS_LOST, UsageError
@@ -33,7 +33,7 @@ def layers(
     registry_id: str | None = None,
     create_repository: bool = False,
     dry_run: bool = False,
-    limits: Limits | None = None,
+    limits: LimitOptions | None = None,
     aws: AwsOptions | None = None,
     show: OutputOptions | None = None,
 ) -> int:

@@ -14,7 +14,7 @@ from asyncpush import open_files
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
-    Limits,
+    LimitOptions,
     OutputFormat,
     OutputOptions,
     SourceOptions,
@@ -82,7 +82,7 @@ def migrate(
     metrics_out: Path | None = None,
     create_repository: bool = False,
     layers: LayerOptions | None = None,
-    limits: Limits | None = None,
+    limits: LimitOptions | None = None,
     aws: AwsOptions | None = None,
     source: SourceOptions | None = None,
     show: OutputOptions | None = None,

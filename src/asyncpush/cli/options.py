@@ -14,7 +14,7 @@ from asyncpush.model import Platform
 from asyncpush.settings import AwsConfiguration, Compression, Credentials, Settings, SourceRegistry
 from asyncpush.units import parse_duration, parse_size
 
-_LIMITS = Group("Limits")
+_LIMITS = Group("LimitOptions")
 _AWS = Group("AWS")
 _OUTPUT = Group("Output")
 _LAYERS = Group("Layers")
@@ -67,7 +67,7 @@ def to_seconds(_: object, tokens: Sequence[Token]) -> float:
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class LimitOptions:
     """What a push may use."""
 
     max_layers: Annotated[int, Parameter(group=_LIMITS, show_default=True)] = _DEFAULTS.max_layers
@@ -241,14 +241,14 @@ def _for_one_registry(options: SourceOptions) -> str | None:
 
 
 def make_settings(
-    limits: Limits | None, layers: LayerOptions | None = None, *, create_repository: bool = False
+    limits: LimitOptions | None, layers: LayerOptions | None = None, *, create_repository: bool = False
 ) -> Settings:
     """The settings that the options ask for.
 
     Raises:
         UsageError: one of them is out of range.
     """
-    limits, layers = limits or Limits(), layers or LayerOptions()
+    limits, layers = limits or LimitOptions(), layers or LayerOptions()
     return Settings(
         max_layers=limits.max_layers,
         max_memory=limits.max_memory,

@@ -16,7 +16,7 @@ from asyncpush.api import connect, open_logins, push_all
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
-    Limits,
+    LimitOptions,
     OutputOptions,
     SourceOptions,
     command,
@@ -87,7 +87,7 @@ def push(
     no_referrers: bool = False,
     journal: Path | None = None,
     layers: LayerOptions | None = None,
-    limits: Limits | None = None,
+    limits: LimitOptions | None = None,
     source: SourceOptions | None = None,
     aws: AwsOptions | None = None,
     show: OutputOptions | None = None,

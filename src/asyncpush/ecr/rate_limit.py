@@ -149,7 +149,7 @@ class RateLimiter:
         self._probe = _PROBE
         self._borne = Borne()
         self._count = Count(clock())
-        self._trial: Trial | None = None
+        self._trial: RateTrial | None = None
         self._served = -math.inf
         self._line: deque[anyio.Event] = deque()
         self._sent = self._throttled = self._retried = 0
@@ -203,7 +203,7 @@ class RateLimiter:
         if self._trial is None:
             self._borne.forget(now)
             if count.exceeds(self._borne.share):
-                self._trial = Trial(self._rate, count.share, count.low)
+                self._trial = RateTrial(self._rate, count.share, count.low)
                 self._cut(now)
             elif count.is_full(now):
                 self._count = Count(now)
@@ -434,7 +434,7 @@ class Borne:
         self._belief = min(2 * self._belief, _LONGEST_BELIEF)
 
 
-class Trial:
+class RateTrial:
     """A lower rate, tried to learn what the refusals at the higher one were: ours, or others'.
 
     Args:

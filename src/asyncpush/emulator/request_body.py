@@ -27,9 +27,9 @@ _ROOM_BYTES = 336 * MiB
 #: Buffers that wait for another body: memory that is touched for the first time can cost more than what fills it.
 _KEPT = 4
 
-#: Bytes of a body, or its end, that must come in _PATIENCE seconds; in HURRIED_TIMEOUT, while others wait for room.
+#: Bytes of a body, or its end, that must come in _BODY_TIMEOUT seconds; in HURRIED_TIMEOUT, while others wait for room.
 _STEP = 8 * 1024
-_PATIENCE = 60.0
+_BODY_TIMEOUT = 60.0
 HURRIED_TIMEOUT = 3.0
 
 #: Seconds that a body may take while others wait for room: its signature ends then, too.
@@ -144,7 +144,7 @@ class Bodies:
 
     def _ask(self, body: _Body, now: float) -> None:
         body.asked = now
-        body.wait(HURRIED_TIMEOUT if self._waiting else _PATIENCE, hurry=bool(self._waiting))
+        body.wait(HURRIED_TIMEOUT if self._waiting else _BODY_TIMEOUT, hurry=bool(self._waiting))
 
     async def _enter(self, body: _Body, request: web.Request) -> None:
         """Wait for room, in order of arrival; nothing is received meanwhile."""

@@ -26,7 +26,7 @@ _FOR_SMALL = 0.25
 _WORTH_IT = 1.1
 
 #: Rounds without growth after which more slots are tried again: networks change, and so does who else uses them.
-_PATIENCE = 50
+_ROUNDS_PER_PROBE = 50
 
 
 @dataclass(order=True, slots=True)
@@ -153,7 +153,7 @@ class AdaptiveLimiter:
         if self._growing and not self._last.is_faster_than(last):
             self._growing, self._rounds = False, 0
             self._set(last.slots)
-        elif self._rounds >= _PATIENCE:
+        elif self._rounds >= _ROUNDS_PER_PROBE:
             self._growing, self._rounds = True, 0
         self._round = _Round(self.count, self._clock())
 

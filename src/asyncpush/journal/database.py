@@ -26,7 +26,7 @@ _APPLICATION_AT = 68
 _MODE = 0o600
 
 #: Seconds that a statement waits for another process: a reader that opens the file may lock it for an instant.
-_PATIENCE = 5.0
+_LOCK_TIMEOUT = 5.0
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
@@ -242,7 +242,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
             uri=True,
             isolation_level=None,
             check_same_thread=False,
-            timeout=_PATIENCE,
+            timeout=_LOCK_TIMEOUT,
         )
 
 

@@ -26,7 +26,7 @@ from asyncpush.settings import MiB
 from asyncpush.single_flight import FirstFailure
 
 #: Mounts that a registry may decline, without one that it grants, before no more are tried.
-_PATIENCE = 3
+_MAX_DECLINED = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -169,7 +169,7 @@ class LayerDistributor:
             granted = False  # an upload needs no /v2/, and says what is wrong if that fails, too
         if not granted:
             registry.declined += 1
-            if not registry.granted and registry.declined >= _PATIENCE:
+            if not registry.granted and registry.declined >= _MAX_DECLINED:
                 self._give_up_mounting(registry)
             return None
         registry.granted += 1

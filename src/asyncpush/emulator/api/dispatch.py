@@ -33,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 #: Bodies of more bytes than this are parsed in a thread (only manifests are so long, and parts).
 _INLINE = 64 * 1024
 
-R = TypeVar("R", bound=requests.Request)
+R = TypeVar("R", bound=requests.OperationInput)
 
 #: Answers a body; told who asks, and what judges its members.
 Operation = Callable[[bytearray, Principal, requests.Check], Awaitable[Document]]
@@ -159,7 +159,7 @@ class JsonApi:
             "PutLifecyclePolicy": of(settings.PutLifecyclePolicy, policies.put_lifecycle_policy),
             "GetLifecyclePolicy": of(requests.RepositoryRequest, policies.get_lifecycle_policy),
             "DeleteLifecyclePolicy": of(requests.RepositoryRequest, policies.delete_lifecycle_policy),
-            "DescribeRegistry": of(requests.Request, registries.describe),
+            "DescribeRegistry": of(requests.OperationInput, registries.describe),
             "GetAccountSetting": of(settings.GetAccountSetting, registries.setting),
             "PutAccountSetting": of(settings.PutAccountSetting, registries.put_setting),
             "CreateRepositoryCreationTemplate": of(
@@ -181,7 +181,7 @@ class JsonApi:
         return {
             "DescribeImageTags": of(requests.DescribeImageTags, self._lists.describe_tags),
             "DescribeRegistries": of(settings.DescribeRegistries, self._registries.describe_all),
-            "GetRegistryCatalogData": of(requests.Request, self._registries.catalog_data),
+            "GetRegistryCatalogData": of(requests.OperationInput, self._registries.catalog_data),
             "PutRegistryCatalogData": of(settings.PutRegistryCatalogData, self._registries.put_catalog_data),
             "GetRepositoryCatalogData": of(requests.RepositoryRequest, self._policies.get_catalog_data),
             "PutRepositoryCatalogData": of(settings.PutRepositoryCatalogData, self._policies.put_catalog_data),

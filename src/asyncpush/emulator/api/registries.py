@@ -6,7 +6,7 @@ import msgspec
 
 from asyncpush.emulator.api import requests
 from asyncpush.emulator.api.pagination import Document, paginate
-from asyncpush.emulator.api.requests import GetAuthorizationToken, Request
+from asyncpush.emulator.api.requests import GetAuthorizationToken, OperationInput
 from asyncpush.emulator.api.resource_tags import listed, tagged
 from asyncpush.emulator.auth.tokens import Tokens
 from asyncpush.emulator.errors import AwsError, template_exists, template_not_found
@@ -33,7 +33,7 @@ class RegistriesApi:
         self._store = store
         self._rules = rules
 
-    async def describe(self, request: Request, target: RequestTarget) -> Document:  # noqa: ARG002 - it has no members
+    async def describe(self, request: OperationInput, target: RequestTarget) -> Document:  # noqa: ARG002 - it has no members
         """DescribeRegistry; nothing is ever replicated."""
         return {"registryId": target.id, "replicationConfiguration": {"rules": []}}
 
@@ -53,7 +53,7 @@ class RegistriesApi:
         }
         return {"registries": [registry]}
 
-    async def catalog_data(self, request: Request, target: RequestTarget) -> Document:  # noqa: ARG002 - it has no members
+    async def catalog_data(self, request: OperationInput, target: RequestTarget) -> Document:  # noqa: ARG002 - it has no members
         """GetRegistryCatalogData (public)."""
         name = self._store.accounts.setting(target.registry, _DISPLAY_NAME)
         return {"registryCatalogData": {_DISPLAY_NAME: name} if name else {}}

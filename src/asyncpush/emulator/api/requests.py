@@ -11,13 +11,13 @@ from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.store.records import CatalogData, Encryption, ExclusionFilter, Mutability
 
 
-class Request(msgspec.Struct, rename="camel", frozen=True):
+class OperationInput(msgspec.Struct, rename="camel", frozen=True):
     """What all operations take."""
 
     registry_id: str | None = None
 
 
-class RepositoryRequest(Request, frozen=True, kw_only=True):
+class RepositoryRequest(OperationInput, frozen=True, kw_only=True):
     """What all operations on one repository take."""
 
     repository_name: str
@@ -134,7 +134,7 @@ class ListImageReferrers(RepositoryRequest, frozen=True, kw_only=True):
     max_results: int | None = None
 
 
-T = TypeVar("T", bound=Request)
+T = TypeVar("T", bound=OperationInput)
 
 #: Judges an operation's members by the rules of its input; raises AwsError.
 Check = Callable[[object], None]
@@ -213,7 +213,7 @@ class CreateRepository(RepositoryRequest, frozen=True, kw_only=True):
     catalog_data: CatalogData | None = None
 
 
-class DescribeRepositories(Request, frozen=True, kw_only=True):
+class DescribeRepositories(OperationInput, frozen=True, kw_only=True):
     """Input of DescribeRepositories."""
 
     repository_names: list[str] | None = None
@@ -227,7 +227,7 @@ class DeleteRepository(RepositoryRequest, frozen=True, kw_only=True):
     force: bool = False
 
 
-class GetAuthorizationToken(Request, frozen=True, kw_only=True):
+class GetAuthorizationToken(OperationInput, frozen=True, kw_only=True):
     """Input of GetAuthorizationToken."""
 
     registry_ids: list[str] | None = None
@@ -265,7 +265,7 @@ class PutRepositoryCatalogData(RepositoryRequest, frozen=True, kw_only=True):
     catalog_data: CatalogData
 
 
-class ListTagsForResource(Request, frozen=True, kw_only=True):
+class ListTagsForResource(OperationInput, frozen=True, kw_only=True):
     """Input of ListTagsForResource."""
 
     resource_arn: str
@@ -283,20 +283,20 @@ class UntagResource(ListTagsForResource, frozen=True, kw_only=True):
     tag_keys: tuple[str, ...]
 
 
-class DescribeRegistries(Request, frozen=True, kw_only=True):
+class DescribeRegistries(OperationInput, frozen=True, kw_only=True):
     """Input of DescribeRegistries (public)."""
 
     next_token: str | None = None
     max_results: int | None = None
 
 
-class PutRegistryCatalogData(Request, frozen=True, kw_only=True):
+class PutRegistryCatalogData(OperationInput, frozen=True, kw_only=True):
     """Input of PutRegistryCatalogData (public)."""
 
     display_name: str = ""
 
 
-class GetAccountSetting(Request, frozen=True, kw_only=True):
+class GetAccountSetting(OperationInput, frozen=True, kw_only=True):
     """Input of GetAccountSetting."""
 
     name: str
@@ -308,7 +308,7 @@ class PutAccountSetting(GetAccountSetting, frozen=True, kw_only=True):
     value: str
 
 
-class CreateRepositoryCreationTemplate(Request, frozen=True, kw_only=True):
+class CreateRepositoryCreationTemplate(OperationInput, frozen=True, kw_only=True):
     """Input of CreateRepositoryCreationTemplate."""
 
     prefix: str
@@ -323,7 +323,7 @@ class CreateRepositoryCreationTemplate(Request, frozen=True, kw_only=True):
     custom_role_arn: str | None = None
 
 
-class UpdateRepositoryCreationTemplate(Request, frozen=True, kw_only=True):
+class UpdateRepositoryCreationTemplate(OperationInput, frozen=True, kw_only=True):
     """Input of UpdateRepositoryCreationTemplate; a member that is not given stays as it is."""
 
     prefix: str
@@ -338,7 +338,7 @@ class UpdateRepositoryCreationTemplate(Request, frozen=True, kw_only=True):
     custom_role_arn: str | None = None
 
 
-class DescribeRepositoryCreationTemplates(Request, frozen=True, kw_only=True):
+class DescribeRepositoryCreationTemplates(OperationInput, frozen=True, kw_only=True):
     """Input of DescribeRepositoryCreationTemplates."""
 
     prefixes: list[str] | None = None
@@ -346,7 +346,7 @@ class DescribeRepositoryCreationTemplates(Request, frozen=True, kw_only=True):
     max_results: int | None = None
 
 
-class DeleteRepositoryCreationTemplate(Request, frozen=True, kw_only=True):
+class DeleteRepositoryCreationTemplate(OperationInput, frozen=True, kw_only=True):
     """Input of DeleteRepositoryCreationTemplate."""
 
     prefix: str

@@ -17,10 +17,9 @@ from asyncpush.emulator.registry import RegistryId, registry_of_host
 from asyncpush.emulator.store.background import BackgroundTasks
 from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store
-from asyncpush.emulator.v2 import manifests as lists
 from asyncpush.emulator.v2.answers import V2Error, json_answer, refusal, translated
 from asyncpush.emulator.v2.blobs import Blobs
-from asyncpush.emulator.v2.manifests import ManifestHandlers
+from asyncpush.emulator.v2.manifests import ManifestHandlers, catalog, referrers, tags
 from asyncpush.emulator.v2.receiving import BodyLostError
 from asyncpush.emulator.v2.uploads import Uploads
 
@@ -80,7 +79,7 @@ class V2Api:
         path, registry = request.match_info["path"], registry_of_host(request.host)
         if path in ("", "_catalog"):
             _allow(request, ("GET",), path)
-            return lists.catalog(request, self._store, registry) if path else json_answer({})
+            return catalog(request, self._store, registry) if path else json_answer({})
         for route in self._routes:
             if match := route.path.fullmatch(path):
                 method = _allow(request, tuple(route.handlers), path)
@@ -133,11 +132,11 @@ class V2Api:
 
 
 async def _tags(request: web.Request, repository: RepositoryState, _: str) -> web.StreamResponse:
-    return lists.tags(request, repository)
+    return tags(request, repository)
 
 
 async def _referrers(request: web.Request, repository: RepositoryState, digest: str) -> web.StreamResponse:
-    return lists.referrers(request, repository, digest)
+    return referrers(request, repository, digest)
 
 
 def _path(rest: str) -> re.Pattern[str]:

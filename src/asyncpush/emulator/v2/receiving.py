@@ -18,7 +18,7 @@ _BLOCK = 2 * 1024 * 1024
 _KEPT = 16
 
 #: Seconds without a byte after which a client counts as gone.
-_PATIENCE = 60.0
+_BODY_TIMEOUT = 60.0
 
 #: Does the work on bytes that follow those of the last call.
 Keep = Callable[[memoryview], Awaitable[None]]
@@ -99,10 +99,10 @@ class _Body:
 
     async def _next(self) -> bytes:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_BODY_TIMEOUT):
                 return await self._content.readany()
         except TimeoutError:
-            self.lost = TimeoutError(f"nothing of the body came for {_PATIENCE:.0f} seconds")
+            self.lost = TimeoutError(f"nothing of the body came for {_BODY_TIMEOUT:.0f} seconds")
         except (ConnectionError, ClientPayloadError, HttpProcessingError, RuntimeError) as error:
             self.lost = error
         return b""

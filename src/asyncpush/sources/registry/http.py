@@ -47,7 +47,7 @@ class RegistryHttp:
         self._origin = base.origin()
         self._retry = retry
         self._session: aiohttp.ClientSession | None = None
-        self._surroundings: ClientEnvironment | None = None
+        self._environment: ClientEnvironment | None = None
         self._lock = Lock()
         self._hosts: dict[URL, HostBackoff] = {}
 
@@ -141,8 +141,8 @@ class RegistryHttp:
 
     async def _opened(self) -> tuple[aiohttp.ClientSession, ClientEnvironment]:
         async with self._lock:
-            if self._session is None or self._surroundings is None:
-                self._surroundings = await to_thread.run_sync(detect_environment, self._registry)
+            if self._session is None or self._environment is None:
+                self._environment = await to_thread.run_sync(detect_environment, self._registry)
                 retry = self._retry
                 self._session = aiohttp.ClientSession(
                     # The number of connections is bounded above, where it is known what they are for.
@@ -155,12 +155,12 @@ class RegistryHttp:
                     cookie_jar=aiohttp.DummyCookieJar(),
                     # Digests are of the bytes as they are stored.
                     auto_decompress=False,
-                    headers={"Accept-Encoding": "identity", "User-Agent": self._surroundings.agent},
+                    headers={"Accept-Encoding": "identity", "User-Agent": self._environment.agent},
                     read_bufsize=_READ_AHEAD,
                     max_line_size=_MAX_HEADER,
                     max_field_size=_MAX_HEADER,
                 )
-            return self._session, self._surroundings
+            return self._session, self._environment
 
 
 async def read_document(answer: aiohttp.ClientResponse, limit: int, retry: RetryPolicy) -> bytes | None:

@@ -47,7 +47,7 @@ class CutShortError(SourceError):
         return cls(message, hint="run the same command again later to resume")
 
 
-class TagsDocument(msgspec.Struct):
+class TagListDocument(msgspec.Struct):
     """A page of tags."""
 
     name: str | None = None
@@ -72,7 +72,7 @@ class CatalogDocument(msgspec.Struct):
         return None if self.repositories is msgspec.UNSET else self.repositories or ()
 
 
-NamesDocument = TypeVar("NamesDocument", TagsDocument, CatalogDocument)
+NamesDocument = TypeVar("NamesDocument", TagListDocument, CatalogDocument)
 
 
 async def names(wire: RegistryClient, ask: Request, kind: type[NamesDocument]) -> tuple[str, ...]:

@@ -73,14 +73,14 @@ class RetryLoop:
     Args:
         operation: what it is called in events.
         retry: how often, and how long.
-        mood: what is known of the host.
+        budget: what is known of the host.
         emit: hears of each new try.
     """
 
-    def __init__(self, operation: str, retry: RetryPolicy, mood: RetryBudget, emit: Emit) -> None:
+    def __init__(self, operation: str, retry: RetryPolicy, budget: RetryBudget, emit: Emit) -> None:
         self._operation = operation
         self._retry = retry
-        self._mood = mood
+        self._budget = budget
         self._emit = emit
         self._failures = self._throttles = self._total = 0
         self._silence = SilenceLimit()
@@ -133,7 +133,7 @@ class RetryLoop:
             if self._waited > self._retry.throttled:
                 raise error
         if error.throttled:
-            self._mood.be_quiet(error.after if error.after is not None else delay)
+            self._budget.be_quiet(error.after if error.after is not None else delay)
         return delay
 
     def _delay(self, error: TransientError) -> float:

@@ -36,7 +36,7 @@ from asyncpush.sources.registry.client import RegistryClient
 from asyncpush.sources.registry.errors import INCOMPLETE, RefusedError
 from asyncpush.sources.registry.listing import (
     CatalogDocument,
-    TagsDocument,
+    TagListDocument,
     names,
 )
 from asyncpush.sources.registry.referrer_lists import ListedReferrers, ReferrerLists
@@ -347,7 +347,7 @@ class SourceRegistryReader:
             SourceError: as ``manifest``, or the list can't be read to its end.
         """
         ask = Request("GET tags", path_of(repository, "tags", "list"), f"repository {repository}", repository)
-        return tuple(filter(is_tag, await names(self._wire, ask, TagsDocument)))
+        return tuple(filter(is_tag, await names(self._wire, ask, TagListDocument)))
 
     async def catalog(self) -> tuple[str, ...]:
         """All repositories that the registry lists (``GET /v2/_catalog``); many registries refuse that.
