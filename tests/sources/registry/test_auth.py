@@ -32,7 +32,7 @@ from asyncpush.events import Event, Notice, Retrying
 from asyncpush.protocols import Login
 from asyncpush.settings import AwsConfiguration, Credentials, RetryPolicy, SourceRegistry
 from asyncpush.sources.registry import credentials, open_remote
-from asyncpush.sources.registry import docker_config
+from asyncpush.sources.registry import docker_config as stored
 from asyncpush.sources.registry.docker_config import AuthFile, auth_files
 from support.events import Events
 from support.images import A, Layout, app_layout
