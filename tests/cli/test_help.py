@@ -31,9 +31,9 @@ for words in json.load(sys.stdin):
 
 
 def commands(of: App, *before: str) -> Iterator[tuple[str, ...]]:
-    """Every command and each of its commands, as words after ``asyncpush``."""
+    """Every command and each of its commands, as words after ``asyncpush``; the operations of `ecr` are botocore's."""
     yield before
-    for name in of:
+    for name in () if is_aws_command(before) else of:
         if not name.startswith("-"):
             yield from commands(of[name], *before, name)
 

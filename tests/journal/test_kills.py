@@ -58,7 +58,7 @@ async def work(journal, writer, step):
 
 async def main(path, steps):
     async with open_journal(path) as journal, anyio.create_task_group() as tg:
-        await journal.begin_run("plan", again=False)
+        await journal.begin_run("plan", fresh=False)
         for writer, step in enumerate(steps):
             tg.start_soon(work, journal, writer, step)
 

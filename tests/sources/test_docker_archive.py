@@ -188,7 +188,7 @@ def with_config(archive, diff_ids):
         (lambda a: a.items.append(None), "manifest.json .* is malformed"),
         (
             lambda a: a.items[0].update(Config=with_config(a, ["sha512:" + 128 * "0"])),
-            "'sha512:0*' is not sha256 dig",
+            "'sha512:0*' is not a sha256 dig",
         ),
         (lambda a: a.items[0].update(Config=with_config(a, [digest(A)] * 2)), "2 diff ids for 1 layers"),
         (lambda a: a.items[0].update(Layers=[5]), "manifest.json .* is malformed"),

@@ -14,7 +14,7 @@ from asyncpush.model import Platform
 from asyncpush.settings import AwsConfiguration, Compression, Credentials, Settings, SourceRegistry
 from asyncpush.units import parse_duration, parse_size
 
-_LIMITS = Group("LimitOptions")
+_LIMITS = Group("Limits")
 _AWS = Group("AWS")
 _OUTPUT = Group("Output")
 _LAYERS = Group("Layers")
