@@ -123,7 +123,8 @@ async def test_a_remote_layer_goes_on_where_it_was_and_is_not_read_again(
     assert PARTS <= emulator.requests.counts()["UploadLayerPart"] <= PARTS + 2
     first, *again = ranges
     assert first is None
-    # None at all, where ECR had got the last part, too, though nobody heard of it.
+    # Only one part short of the end ECR may have the rest, too, though nobody heard of it.
+    assert again or stop_after == PARTS - 1
     assert all(int((each or "bytes=0-")[len("bytes=") : -1]) >= (stop_after - 1) * 5 * MiB for each in again)
 
 
