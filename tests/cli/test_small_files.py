@@ -40,6 +40,15 @@ PLACES: dict[str, Callable[[Path], tuple[list[str | Path], dict[str, str]]]] = {
             "AWS_WEB_IDENTITY_TOKEN_FILE": str(path),
         },
     ),
+    "a container's token": lambda path: (
+        ["ecr", "describe-repositories"],
+        {
+            "AWS_ACCESS_KEY_ID": "",
+            "AWS_SECRET_ACCESS_KEY": "",
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:1/credentials",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(path),
+        },
+    ),
 }
 
 

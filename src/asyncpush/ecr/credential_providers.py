@@ -27,6 +27,7 @@ from anyio import from_thread
 from botocore.compat import compat_shell_split
 from botocore.config import Config
 from botocore.credentials import (
+    ContainerProvider,
     ProcessProvider,
     ProfileProviderBuilder,
     ReadOnlyCredentials,
@@ -48,7 +49,7 @@ from asyncpush.files import read_small
 from asyncpush.processes import Ended, run_small
 from asyncpush.settings import AwsConfiguration
 
-#: Bytes of the longest token of a web identity.
+#: Bytes of the longest token in a file: a web identity's, or one for the container credentials endpoint.
 _LONGEST_TOKEN = 1024 * 1024
 
 #: Seconds that somebody may take to type an MFA code.
@@ -193,6 +194,8 @@ class Finder:
         for position, provider in enumerate(resolver.providers):
             if isinstance(provider, ProcessProvider):
                 resolver.providers[position] = builder.process(self._profile)
+            elif isinstance(provider, ContainerProvider):
+                resolver.providers[position] = _Container(environment)
             elif hasattr(provider, "_token_loader_cls"):
                 provider._token_loader_cls = _TokenFile  # noqa: SLF001
             elif hasattr(provider, "_environ"):
@@ -377,6 +380,20 @@ class ProfileProviders(ProfileProviderBuilder):  # type: ignore[misc] # botocore
 
     # What botocore calls it.
     _create_process_provider = process
+
+
+class _Container(ContainerProvider):  # type: ignore[misc] # botocore is untyped
+    """Asks the container credentials endpoint, as botocore does, with a token that is read within bounds."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        super().__init__(dict(environment))
+
+    def _build_headers(self) -> dict[str, str] | None:
+        path = self._environ.pop(self.ENV_VAR_AUTH_TOKEN_FILE, None)
+        if path is not None:
+            self._environ[self.ENV_VAR_AUTH_TOKEN] = read_small(Path(path), _LONGEST_TOKEN).decode()
+        headers: dict[str, str] | None = super()._build_headers()
+        return headers
 
 
 class _Answer(msgspec.Struct):
