@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from asyncpush.engine.memory import ThreadBuffer
 from asyncpush.errors import DigestMismatchError
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import BlobReader
@@ -27,6 +28,7 @@ except ImportError:  # isal has no wheels for rarer machines
 
 #: The compressors get exactly this much at a time: igzip's output depends on the sizes it is fed with.
 BLOCK_SIZE = MiB
+_BLOCK = ThreadBuffer(BLOCK_SIZE)
 
 #: The level that stands for "none given": igzip's fastest useful one, and zstd's own default.
 DEFAULT_LEVELS = {"gzip": 1, "zstd": 3}
@@ -138,7 +140,7 @@ class _CompressingReader:
         self._raw = raw
         self._compressor = compressor
         self._diff_id = hashlib.sha256()
-        self._block = memoryview(bytearray(min(BLOCK_SIZE, max(blob.source_size, 1))))
+        self._block_size = min(BLOCK_SIZE, max(blob.source_size, 1))
         self._pending = memoryview(b"")
         self._ended = False
 
@@ -160,8 +162,9 @@ class _CompressingReader:
         return filled
 
     def _next(self) -> bytes:
-        block = self._block[: self._raw.readinto(self._block)]
-        if len(block) == len(self._block):
+        buffer = _BLOCK.view[: self._block_size]
+        block = buffer[: self._raw.readinto(buffer)]
+        if len(block) == len(buffer):
             self._diff_id.update(block)
             return self._compressor.compress(block)
         self._diff_id.update(block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -146,6 +147,19 @@ class MemoryBudget:
         """Whether a part may take so many bytes: they leave room for a window, or are alone."""
         room = self._limit - max(self._windows, self._window)
         return self._parts + size <= room or (not self._parts and size > self._limit - self._window)
+
+
+class ThreadBuffer(threading.local):
+    """A buffer that each worker thread has of its own, for bytes that no call leaves behind in it.
+
+    Hundreds of layers may be open at once, but only a few threads work on them.
+
+    Args:
+        size: its bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.view = memoryview(bytearray(size))
 
 
 def _first_of(line: _Line) -> int:

@@ -10,12 +10,14 @@ from typing import Generic, Protocol, TypeVar
 
 from anyio import CapacityLimiter, from_thread, to_thread
 
+from asyncpush.engine.memory import ThreadBuffer
 from asyncpush.model import Digest, LayerBytes
 from asyncpush.protocols import Blob, BlobReader, BlobStream, RandomAccess
 
 #: Bytes that are read, hashed, encoded and hashed again in one go, while they are in the processor's cache.
 #: A multiple of 3, so that base64 needs no padding inside a part.
 BLOCK_SIZE = 384 * 1024
+_BLOCK = ThreadBuffer(BLOCK_SIZE)
 
 #: Bytes of a remote blob that are gathered before a worker thread is given them: enough to be worth its turn.
 WINDOW_SIZE = 2 * BLOCK_SIZE
@@ -133,7 +135,6 @@ class PartCutter(PartMaker[P]):
     ) -> None:
         super().__init__(blob, part_size, encoder)
         self._reader = reader
-        self._block = memoryview(bytearray(BLOCK_SIZE))
 
     @property
     def consumed(self) -> int:
@@ -148,7 +149,7 @@ class PartCutter(PartMaker[P]):
         """
         while self._size < size:
             from_thread.check_cancelled()
-            wanted = self._block[: min(size - self._size, BLOCK_SIZE)]
+            wanted = _BLOCK.view[: min(size - self._size, BLOCK_SIZE)]
             count = self._reader.readinto(wanted)
             self._pass(wanted[:count])
             if count < len(wanted):
@@ -171,7 +172,7 @@ class PartCutter(PartMaker[P]):
         self.begin(again)
         while room := self.room:
             from_thread.check_cancelled()
-            wanted = self._block[: min(room, BLOCK_SIZE)]
+            wanted = _BLOCK.view[: min(room, BLOCK_SIZE)]
             count = self._reader.readinto(wanted)
             self.add(wanted[:count], ended=count < len(wanted))
         return self.finish()
