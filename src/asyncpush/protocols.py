@@ -221,7 +221,7 @@ class ReferrerSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """One part of a layer, hashed and ready to be sent any number of times.
 
@@ -312,13 +312,13 @@ class Repository(Protocol):
         """
         ...
 
-    async def send_part(self, upload: Upload, part: Part, left: Callable[[], None] | None = None) -> None:
+    async def send_part(self, upload: Upload, part: Part, on_sent: Callable[[], None] | None = None) -> None:
         """Send a part and see that ECR has all of it (UploadLayerPart).
 
         Args:
             upload: the upload that the part belongs to.
             part: the part.
-            left: if given, called when all of it has left, each time that it is sent.
+            on_sent: called each time that the whole part has left.
 
         Raises:
             InvalidLayerPartError: it does not follow the last one that ECR has.

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import asyncpush
 from asyncpush import AwsConfiguration, Settings
-from asyncpush.ecr.part_body import JsonPartEncoder, PartBody, PartRequest
+from asyncpush.ecr.part_body import JsonPartEncoder, OutgoingPart, PartBody
 from asyncpush.ecr.repository import EcrRepository
 from asyncpush.engine.parts import PartCutter
 from asyncpush.errors import ConnectionFailedError, SourceError
@@ -92,7 +92,7 @@ def test_a_part_says_what_botocore_would_say(
         assert (part.first, part.last, part.size) == (first, first + len(data) - 1, len(data))
         assert part.body_size == len(body)
         assert part.body_sha256 == hashlib.sha256(body).hexdigest()
-        assert PartBody(PartRequest(part), CapacityLimiter(1)).decode().encode() == body
+        assert PartBody(OutgoingPart(part), CapacityLimiter(1)).decode().encode() == body
     assert sum(map(len, again.body)) < 2000, "what can be read again is not held"
 
 
@@ -352,7 +352,7 @@ async def test_the_largest_part_goes_out_in_blocks_one_by_one_as_often_as_asked(
     zeros = Remembered(bytes(MAX_PART_SIZE))
     part = await to_thread.run_sync(lambda: cutter.next_part(again=None if hold else zeros))
     assert part is not None
-    body = PartBody(PartRequest(part), CapacityLimiter(1))
+    body = PartBody(OutgoingPart(part), CapacityLimiter(1))
     for _ in range(2):
         writer = CountingWriter()
         await (body.write(writer) if how == "write" else body.write_with_length(writer, body.size))

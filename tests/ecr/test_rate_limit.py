@@ -56,7 +56,7 @@ async def exhaust(operation: RateLimiter) -> list[float]:
     started: list[float] = []
     with anyio.move_on_after(0):
         while True:
-            started.append(await operation.turn())
+            started.append(await operation.acquire())
     return started
 
 
@@ -94,7 +94,7 @@ class Meter:
     async def ask(self, operation: RateLimiter) -> None:
         """One request, repeated until it passes."""
         while True:
-            started = await operation.turn()
+            started = await operation.acquire()
             await anyio.sleep(self.latency * self.chance.uniform(0.7, 1.3))
             if self():
                 return operation.succeeded(started)
@@ -122,7 +122,7 @@ def test_no_more_requests_start_in_any_time_than_burst_and_rate_allow(data: st.D
         rates = [(0.0, 0.8 * quota)]
 
         async def one(latency: float, answer: int) -> None:
-            started = await operation.turn()
+            started = await operation.acquire()
             starts.append(started)
             await anyio.sleep(latency)
             (operation.succeeded if answer else operation.throttled)(started)
@@ -153,7 +153,7 @@ def test_what_an_image_of_nine_layers_asks_for_starts_at_once(service: Any) -> N
     async def main(time: Time) -> None:
         for name in QUOTAS[service]:
             operation = Pace(service, AWS, clock=time).of(name)
-            assert [await operation.turn() for _ in range(9)] == [time.now] * 9
+            assert [await operation.acquire() for _ in range(9)] == [time.now] * 9
 
     in_jumping_time(main)
     assert all(0.8 * quota + max(10, quota / 5) <= max(18, quota) for quota in QUOTAS[service].values())
@@ -165,7 +165,7 @@ def test_a_line_goes_in_its_order_at_four_fifths_of_the_quota() -> None:
         order: list[tuple[int, float]] = []
 
         async def one(number: int) -> None:
-            order.append((number, await operation.turn()))
+            order.append((number, await operation.acquire()))
 
         async with anyio.create_task_group() as tg:
             for number in range(30):
@@ -188,7 +188,7 @@ def test_nobody_passes_a_line_that_has_not_seen_its_tokens_yet() -> None:
         order: list[int] = []
 
         async def one(number: int) -> None:
-            await operation.turn()
+            await operation.acquire()
             order.append(number)
 
         async with anyio.create_task_group() as tg:
@@ -210,7 +210,7 @@ def test_a_long_line_has_one_timer() -> None:
         assert isinstance(loop, Loop)
         async with anyio.create_task_group() as tg:
             for _ in range(1000):
-                tg.start_soon(operation.turn)
+                tg.start_soon(operation.acquire)
             await anyio.sleep(0.01)
             loop.timers.clear()
             await anyio.sleep(10)
@@ -237,7 +237,7 @@ def test_who_leaves_the_line_leaves_no_gap_in_it(cancelled: dict[int, float]) ->
 
         async def one(number: int) -> None:
             with anyio.move_on_after(cancelled.get(number, math.inf)) as scope:
-                starts.append((number, await operation.turn()))
+                starts.append((number, await operation.acquire()))
             if scope.cancelled_caught:
                 left[number] = time.now
 
@@ -257,7 +257,7 @@ def test_a_rate_that_is_not_used_does_not_grow() -> None:
     async def main(time: Time) -> None:
         operation = put_image(time)
         for _ in range(100):
-            operation.succeeded(await operation.turn())
+            operation.succeeded(await operation.acquire())
             await anyio.sleep(0.2)
         assert rate_of(operation) == 8
 
@@ -311,7 +311,7 @@ def test_a_limit_is_met_without_a_storm() -> None:
 def test_a_single_throttle_changes_nothing() -> None:
     async def main(time: Time) -> None:
         operation = put_image(time)
-        operation.throttled(await operation.turn())
+        operation.throttled(await operation.acquire())
         assert rate_of(operation) == 8
 
     in_jumping_time(main)
@@ -321,7 +321,7 @@ def test_the_rate_never_falls_below_one_a_second() -> None:
     async def main(time: Time) -> None:
         operation = put_image(time)
         for _ in range(200):
-            operation.throttled(await operation.turn())
+            operation.throttled(await operation.acquire())
         assert rate_of(operation) == 1
         assert operation.starved(0) == time.now
 
@@ -351,7 +351,7 @@ def test_operations_know_nothing_of_each_other() -> None:
         paces = Pace("ecr", AWS, clock=time)
         put, part = paces.of("PutImage"), paces.of("UploadLayerPart")
         for _ in range(100):
-            put.throttled(await put.turn())
+            put.throttled(await put.acquire())
         assert len(await exhaust(part)) == 100
         assert [each.rate for each in paces.statistics()] == [1, 400]
         assert paces.of("PutImage") is put
@@ -363,9 +363,9 @@ def test_an_endpoint_that_is_not_aws_has_no_limit_until_it_sets_one() -> None:
     async def main(time: Time) -> None:
         paces = Pace("ecr", EMULATOR, clock=time)
         for name in (*QUOTAS["ecr"], "CreateRepository"):
-            assert [await paces.of(name).turn() for _ in range(3000)] == [0.0] * 3000
+            assert [await paces.of(name).acquire() for _ in range(3000)] == [0.0] * 3000
         put = paces.of("PutImage")
-        started = [await put.turn() for _ in range(100)]
+        started = [await put.acquire() for _ in range(100)]
         for start in started:
             put.throttled(start)
         rates = {each.operation: each.rate for each in paces.statistics()}

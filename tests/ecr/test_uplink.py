@@ -112,16 +112,16 @@ class MadeUpLine:
         """Send a part, again until it has arrived; the seconds of each time."""
         took = []
         while True:
-            async with uplink.crossing(first, size, may_stop=len(took) < 3) as crossing:
+            async with uplink.transfer(first, size, may_stop=len(took) < 3) as transfer:
                 part, began = Part(size, first, self.buffer), self.now
-                crossing.begin(part)
+                transfer.begin(part)
                 self.parts.append(part)
                 await part.arrived.wait()
                 if part in self.parts:
                     self.parts.remove(part)
                 took.append(self.now - began)
-                if not crossing.stopped:
-                    uplink.arrived(crossing)
+                if not transfer.stopped:
+                    uplink.arrived(transfer)
                     return took
 
 

@@ -123,13 +123,13 @@ class MemoryRepository:
     def encoder(self, upload: Upload, first: int, content: RandomAccess | None) -> HeldPart:
         return HeldPart(first)
 
-    async def send_part(self, upload: Upload, part: Part, left: Callable[[], None] | None = None) -> None:
+    async def send_part(self, upload: Upload, part: Part, on_sent: Callable[[], None] | None = None) -> None:
         received = self._upload("UploadLayerPart", upload)
         if part.last >= len(received):  # else it is sent again
             assert part.first == len(received), "parts come in order"
             received += part.body[0]
-        if left:
-            left()
+        if on_sent:
+            on_sent()
 
     async def complete_upload(self, upload: Upload, digest: Digest) -> Literal["pushed", "present"]:
         data = bytes(self._upload("CompleteLayerUpload", upload))

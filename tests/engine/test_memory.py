@@ -156,9 +156,9 @@ class Ecr:
     def encoder(self, upload: Upload, first: int, content: RandomAccess | None) -> JsonPartEncoder:
         return JsonPartEncoder(None, self.name, upload, first, content)
 
-    async def send_part(self, upload: Upload, part: Part, left: Callable[[], None] | None = None) -> None:
-        if left:
-            left()
+    async def send_part(self, upload: Upload, part: Part, on_sent: Callable[[], None] | None = None) -> None:
+        if on_sent:
+            on_sent()
         await anyio.sleep(self.chance.uniform(0, LONGEST))
         assert part.first == len(self.uploads[upload.id])
         self.uploads[upload.id] += bytes(part.size)

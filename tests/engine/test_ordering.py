@@ -6,7 +6,6 @@ import itertools
 import math
 import weakref
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 
 import anyio
 import pytest
@@ -20,9 +19,11 @@ from asyncpush.protocols import Part
 MiB = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Cut:
-    part: Part
+class Content:
+    """The bytes of a part, which a weak reference can watch."""
+
+    def read_at(self, _start: int, buffer: memoryview) -> memoryview:
+        return buffer
 
 
 def refused(last_valid: int | None) -> InvalidLayerPartError:
@@ -66,8 +67,8 @@ class Ecr:
         finally:
             self.on_their_way -= 1
 
-    def _acknowledge(self, cut: Cut) -> None:
-        self.acknowledged.append(cut.part.first)
+    def _acknowledge(self, part: Part) -> None:
+        self.acknowledged.append(part.first)
 
     async def _sleep(self, seconds: float) -> None:
         awake = anyio.Event()
@@ -95,11 +96,11 @@ class Ecr:
                         first[2].set()
 
 
-async def _parts(sizes: tuple[int, ...]) -> AsyncIterator[Cut]:
+async def _parts(sizes: tuple[int, ...]) -> AsyncIterator[Part]:
     first = 0
     for size in sizes:
         last = first + size * MiB - 1
-        yield Cut(Part(first, last, (), None, 0, ""))
+        yield Part(first, last, (), None, 0, "")
         first = last + 1
 
 
@@ -195,7 +196,7 @@ def test_two_refusals_in_a_row_end_it_for_the_run() -> None:
     def pays(parts: int) -> bool:
         for _ in range(parts):
             overlap.answered(0.01)
-        return overlap.pays(10, MiB, MiB)
+        return overlap.worthwhile(10, MiB, MiB)
 
     overlap.refused()
     assert pays(100)
@@ -247,20 +248,20 @@ async def test_a_cursor_beyond_all_that_was_sent_fails_the_upload() -> None:
 
 
 async def test_a_part_that_ecr_has_is_not_held_while_the_next_one_is_made() -> None:
-    held: list[weakref.ref[Cut]] = []
+    held: list[weakref.ref[Content]] = []
     acknowledged = anyio.Event()
 
-    def cut(first: int) -> Cut:
-        made = Cut(Part(first, first + MiB - 1, (), None, 0, ""))
-        held.append(weakref.ref(made))
-        return made
+    def part(first: int) -> Part:
+        content = Content()
+        held.append(weakref.ref(content))
+        return Part(first, first + MiB - 1, (), content, 0, "")
 
-    async def parts() -> AsyncIterator[Cut]:
-        yield cut(0)
+    async def parts() -> AsyncIterator[Part]:
+        yield part(0)
         await acknowledged.wait()
         await checkpoint()
         assert held[0]() is None
-        yield cut(MiB)
+        yield part(MiB)
 
     async def send(part: Part, left: Callable[[], None]) -> None:
         left()

@@ -442,7 +442,7 @@ async def test_a_layer_that_ecr_has_got_wrong_is_sent_again_in_strict_order_but_
             [result] = await asyncpush.push_layers(registry, [file], "team/app")
             overlap = registry.context.pipeline
             overlap.answered(0.01)
-            assert not overlap.pays(transfer=10, size=MiB, following=MiB)
+            assert not overlap.worthwhile(transfer=10, size=MiB, next_size=MiB)
 
         assert relay.seen["UploadLayerPart"] == min(times + 1, 3)
         if times < 3:
@@ -522,8 +522,8 @@ async def test_parts_overlap_on_a_slow_network_and_the_layer_arrives_whole(
     layout = Layout()
     source = f"oci:{layout.tag(layout.image(noise(1, MiB) * 35), '1').write(tmp_path / 'app')}"
     early = []
-    pays = PipelineEstimator.pays
-    monkeypatch.setattr(PipelineEstimator, "pays", lambda *given: early.append(pays(*given)) or early[-1])
+    worthwhile = PipelineEstimator.worthwhile
+    monkeypatch.setattr(PipelineEstimator, "worthwhile", lambda *given: early.append(worthwhile(*given)) or early[-1])
     emulator.fault_config = FaultConfig(latency=0.02, bandwidth=50e6)
 
     settings = Settings(create_repository=True, early_parts=True)

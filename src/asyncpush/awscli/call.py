@@ -15,7 +15,7 @@ from asyncpush.awscli.command import Command
 from asyncpush.awscli.configuration import Configuration, aws_configuration, transport
 from asyncpush.awscli.formats import OperationOutput
 from asyncpush.awscli.operations import Json, Members, Operation
-from asyncpush.ecr.part_body import JsonPartEncoder, PartRequest
+from asyncpush.ecr.part_body import JsonPartEncoder, OutgoingPart
 from asyncpush.ecr.session import open_client
 from asyncpush.engine.parts import BLOCK_SIZE
 from asyncpush.model import Upload
@@ -40,7 +40,7 @@ class Input:
 
     def parameters(self) -> dict[str, Any]:
         """What a client's method takes."""
-        return self.members if self.part is None else {**self.members, "layerPartBlob": PartRequest(self.part)}
+        return self.members if self.part is None else {**self.members, "layerPartBlob": OutgoingPart(self.part)}
 
 
 def prepare(operation: Operation, members: Members) -> Input:

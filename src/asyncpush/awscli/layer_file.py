@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anyio import CancelScope, to_thread
+from anyio import to_thread
 
 from asyncpush.awscli.call import open_for
 from asyncpush.awscli.checks import check
@@ -19,26 +19,19 @@ from asyncpush.awscli.formats import OperationOutput
 from asyncpush.awscli.inputs import validate
 from asyncpush.awscli.operations import Members
 from asyncpush.ecr.errors import translated
-from asyncpush.ecr.part_body import JsonPartEncoder, PartRequest
+from asyncpush.ecr.part_body import JsonPartEncoder, OutgoingPart
 from asyncpush.ecr.rate_limit import Pace
 from asyncpush.ecr.retry import RetryingSender
 from asyncpush.engine.ordering import OrderedSender, PipelineEstimator
-from asyncpush.engine.parts import PartCutter
+from asyncpush.engine.parts import PartCutter, opened
 from asyncpush.errors import DigestMismatchError, InvalidLayerPartError, SourceError, only_cause
 from asyncpush.events import ignore
 from asyncpush.model import Digest, Upload
-from asyncpush.protocols import BlobReader, LocalBlob, Part, RandomAccess
+from asyncpush.protocols import BlobReader, Part, RandomAccess
 from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PART_SIZE, MAX_PARTS
 from asyncpush.sources.blobs import FileContent, find_file
 
 _MAX_ATTEMPTS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """A part, for ``OrderedSender``."""
-
-    part: Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,29 +112,18 @@ async def upload_file(command: Command, members: Members, content: FileContent) 
         AsyncpushError: ECR refused one, or could not be reached in spite of all retries, or the file can't be read.
     """
     blob, size = _FileBlob(content), part_size(command, content.size)
-    async with open_for(command, 2, None) as client, _opened(blob) as reader:
+    async with open_for(command, 2, None) as client, opened(blob) as reader:
         pace = Pace(command.operation.service, client.meta.endpoint_url)
         sender = _Sender(client, members, RetryingSender(_MAX_ATTEMPTS, ignore, pace))
         cutter = PartCutter(blob, reader, size, sender.encoder)
         with only_cause():
-            await OrderedSender[_Cut](sender.send, lambda _: None, PipelineEstimator(allowed=False)).send(_cut(cutter))
+            await OrderedSender(sender.send, lambda _: None, PipelineEstimator(allowed=False)).send(_cut(cutter))
     return OperationOutput(sender.answer, (sender.answer,))
 
 
-@asynccontextmanager
-async def _opened(blob: LocalBlob) -> AsyncIterator[BlobReader]:
-    manager = blob.open()
-    reader = await to_thread.run_sync(manager.__enter__)
-    try:
-        yield reader
-    finally:
-        with CancelScope(shield=True):
-            await to_thread.run_sync(manager.__exit__, None, None, None)
-
-
-async def _cut(cutter: PartCutter[Part]) -> AsyncIterator[_Cut]:
+async def _cut(cutter: PartCutter[Part]) -> AsyncIterator[Part]:
     while (part := await to_thread.run_sync(partial(cutter.next_part, again=None))) is not None:
-        yield _Cut(part)
+        yield part
 
 
 class _Sender:
@@ -171,6 +153,9 @@ class _Sender:
     async def _once(self, part: Part, left: Callable[[], None]) -> None:
         with translated("UploadLayerPart", self._client.meta.endpoint_url):
             answer = await self._client.upload_layer_part(
-                **self._members, partFirstByte=part.first, partLastByte=part.last, layerPartBlob=PartRequest(part, left)
+                **self._members,
+                partFirstByte=part.first,
+                partLastByte=part.last,
+                layerPartBlob=OutgoingPart(part, left),
             )
         self.answer = {name: value for name, value in answer.items() if name != "ResponseMetadata"}

@@ -17,7 +17,7 @@ from botocore.parsers import ResponseParserError
 
 from asyncpush.ecr.credentials import signing
 from asyncpush.ecr.errors import EXPIRED, UNEXPECTED_ANSWER, is_signed_late, translated
-from asyncpush.ecr.part_body import PartRequest
+from asyncpush.ecr.part_body import OutgoingPart
 from asyncpush.ecr.retry import RetryingSender
 from asyncpush.ecr.uplink import PartTransfer, StoppedError, Uplink
 from asyncpush.errors import AsyncpushError, ConnectionFailedError, ServiceError
@@ -82,21 +82,21 @@ class EcrClient:
             ConfigurationError: credentials are missing.
         """
         blob = members.get("layerPartBlob")
-        if isinstance(blob, PartRequest):
+        if isinstance(blob, OutgoingPart):
             return await self._call_with_part(operation, members, blob)
         return await self.retries.call(operation, lambda: self.send(operation, members))
 
-    async def _call_with_part(self, operation: str, members: dict[str, Any], blob: PartRequest) -> dict[str, Any]:
+    async def _call_with_part(self, operation: str, members: dict[str, Any], blob: OutgoingPart) -> dict[str, Any]:
         """Send a part when the line has room for it, again where it has left the line to others."""
         part, outlived, stopped = blob.part, 0, 0
         while True:
-            async with self.uplink.crossing(part.first, part.body_size, may_stop=stopped < _MOST_STOPPED) as crossing:
-                own = {**members, "layerPartBlob": replace(blob, crossing=crossing)}
+            async with self.uplink.transfer(part.first, part.body_size, may_stop=stopped < _MOST_STOPPED) as transfer:
+                own = {**members, "layerPartBlob": replace(blob, transfer=transfer)}
                 try:
                     answer = await self.retries.call(operation, partial(self.send, operation, own))
                 except StoppedError as error:
-                    stopped += crossing.stopped
-                    outlived += not crossing.stopped
+                    stopped += transfer.stopped
+                    outlived += not transfer.stopped
                     if outlived >= _MOST_OUTLIVED:
                         raise ConnectionFailedError(
                             f"a part of {part.size} bytes needs more than {self.uplink.lifetime:g} seconds to "
@@ -104,7 +104,7 @@ class EcrClient:
                             hint="use a faster connection, or --part-size 5MiB",
                         ) from error
                 else:
-                    self.uplink.arrived(crossing)
+                    self.uplink.arrived(transfer)
                     return answer
 
     async def send(self, operation: str, members: dict[str, Any]) -> dict[str, Any]:
@@ -113,14 +113,14 @@ class EcrClient:
             members = {**members, "registryId": self.registry_id}
         method = getattr(self.client, xform_name(operation))
         blob = members.get("layerPartBlob")
-        crossing = blob.crossing if isinstance(blob, PartRequest) else None
-        with self._on_line(crossing), self.understood(operation), translated(operation, self.endpoint_url):
+        transfer = blob.transfer if isinstance(blob, OutgoingPart) else None
+        with self._on_line(transfer), self.understood(operation), translated(operation, self.endpoint_url):
             answer: dict[str, Any]
             async with answer_timeout(operation, self.endpoint_url, self.retries) as wait:
-                if isinstance(blob, PartRequest):
-                    members = {**members, "layerPartBlob": replace(blob, left=wait.after(blob.left))}
-                    if blob.crossing:
-                        blob.crossing.moved, wait.least = wait.extend, self.uplink.answer_timeout
+                if isinstance(blob, OutgoingPart):
+                    members = {**members, "layerPartBlob": replace(blob, on_sent=wait.after(blob.on_sent))}
+                    if transfer:
+                        transfer.moved, wait.least = wait.extend, self.uplink.answer_timeout
                 else:
                     wait.begin()
                 answer = await self._send(method, members)
@@ -129,22 +129,22 @@ class EcrClient:
             return answer
 
     @contextmanager
-    def _on_line(self, crossing: PartTransfer | None) -> Iterator[None]:
+    def _on_line(self, transfer: PartTransfer | None) -> Iterator[None]:
         """What fails of a part that has left the line, or outlived its signature, is not a failure."""
         try:
             yield
         except AsyncpushError as error:
-            if crossing is None:
+            if transfer is None:
                 raise
-            is_late = is_signed_late(error) and crossing.age > self.uplink.lifetime / 2
+            is_late = is_signed_late(error) and transfer.age > self.uplink.lifetime / 2
             if is_late:
-                self.uplink.outlived(crossing)
-            if is_late or crossing.stopped:
+                self.uplink.outlived(transfer)
+            if is_late or transfer.stopped:
                 raise StoppedError from error
             raise
         finally:
-            if crossing is not None:
-                crossing.end()
+            if transfer is not None:
+                transfer.end()
 
     def _is_empty(self, operation: str, answer: dict[str, Any]) -> bool:
         """Whether an answer has nothing of what ECR gives for *operation*."""
@@ -218,15 +218,15 @@ class _AnswerTimeout:
             self.seconds = max(self._shortest, self.least() if self.least else 0.0)
             self._timeout.reschedule(asyncio.get_running_loop().time() + self.seconds)
 
-    def after(self, left: Callable[[], None] | None) -> Callable[[], None]:
-        """What is to be called in the place of *left* once a body has left."""
+    def after(self, on_sent: Callable[[], None] | None) -> Callable[[], None]:
+        """A callback for the end of a body: it begins the wait, then calls *on_sent*."""
 
-        def gone() -> None:
+        def begin_and_report() -> None:
             self.begin()
-            if left:
-                left()
+            if on_sent:
+                on_sent()
 
-        return gone
+        return begin_and_report
 
 
 @asynccontextmanager

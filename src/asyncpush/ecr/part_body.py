@@ -1,12 +1,12 @@
-"""The request body of UploadLayerPart: hashed in the pass that makes it, sent block by block, never copied.
+"""The request body of UploadLayerPart: hashed while it is encoded, sent block by block, never copied.
 
-botocore would make base64, JSON and a second sha256 of 28 MB on the event loop. Here a part arrives encoded and hashed,
-and three of botocore's events take it around the serialiser (``provide-client-params``), into the request
-(``before-call``) and past the signer's own hashing (``choose-signer``). What goes over the wire is what any AWS client
-sends: AWS JSON 1.1, SigV4.
+botocore would encode 28 MB of base64 and JSON on the event loop and hash it a second time. Here a part arrives encoded
+and hashed, and three of botocore's events carry it around the serialiser (``provide-client-params``), into the request
+(``before-call``) and past the signer's own hashing (``choose-signer``). The request on the wire is that of any AWS
+client: AWS JSON 1.1, SigV4.
 
-A body is held as long as memory allows. Otherwise only its hash is kept, and worker threads encode it once more, window
-by window, as the connection takes it: a quarter more processor time, for next to no memory.
+A body stays in memory while the budget allows it. Otherwise only its hash is kept, and worker threads encode it again,
+window by window, as the connection accepts it: 25 per cent more CPU time for almost no memory.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from asyncpush.protocols import Part, RandomAccess
 _SIGNER = "v4-asyncpush"
 _KEY = "asyncpush.part"
 
-#: Bytes that are encoded in one go; a multiple of 3, so that base64 needs no padding inside a part.
+#: Bytes that are encoded in one call; a multiple of 3, so that base64 needs no padding inside a part.
 _BLOCK_SIZE = 384 * 1024
 
-#: Bytes of a part that are encoded ahead of the connection: enough to be worth a thread's turn, no more.
+#: Bytes of a part that one call of a worker thread encodes ahead of the connection.
 WINDOW_SIZE = 2 * _BLOCK_SIZE
 
 
 class JsonPartEncoder:
-    """Makes one part an UploadLayerPart request (a ``PartEncoder``).
+    """Encodes one part as an UploadLayerPart request (a ``PartEncoder``).
 
-    The small members go first and the range's end last, so that the length need not be known beforehand.
+    ``partLastByte`` comes last, so that the length of the part need not be known at the start.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class JsonPartEncoder:
         self._append(f'{head[:-1]}, "layerPartBlob": "'.encode())
 
     def add(self, block: memoryview) -> None:
-        """Take the next bytes; all but the last have a length that 3 divides, so that no padding falls between."""
+        """Append the next bytes of the part; the length of every block but the last is a multiple of 3."""
         self._size += len(block)
         self._append(pybase64.b64encode(block), keep=self._content is None)
 
     def finish(self) -> Part:
-        """Close the body."""
+        """Complete the body."""
         last = self._first + self._size - 1
         self._append(f'", "partLastByte": {last}}}'.encode())
         return Part(self._first, last, tuple(self._body), self._content, self._body_size, self._sha256.hexdigest())
@@ -83,58 +83,58 @@ class JsonPartEncoder:
 
 
 @dataclass(frozen=True, slots=True)
-class PartRequest:
-    """A part on its way.
+class OutgoingPart:
+    """A part that is sent: the value of UploadLayerPart's ``layerPartBlob`` on its way through botocore.
 
     Attributes:
         part: the part.
-        left: hears when all of it has left, each time that it is sent.
-        crossing: its place on the line.
+        on_sent: called each time that the whole part has left.
+        transfer: its share of the uplink.
     """
 
     part: Part
-    left: Callable[[], None] | None = None
-    crossing: PartTransfer | None = None
+    on_sent: Callable[[], None] | None = None
+    transfer: PartTransfer | None = None
 
 
 class PartBody(TimedBody):
-    """A part's body as aiohttp sends it: block by block, so that no write holds the event loop for 28 MB.
+    """A part's body for aiohttp: written block by block, so that no write blocks the event loop for 28 MB.
 
     Args:
-        outgoing: the part; any number of bodies can be made of it, one for each try.
-        threads: how many windows may be encoded at once, over all connections.
+        outgoing: the part; each try makes a body of its own.
+        threads: limits how many windows are encoded at once, over all connections.
     """
 
-    def __init__(self, outgoing: PartRequest, threads: CapacityLimiter) -> None:
+    def __init__(self, outgoing: OutgoingPart, threads: CapacityLimiter) -> None:
         super().__init__(outgoing, content_type="application/x-amz-json-1.1")
         self._size = outgoing.part.body_size
         self._part = outgoing.part
-        self._left = outgoing.left
-        self._crossing = outgoing.crossing
+        self._on_sent = outgoing.on_sent
+        self._transfer = outgoing.transfer
         self._threads = threads
 
     def __len__(self) -> int:
         return self._part.body_size
 
     def seek(self, _: int) -> None:
-        """Begin again, as botocore asks before it sends again; each write does."""
+        """Do nothing: botocore rewinds a body before it sends it again, and each write starts at the beginning."""
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The body as text; aiohttp asks for it in debugging only."""
+        """The body as text; aiohttp only asks for it when it debugs."""
         part = self._part
         middle = _encode(part, part.first, part.size) if part.content else []
         return b"".join((*part.body[:-1], *middle, part.body[-1])).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write all of it."""
-        if self._crossing:
-            self._crossing.begin(writer)
+        if self._transfer:
+            self._transfer.begin(writer)
         await super().write(writer)
-        if self._left:
-            self._left()
+        if self._on_sent:
+            self._on_sent()
 
     async def write_blocks(self, writer: AbstractStreamWriter) -> None:
-        """Hand all of it to the connection."""
+        """Write the whole body to the connection."""
         part = self._part
         for block in part.body[:-1]:
             await writer.write(block)
@@ -147,8 +147,8 @@ class PartBody(TimedBody):
 
 
 def _encode(part: Part, first: int, size: int) -> list[bytes]:
-    """The base64 of *size* bytes of a part, from byte *first* of the layer on, read again; blocking."""
-    assert part.content is not None, "what is held is encoded already"  # noqa: S101
+    """Read *size* bytes of a part again, from byte *first* of the layer on, and encode them as base64; blocks."""
+    assert part.content is not None, "a part without content is encoded already"  # noqa: S101
     scratch = memoryview(bytearray(min(size, _BLOCK_SIZE)))
     blocks = []
     for start in range(first, first + size, _BLOCK_SIZE):
@@ -158,16 +158,16 @@ def _encode(part: Part, first: int, size: int) -> list[bytes]:
 
 
 class KnownHashSigV4Auth(SigV4Auth):  # type: ignore[misc] # botocore is untyped
-    """SigV4 over a body whose sha256 is known already; otherwise as botocore signs."""
+    """SigV4 with the sha256 of the body that the part brings; otherwise botocore's signer."""
 
     def payload(self, request: Any) -> str:
         """The body's sha256, hex."""
-        outgoing: PartRequest = request.context[_KEY]
+        outgoing: OutgoingPart = request.context[_KEY]
         return outgoing.part.body_sha256
 
 
 def install(client: Any) -> None:
-    """Make *client* take ``PartRequest`` for UploadLayerPart's ``layerPartBlob``; bytes go botocore's way."""
+    """Let *client* accept an ``OutgoingPart`` as UploadLayerPart's ``layerPartBlob``; bytes still work as usual."""
     botocore.auth.AUTH_TYPE_MAPS[_SIGNER] = KnownHashSigV4Auth
     threads = CapacityLimiter((os.cpu_count() or 1) + 1)
 
@@ -183,7 +183,7 @@ def install(client: Any) -> None:
 
 
 def _take_part(params: dict[str, Any], context: dict[str, Any], **_: Any) -> dict[str, Any]:
-    if not isinstance(params.get("layerPartBlob"), PartRequest):
+    if not isinstance(params.get("layerPartBlob"), OutgoingPart):
         return params
     context[_KEY] = params["layerPartBlob"]
     return {**params, "layerPartBlob": b""}

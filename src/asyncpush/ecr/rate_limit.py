@@ -154,7 +154,7 @@ class RateLimiter:
         self._line: deque[anyio.Event] = deque()
         self._sent = self._throttled = self._retried = 0
 
-    async def turn(self) -> float:
+    async def acquire(self) -> float:
         """Wait until a request may start; who comes first goes first.
 
         Returns:

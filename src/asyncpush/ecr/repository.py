@@ -12,7 +12,7 @@ from anyio import CapacityLimiter
 from asyncpush.ecr.client import NOT_ALLOWED, EcrClient, batches
 from asyncpush.ecr.errors import verdict
 from asyncpush.ecr.mount import Mounts
-from asyncpush.ecr.part_body import JsonPartEncoder, PartRequest
+from asyncpush.ecr.part_body import JsonPartEncoder, OutgoingPart
 from asyncpush.errors import (
     InvalidLayerPartError,
     ManifestError,
@@ -92,10 +92,15 @@ class EcrRepository:
         """Make the body of the part that begins at byte *first* (UploadLayerPart); held if there is no *content*."""
         return JsonPartEncoder(self._calls.registry_id, self._name, upload, first, content)
 
-    async def send_part(self, upload: Upload, part: Part, left: Callable[[], None] | None = None) -> None:
-        """Send a part and see that ECR has all of it (UploadLayerPart); *left* hears when all of it was sent.
+    async def send_part(self, upload: Upload, part: Part, on_sent: Callable[[], None] | None = None) -> None:
+        """Send a part and check that ECR has all of it (UploadLayerPart).
 
-        A part whose reply was lost is refused when it is sent again; ECR then says up to where it has the layer.
+        When the reply to a part was lost, ECR refuses the part at the second try and says which byte it received last.
+
+        Args:
+            upload: the upload that the part belongs to.
+            part: the part.
+            on_sent: called each time that the whole part has left.
         """
         try:
             answer = await self._call(
@@ -103,7 +108,7 @@ class EcrRepository:
                 uploadId=upload.id,
                 partFirstByte=part.first,
                 partLastByte=part.last,
-                layerPartBlob=PartRequest(part, left),
+                layerPartBlob=OutgoingPart(part, on_sent),
             )
         except InvalidLayerPartError as error:
             if error.last_valid_byte != part.last:

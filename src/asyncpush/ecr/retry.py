@@ -63,7 +63,7 @@ class RetryingSender:
         tries = _RetryLoop(self.host, pace, self._max_attempts, self.retry)
         while True:
             async with self.host.asking(failed) as asks_for_all:
-                started = await pace.turn()
+                started = await pace.acquire()
                 if self.host.is_silent and not asks_for_all:
                     continue  # it has fallen silent meanwhile
                 began = time.monotonic()

@@ -170,7 +170,7 @@ class Uplink:
         self._arrived = 0
         self._tell = tell
         self._clock = clock
-        self._crossings: set[PartTransfer] = set()
+        self._transfers: set[PartTransfer] = set()
         self._waiting: list[tuple[int, int, PartTransfer, anyio.Event]] = []
         self._asked = count()
         self._looks: deque[tuple[float, int]] = deque()
@@ -185,7 +185,7 @@ class Uplink:
         return min(asked, MIN_PART_SIZE) if slow else asked
 
     @asynccontextmanager
-    async def crossing(self, first: int, size: int, *, may_stop: bool = True) -> AsyncIterator[PartTransfer]:
+    async def transfer(self, first: int, size: int, *, may_stop: bool = True) -> AsyncIterator[PartTransfer]:
         """Wait until the line has room for a part whose body has *size* bytes, and have that for the block.
 
         Args:
@@ -193,43 +193,43 @@ class Uplink:
             size: bytes of its body.
             may_stop: whether it may be taken off the line again; bytes that have left are then lost.
         """
-        crossing, granted = PartTransfer(size, self._clock, self._passed, may_stop=may_stop), anyio.Event()
-        heapq.heappush(self._waiting, (-first, next(self._asked), crossing, granted))
+        transfer, granted = PartTransfer(size, self._clock, self._passed, may_stop=may_stop), anyio.Event()
+        heapq.heappush(self._waiting, (-first, next(self._asked), transfer, granted))
         self._grant()
         try:
             await granted.wait()
-            yield crossing
+            yield transfer
         finally:
-            crossing.end()
-            self._leave(crossing)
+            transfer.end()
+            self._leave(transfer)
 
     def answer_timeout(self) -> float:
         """Seconds in which a part arrives that has left: buffers on the way may hold all of it, and others.
 
         It is twice what the line needs for all, by what is known of it.
         """
-        return 2 * sum(crossing.size - crossing.passed for crossing in self._crossings) / self._proven
+        return 2 * sum(transfer.size - transfer.passed for transfer in self._transfers) / self._proven
 
-    def arrived(self, crossing: PartTransfer) -> None:
+    def arrived(self, transfer: PartTransfer) -> None:
         """Hear that ECR has answered for a part."""
-        self._ended += crossing.size - crossing.taken
-        if crossing.age > self.lifetime * _LATE:
-            self._slow(crossing.carried)
+        self._ended += transfer.size - transfer.taken
+        if transfer.age > self.lifetime * _LATE:
+            self._slow(transfer.carried)
         else:
-            self._proven = max(self._proven, crossing.carried)
-            alone = crossing.size / max(crossing.age, 1e-6)
+            self._proven = max(self._proven, transfer.carried)
+            alone = transfer.size / max(transfer.age, 1e-6)
             if self.rate is not None and alone > self.rate:
                 self.rate = min(alone, self.rate * _BY_PART)
-        self._arrived += crossing.size
-        crossing.taken = 0
+        self._arrived += transfer.size
+        transfer.taken = 0
 
-    def outlived(self, crossing: PartTransfer) -> None:
+    def outlived(self, transfer: PartTransfer) -> None:
         """Hear that a part has come after its signature's end."""
-        self._slow(min(self.rate or math.inf, crossing.size / crossing.age))
+        self._slow(min(self.rate or math.inf, transfer.size / transfer.age))
 
     def _passed(self) -> int:
         """Bytes that have passed the line, of all parts so far."""
-        return self._arrived + sum(crossing.passed for crossing in self._crossings)
+        return self._arrived + sum(transfer.passed for transfer in self._transfers)
 
     def _look_later(self) -> None:
         share = _FIRST_LOOK if self._proven == _AT_FIRST else _LOOK
@@ -237,7 +237,7 @@ class Uplink:
 
     def _tick(self) -> None:
         self.look()
-        if self._crossings:
+        if self._transfers:
             self._look_later()
         else:
             self._was_full = self._is_watched = False
@@ -246,11 +246,11 @@ class Uplink:
         """See what has left since the last look, and what the line carries by that."""
         now, moved = self._clock(), self._ended
         self._ended = 0
-        for crossing in self._crossings:
-            moved += crossing.look()
-            if crossing.passed:
-                self._proven = max(self._proven, crossing.passed / crossing.age)
-        is_full = any(crossing.is_leaving for crossing in self._crossings)
+        for transfer in self._transfers:
+            moved += transfer.look()
+            if transfer.passed:
+                self._proven = max(self._proven, transfer.passed / transfer.age)
+        is_full = any(transfer.is_leaving for transfer in self._transfers)
         if is_full and self._was_full:
             self._looks.append((now - self._looked, moved))
         self._was_full, self._looked = is_full, now
@@ -270,7 +270,7 @@ class Uplink:
 
     def _relieve(self, now: float, rate: float) -> None:
         """Where a part would come too late, take those off the line of which least has left."""
-        leaving = sorted((each for each in self._crossings if each.is_leaving), key=lambda each: each.taken)
+        leaving = sorted((each for each in self._transfers if each.is_leaving), key=lambda each: each.taken)
         if _latest(leaving, now, rate) <= self.lifetime * _TOO_LATE:
             self._late_since = math.inf
             return
@@ -294,29 +294,29 @@ class Uplink:
     def _tell_rate(self, rate: float) -> None:
         self._tell(f"the line to ECR carries about {rate / 1000:,.0f} kB/s: fewer parts are sent at once")
 
-    def _leave(self, crossing: PartTransfer) -> None:
-        if crossing in self._crossings:
-            self._crossings.discard(crossing)
+    def _leave(self, transfer: PartTransfer) -> None:
+        if transfer in self._transfers:
+            self._transfers.discard(transfer)
         else:
-            self._waiting = [place for place in self._waiting if place[2] is not crossing]
+            self._waiting = [place for place in self._waiting if place[2] is not transfer]
             heapq.heapify(self._waiting)
         self._grant()
 
     def _has_room(self, size: int) -> bool:
-        if not self._crossings:
+        if not self._transfers:
             return True
-        unproven = size + sum(crossing.size - crossing.passed for crossing in self._crossings)
+        unproven = size + sum(transfer.size - transfer.passed for transfer in self._transfers)
         within = self.lifetime * _AIM
         return unproven <= self._proven * within and (self.rate is None or self._rest + size <= self.rate * within)
 
     @property
     def _rest(self) -> int:
-        return sum(crossing.rest for crossing in self._crossings)
+        return sum(transfer.rest for transfer in self._transfers)
 
     def _grant(self) -> None:
         while self._waiting and self._has_room(self._waiting[0][2].size):
-            _, _, crossing, granted = heapq.heappop(self._waiting)
-            self._crossings.add(crossing)
+            _, _, transfer, granted = heapq.heappop(self._waiting)
+            self._transfers.add(transfer)
             granted.set()
             if not self._is_watched:
                 self._is_watched, self._looked = True, self._clock()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from asyncpush.engine.context import PushContext
 from asyncpush.engine.memory import MemoryAccount
-from asyncpush.engine.parts import WINDOW_SIZE, HeldBytes, PartCutter, PartMaker, receive_part
-from asyncpush.engine.upload import EncodedParts, LayerUpload, OutgoingPart, UploadParts
+from asyncpush.engine.parts import WINDOW_SIZE, HeldBytes, PartCutter, PartMaker, opened, receive_part
+from asyncpush.engine.upload import EncodedParts, LayerUpload, PartOf, UploadParts
 from asyncpush.errors import AsyncpushError, only_cause
 from asyncpush.model import LayerBytes, PushedLayer
 from asyncpush.protocols import (
@@ -136,14 +136,14 @@ async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, co
         run = _LayerSend(blob, first, size, encoder, context, account)
         async with AsyncExitStack() as stack:
             maker, produce = await run.open(stack, uploads)
-            streams = [anyio.create_memory_object_stream[OutgoingPart](0) for _ in uploads]
+            streams = [anyio.create_memory_object_stream[PartOf](0) for _ in uploads]
             # The receiving ends outside, the group inside: when all has failed, the group stops the cutter before they
             # close, and the failure arrives alone.
             for _, parts in streams:
                 stack.enter_context(parts)
             async with anyio.create_task_group() as tg:
 
-                async def send(upload: LayerUpload, parts: MemoryObjectReceiveStream[OutgoingPart]) -> None:
+                async def send(upload: LayerUpload, parts: MemoryObjectReceiveStream[PartOf]) -> None:
                     await upload.send(parts)
                     if all(upload.failure is not None for upload in uploads):
                         tg.cancel_scope.cancel()  # nobody wants the next part
@@ -255,13 +255,13 @@ async def _encode_ahead(cuts: AsyncGenerator[EncodedParts, None], streams: Seque
         for stream in streams:
             stack.enter_context(stream)
         await stack.enter_async_context(aclosing(cuts))
-        async for cut in cuts:
-            for part, stream in zip(cut.parts, streams, strict=True):
+        async for encoded in cuts:
+            for part, stream in zip(encoded.parts, streams, strict=True):
                 try:
-                    await stream.send(OutgoingPart(part, cut))
+                    await stream.send((part, encoded))
                 except anyio.BrokenResourceError:
-                    cut.done()  # this upload has failed; the others go on
-            del cut, part
+                    encoded.release()  # this upload has failed; the others go on
+            del encoded, part
 
 
 def encoded_size(part: int) -> int:
@@ -283,15 +283,3 @@ class _Encoders:
     def finish(self) -> Parts:
         """Close the part."""
         return tuple(encoder.finish() for encoder in self._encoders)
-
-
-@asynccontextmanager
-async def opened(blob: LocalBlob, threads: CapacityLimiter) -> AsyncIterator[BlobReader]:
-    """Open *blob* in a worker thread, and close it in one."""
-    manager = blob.open()
-    reader = await to_thread.run_sync(manager.__enter__, limiter=threads)
-    try:
-        yield reader
-    finally:
-        with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(manager.__exit__, None, None, None, limiter=threads)

@@ -1,178 +1,164 @@
-"""Parts of one upload, in order: the next one leaves while the one before waits for its answer, where that pays."""
+"""Parts of one upload, sent in order; where it is worthwhile, a part leaves before the one before it is answered."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable
-from typing import Generic, Protocol, TypeVar
 
 import anyio
 
 from asyncpush.errors import InvalidLayerPartError, ServiceError
 from asyncpush.protocols import Part
 
-#: Seconds that a part must have been on its way for the wait behind it to be worth closing. On a fast network the next
-#: part would overtake.
-_SLOW = 0.1
+#: Seconds that the transfer of a part must take before the next one may leave early: on a faster network the next part
+#: could arrive first.
+_SHORTEST_TRANSFER = 0.1
 
-#: Answered parts for which nothing is sent early after ECR has refused one that was.
-_PAUSE = 100
+#: Parts that are sent in turn after ECR has refused one that left early.
+_PARTS_IN_TURN = 100
 
-#: Refusals in a row of parts that were sent early, after which none is sent early any more.
-_MOST_REFUSALS = 2
-
-
-class SendablePart(Protocol):
-    """What is sent: a part, with whatever else its sender wants to know of it."""
-
-    @property
-    def part(self) -> Part:
-        """The part."""
-        ...
-
-
-S = TypeVar("S", bound=SendablePart)
+#: Consecutive refusals after which no part leaves early any more.
+_MAX_REFUSALS = 2
 
 
 class PipelineEstimator:
-    """Whether a part may leave before the one before is answered; what all layers of a run have learnt of it.
+    """Decides whether a part may leave before the one before it is answered, from what all layers of a run have seen.
 
-    ECR takes parts in order, and answers each after it has stored it: a round trip and more, in which the layer would
-    stand still. The next part's bytes may travel meanwhile, since ECR can judge a part only when it has all of it, for
-    the signature. It must arrive last, by far: else it is refused and must be sent again. What ECR's own code for that
-    is, and whether all of ECR does it, is unknown: any refusal counts, and the second in a row ends it.
+    ECR accepts parts in order and answers each part after storing it, so a layer waits for at least one round trip
+    between two parts. The bytes of the next part can travel during that wait: ECR can't check a part's signature before
+    it has all of the part. If the next part arrives first, ECR refuses it and it is sent again. Which error ECR returns
+    then is unknown, so any refusal counts, and two in a row end early sending.
 
     Args:
-        clock: the time in seconds.
-        allowed: whether any part may; ``Settings.early_parts``.
+        clock: returns the time in seconds.
+        allowed: whether parts may leave early at all; ``Settings.early_parts``.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, allowed: bool = True) -> None:
         self.clock = clock
         self._is_allowed = allowed
-        self._answer = float("inf")
-        self._pause = 0
+        self._answer_time = float("inf")
+        self._in_turn = 0
         self._refusals = 0
 
     def answered(self, seconds: float, *, early: bool = False) -> None:
-        """Hear how long a part, once it had left, waited for its answer; *early*: it was sent early, and taken."""
-        self._answer = max(seconds, 0.0 if self._answer == float("inf") else self._answer * 0.9)
-        self._pause = max(0, self._pause - 1)
+        """Record the *seconds* between the end of a part's transfer and its answer, and whether it had left *early*."""
+        self._answer_time = max(seconds, 0.0 if self._answer_time == float("inf") else self._answer_time * 0.9)
+        self._in_turn = max(0, self._in_turn - 1)
         if early:
             self._refusals = 0
 
     def refused(self) -> None:
-        """Hear that a part that was sent early has been refused."""
-        self._pause = max(self._pause, _PAUSE)
+        """Record that ECR refused a part that had left early."""
+        self._in_turn = max(self._in_turn, _PARTS_IN_TURN)
         self._refusals += 1
-        if self._refusals >= _MOST_REFUSALS:
+        if self._refusals >= _MAX_REFUSALS:
             self.stop()
 
     def stop(self) -> None:
-        """Send nothing early any more."""
+        """Let no part leave early any more."""
         self._is_allowed = False
 
-    def pays(self, transfer: float, size: int, following: int) -> bool:
-        """Whether a part of *following* bytes may leave now, after one of *size* bytes has, in *transfer* seconds."""
-        expected = transfer * following / size
-        return self._is_allowed and not self._pause and expected >= _SLOW and expected >= 2 * self._answer
+    def worthwhile(self, transfer: float, size: int, next_size: int) -> bool:
+        """Whether a part of *next_size* bytes may leave now, after *size* bytes have left in *transfer* seconds."""
+        if not self._is_allowed or self._in_turn:
+            return False
+        return transfer * next_size / size >= max(_SHORTEST_TRANSFER, 2 * self._answer_time)
 
 
-class OrderedSender(Generic[S]):
+class OrderedSender:
     """Sends the parts of one upload.
 
     Args:
-        send: sends a part, and calls what it is given once all of it has left, each time that it sends it.
-        acknowledge: hears of each part that ECR has.
-        overlap: what is known of sending early.
+        send: sends a part; it calls its second argument each time that the whole part has left.
+        on_acknowledged: called with each part that ECR has stored.
+        pipeline: decides whether a part may leave early.
     """
 
     def __init__(
         self,
         send: Callable[[Part, Callable[[], None]], Awaitable[None]],
-        acknowledge: Callable[[S], None],
-        overlap: PipelineEstimator,
+        on_acknowledged: Callable[[Part], None],
+        pipeline: PipelineEstimator,
     ) -> None:
         self._send = send
-        self._acknowledge = acknowledge
-        self._overlap = overlap
-        self._handed_over = -1
+        self._on_acknowledged = on_acknowledged
+        self._pipeline = pipeline
+        self._last_started = -1
 
-    async def send(self, parts: AsyncIterable[S]) -> None:
-        """Send all of *parts*; two are on their way at the most.
+    async def send(self, parts: AsyncIterable[Part]) -> None:
+        """Send all of *parts*; at most two are in flight.
 
         Raises:
             InvalidLayerPartError: a part does not follow what ECR has of the upload.
             UploadNotFoundError: ECR does not know the upload.
         """
-        before: _Sending | None = None
+        previous: _PartInFlight | None = None
         async with anyio.create_task_group() as tg:
-            async for each in parts:
-                if before is not None:
-                    await self._until_free(before, each.part.size)
-                before = _Sending(each.part.size, before, self._overlap.clock)
-                self._handed_over = each.part.last
-                tg.start_soon(self._deliver, each, before)
-                del each  # or it would be held until the next one is there
+            async for part in parts:
+                if previous is not None:
+                    await self._wait_for_turn(previous, part.size)
+                previous = _PartInFlight(part.size, previous, self._pipeline.clock)
+                self._last_started = part.last
+                tg.start_soon(self._deliver, part, previous)
+                del part  # or it would be held until the next one is made
 
-    async def _until_free(self, before: _Sending, following: int) -> None:
-        if before.before is not None:
-            await before.before.acknowledged.wait()
-        await before.left.wait()
-        if not self._overlap.pays(before.transfer, before.size, following):
-            await before.acknowledged.wait()
+    async def _wait_for_turn(self, previous: _PartInFlight, next_size: int) -> None:
+        if previous.previous is not None:
+            await previous.previous.acknowledged.wait()
+        await previous.sent.wait()
+        if not self._pipeline.worthwhile(previous.transfer_time, previous.size, next_size):
+            await previous.acknowledged.wait()
 
-    async def _deliver(self, each: S, sending: _Sending) -> None:
-        is_early = sending.is_early
+    async def _deliver(self, part: Part, in_flight: _PartInFlight) -> None:
+        is_early = in_flight.is_early
         try:
-            await self._send(each.part, sending.leave)
+            await self._send(part, in_flight.mark_sent)
         except ServiceError as error:
-            if not self._has_arrived(each.part, error):
+            if not self._has_arrived(part, error):
                 if not is_early:
                     raise
                 is_early = False
-                self._overlap.refused()
-                await sending.follow()
-                await self._send(each.part, sending.leave)
-        sending.answer()
-        self._overlap.answered(sending.waited, early=is_early)
-        self._acknowledge(each)
+                self._pipeline.refused()
+                await in_flight.wait_for_previous()
+                await self._send(part, in_flight.mark_sent)
+        in_flight.mark_acknowledged()
+        self._pipeline.answered(in_flight.answer_time, early=is_early)
+        self._on_acknowledged(part)
 
     def _has_arrived(self, part: Part, error: ServiceError) -> bool:
-        """Whether an earlier try has arrived whose reply was lost, and perhaps the next part after it."""
+        """Whether ECR has the part, and maybe the next one, from an earlier try whose answer was lost."""
         if not isinstance(error, InvalidLayerPartError):
             return False
-        return error.last_valid_byte is not None and part.last <= error.last_valid_byte <= self._handed_over
+        return error.last_valid_byte is not None and part.last <= error.last_valid_byte <= self._last_started
 
 
-class _Sending:
-    """A part of some bytes on its way, and the one before it."""
+class _PartInFlight:
+    """A part that was started, and the one before it."""
 
-    def __init__(self, size: int, before: _Sending | None, clock: Callable[[], float]) -> None:
+    def __init__(self, size: int, previous: _PartInFlight | None, clock: Callable[[], float]) -> None:
         self.size = size
-        self.before = before
-        self.left = anyio.Event()
+        self.previous = previous
+        self.sent = anyio.Event()
         self.acknowledged = anyio.Event()
-        self.is_early = before is not None and not before.acknowledged.is_set()
-        self.transfer = self.waited = 0.0
+        self.is_early = previous is not None and not previous.acknowledged.is_set()
+        self.transfer_time = self.answer_time = 0.0
         self._clock = clock
-        self._began = self._left = clock()
+        self._started_at = self._sent_at = clock()
 
-    def leave(self) -> None:
-        """All of it was handed to the network."""
-        self._left = self._clock()
-        self.transfer = self._left - self._began
-        self.left.set()
+    def mark_sent(self) -> None:
+        self._sent_at = self._clock()
+        self.transfer_time = self._sent_at - self._started_at
+        self.sent.set()
 
-    def answer(self) -> None:
-        """ECR has it."""
-        self.waited = self._clock() - self._left
-        self.before = None
-        self.left.set()
+    def mark_acknowledged(self) -> None:
+        self.answer_time = self._clock() - self._sent_at
+        self.previous = None
+        self.sent.set()
         self.acknowledged.set()
 
-    async def follow(self) -> None:
-        """Wait until ECR has the part before; then this one is sent from its beginning."""
-        if self.before is not None:
-            await self.before.acknowledged.wait()
-        self._began = self._clock()
+    async def wait_for_previous(self) -> None:
+        """Wait until ECR has the part before; this one is sent again from its beginning."""
+        if self.previous is not None:
+            await self.previous.acknowledged.wait()
+        self._started_at = self._clock()

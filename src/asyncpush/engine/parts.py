@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
+import anyio
 from anyio import CapacityLimiter, from_thread, to_thread
 
 from asyncpush.engine.memory import ThreadBuffer
 from asyncpush.model import Digest, LayerBytes
-from asyncpush.protocols import Blob, BlobReader, BlobStream, RandomAccess
+from asyncpush.protocols import Blob, BlobReader, BlobStream, LocalBlob, RandomAccess
 
 #: Bytes that are read, hashed, encoded and hashed again in one go, while they are in the processor's cache.
 #: A multiple of 3, so that base64 needs no padding inside a part.
@@ -176,6 +178,18 @@ class PartCutter(PartMaker[P]):
             count = self._reader.readinto(wanted)
             self.add(wanted[:count], ended=count < len(wanted))
         return self.finish()
+
+
+@asynccontextmanager
+async def opened(blob: LocalBlob, threads: CapacityLimiter | None = None) -> AsyncIterator[BlobReader]:
+    """Open *blob* in a worker thread, and close it in one."""
+    manager = blob.open()
+    reader = await to_thread.run_sync(manager.__enter__, limiter=threads)
+    try:
+        yield reader
+    finally:
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(manager.__exit__, None, None, None, limiter=threads)
 
 
 class HeldBytes:

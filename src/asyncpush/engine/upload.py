@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -33,13 +32,13 @@ _WORTH_ASKING = MiB
 
 
 class EncodedParts:
-    """A part as it was cut, for each of the uploads that it goes to.
+    """One part of a blob, encoded for each of the uploads that it goes to.
 
     Args:
-        parts: the part, encoded for each upload; they share what can be shared.
-        cost: the memory that they take, given back once the last upload has sent its own.
-        consumed: bytes of the source that were read for it.
-        account: what gave the memory.
+        parts: the part, one for each upload; their bytes are shared where possible.
+        cost: the memory that they take, in bytes; returned once the last upload has released its part.
+        consumed: bytes of the source that were read for the part.
+        account: the account that the memory is taken from.
     """
 
     def __init__(self, parts: tuple[Part, ...], cost: int, consumed: int, account: MemoryAccount) -> None:
@@ -49,19 +48,15 @@ class EncodedParts:
         self._cost = cost
         self._uploads = len(parts)
 
-    def done(self) -> None:
-        """One of the uploads needs it no more."""
+    def release(self) -> None:
+        """Record that one of the uploads no longer needs its part."""
         self._uploads -= 1
         if not self._uploads:
             self.account.give_back(self._cost)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OutgoingPart:
-    """One upload's share of a cut."""
-
-    part: Part
-    cut: EncodedParts
+#: One upload's part, and the parts that it shares memory with.
+PartOf = tuple[Part, EncodedParts]
 
 
 class LayerUpload:
@@ -90,7 +85,7 @@ class LayerUpload:
         self._upload: Upload | None = None
         self._is_resumed = False
         self._sent = self._read = 0
-        self._unsent: set[OutgoingPart] = set()
+        self._unacknowledged: dict[Part, EncodedParts] = {}
 
     @property
     def upload(self) -> Upload:
@@ -202,8 +197,8 @@ class LayerUpload:
         self._read += read
         self._context.emit(PartSent(self._key, read, 0))
 
-    async def send(self, parts: MemoryObjectReceiveStream[OutgoingPart]) -> None:
-        """Send all parts; what that fails of is kept in ``failure``, and the parts that are left are closed."""
+    async def send(self, parts: MemoryObjectReceiveStream[PartOf]) -> None:
+        """Send all parts; an error is kept in ``failure``, and the remaining parts are released."""
         acknowledged, numbers = anyio.create_memory_object_stream[int](math.inf)
         try:
             with only_cause():
@@ -211,16 +206,16 @@ class LayerUpload:
                     tg.start_soon(self._note, numbers)
                     async with acknowledged:
 
-                        def acknowledge(each: OutgoingPart) -> None:
-                            acknowledged.send_nowait(self._acknowledge(each))
+                        def on_acknowledged(part: Part) -> None:
+                            acknowledged.send_nowait(self._acknowledge(part))
 
-                        sender = OrderedSender[OutgoingPart](self._send, acknowledge, self._context.pipeline)
-                        await sender.send(self._counted(parts))
+                        sender = OrderedSender(self._send, on_acknowledged, self._context.pipeline)
+                        await sender.send(self._tracked(parts))
         except AsyncpushError as error:
             self.failure = error
-            for each in self._unsent:
-                each.cut.done()
-            self._unsent.clear()
+            for shared in self._unacknowledged.values():
+                shared.release()
+            self._unacknowledged.clear()
 
     async def complete(self, found: LayerBytes) -> None:
         """Close the upload; what that fails of is kept in ``failure``."""
@@ -234,33 +229,32 @@ class LayerUpload:
             await journal.layer_completed(self.repository.address, self._blob.identity, descriptor)
         self.pushed = PushedLayer(descriptor, self._sent, outcome)
 
-    async def _counted(self, parts: MemoryObjectReceiveStream[OutgoingPart]) -> AsyncIterator[OutgoingPart]:
-        async for each in parts:
-            self._unsent.add(each)
-            yield each
-            del each  # or it would be held until the next one is there
+    async def _tracked(self, parts: MemoryObjectReceiveStream[PartOf]) -> AsyncIterator[Part]:
+        async for part, shared in parts:
+            self._unacknowledged[part] = shared
+            yield part
+            del part, shared  # or they would be held until the next one is made
 
-    async def _send(self, part: Part, left: Callable[[], None]) -> None:
-        # What holds its bytes needs no more memory to leave; it must not wait for any.
+    async def _send(self, part: Part, on_sent: Callable[[], None]) -> None:
+        # A part that holds its bytes needs no memory to leave, and must not wait for any.
         if part.content is None or isinstance(part.content, HeldBytes):
-            await self.repository.send_part(self.upload, part, left)
+            await self.repository.send_part(self.upload, part, on_sent)
             return
-        async with self._context.memory.window() as close:
+        async with self._context.memory.window() as close_window:
 
-            def gone() -> None:
-                close()
-                left()
+            def close_and_report() -> None:
+                close_window()
+                on_sent()
 
-            await self.repository.send_part(self.upload, part, gone)
+            await self.repository.send_part(self.upload, part, close_and_report)
 
-    def _acknowledge(self, each: OutgoingPart) -> int:
-        part = each.part
-        self._unsent.discard(each)
-        each.cut.done()
+    def _acknowledge(self, part: Part) -> int:
+        shared = self._unacknowledged.pop(part)
+        shared.release()
         self._context.limiter.acknowledged(part.size)
         self._sent += part.size
-        self._read += each.cut.consumed
-        self._context.emit(PartSent(self._key, each.cut.consumed, part.size))
+        self._read += shared.consumed
+        self._context.emit(PartSent(self._key, shared.consumed, part.size))
         return part.last + 1
 
     async def _note(self, numbers: MemoryObjectReceiveStream[int]) -> None:
@@ -297,4 +291,4 @@ def _least(size: int, max_parts: int) -> int:
     return min(-(-size // max_parts), MAX_PART_SIZE)
 
 
-UploadParts = MemoryObjectSendStream[OutgoingPart]
+UploadParts = MemoryObjectSendStream[PartOf]
