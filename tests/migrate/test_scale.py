@@ -66,12 +66,12 @@ async def test_a_thing_is_done_once_whether_its_result_is_the_usual_one_or_not()
         return result
 
     for key, result in (("usual", True), ("other", False)):
-        assert once.announce(key)
+        assert once.claim(key)
         assert [await once.do(key, lambda result=result: work(result)) for _ in range(2)] == [
             (result, True),
             (result, False),
         ]
-        assert not once.announce(key)
+        assert not once.claim(key)
         once.forget(key)
         assert await once.do(key, lambda result=result: work(result)) == (result, True)
     assert done == [True, True, False, False]
