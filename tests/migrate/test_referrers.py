@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from asyncpush.events import Notice
-from asyncpush.migrate.results import Report
+from asyncpush.migrate.report import Report
 from support.events import Events
 from support.images import INDEX, Json
 from support.migrations import Bench, layer

@@ -16,7 +16,7 @@ from asyncpush.progress import progress
 from asyncpush.reference import registry_of
 from asyncpush.results import LayerFailure
 
-app = command(
+layers_app = command(
     "layers",
     usage="asyncpush layers [OPTIONS] FILE... --repository-name NAME",
     epilogue="""
@@ -26,7 +26,7 @@ Example
 )
 
 
-@app.default
+@layers_app.default
 def layers(
     *files: Annotated[Path, Parameter(show=False)],
     repository_name: str,

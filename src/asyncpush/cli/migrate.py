@@ -31,13 +31,11 @@ from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice, write_lines
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, CredentialsError, InvalidReferenceError
 from asyncpush.files import write_small
 from asyncpush.journal import SqliteJournal, open_journal
-from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.ledger import RESUME_WITHIN, Options
-from asyncpush.migrate.metrics import write_metrics
 from asyncpush.migrate.overrides import overridden
 from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.plan.model import Plan
-from asyncpush.migrate.results import Report
+from asyncpush.migrate.report import Copy, CopyResult, Report, write_metrics
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.progress import progress
 from asyncpush.progress.text import printable

@@ -13,10 +13,9 @@ from asyncpush.engine.context import PushContext
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, JournalError, UsageError
 from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
 from asyncpush.journal import SqliteJournal
-from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag, NothingTaken
 from asyncpush.migrate.layer_distribution import LayerDistributor
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
-from asyncpush.migrate.results import may_succeed, time_may_mend
+from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken, may_succeed, time_may_mend
 from asyncpush.migrate.targets import OpenTarget
 from asyncpush.model import Digest
 from asyncpush.settings import Settings

@@ -17,9 +17,8 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Notice
-from asyncpush.migrate.copies import Copy, CopyResult, Outcome
 from asyncpush.migrate.ledger import Context
-from asyncpush.migrate.results import pushed_result
+from asyncpush.migrate.report import Copy, CopyResult, Outcome, pushed_result
 from asyncpush.model import Digest
 from asyncpush.protocols import FoundReferrers, Image, ReferrerSource, UnreadReferrer
 from asyncpush.single_flight import SingleFlight

@@ -30,17 +30,14 @@ from asyncpush.errors import (
 )
 from asyncpush.events import Emit, Event, Listener, PartSent, ignore
 from asyncpush.journal import SqliteJournal
-from asyncpush.migrate.backpressure import Discovered, Present, Ready, Room
-from asyncpush.migrate.copies import Copy, CopyResult
-from asyncpush.migrate.discovery import Discovery
+from asyncpush.migrate.discovery import Discovered, Discovery, Present, Ready, Room
 from asyncpush.migrate.layer_distribution import LayerDistributor, registry_of, score
 from asyncpush.migrate.ledger import Context, Options, begin_run, fingerprint
 from asyncpush.migrate.plan.model import Plan, PlanEntry
 from asyncpush.migrate.referrers import Referrers
-from asyncpush.migrate.repositories import create_by_push, make_whole, prepare
-from asyncpush.migrate.results import Report, journaled, may_succeed, pushed_result
+from asyncpush.migrate.report import Copy, CopyResult, Report, journaled, may_succeed, pushed_result
 from asyncpush.migrate.source_listing import SourceListing
-from asyncpush.migrate.targets import open_targets
+from asyncpush.migrate.targets import create_by_push, make_whole, open_targets, prepare
 from asyncpush.model import Digest
 from asyncpush.protocols import ReferrerSource
 from asyncpush.settings import RetryPolicy, Settings

@@ -22,14 +22,14 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Notice
-from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag, NothingTaken, taken_text
 from asyncpush.migrate.ledger import Context
-from asyncpush.migrate.limits import check_caps
 from asyncpush.migrate.plan.matching import choose
 from asyncpush.migrate.plan.model import Goal, PlanEntry
+from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken, taken_text
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Image, ImageNode, IndexNode
-from asyncpush.reference import destination
+from asyncpush.reference import Service, destination
+from asyncpush.settings import MiB
 from asyncpush.single_flight import SingleFlight
 from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry.blob import RegistryBlob
@@ -313,3 +313,33 @@ def _absent(root: ImageNode | IndexNode, wanted: Collection[Platform]) -> list[P
         return []  # it is for one of them, or would not have been taken
     there = [child.platform for child in root.manifest.children if child.platform]
     return [each for each in wanted if not any(platform.satisfies(each) for platform in there)]
+
+
+#: Bytes of a layer, at the most.
+MAX_LAYER_SIZE: dict[Service, int] = {"ecr": 52_000 * MiB, "ecr-public": 10_000 * MiB}
+
+#: Layers of an image. ECR documents no such cap, but has one: images of 500 are known to pass, and larger ones not to.
+#: So this only warns.
+KNOWN_LAYERS = 500
+
+
+def check_caps(image: Image, service: Service) -> str | None:
+    """See that *image* is one that ECR may take.
+
+    Returns:
+        What a user should know, if there is anything; None otherwise.
+
+    Raises:
+        ManifestError: a layer is larger than ECR takes any.
+    """
+    notice = None
+    for leaf in leaves(image.root):
+        for layer in leaf.layers:
+            if layer.source_size > MAX_LAYER_SIZE[service] and layer.descriptor:
+                raise ManifestError(
+                    f"{layer.name} of {image.source} has {layer.source_size} bytes",
+                    hint=f"ECR takes layers of up to {MAX_LAYER_SIZE[service] // MiB} MiB",
+                )
+        if len(leaf.layers) > KNOWN_LAYERS:
+            notice = f"{image.source} has {len(leaf.layers)} layers; ECR may refuse more than {KNOWN_LAYERS}"
+    return notice

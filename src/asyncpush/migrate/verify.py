@@ -14,14 +14,13 @@ from asyncpush.engine.diff import referrer_nodes
 from asyncpush.engine.referrers import subjects_of
 from asyncpush.errors import AsyncpushError, only_cause
 from asyncpush.events import Emit, Listener, Notice, ignore
-from asyncpush.migrate.copies import Copy
 from asyncpush.migrate.layer_distribution import LayerDistributor
 from asyncpush.migrate.ledger import Context, Options
 from asyncpush.migrate.plan.model import Plan, PlanEntry
 from asyncpush.migrate.referrers import Referrers
-from asyncpush.migrate.repositories import prepare
+from asyncpush.migrate.report import Copy
 from asyncpush.migrate.source_listing import SourceListing
-from asyncpush.migrate.targets import OpenTarget, open_targets
+from asyncpush.migrate.targets import OpenTarget, open_targets, prepare
 from asyncpush.model import Digest
 from asyncpush.protocols import ImageNode, IndexNode, ReferrerSource
 from asyncpush.reference import Destination
