@@ -18,8 +18,8 @@ from asyncpush.emulator import Emulator
 from asyncpush.errors import DigestMismatchError, JournalError, SourceNotFoundError, UsageError
 from asyncpush.events import ImageFailed, Notice
 from asyncpush.journal import SqliteJournal, open_journal
-from asyncpush.migrate.overrides import overridden
 from asyncpush.migrate.plan.load import read_plan
+from asyncpush.migrate.plan.model import overridden
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.migrate.verify import verify_plan
 from asyncpush.settings import AwsConfiguration, MiB, Settings, SourceRegistry

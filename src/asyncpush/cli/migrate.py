@@ -32,9 +32,8 @@ from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, CredentialsError,
 from asyncpush.files import write_small
 from asyncpush.journal import SqliteJournal, open_journal
 from asyncpush.migrate.ledger import RESUME_WITHIN, Options
-from asyncpush.migrate.overrides import overridden
 from asyncpush.migrate.plan.load import read_plan
-from asyncpush.migrate.plan.model import Plan
+from asyncpush.migrate.plan.model import Plan, overridden
 from asyncpush.migrate.report import Copy, CopyResult, Report, write_metrics
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.progress import progress

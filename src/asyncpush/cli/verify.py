@@ -102,8 +102,8 @@ async def _verify_plan(
     path: str, aws: AwsOptions | None, source: SourceOptions | None, settings: Settings, emit: Emit, *, deep: bool
 ) -> list[Verification | VerificationFailure]:
     # Only a plan needs these, and they take a while to import.
-    from asyncpush.migrate.overrides import overridden
     from asyncpush.migrate.plan.load import read_plan
+    from asyncpush.migrate.plan.model import overridden
     from asyncpush.migrate.verify import verify_plan
 
     plan = await read_plan(path)

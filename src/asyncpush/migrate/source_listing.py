@@ -23,8 +23,8 @@ from asyncpush.errors import (
 )
 from asyncpush.events import Notice
 from asyncpush.migrate.ledger import Context
-from asyncpush.migrate.plan.matching import choose
 from asyncpush.migrate.plan.model import Goal, PlanEntry
+from asyncpush.migrate.plan.tags import choose
 from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken, taken_text
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Image, ImageNode, IndexNode

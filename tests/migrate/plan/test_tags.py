@@ -12,9 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.errors import UsageError
-from asyncpush.migrate.plan import matching
-from asyncpush.migrate.plan.matching import choose, may_backtrack
-from asyncpush.migrate.plan.tags import Alternative, Patterns, SkippedTag, TagRules, check_glob, check_regex, select
+from asyncpush.migrate.plan.tags import (
+    Alternative,
+    Patterns,
+    SkippedTag,
+    TagRules,
+    check_glob,
+    check_regex,
+    choose,
+    may_backtrack,
+    select,
+)
 from asyncpush.migrate.plan.versions import VersionRange, version_order
 from asyncpush.model import Digest
 from asyncpush.reference import subject_of
@@ -225,7 +233,7 @@ def test_thousands_of_patterns_are_compiled_once_each(monkeypatch: pytest.Monkey
 async def test_a_regular_expression_that_never_ends_is_named_and_holds_nobody_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(matching, "MATCH_TIMEOUT", 1)
+    monkeypatch.setattr("asyncpush.migrate.plan.tags.MATCH_TIMEOUT", 1)
     rules = TagRules(patterns=Patterns(regex=("(a+)+b",)))
     turns = 0
 

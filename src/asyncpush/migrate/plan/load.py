@@ -18,11 +18,10 @@ from anyio import to_thread
 
 from asyncpush import open_files
 from asyncpush.errors import InvalidReferenceError, UsageError
-from asyncpush.migrate.plan.destinations import Destinations
 from asyncpush.migrate.plan.diagnostics import Problems
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
+from asyncpush.migrate.plan.references import Destinations, ImageSource, read_origin
 from asyncpush.migrate.plan.resolve import resolve
-from asyncpush.migrate.plan.source import ImageSource, read_origin
 from asyncpush.migrate.plan.tags import TagRules
 from asyncpush.migrate.plan.yaml_loader import MAX_DOCUMENT, MiB, parse_document
 from asyncpush.reference import Destination, RegistryName, parse_destination

@@ -1,24 +1,34 @@
-"""What a plan says of registries: how sources are reached, and which the targets are."""
+"""What a plan says of registries: how sources are reached, which the targets are, and how repositories are created."""
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
-from msgspec import UNSET
+import msgspec
+from msgspec import UNSET, UnsetType
 
+from asyncpush import open_files
 from asyncpush.errors import InvalidReferenceError, UsageError
+from asyncpush.files import read_small
 from asyncpush.migrate.plan.diagnostics import Problems, member
 from asyncpush.migrate.plan.document import (
     AwsDocument,
     CredentialsDocument,
     RegistryDocument,
+    RepositoryDocument,
     TargetDocument,
     TlsDocument,
 )
 from asyncpush.migrate.plan.model import PlanTarget
-from asyncpush.migrate.plan.repositories import given
 from asyncpush.reference import RegistryName, check_repository, parse_registry
-from asyncpush.settings import AwsConfiguration, Credentials, SourceRegistry
+from asyncpush.settings import AwsConfiguration, Credentials, Mutability, RepositorySettings, SourceRegistry
 
 
 def source_registry(host: str, said: RegistryDocument, base: Path, place: str, problems: Problems) -> SourceRegistry:
@@ -132,3 +142,237 @@ def check_url(url: str) -> None:
     scheme, mark, rest = url.partition("://")
     if not mark or scheme not in ("http", "https") or not rest.strip("/"):
         raise UsageError("is not an endpoint URL", hint="write http://HOST:PORT or https://HOST")
+
+
+T = TypeVar("T")
+
+# ImageTagMutabilityExclusionFilter in ECR's service model, and how many CreateRepository takes.
+_EXCLUSION = re.compile(r"[0-9a-zA-Z._*-]{1,128}")
+_MAX_EXCLUSIONS = 5
+
+_EXCLUDING: dict[Mutability, Mutability] = {
+    "MUTABLE": "MUTABLE_WITH_EXCLUSION",
+    "IMMUTABLE": "IMMUTABLE_WITH_EXCLUSION",
+}
+
+
+@dataclass(slots=True)
+class Repositories:
+    """Makes settings of what the plan says, and reads its policies, each file once; blocks while it does.
+
+    Attributes:
+        base: the directory that paths are relative to.
+        problems: takes what is wrong.
+    """
+
+    base: Path
+    problems: Problems
+    _files: dict[Path, str] = field(default_factory=dict)
+
+    def settings(self, said: RepositoryDocument, place: str) -> RepositorySettings:
+        """The settings that *said* stands for; what is wrong with it is noted at *place*."""
+        kms_key = given(said.kms_key)
+        if kms_key is not None and said.encryption not in ("KMS", "KMS_DSSE"):
+            self.problems.add(member(place, "kms_key"), "needs an encryption", hint="add encryption: KMS, or KMS_DSSE")
+        tags = said.tags if isinstance(said.tags, dict) else {}
+        return RepositorySettings(
+            mutability=self._mutability(said, place),
+            exclusions=tuple(given(said.exclusions) or ()),
+            scan_on_push=given(said.scan_on_push),
+            encryption=given(said.encryption),
+            kms_key=kms_key,
+            resource_tags=tuple(tags.items()),
+            policy=self._policy("policy", said.policy, place),
+            lifecycle_policy=self._policy("lifecycle_policy", said.lifecycle_policy, place),
+        )
+
+    def _mutability(self, said: RepositoryDocument, place: str) -> Mutability | None:
+        mutability: Mutability | None = given(said.mutability)
+        exclusions = given(said.exclusions) or []
+        there = member(place, "exclusions")
+        if len(exclusions) > _MAX_EXCLUSIONS:
+            self.problems.add(there, f"has {len(exclusions)} wildcards; ECR takes {_MAX_EXCLUSIONS}")
+        for at, each in enumerate(exclusions):
+            if not _EXCLUSION.fullmatch(each):
+                self.problems.add(f"{there}[{at}]", f"{each[:140]!r} is not a tag wildcard", hint="such as dev-*")
+        if not exclusions:
+            if mutability and mutability.endswith("_WITH_EXCLUSION"):
+                self.problems.add(member(place, "mutability"), f"{mutability} needs exclusions")
+            return mutability
+        if mutability is None:
+            self.problems.add(there, "needs mutability: IMMUTABLE or MUTABLE")
+            return None
+        return _EXCLUDING.get(mutability, mutability)
+
+    def _policy(self, name: str, said: str | dict[str, object] | UnsetType, place: str) -> str | None:
+        if said is UNSET:
+            return None
+        there = member(place, name)
+        if isinstance(said, dict):
+            text = json.dumps(said, separators=(",", ":"))
+            for inner, words in faults_of(name, text, said):
+                self.problems.add(f"{there}.{inner}" if inner else there, words)
+            return text
+        with self.problems.at(there):
+            text = self._read(self.base / str(said), LENGTHS[name][1])
+            for inner, words in faults_of(name, text, _object_of(text, str(said))):
+                self.problems.add(there, f"{said}: {inner} {words}" if inner else f"{said} {words}")
+            return text
+        return None
+
+    def _read(self, path: Path, longest: int) -> str:
+        if path not in self._files:
+            try:
+                # A character has up to four bytes.
+                text = read_small(path, 4 * longest).decode("utf-8-sig")
+            except OSError as error:
+                if error.errno == errno.EFBIG:
+                    raise UsageError(f"{path} has more than {longest} characters; ECR takes no more") from error
+                raise UsageError(
+                    f"{path} can't be read: {open_files.reason(error)}", hint="name a file of JSON"
+                ) from error
+            except ValueError as error:
+                raise UsageError(f"{os.fspath(path)!r} is not UTF-8 text", hint="name a file of JSON") from error
+            if len(text) > longest:
+                raise UsageError(f"{path} has more than {longest} characters; ECR takes no more")
+            self._files[path] = text
+        return self._files[path]
+
+
+def _object_of(text: str, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{name} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{name} holds no JSON object")
+    return found
+
+
+def merged(said: RepositoryDocument | UnsetType, defaults: RepositoryDocument | UnsetType) -> RepositoryDocument:
+    """*said*, with the members of *defaults* where it has none."""
+    if isinstance(said, UnsetType) or isinstance(defaults, UnsetType):
+        return given(said) or given(defaults) or RepositoryDocument()
+    own = {name: value for name in said.__struct_fields__ if (value := getattr(said, name)) is not UNSET}
+    return msgspec.structs.replace(defaults, **own)
+
+
+def first_given(*values: T | UnsetType) -> T | None:
+    """The first of *values* that was given; None if none was."""
+    return next((value for value in values if not isinstance(value, UnsetType)), None)
+
+
+def given(value: T | UnsetType) -> T | None:
+    """*value*, None if it was not given."""
+    return None if isinstance(value, UnsetType) else value
+
+
+#: A member's place in a policy, and what is wrong with it.
+Fault: TypeAlias = tuple[str, str]
+
+#: The shortest and the longest text that SetRepositoryPolicy and PutLifecyclePolicy take (ECR's service model).
+LENGTHS = {"policy": (0, 10_240), "lifecycle_policy": (100, 30_720)}
+
+#: Rules of a lifecycle policy (ECR's quotas page), and their tagStatus.
+_MAX_RULES = 50
+_TAG_STATUS = ("tagged", "untagged", "any")
+_TAG_LISTS = ("tagPatternList", "tagPrefixList")
+
+
+def faults_of(name: str, text: str, document: dict[str, Any]) -> Iterator[Fault]:
+    """What is wrong with a ``policy`` or ``lifecycle_policy``; with all of it, where the place is empty.
+
+    Only what ECR's user guide demands of every rule: what it allows beside that has grown before, and will again.
+    """
+    least, most = LENGTHS[name]
+    if len(text) > most:
+        yield "", f"has {len(text)} characters; ECR takes {most}"
+        return
+    if len(text) < least:
+        yield "", f"has {len(text)} characters; ECR takes {least} or more"
+    yield from _lifecycle_faults(document) if name == "lifecycle_policy" else _policy_faults(document)
+
+
+def _policy_faults(document: dict[str, Any]) -> Iterator[Fault]:
+    statements = document.get("Statement")
+    if not isinstance(statements, (list, dict)) or not statements:
+        yield "Statement", "is missing: a policy has one statement or more"
+
+
+def _lifecycle_faults(document: dict[str, Any]) -> Iterator[Fault]:
+    rules = document.get("rules")
+    if not isinstance(rules, list) or not rules:
+        yield "rules", "is not a list of rules" if rules else "is missing: a lifecycle policy has one rule or more"
+        return
+    if len(rules) > _MAX_RULES:
+        yield "rules", f"has {len(rules)} rules; ECR takes {_MAX_RULES}"
+    seen: dict[int, str] = {}
+    for at, rule in enumerate(rules):
+        place = f"rules[{at}]"
+        if not isinstance(rule, dict):
+            yield place, "is not a mapping"
+            continue
+        priority = rule.get("rulePriority")
+        if not _is_count(priority):
+            yield member(place, "rulePriority"), _wanted(priority, "a number from 1 on")
+        elif (other := seen.setdefault(priority, place)) != place:
+            yield member(place, "rulePriority"), f"is {priority}, as that of {other} is"
+        yield from _selection_faults(rule.get("selection"), member(place, "selection"))
+        yield from _action_faults(rule.get("action"), member(place, "action"))
+    yield from _last_faults(rules)
+
+
+def _selection_faults(selection: object, place: str) -> Iterator[Fault]:
+    if not isinstance(selection, dict):
+        yield place, _wanted(selection, "a mapping")
+        return
+    status = selection.get("tagStatus")
+    if status not in _TAG_STATUS:
+        yield member(place, "tagStatus"), _wanted(status, " or ".join(_TAG_STATUS))
+    given = [name for name in _TAG_LISTS if name in selection]
+    if status == "tagged" and not given:
+        yield member(place, "tagPatternList"), "is missing: tagged needs it, or tagPrefixList"
+    for name in given:
+        if status in ("untagged", "any"):
+            yield member(place, name), f"is for tagged, not for {status}"
+        elif not _is_texts(selection[name]):
+            yield member(place, name), "is not a list of strings"
+    kind = selection.get("countType")
+    if not isinstance(kind, str) or not kind:
+        yield member(place, "countType"), _wanted(kind, "such as imageCountMoreThan or sinceImagePushed")
+    elif kind.startswith("since") and "countUnit" not in selection:
+        yield member(place, "countUnit"), f"is missing: {kind} needs it (days)"
+    if not _is_count(number := selection.get("countNumber")):
+        yield member(place, "countNumber"), _wanted(number, "a number from 1 on")
+
+
+def _action_faults(action: object, place: str) -> Iterator[Fault]:
+    if not isinstance(action, dict):
+        yield place, _wanted(action, "a mapping")
+    elif not isinstance(kind := action.get("type"), str) or not kind:
+        yield member(place, "type"), _wanted(kind, "such as expire")
+
+
+def _last_faults(rules: list[Any]) -> Iterator[Fault]:
+    """A rule for any image must come last."""
+    priorities: dict[int, int] = {
+        at: rule["rulePriority"]
+        for at, rule in enumerate(rules)
+        if isinstance(rule, dict) and _is_count(rule.get("rulePriority"))
+    }
+    for at, priority in priorities.items():
+        selection = rules[at].get("selection")
+        if isinstance(selection, dict) and selection.get("tagStatus") == "any" and priority < max(priorities.values()):
+            yield f"rules[{at}].rulePriority", f"is {priority}: a rule for any image needs the highest of all"
+
+
+def _wanted(value: object, wanted: str) -> str:
+    return f"is missing: {wanted}" if value is None else f"is {str(value)[:100]!r}: wanted is {wanted}"
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, str) and each for each in value)

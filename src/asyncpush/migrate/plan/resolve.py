@@ -11,7 +11,6 @@ from msgspec import UNSET, UnsetType
 
 from asyncpush.errors import InvalidReferenceError
 from asyncpush.migrate.plan.convert import shaped
-from asyncpush.migrate.plan.destinations import Destinations, read_to
 from asyncpush.migrate.plan.diagnostics import Problems, member
 from asyncpush.migrate.plan.document import (
     AlternativeDocument,
@@ -25,9 +24,8 @@ from asyncpush.migrate.plan.document import (
     Texts,
 )
 from asyncpush.migrate.plan.model import Goal, Plan, PlanEntry, PlanTarget
-from asyncpush.migrate.plan.registries import make_target, source_registry
-from asyncpush.migrate.plan.repositories import Repositories, first_given, given, merged
-from asyncpush.migrate.plan.source import ImageSource, read_origin
+from asyncpush.migrate.plan.references import Destinations, ImageSource, read_origin, read_to
+from asyncpush.migrate.plan.registries import Repositories, first_given, given, make_target, merged, source_registry
 from asyncpush.migrate.plan.tags import Alternative, Patterns, TagRules, check_glob, check_regex
 from asyncpush.migrate.plan.versions import VersionRange
 from asyncpush.migrate.plan.yaml_loader import Expanded, Value, expand

@@ -10,17 +10,25 @@ from typing import Literal, get_args
 
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.diagnostics import Problems, member
-from asyncpush.migrate.plan.load import is_list
+from asyncpush.migrate.plan.load import is_list, significant_lines, words_of
 from asyncpush.migrate.plan.resolve import resolve
-from asyncpush.migrate.plan.yaml_loader import RawScalar, Value, parse_document
-from asyncpush.migrate.plan_import.builder import ImportedRegistry, Piece, PlanBuilder, comment, write_plan
+from asyncpush.migrate.plan.yaml_loader import RawScalar, Value, escape, parse_document
+from asyncpush.migrate.plan_import.builder import (
+    ImportedRegistry,
+    Piece,
+    PlanBuilder,
+    comment,
+    foreseen,
+    split_host,
+    write_plan,
+)
 from asyncpush.migrate.plan_import.dregsy import import_dregsy, is_dregsy
 from asyncpush.migrate.plan_import.image_syncer import import_image_syncer, is_image_syncer
-from asyncpush.migrate.plan_import.lists import import_list
 from asyncpush.migrate.plan_import.ocync import import_ocync, is_ocync
 from asyncpush.migrate.plan_import.regsync import import_regsync, is_regsync
 from asyncpush.migrate.plan_import.skopeo import import_skopeo, is_skopeo
 from asyncpush.reference import Prefix
+from asyncpush.sources.names import KINDS
 
 Format = Literal["skopeo", "regsync", "image-syncer", "dregsy", "ocync", "list"]
 
@@ -78,7 +86,7 @@ def import_plan(
     draft = PlanBuilder(to, scoped)
     if form == "list" or (form is None and is_list(text)):
         form = "list"
-        import_list(text, draft)
+        _import_list(text, draft)
     else:
         document = parse_document(text, label)
         form = form or _tell(document, label)
@@ -112,6 +120,21 @@ def _import_document(form: Format, document: Value, draft: PlanBuilder, label: s
             import_ocync(document, draft)
         case _:
             import_image_syncer(document, draft, parse_document(auth, "the file of --auth") if auth else None)
+
+
+def _import_list(text: str, draft: PlanBuilder) -> None:
+    """Import the lines ``SOURCE [DESTINATION]``; a source in a registry is ``latest`` where it has no tag."""
+    for number, line in significant_lines(text):
+        with foreseen(draft.say, f"line {number}"):
+            words = words_of(line)
+            if len(words) not in (1, 2):
+                raise UsageError(f"{line[:300]!r} is not SOURCE [DESTINATION]")
+            source = words[0]
+            is_local = source.partition(":")[0] in KINDS or source.startswith(("/", "./", "../"))
+            if not is_local and ":" not in source.rpartition("/")[2] and "@" not in source:
+                source = f"{source}:latest"
+            host, path = split_host(words[1]) if len(words) == 2 else ("", "")
+            draft.image(source, {"to": escape(path) or None}, host=host)
 
 
 def _drop_what_is_wrong(draft: PlanBuilder, base: Path, label: str) -> None:

@@ -10,11 +10,8 @@ from typing import TypeAlias
 
 from asyncpush.errors import AsyncpushError, InvalidReferenceError, UsageError
 from asyncpush.migrate.plan.resolve import OWN
-from asyncpush.migrate.plan.tags import check_regex
-from asyncpush.migrate.plan.versions import VersionRange
 from asyncpush.migrate.plan.yaml_loader import escape
 from asyncpush.migrate.plan_import.config_reader import Say
-from asyncpush.migrate.plan_import.go_regex import python_regex
 from asyncpush.reference import Prefix, RegistryName, canonical_host, parse_registry
 
 #: What a plan's document is made of; text is escaped already where it must be.
@@ -221,57 +218,6 @@ def is_ecr(host: str) -> bool:
         return parse_registry(bare_host(host)).service == "ecr"
     except InvalidReferenceError:
         return False
-
-
-def whole_match(pattern: str, *, anchored: bool) -> str:
-    """A regular expression of Go for the whole tag, as this plan has them.
-
-    Args:
-        pattern: the expression.
-        anchored: it stands between ^ and $, without brackets of its own; otherwise it may match anywhere in the tag.
-
-    Raises:
-        ValueError: it is none to Go, or can't be carried over.
-    """
-    if anchored:
-        # ^a|b$ is what begins with a, or ends in b.
-        is_plain = "|" not in pattern and r"\Q" not in pattern
-        whole = python_regex(pattern) if is_plain else f".*(?:{python_regex(f'^{pattern}$')}).*"
-    elif "|" not in pattern and re.fullmatch(r"\^.*(?<!\\)\$", pattern, re.DOTALL):
-        whole = python_regex(pattern[1:-1])
-    else:
-        whole = f".*(?:{python_regex(pattern)}).*"
-    check_regex(whole)
-    return whole
-
-
-def other_than(whole: str) -> str:
-    """A regular expression for all tags but those that *whole* matches."""
-    return f"(?!(?:{whole})$).*"
-
-
-def regexes(patterns: list[str], place: str, *, anchored: bool) -> list[Piece]:
-    """Regular expressions as this plan has them; *anchored* as for ``whole_match``.
-
-    Raises:
-        UsageError: Python does not take one.
-    """
-    try:
-        return [escape(whole_match(each, anchored=anchored)) for each in patterns]
-    except ValueError as error:
-        raise UsageError(f"{place}: {error}") from error
-
-
-def ranges(texts: list[str], place: str) -> list[Piece]:
-    """Ranges of versions as this plan has them.
-
-    Raises:
-        UsageError: one is none.
-    """
-    try:
-        return [escape(VersionRange.parse(each).text) for each in texts]
-    except ValueError as error:
-        raise UsageError(f"{place}: {error}") from error
 
 
 def foreseen(say: Say, place: str) -> _Foreseen:

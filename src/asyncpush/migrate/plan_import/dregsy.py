@@ -13,17 +13,9 @@ from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.tags import check_regex
 from asyncpush.migrate.plan.versions import Version, version_order
 from asyncpush.migrate.plan.yaml_loader import Value, escape
-from asyncpush.migrate.plan_import.builder import (
-    Piece,
-    PlanBuilder,
-    foreseen,
-    is_ecr,
-    other_than,
-    split_host,
-    whole_match,
-)
+from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, foreseen, is_ecr, split_host
 from asyncpush.migrate.plan_import.config_reader import ConfigReader, Say
-from asyncpush.migrate.plan_import.versions import dregsy_range
+from asyncpush.migrate.plan_import.patterns import dregsy_range, other_than, whole_match
 from asyncpush.reference import is_tag
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.yaml_loader import Value, escape
-from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, bare_host, foreseen, regexes, split_host, words_in
+from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, bare_host, foreseen, split_host, words_in
 from asyncpush.migrate.plan_import.config_reader import ConfigReader
+from asyncpush.migrate.plan_import.patterns import regexes
 
 # What Go's os.ExpandEnv takes for a variable: of a name, or of one of a shell's own characters.
 _VARIABLE = re.compile(

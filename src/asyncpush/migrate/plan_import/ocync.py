@@ -11,7 +11,7 @@ from asyncpush.migrate.plan.tags import Alternative, Patterns, check_glob
 from asyncpush.migrate.plan.yaml_loader import Value, escape
 from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, bare_host, foreseen, is_ecr, split_host
 from asyncpush.migrate.plan_import.config_reader import ConfigReader
-from asyncpush.migrate.plan_import.versions import ocync_range
+from asyncpush.migrate.plan_import.patterns import ocync_range
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*)|:\?[^}]*)?\}")
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.yaml_loader import Value, escape
-from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, bare_host, foreseen, regexes, split_host
+from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, bare_host, foreseen, split_host
 from asyncpush.migrate.plan_import.config_reader import ConfigReader
-from asyncpush.migrate.plan_import.versions import regsync_range
+from asyncpush.migrate.plan_import.patterns import regexes, regsync_range
 
 _ENV = re.compile(r"\{\{\s*env\s+[\"`]([A-Za-z_][A-Za-z0-9_]*)[\"`]\s*\}\}")
 

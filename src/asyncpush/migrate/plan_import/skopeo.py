@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.yaml_loader import Value, escape
-from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, foreseen, ranges, regexes
+from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, foreseen
 from asyncpush.migrate.plan_import.config_reader import ConfigReader
+from asyncpush.migrate.plan_import.patterns import ranges, regexes
 from asyncpush.reference import is_tag
 
 _KINDS = ("images", "images-by-tag-regex", "images-by-semver")

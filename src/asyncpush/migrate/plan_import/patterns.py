@@ -1,17 +1,60 @@
-"""Regular expressions of Go, which other tools' configurations have, as Python's, which a plan has.
-
-Whatever the two read differently is written so that it keeps Go's meaning for tags, which are ASCII and one line long
-(https://github.com/google/re2/wiki/Syntax, and what Go's package ``regexp/syntax`` leaves out of it). What can't be
-written so, or is not an expression to Go, is refused.
-"""
+"""Patterns of other tools as a plan has them: regular expressions of Go, and ranges of versions."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.tags import MAX_PATTERN, check_regex
+from asyncpush.migrate.plan.versions import VersionRange
+from asyncpush.migrate.plan.yaml_loader import escape
+from asyncpush.migrate.plan_import.builder import Piece
+
+# Regular expressions of Go. What Python reads differently is rewritten to keep Go's meaning for tags, which are ASCII
+# and one line long (https://github.com/google/re2/wiki/Syntax, and what Go's package regexp/syntax leaves out of it).
+# What can't be rewritten, or is not an expression to Go, is refused.
+
+
+def whole_match(pattern: str, *, anchored: bool) -> str:
+    """A regular expression of Go for the whole tag, as this plan has them.
+
+    Args:
+        pattern: the expression.
+        anchored: it stands between ^ and $, without brackets of its own; otherwise it may match anywhere in the tag.
+
+    Raises:
+        ValueError: it is none to Go, or can't be carried over.
+    """
+    if anchored:
+        # ^a|b$ is what begins with a, or ends in b.
+        is_plain = "|" not in pattern and r"\Q" not in pattern
+        whole = python_regex(pattern) if is_plain else f".*(?:{python_regex(f'^{pattern}$')}).*"
+    elif "|" not in pattern and re.fullmatch(r"\^.*(?<!\\)\$", pattern, re.DOTALL):
+        whole = python_regex(pattern[1:-1])
+    else:
+        whole = f".*(?:{python_regex(pattern)}).*"
+    check_regex(whole)
+    return whole
+
+
+def other_than(whole: str) -> str:
+    """A regular expression for all tags but those that *whole* matches."""
+    return f"(?!(?:{whole})$).*"
+
+
+def regexes(patterns: list[str], place: str, *, anchored: bool) -> list[Piece]:
+    """Regular expressions as this plan has them; *anchored* as for ``whole_match``.
+
+    Raises:
+        UsageError: Python does not take one.
+    """
+    try:
+        return [escape(whole_match(each, anchored=anchored)) for each in patterns]
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}") from error
+
 
 _ASCII = [chr(code) for code in range(128)]
 
@@ -272,3 +315,144 @@ def _members(chars: Iterable[str]) -> str:
 
 def _in_class(char: str) -> str:
     return char if char.isalnum() else f"\\x{ord(char):02x}"
+
+
+# Ranges of versions. A plan's range takes pre-releases only where it names one; to these tools a pre-release is a
+# version like any other. So a range that names none gets >=0.0.0-0, which every version is in.
+
+_ALL = ">=0.0.0-0"
+
+_COMPARATOR = re.compile(r"\s*(?P<operator>[<>=!~^]*)\s*(?P<version>[^\s<>=!~^,|]+)")
+_PRERELEASE = r"(?:-(?P<pre>[0-9A-Za-z.-]+))?"
+_FULL = re.compile(rf"(?P<numbers>[0-9]+\.[0-9]+\.[0-9]+){_PRERELEASE}(?:\+[0-9A-Za-z.-]+)?")
+_WILD = re.compile(r"(?P<major>[0-9]+)\.(?:x(?:\.x)?|(?P<minor>[0-9]+)\.x)")
+_SHORT = re.compile(rf"v?(?P<numbers>[0-9]+(?:\.[0-9]+){{0,2}}){_PRERELEASE}(?:\+[0-9A-Za-z.-]+)?")
+_NUMBERS = re.compile(r"v?(?P<numbers>[0-9]+(?:\.[0-9]+){0,2})")
+
+
+def ranges(texts: list[str], place: str) -> list[Piece]:
+    """Ranges of versions as this plan has them.
+
+    Raises:
+        UsageError: one is none.
+    """
+    try:
+        return [escape(VersionRange.parse(each).text) for each in texts]
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}") from error
+
+
+def dregsy_range(text: str, place: str) -> Piece:
+    """A range of blang/semver v4: full versions or ``1.2.x``, a space for and, ``||`` for or.
+
+    Raises:
+        UsageError: it is none.
+    """
+    return _range([_comparators(part, _blang, place) for part in text.split("||")], place)
+
+
+def regsync_range(text: str, place: str) -> Piece:
+    """A range of regclient: versions of one to three numbers, all of which have three then; a space for and.
+
+    Raises:
+        UsageError: it is none, or can't be carried over.
+    """
+    if "|" in text or "," in text:
+        raise _wrong(text, place)
+    return _range([_comparators(text, _regclient, place)], place)
+
+
+def ocync_range(text: str, place: str) -> Piece:
+    """A range of ocync: of the numbers alone, whatever stands behind them; a comma for and.
+
+    Raises:
+        UsageError: it is none, or can't be carried over.
+    """
+    return _range([[each for part in text.split(",") for each in _comparators(part, _ocync, place)]], place)
+
+
+def _range(alternatives: list[list[str]], place: str) -> Piece:
+    """A range of these comparators, which takes pre-releases in each alternative."""
+    whole = [each if any("-" in words for words in each) else [*each, _ALL] for each in alternatives]
+    [found] = ranges([" || ".join(map(" ".join, whole))], place)
+    return found
+
+
+def _wrong(text: str, place: str) -> UsageError:
+    return UsageError(f"{place}: {text[:100]!r} is not a version range that can be carried over")
+
+
+def _comparators(part: str, read: Callable[[str, str], str | None], place: str) -> list[str]:
+    found: list[str] = []
+    at = 0
+    while at < len(part.rstrip()):
+        match = _COMPARATOR.match(part, at)
+        words = read(match["operator"], match["version"]) if match else None
+        if match is None or words is None:
+            raise _wrong(part, place)
+        found.append(words)
+        at = match.end()
+    if not found:
+        raise _wrong(part, place)
+    return found
+
+
+def _blang(operator: str, version: str) -> str | None:
+    spelling = {"": "=", "==": "=", "!": "!="}.get(operator, operator)
+    if match := _FULL.fullmatch(version):
+        pre = f"-{match['pre']}" if match["pre"] else ""
+        return f"{spelling}{match['numbers']}{pre}" if spelling in ("=", "!=", "<", "<=", ">", ">=") else None
+    wild = _WILD.fullmatch(version)
+    if wild is None:
+        return None
+    major, minor = int(wild["major"]), int(wild["minor"] or 0)
+    low = f"{major}.{minor}.0"
+    high = f"{major}.{minor + 1}.0" if wild["minor"] else f"{major + 1}.0.0"
+    # Of "!=1.2.x" it makes "<1.2.0 >=1.3.0", which is nothing.
+    bounds = {"=": f">={low} <{high}", ">": f">={high}", ">=": f">={low}", "<": f"<{low}", "<=": f"<{high}"}
+    return bounds.get(spelling)
+
+
+def _regclient(operator: str, version: str) -> str | None:
+    match = _SHORT.fullmatch(version)
+    if match is None:
+        return None
+    major, minor, patch = _three(match["numbers"])
+    full = f"{major}.{minor}.{patch}" + (f"-{match['pre']}" if match["pre"] else "")
+    match operator:
+        case "" | "=":
+            return f"={full}"
+        case "<" | "<=" | ">" | ">=":
+            return f"{operator}{full}"
+        case "~":
+            return f">={full} <{major}.{minor + 1}.0"
+        case "^" if major:
+            return f">={full} <{major + 1}.0.0"
+        case "^" if minor:
+            return f">={full} <0.{minor + 1}.0"
+        case "^":
+            return f">={full} <0.0.{patch + 1}"
+        case _:
+            return None
+
+
+def _ocync(operator: str, version: str) -> str | None:
+    match = _NUMBERS.fullmatch(version)
+    if match is None:
+        return None
+    full = ".".join(map(str, _three(match["numbers"])))
+    match operator:
+        case "" | "=":
+            return f">={full}-0 <={full}"
+        case ">" | "<=":
+            return f"{operator}{full}"
+        case ">=" | "<":
+            # Pre-releases of a bound have its numbers.
+            return f"{operator}{full}-0"
+        case _:
+            return None
+
+
+def _three(numbers: str) -> tuple[int, int, int]:
+    major, minor, patch = [*map(int, numbers.split(".")), 0, 0][:3]
+    return major, minor, patch
