@@ -25,8 +25,7 @@ from asyncpush.migrate.plan.tags import TagRules, select
 from asyncpush.migrate.plan.versions import Version, VersionRange
 from asyncpush.migrate.plan.yaml_loader import escape, expand
 from asyncpush.migrate.plan_import import FORMATS, Format, Imported, import_plan
-from asyncpush.migrate.plan_import.builder import whole_match
-from asyncpush.migrate.plan_import.patterns import dregsy_range
+from asyncpush.migrate.plan_import.patterns import dregsy_range, whole_match
 from asyncpush.reference import parse_prefix
 
 EU = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"

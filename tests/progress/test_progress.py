@@ -34,12 +34,9 @@ from asyncpush.events import (
 )
 from asyncpush.model import Digest
 from asyncpush.progress import progress
-from asyncpush.progress.jsonl import JsonFace
+from asyncpush.progress.lines import JsonFace, PlainFace, Sink, shortened
 from asyncpush.progress.meter import Meter
-from asyncpush.progress.plain import PlainFace
 from asyncpush.progress.rich import RichFace
-from asyncpush.progress.sink import Sink
-from asyncpush.progress.text import shortened
 from asyncpush.units import percent_text, size_text, time_text
 
 MiB = 1024 * 1024

@@ -14,13 +14,11 @@ from anyio import Semaphore, to_thread
 from botocore.exceptions import BotoCoreError, ClientError
 
 from asyncpush.awscli.batch_input import BatchInput, Item
-from asyncpush.awscli.call import Input, prepare, send
-from asyncpush.awscli.checks import check
+from asyncpush.awscli.call import Configuration, Input, prepare, send
 from asyncpush.awscli.command import Command
-from asyncpush.awscli.configuration import Configuration
 from asyncpush.awscli.errors import CommandError, service_text
 from asyncpush.awscli.formats import Query, printable
-from asyncpush.awscli.inputs import decoded, validate
+from asyncpush.awscli.inputs import check, decoded, validate
 from asyncpush.awscli.operations import Json, Members
 from asyncpush.ecr.errors import translated
 from asyncpush.ecr.rate_limit import Pace

@@ -12,11 +12,10 @@ from typing import Any
 from anyio import CancelScope, to_thread
 
 from asyncpush.awscli.call import open_for
-from asyncpush.awscli.checks import check
 from asyncpush.awscli.command import Command
 from asyncpush.awscli.errors import CommandError
 from asyncpush.awscli.formats import OperationOutput
-from asyncpush.awscli.inputs import validate
+from asyncpush.awscli.inputs import check, validate
 from asyncpush.awscli.operations import Members
 from asyncpush.ecr.errors import translated
 from asyncpush.ecr.part_body import JsonPartEncoder, PartRequest

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from asyncpush.awscli.global_options import GLOBAL_OPTIONS
+from asyncpush.awscli.manual import first_sentence
 from asyncpush.awscli.operations import Operation, operations
-from asyncpush.awscli.skeleton import first_sentence
 from asyncpush.cli import ecr
 from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE

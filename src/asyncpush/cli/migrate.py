@@ -37,7 +37,7 @@ from asyncpush.migrate.plan.model import Plan, overridden
 from asyncpush.migrate.report import Copy, CopyResult, Report, write_metrics
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.progress import progress
-from asyncpush.progress.text import printable
+from asyncpush.progress.lines import printable
 from asyncpush.reference import Destination, parse_destination
 from asyncpush.settings import Settings
 from asyncpush.units import size_text, time_text

@@ -1,4 +1,4 @@
-"""``asyncpush push``: images from layouts, archives and registries into ECR."""
+"""``asyncpush push`` and ``asyncpush layers``: images, or plain files as layers, into ECR."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, TypeAlias
 import anyio
 from cyclopts import Parameter
 
-from asyncpush.api import connect, open_logins, push_all
+from asyncpush.api import connect, open_logins, push_all, push_layers
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
@@ -25,7 +25,7 @@ from asyncpush.cli.options import (
     make_source_registries,
     parse_platform,
 )
-from asyncpush.cli.report import print_images
+from asyncpush.cli.report import print_images, print_layers
 from asyncpush.cli.run import DONE, FAILED, USAGE, run, say_error, say_lost
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice
 from asyncpush.engine.image import ImageResult
@@ -44,8 +44,8 @@ from asyncpush.journal import open_journal
 from asyncpush.model import Platform
 from asyncpush.progress import progress
 from asyncpush.protocols import Image
-from asyncpush.reference import Destination, Prefix, parse_destination, parse_prefix
-from asyncpush.results import ImageFailure
+from asyncpush.reference import Destination, Prefix, parse_destination, parse_prefix, registry_of
+from asyncpush.results import ImageFailure, LayerFailure
 from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings
 from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry import RegistryPool, is_ecr, is_remote, open_pool, parse_remote
@@ -311,3 +311,55 @@ def _each_once(images: Sequence[tuple[Image, Destination]], emit: Emit) -> list[
         elif other.source != image.source:
             emit(Notice(f"{image.source} is the same image as {other.source}; both go to {to}, and it is pushed once"))
     return different
+
+
+layers_app = command(
+    "layers",
+    usage="asyncpush layers [OPTIONS] FILE... --repository-name NAME",
+    epilogue="""
+Example
+  asyncpush layers base.tar.gz app.tar.gz --repository-name team/app
+""",
+)
+
+
+@layers_app.default
+def layers(
+    *files: Annotated[Path, Parameter(show=False)],
+    repository_name: str,
+    registry_id: str | None = None,
+    create_repository: bool = False,
+    dry_run: bool = False,
+    limits: LimitOptions | None = None,
+    aws: AwsOptions | None = None,
+    show: OutputOptions | None = None,
+) -> int:
+    """Push files as layers, as they are, and print their digests.
+
+    Args:
+        files: The layers, usually tar archives, compressed or not.
+        repository_name: The repository that they go to.
+        registry_id: The account whose registry it is; the caller's own by default.
+        create_repository: Create the repository if it does not exist.
+        dry_run: Say which are missing there, and send nothing.
+    """
+    show = show or OutputOptions()
+
+    async def main() -> int:
+        if not files:
+            raise UsageError("there is nothing to push", hint="asyncpush layers FILE... --repository-name NAME")
+        settings = make_settings(limits, create_repository=create_repository)
+        async with (
+            progress(show.face) as emit,
+            connect(registry_of(registry_id), aws=make_aws(aws), settings=settings, emit=emit) as registry,
+        ):
+            results = await push_layers(registry, files, repository_name, dry=dry_run)
+        print_layers(results, show.output)
+        failures = [result for result in results if isinstance(result, LayerFailure)]
+        for failure in failures:
+            if not isinstance(failure.error, CREDENTIALS_LOST):
+                say_error(failure.error, about=failure.file)
+        say_lost([(failure.error, failure.file) for failure in failures], len(results))
+        return FAILED if failures else DONE
+
+    return run(main, verbose=show.verbose)

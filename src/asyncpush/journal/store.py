@@ -19,14 +19,7 @@ from asyncpush.errors import UsageError
 from asyncpush.journal import sql
 from asyncpush.journal.database import open_database, opening
 from asyncpush.journal.group_commit import GroupCommit
-from asyncpush.journal.records import (
-    FinishedImage,
-    HeldLayer,
-    KnownImage,
-    LeftUpload,
-    RunState,
-    destination_of,
-)
+from asyncpush.journal.sql import FinishedImage, HeldLayer, KnownImage, LeftUpload, RunState, destination_of
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, OpenUpload, Upload
 from asyncpush.redaction import shown

@@ -12,7 +12,7 @@ from typing import Literal, ParamSpec, Protocol, TextIO, TypeAlias
 import anyio
 
 from asyncpush.events import Emit, Event, RequestDone, ignore
-from asyncpush.progress.sink import Sink
+from asyncpush.progress.lines import Sink
 
 __all__ = ["ProgressKind", "progress"]
 
@@ -116,14 +116,14 @@ def _choose(kind: ProgressKind, stream: TextIO, images: int | None, interval: fl
         return None
     sink = Sink(stream)
     if kind == "json":
-        from asyncpush.progress.jsonl import JsonFace
+        from asyncpush.progress.lines import JsonFace
 
         return JsonFace(sink)
     if kind == "rich" or (kind == "auto" and _is_lively(sink)):
         from asyncpush.progress.rich import RichFace
 
         return RichFace(sink, images=images, redirect=stream is sys.stderr)
-    from asyncpush.progress.plain import PlainFace
+    from asyncpush.progress.lines import PlainFace
 
     return PlainFace(sink, images=images, interval=interval)
 

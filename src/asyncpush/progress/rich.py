@@ -16,10 +16,9 @@ from rich.style import Style
 from rich.text import Text
 
 from asyncpush.events import Event, ImageDone, ImageFailed, Notice, Retrying
-from asyncpush.progress.meter import Clock, LayerProgress, Meter
-from asyncpush.progress.sink import Sink
-from asyncpush.progress.text import (
+from asyncpush.progress.lines import (
     Field,
+    Sink,
     closing_fields,
     image_line,
     joined,
@@ -29,6 +28,7 @@ from asyncpush.progress.text import (
     retry_line,
     shortened,
 )
+from asyncpush.progress.meter import Clock, LayerProgress, Meter
 from asyncpush.units import percent_text, rate_text, size_text
 
 _DIM = Style(dim=True)
