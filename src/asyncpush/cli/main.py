@@ -25,7 +25,7 @@ app = App(
     default_parameter=None,
 )
 app.command("asyncpush.cli.push:app", name="push", help="Push images into ECR.")
-app.command("asyncpush.cli.push:app", name="layers", help="Push files as layers; print their digests.")
+app.command("asyncpush.cli.push:layers_app", name="layers", help="Push files as layers; print their digests.")
 app.command("asyncpush.cli.migrate:app", name="migrate", help="Migrate what a plan lists, journaled and resumable.")
 app.command("asyncpush.cli.plan:app", name="plan", help="Check a plan, or import another tool's configuration.")
 app.command("asyncpush.cli.journal:app", name="journal", help="Show, export or prune a journal.")
