@@ -44,11 +44,11 @@ def demo(
     """
     isolate()
 
-    def face(images: int) -> AbstractAsyncContextManager[Emit]:
+    def display(images: int) -> AbstractAsyncContextManager[Emit]:
         return progress(progress_, images=images)
 
     async def main() -> int:
-        _show(await demonstrate(face, say))
+        _show(await demonstrate(display, say))
         return DONE
 
     return run(main, verbose=verbose)
@@ -62,8 +62,8 @@ def _show(report: DemoReport) -> None:
         first, second = image.first, image.second
         sent = f"{first.layers_sent} blobs, {first.bytes_sent / MiB:.1f} MiB"
         again = "already there" if second.outcome == "present" else f"{second.bytes_sent / MiB:.1f} MiB"
-        proved = f"{image.proof.blobs} digests ok"
-        table.add_row(image.name, first.digest.short if first.digest else "", sent, again, proved)
+        verified = f"{image.verification.manifests + image.verification.blobs} digests ok"
+        table.add_row(image.name, first.digest.short if first.digest else "", sent, again, verified)
     size = sum(image.first.bytes_sent for image in report.images)
     resent = sum(image.second.bytes_sent for image in report.images)
     console = Console(highlight=False)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -123,19 +122,16 @@ class Discovery:
 
     Args:
         context: the migration.
-        held: keeps archives open for as long as their images may go.
         found: hears of what there is to do, as it is found.
         room: for what is found.
     """
 
-    def __init__(
-        self, context: Context, held: AsyncExitStack, found: MemoryObjectSendStream[Discovered], room: Room
-    ) -> None:
+    def __init__(self, context: Context, found: MemoryObjectSendStream[Discovered], room: Room) -> None:
         self._context = context
         self._found = found
         self._room = room
         self._turns = anyio.Semaphore(_ENTRIES_AT_ONCE)
-        self._catalog = SourceListing(context, held)
+        self._catalog = SourceListing(context)
 
     async def entries(self, entries: Iterable[PlanEntry]) -> None:
         """Look into *entries*, many at once."""

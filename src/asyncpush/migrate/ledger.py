@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import anyio
 from anyio import CancelScope
 
+from asyncpush.api import open_logins
 from asyncpush.engine.context import PushContext
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, JournalError, UsageError
 from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
@@ -16,11 +18,11 @@ from asyncpush.journal import SqliteJournal
 from asyncpush.migrate.layer_distribution import LayerDistributor
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken, may_succeed, time_may_mend
-from asyncpush.migrate.targets import OpenTarget
+from asyncpush.migrate.targets import OpenTarget, open_targets
 from asyncpush.model import Digest
-from asyncpush.settings import Settings
+from asyncpush.settings import RetryPolicy, Settings
 from asyncpush.single_flight import SingleFlight
-from asyncpush.sources.registry import RegistryPool
+from asyncpush.sources.registry import RegistryPool, open_pool
 
 #: What an interrupted run has found out is believed for this many seconds.
 RESUME_WITHIN = 6 * 60 * 60
@@ -57,6 +59,7 @@ class Context:
         exchange: brings layers to all repositories.
         targets: the registries that images go to.
         remotes: the registries that they come from.
+        archives: keeps layouts and archives open for as long as their images may go.
         journal: None in a dry run without one.
         results: what became of each copy so far, by its key and destination.
         left_out: tags that the plan does not take.
@@ -75,6 +78,7 @@ class Context:
     exchange: LayerDistributor
     targets: Mapping[PlanTarget, OpenTarget]
     remotes: RegistryPool
+    archives: AsyncExitStack
     journal: SqliteJournal | None
     results: dict[str, CopyResult] = field(default_factory=dict)
     left_out: list[LeftOutTag] = field(default_factory=list)
@@ -165,6 +169,47 @@ class Context:
         self.results[result.copy.key] = replace(result, attempts=self.attempts[result.copy.key])
         if result.outcome == "failed" and self.options.fail_fast:
             self.scope.cancel()
+
+
+@asynccontextmanager
+async def open_migration(
+    plan: Plan,
+    options: Options,
+    settings: Settings,
+    emit: Emit,
+    *,
+    journal: SqliteJournal | None = None,
+    retry: RetryPolicy | None = None,
+) -> AsyncIterator[Context]:
+    """Connect to the registries that *plan* names, and keep its sources open, until the block is left.
+
+    Args:
+        plan: the plan.
+        options: how the migration runs.
+        settings: the limits of all pushes together.
+        emit: takes all events.
+        journal: remembers what was done; a dry run only reads it.
+        retry: how long source registries are waited for, and how often they are asked again.
+
+    Raises:
+        ConfigurationError: there is no region, no such profile, or no credentials.
+        RegistryError: a registry refuses, or can't be reached.
+    """
+    push = PushContext.of(settings, emit, journal)
+    async with AsyncExitStack() as stack:
+        targets = await stack.enter_async_context(open_targets(plan, push, None if options.dry else journal))
+        logins = await stack.enter_async_context(open_logins(settings, emit))
+        pool = open_pool(plan.source_registries, logins=logins, emit=emit, retry=retry or RetryPolicy.of(settings))
+        yield Context(
+            options=options,
+            push=push,
+            exchange=LayerDistributor(push),
+            targets=targets,
+            remotes=await stack.enter_async_context(pool),
+            archives=stack,
+            journal=journal,
+            tries_left=0 if options.dry or options.fail_fast else options.retries,
+        )
 
 
 async def begin_run(journal: SqliteJournal, plan: str, options: Options, emit: Emit) -> bool:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncpush.api import open_logins
 from asyncpush.digest_set import PackedSet
-from asyncpush.engine.context import PushContext
-from asyncpush.engine.diff import ImageDiff as ImagePlan
-from asyncpush.engine.diff import assume_missing
+from asyncpush.engine.diff import ImageDiff, assume_missing
 from asyncpush.engine.image import ImageResult, dry_run, push_diff
 from asyncpush.engine.memory import MemoryBudget
 from asyncpush.engine.referrers import subjects_of
@@ -29,19 +25,18 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Emit, Event, Listener, PartSent, ignore
-from asyncpush.journal import SqliteJournal
+from asyncpush.journal import LeftUpload, SqliteJournal
 from asyncpush.migrate.discovery import Discovered, Discovery, Present, Ready, Room
-from asyncpush.migrate.layer_distribution import LayerDistributor, registry_of, score
-from asyncpush.migrate.ledger import Context, Options, begin_run, fingerprint
+from asyncpush.migrate.layer_distribution import registry_of, score
+from asyncpush.migrate.ledger import Context, Options, begin_run, fingerprint, open_migration
 from asyncpush.migrate.plan.model import Plan, PlanEntry
 from asyncpush.migrate.referrers import Referrers
 from asyncpush.migrate.report import Copy, CopyResult, Report, journaled, may_succeed, pushed_result
 from asyncpush.migrate.source_listing import SourceListing
-from asyncpush.migrate.targets import create_by_push, make_whole, open_targets, prepare
+from asyncpush.migrate.targets import create_by_push, make_whole, prepare
 from asyncpush.model import Digest
 from asyncpush.protocols import ReferrerSource
 from asyncpush.settings import RetryPolicy, Settings
-from asyncpush.sources.registry import open_pool
 
 #: Images that are worked on at once. Their layers share the slots; this bounds what waits for its turn, or for a layer
 #: that another image brings.
@@ -88,73 +83,61 @@ async def migrate_plan(
         RegistryError: a registry that images go to refuses altogether, or can't be reached.
         JournalError: the journal can't be written.
     """
-    options = options or Options()
-    heard = Listener(emit)
     started = time.monotonic()
+    options, settings = options or Options(), settings or Settings()
+    listener = Listener(emit)
     sent = 0
 
-    def counted(event: Event) -> None:
+    def count(event: Event) -> None:
         nonlocal sent
         if isinstance(event, PartSent):
             sent += event.sent
-        heard(event)
+        listener(event)
 
-    push = PushContext.of(settings or Settings(), counted, journal)
-    exchange = LayerDistributor(push)
-    async with AsyncExitStack() as held:
-        targets = await held.enter_async_context(open_targets(plan, push, None if options.dry else journal))
-        logins = await held.enter_async_context(open_logins(push.settings, heard))
-        retry = retry or RetryPolicy.of(push.settings)
-        opened = open_pool(plan.source_registries, logins=logins, emit=heard, retry=retry)
-        remotes = await held.enter_async_context(opened)
-        context = Context(
-            options=options,
-            push=push,
-            exchange=exchange,
-            targets=targets,
-            remotes=remotes,
-            journal=journal,
-            tries_left=0 if options.dry or options.fail_fast else options.retries,
-        )
+    async with open_migration(plan, options, settings, count, journal=journal, retry=retry) as context:
         resumed = False
         try:
-            await prepare(plan, targets, dry=options.dry)
+            await prepare(plan, context.targets, dry=options.dry)
+            left: Collection[LeftUpload] = ()
             if journal is not None and not options.dry:
-                addresses = [opened.registry.address for opened in targets.values()]
-                resumed = await begin_run(journal, fingerprint(plan, push.settings, addresses), options, emit)
-            left = await journal.left_uploads() if journal is not None and not options.dry else ()
-            exchange.continues(left)
+                addresses = [target.registry.address for target in context.targets.values()]
+                resumed = await begin_run(journal, fingerprint(plan, settings, addresses), options, context.emit)
+                left = await journal.left_uploads()
+            context.exchange.continues(left)
             with only_cause(), context.scope:
-                await _Migration(context, held, {upload.repository for upload in left}).go(plan.entries)
+                await _Migration(context, {upload.repository for upload in left}).go(plan.entries)
         except CREDENTIALS_LOST as error:
             context.stops(error)
         if context.broken is not None:
             raise context.broken
         if context.stopped is not None:
-            SourceListing(context, held).fail_the_rest(plan.entries, context.stopped)
-        results = tuple(context.results.values())
-        if journal is not None and not options.dry and context.stopped is None:
-            failures = [result for result in results if result.outcome == "failed"]
-            with only_cause():
-                async with anyio.create_task_group() as tg:  # one commit for many
-                    for result in failures:
-                        tg.start_soon(journal.image_failed, result.copy.key, journaled(result.error))
-            await journal.end_run(len(failures))
+            SourceListing(context).fail_the_rest(plan.entries, context.stopped)
+        elif journal is not None and not options.dry:
+            await _end_run(journal, context)
         requests = Counter[str]()
-        for target in targets.values():
-            requests.update({each.operation: each.sent for each in target.registry.pace.statistics()})
-        requests.update(remotes.requests)
-    seconds = time.monotonic() - started
+        for target in context.targets.values():
+            requests.update({pace.operation: pace.sent for pace in target.registry.pace.statistics()})
+        requests.update(context.remotes.requests)
     return Report(
-        results=results,
+        results=tuple(context.results.values()),
         left_out=tuple(context.left_out),
         nothing_taken=tuple(context.nothing_taken.values()),
         requests=requests,
         sent=sent,
-        seconds=seconds,
+        seconds=time.monotonic() - started,
         resumed=resumed,
         stopped=context.stopped,
     )
+
+
+async def _end_run(journal: SqliteJournal, context: Context) -> None:
+    """Write the failures of a run that has come to its end into the journal."""
+    failures = [result for result in context.results.values() if result.outcome == "failed"]
+    with only_cause():
+        async with anyio.create_task_group() as tg:  # one commit for many
+            for result in failures:
+                tg.start_soon(journal.image_failed, result.copy.key, journaled(result.error))
+    await journal.end_run(len(failures))
 
 
 class _Migration:
@@ -162,13 +145,11 @@ class _Migration:
 
     Args:
         context: what they share.
-        held: keeps archives open.
         left: addresses of repositories that an interrupted run has sent layers to whose images it did not put.
     """
 
-    def __init__(self, context: Context, held: AsyncExitStack, left: Collection[str]) -> None:
+    def __init__(self, context: Context, left: Collection[str]) -> None:
         self._context = context
-        self._held = held
         self._left = left
         self._begun = anyio.Event()
         self._referrers = Referrers(context)
@@ -210,7 +191,7 @@ class _Migration:
     ) -> None:
         """Look into *entries*, or into some of their copies, and push what is found, as it is found."""
         ahead, found = anyio.create_memory_object_stream[Discovered](0)
-        discovery = Discovery(self._context, self._held, ahead, self._room)
+        discovery = Discovery(self._context, ahead, self._room)
         async with anyio.create_task_group() as tg:
             tg.start_soon(self._discover, discovery, ahead, entries, copies)
             tg.start_soon(self._push_found, found)
@@ -293,7 +274,7 @@ class _Migration:
         """Push an image to all its places at once, then what refers to it."""
         pushed: list[Copy] = []
 
-        async def one(copy: Copy, plan: ImagePlan) -> None:
+        async def one(copy: Copy, plan: ImageDiff) -> None:
             try:
                 with foreseen():
                     result = await self._push_one(ready, copy, plan)
@@ -308,7 +289,7 @@ class _Migration:
                 tg.start_soon(one, copy, plan)
         await self._finish(pushed, subjects_of(ready.image.root), ready.image.referrers)
 
-    async def _push_one(self, ready: Ready, copy: Copy, plan: ImagePlan) -> CopyResult:
+    async def _push_one(self, ready: Ready, copy: Copy, plan: ImageDiff) -> CopyResult:
         if self._context.options.dry:
             return await self._would_push(ready, copy, plan)
         target = self._context.targets[copy.goal.target]
@@ -321,7 +302,7 @@ class _Migration:
             result = await self._push_planned(ready, copy, assume_missing(ready.image))
         return pushed_result(copy, result)
 
-    async def _push_planned(self, ready: Ready, copy: Copy, plan: ImagePlan) -> ImageResult:
+    async def _push_planned(self, ready: Ready, copy: Copy, plan: ImageDiff) -> ImageResult:
         exchange, journal = self._context.exchange, self._context.journal
         if plan.to_send and await self._mounts(copy) and journal is not None:
             # What an earlier run has brought into this registry can be mounted from there.
@@ -338,7 +319,7 @@ class _Migration:
         ask = self._context.targets[copy.goal.target].registry.admin.mounts_blobs
         return await self._context.exchange.mounts(registry_of(copy.repository), ask)
 
-    async def _would_push(self, ready: Ready, copy: Copy, plan: ImagePlan) -> CopyResult:
+    async def _would_push(self, ready: Ready, copy: Copy, plan: ImageDiff) -> CopyResult:
         """What would be sent, if each layer goes to each registry once, and to each repository once without mounts."""
         result = dry_run(ready.image, copy.destination, plan)
         mounts = await self._mounts(copy)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import anyio
@@ -43,12 +42,10 @@ class SourceListing:
 
     Args:
         context: the migration.
-        held: keeps archives open for as long as their images may go.
     """
 
-    def __init__(self, context: Context, held: AsyncExitStack) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._held = held
         self._archives: SingleFlight[tuple[Image | UnreadImage, ...]] = SingleFlight()
         self._sizes = PackedMap()
         self._stored_sizes: dict[Digest, int | None] = {}
@@ -143,7 +140,7 @@ class SourceListing:
     async def _archive(self, entry: PlanEntry) -> tuple[Image | UnreadImage, ...]:
         async def read() -> tuple[Image | UnreadImage, ...]:
             opened = open_source(entry.location, self._context.push.settings, emit=self._context.emit)
-            source = await self._held.enter_async_context(opened)
+            source = await self._context.archives.enter_async_context(opened)
             images = await source.all_images(platform=entry.platforms)
             self._tell_absent(entry, [image for image in images if isinstance(image, Image)])
             return images

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from asyncpush.engine.diff import referrer_nodes
 from asyncpush.errors import AsyncpushError, InvalidReferenceError, RegistryError
 from asyncpush.model import Digest
+from asyncpush.protocols import Image, ImageNode, IndexNode
 from asyncpush.reference import Destination, parse_destination
 from asyncpush.results import Result
 
@@ -122,3 +125,26 @@ def parse_target(text: str) -> VerificationTarget:
         return VerificationTarget(parse_destination(name), Digest.parse(digest) if at else None)
     except ValueError as error:
         raise InvalidReferenceError(f"{text[:300]!r}: {error}") from error
+
+
+def expected_targets(image: Image, destination: Destination) -> Iterator[VerificationTarget]:
+    """What *destination* must hold once *image*, as its source has it, was pushed there.
+
+    The image itself comes first, then what goes along with it by its digest alone.
+    """
+    yield _expected(image.root, destination)
+    for companion in referrer_nodes(image.root):
+        if companion.manifest:
+            yield _expected(companion, replace(destination, tag=None))
+
+
+def _expected(node: ImageNode | IndexNode, destination: Destination) -> VerificationTarget:
+    if node.manifest is not None:
+        return VerificationTarget(destination, node.manifest.digest)
+    assert isinstance(node, ImageNode), "an index has its manifest"  # noqa: S101 - for the type
+    # The push compresses its layers: the config tells which image it is, by the layers' diff ids.
+    config = node.config.descriptor
+    types = tuple(layer.media_type for layer in node.layers)
+    return VerificationTarget(
+        destination, config=config.digest if config else None, layers=len(types), layer_types=types
+    )
