@@ -333,7 +333,7 @@ class Discovery:
         if match is None or match.manifest is None:
             return False
         self._context.sources[copy.key] = descriptor.digest
-        self._context.exchange.holds(copy.repository, (blob.digest for blob in match.manifest.blobs()))
+        self._context.distributor.mark_referenced(copy.repository, (blob.digest for blob in match.manifest.blobs()))
         await self._tell(Present(copy, match.manifest))
         return True
 

@@ -56,7 +56,7 @@ class Context:
     Attributes:
         options: how it goes about it.
         push: what all images share.
-        exchange: brings layers to all repositories.
+        distributor: brings layers to all repositories.
         targets: the registries that images go to.
         remotes: the registries that they come from.
         archives: keeps layouts and archives open for as long as their images may go.
@@ -75,7 +75,7 @@ class Context:
 
     options: Options
     push: PushContext
-    exchange: LayerDistributor
+    distributor: LayerDistributor
     targets: Mapping[PlanTarget, OpenTarget]
     remotes: RegistryPool
     archives: AsyncExitStack
@@ -203,7 +203,7 @@ async def open_migration(
         yield Context(
             options=options,
             push=push,
-            exchange=LayerDistributor(push),
+            distributor=LayerDistributor(push),
             targets=targets,
             remotes=await stack.enter_async_context(pool),
             archives=stack,

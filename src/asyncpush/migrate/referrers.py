@@ -144,7 +144,7 @@ class Referrers:
         """Push a referrer; of a *fresh* subject, one that this run has put, none is looked for: PutImage tells."""
         repository = copy.repository
         plan = await self._plan(copy, image, fresh=fresh)
-        with self._context.exchange.sender(repository, plan.to_send, plan.present) as sender:
+        with self._context.distributor.sender(repository, plan.to_send, plan.present) as sender:
             run = replace(self._context.push, sender=sender)
             return await push_referrer(image, plan, repository, copy.destination, run, dry=self._context.options.dry)
 

@@ -103,7 +103,7 @@ async def migrate_plan(
                 addresses = [target.registry.address for target in context.targets.values()]
                 resumed = await begin_run(journal, fingerprint(plan, settings, addresses), options, context.emit)
                 left = await journal.left_uploads()
-            context.exchange.continues(left)
+            context.distributor.resume(left)
             with only_cause(), context.scope:
                 await _Migration(context, {upload.repository for upload in left}).go(plan.entries)
         except CREDENTIALS_LOST as error:
@@ -173,7 +173,7 @@ class _Migration:
             if not again:
                 break
             await self._context.rest()
-            self._context.exchange.try_again()
+            self._context.distributor.retry_sources()
             await self._discover_and_push(again, again)
 
     def _to_try_again(self) -> list[Copy]:
@@ -256,7 +256,7 @@ class _Migration:
         self._room.give_back(ready)
 
     def _score(self, ready: Ready) -> tuple[int, float]:
-        lost = sum(self._context.exchange.lost(copy.repository, plan.to_send) for copy, plan in ready.copies)
+        lost = sum(self._context.distributor.bytes_lost(copy.repository, plan.to_send) for copy, plan in ready.copies)
         return -lost, max(score(plan.to_send, self._wanted.__getitem__) for _, plan in ready.copies)
 
     async def _present(self, present: Present) -> None:
@@ -303,21 +303,21 @@ class _Migration:
         return pushed_result(copy, result)
 
     async def _push_planned(self, ready: Ready, copy: Copy, plan: ImageDiff) -> ImageResult:
-        exchange, journal = self._context.exchange, self._context.journal
+        distributor, journal = self._context.distributor, self._context.journal
         if plan.to_send and await self._mounts(copy) and journal is not None:
             # What an earlier run has brought into this registry can be mounted from there.
             wanted = [blob.descriptor.digest for blob in plan.to_send if blob.descriptor]
             registry = registry_of(copy.repository)
             for digest, address in (await journal.mount_sources(registry, wanted)).items():
-                exchange.remember(registry, address, digest)
-        with exchange.sender(copy.repository, plan.to_send, plan.present) as sender:
+                distributor.remember(registry, address, digest)
+        with distributor.sender(copy.repository, plan.to_send, plan.present) as sender:
             run = replace(self._context.push, sender=sender)
             return await push_diff(ready.image, plan, copy.repository, copy.tag, copy.destination, run)
 
     async def _mounts(self, copy: Copy) -> bool:
         """Whether the copy's registry mounts blobs."""
         ask = self._context.targets[copy.goal.target].registry.admin.mounts_blobs
-        return await self._context.exchange.mounts(registry_of(copy.repository), ask)
+        return await self._context.distributor.mounts(registry_of(copy.repository), ask)
 
     async def _would_push(self, ready: Ready, copy: Copy, plan: ImageDiff) -> CopyResult:
         """What would be sent, if each layer goes to each registry once, and to each repository once without mounts."""
