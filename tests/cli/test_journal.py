@@ -45,7 +45,7 @@ async def _write(path: Path, begin: float) -> None:
         await journal.begin_run("weekly", fresh=False)
         await journal.image_put(APP, manifest("config", "a"), "1")
         await journal.layer_completed(OTHER, f"{digest('diff')}+gzip-1", layer("packed", 3 * 2**20))
-        await journal.note_referrers(APP, digest("d"))
+        await journal.note_referrers_copied(APP, digest("d"))
         await journal.upload_begun(OTHER, str(digest("big")), Upload("upload-1", 10_485_760, 4200), 10_485_760)
         await journal.part_acknowledged(OTHER, str(digest("big")), Upload("upload-1", 10_485_760, 4200), 10_485_760)
 

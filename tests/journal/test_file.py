@@ -284,7 +284,7 @@ async def _fill(path: Path) -> None:
         await journal.begin_run("plan", fresh=True)
         await journal.image_finished(f"a -> {APP}:1", source_digest=A, digest=A, outcome="pushed")
         await journal.image_failed(f"a -> {APP}:2", "why")
-        await journal.note_referrers(APP, A)
+        await journal.note_referrers_copied(APP, A)
         await journal.repository_begun(APP)
         await journal.layer_completed(APP, "identity", Descriptor("application/x", A, 7))
         await journal.upload_begun(APP, "blob", Upload("u", 10, 20), 10)

@@ -113,7 +113,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     @rule(repository=repositories, word=words)
     def carry(self, repository: str, word: str) -> None:
-        self.portal.call(self.journal.note_referrers, repository, digest(word))
+        self.portal.call(self.journal.note_referrers_copied, repository, digest(word))
         self.carried.add((repository, word))
 
     @rule(plan=st.sampled_from(PLANS), fresh=st.booleans())
@@ -165,7 +165,7 @@ class JournalMachine(RuleBasedStateMachine):
             assert dict(self.journal.known_images(repository)) == known
         assert dict(self.journal.compressed) == self.compressed
         for repository, word in itertools.product(REPOSITORIES, WORDS):
-            assert self.journal.referrers_carried(repository, digest(word)) == ((repository, word) in self.carried)
+            assert self.journal.referrers_copied(repository, digest(word)) == ((repository, word) in self.carried)
         if self.run:
             assert dict(self.journal.finished) == self.run.finished
 

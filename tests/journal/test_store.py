@@ -283,14 +283,14 @@ async def test_what_tags_named_is_known_across_runs_until_another_image_is_put_t
 
 async def test_carried_referrers_are_known_across_runs(path: Path) -> None:
     async with open_journal(path) as journal:
-        assert not journal.referrers_carried(APP, digest("a"))
-        await journal.note_referrers(APP, digest("a"))
-        await journal.note_referrers(APP, digest("a"))
-        assert journal.referrers_carried(APP, digest("a"))
+        assert not journal.referrers_copied(APP, digest("a"))
+        await journal.note_referrers_copied(APP, digest("a"))
+        await journal.note_referrers_copied(APP, digest("a"))
+        assert journal.referrers_copied(APP, digest("a"))
 
     async with open_journal(path) as journal:
-        assert journal.referrers_carried(APP, digest("a"))
-        assert not journal.referrers_carried(OTHER, digest("a"))
+        assert journal.referrers_copied(APP, digest("a"))
+        assert not journal.referrers_copied(OTHER, digest("a"))
 
 
 async def test_names_of_files_need_not_be_text(path: Path) -> None:

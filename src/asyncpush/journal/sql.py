@@ -211,7 +211,7 @@ def save_failed(connection: sqlite3.Connection, run: int, copy: str, reason: str
     )
 
 
-def save_carried(connection: sqlite3.Connection, repository: str, digest: Digest, now: float) -> None:
+def save_referrers_copied(connection: sqlite3.Connection, repository: str, digest: Digest, now: float) -> None:
     """Enter a manifest whose referrers were brought along."""
     connection.execute("INSERT OR REPLACE INTO carried VALUES (?, ?, ?)", (repository, packed(digest), now))
 
@@ -321,13 +321,13 @@ class CachedRows:
 
     Attributes:
         known: what tags name, by repository and tag.
-        carried: repositories and manifests whose referrers were brought along.
+        referrers_copied: repositories and manifests whose referrers were brought along.
         compressed: what blobs became that had no digest of their own, by identity.
         making: repositories whose creation has begun, and is not known to be whole.
     """
 
     known: dict[str, dict[str, KnownImage]]
-    carried: PackedSet
+    referrers_copied: PackedSet
     compressed: dict[str, Descriptor]
     making: set[str]
 
@@ -341,7 +341,7 @@ def load(connection: sqlite3.Connection) -> CachedRows:
         image = KnownImage(optional_digest(source), unpacked(digest), choice)
         memory.known.setdefault(repository, {})[tag] = image
     for repository, digest in connection.execute("SELECT repository, digest FROM carried"):
-        memory.carried.add((repository, unpacked(digest)))
+        memory.referrers_copied.add((repository, unpacked(digest)))
     for identity, media_type, digest, size in connection.execute(
         "SELECT identity, media_type, digest, size FROM compressed"
     ):

@@ -129,14 +129,14 @@ class SqliteJournal:
         """What each tag of a repository named when a run last finished an image there, or found it there."""
         return MappingProxyType(self._memory.known.get(repository, {})) if repository in self._memory.known else _NONE
 
-    def referrers_carried(self, repository: str, digest: Digest) -> bool:
-        """Whether the referrers of a manifest have been brought along (``note_referrers``)."""
-        return (repository, digest) in self._memory.carried
+    def referrers_copied(self, repository: str, digest: Digest) -> bool:
+        """Whether the referrers of a manifest have been brought along (``note_referrers_copied``)."""
+        return (repository, digest) in self._memory.referrers_copied
 
-    async def note_referrers(self, repository: str, digest: Digest) -> None:
+    async def note_referrers_copied(self, repository: str, digest: Digest) -> None:
         """Note that the referrers of a manifest have been brought along."""
-        work = partial(sql.save_carried, repository=repository, digest=digest, now=self._now())
-        await self._commits.do(work, lambda: self._memory.carried.add((repository, digest)))
+        work = partial(sql.save_referrers_copied, repository=repository, digest=digest, now=self._now())
+        await self._commits.do(work, lambda: self._memory.referrers_copied.add((repository, digest)))
 
     def is_half_made(self, repository: str) -> bool:
         """Whether the creation of a repository has begun, and is not known to be whole (``repository_begun``)."""

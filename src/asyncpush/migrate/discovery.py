@@ -20,7 +20,7 @@ from asyncpush.engine.memory import MemoryBudget
 from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
 from asyncpush.journal import FinishedImage
 from asyncpush.manifest import Manifest
-from asyncpush.migrate.ledger import Context
+from asyncpush.migrate.ledger import MigrationContext
 from asyncpush.migrate.plan.model import PlanEntry, PlanTarget
 from asyncpush.migrate.report import Copy, CopyResult
 from asyncpush.migrate.source_listing import SourceListing
@@ -77,7 +77,7 @@ class Present:
 Discovered = Ready | Present
 
 
-class Room:
+class Backlog:
     """Room for what waits.
 
     Args:
@@ -126,42 +126,42 @@ class Discovery:
         room: for what is found.
     """
 
-    def __init__(self, context: Context, found: MemoryObjectSendStream[Discovered], room: Room) -> None:
+    def __init__(self, context: MigrationContext, found: MemoryObjectSendStream[Discovered], backlog: Backlog) -> None:
         self._context = context
         self._found = found
-        self._room = room
+        self._backlog = backlog
         self._turns = anyio.Semaphore(_ENTRIES_AT_ONCE)
-        self._catalog = SourceListing(context)
+        self._listing = SourceListing(context)
 
-    async def entries(self, entries: Iterable[PlanEntry]) -> None:
+    async def discover(self, entries: Iterable[PlanEntry]) -> None:
         """Look into *entries*, many at once."""
 
-        async def one(group: Group) -> None:
+        async def one(group: EntryGroup) -> None:
             try:
                 try:
-                    asked = [await self._asked_for(entry) for entry in group.entries]
+                    asked = [await self._list_copies(entry) for entry in group.entries]
                     for earlier in group.before:
                         await earlier.claimed.wait()
-                    going = [copy for copies in asked for copy in copies or () if self._context.claims(copy)]
+                    going = [copy for copies in asked for copy in copies or () if self._context.claim(copy)]
                 finally:
                     group.claimed.set()
                 if any(copies is not None for copies in asked):
-                    await self._copies(group.entries[0], going)
+                    await self._discover_copies(group.entries[0], going)
             finally:
                 self._turns.release()
 
         with only_cause():
             async with anyio.create_task_group() as tg:
-                for group in grouped(entries):
+                for group in group_entries(entries):
                     await self._turns.acquire()
                     tg.start_soon(one, group)
 
-    async def again(self, copies: Mapping[PlanEntry, Sequence[Copy]]) -> None:
+    async def rediscover(self, copies: Mapping[PlanEntry, Sequence[Copy]]) -> None:
         """Find out what there is to do for *copies*, by their entries."""
 
         async def one(entry: PlanEntry, some: Sequence[Copy]) -> None:
             try:
-                await self._copies(entry, some)
+                await self._discover_copies(entry, some)
             finally:
                 self._turns.release()
 
@@ -171,11 +171,11 @@ class Discovery:
                     await self._turns.acquire()
                     tg.start_soon(one, entry, some)
 
-    async def _copies(self, entry: PlanEntry, copies: Sequence[Copy]) -> None:
+    async def _discover_copies(self, entry: PlanEntry, copies: Sequence[Copy]) -> None:
         """Find out what there is to do for *copies*, all of one entry, or of several of one source like *entry*."""
-        going = await self._unfinished(entry, copies)
+        going = await self._skip_finished(entry, copies)
         for copy in going:
-            self._context.started(copy)
+            self._context.start(copy)
         going = [copy for copy in going if not self._is_refused(copy)]
         if entry.kind == "local":
             await self._plan_all(await self._load_archive(entry, going), {})
@@ -194,13 +194,13 @@ class Discovery:
         stored: dict[Repository, list[StoredImage]],
     ) -> None:
         """Compare source and targets: those of *copies* that are *missing* are noted, and what is *stored*."""
-        found = await self._stored(copies)
+        found = await self._find_stored(copies)
         going = [copy for copy in copies if copy.repository in found]
         there: dict[str, set[Digest]] = defaultdict(set)
         for copy in going:
             brought = (self._brought_from(copy, each) for each in found[copy.repository] if _is_at(each, copy))
             there[copy.reference].update(filter(None, brought))
-        descriptors = await self._catalog.resolve(entry, going, there)
+        descriptors = await self._listing.resolve(entry, going, there)
         wanted = set()
         for copy in going:
             descriptor = descriptors.get(copy.reference)
@@ -224,7 +224,7 @@ class Discovery:
         blobs = 0
         descriptors = {copy.reference: descriptor for descriptor, copies in missing.items() for copy in copies}
         for some in _batches(list(missing.values()), READ_AT_ONCE):
-            read = await self._catalog.load(entry, [copy for copies in some for copy in copies], descriptors)
+            read = await self._listing.load(entry, [copy for copies in some for copy in copies], descriptors)
             loaded += read
             blobs += sum(map(weight, {id(image): image for _, image in read}.values()))
             if blobs >= BLOBS_AT_ONCE:
@@ -232,36 +232,36 @@ class Discovery:
                 loaded, read, blobs = [], [], 0
         await self._plan_all(loaded, stored)
 
-    async def _asked_for(self, entry: PlanEntry) -> list[Copy] | None:
+    async def _list_copies(self, entry: PlanEntry) -> list[Copy] | None:
         """The copies that *entry* asks for; None if that can't be learnt: then one that stands for all has failed."""
-        stand_ins = [self._catalog.stand_in(entry, goal) for goal in entry.goals]
+        placeholders = [self._listing.placeholder(entry, goal) for goal in entry.goals]
         try:
             with foreseen():
-                copies = await self._catalog.copies(entry)
+                copies = await self._listing.copies(entry)
         except AsyncpushError as error:
-            self._context.unread.add(entry)
-            for copy in stand_ins:
-                self._context.started(copy)
-                self._context.failed(copy, error)
+            self._context.unlisted.add(entry)
+            for copy in placeholders:
+                self._context.start(copy)
+                self._context.fail(copy, error)
             return None
-        if entry in self._context.unread:
-            self._context.unread.remove(entry)
-            for copy in stand_ins:
+        if entry in self._context.unlisted:
+            self._context.unlisted.remove(entry)
+            for copy in placeholders:
                 self._context.results.pop(copy.key, None)
         return copies
 
     async def _load_archive(self, entry: PlanEntry, copies: Sequence[Copy]) -> Sequence[tuple[Copy, Image]]:
         try:
             with foreseen():
-                return await self._catalog.load_archive(entry, copies)
+                return await self._listing.load_archive(entry, copies)
         except AsyncpushError as error:
             for copy in copies:
-                self._context.failed(copy, error)
+                self._context.fail(copy, error)
             return ()
 
     # What is done, or can't be done
 
-    async def _unfinished(self, entry: PlanEntry, copies: Sequence[Copy]) -> Sequence[Copy]:
+    async def _skip_finished(self, entry: PlanEntry, copies: Sequence[Copy]) -> Sequence[Copy]:
         """Those of *copies* that an interrupted run has not finished, or that have moved at their source since."""
         journal = self._context.journal
         if journal is None or self._context.options.recheck:
@@ -272,7 +272,7 @@ class Discovery:
         now = await self._digests_now(entry, finished)
         unmoved = {copy for copy, image in finished.items() if copy in now and image.source_digest == now[copy]}
         for copy in unmoved:
-            self._context.ended(CopyResult(copy=copy, outcome="finished", digest=finished[copy].digest))
+            self._context.record(CopyResult(copy=copy, outcome="finished", digest=finished[copy].digest))
         return [copy for copy in copies if copy not in unmoved and (copy not in finished or copy in now)]
 
     async def _digests_now(self, entry: PlanEntry, finished: Mapping[Copy, FinishedImage]) -> dict[Copy, Digest | None]:
@@ -284,19 +284,19 @@ class Discovery:
         before: dict[str, set[Digest]] = defaultdict(set)
         for copy, image in moving.items():
             before[copy.reference].update([image.source_digest] if image.source_digest else [])
-        descriptors = await self._catalog.resolve(entry, moving, before) if moving else {}
+        descriptors = await self._listing.resolve(entry, moving, before) if moving else {}
         now = {copy: descriptors[copy.reference].digest for copy in moving if copy.reference in descriptors}
         return {**{copy: image.source_digest for copy, image in finished.items() if copy not in moving}, **now}
 
     def _is_refused(self, copy: Copy) -> bool:
         failure = self._context.targets[copy.goal.target].failures.get(copy.goal.repository)
         if failure is not None:
-            self._context.failed(copy, failure)
+            self._context.fail(copy, failure)
         return failure is not None
 
     # What the targets have
 
-    async def _stored(self, copies: Iterable[Copy]) -> dict[Repository, Sequence[StoredImage]]:
+    async def _find_stored(self, copies: Iterable[Copy]) -> dict[Repository, Sequence[StoredImage]]:
         """What the repositories hold under the copies' tags: one question for a hundred."""
         stored: dict[Repository, Sequence[StoredImage]] = {}
 
@@ -332,9 +332,9 @@ class Discovery:
         match = next((each for each in there if self._brought_from(copy, each) == descriptor.digest), None)
         if match is None or match.manifest is None:
             return False
-        self._context.sources[copy.key] = descriptor.digest
+        self._context.source_digests[copy.key] = descriptor.digest
         self._context.distributor.mark_referenced(copy.repository, (blob.digest for blob in match.manifest.blobs()))
-        await self._tell(Present(copy, match.manifest))
+        await self._hand_over(Present(copy, match.manifest))
         return True
 
     def _brought_from(self, copy: Copy, stored: StoredImage) -> Digest | None:
@@ -371,7 +371,7 @@ class Discovery:
                 if isinstance(plan, ImageDiff):
                     plans[copy] = plan
                 else:
-                    self._context.failed(copy, plan)
+                    self._context.fail(copy, plan)
 
         await self._for_each_repository(images, one)
         together: dict[int, list[tuple[Copy, ImageDiff]]] = defaultdict(list)
@@ -380,11 +380,11 @@ class Discovery:
         for group in together.values():
             image = images[group[0][0]]
             for copy, _ in group:
-                self._context.sources.setdefault(copy.key, source_digest(image))
-            await self._tell(Ready(image, tuple(group)))
+                self._context.source_digests.setdefault(copy.key, source_digest(image))
+            await self._hand_over(Ready(image, tuple(group)))
 
-    async def _tell(self, found: Discovered) -> None:
-        await self._room.take(found)
+    async def _hand_over(self, found: Discovered) -> None:
+        await self._backlog.take(found)
         await self._found.send(found)
 
     def _is_empty(self, copy: Copy) -> bool:
@@ -405,7 +405,7 @@ class Discovery:
                     await ask(repository, asking)
             except AsyncpushError as error:
                 for copy in asking:
-                    self._context.failed(copy, error)
+                    self._context.fail(copy, error)
 
         with only_cause():
             async with anyio.create_task_group() as tg:
@@ -448,7 +448,7 @@ _LINES_TOGETHER = 100
 
 
 @dataclass(slots=True, eq=False)
-class Group:
+class EntryGroup:
     """Entries that are looked into together: one, or lines of a list that bring images of one source to one place.
 
     Attributes:
@@ -458,7 +458,7 @@ class Group:
     """
 
     entries: list[PlanEntry]
-    before: Collection[Group]
+    before: Collection[EntryGroup]
     claimed: anyio.Event = field(default_factory=anyio.Event)
 
     def takes(self, entry: PlanEntry) -> bool:
@@ -474,16 +474,16 @@ def _source_of(entry: PlanEntry) -> tuple[object, ...] | None:
     return entry.host, entry.repository, entry.platforms, [(goal.target, goal.repository) for goal in entry.goals]
 
 
-def grouped(entries: Iterable[PlanEntry]) -> list[Group]:
+def group_entries(entries: Iterable[PlanEntry]) -> list[EntryGroup]:
     """*entries* in groups, so that each place is claimed in the plan's order."""
-    groups: list[Group] = []
-    latest: dict[tuple[PlanTarget, str], Group] = {}
+    groups: list[EntryGroup] = []
+    latest: dict[tuple[PlanTarget, str], EntryGroup] = {}
     for entry in entries:
         places = [(goal.target, goal.repository) for goal in entry.goals]
         before = list(dict.fromkeys(latest[place] for place in places if place in latest))
         if len(before) == 1 and before[0].takes(entry):
             before[0].entries.append(entry)
             continue
-        groups.append(Group([entry], before))
+        groups.append(EntryGroup([entry], before))
         latest.update(dict.fromkeys(places, groups[-1]))
     return groups

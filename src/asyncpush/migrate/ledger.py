@@ -50,7 +50,7 @@ class Options:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Context:
+class MigrationContext:
     """One migration.
 
     Attributes:
@@ -58,18 +58,18 @@ class Context:
         push: what all images share.
         distributor: brings layers to all repositories.
         targets: the registries that images go to.
-        remotes: the registries that they come from.
+        source_pool: the registries that they come from.
         archives: keeps layouts and archives open for as long as their images may go.
         journal: None in a dry run without one.
         results: what became of each copy so far, by its key and destination.
         left_out: tags that the plan does not take.
         nothing_taken: entries that take no tag, by their place.
         attempts: tries of each copy, by its key.
-        sources: the digest that the source has for each copy, by its key; None where it has none.
-        tries_left: how often what fails now will be tried again.
-        unread: entries of which it is not known yet which images they ask for.
+        source_digests: the digest that the source has for each copy, by its key; None where it has none.
+        retries_left: how often what fails now will be tried again.
+        unlisted: entries of which it is not known yet which images they ask for.
         scope: what is cancelled at the first failure, if that is to stop the others.
-        broken: what the journal has failed of; then nothing goes on.
+        journal_error: what the journal has failed of; then nothing goes on.
         stopped: the error that lost credentials have shown in; then nothing goes on, either, and all can be resumed.
     """
 
@@ -77,22 +77,22 @@ class Context:
     push: PushContext
     distributor: LayerDistributor
     targets: Mapping[PlanTarget, OpenTarget]
-    remotes: RegistryPool
+    source_pool: RegistryPool
     archives: AsyncExitStack
     journal: SqliteJournal | None
     results: dict[str, CopyResult] = field(default_factory=dict)
     left_out: list[LeftOutTag] = field(default_factory=list)
     nothing_taken: dict[str, NothingTaken] = field(default_factory=dict)
     attempts: Counter[str] = field(default_factory=Counter)
-    sources: dict[str, Digest | None] = field(default_factory=dict)
-    tries_left: int = 0
-    unread: set[PlanEntry] = field(default_factory=set)
+    source_digests: dict[str, Digest | None] = field(default_factory=dict)
+    retries_left: int = 0
+    unlisted: set[PlanEntry] = field(default_factory=set)
     scope: CancelScope = field(default_factory=CancelScope)
-    broken: JournalError | None = None
+    journal_error: JournalError | None = None
     stopped: AsyncpushError | None = None
     _tags: SingleFlight[tuple[str, ...]] = field(default_factory=SingleFlight)
     _claims: dict[str, Copy] = field(default_factory=dict)
-    _next_rest: float = 0.0
+    _next_pause: float = 0.0
 
     @property
     def emit(self) -> Emit:
@@ -101,15 +101,15 @@ class Context:
 
     async def tags(self, host: str, repository: str) -> tuple[str, ...]:
         """The tags of a repository that images come from; asked for once."""
-        tags, _ = await self._tags.do((host, repository), lambda: self.remotes.at(host).tags(repository))
+        tags, _ = await self._tags.do((host, repository), lambda: self.source_pool.at(host).tags(repository))
         return tags
 
-    def claims(self, copy: Copy) -> bool:
+    def claim(self, copy: Copy) -> bool:
         """Whether a copy may go: no other goes to its place. Of two that want the same, the first does it for both."""
         place = f"{copy.repository.address}:{copy.tag}" if copy.tag else copy.key
         other = self._claims.setdefault(place, copy)
         if other is not copy and (other.source, other.choice) != (copy.source, copy.choice):
-            self.failed(
+            self.fail(
                 copy,
                 UsageError(
                     f"{other.source} ({other.entry.place}) goes there, too", hint="give one of them another place"
@@ -122,38 +122,38 @@ class Context:
         """All copies that may go, as far as they are known."""
         return self._claims.values()
 
-    async def rest(self) -> None:
+    async def wait_before_retry(self) -> None:
         """Wait before what has failed is tried again, if time can mend some of it."""
         if any(time_may_mend(result.error) for result in self.results.values()):
-            await anyio.sleep(self._next_rest or self.options.rest)
-            self._next_rest = 2 * (self._next_rest or self.options.rest)
+            await anyio.sleep(self._next_pause or self.options.rest)
+            self._next_pause = 2 * (self._next_pause or self.options.rest)
         for target in self.targets.values():
             target.registry.wait_again()
-        self.remotes.wait_again()
+        self.source_pool.wait_again()
 
-    def started(self, copy: Copy) -> None:
+    def start(self, copy: Copy) -> None:
         """Note that a copy's turn has come."""
         self.attempts[copy.key] += 1
         self.emit(ImageStarted(copy.source, copy.destination))
 
-    def present(self, copy: Copy, digest: Digest, size: int) -> None:
+    def record_present(self, copy: Copy, digest: Digest, size: int) -> None:
         """Note that a copy is there already."""
         self.emit(ImagePlanned(copy.destination, 0, 0, 0, 0))
         self.emit(ImageDone(copy.destination, digest, "present"))
-        self.ended(CopyResult(copy=copy, outcome="present", digest=digest, bytes_present=size))
+        self.record(CopyResult(copy=copy, outcome="present", digest=digest, bytes_present=size))
 
-    def failed(self, copy: Copy, error: AsyncpushError) -> None:
+    def fail(self, copy: Copy, error: AsyncpushError) -> None:
         """Note that a copy has failed, for good or for now."""
         if isinstance(error, JournalError):
-            self.broken = error
+            self.journal_error = error
             self.scope.cancel()
-        if not self.stops(error) and self.tries_left and may_succeed(error):
+        if not self.stop_on(error) and self.retries_left and may_succeed(error):
             self.emit(Notice(f"{copy.destination} will be tried again at the end: {error}"))
         else:
             self.emit(ImageFailed(copy.destination, str(error)))
-        self.ended(CopyResult(copy=copy, outcome="failed", error=error))
+        self.record(CopyResult(copy=copy, outcome="failed", error=error))
 
-    def stops(self, error: AsyncpushError) -> bool:
+    def stop_on(self, error: AsyncpushError) -> bool:
         """Whether *error* ends the run, since all that is left would fail of it: credentials are lost."""
         lost = isinstance(error, CREDENTIALS_LOST)
         if lost:
@@ -161,7 +161,7 @@ class Context:
             self.scope.cancel()
         return lost
 
-    def ended(self, result: CopyResult) -> None:
+    def record(self, result: CopyResult) -> None:
         """Note what became of a copy."""
         before = self.results.get(result.copy.key)
         if before and (before.outcome, before.digest, result.outcome) == ("pushed", result.digest, "present"):
@@ -180,7 +180,7 @@ async def open_migration(
     *,
     journal: SqliteJournal | None = None,
     retry: RetryPolicy | None = None,
-) -> AsyncIterator[Context]:
+) -> AsyncIterator[MigrationContext]:
     """Connect to the registries that *plan* names, and keep its sources open, until the block is left.
 
     Args:
@@ -200,15 +200,15 @@ async def open_migration(
         targets = await stack.enter_async_context(open_targets(plan, push, None if options.dry else journal))
         logins = await stack.enter_async_context(open_logins(settings, emit))
         pool = open_pool(plan.source_registries, logins=logins, emit=emit, retry=retry or RetryPolicy.of(settings))
-        yield Context(
+        yield MigrationContext(
             options=options,
             push=push,
             distributor=LayerDistributor(push),
             targets=targets,
-            remotes=await stack.enter_async_context(pool),
+            source_pool=await stack.enter_async_context(pool),
             archives=stack,
             journal=journal,
-            tries_left=0 if options.dry or options.fail_fast else options.retries,
+            retries_left=0 if options.dry or options.fail_fast else options.retries,
         )
 
 

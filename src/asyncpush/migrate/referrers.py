@@ -17,7 +17,7 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Notice
-from asyncpush.migrate.ledger import Context
+from asyncpush.migrate.ledger import MigrationContext
 from asyncpush.migrate.report import Copy, CopyResult, Outcome, pushed_result
 from asyncpush.model import Digest
 from asyncpush.protocols import FoundReferrers, Image, ReferrerSource, UnreadReferrer
@@ -32,7 +32,7 @@ class Referrers:
         context: the migration.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: MigrationContext) -> None:
         self._context = context
         self._read = SingleFlight(FoundReferrers())
         self._sources: dict[tuple[str, str], RepositoryReferrers] = {}
@@ -70,7 +70,7 @@ class Referrers:
 
     async def _carry(self, copy: Copy, subject: Digest, source: ReferrerSource | None, depth: int) -> bool:
         journal, address = self._context.journal, copy.repository.address
-        known = journal is not None and journal.referrers_carried(address, subject)
+        known = journal is not None and journal.referrers_copied(address, subject)
         # An image that has just been put was not there, and what referred to it may be gone with it.
         put = self._context.results[copy.key].outcome == "pushed"
         if known and not put and not self._context.options.recheck:
@@ -93,7 +93,7 @@ class Referrers:
                     tg.start_soon(bring, referrer)
         whole = all(outcomes)
         if whole and journal and not self._context.options.dry:
-            await journal.note_referrers(address, subject)
+            await journal.note_referrers_copied(address, subject)
         return whole
 
     async def of(self, copy: Copy, subject: Digest, source: ReferrerSource | None, depth: int) -> FoundReferrers:
@@ -112,7 +112,7 @@ class Referrers:
         place = (copy.entry.host, copy.entry.repository)
         if place not in self._sources:
             tags, emit = partial(self._context.tags, *place), self._context.emit
-            self._sources[place] = RepositoryReferrers(self._context.remotes.at(place[0]), place[1], tags, emit)
+            self._sources[place] = RepositoryReferrers(self._context.source_pool.at(place[0]), place[1], tags, emit)
         key, asked = (*place, subject), self._sources[place]
         found, _ = await self._read.do(key, lambda: asked.of(subject))
         if found.unread:
@@ -130,7 +130,7 @@ class Referrers:
             self._note(own, subject, "refused" if refused else "failed", text, error, _digest(referrer))
             return refused
         ended = replace(pushed_result(own, result), subject=subject)
-        self._context.ended(replace(ended, outcome="planned") if result.outcome == "planned" else ended)
+        self._context.record(replace(ended, outcome="planned") if result.outcome == "planned" else ended)
         return True
 
     def _own(self, copy: Copy, tag: str | None, reference: str, source: str) -> Copy:
@@ -173,10 +173,10 @@ class Referrers:
     def _note(
         self, copy: Copy, subject: Digest, outcome: Outcome, text: str, error: AsyncpushError, digest: Digest | None
     ) -> None:
-        if text not in self._said and not self._context.stops(error):  # what is tried again can fail again
+        if text not in self._said and not self._context.stop_on(error):  # what is tried again can fail again
             self._said.add(text)
             self._context.emit(Notice(text))
-        self._context.ended(CopyResult(copy=copy, outcome=outcome, digest=digest, error=error, subject=subject))
+        self._context.record(CopyResult(copy=copy, outcome=outcome, digest=digest, error=error, subject=subject))
 
 
 def _digest(referrer: Image) -> Digest | None:

@@ -49,7 +49,7 @@ class Copy:
         repository: the repository that it goes to.
         tag: the tag that it gets; None to put it by its digest only.
         destination: how to call the place on screens and in reports; unique in the run.
-        stands_in: it stands for all that its entry asks for, while nobody knows what that is.
+        is_placeholder: it stands for all that its entry asks for, while nobody knows what that is.
     """
 
     entry: PlanEntry
@@ -59,7 +59,7 @@ class Copy:
     repository: Repository
     tag: str | None
     destination: str
-    stands_in: bool = False
+    is_placeholder: bool = False
 
     @property
     def choice(self) -> str:
@@ -70,7 +70,7 @@ class Copy:
     def key(self) -> str:
         """How the journal calls it; no two of a run have the same, unless they ask for the same."""
         source = f"{self.source} ({self.choice})" if self.choice else self.source
-        if self.stands_in:
+        if self.is_placeholder:
             return f"{source} -> {self.repository.address}@{self.entry.place}"
         place = f":{self.tag}" if self.tag else f"@{self.reference}"
         return f"{source} -> {self.repository.address}{place}"

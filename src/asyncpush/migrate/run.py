@@ -26,14 +26,14 @@ from asyncpush.errors import (
 )
 from asyncpush.events import Emit, Event, Listener, PartSent, ignore
 from asyncpush.journal import LeftUpload, SqliteJournal
-from asyncpush.migrate.discovery import Discovered, Discovery, Present, Ready, Room
+from asyncpush.migrate.discovery import Backlog, Discovered, Discovery, Present, Ready
 from asyncpush.migrate.layer_distribution import registry_of, score
-from asyncpush.migrate.ledger import Context, Options, begin_run, fingerprint, open_migration
+from asyncpush.migrate.ledger import MigrationContext, Options, begin_run, fingerprint, open_migration
 from asyncpush.migrate.plan.model import Plan, PlanEntry
 from asyncpush.migrate.referrers import Referrers
 from asyncpush.migrate.report import Copy, CopyResult, Report, journaled, may_succeed, pushed_result
 from asyncpush.migrate.source_listing import SourceListing
-from asyncpush.migrate.targets import create_by_push, make_whole, prepare
+from asyncpush.migrate.targets import complete_repository, create_by_push, prepare
 from asyncpush.model import Digest
 from asyncpush.protocols import ReferrerSource
 from asyncpush.settings import RetryPolicy, Settings
@@ -105,19 +105,19 @@ async def migrate_plan(
                 left = await journal.left_uploads()
             context.distributor.resume(left)
             with only_cause(), context.scope:
-                await _Migration(context, {upload.repository for upload in left}).go(plan.entries)
+                await _Pipeline(context, {upload.repository for upload in left}).go(plan.entries)
         except CREDENTIALS_LOST as error:
-            context.stops(error)
-        if context.broken is not None:
-            raise context.broken
+            context.stop_on(error)
+        if context.journal_error is not None:
+            raise context.journal_error
         if context.stopped is not None:
-            SourceListing(context).fail_the_rest(plan.entries, context.stopped)
+            SourceListing(context).fail_rest(plan.entries, context.stopped)
         elif journal is not None and not options.dry:
             await _end_run(journal, context)
         requests = Counter[str]()
         for target in context.targets.values():
             requests.update({pace.operation: pace.sent for pace in target.registry.pace.statistics()})
-        requests.update(context.remotes.requests)
+        requests.update(context.source_pool.requests)
     return Report(
         results=tuple(context.results.values()),
         left_out=tuple(context.left_out),
@@ -130,7 +130,7 @@ async def migrate_plan(
     )
 
 
-async def _end_run(journal: SqliteJournal, context: Context) -> None:
+async def _end_run(journal: SqliteJournal, context: MigrationContext) -> None:
     """Write the failures of a run that has come to its end into the journal."""
     failures = [result for result in context.results.values() if result.outcome == "failed"]
     with only_cause():
@@ -140,7 +140,7 @@ async def _end_run(journal: SqliteJournal, context: Context) -> None:
     await journal.end_run(len(failures))
 
 
-class _Migration:
+class _Pipeline:
     """The images of one migration on their way.
 
     Args:
@@ -148,7 +148,7 @@ class _Migration:
         left: addresses of repositories that an interrupted run has sent layers to whose images it did not put.
     """
 
-    def __init__(self, context: Context, left: Collection[str]) -> None:
+    def __init__(self, context: MigrationContext, left: Collection[str]) -> None:
         self._context = context
         self._left = left
         self._begun = anyio.Event()
@@ -156,7 +156,7 @@ class _Migration:
         self._ready: list[Ready] = []
         self._wanted: Counter[str] = Counter()
         # Where uploads go on first, others begin before those are all found if they fill the room.
-        self._room = Room(self._begun.set)
+        self._backlog = Backlog(self._begun.set)
         self._at_once = anyio.CapacityLimiter(_IMAGES_AT_ONCE)
         self._blobs = MemoryBudget(_BLOBS_AT_ONCE, window=0)
         self._planned = PackedSet()
@@ -165,14 +165,14 @@ class _Migration:
     async def go(self, entries: Iterable[PlanEntry]) -> None:
         """Bring all images of *entries*; then try again what has failed and may succeed."""
         await self._discover_and_push(entries, None)
-        while self._context.tries_left:
-            self._context.tries_left -= 1
+        while self._context.retries_left:
+            self._context.retries_left -= 1
             again: dict[PlanEntry, list[Copy]] = defaultdict(list)
             for copy in self._to_try_again():
                 again[copy.entry].append(copy)
             if not again:
                 break
-            await self._context.rest()
+            await self._context.wait_before_retry()
             self._context.distributor.retry_sources()
             await self._discover_and_push(again, again)
 
@@ -191,7 +191,7 @@ class _Migration:
     ) -> None:
         """Look into *entries*, or into some of their copies, and push what is found, as it is found."""
         ahead, found = anyio.create_memory_object_stream[Discovered](0)
-        discovery = Discovery(self._context, ahead, self._room)
+        discovery = Discovery(self._context, ahead, self._backlog)
         async with anyio.create_task_group() as tg:
             tg.start_soon(self._discover, discovery, ahead, entries, copies)
             tg.start_soon(self._push_found, found)
@@ -207,14 +207,14 @@ class _Migration:
             if copies is None:
                 # Uploads that were left go on before anything else can begin to bring the same layers elsewhere.
                 first, others = self._in_order(entries)
-                await discovery.entries(first)
+                await discovery.discover(first)
                 self._begun.set()
-                await discovery.entries(others)
+                await discovery.discover(others)
                 return
-            unread = {entry for entry in copies if entry in self._context.unread}
+            unread = {entry for entry in copies if entry in self._context.unlisted}
             async with anyio.create_task_group() as tg:
-                tg.start_soon(discovery.entries, unread)
-                tg.start_soon(discovery.again, {entry: copies[entry] for entry in copies if entry not in unread})
+                tg.start_soon(discovery.discover, unread)
+                tg.start_soon(discovery.rediscover, {entry: copies[entry] for entry in copies if entry not in unread})
 
     def _in_order(self, entries: Iterable[PlanEntry]) -> tuple[list[PlanEntry], list[PlanEntry]]:
         """The entries that go where uploads were left, and the others."""
@@ -253,7 +253,7 @@ class _Migration:
             self._wanted[identity] -= 1
             if not self._wanted[identity]:
                 del self._wanted[identity]
-        self._room.give_back(ready)
+        self._backlog.give_back(ready)
 
     def _score(self, ready: Ready) -> tuple[int, float]:
         lost = sum(self._context.distributor.bytes_lost(copy.repository, plan.to_send) for copy, plan in ready.copies)
@@ -263,12 +263,12 @@ class _Migration:
         """Finish an image that is there already: its referrers may be missing yet."""
         copy, manifest = present.copy, present.manifest
         digests = (manifest.digest, *(child.digest for child in manifest.children))
-        self._context.present(copy, manifest.digest, sum(blob.size for blob in manifest.blobs()))
+        self._context.record_present(copy, manifest.digest, sum(blob.size for blob in manifest.blobs()))
         journal = self._context.journal
         if journal is not None and not self._context.options.dry:
             await journal.image_put(copy.repository.address, manifest, copy.tag)
         await self._finish([copy], digests)
-        self._room.give_back(present)
+        self._backlog.give_back(present)
 
     async def _push(self, ready: Ready) -> None:
         """Push an image to all its places at once, then what refers to it."""
@@ -279,9 +279,9 @@ class _Migration:
                 with foreseen():
                     result = await self._push_one(ready, copy, plan)
             except AsyncpushError as error:
-                self._context.failed(copy, error)
+                self._context.fail(copy, error)
                 return
-            self._context.ended(result)
+            self._context.record(result)
             pushed.append(copy)
 
         async with anyio.create_task_group() as tg:
@@ -294,7 +294,7 @@ class _Migration:
             return await self._would_push(ready, copy, plan)
         target = self._context.targets[copy.goal.target]
         try:
-            await make_whole(target, copy.entry, copy.repository.name)
+            await complete_repository(target, copy.entry, copy.repository.name)
             result = await self._push_planned(ready, copy, plan)
         except RepositoryNotFoundError as error:
             create = partial(create_by_push, target, copy.entry, copy.repository, error)
@@ -355,14 +355,14 @@ class _Migration:
                 with foreseen():
                     whole = await self._referrers.carry(copy, subjects, referrers)
             except UnforeseenError as error:
-                self._context.failed(copy, error)
+                self._context.fail(copy, error)
                 continue
             if not whole:
                 self._unfinished.append(copy)
             result = self._context.results[copy.key]
             if journal is None or self._context.options.dry or not whole or result.digest is None:
                 continue
-            source = self._context.sources.get(copy.key)
+            source = self._context.source_digests.get(copy.key)
             await journal.image_finished(
                 copy.key,
                 source_digest=source,

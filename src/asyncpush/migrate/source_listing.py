@@ -21,7 +21,7 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Notice
-from asyncpush.migrate.ledger import Context
+from asyncpush.migrate.ledger import MigrationContext
 from asyncpush.migrate.plan.model import Goal, PlanEntry
 from asyncpush.migrate.plan.tags import choose
 from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken, taken_text
@@ -44,7 +44,7 @@ class SourceListing:
         context: the migration.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: MigrationContext) -> None:
         self._context = context
         self._archives: SingleFlight[tuple[Image | UnreadImage, ...]] = SingleFlight()
         self._sizes = PackedMap()
@@ -62,25 +62,25 @@ class SourceListing:
         # A name at the source that no tag can be is in nobody's way, where the plan gives another one.
         selection = await choose(entry.tags, tags, entry.source, any_name=entry.kind == "local")
         if entry.kind == "local":
-            self._check_alone(entry, await self._archive(entry), selection.taken)
+            self._check_distinct(entry, await self._archive(entry), selection.taken)
         self._context.left_out += [LeftOutTag(entry.source, each.tag, each.reason) for each in selection.left_out]
         self._check_taken(entry, len(selection.taken), len(tags), is_told=bool(selection.missing))
         for name in selection.missing:
             error = SourceNotFoundError(f"{entry.source} has no tag {name}", hint="see the plan's `tags`")
             for goal in entry.goals:
                 copy = self.copy(entry, goal, name)
-                self._context.started(copy)
-                self._context.failed(copy, error)
+                self._context.start(copy)
+                self._context.fail(copy, error)
         copies = [self.copy(entry, goal, tag) for tag in selection.taken for goal in entry.goals]
-        return [copy for copy in copies if self._has_place(copy)]
+        return [copy for copy in copies if self._has_valid_tag(copy)]
 
-    def _has_place(self, copy: Copy) -> bool:
+    def _has_valid_tag(self, copy: Copy) -> bool:
         """Whether a copy's tag is one; it has failed otherwise."""
         try:
             destination(copy.goal.target.registry, copy.goal.repository, copy.tag)
         except InvalidReferenceError as error:
-            self._context.started(copy)
-            self._context.failed(copy, error)
+            self._context.start(copy)
+            self._context.fail(copy, error)
             return False
         return True
 
@@ -103,19 +103,19 @@ class SourceListing:
             source = f"{entry.location}:{reference}"
         return self._copy(entry, goal, source, reference, tag)
 
-    def fail_the_rest(self, entries: Iterable[PlanEntry], error: AsyncpushError) -> None:
+    def fail_rest(self, entries: Iterable[PlanEntry], error: AsyncpushError) -> None:
         """Note that all that was not brought yet has failed of *error*, which has stopped the migration."""
         context = self._context
         copies = list(context.claimed)
         known = {copy.entry for copy in copies} | {result.copy.entry for result in context.results.values()}
-        copies += [self.stand_in(entry, goal) for entry in entries if entry not in known for goal in entry.goals]
+        copies += [self.placeholder(entry, goal) for entry in entries if entry not in known for goal in entry.goals]
         for copy in copies:
             if copy.key not in context.results:
-                context.ended(CopyResult(copy=copy, outcome="failed", error=error))
+                context.record(CopyResult(copy=copy, outcome="failed", error=error))
 
-    def stand_in(self, entry: PlanEntry, goal: Goal) -> Copy:
+    def placeholder(self, entry: PlanEntry, goal: Goal) -> Copy:
         """What stands for all that *entry* asks for, while nobody knows what that is."""
-        return replace(self._copy(entry, goal, entry.location, "", goal.tag), stands_in=True)
+        return replace(self._copy(entry, goal, entry.location, "", goal.tag), is_placeholder=True)
 
     def _copy(self, entry: PlanEntry, goal: Goal, source: str, reference: str, tag: str | None) -> Copy:
         target = self._context.targets[goal.target]
@@ -132,7 +132,7 @@ class SourceListing:
         for copy in copies:
             image = by_tag[copy.reference]
             if isinstance(image, UnreadImage):
-                self._context.failed(copy, image.error)
+                self._context.fail(copy, image.error)
             else:
                 loaded.append((copy, image))
         return loaded
@@ -142,13 +142,13 @@ class SourceListing:
             opened = open_source(entry.location, self._context.push.settings, emit=self._context.emit)
             source = await self._context.archives.enter_async_context(opened)
             images = await source.all_images(platform=entry.platforms)
-            self._tell_absent(entry, [image for image in images if isinstance(image, Image)])
+            self._note_absent(entry, [image for image in images if isinstance(image, Image)])
             return images
 
         images, _ = await self._archives.do((entry.location, entry.platforms), read)
         return images
 
-    def _check_alone(self, entry: PlanEntry, images: Iterable[Image | UnreadImage], tags: Collection[str]) -> None:
+    def _check_distinct(self, entry: PlanEntry, images: Iterable[Image | UnreadImage], tags: Collection[str]) -> None:
         """See that no two images of an archive have the same one of *tags*, or none: one of them would be lost."""
         by_tag: dict[str, Image] = {}
         for image in images:
@@ -174,7 +174,7 @@ class SourceListing:
             there: what references named when they were last brought to a target: of those that still do only the digest
                 is asked. The manifests of the others are needed anyway, and are read.
         """
-        remote = self._context.remotes.at(entry.host)
+        remote = self._context.source_pool.at(entry.host)
         found: dict[str, Descriptor] = {}
         by_reference: dict[str, list[Copy]] = defaultdict(list)
         for copy in copies:
@@ -187,7 +187,7 @@ class SourceListing:
                     found[reference] = await remote.resolve(entry.repository, target, (there or {}).get(reference, ()))
             except AsyncpushError as error:
                 for copy in waiting:
-                    self._context.failed(copy, error)
+                    self._context.fail(copy, error)
 
         with only_cause():
             async with anyio.create_task_group() as tg:
@@ -195,7 +195,7 @@ class SourceListing:
                     tg.start_soon(one, reference, waiting)
         return found
 
-    async def _agreeing(self, loaded: Sequence[tuple[Copy, Image]]) -> list[tuple[Copy, Image]]:
+    async def _without_wrong_sizes(self, loaded: Sequence[tuple[Copy, Image]]) -> list[tuple[Copy, Image]]:
         """Those of *loaded* whose manifests don't lie about the size of a blob.
 
         One that is read shows its size. But what another image brings need not be read: so where two manifests
@@ -228,7 +228,7 @@ class SourceListing:
                 f"{wrong.name} of {image.source} has {actual} bytes, and its manifest says {wrong.descriptor.size}",
                 hint="the manifest is wrong; build and push the image again",
             )
-            self._context.failed(copy, error)
+            self._context.fail(copy, error)
         return going
 
     def _is_wrong(self, blob: RegistryBlob) -> bool:
@@ -238,7 +238,7 @@ class SourceListing:
         self, entry: PlanEntry, copies: Iterable[Copy], descriptors: Mapping[str, Descriptor]
     ) -> list[tuple[Copy, Image]]:
         """Read the manifests of what is to go, each image once."""
-        remote = self._context.remotes.at(entry.host)
+        remote = self._context.source_pool.at(entry.host)
         by_digest: dict[Descriptor, list[Copy]] = defaultdict(list)
         for copy in copies:
             by_digest[descriptors[copy.reference]].append(copy)
@@ -256,19 +256,19 @@ class SourceListing:
                         push_foreign_layers=self._context.push.settings.push_foreign_layers,
                     )
                 image = Image(waiting[0].source, entry.repository, waiting[0].tag, root)
-                self._tell_absent(entry, [image])
+                self._note_absent(entry, [image])
             except AsyncpushError as error:
                 for copy in waiting:
-                    self._context.failed(copy, error)
+                    self._context.fail(copy, error)
                 return
             notices: set[str | None] = set()
             for copy in waiting:
                 try:
                     notices.add(check_caps(image, self._context.targets[copy.goal.target].registry.name.service))
                 except AsyncpushError as error:
-                    self._context.failed(copy, error)
+                    self._context.fail(copy, error)
                     continue
-                self._context.sources[copy.key] = descriptor.digest
+                self._context.source_digests[copy.key] = descriptor.digest
                 loaded.append((copy, image))
             for notice in filter(None, notices):
                 self._context.emit(Notice(notice))
@@ -277,9 +277,9 @@ class SourceListing:
             async with anyio.create_task_group() as tg:
                 for descriptor, waiting in by_digest.items():
                     tg.start_soon(one, descriptor, waiting)
-        return await self._agreeing(loaded)
+        return await self._without_wrong_sizes(loaded)
 
-    def _tell_absent(self, entry: PlanEntry, images: Iterable[Image]) -> None:
+    def _note_absent(self, entry: PlanEntry, images: Iterable[Image]) -> None:
         for image in images:
             if isinstance(image.root, ImageNode) and len(entry.platforms) > 1:
                 asked = " and ".join(map(str, entry.platforms))

@@ -203,7 +203,7 @@ async def create_by_push(
     return await _create(opened, repository.name, entry.repository_settings)
 
 
-async def make_whole(opened: OpenTarget, entry: PlanEntry, name: str) -> None:
+async def complete_repository(opened: OpenTarget, entry: PlanEntry, name: str) -> None:
     """Before something is put into a repository that was there, see that it has what the plan would have given it.
 
     A run without a journal, or with another one, may have been stopped between creating it and giving it its policies.

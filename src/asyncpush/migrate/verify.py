@@ -9,7 +9,7 @@ import anyio
 from asyncpush.engine.referrers import subjects_of
 from asyncpush.errors import AsyncpushError, only_cause
 from asyncpush.events import Emit, Listener, Notice, ignore
-from asyncpush.migrate.ledger import Context, Options, open_migration
+from asyncpush.migrate.ledger import MigrationContext, Options, open_migration
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.referrers import Referrers
 from asyncpush.migrate.report import Copy
@@ -66,7 +66,7 @@ class _Expectation:
         targets: each image and referrer, by the plan's target.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: MigrationContext) -> None:
         self.targets: defaultdict[PlanTarget, list[VerificationTarget]] = defaultdict(list)
         self._context = context
         self._listing = SourceListing(context)
@@ -84,7 +84,7 @@ class _Expectation:
                 loaded = await self._listing.load(entry, found, descriptors)
         except AsyncpushError as error:
             for goal in entry.goals:
-                self._context.failed(self._listing.copy(entry, goal, ""), error)
+                self._context.fail(self._listing.copy(entry, goal, ""), error)
             return
         async with anyio.create_task_group() as tg:
             for copy, image in loaded:
@@ -96,7 +96,7 @@ class _Expectation:
     async def _add_referrers(self, copy: Copy, subject: Digest, source: ReferrerSource | None, depth: int) -> None:
         found = await self._referrers.of(copy, subject, source, depth)
         for unread in found.unread:
-            self._context.failed(copy, unread.error)
+            self._context.fail(copy, unread.error)
         for referrer in found.referrers:
             if referrer.root.manifest:
                 self._add_image(copy, referrer, referrer.tag)
