@@ -18,26 +18,26 @@ from asyncpush.reference import Service
 _WIDTH = 80
 
 _INPUT = (
-    ("--cli-input-json (string)", ("The input as JSON: text, file://PATH, or - for standard input. "
-     "What the command line gives comes first, member by member.")),
-    ("--cli-input-yaml (string)", "The same as YAML."),
+    ("--cli-input-json (string)", ("The input as JSON: the text, file://PATH, or - for standard input. "
+     "Options on the command line override its members.")),
+    ("--cli-input-yaml (string)", "The input as YAML."),
     ("--generate-cli-skeleton (string)", ("Print an input to fill in (input, the default, or yaml-input), or check the "
-     "input and print a made-up answer (output). Nothing is sent.")),
+     "input and print a sample response (output). Nothing is sent.")),
 )  # fmt: skip
 
 _OWN = (
-    ("--no-cli-validate (boolean)", "Leave it to ECR to refuse what its model does not allow."),
-    ("--batch (string)", ("Inputs as JSON lines, or as a JSON or YAML array, in a file or (-) on standard input: many "
-     "are sent at once, at the pace that ECR bears, and each has a line of JSON for its result. "
-     "A layer that is there already is a success. Exit status 1 if any failed.")),
-    ("--unordered (boolean)", "With --batch: print the results as they come."),
-    ("--max-requests (integer)", "With --batch: requests in flight at once (64)."),
+    ("--no-cli-validate (boolean)", "Do not check values before sending: let ECR reject them."),
+    ("--batch (string)", ("A file with many inputs, or - for standard input: JSON lines, or a JSON or YAML array. Many "
+     "are sent at once, as fast as ECR allows; each result is one line of JSON. A layer that "
+     "exists already is a success. Exit status 1 if any input failed.")),
+    ("--unordered (boolean)", "With --batch: print results in the order in which they arrive."),
+    ("--max-requests (integer)", "With --batch: the number of requests in flight (default 64)."),
 )  # fmt: skip
 
 _OWN_PARTS = (
-    ("--layer-file (string)", ("A file to upload whole, its parts in order, in place of --part-first-byte, "
+    ("--layer-file (string)", ("A file to upload completely, part by part. It replaces --part-first-byte, "
      "--part-last-byte and --layer-part-blob.")),
-    ("--part-size (integer)", "With --layer-file: bytes of a part (10485760)."),
+    ("--part-size (integer)", "With --layer-file: the size of a part in bytes (default 10485760)."),
 )  # fmt: skip
 
 
@@ -83,12 +83,12 @@ def synopsis(operation: Operation) -> list[str]:
 
 
 _EXIT_STATUS = [
-    "0    done",
+    "0    success",
     "1    some inputs of a batch failed",
     "130  interrupted",
-    "252  the command or its input is wrong; nothing was sent",
-    "253  there is no region, or there are no credentials",
-    "254  ECR answered with an error",
+    "252  the command or its input is invalid; nothing was sent",
+    "253  no region or no credentials were found",
+    "254  ECR returned an error",
     "255  anything else, such as no connection",
 ]
 

@@ -1,4 +1,4 @@
-"""``asyncpush demo``: the main job, end to end, with nothing to set up."""
+"""``asyncpush demo``: push and verify, end to end, with nothing to set up."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ app = command(
     "demo",
     usage="asyncpush demo",
     epilogue="""
-It makes images in a temporary directory, starts the emulator on a free port of this machine, pushes the images, pushes
-them again, reads them back and checks every digest, and cleans up. No AWS account and no configuration are needed.
+The demonstration creates images in a temporary directory, starts the emulator
+on a free port, pushes the images twice, reads them back, verifies every digest,
+and cleans up. It needs no AWS account and no configuration.
 """,
 )
 
@@ -36,11 +37,11 @@ def demo(
     progress_: Annotated[ProgressFace, Parameter(name="--progress")] = "auto",
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
 ) -> int:
-    """Show the main job against the emulator.
+    """Push sample images into the emulator, push them again, and verify them.
 
     Args:
-        progress_: Bars on a terminal, lines elsewhere; or JSON lines, or nothing.
-        verbose: Show where an error comes from.
+        progress_: Format of the progress on standard error. auto shows bars on a terminal and lines elsewhere.
+        verbose: Print the traceback of an error.
     """
     isolate()
 
@@ -73,7 +74,7 @@ def _show(report: DemoReport) -> None:
         console.print(
             f"\nFirst push: {size / MiB:.1f} MiB in {report.first_seconds:.1f} s, {_count(report.first_requests)}.\n"
             f"Second push: {resent} bytes in {report.second_seconds:.1f} s, {_count(report.second_requests)}.\n"
-            "ECR keeps layers by repository; in each, a layer went once, though images share it."
+            "ECR stores layers by repository: into each repository, a layer was sent once, even if images share it."
         )
     write_as_it_is(captured.get())
 

@@ -56,19 +56,19 @@ app = command(
     epilogue="""
 SOURCE is one of
   oci:DIR[:TAG]              an OCI image layout
-  oci-archive:FILE[:TAG]     the same in a tar archive
-  docker-archive:FILE[:REF]  what docker save writes
+  oci-archive:FILE[:TAG]     an OCI image layout in a tar archive
+  docker-archive:FILE[:REF]  the output of docker save
   docker://HOST/REPO[:TAG|@DIGEST]
                              an image in another registry
-  PATH                       one of these, told from its content
+  PATH                       a layout or archive; the format is detected
   -                          an archive on standard input
-Of several images, :REF or :@N chooses one.
+If an archive has several images, :REF or :@N selects one.
 
 DESTINATION is one of
   ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY[:TAG]
   public.ecr.aws/ALIAS/REPOSITORY[:TAG]
   REPOSITORY[:TAG]           in your own registry
-Without a TAG it is latest. With --to, names and tags are the images' own.
+The default TAG is latest. With --to, images keep their own names and tags.
 
 Examples
   docker save app:1.4 | asyncpush push - team/app:1.4
@@ -95,13 +95,13 @@ def push(
     """Push images into ECR.
 
     Args:
-        paths: What to push, and, without --to, where to: SOURCE DESTINATION.
-        to: Push all images of all sources, below this registry and prefix.
-        create_repository: Create a repository that does not exist.
-        dry_run: Say what would be sent, and send nothing.
-        no_referrers: Leave behind the signatures, attestations and SBOMs that refer to the images.
-        journal: Remember in this file what ECR has acknowledged. After an interruption, run the same
-            command again to resume.
+        paths: SOURCE DESTINATION; with --to, only sources.
+        to: Push all images of all sources to this REGISTRY/PREFIX.
+        create_repository: Create repositories that do not exist.
+        dry_run: Show what would be sent, but send nothing.
+        no_referrers: Do not push the signatures, attestations and SBOMs that refer to the images.
+        journal: Record in this file what ECR has acknowledged. After an interruption, run the same command again
+            to resume.
     """
     show = show or OutputOptions()
     layers = layers or LayerOptions()
@@ -114,14 +114,14 @@ def push(
         hosts = [parse_remote(each).host for each in sources if is_remote(each)]
         registries = make_source_registries(source, hosts)
         if aws is not None and aws.profile is not None:
-            # ECR's own hosts tell their region, but not who asks.
+            # ECR's host names tell the region, but not the profile.
             registries |= {
                 host: replace(registry, aws=AwsConfiguration(profile=aws.profile))
                 for host, registry in registries.items()
                 if is_ecr(host)
             }
         async with AsyncExitStack() as stack:
-            # First, since it takes no time to tell that there is no region, and much to read an archive from a pipe.
+            # First, since a missing region shows at once, while reading an archive from a pipe takes long.
             listener = _Listener(show)
             heard = Listener(listener)
             kept = await stack.enter_async_context(open_journal(journal)) if journal and not dry_run else None
@@ -150,16 +150,16 @@ def push(
 def _sources_and_goal(paths: Sequence[str], to: str | None) -> tuple[Sequence[str], Destination | Prefix]:
     if to is not None:
         if not paths:
-            raise UsageError("there is nothing to push", hint="asyncpush push SOURCE... --to REGISTRY/PREFIX")
+            raise UsageError("no source was given", hint="write asyncpush push SOURCE... --to REGISTRY/PREFIX")
         goal = parse_prefix(to)
         if ":" in goal.path or "@" in goal.path:
-            raise UsageError(f"--to {to} names a tag", hint="tags are the images' own; write REGISTRY/PREFIX")
+            raise UsageError(f"--to {to} names a tag, but images keep their own tags", hint="write REGISTRY/PREFIX")
         return paths, goal
     if len(paths) != 2:
-        given = f"{len(paths)} words" if len(paths) > 1 else f"only {paths[0]!r}" if paths else "neither"
+        given = f"{len(paths)} arguments" if len(paths) > 1 else f"only {paths[0]!r}" if paths else "neither"
         raise UsageError(
-            f"push takes SOURCE DESTINATION, and was given {given}",
-            hint="for several sources write --to REGISTRY/PREFIX",
+            f"push takes SOURCE DESTINATION, but was given {given}",
+            hint="to push several sources, use --to REGISTRY/PREFIX",
         )
     return paths[:1], parse_destination(paths[1])
 
@@ -218,7 +218,9 @@ def _placed(image: Image | UnreadImage, goal: Prefix) -> Prepared:
     if isinstance(image, UnreadImage):
         return ImageFailure(image.source, "", image.error)
     if image.repository is None:
-        error = UsageError(f"{image.source} names no repository", hint="push it on its own: SOURCE DESTINATION")
+        error = UsageError(
+            f"{image.source} names no repository", hint="push it alone: asyncpush push SOURCE DESTINATION"
+        )
         return ImageFailure(image.source, "", error)
     try:
         return image, goal.join(image.repository, image.tag)
@@ -309,7 +311,7 @@ def _each_once(images: Sequence[tuple[Image, Destination]], emit: Emit) -> list[
         elif other.content != image.content:
             raise UsageError(f"{other.source} and {image.source} both go to {to}", hint="push them one by one")
         elif other.source != image.source:
-            emit(Notice(f"{image.source} is the same image as {other.source}; both go to {to}, and it is pushed once"))
+            emit(Notice(f"{image.source} and {other.source} are the same image; it is pushed to {to} once"))
     return different
 
 
@@ -334,20 +336,20 @@ def layers(
     aws: AwsOptions | None = None,
     show: OutputOptions | None = None,
 ) -> int:
-    """Push files as layers, as they are, and print their digests.
+    """Push files as layers, unchanged, and print their digests.
 
     Args:
-        files: The layers, usually tar archives, compressed or not.
-        repository_name: The repository that they go to.
-        registry_id: The account whose registry it is; the caller's own by default.
+        files: The layers: usually tar archives, compressed or not.
+        repository_name: The repository to push to.
+        registry_id: The account that owns the registry. By default, your own account.
         create_repository: Create the repository if it does not exist.
-        dry_run: Say which are missing there, and send nothing.
+        dry_run: Show which layers are missing in the repository, but send nothing.
     """
     show = show or OutputOptions()
 
     async def main() -> int:
         if not files:
-            raise UsageError("there is nothing to push", hint="asyncpush layers FILE... --repository-name NAME")
+            raise UsageError("no file was given", hint="write asyncpush layers FILE... --repository-name NAME")
         settings = make_settings(limits, create_repository=create_repository)
         async with (
             progress(show.face) as emit,

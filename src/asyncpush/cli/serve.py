@@ -1,4 +1,4 @@
-"""``asyncpush serve``: the emulator on a port of this machine, until it is interrupted."""
+"""``asyncpush serve``: run the emulator until it is interrupted."""
 
 from __future__ import annotations
 
@@ -33,66 +33,67 @@ _FAULTS = Group("Faults")
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultOptions:
-    """The conditions that the emulator serves in."""
+    """The faults that the emulator injects."""
 
     latency: Annotated[str | None, Parameter(group=_FAULTS, metavar="TIME")] = None
-    """What each request takes longer, such as 40ms: one round trip."""
+    """Delay of each request, such as 40ms: one round trip."""
 
     jitter: Annotated[str | None, Parameter(group=_FAULTS, metavar="TIME")] = None
-    """By how much that varies, up and down."""
+    """Random variation of the latency, up and down."""
 
     bandwidth: Annotated[str | None, Parameter(group=_FAULTS, metavar="RATE")] = None
-    """Bytes a second on each connection, in each direction: 30MB/s, 512KiB/s, 100Mbit/s."""
+    """Bandwidth of each connection, in each direction: 30MB/s, 512KiB/s, 100Mbit/s."""
 
     throttle: Annotated[list[str] | None, Parameter(group=_FAULTS, metavar="OPERATION=RATE[:BURST]")] = None
-    """Requests a second that an operation may have, and how many at once, for each account. Can be repeated."""
+    """Requests a second of an operation, and burst, for each account. Repeatable."""
 
     quotas: Annotated[Literal["aws"] | None, Parameter(group=_FAULTS)] = None
-    """ECR's documented request rates, where no --throttle says otherwise."""
+    """Apply ECR's documented request rates to operations without --throttle."""
 
     fault: Annotated[list[str] | None, Parameter(group=_FAULTS, metavar="RULE")] = None
-    """Something that goes wrong; see below. Can be repeated: of several rules that fire, the first acts."""
+    """Inject a fault; see below. Repeatable: if several rules match, the first one acts."""
 
     seed: Annotated[int | None, Parameter(group=_FAULTS)] = None
-    """Makes chance repeatable (probability, jitter)."""
+    """Seed of the random numbers for probability and jitter."""
 
     fault_config: Annotated[Path | None, Parameter(group=_FAULTS, metavar="FILE")] = None
-    """The same as a YAML or JSON file, its members called like these options; what is given here comes first."""
+    """A YAML or JSON file with members named like these options; the options override the file."""
 
 
 app = command(
     "serve",
     usage="asyncpush serve [OPTIONS]",
     epilogue="""
-It prints what to set so that every AWS tool talks to it, and serves until it
-is interrupted. Other tools push and pull at docker://HOST:PORT/REPOSITORY:TAG,
-as the user AWS with the password that `aws ecr get-login-password` prints, and
-what was pushed lies in --data as OCI image layouts.
+The emulator prints the variables that point every AWS tool at it, and runs
+until it is interrupted. Other tools push and pull as the user AWS, with the
+password that `aws ecr get-login-password` prints, at
+docker://HOST:PORT/REPOSITORY:TAG.
 
-Where ECR's documentation leaves a question open, --quirk NAME=VALUE
-chooses the answer: --quirk large-parts=refused, for one. A name that is
-not there lists them all; asyncpush.emulator.Quirks documents each.
+Where ECR's documentation leaves a question open, --quirk NAME=VALUE selects the
+answer, such as --quirk large-parts=refused. An unknown name lists all quirks;
+asyncpush.emulator.Quirks documents them.
 
-A fault's RULE is OPERATION[,repository=GLOB][:CONDITION,...]:ACTION, such as
-PutImage:first=2:throttle. OPERATION is a glob of ECR's names, or of
-v2:METHOD-KIND with base, blob, manifest, referrers, tags or upload.
+The RULE of a --fault is OPERATION[,repository=GLOB][:CONDITION,...]:ACTION,
+such as PutImage:first=2:throttle. OPERATION is a glob for the names of ECR's
+operations, or for v2:METHOD-KIND, where KIND is base, blob, manifest,
+referrers, tags or upload.
 
-Conditions (all must hold; requests that the rule selects are counted):
+Conditions (all must hold; they count the requests that the rule selects):
   nth=N  every=N  first=N  after=N  probability=P  limit=N
   lag=SECONDS   with layers-not-found: after a layer's completion
 
 Actions:
   throttle          ThrottlingException
   server-error      ServerException, 500
-  unavailable       503, and no error that clients have a model of
-  reset-before      the connection is reset, nothing is done
-  reset-after       all is done, the connection is reset
-  lost-reply        all is done, the connection ends without an answer
-  slow-reply=S      all is done, the answer comes S seconds later
-  availability=A    BatchCheckLayerAvailability says A of every layer,
+  unavailable       503, without an ECR error
+  reset-before      reset the connection, and do nothing
+  reset-after       do it, then reset the connection
+  lost-reply        do it, then close the connection without a response
+  slow-reply=S      do it, and respond S seconds later
+  availability=A    BatchCheckLayerAvailability reports every layer as A:
                     AVAILABLE or UNAVAILABLE
-  layers-not-found  PutImage says LayersNotFoundException
-  upload-expired    the upload is gone: UploadNotFoundException
+  layers-not-found  LayersNotFoundException from PutImage
+  upload-expired    UploadNotFoundException; the upload is gone
   expired-token     ExpiredTokenException
   access-denied     AccessDeniedException
 """,
@@ -117,23 +118,23 @@ def serve(
     fault_config: FaultOptions | None = None,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
 ) -> int:
-    """Run the emulator: a local ECR, on disk.
+    """Run the emulator: a local ECR that keeps its data on disk.
 
     Args:
         host: The address to listen on.
-        port: The port; 0 takes a free one.
-        data: Where repositories are kept, as OCI image layouts; a temporary directory by default.
-        tls_cert: A certificate chain (PEM), to serve HTTPS.
-        tls_key: Its private key (PEM).
-        credentials: The keys that requests may be signed with: an AWS shared credentials file, all of its profiles.
-            The key test with the secret test by default.
-        no_verify_signatures: Let everybody in, whatever the signature, and without a password at /v2/.
-        quirk: An answer to a question that ECR's documentation leaves open. Can be repeated.
-        quota: A quota lower than ECR's, such as max-parts=100, or upload-lifetime=60. Can be repeated.
-        discard: Keep no bytes of layers, only their sizes and digests: for benchmarks. Pulls of them are refused.
-        check: Serve nothing: check what --data holds, every hash of it, and say what is wrong (exit status 1).
-        admin: Let anybody who reaches it change the faults while it runs: GET, PUT and DELETE /_emulator/faults.
-        verbose: Show where an error comes from.
+        port: The port to listen on; 0 selects a free one.
+        data: The directory for repositories, which are OCI image layouts. By default, a temporary directory.
+        tls_cert: Serve HTTPS with this certificate chain (PEM).
+        tls_key: The private key of --tls-cert (PEM).
+        credentials: Accept the keys of all profiles in this AWS shared credentials file. By default, the only key is
+            test with the secret test.
+        no_verify_signatures: Accept every request, whatever its signature, and without a password at /v2/.
+        quirk: The answer to a question that ECR's documentation leaves open. Repeatable.
+        quota: A quota lower than ECR's, such as max-parts=100 or upload-lifetime=60. Repeatable.
+        discard: Store only the sizes and digests of layers, not their bytes, for benchmarks. Pulls of layers fail.
+        check: Do not serve: check all data in --data, including every hash. Exit status 1 if something is wrong.
+        admin: Let anyone who can connect change the faults: GET, PUT and DELETE /_emulator/faults.
+        verbose: Print the traceback of an error.
     """
     if check:
         return run(partial(_check, data), verbose=verbose)

@@ -80,7 +80,7 @@ def test_one_pattern_of_each_kind_must_match(patterns: Patterns, expected: list[
 def test_a_pre_release_is_told_as_the_reason_that_no_range_has_a_tag() -> None:
     selection = select(TagRules(patterns=Patterns(semver=ranges(">=2"))), TAGS)
 
-    assert SkippedTag("2.0.0-alpine", "matches no semver, being a pre-release") in selection.left_out
+    assert SkippedTag("2.0.0-alpine", "matches no semver (a pre-release)") in selection.left_out
     assert SkippedTag("1.0.0", "matches no semver") in selection.left_out
 
 
@@ -163,7 +163,7 @@ def test_what_can_be_no_tag_is_left_out() -> None:
     selection = select(TagRules(), ("ok", "a" * 129, "-x", "a/b"))
 
     assert selection.taken == ("ok",)
-    assert {each.reason for each in selection.left_out} == {"no tag that ECR takes"}
+    assert {each.reason for each in selection.left_out} == {"not a valid tag in ECR"}
 
 
 def test_an_image_without_a_tag_is_taken_where_nothing_is_asked_of_tags() -> None:

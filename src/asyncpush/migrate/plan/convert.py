@@ -47,7 +47,7 @@ def _fit(value: Expanded, kind: inspect.Type, place: str, problems: Problems) ->
     for option in kind.types if isinstance(kind, inspect.UnionType) else (kind,):
         if _may_be(value, option):
             return _fit_one(value, option, place, problems)
-    problems.add(place, f"is {_described(value)}; give {_wanted(kind)}")
+    problems.add(place, f"is {_described(value)}, but must be {_wanted(kind)}")
     return _BAD
 
 
@@ -86,7 +86,7 @@ def _fit_one(value: Any, kind: inspect.Type, place: str, problems: Problems) -> 
         case inspect.IntType():
             number = int(value)
             if kind.ge is not None and number < kind.ge:
-                problems.add(place, f"is {number}; give {kind.ge} or more")
+                problems.add(place, f"is {number}, but must be at least {kind.ge}")
                 return _BAD
             return number
         case inspect.BoolType():
@@ -105,9 +105,9 @@ def _fit_members(value: dict[str, Expanded], kind: inspect.StructType, place: st
             fitting[name] = _fit(each, fields[name].type, member(place, name), problems)
         else:
             close = get_close_matches(name, fields, 1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(fields)}"
+            hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(fields)}"
             if name in HOMES and HOMES[name] != place.rpartition(".")[2]:
-                hint = f"it is a member of {HOMES[name]}"
+                hint = f"it belongs to {HOMES[name]}"
             problems.add(member(place, name), "is unknown", hint=hint)
     missing = [name for name, field in fields.items() if field.required and name not in value]
     for name in missing:

@@ -64,7 +64,7 @@ def parse_plan(text: str, path: Path | None, environ: Mapping[str, str]) -> Plan
     label = name_of(path)
     problems = Problems()
     if not text.strip():
-        raise UsageError(f"{label} is empty", hint="a plan has images, or lines of SOURCE DESTINATION")
+        raise UsageError(f"{label} is empty", hint="write images, or lines of SOURCE DESTINATION")
     if is_list(text):
         plan = read_list(text, Path(), problems)
     else:
@@ -101,7 +101,7 @@ async def read_text(path: str | Path, *, stdin: BinaryIO | None = None) -> str:
     except OSError as error:
         raise UsageError(f"{label} can't be read: {open_files.reason(error)}", hint="name a file") from error
     if len(raw) > MAX_DOCUMENT:
-        raise UsageError(f"{label} has more than {MAX_DOCUMENT // MiB} MiB", hint="make several plans of it")
+        raise UsageError(f"{label} has more than {MAX_DOCUMENT // MiB} MiB", hint="split it into several plans")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

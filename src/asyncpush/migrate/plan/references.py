@@ -58,7 +58,7 @@ def read_origin(text: str, base: Path) -> ImageSource:
     if not text.strip() or text != text.strip():
         raise InvalidReferenceError(f"{text[:300]!r} is not a source", hint="write HOST/REPOSITORY[:TAG], or a path")
     if text == "-":
-        raise InvalidReferenceError("standard input can be no source of a plan", hint="give the archive's path")
+        raise InvalidReferenceError("standard input can't be a source in a plan", hint="give the path of the archive")
     if text.startswith(SCHEME) or not _is_local(text, base):
         return _remote(text.removeprefix(SCHEME))
     return _local(text, base)
@@ -115,7 +115,7 @@ def read_to(text: str) -> tuple[str, str | None]:
     """
     first, slash, _ = text.partition("/")
     if slash and _is_registry(first):
-        raise InvalidReferenceError(f"{text[:300]!r} names a registry", hint="give it as a target")
+        raise InvalidReferenceError(f"{text[:300]!r} names a registry", hint="name the registry as a target")
     if "@" in text:
         raise InvalidReferenceError(f"{text[:300]!r} names a digest", hint="write REPOSITORY[:TAG]")
     name, _, tag = text.rpartition(":") if ":" in text else (text, "", None)
@@ -180,11 +180,11 @@ class Destinations:
         if _image(other, tag) != _image(entry, tag):
             self.problems.add(
                 entry.place,
-                f"{where} comes from {entry.source[:300]}, and in {other.place} from {other.source[:300]}",
+                f"{where} comes from {entry.source[:300]}, but in {other.place} from {other.source[:300]}",
                 hint="change one of the tags or repositories",
             )
         else:
-            self.notices.append(f"{entry.place}: {where} is in {other.place} already")
+            self.notices.append(f"{entry.place}: {where} is already in {other.place}")
 
 
 def _image(entry: PlanEntry, tag: str) -> tuple[object, ...]:

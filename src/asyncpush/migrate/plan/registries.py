@@ -47,7 +47,7 @@ def source_registry(host: str, said: RegistryDocument, base: Path, place: str, p
         _check_credentials(credentials, member(place, "credentials"), problems)
     there = member(place, "tls")
     if said.plain_http is True and said.tls is not UNSET:
-        problems.add(there, "means nothing with plain_http")
+        problems.add(there, "has no effect with plain_http")
     if tls.key is not UNSET and tls.cert is UNSET:
         problems.add(member(there, "key"), "needs cert")
     files = {name: _file(getattr(tls, name), base, member(there, name), problems) for name in ("ca", "cert", "key")}
@@ -75,10 +75,10 @@ def _check_credentials(said: CredentialsDocument, place: str, problems: Problems
     elif said.username == "":
         problems.add(member(place, "username"), "is empty")
     elif len(ways) != 1:
-        has = f"has {' and '.join(ways)}" if ways else "says nothing"
+        has = f"has {' and '.join(ways)}" if ways else "is empty"
         problems.add(place, has, hint="give one of username and password, helper, ecr, or anonymous")
     if isinstance(said.helper, str) and (not said.helper or "/" in said.helper):
-        problems.add(member(place, "helper"), "is not a name", hint="the NAME of a program docker-credential-NAME")
+        problems.add(member(place, "helper"), "is not a name", hint="give the NAME of a program docker-credential-NAME")
 
 
 def _source_aws(said: CredentialsDocument, place: str, problems: Problems) -> AwsConfiguration | None:
@@ -96,7 +96,7 @@ def _file(said: object, base: Path, place: str, problems: Problems) -> Path | No
     except (OSError, ValueError):
         is_file = False
     if not is_file:
-        problems.add(place, f"{said[:300]!r} is not a file that exists", hint="the path is relative to the plan")
+        problems.add(place, f"{said[:300]!r} is not an existing file", hint="the path is relative to the plan")
     return path
 
 
@@ -121,7 +121,9 @@ def _prefix(text: str, registry: RegistryName) -> str:
             # A prefix may be shorter than a repository's name.
             check_repository(f"{text}/x", registry.service)
     except InvalidReferenceError as error:
-        raise InvalidReferenceError(f"{text[:300]!r} can't begin a repository's name", hint=error.hint) from error
+        raise InvalidReferenceError(
+            f"{text[:300]!r} can't be the beginning of a repository name", hint=error.hint
+        ) from error
     return text
 
 
@@ -173,7 +175,7 @@ class Repositories:
         """The settings that *said* stands for; what is wrong with it is noted at *place*."""
         kms_key = given(said.kms_key)
         if kms_key is not None and said.encryption not in ("KMS", "KMS_DSSE"):
-            self.problems.add(member(place, "kms_key"), "needs an encryption", hint="add encryption: KMS, or KMS_DSSE")
+            self.problems.add(member(place, "kms_key"), "needs an encryption", hint="add encryption: KMS or KMS_DSSE")
         tags = said.tags if isinstance(said.tags, dict) else {}
         return RepositorySettings(
             mutability=self._mutability(said, place),
@@ -191,7 +193,7 @@ class Repositories:
         exclusions = given(said.exclusions) or []
         there = member(place, "exclusions")
         if len(exclusions) > _MAX_EXCLUSIONS:
-            self.problems.add(there, f"has {len(exclusions)} wildcards; ECR takes {_MAX_EXCLUSIONS}")
+            self.problems.add(there, f"has {len(exclusions)} wildcards; ECR allows {_MAX_EXCLUSIONS}")
         for at, each in enumerate(exclusions):
             if not _EXCLUSION.fullmatch(each):
                 self.problems.add(f"{there}[{at}]", f"{each[:140]!r} is not a tag wildcard", hint="such as dev-*")
@@ -227,14 +229,14 @@ class Repositories:
                 text = read_small(path, 4 * longest).decode("utf-8-sig")
             except OSError as error:
                 if error.errno == errno.EFBIG:
-                    raise UsageError(f"{path} has more than {longest} characters; ECR takes no more") from error
+                    raise UsageError(f"{path} has more than {longest} characters; ECR allows no more") from error
                 raise UsageError(
-                    f"{path} can't be read: {open_files.reason(error)}", hint="name a file of JSON"
+                    f"{path} can't be read: {open_files.reason(error)}", hint="name a JSON file"
                 ) from error
             except ValueError as error:
-                raise UsageError(f"{os.fspath(path)!r} is not UTF-8 text", hint="name a file of JSON") from error
+                raise UsageError(f"{os.fspath(path)!r} is not UTF-8 text", hint="name a JSON file") from error
             if len(text) > longest:
-                raise UsageError(f"{path} has more than {longest} characters; ECR takes no more")
+                raise UsageError(f"{path} has more than {longest} characters; ECR allows no more")
             self._files[path] = text
         return self._files[path]
 
@@ -245,7 +247,7 @@ def _object_of(text: str, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{name} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise UsageError(f"{name} holds no JSON object")
+        raise UsageError(f"{name} is not a JSON object")
     return found
 
 
@@ -286,26 +288,26 @@ def faults_of(name: str, text: str, document: dict[str, Any]) -> Iterator[Fault]
     """
     least, most = LENGTHS[name]
     if len(text) > most:
-        yield "", f"has {len(text)} characters; ECR takes {most}"
+        yield "", f"has {len(text)} characters; ECR allows {most}"
         return
     if len(text) < least:
-        yield "", f"has {len(text)} characters; ECR takes {least} or more"
+        yield "", f"has {len(text)} characters; ECR requires {least} or more"
     yield from _lifecycle_faults(document) if name == "lifecycle_policy" else _policy_faults(document)
 
 
 def _policy_faults(document: dict[str, Any]) -> Iterator[Fault]:
     statements = document.get("Statement")
     if not isinstance(statements, (list, dict)) or not statements:
-        yield "Statement", "is missing: a policy has one statement or more"
+        yield "Statement", "is missing: a policy has at least one statement"
 
 
 def _lifecycle_faults(document: dict[str, Any]) -> Iterator[Fault]:
     rules = document.get("rules")
     if not isinstance(rules, list) or not rules:
-        yield "rules", "is not a list of rules" if rules else "is missing: a lifecycle policy has one rule or more"
+        yield "rules", "is not a list of rules" if rules else "is missing: a lifecycle policy has at least one rule"
         return
     if len(rules) > _MAX_RULES:
-        yield "rules", f"has {len(rules)} rules; ECR takes {_MAX_RULES}"
+        yield "rules", f"has {len(rules)} rules; ECR allows {_MAX_RULES}"
     seen: dict[int, str] = {}
     for at, rule in enumerate(rules):
         place = f"rules[{at}]"
@@ -314,9 +316,9 @@ def _lifecycle_faults(document: dict[str, Any]) -> Iterator[Fault]:
             continue
         priority = rule.get("rulePriority")
         if not _is_count(priority):
-            yield member(place, "rulePriority"), _wanted(priority, "a number from 1 on")
+            yield member(place, "rulePriority"), _wanted(priority, "a number of at least 1")
         elif (other := seen.setdefault(priority, place)) != place:
-            yield member(place, "rulePriority"), f"is {priority}, as that of {other} is"
+            yield member(place, "rulePriority"), f"is {priority}, the same as that of {other}"
         yield from _selection_faults(rule.get("selection"), member(place, "selection"))
         yield from _action_faults(rule.get("action"), member(place, "action"))
     yield from _last_faults(rules)
@@ -334,23 +336,23 @@ def _selection_faults(selection: object, place: str) -> Iterator[Fault]:
         yield member(place, "tagPatternList"), "is missing: tagged needs it, or tagPrefixList"
     for name in given:
         if status in ("untagged", "any"):
-            yield member(place, name), f"is for tagged, not for {status}"
+            yield member(place, name), f"applies to tagged, not to {status}"
         elif not _is_texts(selection[name]):
             yield member(place, name), "is not a list of strings"
     kind = selection.get("countType")
     if not isinstance(kind, str) or not kind:
-        yield member(place, "countType"), _wanted(kind, "such as imageCountMoreThan or sinceImagePushed")
+        yield member(place, "countType"), _wanted(kind, "a type such as imageCountMoreThan or sinceImagePushed")
     elif kind.startswith("since") and "countUnit" not in selection:
         yield member(place, "countUnit"), f"is missing: {kind} needs it (days)"
     if not _is_count(number := selection.get("countNumber")):
-        yield member(place, "countNumber"), _wanted(number, "a number from 1 on")
+        yield member(place, "countNumber"), _wanted(number, "a number of at least 1")
 
 
 def _action_faults(action: object, place: str) -> Iterator[Fault]:
     if not isinstance(action, dict):
         yield place, _wanted(action, "a mapping")
     elif not isinstance(kind := action.get("type"), str) or not kind:
-        yield member(place, "type"), _wanted(kind, "such as expire")
+        yield member(place, "type"), _wanted(kind, "a type such as expire")
 
 
 def _last_faults(rules: list[Any]) -> Iterator[Fault]:
@@ -363,11 +365,11 @@ def _last_faults(rules: list[Any]) -> Iterator[Fault]:
     for at, priority in priorities.items():
         selection = rules[at].get("selection")
         if isinstance(selection, dict) and selection.get("tagStatus") == "any" and priority < max(priorities.values()):
-            yield f"rules[{at}].rulePriority", f"is {priority}: a rule for any image needs the highest of all"
+            yield f"rules[{at}].rulePriority", f"is {priority}, but a rule for any image needs the highest number"
 
 
 def _wanted(value: object, wanted: str) -> str:
-    return f"is missing: {wanted}" if value is None else f"is {str(value)[:100]!r}: wanted is {wanted}"
+    return f"is missing: give {wanted}" if value is None else f"is {str(value)[:100]!r}: give {wanted}"
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -101,7 +101,7 @@ class _Resolver:
             with self.problems.at(place):
                 host = canonical_host(name)
                 if host in found:
-                    raise InvalidReferenceError(f"is {host}, which is there already")
+                    raise InvalidReferenceError(f"is {host}, which is configured already")
                 document = shaped(each, RegistryDocument, place, self.problems) or RegistryDocument()
                 found[host] = source_registry(host, document, self.base, place, self.problems)
         return found
@@ -130,7 +130,7 @@ class _Resolver:
             self.problems.add("images", "is not a list", hint="begin each entry with '- from:'")
             return ()
         if not said:
-            self.problems.add("images", "is empty", hint="there is nothing to migrate")
+            self.problems.add("images", "is empty", hint="add at least one entry")
         entries = (self._entry(each, f"images[{at}]") for at, each in enumerate(said))
         return tuple(entry for entry in entries if entry)
 
@@ -174,7 +174,7 @@ class _Resolver:
     def _tags(self, said: EntryDocument, origin: ImageSource | None, place: str) -> TagRules:
         if origin is not None and origin.is_chosen:
             if said.tags is not UNSET:
-                self.problems.add(member(place, "tags"), f"{said.source[:300]} names one image already")
+                self.problems.add(member(place, "tags"), f"is not allowed, since {said.source[:300]} names one image")
             return TagRules(names=(origin.reference,) if origin.reference else ())
         if said.tags is UNSET:
             self.used_defaults.add("tags")
@@ -194,7 +194,10 @@ class _Resolver:
         if rules.newest is not None:
             most = len(rules.names) + rules.newest
         if most is not None and said.min_tags > most:
-            self.problems.add(member(place, "min_tags"), f"is {said.min_tags}, and its tags are {most} at the most")
+            self.problems.add(
+                member(place, "min_tags"),
+                f"is {said.min_tags}, but the entry has at most {most} tag{'s' if most != 1 else ''}",
+            )
         return said.min_tags
 
     def _settings(self, said: EntryDocument, place: str) -> RepositorySettings:
@@ -212,8 +215,8 @@ class _Resolver:
             if name in self.targets:
                 found[name] = self.targets[name]
             else:
-                known = ", ".join(self.targets) or "none"
-                self.problems.add(place, f"there is no target {name[:100]!r}", hint=f"the plan has {known}")
+                known = ", ".join(self.targets) or "the plan's targets"
+                self.problems.add(place, f"there is no target {name[:100]!r}", hint=f"use one of {known}")
         if said == []:
             self.problems.add(place, "is empty", hint="name a target, or leave it out")
         return list(found.values())
@@ -225,7 +228,7 @@ class _Resolver:
             self.is_ambiguous = True
             self.problems.add(
                 "defaults.targets",
-                f"the plan has several targets, and {place} says not which",
+                f"the plan has several targets, and {place} names none of them",
                 hint="name them in defaults.targets, or in each entry",
             )
         return list(self.targets.values())
@@ -241,9 +244,9 @@ class _Resolver:
                 name, tag_there = read_to(said.to)
                 tag = tag_there or tag
                 if tag_there and origin.kind == "registry" and not _is_one(origin, rules):
-                    self.problems.add(there, "names a tag, but there are several at the source", hint="leave it out")
+                    self.problems.add(there, "names one tag, but the source has several", hint="leave it out")
         elif origin.kind == "local":
-            self.problems.add(place, "has no to", hint="a source on this machine needs a repository to go to")
+            self.problems.add(place, "has no to", hint="name the repository that a source on this machine goes to")
             return ()
         if not name:
             return ()
@@ -253,7 +256,7 @@ class _Resolver:
         unused = [f"registries: no entry reads from {host}" for host in sources if host not in self.hosts]
         idle = [f"targets: no entry goes to {name}" for name in self.targets if name not in self.used]
         unread = [
-            f"defaults.{name}: no entry is without its own" if name == "tags" else f"defaults.{name}: no entry needs it"
+            f"defaults.{name}: every entry has its own" if name == "tags" else f"defaults.{name}: no entry uses it"
             for name in ("tags", "min_tags")
             if getattr(self.defaults, name) is not UNSET and name not in self.used_defaults
         ]
@@ -268,7 +271,7 @@ def futile_rules(rules: TagRules, place: str) -> Iterator[str]:
     """What of the rules of tags at *place* can't do what it seems to be for."""
     for name in rules.names:
         if name in rules.exclude_names:
-            yield f"{place}: {name} is taken by name, so that excluding it by name means nothing"
+            yield f"{place}: {name} is included by name, so excluding it has no effect"
     yield from _futile(Alternative(rules.patterns, rules.exclude), place)
     for at, each in enumerate(rules.alternatives):
         yield from _futile(each, f"{member(place, 'any')}[{at}]")
@@ -277,7 +280,7 @@ def futile_rules(rules: TagRules, place: str) -> Iterator[str]:
 def futile_settings(settings: RepositorySettings, place: str, *, create: bool) -> Iterator[str]:
     """Whether the settings at *place* are for repositories that nobody creates."""
     if not create and settings != RepositorySettings():
-        yield f"{place}: its settings count only with create: true, or migrate --create-repository"
+        yield f"{place}: the settings have no effect without create: true or migrate --create-repository"
 
 
 def _futile(said: Alternative, place: str) -> Iterator[str]:
@@ -287,7 +290,7 @@ def _futile(said: Alternative, place: str) -> Iterator[str]:
         wanted, unwanted = getattr(said.patterns, kind), getattr(said.exclude, kind)
         everything = {"glob": "*", "regex": ".*"}[kind]
         if everything in unwanted or (wanted and set(wanted) <= set(unwanted)):
-            yield f"{place}: exclude has all of {kind}, so that no tag is taken"
+            yield f"{place}: exclude matches every tag that {kind} matches, so no tag is left"
 
 
 def _impossible(patterns: Patterns, place: str) -> Iterator[str]:
@@ -295,15 +298,15 @@ def _impossible(patterns: Patterns, place: str) -> Iterator[str]:
     for glob in patterns.glob:
         odd = re.search(r"[^A-Za-z0-9_.*?-]", re.sub(r"\[[^]]+\]", "", glob))
         if odd:
-            hint = "; Helm writes _ for it" if odd[0] == "+" else ""
-            yield f"{member(place, 'glob')}: {glob[:100]!r} matches no tag, since none has {odd[0]!r}{hint}"
+            hint = " (Helm writes _ instead)" if odd[0] == "+" else ""
+            yield f"{member(place, 'glob')}: {glob[:100]!r} matches no tag: tags can't contain {odd[0]!r}{hint}"
     for regex in patterns.regex:
         if re.search(r"(?<!\\)\$[A-Za-z0-9_]", re.sub(r"\[[^]]*\]", "", regex)):
-            why = "since $ is the end of one (a variable is ${NAME})"
-            yield f"{member(place, 'regex')}: {regex[:100]!r} matches no tag, {why}"
+            why = "$ is the end of a tag (write ${NAME} for a variable)"
+            yield f"{member(place, 'regex')}: {regex[:100]!r} matches no tag: {why}"
     for version_range in patterns.semver:
         if version_range.is_empty:
-            yield f"{member(place, 'semver')}: no version is in {version_range.text!r}"
+            yield f"{member(place, 'semver')}: {version_range.text!r} contains no version"
 
 
 def tag_rules(said: str | list[str] | TagsDocument | UnsetType, place: str, problems: Problems) -> TagRules:
@@ -323,7 +326,7 @@ def tag_rules(said: str | list[str] | TagsDocument | UnsetType, place: str, prob
         for name in ("exclude", "newest"):
             if getattr(said, name) is not UNSET:
                 problems.add(
-                    member(place, name), "chooses among patterns, not names", hint='add glob: "*" for all tags'
+                    member(place, name), "applies to patterns, not to names", hint='add glob: "*" for all tags'
                 )
     return TagRules(
         names=names,
@@ -342,7 +345,7 @@ def _alternative(said: TagsDocument | AlternativeDocument, place: str, problems:
         patterns, _patterns(exclude, there, problems), _names(exclude.names, member(there, "names"), problems)
     )
     if isinstance(said, AlternativeDocument) and found == Alternative() and not problems.has_below(place):
-        problems.add(place, "matches all tags", hint="give it glob, regex, semver or exclude")
+        problems.add(place, "matches all tags", hint="add glob, regex, semver or exclude")
     return found
 
 
@@ -351,7 +354,7 @@ def platforms(said: Texts | UnsetType, place: str, problems: Problems) -> tuple[
     if isinstance(said, UnsetType) or said in ("all", ["all"]):
         return ()
     if not said:
-        problems.add(place, "is empty", hint="name a platform, or all")
+        problems.add(place, "is empty", hint="name a platform, or write all")
     found: dict[Platform, None] = {}
     for at, text in enumerate(texts(said)):
         with problems.at(_item(said, place, at)):
@@ -372,7 +375,7 @@ def _names(said: Texts | UnsetType, place: str, problems: Problems) -> tuple[str
     for at, name in enumerate(texts(said)):
         if not is_tag(name):
             is_digest = name.startswith("sha256:")
-            hint = "an image by digest is an entry of its own: from: REPOSITORY@DIGEST"
+            hint = "write a separate entry for an image by digest: from: REPOSITORY@DIGEST"
             problems.add(_item(said, place, at), f"{name[:140]!r} is not a tag", hint=hint if is_digest else None)
     return tuple(dict.fromkeys(texts(said)))
 

@@ -73,7 +73,7 @@ class Alternative:
         for kind, matches in _matches(self.patterns, tag, regex):
             if not any(matches):
                 version = Version.parse(tag) if kind == "semver" else None
-                return f"matches no {kind}" + (", being a pre-release" if version and version.is_prerelease else "")
+                return f"matches no {kind}" + (" (a pre-release)" if version and version.is_prerelease else "")
         excluded = tag in self.exclude_names or any(any(each) for _, each in _matches(self.exclude, tag, regex))
         return "excluded" if excluded else None
 
@@ -112,7 +112,7 @@ class TagRules:
         """Why *tag* is not wanted by pattern; None if it is. *regex* says what a regular expression matches."""
         reason = Alternative(self.patterns, self.exclude, self.exclude_names).refuses(tag, regex)
         if reason is None and self.alternatives and all(each.refuses(tag, regex) for each in self.alternatives):
-            return "matches none of any"
+            return "matches no alternative of any"
         return reason
 
     def __str__(self) -> str:
@@ -171,7 +171,7 @@ def select(
     for tag in listed:
         if tag in names:
             continue
-        reason = _refused(rules, tag, regex) if is_tag(tag) or not tag or any_name else "no tag that ECR takes"
+        reason = _refused(rules, tag, regex) if is_tag(tag) or not tag or any_name else "not a valid tag in ECR"
         if reason is None:
             matching.append(tag)
         else:
@@ -352,7 +352,7 @@ async def _found(patterns: Sequence[str], tags: Sequence[str], source: str) -> d
         raise UsageError(
             f"a regular expression takes more than {MATCH_TIMEOUT} seconds for the tags of {source}: "
             f"{', '.join(repr(pattern[:100]) for pattern in patterns[:3])}",
-            hint="write it without repetitions in repetitions, or as a glob",
+            hint="avoid nested repetitions, or use a glob",
         )
     if done.returncode != 0:
         return {}  # no process can be had, or it has no memory: then here, as good as it goes

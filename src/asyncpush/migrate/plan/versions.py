@@ -239,11 +239,13 @@ def _alternative(part: str, whole: str) -> tuple[Comparator, ...]:
     while at < len(text):
         match = _COMPARATOR.match(text, at)
         if match is None:
-            raise ValueError(f"{whole!r} is not a version range; write such as '>=1.2 <2', '~1.4 || 2.x' or '^1.2.3'")
+            raise ValueError(
+                f"{whole!r} is not a version range; write for example '>=1.2 <2', '~1.4 || 2.x' or '^1.2.3'"
+            )
         comparators.append(_comparator(match))
         at = match.end()
     if not comparators:
-        raise ValueError(f"{whole!r} has an empty alternative; write such as '>=1.2 <2', or '*' for all versions")
+        raise ValueError(f"{whole!r} has an empty alternative; write for example '>=1.2 <2', or '*' for all versions")
     return tuple(comparators)
 
 

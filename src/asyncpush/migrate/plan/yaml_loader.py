@@ -75,7 +75,7 @@ def _parse_json(text: str, label: str) -> Value:
         seen: dict[str, Any] = {}
         for name, value in pairs:
             if name in seen:
-                raise UsageError(f"{label}: {name[:100]!r} comes twice in one object", hint="keep one of them")
+                raise UsageError(f"{label}: {name[:100]!r} occurs twice in one object", hint="keep one of them")
             seen[name] = value
         return seen
 
@@ -131,9 +131,9 @@ def _yaml_hint(text: str, error: Any) -> str | None:  # noqa: ANN401 - PyYAML ha
     lines = text.splitlines()
     line = lines[mark.line] if mark and mark.line < len(lines) else ""
     if re.search(r"[{,].*\$\{", line):
-        return 'between braces, ${NAME} needs quotes: {password: "${NAME}"}'
+        return 'quote ${NAME} between braces: {password: "${NAME}"}'
     if re.search(r"(?:^|[\s:,\[-])\*", line):
-        return "what begins with * needs quotes"
+        return "quote text that begins with *"
     return None
 
 
@@ -166,7 +166,7 @@ class _Builder:
             case "int" | "float" | "bool" | "timestamp" | "value":
                 return RawScalar(node.value)
             case _:
-                raise self._error(node, f"the type {node.tag[:60]!r} means nothing here")
+                raise self._error(node, f"the type {node.tag[:60]!r} is not supported")
 
     def _mapping(self, node: MappingNode, depth: int) -> dict[str, Value]:
         own: dict[str, Value] = {}
@@ -180,7 +180,7 @@ class _Builder:
             if not isinstance(name, str):
                 raise self._error(key, "a key must be text")
             if name in own:
-                raise self._error(key, f"{name[:100]!r} comes twice in one mapping")
+                raise self._error(key, f"{name[:100]!r} occurs twice in one mapping")
             own[name] = self.value(value, depth + 1)
         return {**merged, **own} if merged else own
 

@@ -51,7 +51,7 @@ class Imported:
     Attributes:
         format: what it was.
         text: the plan's document, in YAML.
-        notes: what could not be carried over, a line each; in ``text``, too, as comments.
+        notes: what could not be imported, a line each; in ``text``, too, as comments.
     """
 
     format: Format
@@ -150,7 +150,7 @@ def _drop_what_is_wrong(draft: PlanBuilder, base: Path, label: str) -> None:
             return
         _drop(draft, problems, label)
     said = "; ".join(map(comment, draft.all_notes()[-5:]))
-    raise UsageError(f"there is nothing in {label} that can be carried over" + (f" ({said})" if said else ""))
+    raise UsageError(f"there is nothing in {label} that can be imported" + (f" ({said})" if said else ""))
 
 
 def _drop(draft: PlanBuilder, problems: Problems, label: str) -> None:
@@ -162,9 +162,9 @@ def _drop(draft: PlanBuilder, problems: Problems, label: str) -> None:
         text = line.removeprefix(f"{place}: ")
         if match:
             source = images[int(match[1])].members["from"]
-            wrong.setdefault(id(images[int(match[1])]), f"{source}: {text}; not carried over")
+            wrong.setdefault(id(images[int(match[1])]), f"{source}: {text}; not imported")
         elif host is not None:
-            draft.registries[host] = ImportedRegistry(notes=[f"{line}; not carried over"])
+            draft.registries[host] = ImportedRegistry(notes=[f"{line}; not imported"])
         elif not place.startswith("registries"):
             raise UsageError(f"{label} makes no good plan: {line}")
     draft.body = [wrong.get(id(each), each) for each in draft.body]

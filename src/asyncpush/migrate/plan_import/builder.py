@@ -46,7 +46,7 @@ class PlanBuilder:
         scoped: name repositories after the source's whole path, as ``skopeo sync --scoped``.
         registries: of the sources, by host.
         targets: by name.
-        body: the entries, and between them notes on what could not be carried over, where it would be.
+        body: the entries, and between them notes on what could not be imported, where it would be.
         notes: notes on the document as a whole.
     """
 
@@ -73,7 +73,7 @@ class PlanBuilder:
         self.tell("semver: a tag such as 1.2.3.4, or 1.2.3_4 (which is 1.2.3+4), is a version here")
 
     def say(self, text: str) -> None:
-        """Note what could not be carried over, behind the entries so far."""
+        """Note what could not be imported, behind the entries so far."""
         self.body.append(text)
 
     def all_notes(self) -> list[str]:
@@ -86,7 +86,7 @@ class PlanBuilder:
         try:
             return self.registries.setdefault(canonical_host(bare_host(host)), ImportedRegistry())
         except InvalidReferenceError as error:
-            self.tell(f"{error.message}, so what is said of it is not carried over")
+            self.tell(f"{error.message}, so its settings are not imported")
             return None
 
     def login(self, host: str, username: str | None, password: str | None, variable: str | None = None) -> None:
@@ -106,7 +106,7 @@ class PlanBuilder:
             return
         if not username or not (password or variable):
             registry.notes.append(
-                f"the credentials for {host} have no {'password' if username else 'user'}: not carried over"
+                f"the credentials for {host} have no {'password' if username else 'user'}: not imported"
             )
             return
         if variable is None:
@@ -235,7 +235,7 @@ class _Foreseen:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         if isinstance(error, AsyncpushError):
-            self._say(f"{self._place}: {error.message}; not carried over")
+            self._say(f"{self._place}: {error.message}; not imported")
         return isinstance(error, AsyncpushError)
 
 

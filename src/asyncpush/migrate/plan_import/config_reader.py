@@ -19,7 +19,7 @@ class ConfigReader:
     Args:
         value: the mapping.
         place: where it is in the document.
-        say: hears what can't be carried over.
+        say: hears what can't be imported.
 
     Raises:
         UsageError: *value* is not a mapping.
@@ -111,7 +111,7 @@ class ConfigReader:
     def finish(self) -> None:
         """Say what was not taken."""
         for key in self._left:
-            self._say(f"{self.place(key)} can't be carried over")
+            self._say(f"{self.place(key)} can't be imported")
 
     def refuse(self) -> None:
         """See that all was taken, where what is not understood could mean fewer tags.

@@ -63,7 +63,7 @@ def _import_login(host: str, source: ConfigReader, draft: PlanBuilder) -> None:
         try:
             login = ConfigReader(json.loads(base64.b64decode(auth, validate=True)), source.place("auth"), draft.tell)
         except (binascii.Error, ValueError, RecursionError, UsageError):
-            draft.tell(f"{source.place('auth')} is not what dregsy reads; not carried over")
+            draft.tell(f"{source.place('auth')} is not what dregsy reads; not imported")
         else:
             draft.login(host, escape(login.text("username") or ""), login.text("password"))
     if source.flag("skip-tls-verify"):
@@ -101,7 +101,7 @@ class _Tags:
 
     Attributes:
         place: of the mapping.
-        say: hears what can't be carried over as it is.
+        say: hears what can't be imported as it is.
         names: tags by name.
         digests: images by digest, each with the tag that it gets.
         regexes: filters, as this plan has them.
@@ -137,7 +137,7 @@ class _Tags:
             self.names.append(text)
         else:
             self.is_lacking = True
-            self.say(f"{self.place}: {text[:140]!r} is not a tag; not carried over")
+            self.say(f"{self.place}: {text[:140]!r} is not a tag; not imported")
 
     def _whole(self, text: str, *, is_wanted: bool) -> Piece:
         pattern = text.strip()

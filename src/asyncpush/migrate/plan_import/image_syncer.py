@@ -58,7 +58,7 @@ def _import_logins(said: ConfigReader, draft: PlanBuilder, *, expands: bool) -> 
             login = ConfigReader(value, f"auth[{name}]", draft.tell)
             user, password, insecure = login.text("username"), login.text("password"), login.flag("insecure")
             if slash and host in seen:
-                draft.tell(f"auth, {name}: a plan has one login for {host}; not carried over")
+                draft.tell(f"auth, {name}: a plan has one login for {host}; not imported")
                 continue
             seen.add(host)
             name_there = _with_variables(user or "") if expands else escape(user or "")

@@ -119,7 +119,7 @@ def _import_source(address: str, name: str, names: _Names, draft: PlanBuilder) -
     host = bare_host(address)
     if "$" in host:
         if name in names.logins or name in names.profiles or name in names.anonymous:
-            draft.tell(f"registries[{name}] has a variable for its host, so its login is not carried over")
+            draft.tell(f"registries[{name}] has a variable for its host, so its login is not imported")
         return
     if name in names.logins:
         user, password = names.logins[name]
@@ -161,7 +161,7 @@ class _Tags:
             draft.tell("include: a tag by name that is not there is passed over by ocync, and fails here")
         for said in (self.own, self.defaults):
             if said.value("immutable_tags") is not None:
-                draft.tell(f"{said.place('immutable_tags')} can't be carried over")
+                draft.tell(f"{said.place('immutable_tags')} can't be imported")
             said.drop("glob", "include", "semver", "exclude", "sort", "latest", "min_tags")
             said.refuse()
         return {name: value for name, value in found.items() if value}

@@ -25,7 +25,7 @@ def whole_match(pattern: str, *, anchored: bool) -> str:
         anchored: it stands between ^ and $, without brackets of its own; otherwise it may match anywhere in the tag.
 
     Raises:
-        ValueError: it is none to Go, or can't be carried over.
+        ValueError: it is none to Go, or can't be imported.
     """
     if anchored:
         # ^a|b$ is what begins with a, or ends in b.
@@ -92,7 +92,7 @@ def python_regex(pattern: str) -> str:
     """*pattern* as Python's ``re`` must have it.
 
     Raises:
-        ValueError: Go does not take it, or it can't be carried over.
+        ValueError: Go does not take it, or it can't be imported.
     """
     if len(pattern) > MAX_PATTERN:
         raise ValueError(f"has {len(pattern)} characters; a pattern has 1 to {MAX_PATTERN}")
@@ -281,7 +281,7 @@ class _Translator:
         elif re.fullmatch(r"[CLMNPSZ][a-z]?", name):
             members = {char for char in _ASCII if unicodedata.category(char).startswith(name)}
         else:
-            raise self._error(f"has {match[0]}, which can't be carried over")
+            raise self._error(f"has {match[0]}, which can't be imported")
         self._check_case(match[0], is_other_case=not wanted and name in ("Lu", "Ll"))
         self._at = match.end()
         return _members(char for char in _ASCII if (char in members) == wanted)
@@ -289,7 +289,7 @@ class _Translator:
     def _check_case(self, text: str, *, is_other_case: bool) -> None:
         """Refuse what is not in one case where none is looked at: Go and Python differ in what that is."""
         if is_other_case and re.search(r"\(\?[a-zA-Z-]*i", self._text):
-            raise self._error(f"has {text} beside (?i), which can't be carried over")
+            raise self._error(f"has {text} beside (?i), which can't be imported")
 
     def _error(self, words: str) -> ValueError:
         return ValueError(f"{self._text[:100]!r} {words}")
@@ -355,7 +355,7 @@ def regsync_range(text: str, place: str) -> Piece:
     """A range of regclient: versions of one to three numbers, all of which have three then; a space for and.
 
     Raises:
-        UsageError: it is none, or can't be carried over.
+        UsageError: it is none, or can't be imported.
     """
     if "|" in text or "," in text:
         raise _wrong(text, place)
@@ -366,7 +366,7 @@ def ocync_range(text: str, place: str) -> Piece:
     """A range of ocync: of the numbers alone, whatever stands behind them; a comma for and.
 
     Raises:
-        UsageError: it is none, or can't be carried over.
+        UsageError: it is none, or can't be imported.
     """
     return _range([[each for part in text.split(",") for each in _comparators(part, _ocync, place)]], place)
 
@@ -379,7 +379,7 @@ def _range(alternatives: list[list[str]], place: str) -> Piece:
 
 
 def _wrong(text: str, place: str) -> UsageError:
-    return UsageError(f"{place}: {text[:100]!r} is not a version range that can be carried over")
+    return UsageError(f"{place}: {text[:100]!r} is not a version range that can be imported")
 
 
 def _comparators(part: str, read: Callable[[str, str], str | None], place: str) -> list[str]:

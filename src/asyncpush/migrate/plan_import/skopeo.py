@@ -41,7 +41,7 @@ def _import_registry(host: str, said: ConfigReader, draft: PlanBuilder) -> None:
     if said.flag("tls-verify") is False:
         draft.trust(host, said.place("tls-verify"))
     if said.text("cert-dir"):
-        draft.tell(f"{said.place('cert-dir')} can't be carried over: name its files in registries, tls: ca, cert, key")
+        draft.tell(f"{said.place('cert-dir')} can't be imported: name its files in registries, tls: ca, cert, key")
     by_name, by_regex, by_version = (said.mapping(kind) for kind in _KINDS)
     for name, tags in by_name.members() if by_name else ():
         _import_names(host, name, tags, draft)
