@@ -254,7 +254,7 @@ async def _items(inputs: BatchInput) -> AsyncIterator[Item]:
 def _is_sha256(members: Members) -> bool:
     """Whether ECR has compared the digest with the bytes by the time that it says that the layer is there."""
     digests = members.get("layerDigests")
-    return isinstance(digests, list) and all(str(each).startswith("sha256:") for each in digests)
+    return isinstance(digests, list) and all(str(digest).startswith("sha256:") for digest in digests)
 
 
 def _completed(members: Members) -> Members:

@@ -120,7 +120,7 @@ def _globals(words: Sequence[str]) -> tuple[Globals | VersionWanted, list[str]]:
         return VersionWanted(), []
     found, rest = parser.parse_known_args(list(words))
     given = vars(found)
-    return Globals(**{each.name: given[each.name] for each in fields(Globals) if each.name in given}), [
+    return Globals(**{option.name: given[option.name] for option in fields(Globals) if option.name in given}), [
         found.command,
         *rest,
     ]
@@ -147,7 +147,7 @@ def _operation(operation: Operation, words: list[str], options: Globals) -> Comm
     if unknown:
         raise WordsError(f"Unknown options: {', '.join(unknown)}")
     given = {name: value for name, value in vars(found).items() if value is not None}
-    extras = Extras(**{each.name: given[each.name] for each in fields(Extras) if each.name in given})
+    extras = Extras(**{option.name: given[option.name] for option in fields(Extras) if option.name in given})
     return Command(operation, _under("member:", given), _under("page:", given), extras, options)
 
 
@@ -203,7 +203,7 @@ class _Parser(argparse.ArgumentParser):
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         found = super()._get_option_tuples(option_string)
-        return [each for each in found if not self._own.intersection(each[0].option_strings)]
+        return [match for match in found if not self._own.intersection(match[0].option_strings)]
 
     def error(self, message: str) -> NoReturn:
         raise WordsError(f"asyncpush: error: {message}")

@@ -98,9 +98,9 @@ def render(answer: OperationOutput, output: Output, query: Query, title: str, *,
 def printable(value: Any, *, wire: bool = False) -> Json:
     """*value* with its times as ISO 8601, or as numbers (*wire*)."""
     if isinstance(value, dict):
-        return {str(key): printable(each, wire=wire) for key, each in value.items()}
+        return {str(key): printable(inner, wire=wire) for key, inner in value.items()}
     if isinstance(value, list):
-        return [printable(each, wire=wire) for each in value]
+        return [printable(inner, wire=wire) for inner in value]
     if isinstance(value, datetime):
         return value.timestamp() if wire else value.isoformat()
     known: Json = value
@@ -186,7 +186,7 @@ class _Box:
         columns = len(self.headings or self.rows[0]) if self.headings or self.rows else len(row)
         if len(row) != columns:
             raise CommandError(f"Row should have {columns} elements, instead it has {len(row)}", OTHER)
-        self.rows.append([str(each) for each in row])
+        self.rows.append([str(cell) for cell in row])
 
     def upright(self) -> _Box:
         """With a heading and its value on each line, if there is one row only."""
@@ -206,12 +206,12 @@ class _Box:
         return max(_width(self.title), content) + _EDGES + 2 * self.indent
 
     def lines(self, width: int, style: tuple[str, str]) -> Iterator[str]:
-        columns = _scaled([each + _PADDING for each in self.columns], width)
+        columns = _scaled([width + _PADDING for width in self.columns], width)
         if self.title:
             yield _centered(self.title, width, "|")
             if not self.headings and not self.rows:
                 yield f"+{'-' * (width - 2)}+"
-        rule = "".join(f"{'' if at else '+'}{'-' * (each - (1 if at else 2))}+" for at, each in enumerate(columns))
+        rule = "".join(f"{'' if at else '+'}{'-' * (width - (1 if at else 2))}+" for at, width in enumerate(columns))
         if self.headings:
             yield rule
             yield "".join(
@@ -232,8 +232,8 @@ def _boxes(title: str, value: Json, indent: int) -> Iterator[_Box]:
     if isinstance(value, dict) and value:
         yield from _dict_boxes(_Box(title, indent), value)
     elif isinstance(value, list) and value:
-        if all(isinstance(each, dict) for each in value):
-            yield from _list_boxes(title, [each for each in value if isinstance(each, dict)], indent)
+        if all(isinstance(element, dict) for element in value):
+            yield from _list_boxes(title, [element for element in value if isinstance(element, dict)], indent)
         else:
             box = _Box(title, indent)
             for row in _rows(value):
@@ -257,7 +257,7 @@ def _dict_boxes(box: _Box, members: Members) -> Iterator[_Box]:
 
 
 def _list_boxes(title: str, elements: list[Members], indent: int) -> Iterator[_Box]:
-    splits = [_split(each) for each in elements]
+    splits = [_split(element) for element in elements]
     headings = sorted({name for scalars, _ in splits for name in scalars})
     nested = sorted({name for _, names in splits for name in names})
     if not nested:
@@ -276,13 +276,13 @@ def _list_boxes(title: str, elements: list[Members], indent: int) -> Iterator[_B
 
 def _rows(values: list[Json]) -> Iterator[list[Json]]:
     """A row for each list of scalars, and for each scalar."""
-    for each in values:
-        if not isinstance(each, list):
-            yield [each]
-        elif any(isinstance(inner, (dict, list)) for inner in each):
-            yield from _rows(each)
+    for value in values:
+        if not isinstance(value, list):
+            yield [value]
+        elif any(isinstance(inner, (dict, list)) for inner in value):
+            yield from _rows(value)
         else:
-            yield each
+            yield value
 
 
 def _split(members: Members) -> tuple[list[str], list[str]]:
@@ -296,7 +296,7 @@ def _scaled(widths: list[int], total: int) -> list[int]:
     if not widths:
         return widths
     factor = total / sum(widths)
-    scaled = [round(factor * each) for each in widths]
+    scaled = [round(factor * width) for width in widths]
     excess = sum(scaled) - total
     order = range(len(scaled)) if excess > 0 else range(len(scaled) - 1, -1, -1)
     while excess:
@@ -344,20 +344,20 @@ def _lines(value: Json, name: str | None) -> Iterator[str]:
 
 
 def _list(values: list[Json], name: str | None) -> Iterator[str]:
-    if any(isinstance(each, dict) for each in values):
-        maps = [each for each in values if isinstance(each, dict)]
-        columns = sorted({key for each in maps for key in each if not _is_nested(each[key])})
-        for each in values:
-            yield from _map(each, name, columns) if isinstance(each, dict) else _lines(each, name)
+    if any(isinstance(value, dict) for value in values):
+        maps = [value for value in values if isinstance(value, dict)]
+        columns = sorted({key for value in maps for key in value if not _is_nested(value[key])})
+        for value in values:
+            yield from _map(value, name, columns) if isinstance(value, dict) else _lines(value, name)
         return
-    scalars = [str(each) for each in values if not _is_nested(each)]
+    scalars = [str(value) for value in values if not _is_nested(value)]
     if scalars and name:
-        yield from (f"{name.upper()}\t{each}" for each in scalars)
+        yield from (f"{name.upper()}\t{value}" for value in scalars)
     elif scalars:
         yield "\t".join(scalars)
-    for each in values:
-        if _is_nested(each):
-            yield from _lines(each, name)
+    for value in values:
+        if _is_nested(value):
+            yield from _lines(value, name)
 
 
 def _map(members: Members, name: str | None, columns: list[str] | None) -> Iterator[str]:

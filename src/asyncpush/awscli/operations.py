@@ -103,8 +103,11 @@ def operations(service: Service) -> dict[str, Operation]:
     loader = data()
     model = ServiceModel(loader.load_service_model(service, "service-2"), service_name=service)
     pages = loader.load_service_model(service, "paginators-1")["pagination"]
-    found = [name for name in _OPERATIONS if name in model.operation_names]
-    return {each.name: each for each in (_operation(service, model.operation_model(name), pages) for name in found)}
+    names = [name for name in _OPERATIONS if name in model.operation_names]
+    return {
+        operation.name: operation
+        for operation in (_operation(service, model.operation_model(name), pages) for name in names)
+    }
 
 
 def _operation(service: Service, model: Any, pages: dict[str, Any]) -> Operation:

@@ -51,7 +51,7 @@ def read_file(option: str, word: str) -> str | bytes | None:
     Raises:
         ParameterError: it can't be read.
     """
-    prefix = next((each for each in (_TEXT_FILE, _BYTES_FILE) if word.startswith(each)), None)
+    prefix = next((known for known in (_TEXT_FILE, _BYTES_FILE) if word.startswith(known)), None)
     if prefix is None:
         return None
     path = Path(os.path.expandvars(os.path.expanduser(word.removeprefix(prefix))))  # noqa: PTH111 - before $VARS
@@ -101,11 +101,11 @@ def decode_blobs(value: Json, shape: Any, binary_format: str, *, files: bool = F
     if shape.type_name == "structure" and isinstance(value, dict):
         known = shape.members
         return {
-            key: decode_blobs(each, known[key], binary_format, files=files) if key in known else each
-            for key, each in value.items()
+            key: decode_blobs(inner, known[key], binary_format, files=files) if key in known else inner
+            for key, inner in value.items()
         }
     if shape.type_name == "list" and isinstance(value, list):
-        return [decode_blobs(each, shape.member, binary_format, files=files) for each in value]
+        return [decode_blobs(inner, shape.member, binary_format, files=files) for inner in value]
     if shape.type_name == "blob" and isinstance(value, str):
         if files and value.startswith(_BYTES_FILE):
             return read_file("--batch", value)
@@ -201,7 +201,7 @@ def fit(value: Json, shape: Any) -> Json:
         known = shape.members
         return {key: fit(inner, known[key]) if key in known else inner for key, inner in value.items()}
     if kind == "list":
-        return [fit(each, shape.member) for each in (value if isinstance(value, list) else [value])]
+        return [fit(inner, shape.member) for inner in (value if isinstance(value, list) else [value])]
     if kind in ("integer", "long") and isinstance(value, str):
         return int(value)
     if kind == "boolean" and isinstance(value, str) and value.lower() in ("true", "false"):

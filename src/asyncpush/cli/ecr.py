@@ -29,13 +29,13 @@ from asyncpush.awscli.operations import Members
 from asyncpush.cli.run import DONE, FAILED, INTERRUPTED, run_quietly, say_error
 from asyncpush.cli.streams import STANDARD_INPUT, debug_log, say, write_as_it_is
 
-#: They say that the commands are there; their words are never cyclopts's to take apart.
+#: They only list the commands; argparse parses their arguments (``awscli.command``).
 app = App(name="ecr", help_flags=(), version_flags=())
 public_app = App(name="ecr-public", help_flags=(), version_flags=())
 
 
 def run_aws(words: Sequence[str]) -> int:
-    """Run a command of ``aws``'s; all that can go wrong ends as a text on standard error and an exit status."""
+    """Run a command of the aws CLI; every error becomes a message on standard error and an exit status."""
     try:
         wanted = read_command(words)
         match wanted:
@@ -122,12 +122,12 @@ def _print(command: Command, answer: OperationOutput, query: Query, configuratio
 
 
 def _interrupted(status: int) -> int:
-    """End as the aws CLI does after Ctrl-C: with a line end on standard output."""
+    """End as the aws CLI does after Ctrl-C: with a newline on standard output."""
     write_as_it_is("\n")
     return status
 
 
-#: Seconds between two looks at the progress.
+#: Seconds between two updates of the progress line.
 _PERIOD = 0.2
 
 
@@ -138,8 +138,8 @@ def run_batch(command: Command, configuration: Configuration, query: Query) -> i
         1 if any input failed.
 
     Raises:
-        CommandError: the file can't be opened, or an argument can't be read.
-        AsyncpushError: no client can be made.
+        CommandError: the file can't be opened, or an argument is invalid.
+        AsyncpushError: the client can't be created.
     """
     began = time.monotonic()
     batch = Batch(command, read_arguments(command), configuration, query)

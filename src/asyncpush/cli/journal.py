@@ -143,7 +143,7 @@ def _write_rows(file: Path) -> None:
 
 
 def _lines(summary: JournalSummary) -> Iterator[str]:
-    yield from (_run_line(each) for each in summary.runs)
+    yield from (_run_line(run) for run in summary.runs)
     if not summary.runs:
         yield "no runs"
     yield (
@@ -156,11 +156,11 @@ def _lines(summary: JournalSummary) -> Iterator[str]:
     yield from (_upload_line(upload) for upload in summary.uploads)
 
 
-def _run_line(each: RunRow) -> str:
-    began = f"started {_time(each.started)}" + (f", resumed {_time(each.resumed)}" if each.resumed else "")
-    ended = f", ended {_time(each.ended)}" if each.ended else ""
-    counts = f"{_counted(each.finished, 'image')} finished, {each.failed} failed"
-    return f"run {each.id}: {each.state}, {counts}; {began}{ended}"
+def _run_line(run: RunRow) -> str:
+    began = f"started {_time(run.started)}" + (f", resumed {_time(run.resumed)}" if run.resumed else "")
+    ended = f", ended {_time(run.ended)}" if run.ended else ""
+    counts = f"{_counted(run.finished, 'image')} finished, {run.failed} failed"
+    return f"run {run.id}: {run.state}, {counts}; {began}{ended}"
 
 
 def _upload_line(upload: UploadRow) -> str:

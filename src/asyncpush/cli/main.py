@@ -53,7 +53,7 @@ def run_app(arguments: Sequence[str]) -> int:
 
         with standard_streams():
             return run_aws(arguments)
-    tokens = [STANDARD_INPUT if each == "-" else each for each in arguments]
+    tokens = [STANDARD_INPUT if argument == "-" else argument for argument in arguments]
     with standard_streams():
         try:
             status = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")

@@ -160,7 +160,9 @@ async def _run(plan: Plan, settings: Settings, place: Path | None, options: Opti
 def _refuse_without_credentials(report: Report) -> None:
     """Raise the error that all images have in common, if ECR credentials are missing."""
     first = report.results[0].error if report.results else None
-    if isinstance(first, CredentialsError) and all(isinstance(each.error, CredentialsError) for each in report.results):
+    if isinstance(first, CredentialsError) and all(
+        isinstance(result.error, CredentialsError) for result in report.results
+    ):
         raise first
 
 
@@ -196,14 +198,14 @@ def print_migration(report: Report, output: OutputFormat) -> None:
         return
     lines = [_line(result) for result in report.results if result.outcome not in ("failed", "refused")]
     if any(result.outcome == "planned" for result in report.results):
-        lines += [f"{each.source}:{each.tag}  left out: {each.reason}" for each in report.left_out]
+        lines += [f"{tag.source}:{tag.tag}  left out: {tag.reason}" for tag in report.left_out]
     write_lines(lines)
 
 
 def say_notes(report: Report) -> None:
     """Write to standard error which entries match no tag."""
-    for each in report.nothing_taken:
-        say(f"asyncpush: note: {printable(str(each))}")
+    for nothing in report.nothing_taken:
+        say(f"asyncpush: note: {printable(str(nothing))}")
 
 
 def say_summary(report: Report) -> None:
@@ -273,10 +275,15 @@ def _document(report: Report) -> Json:
         "images": [_image(result) for result in report.results if result.subject is None],
         "referrers": [_image(result) for result in report.results if result.subject is not None],
         "nothingTaken": [
-            {"entry": each.entry.place, "source": each.entry.source, "rules": str(each.entry.tags), "tags": each.tags}
-            for each in report.nothing_taken
+            {
+                "entry": nothing.entry.place,
+                "source": nothing.entry.source,
+                "rules": str(nothing.entry.tags),
+                "tags": nothing.tags,
+            }
+            for nothing in report.nothing_taken
         ],
-        "leftOut": [{"source": each.source, "tag": each.tag, "reason": each.reason} for each in report.left_out],
+        "leftOut": [{"source": tag.source, "tag": tag.tag, "reason": tag.reason} for tag in report.left_out],
         "totals": {
             "images": counts.total(),
             **{outcome: counts[outcome] for outcome in _WORDS},

@@ -111,7 +111,7 @@ def push(
         platform = parse_platform(layers.platform)
         given = ["-" if path == STANDARD_INPUT else path for path in paths]
         sources, goal = _sources_and_goal(given, to)
-        hosts = [parse_remote(each).host for each in sources if is_remote(each)]
+        hosts = [parse_remote(source).host for source in sources if is_remote(source)]
         registries = make_source_registries(source, hosts)
         if aws is not None and aws.profile is not None:
             # ECR's host names tell the region, but not the profile.
@@ -198,9 +198,9 @@ async def _prepare_all(
                     tg.start_soon(one, position, source)
                 else:
                     await one(position, source)
-    prepared = [each for position in sorted(found) for each in found[position]]
-    images = [each for each in prepared if not isinstance(each, ImageFailure)]
-    return _each_once(images, opening.emit), [each for each in prepared if isinstance(each, ImageFailure)]
+    prepared = [result for position in sorted(found) for result in found[position]]
+    images = [result for result in prepared if not isinstance(result, ImageFailure)]
+    return _each_once(images, opening.emit), [result for result in prepared if isinstance(result, ImageFailure)]
 
 
 async def _prepare(opening: _Opening, source: str, goal: Destination | Prefix) -> list[Prepared]:
@@ -281,11 +281,11 @@ def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions
         if not isinstance(failure.error, CREDENTIALS_LOST):
             say_error(failure.error, about=_about(failure, len(results)))
     say_lost([(failure.error, failure.destination) for failure in failures], len(results))
-    left = [each for result in results if isinstance(result, ImageResult) for each in result.referrers if each.error]
-    for referrer in left:
-        if referrer.outcome == "failed" and referrer.error:
-            say_error(referrer.error, about=f"{referrer.source}, which refers to {referrer.subject.short}")
-    return FAILED if failures or any(each.outcome == "failed" for each in left) else DONE
+    referrers = [referrer for result in results if isinstance(result, ImageResult) for referrer in result.referrers]
+    failed = [(referrer, referrer.error) for referrer in referrers if referrer.outcome == "failed" and referrer.error]
+    for referrer, error in failed:
+        say_error(error, about=f"{referrer.source}, which refers to {referrer.subject.short}")
+    return FAILED if failures or failed else DONE
 
 
 def _about(failure: ImageFailure, results: int) -> str | None:
@@ -311,7 +311,7 @@ def _each_once(images: Sequence[tuple[Image, Destination]], emit: Emit) -> list[
         elif other.content != image.content:
             raise UsageError(f"{other.source} and {image.source} both go to {to}", hint="push them one by one")
         elif other.source != image.source:
-            emit(Notice(f"{image.source} and {other.source} are the same image; it is pushed to {to} once"))
+            emit(Notice(f"{image.source} is the same image as {other.source}; it is pushed to {to} once"))
     return different
 
 

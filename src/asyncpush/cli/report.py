@@ -23,7 +23,7 @@ def print_images(results: Sequence[ImageResult | ImageFailure], output: OutputFo
     """Print image results: ``DESTINATION@DIGEST`` a line for each that did not fail; or everything as JSON."""
     if output == "json":
         totals = [result for result in results if isinstance(result, ImageResult)]
-        carried = [each for result in totals for each in result.referrers]
+        carried = [referrer for result in totals for referrer in result.referrers]
         print_document(
             {
                 "images": [_image(result) for result in results],
@@ -31,7 +31,7 @@ def print_images(results: Sequence[ImageResult | ImageFailure], output: OutputFo
                     "images": len(results),
                     "failed": len(results) - len(totals),
                     "referrers": len(carried),
-                    "referrersFailed": sum(each.outcome == "failed" for each in carried),
+                    "referrersFailed": sum(referrer.outcome == "failed" for referrer in carried),
                     "layersSent": sum(result.layers_sent for result in totals),
                     "bytesSent": sum(result.bytes_sent for result in totals),
                     "layersPresent": sum(result.layers_present for result in totals),
@@ -48,7 +48,7 @@ def print_layers(results: Sequence[LayerResult | LayerFailure], output: OutputFo
     if output == "json":
         print_document({"layers": [_layer(result) for result in results]})
         return
-    write_lines(f"{each.digest}  {each.file}" for each in results if isinstance(each, LayerResult))
+    write_lines(f"{layer.digest}  {layer.file}" for layer in results if isinstance(layer, LayerResult))
 
 
 def print_verifications(results: Sequence[Verification | VerificationFailure], output: OutputFormat) -> None:
@@ -134,7 +134,7 @@ def _image(result: ImageResult | ImageFailure) -> Json:
         "layersPresent": result.layers_present,
         "bytesPresent": result.bytes_present,
         "seconds": round(result.seconds, 3),
-        "referrers": [_referrer(each) for each in result.referrers],
+        "referrers": [_referrer(referrer) for referrer in result.referrers],
         "leftOut": left_out_document(result.left_out),
     }
 
@@ -142,8 +142,8 @@ def _image(result: ImageResult | ImageFailure) -> Json:
 def left_out_document(left_out: Iterable[LeftOut]) -> Sequence[Json]:
     """What was left out of a source, for a JSON report."""
     return [
-        {"name": each.name, "digest": str(each.digest) if each.digest else None, "reason": each.reason}
-        for each in left_out
+        {"name": item.name, "digest": str(item.digest) if item.digest else None, "reason": item.reason}
+        for item in left_out
     ]
 
 

@@ -159,7 +159,7 @@ def _conclude(results: Sequence[Verification | VerificationFailure], show: Outpu
             say(f"asyncpush: note: {result.destination}: {_advice(damaged)}")
         for note in result.notes:
             say(f"asyncpush: note: {result.destination}: {note}")
-    failures = [(each.error, each.destination) for each in results if isinstance(each, VerificationFailure)]
+    failures = [(result.error, result.destination) for result in results if isinstance(result, VerificationFailure)]
     say_lost(failures, len(results), undone="verified")
     whole = all(isinstance(result, Verification) and result.is_whole for result in results)
     return DONE if whole else FAILED

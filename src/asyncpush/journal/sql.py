@@ -303,7 +303,7 @@ def _add_layers(
         "INSERT INTO layer (repository, digest, size, referenced)"
         " VALUES ((SELECT key FROM repository WHERE address = ?), ?, ?, ?)"
         " ON CONFLICT (repository, digest) DO UPDATE SET referenced = max(referenced, excluded.referenced)",
-        [(repository, packed(each.digest), _bounded(each.size), referenced) for each in layers],
+        [(repository, packed(layer.digest), _bounded(layer.size), referenced) for layer in layers],
     )
 
 

@@ -224,12 +224,10 @@ class FirstUploads:
         for digest, upload in image.first_uploads.items():
             if upload.uploader is not image or upload.settled:
                 continue
-            able = [
-                other for other in upload.waiting if all(each.uploader is image for each in _uploaded_by_others(other))
-            ]
+            able = [other for other in upload.waiting if _waits_only_for(other, image)]
             if able:
                 best = min(able, key=lambda other: other.size)
-                _take_over([each for each in _uploaded_by_others(best) if each.uploader is image], best)
+                _take_over([upload for upload in _uploaded_by_others(best) if upload.uploader is image], best)
             else:
                 self.settle(digest)
         for upload in image.first_uploads.values():
@@ -282,26 +280,26 @@ class FirstUploads:
         if not self._is_idle():
             return  # who waits leaves its slot to others
         image = min((other for other in upload.waiting if other.waits_for(upload)), key=lambda other: other.size)
-        taken, now = image.awaited(), time.monotonic()
-        if any(each.started is not None and now < each.due for each in taken):
+        awaited, now = image.awaited(), time.monotonic()
+        if any(other.started is not None and now < other.due for other in awaited):
             return
         rate = self._totals.rate
         # An uploader that others have waited for so long may need as long again.
         waiting = max(
             max(
-                each.uploader.remaining_seconds(rate, now),
-                each.seconds_since_completion(now) / 2**each.takeovers,
+                other.uploader.remaining_seconds(rate, now),
+                other.seconds_since_completion(now) / 2**other.takeovers,
             )
-            for each in taken
+            for other in awaited
         )
         own = image.remaining_seconds(rate, now)
         if waiting < 2 * own + MIN_GAIN:
             return
-        resent = sum(each.size for each in taken if each.started is not None)
+        resent = sum(other.size for other in awaited if other.started is not None)
         if not self._totals.may_resend(resent) and waiting < _MIN_LARGE_RATIO * own + MIN_LARGE_GAIN:
             return
         self._totals.resent += resent
-        _take_over(taken, image)
+        _take_over(awaited, image)
 
 
 def _digest(blob: Blob) -> Digest | None:
@@ -311,6 +309,10 @@ def _digest(blob: Blob) -> Digest | None:
 def _uploaded_by_others(image: PendingImage) -> Iterator[FirstUpload]:
     """The uploads that other images make for *image*, into its own repository or another one."""
     return (upload for upload in image.first_uploads.values() if not upload.settled and upload.uploader is not image)
+
+
+def _waits_only_for(image: PendingImage, uploader: PendingImage) -> bool:
+    return all(upload.uploader is uploader for upload in _uploaded_by_others(image))
 
 
 def _take_over(uploads: Iterable[FirstUpload], image: PendingImage) -> None:

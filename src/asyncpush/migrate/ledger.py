@@ -1,4 +1,4 @@
-"""What the parts of one migration share."""
+"""What all parts of a migration share: its options, its connections, and the result of each copy."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from asyncpush.settings import RetryPolicy, Settings
 from asyncpush.single_flight import SingleFlight
 from asyncpush.sources.registry import RegistryPool, open_pool
 
-#: What an interrupted run has found out is believed for this many seconds.
+#: Seconds for which the findings of an interrupted run count as current.
 RESUME_WITHIN = 6 * 60 * 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a migration goes about it.
+    """How a migration runs.
 
     Attributes:
-        dry: find out what would be sent, and send nothing.
-        recheck: look at images again that an interrupted run has finished, and at referrers that were carried along.
+        dry: find out what would be sent, but send nothing.
+        recheck: check images again that an interrupted run finished, and referrers that were copied.
         fail_fast: stop at the first failure.
-        retries: how often what has failed is tried again at the end.
-        resume_within: seconds since an interrupted run has begun for which it is gone on with.
-        rest: seconds to wait before that, where time can mend it; twice as long before each further time.
+        retries: how often failed copies are tried again at the end.
+        resume_within: an interrupted run is resumed if it started within this many seconds.
+        rest: seconds to wait before failed copies are tried again, if waiting can help; doubled each time.
     """
 
     dry: bool = False
@@ -51,26 +51,26 @@ class Options:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class MigrationContext:
-    """One migration.
+    """A running migration.
 
     Attributes:
-        options: how it goes about it.
+        options: how it runs.
         push: what all images share.
-        distributor: brings layers to all repositories.
-        targets: the registries that images go to.
-        source_pool: the registries that they come from.
+        distributor: sends layers to all repositories.
+        targets: the registries that images go to, connected.
+        source_pool: the registries that images come from.
         archives: keeps layouts and archives open for as long as their images may go.
-        journal: None in a dry run without one.
-        results: what became of each copy so far, by its key and destination.
-        left_out: tags that the plan does not take.
-        nothing_taken: entries that take no tag, by their place.
-        attempts: tries of each copy, by its key.
-        source_digests: the digest that the source has for each copy, by its key; None where it has none.
-        retries_left: how often what fails now will be tried again.
-        unlisted: entries of which it is not known yet which images they ask for.
-        scope: what is cancelled at the first failure, if that is to stop the others.
-        journal_error: what the journal has failed of; then nothing goes on.
-        stopped: the error that lost credentials have shown in; then nothing goes on, either, and all can be resumed.
+        journal: the journal; None without one.
+        results: the result of each copy so far, by its key.
+        left_out: tags that the plan does not select.
+        nothing_taken: entries that select no tag, by their place.
+        attempts: how often each copy was tried, by its key.
+        source_digests: the digest of each copy at its source, by its key; None where it has none.
+        retries_left: how often a copy that fails now will be tried again.
+        unlisted: entries whose images are not known, since their source could not be listed.
+        scope: cancelled when the run must stop.
+        journal_error: why the journal failed; the run stops then.
+        stopped: the error that showed that credentials were lost; the run stops then, and can be resumed.
     """
 
     options: Options
@@ -96,34 +96,35 @@ class MigrationContext:
 
     @property
     def emit(self) -> Emit:
-        """Hears what happens."""
+        """Takes the events of the run."""
         return self.push.emit
 
     async def tags(self, host: str, repository: str) -> tuple[str, ...]:
-        """The tags of a repository that images come from; asked for once."""
+        """The tags of a source repository; they are listed once."""
         tags, _ = await self._tags.do((host, repository), lambda: self.source_pool.at(host).tags(repository))
         return tags
 
     def claim(self, copy: Copy) -> bool:
-        """Whether a copy may go: no other goes to its place. Of two that want the same, the first does it for both."""
-        place = f"{copy.repository.address}:{copy.tag}" if copy.tag else copy.key
-        other = self._claims.setdefault(place, copy)
+        """Reserve the destination of *copy*; False if another copy has it (if of another image, *copy* has failed)."""
+        destination = f"{copy.repository.address}:{copy.tag}" if copy.tag else copy.key
+        other = self._claims.setdefault(destination, copy)
         if other is not copy and (other.source, other.choice) != (copy.source, copy.choice):
             self.fail(
                 copy,
                 UsageError(
-                    f"{other.source} ({other.entry.place}) goes there, too", hint="give one of them another place"
+                    f"{other.source} ({other.entry.place}) has the same destination",
+                    hint="change one of the destinations",
                 ),
             )
         return other is copy
 
     @property
     def claimed(self) -> Collection[Copy]:
-        """All copies that may go, as far as they are known."""
+        """All copies that have a destination so far."""
         return self._claims.values()
 
     async def wait_before_retry(self) -> None:
-        """Wait before what has failed is tried again, if time can mend some of it."""
+        """Wait before failed copies are tried again, if that can help one of them."""
         if any(time_may_mend(result.error) for result in self.results.values()):
             await anyio.sleep(self._next_pause or self.options.rest)
             self._next_pause = 2 * (self._next_pause or self.options.rest)
@@ -132,18 +133,18 @@ class MigrationContext:
         self.source_pool.wait_again()
 
     def start(self, copy: Copy) -> None:
-        """Note that a copy's turn has come."""
+        """Note that a copy is being tried."""
         self.attempts[copy.key] += 1
         self.emit(ImageStarted(copy.source, copy.destination))
 
     def record_present(self, copy: Copy, digest: Digest, size: int) -> None:
-        """Note that a copy is there already."""
+        """Note that the destination has a copy already."""
         self.emit(ImagePlanned(copy.destination, 0, 0, 0, 0))
         self.emit(ImageDone(copy.destination, digest, "present"))
         self.record(CopyResult(copy=copy, outcome="present", digest=digest, bytes_present=size))
 
     def fail(self, copy: Copy, error: AsyncpushError) -> None:
-        """Note that a copy has failed, for good or for now."""
+        """Note that a copy has failed; it may be tried again."""
         if isinstance(error, JournalError):
             self.journal_error = error
             self.scope.cancel()
@@ -154,7 +155,7 @@ class MigrationContext:
         self.record(CopyResult(copy=copy, outcome="failed", error=error))
 
     def stop_on(self, error: AsyncpushError) -> bool:
-        """Whether *error* ends the run, since all that is left would fail of it: credentials are lost."""
+        """Stop the run if *error* shows that credentials are lost, so that all else would fail; whether it does."""
         lost = isinstance(error, CREDENTIALS_LOST)
         if lost:
             self.stopped = self.stopped or error
@@ -162,10 +163,10 @@ class MigrationContext:
         return lost
 
     def record(self, result: CopyResult) -> None:
-        """Note what became of a copy."""
+        """Note the result of a copy."""
         before = self.results.get(result.copy.key)
         if before and (before.outcome, before.digest, result.outcome) == ("pushed", result.digest, "present"):
-            result = before  # this run has put it, and has come again for its referrers
+            result = before  # this run pushed it, and tries its referrers again
         self.results[result.copy.key] = replace(result, attempts=self.attempts[result.copy.key])
         if result.outcome == "failed" and self.options.fail_fast:
             self.scope.cancel()
@@ -213,25 +214,25 @@ async def open_migration(
 
 
 async def begin_run(journal: SqliteJournal, plan: str, options: Options, emit: Emit) -> bool:
-    """Begin a run of a *plan*, by its fingerprint, or go on with one; whether it does that."""
+    """Begin a run of the plan with this fingerprint, or resume an interrupted one; whether it resumed one."""
     state = await journal.begin_run(plan, fresh=options.recheck, within=options.resume_within)
     if state.outdated is not None:
         emit(
             Notice(
-                f"the run that began {state.outdated:%Y-%m-%d %H:%M} UTC was interrupted, and is too old to be gone on "
-                "with (--resume-within): every image is looked at again"
+                f"the run that started {state.outdated:%Y-%m-%d %H:%M} UTC was interrupted, and is too old to resume "
+                "(--resume-within): every image is checked again"
             )
         )
     return state.resumed
 
 
 def fingerprint(plan: Plan, settings: Settings, registries: Sequence[str]) -> str:
-    """Equal for plans that ask for the same, and get the same made of it; without any secret.
+    """A text that is equal for plans and settings with the same effect; it contains no secret.
 
     Args:
         plan: the plan.
-        settings: some of them change what is made of an image.
-        registries: the addresses of the plan's targets, which name the account that a run has found.
+        settings: some of them change the images that are pushed.
+        registries: the addresses of the plan's targets, with the account that the run found.
     """
     making = (
         settings.compression,

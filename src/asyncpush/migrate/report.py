@@ -1,4 +1,4 @@
-"""What a migration copies, and what became of it: copies, their results, the report, and its figures for Prometheus."""
+"""What a migration copies, and the outcome: copies, their results, the report, and its metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ from asyncpush.model import Digest, LeftOut
 from asyncpush.protocols import Repository
 from asyncpush.results import Result
 
-#: ``planned`` in a dry run; ``finished`` by an earlier run of the same migration, so that nobody looked at it again;
-#: ``refused``: a referrer that ECR does not take, which is not a failure of its image.
+#: ``planned`` in a dry run; ``finished`` by an interrupted run of the same migration, and not checked again;
+#: ``refused``: a referrer that ECR does not accept, which is no failure of its image.
 Outcome = Literal["pushed", "present", "finished", "planned", "refused", "failed"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Copy:
-    """One image to one place.
+    """One image to one tag of one repository.
 
     Attributes:
-        entry: the plan's entry that asks for it.
-        goal: the entry's goal that it goes to.
+        entry: the entry of the plan.
+        goal: the goal of the entry that it goes to.
         source: the image, as ``push`` would take it (``docker://HOST/REPOSITORY:TAG``).
-        reference: its tag or digest at the source, empty for an image of an archive that has none.
+        reference: its tag or digest at the source; empty for an untagged image in an archive.
         repository: the repository that it goes to.
-        tag: the tag that it gets; None to put it by its digest only.
-        destination: how to call the place on screens and in reports; unique in the run.
-        is_placeholder: it stands for all that its entry asks for, while nobody knows what that is.
+        tag: the tag that it gets; None to put it without a tag.
+        destination: the name of its destination on screens and in reports; unique in the run.
+        is_placeholder: whether it stands for all images of its entry, while they are unknown.
     """
 
     entry: PlanEntry
@@ -63,38 +63,38 @@ class Copy:
 
     @property
     def choice(self) -> str:
-        """The platforms that are taken of an index, in words; empty for all."""
+        """The platforms that are selected from an index, as text; empty for all."""
         return ",".join(map(str, self.entry.platforms))
 
     @property
     def key(self) -> str:
-        """How the journal calls it; no two of a run have the same, unless they ask for the same."""
+        """Its name in the journal; equal only for copies of the same image to the same destination."""
         source = f"{self.source} ({self.choice})" if self.choice else self.source
         if self.is_placeholder:
             return f"{source} -> {self.repository.address}@{self.entry.place}"
-        place = f":{self.tag}" if self.tag else f"@{self.reference}"
-        return f"{source} -> {self.repository.address}{place}"
+        suffix = f":{self.tag}" if self.tag else f"@{self.reference}"
+        return f"{source} -> {self.repository.address}{suffix}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyResult:
-    """What became of one copy.
+    """The result of a copy.
 
     Attributes:
         copy: the copy.
-        outcome: how it ended.
-        digest: what the tag names now; None if it failed, or in a dry run of an image that is yet to be compressed.
-        layers_sent: blobs that were sent, or would be.
-        bytes_sent: bytes of layers that went over the wire (before base64); in a dry run, bytes to send.
-        layers_mounted: blobs that were taken over from another repository of the registry, or would be.
+        outcome: the outcome.
+        digest: what the tag names now; None if it failed, or in a dry run if its layers are not compressed yet.
+        layers_sent: blobs that were sent; in a dry run, would be.
+        bytes_sent: bytes of layers that were sent (before base64); in a dry run, would be.
+        layers_mounted: blobs that were mounted from another repository of the registry; in a dry run, would be.
         bytes_mounted: their bytes.
-        layers_present: blobs that the repository had already, or that went with another image.
+        layers_present: blobs that the repository had already, or got with another image.
         bytes_present: their bytes.
-        seconds: how long the last try took, from the moment that its layers could go.
-        attempts: tries.
+        seconds: how long the last try took, from the moment that its layers could be sent.
+        attempts: how often it was tried.
         error: why it failed.
-        subject: for a signature, attestation or SBOM, the digest of the manifest that it is about.
-        left_out: what the image's index names and the source does not hold.
+        subject: of a signature, attestation or SBOM, the digest of the manifest that it refers to.
+        left_out: what the image's index names but the source does not have.
     """
 
     copy: Copy
@@ -115,10 +115,10 @@ class CopyResult:
 
 @dataclass(frozen=True, slots=True)
 class LeftOutTag:
-    """A tag of a source that the plan does not take.
+    """A tag of a source that the plan does not select.
 
     Attributes:
-        source: the repository, as the plan has it.
+        source: the repository, as the plan names it.
         tag: the tag.
         reason: why not.
     """
@@ -130,11 +130,11 @@ class LeftOutTag:
 
 @dataclass(frozen=True, slots=True)
 class NothingTaken:
-    """An entry that takes no tag.
+    """An entry that selects no tag.
 
     Attributes:
         entry: the plan's entry.
-        tags: how many tags its source has; of an archive, how many images.
+        tags: how many tags its source has; for an archive, how many images.
     """
 
     entry: PlanEntry
@@ -144,27 +144,27 @@ class NothingTaken:
         return taken_text(self.entry, 0, self.tags)
 
 
-def taken_text(entry: PlanEntry, taken: int, there: int) -> str:
-    """How many tags an entry takes of those that are there, and by which rules."""
+def taken_text(entry: PlanEntry, taken: int, total: int) -> str:
+    """How many of its source's tags an entry selects, and by which rules."""
     unit = "image" if entry.kind == "local" else "tag"
-    has = f"{there or 'no'} {unit}{'s' if there != 1 else ''}"
-    rest = f", of which the plan takes {taken or 'none'}" if there else ""
+    has = f"{total or 'no'} {unit}{'s' if total != 1 else ''}"
+    rest = f", of which the plan takes {taken or 'none'}" if total else ""
     return f"{entry.place}: {entry.source} has {has}{rest} ({entry.tags})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report(Result):
-    """What became of a migration.
+    """The result of a migration.
 
     Attributes:
-        results: of each copy, and of each signature, attestation and SBOM, in the order in which they ended first.
-        left_out: tags that the plan does not take.
-        nothing_taken: entries that take no tag, and need not.
-        requests: how many requests were sent, by operation: ``PutImage``, and ``GET blob`` and the like at the sources.
-        sent: bytes of layers that went over the wire (before base64), also for what failed in the end.
+        results: the result of each copy, and of each signature, attestation and SBOM, in the order of their first end.
+        left_out: tags that the plan does not select.
+        nothing_taken: entries that select no tag, and need not.
+        requests: how many requests were sent, by operation: ``PutImage``, or ``GET blob`` at a source.
+        sent: bytes of layers that were sent (before base64), including those of copies that failed.
         seconds: how long it took.
-        resumed: an interrupted run went on.
-        stopped: why the run ended before all was tried: credentials were lost. With a journal, the next one goes on.
+        resumed: whether the run resumed an interrupted one.
+        stopped: the error that ended the run early: credentials were lost. With a journal, the next run resumes.
     """
 
     results: tuple[CopyResult, ...]
@@ -178,18 +178,18 @@ class Report(Result):
 
     @property
     def failed(self) -> tuple[CopyResult, ...]:
-        """What has failed."""
+        """The copies that failed."""
         return tuple(result for result in self.results if result.outcome == "failed")
 
     @property
     def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:
-        """What has failed, and why; where nothing was tried any more, what has stopped the run."""
+        """What failed, and why; if nothing was tried, why the run stopped."""
         failed = tuple((result.copy.destination, result.error) for result in self.failed if result.error)
         return failed or ((("", self.stopped),) if self.stopped else ())
 
 
 def pushed_result(copy: Copy, image: ImageResult) -> CopyResult:
-    """The result of a copy whose image was pushed, or was there already."""
+    """The result of a copy whose image was pushed, or existed already."""
     return CopyResult(
         copy=copy,
         outcome="pushed" if image.outcome == "pushed" else "present",
@@ -205,7 +205,7 @@ def pushed_result(copy: Copy, image: ImageResult) -> CopyResult:
     )
 
 
-#: Characters of a reason that a journal keeps.
+#: Characters of a reason that the journal keeps.
 _LONGEST = 8000
 
 _FINAL = (
@@ -224,27 +224,27 @@ _FINAL_CODES = frozenset({"AccessDeniedException", "LimitExceededException", "In
 
 
 def time_may_mend(error: AsyncpushError | None) -> bool:
-    """Whether another try may end better for having been made later: nobody has answered, or an ill server has."""
+    """Whether waiting before another try can help: the server did not respond, or it is overloaded or broken."""
     if isinstance(error, ServiceError):
         return error.status == _TOO_MANY_REQUESTS or error.status >= _ILL or error.code in _THROTTLES
     return isinstance(error, (ConnectionFailedError, SourceUnavailableError))
 
 
 def may_succeed(error: AsyncpushError | None) -> bool:
-    """Whether another try may end better."""
+    """Whether another try may succeed."""
     if isinstance(error, ServiceError) and error.code in _FINAL_CODES:
         return False
     return not isinstance(error, _FINAL)
 
 
 def journaled(error: AsyncpushError | None) -> str:
-    """What a journal keeps of *error*, in one line: with the traceback, if nobody has foreseen it."""
+    """*error* as the journal keeps it, in one line; with the traceback if it is unforeseen."""
     trace = f" | {' | '.join(error.traceback.split(chr(10)))}" if isinstance(error, UnforeseenError) else ""
     return f"{error}{trace}"[:_LONGEST]
 
 
 async def write_metrics(report: Report, path: Path) -> None:
-    """Write the figures of *report* to *path*, in one step, so that nobody reads half of them.
+    """Write the metrics of *report* to *path* atomically, so that no reader sees half of them.
 
     Raises:
         AsyncpushError: the file can't be written.
@@ -253,7 +253,7 @@ async def write_metrics(report: Report, path: Path) -> None:
 
 
 def render(report: Report) -> str:
-    """The figures as text (Prometheus exposition formats, text format 0.0.4)."""
+    """The metrics as text (Prometheus exposition formats, text format 0.0.4)."""
     images = Counter[str](result.outcome for result in report.results if result.subject is None)
     referrers = Counter[str](result.outcome for result in report.results if result.subject is not None)
     families = (
@@ -264,12 +264,12 @@ def render(report: Report) -> str:
         (
             "mounted_bytes",
             "Bytes of layers that were taken over from another repository.",
-            [("", sum(each.bytes_mounted for each in report.results))],
+            [("", sum(result.bytes_mounted for result in report.results))],
         ),
         (
             "present_bytes",
             "Bytes of layers that were there already.",
-            [("", sum(each.bytes_present for each in report.results))],
+            [("", sum(result.bytes_present for result in report.results))],
         ),
         ("requests", "Requests by operation.", _labelled("operation", report.requests)),
         ("duration_seconds", "How long the run took.", [("", report.seconds)]),

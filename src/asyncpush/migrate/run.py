@@ -1,4 +1,4 @@
-"""A migration from its plan to its report: discovery, uploads and puts overlap, over all repositories."""
+"""A migration, from its plan to its report: discovery and pushes overlap, over all repositories."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ from asyncpush.model import Digest
 from asyncpush.protocols import ReferrerSource
 from asyncpush.settings import RetryPolicy, Settings
 
-#: Images that are worked on at once. Their layers share the slots; this bounds what waits for its turn, or for a layer
-#: that another image brings.
+#: Images that are pushed at once. Their layers share the slots; this bounds the images that wait for a slot, or for a
+#: layer that another image uploads.
 _IMAGES_AT_ONCE = 128
 
-#: And their manifests and blobs: each that waits for its turn is a task.
+#: Manifests and blobs of these images: each that waits for a slot is a task.
 _BLOBS_AT_ONCE = 4096
 
-#: Of the images that are ready, how many are compared to find the one that helps most others.
+#: Images that are compared to find the one that helps the others most.
 _COMPARED = 100
 
-#: And of those that an interrupted run has left uploads of, which are worth more looking for.
+#: The same after an interrupted run, whose open uploads are worth a longer search.
 _COMPARED_RESUMED = 1000
 
 
@@ -61,26 +61,26 @@ async def migrate_plan(
     options: Options | None = None,
     retry: RetryPolicy | None = None,
 ) -> Report:
-    """Bring all images of *plan* to where they go; one that fails does not stop the others.
+    """Copy all images of *plan* to their destinations; one that fails does not stop the others.
 
-    With a journal, a migration that was interrupted goes on, if it began lately (``Options.resume_within``): of images
-    that it has finished only the digest at the source is asked, and no acknowledged part is sent again. One that has
-    ended begins again, and looks at all of them.
+    With a journal, an interrupted migration resumes if it started recently (``Options.resume_within``): for images that
+    it finished, only the digest at the source is requested, and no acknowledged part is sent again. A migration that
+    ended starts again, and checks all images.
 
-    Credentials that are lost on the way (they expire, and what gave them gives no others) stop all: the report says so
+    If credentials are lost on the way (they expire and can't be renewed), the migration stops: the report says so
     (``Report.stopped``), and the migration counts as interrupted.
 
     Args:
-        plan: what is to go where (``read_plan``).
+        plan: the plan (``read_plan``).
         settings: the limits of all pushes together.
-        journal: remembers what was done (``open_journal``).
-        emit: hears of all that happens; it must not block. One that raises is called no more.
-        options: how to go about it.
-        retry: how long registries that images come from are waited for, and how often they are asked again.
+        journal: records what is done (``open_journal``).
+        emit: takes all events; it must not block. If it raises, it is not called again.
+        options: how the migration runs.
+        retry: how long source registries are waited for, and how often requests to them are repeated.
 
     Raises:
-        UsageError: a registry can't be connected to as the plan says, or nobody tells a journal whose it is.
-        RegistryError: a registry that images go to refuses altogether, or can't be reached.
+        UsageError: a registry can't be connected to as the plan says, or its account is unknown to the journal.
+        RegistryError: a target registry refuses all requests, or can't be reached.
         JournalError: the journal can't be written.
     """
     started = time.monotonic()
@@ -141,29 +141,29 @@ async def _end_run(journal: SqliteJournal, context: MigrationContext) -> None:
 
 
 class _Pipeline:
-    """The images of one migration on their way.
+    """Pushes the images of a migration while they are being discovered.
 
     Args:
-        context: what they share.
-        left: addresses of repositories that an interrupted run has sent layers to whose images it did not put.
+        context: the migration.
+        resumed: addresses of repositories to which an interrupted run sent layers of images that it did not put.
     """
 
-    def __init__(self, context: MigrationContext, left: Collection[str]) -> None:
+    def __init__(self, context: MigrationContext, resumed: Collection[str]) -> None:
         self._context = context
-        self._left = left
-        self._begun = anyio.Event()
+        self._resumed = resumed
+        self._may_push = anyio.Event()
         self._referrers = Referrers(context)
         self._ready: list[Ready] = []
-        self._wanted: Counter[str] = Counter()
-        # Where uploads go on first, others begin before those are all found if they fill the room.
-        self._backlog = Backlog(self._begun.set)
+        self._lacking: Counter[str] = Counter()
+        # Uploads that resume go first; but if they fill the backlog, others begin before all are found.
+        self._backlog = Backlog(self._may_push.set)
         self._at_once = anyio.CapacityLimiter(_IMAGES_AT_ONCE)
         self._blobs = MemoryBudget(_BLOBS_AT_ONCE, window=0)
         self._planned = PackedSet()
         self._unfinished: list[Copy] = []
 
     async def go(self, entries: Iterable[PlanEntry]) -> None:
-        """Bring all images of *entries*; then try again what has failed and may succeed."""
+        """Push all images of *entries*; then try copies again that have failed and may succeed."""
         await self._discover_and_push(entries, None)
         while self._context.retries_left:
             self._context.retries_left -= 1
@@ -189,7 +189,7 @@ class _Pipeline:
     async def _discover_and_push(
         self, entries: Iterable[PlanEntry], copies: dict[PlanEntry, list[Copy]] | None
     ) -> None:
-        """Look into *entries*, or into some of their copies, and push what is found, as it is found."""
+        """Discover *entries*, or some of their copies, and push what is found, as it is found."""
         ahead, found = anyio.create_memory_object_stream[Discovered](0)
         discovery = Discovery(self._context, ahead, self._backlog)
         async with anyio.create_task_group() as tg:
@@ -205,10 +205,10 @@ class _Pipeline:
     ) -> None:
         async with ahead:
             if copies is None:
-                # Uploads that were left go on before anything else can begin to bring the same layers elsewhere.
+                # Open uploads resume before another image can start to upload the same layers elsewhere.
                 first, others = self._in_order(entries)
                 await discovery.discover(first)
-                self._begun.set()
+                self._may_push.set()
                 await discovery.discover(others)
                 return
             unread = {entry for entry in copies if entry in self._context.unlisted}
@@ -217,29 +217,29 @@ class _Pipeline:
                 tg.start_soon(discovery.rediscover, {entry: copies[entry] for entry in copies if entry not in unread})
 
     def _in_order(self, entries: Iterable[PlanEntry]) -> tuple[list[PlanEntry], list[PlanEntry]]:
-        """The entries that go where uploads were left, and the others."""
+        """The entries that go to repositories with open uploads, and the others."""
         first: list[PlanEntry] = []
         others: list[PlanEntry] = []
         for entry in entries:
-            places = {self._context.targets[goal.target].repository(goal.repository).address for goal in entry.goals}
-            (others if places.isdisjoint(self._left) else first).append(entry)
+            addresses = {self._context.targets[goal.target].repository(goal.repository).address for goal in entry.goals}
+            (others if addresses.isdisjoint(self._resumed) else first).append(entry)
         return first, others
 
     async def _push_found(self, found: MemoryObjectReceiveStream[Discovered]) -> None:
-        """Start images as there is room for them, of those that are ready the most helpful first."""
+        """Start to push images as they are found; of those that wait, the one that helps the others most goes first."""
         async with found, anyio.create_task_group() as tg:
-            async for each in found:
-                if isinstance(each, Present):
-                    tg.start_soon(self._present, each)
+            async for discovered in found:
+                if isinstance(discovered, Present):
+                    tg.start_soon(self._present, discovered)
                     continue
-                self._ready.append(each)
-                self._wanted.update(each.identities)
+                self._ready.append(discovered)
+                self._lacking.update(discovered.identities)
                 tg.start_soon(self._push_next)
 
     async def _push_next(self) -> None:
-        await self._begun.wait()
+        await self._may_push.wait()
         async with self._at_once:
-            compared = self._ready[: _COMPARED_RESUMED if self._left else _COMPARED]
+            compared = self._ready[: _COMPARED_RESUMED if self._resumed else _COMPARED]
             best = max(compared, key=self._score)
             self._ready.remove(best)
             async with self._blobs.account() as account:
@@ -248,19 +248,19 @@ class _Pipeline:
             self._forget(best)
 
     def _forget(self, ready: Ready) -> None:
-        """Let go of an image that has gone, with all that was kept for it."""
+        """Release what was kept for an image that was pushed."""
         for identity in ready.identities:
-            self._wanted[identity] -= 1
-            if not self._wanted[identity]:
-                del self._wanted[identity]
+            self._lacking[identity] -= 1
+            if not self._lacking[identity]:
+                del self._lacking[identity]
         self._backlog.give_back(ready)
 
     def _score(self, ready: Ready) -> tuple[int, float]:
-        lost = sum(self._context.distributor.bytes_lost(copy.repository, plan.to_send) for copy, plan in ready.copies)
-        return -lost, max(score(plan.to_send, self._wanted.__getitem__) for _, plan in ready.copies)
+        lost = sum(self._context.distributor.bytes_lost(copy.repository, diff.to_send) for copy, diff in ready.copies)
+        return -lost, max(score(diff.to_send, self._lacking.__getitem__) for _, diff in ready.copies)
 
     async def _present(self, present: Present) -> None:
-        """Finish an image that is there already: its referrers may be missing yet."""
+        """Finish an image that exists already: its referrers may still be missing."""
         copy, manifest = present.copy, present.manifest
         digests = (manifest.digest, *(child.digest for child in manifest.children))
         self._context.record_present(copy, manifest.digest, sum(blob.size for blob in manifest.blobs()))
@@ -271,13 +271,13 @@ class _Pipeline:
         self._backlog.give_back(present)
 
     async def _push(self, ready: Ready) -> None:
-        """Push an image to all its places at once, then what refers to it."""
+        """Push an image to all its destinations at once, then copy its referrers."""
         pushed: list[Copy] = []
 
-        async def one(copy: Copy, plan: ImageDiff) -> None:
+        async def push(copy: Copy, diff: ImageDiff) -> None:
             try:
                 with foreseen():
-                    result = await self._push_one(ready, copy, plan)
+                    result = await self._push_one(ready, copy, diff)
             except AsyncpushError as error:
                 self._context.fail(copy, error)
                 return
@@ -285,52 +285,52 @@ class _Pipeline:
             pushed.append(copy)
 
         async with anyio.create_task_group() as tg:
-            for copy, plan in ready.copies:
-                tg.start_soon(one, copy, plan)
+            for copy, diff in ready.copies:
+                tg.start_soon(push, copy, diff)
         await self._finish(pushed, subjects_of(ready.image.root), ready.image.referrers)
 
-    async def _push_one(self, ready: Ready, copy: Copy, plan: ImageDiff) -> CopyResult:
+    async def _push_one(self, ready: Ready, copy: Copy, diff: ImageDiff) -> CopyResult:
         if self._context.options.dry:
-            return await self._would_push(ready, copy, plan)
+            return await self._would_push(ready, copy, diff)
         target = self._context.targets[copy.goal.target]
         try:
             await complete_repository(target, copy.entry, copy.repository.name)
-            result = await self._push_planned(ready, copy, plan)
+            result = await self._push_diff(ready, copy, diff)
         except RepositoryNotFoundError as error:
             create = partial(create_by_push, target, copy.entry, copy.repository, error)
             await self._context.push.created.do(copy.repository.address, create)
-            result = await self._push_planned(ready, copy, assume_missing(ready.image))
+            result = await self._push_diff(ready, copy, assume_missing(ready.image))
         return pushed_result(copy, result)
 
-    async def _push_planned(self, ready: Ready, copy: Copy, plan: ImageDiff) -> ImageResult:
+    async def _push_diff(self, ready: Ready, copy: Copy, diff: ImageDiff) -> ImageResult:
         distributor, journal = self._context.distributor, self._context.journal
-        if plan.to_send and await self._mounts(copy) and journal is not None:
-            # What an earlier run has brought into this registry can be mounted from there.
-            wanted = [blob.descriptor.digest for blob in plan.to_send if blob.descriptor]
+        if diff.to_send and await self._mounts(copy) and journal is not None:
+            # Layers that an earlier run pushed into this registry can be mounted from there.
+            digests = [blob.descriptor.digest for blob in diff.to_send if blob.descriptor]
             registry = registry_of(copy.repository)
-            for digest, address in (await journal.mount_sources(registry, wanted)).items():
+            for digest, address in (await journal.mount_sources(registry, digests)).items():
                 distributor.remember(registry, address, digest)
-        with distributor.sender(copy.repository, plan.to_send, plan.present) as sender:
+        with distributor.sender(copy.repository, diff.to_send, diff.present) as sender:
             run = replace(self._context.push, sender=sender)
-            return await push_diff(ready.image, plan, copy.repository, copy.tag, copy.destination, run)
+            return await push_diff(ready.image, diff, copy.repository, copy.tag, copy.destination, run)
 
     async def _mounts(self, copy: Copy) -> bool:
         """Whether the copy's registry mounts blobs."""
         ask = self._context.targets[copy.goal.target].registry.admin.mounts_blobs
         return await self._context.distributor.mounts(registry_of(copy.repository), ask)
 
-    async def _would_push(self, ready: Ready, copy: Copy, plan: ImageDiff) -> CopyResult:
-        """What would be sent, if each layer goes to each registry once, and to each repository once without mounts."""
-        result = dry_run(ready.image, copy.destination, plan)
+    async def _would_push(self, ready: Ready, copy: Copy, diff: ImageDiff) -> CopyResult:
+        """What would be sent: each layer once into each registry, or without mounts, into each repository."""
+        result = dry_run(ready.image, copy.destination, diff)
         mounts = await self._mounts(copy)
         sent = mounted = 0
         sizes = [0, 0]
-        for blob in plan.to_send:
+        for blob in diff.to_send:
             in_repository = (copy.repository.address, blob.identity)
             in_registry = (registry_of(copy.repository), blob.identity)
             if in_repository in self._planned:
                 continue
-            # What is yet to be compressed has no digest, by which it could be mounted.
+            # A layer that is not compressed yet has no digest to mount it by.
             by_mount = mounts and blob.descriptor is not None and in_registry in self._planned
             self._planned.add(in_repository)
             self._planned.add(in_registry)
@@ -338,7 +338,7 @@ class _Pipeline:
             sizes[bool(by_mount)] += blob.source_size
         return replace(
             pushed_result(copy, result),
-            outcome="present" if plan.stored else "planned",
+            outcome="present" if diff.stored else "planned",
             layers_sent=sent,
             bytes_sent=sizes[0],
             layers_mounted=mounted,
@@ -348,19 +348,19 @@ class _Pipeline:
     async def _finish(
         self, copies: list[Copy], subjects: tuple[Digest, ...], referrers: ReferrerSource | None = None
     ) -> None:
-        """Carry the referrers along, and note in the journal which images are done."""
+        """Copy the referrers, and note in the journal which images are finished."""
         journal = self._context.journal
         for copy in copies:
             try:
                 with foreseen():
-                    whole = await self._referrers.carry(copy, subjects, referrers)
+                    complete = await self._referrers.copy_all(copy, subjects, referrers)
             except UnforeseenError as error:
                 self._context.fail(copy, error)
                 continue
-            if not whole:
+            if not complete:
                 self._unfinished.append(copy)
             result = self._context.results[copy.key]
-            if journal is None or self._context.options.dry or not whole or result.digest is None:
+            if journal is None or self._context.options.dry or not complete or result.digest is None:
                 continue
             source = self._context.source_digests.get(copy.key)
             await journal.image_finished(

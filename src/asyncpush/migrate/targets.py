@@ -1,4 +1,4 @@
-"""The migration's targets: their registries connected to, and their repositories described, created and finished."""
+"""The targets of a migration: the registries that it connects to, and the repositories that it creates there."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from asyncpush.reference import Destination
 from asyncpush.settings import RepositorySettings
 from asyncpush.single_flight import SingleFlight
 
-#: ``there``; ``new``, because this run has created it; ``missing`` in a dry run, or because a creation template will
-#: create it when it is pushed to.
-State = Literal["there", "new", "missing"]
+#: ``present``; ``new``: this run created it; ``missing`` in a dry run, or where a creation template will create it with
+#: the first push.
+State = Literal["present", "new", "missing"]
 
 
 @dataclass(slots=True, eq=False)
 class OpenTarget:
-    """A registry that is connected to.
+    """A registry that images go to, connected.
 
     Attributes:
-        target: what the plan says of it.
+        target: the target of the plan.
         registry: the connection.
-        journal: remembers which of its repositories are half made.
-        states: its repositories that the plan names, by name.
-        failures: those that can't be used, and why.
-        described: what ECR says of those that were there at first.
-        whole: makes sure, once each, that repositories that were there have what the plan would have given them.
+        journal: records which of its repositories are half made.
+        states: the state of each repository that the plan names.
+        failures: why a repository can't be used.
+        described: ECR's description of each repository that existed at first.
+        completed: makes sure, once for each repository, that one that existed has the policies of the plan.
     """
 
     target: PlanTarget
@@ -56,7 +56,7 @@ class OpenTarget:
     states: dict[str, State] = field(default_factory=dict)
     failures: dict[str, AsyncpushError] = field(default_factory=dict)
     described: dict[str, RepositoryInfo] = field(default_factory=dict)
-    whole: SingleFlight[None] = field(default_factory=SingleFlight)
+    completed: SingleFlight[None] = field(default_factory=SingleFlight)
     _repositories: dict[str, Repository] = field(default_factory=dict)
 
     def repository(self, name: str) -> Repository:
@@ -66,7 +66,7 @@ class OpenTarget:
         return self._repositories[name]
 
     def destination(self, name: str, tag: str | None, *, alone: bool) -> str:
-        """How to call a place in it, for people: unique in the run, also where it is not *alone*."""
+        """The name of a destination for people; unique in the run, even if the target is not *alone*."""
         if self.registry.name.host or alone:
             return str(Destination(self.registry.name, name, tag))
         return f"{self.repository(name).address}:{tag}" if tag else self.repository(name).address
@@ -81,7 +81,7 @@ async def open_targets(
     Args:
         plan: the plan.
         run: what all pushes share.
-        journal: remembers which repositories are half made.
+        journal: records which repositories are half made.
 
     Raises:
         ConfigurationError: there is no region, no such profile, or no credentials.
@@ -100,16 +100,16 @@ _CREATED_AT_ONCE = 4
 
 _DENIED = "AccessDeniedException"
 
-#: The statuses of what ECR refuses, and has not done.
+#: Statuses of requests that ECR refused, so that nothing was done.
 _REFUSED = range(400, 500)
 
 
 async def prepare(plan: Plan, targets: Mapping[PlanTarget, OpenTarget], *, dry: bool) -> None:
-    """See which repositories are there, and create the others, before anything is read or sent.
+    """Find out which repositories exist, and create the others, before anything is read or sent.
 
-    What the journal knows to be half made is finished: a run that was stopped had created it.
+    A repository that the journal knows as half made is finished: a run that stopped had created it.
 
-    From then on the repositories' addresses are complete; or, without a journal, there is only one registry.
+    Afterwards, repository addresses name the account, unless there is one registry and no journal.
 
     Args:
         plan: the plan.
@@ -117,7 +117,7 @@ async def prepare(plan: Plan, targets: Mapping[PlanTarget, OpenTarget], *, dry: 
         dry: create nothing.
 
     Raises:
-        ConfigurationError: there is a journal, or there are several registries, and of one nobody tells whose it is.
+        ConfigurationError: there is a journal or there are several registries, and the account of one is unknown.
     """
     purpose = "a plan with several targets" if len(targets) > 1 else None
     if any(opened.registry.context.journal for opened in targets.values()):
@@ -145,18 +145,18 @@ async def _prepare_one(
     admin = opened.registry.admin
     try:
         described = await admin.repositories(wanted)
-        there: Collection[str] = described
+        present: Collection[str] = described
         opened.described.update(described)
     except ServiceError as error:
         if error.code != _DENIED:
             raise
-        # Who may push need not be allowed to describe: what is missing then shows when it is asked for its images.
-        opened.registry.emit(Notice(f"repositories can't be described, and are taken to be there: {error}"))
-        there = wanted
-    # The repositories have mostly told it by now.
+        # Who may push need not be allowed to describe: a missing repository shows when its images are looked up.
+        opened.registry.emit(Notice(f"repositories can't be described, so all of them are assumed to exist: {error}"))
+        present = wanted
+    # Describing repositories has mostly told it by now.
     await (opened.registry.require_account(purpose) if purpose else opened.registry.account())
-    missing = [name for name in wanted if name not in there]
-    opened.states.update(dict.fromkeys(there, "there"))
+    missing = [name for name in wanted if name not in present]
+    opened.states.update(dict.fromkeys(present, "present"))
     at_once = CapacityLimiter(_CREATED_AT_ONCE)
 
     async def make(name: str) -> None:
@@ -168,7 +168,7 @@ async def _prepare_one(
             with _noted(opened, name), suppress(RepositoryNotFoundError):
                 await _finish(opened, name, wanted[name].repository_settings)
 
-    half_made = [name for name in there if not dry and _is_half_made(opened, name)]
+    half_made = [name for name in present if not dry and _is_half_made(opened, name)]
     with only_cause():
         async with anyio.create_task_group() as tg:
             for name in missing:
@@ -180,13 +180,13 @@ async def _prepare_one(
 async def create_by_push(
     opened: OpenTarget, entry: PlanEntry, repository: Repository, error: RepositoryNotFoundError
 ) -> bool:
-    """Create a repository that ECR's layer API does not find: it was left to a template, or somebody has deleted it.
+    """Create a repository that ECR's layer API does not find: it was left to a template, or was deleted.
 
-    A push through ``/v2/`` heeds templates; whether one through the layer API does is not documented. So a push is
-    begun there: a mount that can't succeed.
+    A push through ``/v2/`` applies creation templates; whether one through the layer API does is not documented. So
+    this starts such a push: a mount that can't succeed.
 
     Raises:
-        RepositoryNotFoundError: there is no template, and the plan does not say that it may be created.
+        RepositoryNotFoundError: no template applies, and the plan does not allow creating it.
         RegistryError: ECR refuses.
     """
     with suppress(RegistryError):
@@ -204,25 +204,25 @@ async def create_by_push(
 
 
 async def complete_repository(opened: OpenTarget, entry: PlanEntry, name: str) -> None:
-    """Before something is put into a repository that was there, see that it has what the plan would have given it.
+    """Before the first push into a repository that existed, give it the policies of the plan if it lacks them.
 
-    A run without a journal, or with another one, may have been stopped between creating it and giving it its policies.
-    Nobody can tell that from a repository that somebody else made and left without policies, but for this: it is
-    empty, and otherwise as the plan would have made it. A policy then has nothing to act on but what the plan brings.
+    A run without a journal, or with another one, may have stopped between creating it and setting its policies. Such a
+    repository looks like one that someone else created without policies, but it is empty and has the settings of the
+    plan. Then a policy can only affect what the plan pushes.
 
     Raises:
         RegistryError: ECR refuses a policy.
     """
     settings, described = entry.repository_settings, opened.described.get(name)
-    if not entry.create or not _has_policies(settings) or described is None or opened.states.get(name) != "there":
+    if not entry.create or not _has_policies(settings) or described is None or opened.states.get(name) != "present":
         return
 
     async def once() -> None:
-        if _is_made_so(described, settings) and await opened.registry.admin.is_empty(name):
+        if _has_settings(described, settings) and await opened.registry.admin.is_empty(name):
             with _noted(opened, name):
                 await _finish(opened, name, settings)
 
-    await opened.whole.do(name, once)
+    await opened.completed.do(name, once)
     if failure := opened.failures.get(name):
         raise failure
 
@@ -233,7 +233,7 @@ async def _make(opened: OpenTarget, name: str, entry: PlanEntry, dry: bool) -> N
     with _noted(opened, name):
         template = await admin.template_for(name)
         if template is not None:
-            opened.registry.emit(Notice(f"{name} is left to the creation template of {template!r}"))
+            opened.registry.emit(Notice(f"{name} is left to the creation template for {template!r}"))
             opened.states[name] = "missing"
         elif not entry.create:
             opened.failures[name] = UsageError(
@@ -242,37 +242,37 @@ async def _make(opened: OpenTarget, name: str, entry: PlanEntry, dry: bool) -> N
         elif dry:
             opened.states[name] = "missing"
         else:
-            is_ours = await _create(opened, name, entry.repository_settings)
-            opened.states[name] = "new" if is_ours else "there"
+            created = await _create(opened, name, entry.repository_settings)
+            opened.states[name] = "new" if created else "present"
 
 
 async def _create(opened: OpenTarget, name: str, settings: RepositorySettings) -> bool:
-    """Create a repository with its policies: one thing, which the journal calls half made until it is done."""
+    """Create a repository with its policies; until it has them, the journal records it as half made."""
     journal = opened.journal if _has_policies(settings) else None
     address = opened.repository(name).address
     if journal is not None:
         await journal.repository_begun(address)
     try:
-        is_ours = await opened.registry.admin.create(name, settings)
+        created = await opened.registry.admin.create(name, settings)
     except ServiceError as error:
         if journal is not None and error.operation == "CreateRepository" and error.status in _REFUSED:
             await journal.repository_made(address)
         raise
     if journal is not None:
         await journal.repository_made(address)
-    return is_ours
+    return created
 
 
 async def _finish(opened: OpenTarget, name: str, settings: RepositorySettings) -> None:
     if await opened.registry.admin.finish(name, settings):
-        opened.registry.emit(Notice(f"{name} was created by a run that stopped; it has got its policies now"))
+        opened.registry.emit(Notice(f"{name} was created by a run that stopped; it has its policies now"))
     if opened.journal is not None:
         await opened.journal.repository_made(opened.repository(name).address)
 
 
 @contextmanager
 def _noted(opened: OpenTarget, name: str) -> Iterator[None]:
-    """What ECR refuses of one repository is noted, and keeps no other from going."""
+    """Note what ECR refuses for one repository, so that others go on."""
     try:
         yield
     except CREDENTIALS_LOST:
@@ -289,7 +289,7 @@ def _has_policies(settings: RepositorySettings) -> bool:
     return settings.policy is not None or settings.lifecycle_policy is not None
 
 
-def _is_made_so(described: RepositoryInfo, settings: RepositorySettings) -> bool:
-    """Whether a repository is as one with *settings* is, as far as that was asked."""
+def _has_settings(described: RepositoryInfo, settings: RepositorySettings) -> bool:
+    """Whether a repository has *settings*, as far as its description tells."""
     wanted = (settings.mutability or "MUTABLE", frozenset(settings.exclusions))
     return (described.mutability, frozenset(described.exclusions)) == wanted

@@ -1,4 +1,4 @@
-"""Whether what a plan asks for is in ECR: every image, signature, attestation and SBOM, whole, as the source has it."""
+"""Whether ECR has what a plan asks for: each image, signature, attestation and SBOM, complete, as the source has it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ async def verify_plan(
     """Compare what *plan* asks for with what ECR has; nothing is changed.
 
     Args:
-        plan: what was to go where.
+        plan: the plan that was migrated.
         settings: the limits.
-        emit: hears of retries.
-        deep: read every blob and compare its digest, instead of asking whether it is there.
+        emit: takes events, such as retries.
+        deep: read every blob and compare its digest, instead of asking whether it exists.
 
     Returns:
-        What was found of each image, and of what refers to it; a failure where source or target could not be asked.
+        A result for each image and each of its referrers; a failure where source or target could not be read.
     """
     options = Options(dry=True)
     async with open_migration(plan, options, settings or Settings(), Listener(emit)) as context:
@@ -94,7 +94,7 @@ class _Expectation:
                         tg.start_soon(self._add_referrers, copy, subject, image.referrers, 1)
 
     async def _add_referrers(self, copy: Copy, subject: Digest, source: ReferrerSource | None, depth: int) -> None:
-        found = await self._referrers.of(copy, subject, source, depth)
+        found = await self._referrers.find(copy, subject, source, depth)
         for unread in found.unread:
             self._context.fail(copy, unread.error)
         for referrer in found.referrers:

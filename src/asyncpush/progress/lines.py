@@ -277,7 +277,7 @@ def event_line(event: Event, when: datetime) -> str:
     """
     name = _INNER_CAPITAL.sub("-", type(event).__name__).lower()
     time = when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    values = {field: getattr(event, field) for field in (each.name for each in fields(event))}
+    values = {field.name: getattr(event, field.name) for field in fields(event)}
     return json.dumps({"type": name, "time": time, **values}, default=_text)
 
 

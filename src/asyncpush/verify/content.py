@@ -222,12 +222,12 @@ class _Walk:
         found: dict[Digest | None, Problem] = {}
         if self.read is None or image.config is None or image.config.digest not in self.read.configs:
             return found
-        said = self.read.configs[image.config.digest]
-        for each in compare(image.config, said, image.layers, self.read.uncompressed):
-            if isinstance(each, Problem):
-                found.setdefault(each.digest, each)
+        config = self.read.configs[image.config.digest]
+        for finding in compare(image.config, config, image.layers, self.read.uncompressed):
+            if isinstance(finding, Problem):
+                found.setdefault(finding.digest, finding)
             else:
-                self.notes[each] = None
+                self.notes[finding] = None
         return found
 
     def _problems(self, subject: str, blob: Descriptor) -> Iterator[Problem]:
@@ -408,30 +408,33 @@ def is_tar_layer(layer: Descriptor) -> bool:
 
 
 def compare(
-    config: Descriptor, said: ImageConfig | None, layers: Sequence[Descriptor], read: Mapping[Digest, Uncompressed]
+    descriptor: Descriptor,
+    config: ImageConfig | None,
+    layers: Sequence[Descriptor],
+    read: Mapping[Digest, Uncompressed],
 ) -> Iterator[Problem | str]:
     """Compare an image's layers with its config.
 
     Args:
-        config: the config's descriptor.
-        said: what the config says; None if it can't be read.
+        descriptor: the config's descriptor.
+        config: the config; None if it can't be read.
         layers: all layers of the image.
         read: what those are uncompressed that were read, and are what their digests say.
 
     Yields:
         What is wrong, and, in words, what could not be compared.
     """
-    if said is None:
-        yield f"config {config.digest} can't be read: no layer was compared with its diff id"
+    if config is None:
+        yield f"config {descriptor.digest} can't be read: no layer was compared with its diff id"
         return
-    if not said.diff_ids:
-        yield f"config {config.digest} names no diff ids: no layer was compared with its own"
+    if not config.diff_ids:
+        yield f"config {descriptor.digest} names no diff ids: no layer was compared with its own"
         return
-    if len(said.diff_ids) != len(layers):
-        detail = f"is damaged: it has {len(said.diff_ids)} diff ids, and the manifest {len(layers)} layers"
-        yield Problem("damaged", "config", config.digest, detail)
+    if len(config.diff_ids) != len(layers):
+        detail = f"is damaged: it has {len(config.diff_ids)} diff ids, and the manifest {len(layers)} layers"
+        yield Problem("damaged", "config", descriptor.digest, detail)
         return
-    for layer, diff_id in zip(layers, said.diff_ids, strict=True):
+    for layer, diff_id in zip(layers, config.diff_ids, strict=True):
         if not is_tar_layer(layer):
             if not is_foreign(layer):
                 yield f"layer {layer.digest} is of type {layer.media_type[:100]}: it was not compared with its diff id"

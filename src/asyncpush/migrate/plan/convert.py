@@ -73,13 +73,15 @@ def _fit_one(value: Any, kind: inspect.Type, place: str, problems: Problems) -> 
         case inspect.StructType():
             return _fit_members(value, kind, place, problems)
         case inspect.DictType():
-            fitting = {name: _fit(each, kind.value_type, member(place, name), problems) for name, each in value.items()}
-            return {name: each for name, each in fitting.items() if each is not _BAD}
+            fitting = {
+                name: _fit(inner, kind.value_type, member(place, name), problems) for name, inner in value.items()
+            }
+            return {name: inner for name, inner in fitting.items() if inner is not _BAD}
         case inspect.ListType():
-            items = [_fit(each, kind.item_type, f"{place}[{at}]", problems) for at, each in enumerate(value)]
-            return [each for each in items if each is not _BAD]
+            items = [_fit(item, kind.item_type, f"{place}[{at}]", problems) for at, item in enumerate(value)]
+            return [item for item in items if item is not _BAD]
         case inspect.LiteralType():
-            chosen = next((each for each in kind.values if str(each) == value), _BAD)
+            chosen = next((choice for choice in kind.values if str(choice) == value), _BAD)
             if chosen is _BAD:
                 problems.add(place, f"is not {_listed(kind.values)}")
             return chosen
@@ -100,9 +102,9 @@ def _fit_one(value: Any, kind: inspect.Type, place: str, problems: Problems) -> 
 def _fit_members(value: dict[str, Expanded], kind: inspect.StructType, place: str, problems: Problems) -> Any:  # noqa: ANN401
     fields = {field.encode_name: field for field in kind.fields}
     fitting: dict[str, Any] = {}
-    for name, each in value.items():
+    for name, inner in value.items():
         if name in fields:
-            fitting[name] = _fit(each, fields[name].type, member(place, name), problems)
+            fitting[name] = _fit(inner, fields[name].type, member(place, name), problems)
         else:
             close = get_close_matches(name, fields, 1)
             hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(fields)}"
@@ -114,15 +116,15 @@ def _fit_members(value: dict[str, Expanded], kind: inspect.StructType, place: st
         problems.add(place, f"has no {name}")
     if missing or any(field.required and fitting[name] is _BAD for name, field in fields.items() if name in fitting):
         return _BAD
-    return {name: each for name, each in fitting.items() if each is not _BAD}
+    return {name: inner for name, inner in fitting.items() if inner is not _BAD}
 
 
 def native(value: Expanded) -> object:
     """*value* with numbers and truth values where there were no quotes, as JSON has them."""
     if isinstance(value, dict):
-        return {name: native(each) for name, each in value.items()}
+        return {name: native(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [native(each) for each in value]
+        return [native(inner) for inner in value]
     return value.native if isinstance(value, RawScalar) else value
 
 
@@ -136,7 +138,7 @@ def _described(value: Expanded) -> str:
 def _wanted(kind: inspect.Type) -> str:
     match kind:
         case inspect.UnionType():
-            return _listed([_wanted(each) for each in kind.types])
+            return _listed([_wanted(option) for option in kind.types])
         case inspect.StructType():
             return f"a mapping with {_listed([field.encode_name for field in kind.fields])}"
         case inspect.DictType():

@@ -68,7 +68,7 @@ class Problems:
 
     def has_below(self, place: str) -> bool:
         """Whether something is wrong at *place* or below it."""
-        return any(each == place or each.startswith((f"{place}.", f"{place}[")) for each in self.places)
+        return any(other == place or other.startswith((f"{place}.", f"{place}[")) for other in self.places)
 
     def at(self, place: str) -> _At:
         """Note what the block fails of (an AsyncpushError or ValueError), as a problem of *place*."""

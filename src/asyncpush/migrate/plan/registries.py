@@ -31,22 +31,22 @@ from asyncpush.reference import RegistryName, check_repository, parse_registry
 from asyncpush.settings import AwsConfiguration, Credentials, Mutability, RepositorySettings, SourceRegistry
 
 
-def source_registry(host: str, said: RegistryDocument, base: Path, place: str, problems: Problems) -> SourceRegistry:
+def source_registry(host: str, spec: RegistryDocument, base: Path, place: str, problems: Problems) -> SourceRegistry:
     """How *host* is reached; blocks while it looks for files.
 
     Args:
         host: the registry's host.
-        said: what the plan says of it.
+        spec: what the plan says of it.
         base: the directory that paths are relative to.
         place: where the plan says it.
         problems: takes what is wrong.
     """
-    credentials = given(said.credentials) or CredentialsDocument()
-    tls = given(said.tls) or TlsDocument()
-    if said.credentials is not UNSET and not problems.has_below(member(place, "credentials")):
+    credentials = given(spec.credentials) or CredentialsDocument()
+    tls = given(spec.tls) or TlsDocument()
+    if spec.credentials is not UNSET and not problems.has_below(member(place, "credentials")):
         _check_credentials(credentials, member(place, "credentials"), problems)
     there = member(place, "tls")
-    if said.plain_http is True and said.tls is not UNSET:
+    if spec.plain_http is True and spec.tls is not UNSET:
         problems.add(there, "has no effect with plain_http")
     if tls.key is not UNSET and tls.cert is UNSET:
         problems.add(member(there, "key"), "needs cert")
@@ -54,7 +54,7 @@ def source_registry(host: str, said: RegistryDocument, base: Path, place: str, p
     user = credentials.username is not UNSET and credentials.password is not UNSET
     return SourceRegistry(
         host=host,
-        plain_http=said.plain_http is True,
+        plain_http=spec.plain_http is True,
         verify=tls.verify is not False,
         ca_bundle=files["ca"],
         client_certificate=files["cert"],
@@ -63,56 +63,56 @@ def source_registry(host: str, said: RegistryDocument, base: Path, place: str, p
         credential_helper=given(credentials.helper),
         aws=_source_aws(credentials, place, problems),
         anonymous=credentials.anonymous is True,
-        connections=given(said.connections) or SourceRegistry(host=host).connections,
+        connections=given(spec.connections) or SourceRegistry(host=host).connections,
     )
 
 
-def _check_credentials(said: CredentialsDocument, place: str, problems: Problems) -> None:
-    ways = [name for name in ("username", "helper", "ecr", "anonymous") if getattr(said, name) not in (UNSET, False)]
-    if (said.username is UNSET) != (said.password is UNSET):
-        lacking = "password" if said.password is UNSET else "username"
+def _check_credentials(spec: CredentialsDocument, place: str, problems: Problems) -> None:
+    ways = [name for name in ("username", "helper", "ecr", "anonymous") if getattr(spec, name) not in (UNSET, False)]
+    if (spec.username is UNSET) != (spec.password is UNSET):
+        lacking = "password" if spec.password is UNSET else "username"
         problems.add(place, f"has no {lacking}")
-    elif said.username == "":
+    elif spec.username == "":
         problems.add(member(place, "username"), "is empty")
     elif len(ways) != 1:
         has = f"has {' and '.join(ways)}" if ways else "is empty"
         problems.add(place, has, hint="give one of username and password, helper, ecr, or anonymous")
-    if isinstance(said.helper, str) and (not said.helper or "/" in said.helper):
+    if isinstance(spec.helper, str) and (not spec.helper or "/" in spec.helper):
         problems.add(member(place, "helper"), "is not a name", hint="give the NAME of a program docker-credential-NAME")
 
 
-def _source_aws(said: CredentialsDocument, place: str, problems: Problems) -> AwsConfiguration | None:
-    if isinstance(said.ecr, AwsDocument):
-        return _aws(said.ecr, member(member(place, "credentials"), "ecr"), problems)
-    return AwsConfiguration() if said.ecr is True else None
+def _source_aws(spec: CredentialsDocument, place: str, problems: Problems) -> AwsConfiguration | None:
+    if isinstance(spec.ecr, AwsDocument):
+        return _aws(spec.ecr, member(member(place, "credentials"), "ecr"), problems)
+    return AwsConfiguration() if spec.ecr is True else None
 
 
-def _file(said: object, base: Path, place: str, problems: Problems) -> Path | None:
-    if not isinstance(said, str):
+def _file(spec: object, base: Path, place: str, problems: Problems) -> Path | None:
+    if not isinstance(spec, str):
         return None
-    path = base / said
+    path = base / spec
     try:
-        is_file = bool(said) and path.is_file()
+        is_file = bool(spec) and path.is_file()
     except (OSError, ValueError):
         is_file = False
     if not is_file:
-        problems.add(place, f"{said[:300]!r} is not an existing file", hint="the path is relative to the plan")
+        problems.add(place, f"{spec[:300]!r} is not an existing file", hint="the path is relative to the plan")
     return path
 
 
-def make_target(name: str, said: TargetDocument, place: str, problems: Problems) -> PlanTarget:
-    """The target that *said* stands for; what is wrong with it is noted at *place*."""
+def make_target(name: str, spec: TargetDocument, place: str, problems: Problems) -> PlanTarget:
+    """The target that *spec* stands for; what is wrong with it is noted at *place*."""
     registry = RegistryName()
-    if isinstance(said.registry, str):
+    if isinstance(spec.registry, str):
         with problems.at(member(place, "registry")):
-            registry = parse_registry(said.registry)
-    region = given(said.region)
+            registry = parse_registry(spec.registry)
+    region = given(spec.region)
     if region and registry.region and region != registry.region:
         problems.add(member(place, "region"), f"is {region}, but the registry is in {registry.region}")
     prefix = ""
     with problems.at(member(place, "prefix")):
-        prefix = _prefix((given(said.prefix) or "").strip("/"), registry)
-    return PlanTarget(name, registry, prefix, _aws(said, place, problems))
+        prefix = _prefix((given(spec.prefix) or "").strip("/"), registry)
+    return PlanTarget(name, registry, prefix, _aws(spec, place, problems))
 
 
 def _prefix(text: str, registry: RegistryName) -> str:
@@ -127,12 +127,12 @@ def _prefix(text: str, registry: RegistryName) -> str:
     return text
 
 
-def _aws(said: AwsDocument | TargetDocument, place: str, problems: Problems) -> AwsConfiguration:
-    url = given(said.endpoint_url)
+def _aws(spec: AwsDocument | TargetDocument, place: str, problems: Problems) -> AwsConfiguration:
+    url = given(spec.endpoint_url)
     if url is not None:
         with problems.at(member(place, "endpoint_url")):
             check_url(url)
-    return AwsConfiguration(profile=given(said.profile), region=given(said.region), endpoint_url=url)
+    return AwsConfiguration(profile=given(spec.profile), region=given(spec.region), endpoint_url=url)
 
 
 def check_url(url: str) -> None:
@@ -171,26 +171,26 @@ class Repositories:
     problems: Problems
     _files: dict[Path, str] = field(default_factory=dict)
 
-    def settings(self, said: RepositoryDocument, place: str) -> RepositorySettings:
-        """The settings that *said* stands for; what is wrong with it is noted at *place*."""
-        kms_key = given(said.kms_key)
-        if kms_key is not None and said.encryption not in ("KMS", "KMS_DSSE"):
+    def settings(self, spec: RepositoryDocument, place: str) -> RepositorySettings:
+        """The settings that *spec* stands for; what is wrong with it is noted at *place*."""
+        kms_key = given(spec.kms_key)
+        if kms_key is not None and spec.encryption not in ("KMS", "KMS_DSSE"):
             self.problems.add(member(place, "kms_key"), "needs an encryption", hint="add encryption: KMS or KMS_DSSE")
-        tags = said.tags if isinstance(said.tags, dict) else {}
+        tags = spec.tags if isinstance(spec.tags, dict) else {}
         return RepositorySettings(
-            mutability=self._mutability(said, place),
-            exclusions=tuple(given(said.exclusions) or ()),
-            scan_on_push=given(said.scan_on_push),
-            encryption=given(said.encryption),
+            mutability=self._mutability(spec, place),
+            exclusions=tuple(given(spec.exclusions) or ()),
+            scan_on_push=given(spec.scan_on_push),
+            encryption=given(spec.encryption),
             kms_key=kms_key,
             resource_tags=tuple(tags.items()),
-            policy=self._policy("policy", said.policy, place),
-            lifecycle_policy=self._policy("lifecycle_policy", said.lifecycle_policy, place),
+            policy=self._policy("policy", spec.policy, place),
+            lifecycle_policy=self._policy("lifecycle_policy", spec.lifecycle_policy, place),
         )
 
-    def _mutability(self, said: RepositoryDocument, place: str) -> Mutability | None:
-        mutability: Mutability | None = given(said.mutability)
-        exclusions = given(said.exclusions) or []
+    def _mutability(self, spec: RepositoryDocument, place: str) -> Mutability | None:
+        mutability: Mutability | None = given(spec.mutability)
+        exclusions = given(spec.exclusions) or []
         there = member(place, "exclusions")
         if len(exclusions) > _MAX_EXCLUSIONS:
             self.problems.add(there, f"has {len(exclusions)} wildcards; ECR allows {_MAX_EXCLUSIONS}")
@@ -206,19 +206,19 @@ class Repositories:
             return None
         return _EXCLUDING.get(mutability, mutability)
 
-    def _policy(self, name: str, said: str | dict[str, object] | UnsetType, place: str) -> str | None:
-        if said is UNSET:
+    def _policy(self, name: str, spec: str | dict[str, object] | UnsetType, place: str) -> str | None:
+        if spec is UNSET:
             return None
         there = member(place, name)
-        if isinstance(said, dict):
-            text = json.dumps(said, separators=(",", ":"))
-            for inner, words in faults_of(name, text, said):
+        if isinstance(spec, dict):
+            text = json.dumps(spec, separators=(",", ":"))
+            for inner, words in faults_of(name, text, spec):
                 self.problems.add(f"{there}.{inner}" if inner else there, words)
             return text
         with self.problems.at(there):
-            text = self._read(self.base / str(said), LENGTHS[name][1])
-            for inner, words in faults_of(name, text, _object_of(text, str(said))):
-                self.problems.add(there, f"{said}: {inner} {words}" if inner else f"{said} {words}")
+            text = self._read(self.base / str(spec), LENGTHS[name][1])
+            for inner, words in faults_of(name, text, _object_of(text, str(spec))):
+                self.problems.add(there, f"{spec}: {inner} {words}" if inner else f"{spec} {words}")
             return text
         return None
 
@@ -251,11 +251,11 @@ def _object_of(text: str, name: str) -> dict[str, Any]:
     return found
 
 
-def merged(said: RepositoryDocument | UnsetType, defaults: RepositoryDocument | UnsetType) -> RepositoryDocument:
-    """*said*, with the members of *defaults* where it has none."""
-    if isinstance(said, UnsetType) or isinstance(defaults, UnsetType):
-        return given(said) or given(defaults) or RepositoryDocument()
-    own = {name: value for name in said.__struct_fields__ if (value := getattr(said, name)) is not UNSET}
+def merged(spec: RepositoryDocument | UnsetType, defaults: RepositoryDocument | UnsetType) -> RepositoryDocument:
+    """*spec*, with the members of *defaults* where it has none."""
+    if isinstance(spec, UnsetType) or isinstance(defaults, UnsetType):
+        return given(spec) or given(defaults) or RepositoryDocument()
+    own = {name: value for name in spec.__struct_fields__ if (value := getattr(spec, name)) is not UNSET}
     return msgspec.structs.replace(defaults, **own)
 
 
@@ -377,4 +377,4 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 
 def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(each, str) and each for each in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) and item for item in value)

@@ -94,98 +94,98 @@ class _Resolver:
     def _check_head(self, members: dict[str, Expanded]) -> None:
         shaped(members, PlanDocument, "", self.problems)
 
-    def _registries(self, said: Expanded | UnsetType) -> dict[str, SourceRegistry]:
+    def _registries(self, spec: Expanded | UnsetType) -> dict[str, SourceRegistry]:
         found: dict[str, SourceRegistry] = {}
-        for name, each in self._named(said, "registries"):
+        for name, value in self._named(spec, "registries"):
             place = member("registries", name)
             with self.problems.at(place):
                 host = canonical_host(name)
                 if host in found:
                     raise InvalidReferenceError(f"is {host}, which is configured already")
-                document = shaped(each, RegistryDocument, place, self.problems) or RegistryDocument()
+                document = shaped(value, RegistryDocument, place, self.problems) or RegistryDocument()
                 found[host] = source_registry(host, document, self.base, place, self.problems)
         return found
 
-    def _targets(self, said: Expanded | UnsetType) -> None:
-        if isinstance(said, UnsetType):
+    def _targets(self, spec: Expanded | UnsetType) -> None:
+        if isinstance(spec, UnsetType):
             self.targets[OWN] = PlanTarget(OWN)
-        for name, each in self._named(said, "targets"):
+        for name, value in self._named(spec, "targets"):
             place = member("targets", name)
-            document = shaped(each, TargetDocument, place, self.problems) or TargetDocument()
+            document = shaped(value, TargetDocument, place, self.problems) or TargetDocument()
             self.targets[name] = make_target(name, document, place, self.problems)
-        if said == {}:
+        if spec == {}:
             self.problems.add("targets", "is empty", hint="leave it out for your own registry")
 
-    def _named(self, said: Expanded | UnsetType, place: str) -> list[tuple[str, Expanded]]:
-        if isinstance(said, dict):
-            return list(said.items())
-        if not isinstance(said, UnsetType):
+    def _named(self, spec: Expanded | UnsetType, place: str) -> list[tuple[str, Expanded]]:
+        if isinstance(spec, dict):
+            return list(spec.items())
+        if not isinstance(spec, UnsetType):
             self.problems.add(place, "is not a mapping of names")
         return []
 
-    def _entries(self, said: Expanded | UnsetType) -> tuple[PlanEntry, ...]:
-        if isinstance(said, UnsetType):
+    def _entries(self, spec: Expanded | UnsetType) -> tuple[PlanEntry, ...]:
+        if isinstance(spec, UnsetType):
             return ()
-        if not isinstance(said, list):
+        if not isinstance(spec, list):
             self.problems.add("images", "is not a list", hint="begin each entry with '- from:'")
             return ()
-        if not said:
+        if not spec:
             self.problems.add("images", "is empty", hint="add at least one entry")
-        entries = (self._entry(each, f"images[{at}]") for at, each in enumerate(said))
+        entries = (self._entry(value, f"images[{at}]") for at, value in enumerate(spec))
         return tuple(entry for entry in entries if entry)
 
     def _entry(self, value: Expanded, place: str) -> PlanEntry | None:
-        said = shaped(value, EntryDocument, place, self.problems)
-        if said is None:
+        spec = shaped(value, EntryDocument, place, self.problems)
+        if spec is None:
             return None
         origin: ImageSource | None = None
         with self.problems.at(member(place, "from")):
-            origin = read_origin(said.source, self.base)
-        rules = self._tags(said, origin, place)
-        repository = merged(said.repository, self.defaults.repository)
-        settings = self._settings(said, place)
-        wanted = platforms(said.platforms, member(place, "platforms"), self.problems)
-        targets = self._target_names(said.targets, member(place, "targets")) or self._default_targets(place)
+            origin = read_origin(spec.source, self.base)
+        rules = self._tags(spec, origin, place)
+        repository = merged(spec.repository, self.defaults.repository)
+        settings = self._settings(spec, place)
+        wanted = platforms(spec.platforms, member(place, "platforms"), self.problems)
+        targets = self._target_names(spec.targets, member(place, "targets")) or self._default_targets(place)
         if origin is None:
             return None
         self.hosts.add(origin.host)
         create = repository.create is True
-        there = "defaults.repository" if said.repository is UNSET else member(place, "repository")
+        there = "defaults.repository" if spec.repository is UNSET else member(place, "repository")
         self.futile += futile_settings(settings, there, create=create)
         entry = PlanEntry(
             place=place,
-            source=said.source,
+            source=spec.source,
             kind=origin.kind,
             location=origin.location,
             host=origin.host,
             repository=origin.repository,
             reference=origin.reference,
             tags=rules,
-            min_tags=self._min_tags(said, rules, place),
-            goals=self._goals(said, origin, rules, targets, place),
-            platforms=self.default_platforms if said.platforms is UNSET else wanted,
-            referrers=first_given(said.referrers, self.defaults.referrers) is not False,
+            min_tags=self._min_tags(spec, rules, place),
+            goals=self._goals(spec, origin, rules, targets, place),
+            platforms=self.default_platforms if spec.platforms is UNSET else wanted,
+            referrers=first_given(spec.referrers, self.defaults.referrers) is not False,
             create=create,
             repository_settings=settings,
         )
         self.goals.note(entry)
         return entry
 
-    def _tags(self, said: EntryDocument, origin: ImageSource | None, place: str) -> TagRules:
+    def _tags(self, spec: EntryDocument, origin: ImageSource | None, place: str) -> TagRules:
         if origin is not None and origin.is_chosen:
-            if said.tags is not UNSET:
-                self.problems.add(member(place, "tags"), f"is not allowed, since {said.source[:300]} names one image")
+            if spec.tags is not UNSET:
+                self.problems.add(member(place, "tags"), f"is not allowed, since {spec.source[:300]} names one image")
             return TagRules(names=(origin.reference,) if origin.reference else ())
-        if said.tags is UNSET:
+        if spec.tags is UNSET:
             self.used_defaults.add("tags")
             return self.default_tags
-        rules = tag_rules(said.tags, member(place, "tags"), self.problems)
+        rules = tag_rules(spec.tags, member(place, "tags"), self.problems)
         self.futile += futile_rules(rules, member(place, "tags"))
         return rules
 
-    def _min_tags(self, said: EntryDocument, rules: TagRules, place: str) -> int | None:
+    def _min_tags(self, spec: EntryDocument, rules: TagRules, place: str) -> int | None:
         """How many tags must be taken; what the defaults say is for rules, since names must be there anyway."""
-        if said.min_tags is UNSET:
+        if spec.min_tags is UNSET:
             if not rules.needs_listing:
                 return None
             self.used_defaults.add("min_tags")
@@ -193,31 +193,31 @@ class _Resolver:
         most = None if rules.needs_listing else len(rules.names)
         if rules.newest is not None:
             most = len(rules.names) + rules.newest
-        if most is not None and said.min_tags > most:
+        if most is not None and spec.min_tags > most:
             self.problems.add(
                 member(place, "min_tags"),
-                f"is {said.min_tags}, but the entry has at most {most} tag{'s' if most != 1 else ''}",
+                f"is {spec.min_tags}, but the entry has at most {most} tag{'s' if most != 1 else ''}",
             )
-        return said.min_tags
+        return spec.min_tags
 
-    def _settings(self, said: EntryDocument, place: str) -> RepositorySettings:
-        if said.repository is not UNSET:
-            both = merged(said.repository, self.defaults.repository)
+    def _settings(self, spec: EntryDocument, place: str) -> RepositorySettings:
+        if spec.repository is not UNSET:
+            both = merged(spec.repository, self.defaults.repository)
             return self.repositories.settings(both, member(place, "repository"))
         if self.default_settings is None:
             both = merged(UNSET, self.defaults.repository)
             self.default_settings = self.repositories.settings(both, "defaults.repository")
         return self.default_settings
 
-    def _target_names(self, said: str | list[str] | UnsetType, place: str) -> list[PlanTarget]:
+    def _target_names(self, spec: str | list[str] | UnsetType, place: str) -> list[PlanTarget]:
         found: dict[str, PlanTarget] = {}
-        for name in texts(said):
+        for name in texts(spec):
             if name in self.targets:
                 found[name] = self.targets[name]
             else:
                 known = ", ".join(self.targets) or "the plan's targets"
                 self.problems.add(place, f"there is no target {name[:100]!r}", hint=f"use one of {known}")
-        if said == []:
+        if spec == []:
             self.problems.add(place, "is empty", hint="name a target, or leave it out")
         return list(found.values())
 
@@ -234,14 +234,14 @@ class _Resolver:
         return list(self.targets.values())
 
     def _goals(
-        self, said: EntryDocument, origin: ImageSource, rules: TagRules, targets: list[PlanTarget], place: str
+        self, spec: EntryDocument, origin: ImageSource, rules: TagRules, targets: list[PlanTarget], place: str
     ) -> tuple[Goal, ...]:
         self.used.update(target.name for target in targets)
         there, name, tag = member(place, "from"), origin.name, origin.tag
-        if isinstance(said.to, str):
+        if isinstance(spec.to, str):
             there = member(place, "to")
             with self.problems.at(there):
-                name, tag_there = read_to(said.to)
+                name, tag_there = read_to(spec.to)
                 tag = tag_there or tag
                 if tag_there and origin.kind == "registry" and not _is_one(origin, rules):
                     self.problems.add(there, "names one tag, but the source has several", hint="leave it out")
@@ -273,8 +273,8 @@ def futile_rules(rules: TagRules, place: str) -> Iterator[str]:
         if name in rules.exclude_names:
             yield f"{place}: {name} is included by name, so excluding it has no effect"
     yield from _futile(Alternative(rules.patterns, rules.exclude), place)
-    for at, each in enumerate(rules.alternatives):
-        yield from _futile(each, f"{member(place, 'any')}[{at}]")
+    for at, alternative in enumerate(rules.alternatives):
+        yield from _futile(alternative, f"{member(place, 'any')}[{at}]")
 
 
 def futile_settings(settings: RepositorySettings, place: str, *, create: bool) -> Iterator[str]:
@@ -283,11 +283,11 @@ def futile_settings(settings: RepositorySettings, place: str, *, create: bool) -
         yield f"{place}: the settings have no effect without create: true or migrate --create-repository"
 
 
-def _futile(said: Alternative, place: str) -> Iterator[str]:
-    yield from _impossible(said.patterns, place)
-    yield from _impossible(said.exclude, member(place, "exclude"))
+def _futile(spec: Alternative, place: str) -> Iterator[str]:
+    yield from _impossible(spec.patterns, place)
+    yield from _impossible(spec.exclude, member(place, "exclude"))
     for kind in ("glob", "regex"):
-        wanted, unwanted = getattr(said.patterns, kind), getattr(said.exclude, kind)
+        wanted, unwanted = getattr(spec.patterns, kind), getattr(spec.exclude, kind)
         everything = {"glob": "*", "regex": ".*"}[kind]
         if everything in unwanted or (wanted and set(wanted) <= set(unwanted)):
             yield f"{place}: exclude matches every tag that {kind} matches, so no tag is left"
@@ -309,22 +309,23 @@ def _impossible(patterns: Patterns, place: str) -> Iterator[str]:
             yield f"{member(place, 'semver')}: {version_range.text!r} contains no version"
 
 
-def tag_rules(said: str | list[str] | TagsDocument | UnsetType, place: str, problems: Problems) -> TagRules:
-    """The rules that *said* stands for; what is wrong with them is noted at *place*."""
-    if isinstance(said, UnsetType):
+def tag_rules(spec: str | list[str] | TagsDocument | UnsetType, place: str, problems: Problems) -> TagRules:
+    """The rules that *spec* stands for; what is wrong with them is noted at *place*."""
+    if isinstance(spec, UnsetType):
         return TagRules()
-    if not isinstance(said, TagsDocument):
-        return TagRules(names=_names(said, place, problems))
-    names = _names(said.names, member(place, "names"), problems)
-    whole = _alternative(said, place, problems)
-    if said.any == []:
+    if not isinstance(spec, TagsDocument):
+        return TagRules(names=_names(spec, place, problems))
+    names = _names(spec.names, member(place, "names"), problems)
+    whole = _alternative(spec, place, problems)
+    if spec.any == []:
         problems.add(member(place, "any"), "is empty")
     alternatives = tuple(
-        _alternative(each, f"{member(place, 'any')}[{at}]", problems) for at, each in enumerate(given(said.any) or ())
+        _alternative(alternative, f"{member(place, 'any')}[{at}]", problems)
+        for at, alternative in enumerate(given(spec.any) or ())
     )
-    if names and (said.glob, said.regex, said.semver, said.any) == (UNSET, UNSET, UNSET, UNSET):
+    if names and (spec.glob, spec.regex, spec.semver, spec.any) == (UNSET, UNSET, UNSET, UNSET):
         for name in ("exclude", "newest"):
-            if getattr(said, name) is not UNSET:
+            if getattr(spec, name) is not UNSET:
                 problems.add(
                     member(place, name), "applies to patterns, not to names", hint='add glob: "*" for all tags'
                 )
@@ -334,71 +335,71 @@ def tag_rules(said: str | list[str] | TagsDocument | UnsetType, place: str, prob
         alternatives=alternatives,
         exclude=whole.exclude,
         exclude_names=whole.exclude_names,
-        newest=given(said.newest),
+        newest=given(spec.newest),
     )
 
 
-def _alternative(said: TagsDocument | AlternativeDocument, place: str, problems: Problems) -> Alternative:
-    patterns = _patterns(said, place, problems)
-    there, exclude = member(place, "exclude"), given(said.exclude) or ExcludeDocument()
+def _alternative(spec: TagsDocument | AlternativeDocument, place: str, problems: Problems) -> Alternative:
+    patterns = _patterns(spec, place, problems)
+    there, exclude = member(place, "exclude"), given(spec.exclude) or ExcludeDocument()
     found = Alternative(
         patterns, _patterns(exclude, there, problems), _names(exclude.names, member(there, "names"), problems)
     )
-    if isinstance(said, AlternativeDocument) and found == Alternative() and not problems.has_below(place):
+    if isinstance(spec, AlternativeDocument) and found == Alternative() and not problems.has_below(place):
         problems.add(place, "matches all tags", hint="add glob, regex, semver or exclude")
     return found
 
 
-def platforms(said: Texts | UnsetType, place: str, problems: Problems) -> tuple[Platform, ...]:
-    """The platforms that *said* names; none for all of them."""
-    if isinstance(said, UnsetType) or said in ("all", ["all"]):
+def platforms(spec: Texts | UnsetType, place: str, problems: Problems) -> tuple[Platform, ...]:
+    """The platforms that *spec* names; none for all of them."""
+    if isinstance(spec, UnsetType) or spec in ("all", ["all"]):
         return ()
-    if not said:
+    if not spec:
         problems.add(place, "is empty", hint="name a platform, or write all")
     found: dict[Platform, None] = {}
-    for at, text in enumerate(texts(said)):
-        with problems.at(_item(said, place, at)):
+    for at, text in enumerate(texts(spec)):
+        with problems.at(_item(spec, place, at)):
             found[Platform.parse(text)] = None
     return tuple(found)
 
 
-def texts(said: Texts | UnsetType) -> list[str]:
+def texts(spec: Texts | UnsetType) -> list[str]:
     """A list of what may be one text or many."""
-    if isinstance(said, UnsetType):
+    if isinstance(spec, UnsetType):
         return []
-    return [said] if isinstance(said, str) else said
+    return [spec] if isinstance(spec, str) else spec
 
 
-def _names(said: Texts | UnsetType, place: str, problems: Problems) -> tuple[str, ...]:
-    if said == []:
+def _names(spec: Texts | UnsetType, place: str, problems: Problems) -> tuple[str, ...]:
+    if spec == []:
         problems.add(place, "is empty", hint="name a tag, or leave it out for all tags")
-    for at, name in enumerate(texts(said)):
+    for at, name in enumerate(texts(spec)):
         if not is_tag(name):
             is_digest = name.startswith("sha256:")
             hint = "write a separate entry for an image by digest: from: REPOSITORY@DIGEST"
-            problems.add(_item(said, place, at), f"{name[:140]!r} is not a tag", hint=hint if is_digest else None)
-    return tuple(dict.fromkeys(texts(said)))
+            problems.add(_item(spec, place, at), f"{name[:140]!r} is not a tag", hint=hint if is_digest else None)
+    return tuple(dict.fromkeys(texts(spec)))
 
 
-def _patterns(said: TagsDocument | AlternativeDocument | ExcludeDocument, place: str, problems: Problems) -> Patterns:
+def _patterns(spec: TagsDocument | AlternativeDocument | ExcludeDocument, place: str, problems: Problems) -> Patterns:
     ranges = []
-    for at, text in enumerate(texts(said.semver)):
-        with problems.at(_item(said.semver, member(place, "semver"), at)):
+    for at, text in enumerate(texts(spec.semver)):
+        with problems.at(_item(spec.semver, member(place, "semver"), at)):
             ranges.append(VersionRange.parse(text))
-    _check(said.glob, check_glob, member(place, "glob"), problems)
-    _check(said.regex, check_regex, member(place, "regex"), problems)
-    if said.semver == []:
+    _check(spec.glob, check_glob, member(place, "glob"), problems)
+    _check(spec.regex, check_regex, member(place, "regex"), problems)
+    if spec.semver == []:
         problems.add(member(place, "semver"), "is empty")
-    return Patterns(tuple(texts(said.glob)), tuple(texts(said.regex)), tuple(ranges))
+    return Patterns(tuple(texts(spec.glob)), tuple(texts(spec.regex)), tuple(ranges))
 
 
-def _check(said: Texts | UnsetType, check: Callable[[str], None], place: str, problems: Problems) -> None:
-    if said == []:
+def _check(spec: Texts | UnsetType, check: Callable[[str], None], place: str, problems: Problems) -> None:
+    if spec == []:
         problems.add(place, "is empty")
-    for at, text in enumerate(texts(said)):
-        with problems.at(_item(said, place, at)):
+    for at, text in enumerate(texts(spec)):
+        with problems.at(_item(spec, place, at)):
             check(text)
 
 
-def _item(said: Texts | UnsetType, place: str, at: int) -> str:
-    return f"{place}[{at}]" if isinstance(said, list) else place
+def _item(spec: Texts | UnsetType, place: str, at: int) -> str:
+    return f"{place}[{at}]" if isinstance(spec, list) else place

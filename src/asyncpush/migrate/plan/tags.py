@@ -74,7 +74,7 @@ class Alternative:
             if not any(matches):
                 version = Version.parse(tag) if kind == "semver" else None
                 return f"matches no {kind}" + (" (a pre-release)" if version and version.is_prerelease else "")
-        excluded = tag in self.exclude_names or any(any(each) for _, each in _matches(self.exclude, tag, regex))
+        excluded = tag in self.exclude_names or any(any(matches) for _, matches in _matches(self.exclude, tag, regex))
         return "excluded" if excluded else None
 
 
@@ -111,7 +111,11 @@ class TagRules:
     def refuses(self, tag: str, regex: MatchesRegex | None = None) -> str | None:
         """Why *tag* is not wanted by pattern; None if it is. *regex* says what a regular expression matches."""
         reason = Alternative(self.patterns, self.exclude, self.exclude_names).refuses(tag, regex)
-        if reason is None and self.alternatives and all(each.refuses(tag, regex) for each in self.alternatives):
+        if (
+            reason is None
+            and self.alternatives
+            and all(alternative.refuses(tag, regex) for alternative in self.alternatives)
+        ):
             return "matches no alternative of any"
         return reason
 
@@ -120,7 +124,7 @@ class TagRules:
         words = [*_words("names", self.names), *_described(self.patterns)]
         if self.alternatives:
             words.append("any: " + " or ".join(map(_alternative_text, self.alternatives)))
-        words += [f"exclude {each}" for each in (*_words("names", self.exclude_names), *_described(self.exclude))]
+        words += [f"exclude {text}" for text in (*_words("names", self.exclude_names), *_described(self.exclude))]
         if self.newest is not None:
             words.append(f"newest: {self.newest}")
         return "; ".join(words) or "all tags"
@@ -233,18 +237,18 @@ def matches_regex(pattern: str, tag: str) -> bool:
 def _matches(patterns: Patterns, tag: str, regex: MatchesRegex | None) -> Iterator[tuple[str, Iterator[bool]]]:
     """For each kind of pattern that there is, which of them match."""
     if patterns.glob:
-        yield "glob", (_compiled(translate, each)(tag) for each in patterns.glob)
+        yield "glob", (_compiled(translate, pattern)(tag) for pattern in patterns.glob)
     if patterns.regex:
-        yield "regex", ((regex or matches_regex)(each, tag) for each in patterns.regex)
+        yield "regex", ((regex or matches_regex)(pattern, tag) for pattern in patterns.regex)
     if patterns.semver:
         version = Version.parse(tag)
-        yield "semver", (version is not None and each.matches(version) for each in patterns.semver)
+        yield "semver", (version is not None and pattern.matches(version) for pattern in patterns.semver)
 
 
 def _described(patterns: Patterns) -> Iterator[str]:
     yield from _words("glob", patterns.glob)
     yield from _words("regex", patterns.regex)
-    yield from _words("semver", [each.text for each in patterns.semver])
+    yield from _words("semver", [pattern.text for pattern in patterns.semver])
 
 
 def _words(kind: str, texts: Sequence[str]) -> Iterator[str]:
@@ -255,7 +259,7 @@ def _words(kind: str, texts: Sequence[str]) -> Iterator[str]:
 
 def _alternative_text(alternative: Alternative) -> str:
     excluded = (*_words("names", alternative.exclude_names), *_described(alternative.exclude))
-    return "(" + "; ".join([*_described(alternative.patterns), *(f"exclude {each}" for each in excluded)]) + ")"
+    return "(" + "; ".join([*_described(alternative.patterns), *(f"exclude {text}" for text in excluded)]) + ")"
 
 
 @lru_cache(maxsize=100_000)  # fewer than a plan's patterns would compile each of them for each tag
@@ -329,9 +333,9 @@ def may_backtrack(pattern: str) -> bool:
 
 
 def _regexes(rules: TagRules) -> Iterator[str]:
-    for each in (Alternative(rules.patterns, rules.exclude), *rules.alternatives):
-        yield from each.patterns.regex
-        yield from each.exclude.regex
+    for alternative in (Alternative(rules.patterns, rules.exclude), *rules.alternatives):
+        yield from alternative.patterns.regex
+        yield from alternative.exclude.regex
 
 
 async def _found(patterns: Sequence[str], tags: Sequence[str], source: str) -> dict[str, frozenset[str]]:

@@ -226,8 +226,8 @@ class VersionRange:
     def matches(self, version: Version) -> bool:
         """Whether *version* is in it; a pre-release only by an alternative that names one."""
         return any(
-            (not version.is_prerelease or any(each.prerelease for each in alternative))
-            and all(each.matches(version) for each in alternative)
+            (not version.is_prerelease or any(comparator.prerelease for comparator in alternative))
+            and all(comparator.matches(version) for comparator in alternative)
             for alternative in self.alternatives
         )
 

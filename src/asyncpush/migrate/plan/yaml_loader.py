@@ -93,9 +93,9 @@ def _words(value: Any, depth: int, too_deep: UsageError) -> Value:  # noqa: ANN4
     if depth > MAX_DEPTH:
         raise too_deep
     if isinstance(value, dict):
-        return {name: _words(each, depth + 1, too_deep) for name, each in value.items()}
+        return {name: _words(inner, depth + 1, too_deep) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_words(each, depth + 1, too_deep) for each in value]
+        return [_words(inner, depth + 1, too_deep) for inner in value]
     return RawScalar(str(value).lower()) if isinstance(value, bool) else value
 
 
@@ -154,7 +154,7 @@ class _Builder:
             self._left -= len(node.value) // _CHARACTERS
             return self._scalar(node)
         if node.id == "sequence":
-            return [self.value(each, depth + 1) for each in node.value]
+            return [self.value(inner, depth + 1) for inner in node.value]
         return self._mapping(node, depth)
 
     def _scalar(self, node: Node) -> Value:
@@ -173,8 +173,8 @@ class _Builder:
         merged: dict[str, Value] = {}
         for key, value in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
-                for each in self._merged(value, depth):
-                    merged |= {name: content for name, content in each.items() if name not in merged}
+                for mapping in self._merged(value, depth):
+                    merged |= {name: content for name, content in mapping.items() if name not in merged}
                 continue
             name = self._scalar(key) if key.id == "scalar" else None
             if not isinstance(name, str):
@@ -185,8 +185,8 @@ class _Builder:
         return {**merged, **own} if merged else own
 
     def _merged(self, node: Node, depth: int) -> Iterator[dict[str, Value]]:
-        for each in node.value if node.id == "sequence" else [node]:
-            content = self.value(each, depth + 1)
+        for inner in node.value if node.id == "sequence" else [node]:
+            content = self.value(inner, depth + 1)
             if not isinstance(content, dict):
                 raise self._error(node, "<< takes a mapping, or a list of mappings")
             yield content
@@ -217,9 +217,9 @@ def expand(value: Value, environ: Mapping[str, str], place: str, problems: Probl
     What came out of a variable is ``RawScalar``: it may be a number where one is wanted.
     """
     if isinstance(value, dict):
-        return {name: expand(each, environ, member(place, name), problems) for name, each in value.items()}
+        return {name: expand(inner, environ, member(place, name), problems) for name, inner in value.items()}
     if isinstance(value, list):
-        return [expand(each, environ, f"{place}[{at}]", problems) for at, each in enumerate(value)]
+        return [expand(inner, environ, f"{place}[{at}]", problems) for at, inner in enumerate(value)]
     if value is None or "$" not in value:
         return value
     before = len(problems.places)

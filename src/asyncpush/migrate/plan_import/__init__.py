@@ -141,16 +141,16 @@ def _drop_what_is_wrong(draft: PlanBuilder, base: Path, label: str) -> None:
     """Leave out what would not pass as a plan, or is not needed by what would; the former is a note then."""
     while draft.images:
         used = {str(target) for image in draft.images for target in _texts(image.members["targets"])}
-        draft.targets = {name: said for name, said in draft.targets.items() if name in used}
+        draft.targets = {name: target for name, target in draft.targets.items() if name in used}
         problems = Problems()
         plan = resolve(_document(draft), _AnyVariable(), base, problems)
         hosts = {entry.host for entry in plan.entries}
-        draft.registries = {host: said for host, said in draft.registries.items() if host in hosts}
+        draft.registries = {host: registry for host, registry in draft.registries.items() if host in hosts}
         if not problems:
             return
         _drop(draft, problems, label)
-    said = "; ".join(map(comment, draft.all_notes()[-5:]))
-    raise UsageError(f"there is nothing in {label} that can be imported" + (f" ({said})" if said else ""))
+    last = "; ".join(map(comment, draft.all_notes()[-5:]))
+    raise UsageError(f"there is nothing in {label} that can be imported" + (f" ({last})" if last else ""))
 
 
 def _drop(draft: PlanBuilder, problems: Problems, label: str) -> None:
@@ -158,7 +158,7 @@ def _drop(draft: PlanBuilder, problems: Problems, label: str) -> None:
     wrong: dict[int, str] = {}
     for place, line in problems.lines():
         match = re.match(r"images\[([0-9]+)\]", place)
-        host = next((each for each in draft.registries if place.startswith(member("registries", each))), None)
+        host = next((known for known in draft.registries if place.startswith(member("registries", known))), None)
         text = line.removeprefix(f"{place}: ")
         if match:
             source = images[int(match[1])].members["from"]
@@ -167,7 +167,7 @@ def _drop(draft: PlanBuilder, problems: Problems, label: str) -> None:
             draft.registries[host] = ImportedRegistry(notes=[f"{line}; not imported"])
         elif not place.startswith("registries"):
             raise UsageError(f"{label} makes no good plan: {line}")
-    draft.body = [wrong.get(id(each), each) for each in draft.body]
+    draft.body = [wrong.get(id(part), part) for part in draft.body]
 
 
 def _texts(piece: Piece) -> list[Piece]:
@@ -176,18 +176,20 @@ def _texts(piece: Piece) -> list[Piece]:
 
 def _document(draft: PlanBuilder) -> Value:
     """The document as it will be read, with targets for all."""
-    registries = {host: _value(said.members) for host, said in draft.registries.items()}
+    registries = {host: _value(registry.members) for host, registry in draft.registries.items()}
     # Which registry a variable stands for, only the environment of a run can tell.
-    targets = {name: _value({} if "${" in str(said.get("registry")) else said) for name, said in draft.targets.items()}
+    targets = {
+        name: _value({} if "${" in str(target.get("registry")) else target) for name, target in draft.targets.items()
+    }
     images = [_value(image.members) for image in draft.images]
     return {"version": RawScalar("1"), "registries": registries, "targets": targets, "images": images}
 
 
 def _value(piece: Piece | dict[str, Piece]) -> Value:
     if isinstance(piece, dict):
-        return {name: _value(each) for name, each in piece.items()}
+        return {name: _value(inner) for name, inner in piece.items()}
     if isinstance(piece, list):
-        return [_value(each) for each in piece]
+        return [_value(inner) for inner in piece]
     return piece if isinstance(piece, str) else RawScalar(str(piece).lower())
 
 

@@ -61,7 +61,7 @@ class PlanBuilder:
     @property
     def images(self) -> list[ImportedImage]:
         """The entries."""
-        return [each for each in self.body if isinstance(each, ImportedImage)]
+        return [part for part in self.body if isinstance(part, ImportedImage)]
 
     def tell(self, text: str) -> None:
         """Note something on the document as a whole; the same twice is once."""
@@ -79,7 +79,7 @@ class PlanBuilder:
     def all_notes(self) -> list[str]:
         """All notes, in the order of the plan."""
         of_registries = [note for registry in self.registries.values() for note in registry.notes]
-        return [*self.notes, *of_registries, *(each for each in self.body if isinstance(each, str))]
+        return [*self.notes, *of_registries, *(part for part in self.body if isinstance(part, str))]
 
     def registry(self, host: str) -> ImportedRegistry | None:
         """What the plan says of a source's host, to be added to; None, with a note, if *host* is none."""
@@ -142,13 +142,13 @@ class PlanBuilder:
             is_escaped: the source has variables, and is escaped where it has none.
         """
         target = self._target(host, profile)
-        said: dict[str, Piece | None] = {
+        given: dict[str, Piece | None] = {
             "from": source if is_escaped else escape(source),
             **members,
             "targets": [target],
         }
         image: dict[str, Piece] = {
-            name: value for name in _ORDER if (value := said.get(name)) is not None and value not in ([], {})
+            name: value for name in _ORDER if (value := given.get(name)) is not None and value not in ([], {})
         }
         key = json.dumps({**image, "targets": None})
         same = self._known.setdefault(key, ImportedImage(image))
@@ -279,7 +279,7 @@ def _lines(draft: PlanBuilder, head: str) -> Iterator[str]:
     yield f"# {head}"
     yield from _comments(draft.notes, "")
     yield "version: 1"
-    registries = {host: each for host, each in draft.registries.items() if each.members or each.notes}
+    registries = {host: registry for host, registry in draft.registries.items() if registry.members or registry.notes}
     if registries:
         yield "registries:"
         for host, registry in registries.items():
@@ -288,13 +288,13 @@ def _lines(draft: PlanBuilder, head: str) -> Iterator[str]:
             yield from (f"    {name}: {_flow(value)}" for name, value in registry.members.items())
     if draft.targets != {OWN: {}}:
         yield "targets:"
-        yield from (f"  {_flow(name)}: {_flow(said)}" for name, said in draft.targets.items())
+        yield from (f"  {_flow(name)}: {_flow(target)}" for name, target in draft.targets.items())
     yield "images:"
-    for each in draft.body:
-        if isinstance(each, ImportedImage):
-            yield from _entry(each, has_choice=len(draft.targets) > 1)
+    for part in draft.body:
+        if isinstance(part, ImportedImage):
+            yield from _entry(part, has_choice=len(draft.targets) > 1)
         else:
-            yield from _comments([each], "  ")
+            yield from _comments([part], "  ")
 
 
 def _entry(image: ImportedImage, *, has_choice: bool) -> Iterator[str]:
@@ -314,7 +314,7 @@ def comment(text: str) -> str:
 
 def _flow(value: Piece) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_flow(name)}: {_flow(each)}" for name, each in value.items()) + "}"
+        return "{" + ", ".join(f"{_flow(name)}: {_flow(inner)}" for name, inner in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_flow, value)) + "]"
     if isinstance(value, str):

@@ -57,8 +57,8 @@ class ConfigReader:
         value = self.value(key)
         if value is None or isinstance(value, str):
             return [] if value is None else [str(value)]
-        if isinstance(value, list) and all(isinstance(each, str) for each in value):
-            return [str(each) for each in value]
+        if isinstance(value, list) and all(isinstance(text, str) for text in value):
+            return [str(text) for text in value]
         raise self._wrong(key, "a list of texts")
 
     def flag(self, key: str) -> bool | None:

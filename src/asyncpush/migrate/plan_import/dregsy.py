@@ -26,13 +26,13 @@ def is_dregsy(document: Mapping[str, Value]) -> bool:
 
 def import_dregsy(document: Value, draft: PlanBuilder) -> None:
     """Take over what dregsy would copy; mappings of patterns (``regex:``) can't be."""
-    said = ConfigReader(document, "", draft.tell)
-    said.drop("relay", "skopeo", "docker", "watch", "lister", "dockerhost", "api-version")
+    config = ConfigReader(document, "", draft.tell)
+    config.drop("relay", "skopeo", "docker", "watch", "lister", "dockerhost", "api-version")
     draft.tell("dregsy copies one platform of an index where a mapping names none; this plan takes all")
-    for place, value in said.items("tasks"):
+    for place, value in config.items("tasks"):
         with foreseen(draft.say, place):
             _import_task(ConfigReader(value, place, draft.say), draft)
-    said.finish()
+    config.finish()
 
 
 def _import_task(task: ConfigReader, draft: PlanBuilder) -> None:
@@ -40,7 +40,7 @@ def _import_task(task: ConfigReader, draft: PlanBuilder) -> None:
     source, target = task.mapping("source"), task.mapping("target")
     if source is None or target is None:
         raise UsageError("it has no source or no target")
-    host, goal = (each.text("registry") or "" for each in (source, target))
+    host, goal = (side.text("registry") or "" for side in (source, target))
     if not host or not goal:
         raise UsageError("its source or target has no registry")
     _import_login(host, source, draft)
@@ -71,18 +71,18 @@ def _import_login(host: str, source: ConfigReader, draft: PlanBuilder) -> None:
     source.finish()
 
 
-def _import_mapping(host: str, goal: str, said: ConfigReader, draft: PlanBuilder, place: str) -> None:
-    source = (said.text("from") or "").strip("/")
-    to = (said.text("to") or source).strip("/")
+def _import_mapping(host: str, goal: str, config: ConfigReader, draft: PlanBuilder, place: str) -> None:
+    source = (config.text("from") or "").strip("/")
+    to = (config.text("to") or source).strip("/")
     for text in (source, to):
         if not text or text.startswith("regex:"):
             raise UsageError("it maps by regular expression" if text else "it has no from")
-    platform = said.text("platform")
+    platform = config.text("platform")
     platforms: list[Piece] | None = [escape(platform)] if platform and platform != "all" else None
     tags = _Tags(place, draft.say)
-    for text in said.texts("tags"):
+    for text in config.texts("tags"):
         tags.add(text.strip())
-    said.finish()
+    config.finish()
     if tags.ranges:
         draft.tell_versions()
     registry, path = split_host(f"{goal}/{to}")

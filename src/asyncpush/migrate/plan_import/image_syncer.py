@@ -24,18 +24,18 @@ def is_image_syncer(document: Mapping[str, Value]) -> bool:
     """Whether *document* is one: images by source, or both files in one."""
     images = document.get("images") if isinstance(document.get("images"), dict) else document
     return isinstance(images, dict) and bool(images) and all(
-        isinstance(each, (str, list)) and re.search(r"[./:]", name) for name, each in images.items()
+        isinstance(destinations, (str, list)) and re.search(r"[./:]", name) for name, destinations in images.items()
     )  # fmt: skip
 
 
 def import_image_syncer(document: Value, draft: PlanBuilder, auth: Value = None) -> None:
     """Take over what image-syncer would copy; *auth* is its other file, if it is there."""
-    said = ConfigReader(document, "", draft.tell)
-    images = said.mapping("images") if "images" in said else said
+    config = ConfigReader(document, "", draft.tell)
+    images = config.mapping("images") if "images" in config else config
     # Only in a file of their own do its logins have variables.
-    for each, expands in ((said.value("auth") if "images" in said else None, False), (auth, True)):
-        if each is not None:
-            _import_logins(ConfigReader(each, "auth", draft.tell), draft, expands=expands)
+    for logins, expands in ((config.value("auth") if "images" in config else None, False), (auth, True)):
+        if logins is not None:
+            _import_logins(ConfigReader(logins, "auth", draft.tell), draft, expands=expands)
     for source, destinations in images.members() if images else ():
         with foreseen(draft.say, source):
             texts = [destinations] if isinstance(destinations, str) else destinations
@@ -45,14 +45,14 @@ def import_image_syncer(document: Value, draft: PlanBuilder, auth: Value = None)
                 raise UsageError("it has no destination")
             for text in texts:
                 _import_image(source, str(text), draft)
-    if images is not said:
-        said.finish()
+    if images is not config:
+        config.finish()
 
 
-def _import_logins(said: ConfigReader, draft: PlanBuilder, *, expands: bool) -> None:
+def _import_logins(config: ConfigReader, draft: PlanBuilder, *, expands: bool) -> None:
     # What is for a whole host comes first: a plan has one login for each.
     seen: set[str] = set()
-    for name, value in sorted(said.members()):
+    for name, value in sorted(config.members()):
         host, slash, _ = name.partition("/")
         with foreseen(draft.tell, f"auth, {name}"):
             login = ConfigReader(value, f"auth[{name}]", draft.tell)

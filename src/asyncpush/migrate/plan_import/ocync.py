@@ -31,7 +31,7 @@ class _Names:
 
     def targets(self, names: list[str]) -> list[str]:
         """The names of the registries that *names* stand for."""
-        return [each for name in names for each in self.groups.get(name, [name])]
+        return [target for name in names for target in self.groups.get(name, [name])]
 
     def address(self, name: str) -> str:
         if name not in self.addresses:
@@ -46,64 +46,66 @@ def is_ocync(document: Mapping[str, Value]) -> bool:
 
 def import_ocync(document: Value, draft: PlanBuilder) -> None:
     """Take over what ocync would copy."""
-    said = ConfigReader(document, "", draft.tell)
-    said.drop("global")
+    config = ConfigReader(document, "", draft.tell)
+    config.drop("global")
     names = _Names()
-    registries = said.mapping("registries")
+    registries = config.mapping("registries")
     for name, value in registries.members() if registries else ():
         with foreseen(draft.tell, f"registries, {name}"):
             _import_registry(name, ConfigReader(value, f"registries[{name}]", draft.tell), names)
-    groups = said.mapping("target_groups")
+    groups = config.mapping("target_groups")
     for name in groups.names() if groups else ():
         with foreseen(draft.tell, f"target_groups, {name}"):
             names.groups[name] = groups.texts(name) if groups else []
-    defaults = said.mapping("defaults") or ConfigReader({}, "defaults", draft.tell)
+    defaults = config.mapping("defaults") or ConfigReader({}, "defaults", draft.tell)
     default_tags = defaults.mapping("tags") or ConfigReader({}, "defaults.tags", draft.tell)
-    for place, value in said.items("mappings"):
+    for place, value in config.items("mappings"):
         with foreseen(draft.say, place):
             _import_mapping(ConfigReader(value, place, draft.say), defaults, default_tags, names, draft)
     defaults.drop("source", "targets", "tags", "platforms", "artifacts")
     defaults.finish()
-    said.finish()
+    config.finish()
 
 
-def _import_registry(name: str, said: ConfigReader, names: _Names) -> None:
-    url = said.text("url")
+def _import_registry(name: str, config: ConfigReader, names: _Names) -> None:
+    url = config.text("url")
     if not url:
         raise UsageError("it has no url")
     names.addresses[name] = url.partition("://")[2] or url
-    if profile := said.text("aws_profile"):
+    if profile := config.text("aws_profile"):
         names.profiles[name] = profile
-    if login := said.mapping("credentials"):
+    if login := config.mapping("credentials"):
         names.logins[name] = (login.text("username") or "", login.text("password") or "")
-    if said.text("auth_type") == "anonymous":
+    if config.text("auth_type") == "anonymous":
         names.anonymous.add(name)
-    said.drop("head_first", "max_concurrent")
-    said.finish()
+    config.drop("head_first", "max_concurrent")
+    config.finish()
 
 
 def _import_mapping(
-    said: ConfigReader, defaults: ConfigReader, default_tags: ConfigReader, names: _Names, draft: PlanBuilder
+    config: ConfigReader, defaults: ConfigReader, default_tags: ConfigReader, names: _Names, draft: PlanBuilder
 ) -> None:
-    path = (said.text("from") or "").strip("/")
-    to = (said.text("to") or path).strip("/")
-    source_name = said.text("source") or defaults.text("source")
+    path = (config.text("from") or "").strip("/")
+    to = (config.text("to") or path).strip("/")
+    source_name = config.text("source") or defaults.text("source")
     if not path or not source_name:
         raise UsageError("it has no from, or no source")
     source = names.address(source_name)
     _import_source(source, source_name, names, draft)
-    own_tags = said.mapping("tags") or ConfigReader({}, said.place("tags"), draft.say)
+    own_tags = config.mapping("tags") or ConfigReader({}, config.place("tags"), draft.say)
     tags = _Tags(own_tags, default_tags)
     members: dict[str, Piece | None] = {
         "min_tags": tags.min_tags,
         "tags": tags.rules(draft),
-        "platforms": [_with_variables(each) for each in said.texts("platforms") or defaults.texts("platforms")],
-        "referrers": _referrers(said.mapping("artifacts") or defaults.mapping("artifacts")),
+        "platforms": [
+            _with_variables(platform) for platform in config.texts("platforms") or defaults.texts("platforms")
+        ],
+        "referrers": _referrers(config.mapping("artifacts") or defaults.mapping("artifacts")),
     }
-    targets = names.targets(said.texts("targets") or defaults.texts("targets"))
+    targets = names.targets(config.texts("targets") or defaults.texts("targets"))
     if not targets:
         raise UsageError("it has no targets")
-    said.finish()
+    config.finish()
     for name in targets:
         host, goal = split_host(f"{names.address(name).rstrip('/')}/{to}")
         draft.image(
@@ -159,11 +161,11 @@ class _Tags:
             found["exclude"] = {"glob": excludes, "regex": _PRERELEASES} if excludes else {"regex": _PRERELEASES}
         if names:
             draft.tell("include: a tag by name that is not there is passed over by ocync, and fails here")
-        for said in (self.own, self.defaults):
-            if said.value("immutable_tags") is not None:
-                draft.tell(f"{said.place('immutable_tags')} can't be imported")
-            said.drop("glob", "include", "semver", "exclude", "sort", "latest", "min_tags")
-            said.refuse()
+        for config in (self.own, self.defaults):
+            if config.value("immutable_tags") is not None:
+                draft.tell(f"{config.place('immutable_tags')} can't be imported")
+            config.drop("glob", "include", "semver", "exclude", "sort", "latest", "min_tags")
+            config.refuse()
         return {name: value for name, value in found.items() if value}
 
     @property
@@ -176,32 +178,32 @@ class _Tags:
 
     def _include(self, hard: list[Piece]) -> tuple[list[Piece], list[Piece]]:
         """What ``include`` has by name, which is taken but for the mapping's own excludes, and its patterns."""
-        said = self._of("include")
+        config = self._of("include")
         patterns = Patterns(glob=tuple(map(str, hard)))
-        names = [text for text in said.texts("include") if not re.search(r"[*?[]", text)]
+        names = [text for text in config.texts("include") if not re.search(r"[*?[]", text)]
         left = [name for name in names if not hard or Alternative(patterns).refuses(name)]
-        return [*map(_with_variables, left)], _globs(said, "include", but=names)
+        return [*map(_with_variables, left)], _globs(config, "include", but=names)
 
     def _semver(self, draft: PlanBuilder) -> list[Piece]:
-        said = self._of("semver")
-        text = said.text("semver")
+        config = self._of("semver")
+        text = config.text("semver")
         if text is None:
             return []
         draft.tell_versions()
-        return [ocync_range(text, said.place("semver"))]
+        return [ocync_range(text, config.place("semver"))]
 
     def _newest(self, draft: PlanBuilder) -> int | None:
         newest, order = self._of("latest").number("latest"), self._of("sort").text("sort")
         if newest and order != "semver":
-            said = self._of("sort")
-            draft.tell(f"{said.place('sort')} is {(order or 'missing')[:60]!r}; newest goes by version here")
+            config = self._of("sort")
+            draft.tell(f"{config.place('sort')} is {(order or 'missing')[:60]!r}; newest goes by version here")
         return newest
 
 
-def _globs(said: ConfigReader, key: str, *, but: Collection[str] = ()) -> list[Piece]:
-    place = said.place(key)
+def _globs(config: ConfigReader, key: str, *, but: Collection[str] = ()) -> list[Piece]:
+    place = config.place(key)
     found: list[Piece] = []
-    for text in said.texts(key):
+    for text in config.texts(key):
         if text in but:
             continue
         if re.search(r"[{\\]", _VARIABLE.sub("", text)):
@@ -228,9 +230,9 @@ def _with_variables(text: str) -> str:
     return "".join([*found, escape(text[at:])])
 
 
-def _referrers(said: ConfigReader | None) -> bool | None:
-    if said is None:
+def _referrers(config: ConfigReader | None) -> bool | None:
+    if config is None:
         return None
-    enabled = said.flag("enabled")
-    said.finish()
+    enabled = config.flag("enabled")
+    config.finish()
     return enabled

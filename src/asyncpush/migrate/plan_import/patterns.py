@@ -51,7 +51,7 @@ def regexes(patterns: list[str], place: str, *, anchored: bool) -> list[Piece]:
         UsageError: Python does not take one.
     """
     try:
-        return [escape(whole_match(each, anchored=anchored)) for each in patterns]
+        return [escape(whole_match(pattern, anchored=anchored)) for pattern in patterns]
     except ValueError as error:
         raise UsageError(f"{place}: {error}") from error
 
@@ -310,7 +310,7 @@ def _members(chars: Iterable[str]) -> str:
             ranges[-1][1:] = [char]
         else:
             ranges.append([char])
-    return "".join("-".join(map(_in_class, each)) for each in ranges)
+    return "".join("-".join(map(_in_class, members)) for members in ranges)
 
 
 def _in_class(char: str) -> str:
@@ -337,7 +337,7 @@ def ranges(texts: list[str], place: str) -> list[Piece]:
         UsageError: one is none.
     """
     try:
-        return [escape(VersionRange.parse(each).text) for each in texts]
+        return [escape(VersionRange.parse(text).text) for text in texts]
     except ValueError as error:
         raise UsageError(f"{place}: {error}") from error
 
@@ -368,12 +368,15 @@ def ocync_range(text: str, place: str) -> Piece:
     Raises:
         UsageError: it is none, or can't be imported.
     """
-    return _range([[each for part in text.split(",") for each in _comparators(part, _ocync, place)]], place)
+    return _range([[comparator for part in text.split(",") for comparator in _comparators(part, _ocync, place)]], place)
 
 
 def _range(alternatives: list[list[str]], place: str) -> Piece:
     """A range of these comparators, which takes pre-releases in each alternative."""
-    whole = [each if any("-" in words for words in each) else [*each, _ALL] for each in alternatives]
+    whole = [
+        comparators if any("-" in words for words in comparators) else [*comparators, _ALL]
+        for comparators in alternatives
+    ]
     [found] = ranges([" || ".join(map(" ".join, whole))], place)
     return found
 

@@ -34,24 +34,24 @@ def is_regsync(document: Mapping[str, Value]) -> bool:
 
 def import_regsync(document: Value, draft: PlanBuilder) -> None:
     """Take over what regsync would copy; templates but ``env`` and ``file`` can't be."""
-    said = ConfigReader(document, "", draft.tell)
-    said.drop("version", *(name for name in said.names() if name.startswith("x-")))
-    for place, value in said.items("creds"):
+    config = ConfigReader(document, "", draft.tell)
+    config.drop("version", *(name for name in config.names() if name.startswith("x-")))
+    for place, value in config.items("creds"):
         with foreseen(draft.tell, place):
             _import_login(ConfigReader(value, place, draft.tell), draft)
-    defaults = said.mapping("defaults") or ConfigReader({}, "defaults", draft.tell)
+    defaults = config.mapping("defaults") or ConfigReader({}, "defaults", draft.tell)
     referrers = _Referrers.of(defaults)
-    for place, value in said.items("sync"):
+    for place, value in config.items("sync"):
         with foreseen(draft.say, place):
             _import_sync(ConfigReader(value, place, draft.say), referrers, draft)
     defaults.drop(*_SCHEDULE)
     defaults.finish()
-    said.finish()
+    config.finish()
 
 
-def _import_login(said: ConfigReader, draft: PlanBuilder) -> None:
-    host = bare_host(_plain(said.text("registry") or "", said.place("registry")))
-    user, password = said.text("user"), said.text("pass")
+def _import_login(config: ConfigReader, draft: PlanBuilder) -> None:
+    host = bare_host(_plain(config.text("registry") or "", config.place("registry")))
+    user, password = config.text("user"), config.text("pass")
     if user or password:
         match = _ENV.fullmatch(password or "")
         name = _with_variables(user or "")
@@ -59,28 +59,28 @@ def _import_login(said: ConfigReader, draft: PlanBuilder) -> None:
     registry = draft.registry(host)
     if registry is None:
         return
-    if helper := said.text("credHelper"):
+    if helper := config.text("credHelper"):
         registry.members["credentials"] = {"helper": escape(helper.removeprefix("docker-credential-"))}
-    match said.text("tls"):
+    match config.text("tls"):
         case "disabled":
             registry.members["plain_http"] = True
         case "insecure":
-            draft.trust(host, said.place("tls"))
-    if connections := said.number("reqConcurrent"):
+            draft.trust(host, config.place("tls"))
+    if connections := config.number("reqConcurrent"):
         registry.members["connections"] = connections
-    said.drop("blobChunk", "blobMax", "repoAuth", "credExpire", "credHost")
-    said.finish()
+    config.drop("blobChunk", "blobMax", "repoAuth", "credExpire", "credHost")
+    config.finish()
 
 
-def _import_sync(said: ConfigReader, defaults: _Referrers, draft: PlanBuilder) -> None:
-    source, goal = (_plain(said.text(name) or "", said.place(name)) for name in ("source", "target"))
-    kind = said.text("type")
+def _import_sync(config: ConfigReader, defaults: _Referrers, draft: PlanBuilder) -> None:
+    source, goal = (_plain(config.text(name) or "", config.place(name)) for name in ("source", "target"))
+    kind = config.text("type")
     if kind not in ("image", "repository") or not source or not goal:
         raise UsageError(f"its type is {kind!r}" if source and goal else "it has no source or no target")
-    platforms = [escape(each) for each in (*said.texts("platform"), *said.texts("platforms"))]
-    if said.texts("platforms"):
+    platforms = [escape(platform) for platform in (*config.texts("platform"), *config.texts("platforms"))]
+    if config.texts("platforms"):
         draft.tell("regsync keeps an index of which it takes some platforms; this plan makes a new one of them")
-    carried = _Referrers.of(said).over(defaults)
+    carried = _Referrers.of(config).over(defaults)
     if carried is None:
         draft.tell("regsync leaves signatures and referrers behind where it is not told; this plan takes them along")
     members: dict[str, Piece | None] = {"platforms": [*platforms], "referrers": carried}
@@ -88,38 +88,38 @@ def _import_sync(said: ConfigReader, defaults: _Referrers, draft: PlanBuilder) -
     # Without a registry it is Docker Hub's.
     host = host or "docker.io"
     if kind == "repository":
-        members |= {"to": escape(path), "tags": _tags(said, draft)}
+        members |= {"to": escape(path), "tags": _tags(config, draft)}
     else:
         has_tag = ":" in source.partition("@")[0].rpartition("/")[2] or "@" in source
         members["to"] = escape(path if ":" in path else f"{path}:latest")
         source = source if has_tag or source.startswith("ocidir://") else f"{source}:latest"
-    said.drop(*_SCHEDULE)
-    said.finish()
+    config.drop(*_SCHEDULE)
+    config.finish()
     draft.image(re.sub("^ocidir://", "oci:", source), members, host=host)
 
 
-def _tags(said: ConfigReader, draft: PlanBuilder) -> Piece | None:
+def _tags(config: ConfigReader, draft: PlanBuilder) -> Piece | None:
     """What any of the sets takes; without any, all tags."""
     found: list[Piece] = []
-    for place, value in said.items("tagSets"):
+    for place, value in config.items("tagSets"):
         found.append(_set(ConfigReader(value, place, draft.say), draft))
     # A set in the list that asks for nothing is all tags; here it is none.
-    if (tags := said.mapping("tags")) and (own := _set(tags, draft)):
+    if (tags := config.mapping("tags")) and (own := _set(tags, draft)):
         found.append(own)
     if not found or {} in found:
         return None
     return found[0] if len(found) == 1 else {"any": found}
 
 
-def _set(said: ConfigReader, draft: PlanBuilder) -> dict[str, Piece]:
-    there = said.place("semverRange")
+def _set(config: ConfigReader, draft: PlanBuilder) -> dict[str, Piece]:
+    there = config.place("semverRange")
     found: dict[str, Piece] = {
-        "regex": regexes(said.texts("allow"), said.place("allow"), anchored=True),
-        "semver": [regsync_range(text, there) for text in said.texts("semverRange") if text],
+        "regex": regexes(config.texts("allow"), config.place("allow"), anchored=True),
+        "semver": [regsync_range(text, there) for text in config.texts("semverRange") if text],
     }
-    if deny := regexes(said.texts("deny"), said.place("deny"), anchored=True):
+    if deny := regexes(config.texts("deny"), config.place("deny"), anchored=True):
         found["exclude"] = {"regex": deny}
-    said.refuse()
+    config.refuse()
     if found["semver"]:
         draft.tell_versions()
     return {name: value for name, value in found.items() if value}
@@ -133,8 +133,8 @@ class _Referrers:
     digest_tags: bool | None
 
     @classmethod
-    def of(cls, said: ConfigReader) -> _Referrers:
-        return cls(said.flag("referrers"), said.flag("digestTags"))
+    def of(cls, config: ConfigReader) -> _Referrers:
+        return cls(config.flag("referrers"), config.flag("digestTags"))
 
     def over(self, defaults: _Referrers) -> bool | None:
         pairs = ((self.referrers, defaults.referrers), (self.digest_tags, defaults.digest_tags))

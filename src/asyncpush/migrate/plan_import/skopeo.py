@@ -17,8 +17,8 @@ _KINDS = ("images", "images-by-tag-regex", "images-by-semver")
 
 def is_skopeo(document: Mapping[str, Value]) -> bool:
     """Whether *document* is one: a mapping of hosts to mappings with images."""
-    return bool(document) and all(isinstance(each, dict) for each in document.values()) and any(
-        kind in each for each in document.values() if isinstance(each, dict) for kind in _KINDS
+    return bool(document) and all(isinstance(images, dict) for images in document.values()) and any(
+        kind in images for images in document.values() if isinstance(images, dict) for kind in _KINDS
     )  # fmt: skip
 
 
@@ -33,23 +33,23 @@ def import_skopeo(document: Value, draft: PlanBuilder) -> None:
             _import_registry(host, ConfigReader(value, host, draft.say), draft)
 
 
-def _import_registry(host: str, said: ConfigReader, draft: PlanBuilder) -> None:
-    credentials = said.mapping("credentials")
+def _import_registry(host: str, config: ConfigReader, draft: PlanBuilder) -> None:
+    credentials = config.mapping("credentials")
     if credentials:
         draft.login(host, escape(credentials.text("username") or ""), credentials.text("password"))
         credentials.finish()
-    if said.flag("tls-verify") is False:
-        draft.trust(host, said.place("tls-verify"))
-    if said.text("cert-dir"):
-        draft.tell(f"{said.place('cert-dir')} can't be imported: name its files in registries, tls: ca, cert, key")
-    by_name, by_regex, by_version = (said.mapping(kind) for kind in _KINDS)
+    if config.flag("tls-verify") is False:
+        draft.trust(host, config.place("tls-verify"))
+    if config.text("cert-dir"):
+        draft.tell(f"{config.place('cert-dir')} can't be imported: name its files in registries, tls: ca, cert, key")
+    by_name, by_regex, by_version = (config.mapping(kind) for kind in _KINDS)
     for name, tags in by_name.members() if by_name else ():
         _import_names(host, name, tags, draft)
     for name, pattern in by_regex.members() if by_regex else ():
         _import_pattern(host, name, "regex", pattern, draft)
     for name, version in by_version.members() if by_version else ():
         _import_pattern(host, name, "semver", version, draft)
-    said.finish()
+    config.finish()
 
 
 def _import_names(host: str, name: str, tags: Value, draft: PlanBuilder) -> None:
@@ -59,10 +59,10 @@ def _import_names(host: str, name: str, tags: Value, draft: PlanBuilder) -> None
             raise UsageError("its tags are not a list of strings")
         names: list[Piece] = []
         digests: list[str] = []
-        for each in tags or ():
+        for tag in tags or ():
             # One that is wrong costs itself, as it does there; but without any that is good, no tag is copied.
             with foreseen(draft.say, place):
-                (digests if _is_digest(each, f"{host}/{name}") else names).append(str(each))
+                (digests if _is_digest(tag, f"{host}/{name}") else names).append(str(tag))
         if names or not tags:
             draft.image(f"{host}/{name}", {"to": _goal(host, name, draft), "tags": names})
         for digest in digests:
