@@ -1,4 +1,4 @@
-"""A document's values, taken into the shape of its classes; what does not fit is noted, all of it, and left out."""
+"""Converts the values of a document to its classes; whatever does not fit is a problem, and left out."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 
 class _Bad:
-    """Stands for what did not fit; a problem says so already."""
+    """Stands for a value that did not fit; its problem is noted."""
 
 
 _BAD = _Bad()
 
 
-def shaped(value: Expanded, kind: type[S], place: str, problems: Problems) -> S | None:
-    """*value* as a *kind*, without those of its members that do not fit; None if nothing is left of it."""
+def convert(value: Expanded, kind: type[S], place: str, problems: Problems) -> S | None:
+    """*value* as a *kind*, without members that do not fit; None if a required one is missing."""
     fitting = _fit(value, _type_info(kind), place, problems)
     return None if fitting is _BAD else msgspec.convert(fitting, kind)
 
@@ -52,7 +52,7 @@ def _fit(value: Expanded, kind: inspect.Type, place: str, problems: Problems) ->
 
 
 def _may_be(value: Expanded, kind: inspect.Type) -> bool:
-    """Whether *value* is of the right sort; what is in it may still be wrong."""
+    """Whether *value* has the right type; what it contains may still not fit."""
     match kind:
         case inspect.StructType() | inspect.DictType():
             return isinstance(value, dict)
@@ -120,7 +120,7 @@ def _fit_members(value: dict[str, Expanded], kind: inspect.StructType, place: st
 
 
 def native(value: Expanded) -> object:
-    """*value* with numbers and truth values where there were no quotes, as JSON has them."""
+    """*value* with numbers and booleans where they were not quoted, as in JSON."""
     if isinstance(value, dict):
         return {name: native(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -129,7 +129,7 @@ def native(value: Expanded) -> object:
 
 
 def _described(value: Expanded) -> str:
-    """What a value is; never what it says, since it may be a secret."""
+    """The type of a value; never the value, since it may be a secret."""
     if isinstance(value, dict):
         return "a mapping"
     return "a list" if isinstance(value, list) else "text"

@@ -18,17 +18,17 @@ _ARCHIVE = re.compile(r"\.(?:tar|tgz|txz|tzst|tar\.(?:gz|xz|zst|zstd))(?::|$)", 
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """A source, taken apart.
+    """A parsed source.
 
     Attributes:
         kind: ``registry`` or ``local``.
         location: what ``open_source`` takes.
         host: the registry's; empty for local sources.
         repository: as the registry knows it; empty for local sources.
-        name: the repository's name where none is given; empty for local sources.
-        tag: the tag that was written; None if none was.
-        reference: the digest that was written, or else the tag.
-        is_chosen: whether one image was chosen: by tag, by digest, or by what is behind a path.
+        name: the default name of the repository at the target; empty for local sources.
+        tag: the tag, if it is written; None otherwise.
+        reference: the digest if it is written, else the tag.
+        is_chosen: whether it selects one image: by tag, by digest, or after a path.
     """
 
     kind: Literal["registry", "local"]
@@ -41,11 +41,11 @@ class ImageSource:
     is_chosen: bool = False
 
 
-def read_origin(text: str, base: Path) -> ImageSource:
-    """Read a source; blocks, since a path that exists is one.
+def read_source(text: str, base: Path) -> ImageSource:
+    """Parse a source; blocks, since it checks whether a path exists.
 
-    ``docker://`` may be left out: what begins with a host is a repository. Without a host it is a path if it says so
-    (``oci:``, ``./``, ``.tar``) or exists, and else Docker Hub's.
+    ``docker://`` is optional: what begins with a host is a repository. Without a host it is a path if it looks like one
+    (``oci:``, ``./``, ``.tar``) or exists, and otherwise a repository of Docker Hub.
 
     Args:
         text: the source.
@@ -53,7 +53,7 @@ def read_origin(text: str, base: Path) -> ImageSource:
 
     Raises:
         InvalidReferenceError: it is not well formed.
-        SourceError: there is nothing at its path.
+        SourceError: its path does not exist.
     """
     if not text.strip() or text != text.strip():
         raise InvalidReferenceError(f"{text[:300]!r} is not a source", hint="write HOST/REPOSITORY[:TAG], or a path")
@@ -67,7 +67,7 @@ def read_origin(text: str, base: Path) -> ImageSource:
 def _remote(text: str) -> ImageSource:
     found = parse_remote(SCHEME + text)
     digest = str(found.digest) if found.digest else None
-    # Without a tag it means `latest` elsewhere; here it may mean them all.
+    # Without a tag, a reference means `latest` elsewhere; here it may mean all tags.
     tag = found.tag if ":" in text.partition("@")[0].rpartition("/")[2] else None
     reference = digest or tag
     suffix = f"@{digest}" if digest else f":{tag}" if tag else ""
@@ -107,8 +107,8 @@ def _exists(text: str) -> bool:
     return True
 
 
-def read_to(text: str) -> tuple[str, str | None]:
-    """Read ``REPOSITORY[:TAG]``.
+def read_destination(text: str) -> tuple[str, str | None]:
+    """Parse ``REPOSITORY[:TAG]``.
 
     Raises:
         InvalidReferenceError: it is not well formed, or names a registry.
@@ -140,11 +140,11 @@ def _is_registry(text: str) -> bool:
 
 @dataclass(slots=True)
 class Destinations:
-    """Makes goals, and remembers which tags have a source already.
+    """Makes goals, and remembers which image goes to each tag.
 
     Attributes:
-        problems: takes what is wrong.
-        notices: entries that say the same.
+        problems: collects the problems.
+        notices: messages about entries that repeat others.
     """
 
     problems: Problems
@@ -152,7 +152,7 @@ class Destinations:
     _taken: dict[tuple[object, ...], PlanEntry] = field(default_factory=dict)
 
     def make(self, name: str, tag: str | None, targets: list[PlanTarget], place: str) -> tuple[Goal, ...]:
-        """The goals of an entry, one for each of *targets*; wrong names are noted at *place*."""
+        """The goals of an entry, one for each of *targets*; invalid names are problems at *place*."""
         goals = []
         for target in targets:
             repository = f"{target.prefix}/{name}" if target.prefix else name
@@ -162,7 +162,7 @@ class Destinations:
         return tuple(goals)
 
     def note(self, entry: PlanEntry) -> None:
-        """See that none of *entry*'s tags, as far as they are known yet, comes from another entry's image."""
+        """Check that no known tag of *entry* comes from another entry's image."""
         for goal in entry.goals:
             tags = entry.tags.names if entry.reference is None else ()
             for tag in (goal.tag,) if goal.tag else tags:
@@ -188,7 +188,7 @@ class Destinations:
 
 
 def _image(entry: PlanEntry, tag: str) -> tuple[object, ...]:
-    """What tells an entry's image from others; under one tag at the goal, it has one at the source."""
+    """What identifies the image of an entry that goes to *tag*."""
     if entry.kind == "local":
         return entry.kind, entry.location, frozenset(entry.platforms)
     return entry.host, entry.repository, entry.reference or tag, frozenset(entry.platforms)

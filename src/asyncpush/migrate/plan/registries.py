@@ -1,4 +1,4 @@
-"""What a plan says of registries: how sources are reached, which the targets are, and how repositories are created."""
+"""The registries of a plan: how sources are reached, what the targets are, and how repositories are created."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from asyncpush.settings import AwsConfiguration, Credentials, Mutability, Reposi
 
 
 def source_registry(host: str, spec: RegistryDocument, base: Path, place: str, problems: Problems) -> SourceRegistry:
-    """How *host* is reached; blocks while it looks for files.
+    """How to reach *host*; blocks while it looks for files.
 
     Args:
         host: the registry's host.
-        spec: what the plan says of it.
+        spec: its part of the plan.
         base: the directory that paths are relative to.
-        place: where the plan says it.
-        problems: takes what is wrong.
+        place: where that is in the plan.
+        problems: collects the problems.
     """
     credentials = given(spec.credentials) or CredentialsDocument()
     tls = given(spec.tls) or TlsDocument()
     if spec.credentials is not UNSET and not problems.has_below(member(place, "credentials")):
         _check_credentials(credentials, member(place, "credentials"), problems)
-    there = member(place, "tls")
+    tls_place = member(place, "tls")
     if spec.plain_http is True and spec.tls is not UNSET:
-        problems.add(there, "has no effect with plain_http")
+        problems.add(tls_place, "has no effect with plain_http")
     if tls.key is not UNSET and tls.cert is UNSET:
-        problems.add(member(there, "key"), "needs cert")
-    files = {name: _file(getattr(tls, name), base, member(there, name), problems) for name in ("ca", "cert", "key")}
+        problems.add(member(tls_place, "key"), "needs cert")
+    files = {name: _file(getattr(tls, name), base, member(tls_place, name), problems) for name in ("ca", "cert", "key")}
     user = credentials.username is not UNSET and credentials.password is not UNSET
     return SourceRegistry(
         host=host,
@@ -101,7 +101,7 @@ def _file(spec: object, base: Path, place: str, problems: Problems) -> Path | No
 
 
 def make_target(name: str, spec: TargetDocument, place: str, problems: Problems) -> PlanTarget:
-    """The target that *spec* stands for; what is wrong with it is noted at *place*."""
+    """The target that *spec* describes; its problems are noted at *place*."""
     registry = RegistryName()
     if isinstance(spec.registry, str):
         with problems.at(member(place, "registry")):
@@ -118,7 +118,7 @@ def make_target(name: str, spec: TargetDocument, place: str, problems: Problems)
 def _prefix(text: str, registry: RegistryName) -> str:
     try:
         if text:
-            # A prefix may be shorter than a repository's name.
+            # A prefix can be shorter than a repository name.
             check_repository(f"{text}/x", registry.service)
     except InvalidReferenceError as error:
         raise InvalidReferenceError(
@@ -136,7 +136,7 @@ def _aws(spec: AwsDocument | TargetDocument, place: str, problems: Problems) -> 
 
 
 def check_url(url: str) -> None:
-    """See that *url* can be an endpoint's.
+    """Check that *url* can be an endpoint.
 
     Raises:
         UsageError: it can't.
@@ -148,7 +148,7 @@ def check_url(url: str) -> None:
 
 T = TypeVar("T")
 
-# ImageTagMutabilityExclusionFilter in ECR's service model, and how many CreateRepository takes.
+# ImageTagMutabilityExclusionFilter in ECR's service model, and how many CreateRepository accepts.
 _EXCLUSION = re.compile(r"[0-9a-zA-Z._*-]{1,128}")
 _MAX_EXCLUSIONS = 5
 
@@ -160,11 +160,11 @@ _EXCLUDING: dict[Mutability, Mutability] = {
 
 @dataclass(slots=True)
 class Repositories:
-    """Makes settings of what the plan says, and reads its policies, each file once; blocks while it does.
+    """Makes the settings of repositories, and reads policies, each file once; blocks while it does.
 
     Attributes:
         base: the directory that paths are relative to.
-        problems: takes what is wrong.
+        problems: collects the problems.
     """
 
     base: Path
@@ -172,7 +172,7 @@ class Repositories:
     _files: dict[Path, str] = field(default_factory=dict)
 
     def settings(self, spec: RepositoryDocument, place: str) -> RepositorySettings:
-        """The settings that *spec* stands for; what is wrong with it is noted at *place*."""
+        """The settings that *spec* describes; its problems are noted at *place*."""
         kms_key = given(spec.kms_key)
         if kms_key is not None and spec.encryption not in ("KMS", "KMS_DSSE"):
             self.problems.add(member(place, "kms_key"), "needs an encryption", hint="add encryption: KMS or KMS_DSSE")
@@ -191,34 +191,36 @@ class Repositories:
     def _mutability(self, spec: RepositoryDocument, place: str) -> Mutability | None:
         mutability: Mutability | None = given(spec.mutability)
         exclusions = given(spec.exclusions) or []
-        there = member(place, "exclusions")
+        exclusions_place = member(place, "exclusions")
         if len(exclusions) > _MAX_EXCLUSIONS:
-            self.problems.add(there, f"has {len(exclusions)} wildcards; ECR allows {_MAX_EXCLUSIONS}")
-        for at, each in enumerate(exclusions):
-            if not _EXCLUSION.fullmatch(each):
-                self.problems.add(f"{there}[{at}]", f"{each[:140]!r} is not a tag wildcard", hint="such as dev-*")
+            self.problems.add(exclusions_place, f"has {len(exclusions)} wildcards; ECR allows {_MAX_EXCLUSIONS}")
+        for at, wildcard in enumerate(exclusions):
+            if not _EXCLUSION.fullmatch(wildcard):
+                self.problems.add(
+                    f"{exclusions_place}[{at}]", f"{wildcard[:140]!r} is not a tag wildcard", hint="such as dev-*"
+                )
         if not exclusions:
             if mutability and mutability.endswith("_WITH_EXCLUSION"):
                 self.problems.add(member(place, "mutability"), f"{mutability} needs exclusions")
             return mutability
         if mutability is None:
-            self.problems.add(there, "needs mutability: IMMUTABLE or MUTABLE")
+            self.problems.add(exclusions_place, "needs mutability: IMMUTABLE or MUTABLE")
             return None
         return _EXCLUDING.get(mutability, mutability)
 
     def _policy(self, name: str, spec: str | dict[str, object] | UnsetType, place: str) -> str | None:
         if spec is UNSET:
             return None
-        there = member(place, name)
+        policy_place = member(place, name)
         if isinstance(spec, dict):
             text = json.dumps(spec, separators=(",", ":"))
             for inner, words in faults_of(name, text, spec):
-                self.problems.add(f"{there}.{inner}" if inner else there, words)
+                self.problems.add(f"{policy_place}.{inner}" if inner else policy_place, words)
             return text
-        with self.problems.at(there):
+        with self.problems.at(policy_place):
             text = self._read(self.base / str(spec), LENGTHS[name][1])
             for inner, words in faults_of(name, text, _object_of(text, str(spec))):
-                self.problems.add(there, f"{spec}: {inner} {words}" if inner else f"{spec} {words}")
+                self.problems.add(policy_place, f"{spec}: {inner} {words}" if inner else f"{spec} {words}")
             return text
         return None
 
@@ -260,19 +262,19 @@ def merged(spec: RepositoryDocument | UnsetType, defaults: RepositoryDocument | 
 
 
 def first_given(*values: T | UnsetType) -> T | None:
-    """The first of *values* that was given; None if none was."""
+    """The first of *values* that is given; None if none is."""
     return next((value for value in values if not isinstance(value, UnsetType)), None)
 
 
 def given(value: T | UnsetType) -> T | None:
-    """*value*, None if it was not given."""
+    """*value*; None if it is not given."""
     return None if isinstance(value, UnsetType) else value
 
 
-#: A member's place in a policy, and what is wrong with it.
+#: The place of a member in a policy, and the problem with it.
 Fault: TypeAlias = tuple[str, str]
 
-#: The shortest and the longest text that SetRepositoryPolicy and PutLifecyclePolicy take (ECR's service model).
+#: The shortest and the longest text for SetRepositoryPolicy and PutLifecyclePolicy (ECR's service model).
 LENGTHS = {"policy": (0, 10_240), "lifecycle_policy": (100, 30_720)}
 
 #: Rules of a lifecycle policy (ECR's quotas page), and their tagStatus.
@@ -282,9 +284,9 @@ _TAG_LISTS = ("tagPatternList", "tagPrefixList")
 
 
 def faults_of(name: str, text: str, document: dict[str, Any]) -> Iterator[Fault]:
-    """What is wrong with a ``policy`` or ``lifecycle_policy``; with all of it, where the place is empty.
+    """The problems of a ``policy`` or ``lifecycle_policy``; an empty place means all of it.
 
-    Only what ECR's user guide demands of every rule: what it allows beside that has grown before, and will again.
+    This checks only what ECR's user guide requires of every rule: what it allows in addition grows over time.
     """
     least, most = LENGTHS[name]
     if len(text) > most:

@@ -1,4 +1,4 @@
-"""From a plan's document to the plan: everything that can be checked without a network is."""
+"""From the document of a plan to the plan; checks everything that needs no network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import UNSET, UnsetType
 
 from asyncpush.errors import InvalidReferenceError
-from asyncpush.migrate.plan.convert import shaped
+from asyncpush.migrate.plan.convert import convert
 from asyncpush.migrate.plan.diagnostics import Problems, member
 from asyncpush.migrate.plan.document import (
     AlternativeDocument,
@@ -24,7 +24,7 @@ from asyncpush.migrate.plan.document import (
     Texts,
 )
 from asyncpush.migrate.plan.model import Goal, Plan, PlanEntry, PlanTarget
-from asyncpush.migrate.plan.references import Destinations, ImageSource, read_origin, read_to
+from asyncpush.migrate.plan.references import Destinations, ImageSource, read_destination, read_source
 from asyncpush.migrate.plan.registries import Repositories, first_given, given, make_target, merged, source_registry
 from asyncpush.migrate.plan.tags import Alternative, Patterns, TagRules, check_glob, check_regex
 from asyncpush.migrate.plan.versions import VersionRange
@@ -33,18 +33,18 @@ from asyncpush.model import Platform
 from asyncpush.reference import canonical_host, is_tag
 from asyncpush.settings import RepositorySettings, SourceRegistry
 
-#: What the caller's own registry is called where a plan names no target.
+#: The name of the target of a plan that names none: the caller's own registry.
 OWN = "own"
 
 
 def resolve(document: Value, environ: Mapping[str, str], base: Path, problems: Problems) -> Plan:
-    """Read a document whole; blocks, since it looks for files. The plan is good only if there are no problems.
+    """Make a plan from a document; blocks while it looks for files. The plan is valid only if there are no problems.
 
     Args:
-        document: the document, as it was parsed.
-        environ: the variables that it may refer to.
+        document: the parsed document.
+        environ: the variables that it can refer to.
         base: the directory that paths are relative to.
-        problems: takes what is wrong.
+        problems: collects the problems.
     """
     if not isinstance(document, dict):
         problems.add("", "the plan is not a mapping", hint="write version: 1 and images: [...]")
@@ -67,14 +67,14 @@ class _Resolver:
     used: set[str] = field(default_factory=set)
     used_defaults: set[str] = field(default_factory=set)
     futile: list[str] = field(default_factory=list)
-    goals: Destinations = field(init=False)
+    destinations: Destinations = field(init=False)
 
     def __post_init__(self) -> None:
         self.repositories = Repositories(self.base, self.problems)
-        self.goals = Destinations(self.problems)
+        self.destinations = Destinations(self.problems)
 
     def plan(self, document: Expanded) -> Plan:
-        """The plan; members are shaped one by one, so that one that is wrong does not hide the others."""
+        """The plan. Members are converted one by one, so that the problems of one do not hide those of others."""
         members = dict(document) if isinstance(document, dict) else {}
         registries, targets, images = (members.pop(name, UNSET) for name in ("registries", "targets", "images"))
         defaults = members.pop("defaults", {})
@@ -83,7 +83,7 @@ class _Resolver:
         self._check_head({**members, "images": []})
         sources = self._registries(registries)
         self._targets(targets)
-        self.defaults = shaped(defaults, DefaultsDocument, "defaults", self.problems) or DefaultsDocument()
+        self.defaults = convert(defaults, DefaultsDocument, "defaults", self.problems) or DefaultsDocument()
         self.default_tags = tag_rules(self.defaults.tags, "defaults.tags", self.problems)
         self.futile += futile_rules(self.default_tags, "defaults.tags")
         self.default_platforms = platforms(self.defaults.platforms, "defaults.platforms", self.problems)
@@ -92,7 +92,7 @@ class _Resolver:
         return Plan(sources, tuple(self.targets.values()), entries, notices=self._notices(sources))
 
     def _check_head(self, members: dict[str, Expanded]) -> None:
-        shaped(members, PlanDocument, "", self.problems)
+        convert(members, PlanDocument, "", self.problems)
 
     def _registries(self, spec: Expanded | UnsetType) -> dict[str, SourceRegistry]:
         found: dict[str, SourceRegistry] = {}
@@ -102,7 +102,7 @@ class _Resolver:
                 host = canonical_host(name)
                 if host in found:
                     raise InvalidReferenceError(f"is {host}, which is configured already")
-                document = shaped(value, RegistryDocument, place, self.problems) or RegistryDocument()
+                document = convert(value, RegistryDocument, place, self.problems) or RegistryDocument()
                 found[host] = source_registry(host, document, self.base, place, self.problems)
         return found
 
@@ -111,7 +111,7 @@ class _Resolver:
             self.targets[OWN] = PlanTarget(OWN)
         for name, value in self._named(spec, "targets"):
             place = member("targets", name)
-            document = shaped(value, TargetDocument, place, self.problems) or TargetDocument()
+            document = convert(value, TargetDocument, place, self.problems) or TargetDocument()
             self.targets[name] = make_target(name, document, place, self.problems)
         if spec == {}:
             self.problems.add("targets", "is empty", hint="leave it out for your own registry")
@@ -135,47 +135,47 @@ class _Resolver:
         return tuple(entry for entry in entries if entry)
 
     def _entry(self, value: Expanded, place: str) -> PlanEntry | None:
-        spec = shaped(value, EntryDocument, place, self.problems)
+        spec = convert(value, EntryDocument, place, self.problems)
         if spec is None:
             return None
-        origin: ImageSource | None = None
+        source: ImageSource | None = None
         with self.problems.at(member(place, "from")):
-            origin = read_origin(spec.source, self.base)
-        rules = self._tags(spec, origin, place)
+            source = read_source(spec.source, self.base)
+        rules = self._tags(spec, source, place)
         repository = merged(spec.repository, self.defaults.repository)
         settings = self._settings(spec, place)
         wanted = platforms(spec.platforms, member(place, "platforms"), self.problems)
         targets = self._target_names(spec.targets, member(place, "targets")) or self._default_targets(place)
-        if origin is None:
+        if source is None:
             return None
-        self.hosts.add(origin.host)
+        self.hosts.add(source.host)
         create = repository.create is True
-        there = "defaults.repository" if spec.repository is UNSET else member(place, "repository")
-        self.futile += futile_settings(settings, there, create=create)
+        settings_place = "defaults.repository" if spec.repository is UNSET else member(place, "repository")
+        self.futile += futile_settings(settings, settings_place, create=create)
         entry = PlanEntry(
             place=place,
             source=spec.source,
-            kind=origin.kind,
-            location=origin.location,
-            host=origin.host,
-            repository=origin.repository,
-            reference=origin.reference,
+            kind=source.kind,
+            location=source.location,
+            host=source.host,
+            repository=source.repository,
+            reference=source.reference,
             tags=rules,
             min_tags=self._min_tags(spec, rules, place),
-            goals=self._goals(spec, origin, rules, targets, place),
+            goals=self._goals(spec, source, rules, targets, place),
             platforms=self.default_platforms if spec.platforms is UNSET else wanted,
             referrers=first_given(spec.referrers, self.defaults.referrers) is not False,
             create=create,
             repository_settings=settings,
         )
-        self.goals.note(entry)
+        self.destinations.note(entry)
         return entry
 
-    def _tags(self, spec: EntryDocument, origin: ImageSource | None, place: str) -> TagRules:
-        if origin is not None and origin.is_chosen:
+    def _tags(self, spec: EntryDocument, source: ImageSource | None, place: str) -> TagRules:
+        if source is not None and source.is_chosen:
             if spec.tags is not UNSET:
                 self.problems.add(member(place, "tags"), f"is not allowed, since {spec.source[:300]} names one image")
-            return TagRules(names=(origin.reference,) if origin.reference else ())
+            return TagRules(names=(source.reference,) if source.reference else ())
         if spec.tags is UNSET:
             self.used_defaults.add("tags")
             return self.default_tags
@@ -184,7 +184,7 @@ class _Resolver:
         return rules
 
     def _min_tags(self, spec: EntryDocument, rules: TagRules, place: str) -> int | None:
-        """How many tags must be taken; what the defaults say is for rules, since names must be there anyway."""
+        """How many tags must match; the default applies only to rules, since tags that are named must exist anyway."""
         if spec.min_tags is UNSET:
             if not rules.needs_listing:
                 return None
@@ -234,23 +234,25 @@ class _Resolver:
         return list(self.targets.values())
 
     def _goals(
-        self, spec: EntryDocument, origin: ImageSource, rules: TagRules, targets: list[PlanTarget], place: str
+        self, spec: EntryDocument, source: ImageSource, rules: TagRules, targets: list[PlanTarget], place: str
     ) -> tuple[Goal, ...]:
         self.used.update(target.name for target in targets)
-        there, name, tag = member(place, "from"), origin.name, origin.tag
+        destination_place, name, tag = member(place, "from"), source.name, source.tag
         if isinstance(spec.to, str):
-            there = member(place, "to")
-            with self.problems.at(there):
-                name, tag_there = read_to(spec.to)
-                tag = tag_there or tag
-                if tag_there and origin.kind == "registry" and not _is_one(origin, rules):
-                    self.problems.add(there, "names one tag, but the source has several", hint="leave it out")
-        elif origin.kind == "local":
+            destination_place = member(place, "to")
+            with self.problems.at(destination_place):
+                name, given_tag = read_destination(spec.to)
+                tag = given_tag or tag
+                if given_tag and source.kind == "registry" and not _is_one(source, rules):
+                    self.problems.add(
+                        destination_place, "names one tag, but the source has several", hint="leave it out"
+                    )
+        elif source.kind == "local":
             self.problems.add(place, "has no to", hint="name the repository that a source on this machine goes to")
             return ()
         if not name:
             return ()
-        return self.goals.make(name, tag, targets, there)
+        return self.destinations.make(name, tag, targets, destination_place)
 
     def _notices(self, sources: Mapping[str, SourceRegistry]) -> tuple[str, ...]:
         unused = [f"registries: no entry reads from {host}" for host in sources if host not in self.hosts]
@@ -260,15 +262,15 @@ class _Resolver:
             for name in ("tags", "min_tags")
             if getattr(self.defaults, name) is not UNSET and name not in self.used_defaults
         ]
-        return (*unused, *idle, *unread, *dict.fromkeys(self.futile), *self.goals.notices)
+        return (*unused, *idle, *unread, *dict.fromkeys(self.futile), *self.destinations.notices)
 
 
-def _is_one(origin: ImageSource, rules: TagRules) -> bool:
-    return origin.is_chosen or (len(rules.names) == 1 and not rules.needs_listing)
+def _is_one(source: ImageSource, rules: TagRules) -> bool:
+    return source.is_chosen or (len(rules.names) == 1 and not rules.needs_listing)
 
 
 def futile_rules(rules: TagRules, place: str) -> Iterator[str]:
-    """What of the rules of tags at *place* can't do what it seems to be for."""
+    """Messages about rules for tags at *place* that have no effect."""
     for name in rules.names:
         if name in rules.exclude_names:
             yield f"{place}: {name} is included by name, so excluding it has no effect"
@@ -278,7 +280,7 @@ def futile_rules(rules: TagRules, place: str) -> Iterator[str]:
 
 
 def futile_settings(settings: RepositorySettings, place: str, *, create: bool) -> Iterator[str]:
-    """Whether the settings at *place* are for repositories that nobody creates."""
+    """A message if the settings at *place* are for repositories that are not created."""
     if not create and settings != RepositorySettings():
         yield f"{place}: the settings have no effect without create: true or migrate --create-repository"
 
@@ -294,7 +296,7 @@ def _futile(spec: Alternative, place: str) -> Iterator[str]:
 
 
 def _impossible(patterns: Patterns, place: str) -> Iterator[str]:
-    """Patterns that match no tag, whatever its name."""
+    """Messages about patterns that can't match any tag."""
     for glob in patterns.glob:
         odd = re.search(r"[^A-Za-z0-9_.*?-]", re.sub(r"\[[^]]+\]", "", glob))
         if odd:
@@ -310,13 +312,13 @@ def _impossible(patterns: Patterns, place: str) -> Iterator[str]:
 
 
 def tag_rules(spec: str | list[str] | TagsDocument | UnsetType, place: str, problems: Problems) -> TagRules:
-    """The rules that *spec* stands for; what is wrong with them is noted at *place*."""
+    """The rules that *spec* describes; their problems are noted at *place*."""
     if isinstance(spec, UnsetType):
         return TagRules()
     if not isinstance(spec, TagsDocument):
         return TagRules(names=_names(spec, place, problems))
     names = _names(spec.names, member(place, "names"), problems)
-    whole = _alternative(spec, place, problems)
+    base = _alternative(spec, place, problems)
     if spec.any == []:
         problems.add(member(place, "any"), "is empty")
     alternatives = tuple(
@@ -331,19 +333,21 @@ def tag_rules(spec: str | list[str] | TagsDocument | UnsetType, place: str, prob
                 )
     return TagRules(
         names=names,
-        patterns=whole.patterns,
+        patterns=base.patterns,
         alternatives=alternatives,
-        exclude=whole.exclude,
-        exclude_names=whole.exclude_names,
+        exclude=base.exclude,
+        exclude_names=base.exclude_names,
         newest=given(spec.newest),
     )
 
 
 def _alternative(spec: TagsDocument | AlternativeDocument, place: str, problems: Problems) -> Alternative:
     patterns = _patterns(spec, place, problems)
-    there, exclude = member(place, "exclude"), given(spec.exclude) or ExcludeDocument()
+    exclude_place, exclude = member(place, "exclude"), given(spec.exclude) or ExcludeDocument()
     found = Alternative(
-        patterns, _patterns(exclude, there, problems), _names(exclude.names, member(there, "names"), problems)
+        patterns,
+        _patterns(exclude, exclude_place, problems),
+        _names(exclude.names, member(exclude_place, "names"), problems),
     )
     if isinstance(spec, AlternativeDocument) and found == Alternative() and not problems.has_below(place):
         problems.add(place, "matches all tags", hint="add glob, regex, semver or exclude")
@@ -351,7 +355,7 @@ def _alternative(spec: TagsDocument | AlternativeDocument, place: str, problems:
 
 
 def platforms(spec: Texts | UnsetType, place: str, problems: Problems) -> tuple[Platform, ...]:
-    """The platforms that *spec* names; none for all of them."""
+    """The platforms that *spec* names; empty for all."""
     if isinstance(spec, UnsetType) or spec in ("all", ["all"]):
         return ()
     if not spec:
@@ -364,7 +368,7 @@ def platforms(spec: Texts | UnsetType, place: str, problems: Problems) -> tuple[
 
 
 def texts(spec: Texts | UnsetType) -> list[str]:
-    """A list of what may be one text or many."""
+    """One text or several, as a list."""
     if isinstance(spec, UnsetType):
         return []
     return [spec] if isinstance(spec, str) else spec

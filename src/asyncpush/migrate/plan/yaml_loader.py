@@ -1,8 +1,7 @@
-"""Text into plain values: YAML or JSON, from people, so that nothing in it costs more than it should.
+"""Parses YAML or JSON into plain values, with bounds on what a document can cost.
 
 A scalar without quotes stays as it is written (``RawScalar``): the tag 1.20 is not a number, ``no`` is not false, and
-2026-01-01 is not a date. A caller that needs a number converts it.
-Keys that come twice are refused, aliases and depth are bounded.
+2026-01-01 is not a date. A caller that needs a number converts it. Duplicate keys are refused.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ if TYPE_CHECKING:
 
 MiB = 1024 * 1024
 
-#: A plan of 100,000 images has some 10 MiB.
+#: A plan with 100,000 images has about 10 MiB.
 MAX_DOCUMENT = 32 * MiB
 
-#: Values of a document once its aliases are followed, and how deep they may lie in each other.
+#: Values of a document with its aliases expanded, and how deeply they can be nested.
 MAX_VALUES = 2_000_000
 MAX_DEPTH = 40
 
-#: Text of so many characters counts as one value more: an alias of it costs as much as the text.
+#: So many characters of text count as one more value, since an alias of it costs as much as the text.
 _CHARACTERS = 64
 
 
 class RawScalar(str):
-    """Text without quotes, or a number or truth value of JSON, as it was written."""
+    """Text without quotes, or a number or boolean of JSON, as it is written."""
 
     __slots__ = ()
 
     @property
     def native(self) -> str | int | float | bool:
-        """What it means where anything may stand, as in JSON."""
+        """Its value as JSON would have it."""
         if re.fullmatch(r"-?(?:0|[1-9][0-9]{0,300})", self):
             return int(self)
         if re.fullmatch(r"-?(?:0|[1-9][0-9]{0,300})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?", self):
@@ -55,11 +54,11 @@ def parse_document(text: str, label: str, *, is_json: bool = False) -> Value:
 
     Args:
         text: the document.
-        label: how to call it in errors.
-        is_json: it is JSON for certain; otherwise it may be, and is read as YAML if not.
+        label: its name in errors.
+        is_json: it must be JSON; otherwise it can be JSON, or else YAML.
 
     Raises:
-        UsageError: it is neither, or goes beyond the bounds.
+        UsageError: it is neither, or exceeds the bounds.
     """
     if is_json or text.lstrip()[:1] in ("{", "["):
         try:
@@ -138,20 +137,20 @@ def _yaml_hint(text: str, error: Any) -> str | None:  # noqa: ANN401 - PyYAML ha
 
 
 class _Builder:
-    """Makes values of YAML's nodes, each alias again."""
+    """Makes values from YAML nodes, with aliases expanded."""
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._left = MAX_VALUES
+        self._remaining = MAX_VALUES
 
     def value(self, node: Node, depth: int) -> Value:
-        self._left -= 1
-        if self._left < 0:
+        self._remaining -= 1
+        if self._remaining < 0:
             raise self._error(node, f"there are more than {MAX_VALUES} values once aliases (*NAME) are followed")
         if depth > MAX_DEPTH:
             raise self._error(node, f"it is nested more than {MAX_DEPTH} levels deep")
         if node.id == "scalar":
-            self._left -= len(node.value) // _CHARACTERS
+            self._remaining -= len(node.value) // _CHARACTERS
             return self._scalar(node)
         if node.id == "sequence":
             return [self.value(inner, depth + 1) for inner in node.value]
@@ -201,7 +200,7 @@ _BODY = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re
 
 
 class UnknownVariable:
-    """Stands for a text with a variable that does not exist, so that nothing else is said about it."""
+    """Stands for text with a variable that is not set; it causes no other problems."""
 
     __slots__ = ()
 
@@ -212,9 +211,9 @@ Expanded: TypeAlias = "str | list[Expanded] | dict[str, Expanded] | UnknownVaria
 
 
 def expand(value: Value, environ: Mapping[str, str], place: str, problems: Problems) -> Expanded:
-    """*value* with the variables of all its text replaced; ``$$`` is a dollar sign, keys stay as they are.
+    """*value* with all variables in its text replaced; ``$$`` is a dollar sign. Keys are not changed.
 
-    What came out of a variable is ``RawScalar``: it may be a number where one is wanted.
+    Text with variables becomes a ``RawScalar``: it can be a number where one is needed.
     """
     if isinstance(value, dict):
         return {name: expand(inner, environ, member(place, name), problems) for name, inner in value.items()}
@@ -230,7 +229,7 @@ def expand(value: Value, environ: Mapping[str, str], place: str, problems: Probl
 
 
 def escape(text: str) -> str:
-    """*text* such that ``expand`` leaves it as it is."""
+    """*text*, escaped so that ``expand`` returns it unchanged."""
     return re.sub(r"\$(?=[${])", "$$", text)
 
 
