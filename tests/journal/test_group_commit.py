@@ -89,7 +89,7 @@ async def test_a_full_disk_is_one_line_and_what_was_acknowledged_stays(path: Pat
         for error in failures:
             assert str(error) == (
                 f"the journal {path} can't be written: database or disk is full; "
-                "make room on its disk; run the same command again to resume"
+                "free space on its disk; run the same command again to resume"
             )
         await limit(1_000_000)
         await journal.layer_completed(APP, str(digest("b")), layer("b"))

@@ -1,4 +1,4 @@
-"""The journal: what ECR has acknowledged, remembered across runs that may be killed at any instant."""
+"""The journal: a record of what ECR has acknowledged, kept across runs that can be killed at any instant."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ class SourceListing:
             actual = self._stored_sizes[wrong.descriptor.digest]
             error = ManifestError(
                 f"{wrong.name} of {image.source} has {actual} bytes, and its manifest says {wrong.descriptor.size}",
-                hint="build and push the image again",
+                hint="the manifest is wrong; build and push the image again",
             )
             self._context.fail(copy, error)
         return correct
