@@ -202,10 +202,10 @@ def test_a_bare_digest_in_a_file_is_one_digest(app: Server, tmp_path: Path) -> N
         ("complete-layer-upload --registry-id 12 --upload-id bad --layer-digests x",
          ["--registry-id: '12'", "--upload-id", "--layer-digests ([0]): 'x'"]),
         (f"complete-layer-upload --upload-id {UPLOAD} --layer-digests {' '.join([LAYER] * 101)}",
-         ["--layer-digests: 101 elements, and 100 is the most"]),
+         ["--layer-digests: 101 elements; the maximum is 100"]),
         (f"put-image --image-manifest {{}} --image-tag {'t' * 301}",
-         ["--image-tag: 301 characters, and 300 is the most"]),
-        ("describe-images --filter tagStatus=SOME", ["--filter (tagStatus): 'SOME' is none of TAGGED, UNTAGGED, ANY"]),
+         ["--image-tag: 301 characters; the maximum is 300"]),
+        ("describe-images --filter tagStatus=SOME", ["--filter (tagStatus): 'SOME' is not one of TAGGED, UNTAGGED, ANY"]),
         ("describe-images --max-results 1001", ["--max-results: 1001 is more than 1000"]),
     ],
 )  # fmt: skip

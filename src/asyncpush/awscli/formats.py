@@ -1,4 +1,4 @@
-"""An answer as the aws CLI prints it: times as ISO 8601, the query applied, in one of five forms."""
+"""A response as the aws CLI prints it: times in ISO 8601, the query applied, in one of five formats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from asyncpush.awscli.errors import OTHER, CommandError
 from asyncpush.awscli.global_options import Output
 from asyncpush.awscli.operations import Json, Members
 
-# What YAML 1.2 takes for something else than text; PyYAML reads 1.1, in which `on` and `1:20` are not text, either.
+# What is not text in YAML 1.2; in YAML 1.1, which PyYAML implements, `on` and `1:20` are not text either.
 _YAML_1_2 = (
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
     (
@@ -37,11 +37,11 @@ _YAML_1_2 = (
 
 @dataclass(frozen=True, slots=True)
 class OperationOutput:
-    """What an operation answered.
+    """The response of an operation.
 
     Attributes:
-        whole: all of it, pages merged.
-        pages: what each page adds, and at last the token to go on with; ``whole`` alone where there are no pages.
+        whole: the response, with pages merged.
+        pages: what each page adds, and at the end the token for the rest; without pages, only ``whole``.
     """
 
     whole: Members
@@ -55,7 +55,7 @@ class Query:
         expression: its text.
 
     Raises:
-        CommandError: it is written wrong.
+        CommandError: it is invalid.
     """
 
     def __init__(self, expression: str | None) -> None:
@@ -65,10 +65,10 @@ class Query:
             raise CommandError(f"Bad value for --query {expression}: {error}") from error
 
     def apply(self, value: Json) -> Json:
-        """What it picks from *value*.
+        """The result of the query for *value*.
 
         Raises:
-            CommandError: it can't be applied to it.
+            CommandError: it can't be applied.
         """
         try:
             return value if self._compiled is None else self._compiled.search(value)
@@ -80,7 +80,7 @@ def render(answer: OperationOutput, output: Output, query: Query, title: str, *,
     """The text for standard output.
 
     Raises:
-        CommandError: the query or the form does not fit.
+        CommandError: the query or the format does not fit.
     """
     match output:
         case "text":
@@ -96,7 +96,7 @@ def render(answer: OperationOutput, output: Output, query: Query, title: str, *,
 
 
 def printable(value: Any, *, wire: bool = False) -> Json:
-    """*value* with its times as ISO 8601, or as numbers (*wire*)."""
+    """*value* with times in ISO 8601, or as numbers (*wire*)."""
     if isinstance(value, dict):
         return {str(key): printable(inner, wire=wire) for key, inner in value.items()}
     if isinstance(value, list):
@@ -120,7 +120,7 @@ def _yaml(value: Json) -> str:
 
 
 def _dumper(yaml: ModuleType) -> type[Any]:
-    """A writer that quotes as the aws CLI's does: what YAML 1.2 would not take for text, and how."""
+    """A YAML writer that quotes as the aws CLI does: text that would not be text in YAML 1.2."""
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc, name-defined] # known at run time only
         def ignore_aliases(self, _: object) -> bool:
@@ -144,7 +144,7 @@ def _without(resolvers: Iterable[tuple[str, Any]], tags: set[str]) -> list[tuple
     return [(tag, pattern) for tag, pattern in resolvers if tag not in tags]
 
 
-#: Spaces about a cell, and a box's two edges.
+#: Spaces around a cell, and the two edges of a box.
 _PADDING, _EDGES = 4, 2
 _DEFAULT_WIDTH = 80
 
@@ -154,7 +154,7 @@ _PLAIN = ("", "")
 
 
 def render_table(title: str, answer: Json, *, colored: bool) -> str:
-    """The table of *answer*; nothing if it is empty.
+    """The table of *answer*; empty if there is nothing in it.
 
     Raises:
         CommandError: its rows differ in length.
@@ -175,7 +175,7 @@ def render_table(title: str, answer: Json, *, colored: bool) -> str:
 
 @dataclass(slots=True)
 class _Box:
-    """A title, a row of headings, and rows; within *indent* others."""
+    """A title, a row of headings, and rows, nested in *indent* other boxes."""
 
     title: str
     indent: int
@@ -189,7 +189,7 @@ class _Box:
         self.rows.append([str(cell) for cell in row])
 
     def upright(self) -> _Box:
-        """With a heading and its value on each line, if there is one row only."""
+        """The box with a heading and its value on each line, if it has only one row."""
         if len(self.rows) != 1 or not self.headings:
             return self
         pairs = [[heading, value] for heading, value in zip(self.headings, self.rows[0], strict=True)]
@@ -240,7 +240,7 @@ def _boxes(title: str, value: Json, indent: int) -> Iterator[_Box]:
                 box.add(row)
             yield box
     elif value and not isinstance(value, (dict, list)):
-        # A query that picks one value leaves its box empty.
+        # The box of a single value stays empty.
         yield _Box(title, indent)
 
 
@@ -286,13 +286,13 @@ def _rows(values: list[Json]) -> Iterator[list[Json]]:
 
 
 def _split(members: Members) -> tuple[list[str], list[str]]:
-    """The names of the scalars, and of what has members or elements of its own."""
+    """The names of the scalars, and of members with members or elements."""
     nested = {name for name, value in members.items() if isinstance(value, (dict, list))}
     return sorted(members.keys() - nested), sorted(nested)
 
 
 def _scaled(widths: list[int], total: int) -> list[int]:
-    """The columns stretched to *total*: what rounding adds is taken from the first, what it loses goes to the last."""
+    """The columns scaled to *total*; rounding errors change the first or the last columns."""
     if not widths:
         return widths
     factor = total / sum(widths)
@@ -330,7 +330,7 @@ def _screen_width() -> int:
 
 
 def render_text(value: Json) -> str:
-    """The lines of *value*; nested ones begin with the name of their member, in capitals."""
+    """The lines of *value*; nested ones begin with the name of their member in capitals."""
     return "".join(f"{line}\n" for line in _lines(value, None))
 
 

@@ -68,7 +68,7 @@ def operation_manual(operation: Operation) -> str:
 
 
 def synopsis(operation: Operation) -> list[str]:
-    """The lines of ``aws``'s synopsis of *operation*, its own options first, all others below."""
+    """The lines of the synopsis, as in ``aws ... help``: the operation's options first, then all others."""
     lines = [f"  {operation.name}"]
     for option in _shown(operation):
         words = f"{option.name} <value>"
@@ -129,7 +129,7 @@ _SENTENCE = re.compile(r"(.*?\.)(?:\s|$)")
 
 
 class _Generator(ArgumentGenerator):  # type: ignore[misc] # botocore is untyped
-    """botocore's, but that of several choices it takes the first, where that takes any: the same skeleton each time."""
+    """botocore's generator, but it selects the first of several choices, so that a skeleton is always the same."""
 
     def _generate_skeleton(self, shape: Any, stack: list[str], name: str = "") -> Json:
         if shape.type_name == "string" and shape.enum and not self._use_member_names:
@@ -144,25 +144,25 @@ def input_skeleton(operation: Operation) -> str:
 
 
 def output_skeleton(operation: Operation) -> Members:
-    """An answer in which each member says its name."""
+    """A response in which the value of each member is its name."""
     members: Members = _Generator(use_member_names=True).generate_skeleton(operation.model.output_shape)
     return members
 
 
 def yaml_skeleton(operation: Operation) -> str:
-    """An empty input, as YAML, with a comment on each member: whether it is required, and what it is."""
+    """An empty input as YAML, with a comment on each member: what it is, and whether it is required."""
     return "".join(f"{line}\n" for line in _structure(operation.model.input_shape, ""))
 
 
 def first_sentence(documentation: str) -> str:
-    """The first sentence of a piece of the model's documentation, which is HTML."""
+    """The first sentence of a documentation text of the model, which is HTML."""
     text = plain_text(documentation)
     found = _SENTENCE.match(text)
     return found[1] if found else text
 
 
 def plain_text(documentation: str) -> str:
-    """A piece of the model's documentation without its HTML."""
+    """A documentation text of the model without HTML."""
     return _SPACES.sub(" ", html.unescape(_TAG.sub("", documentation))).strip()
 
 
