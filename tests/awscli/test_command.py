@@ -205,7 +205,8 @@ def test_a_bare_digest_in_a_file_is_one_digest(app: Server, tmp_path: Path) -> N
          ["--layer-digests: 101 elements; the maximum is 100"]),
         (f"put-image --image-manifest {{}} --image-tag {'t' * 301}",
          ["--image-tag: 301 characters; the maximum is 300"]),
-        ("describe-images --filter tagStatus=SOME", ["--filter (tagStatus): 'SOME' is not one of TAGGED, UNTAGGED, ANY"]),
+        ("describe-images --filter tagStatus=SOME",
+         ["--filter (tagStatus): 'SOME' is not one of TAGGED, UNTAGGED, ANY"]),
         ("describe-images --max-results 1001", ["--max-results: 1001 is more than 1000"]),
     ],
 )  # fmt: skip

@@ -17,7 +17,7 @@ from asyncpush.units import rate_text, size_text, time_text
 
 
 class Sink:
-    """Writes to *stream* until that fails. A reader who leaves (``2>&1 | head``) must not break a push."""
+    """Writes to *stream* until that fails: a reader that closes the pipe (``2>&1 | head``) must not break a push."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -25,11 +25,11 @@ class Sink:
 
     @property
     def encoding(self) -> str:
-        """The stream's encoding; UTF-8 where it has none."""
+        """The encoding of the stream; UTF-8 if it has none."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
-        """Write *text*; letters that the stream's encoding lacks are escaped. Never raises."""
+        """Write *text*, escaping characters that the encoding lacks; never raises."""
         if not self._gone:
             try:
                 self._stream.write(self._encodable(text))
@@ -38,7 +38,7 @@ class Sink:
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what was written. Never raises."""
+        """Flush the stream; never raises."""
         if not self._gone:
             try:
                 self._stream.flush()
@@ -64,29 +64,29 @@ class Sink:
         return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
 
-#: Every line begins with what happened, in a column as wide as "already there" and two spaces.
+#: Width of the first column: each line begins with a status, of which "already there" is the longest.
 _STATUS = 15
 _OUTCOMES = {"pushed": "pushed", "present": "already there"}
 
-#: Below this width, a line about an image has no room for columns and digest.
+#: Below this width, the line of an image has no room for columns and digest.
 _NARROW = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A part of the line of totals; where there is no room, those with the highest ``rank`` go first."""
+    """A part of the line of totals; without room, the parts with the highest ``rank`` are dropped first."""
 
     text: str
     rank: int
 
 
 def printable(text: str) -> str:
-    """*text* on one line, and harmless: names come from archives, and may hold what moves a cursor."""
+    """*text* on one line, without control characters: names come from archives and can contain any."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def shortened(text: str, width: int, ellipsis: str) -> str:
-    """*text* in at most *width* letters, its middle left out: both ends of a name tell it from others."""
+    """*text* in at most *width* characters, without its middle, since both ends of a name matter."""
     if len(text) <= width:
         return text
     room = width - len(ellipsis)
@@ -96,12 +96,12 @@ def shortened(text: str, width: int, ellipsis: str) -> str:
 
 
 def image_line(event: ImageDone | ImageFailed, width: int | None = None) -> str:
-    """The line that says how an image ended.
+    """The line for the end of an image.
 
     Args:
-        event: the image's end.
-        width: the screen's, in columns. What does not fit drops the registry's host, then the digest; the rest is
-            left to wrap, since a reason or a repository cut short helps nobody.
+        event: the event.
+        width: the columns of the screen. If the line is too long, the registry's host is dropped, then the digest; a
+            reason or repository is never cut, but wraps.
     """
     if isinstance(event, ImageDone):
         status, digest, rest = _OUTCOMES[event.outcome], event.digest.short, ""
@@ -121,7 +121,7 @@ def notice_line(event: Notice) -> str:
 
 
 def retry_line(event: Retrying, more: int = 0) -> str:
-    """The line for a request that will be sent again; *more* were so since the last such line."""
+    """The line for a request that is retried; *more* were retried since the last such line."""
     count = f", {more} more" if more else ""
     return (
         f"{'retrying':{_STATUS}}{event.operation} in {event.delay:.1f} s "
@@ -130,7 +130,7 @@ def retry_line(event: Retrying, more: int = 0) -> str:
 
 
 def progress_fields(totals: Totals) -> list[Field]:
-    """What there is to say about a run under way."""
+    """The fields for a run under way."""
     fields = list(_counts(totals))
     about = "~" if totals.estimated else ""
     if totals.size:
@@ -143,7 +143,7 @@ def progress_fields(totals: Totals) -> list[Field]:
 
 
 def closing_fields(totals: Totals) -> list[Field]:
-    """What there is to say once nothing more will happen: the mean rate in place of the latest."""
+    """The fields at the end of a run, with the mean rate instead of the current one."""
     fields = list(_counts(totals))
     if totals.size:
         size = size_text(totals.read)
@@ -157,7 +157,7 @@ def closing_fields(totals: Totals) -> list[Field]:
 
 
 def joined(fields: Sequence[Field], width: int | None = None) -> str:
-    """*fields* in one line, as many of them as *width* has room for."""
+    """As many of *fields* as fit into *width*, in one line."""
     kept = list(fields)
     while kept:
         line = ", ".join(field.text for field in kept)
@@ -183,21 +183,21 @@ def _without_host(destination: str) -> str:
 
 @dataclass(slots=True)
 class _Retries:
-    """The retries of one operation: when the last line about them was written, and what has happened since."""
+    """The retries of one operation: when the last line was written, and the retries since then."""
 
     written: float
     more: int = 0
     latest: Retrying | None = None
 
 
-class PlainFace:
-    """A line for each image that ends, for notices and retries, and a heartbeat while there is nothing else to say.
+class PlainDisplay:
+    """Writes a line for each image that ends, for notices and retries, and a heartbeat in between.
 
     Args:
-        sink: where the lines go.
+        sink: the stream.
         images: how many images there will be; None if unknown.
         interval: seconds of silence before a heartbeat, and between two lines on one operation's retries.
-        clock: seconds from any beginning.
+        clock: a clock, in seconds.
     """
 
     period = 0.5
@@ -213,7 +213,7 @@ class PlainFace:
         self._spoke = clock()
 
     def take(self, event: Event) -> None:
-        """Count *event*, and write its line if it has one."""
+        """Count *event*, and write its line, if it has one."""
         self._meter.take(event)
         match event:
             case ImageDone() | ImageFailed():
@@ -226,7 +226,7 @@ class PlainFace:
                 pass
 
     def tick(self) -> None:
-        """Write what has become due: retries held back, a heartbeat."""
+        """Write what is due: retries that were held back, or a heartbeat."""
         now = self._clock()
         for retries in self._retries.values():
             if retries.latest is not None and now - retries.written >= self._interval:
@@ -236,7 +236,7 @@ class PlainFace:
             self._heartbeat()
 
     def close(self) -> None:
-        """Do nothing: each line was complete when it was written."""
+        """Do nothing: each line is complete when it is written."""
 
     def _retrying(self, event: Retrying) -> None:
         retries = self._retries.get(event.operation)
@@ -284,15 +284,15 @@ def event_line(event: Event, when: datetime) -> str:
 def _text(value: object) -> str:
     if isinstance(value, Digest):
         return str(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-class JsonFace:
-    """Writes every event, several at a time, so that the event loop makes few system calls.
+class JsonDisplay:
+    """Writes every event, several at a time to save system calls.
 
     Args:
-        sink: where the lines go.
-        now: the time, in UTC.
+        sink: the stream.
+        now: a clock, in UTC.
     """
 
     period = 0.25
@@ -303,11 +303,11 @@ class JsonFace:
         self._lines: list[str] = []
 
     def take(self, event: Event) -> None:
-        """Keep *event* for the next writing."""
+        """Keep *event* until the next tick."""
         self._lines.append(event_line(event, self._now()))
 
     def tick(self) -> None:
-        """Write what was kept."""
+        """Write the events since the last tick."""
         if self._lines:
             self._sink.write("\n".join(self._lines) + "\n")
             self._sink.flush()
