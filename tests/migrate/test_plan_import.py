@@ -550,7 +550,7 @@ def test_tags_that_can_t_be_understood_are_never_all_tags(tags: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("version: 1\nimages: [{from: a/b}]", "is a plan already"),
+        ("version: 1\nimages: [{from: a/b}]", "is already a plan"),
         ("{}", "is none of skopeo, regsync"),
         ("[]", "is none of"),
         ("x: y", "is none of"),

@@ -137,7 +137,7 @@ def bench(
                 target = await stack.enter_async_context(local_target())
             home = await stack.enter_async_context(connect(target.registry, aws=target.aws))
             await _agree(plan, TrialRepository.of(target, home), yes=yes, quiet=show.quiet)
-            emit = await stack.enter_async_context(progress(show.face))
+            emit = await stack.enter_async_context(progress(show.display))
             outcome = await Sweep(plan, target, home, emit=emit, say=say).run()
         return await _conclude(outcome, plot, show)
 

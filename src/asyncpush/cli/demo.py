@@ -10,13 +10,13 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from asyncpush.cli.options import ProgressFace, command
+from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE, run
 from asyncpush.cli.streams import say, write_as_it_is
 from asyncpush.demo.run import DemoReport, demonstrate
 from asyncpush.emulator.process import isolate
 from asyncpush.events import Emit
-from asyncpush.progress import progress
+from asyncpush.progress import ProgressKind, progress
 
 MiB = 1024 * 1024
 
@@ -34,7 +34,7 @@ and cleans up. It needs no AWS account and no configuration.
 @app.default
 def demo(
     *,
-    progress_: Annotated[ProgressFace, Parameter(name="--progress")] = "auto",
+    progress_: Annotated[ProgressKind, Parameter(name="--progress")] = "auto",
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
 ) -> int:
     """Push sample images into the emulator, push them again, and verify them.

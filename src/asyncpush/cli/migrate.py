@@ -151,8 +151,8 @@ async def _run(plan: Plan, settings: Settings, place: Path | None, options: Opti
         # A dry run reads an existing journal, but creates none.
         if place is not None and (not options.dry or await to_thread.run_sync(place.exists)):
             kept = await stack.enter_async_context(open_journal(place))
-        emit = await stack.enter_async_context(progress(show.face))
-        if show.face == "none" and not show.quiet:
+        emit = await stack.enter_async_context(progress(show.display))
+        if show.display == "none" and not show.quiet:
             emit = say_notice  # notices are not progress
         return await migrate_plan(plan, settings=settings, journal=kept, emit=emit, options=options)
 

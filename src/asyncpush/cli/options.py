@@ -11,6 +11,7 @@ from cyclopts import App, Group, Parameter, Token
 
 from asyncpush.errors import UsageError
 from asyncpush.model import Platform
+from asyncpush.progress import ProgressKind
 from asyncpush.settings import AwsConfiguration, Compression, Credentials, Settings, SourceRegistry
 from asyncpush.units import parse_duration, parse_size
 
@@ -23,7 +24,6 @@ _SOURCE = Group("Source registry")
 _DEFAULTS = Settings()
 
 OutputFormat = Literal["text", "json"]
-ProgressFace = Literal["auto", "rich", "plain", "json", "none"]
 
 
 def command(name: str, *, usage: str, epilogue: str) -> App:
@@ -168,7 +168,7 @@ class OutputOptions:
     output: Annotated[OutputFormat, Parameter(group=_OUTPUT, show_default=True)] = "text"
     """Format of the result on standard output: lines, or one JSON document."""
 
-    progress: Annotated[ProgressFace, Parameter(group=_OUTPUT, show_default=True)] = "auto"
+    progress: Annotated[ProgressKind, Parameter(group=_OUTPUT, show_default=True)] = "auto"
     """Format of the progress on standard error. auto shows bars on a terminal and lines elsewhere."""
 
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], group=_OUTPUT)] = False
@@ -178,8 +178,8 @@ class OutputOptions:
     """Print the traceback of an error."""
 
     @property
-    def face(self) -> ProgressFace:
-        """The progress face to use."""
+    def display(self) -> ProgressKind:
+        """The progress display to use."""
         return "none" if self.quiet else self.progress
 
 

@@ -82,7 +82,7 @@ def verify(
         if compression != "gzip" and not plan:
             raise UsageError("--compression applies only to a plan")
         targets = [] if plan else [parse_target(destination) for destination in destinations]
-        async with progress(show.face) as emit:
+        async with progress(show.display) as emit:
             if plan:
                 results = await _verify_plan(plan, aws, source, settings, emit, deep=deep)
             else:

@@ -34,8 +34,8 @@ Format = Literal["skopeo", "regsync", "image-syncer", "dregsy", "ocync", "list"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-#: In this order, since what is told by one key must come before what is told by its shape.
-_TELLS = (
+#: In this order: formats that one key identifies come before those that only their shape identifies.
+_DETECTORS = (
     ("regsync", is_regsync),
     ("dregsy", is_dregsy),
     ("ocync", is_ocync),
@@ -46,12 +46,12 @@ _TELLS = (
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A plan that was imported.
+    """An imported plan.
 
     Attributes:
-        format: what it was.
+        format: the format of the configuration.
         text: the plan's document, in YAML.
-        notes: what could not be imported, a line each; in ``text``, too, as comments.
+        notes: what could not be imported, one line each; ``text`` has them as comments.
     """
 
     format: Format
@@ -69,16 +69,16 @@ def import_plan(
     auth: str | None = None,
     base: Path | None = None,
 ) -> Imported:
-    """Make a plan of another tool's configuration; blocks, since it looks for the files that it names.
+    """Convert another tool's configuration to a plan; blocks while it looks for the files that it names.
 
     Args:
         text: the configuration.
-        label: how to call it in errors.
-        form: whose it is; None tells from its content.
-        to: where all of it goes; None is where it says.
-        scoped: of skopeo: name repositories after the source's whole path.
-        auth: of image-syncer: the text of its other file.
-        base: the directory that the plan's paths are relative to; None is the working directory.
+        label: its name in errors.
+        form: its format; None to detect it.
+        to: where all images go; None to leave that to the configuration.
+        scoped: skopeo only: name repositories after the source's full path.
+        auth: image-syncer only: the text of its credentials file.
+        base: the directory that paths in the plan are relative to; None for the working directory.
 
     Raises:
         UsageError: it is none, or there is nothing in it that could be carried over.
@@ -89,26 +89,26 @@ def import_plan(
         _import_list(text, draft)
     else:
         document = parse_document(text, label)
-        form = form or _tell(document, label)
+        form = form or _detect(document, label)
         _import_document(form, document, draft, label, auth)
-    _drop_what_is_wrong(draft, base or Path(), label)
+    _drop_invalid(draft, base or Path(), label)
     head = f"Imported from {'a list' if form == 'list' else f'the configuration of {form}'} by asyncpush plan import."
     return Imported(form, write_plan(draft, head), tuple(comment(note) for note in draft.all_notes()))
 
 
-def _tell(document: Value, label: str) -> Format:
+def _detect(document: Value, label: str) -> Format:
     if isinstance(document, dict):
         if isinstance(document.get("images"), list):
-            raise UsageError(f"{label} is a plan already", hint="asyncpush plan check says whether it is good")
-        for name, tell in _TELLS:
-            if tell(document):
+            raise UsageError(f"{label} is already a plan", hint="check it with asyncpush plan check")
+        for name, is_format in _DETECTORS:
+            if is_format(document):
                 return next(form for form in FORMATS if form == name)
-    raise UsageError(f"{label} is none of {', '.join(FORMATS)}", hint="say which with --format")
+    raise UsageError(f"{label} is none of {', '.join(FORMATS)}", hint="choose one with --format")
 
 
 def _import_document(form: Format, document: Value, draft: PlanBuilder, label: str, auth: str | None) -> None:
     if not isinstance(document, dict):
-        raise UsageError(f"{label} is not a mapping, which a configuration of {form} is")
+        raise UsageError(f"{label} is not a mapping, as a configuration of {form} is")
     match form:
         case "skopeo":
             import_skopeo(document, draft)
@@ -125,7 +125,7 @@ def _import_document(form: Format, document: Value, draft: PlanBuilder, label: s
 def _import_list(text: str, draft: PlanBuilder) -> None:
     """Import the lines ``SOURCE [DESTINATION]``; a source in a registry is ``latest`` where it has no tag."""
     for number, line in significant_lines(text):
-        with foreseen(draft.say, f"line {number}"):
+        with foreseen(draft.warn_here, f"line {number}"):
             words = words_of(line)
             if len(words) not in (1, 2):
                 raise UsageError(f"{line[:300]!r} is not SOURCE [DESTINATION]")
@@ -137,8 +137,8 @@ def _import_list(text: str, draft: PlanBuilder) -> None:
             draft.image(source, {"to": escape(path) or None}, host=host)
 
 
-def _drop_what_is_wrong(draft: PlanBuilder, base: Path, label: str) -> None:
-    """Leave out what would not pass as a plan, or is not needed by what would; the former is a note then."""
+def _drop_invalid(draft: PlanBuilder, base: Path, label: str) -> None:
+    """Drop entries that are invalid in a plan, with a note, and targets and registries that no entry needs."""
     while draft.images:
         used = {str(target) for image in draft.images for target in _texts(image.members["targets"])}
         draft.targets = {name: target for name, target in draft.targets.items() if name in used}
@@ -150,7 +150,7 @@ def _drop_what_is_wrong(draft: PlanBuilder, base: Path, label: str) -> None:
             return
         _drop(draft, problems, label)
     last = "; ".join(map(comment, draft.all_notes()[-5:]))
-    raise UsageError(f"there is nothing in {label} that can be imported" + (f" ({last})" if last else ""))
+    raise UsageError(f"nothing in {label} can be imported" + (f" ({last})" if last else ""))
 
 
 def _drop(draft: PlanBuilder, problems: Problems, label: str) -> None:
@@ -166,7 +166,7 @@ def _drop(draft: PlanBuilder, problems: Problems, label: str) -> None:
         elif host is not None:
             draft.registries[host] = ImportedRegistry(notes=[f"{line}; not imported"])
         elif not place.startswith("registries"):
-            raise UsageError(f"{label} makes no good plan: {line}")
+            raise UsageError(f"{label} does not make a valid plan: {line}")
     draft.body = [wrong.get(id(part), part) for part in draft.body]
 
 
@@ -175,9 +175,9 @@ def _texts(piece: Piece) -> list[Piece]:
 
 
 def _document(draft: PlanBuilder) -> Value:
-    """The document as it will be read, with targets for all."""
+    """The document as a plan, with all targets."""
     registries = {host: _value(registry.members) for host, registry in draft.registries.items()}
-    # Which registry a variable stands for, only the environment of a run can tell.
+    # Only the environment of a run tells which registry a variable stands for.
     targets = {
         name: _value({} if "${" in str(target.get("registry")) else target) for name, target in draft.targets.items()
     }

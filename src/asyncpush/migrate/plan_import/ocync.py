@@ -15,13 +15,13 @@ from asyncpush.migrate.plan_import.patterns import ocync_range
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*)|:\?[^}]*)?\}")
 
-#: What ocync leaves out unless ``include`` has it.
+#: Tags that ocync excludes unless ``include`` selects them.
 _PRERELEASES = "(?i:.*-(?:rc|alpha|beta|pre|snapshot|nightly).*)"
 
 
 @dataclass(slots=True)
 class _Names:
-    """What the names in a document stand for: registries' addresses and logins, and groups of registries."""
+    """What the names in a configuration stand for: addresses and logins of registries, and groups of them."""
 
     addresses: dict[str, str] = field(default_factory=dict)
     profiles: dict[str, str] = field(default_factory=dict)
@@ -40,28 +40,28 @@ class _Names:
 
 
 def is_ocync(document: Mapping[str, Value]) -> bool:
-    """Whether *document* is one."""
+    """Whether *document* is a configuration of ocync."""
     return isinstance(document.get("mappings"), list)
 
 
 def import_ocync(document: Value, draft: PlanBuilder) -> None:
-    """Take over what ocync would copy."""
-    config = ConfigReader(document, "", draft.tell)
+    """Import what ocync would copy."""
+    config = ConfigReader(document, "", draft.warn)
     config.drop("global")
     names = _Names()
     registries = config.mapping("registries")
     for name, value in registries.members() if registries else ():
-        with foreseen(draft.tell, f"registries, {name}"):
-            _import_registry(name, ConfigReader(value, f"registries[{name}]", draft.tell), names)
+        with foreseen(draft.warn, f"registries, {name}"):
+            _import_registry(name, ConfigReader(value, f"registries[{name}]", draft.warn), names)
     groups = config.mapping("target_groups")
     for name in groups.names() if groups else ():
-        with foreseen(draft.tell, f"target_groups, {name}"):
+        with foreseen(draft.warn, f"target_groups, {name}"):
             names.groups[name] = groups.texts(name) if groups else []
-    defaults = config.mapping("defaults") or ConfigReader({}, "defaults", draft.tell)
-    default_tags = defaults.mapping("tags") or ConfigReader({}, "defaults.tags", draft.tell)
+    defaults = config.mapping("defaults") or ConfigReader({}, "defaults", draft.warn)
+    default_tags = defaults.mapping("tags") or ConfigReader({}, "defaults.tags", draft.warn)
     for place, value in config.items("mappings"):
-        with foreseen(draft.say, place):
-            _import_mapping(ConfigReader(value, place, draft.say), defaults, default_tags, names, draft)
+        with foreseen(draft.warn_here, place):
+            _import_mapping(ConfigReader(value, place, draft.warn_here), defaults, default_tags, names, draft)
     defaults.drop("source", "targets", "tags", "platforms", "artifacts")
     defaults.finish()
     config.finish()
@@ -92,7 +92,7 @@ def _import_mapping(
         raise UsageError("it has no from, or no source")
     source = names.address(source_name)
     _import_source(source, source_name, names, draft)
-    own_tags = config.mapping("tags") or ConfigReader({}, config.place("tags"), draft.say)
+    own_tags = config.mapping("tags") or ConfigReader({}, config.place("tags"), draft.warn_here)
     tags = _Tags(own_tags, default_tags)
     members: dict[str, Piece | None] = {
         "min_tags": tags.min_tags,
@@ -121,7 +121,7 @@ def _import_source(address: str, name: str, names: _Names, draft: PlanBuilder) -
     host = bare_host(address)
     if "$" in host:
         if name in names.logins or name in names.profiles or name in names.anonymous:
-            draft.tell(f"registries[{name}] has a variable for its host, so its login is not imported")
+            draft.warn(f"registries[{name}] has a variable for its host, so its login is not imported")
         return
     if name in names.logins:
         user, password = names.logins[name]
@@ -139,19 +139,19 @@ def _import_source(address: str, name: str, names: _Names, draft: PlanBuilder) -
 
 @dataclass(frozen=True, slots=True)
 class _Tags:
-    """The tags of a mapping; what it does not say is as in the defaults, but of ``exclude`` both count."""
+    """The tags of a mapping; the defaults apply to what it lacks, but ``exclude`` of both applies."""
 
     own: ConfigReader
     defaults: ConfigReader
 
     def rules(self, draft: PlanBuilder) -> dict[str, Piece]:
-        """The rules of the plan that take the same tags."""
+        """The rules of the plan that select the same tags."""
         hard, soft = _globs(self.own, "exclude"), _globs(self.defaults, "exclude")
         glob = _globs(self._of("glob"), "glob")
         names, include = self._include(hard)
         found: dict[str, Piece] = {"names": names, "semver": self._semver(draft), "newest": self._newest(draft) or ""}
         if include:
-            # It is spared the defaults' excludes and the built-in one, but nothing else.
+            # Only the excludes of the defaults and the built-in one do not apply to it.
             excluded: dict[str, Piece] = {"glob": soft, "regex": _PRERELEASES} if soft else {"regex": _PRERELEASES}
             found["any"] = [{"glob": glob or "*", "exclude": excluded}, {"glob": include}]
             found["exclude"] = {"glob": hard} if hard else ""
@@ -160,24 +160,24 @@ class _Tags:
             excludes = [*hard, *soft]
             found["exclude"] = {"glob": excludes, "regex": _PRERELEASES} if excludes else {"regex": _PRERELEASES}
         if names:
-            draft.tell("include: a tag by name that is not there is passed over by ocync, and fails here")
+            draft.warn("include: a tag by name that is not there is passed over by ocync, and fails here")
         for config in (self.own, self.defaults):
             if config.value("immutable_tags") is not None:
-                draft.tell(f"{config.place('immutable_tags')} can't be imported")
+                draft.warn(f"{config.place('immutable_tags')} can't be imported")
             config.drop("glob", "include", "semver", "exclude", "sort", "latest", "min_tags")
             config.refuse()
         return {name: value for name, value in found.items() if value}
 
     @property
     def min_tags(self) -> int | None:
-        """How many tags must be taken."""
+        """How many tags must match."""
         return self._of("min_tags").number("min_tags")
 
     def _of(self, key: str) -> ConfigReader:
         return self.own if key in self.own else self.defaults
 
     def _include(self, hard: list[Piece]) -> tuple[list[Piece], list[Piece]]:
-        """What ``include`` has by name, which is taken but for the mapping's own excludes, and its patterns."""
+        """The names of ``include`` that the mapping's own excludes do not match, and its patterns."""
         config = self._of("include")
         patterns = Patterns(glob=tuple(map(str, hard)))
         names = [text for text in config.texts("include") if not re.search(r"[*?[]", text)]
@@ -189,14 +189,14 @@ class _Tags:
         text = config.text("semver")
         if text is None:
             return []
-        draft.tell_versions()
+        draft.warn_of_versions()
         return [ocync_range(text, config.place("semver"))]
 
     def _newest(self, draft: PlanBuilder) -> int | None:
         newest, order = self._of("latest").number("latest"), self._of("sort").text("sort")
         if newest and order != "semver":
             config = self._of("sort")
-            draft.tell(f"{config.place('sort')} is {(order or 'missing')[:60]!r}; newest goes by version here")
+            draft.warn(f"{config.place('sort')} is {(order or 'missing')[:60]!r}; newest goes by version here")
         return newest
 
 
@@ -208,7 +208,7 @@ def _globs(config: ConfigReader, key: str, *, but: Collection[str] = ()) -> list
             continue
         if re.search(r"[{\\]", _VARIABLE.sub("", text)):
             raise UsageError(f"{place}: {text[:100]!r} has braces or a backslash")
-        # Another spelling there, and another meaning here.
+        # A negated set is spelled differently here.
         spelled = text.replace("[^", "[!")
         try:
             check_glob(spelled)
@@ -219,11 +219,11 @@ def _globs(config: ConfigReader, key: str, *, but: Collection[str] = ()) -> list
 
 
 def _with_variables(text: str) -> str:
-    """*text* with its variables as a plan has them: only those in braces are any."""
+    """*text* with its variables in a plan's notation; only those in braces are variables."""
     found: list[str] = []
     at = 0
     for match in _VARIABLE.finditer(text):
-        # Without a value a plan has none, which is what :? asks for.
+        # Without a default, an unset variable fails a plan, as :? does.
         default = f":-{match['default']}" if match["default"] is not None else ""
         found += [escape(text[at : match.start()]), f"${{{match['name']}{default}}}"]
         at = match.end()

@@ -1,4 +1,4 @@
-"""Patterns of other tools as a plan has them: regular expressions of Go, and ranges of versions."""
+"""Converts the patterns of other tools to a plan's: regular expressions of Go, and version ranges."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from asyncpush.migrate.plan_import.builder import Piece
 
 
 def whole_match(pattern: str, *, anchored: bool) -> str:
-    """A regular expression of Go for the whole tag, as this plan has them.
+    """Convert a regular expression of Go to one that matches the whole tag.
 
     Args:
         pattern: the expression.
-        anchored: it stands between ^ and $, without brackets of its own; otherwise it may match anywhere in the tag.
+        anchored: whether it is used between ^ and $, without a group; otherwise it can match anywhere in the tag.
 
     Raises:
-        ValueError: it is none to Go, or can't be imported.
+        ValueError: Go does not accept it, or it can't be imported.
     """
     if anchored:
-        # ^a|b$ is what begins with a, or ends in b.
+        # ^a|b$ matches what begins with a or ends in b.
         is_plain = "|" not in pattern and r"\Q" not in pattern
         whole = python_regex(pattern) if is_plain else f".*(?:{python_regex(f'^{pattern}$')}).*"
     elif "|" not in pattern and re.fullmatch(r"\^.*(?<!\\)\$", pattern, re.DOTALL):
@@ -40,15 +40,15 @@ def whole_match(pattern: str, *, anchored: bool) -> str:
 
 
 def other_than(whole: str) -> str:
-    """A regular expression for all tags but those that *whole* matches."""
+    """A regular expression for all tags that *whole* does not match."""
     return f"(?!(?:{whole})$).*"
 
 
 def regexes(patterns: list[str], place: str, *, anchored: bool) -> list[Piece]:
-    """Regular expressions as this plan has them; *anchored* as for ``whole_match``.
+    """Convert regular expressions of Go; *anchored* as for ``whole_match``.
 
     Raises:
-        UsageError: Python does not take one.
+        UsageError: one is invalid, or can't be imported.
     """
     try:
         return [escape(whole_match(pattern, anchored=anchored)) for pattern in patterns]
@@ -75,7 +75,7 @@ _POSIX = {
     "xdigit": "0-9A-Fa-f",
 }
 
-# Classes whose members no tag has, and what is left of all characters without them.
+# A class that matches nothing, and one that matches any character.
 _NOTHING, _ANYTHING = r"[^\x00-\U0010ffff]", r"[\x00-\U0010ffff]"
 
 _FLAGS = re.compile(r"\(\?(?P<on>[imsU]*)(?P<off>-[imsU]+)?(?P<end>[:)])")
@@ -89,10 +89,10 @@ _POSIX_CLASS = re.compile(r"\[:(?P<not>\^?)(?P<name>[a-z]+):\]")
 
 
 def python_regex(pattern: str) -> str:
-    """*pattern* as Python's ``re`` must have it.
+    """Convert *pattern* to Python's ``re``.
 
     Raises:
-        ValueError: Go does not take it, or it can't be imported.
+        ValueError: Go does not accept it, or it can't be imported.
     """
     if len(pattern) > MAX_PATTERN:
         raise ValueError(f"has {len(pattern)} characters; a pattern has 1 to {MAX_PATTERN}")
@@ -100,17 +100,17 @@ def python_regex(pattern: str) -> str:
 
 
 class _Translator:
-    """Goes through a pattern once.
+    """Translates a pattern in one pass.
 
-    Flags in the middle count to the end of their group in Go, beyond ``|``; Python wants a group of their own for them,
-    so such a group is closed and opened again at each ``|``.
+    In Go, flags inside a group apply until its end, across ``|``. Python needs a group for them, which is closed and
+    opened again at each ``|``.
     """
 
     def __init__(self, pattern: str) -> None:
         self._text = pattern
         self._at = 0
         self._out: list[str] = []
-        # For each group that is open, what flags have opened inside it.
+        # For each open group, the groups that flags have opened in it.
         self._scopes: list[list[str]] = [[]]
 
     def whole(self) -> str:
@@ -168,7 +168,7 @@ class _Translator:
             self._scopes.append([])
             self._put("(", 1)
         elif match := _NAME.match(text, at):
-            # Nothing can refer to it.
+            # No reference to it is possible.
             self._scopes.append([])
             self._put("(?:", len(match[0]))
         elif match := _FLAGS.match(text, at):
@@ -191,7 +191,7 @@ class _Translator:
         following = text[at + 1 : at + 2]
         if following == "Q":
             literal, _, rest = text[at + 2 :].partition(r"\E")
-            # A repetition behind \E is of the last character alone, as it is of an escaped one.
+            # A repetition after \E applies to the last character only, as after an escaped one.
             self._put(re.escape(literal), len(text) - at - len(rest))
         elif following == "z":
             self._put(r"\Z", 2)
@@ -204,7 +204,7 @@ class _Translator:
             self._put(re.escape(self._char()), 0)
 
     def _char(self) -> str:
-        """The character that stands here, escaped or not."""
+        """The next character, escaped or not."""
         text, at = self._text, self._at
         if text[at] != "\\":
             self._at += 1
@@ -242,7 +242,7 @@ class _Translator:
             self._out.append(_ANYTHING if negated else _NOTHING)
 
     def _member(self) -> str:
-        """What stands next in a class, as Python has it inside brackets."""
+        """The next member of a class, in Python's notation."""
         text, at = self._text, self._at
         if text.startswith("[:", at) and (match := _POSIX_CLASS.match(text, at)):
             if match["name"] not in _POSIX:
@@ -268,7 +268,7 @@ class _Translator:
         return f"{re.escape(low)}-{re.escape(high)}"
 
     def _property(self) -> str:
-        """The ASCII characters of a Unicode property, as a class has them."""
+        """The ASCII characters of a Unicode property, as members of a class."""
         match = _PROPERTY.match(self._text, self._at)
         if match is None:
             raise self._error("has a property that Go does not know")
@@ -287,7 +287,7 @@ class _Translator:
         return _members(char for char in _ASCII if (char in members) == wanted)
 
     def _check_case(self, text: str, *, is_other_case: bool) -> None:
-        """Refuse what is not in one case where none is looked at: Go and Python differ in what that is."""
+        """Refuse a negated case with case-insensitive matching: Go and Python disagree on it."""
         if is_other_case and re.search(r"\(\?[a-zA-Z-]*i", self._text):
             raise self._error(f"has {text} beside (?i), which can't be imported")
 
@@ -296,14 +296,14 @@ class _Translator:
 
 
 def _flags(on: str, off: str) -> str:
-    """The group that flags open; to a tag, which is one line, only the case matters."""
+    """The group that flags open; a tag is one line, so that only case matters."""
     if "i" in off:
         return "(?-i:"
     return "(?i:" if "i" in on else "(?:"
 
 
 def _members(chars: Iterable[str]) -> str:
-    """Characters, inside brackets, as ranges where they lie side by side."""
+    """Characters as members of a class, with ranges for neighbours."""
     ranges: list[list[str]] = []
     for char in chars:
         if ranges and ord(char) == ord(ranges[-1][-1]) + 1:
@@ -331,10 +331,10 @@ _NUMBERS = re.compile(r"v?(?P<numbers>[0-9]+(?:\.[0-9]+){0,2})")
 
 
 def ranges(texts: list[str], place: str) -> list[Piece]:
-    """Ranges of versions as this plan has them.
+    """Check version ranges.
 
     Raises:
-        UsageError: one is none.
+        UsageError: one is invalid.
     """
     try:
         return [escape(VersionRange.parse(text).text) for text in texts]
@@ -343,19 +343,19 @@ def ranges(texts: list[str], place: str) -> list[Piece]:
 
 
 def dregsy_range(text: str, place: str) -> Piece:
-    """A range of blang/semver v4: full versions or ``1.2.x``, a space for and, ``||`` for or.
+    """Convert a range of blang/semver v4: full versions or ``1.2.x``, a space for and, ``||`` for or.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is invalid.
     """
     return _range([_comparators(part, _blang, place) for part in text.split("||")], place)
 
 
 def regsync_range(text: str, place: str) -> Piece:
-    """A range of regclient: versions of one to three numbers, all of which have three then; a space for and.
+    """Convert a range of regclient: versions of one to three numbers, padded to three; a space for and.
 
     Raises:
-        UsageError: it is none, or can't be imported.
+        UsageError: it is invalid, or can't be imported.
     """
     if "|" in text or "," in text:
         raise _wrong(text, place)
@@ -363,16 +363,16 @@ def regsync_range(text: str, place: str) -> Piece:
 
 
 def ocync_range(text: str, place: str) -> Piece:
-    """A range of ocync: of the numbers alone, whatever stands behind them; a comma for and.
+    """Convert a range of ocync, which compares only the numbers of versions; a comma for and.
 
     Raises:
-        UsageError: it is none, or can't be imported.
+        UsageError: it is invalid, or can't be imported.
     """
     return _range([[comparator for part in text.split(",") for comparator in _comparators(part, _ocync, place)]], place)
 
 
 def _range(alternatives: list[list[str]], place: str) -> Piece:
-    """A range of these comparators, which takes pre-releases in each alternative."""
+    """A range of these comparators, with pre-releases in each alternative."""
     whole = [
         comparators if any("-" in words for words in comparators) else [*comparators, _ALL]
         for comparators in alternatives

@@ -14,7 +14,7 @@ from asyncpush.migrate.plan_import.patterns import regexes, regsync_range
 
 _ENV = re.compile(r"\{\{\s*env\s+[\"`]([A-Za-z_][A-Za-z0-9_]*)[\"`]\s*\}\}")
 
-# What belongs to a service that runs again and again, or to regsync's own ways.
+# Members for a service that runs repeatedly, or for regsync itself.
 _SCHEDULE = (
     "interval",
     "schedule",
@@ -28,22 +28,22 @@ _SCHEDULE = (
 
 
 def is_regsync(document: Mapping[str, Value]) -> bool:
-    """Whether *document* is one."""
+    """Whether *document* is a configuration of regsync."""
     return isinstance(document.get("sync"), list)
 
 
 def import_regsync(document: Value, draft: PlanBuilder) -> None:
-    """Take over what regsync would copy; templates but ``env`` and ``file`` can't be."""
-    config = ConfigReader(document, "", draft.tell)
+    """Import what regsync would copy; templates other than ``env`` and ``file`` can't be imported."""
+    config = ConfigReader(document, "", draft.warn)
     config.drop("version", *(name for name in config.names() if name.startswith("x-")))
     for place, value in config.items("creds"):
-        with foreseen(draft.tell, place):
-            _import_login(ConfigReader(value, place, draft.tell), draft)
-    defaults = config.mapping("defaults") or ConfigReader({}, "defaults", draft.tell)
+        with foreseen(draft.warn, place):
+            _import_login(ConfigReader(value, place, draft.warn), draft)
+    defaults = config.mapping("defaults") or ConfigReader({}, "defaults", draft.warn)
     referrers = _Referrers.of(defaults)
     for place, value in config.items("sync"):
-        with foreseen(draft.say, place):
-            _import_sync(ConfigReader(value, place, draft.say), referrers, draft)
+        with foreseen(draft.warn_here, place):
+            _import_sync(ConfigReader(value, place, draft.warn_here), referrers, draft)
     defaults.drop(*_SCHEDULE)
     defaults.finish()
     config.finish()
@@ -79,13 +79,13 @@ def _import_sync(config: ConfigReader, defaults: _Referrers, draft: PlanBuilder)
         raise UsageError(f"its type is {kind!r}" if source and goal else "it has no source or no target")
     platforms = [escape(platform) for platform in (*config.texts("platform"), *config.texts("platforms"))]
     if config.texts("platforms"):
-        draft.tell("regsync keeps an index of which it takes some platforms; this plan makes a new one of them")
+        draft.warn("regsync keeps an index of which it takes some platforms; this plan makes a new one of them")
     carried = _Referrers.of(config).over(defaults)
     if carried is None:
-        draft.tell("regsync leaves signatures and referrers behind where it is not told; this plan takes them along")
+        draft.warn("regsync leaves signatures and referrers behind where it is not told; this plan takes them along")
     members: dict[str, Piece | None] = {"platforms": [*platforms], "referrers": carried}
     host, path = split_host(goal)
-    # Without a registry it is Docker Hub's.
+    # Without a registry, the target is Docker Hub.
     host = host or "docker.io"
     if kind == "repository":
         members |= {"to": escape(path), "tags": _tags(config, draft)}
@@ -99,11 +99,11 @@ def _import_sync(config: ConfigReader, defaults: _Referrers, draft: PlanBuilder)
 
 
 def _tags(config: ConfigReader, draft: PlanBuilder) -> Piece | None:
-    """What any of the sets takes; without any, all tags."""
+    """The tags that any of the sets selects; without any set, all tags."""
     found: list[Piece] = []
     for place, value in config.items("tagSets"):
-        found.append(_set(ConfigReader(value, place, draft.say), draft))
-    # A set in the list that asks for nothing is all tags; here it is none.
+        found.append(_set(ConfigReader(value, place, draft.warn_here), draft))
+    # An empty set in the list selects all tags; here it selects none.
     if (tags := config.mapping("tags")) and (own := _set(tags, draft)):
         found.append(own)
     if not found or {} in found:
@@ -112,22 +112,22 @@ def _tags(config: ConfigReader, draft: PlanBuilder) -> Piece | None:
 
 
 def _set(config: ConfigReader, draft: PlanBuilder) -> dict[str, Piece]:
-    there = config.place("semverRange")
+    semver_place = config.place("semverRange")
     found: dict[str, Piece] = {
         "regex": regexes(config.texts("allow"), config.place("allow"), anchored=True),
-        "semver": [regsync_range(text, there) for text in config.texts("semverRange") if text],
+        "semver": [regsync_range(text, semver_place) for text in config.texts("semverRange") if text],
     }
     if deny := regexes(config.texts("deny"), config.place("deny"), anchored=True):
         found["exclude"] = {"regex": deny}
     config.refuse()
     if found["semver"]:
-        draft.tell_versions()
+        draft.warn_of_versions()
     return {name: value for name, value in found.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
 class _Referrers:
-    """The two things that are referrers here: those of OCI, and tags of digests, as cosign's."""
+    """The two options for referrers: those of OCI, and digest tags such as cosign's."""
 
     referrers: bool | None
     digest_tags: bool | None
