@@ -67,7 +67,6 @@ if TYPE_CHECKING:
     from asyncpush.engine.image import ImageResult as ImageResult, ReferrerResult as ReferrerResult
     from asyncpush.journal import (
         FinishedImage as FinishedImage,
-        HeldLayer as HeldLayer,
         KnownImage as KnownImage,
         LeftUpload as LeftUpload,
         RunState as RunState,
@@ -172,7 +171,7 @@ _NAMES = {
         "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Notice "
         "PartSent RequestDone Retrying"
     ),
-    "journal": "FinishedImage HeldLayer KnownImage LeftUpload RunState SqliteJournal open_journal",
+    "journal": "FinishedImage KnownImage LeftUpload RunState SqliteJournal open_journal",
     "manifest": "Manifest",
     "migrate.ledger": "Options",
     "migrate.plan.load": "read_plan",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncpush.journal.sql import FinishedImage, HeldLayer, KnownImage, LeftUpload, RunState
+from asyncpush.journal.sql import FinishedImage, KnownImage, LeftUpload, RunState
 from asyncpush.journal.store import SqliteJournal, open_journal
 
-__all__ = ["FinishedImage", "HeldLayer", "KnownImage", "LeftUpload", "RunState", "SqliteJournal", "open_journal"]
+__all__ = ["FinishedImage", "KnownImage", "LeftUpload", "RunState", "SqliteJournal", "open_journal"]

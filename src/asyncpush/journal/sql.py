@@ -66,21 +66,6 @@ class KnownImage:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldLayer:
-    """A layer that a repository has.
-
-    Attributes:
-        repository: the repository's address.
-        digest: the layer's digest.
-        referenced: whether an image of that repository refers to it, so that it can be mounted from there.
-    """
-
-    repository: str
-    digest: Digest
-    referenced: bool
-
-
-@dataclass(frozen=True, slots=True)
 class LeftUpload:
     """Bytes of a blob that a repository has, but no image refers to.
 
@@ -405,36 +390,3 @@ def _batches(digests: Collection[Digest]) -> Iterator[tuple[list[bytes], str]]:
     for first in range(0, len(columns), _AT_ONCE):
         batch = columns[first : first + _AT_ONCE]
         yield batch, ", ".join("?" * len(batch))
-
-
-def repositories(connection: sqlite3.Connection, registry: str) -> list[tuple[int, str]]:
-    """The keys and addresses of the repositories of a registry."""
-    beginning = f"{registry.rstrip('/')}/"
-    return connection.execute(
-        "SELECT key, address FROM repository WHERE substr(address, 1, ?) = ? ORDER BY address",
-        (len(beginning), beginning),
-    ).fetchall()
-
-
-def held(
-    connection: sqlite3.Connection, key: int, address: str, after: Digest | None, limit: int
-) -> tuple[HeldLayer, ...]:
-    """At most *limit* layers of one repository, in the order of digests, starting *after* one."""
-    rows = connection.execute(
-        "SELECT digest, referenced FROM layer WHERE repository = ? AND digest > ? ORDER BY digest LIMIT ?",
-        (key, packed(after) if after else b"", limit),
-    )
-    return tuple(HeldLayer(address, unpacked(digest), bool(referenced)) for digest, referenced in rows)
-
-
-def holders(connection: sqlite3.Connection, registry: str, digests: Collection[Digest]) -> tuple[HeldLayer, ...]:
-    """Which repositories of a registry have which of *digests*."""
-    beginning, found = f"{registry.rstrip('/')}/", list[HeldLayer]()
-    for batch, marks in _batches(digests):
-        query = (
-            "SELECT address, digest, referenced FROM layer JOIN repository ON key = repository"  # noqa: S608 - marks only
-            f" WHERE digest IN ({marks}) AND substr(address, 1, ?) = ? ORDER BY digest, address"
-        )
-        rows = connection.execute(query, (*batch, len(beginning), beginning))
-        found += (HeldLayer(address, unpacked(digest), bool(referenced)) for address, digest, referenced in rows)
-    return tuple(found)

@@ -19,7 +19,7 @@ from asyncpush.errors import UsageError
 from asyncpush.journal import sql
 from asyncpush.journal.database import open_database, opening
 from asyncpush.journal.group_commit import GroupCommit
-from asyncpush.journal.sql import FinishedImage, HeldLayer, KnownImage, LeftUpload, RunState, destination_of
+from asyncpush.journal.sql import FinishedImage, KnownImage, LeftUpload, RunState, destination_of
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, OpenUpload, Upload
 from asyncpush.redaction import shown
@@ -27,9 +27,6 @@ from asyncpush.redaction import shown
 #: Seconds for which an upload can be resumed after ECR last acknowledged a part. ECR documents no lifetime of uploads;
 #: an expired one costs one refused request.
 UPLOAD_LIFETIME = 24 * 60 * 60
-
-#: Layers that are read from the file at once.
-PAGE_SIZE = 10_000
 
 _NONE: Mapping[str, KnownImage] = MappingProxyType({})
 
@@ -164,21 +161,6 @@ class SqliteJournal:
     async def mount_sources(self, registry: str, digests: Collection[Digest]) -> dict[Digest, str]:
         """For each of *digests* that can be mounted in *registry*, the address of a repository to mount it from."""
         return await self._commits.do(partial(sql.mount_sources, registry=registry, digests=digests))
-
-    async def holders(self, registry: str, digests: Collection[Digest]) -> tuple[HeldLayer, ...]:
-        """Which repositories of *registry* have which of *digests*, by digest and address."""
-        return await self._commits.do(partial(sql.holders, registry=registry, digests=digests))
-
-    async def layers(self, registry: str) -> AsyncIterator[HeldLayer]:
-        """All layers of all repositories of *registry*, one repository after another; read a page at a time."""
-        for key, address in await self._commits.do(partial(sql.repositories, registry=registry)):
-            after: Digest | None = None
-            while page := await self._commits.do(
-                partial(sql.held, key=key, address=address, after=after, limit=PAGE_SIZE)
-            ):
-                for layer in page:
-                    yield layer
-                after = page[-1].digest
 
     # Uploads, layers and manifests that ECR has acknowledged
 
