@@ -452,7 +452,7 @@ async def test_an_entry_that_takes_no_tag_is_told_and_fails_where_it_must(here: 
     report = await here.run(path)
     assert {result.copy.entry.place for result in report.failed} == {"images[0]", "images[1]", "images[3]", "images[5]"}
     assert any("takes 1 (regex: 1.0); it must be 2 or more" in each for each in reasons(report))
-    assert all("wanted: " in reason for reason in reasons(report))
+    assert all("it must be " in reason for reason in reasons(report))
     assert {name for name, outcome in outcomes(report).items() if outcome != "failed"} == {
         "m/two:1",
         "m/enough:1.0",

@@ -23,15 +23,15 @@ def print_images(results: Sequence[ImageResult | ImageFailure], output: OutputFo
     """Print image results: ``DESTINATION@DIGEST`` a line for each that did not fail; or everything as JSON."""
     if output == "json":
         totals = [result for result in results if isinstance(result, ImageResult)]
-        carried = [referrer for result in totals for referrer in result.referrers]
+        referrers = [referrer for result in totals for referrer in result.referrers]
         print_document(
             {
                 "images": [_image(result) for result in results],
                 "totals": {
                     "images": len(results),
                     "failed": len(results) - len(totals),
-                    "referrers": len(carried),
-                    "referrersFailed": sum(referrer.outcome == "failed" for referrer in carried),
+                    "referrers": len(referrers),
+                    "referrersFailed": sum(referrer.outcome == "failed" for referrer in referrers),
                     "layersSent": sum(result.layers_sent for result in totals),
                     "bytesSent": sum(result.bytes_sent for result in totals),
                     "layersPresent": sum(result.layers_present for result in totals),

@@ -141,7 +141,7 @@ def serve(
 
     async def main() -> int:
         if not 0 <= port <= 65535:
-            raise UsageError(f"--port is {port}", hint="give 1 to 65535, or 0 for a free one")
+            raise UsageError(f"--port is {port}", hint="give 1 to 65535, or 0 for a free port")
         context = await to_thread.run_sync(_tls_context, tls_cert, tls_key)
         chosen = Quirks.parse(quirk or (), quota or ())
         forecast = await to_thread.run_sync(make_fault_config, fault_config)
@@ -171,7 +171,7 @@ def serve(
 
 
 class _Shortages:
-    """Says in one line that no connection can be accepted, where asyncio shows a traceback for each try."""
+    """Reports in one line that no connection can be accepted, instead of a traceback for each try."""
 
     def __init__(self) -> None:
         self._said: str | None = None
@@ -187,7 +187,7 @@ class _Shortages:
 
 async def _check(data: Path | None) -> int:
     if data is None:
-        raise UsageError("--check has no --data", hint="name the directory to check")
+        raise UsageError("--check needs --data", hint="name the directory to check")
     try:
         done = await check_data(data, _say_finding)
     except DamagedDataError as error:
@@ -203,14 +203,14 @@ async def _check(data: Path | None) -> int:
 
 
 def _say_finding(finding: Finding) -> None:
-    note = "left by a kill, and made right by the next start" if finding.grade == "leftover" else finding.grade
+    note = "left by a kill; the next start repairs it" if finding.grade == "leftover" else finding.grade
     write_lines([f"{finding} ({note})"])
 
 
 def _introduce(emulator: Emulator, data: Path | None, advice: str) -> None:
     url = emulator.endpoint_url
-    kept = f"kept in {data}" if data else "gone when it ends (--data DIR keeps it)"
-    say(f"A local ECR listens on {url}; what it holds is {kept}. Point any AWS tool at it:\n")
+    kept = f"keeps its data in {data}" if data else "deletes its data when it ends (--data DIR keeps it)"
+    say(f"A local ECR listens on {url} and {kept}. Point any AWS tool at it:\n")
     write_lines([f"export AWS_ENDPOINT_URL_ECR={url}", f"export AWS_ENDPOINT_URL_ECR_PUBLIC={url}"])
     say(f"\n{advice}\n\nCtrl-C ends it.")
     if not emulator.fault_config.is_empty:
@@ -221,26 +221,28 @@ def _advice(credentials: Path | None, *, verified: bool) -> str:
     if verified and credentials:
         path = shlex.quote(str(credentials.absolute()))
         return (
-            f"Any region will do; the credentials are those of {credentials}, in any of its profiles:\n"
+            f"Any region works; the credentials are those of any profile in {credentials}:\n"
             f"export AWS_REGION=us-east-1 AWS_SHARED_CREDENTIALS_FILE={path}"
         )
-    which = "Any region will do; the credentials are these" if verified else "Any region and credentials will do"
+    which = "Any region works, with these credentials" if verified else "Any region and credentials work"
     return f"{which}:\nexport AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test"
 
 
 def exposure(host: str, credentials: Path | None, *, verified: bool) -> str | None:
-    """What is to be feared of listening on *host*; None where nobody else reaches it, or only who has a key."""
+    """A warning about listening on *host*; None if no other machine can reach it, or a secret key is needed."""
     if is_loopback(host) or (verified and credentials):
         return None
-    who = "everybody knows the key test" if verified else "it asks nobody for a key"
-    give = "give --credentials FILE" if verified else "leave out --no-verify-signatures"
-    return f"other machines reach {host}, and {who}: they can push, pull and delete; {give}, or listen on 127.0.0.1"
+    why = "the key test is public" if verified else "requests need no key"
+    advice = "give --credentials FILE" if verified else "leave out --no-verify-signatures"
+    return (
+        f"other machines can reach {host}, and {why}: they can push, pull and delete; {advice}, or listen on 127.0.0.1"
+    )
 
 
 def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
     if certificate is None:
         if key is not None:
-            raise UsageError("--tls-key has no --tls-cert", hint="give both")
+            raise UsageError("--tls-key needs --tls-cert", hint="give both")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
@@ -250,16 +252,16 @@ def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext |
             open_files.reason(error) if isinstance(error, FileNotFoundError) else open_files.shortage(error) or error
         )
         raise UsageError(
-            f"{certificate} can't be used: {reason}", hint="give a PEM chain, and its key as --tls-key"
+            f"{certificate} can't be used: {reason}", hint="give a certificate chain in PEM, and its key as --tls-key"
         ) from error
     return context
 
 
 def make_fault_config(options: FaultOptions | None) -> FaultConfig:
-    """The faults that the options ask for; blocks while it reads the file.
+    """The faults that the options describe; blocks while it reads the file.
 
     Raises:
-        UsageError: one of them, or the file, is written wrong.
+        UsageError: an option or the file is invalid.
     """
     options = options or FaultOptions()
     given = FaultConfigDocument(

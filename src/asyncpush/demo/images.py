@@ -1,4 +1,4 @@
-"""A handful of realistic images, made on the spot: shared base layers, an index of two platforms, a docker-archive."""
+"""Makes a few realistic images: shared base layers, an index of two platforms, a docker-archive."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Json: TypeAlias = "str | int | Sequence[_Json] | Mapping[str, _Json]"
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """An uncompressed layer, and how it lies in a layout."""
+    """An uncompressed layer, and its descriptor in a layout."""
 
     tar: bytes
     descriptor: Mapping[str, _Json]
@@ -51,7 +51,7 @@ class _Layout:
 
     def layer(self, folder: str, size: int) -> _Layer:
         tar = _tar(folder, size)
-        # Deflate's fastest level, as a gzip member: these are bytes of a demonstration, made while somebody waits.
+        # Deflate's fastest level, as a gzip member: the user waits for these images.
         packer = zlib.compressobj(1, zlib.DEFLATED, 31)
         return _Layer(tar, self.blob(packer.compress(tar) + packer.flush(), _LAYER))
 
@@ -83,7 +83,7 @@ class _Layout:
 
 
 def make_images(folder: Path) -> tuple[str, ...]:
-    """Make the images below *folder* and return them as sources to push; blocking, some seconds.
+    """Make the images in *folder* and return them as sources to push; blocks for some seconds.
 
     About 120 MiB to send: two versions of ``web`` share a runtime and a base of 28 MiB, which takes several parts;
     ``tools`` is an index of two platforms; ``worker`` is a docker-archive whose layers are not compressed.
@@ -128,7 +128,7 @@ def _config(layers: Sequence[_Layer], architecture: str) -> bytes:
 
 
 def _tar(folder: str, size: int) -> bytes:
-    """A layer of *size* bytes in files of a megabyte, half of it noise and half of it text, as programs are."""
+    """A layer of *size* bytes in files of 1 MiB, mostly noise, which hardly compresses, and some text."""
     noise = random.Random(folder)  # noqa: S311 - the same images on every run
     text = f"{folder}: what a file of this layer says. ".encode()
     buffer = io.BytesIO()

@@ -306,7 +306,7 @@ class CachedRows:
 
     Attributes:
         known: what tags name, by repository and tag.
-        referrers_copied: repositories and manifests whose referrers were brought along.
+        referrers_copied: repositories and manifests whose referrers were copied.
         compressed: the descriptors of blobs that had no digest before they were compressed, by identity.
         making: repositories that are being created.
     """

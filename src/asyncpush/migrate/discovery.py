@@ -199,7 +199,7 @@ class Discovery:
         known: dict[str, set[Digest]] = defaultdict(set)
         for copy in pending:
             source_digests = (
-                self._brought_from(copy, image) for image in found[copy.repository] if _is_at(image, copy)
+                self._source_digest_of(copy, image) for image in found[copy.repository] if _is_at(image, copy)
             )
             known[copy.reference].update(filter(None, source_digests))
         descriptors = await self._listing.resolve(entry, pending, known)
@@ -332,7 +332,7 @@ class Discovery:
         self, copy: Copy, descriptor: Descriptor, stored: Mapping[Repository, Sequence[StoredImage]]
     ) -> bool:
         candidates = [image for image in stored.get(copy.repository, ()) if _is_at(image, copy)]
-        match = next((image for image in candidates if self._brought_from(copy, image) == descriptor.digest), None)
+        match = next((image for image in candidates if self._source_digest_of(copy, image) == descriptor.digest), None)
         if match is None or match.manifest is None:
             return False
         self._context.source_digests[copy.key] = descriptor.digest
@@ -340,7 +340,7 @@ class Discovery:
         await self._hand_over(Present(copy, match.manifest))
         return True
 
-    def _brought_from(self, copy: Copy, stored: StoredImage) -> Digest | None:
+    def _source_digest_of(self, copy: Copy, stored: StoredImage) -> Digest | None:
         """The digest of *copy* at its source if *stored* was made from it; None if that is unknown."""
         if not copy.entry.platforms:
             return stored.digest

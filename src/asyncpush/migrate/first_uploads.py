@@ -87,7 +87,7 @@ class FirstUpload:
         completed: when the whole layer was in the uploader's repository.
         duration: seconds from the first byte until then.
         takeovers: how often another image took it over after it had started.
-        settled: whether nobody waits for it any more: an image refers to the layer, or none will.
+        settled: whether all waiting has ended: an image refers to the layer, or none will.
         waiting: the other images that lack the layer.
     """
 
@@ -102,7 +102,7 @@ class FirstUpload:
     _changed: anyio.Event = field(default_factory=anyio.Event, init=False)
 
     def settle(self) -> None:
-        """Let nobody wait for it any more."""
+        """End all waiting for it."""
         self.settled = True
         self.notify()
 
@@ -190,7 +190,7 @@ class FirstUploads:
             blobs: the layers that it lacks there.
             mountable: layers that can be mounted already.
             resumed: the identities of those that an interrupted run began to upload to that repository.
-            present: layers that the repository has, but that nobody can mount before the image is put.
+            present: layers that the repository has, which others can mount once the image is put.
         """
         lacking, now = list(blobs), time.monotonic()
         image = PendingImage(repository, {blob.identity: blob.source_size for blob in lacking})
@@ -217,7 +217,7 @@ class FirstUploads:
         return image
 
     def remove(self, image: PendingImage) -> None:
-        """Let another image take over what *image* has not settled; where none can, let nobody wait for it."""
+        """Let another image take over what *image* has not settled; where none can, end all waiting for it."""
         self._images[image.repository].discard(image)
         if not self._images[image.repository]:
             del self._images[image.repository]
@@ -234,12 +234,12 @@ class FirstUploads:
             upload.waiting.discard(image)
 
     def settle(self, digest: Digest) -> None:
-        """Let nobody wait for a layer any more."""
+        """End all waiting for a layer."""
         if (upload := self._uploads.pop(digest, None)) is not None:
             upload.settle()
 
     def settle_all(self) -> None:
-        """Let nobody wait for anything any more."""
+        """End all waiting."""
         for digest in list(self._uploads):
             self.settle(digest)
 

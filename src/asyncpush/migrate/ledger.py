@@ -17,7 +17,7 @@ from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageSt
 from asyncpush.journal import SqliteJournal
 from asyncpush.migrate.layer_distribution import LayerDistributor
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
-from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken, may_succeed, time_may_mend
+from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken, retry_may_succeed, waiting_may_help
 from asyncpush.migrate.targets import OpenTarget, open_targets
 from asyncpush.model import Digest
 from asyncpush.settings import RetryPolicy, Settings
@@ -125,7 +125,7 @@ class MigrationContext:
 
     async def wait_before_retry(self) -> None:
         """Wait before failed copies are tried again, if that can help one of them."""
-        if any(time_may_mend(result.error) for result in self.results.values()):
+        if any(waiting_may_help(result.error) for result in self.results.values()):
             await anyio.sleep(self._next_pause or self.options.rest)
             self._next_pause = 2 * (self._next_pause or self.options.rest)
         for target in self.targets.values():
@@ -148,7 +148,7 @@ class MigrationContext:
         if isinstance(error, JournalError):
             self.journal_error = error
             self.scope.cancel()
-        if not self.stop_on(error) and self.retries_left and may_succeed(error):
+        if not self.stop_on(error) and self.retries_left and retry_may_succeed(error):
             self.emit(Notice(f"{copy.destination} will be tried again at the end: {error}"))
         else:
             self.emit(ImageFailed(copy.destination, str(error)))

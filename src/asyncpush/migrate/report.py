@@ -223,21 +223,21 @@ _TOO_MANY_REQUESTS, _ILL = 429, 500
 _FINAL_CODES = frozenset({"AccessDeniedException", "LimitExceededException", "InvalidParameterException"})
 
 
-def time_may_mend(error: AsyncpushError | None) -> bool:
+def waiting_may_help(error: AsyncpushError | None) -> bool:
     """Whether waiting before another try can help: the server did not respond, or it is overloaded or broken."""
     if isinstance(error, ServiceError):
         return error.status == _TOO_MANY_REQUESTS or error.status >= _ILL or error.code in _THROTTLES
     return isinstance(error, (ConnectionFailedError, SourceUnavailableError))
 
 
-def may_succeed(error: AsyncpushError | None) -> bool:
+def retry_may_succeed(error: AsyncpushError | None) -> bool:
     """Whether another try may succeed."""
     if isinstance(error, ServiceError) and error.code in _FINAL_CODES:
         return False
     return not isinstance(error, _FINAL)
 
 
-def journaled(error: AsyncpushError | None) -> str:
+def journal_reason(error: AsyncpushError | None) -> str:
     """*error* as the journal keeps it, in one line; with the traceback if it is unforeseen."""
     trace = f" | {' | '.join(error.traceback.split(chr(10)))}" if isinstance(error, UnforeseenError) else ""
     return f"{error}{trace}"[:_LONGEST]

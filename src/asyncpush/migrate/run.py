@@ -31,7 +31,7 @@ from asyncpush.migrate.layer_distribution import registry_of, score
 from asyncpush.migrate.ledger import MigrationContext, Options, begin_run, fingerprint, open_migration
 from asyncpush.migrate.plan.model import Plan, PlanEntry
 from asyncpush.migrate.referrers import Referrers
-from asyncpush.migrate.report import Copy, CopyResult, Report, journaled, may_succeed, pushed_result
+from asyncpush.migrate.report import Copy, CopyResult, Report, journal_reason, pushed_result, retry_may_succeed
 from asyncpush.migrate.source_listing import SourceListing
 from asyncpush.migrate.targets import complete_repository, create_by_push, prepare
 from asyncpush.model import Digest
@@ -136,7 +136,7 @@ async def _end_run(journal: SqliteJournal, context: MigrationContext) -> None:
     with only_cause():
         async with anyio.create_task_group() as tg:  # one commit for many
             for result in failures:
-                tg.start_soon(journal.image_failed, result.copy.key, journaled(result.error))
+                tg.start_soon(journal.image_failed, result.copy.key, journal_reason(result.error))
     await journal.end_run(len(failures))
 
 
@@ -181,7 +181,7 @@ class _Pipeline:
         failed = [
             result.copy
             for result in self._context.results.values()
-            if result.outcome == "failed" and result.subject is None and may_succeed(result.error)
+            if result.outcome == "failed" and result.subject is None and retry_may_succeed(result.error)
         ]
         unfinished, self._unfinished = self._unfinished, []
         return failed + unfinished

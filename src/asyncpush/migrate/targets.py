@@ -153,7 +153,7 @@ async def _prepare_one(
         # Who may push need not be allowed to describe: a missing repository shows when its images are looked up.
         opened.registry.emit(Notice(f"repositories can't be described, so all of them are assumed to exist: {error}"))
         present = wanted
-    # Describing repositories has mostly told it by now.
+    # Mostly known by now, from describing repositories.
     await (opened.registry.require_account(purpose) if purpose else opened.registry.account())
     missing = [name for name in wanted if name not in present]
     opened.states.update(dict.fromkeys(present, "present"))

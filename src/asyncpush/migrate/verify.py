@@ -60,7 +60,7 @@ async def verify_plan(
 
 
 class _Expectation:
-    """What the plan's entries should have brought to its targets, as the sources have it now.
+    """What the targets should have of the plan's entries, as the sources have it now.
 
     Attributes:
         targets: each image and referrer, by the plan's target.
@@ -73,7 +73,7 @@ class _Expectation:
         self._referrers = Referrers(context)
 
     async def add(self, entry: PlanEntry) -> None:
-        """Find out what *entry* should have brought; where the source can't tell, its copies have failed."""
+        """Add the images of *entry*; if its source can't be read, its copies have failed."""
         try:
             copies = await self._listing.copies(entry)
             if entry.kind == "local":

@@ -81,7 +81,7 @@ def import_plan(
         base: the directory that paths in the plan are relative to; None for the working directory.
 
     Raises:
-        UsageError: it is none, or there is nothing in it that could be carried over.
+        UsageError: it is not a configuration, or nothing in it can be imported.
     """
     draft = PlanBuilder(to, scoped)
     if form == "list" or (form is None and is_list(text)):

@@ -80,10 +80,10 @@ def _import_sync(config: ConfigReader, defaults: _Referrers, draft: PlanBuilder)
     platforms = [escape(platform) for platform in (*config.texts("platform"), *config.texts("platforms"))]
     if config.texts("platforms"):
         draft.warn("regsync keeps an index of which it takes some platforms; this plan makes a new one of them")
-    carried = _Referrers.of(config).over(defaults)
-    if carried is None:
-        draft.warn("regsync leaves signatures and referrers behind where it is not told; this plan takes them along")
-    members: dict[str, Piece | None] = {"platforms": [*platforms], "referrers": carried}
+    referrers_flag = _Referrers.of(config).over(defaults)
+    if referrers_flag is None:
+        draft.warn("regsync copies signatures and referrers only on request; this plan copies them")
+    members: dict[str, Piece | None] = {"platforms": [*platforms], "referrers": referrers_flag}
     host, path = split_host(goal)
     # Without a registry, the target is Docker Hub.
     host = host or "docker.io"
