@@ -135,7 +135,7 @@ class Batch:
             blocks = self._operation.needs_upload_body
             make = partial(self._prepare, members)
             prepared = await to_thread.run_sync(make) if blocks else make()
-            outcome, answer = await _Sender(client, retries, self._command).send(prepared)
+            outcome, answer = await _InputSender(client, retries, self._command).send(prepared)
             result: Members = {"output": self._query.apply(printable(answer, wire=self._configuration.wire_times))}
         except ConfigurationError:
             raise
@@ -154,7 +154,7 @@ class Batch:
         return prepare(self._operation, found)
 
 
-class _Sender:
+class _InputSender:
     """Sends one input, with retries; some errors of ECR mean that it succeeded before."""
 
     def __init__(self, client: Any, retries: RetryingSender, command: Command) -> None:

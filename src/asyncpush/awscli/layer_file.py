@@ -120,7 +120,7 @@ async def upload_file(command: Command, members: Members, content: FileContent) 
     blob, size = _FileBlob(content), part_size(command, content.size)
     async with open_for(command, 2, None) as client, _opened(blob) as reader:
         pace = Pace(command.operation.service, client.meta.endpoint_url)
-        sender = _Sender(client, members, RetryingSender(_MAX_ATTEMPTS, ignore, pace))
+        sender = _PartSender(client, members, RetryingSender(_MAX_ATTEMPTS, ignore, pace))
         cutter = PartCutter(blob, reader, size, sender.encoder)
         with only_cause():
             await OrderedSender[_Cut](sender.send, lambda _: None, PipelineEstimator(allowed=False)).send(_cut(cutter))
@@ -143,7 +143,7 @@ async def _cut(cutter: PartCutter[Part]) -> AsyncIterator[_Cut]:
         yield _Cut(part)
 
 
-class _Sender:
+class _PartSender:
     """Sends the parts of one upload; ``answer`` is ECR's response to the last one."""
 
     def __init__(self, client: Any, members: Members, retries: RetryingSender) -> None:

@@ -191,7 +191,7 @@ def parse_shorthand(text: str, read_file: Callable[[str], Json]) -> Members:
     Raises:
         ShorthandError: *text* is invalid.
     """
-    return _Reader(text, read_file).structure()
+    return _ShorthandParser(text, read_file).structure()
 
 
 def fit(value: Json, shape: Any) -> Json:
@@ -209,7 +209,7 @@ def fit(value: Json, shape: Any) -> Json:
     return value
 
 
-class _Reader:
+class _ShorthandParser:
     def __init__(self, text: str, read_file: Callable[[str], Json]) -> None:
         self._text = text
         self._at = 0

@@ -47,7 +47,7 @@ app.command(_export)
 app.command(_prune)
 
 
-class _Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class _SummaryDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The summary as JSON; ``version`` goes up when a member changes its name or meaning."""
 
     version: int = 1
@@ -78,7 +78,7 @@ def show(file: _File, /, *, output: OutputFormat = "text", verbose: _Verbose = F
     async def main() -> int:
         summary = await to_thread.run_sync(summarize, file)
         if output == "json":
-            write_document(msgspec.to_builtins(_Document(journal=summary)))
+            write_document(msgspec.to_builtins(_SummaryDocument(journal=summary)))
         else:
             write_lines(_lines(summary))
         return DONE

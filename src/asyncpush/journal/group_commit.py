@@ -20,7 +20,7 @@ def _nothing() -> None:
     """Do nothing after the commit."""
 
 
-class _Entry(Generic[T]):
+class _PendingWork(Generic[T]):
     """Work that waits for its transaction, and its result."""
 
     result: T
@@ -49,7 +49,7 @@ class GroupCommit:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
-        self._waiting: list[_Entry[object]] = []
+        self._waiting: list[_PendingWork[object]] = []
         self._wanted = anyio.Event()
         self._closed = False
         # A limiter of its own, so that it never waits for threads that read, compress or wait.
@@ -69,7 +69,7 @@ class GroupCommit:
         """
         if self._closed:
             raise JournalError(f"the journal {self._path} is closed")
-        entry = _Entry(work, then)
+        entry = _PendingWork(work, then)
         self._waiting.append(entry)  # type: ignore[arg-type] # a list of entries of many types, each used by its own
         self._wanted.set()
         await entry.done.wait()
@@ -97,7 +97,7 @@ class GroupCommit:
         self._closed = True
         self._wanted.set()
 
-    def _commit(self, batch: list[_Entry[object]]) -> None:
+    def _commit(self, batch: list[_PendingWork[object]]) -> None:
         try:
             self._transact(batch)
         except Exception as error:  # noqa: BLE001 - raised in the tasks that it concerns
@@ -112,7 +112,7 @@ class GroupCommit:
                     entry.error = journal_error(self._path, error)
                     entry.error.__cause__ = error
 
-    def _transact(self, batch: list[_Entry[object]]) -> None:
+    def _transact(self, batch: list[_PendingWork[object]]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             for entry in batch:

@@ -79,7 +79,7 @@ def _import_mapping(host: str, goal: str, config: ConfigReader, draft: PlanBuild
             raise UsageError("it maps by regular expression" if text else "it has no from")
     platform = config.text("platform")
     platforms: list[Piece] | None = [escape(platform)] if platform and platform != "all" else None
-    tags = _Tags(place, draft.warn_here)
+    tags = _TagFilters(place, draft.warn_here)
     for text in config.texts("tags"):
         tags.add(text.strip())
     config.finish()
@@ -96,7 +96,7 @@ def _import_mapping(host: str, goal: str, config: ConfigReader, draft: PlanBuild
 
 
 @dataclass(slots=True)
-class _Tags:
+class _TagFilters:
     """The tags of a mapping: those that any filter matches and all of ``keep`` keep, and those by name.
 
     Attributes:

@@ -93,7 +93,7 @@ def _import_mapping(
     source = names.address(source_name)
     _import_source(source, source_name, names, draft)
     own_tags = config.mapping("tags") or ConfigReader({}, config.place("tags"), draft.warn_here)
-    tags = _Tags(own_tags, default_tags)
+    tags = _TagRules(own_tags, default_tags)
     members: dict[str, Piece | None] = {
         "min_tags": tags.min_tags,
         "tags": tags.rules(draft),
@@ -138,7 +138,7 @@ def _import_source(address: str, name: str, names: _Names, draft: PlanBuilder) -
 
 
 @dataclass(frozen=True, slots=True)
-class _Tags:
+class _TagRules:
     """The tags of a mapping; the defaults apply to what it lacks, but ``exclude`` of both applies."""
 
     own: ConfigReader
