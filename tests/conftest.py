@@ -77,7 +77,7 @@ def nothing_blocks_the_loop() -> Iterator[None]:
             guard.functions[name] = BlockBusterFunction(None, name, scanned_modules=["asyncpush"]).activate()
         # A face writes its few lines where it is; a terminal that is stopped stops it, as everywhere.
         for name in ("io.TextIOWrapper.write", "io.BufferedWriter.write"):
-            guard.functions[name].can_block_in("asyncpush/progress/sink.py", {"write", "flush"})
+            guard.functions[name].can_block_in("asyncpush/progress/lines.py", {"write", "flush"})
         yield
 
 

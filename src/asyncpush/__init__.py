@@ -67,7 +67,6 @@ if TYPE_CHECKING:
     from asyncpush.engine.image import ImageResult as ImageResult, ReferrerResult as ReferrerResult
     from asyncpush.journal import (
         FinishedImage as FinishedImage,
-        HeldLayer as HeldLayer,
         KnownImage as KnownImage,
         LeftUpload as LeftUpload,
         RunState as RunState,
@@ -76,12 +75,6 @@ if TYPE_CHECKING:
     )
     from asyncpush.manifest import Manifest as Manifest
     from asyncpush.migrate.ledger import Options as Options
-    from asyncpush.migrate.copies import (
-        Copy as Copy,
-        CopyResult as CopyResult,
-        LeftOutTag as LeftOutTag,
-        NothingTaken as NothingTaken,
-    )
     from asyncpush.migrate.plan.load import read_plan as read_plan
     from asyncpush.migrate.plan.model import (
         PlanEntry as PlanEntry,
@@ -96,7 +89,13 @@ if TYPE_CHECKING:
         VersionRange as VersionRange,
     )
     from asyncpush.migrate.verify import verify_plan as verify_plan
-    from asyncpush.migrate.results import Report as Report
+    from asyncpush.migrate.report import (
+        Copy as Copy,
+        CopyResult as CopyResult,
+        LeftOutTag as LeftOutTag,
+        NothingTaken as NothingTaken,
+        Report as Report,
+    )
     from asyncpush.migrate.run import migrate_plan as migrate_plan
     from asyncpush.model import (
         Descriptor as Descriptor,
@@ -172,15 +171,14 @@ _NAMES = {
         "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Notice "
         "PartSent RequestDone Retrying"
     ),
-    "journal": "FinishedImage HeldLayer KnownImage LeftUpload RunState SqliteJournal open_journal",
+    "journal": "FinishedImage KnownImage LeftUpload RunState SqliteJournal open_journal",
     "manifest": "Manifest",
-    "migrate.copies": "Copy CopyResult LeftOutTag NothingTaken",
     "migrate.ledger": "Options",
     "migrate.plan.load": "read_plan",
     "migrate.plan.model": "Goal Plan PlanEntry PlanTarget",
     "migrate.plan.tags": "Alternative Patterns TagRules",
     "migrate.plan.versions": "Comparator Version VersionRange",
-    "migrate.results": "Report",
+    "migrate.report": "Copy CopyResult LeftOutTag NothingTaken Report",
     "migrate.run": "migrate_plan",
     "migrate.verify": "verify_plan",
     "model": "Descriptor Digest LeftOut OpenUpload Platform TagMutability Upload",

@@ -1,4 +1,4 @@
-"""Work that many ask for: what is done is done once, and what can't be done is tried once."""
+"""Work that many tasks ask for: it is done once, and where it fails, it fails once."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """Does each thing once, however many ask for it; a failure is forgotten, so that somebody else may try.
+    """Does the work for each key once, however many tasks ask for it; after a failure, the next task tries again.
 
-    A run has millions of things to do: keys that end in a digest take little memory, and so do usual results.
+    A run has millions of keys: one that ends in a digest takes little memory, and so does the usual result.
 
     Args:
-        usual: a result that most things have.
+        usual: the result of most keys.
     """
 
     def __init__(self, usual: T | None = None) -> None:
@@ -26,10 +26,10 @@ class SingleFlight(Generic[T]):
         self._usually_done = PackedSet()
         self._done: dict[Hashable, T] = {}
         self._running: dict[Hashable, anyio.Event] = {}
-        self._announced = PackedSet()
+        self._claimed = PackedSet()
 
     async def do(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
-        """The result of *work* for *key*, and whether it was this call that did it."""
+        """The result of *work* for *key*, and whether this call did the work."""
         while not self._is_done(key):
             if (running := self._running.get(key)) is not None:
                 await running.wait()
@@ -41,7 +41,7 @@ class SingleFlight(Generic[T]):
                     self._usually_done.add(key)
                 else:
                     self._done[key] = result
-                self._announced.discard(key)
+                self._claimed.discard(key)
             finally:
                 del self._running[key]
                 finished.set()
@@ -49,25 +49,25 @@ class SingleFlight(Generic[T]):
         return self._done.get(key, cast("T", self._usual)), False
 
     def waiting(self, key: Hashable) -> int:
-        """How many wait for what somebody does for *key*."""
+        """How many tasks wait for the work on *key* that is under way."""
         running = self._running.get(key)
         return running.statistics().tasks_waiting if running else 0
 
-    def announce(self, key: Hashable) -> bool:
-        """Whether nobody has announced *key* before, so that work is counted once."""
-        if key in self._announced or self._is_done(key):
+    def claim(self, key: Hashable) -> bool:
+        """Claim *key* ahead of its work, so that the work is counted once; False if it is claimed or done already."""
+        if key in self._claimed or self._is_done(key):
             return False
-        self._announced.add(key)
+        self._claimed.add(key)
         return True
 
-    def retract(self, key: Hashable) -> None:
-        """Let *key* be announced again, unless it was done."""
-        self._announced.discard(key)
+    def release(self, key: Hashable) -> None:
+        """Give up a claim on *key*, so that another task can claim it."""
+        self._claimed.discard(key)
 
     def forget(self, key: Hashable) -> None:
-        """Let *key* be done again."""
+        """Forget the result for *key*, so that the work is done again; it stays claimed, since it was counted."""
         if self._is_done(key):
-            self._announced.add(key)  # it was counted
+            self._claimed.add(key)
         self._usually_done.discard(key)
         self._done.pop(key, None)
 
@@ -76,10 +76,10 @@ class SingleFlight(Generic[T]):
 
 
 class FirstFailure:
-    """Does not do again what has failed, so that it fails once for all that ask for it, until it is forgotten.
+    """Tries work that fails only once: every later task gets the first failure, until ``forget``.
 
     Args:
-        kind: the failures that others would meet, too.
+        kind: the errors that every other task would meet, too.
     """
 
     def __init__(self, kind: type[Exception]) -> None:
@@ -87,7 +87,7 @@ class FirstFailure:
         self._failures: dict[object, Exception] = {}
 
     async def do(self, key: object, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of *work*; or else the failure of whoever has tried *key* before."""
+        """The result of *work*; if an earlier try for *key* failed, raise that failure instead."""
         if (known := self._failures.get(key)) is not None:
             raise known.with_traceback(None)
         try:
@@ -97,5 +97,5 @@ class FirstFailure:
             raise
 
     def forget(self) -> None:
-        """Let all be tried again."""
+        """Forget all failures, so that everything can be tried again."""
         self._failures.clear()

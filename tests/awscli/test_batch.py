@@ -253,7 +253,7 @@ def test_without_credentials_a_batch_ends_at_once() -> None:
         ("--batch /no/such/file", "Unable to read the batch /no/such/file: No such file or directory"),
         ("--batch - --output text", "--batch prints JSON lines"),
         ("--batch - --cli-input-json {}", "--batch can't be combined"),
-        ("--unordered", "--unordered goes with --batch"),
+        ("--unordered", "--unordered needs --batch"),
         ("--batch - --max-requests 0", "--max-requests"),
     ],
 )
@@ -318,9 +318,9 @@ def test_a_layer_file_goes_into_its_upload_whole(server: Server, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--layer-file /no/such/file", "there is no such file"),
+        ("--layer-file /no/such/file", "the file does not exist"),
         ("--layer-file / ", "is not a regular file"),
-        ("--layer-file /dev/null --part-first-byte 0", "--layer-file takes the place of"),
+        ("--layer-file /dev/null --part-first-byte 0", "--layer-file can't be combined with"),
         (f"--layer-file {__file__} --part-size 99999999", "--part-size: 99999999 bytes"),
         (f"--layer-file {__file__} --generate-cli-skeleton output", "can't be combined with a skeleton"),
     ],

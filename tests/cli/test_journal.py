@@ -45,7 +45,7 @@ async def _write(path: Path, begin: float) -> None:
         await journal.begin_run("weekly", fresh=False)
         await journal.image_put(APP, manifest("config", "a"), "1")
         await journal.layer_completed(OTHER, f"{digest('diff')}+gzip-1", layer("packed", 3 * 2**20))
-        await journal.note_referrers(APP, digest("d"))
+        await journal.note_referrers_copied(APP, digest("d"))
         await journal.upload_begun(OTHER, str(digest("big")), Upload("upload-1", 10_485_760, 4200), 10_485_760)
         await journal.part_acknowledged(OTHER, str(digest("big")), Upload("upload-1", 10_485_760, 4200), 10_485_760)
 
@@ -72,9 +72,9 @@ def test_show_is_for_people(path: Path) -> None:
 
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.splitlines() == [
-        "run 1: finished, 1 image finished, 0 failed; began 2026-01-02 03:04:05 UTC, ended 2026-01-02 03:05:05 UTC",
-        "run 2: failed, 1 image finished, 1 failed; began 2026-01-03 03:05:05 UTC, ended 2026-01-03 03:06:05 UTC",
-        "run 3: unfinished, 0 images finished, 0 failed; began 2026-01-03 03:06:05 UTC",
+        "run 1: finished, 1 image finished, 0 failed; started 2026-01-02 03:04:05 UTC, ended 2026-01-02 03:05:05 UTC",
+        "run 2: failed, 1 image finished, 1 failed; started 2026-01-03 03:05:05 UTC, ended 2026-01-03 03:06:05 UTC",
+        "run 3: unfinished, 0 images finished, 0 failed; started 2026-01-03 03:06:05 UTC",
         "3 layers in 2 repositories, 3.0 MiB; 2 referenced by images",
         "1 tag known, 1 compressed layer known",
         "1 open upload, 10.0 MiB received",
@@ -226,7 +226,7 @@ def test_prune_forgets_what_is_old_but_for_runs_that_would_go_on(path: Path) -> 
     ran = run_here("journal", "prune", path)
 
     assert (ran.status, ran.err) == (0, "")
-    assert ran.out.startswith("forgot 2 runs, 2 images, 1 tag and 1 open upload; ")
+    assert ran.out.startswith("deleted 2 runs, 2 images, 1 tag and 1 open upload; ")
     lines = exported(path)
     assert [line["id"] for line in lines if line["kind"] == "run"] == [3]
     assert {line["kind"] for line in lines} == {"run", "layer", "compressed"}
@@ -246,7 +246,7 @@ def test_prune_forgets_unfinished_runs_too_if_it_is_told_to(path: Path) -> None:
 def test_prune_forgets_an_unfinished_run_that_another_has_followed(path: Path) -> None:
     anyio.run(_begin_anew, path)
 
-    assert run_here("journal", "prune", path, "--older-than", "0s").out.startswith("forgot 1 run, ")
+    assert run_here("journal", "prune", path, "--older-than", "0s").out.startswith("deleted 1 run, ")
     assert [line["id"] for line in exported(path)] == [2]
 
 
@@ -261,7 +261,7 @@ def test_prune_leaves_what_is_younger(path: Path, age: str, runs: int, monkeypat
     write(path)
     monkeypatch.setattr("asyncpush.journal.prune.time.time", lambda: BEGIN + 2 * DAY + 100)
 
-    assert run_here("journal", "prune", path, "--older-than", age).out.startswith(f"forgot {runs} run")
+    assert run_here("journal", "prune", path, "--older-than", age).out.startswith(f"deleted {runs} run")
 
 
 def test_prune_gives_the_disk_its_room_back(path: Path) -> None:

@@ -106,11 +106,11 @@ def test_an_import_takes_a_format_a_second_file_and_standard_input(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "words", "message"),
     [
-        (PLAN, [], "is a plan already"),
+        (PLAN, [], "is already a plan"),
         ("a: b", [], "is none of skopeo"),
         ("quay.io: {images: {a: []}}", ["--to", "https://x"], "begins with https://"),
         ("quay.io: {images: {a: []}}", ["--format", "helm"], "helm"),
-        ("quay.io: {images: {a/bc: []}}", ["--to", f"{EU}/UPPER"], "'UPPER' can't begin"),
+        ("quay.io: {images: {a/bc: []}}", ["--to", f"{EU}/UPPER"], "'UPPER' can't be the beginning"),
     ],
 )
 def test_an_import_that_fails_is_a_line(tmp_path: Path, text: str, words: list[str], message: str) -> None:

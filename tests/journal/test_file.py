@@ -171,7 +171,7 @@ def test_the_journal_of_a_newer_version_is_refused(path: Path) -> None:
     error = refusal(path)
 
     assert isinstance(error, UsageError)
-    assert "was written by a newer asyncpush (format 9, " in error.message
+    assert "was written by a newer asyncpush (format 9; " in error.message
 
 
 def overwrite_pages(path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_damaged_journal_says_what_to_do(path: Path, damage: Callable[[Path], 
 
     assert isinstance(error, JournalError)
     assert error.message.startswith(f"the journal {path} is damaged: ")
-    assert error.hint == "delete it, and run.journal-wal if that is there: images that ECR has will not be sent again"
+    assert error.hint == "delete it, and run.journal-wal if it exists; images that ECR has will not be sent again"
     path.unlink()
     make(path)
 
@@ -284,7 +284,7 @@ async def _fill(path: Path) -> None:
         await journal.begin_run("plan", fresh=True)
         await journal.image_finished(f"a -> {APP}:1", source_digest=A, digest=A, outcome="pushed")
         await journal.image_failed(f"a -> {APP}:2", "why")
-        await journal.note_referrers(APP, A)
+        await journal.note_referrers_copied(APP, A)
         await journal.repository_begun(APP)
         await journal.layer_completed(APP, "identity", Descriptor("application/x", A, 7))
         await journal.upload_begun(APP, "blob", Upload("u", 10, 20), 10)

@@ -89,7 +89,7 @@ async def test_a_full_disk_is_one_line_and_what_was_acknowledged_stays(path: Pat
         for error in failures:
             assert str(error) == (
                 f"the journal {path} can't be written: database or disk is full; "
-                "make room on its disk; run the same command again to resume"
+                "free space on its disk; run the same command again to resume"
             )
         await limit(1_000_000)
         await journal.layer_completed(APP, str(digest("b")), layer("b"))
@@ -167,7 +167,7 @@ async def test_damage_that_shows_late_says_what_to_do(path: Path, connections) -
     async with open_journal(path) as journal:
         await to_thread.run_sync(overwrite_pages, path, connections[-1])
         with pytest.raises(JournalError) as failure:
-            await journal.holders(HOST, [digest("1")])
+            await journal.mount_sources(HOST, [digest("1")])
 
     assert str(failure.value).startswith(f"the journal {path} is damaged: ")
     assert failure.value.hint.startswith("delete it, and run.journal-wal")

@@ -13,9 +13,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from asyncpush.journal import FinishedImage, HeldLayer, KnownImage, SqliteJournal, open_journal
-from asyncpush.model import Descriptor, Digest, OpenUpload, Upload
-from support.journals import APP, HOST, OTHER, digest, layer, manifest
+from asyncpush.journal import FinishedImage, KnownImage, SqliteJournal, open_journal
+from asyncpush.journal.export import LayerRow, rows
+from asyncpush.model import Descriptor, OpenUpload, Upload
+from support.journals import APP, OTHER, digest, layer, manifest
 
 WORDS = ("a", "b", "c")
 REPOSITORIES = (APP, OTHER)
@@ -113,7 +114,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     @rule(repository=repositories, word=words)
     def carry(self, repository: str, word: str) -> None:
-        self.portal.call(self.journal.note_referrers, repository, digest(word))
+        self.portal.call(self.journal.note_referrers_copied, repository, digest(word))
         self.carried.add((repository, word))
 
     @rule(plan=st.sampled_from(PLANS), fresh=st.booleans())
@@ -165,7 +166,7 @@ class JournalMachine(RuleBasedStateMachine):
             assert dict(self.journal.known_images(repository)) == known
         assert dict(self.journal.compressed) == self.compressed
         for repository, word in itertools.product(REPOSITORIES, WORDS):
-            assert self.journal.referrers_carried(repository, digest(word)) == ((repository, word) in self.carried)
+            assert self.journal.referrers_copied(repository, digest(word)) == ((repository, word) in self.carried)
         if self.run:
             assert dict(self.journal.finished) == self.run.finished
 
@@ -176,18 +177,17 @@ class JournalMachine(RuleBasedStateMachine):
                 (repository, word): await self.journal.open_upload(repository, word)
                 for repository, word in itertools.product(REPOSITORIES, WORDS)
             }
-            held = [each async for each in self.journal.layers(HOST)]
-            completed = {repository: await self.journal.completed(repository) for repository in REPOSITORIES}
-            return found, held, completed, await self.journal.holders(HOST, [digest(word) for word in WORDS])
+            return found, {repository: await self.journal.completed(repository) for repository in REPOSITORIES}
 
-        found, held, completed, holders = self.portal.call(look)
+        found, completed = self.portal.call(look)
         assert {key: upload for key, upload in found.items() if upload} == self.uploads
-        expected = {HeldLayer(where, digest(word), referenced) for (where, word), referenced in self.layers.items()}
+        expected = {(where, str(digest(word)), referenced) for (where, word), referenced in self.layers.items()}
+        held = [(row.repository, row.digest, row.referenced) for row in rows(self.path) if isinstance(row, LayerRow)]
         assert len(held) == len(expected)
-        assert set(held) == set(holders) == expected
+        assert set(held) == expected
         for repository in REPOSITORIES:
-            digests: set[Digest] = {layer.digest for layer in expected if layer.repository == repository}
-            assert completed[repository] == digests
+            digests = {key for where, key, _ in expected if where == repository}
+            assert set(map(str, completed[repository])) == digests
 
 
 JournalMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)

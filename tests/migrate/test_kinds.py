@@ -265,7 +265,7 @@ async def test_a_single_image_is_not_taken_for_all_platforms_that_a_plan_asks_fo
     done = await target.migrate(target.plan({"from": "oci:one", "to": "from/one", "platforms": [*PLATFORMS]}))
 
     assert done.status == 0, done.err
-    assert "one:1 is for one platform; the plan asks for linux/amd64 and linux/arm64" in done.err
+    assert "one:1 is for one platform, but the plan asks for linux/amd64 and linux/arm64" in done.err
 
 
 async def test_real_images_go_from_one_registry_to_the_next(

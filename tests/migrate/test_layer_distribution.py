@@ -16,7 +16,7 @@ from asyncpush.engine.context import PushContext
 from asyncpush.engine.image import ImageLayers
 from asyncpush.errors import ServiceError, SourceError
 from asyncpush.journal import LeftUpload
-from asyncpush.migrate import layer_distribution
+from asyncpush.migrate import first_uploads
 from asyncpush.migrate.layer_distribution import ImageSender, LayerDistributor, registry_of
 from asyncpush.model import Descriptor, Digest, PushedLayer, Upload
 from asyncpush.protocols import Part
@@ -108,10 +108,12 @@ class Broken:
         raise SourceError("broken can't be read")
 
 
-async def push(exchange: LayerDistributor, repository: Repository, numbers: set[int], *, fails: bool = False) -> None:
+async def push(
+    distributor: LayerDistributor, repository: Repository, numbers: set[int], *, fails: bool = False
+) -> None:
     """What a migration does with one image: all its layers at once, then the manifest."""
     blobs = [blob(number) for number in numbers]
-    with exchange.sender(repository, blobs) as sender:
+    with distributor.sender(repository, blobs) as sender:
         async with anyio.create_task_group() as tg:
             for each in blobs:
                 tg.start_soon(_send, sender, repository, each)
@@ -119,7 +121,7 @@ async def push(exchange: LayerDistributor, repository: Repository, numbers: set[
             return
         digests = {each.descriptor.digest for each in blobs}
         repository.put(digests)
-        exchange.holds(repository, digests)
+        distributor.mark_referenced(repository, digests)
 
 
 async def _send(sender: ImageSender, repository: Repository, each: ContentBlob) -> None:
@@ -128,13 +130,13 @@ async def _send(sender: ImageSender, repository: Repository, each: ContentBlob) 
 
 
 async def prepared(registry: Registry, mounts: bool | None = True) -> LayerDistributor:
-    exchange = LayerDistributor(PushContext.of(Settings()))
+    distributor = LayerDistributor(PushContext.of(Settings()))
 
     async def ask() -> bool | None:
         return mounts
 
-    assert await exchange.mounts("registry", ask) is (mounts is not False)
-    return exchange
+    assert await distributor.mounts("registry", ask) is (mounts is not False)
+    return distributor
 
 
 images = st.lists(
@@ -150,13 +152,13 @@ def test_all_images_arrive_whoever_waits_for_whom_and_whoever_fails(
     registry = Registry(mounting)
 
     async def main() -> None:
-        exchange = await prepared(registry)
+        distributor = await prepared(registry)
         # One image a repository: those of one repository share their layers before they get here.
         with anyio.fail_after(20):
             async with anyio.create_task_group() as tg:
                 for place, (_, numbers, fails) in enumerate(wanted):
                     tg.start_soon(
-                        lambda r, n, f: push(exchange, r, n, fails=f),
+                        lambda r, n, f: push(distributor, r, n, fails=f),
                         Repository(f"app-{place}", registry),
                         numbers,
                         fails,
@@ -164,9 +166,9 @@ def test_all_images_arrive_whoever_waits_for_whom_and_whoever_fails(
 
     with pytest.MonkeyPatch.context() as patch:
         if restless:  # leads pass on whenever they can
-            patch.setattr(layer_distribution, "MIN_GAIN", float("-inf"))
-            patch.setattr(layer_distribution, "MIN_LARGE_GAIN", float("-inf"))
-            patch.setattr(layer_distribution, "LOOK_INTERVAL", 0.001)
+            patch.setattr(first_uploads, "MIN_GAIN", float("-inf"))
+            patch.setattr(first_uploads, "MIN_LARGE_GAIN", float("-inf"))
+            patch.setattr(first_uploads, "CHECK_INTERVAL", 0.001)
         anyio.run(main)
 
     for place, (_, numbers, fails) in enumerate(wanted):
@@ -206,11 +208,11 @@ class Patient(Repository):
 
 async def test_followers_do_not_wait_for_what_else_their_leader_sends() -> None:
     registry = Registry()
-    exchange = await prepared(registry)
+    distributor = await prepared(registry)
     leader = Patient("leader", registry)
 
     async def lead() -> None:
-        with exchange.sender(leader, [blob(1), large(0)]) as sender:
+        with distributor.sender(leader, [blob(1), large(0)]) as sender:
             await sender.send(leader, blob(1))
             with pytest.raises(ServiceError):
                 await sender.send(leader, large(0))
@@ -223,7 +225,7 @@ async def test_followers_do_not_wait_for_what_else_their_leader_sends() -> None:
             async with anyio.create_task_group() as followers:
                 for number in range(5):
                     repository = Repository(f"app-{number}", registry)
-                    followers.start_soon(push, exchange, repository, {1, 10 + number})
+                    followers.start_soon(push, distributor, repository, {1, 10 + number})
             leader.goes_on.set()
 
     assert registry.uploads[blob(1).descriptor.digest] == 2, "the leader's, and one follower's"
@@ -233,10 +235,10 @@ async def test_followers_do_not_wait_for_what_else_their_leader_sends() -> None:
 async def test_a_layer_that_waits_for_its_turn_goes_where_an_image_refers_to_it_soonest() -> None:
     registry = Registry()
     resources = PushContext.of(Settings(max_layers=1))
-    exchange, leader, put = LayerDistributor(resources), Repository("leader", registry), anyio.Event()
+    distributor, leader, put = LayerDistributor(resources), Repository("leader", registry), anyio.Event()
 
     async def lead() -> None:
-        with exchange.sender(leader, [blob(1), large(0)]) as sender:
+        with distributor.sender(leader, [blob(1), large(0)]) as sender:
             assert (await sender.send(leader, blob(1))).outcome == "mounted"
             await put.wait()
 
@@ -245,7 +247,7 @@ async def test_a_layer_that_waits_for_its_turn_goes_where_an_image_refers_to_it_
             async with resources.limiter.hold():
                 tg.start_soon(lead)
                 await anyio.wait_all_tasks_blocked()
-                tg.start_soon(push, exchange, Repository("small", registry), {1})
+                tg.start_soon(push, distributor, Repository("small", registry), {1})
                 await anyio.wait_all_tasks_blocked()
             while "small" not in registry.referenced:
                 await checkpoint()
@@ -256,28 +258,28 @@ async def test_a_layer_that_waits_for_its_turn_goes_where_an_image_refers_to_it_
 
 async def test_what_a_repository_has_is_mounted_once_an_image_refers_to_it() -> None:
     registry = Registry()
-    exchange = await prepared(registry)
+    distributor = await prepared(registry)
     leader, each = Repository("leader", registry), blob(1)
     registry.layers["leader"] = {each.descriptor.digest}
 
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tg:
-            with exchange.sender(leader, [], [each]):
-                tg.start_soon(push, exchange, Repository("app", registry), {1})
+            with distributor.sender(leader, [], [each]):
+                tg.start_soon(push, distributor, Repository("app", registry), {1})
                 await anyio.wait_all_tasks_blocked()
                 leader.put({each.descriptor.digest})
-                exchange.holds(leader, [each.descriptor.digest])
+                distributor.mark_referenced(leader, [each.descriptor.digest])
 
     assert (registry.mounts, registry.uploads) == ({True: 1}, {})
 
 
 async def test_of_a_leader_that_fails_one_follower_takes_the_lead() -> None:
     registry = Registry()
-    exchange = await prepared(registry)
+    distributor = await prepared(registry)
     fails = anyio.Event()
 
     async def lead() -> None:
-        with exchange.sender(leader, [blob(1), blob(2)]) as sender:
+        with distributor.sender(leader, [blob(1), blob(2)]) as sender:
             await sender.send(leader, blob(1))
             await fails.wait()
 
@@ -287,7 +289,7 @@ async def test_of_a_leader_that_fails_one_follower_takes_the_lead() -> None:
             tg.start_soon(lead)
             await anyio.wait_all_tasks_blocked()
             for number in range(5):
-                tg.start_soon(push, exchange, Repository(f"app-{number}", registry), {1, 2})
+                tg.start_soon(push, distributor, Repository(f"app-{number}", registry), {1, 2})
             fails.set()
 
     assert registry.uploads == {blob(1).descriptor.digest: 2, blob(2).descriptor.digest: 1}
@@ -296,9 +298,9 @@ async def test_of_a_leader_that_fails_one_follower_takes_the_lead() -> None:
 
 async def test_a_layer_is_mounted_once_an_image_refers_to_it() -> None:
     registry = Registry()
-    exchange = await prepared(registry)
+    distributor = await prepared(registry)
     for name in ("one", "two", "three"):
-        await push(exchange, Repository(name, registry), {1, 2})
+        await push(distributor, Repository(name, registry), {1, 2})
 
     assert registry.uploads == {blob(1).descriptor.digest: 1, blob(2).descriptor.digest: 1}
     assert registry.mounts == {True: 4}
@@ -308,9 +310,9 @@ async def test_what_an_earlier_run_has_brought_is_mounted() -> None:
     registry = Registry()
     digest = blob(1).descriptor.digest
     registry.layers["old"] = registry.referenced["old"] = {digest}
-    exchange = await prepared(registry)
-    exchange.remember("registry", "registry/old", digest)
-    await push(exchange, Repository("new", registry), {1})
+    distributor = await prepared(registry)
+    distributor.remember("registry", "registry/old", digest)
+    await push(distributor, Repository("new", registry), {1})
 
     assert not registry.uploads
     assert digest in registry.layers["new"]
@@ -318,9 +320,9 @@ async def test_what_an_earlier_run_has_brought_is_mounted() -> None:
 
 async def test_a_registry_that_declines_is_asked_no_more(anyio_backend: str) -> None:
     registry = Registry(mounting=False)
-    exchange = await prepared(registry, None)
+    distributor = await prepared(registry, None)
     for number in range(10):
-        await push(exchange, Repository(f"app-{number}", registry), {1, 2})
+        await push(distributor, Repository(f"app-{number}", registry), {1, 2})
 
     assert registry.mounts[False] <= 4
     assert set(registry.uploads.values()) == {10}
@@ -328,16 +330,16 @@ async def test_a_registry_that_declines_is_asked_no_more(anyio_backend: str) -> 
 
 async def test_where_nothing_is_mounted_nobody_waits_for_anybody() -> None:
     registry = Registry(mounting=False)
-    exchange, blobs = await prepared(registry, mounts=False), [blob(1)]
+    distributor, blobs = await prepared(registry, mounts=False), [blob(1)]
     one, two = Repository("one", registry), Repository("two", registry)
-    with exchange.sender(one, blobs), exchange.sender(two, blobs) as second:
+    with distributor.sender(one, blobs), distributor.sender(two, blobs) as second:
         with anyio.fail_after(5):
             assert (await second.send(two, blobs[0])).outcome == "pushed"
 
 
 async def test_repositories_that_wait_for_a_slot_get_the_bytes_together() -> None:
     registry = Registry()
-    exchange = await prepared(registry, False)
+    distributor = await prepared(registry, False)
     reads = 0
 
     class Counted(BytesContent):
@@ -350,7 +352,7 @@ async def test_repositories_that_wait_for_a_slot_get_the_bytes_together() -> Non
     outcomes: list[PushedLayer | None] = []
 
     async def one(name: str) -> None:
-        outcomes.append(await exchange.upload(Repository(name, registry), each))
+        outcomes.append(await distributor.upload(Repository(name, registry), each))
 
     async with anyio.create_task_group() as tg:
         for name in ("one", "two", "three"):
@@ -363,14 +365,14 @@ async def test_repositories_that_wait_for_a_slot_get_the_bytes_together() -> Non
 
 async def test_who_has_a_source_of_its_own_does_not_fail_of_anothers() -> None:
     registry = Registry()
-    exchange = await prepared(registry, False)
+    distributor = await prepared(registry, False)
     good = blob(1)
     bad = ContentBlob("layer", good.descriptor, Broken())
     failures: list[Exception] = []
 
     async def one(name: str, each: ContentBlob) -> None:
         try:
-            await exchange.upload(Repository(name, registry), each)
+            await distributor.upload(Repository(name, registry), each)
         except SourceError as error:
             failures.append(error)
 
@@ -384,12 +386,12 @@ async def test_who_has_a_source_of_its_own_does_not_fail_of_anothers() -> None:
 
 async def test_one_repository_that_fails_does_not_fail_the_others_of_a_reading() -> None:
     registry = Registry()
-    exchange = await prepared(registry, False)
+    distributor = await prepared(registry, False)
     failures: list[Exception] = []
 
     async def one(repository: Repository) -> None:
         try:
-            await exchange.upload(repository, blob(1))
+            await distributor.upload(repository, blob(1))
         except ServiceError as error:
             failures.append(error)
 
@@ -403,7 +405,7 @@ async def test_one_repository_that_fails_does_not_fail_the_others_of_a_reading()
 
 async def test_who_waits_goes_on_by_itself_when_the_sender_is_cancelled() -> None:
     registry = Registry()
-    exchange = await prepared(registry, False)
+    distributor = await prepared(registry, False)
 
     class Stuck(Repository):
         async def begin_upload(self) -> Upload:
@@ -413,9 +415,9 @@ async def test_who_waits_goes_on_by_itself_when_the_sender_is_cancelled() -> Non
     async with anyio.create_task_group() as tg:
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as inner:
-                inner.start_soon(exchange.upload, Stuck("stuck", registry), blob(1))
+                inner.start_soon(distributor.upload, Stuck("stuck", registry), blob(1))
                 await checkpoint()
-                tg.start_soon(exchange.upload, Repository("patient", registry), blob(1))
+                tg.start_soon(distributor.upload, Repository("patient", registry), blob(1))
                 await checkpoint()
                 scope.cancel()
 
@@ -431,23 +433,23 @@ def test_the_registry_of_a_repository(name: str) -> None:
 
 async def test_bytes_that_are_on_their_way_elsewhere_are_not_sent_again() -> None:
     registry = Registry()
-    exchange = await prepared(registry)
+    distributor = await prepared(registry)
     here, there = Repository("here", registry), Repository("there", registry)
     other = Repository("there", Registry(), host="another-registry")
     each = blob(1)
     begun = Repository("begun", registry)
     lengths = {there.address: 700, begun.address: 200, other.address: 900}
-    exchange.continues(LeftUpload(address, each.identity, length) for address, length in lengths.items())
-    exchange.continues([LeftUpload(there.address, "sha256:other", 5)])
+    distributor.resume(LeftUpload(address, each.identity, length) for address, length in lengths.items())
+    distributor.resume([LeftUpload(there.address, "sha256:other", 5)])
 
-    assert exchange.lost(here, [each, blob(2)]) == 700
-    assert exchange.lost(begun, [each]) == 500, "it goes on there, from less"
-    assert exchange.lost(there, [each]) == 0, "it goes on there"
-    assert exchange.lost(other, [each]) == 0, "no registry mounts from another"
-    with exchange.sender(there, [each]):
-        assert exchange.lost(here, [each]) == 0, "somebody brings it"
-    exchange.holds(there, [each.descriptor.digest])
-    assert exchange.lost(here, [each]) == 0, "it can be mounted"
+    assert distributor.bytes_lost(here, [each, blob(2)]) == 700
+    assert distributor.bytes_lost(begun, [each]) == 500, "it goes on there, from less"
+    assert distributor.bytes_lost(there, [each]) == 0, "it goes on there"
+    assert distributor.bytes_lost(other, [each]) == 0, "no registry mounts from another"
+    with distributor.sender(there, [each]):
+        assert distributor.bytes_lost(here, [each]) == 0, "somebody brings it"
+    distributor.mark_referenced(there, [each.descriptor.digest])
+    assert distributor.bytes_lost(here, [each]) == 0, "it can be mounted"
 
 
 @dataclass

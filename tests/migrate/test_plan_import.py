@@ -25,8 +25,7 @@ from asyncpush.migrate.plan.tags import TagRules, select
 from asyncpush.migrate.plan.versions import Version, VersionRange
 from asyncpush.migrate.plan.yaml_loader import escape, expand
 from asyncpush.migrate.plan_import import FORMATS, Format, Imported, import_plan
-from asyncpush.migrate.plan_import.builder import whole_match
-from asyncpush.migrate.plan_import.versions import dregsy_range
+from asyncpush.migrate.plan_import.patterns import dregsy_range, whole_match
 from asyncpush.reference import parse_prefix
 
 EU = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
@@ -242,7 +241,7 @@ def test_skopeo_takes_tags_digests_patterns_and_versions() -> None:
         "skopeo copies one platform",
         f"the password for {host} is not in the plan: set the environment variable REGISTRY_EXAMPLE_COM_5000_PASSWORD",
         "registry.example.com:5000.tls-verify: if registry.example.com:5000 speaks HTTP",
-        "registry.example.com:5000.cert-dir can't be carried over",
+        "registry.example.com:5000.cert-dir can't be imported",
         "semver: a tag such as 1.2.3.4",
         f"{host}, redis: 'v3@sha256:{HEX}' is a tag with a digest, which skopeo skips (an entry from: {host}/redis:v3@",
         f"{host}, redis: 'a b' is neither a tag nor a digest",
@@ -354,9 +353,9 @@ def test_regsync_takes_credentials_types_and_anchored_patterns() -> None:
         "the password for ghcr.io is not in the plan",
         "the password for quay.io is not in the plan",
         "other.example.com is not an ECR registry",
-        "defaults.ratelimit can't be carried over",
-        "creds[0].reqPerSec can't be carried over",
-        "sync[1].hooks can't be carried over",
+        "defaults.ratelimit can't be imported",
+        "creds[0].reqPerSec can't be imported",
+        "sync[1].hooks can't be imported",
         "creds[4].tls: if gcr.io speaks HTTP",
         "sync[3]: sync[3].tags.allow: '(' has a group without an end",
         "sync[4]: sync[4].target is a template",
@@ -398,7 +397,7 @@ def test_regsync_s_target_must_name_a_repository_and_only_its_own_members_are_un
     done, plan = imported("regsync", f"version: 1\nx-anchors: {{a: 1}}\ny: 1\nsync:\n{sync}")
 
     assert [entry.source for entry in plan.entries] == ["quay.io/a/c"]
-    told(done, f"sync[0]: the destination '{EU}/' names no repository; not carried over", "y can't be carried over")
+    told(done, f"sync[0]: the destination '{EU}/' names no repository; not imported", "y can't be imported")
 
 
 def test_image_syncer_s_two_files_can_be_one() -> None:
@@ -513,7 +512,7 @@ def test_what_would_be_no_good_plan_is_left_out_and_told() -> None:
     told(
         done,
         "skopeo copies",
-        "quay.io/d/bc: bc:1 comes from quay.io/d/bc, and in images[0] from quay.io/a/bc",
+        "quay.io/d/bc: bc:1 comes from quay.io/d/bc, but in images[0] from quay.io/a/bc",
         "quay.io/E/ff: 'E/ff' is not a repository name",
         "quay.io, g/hh: '-' is neither a tag nor a digest",
         "quay.io/x: 'x' is not a repository name",
@@ -551,7 +550,7 @@ def test_tags_that_can_t_be_understood_are_never_all_tags(tags: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("version: 1\nimages: [{from: a/b}]", "is a plan already"),
+        ("version: 1\nimages: [{from: a/b}]", "is already a plan"),
         ("{}", "is none of skopeo, regsync"),
         ("[]", "is none of"),
         ("x: y", "is none of"),
@@ -668,7 +667,7 @@ def test_an_expression_that_can_t_be_carried_over_is_told(pattern: str) -> None:
     done, plan = imported("skopeo", document)
 
     assert [entry.source for entry in plan.entries] == ["a.io/b/cc"]
-    assert any(note.startswith("a.io, b/dd: regex: ") and note.endswith("not carried over") for note in done.notes)
+    assert any(note.startswith("a.io, b/dd: regex: ") and note.endswith("not imported") for note in done.notes)
 
 
 @given(st.text(st.sampled_from("ab1.-^$|()[]{}*+?\\QEzAdpLi:,P<>!=&~ "), max_size=14))
@@ -819,7 +818,7 @@ def test_what_image_syncer_can_t_pair_is_told(source: str, destination: str, wor
     done, plan = imported("image-syncer", json.dumps({source: f"{EU}/{destination}", "quay.io/x/y": f"{EU}/x/y"}))
 
     assert [entry.source for entry in plan.entries] == ["quay.io/x/y"]
-    told(done, f"{source}: {words}; not carried over")
+    told(done, f"{source}: {words}; not imported")
 
 
 def test_image_syncer_drops_a_tag_beside_a_digest() -> None:
@@ -834,7 +833,7 @@ def test_an_image_that_image_syncer_sends_nowhere_is_told() -> None:
     done, plan = imported("image-syncer", f'{{"quay.io/a/b": [], "quay.io/a/c": "{EU}/a/c"}}')
 
     assert [entry.source for entry in plan.entries] == ["quay.io/a/c"]
-    told(done, "quay.io/a/b: it has no destination; not carried over")
+    told(done, "quay.io/a/b: it has no destination; not imported")
 
 
 def test_no_password_of_an_address_is_told() -> None:

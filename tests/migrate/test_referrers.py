@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from asyncpush.events import Notice
-from asyncpush.migrate.results import Report
+from asyncpush.migrate.report import Report
 from support.events import Events
 from support.images import INDEX, Json
 from support.migrations import Bench, layer
@@ -184,7 +184,7 @@ async def test_one_referrer_that_can_not_be_read_costs_itself_only(here: Bench, 
     assert (await here.stored("team/app"))[tag_of(image, SIG)] == signature["digest"]
     [failed] = report.failed
     assert (str(bad["digest"]) in failed.copy.source) == (harm != "no descriptor")
-    notices = [event.text for event in events.of(Notice) if "is not carried along" in event.text]
+    notices = [event.text for event in events.of(Notice) if "was not copied" in event.text]
     assert notices
     assert all("can't be read at its source" in text for text in notices)
     assert "ECR" not in "".join(text.partition("along")[0] for text in notices)

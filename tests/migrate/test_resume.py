@@ -119,7 +119,7 @@ async def test_an_old_run_and_one_with_other_settings_are_not_gone_on_with(here:
     old = await here.run(path, emit=events, resume_within=0.0)
     assert not old.resumed
     assert set(outcomes(old).values()) == {"present"}
-    assert [event.text for event in events.of(Notice) if "too old to be gone on with" in event.text]
+    assert [event.text for event in events.of(Notice) if "too old to resume" in event.text]
 
 
 async def test_a_run_in_one_account_is_not_gone_on_with_in_another(

@@ -18,8 +18,8 @@ from asyncpush.emulator import Emulator
 from asyncpush.errors import DigestMismatchError, JournalError, SourceNotFoundError, UsageError
 from asyncpush.events import ImageFailed, Notice
 from asyncpush.journal import SqliteJournal, open_journal
-from asyncpush.migrate.overrides import overridden
 from asyncpush.migrate.plan.load import read_plan
+from asyncpush.migrate.plan.model import overridden
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.migrate.verify import verify_plan
 from asyncpush.settings import AwsConfiguration, MiB, Settings, SourceRegistry
@@ -451,8 +451,8 @@ async def test_an_entry_that_takes_no_tag_is_told_and_fails_where_it_must(here: 
     path.write_text(json.dumps(document))
     report = await here.run(path)
     assert {result.copy.entry.place for result in report.failed} == {"images[0]", "images[1]", "images[3]", "images[5]"}
-    assert any("takes 1 (regex: 1.0); wanted: 2 or more" in each for each in reasons(report))
-    assert all("wanted: " in reason for reason in reasons(report))
+    assert any("takes 1 (regex: 1.0); it must be 2 or more" in each for each in reasons(report))
+    assert all("it must be " in reason for reason in reasons(report))
     assert {name for name, outcome in outcomes(report).items() if outcome != "failed"} == {
         "m/two:1",
         "m/enough:1.0",
@@ -477,7 +477,7 @@ async def test_the_command_names_entries_without_tags_and_is_strict_on_request(h
         assert "asyncpush_migration_entries_without_tags 1\n" in (here.folder / "metrics.prom").read_text()
     ran = await run_beside(*words, "--strict")
     assert ran.status == 1
-    assert f"{note}; wanted: 1 or more (min_tags or --strict); see the plan's `tags`" in ran.err
+    assert f"{note}; it must be 1 or more (min_tags or --strict); see the plan's `tags`" in ran.err
     [failed] = json.loads(ran.out)["images"]
     assert (failed["entry"], failed["outcome"]) == ("images[0]", "failed")
     verified = await run_beside("verify", path, "--progress", "plain")

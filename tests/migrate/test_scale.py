@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from asyncpush.digest_set import PackedMap, PackedNames, PackedSet
 from asyncpush.errors import UnforeseenError
 from asyncpush.journal import open_journal
-from asyncpush.migrate import backpressure, discovery
+from asyncpush.migrate import discovery
 from asyncpush.model import Digest
 from asyncpush.single_flight import SingleFlight
 from asyncpush.sources.registry.blob import RegistryBlob
@@ -66,12 +66,12 @@ async def test_a_thing_is_done_once_whether_its_result_is_the_usual_one_or_not()
         return result
 
     for key, result in (("usual", True), ("other", False)):
-        assert once.announce(key)
+        assert once.claim(key)
         assert [await once.do(key, lambda result=result: work(result)) for _ in range(2)] == [
             (result, True),
             (result, False),
         ]
-        assert not once.announce(key)
+        assert not once.claim(key)
         once.forget(key)
         assert await once.do(key, lambda result=result: work(result)) == (result, True)
     assert done == [True, True, False, False]
@@ -79,13 +79,13 @@ async def test_a_thing_is_done_once_whether_its_result_is_the_usual_one_or_not()
 
 async def test_discovery_waits_until_what_it_has_found_is_pushed(tmp_path, emulator, monkeypatch):
     keys(monkeypatch)
-    monkeypatch.setattr(backpressure, "MAX_WAITING", 10)
+    monkeypatch.setattr(discovery, "MAX_WAITING", 10)
     monkeypatch.setattr(discovery, "COMPARED_AT_ONCE", 3)
     monkeypatch.setattr(discovery, "READ_AT_ONCE", 2)
     monkeypatch.setattr(discovery, "BLOBS_AT_ONCE", 1)
     held, most = 0, 0
 
-    class Counted(backpressure.Room):
+    class Counted(discovery.Backlog):
         async def take(self, found):
             nonlocal held, most
             await super().take(found)
@@ -97,7 +97,7 @@ async def test_discovery_waits_until_what_it_has_found_is_pushed(tmp_path, emula
             held -= found.weight
             super().give_back(found)
 
-    monkeypatch.setattr("asyncpush.migrate.run.Room", Counted)
+    monkeypatch.setattr("asyncpush.migrate.run.Backlog", Counted)
     async with bench(tmp_path, emulator) as made:
         for number in range(8):
             made.hold("team/app", f"1.{number}", layer(0), layer(number))

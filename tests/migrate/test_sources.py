@@ -22,8 +22,7 @@ from asyncpush.errors import (
     SourceUnavailableError,
 )
 from asyncpush.events import Retrying
-from asyncpush.migrate.copies import CopyResult
-from asyncpush.migrate.results import Report
+from asyncpush.migrate.report import CopyResult, Report
 from asyncpush.settings import RetryPolicy
 from support.aws import judge
 from support.commands import Ran, run_beside

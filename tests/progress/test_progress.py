@@ -34,12 +34,9 @@ from asyncpush.events import (
 )
 from asyncpush.model import Digest
 from asyncpush.progress import progress
-from asyncpush.progress.jsonl import JsonFace
+from asyncpush.progress.lines import JsonDisplay, PlainDisplay, Sink, shortened
 from asyncpush.progress.meter import Meter
-from asyncpush.progress.plain import PlainFace
-from asyncpush.progress.rich import RichFace
-from asyncpush.progress.sink import Sink
-from asyncpush.progress.text import shortened
+from asyncpush.progress.rich import RichDisplay
 from asyncpush.units import percent_text, size_text, time_text
 
 MiB = 1024 * 1024
@@ -62,7 +59,7 @@ class Clock:
 
 
 class Screen:
-    """A RichFace on a terminal of a given size; ``paint`` gives what one painting puts on it, without control codes."""
+    """A RichDisplay on a terminal of some size; ``paint`` gives what one drawing puts on it, without control codes."""
 
     def __init__(self, width: int, height: int, images: int | None = None, encoding: str = "utf-8") -> None:
         self.clock = Clock()
@@ -70,7 +67,7 @@ class Screen:
         self.console = Console(
             file=Sink(self.file), force_terminal=True, color_system=None, width=width, height=height, _environ={}
         )
-        self.face = RichFace(Sink(self.file), images=images, clock=self.clock, console=self.console)
+        self.face = RichDisplay(Sink(self.file), images=images, clock=self.clock, console=self.console)
         self.raw()
 
     def raw(self) -> str:
@@ -223,9 +220,9 @@ def test_no_painting_is_wider_or_higher_than_the_terminal(width, height, layer_t
     assert "\x1b" not in "".join(painted)
 
 
-def plain(images: int | None = None) -> tuple[PlainFace, Clock, io.StringIO]:
+def plain(images: int | None = None) -> tuple[PlainDisplay, Clock, io.StringIO]:
     clock, file = Clock(), io.StringIO()
-    return PlainFace(Sink(file), images=images, interval=5.0, clock=clock), clock, file
+    return PlainDisplay(Sink(file), images=images, interval=5.0, clock=clock), clock, file
 
 
 def test_a_log_has_one_line_for_each_image_and_notice():
@@ -304,7 +301,7 @@ EVERY_EVENT = [
 
 def test_every_event_is_one_json_object_with_its_fields():
     file = io.StringIO()
-    face = JsonFace(Sink(file), now=lambda: datetime(2026, 11, 23, 7, 5, 9, 1999, tzinfo=UTC))
+    face = JsonDisplay(Sink(file), now=lambda: datetime(2026, 11, 23, 7, 5, 9, 1999, tzinfo=UTC))
     for event in EVERY_EVENT:
         face.take(event)
     assert file.getvalue() == ""
@@ -397,7 +394,7 @@ async def test_a_stream_that_goes_away_breaks_nothing(kind, broken, caplog):
 
 def test_letters_that_a_stream_lacks_are_escaped():
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    PlainFace(Sink(file)).take(Notice("caf\u00e9"))
+    PlainDisplay(Sink(file)).take(Notice("caf\u00e9"))
     file.seek(0)
     assert file.read() == "note           caf\\xe9\n"
 

@@ -381,7 +381,7 @@ def test_each_stream_has_one_door() -> None:
     raw = {name for name, text in texts.items() if "write_as_it_is" in text}
 
     # The version, an example, a question, and a line of figures that is painted over.
-    assert direct == {"__main__.py", "__init__.py", "cli/streams.py", "cli/bench.py", "cli/ecr_batch.py"}
+    assert direct == {"__main__.py", "__init__.py", "cli/streams.py", "cli/bench.py", "cli/ecr.py"}
     # ECR's own answer, a script, a page of the manual, or a table that has its colours and nothing of others.
     tables = {"cli/bench.py", "cli/demo.py"}
-    assert raw == {"cli/streams.py", "cli/ecr.py", "cli/ecr_batch.py", "cli/completion.py", "cli/help.py", *tables}
+    assert raw == {"cli/streams.py", "cli/ecr.py", "cli/completion.py", "cli/help.py", *tables}

@@ -17,10 +17,9 @@ from asyncpush.emulator import Emulator
 from asyncpush.errors import SourceError
 from asyncpush.events import Event, ignore
 from asyncpush.journal import open_journal
-from asyncpush.migrate.copies import CopyResult
 from asyncpush.migrate.ledger import Options
 from asyncpush.migrate.plan.load import read_plan
-from asyncpush.migrate.results import Report
+from asyncpush.migrate.report import CopyResult, Report
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.settings import RetryPolicy, Settings
 from support.aws import judge

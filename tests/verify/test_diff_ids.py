@@ -69,7 +69,7 @@ async def test_a_plain_layer_and_one_that_is_shorter_than_a_tar_header_count(
 
     [problem] = (await verified(registry, layout, tmp_path)).problems
 
-    detail = f"is damaged: its uncompressed bytes have the digest {digest(A)}, and the config says {digest(B)}"
+    detail = f"is damaged: its uncompressed bytes have the digest {digest(A)}, but the config says {digest(B)}"
     assert (str(problem.digest), problem.detail) == (digest(A), detail)
 
 
@@ -79,7 +79,7 @@ async def test_a_config_with_another_number_of_layers_is_damaged(registry: Regis
     [problem] = (await verified(registry, layout, tmp_path)).problems
 
     assert (problem.kind, problem.subject) == ("damaged", "config")
-    assert problem.detail == "is damaged: it has 2 diff ids, and the manifest 1 layers"
+    assert problem.detail == "is damaged: it has 2 diff ids, but the manifest has 1 layers"
 
 
 async def test_two_images_with_one_layer_are_each_compared_with_their_own_config(
@@ -122,7 +122,7 @@ UNKNOWN = {
     ),
     "xz": (image([(LAYER, lzma.compress(A))], [digest(A)]), "is compressed with xz: it was not compared"),
     "sha512": (image([(LAYER, PACKED)], [f"sha512:{'0' * 128}"]), "which is not sha256: they were not compared"),
-    "none": (image([(LAYER, PACKED)], None), "names no diff ids: no layer was compared"),
+    "none": (image([(LAYER, PACKED)], None), "has no diff ids: no layer was compared"),
     "config": (image([(LAYER, PACKED)], "no list"), "can't be read: no layer was compared"),
 }
 

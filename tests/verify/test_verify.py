@@ -150,7 +150,7 @@ async def test_a_layer_that_has_become_shorter_or_longer_is_damaged(registry: Re
         file.write_bytes(changed)
         problem = await only(registry)
         assert problem.kind == "damaged"
-        assert f"it has {len(changed)} bytes, and what points at it says {size}" in problem.detail
+        assert f"it has {len(changed)} bytes, but its descriptor says {size}" in problem.detail
 
 
 async def test_a_manifest_that_has_changed_on_disk_is_damaged(registry: Registry, pushed: Pushed) -> None:
@@ -220,7 +220,7 @@ def at_layer(named: str, change: Change) -> Change:
         ({"layerAvailability": "UNAVAILABLE"}, "is missing (UNAVAILABLE)"),
         ({"layerAvailability": "ARCHIVED"}, "is missing (ARCHIVED)"),
         ({"layerDigest": "sha256:other"}, "is missing (not mentioned)"),
-        ({"layerSize": 1}, "is damaged: it has 1 bytes, and what points at it says"),
+        ({"layerSize": 1}, "is damaged: it has 1 bytes, but its descriptor says"),
         ({"layerSize": None}, None),
     ],
 )
@@ -299,7 +299,7 @@ async def test_a_child_of_another_size_than_its_index_says_is_damaged(registry: 
     client.close()
     problem = await only(registry, deep=False)
     assert (problem.kind, str(problem.digest)) == ("damaged", image["digest"])
-    assert f"it has {image['size']} bytes, and what points at it says {image['size'] + 1}" in problem.detail
+    assert f"it has {image['size']} bytes, but its descriptor says {image['size'] + 1}" in problem.detail
 
 
 async def test_an_index_too_deep_to_be_looked_at_is_told(registry: Registry, tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ async def test_an_index_too_deep_to_be_looked_at_is_told(registry: Registry, tmp
         await to_thread.run_sync(partial(client.put_image, repositoryName="team/app", imageManifest=raw, imageTag="1"))
     client.close()
     problem = await only(registry, deep=False)
-    assert (problem.kind, problem.detail) == ("unreadable", "lies too deep in indexes to be looked at")
+    assert (problem.kind, problem.detail) == ("unreadable", "is nested too deeply in indexes to be checked")
 
 
 async def test_a_layer_that_ecr_does_not_give_is_told_and_the_others_are_read(faulty: Faulty, pushed: Pushed) -> None:

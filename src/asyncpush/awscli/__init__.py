@@ -1,1 +1,1 @@
-"""``asyncpush ecr``: ECR's layer operations with the options, the answers and the exit statuses of ``aws ecr``."""
+"""``asyncpush ecr``: ECR's layer operations with the options, output and exit statuses of ``aws ecr``."""

@@ -1,4 +1,4 @@
-"""Many inputs of one operation: sent at once, at the operation's pace; each has a line for its result."""
+"""Many inputs of one operation, sent at once at the operation's rate; each result is a line of JSON."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from anyio import Semaphore, to_thread
 from botocore.exceptions import BotoCoreError, ClientError
 
 from asyncpush.awscli.batch_input import BatchInput, Item
-from asyncpush.awscli.call import Input, prepare, send
-from asyncpush.awscli.checks import check
+from asyncpush.awscli.call import Configuration, Input, prepare, send
 from asyncpush.awscli.command import Command
-from asyncpush.awscli.configuration import Configuration
 from asyncpush.awscli.errors import CommandError, service_text
 from asyncpush.awscli.formats import Query, printable
-from asyncpush.awscli.inputs import decoded, validate
+from asyncpush.awscli.inputs import check, decoded, validate
 from asyncpush.awscli.operations import Json, Members
 from asyncpush.ecr.errors import translated
 from asyncpush.ecr.rate_limit import Pace
@@ -38,20 +36,20 @@ from asyncpush.events import Event, RequestDone
 
 Outcome = Literal["done", "present", "failed"]
 
-#: Failures of one request that end it; throttles are none.
+#: Tries of one request; a throttled request does not count.
 _MAX_ATTEMPTS = 6
-#: Inputs that were read and have no result printed yet, as a multiple of the requests in flight: what one slow request
-#: at the head of the line may hold up.
+#: Inputs that were read but whose result is not printed yet, as a multiple of the requests in flight. This bounds the
+#: results that wait for one slow request before them.
 _WINDOW = 16
 
 
 @dataclass(slots=True)
 class Tally:
-    """How far a batch is.
+    """The progress of a batch.
 
     Attributes:
-        outcomes: inputs by what became of them.
-        requests: requests that have ended, by outcome.
+        outcomes: inputs by outcome.
+        requests: completed requests by outcome.
     """
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
@@ -64,17 +62,17 @@ class Tally:
 
 
 class Batch:
-    """A batch.
+    """Sends a batch.
 
     Args:
-        command: the operation, and what every input has in common.
-        common: the members that the command line gives; they come before the inputs' own.
-        configuration: how blobs and times are written.
-        query: picks from each answer.
+        command: the operation and its options.
+        common: the members given on the command line; they override those of the inputs.
+        configuration: the format of blobs and times.
+        query: filters each response.
 
     Attributes:
-        tally: how far it is.
-        lost: why no more inputs were sent, where credentials were lost in its midst.
+        tally: the progress.
+        lost: the error that ended the batch early: credentials were lost.
     """
 
     def __init__(self, command: Command, common: Members, configuration: Configuration, query: Query) -> None:
@@ -91,11 +89,11 @@ class Batch:
 
         Args:
             client: an open client.
-            inputs: what is to be sent.
-            write: takes lines of results, in a worker thread.
+            inputs: the inputs.
+            write: writes lines of results; it is called in a worker thread.
 
         Raises:
-            ConfigurationError: there are no credentials; nothing more is sent.
+            ConfigurationError: there are no credentials.
             OSError: the inputs can't be read.
         """
         pace = Pace(self._operation.service, client.meta.endpoint_url)
@@ -123,7 +121,7 @@ class Batch:
                     await window.acquire()
                     await slots.acquire()
                     if self.lost is not None:
-                        break  # those in flight end of themselves
+                        break  # requests in flight are completed
                     sending.start_soon(one, item, uploads.turn(item, self._common) if uploads else None)
             lines.close()
 
@@ -133,11 +131,11 @@ class Batch:
             if isinstance(item.members, CommandError):
                 raise item.members
             members = {**item.members, **self._common}
-            # Files are read, and parts encoded; all else is quick.
+            # Only reading files and encoding parts takes long.
             blocks = self._operation.needs_upload_body
             make = partial(self._prepare, members)
             prepared = await to_thread.run_sync(make) if blocks else make()
-            outcome, answer = await _Sender(client, retries, self._command).send(prepared)
+            outcome, answer = await _InputSender(client, retries, self._command).send(prepared)
             result: Members = {"output": self._query.apply(printable(answer, wire=self._configuration.wire_times))}
         except ConfigurationError:
             raise
@@ -156,8 +154,8 @@ class Batch:
         return prepare(self._operation, found)
 
 
-class _Sender:
-    """Sends one input, again where that helps, and knows success in what ECR refuses."""
+class _InputSender:
+    """Sends one input, with retries; some errors of ECR mean that it succeeded before."""
 
     def __init__(self, client: Any, retries: RetryingSender, command: Command) -> None:
         self._client = client
@@ -179,12 +177,12 @@ class _Sender:
         return "done", answer.whole
 
     async def _done_before(self, error: ServiceError, members: Members) -> Members:
-        """What an earlier try of ours has done, whose reply was lost; *error* is raised if it is not that."""
+        """The response of an earlier try whose reply was lost; raise *error* if no earlier try succeeded."""
         if error.code in ("ImageAlreadyExistsException", "RepositoryAlreadyExistsException"):
             return _known(members)
         if isinstance(error, InvalidLayerPartError) and error.last_valid_byte == members.get("partLastByte"):
             return {**_known(members), "lastByteReceived": error.last_valid_byte}
-        # The upload's id is used up, if the layer is there.
+        # If the layer exists, an earlier try completed the upload.
         if isinstance(error, UploadNotFoundError) and await self._is_there(members):
             return _completed(members)
         raise error
@@ -211,7 +209,7 @@ class _Sender:
 
 
 class _Turn:
-    """A place in a line: who begins waits for the one before to end."""
+    """A place in a queue: ``begin`` waits until the place before it has ended."""
 
     def __init__(self, before: anyio.Event | None, ended: anyio.Event, leave: Callable[[], None]) -> None:
         self._before = before
@@ -228,7 +226,7 @@ class _Turn:
 
 
 class _Uploads:
-    """Parts of one upload go one after the other, as ECR wants them; parts of several go at once."""
+    """Sends the parts of one upload one after another, as ECR requires; those of several uploads go at once."""
 
     def __init__(self) -> None:
         self._last: dict[object, anyio.Event] = {}
@@ -247,20 +245,20 @@ class _Uploads:
 
 
 async def _items(inputs: BatchInput) -> AsyncIterator[Item]:
-    # Who writes into the pipe may take its time: an interrupted batch does not wait for that.
+    # The writer of a pipe may take long; an interrupted batch does not wait for it.
     while items := await to_thread.run_sync(inputs.more, abandon_on_cancel=True):
         for item in items:
             yield item
 
 
 def _is_sha256(members: Members) -> bool:
-    """Whether ECR has compared the digest with the bytes by the time that it says that the layer is there."""
+    """Whether ECR compared the digest with the bytes before it reported that the layer exists."""
     digests = members.get("layerDigests")
-    return isinstance(digests, list) and all(str(each).startswith("sha256:") for each in digests)
+    return isinstance(digests, list) and all(str(digest).startswith("sha256:") for digest in digests)
 
 
 def _completed(members: Members) -> Members:
-    """What CompleteLayerUpload would have answered."""
+    """The response that CompleteLayerUpload would have sent."""
     digests = members["layerDigests"]
     assert isinstance(digests, list)  # noqa: S101 - for the type
     return {**_known(members), "layerDigest": digests[0]}
@@ -277,11 +275,11 @@ def _described(error: Exception) -> Json:
 
 
 class ResultLines:
-    """Takes lines and writes them.
+    """Writes the lines of results.
 
     Args:
         write: writes text; it may block.
-        window: released once for each line that was written.
+        window: released once for each line that is written.
         ordered: whether line n waits for line n - 1.
     """
 
@@ -296,7 +294,7 @@ class ResultLines:
         self._changed = anyio.Event()
 
     def add(self, number: int, line: str) -> None:
-        """Take the line of input *number*; each number from 1 on comes once."""
+        """Add the line of input *number*, counted from 1."""
         if self._ordered:
             self._early[number] = line
             while self._next in self._early:
@@ -307,12 +305,12 @@ class ResultLines:
         self._changed.set()
 
     def close(self) -> None:
-        """No more lines will come."""
+        """End after the lines that were added."""
         self._closed = True
         self._changed.set()
 
     async def run(self) -> None:
-        """Write until ``close``, and all that is there by then."""
+        """Write lines until ``close``, and those that remain then."""
         while self._ready or not self._closed:
             await self._changed.wait()
             self._changed = anyio.Event()

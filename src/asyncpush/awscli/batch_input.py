@@ -1,4 +1,4 @@
-"""The inputs of a batch, as they come: JSON lines, a JSON array, or a YAML array; no more of them than is at hand."""
+"""The inputs of a batch, read as they arrive: JSON lines, a JSON array, or a YAML array."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from asyncpush.awscli.errors import CommandError
 from asyncpush.awscli.operations import Json, Members
 
 _BLOCK = 256 * 1024
-#: The longest element of an array: a part of 20 MiB as base64, and room.
+#: The longest element of an array: a part of 20 MiB in base64, with some room.
 _LONGEST = 64 * 1024 * 1024
 _SPACES = re.compile(r"[ \t\r\n]*")
 
@@ -24,8 +24,8 @@ class Item:
     """One input.
 
     Attributes:
-        number: its place, from 1.
-        members: what is in it; an error where it can't be read.
+        number: its position, from 1.
+        members: its members, or the error if it can't be read.
     """
 
     number: int
@@ -33,7 +33,7 @@ class Item:
 
 
 class BatchInput:
-    """Reads inputs from a file descriptor; its method blocks, so it runs in a worker thread.
+    """Reads inputs from a file descriptor; it blocks, so call it in a worker thread.
 
     Args:
         descriptor: an open file, or a pipe.
@@ -47,7 +47,7 @@ class BatchInput:
         self._ended = False
 
     def more(self) -> list[Item]:
-        """The inputs that are at hand, at least one; none at the end.
+        """The inputs that are available, at least one; empty at the end.
 
         Raises:
             OSError: they can't be read.
@@ -71,7 +71,7 @@ class BatchInput:
             if self._ended:
                 yield from self._form.close()
         except (ValueError, CommandError) as error:
-            # Nothing tells where the next one begins.
+            # It is unknown where the next input begins.
             self._ended = True
             yield CommandError(f"The batch can't be read any further: {error}")
 
@@ -83,14 +83,14 @@ class BatchInput:
 
 
 class _Form(Protocol):
-    """A way to write many inputs."""
+    """A format for many inputs."""
 
     def feed(self, block: bytes) -> Iterator[Json | CommandError]:
-        """Those that *block* completes."""
+        """The inputs that *block* completes."""
         ...
 
     def close(self) -> Iterator[Json | CommandError]:
-        """Those that the end completes."""
+        """The inputs that the end of the file completes."""
         ...
 
 
@@ -99,7 +99,7 @@ def _form_of(begin: bytes) -> _Form:
 
 
 class _Lines:
-    """JSON lines: one that can't be read does not hide the next."""
+    """JSON lines; the next line is read even if one is invalid."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -121,7 +121,7 @@ class _Lines:
 
 
 class _Array:
-    """A JSON array, taken element by element."""
+    """A JSON array, parsed element by element."""
 
     def __init__(self) -> None:
         self._decoder = json.JSONDecoder()
@@ -132,11 +132,11 @@ class _Array:
 
     def feed(self, block: bytes) -> Iterator[Json | CommandError]:
         self._text += self._to_text.decode(block)
-        # What is not whole is tried again only once there is twice as much of it.
+        # An incomplete element is parsed again only when there is twice as much text.
         if len(self._text) >= self._enough:
             yield from self._elements()
             if len(self._text) > _LONGEST:
-                raise ValueError("an element is too long, or no JSON")
+                raise ValueError("an element is too long, or is not JSON")
 
     def close(self) -> Iterator[Json | CommandError]:
         self._to_text.decode(b"", final=True)
@@ -160,7 +160,7 @@ class _Array:
         self._enough = 2 * len(self._text)
 
     def _takes_sign(self, sign: str) -> bool:
-        """Whether *sign* is the array's own, not the beginning of an element."""
+        """Whether *sign* belongs to the array itself, not to an element."""
         match self._wanted, sign:
             case "begin", "[":
                 self._wanted = "first"
@@ -169,14 +169,14 @@ class _Array:
             case (("next" | "first"), "]"):
                 self._wanted = "nothing"
             case (("next" | "nothing"), _):
-                raise ValueError(f"{sign!r} is where there should be a comma or an end")
+                raise ValueError(f"{sign!r} is where a comma or the end should be")
             case _:
                 return False
         return True
 
 
 class _Yaml:
-    """A YAML array; all of its text is read before the first element is there."""
+    """A YAML array; all of its text is read before the first element is available."""
 
     def __init__(self) -> None:
         self._blocks: list[bytes] = []

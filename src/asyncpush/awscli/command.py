@@ -1,4 +1,4 @@
-"""A command of ``aws``'s, word by word: its service, its operation, and what its options were given."""
+"""Parses a command of the aws CLI: its service, its operation and its options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HELP = ("help", "--help", "-h")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extras:
-    """What the options say that are the command's, not the operation's.
+    """The options of the command that are not members of the input.
 
     Attributes:
         json: ``--cli-input-json``.
@@ -28,10 +28,10 @@ class Extras:
         skeleton: ``--generate-cli-skeleton``.
         validate: whether patterns and maxima are checked before sending.
         batch: a file of inputs, or ``-``.
-        unordered: whether a batch's results are printed as they come.
-        max_requests: a batch's requests in flight at once.
-        layer_file: a file whose parts are all sent.
-        part_size: the size of such a part, in bytes.
+        unordered: whether the results of a batch are printed in the order in which they arrive.
+        max_requests: the requests of a batch in flight at once.
+        layer_file: a file to upload completely.
+        part_size: the size of its parts, in bytes.
     """
 
     json: str | None = None
@@ -47,14 +47,14 @@ class Extras:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command as it was written.
+    """A parsed command.
 
     Attributes:
-        operation: what to do.
-        words: what each member of the input was given.
-        page_words: what ``--starting-token``, ``--page-size`` and ``--max-items`` were given.
-        extras: the command's own options.
-        options: the options that every operation has.
+        operation: the operation.
+        words: the text given for each member of the input.
+        page_words: the values of ``--starting-token``, ``--page-size`` and ``--max-items``.
+        extras: the options that are not members of the input.
+        options: the global options.
     """
 
     operation: Operation
@@ -66,7 +66,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class HelpWanted:
-    """Somebody asks what a service or an operation is for."""
+    """A request for help on a service or an operation."""
 
     service: Service
     operation: Operation | None
@@ -74,14 +74,14 @@ class HelpWanted:
 
 @dataclass(frozen=True, slots=True)
 class VersionWanted:
-    """Somebody asks for the version."""
+    """A request for the version."""
 
 
 def read_command(words: Sequence[str]) -> Command | HelpWanted | VersionWanted:
-    """Take *words* apart.
+    """Parse *words*.
 
     Raises:
-        CommandError: they make no command.
+        CommandError: they are not a valid command.
     """
     options, rest = _globals(words)
     if isinstance(options, VersionWanted):
@@ -120,7 +120,7 @@ def _globals(words: Sequence[str]) -> tuple[Globals | VersionWanted, list[str]]:
         return VersionWanted(), []
     found, rest = parser.parse_known_args(list(words))
     given = vars(found)
-    return Globals(**{each.name: given[each.name] for each in fields(Globals) if each.name in given}), [
+    return Globals(**{option.name: given[option.name] for option in fields(Globals) if option.name in given}), [
         found.command,
         *rest,
     ]
@@ -128,7 +128,7 @@ def _globals(words: Sequence[str]) -> tuple[Globals | VersionWanted, list[str]]:
 
 def _operation(operation: Operation, words: list[str], options: Globals) -> Command:
     parser = _Parser()
-    # As in the aws CLI, they are required unless the input may come from elsewhere, and that is told from the words.
+    # As in the aws CLI, required options are optional if the words name another source of the input.
     optional = any(word.partition("=")[0] in ("--cli-input-json", "--cli-input-yaml", "--batch") for word in words)
     optional = optional or _skeleton_of_input(words)
     for option in operation.options:
@@ -147,7 +147,7 @@ def _operation(operation: Operation, words: list[str], options: Globals) -> Comm
     if unknown:
         raise WordsError(f"Unknown options: {', '.join(unknown)}")
     given = {name: value for name, value in vars(found).items() if value is not None}
-    extras = Extras(**{each.name: given[each.name] for each in fields(Extras) if each.name in given})
+    extras = Extras(**{option.name: given[option.name] for option in fields(Extras) if option.name in given})
     return Command(operation, _under("member:", given), _under("page:", given), extras, options)
 
 
@@ -156,14 +156,14 @@ def _under(prefix: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _skeleton_of_input(words: list[str]) -> bool:
-    """Whether a skeleton is asked for that needs no arguments: the one of the output needs them all."""
+    """Whether a skeleton is requested that needs no arguments; the output skeleton needs all of them."""
     if "--generate-cli-skeleton" not in words:
         return any(word in ("--generate-cli-skeleton=input", "--generate-cli-skeleton=yaml-input") for word in words)
     return words[words.index("--generate-cli-skeleton") + 1 :][:1] != ["output"]
 
 
 def _cut_by_us(member: str, words: list[str]) -> bool:
-    """Whether *member* follows from ``--layer-file``."""
+    """Whether ``--layer-file`` provides *member*."""
     given = any(word.partition("=")[0] == "--layer-file" for word in words)
     return given and member in ("partFirstByte", "partLastByte", "layerPartBlob")
 
@@ -190,20 +190,20 @@ def _positive(text: str) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse as the aws CLI uses it; what is wrong is raised."""
+    """argparse as the aws CLI uses it; errors are raised."""
 
     def __init__(self) -> None:
         super().__init__(prog="asyncpush", add_help=False, usage=argparse.SUPPRESS)
         self._own: set[str] = set()
 
     def add_own(self, name: str, **settings: Any) -> None:
-        """Add an option that aws does not have: only its whole name means it, so that aws's abbreviations stay."""
+        """Add an option that the aws CLI lacks; it can't be abbreviated, so that aws's abbreviations still work."""
         self._own.add(name)
         self.add_argument(name, **settings)
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         found = super()._get_option_tuples(option_string)
-        return [each for each in found if not self._own.intersection(each[0].option_strings)]
+        return [match for match in found if not self._own.intersection(match[0].option_strings)]
 
     def error(self, message: str) -> NoReturn:
         raise WordsError(f"asyncpush: error: {message}")
@@ -219,7 +219,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def check_combination(command: Command) -> None:
-    """See that the command's own options can be used together.
+    """Check that the options can be combined.
 
     Raises:
         CommandError: they can't.
@@ -230,12 +230,14 @@ def check_combination(command: Command) -> None:
     if extras.batch and (extras.json or extras.yaml or extras.skeleton or extras.layer_file):
         raise CommandError("--batch can't be combined with another input, a skeleton or --layer-file.")
     if extras.batch and command.options.output not in (None, "json"):
-        raise CommandError(f"--batch prints JSON lines; --output {command.options.output} is not among its forms.")
+        raise CommandError(f"--batch prints JSON lines; it does not support --output {command.options.output}.")
     if extras.unordered and not extras.batch:
-        raise CommandError("--unordered goes with --batch.")
+        raise CommandError("--unordered needs --batch.")
     if extras.layer_file and extras.skeleton:
         raise CommandError("--layer-file can't be combined with a skeleton.")
     if extras.part_size and not extras.layer_file:
-        raise CommandError("--part-size goes with --layer-file.")
+        raise CommandError("--part-size needs --layer-file.")
     if extras.layer_file and (command.words.keys() & {"partFirstByte", "partLastByte", "layerPartBlob"}):
-        raise CommandError("--layer-file takes the place of --part-first-byte, --part-last-byte and --layer-part-blob.")
+        raise CommandError(
+            "--layer-file can't be combined with --part-first-byte, --part-last-byte or --layer-part-blob."
+        )

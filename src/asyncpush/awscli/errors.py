@@ -1,4 +1,4 @@
-"""What can go wrong in a command of ``aws``'s: its text and its exit status, as version 2 of the aws CLI has them.
+"""Errors of a command: their messages and exit statuses, as in version 2 of the aws CLI.
 
 Version 2 before 2.34: the messages without the prefix ``aws: [ERROR]: `` and the details that later ones add, so that
 a script that looks for ``An error occurred (UploadNotFoundException)`` at the beginning of a line finds it.
@@ -41,7 +41,7 @@ class CommandError(AsyncpushError):
 
 
 class WordsError(CommandError):
-    """Raised when words are missing, unknown or not among the choices; the usage is printed with it."""
+    """Raised when arguments are missing, unknown or invalid; the usage is printed as well."""
 
     def __init__(self, message: str) -> None:
         super().__init__(f"{USAGE_TEXT}\n{message}")
@@ -60,12 +60,12 @@ class ParameterError(CommandError):
 
 
 def service_text(error: bce.ClientError) -> str:
-    """What ECR has answered; without botocore's own count of tries where asyncpush makes them."""
+    """ECR's error message, without botocore's count of retries, since asyncpush retries itself."""
     return str(error).replace(" (reached max retries: 0)", "")
 
 
 def explain(error: Exception) -> CommandError:
-    """The text and the status that *error* ends a command with."""
+    """The message and the exit status for *error*."""
     match error:
         case CommandError():
             return error
@@ -81,6 +81,6 @@ def explain(error: Exception) -> CommandError:
             return explain(cause)
         case SourceError():
             return CommandError(str(error), USAGE)
-        case bce.HTTPClientError() if isinstance(ours := error.kwargs.get("error"), AsyncpushError):
-            return explain(ours)
+        case bce.HTTPClientError() if isinstance(cause := error.kwargs.get("error"), AsyncpushError):
+            return explain(cause)
     return CommandError(str(error) or type(error).__name__, OTHER)

@@ -1,4 +1,4 @@
-"""An answer as the aws CLI prints it: times as ISO 8601, the query applied, in one of five forms."""
+"""A response as the aws CLI prints it: times in ISO 8601, the query applied, in one of five formats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from asyncpush.awscli.errors import OTHER, CommandError
 from asyncpush.awscli.global_options import Output
 from asyncpush.awscli.operations import Json, Members
 
-# What YAML 1.2 takes for something else than text; PyYAML reads 1.1, in which `on` and `1:20` are not text, either.
+# What is not text in YAML 1.2; in YAML 1.1, which PyYAML implements, `on` and `1:20` are not text either.
 _YAML_1_2 = (
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
     (
@@ -37,11 +37,11 @@ _YAML_1_2 = (
 
 @dataclass(frozen=True, slots=True)
 class OperationOutput:
-    """What an operation answered.
+    """The response of an operation.
 
     Attributes:
-        whole: all of it, pages merged.
-        pages: what each page adds, and at last the token to go on with; ``whole`` alone where there are no pages.
+        whole: the response, with pages merged.
+        pages: what each page adds, and at the end the token for the rest; without pages, only ``whole``.
     """
 
     whole: Members
@@ -55,7 +55,7 @@ class Query:
         expression: its text.
 
     Raises:
-        CommandError: it is written wrong.
+        CommandError: it is invalid.
     """
 
     def __init__(self, expression: str | None) -> None:
@@ -65,10 +65,10 @@ class Query:
             raise CommandError(f"Bad value for --query {expression}: {error}") from error
 
     def apply(self, value: Json) -> Json:
-        """What it picks from *value*.
+        """The result of the query for *value*.
 
         Raises:
-            CommandError: it can't be applied to it.
+            CommandError: it can't be applied.
         """
         try:
             return value if self._compiled is None else self._compiled.search(value)
@@ -80,7 +80,7 @@ def render(answer: OperationOutput, output: Output, query: Query, title: str, *,
     """The text for standard output.
 
     Raises:
-        CommandError: the query or the form does not fit.
+        CommandError: the query or the format does not fit.
     """
     match output:
         case "text":
@@ -96,11 +96,11 @@ def render(answer: OperationOutput, output: Output, query: Query, title: str, *,
 
 
 def printable(value: Any, *, wire: bool = False) -> Json:
-    """*value* with its times as ISO 8601, or as numbers (*wire*)."""
+    """*value* with times in ISO 8601, or as numbers (*wire*)."""
     if isinstance(value, dict):
-        return {str(key): printable(each, wire=wire) for key, each in value.items()}
+        return {str(key): printable(inner, wire=wire) for key, inner in value.items()}
     if isinstance(value, list):
-        return [printable(each, wire=wire) for each in value]
+        return [printable(inner, wire=wire) for inner in value]
     if isinstance(value, datetime):
         return value.timestamp() if wire else value.isoformat()
     known: Json = value
@@ -120,7 +120,7 @@ def _yaml(value: Json) -> str:
 
 
 def _dumper(yaml: ModuleType) -> type[Any]:
-    """A writer that quotes as the aws CLI's does: what YAML 1.2 would not take for text, and how."""
+    """A YAML writer that quotes as the aws CLI does: text that would not be text in YAML 1.2."""
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc, name-defined] # known at run time only
         def ignore_aliases(self, _: object) -> bool:
@@ -144,7 +144,7 @@ def _without(resolvers: Iterable[tuple[str, Any]], tags: set[str]) -> list[tuple
     return [(tag, pattern) for tag, pattern in resolvers if tag not in tags]
 
 
-#: Spaces about a cell, and a box's two edges.
+#: Spaces around a cell, and the two edges of a box.
 _PADDING, _EDGES = 4, 2
 _DEFAULT_WIDTH = 80
 
@@ -154,7 +154,7 @@ _PLAIN = ("", "")
 
 
 def render_table(title: str, answer: Json, *, colored: bool) -> str:
-    """The table of *answer*; nothing if it is empty.
+    """The table of *answer*; empty if there is nothing in it.
 
     Raises:
         CommandError: its rows differ in length.
@@ -175,7 +175,7 @@ def render_table(title: str, answer: Json, *, colored: bool) -> str:
 
 @dataclass(slots=True)
 class _Box:
-    """A title, a row of headings, and rows; within *indent* others."""
+    """A title, a row of headings, and rows, nested in *indent* other boxes."""
 
     title: str
     indent: int
@@ -186,10 +186,10 @@ class _Box:
         columns = len(self.headings or self.rows[0]) if self.headings or self.rows else len(row)
         if len(row) != columns:
             raise CommandError(f"Row should have {columns} elements, instead it has {len(row)}", OTHER)
-        self.rows.append([str(each) for each in row])
+        self.rows.append([str(cell) for cell in row])
 
     def upright(self) -> _Box:
-        """With a heading and its value on each line, if there is one row only."""
+        """The box with a heading and its value on each line, if it has only one row."""
         if len(self.rows) != 1 or not self.headings:
             return self
         pairs = [[heading, value] for heading, value in zip(self.headings, self.rows[0], strict=True)]
@@ -206,12 +206,12 @@ class _Box:
         return max(_width(self.title), content) + _EDGES + 2 * self.indent
 
     def lines(self, width: int, style: tuple[str, str]) -> Iterator[str]:
-        columns = _scaled([each + _PADDING for each in self.columns], width)
+        columns = _scaled([width + _PADDING for width in self.columns], width)
         if self.title:
             yield _centered(self.title, width, "|")
             if not self.headings and not self.rows:
                 yield f"+{'-' * (width - 2)}+"
-        rule = "".join(f"{'' if at else '+'}{'-' * (each - (1 if at else 2))}+" for at, each in enumerate(columns))
+        rule = "".join(f"{'' if at else '+'}{'-' * (width - (1 if at else 2))}+" for at, width in enumerate(columns))
         if self.headings:
             yield rule
             yield "".join(
@@ -232,15 +232,15 @@ def _boxes(title: str, value: Json, indent: int) -> Iterator[_Box]:
     if isinstance(value, dict) and value:
         yield from _dict_boxes(_Box(title, indent), value)
     elif isinstance(value, list) and value:
-        if all(isinstance(each, dict) for each in value):
-            yield from _list_boxes(title, [each for each in value if isinstance(each, dict)], indent)
+        if all(isinstance(element, dict) for element in value):
+            yield from _list_boxes(title, [element for element in value if isinstance(element, dict)], indent)
         else:
             box = _Box(title, indent)
             for row in _rows(value):
                 box.add(row)
             yield box
     elif value and not isinstance(value, (dict, list)):
-        # A query that picks one value leaves its box empty.
+        # The box of a single value stays empty.
         yield _Box(title, indent)
 
 
@@ -257,7 +257,7 @@ def _dict_boxes(box: _Box, members: Members) -> Iterator[_Box]:
 
 
 def _list_boxes(title: str, elements: list[Members], indent: int) -> Iterator[_Box]:
-    splits = [_split(each) for each in elements]
+    splits = [_split(element) for element in elements]
     headings = sorted({name for scalars, _ in splits for name in scalars})
     nested = sorted({name for _, names in splits for name in names})
     if not nested:
@@ -276,27 +276,27 @@ def _list_boxes(title: str, elements: list[Members], indent: int) -> Iterator[_B
 
 def _rows(values: list[Json]) -> Iterator[list[Json]]:
     """A row for each list of scalars, and for each scalar."""
-    for each in values:
-        if not isinstance(each, list):
-            yield [each]
-        elif any(isinstance(inner, (dict, list)) for inner in each):
-            yield from _rows(each)
+    for value in values:
+        if not isinstance(value, list):
+            yield [value]
+        elif any(isinstance(inner, (dict, list)) for inner in value):
+            yield from _rows(value)
         else:
-            yield each
+            yield value
 
 
 def _split(members: Members) -> tuple[list[str], list[str]]:
-    """The names of the scalars, and of what has members or elements of its own."""
+    """The names of the scalars, and of members with members or elements."""
     nested = {name for name, value in members.items() if isinstance(value, (dict, list))}
     return sorted(members.keys() - nested), sorted(nested)
 
 
 def _scaled(widths: list[int], total: int) -> list[int]:
-    """The columns stretched to *total*: what rounding adds is taken from the first, what it loses goes to the last."""
+    """The columns scaled to *total*; rounding errors change the first or the last columns."""
     if not widths:
         return widths
     factor = total / sum(widths)
-    scaled = [round(factor * each) for each in widths]
+    scaled = [round(factor * width) for width in widths]
     excess = sum(scaled) - total
     order = range(len(scaled)) if excess > 0 else range(len(scaled) - 1, -1, -1)
     while excess:
@@ -330,7 +330,7 @@ def _screen_width() -> int:
 
 
 def render_text(value: Json) -> str:
-    """The lines of *value*; nested ones begin with the name of their member, in capitals."""
+    """The lines of *value*; nested ones begin with the name of their member in capitals."""
     return "".join(f"{line}\n" for line in _lines(value, None))
 
 
@@ -344,20 +344,20 @@ def _lines(value: Json, name: str | None) -> Iterator[str]:
 
 
 def _list(values: list[Json], name: str | None) -> Iterator[str]:
-    if any(isinstance(each, dict) for each in values):
-        maps = [each for each in values if isinstance(each, dict)]
-        columns = sorted({key for each in maps for key in each if not _is_nested(each[key])})
-        for each in values:
-            yield from _map(each, name, columns) if isinstance(each, dict) else _lines(each, name)
+    if any(isinstance(value, dict) for value in values):
+        maps = [value for value in values if isinstance(value, dict)]
+        columns = sorted({key for value in maps for key in value if not _is_nested(value[key])})
+        for value in values:
+            yield from _map(value, name, columns) if isinstance(value, dict) else _lines(value, name)
         return
-    scalars = [str(each) for each in values if not _is_nested(each)]
+    scalars = [str(value) for value in values if not _is_nested(value)]
     if scalars and name:
-        yield from (f"{name.upper()}\t{each}" for each in scalars)
+        yield from (f"{name.upper()}\t{value}" for value in scalars)
     elif scalars:
         yield "\t".join(scalars)
-    for each in values:
-        if _is_nested(each):
-            yield from _lines(each, name)
+    for value in values:
+        if _is_nested(value):
+            yield from _lines(value, name)
 
 
 def _map(members: Members, name: str | None, columns: list[str] | None) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The options that every operation has, and whether a command is one of ``aws``'s; imports nothing that takes time."""
+"""The options that every operation has, and which commands are those of ``aws``; imports only the standard library."""
 
 from __future__ import annotations
 
@@ -56,27 +56,29 @@ class Globals:
 
 
 GLOBAL_OPTIONS = (
-    GlobalOption("--debug", "debug", "on", "Log what botocore does on standard error, secrets blanked."),
-    GlobalOption("--endpoint-url", "endpoint_url", "text", "Another endpoint than AWS's own."),
-    GlobalOption("--no-verify-ssl", "verify_ssl", "off", "Do not check TLS certificates."),
-    GlobalOption("--no-paginate", "paginate", "off", "Ask for one page only."),
-    GlobalOption("--output", "output", "text", "The form of the answer.", OUTPUTS),
-    GlobalOption("--query", "query", "text", "A JMESPath query that picks from the answer."),
-    GlobalOption("--profile", "profile", "text", "A profile of the AWS configuration."),
+    GlobalOption("--debug", "debug", "on", "Write botocore's log to standard error, without secrets."),
+    GlobalOption("--endpoint-url", "endpoint_url", "text", "The endpoint to use instead of AWS's own."),
+    GlobalOption("--no-verify-ssl", "verify_ssl", "off", "Do not verify TLS certificates."),
+    GlobalOption("--no-paginate", "paginate", "off", "Request only one page."),
+    GlobalOption("--output", "output", "text", "The format of the response.", OUTPUTS),
+    GlobalOption("--query", "query", "text", "A JMESPath query to filter the response."),
+    GlobalOption("--profile", "profile", "text", "The profile of the AWS configuration to use."),
     GlobalOption("--region", "region", "text", "The region."),
-    GlobalOption("--color", "color", "text", "Colours in a table.", ("on", "off", "auto")),
-    GlobalOption("--no-sign-request", "sign_request", "off", "Send no credentials."),
-    GlobalOption("--ca-bundle", "ca_bundle", "text", "A file of certificate authorities for TLS."),
-    GlobalOption("--cli-read-timeout", "read_timeout", "integer", "Seconds between two bytes of an answer; 0: any."),
-    GlobalOption("--cli-connect-timeout", "connect_timeout", "integer", "Seconds to connect; 0: any."),
-    GlobalOption("--cli-binary-format", "binary_format", "text", "How blobs are written as text.", BINARY_FORMATS),
-    GlobalOption("--no-cli-pager", "pager", "off", "Taken, and always so: there is no pager."),
-    GlobalOption("--no-cli-auto-prompt", "auto_prompt", "off", "Taken, and always so: nothing prompts."),
+    GlobalOption("--color", "color", "text", "Whether tables are coloured.", ("on", "off", "auto")),
+    GlobalOption("--no-sign-request", "sign_request", "off", "Do not sign requests."),
+    GlobalOption("--ca-bundle", "ca_bundle", "text", "The certificate authorities to trust (PEM)."),
+    GlobalOption("--cli-read-timeout", "read_timeout", "integer", "Seconds to wait for a response; 0 waits forever."),
+    GlobalOption(
+        "--cli-connect-timeout", "connect_timeout", "integer", "Seconds to wait for a connection; 0 waits forever."
+    ),
+    GlobalOption("--cli-binary-format", "binary_format", "text", "The encoding of binary parameters.", BINARY_FORMATS),
+    GlobalOption("--no-cli-pager", "pager", "off", "Accepted without effect: there is no pager."),
+    GlobalOption("--no-cli-auto-prompt", "auto_prompt", "off", "Accepted without effect: there are no prompts."),
 )
 
 
 def is_aws_command(words: Sequence[str]) -> bool:
-    """Whether these words are a command of ``aws``'s: its options, if any, and ``ecr`` or ``ecr-public``."""
+    """Whether *words* are a command of the aws CLI: its options, if any, and ``ecr`` or ``ecr-public``."""
     valued = {option.name for option in GLOBAL_OPTIONS if option.kind in ("text", "integer")}
     remaining = iter(words)
     for word in remaining:

@@ -1,23 +1,27 @@
-"""An operation's input: from the command line, from a JSON or YAML document, key by key, the command line first."""
+"""An operation's input: read from the command line and from documents, decoded, validated and checked."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
 from botocore.exceptions import ParamValidationError
 from botocore.validate import ParamValidator
 
 from asyncpush.awscli.command import Command
-from asyncpush.awscli.errors import ParameterError
-from asyncpush.awscli.operations import Json, Members, Operation
+from asyncpush.awscli.errors import CommandError, ParameterError
+from asyncpush.awscli.operations import Json, Members, Operation, Option
 from asyncpush.awscli.values import decode_blobs, read_document, read_value
 
 
 def read_arguments(command: Command) -> Members:
-    """The members that the command line gives; blocks while files are read.
+    """The members given on the command line; blocks while files are read.
 
     Raises:
-        CommandError: one is written wrong, or its file can't be read.
+        CommandError: one is invalid, or its file can't be read.
     """
     return {
         option.member: read_value(option, command.words[option.member])
@@ -27,10 +31,10 @@ def read_arguments(command: Command) -> Members:
 
 
 def read_input(command: Command, binary_format: str) -> Members:
-    """The operation's whole input; blocks while files and standard input are read.
+    """The complete input of the operation; blocks while files and standard input are read.
 
     Raises:
-        CommandError: something in it is written wrong, or a file can't be read.
+        CommandError: a member is invalid, or a file can't be read.
     """
     members = read_arguments(command)
     extras = command.extras
@@ -42,7 +46,7 @@ def read_input(command: Command, binary_format: str) -> Members:
 
 
 def decoded(operation: Operation, members: Members, binary_format: str, *, files: bool = False) -> Members:
-    """*members* with their blobs as bytes; with *files*, a blob may be ``fileb://PATH``, and it blocks.
+    """*members* with blobs as bytes; with *files*, a blob can be ``fileb://PATH``, and this blocks.
 
     Raises:
         CommandError: one is not base64, or its file can't be read.
@@ -53,10 +57,10 @@ def decoded(operation: Operation, members: Members, binary_format: str, *, files
 
 
 def validate(operation: Operation, members: Members) -> None:
-    """See that nothing is missing or of a wrong type, as botocore does before it sends.
+    """Check for missing members and wrong types, as botocore does before it sends.
 
     Raises:
-        ParamValidationError: something is.
+        ParamValidationError: there are some.
     """
     report = ParamValidator().validate(members, operation.model.input_shape)
     if report.has_errors():
@@ -85,3 +89,66 @@ def _a_map(option: str, value: Json) -> Members:
     if not isinstance(value, dict):
         raise ParameterError(option, f"Invalid type: expecting map, received {type(value)}")
     return value
+
+
+#: Characters of a value that a message shows.
+_SHOWN = 80
+
+
+def check(operation: Operation, members: Members) -> None:
+    """Check the patterns, maxima and choices of the service model, for *members* that passed ``validate``.
+
+    Raises:
+        CommandError: a value does not fit; the message names each option.
+    """
+    problems = list(find_problems(operation, members))
+    if problems:
+        raise CommandError("\n".join([*problems, "Nothing was sent. To send it anyway, add --no-cli-validate."]))
+
+
+def find_problems(operation: Operation, members: Members) -> Iterator[str]:
+    """The problems of *members*, one line each, beginning with the option."""
+    for option in operation.options:
+        if option.member in members:
+            yield from _problems(option, "", option.shape, members[option.member])
+
+
+def _problems(option: Option, path: str, shape: Any, value: Json) -> Iterator[str]:
+    where = f"{option.name} ({path.lstrip('.')})" if path else option.name
+    if isinstance(value, dict) and shape.type_name == "structure":
+        for name, inner in shape.members.items():
+            if name in value:
+                yield from _problems(option, f"{path}.{name}", inner, value[name])
+        return
+    if (words := _too_much(shape, value)) is not None:
+        yield f"{where}: {words}"
+    elif isinstance(value, list):
+        for position, each in enumerate(value):
+            yield from _problems(option, f"{path}[{position}]", shape.member, each)
+    elif isinstance(value, str):
+        if shape.enum and value not in shape.enum:
+            yield f"{where}: {_show(value)} is not one of {', '.join(shape.enum)}"
+        pattern = shape.metadata.get("pattern")
+        if pattern and not _compiled(pattern).fullmatch(value):
+            yield f"{where}: {_show(value)} does not match {pattern}"
+
+
+def _too_much(shape: Any, value: Json) -> str | None:
+    most = shape.metadata.get("max")
+    if most is None:
+        return None
+    if isinstance(value, int):
+        return f"{value} is more than {most}" if value > most else None
+    if not isinstance(value, (str, bytes, bytearray, list)) or len(value) <= most:
+        return None
+    unit = "elements" if isinstance(value, list) else "characters" if isinstance(value, str) else "bytes"
+    return f"{len(value)} {unit}; the maximum is {most}"
+
+
+def _show(value: str) -> str:
+    return repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}...")
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)

@@ -1,4 +1,4 @@
-"""``upload-layer-part --layer-file``: a whole file into an upload, its parts cut and sent in order."""
+"""``upload-layer-part --layer-file``: uploads a complete file, part by part."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import Any
 from anyio import to_thread
 
 from asyncpush.awscli.call import open_for
-from asyncpush.awscli.checks import check
 from asyncpush.awscli.command import Command
 from asyncpush.awscli.errors import CommandError
 from asyncpush.awscli.formats import OperationOutput
-from asyncpush.awscli.inputs import validate
+from asyncpush.awscli.inputs import check, validate
 from asyncpush.awscli.operations import Members
 from asyncpush.ecr.errors import translated
 from asyncpush.ecr.part_body import JsonPartEncoder, OutgoingPart
@@ -36,7 +35,7 @@ _MAX_ATTEMPTS = 6
 
 @dataclass(frozen=True, slots=True)
 class _FileBlob:
-    """A file of which nobody has claimed a digest (``protocols.Blob``): that comes with CompleteLayerUpload."""
+    """A file without a known digest (``protocols.Blob``): CompleteLayerUpload sends it later."""
 
     content: FileContent
     media_type: str = "application/octet-stream"
@@ -65,7 +64,7 @@ def find_layer_file(name: str) -> FileContent:
     """The file; blocks.
 
     Raises:
-        CommandError: there is none, it can't be read, or nothing is in it.
+        CommandError: it does not exist, can't be read, or is empty.
     """
     path = Path(name.removeprefix("fileb://")).expanduser()
     try:
@@ -73,31 +72,31 @@ def find_layer_file(name: str) -> FileContent:
     except SourceError as error:
         raise CommandError(str(error)) from error
     if content is None:
-        raise CommandError(f"Unable to load --layer-file {name}: there is no such file")
+        raise CommandError(f"Unable to load --layer-file {name}: the file does not exist")
     if not content.size:
-        raise CommandError(f"Unable to load --layer-file {name}: nothing is in it, and ECR takes no empty layer")
+        raise CommandError(f"Unable to load --layer-file {name}: the file is empty, and ECR accepts no empty layers")
     return content
 
 
 def part_size(command: Command, size: int) -> int:
-    """Bytes of a part: as given, or ECR's own; more where *size* would need too many parts.
+    """The size of a part: as given, or ECR's default; larger if *size* would need too many parts.
 
     Raises:
-        CommandError: what is given makes too many parts, or is more than ECR takes.
+        CommandError: the given size makes too many parts, or is more than ECR accepts.
     """
     least = -(-size // MAX_PARTS[command.operation.service])
-    wanted = command.extras.part_size or max(DEFAULT_PART_SIZE, least)
-    if not least <= wanted <= MAX_PART_SIZE:
-        raise CommandError(f"--part-size: {wanted} bytes; for this file ECR takes {least} to {MAX_PART_SIZE}")
-    return wanted
+    size_of_part = command.extras.part_size or max(DEFAULT_PART_SIZE, least)
+    if not least <= size_of_part <= MAX_PART_SIZE:
+        raise CommandError(f"--part-size: {size_of_part} bytes; for this file, ECR accepts {least} to {MAX_PART_SIZE}")
+    return size_of_part
 
 
 def check_whole(command: Command, members: Members, size: int) -> None:
-    """See that the upload is named as it must be, before anything is sent.
+    """Check the members that name the upload, before anything is sent.
 
     Raises:
         ParamValidationError: something is missing.
-        CommandError: something is not as the model says.
+        CommandError: a value does not fit the service model.
     """
     whole = {**members, "partFirstByte": 0, "partLastByte": size - 1, "layerPartBlob": b""}
     validate(command.operation, whole)
@@ -106,15 +105,15 @@ def check_whole(command: Command, members: Members, size: int) -> None:
 
 
 async def upload_file(command: Command, members: Members, content: FileContent) -> OperationOutput:
-    """Send all parts of *content* and return ECR's answer to the last one.
+    """Send all parts of *content* and return ECR's response to the last one.
 
     Raises:
-        AsyncpushError: ECR refused one, or could not be reached in spite of all retries, or the file can't be read.
+        AsyncpushError: ECR refused a part or could not be reached despite all retries, or the file can't be read.
     """
     blob, size = _FileBlob(content), part_size(command, content.size)
     async with open_for(command, 2, None) as client, opened(blob) as reader:
         pace = Pace(command.operation.service, client.meta.endpoint_url)
-        sender = _Sender(client, members, RetryingSender(_MAX_ATTEMPTS, ignore, pace))
+        sender = _PartSender(client, members, RetryingSender(_MAX_ATTEMPTS, ignore, pace))
         cutter = PartCutter(blob, reader, size, sender.encoder)
         with only_cause():
             await OrderedSender(sender.send, lambda _: None, PipelineEstimator(allowed=False)).send(_cut(cutter))
@@ -126,8 +125,8 @@ async def _cut(cutter: PartCutter[Part]) -> AsyncIterator[Part]:
         yield part
 
 
-class _Sender:
-    """Sends the parts of one upload; ``answer`` is ECR's to the last one."""
+class _PartSender:
+    """Sends the parts of one upload; ``answer`` is ECR's response to the last one."""
 
     def __init__(self, client: Any, members: Members, retries: RetryingSender) -> None:
         self.answer: Members = {}
@@ -141,21 +140,21 @@ class _Sender:
         name = str(self._members["repositoryName"])
         return JsonPartEncoder(None if registry_id is None else str(registry_id), name, upload, first, content)
 
-    async def send(self, part: Part, left: Callable[[], None]) -> None:
+    async def send(self, part: Part, on_sent: Callable[[], None]) -> None:
         try:
-            await self._retries.call("UploadLayerPart", partial(self._once, part, left))
+            await self._retries.call("UploadLayerPart", partial(self._once, part, on_sent))
         except InvalidLayerPartError as error:
-            # An earlier try has arrived, and its reply was lost.
+            # An earlier try succeeded, and its reply was lost.
             if error.last_valid_byte != part.last:
                 raise
             self.answer = {**self._members, "lastByteReceived": part.last}
 
-    async def _once(self, part: Part, left: Callable[[], None]) -> None:
+    async def _once(self, part: Part, on_sent: Callable[[], None]) -> None:
         with translated("UploadLayerPart", self._client.meta.endpoint_url):
             answer = await self._client.upload_layer_part(
                 **self._members,
                 partFirstByte=part.first,
                 partLastByte=part.last,
-                layerPartBlob=OutgoingPart(part, left),
+                layerPartBlob=OutgoingPart(part, on_sent),
             )
         self.answer = {name: value for name, value in answer.items() if name != "ResponseMetadata"}

@@ -1,4 +1,4 @@
-"""Which operations there are, and their options, from botocore's service model."""
+"""The operations and their options, from botocore's service model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from botocore.model import ServiceModel
 from asyncpush.ecr.models import data
 from asyncpush.reference import Service
 
-#: What a request or an answer is made of.
+#: The values of requests and responses.
 Json: TypeAlias = "bool | int | float | str | bytes | datetime | list[Json] | dict[str, Json] | None"
 Members: TypeAlias = dict[str, Json]
 
-#: ECR Public has no batch-get-image and no get-download-url-for-layer; the rest is in both.
+#: ECR Public has all of these but batch-get-image and get-download-url-for-layer.
 _OPERATIONS = (
     "BatchCheckLayerAvailability",
     "BatchGetImage",
@@ -37,11 +37,11 @@ class Option:
     """A member of an operation's input, as an option.
 
     Attributes:
-        name: what is written, such as ``--upload-id``.
+        name: the option, such as ``--upload-id``.
         member: the member's name, such as ``uploadId``.
         shape: its botocore shape.
         required: whether the operation needs it.
-        shown: whether help and synopsis show it; what pagination sets itself is not.
+        shown: whether help and synopsis show it; members that pagination sets are hidden.
     """
 
     name: str
@@ -52,19 +52,19 @@ class Option:
 
     @property
     def attribute(self) -> str:
-        """Its name in argparse's namespace; no member of any input can have it."""
+        """Its name in argparse's namespace, which no member can have."""
         return f"member:{self.member}"
 
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """How an operation's answers come in pages: which members carry the token and the limit (botocore's paginators)."""
+    """How a response is paged: which members have the token and the limit (botocore's paginators)."""
 
     config: dict[str, Any]
 
     @property
     def members(self) -> tuple[str, ...]:
-        """The members of the input that ask for a page by hand."""
+        """The members of the input that request one page."""
         return self.config["input_token"], self.config["limit_key"]
 
 
@@ -73,11 +73,11 @@ class Operation:
     """One operation.
 
     Attributes:
-        service: whose it is.
-        name: what is written, such as ``complete-layer-upload``.
+        service: the service.
+        name: its name on the command line, such as ``complete-layer-upload``.
         model: its botocore model.
-        options: its input's members, in the model's order.
-        paging: how its answers come in pages; None if they do not.
+        options: the members of its input, in the order of the model.
+        paging: how its response is paged; None if it is not.
     """
 
     service: Service
@@ -88,7 +88,7 @@ class Operation:
 
     @property
     def method(self) -> str:
-        """The name of a client's method for it."""
+        """The name of the client method."""
         return str(xform_name(self.model.name))
 
     @property
@@ -103,8 +103,11 @@ def operations(service: Service) -> dict[str, Operation]:
     loader = data()
     model = ServiceModel(loader.load_service_model(service, "service-2"), service_name=service)
     pages = loader.load_service_model(service, "paginators-1")["pagination"]
-    found = [name for name in _OPERATIONS if name in model.operation_names]
-    return {each.name: each for each in (_operation(service, model.operation_model(name), pages) for name in found)}
+    names = [name for name in _OPERATIONS if name in model.operation_names]
+    return {
+        operation.name: operation
+        for operation in (_operation(service, model.operation_model(name), pages) for name in names)
+    }
 
 
 def _operation(service: Service, model: Any, pages: dict[str, Any]) -> Operation:

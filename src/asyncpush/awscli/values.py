@@ -1,4 +1,4 @@
-"""What the words behind an option stand for: text, numbers, lists, structures, blobs, and files that hold them."""
+"""The values of options: text, numbers, lists, structures and blobs, and files that contain them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from asyncpush.files import read_small
 _TEXT_FILE, _BYTES_FILE = "file://", "fileb://"
 _SHOWN = 100
 
-#: Bytes of the longest file: the largest part of a layer is 20 MiB, and a document has it in base64.
+#: Bytes of the longest file: the largest part of a layer is 20 MiB, and a document contains it in base64.
 _LONGEST = 64 * 1024 * 1024
-#: Seconds that a pipe may take.
+#: Seconds after which reading a pipe fails.
 PIPE_TIMEOUT = 600.0
 
 
 def read_value(option: Option, words: str | list[str]) -> Json:
-    """The value that *words* give to *option*; blocks while files are read.
+    """The value of *option*, given as *words*; blocks while files are read.
 
     Raises:
-        ParameterError: they are written wrong, or a file can't be read.
+        ParameterError: it is invalid, or a file can't be read.
     """
     try:
         if option.shape.type_name == "list":
@@ -44,14 +44,14 @@ def read_value(option: Option, words: str | list[str]) -> Json:
 
 
 def read_file(option: str, word: str) -> str | bytes | None:
-    """What the file that *word* names holds: text for ``file://``, bytes for ``fileb://``; None if it names none.
+    """The content of the file that *word* names: text for ``file://``, bytes for ``fileb://``; None if it names none.
 
-    Unlike the aws CLI's, text keeps its line ends: a manifest's digest depends on them.
+    Unlike in the aws CLI, text keeps its line endings, since the digest of a manifest depends on them.
 
     Raises:
         ParameterError: it can't be read.
     """
-    prefix = next((each for each in (_TEXT_FILE, _BYTES_FILE) if word.startswith(each)), None)
+    prefix = next((known for known in (_TEXT_FILE, _BYTES_FILE) if word.startswith(known)), None)
     if prefix is None:
         return None
     path = Path(os.path.expandvars(os.path.expanduser(word.removeprefix(prefix))))  # noqa: PTH111 - before $VARS
@@ -87,13 +87,13 @@ def read_document(option: str, word: str) -> str:
 
 
 def decode_blobs(value: Json, shape: Any, binary_format: str, *, files: bool = False) -> Json:
-    """*value* with its blobs, which are base64 or raw text unless they came from ``fileb://``, as bytes.
+    """*value* with blobs as bytes; unless they came from ``fileb://``, they are base64 or raw text.
 
     Args:
-        value: what was written.
+        value: the value.
         shape: its shape.
         binary_format: ``base64`` or ``raw-in-base64-out``.
-        files: whether a blob may be ``fileb://PATH`` here, too; then it blocks.
+        files: whether a blob can be ``fileb://PATH``; this blocks then.
 
     Raises:
         CommandError: one is not base64, or its file can't be read.
@@ -101,11 +101,11 @@ def decode_blobs(value: Json, shape: Any, binary_format: str, *, files: bool = F
     if shape.type_name == "structure" and isinstance(value, dict):
         known = shape.members
         return {
-            key: decode_blobs(each, known[key], binary_format, files=files) if key in known else each
-            for key, each in value.items()
+            key: decode_blobs(inner, known[key], binary_format, files=files) if key in known else inner
+            for key, inner in value.items()
         }
     if shape.type_name == "list" and isinstance(value, list):
-        return [decode_blobs(each, shape.member, binary_format, files=files) for each in value]
+        return [decode_blobs(inner, shape.member, binary_format, files=files) for inner in value]
     if shape.type_name == "blob" and isinstance(value, str):
         if files and value.startswith(_BYTES_FILE):
             return read_file("--batch", value)
@@ -119,9 +119,9 @@ def decode_blobs(value: Json, shape: Any, binary_format: str, *, files: bool = F
 
 
 def _list(option: Option, words: list[str]) -> Json:
-    """A list: a JSON array, or its elements, a word each; a file holds the one, or the others, a line each.
+    """A list: a JSON array, or one word for each element; a file can contain the array, or one element on each line.
 
-    The aws CLI takes such lines to pieces, character by character, and files among other words literally.
+    The aws CLI splits such lines into characters, and uses the names of files among other words literally.
     """
     if len(words) == 1:
         text = read_file(option.name, words[0])
@@ -140,7 +140,7 @@ def _list(option: Option, words: list[str]) -> Json:
 def _one(option: str, shape: Any, value: str | bytes) -> Json:
     kind = shape.type_name
     if isinstance(value, bytes):
-        # fileb:// is for blobs; botocore says so of other types.
+        # fileb:// is for blobs; botocore refuses it for other types.
         return value
     if kind in ("structure", "list"):
         if value.lstrip()[:1] in ("{", "["):
@@ -172,36 +172,36 @@ _SPACES = re.compile(r"\s*")
 _QUOTED = {"'": re.compile(r"'(?:\\'|[^'])*'"), '"': re.compile(r'"(?:\\"|[^"])*"')}
 _NAMES = {"'": "singled quoted", '"': "double quoted"}
 _START = r"(?:\\,|[^\s\"',=\[{])"
-#: A value may hold ``=``; not where it follows a comma, as it could be the next key.
+#: A value can contain ``=``, but not after a comma, where it could be the next key.
 _FIRST = re.compile(_START + r"(?:\\,|[^\"',\]}])*")
 _SECOND = re.compile(_START + r"(?:\\,|[^\"',=])*")
 
 
 class ShorthandError(ValueError):
-    """Raised when text is not shorthand; the message shows where."""
+    """Raised when text is not valid shorthand; the message shows the position."""
 
 
 def parse_shorthand(text: str, read_file: Callable[[str], Json]) -> Members:
-    """Read one structure.
+    """Parse one structure.
 
     Args:
         text: such as ``imageTag=latest``.
-        read_file: what a value after ``@=`` stands for.
+        read_file: reads the file that a value after ``@=`` names.
 
     Raises:
-        ShorthandError: it is none.
+        ShorthandError: *text* is invalid.
     """
-    return _Reader(text, read_file).structure()
+    return _ShorthandParser(text, read_file).structure()
 
 
 def fit(value: Json, shape: Any) -> Json:
-    """Give *value*, all text, the types of *shape*: numbers, booleans, and a list where one element was written."""
+    """Convert *value*, which is all text, to the types of *shape*: numbers, booleans, and lists of one element."""
     kind = shape.type_name
     if kind == "structure" and isinstance(value, dict):
         known = shape.members
         return {key: fit(inner, known[key]) if key in known else inner for key, inner in value.items()}
     if kind == "list":
-        return [fit(each, shape.member) for each in (value if isinstance(value, list) else [value])]
+        return [fit(inner, shape.member) for inner in (value if isinstance(value, list) else [value])]
     if kind in ("integer", "long") and isinstance(value, str):
         return int(value)
     if kind == "boolean" and isinstance(value, str) and value.lower() in ("true", "false"):
@@ -209,7 +209,7 @@ def fit(value: Json, shape: Any) -> Json:
     return value
 
 
-class _Reader:
+class _ShorthandParser:
     def __init__(self, text: str, read_file: Callable[[str], Json]) -> None:
         self._text = text
         self._at = 0
@@ -273,7 +273,7 @@ class _Reader:
             self._skip()
 
     def _comma_separated(self) -> Json:
-        """One value, or several; what turns out to be the next key is given back."""
+        """One value or several; stops before what turns out to be the next key."""
         values = [self._value(_FIRST)]
         self._skip()
         while self._current == ",":
@@ -298,7 +298,7 @@ class _Reader:
             quoted = self._match(_QUOTED[quote], _NAMES[quote])[1:-1]
             text = quoted.replace(f"\\{quote}", quote).replace("\\\\", "\\")
         else:
-            # An empty value is one where a key has just been read; behind a comma there must be something.
+            # After a key, the value can be empty; after a comma, it can't.
             text = self._match(pattern, None if pattern is _FIRST else "second").replace("\\,", ",").rstrip()
         return self._read_file(text) if self._from_file else text
 

@@ -1,4 +1,4 @@
-"""``asyncpush bench``: how fast pushes into an endpoint go, and which limits suit it."""
+"""``asyncpush bench``: how fast pushes into an endpoint are, and which limits suit it."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ app = command(
     "bench",
     usage="asyncpush bench [OPTIONS] [REGISTRY]",
     epilogue="""
-It pushes layers of random bytes into repositories of its own, whose names begin
-with asyncpush-bench-, and deletes them. Lists are combined, every value with
-every other. REGISTRY is ACCOUNT.dkr.ecr.REGION.amazonaws.com, or
-public.ecr.aws/ALIAS; --region, --profile or an endpoint mean your own registry.
-Without any of these it measures the emulator, which then shares this machine.
+The benchmark pushes layers of random bytes into temporary repositories, whose
+names begin with asyncpush-bench-. It measures each combination of the values in
+lists. REGISTRY is ACCOUNT.dkr.ecr.REGION.amazonaws.com or public.ecr.aws/ALIAS;
+with --region, --profile or an endpoint, it is your own registry. Without any of
+these, the benchmark measures the emulator, which then shares this machine.
 
 Examples
   asyncpush bench --max-layers 4,16,64 --part-size 5MiB,10MiB,20MiB
@@ -59,10 +59,10 @@ Examples
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepOptions:
-    """What is pushed, and how often."""
+    """What to push, and how often."""
 
     layers: Annotated[str, Parameter(group=_SWEEP, metavar=_LIST, show_default=True)] = "1,4,16"
-    """Layers that are pushed together."""
+    """Layers to push at once."""
 
     size: Annotated[str, Parameter(group=_SWEEP, metavar=_SIZES, show_default=True)] = "64MiB"
     """Size of a layer."""
@@ -70,21 +70,21 @@ class SweepOptions:
     max_layers: Annotated[str, Parameter(group=_SWEEP, metavar=_LIST, show_default=True)] = str(
         LimitOptions().max_layers
     )
-    """Layers in flight at once, at most."""
+    """Upload at most this many layers at once."""
 
     part_size: Annotated[str | None, Parameter(group=_SWEEP, metavar=_SIZES)] = None
-    """Size of a part, 5MiB to 20MiB; by default what the endpoint asks for."""
+    """Size of a part, from 5MiB to 20MiB. By default, the size that the endpoint asks for."""
 
     max_memory: Annotated[str, Parameter(group=_SWEEP, metavar="SIZE", show_default=True)] = (
         f"{LimitOptions().max_memory >> 20}MiB"
     )
-    """Memory for the parts in flight and the next ones."""
+    """Memory for parts that are in flight or being prepared."""
 
     rounds: Annotated[int, Parameter(group=_SWEEP, show_default=True)] = 3
-    """Pushes of each combination that count, in turn with the others."""
+    """Measured pushes of each combination; the combinations take turns."""
 
     warm_up: Annotated[int, Parameter(group=_SWEEP, show_default=True)] = 1
-    """Pushes of each combination before, that do not count."""
+    """Pushes of each combination before the measured ones."""
 
     @property
     def plan(self) -> TrialPlan:
@@ -115,12 +115,12 @@ def bench(
     aws: AwsOptions | None = None,
     show: OutputOptions | None = None,
 ) -> int:
-    """Measure pushes into an endpoint, over layers, sizes and limits.
+    """Measure pushes with different numbers of layers, sizes and limits.
 
     Args:
-        registry: Whose registry to push to.
-        plot: Draw the result, too (needs matplotlib).
-        yes: Write to an AWS account without asking.
+        registry: The registry to push to.
+        plot: Plot the result (needs matplotlib).
+        yes: Write to an AWS account without asking for confirmation.
     """
     show = show or OutputOptions()
 
@@ -137,7 +137,7 @@ def bench(
                 target = await stack.enter_async_context(local_target())
             home = await stack.enter_async_context(connect(target.registry, aws=target.aws))
             await _agree(plan, TrialRepository.of(target, home), yes=yes, quiet=show.quiet)
-            emit = await stack.enter_async_context(progress(show.face))
+            emit = await stack.enter_async_context(progress(show.display))
             outcome = await Sweep(plan, target, home, emit=emit, say=say).run()
         return await _conclude(outcome, plot, show)
 
@@ -158,15 +158,15 @@ def _listed(option: str, text: str, parse: Callable[[str], T]) -> list[T]:
 
 
 def _names_endpoint(aws: AwsOptions | None) -> bool:
-    """Whether anything but the environment's credentials says that a real endpoint is meant."""
+    """Whether an option or a variable names an endpoint, so that the emulator is not meant."""
     return aws not in (None, AwsOptions()) or any(os.environ.get(name) for name in _ENDPOINTS)
 
 
 async def _agree(plan: TrialPlan, place: TrialRepository, *, yes: bool, quiet: bool) -> None:
-    """Say what will be sent; before it goes to an AWS account, ask.
+    """Say what will be sent, and ask for confirmation if it goes to an AWS account.
 
     Raises:
-        UsageError: nobody can be asked, or the answer is no.
+        UsageError: there is no terminal to ask on, or the answer is no.
     """
     turns = (plan.warm_up + plan.rounds) * len(plan.combinations)
     whole = (
@@ -178,13 +178,13 @@ async def _agree(plan: TrialPlan, place: TrialRepository, *, yes: bool, quiet: b
             say(f"asyncpush: {whole}")
         return
     if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError(f"this would be {whole}", hint="there is no terminal to ask on: add --yes to go on")
+        raise UsageError(f"this would send {whole}", hint="there is no terminal to confirm on: add --yes")
     say(
-        f"asyncpush: {whole}.\nIt goes to repositories of its own, each deleted after its push.\n"
-        "AWS takes nothing for data that comes in, and next to nothing for minutes of storage; "
-        "a NAT gateway on the way has its price."
+        f"asyncpush: {whole}.\nEach push goes to a temporary repository, which is deleted afterwards.\n"
+        "AWS does not charge for incoming data and hardly anything for minutes of storage; "
+        "a NAT gateway on the way does cost."
     )
-    sys.stderr.write("Go on? [y/N] ")
+    sys.stderr.write("Continue? [y/N] ")
     sys.stderr.flush()
     # A thread that waits for a line could not be ended by Ctrl-C; once there is one, reading it takes no time.
     await anyio.wait_readable(sys.stdin)

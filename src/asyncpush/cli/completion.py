@@ -1,4 +1,4 @@
-"""``asyncpush completion``: what a shell needs to complete commands, operations and options."""
+"""``asyncpush completion``: scripts that let a shell complete commands, operations and options."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from asyncpush.awscli.global_options import GLOBAL_OPTIONS
+from asyncpush.awscli.manual import first_sentence
 from asyncpush.awscli.operations import Operation, operations
-from asyncpush.awscli.skeleton import first_sentence
 from asyncpush.cli import ecr
 from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE
 from asyncpush.cli.streams import write_as_it_is
 from asyncpush.reference import Service
 
-#: The options of ``asyncpush ecr`` that are no member of any input; those that stand alone end without a value.
+#: The options of ``asyncpush ecr`` that are not members of an input: with a value, and without.
 _VALUED = ("--cli-input-json", "--cli-input-yaml", "--batch", "--max-requests")
 _ALONE = ("--no-cli-validate", "--unordered")
 _SKELETONS = ("input", "yaml-input", "output")
@@ -39,7 +39,7 @@ def completion(shell: Literal["bash", "zsh", "fish"]) -> int:
     """Print a completion script.
 
     Args:
-        shell: Whose.
+        shell: The shell.
     """
     from asyncpush.cli.main import app as whole
 
@@ -50,14 +50,14 @@ def completion(shell: Literal["bash", "zsh", "fish"]) -> int:
 
 
 def _describe(service_app: App, service: Service) -> None:
-    """Tell cyclopts the operations; that their words are argparse's to take apart makes no difference to a shell."""
+    """Tell cyclopts about the operations. argparse parses their arguments, but completion is the same."""
     for name, operation in operations(service).items():
         if name not in service_app:
             service_app.command(_stand_in(operation), name=name, help=first_sentence(operation.model.documentation))
 
 
 def _stand_in(operation: Operation) -> Callable[..., None]:
-    """A function that has the operation's options for its parameters; nobody calls it."""
+    """A function whose parameters are the operation's options; it is never called."""
     parameters = {option.name: _annotation(option.name, str) for option in operation.options if option.shown}
     parameters |= {name: _annotation(name, str) for name in (*_VALUED, *_paging(operation), *_parts(operation))}
     parameters |= {name: _annotation(name, bool) for name in _ALONE}

@@ -1,4 +1,4 @@
-"""``asyncpush demo``: the main job, end to end, with nothing to set up."""
+"""``asyncpush demo``: push and verify, end to end, with nothing to set up."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from asyncpush.cli.options import ProgressFace, command
+from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE, run
 from asyncpush.cli.streams import say, write_as_it_is
 from asyncpush.demo.run import DemoReport, demonstrate
 from asyncpush.emulator.process import isolate
 from asyncpush.events import Emit
-from asyncpush.progress import progress
+from asyncpush.progress import ProgressKind, progress
 
 MiB = 1024 * 1024
 
@@ -24,8 +24,9 @@ app = command(
     "demo",
     usage="asyncpush demo",
     epilogue="""
-It makes images in a temporary directory, starts the emulator on a free port of this machine, pushes the images, pushes
-them again, reads them back and checks every digest, and cleans up. No AWS account and no configuration are needed.
+The demonstration creates images in a temporary directory, starts the emulator
+on a free port, pushes the images twice, reads them back, verifies every digest,
+and cleans up. It needs no AWS account and no configuration.
 """,
 )
 
@@ -33,22 +34,22 @@ them again, reads them back and checks every digest, and cleans up. No AWS accou
 @app.default
 def demo(
     *,
-    progress_: Annotated[ProgressFace, Parameter(name="--progress")] = "auto",
+    progress_: Annotated[ProgressKind, Parameter(name="--progress")] = "auto",
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
 ) -> int:
-    """Show the main job against the emulator.
+    """Push sample images into the emulator, push them again, and verify them.
 
     Args:
-        progress_: Bars on a terminal, lines elsewhere; or JSON lines, or nothing.
-        verbose: Show where an error comes from.
+        progress_: Format of the progress on standard error. auto shows bars on a terminal and lines elsewhere.
+        verbose: Print the traceback of an error.
     """
     isolate()
 
-    def face(images: int) -> AbstractAsyncContextManager[Emit]:
+    def display(images: int) -> AbstractAsyncContextManager[Emit]:
         return progress(progress_, images=images)
 
     async def main() -> int:
-        _show(await demonstrate(face, say))
+        _show(await demonstrate(display, say))
         return DONE
 
     return run(main, verbose=verbose)
@@ -62,8 +63,8 @@ def _show(report: DemoReport) -> None:
         first, second = image.first, image.second
         sent = f"{first.layers_sent} blobs, {first.bytes_sent / MiB:.1f} MiB"
         again = "already there" if second.outcome == "present" else f"{second.bytes_sent / MiB:.1f} MiB"
-        proved = f"{image.proof.blobs} digests ok"
-        table.add_row(image.name, first.digest.short if first.digest else "", sent, again, proved)
+        verified = f"{image.verification.manifests + image.verification.blobs} digests ok"
+        table.add_row(image.name, first.digest.short if first.digest else "", sent, again, verified)
     size = sum(image.first.bytes_sent for image in report.images)
     resent = sum(image.second.bytes_sent for image in report.images)
     console = Console(highlight=False)
@@ -73,7 +74,7 @@ def _show(report: DemoReport) -> None:
         console.print(
             f"\nFirst push: {size / MiB:.1f} MiB in {report.first_seconds:.1f} s, {_count(report.first_requests)}.\n"
             f"Second push: {resent} bytes in {report.second_seconds:.1f} s, {_count(report.second_requests)}.\n"
-            "ECR keeps layers by repository; in each, a layer went once, though images share it."
+            "ECR stores layers by repository: into each repository, a layer was sent once, even if images share it."
         )
     write_as_it_is(captured.get())
 

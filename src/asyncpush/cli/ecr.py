@@ -1,36 +1,41 @@
-"""``asyncpush ecr``: one operation as ``aws ecr`` does it, or a batch of them."""
+"""``asyncpush ecr``: one operation as ``aws ecr`` runs it, or with ``--batch`` many inputs of it."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
+import anyio
+from anyio import to_thread
 from cyclopts import App
 
-from asyncpush.awscli.call import call, prepare, single
-from asyncpush.awscli.checks import check
+from asyncpush import open_files
+from asyncpush.awscli.batch import Batch, Tally
+from asyncpush.awscli.batch_input import BatchInput
+from asyncpush.awscli.call import Configuration, aws_configuration, call, open_for, prepare, read_configuration, single
 from asyncpush.awscli.command import Command, HelpWanted, VersionWanted, check_combination, read_command
-from asyncpush.awscli.configuration import Configuration, aws_configuration, read_configuration
-from asyncpush.awscli.errors import explain
+from asyncpush.awscli.errors import CommandError, explain
 from asyncpush.awscli.formats import OperationOutput, Query, printable, render
-from asyncpush.awscli.inputs import read_input, validate
+from asyncpush.awscli.inputs import check, read_arguments, read_input, validate
 from asyncpush.awscli.layer_file import check_whole, find_layer_file, upload_file
-from asyncpush.awscli.manual import operation_manual, service_manual
+from asyncpush.awscli.manual import input_skeleton, operation_manual, output_skeleton, service_manual, yaml_skeleton
 from asyncpush.awscli.operations import Members
-from asyncpush.awscli.skeleton import input_skeleton, output_skeleton, yaml_skeleton
-from asyncpush.cli.ecr_batch import run_batch
-from asyncpush.cli.run import DONE, INTERRUPTED, run_quietly
-from asyncpush.cli.streams import debug_log, say, write_as_it_is
+from asyncpush.cli.run import DONE, FAILED, INTERRUPTED, run_quietly, say_error
+from asyncpush.cli.streams import STANDARD_INPUT, debug_log, say, write_as_it_is
 
-#: They say that the commands are there; their words are never cyclopts's to take apart.
+#: They only list the commands; argparse parses their arguments (``awscli.command``).
 app = App(name="ecr", help_flags=(), version_flags=())
 public_app = App(name="ecr-public", help_flags=(), version_flags=())
 
 
 def run_aws(words: Sequence[str]) -> int:
-    """Run a command of ``aws``'s; all that can go wrong ends as a text on standard error and an exit status."""
+    """Run a command of the aws CLI; every error becomes a message on standard error and an exit status."""
     try:
         wanted = read_command(words)
         match wanted:
@@ -117,6 +122,88 @@ def _print(command: Command, answer: OperationOutput, query: Query, configuratio
 
 
 def _interrupted(status: int) -> int:
-    """End as the aws CLI does after Ctrl-C: with a line end on standard output."""
+    """End as the aws CLI does after Ctrl-C: with a newline on standard output."""
     write_as_it_is("\n")
     return status
+
+
+#: Seconds between two updates of the progress line.
+_PERIOD = 0.2
+
+
+def run_batch(command: Command, configuration: Configuration, query: Query) -> int:
+    """Run a batch.
+
+    Returns:
+        1 if any input failed.
+
+    Raises:
+        CommandError: the file can't be opened, or an argument is invalid.
+        AsyncpushError: the client can't be created.
+    """
+    began = time.monotonic()
+    batch = Batch(command, read_arguments(command), configuration, query)
+    in_flight = command.extras.max_requests
+
+    async def main(inputs: BatchInput) -> int:
+        async with open_for(command, in_flight, None) as client, anyio.create_task_group() as tg:
+            if sys.stderr.isatty():
+                tg.start_soon(_show, batch.tally, began)
+            await batch.run(client, inputs, partial(write_as_it_is, needed=True))
+            tg.cancel_scope.cancel()
+        return FAILED if batch.tally.outcomes["failed"] else DONE
+
+    with _opened(command.extras.batch or "-") as descriptor:
+        status = run_quietly(partial(main, BatchInput(descriptor)))
+    if batch.lost is not None:
+        say_error(batch.lost, about=f"only the first {batch.tally.outcomes.total()} inputs were sent")
+    say(_summary(batch.tally, time.monotonic() - began))
+    return status
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[int]:
+    if name in ("-", STANDARD_INPUT):
+        yield sys.stdin.fileno()
+        return
+    path = Path(os.path.expandvars(name.removeprefix("file://"))).expanduser()
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise CommandError(f"Unable to read the batch {name}: {open_files.reason(error)}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+async def _show(tally: Tally, began: float) -> None:
+    try:
+        while True:
+            await anyio.sleep(_PERIOD)
+            rate = tally.outcomes.total() / (time.monotonic() - began)
+            await to_thread.run_sync(_write_over, f"{_counts(tally)}; {rate:.0f} a second")
+    finally:
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(_write_over, "")
+
+
+def _write_over(text: str) -> None:
+    sys.stderr.write(f"\r\x1b[K{text}")
+    sys.stderr.flush()
+
+
+def _counts(tally: Tally) -> str:
+    outcomes = tally.outcomes
+    return (
+        f"{outcomes.total()} inputs: {outcomes['done']} done, {outcomes['present']} already there, "
+        f"{outcomes['failed']} failed"
+    )
+
+
+def _summary(tally: Tally, seconds: float) -> str:
+    requests = tally.requests
+    return (
+        f"asyncpush: {_counts(tally)}; {requests.total()} requests ({requests['throttled']} throttled) "
+        f"in {seconds:.1f} s"
+    )

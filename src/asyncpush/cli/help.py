@@ -38,7 +38,7 @@ Topic = Literal[
 ]
 TOPICS: tuple[str, ...] = get_args(Topic)
 
-#: Where the commands are described whose name no page has.
+#: The pages of commands that have no page of their own.
 _PAGES = {
     "completion": "environment",
     "demo": "emulator",
@@ -56,7 +56,7 @@ app = command(
     "help",
     usage="asyncpush help [TOPIC]",
     epilogue="""
-Without a TOPIC, it lists the pages. In a pipe, a page is Markdown.
+Without a TOPIC, the command lists all pages. In a pipe, it prints Markdown.
 
 Examples
   asyncpush help
@@ -72,7 +72,7 @@ def _as_given(_: object, tokens: Sequence[Token]) -> str:
 
 @app.default
 def show_help(topic: Annotated[Topic | None, Parameter(converter=_as_given, show_choices=False)] = None, /) -> int:
-    """Show the manual: the list of its pages, or one page.
+    """Show the manual: a list of its pages, or one page.
 
     Args:
         topic: The page to show.
@@ -113,13 +113,13 @@ def _contents() -> str:
 
 def _rendered(text: str) -> str:
     """*text* as a terminal shows it; a link to another page becomes the command that shows that page."""
-    # Together they take longer to import than all else that the command does.
+    # These imports take longer than everything else that the command does.
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.markdown import Markdown, TableElement
     from rich.table import Table
 
     class FoldedTable(TableElement):
-        """A table whose long words go on in the next line, instead of ending in an ellipsis."""
+        """A table that wraps long words instead of cutting them with an ellipsis."""
 
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             for table in super().__rich_console__(console, options):

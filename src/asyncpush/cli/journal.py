@@ -1,4 +1,4 @@
-"""``asyncpush journal``: what a journal remembers, for people and programs; and forgetting what is old."""
+"""``asyncpush journal``: show, export and prune a journal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ app = command(
     epilogue="""
 Examples
   asyncpush journal show migration.journal
-  asyncpush journal export migration.journal | jq 'select(.kind == "image" and .outcome == "failed")'
+  asyncpush journal export migration.journal | jq 'select(.outcome == "failed")'
   asyncpush journal prune migration.journal --older-than 30d
 """,
 )
@@ -47,15 +47,15 @@ app.command(_export)
 app.command(_prune)
 
 
-class _Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The summary as JSON; ``version`` is counted up when a member changes its name or meaning."""
+class _SummaryDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The summary as JSON; ``version`` goes up when a member changes its name or meaning."""
 
     version: int = 1
     journal: JournalSummary
 
 
 class _PruneDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What was forgotten, as JSON."""
+    """What was deleted, as JSON."""
 
     version: int = 1
     runs: int
@@ -67,18 +67,18 @@ class _PruneDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 @_show.default
 def show(file: _File, /, *, output: OutputFormat = "text", verbose: _Verbose = False) -> int:
-    """Show what is in a journal: runs, layers, open uploads. A run may be using it.
+    """Summarize a journal: its runs, layers and open uploads. A run may be using it.
 
     Args:
         file: The journal.
-        output: As lines, or as one JSON document.
-        verbose: Show where an error comes from.
+        output: Format of the result: lines, or one JSON document.
+        verbose: Print the traceback of an error.
     """
 
     async def main() -> int:
         summary = await to_thread.run_sync(summarize, file)
         if output == "json":
-            write_document(msgspec.to_builtins(_Document(journal=summary)))
+            write_document(msgspec.to_builtins(_SummaryDocument(journal=summary)))
         else:
             write_lines(_lines(summary))
         return DONE
@@ -88,11 +88,11 @@ def show(file: _File, /, *, output: OutputFormat = "text", verbose: _Verbose = F
 
 @_export.default
 def export(file: _File, /, *, verbose: _Verbose = False) -> int:
-    """Print all that is in a journal, as JSON lines. A run may be using it.
+    """Print everything in a journal as JSON lines. A run may be using it.
 
     Args:
         file: The journal.
-        verbose: Show where an error comes from.
+        verbose: Print the traceback of an error.
     """
 
     async def main() -> int:
@@ -114,14 +114,14 @@ def prune_old(
     output: OutputFormat = "text",
     verbose: _Verbose = False,
 ) -> int:
-    """Forget old runs, what they found at their destinations, and old open uploads. No run may be using it.
+    """Delete old runs, their results and old open uploads from a journal. No run may be using it.
 
     Args:
         file: The journal.
-        older_than: How old: 12h, 30d, 8w.
-        all: Forget unfinished and failed runs, too, that the same command would go on with.
-        output: As a line, or as one JSON document.
-        verbose: Show where an error comes from.
+        older_than: Delete what is older than this: 12h, 30d, 8w.
+        all: Also delete old unfinished runs, which the same command would resume.
+        output: Format of the result: a line, or one JSON document.
+        verbose: Print the traceback of an error.
     """
 
     async def main() -> int:
@@ -143,7 +143,7 @@ def _write_rows(file: Path) -> None:
 
 
 def _lines(summary: JournalSummary) -> Iterator[str]:
-    yield from (_run_line(each) for each in summary.runs)
+    yield from (_run_line(run) for run in summary.runs)
     if not summary.runs:
         yield "no runs"
     yield (
@@ -156,11 +156,11 @@ def _lines(summary: JournalSummary) -> Iterator[str]:
     yield from (_upload_line(upload) for upload in summary.uploads)
 
 
-def _run_line(each: RunRow) -> str:
-    began = f"began {_time(each.started)}" + (f", went on {_time(each.resumed)}" if each.resumed else "")
-    ended = f", ended {_time(each.ended)}" if each.ended else ""
-    counts = f"{_counted(each.finished, 'image')} finished, {each.failed} failed"
-    return f"run {each.id}: {each.state}, {counts}; {began}{ended}"
+def _run_line(run: RunRow) -> str:
+    began = f"started {_time(run.started)}" + (f", resumed {_time(run.resumed)}" if run.resumed else "")
+    ended = f", ended {_time(run.ended)}" if run.ended else ""
+    counts = f"{_counted(run.finished, 'image')} finished, {run.failed} failed"
+    return f"run {run.id}: {run.state}, {counts}; {began}{ended}"
 
 
 def _upload_line(upload: UploadRow) -> str:
@@ -178,8 +178,8 @@ def _counted(count: int, word: str, words: str = "") -> str:
 
 def _pruned_line(done: Pruned) -> str:
     return (
-        f"forgot {_counted(done.runs, 'run')}, {_counted(done.images, 'image')}, {_counted(done.tags, 'tag')} and "
-        f"{_counted(done.uploads, 'open upload')}; {size_text(done.freed)} of disk are free again"
+        f"deleted {_counted(done.runs, 'run')}, {_counted(done.images, 'image')}, {_counted(done.tags, 'tag')} and "
+        f"{_counted(done.uploads, 'open upload')}; {size_text(done.freed)} of disk space freed"
     )
 
 

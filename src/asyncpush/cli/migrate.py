@@ -1,4 +1,4 @@
-"""``asyncpush migrate``: many images, from anywhere, into ECR, as a plan says."""
+"""``asyncpush migrate``: the images of a plan into ECR."""
 
 from __future__ import annotations
 
@@ -31,30 +31,28 @@ from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice, write_lines
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, CredentialsError, InvalidReferenceError
 from asyncpush.files import write_small
 from asyncpush.journal import SqliteJournal, open_journal
-from asyncpush.migrate.copies import Copy, CopyResult
 from asyncpush.migrate.ledger import RESUME_WITHIN, Options
-from asyncpush.migrate.metrics import write_metrics
-from asyncpush.migrate.overrides import overridden
 from asyncpush.migrate.plan.load import read_plan
-from asyncpush.migrate.plan.model import Plan
-from asyncpush.migrate.results import Report
+from asyncpush.migrate.plan.model import Plan, overridden
+from asyncpush.migrate.report import Copy, CopyResult, Report, write_metrics
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.progress import progress
-from asyncpush.progress.text import printable
+from asyncpush.progress.lines import printable
 from asyncpush.reference import Destination, parse_destination
 from asyncpush.settings import Settings
 from asyncpush.units import size_text, time_text
 
-#: The journal of a plan that came from standard input.
+#: The journal of a plan that is read from standard input.
 _NAMELESS = Path("asyncpush.journal")
 
 app = command(
     "migrate",
     usage="asyncpush migrate [OPTIONS] PLAN.yaml\n       asyncpush migrate [OPTIONS] LIST|-",
     epilogue="""
-PLAN.yaml says what goes where; asyncpush plan check tells what is wrong with it.
-LIST has SOURCE DESTINATION in each line; - reads either from standard input.
-After an interruption, run the same command again to resume: the journal has what is done.
+PLAN.yaml lists sources and destinations; check it with asyncpush plan check.
+LIST has SOURCE DESTINATION on each line; - reads either from standard input.
+After an interruption, run the same command again to resume: the journal
+records what is done.
 
 Examples
   asyncpush migrate plan.yaml --dry-run
@@ -87,20 +85,20 @@ def migrate(
     source: SourceOptions | None = None,
     show: OutputOptions | None = None,
 ) -> int:
-    """Migrate images into ECR as a plan says, all at once, and so that it can be interrupted at any time.
+    """Migrate the images of a plan into ECR, many at once; an interrupted run resumes where it stopped.
 
     Args:
         plan: The plan or list.
-        dry_run: Say what would be sent, what is there already and which tags are left out; send nothing.
-        journal: Where it is remembered what is done; beside the plan by default (PLAN.journal).
-        no_resume: Remember nothing, and know nothing of earlier runs.
-        resume_within: Go on with an interrupted run only if it began this lately: 30m, 6h, 2d.
-        recheck: Look again at images that an interrupted run has finished.
+        dry_run: Show what would be sent, what exists already and which tags are left out, but send nothing.
+        journal: The file that records what is done. By default, PLAN.journal beside the plan.
+        no_resume: Use no journal: ignore earlier runs, and record nothing.
+        resume_within: Resume an interrupted run only if it started within this time: 30m, 6h, 2d.
+        recheck: Check all images again, including those that an interrupted run finished.
         fail_fast: Stop at the first failure.
-        strict: Fail an entry that takes no tag, unless the plan gives it min_tags: 0.
-        failed_out: Write what failed to this file, as a list that can be migrated again.
-        metrics_out: Write figures to this file at the end, in Prometheus's text format.
-        create_repository: Create repositories that do not exist, also where the plan does not say so.
+        strict: Fail entries that match no tag, unless the plan sets min_tags: 0 for them.
+        failed_out: Write the images that failed to this file, as a LIST to migrate again.
+        metrics_out: Write metrics to this file at the end, in the Prometheus text format.
+        create_repository: Create repositories that do not exist, even if the plan does not say so.
     """
     show = show or OutputOptions()
     path = "-" if plan == STANDARD_INPUT else plan
@@ -139,7 +137,7 @@ def migrate(
             if not isinstance(result.error, CREDENTIALS_LOST):
                 say_error(result.error, about=result.copy.destination)
         if report.stopped is not None:
-            say_error(report.stopped, about="the migration has stopped")
+            say_error(report.stopped, about="the migration stopped")
         if not show.quiet:
             say_summary(report)
         return FAILED if report.failed or report.stopped else DONE
@@ -150,19 +148,21 @@ def migrate(
 async def _run(plan: Plan, settings: Settings, place: Path | None, options: Options, show: OutputOptions) -> Report:
     async with AsyncExitStack() as stack:
         kept: SqliteJournal | None = None
-        # A dry run reads what an earlier run has left, but leaves nothing.
+        # A dry run reads an existing journal, but creates none.
         if place is not None and (not options.dry or await to_thread.run_sync(place.exists)):
             kept = await stack.enter_async_context(open_journal(place))
-        emit = await stack.enter_async_context(progress(show.face))
-        if show.face == "none" and not show.quiet:
-            emit = say_notice  # what is left out is no matter of progress
+        emit = await stack.enter_async_context(progress(show.display))
+        if show.display == "none" and not show.quiet:
+            emit = say_notice  # notices are not progress
         return await migrate_plan(plan, settings=settings, journal=kept, emit=emit, options=options)
 
 
 def _refuse_without_credentials(report: Report) -> None:
-    """Say once what all images have failed of, if that is the credentials of ECR registries that they are in."""
+    """Raise the error that all images have in common, if ECR credentials are missing."""
     first = report.results[0].error if report.results else None
-    if isinstance(first, CredentialsError) and all(isinstance(each.error, CredentialsError) for each in report.results):
+    if isinstance(first, CredentialsError) and all(
+        isinstance(result.error, CredentialsError) for result in report.results
+    ):
         raise first
 
 
@@ -192,24 +192,24 @@ _WORDS = {
 
 
 def print_migration(report: Report, output: OutputFormat) -> None:
-    """Print what became of all images: ``DESTINATION@DIGEST`` a line, those that failed left out; or all as JSON."""
+    """Print the results: ``DESTINATION@DIGEST`` a line for each image that did not fail; or everything as JSON."""
     if output == "json":
         print_document(_document(report))
         return
     lines = [_line(result) for result in report.results if result.outcome not in ("failed", "refused")]
     if any(result.outcome == "planned" for result in report.results):
-        lines += [f"{each.source}:{each.tag}  left out: {each.reason}" for each in report.left_out]
+        lines += [f"{tag.source}:{tag.tag}  left out: {tag.reason}" for tag in report.left_out]
     write_lines(lines)
 
 
 def say_notes(report: Report) -> None:
-    """Say on standard error which entries take nothing."""
-    for each in report.nothing_taken:
-        say(f"asyncpush: note: {printable(str(each))}")
+    """Write to standard error which entries match no tag."""
+    for nothing in report.nothing_taken:
+        say(f"asyncpush: note: {printable(str(nothing))}")
 
 
 def say_summary(report: Report) -> None:
-    """Say on standard error what it all came to."""
+    """Write the totals to standard error."""
     images = [result for result in report.results if result.subject is None]
     counts = Counter(result.outcome for result in images)
     words = [f"{count} {_WORDS[outcome]}" for outcome, count in counts.items()]
@@ -233,21 +233,21 @@ def say_summary(report: Report) -> None:
 
 
 def failed_lines(report: Report) -> list[str]:
-    """What failed, as ``SOURCE DESTINATION``; or as a comment, where that can't be migrated by itself."""
+    """What failed, as ``SOURCE DESTINATION``; as a comment where a list can't express it."""
     lines = []
     for result in report.failed:
         copy = result.copy
         if result.subject is None and copy.reference and not copy.choice:
             lines.append(f"{copy.source} {_in_list(copy)}")
         else:
-            # Of an entry whose tags can't be read, nobody knows what it asks for; of a referrer, its image is pushed;
-            # and a list has no room for platforms: from one, all of an index would go.
+            # The images of an entry whose tags can't be read are unknown; a referrer goes with its image; and a list
+            # can't choose platforms: all of an index would be pushed.
             lines.append(f"# {copy.source} to {copy.destination}: {' '.join(str(result.error).split())}")
     return lines
 
 
 def _in_list(copy: Copy) -> Destination:
-    """Where a copy goes, with the registry's host where it has one: another run may have another account or region."""
+    """Where a copy goes, with the registry's host if it has one: the next run may use another account or region."""
     try:
         registry = parse_destination(copy.repository.address).registry
     except InvalidReferenceError:  # it is known by its endpoint
@@ -275,10 +275,15 @@ def _document(report: Report) -> Json:
         "images": [_image(result) for result in report.results if result.subject is None],
         "referrers": [_image(result) for result in report.results if result.subject is not None],
         "nothingTaken": [
-            {"entry": each.entry.place, "source": each.entry.source, "rules": str(each.entry.tags), "tags": each.tags}
-            for each in report.nothing_taken
+            {
+                "entry": nothing.entry.place,
+                "source": nothing.entry.source,
+                "rules": str(nothing.entry.tags),
+                "tags": nothing.tags,
+            }
+            for nothing in report.nothing_taken
         ],
-        "leftOut": [{"source": each.source, "tag": each.tag, "reason": each.reason} for each in report.left_out],
+        "leftOut": [{"source": tag.source, "tag": tag.tag, "reason": tag.reason} for tag in report.left_out],
         "totals": {
             "images": counts.total(),
             **{outcome: counts[outcome] for outcome in _WORDS},

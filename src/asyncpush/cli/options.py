@@ -1,4 +1,4 @@
-"""The options that several commands share, and how they become settings."""
+"""The options that several commands share, and the settings that they make."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cyclopts import App, Group, Parameter, Token
 
 from asyncpush.errors import UsageError
 from asyncpush.model import Platform
+from asyncpush.progress import ProgressKind
 from asyncpush.settings import AwsConfiguration, Compression, Credentials, Settings, SourceRegistry
 from asyncpush.units import parse_duration, parse_size
 
@@ -23,7 +24,6 @@ _SOURCE = Group("Source registry")
 _DEFAULTS = Settings()
 
 OutputFormat = Literal["text", "json"]
-ProgressFace = Literal["auto", "rich", "plain", "json", "none"]
 
 
 def command(name: str, *, usage: str, epilogue: str) -> App:
@@ -58,7 +58,7 @@ def _to_size(_: object, tokens: Sequence[Token]) -> int:
 
 
 def to_seconds(_: object, tokens: Sequence[Token]) -> float:
-    """A converter of options that take a time."""
+    """The converter of options that take a duration."""
     try:
         return parse_duration(tokens[0].value)
     except UsageError as error:
@@ -68,18 +68,18 @@ def to_seconds(_: object, tokens: Sequence[Token]) -> float:
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitOptions:
-    """What a push may use."""
+    """The resources that a push may use."""
 
     max_layers: Annotated[int, Parameter(group=_LIMITS, show_default=True)] = _DEFAULTS.max_layers
-    """Layers in flight at once, over all images, at most: 32 at first, more as long as that is faster."""
+    """Upload at most this many layers at once. asyncpush starts with 32 and adds more while that is faster."""
 
     max_memory: Annotated[
         int, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE", show_default=lambda size: f"{size >> 20}MiB")
     ] = _DEFAULTS.max_memory
-    """Memory for the parts in flight and the next ones."""
+    """Memory for parts that are in flight or being prepared."""
 
     part_size: Annotated[int | None, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE")] = None
-    """Size of a part, 5MiB to 20MiB; by default what ECR asks for (10MiB)."""
+    """Size of a part, from 5MiB to 20MiB. By default, the size that ECR asks for (10MiB)."""
 
     max_outage: Annotated[
         float,
@@ -87,77 +87,77 @@ class LimitOptions:
             group=_LIMITS, converter=to_seconds, metavar="TIME", show_default=lambda seconds: f"{seconds / 60:g}m"
         ),
     ] = _DEFAULTS.max_outage
-    """How long to wait for an endpoint or registry that has answered before, and gives no answer now."""
+    """Wait this long for an endpoint or registry that stops responding."""
 
     max_unpacked: Annotated[
         int, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE", show_default=lambda size: f"{size >> 30}GiB")
     ] = _DEFAULTS.max_unpacked
-    """What a compressed or piped archive may take in TMPDIR."""
+    """Disk space that a compressed or piped archive may take in TMPDIR."""
 
     early_parts: Annotated[bool, Parameter(group=_LIMITS, negative="")] = False
-    """Send a layer's next part before ECR has answered the one before, where that pays; experimental."""
+    """Send the next part of a layer before ECR acknowledges the last one, where that is faster. Experimental."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerOptions:
-    """How an image's layers are treated."""
+    """Which of an image's layers are pushed, and how."""
 
     platform: Annotated[str | None, Parameter(group=_LAYERS)] = None
-    """Push one image of an index: OS/ARCH[/VARIANT]. By default all of it is pushed."""
+    """Push only the image for this platform of an index: OS/ARCH[/VARIANT]. By default, push the whole index."""
 
     available_platforms: Annotated[bool, Parameter(group=_LAYERS, negative="")] = False
-    """Of an archive that lacks some platforms of an index, push an index of those that are there."""
+    """If an archive lacks some platforms of an index, push an index of the platforms that it has."""
 
     compression: Annotated[Compression, Parameter(group=_LAYERS, show_default=True)] = "gzip"
-    """How a docker-archive's uncompressed layers are compressed."""
+    """Compression of layers that a docker-archive holds uncompressed."""
 
     compression_level: Annotated[int | None, Parameter(group=_LAYERS)] = None
-    """gzip 1 to 9 (default 1), zstd 1 to 19 (default 3)."""
+    """gzip: 1 to 9 (default 1); zstd: 1 to 19 (default 3)."""
 
     push_foreign_layers: Annotated[bool, Parameter(group=_LAYERS)] = False
-    """Push non-distributable layers, too."""
+    """Push non-distributable layers as well."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwsOptions:
-    """Which account, region and endpoint; the rest of the AWS configuration counts as for every AWS tool."""
+    """Which account, region and endpoint; the rest comes from the AWS configuration, as for every AWS tool."""
 
     region: Annotated[str | None, Parameter(group=_AWS)] = None
-    """The region, where the destination names none."""
+    """The region, if the destination does not name one."""
 
     profile: Annotated[str | None, Parameter(group=_AWS)] = None
-    """A profile of the AWS configuration."""
+    """The profile of the AWS configuration to use."""
 
     endpoint_url: Annotated[str | None, Parameter(group=_AWS)] = None
-    """Another endpoint than AWS's own, such as the emulator's."""
+    """An endpoint to use instead of AWS's own, such as the emulator's."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:
-    """How a registry is reached that images are read from."""
+    """How the registry that images are read from is reached."""
 
     src_creds: Annotated[
         str | None, Parameter(group=_SOURCE, env_var="ASYNCPUSH_SRC_CREDS", metavar="USER:PASSWORD")
     ] = field(default=None, repr=False)
-    """Its user and password, better in ASYNCPUSH_SRC_CREDS. By default what docker, podman or AWS have for it."""
+    """User and password; better set in ASYNCPUSH_SRC_CREDS. By default, those that docker, podman or AWS have."""
 
     src_tls_verify: Annotated[bool, Parameter(group=_SOURCE, negative="--no-src-tls-verify")] = True
-    """Check its TLS certificate; on by default."""
+    """Verify the TLS certificate; on by default."""
 
     src_plain_http: Annotated[bool, Parameter(group=_SOURCE)] = False
-    """Speak plain HTTP with it."""
+    """Use plain HTTP."""
 
     src_ca_bundle: Annotated[Path | None, Parameter(group=_SOURCE, metavar="FILE")] = None
-    """Authorities to trust beside the system's, in PEM."""
+    """Certificate authorities to trust in addition to the system's (PEM)."""
 
     src_cert: Annotated[Path | None, Parameter(group=_SOURCE, metavar="FILE")] = None
-    """The client certificate that it asks for, in PEM."""
+    """Client certificate (PEM)."""
 
     src_key: Annotated[Path | None, Parameter(group=_SOURCE, metavar="FILE")] = None
-    """The key of --src-cert, where that file does not hold it."""
+    """Private key of --src-cert, if that file does not contain it (PEM)."""
 
 
 @Parameter(name="*")
@@ -166,31 +166,31 @@ class OutputOptions:
     """What is printed."""
 
     output: Annotated[OutputFormat, Parameter(group=_OUTPUT, show_default=True)] = "text"
-    """The result on standard output: as lines, or as one JSON document."""
+    """Format of the result on standard output: lines, or one JSON document."""
 
-    progress: Annotated[ProgressFace, Parameter(group=_OUTPUT, show_default=True)] = "auto"
-    """Bars on a terminal, lines elsewhere; or JSON lines, or nothing."""
+    progress: Annotated[ProgressKind, Parameter(group=_OUTPUT, show_default=True)] = "auto"
+    """Format of the progress on standard error. auto shows bars on a terminal and lines elsewhere."""
 
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], group=_OUTPUT)] = False
-    """Print the result and errors only."""
+    """Print only the result and errors."""
 
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], group=_OUTPUT)] = False
-    """Show where an error comes from."""
+    """Print the traceback of an error."""
 
     @property
-    def face(self) -> ProgressFace:
-        """The progress face to use."""
+    def display(self) -> ProgressKind:
+        """The progress display to use."""
         return "none" if self.quiet else self.progress
 
 
 def make_aws(options: AwsOptions | None) -> AwsConfiguration:
-    """What the options set over the AWS configuration."""
+    """The AWS configuration that the options override."""
     options = options or AwsOptions()
     return AwsConfiguration(profile=options.profile, region=options.region, endpoint_url=options.endpoint_url)
 
 
 def make_source_registry(options: SourceOptions | None, host: str) -> SourceRegistry:
-    """How the options say that the registry at *host* is reached.
+    """How to reach the registry at *host*, according to the options.
 
     Raises:
         UsageError: --src-creds is not USER:PASSWORD.
@@ -201,7 +201,10 @@ def make_source_registry(options: SourceOptions | None, host: str) -> SourceRegi
         user, colon, password = options.src_creds.partition(":")
         if not user or not colon:
             # It is not shown: it may be a password alone.
-            raise UsageError("--src-creds (ASYNCPUSH_SRC_CREDS) has no user or no colon", hint="write USER:PASSWORD")
+            raise UsageError(
+                "--src-creds (ASYNCPUSH_SRC_CREDS) is not USER:PASSWORD",
+                hint="write the user, a colon and the password",
+            )
         credentials = Credentials(user, password)
     return SourceRegistry(
         host=host,
@@ -215,22 +218,22 @@ def make_source_registry(options: SourceOptions | None, host: str) -> SourceRegi
 
 
 def make_source_registries(options: SourceOptions | None, hosts: Sequence[str]) -> dict[str, SourceRegistry]:
-    """How the options say that the registries at *hosts* are reached.
+    """How to reach the registries at *hosts*, according to the options.
 
     Raises:
-        UsageError: --src-creds is not USER:PASSWORD, or there are several hosts that what is for one would go to.
+        UsageError: --src-creds is not USER:PASSWORD, or an option for one registry would apply to several hosts.
     """
     different = list(dict.fromkeys(hosts))
     if options and len(different) > 1 and (given := _for_one_registry(options)):
         raise UsageError(
             f"{given} is for one registry, and the sources are in {', '.join(different)}",
-            hint="push them one by one, or write a plan: it says it for each",
+            hint="push them one by one, or write a plan, which sets it for each registry",
         )
     return {host: make_source_registry(options, host) for host in different}
 
 
 def _for_one_registry(options: SourceOptions) -> str | None:
-    """What of *options* must not reach registries that it is not meant for, if anything was given."""
+    """The first option given that must apply to one registry only; None if there is none."""
     given = {
         "--src-creds (ASYNCPUSH_SRC_CREDS)": options.src_creds is not None,
         "--src-plain-http": options.src_plain_http,

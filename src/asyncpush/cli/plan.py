@@ -1,4 +1,4 @@
-"""``asyncpush plan``: check a plan, make one of another tool's configuration, print the notation's schema."""
+"""``asyncpush plan``: check a plan, import one from another tool, print the schema."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def check(
     *,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
 ) -> int:
-    """Check a plan or a list, as far as that needs no network, and say what is in it.
+    """Check a plan or a list without using the network, and summarize it.
 
     Args:
-        file: The plan: YAML or JSON, or lines of SOURCE DESTINATION; - is standard input.
-        verbose: Show where an error comes from.
+        file: The plan, in YAML or JSON, or a list with SOURCE DESTINATION on each line; - is standard input.
+        verbose: Print the traceback of an error.
     """
 
     async def main() -> int:
@@ -64,18 +64,18 @@ def import_(
     auth: Path | None = None,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
 ) -> int:
-    """Make a plan of another tool's configuration, and print it.
+    """Convert another tool's configuration to a plan, and print it.
 
-    What can't be carried over is told, and stands in the plan as a comment; so do the names of the environment
-    variables that take the place of passwords.
+    Whatever can't be converted is reported, and noted in the plan as a comment.
+    So are the environment variables that replace passwords.
 
     Args:
         file: The configuration; - is standard input.
-        form: Whose it is; by default that is told from its content.
-        to: Where all of it goes, REGISTRY[/PREFIX]; by default where it says.
-        scoped: Of skopeo: name repositories after the source's whole path, as its --scoped.
-        auth: Of image-syncer: its file of credentials.
-        verbose: Show where an error comes from.
+        form: The tool that it is for. By default, it is detected from the content.
+        to: Send all images to this REGISTRY[/PREFIX]. By default, they go where the configuration says.
+        scoped: skopeo only: name repositories after the source's full path, as skopeo sync --scoped does.
+        auth: image-syncer only: its credentials file.
+        verbose: Print the traceback of an error.
     """
 
     async def main() -> int:
@@ -99,7 +99,7 @@ def import_(
 
 @app.command(usage="asyncpush plan schema", help_epilogue="")
 def schema() -> int:
-    """Print the JSON schema of plans, for editors and programs."""
+    """Print the JSON Schema of plans, for editors and programs."""
     from asyncpush.migrate.plan.document import plan_schema
 
     write_document(plan_schema())

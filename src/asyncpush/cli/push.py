@@ -1,4 +1,4 @@
-"""``asyncpush push``: images from layouts, archives and registries into ECR."""
+"""``asyncpush push`` and ``asyncpush layers``: images, or plain files as layers, into ECR."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, TypeAlias
 import anyio
 from cyclopts import Parameter
 
-from asyncpush.api import connect, open_logins, push_all
+from asyncpush.api import connect, open_logins, push_all, push_layers
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
@@ -25,7 +25,7 @@ from asyncpush.cli.options import (
     make_source_registries,
     parse_platform,
 )
-from asyncpush.cli.report import print_images
+from asyncpush.cli.report import print_images, print_layers
 from asyncpush.cli.run import DONE, FAILED, USAGE, run, say_error, say_lost
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice
 from asyncpush.engine.image import ImageResult
@@ -44,8 +44,8 @@ from asyncpush.journal import open_journal
 from asyncpush.model import Platform
 from asyncpush.progress import progress
 from asyncpush.protocols import Image
-from asyncpush.reference import Destination, Prefix, parse_destination, parse_prefix
-from asyncpush.results import ImageFailure
+from asyncpush.reference import Destination, Prefix, parse_destination, parse_prefix, registry_of
+from asyncpush.results import ImageFailure, LayerFailure
 from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings
 from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry import RegistryPool, is_ecr, is_remote, open_pool, parse_remote
@@ -56,19 +56,19 @@ app = command(
     epilogue="""
 SOURCE is one of
   oci:DIR[:TAG]              an OCI image layout
-  oci-archive:FILE[:TAG]     the same in a tar archive
-  docker-archive:FILE[:REF]  what docker save writes
+  oci-archive:FILE[:TAG]     an OCI image layout in a tar archive
+  docker-archive:FILE[:REF]  the output of docker save
   docker://HOST/REPO[:TAG|@DIGEST]
                              an image in another registry
-  PATH                       one of these, told from its content
+  PATH                       a layout or archive; the format is detected
   -                          an archive on standard input
-Of several images, :REF or :@N chooses one.
+If an archive has several images, :REF or :@N selects one.
 
 DESTINATION is one of
   ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY[:TAG]
   public.ecr.aws/ALIAS/REPOSITORY[:TAG]
   REPOSITORY[:TAG]           in your own registry
-Without a TAG it is latest. With --to, names and tags are the images' own.
+The default TAG is latest. With --to, images keep their own names and tags.
 
 Examples
   docker save app:1.4 | asyncpush push - team/app:1.4
@@ -95,13 +95,13 @@ def push(
     """Push images into ECR.
 
     Args:
-        paths: What to push, and, without --to, where to: SOURCE DESTINATION.
-        to: Push all images of all sources, below this registry and prefix.
-        create_repository: Create a repository that does not exist.
-        dry_run: Say what would be sent, and send nothing.
-        no_referrers: Leave behind the signatures, attestations and SBOMs that refer to the images.
-        journal: Remember in this file what ECR has acknowledged. After an interruption, run the same
-            command again to resume.
+        paths: SOURCE DESTINATION; with --to, only sources.
+        to: Push all images of all sources to this REGISTRY/PREFIX.
+        create_repository: Create repositories that do not exist.
+        dry_run: Show what would be sent, but send nothing.
+        no_referrers: Do not push the signatures, attestations and SBOMs that refer to the images.
+        journal: Record in this file what ECR has acknowledged. After an interruption, run the same command again
+            to resume.
     """
     show = show or OutputOptions()
     layers = layers or LayerOptions()
@@ -110,36 +110,36 @@ def push(
         settings = make_settings(limits, layers, create_repository=create_repository)
         platform = parse_platform(layers.platform)
         given = ["-" if path == STANDARD_INPUT else path for path in paths]
-        sources, goal = _sources_and_goal(given, to)
-        hosts = [parse_remote(each).host for each in sources if is_remote(each)]
+        sources, destination = _sources_and_destination(given, to)
+        hosts = [parse_remote(source).host for source in sources if is_remote(source)]
         registries = make_source_registries(source, hosts)
         if aws is not None and aws.profile is not None:
-            # ECR's own hosts tell their region, but not who asks.
+            # ECR's host names tell the region, but not the profile.
             registries |= {
                 host: replace(registry, aws=AwsConfiguration(profile=aws.profile))
                 for host, registry in registries.items()
                 if is_ecr(host)
             }
         async with AsyncExitStack() as stack:
-            # First, since it takes no time to tell that there is no region, and much to read an archive from a pipe.
+            # First, since a missing region shows at once, while reading an archive from a pipe takes long.
             listener = _Listener(show)
-            heard = Listener(listener)
-            kept = await stack.enter_async_context(open_journal(journal)) if journal and not dry_run else None
+            emit = Listener(listener)
+            opened_journal = await stack.enter_async_context(open_journal(journal)) if journal and not dry_run else None
             registry = await stack.enter_async_context(
-                connect(goal.registry, aws=make_aws(aws), settings=settings, emit=heard, journal=kept)
+                connect(destination.registry, aws=make_aws(aws), settings=settings, emit=emit, journal=opened_journal)
             )
-            logins = await stack.enter_async_context(open_logins(settings, heard))
+            logins = await stack.enter_async_context(open_logins(settings, emit))
             remotes = await stack.enter_async_context(
-                open_pool(registries, logins=logins, emit=heard, retry=RetryPolicy.of(settings))
+                open_pool(registries, logins=logins, emit=emit, retry=RetryPolicy.of(settings))
             )
-            opening = _Opening(stack, settings, remotes, platform, heard)
+            opening = _Opening(stack, settings, remotes, platform, emit)
             if "-" in sources and not show.quiet:
                 say("asyncpush: reading an archive from standard input")
-            images, unread = await _prepare_all(opening, sources, goal)
+            images, unread = await _prepare_all(opening, sources, destination)
             results: list[ImageResult | ImageFailure] = [*unread]
             if images:
-                face = await stack.enter_async_context(progress(show.face, images=len(images)))
-                listener.open(face, tells_failures=show.face == "json" or len(images) > 1)
+                display = await stack.enter_async_context(progress(show.display, images=len(images)))
+                listener.open(display, shows_failures=show.display == "json" or len(images) > 1)
                 results += await push_all(registry, images, dry=dry_run, referrers=not no_referrers)
             listener.close()
         return _conclude(results, show)
@@ -147,26 +147,26 @@ def push(
     return run(main, verbose=show.verbose)
 
 
-def _sources_and_goal(paths: Sequence[str], to: str | None) -> tuple[Sequence[str], Destination | Prefix]:
+def _sources_and_destination(paths: Sequence[str], to: str | None) -> tuple[Sequence[str], Destination | Prefix]:
     if to is not None:
         if not paths:
-            raise UsageError("there is nothing to push", hint="asyncpush push SOURCE... --to REGISTRY/PREFIX")
-        goal = parse_prefix(to)
-        if ":" in goal.path or "@" in goal.path:
-            raise UsageError(f"--to {to} names a tag", hint="tags are the images' own; write REGISTRY/PREFIX")
-        return paths, goal
+            raise UsageError("no source was given", hint="write asyncpush push SOURCE... --to REGISTRY/PREFIX")
+        destination = parse_prefix(to)
+        if ":" in destination.path or "@" in destination.path:
+            raise UsageError(f"--to {to} names a tag, but images keep their own tags", hint="write REGISTRY/PREFIX")
+        return paths, destination
     if len(paths) != 2:
-        given = f"{len(paths)} words" if len(paths) > 1 else f"only {paths[0]!r}" if paths else "neither"
+        given = f"{len(paths)} arguments" if len(paths) > 1 else f"only {paths[0]!r}" if paths else "neither"
         raise UsageError(
-            f"push takes SOURCE DESTINATION, and was given {given}",
-            hint="for several sources write --to REGISTRY/PREFIX",
+            f"push takes SOURCE DESTINATION, but was given {given}",
+            hint="to push several sources, use --to REGISTRY/PREFIX",
         )
     return paths[:1], parse_destination(paths[1])
 
 
 @dataclass(frozen=True, slots=True)
 class _Opening:
-    """What the opening of each source takes; *stack* keeps them open."""
+    """What opening each source needs; *stack* keeps sources open."""
 
     stack: AsyncExitStack
     settings: Settings
@@ -179,15 +179,15 @@ Prepared: TypeAlias = "tuple[Image, Destination] | ImageFailure"
 
 
 async def _prepare_all(
-    opening: _Opening, sources: Sequence[str], goal: Destination | Prefix
+    opening: _Opening, sources: Sequence[str], destination: Destination | Prefix
 ) -> tuple[list[tuple[Image, Destination]], list[ImageFailure]]:
-    """The images of all *sources*, and what can't be read or put there: that does not keep the others from going."""
+    """The images of all *sources*, and the failures: sources and images that can't be read or have no destination."""
     found: dict[int, list[Prepared]] = {}
 
-    async def one(position: int, source: str) -> None:
+    async def prepare(position: int, source: str) -> None:
         try:
             with foreseen():
-                found[position] = await _prepare(opening, source, goal)
+                found[position] = await _prepare(opening, source, destination)
         except (SourceError, ChoiceError, UnforeseenError) as error:
             found[position] = [ImageFailure(source, "", error)]
 
@@ -195,63 +195,65 @@ async def _prepare_all(
         async with anyio.create_task_group() as tg:
             for position, source in enumerate(sources):
                 if is_remote(source):
-                    tg.start_soon(one, position, source)
+                    tg.start_soon(prepare, position, source)
                 else:
-                    await one(position, source)
-    prepared = [each for position in sorted(found) for each in found[position]]
-    images = [each for each in prepared if not isinstance(each, ImageFailure)]
-    return _each_once(images, opening.emit), [each for each in prepared if isinstance(each, ImageFailure)]
+                    await prepare(position, source)
+    prepared = [result for position in sorted(found) for result in found[position]]
+    images = [result for result in prepared if not isinstance(result, ImageFailure)]
+    return _each_once(images, opening.emit), [result for result in prepared if isinstance(result, ImageFailure)]
 
 
-async def _prepare(opening: _Opening, source: str, goal: Destination | Prefix) -> list[Prepared]:
-    """Open *source*, and say where each of its images goes; all that can be wrong with it shows here."""
+async def _prepare(opening: _Opening, source: str, destination: Destination | Prefix) -> list[Prepared]:
+    """Open *source*, and find the destination of each of its images."""
     opened = await opening.stack.enter_async_context(
         open_source(source, opening.settings, remotes=opening.remotes, emit=opening.emit)
     )
-    if isinstance(goal, Destination):
+    if isinstance(destination, Destination):
         image = await opened.image(platform=opening.platform)
-        return [(image, replace(goal, tag=goal.tag or "latest"))]
-    return [_placed(image, goal) for image in await opened.all_images(platform=opening.platform)]
+        return [(image, replace(destination, tag=destination.tag or "latest"))]
+    return [_placed(image, destination) for image in await opened.all_images(platform=opening.platform)]
 
 
-def _placed(image: Image | UnreadImage, goal: Prefix) -> Prepared:
+def _placed(image: Image | UnreadImage, destination: Prefix) -> Prepared:
     if isinstance(image, UnreadImage):
         return ImageFailure(image.source, "", image.error)
     if image.repository is None:
-        error = UsageError(f"{image.source} names no repository", hint="push it on its own: SOURCE DESTINATION")
+        error = UsageError(
+            f"{image.source} names no repository", hint="push it alone: asyncpush push SOURCE DESTINATION"
+        )
         return ImageFailure(image.source, "", error)
     try:
-        return image, goal.join(image.repository, image.tag)
+        return image, destination.join(image.repository, image.tag)
     except InvalidReferenceError as error:
         return ImageFailure(image.source, "", error)
 
 
 class _Listener:
-    """Passes events on to a face, which comes once it is known how many images there are.
+    """Passes events on to a display, which opens once the number of images is known.
 
-    The failure of an only image is left to the error line, where people read it; that says why it failed.
+    The failure of a single image is not passed on, since the error line tells it.
     """
 
     def __init__(self, show: OutputOptions) -> None:
         self._show = show
-        self._face: Emit = self._keep
+        self._display: Emit = self._keep
         self._kept: list[Event] = []
-        self._tells_failures = True
+        self._shows_failures = True
 
     def __call__(self, event: Event) -> None:
-        if self._tells_failures or not isinstance(event, ImageFailed):
-            self._face(event)
+        if self._shows_failures or not isinstance(event, ImageFailed):
+            self._display(event)
 
-    def open(self, face: Emit, *, tells_failures: bool) -> None:
-        """Pass on what has happened so far, and all that will."""
-        self._tells_failures = tells_failures
-        self._face = self._say if self._show.face == "none" else face
+    def open(self, display: Emit, *, shows_failures: bool) -> None:
+        """Pass on the events so far, and all that follow."""
+        self._shows_failures = shows_failures
+        self._display = self._say if self._show.display == "none" else display
         for event in self._kept:
-            self._face(event)
+            self._display(event)
         self._kept.clear()
 
     def close(self) -> None:
-        """Say what nobody was there to hear."""
+        """Write the notices that no display took."""
         for event in self._kept:
             self._say(event)
 
@@ -267,7 +269,7 @@ class _Listener:
 def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions) -> int:
     failures = [result for result in results if isinstance(result, ImageFailure)]
     if len(failures) == len(results) and all(isinstance(failure.error, UsageError) for failure in failures):
-        # Nothing was sent. Credentials are looked for with the first request, and all fail of the same.
+        # Nothing was sent. Credentials are looked up with the first request, so that all images fail alike.
         different = {str(failure.error): failure for failure in reversed(failures)}
         if len(different) == 1:
             raise failures[0].error
@@ -279,15 +281,15 @@ def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions
         if not isinstance(failure.error, CREDENTIALS_LOST):
             say_error(failure.error, about=_about(failure, len(results)))
     say_lost([(failure.error, failure.destination) for failure in failures], len(results))
-    left = [each for result in results if isinstance(result, ImageResult) for each in result.referrers if each.error]
-    for referrer in left:
-        if referrer.outcome == "failed" and referrer.error:
-            say_error(referrer.error, about=f"{referrer.source}, which refers to {referrer.subject.short}")
-    return FAILED if failures or any(each.outcome == "failed" for each in left) else DONE
+    referrers = [referrer for result in results if isinstance(result, ImageResult) for referrer in result.referrers]
+    failed = [(referrer, referrer.error) for referrer in referrers if referrer.outcome == "failed" and referrer.error]
+    for referrer, error in failed:
+        say_error(error, about=f"{referrer.source}, which refers to {referrer.subject.short}")
+    return FAILED if failures or failed else DONE
 
 
 def _about(failure: ImageFailure, results: int) -> str | None:
-    """What a failure's line must name beside its own words; a source that can't be opened mostly names itself."""
+    """What the line of a failure must name in addition; most errors of sources name the source."""
     if isinstance(failure.error, SourceError) or not failure.destination:
         alone = results == 1 and not failure.destination
         return None if alone or _names(str(failure.error), failure.source) else failure.source
@@ -299,7 +301,7 @@ def _names(text: str, source: str) -> bool:
 
 
 def _each_once(images: Sequence[tuple[Image, Destination]], emit: Emit) -> list[tuple[Image, Destination]]:
-    """*images* without those that go where another one goes, which must then be the same image."""
+    """*images* with distinct destinations; two images with the same destination must be the same image."""
     taken: dict[str, Image] = {}
     different: list[tuple[Image, Destination]] = []
     for image, to in images:
@@ -309,5 +311,57 @@ def _each_once(images: Sequence[tuple[Image, Destination]], emit: Emit) -> list[
         elif other.content != image.content:
             raise UsageError(f"{other.source} and {image.source} both go to {to}", hint="push them one by one")
         elif other.source != image.source:
-            emit(Notice(f"{image.source} is the same image as {other.source}; both go to {to}, and it is pushed once"))
+            emit(Notice(f"{image.source} is the same image as {other.source}; it is pushed to {to} once"))
     return different
+
+
+layers_app = command(
+    "layers",
+    usage="asyncpush layers [OPTIONS] FILE... --repository-name NAME",
+    epilogue="""
+Example
+  asyncpush layers base.tar.gz app.tar.gz --repository-name team/app
+""",
+)
+
+
+@layers_app.default
+def layers(
+    *files: Annotated[Path, Parameter(show=False)],
+    repository_name: str,
+    registry_id: str | None = None,
+    create_repository: bool = False,
+    dry_run: bool = False,
+    limits: LimitOptions | None = None,
+    aws: AwsOptions | None = None,
+    show: OutputOptions | None = None,
+) -> int:
+    """Push files as layers, unchanged, and print their digests.
+
+    Args:
+        files: The layers: usually tar archives, compressed or not.
+        repository_name: The repository to push to.
+        registry_id: The account that owns the registry. By default, your own account.
+        create_repository: Create the repository if it does not exist.
+        dry_run: Show which layers are missing in the repository, but send nothing.
+    """
+    show = show or OutputOptions()
+
+    async def main() -> int:
+        if not files:
+            raise UsageError("no file was given", hint="write asyncpush layers FILE... --repository-name NAME")
+        settings = make_settings(limits, create_repository=create_repository)
+        async with (
+            progress(show.display) as emit,
+            connect(registry_of(registry_id), aws=make_aws(aws), settings=settings, emit=emit) as registry,
+        ):
+            results = await push_layers(registry, files, repository_name, dry=dry_run)
+        print_layers(results, show.output)
+        failures = [result for result in results if isinstance(result, LayerFailure)]
+        for failure in failures:
+            if not isinstance(failure.error, CREDENTIALS_LOST):
+                say_error(failure.error, about=failure.file)
+        say_lost([(failure.error, failure.file) for failure in failures], len(results))
+        return FAILED if failures else DONE
+
+    return run(main, verbose=show.verbose)

@@ -1,4 +1,4 @@
-"""Results on standard output: lines for people and pipes, one JSON document for programs."""
+"""Results on standard output: lines for people and pipes, or one JSON document for programs."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from asyncpush.model import LeftOut
 from asyncpush.results import ImageFailure, LayerFailure, LayerResult
 from asyncpush.verify import Verification, VerificationFailure
 
-#: Counted up when a member of the document changes its name or meaning; new members may come at any time.
+#: Goes up when a member of the document changes its name or meaning; new members may be added at any time.
 _VERSION = 1
 
 Json: TypeAlias = Mapping[str, "str | int | float | Json | Sequence[Json] | Sequence[str] | None"]
 
 
 def print_images(results: Sequence[ImageResult | ImageFailure], output: OutputFormat) -> None:
-    """Print what became of images: ``DESTINATION@DIGEST`` a line, those that failed left out; or all as JSON."""
+    """Print image results: ``DESTINATION@DIGEST`` a line for each that did not fail; or everything as JSON."""
     if output == "json":
         totals = [result for result in results if isinstance(result, ImageResult)]
-        carried = [each for result in totals for each in result.referrers]
+        referrers = [referrer for result in totals for referrer in result.referrers]
         print_document(
             {
                 "images": [_image(result) for result in results],
                 "totals": {
                     "images": len(results),
                     "failed": len(results) - len(totals),
-                    "referrers": len(carried),
-                    "referrersFailed": sum(each.outcome == "failed" for each in carried),
+                    "referrers": len(referrers),
+                    "referrersFailed": sum(referrer.outcome == "failed" for referrer in referrers),
                     "layersSent": sum(result.layers_sent for result in totals),
                     "bytesSent": sum(result.bytes_sent for result in totals),
                     "layersPresent": sum(result.layers_present for result in totals),
@@ -44,15 +44,15 @@ def print_images(results: Sequence[ImageResult | ImageFailure], output: OutputFo
 
 
 def print_layers(results: Sequence[LayerResult | LayerFailure], output: OutputFormat) -> None:
-    """Print what became of layers: ``DIGEST  FILE`` a line, as sha256sum does; or all as JSON."""
+    """Print layer results: ``DIGEST  FILE`` a line, as sha256sum does; or everything as JSON."""
     if output == "json":
         print_document({"layers": [_layer(result) for result in results]})
         return
-    write_lines(f"{each.digest}  {each.file}" for each in results if isinstance(each, LayerResult))
+    write_lines(f"{layer.digest}  {layer.file}" for layer in results if isinstance(layer, LayerResult))
 
 
 def print_verifications(results: Sequence[Verification | VerificationFailure], output: OutputFormat) -> None:
-    """Print what was found of images: ``DESTINATION@DIGEST  whole: ...`` a line, others left out; or all as JSON."""
+    """Print verifications: ``DESTINATION@DIGEST  whole: ...`` a line for each whole image; or everything as JSON."""
     looked_at = [result for result in results if isinstance(result, Verification)]
     whole = [result for result in looked_at if result.is_whole]
     if output == "json":
@@ -134,16 +134,16 @@ def _image(result: ImageResult | ImageFailure) -> Json:
         "layersPresent": result.layers_present,
         "bytesPresent": result.bytes_present,
         "seconds": round(result.seconds, 3),
-        "referrers": [_referrer(each) for each in result.referrers],
+        "referrers": [_referrer(referrer) for referrer in result.referrers],
         "leftOut": left_out_document(result.left_out),
     }
 
 
 def left_out_document(left_out: Iterable[LeftOut]) -> Sequence[Json]:
-    """What of a source was left out, for a JSON report."""
+    """What was left out of a source, for a JSON report."""
     return [
-        {"name": each.name, "digest": str(each.digest) if each.digest else None, "reason": each.reason}
-        for each in left_out
+        {"name": item.name, "digest": str(item.digest) if item.digest else None, "reason": item.reason}
+        for item in left_out
     ]
 
 
@@ -173,7 +173,7 @@ def _layer(result: LayerResult | LayerFailure) -> Json:
 
 
 def error_document(error: AsyncpushError) -> Json:
-    """An error as JSON: where it comes from, ECR's code if it has one, what is wrong, what to do."""
+    """An error as JSON: its origin, ECR's code if it has one, the message and the hint."""
     origin = "source" if isinstance(error, SourceError) else "registry" if isinstance(error, RegistryError) else "usage"
     code: str | None = getattr(error, "code", None)
     trace = {"traceback": error.traceback} if isinstance(error, UnforeseenError) else {}

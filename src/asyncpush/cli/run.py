@@ -1,4 +1,4 @@
-"""Run a command's coroutine: signals, errors as one line, exit status."""
+"""Run a command: signals, one line for an error, and the exit status."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from asyncpush import open_files
 from asyncpush.cli.streams import say
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, PlanError, UsageError, leaf_errors
 
-#: A name for each exit status, as the manual promises them.
+#: The exit statuses that the manual documents.
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-#: A display that is ended in mid-air has hidden it.
+#: A progress display that is killed leaves the cursor hidden.
 _SHOW_CURSOR = b"\x1b[?25h"
 
 #: ``mallopt``'s M_ARENA_MAX, of glibc.
 _ARENAS = -8
 
-#: Names that one line has room for.
+#: Names that one line lists.
 _SHOWN_NAMES = 20
 
 
 def run(command: Callable[[], Awaitable[int]], *, verbose: bool = False) -> int:
-    """Run *command* to its end and return the process's exit status.
+    """Run *command* and return the exit status of the process.
 
-    SIGINT and SIGTERM cancel it, so that everything closes in order; a second one ends the process at once.
+    SIGINT and SIGTERM cancel it, so that everything closes in order; a second signal ends the process at once.
     """
     status, received = _run(command, verbose)
     if received is None:
@@ -46,13 +46,13 @@ def run(command: Callable[[], Awaitable[int]], *, verbose: bool = False) -> int:
 
 
 def run_server(server: Callable[[], Awaitable[int]], *, verbose: bool = False) -> int:
-    """Run *server* likewise; a signal is how it ends."""
+    """Run *server* likewise; a signal is its normal end."""
     status, _ = _run(server, verbose)
     return status
 
 
 def run_quietly(command: Callable[[], Awaitable[int]]) -> int:
-    """Run *command* likewise, but say nothing; what it fails of is raised, the first cause alone.
+    """Run *command* likewise, but print nothing; if it fails, raise the first cause.
 
     Returns:
         Its exit status, or that of an interrupted process.
@@ -94,7 +94,7 @@ def _run(command: Callable[[], Awaitable[int]], verbose: bool) -> tuple[int, sig
 
 
 def say_error(error: BaseException, *, about: str | None = None) -> None:
-    """Print *error* in one line on standard error, headed by what it is *about*; a plan's problems in one each."""
+    """Print *error* in one line on standard error, after what it is *about*; of a plan, each problem in a line."""
     if isinstance(error, PlanError):
         for problem in error.problems:
             say(f"asyncpush: error: {problem}")
@@ -105,12 +105,12 @@ def say_error(error: BaseException, *, about: str | None = None) -> None:
 
 
 def say_lost(failures: Sequence[tuple[AsyncpushError, str]], total: int, *, undone: str = "pushed") -> None:
-    """Say once, and of which of *total* things, that credentials were lost: the others of *failures* are not told.
+    """Print once that credentials were lost, and which of *total* things that affects; ignore other failures.
 
     Args:
-        failures: errors, and what failed of them.
+        failures: errors, and the names of what failed.
         total: how many things there are.
-        undone: what was not done with those that are named.
+        undone: what was not done with them.
     """
     lost = [(error, name) for error, name in failures if isinstance(error, CREDENTIALS_LOST)]
     if not lost:
@@ -126,7 +126,7 @@ async def _until_signal(command: Callable[[], Awaitable[int]]) -> tuple[int, sig
     received: list[signal.Signals] = []
     async with anyio.create_task_group() as tg:
         with anyio.CancelScope() as scope:
-            if threading.current_thread() is threading.main_thread():  # signals reach no other
+            if threading.current_thread() is threading.main_thread():  # no other thread receives signals
                 await tg.start(_watch, scope, received)
             status = await command()
         tg.cancel_scope.cancel()
@@ -134,7 +134,7 @@ async def _until_signal(command: Callable[[], Awaitable[int]]) -> tuple[int, sig
 
 
 class _EndAtSecond:
-    """A handler that leaves the first signal to the event loop, and ends the process at the next one."""
+    """A signal handler that leaves the first signal to the event loop, and ends the process at the second."""
 
     def __init__(self) -> None:
         self._is_second = False
@@ -153,10 +153,10 @@ async def _watch(
     scope: anyio.CancelScope, received: list[signal.Signals], *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
 ) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        # The event loop hears of a signal once it gets to it; a second one must not have to wait for that.
+        # The event loop handles a signal when it gets to it; a second one must not wait for that.
         at_once = _EndAtSecond()
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, at_once)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, at_once)
         task_status.started()
         async for number in signals:
             received.append(number)

@@ -1,4 +1,4 @@
-"""``asyncpush serve``: the emulator on a port of this machine, until it is interrupted."""
+"""``asyncpush serve``: run the emulator until it is interrupted."""
 
 from __future__ import annotations
 
@@ -33,66 +33,67 @@ _FAULTS = Group("Faults")
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultOptions:
-    """The conditions that the emulator serves in."""
+    """The faults that the emulator injects."""
 
     latency: Annotated[str | None, Parameter(group=_FAULTS, metavar="TIME")] = None
-    """What each request takes longer, such as 40ms: one round trip."""
+    """Delay of each request, such as 40ms: one round trip."""
 
     jitter: Annotated[str | None, Parameter(group=_FAULTS, metavar="TIME")] = None
-    """By how much that varies, up and down."""
+    """Random variation of the latency, up and down."""
 
     bandwidth: Annotated[str | None, Parameter(group=_FAULTS, metavar="RATE")] = None
-    """Bytes a second on each connection, in each direction: 30MB/s, 512KiB/s, 100Mbit/s."""
+    """Bandwidth of each connection, in each direction: 30MB/s, 512KiB/s, 100Mbit/s."""
 
     throttle: Annotated[list[str] | None, Parameter(group=_FAULTS, metavar="OPERATION=RATE[:BURST]")] = None
-    """Requests a second that an operation may have, and how many at once, for each account. Can be repeated."""
+    """Requests a second of an operation, and burst, for each account. Repeatable."""
 
     quotas: Annotated[Literal["aws"] | None, Parameter(group=_FAULTS)] = None
-    """ECR's documented request rates, where no --throttle says otherwise."""
+    """Apply ECR's documented request rates to operations without --throttle."""
 
     fault: Annotated[list[str] | None, Parameter(group=_FAULTS, metavar="RULE")] = None
-    """Something that goes wrong; see below. Can be repeated: of several rules that fire, the first acts."""
+    """Inject a fault; see below. Repeatable: if several rules match, the first one acts."""
 
     seed: Annotated[int | None, Parameter(group=_FAULTS)] = None
-    """Makes chance repeatable (probability, jitter)."""
+    """Seed of the random numbers for probability and jitter."""
 
     fault_config: Annotated[Path | None, Parameter(group=_FAULTS, metavar="FILE")] = None
-    """The same as a YAML or JSON file, its members called like these options; what is given here comes first."""
+    """A YAML or JSON file with members named like these options; the options override the file."""
 
 
 app = command(
     "serve",
     usage="asyncpush serve [OPTIONS]",
     epilogue="""
-It prints what to set so that every AWS tool talks to it, and serves until it
-is interrupted. Other tools push and pull at docker://HOST:PORT/REPOSITORY:TAG,
-as the user AWS with the password that `aws ecr get-login-password` prints, and
-what was pushed lies in --data as OCI image layouts.
+The emulator prints the variables that point every AWS tool at it, and runs
+until it is interrupted. Other tools push and pull as the user AWS, with the
+password that `aws ecr get-login-password` prints, at
+docker://HOST:PORT/REPOSITORY:TAG.
 
-Where ECR's documentation leaves a question open, --quirk NAME=VALUE
-chooses the answer: --quirk large-parts=refused, for one. A name that is
-not there lists them all; asyncpush.emulator.Quirks documents each.
+Where ECR's documentation leaves a question open, --quirk NAME=VALUE selects the
+answer, such as --quirk large-parts=refused. An unknown name lists all quirks;
+asyncpush.emulator.Quirks documents them.
 
-A fault's RULE is OPERATION[,repository=GLOB][:CONDITION,...]:ACTION, such as
-PutImage:first=2:throttle. OPERATION is a glob of ECR's names, or of
-v2:METHOD-KIND with base, blob, manifest, referrers, tags or upload.
+The RULE of a --fault is OPERATION[,repository=GLOB][:CONDITION,...]:ACTION,
+such as PutImage:first=2:throttle. OPERATION is a glob for the names of ECR's
+operations, or for v2:METHOD-KIND, where KIND is base, blob, manifest,
+referrers, tags or upload.
 
-Conditions (all must hold; requests that the rule selects are counted):
+Conditions (all must hold; they count the requests that the rule selects):
   nth=N  every=N  first=N  after=N  probability=P  limit=N
   lag=SECONDS   with layers-not-found: after a layer's completion
 
 Actions:
   throttle          ThrottlingException
   server-error      ServerException, 500
-  unavailable       503, and no error that clients have a model of
-  reset-before      the connection is reset, nothing is done
-  reset-after       all is done, the connection is reset
-  lost-reply        all is done, the connection ends without an answer
-  slow-reply=S      all is done, the answer comes S seconds later
-  availability=A    BatchCheckLayerAvailability says A of every layer,
+  unavailable       503, without an ECR error
+  reset-before      reset the connection, and do nothing
+  reset-after       do it, then reset the connection
+  lost-reply        do it, then close the connection without a response
+  slow-reply=S      do it, and respond S seconds later
+  availability=A    BatchCheckLayerAvailability reports every layer as A:
                     AVAILABLE or UNAVAILABLE
-  layers-not-found  PutImage says LayersNotFoundException
-  upload-expired    the upload is gone: UploadNotFoundException
+  layers-not-found  LayersNotFoundException from PutImage
+  upload-expired    UploadNotFoundException; the upload is gone
   expired-token     ExpiredTokenException
   access-denied     AccessDeniedException
 """,
@@ -117,30 +118,30 @@ def serve(
     fault_config: FaultOptions | None = None,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
 ) -> int:
-    """Run the emulator: a local ECR, on disk.
+    """Run the emulator: a local ECR that keeps its data on disk.
 
     Args:
         host: The address to listen on.
-        port: The port; 0 takes a free one.
-        data: Where repositories are kept, as OCI image layouts; a temporary directory by default.
-        tls_cert: A certificate chain (PEM), to serve HTTPS.
-        tls_key: Its private key (PEM).
-        credentials: The keys that requests may be signed with: an AWS shared credentials file, all of its profiles.
-            The key test with the secret test by default.
-        no_verify_signatures: Let everybody in, whatever the signature, and without a password at /v2/.
-        quirk: An answer to a question that ECR's documentation leaves open. Can be repeated.
-        quota: A quota lower than ECR's, such as max-parts=100, or upload-lifetime=60. Can be repeated.
-        discard: Keep no bytes of layers, only their sizes and digests: for benchmarks. Pulls of them are refused.
-        check: Serve nothing: check what --data holds, every hash of it, and say what is wrong (exit status 1).
-        admin: Let anybody who reaches it change the faults while it runs: GET, PUT and DELETE /_emulator/faults.
-        verbose: Show where an error comes from.
+        port: The port to listen on; 0 selects a free one.
+        data: The directory for repositories, which are OCI image layouts. By default, a temporary directory.
+        tls_cert: Serve HTTPS with this certificate chain (PEM).
+        tls_key: The private key of --tls-cert (PEM).
+        credentials: Accept the keys of all profiles in this AWS shared credentials file. By default, the only key is
+            test with the secret test.
+        no_verify_signatures: Accept every request, whatever its signature, and without a password at /v2/.
+        quirk: The answer to a question that ECR's documentation leaves open. Repeatable.
+        quota: A quota lower than ECR's, such as max-parts=100 or upload-lifetime=60. Repeatable.
+        discard: Store only the sizes and digests of layers, not their bytes, for benchmarks. Pulls of layers fail.
+        check: Do not serve: check all data in --data, including every hash. Exit status 1 if something is wrong.
+        admin: Let anyone who can connect change the faults: GET, PUT and DELETE /_emulator/faults.
+        verbose: Print the traceback of an error.
     """
     if check:
         return run(partial(_check, data), verbose=verbose)
 
     async def main() -> int:
         if not 0 <= port <= 65535:
-            raise UsageError(f"--port is {port}", hint="give 1 to 65535, or 0 for a free one")
+            raise UsageError(f"--port is {port}", hint="give 1 to 65535, or 0 for a free port")
         context = await to_thread.run_sync(_tls_context, tls_cert, tls_key)
         chosen = Quirks.parse(quirk or (), quota or ())
         forecast = await to_thread.run_sync(make_fault_config, fault_config)
@@ -170,7 +171,7 @@ def serve(
 
 
 class _Shortages:
-    """Says in one line that no connection can be accepted, where asyncio shows a traceback for each try."""
+    """Reports in one line that no connection can be accepted, instead of a traceback for each try."""
 
     def __init__(self) -> None:
         self._said: str | None = None
@@ -186,7 +187,7 @@ class _Shortages:
 
 async def _check(data: Path | None) -> int:
     if data is None:
-        raise UsageError("--check has no --data", hint="name the directory to check")
+        raise UsageError("--check needs --data", hint="name the directory to check")
     try:
         done = await check_data(data, _say_finding)
     except DamagedDataError as error:
@@ -202,14 +203,14 @@ async def _check(data: Path | None) -> int:
 
 
 def _say_finding(finding: Finding) -> None:
-    note = "left by a kill, and made right by the next start" if finding.grade == "leftover" else finding.grade
+    note = "left by a kill; the next start repairs it" if finding.grade == "leftover" else finding.grade
     write_lines([f"{finding} ({note})"])
 
 
 def _introduce(emulator: Emulator, data: Path | None, advice: str) -> None:
     url = emulator.endpoint_url
-    kept = f"kept in {data}" if data else "gone when it ends (--data DIR keeps it)"
-    say(f"A local ECR listens on {url}; what it holds is {kept}. Point any AWS tool at it:\n")
+    kept = f"keeps its data in {data}" if data else "deletes its data when it ends (--data DIR keeps it)"
+    say(f"A local ECR listens on {url} and {kept}. Point any AWS tool at it:\n")
     write_lines([f"export AWS_ENDPOINT_URL_ECR={url}", f"export AWS_ENDPOINT_URL_ECR_PUBLIC={url}"])
     say(f"\n{advice}\n\nCtrl-C ends it.")
     if not emulator.fault_config.is_empty:
@@ -220,26 +221,28 @@ def _advice(credentials: Path | None, *, verified: bool) -> str:
     if verified and credentials:
         path = shlex.quote(str(credentials.absolute()))
         return (
-            f"Any region will do; the credentials are those of {credentials}, in any of its profiles:\n"
+            f"Any region works; the credentials are those of any profile in {credentials}:\n"
             f"export AWS_REGION=us-east-1 AWS_SHARED_CREDENTIALS_FILE={path}"
         )
-    which = "Any region will do; the credentials are these" if verified else "Any region and credentials will do"
+    which = "Any region works, with these credentials" if verified else "Any region and credentials work"
     return f"{which}:\nexport AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test"
 
 
 def exposure(host: str, credentials: Path | None, *, verified: bool) -> str | None:
-    """What is to be feared of listening on *host*; None where nobody else reaches it, or only who has a key."""
+    """A warning about listening on *host*; None if no other machine can reach it, or a secret key is needed."""
     if is_loopback(host) or (verified and credentials):
         return None
-    who = "everybody knows the key test" if verified else "it asks nobody for a key"
-    give = "give --credentials FILE" if verified else "leave out --no-verify-signatures"
-    return f"other machines reach {host}, and {who}: they can push, pull and delete; {give}, or listen on 127.0.0.1"
+    why = "the key test is public" if verified else "requests need no key"
+    advice = "give --credentials FILE" if verified else "leave out --no-verify-signatures"
+    return (
+        f"other machines can reach {host}, and {why}: they can push, pull and delete; {advice}, or listen on 127.0.0.1"
+    )
 
 
 def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
     if certificate is None:
         if key is not None:
-            raise UsageError("--tls-key has no --tls-cert", hint="give both")
+            raise UsageError("--tls-key needs --tls-cert", hint="give both")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
@@ -249,16 +252,16 @@ def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext |
             open_files.reason(error) if isinstance(error, FileNotFoundError) else open_files.shortage(error) or error
         )
         raise UsageError(
-            f"{certificate} can't be used: {reason}", hint="give a PEM chain, and its key as --tls-key"
+            f"{certificate} can't be used: {reason}", hint="give a certificate chain in PEM, and its key as --tls-key"
         ) from error
     return context
 
 
 def make_fault_config(options: FaultOptions | None) -> FaultConfig:
-    """The faults that the options ask for; blocks while it reads the file.
+    """The faults that the options describe; blocks while it reads the file.
 
     Raises:
-        UsageError: one of them, or the file, is written wrong.
+        UsageError: an option or the file is invalid.
     """
     options = options or FaultOptions()
     given = FaultConfigDocument(

@@ -1,4 +1,4 @@
-"""What a command writes: results on standard output, words on standard error; a reader who leaves breaks nothing."""
+"""The output of a command: results on standard output, messages on standard error. A closed pipe is no failure."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _encode_row = json.JSONEncoder(separators=(",", ":")).encode
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """See that both streams are there for the block, and that nothing of them is left for Python to fail at.
+    """Provide both standard streams for the block, and flush them so that Python does not fail at its end.
 
-    What is logged meanwhile and nobody handles goes to standard error, as all else that is said there.
+    Log records that no handler takes go to standard error, as all messages do.
     """
     for name in ("stdout", "stderr"):
-        # Closed by the shell (`>&-`), it leaves its number to the next file or socket that is opened.
+        # If the shell closed it (`>&-`), the next file or socket that is opened would get its number.
         if getattr(sys, name) is None:
             setattr(sys, name, _Closed(os.devnull, "w"))
-    # What libraries log that have a handler of their own stays theirs.
-    unheard, logging.lastResort = logging.lastResort, _SaidLog(logging.WARNING)
+    # Libraries with a handler of their own keep it.
+    unheard, logging.lastResort = logging.lastResort, _SayingHandler(logging.WARNING)
     try:
         yield
     finally:
@@ -47,11 +47,11 @@ def standard_streams() -> Iterator[None]:
 
 @contextmanager
 def debug_log() -> Iterator[None]:
-    """Say all that is logged during the block, by whom and when."""
-    log, said = logging.getLogger(), _SaidLog()
-    said.setFormatter(logging.Formatter("%(asctime)s - %(name)s - %(message)s"))
+    """Write everything that is logged during the block to standard error, with time and logger."""
+    log, handler = logging.getLogger(), _SayingHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s - %(name)s - %(message)s"))
     handlers, level = log.handlers, log.level
-    log.handlers = [said]
+    log.handlers = [handler]
     log.setLevel(logging.DEBUG)
     try:
         yield
@@ -60,8 +60,8 @@ def debug_log() -> Iterator[None]:
         log.setLevel(level)
 
 
-class _SaidLog(logging.Handler):
-    """What is logged, said."""
+class _SayingHandler(logging.Handler):
+    """Writes log records as ``say`` does."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say *record*."""
@@ -69,54 +69,54 @@ class _SaidLog(logging.Handler):
 
 
 class _Closed(io.TextIOWrapper):
-    """What stands for a stream that the shell has closed: it takes all and keeps none."""
+    """Replaces a stream that the shell closed: it discards everything."""
 
     def __init__(self, path: str, mode: str) -> None:
         super().__init__(io.FileIO(path, mode), encoding="utf-8")
 
 
 def say_notice(event: Event) -> None:
-    """Say on standard error what a face would, where nobody else does: notices, and no other event."""
+    """Write notices, and no other event, to standard error where no progress display does."""
     if isinstance(event, Notice):
         say(f"asyncpush: note: {event.text}")
 
 
 def write_lines(lines: Iterable[str]) -> None:
-    """Write a result on standard output, for people and pipes; likewise as ``write_document`` raises it."""
+    """Write a result to standard output, for people and pipes; raises what ``write_document`` raises."""
     write_as_it_is("".join(f"{shown_line(line)}\n" for line in lines))
 
 
 def write_document(document: Mapping[str, Any]) -> None:
-    """Write a result on standard output as one JSON document, for programs.
+    """Write a result to standard output as one JSON document, for programs.
 
     Raises:
-        AsyncpushError: it can't be written; but a reader who has left is not a failure.
+        AsyncpushError: it can't be written; a reader that closed the pipe is not a failure.
     """
     write_as_it_is(json.dumps(shown_document(document), indent=2) + "\n")
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a result's rows on standard output, each as a JSON document on one line; likewise."""
+    """Write a result's rows to standard output, each as a JSON document on one line; likewise."""
     write_as_it_is("".join(f"{_line_of(row)}\n" for row in rows))
 
 
 def _line_of(row: Mapping[str, Any]) -> str:
     line = _encode_row(row)
-    # There may be a million, and hardly one has anything to hide.
+    # There may be a million rows, and hardly any has something to hide.
     if "\\" in line or without_secrets(line) != line:
         line = _encode_row(shown_document(row))
     return line
 
 
 def write_as_it_is(text: str, *, needed: bool = False) -> None:
-    """Write *text* on standard output with all that is in it: an answer of ECR's, which may be a password; a script.
+    """Write *text* to standard output unchanged: a response of ECR, which may be a password; or a script.
 
     Args:
         text: what to write.
-        needed: whether it is a failure that standard output is closed, and not the user's way to see nothing.
+        needed: whether a closed standard output is a failure, and not the user's way to discard the output.
 
     Raises:
-        AsyncpushError: it can't be written; but a reader who has left is not a failure.
+        AsyncpushError: it can't be written; a reader that closed the pipe is not a failure.
     """
     if needed and text and isinstance(sys.stdout, _Closed):
         raise AsyncpushError("the result can't be written: standard output is closed")
@@ -129,19 +129,19 @@ def write_as_it_is(text: str, *, needed: bool = False) -> None:
         _abandon(sys.stdout)
         raise AsyncpushError(
             f"the result can't be written: {open_files.reason(error)}",
-            hint="what was pushed is there; the same command again prints it",
+            hint="images that were pushed are in ECR; run the same command again to print the result",
         ) from error
 
 
 def say(text: str) -> None:
-    """Write a line on standard error, if somebody listens."""
+    """Write a line to standard error, if it is open."""
     with suppress(OSError, ValueError):
         sys.stderr.write(f"{shown(text)}\n")
         sys.stderr.flush()
 
 
 def _abandon(stream: TextIO) -> None:
-    """Drop what *stream* still holds: Python would try again at the end, and exit with 120."""
+    """Discard what *stream* still buffers: Python would try to write it again at its end, and exit with 120."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -1,4 +1,4 @@
-"""``asyncpush verify``: whether images are whole in ECR."""
+"""``asyncpush verify``: whether images in ECR are complete."""
 
 from __future__ import annotations
 
@@ -37,15 +37,17 @@ app = command(
 DESTINATION is one of
   ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY[:TAG][@DIGEST]
   REPOSITORY[:TAG][@DIGEST]  in your own registry
-Without a TAG or a DIGEST the tag is latest; with both, the tag must name that digest.
-ECR Public's API gives no manifests, so that its images can't be verified.
-A word that names a file is a plan or list, as `asyncpush migrate` takes it: all images that it asks for, and all
-signatures, attestations and SBOMs of them, must be there as the sources have them now.
+Without a TAG and a DIGEST, the tag is latest; with both, the tag must name that
+digest. Images in ECR Public can't be verified: its API returns no manifests.
+
+An argument that names a file is a plan or list, as for asyncpush migrate: ECR
+must have all its images, and their signatures, attestations and SBOMs, as the
+sources have them now.
 
 Examples
   asyncpush verify team/app:1.4
   asyncpush verify plan.yaml
-  asyncpush verify --deep 123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/app:1.4
+  asyncpush verify plan.yaml --deep
 """,
 )
 
@@ -60,27 +62,27 @@ def verify(
     source: SourceOptions | None = None,
     show: OutputOptions | None = None,
 ) -> int:
-    """Prove that images are whole in ECR: each manifest has its digest, and each blob is there, with its size.
+    """Verify that images in ECR are complete: each manifest has its digest, and each blob exists with its size.
 
     Args:
         destinations: The images.
-        deep: Read all blobs, too, and compare their digests, and uncompressed layers with the config's diff ids.
-        available_platforms: Expect of a plan's archives what migrate --available-platforms pushes of them.
-        compression: Expect of a plan's archives what migrate --compression makes of their layers.
+        deep: Also read all blobs, and compare their digests, and the uncompressed layers with the config's diff ids.
+        available_platforms: Set this if the plan was migrated with --available-platforms.
+        compression: Set this to the --compression that the plan was migrated with.
     """
     show = show or OutputOptions()
     settings = make_settings(None, LayerOptions(available_platforms=available_platforms, compression=compression))
 
     async def main() -> int:
         if not destinations:
-            raise UsageError("there is nothing to verify", hint="asyncpush verify DESTINATION...")
+            raise UsageError("no image was given", hint="write asyncpush verify DESTINATION...")
         plan = await to_thread.run_sync(_plan_among, destinations)
         if available_platforms and not plan:
-            raise UsageError("--available-platforms says how a plan was migrated, and there is none")
+            raise UsageError("--available-platforms applies only to a plan")
         if compression != "gzip" and not plan:
-            raise UsageError("--compression says how a plan was migrated, and there is none")
+            raise UsageError("--compression applies only to a plan")
         targets = [] if plan else [parse_target(destination) for destination in destinations]
-        async with progress(show.face) as emit:
+        async with progress(show.display) as emit:
             if plan:
                 results = await _verify_plan(plan, aws, source, settings, emit, deep=deep)
             else:
@@ -94,7 +96,7 @@ def _plan_among(words: Sequence[str]) -> str | None:
     """The one of *words* that is a file, if there is one; it must be alone."""
     plan = next((word for word in words if Path(word).is_file()), None)
     if plan is not None and len(words) > 1:
-        raise UsageError(f"{plan} is a file, and not the only word", hint="verify a plan on its own")
+        raise UsageError(f"{plan} is a file, but not the only argument", hint="verify a plan alone")
     return plan
 
 
@@ -102,8 +104,8 @@ async def _verify_plan(
     path: str, aws: AwsOptions | None, source: SourceOptions | None, settings: Settings, emit: Emit, *, deep: bool
 ) -> list[Verification | VerificationFailure]:
     # Only a plan needs these, and they take a while to import.
-    from asyncpush.migrate.overrides import overridden
     from asyncpush.migrate.plan.load import read_plan
+    from asyncpush.migrate.plan.model import overridden
     from asyncpush.migrate.verify import verify_plan
 
     plan = await read_plan(path)
@@ -157,7 +159,7 @@ def _conclude(results: Sequence[Verification | VerificationFailure], show: Outpu
             say(f"asyncpush: note: {result.destination}: {_advice(damaged)}")
         for note in result.notes:
             say(f"asyncpush: note: {result.destination}: {note}")
-    failures = [(each.error, each.destination) for each in results if isinstance(each, VerificationFailure)]
+    failures = [(result.error, result.destination) for result in results if isinstance(result, VerificationFailure)]
     say_lost(failures, len(results), undone="verified")
     whole = all(isinstance(result, Verification) and result.is_whole for result in results)
     return DONE if whole else FAILED

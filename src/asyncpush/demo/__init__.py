@@ -1,1 +1,1 @@
-"""The main job, end to end, against the emulator: images made, pushed, pushed again, read back and proved."""
+"""The main job against the emulator, end to end: images are made, pushed, pushed again and verified."""

@@ -1,4 +1,4 @@
-"""A handful of realistic images, made on the spot: shared base layers, an index of two platforms, a docker-archive."""
+"""Makes a few realistic images: shared base layers, an index of two platforms, a docker-archive."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _Json: TypeAlias = "str | int | Sequence[_Json] | Mapping[str, _Json]"
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    """An uncompressed layer, and how it lies in a layout."""
+class _DemoLayer:
+    """An uncompressed layer, and its descriptor in a layout."""
 
     tar: bytes
     descriptor: Mapping[str, _Json]
@@ -37,7 +37,7 @@ class _Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class _DemoLayout:
     """An OCI image layout in a directory."""
 
     folder: Path
@@ -49,13 +49,13 @@ class _Layout:
         (self.folder / "blobs" / "sha256" / digest).write_bytes(data)
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
 
-    def layer(self, folder: str, size: int) -> _Layer:
+    def layer(self, folder: str, size: int) -> _DemoLayer:
         tar = _tar(folder, size)
-        # Deflate's fastest level, as a gzip member: these are bytes of a demonstration, made while somebody waits.
+        # Deflate's fastest level, as a gzip member: the user waits for these images.
         packer = zlib.compressobj(1, zlib.DEFLATED, 31)
-        return _Layer(tar, self.blob(packer.compress(tar) + packer.flush(), _LAYER))
+        return _DemoLayer(tar, self.blob(packer.compress(tar) + packer.flush(), _LAYER))
 
-    def image(self, layers: Sequence[_Layer], architecture: str = "amd64") -> dict[str, _Json]:
+    def image(self, layers: Sequence[_DemoLayer], architecture: str = "amd64") -> dict[str, _Json]:
         config = self.blob(_config(layers, architecture), OCI_CONFIG)
         manifest: dict[str, _Json] = {
             "schemaVersion": 2,
@@ -83,12 +83,12 @@ class _Layout:
 
 
 def make_images(folder: Path) -> tuple[str, ...]:
-    """Make the images below *folder* and return them as sources to push; blocking, some seconds.
+    """Make the images in *folder* and return them as sources to push; blocks for some seconds.
 
     About 120 MiB to send: two versions of ``web`` share a runtime and a base of 28 MiB, which takes several parts;
     ``tools`` is an index of two platforms; ``worker`` is a docker-archive whose layers are not compressed.
     """
-    layout = _Layout(folder / "layout")
+    layout = _DemoLayout(folder / "layout")
     base = layout.layer("usr/lib", 28 * MiB)
     runtime = layout.layer("opt/runtime", 12 * MiB)
     layout.tag(layout.image([base, runtime, layout.layer("srv/web-2.1", 2 * MiB)]), "shop/web", "2.1")
@@ -105,7 +105,7 @@ def make_images(folder: Path) -> tuple[str, ...]:
     return f"oci:{layout.folder}", f"docker-archive:{archive}"
 
 
-def _docker_archive(path: Path, layers: Sequence[_Layer], name: str) -> None:
+def _docker_archive(path: Path, layers: Sequence[_DemoLayer], name: str) -> None:
     config = _config(layers, "amd64")
     config_name = f"{hashlib.sha256(config).hexdigest()}.json"
     names = [f"{layer.diff_id.removeprefix('sha256:')}/layer.tar" for layer in layers]
@@ -117,7 +117,7 @@ def _docker_archive(path: Path, layers: Sequence[_Layer], name: str) -> None:
         _add(archive, "manifest.json", json.dumps([item]).encode())
 
 
-def _config(layers: Sequence[_Layer], architecture: str) -> bytes:
+def _config(layers: Sequence[_DemoLayer], architecture: str) -> bytes:
     config: dict[str, _Json] = {
         "os": "linux",
         "architecture": architecture,
@@ -128,7 +128,7 @@ def _config(layers: Sequence[_Layer], architecture: str) -> bytes:
 
 
 def _tar(folder: str, size: int) -> bytes:
-    """A layer of *size* bytes in files of a megabyte, half of it noise and half of it text, as programs are."""
+    """A layer of *size* bytes in files of 1 MiB, mostly noise, which hardly compresses, and some text."""
     noise = random.Random(folder)  # noqa: S311 - the same images on every run
     text = f"{folder}: what a file of this layer says. ".encode()
     buffer = io.BytesIO()

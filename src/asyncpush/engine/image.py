@@ -158,7 +158,7 @@ async def push_diff(
     """Put *image* into *repository* by a *plan* that was made of it (``push_image``)."""
     started = time.monotonic()
     emit = context.emit
-    fresh = [blob for blob in plan.to_send if context.layers.announce((repository.address, blob.identity))]
+    fresh = [blob for blob in plan.to_send if context.layers.claim((repository.address, blob.identity))]
     size = sum(blob.source_size for blob in fresh)
     ours = {blob.identity for blob in fresh}
     present = [*plan.present, *(blob for blob in plan.to_send if blob.identity not in ours)]
@@ -177,7 +177,7 @@ async def push_diff(
                 manifest, outcome = await push.node(image.root, tag)
         except AsyncpushError:
             for blob in fresh:  # whoever sends it after all, counts it
-                context.layers.retract((repository.address, blob.identity))
+                context.layers.release((repository.address, blob.identity))
             raise
         digest, media_type = manifest.digest, manifest.media_type
     emit(ImageDone(destination, digest, outcome))

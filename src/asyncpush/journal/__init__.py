@@ -1,8 +1,8 @@
-"""The journal: what ECR has acknowledged, remembered across runs that may be killed at any instant."""
+"""The journal: a record of what ECR has acknowledged, kept across runs that can be killed at any instant."""
 
 from __future__ import annotations
 
-from asyncpush.journal.records import FinishedImage, HeldLayer, KnownImage, LeftUpload, RunState
+from asyncpush.journal.sql import FinishedImage, KnownImage, LeftUpload, RunState
 from asyncpush.journal.store import SqliteJournal, open_journal
 
-__all__ = ["FinishedImage", "HeldLayer", "KnownImage", "LeftUpload", "RunState", "SqliteJournal", "open_journal"]
+__all__ = ["FinishedImage", "KnownImage", "LeftUpload", "RunState", "SqliteJournal", "open_journal"]

@@ -1,6 +1,6 @@
-"""The journal's file: made whole or not at all, locked by one process, opened, and its errors put into words.
+"""The journal's file: creating, locking, opening and checking it, and messages for its errors.
 
-All of it blocks: it belongs into a worker thread.
+Everything here blocks: call it in a worker thread.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from urllib.parse import quote
 from asyncpush import open_files
 from asyncpush.errors import JournalError, UsageError
 
-#: How a file of SQLite's begins, and where it says whose it is (SQLite's file format, "the database header").
+#: How a SQLite file begins, and where its application id is (SQLite's file format, "the database header").
 _MAGIC = b"SQLite format 3\0"
 _HEADER = 100
 _APPLICATION_AT = 68
 
-#: Who may read and write a journal: nobody else. SQLite gives its own files beside it the same rights.
+#: Only the owner may read and write a journal. SQLite gives its other files the same mode.
 _MODE = 0o600
 
-#: Seconds that a statement waits for another process: a reader that opens the file may lock it for an instant.
+#: Seconds for which a statement waits for another process: a reader that opens the file may lock it briefly.
 _LOCK_TIMEOUT = 5.0
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -33,16 +33,16 @@ _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 @contextmanager
 def open_database(path: Path, *, make: bool = True) -> Iterator[sqlite3.Connection]:
-    """Open a journal; locked until the block is left.
+    """Open a journal, and lock it until the block is left.
 
-    The lock, on ``FILE-lock``, dies with the process. The connection may be used in any thread, one at a time.
+    The lock on ``FILE-lock`` ends with the process. Any thread can use the connection, one at a time.
 
     Args:
         path: the file.
-        make: make a new one where there is no file, or an empty one.
+        make: create a journal if there is no file, or an empty one.
 
     Raises:
-        UsageError: the file is something else, a newer asyncpush's, in use, or can't be read and written.
+        UsageError: the file is not a journal, is from a newer asyncpush, is in use, or can't be read and written.
         JournalError: it is damaged.
     """
     path = resolved(path)
@@ -63,11 +63,11 @@ def open_database(path: Path, *, make: bool = True) -> Iterator[sqlite3.Connecti
 
 @contextmanager
 def read_database(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a journal for reading: one snapshot of it, whoever writes meanwhile.
+    """Open a snapshot of a journal for reading, even while a run writes it.
 
     Raises:
-        UsageError: there is none, or it is something else, or a newer asyncpush's.
-        JournalError: (while reading, too) it is damaged.
+        UsageError: there is no journal, or the file is not one, or is from a newer asyncpush.
+        JournalError: (also while reading) it is damaged.
     """
     path = resolved(path)
     if _is_empty(path):
@@ -81,7 +81,7 @@ def read_database(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def opening(path: Path) -> Iterator[None]:
-    """Put SQLite's errors into words, where a journal is opened or read."""
+    """Translate the errors of SQLite while a journal is opened or read."""
     try:
         yield
     except sqlite3.Error as error:
@@ -91,29 +91,29 @@ def opening(path: Path) -> Iterator[None]:
 
 
 def journal_error(path: Path, error: sqlite3.Error) -> JournalError:
-    """What to say when a journal that was opened fails."""
+    """The error for a failure of an open journal."""
     if _is_damage(error):
         return _damaged(path, str(error))
     return JournalError(
         f"the journal {path} can't be written: {error}",
-        hint="make room on its disk; run the same command again to resume",
+        hint="free space on its disk; run the same command again to resume",
     )
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file is damaged; text that is not text shows in Python's module only."""
+    """Whether the file is damaged; only Python's module reports text that is not UTF-8."""
     return _code(error) in _DAMAGED or str(error).startswith("Could not decode to UTF-8")
 
 
 def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; an error of the Python module has none."""
+    """SQLite's primary result code; 0 for an error of Python's module."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _damaged(path: Path, reason: str) -> JournalError:
     return JournalError(
         f"the journal {path} is damaged: {reason}",
-        hint=f"delete it, and {path.name}-wal if that is there: images that ECR has will not be sent again",
+        hint=f"delete it, and {path.name}-wal if it exists; images that ECR has will not be sent again",
     )
 
 
@@ -122,10 +122,10 @@ def _unusable(path: Path, reason: str) -> UsageError:
 
 
 def resolved(path: Path) -> Path:
-    """Where a path leads, symbolic links followed: SQLite's other files lie beside that.
+    """*path* with symbolic links resolved, since SQLite puts its other files beside the real one.
 
     Raises:
-        UsageError: it leads nowhere.
+        UsageError: it can't be resolved.
     """
     try:
         return path.resolve()
@@ -134,7 +134,7 @@ def resolved(path: Path) -> Path:
 
 
 def _is_empty(path: Path) -> bool:
-    """Whether there is no file, or an empty one; what is not a file is refused."""
+    """Whether there is no file, or an empty one; refuse anything that is not a file."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -147,9 +147,9 @@ def _is_empty(path: Path) -> bool:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Refuse a file that is not ours by its header, without SQLite: nothing is written into it or beside it.
+    """Refuse a file that is not a journal by its header, without SQLite, so that nothing is written to or beside it.
 
-    Only where no ``FILE-lock`` is: to close a file drops the locks that SQLite has on it in the same process.
+    Only if there is no ``FILE-lock``: closing a file drops the locks that SQLite has on it in this process.
     """
     if _is_empty(path):
         return
@@ -175,13 +175,13 @@ def _identify(connection: sqlite3.Connection, path: Path) -> None:
         raise _foreign(path)
     if version > VERSION:
         raise UsageError(
-            f"the journal {path} was written by a newer asyncpush (format {version}, and this one knows {VERSION})",
-            hint="use that one, or name another file",
+            f"the journal {path} was written by a newer asyncpush (format {version}; this one knows {VERSION})",
+            hint="use that version, or name another file",
         )
 
 
 def _was_used(path: Path) -> bool:
-    """Whether there is a lock beside the file, so that it is or was a journal."""
+    """Whether a lock file shows that it is or was a journal."""
     try:
         return _lock_of(path).exists()
     except OSError:  # such as a name that is too long
@@ -193,7 +193,7 @@ def _lock_of(path: Path) -> Path:
 
 
 def _foreign(path: Path) -> UsageError:
-    return UsageError(f"{path} is not an asyncpush journal", hint="name another file; this one was left as it is")
+    return UsageError(f"{path} is not an asyncpush journal", hint="name another file; this one was not changed")
 
 
 def _missing(path: Path) -> UsageError:
@@ -202,7 +202,7 @@ def _missing(path: Path) -> UsageError:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold ``FILE-lock``. It is never removed: whoever had it open would hold a lock that nobody else sees."""
+    """Lock ``FILE-lock``. It is never removed: a process that has it open would hold a lock that no other sees."""
     try:
         descriptor = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT, _MODE)
     except OSError as error:
@@ -212,7 +212,7 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
-                f"another process uses the journal {path}", hint="wait for it, or name another file"
+                f"another process uses the journal {path}", hint="wait for that process, or name another file"
             ) from error
         except OSError as error:
             raise _unusable(path, f"it can't be locked ({open_files.reason(error)})") from error
@@ -222,11 +222,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _make(path: Path) -> None:
-    """Make an empty journal beside *path* and put it there when it is whole, so that a kill leaves no half of one."""
+    """Create an empty journal beside *path*, then rename it to *path*, so that a kill leaves no partial one."""
     new = path.with_name(f"{path.name}-new")
     try:
-        for left in (new, path.with_name(f"{new.name}-journal")):
-            left.unlink(missing_ok=True)
+        for leftover in (new, path.with_name(f"{new.name}-journal")):
+            leftover.unlink(missing_ok=True)
         os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE))
         with opening(path), closing(_connect(new, "rw")) as connection:
             connection.executescript(SCHEMA)
@@ -247,21 +247,21 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _check_rows(connection: sqlite3.Connection, path: Path) -> None:
-    """See that all rows hold what they should: whoever reads them relies on it."""
+    """Check the values of all rows, since the code that reads them relies on it."""
     for table in COLUMNS:
         columns = {column[1] for column in connection.execute(f"PRAGMA table_info({table})")}
         if columns and connection.execute(wrong_rows(table, columns)).fetchone():
-            raise _damaged(path, f"its table {table!r} has a row that asyncpush has not written")
+            raise _damaged(path, f"its table {table!r} has a row that asyncpush did not write")
     connection.execute(SHOW_UPLOADS)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     [(mode,)] = connection.execute("PRAGMA journal_mode = WAL")
     if mode != "wal":
-        raise _unusable(path, "its file system has no shared memory (a network's, perhaps)")
-    # A commit outlives the process. A power cut may take the last ones: their parts are then sent again.
+        raise _unusable(path, "its file system does not support shared memory (is it a network file system?)")
+    # A commit survives the process. A power cut may lose the last ones: their parts are sent again then.
     connection.execute("PRAGMA synchronous = NORMAL")
-    # A file that may not be written shows now, not when ECR has acknowledged the first part.
+    # A read-only file shows now, not after ECR has acknowledged the first part.
     connection.execute(f"PRAGMA user_version = {VERSION}")
     [(verdict,)] = connection.execute("PRAGMA quick_check(1)")
     if verdict != "ok":
@@ -271,21 +271,21 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute(ADD_MAKING)
 
 
-#: Marks the file as a journal, in its header ("apjl"), and says how its tables are laid out.
+#: The application id in the header that marks a journal ("apjl"), and the version of its tables.
 APPLICATION = 0x61706A6C
 VERSION = 1
 
-#: Brings a journal up to date that was made before it knew of repositories half made.
+#: Updates a journal from before it recorded half made repositories.
 ADD_MAKING = "CREATE TABLE IF NOT EXISTS making (repository TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID"
 
-# `copy` and `reason` may hold file names, which need not be text: they are blobs.
+# `copy` and `reason` are blobs, since they can contain file names, which need not be UTF-8.
 #
-# run      images_* count the images of a run whose rows have made way for a later run's.
-# image    what became of each image of a run; a digest of NULL means that it failed.
-# known    what a tag named when it was last looked at, over all runs; `choice` says which platforms were taken.
-# carried  manifests whose referrers have been brought along.
-# making   repositories whose creation has begun, and is whole once they have their policies.
-# layer    one row for each layer in each repository: there may be a million.
+# run      images_* count the images of a run whose rows were replaced by those of a later run.
+# image    the outcome of each image of a run; a NULL digest means that it failed.
+# known    what a tag named when it was last checked, over all runs; `choice` is the platforms that were selected.
+# carried  manifests whose referrers were copied.
+# making   repositories that are being created; removed once they have their policies.
+# layer    one row for each layer in each repository: there can be a million.
 SCHEMA = f"""
 BEGIN;
 CREATE TABLE run (
@@ -318,7 +318,7 @@ PRAGMA user_version = {VERSION};
 COMMIT;
 """
 
-#: Brings a journal up to date that was made before tags had a ``choice``; whoever knows nothing of it may go on.
+#: Updates a journal from before tags had a ``choice``; older versions ignore the column.
 ADD_CHOICE = "ALTER TABLE known ADD COLUMN choice TEXT NOT NULL DEFAULT ''"
 
 _DIGEST = "typeof({0}) = 'blob' AND length({0}) = 32"
@@ -328,8 +328,8 @@ _COUNT = "typeof({0}) = 'integer' AND {0} >= 0"
 #: Until the year 9999.
 _TIME = "typeof({0}) = 'real' AND {0} BETWEEN 0 AND 253402300799"
 
-#: What the columns of each table hold. SQLite keeps any value in any column, and a damaged file has any; what is left
-#: out here is looked at where it is read. Uploads are passed over one by one: they only save work.
+#: The values of each table's columns. SQLite allows any value in any column, and a damaged file can have any. Columns
+#: that are not listed are checked where they are read; invalid uploads are skipped, since they only save work.
 COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
     "run": {
         _COUNT: ("id", "failed", "images_finished", "images_failed"),
@@ -358,12 +358,12 @@ _UPLOAD = {
 }
 
 _SOUND = " AND ".join(rule.format(column) for rule, columns in _UPLOAD.items() for column in columns)
-#: Shows the uploads that are worth anything, to one connection.
+#: A view of the valid uploads, for one connection.
 SHOW_UPLOADS = f"CREATE TEMP VIEW sound_upload AS SELECT * FROM upload WHERE {_SOUND}"  # noqa: S608 - words of ours
 
 
 def wrong_rows(table: str, columns: Collection[str]) -> str:
-    """A query for a row of *table* that holds what its columns can't; it may have fewer, from an older version."""
+    """A query for an invalid row of *table*, which may lack columns if an older version made it."""
     rules = [
         f"({rule.format(name)}{f' OR {name} IS NULL' if column.endswith('?') else ''})"
         for rule, named in COLUMNS[table].items()

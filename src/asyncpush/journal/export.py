@@ -1,6 +1,6 @@
-"""A journal as others read it: what is in it, counted or row by row, also while a run writes it.
+"""The contents of a journal, as a summary or row by row, even while a run writes it.
 
-All of it blocks: it belongs into a worker thread.
+Everything here blocks: call it in a worker thread.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def _kind(name: str) -> str:
 
 
 class _Row(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_field="kind", tag=_kind):
-    """A line of an export: its members are named in JSON's manner, and ``kind`` says which it is."""
+    """A line of an export: members have camelCase names, and ``kind`` tells the type."""
 
 
 class RunRow(_Row, frozen=True, kw_only=True):
-    """A run; *failed* and *finished* count its images. One without an end runs now, or was interrupted."""
+    """A run; *failed* and *finished* count its images. Without an end, it is running or was interrupted."""
 
     id: int
     plan: str
@@ -41,7 +41,7 @@ class RunRow(_Row, frozen=True, kw_only=True):
 
 
 class ImageRow(_Row, frozen=True, kw_only=True):
-    """What became of an image of a run."""
+    """The outcome of an image of a run."""
 
     run: int
     copy: str
@@ -53,7 +53,7 @@ class ImageRow(_Row, frozen=True, kw_only=True):
 
 
 class TagRow(_Row, frozen=True, kw_only=True):
-    """What a tag named when it was last looked at."""
+    """What a tag named when it was last checked."""
 
     repository: str
     tag: str
@@ -63,7 +63,7 @@ class TagRow(_Row, frozen=True, kw_only=True):
 
 
 class ReferrersRow(_Row, frozen=True, kw_only=True):
-    """A manifest whose referrers were brought along."""
+    """A manifest whose referrers were copied."""
 
     repository: str
     digest: str
@@ -71,14 +71,14 @@ class ReferrersRow(_Row, frozen=True, kw_only=True):
 
 
 class CreationRow(_Row, frozen=True, kw_only=True, tag="making"):
-    """A repository whose creation has begun, and is not known to be whole."""
+    """A repository that is being created, and may lack its policies."""
 
     repository: str
     at: datetime
 
 
 class LayerRow(_Row, frozen=True, kw_only=True):
-    """A layer that a repository holds."""
+    """A layer that a repository has."""
 
     repository: str
     digest: str
@@ -87,7 +87,7 @@ class LayerRow(_Row, frozen=True, kw_only=True):
 
 
 class CompressedRow(_Row, frozen=True, kw_only=True):
-    """What a blob became whose digest was unknown before it was read."""
+    """The layer that a blob became whose digest was unknown before it was read."""
 
     identity: str
     media_type: str
@@ -96,7 +96,7 @@ class CompressedRow(_Row, frozen=True, kw_only=True):
 
 
 class UploadRow(_Row, frozen=True, kw_only=True):
-    """An upload that was begun and not completed; the id lets nobody in who has no credentials."""
+    """An upload that was not completed; its id is useless without credentials."""
 
     repository: str
     identity: str
@@ -108,7 +108,7 @@ class UploadRow(_Row, frozen=True, kw_only=True):
 
 
 class JournalSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What is in a journal; *layer_bytes* counts a layer once for each repository that holds it."""
+    """The contents of a journal, counted; *layer_bytes* counts a layer once for each repository that has it."""
 
     runs: list[RunRow]
     repositories: int
@@ -121,10 +121,10 @@ class JournalSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def summarize(path: Path) -> JournalSummary:
-    """Count what is in a journal.
+    """Count the contents of a journal.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no journal.
         JournalError: it is damaged.
     """
     with read_database(path) as connection:
@@ -147,10 +147,10 @@ def summarize(path: Path) -> JournalSummary:
 def rows(
     path: Path,
 ) -> Iterator[RunRow | ImageRow | TagRow | ReferrersRow | CreationRow | LayerRow | CompressedRow | UploadRow]:
-    """All that is in a journal, as it is in one instant.
+    """All rows of a journal, from one snapshot.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no journal.
         JournalError: it is damaged.
     """
     with read_database(path) as connection:
@@ -180,7 +180,7 @@ def _runs(connection: sqlite3.Connection) -> Iterator[RunRow]:
             resumed=_time(begun) if begun > started else None,
             ended=None if ended is None else _time(ended),
             finished=finished,
-            # A run can fail of more than images can tell, such as a source that could not be listed.
+            # A run can have failures without an image, such as a source that could not be listed.
             failed=max(failed, failures),
         )
 
@@ -221,7 +221,7 @@ def _referrers(connection: sqlite3.Connection) -> Iterator[ReferrersRow]:
 
 
 def _making(connection: sqlite3.Connection) -> Iterator[CreationRow]:
-    # A journal that is only read may be older than the table.
+    # An older journal that is only read may lack the table.
     if _count(connection, "SELECT count(*) FROM sqlite_master WHERE name = 'making'"):
         for repository, at in connection.execute("SELECT repository, at FROM making ORDER BY repository"):
             yield CreationRow(repository=repository, at=_time(at))
@@ -243,7 +243,7 @@ def _compressed(connection: sqlite3.Connection) -> Iterator[CompressedRow]:
 
 
 def _uploads(connection: sqlite3.Connection) -> Iterator[UploadRow]:
-    for repository, identity, key, part_size, received, begun, heard in connection.execute(
+    for repository, identity, key, part_size, received, begun, last_heard in connection.execute(
         "SELECT repository, identity, id, part_size, received, begun, heard FROM sound_upload"
         " ORDER BY repository, identity"
     ):
@@ -254,7 +254,7 @@ def _uploads(connection: sqlite3.Connection) -> Iterator[UploadRow]:
             part_size=part_size,
             received=received,
             begun=_time(begun),
-            heard=_time(heard),
+            heard=_time(last_heard),
         )
 
 
@@ -268,7 +268,7 @@ def _time(seconds: float) -> datetime:
 
 
 def _text(column: bytes) -> str:
-    """Text for a screen or for JSON; the name of a file need not be text."""
+    """Text for a screen or for JSON; a file name need not be UTF-8."""
     return column.decode("utf-8", "replace")
 
 

@@ -1,4 +1,4 @@
-"""Group commit: what many tasks want written goes into one transaction, and each hears when that is committed."""
+"""Group commit: the work of many tasks goes into one transaction, and each task waits for its commit."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 
 def _nothing() -> None:
-    """For work that changes nothing in memory."""
+    """Do nothing after the commit."""
 
 
-class _Entry(Generic[T]):
-    """Work that waits for its transaction, and what came of it."""
+class _PendingWork(Generic[T]):
+    """Work that waits for its transaction, and its result."""
 
     result: T
 
@@ -36,10 +36,10 @@ class _Entry(Generic[T]):
 
 
 class GroupCommit:
-    """The one way to a journal's connection; ``run`` must run in a task while it is used.
+    """The only access to a journal's connection; ``run`` must run in a task meanwhile.
 
-    While a transaction is on its way, in a worker thread, the next one gathers: there is never more than one, and
-    work is done in the order in which it was asked for.
+    While one transaction is being committed in a worker thread, the next one collects work. There is never more than
+    one, and work is done in the order in which it arrives.
 
     Args:
         connection: to the file, in autocommit mode.
@@ -49,27 +49,27 @@ class GroupCommit:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
-        self._waiting: list[_Entry[object]] = []
+        self._waiting: list[_PendingWork[object]] = []
         self._wanted = anyio.Event()
         self._closed = False
-        # Of its own: it never waits behind threads that read, compress or wait.
+        # A limiter of its own, so that it never waits for threads that read, compress or wait.
         self._thread = CapacityLimiter(1)
 
     async def do(self, work: Callable[[sqlite3.Connection], T], then: Callable[[], object] = _nothing) -> T:
         """Do *work* in a transaction, in a worker thread; return its result once that is committed.
 
-        A cancelled caller does not wait, but its work is done: what ECR has acknowledged stays true.
+        A caller that is cancelled does not wait, but its work is done: what ECR has acknowledged stays true.
 
         Args:
-            work: reads or writes through the connection; it may be called twice, if the first transaction is undone.
-            then: is called on the event loop after the commit, before anybody hears of it.
+            work: reads or writes through the connection; called twice if the first transaction is rolled back.
+            then: called on the event loop after the commit, before any caller continues.
 
         Raises:
-            JournalError: it could not be written, and nothing of it was.
+            JournalError: it could not be written; nothing was.
         """
         if self._closed:
             raise JournalError(f"the journal {self._path} is closed")
-        entry = _Entry(work, then)
+        entry = _PendingWork(work, then)
         self._waiting.append(entry)  # type: ignore[arg-type] # a list of entries of many types, each used by its own
         self._wanted.set()
         await entry.done.wait()
@@ -78,7 +78,7 @@ class GroupCommit:
         return entry.result
 
     async def run(self) -> None:
-        """Commit what is asked for until ``close``, and what is left then."""
+        """Commit work until ``close``, and the work that remains then."""
         with CancelScope(shield=True):
             while self._waiting or not self._closed:
                 if not self._waiting:
@@ -93,16 +93,16 @@ class GroupCommit:
                     entry.done.set()
 
     def close(self) -> None:
-        """Let ``run`` end, once all is committed that was asked for."""
+        """Let ``run`` end once all work is committed."""
         self._closed = True
         self._wanted.set()
 
-    def _commit(self, batch: list[_Entry[object]]) -> None:
+    def _commit(self, batch: list[_PendingWork[object]]) -> None:
         try:
             self._transact(batch)
         except Exception as error:  # noqa: BLE001 - raised in the tasks that it concerns
             if len(batch) > 1 and not isinstance(error, sqlite3.OperationalError):
-                # It is one entry's fault, and not the disk's: the others do without it.
+                # One entry is at fault, and not the disk: commit the others without it.
                 for entry in batch:
                     self._commit([entry])
                 return
@@ -112,7 +112,7 @@ class GroupCommit:
                     entry.error = journal_error(self._path, error)
                     entry.error.__cause__ = error
 
-    def _transact(self, batch: list[_Entry[object]]) -> None:
+    def _transact(self, batch: list[_PendingWork[object]]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             for entry in batch:

@@ -1,4 +1,4 @@
-"""Take old runs and uploads out of a journal, and give the disk back what they took."""
+"""Delete old runs and uploads from a journal, and free their disk space."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asyncpush.journal.database import journal_error, open_database, resolved
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was forgotten: how many of each, and the bytes of disk that are free again."""
+    """What was deleted: how many of each, and the bytes of disk space that were freed."""
 
     runs: int
     images: int
@@ -22,17 +22,17 @@ class Pruned:
 
 
 def prune(path: Path, older_than: float, *, unfinished: bool = False) -> Pruned:
-    """Forget what is old: runs, what they found (their images, tags and referrers), and open uploads. Blocks.
+    """Delete old runs, what they found (images, tags and referrers), and old open uploads; blocks.
 
-    What repositories hold, and what blobs became, stays: it saves work, and ECR corrects it where it is wrong.
+    The layers of repositories and compressed blobs stay: they save work, and ECR corrects them where they are wrong.
 
     Args:
-        path: the journal; no run may use it.
+        path: the journal; no run may be using it.
         older_than: seconds since a run ended, or since an upload was last heard of.
-        unfinished: forget old runs, too, that their plan would go on with.
+        unfinished: also delete old runs that could be resumed.
 
     Raises:
-        UsageError: there is none, it is in use, or it can't be used.
+        UsageError: there is no journal, it is in use, or it can't be used.
         JournalError: it is damaged, or its disk is full.
     """
     path, before = resolved(path), time.time() - older_than
@@ -50,7 +50,7 @@ def prune(path: Path, older_than: float, *, unfinished: bool = False) -> Pruned:
 def _forget(connection: sqlite3.Connection, before: float, unfinished: bool) -> tuple[int, int, int, int]:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        # The last run of its plan, if that is not done, is what the plan goes on with.
+        # The last run of a plan, if it has not ended, can be resumed.
         old = connection.execute(
             "SELECT id FROM run WHERE coalesce(ended, begun) < ? AND (? OR ended IS NOT NULL"
             " OR EXISTS (SELECT 1 FROM run AS later WHERE later.plan = run.plan AND later.id > run.id))",
@@ -66,12 +66,12 @@ def _forget(connection: sqlite3.Connection, before: float, unfinished: bool) -> 
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    # executemany counts -1 where it had nothing to do.
+    # executemany counts -1 if it had nothing to do.
     return max(runs, 0), max(images, 0), tags, uploads
 
 
 def _size(path: Path) -> int:
-    """Bytes of the file and of what is yet to be written into it; 0 where there is none."""
+    """Bytes of the file and of its write-ahead log; 0 if there is no file."""
     files = (path, path.with_name(f"{path.name}-wal"))
     try:
         return sum(file.stat().st_size for file in files if file.exists())

@@ -1,23 +1,102 @@
-"""What is written into the journal; each function is called within a transaction, in a worker thread."""
+"""The journal's records and the statements that read and write them.
+
+Each function runs within a transaction, in a worker thread.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from asyncpush.digest_set import PackedSet
-from asyncpush.journal.records import FinishedImage, HeldLayer, KnownImage, LeftUpload, destination_of
 from asyncpush.manifest import Manifest, is_foreign
 from asyncpush.model import Descriptor, Digest, OpenUpload, Upload
 from asyncpush.settings import MAX_PART_SIZE
 
-#: What SQLite can count up to; a size in a manifest is a claim, and may be anything.
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """The state of a run that has begun.
+
+    Attributes:
+        id: its number in the journal, from 1 on.
+        resumed: whether it resumes an interrupted run of the same plan.
+        started: when it started first, UTC.
+        finished: how many images it has finished so far (``SqliteJournal.finished``).
+        outdated: when an interrupted run of the same plan started that is too old to resume; None if there is none.
+    """
+
+    id: int
+    resumed: bool
+    started: datetime
+    finished: int
+    outdated: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedImage:
+    """An image that the run has finished.
+
+    Attributes:
+        source_digest: its digest at the source; None if it had none.
+        digest: its digest at the destination.
+        outcome: how it ended, such as ``pushed``.
+    """
+
+    source_digest: Digest | None
+    digest: Digest
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class KnownImage:
+    """What a tag named when an image was last pushed or found there.
+
+    Attributes:
+        source_digest: its digest at the source; None if it had none.
+        digest: the digest that the tag named.
+        choice: the platforms that were selected from the source's index; empty for all.
+    """
+
+    source_digest: Digest | None
+    digest: Digest
+    choice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftUpload:
+    """Bytes of a blob that a repository has, but no image refers to.
+
+    Attributes:
+        repository: the repository's address.
+        identity: the blob's.
+        received: bytes that ECR has acknowledged; all bytes if the upload was completed.
+    """
+
+    repository: str
+    identity: str
+    received: int
+
+
+def destination_of(copy: str) -> tuple[str, str] | None:
+    """The repository's address and the tag that a copy, ``SOURCE -> ADDRESS:TAG``, goes to.
+
+    None where it names no tag (``ADDRESS@DIGEST``).
+    """
+    repository, _, tag = copy.rpartition(" -> ")[2].rpartition(":")
+    if not repository or not tag or "@" in repository or "/" in tag:
+        return None
+    return repository, tag
+
+
+#: SQLite's largest integer; the size in a manifest is a claim, and can be any number.
 _MOST = 2**63 - 1
 
 
 def packed(digest: Digest) -> bytes:
-    """A digest as its column has it."""
+    """A digest as a column stores it."""
     return bytes.fromhex(digest.hex)
 
 
@@ -27,26 +106,26 @@ def unpacked(column: bytes) -> Digest:
 
 
 def packed_text(text: str) -> bytes:
-    """Text that may hold the name of a file, whatever bytes that has."""
+    """Text that can contain a file name with any bytes, as a column stores it."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def unpacked_text(column: bytes) -> str:
-    """The text of a column that may hold the name of a file."""
+    """The text of a column that can contain a file name."""
     try:
         return column.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
-        return column.decode(errors="replace")  # equals nothing that is asked for
+        return column.decode(errors="replace")  # equals no text that is looked up
 
 
 def optional_digest(column: bytes | None) -> Digest | None:
-    """The digest of a column that may be empty."""
+    """The digest of a column; None if it is NULL."""
     return None if column is None else unpacked(column)
 
 
 @dataclass(frozen=True, slots=True)
 class BegunRun:
-    """A run's row, the images that it has finished, and when a run began that is too old to go on with."""
+    """A run, the images that it has finished, and when an interrupted run started that is too old to resume."""
 
     id: int
     resumed: bool
@@ -56,16 +135,16 @@ class BegunRun:
 
 
 def begin_run(connection: sqlite3.Connection, plan: str, fresh: bool, since: float, now: float) -> BegunRun:
-    """Go on with the plan's last run if that has begun *since*, and was interrupted; or enter a new one."""
+    """Resume the plan's last run if it started after *since* and was interrupted; otherwise insert a new one."""
     last = connection.execute(
         "SELECT id, started, ended IS NULL FROM run WHERE plan = ? ORDER BY id DESC LIMIT 1", (plan,)
     ).fetchone()
-    is_left = last is not None and last[2] and not fresh
-    if is_left and last[1] >= since:
+    is_interrupted = last is not None and last[2] and not fresh
+    if is_interrupted and last[1] >= since:
         key, started, _ = last
         connection.execute("UPDATE run SET begun = ?, ended = NULL, failed = 0 WHERE id = ?", (now, key))
         return BegunRun(key, True, started, _finished(connection, key))
-    # The rows of the plan's earlier runs become two numbers each, or a nightly run would fill the disk.
+    # Replace the images of the plan's earlier runs by counts, or a nightly run would fill the disk.
     connection.execute(
         "UPDATE run SET (images_finished, images_failed) = (SELECT images_finished + count(digest),"
         " images_failed + count(*) - count(digest) FROM image WHERE run = run.id) WHERE plan = ?",
@@ -74,7 +153,7 @@ def begin_run(connection: sqlite3.Connection, plan: str, fresh: bool, since: flo
     connection.execute("DELETE FROM image WHERE run IN (SELECT id FROM run WHERE plan = ?)", (plan,))
     added = connection.execute("INSERT INTO run (plan, started, begun) VALUES (?, ?, ?)", (plan, now, now))
     assert added.lastrowid is not None, "an INSERT has one"  # noqa: S101
-    return BegunRun(added.lastrowid, False, now, {}, outdated=last[1] if is_left else None)
+    return BegunRun(added.lastrowid, False, now, {}, outdated=last[1] if is_interrupted else None)
 
 
 def _finished(connection: sqlite3.Connection, run: int) -> dict[str, FinishedImage]:
@@ -88,54 +167,54 @@ def _finished(connection: sqlite3.Connection, run: int) -> dict[str, FinishedIma
 
 
 def end_run(connection: sqlite3.Connection, run: int, failed: int, now: float) -> None:
-    """Note how a run ended."""
+    """Update a run that has ended."""
     connection.execute("UPDATE run SET ended = ?, failed = ? WHERE id = ?", (now, failed, run))
 
 
 def save_finished(
     connection: sqlite3.Connection, run: int, copy: str, image: FinishedImage, choice: str, now: float
 ) -> None:
-    """Enter an image that was finished, and what its tag names, of which *choice* of platforms."""
+    """Insert an image that was finished, and what its tag names, with its *choice* of platforms."""
     source = packed(image.source_digest) if image.source_digest else None
     connection.execute(
         "INSERT OR REPLACE INTO image (run, copy, source_digest, digest, outcome, at) VALUES (?, ?, ?, ?, ?, ?)",
         (run, packed_text(copy), source, packed(image.digest), image.outcome, now),
     )
-    if there := destination_of(copy):
+    if destination := destination_of(copy):
         connection.execute(
             "INSERT OR REPLACE INTO known (repository, tag, source_digest, digest, choice, at)"
             " VALUES (?, ?, ?, ?, ?, ?)",
-            (*there, source, packed(image.digest), choice, now),
+            (*destination, source, packed(image.digest), choice, now),
         )
 
 
 def save_failed(connection: sqlite3.Connection, run: int, copy: str, reason: str, now: float) -> None:
-    """Enter an image that failed."""
+    """Insert an image that failed."""
     connection.execute(
         "INSERT OR REPLACE INTO image (run, copy, outcome, reason, at) VALUES (?, ?, 'failed', ?, ?)",
         (run, packed_text(copy), packed_text(reason), now),
     )
 
 
-def save_carried(connection: sqlite3.Connection, repository: str, digest: Digest, now: float) -> None:
-    """Enter a manifest whose referrers were brought along."""
+def save_referrers_copied(connection: sqlite3.Connection, repository: str, digest: Digest, now: float) -> None:
+    """Insert a manifest whose referrers were copied."""
     connection.execute("INSERT OR REPLACE INTO carried VALUES (?, ?, ?)", (repository, packed(digest), now))
 
 
 def begin_repository(connection: sqlite3.Connection, repository: str, now: float) -> None:
-    """Enter a repository whose creation has begun."""
+    """Insert a repository that is being created."""
     connection.execute("INSERT OR REPLACE INTO making VALUES (?, ?)", (repository, now))
 
 
 def end_repository(connection: sqlite3.Connection, repository: str) -> None:
-    """Take out a repository that is whole, or that was not created."""
+    """Delete a repository that has its policies, or that was not created."""
     connection.execute("DELETE FROM making WHERE repository = ?", (repository,))
 
 
 def begin_upload(
     connection: sqlite3.Connection, repository: str, identity: str, upload: Upload, part_size: int, now: float
 ) -> None:
-    """Enter an upload, in the place of an earlier one of the same blob."""
+    """Insert an upload; it replaces an earlier one of the same blob."""
     connection.execute(
         "INSERT OR REPLACE INTO upload (repository, identity, id, asked_part_size, max_parts, part_size, received,"
         " begun, heard) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
@@ -146,7 +225,7 @@ def begin_upload(
 def save_received(
     connection: sqlite3.Connection, repository: str, identity: str, upload: Upload, received: int, now: float
 ) -> None:
-    """Enter what ECR has of an upload; never less than before, and nothing of another upload of the same blob."""
+    """Update the bytes that ECR has of an upload; never to fewer, and only if it is the blob's current upload."""
     connection.execute(
         "UPDATE upload SET received = max(received, ?), heard = ? WHERE repository = ? AND identity = ? AND id = ?",
         (received, now, repository, identity, upload.id),
@@ -154,12 +233,12 @@ def save_received(
 
 
 def remove_upload(connection: sqlite3.Connection, repository: str, identity: str) -> None:
-    """Take out an upload."""
+    """Delete an upload."""
     connection.execute("DELETE FROM upload WHERE repository = ? AND identity = ?", (repository, identity))
 
 
 def save_layer(connection: sqlite3.Connection, repository: str, identity: str, descriptor: Descriptor) -> None:
-    """Enter a layer, and what its blob became; its upload is over."""
+    """Insert a layer, and the descriptor of its blob; delete its upload."""
     _add_layers(connection, repository, [descriptor], referenced=False)
     remove_upload(connection, repository, identity)
     if identity != str(descriptor.digest):
@@ -170,7 +249,7 @@ def save_layer(connection: sqlite3.Connection, repository: str, identity: str, d
 
 
 def remove_layers(connection: sqlite3.Connection, repository: str, digests: Collection[Digest]) -> None:
-    """Take out layers."""
+    """Delete layers."""
     connection.executemany(
         "DELETE FROM layer WHERE repository = (SELECT key FROM repository WHERE address = ?) AND digest = ?",
         [(repository, packed(digest)) for digest in digests],
@@ -178,9 +257,9 @@ def remove_layers(connection: sqlite3.Connection, repository: str, digests: Coll
 
 
 def save_image(connection: sqlite3.Connection, repository: str, manifest: Manifest, tag: str | None) -> None:
-    """Mark a manifest's blobs as referenced, and forget another image that the tag was known to name.
+    """Mark the blobs of a manifest as referenced, and delete what the tag named if that was another image.
 
-    A foreign layer is marked where it is known to be there: ECR does not ask for it.
+    A foreign layer is marked only if the repository is known to have it, since ECR does not require it.
     """
     blobs = list(manifest.blobs())
     _add_layers(connection, repository, [blob for blob in blobs if not is_foreign(blob)], referenced=True)
@@ -189,7 +268,7 @@ def save_image(connection: sqlite3.Connection, repository: str, manifest: Manife
         " WHERE repository = (SELECT key FROM repository WHERE address = ?) AND digest = ?",
         [(repository, packed(blob.digest)) for blob in blobs if is_foreign(blob)],
     )
-    # Whoever has sent them: an upload that was left of one of them is of no use any more.
+    # An open upload of one of them is of no use any more.
     connection.executemany(
         "DELETE FROM upload WHERE repository = ? AND identity = ?",
         [(repository, str(blob.digest)) for blob in blobs],
@@ -209,7 +288,7 @@ def _add_layers(
         "INSERT INTO layer (repository, digest, size, referenced)"
         " VALUES ((SELECT key FROM repository WHERE address = ?), ?, ?, ?)"
         " ON CONFLICT (repository, digest) DO UPDATE SET referenced = max(referenced, excluded.referenced)",
-        [(repository, packed(each.digest), _bounded(each.size), referenced) for each in layers],
+        [(repository, packed(layer.digest), _bounded(layer.size), referenced) for layer in layers],
     )
 
 
@@ -217,29 +296,29 @@ def _bounded(size: int) -> int:
     return min(size, _MOST)
 
 
-#: Digests that are looked for with one statement; SQLite takes 32,766 parameters, older ones 999.
+#: Digests in one statement; SQLite allows 32,766 parameters, older versions 999.
 _AT_ONCE = 900
 
 
 @dataclass(frozen=True, slots=True)
 class CachedRows:
-    """What is kept in memory while a journal is open: it is asked for often, and there are tens of thousands at most.
+    """The rows that are cached while a journal is open: they are used often, and there are tens of thousands at most.
 
     Attributes:
         known: what tags name, by repository and tag.
-        carried: repositories and manifests whose referrers were brought along.
-        compressed: what blobs became that had no digest of their own, by identity.
-        making: repositories whose creation has begun, and is not known to be whole.
+        referrers_copied: repositories and manifests whose referrers were copied.
+        compressed: the descriptors of blobs that had no digest before they were compressed, by identity.
+        making: repositories that are being created.
     """
 
     known: dict[str, dict[str, KnownImage]]
-    carried: PackedSet
+    referrers_copied: PackedSet
     compressed: dict[str, Descriptor]
     making: set[str]
 
 
 def load(connection: sqlite3.Connection) -> CachedRows:
-    """Read what is kept in memory."""
+    """Read the rows to cache."""
     memory = CachedRows({}, PackedSet(), {}, set())
     for repository, tag, source, digest, choice in connection.execute(
         "SELECT repository, tag, source_digest, digest, choice FROM known"
@@ -247,7 +326,7 @@ def load(connection: sqlite3.Connection) -> CachedRows:
         image = KnownImage(optional_digest(source), unpacked(digest), choice)
         memory.known.setdefault(repository, {})[tag] = image
     for repository, digest in connection.execute("SELECT repository, digest FROM carried"):
-        memory.carried.add((repository, unpacked(digest)))
+        memory.referrers_copied.add((repository, unpacked(digest)))
     for identity, media_type, digest, size in connection.execute(
         "SELECT identity, media_type, digest, size FROM compressed"
     ):
@@ -257,7 +336,7 @@ def load(connection: sqlite3.Connection) -> CachedRows:
 
 
 def find_upload(connection: sqlite3.Connection, repository: str, identity: str, since: float) -> OpenUpload | None:
-    """The upload of a blob, if ECR was heard of it *since*."""
+    """The upload of a blob, if ECR acknowledged something of it after *since*."""
     row = connection.execute(
         "SELECT id, asked_part_size, max_parts, part_size, received FROM sound_upload"
         " WHERE repository = ? AND identity = ? AND heard >= ? AND part_size <= ?",
@@ -270,7 +349,7 @@ def find_upload(connection: sqlite3.Connection, repository: str, identity: str, 
 
 
 def left_uploads(connection: sqlite3.Connection, since: float) -> tuple[LeftUpload, ...]:
-    """The uploads that ECR was heard of *since*, and the completed layers that no image refers to."""
+    """The uploads that ECR acknowledged something of after *since*, and the completed layers without an image."""
     rows = connection.execute("SELECT repository, identity, received FROM sound_upload WHERE heard >= ?", (since,))
     uploads = [LeftUpload(*row) for row in rows]
     rows = connection.execute(
@@ -280,67 +359,34 @@ def left_uploads(connection: sqlite3.Connection, since: float) -> tuple[LeftUplo
 
 
 def completed(connection: sqlite3.Connection, repository: str, digests: Collection[Digest] | None) -> frozenset[Digest]:
-    """The layers of one repository, of *digests* if they are given."""
+    """The layers of one repository; only those of *digests*, if given."""
     query = "SELECT digest FROM layer WHERE repository = (SELECT key FROM repository WHERE address = ?)"
     if digests is None:
         return frozenset(unpacked(digest) for (digest,) in connection.execute(query, (repository,)))
     found = set[Digest]()
-    for some, marks in _asked(digests):
-        rows = connection.execute(f"{query} AND digest IN ({marks})", (repository, *some))
+    for batch, marks in _batches(digests):
+        rows = connection.execute(f"{query} AND digest IN ({marks})", (repository, *batch))
         found.update(unpacked(digest) for (digest,) in rows)
     return frozenset(found)
 
 
 def mount_sources(connection: sqlite3.Connection, registry: str, digests: Collection[Digest]) -> dict[Digest, str]:
-    """For each of *digests* one repository of a registry where an image refers to it: a base layer may be in all."""
+    """For each of *digests*, one repository of a registry where an image refers to it."""
     beginning, found = f"{registry.rstrip('/')}/", dict[Digest, str]()
-    for some, marks in _asked(digests):
+    for batch, marks in _batches(digests):
         query = (
             "SELECT digest, (SELECT address FROM layer AS held JOIN repository ON key = repository"  # noqa: S608 - marks
             " WHERE held.digest = layer.digest AND referenced AND substr(address, 1, ?) = ? LIMIT 1) AS address"
             f" FROM (SELECT DISTINCT digest FROM layer WHERE digest IN ({marks})) AS layer"
         )
-        rows = connection.execute(query, (len(beginning), beginning, *some))
+        rows = connection.execute(query, (len(beginning), beginning, *batch))
         found.update({unpacked(digest): address for digest, address in rows if address is not None})
     return found
 
 
-def _asked(digests: Collection[Digest]) -> Iterator[tuple[list[bytes], str]]:
-    """Digests as their column has them, as many as one statement takes, and its marks for them."""
+def _batches(digests: Collection[Digest]) -> Iterator[tuple[list[bytes], str]]:
+    """Batches of digests that fit into one statement, as columns store them, with their placeholders."""
     columns = [packed(digest) for digest in digests]
     for first in range(0, len(columns), _AT_ONCE):
-        some = columns[first : first + _AT_ONCE]
-        yield some, ", ".join("?" * len(some))
-
-
-def repositories(connection: sqlite3.Connection, registry: str) -> list[tuple[int, str]]:
-    """The keys and addresses of a registry's repositories."""
-    beginning = f"{registry.rstrip('/')}/"
-    return connection.execute(
-        "SELECT key, address FROM repository WHERE substr(address, 1, ?) = ? ORDER BY address",
-        (len(beginning), beginning),
-    ).fetchall()
-
-
-def held(
-    connection: sqlite3.Connection, key: int, address: str, after: Digest | None, limit: int
-) -> tuple[HeldLayer, ...]:
-    """Some of one repository's layers, in the order of their digests: those that come *after* one."""
-    rows = connection.execute(
-        "SELECT digest, referenced FROM layer WHERE repository = ? AND digest > ? ORDER BY digest LIMIT ?",
-        (key, packed(after) if after else b"", limit),
-    )
-    return tuple(HeldLayer(address, unpacked(digest), bool(referenced)) for digest, referenced in rows)
-
-
-def holders(connection: sqlite3.Connection, registry: str, digests: Collection[Digest]) -> tuple[HeldLayer, ...]:
-    """Who holds some of *digests* in a registry."""
-    beginning, found = f"{registry.rstrip('/')}/", list[HeldLayer]()
-    for some, marks in _asked(digests):
-        query = (
-            "SELECT address, digest, referenced FROM layer JOIN repository ON key = repository"  # noqa: S608 - marks only
-            f" WHERE digest IN ({marks}) AND substr(address, 1, ?) = ? ORDER BY digest, address"
-        )
-        rows = connection.execute(query, (*some, len(beginning), beginning))
-        found += (HeldLayer(address, unpacked(digest), bool(referenced)) for address, digest, referenced in rows)
-    return tuple(found)
+        batch = columns[first : first + _AT_ONCE]
+        yield batch, ", ".join("?" * len(batch))

@@ -1,4 +1,4 @@
-"""The open journal: what ECR has acknowledged, remembered across runs that may be killed at any instant."""
+"""The open journal: a record of what ECR has acknowledged, kept across runs that can be killed at any instant."""
 
 from __future__ import annotations
 
@@ -19,24 +19,14 @@ from asyncpush.errors import UsageError
 from asyncpush.journal import sql
 from asyncpush.journal.database import open_database, opening
 from asyncpush.journal.group_commit import GroupCommit
-from asyncpush.journal.records import (
-    FinishedImage,
-    HeldLayer,
-    KnownImage,
-    LeftUpload,
-    RunState,
-    destination_of,
-)
+from asyncpush.journal.sql import FinishedImage, KnownImage, LeftUpload, RunState, destination_of
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, OpenUpload, Upload
 from asyncpush.redaction import shown
 
-#: Seconds for which an upload is worth going on with after ECR was last heard of it. ECR documents no lifetime of an
-#: upload; one that has expired costs one refused request.
+#: Seconds for which an upload can be resumed after ECR last acknowledged a part. ECR documents no lifetime of uploads;
+#: an expired one costs one refused request.
 UPLOAD_LIFETIME = 24 * 60 * 60
-
-#: Layers that are read from the file at once.
-PAGE_SIZE = 10_000
 
 _NONE: Mapping[str, KnownImage] = MappingProxyType({})
 
@@ -44,12 +34,12 @@ _NONE: Mapping[str, KnownImage] = MappingProxyType({})
 class SqliteJournal:
     """An open journal (``protocols.Journal``); ``open_journal`` makes it. It belongs to one event loop.
 
-    Repositories are named by ``Repository.address``, registries by what stands before the first repository's name in
-    it. What a method has been told is in the file when it returns; a cancelled one has not waited for that, but it
-    will be. Methods that are no coroutines answer from memory.
+    Repositories are identified by ``Repository.address``, registries by the beginning of these addresses. When a
+    coroutine returns, its data is in the file; if it is cancelled, it does not wait for that, but the data is written.
+    Methods that are not coroutines use cached data.
 
     Raises:
-        JournalError: (any coroutine) the file is damaged or can't be written; nothing of what it was told is kept.
+        JournalError: (any coroutine) the file is damaged or can't be written; its data is not recorded.
     """
 
     def __init__(self, commits: GroupCommit, memory: sql.CachedRows, clock: Callable[[], float]) -> None:
@@ -62,12 +52,12 @@ class SqliteJournal:
     # Runs, and their images
 
     async def begin_run(self, plan_fingerprint: str, *, fresh: bool, within: float = math.inf) -> RunState:
-        """Go on with the last run of a plan if it was interrupted; else begin a new one.
+        """Resume the last run of a plan if it was interrupted; otherwise begin a new one.
 
         Args:
-            plan_fingerprint: equal for plans that ask for the same.
+            plan_fingerprint: a text that is equal for plans with the same effect.
             fresh: begin a new one in any case.
-            within: seconds since a run has begun for which it is gone on with.
+            within: resume a run only if it started within this many seconds.
         """
         now = self._now()
         work = partial(sql.begin_run, plan=plan_fingerprint, fresh=fresh, since=now - within, now=now)
@@ -78,7 +68,7 @@ class SqliteJournal:
         return RunState(begun.id, begun.resumed, started, len(begun.finished), outdated)
 
     async def end_run(self, failed: int) -> None:
-        """Note that the run has ended.
+        """Record that the run has ended.
 
         Args:
             failed: images that failed.
@@ -92,20 +82,20 @@ class SqliteJournal:
 
     @property
     def finished(self) -> Mapping[str, FinishedImage]:
-        """The images that the run has finished, by ``copy``; it grows with them."""
+        """The images that the run has finished so far, by ``copy``."""
         return MappingProxyType(self._finished)
 
     async def image_finished(
         self, copy: str, *, source_digest: Digest | None, digest: Digest, outcome: str, choice: str = ""
     ) -> None:
-        """Note that an image of the run is done, and what its tag names now.
+        """Record that an image of the run is finished, and what its tag names now.
 
         Args:
             copy: what went where: ``SOURCE -> ADDRESS:TAG``, where ADDRESS is the repository's.
-            source_digest: the digest that the source has for it; None where it has none.
+            source_digest: its digest at the source; None if it has none.
             digest: its digest at the destination.
-            outcome: a word for how it ended, such as ``pushed``.
-            choice: which platforms were taken of the source's index; empty for all.
+            outcome: how it ended, such as ``pushed``.
+            choice: the platforms that were selected from the source's index; empty for all.
 
         Raises:
             UsageError: no run has begun.
@@ -114,15 +104,15 @@ class SqliteJournal:
 
         def then() -> None:
             self._finished[copy] = image
-            if there := destination_of(copy):
-                repository, tag = there
+            if destination := destination_of(copy):
+                repository, tag = destination
                 self._memory.known.setdefault(repository, {})[tag] = KnownImage(source_digest, digest, choice)
 
         work = partial(sql.save_finished, run=run, copy=copy, image=image, choice=choice, now=self._now())
         await self._commits.do(work, then)
 
     async def image_failed(self, copy: str, reason: str) -> None:
-        """Note that an image of the run failed, for a *reason* in one line; its secrets are left out.
+        """Record that an image of the run failed, with a *reason* in one line; secrets in it are blanked.
 
         Raises:
             UsageError: no run has begun.
@@ -133,77 +123,62 @@ class SqliteJournal:
     # Known across runs
 
     def known_images(self, repository: str) -> Mapping[str, KnownImage]:
-        """What each tag of a repository named when a run last finished an image there, or found it there."""
+        """What each tag of a repository named when a run last pushed or found an image there."""
         return MappingProxyType(self._memory.known.get(repository, {})) if repository in self._memory.known else _NONE
 
-    def referrers_carried(self, repository: str, digest: Digest) -> bool:
-        """Whether the referrers of a manifest have been brought along (``note_referrers``)."""
-        return (repository, digest) in self._memory.carried
+    def referrers_copied(self, repository: str, digest: Digest) -> bool:
+        """Whether the referrers of a manifest were copied (``note_referrers_copied``)."""
+        return (repository, digest) in self._memory.referrers_copied
 
-    async def note_referrers(self, repository: str, digest: Digest) -> None:
-        """Note that the referrers of a manifest have been brought along."""
-        work = partial(sql.save_carried, repository=repository, digest=digest, now=self._now())
-        await self._commits.do(work, lambda: self._memory.carried.add((repository, digest)))
+    async def note_referrers_copied(self, repository: str, digest: Digest) -> None:
+        """Record that the referrers of a manifest were copied."""
+        work = partial(sql.save_referrers_copied, repository=repository, digest=digest, now=self._now())
+        await self._commits.do(work, lambda: self._memory.referrers_copied.add((repository, digest)))
 
     def is_half_made(self, repository: str) -> bool:
-        """Whether the creation of a repository has begun, and is not known to be whole (``repository_begun``)."""
+        """Whether a repository was being created, and may lack its policies (``repository_begun``)."""
         return repository in self._memory.making
 
     async def repository_begun(self, repository: str) -> None:
-        """Note that a repository is about to be created: from then on it counts as half made."""
+        """Record that a repository is about to be created: it counts as half made from now on."""
         work = partial(sql.begin_repository, repository=repository, now=self._now())
         await self._commits.do(work, lambda: self._memory.making.add(repository))
 
     async def repository_made(self, repository: str) -> None:
-        """Note that a repository has its policies, or was not created after all."""
+        """Record that a repository has its policies, or was not created after all."""
         work = partial(sql.end_repository, repository=repository)
         await self._commits.do(work, lambda: self._memory.making.discard(repository))
 
     @property
     def compressed(self) -> Mapping[str, Descriptor]:
-        """What the blobs became whose digest was unknown before they were read, by identity."""
+        """The descriptors of blobs whose digest was unknown before they were read, by identity."""
         return MappingProxyType(self._memory.compressed)
 
     async def completed(self, repository: str, digests: Collection[Digest] | None = None) -> frozenset[Digest]:
-        """Which of *digests* a repository is known to hold; all that it holds, if there are none given."""
+        """Which of *digests* a repository is known to have; without *digests*, all that it has."""
         return await self._commits.do(partial(sql.completed, repository=repository, digests=digests))
 
     async def mount_sources(self, registry: str, digests: Collection[Digest]) -> dict[Digest, str]:
-        """For each of *digests* that can be mounted in *registry*, the address of one repository to take it from."""
+        """For each of *digests* that can be mounted in *registry*, the address of a repository to mount it from."""
         return await self._commits.do(partial(sql.mount_sources, registry=registry, digests=digests))
 
-    async def holders(self, registry: str, digests: Collection[Digest]) -> tuple[HeldLayer, ...]:
-        """Which repositories of *registry* hold which of *digests*, by digest and address."""
-        return await self._commits.do(partial(sql.holders, registry=registry, digests=digests))
-
-    async def layers(self, registry: str) -> AsyncIterator[HeldLayer]:
-        """All layers of all repositories of *registry*, a repository after the other; read a page at a time."""
-        for key, address in await self._commits.do(partial(sql.repositories, registry=registry)):
-            after: Digest | None = None
-            while page := await self._commits.do(
-                partial(sql.held, key=key, address=address, after=after, limit=PAGE_SIZE)
-            ):
-                for layer in page:
-                    yield layer
-                after = page[-1].digest
-
-    # Uploads, layers and manifests, as the engine has them acknowledged
+    # Uploads, layers and manifests that ECR has acknowledged
 
     async def open_upload(self, repository: str, identity: str) -> OpenUpload | None:
-        """The upload of a blob that was begun and not completed; None if ECR was not heard of it for a day."""
+        """The open upload of a blob; None if ECR acknowledged nothing of it for a day."""
         since = self._now() - UPLOAD_LIFETIME
         work = partial(sql.find_upload, repository=repository, identity=identity, since=since)
         return await self._commits.do(work)
 
     async def left_uploads(self) -> tuple[LeftUpload, ...]:
-        """All that was sent for images that were not put: uploads that were not completed, and layers that were.
+        """What was sent for images that were not put: open uploads, and completed layers.
 
-        Uploads that ECR was not heard of for a day are lost there, and are not among them.
+        Uploads that ECR acknowledged nothing of for a day are left out, since ECR has lost them.
         """
         return await self._commits.do(partial(sql.left_uploads, since=self._now() - UPLOAD_LIFETIME))
 
     async def upload_begun(self, repository: str, identity: str, upload: Upload, part_size: int) -> None:
-        """Note that an upload was opened; it takes the place of an earlier one of the same blob."""
+        """Record that an upload was started; it replaces an earlier one of the same blob."""
         await self._commits.do(
             partial(
                 sql.begin_upload,
@@ -216,7 +191,7 @@ class SqliteJournal:
         )
 
     async def part_acknowledged(self, repository: str, identity: str, upload: Upload, received: int) -> None:
-        """Note that ECR has the first *received* bytes; of another upload than the last one, it is of no use."""
+        """Record that ECR has the first *received* bytes, if *upload* is the latest of the blob."""
         await self._commits.do(
             partial(
                 sql.save_received,
@@ -229,11 +204,11 @@ class SqliteJournal:
         )
 
     async def upload_lost(self, repository: str, identity: str) -> None:
-        """Forget an upload that ECR does not know any more, or that holds wrong bytes."""
+        """Delete an upload that ECR does not know any more, or that has wrong bytes."""
         await self._commits.do(partial(sql.remove_upload, repository=repository, identity=identity))
 
     async def layer_completed(self, repository: str, identity: str, descriptor: Descriptor) -> None:
-        """Note that the repository holds a layer, and which bytes the blob turned out to be; ends its upload."""
+        """Record that the repository has a layer, and the descriptor of its blob; this ends its upload."""
 
         def then() -> None:
             if identity != str(descriptor.digest):
@@ -244,11 +219,11 @@ class SqliteJournal:
         await self._commits.do(work, then)
 
     async def layers_lost(self, repository: str, digests: Collection[Digest]) -> None:
-        """Forget layers that the repository turned out not to hold any more."""
+        """Delete layers that the repository turned out not to have any more."""
         await self._commits.do(partial(sql.remove_layers, repository=repository, digests=tuple(digests)))
 
     async def image_put(self, repository: str, manifest: Manifest, tag: str | None) -> None:
-        """Note that an image was put or found: its layers are there and referenced, so that they can be mounted."""
+        """Record that an image was put or found: its layers are referenced, so that they can be mounted."""
 
         def then() -> None:
             known = self._memory.known.get(repository, {})
@@ -266,23 +241,23 @@ class SqliteJournal:
 
 @asynccontextmanager
 async def open_journal(path: Path, *, clock: Callable[[], float] = time.time) -> AsyncIterator[SqliteJournal]:
-    """Open a journal until the block is left; where there is no file, or an empty one, make a new one.
+    """Open a journal until the block is left; if there is no file, or an empty one, create it.
 
-    One process at a time has it. The file is SQLite's, and nobody else may read it (mode 0600). An exception of the
-    block comes out as it is, in no exception group.
+    Only one process can have it open. It is a SQLite file that only its owner can read (mode 0600). An exception of the
+    block is raised as it is, not in an exception group.
 
     Args:
-        path: the file, on a local disk; SQLite has others beside it (``-wal``, ``-shm``), and there is ``FILE-lock``.
+        path: the file, on a local disk; beside it are SQLite's ``-wal`` and ``-shm``, and ``FILE-lock``.
         clock: seconds since 1970.
 
     Raises:
-        UsageError: the file is something else, a newer asyncpush's, in use, or can't be read and written.
+        UsageError: the file is not a journal, is from a newer asyncpush, is in use, or can't be read and written.
         JournalError: it is damaged.
     """
-    held = ExitStack()
+    stack = ExitStack()
     failure: BaseException | None = None
     try:
-        connection, memory = await to_thread.run_sync(_open, path, held)
+        connection, memory = await to_thread.run_sync(_open, path, stack)
         commits = GroupCommit(connection, path)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(commits.run)
@@ -294,12 +269,12 @@ async def open_journal(path: Path, *, clock: Callable[[], float] = time.time) ->
                 commits.close()
     finally:
         with CancelScope(shield=True):
-            await to_thread.run_sync(held.close)
+            await to_thread.run_sync(stack.close)
     if failure is not None:
         raise failure
 
 
-def _open(path: Path, held: ExitStack) -> tuple[sqlite3.Connection, sql.CachedRows]:
-    connection = held.enter_context(open_database(path))
+def _open(path: Path, stack: ExitStack) -> tuple[sqlite3.Connection, sql.CachedRows]:
+    connection = stack.enter_context(open_database(path))
     with opening(path):
         return connection, sql.load(connection)

@@ -1,43 +1,44 @@
-"""What the parts of one migration share."""
+"""What all parts of a migration share: its options, its connections, and the result of each copy."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import anyio
 from anyio import CancelScope
 
+from asyncpush.api import open_logins
 from asyncpush.engine.context import PushContext
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, JournalError, UsageError
 from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
 from asyncpush.journal import SqliteJournal
-from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag, NothingTaken
 from asyncpush.migrate.layer_distribution import LayerDistributor
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
-from asyncpush.migrate.results import may_succeed, time_may_mend
-from asyncpush.migrate.targets import OpenTarget
+from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken, retry_may_succeed, waiting_may_help
+from asyncpush.migrate.targets import OpenTarget, open_targets
 from asyncpush.model import Digest
-from asyncpush.settings import Settings
+from asyncpush.settings import RetryPolicy, Settings
 from asyncpush.single_flight import SingleFlight
-from asyncpush.sources.registry import RegistryPool
+from asyncpush.sources.registry import RegistryPool, open_pool
 
-#: What an interrupted run has found out is believed for this many seconds.
+#: Seconds for which the findings of an interrupted run count as current.
 RESUME_WITHIN = 6 * 60 * 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a migration goes about it.
+    """How a migration runs.
 
     Attributes:
-        dry: find out what would be sent, and send nothing.
-        recheck: look at images again that an interrupted run has finished, and at referrers that were carried along.
+        dry: find out what would be sent, but send nothing.
+        recheck: check images again that an interrupted run finished, and referrers that were copied.
         fail_fast: stop at the first failure.
-        retries: how often what has failed is tried again at the end.
-        resume_within: seconds since an interrupted run has begun for which it is gone on with.
-        rest: seconds to wait before that, where time can mend it; twice as long before each further time.
+        retries: how often failed copies are tried again at the end.
+        resume_within: an interrupted run is resumed if it started within this many seconds.
+        rest: seconds to wait before failed copies are tried again, if waiting can help; doubled each time.
     """
 
     dry: bool = False
@@ -49,145 +50,189 @@ class Options:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Context:
-    """One migration.
+class MigrationContext:
+    """A running migration.
 
     Attributes:
-        options: how it goes about it.
+        options: how it runs.
         push: what all images share.
-        exchange: brings layers to all repositories.
-        targets: the registries that images go to.
-        remotes: the registries that they come from.
-        journal: None in a dry run without one.
-        results: what became of each copy so far, by its key and destination.
-        left_out: tags that the plan does not take.
-        nothing_taken: entries that take no tag, by their place.
-        attempts: tries of each copy, by its key.
-        sources: the digest that the source has for each copy, by its key; None where it has none.
-        tries_left: how often what fails now will be tried again.
-        unread: entries of which it is not known yet which images they ask for.
-        scope: what is cancelled at the first failure, if that is to stop the others.
-        broken: what the journal has failed of; then nothing goes on.
-        stopped: the error that lost credentials have shown in; then nothing goes on, either, and all can be resumed.
+        distributor: sends layers to all repositories.
+        targets: the registries that images go to, connected.
+        source_pool: the registries that images come from.
+        archives: keeps layouts and archives open for as long as their images may go.
+        journal: the journal; None without one.
+        results: the result of each copy so far, by its key.
+        left_out: tags that the plan does not select.
+        nothing_taken: entries that select no tag, by their place.
+        attempts: how often each copy was tried, by its key.
+        source_digests: the digest of each copy at its source, by its key; None where it has none.
+        retries_left: how often a copy that fails now will be tried again.
+        unlisted: entries whose images are not known, since their source could not be listed.
+        scope: cancelled when the run must stop.
+        journal_error: why the journal failed; the run stops then.
+        stopped: the error that showed that credentials were lost; the run stops then, and can be resumed.
     """
 
     options: Options
     push: PushContext
-    exchange: LayerDistributor
+    distributor: LayerDistributor
     targets: Mapping[PlanTarget, OpenTarget]
-    remotes: RegistryPool
+    source_pool: RegistryPool
+    archives: AsyncExitStack
     journal: SqliteJournal | None
     results: dict[str, CopyResult] = field(default_factory=dict)
     left_out: list[LeftOutTag] = field(default_factory=list)
     nothing_taken: dict[str, NothingTaken] = field(default_factory=dict)
     attempts: Counter[str] = field(default_factory=Counter)
-    sources: dict[str, Digest | None] = field(default_factory=dict)
-    tries_left: int = 0
-    unread: set[PlanEntry] = field(default_factory=set)
+    source_digests: dict[str, Digest | None] = field(default_factory=dict)
+    retries_left: int = 0
+    unlisted: set[PlanEntry] = field(default_factory=set)
     scope: CancelScope = field(default_factory=CancelScope)
-    broken: JournalError | None = None
+    journal_error: JournalError | None = None
     stopped: AsyncpushError | None = None
     _tags: SingleFlight[tuple[str, ...]] = field(default_factory=SingleFlight)
     _claims: dict[str, Copy] = field(default_factory=dict)
-    _next_rest: float = 0.0
+    _next_pause: float = 0.0
 
     @property
     def emit(self) -> Emit:
-        """Hears what happens."""
+        """Takes the events of the run."""
         return self.push.emit
 
     async def tags(self, host: str, repository: str) -> tuple[str, ...]:
-        """The tags of a repository that images come from; asked for once."""
-        tags, _ = await self._tags.do((host, repository), lambda: self.remotes.at(host).tags(repository))
+        """The tags of a source repository; they are listed once."""
+        tags, _ = await self._tags.do((host, repository), lambda: self.source_pool.at(host).tags(repository))
         return tags
 
-    def claims(self, copy: Copy) -> bool:
-        """Whether a copy may go: no other goes to its place. Of two that want the same, the first does it for both."""
-        place = f"{copy.repository.address}:{copy.tag}" if copy.tag else copy.key
-        other = self._claims.setdefault(place, copy)
+    def claim(self, copy: Copy) -> bool:
+        """Reserve the destination of *copy*; False if another copy has it (if of another image, *copy* has failed)."""
+        destination = f"{copy.repository.address}:{copy.tag}" if copy.tag else copy.key
+        other = self._claims.setdefault(destination, copy)
         if other is not copy and (other.source, other.choice) != (copy.source, copy.choice):
-            self.failed(
+            self.fail(
                 copy,
                 UsageError(
-                    f"{other.source} ({other.entry.place}) goes there, too", hint="give one of them another place"
+                    f"{other.source} ({other.entry.place}) has the same destination",
+                    hint="change one of the destinations",
                 ),
             )
         return other is copy
 
     @property
     def claimed(self) -> Collection[Copy]:
-        """All copies that may go, as far as they are known."""
+        """All copies that have a destination so far."""
         return self._claims.values()
 
-    async def rest(self) -> None:
-        """Wait before what has failed is tried again, if time can mend some of it."""
-        if any(time_may_mend(result.error) for result in self.results.values()):
-            await anyio.sleep(self._next_rest or self.options.rest)
-            self._next_rest = 2 * (self._next_rest or self.options.rest)
+    async def wait_before_retry(self) -> None:
+        """Wait before failed copies are tried again, if that can help one of them."""
+        if any(waiting_may_help(result.error) for result in self.results.values()):
+            await anyio.sleep(self._next_pause or self.options.rest)
+            self._next_pause = 2 * (self._next_pause or self.options.rest)
         for target in self.targets.values():
             target.registry.wait_again()
-        self.remotes.wait_again()
+        self.source_pool.wait_again()
 
-    def started(self, copy: Copy) -> None:
-        """Note that a copy's turn has come."""
+    def start(self, copy: Copy) -> None:
+        """Note that a copy is being tried."""
         self.attempts[copy.key] += 1
         self.emit(ImageStarted(copy.source, copy.destination))
 
-    def present(self, copy: Copy, digest: Digest, size: int) -> None:
-        """Note that a copy is there already."""
+    def record_present(self, copy: Copy, digest: Digest, size: int) -> None:
+        """Note that the destination has a copy already."""
         self.emit(ImagePlanned(copy.destination, 0, 0, 0, 0))
         self.emit(ImageDone(copy.destination, digest, "present"))
-        self.ended(CopyResult(copy=copy, outcome="present", digest=digest, bytes_present=size))
+        self.record(CopyResult(copy=copy, outcome="present", digest=digest, bytes_present=size))
 
-    def failed(self, copy: Copy, error: AsyncpushError) -> None:
-        """Note that a copy has failed, for good or for now."""
+    def fail(self, copy: Copy, error: AsyncpushError) -> None:
+        """Note that a copy has failed; it may be tried again."""
         if isinstance(error, JournalError):
-            self.broken = error
+            self.journal_error = error
             self.scope.cancel()
-        if not self.stops(error) and self.tries_left and may_succeed(error):
+        if not self.stop_on(error) and self.retries_left and retry_may_succeed(error):
             self.emit(Notice(f"{copy.destination} will be tried again at the end: {error}"))
         else:
             self.emit(ImageFailed(copy.destination, str(error)))
-        self.ended(CopyResult(copy=copy, outcome="failed", error=error))
+        self.record(CopyResult(copy=copy, outcome="failed", error=error))
 
-    def stops(self, error: AsyncpushError) -> bool:
-        """Whether *error* ends the run, since all that is left would fail of it: credentials are lost."""
+    def stop_on(self, error: AsyncpushError) -> bool:
+        """Stop the run if *error* shows that credentials are lost, so that all else would fail; whether it does."""
         lost = isinstance(error, CREDENTIALS_LOST)
         if lost:
             self.stopped = self.stopped or error
             self.scope.cancel()
         return lost
 
-    def ended(self, result: CopyResult) -> None:
-        """Note what became of a copy."""
+    def record(self, result: CopyResult) -> None:
+        """Note the result of a copy."""
         before = self.results.get(result.copy.key)
         if before and (before.outcome, before.digest, result.outcome) == ("pushed", result.digest, "present"):
-            result = before  # this run has put it, and has come again for its referrers
+            result = before  # this run pushed it, and tries its referrers again
         self.results[result.copy.key] = replace(result, attempts=self.attempts[result.copy.key])
         if result.outcome == "failed" and self.options.fail_fast:
             self.scope.cancel()
 
 
+@asynccontextmanager
+async def open_migration(
+    plan: Plan,
+    options: Options,
+    settings: Settings,
+    emit: Emit,
+    *,
+    journal: SqliteJournal | None = None,
+    retry: RetryPolicy | None = None,
+) -> AsyncIterator[MigrationContext]:
+    """Connect to the registries that *plan* names, and keep its sources open, until the block is left.
+
+    Args:
+        plan: the plan.
+        options: how the migration runs.
+        settings: the limits of all pushes together.
+        emit: takes all events.
+        journal: remembers what was done; a dry run only reads it.
+        retry: how long source registries are waited for, and how often they are asked again.
+
+    Raises:
+        ConfigurationError: there is no region, no such profile, or no credentials.
+        RegistryError: a registry refuses, or can't be reached.
+    """
+    push = PushContext.of(settings, emit, journal)
+    async with AsyncExitStack() as stack:
+        targets = await stack.enter_async_context(open_targets(plan, push, None if options.dry else journal))
+        logins = await stack.enter_async_context(open_logins(settings, emit))
+        pool = open_pool(plan.source_registries, logins=logins, emit=emit, retry=retry or RetryPolicy.of(settings))
+        yield MigrationContext(
+            options=options,
+            push=push,
+            distributor=LayerDistributor(push),
+            targets=targets,
+            source_pool=await stack.enter_async_context(pool),
+            archives=stack,
+            journal=journal,
+            retries_left=0 if options.dry or options.fail_fast else options.retries,
+        )
+
+
 async def begin_run(journal: SqliteJournal, plan: str, options: Options, emit: Emit) -> bool:
-    """Begin a run of a *plan*, by its fingerprint, or go on with one; whether it does that."""
+    """Begin a run of the plan with this fingerprint, or resume an interrupted one; whether it resumed one."""
     state = await journal.begin_run(plan, fresh=options.recheck, within=options.resume_within)
     if state.outdated is not None:
         emit(
             Notice(
-                f"the run that began {state.outdated:%Y-%m-%d %H:%M} UTC was interrupted, and is too old to be gone on "
-                "with (--resume-within): every image is looked at again"
+                f"the run that started {state.outdated:%Y-%m-%d %H:%M} UTC was interrupted, and is too old to resume "
+                "(--resume-within): every image is checked again"
             )
         )
     return state.resumed
 
 
 def fingerprint(plan: Plan, settings: Settings, registries: Sequence[str]) -> str:
-    """Equal for plans that ask for the same, and get the same made of it; without any secret.
+    """A text that is equal for plans and settings with the same effect; it contains no secret.
 
     Args:
         plan: the plan.
-        settings: some of them change what is made of an image.
-        registries: the addresses of the plan's targets, which name the account that a run has found.
+        settings: some of them change the images that are pushed.
+        registries: the addresses of the plan's targets, with the account that the run found.
     """
     making = (
         settings.compression,

@@ -1,4 +1,4 @@
-"""Signatures, attestations and SBOMs, carried along with the images that they are about."""
+"""Signatures, attestations and SBOMs, copied with the images that they refer to."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Notice
-from asyncpush.migrate.copies import Copy, CopyResult, Outcome
-from asyncpush.migrate.ledger import Context
-from asyncpush.migrate.results import pushed_result
+from asyncpush.migrate.ledger import MigrationContext
+from asyncpush.migrate.report import Copy, CopyResult, Outcome, pushed_result
 from asyncpush.model import Digest
 from asyncpush.protocols import FoundReferrers, Image, ReferrerSource, UnreadReferrer
 from asyncpush.single_flight import SingleFlight
@@ -27,95 +26,95 @@ from asyncpush.sources.registry import RepositoryReferrers
 
 
 class Referrers:
-    """Carries the referrers of a run's images along, each to a repository once.
+    """Copies the referrers of a run's images, each to a repository once.
 
     Args:
         context: the migration.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: MigrationContext) -> None:
         self._context = context
         self._read = SingleFlight(FoundReferrers())
         self._sources: dict[tuple[str, str], RepositoryReferrers] = {}
         self._noted: dict[tuple[str, Digest], list[str]] = {}
-        self._said: set[str] = set()
-        self._carried = SingleFlight(usual=True)
+        self._reported: set[str] = set()
+        self._copied = SingleFlight(usual=True)
 
-    async def carry(self, copy: Copy, subjects: Sequence[Digest], source: ReferrerSource | None = None) -> bool:
-        """Bring what refers to *subjects* to the repository of *copy*, where they are.
+    async def copy_all(self, copy: Copy, subjects: Sequence[Digest], source: ReferrerSource | None = None) -> bool:
+        """Copy what refers to *subjects* to the repository of *copy*, where they are.
 
         Args:
-            copy: the copy that has brought them.
+            copy: the copy that pushed them.
             subjects: the digests of manifests.
-            source: tells what refers to them, where that is not asked of the copy's registry.
+            source: what lists the referrers, if not the registry that the image comes from.
 
         Returns:
-            Whether all of it is there, or is nothing that ECR takes. What failed is noted as a result of its own.
+            Whether all of them are there, or ECR does not accept them. Each failure is a result of its own.
         """
         if not copy.entry.referrers or (copy.entry.kind != "registry" and source is None):
             return True
         outcomes: list[bool] = []
 
-        async def one(subject: Digest) -> None:
+        async def copy_of(subject: Digest) -> None:
             key = (copy.repository.address, subject)
-            carried, _ = await self._carried.do(key, lambda: self._carry(copy, subject, source, 1))
-            if not carried:
-                self._carried.forget(key)
-            outcomes.append(carried)
+            complete, _ = await self._copied.do(key, lambda: self._copy(copy, subject, source, 1))
+            if not complete:
+                self._copied.forget(key)
+            outcomes.append(complete)
 
         with only_cause():
             async with anyio.create_task_group() as tg:
                 for subject in subjects:
-                    tg.start_soon(one, subject)
+                    tg.start_soon(copy_of, subject)
         return all(outcomes)
 
-    async def _carry(self, copy: Copy, subject: Digest, source: ReferrerSource | None, depth: int) -> bool:
+    async def _copy(self, copy: Copy, subject: Digest, source: ReferrerSource | None, depth: int) -> bool:
         journal, address = self._context.journal, copy.repository.address
-        known = journal is not None and journal.referrers_carried(address, subject)
-        # An image that has just been put was not there, and what referred to it may be gone with it.
-        put = self._context.results[copy.key].outcome == "pushed"
-        if known and not put and not self._context.options.recheck:
+        known = journal is not None and journal.referrers_copied(address, subject)
+        # The repository lacked an image that this run pushed, so that it may have lost the referrers with it.
+        is_new = self._context.results[copy.key].outcome == "pushed"
+        if known and not is_new and not self._context.options.recheck:
             return True
-        found = await self.of(copy, subject, source, depth)
+        found = await self.find(copy, subject, source, depth)
         for key in self._noted.pop((address, subject), ()):
             self._context.results.pop(key, None)
         for unread in found.unread:
             self._note_unread(copy, subject, unread)
         outcomes = [not found.unread]
 
-        async def bring(referrer: Image) -> None:
+        async def push(referrer: Image) -> None:
             outcomes.append(await self._put(copy, subject, referrer))
             if referrer.root.manifest:
-                outcomes.append(await self._carry(copy, referrer.root.manifest.digest, source, depth + 1))
+                outcomes.append(await self._copy(copy, referrer.root.manifest.digest, source, depth + 1))
 
         with only_cause():
             async with anyio.create_task_group() as tg:
                 for referrer in found.referrers:
-                    tg.start_soon(bring, referrer)
-        whole = all(outcomes)
-        if whole and journal and not self._context.options.dry:
-            await journal.note_referrers(address, subject)
-        return whole
+                    tg.start_soon(push, referrer)
+        complete = all(outcomes)
+        if complete and journal and not self._context.options.dry:
+            await journal.note_referrers_copied(address, subject)
+        return complete
 
-    async def of(self, copy: Copy, subject: Digest, source: ReferrerSource | None, depth: int) -> FoundReferrers:
-        """What refers to *subject* at the copy's source; asked for once, and again where it could not be read.
+    async def find(self, copy: Copy, subject: Digest, source: ReferrerSource | None, depth: int) -> FoundReferrers:
+        """What refers to *subject* at the copy's source; listed once, and again where it could not be read.
 
         Args:
-            copy: the copy that brings what *subject* belongs to.
+            copy: the copy that *subject* belongs to.
             subject: the digest of a manifest.
-            source: tells what refers to it, where that is not asked of the copy's registry.
-            depth: 1 for an image, 2 for what refers to one, and so on; what is too deep is found unreadable.
+            source: what lists the referrers, if not the registry that the image comes from.
+            depth: 1 for an image, 2 for what refers to one, and so on; referrers that are too deep are unreadable.
         """
-        found = await (source.of(subject) if source is not None else self._asked(copy, subject))
+        found = await (source.of(subject) if source is not None else self._listed(copy, subject))
         return too_deep(found) if depth > MAX_DEPTH else found
 
-    async def _asked(self, copy: Copy, subject: Digest) -> FoundReferrers:
-        place = (copy.entry.host, copy.entry.repository)
-        if place not in self._sources:
-            tags, emit = partial(self._context.tags, *place), self._context.emit
-            self._sources[place] = RepositoryReferrers(self._context.remotes.at(place[0]), place[1], tags, emit)
-        key, asked = (*place, subject), self._sources[place]
-        found, _ = await self._read.do(key, lambda: asked.of(subject))
+    async def _listed(self, copy: Copy, subject: Digest) -> FoundReferrers:
+        host, name = copy.entry.host, copy.entry.repository
+        if (host, name) not in self._sources:
+            tags, emit = partial(self._context.tags, host, name), self._context.emit
+            self._sources[host, name] = RepositoryReferrers(self._context.source_pool.at(host), name, tags, emit)
+        key, repository = (host, name, subject), self._sources[host, name]
+        found, _ = await self._read.do(key, lambda: repository.of(subject))
         if found.unread:
             self._read.forget(key)
         return found
@@ -127,11 +126,11 @@ class Referrers:
             result = await self._push(own, referrer, fresh=fresh)
         except AsyncpushError as error:
             refused = is_refused(error)
-            text = f"{own.destination}, which refers to {subject.short}, is not carried along: {error}"
+            text = f"{own.destination}, which refers to {subject.short}, was not copied: {error}"
             self._note(own, subject, "refused" if refused else "failed", text, error, _digest(referrer))
             return refused
         ended = replace(pushed_result(own, result), subject=subject)
-        self._context.ended(replace(ended, outcome="planned") if result.outcome == "planned" else ended)
+        self._context.record(replace(ended, outcome="planned") if result.outcome == "planned" else ended)
         return True
 
     def _own(self, copy: Copy, tag: str | None, reference: str, source: str) -> Copy:
@@ -142,10 +141,10 @@ class Referrers:
         return replace(copy, source=source, reference=reference, tag=tag, destination=destination)
 
     async def _push(self, copy: Copy, image: Image, *, fresh: bool) -> ImageResult:
-        """Push a referrer; of a *fresh* subject, one that this run has put, none is looked for: PutImage tells."""
+        """Push a referrer; if this run pushed its subject (*fresh*), do not look for it first."""
         repository = copy.repository
         plan = await self._plan(copy, image, fresh=fresh)
-        with self._context.exchange.sender(repository, plan.to_send, plan.present) as sender:
+        with self._context.distributor.sender(repository, plan.to_send, plan.present) as sender:
             run = replace(self._context.push, sender=sender)
             return await push_referrer(image, plan, repository, copy.destination, run, dry=self._context.options.dry)
 
@@ -161,23 +160,23 @@ class Referrers:
         return plan
 
     def _note_unread(self, copy: Copy, subject: Digest, unread: UnreadReferrer) -> None:
-        """Note what the source does not give."""
+        """Note a referrer that the source does not give."""
         if unread.reference:
             own = self._own(copy, unread.tag, unread.reference, unread.source)
         else:
             own = replace(copy, source=unread.source, reference=str(subject), tag=None)
         self._noted.setdefault((copy.repository.address, subject), []).append(own.key)
         what = f"{unread.source}, which refers" if unread.reference else "what refers"
-        text = f"{what} to {subject.short} can't be read at its source, and is not carried along: {unread.error}"
+        text = f"{what} to {subject.short} can't be read at its source, and was not copied: {unread.error}"
         self._note(own, subject, "failed", text, unread.error, None)
 
     def _note(
         self, copy: Copy, subject: Digest, outcome: Outcome, text: str, error: AsyncpushError, digest: Digest | None
     ) -> None:
-        if text not in self._said and not self._context.stops(error):  # what is tried again can fail again
-            self._said.add(text)
+        if text not in self._reported and not self._context.stop_on(error):  # what is tried again can fail again
+            self._reported.add(text)
             self._context.emit(Notice(text))
-        self._context.ended(CopyResult(copy=copy, outcome=outcome, digest=digest, error=error, subject=subject))
+        self._context.record(CopyResult(copy=copy, outcome=outcome, digest=digest, error=error, subject=subject))
 
 
 def _digest(referrer: Image) -> Digest | None:

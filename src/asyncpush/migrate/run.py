@@ -1,22 +1,18 @@
-"""A migration from its plan to its report: discovery, uploads and puts overlap, over all repositories."""
+"""A migration, from its plan to its report: discovery and pushes overlap, over all repositories."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncpush.api import open_logins
 from asyncpush.digest_set import PackedSet
-from asyncpush.engine.context import PushContext
-from asyncpush.engine.diff import ImageDiff as ImagePlan
-from asyncpush.engine.diff import assume_missing
+from asyncpush.engine.diff import ImageDiff, assume_missing
 from asyncpush.engine.image import ImageResult, dry_run, push_diff
 from asyncpush.engine.memory import MemoryBudget
 from asyncpush.engine.referrers import subjects_of
@@ -29,34 +25,30 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Emit, Event, Listener, PartSent, ignore
-from asyncpush.journal import SqliteJournal
-from asyncpush.migrate.backpressure import Discovered, Present, Ready, Room
-from asyncpush.migrate.copies import Copy, CopyResult
-from asyncpush.migrate.discovery import Discovery
-from asyncpush.migrate.layer_distribution import LayerDistributor, registry_of, score
-from asyncpush.migrate.ledger import Context, Options, begin_run, fingerprint
+from asyncpush.journal import LeftUpload, SqliteJournal
+from asyncpush.migrate.discovery import Backlog, Discovered, Discovery, Present, Ready
+from asyncpush.migrate.layer_distribution import registry_of, score
+from asyncpush.migrate.ledger import MigrationContext, Options, begin_run, fingerprint, open_migration
 from asyncpush.migrate.plan.model import Plan, PlanEntry
 from asyncpush.migrate.referrers import Referrers
-from asyncpush.migrate.repositories import create_by_push, make_whole, prepare
-from asyncpush.migrate.results import Report, journaled, may_succeed, pushed_result
+from asyncpush.migrate.report import Copy, CopyResult, Report, journal_reason, pushed_result, retry_may_succeed
 from asyncpush.migrate.source_listing import SourceListing
-from asyncpush.migrate.targets import open_targets
+from asyncpush.migrate.targets import complete_repository, create_by_push, prepare
 from asyncpush.model import Digest
 from asyncpush.protocols import ReferrerSource
 from asyncpush.settings import RetryPolicy, Settings
-from asyncpush.sources.registry import open_pool
 
-#: Images that are worked on at once. Their layers share the slots; this bounds what waits for its turn, or for a layer
-#: that another image brings.
+#: Images that are pushed at once. Their layers share the slots; this bounds the images that wait for a slot, or for a
+#: layer that another image uploads.
 _IMAGES_AT_ONCE = 128
 
-#: And their manifests and blobs: each that waits for its turn is a task.
+#: Manifests and blobs of these images: each that waits for a slot is a task.
 _BLOBS_AT_ONCE = 4096
 
-#: Of the images that are ready, how many are compared to find the one that helps most others.
+#: Images that are compared to find the one that helps the others most.
 _COMPARED = 100
 
-#: And of those that an interrupted run has left uploads of, which are worth more looking for.
+#: The same after an interrupted run, whose open uploads are worth a longer search.
 _COMPARED_RESUMED = 1000
 
 
@@ -69,133 +61,119 @@ async def migrate_plan(
     options: Options | None = None,
     retry: RetryPolicy | None = None,
 ) -> Report:
-    """Bring all images of *plan* to where they go; one that fails does not stop the others.
+    """Copy all images of *plan* to their destinations; one that fails does not stop the others.
 
-    With a journal, a migration that was interrupted goes on, if it began lately (``Options.resume_within``): of images
-    that it has finished only the digest at the source is asked, and no acknowledged part is sent again. One that has
-    ended begins again, and looks at all of them.
+    With a journal, an interrupted migration resumes if it started recently (``Options.resume_within``): for images that
+    it finished, only the digest at the source is requested, and no acknowledged part is sent again. A migration that
+    ended starts again, and checks all images.
 
-    Credentials that are lost on the way (they expire, and what gave them gives no others) stop all: the report says so
+    If credentials are lost on the way (they expire and can't be renewed), the migration stops: the report says so
     (``Report.stopped``), and the migration counts as interrupted.
 
     Args:
-        plan: what is to go where (``read_plan``).
+        plan: the plan (``read_plan``).
         settings: the limits of all pushes together.
-        journal: remembers what was done (``open_journal``).
-        emit: hears of all that happens; it must not block. One that raises is called no more.
-        options: how to go about it.
-        retry: how long registries that images come from are waited for, and how often they are asked again.
+        journal: records what is done (``open_journal``).
+        emit: takes all events; it must not block. If it raises, it is not called again.
+        options: how the migration runs.
+        retry: how long source registries are waited for, and how often requests to them are repeated.
 
     Raises:
-        UsageError: a registry can't be connected to as the plan says, or nobody tells a journal whose it is.
-        RegistryError: a registry that images go to refuses altogether, or can't be reached.
+        UsageError: a registry can't be connected to as the plan says, or its account is unknown to the journal.
+        RegistryError: a target registry refuses all requests, or can't be reached.
         JournalError: the journal can't be written.
     """
-    options = options or Options()
-    heard = Listener(emit)
     started = time.monotonic()
+    options, settings = options or Options(), settings or Settings()
+    listener = Listener(emit)
     sent = 0
 
-    def counted(event: Event) -> None:
+    def count(event: Event) -> None:
         nonlocal sent
         if isinstance(event, PartSent):
             sent += event.sent
-        heard(event)
+        listener(event)
 
-    push = PushContext.of(settings or Settings(), counted, journal)
-    exchange = LayerDistributor(push)
-    async with AsyncExitStack() as held:
-        targets = await held.enter_async_context(open_targets(plan, push, None if options.dry else journal))
-        logins = await held.enter_async_context(open_logins(push.settings, heard))
-        retry = retry or RetryPolicy.of(push.settings)
-        opened = open_pool(plan.source_registries, logins=logins, emit=heard, retry=retry)
-        remotes = await held.enter_async_context(opened)
-        context = Context(
-            options=options,
-            push=push,
-            exchange=exchange,
-            targets=targets,
-            remotes=remotes,
-            journal=journal,
-            tries_left=0 if options.dry or options.fail_fast else options.retries,
-        )
+    async with open_migration(plan, options, settings, count, journal=journal, retry=retry) as context:
         resumed = False
         try:
-            await prepare(plan, targets, dry=options.dry)
+            await prepare(plan, context.targets, dry=options.dry)
+            left: Collection[LeftUpload] = ()
             if journal is not None and not options.dry:
-                addresses = [opened.registry.address for opened in targets.values()]
-                resumed = await begin_run(journal, fingerprint(plan, push.settings, addresses), options, emit)
-            left = await journal.left_uploads() if journal is not None and not options.dry else ()
-            exchange.continues(left)
+                addresses = [target.registry.address for target in context.targets.values()]
+                resumed = await begin_run(journal, fingerprint(plan, settings, addresses), options, context.emit)
+                left = await journal.left_uploads()
+            context.distributor.resume(left)
             with only_cause(), context.scope:
-                await _Migration(context, held, {upload.repository for upload in left}).go(plan.entries)
+                await _Pipeline(context, {upload.repository for upload in left}).go(plan.entries)
         except CREDENTIALS_LOST as error:
-            context.stops(error)
-        if context.broken is not None:
-            raise context.broken
+            context.stop_on(error)
+        if context.journal_error is not None:
+            raise context.journal_error
         if context.stopped is not None:
-            SourceListing(context, held).fail_the_rest(plan.entries, context.stopped)
-        results = tuple(context.results.values())
-        if journal is not None and not options.dry and context.stopped is None:
-            failures = [result for result in results if result.outcome == "failed"]
-            with only_cause():
-                async with anyio.create_task_group() as tg:  # one commit for many
-                    for result in failures:
-                        tg.start_soon(journal.image_failed, result.copy.key, journaled(result.error))
-            await journal.end_run(len(failures))
+            SourceListing(context).fail_rest(plan.entries, context.stopped)
+        elif journal is not None and not options.dry:
+            await _end_run(journal, context)
         requests = Counter[str]()
-        for target in targets.values():
-            requests.update({each.operation: each.sent for each in target.registry.pace.statistics()})
-        requests.update(remotes.requests)
-    seconds = time.monotonic() - started
+        for target in context.targets.values():
+            requests.update({pace.operation: pace.sent for pace in target.registry.pace.statistics()})
+        requests.update(context.source_pool.requests)
     return Report(
-        results=results,
+        results=tuple(context.results.values()),
         left_out=tuple(context.left_out),
         nothing_taken=tuple(context.nothing_taken.values()),
         requests=requests,
         sent=sent,
-        seconds=seconds,
+        seconds=time.monotonic() - started,
         resumed=resumed,
         stopped=context.stopped,
     )
 
 
-class _Migration:
-    """The images of one migration on their way.
+async def _end_run(journal: SqliteJournal, context: MigrationContext) -> None:
+    """Write the failures of a run that has come to its end into the journal."""
+    failures = [result for result in context.results.values() if result.outcome == "failed"]
+    with only_cause():
+        async with anyio.create_task_group() as tg:  # one commit for many
+            for result in failures:
+                tg.start_soon(journal.image_failed, result.copy.key, journal_reason(result.error))
+    await journal.end_run(len(failures))
+
+
+class _Pipeline:
+    """Pushes the images of a migration while they are being discovered.
 
     Args:
-        context: what they share.
-        held: keeps archives open.
-        left: addresses of repositories that an interrupted run has sent layers to whose images it did not put.
+        context: the migration.
+        resumed: addresses of repositories to which an interrupted run sent layers of images that it did not put.
     """
 
-    def __init__(self, context: Context, held: AsyncExitStack, left: Collection[str]) -> None:
+    def __init__(self, context: MigrationContext, resumed: Collection[str]) -> None:
         self._context = context
-        self._held = held
-        self._left = left
-        self._begun = anyio.Event()
+        self._resumed = resumed
+        self._may_push = anyio.Event()
         self._referrers = Referrers(context)
         self._ready: list[Ready] = []
-        self._wanted: Counter[str] = Counter()
-        # Where uploads go on first, others begin before those are all found if they fill the room.
-        self._room = Room(self._begun.set)
+        self._lacking: Counter[str] = Counter()
+        # Uploads that resume go first; but if they fill the backlog, others begin before all are found.
+        self._backlog = Backlog(self._may_push.set)
         self._at_once = anyio.CapacityLimiter(_IMAGES_AT_ONCE)
         self._blobs = MemoryBudget(_BLOBS_AT_ONCE, window=0)
         self._planned = PackedSet()
         self._unfinished: list[Copy] = []
 
     async def go(self, entries: Iterable[PlanEntry]) -> None:
-        """Bring all images of *entries*; then try again what has failed and may succeed."""
+        """Push all images of *entries*; then try copies again that have failed and may succeed."""
         await self._discover_and_push(entries, None)
-        while self._context.tries_left:
-            self._context.tries_left -= 1
+        while self._context.retries_left:
+            self._context.retries_left -= 1
             again: dict[PlanEntry, list[Copy]] = defaultdict(list)
             for copy in self._to_try_again():
                 again[copy.entry].append(copy)
             if not again:
                 break
-            await self._context.rest()
-            self._context.exchange.try_again()
+            await self._context.wait_before_retry()
+            self._context.distributor.retry_sources()
             await self._discover_and_push(again, again)
 
     def _to_try_again(self) -> list[Copy]:
@@ -203,7 +181,7 @@ class _Migration:
         failed = [
             result.copy
             for result in self._context.results.values()
-            if result.outcome == "failed" and result.subject is None and may_succeed(result.error)
+            if result.outcome == "failed" and result.subject is None and retry_may_succeed(result.error)
         ]
         unfinished, self._unfinished = self._unfinished, []
         return failed + unfinished
@@ -211,9 +189,9 @@ class _Migration:
     async def _discover_and_push(
         self, entries: Iterable[PlanEntry], copies: dict[PlanEntry, list[Copy]] | None
     ) -> None:
-        """Look into *entries*, or into some of their copies, and push what is found, as it is found."""
+        """Discover *entries*, or some of their copies, and push what is found, as it is found."""
         ahead, found = anyio.create_memory_object_stream[Discovered](0)
-        discovery = Discovery(self._context, self._held, ahead, self._room)
+        discovery = Discovery(self._context, ahead, self._backlog)
         async with anyio.create_task_group() as tg:
             tg.start_soon(self._discover, discovery, ahead, entries, copies)
             tg.start_soon(self._push_found, found)
@@ -227,41 +205,41 @@ class _Migration:
     ) -> None:
         async with ahead:
             if copies is None:
-                # Uploads that were left go on before anything else can begin to bring the same layers elsewhere.
+                # Open uploads resume before another image can start to upload the same layers elsewhere.
                 first, others = self._in_order(entries)
-                await discovery.entries(first)
-                self._begun.set()
-                await discovery.entries(others)
+                await discovery.discover(first)
+                self._may_push.set()
+                await discovery.discover(others)
                 return
-            unread = {entry for entry in copies if entry in self._context.unread}
+            unread = {entry for entry in copies if entry in self._context.unlisted}
             async with anyio.create_task_group() as tg:
-                tg.start_soon(discovery.entries, unread)
-                tg.start_soon(discovery.again, {entry: copies[entry] for entry in copies if entry not in unread})
+                tg.start_soon(discovery.discover, unread)
+                tg.start_soon(discovery.rediscover, {entry: copies[entry] for entry in copies if entry not in unread})
 
     def _in_order(self, entries: Iterable[PlanEntry]) -> tuple[list[PlanEntry], list[PlanEntry]]:
-        """The entries that go where uploads were left, and the others."""
+        """The entries that go to repositories with open uploads, and the others."""
         first: list[PlanEntry] = []
         others: list[PlanEntry] = []
         for entry in entries:
-            places = {self._context.targets[goal.target].repository(goal.repository).address for goal in entry.goals}
-            (others if places.isdisjoint(self._left) else first).append(entry)
+            addresses = {self._context.targets[goal.target].repository(goal.repository).address for goal in entry.goals}
+            (others if addresses.isdisjoint(self._resumed) else first).append(entry)
         return first, others
 
     async def _push_found(self, found: MemoryObjectReceiveStream[Discovered]) -> None:
-        """Start images as there is room for them, of those that are ready the most helpful first."""
+        """Start to push images as they are found; of those that wait, the one that helps the others most goes first."""
         async with found, anyio.create_task_group() as tg:
-            async for each in found:
-                if isinstance(each, Present):
-                    tg.start_soon(self._present, each)
+            async for discovered in found:
+                if isinstance(discovered, Present):
+                    tg.start_soon(self._present, discovered)
                     continue
-                self._ready.append(each)
-                self._wanted.update(each.identities)
+                self._ready.append(discovered)
+                self._lacking.update(discovered.identities)
                 tg.start_soon(self._push_next)
 
     async def _push_next(self) -> None:
-        await self._begun.wait()
+        await self._may_push.wait()
         async with self._at_once:
-            compared = self._ready[: _COMPARED_RESUMED if self._left else _COMPARED]
+            compared = self._ready[: _COMPARED_RESUMED if self._resumed else _COMPARED]
             best = max(compared, key=self._score)
             self._ready.remove(best)
             async with self._blobs.account() as account:
@@ -270,89 +248,89 @@ class _Migration:
             self._forget(best)
 
     def _forget(self, ready: Ready) -> None:
-        """Let go of an image that has gone, with all that was kept for it."""
+        """Release what was kept for an image that was pushed."""
         for identity in ready.identities:
-            self._wanted[identity] -= 1
-            if not self._wanted[identity]:
-                del self._wanted[identity]
-        self._room.give_back(ready)
+            self._lacking[identity] -= 1
+            if not self._lacking[identity]:
+                del self._lacking[identity]
+        self._backlog.give_back(ready)
 
     def _score(self, ready: Ready) -> tuple[int, float]:
-        lost = sum(self._context.exchange.lost(copy.repository, plan.to_send) for copy, plan in ready.copies)
-        return -lost, max(score(plan.to_send, self._wanted.__getitem__) for _, plan in ready.copies)
+        lost = sum(self._context.distributor.bytes_lost(copy.repository, diff.to_send) for copy, diff in ready.copies)
+        return -lost, max(score(diff.to_send, self._lacking.__getitem__) for _, diff in ready.copies)
 
     async def _present(self, present: Present) -> None:
-        """Finish an image that is there already: its referrers may be missing yet."""
+        """Finish an image that exists already: its referrers may still be missing."""
         copy, manifest = present.copy, present.manifest
         digests = (manifest.digest, *(child.digest for child in manifest.children))
-        self._context.present(copy, manifest.digest, sum(blob.size for blob in manifest.blobs()))
+        self._context.record_present(copy, manifest.digest, sum(blob.size for blob in manifest.blobs()))
         journal = self._context.journal
         if journal is not None and not self._context.options.dry:
             await journal.image_put(copy.repository.address, manifest, copy.tag)
         await self._finish([copy], digests)
-        self._room.give_back(present)
+        self._backlog.give_back(present)
 
     async def _push(self, ready: Ready) -> None:
-        """Push an image to all its places at once, then what refers to it."""
+        """Push an image to all its destinations at once, then copy its referrers."""
         pushed: list[Copy] = []
 
-        async def one(copy: Copy, plan: ImagePlan) -> None:
+        async def push(copy: Copy, diff: ImageDiff) -> None:
             try:
                 with foreseen():
-                    result = await self._push_one(ready, copy, plan)
+                    result = await self._push_one(ready, copy, diff)
             except AsyncpushError as error:
-                self._context.failed(copy, error)
+                self._context.fail(copy, error)
                 return
-            self._context.ended(result)
+            self._context.record(result)
             pushed.append(copy)
 
         async with anyio.create_task_group() as tg:
-            for copy, plan in ready.copies:
-                tg.start_soon(one, copy, plan)
+            for copy, diff in ready.copies:
+                tg.start_soon(push, copy, diff)
         await self._finish(pushed, subjects_of(ready.image.root), ready.image.referrers)
 
-    async def _push_one(self, ready: Ready, copy: Copy, plan: ImagePlan) -> CopyResult:
+    async def _push_one(self, ready: Ready, copy: Copy, diff: ImageDiff) -> CopyResult:
         if self._context.options.dry:
-            return await self._would_push(ready, copy, plan)
+            return await self._would_push(ready, copy, diff)
         target = self._context.targets[copy.goal.target]
         try:
-            await make_whole(target, copy.entry, copy.repository.name)
-            result = await self._push_planned(ready, copy, plan)
+            await complete_repository(target, copy.entry, copy.repository.name)
+            result = await self._push_diff(ready, copy, diff)
         except RepositoryNotFoundError as error:
             create = partial(create_by_push, target, copy.entry, copy.repository, error)
             await self._context.push.created.do(copy.repository.address, create)
-            result = await self._push_planned(ready, copy, assume_missing(ready.image))
+            result = await self._push_diff(ready, copy, assume_missing(ready.image))
         return pushed_result(copy, result)
 
-    async def _push_planned(self, ready: Ready, copy: Copy, plan: ImagePlan) -> ImageResult:
-        exchange, journal = self._context.exchange, self._context.journal
-        if plan.to_send and await self._mounts(copy) and journal is not None:
-            # What an earlier run has brought into this registry can be mounted from there.
-            wanted = [blob.descriptor.digest for blob in plan.to_send if blob.descriptor]
+    async def _push_diff(self, ready: Ready, copy: Copy, diff: ImageDiff) -> ImageResult:
+        distributor, journal = self._context.distributor, self._context.journal
+        if diff.to_send and await self._mounts(copy) and journal is not None:
+            # Layers that an earlier run pushed into this registry can be mounted from there.
+            digests = [blob.descriptor.digest for blob in diff.to_send if blob.descriptor]
             registry = registry_of(copy.repository)
-            for digest, address in (await journal.mount_sources(registry, wanted)).items():
-                exchange.remember(registry, address, digest)
-        with exchange.sender(copy.repository, plan.to_send, plan.present) as sender:
+            for digest, address in (await journal.mount_sources(registry, digests)).items():
+                distributor.remember(registry, address, digest)
+        with distributor.sender(copy.repository, diff.to_send, diff.present) as sender:
             run = replace(self._context.push, sender=sender)
-            return await push_diff(ready.image, plan, copy.repository, copy.tag, copy.destination, run)
+            return await push_diff(ready.image, diff, copy.repository, copy.tag, copy.destination, run)
 
     async def _mounts(self, copy: Copy) -> bool:
         """Whether the copy's registry mounts blobs."""
         ask = self._context.targets[copy.goal.target].registry.admin.mounts_blobs
-        return await self._context.exchange.mounts(registry_of(copy.repository), ask)
+        return await self._context.distributor.mounts(registry_of(copy.repository), ask)
 
-    async def _would_push(self, ready: Ready, copy: Copy, plan: ImagePlan) -> CopyResult:
-        """What would be sent, if each layer goes to each registry once, and to each repository once without mounts."""
-        result = dry_run(ready.image, copy.destination, plan)
+    async def _would_push(self, ready: Ready, copy: Copy, diff: ImageDiff) -> CopyResult:
+        """What would be sent: each layer once into each registry, or without mounts, into each repository."""
+        result = dry_run(ready.image, copy.destination, diff)
         mounts = await self._mounts(copy)
         sent = mounted = 0
         sizes = [0, 0]
-        for blob in plan.to_send:
+        for blob in diff.to_send:
             in_repository = (copy.repository.address, blob.identity)
             in_registry = (registry_of(copy.repository), blob.identity)
             if in_repository in self._planned:
                 continue
-            # What is yet to be compressed has no digest, by which it could be mounted.
+            # A layer that is not compressed yet has no digest to mount it by.
             by_mount = mounts and blob.descriptor is not None and in_registry in self._planned
             self._planned.add(in_repository)
             self._planned.add(in_registry)
@@ -360,7 +338,7 @@ class _Migration:
             sizes[bool(by_mount)] += blob.source_size
         return replace(
             pushed_result(copy, result),
-            outcome="present" if plan.stored else "planned",
+            outcome="present" if diff.stored else "planned",
             layers_sent=sent,
             bytes_sent=sizes[0],
             layers_mounted=mounted,
@@ -370,21 +348,21 @@ class _Migration:
     async def _finish(
         self, copies: list[Copy], subjects: tuple[Digest, ...], referrers: ReferrerSource | None = None
     ) -> None:
-        """Carry the referrers along, and note in the journal which images are done."""
+        """Copy the referrers, and note in the journal which images are finished."""
         journal = self._context.journal
         for copy in copies:
             try:
                 with foreseen():
-                    whole = await self._referrers.carry(copy, subjects, referrers)
+                    complete = await self._referrers.copy_all(copy, subjects, referrers)
             except UnforeseenError as error:
-                self._context.failed(copy, error)
+                self._context.fail(copy, error)
                 continue
-            if not whole:
+            if not complete:
                 self._unfinished.append(copy)
             result = self._context.results[copy.key]
-            if journal is None or self._context.options.dry or not whole or result.digest is None:
+            if journal is None or self._context.options.dry or not complete or result.digest is None:
                 continue
-            source = self._context.sources.get(copy.key)
+            source = self._context.source_digests.get(copy.key)
             await journal.image_finished(
                 copy.key,
                 source_digest=source,

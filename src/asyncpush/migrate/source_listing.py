@@ -1,10 +1,9 @@
-"""What the entries of a plan ask for, and what their sources have: tags chosen and resolved, manifests read."""
+"""What the entries of a plan ask for, and what their sources have: tags selected and resolved, manifests read."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import anyio
@@ -22,39 +21,37 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Notice
-from asyncpush.migrate.copies import Copy, CopyResult, LeftOutTag, NothingTaken, taken_text
-from asyncpush.migrate.ledger import Context
-from asyncpush.migrate.limits import check_caps
-from asyncpush.migrate.plan.matching import choose
+from asyncpush.migrate.ledger import MigrationContext
 from asyncpush.migrate.plan.model import Goal, PlanEntry
+from asyncpush.migrate.plan.tags import choose
+from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken, taken_text
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Image, ImageNode, IndexNode
-from asyncpush.reference import destination
+from asyncpush.reference import Service, destination
+from asyncpush.settings import MiB
 from asyncpush.single_flight import SingleFlight
 from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry.blob import RegistryBlob
 
-#: A size above this is not a size; all of them are alike.
+#: Sizes above this are counted as this one: none can be real.
 _LARGEST = 2**64 - 1
 
 
 class SourceListing:
-    """The sources' side of a migration; what can't be read is noted as the result of its copies.
+    """Reads the sources of a migration; what can't be read is noted as the result of its copies.
 
     Args:
         context: the migration.
-        held: keeps archives open for as long as their images may go.
     """
 
-    def __init__(self, context: Context, held: AsyncExitStack) -> None:
+    def __init__(self, context: MigrationContext) -> None:
         self._context = context
-        self._held = held
         self._archives: SingleFlight[tuple[Image | UnreadImage, ...]] = SingleFlight()
         self._sizes = PackedMap()
         self._stored_sizes: dict[Digest, int | None] = {}
 
     async def copies(self, entry: PlanEntry) -> list[Copy]:
-        """The copies that *entry* asks for; tags that it names and that are not there have failed."""
+        """The copies that *entry* asks for; those of tags that it names and its source lacks have failed."""
         if entry.kind == "local":
             tags = [image.tag or "" for image in await self._archive(entry)]
         elif entry.reference is not None or not entry.tags.needs_listing:
@@ -62,43 +59,43 @@ class SourceListing:
             return [self.copy(entry, goal, reference) for reference in references for goal in entry.goals]
         else:
             tags = list(await self._context.tags(entry.host, entry.repository))
-        # A name at the source that no tag can be is in nobody's way, where the plan gives another one.
+        # A name in an archive need not be a valid tag, since the plan can give another one.
         selection = await choose(entry.tags, tags, entry.source, any_name=entry.kind == "local")
         if entry.kind == "local":
-            self._check_alone(entry, await self._archive(entry), selection.taken)
-        self._context.left_out += [LeftOutTag(entry.source, each.tag, each.reason) for each in selection.left_out]
-        self._check_taken(entry, len(selection.taken), len(tags), is_told=bool(selection.missing))
+            self._check_distinct(entry, await self._archive(entry), selection.taken)
+        self._context.left_out += [LeftOutTag(entry.source, tag.tag, tag.reason) for tag in selection.left_out]
+        self._check_taken(entry, len(selection.taken), len(tags), is_reported=bool(selection.missing))
         for name in selection.missing:
             error = SourceNotFoundError(f"{entry.source} has no tag {name}", hint="see the plan's `tags`")
             for goal in entry.goals:
                 copy = self.copy(entry, goal, name)
-                self._context.started(copy)
-                self._context.failed(copy, error)
+                self._context.start(copy)
+                self._context.fail(copy, error)
         copies = [self.copy(entry, goal, tag) for tag in selection.taken for goal in entry.goals]
-        return [copy for copy in copies if self._has_place(copy)]
+        return [copy for copy in copies if self._has_valid_tag(copy)]
 
-    def _has_place(self, copy: Copy) -> bool:
-        """Whether a copy's tag is one; it has failed otherwise."""
+    def _has_valid_tag(self, copy: Copy) -> bool:
+        """Whether a copy's tag is valid; it has failed otherwise."""
         try:
             destination(copy.goal.target.registry, copy.goal.repository, copy.tag)
         except InvalidReferenceError as error:
-            self._context.started(copy)
-            self._context.failed(copy, error)
+            self._context.start(copy)
+            self._context.fail(copy, error)
             return False
         return True
 
-    def _check_taken(self, entry: PlanEntry, taken: int, there: int, *, is_told: bool) -> None:
-        """See that *entry* takes as many tags as it must; note that it takes none, unless failures tell so already."""
+    def _check_taken(self, entry: PlanEntry, taken: int, total: int, *, is_reported: bool) -> None:
+        """Check that *entry* selects enough tags; note that it selects none, unless failures show that already."""
         if taken < (entry.min_tags or 0):
             raise SourceNotFoundError(
-                f"{taken_text(entry, taken, there)}; wanted: {entry.min_tags} or more (min_tags or --strict)",
+                f"{taken_text(entry, taken, total)}; it must be {entry.min_tags} or more (min_tags or --strict)",
                 hint="see the plan's `tags`",
             )
-        if not taken and not is_told:
-            self._context.nothing_taken[entry.place] = NothingTaken(entry, there)
+        if not taken and not is_reported:
+            self._context.nothing_taken[entry.place] = NothingTaken(entry, total)
 
     def copy(self, entry: PlanEntry, goal: Goal, reference: str) -> Copy:
-        """One image of *entry*, by its tag or digest at the source, to one of its goals."""
+        """The copy of one image of *entry*, by its tag or digest at the source, to one of its goals."""
         is_digest = reference.startswith("sha256:")
         tag = goal.tag or (None if is_digest else reference or ("latest" if entry.kind == "local" else None))
         source = entry.location
@@ -106,28 +103,28 @@ class SourceListing:
             source = f"{entry.location}:{reference}"
         return self._copy(entry, goal, source, reference, tag)
 
-    def fail_the_rest(self, entries: Iterable[PlanEntry], error: AsyncpushError) -> None:
-        """Note that all that was not brought yet has failed of *error*, which has stopped the migration."""
+    def fail_rest(self, entries: Iterable[PlanEntry], error: AsyncpushError) -> None:
+        """Note that everything without a result has failed with *error*, which stopped the migration."""
         context = self._context
         copies = list(context.claimed)
         known = {copy.entry for copy in copies} | {result.copy.entry for result in context.results.values()}
-        copies += [self.stand_in(entry, goal) for entry in entries if entry not in known for goal in entry.goals]
+        copies += [self.placeholder(entry, goal) for entry in entries if entry not in known for goal in entry.goals]
         for copy in copies:
             if copy.key not in context.results:
-                context.ended(CopyResult(copy=copy, outcome="failed", error=error))
+                context.record(CopyResult(copy=copy, outcome="failed", error=error))
 
-    def stand_in(self, entry: PlanEntry, goal: Goal) -> Copy:
-        """What stands for all that *entry* asks for, while nobody knows what that is."""
-        return replace(self._copy(entry, goal, entry.location, "", goal.tag), stands_in=True)
+    def placeholder(self, entry: PlanEntry, goal: Goal) -> Copy:
+        """The copy that stands for all images of *entry*, while they are unknown."""
+        return replace(self._copy(entry, goal, entry.location, "", goal.tag), is_placeholder=True)
 
     def _copy(self, entry: PlanEntry, goal: Goal, source: str, reference: str, tag: str | None) -> Copy:
         target = self._context.targets[goal.target]
         alone = len(self._context.targets) == 1
-        place = target.destination(goal.repository, tag, alone=alone)
-        return Copy(entry, goal, source, reference, target.repository(goal.repository), tag, place)
+        name = target.destination(goal.repository, tag, alone=alone)
+        return Copy(entry, goal, source, reference, target.repository(goal.repository), tag, name)
 
     async def load_archive(self, entry: PlanEntry, copies: Iterable[Copy]) -> list[tuple[Copy, Image]]:
-        """The images of a layout or archive for *copies*; the copies of those that can't be read have failed."""
+        """The images of a layout or archive for *copies*; copies of images that can't be read have failed."""
         images = await self._archive(entry)
         by_tag = {image.tag or "": image for image in reversed(images)}
         by_tag |= {image.tag or "": image for image in images if isinstance(image, Image)}
@@ -135,7 +132,7 @@ class SourceListing:
         for copy in copies:
             image = by_tag[copy.reference]
             if isinstance(image, UnreadImage):
-                self._context.failed(copy, image.error)
+                self._context.fail(copy, image.error)
             else:
                 loaded.append((copy, image))
         return loaded
@@ -143,16 +140,16 @@ class SourceListing:
     async def _archive(self, entry: PlanEntry) -> tuple[Image | UnreadImage, ...]:
         async def read() -> tuple[Image | UnreadImage, ...]:
             opened = open_source(entry.location, self._context.push.settings, emit=self._context.emit)
-            source = await self._held.enter_async_context(opened)
+            source = await self._context.archives.enter_async_context(opened)
             images = await source.all_images(platform=entry.platforms)
-            self._tell_absent(entry, [image for image in images if isinstance(image, Image)])
+            self._note_absent(entry, [image for image in images if isinstance(image, Image)])
             return images
 
         images, _ = await self._archives.do((entry.location, entry.platforms), read)
         return images
 
-    def _check_alone(self, entry: PlanEntry, images: Iterable[Image | UnreadImage], tags: Collection[str]) -> None:
-        """See that no two images of an archive have the same one of *tags*, or none: one of them would be lost."""
+    def _check_distinct(self, entry: PlanEntry, images: Iterable[Image | UnreadImage], tags: Collection[str]) -> None:
+        """Check that no two images of an archive share one of *tags*, or have none: only one could be pushed."""
         by_tag: dict[str, Image] = {}
         for image in images:
             tag = image.tag or ""
@@ -167,41 +164,43 @@ class SourceListing:
                 self._context.emit(Notice(f"{image.source} is left out: {image.error}"))
 
     async def resolve(
-        self, entry: PlanEntry, copies: Iterable[Copy], there: Mapping[str, Collection[Digest]] | None = None
+        self, entry: PlanEntry, copies: Iterable[Copy], known: Mapping[str, Collection[Digest]] | None = None
     ) -> dict[str, Descriptor]:
-        """What each reference names at the source; the copies of those that can't be read have failed.
+        """What each reference names at the source; copies of references that can't be read have failed.
 
         Args:
             entry: the entry.
             copies: its copies.
-            there: what references named when they were last brought to a target: of those that still do only the digest
-                is asked. The manifests of the others are needed anyway, and are read.
+            known: what references named when they were last copied to a target: if that is unchanged, only the digest
+                is requested. The manifests of the others are needed anyway, and are read.
         """
-        remote = self._context.remotes.at(entry.host)
-        found: dict[str, Descriptor] = {}
+        registry = self._context.source_pool.at(entry.host)
+        resolved: dict[str, Descriptor] = {}
         by_reference: dict[str, list[Copy]] = defaultdict(list)
         for copy in copies:
             by_reference[copy.reference].append(copy)
 
-        async def one(reference: str, waiting: Sequence[Copy]) -> None:
+        async def resolve(reference: str, waiting: Sequence[Copy]) -> None:
             target = Digest.parse(reference) if reference.startswith("sha256:") else reference
             try:
                 with foreseen():
-                    found[reference] = await remote.resolve(entry.repository, target, (there or {}).get(reference, ()))
+                    resolved[reference] = await registry.resolve(
+                        entry.repository, target, (known or {}).get(reference, ())
+                    )
             except AsyncpushError as error:
                 for copy in waiting:
-                    self._context.failed(copy, error)
+                    self._context.fail(copy, error)
 
         with only_cause():
             async with anyio.create_task_group() as tg:
                 for reference, waiting in by_reference.items():
-                    tg.start_soon(one, reference, waiting)
-        return found
+                    tg.start_soon(resolve, reference, waiting)
+        return resolved
 
-    async def _agreeing(self, loaded: Sequence[tuple[Copy, Image]]) -> list[tuple[Copy, Image]]:
-        """Those of *loaded* whose manifests don't lie about the size of a blob.
+    async def _without_wrong_sizes(self, loaded: Sequence[tuple[Copy, Image]]) -> list[tuple[Copy, Image]]:
+        """Those of *loaded* whose manifests give the right size of each blob.
 
-        One that is read shows its size. But what another image brings need not be read: so where two manifests
+        Reading a blob shows its size, but a blob that another image pushes is not read again. So where two manifests
         contradict each other, the registry is asked.
         """
         doubted: dict[Digest, RegistryBlob] = {}
@@ -219,20 +218,20 @@ class SourceListing:
         async with anyio.create_task_group() as tg:
             for digest, blob in doubted.items():
                 tg.start_soon(ask, digest, blob)
-        going: list[tuple[Copy, Image]] = []
+        correct: list[tuple[Copy, Image]] = []
         for copy, image in loaded:
             doubtful = _blobs([image]) if self._stored_sizes else ()
             wrong = next((blob for blob in doubtful if self._is_wrong(blob)), None)
             if wrong is None:
-                going.append((copy, image))
+                correct.append((copy, image))
                 continue
             actual = self._stored_sizes[wrong.descriptor.digest]
             error = ManifestError(
                 f"{wrong.name} of {image.source} has {actual} bytes, and its manifest says {wrong.descriptor.size}",
                 hint="the manifest is wrong; build and push the image again",
             )
-            self._context.failed(copy, error)
-        return going
+            self._context.fail(copy, error)
+        return correct
 
     def _is_wrong(self, blob: RegistryBlob) -> bool:
         return self._stored_sizes.get(blob.descriptor.digest) not in (None, blob.descriptor.size)
@@ -240,38 +239,38 @@ class SourceListing:
     async def load(
         self, entry: PlanEntry, copies: Iterable[Copy], descriptors: Mapping[str, Descriptor]
     ) -> list[tuple[Copy, Image]]:
-        """Read the manifests of what is to go, each image once."""
-        remote = self._context.remotes.at(entry.host)
+        """Read the manifests of *copies*, each image once."""
+        registry = self._context.source_pool.at(entry.host)
         by_digest: dict[Descriptor, list[Copy]] = defaultdict(list)
         for copy in copies:
             by_digest[descriptors[copy.reference]].append(copy)
         loaded: list[tuple[Copy, Image]] = []
 
-        async def one(descriptor: Descriptor, waiting: Sequence[Copy]) -> None:
+        async def load(descriptor: Descriptor, waiting: Sequence[Copy]) -> None:
             try:
                 with foreseen():
-                    # By its digest: a HEAD may be wrong about size and type.
-                    manifest = await remote.manifest(entry.repository, descriptor.digest)
-                    root = await remote.load(
+                    # By its digest, since a HEAD may give a wrong size or type.
+                    manifest = await registry.manifest(entry.repository, descriptor.digest)
+                    root = await registry.load(
                         entry.repository,
                         manifest.descriptor,
                         entry.platforms,
                         push_foreign_layers=self._context.push.settings.push_foreign_layers,
                     )
                 image = Image(waiting[0].source, entry.repository, waiting[0].tag, root)
-                self._tell_absent(entry, [image])
+                self._note_absent(entry, [image])
             except AsyncpushError as error:
                 for copy in waiting:
-                    self._context.failed(copy, error)
+                    self._context.fail(copy, error)
                 return
             notices: set[str | None] = set()
             for copy in waiting:
                 try:
                     notices.add(check_caps(image, self._context.targets[copy.goal.target].registry.name.service))
                 except AsyncpushError as error:
-                    self._context.failed(copy, error)
+                    self._context.fail(copy, error)
                     continue
-                self._context.sources[copy.key] = descriptor.digest
+                self._context.source_digests[copy.key] = descriptor.digest
                 loaded.append((copy, image))
             for notice in filter(None, notices):
                 self._context.emit(Notice(notice))
@@ -279,14 +278,14 @@ class SourceListing:
         with only_cause():
             async with anyio.create_task_group() as tg:
                 for descriptor, waiting in by_digest.items():
-                    tg.start_soon(one, descriptor, waiting)
-        return await self._agreeing(loaded)
+                    tg.start_soon(load, descriptor, waiting)
+        return await self._without_wrong_sizes(loaded)
 
-    def _tell_absent(self, entry: PlanEntry, images: Iterable[Image]) -> None:
+    def _note_absent(self, entry: PlanEntry, images: Iterable[Image]) -> None:
         for image in images:
             if isinstance(image.root, ImageNode) and len(entry.platforms) > 1:
                 asked = " and ".join(map(str, entry.platforms))
-                self._context.emit(Notice(f"{image.source} is for one platform; the plan asks for {asked}"))
+                self._context.emit(Notice(f"{image.source} is for one platform, but the plan asks for {asked}"))
             for platform in _absent(image.root, entry.platforms):
                 self._context.emit(Notice(f"{image.source} has no image for {platform}"))
 
@@ -304,12 +303,41 @@ async def _stored_size(blob: RegistryBlob) -> int | None:
     try:
         return await blob.stored_size()
     except SourceError:
-        return None  # whoever reads it will say so
+        return None  # reading it will fail and tell why
 
 
 def _absent(root: ImageNode | IndexNode, wanted: Collection[Platform]) -> list[Platform]:
-    """Those of several platforms that an index has no image for."""
+    """Those of *wanted* platforms that an index has no image for."""
     if not isinstance(root, IndexNode):
-        return []  # it is for one of them, or would not have been taken
-    there = [child.platform for child in root.manifest.children if child.platform]
-    return [each for each in wanted if not any(platform.satisfies(each) for platform in there)]
+        return []  # it is for one of them, or would not have been loaded
+    present = [child.platform for child in root.manifest.children if child.platform]
+    return [platform for platform in wanted if not any(other.satisfies(platform) for other in present)]
+
+
+#: ECR's limit for the size of a layer ("Amazon ECR service quotas").
+MAX_LAYER_SIZE: dict[Service, int] = {"ecr": 52_000 * MiB, "ecr-public": 10_000 * MiB}
+
+#: Layers of an image. ECR documents no limit, but has one: images of 500 layers are known to pass. So this only warns.
+KNOWN_LAYERS = 500
+
+
+def check_caps(image: Image, service: Service) -> str | None:
+    """Check *image* against ECR's limits before any of it is sent.
+
+    Returns:
+        A notice for the user; None if there is none.
+
+    Raises:
+        ManifestError: a layer is larger than ECR allows.
+    """
+    notice = None
+    for leaf in leaves(image.root):
+        for layer in leaf.layers:
+            if layer.source_size > MAX_LAYER_SIZE[service] and layer.descriptor:
+                raise ManifestError(
+                    f"{layer.name} of {image.source} has {layer.source_size} bytes",
+                    hint=f"ECR allows layers of up to {MAX_LAYER_SIZE[service] // MiB} MiB",
+                )
+        if len(leaf.layers) > KNOWN_LAYERS:
+            notice = f"{image.source} has {len(leaf.layers)} layers; ECR may refuse more than {KNOWN_LAYERS}"
+    return notice

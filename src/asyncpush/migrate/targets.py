@@ -1,39 +1,53 @@
-"""The registries that a migration goes to, connected to; and what is known of their repositories."""
+"""The targets of a migration: the registries that it connects to, and the repositories that it creates there."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
+
+import anyio
+from anyio import CapacityLimiter
 
 from asyncpush.api import open_registry
 from asyncpush.connection import OpenRegistry
 from asyncpush.engine.context import PushContext
-from asyncpush.errors import AsyncpushError
+from asyncpush.errors import (
+    CREDENTIALS_LOST,
+    AsyncpushError,
+    RegistryError,
+    RepositoryNotFoundError,
+    ServiceError,
+    UsageError,
+    only_cause,
+)
+from asyncpush.events import Notice
 from asyncpush.journal import SqliteJournal
-from asyncpush.migrate.plan.model import Plan, PlanTarget
+from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
+from asyncpush.model import Digest
 from asyncpush.protocols import Repository, RepositoryInfo
 from asyncpush.reference import Destination
+from asyncpush.settings import RepositorySettings
 from asyncpush.single_flight import SingleFlight
 
-#: ``there``; ``new``, because this run has created it; ``missing`` in a dry run, or because a creation template will
-#: create it when it is pushed to.
-State = Literal["there", "new", "missing"]
+#: ``present``; ``new``: this run created it; ``missing`` in a dry run, or where a creation template will create it with
+#: the first push.
+State = Literal["present", "new", "missing"]
 
 
 @dataclass(slots=True, eq=False)
 class OpenTarget:
-    """A registry that is connected to.
+    """A registry that images go to, connected.
 
     Attributes:
-        target: what the plan says of it.
+        target: the target of the plan.
         registry: the connection.
-        journal: remembers which of its repositories are half made.
-        states: its repositories that the plan names, by name.
-        failures: those that can't be used, and why.
-        described: what ECR says of those that were there at first.
-        whole: makes sure, once each, that repositories that were there have what the plan would have given them.
+        journal: records which of its repositories are half made.
+        states: the state of each repository that the plan names.
+        failures: why a repository can't be used.
+        described: ECR's description of each repository that existed at first.
+        completed: makes sure, once for each repository, that one that existed has the policies of the plan.
     """
 
     target: PlanTarget
@@ -42,7 +56,7 @@ class OpenTarget:
     states: dict[str, State] = field(default_factory=dict)
     failures: dict[str, AsyncpushError] = field(default_factory=dict)
     described: dict[str, RepositoryInfo] = field(default_factory=dict)
-    whole: SingleFlight[None] = field(default_factory=SingleFlight)
+    completed: SingleFlight[None] = field(default_factory=SingleFlight)
     _repositories: dict[str, Repository] = field(default_factory=dict)
 
     def repository(self, name: str) -> Repository:
@@ -52,7 +66,7 @@ class OpenTarget:
         return self._repositories[name]
 
     def destination(self, name: str, tag: str | None, *, alone: bool) -> str:
-        """How to call a place in it, for people: unique in the run, also where it is not *alone*."""
+        """The name of a destination for people; unique in the run, even if the target is not *alone*."""
         if self.registry.name.host or alone:
             return str(Destination(self.registry.name, name, tag))
         return f"{self.repository(name).address}:{tag}" if tag else self.repository(name).address
@@ -67,7 +81,7 @@ async def open_targets(
     Args:
         plan: the plan.
         run: what all pushes share.
-        journal: remembers which repositories are half made.
+        journal: records which repositories are half made.
 
     Raises:
         ConfigurationError: there is no region, no such profile, or no credentials.
@@ -79,3 +93,203 @@ async def open_targets(
             registry = await stack.enter_async_context(open_registry(target.registry, target.aws, run))
             targets[target] = OpenTarget(target, registry, journal)
         yield targets
+
+
+#: CreateRepository calls at once; ECR documents no rate for it.
+_CREATED_AT_ONCE = 4
+
+_DENIED = "AccessDeniedException"
+
+#: Statuses of requests that ECR refused, so that nothing was done.
+_REFUSED = range(400, 500)
+
+
+async def prepare(plan: Plan, targets: Mapping[PlanTarget, OpenTarget], *, dry: bool) -> None:
+    """Find out which repositories exist, and create the others, before anything is read or sent.
+
+    A repository that the journal knows as half made is finished: a run that stopped had created it.
+
+    Afterwards, repository addresses name the account, unless there is one registry and no journal.
+
+    Args:
+        plan: the plan.
+        targets: its registries.
+        dry: create nothing.
+
+    Raises:
+        ConfigurationError: there is a journal or there are several registries, and the account of one is unknown.
+    """
+    purpose = "a plan with several targets" if len(targets) > 1 else None
+    if any(opened.registry.context.journal for opened in targets.values()):
+        purpose = "a journal"
+    with only_cause():
+        async with anyio.create_task_group() as tg:
+            for opened in targets.values():
+                entries = [
+                    (goal.repository, entry)
+                    for entry in plan.entries
+                    for goal in entry.goals
+                    if goal.target == opened.target
+                ]
+                tg.start_soon(_prepare_one, opened, entries, dry, purpose)
+
+
+async def _prepare_one(
+    opened: OpenTarget, entries: Iterable[tuple[str, PlanEntry]], dry: bool, purpose: str | None
+) -> None:
+    wanted: dict[str, PlanEntry] = {}
+    for name, entry in entries:
+        wanted.setdefault(name, entry)
+    if not wanted:
+        return
+    admin = opened.registry.admin
+    try:
+        described = await admin.repositories(wanted)
+        present: Collection[str] = described
+        opened.described.update(described)
+    except ServiceError as error:
+        if error.code != _DENIED:
+            raise
+        # Who may push need not be allowed to describe: a missing repository shows when its images are looked up.
+        opened.registry.emit(Notice(f"repositories can't be described, so all of them are assumed to exist: {error}"))
+        present = wanted
+    # Mostly known by now, from describing repositories.
+    await (opened.registry.require_account(purpose) if purpose else opened.registry.account())
+    missing = [name for name in wanted if name not in present]
+    opened.states.update(dict.fromkeys(present, "present"))
+    at_once = CapacityLimiter(_CREATED_AT_ONCE)
+
+    async def make(name: str) -> None:
+        async with at_once:
+            await _make(opened, name, wanted[name], dry)
+
+    async def finish(name: str) -> None:
+        async with at_once:
+            with _noted(opened, name), suppress(RepositoryNotFoundError):
+                await _finish(opened, name, wanted[name].repository_settings)
+
+    half_made = [name for name in present if not dry and _is_half_made(opened, name)]
+    with only_cause():
+        async with anyio.create_task_group() as tg:
+            for name in missing:
+                tg.start_soon(make, name)
+            for name in half_made:
+                tg.start_soon(finish, name)
+
+
+async def create_by_push(
+    opened: OpenTarget, entry: PlanEntry, repository: Repository, error: RepositoryNotFoundError
+) -> bool:
+    """Create a repository that ECR's layer API does not find: it was left to a template, or was deleted.
+
+    A push through ``/v2/`` applies creation templates; whether one through the layer API does is not documented. So
+    this starts such a push: a mount that can't succeed.
+
+    Raises:
+        RepositoryNotFoundError: no template applies, and the plan does not allow creating it.
+        RegistryError: ECR refuses.
+    """
+    with suppress(RegistryError):
+        await repository.mount(Digest.of(b""), repository.name)
+    admin = opened.registry.admin
+    try:
+        if await admin.repositories([repository.name]):
+            return True
+    except ServiceError as refusal:
+        if refusal.code != _DENIED:
+            raise
+    if not entry.create:
+        raise error
+    return await _create(opened, repository.name, entry.repository_settings)
+
+
+async def complete_repository(opened: OpenTarget, entry: PlanEntry, name: str) -> None:
+    """Before the first push into a repository that existed, give it the policies of the plan if it lacks them.
+
+    A run without a journal, or with another one, may have stopped between creating it and setting its policies. Such a
+    repository looks like one that someone else created without policies, but it is empty and has the settings of the
+    plan. Then a policy can only affect what the plan pushes.
+
+    Raises:
+        RegistryError: ECR refuses a policy.
+    """
+    settings, described = entry.repository_settings, opened.described.get(name)
+    if not entry.create or not _has_policies(settings) or described is None or opened.states.get(name) != "present":
+        return
+
+    async def once() -> None:
+        if _has_settings(described, settings) and await opened.registry.admin.is_empty(name):
+            with _noted(opened, name):
+                await _finish(opened, name, settings)
+
+    await opened.completed.do(name, once)
+    if failure := opened.failures.get(name):
+        raise failure
+
+
+async def _make(opened: OpenTarget, name: str, entry: PlanEntry, dry: bool) -> None:
+    """Create a missing repository, or leave it to a creation template."""
+    admin = opened.registry.admin
+    with _noted(opened, name):
+        template = await admin.template_for(name)
+        if template is not None:
+            opened.registry.emit(Notice(f"{name} is left to the creation template for {template!r}"))
+            opened.states[name] = "missing"
+        elif not entry.create:
+            opened.failures[name] = UsageError(
+                f"repository {name} does not exist", hint="create it, or write `repository: {create: true}` in the plan"
+            )
+        elif dry:
+            opened.states[name] = "missing"
+        else:
+            created = await _create(opened, name, entry.repository_settings)
+            opened.states[name] = "new" if created else "present"
+
+
+async def _create(opened: OpenTarget, name: str, settings: RepositorySettings) -> bool:
+    """Create a repository with its policies; until it has them, the journal records it as half made."""
+    journal = opened.journal if _has_policies(settings) else None
+    address = opened.repository(name).address
+    if journal is not None:
+        await journal.repository_begun(address)
+    try:
+        created = await opened.registry.admin.create(name, settings)
+    except ServiceError as error:
+        if journal is not None and error.operation == "CreateRepository" and error.status in _REFUSED:
+            await journal.repository_made(address)
+        raise
+    if journal is not None:
+        await journal.repository_made(address)
+    return created
+
+
+async def _finish(opened: OpenTarget, name: str, settings: RepositorySettings) -> None:
+    if await opened.registry.admin.finish(name, settings):
+        opened.registry.emit(Notice(f"{name} was created by a run that stopped; it has its policies now"))
+    if opened.journal is not None:
+        await opened.journal.repository_made(opened.repository(name).address)
+
+
+@contextmanager
+def _noted(opened: OpenTarget, name: str) -> Iterator[None]:
+    """Note what ECR refuses for one repository, so that others go on."""
+    try:
+        yield
+    except CREDENTIALS_LOST:
+        raise
+    except ServiceError as error:
+        opened.failures[name] = error
+
+
+def _is_half_made(opened: OpenTarget, name: str) -> bool:
+    return opened.journal is not None and opened.journal.is_half_made(opened.repository(name).address)
+
+
+def _has_policies(settings: RepositorySettings) -> bool:
+    return settings.policy is not None or settings.lifecycle_policy is not None
+
+
+def _has_settings(described: RepositoryInfo, settings: RepositorySettings) -> bool:
+    """Whether a repository has *settings*, as far as its description tells."""
+    wanted = (settings.mutability or "MUTABLE", frozenset(settings.exclusions))
+    return (described.mutability, frozenset(described.exclusions)) == wanted

@@ -1,4 +1,4 @@
-"""Faces on events: bars for a terminal, lines for a log, JSON for a program, or nothing."""
+"""Progress displays: bars on a terminal, lines in a log, JSON for programs, or nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal, ParamSpec, Protocol, TextIO, TypeAlias
 import anyio
 
 from asyncpush.events import Emit, Event, RequestDone, ignore
-from asyncpush.progress.sink import Sink
+from asyncpush.progress.lines import Sink
 
 __all__ = ["ProgressKind", "progress"]
 
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Renderer(Protocol):
-    """What a face owes: take events quickly, do its work when ticked every ``period`` seconds, leave tidily."""
+    """A display: it takes events quickly, draws when ticked every ``period`` seconds, and closes cleanly."""
 
     @property
     def period(self) -> float: ...
@@ -37,25 +37,25 @@ class _Renderer(Protocol):
 
 
 class _SafeRenderer:
-    """A face whose failure ends the face, never the push."""
+    """Wraps a display, so that its failure ends the display but never the push."""
 
-    def __init__(self, face: _Renderer) -> None:
-        self.period = face.period
-        self._face: _Renderer | None = face
+    def __init__(self, display: _Renderer) -> None:
+        self.period = display.period
+        self._display: _Renderer | None = display
 
     def take(self, event: Event) -> None:
-        # One a request, for those who measure: dropped here, before any face spends time on it.
-        if self._face is not None and not isinstance(event, RequestDone):
-            self._try(self._face.take, event)
+        # There is one for each request, for measurements: drop it before a display spends time on it.
+        if self._display is not None and not isinstance(event, RequestDone):
+            self._try(self._display.take, event)
 
     def tick(self) -> None:
-        if self._face is not None:
-            self._try(self._face.tick)
+        if self._display is not None:
+            self._try(self._display.tick)
 
     def close(self) -> None:
-        face, self._face = self._face, None
-        if face is not None:
-            self._try(face.close)
+        display, self._display = self._display, None
+        if display is not None:
+            self._try(display.close)
 
     def _try(self, act: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
@@ -71,61 +71,61 @@ class _SafeRenderer:
 async def progress(
     kind: ProgressKind, *, stream: TextIO | None = None, images: int | None = None, interval: float = 5.0
 ) -> AsyncIterator[Emit]:
-    """Show a run's events until the block is left, whichever way.
+    """Show the events of a run until the block is left.
 
-    The ``Emit`` that is given out only changes state, and a task of this block draws; both belong to the event loop's
-    thread. An exception of the block comes out as it is, in no exception group.
+    The ``Emit`` only changes state, and a task of this block draws; both run in the thread of the event loop. An
+    exception of the block is raised as it is, not in an exception group.
 
     Args:
-        kind: ``rich`` draws bars, ``plain`` writes lines, ``json`` one object per event but ``RequestDone``, ``none``
-            nothing.
-            ``auto`` is ``rich`` on a terminal and ``plain`` elsewhere, in CI and where ``TERM`` is ``dumb``.
-        stream: where it goes; standard error if None. A stream that fails is left alone from then on.
-        images: how many images there will be, for ``3/12 images``; None if only their events tell.
+        kind: ``rich`` draws bars, ``plain`` writes lines, ``json`` writes one object for each event except
+            ``RequestDone``, ``none`` shows nothing. ``auto`` is ``rich`` on a terminal, and ``plain`` elsewhere, in CI,
+            and if ``TERM`` is ``dumb``.
+        stream: the stream to write to; standard error if None. After a failure, nothing more is written to it.
+        images: how many images there will be, for ``3/12 images``; None if only events tell.
         interval: seconds of silence before ``plain`` writes a heartbeat.
     """
-    face = _choose(kind, sys.stderr if stream is None else stream, images, interval)
-    if face is None:
+    display = _choose(kind, sys.stderr if stream is None else stream, images, interval)
+    if display is None:
         yield ignore
         return
-    guarded = _SafeRenderer(face)
+    renderer = _SafeRenderer(display)
     failure: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_refresh, guarded)
+            tasks.start_soon(_refresh, renderer)
             try:
-                yield guarded.take
+                yield renderer.take
             except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - raised below, in no group
                 failure = error
             tasks.cancel_scope.cancel()
     finally:
-        guarded.close()
+        renderer.close()
     if failure is not None:
         raise failure
 
 
-async def _refresh(face: _SafeRenderer) -> None:
+async def _refresh(display: _SafeRenderer) -> None:
     while True:
-        await anyio.sleep(face.period)
-        face.tick()
+        await anyio.sleep(display.period)
+        display.tick()
 
 
 def _choose(kind: ProgressKind, stream: TextIO, images: int | None, interval: float) -> _Renderer | None:
-    """Make the face. Each is imported only here: rich alone costs more time than all of a short run's progress."""
+    """Create the display. Each is imported only here: importing rich takes longer than a short run."""
     if kind == "none":
         return None
     sink = Sink(stream)
     if kind == "json":
-        from asyncpush.progress.jsonl import JsonFace
+        from asyncpush.progress.lines import JsonDisplay
 
-        return JsonFace(sink)
+        return JsonDisplay(sink)
     if kind == "rich" or (kind == "auto" and _is_lively(sink)):
-        from asyncpush.progress.rich import RichFace
+        from asyncpush.progress.rich import RichDisplay
 
-        return RichFace(sink, images=images, redirect=stream is sys.stderr)
-    from asyncpush.progress.plain import PlainFace
+        return RichDisplay(sink, images=images, redirect=stream is sys.stderr)
+    from asyncpush.progress.lines import PlainDisplay
 
-    return PlainFace(sink, images=images, interval=interval)
+    return PlainDisplay(sink, images=images, interval=interval)
 
 
 def _is_lively(sink: Sink) -> bool:

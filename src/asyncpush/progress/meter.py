@@ -1,4 +1,4 @@
-"""What a run's events add up to: bytes, rates, time left, images and layers; pure, on any clock."""
+"""Adds up the events of a run: bytes, rates, time left, images and layers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from asyncpush.events import (
 
 Clock: TypeAlias = Callable[[], float]
 
-#: A part of 10 MiB takes ECR about 0.3 s, so this spans some 30 parts of each layer: steady, but not sluggish.
+#: ECR takes about 0.3 s for a part of 10 MiB, so this spans about 30 parts of each layer: stable, but not sluggish.
 WINDOW = 10.0
 
-#: Parts that end this close to each other share a sample, so that a rate's cost does not grow with the number of parts.
+#: Parts that end within this time share a sample, so that the cost of a rate does not depend on the number of parts.
 _SAMPLE = 0.25
 
-#: A rate over less time than this says nothing.
+#: A rate over less time is meaningless.
 _SHORTEST = 0.5
 
-#: Before a rate is this old, what it says about the time left is guesswork.
+#: Before a rate is this old, it can't predict the time left.
 _FORECAST = 2.0
 
 
@@ -47,7 +47,7 @@ class Rate:
         self._moved = False
 
     def resume(self, now: float) -> None:
-        """Begin to count time again, unless bytes moved lately: an idle spell before the first byte is not slow."""
+        """Restart the time, unless bytes moved recently: idle time before the first byte does not count."""
         self._forget(now)
         if not self._samples:
             self._since = now
@@ -71,7 +71,7 @@ class Rate:
         return self._sum / max(min(now - self._since, WINDOW), _SHORTEST)
 
     def is_steady(self, now: float) -> bool:
-        """Whether it is old enough to tell how long the rest will take."""
+        """Whether it is old enough to predict the time left."""
         return now - self._since >= _FORECAST
 
     def _forget(self, now: float) -> None:
@@ -81,7 +81,7 @@ class Rate:
 
 @dataclass(slots=True)
 class LayerProgress:
-    """A layer in flight: its name for screens, the bytes read of its ``size``, and its rate."""
+    """A layer in flight: its title, the bytes read of its ``size``, and its rate."""
 
     title: str
     destination: str
@@ -92,15 +92,15 @@ class LayerProgress:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Where a run is. Sizes are bytes of the sources, times seconds, rates bytes a second.
+    """The progress of a run. Sizes are bytes of the sources, times are seconds, rates are bytes a second.
 
     Attributes:
-        images: how many there will be, as far as is known.
-        size: bytes to read in all; an extrapolation if ``estimated``, because some images were not looked at yet.
+        images: how many there will be, as far as known.
+        size: bytes to read in total; extrapolated if ``estimated``, since some images were not analyzed yet.
         in_flight: layers that are being sent.
         present_layers: layers that did not have to be sent.
-        rate: over the last seconds; None while no layer is in flight or none has begun to move.
-        left: seconds to go at this rate; None if that can't be told.
+        rate: over the last seconds; None while no layer is being sent.
+        left: seconds left at this rate; None if unknown.
     """
 
     images: int
@@ -120,7 +120,7 @@ class Totals:
 
 @dataclass(slots=True)
 class _Share:
-    """What one destination adds to the run: bytes planned, begun and read, and layers planned but not done."""
+    """The share of one destination: bytes planned, begun and read, and layers planned but not done."""
 
     planned: int = 0
     begun: int = 0
@@ -136,7 +136,7 @@ class _Share:
 
 @dataclass(slots=True)
 class _Images:
-    """Which destinations are images, and how far they are."""
+    """The destinations that are images, by progress."""
 
     started: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
@@ -145,11 +145,11 @@ class _Images:
 
 
 class Meter:
-    """Adds up events. Taking one costs a few microseconds, whatever the number of layers and images.
+    """Adds up events. An event costs a few microseconds, regardless of the number of layers and images.
 
     Args:
-        clock: seconds from any beginning.
-        images: how many images there will be; None if only their events tell.
+        clock: a clock, in seconds.
+        images: how many images there will be; None if only events tell.
     """
 
     def __init__(self, clock: Clock, images: int | None = None) -> None:
@@ -166,11 +166,11 @@ class Meter:
 
     @property
     def layers(self) -> Mapping[str, LayerProgress]:
-        """The layers in flight, the oldest first."""
+        """The layers in flight, oldest first."""
         return self._layers
 
     def take(self, event: Event) -> None:
-        """Count *event*; one about an unknown layer changes nothing."""
+        """Count *event*; an event of an unknown layer changes nothing."""
         match event:
             case PartSent():
                 self._part_sent(event)
@@ -192,7 +192,7 @@ class Meter:
                 pass
 
     def totals(self) -> Totals:
-        """Where the run is now."""
+        """The progress now."""
         now = self._clock()
         images = max(self._expected_images, len(self._images.started))
         sized = len(self._images.sized)
@@ -237,7 +237,7 @@ class Meter:
             return
         layer.read += event.read
         self._change(self._share(layer.destination), read=event.read)
-        # Bytes that ECR had from an earlier run, and bytes that are read again, say nothing about speed.
+        # Bytes that ECR had from an earlier run, and bytes that are read again, do not count for the rate.
         if event.sent > 0 and event.read > 0:
             now = self._clock()
             layer.rate.add(now, event.read)
@@ -247,7 +247,7 @@ class Meter:
         now = self._clock()
         if not self._layers:
             self._rate.resume(now)
-        # A layer goes into a repository; the image that plans it is the one whose bytes it is.
+        # A layer goes into a repository; its bytes count for the image that planned it.
         destination = self._owners.get(event.layer, event.destination)
         self._layers[event.layer] = LayerProgress(event.title, destination, event.size, Rate(now))
         self._layers_begun += 1
@@ -279,7 +279,7 @@ class Meter:
         images.started.add(destination)
         for group in (images.done, images.failed, images.sized):
             group.discard(destination)
-        # An image that is tried again gets a new plan, beside what was read for the old one.
+        # An image that is tried again is planned again; what was read before stays counted.
         self._layers_planned -= max(share.layers, 0)
         share.layers = 0
         with self._resizing(share):
@@ -300,7 +300,7 @@ class Meter:
         for images in (self._images.started, self._images.sized, group):
             images.add(destination)
         share = self._share(destination)
-        for key in share.keys:  # those that were mounted have never begun
+        for key in share.keys:  # mounted layers never started
             if self._owners.get(key) == destination:
                 del self._owners[key]
         share.keys = ()

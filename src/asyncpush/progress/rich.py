@@ -1,4 +1,4 @@
-"""Progress as bars in a terminal: one for each layer in flight, and a line of totals below them."""
+"""Progress as bars on a terminal: one for each layer in flight, with a line of totals below."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from rich.style import Style
 from rich.text import Text
 
 from asyncpush.events import Event, ImageDone, ImageFailed, Notice, Retrying
-from asyncpush.progress.meter import Clock, LayerProgress, Meter
-from asyncpush.progress.sink import Sink
-from asyncpush.progress.text import (
+from asyncpush.progress.lines import (
     Field,
+    Sink,
     closing_fields,
     image_line,
     joined,
@@ -29,6 +28,7 @@ from asyncpush.progress.text import (
     retry_line,
     shortened,
 )
+from asyncpush.progress.meter import Clock, LayerProgress, Meter
 from asyncpush.units import percent_text, rate_text, size_text
 
 _DIM = Style(dim=True)
@@ -36,28 +36,28 @@ _STRONG = Style(bold=True)
 _WARNING = Style(color="yellow")
 _FAILURE = Style(color="red")
 
-#: A longer bar says no more, and takes the figures away from the titles.
+#: A longer bar shows no more, and separates the figures from the titles.
 _LONGEST_BAR = 60
 
-#: How long a retry stays on the screen once its request was sent again, in seconds.
+#: Seconds for which a retry stays on the screen after its request was sent again.
 _LINGER = 2.0
 
-#: From this width on there is room for bytes beside the bar; below, a percentage has to do.
+#: From this width, bytes are shown beside the bar; below, a percentage.
 _WIDE = 64
 
-#: Below this width there is room for a title and a percentage only.
+#: Below this width, only a title and a percentage are shown.
 _SLIM = 32
 
 
-class RichFace:
-    """Bars that are painted when ticked; a finished image leaves a line above them.
+class RichDisplay:
+    """Draws bars on each tick; a finished image leaves a line above them.
 
     Args:
         sink: the terminal.
         images: how many images there will be; None if unknown.
-        redirect: keep what else is written to ``sys.stderr`` meanwhile above the bars.
-        clock: seconds from any beginning.
-        console: a console on *sink*; made if None.
+        redirect: show other output to ``sys.stderr`` above the bars.
+        clock: a clock, in seconds.
+        console: a console on *sink*; created if None.
     """
 
     period = 0.1
@@ -86,7 +86,7 @@ class RichFace:
         self._begun = False
 
     def take(self, event: Event) -> None:
-        """Count *event*; nothing is painted."""
+        """Count *event*, without drawing."""
         self._begun = True
         self._meter.take(event)
         match event:
@@ -102,19 +102,19 @@ class RichFace:
                 pass
 
     def tick(self) -> None:
-        """Paint, once there is something to show: until then the terminal may be asked for an MFA code."""
+        """Draw, if there is something to show: until then, the terminal may prompt for an MFA code."""
         if not self._begun:
             return
         self._live.start()
         if self._lines:
-            # Left to the terminal to wrap, long names stay whole when they are copied.
+            # If the terminal wraps long names, they can be copied.
             self._console.print(*self._lines, sep="\n", soft_wrap=True)
             self._lines.clear()
         else:
             self._live.refresh()
 
     def close(self) -> None:
-        """Paint the last state, which stays, and give the cursor back."""
+        """Draw the final state, which stays, and show the cursor again."""
         try:
             self._screen.closed = True
             if self._lines:
@@ -126,7 +126,7 @@ class RichFace:
 
 
 class _Screen:
-    """What is seen at this moment, in as many lines and columns as there are."""
+    """The current content of the screen, in the lines and columns that there are."""
 
     def __init__(self, meter: Meter, clock: Clock) -> None:
         self.closed = False
@@ -150,7 +150,7 @@ class _Screen:
 
     def _lines(self, console: Console, options: ConsoleOptions) -> Iterator[list[Segment]]:
         width, height = options.size
-        # The last column stays empty: terminals differ in what they do after writing there.
+        # Leave the last column empty: terminals differ in what they do after writing there.
         width = max(width - 1, 1)
         below = list(self._below(width))
         room = max(height - 1 - len(below), 0)
@@ -179,7 +179,7 @@ class _Screen:
         now = self._clock()
         ellipsis = "..." if options.ascii_only else "…"
         shown = [(layer, printable(layer.title)) for layer in layers]
-        # It only grows: columns that move with every layer that comes or goes can't be read.
+        # It only grows: columns that move with each layer would be unreadable.
         self._title_width = max([self._title_width, *(cell_len(title) for _, title in shown)])
         title_width, bar_width = _columns(self._title_width, width)
         for layer, title in shown:
@@ -209,7 +209,7 @@ def _columns(longest_title: int, width: int) -> tuple[int, int]:
 
 
 def _fitted(title: str, width: int, ellipsis: str) -> str:
-    """*title* in exactly *width* columns; letters may be two columns wide."""
+    """*title* in exactly *width* columns; characters can be two columns wide."""
     return set_cell_size(shortened(title, width, ellipsis), width)
 
 
@@ -224,7 +224,7 @@ def _figures(layer: LayerProgress, width: int, now: float) -> str:
 
 
 def _pace(layer: LayerProgress, now: float) -> str:
-    """The rate; or, once ECR has every byte and still puts the layer together, that it does."""
+    """The rate; or ``completing`` while ECR, which has all bytes, completes the layer."""
     if layer.size and layer.read >= layer.size:
         return "completing"
     rate = layer.rate.at(now)

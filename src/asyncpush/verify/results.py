@@ -1,27 +1,30 @@
-"""What is verified, and what is found: targets, problems and verdicts."""
+"""What to verify, and the findings: targets, problems and verifications."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from asyncpush.engine.diff import referrer_nodes
 from asyncpush.errors import AsyncpushError, InvalidReferenceError, RegistryError
 from asyncpush.model import Digest
+from asyncpush.protocols import Image, ImageNode, IndexNode
 from asyncpush.reference import Destination, parse_destination
 from asyncpush.results import Result
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something of an image that is not as it must be.
+    """A problem of an image.
 
     Attributes:
-        kind: ``missing``; ``damaged``: other bytes than its digest says; ``unreadable``: ECR does not give it;
+        kind: ``missing``; ``damaged``: the bytes do not match the digest; ``unreadable``: ECR does not return it;
             ``unexpected``: the tag names another image.
         subject: ``manifest``, ``config`` or ``layer``, or the tag.
-        digest: what it should be; None of a tag that names nothing.
-        detail: what is wrong, to be read behind the subject and the digest.
-        stays: deleting the image does not help: ECR keeps the blob, and no push sends again what is there.
+        digest: its expected digest; None for a tag that names nothing.
+        detail: the problem, as text that follows subject and digest.
+        stays: whether deleting the image does not help, since ECR keeps the blob and a push does not send it again.
     """
 
     kind: Literal["missing", "damaged", "unreadable", "unexpected"]
@@ -36,16 +39,16 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Verification(Result):
-    """What was found of one image.
+    """The verification of one image.
 
     Attributes:
-        destination: the image, as it was asked for, without its digest.
-        digest: of its manifest or index; None if there is none.
-        manifests: manifests and indexes that are as they must be.
-        blobs: blobs (configs and layers) that are as they must be, each once.
+        destination: the image, as it was given, without its digest.
+        digest: the digest of its manifest or index; None if there is none.
+        manifests: the number of manifests and indexes without problems.
+        blobs: the number of distinct blobs (configs and layers) without problems.
         size: the bytes of both.
-        problems: all that is not as it must be.
-        deep: whether the blobs were read, and not only asked for.
+        problems: all problems.
+        deep: whether the blobs were read, not only looked up.
         notes: what could not be compared, in words.
     """
 
@@ -60,18 +63,18 @@ class Verification(Result):
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it is there, and is what its digests say."""
+        """Whether it is complete, and matches its digests."""
         return not self.problems
 
     @property
     def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:
-        """All that is not as it must be."""
+        """All problems, as errors."""
         return tuple((self.destination, RegistryError(str(problem))) for problem in self.problems)
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationFailure(Result):
-    """An image that could not be looked at, and why."""
+    """An image that could not be verified, and why."""
 
     destination: str
     error: AsyncpushError
@@ -87,11 +90,11 @@ class VerificationTarget:
     """An image to verify.
 
     Attributes:
-        destination: the repository, and the tag if one is asked for.
-        digest: what its digest must be; without a tag, the image that is asked for.
-        config: what its config's digest must be, where its own is unknown because its layers are compressed on the way.
-        layers: how many layers it must have, then.
-        layer_types: and of which media types; empty for any.
+        destination: the repository, and the tag, if there is one.
+        digest: its expected digest; without a tag, the image to verify.
+        config: the expected digest of its config, if its own is unknown because the push compresses its layers.
+        layers: how many layers it must have then.
+        layer_types: the media types of these layers; empty for any.
     """
 
     destination: Destination
@@ -102,7 +105,7 @@ class VerificationTarget:
 
     @property
     def reference(self) -> str | Digest:
-        """What the repository is asked for: the tag, else the digest, else ``latest``."""
+        """What to look up in the repository: the tag, else the digest, else ``latest``."""
         return self.destination.tag or self.digest or "latest"
 
     def __str__(self) -> str:
@@ -112,7 +115,7 @@ class VerificationTarget:
 
 
 def parse_target(text: str) -> VerificationTarget:
-    """Read ``[REGISTRY/]REPOSITORY[:TAG][@DIGEST]``.
+    """Parse ``[REGISTRY/]REPOSITORY[:TAG][@DIGEST]``.
 
     Raises:
         InvalidReferenceError: a part of it is not well formed.
@@ -122,3 +125,26 @@ def parse_target(text: str) -> VerificationTarget:
         return VerificationTarget(parse_destination(name), Digest.parse(digest) if at else None)
     except ValueError as error:
         raise InvalidReferenceError(f"{text[:300]!r}: {error}") from error
+
+
+def expected_targets(image: Image, destination: Destination) -> Iterator[VerificationTarget]:
+    """What *destination* must hold once *image*, as its source has it, was pushed there.
+
+    The image itself comes first, then what goes along with it by its digest alone.
+    """
+    yield _expected(image.root, destination)
+    for companion in referrer_nodes(image.root):
+        if companion.manifest:
+            yield _expected(companion, replace(destination, tag=None))
+
+
+def _expected(node: ImageNode | IndexNode, destination: Destination) -> VerificationTarget:
+    if node.manifest is not None:
+        return VerificationTarget(destination, node.manifest.digest)
+    assert isinstance(node, ImageNode), "an index has its manifest"  # noqa: S101 - for the type
+    # The push compresses its layers: the config tells which image it is, by the layers' diff ids.
+    config = node.config.descriptor
+    types = tuple(layer.media_type for layer in node.layers)
+    return VerificationTarget(
+        destination, config=config.digest if config else None, layers=len(types), layer_types=types
+    )

@@ -266,20 +266,20 @@ def test_what_a_plan_says_in_vain_is_a_notice() -> None:
     )
 
     assert list(plan.notices) == [
-        "defaults.tags: no entry is without its own",
-        "images[0].tags: x is taken by name, so that excluding it by name means nothing",
-        "images[0].tags.glob: '1.0+*' matches no tag, since none has '+'; Helm writes _ for it",
-        "defaults.repository: its settings count only with create: true, or migrate --create-repository",
-        "images[1].tags.regex: 'v$U' matches no tag, since $ is the end of one (a variable is ${NAME})",
-        "images[1].tags.semver: no version is in '>2 <1'",
-        "images[1].tags.semver: no version is in '<0.0.0'",
-        "images[2].tags.any[0]: exclude has all of glob, so that no tag is taken",
-        "images[3].tags: exclude has all of regex, so that no tag is taken",
+        "defaults.tags: every entry has its own",
+        "images[0].tags: x is included by name, so excluding it has no effect",
+        "images[0].tags.glob: '1.0+*' matches no tag: tags can't contain '+' (Helm writes _ instead)",
+        "defaults.repository: the settings have no effect without create: true or migrate --create-repository",
+        "images[1].tags.regex: 'v$U' matches no tag: $ is the end of a tag (write ${NAME} for a variable)",
+        "images[1].tags.semver: '>2 <1' contains no version",
+        "images[1].tags.semver: '<0.0.0' contains no version",
+        "images[2].tags.any[0]: exclude matches every tag that glob matches, so no tag is left",
+        "images[3].tags: exclude matches every tag that regex matches, so no tag is left",
     ]
     plan = images_of("{from: 'quay.io/a/b:1'}", more="defaults: {tags: {glob: '*'}, min_tags: 1}")
     assert list(plan.notices) == [
-        "defaults.tags: no entry is without its own",
-        "defaults.min_tags: no entry needs it",
+        "defaults.tags: every entry has its own",
+        "defaults.min_tags: no entry uses it",
     ]
 
 
@@ -288,20 +288,20 @@ def test_what_a_plan_says_in_vain_is_a_notice() -> None:
     [
         (
             "tags: {glob: x, min_tags: 3}",
-            "images[0].tags.min_tags: is unknown; it is a member of defaults, or an entry",
+            "images[0].tags.min_tags: is unknown; it belongs to defaults, or an entry",
         ),
-        ("newest: 3", "images[0].newest: is unknown; it is a member of tags"),
-        ("create: true", "images[0].create: is unknown; it is a member of repository"),
-        ("tags: {platforms: all}", "images[0].tags.platforms: is unknown; it is a member of defaults, or an entry"),
+        ("newest: 3", "images[0].newest: is unknown; it belongs to tags"),
+        ("create: true", "images[0].create: is unknown; it belongs to repository"),
+        ("tags: {platforms: all}", "images[0].tags.platforms: is unknown; it belongs to defaults, or an entry"),
         ("tags: {any: []}", "images[0].tags.any: is empty"),
         ("tags: {any: [{}]}", "images[0].tags.any[0]: matches all tags"),
-        ("tags: {any: [{names: x}]}", "images[0].tags.any[0].names: is unknown; it is a member of tags"),
+        ("tags: {any: [{names: x}]}", "images[0].tags.any[0].names: is unknown; it belongs to tags"),
         ("tags: {any: [{regex: '('}]}", "images[0].tags.any[0].regex: '(' is not a regular expression"),
-        ("min_tags: -1", "images[0].min_tags: is -1; give 0 or more"),
-        ("tags: [x], min_tags: 2", "images[0].min_tags: is 2, and its tags are 1 at the most"),
+        ("min_tags: -1", "images[0].min_tags: is -1, but must be at least 0"),
+        ("tags: [x], min_tags: 2", "images[0].min_tags: is 2, but the entry has at most 1 tag"),
         (
             "tags: {names: x, glob: a, newest: 2}, min_tags: 4",
-            "images[0].min_tags: is 4, and its tags are 3 at the most",
+            "images[0].min_tags: is 4, but the entry has at most 3 tags",
         ),
     ],
 )
@@ -398,61 +398,61 @@ def test_every_problem_of_a_document_is_told_at_once_with_its_place(tmp_path: Pa
     expected = {
         "version": "is not 1",
         "registrys": "is unknown; did you mean registries?",
-        "registries[docker.io].credentials.password": "is a list; give text",
-        "registries[docker.io].connections": "is 0; give 1 or more",
+        "registries[docker.io].credentials.password": "is a list, but must be text",
+        "registries[docker.io].connections": "is 0, but must be at least 1",
         "registries[quay.io].credentials": "has helper and anonymous",
-        "registries[quay.io].tls.key": "needs cert | 'x.key' is not a file",
+        "registries[quay.io].tls.key": "needs cert | 'x.key' is not an existing file",
         "registries[ghcr.io].credentials": "has no password",
-        "registries[gcr.io].credentials": "is text; give a mapping with",
+        "registries[gcr.io].credentials": "is text, but must be a mapping with",
         "registries[ecr.io].credentials.ecr.endpoint_url": "is not an endpoint URL",
-        "registries[ecr.io].plain_http": "is text; give true or false",
-        "registries[index.docker.io]": "is docker.io, which is there already",
+        "registries[ecr.io].plain_http": "is text, but must be true or false",
+        "registries[index.docker.io]": "is docker.io, which is configured already",
         "registries[not a host]": "'not a host' is not a registry host",
         "targets.eu.registry": "'quay.io' is not an ECR registry",
-        "targets.eu.prefix": "'Mirror' can't begin",
+        "targets.eu.prefix": "'Mirror' can't be the beginning",
         "targets.us.region": "is us-east-1, but the registry is in eu-west-1",
         "targets.us.endpoint_url": "is not an endpoint URL",
         "targets.us.access_key_id": "is unknown",
         "defaults.platforms[0]": "'linux' is not a platform",
         "defaults.tags": "is empty",
-        "defaults.referrers": "is a list; give true or false",
+        "defaults.referrers": "is a list, but must be true or false",
         "images[0].tag": "is unknown; did you mean tags?",
         "images[1]": "has no from",
         "images[2].from": "./no.tar does not exist",
         "images[3].tags.semver[0]": "'>>1' is not a version range",
         "images[3].tags.regex": "'(' is not a regular expression",
         "images[3].tags.newest": "is 0",
-        "images[3].to": "names a tag, but there are several",
-        "images[4].tags": "nginx:1 names one image already",
-        "images[4].repository.exclusions": "has 6 wildcards; ECR takes 5 | needs mutability",
+        "images[3].to": "names one tag, but the source has several",
+        "images[4].tags": "is not allowed, since nginx:1 names one image",
+        "images[4].repository.exclusions": "has 6 wildcards; ECR allows 5 | needs mutability",
         "images[4].repository.kms_key": "needs an encryption",
-        "images[5].targets": "there is no target 'xx'; the plan has eu, us",
+        "images[5].targets": "there is no target 'xx'; use one of eu, us",
         "images[5].repository.policy": f"{tmp_path}/no.json can't be read: No such file",
         "images[5].repository.mutability": "is not IMMUTABLE, ",
-        "images[5]": f"{EU}/c/b:1 comes from nginx:2, and in images[4] from nginx:1",
-        "images[6]": "is text; give a mapping",
+        "images[5]": f"{EU}/c/b:1 comes from nginx:2, but in images[4] from nginx:1",
+        "images[6]": "is text, but must be a mapping",
         "images[7].from": "'docker://nginx@sha256:12'",
         "images[7].platforms": "is empty",
         "images[7].targets": "is empty",
         "images[8].to": f"'{EU}/x' names a registry",
         "images[9].to": "'UPPER' is not a repository name",
         "images[9].tags[0]": "'-x' is not a tag",
-        "images[9].tags[1]": f"'sha256:{HEX}' is not a tag; an image by digest",
+        "images[9].tags[1]": f"'sha256:{HEX}' is not a tag; write a separate entry for an image by digest",
         "images[10].tags.names": "is empty",
         "images[10].tags.glob": "is empty",
         "images[10].tags.exclude.regex[0]": "'[' is not a regular",
         "images[10].tags.exclude.semver": "'x.y' is not a version range",
-        "images[11].tags.newest": "chooses among patterns",
+        "images[11].tags.newest": "applies to patterns",
         "images[11].repository.mutability": "IMMUTABLE_WITH_EXCLUSION needs exclusions",
-        "images[12].from": "standard input can be no source",
+        "images[12].from": "standard input can't be a source",
         "images[13].from": "'oci:' names no file",
         "images[14].to": "'-' is not a tag",
         "images[14].repository.exclusions[0]": "'a b' is not a tag wildcard",
         "images[14].repository.exclusions": "needs mutability",
-        "images[14].repository.policy": "has 11008 characters; ECR takes 10240",
+        "images[14].repository.policy": "has 11008 characters; ECR allows 10240",
         "images[15].from": "the environment variable NOT_SET is not set",
         "images[15].to": "has ${ without the name of a variable",
-        "images[15].repository.tags.a": "is a list; give text",
+        "images[15].repository.tags.a": "is a list, but must be text",
     }
     assert {place: words for place, words in expected.items() if not found.get(place, "-").startswith(words)} == {}
     assert sorted(set(found) - set(expected)) == []
@@ -487,14 +487,14 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("version: 1\nimages:", "images: is not a list"),
         ("version: 1\ntargets: {}\nimages: [{from: a/b}]", "targets: is empty"),
         ("version: 1\ntargets: []\nimages: [{from: a/b}]", "targets: is not a mapping"),
-        ("version: 1\nversion: 1\nimages: []", "line 2: 'version' comes twice"),
-        ('{"version": 1, "version": 1, "images": []}', "'version' comes twice"),
-        ("version: 1\nimages: [{from: a, from: b}]", "line 2: 'from' comes twice"),
+        ("version: 1\nversion: 1\nimages: []", "line 2: 'version' occurs twice"),
+        ('{"version": 1, "version": 1, "images": []}', "'version' occurs twice"),
+        ("version: 1\nimages: [{from: a, from: b}]", "line 2: 'from' occurs twice"),
         ("version: 1\nimages: [", "not YAML"),
-        ("registries: {a: {credentials: {username: ${X}}}}", "needs quotes"),
-        ("version: 1\nimages:\n- from: a/b\n  tags:\n  - *", "needs quotes"),
+        ("registries: {a: {credentials: {username: ${X}}}}", "quote \\${NAME} between braces"),
+        ("version: 1\nimages:\n- from: a/b\n  tags:\n  - *", "quote text that begins with"),
         ("images: !!python/object:os.system [x]", "has no version"),
-        ("images: !!python/name:os.system x", "means nothing here"),
+        ("images: !!python/name:os.system x", "is not supported"),
         ("&a [*a]", "levels deep"),
         ("a: " + "[" * 100_000, "not YAML"),
         ("- " * 500 + "x", "levels deep"),
@@ -525,7 +525,7 @@ def test_yaml_s_own_ways_of_not_repeating_oneself_work() -> None:
 
 
 def test_several_targets_need_a_choice() -> None:
-    with pytest.raises(PlanError, match=r"defaults.targets: the plan has several targets, and images\[0\] says not"):
+    with pytest.raises(PlanError, match=r"defaults.targets: the plan has several targets, and images\[0\] names none"):
         images_of("{from: a/b}", "{from: c/d}", more=f"targets: {{eu: {{registry: {EU}}}, own: {{}}}}")
 
 
@@ -551,14 +551,14 @@ def test_what_nobody_uses_is_a_notice() -> None:
     ],
 )
 def test_two_images_for_one_tag_are_a_problem(entries: tuple[str, str]) -> None:
-    with pytest.raises(PlanError, match=r"images\[1\]: x/y:[12] comes from .*, and in images\[0\] from "):
+    with pytest.raises(PlanError, match=r"images\[1\]: x/y:[12] comes from .*, but in images\[0\] from "):
         images_of(*entries)
 
 
 def test_one_image_twice_for_one_tag_is_a_notice() -> None:
     plan = images_of("{from: a/b, to: x/y, tags: ['1', '2']}", "{from: 'a/b:1', to: x/y}", "{from: 'a/b:1', to: x/z}")
 
-    assert plan.notices == ("images[1]: x/y:1 is in images[0] already",)
+    assert plan.notices == ("images[1]: x/y:1 is already in images[0]",)
 
 
 @pytest.mark.parametrize(
@@ -749,23 +749,23 @@ def test_a_lifecycle_policy_is_checked_member_by_member(tmp_path: Path) -> None:
     found = problems_of(json.dumps({"version": 1, "images": images}), tmp_path / "plan.json")
     first = "images[0].repository.lifecycle_policy.rules"
     expected = {
-        f"{first}[0].selection.countNumber": "is '0': wanted is a number from 1 on",
-        f"{first}[0].rulePriority": "is 1: a rule for any image needs the highest of all",
-        f"{first}[1].rulePriority": "is 1, as that of rules[0] is",
-        f"{first}[1].selection.tagPrefixList": "is for tagged, not for untagged",
-        f"{first}[1].action": "is 'expire': wanted is a mapping",
-        f"{first}[2].rulePriority": "is '2': wanted is a number from 1 on",
+        f"{first}[0].selection.countNumber": "is '0': give a number of at least 1",
+        f"{first}[0].rulePriority": "is 1, but a rule for any image needs the highest number",
+        f"{first}[1].rulePriority": "is 1, the same as that of rules[0]",
+        f"{first}[1].selection.tagPrefixList": "applies to tagged, not to untagged",
+        f"{first}[1].action": "is 'expire': give a mapping",
+        f"{first}[2].rulePriority": "is '2': give a number of at least 1",
         f"{first}[2].selection.tagPatternList": "is missing: tagged needs it, or tagPrefixList",
         f"{first}[2].selection.countUnit": "is missing: sinceImagePushed needs it (days)",
-        f"{first}[2].selection.countNumber": "is missing: a number from 1 on",
-        f"{first}[2].action": "is missing: a mapping",
-        f"{first}[3].selection.tagStatus": "is 'old': wanted is tagged or untagged or any",
-        f"{first}[3].action.type": "is missing: such as expire",
+        f"{first}[2].selection.countNumber": "is missing: give a number of at least 1",
+        f"{first}[2].action": "is missing: give a mapping",
+        f"{first}[3].selection.tagStatus": "is 'old': give tagged or untagged or any",
+        f"{first}[3].action.type": "is missing: give a type such as expire",
         f"{first}[4]": "is not a mapping",
-        "images[1].repository.lifecycle_policy": "bad.json: rules[0].rulePriority is '0': wanted is a number from 1 on",
-        "images[2].repository.lifecycle_policy": "has 12 characters; ECR takes 100 or more",
-        "images[2].repository.lifecycle_policy.rules": "is missing: a lifecycle policy has one rule or more",
-        "images[2].repository.policy.Statement": "is missing: a policy has one statement or more",
+        "images[1].repository.lifecycle_policy": "bad.json: rules[0].rulePriority is '0': give a number of at least 1",
+        "images[2].repository.lifecycle_policy": "has 12 characters; ECR requires 100 or more",
+        "images[2].repository.lifecycle_policy.rules": "is missing: a lifecycle policy has at least one rule",
+        "images[2].repository.policy.Statement": "is missing: a policy has at least one statement",
     }
     assert found == expected
 

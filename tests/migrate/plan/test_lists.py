@@ -69,7 +69,7 @@ def test_every_bad_line_is_told_with_its_number() -> None:
     assert [problem.partition(": ")[2].split(": ")[0] for problem in caught.value.problems] == [
         f"line {number}" for number in (1, 2, 3, 4, 5, 6, 7, 9)
     ]
-    assert "c/d:latest comes from nginx:1, and in line 8 from nginx" in str(caught.value)
+    assert "c/d:latest comes from nginx:1, but in line 8 from nginx" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.errors import UsageError
-from asyncpush.migrate.plan import matching
-from asyncpush.migrate.plan.matching import choose, may_backtrack
-from asyncpush.migrate.plan.tags import Alternative, Patterns, SkippedTag, TagRules, check_glob, check_regex, select
+from asyncpush.migrate.plan.tags import (
+    Alternative,
+    Patterns,
+    SkippedTag,
+    TagRules,
+    check_glob,
+    check_regex,
+    choose,
+    may_backtrack,
+    select,
+)
 from asyncpush.migrate.plan.versions import VersionRange, version_order
 from asyncpush.model import Digest
 from asyncpush.reference import subject_of
@@ -72,7 +80,7 @@ def test_one_pattern_of_each_kind_must_match(patterns: Patterns, expected: list[
 def test_a_pre_release_is_told_as_the_reason_that_no_range_has_a_tag() -> None:
     selection = select(TagRules(patterns=Patterns(semver=ranges(">=2"))), TAGS)
 
-    assert SkippedTag("2.0.0-alpine", "matches no semver, being a pre-release") in selection.left_out
+    assert SkippedTag("2.0.0-alpine", "matches no semver (a pre-release)") in selection.left_out
     assert SkippedTag("1.0.0", "matches no semver") in selection.left_out
 
 
@@ -155,7 +163,7 @@ def test_what_can_be_no_tag_is_left_out() -> None:
     selection = select(TagRules(), ("ok", "a" * 129, "-x", "a/b"))
 
     assert selection.taken == ("ok",)
-    assert {each.reason for each in selection.left_out} == {"no tag that ECR takes"}
+    assert {each.reason for each in selection.left_out} == {"not a valid tag in ECR"}
 
 
 def test_an_image_without_a_tag_is_taken_where_nothing_is_asked_of_tags() -> None:
@@ -225,7 +233,7 @@ def test_thousands_of_patterns_are_compiled_once_each(monkeypatch: pytest.Monkey
 async def test_a_regular_expression_that_never_ends_is_named_and_holds_nobody_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(matching, "MATCH_TIMEOUT", 1)
+    monkeypatch.setattr("asyncpush.migrate.plan.tags.MATCH_TIMEOUT", 1)
     rules = TagRules(patterns=Patterns(regex=("(a+)+b",)))
     turns = 0
 

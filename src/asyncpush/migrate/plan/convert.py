@@ -1,4 +1,4 @@
-"""A document's values, taken into the shape of its classes; what does not fit is noted, all of it, and left out."""
+"""Converts the values of a document to its classes; whatever does not fit is a problem, and left out."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 
 class _Bad:
-    """Stands for what did not fit; a problem says so already."""
+    """Stands for a value that did not fit; its problem is noted."""
 
 
 _BAD = _Bad()
 
 
-def shaped(value: Expanded, kind: type[S], place: str, problems: Problems) -> S | None:
-    """*value* as a *kind*, without those of its members that do not fit; None if nothing is left of it."""
+def convert(value: Expanded, kind: type[S], place: str, problems: Problems) -> S | None:
+    """*value* as a *kind*, without members that do not fit; None if a required one is missing."""
     fitting = _fit(value, _type_info(kind), place, problems)
     return None if fitting is _BAD else msgspec.convert(fitting, kind)
 
@@ -47,12 +47,12 @@ def _fit(value: Expanded, kind: inspect.Type, place: str, problems: Problems) ->
     for option in kind.types if isinstance(kind, inspect.UnionType) else (kind,):
         if _may_be(value, option):
             return _fit_one(value, option, place, problems)
-    problems.add(place, f"is {_described(value)}; give {_wanted(kind)}")
+    problems.add(place, f"is {_described(value)}, but must be {_wanted(kind)}")
     return _BAD
 
 
 def _may_be(value: Expanded, kind: inspect.Type) -> bool:
-    """Whether *value* is of the right sort; what is in it may still be wrong."""
+    """Whether *value* has the right type; what it contains may still not fit."""
     match kind:
         case inspect.StructType() | inspect.DictType():
             return isinstance(value, dict)
@@ -73,20 +73,22 @@ def _fit_one(value: Any, kind: inspect.Type, place: str, problems: Problems) -> 
         case inspect.StructType():
             return _fit_members(value, kind, place, problems)
         case inspect.DictType():
-            fitting = {name: _fit(each, kind.value_type, member(place, name), problems) for name, each in value.items()}
-            return {name: each for name, each in fitting.items() if each is not _BAD}
+            fitting = {
+                name: _fit(inner, kind.value_type, member(place, name), problems) for name, inner in value.items()
+            }
+            return {name: inner for name, inner in fitting.items() if inner is not _BAD}
         case inspect.ListType():
-            items = [_fit(each, kind.item_type, f"{place}[{at}]", problems) for at, each in enumerate(value)]
-            return [each for each in items if each is not _BAD]
+            items = [_fit(item, kind.item_type, f"{place}[{at}]", problems) for at, item in enumerate(value)]
+            return [item for item in items if item is not _BAD]
         case inspect.LiteralType():
-            chosen = next((each for each in kind.values if str(each) == value), _BAD)
+            chosen = next((choice for choice in kind.values if str(choice) == value), _BAD)
             if chosen is _BAD:
                 problems.add(place, f"is not {_listed(kind.values)}")
             return chosen
         case inspect.IntType():
             number = int(value)
             if kind.ge is not None and number < kind.ge:
-                problems.add(place, f"is {number}; give {kind.ge} or more")
+                problems.add(place, f"is {number}, but must be at least {kind.ge}")
                 return _BAD
             return number
         case inspect.BoolType():
@@ -100,34 +102,34 @@ def _fit_one(value: Any, kind: inspect.Type, place: str, problems: Problems) -> 
 def _fit_members(value: dict[str, Expanded], kind: inspect.StructType, place: str, problems: Problems) -> Any:  # noqa: ANN401
     fields = {field.encode_name: field for field in kind.fields}
     fitting: dict[str, Any] = {}
-    for name, each in value.items():
+    for name, inner in value.items():
         if name in fields:
-            fitting[name] = _fit(each, fields[name].type, member(place, name), problems)
+            fitting[name] = _fit(inner, fields[name].type, member(place, name), problems)
         else:
             close = get_close_matches(name, fields, 1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(fields)}"
+            hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(fields)}"
             if name in HOMES and HOMES[name] != place.rpartition(".")[2]:
-                hint = f"it is a member of {HOMES[name]}"
+                hint = f"it belongs to {HOMES[name]}"
             problems.add(member(place, name), "is unknown", hint=hint)
     missing = [name for name, field in fields.items() if field.required and name not in value]
     for name in missing:
         problems.add(place, f"has no {name}")
     if missing or any(field.required and fitting[name] is _BAD for name, field in fields.items() if name in fitting):
         return _BAD
-    return {name: each for name, each in fitting.items() if each is not _BAD}
+    return {name: inner for name, inner in fitting.items() if inner is not _BAD}
 
 
 def native(value: Expanded) -> object:
-    """*value* with numbers and truth values where there were no quotes, as JSON has them."""
+    """*value* with numbers and booleans where they were not quoted, as in JSON."""
     if isinstance(value, dict):
-        return {name: native(each) for name, each in value.items()}
+        return {name: native(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [native(each) for each in value]
+        return [native(inner) for inner in value]
     return value.native if isinstance(value, RawScalar) else value
 
 
 def _described(value: Expanded) -> str:
-    """What a value is; never what it says, since it may be a secret."""
+    """The type of a value; never the value, since it may be a secret."""
     if isinstance(value, dict):
         return "a mapping"
     return "a list" if isinstance(value, list) else "text"
@@ -136,7 +138,7 @@ def _described(value: Expanded) -> str:
 def _wanted(kind: inspect.Type) -> str:
     match kind:
         case inspect.UnionType():
-            return _listed([_wanted(each) for each in kind.types])
+            return _listed([_wanted(option) for option in kind.types])
         case inspect.StructType():
             return f"a mapping with {_listed([field.encode_name for field in kind.fields])}"
         case inspect.DictType():

@@ -1,4 +1,4 @@
-"""What is wrong with a plan: all of it, each with its place."""
+"""The problems of a plan: all of them, each with its place."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from types import TracebackType
 
 from asyncpush.errors import AsyncpushError, PlanError
 
-#: Problems that an error lists; a plan of thousands of entries can have one mistake in each.
+#: Problems that an error lists; a plan with thousands of entries can have one in each.
 _SHOWN = 100
 
-#: The shortest value of a variable that is not told; a shorter one is found anywhere.
+#: The shortest value of a variable that messages hide; a shorter one could occur anywhere.
 _SHORTEST = 4
 
 
@@ -23,7 +23,7 @@ def member(place: str, name: str) -> str:
 
 
 class _At:
-    """Ends a block at its first problem, and lets what follows it go on."""
+    """Ends a block at its first problem, and continues after it."""
 
     def __init__(self, problems: Problems, place: str) -> None:
         self._problems = problems
@@ -43,7 +43,7 @@ class _At:
 
 
 class Problems:
-    """Collects what is wrong."""
+    """Collects the problems of a plan."""
 
     def __init__(self) -> None:
         self._lines: dict[str, str] = {}
@@ -51,7 +51,7 @@ class Problems:
         self._written: dict[str, str] = {}
 
     def came_from(self, value: str, written: str) -> None:
-        """Quote *written* wherever *value* would be told of: what a variable holds may be a secret."""
+        """Show *written* in messages instead of *value*, which came from a variable and may be a secret."""
         if len(value) >= _SHORTEST:
             self._written[value] = written
 
@@ -59,7 +59,7 @@ class Problems:
         return bool(self._lines)
 
     def add(self, place: str, text: str, *, hint: str | None = None) -> None:
-        """Note what is wrong at *place*; the same twice is once."""
+        """Note a problem at *place*; the same problem is noted once."""
         for value, written in self._written.items():
             text = text.replace(value, written)
         line = f"{place}: {text}" if place else text
@@ -67,11 +67,11 @@ class Problems:
         self.places.append(place)
 
     def has_below(self, place: str) -> bool:
-        """Whether something is wrong at *place* or below it."""
-        return any(each == place or each.startswith((f"{place}.", f"{place}[")) for each in self.places)
+        """Whether there is a problem at *place* or below it."""
+        return any(other == place or other.startswith((f"{place}.", f"{place}[")) for other in self.places)
 
     def at(self, place: str) -> _At:
-        """Note what the block fails of (an AsyncpushError or ValueError), as a problem of *place*."""
+        """Note the error of the block (an AsyncpushError or ValueError) as a problem at *place*."""
         return _At(self, place)
 
     def lines(self) -> Iterator[tuple[str, str]]:
@@ -80,10 +80,10 @@ class Problems:
             yield place, " ".join(line.split())
 
     def raise_any(self, label: str) -> None:
-        """Raise what was noted, if anything was.
+        """Raise all problems, if there are any.
 
         Raises:
-            PlanError: something was.
+            PlanError: there are.
         """
         if not self._lines:
             return

@@ -1,6 +1,6 @@
-"""A plan's document, member by member as it is written; what it means is ``resolve``'s to say.
+"""The document of a plan, as it is written; ``resolve`` makes the plan from it.
 
-The docstrings are what ``asyncpush plan schema`` gives as descriptions.
+``asyncpush plan schema`` takes its descriptions from the docstrings.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Count: TypeAlias = Annotated[int, Meta(ge=0)]
 
 
 class AwsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is set over the AWS configuration of the environment.
+    """Overrides of the AWS configuration of the environment.
 
     Attributes:
-        profile: A profile of the shared configuration.
+        profile: The profile of the AWS configuration to use.
         region: The region.
-        endpoint_url: Another endpoint than AWS's own, such as the emulator's.
+        endpoint_url: An endpoint to use instead of AWS's own, such as the emulator's.
     """
 
     profile: str | UnsetType = UNSET
@@ -34,14 +34,14 @@ class AwsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
 
 class CredentialsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How to log in at a source: a user and a password, or a helper, or ecr, or anonymous.
+    """How to log in to a source registry: username and password, helper, ecr, or anonymous.
 
     Attributes:
-        username: The user.
-        password: The password or token, best from the environment: "${NAME}".
-        helper: Ask the program docker-credential-HELPER.
-        ecr: Ask ECR, with the AWS configuration of the environment (true) or a changed one.
-        anonymous: Log in nowhere, whatever credentials are found.
+        username: The user name.
+        password: The password or token, preferably from the environment: "${NAME}".
+        helper: Get credentials from the program docker-credential-HELPER.
+        ecr: Get a password from ECR, with the AWS configuration of the environment (true) or with overrides.
+        anonymous: Do not log in, even if credentials are found.
     """
 
     username: str | UnsetType = UNSET
@@ -52,13 +52,13 @@ class CredentialsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 class TlsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """TLS at a source; paths are relative to the plan.
+    """TLS settings of a source registry; paths are relative to the plan.
 
     Attributes:
-        verify: Check the certificate, host name included.
-        ca: Authorities to trust beside the system's (PEM).
-        cert: What to present when the registry asks (PEM).
-        key: Its key, where that file does not hold it, too (PEM).
+        verify: Verify the certificate and the host name.
+        ca: Certificate authorities to trust in addition to the system's (PEM).
+        cert: The client certificate (PEM).
+        key: The private key of cert, if that file does not contain it (PEM).
     """
 
     verify: bool | UnsetType = UNSET
@@ -68,13 +68,13 @@ class TlsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
 
 class RegistryDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How a registry is reached that images are read from; without it, as docker and podman would.
+    """How to reach a source registry; by default, with the configuration of docker and podman.
 
     Attributes:
         credentials: How to log in.
-        tls: What certificates count.
-        plain_http: Speak HTTP instead of HTTPS.
-        connections: Requests at once, at the most.
+        tls: TLS settings.
+        plain_http: Use HTTP instead of HTTPS.
+        connections: The maximum number of requests at once.
     """
 
     credentials: CredentialsDocument | UnsetType = UNSET
@@ -84,14 +84,14 @@ class RegistryDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 
 class TargetDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A registry that images go to; credentials are those of the AWS configuration.
+    """A registry that images go to. Credentials come from the AWS configuration.
 
     Attributes:
-        registry: ACCOUNT.dkr.ecr.REGION.amazonaws.com or public.ecr.aws/ALIAS; left out, the caller's own.
-        prefix: What the repositories' names begin with there.
-        profile: A profile of the shared configuration.
-        region: The region, where the registry names none.
-        endpoint_url: Another endpoint than AWS's own, such as the emulator's.
+        registry: ACCOUNT.dkr.ecr.REGION.amazonaws.com or public.ecr.aws/ALIAS; by default, your own registry.
+        prefix: The prefix of the repository names in it.
+        profile: The profile of the AWS configuration to use.
+        region: The region, if the registry does not name one.
+        endpoint_url: An endpoint to use instead of AWS's own, such as the emulator's.
     """
 
     registry: str | UnsetType = UNSET
@@ -102,7 +102,7 @@ class TargetDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
 
 
 class ExcludeDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Tags to leave out: those that anything of this matches.
+    """Tags to exclude: those that any of these matches.
 
     Attributes:
         names: Tags by name.
@@ -118,13 +118,13 @@ class ExcludeDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
 
 
 class AlternativeDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One of several sets of patterns: of each kind that it has, one must match.
+    """One of several sets of patterns: one pattern of each kind must match.
 
     Attributes:
         glob: Shell wildcards, such as v2.*.
         regex: Regular expressions; each must match the whole tag.
         semver: Ranges of versions.
-        exclude: Tags to leave out of those that these patterns match.
+        exclude: Tags to exclude from those that match.
     """
 
     glob: Texts | UnsetType = UNSET
@@ -134,16 +134,16 @@ class AlternativeDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 class TagsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which tags are taken: those by name, and those that one pattern of each kind matches.
+    """Which tags to migrate: those that are named, and those that match one pattern of each kind.
 
     Attributes:
-        names: Tags by name; each must be there.
+        names: Tags by name; each must exist.
         glob: Shell wildcards, such as v2.*.
         regex: Regular expressions; each must match the whole tag.
-        semver: Ranges of versions, such as ">=2.40 <3"; pre-releases only where the range names one.
-        any: Sets of patterns, of which one is enough; with glob, regex or semver beside it, those must match, too.
-        exclude: Tags to leave out of those that the patterns match.
-        newest: Of what is left, the last so many by the order of versions.
+        semver: Ranges of versions, such as ">=2.40 <3". A range matches pre-releases only if it names one.
+        any: Sets of patterns, of which one must match, in addition to glob, regex and semver if they are given.
+        exclude: Tags to exclude from those that match.
+        newest: Of the remaining tags, migrate only this many, the highest versions.
     """
 
     names: Texts | UnsetType = UNSET
@@ -156,18 +156,18 @@ class TagsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
 
 class RepositoryDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What becomes of repositories that do not exist, and what they are created with.
+    """Whether repositories that do not exist are created, and with which settings.
 
     Attributes:
-        create: Create them; by default that is a failure.
-        mutability: Whether tags can be moved.
-        exclusions: Wildcards of tags that are excluded from mutability, five at the most.
+        create: Create repositories that do not exist. By default, a missing repository is a failure.
+        mutability: Whether tags are mutable.
+        exclusions: Wildcards for tags that are excluded from mutability; at most five.
         scan_on_push: Scan images when they are pushed.
-        encryption: How ECR encrypts them.
-        kms_key: The key of the encryption KMS or KMS_DSSE; left out, AWS's own.
-        tags: The repository's resource tags.
-        policy: The repository policy, or the path of its file, relative to the plan.
-        lifecycle_policy: The lifecycle policy, likewise.
+        encryption: The encryption of the repository.
+        kms_key: The key for KMS or KMS_DSSE; by default, a key that AWS manages.
+        tags: The resource tags of the repository.
+        policy: The repository policy, or the path of a JSON file, relative to the plan.
+        lifecycle_policy: The lifecycle policy, or the path of a JSON file, relative to the plan.
     """
 
     create: bool | UnsetType = UNSET
@@ -182,15 +182,15 @@ class RepositoryDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class DefaultsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """What counts for each entry that does not say otherwise.
+    """Defaults for entries.
 
     Attributes:
-        targets: Names of the plan's targets; may be left out where there is one.
-        tags: Which tags are taken: names, or rules. Left out, all tags.
-        min_tags: Fail an entry that takes fewer tags by its rules, and push nothing of it.
-        platforms: Of indexes, the images to take, such as linux/arm64; or all.
-        referrers: Take signatures, attestations and SBOMs along (the default).
-        repository: What becomes of repositories that do not exist.
+        targets: The names of targets; by default, the only target.
+        tags: Which tags to migrate: names, or rules. By default, all tags.
+        min_tags: Fail an entry whose rules match fewer tags, and push nothing of it.
+        platforms: The platforms to migrate from indexes, such as linux/arm64; or all.
+        referrers: Migrate signatures, attestations and SBOMs (the default).
+        repository: Whether and how to create repositories that do not exist.
     """
 
     targets: Texts | UnsetType = UNSET
@@ -207,14 +207,14 @@ class EntryDocument(DefaultsDocument, frozen=True, forbid_unknown_fields=True, o
     Attributes:
         from: A repository, HOST/REPOSITORY[:TAG|@DIGEST]; or oci:DIR, oci-archive:FILE, docker-archive:FILE or a path,
             relative to the plan.
-        to: The repository that they go to, behind the target's prefix; by default the source's own path. With one
-            tag, also REPOSITORY:TAG.
-        targets: Names of the plan's targets.
-        tags: Which tags are taken: names, or rules.
-        min_tags: Fail the entry if it takes fewer tags, and push nothing of it; 0 takes back what the defaults say.
-        platforms: Of indexes, the images to take, such as linux/arm64; or all.
-        referrers: Take signatures, attestations and SBOMs along.
-        repository: What becomes of a repository that does not exist; each member replaces that of the defaults.
+        to: The repository that they go to, after the target's prefix; by default, the path of the source. For a
+            single tag, also REPOSITORY:TAG.
+        targets: The names of targets.
+        tags: Which tags to migrate: names, or rules.
+        min_tags: Fail the entry if it matches fewer tags, and push nothing of it; 0 overrides the default.
+        platforms: The platforms to migrate from indexes, such as linux/arm64; or all.
+        referrers: Migrate signatures, attestations and SBOMs.
+        repository: Whether and how to create the repository; each member overrides that of the defaults.
     """
 
     source: str = msgspec.field(name="from")
@@ -222,14 +222,14 @@ class EntryDocument(DefaultsDocument, frozen=True, forbid_unknown_fields=True, o
 
 
 class PlanDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """A migration into Amazon ECR: which images, from where, to where.
+    """A migration into Amazon ECR: which images to copy from where to where.
 
     Attributes:
-        version: Of this notation.
-        registries: How registries are reached that images are read from, by host.
-        targets: Registries that images go to, by a name of the plan's own; left out, the caller's own registry.
-        defaults: What counts for each entry that does not say otherwise.
-        images: What is to be migrated.
+        version: The version of this format.
+        registries: How to reach source registries, by host.
+        targets: The registries that images go to, by a name that the plan chooses; by default, your own registry.
+        defaults: Defaults for entries.
+        images: The entries: what to migrate.
     """
 
     version: Literal[1]
@@ -239,7 +239,7 @@ class PlanDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     images: list[EntryDocument]
 
 
-#: Where members stand, by their names, for those who have put one elsewhere.
+#: Where each member belongs, for hints about a member in the wrong place.
 HOMES: dict[str, str] = {
     name: home
     for home, kind in (
@@ -269,9 +269,9 @@ _EXAMPLE = {
 
 
 def plan_schema() -> dict[str, Any]:
-    """The schema, in the 2020-12 dialect; descriptions are those of the document's classes.
+    """The JSON Schema of a plan, in the 2020-12 dialect, with the descriptions of the document's classes.
 
-    Numbers and truth values may be written as ``${NAME}`` too, which it does not say.
+    Numbers and booleans may also be written as ``${NAME}``, which it does not express.
     """
     (reference,), components = msgspec.json.schema_components([PlanDocument], ref_template="#/$defs/{name}")
     for component in components.values():
@@ -281,14 +281,14 @@ def plan_schema() -> dict[str, Any]:
     return {
         "$schema": _DIALECT,
         **whole,
-        "title": "A plan of asyncpush",
+        "title": "asyncpush migration plan",
         "examples": [_EXAMPLE],
         "$defs": dict(sorted(components.items())),
     }
 
 
 def _describe(component: dict[str, Any]) -> None:
-    """Give the members their part of the class's docstring."""
+    """Describe the members with their part of the class's docstring."""
     text = inspect.cleandoc(component.get("description", ""))
     summary, _, attributes = text.partition("\n\nAttributes:\n")
     component["description"] = " ".join(summary.split())

@@ -1,4 +1,4 @@
-"""Read a plan: a document in YAML or JSON, or a plain list, from a file or standard input."""
+"""Read a plan from a file or standard input: a document in YAML or JSON, or a plain list."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from anyio import to_thread
 
 from asyncpush import open_files
 from asyncpush.errors import InvalidReferenceError, UsageError
-from asyncpush.migrate.plan.destinations import Destinations
 from asyncpush.migrate.plan.diagnostics import Problems
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
+from asyncpush.migrate.plan.references import Destinations, ImageSource, read_source
 from asyncpush.migrate.plan.resolve import resolve
-from asyncpush.migrate.plan.source import ImageSource, read_origin
 from asyncpush.migrate.plan.tags import TagRules
 from asyncpush.migrate.plan.yaml_loader import MAX_DOCUMENT, MiB, parse_document
 from asyncpush.reference import Destination, RegistryName, parse_destination
@@ -33,17 +32,17 @@ _BLOCK = MiB
 async def read_plan(
     path: str | Path, *, stdin: BinaryIO | None = None, environ: Mapping[str, str] = os.environ
 ) -> Plan:
-    """Read a plan and check all of it that needs no network.
+    """Read a plan and check it without using the network.
 
     Args:
-        path: the plan's file; ``-`` is *stdin*. Its content tells what it is: a document (``document.PlanDocument``) in
-            YAML or JSON, or a list with ``SOURCE DESTINATION`` in each line.
-        stdin: what ``-`` reads; None is the process's own standard input.
+        path: the plan's file; ``-`` is *stdin*. It contains a document (``document.PlanDocument``) in YAML or JSON, or
+            a list with ``SOURCE DESTINATION`` on each line; the format is detected.
+        stdin: what ``-`` reads; None is the standard input of the process.
         environ: the variables that ``${NAME}`` refers to.
 
     Raises:
-        PlanError: something in it is wrong; the error has all of it.
-        UsageError: it can't be read, or is neither YAML nor JSON nor a list.
+        PlanError: the plan has problems; the error lists all of them.
+        UsageError: it can't be read, or is not YAML, JSON or a list.
     """
     text = await read_text(path, stdin=stdin)
     file = None if str(path) == "-" else Path(path)
@@ -51,21 +50,21 @@ async def read_plan(
 
 
 def parse_plan(text: str, path: Path | None, environ: Mapping[str, str]) -> Plan:
-    """Make a plan of its text; blocks, since it looks for the files that it names.
+    """Make a plan from its text; blocks while it looks for the files that the plan names.
 
     Args:
         text: a document or a list.
-        path: where it was read; paths in a document are relative to its directory.
+        path: the file that it was read from; paths in a document are relative to its directory.
         environ: the variables that ``${NAME}`` refers to.
 
     Raises:
-        PlanError: something in it is wrong.
-        UsageError: it is neither YAML nor JSON nor a list.
+        PlanError: the plan has problems.
+        UsageError: it is not YAML, JSON or a list.
     """
     label = name_of(path)
     problems = Problems()
     if not text.strip():
-        raise UsageError(f"{label} is empty", hint="a plan has images, or lines of SOURCE DESTINATION")
+        raise UsageError(f"{label} is empty", hint="write images, or lines of SOURCE DESTINATION")
     if is_list(text):
         plan = read_list(text, Path(), problems)
     else:
@@ -77,19 +76,19 @@ def parse_plan(text: str, path: Path | None, environ: Mapping[str, str]) -> Plan
 
 
 def name_of(path: Path | None) -> str:
-    """How to call a plan in errors."""
+    """The name of a plan in errors."""
     return str(path) if path else "standard input"
 
 
 async def read_text(path: str | Path, *, stdin: BinaryIO | None = None) -> str:
-    """The text of a file, or of standard input; waiting for a pipe ends when the caller is cancelled.
+    """The text of a file or of standard input; a caller that waits for a pipe can be cancelled.
 
     Args:
         path: the file; ``-`` is *stdin*.
-        stdin: what ``-`` reads; None is the process's own standard input.
+        stdin: what ``-`` reads; None is the standard input of the process.
 
     Raises:
-        UsageError: it can't be read, is too long, or no text in UTF-8.
+        UsageError: it can't be read, is too long, or is not UTF-8 text.
     """
     label = name_of(None if str(path) == "-" else Path(path))
     try:
@@ -102,7 +101,7 @@ async def read_text(path: str | Path, *, stdin: BinaryIO | None = None) -> str:
     except OSError as error:
         raise UsageError(f"{label} can't be read: {open_files.reason(error)}", hint="name a file") from error
     if len(raw) > MAX_DOCUMENT:
-        raise UsageError(f"{label} has more than {MAX_DOCUMENT // MiB} MiB", hint="make several plans of it")
+        raise UsageError(f"{label} has more than {MAX_DOCUMENT // MiB} MiB", hint="split it into several plans")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -131,7 +130,7 @@ async def _read_stream(stream: BinaryIO | None) -> bytes:
 
 
 async def _drain(descriptor: int) -> bytes:
-    """All bytes of a file or pipe, one more than allowed at the most."""
+    """All bytes of a file or pipe, but at most one more than allowed."""
     found = bytearray()
     while len(found) <= MAX_DOCUMENT:
         # A regular file refuses: it is always readable.
@@ -151,7 +150,7 @@ _KEY = re.compile(r"""["']?[A-Za-z0-9_./:*-]*["']?\s*:(?:\s|$)|["'{\[&!]|-\s|-$|
 
 
 def significant_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines that say something, with their numbers from 1."""
+    """The lines that are not empty or comments, with their numbers from 1."""
     for number, line in enumerate(text.splitlines(), 1):
         words = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
         if words:
@@ -159,26 +158,26 @@ def significant_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def is_list(text: str) -> bool:
-    """Whether *text* is a plain list, and no YAML or JSON, by its first line: neither ``KEY:`` nor an item."""
+    """Whether *text* is a plain list and not YAML or JSON: its first line is neither ``KEY:`` nor an item."""
     first = next((line for _, line in significant_lines(text)), None)
     return first is not None and _KEY.match(first) is None
 
 
 def words_of(line: str) -> list[str]:
-    """The words of a line, which spaces or commas part."""
+    """The words of a line, separated by spaces or commas."""
     return [word for word in re.split(r"[\s,]+", line) if word]
 
 
 def read_list(text: str, base: Path, problems: Problems) -> Plan:
-    """Read a list whole; blocks, since it looks for files. The plan is good only if there are no problems.
+    """Read a list; blocks while it looks for files. The plan is valid only if there are no problems.
 
-    A source in a registry without a tag is ``latest``; a destination without one gets the source's, and without a
-    registry goes to the caller's own.
+    The tag of a source in a registry is ``latest`` by default; that of a destination is the source's, and its registry
+    is the caller's own.
 
     Args:
         text: the list.
         base: the directory that paths are relative to.
-        problems: takes what is wrong.
+        problems: collects the problems.
     """
     targets: dict[RegistryName, PlanTarget] = {}
     goals = Destinations(problems)
@@ -191,9 +190,9 @@ def read_list(text: str, base: Path, problems: Problems) -> Plan:
             continue
         with problems.at(place):
             destination = parse_destination(words[1])
-            origin = read_origin(words[0], base)
+            source_image = read_source(words[0], base)
             target = targets.setdefault(destination.registry, _target(destination.registry))
-            entry = _entry(place, words[0], origin, destination, target, goals)
+            entry = _entry(place, words[0], source_image, destination, target, goals)
             goals.note(entry)
             entries.append(entry)
     return Plan({}, tuple(targets.values()), tuple(entries), notices=tuple(goals.notices))
@@ -205,10 +204,10 @@ def _target(registry: RegistryName) -> PlanTarget:
 
 
 def _entry(
-    place: str, source: str, origin: ImageSource, to: Destination, target: PlanTarget, goals: Destinations
+    place: str, source: str, source_image: ImageSource, to: Destination, target: PlanTarget, goals: Destinations
 ) -> PlanEntry:
-    location, reference, tag = origin.location, origin.reference, origin.tag
-    if origin.kind == "registry" and reference is None:
+    location, reference, tag = source_image.location, source_image.reference, source_image.tag
+    if source_image.kind == "registry" and reference is None:
         reference = tag = "latest"
         location = f"{location}:latest"
     made = goals.make(to.repository, to.tag or tag, [target], place)
@@ -217,10 +216,10 @@ def _entry(
     return PlanEntry(
         place=place,
         source=source,
-        kind=origin.kind,
+        kind=source_image.kind,
         location=location,
-        host=origin.host,
-        repository=origin.repository,
+        host=source_image.host,
+        repository=source_image.repository,
         reference=reference,
         tags=TagRules(names=(reference,) if reference else ()),
         goals=made,

@@ -1,9 +1,9 @@
-"""What is to be migrated: each repository or archive, which of its tags, and where they go; all of it checked."""
+"""The checked plan: repositories and archives to migrate, which of their tags, and where they go."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +18,10 @@ class PlanTarget:
     """A registry that images go to.
 
     Attributes:
-        name: what the plan calls it.
-        registry: which one it is.
-        prefix: what the repositories' names begin with, without a slash at its ends; may be empty.
-        aws: what is set over the AWS configuration to reach it.
+        name: its name in the plan.
+        registry: the registry.
+        prefix: the prefix of repository names, without slashes at its ends; may be empty.
+        aws: overrides of the AWS configuration to reach it.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Goal:
     Attributes:
         target: the registry.
         repository: the repository's name in it, prefix included.
-        tag: the tag that the image gets; None is the one that it has at the source (none, for an image by digest).
+        tag: the tag that the image gets; None keeps its tag at the source, if it has one.
     """
 
     target: PlanTarget
@@ -50,22 +50,22 @@ class PlanEntry:
     """Images of one repository or archive, and where they go.
 
     Attributes:
-        place: where the plan says so: ``images[3]``, or ``line 12``.
-        source: as the plan has it.
+        place: where the entry is in the plan: ``images[3]``, or ``line 12``.
+        source: the source, as the plan names it.
         kind: ``registry``, or ``local`` for a layout or archive on this machine.
         location: what ``open_source`` takes: a path is absolute or relative to the working directory, a repository
             begins with ``docker://``, and has no tag unless the plan gives one.
         host: the registry's host, ``docker.io`` for Docker Hub; empty for local sources.
         repository: the repository's name there (``library/nginx``); empty for local sources.
-        reference: the one tag, or digest (``sha256:...``), that the source itself names; None if it names none.
-        tags: which tags are taken; where there is a ``reference``, it is the only name. A local source's tags are
-            those that its images have.
-        min_tags: how many tags must be taken; None if the plan does not say.
+        reference: the tag or digest (``sha256:...``) in the source itself; None if there is none.
+        tags: which tags to migrate; if there is a ``reference``, it is the only name. The tags of a local source are
+            those of its images.
+        min_tags: how many tags must match; None if the plan does not say.
         goals: where they go, one for each target.
-        platforms: of indexes, the images to take; empty is all of the index.
-        referrers: take signatures, attestations and SBOMs along.
+        platforms: the platforms to migrate from indexes; empty for the whole index.
+        referrers: migrate signatures, attestations and SBOMs.
         create: create missing repositories.
-        repository_settings: what they are created with.
+        repository_settings: the settings of created repositories.
     """
 
     place: str
@@ -89,12 +89,12 @@ class Plan:
     """A migration.
 
     Attributes:
-        source_registries: how registries are reached that images are read from, by host; a host that is not in it is
-            reached with ``SourceRegistry(host=...)``.
+        source_registries: how to reach source registries, by host; other hosts are reached with
+            ``SourceRegistry(host=...)``.
         targets: the registries that images go to.
-        entries: what is to be migrated, in the plan's order.
+        entries: what to migrate, in the plan's order.
         path: the plan's file; None if it came from standard input.
-        notices: what a user should read, but is not a failure.
+        notices: messages for the user that are not failures.
     """
 
     source_registries: Mapping[str, SourceRegistry]
@@ -102,3 +102,55 @@ class Plan:
     entries: tuple[PlanEntry, ...]
     path: Path | None = None
     notices: tuple[str, ...] = ()
+
+
+def overridden(
+    plan: Plan,
+    aws: AwsConfiguration,
+    sources: Mapping[str, SourceRegistry],
+    *,
+    platform: Platform | None = None,
+    create_repository: bool = False,
+    strict: bool = False,
+) -> Plan:
+    """*plan*, with the settings of the command line where it has none.
+
+    Args:
+        plan: the plan.
+        aws: the profile, region and endpoint of targets that do not set them.
+        sources: how to reach registries that the plan does not describe, by host.
+        platform: the platform to migrate from indexes where the plan names none.
+        create_repository: create missing repositories, whatever the plan says.
+        strict: an entry must match a tag, unless the plan sets how many.
+    """
+
+    def complete(target: PlanTarget) -> PlanTarget:
+        own = target.aws
+        return replace(
+            target,
+            aws=replace(
+                own,
+                profile=own.profile or aws.profile,
+                region=own.region or aws.region,
+                endpoint_url=own.endpoint_url or aws.endpoint_url,
+            ),
+        )
+
+    def complete_goal(goal: Goal) -> Goal:
+        return replace(goal, target=complete(goal.target))
+
+    return replace(
+        plan,
+        source_registries={**sources, **plan.source_registries},
+        targets=tuple(complete(target) for target in plan.targets),
+        entries=tuple(
+            replace(
+                entry,
+                goals=tuple(map(complete_goal, entry.goals)),
+                platforms=entry.platforms or ((platform,) if platform else ()),
+                create=entry.create or create_repository,
+                min_tags=1 if strict and entry.min_tags is None else entry.min_tags,
+            )
+            for entry in plan.entries
+        ),
+    )

@@ -1,4 +1,4 @@
-"""From a plan's document to the plan: everything that can be checked without a network is."""
+"""From the document of a plan to the plan; checks everything that needs no network."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 from msgspec import UNSET, UnsetType
 
 from asyncpush.errors import InvalidReferenceError
-from asyncpush.migrate.plan.convert import shaped
-from asyncpush.migrate.plan.destinations import Destinations, read_to
+from asyncpush.migrate.plan.convert import convert
 from asyncpush.migrate.plan.diagnostics import Problems, member
 from asyncpush.migrate.plan.document import (
     AlternativeDocument,
@@ -25,9 +24,8 @@ from asyncpush.migrate.plan.document import (
     Texts,
 )
 from asyncpush.migrate.plan.model import Goal, Plan, PlanEntry, PlanTarget
-from asyncpush.migrate.plan.registries import make_target, source_registry
-from asyncpush.migrate.plan.repositories import Repositories, first_given, given, merged
-from asyncpush.migrate.plan.source import ImageSource, read_origin
+from asyncpush.migrate.plan.references import Destinations, ImageSource, read_destination, read_source
+from asyncpush.migrate.plan.registries import Repositories, first_given, given, make_target, merged, source_registry
 from asyncpush.migrate.plan.tags import Alternative, Patterns, TagRules, check_glob, check_regex
 from asyncpush.migrate.plan.versions import VersionRange
 from asyncpush.migrate.plan.yaml_loader import Expanded, Value, expand
@@ -35,18 +33,18 @@ from asyncpush.model import Platform
 from asyncpush.reference import canonical_host, is_tag
 from asyncpush.settings import RepositorySettings, SourceRegistry
 
-#: What the caller's own registry is called where a plan names no target.
+#: The name of the target of a plan that names none: the caller's own registry.
 OWN = "own"
 
 
 def resolve(document: Value, environ: Mapping[str, str], base: Path, problems: Problems) -> Plan:
-    """Read a document whole; blocks, since it looks for files. The plan is good only if there are no problems.
+    """Make a plan from a document; blocks while it looks for files. The plan is valid only if there are no problems.
 
     Args:
-        document: the document, as it was parsed.
-        environ: the variables that it may refer to.
+        document: the parsed document.
+        environ: the variables that it can refer to.
         base: the directory that paths are relative to.
-        problems: takes what is wrong.
+        problems: collects the problems.
     """
     if not isinstance(document, dict):
         problems.add("", "the plan is not a mapping", hint="write version: 1 and images: [...]")
@@ -69,14 +67,14 @@ class _Resolver:
     used: set[str] = field(default_factory=set)
     used_defaults: set[str] = field(default_factory=set)
     futile: list[str] = field(default_factory=list)
-    goals: Destinations = field(init=False)
+    destinations: Destinations = field(init=False)
 
     def __post_init__(self) -> None:
         self.repositories = Repositories(self.base, self.problems)
-        self.goals = Destinations(self.problems)
+        self.destinations = Destinations(self.problems)
 
     def plan(self, document: Expanded) -> Plan:
-        """The plan; members are shaped one by one, so that one that is wrong does not hide the others."""
+        """The plan. Members are converted one by one, so that the problems of one do not hide those of others."""
         members = dict(document) if isinstance(document, dict) else {}
         registries, targets, images = (members.pop(name, UNSET) for name in ("registries", "targets", "images"))
         defaults = members.pop("defaults", {})
@@ -85,7 +83,7 @@ class _Resolver:
         self._check_head({**members, "images": []})
         sources = self._registries(registries)
         self._targets(targets)
-        self.defaults = shaped(defaults, DefaultsDocument, "defaults", self.problems) or DefaultsDocument()
+        self.defaults = convert(defaults, DefaultsDocument, "defaults", self.problems) or DefaultsDocument()
         self.default_tags = tag_rules(self.defaults.tags, "defaults.tags", self.problems)
         self.futile += futile_rules(self.default_tags, "defaults.tags")
         self.default_platforms = platforms(self.defaults.platforms, "defaults.platforms", self.problems)
@@ -94,100 +92,100 @@ class _Resolver:
         return Plan(sources, tuple(self.targets.values()), entries, notices=self._notices(sources))
 
     def _check_head(self, members: dict[str, Expanded]) -> None:
-        shaped(members, PlanDocument, "", self.problems)
+        convert(members, PlanDocument, "", self.problems)
 
-    def _registries(self, said: Expanded | UnsetType) -> dict[str, SourceRegistry]:
+    def _registries(self, spec: Expanded | UnsetType) -> dict[str, SourceRegistry]:
         found: dict[str, SourceRegistry] = {}
-        for name, each in self._named(said, "registries"):
+        for name, value in self._named(spec, "registries"):
             place = member("registries", name)
             with self.problems.at(place):
                 host = canonical_host(name)
                 if host in found:
-                    raise InvalidReferenceError(f"is {host}, which is there already")
-                document = shaped(each, RegistryDocument, place, self.problems) or RegistryDocument()
+                    raise InvalidReferenceError(f"is {host}, which is configured already")
+                document = convert(value, RegistryDocument, place, self.problems) or RegistryDocument()
                 found[host] = source_registry(host, document, self.base, place, self.problems)
         return found
 
-    def _targets(self, said: Expanded | UnsetType) -> None:
-        if isinstance(said, UnsetType):
+    def _targets(self, spec: Expanded | UnsetType) -> None:
+        if isinstance(spec, UnsetType):
             self.targets[OWN] = PlanTarget(OWN)
-        for name, each in self._named(said, "targets"):
+        for name, value in self._named(spec, "targets"):
             place = member("targets", name)
-            document = shaped(each, TargetDocument, place, self.problems) or TargetDocument()
+            document = convert(value, TargetDocument, place, self.problems) or TargetDocument()
             self.targets[name] = make_target(name, document, place, self.problems)
-        if said == {}:
+        if spec == {}:
             self.problems.add("targets", "is empty", hint="leave it out for your own registry")
 
-    def _named(self, said: Expanded | UnsetType, place: str) -> list[tuple[str, Expanded]]:
-        if isinstance(said, dict):
-            return list(said.items())
-        if not isinstance(said, UnsetType):
+    def _named(self, spec: Expanded | UnsetType, place: str) -> list[tuple[str, Expanded]]:
+        if isinstance(spec, dict):
+            return list(spec.items())
+        if not isinstance(spec, UnsetType):
             self.problems.add(place, "is not a mapping of names")
         return []
 
-    def _entries(self, said: Expanded | UnsetType) -> tuple[PlanEntry, ...]:
-        if isinstance(said, UnsetType):
+    def _entries(self, spec: Expanded | UnsetType) -> tuple[PlanEntry, ...]:
+        if isinstance(spec, UnsetType):
             return ()
-        if not isinstance(said, list):
+        if not isinstance(spec, list):
             self.problems.add("images", "is not a list", hint="begin each entry with '- from:'")
             return ()
-        if not said:
-            self.problems.add("images", "is empty", hint="there is nothing to migrate")
-        entries = (self._entry(each, f"images[{at}]") for at, each in enumerate(said))
+        if not spec:
+            self.problems.add("images", "is empty", hint="add at least one entry")
+        entries = (self._entry(value, f"images[{at}]") for at, value in enumerate(spec))
         return tuple(entry for entry in entries if entry)
 
     def _entry(self, value: Expanded, place: str) -> PlanEntry | None:
-        said = shaped(value, EntryDocument, place, self.problems)
-        if said is None:
+        spec = convert(value, EntryDocument, place, self.problems)
+        if spec is None:
             return None
-        origin: ImageSource | None = None
+        source: ImageSource | None = None
         with self.problems.at(member(place, "from")):
-            origin = read_origin(said.source, self.base)
-        rules = self._tags(said, origin, place)
-        repository = merged(said.repository, self.defaults.repository)
-        settings = self._settings(said, place)
-        wanted = platforms(said.platforms, member(place, "platforms"), self.problems)
-        targets = self._target_names(said.targets, member(place, "targets")) or self._default_targets(place)
-        if origin is None:
+            source = read_source(spec.source, self.base)
+        rules = self._tags(spec, source, place)
+        repository = merged(spec.repository, self.defaults.repository)
+        settings = self._settings(spec, place)
+        wanted = platforms(spec.platforms, member(place, "platforms"), self.problems)
+        targets = self._target_names(spec.targets, member(place, "targets")) or self._default_targets(place)
+        if source is None:
             return None
-        self.hosts.add(origin.host)
+        self.hosts.add(source.host)
         create = repository.create is True
-        there = "defaults.repository" if said.repository is UNSET else member(place, "repository")
-        self.futile += futile_settings(settings, there, create=create)
+        settings_place = "defaults.repository" if spec.repository is UNSET else member(place, "repository")
+        self.futile += futile_settings(settings, settings_place, create=create)
         entry = PlanEntry(
             place=place,
-            source=said.source,
-            kind=origin.kind,
-            location=origin.location,
-            host=origin.host,
-            repository=origin.repository,
-            reference=origin.reference,
+            source=spec.source,
+            kind=source.kind,
+            location=source.location,
+            host=source.host,
+            repository=source.repository,
+            reference=source.reference,
             tags=rules,
-            min_tags=self._min_tags(said, rules, place),
-            goals=self._goals(said, origin, rules, targets, place),
-            platforms=self.default_platforms if said.platforms is UNSET else wanted,
-            referrers=first_given(said.referrers, self.defaults.referrers) is not False,
+            min_tags=self._min_tags(spec, rules, place),
+            goals=self._goals(spec, source, rules, targets, place),
+            platforms=self.default_platforms if spec.platforms is UNSET else wanted,
+            referrers=first_given(spec.referrers, self.defaults.referrers) is not False,
             create=create,
             repository_settings=settings,
         )
-        self.goals.note(entry)
+        self.destinations.note(entry)
         return entry
 
-    def _tags(self, said: EntryDocument, origin: ImageSource | None, place: str) -> TagRules:
-        if origin is not None and origin.is_chosen:
-            if said.tags is not UNSET:
-                self.problems.add(member(place, "tags"), f"{said.source[:300]} names one image already")
-            return TagRules(names=(origin.reference,) if origin.reference else ())
-        if said.tags is UNSET:
+    def _tags(self, spec: EntryDocument, source: ImageSource | None, place: str) -> TagRules:
+        if source is not None and source.is_chosen:
+            if spec.tags is not UNSET:
+                self.problems.add(member(place, "tags"), f"is not allowed, since {spec.source[:300]} names one image")
+            return TagRules(names=(source.reference,) if source.reference else ())
+        if spec.tags is UNSET:
             self.used_defaults.add("tags")
             return self.default_tags
-        rules = tag_rules(said.tags, member(place, "tags"), self.problems)
+        rules = tag_rules(spec.tags, member(place, "tags"), self.problems)
         self.futile += futile_rules(rules, member(place, "tags"))
         return rules
 
-    def _min_tags(self, said: EntryDocument, rules: TagRules, place: str) -> int | None:
-        """How many tags must be taken; what the defaults say is for rules, since names must be there anyway."""
-        if said.min_tags is UNSET:
+    def _min_tags(self, spec: EntryDocument, rules: TagRules, place: str) -> int | None:
+        """How many tags must match; the default applies only to rules, since tags that are named must exist anyway."""
+        if spec.min_tags is UNSET:
             if not rules.needs_listing:
                 return None
             self.used_defaults.add("min_tags")
@@ -195,28 +193,31 @@ class _Resolver:
         most = None if rules.needs_listing else len(rules.names)
         if rules.newest is not None:
             most = len(rules.names) + rules.newest
-        if most is not None and said.min_tags > most:
-            self.problems.add(member(place, "min_tags"), f"is {said.min_tags}, and its tags are {most} at the most")
-        return said.min_tags
+        if most is not None and spec.min_tags > most:
+            self.problems.add(
+                member(place, "min_tags"),
+                f"is {spec.min_tags}, but the entry has at most {most} tag{'s' if most != 1 else ''}",
+            )
+        return spec.min_tags
 
-    def _settings(self, said: EntryDocument, place: str) -> RepositorySettings:
-        if said.repository is not UNSET:
-            both = merged(said.repository, self.defaults.repository)
+    def _settings(self, spec: EntryDocument, place: str) -> RepositorySettings:
+        if spec.repository is not UNSET:
+            both = merged(spec.repository, self.defaults.repository)
             return self.repositories.settings(both, member(place, "repository"))
         if self.default_settings is None:
             both = merged(UNSET, self.defaults.repository)
             self.default_settings = self.repositories.settings(both, "defaults.repository")
         return self.default_settings
 
-    def _target_names(self, said: str | list[str] | UnsetType, place: str) -> list[PlanTarget]:
+    def _target_names(self, spec: str | list[str] | UnsetType, place: str) -> list[PlanTarget]:
         found: dict[str, PlanTarget] = {}
-        for name in texts(said):
+        for name in texts(spec):
             if name in self.targets:
                 found[name] = self.targets[name]
             else:
-                known = ", ".join(self.targets) or "none"
-                self.problems.add(place, f"there is no target {name[:100]!r}", hint=f"the plan has {known}")
-        if said == []:
+                known = ", ".join(self.targets) or "the plan's targets"
+                self.problems.add(place, f"there is no target {name[:100]!r}", hint=f"use one of {known}")
+        if spec == []:
             self.problems.add(place, "is empty", hint="name a target, or leave it out")
         return list(found.values())
 
@@ -227,177 +228,182 @@ class _Resolver:
             self.is_ambiguous = True
             self.problems.add(
                 "defaults.targets",
-                f"the plan has several targets, and {place} says not which",
+                f"the plan has several targets, and {place} names none of them",
                 hint="name them in defaults.targets, or in each entry",
             )
         return list(self.targets.values())
 
     def _goals(
-        self, said: EntryDocument, origin: ImageSource, rules: TagRules, targets: list[PlanTarget], place: str
+        self, spec: EntryDocument, source: ImageSource, rules: TagRules, targets: list[PlanTarget], place: str
     ) -> tuple[Goal, ...]:
         self.used.update(target.name for target in targets)
-        there, name, tag = member(place, "from"), origin.name, origin.tag
-        if isinstance(said.to, str):
-            there = member(place, "to")
-            with self.problems.at(there):
-                name, tag_there = read_to(said.to)
-                tag = tag_there or tag
-                if tag_there and origin.kind == "registry" and not _is_one(origin, rules):
-                    self.problems.add(there, "names a tag, but there are several at the source", hint="leave it out")
-        elif origin.kind == "local":
-            self.problems.add(place, "has no to", hint="a source on this machine needs a repository to go to")
+        destination_place, name, tag = member(place, "from"), source.name, source.tag
+        if isinstance(spec.to, str):
+            destination_place = member(place, "to")
+            with self.problems.at(destination_place):
+                name, given_tag = read_destination(spec.to)
+                tag = given_tag or tag
+                if given_tag and source.kind == "registry" and not _is_one(source, rules):
+                    self.problems.add(
+                        destination_place, "names one tag, but the source has several", hint="leave it out"
+                    )
+        elif source.kind == "local":
+            self.problems.add(place, "has no to", hint="name the repository that a source on this machine goes to")
             return ()
         if not name:
             return ()
-        return self.goals.make(name, tag, targets, there)
+        return self.destinations.make(name, tag, targets, destination_place)
 
     def _notices(self, sources: Mapping[str, SourceRegistry]) -> tuple[str, ...]:
         unused = [f"registries: no entry reads from {host}" for host in sources if host not in self.hosts]
         idle = [f"targets: no entry goes to {name}" for name in self.targets if name not in self.used]
         unread = [
-            f"defaults.{name}: no entry is without its own" if name == "tags" else f"defaults.{name}: no entry needs it"
+            f"defaults.{name}: every entry has its own" if name == "tags" else f"defaults.{name}: no entry uses it"
             for name in ("tags", "min_tags")
             if getattr(self.defaults, name) is not UNSET and name not in self.used_defaults
         ]
-        return (*unused, *idle, *unread, *dict.fromkeys(self.futile), *self.goals.notices)
+        return (*unused, *idle, *unread, *dict.fromkeys(self.futile), *self.destinations.notices)
 
 
-def _is_one(origin: ImageSource, rules: TagRules) -> bool:
-    return origin.is_chosen or (len(rules.names) == 1 and not rules.needs_listing)
+def _is_one(source: ImageSource, rules: TagRules) -> bool:
+    return source.is_chosen or (len(rules.names) == 1 and not rules.needs_listing)
 
 
 def futile_rules(rules: TagRules, place: str) -> Iterator[str]:
-    """What of the rules of tags at *place* can't do what it seems to be for."""
+    """Messages about rules for tags at *place* that have no effect."""
     for name in rules.names:
         if name in rules.exclude_names:
-            yield f"{place}: {name} is taken by name, so that excluding it by name means nothing"
+            yield f"{place}: {name} is included by name, so excluding it has no effect"
     yield from _futile(Alternative(rules.patterns, rules.exclude), place)
-    for at, each in enumerate(rules.alternatives):
-        yield from _futile(each, f"{member(place, 'any')}[{at}]")
+    for at, alternative in enumerate(rules.alternatives):
+        yield from _futile(alternative, f"{member(place, 'any')}[{at}]")
 
 
 def futile_settings(settings: RepositorySettings, place: str, *, create: bool) -> Iterator[str]:
-    """Whether the settings at *place* are for repositories that nobody creates."""
+    """A message if the settings at *place* are for repositories that are not created."""
     if not create and settings != RepositorySettings():
-        yield f"{place}: its settings count only with create: true, or migrate --create-repository"
+        yield f"{place}: the settings have no effect without create: true or migrate --create-repository"
 
 
-def _futile(said: Alternative, place: str) -> Iterator[str]:
-    yield from _impossible(said.patterns, place)
-    yield from _impossible(said.exclude, member(place, "exclude"))
+def _futile(spec: Alternative, place: str) -> Iterator[str]:
+    yield from _impossible(spec.patterns, place)
+    yield from _impossible(spec.exclude, member(place, "exclude"))
     for kind in ("glob", "regex"):
-        wanted, unwanted = getattr(said.patterns, kind), getattr(said.exclude, kind)
+        wanted, unwanted = getattr(spec.patterns, kind), getattr(spec.exclude, kind)
         everything = {"glob": "*", "regex": ".*"}[kind]
         if everything in unwanted or (wanted and set(wanted) <= set(unwanted)):
-            yield f"{place}: exclude has all of {kind}, so that no tag is taken"
+            yield f"{place}: exclude matches every tag that {kind} matches, so no tag is left"
 
 
 def _impossible(patterns: Patterns, place: str) -> Iterator[str]:
-    """Patterns that match no tag, whatever its name."""
+    """Messages about patterns that can't match any tag."""
     for glob in patterns.glob:
         odd = re.search(r"[^A-Za-z0-9_.*?-]", re.sub(r"\[[^]]+\]", "", glob))
         if odd:
-            hint = "; Helm writes _ for it" if odd[0] == "+" else ""
-            yield f"{member(place, 'glob')}: {glob[:100]!r} matches no tag, since none has {odd[0]!r}{hint}"
+            hint = " (Helm writes _ instead)" if odd[0] == "+" else ""
+            yield f"{member(place, 'glob')}: {glob[:100]!r} matches no tag: tags can't contain {odd[0]!r}{hint}"
     for regex in patterns.regex:
         if re.search(r"(?<!\\)\$[A-Za-z0-9_]", re.sub(r"\[[^]]*\]", "", regex)):
-            why = "since $ is the end of one (a variable is ${NAME})"
-            yield f"{member(place, 'regex')}: {regex[:100]!r} matches no tag, {why}"
+            why = "$ is the end of a tag (write ${NAME} for a variable)"
+            yield f"{member(place, 'regex')}: {regex[:100]!r} matches no tag: {why}"
     for version_range in patterns.semver:
         if version_range.is_empty:
-            yield f"{member(place, 'semver')}: no version is in {version_range.text!r}"
+            yield f"{member(place, 'semver')}: {version_range.text!r} contains no version"
 
 
-def tag_rules(said: str | list[str] | TagsDocument | UnsetType, place: str, problems: Problems) -> TagRules:
-    """The rules that *said* stands for; what is wrong with them is noted at *place*."""
-    if isinstance(said, UnsetType):
+def tag_rules(spec: str | list[str] | TagsDocument | UnsetType, place: str, problems: Problems) -> TagRules:
+    """The rules that *spec* describes; their problems are noted at *place*."""
+    if isinstance(spec, UnsetType):
         return TagRules()
-    if not isinstance(said, TagsDocument):
-        return TagRules(names=_names(said, place, problems))
-    names = _names(said.names, member(place, "names"), problems)
-    whole = _alternative(said, place, problems)
-    if said.any == []:
+    if not isinstance(spec, TagsDocument):
+        return TagRules(names=_names(spec, place, problems))
+    names = _names(spec.names, member(place, "names"), problems)
+    base = _alternative(spec, place, problems)
+    if spec.any == []:
         problems.add(member(place, "any"), "is empty")
     alternatives = tuple(
-        _alternative(each, f"{member(place, 'any')}[{at}]", problems) for at, each in enumerate(given(said.any) or ())
+        _alternative(alternative, f"{member(place, 'any')}[{at}]", problems)
+        for at, alternative in enumerate(given(spec.any) or ())
     )
-    if names and (said.glob, said.regex, said.semver, said.any) == (UNSET, UNSET, UNSET, UNSET):
+    if names and (spec.glob, spec.regex, spec.semver, spec.any) == (UNSET, UNSET, UNSET, UNSET):
         for name in ("exclude", "newest"):
-            if getattr(said, name) is not UNSET:
+            if getattr(spec, name) is not UNSET:
                 problems.add(
-                    member(place, name), "chooses among patterns, not names", hint='add glob: "*" for all tags'
+                    member(place, name), "applies to patterns, not to names", hint='add glob: "*" for all tags'
                 )
     return TagRules(
         names=names,
-        patterns=whole.patterns,
+        patterns=base.patterns,
         alternatives=alternatives,
-        exclude=whole.exclude,
-        exclude_names=whole.exclude_names,
-        newest=given(said.newest),
+        exclude=base.exclude,
+        exclude_names=base.exclude_names,
+        newest=given(spec.newest),
     )
 
 
-def _alternative(said: TagsDocument | AlternativeDocument, place: str, problems: Problems) -> Alternative:
-    patterns = _patterns(said, place, problems)
-    there, exclude = member(place, "exclude"), given(said.exclude) or ExcludeDocument()
+def _alternative(spec: TagsDocument | AlternativeDocument, place: str, problems: Problems) -> Alternative:
+    patterns = _patterns(spec, place, problems)
+    exclude_place, exclude = member(place, "exclude"), given(spec.exclude) or ExcludeDocument()
     found = Alternative(
-        patterns, _patterns(exclude, there, problems), _names(exclude.names, member(there, "names"), problems)
+        patterns,
+        _patterns(exclude, exclude_place, problems),
+        _names(exclude.names, member(exclude_place, "names"), problems),
     )
-    if isinstance(said, AlternativeDocument) and found == Alternative() and not problems.has_below(place):
-        problems.add(place, "matches all tags", hint="give it glob, regex, semver or exclude")
+    if isinstance(spec, AlternativeDocument) and found == Alternative() and not problems.has_below(place):
+        problems.add(place, "matches all tags", hint="add glob, regex, semver or exclude")
     return found
 
 
-def platforms(said: Texts | UnsetType, place: str, problems: Problems) -> tuple[Platform, ...]:
-    """The platforms that *said* names; none for all of them."""
-    if isinstance(said, UnsetType) or said in ("all", ["all"]):
+def platforms(spec: Texts | UnsetType, place: str, problems: Problems) -> tuple[Platform, ...]:
+    """The platforms that *spec* names; empty for all."""
+    if isinstance(spec, UnsetType) or spec in ("all", ["all"]):
         return ()
-    if not said:
-        problems.add(place, "is empty", hint="name a platform, or all")
+    if not spec:
+        problems.add(place, "is empty", hint="name a platform, or write all")
     found: dict[Platform, None] = {}
-    for at, text in enumerate(texts(said)):
-        with problems.at(_item(said, place, at)):
+    for at, text in enumerate(texts(spec)):
+        with problems.at(_item(spec, place, at)):
             found[Platform.parse(text)] = None
     return tuple(found)
 
 
-def texts(said: Texts | UnsetType) -> list[str]:
-    """A list of what may be one text or many."""
-    if isinstance(said, UnsetType):
+def texts(spec: Texts | UnsetType) -> list[str]:
+    """One text or several, as a list."""
+    if isinstance(spec, UnsetType):
         return []
-    return [said] if isinstance(said, str) else said
+    return [spec] if isinstance(spec, str) else spec
 
 
-def _names(said: Texts | UnsetType, place: str, problems: Problems) -> tuple[str, ...]:
-    if said == []:
+def _names(spec: Texts | UnsetType, place: str, problems: Problems) -> tuple[str, ...]:
+    if spec == []:
         problems.add(place, "is empty", hint="name a tag, or leave it out for all tags")
-    for at, name in enumerate(texts(said)):
+    for at, name in enumerate(texts(spec)):
         if not is_tag(name):
             is_digest = name.startswith("sha256:")
-            hint = "an image by digest is an entry of its own: from: REPOSITORY@DIGEST"
-            problems.add(_item(said, place, at), f"{name[:140]!r} is not a tag", hint=hint if is_digest else None)
-    return tuple(dict.fromkeys(texts(said)))
+            hint = "write a separate entry for an image by digest: from: REPOSITORY@DIGEST"
+            problems.add(_item(spec, place, at), f"{name[:140]!r} is not a tag", hint=hint if is_digest else None)
+    return tuple(dict.fromkeys(texts(spec)))
 
 
-def _patterns(said: TagsDocument | AlternativeDocument | ExcludeDocument, place: str, problems: Problems) -> Patterns:
+def _patterns(spec: TagsDocument | AlternativeDocument | ExcludeDocument, place: str, problems: Problems) -> Patterns:
     ranges = []
-    for at, text in enumerate(texts(said.semver)):
-        with problems.at(_item(said.semver, member(place, "semver"), at)):
+    for at, text in enumerate(texts(spec.semver)):
+        with problems.at(_item(spec.semver, member(place, "semver"), at)):
             ranges.append(VersionRange.parse(text))
-    _check(said.glob, check_glob, member(place, "glob"), problems)
-    _check(said.regex, check_regex, member(place, "regex"), problems)
-    if said.semver == []:
+    _check(spec.glob, check_glob, member(place, "glob"), problems)
+    _check(spec.regex, check_regex, member(place, "regex"), problems)
+    if spec.semver == []:
         problems.add(member(place, "semver"), "is empty")
-    return Patterns(tuple(texts(said.glob)), tuple(texts(said.regex)), tuple(ranges))
+    return Patterns(tuple(texts(spec.glob)), tuple(texts(spec.regex)), tuple(ranges))
 
 
-def _check(said: Texts | UnsetType, check: Callable[[str], None], place: str, problems: Problems) -> None:
-    if said == []:
+def _check(spec: Texts | UnsetType, check: Callable[[str], None], place: str, problems: Problems) -> None:
+    if spec == []:
         problems.add(place, "is empty")
-    for at, text in enumerate(texts(said)):
-        with problems.at(_item(said, place, at)):
+    for at, text in enumerate(texts(spec)):
+        with problems.at(_item(spec, place, at)):
             check(text)
 
 
-def _item(said: Texts | UnsetType, place: str, at: int) -> str:
-    return f"{place}[{at}]" if isinstance(said, list) else place
+def _item(spec: Texts | UnsetType, place: str, at: int) -> str:
+    return f"{place}[{at}]" if isinstance(spec, list) else place

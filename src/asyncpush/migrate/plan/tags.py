@@ -1,18 +1,31 @@
-"""Which tags of a repository are taken: by name, by pattern, by version, the newest."""
+"""Which tags of a repository to migrate: by name, by pattern, by version, the newest.
+
+A regular expression that may backtrack for a very long time runs in a process of its own: Python's ``re`` holds the
+interpreter while it matches, so that no other thread runs, no time limit counts and Ctrl-C does nothing.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeAlias
 
+import anyio
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
+
+from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.versions import Version, VersionRange, version_order
 from asyncpush.reference import is_tag, subject_of
 
-#: Characters of a regular expression or a glob; both are the plan's, and run against many tags.
+#: Characters of a regular expression or glob, since each is matched against many tags.
 MAX_PATTERN = 1000
 
 #: Patterns of one kind that a message lists.
@@ -43,12 +56,12 @@ class Patterns:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """One of several ways for a tag to be wanted.
+    """One set of patterns that can select a tag.
 
     Attributes:
-        patterns: it is matched by one pattern of each kind.
-        exclude: and by none of these.
-        exclude_names: and is not called so.
+        patterns: one pattern of each kind must match.
+        exclude: none of these may match.
+        exclude_names: the tag may not have one of these names.
     """
 
     patterns: Patterns = field(default_factory=Patterns)
@@ -56,26 +69,26 @@ class Alternative:
     exclude_names: tuple[str, ...] = ()
 
     def refuses(self, tag: str, regex: MatchesRegex | None = None) -> str | None:
-        """Why *tag* is not wanted; None if it is. *regex* says what a regular expression matches."""
+        """Why *tag* is not selected; None if it is. *regex* tells whether a regular expression matches."""
         for kind, matches in _matches(self.patterns, tag, regex):
             if not any(matches):
                 version = Version.parse(tag) if kind == "semver" else None
-                return f"matches no {kind}" + (", being a pre-release" if version and version.is_prerelease else "")
-        excluded = tag in self.exclude_names or any(any(each) for _, each in _matches(self.exclude, tag, regex))
+                return f"matches no {kind}" + (" (a pre-release)" if version and version.is_prerelease else "")
+        excluded = tag in self.exclude_names or any(any(matches) for _, matches in _matches(self.exclude, tag, regex))
         return "excluded" if excluded else None
 
 
 @dataclass(frozen=True, slots=True)
 class TagRules:
-    """Which tags are wanted; without anything, all of them.
+    """Which tags to migrate; without any rule, all of them.
 
     Attributes:
-        names: tags that are wanted by name, whatever the other rules say.
-        patterns: of the other tags, those that one pattern of each kind matches.
-        alternatives: and, where there are any, that one of these wants.
-        exclude: but for those that any of these patterns matches.
-        exclude_names: or that are called so.
-        newest: and of these the last so many by the order of versions; None is all.
+        names: tags that are selected by name, whatever the other rules say.
+        patterns: of the other tags, those that match one pattern of each kind,
+        alternatives: and, if there are any, one of these,
+        exclude: and that none of these patterns matches,
+        exclude_names: and that do not have one of these names.
+        newest: of these, only so many, the highest versions; None for all.
     """
 
     names: tuple[str, ...] = ()
@@ -87,27 +100,31 @@ class TagRules:
 
     @property
     def has_patterns(self) -> bool:
-        """Whether more is asked of tags than not to be excluded, and to be among the newest."""
+        """Whether there are rules other than exclude and newest."""
         return bool(self.patterns or self.alternatives)
 
     @property
     def needs_listing(self) -> bool:
-        """Whether the source's list of tags is needed; if not, ``names`` is all there is to take."""
+        """Whether the source's list of tags is needed; if not, ``names`` are all the tags."""
         return not self.names or self.has_patterns
 
     def refuses(self, tag: str, regex: MatchesRegex | None = None) -> str | None:
-        """Why *tag* is not wanted by pattern; None if it is. *regex* says what a regular expression matches."""
+        """Why no pattern selects *tag*; None if one does. *regex* tells whether a regular expression matches."""
         reason = Alternative(self.patterns, self.exclude, self.exclude_names).refuses(tag, regex)
-        if reason is None and self.alternatives and all(each.refuses(tag, regex) for each in self.alternatives):
-            return "matches none of any"
+        if (
+            reason is None
+            and self.alternatives
+            and all(alternative.refuses(tag, regex) for alternative in self.alternatives)
+        ):
+            return "matches no alternative of any"
         return reason
 
     def __str__(self) -> str:
-        """What a plan says, in one line, for people."""
+        """The rules in one line, for people."""
         words = [*_words("names", self.names), *_described(self.patterns)]
         if self.alternatives:
             words.append("any: " + " or ".join(map(_alternative_text, self.alternatives)))
-        words += [f"exclude {each}" for each in (*_words("names", self.exclude_names), *_described(self.exclude))]
+        words += [f"exclude {text}" for text in (*_words("names", self.exclude_names), *_described(self.exclude))]
         if self.newest is not None:
             words.append(f"newest: {self.newest}")
         return "; ".join(words) or "all tags"
@@ -115,7 +132,7 @@ class TagRules:
 
 @dataclass(frozen=True, slots=True)
 class SkippedTag:
-    """A tag that is not taken, and why."""
+    """A tag that is not selected, and why."""
 
     tag: str
     reason: str
@@ -123,10 +140,10 @@ class SkippedTag:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What rules make of a list of tags.
+    """The tags that rules select from a list.
 
     Attributes:
-        taken: first those by name, in the rules' order, then the others in the list's.
+        taken: the selected tags: first those by name in the order of the rules, then the others in that of the list.
         left_out: all others.
         missing: names that are not in the list.
     """
@@ -139,17 +156,17 @@ class Selection:
 def select(
     rules: TagRules, tags: Sequence[str], *, any_name: bool = False, regex: MatchesRegex | None = None
 ) -> Selection:
-    """Choose among all tags of a repository.
+    """Select among all tags of a repository.
 
-    Tags of signatures and referrers are taken by name only: they go with the image that they are about. An empty text
-    stands for an image without a tag, as archives have them: it is taken where no name and no pattern is asked for.
-    Some thousand tags, or a regular expression that backtracks, take long: that belongs into a worker thread.
+    Tags of signatures and referrers are selected by name only: they go with the image that they refer to. An empty text
+    stands for an untagged image in an archive; it is selected if there are neither names nor patterns. This belongs in
+    a worker thread, since thousands of tags take long.
 
     Args:
-        rules: what is wanted.
-        tags: what is there.
-        any_name: take names, too, that can be no tags: those of layouts and archives are free.
-        regex: whether a regular expression matches a tag, where somebody else knows (``matching.py``).
+        rules: the rules.
+        tags: the tags of the source.
+        any_name: also select names that are not valid tags: layouts and archives may have any.
+        regex: tells whether a regular expression matches a tag, if that was found out before (``choose``).
     """
     listed = dict.fromkeys(tags)
     names = dict.fromkeys(rules.names)
@@ -158,7 +175,7 @@ def select(
     for tag in listed:
         if tag in names:
             continue
-        reason = _refused(rules, tag, regex) if is_tag(tag) or not tag or any_name else "no tag that ECR takes"
+        reason = _refused(rules, tag, regex) if is_tag(tag) or not tag or any_name else "not a valid tag in ECR"
         if reason is None:
             matching.append(tag)
         else:
@@ -175,7 +192,7 @@ def select(
 
 
 def check_regex(pattern: str) -> None:
-    """See that *pattern* is a regular expression.
+    """Check that *pattern* is a regular expression.
 
     Raises:
         ValueError: it is not, or is too long.
@@ -188,7 +205,7 @@ def check_regex(pattern: str) -> None:
 
 
 def check_glob(pattern: str) -> None:
-    """See that *pattern* can match a tag.
+    """Check that *pattern* can match a tag.
 
     Raises:
         ValueError: it is empty or too long.
@@ -202,7 +219,7 @@ def _check_length(pattern: str) -> None:
 
 
 def _refused(rules: TagRules, tag: str, regex: MatchesRegex | None) -> str | None:
-    """Why *tag* is not taken by pattern; None if it is."""
+    """Why *tag* is not selected by pattern; None if it is."""
     if not tag:
         return "has no tag" if rules.names or rules.has_patterns else None
     if (digest := subject_of(tag)) is not None:
@@ -218,20 +235,20 @@ def matches_regex(pattern: str, tag: str) -> bool:
 
 
 def _matches(patterns: Patterns, tag: str, regex: MatchesRegex | None) -> Iterator[tuple[str, Iterator[bool]]]:
-    """For each kind of pattern that there is, which of them match."""
+    """For each kind of pattern, which of them match."""
     if patterns.glob:
-        yield "glob", (_compiled(translate, each)(tag) for each in patterns.glob)
+        yield "glob", (_compiled(translate, pattern)(tag) for pattern in patterns.glob)
     if patterns.regex:
-        yield "regex", ((regex or matches_regex)(each, tag) for each in patterns.regex)
+        yield "regex", ((regex or matches_regex)(pattern, tag) for pattern in patterns.regex)
     if patterns.semver:
         version = Version.parse(tag)
-        yield "semver", (version is not None and each.matches(version) for each in patterns.semver)
+        yield "semver", (version is not None and pattern.matches(version) for pattern in patterns.semver)
 
 
 def _described(patterns: Patterns) -> Iterator[str]:
     yield from _words("glob", patterns.glob)
     yield from _words("regex", patterns.regex)
-    yield from _words("semver", [each.text for each in patterns.semver])
+    yield from _words("semver", [pattern.text for pattern in patterns.semver])
 
 
 def _words(kind: str, texts: Sequence[str]) -> Iterator[str]:
@@ -242,10 +259,106 @@ def _words(kind: str, texts: Sequence[str]) -> Iterator[str]:
 
 def _alternative_text(alternative: Alternative) -> str:
     excluded = (*_words("names", alternative.exclude_names), *_described(alternative.exclude))
-    return "(" + "; ".join([*_described(alternative.patterns), *(f"exclude {each}" for each in excluded)]) + ")"
+    return "(" + "; ".join([*_described(alternative.patterns), *(f"exclude {text}" for text in excluded)]) + ")"
 
 
 @lru_cache(maxsize=100_000)  # fewer than a plan's patterns would compile each of them for each tag
 def _compiled(translated: Callable[[str], str], pattern: str) -> Callable[[str], bool]:
     compiled = re.compile(translated(pattern))
     return lambda tag: compiled.fullmatch(tag) is not None
+
+
+#: Seconds for matching all patterns of an entry with all tags of its source.
+MATCH_TIMEOUT = 20
+
+#: Matching processes at once.
+_AT_ONCE = 2
+
+#: Escapes and sets, which contain no operators.
+_LITERAL = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
+_QUANTIFIER = re.compile(r"[*+?{]")
+_REFERENCE = re.compile(r"\\[1-9]|\(\?P=")
+#: This many quantifiers of single characters cost at most some million steps for the longest tag.
+_HARMLESS = 3
+
+_PROGRAM = """
+import json, re, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGALRM, signal.SIG_DFL)
+signal.alarm(int(sys.argv[1]))
+patterns, tags = json.load(sys.stdin)
+found = []
+for pattern in patterns:
+    matches = re.compile(pattern).fullmatch
+    found.append([at for at, tag in enumerate(tags) if matches(tag)])
+json.dump(found, sys.stdout)
+"""
+
+_processes: RunVar[CapacityLimiter] = RunVar("matching_processes")
+
+
+async def choose(rules: TagRules, tags: Sequence[str], source: str, *, any_name: bool = False) -> Selection:
+    """``select``, without blocking other tasks, and with a time limit.
+
+    Args:
+        rules: the rules.
+        tags: the tags of the source.
+        source: the name of the source, for errors.
+        any_name: see ``select``.
+
+    Raises:
+        UsageError: a regular expression takes too long.
+    """
+    doubtful = [pattern for pattern in dict.fromkeys(_regexes(rules)) if may_backtrack(pattern)]
+    regex: Callable[[str, str], bool] = matches_regex
+    if doubtful and tags and sys.executable:
+        found = await _found(doubtful, tags, source)
+
+        def regex(pattern: str, tag: str) -> bool:
+            return tag in found[pattern] if pattern in found else matches_regex(pattern, tag)
+
+    # There may be many patterns and tags.
+    return await to_thread.run_sync(partial(select, rules, tags, any_name=any_name, regex=regex))
+
+
+def may_backtrack(pattern: str) -> bool:
+    """Whether *pattern* may take very long for some text."""
+    bare = _LITERAL.sub("", pattern)
+    return (
+        _REPEATED_GROUP.search(bare) is not None
+        or _REFERENCE.search(pattern) is not None
+        or len(_QUANTIFIER.findall(bare)) > _HARMLESS
+    )
+
+
+def _regexes(rules: TagRules) -> Iterator[str]:
+    for alternative in (Alternative(rules.patterns, rules.exclude), *rules.alternatives):
+        yield from alternative.patterns.regex
+        yield from alternative.exclude.regex
+
+
+async def _found(patterns: Sequence[str], tags: Sequence[str], source: str) -> dict[str, frozenset[str]]:
+    """Which of *tags* each pattern matches, found in a process that ends by itself if it takes too long."""
+    try:
+        limiter = _processes.get()
+    except LookupError:
+        limiter = CapacityLimiter(_AT_ONCE)
+        _processes.set(limiter)
+    command = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(MATCH_TIMEOUT)]
+    asked = json.dumps([patterns, tags]).encode()
+    async with limiter:
+        # In its own session, Ctrl-C does not reach it; it ends with the task that waits for it.
+        done = await anyio.run_process(
+            command, input=asked, stderr=subprocess.DEVNULL, check=False, start_new_session=True
+        )
+    if done.returncode == -signal.SIGALRM:
+        raise UsageError(
+            f"a regular expression takes more than {MATCH_TIMEOUT} seconds for the tags of {source}: "
+            f"{', '.join(repr(pattern[:100]) for pattern in patterns[:3])}",
+            hint="avoid nested repetitions, or use a glob",
+        )
+    if done.returncode != 0:
+        return {}  # the process could not start, or ran out of memory: match in this process instead
+    found: list[list[int]] = json.loads(done.stdout)
+    return {pattern: frozenset(tags[at] for at in matched) for pattern, matched in zip(patterns, found, strict=True)}

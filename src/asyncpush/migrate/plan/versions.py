@@ -1,8 +1,9 @@
 """Versions in tags: their order, and ranges of them as Masterminds/semver reads them (skopeo, regsync, helm).
 
-A version is ``[v]MAJOR[.MINOR[.PATCH[.MORE]...]][-PRERELEASE][+BUILD]``; what is left out counts as 0 (semver.org
-2.0.0, section 11, has the order). A tag has no plus sign: Helm writes ``_`` for it. Other tags have an order, too:
-below all versions, digits by their value; but what begins with two numbers, as 3.13.0rc2, lies among the versions.
+A version is ``[v]MAJOR[.MINOR[.PATCH[.MORE]...]][-PRERELEASE][+BUILD]``; missing numbers count as 0, and semver.org
+2.0.0, section 11, defines the order. A tag can't contain a plus sign, for which Helm writes ``_``. Other tags are below
+all versions, ordered with digits by their value; but a tag that begins with two numbers, as 3.13.0rc2, is among the
+versions.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ Operator = Literal["=", "!=", ">", ">=", "<", "<=", "~", "^"]
 @total_ordering
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version; build metadata counts for nothing, so it is not kept.
+    """A version, without its build metadata, which does not matter for its order.
 
     Attributes:
         major: the first number.
         minor: the second.
         patch: the third.
-        prerelease: what makes it precede its release.
-        more: the numbers behind the third, without zeros at the end.
+        prerelease: the identifiers of a pre-release.
+        more: the numbers after the third, without trailing zeros.
     """
 
     major: int
@@ -62,7 +63,7 @@ class Version:
 
     @classmethod
     def parse(cls, text: str) -> Version | None:
-        """Read a version; None if *text* is none."""
+        """Parse a version; None if *text* is not a version."""
         match = _VERSION.fullmatch(text)
         if match is None:
             return None
@@ -71,7 +72,7 @@ class Version:
 
     @property
     def is_prerelease(self) -> bool:
-        """Whether it is one that precedes a release."""
+        """Whether it precedes its release."""
         return bool(self.prerelease)
 
     def __lt__(self, other: Version) -> bool:
@@ -83,7 +84,7 @@ class Version:
 
 
 def _more(text: str | None) -> tuple[int, ...]:
-    """The numbers of ``.4.0.0``, without zeros at the end."""
+    """The numbers of ``.4.0.0``, without trailing zeros."""
     numbers = [int(number) for number in text.split(".")[1:]] if text else []
     while numbers and not numbers[-1]:
         numbers.pop()
@@ -101,10 +102,10 @@ VersionOrder: TypeAlias = tuple[int, tuple[Version, ...], int, _Natural, _Natura
 
 
 def version_order(tag: str) -> VersionOrder:
-    """A key to sort tags by, lowest first; no two tags have the same.
+    """A sort key for tags, lowest first; it is unique for each tag.
 
-    Versions by semver's precedence, above all other tags; versions of equal precedence by their build metadata, of
-    which none at all comes first, and other tags in natural order: digits by their value.
+    Versions come above all other tags, by semver's precedence; versions of equal precedence by their build metadata,
+    where none comes first. Other tags are in natural order, with digits by their value.
     """
     match = _VERSION.fullmatch(tag)
     version = Version.parse(tag)
@@ -127,7 +128,7 @@ def _natural(text: str) -> _Natural:
 
 @dataclass(frozen=True, slots=True)
 class Comparator:
-    """One comparison of a range; ``minor`` and ``patch`` are None where any will do, ``major`` likewise."""
+    """One comparison of a range; a number that is None matches any."""
 
     operator: Operator
     major: int | None
@@ -136,9 +137,9 @@ class Comparator:
     prerelease: tuple[_Identifier, ...]
 
     def matches(self, version: Version) -> bool:
-        """Whether *version* is one of those; whether pre-releases are wanted is the range's to say."""
+        """Whether *version* matches; the range decides whether pre-releases can match."""
         if self.major is None:
-            # Any version at all, of which none is above, below or another one.
+            # It matches any version; no version is above, below or different from it.
             return self.operator not in ("!=", ">", "<")
         return self._compares(version, Version(self.major, self.minor or 0, self.patch or 0, self.prerelease))
 
@@ -175,7 +176,7 @@ class Comparator:
 
     @property
     def is_exact(self) -> bool:
-        """Whether it names one version, and not all with its beginning."""
+        """Whether it names one version, and not all that begin like it."""
         return self.patch is not None
 
     def _shares(self, version: Version) -> bool:
@@ -183,7 +184,7 @@ class Comparator:
         return version.major == self.major and self.minor in (None, version.minor)
 
     def _is_compatible(self, version: Version) -> bool:
-        """Whether no number changes up to the first that is not 0."""
+        """Whether *version* has the same numbers up to the first that is not 0."""
         if version.major != self.major:
             return False
         if self.major or self.minor is None:
@@ -195,16 +196,16 @@ class Comparator:
 
 @dataclass(frozen=True, slots=True)
 class VersionRange:
-    """Versions, as ``>=2.40 <3 || 4.x`` has them: any of the alternatives, all comparators of it."""
+    """A range such as ``>=2.40 <3 || 4.x``: all comparators of any alternative must match."""
 
     text: str
     alternatives: tuple[tuple[Comparator, ...], ...]
 
     @classmethod
     def parse(cls, text: str) -> VersionRange:
-        """Read a range.
+        """Parse a range.
 
-        ``||`` is or, a comma or space is and; ``= != > >= < <= ~ ^``, ``1.2 - 1.4``, ``1.x``; 1.2 is 1.2.x.
+        ``||`` means or, a comma or space means and; ``= != > >= < <= ~ ^``, ``1.2 - 1.4``, ``1.x``; 1.2 is 1.2.x.
 
         Raises:
             ValueError: *text* is not a range.
@@ -215,7 +216,7 @@ class VersionRange:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no version is in it; a range that is not empty has one at, or next to, a bound of its own."""
+        """Whether it contains no version; otherwise it contains one at or next to a bound."""
         return not any(
             self.matches(version)
             for alternative in self.alternatives
@@ -224,10 +225,10 @@ class VersionRange:
         )
 
     def matches(self, version: Version) -> bool:
-        """Whether *version* is in it; a pre-release only by an alternative that names one."""
+        """Whether *version* is in it; a pre-release only in an alternative that names one."""
         return any(
-            (not version.is_prerelease or any(each.prerelease for each in alternative))
-            and all(each.matches(version) for each in alternative)
+            (not version.is_prerelease or any(comparator.prerelease for comparator in alternative))
+            and all(comparator.matches(version) for comparator in alternative)
             for alternative in self.alternatives
         )
 
@@ -239,11 +240,13 @@ def _alternative(part: str, whole: str) -> tuple[Comparator, ...]:
     while at < len(text):
         match = _COMPARATOR.match(text, at)
         if match is None:
-            raise ValueError(f"{whole!r} is not a version range; write such as '>=1.2 <2', '~1.4 || 2.x' or '^1.2.3'")
+            raise ValueError(
+                f"{whole!r} is not a version range; write for example '>=1.2 <2', '~1.4 || 2.x' or '^1.2.3'"
+            )
         comparators.append(_comparator(match))
         at = match.end()
     if not comparators:
-        raise ValueError(f"{whole!r} has an empty alternative; write such as '>=1.2 <2', or '*' for all versions")
+        raise ValueError(f"{whole!r} has an empty alternative; write for example '>=1.2 <2', or '*' for all versions")
     return tuple(comparators)
 
 

@@ -1,8 +1,7 @@
-"""Text into plain values: YAML or JSON, from people, so that nothing in it costs more than it should.
+"""Parses YAML or JSON into plain values, with bounds on what a document can cost.
 
 A scalar without quotes stays as it is written (``RawScalar``): the tag 1.20 is not a number, ``no`` is not false, and
-2026-01-01 is not a date. A caller that needs a number converts it.
-Keys that come twice are refused, aliases and depth are bounded.
+2026-01-01 is not a date. A caller that needs a number converts it. Duplicate keys are refused.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ if TYPE_CHECKING:
 
 MiB = 1024 * 1024
 
-#: A plan of 100,000 images has some 10 MiB.
+#: A plan with 100,000 images has about 10 MiB.
 MAX_DOCUMENT = 32 * MiB
 
-#: Values of a document once its aliases are followed, and how deep they may lie in each other.
+#: Values of a document with its aliases expanded, and how deeply they can be nested.
 MAX_VALUES = 2_000_000
 MAX_DEPTH = 40
 
-#: Text of so many characters counts as one value more: an alias of it costs as much as the text.
+#: So many characters of text count as one more value, since an alias of it costs as much as the text.
 _CHARACTERS = 64
 
 
 class RawScalar(str):
-    """Text without quotes, or a number or truth value of JSON, as it was written."""
+    """Text without quotes, or a number or boolean of JSON, as it is written."""
 
     __slots__ = ()
 
     @property
     def native(self) -> str | int | float | bool:
-        """What it means where anything may stand, as in JSON."""
+        """Its value as JSON would have it."""
         if re.fullmatch(r"-?(?:0|[1-9][0-9]{0,300})", self):
             return int(self)
         if re.fullmatch(r"-?(?:0|[1-9][0-9]{0,300})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?", self):
@@ -55,11 +54,11 @@ def parse_document(text: str, label: str, *, is_json: bool = False) -> Value:
 
     Args:
         text: the document.
-        label: how to call it in errors.
-        is_json: it is JSON for certain; otherwise it may be, and is read as YAML if not.
+        label: its name in errors.
+        is_json: it must be JSON; otherwise it can be JSON, or else YAML.
 
     Raises:
-        UsageError: it is neither, or goes beyond the bounds.
+        UsageError: it is neither, or exceeds the bounds.
     """
     if is_json or text.lstrip()[:1] in ("{", "["):
         try:
@@ -75,7 +74,7 @@ def _parse_json(text: str, label: str) -> Value:
         seen: dict[str, Any] = {}
         for name, value in pairs:
             if name in seen:
-                raise UsageError(f"{label}: {name[:100]!r} comes twice in one object", hint="keep one of them")
+                raise UsageError(f"{label}: {name[:100]!r} occurs twice in one object", hint="keep one of them")
             seen[name] = value
         return seen
 
@@ -93,9 +92,9 @@ def _words(value: Any, depth: int, too_deep: UsageError) -> Value:  # noqa: ANN4
     if depth > MAX_DEPTH:
         raise too_deep
     if isinstance(value, dict):
-        return {name: _words(each, depth + 1, too_deep) for name, each in value.items()}
+        return {name: _words(inner, depth + 1, too_deep) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_words(each, depth + 1, too_deep) for each in value]
+        return [_words(inner, depth + 1, too_deep) for inner in value]
     return RawScalar(str(value).lower()) if isinstance(value, bool) else value
 
 
@@ -131,30 +130,30 @@ def _yaml_hint(text: str, error: Any) -> str | None:  # noqa: ANN401 - PyYAML ha
     lines = text.splitlines()
     line = lines[mark.line] if mark and mark.line < len(lines) else ""
     if re.search(r"[{,].*\$\{", line):
-        return 'between braces, ${NAME} needs quotes: {password: "${NAME}"}'
+        return 'quote ${NAME} between braces: {password: "${NAME}"}'
     if re.search(r"(?:^|[\s:,\[-])\*", line):
-        return "what begins with * needs quotes"
+        return "quote text that begins with *"
     return None
 
 
 class _Builder:
-    """Makes values of YAML's nodes, each alias again."""
+    """Makes values from YAML nodes, with aliases expanded."""
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._left = MAX_VALUES
+        self._remaining = MAX_VALUES
 
     def value(self, node: Node, depth: int) -> Value:
-        self._left -= 1
-        if self._left < 0:
+        self._remaining -= 1
+        if self._remaining < 0:
             raise self._error(node, f"there are more than {MAX_VALUES} values once aliases (*NAME) are followed")
         if depth > MAX_DEPTH:
             raise self._error(node, f"it is nested more than {MAX_DEPTH} levels deep")
         if node.id == "scalar":
-            self._left -= len(node.value) // _CHARACTERS
+            self._remaining -= len(node.value) // _CHARACTERS
             return self._scalar(node)
         if node.id == "sequence":
-            return [self.value(each, depth + 1) for each in node.value]
+            return [self.value(inner, depth + 1) for inner in node.value]
         return self._mapping(node, depth)
 
     def _scalar(self, node: Node) -> Value:
@@ -166,27 +165,27 @@ class _Builder:
             case "int" | "float" | "bool" | "timestamp" | "value":
                 return RawScalar(node.value)
             case _:
-                raise self._error(node, f"the type {node.tag[:60]!r} means nothing here")
+                raise self._error(node, f"the type {node.tag[:60]!r} is not supported")
 
     def _mapping(self, node: MappingNode, depth: int) -> dict[str, Value]:
         own: dict[str, Value] = {}
         merged: dict[str, Value] = {}
         for key, value in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
-                for each in self._merged(value, depth):
-                    merged |= {name: content for name, content in each.items() if name not in merged}
+                for mapping in self._merged(value, depth):
+                    merged |= {name: content for name, content in mapping.items() if name not in merged}
                 continue
             name = self._scalar(key) if key.id == "scalar" else None
             if not isinstance(name, str):
                 raise self._error(key, "a key must be text")
             if name in own:
-                raise self._error(key, f"{name[:100]!r} comes twice in one mapping")
+                raise self._error(key, f"{name[:100]!r} occurs twice in one mapping")
             own[name] = self.value(value, depth + 1)
         return {**merged, **own} if merged else own
 
     def _merged(self, node: Node, depth: int) -> Iterator[dict[str, Value]]:
-        for each in node.value if node.id == "sequence" else [node]:
-            content = self.value(each, depth + 1)
+        for inner in node.value if node.id == "sequence" else [node]:
+            content = self.value(inner, depth + 1)
             if not isinstance(content, dict):
                 raise self._error(node, "<< takes a mapping, or a list of mappings")
             yield content
@@ -201,7 +200,7 @@ _BODY = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re
 
 
 class UnknownVariable:
-    """Stands for a text with a variable that does not exist, so that nothing else is said about it."""
+    """Stands for text with a variable that is not set; it causes no other problems."""
 
     __slots__ = ()
 
@@ -212,14 +211,14 @@ Expanded: TypeAlias = "str | list[Expanded] | dict[str, Expanded] | UnknownVaria
 
 
 def expand(value: Value, environ: Mapping[str, str], place: str, problems: Problems) -> Expanded:
-    """*value* with the variables of all its text replaced; ``$$`` is a dollar sign, keys stay as they are.
+    """*value* with all variables in its text replaced; ``$$`` is a dollar sign. Keys are not changed.
 
-    What came out of a variable is ``RawScalar``: it may be a number where one is wanted.
+    Text with variables becomes a ``RawScalar``: it can be a number where one is needed.
     """
     if isinstance(value, dict):
-        return {name: expand(each, environ, member(place, name), problems) for name, each in value.items()}
+        return {name: expand(inner, environ, member(place, name), problems) for name, inner in value.items()}
     if isinstance(value, list):
-        return [expand(each, environ, f"{place}[{at}]", problems) for at, each in enumerate(value)]
+        return [expand(inner, environ, f"{place}[{at}]", problems) for at, inner in enumerate(value)]
     if value is None or "$" not in value:
         return value
     before = len(problems.places)
@@ -230,7 +229,7 @@ def expand(value: Value, environ: Mapping[str, str], place: str, problems: Probl
 
 
 def escape(text: str) -> str:
-    """*text* such that ``expand`` leaves it as it is."""
+    """*text*, escaped so that ``expand`` returns it unchanged."""
     return re.sub(r"\$(?=[${])", "$$", text)
 
 

@@ -1,4 +1,4 @@
-"""A plan in the making: what importers have found, and what they could not carry over."""
+"""Builds a plan from what importers find, with notes on what they can't import."""
 
 from __future__ import annotations
 
@@ -10,31 +10,28 @@ from typing import TypeAlias
 
 from asyncpush.errors import AsyncpushError, InvalidReferenceError, UsageError
 from asyncpush.migrate.plan.resolve import OWN
-from asyncpush.migrate.plan.tags import check_regex
-from asyncpush.migrate.plan.versions import VersionRange
 from asyncpush.migrate.plan.yaml_loader import escape
-from asyncpush.migrate.plan_import.config_reader import Say
-from asyncpush.migrate.plan_import.go_regex import python_regex
+from asyncpush.migrate.plan_import.config_reader import Warn
 from asyncpush.reference import Prefix, RegistryName, canonical_host, parse_registry
 
-#: What a plan's document is made of; text is escaped already where it must be.
+#: A value of a plan's document; text is already escaped where it must be.
 Piece: TypeAlias = "str | int | bool | list[Piece] | dict[str, Piece]"
 
 
-#: An entry's members, in the order that they are written in.
+#: The members of an entry, in the order in which they are written.
 _ORDER = ("from", "to", "tags", "min_tags", "platforms", "referrers", "targets")
 
 
 @dataclass(slots=True)
 class ImportedImage:
-    """An entry of the plan: what it says."""
+    """An entry of the plan."""
 
     members: dict[str, Piece]
 
 
 @dataclass(slots=True)
 class ImportedRegistry:
-    """A source: what the plan says of its host, and what a user should know of it."""
+    """A source registry: its members in the plan, and notes for the user."""
 
     members: dict[str, Piece] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -45,12 +42,12 @@ class PlanBuilder:
     """The plan so far.
 
     Attributes:
-        to: where everything goes instead; None leaves it to the document.
-        scoped: name repositories after the source's whole path, as ``skopeo sync --scoped``.
-        registries: of the sources, by host.
-        targets: by name.
-        body: the entries, and between them notes on what could not be carried over, where it would be.
-        notes: notes on the document as a whole.
+        to: where all images go; None to leave that to the configuration.
+        scoped: name repositories after the source's full path, as ``skopeo sync --scoped``.
+        registries: the source registries, by host.
+        targets: the targets, by name.
+        body: the entries, and between them notes on what could not be imported there.
+        notes: notes on the whole configuration.
     """
 
     to: Prefix | None = None
@@ -64,52 +61,52 @@ class PlanBuilder:
     @property
     def images(self) -> list[ImportedImage]:
         """The entries."""
-        return [each for each in self.body if isinstance(each, ImportedImage)]
+        return [part for part in self.body if isinstance(part, ImportedImage)]
 
-    def tell(self, text: str) -> None:
-        """Note something on the document as a whole; the same twice is once."""
+    def warn(self, text: str) -> None:
+        """Add a note on the whole configuration; the same note is added once."""
         if text not in self.notes:
             self.notes.append(text)
 
-    def tell_versions(self) -> None:
-        """Note what a range takes here that it does not take elsewhere."""
-        self.tell("semver: a tag such as 1.2.3.4, or 1.2.3_4 (which is 1.2.3+4), is a version here")
+    def warn_of_versions(self) -> None:
+        """Note which tags match a range here but not in other tools."""
+        self.warn("semver: a tag such as 1.2.3.4, or 1.2.3_4 (which means 1.2.3+4), is a version here")
 
-    def say(self, text: str) -> None:
-        """Note what could not be carried over, behind the entries so far."""
+    def warn_here(self, text: str) -> None:
+        """Add a note on what could not be imported, after the entries so far."""
         self.body.append(text)
 
     def all_notes(self) -> list[str]:
         """All notes, in the order of the plan."""
         of_registries = [note for registry in self.registries.values() for note in registry.notes]
-        return [*self.notes, *of_registries, *(each for each in self.body if isinstance(each, str))]
+        return [*self.notes, *of_registries, *(part for part in self.body if isinstance(part, str))]
 
     def registry(self, host: str) -> ImportedRegistry | None:
-        """What the plan says of a source's host, to be added to; None, with a note, if *host* is none."""
+        """The registry at *host*, to add members to; None, with a note, if *host* is invalid."""
         try:
             return self.registries.setdefault(canonical_host(bare_host(host)), ImportedRegistry())
         except InvalidReferenceError as error:
-            self.tell(f"{error.message}, so what is said of it is not carried over")
+            self.warn(f"{error.message}, so its settings are not imported")
             return None
 
     def login(self, host: str, username: str | None, password: str | None, variable: str | None = None) -> None:
-        """A user and a password; the password stays out of the plan.
+        """Add a user and a password; the plan gets a variable instead of the password.
 
         Args:
             host: the source's host.
             username: the user.
-            password: the password; not looked at where there is a *variable*.
-            variable: the variable of the environment that has it already.
+            password: the password; ignored if there is a *variable*.
+            variable: the environment variable that already contains it.
         """
         registry = self.registry(host)
         if registry is None or (not username and not password and not variable):
             return
         if is_ecr(host):
-            registry.notes.append(f"{host} is ECR: its password comes by the AWS configuration, not from the plan")
+            registry.notes.append(f"{host} is ECR: its password comes from the AWS configuration, not from the plan")
             return
         if not username or not (password or variable):
             registry.notes.append(
-                f"the credentials for {host} have no {'password' if username else 'user'}: not carried over"
+                f"the credentials for {host} have no {'password' if username else 'user'}: not imported"
             )
             return
         if variable is None:
@@ -120,7 +117,7 @@ class PlanBuilder:
         registry.members["credentials"] = {"username": username, "password": f"${{{variable}}}"}
 
     def trust(self, host: str, place: str) -> None:
-        """Check no certificate of *host*."""
+        """Do not verify the certificate of *host*."""
         registry = self.registry(host)
         if registry is not None:
             registry.members["tls"] = {"verify": False}
@@ -138,29 +135,29 @@ class PlanBuilder:
         """Add an entry.
 
         Args:
-            source: where it comes from.
-            members: what else it says; None is left out.
-            host: the destination's registry, as the document has it; empty for the caller's own, or ``to``.
-            profile: of the AWS configuration, for that registry.
-            is_escaped: the source has variables, and is escaped where it has none.
+            source: the source.
+            members: its other members; None is left out.
+            host: the registry of the destination, as in the configuration; empty for the caller's own, or ``to``.
+            profile: the profile of the AWS configuration for that registry.
+            is_escaped: whether the source has variables, and is already escaped.
         """
         target = self._target(host, profile)
-        said: dict[str, Piece | None] = {
+        given: dict[str, Piece | None] = {
             "from": source if is_escaped else escape(source),
             **members,
             "targets": [target],
         }
         image: dict[str, Piece] = {
-            name: value for name in _ORDER if (value := said.get(name)) is not None and value not in ([], {})
+            name: value for name in _ORDER if (value := given.get(name)) is not None and value not in ([], {})
         }
         key = json.dumps({**image, "targets": None})
         same = self._known.setdefault(key, ImportedImage(image))
         if same.members is image:
             self.body.append(same)
             return
-        here, there = image["targets"], same.members["targets"]
-        if isinstance(here, list) and isinstance(there, list):
-            there += [target for target in here if target not in there]
+        new, known = image["targets"], same.members["targets"]
+        if isinstance(new, list) and isinstance(known, list):
+            known += [target for target in new if target not in known]
 
     def _target(self, host: str, profile: str | None) -> str:
         if self.to is not None:
@@ -178,7 +175,7 @@ class PlanBuilder:
         try:
             registry = parse_registry(host)
         except InvalidReferenceError:
-            self.tell(f"{host} is not an ECR registry; its images go to your own registry (--to names another)")
+            self.warn(f"{host} is not an ECR registry; its images go to your own registry (--to names another)")
             return self._own()
         members: dict[str, Piece] = {"registry": _written(registry)}
         if profile:
@@ -193,7 +190,7 @@ class PlanBuilder:
 
 
 def split_host(reference: str) -> tuple[str, str]:
-    """A destination's registry and the rest; ECR Public's alias belongs to the registry.
+    """The registry of a destination, and the rest; ECR Public's alias belongs to the registry.
 
     Raises:
         UsageError: the rest names no repository.
@@ -211,7 +208,7 @@ def split_host(reference: str) -> tuple[str, str]:
 
 
 def bare_host(text: str) -> str:
-    """A host without what some tools write around it: ``https://index.docker.io/v1/``."""
+    """A host without scheme and path, which some tools add: ``https://index.docker.io/v1/``."""
     return re.sub(r"^https?://", "", text).partition("/")[0]
 
 
@@ -223,65 +220,14 @@ def is_ecr(host: str) -> bool:
         return False
 
 
-def whole_match(pattern: str, *, anchored: bool) -> str:
-    """A regular expression of Go for the whole tag, as this plan has them.
-
-    Args:
-        pattern: the expression.
-        anchored: it stands between ^ and $, without brackets of its own; otherwise it may match anywhere in the tag.
-
-    Raises:
-        ValueError: it is none to Go, or can't be carried over.
-    """
-    if anchored:
-        # ^a|b$ is what begins with a, or ends in b.
-        is_plain = "|" not in pattern and r"\Q" not in pattern
-        whole = python_regex(pattern) if is_plain else f".*(?:{python_regex(f'^{pattern}$')}).*"
-    elif "|" not in pattern and re.fullmatch(r"\^.*(?<!\\)\$", pattern, re.DOTALL):
-        whole = python_regex(pattern[1:-1])
-    else:
-        whole = f".*(?:{python_regex(pattern)}).*"
-    check_regex(whole)
-    return whole
-
-
-def other_than(whole: str) -> str:
-    """A regular expression for all tags but those that *whole* matches."""
-    return f"(?!(?:{whole})$).*"
-
-
-def regexes(patterns: list[str], place: str, *, anchored: bool) -> list[Piece]:
-    """Regular expressions as this plan has them; *anchored* as for ``whole_match``.
-
-    Raises:
-        UsageError: Python does not take one.
-    """
-    try:
-        return [escape(whole_match(each, anchored=anchored)) for each in patterns]
-    except ValueError as error:
-        raise UsageError(f"{place}: {error}") from error
-
-
-def ranges(texts: list[str], place: str) -> list[Piece]:
-    """Ranges of versions as this plan has them.
-
-    Raises:
-        UsageError: one is none.
-    """
-    try:
-        return [escape(VersionRange.parse(each).text) for each in texts]
-    except ValueError as error:
-        raise UsageError(f"{place}: {error}") from error
-
-
-def foreseen(say: Say, place: str) -> _Foreseen:
-    """For a block that reads one part of a document: what it fails of becomes a note, and the rest goes on."""
-    return _Foreseen(say, place)
+def foreseen(warn: Warn, place: str) -> _Foreseen:
+    """For a block that reads one part of a configuration: its error becomes a note, and the rest continues."""
+    return _Foreseen(warn, place)
 
 
 class _Foreseen:
-    def __init__(self, say: Say, place: str) -> None:
-        self._say = say
+    def __init__(self, warn: Warn, place: str) -> None:
+        self._warn = warn
         self._place = place
 
     def __enter__(self) -> None:
@@ -289,7 +235,7 @@ class _Foreseen:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         if isinstance(error, AsyncpushError):
-            self._say(f"{self._place}: {error.message}; not carried over")
+            self._warn(f"{self._place}: {error.message}; not imported")
         return isinstance(error, AsyncpushError)
 
 
@@ -309,23 +255,23 @@ def _variable(host: str) -> str:
 
 
 def words_in(text: str, separator: str = ",") -> Iterator[str]:
-    """The words of *text*, without spaces around them."""
+    """The words of *text*, stripped of spaces."""
     return filter(None, (word.strip() for word in text.split(separator)))
 
 
-# What means itself in every YAML, without quotes; between brackets, too.
+# Text that needs no quotes in any YAML version, even between brackets.
 _BARE = re.compile(r"[A-Za-z/][A-Za-z0-9_./@+-]*(?::[A-Za-z0-9_./@+-]+)*")
 _WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 
-# USER:PASSWORD@ before a host; a tag before a digest is none.
+# USER:PASSWORD@ before a host; a tag before a digest does not match.
 _PASSWORD = re.compile(r"(?<![^\s'\"/(\[])([^\s'\"/@:]+):[^\s/@]+@(?!sha256:)")
 
-# What YAML's readers refuse, or take for the end of a line.
+# Characters that YAML readers refuse, or read as the end of a line.
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
 def write_plan(draft: PlanBuilder, head: str) -> str:
-    """The document; *head* is its first comment."""
+    """The plan as YAML; *head* is its first comment."""
     return "".join(f"{line}\n" for line in _lines(draft, head))
 
 
@@ -333,7 +279,7 @@ def _lines(draft: PlanBuilder, head: str) -> Iterator[str]:
     yield f"# {head}"
     yield from _comments(draft.notes, "")
     yield "version: 1"
-    registries = {host: each for host, each in draft.registries.items() if each.members or each.notes}
+    registries = {host: registry for host, registry in draft.registries.items() if registry.members or registry.notes}
     if registries:
         yield "registries:"
         for host, registry in registries.items():
@@ -342,13 +288,13 @@ def _lines(draft: PlanBuilder, head: str) -> Iterator[str]:
             yield from (f"    {name}: {_flow(value)}" for name, value in registry.members.items())
     if draft.targets != {OWN: {}}:
         yield "targets:"
-        yield from (f"  {_flow(name)}: {_flow(said)}" for name, said in draft.targets.items())
+        yield from (f"  {_flow(name)}: {_flow(target)}" for name, target in draft.targets.items())
     yield "images:"
-    for each in draft.body:
-        if isinstance(each, ImportedImage):
-            yield from _entry(each, has_choice=len(draft.targets) > 1)
+    for part in draft.body:
+        if isinstance(part, ImportedImage):
+            yield from _entry(part, has_choice=len(draft.targets) > 1)
         else:
-            yield from _comments([each], "  ")
+            yield from _comments([part], "  ")
 
 
 def _entry(image: ImportedImage, *, has_choice: bool) -> Iterator[str]:
@@ -368,7 +314,7 @@ def comment(text: str) -> str:
 
 def _flow(value: Piece) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_flow(name)}: {_flow(each)}" for name, each in value.items()) + "}"
+        return "{" + ", ".join(f"{_flow(name)}: {_flow(inner)}" for name, inner in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_flow, value)) + "]"
     if isinstance(value, str):

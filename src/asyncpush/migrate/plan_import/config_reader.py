@@ -1,4 +1,4 @@
-"""Another tool's document: what is asked for is taken, of the type that it must have; what is left is told."""
+"""Reads another tool's configuration: checks the types of members, and reports members that were not read."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.diagnostics import member
 from asyncpush.migrate.plan.yaml_loader import RawScalar, Value
 
-Say = Callable[[str], None]
+Warn = Callable[[str], None]
 
 
 class ConfigReader:
-    """A mapping of another tool's document; each method raises UsageError for a member of a wrong type.
+    """A mapping of another tool's configuration; each method raises UsageError for a member of a wrong type.
 
-    Where what selects tags can't be read, all of its part is left out: fewer tags than meant is never more.
+    If a selection of tags can't be read, its whole part is left out, so that never more tags are imported than meant.
 
     Args:
         value: the mapping.
-        place: where it is in the document.
-        say: hears what can't be carried over.
+        place: its place in the configuration.
+        warn: takes notes on what can't be imported.
 
     Raises:
         UsageError: *value* is not a mapping.
     """
 
-    def __init__(self, value: Value, place: str, say: Say) -> None:
+    def __init__(self, value: Value, place: str, warn: Warn) -> None:
         if not isinstance(value, dict):
             raise UsageError(f"{place or 'the document'} is not a mapping")
         self._value = value
         self._place = place
-        self._say = say
-        self._left = dict.fromkeys(value)
+        self._warn = warn
+        self._unread = dict.fromkeys(value)
 
     def __contains__(self, key: str) -> bool:
         return self._value.get(key) is not None
@@ -41,28 +41,28 @@ class ConfigReader:
         return member(self._place, key)
 
     def value(self, key: str) -> Value:
-        """Any value; None if there is none."""
-        self._left.pop(key, None)
+        """A value of any type; None if it is missing."""
+        self._unread.pop(key, None)
         return self._value.get(key)
 
     def text(self, key: str) -> str | None:
-        """A text, as it is written; None if there is none."""
+        """A text, as it is written; None if it is missing."""
         value = self.value(key)
         if value is None or isinstance(value, str):
             return None if value is None else str(value)
         raise self._wrong(key, "text")
 
     def texts(self, key: str) -> list[str]:
-        """Texts, of which there may be one without a list; None among them is left out."""
+        """A list of texts, or one text."""
         value = self.value(key)
         if value is None or isinstance(value, str):
             return [] if value is None else [str(value)]
-        if isinstance(value, list) and all(isinstance(each, str) for each in value):
-            return [str(each) for each in value]
+        if isinstance(value, list) and all(isinstance(text, str) for text in value):
+            return [str(text) for text in value]
         raise self._wrong(key, "a list of texts")
 
     def flag(self, key: str) -> bool | None:
-        """Yes or no; None if there is neither."""
+        """A boolean; None if it is missing."""
         value = self.value(key)
         if value is None:
             return None
@@ -71,7 +71,7 @@ class ConfigReader:
         raise self._wrong(key, "true or false")
 
     def number(self, key: str) -> int | None:
-        """A number from 1 on; None if there is none, or 0."""
+        """A number of at least 1; None if it is missing, or 0."""
         value = self.value(key)
         if value is None:
             return None
@@ -80,18 +80,18 @@ class ConfigReader:
         raise self._wrong(key, "a number")
 
     def mapping(self, key: str) -> ConfigReader | None:
-        """A mapping; None if there is none."""
+        """A mapping; None if it is missing."""
         value = self.value(key)
         if value is None or isinstance(value, dict):
-            return None if value is None else ConfigReader(value, self.place(key), self._say)
+            return None if value is None else ConfigReader(value, self.place(key), self._warn)
         raise self._wrong(key, "a mapping")
 
     def names(self) -> list[str]:
-        """The keys of its members that were not taken yet."""
-        return list(self._left)
+        """The keys that were not read yet."""
+        return list(self._unread)
 
     def members(self) -> Iterator[tuple[str, Value]]:
-        """All of its members that were not taken yet."""
+        """All members that were not read yet."""
         for key in self.names():
             yield key, self.value(key)
 
@@ -104,22 +104,22 @@ class ConfigReader:
             yield f"{self.place(key)}[{at}]", each
 
     def drop(self, *keys: str) -> None:
-        """Members that mean nothing in a migration that runs once."""
+        """Ignore members that have no meaning for a single migration."""
         for key in keys:
-            self._left.pop(key, None)
+            self._unread.pop(key, None)
 
     def finish(self) -> None:
-        """Say what was not taken."""
-        for key in self._left:
-            self._say(f"{self.place(key)} can't be carried over")
+        """Warn what was not taken."""
+        for key in self._unread:
+            self._warn(f"{self.place(key)} can't be imported")
 
     def refuse(self) -> None:
-        """See that all was taken, where what is not understood could mean fewer tags.
+        """Check that all members were read, where an unknown one could mean fewer tags.
 
         Raises:
-            UsageError: something was not.
+            UsageError: one was not read.
         """
-        for key in self._left:
+        for key in self._unread:
             raise UsageError(f"{self.place(key)} is not understood")
 
     def _wrong(self, key: str, wanted: str) -> UsageError:

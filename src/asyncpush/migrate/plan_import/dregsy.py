@@ -13,34 +13,26 @@ from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.tags import check_regex
 from asyncpush.migrate.plan.versions import Version, version_order
 from asyncpush.migrate.plan.yaml_loader import Value, escape
-from asyncpush.migrate.plan_import.builder import (
-    Piece,
-    PlanBuilder,
-    foreseen,
-    is_ecr,
-    other_than,
-    split_host,
-    whole_match,
-)
-from asyncpush.migrate.plan_import.config_reader import ConfigReader, Say
-from asyncpush.migrate.plan_import.versions import dregsy_range
+from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, foreseen, is_ecr, split_host
+from asyncpush.migrate.plan_import.config_reader import ConfigReader, Warn
+from asyncpush.migrate.plan_import.patterns import dregsy_range, other_than, whole_match
 from asyncpush.reference import is_tag
 
 
 def is_dregsy(document: Mapping[str, Value]) -> bool:
-    """Whether *document* is one."""
+    """Whether *document* is a configuration of dregsy."""
     return isinstance(document.get("tasks"), list)
 
 
 def import_dregsy(document: Value, draft: PlanBuilder) -> None:
-    """Take over what dregsy would copy; mappings of patterns (``regex:``) can't be."""
-    said = ConfigReader(document, "", draft.tell)
-    said.drop("relay", "skopeo", "docker", "watch", "lister", "dockerhost", "api-version")
-    draft.tell("dregsy copies one platform of an index where a mapping names none; this plan takes all")
-    for place, value in said.items("tasks"):
-        with foreseen(draft.say, place):
-            _import_task(ConfigReader(value, place, draft.say), draft)
-    said.finish()
+    """Import what dregsy would copy; mappings by pattern (``regex:``) can't be imported."""
+    config = ConfigReader(document, "", draft.warn)
+    config.drop("relay", "skopeo", "docker", "watch", "lister", "dockerhost", "api-version")
+    draft.warn("dregsy copies one platform of an index where a mapping names none; this plan takes all")
+    for place, value in config.items("tasks"):
+        with foreseen(draft.warn_here, place):
+            _import_task(ConfigReader(value, place, draft.warn_here), draft)
+    config.finish()
 
 
 def _import_task(task: ConfigReader, draft: PlanBuilder) -> None:
@@ -48,15 +40,15 @@ def _import_task(task: ConfigReader, draft: PlanBuilder) -> None:
     source, target = task.mapping("source"), task.mapping("target")
     if source is None or target is None:
         raise UsageError("it has no source or no target")
-    host, goal = (each.text("registry") or "" for each in (source, target))
+    host, goal = (side.text("registry") or "" for side in (source, target))
     if not host or not goal:
         raise UsageError("its source or target has no registry")
     _import_login(host, source, draft)
     target.drop("auth", "auth-refresh", "skip-tls-verify")
     target.finish()
     for place, value in task.items("mappings"):
-        with foreseen(draft.say, place):
-            _import_mapping(host, goal, ConfigReader(value, place, draft.say), draft, place)
+        with foreseen(draft.warn_here, place):
+            _import_mapping(host, goal, ConfigReader(value, place, draft.warn_here), draft, place)
     task.finish()
 
 
@@ -69,9 +61,9 @@ def _import_login(host: str, source: ConfigReader, draft: PlanBuilder) -> None:
             registry.members["credentials"] = {"anonymous": True}
     elif auth and not is_ecr(host):
         try:
-            login = ConfigReader(json.loads(base64.b64decode(auth, validate=True)), source.place("auth"), draft.tell)
+            login = ConfigReader(json.loads(base64.b64decode(auth, validate=True)), source.place("auth"), draft.warn)
         except (binascii.Error, ValueError, RecursionError, UsageError):
-            draft.tell(f"{source.place('auth')} is not what dregsy reads; not carried over")
+            draft.warn(f"{source.place('auth')} is not what dregsy reads; not imported")
         else:
             draft.login(host, escape(login.text("username") or ""), login.text("password"))
     if source.flag("skip-tls-verify"):
@@ -79,20 +71,20 @@ def _import_login(host: str, source: ConfigReader, draft: PlanBuilder) -> None:
     source.finish()
 
 
-def _import_mapping(host: str, goal: str, said: ConfigReader, draft: PlanBuilder, place: str) -> None:
-    source = (said.text("from") or "").strip("/")
-    to = (said.text("to") or source).strip("/")
+def _import_mapping(host: str, goal: str, config: ConfigReader, draft: PlanBuilder, place: str) -> None:
+    source = (config.text("from") or "").strip("/")
+    to = (config.text("to") or source).strip("/")
     for text in (source, to):
         if not text or text.startswith("regex:"):
             raise UsageError("it maps by regular expression" if text else "it has no from")
-    platform = said.text("platform")
+    platform = config.text("platform")
     platforms: list[Piece] | None = [escape(platform)] if platform and platform != "all" else None
-    tags = _Tags(place, draft.say)
-    for text in said.texts("tags"):
+    tags = _TagFilters(place, draft.warn_here)
+    for text in config.texts("tags"):
         tags.add(text.strip())
-    said.finish()
+    config.finish()
     if tags.ranges:
-        draft.tell_versions()
+        draft.warn_of_versions()
     registry, path = split_host(f"{goal}/{to}")
     members: dict[str, Piece | None] = {"to": escape(path), "platforms": platforms}
     rules = tags.rules()
@@ -104,23 +96,23 @@ def _import_mapping(host: str, goal: str, said: ConfigReader, draft: PlanBuilder
 
 
 @dataclass(slots=True)
-class _Tags:
-    """A mapping's tags: what any of the filters takes, pruned by all of ``keep``, and what is there by name.
+class _TagFilters:
+    """The tags of a mapping: those that any filter matches and all of ``keep`` keep, and those by name.
 
     Attributes:
-        place: of the mapping.
-        say: hears what can't be carried over as it is.
+        place: the place of the mapping.
+        warn: takes notes on what can't be imported as it is.
         names: tags by name.
-        digests: images by digest, each with the tag that it gets.
+        digests: images by digest, each with its new tag.
         regexes: filters, as this plan has them.
         ranges: filters, as this plan has them.
-        pruned: what ``keep`` takes away again.
+        pruned: what ``keep`` removes.
         newest: how many versions are kept.
-        is_lacking: something was by name or by digest that can't be.
+        is_lacking: whether an invalid name was left out.
     """
 
     place: str
-    say: Say
+    warn: Warn
     names: list[str] = field(default_factory=list)
     digests: list[tuple[str, str]] = field(default_factory=list)
     regexes: list[Piece] = field(default_factory=list)
@@ -130,7 +122,7 @@ class _Tags:
     is_lacking: bool = False
 
     def add(self, text: str) -> None:
-        """Take one of the list; each kind is told by how it begins."""
+        """Add one text of the list; its beginning tells its kind."""
         if match := re.fullmatch(r"(?:(.*)@)?(sha256:[0-9a-f]{64})", text):
             self.digests.append((match[1] or "", match[2]))
         elif text.startswith("semver:"):
@@ -145,7 +137,7 @@ class _Tags:
             self.names.append(text)
         else:
             self.is_lacking = True
-            self.say(f"{self.place}: {text[:140]!r} is not a tag; not carried over")
+            self.warn(f"{self.place}: {text[:140]!r} is not a tag; not imported")
 
     def _whole(self, text: str, *, is_wanted: bool) -> Piece:
         pattern = text.strip()
@@ -159,7 +151,7 @@ class _Tags:
         return escape(whole)
 
     def rules(self) -> dict[str, Piece] | None:
-        """The rules of the plan; empty for all tags, None for none."""
+        """The rules of the plan; empty for all tags, None for no tags."""
         names = self.names
         has_filters = bool(self.regexes or self.ranges)
         if not has_filters and (names or self.digests or self.is_lacking):
@@ -176,7 +168,7 @@ class _Tags:
         if self.newest is not None:
             found["newest"] = self.newest
             if any(map(Version.parse, names)) or not self.ranges or self.regexes:
-                self.say(
+                self.warn(
                     f"{self.place}: keep: latest {self.newest} is of versions to dregsy, those by name among them, and "
                     "keeps all other tags; newest is of what the patterns match here"
                 )
@@ -184,7 +176,7 @@ class _Tags:
 
 
 def _newest(names: list[str], number: int) -> list[str]:
-    """Of tags by name, the newest versions, and all that are none; if none is a version, the last of them."""
+    """The newest of *names* that are versions, and all others; without versions, the last names."""
     versions = [name for name in names if Version.parse(name)]
     if not versions:
         return sorted(names)[-number:]

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.yaml_loader import Value, escape
-from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, bare_host, foreseen, regexes, split_host
+from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, bare_host, foreseen, split_host
 from asyncpush.migrate.plan_import.config_reader import ConfigReader
-from asyncpush.migrate.plan_import.versions import regsync_range
+from asyncpush.migrate.plan_import.patterns import regexes, regsync_range
 
 _ENV = re.compile(r"\{\{\s*env\s+[\"`]([A-Za-z_][A-Za-z0-9_]*)[\"`]\s*\}\}")
 
-# What belongs to a service that runs again and again, or to regsync's own ways.
+# Members for a service that runs repeatedly, or for regsync itself.
 _SCHEDULE = (
     "interval",
     "schedule",
@@ -28,30 +28,30 @@ _SCHEDULE = (
 
 
 def is_regsync(document: Mapping[str, Value]) -> bool:
-    """Whether *document* is one."""
+    """Whether *document* is a configuration of regsync."""
     return isinstance(document.get("sync"), list)
 
 
 def import_regsync(document: Value, draft: PlanBuilder) -> None:
-    """Take over what regsync would copy; templates but ``env`` and ``file`` can't be."""
-    said = ConfigReader(document, "", draft.tell)
-    said.drop("version", *(name for name in said.names() if name.startswith("x-")))
-    for place, value in said.items("creds"):
-        with foreseen(draft.tell, place):
-            _import_login(ConfigReader(value, place, draft.tell), draft)
-    defaults = said.mapping("defaults") or ConfigReader({}, "defaults", draft.tell)
+    """Import what regsync would copy; templates other than ``env`` and ``file`` can't be imported."""
+    config = ConfigReader(document, "", draft.warn)
+    config.drop("version", *(name for name in config.names() if name.startswith("x-")))
+    for place, value in config.items("creds"):
+        with foreseen(draft.warn, place):
+            _import_login(ConfigReader(value, place, draft.warn), draft)
+    defaults = config.mapping("defaults") or ConfigReader({}, "defaults", draft.warn)
     referrers = _Referrers.of(defaults)
-    for place, value in said.items("sync"):
-        with foreseen(draft.say, place):
-            _import_sync(ConfigReader(value, place, draft.say), referrers, draft)
+    for place, value in config.items("sync"):
+        with foreseen(draft.warn_here, place):
+            _import_sync(ConfigReader(value, place, draft.warn_here), referrers, draft)
     defaults.drop(*_SCHEDULE)
     defaults.finish()
-    said.finish()
+    config.finish()
 
 
-def _import_login(said: ConfigReader, draft: PlanBuilder) -> None:
-    host = bare_host(_plain(said.text("registry") or "", said.place("registry")))
-    user, password = said.text("user"), said.text("pass")
+def _import_login(config: ConfigReader, draft: PlanBuilder) -> None:
+    host = bare_host(_plain(config.text("registry") or "", config.place("registry")))
+    user, password = config.text("user"), config.text("pass")
     if user or password:
         match = _ENV.fullmatch(password or "")
         name = _with_variables(user or "")
@@ -59,82 +59,82 @@ def _import_login(said: ConfigReader, draft: PlanBuilder) -> None:
     registry = draft.registry(host)
     if registry is None:
         return
-    if helper := said.text("credHelper"):
+    if helper := config.text("credHelper"):
         registry.members["credentials"] = {"helper": escape(helper.removeprefix("docker-credential-"))}
-    match said.text("tls"):
+    match config.text("tls"):
         case "disabled":
             registry.members["plain_http"] = True
         case "insecure":
-            draft.trust(host, said.place("tls"))
-    if connections := said.number("reqConcurrent"):
+            draft.trust(host, config.place("tls"))
+    if connections := config.number("reqConcurrent"):
         registry.members["connections"] = connections
-    said.drop("blobChunk", "blobMax", "repoAuth", "credExpire", "credHost")
-    said.finish()
+    config.drop("blobChunk", "blobMax", "repoAuth", "credExpire", "credHost")
+    config.finish()
 
 
-def _import_sync(said: ConfigReader, defaults: _Referrers, draft: PlanBuilder) -> None:
-    source, goal = (_plain(said.text(name) or "", said.place(name)) for name in ("source", "target"))
-    kind = said.text("type")
+def _import_sync(config: ConfigReader, defaults: _Referrers, draft: PlanBuilder) -> None:
+    source, goal = (_plain(config.text(name) or "", config.place(name)) for name in ("source", "target"))
+    kind = config.text("type")
     if kind not in ("image", "repository") or not source or not goal:
         raise UsageError(f"its type is {kind!r}" if source and goal else "it has no source or no target")
-    platforms = [escape(each) for each in (*said.texts("platform"), *said.texts("platforms"))]
-    if said.texts("platforms"):
-        draft.tell("regsync keeps an index of which it takes some platforms; this plan makes a new one of them")
-    carried = _Referrers.of(said).over(defaults)
-    if carried is None:
-        draft.tell("regsync leaves signatures and referrers behind where it is not told; this plan takes them along")
-    members: dict[str, Piece | None] = {"platforms": [*platforms], "referrers": carried}
+    platforms = [escape(platform) for platform in (*config.texts("platform"), *config.texts("platforms"))]
+    if config.texts("platforms"):
+        draft.warn("regsync keeps an index of which it takes some platforms; this plan makes a new one of them")
+    referrers_flag = _Referrers.of(config).over(defaults)
+    if referrers_flag is None:
+        draft.warn("regsync copies signatures and referrers only on request; this plan copies them")
+    members: dict[str, Piece | None] = {"platforms": [*platforms], "referrers": referrers_flag}
     host, path = split_host(goal)
-    # Without a registry it is Docker Hub's.
+    # Without a registry, the target is Docker Hub.
     host = host or "docker.io"
     if kind == "repository":
-        members |= {"to": escape(path), "tags": _tags(said, draft)}
+        members |= {"to": escape(path), "tags": _tags(config, draft)}
     else:
         has_tag = ":" in source.partition("@")[0].rpartition("/")[2] or "@" in source
         members["to"] = escape(path if ":" in path else f"{path}:latest")
         source = source if has_tag or source.startswith("ocidir://") else f"{source}:latest"
-    said.drop(*_SCHEDULE)
-    said.finish()
+    config.drop(*_SCHEDULE)
+    config.finish()
     draft.image(re.sub("^ocidir://", "oci:", source), members, host=host)
 
 
-def _tags(said: ConfigReader, draft: PlanBuilder) -> Piece | None:
-    """What any of the sets takes; without any, all tags."""
+def _tags(config: ConfigReader, draft: PlanBuilder) -> Piece | None:
+    """The tags that any of the sets selects; without any set, all tags."""
     found: list[Piece] = []
-    for place, value in said.items("tagSets"):
-        found.append(_set(ConfigReader(value, place, draft.say), draft))
-    # A set in the list that asks for nothing is all tags; here it is none.
-    if (tags := said.mapping("tags")) and (own := _set(tags, draft)):
+    for place, value in config.items("tagSets"):
+        found.append(_set(ConfigReader(value, place, draft.warn_here), draft))
+    # An empty set in the list selects all tags; here it selects none.
+    if (tags := config.mapping("tags")) and (own := _set(tags, draft)):
         found.append(own)
     if not found or {} in found:
         return None
     return found[0] if len(found) == 1 else {"any": found}
 
 
-def _set(said: ConfigReader, draft: PlanBuilder) -> dict[str, Piece]:
-    there = said.place("semverRange")
+def _set(config: ConfigReader, draft: PlanBuilder) -> dict[str, Piece]:
+    semver_place = config.place("semverRange")
     found: dict[str, Piece] = {
-        "regex": regexes(said.texts("allow"), said.place("allow"), anchored=True),
-        "semver": [regsync_range(text, there) for text in said.texts("semverRange") if text],
+        "regex": regexes(config.texts("allow"), config.place("allow"), anchored=True),
+        "semver": [regsync_range(text, semver_place) for text in config.texts("semverRange") if text],
     }
-    if deny := regexes(said.texts("deny"), said.place("deny"), anchored=True):
+    if deny := regexes(config.texts("deny"), config.place("deny"), anchored=True):
         found["exclude"] = {"regex": deny}
-    said.refuse()
+    config.refuse()
     if found["semver"]:
-        draft.tell_versions()
+        draft.warn_of_versions()
     return {name: value for name, value in found.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
 class _Referrers:
-    """The two things that are referrers here: those of OCI, and tags of digests, as cosign's."""
+    """The two options for referrers: those of OCI, and digest tags such as cosign's."""
 
     referrers: bool | None
     digest_tags: bool | None
 
     @classmethod
-    def of(cls, said: ConfigReader) -> _Referrers:
-        return cls(said.flag("referrers"), said.flag("digestTags"))
+    def of(cls, config: ConfigReader) -> _Referrers:
+        return cls(config.flag("referrers"), config.flag("digestTags"))
 
     def over(self, defaults: _Referrers) -> bool | None:
         pairs = ((self.referrers, defaults.referrers), (self.digest_tags, defaults.digest_tags))

@@ -7,61 +7,62 @@ from collections.abc import Mapping
 
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.yaml_loader import Value, escape
-from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, foreseen, ranges, regexes
+from asyncpush.migrate.plan_import.builder import Piece, PlanBuilder, foreseen
 from asyncpush.migrate.plan_import.config_reader import ConfigReader
+from asyncpush.migrate.plan_import.patterns import ranges, regexes
 from asyncpush.reference import is_tag
 
 _KINDS = ("images", "images-by-tag-regex", "images-by-semver")
 
 
 def is_skopeo(document: Mapping[str, Value]) -> bool:
-    """Whether *document* is one: a mapping of hosts to mappings with images."""
-    return bool(document) and all(isinstance(each, dict) for each in document.values()) and any(
-        kind in each for each in document.values() if isinstance(each, dict) for kind in _KINDS
+    """Whether *document* is a configuration of skopeo sync: a mapping of hosts to mappings with images."""
+    return bool(document) and all(isinstance(images, dict) for images in document.values()) and any(
+        kind in images for images in document.values() if isinstance(images, dict) for kind in _KINDS
     )  # fmt: skip
 
 
 def import_skopeo(document: Value, draft: PlanBuilder) -> None:
-    """Take over what skopeo would copy.
+    """Import what skopeo would copy.
 
-    Its repositories are called by the last word of the source's path, or with ``--scoped`` by all of it, host and all.
+    Its repositories have the last part of the source's path as their name, or with ``--scoped`` all of it and the host.
     """
-    draft.tell("skopeo copies one platform of an index, or all with --all; this plan takes all (platforms: chooses)")
-    for host, value in ConfigReader(document, "", draft.tell).members():
-        with foreseen(draft.say, host):
-            _import_registry(host, ConfigReader(value, host, draft.say), draft)
+    draft.warn("skopeo copies one platform of an index, or all with --all; this plan takes all (platforms: chooses)")
+    for host, value in ConfigReader(document, "", draft.warn).members():
+        with foreseen(draft.warn_here, host):
+            _import_registry(host, ConfigReader(value, host, draft.warn_here), draft)
 
 
-def _import_registry(host: str, said: ConfigReader, draft: PlanBuilder) -> None:
-    credentials = said.mapping("credentials")
+def _import_registry(host: str, config: ConfigReader, draft: PlanBuilder) -> None:
+    credentials = config.mapping("credentials")
     if credentials:
         draft.login(host, escape(credentials.text("username") or ""), credentials.text("password"))
         credentials.finish()
-    if said.flag("tls-verify") is False:
-        draft.trust(host, said.place("tls-verify"))
-    if said.text("cert-dir"):
-        draft.tell(f"{said.place('cert-dir')} can't be carried over: name its files in registries, tls: ca, cert, key")
-    by_name, by_regex, by_version = (said.mapping(kind) for kind in _KINDS)
+    if config.flag("tls-verify") is False:
+        draft.trust(host, config.place("tls-verify"))
+    if config.text("cert-dir"):
+        draft.warn(f"{config.place('cert-dir')} can't be imported: name its files in registries, tls: ca, cert, key")
+    by_name, by_regex, by_version = (config.mapping(kind) for kind in _KINDS)
     for name, tags in by_name.members() if by_name else ():
         _import_names(host, name, tags, draft)
     for name, pattern in by_regex.members() if by_regex else ():
         _import_pattern(host, name, "regex", pattern, draft)
     for name, version in by_version.members() if by_version else ():
         _import_pattern(host, name, "semver", version, draft)
-    said.finish()
+    config.finish()
 
 
 def _import_names(host: str, name: str, tags: Value, draft: PlanBuilder) -> None:
     place = f"{host}, {name}"
-    with foreseen(draft.say, place):
+    with foreseen(draft.warn_here, place):
         if not isinstance(tags, (list, type(None))):
             raise UsageError("its tags are not a list of strings")
         names: list[Piece] = []
         digests: list[str] = []
-        for each in tags or ():
-            # One that is wrong costs itself, as it does there; but without any that is good, no tag is copied.
-            with foreseen(draft.say, place):
-                (digests if _is_digest(each, f"{host}/{name}") else names).append(str(each))
+        for tag in tags or ():
+            # Skip an invalid tag, as skopeo does; if all tags are invalid, none is copied.
+            with foreseen(draft.warn_here, place):
+                (digests if _is_digest(tag, f"{host}/{name}") else names).append(str(tag))
         if names or not tags:
             draft.image(f"{host}/{name}", {"to": _goal(host, name, draft), "tags": names})
         for digest in digests:
@@ -69,7 +70,7 @@ def _import_names(host: str, name: str, tags: Value, draft: PlanBuilder) -> None
 
 
 def _is_digest(text: Value, repository: str) -> bool:
-    """Whether *text* is a digest; if not, it is a tag."""
+    """Whether *text* is a digest, and not a tag."""
     if not isinstance(text, str):
         raise UsageError("one of its tags is not text")
     if re.fullmatch("sha256:[0-9a-f]{64}", text):
@@ -86,12 +87,12 @@ def _is_digest(text: Value, repository: str) -> bool:
 
 def _import_pattern(host: str, name: str, kind: str, pattern: Value, draft: PlanBuilder) -> None:
     place = f"{host}, {name}"
-    with foreseen(draft.say, place):
+    with foreseen(draft.warn_here, place):
         if not isinstance(pattern, str):
             raise UsageError(f"its {kind} is not text")
         found = regexes([pattern], kind, anchored=False) if kind == "regex" else ranges([pattern], kind)
         if kind == "semver":
-            draft.tell_versions()
+            draft.warn_of_versions()
         draft.image(f"{host}/{name}", {"to": _goal(host, name, draft), "tags": {kind: found[0]}})
 
 

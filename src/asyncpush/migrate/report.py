@@ -1,0 +1,300 @@
+"""What a migration copies, and the outcome: copies, their results, the report, and its metrics for Prometheus."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from anyio import to_thread
+
+from asyncpush import open_files
+from asyncpush.engine.image import ImageResult
+from asyncpush.errors import (
+    CREDENTIALS_LOST,
+    AsyncpushError,
+    ChoiceError,
+    ConnectionFailedError,
+    ManifestError,
+    ServiceError,
+    SourceDeniedError,
+    SourceNotFoundError,
+    SourceUnavailableError,
+    TagImmutableError,
+    UnforeseenError,
+    UsageError,
+)
+from asyncpush.migrate.plan.model import Goal, PlanEntry
+from asyncpush.model import Digest, LeftOut
+from asyncpush.protocols import Repository
+from asyncpush.results import Result
+
+#: ``planned`` in a dry run; ``finished`` by an interrupted run of the same migration, and not checked again;
+#: ``refused``: a referrer that ECR does not accept, which is no failure of its image.
+Outcome = Literal["pushed", "present", "finished", "planned", "refused", "failed"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Copy:
+    """One image to one tag of one repository.
+
+    Attributes:
+        entry: the entry of the plan.
+        goal: the goal of the entry that it goes to.
+        source: the image, as ``push`` would take it (``docker://HOST/REPOSITORY:TAG``).
+        reference: its tag or digest at the source; empty for an untagged image in an archive.
+        repository: the repository that it goes to.
+        tag: the tag that it gets; None to put it without a tag.
+        destination: the name of its destination on screens and in reports; unique in the run.
+        is_placeholder: whether it stands for all images of its entry, while they are unknown.
+    """
+
+    entry: PlanEntry
+    goal: Goal
+    source: str
+    reference: str
+    repository: Repository
+    tag: str | None
+    destination: str
+    is_placeholder: bool = False
+
+    @property
+    def choice(self) -> str:
+        """The platforms that are selected from an index, as text; empty for all."""
+        return ",".join(map(str, self.entry.platforms))
+
+    @property
+    def key(self) -> str:
+        """Its name in the journal; equal only for copies of the same image to the same destination."""
+        source = f"{self.source} ({self.choice})" if self.choice else self.source
+        if self.is_placeholder:
+            return f"{source} -> {self.repository.address}@{self.entry.place}"
+        suffix = f":{self.tag}" if self.tag else f"@{self.reference}"
+        return f"{source} -> {self.repository.address}{suffix}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyResult:
+    """The result of a copy.
+
+    Attributes:
+        copy: the copy.
+        outcome: the outcome.
+        digest: what the tag names now; None if it failed, or in a dry run if its layers are not compressed yet.
+        layers_sent: blobs that were sent; in a dry run, would be.
+        bytes_sent: bytes of layers that were sent (before base64); in a dry run, would be.
+        layers_mounted: blobs that were mounted from another repository of the registry; in a dry run, would be.
+        bytes_mounted: their bytes.
+        layers_present: blobs that the repository had already, or got with another image.
+        bytes_present: their bytes.
+        seconds: how long the last try took, from the moment that its layers could be sent.
+        attempts: how often it was tried.
+        error: why it failed.
+        subject: of a signature, attestation or SBOM, the digest of the manifest that it refers to.
+        left_out: what the image's index names but the source does not have.
+    """
+
+    copy: Copy
+    outcome: Outcome
+    digest: Digest | None = None
+    layers_sent: int = 0
+    bytes_sent: int = 0
+    layers_mounted: int = 0
+    bytes_mounted: int = 0
+    layers_present: int = 0
+    bytes_present: int = 0
+    seconds: float = 0.0
+    attempts: int = 0
+    error: AsyncpushError | None = None
+    subject: Digest | None = None
+    left_out: tuple[LeftOut, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOutTag:
+    """A tag of a source that the plan does not select.
+
+    Attributes:
+        source: the repository, as the plan names it.
+        tag: the tag.
+        reason: why not.
+    """
+
+    source: str
+    tag: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NothingTaken:
+    """An entry that selects no tag.
+
+    Attributes:
+        entry: the plan's entry.
+        tags: how many tags its source has; for an archive, how many images.
+    """
+
+    entry: PlanEntry
+    tags: int
+
+    def __str__(self) -> str:
+        return taken_text(self.entry, 0, self.tags)
+
+
+def taken_text(entry: PlanEntry, taken: int, total: int) -> str:
+    """How many of its source's tags an entry selects, and by which rules."""
+    unit = "image" if entry.kind == "local" else "tag"
+    has = f"{total or 'no'} {unit}{'s' if total != 1 else ''}"
+    rest = f", of which the plan takes {taken or 'none'}" if total else ""
+    return f"{entry.place}: {entry.source} has {has}{rest} ({entry.tags})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report(Result):
+    """The result of a migration.
+
+    Attributes:
+        results: the result of each copy, and of each signature, attestation and SBOM, in the order of their first end.
+        left_out: tags that the plan does not select.
+        nothing_taken: entries that select no tag, and need not.
+        requests: how many requests were sent, by operation: ``PutImage``, or ``GET blob`` at a source.
+        sent: bytes of layers that were sent (before base64), including those of copies that failed.
+        seconds: how long it took.
+        resumed: whether the run resumed an interrupted one.
+        stopped: the error that ended the run early: credentials were lost. With a journal, the next run resumes.
+    """
+
+    results: tuple[CopyResult, ...]
+    left_out: tuple[LeftOutTag, ...]
+    requests: Mapping[str, int]
+    sent: int
+    seconds: float
+    resumed: bool
+    stopped: AsyncpushError | None = None
+    nothing_taken: tuple[NothingTaken, ...] = ()
+
+    @property
+    def failed(self) -> tuple[CopyResult, ...]:
+        """The copies that failed."""
+        return tuple(result for result in self.results if result.outcome == "failed")
+
+    @property
+    def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:
+        """What failed, and why; if nothing was tried, why the run stopped."""
+        failed = tuple((result.copy.destination, result.error) for result in self.failed if result.error)
+        return failed or ((("", self.stopped),) if self.stopped else ())
+
+
+def pushed_result(copy: Copy, image: ImageResult) -> CopyResult:
+    """The result of a copy whose image was pushed, or existed already."""
+    return CopyResult(
+        copy=copy,
+        outcome="pushed" if image.outcome == "pushed" else "present",
+        digest=image.digest,
+        layers_sent=image.layers_sent,
+        bytes_sent=image.bytes_sent,
+        layers_mounted=image.layers_mounted,
+        bytes_mounted=image.bytes_mounted,
+        layers_present=image.layers_present,
+        bytes_present=image.bytes_present,
+        seconds=image.seconds,
+        left_out=image.left_out,
+    )
+
+
+#: Characters of a reason that the journal keeps.
+_LONGEST = 8000
+
+_FINAL = (
+    UsageError,
+    ManifestError,
+    ChoiceError,
+    TagImmutableError,
+    UnforeseenError,
+    SourceNotFoundError,
+    SourceDeniedError,
+    *CREDENTIALS_LOST,
+)
+_THROTTLES = frozenset({"ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"})
+_TOO_MANY_REQUESTS, _ILL = 429, 500
+_FINAL_CODES = frozenset({"AccessDeniedException", "LimitExceededException", "InvalidParameterException"})
+
+
+def waiting_may_help(error: AsyncpushError | None) -> bool:
+    """Whether waiting before another try can help: the server did not respond, or it is overloaded or broken."""
+    if isinstance(error, ServiceError):
+        return error.status == _TOO_MANY_REQUESTS or error.status >= _ILL or error.code in _THROTTLES
+    return isinstance(error, (ConnectionFailedError, SourceUnavailableError))
+
+
+def retry_may_succeed(error: AsyncpushError | None) -> bool:
+    """Whether another try may succeed."""
+    if isinstance(error, ServiceError) and error.code in _FINAL_CODES:
+        return False
+    return not isinstance(error, _FINAL)
+
+
+def journal_reason(error: AsyncpushError | None) -> str:
+    """*error* as the journal keeps it, in one line; with the traceback if it is unforeseen."""
+    trace = f" | {' | '.join(error.traceback.split(chr(10)))}" if isinstance(error, UnforeseenError) else ""
+    return f"{error}{trace}"[:_LONGEST]
+
+
+async def write_metrics(report: Report, path: Path) -> None:
+    """Write the metrics of *report* to *path* atomically, so that no reader sees half of them.
+
+    Raises:
+        AsyncpushError: the file can't be written.
+    """
+    await to_thread.run_sync(_write, render(report), path)
+
+
+def render(report: Report) -> str:
+    """The metrics as text (Prometheus exposition formats, text format 0.0.4)."""
+    images = Counter[str](result.outcome for result in report.results if result.subject is None)
+    referrers = Counter[str](result.outcome for result in report.results if result.subject is not None)
+    families = (
+        ("images", "Images by how they ended.", _labelled("outcome", images)),
+        ("referrers", "Signatures, attestations and SBOMs by how they ended.", _labelled("outcome", referrers)),
+        ("sent_bytes", "Bytes of layers that were sent.", [("", report.sent)]),
+        ("entries_without_tags", "Entries of the plan that take no tag.", [("", len(report.nothing_taken))]),
+        (
+            "mounted_bytes",
+            "Bytes of layers that were taken over from another repository.",
+            [("", sum(result.bytes_mounted for result in report.results))],
+        ),
+        (
+            "present_bytes",
+            "Bytes of layers that were there already.",
+            [("", sum(result.bytes_present for result in report.results))],
+        ),
+        ("requests", "Requests by operation.", _labelled("operation", report.requests)),
+        ("duration_seconds", "How long the run took.", [("", report.seconds)]),
+    )
+    return "".join(_family(name, text, samples) for name, text, samples in families)
+
+
+def _labelled(label: str, counts: Mapping[str, int]) -> list[tuple[str, float]]:
+    return [(f'{{{label}="{key}"}}', value) for key, value in sorted(counts.items())]
+
+
+def _family(name: str, text: str, samples: Iterable[tuple[str, float]]) -> str:
+    def lines() -> Iterator[str]:
+        yield f"# HELP asyncpush_migration_{name} {text}"
+        yield f"# TYPE asyncpush_migration_{name} gauge"
+        for labels, value in samples:
+            yield f"asyncpush_migration_{name}{labels} {value:.10g}"
+
+    return "\n".join(lines()) + "\n"
+
+
+def _write(text: str, path: Path) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise AsyncpushError(f"the metrics can't be written to {path}: {open_files.reason(error)}") from error
