@@ -259,7 +259,7 @@ async def test_retry_after_counts(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr("asyncpush.ecr.retry.anyio.sleep", sleep)
+    monkeypatch.setattr("asyncpush.http.retry.anyio.sleep", sleep)
     assert await bench.mount() is False
     [wait] = [each for each in waits if each >= 1]
     assert 7 <= wait < 7.1

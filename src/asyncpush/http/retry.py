@@ -1,4 +1,8 @@
-"""When a request is sent again, for all clients of HTTP: its waits, and how long a silent host is waited for."""
+"""Retries, for every client of HTTP: when a request is sent again, how long it waits, and when it is given up.
+
+``RetryLoop`` makes the tries of one request, ``RetryRules`` say what a client's failures mean, and ``HostBackoff`` and
+``SilenceLimit`` know how long a silent host is waited for. ``settings.RetryPolicy`` has all times.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,24 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import anyio
 
+from asyncpush.errors import AsyncpushError
+from asyncpush.events import Emit, Retrying
 from asyncpush.settings import RetryPolicy
+
+T = TypeVar("T")
+
+#: What a failure is worth: no other try, another one, or a pause.
+Verdict = Literal["final", "transient", "throttled"]
+
+Clock: TypeAlias = Callable[[], float]
 
 #: From here on the waits have long been the longest.
 _DOUBLINGS = 10
@@ -22,7 +37,131 @@ _FIRST_ANSWER = 60.0
 #: Seconds without a failure, after which a failure begins another outage than the one that was given up.
 _FORGOTTEN = 60.0
 
-Clock = Callable[[], float]
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed try, as its client explains it.
+
+    Attributes:
+        verdict: whether another try can help.
+        silence: the host that gave no answer at all, and when the try was sent to it; None if something came.
+        asked: seconds that the answer asks to wait; None if it asks for none.
+    """
+
+    verdict: Verdict
+    silence: tuple[HostBackoff, float] | None = None
+    asked: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The wait before the next try.
+
+    Attributes:
+        seconds: how long it is.
+        charged: how much of it counts against ``RetryPolicy.throttled``.
+    """
+
+    seconds: float
+    charged: float = 0.0
+
+
+class RetryRules(Protocol):
+    """What differs between clients: the meaning of their errors, and how they keep to a rate."""
+
+    def explain(self, error: AsyncpushError) -> Failure:
+        """Say what a failed try means for the next one."""
+        ...
+
+    def rest(self, failure: Failure, count: int) -> Rest | None:
+        """Choose the wait after the *count*-th failure of this verdict; None gives up."""
+        ...
+
+    def note_retry(self, failure: Failure, delay: float) -> None:
+        """Note that the request rests for *delay* seconds, and is then sent again."""
+        ...
+
+
+class RetryLoop:
+    """The tries of one request.
+
+    Args:
+        operation: its name in events.
+        policy: how long it may wait.
+        rules: what its failures mean.
+        emit: receives each new try.
+        max_attempts: failures in a row that end it; throttles, and silence of a host that has answered, are none.
+    """
+
+    def __init__(
+        self, operation: str, policy: RetryPolicy, rules: RetryRules, emit: Emit, max_attempts: int | None = None
+    ) -> None:
+        self._operation = operation
+        self._policy = policy
+        self._rules = rules
+        self._emit = emit
+        self._max_attempts = policy.attempts if max_attempts is None else max_attempts
+        self._silence = SilenceLimit()
+        self._failures = self._throttles = self._total = 0
+        self._waited = 0.0
+
+    async def run(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Await ``send()`` until it succeeds, or no other try can help.
+
+        Raises:
+            AsyncpushError: the last failure.
+        """
+        while True:
+            try:
+                return await send()
+            except AsyncpushError as error:
+                delay = self._delay(error)
+            await anyio.sleep(delay)
+
+    async def wait(self, error: AsyncpushError) -> None:
+        """Wait until it is time for the next try.
+
+        Raises:
+            AsyncpushError: *error* itself, if no other try can help.
+        """
+        await anyio.sleep(self._delay(error))
+
+    def restart(self) -> None:
+        """Note that something has arrived: earlier failures no longer count."""
+        self._failures = self._throttles = 0
+        self._waited = 0.0
+        self._silence.end()
+
+    def _delay(self, error: AsyncpushError) -> float:
+        self._total += 1
+        failure = self._rules.explain(error)
+        delay = None
+        if failure.verdict != "final":
+            delay = self._after_answer(failure) if failure.silence is None else self._after_silence(*failure.silence)
+        if delay is None:
+            raise error
+        self._rules.note_retry(failure, delay)
+        self._emit(Retrying(self._operation, self._total, delay, error.message))
+        return delay
+
+    def _after_silence(self, host: HostBackoff, began: float) -> float | None:
+        delay = self._silence.wait(host, began)
+        self._failures += not host.answered
+        return None if self._failures >= self._max_attempts else delay
+
+    def _after_answer(self, failure: Failure) -> float | None:
+        self._silence.end()
+        if failure.verdict == "throttled":
+            self._throttles += 1
+        else:
+            self._failures += 1
+        if self._failures >= self._max_attempts:
+            return None
+        rest = self._rules.rest(failure, self._throttles if failure.verdict == "throttled" else self._failures)
+        if rest is None:
+            return None
+        self._waited += rest.charged
+        return rest.seconds if self._waited <= self._policy.throttled else None
 
 
 def backoff(first: float, longest: float, tries: int) -> float:

@@ -20,8 +20,7 @@ from asyncpush.settings import MiB
 from asyncpush.sources.registry.client import UNASKED, ConnectionTurn, OpenAnswer, RegistryClient
 from asyncpush.sources.registry.encoding import GZIP, Decoder, Encoding, encoding_of, is_hidden, unknown_encoding_of
 from asyncpush.sources.registry.http import LATER, translated
-from asyncpush.sources.registry.requests import Request, path_of
-from asyncpush.sources.registry.retry import TransientError
+from asyncpush.sources.registry.requests import Request, TransientError, path_of
 
 _OPERATION = "GET blob"
 _WHOLE, _PARTIAL, _NO_SUCH_RANGE, _BROKEN = 200, 206, 416, 500
@@ -87,7 +86,7 @@ class RegistryBlob:
             try:
                 opened = await self.wire.open(Request(_OPERATION, path, self.name, self.repository))
             except TransientError as error:
-                await tries.failed(error)
+                await tries.wait(error)
                 continue
             try:
                 headers = opened.response.headers
@@ -165,7 +164,7 @@ class _BlobDownload:
                 data = await self._chunk(self._answer)
             except TransientError as error:
                 self.close()
-                await self._tries.failed(error)
+                await self._tries.wait(error)
             except BaseException:
                 self.close()
                 raise
@@ -194,7 +193,7 @@ class _BlobDownload:
         self._received += len(data)
         if self._received > self._size:
             raise self._mismatch(self._received)
-        self._tries.progress()
+        self._tries.restart()
         if self._received == self._size and self._decoder is None and answer.response.content_length is not None:
             self.close()
             self._turn.give_back()  # nothing is asked any more

@@ -20,7 +20,7 @@ from asyncpush.errors import (
     SourceUnavailableError,
 )
 from asyncpush.events import Emit, Notice
-from asyncpush.http.retry import note_if_slow
+from asyncpush.http.retry import RetryLoop, note_if_slow
 from asyncpush.reference import api_host, canonical_host
 from asyncpush.settings import RetryPolicy, SourceRegistry
 from asyncpush.sources.registry.credentials import CredentialStore, Logins
@@ -28,8 +28,7 @@ from asyncpush.sources.registry.docker_config import Account
 from asyncpush.sources.registry.encoding import unknown_encoding_of
 from asyncpush.sources.registry.errors import Refusal, is_web_page
 from asyncpush.sources.registry.http import RegistryHttp, read_document
-from asyncpush.sources.registry.requests import Request, Response
-from asyncpush.sources.registry.retry import RetryBudget, RetryLoop, TransientError
+from asyncpush.sources.registry.requests import Request, RequestGate, Response, TransientError
 from asyncpush.sources.registry.token_auth import LoginRefusedError, TokenAuth
 from asyncpush.sources.registry.www_authenticate import parse_challenges
 
@@ -72,7 +71,7 @@ class RegistryClient:
             self.host, self._accounts, self._http, retry, emit, self.requests, plain=registry.plain_http
         )
         self._turns = CapacityLimiter(open_files.share(registry.connections))
-        self._mood = RetryBudget()
+        self._gate = RequestGate(retry)
         self._first = Lock()
         self._introduced = False
         self._asking = Lock()
@@ -87,7 +86,7 @@ class RegistryClient:
 
     def tries(self, operation: str) -> RetryLoop:
         """Count the tries of one request."""
-        return RetryLoop(operation, self.retry, self._mood, self.emit)
+        return RetryLoop(operation, self.retry, self._gate, self.emit)
 
     def notice(self, text: str) -> None:
         """Tell the user something."""
@@ -130,7 +129,7 @@ class RegistryClient:
             except TransientError as error:
                 if once and not (error.throttled or error.unanswered):
                     raise
-                await tries.failed(error)
+                await tries.wait(error)
                 if once and error.throttled:
                     raise
 
@@ -272,7 +271,7 @@ class RegistryClient:
                 )
 
     async def _send(self, ask: Request, authorization: str | None) -> aiohttp.ClientResponse:
-        await self._mood.turn()
+        await self._gate.wait_open()
         self.requests[ask.operation] += 1
         url = URL(f"{self._base}{ask.path}", encoded=True)
         with note_if_slow(f"{ask.what} has no answer yet from {self.host}", self.notice, self.retry.note_after):

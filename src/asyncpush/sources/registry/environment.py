@@ -21,7 +21,7 @@ from asyncpush.http.environment import Proxies, user_agent
 from asyncpush.reference import api_host, canonical_host
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.docker_config import configuration_folder, home_folder
-from asyncpush.sources.registry.retry import TransientError
+from asyncpush.sources.registry.requests import TransientError
 
 #: Where administrators put certificates, a folder for each registry.
 CERTIFICATE_FOLDERS = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))

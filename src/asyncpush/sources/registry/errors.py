@@ -14,13 +14,15 @@ import msgspec
 from asyncpush.errors import SourceDeniedError, SourceError, SourceNotFoundError
 from asyncpush.http.retry import retry_after
 from asyncpush.sources.registry.http import LATER
-from asyncpush.sources.registry.requests import Request
-from asyncpush.sources.registry.retry import TransientError, describe_limit
+from asyncpush.sources.registry.requests import Request, TransientError
 
 _TRANSIENT = frozenset({408, 425, 500, 502, 503, 504})
 
 #: How servers answer plain HTTP where they speak HTTPS.
 _WANTS_HTTPS = re.compile(rb"HTTPS|SSL|TLS", re.IGNORECASE)
+
+#: What RateLimit-Limit says: a number of requests, and the seconds that it is for.
+_RATE_LIMIT = re.compile(r"([0-9]+)(?:\s*;\s*w=([0-9]+))?")
 
 #: What may stand before the first letter of a text: marks of its encoding, and blanks.
 _BEFORE_TEXT = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
@@ -174,7 +176,7 @@ class Refusal:
         return f"{self.login} may not read it" if self.login else f"log in (docker login {self.host})"
 
     def _throttled(self, said: _Said, after: float | None) -> TransientError:
-        limit = describe_limit(self.headers.get("RateLimit-Limit"))
+        limit = _describe_limit(self.headers.get("RateLimit-Limit"))
         used_up = self.headers.get("RateLimit-Remaining", "").partition(";")[0].strip() == "0"
         allows = f"it allows {limit}" if limit else "its rate limit is reached"
         hint = "go on later, or ask its operators for more"
@@ -188,3 +190,17 @@ class Refusal:
             # Nothing left, and no word until when: such windows are hours long.
             final=used_up and after is None,
         )
+
+
+def _describe_limit(value: str | None) -> str | None:
+    """What RateLimit-Limit says, in words: ``100;w=21600`` is 100 requests in 6 hours; None if it says nothing."""
+    match = _RATE_LIMIT.match(value.strip()) if value else None
+    if match is None:
+        return None
+    if match[2] is None:
+        return f"{match[1]} requests"
+    seconds = int(match[2])
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{match[1]} requests in {seconds // size} {unit}"
+    return f"{match[1]} requests in {seconds} seconds"

@@ -17,7 +17,7 @@ from asyncpush.http.retry import HostBackoff
 from asyncpush.settings import MiB, RetryPolicy, SourceRegistry
 from asyncpush.sources.registry.encoding import decompressed, encoding_of_document
 from asyncpush.sources.registry.environment import ClientEnvironment, detect_environment, proxy_for
-from asyncpush.sources.registry.retry import TransientError
+from asyncpush.sources.registry.requests import TransientError
 
 #: What to do about what may pass.
 LATER = "run the same command again later to resume"

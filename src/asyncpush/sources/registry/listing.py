@@ -20,8 +20,7 @@ from asyncpush.settings import MiB
 from asyncpush.sources.blobs import Document, decode_document
 from asyncpush.sources.registry.client import RegistryClient
 from asyncpush.sources.registry.errors import DeniedError, NotThereError, RefusedError
-from asyncpush.sources.registry.requests import Request, Response
-from asyncpush.sources.registry.retry import TransientError
+from asyncpush.sources.registry.requests import Request, Response, TransientError
 
 #: Some registries ignore the length of a page: a hundred thousand tags are a few MiB.
 MAX_PAGE_SIZE = 32 * MiB

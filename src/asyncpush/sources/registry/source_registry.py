@@ -40,8 +40,7 @@ from asyncpush.sources.registry.listing import (
     names,
 )
 from asyncpush.sources.registry.referrer_lists import ListedReferrers, ReferrerLists
-from asyncpush.sources.registry.requests import Request, Response, path_of
-from asyncpush.sources.registry.retry import TransientError
+from asyncpush.sources.registry.requests import Request, Response, TransientError, path_of
 
 _SCHEMA_1 = 1
 

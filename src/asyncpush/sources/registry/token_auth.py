@@ -21,14 +21,14 @@ from yarl import URL
 from asyncpush.errors import SourceDeniedError, SourceError, SourceUnavailableError
 from asyncpush.events import Emit
 from asyncpush.http.environment import is_loopback, is_only_here
-from asyncpush.http.retry import retry_after
+from asyncpush.http.retry import RetryLoop, retry_after
 from asyncpush.redaction import hide
 from asyncpush.settings import RetryPolicy
 from asyncpush.sources.registry.credentials import CredentialStore
 from asyncpush.sources.registry.docker_config import Account
 from asyncpush.sources.registry.errors import BETWEEN, is_web_page
 from asyncpush.sources.registry.http import RegistryHttp, read_document, released
-from asyncpush.sources.registry.retry import RetryBudget, RetryLoop, TransientError
+from asyncpush.sources.registry.requests import RequestGate, TransientError
 from asyncpush.sources.registry.www_authenticate import Challenge
 
 #: The token specification's own, where an answer does not say.
@@ -117,7 +117,7 @@ class TokenAuth:
         self._retry = retry
         self._emit = emit
         self._requests = requests
-        self._mood = RetryBudget()
+        self._gate = RequestGate(retry)
         self._way: _Bearer | Literal["basic"] | None = None
         self._grants: dict[tuple[str, bool], _Grant] = {}
         self._refreshed: dict[str, str] = {}
@@ -289,22 +289,15 @@ class TokenAuth:
         grant.account = account
 
     async def _request_token(self, way: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
-        tries = RetryLoop("token", self._retry, self._mood, self._emit)
-        while True:
-            await self._mood.turn()
-            try:
-                return await self._ask(way, account, scope)
-            except TransientError as error:
-                try:
-                    await tries.failed(error)
-                except TransientError as final:
-                    # These tries are all: the request that wants the token must not begin them again.
-                    raise SourceUnavailableError(self._without_token(final), hint=final.hint) from final
-            except SourceUnavailableError as error:
-                raise SourceUnavailableError(self._without_token(error), hint=error.hint) from error
+        async def ask() -> _TokenDocument:
+            await self._gate.wait_open()
+            return await self._ask(way, account, scope)
 
-    def _without_token(self, error: SourceError) -> str:
-        return f"no token for {self._host}: {error.message}"
+        try:
+            return await RetryLoop("token", self._retry, self._gate, self._emit).run(ask)
+        except SourceUnavailableError as error:
+            # Not a TransientError: the request that wants the token must not begin these tries again.
+            raise SourceUnavailableError(f"no token for {self._host}: {error.message}", hint=error.hint) from error
 
     async def _ask(self, way: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
         self._requests["token"] += 1
