@@ -13,7 +13,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.utils import get_environ_proxies
 
 from asyncpush.ecr.session import CONNECT_TIMEOUT, READ_TIMEOUT, NoRedirects
-from asyncpush.http.environment import is_excepted
+from asyncpush.http.session import bypasses_proxies
 
 _CLOSE_TIMEOUT = 5
 
@@ -63,7 +63,7 @@ class EcrHttp:
             kind = AIOHTTPSession if redirects else NoRedirects
             session = kind(
                 verify=self._verify,
-                proxies={} if is_excepted(url) else get_environ_proxies(url),
+                proxies={} if bypasses_proxies(url) else get_environ_proxies(url),
                 timeout=(CONNECT_TIMEOUT, self._read_timeout),
                 max_pool_connections=self._connections,
             )

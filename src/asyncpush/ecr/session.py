@@ -28,7 +28,7 @@ from asyncpush.ecr.errors import RedirectError, translated
 from asyncpush.ecr.models import data
 from asyncpush.ecr.request_body import BytesBody, TimedBody
 from asyncpush.errors import ConfigurationError
-from asyncpush.http.environment import is_excepted, user_agent
+from asyncpush.http.session import bypasses_proxies, user_agent
 from asyncpush.redaction import hide_user_of
 from asyncpush.reference import RegistryName, Service
 from asyncpush.settings import AwsConfiguration, RetryPolicy
@@ -169,7 +169,7 @@ class _Proxies(ProxyConfiguration):  # type: ignore[misc] # botocore is untyped
     """Proxies as botocore chooses them, but none where the environment excepts an address: it knows no networks."""
 
     def proxy_url_for(self, url: str) -> str | None:
-        address: str | None = None if is_excepted(url) else super().proxy_url_for(url)
+        address: str | None = None if bypasses_proxies(url) else super().proxy_url_for(url)
         return address
 
 

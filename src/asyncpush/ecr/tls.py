@@ -22,8 +22,8 @@ import botocore.httpsession
 from anyio import to_thread
 
 from asyncpush import open_files
-from asyncpush.errors import ConfigurationError, ConnectionFailedError
-from asyncpush.files import load_authorities, load_chain
+from asyncpush.errors import ConnectionFailedError
+from asyncpush.http.session import load_authorities, load_chain, usable_for_tls
 
 _MENDED_IN = (3, 9)
 
@@ -75,11 +75,8 @@ def ssl_context(session: Any, proxy_url: str | None) -> ssl.SSLContext:
 @contextmanager
 def _usable(file: str) -> Iterator[None]:
     try:
-        yield
+        with usable_for_tls(file, "see AWS_CA_BUNDLE and ca_bundle"):
+            yield
     except OSError as error:
-        if shortage := open_files.shortage(error):
-            raise ConnectionFailedError(f"no connection can be made: {shortage}", hint=open_files.HINT) from error
-        # Neither a missing file's error nor OpenSSL's own names the file.
-        raise ConfigurationError(
-            f"{file} can't be used for TLS: {error.strerror or error}", hint="see AWS_CA_BUNDLE and ca_bundle"
-        ) from error
+        shortage = open_files.reason(error)
+        raise ConnectionFailedError(f"no connection can be made: {shortage}", hint=open_files.HINT) from error

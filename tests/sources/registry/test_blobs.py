@@ -21,11 +21,11 @@ from asyncpush.errors import (
     SourceUnavailableError,
 )
 from asyncpush.events import Retrying
+from asyncpush.http.encoding import Decoder
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import RemoteBlob
 from asyncpush.settings import Credentials, RetryPolicy, SourceRegistry
 from asyncpush.sources.registry import SourceRegistryReader, open_remote
-from asyncpush.sources.registry.encoding import Decoder
 from support.events import Events
 from support.images import LAYER
 from support.registry_server import QUICK, RegistryServer, cut, ranged, refusal, running

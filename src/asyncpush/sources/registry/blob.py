@@ -14,11 +14,11 @@ import aiohttp
 from anyio import to_thread
 
 from asyncpush.errors import DigestMismatchError, SourceError
+from asyncpush.http.encoding import GZIP, Decoder, Encoding, encoding_of, is_hidden, unknown_encoding_of
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import BlobStream
 from asyncpush.settings import MiB
 from asyncpush.sources.registry.client import UNASKED, ConnectionTurn, OpenAnswer, RegistryClient
-from asyncpush.sources.registry.encoding import GZIP, Decoder, Encoding, encoding_of, is_hidden, unknown_encoding_of
 from asyncpush.sources.registry.http import LATER, translated
 from asyncpush.sources.registry.requests import Request, TransientError, path_of
 

@@ -20,12 +20,12 @@ from asyncpush.errors import (
     SourceUnavailableError,
 )
 from asyncpush.events import Emit, Notice
+from asyncpush.http.encoding import unknown_encoding_of
 from asyncpush.http.retry import RetryLoop, note_if_slow
 from asyncpush.reference import api_host, canonical_host
 from asyncpush.settings import RetryPolicy, SourceRegistry
 from asyncpush.sources.registry.credentials import CredentialStore, Logins
 from asyncpush.sources.registry.docker_config import Account
-from asyncpush.sources.registry.encoding import unknown_encoding_of
 from asyncpush.sources.registry.errors import Refusal, is_web_page
 from asyncpush.sources.registry.http import RegistryHttp, read_document
 from asyncpush.sources.registry.requests import Request, RequestGate, Response, TransientError

@@ -17,7 +17,7 @@ import msgspec
 
 from asyncpush import open_files
 from asyncpush.errors import ConfigurationError, InvalidReferenceError
-from asyncpush.files import read_small
+from asyncpush.files import configuration_folder, home_folder, read_small
 from asyncpush.redaction import hide, hide_login
 from asyncpush.reference import HUB, canonical_host
 
@@ -248,22 +248,6 @@ def _paths() -> Iterator[Path]:
         yield home / ".docker" / "config.json"
     if home is not None:
         yield home / ".dockercfg"
-
-
-def home_folder() -> Path | None:
-    """The user's home; None of a user without one."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return None
-
-
-def configuration_folder() -> Path | None:
-    """Where the user's programs keep their configuration (XDG); None of a user without a home."""
-    if folder := os.environ.get("XDG_CONFIG_HOME"):
-        return Path(folder)
-    home = home_folder()
-    return None if home is None else home / ".config"
 
 
 def _closeness(key: str, host: str, repository: str) -> tuple[int, bool, bool] | None:

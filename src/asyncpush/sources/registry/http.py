@@ -13,10 +13,10 @@ from yarl import URL
 
 from asyncpush import open_files
 from asyncpush.errors import SourceError, SourceUnavailableError
+from asyncpush.http.encoding import decompressed, encoding_of_document
 from asyncpush.http.retry import HostBackoff
+from asyncpush.http.session import ClientEnvironment, proxy_for
 from asyncpush.settings import MiB, RetryPolicy, SourceRegistry
-from asyncpush.sources.registry.encoding import decompressed, encoding_of_document
-from asyncpush.sources.registry.environment import ClientEnvironment, detect_environment, proxy_for
 from asyncpush.sources.registry.requests import TransientError
 
 #: What to do about what may pass.
@@ -142,7 +142,7 @@ class RegistryHttp:
     async def _opened(self) -> tuple[aiohttp.ClientSession, ClientEnvironment]:
         async with self._lock:
             if self._session is None or self._environment is None:
-                self._environment = await to_thread.run_sync(detect_environment, self._registry)
+                self._environment = await self._detected()
                 retry = self._retry
                 self._session = aiohttp.ClientSession(
                     # The number of connections is bounded above, where it is known what they are for.
@@ -161,6 +161,13 @@ class RegistryHttp:
                     max_field_size=_MAX_HEADER,
                 )
             return self._session, self._environment
+
+    async def _detected(self) -> ClientEnvironment:
+        try:
+            return await to_thread.run_sync(ClientEnvironment.detect, self._registry)
+        except OSError as error:
+            shortage = open_files.reason(error)
+            raise TransientError(f"no connection can be made: {shortage}", hint=open_files.HINT) from error
 
 
 async def read_document(answer: aiohttp.ClientResponse, limit: int, retry: RetryPolicy) -> bytes | None:

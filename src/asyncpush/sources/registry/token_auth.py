@@ -20,8 +20,8 @@ from yarl import URL
 
 from asyncpush.errors import SourceDeniedError, SourceError, SourceUnavailableError
 from asyncpush.events import Emit
-from asyncpush.http.environment import is_loopback, is_only_here
 from asyncpush.http.retry import RetryLoop, retry_after
+from asyncpush.http.session import is_loopback, is_machine_local
 from asyncpush.redaction import hide
 from asyncpush.settings import RetryPolicy
 from asyncpush.sources.registry.credentials import CredentialStore
@@ -226,7 +226,7 @@ class TokenAuth:
                 f"{self._host} wants tokens to be got from {realm.host} in plain HTTP",
                 hint="credentials go nowhere in the clear; mend the registry's configuration",
             )
-        if is_only_here(realm.host) and not is_only_here(URL(f"//{self._host}").host or ""):
+        if is_machine_local(realm.host) and not is_machine_local(URL(f"//{self._host}").host or ""):
             raise SourceError(
                 f"{self._host} wants tokens to be got from {realm.host}, which is this machine or its network's own",
                 hint="credentials do not go there; check the registry's configuration",
