@@ -15,7 +15,7 @@ from asyncpush import open_files
 from asyncpush.connection import OpenRegistry, engine_of
 from asyncpush.connection import Registry as Registry
 from asyncpush.ecr.auth_token import open_logins as open_logins
-from asyncpush.ecr.plain_http import open_http
+from asyncpush.ecr.http_session import open_http
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.session import Transport, open_client
 from asyncpush.engine.context import PushContext

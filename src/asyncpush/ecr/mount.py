@@ -14,7 +14,7 @@ from asyncpush.ecr.auth_token import EcrLogin
 from asyncpush.ecr.client import EcrClient, answer_timeout
 from asyncpush.ecr.endpoints import registry_host
 from asyncpush.ecr.errors import translated
-from asyncpush.ecr.plain_http import EcrHttp
+from asyncpush.ecr.http_session import EcrHttp
 from asyncpush.ecr.rate_limit import is_aws
 from asyncpush.ecr.retry import RetryingSender
 from asyncpush.errors import ServiceError

@@ -14,7 +14,7 @@ from anyio import to_thread
 
 from asyncpush.ecr.client import EcrClient, batches
 from asyncpush.ecr.errors import translated
-from asyncpush.ecr.plain_http import EcrHttp
+from asyncpush.ecr.http_session import EcrHttp
 from asyncpush.ecr.retry import RetryingSender
 from asyncpush.errors import ServiceError, UsageError, only_cause
 from asyncpush.manifest import ACCEPTED_TYPES
