@@ -5,7 +5,6 @@ Sources: OCI distribution-spec 1.1, "pulling blobs"; RFC 9110, 14 (range request
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import aiohttp
 from anyio import to_thread
 
 from asyncpush.errors import DigestMismatchError, SourceError
+from asyncpush.http.download import Download
 from asyncpush.http.encoding import GZIP, Decoder, Encoding, encoding_of, is_hidden, unknown_encoding_of
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import BlobStream
@@ -29,8 +29,6 @@ _EXPECTED = frozenset({_WHOLE, _PARTIAL, _NO_SUCH_RANGE})
 _FAILING_RANGES = 3
 #: Bytes that are decompressed at once.
 _DECODED_AT_ONCE = MiB // 4
-
-_CONTENT_RANGE = re.compile(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
 _OTHER_BYTES = "the registry, or a proxy before it, holds other bytes than the manifest names"
 
@@ -107,19 +105,16 @@ class RegistryBlob:
 
 
 class _BlobDownload:
-    """The bytes of one blob. ``_received`` counts those that have arrived; what was not given out yet is ``_rest``."""
+    """The bytes of one blob (``protocols.BlobStream``); ``_rest`` has arrived and was not read yet."""
 
     def __init__(self, blob: RegistryBlob, start: int, turn: ConnectionTurn) -> None:
         self._blob = blob
         self._turn = turn
         self._size = blob.descriptor.size
-        self._received = start
+        self._download = Download(self._size, start)
         self._what = blob.what
         self._rest = memoryview(b"")
         self._answer: OpenAnswer | None = None
-        self._bounded = False
-        self._skip = 0
-        self._ranges = True
         self._ranges_left = _FAILING_RANGES
         self._decoder: Decoder | None = None
         self._unknown: str | None = None
@@ -153,12 +148,12 @@ class _BlobDownload:
             self._answer.close()
             self._answer = None
 
-    async def _next(self) -> bytes | memoryview:
+    async def _next(self) -> bytes:
         """The next bytes, whatever it takes; empty at the end."""
         while True:
             try:
                 if self._answer is None:
-                    if self._received >= self._size:
+                    if self._download.received >= self._size:
                         return b""
                     self._answer = await self._open()
                 data = await self._chunk(self._answer)
@@ -169,32 +164,29 @@ class _BlobDownload:
                 self.close()
                 raise
             else:
-                if data or self._received >= self._size:
+                if data or self._download.received >= self._size:
                     return data
 
-    async def _chunk(self, answer: OpenAnswer) -> bytes | memoryview:
+    async def _chunk(self, answer: OpenAnswer) -> bytes:
         """What has arrived; empty once all has, or once a part of it that was asked for has."""
-        data = memoryview(b"")
+        data, download = b"", self._download
         while not data and (arrived := await self._arrived(answer)):
-            data = memoryview(arrived)[self._skip :]
-            self._skip -= min(self._skip, len(arrived))
+            data = download.take(arrived)
         if not data:
             self.close()
-            if self._received < self._size and not self._bounded:
-                missing = self._size - self._received
+            if download.received < self._size and not download.is_bounded:
+                missing = self._size - download.received
                 if self._unknown:
-                    raise self._mismatch(self._received)
+                    raise self._mismatch(download.received)
                 raise TransientError(
                     f"{self._what} ends {missing} of {self._size} bytes early",
                     hint=LATER,
                 )
-            self._bounded = False
             return data
-        self._received += len(data)
-        if self._received > self._size:
-            raise self._mismatch(self._received)
+        if download.received > self._size:
+            raise self._mismatch(download.received)
         self._tries.restart()
-        if self._received == self._size and self._decoder is None and answer.response.content_length is not None:
+        if download.received == self._size and self._decoder is None and answer.response.content_length is not None:
             self.close()
             self._turn.give_back()  # nothing is asked any more
         return data
@@ -224,15 +216,14 @@ class _BlobDownload:
             raise TransientError(f"{self._what} comes compressed and damaged: {error}", hint=LATER) from error
 
     async def _open(self) -> OpenAnswer:
-        blob, start = self._blob, self._received
-        ranged = bool(start and self._ranges)
-        headers = {"Range": f"bytes={start}-"} if ranged else {}
+        blob, is_ranged = self._blob, self._download.is_ranged
+        headers = self._download.request_headers()
         path = path_of(blob.repository, "blobs", str(blob.descriptor.digest))
         try:
             ask = Request(_OPERATION, path, self._what, blob.repository, headers, _EXPECTED)
             opened = await blob.wire.open(ask, self._turn)
         except SourceError as error:
-            if ranged:
+            if is_ranged:
                 self._note_refused_range(error)
             raise
         try:
@@ -252,11 +243,11 @@ class _BlobDownload:
     def _note_refused_range(self, error: SourceError) -> None:
         """Ask for all of it the next time, and skip what is there: that a range is refused says nothing of the blob."""
         if not isinstance(error, TransientError):
-            self._ranges = False
+            self._download.uses_ranges = False
             raise TransientError(error.message, hint=error.hint) from error
         if error.status == _BROKEN:
             self._ranges_left -= 1
-            self._ranges = self._ranges_left > 0
+            self._download.uses_ranges = self._ranges_left > 0
 
     async def _chosen_decoder(self, response: aiohttp.ClientResponse) -> Decoder | None:
         """What makes the blob of what comes compressed; None where the blob's own bytes come.
@@ -280,7 +271,7 @@ class _BlobDownload:
             is_compressed = is_hidden(self._blob.media_type, self._size, length, begin)
         if not is_compressed:
             return None
-        self._ranges = False
+        self._download.uses_ranges = False
         return Decoder(encoding)
 
     async def _peek(self, response: aiohttp.ClientResponse, encoding: Encoding) -> bytes | None:
@@ -299,26 +290,15 @@ class _BlobDownload:
         return begin
 
     def _check(self, opened: OpenAnswer) -> None:
-        """See that the answer begins where it should."""
-        response, start = opened.response, self._received
-        encoded = encoding_of(response.headers) is not None
-        length = None if encoded else response.content_length
-        self._bounded = False
+        """Check that the response holds the missing bytes."""
+        response, start = opened.response, self._download.received
         self._unknown = unknown_encoding_of(response.headers)
-        if response.status == _WHOLE:
-            self._skip = start
-            return
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-        last = int(match[2]) if match else -1
-        whole = match is None or match[3] in ("*", str(self._size))
-        fits = match is not None and int(match[1]) == start <= last < self._size and self._ranges and start > 0
-        fits = fits and whole  # a range of another whole may count what comes compressed: all of it tells
-        if response.status != _PARTIAL or not fits or encoded or (length is not None and length != last + 1 - start):
-            # It does not know ranges, or they count compressed bytes: all of it, then, and skip what is there.
-            self._ranges = False
+        is_encoded = encoding_of(response.headers) is not None
+        accepted = self._download.accept(response.status, response.headers, response.content_length)
+        # A range of what comes compressed counts compressed bytes.
+        if not accepted or (is_encoded and response.status != _WHOLE):
+            self._download.uses_ranges = False
             raise TransientError(f"{self._what}: the registry answers with another range than bytes {start} and on")
-        self._skip = 0
-        self._bounded = last + 1 < self._size
 
     def _mismatch(self, size: int) -> SourceError:
         if self._unknown:
