@@ -19,10 +19,9 @@ from asyncpush.emulator import Emulator
 from asyncpush.errors import ConfigurationError, SourceUnavailableError
 from asyncpush.http.session import NoProxy, Proxies, bypasses_proxies
 from asyncpush.settings import SourceRegistry
-from asyncpush.sources.registry import open_remote
 from support.aws import aws
 from support.images import app_layout
-from support.registry_server import QUICK, RegistryServer, running
+from support.registry_server import QUICK, RegistryServer, open_remote, running
 
 #: A port that nobody listens at.
 DEAD = "http://127.0.0.1:9"

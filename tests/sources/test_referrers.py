@@ -21,8 +21,7 @@ from asyncpush.manifest import DescriptorDocument, parse_descriptor
 from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.verify import verify_plan
 from asyncpush.model import Digest
-from asyncpush.sources.oci_layout import Directory
-from asyncpush.sources.oci_referrers import find_relations
+from asyncpush.sources.oci_layout import Directory, find_relations
 from asyncpush.verify import Verification
 from support.aws import aws, judge
 from support.commands import Server

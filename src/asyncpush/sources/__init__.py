@@ -14,14 +14,12 @@ from anyio import CancelScope, to_thread
 from asyncpush.errors import ManifestError, SourceError
 from asyncpush.events import Emit, Notice, ignore
 from asyncpush.settings import Settings
-from asyncpush.sources.blobs import file_blob, readable
+from asyncpush.sources.blobs import DocumentMemory, file_blob, readable
 from asyncpush.sources.descriptions import read_archive, read_directory
 from asyncpush.sources.docker_archive import MANIFEST, SkopeoDirError, saved_images
-from asyncpush.sources.document_memory import DocumentMemory
-from asyncpush.sources.names import Location, locate
 from asyncpush.sources.oci_layout import INDEX, Directory, read_oci_layout
 from asyncpush.sources.registry import RegistryPool, RemoteSource, is_remote, open_pool, parse_remote
-from asyncpush.sources.source import LocalSource, Source, UnreadImage
+from asyncpush.sources.source import LocalSource, Location, Source, UnreadImage, locate
 from asyncpush.sources.spool import Allowance, Scratch, open_archive
 from asyncpush.sources.tar_index import TarIndex
 

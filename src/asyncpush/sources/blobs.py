@@ -1,4 +1,8 @@
-"""Bytes at rest: a file, a region of an archive, bytes in memory; opened any number of times, read in threads."""
+"""Bytes at rest: a file, a region of an archive, bytes in memory; opened any number of times, read in threads.
+
+Documents (manifests, configs, lists of images) are read whole, and ``DocumentMemory`` bounds what those of all open
+sources take: a small archive can hold gigabytes of them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from dataclasses import dataclass
 from io import FileIO
 from operator import attrgetter
 from pathlib import Path
+from threading import Lock
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -22,13 +27,24 @@ from asyncpush.manifest import count_values, refuse_many_values
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Blob, BlobReader
 from asyncpush.settings import MiB
-from asyncpush.sources.document_memory import DocumentMemory
 from asyncpush.sources.file_pool import KeptFile, ReadFile
 
 Document = TypeVar("Document")
 
 #: The longest JSON document that is read into memory: an image's config, a layout's index, an archive's manifest.json.
 MAX_DOCUMENT_SIZE = 8 * MiB
+
+#: For all sources that are open, beside what each has for its own size.
+MAX_MEMORY = 32 * MiB
+
+#: Bytes of memory for each byte of a source: documents that lie uncompressed take no more, unless they are made for it.
+_OWN = 4
+
+#: A document is kept as its bytes, and as the texts in it.
+_COPIES = 2
+
+#: Bytes that a JSON value takes, once it is read.
+_VALUE = 64
 
 
 class Content(Protocol):
@@ -66,30 +82,22 @@ class BlobStore(Protocol):
         ...
 
 
-class _RegionReader:
-    def __init__(self, file: ReadFile, start: int, size: int, label: str) -> None:
-        self._file = file
-        self._start = start
-        self._size = size
-        self._label = label
-        self.consumed = 0
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """A file that is opened only while it is read, so that ten thousand of them take no file descriptors."""
 
-    def readinto(self, buffer: memoryview) -> int:
-        count = len(self.read_at(self.consumed, buffer))
-        self.consumed += count
-        return count
+    path: Path
+    size: int
+    label: str
+    memory: DocumentMemory | None = None
 
-    def read_at(self, start: int, buffer: memoryview) -> memoryview:
-        wanted = buffer[: max(0, self._size - start)]
-        filled = 0
-        while filled < len(wanted):
-            with readable(self._label):
-                count = self._file.read_into(wanted[filled:], self._start + start + filled)
-            if not count:
-                missing = self._size - start - filled
-                raise SourceError(f"{self._label} ends {missing} bytes early", hint="it was cut while it was read")
-            filled += count
-        return wanted
+    @contextmanager
+    def open(self) -> Iterator[BlobReader]:
+        """Open the file."""
+        with readable(self.label):
+            file = FileIO(self.path)
+        with file:
+            yield _RegionReader(KeptFile(file), 0, self.size, self.label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +156,50 @@ class SparseRegion:
         yield _SparseReader(self)
 
 
+@dataclass(frozen=True, slots=True)
+class BytesContent:
+    """Bytes in memory."""
+
+    data: bytes
+    label: str
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.data)
+
+    @contextmanager
+    def open(self) -> Iterator[BlobReader]:
+        """Read them."""
+        yield _BytesReader(self.data)
+
+
+class _RegionReader:
+    def __init__(self, file: ReadFile, start: int, size: int, label: str) -> None:
+        self._file = file
+        self._start = start
+        self._size = size
+        self._label = label
+        self.consumed = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = len(self.read_at(self.consumed, buffer))
+        self.consumed += count
+        return count
+
+    def read_at(self, start: int, buffer: memoryview) -> memoryview:
+        wanted = buffer[: max(0, self._size - start)]
+        filled = 0
+        while filled < len(wanted):
+            with readable(self._label):
+                count = self._file.read_into(wanted[filled:], self._start + start + filled)
+            if not count:
+                missing = self._size - start - filled
+                raise SourceError(f"{self._label} ends {missing} bytes early", hint="it was cut while it was read")
+            filled += count
+        return wanted
+
+
 class _SparseReader:
     def __init__(self, region: SparseRegion) -> None:
         self._region = region
@@ -169,42 +221,6 @@ class _SparseReader:
             stored = _RegionReader(region.file, extent.stored, extent.size, region.label)
             stored.read_at(first - extent.start, wanted[first - start : last - start])
         return wanted
-
-
-@dataclass(frozen=True, slots=True)
-class FileContent:
-    """A file that is opened only while it is read, so that ten thousand of them take no file descriptors."""
-
-    path: Path
-    size: int
-    label: str
-    memory: DocumentMemory | None = None
-
-    @contextmanager
-    def open(self) -> Iterator[BlobReader]:
-        """Open the file."""
-        with readable(self.label):
-            file = FileIO(self.path)
-        with file:
-            yield _RegionReader(KeptFile(file), 0, self.size, self.label)
-
-
-@dataclass(frozen=True, slots=True)
-class BytesContent:
-    """Bytes in memory."""
-
-    data: bytes
-    label: str
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return len(self.data)
-
-    @contextmanager
-    def open(self) -> Iterator[BlobReader]:
-        """Read them."""
-        yield _BytesReader(self.data)
 
 
 class _BytesReader:
@@ -360,3 +376,73 @@ def readable(label: str) -> Iterator[None]:
     except OSError as error:
         text = f"{label} can't be read: {open_files.reason(error)}"
         raise SourceError(text, hint=open_files.advice(error)) from error
+
+
+class DocumentPool:
+    """Bytes that the documents of all open sources may take beside what each has for its own size."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.left = MAX_MEMORY
+
+    def take(self, size: int) -> bool:
+        """Take *size* bytes; whether there were as many."""
+        with self._lock:
+            if size > self.left:
+                return False
+            self.left -= size
+            return True
+
+
+POOL = DocumentPool()
+
+
+class DocumentMemory:
+    """What the documents of one source take, as long as it is open.
+
+    Args:
+        size: bytes of the source as it lies on the disk; None where each document lies there as it is.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        self._own = _OWN * (size or 0)
+        self._is_plain = size is None
+        self._taken = 0
+        self._known: set[object] = set()
+        self._lock = Lock()
+
+    def charge(self, content: object, size: int, label: str) -> None:
+        """Count a document before it is read, once.
+
+        Raises:
+            ManifestError: there is no room for it.
+        """
+        with self._lock:
+            if content not in self._known:
+                self._own += _OWN * size * self._is_plain
+                self._take(_COPIES * size, label)
+                self._known.add(content)
+
+    def charge_values(self, content: object, count: int, label: str) -> None:
+        """Count what a document becomes when it is decoded, once; likewise."""
+        with self._lock:
+            if (content, count) not in self._known:
+                self._take(_VALUE * count, label)
+                self._known.add((content, count))
+
+    def _take(self, size: int, label: str) -> None:
+        own = min(self._own, size)
+        if not POOL.take(size - own):
+            raise ManifestError(
+                f"{label} is one too many: the manifests and configs of the sources that are open take more than"
+                f" {MAX_MEMORY // MiB} MiB of memory",
+                hint="push fewer images at once",
+            )
+        self._own -= own
+        self._taken += size - own
+
+    def close(self) -> None:
+        """Give back what was taken."""
+        with self._lock:
+            POOL.take(-self._taken)
+            self._taken = 0

@@ -1,17 +1,31 @@
-"""What a file is that was given as an archive and isn't one, and what would be right in its place."""
+"""What a file is, by its first bytes: how it is compressed, whether it is an archive, and what to do if it is none."""
 
 from __future__ import annotations
 
 import tarfile
 from collections.abc import Sequence
 
-from asyncpush.engine.decompress import Packing
+from asyncpush.engine.decompress import (
+    Packing,
+)
 from asyncpush.errors import SourceError
-from asyncpush.sources.decompression import sniff
+
+#: Enough of a file's beginning to tell what it is: a tar archive's first header.
+HEAD_SIZE = 512
+
+_MAGIC: tuple[tuple[bytes, Packing], ...] = (
+    (b"\x1f\x8b", "gzip"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bzip2"),
+)
 
 _FETCH = "fetch it again, logged in, from the address of the file itself"
+
 _UNPACK = "unpack it, and push the image archive or layout that is in it"
+
 _DECOMPRESS = "decompress it first; gzip, xz, zstd and bzip2 are read"
+
 _DISK = "images come as OCI layouts, OCI archives and docker-archives"
 
 #: What begins with these bytes, and what to do about it.
@@ -45,6 +59,15 @@ _COMPRESSED: tuple[tuple[bytes, str], ...] = (
 
 #: A byte order mark, which PowerShell and editors put before UTF-8.
 _BOM = b"\xef\xbb\xbf"
+
+
+def sniff(head: bytes) -> Packing | None:
+    """How the file that begins with *head* is compressed, by its magic number; None if it isn't."""
+    if head[257:262] == b"ustar":
+        return None
+    if head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5:
+        return "zstd"  # a skippable frame, as pzstd begins its files with
+    return next((packing for magic, packing in _MAGIC if head.startswith(magic)), None)
 
 
 def check_head(head: bytes, label: str) -> None:

@@ -30,10 +30,9 @@ from asyncpush.sources.blobs import (
     hash_content,
     read_content,
 )
-from asyncpush.sources.decompression import HEAD_SIZE, sniff
-from asyncpush.sources.image_config import ImageConfig, parse_config
-from asyncpush.sources.names import ImageName
-from asyncpush.sources.source import Loaded, SourceEntry, refuse_many_images
+from asyncpush.sources.detection import HEAD_SIZE, sniff
+from asyncpush.sources.loader import ImageConfig, parse_config
+from asyncpush.sources.source import ImageName, Loaded, SourceEntry, refuse_many_images
 from asyncpush.sources.spool import Scratch
 
 MANIFEST = "manifest.json"

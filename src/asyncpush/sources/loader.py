@@ -1,4 +1,7 @@
-"""From a descriptor to an image: manifests read, platforms chosen, blobs named; the same for every kind of store."""
+"""From a descriptor to an image: manifests read, platforms chosen, blobs named; the same for every kind of store.
+
+Sources: OCI image-spec (config), for the parts of a config that a push reads.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import anyio
+import msgspec
 from anyio import to_thread
 
 from asyncpush.errors import (
@@ -22,18 +26,19 @@ from asyncpush.manifest import INDEX_TYPES, Manifest, is_foreign, require_layers
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Blob, ImageNode, IndexNode
 from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFESTS
-from asyncpush.sources.blobs import MAX_DOCUMENT_SIZE
-from asyncpush.sources.image_config import parse_config
+from asyncpush.sources.blobs import MAX_DOCUMENT_SIZE, decode_document
 
 #: The platform that BuildKit gives what is none.
 UNKNOWN = Platform("unknown", "unknown")
 
 #: How an image refers to its SOCI index of version 2, and that to its image (awslabs/soci-snapshotter).
 _SOCI_INDEX = "com.amazon.soci.index-digest"
+
 _SOCI_IMAGE = "com.amazon.soci.image-manifest-digest"
 
 #: BuildKit marks its attestation manifests so, and names the image that they are about.
 ATTESTATION = "vnd.docker.reference.type"
+
 ATTESTED = "vnd.docker.reference.digest"
 
 _EMPTY_HINT = (
@@ -75,36 +80,6 @@ class ImageStore(Protocol):
     async def blobs(self, named: Sequence[tuple[str, Descriptor]]) -> Sequence[Blob | SourceError]:
         """The blobs of one image, each by its kind (``layer``, ``config``) and descriptor; or what is wrong with it."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """A manifest or index, and the platforms of the images in it."""
-
-    descriptor: Descriptor
-    platforms: tuple[Platform, ...]
-
-    def fits(self, wanted: Collection[Platform]) -> bool:
-        return any(platform.satisfies(each) for platform in self.platforms for each in wanted)
-
-    def distance(self, wanted: Collection[Platform]) -> int:
-        return min(platform.distance(each) for platform in self.platforms for each in wanted)
-
-
-@dataclass(frozen=True, slots=True)
-class _Problems:
-    """All that is wrong with an image or index, in the order of its manifests."""
-
-    errors: Sequence[SourceError]
-
-    def as_one(self) -> SourceError:
-        first, *others = self.errors
-        if others:
-            first.message += f" (and {len(others)} more problem{'s' if len(others) > 1 else ''} like this)"
-        return first
-
-
-_Outcome: TypeAlias = ImageNode | IndexNode | _Problems
 
 
 @dataclass(slots=True)
@@ -307,6 +282,36 @@ class ImageLoader:
         return ChoiceError(f"{self.store.label} holds no image for {names}", tuple(there))
 
 
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A manifest or index, and the platforms of the images in it."""
+
+    descriptor: Descriptor
+    platforms: tuple[Platform, ...]
+
+    def fits(self, wanted: Collection[Platform]) -> bool:
+        return any(platform.satisfies(each) for platform in self.platforms for each in wanted)
+
+    def distance(self, wanted: Collection[Platform]) -> int:
+        return min(platform.distance(each) for platform in self.platforms for each in wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Problems:
+    """All that is wrong with an image or index, in the order of its manifests."""
+
+    errors: Sequence[SourceError]
+
+    def as_one(self) -> SourceError:
+        first, *others = self.errors
+        if others:
+            first.message += f" (and {len(others)} more problem{'s' if len(others) > 1 else ''} like this)"
+        return first
+
+
+_Outcome: TypeAlias = ImageNode | IndexNode | _Problems
+
+
 def _is_image(child: Descriptor) -> bool:
     """Whether a member of an index is an image or an index of images, as far as its descriptor tells."""
     return child.platform != UNKNOWN and child.annotation(ATTESTATION) is None
@@ -332,3 +337,38 @@ def empty_blob(kind: str, digest: Digest, label: str) -> SourceError:
         f"{kind} {digest.short} in {label} has 0 bytes",
         hint=_EMPTY_HINT,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """The parts of a config that a push looks at.
+
+    Attributes:
+        platform: None if it names none, as an artifact's config does.
+        diff_ids: the uncompressed layers' digests, in order, as they are written there.
+    """
+
+    platform: Platform | None
+    diff_ids: tuple[str, ...]
+
+
+class _RootFs(msgspec.Struct):
+    diff_ids: list[str] | None = None
+
+
+class _Config(msgspec.Struct):
+    os: str | None = None
+    architecture: str | None = None
+    variant: str | None = None
+    rootfs: _RootFs | None = None
+
+
+def parse_config(raw: bytes, label: str) -> ImageConfig:
+    """Read a config.
+
+    Raises:
+        ManifestError: it is malformed.
+    """
+    parsed = decode_document(raw, _Config, label)
+    platform = Platform(parsed.os, parsed.architecture, parsed.variant) if parsed.os and parsed.architecture else None
+    return ImageConfig(platform, tuple((parsed.rootfs.diff_ids if parsed.rootfs else None) or ()))

@@ -1,40 +1,24 @@
-"""The manifests and blobs of an OCI layout: read and checked in worker threads, every blob seen to be there."""
+"""The manifests and blobs of an OCI layout, read and checked in worker threads; and indexes that are there in part.
+
+Docker's containerd store saves the index of all platforms with the blobs of those that were pulled, and skopeo can copy
+an image in the same way. ``part_that_is_there`` tells what of such an index can be pushed. A platform whose manifest is
+there without its blobs does not count as there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from anyio import to_thread
 
-from asyncpush.errors import DigestMismatchError, SourceError, SourceNotFoundError
-from asyncpush.manifest import Manifest, parse_manifest
-from asyncpush.model import Descriptor, Digest
+from asyncpush.errors import ChoiceError, DigestMismatchError, SourceError, SourceNotFoundError
+from asyncpush.manifest import IMAGE_CONFIGS, INDEX_TYPES, Manifest, is_foreign, parse_manifest, with_children
+from asyncpush.model import Descriptor, Digest, LeftOut, Platform
 from asyncpush.protocols import Blob
-from asyncpush.settings import MAX_MANIFEST_SIZE
-from asyncpush.sources.blobs import BlobStore, Content, ContentBlob, read_content
-from asyncpush.sources.loader import empty_blob
-
-
-def find_blob(store: BlobStore, digest: Digest) -> Content | None:
-    """The blob in a store that keeps them by digest; None if it isn't there."""
-    return store.find(f"blobs/sha256/{digest.hex}")
-
-
-def read_manifest(store: BlobStore, reference: Descriptor | Digest, content: Content) -> Manifest:
-    """Read a manifest of a store that keeps blobs by digest.
-
-    Raises:
-        ManifestError: it is malformed, or of a type that ECR does not take.
-        DigestMismatchError: its bytes are not those that *reference* points at.
-    """
-    digest = reference if isinstance(reference, Digest) else reference.digest
-    what = f"manifest {digest.short} in {store.label}"
-    raw = read_content(content, MAX_MANIFEST_SIZE)
-    if Digest.of(raw) != digest:
-        raise DigestMismatchError(what, digest, Digest.of(raw))
-    media_type = None if isinstance(reference, Digest) else reference.media_type
-    return parse_manifest(raw, media_type=media_type, name=what)
+from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE, MAX_MANIFESTS, Settings
+from asyncpush.sources.blobs import BlobStore, BytesContent, Content, ContentBlob, read_content
+from asyncpush.sources.loader import ATTESTATION, ATTESTED, UNKNOWN, empty_blob, named_soci_index, parse_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +73,294 @@ class LayoutImages:
         if not content.size:
             raise empty_blob(kind, digest, self.label)
         return content
+
+
+def find_blob(store: BlobStore, digest: Digest) -> Content | None:
+    """The blob in a store that keeps them by digest; None if it isn't there."""
+    return store.find(f"blobs/sha256/{digest.hex}")
+
+
+def read_manifest(store: BlobStore, reference: Descriptor | Digest, content: Content) -> Manifest:
+    """Read a manifest of a store that keeps blobs by digest.
+
+    Raises:
+        ManifestError: it is malformed, or of a type that ECR does not take.
+        DigestMismatchError: its bytes are not those that *reference* points at.
+    """
+    digest = reference if isinstance(reference, Digest) else reference.digest
+    what = f"manifest {digest.short} in {store.label}"
+    raw = read_content(content, MAX_MANIFEST_SIZE)
+    if Digest.of(raw) != digest:
+        raise DigestMismatchError(what, digest, Digest.of(raw))
+    media_type = None if isinstance(reference, Digest) else reference.media_type
+    return parse_manifest(raw, media_type=media_type, name=what)
+
+
+@dataclass(frozen=True, slots=True)
+class PartialIndex:
+    """What is to be loaded of an image.
+
+    Attributes:
+        store: where from.
+        root: the image, or the index of what is there.
+        left_out: what of it is not there.
+    """
+
+    store: BlobStore
+    root: Descriptor
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def configs_in(store: BlobStore, root: Descriptor, *, whole: bool) -> frozenset[Digest]:
+    """The configs of the images at or below *root*: where their manifests are there, or only of *whole* images."""
+    leaves = _Survey(store, Settings()).member(root).leaves()
+    return frozenset(
+        leaf.config.digest
+        for leaf in leaves
+        if leaf.config and not leaf.is_attestation and (leaf.is_whole or not whole)
+    )
+
+
+def part_that_is_there(
+    store: BlobStore,
+    root: Descriptor,
+    settings: Settings,
+    *,
+    platforms: Collection[Platform],
+    saved: Collection[Digest],
+) -> PartialIndex:
+    """Tell what is to be loaded of *root*: all of it, unless it is an index that is only partly there.
+
+    What is damaged or lost altogether is left to whoever loads it: that names each missing blob.
+
+    Args:
+        store: where the image lies.
+        root: its descriptor.
+        settings: whether foreign layers are pushed, and whether several platforms of more are.
+        platforms: those that will be taken of an index; none for all.
+        saved: configs of the images that the archive's manifest.json says are there.
+
+    Raises:
+        ChoiceError: several of its platforms are there and others are not, and nothing says what to make of it.
+        SourceError: an image of *saved* is incomplete, or one for *platforms* is not there.
+    """
+    if root.media_type not in INDEX_TYPES:
+        return PartialIndex(store, root)
+    tree = _Survey(store, settings).member(root)
+    leaves = [leaf for leaf in tree.leaves() if not leaf.is_attestation]
+    there = [leaf for leaf in leaves if leaf.is_whole]
+    gone = [leaf for leaf in leaves if not leaf.is_whole]
+    if platforms and there and gone:
+        return _of_platforms(store, tree, there, gone, platforms)
+    for leaf in gone:
+        if leaf.config and leaf.config.digest in saved:
+            _refuse_lost(store, leaf)
+    if tree.is_whole or not there or platforms:
+        return PartialIndex(store, root)
+    images = [leaf for leaf in there if leaf.config and leaf.config.media_type in IMAGE_CONFIGS] or there
+    if not settings.available_platforms:
+        vouched = any(leaf.config and leaf.config.digest in saved for leaf in there)
+        if not vouched and any(_is_partly_there(leaf, there) for leaf in gone):
+            return PartialIndex(store, root)  # no tool writes that: blobs were lost
+        if len(images) > 1:
+            raise _choice(store, images, gone)
+    if len(images) == 1:
+        return PartialIndex(store, images[0].descriptor, _left_out(store, tree, {images[0].descriptor.digest}))
+    return _reduced(store, tree)
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A manifest or index, as far as it is there; what can't be read counts as whole, for the loader to refuse."""
+
+    descriptor: Descriptor
+    manifest: Manifest | None = None
+    missing: frozenset[Digest] = frozenset()
+    platform: Platform | None = None
+    members: tuple[_Member, ...] = ()
+    is_lost: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.is_lost and not self.missing and all(member.is_whole for member in self.members)
+
+    @property
+    def is_attestation(self) -> bool:
+        return self.descriptor.annotation(ATTESTATION) is not None
+
+    @property
+    def attested(self) -> str | None:
+        return self.descriptor.annotation(ATTESTED) if self.is_attestation else None
+
+    @property
+    def config(self) -> Descriptor | None:
+        return self.manifest.config if self.manifest else None
+
+    @property
+    def name(self) -> str:
+        return str(self.platform) if self.platform else f"manifest {self.descriptor.digest.short}"
+
+    def fits(self, wanted: Platform) -> bool:
+        return self.platform is not None and self.platform.satisfies(wanted)
+
+    def leaves(self) -> Iterator[_Member]:
+        """The images at or below this one; of an index that is lost, nobody knows more."""
+        if self.is_lost or self.descriptor.media_type not in INDEX_TYPES:
+            yield self
+        for member in self.members:
+            yield from member.leaves()
+
+
+@dataclass(slots=True)
+class _Survey:
+    store: BlobStore
+    settings: Settings
+    _known: dict[Descriptor, _Member] = field(default_factory=dict)
+
+    def member(self, descriptor: Descriptor, depth: int = 0) -> _Member:
+        if descriptor not in self._known:
+            self._known[descriptor] = self._member(descriptor, depth)
+        return self._known[descriptor]
+
+    def _member(self, descriptor: Descriptor, depth: int) -> _Member:
+        platform = descriptor.platform if descriptor.platform != UNKNOWN else None
+        if depth > MAX_INDEX_DEPTH or len(self._known) > MAX_MANIFESTS:
+            return _Member(descriptor, platform=platform)
+        try:
+            content = find_blob(self.store, descriptor.digest)
+            if content is None:
+                return _Member(descriptor, platform=platform, is_lost=True)
+            manifest = read_manifest(self.store, descriptor, content)
+            if manifest.config is None:
+                members = tuple(self.member(child, depth + 1) for child in manifest.children)
+                return _Member(descriptor, manifest, platform=platform, members=members)
+            missing = frozenset(
+                blob.digest for blob in self._blobs(manifest) if find_blob(self.store, blob.digest) is None
+            )
+            platform = platform or self._platform(manifest.config)
+        except SourceError:
+            return _Member(descriptor, platform=platform)
+        return _Member(descriptor, manifest, missing, platform)
+
+    def _blobs(self, manifest: Manifest) -> Iterator[Descriptor]:
+        for blob in manifest.blobs():
+            if self.settings.push_foreign_layers or not is_foreign(blob):
+                yield blob
+
+    def _platform(self, config: Descriptor) -> Platform | None:
+        content = find_blob(self.store, config.digest)
+        return parse_config(read_content(content), f"config {config.digest.short}").platform if content else None
+
+
+def _is_partly_there(leaf: _Member, there: Collection[_Member]) -> bool:
+    """Whether some of the layers are there that belong to *leaf* alone, and others are not."""
+    if leaf.manifest is None:
+        return False
+    shared = {blob.digest for other in there if other.manifest for blob in other.manifest.layers}
+    own = {layer.digest for layer in leaf.manifest.layers} - shared
+    return bool(own - leaf.missing)
+
+
+def _of_platforms(
+    store: BlobStore, tree: _Member, there: Collection[_Member], gone: Collection[_Member], wanted: Collection[Platform]
+) -> PartialIndex:
+    for platform in wanted:
+        if any(leaf.fits(platform) for leaf in gone) and not any(leaf.fits(platform) for leaf in there):
+            names = ", ".join(leaf.name for leaf in there)
+            raise SourceError(
+                f"{store.label} names an image for {platform}, but does not hold all of it; it holds {names}",
+                hint=f"save or copy it with that platform: --platform {platform}",
+            )
+    kept = {member.descriptor.digest for member in tree.members if any(leaf.is_whole for leaf in member.leaves())}
+    return PartialIndex(*_with(store, tree, kept))
+
+
+def _reduced(store: BlobStore, tree: _Member) -> PartialIndex:
+    kept = {member.descriptor.digest for member in tree.members if member.is_whole and not member.is_attestation}
+    kept |= {member.descriptor.digest for member in tree.members if member.is_whole and _is_about(member, kept)}
+    reduced, root = _with(store, tree, kept)
+    return PartialIndex(reduced, root, _left_out(store, tree, kept))
+
+
+def _is_about(attestation: _Member, images: Collection[Digest]) -> bool:
+    return attestation.attested in {str(digest) for digest in images}
+
+
+def _with(store: BlobStore, tree: _Member, kept: Collection[Digest]) -> tuple[BlobStore, Descriptor]:
+    assert tree.manifest is not None, "an index that is there"  # noqa: S101
+    manifest = with_children(tree.manifest, kept)
+    return _WithManifest(store, manifest), manifest.descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class _WithManifest:
+    """A store that holds one manifest more."""
+
+    store: BlobStore
+    manifest: Manifest
+
+    @property
+    def label(self) -> str:
+        return self.store.label
+
+    def find(self, name: str) -> Content | None:
+        if name == f"blobs/sha256/{self.manifest.digest.hex}":
+            return BytesContent(self.manifest.raw, f"index {self.manifest.digest.short}")
+        return self.store.find(name)
+
+
+def _left_out(store: BlobStore, tree: _Member, kept: Collection[Digest]) -> tuple[LeftOut, ...]:
+    """What does not go along; the attestations of an image that isn't there are no loss of their own."""
+    images = {str(leaf.descriptor.digest): leaf for leaf in tree.leaves()}
+    there = [leaf for leaf in images.values() if leaf.is_whole and not leaf.is_attestation]
+    # The loader takes an image's SOCI index along.
+    taken = {named_soci_index(leaf.manifest) for leaf in there if leaf.manifest and leaf.descriptor.digest in kept}
+    platforms, attestations = [], []
+    for leaf in _outermost(tree, {*kept, *taken}):
+        about = images.get(leaf.attested or "")
+        if not leaf.is_attestation:
+            platforms.append(LeftOut(_name(leaf, there), leaf.descriptor.digest, _reason(store, leaf)))
+        elif about is not None and about.is_whole:
+            attestations.append(LeftOut(f"attestation of {about.name}", leaf.descriptor.digest, _reason(store, leaf)))
+    return (*platforms, *attestations)
+
+
+def _name(leaf: _Member, there: Collection[_Member]) -> str:
+    """The platform, unless its image is there: then it is something else for it, such as an index of its files."""
+    if any(leaf.platform == other.platform for other in there):
+        return f"manifest {leaf.descriptor.digest.short}"
+    return leaf.name
+
+
+def _outermost(tree: _Member, kept: Collection[Digest | None]) -> Iterator[_Member]:
+    for member in tree.members:
+        if member.descriptor.digest not in kept:
+            if member.descriptor.media_type in INDEX_TYPES and member.members:
+                yield from _outermost(member, kept)
+            else:
+                yield member
+
+
+def _reason(store: BlobStore, leaf: _Member) -> str:
+    if leaf.is_lost:
+        return f"not in {store.label}"
+    return f"incomplete in {store.label}" if leaf.missing else "has no place beside a single image"
+
+
+def _choice(store: BlobStore, there: Collection[_Member], gone: Collection[_Member]) -> ChoiceError:
+    platforms = list(dict.fromkeys(leaf.name for leaf in there))
+    lost = ", ".join(dict.fromkeys(_name(leaf, there) for leaf in gone)) or "their attestations"
+    return ChoiceError(
+        f"{store.label} holds {', '.join(platforms)} of an image, but not {lost}",
+        [*(f"--platform {platform}" for platform in platforms), "--available-platforms"],
+    )
+
+
+def _refuse_lost(store: BlobStore, leaf: _Member) -> None:
+    assert leaf.manifest is not None, "a manifest that names blobs"  # noqa: S101
+    first, *others = [blob.digest for blob in leaf.manifest.blobs() if blob.digest in leaf.missing]
+    more = f" and {len(others)} more blob{'s' if len(others) > 1 else ''}" if others else ""
+    raise SourceError(
+        f"{store.label} lacks {first}{more} of {leaf.name}, which its manifest.json names",
+        hint="save the image again",
+    )

@@ -1,45 +1,195 @@
-"""What a source holds, and the choosing among it."""
+"""Sources: how users write them, what they hold, and which of their images are chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import os
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
 
-from asyncpush.errors import ChoiceError, ManifestError, SourceError, UnforeseenError, foreseen
+from asyncpush.errors import ChoiceError, InvalidReferenceError, ManifestError, SourceError, UnforeseenError, foreseen
 from asyncpush.events import Emit, Notice, ignore
 from asyncpush.model import Descriptor, Digest, LeftOut, Platform
 from asyncpush.protocols import Image, ImageNode, IndexNode, ReferrerSource
-from asyncpush.sources.names import ImageName, Location
 
 Node: TypeAlias = ImageNode | IndexNode
 
 #: Which images to take of an index: all, the one for a platform, or those for several.
 Platforms: TypeAlias = Platform | Collection[Platform] | None
 
-NO_IMAGE_HINT = "ECR takes OCI and Docker v2 manifests and indexes"
+Kind = Literal["oci", "oci-archive", "docker-archive"]
 
+KINDS: tuple[Kind, ...] = ("oci", "oci-archive", "docker-archive")
+
+NO_IMAGE_HINT = "ECR takes OCI and Docker v2 manifests and indexes"
 
 #: Names of images in one source.
 MAX_NAMES = 10_000
 
+_HINT = (
+    "write oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF], docker://HOST/REPOSITORY[:TAG|@DIGEST], "
+    "a path, or - for standard input"
+)
 
-def refuse_many_images(count: int, label: str) -> None:
-    """See that a list names no more images than one source may have.
+_SCHEME = re.compile(r"[a-z][a-z-]*")
 
-    Raises:
-        ManifestError: it does.
-    """
-    if count > MAX_NAMES:
-        raise ManifestError(f"{label} names {count} images; at most {MAX_NAMES} are read", hint="split it")
+_REPOSITORY = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*")
+
+_ENDINGS = re.compile(r"(\.(tar|tgz|txz|tzst|tbz|tbz2|gz|xz|zst|zstd|bz2|oci|docker))+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """An image as it was read, and what of it the source does not hold."""
+class Location:
+    """Where a source lies, and which of its images was chosen.
 
-    root: Node
-    left_out: tuple[LeftOut, ...] = ()
+    Attributes:
+        kind: None where the content must tell.
+        path: of the directory or file; ``-`` is standard input.
+        choice: what was written behind it; None if nothing was.
+    """
+
+    kind: Kind | None
+    path: str
+    choice: str | None
+
+    @property
+    def label(self) -> str:
+        """How to call it in errors."""
+        return "standard input" if self.path == "-" else self.path
+
+    @property
+    def stem(self) -> str | None:
+        """The directory's or file's name without its endings, where it can be a repository's name; else None."""
+        stem = _ENDINGS.sub("", Path(self.path).resolve().name).lower()
+        return stem if _REPOSITORY.fullmatch(stem) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageName:
+    """An image's name in its parts, as ``docker.io/library/app:1.0`` has them: registry, repository, tag."""
+
+    registry: str | None
+    repository: str
+    tag: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> ImageName:
+        """Take a name apart; Docker's own registry and its ``library/`` are left out, as Docker does."""
+        name = text.partition("@")[0]
+        first, slash, rest = name.partition("/")
+        registry = first if slash and ("." in first or ":" in first or first == "localhost") else None
+        repository, _, tag = (rest if registry else name).partition(":")
+        if registry in (None, "docker.io", "index.docker.io"):
+            return cls(None, repository.removeprefix("library/"), tag or None)
+        return cls(registry, repository, tag or None)
+
+    def __str__(self) -> str:
+        """The name in full; without a tag it means ``latest``."""
+        prefix = f"{self.registry}/" if self.registry else ""
+        return f"{prefix}{self.repository}:{self.tag or 'latest'}"
+
+
+def locate(reference: str | Path) -> Location:
+    """Read a source as the user wrote it; blocks, because a path that exists wins over a split at a colon.
+
+    A ``Path`` is a path, whatever its name looks like.
+
+    Raises:
+        InvalidReferenceError: it is of no known kind, or lacks a path.
+        SourceError: there is nothing at its path.
+    """
+    if isinstance(reference, Path):
+        path = f"./{reference}" if str(reference) == "-" else str(reference)
+        if not _exists(path):
+            raise SourceError(f"{path} does not exist", hint="check the path")
+        return Location(None, path, None)
+    scheme, colon, rest = reference.partition(":")
+    kind = next((kind for kind in KINDS if colon and kind == scheme), None)
+    target = rest if kind else reference
+    for path, choice in _splits(target):
+        if path == "-" or _exists(path):
+            return Location(kind, path, choice)
+    if not target or (kind is None and colon and _SCHEME.fullmatch(scheme)):
+        raise InvalidReferenceError(
+            f"{reference!r} is neither a path that exists nor a source of a known kind", hint=_HINT
+        )
+    raise SourceError(f"{target.partition(':')[0]} does not exist", hint="check the path")
+
+
+def _splits(target: str) -> Iterator[tuple[str, str | None]]:
+    if target:
+        yield target, None
+    for at in reversed([at for at, letter in enumerate(target) if letter == ":" and at]):
+        yield target[:at], target[at + 1 :] or None
+
+
+def _exists(path: str) -> bool:
+    try:
+        os.stat(path)  # noqa: PTH116 - the text as it was written: Path would drop a trailing slash
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:
+        return True  # what is wrong with it is said when it is opened
+    return True
+
+
+class Source(Protocol):
+    """The images of an opened source, until it is closed."""
+
+    async def all_images(self, *, platform: Platforms = None) -> tuple[Image | UnreadImage, ...]:
+        """All that is in it, once for each name, or what the reference chooses; one that can't be read is named so.
+
+        Args:
+            platform: of indexes, take the image for this platform alone, or of several the images for them.
+
+        Raises:
+            ChoiceError: nothing is the chosen one.
+            SourceError: the source holds no image, or can't be read at all.
+        """
+        ...
+
+    async def images(self, *, platform: Platforms = None) -> tuple[Image, ...]:
+        """All images, once for each name; only the chosen one where the reference chooses.
+
+        Args:
+            platform: of indexes, take the image for this platform alone, or of several the images for them.
+
+        Raises:
+            ChoiceError: no image is the chosen one, or none is for *platform*.
+            SourceError: an image is incomplete, damaged or malformed, or can't be read.
+        """
+        ...
+
+    async def image(self, *, platform: Platforms = None) -> Image:
+        """The image that the reference chooses, or the only one.
+
+        Args:
+            platform: of an index, take the image for this platform alone, or of several the images for them.
+
+        Raises:
+            ChoiceError: there are several, or none is the chosen one, or none is for *platform*.
+            SourceError: the image is incomplete, damaged or malformed, or can't be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadImage:
+    """An image of a source that can't be pushed, and why.
+
+    Attributes:
+        source: as the user would write it.
+        repository: the repository that it names itself; None if it names none.
+        tag: likewise.
+        error: what is wrong with it.
+    """
+
+    source: str
+    repository: str | None
+    tag: str | None
+    error: SourceError | ChoiceError | UnforeseenError
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,60 +241,11 @@ class SourceEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class UnreadImage:
-    """An image of a source that can't be pushed, and why.
+class Loaded:
+    """An image as it was read, and what of it the source does not hold."""
 
-    Attributes:
-        source: as the user would write it.
-        repository: the repository that it names itself; None if it names none.
-        tag: likewise.
-        error: what is wrong with it.
-    """
-
-    source: str
-    repository: str | None
-    tag: str | None
-    error: SourceError | ChoiceError | UnforeseenError
-
-
-class Source(Protocol):
-    """The images of an opened source, until it is closed."""
-
-    async def all_images(self, *, platform: Platforms = None) -> tuple[Image | UnreadImage, ...]:
-        """All that is in it, once for each name, or what the reference chooses; one that can't be read is named so.
-
-        Args:
-            platform: of indexes, take the image for this platform alone, or of several the images for them.
-
-        Raises:
-            ChoiceError: nothing is the chosen one.
-            SourceError: the source holds no image, or can't be read at all.
-        """
-        ...
-
-    async def images(self, *, platform: Platforms = None) -> tuple[Image, ...]:
-        """All images, once for each name; only the chosen one where the reference chooses.
-
-        Args:
-            platform: of indexes, take the image for this platform alone, or of several the images for them.
-
-        Raises:
-            ChoiceError: no image is the chosen one, or none is for *platform*.
-            SourceError: an image is incomplete, damaged or malformed, or can't be read.
-        """
-        ...
-
-    async def image(self, *, platform: Platforms = None) -> Image:
-        """The image that the reference chooses, or the only one.
-
-        Args:
-            platform: of an index, take the image for this platform alone, or of several the images for them.
-
-        Raises:
-            ChoiceError: there are several, or none is the chosen one, or none is for *platform*.
-            SourceError: the image is incomplete, damaged or malformed, or can't be read.
-        """
-        ...
+    root: Node
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,3 +453,13 @@ def each_platform(platform: Platforms) -> tuple[Platform, ...]:
     if platform is None:
         return ()
     return (platform,) if isinstance(platform, Platform) else tuple(platform)
+
+
+def refuse_many_images(count: int, label: str) -> None:
+    """See that a list names no more images than one source may have.
+
+    Raises:
+        ManifestError: it does.
+    """
+    if count > MAX_NAMES:
+        raise ManifestError(f"{label} names {count} images; at most {MAX_NAMES} are read", hint="split it")

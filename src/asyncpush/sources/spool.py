@@ -19,36 +19,24 @@ from typing import TYPE_CHECKING, BinaryIO
 from anyio import from_thread
 
 from asyncpush import open_files
+from asyncpush.engine.decompress import (
+    CORRUPT,
+    LARGE,
+    TOO_FAR_BACK,
+    WINDOW_LOG,
+    Decompressor,
+    Packing,
+    new_decompressor,
+    turn_of,
+)
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
 from asyncpush.sources.blobs import Content, Region, readable
-from asyncpush.sources.decompression import HEAD_SIZE, Unpacker, sniff
-from asyncpush.sources.detection import check_head
+from asyncpush.sources.detection import HEAD_SIZE, check_head, sniff
 from asyncpush.sources.file_pool import KeptFile, NamedFile, ReadFile, open_flags
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-
-class Allowance:
-    """How many bytes the copies of one source may take in the temporary directory, all together."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = self._left = limit
-
-    def take(self, count: int, label: str) -> None:
-        """Take *count* bytes of it.
-
-        Raises:
-            SourceError: there are not so many left.
-        """
-        self._left -= count
-        if self._left < 0:
-            raise SourceError(
-                f"{label} takes more than {self._limit} bytes in the temporary directory",
-                hint="if it is as large as that, allow more with --max-unpacked",
-            )
-
 
 #: Milliseconds after which a wait for a pipe looks whether it is still wanted.
 _MOMENT = 100
@@ -114,6 +102,62 @@ def _can_stay(file: FileIO, label: str) -> bool:
         return False
     check_head(head, label)
     return True
+
+
+class Allowance:
+    """How many bytes the copies of one source may take in the temporary directory, all together."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = self._left = limit
+
+    def take(self, count: int, label: str) -> None:
+        """Take *count* bytes of it.
+
+        Raises:
+            SourceError: there are not so many left.
+        """
+        self._left -= count
+        if self._left < 0:
+            raise SourceError(
+                f"{label} takes more than {self._limit} bytes in the temporary directory",
+                hint="if it is as large as that, allow more with --max-unpacked",
+            )
+
+
+class Scratch:
+    """Decompressed copies of contents, in temporary files without a name.
+
+    A layer in flight that was decompressed as it is read would hold its decompressor's window, up to 128 MiB.
+
+    Args:
+        held: takes what must stay open while the copies are read.
+        allowance: bounds the copies.
+    """
+
+    def __init__(self, held: ExitStack, allowance: Allowance) -> None:
+        self._held = held
+        self._allowance = allowance
+        self._lock = Lock()
+        self._copies: dict[Content, Region] = {}
+
+    def unpack(self, packed: Content) -> Region:
+        """Decompress *packed*, in a worker thread of anyio, unless that was done before.
+
+        Raises:
+            SourceError: it is damaged, or the temporary directory is full.
+        """
+        with self._lock:
+            if packed not in self._copies:
+                self._copies[packed] = self._copy(packed)
+            return self._copies[packed]
+
+    def _copy(self, packed: Content) -> Region:
+        buffer = memoryview(bytearray(MiB))
+        with packed.open() as reader:
+            compressed = Unpacker(lambda: bytes(buffer[: reader.readinto(buffer)]), packed.label)
+            with closing(compressed) as unpacker:
+                copy = _copied(b"", partial(unpacker.decompress, MiB), packed.label, self._held, self._allowance)
+        return Region(copy, 0, copy.size, packed.label)
 
 
 class _Stream(io.RawIOBase):
@@ -202,40 +246,101 @@ def _spool(raw: _Stream, label: str, held: ExitStack, allowance: Allowance) -> R
         return copy
 
 
-class Scratch:
-    """Decompressed copies of contents, in temporary files without a name.
-
-    A layer in flight that was decompressed as it is read would hold its decompressor's window, up to 128 MiB.
+class Unpacker:
+    """Decompresses compressed streams that lie one behind the other, with or without zeros between and behind them.
 
     Args:
-        held: takes what must stay open while the copies are read.
-        allowance: bounds the copies.
+        read: gives the next compressed bytes, none only at the end; blocks.
+        label: how to call them in errors.
     """
 
-    def __init__(self, held: ExitStack, allowance: Allowance) -> None:
-        self._held = held
-        self._allowance = allowance
-        self._lock = Lock()
-        self._copies: dict[Content, Region] = {}
+    def __init__(self, read: Callable[[], bytes], label: str) -> None:
+        self._read = read
+        self._label = label
+        self._pending = b""
+        self._begun = False
+        self._stream: Decompressor | None = None
+        self._packing: Packing = "gzip"
+        self._turn = ExitStack()
+        self._has_turn = False
 
-    def unpack(self, packed: Content) -> Region:
-        """Decompress *packed*, in a worker thread of anyio, unless that was done before.
+    def close(self) -> None:
+        """Let others decompress."""
+        self._stream = None
+        self.let_others()
+
+    def let_others(self) -> None:
+        """Let others decompress while nothing comes: who waits for a pipe keeps its window, but not its turn."""
+        self._has_turn = False
+        self._turn.close()
+
+    def _take_turn(self) -> None:
+        if not self._has_turn and self._packing in LARGE:
+            self._turn.enter_context(turn_of(self._packing))
+            self._has_turn = True
+
+    def decompress(self, size: int) -> bytes:
+        """The next bytes, *size* at the most; none only at the end, all checksums having been right.
 
         Raises:
-            SourceError: it is damaged, or the temporary directory is full.
+            SourceError: they are damaged or cut short, need too much memory, or something else lies behind them.
         """
-        with self._lock:
-            if packed not in self._copies:
-                self._copies[packed] = self._copy(packed)
-            return self._copies[packed]
+        # No variable has the stream: what is raised would keep its window for as long as the error is kept.
+        while self._stream or self._next_stream():
+            data = self._some(size)
+            if data:
+                return data
+        return b""
 
-    def _copy(self, packed: Content) -> Region:
-        buffer = memoryview(bytearray(MiB))
-        with packed.open() as reader:
-            compressed = Unpacker(lambda: bytes(buffer[: reader.readinto(buffer)]), packed.label)
-            with closing(compressed) as unpacker:
-                copy = _copied(b"", partial(unpacker.decompress, MiB), packed.label, self._held, self._allowance)
-        return Region(copy, 0, copy.size, packed.label)
+    def _some(self, size: int) -> bytes:
+        assert self._stream is not None, "a stream has begun"  # noqa: S101
+        packed = self._input() if self._stream.needs_input else b""
+        self._take_turn()
+        with self._intact():
+            data = self._stream.decompress(packed, size)
+        if self._stream.eof:
+            self._pending = self._stream.unused_data
+            self._stream = None
+        return data
+
+    def _input(self) -> bytes:
+        data, self._pending = self._pending or self._read(), b""
+        if not data:
+            raise SourceError(
+                f"{self._label} is cut short: its compressed data has no end", hint="fetch or save it again"
+            )
+        return data
+
+    def _next_stream(self) -> Decompressor | None:
+        """Begin the next stream; None if there is nothing but zeros any more."""
+        padding = b"\0" if self._begun else b""
+        self._pending = self._pending.lstrip(padding)
+        while len(self._pending) < HEAD_SIZE and (more := self._read()):
+            self._pending = (self._pending + more).lstrip(padding)
+        if not self._pending:
+            return None
+        packing = sniff(self._pending)
+        if packing is None:
+            raise SourceError(
+                f"{self._label} holds something else behind its compressed data",
+                hint="it may be damaged, or several files in one; give each file alone",
+            )
+        self._begun, self._packing = True, packing
+        self._take_turn()
+        self._stream = new_decompressor(packing)
+        return self._stream
+
+    @contextmanager
+    def _intact(self) -> Iterator[None]:
+        try:
+            yield
+        except CORRUPT as error:
+            if any(words in str(error) for words in TOO_FAR_BACK):
+                raise SourceError(
+                    f"{self._label} needs more than {(1 << WINDOW_LOG) // MiB} MiB of memory to be decompressed",
+                    hint="decompress it first",
+                ) from error
+            raise SourceError(f"{self._label} is damaged: {error}", hint="fetch or save it again") from error
 
 
 def _copied(data: bytes, read: Callable[[], bytes], label: str, held: ExitStack, allowance: Allowance) -> _Copy:

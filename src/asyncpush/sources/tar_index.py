@@ -13,10 +13,8 @@ from anyio import from_thread
 
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
-from asyncpush.sources.blobs import Content, Extent, Region, SparseRegion, hash_content, readable
-from asyncpush.sources.decompression import HEAD_SIZE
-from asyncpush.sources.detection import archive_kind
-from asyncpush.sources.document_memory import DocumentMemory
+from asyncpush.sources.blobs import Content, DocumentMemory, Extent, Region, SparseRegion, hash_content, readable
+from asyncpush.sources.detection import HEAD_SIZE, archive_kind
 from asyncpush.sources.file_pool import ReadFile
 
 #: An image has a few files a layer; many more are a mistake or an attack.

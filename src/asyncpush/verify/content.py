@@ -15,7 +15,7 @@ from asyncpush.manifest import Manifest, is_foreign, parse_manifest
 from asyncpush.model import Descriptor, Digest, LayerBytes
 from asyncpush.protocols import NotHeld, RepositoryReader, StoredBlob, StoredManifest
 from asyncpush.settings import MAX_INDEX_DEPTH
-from asyncpush.sources.image_config import ImageConfig
+from asyncpush.sources.loader import ImageConfig
 from asyncpush.verify.diff_ids import ConfigBytes, LayerHash, Uncompressed, compare, has_diff_ids, is_tar_layer
 from asyncpush.verify.results import Problem, Verification, VerificationTarget
 

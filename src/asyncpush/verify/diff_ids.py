@@ -11,8 +11,8 @@ from asyncpush.errors import ManifestError
 from asyncpush.manifest import DOCKER_CONFIG, OCI_CONFIG, Manifest, is_foreign
 from asyncpush.model import Descriptor, Digest
 from asyncpush.sources.blobs import MAX_DOCUMENT_SIZE
-from asyncpush.sources.decompression import HEAD_SIZE, sniff
-from asyncpush.sources.image_config import ImageConfig, parse_config
+from asyncpush.sources.detection import HEAD_SIZE, sniff
+from asyncpush.sources.loader import ImageConfig, parse_config
 from asyncpush.verify.results import Problem
 
 #: Configs that have diff ids, if the layers are those of a file system. cosign and BuildKit use them for others, too.

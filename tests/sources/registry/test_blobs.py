@@ -25,10 +25,10 @@ from asyncpush.http.encoding import Decoder
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import RemoteBlob
 from asyncpush.settings import Credentials, RetryPolicy, SourceRegistry
-from asyncpush.sources.registry import SourceRegistryReader, open_remote
+from asyncpush.sources.registry import SourceRegistryReader
 from support.events import Events
 from support.images import LAYER
-from support.registry_server import QUICK, RegistryServer, cut, ranged, refusal, running
+from support.registry_server import QUICK, RegistryServer, cut, open_remote, ranged, refusal, running
 
 CREDENTIALS = Credentials("user", "secret")
 DATA = random.Random(7).randbytes(1_500_000)

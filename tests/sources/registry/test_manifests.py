@@ -23,9 +23,9 @@ from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import ImageNode, IndexNode
 from asyncpush.settings import MAX_MANIFEST_SIZE, RetryPolicy
 from asyncpush.sources import open_source
-from asyncpush.sources.registry import SourceRegistryReader, open_pool, open_remote
+from asyncpush.sources.registry import SourceRegistryReader, open_pool
 from support.images import CONFIG, INDEX, LAYER, MANIFEST, SETTINGS, Json, Layout, at, digest, layer_tar
-from support.registry_server import QUICK, RegistryServer, manifest, reads, refusal, running
+from support.registry_server import QUICK, RegistryServer, manifest, open_remote, reads, refusal, running
 
 AMD, ARM, WINDOWS = Platform("linux", "amd64"), Platform("linux", "arm64", "v8"), Platform("windows", "amd64")
 
@@ -457,16 +457,6 @@ async def test_a_repository_without_tags_and_one_that_is_missing(
     assert await remote.tags("team/empty/empty") == ()
     with pytest.raises(SourceNotFoundError, match="repository missing"):
         await remote.tags("missing")
-
-
-async def test_the_catalog(server: RegistryServer, remote: SourceRegistryReader) -> None:
-    @server.rule("GET", "/_catalog")
-    async def catalog(request: web.Request) -> web.StreamResponse:
-        if "last" in request.query:
-            return web.json_response({"repositories": ["c"]})
-        return web.json_response({"repositories": ["a", "b"]}, headers={"Link": "<?n=2&last=b>; rel=next"})
-
-    assert await remote.catalog() == ("a", "b", "c")
 
 
 # Referrers

@@ -13,8 +13,7 @@ from aiohttp import web
 from asyncpush.errors import ConfigurationError, SourceError, SourceUnavailableError
 from asyncpush.http import session
 from asyncpush.settings import Credentials, SourceRegistry
-from asyncpush.sources.registry import open_remote
-from support.registry_server import QUICK, RegistryServer, ranged, refusal, running
+from support.registry_server import QUICK, RegistryServer, open_remote, ranged, refusal, running
 
 CREDENTIALS = Credentials("user", "secret")
 

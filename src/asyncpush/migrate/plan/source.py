@@ -9,7 +9,7 @@ from typing import Literal
 
 from asyncpush.errors import InvalidReferenceError, SourceError
 from asyncpush.reference import SCHEME, parse_remote
-from asyncpush.sources.names import KINDS, locate
+from asyncpush.sources.source import KINDS, locate
 
 _ARCHIVE = re.compile(r"\.(?:tar|tgz|txz|tzst|tar\.(?:gz|xz|zst|zstd))(?::|$)", re.IGNORECASE)
 

@@ -6,7 +6,7 @@ from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.load import significant_lines, words_of
 from asyncpush.migrate.plan.yaml_loader import escape
 from asyncpush.migrate.plan_import.builder import PlanBuilder, foreseen, split_host
-from asyncpush.sources.names import KINDS
+from asyncpush.sources.source import KINDS
 
 
 def import_list(text: str, draft: PlanBuilder) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from asyncpush.reference import RemoteReference, canonical_host, is_remote, parse_remote
 from asyncpush.sources.registry.credentials import Logins, is_ecr, no_logins
-from asyncpush.sources.registry.pool import RegistryPool, RemoteSource, open_pool, open_remote
-from asyncpush.sources.registry.referrers import RepositoryReferrers
-from asyncpush.sources.registry.source_registry import SourceRegistryReader
+from asyncpush.sources.registry.pool import RegistryPool, RemoteSource, open_pool
+from asyncpush.sources.registry.source_registry import RepositoryReferrers, SourceRegistryReader
 
 __all__ = [
     "Logins",
@@ -24,6 +23,5 @@ __all__ = [
     "is_remote",
     "no_logins",
     "open_pool",
-    "open_remote",
     "parse_remote",
 ]

@@ -1,21 +1,29 @@
-"""Which credentials a registry gets: those that were given, or those that docker, podman and ECR have for it."""
+"""Which credentials a registry gets: those that were given, or those that docker, podman and ECR have for it.
+
+Credential helpers run as docker runs them: ``docker-credential-NAME get`` (docker-credential-helpers' protocol).
+"""
 
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import anyio
+import msgspec
 from anyio import Lock, to_thread
 
+from asyncpush import open_files
 from asyncpush.errors import ConfigurationError, InvalidReferenceError, RegistryError, SourceDeniedError
+from asyncpush.processes import run_small
 from asyncpush.protocols import Login
+from asyncpush.redaction import HIDDEN
 from asyncpush.reference import HUB, parse_registry
 from asyncpush.settings import SourceRegistry
-from asyncpush.sources.registry.credential_helpers import ask_helper
 from asyncpush.sources.registry.docker_config import HUB_KEY, Account, AuthFile, Helper, auth_files
 
 #: Makes the login of a registry that AWS credentials open; None if it can't.
@@ -25,10 +33,15 @@ Logins: TypeAlias = Callable[[SourceRegistry], Login | None]
 #: can last for days, and somebody may have logged in meanwhile.
 RETRY_PAUSE = 60.0
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-def no_logins(registry: SourceRegistry) -> Login | None:  # noqa: ARG001 - a ``Logins``
-    """Logins for nobody."""
-    return None
+#: What helpers print, and how docker tells that they have nothing.
+_NOT_FOUND = "credentials not found"
+
+#: What words of people hardly have: a digit or a capital behind another letter.
+_SECRET = re.compile(r"[^\W\d_][^\s]*[0-9]|[0-9][^\s]*[^\W\d_]|[a-z][^\s]*[A-Z]")
+
+_LONGEST_WORD = 40
 
 
 class CredentialStore:
@@ -173,13 +186,9 @@ class CredentialStore:
         return told.account
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """What a helper has said, or why it hasn't, and until when that counts."""
-
-    account: Account | None = None
-    error: ConfigurationError | None = None
-    until: float = float("inf")
+def no_logins(registry: SourceRegistry) -> Login | None:  # noqa: ARG001 - a ``Logins``
+    """Logins for nobody."""
+    return None
 
 
 def is_ecr(host: str) -> bool:
@@ -189,3 +198,70 @@ def is_ecr(host: str) -> bool:
     except InvalidReferenceError:
         return False
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a helper has said, or why it hasn't, and until when that counts."""
+
+    account: Account | None = None
+    error: ConfigurationError | None = None
+    until: float = float("inf")
+
+
+async def ask_helper(helper: Helper, host: str, timeout: float) -> Account | None:  # noqa: ASYNC109 - it ends a process
+    """Ask a credential helper; None if it has nothing for *host*.
+
+    Args:
+        helper: which, and what to ask it for.
+        host: the registry.
+        timeout: seconds that it may take.
+
+    Raises:
+        ConfigurationError: it is not installed, fails, takes too long, or answers something else.
+    """
+    program = f"docker-credential-{helper.name}"
+    if not _NAME.fullmatch(helper.name):
+        raise ConfigurationError(f"{helper.name[:100]!r} is not a name of a credential helper")
+    try:
+        with anyio.fail_after(timeout):
+            done = await run_small([program, "get"], helper.server.encode())
+    except OSError as error:
+        if isinstance(error, TimeoutError):
+            raise ConfigurationError(
+                f"{program} has not answered for {timeout:g} seconds", hint="run it by hand"
+            ) from error
+        raise ConfigurationError(
+            f"{program} can't be run: {open_files.reason(error)}",
+            hint=open_files.advice(error, "install it, or take it out of the configuration"),
+        ) from error
+    if done.is_endless:
+        raise ConfigurationError(
+            f"{program} gave no credentials for {host}: it prints without end", hint="run it by hand"
+        )
+    if done.status != 0:
+        words = "".join(letter if letter.isprintable() else " " for letter in done.output.decode(errors="replace"))
+        said = " ".join(_maybe_secret(word) for word in words.partition("{")[0].split())[:200]
+        if _NOT_FOUND in said.lower():
+            return None
+        raise ConfigurationError(
+            f"{program} failed for {host}: {said or f'exit status {done.status}'}", hint="run it by hand"
+        )
+    try:
+        answer = msgspec.json.decode(done.output, type=_Answer)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # What it printed is not shown, and its cause neither: it may hold a secret.
+        raise ConfigurationError(
+            f"{program} gave no credentials for {host} that can be read", hint="run it by hand"
+        ) from error
+    return Account.of(answer.Username, answer.Secret)
+
+
+class _Answer(msgspec.Struct):
+    Username: str = ""
+    Secret: str = ""
+
+
+def _maybe_secret(word: str) -> str:
+    """A word of what a helper has said, unless it may be what nobody should read."""
+    return HIDDEN if _SECRET.search(word) or len(word) > _LONGEST_WORD else word

@@ -1,6 +1,6 @@
-"""Lists of a registry that come in pages: tags, repositories, referrers.
+"""Lists of a registry that come in pages: tags and referrers.
 
-Sources: OCI distribution-spec 1.1, "listing tags", "listing referrers"; the distribution project's catalog.
+Sources: OCI distribution-spec 1.1, "listing tags", "listing referrers".
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -60,29 +59,14 @@ class TagListDocument(msgspec.Struct):
         return self.tags or ()
 
 
-class CatalogDocument(msgspec.Struct):
-    """A page of repositories."""
-
-    repositories: list[str] | msgspec.UnsetType | None = msgspec.UNSET
-
-    @property
-    def entries(self) -> Sequence[str] | None:
-        """The repositories; None if this is not a page of them."""
-        return None if self.repositories is msgspec.UNSET else self.repositories or ()
-
-
-NamesDocument = TypeVar("NamesDocument", TagListDocument, CatalogDocument)
-
-
-async def names(wire: RegistryClient, ask: Request, kind: type[NamesDocument]) -> tuple[str, ...]:
-    """All names of a list (``GET .../tags/list``, ``GET /v2/_catalog``), in the registry's order, each once.
+async def list_tags(wire: RegistryClient, ask: Request) -> tuple[str, ...]:
+    """All tags of a repository (``GET .../tags/list``), in the registry's order, each once.
 
     Where a page may have been cut though no link leads on from it, what comes after its last name is asked for.
 
     Args:
         wire: the registry.
         ask: the list, without a query.
-        kind: what a page is.
 
     Raises:
         SourceError: the registry refuses, or its list can't be read to its end.
@@ -92,7 +76,7 @@ async def names(wire: RegistryClient, ask: Request, kind: type[NamesDocument]) -
     answer, query = await _first(pages)
     longest, goes_on, probing = 0, False, False
     while True:
-        page = (await pages.decode(answer, kind)).entries
+        page = (await pages.decode(answer, TagListDocument)).entries
         if page is None:
             raise ManifestError(f"{pages.label} can't be listed: the answer is not a list", hint="check the address")
         before = len(found)
@@ -288,8 +272,7 @@ async def pages(wire: RegistryClient, ask: Request, kind: type[Document]) -> Asy
 
 def _is_same_list(path: str, own: str) -> bool:
     """Whether *path* is that of a list, perhaps as a server behind a proxy sees it: ``.../tags/list``, say."""
-    ending = own.rsplit("/", 2)[1:] if not own.endswith("/_catalog") else ["_catalog"]
-    return path.split("/")[-len(ending) :] == ending
+    return path.split("/")[-2:] == own.split("/")[-2:]
 
 
 _SEPARATORS = re.compile(r"[\s,;]*")

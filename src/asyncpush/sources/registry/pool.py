@@ -14,8 +14,7 @@ from asyncpush.reference import RemoteReference, canonical_host
 from asyncpush.settings import RetryPolicy, SourceRegistry
 from asyncpush.sources.registry.client import RegistryClient
 from asyncpush.sources.registry.credentials import Logins, no_logins
-from asyncpush.sources.registry.referrers import RepositoryReferrers
-from asyncpush.sources.registry.source_registry import SourceRegistryReader
+from asyncpush.sources.registry.source_registry import RepositoryReferrers, SourceRegistryReader
 from asyncpush.sources.source import Platforms, each_platform
 
 
@@ -94,19 +93,6 @@ async def open_pool(
     """
     async with AsyncExitStack() as stack:
         yield RegistryPool(registries or {}, logins, emit, retry or RetryPolicy(), stack)
-
-
-@asynccontextmanager
-async def open_remote(
-    registry: SourceRegistry, *, logins: Logins = no_logins, emit: Emit = ignore, retry: RetryPolicy | None = None
-) -> AsyncIterator[SourceRegistryReader]:
-    """Read from one registry, until the context is left; arguments as those of ``open_pool``.
-
-    Raises:
-        InvalidReferenceError: its host is none.
-    """
-    async with open_pool({registry.host: registry}, logins=logins, emit=emit, retry=retry) as remotes:
-        yield remotes.at(registry.host)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,9 +59,7 @@ class Request:
     @property
     def scope(self) -> str:
         """What a token must be good for."""
-        if self.repository:
-            return f"repository:{self.repository}:pull"
-        return "registry:catalog:*" if "_catalog" in self.path else ""
+        return f"repository:{self.repository}:pull" if self.repository else ""
 
 
 @dataclass(frozen=True, slots=True)
