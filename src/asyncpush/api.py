@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -153,7 +153,7 @@ async def push(
     source: str | Path,
     destination: str,
     *,
-    platform: Platform | None = None,
+    platform: Platform | Collection[Platform] | None = None,
     dry: bool = False,
     sources: Mapping[str, SourceRegistry] | None = None,
     referrers: bool = True,
@@ -168,7 +168,7 @@ async def push(
         source: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REF]``, a path, ``-``, or
             ``docker://HOST/REPOSITORY[:TAG|@DIGEST]``. A ``Path`` is a layout or an archive, whatever its name.
         destination: ``[REGISTRY/]REPOSITORY[:TAG]``; the tag is ``latest`` if there is none.
-        platform: picks one image from an index.
+        platform: picks one image from an index; several make an index of their images.
         dry: only find out what would be sent.
         sources: how registries are reached that images are read from, by host; one that is not in it is reached as
             docker and podman would, and ECR with the AWS credentials.

@@ -38,14 +38,14 @@ def command(name: str, *, usage: str, epilogue: str) -> App:
     )
 
 
-def parse_platform(text: str | None) -> Platform | None:
-    """Read ``--platform``.
+def parse_platforms(text: str | None) -> tuple[Platform, ...]:
+    """Read ``--platform``: platforms, separated by commas.
 
     Raises:
-        UsageError: *text* is not a platform.
+        UsageError: one of them is not a platform.
     """
     try:
-        return Platform.parse(text) if text else None
+        return tuple(dict.fromkeys(Platform.parse(word.strip()) for word in text.split(","))) if text else ()
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -104,7 +104,8 @@ class LayerOptions:
     """How an image's layers are treated."""
 
     platform: Annotated[str | None, Parameter(group=_LAYERS)] = None
-    """Push one image of an index: OS/ARCH[/VARIANT]. By default all of it is pushed."""
+    """Push one image of an index: OS/ARCH[/VARIANT]. Several, separated by commas, become an index of them. By default
+    all of it is pushed."""
 
     available_platforms: Annotated[bool, Parameter(group=_LAYERS, negative="")] = False
     """Of an archive that lacks some platforms of an index, push an index of those that are there."""

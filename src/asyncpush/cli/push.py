@@ -23,7 +23,7 @@ from asyncpush.cli.options import (
     make_aws,
     make_settings,
     make_source_registries,
-    parse_platform,
+    parse_platforms,
 )
 from asyncpush.cli.report import print_images
 from asyncpush.cli.run import DONE, FAILED, USAGE, run, say_error, say_lost
@@ -108,7 +108,7 @@ def push(
 
     async def main() -> int:
         settings = make_settings(limits, layers, create_repository=create_repository)
-        platform = parse_platform(layers.platform)
+        platforms = parse_platforms(layers.platform)
         given = ["-" if path == STANDARD_INPUT else path for path in paths]
         sources, goal = _sources_and_goal(given, to)
         hosts = [parse_remote(each).host for each in sources if is_remote(each)]
@@ -132,7 +132,7 @@ def push(
             remotes = await stack.enter_async_context(
                 open_pool(registries, logins=logins, emit=heard, retry=RetryPolicy.of(settings))
             )
-            opening = _Opening(stack, settings, remotes, platform, heard)
+            opening = _Opening(stack, settings, remotes, platforms, heard)
             if "-" in sources and not show.quiet:
                 say("asyncpush: reading an archive from standard input")
             images, unread = await _prepare_all(opening, sources, goal)
@@ -171,7 +171,7 @@ class _Opening:
     stack: AsyncExitStack
     settings: Settings
     remotes: RegistryPool
-    platform: Platform | None
+    platforms: tuple[Platform, ...]
     emit: Emit
 
 
@@ -209,9 +209,9 @@ async def _prepare(opening: _Opening, source: str, goal: Destination | Prefix) -
         open_source(source, opening.settings, remotes=opening.remotes, emit=opening.emit)
     )
     if isinstance(goal, Destination):
-        image = await opened.image(platform=opening.platform)
+        image = await opened.image(platform=opening.platforms)
         return [(image, replace(goal, tag=goal.tag or "latest"))]
-    return [_placed(image, goal) for image in await opened.all_images(platform=opening.platform)]
+    return [_placed(image, goal) for image in await opened.all_images(platform=opening.platforms)]
 
 
 def _placed(image: Image | UnreadImage, goal: Prefix) -> Prepared:

@@ -15,7 +15,7 @@ def overridden(
     aws: AwsConfiguration,
     sources: Mapping[str, SourceRegistry],
     *,
-    platform: Platform | None = None,
+    platforms: tuple[Platform, ...] = (),
     create_repository: bool = False,
     strict: bool = False,
 ) -> Plan:
@@ -25,7 +25,7 @@ def overridden(
         plan: the plan.
         aws: what targets have that say nothing of their profile, region or endpoint.
         sources: how registries are reached that the plan does not describe, by host.
-        platform: what is taken of indexes where the plan names no platforms.
+        platforms: what is taken of indexes where the plan names no platforms.
         create_repository: missing repositories are created, whatever the plan says.
         strict: an entry must take a tag where the plan does not say how many.
     """
@@ -53,7 +53,7 @@ def overridden(
             replace(
                 entry,
                 goals=tuple(goal(each) for each in entry.goals),
-                platforms=entry.platforms or ((platform,) if platform else ()),
+                platforms=entry.platforms or platforms,
                 create=entry.create or create_repository,
                 min_tags=1 if strict and entry.min_tags is None else entry.min_tags,
             )
