@@ -333,7 +333,7 @@ async def test_at_aws_the_registrys_own_host_is_asked_and_none_is_made_up(name: 
         endpoint = registry.endpoint_url
         mounts: Any = registry._ecr._mounts
         mounts._login = EcrLogin(FakeCalls(endpoint, [(b"AWS:password", 1e6)]), clock=lambda: 0.0)
-        assert await mounts.place() == (place, {})
+        assert await mounts.address() == (place, {})
 
 
 class FakeCalls(EcrClient):

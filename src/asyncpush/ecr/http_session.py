@@ -1,4 +1,4 @@
-"""HTTP under aiobotocore: certificates and host names checked, no redirects, bodies that must keep leaving.
+"""HTTP under aiobotocore: certificates and host names checked, no redirects, request bodies with a timeout.
 
 aiobotocore before 3.9 (aioboto3 15.5 pins 2.25.1) takes botocore's SSL context as it is, which leaves the check of the
 host name to urllib3; aiohttp leaves it to the context, so that nobody checks it. Through a proxy it passes no context,

@@ -1,4 +1,4 @@
-"""What a repository holds, read back: manifests as ECR has them, what it says of blobs, and the bytes of blobs."""
+"""Reading from a repository: its manifests, ECR's records of its blobs, and the bytes of blobs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from asyncpush.protocols import NotHeld, StoredBlob, StoredManifest
 
 K = TypeVar("K")
 
-#: What a download is called in errors, events and paces: a GET of an address that GetDownloadUrlForLayer gave.
+#: The name of a download in errors, events and paces: a GET of the address that GetDownloadUrlForLayer returns.
 DOWNLOAD = "DownloadLayer"
 
 _PARTIAL, _FORBIDDEN = 206, 403
 
-#: Addresses asked for in place of one that was refused: they last for an hour or so, and a slow blob may take longer.
+#: New addresses to ask for after a refusal: an address is valid for about an hour, and a slow blob may take longer.
 _NEW_ADDRESSES = 3
 
 
@@ -36,10 +36,10 @@ class EcrReader:
     """Reads one repository (a ``RepositoryReader``).
 
     Args:
-        calls: sends the questions.
+        calls: sends the API's requests.
         name: the repository's name.
-        http: sends the downloads; no credentials go with them, nor to where they are redirected.
-        retries: says when downloads are sent, and how often.
+        http: sends the downloads, which carry no credentials.
+        retries: paces and retries the downloads.
     """
 
     def __init__(self, calls: EcrClient, name: str, *, http: EcrHttp, retries: RetryingSender) -> None:
@@ -57,7 +57,7 @@ class EcrReader:
         """
         if self._calls.service == "ecr-public":
             raise UsageError(
-                "ECR Public's API gives no manifests, so that nothing of an image can be checked there",
+                "ECR Public's API returns no manifests, so images cannot be verified there",
                 hint="pull the image by its digest instead; that needs no login",
             )
         found: dict[str | Digest, StoredManifest | NotHeld] = {}
@@ -66,27 +66,27 @@ class EcrReader:
             ids = [_image_id(reference) for reference in batch]
             answer = await self._call("BatchGetImage", imageIds=ids, acceptedMediaTypes=list(ACCEPTED_TYPES))
             with self._calls.understood("BatchGetImage"):
-                found.update(_answers(batch, answer))
+                found.update(_by_reference(batch, answer))
 
         await _in_batches(ask, list(references))
         return found
 
     async def blobs(self, digests: Collection[Digest]) -> Mapping[Digest, StoredBlob | NotHeld]:
-        """What ECR says of these blobs (BatchCheckLayerAvailability, 100 a call)."""
+        """ECR's records of these blobs (BatchCheckLayerAvailability, 100 a call)."""
         found: dict[Digest, StoredBlob | NotHeld] = {}
 
         async def ask(batch: list[Digest]) -> None:
             answer = await self._call("BatchCheckLayerAvailability", layerDigests=[str(digest) for digest in batch])
-            said: dict[str, StoredBlob | NotHeld] = {}
+            answers: dict[str, StoredBlob | NotHeld] = {}
             with self._calls.understood("BatchCheckLayerAvailability"):
                 for layer in answer.get("layers") or ():
                     state = str(layer.get("layerAvailability"))
-                    said[layer["layerDigest"]] = (
+                    answers[layer["layerDigest"]] = (
                         StoredBlob(layer.get("layerSize")) if state == "AVAILABLE" else NotHeld(state)
                     )
                 for failure in answer.get("failures") or ():
-                    said[failure["layerDigest"]] = _failure(failure)
-            found.update({digest: said.get(str(digest), NotHeld("not mentioned")) for digest in batch})
+                    answers[failure["layerDigest"]] = _failure(failure)
+            found.update({digest: answers.get(str(digest), NotHeld("not mentioned")) for digest in batch})
 
         await _in_batches(ask, list(digests))
         return found
@@ -98,15 +98,15 @@ class EcrReader:
 
         Args:
             digest: the blob.
-            also: is given its bytes, too, in order and each once, in worker threads.
+            also: receives its bytes, too, in order and each once, in worker threads.
 
         Returns:
-            What was read: its own digest and size.
+            The digest and the size of what was read.
 
         Raises:
-            ServiceError: ECR does not give the blob (LayersNotFoundException, LayerInaccessibleException), or the
-                server does not.
-            ConnectionFailedError: the server can't be reached, or gives nothing more in spite of all retries.
+            ServiceError: ECR refuses the blob (LayersNotFoundException, LayerInaccessibleException), or the server
+                does.
+            ConnectionFailedError: the server can't be reached, or sends no more bytes despite all retries.
         """
         download = HashedDownload(also)
         addresses = 0
@@ -157,10 +157,10 @@ async def _in_batches(ask: Callable[[list[K]], Coroutine[None, None, None]], ite
 
 
 def _refusal(status: int, headers: Mapping[str, str], start: int) -> bce.ClientError:
-    """What a response means that does not hold the bytes from *start* on."""
-    message = f"the server of the layer answers with HTTP status {status}"
+    """The error for a response that does not hold the bytes from *start* on."""
+    message = f"the layer's server responds with HTTP status {status}"
     if status == _PARTIAL and start:
-        message = f"bytes from {start} on were asked for, {headers.get('content-range', '')!r} came"
+        message = f"the layer's server sends {headers.get('content-range', '')!r} instead of the bytes from {start} on"
     return bce.ClientError(_error(status, message), DOWNLOAD)
 
 
@@ -170,7 +170,7 @@ def _error(status: int, message: str) -> dict[str, Any]:
 
 @contextmanager
 def _as_botocore_errors(url: str) -> Iterator[None]:
-    """Raise botocore's errors for aiohttp's, which come while a body is read."""
+    """Raise botocore's errors for those that aiohttp raises while a body is read."""
     try:
         yield
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -181,21 +181,21 @@ def _image_id(reference: str | Digest) -> dict[str, str]:
     return {"imageDigest": str(reference)} if isinstance(reference, Digest) else {"imageTag": reference}
 
 
-def _answers(
+def _by_reference(
     batch: Sequence[str | Digest], answer: Mapping[str, Any]
 ) -> Mapping[str | Digest, StoredManifest | NotHeld]:
-    """Each answer by what was asked for: ECR answers in any order, and names both an image's digest and its tag."""
-    said: dict[str, StoredManifest | NotHeld] = {}
+    """ECR's answers by reference: it answers in any order, and names both an image's digest and its tag."""
+    answers: dict[str, StoredManifest | NotHeld] = {}
     for failure in answer.get("failures") or ():
         image_id = failure.get("imageId") or {}
-        said |= dict.fromkeys(_names(image_id), _failure(failure))
+        answers |= dict.fromkeys(_names(image_id), _failure(failure))
     for image in answer.get("images") or ():
         image_id = image["imageId"]
         stored = StoredManifest(
             Digest.parse(image_id["imageDigest"]), image["imageManifest"].encode(), image.get("imageManifestMediaType")
         )
-        said |= dict.fromkeys(_names(image_id), stored)
-    return {reference: said.get(str(reference), NotHeld("not mentioned")) for reference in batch}
+        answers |= dict.fromkeys(_names(image_id), stored)
+    return {reference: answers.get(str(reference), NotHeld("not mentioned")) for reference in batch}
 
 
 def _names(image_id: Mapping[str, str]) -> list[str]:

@@ -109,11 +109,11 @@ class _PacedRequest(Generic[T]):
                 except AsyncpushError as error:
                     self._error = error
                     if isinstance(error, ServiceError) and error.code != UNEXPECTED_ANSWER:
-                        self._host.heard()
+                        self._host.note_answer()
                     if verdict(error) == "throttled":
                         self._pace.throttled(self._started)
                     raise
-                self._host.heard()
+                self._host.note_answer()
                 self._pace.succeeded(self._started)
                 return answer
 

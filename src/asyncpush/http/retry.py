@@ -1,4 +1,4 @@
-"""Retries, for every client of HTTP: when a request is sent again, how long it waits, and when it is given up.
+"""Retries for every client of HTTP: when a request is sent again, how long it waits, and when it is given up.
 
 ``RetryLoop`` makes the tries of one request, ``RetryRules`` say what a client's failures mean, and ``HostBackoff`` and
 ``SilenceLimit`` know how long a silent host is waited for. ``settings.RetryPolicy`` has all times.
@@ -30,11 +30,11 @@ Verdict = Literal["final", "transient", "throttled"]
 
 Clock: TypeAlias = Callable[[], float]
 
-#: From here on the waits have long been the longest.
+#: Doublings after which a wait has long reached its maximum.
 _DOUBLINGS = 10
-#: Seconds that a host which has never answered may take, over all tries of a request.
+#: Seconds that a host which has never answered may stay silent, over all tries of a request.
 _FIRST_ANSWER = 60.0
-#: Seconds without a failure, after which a failure begins another outage than the one that was given up.
+#: Seconds without a failure after which the next failure begins a new outage, where the last one was given up.
 _FORGOTTEN = 60.0
 
 
@@ -165,13 +165,13 @@ class RetryLoop:
 
 
 def backoff(first: float, longest: float, tries: int) -> float:
-    """Seconds to wait after *tries* failures: doubled with each, at random, so that many do not come back at once."""
+    """Seconds to wait after *tries* failures: exponential, with jitter so that many clients do not return at once."""
     share = random.uniform(0.1, 1)  # noqa: S311 - nothing is kept secret by it
     return share * min(longest, first * 2.0 ** min(tries - 1, _DOUBLINGS))
 
 
 def retry_after(value: str | None) -> float | None:
-    """The seconds that Retry-After asks to wait (RFC 9110, 10.2.3: a number or a date); None if it does not."""
+    """The seconds that Retry-After asks to wait (RFC 9110, section 10.2.3: a number or a date); None if it has none."""
     if not value:
         return None
     value = value.strip()
@@ -184,9 +184,9 @@ def retry_after(value: str | None) -> float | None:
 
 
 @contextmanager
-def note_if_slow(word: str, tell: Callable[[str], None], seconds: float) -> Iterator[None]:
-    """Tell *word*, and for how long, if the block takes longer than *seconds*: somebody may wonder."""
-    text = f"{word}, for {seconds:g} seconds; it is waited for"
+def note_if_slow(what: str, tell: Callable[[str], None], seconds: float) -> Iterator[None]:
+    """Call *tell* with *what* if the block takes longer than *seconds*, so that the user knows what takes so long."""
+    text = f"{what} after {seconds:g} seconds; still waiting"
     timer = asyncio.get_running_loop().call_later(seconds, tell, text)
     try:
         yield
@@ -197,9 +197,9 @@ def note_if_slow(word: str, tell: Callable[[str], None], seconds: float) -> Iter
 class HostBackoff:
     """What all requests to one host know of it: whether it has ever answered, and whether it is silent now.
 
-    A host that has answered may be silent for ``max_outage`` seconds: from the first request that gets no answer on,
-    one request at a time asks it again, ever more rarely, and the others wait for what becomes of it. After that time
-    the outage is given up: who waits fails, and who comes later gets one try.
+    A host that has answered may be silent for ``max_outage`` seconds. From the first request without an answer on, one
+    request at a time probes it, with growing pauses, and the others wait for the outcome. After that time the outage is
+    given up: waiting requests fail, and each later one gets one try.
 
     Args:
         retry: how long the host may be silent, and the waits between two tries.
@@ -229,15 +229,15 @@ class HostBackoff:
 
     @asynccontextmanager
     async def asking(self, failed: Exception | None = None) -> AsyncIterator[bool]:
-        """Wait until the host may be asked, and ask it within the block.
+        """Wait until a request may be sent to the host, and send it within the block.
 
         Args:
-            failed: what the last try has failed of; raised if the host is given up meanwhile.
+            failed: the failure of the last try; raised if the host is given up meanwhile.
 
         Yields:
-            Whether this request asks for all others.
+            Whether this request probes the host for all others.
         """
-        probe = await self._turn()
+        probe = await self._wait_turn()
         if failed is not None and self.is_given_up:
             raise failed
         try:
@@ -246,14 +246,14 @@ class HostBackoff:
             if probe is not None:
                 probe.leave()
 
-    def heard(self) -> None:
-        """Note that the host has answered, whatever it said."""
+    def note_answer(self) -> None:
+        """Note that the host has answered, even with an error."""
         self.answered = True
         outage, self._outage = self._outage, None
         if outage is not None:
             outage.end()
 
-    def lost(self, began: float) -> None:
+    def note_silence(self, began: float) -> None:
         """Note that a request which was sent at *began* got no answer."""
         if not self.answered:
             return
@@ -261,53 +261,53 @@ class HostBackoff:
         outage = self._outage
         if outage is None or (began > outage.failed + _FORGOTTEN and outage.is_over(now, self.max_outage)):
             outage = self._outage = _Outage(began)
-        # What was under way when it fell silent fails at once: that is one failure.
+        # Requests that were in flight when the host fell silent fail together: that counts as one failure.
         if began >= outage.failed:
             outage.failures += 1
-            outage.next_try = now + self.rest(outage.failures)
+            outage.next_try = now + self.wait_after(outage.failures)
         outage.failed, outage.took = now, now - began
         outage.given_up = outage.is_over(now, self.max_outage)
 
-    def rest(self, failures: int) -> float:
-        """Seconds that a request should rest after so many failures in a row."""
+    def wait_after(self, failures: int) -> float:
+        """Seconds that a request waits after so many failures in a row."""
         return backoff(self._retry.first_wait, self._retry.longest_wait, failures)
 
     def renew(self) -> None:
-        """Wait for the host once more, as long as the first time, if an outage was given up."""
+        """Start an outage that was given up afresh, so that requests wait for the host again."""
         if self._outage is not None and not self.is_silent:
             self._outage.since = self._outage.next_try = self._clock()
             self._outage.took, self._outage.given_up = 0.0, False
 
-    async def _turn(self) -> _Place | None:
-        """Wait until the host may be asked; the place of who asks for all, None where nobody need wait."""
+    async def _wait_turn(self) -> _QueueEntry | None:
+        """Wait until the host may be asked; the entry belongs to a request that probes for all, None to no outage."""
         while (outage := self._outage) is not None and not outage.is_over(self._clock(), self.max_outage):
-            place = _Place(outage)
+            entry = _QueueEntry(outage)
             try:
-                await place.reached()
-                # Until it is time, or an answer has come to somebody who had asked before.
+                await entry.wait()
+                # Until it is time, or an earlier request has got an answer.
                 if not outage.is_over(self._clock(), self.max_outage):
                     with anyio.move_on_after(outage.next_try - self._clock()):
                         await outage.ended.wait()
             except BaseException:
-                place.leave()
+                entry.leave()
                 raise
             if self._outage is outage and not outage.is_over(self._clock(), self.max_outage):
-                return place
-            place.leave()
+                return entry
+            entry.leave()
         return None
 
 
 class _Outage:
-    """A time without an answer.
+    """A time in which a host does not answer.
 
     Attributes:
         since: when it began.
-        failures: tries that got no answer, one after the other.
-        failed: when the last one did, and how long it ``took``.
+        failures: consecutive tries without an answer.
+        failed: when the last one failed, and how long it ``took``.
         next_try: when the host may be asked again.
-        line: who waits; the first asks, or has asked.
-        given_up: it has lasted too long.
-        ended: set once an answer has come.
+        queue: the waiting requests; the first one probes the host.
+        given_up: whether it has lasted too long.
+        ended: set once the host has answered.
     """
 
     def __init__(self, since: float) -> None:
@@ -317,44 +317,44 @@ class _Outage:
         self.took = 0.0
         self.given_up = False
         self.next_try = since
-        self.line: deque[_Place] = deque()
+        self.queue: deque[_QueueEntry] = deque()
         self.ended = anyio.Event()
 
     def is_over(self, now: float, max_outage: float) -> bool:
-        """Whether the next try, if it takes as long as the last one, would end too late."""
+        """Whether the next try would end too late, if it takes as long as the last one."""
         return self.given_up or max(now, self.next_try) + self.took > self.since + max_outage
 
     def end(self) -> None:
-        """Let all who wait go."""
+        """Release all waiting requests."""
         self.ended.set()
-        for place in self.line:
-            place.turn.set()
+        for entry in self.queue:
+            entry.is_first.set()
 
 
-class _Place:
-    """A place in the line of those who wait for a host; it is taken when it is made."""
+class _QueueEntry:
+    """A request's place among those that wait for a host; creating it joins the queue."""
 
     def __init__(self, outage: _Outage) -> None:
-        self.turn = anyio.Event()
+        self.is_first = anyio.Event()
         self._outage = outage
-        outage.line.append(self)
-        if outage.line[0] is self:
-            self.turn.set()
+        outage.queue.append(self)
+        if outage.queue[0] is self:
+            self.is_first.set()
 
-    async def reached(self) -> None:
-        """Wait until all before have left, or the outage has ended."""
-        await self.turn.wait()
+    async def wait(self) -> None:
+        """Wait until all earlier requests have left, or the outage has ended."""
+        await self.is_first.wait()
 
     def leave(self) -> None:
-        """Let the next one be first."""
-        line = self._outage.line
-        line.remove(self)
-        if line:
-            line[0].turn.set()
+        """Leave the queue; the next request becomes the first."""
+        queue = self._outage.queue
+        queue.remove(self)
+        if queue:
+            queue[0].is_first.set()
 
 
 class SilenceLimit:
-    """How long one request has got no answer, while its host may well answer others.
+    """How long one request has had no answer, whether or not its host answers others.
 
     Args:
         clock: tells the time in seconds.
@@ -366,20 +366,20 @@ class SilenceLimit:
         self._failures = 0
 
     def end(self) -> None:
-        """Note that it got one."""
+        """Note that the request was answered."""
         self._since, self._failures = None, 0
 
     def wait(self, host: HostBackoff, began: float) -> float | None:
-        """Note that a try which was sent to *host* at *began* got no answer.
+        """Note that a try, sent to *host* at *began*, got no answer.
 
         Returns:
-            The seconds to rest before the next one; None if that has no sense any more.
+            The seconds to wait before the next try; None gives up.
         """
         self._failures += 1
         self._since = began if self._since is None else self._since
-        host.lost(began)
+        host.note_silence(began)
         now = self._clock()
-        delay = host.rest(self._failures)
+        delay = host.wait_after(self._failures)
         if not host.answered:
             return delay if now < self._since + min(_FIRST_ANSWER, host.max_outage) else None
         if not host.is_silent or now + delay + (now - began) > self._since + host.max_outage:

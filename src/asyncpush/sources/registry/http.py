@@ -105,7 +105,7 @@ class RegistryHttp:
                     if at.origin() != url.origin():
                         error.unanswered = False  # who was asked has answered: where to go
                     raise
-                host.heard()
+                host.note_answer()
             if answer.status == _PROXY_LOGIN and proxy is not None:
                 answer.release()
                 raise SourceUnavailableError(
