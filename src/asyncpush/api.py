@@ -144,7 +144,9 @@ async def open_source(
             remotes = await stack.enter_async_context(
                 open_pool(logins=logins, emit=heard, retry=RetryPolicy.of(settings))
             )
-        opening = open_any_source(source, settings, stdin=stdin, remotes=remotes.reached_by(sources or {}), emit=heard)
+        opening = open_any_source(
+            source, settings, stdin=stdin, remotes=remotes.with_registries(sources or {}), emit=heard
+        )
         yield await stack.enter_async_context(opening)
 
 
@@ -183,7 +185,7 @@ async def push(
     engine = engine_of(registry)
     written = in_registry(parse_destination(destination), registry.name)
     to = Destination(written.registry, written.repository, written.tag or "latest")
-    remotes = engine.remotes.reached_by(sources or {})
+    remotes = engine.remotes.with_registries(sources or {})
     context = (await _context(engine, None if dry else journal)).again()
     async with (
         engine.images,

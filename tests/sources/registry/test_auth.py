@@ -184,7 +184,7 @@ async def test_what_is_everybodys_is_read_after_what_is_not_was_refused(server: 
 async def test_wrong_credentials_are_refused_in_words_that_do_not_hold_them(server: RegistryServer) -> None:
     wants_basic(server, "nobody")
 
-    with pytest.raises(SourceDeniedError, match="does not take the credentials of 'user'; check user and") as caught:
+    with pytest.raises(SourceDeniedError, match="refuses the credentials of 'user'; check user and") as caught:
         await tags(reads(server, credentials=CREDENTIALS))
     assert "se:cret" not in str(caught.value) + repr(caught.value)
     assert len(server.seen) == 2
@@ -286,7 +286,7 @@ async def test_what_is_no_token_is_an_error_that_does_not_show_it(server: Regist
 
     server.rules.insert(0, bad)
 
-    with pytest.raises(SourceError, match="gave no token"):
+    with pytest.raises(SourceError, match="returned no token"):
         await tags(reads(server))
 
 
@@ -836,7 +836,7 @@ async def test_a_helpers_token_user_means_an_identity_token(server: RegistryServ
     [
         (["echo the keychain is locked", "exit 2"], "the keychain is locked"),
         (["exit 3"], "exit status 3"),
-        (["echo se:cret"], "gave no credentials"),
+        (["echo se:cret"], "returned no readable credentials"),
         (["exec sleep 30"], "not answered for 0.5 seconds"),
         (['echo \'can not unlock: {"Secret": "se:cret"}\'', "exit 2"], "can not unlock:"),
         (["echo the token AbCd1234efgh is old", "exit 2"], r"the token \*\*\* is old"),
@@ -856,8 +856,8 @@ async def test_a_helper_that_fails_is_named(server: RegistryServer, helper: Path
 USELESS = {
     "missing": (None, "docker-credential-test can't be run: No such file"),
     "locked": (["echo the keychain is locked", "exit 2"], "the keychain is locked"),
-    "rubbish": (["echo '<html>'"], "gave no credentials"),
-    "endless": (["exec yes se:cret"], "gave no credentials"),
+    "rubbish": (["echo '<html>'"], "returned no readable credentials"),
+    "endless": (["exec yes se:cret"], "returned no credentials"),
     "deaf": (["sleep 30"], "not answered for 0.5 seconds"),
 }
 
@@ -981,7 +981,7 @@ async def test_where_aws_refuses_the_error_says_so(
 
     with pytest.raises(kind, match=str(error)):
         await tags(reads(server, aws=AwsConfiguration()), logins=lambda registry: AwsLogin(error))
-    with pytest.raises(ConfigurationError, match="is to be opened by AWS credentials"):
+    with pytest.raises(ConfigurationError, match="is configured for AWS credentials"):
         await tags(reads(server, aws=AwsConfiguration()))
 
 
@@ -1133,7 +1133,7 @@ async def test_what_does_not_speak_http_is_named() -> None:
         tg.start_soon(listener.serve, speak)
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
         registry = SourceRegistry(host=f"127.0.0.1:{port}", plain_http=True, anonymous=True)
-        with pytest.raises(SourceUnavailableError, match="does not answer as a registry does") as caught:
+        with pytest.raises(SourceUnavailableError, match="does not respond as a registry does") as caught:
             await tags(registry)
         assert "/v2/" not in str(caught.value)
         tg.cancel_scope.cancel()
@@ -1201,7 +1201,7 @@ async def test_an_answer_that_trickles_without_end_is_given_up(server: RegistryS
     server.rule("GET", where)(trickle)
     server.rules.insert(0, server.rules.pop())
     retry = RetryPolicy(stall=5.0, answer=0.1, attempts=2, first_wait=0.001)
-    with pytest.raises(SourceUnavailableError, match=r"127\.0\.0\.1 has not ended its answer within 0\.1 seconds"):
+    with pytest.raises(SourceUnavailableError, match=r"127\.0\.0\.1 did not complete its response within 0\.1 seconds"):
         await tags(reads(server), retry=retry)
     assert len(server.asked("GET", where)) == 2
 
@@ -1294,7 +1294,7 @@ async def test_https_is_named_only_where_the_server_wants_it(server: RegistrySer
     async def confused(request: web.Request) -> web.StreamResponse:
         return web.Response(status=400, text="Client sent an HTTP request to an HTTPS server.\n")
 
-    with pytest.raises(SourceError, match="leave out --src-plain-http"):
+    with pytest.raises(SourceError, match="remove --src-plain-http"):
         await tags(reads(server))
 
 

@@ -364,8 +364,8 @@ async def test_a_redirect_within_the_registry_keeps_them(server: RegistryServer)
     [
         (PATH, "in a circle"),
         ("/v2/{count}", "more than 5 times"),
-        ("", "does not say where to"),
-        ("ftp://127.0.0.1/x", "does not say where to"),
+        ("", "redirects without a valid address"),
+        ("ftp://127.0.0.1/x", "redirects without a valid address"),
     ],
 )
 async def test_redirects_have_an_end(
@@ -608,7 +608,7 @@ async def test_a_compression_that_is_not_known_is_named(
             response.enable_chunked_encoding()
         return response
 
-    words = f"comes compressed with {encoding}, which was not asked for"
+    words = f"comes compressed with {encoding}, which was not requested"
     with pytest.raises(SourceError, match=words):
         await drain(the_blob(remote))
     with pytest.raises(SourceError, match=words):

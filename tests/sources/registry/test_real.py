@@ -126,7 +126,7 @@ async def test_docker_registry_resumes_where_a_stream_begins(docker: DockerRegis
 
 async def test_docker_registry_refuses_wrong_passwords_and_what_is_missing(docker: DockerRegistry) -> None:
     async with open_remote(docker.source(credentials=Credentials(USER, "wrong"))) as remote:
-        with pytest.raises(SourceDeniedError, match="does not take the credentials of 'reader'"):
+        with pytest.raises(SourceDeniedError, match="refuses the credentials of 'reader'"):
             await remote.resolve("library/app", "1.0")
     async with open_remote(docker.source()) as remote:
         with pytest.raises(SourceNotFoundError, match="library/app:nope"):
@@ -176,7 +176,7 @@ def test_a_push_says_what_it_would_send(server: Server, docker: DockerRegistry) 
     ("tag", "words", "status", "said"),
     [
         ("nope", ["--src-plain-http", f"--src-creds={USER}:{PASSWORD}"], 1, "has no manifest library/app:nope"),
-        ("1.0", ["--src-plain-http", "--src-creds=reader:nix"], 1, "does not take the credentials of 'reader'"),
+        ("1.0", ["--src-plain-http", "--src-creds=reader:nix"], 1, "refuses the credentials of 'reader'"),
         ("1.0", ["--src-plain-http", "--src-creds", "no-colon"], 2, "write USER:PASSWORD"),
         ("1.0", [f"--src-creds={USER}:{PASSWORD}"], 1, "--src-plain-http"),
         ("1.0", ["--src-ca-bundle", "/missing.pem"], 2, "/missing.pem can't be used for TLS"),

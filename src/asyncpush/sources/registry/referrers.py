@@ -1,4 +1,4 @@
-"""What a registry lists as referring to a manifest: by the referrers API, and by the tag that stands in for it.
+"""The referrers that a registry lists for a manifest: by the referrers API, and by the referrers tag.
 
 Source: OCI distribution-spec 1.1, "listing referrers", "referrers tag schema".
 """
@@ -26,9 +26,9 @@ ReadManifest: TypeAlias = Callable[[str, str], Awaitable[Manifest]]
 
 _ACCEPT_INDEX = MappingProxyType({"Accept": "application/vnd.oci.image.index.v1+json"})
 
-#: Answers of the referrers API that hold for the whole registry: it has none.
+#: Statuses by which a registry shows that it has no referrers API at all.
 _NO_REFERRERS = frozenset({204, 405, 406, 410, 415, 501})
-#: Codes of a 404 that says nothing of the API: it is about the repository or the image.
+#: Codes of a 404 about the repository or the image, which does not rule out the API.
 _OF_ONE_IMAGE = frozenset({"NAME_UNKNOWN", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"})
 
 
@@ -39,36 +39,36 @@ class _ReferrersDocument(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class ListedReferrers:
-    """What a registry lists as referring to a manifest.
+    """The referrers that a registry lists for a manifest.
 
     Attributes:
-        descriptors: the manifests that do.
-        problems: entries of the list that can't be read.
+        descriptors: the referrers.
+        problems: the entries of the list that can't be read.
     """
 
     descriptors: tuple[Descriptor, ...] = ()
     problems: tuple[SourceError, ...] = ()
 
 
-async def list_referrers(wire: RegistryClient, ask: Request) -> ListedReferrers:
-    """What a registry lists as referring to a manifest (``GET .../referrers/DIGEST``).
+async def list_referrers(client: RegistryClient, request: Request) -> ListedReferrers:
+    """Request the referrers of a manifest (``GET .../referrers/DIGEST``).
 
     Raises:
-        ManifestError: what it gives is no such list.
-        SourceError: it refuses, or its list can't be read to its end.
+        ManifestError: the response is not a list of referrers.
+        SourceError: the registry refuses, or its list can't be read to its end.
     """
     found: dict[Digest, Descriptor] = {}
     problems: list[SourceError] = []
-    label = f"{ask.what} of {wire.host}"
+    label = f"{request.what} of {client.host}"
     first = True
     try:
-        async for page in pages(wire, ask, _ReferrersDocument):
+        async for page in pages(client, request, _ReferrersDocument):
             if page.manifests is None or page.layers is not msgspec.UNSET:
-                raise ManifestError(f"{label}: the answer is not an index")
+                raise ManifestError(f"{label}: the response is not an index")
             before = len(found) + len(problems)
-            for each in page.manifests:
+            for entry in page.manifests:
                 try:
-                    descriptor = parse_descriptor(decode_document(bytes(each), DescriptorDocument, label), label)
+                    descriptor = parse_descriptor(decode_document(bytes(entry), DescriptorDocument, label), label)
                 except ManifestError as error:
                     problems.append(error)
                 else:
@@ -84,41 +84,41 @@ async def list_referrers(wire: RegistryClient, ask: Request) -> ListedReferrers:
 
 
 class ReferrerLists:
-    """Finds what refers to the manifests of one registry.
+    """Finds the referrers of one registry's manifests.
 
     Args:
-        wire: the registry.
-        read_manifest: reads what a tag names.
+        client: the registry.
+        read_manifest: reads a manifest by its tag.
 
     Attributes:
         has_api: whether it may have the referrers API.
     """
 
-    def __init__(self, wire: RegistryClient, read_manifest: ReadManifest) -> None:
-        self._wire = wire
+    def __init__(self, client: RegistryClient, read_manifest: ReadManifest) -> None:
+        self._client = client
         self._read = read_manifest
         self.has_api = True
         self._refused = False
 
     async def of(self, repository: str, digest: Digest, *, tagged: bool = False) -> ListedReferrers:
-        """What refers to a manifest: signatures, SBOMs and the like.
+        """The referrers of a manifest: signatures, SBOMs and the like.
 
-        A registry without that API, and one whose answer is no such list, may have a tag for them.
+        A registry without the API, or whose response is not a list, may have the referrers tag.
 
         Args:
-            repository: where the manifest is.
-            digest: of the manifest.
-            tagged: that tag is there: it counts beside a list, for who has pushed it may not have known of the API.
+            repository: the manifest's repository.
+            digest: the manifest's digest.
+            tagged: whether the tag exists: it counts beside the list, since its client may not have used the API.
 
         Raises:
-            SourceError: neither can be read, or the list not to its end.
+            SourceError: neither can be read, or the list can't be read to its end.
         """
         listed = ListedReferrers()
         if self.has_api:
             path, what = path_of(repository, "referrers", str(digest)), f"referrers of {digest.short} in {repository}"
             try:
                 listed = await list_referrers(
-                    self._wire, Request("GET referrers", path, what, repository, _ACCEPT_INDEX)
+                    self._client, Request("GET referrers", path, what, repository, _ACCEPT_INDEX)
                 )
                 if not tagged:
                     return listed
@@ -133,37 +133,39 @@ class ReferrerLists:
             except SourceUnavailableError as error:
                 listed = ListedReferrers(problems=(error,))
             except SourceError:
-                pass  # a web page, redirects in a circle, or what else is not a list
+                pass  # a web page, redirects in a circle, or anything else but a list
         return await self._with_tagged(repository, digest, listed, tagged=tagged)
 
     async def _with_tagged(
         self, repository: str, digest: Digest, listed: ListedReferrers, *, tagged: bool
     ) -> ListedReferrers:
-        """*listed*, and what the tag for referrers names."""
+        """*listed*, and the manifests that the referrers tag names."""
         tag = f"sha256-{digest.hex}"
         try:
             manifest = await self._read(repository, tag)
         except SourceNotFoundError as error:
             if tagged:
-                self._wire.notice(f"{tag}, which lists what refers to {digest.short}, is gone at its source: {error}")
+                self._client.notify(
+                    f"{tag}, which lists the referrers of {digest.short}, is gone at its source: {error}"
+                )
             return listed
         except SourceDeniedError as error:
-            # Some refuse what is not there: the image itself could be read.
+            # Some registries deny access to missing tags: the image itself could be read.
             self._note_refused_referrers(error)
             return listed
         except SourceError as error:
             if not listed.descriptors:
                 raise
             return replace(listed, problems=(*listed.problems, error))
-        # GitLab takes the tag for the digest: an index's own images do not refer to it.
+        # GitLab serves the index itself for this tag: its own images do not refer to it.
         children = () if manifest.digest == digest else manifest.children
-        known = {each.digest for each in listed.descriptors}
-        more = tuple(each for each in children if each.digest not in known)
+        known = {entry.digest for entry in listed.descriptors}
+        more = tuple(entry for entry in children if entry.digest not in known)
         return replace(listed, descriptors=listed.descriptors + more)
 
     def _note_refused_referrers(self, error: SourceDeniedError) -> None:
         if not self._refused:
             self._refused = True
-            self._wire.notice(
-                f"what refers to images of {self._wire.host} is carried along as far as tags name it: {error}"
+            self._client.notify(
+                f"of the referrers of images in {self._client.host}, only those with tags are copied: {error}"
             )

@@ -22,7 +22,7 @@ Kind = Literal["manifests", "blobs", "referrers", "tags"]
 
 
 def path_of(repository: str, kind: Kind, reference: str) -> str:
-    """The path of something in a repository; *reference* is a tag or a digest, or ``list``."""
+    """The path of a resource in a repository; *reference* is a tag, a digest, or ``list``."""
     return f"/v2/{quote(repository)}/{kind}/{quote(reference, safe=':')}"
 
 
@@ -31,12 +31,12 @@ class Request:
     """A request.
 
     Attributes:
-        operation: what it is called in events and counts, such as ``GET blob``.
-        path: behind the registry's address; quoted already.
-        what: how to call what it asks for, in errors.
-        repository: whose it is; empty for what concerns the whole registry.
-        headers: what it says beside its credentials.
-        expected: statuses that are no failure.
+        operation: its name in events and counts, such as ``GET blob``.
+        path: the path, quoted.
+        what: what it asks for, in the words of errors.
+        repository: the repository; empty for requests about the whole registry.
+        headers: all headers but its credentials.
+        expected: the statuses that are no failure.
     """
 
     operation: str
@@ -48,23 +48,23 @@ class Request:
 
     @property
     def method(self) -> str:
-        """The HTTP method: the operation's first word where that is one."""
+        """The HTTP method."""
         return "HEAD" if self.operation.startswith("HEAD") else "GET"
 
     @property
     def of_image(self) -> bool:
-        """Whether a manifest that was read names what it asks for."""
+        """Whether it asks for a part of an image, which a manifest names."""
         return "/blobs/" in self.path
 
     @property
     def scope(self) -> str:
-        """What a token must be good for."""
+        """The scope of the token that it needs."""
         return f"repository:{self.repository}:pull" if self.repository else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole answer; its body is None where that was too long. ``links`` are its Link headers."""
+    """A whole response; its body is None if it was too long. ``links`` are its Link headers."""
 
     status: int
     headers: Mapping[str, str]
@@ -74,19 +74,19 @@ class Response:
 
 
 class TransientError(SourceUnavailableError):
-    """Raised when a request failed, and may succeed when it is sent again.
+    """Raised when a request failed and may succeed when it is sent again.
 
     Args:
         message: what failed, in one line.
-        hint: what to do, if it fails for good.
-        after: seconds that the registry asked to wait, if it did.
-        throttled: it was refused for its rate.
-        unanswered: nobody is there.
-        final: waiting won't help: the registry's limit is used up, and it does not say until when.
-        status: the HTTP status of the answer; 0 if there was none.
+        hint: what to do if it fails for good.
+        after: seconds that the registry asks to wait; None if it does not.
+        throttled: whether the request was refused for its rate.
+        unanswered: whether no connection could be made.
+        final: whether waiting is useless: the registry's limit is used up, and it does not say until when.
+        status: the HTTP status of the response; 0 without one.
 
     Attributes:
-        silent: the host that gave no answer at all, and when it was asked; None if something came.
+        silent: the host that sent no response at all, and when the request was sent; None otherwise.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class RequestGate:
 
     async def wait_open(self) -> None:
         """Wait until requests may be sent."""
-        while (wait := self._closed_until - time.monotonic()) > 0:  # noqa: ASYNC110 - for time to pass, not for a task
+        while (wait := self._closed_until - time.monotonic()) > 0:  # noqa: ASYNC110 - until a time, not for a task
             await anyio.sleep(wait)
 
     def explain(self, error: AsyncpushError) -> Failure:
