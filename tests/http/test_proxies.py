@@ -168,7 +168,7 @@ async def test_a_proxy_that_wants_to_know_who_asks_is_named(monkeypatch: pytest.
 
         monkeypatch.setenv("HTTP_PROXY", f"http://me:s3cret@{proxy.host}")
         with pytest.raises(
-            SourceUnavailableError, match=r"proxy for registry\.example wants cred.*HTTP_PROXY"
+            SourceUnavailableError, match=r"proxy for registry\.example requires cred.*HTTP_PROXY"
         ) as caught:
             await tags("registry.example", plain_http=True)
         assert "s3cret" not in str(caught.value)

@@ -1,8 +1,8 @@
 """The manifests and blobs of an OCI layout, read and checked in worker threads; and indexes that are there in part.
 
 Docker's containerd store saves the index of all platforms with the blobs of those that were pulled, and skopeo can copy
-an image in the same way. ``part_that_is_there`` tells what of such an index can be pushed. A platform whose manifest is
-there without its blobs does not count as there.
+an image in the same way. ``available_part`` tells what of such an index can be pushed. A platform whose manifest is
+there without its blobs does not count as available.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from asyncpush.sources.loader import ATTESTATION, ATTESTED, UNKNOWN, empty_blob,
 
 
 @dataclass(frozen=True, slots=True)
-class LayoutImages:
+class LayoutStore:
     """A layout or archive that keeps blobs by digest (``loader.ImageStore``).
 
     Attributes:
-        store: where blobs lie, under ``blobs/sha256/``.
+        store: holds the blobs under ``blobs/sha256/``.
     """
 
     store: BlobStore
@@ -34,7 +34,7 @@ class LayoutImages:
 
     @property
     def label(self) -> str:
-        """How to call it in errors."""
+        """Its name in errors."""
         return self.store.label
 
     async def manifest(self, reference: Descriptor | Digest) -> Manifest:
@@ -76,7 +76,7 @@ class LayoutImages:
 
 
 def find_blob(store: BlobStore, digest: Digest) -> Content | None:
-    """The blob in a store that keeps them by digest; None if it isn't there."""
+    """The blob in a store that keeps blobs by digest; None if it is missing."""
     return store.find(f"blobs/sha256/{digest.hex}")
 
 
@@ -84,8 +84,8 @@ def read_manifest(store: BlobStore, reference: Descriptor | Digest, content: Con
     """Read a manifest of a store that keeps blobs by digest.
 
     Raises:
-        ManifestError: it is malformed, or of a type that ECR does not take.
-        DigestMismatchError: its bytes are not those that *reference* points at.
+        ManifestError: it is malformed, or of a type that ECR does not accept.
+        DigestMismatchError: its bytes do not match *reference*.
     """
     digest = reference if isinstance(reference, Digest) else reference.digest
     what = f"manifest {digest.short} in {store.label}"
@@ -98,12 +98,12 @@ def read_manifest(store: BlobStore, reference: Descriptor | Digest, content: Con
 
 @dataclass(frozen=True, slots=True)
 class PartialIndex:
-    """What is to be loaded of an image.
+    """The part of an image that is loaded.
 
     Attributes:
-        store: where from.
-        root: the image, or the index of what is there.
-        left_out: what of it is not there.
+        store: the store to load it from.
+        root: the image, or an index of the available images.
+        left_out: the parts that the store lacks.
     """
 
     store: BlobStore
@@ -112,7 +112,7 @@ class PartialIndex:
 
 
 def configs_in(store: BlobStore, root: Descriptor, *, whole: bool) -> frozenset[Digest]:
-    """The configs of the images at or below *root*: where their manifests are there, or only of *whole* images."""
+    """The configs of the images at or below *root* whose manifests are available; or only of *whole* images."""
     leaves = _Survey(store, Settings()).member(root).leaves()
     return frozenset(
         leaf.config.digest
@@ -121,7 +121,7 @@ def configs_in(store: BlobStore, root: Descriptor, *, whole: bool) -> frozenset[
     )
 
 
-def part_that_is_there(
+def available_part(
     store: BlobStore,
     root: Descriptor,
     settings: Settings,
@@ -129,41 +129,41 @@ def part_that_is_there(
     platforms: Collection[Platform],
     saved: Collection[Digest],
 ) -> PartialIndex:
-    """Tell what is to be loaded of *root*: all of it, unless it is an index that is only partly there.
+    """Determine the part of *root* to load: all of it, unless it is an index that is only partly available.
 
-    What is damaged or lost altogether is left to whoever loads it: that names each missing blob.
+    An image that is damaged or missing altogether is left to the loader, which names each missing blob.
 
     Args:
-        store: where the image lies.
+        store: the store that holds the image.
         root: its descriptor.
-        settings: whether foreign layers are pushed, and whether several platforms of more are.
-        platforms: those that will be taken of an index; none for all.
-        saved: configs of the images that the archive's manifest.json says are there.
+        settings: whether foreign layers are pushed, and whether an index of the available platforms is.
+        platforms: the platforms to take from an index; none takes all.
+        saved: configs of the images that the archive's manifest.json lists.
 
     Raises:
-        ChoiceError: several of its platforms are there and others are not, and nothing says what to make of it.
-        SourceError: an image of *saved* is incomplete, or one for *platforms* is not there.
+        ChoiceError: several of its platforms are available and others are not, and the user has made no choice.
+        SourceError: an image of *saved* is incomplete, or one for *platforms* is not available.
     """
     if root.media_type not in INDEX_TYPES:
         return PartialIndex(store, root)
     tree = _Survey(store, settings).member(root)
     leaves = [leaf for leaf in tree.leaves() if not leaf.is_attestation]
-    there = [leaf for leaf in leaves if leaf.is_whole]
-    gone = [leaf for leaf in leaves if not leaf.is_whole]
-    if platforms and there and gone:
-        return _of_platforms(store, tree, there, gone, platforms)
-    for leaf in gone:
+    available = [leaf for leaf in leaves if leaf.is_whole]
+    incomplete = [leaf for leaf in leaves if not leaf.is_whole]
+    if platforms and available and incomplete:
+        return _of_platforms(store, tree, available, incomplete, platforms)
+    for leaf in incomplete:
         if leaf.config and leaf.config.digest in saved:
-            _refuse_lost(store, leaf)
-    if tree.is_whole or not there or platforms:
+            _refuse_missing(store, leaf)
+    if tree.is_whole or not available or platforms:
         return PartialIndex(store, root)
-    images = [leaf for leaf in there if leaf.config and leaf.config.media_type in IMAGE_CONFIGS] or there
+    images = [leaf for leaf in available if leaf.config and leaf.config.media_type in IMAGE_CONFIGS] or available
     if not settings.available_platforms:
-        vouched = any(leaf.config and leaf.config.digest in saved for leaf in there)
-        if not vouched and any(_is_partly_there(leaf, there) for leaf in gone):
-            return PartialIndex(store, root)  # no tool writes that: blobs were lost
+        is_listed = any(leaf.config and leaf.config.digest in saved for leaf in available)
+        if not is_listed and any(_has_own_layers(leaf, available) for leaf in incomplete):
+            return PartialIndex(store, root)  # no tool writes such an index: blobs were lost
         if len(images) > 1:
-            raise _choice(store, images, gone)
+            raise _choice(store, images, incomplete)
     if len(images) == 1:
         return PartialIndex(store, images[0].descriptor, _left_out(store, tree, {images[0].descriptor.digest}))
     return _reduced(store, tree)
@@ -171,18 +171,18 @@ def part_that_is_there(
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A manifest or index, as far as it is there; what can't be read counts as whole, for the loader to refuse."""
+    """A manifest or index as far as it is available; one that can't be read counts as whole: the loader refuses it."""
 
     descriptor: Descriptor
     manifest: Manifest | None = None
     missing: frozenset[Digest] = frozenset()
     platform: Platform | None = None
     members: tuple[_Member, ...] = ()
-    is_lost: bool = False
+    is_absent: bool = False
 
     @property
     def is_whole(self) -> bool:
-        return not self.is_lost and not self.missing and all(member.is_whole for member in self.members)
+        return not self.is_absent and not self.missing and all(member.is_whole for member in self.members)
 
     @property
     def is_attestation(self) -> bool:
@@ -200,12 +200,12 @@ class _Member:
     def name(self) -> str:
         return str(self.platform) if self.platform else f"manifest {self.descriptor.digest.short}"
 
-    def fits(self, wanted: Platform) -> bool:
-        return self.platform is not None and self.platform.satisfies(wanted)
+    def matches(self, platform: Platform) -> bool:
+        return self.platform is not None and self.platform.satisfies(platform)
 
     def leaves(self) -> Iterator[_Member]:
-        """The images at or below this one; of an index that is lost, nobody knows more."""
-        if self.is_lost or self.descriptor.media_type not in INDEX_TYPES:
+        """The images at or below this one; the members of a missing index are unknown."""
+        if self.is_absent or self.descriptor.media_type not in INDEX_TYPES:
             yield self
         for member in self.members:
             yield from member.leaves()
@@ -229,7 +229,7 @@ class _Survey:
         try:
             content = find_blob(self.store, descriptor.digest)
             if content is None:
-                return _Member(descriptor, platform=platform, is_lost=True)
+                return _Member(descriptor, platform=platform, is_absent=True)
             manifest = read_manifest(self.store, descriptor, content)
             if manifest.config is None:
                 members = tuple(self.member(child, depth + 1) for child in manifest.children)
@@ -252,33 +252,37 @@ class _Survey:
         return parse_config(read_content(content), f"config {config.digest.short}").platform if content else None
 
 
-def _is_partly_there(leaf: _Member, there: Collection[_Member]) -> bool:
-    """Whether some of the layers are there that belong to *leaf* alone, and others are not."""
+def _has_own_layers(leaf: _Member, available: Collection[_Member]) -> bool:
+    """Whether the store holds a layer that belongs to *leaf* alone."""
     if leaf.manifest is None:
         return False
-    shared = {blob.digest for other in there if other.manifest for blob in other.manifest.layers}
+    shared = {blob.digest for other in available if other.manifest for blob in other.manifest.layers}
     own = {layer.digest for layer in leaf.manifest.layers} - shared
     return bool(own - leaf.missing)
 
 
 def _of_platforms(
-    store: BlobStore, tree: _Member, there: Collection[_Member], gone: Collection[_Member], wanted: Collection[Platform]
+    store: BlobStore,
+    tree: _Member,
+    available: Collection[_Member],
+    incomplete: Collection[_Member],
+    platforms: Collection[Platform],
 ) -> PartialIndex:
-    for platform in wanted:
-        if any(leaf.fits(platform) for leaf in gone) and not any(leaf.fits(platform) for leaf in there):
-            names = ", ".join(leaf.name for leaf in there)
+    for platform in platforms:
+        if any(leaf.matches(platform) for leaf in incomplete) and not any(leaf.matches(platform) for leaf in available):
+            names = ", ".join(leaf.name for leaf in available)
             raise SourceError(
                 f"{store.label} names an image for {platform}, but does not hold all of it; it holds {names}",
                 hint=f"save or copy it with that platform: --platform {platform}",
             )
     kept = {member.descriptor.digest for member in tree.members if any(leaf.is_whole for leaf in member.leaves())}
-    return PartialIndex(*_with(store, tree, kept))
+    return PartialIndex(*_with_members(store, tree, kept))
 
 
 def _reduced(store: BlobStore, tree: _Member) -> PartialIndex:
     kept = {member.descriptor.digest for member in tree.members if member.is_whole and not member.is_attestation}
     kept |= {member.descriptor.digest for member in tree.members if member.is_whole and _is_about(member, kept)}
-    reduced, root = _with(store, tree, kept)
+    reduced, root = _with_members(store, tree, kept)
     return PartialIndex(reduced, root, _left_out(store, tree, kept))
 
 
@@ -286,15 +290,15 @@ def _is_about(attestation: _Member, images: Collection[Digest]) -> bool:
     return attestation.attested in {str(digest) for digest in images}
 
 
-def _with(store: BlobStore, tree: _Member, kept: Collection[Digest]) -> tuple[BlobStore, Descriptor]:
+def _with_members(store: BlobStore, tree: _Member, kept: Collection[Digest]) -> tuple[BlobStore, Descriptor]:
     assert tree.manifest is not None, "an index that is there"  # noqa: S101
     manifest = with_children(tree.manifest, kept)
-    return _WithManifest(store, manifest), manifest.descriptor
+    return _ExtendedStore(store, manifest), manifest.descriptor
 
 
 @dataclass(frozen=True, slots=True)
-class _WithManifest:
-    """A store that holds one manifest more."""
+class _ExtendedStore:
+    """A store with one more manifest."""
 
     store: BlobStore
     manifest: Manifest
@@ -310,53 +314,55 @@ class _WithManifest:
 
 
 def _left_out(store: BlobStore, tree: _Member, kept: Collection[Digest]) -> tuple[LeftOut, ...]:
-    """What does not go along; the attestations of an image that isn't there are no loss of their own."""
+    """The parts that are left out; attestations of an image that is missing are not counted separately."""
     images = {str(leaf.descriptor.digest): leaf for leaf in tree.leaves()}
-    there = [leaf for leaf in images.values() if leaf.is_whole and not leaf.is_attestation]
-    # The loader takes an image's SOCI index along.
-    taken = {named_soci_index(leaf.manifest) for leaf in there if leaf.manifest and leaf.descriptor.digest in kept}
+    available = [leaf for leaf in images.values() if leaf.is_whole and not leaf.is_attestation]
+    # The loader adds an image's SOCI index.
+    companions = {
+        named_soci_index(leaf.manifest) for leaf in available if leaf.manifest and leaf.descriptor.digest in kept
+    }
     platforms, attestations = [], []
-    for leaf in _outermost(tree, {*kept, *taken}):
+    for leaf in _left_out_members(tree, {*kept, *companions}):
         about = images.get(leaf.attested or "")
         if not leaf.is_attestation:
-            platforms.append(LeftOut(_name(leaf, there), leaf.descriptor.digest, _reason(store, leaf)))
+            platforms.append(LeftOut(_name(leaf, available), leaf.descriptor.digest, _reason(store, leaf)))
         elif about is not None and about.is_whole:
             attestations.append(LeftOut(f"attestation of {about.name}", leaf.descriptor.digest, _reason(store, leaf)))
     return (*platforms, *attestations)
 
 
-def _name(leaf: _Member, there: Collection[_Member]) -> str:
-    """The platform, unless its image is there: then it is something else for it, such as an index of its files."""
-    if any(leaf.platform == other.platform for other in there):
+def _name(leaf: _Member, available: Collection[_Member]) -> str:
+    """The platform, unless its image is available: then it is something else for it, such as an index of its files."""
+    if any(leaf.platform == other.platform for other in available):
         return f"manifest {leaf.descriptor.digest.short}"
     return leaf.name
 
 
-def _outermost(tree: _Member, kept: Collection[Digest | None]) -> Iterator[_Member]:
+def _left_out_members(tree: _Member, kept: Collection[Digest | None]) -> Iterator[_Member]:
     for member in tree.members:
         if member.descriptor.digest not in kept:
             if member.descriptor.media_type in INDEX_TYPES and member.members:
-                yield from _outermost(member, kept)
+                yield from _left_out_members(member, kept)
             else:
                 yield member
 
 
 def _reason(store: BlobStore, leaf: _Member) -> str:
-    if leaf.is_lost:
+    if leaf.is_absent:
         return f"not in {store.label}"
     return f"incomplete in {store.label}" if leaf.missing else "has no place beside a single image"
 
 
-def _choice(store: BlobStore, there: Collection[_Member], gone: Collection[_Member]) -> ChoiceError:
-    platforms = list(dict.fromkeys(leaf.name for leaf in there))
-    lost = ", ".join(dict.fromkeys(_name(leaf, there) for leaf in gone)) or "their attestations"
+def _choice(store: BlobStore, available: Collection[_Member], incomplete: Collection[_Member]) -> ChoiceError:
+    platforms = list(dict.fromkeys(leaf.name for leaf in available))
+    missing = ", ".join(dict.fromkeys(_name(leaf, available) for leaf in incomplete)) or "their attestations"
     return ChoiceError(
-        f"{store.label} holds {', '.join(platforms)} of an image, but not {lost}",
+        f"{store.label} holds {', '.join(platforms)} of an image, but not {missing}",
         [*(f"--platform {platform}" for platform in platforms), "--available-platforms"],
     )
 
 
-def _refuse_lost(store: BlobStore, leaf: _Member) -> None:
+def _refuse_missing(store: BlobStore, leaf: _Member) -> None:
     assert leaf.manifest is not None, "a manifest that names blobs"  # noqa: S101
     first, *others = [blob.digest for blob in leaf.manifest.blobs() if blob.digest in leaf.missing]
     more = f" and {len(others)} more blob{'s' if len(others) > 1 else ''}" if others else ""

@@ -154,7 +154,7 @@ async def test_it_is_given_up_after_six_breaks_without_progress(
     async def nothing(request: web.Request) -> web.StreamResponse:
         return await cut(request, b"", len(DATA))
 
-    with pytest.raises(SourceUnavailableError, match="broken the connection"):
+    with pytest.raises(SourceUnavailableError, match="broke the connection"):
         await drain(the_blob(remote))
     assert remote.requests == {"GET blob": 6}
     assert len(events) == 5

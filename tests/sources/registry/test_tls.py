@@ -242,7 +242,7 @@ async def test_credentials_go_to_no_token_service_in_the_clear(
         async def ask(request: web.Request) -> web.StreamResponse:
             return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate=f'Bearer realm="{realm}"')
 
-        with pytest.raises(SourceError, match="in plain HTTP; credentials go nowhere in the clear"):
+        with pytest.raises(SourceError, match="in plain HTTP; credentials are never sent in the clear"):
             await tags(SourceRegistry(host=server.host, ca_bundle=bundle, credentials=CREDENTIALS))
 
 
