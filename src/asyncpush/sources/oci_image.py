@@ -1,8 +1,8 @@
-"""The manifests and blobs of an OCI layout, read and checked in worker threads; and indexes that are there in part.
+"""The manifests and blobs of an OCI layout, read and checked in worker threads; and indexes that are incomplete.
 
 Docker's containerd store saves the index of all platforms with the blobs of those that were pulled, and skopeo can copy
-an image in the same way. ``available_part`` tells what of such an index can be pushed. A platform whose manifest is
-there without its blobs does not count as available.
+an image in the same way. ``available_part`` determines what of such an index can be pushed. A platform whose
+manifest is present without its blobs does not count as available.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ def _is_about(attestation: _Member, images: Collection[Digest]) -> bool:
 
 
 def _with_members(store: BlobStore, tree: _Member, kept: Collection[Digest]) -> tuple[BlobStore, Descriptor]:
-    assert tree.manifest is not None, "an index that is there"  # noqa: S101
+    assert tree.manifest is not None, "an index that was read"  # noqa: S101
     manifest = with_children(tree.manifest, kept)
     return _ExtendedStore(store, manifest), manifest.descriptor
 
@@ -332,7 +332,7 @@ def _left_out(store: BlobStore, tree: _Member, kept: Collection[Digest]) -> tupl
 
 
 def _name(leaf: _Member, available: Collection[_Member]) -> str:
-    """The platform, unless its image is available: then it is something else for it, such as an index of its files."""
+    """The platform; or the digest if its image is available, since this is then another manifest for it."""
     if any(leaf.platform == other.platform for other in available):
         return f"manifest {leaf.descriptor.digest.short}"
     return leaf.name
