@@ -1,6 +1,6 @@
-"""Answers that come compressed though ``identity`` was asked for: some servers and proxies do so all the same.
+"""Content codings: some servers and proxies compress responses although the request asks for ``identity``.
 
-Source: RFC 9110, 8.4.1 (content codings).
+Source: RFC 9110, section 8.4.1 (content codings).
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from typing import Literal
 
 Encoding = Literal["gzip", "deflate"]
 
-#: What a gzip stream begins with (RFC 1952).
+#: The first bytes of a gzip stream (RFC 1952).
 GZIP = b"\x1f\x8b"
 
 _ZLIB_HEADER = 2
 _TAR_BLOCK = 512
 _GZIP_WBITS, _ZLIB_WBITS, _DEFLATE_WBITS = 31, 15, -15
 _NAMES: dict[str, Encoding] = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
-#: Other names of compressions; what else servers write there, such as aws-chunked or UTF-8, is none.
+#: Other compressions; servers also write values that are none, such as aws-chunked or UTF-8.
 _OTHERS = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 
 
 def encoding_of(headers: Mapping[str, str]) -> Encoding | None:
-    """How an answer says that its body is compressed; None if it does not, or in a way that is not known here."""
+    """The coding of a response's body according to its headers; None without one, or if it is not supported."""
     codings = _codings(headers)
     return _NAMES.get(codings[0]) if len(codings) == 1 else None
 
 
 def unknown_encoding_of(headers: Mapping[str, str]) -> str | None:
-    """How an answer says that its body is compressed, in a way that is not known here; None if it does not."""
+    """The unsupported coding of a response's body according to its headers; None without one."""
     codings = _codings(headers)
     return ", ".join(codings) if codings and encoding_of(headers) is None else None
 
@@ -40,80 +40,80 @@ def _codings(headers: Mapping[str, str]) -> list[str]:
 
 
 class Decoder:
-    """Decompresses a body, piece by piece, and never gives out more at a time than is asked for.
+    """Decompresses a body piece by piece, and never more at a time than requested.
 
     Args:
-        encoding: how it is compressed.
+        encoding: its coding.
     """
 
     def __init__(self, encoding: Encoding) -> None:
         self._encoding = encoding
         self._inflate = zlib.decompressobj(_GZIP_WBITS) if encoding == "gzip" else None
-        self._rest = b""
-        self._full = False
+        self._input = b""
+        self._may_have_more = False
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Take the next compressed bytes."""
-        self._rest += data
+        """Add compressed bytes."""
+        self._input += data
 
     def read(self, limit: int) -> bytes:
-        """Up to *limit* bytes; none once what was fed is used up.
+        """Up to *limit* decompressed bytes; none once the input is used up.
 
         Raises:
-            ValueError: it is not compressed in that way, or damaged.
+            ValueError: the input has another coding, or is damaged.
         """
         found = bytearray()
-        while (self._rest or self._full) and len(found) < limit and (inflate := self._current()):
-            wanted = limit - len(found)
+        while (self._input or self._may_have_more) and len(found) < limit and (inflate := self._stream()):
+            remaining = limit - len(found)
             try:
-                piece = inflate.decompress(self._rest, wanted)
+                piece = inflate.decompress(self._input, remaining)
             except zlib.error as error:
                 raise ValueError(str(error)) from error
-            self._full = len(piece) == wanted
-            self._rest = inflate.unconsumed_tail or inflate.unused_data
+            self._may_have_more = len(piece) == remaining
+            self._input = inflate.unconsumed_tail or inflate.unused_data
             found += piece
         return bytes(found)
 
-    def _current(self) -> zlib._Decompress | None:
-        """What takes the next bytes; None while there are too few of them to tell, or behind the end."""
+    def _stream(self) -> zlib._Decompress | None:
+        """The stream that takes the next bytes; None while they are too few to identify it, or behind the end."""
         if self._inflate is None:
-            if len(self._rest) < _ZLIB_HEADER:
+            if len(self._input) < _ZLIB_HEADER:
                 return None
-            # Some take the name "deflate" literally, and leave out the two bytes of zlib's own.
-            is_zlib = self._rest[0] & 0x0F == zlib.DEFLATED and int.from_bytes(self._rest[:2]) % 31 == 0
+            # Some servers take the name "deflate" literally, and omit the header of zlib.
+            is_zlib = self._input[0] & 0x0F == zlib.DEFLATED and int.from_bytes(self._input[:2]) % 31 == 0
             self._inflate = zlib.decompressobj(_ZLIB_WBITS if is_zlib else _DEFLATE_WBITS)
         elif self._inflate.eof:
-            self._full = False
-            if self._encoding != "gzip" or not self._rest.startswith(GZIP):
-                # What else stands behind the last member is passed over.
-                self._rest = self._rest if self._rest == GZIP[:1] else b""
+            self._may_have_more = False
+            if self._encoding != "gzip" or not self._input.startswith(GZIP):
+                # Other bytes behind the last member are skipped.
+                self._input = self._input if self._input == GZIP[:1] else b""
                 return None
             self._inflate = zlib.decompressobj(_GZIP_WBITS)
         return self._inflate
 
 
-def is_hidden(media_type: str, size: int, length: int | None, inner: bytes) -> bool:
-    """Whether a body that begins as gzip does is its blob compressed on the way, though it does not say so.
+def is_hidden(media_type: str, size: int, length: int | None, beginning: bytes) -> bool:
+    """Whether a body that begins like gzip is its blob compressed on the way, without a label.
 
     Args:
-        media_type: the blob's.
-        size: likewise.
-        length: the body's, which is not the blob's size; None where it comes in chunks.
-        inner: what it begins with, decompressed.
+        media_type: the blob's media type.
+        size: the blob's size.
+        length: the body's length, which is not the blob's size; None if it comes in chunks.
+        beginning: its first bytes, decompressed.
     """
     if "gzip" in media_type:
-        return length is not None and inner.startswith(GZIP)
-    # Types lie: a layer that is gzipped, and is not called so, is not a whole number of a tar's blocks.
+        return length is not None and beginning.startswith(GZIP)
+    # Media types can be wrong: the size of a gzipped layer of type tar is rarely a multiple of tar's blocks.
     return length is not None or "json" in media_type or ("tar" in media_type and size % _TAR_BLOCK == 0)
 
 
 def encoding_of_document(body: bytes, headers: Mapping[str, str]) -> Encoding | None:
-    """How a document comes compressed, whether its answer says so or not; None where it does not."""
-    return encoding_of(headers) or ("gzip" if body.startswith(GZIP) else None)  # no document begins so
+    """The coding of a document, labelled or not; None without one."""
+    return encoding_of(headers) or ("gzip" if body.startswith(GZIP) else None)  # no JSON begins so
 
 
 def decompressed(body: bytes, encoding: Encoding, limit: int) -> bytes | None:
-    """The bytes of a document that came compressed; as they are where they are not; None if longer than *limit*."""
+    """A document, decompressed if it really is compressed; None if it is longer than *limit*."""
     decoder = Decoder(encoding)
     decoder.feed(body)
     try:

@@ -1,4 +1,4 @@
-"""Images in remote registries: any that speak the OCI distribution-spec 1.1, Docker Hub and ECR among them.
+"""Images in remote registries: all that implement the OCI distribution-spec 1.1, such as Docker Hub and ECR.
 
 ``open_pool`` opens registries as they are needed. A ``SourceRegistryReader`` resolves tags, reads manifests and lists,
 and streams blobs.
