@@ -273,7 +273,7 @@ def test_every_entry_is_an_image_or_refers_to_one(tmp_path_factory: Any, subject
     relations = find_relations(Directory(folder, "it"), dict(enumerate(entries)))
 
     reached: set[Digest] = set()
-    left = [entry.digest for at, entry in enumerate(entries) if at not in relations.about]
+    left = [entry.digest for at, entry in enumerate(entries) if at not in relations.subjects]
     while left:
         digest = left.pop()
         reached.add(digest)

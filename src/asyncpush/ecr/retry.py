@@ -31,8 +31,8 @@ class RetryingSender:
 
     Args:
         max_attempts: answers that fail a request and end it; throttles are none.
-        emit: receives how each try ended, and each new one.
-        pace: when requests may start; is told which were throttled.
+        emit: receives the outcome of each try, and each retry.
+        pace: decides when requests may start, from those that were throttled.
         retry: the waits.
         host: what is known of the host; None knows nothing yet.
     """

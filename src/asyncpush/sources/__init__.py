@@ -18,7 +18,7 @@ from asyncpush.sources.blobs import DocumentMemory, file_blob, readable
 from asyncpush.sources.descriptions import read_archive, read_directory
 from asyncpush.sources.docker_archive import MANIFEST, SkopeoDirError, saved_images
 from asyncpush.sources.oci_layout import INDEX, Directory, read_oci_layout
-from asyncpush.sources.registry import RegistryPool, RemoteSource, is_remote, open_pool, parse_remote
+from asyncpush.sources.registry import RegistryPool, RegistrySource, is_remote, open_pool, parse_remote
 from asyncpush.sources.source import LocalSource, Location, Source, UnreadImage, locate
 from asyncpush.sources.spool import Scratch, SpoolLimit, open_archive
 from asyncpush.sources.tar_index import TarIndex
@@ -75,7 +75,7 @@ async def _open_remote(reference: str, settings: Settings, remotes: RegistryPool
     async with AsyncExitStack() as stack:
         if remotes is None:
             remotes = await stack.enter_async_context(open_pool())
-        yield RemoteSource(remotes.at(parsed.host), parsed, settings.push_foreign_layers)
+        yield RegistrySource(remotes.at(parsed.host), parsed, settings.push_foreign_layers)
 
 
 def _open(location: Location, settings: Settings, stdin: BinaryIO | None, stack: ExitStack) -> LocalSource:

@@ -229,7 +229,7 @@ class _Archive:
             content = self._find(path)
             packing = _packing(content)
             if packing == "xz" or packing == "bzip2":
-                # There is no media type for it, and other clients of ECR cannot read it: it is compressed anew.
+                # There is no media type for it, and other clients of ECR cannot read it: it is compressed again.
                 packing, content = None, self.scratch.unpack(content)
             yield _Layer(path, content, diff_id, packing or self.settings.compression, packing is not None)
 

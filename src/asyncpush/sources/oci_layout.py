@@ -130,7 +130,7 @@ def read_oci_layout(
     return tuple(
         replace(
             entry,
-            about=relations.about.get(entry.position),
+            subject=relations.subjects.get(entry.position),
             is_unreadable=entry.is_unreadable or entry.position in relations.unreadable,
             referrers=referrers,
         )
@@ -248,12 +248,12 @@ class Relations:
     """The references between the manifests of a layout.
 
     Attributes:
-        about: the subjects of those entries of index.json that refer to another one, by position.
+        subjects: the subjects of those entries of index.json that refer to another one, by position.
         by_subject: the referrers of each manifest, with cosign's tags for them.
         unreadable: the positions of entries whose manifests can't be read.
     """
 
-    about: Mapping[int, Digest]
+    subjects: Mapping[int, Digest]
     by_subject: Mapping[Digest, Sequence[tuple[Descriptor, str | None]]]
     unreadable: Collection[int]
 
@@ -270,7 +270,7 @@ def find_relations(store: BlobStore, entries: Mapping[int, Descriptor]) -> Relat
 class _Finder:
     store: BlobStore
     entries: Mapping[int, Descriptor]
-    about: dict[int, Digest] = field(default_factory=dict)
+    subjects: dict[int, Digest] = field(default_factory=dict)
     by_subject: defaultdict[Digest, dict[Digest, tuple[Descriptor, str | None]]] = field(
         default_factory=lambda: defaultdict(dict)
     )
@@ -280,36 +280,36 @@ class _Finder:
         for position, entry in self.entries.items():
             self._relate(position, entry)
         present = {digest for entry in self.entries.values() for digest in self._tree(entry, 0)}
-        subjects = {self.entries[position].digest: subject for position, subject in self.about.items()}
-        about = {
+        subjects_by_digest = {self.entries[position].digest: subject for position, subject in self.subjects.items()}
+        subjects = {
             position: subject
-            for position, subject in self.about.items()
-            if _final_subject(subject, subjects) in present
+            for position, subject in self.subjects.items()
+            if _final_subject(subject, subjects_by_digest) in present
         }
         by_subject = {subject: tuple(found.values()) for subject, found in self.by_subject.items()}
         unreadable = {position for position, entry in self.entries.items() if self._manifest(entry) is None}
-        return Relations(about, by_subject, unreadable)
+        return Relations(subjects, by_subject, unreadable)
 
     def _relate(self, position: int, entry: Descriptor) -> None:
         name = (entry.annotation(_REF_NAME) or "").rpartition(":")[2]
         kind = _COSIGN_TAGS.get(entry.annotation(_COSIGN_KIND) or "")
         manifest = self._manifest(entry)
         if subject := subject_of(name):
-            self.about[position] = subject
+            self.subjects[position] = subject
             if "." in name:
                 self._add(subject, entry, name)
             else:
                 for child in manifest.children if manifest else ():
                     self._add(subject, child, None)
         elif kind and (subject := self._cosigned(entry)):
-            self.about[position] = subject
+            self.subjects[position] = subject
             self._add(subject, entry, f"sha256-{subject.hex}.{kind}")
         elif subject := _subject(entry, manifest):
-            self.about[position] = subject
+            self.subjects[position] = subject
             self._add(subject, entry, None)
         elif manifest and (soci := named_soci_index(manifest)):
             # The loader adds it to its image; it is not an image itself.
-            self.about |= {
+            self.subjects |= {
                 position: manifest.digest for position, other in self.entries.items() if other.digest == soci
             }
 

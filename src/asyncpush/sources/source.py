@@ -208,7 +208,7 @@ class SourceEntry:
         descriptor: its manifest's descriptor, if it has a manifest already.
         other_type: the media type of an entry that is not an image; it is chosen only if no image matches.
         is_unreadable: whether its manifest or its descriptor is malformed or missing.
-        about: the digest of the image that it refers to, if the source holds that, too: then it is not an image itself.
+        subject: the digest of the image that it refers to, if the source holds that, too; it is then not an image itself.
         referrers: finds the manifests that refer to it.
         needs_both: whether only both descriptions of an archive together name it; a path with a kind reads one of them.
     """
@@ -224,7 +224,7 @@ class SourceEntry:
     descriptor: Descriptor | None = None
     other_type: str | None = None
     is_unreadable: bool = False
-    about: Digest | None = None
+    subject: Digest | None = None
     referrers: ReferrerSource | None = None
     needs_both: bool = False
 
@@ -309,7 +309,7 @@ class LocalSource:
         """All entries except those that refer to another one, which are pushed along with it."""
         if not self.entries:
             raise SourceError(f"{self.location.label} holds no image")
-        return [entry for entry in self.entries if entry.about is None]
+        return [entry for entry in self.entries if entry.subject is None]
 
     def _chosen(self) -> Sequence[SourceEntry]:
         """The images that match the choice; without one, other entries that do."""

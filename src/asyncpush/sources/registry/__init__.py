@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from asyncpush.reference import RemoteReference, canonical_host, is_remote, parse_remote
 from asyncpush.sources.registry.credentials import Logins, is_ecr, no_logins
-from asyncpush.sources.registry.pool import RegistryPool, RemoteSource, open_pool
+from asyncpush.sources.registry.pool import RegistryPool, RegistrySource, open_pool
 from asyncpush.sources.registry.source_registry import RepositoryReferrers, SourceRegistryReader
 
 __all__ = [
     "Logins",
     "RegistryPool",
+    "RegistrySource",
     "RemoteReference",
-    "RemoteSource",
     "RepositoryReferrers",
     "SourceRegistryReader",
     "canonical_host",

@@ -33,7 +33,7 @@ from asyncpush.sources.registry.token_auth import LoginRefusedError, TokenAuth
 from asyncpush.sources.registry.www_authenticate import parse_challenges
 
 _MAX_ERROR_BODY = 64 * 1024
-#: Seconds to learn how the registry wants credentials: the request that follows has its own time limits.
+#: Seconds to learn the authentication scheme: the request that follows has its own time limits.
 _SCHEME_TIMEOUT = 10.0
 
 #: The statuses by which ECR, and above all ECR Public, report an expired token; other registries send 401.
@@ -121,7 +121,7 @@ class RegistryClient:
                     if body and is_web_page(body):
                         raise ManifestError(
                             f"{request.what} of {self.host} is malformed: the answer is a web page",
-                            hint="check the address and the port; a proxy may want you to log in",
+                            hint="check the address and the port; a proxy may require a login",
                         )
                     links = response.headers.getall("Link", ())
                     return Response(response.status, response.headers, response.url, body, links)
@@ -174,7 +174,7 @@ class RegistryClient:
             return await self._open(request)
 
     async def _learn_scheme(self, request: Request) -> None:
-        """Ask ``/v2/`` once how the registry wants credentials, if there are some: other paths may not say so.
+        """Ask ``/v2/`` once for the authentication scheme, if there are credentials: other paths may not name it.
 
         Some registries show anonymous clients a part of their content, or hide the rest behind a 404, and send no
         challenge.

@@ -245,7 +245,7 @@ def _distrust(server: str, error: Exception) -> SourceUnavailableError | None:
             hint="give its authority's certificate: --src-ca-bundle, or tls.ca in a plan",
         )
     causes = (error, error.__cause__)
-    failure = next((each for each in causes if isinstance(each, aiohttp.ClientSSLError | ssl.SSLError)), None)
+    failure = next((cause for cause in causes if isinstance(cause, aiohttp.ClientSSLError | ssl.SSLError)), None)
     if failure is None and not (type(error) is aiohttp.ClientOSError and "SSL" in str(error)):
         return None
     text = _reason(error)

@@ -306,16 +306,16 @@ def parse_links(values: Iterable[str]) -> tuple[Link, ...]:
 
 
 def _parse(text: str) -> Iterator[Link]:
-    at = 0
+    position = 0
     while True:
-        at = _end(_SEPARATORS, text, at)
-        target = _TARGET.match(text, at)
+        position = _end(_SEPARATORS, text, position)
+        target = _TARGET.match(text, position)
         if target is None:
             return
-        at = target.end()
+        position = target.end()
         relations: str | None = None
-        while parameter := _PARAMETER.match(text, at):
-            at = parameter.end()
+        while parameter := _PARAMETER.match(text, position):
+            position = parameter.end()
             quoted, single, word = parameter.group(2, 3, 4)
             if parameter[1].lower() == "rel" and relations is None:
                 relations = _ESCAPED.sub(r"\1", quoted) if quoted is not None else single or word
@@ -326,6 +326,6 @@ def _split_relations(relations: str | None) -> frozenset[str]:
     return frozenset((relations or "").lower().split())
 
 
-def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    match = pattern.match(text, at)
-    return match.end() if match else at
+def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
+    match = pattern.match(text, position)
+    return match.end() if match else position

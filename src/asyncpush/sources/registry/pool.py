@@ -96,7 +96,7 @@ async def open_pool(
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteSource:
+class RegistrySource:
     """The one image that a reference names (``source.Source``).
 
     Attributes:

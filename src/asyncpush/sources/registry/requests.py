@@ -36,7 +36,7 @@ class Request:
         what: what it asks for, in the words of errors.
         repository: the repository; empty for requests about the whole registry.
         headers: all headers but its credentials.
-        expected: the statuses that are no failure.
+        expected: the statuses of success.
     """
 
     operation: str
@@ -110,7 +110,7 @@ class TransientError(SourceUnavailableError):
 
 
 class RequestGate:
-    """Holds requests to one registry back while it wants none, and chooses their waits (``RetryRules``).
+    """Holds back requests to a registry that has refused one for its rate, and chooses their waits (``RetryRules``).
 
     Args:
         policy: the waits.

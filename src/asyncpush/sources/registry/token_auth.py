@@ -144,11 +144,11 @@ class TokenAuth:
 
     @property
     def knows_scheme(self) -> bool:
-        """Whether a challenge has shown how the registry wants credentials."""
+        """Whether a challenge has named the authentication scheme."""
         return self._scheme is not None
 
     def note_challenges(self, challenges: tuple[Challenge, ...]) -> None:
-        """Note how the registry wants credentials, before a request needs them; unusable challenges are ignored."""
+        """Note the authentication scheme before a request needs it; unusable challenges are ignored."""
         with suppress(SourceError):
             self._scheme = self._choose(challenges)
 

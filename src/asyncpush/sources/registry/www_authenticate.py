@@ -41,27 +41,27 @@ def parse_challenges(values: Iterable[str]) -> tuple[Challenge, ...]:
 
 
 def _parse(text: str) -> Iterator[Challenge]:
-    at = _end(_SKIP, text, 0)
-    while at < len(text):
-        scheme = _SCHEME.match(text, at)
+    position = _end(_SKIP, text, 0)
+    while position < len(text):
+        scheme = _SCHEME.match(text, position)
         if scheme is None:
             # Not a token: the next comma may be followed by one.
-            comma = text.find(",", at)
-            at = len(text) if comma < 0 else _end(_SKIP, text, comma)
+            comma = text.find(",", position)
+            position = len(text) if comma < 0 else _end(_SKIP, text, comma)
             continue
-        at = scheme.end()
+        position = scheme.end()
         parameters: list[tuple[str, str]] = []
-        while parameter := _PARAMETER.match(text, _end(_SKIP, text, at)):
+        while parameter := _PARAMETER.match(text, _end(_SKIP, text, position)):
             quoted, word = parameter[2], parameter[3]
             value = word if quoted is None else _ESCAPED.sub(r"\1", quoted)
             parameters.append((parameter[1].lower(), value))
-            at = parameter.end()
-        if not parameters and (credentials := _TOKEN68.match(text, at)):
-            at = credentials.end()
+            position = parameter.end()
+        if not parameters and (credentials := _TOKEN68.match(text, position)):
+            position = credentials.end()
         yield Challenge(scheme[1].lower(), tuple(parameters))
-        at = _end(_SKIP, text, at)
+        position = _end(_SKIP, text, position)
 
 
-def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    match = pattern.match(text, at)
-    return match.end() if match else at
+def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
+    match = pattern.match(text, position)
+    return match.end() if match else position
