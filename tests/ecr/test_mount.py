@@ -293,7 +293,7 @@ async def test_a_redirect_is_not_followed_with_the_password(bench: Bench) -> Non
 
 
 async def test_a_host_that_can_not_be_reached_is_tried_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Mounts, "place", lambda self: _nowhere())
+    monkeypatch.setattr(Mounts, "address", lambda self: _nowhere())
     with pytest.raises(ConnectionFailedError, match=r"MountBlob got no answer from http://127\.0\.0\.1:9"):
         await bench.mount()
     assert not bench.events.of(Retrying)
@@ -449,7 +449,7 @@ async def test_the_certificate_of_the_registrys_host_is_checked_as_the_apis(
         async def elsewhere() -> tuple[str, dict[str, str]]:
             return f"https://localhost:{other.port}", {}
 
-        monkeypatch.setattr(mounts, "place", elsewhere)
+        monkeypatch.setattr(mounts, "address", elsewhere)
         with pytest.raises(ConnectionFailedError, match=rf"https://localhost:{other.port}\S* is not trusted.*mismatch"):
             await app.mount(layer, "team/base")
         assert not other.requests

@@ -208,7 +208,7 @@ class SourceEntry:
         descriptor: its manifest's descriptor, if it has a manifest already.
         other_type: the media type of an entry that is not an image; it is chosen only if no image matches.
         is_unreadable: whether its manifest or its descriptor is malformed or missing.
-        subject: the digest of the image that it refers to, if the source holds that, too; it is then not an image itself.
+        subject: the digest of the image that it refers to, if the source holds that, too; else None.
         referrers: finds the manifests that refer to it.
         needs_both: whether only both descriptions of an archive together name it; a path with a kind reads one of them.
     """
