@@ -23,7 +23,7 @@ from asyncpush import Registry
 from asyncpush.emulator import Emulator
 from asyncpush.emulator import KnownCredentials as EmulatorCredentials
 from asyncpush.events import Event, Listener
-from asyncpush.http.environment import Proxies
+from asyncpush.http.session import Proxies
 from asyncpush.sources.registry.docker_config import Account
 from support.aws import REGION, aws
 from support.images import Layout, layer_tar

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from asyncpush import open_files
 from asyncpush.connection import OpenRegistry, engine_of
 from asyncpush.connection import Registry as Registry
 from asyncpush.ecr.auth_token import open_logins as open_logins
-from asyncpush.ecr.plain_http import open_http
+from asyncpush.ecr.http_session import open_http
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.session import Transport, open_client
 from asyncpush.engine.context import PushContext
@@ -144,7 +144,9 @@ async def open_source(
             remotes = await stack.enter_async_context(
                 open_pool(logins=logins, emit=heard, retry=RetryPolicy.of(settings))
             )
-        opening = open_any_source(source, settings, stdin=stdin, remotes=remotes.reached_by(sources or {}), emit=heard)
+        opening = open_any_source(
+            source, settings, stdin=stdin, remotes=remotes.with_registries(sources or {}), emit=heard
+        )
         yield await stack.enter_async_context(opening)
 
 
@@ -153,7 +155,7 @@ async def push(
     source: str | Path,
     destination: str,
     *,
-    platform: Platform | None = None,
+    platform: Platform | Collection[Platform] | None = None,
     dry: bool = False,
     sources: Mapping[str, SourceRegistry] | None = None,
     referrers: bool = True,
@@ -168,7 +170,7 @@ async def push(
         source: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REF]``, a path, ``-``, or
             ``docker://HOST/REPOSITORY[:TAG|@DIGEST]``. A ``Path`` is a layout or an archive, whatever its name.
         destination: ``[REGISTRY/]REPOSITORY[:TAG]``; the tag is ``latest`` if there is none.
-        platform: picks one image from an index.
+        platform: picks one image from an index; several make an index of their images.
         dry: only find out what would be sent.
         sources: how registries are reached that images are read from, by host; one that is not in it is reached as
             docker and podman would, and ECR with the AWS credentials.
@@ -183,7 +185,7 @@ async def push(
     engine = engine_of(registry)
     written = in_registry(parse_destination(destination), registry.name)
     to = Destination(written.registry, written.repository, written.tag or "latest")
-    remotes = engine.remotes.reached_by(sources or {})
+    remotes = engine.remotes.with_registries(sources or {})
     context = (await _context(engine, None if dry else journal)).again()
     async with (
         engine.images,

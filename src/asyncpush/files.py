@@ -1,4 +1,4 @@
-"""Small files of the user's, such as configurations and policies: read whole, but never without a bound."""
+"""Small files of the user's, such as configurations and policies: where they lie, and how they are read in bounds."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import os
 import select
 import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from ssl import SSLContext
 from tempfile import NamedTemporaryFile
 
 #: Seconds that a pipe may take to bring its bytes.
@@ -66,30 +65,8 @@ def write_small(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def load_authorities(bundle: str | Path, *contexts: SSLContext) -> None:
-    """Let *contexts* trust the authorities of a file.
-
-    Raises:
-        OSError: it can't be read, or is no such file.
-    """
-    with _pem_file(bundle) as name:
-        for context in contexts:
-            context.load_verify_locations(name)
-
-
-def load_chain(
-    context: SSLContext,
-    certificate: str | Path,
-    key: str | Path | None,
-    password: Callable[[], str] | None = None,
-) -> None:
-    """Let *context* present a certificate; likewise. Without *password*, OpenSSL asks for one at the terminal."""
-    with _pem_file(certificate) as name, _pem_file(key) if key else nullcontext() as key_name:
-        context.load_cert_chain(name, key_name, password)
-
-
 @contextmanager
-def _pem_file(path: str | Path) -> Iterator[str]:
+def pem_file(path: str | Path) -> Iterator[str]:
     """The name of a file that OpenSSL can read, which would wait for a pipe for ever: what that brings is copied."""
     status = Path(path).stat()
     if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_PEM:
@@ -99,3 +76,19 @@ def _pem_file(path: str | Path) -> Iterator[str]:
         copy.write(read_small(Path(path), _MAX_PEM))
         copy.flush()
         yield copy.name
+
+
+def home_folder() -> Path | None:
+    """The user's home; None of a user without one."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def configuration_folder() -> Path | None:
+    """Where the user's programs keep their configuration (XDG); None of a user without a home."""
+    if folder := os.environ.get("XDG_CONFIG_HOME"):
+        return Path(folder)
+    home = home_folder()
+    return None if home is None else home / ".config"

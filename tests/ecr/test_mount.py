@@ -259,7 +259,7 @@ async def test_retry_after_counts(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr("asyncpush.ecr.retry.anyio.sleep", sleep)
+    monkeypatch.setattr("asyncpush.http.retry.anyio.sleep", sleep)
     assert await bench.mount() is False
     [wait] = [each for each in waits if each >= 1]
     assert 7 <= wait < 7.1
@@ -293,7 +293,7 @@ async def test_a_redirect_is_not_followed_with_the_password(bench: Bench) -> Non
 
 
 async def test_a_host_that_can_not_be_reached_is_tried_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Mounts, "place", lambda self: _nowhere())
+    monkeypatch.setattr(Mounts, "address", lambda self: _nowhere())
     with pytest.raises(ConnectionFailedError, match=r"MountBlob got no answer from http://127\.0\.0\.1:9"):
         await bench.mount()
     assert not bench.events.of(Retrying)
@@ -333,7 +333,7 @@ async def test_at_aws_the_registrys_own_host_is_asked_and_none_is_made_up(name: 
         endpoint = registry.endpoint_url
         mounts: Any = registry._ecr._mounts
         mounts._login = EcrLogin(FakeCalls(endpoint, [(b"AWS:password", 1e6)]), clock=lambda: 0.0)
-        assert await mounts.place() == (place, {})
+        assert await mounts.address() == (place, {})
 
 
 class FakeCalls(EcrClient):
@@ -449,7 +449,7 @@ async def test_the_certificate_of_the_registrys_host_is_checked_as_the_apis(
         async def elsewhere() -> tuple[str, dict[str, str]]:
             return f"https://localhost:{other.port}", {}
 
-        monkeypatch.setattr(mounts, "place", elsewhere)
+        monkeypatch.setattr(mounts, "address", elsewhere)
         with pytest.raises(ConnectionFailedError, match=rf"https://localhost:{other.port}\S* is not trusted.*mismatch"):
             await app.mount(layer, "team/base")
         assert not other.requests

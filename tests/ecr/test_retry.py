@@ -31,7 +31,7 @@ class Host:
                 self.asked.append(began)
                 await anyio.sleep(self.takes)
                 if not self.silent[0] <= began < self.silent[1]:
-                    self.known.heard()
+                    self.known.note_answer()
                     return self.time.now
             failed = ConnectionFailedError("no answer")
             delay = silence.wait(self.known, began)
@@ -73,7 +73,7 @@ def test_an_outage_of_minutes_is_waited_out_by_one_request_for_all(seconds: floa
 def test_an_outage_is_given_up_in_time_by_all_at_once(takes: float) -> None:
     async def main(time: Time) -> None:
         host = Host(time, (1, 10_000), takes=takes)
-        host.known.heard()
+        host.known.note_answer()
         await anyio.sleep(1)
         assert await host.ask_all(50) == [None] * 50
         assert 100 < time.now <= 1 + 300
@@ -90,7 +90,7 @@ def test_an_outage_is_given_up_in_time_by_all_at_once(takes: float) -> None:
 def test_who_is_cancelled_holds_up_nobody_else() -> None:
     async def main(time: Time) -> None:
         host = Host(time, (1, 60), takes=5)
-        host.known.heard()
+        host.known.note_answer()
         await anyio.sleep(1)
         async with anyio.create_task_group() as tg:
             for _ in range(20):
@@ -107,10 +107,10 @@ def test_a_request_that_is_never_answered_ends_though_others_are() -> None:
         host = HostBackoff(clock=time)
         silence = SilenceLimit(clock=time)
         tries = 0
-        host.heard()
+        host.note_answer()
         while (delay := silence.wait(host, time.now)) is not None:
             tries += 1
-            host.heard()
+            host.note_answer()
             await anyio.sleep(delay)
         assert 15 < tries < 100
         assert 250 < time.now <= 300
@@ -124,7 +124,7 @@ def test_a_rate_that_lets_requests_pass_during_an_outage_sends_none_of_them() ->
         retries = RetryingSender(
             3, ignore, Pace("ecr", "https://api.ecr.eu-west-1.amazonaws.com", clock=time), host=host
         )
-        host.heard()
+        host.note_answer()
         sent: list[float] = []
 
         async def send() -> None:

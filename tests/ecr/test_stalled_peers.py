@@ -62,7 +62,7 @@ async def test_a_part_that_nobody_takes_is_sent_again(
     assert passes.stopped == 1
     retries = events.of(Retrying)
     assert {retry.operation for retry in retries} == {"UploadLayerPart"}
-    assert any("it has taken none of the request for 0.5 seconds" in retry.reason for retry in retries)
+    assert any("the peer has accepted none of the request for 0.5 seconds" in retry.reason for retry in retries)
 
 
 @pytest.mark.parametrize("emulator", ["http"], indirect=True)

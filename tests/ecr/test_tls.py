@@ -25,7 +25,7 @@ from botocore.exceptions import BotoCoreError, SSLError
 
 import asyncpush
 from asyncpush import AwsConfiguration, Registry, Settings
-from asyncpush.ecr import tls
+from asyncpush.ecr import http_session
 from asyncpush.emulator import Emulator, KnownCredentials
 from asyncpush.errors import ConfigurationError, ConnectionFailedError
 from support.aws import KEYS, REGION, aws
@@ -191,7 +191,7 @@ async def test_a_client_as_credential_providers_make_them_checks_names_too(
     trusted: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    tls.check_host_names()
+    http_session.check_host_names()
     async with sts(trusted.server(ELSEWHERE)) as service:
         session = aioboto3.Session()._session
         async with session.create_client("sts", endpoint_url=service.url, region_name=REGION, **KEYS) as client:
@@ -299,7 +299,7 @@ def as_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def unmended(as_shipped: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tls, "check_host_names", lambda: None)
+    monkeypatch.setattr(http_session, "check_host_names", lambda: None)
 
 
 @until_mended
@@ -330,7 +330,7 @@ async def names_of_repositories(configuration: AwsConfiguration, **options: Any)
 async def test_a_client_that_asks_for_no_checks_gets_none(
     authority: Authority, start: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tls.check_host_names()
+    http_session.check_host_names()
     async with start(authority.server(ELSEWHERE)) as emulator:
         assert await names_of_repositories(localhost(emulator), verify=False) == []
         async with proxy_to(emulator, monkeypatch):
@@ -340,7 +340,7 @@ async def test_a_client_that_asks_for_no_checks_gets_none(
 async def test_a_client_certificate_is_shown(
     authority: Authority, start: Callable[..., Emulator], tmp_path: Path
 ) -> None:
-    tls.check_host_names()
+    http_session.check_host_names()
     context = authority.server("localhost")
     authority.ca.configure_trust(context)
     context.verify_mode = ssl.CERT_REQUIRED
@@ -362,13 +362,13 @@ async def test_requests_at_once_share_one_context_that_is_made_off_the_loop(
     trusted: Authority, start: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made_in: list[threading.Thread] = []
-    make = tls.ssl_context
+    make = http_session.ssl_context
 
     def counted(*arguments: Any) -> ssl.SSLContext:
         made_in.append(threading.current_thread())
         return make(*arguments)
 
-    monkeypatch.setattr(tls, "ssl_context", counted)
+    monkeypatch.setattr(http_session, "ssl_context", counted)
 
     async def ask(registry: Registry, name: str) -> None:
         await registry.repository(name).create()
@@ -405,5 +405,5 @@ def test_only_an_aiobotocore_that_needs_it_is_mended(
     shipped = AIOHTTPSession._get_session
     monkeypatch.setattr(aiobotocore, "__version__", version)
     for _ in range(2):
-        tls.check_host_names()
+        http_session.check_host_names()
         assert (AIOHTTPSession._get_session is not shipped) is ours

@@ -27,8 +27,7 @@ from asyncpush.events import ignore
 from asyncpush.model import Descriptor, Digest, PushedLayer, Upload
 from asyncpush.protocols import Blob, Part, RandomAccess
 from asyncpush.settings import SourceRegistry
-from asyncpush.sources.registry import open_remote
-from support.registry_server import QUICK, RegistryServer, running
+from support.registry_server import QUICK, RegistryServer, open_remote, running
 
 KiB = 1024
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"

@@ -192,7 +192,9 @@ async def test_a_resumed_layer_whose_source_has_changed_is_not_completed(emulato
     async with remote_blob() as (blob, server):
         assert await push(emulator, blob, tmp_path / "journal", stop_after=2) is None
         server.blobs[str(DESCRIPTOR.digest)] = other
-        with pytest.raises(DigestMismatchError, match=r"team/app is damaged: .*; the registry, or a proxy before it"):
+        with pytest.raises(
+            DigestMismatchError, match=r"team/app is damaged: .*; the registry, or a proxy in front of it"
+        ):
             await push(emulator, blob, tmp_path / "journal")
 
     async with connected(emulator, None) as registry:

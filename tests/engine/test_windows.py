@@ -17,7 +17,7 @@ import pytest
 from anyio import to_thread
 
 import asyncpush.engine.decompress
-import asyncpush.sources.decompression
+import asyncpush.sources.spool
 from asyncpush import Registry
 from asyncpush.engine.decompress import WINDOW_LOG, Decompressor, Packing, new_decompressor, zstd
 from asyncpush.errors import ManifestError
@@ -66,7 +66,7 @@ class Counted:
 
 async def test_streams_with_large_windows_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = Counts()
-    monkeypatch.setattr(asyncpush.sources.decompression, "new_decompressor", counts.decompressor)
+    monkeypatch.setattr(asyncpush.sources.spool, "new_decompressor", counts.decompressor)
 
     async def read(number: int) -> None:
         path = tmp_path / f"{number}.tar.zst"
@@ -145,7 +145,7 @@ async def test_a_pipe_s_bytes_explain_its_documents_as_a_file_s_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thousands of images in a pipe take no memory that others want."""
-    monkeypatch.setattr("asyncpush.sources.document_memory.POOL.left", 0)
+    monkeypatch.setattr("asyncpush.sources.blobs.POOL.left", 0)
     honest, padded = tmp_path / "honest.tar.zst", tmp_path / "padded.tar.xz"
     await to_thread.run_sync(honest.write_bytes, archive())
     await to_thread.run_sync(padded.write_bytes, archive(padding=2_000_000))

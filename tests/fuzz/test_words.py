@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from asyncpush.model import Digest, Platform
 from asyncpush.reference import parse_destination, parse_prefix, parse_registry, parse_remote
-from asyncpush.sources.names import ImageName, locate
 from asyncpush.sources.registry.listing import parse_links
 from asyncpush.sources.registry.www_authenticate import parse_challenges
+from asyncpush.sources.source import ImageName, locate
 from support.fuzzing import TIME, search, value_or_error
 
 pytestmark = TIME

@@ -17,12 +17,11 @@ import asyncpush
 from asyncpush import Settings
 from asyncpush.emulator import Emulator
 from asyncpush.errors import ConfigurationError, SourceUnavailableError
-from asyncpush.http.environment import NoProxy, Proxies, is_excepted
+from asyncpush.http.session import NoProxy, Proxies, bypasses_proxies
 from asyncpush.settings import SourceRegistry
-from asyncpush.sources.registry import open_remote
 from support.aws import aws
 from support.images import app_layout
-from support.registry_server import QUICK, RegistryServer, running
+from support.registry_server import QUICK, RegistryServer, open_remote, running
 
 #: A port that nobody listens at.
 DEAD = "http://127.0.0.1:9"
@@ -92,7 +91,7 @@ def test_no_proxy_is_read_as_go_reads_it(name: str, monkeypatch: pytest.MonkeyPa
 
     for no_proxy, excepted, others in GO:
         monkeypatch.setenv(name, no_proxy)
-        for answer in (is_direct, is_excepted):
+        for answer in (is_direct, bypasses_proxies):
             found = [url for url in f"{excepted} {others}".split() if answer(url)]
             assert (no_proxy, found) == (no_proxy, excepted.split())
 
@@ -102,13 +101,13 @@ def test_a_network_excepts_the_addresses_that_begin_as_it_does(base: int, bits: 
     same = base >> (32 - bits) == number >> (32 - bits)
     exceptions = NoProxy.parse(f"x.example,{IPv4Address(base)}/{bits},{IPv6Network(f'{IPv6Address(base)}/128')}")
 
-    assert exceptions.cover(str(IPv4Address(number)), 80) == (same or number >> 24 == 127)
-    assert exceptions.cover(f"::ffff:{IPv4Address(number)}", 80) == exceptions.cover(str(IPv4Address(number)), 443)
+    assert exceptions.covers(str(IPv4Address(number)), 80) == (same or number >> 24 == 127)
+    assert exceptions.covers(f"::ffff:{IPv4Address(number)}", 80) == exceptions.covers(str(IPv4Address(number)), 443)
 
 
 @given(st.text(alphabet="a1.:*[]/%, -f", max_size=30), st.ip_addresses() | st.sampled_from(["a.f", "f", "1"]))
 def test_no_rubbish_in_no_proxy_is_an_error(text: str, host: object) -> None:
-    assert NoProxy.parse(text).cover(str(host), 80) in (True, False)
+    assert NoProxy.parse(text).covers(str(host), 80) in (True, False)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +168,7 @@ async def test_a_proxy_that_wants_to_know_who_asks_is_named(monkeypatch: pytest.
 
         monkeypatch.setenv("HTTP_PROXY", f"http://me:s3cret@{proxy.host}")
         with pytest.raises(
-            SourceUnavailableError, match=r"proxy for registry\.example wants cred.*HTTP_PROXY"
+            SourceUnavailableError, match=r"proxy for registry\.example requires cred.*HTTP_PROXY"
         ) as caught:
             await tags("registry.example", plain_http=True)
         assert "s3cret" not in str(caught.value)

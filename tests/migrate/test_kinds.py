@@ -128,7 +128,7 @@ async def test_docker_registry_with_a_password_from_the_environment(
     assert (unset.status, unset.out) == (2, "")
     assert "SOURCE_PASSWORD is not set" in unset.err
     assert wrong.status == 1
-    assert f"does not take the credentials of '{USER}'" in wrong.err
+    assert f"refuses the credentials of '{USER}'" in wrong.err
     assert "nothing-like-it" not in wrong.err
     assert (done.status, done.out) == (0, f"mirror/team/app:1@{protected.index['digest']}\n"), done.err
     assert await target.digest(skopeo, "mirror/team/app:1", tmp_path / "judged") == protected.index["digest"]

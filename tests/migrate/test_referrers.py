@@ -155,7 +155,7 @@ async def test_where_tags_are_not_listed_cosigns_are_asked_for(here: Bench, stat
 
     assert (referrers(report), report.failed) == ({"pushed": 1}, ())
     assert (await here.stored("team/app"))[tag_of(image, SIG)] == signature["digest"]
-    assert [event for event in events.of(Notice) if "can't be listed, so cosign's are asked for" in event.text]
+    assert [event for event in events.of(Notice) if "can't be listed, so cosign's are tried one by one" in event.text]
 
 
 @pytest.mark.parametrize("harm", ["denied", "broken", "malformed", "no descriptor", "a child is missing"])

@@ -112,7 +112,7 @@ async def test_zeros_behind_compressed_data_are_padding(tmp_path, packing, zeros
 @pytest.mark.parametrize("packing", PACKERS)
 @pytest.mark.parametrize("rest", [b"done\n", b"x", b"\0\0\0\0x", IMAGE])
 async def test_something_else_behind_compressed_data_is_said(tmp_path, packing, rest):
-    with pytest.raises(SourceError, match="holds something else behind its compressed data"):
+    with pytest.raises(SourceError, match="holds other data behind its compressed data"):
         await image_of(saved(tmp_path / "a", PACKERS[packing](IMAGE) + rest))
 
 

@@ -123,7 +123,7 @@ async def test_what_skopeo_writes_as_dir_is_called_so(tmp_path):
     (Layout(files).write(tmp_path / "a") / "index.json").unlink()
 
     for path in (tmp_path / "a", saved(tmp_path / "a.tar", tar(files))):
-        with pytest.raises(SourceError, match=f"{path} is what skopeo writes as `dir:`") as error:
+        with pytest.raises(SourceError, match=f"{path} is a `dir:` of skopeo") as error:
             await image_of(path)
         assert "skopeo copy dir:DIR oci:" in error.value.hint
     (tmp_path / "a" / "manifest.json").write_text('{"name": "a web app"}')

@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.errors import ChoiceError
-from asyncpush.model import Platform
-from asyncpush.sources.registry import open_remote
+from asyncpush.model import Digest, Platform
 from support.commands import Server
-from support.images import A, B, C, Layout, at, image_of
-from support.registry_server import QUICK, reads, running
+from support.images import A, B, C, DockerSave, Layout, at, image_of, saved, tar
+from support.registry_server import QUICK, open_remote, reads, running
 
 SPELLINGS = (
     *("amd64", "AMD64", "x86_64", "x86-64", "arm64", "aarch64", "arm", "armhf", "armel", "386", "i386", "s390x"),
@@ -138,3 +137,41 @@ def test_the_command_takes_every_spelling(server: Server, tmp_path: Path) -> Non
 
     assert ran.status == 0, ran.err
     assert ran.out.strip().endswith(f"@{arm['digest']}")
+
+
+async def test_several_platforms_make_the_same_index_of_every_store(server: Server, tmp_path: Path) -> None:
+    """A layout, an archive of it and a registry give one digest, and the command takes the platforms with commas."""
+    layout, images = Layout(), {}
+    for name in ("linux/amd64", "linux/arm64", "linux/s390x"):
+        images[name] = layout.image(A, f"for {name}".encode() * 200, platform=name)
+    index = layout.index(*(at(image, name) for name, image in images.items()))
+    layout.tag(index, "1").write(tmp_path / "app")
+    archive = saved(tmp_path / "app.tar", tar(layout.all_files()))
+    wanted = [Platform.parse("linux/arm64"), Platform.parse("linux/amd64")]
+
+    local = [await image_of(path, platform=wanted) for path in (tmp_path / "app", archive)]
+    async with running() as registry, open_remote(reads(registry), retry=QUICK) as remote:
+        registry.hold(layout, index, "team/app", "1")
+        root = await remote.load("team/app", await remote.resolve("team/app", "1"), wanted)
+    ran = [
+        server.run("push", path, f"several:{number}", "--create-repository", "--platform", "linux/amd64, linux/arm64")
+        for number, path in enumerate((tmp_path / "app", archive))
+    ]
+
+    assert root.manifest
+    assert [child.digest for child in root.manifest.children] == [
+        Digest.parse(images[name]["digest"]) for name in ("linux/amd64", "linux/arm64")
+    ]
+    assert {image.root.manifest.digest for image in local} == {root.manifest.digest}
+    assert all(each.out.strip().endswith(f"@{root.manifest.digest}") for each in ran), ran[0].err
+
+
+def test_an_image_for_one_of_several_platforms_is_taken_from_docker_save(server: Server, tmp_path: Path) -> None:
+    archive = saved(tmp_path / "app.tar", DockerSave().image(A, tags=["app:1"]).archive())
+
+    one = server.run("push", archive, "saved:1", "--create-repository", "--platform", "linux/amd64,linux/arm64")
+    none = server.run("push", archive, "saved:2", "--create-repository", "--platform", "linux/s390x,linux/arm64")
+
+    assert one.status == 0, one.err
+    assert none.status == 2
+    assert "holds no image for linux/s390x or linux/arm64" in none.err

@@ -21,8 +21,7 @@ from asyncpush.manifest import DescriptorDocument, parse_descriptor
 from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.verify import verify_plan
 from asyncpush.model import Digest
-from asyncpush.sources.oci_layout import Directory
-from asyncpush.sources.oci_referrers import find_relations
+from asyncpush.sources.oci_layout import Directory, find_relations
 from asyncpush.verify import Verification
 from support.aws import aws, judge
 from support.commands import Server
@@ -274,7 +273,7 @@ def test_every_entry_is_an_image_or_refers_to_one(tmp_path_factory: Any, subject
     relations = find_relations(Directory(folder, "it"), dict(enumerate(entries)))
 
     reached: set[Digest] = set()
-    left = [entry.digest for at, entry in enumerate(entries) if at not in relations.about]
+    left = [entry.digest for at, entry in enumerate(entries) if at not in relations.subjects]
     while left:
         digest = left.pop()
         reached.add(digest)

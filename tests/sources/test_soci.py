@@ -15,11 +15,10 @@ from asyncpush.emulator import Emulator
 from asyncpush.errors import ChoiceError
 from asyncpush.model import Digest
 from asyncpush.protocols import ImageNode, IndexNode
-from asyncpush.sources.registry import open_remote
 from support.aws import judge
 from support.images import CONFIG, INDEX, LAYER, MANIFEST, A, B, Json, Layout, at, config_json, image_of
 from support.migrations import Bench
-from support.registry_server import QUICK, reads, running
+from support.registry_server import QUICK, open_remote, reads, running
 
 SOCI = "application/vnd.amazon.soci.index.v2+json"
 AMD, ARM = "linux/amd64", "linux/arm64"

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from asyncpush.events import Emit, ignore
 from asyncpush.settings import RetryPolicy, SourceRegistry
+from asyncpush.sources.registry import Logins, SourceRegistryReader, no_logins, open_pool
 from support.images import Json, Layout, digest
 
 #: Waits of next to nothing; tests that want others say so.
@@ -187,3 +189,12 @@ async def running(
 
 def reads(server: RegistryServer) -> SourceRegistry:
     return SourceRegistry(host=server.host, plain_http=True, anonymous=True)
+
+
+@asynccontextmanager
+async def open_remote(
+    registry: SourceRegistry, *, logins: Logins = no_logins, emit: Emit = ignore, retry: RetryPolicy | None = None
+) -> AsyncIterator[SourceRegistryReader]:
+    """Read from one registry, until the context is left."""
+    async with open_pool({registry.host: registry}, logins=logins, emit=emit, retry=retry) as remotes:
+        yield remotes.at(registry.host)

@@ -380,7 +380,7 @@ async def test_a_repository_that_fails_does_not_stop_the_others(registry: Regist
 async def test_ecr_public_can_not_be_verified_and_that_is_said(emulator: Emulator) -> None:
     name = RegistryName("ecr-public", "team", "us-east-1", host="public.ecr.aws")
     async with asyncpush.connect(name, aws=aws(emulator.endpoint_url), settings=Settings(retry=NO_WAITS)) as registry:
-        with pytest.raises(UsageError, match="ECR Public's API gives no manifests"):
+        with pytest.raises(UsageError, match="ECR Public's API returns no manifests"):
             await verify_image(registry, "public.ecr.aws/team/app:1")
     assert not emulator.requests
 

@@ -22,7 +22,7 @@ from asyncpush.cli.options import (
     make_aws,
     make_settings,
     make_source_registries,
-    parse_platform,
+    parse_platforms,
     to_seconds,
 )
 from asyncpush.cli.report import Json, error_document, left_out_document, print_document
@@ -113,7 +113,7 @@ def migrate(
             read,
             make_aws(aws),
             make_source_registries(source, hosts),
-            platform=parse_platform(layers.platform) if layers else None,
+            platforms=parse_platforms(layers.platform) if layers else (),
             create_repository=create_repository,
             strict=strict,
         )

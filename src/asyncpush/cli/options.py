@@ -38,14 +38,14 @@ def command(name: str, *, usage: str, epilogue: str) -> App:
     )
 
 
-def parse_platform(text: str | None) -> Platform | None:
-    """Read ``--platform``.
+def parse_platforms(text: str | None) -> tuple[Platform, ...]:
+    """Read ``--platform``: platforms, separated by commas.
 
     Raises:
-        UsageError: *text* is not a platform.
+        UsageError: one of them is not a platform.
     """
     try:
-        return Platform.parse(text) if text else None
+        return tuple(dict.fromkeys(Platform.parse(word.strip()) for word in text.split(","))) if text else ()
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -104,7 +104,7 @@ class LayerOptions:
     """Which of an image's layers are pushed, and how."""
 
     platform: Annotated[str | None, Parameter(group=_LAYERS)] = None
-    """Push only the image for this platform of an index: OS/ARCH[/VARIANT]. By default, push the whole index."""
+    """Push only these platforms of an index: OS/ARCH[/VARIANT], separated by commas. By default, push all of it."""
 
     available_platforms: Annotated[bool, Parameter(group=_LAYERS, negative="")] = False
     """If an archive lacks some platforms of an index, push an index of the platforms that it has."""

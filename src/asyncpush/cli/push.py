@@ -23,7 +23,7 @@ from asyncpush.cli.options import (
     make_aws,
     make_settings,
     make_source_registries,
-    parse_platform,
+    parse_platforms,
 )
 from asyncpush.cli.report import print_images, print_layers
 from asyncpush.cli.run import DONE, FAILED, USAGE, run, say_error, say_lost
@@ -108,7 +108,7 @@ def push(
 
     async def main() -> int:
         settings = make_settings(limits, layers, create_repository=create_repository)
-        platform = parse_platform(layers.platform)
+        platforms = parse_platforms(layers.platform)
         given = ["-" if path == STANDARD_INPUT else path for path in paths]
         sources, destination = _sources_and_destination(given, to)
         hosts = [parse_remote(source).host for source in sources if is_remote(source)]
@@ -132,7 +132,7 @@ def push(
             remotes = await stack.enter_async_context(
                 open_pool(registries, logins=logins, emit=emit, retry=RetryPolicy.of(settings))
             )
-            opening = _Opening(stack, settings, remotes, platform, emit)
+            opening = _Opening(stack, settings, remotes, platforms, emit)
             if "-" in sources and not show.quiet:
                 say("asyncpush: reading an archive from standard input")
             images, unread = await _prepare_all(opening, sources, destination)
@@ -171,7 +171,7 @@ class _Opening:
     stack: AsyncExitStack
     settings: Settings
     remotes: RegistryPool
-    platform: Platform | None
+    platforms: tuple[Platform, ...]
     emit: Emit
 
 
@@ -209,9 +209,9 @@ async def _prepare(opening: _Opening, source: str, destination: Destination | Pr
         open_source(source, opening.settings, remotes=opening.remotes, emit=opening.emit)
     )
     if isinstance(destination, Destination):
-        image = await opened.image(platform=opening.platform)
+        image = await opened.image(platform=opening.platforms)
         return [(image, replace(destination, tag=destination.tag or "latest"))]
-    return [_placed(image, destination) for image in await opened.all_images(platform=opening.platform)]
+    return [_placed(image, destination) for image in await opened.all_images(platform=opening.platforms)]
 
 
 def _placed(image: Image | UnreadImage, destination: Prefix) -> Prepared:

@@ -24,8 +24,7 @@ from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, read_creden
 from asyncpush.emulator.faults.config import FaultConfigDocument, describe, read_file
 from asyncpush.emulator.store.fsck import check as check_data
 from asyncpush.errors import UsageError
-from asyncpush.files import load_chain
-from asyncpush.http.environment import is_loopback
+from asyncpush.http.session import is_loopback, load_chain
 
 _FAULTS = Group("Faults")
 

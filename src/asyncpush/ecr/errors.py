@@ -6,7 +6,6 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import aiohttp
 import botocore.exceptions as bce
@@ -24,8 +23,7 @@ from asyncpush.errors import (
     ServiceError,
     UploadNotFoundError,
 )
-
-Verdict = Literal["final", "transient", "throttled"]
+from asyncpush.http.retry import Verdict
 
 # ECR says ThrottlingException; the others are other services' words for it, which proxies and emulators use, too.
 # LimitExceededException is not among them: for ECR it is a quota on parts, tags or images, and no wait helps.

@@ -1,4 +1,4 @@
-"""Layers taken over from one repository into another: ``/v2/``'s cross-repository blob mount, which the API lacks."""
+"""Cross-repository blob mounts: a layer of one repository linked into another, by ``/v2/``, since the API cannot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from asyncpush.ecr.auth_token import EcrLogin
 from asyncpush.ecr.client import EcrClient, answer_timeout
 from asyncpush.ecr.endpoints import registry_host
 from asyncpush.ecr.errors import translated
-from asyncpush.ecr.plain_http import EcrHttp
+from asyncpush.ecr.http_session import EcrHttp
 from asyncpush.ecr.rate_limit import is_aws
 from asyncpush.ecr.retry import RetryingSender
 from asyncpush.errors import ServiceError
@@ -22,7 +22,7 @@ from asyncpush.model import Digest
 from asyncpush.reference import RegistryName
 from asyncpush.settings import Credentials
 
-#: What a mount is called in errors, events and paces. Which of ECR's quotas it counts against is not documented.
+#: The name of a mount in errors, events and paces. Which of ECR's quotas it counts against is not documented.
 OPERATION = "MountBlob"
 
 _MOUNTED = 201
@@ -32,18 +32,18 @@ _NOT_MOUNTED = frozenset({202, 404, 405})
 class Mounts:
     """Mounts blobs within one registry, at its ``/v2/``.
 
-    ECR mounts where the account's setting BLOB_MOUNTING is ENABLED, between repositories of the same encryption, and
-    only what an image of the source refers to (ECR user guide, blob mounting); the caller needs
-    ecr:GetDownloadUrlForLayer of the source. Otherwise it opens an upload instead. That is left alone: ECR's own API
-    has no way to give up an upload, either, and a DELETE would double the requests for what costs nothing.
+    ECR mounts a blob if the account's setting BLOB_MOUNTING is ENABLED, both repositories have the same encryption, and
+    an image of the source repository refers to the blob (ECR user guide, blob mounting). The caller needs
+    ecr:GetDownloadUrlForLayer on the source. Otherwise ECR opens an upload, which is left alone: ECR's own API cannot
+    cancel an upload either, and a DELETE would double the requests for something that costs nothing.
 
     Args:
-        calls: the registry's API, whose endpoint tells where its ``/v2/`` is.
-        name: the registry, as it was asked for.
-        login: gives the password.
+        calls: the registry's API, whose endpoint determines the address of its ``/v2/``.
+        name: the registry, as the user named it.
+        login: provides the password.
         http: sends the requests.
-        retries: says when, and how often; not the API's, since this host may not be within reach where the API is.
-        account: tells whose registry it is, for endpoints that are not AWS's own.
+        retries: paces and retries them; not the API's, since this host may be unreachable where the API is not.
+        account: provides the registry's account ID, for endpoints other than AWS's.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class Mounts:
         self._account = account
 
     async def mount(self, repository: str, digest: Digest, source: str) -> bool:
-        """Take over *digest* from repository *source* into *repository*; False if ECR won't.
+        """Mount *digest* from repository *source* into *repository*; False if ECR does not.
 
-        Nor is anything mounted at ECR Public, or at an endpoint of somebody else's where nobody says whose the registry
-        is: a request that does not name its registry could meet another one there.
+        Nothing is mounted at ECR Public, nor at other endpoints than AWS's where the account ID is unknown: a request
+        that does not name its registry could reach another one there.
 
         Raises:
             ServiceError: the registry refuses the caller.
@@ -75,10 +75,10 @@ class Mounts:
         """
         if self._name.service == "ecr-public":
             return False
-        place = await self.place()
-        if place is None:
+        address = await self.address()
+        if address is None:
             return False
-        base, headers = place
+        base, headers = address
         query = urlencode({"mount": str(digest), "from": source})
         url = f"{base}/v2/{quote(repository)}/blobs/uploads/?{query}"
         credentials = await self._login()
@@ -89,8 +89,8 @@ class Mounts:
                 raise
         return await self._post(url, headers, await self._login.renewed(credentials))
 
-    async def place(self) -> tuple[str, dict[str, str]] | None:
-        """Where the registry's ``/v2/`` is, and the Host that names the registry there."""
+    async def address(self) -> tuple[str, dict[str, str]] | None:
+        """The base URL of the registry's ``/v2/``, and the Host header that names the registry there."""
         endpoint = self._calls.endpoint_url
         if is_aws(endpoint):
             if self._name.host:
@@ -121,12 +121,12 @@ class Mounts:
 
 
 def _is_stale(error: ServiceError) -> bool:
-    """Whether the password is to blame: ECR answers one that has ended with DENIED, as it does who may not mount."""
+    """Whether the password has expired: ECR then answers DENIED, as it does to callers who may not mount."""
     return error.status == 401 or (error.status == 403 and "expired" in error.message.lower())
 
 
 def _refusal(status: int, headers: Any, body: bytes) -> bce.ClientError:
-    """An error of ``/v2/`` (distribution-spec, Error Codes) as botocore has errors."""
+    """An error of ``/v2/`` (distribution-spec, Error Codes) as botocore's ClientError."""
     code, message = str(status), ""
     try:
         first = json.loads(body)["errors"][0]

@@ -8,9 +8,9 @@ from asyncpush.ecr.admin import EcrAdmin
 from asyncpush.ecr.auth_token import EcrLogin
 from asyncpush.ecr.client import EcrClient
 from asyncpush.ecr.endpoints import registry_address, registry_host
+from asyncpush.ecr.http_session import EcrHttp
 from asyncpush.ecr.identity import CallerIdentity
 from asyncpush.ecr.mount import Mounts
-from asyncpush.ecr.plain_http import EcrHttp
 from asyncpush.ecr.rate_limit import Pace
 from asyncpush.ecr.reader import EcrReader
 from asyncpush.ecr.repository import EcrRepository

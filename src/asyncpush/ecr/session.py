@@ -12,30 +12,24 @@ from urllib.parse import urlsplit
 
 import aioboto3
 import aiobotocore.session
-import aiohttp
 import anyio
 import botocore
 import botocore.exceptions as bce
 from aiobotocore.config import AioConfig
-from aiobotocore.httpsession import AIOHTTPSession
 from anyio import to_thread
-from botocore.httpsession import ProxyConfiguration
 
-from asyncpush.ecr import part_body, tls
+from asyncpush.ecr import http_session, part_body
 from asyncpush.ecr.configuration import configured, variables
 from asyncpush.ecr.credentials import open_credentials
-from asyncpush.ecr.errors import RedirectError, translated
+from asyncpush.ecr.errors import translated
+from asyncpush.ecr.http_session import CONNECT_TIMEOUT, READ_TIMEOUT, EcrHttpSession
 from asyncpush.ecr.models import data
-from asyncpush.ecr.request_body import BytesBody, TimedBody
 from asyncpush.errors import ConfigurationError
-from asyncpush.http.environment import is_excepted, user_agent
+from asyncpush.http.session import user_agent
 from asyncpush.redaction import hide_user_of
 from asyncpush.reference import RegistryName, Service
-from asyncpush.settings import AwsConfiguration, RetryPolicy
+from asyncpush.settings import AwsConfiguration
 
-#: Seconds to connect, and between two bytes of an answer or of what is sent. ECR answers a part once it has stored it.
-CONNECT_TIMEOUT = 20
-READ_TIMEOUT = RetryPolicy().read
 _CLOSE_TIMEOUT = 5
 
 _REGION_HINT = "give --region, or set AWS_REGION"
@@ -80,7 +74,7 @@ class Transport:
             signature_version=None if self.signed else botocore.UNSIGNED,
             use_fips_endpoint=registry.fips or None,
             use_dualstack_endpoint=registry.dual_stack or None,
-            http_session_cls=NoRedirects,
+            http_session_cls=EcrHttpSession,
         )
 
 
@@ -94,7 +88,7 @@ async def open_client(
         ConfigurationError: there is no region, no such profile, or no such endpoint.
         CredentialsError: there are no credentials; nothing was sent.
     """
-    tls.check_host_names()
+    http_session.check_host_names()
     transport = transport or Transport()
     region = registry.region or aws.region
     session = await to_thread.run_sync(_session, region, aws)
@@ -163,51 +157,6 @@ def _is_address(url: str) -> bool:
 
 def _no_endpoint(url: str) -> ConfigurationError:
     return ConfigurationError(f"{url!r} is not an endpoint", hint="write http(s)://HOST[:PORT]")
-
-
-class _Proxies(ProxyConfiguration):  # type: ignore[misc] # botocore is untyped
-    """Proxies as botocore chooses them, but none where the environment excepts an address: it knows no networks."""
-
-    def proxy_url_for(self, url: str) -> str | None:
-        address: str | None = None if is_excepted(url) else super().proxy_url_for(url)
-        return address
-
-
-class NoRedirects(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is untyped
-    """Sends as aiobotocore does, but for two things: a body that stops leaving is a broken connection (``bodies``).
-
-    And it follows no redirect: aiohttp would take layers and session tokens along.
-
-    botocore itself follows none, either; ECR sends none.
-    """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._proxy_config = _Proxies(options.get("proxies"), options.get("proxies_config"))
-
-    async def send(self, request: Any) -> Any:
-        """Send a request, whose body must keep leaving as answers must keep coming."""
-        if isinstance(request.body, bytes | bytearray) and request.body:
-            request.body = BytesBody(bytes(request.body))
-        if isinstance(request.body, TimedBody):
-            request.body.timeout = self._timeout.sock_read
-        return await super().send(request)
-
-    async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
-        session: aiohttp.ClientSession = await super()._get_session(proxy_url)
-        if not session.trace_configs:
-            trace = aiohttp.TraceConfig()
-            trace.on_request_redirect.append(_refuse_redirect)
-            trace.freeze()
-            session.trace_configs.append(trace)
-        return session
-
-
-async def _refuse_redirect(_: aiohttp.ClientSession, __: Any, redirect: aiohttp.TraceRequestRedirectParams) -> None:
-    redirect.response.close()
-    # A query may be a signature.
-    target = redirect.response.headers.get("Location", "").partition("?")[0]
-    raise RedirectError(f"it redirects to {target[:200]!r}, which is not followed")
 
 
 async def _close(opening: Any, *details: Any) -> None:

@@ -1,4 +1,8 @@
-"""When a request is sent again, for all clients of HTTP: its waits, and how long a silent host is waited for."""
+"""Retries for every client of HTTP: when a request is sent again, how long it waits, and when it is given up.
+
+``RetryLoop`` makes the tries of one request, ``RetryRules`` say what a client's failures mean, and ``HostBackoff`` and
+``SilenceLimit`` know how long a silent host is waited for. ``settings.RetryPolicy`` has all times.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +11,167 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import anyio
 
+from asyncpush.errors import AsyncpushError
+from asyncpush.events import Emit, Retrying
 from asyncpush.settings import RetryPolicy
 
-#: From here on the waits have long been the longest.
+T = TypeVar("T")
+
+#: What a failure is worth: no other try, another one, or a pause.
+Verdict = Literal["final", "transient", "throttled"]
+
+Clock: TypeAlias = Callable[[], float]
+
+#: Doublings after which a wait has long reached its maximum.
 _DOUBLINGS = 10
-#: Seconds that a host which has never answered may take, over all tries of a request.
+#: Seconds that a host which has never answered may stay silent, over all tries of a request.
 _FIRST_ANSWER = 60.0
-#: Seconds without a failure, after which a failure begins another outage than the one that was given up.
+#: Seconds without a failure after which the next failure begins a new outage, where the last one was given up.
 _FORGOTTEN = 60.0
 
-Clock = Callable[[], float]
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed try, as its client explains it.
+
+    Attributes:
+        verdict: whether another try can help.
+        silence: the host that gave no answer at all, and when the try was sent to it; None if something came.
+        asked: seconds that the answer asks to wait; None if it asks for none.
+    """
+
+    verdict: Verdict
+    silence: tuple[HostBackoff, float] | None = None
+    asked: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The wait before the next try.
+
+    Attributes:
+        seconds: how long it is.
+        charged: how much of it counts against ``RetryPolicy.throttled``.
+    """
+
+    seconds: float
+    charged: float = 0.0
+
+
+class RetryRules(Protocol):
+    """What differs between clients: the meaning of their errors, and how they keep to a rate."""
+
+    def explain(self, error: AsyncpushError) -> Failure:
+        """Say what a failed try means for the next one."""
+        ...
+
+    def rest(self, failure: Failure, count: int) -> Rest | None:
+        """Choose the wait after the *count*-th failure of this verdict; None gives up."""
+        ...
+
+    def note_retry(self, failure: Failure, delay: float) -> None:
+        """Note that the request rests for *delay* seconds, and is then sent again."""
+        ...
+
+
+class RetryLoop:
+    """The tries of one request.
+
+    Args:
+        operation: its name in events.
+        policy: how long it may wait.
+        rules: what its failures mean.
+        emit: receives each new try.
+        max_attempts: failures in a row that end it; throttles, and silence of a host that has answered, are none.
+    """
+
+    def __init__(
+        self, operation: str, policy: RetryPolicy, rules: RetryRules, emit: Emit, max_attempts: int | None = None
+    ) -> None:
+        self._operation = operation
+        self._policy = policy
+        self._rules = rules
+        self._emit = emit
+        self._max_attempts = policy.attempts if max_attempts is None else max_attempts
+        self._silence = SilenceLimit()
+        self._failures = self._throttles = self._total = 0
+        self._waited = 0.0
+
+    async def run(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Await ``send()`` until it succeeds, or no other try can help.
+
+        Raises:
+            AsyncpushError: the last failure.
+        """
+        while True:
+            try:
+                return await send()
+            except AsyncpushError as error:
+                delay = self._delay(error)
+            await anyio.sleep(delay)
+
+    async def wait(self, error: AsyncpushError) -> None:
+        """Wait until it is time for the next try.
+
+        Raises:
+            AsyncpushError: *error* itself, if no other try can help.
+        """
+        await anyio.sleep(self._delay(error))
+
+    def restart(self) -> None:
+        """Note that something has arrived: earlier failures no longer count."""
+        self._failures = self._throttles = 0
+        self._waited = 0.0
+        self._silence.end()
+
+    def _delay(self, error: AsyncpushError) -> float:
+        self._total += 1
+        failure = self._rules.explain(error)
+        delay = None
+        if failure.verdict != "final":
+            delay = self._after_answer(failure) if failure.silence is None else self._after_silence(*failure.silence)
+        if delay is None:
+            raise error
+        self._rules.note_retry(failure, delay)
+        self._emit(Retrying(self._operation, self._total, delay, error.message))
+        return delay
+
+    def _after_silence(self, host: HostBackoff, began: float) -> float | None:
+        delay = self._silence.wait(host, began)
+        self._failures += not host.answered
+        return None if self._failures >= self._max_attempts else delay
+
+    def _after_answer(self, failure: Failure) -> float | None:
+        self._silence.end()
+        if failure.verdict == "throttled":
+            self._throttles += 1
+        else:
+            self._failures += 1
+        if self._failures >= self._max_attempts:
+            return None
+        rest = self._rules.rest(failure, self._throttles if failure.verdict == "throttled" else self._failures)
+        if rest is None:
+            return None
+        self._waited += rest.charged
+        return rest.seconds if self._waited <= self._policy.throttled else None
 
 
 def backoff(first: float, longest: float, tries: int) -> float:
-    """Seconds to wait after *tries* failures: doubled with each, at random, so that many do not come back at once."""
+    """Seconds to wait after *tries* failures: exponential, with jitter so that many clients do not return at once."""
     share = random.uniform(0.1, 1)  # noqa: S311 - nothing is kept secret by it
     return share * min(longest, first * 2.0 ** min(tries - 1, _DOUBLINGS))
 
 
 def retry_after(value: str | None) -> float | None:
-    """The seconds that Retry-After asks to wait (RFC 9110, 10.2.3: a number or a date); None if it does not."""
+    """The seconds that Retry-After asks to wait (RFC 9110, section 10.2.3: a number or a date); None if it has none."""
     if not value:
         return None
     value = value.strip()
@@ -45,9 +184,9 @@ def retry_after(value: str | None) -> float | None:
 
 
 @contextmanager
-def note_if_slow(word: str, tell: Callable[[str], None], seconds: float) -> Iterator[None]:
-    """Tell *word*, and for how long, if the block takes longer than *seconds*: somebody may wonder."""
-    text = f"{word}, for {seconds:g} seconds; it is waited for"
+def note_if_slow(what: str, tell: Callable[[str], None], seconds: float) -> Iterator[None]:
+    """Call *tell* with *what* if the block takes longer than *seconds*, so that the user knows what takes so long."""
+    text = f"{what} after {seconds:g} seconds; still waiting"
     timer = asyncio.get_running_loop().call_later(seconds, tell, text)
     try:
         yield
@@ -58,9 +197,9 @@ def note_if_slow(word: str, tell: Callable[[str], None], seconds: float) -> Iter
 class HostBackoff:
     """What all requests to one host know of it: whether it has ever answered, and whether it is silent now.
 
-    A host that has answered may be silent for ``max_outage`` seconds: from the first request that gets no answer on,
-    one request at a time asks it again, ever more rarely, and the others wait for what becomes of it. After that time
-    the outage is given up: who waits fails, and who comes later gets one try.
+    A host that has answered may be silent for ``max_outage`` seconds. From the first request without an answer on, one
+    request at a time probes it, with growing pauses, and the others wait for the outcome. After that time the outage is
+    given up: waiting requests fail, and each later one gets one try.
 
     Args:
         retry: how long the host may be silent, and the waits between two tries.
@@ -90,15 +229,15 @@ class HostBackoff:
 
     @asynccontextmanager
     async def asking(self, failed: Exception | None = None) -> AsyncIterator[bool]:
-        """Wait until the host may be asked, and ask it within the block.
+        """Wait until a request may be sent to the host, and send it within the block.
 
         Args:
-            failed: what the last try has failed of; raised if the host is given up meanwhile.
+            failed: the failure of the last try; raised if the host is given up meanwhile.
 
         Yields:
-            Whether this request asks for all others.
+            Whether this request probes the host for all others.
         """
-        probe = await self._turn()
+        probe = await self._wait_turn()
         if failed is not None and self.is_given_up:
             raise failed
         try:
@@ -107,14 +246,14 @@ class HostBackoff:
             if probe is not None:
                 probe.leave()
 
-    def heard(self) -> None:
-        """Note that the host has answered, whatever it said."""
+    def note_answer(self) -> None:
+        """Note that the host has answered, even with an error."""
         self.answered = True
         outage, self._outage = self._outage, None
         if outage is not None:
             outage.end()
 
-    def lost(self, began: float) -> None:
+    def note_silence(self, began: float) -> None:
         """Note that a request which was sent at *began* got no answer."""
         if not self.answered:
             return
@@ -122,53 +261,53 @@ class HostBackoff:
         outage = self._outage
         if outage is None or (began > outage.failed + _FORGOTTEN and outage.is_over(now, self.max_outage)):
             outage = self._outage = _Outage(began)
-        # What was under way when it fell silent fails at once: that is one failure.
+        # Requests that were in flight when the host fell silent fail together: that counts as one failure.
         if began >= outage.failed:
             outage.failures += 1
-            outage.next_try = now + self.rest(outage.failures)
+            outage.next_try = now + self.wait_after(outage.failures)
         outage.failed, outage.took = now, now - began
         outage.given_up = outage.is_over(now, self.max_outage)
 
-    def rest(self, failures: int) -> float:
-        """Seconds that a request should rest after so many failures in a row."""
+    def wait_after(self, failures: int) -> float:
+        """Seconds that a request waits after so many failures in a row."""
         return backoff(self._retry.first_wait, self._retry.longest_wait, failures)
 
     def renew(self) -> None:
-        """Wait for the host once more, as long as the first time, if an outage was given up."""
+        """Start an outage that was given up afresh, so that requests wait for the host again."""
         if self._outage is not None and not self.is_silent:
             self._outage.since = self._outage.next_try = self._clock()
             self._outage.took, self._outage.given_up = 0.0, False
 
-    async def _turn(self) -> _Place | None:
-        """Wait until the host may be asked; the place of who asks for all, None where nobody need wait."""
+    async def _wait_turn(self) -> _QueueEntry | None:
+        """Wait until the host may be asked; the entry belongs to a request that probes for all, None to no outage."""
         while (outage := self._outage) is not None and not outage.is_over(self._clock(), self.max_outage):
-            place = _Place(outage)
+            entry = _QueueEntry(outage)
             try:
-                await place.reached()
-                # Until it is time, or an answer has come to somebody who had asked before.
+                await entry.wait()
+                # Until it is time, or an earlier request has got an answer.
                 if not outage.is_over(self._clock(), self.max_outage):
                     with anyio.move_on_after(outage.next_try - self._clock()):
                         await outage.ended.wait()
             except BaseException:
-                place.leave()
+                entry.leave()
                 raise
             if self._outage is outage and not outage.is_over(self._clock(), self.max_outage):
-                return place
-            place.leave()
+                return entry
+            entry.leave()
         return None
 
 
 class _Outage:
-    """A time without an answer.
+    """A time in which a host does not answer.
 
     Attributes:
         since: when it began.
-        failures: tries that got no answer, one after the other.
-        failed: when the last one did, and how long it ``took``.
+        failures: consecutive tries without an answer.
+        failed: when the last one failed, and how long it ``took``.
         next_try: when the host may be asked again.
-        line: who waits; the first asks, or has asked.
-        given_up: it has lasted too long.
-        ended: set once an answer has come.
+        queue: the waiting requests; the first one probes the host.
+        given_up: whether it has lasted too long.
+        ended: set once the host has answered.
     """
 
     def __init__(self, since: float) -> None:
@@ -178,44 +317,44 @@ class _Outage:
         self.took = 0.0
         self.given_up = False
         self.next_try = since
-        self.line: deque[_Place] = deque()
+        self.queue: deque[_QueueEntry] = deque()
         self.ended = anyio.Event()
 
     def is_over(self, now: float, max_outage: float) -> bool:
-        """Whether the next try, if it takes as long as the last one, would end too late."""
+        """Whether the next try would end too late, if it takes as long as the last one."""
         return self.given_up or max(now, self.next_try) + self.took > self.since + max_outage
 
     def end(self) -> None:
-        """Let all who wait go."""
+        """Release all waiting requests."""
         self.ended.set()
-        for place in self.line:
-            place.turn.set()
+        for entry in self.queue:
+            entry.is_first.set()
 
 
-class _Place:
-    """A place in the line of those who wait for a host; it is taken when it is made."""
+class _QueueEntry:
+    """A request's place among those that wait for a host; creating it joins the queue."""
 
     def __init__(self, outage: _Outage) -> None:
-        self.turn = anyio.Event()
+        self.is_first = anyio.Event()
         self._outage = outage
-        outage.line.append(self)
-        if outage.line[0] is self:
-            self.turn.set()
+        outage.queue.append(self)
+        if outage.queue[0] is self:
+            self.is_first.set()
 
-    async def reached(self) -> None:
-        """Wait until all before have left, or the outage has ended."""
-        await self.turn.wait()
+    async def wait(self) -> None:
+        """Wait until all earlier requests have left, or the outage has ended."""
+        await self.is_first.wait()
 
     def leave(self) -> None:
-        """Let the next one be first."""
-        line = self._outage.line
-        line.remove(self)
-        if line:
-            line[0].turn.set()
+        """Leave the queue; the next request becomes the first."""
+        queue = self._outage.queue
+        queue.remove(self)
+        if queue:
+            queue[0].is_first.set()
 
 
 class SilenceLimit:
-    """How long one request has got no answer, while its host may well answer others.
+    """How long one request has had no answer, whether or not its host answers others.
 
     Args:
         clock: tells the time in seconds.
@@ -227,20 +366,20 @@ class SilenceLimit:
         self._failures = 0
 
     def end(self) -> None:
-        """Note that it got one."""
+        """Note that the request was answered."""
         self._since, self._failures = None, 0
 
     def wait(self, host: HostBackoff, began: float) -> float | None:
-        """Note that a try which was sent to *host* at *began* got no answer.
+        """Note that a try, sent to *host* at *began*, got no answer.
 
         Returns:
-            The seconds to rest before the next one; None if that has no sense any more.
+            The seconds to wait before the next try; None gives up.
         """
         self._failures += 1
         self._since = began if self._since is None else self._since
-        host.lost(began)
+        host.note_silence(began)
         now = self._clock()
-        delay = host.rest(self._failures)
+        delay = host.wait_after(self._failures)
         if not host.answered:
             return delay if now < self._since + min(_FIRST_ANSWER, host.max_outage) else None
         if not host.is_silent or now + delay + (now - began) > self._since + host.max_outage:

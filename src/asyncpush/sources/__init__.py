@@ -1,4 +1,4 @@
-"""Where bytes come from: OCI layouts and archives, docker-archives, registries; opened, listed, and read in place."""
+"""Sources of images: OCI layouts and archives, docker-archives, registries; opened, listed, and read in place."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from anyio import CancelScope, to_thread
 from asyncpush.errors import ManifestError, SourceError
 from asyncpush.events import Emit, Notice, ignore
 from asyncpush.settings import Settings
-from asyncpush.sources.blobs import file_blob, readable
+from asyncpush.sources.blobs import DocumentMemory, file_blob, readable
 from asyncpush.sources.descriptions import read_archive, read_directory
 from asyncpush.sources.docker_archive import MANIFEST, SkopeoDirError, saved_images
-from asyncpush.sources.document_memory import DocumentMemory
-from asyncpush.sources.names import Location, locate
 from asyncpush.sources.oci_layout import INDEX, Directory, read_oci_layout
-from asyncpush.sources.registry import RegistryPool, RemoteSource, is_remote, open_pool, parse_remote
-from asyncpush.sources.source import LocalSource, Source, UnreadImage
-from asyncpush.sources.spool import Allowance, Scratch, open_archive
+from asyncpush.sources.registry import RegistryPool, RegistrySource, is_remote, open_pool, parse_remote
+from asyncpush.sources.source import LocalSource, Location, Source, UnreadImage, locate
+from asyncpush.sources.spool import Scratch, SpoolLimit, open_archive
 from asyncpush.sources.tar_index import TarIndex
 
 __all__ = ["Source", "UnreadImage", "file_blob", "open_source"]
@@ -42,33 +40,33 @@ async def open_source(
     Args:
         reference: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REF]``, a path, or ``-`` for
             an archive on standard input. ``@N`` or ``@DIGEST`` in the place of a tag choose by position or digest.
-            ``docker://HOST/REPOSITORY[:TAG|@DIGEST]`` is an image in a registry, which is not asked yet. A ``Path`` is
-            a path, whatever its name.
+            ``docker://HOST/REPOSITORY[:TAG|@DIGEST]`` is an image in a registry, to which no request is sent yet. A
+            ``Path`` is a path, whatever its name.
         settings: how uncompressed layers are compressed, whether foreign layers are pushed, and whether an index of
-            those platforms that are there.
-        stdin: what ``-`` reads; None is the process's own standard input.
-        remotes: the open registries, for ``docker://``; None opens one that is reached as docker and podman would.
-        emit: hears, as ``Notice``, of what the source names and does not hold.
+            the available platforms is.
+        stdin: the stream for ``-``; None is the process's own standard input.
+        remotes: the open registries, for ``docker://``; None opens one, reached as by docker and podman.
+        emit: receives a ``Notice`` about whatever the source names but lacks.
 
     Raises:
         InvalidReferenceError: *reference* is of no known kind.
-        SourceError: it can't be read, or is not what it claims to be.
+        SourceError: it can't be read, or is not of its kind.
     """
     if isinstance(reference, str) and is_remote(reference):
         async with _open_remote(reference, settings, remotes) as source:
             yield source
         return
     location = await to_thread.run_sync(locate, reference)
-    held = ExitStack()
+    stack = ExitStack()
     try:
-        source = replace(await to_thread.run_sync(_open, location, settings, stdin, held), emit=emit)
+        source = replace(await to_thread.run_sync(_open, location, settings, stdin, stack), emit=emit)
         for note in source.notes:
             emit(Notice(note))
         yield source
     finally:
         # Freeing a large temporary file takes a while.
         with CancelScope(shield=True):
-            await to_thread.run_sync(held.close)
+            await to_thread.run_sync(stack.close)
 
 
 @asynccontextmanager
@@ -77,24 +75,24 @@ async def _open_remote(reference: str, settings: Settings, remotes: RegistryPool
     async with AsyncExitStack() as stack:
         if remotes is None:
             remotes = await stack.enter_async_context(open_pool())
-        yield RemoteSource(remotes.at(parsed.host), parsed, settings.push_foreign_layers)
+        yield RegistrySource(remotes.at(parsed.host), parsed, settings.push_foreign_layers)
 
 
-def _open(location: Location, settings: Settings, stdin: BinaryIO | None, held: ExitStack) -> LocalSource:
+def _open(location: Location, settings: Settings, stdin: BinaryIO | None, stack: ExitStack) -> LocalSource:
     with readable(location.label):
         is_file, path = location.path != "-", Path(location.path)
         is_directory = is_file and path.is_dir()
         size = path.stat().st_size if is_file and path.is_file() else 0
-    allowance = Allowance(settings.max_unpacked)
+    limit = SpoolLimit(settings.max_unpacked)
     if is_directory:
         memory = DocumentMemory(None)
-        held.callback(memory.close)
-        return _open_directory(location, settings, Scratch(held, allowance), memory)
-    file = open_archive(location.path, location.label, stdin, held, allowance)
+        stack.callback(memory.close)
+        return _open_directory(location, settings, Scratch(stack, limit), memory)
+    file = open_archive(location.path, location.label, stdin, stack, limit)
     memory = DocumentMemory(size or getattr(file, "source_size", 0))
-    held.callback(memory.close)
+    stack.callback(memory.close)
     archive = TarIndex(file, location.label, memory)
-    source = read_archive(archive, location, settings, Scratch(held, allowance))
+    source = read_archive(archive, location, settings, Scratch(stack, limit))
     return replace(source, notes=(*archive.notes, *source.notes))
 
 
@@ -110,7 +108,7 @@ def _open_directory(location: Location, settings: Settings, scratch: Scratch, me
 
 
 def _refuse_unpacked(store: Directory) -> None:
-    """Say what a directory is that has manifest.json alone, if that is known, and what to do about it."""
+    """Refuse a directory with manifest.json alone, with a hint if its kind is known."""
     try:
         saved_images(store)
     except SkopeoDirError:

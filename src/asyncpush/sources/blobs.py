@@ -1,4 +1,8 @@
-"""Bytes at rest: a file, a region of an archive, bytes in memory; opened any number of times, read in threads."""
+"""Bytes at rest: a file, a region of an archive, bytes in memory; opened any number of times, read in threads.
+
+Documents (manifests, configs, lists of images) are read whole, and ``DocumentMemory`` bounds what those of all open
+sources take: a small archive can hold gigabytes of them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from dataclasses import dataclass
 from io import FileIO
 from operator import attrgetter
 from pathlib import Path
+from threading import Lock
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -22,74 +27,77 @@ from asyncpush.manifest import count_values, refuse_many_values
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Blob, BlobReader
 from asyncpush.settings import MiB
-from asyncpush.sources.document_memory import DocumentMemory
 from asyncpush.sources.file_pool import KeptFile, ReadFile
 
 Document = TypeVar("Document")
 
-#: The longest JSON document that is read into memory: an image's config, a layout's index, an archive's manifest.json.
+#: Bytes of the longest JSON document that is read: an image's config, a layout's index, an archive's manifest.json.
 MAX_DOCUMENT_SIZE = 8 * MiB
+
+#: Bytes for all open sources, beside the allowance of each for its own size.
+MAX_MEMORY = 32 * MiB
+
+#: Bytes of memory for each byte of a source: uncompressed documents take no more, unless crafted to.
+_ALLOWANCE_FACTOR = 4
+
+#: A document is held as its bytes and as the strings in it.
+_COPIES = 2
+
+#: Bytes that a decoded JSON value takes.
+_VALUE_SIZE = 64
 
 
 class Content(Protocol):
-    """Bytes that lie somewhere: how many, and a way to read them. All of it blocks."""
+    """Stored bytes: their number, and a way to read them. All methods block."""
 
     @property
     def label(self) -> str:
-        """How to call them in errors."""
+        """Their name in errors."""
         ...
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The number of bytes."""
         ...
 
     def open(self) -> AbstractContextManager[BlobReader]:
-        """Open them for reading, from the first byte."""
+        """Open them for reading from the first byte."""
         ...
 
 
 class BlobStore(Protocol):
-    """Contents by name, as a directory or an archive holds them."""
+    """Contents by name: a directory or an archive."""
 
     @property
     def label(self) -> str:
-        """How to call it in errors."""
+        """Its name in errors."""
         ...
 
     def find(self, name: str) -> Content | None:
         """The content called *name*, a relative path with slashes; None if there is none.
 
         Raises:
-            SourceError: it is there, but isn't a file, or can't be looked at.
+            SourceError: it is not a file, or can't be accessed.
         """
         ...
 
 
-class _RegionReader:
-    def __init__(self, file: ReadFile, start: int, size: int, label: str) -> None:
-        self._file = file
-        self._start = start
-        self._size = size
-        self._label = label
-        self.consumed = 0
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """A file that is open only while it is read, so that ten thousand of them need no file descriptors."""
 
-    def readinto(self, buffer: memoryview) -> int:
-        count = len(self.read_at(self.consumed, buffer))
-        self.consumed += count
-        return count
+    path: Path
+    size: int
+    label: str
+    memory: DocumentMemory | None = None
 
-    def read_at(self, start: int, buffer: memoryview) -> memoryview:
-        wanted = buffer[: max(0, self._size - start)]
-        filled = 0
-        while filled < len(wanted):
-            with readable(self._label):
-                count = self._file.read_into(wanted[filled:], self._start + start + filled)
-            if not count:
-                missing = self._size - start - filled
-                raise SourceError(f"{self._label} ends {missing} bytes early", hint="it was cut while it was read")
-            filled += count
-        return wanted
+    @contextmanager
+    def open(self) -> Iterator[BlobReader]:
+        """Open the file."""
+        with readable(self.label):
+            file = FileIO(self.path)
+        with file:
+            yield _RegionReader(KeptFile(file), 0, self.size, self.label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +118,12 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Bytes of a sparse region that are stored.
+    """A stored part of a sparse region.
 
     Attributes:
-        start: where they belong in the region.
-        size: how many they are.
-        stored: where they lie in the file.
+        start: its position in the region.
+        size: its bytes.
+        stored: its position in the file.
     """
 
     start: int
@@ -124,16 +132,16 @@ class Extent:
 
     @property
     def end(self) -> int:
-        """Where the next byte belongs."""
+        """The position behind it in the region."""
         return self.start + self.size
 
 
 @dataclass(frozen=True, slots=True)
 class SparseRegion:
-    """A part of an open file that was stored without its holes, and reads with zeros in their places.
+    """A part of an open file that was stored without its holes, which read as zeros.
 
     Attributes:
-        extents: what is stored, in order; none overlaps another.
+        extents: the stored parts, in order and without overlaps.
     """
 
     file: ReadFile
@@ -148,6 +156,50 @@ class SparseRegion:
         yield _SparseReader(self)
 
 
+@dataclass(frozen=True, slots=True)
+class BytesContent:
+    """Bytes in memory."""
+
+    data: bytes
+    label: str
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return len(self.data)
+
+    @contextmanager
+    def open(self) -> Iterator[BlobReader]:
+        """Open them for reading."""
+        yield _BytesReader(self.data)
+
+
+class _RegionReader:
+    def __init__(self, file: ReadFile, start: int, size: int, label: str) -> None:
+        self._file = file
+        self._start = start
+        self._size = size
+        self._label = label
+        self.consumed = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = len(self.read_at(self.consumed, buffer))
+        self.consumed += count
+        return count
+
+    def read_at(self, start: int, buffer: memoryview) -> memoryview:
+        target = buffer[: max(0, self._size - start)]
+        filled = 0
+        while filled < len(target):
+            with readable(self._label):
+                count = self._file.read_into(target[filled:], self._start + start + filled)
+            if not count:
+                missing = self._size - start - filled
+                raise SourceError(f"{self._label} ends {missing} bytes early", hint="it was cut while it was read")
+            filled += count
+        return target
+
+
 class _SparseReader:
     def __init__(self, region: SparseRegion) -> None:
         self._region = region
@@ -160,51 +212,15 @@ class _SparseReader:
 
     def read_at(self, start: int, buffer: memoryview) -> memoryview:
         region = self._region
-        wanted = buffer[: max(0, region.size - start)]
-        end = start + len(wanted)
-        wanted[:] = bytes(len(wanted))
+        target = buffer[: max(0, region.size - start)]
+        end = start + len(target)
+        target[:] = bytes(len(target))
         at = bisect_right(region.extents, start, key=attrgetter("end"))
         for extent in region.extents[at : bisect_left(region.extents, end, key=attrgetter("start"))]:
             first, last = max(start, extent.start), min(end, extent.end)
             stored = _RegionReader(region.file, extent.stored, extent.size, region.label)
-            stored.read_at(first - extent.start, wanted[first - start : last - start])
-        return wanted
-
-
-@dataclass(frozen=True, slots=True)
-class FileContent:
-    """A file that is opened only while it is read, so that ten thousand of them take no file descriptors."""
-
-    path: Path
-    size: int
-    label: str
-    memory: DocumentMemory | None = None
-
-    @contextmanager
-    def open(self) -> Iterator[BlobReader]:
-        """Open the file."""
-        with readable(self.label):
-            file = FileIO(self.path)
-        with file:
-            yield _RegionReader(KeptFile(file), 0, self.size, self.label)
-
-
-@dataclass(frozen=True, slots=True)
-class BytesContent:
-    """Bytes in memory."""
-
-    data: bytes
-    label: str
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return len(self.data)
-
-    @contextmanager
-    def open(self) -> Iterator[BlobReader]:
-        """Read them."""
-        yield _BytesReader(self.data)
+            stored.read_at(first - extent.start, target[first - start : last - start])
+        return target
 
 
 class _BytesReader:
@@ -224,9 +240,9 @@ class _BytesReader:
 
 @dataclass(frozen=True, slots=True)
 class ContentBlob:
-    """A blob whose digest is known or claimed, and whose bytes are pushed as they are (``protocols.Blob``).
+    """A blob with a known or claimed digest, whose bytes are pushed as they are (``protocols.Blob``).
 
-    Nothing is verified here: the engine compares the digest with the bytes that it sends.
+    The engine verifies the digest against the bytes that it sends.
     """
 
     name: str
@@ -258,7 +274,7 @@ class ContentBlob:
 
 
 async def file_blob(path: Path, media_type: str) -> Blob:
-    """Make a blob of a file, for pushing it as a layer; its digest is found by reading it once, in a worker thread.
+    """Create a blob of a file, to push it as a layer; a worker thread reads it once to find its digest.
 
     Raises:
         SourceError: the file is missing, empty, not a regular file, or can't be read.
@@ -276,10 +292,10 @@ def _file_blob(path: Path, media_type: str) -> Blob:
 
 
 def find_file(path: Path, label: str, memory: DocumentMemory | None = None) -> FileContent | None:
-    """Look at a file; None if there is none.
+    """Find a file; None if it does not exist.
 
     Raises:
-        SourceError: it is a directory, a device or the like, or can't be looked at.
+        SourceError: it is a directory, a device or the like, or can't be accessed.
     """
     try:
         with readable(label):
@@ -294,11 +310,11 @@ def find_file(path: Path, label: str, memory: DocumentMemory | None = None) -> F
 
 
 def hash_content(content: Content, also: Callable[[memoryview], None] | None = None) -> Digest:
-    """Read all of *content* and hash it, in a worker thread of anyio; a cancelled caller stops it.
+    """Read all of *content* and hash it, in a worker thread of anyio; the caller's cancellation stops it.
 
     Args:
-        content: what is read.
-        also: is given the bytes, too, block by block.
+        content: the content.
+        also: receives the bytes, too, block by block.
     """
     sha256 = hashlib.sha256()
     buffer = memoryview(bytearray(min(MiB, max(content.size, 1))))
@@ -312,7 +328,7 @@ def hash_content(content: Content, also: Callable[[memoryview], None] | None = N
 
 
 def read_content(content: Content, limit: int = MAX_DOCUMENT_SIZE) -> bytes:
-    """Read all of a small content.
+    """Read a whole content of limited size.
 
     Raises:
         ManifestError: it has more than *limit* bytes, or the documents of all sources take too much memory.
@@ -332,7 +348,7 @@ def read_content(content: Content, limit: int = MAX_DOCUMENT_SIZE) -> bytes:
             refuse_many_values(raw, content.label)
             memory.charge_values(content, count, content.label)
         except ManifestError:
-            del raw  # else it stays for as long as the error is kept
+            del raw  # otherwise the error's traceback keeps it alive
             raise
         return raw
     return bytes(data)
@@ -342,7 +358,7 @@ def decode_document(raw: bytes, kind: type[Document], label: str) -> Document:
     """Decode a JSON document into *kind*.
 
     Raises:
-        ManifestError: it is malformed, or lacks something.
+        ManifestError: it is malformed, or lacks a required member.
     """
     refuse_many_values(raw, label)
     try:
@@ -354,9 +370,83 @@ def decode_document(raw: bytes, kind: type[Document], label: str) -> Document:
 
 @contextmanager
 def readable(label: str) -> Iterator[None]:
-    """Turn an OSError into a SourceError that names *label*."""
+    """Raise a SourceError that names *label* for an OSError."""
     try:
         yield
     except OSError as error:
         text = f"{label} can't be read: {open_files.reason(error)}"
         raise SourceError(text, hint=open_files.advice(error)) from error
+
+
+class DocumentPool:
+    """Memory that the documents of all open sources share, beside the allowance of each."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.left = MAX_MEMORY
+
+    def take(self, size: int) -> bool:
+        """Take *size* bytes; False if fewer are left."""
+        with self._lock:
+            if size > self.left:
+                return False
+            self.left -= size
+            return True
+
+
+POOL = DocumentPool()
+
+
+class DocumentMemory:
+    """The memory for the documents of one source, while it is open.
+
+    Args:
+        size: bytes of the source on disk; None if each document is a file of its own.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        self._allowance = _ALLOWANCE_FACTOR * (size or 0)
+        self._is_plain = size is None
+        self._taken = 0
+        self._charged: set[object] = set()
+        self._lock = Lock()
+
+    def charge(self, content: object, size: int, label: str) -> None:
+        """Charge for a document, once, before it is read.
+
+        Raises:
+            ManifestError: it would take too much memory.
+        """
+        with self._lock:
+            if content not in self._charged:
+                self._allowance += _ALLOWANCE_FACTOR * size * self._is_plain
+                self._take(_COPIES * size, label)
+                self._charged.add(content)
+
+    def charge_values(self, content: object, count: int, label: str) -> None:
+        """Charge for the *count* values of a decoded document, once.
+
+        Raises:
+            ManifestError: it would take too much memory.
+        """
+        with self._lock:
+            if (content, count) not in self._charged:
+                self._take(_VALUE_SIZE * count, label)
+                self._charged.add((content, count))
+
+    def _take(self, size: int, label: str) -> None:
+        covered = min(self._allowance, size)
+        if not POOL.take(size - covered):
+            raise ManifestError(
+                f"{label} exceeds the limit: the manifests and configs of the open sources take more than"
+                f" {MAX_MEMORY // MiB} MiB of memory",
+                hint="push fewer images at once",
+            )
+        self._allowance -= covered
+        self._taken += size - covered
+
+    def close(self) -> None:
+        """Return the shared memory that was taken."""
+        with self._lock:
+            POOL.take(-self._taken)
+            self._taken = 0

@@ -1,9 +1,9 @@
-"""What describes its images twice: index.json (OCI) and manifest.json (Docker), over the same blobs.
+"""Archives with two descriptions of the same blobs: index.json (OCI) and manifest.json (Docker).
 
-Mostly it is an archive; or a directory, into which one was unpacked.
+A directory into which such an archive was unpacked is read in the same way.
 
-index.json is the truth for the images that it names: their manifests and digests are pushed as they are. manifest.json
-adds the images and the names that index.json lacks.
+index.json takes precedence for the images that it names: their manifests and digests are pushed as they are.
+manifest.json adds the images and names that index.json lacks.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ from asyncpush.model import Descriptor, Digest
 from asyncpush.settings import Settings
 from asyncpush.sources.blobs import BlobStore
 from asyncpush.sources.docker_archive import MANIFEST, SavedImage, is_uncompressed, read_docker_archive, saved_images
-from asyncpush.sources.names import ImageName, Location
-from asyncpush.sources.oci_image import find_blob, read_manifest
+from asyncpush.sources.oci_image import configs_in, find_blob, read_manifest
 from asyncpush.sources.oci_layout import INDEX, is_oci_layout, names_alone, read_oci_layout
-from asyncpush.sources.partial_index import configs_in
-from asyncpush.sources.source import LocalSource, SourceEntry
+from asyncpush.sources.source import ImageName, LocalSource, Location, SourceEntry
 from asyncpush.sources.spool import Scratch
 from asyncpush.sources.tar_index import TarIndex
 
 _SHOWN_NAMES = 10
 
-#: How the media types of compressed layers end.
+#: The suffixes of media types of compressed layers.
 _COMPRESSED = ("gzip", "zstd")
 
 
@@ -36,15 +34,15 @@ def read_archive(archive: TarIndex, location: Location, settings: Settings, scra
     """List the images of an archive of either kind, or of both, in a worker thread.
 
     Args:
-        archive: its files.
-        location: what the user wrote.
+        archive: the archive.
+        location: the reference that the user wrote.
         settings: how uncompressed layers are compressed, and whether foreign layers are pushed.
-        scratch: takes what must be decompressed first.
+        scratch: holds layers that must be decompressed first.
 
     Raises:
-        SourceError: it holds no images, or what describes them is malformed.
+        SourceError: it holds no images, or its descriptions are malformed.
     """
-    opened = _Opened(archive, location, settings, scratch)
+    opened = _OpenedStore(archive, location, settings, scratch)
     is_oci, is_docker = is_oci_layout(archive), archive.find(MANIFEST) is not None
     if location.kind is None and not is_oci and not is_docker:
         raise SourceError(
@@ -55,14 +53,14 @@ def read_archive(archive: TarIndex, location: Location, settings: Settings, scra
 
 
 def read_directory(directory: BlobStore, location: Location, settings: Settings, scratch: Scratch) -> LocalSource:
-    """List the images of a directory that has both descriptions; see ``read_archive``."""
-    opened = _Opened(directory, location, settings, scratch, is_directory=True)
+    """List the images of a directory with both descriptions; see ``read_archive``."""
+    opened = _OpenedStore(directory, location, settings, scratch, is_directory=True)
     return _read(opened, is_oci=location.kind == "oci" or is_oci_layout(directory), is_docker=True)
 
 
-def _read(opened: _Opened, *, is_oci: bool, is_docker: bool) -> LocalSource:
+def _read(opened: _OpenedStore, *, is_oci: bool, is_docker: bool) -> LocalSource:
     archive, location = opened.files, opened.location
-    saved = _saved(archive) if is_oci and is_docker else None
+    saved = _saved_images(archive) if is_oci and is_docker else None
     match location.kind:
         case "docker-archive":
             return opened.docker(_only_in_index(opened, saved))
@@ -74,17 +72,17 @@ def _read(opened: _Opened, *, is_oci: bool, is_docker: bool) -> LocalSource:
     if saved is None:
         return opened.oci()
     try:
-        both = _Both(opened, saved)
+        descriptions = _BothDescriptions(opened, saved)
     except ManifestError as error:
         if location.kind is None and _is_uncompressed(archive):
             return opened.docker((f"{error}; {MANIFEST} is read instead",))
         raise
-    return both.source() if location.kind is None else both.index()
+    return descriptions.source() if location.kind is None else descriptions.index()
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
-    """An open archive or directory, and how it is read."""
+class _OpenedStore:
+    """An open archive or directory, and how to read it."""
 
     files: BlobStore
     location: Location
@@ -94,16 +92,16 @@ class _Opened:
 
     @property
     def oci_kind(self) -> str:
-        """How to ask for index.json alone."""
+        """The prefix that selects index.json alone."""
         return "oci:" if self.is_directory else "oci-archive:"
 
     @property
     def docker_kind(self) -> str:
-        """How to ask for manifest.json alone, which nobody can of a directory."""
+        """The prefix that selects manifest.json alone; a directory has none."""
         return "" if self.is_directory else "docker-archive:"
 
     def docker(self, notes: tuple[str, ...] = ()) -> LocalSource:
-        """What manifest.json lists."""
+        """The images that manifest.json lists."""
         return LocalSource("docker-archive", self.location, self.saved_entries(), notes)
 
     def saved_entries(self) -> tuple[SourceEntry, ...]:
@@ -111,7 +109,7 @@ class _Opened:
         return tuple(replace(entry, needs_both=self.is_directory) for entry in entries)
 
     def oci(self) -> LocalSource:
-        """What index.json names."""
+        """The images that index.json names."""
         return self.oci_source(self.named_entries())
 
     def oci_source(self, entries: tuple[SourceEntry, ...], notes: tuple[str, ...] = ()) -> LocalSource:
@@ -121,10 +119,10 @@ class _Opened:
         return read_oci_layout(self.files, self.settings, self.location.stem, saved)
 
 
-def _only_in_index(opened: _Opened, saved: Sequence[SavedImage] | None) -> tuple[str, ...]:
-    """What a reader of manifest.json misses, in words; index.json need not be good for that."""
+def _only_in_index(opened: _OpenedStore, saved: Sequence[SavedImage] | None) -> tuple[str, ...]:
+    """A note on the images that only index.json names; none if index.json is malformed."""
     with suppress(SourceError):
-        return _Both(opened, saved).only_in_index() if saved else ()
+        return _BothDescriptions(opened, saved).only_in_index() if saved else ()
     return ()
 
 
@@ -135,17 +133,17 @@ def _is_uncompressed(archive: BlobStore) -> bool:
         return False
 
 
-def _saved(archive: BlobStore) -> tuple[SavedImage, ...] | None:
+def _saved_images(archive: BlobStore) -> tuple[SavedImage, ...] | None:
     try:
         return saved_images(archive)
     except ManifestError:
-        return None  # a program's own manifest.json, say
+        return None  # it may be a manifest.json of another program
 
 
-class _Both:
-    """Both descriptions of one archive or directory, compared: an image is the same where its config is."""
+class _BothDescriptions:
+    """Both descriptions of one archive or directory, compared: images with the same config are the same."""
 
-    def __init__(self, opened: _Opened, saved: Sequence[SavedImage]) -> None:
+    def __init__(self, opened: _OpenedStore, saved: Sequence[SavedImage]) -> None:
         self._opened = opened
         self._archive = opened.files
         self._saved = saved
@@ -153,24 +151,24 @@ class _Both:
         self._configs = [_configs(self._archive, entry) for entry in self.entries]
 
     def source(self) -> LocalSource:
-        """All images, once."""
-        # Of a directory, index.json was always read: its digests are known by now.
+        """All images, each once."""
+        # The index.json of a directory has always been read, so its digests are established.
         if not self._opened.is_directory and self._is_byproduct():
             return self._opened.docker()
-        return self._opened.oci_source((*self._named(), *self._rest()))
+        return self._opened.oci_source((*self._named(), *self._only_in_manifest()))
 
     def index(self) -> LocalSource:
-        """What index.json names, and a note on what its reader misses."""
-        missed = [image for image in self._saved if not self._places(image)]
-        notes = self._note(MANIFEST, INDEX, self._opened.docker_kind, map(_called, missed))
+        """The images that index.json names, and a note on those that it lacks."""
+        omitted = [image for image in self._saved if not self._positions_of(image)]
+        notes = self._note(MANIFEST, INDEX, self._opened.docker_kind, map(_display_name, omitted))
         return self._opened.oci_source(self.entries, notes)
 
     def only_in_index(self) -> tuple[str, ...]:
-        """What a reader of manifest.json misses, in words."""
+        """A note on the images that manifest.json lacks."""
         saved = {image.config for image in self._saved}
-        missed = [entry for entry in self.entries if _configs(self._archive, entry, whole=True) - saved]
+        omitted = [entry for entry in self.entries if _configs(self._archive, entry, whole=True) - saved]
         return self._note(
-            INDEX, MANIFEST, self._opened.oci_kind, (entry.title or f"@{entry.position}" for entry in missed)
+            INDEX, MANIFEST, self._opened.oci_kind, (entry.title or f"@{entry.position}" for entry in omitted)
         )
 
     def _note(self, description: str, other: str, kind: str, images: Iterable[str]) -> tuple[str, ...]:
@@ -182,11 +180,11 @@ class _Both:
         return (f"{description} in {label} names images that {other} lacks ({shown}): {kind}{label} reads them",)
 
     def _is_byproduct(self) -> bool:
-        """Whether index.json was made up when the image was saved, as Docker's classic store does.
+        """Whether index.json was generated when the image was saved, as Docker's classic store does.
 
         Its manifests then name uncompressed layers, and no registry knows their digests: manifest.json is read, and
-        the layers are compressed. Whatever else an entry says (where it was pulled from, when it was built), and any
-        index, is an identity to keep.
+        the layers are compressed. Any further annotation of an entry (its origin, its build time) and any index is an
+        identity to preserve.
         """
         if self._opened.settings.compression == "none" or not self.entries:
             return False
@@ -199,34 +197,38 @@ class _Both:
                 return False
         return _is_uncompressed(self._archive)
 
-    def _places(self, image: SavedImage) -> list[int]:
-        """Where in index.json *image* is."""
-        return [at for at, configs in enumerate(self._configs) if image.config in configs]
+    def _positions_of(self, image: SavedImage) -> list[int]:
+        """The positions of *image* in index.json."""
+        return [position for position, configs in enumerate(self._configs) if image.config in configs]
 
     def _named(self) -> list[SourceEntry]:
-        """The entries of index.json, under their own names and those that only manifest.json has for them."""
+        """The entries of index.json, with their own names and those that only manifest.json has for them."""
         entries, further = list(self.entries), []
         for image in self._saved:
-            places = self._places(image)
-            for name in image.names if places else ():
-                if any(str(name) in entries[at].aliases for at in places):
+            positions = self._positions_of(image)
+            for name in image.names if positions else ():
+                if any(str(name) in entries[position].aliases for position in positions):
                     continue
-                nameless = [at for at in places if not entries[at].aliases and entries[at].title in (name.tag, None)]
-                if nameless:
-                    best = max(nameless, key=lambda at: entries[at].title is not None)
+                unnamed = [
+                    position
+                    for position in positions
+                    if not entries[position].aliases and entries[position].title in (name.tag, None)
+                ]
+                if unnamed:
+                    best = max(unnamed, key=lambda position: entries[position].title is not None)
                     entries[best] = _renamed(entries[best], name, entries[best].title)
                 else:
-                    further.append(_renamed(entries[places[0]], name, None))
+                    further.append(_renamed(entries[positions[0]], name, None))
         return entries + further
 
-    def _rest(self) -> Iterator[SourceEntry]:
+    def _only_in_manifest(self) -> Iterator[SourceEntry]:
         """The images that only manifest.json names."""
-        covered = {image.position for image in self._saved if self._places(image)}
-        places: dict[int, int] = {}
+        covered = {image.position for image in self._saved if self._positions_of(image)}
+        positions: dict[int, int] = {}
         for entry in self._opened.saved_entries():
             if entry.position not in covered:
-                place = places.setdefault(entry.position, len(self.entries) + len(places))
-                yield replace(entry, position=place, needs_both=True)
+                position = positions.setdefault(entry.position, len(self.entries) + len(positions))
+                yield replace(entry, position=position, needs_both=True)
 
 
 def _configs(archive: BlobStore, entry: SourceEntry, *, whole: bool = False) -> frozenset[Digest]:
@@ -234,7 +236,7 @@ def _configs(archive: BlobStore, entry: SourceEntry, *, whole: bool = False) -> 
 
 
 def _is_compressed(archive: BlobStore, root: Descriptor) -> bool:
-    """Whether a manifest names compressed layers: some registry may well know it."""
+    """Whether a manifest names compressed layers: a registry may then know it."""
     try:
         content = find_blob(archive, root.digest)
         layers = read_manifest(archive, root, content).layers if content else ()
@@ -244,7 +246,7 @@ def _is_compressed(archive: BlobStore, root: Descriptor) -> bool:
 
 
 def _renamed(entry: SourceEntry, name: ImageName, title: str | None) -> SourceEntry:
-    """*entry* under *name*; without a *title* of its own, only both descriptions together tell of it."""
+    """*entry* under *name*; without a *title*, only both descriptions together name it."""
     tag = name.tag or "latest"
     return replace(
         entry,
@@ -256,5 +258,5 @@ def _renamed(entry: SourceEntry, name: ImageName, title: str | None) -> SourceEn
     )
 
 
-def _called(image: SavedImage) -> str:
+def _display_name(image: SavedImage) -> str:
     return str(image.names[0]) if image.names else f"@{image.position}"

@@ -1,20 +1,34 @@
-"""What a file is that was given as an archive and isn't one, and what would be right in its place."""
+"""What a file is, by its first bytes: how it is compressed, whether it is an archive, and what to do if it is none."""
 
 from __future__ import annotations
 
 import tarfile
 from collections.abc import Sequence
 
-from asyncpush.engine.decompress import Packing
+from asyncpush.engine.decompress import (
+    Packing,
+)
 from asyncpush.errors import SourceError
-from asyncpush.sources.decompression import sniff
+
+#: Bytes at the beginning of a file that identify it: a tar archive's first header.
+HEAD_SIZE = 512
+
+_MAGIC: tuple[tuple[bytes, Packing], ...] = (
+    (b"\x1f\x8b", "gzip"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bzip2"),
+)
 
 _FETCH = "fetch it again, logged in, from the address of the file itself"
+
 _UNPACK = "unpack it, and push the image archive or layout that is in it"
+
 _DECOMPRESS = "decompress it first; gzip, xz, zstd and bzip2 are read"
+
 _DISK = "images come as OCI layouts, OCI archives and docker-archives"
 
-#: What begins with these bytes, and what to do about it.
+#: The first bytes of other kinds of files, and hints for them.
 _STRANGERS: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x03\x04", "a zip archive", _UNPACK),
     (b"PK\x05\x06", "an empty zip archive", "save the image again"),
@@ -33,7 +47,7 @@ _STRANGERS: tuple[tuple[bytes, str, str], ...] = (
     (b"QFI\xfb", "a disk image", _DISK),
 )
 
-#: Compressed by what is not read.
+#: The first bytes of unsupported compressions.
 _COMPRESSED: tuple[tuple[bytes, str], ...] = (
     (b"\x04\x22\x4d\x18", "lz4"),
     (b"\x02\x21\x4c\x18", "lz4"),
@@ -43,15 +57,24 @@ _COMPRESSED: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x9d", "compress"),
 )
 
-#: A byte order mark, which PowerShell and editors put before UTF-8.
+#: The byte order mark that PowerShell and editors put before UTF-8.
 _BOM = b"\xef\xbb\xbf"
 
 
+def sniff(head: bytes) -> Packing | None:
+    """How a file that begins with *head* is compressed, by its magic number; None if it is not."""
+    if head[257:262] == b"ustar":
+        return None
+    if head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5:
+        return "zstd"  # a skippable frame, with which pzstd begins its files
+    return next((packing for magic, packing in _MAGIC if head.startswith(magic)), None)
+
+
 def check_head(head: bytes, label: str) -> None:
-    """Refuse the file that begins with *head*, its first 512 bytes, if that is plainly no tar archive.
+    """Refuse a file that begins with *head*, its first 512 bytes, if it is recognized as something else than tar.
 
     Raises:
-        SourceError: it is something else; says what.
+        SourceError: it is something else; the message says what.
     """
     if is_tar(head):
         return
@@ -64,7 +87,7 @@ def check_head(head: bytes, label: str) -> None:
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether a tar archive can begin so: with a header, or with zeros, as an empty one does."""
+    """Whether *head* can begin a tar archive: with a header, or with zeros if it is empty."""
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError, ArithmeticError):
@@ -73,7 +96,7 @@ def is_tar(head: bytes) -> bool:
 
 
 def archive_kind(head: bytes) -> Packing | str | None:
-    """What kind of archive begins with *head*: an archive in an archive is never an image archive's only file."""
+    """The kind of archive that begins with *head*; None if it is not an archive."""
     if head.strip(b"\0") and is_tar(head):
         return "tar"
     return sniff(head) or ("zip" if head.startswith(b"PK\x03\x04") else None)

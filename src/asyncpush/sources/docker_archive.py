@@ -1,4 +1,4 @@
-"""An archive as ``docker save`` writes it: the images that its manifest.json lists, their layers mostly uncompressed.
+"""An archive of ``docker save``: the images that its manifest.json lists, mostly with uncompressed layers.
 
 The format has no specification but Docker's image spec 1.2 (combined image JSON and filesystem changesets).
 """
@@ -30,25 +30,25 @@ from asyncpush.sources.blobs import (
     hash_content,
     read_content,
 )
-from asyncpush.sources.decompression import HEAD_SIZE, sniff
-from asyncpush.sources.image_config import ImageConfig, parse_config
-from asyncpush.sources.names import ImageName
-from asyncpush.sources.source import Loaded, SourceEntry, refuse_many_images
+from asyncpush.sources.detection import HEAD_SIZE, sniff
+from asyncpush.sources.loader import ImageConfig, parse_config
+from asyncpush.sources.source import ImageName, Loaded, SourceEntry, refuse_many_images
 from asyncpush.sources.spool import Scratch
 
 MANIFEST = "manifest.json"
 
-#: What skopeo's ``dir:`` has beside a manifest.json of its own.
+#: A file in skopeo's ``dir:``, beside a manifest.json of its own.
 _DIR_VERSION = "version"
 
-#: Where an OCI layout keeps a blob: its name is its digest by definition.
+#: The path of a blob in an OCI layout, whose name is its digest by definition.
 _BLOB = re.compile(r"blobs/sha256/([a-f0-9]{64})")
 
-#: A name that may be its bytes' digest, as crane, kaniko, ko and jib write it: ``HEX.tar.gz``, ``sha256:HEX.tar.gz``.
-#: It claims nothing until the bytes agree: Podman's ``HEX.tar`` is the diff id, and docker's ``HEX/layer.tar`` an id.
+#: A name that may be the digest of its bytes, as crane, kaniko, ko and jib write it: ``HEX.tar.gz``,
+#: ``sha256:HEX.tar.gz``. The bytes must confirm it: Podman's ``HEX.tar`` is the diff ID, docker's ``HEX/layer.tar`` a
+#: layer's ID.
 _MAYBE_DIGEST = re.compile(r"(?:.*/)?(?:sha256:)?([a-f0-9]{64})(?:\.[a-z.]+)?")
 
-#: How a layer may lie there that is compressed on the way: no media type tells of the others.
+#: How a stored layer that is to be compressed may be packed: no media type covers xz and bzip2.
 _UNPACKED = (None, "xz", "bzip2")
 
 _OCI_LAYERS: dict[Compression, str] = {
@@ -59,11 +59,11 @@ _OCI_LAYERS: dict[Compression, str] = {
 
 
 class SkopeoDirError(ManifestError):
-    """A manifest.json is that of skopeo's ``dir:``."""
+    """Raised for a manifest.json of skopeo's ``dir:``."""
 
 
 class _Item(msgspec.Struct, rename={"repo_tags": "repotags"}):
-    """An image as manifest.json lists it; its keys are in lower case by now."""
+    """An image in manifest.json, with keys in lower case."""
 
     config: str
     layers: list[str] | None = None
@@ -72,37 +72,37 @@ class _Item(msgspec.Struct, rename={"repo_tags": "repotags"}):
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """A layer as it lies there: compressed in the archive (``packed``), or to become ``compression`` on the way."""
+    """A stored layer: compressed in the archive (``is_packed``), or to be compressed as ``compression``."""
 
     path: str
     content: Content
     diff_id: Digest
     compression: Compression
-    packed: bool
+    is_packed: bool
 
 
 def read_docker_archive(store: BlobStore, settings: Settings, scratch: Scratch) -> tuple[SourceEntry, ...]:
-    """List every tag of every image of a docker-archive, in a worker thread; an image without tags counts, too.
+    """List every tag of every image of a docker-archive, in a worker thread; an image without tags counts once.
 
     Args:
-        store: what holds the archive.
+        store: holds the archive.
         settings: how uncompressed layers are compressed.
-        scratch: takes the layers that are compressed as no image's may be.
+        scratch: holds decompressed copies of layers in xz or bzip2.
 
     Raises:
         SourceError: manifest.json is missing or malformed.
     """
     archive = _Archive(store, settings, scratch)
-    return tuple(entry for at, item in enumerate(_items(store)) for entry in archive.entries(at, item))
+    return tuple(entry for position, item in enumerate(_items(store)) for entry in archive.entries(position, item))
 
 
 @dataclass(frozen=True, slots=True)
 class SavedImage:
-    """What manifest.json says of an image.
+    """An image according to manifest.json.
 
     Attributes:
-        position: its place in the list.
-        config: the digest of its config; None if that is neither there nor named by its digest.
+        position: its position in the list.
+        config: the digest of its config; None if that is missing and not named by its digest.
         names: its names.
     """
 
@@ -112,16 +112,18 @@ class SavedImage:
 
 
 def saved_images(store: BlobStore) -> tuple[SavedImage, ...]:
-    """What manifest.json lists; nothing but configs is read.
+    """The images that manifest.json lists; only configs are read.
 
     Raises:
         SourceError: manifest.json is missing or malformed.
     """
-    return tuple(SavedImage(at, _config_digest(store, item), _names(item)) for at, item in enumerate(_items(store)))
+    return tuple(
+        SavedImage(position, _config_digest(store, item), _names(item)) for position, item in enumerate(_items(store))
+    )
 
 
 def is_uncompressed(store: BlobStore) -> bool:
-    """Whether no layer is compressed that manifest.json lists and that is there.
+    """Whether all layers that manifest.json lists are uncompressed; missing ones are ignored.
 
     Raises:
         SourceError: manifest.json is missing or malformed.
@@ -131,7 +133,7 @@ def is_uncompressed(store: BlobStore) -> bool:
 
 
 def _config_digest(store: BlobStore, item: _Item) -> Digest | None:
-    if claim := _BLOB.fullmatch(_normal(item.config)):
+    if claim := _BLOB.fullmatch(_normalized(item.config)):
         return Digest(claim[1])
     try:
         content = store.find(item.config)
@@ -140,7 +142,7 @@ def _config_digest(store: BlobStore, item: _Item) -> Digest | None:
         return None
 
 
-def _normal(path: str) -> str:
+def _normalized(path: str) -> str:
     return posixpath.normpath(f"/{path}").lstrip("/")
 
 
@@ -157,14 +159,14 @@ def _items(store: BlobStore) -> list[_Item]:
     raw = read_content(content)
     if b'"schemaVersion"' in raw and store.find(_DIR_VERSION) is not None:
         raise SkopeoDirError(
-            f"{store.label} is what skopeo writes as `dir:`, no docker-archive",
+            f"{store.label} is a `dir:` of skopeo, not a docker-archive",
             hint="copy it with `skopeo copy dir:DIR oci:OTHER_DIR`, and push that",
         )
-    # Docker and Podman read it with Go's encoding/json, for which `config` and `Config` are the same key.
-    listed = decode_document(raw, list[dict[str, object]], label)
+    # Docker and Podman use Go's encoding/json, to which `config` and `Config` are the same key.
+    entries = decode_document(raw, list[dict[str, object]], label)
     try:
         items = msgspec.convert(
-            [{key.casefold(): value for key, value in item.items()} for item in listed], list[_Item]
+            [{key.casefold(): value for key, value in item.items()} for item in entries], list[_Item]
         )
     except msgspec.ValidationError as error:
         raise ManifestError(f"{label} is malformed: {error}") from error
@@ -183,7 +185,7 @@ class _Archive:
     store: BlobStore
     settings: Settings
     scratch: Scratch
-    witnessed: dict[tuple[Content, Digest], Digest] = field(default_factory=dict)
+    digests: dict[tuple[Content, Digest], Digest] = field(default_factory=dict)
 
     def entries(self, position: int, item: _Item) -> Iterator[SourceEntry]:
         async def load(platforms: Collection[Platform]) -> Loaded:
@@ -223,19 +225,19 @@ class _Archive:
         paths = item.layers or []
         if len(paths) != len(config.diff_ids):
             raise ManifestError(f"{label} has {len(config.diff_ids)} diff ids for {len(paths)} layers")
-        for path, diff_id in zip(paths, _parsed(config.diff_ids, label), strict=True):
+        for path, diff_id in zip(paths, _parse_diff_ids(config.diff_ids, label), strict=True):
             content = self._find(path)
             packing = _packing(content)
             if packing == "xz" or packing == "bzip2":
-                # No media type says so, and ECR's other clients don't read it: it is compressed as if it never was.
+                # There is no media type for it, and other clients of ECR cannot read it: it is compressed again.
                 packing, content = None, self.scratch.unpack(content)
             yield _Layer(path, content, diff_id, packing or self.settings.compression, packing is not None)
 
     def _blob(self, layer: _Layer, *, oci: bool) -> Blob:
         media_type = _OCI_LAYERS[layer.compression] if oci else image_types(layer.compression).layer
-        digest = self._digest(layer) if layer.packed else layer.diff_id
+        digest = self._digest(layer) if layer.is_packed else layer.diff_id
         blob = ContentBlob(f"layer {digest.short}", Descriptor(media_type, digest, layer.content.size), layer.content)
-        if layer.packed or layer.compression == "none":
+        if layer.is_packed or layer.compression == "none":
             if not layer.content.size:
                 raise SourceError(
                     f"{layer.content.label} has 0 bytes",
@@ -245,17 +247,17 @@ class _Archive:
         return CompressedBlob(blob, media_type, layer.compression, self.settings.compression_level)
 
     def _digest(self, layer: _Layer) -> Digest:
-        """The digest of a layer that lies compressed, and that a witness says is the image's.
+        """The digest of a layer that is stored compressed.
 
-        The name of a blob of an OCI layout is one that the engine compares with the bytes that it sends. Others have to
-        be read here, before ECR can be asked for them; so that is when they are compared with their witness.
+        The engine compares the digest in the name of an OCI layout's blob with the bytes that it sends. Any other layer
+        is read here, since its digest is needed to ask ECR for it, and verified in the same pass.
         """
-        if claim := _BLOB.fullmatch(_normal(layer.path)):
+        if claim := _BLOB.fullmatch(_normalized(layer.path)):
             return Digest(claim[1])
         key = layer.content, layer.diff_id
-        if key not in self.witnessed:
-            self.witnessed[key] = _witnessed(layer)
-        return self.witnessed[key]
+        if key not in self.digests:
+            self.digests[key] = _verified_digest(layer)
+        return self.digests[key]
 
     def _node(self, raw: bytes, layers: list[Blob], *, oci: bool) -> ImageNode:
         compression: Compression = "zstd" if oci else "gzip"
@@ -271,8 +273,8 @@ class _Archive:
         return ImageNode(config, tuple(layers), manifest, None if manifest else build)
 
 
-def _witnessed(layer: _Layer) -> Digest:
-    """Hash a layer that lies compressed, and see that it is what its name or, decompressed, its diff id says.
+def _verified_digest(layer: _Layer) -> Digest:
+    """Hash a compressed layer, and verify it against the digest in its name or, decompressed, its diff ID.
 
     Raises:
         SourceError: it is damaged.
@@ -280,7 +282,7 @@ def _witnessed(layer: _Layer) -> Digest:
     claim = _MAYBE_DIGEST.fullmatch(layer.path)
     if claim and (digest := hash_content(layer.content)).hex == claim[1]:
         return digest
-    assert layer.compression != "none", "it lies compressed"  # noqa: S101
+    assert layer.compression != "none", "it is stored compressed"  # noqa: S101
     try:
         with turn_of(layer.compression), closing(UnpackedHash(layer.compression)) as unpacked:
             digest = hash_content(layer.content, unpacked.update)
@@ -294,7 +296,7 @@ def _witnessed(layer: _Layer) -> Digest:
     return digest
 
 
-def _parsed(diff_ids: Sequence[str], label: str) -> list[Digest]:
+def _parse_diff_ids(diff_ids: Sequence[str], label: str) -> list[Digest]:
     try:
         return [Digest.parse(diff_id) for diff_id in diff_ids]
     except ValueError as error:

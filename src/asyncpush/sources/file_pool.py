@@ -1,4 +1,4 @@
-"""Files that are read in place: an archive is opened when it is read, and closed again when others need the room."""
+"""Archives that are read in place: opened when they are read, and closed when others need their descriptors."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from typing import Protocol
 from asyncpush import open_files
 from asyncpush.errors import SourceError
 
-#: Archives that stay open at the most, however many this process could open.
+#: The most archives that stay open, however many descriptors this process may have.
 _KEPT = 1024
 
 
 class ReadFile(Protocol):
-    """A file that many threads read at once, each where it likes; all of it blocks."""
+    """A file that threads read concurrently, each at its own positions. All methods block."""
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The number of bytes."""
         ...
 
     def read(self, start: int, size: int) -> bytes:
-        """Up to *size* bytes from *start* on; fewer at the end of the file only."""
+        """Up to *size* bytes from *start* on; fewer only at the end of the file."""
         ...
 
     def read_into(self, buffer: memoryview, start: int) -> int:
-        """Read into *buffer* from *start* on and return how many bytes there were; 0 at the end."""
+        """Read into *buffer* from *start* on, and return the number of bytes; 0 at the end."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptFile:
-    """A file that stays open: it has no name by which it could be opened again."""
+    """A file that stays open, since it has no name by which it could be reopened."""
 
     file: FileIO
 
@@ -63,7 +63,7 @@ class _Opened:
 
 
 class _Pool:
-    """The archives that are open now. Those that were read last stay open, as far as there is room."""
+    """The open archives; the least recently read are closed when descriptors run out."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -71,31 +71,31 @@ class _Pool:
 
     @contextmanager
     def descriptor(self, file: NamedFile) -> Iterator[int]:
-        """The descriptor of *file*, which stays open for the block."""
-        opened = self._used(file) or self.add(file, self._open(file), used=True)
+        """The descriptor of *file*, open within the block."""
+        opened = self._acquire(file) or self.add(file, self._open(file), in_use=True)
         try:
             yield opened.descriptor
         finally:
             with self._lock:
                 opened.users -= 1
 
-    def add(self, file: NamedFile, descriptor: int, *, used: bool = False) -> _Opened:
-        """Take over a descriptor of *file*."""
+    def add(self, file: NamedFile, descriptor: int, *, in_use: bool = False) -> _Opened:
+        """Take ownership of a descriptor of *file*."""
         with self._lock:
             opened = self._opened.setdefault(file, _Opened(descriptor))
-            opened.users += used
-            unneeded = [] if opened.descriptor == descriptor else [descriptor]
-            unneeded += self._idle(len(self._opened) - open_files.share(_KEPT))
-        _close(unneeded)
+            opened.users += in_use
+            to_close = [] if opened.descriptor == descriptor else [descriptor]
+            to_close += self._idle(len(self._opened) - open_files.share(_KEPT))
+        _close(to_close)
         return opened
 
     def remove(self, file: NamedFile) -> None:
-        """Close *file*, which nobody reads any more."""
+        """Close *file*, which is no longer read."""
         with self._lock:
             opened = self._opened.pop(file, None)
         _close([opened.descriptor] if opened else [])
 
-    def _used(self, file: NamedFile) -> _Opened | None:
+    def _acquire(self, file: NamedFile) -> _Opened | None:
         with self._lock:
             if (opened := self._opened.get(file)) is not None:
                 opened.users += 1
@@ -115,11 +115,11 @@ class _Pool:
             _close(idle)
             return file.reopened()
 
-    def _idle(self, most: int) -> list[int]:
-        """Take out up to *most* files that nobody reads at this moment, those first that were not read for longest."""
+    def _idle(self, limit: int) -> list[int]:
+        """Remove up to *limit* files that are not being read, least recently read first."""
         idle: list[NamedFile] = []
         for file, opened in self._opened.items():
-            if len(idle) >= most:
+            if len(idle) >= limit:
                 break
             if not opened.users:
                 idle.append(file)
@@ -138,23 +138,23 @@ class NamedFile:
     """A regular file that is opened when it is read (``ReadFile``).
 
     Args:
-        path: of the file.
-        label: how to call it in errors.
-        descriptor: of the file, open for reading; it is taken over.
+        path: the file's path.
+        label: its name in errors.
+        descriptor: its descriptor, open for reading; ownership is taken.
     """
 
     def __init__(self, path: str, label: str, descriptor: int) -> None:
         self._path = path
         self._label = label
         try:
-            self._is = _identity(descriptor)
+            self._file_id = _file_identity(descriptor)
         except OSError:
             os.close(descriptor)
             raise
         _POOL.add(self, descriptor)
 
     def close(self) -> None:
-        """Give its descriptor back."""
+        """Close the descriptor."""
         _POOL.remove(self)
 
     @property
@@ -174,27 +174,27 @@ class NamedFile:
             return os.preadv(descriptor, [buffer], start)
 
     def reopened(self) -> int:
-        """Another descriptor of the same file.
+        """Open the file again and return the descriptor.
 
         Raises:
-            SourceError: there is another one by its name now.
+            SourceError: its path names another file now.
             OSError: it can't be opened.
         """
         descriptor = os.open(self._path, open_flags())
-        if _identity(descriptor) != self._is:
+        if _file_identity(descriptor) != self._file_id:
             os.close(descriptor)
             raise SourceError(
                 f"{self._label} was replaced by another file while it was read",
-                hint="run the same command again, and let nothing change it meanwhile",
+                hint="run the same command again, and do not change the file meanwhile",
             )
         return descriptor
 
 
 def open_flags() -> int:
-    """How a file is opened: a named pipe without a writer would block for ever; regular files ignore that flag."""
+    """The flags to open a file: without O_NONBLOCK, a named pipe without a writer would block for ever."""
     return os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-def _identity(descriptor: int) -> tuple[int, int]:
+def _file_identity(descriptor: int) -> tuple[int, int]:
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino

@@ -1,4 +1,7 @@
-"""From a descriptor to an image: manifests read, platforms chosen, blobs named; the same for every kind of store."""
+"""Loads an image from any kind of store: reads its manifests, chooses platforms, finds its blobs.
+
+Sources: OCI image-spec (config), for the parts of a config that a push reads.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import anyio
+import msgspec
 from anyio import to_thread
 
 from asyncpush.errors import (
@@ -22,89 +26,60 @@ from asyncpush.manifest import INDEX_TYPES, Manifest, is_foreign, require_layers
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Blob, ImageNode, IndexNode
 from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFESTS
-from asyncpush.sources.blobs import MAX_DOCUMENT_SIZE
-from asyncpush.sources.image_config import parse_config
+from asyncpush.sources.blobs import MAX_DOCUMENT_SIZE, decode_document
 
-#: The platform that BuildKit gives what is none.
+#: The platform that BuildKit gives to manifests that are not images.
 UNKNOWN = Platform("unknown", "unknown")
 
-#: How an image refers to its SOCI index of version 2, and that to its image (awslabs/soci-snapshotter).
+#: The annotations by which an image and its SOCI index of version 2 refer to each other (awslabs/soci-snapshotter).
 _SOCI_INDEX = "com.amazon.soci.index-digest"
+
 _SOCI_IMAGE = "com.amazon.soci.image-manifest-digest"
 
-#: BuildKit marks its attestation manifests so, and names the image that they are about.
+#: The annotations by which BuildKit marks an attestation manifest, and names its image.
 ATTESTATION = "vnd.docker.reference.type"
+
 ATTESTED = "vnd.docker.reference.digest"
 
 _EMPTY_HINT = (
     "ECR cannot hold an empty layer; build the image without it (an artifact's empty blob is the two bytes {})"
 )
 
-#: What ends the reading of an image at once; other problems are gathered, so that one run shows them all.
-_AT_ONCE = (ManifestError, SourceDeniedError, SourceUnavailableError)
+#: Errors that end the loading at once; others are collected, so that one run shows them all.
+_FATAL = (ManifestError, SourceDeniedError, SourceUnavailableError)
 
 
 class ImageStore(Protocol):
-    """What keeps manifests and blobs by their digests: a layout, an archive, a repository of a registry."""
+    """A store of manifests and blobs by digest: a layout, an archive, a repository of a registry."""
 
     @property
     def label(self) -> str:
-        """How to call it in errors."""
+        """Its name in errors."""
         ...
 
     async def manifest(self, reference: Descriptor | Digest) -> Manifest:
-        """Read a manifest or index; of a descriptor, one that fits it.
+        """Read a manifest or index; one for a descriptor must match it.
 
         Raises:
-            SourceNotFoundError: it is not there.
-            ManifestError: it is malformed, too large, or of a type that ECR does not take.
-            DigestMismatchError: its bytes are not those that the descriptor names.
+            SourceNotFoundError: the store does not have it.
+            ManifestError: it is malformed, too large, or of a type that ECR does not accept.
+            DigestMismatchError: its bytes do not match the descriptor.
             SourceError: it can't be read.
         """
         ...
 
     async def config(self, descriptor: Descriptor) -> bytes:
-        """Read an image's config, of at most ``MAX_DOCUMENT_SIZE``; whether its digest is right is not checked.
+        """Read an image's config of up to ``MAX_DOCUMENT_SIZE``, without a check of its digest.
 
         Raises:
-            SourceNotFoundError: it is not there.
+            SourceNotFoundError: the store does not have it.
             SourceError: it can't be read.
         """
         ...
 
     async def blobs(self, named: Sequence[tuple[str, Descriptor]]) -> Sequence[Blob | SourceError]:
-        """The blobs of one image, each by its kind (``layer``, ``config``) and descriptor; or what is wrong with it."""
+        """The blobs of one image, each by its kind (``layer``, ``config``) and descriptor; or the error with it."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """A manifest or index, and the platforms of the images in it."""
-
-    descriptor: Descriptor
-    platforms: tuple[Platform, ...]
-
-    def fits(self, wanted: Collection[Platform]) -> bool:
-        return any(platform.satisfies(each) for platform in self.platforms for each in wanted)
-
-    def distance(self, wanted: Collection[Platform]) -> int:
-        return min(platform.distance(each) for platform in self.platforms for each in wanted)
-
-
-@dataclass(frozen=True, slots=True)
-class _Problems:
-    """All that is wrong with an image or index, in the order of its manifests."""
-
-    errors: Sequence[SourceError]
-
-    def as_one(self) -> SourceError:
-        first, *others = self.errors
-        if others:
-            first.message += f" (and {len(others)} more problem{'s' if len(others) > 1 else ''} like this)"
-        return first
-
-
-_Outcome: TypeAlias = ImageNode | IndexNode | _Problems
 
 
 @dataclass(slots=True)
@@ -112,8 +87,8 @@ class ImageLoader:
     """Reads one image of a store.
 
     Attributes:
-        store: where manifests and blobs lie.
-        push_foreign_layers: take non-distributable layers, too.
+        store: the store that holds the image.
+        push_foreign_layers: whether non-distributable layers are pushed, too.
     """
 
     store: ImageStore
@@ -124,16 +99,16 @@ class ImageLoader:
         """Read the image or index at *root*, with all that it names.
 
         Args:
-            root: of its manifest.
-            platforms: none takes all; one takes the image for it; several make a new index of the images for them and
-                their attestations, and where all of an index is wanted, the index itself.
+            root: its manifest's descriptor.
+            platforms: none takes all; one takes its image; several make a new index of their images and attestations,
+                or take the index itself if they are all that it has.
 
         Raises:
             ChoiceError: nothing below *root* is for any of *platforms*.
             ManifestError: a manifest is malformed, or there are too many, or they are nested too deeply.
             DigestMismatchError: a manifest's bytes, or a blob's size, are not what their descriptor says.
-            SourceError: a manifest or blob is missing, empty or can't be read; the first problem is named, the others
-                are counted.
+            SourceError: a manifest or blob is missing, empty or can't be read; the error names the first and counts
+                the others.
         """
         with only_cause():
             if not platforms:
@@ -150,13 +125,13 @@ class ImageLoader:
             raise node.as_one()
         return node
 
-    # All that a manifest names
+    # Reading all that a manifest names
 
     async def _node(self, descriptor: Descriptor, depth: int, beside: Collection[Digest] = ()) -> _Outcome:
         return await self._complete(await self._manifest(descriptor, depth), depth, beside)
 
     async def _complete(self, manifest: Manifest, depth: int, beside: Collection[Digest] = ()) -> _Outcome:
-        """The node of *manifest*; what is *beside* it comes along with the index that names it."""
+        """The node of *manifest*; the manifests *beside* it are pushed with the index that names them all."""
         if manifest.config is None:
             return await self._index(manifest, depth)
         require_layers(manifest, f"image {manifest.digest.short} in {self.store.label}")
@@ -165,20 +140,20 @@ class ImageLoader:
         if problems := [blob for blob in found if isinstance(blob, SourceError)]:
             return _Problems(problems)
         config, *others = (blob for blob in found if not isinstance(blob, SourceError))
-        companion = await self._soci_index(manifest, beside)
-        if isinstance(companion, _Problems):
-            return companion
-        return ImageNode(config, tuple(others), manifest, companions=(companion,) if companion else ())
+        soci_index = await self._soci_index(manifest, beside)
+        if isinstance(soci_index, _Problems):
+            return soci_index
+        return ImageNode(config, tuple(others), manifest, companions=(soci_index,) if soci_index else ())
 
     async def _soci_index(self, image: Manifest, beside: Collection[Digest]) -> ImageNode | _Problems | None:
-        """The SOCI index that *image* refers to, if the store has it and it does not come along anyway."""
+        """The SOCI index that *image* refers to, if the store has it and it is not pushed anyway."""
         digest = named_soci_index(image)
         if digest is None or digest in beside:
             return None
         try:
             manifest = await self.store.manifest(digest)
         except SourceNotFoundError:
-            return None  # the image was copied without it, and runs nonetheless
+            return None  # the image was copied without it, and works nonetheless
         node = await self._complete(manifest, 0, (image.digest, digest)) if manifest.config else None
         return None if isinstance(node, IndexNode) else node
 
@@ -186,22 +161,22 @@ class ImageLoader:
         outcomes: dict[int, _Outcome] = {}
         beside = {child.digest for child in index.children}
 
-        async def one(position: int, child: Descriptor) -> None:
+        async def read(position: int, child: Descriptor) -> None:
             try:
                 outcomes[position] = await self._node(child, depth + 1, beside)
-            except _AT_ONCE:
+            except _FATAL:
                 raise
             except SourceError as error:
                 outcomes[position] = _Problems([error])
 
         async with anyio.create_task_group() as tg:
             for position, child in enumerate(index.children):
-                tg.start_soon(one, position, child)
-        in_order = [outcomes[position] for position in range(len(index.children))]
-        problems = [error for each in in_order if isinstance(each, _Problems) for error in each.errors]
+                tg.start_soon(read, position, child)
+        ordered = [outcomes[position] for position in range(len(index.children))]
+        problems = [error for outcome in ordered if isinstance(outcome, _Problems) for error in outcome.errors]
         if problems:
             return _Problems(problems)
-        return IndexNode(index, tuple(node for node in in_order if not isinstance(node, _Problems)))
+        return IndexNode(index, tuple(node for node in ordered if not isinstance(node, _Problems)))
 
     async def _manifest(self, descriptor: Descriptor, depth: int) -> Manifest:
         self._read += 1
@@ -214,46 +189,46 @@ class ImageLoader:
             )
         return await self.store.manifest(descriptor)
 
-    # Choosing
+    # Choosing platforms
 
-    async def _pick(self, root: Descriptor, wanted: Collection[Platform]) -> Descriptor:
-        """The image for a platform; one that is exactly for it goes before one that will also do."""
-        fitting = await self._fitting(await self._images(root, 0), wanted)
-        return min(fitting, key=lambda image: image.distance(wanted)).descriptor
+    async def _pick(self, root: Descriptor, platforms: Collection[Platform]) -> Descriptor:
+        """The image for a platform; an exact match takes precedence over a compatible one."""
+        suitable = await self._suitable(await self._images(root, 0), platforms)
+        return min(suitable, key=lambda image: image.distance(platforms)).descriptor
 
-    async def _reduced(self, root: Descriptor, wanted: Collection[Platform]) -> Manifest:
-        """An index of the images for *wanted*, with their attestations; a nested index is kept or left as a whole."""
+    async def _reduced(self, root: Descriptor, platforms: Collection[Platform]) -> Manifest:
+        """An index of the images for *platforms*, with their attestations; nested indexes are kept or left whole."""
         index = await self._manifest(root, 0)
-        images = await self._fitting(await self._members(index, 0), wanted)
+        images = await self._suitable(await self._members(index, 0), platforms)
         kept = {image.descriptor.digest for image in images}
         names = {str(digest) for digest in kept}
-        kept |= {child.digest for child in index.children if _about(child) in names}
+        kept |= {child.digest for child in index.children if _subject_of(child) in names}
         for image in images:
-            manifest = await self._if_there(image.descriptor)
+            manifest = await self._manifest_if_present(image.descriptor)
             kept |= {digest} if manifest and (digest := named_soci_index(manifest)) else set()
         return await to_thread.run_sync(with_children, index, kept)
 
-    async def _fitting(self, members: Sequence[_Member], wanted: Collection[Platform]) -> Sequence[_Member]:
-        """Those of *members* that are for *wanted*; what stands beside images is none of them.
+    async def _suitable(self, members: Sequence[_Member], platforms: Collection[Platform]) -> Sequence[_Member]:
+        """Those of *members* that are images for *platforms*.
 
-        Where there are no images at all, it is what was asked for: a program for several platforms, say.
+        In an index without any images, the artifacts for them count: a program for several platforms, say.
         """
-        fitting = [member for member in members if member.fits(wanted)]
-        images = [member for member in fitting if not await self._is_artifact(member.descriptor)]
-        if not images and fitting and all([await self._is_artifact(member.descriptor) for member in members]):
-            images = fitting
+        suitable = [member for member in members if member.matches(platforms)]
+        images = [member for member in suitable if not await self._is_artifact(member.descriptor)]
+        if not images and suitable and all([await self._is_artifact(member.descriptor) for member in members]):
+            images = suitable
         if not images:
-            raise self._no_choice(members, wanted)
+            raise self._no_choice(members, platforms)
         return images
 
     async def _is_artifact(self, member: Descriptor) -> bool:
         if member.artifact_type is not None:
             return True
-        manifest = await self._if_there(member)
+        manifest = await self._manifest_if_present(member)
         return manifest is not None and manifest.is_artifact
 
-    async def _if_there(self, image: Descriptor) -> Manifest | None:
-        """The manifest of an image; None of an index, and of what a sparse index names and need not be there."""
+    async def _manifest_if_present(self, image: Descriptor) -> Manifest | None:
+        """The manifest of an image; None for an index, and for one that a sparse index names but the store lacks."""
         if image.media_type in INDEX_TYPES:
             return None
         try:
@@ -265,18 +240,18 @@ class ImageLoader:
         """The images and indexes that *index* names, each with the platforms in it."""
         members: dict[int, _Member] = {}
 
-        async def one(position: int, child: Descriptor) -> None:
+        async def read(position: int, child: Descriptor) -> None:
             images = await self._images(child, depth + 1)
             members[position] = _Member(child, tuple(platform for image in images for platform in image.platforms))
 
         async with anyio.create_task_group() as tg:
             for position, child in enumerate(index.children):
                 if _is_image(child):
-                    tg.start_soon(one, position, child)
+                    tg.start_soon(read, position, child)
         return [members[position] for position in sorted(members)]
 
     async def _images(self, descriptor: Descriptor, depth: int) -> Sequence[_Member]:
-        """The images at or below *descriptor*, with their platforms; those without a platform are left out."""
+        """The images at or below *descriptor* that have a platform."""
         if descriptor.media_type not in INDEX_TYPES:
             platform = descriptor.platform or await self._config_platform(descriptor, depth)
             return [_Member(descriptor, (platform,))] if platform else []
@@ -295,25 +270,55 @@ class ImageLoader:
         except SourceNotFoundError:
             if not depth:
                 raise
-            return None  # a sparse index: what is not picked need not be there
+            return None  # a sparse index need not hold all that it names
         if Digest.of(raw) != config.digest:
             [blob] = await self.store.blobs([("config", config)])
             raise blob if isinstance(blob, SourceError) else blob.mismatch(config.digest, Digest.of(raw))
         return parse_config(raw, label).platform
 
-    def _no_choice(self, found: Sequence[_Member], wanted: Collection[Platform]) -> ChoiceError:
-        there = dict.fromkeys(str(platform) for member in found for platform in member.platforms)
-        names = " or ".join(str(platform) for platform in wanted)
-        return ChoiceError(f"{self.store.label} holds no image for {names}", tuple(there))
+    def _no_choice(self, members: Sequence[_Member], platforms: Collection[Platform]) -> ChoiceError:
+        available = dict.fromkeys(str(platform) for member in members for platform in member.platforms)
+        names = " or ".join(str(platform) for platform in platforms)
+        return ChoiceError(f"{self.store.label} holds no image for {names}", tuple(available))
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A manifest or index, and the platforms of its images."""
+
+    descriptor: Descriptor
+    platforms: tuple[Platform, ...]
+
+    def matches(self, platforms: Collection[Platform]) -> bool:
+        return any(own.satisfies(platform) for own in self.platforms for platform in platforms)
+
+    def distance(self, platforms: Collection[Platform]) -> int:
+        return min(own.distance(platform) for own in self.platforms for platform in platforms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Problems:
+    """The errors with an image or index, in the order of its manifests."""
+
+    errors: Sequence[SourceError]
+
+    def as_one(self) -> SourceError:
+        first, *others = self.errors
+        if others:
+            first.message += f" (and {len(others)} more problem{'s' if len(others) > 1 else ''} like this)"
+        return first
+
+
+_Outcome: TypeAlias = ImageNode | IndexNode | _Problems
 
 
 def _is_image(child: Descriptor) -> bool:
-    """Whether a member of an index is an image or an index of images, as far as its descriptor tells."""
+    """Whether a member of an index is an image or an index of images, according to its descriptor."""
     return child.platform != UNKNOWN and child.annotation(ATTESTATION) is None
 
 
-def _about(child: Descriptor) -> str | None:
-    """The digest of the image that a member of an index is about, if it is about one."""
+def _subject_of(child: Descriptor) -> str | None:
+    """The digest of the image that a member of an index refers to, if it refers to one."""
     attested = child.annotation(ATTESTED) if child.annotation(ATTESTATION) is not None else None
     return attested or child.annotation(_SOCI_IMAGE)
 
@@ -327,8 +332,43 @@ def named_soci_index(image: Manifest) -> Digest | None:
 
 
 def empty_blob(kind: str, digest: Digest, label: str) -> SourceError:
-    """What is wrong with a blob of 0 bytes."""
+    """The error for a blob of 0 bytes."""
     return SourceError(
         f"{kind} {digest.short} in {label} has 0 bytes",
         hint=_EMPTY_HINT,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """The parts of a config that a push reads.
+
+    Attributes:
+        platform: its platform; None without one, as in an artifact's config.
+        diff_ids: the digests of the uncompressed layers, in order, as written there.
+    """
+
+    platform: Platform | None
+    diff_ids: tuple[str, ...]
+
+
+class _RootFs(msgspec.Struct):
+    diff_ids: list[str] | None = None
+
+
+class _Config(msgspec.Struct):
+    os: str | None = None
+    architecture: str | None = None
+    variant: str | None = None
+    rootfs: _RootFs | None = None
+
+
+def parse_config(raw: bytes, label: str) -> ImageConfig:
+    """Parse a config.
+
+    Raises:
+        ManifestError: it is malformed.
+    """
+    parsed = decode_document(raw, _Config, label)
+    platform = Platform(parsed.os, parsed.architecture, parsed.variant) if parsed.os and parsed.architecture else None
+    return ImageConfig(platform, tuple((parsed.rootfs.diff_ids if parsed.rootfs else None) or ()))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,25 +15,30 @@ import msgspec
 from anyio import to_thread
 
 from asyncpush.errors import ManifestError, SourceError
-from asyncpush.manifest import ACCEPTED_TYPES, DescriptorDocument, parse_descriptor
+from asyncpush.manifest import (
+    ACCEPTED_TYPES,
+    INDEX_TYPES,
+    DescriptorDocument,
+    Manifest,
+    parse_descriptor,
+    parse_manifest,
+)
 from asyncpush.model import Descriptor, Digest, Platform
-from asyncpush.settings import Settings
-from asyncpush.sources.blobs import BlobStore, Content, decode_document, find_file, read_content
-from asyncpush.sources.document_memory import DocumentMemory
-from asyncpush.sources.loader import ImageLoader
-from asyncpush.sources.names import ImageName
-from asyncpush.sources.oci_image import LayoutImages
-from asyncpush.sources.oci_referrers import LayoutReferrers, find_relations
-from asyncpush.sources.partial_index import part_that_is_there
-from asyncpush.sources.source import NO_IMAGE_HINT, Loaded, SourceEntry, refuse_many_images
+from asyncpush.protocols import FoundReferrers, Image, UnreadReferrer
+from asyncpush.reference import subject_of
+from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE, MAX_MANIFESTS, Settings
+from asyncpush.sources.blobs import BlobStore, Content, DocumentMemory, decode_document, find_file, read_content
+from asyncpush.sources.loader import ImageLoader, named_soci_index
+from asyncpush.sources.oci_image import LayoutStore, available_part, find_blob
+from asyncpush.sources.source import NO_IMAGE_HINT, ImageName, Loaded, SourceEntry, refuse_many_images
 
 INDEX = "index.json"
 LAYOUT = "oci-layout"
 
-#: A tag, or, as Podman and others write it, a full name (OCI image-spec, annotations).
+#: A tag or, as Podman and others write it, a full name (OCI image-spec, annotations).
 _REF_NAME = "org.opencontainers.image.ref.name"
 
-#: The full name, as containerd and BuildKit write it.
+#: The full name that containerd and BuildKit write.
 _IMAGE_NAME = "io.containerd.image.name"
 
 
@@ -41,7 +47,7 @@ class _Layout(msgspec.Struct, rename={"version": "imageLayoutVersion"}):
 
 
 class _Index(msgspec.Struct):
-    """index.json; each entry is decoded alone, since a bad one costs itself only."""
+    """index.json; each entry is decoded separately, so that a malformed one affects only itself."""
 
     manifests: list[msgspec.Raw] | None
 
@@ -54,8 +60,8 @@ class _Annotated(msgspec.Struct):
 class Directory:
     """A directory as a store; no name leads out of it.
 
-    A link must stay below the directory, or below the one where index.json really lies: build systems make layouts of
-    links into such a one. Any other would read, and push, what whoever made the layout could not read himself.
+    A link must stay below the directory, or below the directory where index.json really lies: build systems create
+    layouts of links into one. Any other link could push files that the layout's creator had no access to.
     """
 
     path: Path
@@ -66,7 +72,7 @@ class Directory:
         """The file called *name* below the directory.
 
         Raises:
-            SourceError: see ``content.Store``; or a link leads out of the directory.
+            SourceError: see ``blobs.BlobStore``; or a link leads out of the directory.
         """
         inside = posixpath.normpath(f"/{name}").lstrip("/")
         path = self.path / inside
@@ -77,14 +83,14 @@ class Directory:
                 raise SourceError(f"{label} is a link that leads out of it", hint="copy what it leads to")
             return find_file(path, label, self.memory)
         except ValueError:
-            return None  # no file has such a name
+            return None  # no file can have this name
 
     def _home(self) -> Path:
         return Path(os.path.realpath(self.path / INDEX)).parent
 
 
 def is_oci_layout(store: BlobStore) -> bool:
-    """Whether *store* says that it is a layout; without oci-layout, as some tools write it, index.json must tell."""
+    """Whether *store* is a layout: it has oci-layout or, since some tools omit that, a plausible index.json."""
     content = store.find(INDEX)
     if content is None:
         return False
@@ -100,13 +106,13 @@ def is_oci_layout(store: BlobStore) -> bool:
 def read_oci_layout(
     store: BlobStore, settings: Settings, stem: str | None, saved: Collection[Digest] = ()
 ) -> tuple[SourceEntry, ...]:
-    """List what index.json names, in a worker thread.
+    """List the images that index.json names, in a worker thread.
 
     Args:
-        store: what holds the layout.
+        store: holds the layout.
         settings: whether foreign layers are pushed.
-        stem: the repository of images that name none themselves: their tag is all that most tools write.
-        saved: configs of the images that an archive's manifest.json says are there.
+        stem: the repository of images that name none: most tools write only a tag.
+        saved: configs of the images that an archive's manifest.json lists.
 
     Raises:
         SourceError: index.json is missing or malformed, or oci-layout is malformed or of another version.
@@ -117,14 +123,14 @@ def read_oci_layout(
     _check_version(store)
     index = decode_document(read_content(content), _Index, f"{INDEX} in {store.label}")
     refuse_many_images(len(index.manifests or ()), f"{INDEX} in {store.label}")
-    opened = _Opened(store, settings, stem, saved)
-    entries = [opened.entry(at, child) for at, child in enumerate(index.manifests or ())]
+    reader = _LayoutReader(store, settings, stem, saved)
+    entries = [reader.entry(position, child) for position, child in enumerate(index.manifests or ())]
     relations = find_relations(store, {entry.position: entry.descriptor for entry in entries if entry.descriptor})
     referrers = LayoutReferrers(store, relations.by_subject)
     return tuple(
         replace(
             entry,
-            about=relations.about.get(entry.position),
+            subject=relations.subjects.get(entry.position),
             is_unreadable=entry.is_unreadable or entry.position in relations.unreadable,
             referrers=referrers,
         )
@@ -133,23 +139,23 @@ def read_oci_layout(
 
 
 def _check_version(store: BlobStore) -> None:
-    """Refuse a layout of another version; one that says none, or nothing, is read as one without oci-layout."""
+    """Refuse a layout of another version; an oci-layout without a version counts as missing."""
     content = store.find(LAYOUT)
     raw = read_content(content) if content else b""
     if not raw.strip():
         return
     version = decode_document(raw, _Layout, f"{LAYOUT} in {store.label}").version
     if version is not None and not version.startswith("1."):
-        raise ManifestError(f"{store.label} is an OCI layout of version {version[:20]!r}; 1.x is read")
+        raise ManifestError(f"{store.label} is an OCI layout of version {version[:20]!r}; only 1.x is supported")
 
 
 def names_alone(root: Descriptor) -> bool:
-    """Whether an entry of index.json says nothing of its image but its names."""
+    """Whether an entry of index.json has no annotations but names."""
     return {key for key, _ in root.annotations} <= {_REF_NAME, _IMAGE_NAME}
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
+class _LayoutReader:
     store: BlobStore
     settings: Settings
     stem: str | None
@@ -185,9 +191,9 @@ class _Opened:
         )
 
     async def _load(self, root: Descriptor, platforms: Collection[Platform]) -> Loaded:
-        find = partial(part_that_is_there, self.store, root, self.settings, platforms=platforms, saved=self.saved)
+        find = partial(available_part, self.store, root, self.settings, platforms=platforms, saved=self.saved)
         part = await to_thread.run_sync(find)
-        loader = ImageLoader(LayoutImages(part.store), self.settings.push_foreign_layers)
+        loader = ImageLoader(LayoutStore(part.store), self.settings.push_foreign_layers)
         return Loaded(await loader.load(part.root, platforms), part.left_out)
 
     def _parsed(self, position: int, raw: msgspec.Raw) -> DescriptorDocument:
@@ -202,7 +208,7 @@ class _Opened:
 
 
 def _name(image_name: str | None, ref_name: str | None) -> ImageName | None:
-    """The full name, if one of the two is one: a tag has neither slash nor colon."""
+    """The full name, if one of the two is a full name: a tag has neither slash nor colon."""
     for text in (image_name, ref_name):
         if text and ("/" in text or ":" in text):
             return ImageName.parse(text)
@@ -217,7 +223,7 @@ def _is_descriptor(raw: msgspec.Raw) -> bool:
 
 
 def _annotations(raw: msgspec.Raw) -> dict[str, object]:
-    """The annotations of an entry, so that one that is malformed elsewhere can still be named."""
+    """The annotations of an entry, so that an otherwise malformed entry can still be named."""
     with suppress(msgspec.DecodeError, RecursionError):
         return msgspec.json.decode(raw, type=_Annotated).annotations or {}
     return {}
@@ -225,3 +231,159 @@ def _annotations(raw: msgspec.Raw) -> dict[str, object]:
 
 def _printable(text: object) -> str | None:
     return text if isinstance(text, str) and text and text.isprintable() else None
+
+
+#: The digest of the subject, which containerd and Docker write beside a saved image.
+_SUBJECT = "io.containerd.manifest.subject"
+
+#: The marks of `cosign save`.
+_COSIGN_KIND = "kind"
+_COSIGN = "dev.cosignproject.cosign/"
+_COSIGN_IMAGES = frozenset({f"{_COSIGN}image", f"{_COSIGN}imageIndex"})
+_COSIGN_TAGS = {f"{_COSIGN}sigs": "sig", f"{_COSIGN}atts": "att"}
+
+
+@dataclass(frozen=True, slots=True)
+class Relations:
+    """The references between the manifests of a layout.
+
+    Attributes:
+        subjects: the subjects of those entries of index.json that refer to another one, by position.
+        by_subject: the referrers of each manifest, with cosign's tags for them.
+        unreadable: the positions of entries whose manifests can't be read.
+    """
+
+    subjects: Mapping[int, Digest]
+    by_subject: Mapping[Digest, Sequence[tuple[Descriptor, str | None]]]
+    unreadable: Collection[int]
+
+
+def find_relations(store: BlobStore, entries: Mapping[int, Descriptor]) -> Relations:
+    """Find the references between the *entries* of index.json, by position, in a worker thread.
+
+    Manifests that can't be read refer to nothing here; pushing them reports the error.
+    """
+    return _Finder(store, entries).find()
+
+
+@dataclass(slots=True)
+class _Finder:
+    store: BlobStore
+    entries: Mapping[int, Descriptor]
+    subjects: dict[int, Digest] = field(default_factory=dict)
+    by_subject: defaultdict[Digest, dict[Digest, tuple[Descriptor, str | None]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    _read: dict[Digest, Manifest | None] = field(default_factory=dict)
+
+    def find(self) -> Relations:
+        for position, entry in self.entries.items():
+            self._relate(position, entry)
+        present = {digest for entry in self.entries.values() for digest in self._tree(entry, 0)}
+        subjects_by_digest = {self.entries[position].digest: subject for position, subject in self.subjects.items()}
+        subjects = {
+            position: subject
+            for position, subject in self.subjects.items()
+            if _final_subject(subject, subjects_by_digest) in present
+        }
+        by_subject = {subject: tuple(found.values()) for subject, found in self.by_subject.items()}
+        unreadable = {position for position, entry in self.entries.items() if self._manifest(entry) is None}
+        return Relations(subjects, by_subject, unreadable)
+
+    def _relate(self, position: int, entry: Descriptor) -> None:
+        name = (entry.annotation(_REF_NAME) or "").rpartition(":")[2]
+        kind = _COSIGN_TAGS.get(entry.annotation(_COSIGN_KIND) or "")
+        manifest = self._manifest(entry)
+        if subject := subject_of(name):
+            self.subjects[position] = subject
+            if "." in name:
+                self._add(subject, entry, name)
+            else:
+                for child in manifest.children if manifest else ():
+                    self._add(subject, child, None)
+        elif kind and (subject := self._cosigned(entry)):
+            self.subjects[position] = subject
+            self._add(subject, entry, f"sha256-{subject.hex}.{kind}")
+        elif subject := _subject(entry, manifest):
+            self.subjects[position] = subject
+            self._add(subject, entry, None)
+        elif manifest and (soci := named_soci_index(manifest)):
+            # The loader adds it to its image; it is not an image itself.
+            self.subjects |= {
+                position: manifest.digest for position, other in self.entries.items() if other.digest == soci
+            }
+
+    def _add(self, subject: Digest, referrer: Descriptor, tag: str | None) -> None:
+        self.by_subject[subject].setdefault(referrer.digest, (referrer, tag))
+
+    def _cosigned(self, signatures: Descriptor) -> Digest | None:
+        """The image to which `cosign save` has added *signatures*: the one of the same name, or the only one."""
+        images = [entry for entry in self.entries.values() if entry.annotation(_COSIGN_KIND) in _COSIGN_IMAGES]
+        name = signatures.annotation(_REF_NAME)
+        named = [image for image in images if name is not None and image.annotation(_REF_NAME) == name]
+        subjects = {image.digest for image in named or images}
+        return subjects.pop() if len(subjects) == 1 else None
+
+    def _tree(self, entry: Descriptor, depth: int) -> Iterator[Digest]:
+        """The digests of *entry* and of everything that it names."""
+        yield entry.digest
+        if entry.media_type in INDEX_TYPES and depth < MAX_INDEX_DEPTH and len(self._read) < MAX_MANIFESTS:
+            manifest = self._manifest(entry)
+            for child in manifest.children if manifest else ():
+                yield from self._tree(child, depth + 1)
+
+    def _manifest(self, entry: Descriptor) -> Manifest | None:
+        if entry.digest not in self._read:
+            try:
+                content = find_blob(self.store, entry.digest)
+                raw = read_content(content, MAX_MANIFEST_SIZE) if content else b""
+                self._read[entry.digest] = parse_manifest(raw, media_type=entry.media_type)
+            except SourceError:
+                self._read[entry.digest] = None
+        return self._read[entry.digest]
+
+
+def _subject(entry: Descriptor, manifest: Manifest | None) -> Digest | None:
+    """The subject in a manifest, or else in its entry."""
+    if manifest and manifest.subject:
+        return manifest.subject
+    try:
+        return Digest.parse(entry.annotation(_SUBJECT) or "")
+    except ValueError:
+        return None
+
+
+def _final_subject(subject: Digest, subjects: Mapping[Digest, Digest]) -> Digest | None:
+    """The last subject in a chain that begins with *subject*; None if the chain is circular."""
+    for _ in range(len(subjects) + 1):
+        if subject not in subjects:
+            return subject
+        subject = subjects[subject]
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutReferrers:
+    """The referrers of a layout's manifests (``protocols.ReferrerSource``).
+
+    Attributes:
+        store: the layout.
+        by_subject: see ``Relations``.
+    """
+
+    store: BlobStore
+    by_subject: Mapping[Digest, Sequence[tuple[Descriptor, str | None]]]
+
+    async def of(self, subject: Digest) -> FoundReferrers:
+        """See ``protocols.ReferrerSource``."""
+        found: list[Image] = []
+        unread: list[UnreadReferrer] = []
+        for descriptor, tag in self.by_subject.get(subject, ()):
+            source = f"{self.store.label}:@{descriptor.digest}"
+            try:
+                root = await ImageLoader(LayoutStore(self.store)).load(descriptor)
+            except SourceError as error:
+                unread.append(UnreadReferrer(source, tag or str(descriptor.digest), tag, error))
+            else:
+                found.append(Image(source, None, tag, root))
+        return FoundReferrers(tuple(found), tuple(unread))

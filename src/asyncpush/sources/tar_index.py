@@ -1,4 +1,4 @@
-"""Where the files of a tar archive lie inside it: found once, so that their bytes can be read in place."""
+"""The positions of files inside a tar archive: found once, so that their bytes can be read in place."""
 
 from __future__ import annotations
 
@@ -13,31 +13,29 @@ from anyio import from_thread
 
 from asyncpush.errors import SourceError
 from asyncpush.settings import MiB
-from asyncpush.sources.blobs import Content, Extent, Region, SparseRegion, hash_content, readable
-from asyncpush.sources.decompression import HEAD_SIZE
-from asyncpush.sources.detection import archive_kind
-from asyncpush.sources.document_memory import DocumentMemory
+from asyncpush.sources.blobs import Content, DocumentMemory, Extent, Region, SparseRegion, hash_content, readable
+from asyncpush.sources.detection import HEAD_SIZE, archive_kind
 from asyncpush.sources.file_pool import ReadFile
 
-#: An image has a few files a layer; many more are a mistake or an attack.
+#: An image has a few files per layer; many more are a mistake or an attack.
 MAX_ENTRIES = 100_000
 
 #: Names are digests and short paths.
 MAX_NAME_LENGTH = 4096
 
-#: Characters of all names and links.
+#: Characters of all names and link targets.
 MAX_NAMES_LENGTH = 16 * MiB
 
-#: Links to links to links; ``docker save`` writes one level.
+#: Length of a chain of links; ``docker save`` writes one level.
 MAX_LINKS = 16
 
-#: What macOS's tar puts beside each file that has extended attributes.
+#: The prefix of files that macOS's tar adds for extended attributes.
 _APPLE_DOUBLE = "._"
 
-#: What lists an archive's images, at its top.
+#: The files at the top of an archive that list its images.
 _LISTS = ("index.json", "manifest.json")
 
-#: Endings of archives at the top of an archive; layers mostly lie in folders.
+#: Extensions of archives at the top of an archive; layers mostly lie in folders.
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".tar.bz2", ".zip")
 
 _ZEROS = bytes(MiB)
@@ -56,16 +54,16 @@ class _Link:
 
 
 class TarIndex:
-    """The files of a tar archive by name (``content.Store``); of several with one name the last counts, as tar has it.
+    """The files of a tar archive by name (``blobs.BlobStore``); the last one of a name counts, as in tar.
 
     Args:
-        file: the archive, open for reading as long as the index is used.
-        label: how to call it in errors.
-        memory: what its documents may take.
+        file: the archive, open for reading while the index is used.
+        label: its name in errors.
+        memory: bounds its documents.
 
     Raises:
-        SourceError: it is not a tar archive, is cut short or damaged, or holds nothing but another archive; or it is
-            several archives in one.
+        SourceError: it is not a tar archive, is cut short or damaged, holds only another archive, or is several
+            archives in one.
     """
 
     def __init__(self, file: ReadFile, label: str, memory: DocumentMemory | None = None) -> None:
@@ -73,14 +71,14 @@ class TarIndex:
         self._file = file
         self._memory = memory
         self._entries: dict[str, _File | _Link | None] = {}
-        #: What a user should know of it.
+        #: Notices about it for the user.
         self.notes: tuple[str, ...] = ()
         self._replaced: list[tuple[str, _File]] = []
         reader = TarReader(file)
         try:
             with readable(label):
                 self._read(reader)
-                self._check_rest(reader.position)
+                self._check_trailing_data(reader.position)
                 self._check_replaced()
                 if reader.has_end_mark:
                     self._check_only_file()
@@ -90,12 +88,12 @@ class TarIndex:
             state = "cut short" if isinstance(error, CutError) else "damaged"
             raise SourceError(f"{label} is {state}: {error}", hint="fetch or save it again") from error
         if not reader.has_end_mark:
-            # Others take it, too. What a cut took away is missed when something names it.
+            # Other readers accept it, too. A missing file is reported when something names it.
             self.label = f"{label} (cut short? it has no end mark)"
 
     @property
     def names(self) -> list[str]:
-        """What is in the archive: files, links and folders."""
+        """The names in the archive: files, links and folders."""
         return list(self._entries)
 
     @property
@@ -107,7 +105,7 @@ class TarIndex:
         """The file called *name*; links are followed, inside the archive only.
 
         Raises:
-            SourceError: a link leads nowhere or in a circle, or *name* is not a regular file.
+            SourceError: a link is broken or circular, or *name* is not a regular file.
         """
         target = normalize_name(name)
         if target not in self._entries:
@@ -122,7 +120,7 @@ class TarIndex:
         raise SourceError(f"{name!r} in {self.label} is a link that leads in a circle")
 
     def advice(self) -> str | None:
-        """What to do about an archive that holds no image where one is looked for; None where nothing shows it."""
+        """A hint for an archive without an image, by its content; None without a clue."""
         if ".dockerenv" in self._entries:
             return "these are a container's files, as `docker export` writes them; use `docker save`"
         folders = {name.partition("/")[0] for name in self._entries}
@@ -153,9 +151,9 @@ class TarIndex:
             if names_length > MAX_NAMES_LENGTH:
                 raise DamagedError(f"its names have more than {MAX_NAMES_LENGTH} characters")
             name = normalize_name(member.name)
-            earlier = self._entries.get(name)
-            if name in _LISTS and isinstance(earlier, _File):
-                self._replaced.append((name, earlier))
+            previous = self._entries.get(name)
+            if name in _LISTS and isinstance(previous, _File):
+                self._replaced.append((name, previous))
             self._entries[name] = self._entry(member)
         if not count:
             raise SourceError(f"{self.label} holds no image: it is an empty archive", hint="save it again")
@@ -169,21 +167,21 @@ class TarIndex:
                     normalize_name(posixpath.join(posixpath.dirname(normalize_name(member.name)), member.target))
                 )
             case "hardlink":
-                # It means the file that has the name now, whatever takes the name later.
+                # A hard link means the file that has the name now, whatever replaces it later.
                 target = normalize_name(member.target)
                 found = self._entries.get(target)
                 return found if isinstance(found, _File) else _Link(target)
             case _:
                 return None
 
-    def _check_rest(self, position: int) -> None:
-        """See that no other archive follows, which would be left out; anything else, other readers ignore, too."""
+    def _check_trailing_data(self, position: int) -> None:
+        """Refuse another archive behind the end, which would be ignored; note any other data, as other readers do."""
         while chunk := self._file.read(position, len(_ZEROS)):
             from_thread.check_cancelled()
             if chunk != _ZEROS[: len(chunk)]:
                 position += len(chunk) - len(chunk.lstrip(b"\0"))
                 if archive_kind(self._file.read(position, HEAD_SIZE)):
-                    raise self._several(f"a second one begins at byte {position}")
+                    raise self._joined_archives_error(f"a second one begins at byte {position}")
                 self.notes = (
                     f"what follows the end of {self.label}, at byte {position}, is not an archive, and is not read",
                 )
@@ -191,13 +189,13 @@ class TarIndex:
             position += len(chunk)
 
     def _check_replaced(self) -> None:
-        """See that no list of images took the place of another one, as in archives that `tar -A` has joined."""
-        for name, earlier in self._replaced:
-            later = self.find(name)
-            if later is None or hash_content(self._content(name, earlier)) != hash_content(later):
-                raise self._several(f"it has a second {name}, unlike the first")
+        """Refuse an archive in which a list of images replaces another, as in archives joined by `tar -A`."""
+        for name, previous in self._replaced:
+            current = self.find(name)
+            if current is None or hash_content(self._content(name, previous)) != hash_content(current):
+                raise self._joined_archives_error(f"it has a second {name}, unlike the first")
 
-    def _several(self, reason: str) -> SourceError:
+    def _joined_archives_error(self, reason: str) -> SourceError:
         return SourceError(
             f"{self.label} is several archives in one: {reason}",
             hint="push each alone; one `docker save A B` puts several images into one archive",
@@ -220,20 +218,20 @@ class TarIndex:
 
 
 def normalize_name(name: str) -> str:
-    """One spelling for ``./a``, ``/a``, ``a/`` and ``b/../a``; a key, never a path on disk."""
+    """One key for ``./a``, ``/a``, ``a/`` and ``b/../a``; never a path on disk."""
     return posixpath.normpath("/" + name).lstrip("/")
 
 
-#: One extended header: names, times, extended attributes (a file's resource fork is one).
+#: Bytes of one extended header: names, times, extended attributes (such as a resource fork).
 MAX_HEADER_SIZE = MiB
 
-#: All extended headers of an archive.
+#: Bytes of all extended headers of an archive.
 MAX_HEADERS_SIZE = 64 * MiB
 
-#: Extended headers before one member; GNU tar and PAX write three at the most.
+#: Extended headers before one member; GNU tar and PAX write up to three.
 MAX_HEADERS = 16
 
-#: All stretches of data between the holes of an archive's sparse files.
+#: Extents of all sparse files of an archive.
 MAX_EXTENTS = 100_000
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -250,21 +248,21 @@ _KEYWORDS = _GLOBAL_KEYWORDS | frozenset(
     {*(_SPARSE + word for word in ("major", "minor", "name", "size", "realsize", "map"))}
 )
 
-#: The map of sparse format 0.0 is many of these, in the order of 0.1's map.
+#: Sparse format 0.0 repeats these keywords in the order of format 0.1's map.
 _MAP_KEYWORDS = frozenset({_SPARSE + "offset", _SPARSE + "numbytes"})
 
-#: Enough for 2 to the power of 64.
+#: Digits of a number: enough for 2 to the power of 64.
 _MAX_DIGITS = 20
 
 Records = dict[str, bytes]
 
 
 class DamagedError(Exception):
-    """The reason for a SourceError that does not know the archive's name yet."""
+    """Raised for a damaged archive whose name is not known yet."""
 
 
 class CutError(DamagedError):
-    """The archive ends before it should."""
+    """Raised for an archive that ends early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,12 +270,12 @@ class Member:
     """One member of an archive.
 
     Attributes:
-        name: as it is written.
-        kind: ``other`` are folders, devices, and what only some tar knows.
-        target: where a link leads.
-        size: of a file in bytes, as it reads.
-        start: where its data lies in the archive.
-        extents: of a sparse file, what is stored; None if all is.
+        name: its name as written.
+        kind: its kind; ``other`` are folders, devices, and extensions.
+        target: the target of a link.
+        size: the bytes of a file, with its holes.
+        start: the position of its data in the archive.
+        extents: the stored parts of a sparse file; None for any other.
     """
 
     name: str
@@ -290,12 +288,12 @@ class Member:
 
 @dataclass(slots=True)
 class TarReader:
-    """Reads members, front to back; blocks.
+    """Reads the members of an archive in order; blocks.
 
     Attributes:
         file: the archive.
-        position: where the next header is looked for; at the end, behind the last member.
-        has_end_mark: whether there is a block of zeros at the end.
+        position: the position of the next header; at the end, behind the last member.
+        has_end_mark: whether a block of zeros ends the archive.
     """
 
     file: ReadFile
@@ -309,7 +307,7 @@ class TarReader:
         """The next member; None at the end.
 
         Raises:
-            DamagedError: there is something else, or its header claims what can't be.
+            DamagedError: there is no valid header.
         """
         records: Records = {}
         is_extended = False
@@ -391,7 +389,7 @@ class TarReader:
     def _sparse(
         self, header: tarfile.TarInfo, block: bytes, records: Records, stored: int
     ) -> tuple[int, int, list[tuple[int, int]]] | None:
-        """Size, stored bytes, and map of a sparse file, having read what of it lies before the data; else None."""
+        """Size, stored bytes, and map of a sparse file, after reading any map before its data; None for others."""
         if header.type == tarfile.GNUTYPE_SPARSE:
             return _field(block[483:495]), stored, _pairs(self._old_map(block))
         version = tuple(records.get(_SPARSE + word) for word in ("major", "minor"))
@@ -410,13 +408,13 @@ class TarReader:
         return _number(records.get(_SPARSE + "size", b"")), stored, _pairs(numbers)
 
     def _check_not_sparse(self, header: tarfile.TarInfo, records: Records, stored: int) -> None:
-        """Refuse a sparse file without its map: to some readers it is all hole, to others what is stored."""
+        """Refuse a sparse file without a map: to some readers it is all hole, to others its stored bytes."""
         size, real = (_number(records.get(_SPARSE + word, b"%d" % stored)) for word in ("size", "realsize"))
         if size != stored or real != stored or (stored and _SPARSE + "size" in records):
             raise DamagedError(f"{header.name[:200]!r} is a sparse file without a map")
 
     def _old_map(self, block: bytes) -> Iterator[int]:
-        """GNU's first format: 4 places in the header, and 21 in each further block."""
+        """GNU's old format: 4 entries in the header, and 21 in each further block."""
         places, more = block[386:482], block[482]
         while True:
             for at in range(0, len(places), 12):
@@ -429,7 +427,7 @@ class TarReader:
             places, more = block[:504], block[504]
 
     def _map_before_data(self) -> Iterator[int]:
-        """Format 1.0: how many pairs there are, and the pairs, a number a line, filled up to whole blocks."""
+        """Format 1.0: the number of pairs and the pairs, one number per line, padded to whole blocks."""
         lines = self._lines()
         for _ in range(2 * _number(next(lines))):
             yield _number(next(lines))
@@ -458,12 +456,12 @@ class TarReader:
 
 
 def _pairs(numbers: Iterator[int]) -> list[tuple[int, int]]:
-    """Offsets and lengths, bounded in number."""
+    """Pairs of offset and length, of bounded number."""
     return list(islice(zip(numbers, numbers, strict=False), MAX_EXTENTS + 1))
 
 
 def _parse_records(data: bytes) -> Records:
-    """The keywords of an extended header that say where bytes lie and what they are called; no others are kept."""
+    """The records of an extended header that give names, sizes and positions; no others are kept."""
     records: Records = {}
     numbers: list[bytes] = []
     at = 0
@@ -492,7 +490,7 @@ def _number(text: bytes) -> int:
 
 
 def _field(field: bytes) -> int:
-    """A number of a sparse file's map in a header: octal digits, or, after a high bit, the number itself."""
+    """A number in a header's sparse map: octal digits or, after a high bit, binary."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.partition(b"\0")[0].strip()

@@ -20,8 +20,8 @@ from asyncpush.model import Descriptor, Digest, LayerBytes
 from asyncpush.protocols import NotHeld, RepositoryReader, StoredBlob, StoredManifest
 from asyncpush.settings import MAX_INDEX_DEPTH
 from asyncpush.sources.blobs import MAX_DOCUMENT_SIZE
-from asyncpush.sources.decompression import HEAD_SIZE, sniff
-from asyncpush.sources.image_config import ImageConfig, parse_config
+from asyncpush.sources.detection import HEAD_SIZE, sniff
+from asyncpush.sources.loader import ImageConfig, parse_config
 from asyncpush.verify.results import Problem, Verification, VerificationTarget
 
 #: Error codes that concern one blob; any other error concerns all of them.

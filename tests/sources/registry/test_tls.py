@@ -11,9 +11,9 @@ import trustme
 from aiohttp import web
 
 from asyncpush.errors import ConfigurationError, SourceError, SourceUnavailableError
+from asyncpush.http import session
 from asyncpush.settings import Credentials, SourceRegistry
-from asyncpush.sources.registry import environment, open_remote
-from support.registry_server import QUICK, RegistryServer, ranged, refusal, running
+from support.registry_server import QUICK, RegistryServer, open_remote, ranged, refusal, running
 
 CREDENTIALS = Credentials("user", "secret")
 
@@ -24,7 +24,7 @@ def no_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     etc = [tmp_path / "etc" / each / "certs.d" for each in ("containers", "docker")]
-    monkeypatch.setattr(environment, "CERTIFICATE_FOLDERS", tuple(etc))
+    monkeypatch.setattr(session, "CERTIFICATE_FOLDERS", tuple(etc))
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +242,7 @@ async def test_credentials_go_to_no_token_service_in_the_clear(
         async def ask(request: web.Request) -> web.StreamResponse:
             return refusal(401, "UNAUTHORIZED", "who?", WWW_Authenticate=f'Bearer realm="{realm}"')
 
-        with pytest.raises(SourceError, match="in plain HTTP; credentials go nowhere in the clear"):
+        with pytest.raises(SourceError, match="in plain HTTP; credentials are never sent in the clear"):
             await tags(SourceRegistry(host=server.host, ca_bundle=bundle, credentials=CREDENTIALS))
 
 

@@ -109,7 +109,7 @@ def overridden(
     aws: AwsConfiguration,
     sources: Mapping[str, SourceRegistry],
     *,
-    platform: Platform | None = None,
+    platforms: tuple[Platform, ...] = (),
     create_repository: bool = False,
     strict: bool = False,
 ) -> Plan:
@@ -119,7 +119,7 @@ def overridden(
         plan: the plan.
         aws: the profile, region and endpoint of targets that do not set them.
         sources: how to reach registries that the plan does not describe, by host.
-        platform: the platform to migrate from indexes where the plan names none.
+        platforms: the platforms to migrate from indexes where the plan names none.
         create_repository: create missing repositories, whatever the plan says.
         strict: an entry must match a tag, unless the plan sets how many.
     """
@@ -147,7 +147,7 @@ def overridden(
             replace(
                 entry,
                 goals=tuple(map(complete_goal, entry.goals)),
-                platforms=entry.platforms or ((platform,) if platform else ()),
+                platforms=entry.platforms or platforms,
                 create=entry.create or create_repository,
                 min_tags=1 if strict and entry.min_tags is None else entry.min_tags,
             )

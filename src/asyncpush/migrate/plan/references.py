@@ -11,7 +11,7 @@ from asyncpush.errors import InvalidReferenceError, SourceError
 from asyncpush.migrate.plan.diagnostics import Problems
 from asyncpush.migrate.plan.model import Goal, PlanEntry, PlanTarget
 from asyncpush.reference import SCHEME, check_repository, destination, is_tag, parse_registry, parse_remote
-from asyncpush.sources.names import KINDS, locate
+from asyncpush.sources.source import KINDS, locate
 
 _ARCHIVE = re.compile(r"\.(?:tar|tgz|txz|tzst|tar\.(?:gz|xz|zst|zstd))(?::|$)", re.IGNORECASE)
 

@@ -28,7 +28,7 @@ from asyncpush.migrate.plan_import.ocync import import_ocync, is_ocync
 from asyncpush.migrate.plan_import.regsync import import_regsync, is_regsync
 from asyncpush.migrate.plan_import.skopeo import import_skopeo, is_skopeo
 from asyncpush.reference import Prefix
-from asyncpush.sources.names import KINDS
+from asyncpush.sources.source import KINDS
 
 Format = Literal["skopeo", "regsync", "image-syncer", "dregsy", "ocync", "list"]
 

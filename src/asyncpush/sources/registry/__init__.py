@@ -1,4 +1,4 @@
-"""Images in remote registries: any that speak the OCI distribution-spec 1.1, Docker Hub and ECR among them.
+"""Images in remote registries: all that implement the OCI distribution-spec 1.1, such as Docker Hub and ECR.
 
 ``open_pool`` opens registries as they are needed. A ``SourceRegistryReader`` resolves tags, reads manifests and lists,
 and streams blobs.
@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from asyncpush.reference import RemoteReference, canonical_host, is_remote, parse_remote
 from asyncpush.sources.registry.credentials import Logins, is_ecr, no_logins
-from asyncpush.sources.registry.pool import RegistryPool, RemoteSource, open_pool, open_remote
-from asyncpush.sources.registry.referrers import RepositoryReferrers
-from asyncpush.sources.registry.source_registry import SourceRegistryReader
+from asyncpush.sources.registry.pool import RegistryPool, RegistrySource, open_pool
+from asyncpush.sources.registry.source_registry import RepositoryReferrers, SourceRegistryReader
 
 __all__ = [
     "Logins",
     "RegistryPool",
+    "RegistrySource",
     "RemoteReference",
-    "RemoteSource",
     "RepositoryReferrers",
     "SourceRegistryReader",
     "canonical_host",
@@ -24,6 +23,5 @@ __all__ = [
     "is_remote",
     "no_logins",
     "open_pool",
-    "open_remote",
     "parse_remote",
 ]

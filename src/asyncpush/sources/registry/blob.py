@@ -1,11 +1,10 @@
-"""One blob of a registry, as it arrives: a connection that breaks is made good from the byte where it broke.
+"""One blob of a registry, streamed: after a break, the download resumes from the byte where it broke.
 
 Sources: OCI distribution-spec 1.1, "pulling blobs"; RFC 9110, 14 (range requests).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,42 +13,41 @@ import aiohttp
 from anyio import to_thread
 
 from asyncpush.errors import DigestMismatchError, SourceError
+from asyncpush.http.download import Download
+from asyncpush.http.encoding import GZIP, Decoder, Encoding, encoding_of, is_hidden, unknown_encoding_of
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import BlobStream
 from asyncpush.settings import MiB
-from asyncpush.sources.registry.client import UNASKED, ConnectionTurn, OpenAnswer, RegistryClient
-from asyncpush.sources.registry.encoding import GZIP, Decoder, Encoding, encoding_of, is_hidden, unknown_encoding_of
+from asyncpush.sources.registry.client import UNASKED, ConnectionSlot, OpenResponse, RegistryClient
 from asyncpush.sources.registry.http import LATER, translated
-from asyncpush.sources.registry.requests import Request, path_of
-from asyncpush.sources.registry.retry import TransientError
+from asyncpush.sources.registry.requests import Request, TransientError, path_of
 
 _OPERATION = "GET blob"
 _WHOLE, _PARTIAL, _NO_SUCH_RANGE, _BROKEN = 200, 206, 416, 500
 _EXPECTED = frozenset({_WHOLE, _PARTIAL, _NO_SUCH_RANGE})
-#: Requests for a range that fail, though the registry is there, before all of the blob is asked for.
+#: Range requests that fail with a server error before the whole blob is requested instead.
 _FAILING_RANGES = 3
 #: Bytes that are decompressed at once.
 _DECODED_AT_ONCE = MiB // 4
 
-_CONTENT_RANGE = re.compile(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
-
-_OTHER_BYTES = "the registry, or a proxy before it, holds other bytes than the manifest names"
+_OTHER_BYTES = "the registry, or a proxy in front of it, holds other bytes than the manifest names"
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryBlob:
-    """A blob in a repository of a registry (``protocols.RemoteBlob``); nothing is asked before it is read.
+    """A blob in a repository of a registry (``protocols.RemoteBlob``); no request is sent before it is read.
 
     Attributes:
-        name: how to call it on screens.
+        name: its name on screens.
         descriptor: its digest and size, as a manifest claims them.
-        repository: where it is.
+        repository: the repository that holds it.
+        client: the registry.
     """
 
     name: str
     descriptor: Descriptor
     repository: str
-    wire: RegistryClient
+    client: RegistryClient
 
     @property
     def media_type(self) -> str:
@@ -68,26 +66,26 @@ class RegistryBlob:
 
     @property
     def what(self) -> str:
-        """How to call it in errors."""
-        return f"{self.name} of {self.wire.host}/{self.repository}"
+        """Its name in errors."""
+        return f"{self.name} of {self.client.host}/{self.repository}"
 
     def mismatch(self, expected: Digest | int, actual: Digest | int) -> DigestMismatchError:
         """The error for bytes that are not what was claimed."""
         return DigestMismatchError(self.what, expected, actual, hint=_OTHER_BYTES)
 
     async def stored_size(self) -> int | None:
-        """Its size in bytes, as the registry has it (GET of the blob, which is not read); None if it does not say.
+        """The size that the registry reports (GET of the blob, whose body is not read); None if it reports none.
 
         Raises:
             SourceError: as ``stream``.
         """
-        tries = self.wire.tries(_OPERATION)
+        tries = self.client.retry_loop(_OPERATION)
         path = path_of(self.repository, "blobs", str(self.descriptor.digest))
         while True:
             try:
-                opened = await self.wire.open(Request(_OPERATION, path, self.name, self.repository))
+                opened = await self.client.open(Request(_OPERATION, path, self.name, self.repository))
             except TransientError as error:
-                await tries.failed(error)
+                await tries.wait(error)
                 continue
             try:
                 headers = opened.response.headers
@@ -98,9 +96,9 @@ class RegistryBlob:
 
     @asynccontextmanager
     async def stream(self, start: int = 0) -> AsyncIterator[BlobStream]:
-        """Take a turn to read it, from byte *start* on (GET of the blob, with a range, at the first ``readinto``)."""
-        async with self.wire.turn() as turn:
-            stream = _BlobDownload(self, start, turn)
+        """Take a connection slot to read it from byte *start* on; the first ``readinto`` sends the request."""
+        async with self.client.slot() as slot:
+            stream = _BlobDownload(self, start, slot)
             try:
                 yield stream
             finally:
@@ -108,32 +106,29 @@ class RegistryBlob:
 
 
 class _BlobDownload:
-    """The bytes of one blob. ``_received`` counts those that have arrived; what was not given out yet is ``_rest``."""
+    """The bytes of one blob (``protocols.BlobStream``); ``_rest`` has arrived and was not read yet."""
 
-    def __init__(self, blob: RegistryBlob, start: int, turn: ConnectionTurn) -> None:
+    def __init__(self, blob: RegistryBlob, start: int, slot: ConnectionSlot) -> None:
         self._blob = blob
-        self._turn = turn
+        self._slot = slot
         self._size = blob.descriptor.size
-        self._received = start
+        self._download = Download(self._size, start)
         self._what = blob.what
         self._rest = memoryview(b"")
-        self._answer: OpenAnswer | None = None
-        self._bounded = False
-        self._skip = 0
-        self._ranges = True
+        self._open_response: OpenResponse | None = None
         self._ranges_left = _FAILING_RANGES
         self._decoder: Decoder | None = None
         self._unknown: str | None = None
         self._head = b""
-        self._tries = blob.wire.tries(_OPERATION)
+        self._tries = blob.client.retry_loop(_OPERATION)
 
     async def readinto(self, buffer: memoryview) -> int:
         """See ``protocols.BlobStream``.
 
         Raises:
-            DigestMismatchError: the registry has another number of bytes than the descriptor says.
-            SourceNotFoundError: it is not there.
-            SourceDeniedError: the registry refuses.
+            DigestMismatchError: the registry's blob has another size than the descriptor.
+            SourceNotFoundError: the registry does not have it.
+            SourceDeniedError: the registry denies access.
             SourceUnavailableError: the registry can't be reached, or fails too often.
         """
         filled = 0
@@ -149,66 +144,63 @@ class _BlobDownload:
         return filled
 
     def close(self) -> None:
-        """Let go of the connection."""
-        if self._answer is not None:
-            self._answer.close()
-            self._answer = None
+        """Release the connection."""
+        if self._open_response is not None:
+            self._open_response.close()
+            self._open_response = None
 
-    async def _next(self) -> bytes | memoryview:
-        """The next bytes, whatever it takes; empty at the end."""
+    async def _next(self) -> bytes:
+        """The next bytes, after as many tries as it takes; empty at the end."""
         while True:
             try:
-                if self._answer is None:
-                    if self._received >= self._size:
+                if self._open_response is None:
+                    if self._download.received >= self._size:
                         return b""
-                    self._answer = await self._open()
-                data = await self._chunk(self._answer)
+                    self._open_response = await self._open()
+                data = await self._chunk(self._open_response)
             except TransientError as error:
                 self.close()
-                await self._tries.failed(error)
+                await self._tries.wait(error)
             except BaseException:
                 self.close()
                 raise
             else:
-                if data or self._received >= self._size:
+                if data or self._download.received >= self._size:
                     return data
 
-    async def _chunk(self, answer: OpenAnswer) -> bytes | memoryview:
-        """What has arrived; empty once all has, or once a part of it that was asked for has."""
-        data = memoryview(b"")
-        while not data and (arrived := await self._arrived(answer)):
-            data = memoryview(arrived)[self._skip :]
-            self._skip -= min(self._skip, len(arrived))
+    async def _chunk(self, opened: OpenResponse) -> bytes:
+        """The next bytes of the response; empty at its end."""
+        data, download = b"", self._download
+        while not data and (arrived := await self._arrived(opened)):
+            data = download.take(arrived)
         if not data:
             self.close()
-            if self._received < self._size and not self._bounded:
-                missing = self._size - self._received
+            if download.received < self._size and not download.is_bounded:
+                missing = self._size - download.received
                 if self._unknown:
-                    raise self._mismatch(self._received)
+                    raise self._mismatch(download.received)
                 raise TransientError(
                     f"{self._what} ends {missing} of {self._size} bytes early",
                     hint=LATER,
                 )
-            self._bounded = False
             return data
-        self._received += len(data)
-        if self._received > self._size:
-            raise self._mismatch(self._received)
-        self._tries.progress()
-        if self._received == self._size and self._decoder is None and answer.response.content_length is not None:
+        if download.received > self._size:
+            raise self._mismatch(download.received)
+        self._tries.restart()
+        if download.received == self._size and self._decoder is None and opened.response.content_length is not None:
             self.close()
-            self._turn.give_back()  # nothing is asked any more
+            self._slot.release()  # no further request follows
         return data
 
-    async def _arrived(self, answer: OpenAnswer) -> bytes:
-        """The next bytes of the blob, as they came from the socket: joining them would copy them once more."""
+    async def _arrived(self, opened: OpenResponse) -> bytes:
+        """The next bytes, in the pieces in which they came from the socket: joining them would copy them."""
         decoder = self._decoder
         while True:
             if decoder is not None and (found := await self._decoded(decoder)):
                 return found
-            content = answer.response.content
+            content = opened.response.content
             arrived, self._head = self._head, b""
-            with translated(answer.response.url, self._blob.wire.retry):
+            with translated(opened.response.url, self._blob.client.retry):
                 if not arrived and content.at_eof():
                     return b""
                 if not arrived:
@@ -224,16 +216,15 @@ class _BlobDownload:
         except ValueError as error:
             raise TransientError(f"{self._what} comes compressed and damaged: {error}", hint=LATER) from error
 
-    async def _open(self) -> OpenAnswer:
-        blob, start = self._blob, self._received
-        ranged = bool(start and self._ranges)
-        headers = {"Range": f"bytes={start}-"} if ranged else {}
+    async def _open(self) -> OpenResponse:
+        blob, is_ranged = self._blob, self._download.is_ranged
+        headers = self._download.request_headers()
         path = path_of(blob.repository, "blobs", str(blob.descriptor.digest))
         try:
-            ask = Request(_OPERATION, path, self._what, blob.repository, headers, _EXPECTED)
-            opened = await blob.wire.open(ask, self._turn)
+            request = Request(_OPERATION, path, self._what, blob.repository, headers, _EXPECTED)
+            opened = await blob.client.open(request, self._slot)
         except SourceError as error:
-            if ranged:
+            if is_ranged:
                 self._note_refused_range(error)
             raise
         try:
@@ -241,7 +232,7 @@ class _BlobDownload:
             self._head = b""
             self._decoder = await self._chosen_decoder(opened.response)
             response, length = opened.response, opened.response.content_length
-            # The length of what comes compressed is not the blob's.
+            # The length of a compressed response is not the blob's.
             is_compressed = self._decoder is not None or encoding_of(response.headers) is not None
             if response.status == _WHOLE and not is_compressed and length not in (None, self._size):
                 raise self._mismatch(length or 0)
@@ -251,75 +242,64 @@ class _BlobDownload:
         return opened
 
     def _note_refused_range(self, error: SourceError) -> None:
-        """Ask for all of it the next time, and skip what is there: that a range is refused says nothing of the blob."""
+        """Request the whole blob next time, and skip what has arrived: a refused range does not mean a refused blob."""
         if not isinstance(error, TransientError):
-            self._ranges = False
+            self._download.uses_ranges = False
             raise TransientError(error.message, hint=error.hint) from error
         if error.status == _BROKEN:
             self._ranges_left -= 1
-            self._ranges = self._ranges_left > 0
+            self._download.uses_ranges = self._ranges_left > 0
 
     async def _chosen_decoder(self, response: aiohttp.ClientResponse) -> Decoder | None:
-        """What makes the blob of what comes compressed; None where the blob's own bytes come.
+        """The decoder for a blob that comes compressed; None if its own bytes come.
 
-        Some servers label a layer, which is compressed, with its own compression; some proxies compress it once more,
-        and some of those do not say so. Its size and its first bytes tell which; its digest is compared in any case.
+        Some servers label a layer with its own compression as the encoding; some proxies compress it once more, and
+        some of those do not label it. Its size and its first bytes tell these apart; its digest is compared anyway.
         """
         labelled, length = encoding_of(response.headers), response.content_length
         if length == self._size or response.status != _WHOLE or self._unknown:
             return None
         encoding = labelled or "gzip"
-        begin = await self._peek(response, encoding)
-        if begin is None:
-            return None  # it is not compressed, whatever it says
-        if response.content.at_eof() and self._size in (len(self._head), len(begin)):
-            is_compressed = len(begin) == self._size  # all of it is here
+        beginning = await self._peek(response, encoding)
+        if beginning is None:
+            return None  # not compressed, whatever the label
+        if response.content.at_eof() and self._size in (len(self._head), len(beginning)):
+            is_compressed = len(beginning) == self._size  # the whole response is here
         elif labelled:
-            # A length that is not the blob's tells it better; types lie, and what is encrypted begins with anything.
-            is_compressed = length is not None or "gzip" not in self._blob.media_type or begin.startswith(GZIP)
+            # A length other than the blob's is the best evidence: media types can be wrong, encrypted data are random.
+            is_compressed = length is not None or "gzip" not in self._blob.media_type or beginning.startswith(GZIP)
         else:
-            is_compressed = is_hidden(self._blob.media_type, self._size, length, begin)
+            is_compressed = is_hidden(self._blob.media_type, self._size, length, beginning)
         if not is_compressed:
             return None
-        self._ranges = False
+        self._download.uses_ranges = False
         return Decoder(encoding)
 
     async def _peek(self, response: aiohttp.ClientResponse, encoding: Encoding) -> bytes | None:
-        """The beginning, decompressed; what was read for it is ``_head``. None where it is not compressed so."""
-        decoder, begin = Decoder(encoding), b""
-        longest = min(self._size, _DECODED_AT_ONCE) + 1  # so that one that is longer shows
-        with translated(response.url, self._blob.wire.retry):
+        """The beginning, decompressed, with what was read for it in ``_head``; None if it is not so compressed."""
+        decoder, beginning = Decoder(encoding), b""
+        longest = min(self._size, _DECODED_AT_ONCE) + 1  # one more, to notice a longer one
+        with translated(response.url, self._blob.client.retry):
             while len(self._head) < _DECODED_AT_ONCE and not response.content.at_eof():
                 arrived, _ = await response.content.readchunk()
                 self._head += arrived
                 try:
                     decoder.feed(arrived)
-                    begin += await to_thread.run_sync(decoder.read, longest - len(begin))
+                    beginning += await to_thread.run_sync(decoder.read, longest - len(beginning))
                 except ValueError:
                     return None
-        return begin
+        return beginning
 
-    def _check(self, opened: OpenAnswer) -> None:
-        """See that the answer begins where it should."""
-        response, start = opened.response, self._received
-        encoded = encoding_of(response.headers) is not None
-        length = None if encoded else response.content_length
-        self._bounded = False
+    def _check(self, opened: OpenResponse) -> None:
+        """Check that the response holds the missing bytes."""
+        response, start = opened.response, self._download.received
         self._unknown = unknown_encoding_of(response.headers)
-        if response.status == _WHOLE:
-            self._skip = start
-            return
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-        last = int(match[2]) if match else -1
-        whole = match is None or match[3] in ("*", str(self._size))
-        fits = match is not None and int(match[1]) == start <= last < self._size and self._ranges and start > 0
-        fits = fits and whole  # a range of another whole may count what comes compressed: all of it tells
-        if response.status != _PARTIAL or not fits or encoded or (length is not None and length != last + 1 - start):
-            # It does not know ranges, or they count compressed bytes: all of it, then, and skip what is there.
-            self._ranges = False
-            raise TransientError(f"{self._what}: the registry answers with another range than bytes {start} and on")
-        self._skip = 0
-        self._bounded = last + 1 < self._size
+        is_encoded = encoding_of(response.headers) is not None
+        accepted = self._download.accept(response.status, response.headers, response.content_length)
+        # A range of what comes compressed counts compressed bytes.
+        if not accepted or (is_encoded and response.status != _WHOLE):
+            self._download.uses_ranges = False
+            raise TransientError(f"{self._what}: the registry sends another range than the bytes from {start} on")
 
     def _mismatch(self, size: int) -> SourceError:
         if self._unknown:

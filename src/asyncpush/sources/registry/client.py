@@ -1,4 +1,4 @@
-"""One registry's ``/v2/``: requests in turn, with credentials, and again where that can help."""
+"""The HTTP API of one registry: requests within its connections, authorized, and retried where that can help."""
 
 from __future__ import annotations
 
@@ -20,42 +20,41 @@ from asyncpush.errors import (
     SourceUnavailableError,
 )
 from asyncpush.events import Emit, Notice
-from asyncpush.http.retry import note_if_slow
+from asyncpush.http.encoding import unknown_encoding_of
+from asyncpush.http.retry import RetryLoop, note_if_slow
 from asyncpush.reference import api_host, canonical_host
 from asyncpush.settings import RetryPolicy, SourceRegistry
 from asyncpush.sources.registry.credentials import CredentialStore, Logins
 from asyncpush.sources.registry.docker_config import Account
-from asyncpush.sources.registry.encoding import unknown_encoding_of
 from asyncpush.sources.registry.errors import Refusal, is_web_page
 from asyncpush.sources.registry.http import RegistryHttp, read_document
-from asyncpush.sources.registry.requests import Request, Response
-from asyncpush.sources.registry.retry import RetryBudget, RetryLoop, TransientError
+from asyncpush.sources.registry.requests import Request, RequestGate, Response, TransientError
 from asyncpush.sources.registry.token_auth import LoginRefusedError, TokenAuth
 from asyncpush.sources.registry.www_authenticate import parse_challenges
 
 _MAX_ERROR_BODY = 64 * 1024
-#: Seconds to learn how credentials are to be given: the request that follows takes its own time.
-_INTRODUCTION = 10.0
+#: Seconds to learn the authentication scheme: the request that follows has its own time limits.
+_SCHEME_TIMEOUT = 10.0
 
-#: How ECR, and ECR Public above all, say that a token has expired; others answer with 401.
+#: The statuses by which ECR, and above all ECR Public, report an expired token; other registries send 401.
 _EXPIRED = frozenset({400, 403})
 _IS_EXPIRED = re.compile(rb"token (?:has |is )?expired|expired token|ExpiredToken", re.IGNORECASE)
 
 _API = "/v2/"
 
-_NOTHING_WITHOUT = " (and gives nothing without one)"
+_REFUSES_ANONYMOUS = " (and refuses anonymous requests, too)"
 
-UNASKED = ", which was not asked for; a proxy may do so"
+UNASKED = ", which was not requested; a proxy may be the cause"
 
 
 class RegistryClient:
-    """The requests to one registry.
+    """Sends requests to one registry.
 
     Args:
-        registry: how it is reached.
-        logins: makes the login of ECR registries.
-        emit: hears of each request that is sent again.
-        retry: time limits, and how often that is.
+        registry: how to reach it.
+        logins: creates the login for ECR registries.
+        emit: receives each retry.
+        retry: the time limits, and when requests are sent again.
     """
 
     def __init__(self, registry: SourceRegistry, logins: Logins, emit: Emit, retry: RetryPolicy) -> None:
@@ -68,60 +67,61 @@ class RegistryClient:
         self._http = RegistryHttp(registry, self._base, retry)
         self.wait_again = self._http.wait_again
         self._accounts = CredentialStore(registry, self.host, logins, retry.helper)
-        self._authority = TokenAuth(
+        self._auth = TokenAuth(
             self.host, self._accounts, self._http, retry, emit, self.requests, plain=registry.plain_http
         )
-        self._turns = CapacityLimiter(open_files.share(registry.connections))
-        self._mood = RetryBudget()
-        self._first = Lock()
-        self._introduced = False
-        self._asking = Lock()
-        self._api_asked = False
+        self._slots = CapacityLimiter(open_files.share(registry.connections))
+        self._gate = RequestGate(retry)
+        self._first_lock = Lock()
+        self._has_asked = False
+        self._scheme_lock = Lock()
+        self._has_asked_api = False
         self._has_account: dict[str, bool] = {}
-        self._open_to_nobody: set[str] = set()
-        self._told: set[Account] = set()
+        self._public_scopes: set[str] = set()
+        self._reported: set[Account] = set()
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._http.aclose()
 
-    def tries(self, operation: str) -> RetryLoop:
-        """Count the tries of one request."""
-        return RetryLoop(operation, self.retry, self._mood, self.emit)
+    def retry_loop(self, operation: str) -> RetryLoop:
+        """Count the retries of one request."""
+        return RetryLoop(operation, self.retry, self._gate, self.emit)
 
-    def notice(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Tell the user something."""
         self.emit(Notice(text))
 
-    async def fetch(self, ask: Request, limit: int, *, once: bool = False) -> Response:
-        """Send a request, again where that can help, and read the whole answer, up to *limit* bytes of it.
+    async def fetch(self, request: Request, limit: int, *, once: bool = False) -> Response:
+        """Send a request, again where that can help, and read the whole response, up to *limit* bytes.
 
         Args:
-            ask: the request.
+            request: the request.
             limit: the longest body.
-            once: try again only where nobody answers: there is another way to learn it, once a throttle is waited out.
+            once: retry only where the host can't be reached: the caller has another way to learn the answer. After a
+                throttle, the wait is kept nonetheless.
 
         Raises:
-            SourceNotFoundError: what was asked for is not there.
-            SourceDeniedError: the registry refuses.
-            SourceUnavailableError: it can't be reached, or fails too often.
-            ManifestError: the answer is a web page.
-            SourceError: it refuses for any other cause.
+            SourceNotFoundError: the registry does not have it.
+            SourceDeniedError: the registry denies access.
+            SourceUnavailableError: the registry can't be reached, or fails too often.
+            ManifestError: the response is a web page.
+            SourceError: the registry refuses for another reason.
         """
-        tries = self.tries(ask.operation)
+        retries = self.retry_loop(request.operation)
         while True:
             try:
-                opened = await self.open(ask)
+                opened = await self.open(request)
                 try:
                     response = opened.response
-                    body = b"" if ask.method == "HEAD" else await read_document(response, limit, self.retry)
+                    body = b"" if request.method == "HEAD" else await read_document(response, limit, self.retry)
                     encoding = unknown_encoding_of(response.headers)
-                    if body and encoding and not body.lstrip().startswith(b"{"):  # some label what is not compressed
-                        raise ManifestError(f"{ask.what} of {self.host} comes compressed with {encoding}{UNASKED}")
+                    if body and encoding and not body.lstrip().startswith(b"{"):  # some servers label plain JSON so
+                        raise ManifestError(f"{request.what} of {self.host} comes compressed with {encoding}{UNASKED}")
                     if body and is_web_page(body):
                         raise ManifestError(
-                            f"{ask.what} of {self.host} is malformed: the answer is a web page",
-                            hint="check the address and the port; a proxy may want you to log in",
+                            f"{request.what} of {self.host} is malformed: the answer is a web page",
+                            hint="check the address and the port; a proxy may require a login",
                         )
                     links = response.headers.getall("Link", ())
                     return Response(response.status, response.headers, response.url, body, links)
@@ -130,226 +130,239 @@ class RegistryClient:
             except TransientError as error:
                 if once and not (error.throttled or error.unanswered):
                     raise
-                await tries.failed(error)
+                await retries.wait(error)
                 if once and error.throttled:
                     raise
 
-    def turn(self) -> AbstractAsyncContextManager[ConnectionTurn]:
-        """Take a turn, for requests one after the other."""
-        return own_turn(self._turns)
+    def slot(self) -> AbstractAsyncContextManager[ConnectionSlot]:
+        """Take a connection slot, for requests one after the other."""
+        return connection_slot(self._slots)
 
-    async def open(self, ask: Request, turn: ConnectionTurn | None = None) -> OpenAnswer:
-        """Send a request once, and leave its body to be read; a 401 is answered with credentials.
+    async def open(self, request: Request, slot: ConnectionSlot | None = None) -> OpenResponse:
+        """Send a request once, and leave the body of its response to be read; a 401 is answered with credentials.
 
         Args:
-            ask: the request.
-            turn: the caller's turn; None takes one until the answer is closed.
+            request: the request.
+            slot: the caller's slot; None takes one until the response is closed.
 
         Raises:
-            TransientError: it may succeed the next time.
+            TransientError: a retry may succeed.
             SourceError: as ``fetch``.
         """
-        if turn is not None:
-            return OpenAnswer(await self._introduced_open(ask), None)
-        own = ConnectionTurn(self._turns)
-        await own.take()
+        if slot is not None:
+            return OpenResponse(await self._open_authorized(request), None)
+        own = ConnectionSlot(self._slots)
+        await own.acquire()
         try:
-            return OpenAnswer(await self._introduced_open(ask), own)
+            return OpenResponse(await self._open_authorized(request), own)
         except BaseException:
-            own.give_back()
+            own.release()
             raise
 
-    async def _introduced_open(self, ask: Request) -> aiohttp.ClientResponse:
-        """Send a request, in a turn: what all others wait for here has one, too."""
-        with self._accounts.explained():
-            await self._learn_way(ask)
-            if not self._introduced:
-                # Who comes first learns whether credentials are wanted: else as many as come at once would be refused.
-                async with self._first:
-                    if not self._introduced:
+    async def _open_authorized(self, request: Request) -> aiohttp.ClientResponse:
+        """Send a request. The caller holds a slot: whatever others wait for here is then never starved of one."""
+        with self._accounts.explain_refusals():
+            await self._learn_scheme(request)
+            if not self._has_asked:
+                # The first request learns whether credentials are needed; else all concurrent ones would be refused.
+                async with self._first_lock:
+                    if not self._has_asked:
                         try:
-                            return await self._open(ask)
+                            return await self._open(request)
                         finally:
-                            self._introduced = True
-            return await self._open(ask)
+                            self._has_asked = True
+            return await self._open(request)
 
-    async def _learn_way(self, ask: Request) -> None:
-        """Ask ``/v2/`` once how credentials are to be given, where there are some: it may want them while others don't.
+    async def _learn_scheme(self, request: Request) -> None:
+        """Ask ``/v2/`` once for the authentication scheme, if there are credentials: other paths may not name it.
 
-        Some show everybody a part of what they hold, or hide the rest behind a 404, and ask for nothing.
+        Some registries show anonymous clients a part of their content, or hide the rest behind a 404, and send no
+        challenge.
         """
-        if ask.repository in self._has_account or self._authority.knows_way or ask.path == _API:
+        if request.repository in self._has_account or self._auth.knows_scheme or request.path == _API:
             return
-        if self._accounts.opens_ecr:
+        if self._accounts.uses_aws_login:
             return
-        async with self._asking:
-            if ask.repository in self._has_account or self._authority.knows_way:
+        async with self._scheme_lock:
+            if request.repository in self._has_account or self._auth.knows_scheme:
                 return
             try:
-                account = await self._accounts.find(ask.repository)
+                account = await self._accounts.find(request.repository)
             except (ConfigurationError, SourceError):
-                account = None  # whoever needs it learns why
-            if account is not None and not self._api_asked:
-                self._api_asked = True
-                await self._ask_way()
-            # Last: whoever comes meanwhile waits for the answer.
-            self._has_account[ask.repository] = account is not None
+                account = None  # the request that needs it raises this
+            if account is not None and not self._has_asked_api:
+                self._has_asked_api = True
+                await self._ask_scheme()
+            # Last, so that concurrent requests wait for the answer.
+            self._has_account[request.repository] = account is not None
 
-    async def _ask_way(self) -> None:
-        with move_on_after(_INTRODUCTION):
+    async def _ask_scheme(self) -> None:
+        with move_on_after(_SCHEME_TIMEOUT):
             try:
                 response = await self._send(Request("ping", _API, "its API"), None)
             except SourceError:
-                return  # the request that follows says so
+                return  # the request that follows reports it
             response.release()
             if response.status == 401 and response.url.origin() == self._base.origin():
-                self._authority.introduced(parse_challenges(response.headers.getall("WWW-Authenticate", ())))
+                self._auth.note_challenges(parse_challenges(response.headers.getall("WWW-Authenticate", ())))
 
-    async def _open(self, ask: Request) -> aiohttp.ClientResponse:
-        """Send a request as who has stored a login, and where that is refused as nobody; or the other way round.
+    async def _open(self, request: Request) -> aiohttp.ClientResponse:
+        """Send a request with the stored login and, if that is refused, anonymously; or the other way round.
 
-        A stored login may be old, or good for other repositories only, and what is asked for be everybody's.
+        A stored login may have expired, or be valid for other repositories only, while the image is public.
         """
-        nobody = ask.scope in self._open_to_nobody
+        anonymous = request.scope in self._public_scopes
         try:
-            return await self._attempt(ask, nobody=nobody)
+            return await self._attempt(request, anonymous=anonymous)
         except SourceDeniedError as error:
-            login = error.account if isinstance(error, LoginRefusedError) else self._authority.account(ask.scope)
-            if not nobody and (login is None or not login.origin):
+            login = error.account if isinstance(error, LoginRefusedError) else self._auth.account(request.scope)
+            if not anonymous and (login is None or not login.origin):
                 raise
             if isinstance(error, LoginRefusedError):
-                self._accounts.pass_over(error.account)
+                self._accounts.reject(error.account)
             try:
-                opened = await self._attempt(ask, nobody=not nobody)
+                opened = await self._attempt(request, anonymous=not anonymous)
             except SourceUnavailableError:
                 raise
             except SourceError:
-                if not nobody and _NOTHING_WITHOUT not in error.message:
-                    error.message += _NOTHING_WITHOUT
+                if not anonymous and _REFUSES_ANONYMOUS not in error.message:
+                    error.message += _REFUSES_ANONYMOUS
                 raise error from None
-            if nobody:
-                self._open_to_nobody.discard(ask.scope)
+            if anonymous:
+                self._public_scopes.discard(request.scope)
             elif login is not None:
-                self._note_refused(login, ask, everywhere=isinstance(error, LoginRefusedError))
+                self._note_refused(login, request, everywhere=isinstance(error, LoginRefusedError))
             return opened
 
-    def _note_refused(self, login: Account, ask: Request, *, everywhere: bool) -> None:
+    def _note_refused(self, login: Account, request: Request, *, everywhere: bool) -> None:
         if not everywhere:
-            self._open_to_nobody.add(ask.scope)
-        if login not in self._told:
-            self._told.add(login)
-            text = f"{self.host} refuses {login.label}, and gives {ask.what} without one"
-            self.notice(f"{text}; log in again (docker login {self.host}), or log out")
+            self._public_scopes.add(request.scope)
+        if login not in self._reported:
+            self._reported.add(login)
+            text = f"{self.host} refuses {login.label}, but serves {request.what} without a login"
+            self.notify(f"{text}; log in again (docker login {self.host}), or log out")
 
-    async def _attempt(self, ask: Request, *, nobody: bool) -> aiohttp.ClientResponse:
-        authorization = await self._authority.current(ask.repository, ask.scope, nobody=nobody)
-        challenges_left = 2  # one for a token that has expired, or none; one for other needs than its scope told
+    async def _attempt(self, request: Request, *, anonymous: bool) -> aiohttp.ClientResponse:
+        authorization = await self._auth.authorize(request.repository, request.scope, anonymous=anonymous)
+        challenges_left = 2  # one for a missing or expired token, and one for a scope other than expected
         while True:
-            response = await self._send(ask, authorization)
-            if response.status in ask.expected:
+            response = await self._send(request, authorization)
+            if response.status in request.expected:
                 if authorization is None:
-                    self._authority.note_open(ask.scope, nobody=nobody)
+                    self._auth.note_public(request.scope, anonymous=anonymous)
                 return response
             try:
-                ours = response.url.origin() == self._base.origin()
+                is_own = response.url.origin() == self._base.origin()
                 body = (
-                    b"" if ask.method == "HEAD" else await read_document(response, _MAX_ERROR_BODY, self.retry) or b""
+                    b""
+                    if request.method == "HEAD"
+                    else await read_document(response, _MAX_ERROR_BODY, self.retry) or b""
                 )
                 challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
                 expired = response.status in _EXPIRED and authorization is not None and bool(_IS_EXPIRED.search(body))
-                if not ours or not challenges_left or not (expired or (response.status == 401 and challenges)):
-                    silent = response.status == 401 and not challenges
-                    raise self._refusal(ask, response, body, ours=ours, expired=expired, silent=silent, nobody=nobody)
+                if not is_own or not challenges_left or not (expired or (response.status == 401 and challenges)):
+                    lacks_challenge = response.status == 401 and not challenges
+                    raise self._refusal(
+                        request,
+                        response,
+                        body,
+                        is_own=is_own,
+                        expired=expired,
+                        lacks_challenge=lacks_challenge,
+                        anonymous=anonymous,
+                    )
             finally:
                 response.release()
             challenges_left -= 1
             if expired and not challenges:
                 challenges_left = 0
-                authorization = await self._authority.expired(ask.repository, ask.scope, authorization, nobody=nobody)
+                authorization = await self._auth.replace_expired(
+                    request.repository, request.scope, authorization, anonymous=anonymous
+                )
             else:
-                authorization = await self._authority.challenged(
-                    challenges, ask.repository, ask.scope, authorization, nobody=nobody
+                authorization = await self._auth.answer_challenge(
+                    challenges, request.repository, request.scope, authorization, anonymous=anonymous
                 )
 
-    async def _send(self, ask: Request, authorization: str | None) -> aiohttp.ClientResponse:
-        await self._mood.turn()
-        self.requests[ask.operation] += 1
-        url = URL(f"{self._base}{ask.path}", encoded=True)
-        with note_if_slow(f"{ask.what} has no answer yet from {self.host}", self.notice, self.retry.note_after):
-            return await self._http.send(ask.method, url, ask.headers, authorization=authorization)
+    async def _send(self, request: Request, authorization: str | None) -> aiohttp.ClientResponse:
+        await self._gate.wait_open()
+        self.requests[request.operation] += 1
+        url = URL(f"{self._base}{request.path}", encoded=True)
+        with note_if_slow(f"{request.what} has no answer yet from {self.host}", self.notify, self.retry.note_after):
+            return await self._http.send(request.method, url, request.headers, authorization=authorization)
 
     def _refusal(
         self,
-        ask: Request,
+        request: Request,
         response: aiohttp.ClientResponse,
         body: bytes,
         *,
-        ours: bool,
+        is_own: bool,
         expired: bool,
-        silent: bool,
-        nobody: bool,
+        lacks_challenge: bool,
+        anonymous: bool,
     ) -> SourceError:
-        account = None if nobody else self._authority.account(ask.scope)
+        account = None if anonymous else self._auth.account(request.scope)
         login = account.label if account and account.origin else "these credentials" if account else ""
         return Refusal(
-            ask,
+            request,
             self.host,
             response.status,
             response.headers,
             body,
-            elsewhere=None if ours else response.url.host,
+            elsewhere=None if is_own else response.url.host,
             plain_http=self._plain,
             login=login,
-            kept_back=not login and not nobody and self._has_account.get(ask.repository, False),
+            credentials_unused=not login and not anonymous and self._has_account.get(request.repository, False),
             expired=expired,
-            silent=silent,
+            lacks_challenge=lacks_challenge,
         ).as_error()
 
 
-class ConnectionTurn:
-    """One of a registry's turns: the right to one connection, for one request after the other."""
+class ConnectionSlot:
+    """The right to one of a registry's connections, for one request after the other."""
 
-    def __init__(self, turns: CapacityLimiter) -> None:
-        self._turns = turns
+    def __init__(self, slots: CapacityLimiter) -> None:
+        self._slots = slots
         self._is_held = False
 
-    async def take(self) -> None:
-        """Wait for it."""
-        await self._turns.acquire_on_behalf_of(self)
+    async def acquire(self) -> None:
+        """Wait for the slot."""
+        await self._slots.acquire_on_behalf_of(self)
         self._is_held = True
 
-    def give_back(self) -> None:
-        """Let somebody else have it; may be called again."""
+    def release(self) -> None:
+        """Give the slot back; calling it again does no harm."""
         if self._is_held:
             self._is_held = False
-            self._turns.release_on_behalf_of(self)
+            self._slots.release_on_behalf_of(self)
 
 
-class OpenAnswer:
-    """An answer whose body is still to be read. What was asked without a turn of its own takes one until it is closed.
+class OpenResponse:
+    """A response whose body is still to be read.
 
     Args:
-        response: the answer.
-        turn: what is given back with it; None leaves it to the caller.
+        response: the response.
+        slot: released with it; None if the caller holds the slot.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, turn: ConnectionTurn | None) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, slot: ConnectionSlot | None) -> None:
         self.response = response
-        self._turn = turn
+        self._slot = slot
 
     def close(self) -> None:
-        """Give back the connection and the turn; may be called again."""
+        """Release the connection and the slot; calling it again does no harm."""
         self.response.release()
-        if self._turn is not None:
-            self._turn.give_back()
+        if self._slot is not None:
+            self._slot.release()
 
 
 @asynccontextmanager
-async def own_turn(turns: CapacityLimiter) -> AsyncIterator[ConnectionTurn]:
-    """Have one of *turns* meanwhile."""
-    turn = ConnectionTurn(turns)
-    await turn.take()
+async def connection_slot(slots: CapacityLimiter) -> AsyncIterator[ConnectionSlot]:
+    """Hold one of *slots* within the block."""
+    slot = ConnectionSlot(slots)
+    await slot.acquire()
     try:
-        yield turn
+        yield slot
     finally:
-        turn.give_back()
+        slot.release()

@@ -1,43 +1,56 @@
-"""Which credentials a registry gets: those that were given, or those that docker, podman and ECR have for it."""
+"""Which credentials a registry gets: the user's for this run, or those that docker, podman or ECR have for it.
+
+Credential helpers run as docker runs them: ``docker-credential-NAME get`` (docker-credential-helpers' protocol).
+"""
 
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import anyio
+import msgspec
 from anyio import Lock, to_thread
 
+from asyncpush import open_files
 from asyncpush.errors import ConfigurationError, InvalidReferenceError, RegistryError, SourceDeniedError
+from asyncpush.processes import run_small
 from asyncpush.protocols import Login
+from asyncpush.redaction import HIDDEN
 from asyncpush.reference import HUB, parse_registry
 from asyncpush.settings import SourceRegistry
-from asyncpush.sources.registry.credential_helpers import ask_helper
 from asyncpush.sources.registry.docker_config import HUB_KEY, Account, AuthFile, Helper, auth_files
 
-#: Makes the login of a registry that AWS credentials open; None if it can't.
+#: Creates the login of a registry that accepts AWS credentials; None for any other registry.
 Logins: TypeAlias = Callable[[SourceRegistry], Login | None]
 
-#: Seconds after which a helper that has failed is asked again, and files are read again that had nothing: a connection
-#: can last for days, and somebody may have logged in meanwhile.
+#: Seconds after which a helper that has failed runs again, and files without a match are read again: a connection can
+#: last for days, and the user may log in meanwhile.
 RETRY_PAUSE = 60.0
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-def no_logins(registry: SourceRegistry) -> Login | None:  # noqa: ARG001 - a ``Logins``
-    """Logins for nobody."""
-    return None
+#: How helpers report that they have no credentials, and docker recognizes it.
+_NOT_FOUND = "credentials not found"
+
+#: What prose rarely contains: a digit beside a letter, or a capital behind a small letter.
+_SECRET = re.compile(r"[^\W\d_][^\s]*[0-9]|[0-9][^\s]*[^\W\d_]|[a-z][^\s]*[A-Z]")
+
+_LONGEST_WORD = 40
 
 
 class CredentialStore:
     """Finds the credentials for the repositories of one registry.
 
     Args:
-        registry: what was given for it.
-        host: the registry's host in its one form.
-        logins: makes the login of ECR registries.
+        registry: its configuration.
+        host: its host in canonical form.
+        logins: creates the login for ECR registries.
         helper_timeout: seconds that a credential helper may take.
     """
 
@@ -48,22 +61,22 @@ class CredentialStore:
         self._login = logins(registry) if registry.aws is not None or is_ecr(host) else None
         self._files: tuple[AuthFile | ConfigurationError, ...] | None = None
         self._read_again_at = math.inf
-        self._told: dict[Helper, _Told] = {}
+        self._answers: dict[Helper, _HelperAnswer] = {}
         self._problem: ConfigurationError | None = None
-        self._refused: set[Account] = set()
+        self._rejected: set[Account] = set()
         self._lock = Lock()
 
     @property
-    def opens_ecr(self) -> bool:
-        """Whether AWS credentials make the login: ECR asks for one at each request."""
+    def uses_aws_login(self) -> bool:
+        """Whether AWS credentials provide the login: ECR requires one for each request."""
         return self._login is not None
 
     async def find(self, repository: str, *, refresh: bool = False) -> Account | None:
         """The credentials for *repository*; None if there are none.
 
         Args:
-            repository: its name; empty for what concerns the whole registry.
-            refresh: read the files and ask the helpers again: what they said before has expired.
+            repository: its name; empty for requests about the whole registry.
+            refresh: read the files and run the helpers again: their earlier credentials have expired.
 
         Raises:
             ConfigurationError: the helper that was given can't be used, or ECR's login has no AWS credentials.
@@ -77,21 +90,21 @@ class CredentialStore:
         async with self._lock:
             if refresh:
                 self._files = None
-                self._told = {helper: told for helper, told in self._told.items() if told.error is not None}
+                self._answers = {helper: answer for helper, answer in self._answers.items() if answer.error is not None}
             if registry.credential_helper is not None:
                 server = HUB_KEY if self._host == HUB else self._host
                 return await self._ask(Helper(registry.credential_helper, server))
             if registry.aws is not None and self._login is None:
                 raise ConfigurationError(
-                    f"{registry.host} is to be opened by AWS credentials, but is not an ECR registry that they open"
+                    f"{registry.host} is configured for AWS credentials, but is not an ECR registry that accepts them"
                 )
-            return await self._found(repository)
+            return await self._look_up(repository)
 
-    def pass_over(self, account: Account) -> None:
-        """Use a stored login no more: the registry has refused it."""
-        self._refused.add(account)
+    def reject(self, account: Account) -> None:
+        """Stop using a stored login: the registry has refused it."""
+        self._rejected.add(account)
 
-    async def _found(self, repository: str) -> Account | None:
+    async def _look_up(self, repository: str) -> Account | None:
         problem: ConfigurationError | None = None
         if self._login is not None:
             try:
@@ -99,19 +112,19 @@ class CredentialStore:
             except ConfigurationError as error:
                 if self._registry.aws is not None:
                     raise
-                problem = error  # without AWS credentials, somebody may have logged in otherwise
+                problem = error  # without AWS credentials, the user may have logged in otherwise
             except RegistryError as error:
                 raise SourceDeniedError(f"no login for {self._host}: {error.message}", hint=error.hint) from error
             else:
                 return Account(granted.username, granted.password)
-        found = await self._stored(repository)
+        found = await self._from_files(repository)
         if found is None and problem is not None:
             raise problem
         return found
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Say in a refusal what has kept credentials back: a file that is malformed, a helper that is missing."""
+    def explain_refusals(self) -> Iterator[None]:
+        """Add to a refusal why no credentials were found: a malformed file, say, or a missing helper."""
         try:
             yield
         except SourceDeniedError as error:
@@ -121,8 +134,8 @@ class CredentialStore:
                 error.hint = "; or ".join(filter(None, (problem.hint, error.hint)))
             raise
 
-    async def _stored(self, repository: str) -> Account | None:
-        """What docker and podman have. What can't be used is passed over: often no credentials are needed."""
+    async def _from_files(self, repository: str) -> Account | None:
+        """The login that docker or podman have stored. Unusable files are skipped: often no credentials are needed."""
         if self._files is None or time.monotonic() >= self._read_again_at:
             self._files = await to_thread.run_sync(auth_files)
         problems: list[ConfigurationError] = []
@@ -130,14 +143,14 @@ class CredentialStore:
         for file in self._files:
             if isinstance(file, ConfigurationError):
                 problems.append(file)
-            elif found := await self._held(file, repository, problems):
+            elif found := await self._from_file(file, repository, problems):
                 break
         self._problem = problems[0] if problems else None
-        # What was found once need not be there a second time: a file may have been a pipe.
+        # A file may be a pipe, which cannot be read a second time.
         self._read_again_at = time.monotonic() + RETRY_PAUSE if found is None else math.inf
         return found
 
-    async def _held(self, file: AuthFile, repository: str, problems: list[ConfigurationError]) -> Account | None:
+    async def _from_file(self, file: AuthFile, repository: str, problems: list[ConfigurationError]) -> Account | None:
         if helper := file.helper(self._host):
             try:
                 if account := await self._ask(helper):
@@ -154,38 +167,101 @@ class CredentialStore:
         return found if found and self._is_usable(found, problems) else None
 
     def _is_usable(self, account: Account, problems: list[ConfigurationError]) -> bool:
-        if account in self._refused:
+        if account in self._rejected:
             problems.append(ConfigurationError(f"it refuses {account.label}"))
             return False
         return True
 
     async def _ask(self, helper: Helper) -> Account | None:
-        told = self._told.get(helper)
-        if told is None or time.monotonic() >= told.until:
+        answer = self._answers.get(helper)
+        if answer is None or time.monotonic() >= answer.until:
             try:
-                told = _Told(await ask_helper(helper, self._host, self._helper_timeout))
+                answer = _HelperAnswer(await ask_helper(helper, self._host, self._helper_timeout))
             except ConfigurationError as error:
-                # One that hangs must not cost its time for each repository again.
-                told = _Told(error=error, until=time.monotonic() + RETRY_PAUSE)
-            self._told[helper] = told
-        if told.error is not None:
-            raise told.error
-        return told.account
+                # A helper that hangs must not cost its timeout again for each repository.
+                answer = _HelperAnswer(error=error, until=time.monotonic() + RETRY_PAUSE)
+            self._answers[helper] = answer
+        if answer.error is not None:
+            raise answer.error
+        return answer.account
+
+
+def no_logins(registry: SourceRegistry) -> Login | None:  # noqa: ARG001 - a ``Logins``
+    """Create no logins."""
+    return None
+
+
+def is_ecr(host: str) -> bool:
+    """Whether *host* is a private registry of ECR, which accepts AWS credentials."""
+    try:
+        parse_registry(host)
+    except InvalidReferenceError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What a helper has said, or why it hasn't, and until when that counts."""
+class _HelperAnswer:
+    """The answer of a helper, or its failure, and until when it counts."""
 
     account: Account | None = None
     error: ConfigurationError | None = None
     until: float = float("inf")
 
 
-def is_ecr(host: str) -> bool:
-    """Whether AWS credentials open the registry at *host* by themselves: a private one of ECR."""
+async def ask_helper(helper: Helper, host: str, timeout: float) -> Account | None:  # noqa: ASYNC109 - it ends a process
+    """Run a credential helper; None if it has no credentials for *host*.
+
+    Args:
+        helper: which one, and the server to ask it for.
+        host: the registry.
+        timeout: seconds that it may take.
+
+    Raises:
+        ConfigurationError: it is not installed, fails, takes too long, or prints something else.
+    """
+    program = f"docker-credential-{helper.name}"
+    if not _NAME.fullmatch(helper.name):
+        raise ConfigurationError(f"{helper.name[:100]!r} is not a valid name of a credential helper")
     try:
-        parse_registry(host)
-    except InvalidReferenceError:
-        return False
-    return True
+        with anyio.fail_after(timeout):
+            finished = await run_small([program, "get"], helper.server.encode())
+    except OSError as error:
+        if isinstance(error, TimeoutError):
+            raise ConfigurationError(
+                f"{program} did not answer within {timeout:g} seconds", hint="run it by hand"
+            ) from error
+        raise ConfigurationError(
+            f"{program} can't be run: {open_files.reason(error)}",
+            hint=open_files.advice(error, "install it, or take it out of the configuration"),
+        ) from error
+    if finished.is_endless:
+        raise ConfigurationError(
+            f"{program} returned no credentials for {host}: its output does not end", hint="run it by hand"
+        )
+    if finished.status != 0:
+        text = "".join(letter if letter.isprintable() else " " for letter in finished.output.decode(errors="replace"))
+        output = " ".join(_masked(word) for word in text.partition("{")[0].split())[:200]
+        if _NOT_FOUND in output.lower():
+            return None
+        raise ConfigurationError(
+            f"{program} failed for {host}: {output or f'exit status {finished.status}'}", hint="run it by hand"
+        )
+    try:
+        document = msgspec.json.decode(finished.output, type=_Answer)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # Neither its output nor the cause is shown: they may hold a secret.
+        raise ConfigurationError(
+            f"{program} returned no readable credentials for {host}", hint="run it by hand"
+        ) from error
+    return Account.of(document.Username, document.Secret)
+
+
+class _Answer(msgspec.Struct):
+    Username: str = ""
+    Secret: str = ""
+
+
+def _masked(word: str) -> str:
+    """A word of a helper's output, hidden if it may be a secret."""
+    return HIDDEN if _SECRET.search(word) or len(word) > _LONGEST_WORD else word

@@ -1,4 +1,4 @@
-"""Credentials that ``docker login`` and ``podman login`` have left: their files, read and searched.
+"""The credentials that ``docker login`` and ``podman login`` have stored: their files, read and searched.
 
 Sources: docker's config.json (auths, credHelpers, credsStore) and DOCKER_AUTH_CONFIG; containers-auth.json(5).
 """
@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +18,32 @@ import msgspec
 
 from asyncpush import open_files
 from asyncpush.errors import ConfigurationError, InvalidReferenceError
-from asyncpush.files import read_small
+from asyncpush.files import configuration_folder, home_folder, read_small
 from asyncpush.redaction import hide, hide_login
 from asyncpush.reference import HUB, canonical_host
 
-#: What docker calls Docker Hub in its files, and to its helpers.
+#: Docker Hub's key in docker's files, and for its helpers.
 HUB_KEY = "https://index.docker.io/v1/"
 
-#: Docker's way to say that a password is an identity token.
+#: The user by which docker marks a password as an identity token.
 _IDENTITY_USER = "<token>"
 
-_MEND = "mend that file"
+_HINT = "fix that file"
 
 
-#: Bytes of a file of logins; those of hundreds of registries have some hundred KiB.
+#: Bytes of a file of logins; one for hundreds of registries has some hundred KiB.
 _LONGEST = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who asks a registry; its secrets are never printed.
+    """An account at a registry; its secrets are never printed.
 
     Attributes:
-        username: a user, with a password.
-        identity_token: in their place, OAuth2's refresh token.
-        registry_token: in their place, a token for the registry itself.
-        origin: the file that holds it, or names the helper that does; empty where the user gave it for this run.
+        username: the user, with a password.
+        identity_token: OAuth2's refresh token, in place of both.
+        registry_token: a token for the registry itself, in place of both.
+        origin: the file that holds it, or that names the helper; empty if the user gave it for this run.
     """
 
     username: str
@@ -57,7 +58,7 @@ class Account:
 
     @classmethod
     def of(cls, username: str, secret: str) -> Account | None:
-        """What docker's stores mean by a user and a secret; None if they mean nothing."""
+        """Read a user and a secret as docker's stores write them; None if they are empty."""
         if not secret and username in ("", _IDENTITY_USER):
             return None
         if username == _IDENTITY_USER:
@@ -66,22 +67,22 @@ class Account:
 
     @property
     def name(self) -> str:
-        """What to call it."""
+        """Its name."""
         return self.username or ("the registry token" if self.registry_token else "the identity token")
 
     @property
     def label(self) -> str:
-        """What to call it in errors, with where it is stored."""
+        """Its name in errors, with where it is stored."""
         return f"the login of {self.name!r} in {self.origin}" if self.origin else f"the credentials of {self.name!r}"
 
     def authorization(self) -> str | None:
-        """The value of Authorization that it has for a registry by itself; None of an identity token."""
+        """The value of Authorization for the registry itself; None for an identity token."""
         if self.registry_token is not None:
             return f"Bearer {self.registry_token}"
         return self.basic() if self.identity_token is None else None
 
     def basic(self) -> str:
-        """The value of Authorization (RFC 7617)."""
+        """The value of Authorization for Basic (RFC 7617)."""
         raw = f"{self.username}:{self.password}".encode(errors="surrogateescape")
         return "Basic " + base64.b64encode(raw).decode("ascii")
 
@@ -95,7 +96,7 @@ class _Entry(msgspec.Struct):
 
 
 class _File(msgspec.Struct):
-    # Each entry is understood when it is needed: a bad one costs itself only.
+    # Each entry is decoded when it is needed: a malformed one affects itself only.
     auths: dict[str, Any] | None = None
     credHelpers: dict[str, str] | None = None  # noqa: N815 - the file's own names
     credsStore: str | None = None  # noqa: N815
@@ -107,7 +108,7 @@ class Helper:
 
     Attributes:
         name: ``NAME`` in ``docker-credential-NAME``.
-        server: what to ask it for.
+        server: the server to ask it for.
     """
 
     name: str
@@ -116,10 +117,10 @@ class Helper:
 
 @dataclass(frozen=True, slots=True)
 class AuthFile:
-    """One such file.
+    """One file of logins.
 
     Attributes:
-        name: where it lies, or the variable that holds it.
+        name: its path, or the variable that holds it.
     """
 
     name: str
@@ -127,53 +128,55 @@ class AuthFile:
 
     @classmethod
     def parse(cls, name: str, raw: bytes, *, legacy: bool = False) -> AuthFile:
-        """Read what a file holds; *legacy* has entries alone, as ``~/.dockercfg``.
+        """Parse a file; a *legacy* one, ``~/.dockercfg``, holds entries alone.
 
         Raises:
             ConfigurationError: it is malformed.
         """
         try:
-            # Line ends within a string are none of JSON's; shells put them there, with the base64 that they wrap.
+            # JSON allows no line breaks in strings, but shells that wrap base64 put them there.
             document = json.loads(raw, strict=False)
             return cls(name, msgspec.convert({"auths": document} if legacy else document, _File))
         except (ValueError, RecursionError) as error:
-            # The error itself holds the whole document.
-            raise ConfigurationError(f"{name} is malformed: {' '.join(str(error).split())}", hint=_MEND) from None
+            # The error holds the whole document, so it is not chained.
+            raise ConfigurationError(f"{name} is malformed: {' '.join(str(error).split())}", hint=_HINT) from None
 
     def helper(self, host: str) -> Helper | None:
-        """The credential helper for *host*: its own, or else the one for all hosts; None if there is neither."""
+        """The credential helper for *host*: its own, or else the one for all hosts; None without either."""
         for key, name in (self._content.credHelpers or {}).items():
             if _split(key) == (_without_default_port(host), ""):
-                # Docker and podman call Docker Hub by different names; each asks by the one that it looks for.
+                # Docker and podman have different names for Docker Hub; each asks by the name that it looks up.
                 return Helper(name, key if host == HUB else host) if name else None
         name = self._content.credsStore or ""
         return Helper(name, HUB_KEY if host == HUB else host) if name else None
 
     def account(self, host: str, repository: str) -> Account | None:
-        """What the file itself holds for *repository*, or else for a namespace above it, or else for *host*.
+        """The account in the file for *repository*, or else for a namespace above it, or else for *host*.
 
         Raises:
-            ConfigurationError: nothing of it will do, and some of it is malformed.
+            ConfigurationError: no entry can be used, and one is malformed.
         """
         found = []
         for key, entry in (self._content.auths or {}).items():
-            if (closeness := _closeness(key, host, repository)) is not None:
-                found.append((closeness, key, entry))
-        problem: ConfigurationError | None = None
-        for _, key, entry in sorted(found, key=lambda each: each[0], reverse=True):
+            if (specificity := _specificity(key, host, repository)) is not None:
+                found.append((specificity, key, entry))
+        malformed: ConfigurationError | None = None
+        for _, key, entry in sorted(found, key=itemgetter(0), reverse=True):
             try:
                 if account := _decode(entry):
                     return replace(account, origin=self.name)
             except ValueError:
-                # What is wrong is not said: it may show a secret.
-                problem = problem or ConfigurationError(f"{self.name} holds no user and password for {key}", hint=_MEND)
-        if problem is not None:
-            raise problem
+                # The cause is not shown: it may hold a secret.
+                malformed = malformed or ConfigurationError(
+                    f"{self.name} holds no user and password for {key}", hint=_HINT
+                )
+        if malformed is not None:
+            raise malformed
         return None
 
 
 def _decode(document: object) -> Account | None:
-    """The account of an entry; None if it is empty, as docker's are where a helper has the password.
+    """The account of an entry; None if it is empty, as docker leaves it where a helper has the password.
 
     Raises:
         ValueError: it is malformed.
@@ -189,7 +192,7 @@ def _decode(document: object) -> Account | None:
         return Account("", "", entry.identitytoken)
     user, password = entry.username or "", entry.password or ""
     if encoded := "".join((entry.auth or "").split()).rstrip("="):
-        # Whatever its encoding, its bytes go to the registry as they are, as docker sends them.
+        # Docker sends the bytes to the registry as they are, whatever their encoding.
         raw = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
         text = raw.decode(errors="surrogateescape")
         user, colon, password = text.partition(":")
@@ -197,19 +200,19 @@ def _decode(document: object) -> Account | None:
             raise ValueError("USER:PASSWORD has a colon")
         password = password.strip("\0")
     else:
-        f"{user}{password}".encode()  # JSON can write what is not text
+        f"{user}{password}".encode()  # raises for lone surrogates, which JSON can hold
     return Account.of(user, password)
 
 
-#: Podman's folder, without one of the session's.
+#: Podman's folder where the session has none.
 RUN_FOLDER = Path("/run/containers")
 
 
 def auth_files() -> tuple[AuthFile | ConfigurationError, ...]:
-    """What docker and podman look into, in the order that it counts; in a file's place, why it can't be read. Blocks.
+    """The files that docker and podman look into, most important first; or why one can't be read. Blocks.
 
-    That is DOCKER_AUTH_CONFIG first, as docker has it, and then containers-auth.json(5)'s order, in which docker's own
-    files come last.
+    DOCKER_AUTH_CONFIG comes first, as in docker, and then containers-auth.json(5)'s order, in which docker's own files
+    come last.
     """
     found: list[AuthFile | ConfigurationError] = []
     if text := os.environ.get("DOCKER_AUTH_CONFIG", "").strip():
@@ -217,8 +220,8 @@ def auth_files() -> tuple[AuthFile | ConfigurationError, ...]:
             found.append(AuthFile.parse("DOCKER_AUTH_CONFIG", os.fsencode(text)))
         except ConfigurationError as error:
             found.append(error)
-    explicit = os.environ.get("REGISTRY_AUTH_FILE")
-    for path in dict.fromkeys([*([Path(explicit)] if explicit else []), *_paths()]):
+    auth_file = os.environ.get("REGISTRY_AUTH_FILE")
+    for path in dict.fromkeys([*([Path(auth_file)] if auth_file else []), *_paths()]):
         try:
             raw = read_small(path, _LONGEST)
             if raw.strip():
@@ -227,10 +230,10 @@ def auth_files() -> tuple[AuthFile | ConfigurationError, ...]:
             found.append(error)
         except OSError as error:
             if isinstance(error, NotADirectoryError) and str(path.parent) == os.environ.get("DOCKER_CONFIG"):
-                # Docker warns of it, and goes on without.
-                named = f"DOCKER_CONFIG names {path.parent}, which is not a folder"
-                found.append(ConfigurationError(named, hint="name the folder that holds config.json"))
-            elif not isinstance(error, FileNotFoundError | NotADirectoryError) or str(path) == explicit:
+                # Docker warns about it and continues.
+                text = f"DOCKER_CONFIG names {path.parent}, which is not a folder"
+                found.append(ConfigurationError(text, hint="name the folder that holds config.json"))
+            elif not isinstance(error, FileNotFoundError | NotADirectoryError) or str(path) == auth_file:
                 found.append(ConfigurationError(f"{path} can't be read: {open_files.reason(error)}"))
     return tuple(found)
 
@@ -250,30 +253,14 @@ def _paths() -> Iterator[Path]:
         yield home / ".dockercfg"
 
 
-def home_folder() -> Path | None:
-    """The user's home; None of a user without one."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return None
+def _specificity(key: str, host: str, repository: str) -> tuple[int, bool, bool] | None:
+    """How specific an entry's key is to *repository* at *host*, as a sort key; None if it does not match.
 
-
-def configuration_folder() -> Path | None:
-    """Where the user's programs keep their configuration (XDG); None of a user without a home."""
-    if folder := os.environ.get("XDG_CONFIG_HOME"):
-        return Path(folder)
-    home = home_folder()
-    return None if home is None else home / ".config"
-
-
-def _closeness(key: str, host: str, repository: str) -> tuple[int, bool, bool] | None:
-    """How close the key of an entry is to *repository* at *host*, the closest being the greatest; None if it isn't.
-
-    A path that follows a host is a namespace, as podman has it; one in an address is the API's or nothing, as docker
-    has it, and counts only where nothing else does.
+    A path behind a host is a namespace, as in podman. A path in a URL is the API's, or meaningless, as in docker, and
+    counts only where nothing else matches.
     """
-    written, path = _split(key)
-    if written != _without_default_port(host):
+    key_host, path = _split(key)
+    if key_host != _without_default_port(host):
         return None
     is_address = "://" in key
     if path and f"{repository}/".startswith(f"{path}/"):
@@ -284,13 +271,13 @@ def _closeness(key: str, host: str, repository: str) -> tuple[int, bool, bool] |
 
 
 def _split(key: str) -> tuple[str, str]:
-    """The host and the path that a key names; the paths of the API's versions are none."""
+    """The host and the path that a key names; paths of API versions count as empty."""
     host, _, path = key.removeprefix("https://").removeprefix("http://").partition("/")
     path = path.strip("/")
     try:
         host = canonical_host(_without_default_port(host))
     except InvalidReferenceError:
-        return host, path  # matches nothing
+        return host, path  # matches no registry
     return host, "" if path in ("v1", "v2") else path
 
 

@@ -1,4 +1,4 @@
-"""HTTP as a registry's client needs it: TLS as configured, proxies, redirects that carry no secret elsewhere."""
+"""Single HTTP requests to a registry: TLS as configured, proxies, and redirects that leak no credentials."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from yarl import URL
 
 from asyncpush import open_files
 from asyncpush.errors import SourceError, SourceUnavailableError
+from asyncpush.http.encoding import decompressed, encoding_of_document
 from asyncpush.http.retry import HostBackoff
+from asyncpush.http.session import ClientEnvironment, proxy_for
 from asyncpush.settings import MiB, RetryPolicy, SourceRegistry
-from asyncpush.sources.registry.encoding import decompressed, encoding_of_document
-from asyncpush.sources.registry.environment import ClientEnvironment, detect_environment, proxy_for
-from asyncpush.sources.registry.retry import TransientError
+from asyncpush.sources.registry.requests import TransientError
 
-#: What to do about what may pass.
+#: The hint for failures that may pass.
 LATER = "run the same command again later to resume"
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 _PROXY_LOGIN = 407
 
-#: What is read ahead of the consumer: enough that a part is filled without many awakenings.
+#: Bytes to read ahead of the consumer: enough to fill a part without many wake-ups.
 _READ_AHEAD = MiB // 4
 
 #: The longest header: signed addresses of blob stores run to several KiB.
@@ -34,12 +34,12 @@ _MAX_HEADER = 32 * 1024
 
 
 class RegistryHttp:
-    """Sends single requests, to one registry and to where it redirects; opened when it is first used.
+    """Sends single requests to one registry and to the hosts that it redirects to; opens with the first request.
 
     Args:
-        registry: how its TLS is checked.
-        base: the registry's own address.
-        retry: its time limits.
+        registry: its configuration.
+        base: its address.
+        retry: the time limits.
     """
 
     def __init__(self, registry: SourceRegistry, base: URL, retry: RetryPolicy) -> None:
@@ -52,7 +52,7 @@ class RegistryHttp:
         self._hosts: dict[URL, HostBackoff] = {}
 
     async def aclose(self) -> None:
-        """Close all connections, also when cancelled."""
+        """Close all connections, even when cancelled."""
         if self._session is not None:
             with CancelScope(shield=True):
                 await self._session.close()
@@ -67,73 +67,73 @@ class RegistryHttp:
         authorization: str | None = None,
         form: Mapping[str, str] | None = None,
     ) -> aiohttp.ClientResponse:
-        """Send one request and return its answer, whose body is still to be read; the caller releases it.
+        """Send one request and return its response, whose body is still to be read; the caller releases it.
 
-        Redirects are followed, five at the most, never from HTTPS to HTTP. *authorization* goes to the host, port and
-        scheme of *url* alone. A form (OAuth2) goes nowhere else: its redirect is the answer.
+        Up to five redirects are followed, but none from HTTPS to HTTP. *authorization* is sent to the host, port and
+        scheme of *url* alone. With a form (OAuth2), a redirect is returned and not followed.
 
         Raises:
-            TransientError: no answer; it may come the next time.
-            SourceUnavailableError: the host is not trusted, or does not speak the protocol.
-            SourceError: redirects in a circle, or to where no answer may come from.
+            TransientError: there is no response; a retry may succeed.
+            SourceUnavailableError: the host is not trusted, or does not speak HTTP.
+            SourceError: the redirects form a circle, or one must not be followed.
         """
-        session, around = await self._opened()
-        at, seen, trusted = url, {url}, True
+        session, environment = await self._opened()
+        target, seen, trusted = url, {url}, True
         while True:
-            sent = dict(headers)
+            sent_headers = dict(headers)
             if authorization is not None and trusted:
-                sent["Authorization"] = authorization
-            proxy = proxy_for(at, around.proxies, sent)
-            problem = around.problem if at.scheme == "https" else ""
-            host = self._host(at)
+                sent_headers["Authorization"] = authorization
+            proxy = proxy_for(target, environment.proxies, sent_headers)
+            problem = environment.problem if target.scheme == "https" else ""
+            host = self._host(target)
             async with host.asking():
                 began = time.monotonic()
                 try:
-                    with _in_time(at, self._retry), translated(at, self._retry, problem):
-                        answer = await session.request(
+                    with _bounded(target, self._retry), translated(target, self._retry, problem):
+                        response = await session.request(
                             method,
-                            at,
-                            headers=sent,
+                            target,
+                            headers=sent_headers,
                             data=form,
                             allow_redirects=False,
                             proxy=proxy.url if proxy else None,
                             proxy_headers=proxy.headers if proxy else None,
-                            ssl=around.registry if at.origin() == self._origin else around.elsewhere,
+                            ssl=environment.registry if target.origin() == self._origin else environment.elsewhere,
                         )
                 except TransientError as error:
                     error.silent = host, began
-                    if at.origin() != url.origin():
-                        error.unanswered = False  # who was asked has answered: where to go
+                    if target.origin() != url.origin():
+                        error.unanswered = False  # the registry has answered, with the redirect
                     raise
-                host.heard()
-            if answer.status == _PROXY_LOGIN and proxy is not None:
-                answer.release()
+                host.note_answer()
+            if response.status == _PROXY_LOGIN and proxy is not None:
+                response.release()
                 raise SourceUnavailableError(
-                    f"the proxy for {at.host} wants credentials, or refuses them",
-                    hint=f"give them in {at.scheme.upper()}_PROXY: http://USER:PASSWORD@HOST:PORT",
+                    f"the proxy for {target.host} requires credentials, or refuses them",
+                    hint=f"set them in {target.scheme.upper()}_PROXY: http://USER:PASSWORD@HOST:PORT",
                 )
-            if answer.status not in _REDIRECTS or form is not None:
-                return answer
-            location = answer.headers.get("Location", "")
-            answer.release()
-            at = _redirected(at, location)
-            if at in seen or len(seen) > _MAX_REDIRECTS:
+            if response.status not in _REDIRECTS or form is not None:
+                return response
+            location = response.headers.get("Location", "")
+            response.release()
+            target = _redirected(target, location)
+            if target in seen or len(seen) > _MAX_REDIRECTS:
                 raise SourceError(
-                    f"{_place(url)} redirects in a circle"
-                    if at in seen
-                    else f"{_place(url)} redirects more than {_MAX_REDIRECTS} times",
+                    f"{_without_query(url)} redirects in a circle"
+                    if target in seen
+                    else f"{_without_query(url)} redirects more than {_MAX_REDIRECTS} times",
                     hint="check the address; a proxy may be wrong",
                 )
-            seen.add(at)
-            trusted = trusted and at.origin() == url.origin()
+            seen.add(target)
+            trusted = trusted and target.origin() == url.origin()
 
     def wait_again(self) -> None:
-        """Wait for hosts once more that were silent for too long."""
+        """Wait again for hosts that were silent for too long."""
         for host in self._hosts.values():
             host.renew()
 
     def _host(self, url: URL) -> HostBackoff:
-        """What is known of the host that a request to *url* goes to."""
+        """What is known of the host of *url*."""
         origin = url.origin()
         if origin not in self._hosts:
             self._hosts[origin] = HostBackoff(self._retry)
@@ -142,18 +142,18 @@ class RegistryHttp:
     async def _opened(self) -> tuple[aiohttp.ClientSession, ClientEnvironment]:
         async with self._lock:
             if self._session is None or self._environment is None:
-                self._environment = await to_thread.run_sync(detect_environment, self._registry)
+                self._environment = await self._detected()
                 retry = self._retry
                 self._session = aiohttp.ClientSession(
-                    # The number of connections is bounded above, where it is known what they are for.
+                    # RegistryClient bounds the number of connections.
                     connector=aiohttp.TCPConnector(limit=0),
                     timeout=aiohttp.ClientTimeout(
                         total=None, connect=None, sock_connect=retry.connect, sock_read=retry.stall
                     ),
-                    # Its own use of the environment would also send what ~/.netrc holds.
+                    # With it, aiohttp would also send the credentials in ~/.netrc.
                     trust_env=False,
                     cookie_jar=aiohttp.DummyCookieJar(),
-                    # Digests are of the bytes as they are stored.
+                    # Digests are those of the stored bytes.
                     auto_decompress=False,
                     headers={"Accept-Encoding": "identity", "User-Agent": self._environment.agent},
                     read_bufsize=_READ_AHEAD,
@@ -162,25 +162,32 @@ class RegistryHttp:
                 )
             return self._session, self._environment
 
+    async def _detected(self) -> ClientEnvironment:
+        try:
+            return await to_thread.run_sync(ClientEnvironment.detect, self._registry)
+        except OSError as error:
+            shortage = open_files.reason(error)
+            raise TransientError(f"no connection can be made: {shortage}", hint=open_files.HINT) from error
 
-async def read_document(answer: aiohttp.ClientResponse, limit: int, retry: RetryPolicy) -> bytes | None:
-    """Read a whole body, decompressed; None once it has turned out to be longer than *limit* bytes.
+
+async def read_document(response: aiohttp.ClientResponse, limit: int, retry: RetryPolicy) -> bytes | None:
+    """Read a whole body, decompressed; None if it is longer than *limit* bytes.
 
     Raises:
         TransientError: it breaks off, or takes too long.
     """
-    body = await _read_body(answer, limit, retry)
-    if body and (encoding := encoding_of_document(body, answer.headers)):
+    body = await _read_body(response, limit, retry)
+    if body and (encoding := encoding_of_document(body, response.headers)):
         return await to_thread.run_sync(decompressed, body, encoding, limit)
     return body
 
 
-async def _read_body(answer: aiohttp.ClientResponse, limit: int, retry: RetryPolicy) -> bytes | None:
-    if answer.content_length is not None and answer.content_length > limit and answer.method != "HEAD":
+async def _read_body(response: aiohttp.ClientResponse, limit: int, retry: RetryPolicy) -> bytes | None:
+    if response.content_length is not None and response.content_length > limit and response.method != "HEAD":
         return None
     body = bytearray()
-    with _in_time(answer.url, retry), translated(answer.url, retry):
-        async for chunk in answer.content.iter_any():
+    with _bounded(response.url, retry), translated(response.url, retry):
+        async for chunk in response.content.iter_any():
             body += chunk
             if len(body) > limit:
                 return None
@@ -188,118 +195,120 @@ async def _read_body(answer: aiohttp.ClientResponse, limit: int, retry: RetryPol
 
 
 @asynccontextmanager
-async def released(answer: aiohttp.ClientResponse) -> AsyncIterator[aiohttp.ClientResponse]:
-    """Give the connection back, or close it where it still has bytes to bring."""
+async def released(response: aiohttp.ClientResponse) -> AsyncIterator[aiohttp.ClientResponse]:
+    """Release the connection after the block, or close it if unread bytes remain."""
     try:
-        yield answer
+        yield response
     finally:
-        answer.release()
+        response.release()
 
 
 @contextmanager
-def _in_time(url: URL, retry: RetryPolicy) -> Iterator[None]:
-    """Bound what may trickle in: each byte is in time, and the whole is not."""
+def _bounded(url: URL, retry: RetryPolicy) -> Iterator[None]:
+    """Bound the time of the whole, since each single byte may arrive in time."""
     with move_on_after(retry.answer) as scope:
         yield
     if scope.cancelled_caught:
-        raise TransientError(f"{url.host} has not ended its answer within {retry.answer:g} seconds", hint=LATER)
+        raise TransientError(f"{url.host} did not complete its response within {retry.answer:g} seconds", hint=LATER)
 
 
 @contextmanager
 def translated(url: URL, retry: RetryPolicy, problem: str = "") -> Iterator[None]:
-    """Turn aiohttp's errors about a request to *url* into ours; *problem* is with certificates for it."""
+    """Raise our errors for aiohttp's about a request to *url*; *problem* is one with the certificates for it."""
     try:
         yield
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        where = f"{url.host}:{url.explicit_port}" if url.explicit_port else str(url.host)
-        told = (
-            _no_room(where, error)
-            or _distrust(where, error)
-            or _no_connection(where, error, retry)
-            or _breakdown(where, error)
+        server = f"{url.host}:{url.explicit_port}" if url.explicit_port else str(url.host)
+        translation = (
+            _no_room(server, error)
+            or _distrust(server, error)
+            or _no_connection(server, error, retry)
+            or _breakdown(server, error)
         )
-        if problem and not (isinstance(told, TransientError) and told.unanswered):
-            told.message = f"{told.message} ({problem})"
-        raise told from error
+        if problem and not (isinstance(translation, TransientError) and translation.unanswered):
+            translation.message = f"{translation.message} ({problem})"
+        raise translation from error
 
 
-def _no_room(where: str, error: Exception) -> TransientError | None:
-    """Too many open files, which is nobody's fault at the other end; None where that is not what failed."""
+def _no_room(server: str, error: Exception) -> TransientError | None:
+    """The error for too many open files; None if something else failed."""
     shortage = open_files.shortage(error)
-    return TransientError(f"no connection to {where}: {shortage}", hint=open_files.HINT) if shortage else None
+    return TransientError(f"no connection to {server}: {shortage}", hint=open_files.HINT) if shortage else None
 
 
-def _distrust(where: str, error: Exception) -> SourceUnavailableError | None:
-    """TLS that can't be; None where that is not what failed."""
+def _distrust(server: str, error: Exception) -> SourceUnavailableError | None:
+    """The error for a failure of TLS; None if something else failed."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        who = where if where.startswith(str(error.host)) else f"the proxy {error.host}:{error.port}, for {where},"
+        who = server if server.startswith(str(error.host)) else f"the proxy {error.host}:{error.port}, for {server},"
         return SourceUnavailableError(
-            f"{who} is not trusted: {_words(error.certificate_error)}",
+            f"{who} is not trusted: {_reason(error.certificate_error)}",
             hint="give its authority's certificate: --src-ca-bundle, or tls.ca in a plan",
         )
     causes = (error, error.__cause__)
-    failure = next((each for each in causes if isinstance(each, aiohttp.ClientSSLError | ssl.SSLError)), None)
+    failure = next((cause for cause in causes if isinstance(cause, aiohttp.ClientSSLError | ssl.SSLError)), None)
     if failure is None and not (type(error) is aiohttp.ClientOSError and "SSL" in str(error)):
         return None
-    text = _words(error)
-    said, hint = text.upper().replace(" ", "_"), "check the address and the port"
-    if "WRONG_VERSION_NUMBER" in said or "RECORD_LAYER" in said:
-        hint = "if it speaks plain HTTP, say so: --src-plain-http, or plain_http in a plan"
-    elif "CERTIFICATE_REQUIRED" in said or "HANDSHAKE_FAILURE" in said:
-        hint = "if it wants a client certificate, give --src-cert and --src-key"
-    return SourceUnavailableError(f"TLS with {where} failed: {text}", hint=hint)
+    text = _reason(error)
+    reason, hint = text.upper().replace(" ", "_"), "check the address and the port"
+    if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
+        hint = "if it speaks plain HTTP, give --src-plain-http, or plain_http in a plan"
+    elif "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
+        hint = "if it requires a client certificate, give --src-cert and --src-key"
+    return SourceUnavailableError(f"TLS with {server} failed: {text}", hint=hint)
 
 
-def _no_connection(where: str, error: Exception, retry: RetryPolicy) -> TransientError | None:
-    """Nobody there; None where that is not what failed."""
+def _no_connection(server: str, error: Exception, retry: RetryPolicy) -> TransientError | None:
+    """The error for a failure to connect, or for silence; None if something else failed."""
     hint = "check the address and the network"
     if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
         hint = "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
-        return TransientError(f"the proxy for {where} can't be used: {_words(error)}", hint=hint, unanswered=True)
+        return TransientError(f"the proxy for {server} can't be used: {_reason(error)}", hint=hint, unanswered=True)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return TransientError(f"{where} can't be reached: {_words(error.os_error)}", hint=hint, unanswered=True)
+        return TransientError(f"{server} can't be reached: {_reason(error.os_error)}", hint=hint, unanswered=True)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         took = f"no connection within {retry.connect:g} seconds"
-        return TransientError(f"{where} can't be reached: {took}", hint=hint, unanswered=True)
+        return TransientError(f"{server} can't be reached: {took}", hint=hint, unanswered=True)
     if isinstance(error, TimeoutError):
-        return TransientError(f"{where} has sent nothing for {retry.stall:g} seconds", hint=LATER)
+        return TransientError(f"{server} has sent nothing for {retry.stall:g} seconds", hint=LATER)
     return None
 
 
-def _breakdown(where: str, error: Exception) -> SourceError:
+def _breakdown(server: str, error: Exception) -> SourceError:
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        # This is all that one learns where TLS 1.3 ends for lack of a client certificate.
-        hint = "go on later; if it never answers, it may want a client certificate (--src-cert)"
-        return TransientError(f"{where} has broken the connection without an answer", hint=hint)
+        # With TLS 1.3, the lack of a client certificate shows only as this.
+        hint = f"{LATER}; if it never answers, it may require a client certificate (--src-cert)"
+        return TransientError(f"{server} closed the connection without a response", hint=hint)
     if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
-        return TransientError(f"{where} has broken the connection", hint=LATER)
+        return TransientError(f"{server} broke the connection", hint=LATER)
     return SourceUnavailableError(
-        f"{where} does not answer as a registry does: {_words(error)}", hint="check the address and the port"
+        f"{server} does not respond as a registry does: {_reason(error)}", hint="check the address and the port"
     )
 
 
-def _words(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientResponseError):
-        # Its own text holds the whole address, and so a blob store's signature.
+        # Its own text holds the whole URL, and with it a blob store's signature.
         return " ".join(error.message.split())[:300] or f"status {error.status}"
     if isinstance(error, aiohttp.InvalidURL):
         return "the address is malformed"
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:300]
 
 
-def _place(url: URL) -> str:
-    """What is asked for at a registry, without the secrets that a query may hold."""
+def _without_query(url: URL) -> str:
+    """*url* without its query, which may hold secrets."""
     return f"{url.with_user(None).authority}{url.path}"
 
 
-def _redirected(at: URL, location: str) -> URL:
+def _redirected(url: URL, location: str) -> URL:
     try:
-        # As it is written: a signature covers each letter.
-        to = at.join(URL(location, encoded=True))
+        # Keep the encoding as it is: a signature covers each character.
+        target = url.join(URL(location, encoded=True))
     except ValueError:
-        to = URL()
-    if not location or to.scheme not in ("http", "https") or not to.host:
-        raise SourceError(f"{at.host} redirects, but does not say where to")
-    if at.scheme == "https" and to.scheme == "http":
-        raise SourceError(f"{at.host} redirects from HTTPS to HTTP ({to.host})", hint="that is not followed")
-    return to.with_fragment(None)
+        target = URL()
+    if not location or target.scheme not in ("http", "https") or not target.host:
+        raise SourceError(f"{url.host} redirects without a valid address")
+    if url.scheme == "https" and target.scheme == "http":
+        raise SourceError(
+            f"{url.host} redirects from HTTPS to HTTP ({target.host})", hint="such redirects are not followed"
+        )
+    return target.with_fragment(None)

@@ -1,6 +1,6 @@
-"""Lists of a registry that come in pages: tags, repositories, referrers.
+"""Lists of a registry that come in pages: tags and referrers.
 
-Sources: OCI distribution-spec 1.1, "listing tags", "listing referrers"; the distribution project's catalog.
+Sources: OCI distribution-spec 1.1, "listing tags", "listing referrers".
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -20,31 +19,31 @@ from asyncpush.settings import MiB
 from asyncpush.sources.blobs import Document, decode_document
 from asyncpush.sources.registry.client import RegistryClient
 from asyncpush.sources.registry.errors import DeniedError, NotThereError, RefusedError
-from asyncpush.sources.registry.requests import Request, Response
-from asyncpush.sources.registry.retry import TransientError
+from asyncpush.sources.registry.http import LATER
+from asyncpush.sources.registry.requests import Request, Response, TransientError
 
-#: Some registries ignore the length of a page: a hundred thousand tags are a few MiB.
+#: Some registries ignore the requested page size: a hundred thousand tags take a few MiB.
 MAX_PAGE_SIZE = 32 * MiB
-#: Longer than any list: at a thousand a page, ten million entries.
+#: More than any list has: at a thousand a page, ten million entries.
 _MAX_PAGES = 10_000
 #: All pages of a list together: two million of the longest tags.
 MAX_LIST_SIZE = 256 * MiB
-#: Documents longer than that are decoded in a worker thread.
+#: Longer documents are decoded in a worker thread.
 _LONG = 128 * 1024
-#: Entries of a page, as they are asked for.
+#: The requested page size.
 _PAGE = 1000
 
 _UNAUTHORIZED, _BROKEN = 401, 500
 
 
 class CutShortError(SourceError):
-    """Raised for a list that can't be read to its end."""
+    """Raised when a list can't be read to its end."""
 
     @classmethod
     def at(cls, label: str, error: SourceError) -> CutShortError:
-        """What *error* means behind the first page of the list that is called *label*."""
+        """The error for an *error* behind the first page of the list named *label*."""
         message = f"{label} can't be listed to the end: {error.message}"
-        return cls(message, hint="run the same command again later to resume")
+        return cls(message, hint=LATER)
 
 
 class TagListDocument(msgspec.Struct):
@@ -55,94 +54,81 @@ class TagListDocument(msgspec.Struct):
 
     @property
     def entries(self) -> Sequence[str] | None:
-        """The tags; None if this is not a page of tags. Those of an empty repository may be null, or left out."""
+        """The tags; None if this is not a page of tags. An empty repository's may be null or missing."""
         if self.tags is msgspec.UNSET:
             return None if self.name is None else ()
         return self.tags or ()
 
 
-class CatalogDocument(msgspec.Struct):
-    """A page of repositories."""
+async def list_tags(client: RegistryClient, request: Request) -> tuple[str, ...]:
+    """All tags of a repository (``GET .../tags/list``), in the registry's order, each once.
 
-    repositories: list[str] | msgspec.UnsetType | None = msgspec.UNSET
-
-    @property
-    def entries(self) -> Sequence[str] | None:
-        """The repositories; None if this is not a page of them."""
-        return None if self.repositories is msgspec.UNSET else self.repositories or ()
-
-
-NamesDocument = TypeVar("NamesDocument", TagListDocument, CatalogDocument)
-
-
-async def names(wire: RegistryClient, ask: Request, kind: type[NamesDocument]) -> tuple[str, ...]:
-    """All names of a list (``GET .../tags/list``, ``GET /v2/_catalog``), in the registry's order, each once.
-
-    Where a page may have been cut though no link leads on from it, what comes after its last name is asked for.
+    If a page may have been cut although it has no link to the next one, the tags after its last one are requested.
 
     Args:
-        wire: the registry.
-        ask: the list, without a query.
-        kind: what a page is.
+        client: the registry.
+        request: the list, without a query.
 
     Raises:
         SourceError: the registry refuses, or its list can't be read to its end.
     """
     found: dict[str, None] = {}
-    pages = Pages(wire, ask)
-    answer, query = await _first(pages)
-    longest, goes_on, probing = 0, False, False
+    pages = Pages(client, request)
+    response, query = await _first(pages)
+    longest, probes_work, is_probe = 0, False, False
     while True:
-        page = (await pages.decode(answer, kind)).entries
+        page = (await pages.decode(response, TagListDocument)).entries
         if page is None:
-            raise ManifestError(f"{pages.label} can't be listed: the answer is not a list", hint="check the address")
+            raise ManifestError(f"{pages.label} can't be listed: the response is not a list", hint="check the address")
         before = len(found)
         found.update(dict.fromkeys(page))
-        following = pages.next_path(answer)
+        next_path = pages.next_path(response)
         if len(found) == before:
-            if probing and following is None:
-                break  # that was all; or the registry knows no `last`, and has given all of it before
+            if is_probe and next_path is None:
+                break  # the list is complete; or the registry ignores `last`, and has sent all of it before
             if page and pages.count > 1:
-                raise SourceError(f"{pages.label}: the list repeats itself", hint="go on later")
-        goes_on, probing = goes_on or probing, following is None
-        if following is not None:
+                raise SourceError(f"{pages.label}: the list repeats itself", hint=LATER)
+        probes_work, is_probe = probes_work or is_probe, next_path is None
+        if next_path is not None:
             longest = max(longest, len(page))
-            answer = await pages.follow(following)
-        elif page and (goes_on or _may_be_cut(len(page), longest)):
-            after = await _probe(pages, f"{ask.path}?{query}last={quote(page[-1], safe='')}", sure=goes_on)
+            response = await pages.follow(next_path)
+        elif page and (probes_work or _may_be_cut(len(page), longest)):
+            after = await _probe(
+                pages, f"{request.path}?{query}last={quote(page[-1], safe='')}", probes_work=probes_work
+            )
             if after is None:
                 break
-            answer = after
+            response = after
         else:
             break
     return tuple(found)
 
 
-async def _probe(pages: Pages, path: str, *, sure: bool) -> Response | None:
-    """The page behind the last one that the registry has spoken of; None if there is none.
+async def _probe(pages: Pages, path: str, *, probes_work: bool) -> Response | None:
+    """The page behind the last one that the registry has linked to; None if there is none.
 
     Args:
         pages: the list.
-        path: what is asked for.
-        sure: the registry has gone on so before.
+        path: the page's path.
+        probes_work: whether an earlier probe has found a page.
 
     Raises:
-        SourceError: the registry fails; or refuses what it has granted before.
+        SourceError: the registry fails, or refuses although probes work.
     """
     try:
         return await pages.get(path)
     except (SourceDeniedError, NotThereError, RefusedError, TransientError) as error:
-        if isinstance(error, TransientError) and (sure or error.status != _BROKEN):
+        if isinstance(error, TransientError) and (probes_work or error.status != _BROKEN):
             raise
-        if sure:
+        if probes_work:
             raise CutShortError.at(pages.label, error) from error
-        # Its pages have names of their own, as ECR's have: it would have named the next one.
+        # Its pages have tokens, as ECR's have: it would have linked to the next one.
         return None
 
 
 async def _first(pages: Pages) -> tuple[Response, str]:
-    """The first page, and the query that gave it its length; empty where the registry takes none."""
-    path, query = pages.ask.path, f"n={_PAGE}"
+    """The first page, and the query for its page size; empty if the registry accepts none."""
+    path, query = pages.request.path, f"n={_PAGE}"
     try:
         return await pages.get(f"{path}?{query}"), f"{query}&"
     except NotThereError as error:
@@ -158,62 +144,62 @@ async def _first(pages: Pages) -> tuple[Response, str]:
 
 
 def _may_be_cut(length: int, longest: int) -> bool:
-    """Whether a page of *length* names may not be the last one, though no link leads on from it.
+    """Whether a page of *length* names may not be the last one, although it has no link to the next.
 
     Args:
-        length: names on it.
-        longest: names on the longest page that a link led on from; 0 if there was none.
+        length: the number of names on it.
+        longest: the most names on a page with such a link; 0 without one.
     """
     if longest:
         return length >= longest
-    # A registry's own page size is a round number.
+    # Registries choose round numbers as page sizes.
     return length == _PAGE or length % 5 == 0 or (length >= 16 and length & (length - 1) == 0)
 
 
 class Pages:
-    """The pages of one list: asked for one after the other, never in a circle, and not without end.
+    """The pages of one list, requested one after the other, never in a circle, and not without end.
 
     Args:
-        wire: the registry.
-        ask: the list; what leads to its next page changes the query only.
+        client: the registry.
+        request: the list; its next pages differ in the query only.
     """
 
-    def __init__(self, wire: RegistryClient, ask: Request) -> None:
-        self.ask = ask
-        self._wire = wire
+    def __init__(self, client: RegistryClient, request: Request) -> None:
+        self.request = request
+        self._client = client
         self._seen: set[str] = set()
         self._size = 0
 
     @property
     def label(self) -> str:
-        """How to call the list in errors."""
-        return f"{self.ask.what} of {self._wire.host}"
+        """The name of the list in errors."""
+        return f"{self.request.what} of {self._client.host}"
 
     @property
     def count(self) -> int:
-        """How many pages were asked for."""
+        """How many pages were requested."""
         return len(self._seen)
 
     async def get(self, path: str) -> Response:
-        """Ask for a page.
+        """Request a page.
 
         Raises:
-            SourceError: the registry refuses, or its list leads in a circle, or has no end.
+            SourceError: the registry refuses, or its list forms a circle, or has no end.
         """
-        ask, wire = self.ask, self._wire
+        request, client = self.request, self._client
         if path in self._seen or len(self._seen) == _MAX_PAGES:
-            raise SourceError(f"{ask.what}: the list of {wire.host} leads in a circle, or has no end")
+            raise SourceError(f"{request.what}: the list of {client.host} forms a circle, or has no end")
         self._seen.add(path)
-        answer = await wire.fetch(replace(ask, path=path), MAX_PAGE_SIZE)
-        if answer.body is None:
-            raise SourceError(f"{ask.what}: a page of {wire.host} has more than {MAX_PAGE_SIZE // MiB} MiB")
-        self._size += len(answer.body)
+        response = await client.fetch(replace(request, path=path), MAX_PAGE_SIZE)
+        if response.body is None:
+            raise SourceError(f"{request.what}: a page of {client.host} has more than {MAX_PAGE_SIZE // MiB} MiB")
+        self._size += len(response.body)
         if self._size > MAX_LIST_SIZE:
-            raise SourceError(f"{ask.what}: the list of {wire.host} has more than {MAX_LIST_SIZE // MiB} MiB")
-        return answer
+            raise SourceError(f"{request.what}: the list of {client.host} has more than {MAX_LIST_SIZE // MiB} MiB")
+        return response
 
     async def follow(self, path: str) -> Response:
-        """Ask for a page that the registry has spoken of.
+        """Request a page that the registry has linked to.
 
         Raises:
             CutShortError: it refuses.
@@ -225,76 +211,75 @@ class Pages:
         except (SourceDeniedError, SourceNotFoundError, RefusedError) as error:
             raise CutShortError.at(self.label, error) from error
 
-    async def decode(self, answer: Response, kind: type[Document]) -> Document:
-        """Read a page where that does not hold up the event loop.
+    async def decode(self, response: Response, kind: type[Document]) -> Document:
+        """Decode a page without blocking the event loop.
 
         Raises:
             ManifestError: it is malformed.
         """
-        body = answer.body or b""
+        body = response.body or b""
         if len(body) < _LONG:
             return decode_document(body, kind, self.label)
         return await to_thread.run_sync(decode_document, body, kind, self.label)
 
-    def next_path(self, answer: Response) -> str | None:
-        """The path of the page that *answer* leads to; None if it is the last one.
+    def next_path(self, response: Response) -> str | None:
+        """The path of the page behind *response*; None if that is the last one.
 
         Raises:
-            SourceError: a link leads elsewhere, or can't be read.
+            SourceError: a link leads to another host, or is malformed.
         """
-        own = self.ask.path
-        for url in self._targets(answer, relation=True):
+        own = self.request.path
+        for url in self._targets(response, relation=True):
             if _is_same_list(url.raw_path, own):
-                # Registries behind proxies get their own host, port and prefix wrong: the query alone counts.
+                # Registries behind proxies may write a wrong host, port and prefix: only the query counts.
                 return f"{own}?{url.raw_query_string}" if url.raw_query_string else own
-            if url.host != answer.url.host or not url.raw_path.startswith("/"):
+            if url.host != response.url.host or not url.raw_path.startswith("/"):
                 raise SourceError(
-                    f"{self.ask.what}: {self._wire.host} has its next page on another host ({url.host})",
-                    hint="its operators must mend that; nothing is asked of other hosts",
+                    f"{self.request.what}: {self._client.host} links to its next page on another host ({url.host})",
+                    hint="its operators must fix that; other hosts are sent no requests",
                 )
             return url.raw_path_qs
-        for url in self._targets(answer, relation=False):
-            # It does not say what it is: but what leads on in the same list is its next page.
+        for url in self._targets(response, relation=False):
+            # A link without a relation that stays in the list leads to its next page.
             if url.raw_query_string and _is_same_list(url.raw_path, own):
                 return f"{own}?{url.raw_query_string}"
         return None
 
-    def _targets(self, answer: Response, *, relation: bool) -> Iterable[URL]:
-        """Where links lead that are the next page, or do not say what they are."""
-        for link in parse_links(answer.links):
+    def _targets(self, response: Response, *, relation: bool) -> Iterable[URL]:
+        """The targets of links to the next page, or of those without a relation."""
+        for link in parse_links(response.links):
             if "next" not in link.relations if relation else link.relations:
                 continue
             try:
-                yield answer.url.join(URL(link.target, encoded=True))
+                yield response.url.join(URL(link.target, encoded=True))
             except ValueError as error:
                 if relation:
                     raise SourceError(
-                        f"{self.ask.what}: {self._wire.host} names no next page that can be read"
+                        f"{self.request.what}: {self._client.host} has a malformed link to its next page"
                     ) from error
 
 
-async def pages(wire: RegistryClient, ask: Request, kind: type[Document]) -> AsyncIterator[Document]:
-    """The pages of a list that links lead through, one after the other.
+async def pages(client: RegistryClient, request: Request, kind: type[Document]) -> AsyncIterator[Document]:
+    """The pages of a list, by their links, one after the other.
 
     Raises:
-        SourceError: the registry refuses, or its list leads in a circle, to another host, or has no end.
+        SourceError: the registry refuses, or its list forms a circle, leads to another host, or has no end.
     """
-    walk = Pages(wire, ask)
-    path: str | None = ask.path
+    list_pages = Pages(client, request)
+    path: str | None = request.path
     while path is not None:
-        answer = await walk.get(path)
-        yield await walk.decode(answer, kind)
-        path = walk.next_path(answer)
+        response = await list_pages.get(path)
+        yield await list_pages.decode(response, kind)
+        path = list_pages.next_path(response)
 
 
 def _is_same_list(path: str, own: str) -> bool:
-    """Whether *path* is that of a list, perhaps as a server behind a proxy sees it: ``.../tags/list``, say."""
-    ending = own.rsplit("/", 2)[1:] if not own.endswith("/_catalog") else ["_catalog"]
-    return path.split("/")[-len(ending) :] == ending
+    """Whether *path* is the path *own* of a list, perhaps as a server behind a proxy sees it."""
+    return path.split("/")[-2:] == own.split("/")[-2:]
 
 
 _SEPARATORS = re.compile(r"[\s,;]*")
-#: A target in brackets, or without them: up to a blank, comma or semicolon.
+#: A target in angle brackets, or without them up to whitespace, a comma or a semicolon.
 _TARGET = re.compile(r"<([^>]*)>?|([^\s,;<]+)")
 _PARAMETER = re.compile(
     r"""[\s;]+([A-Za-z0-9!#$%&'*+.^_`|~-]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|'([^']*)'?|([^\s,;]*)))?"""
@@ -307,8 +292,8 @@ class Link:
     """A link.
 
     Attributes:
-        target: what it leads to, as it is written.
-        relations: what that is to the answer, in lower case; empty if the link does not say.
+        target: the target, as written.
+        relations: its relations to the response, in lower case; empty if it has none.
     """
 
     target: str
@@ -316,31 +301,31 @@ class Link:
 
 
 def parse_links(values: Iterable[str]) -> tuple[Link, ...]:
-    """Read all links of an answer, from each of its Link headers."""
+    """Read all links of a response, from each of its Link headers."""
     return tuple(link for value in values for link in _parse(value))
 
 
 def _parse(text: str) -> Iterator[Link]:
-    at = 0
+    position = 0
     while True:
-        at = _end(_SEPARATORS, text, at)
-        target = _TARGET.match(text, at)
+        position = _end(_SEPARATORS, text, position)
+        target = _TARGET.match(text, position)
         if target is None:
             return
-        at = target.end()
+        position = target.end()
         relations: str | None = None
-        while parameter := _PARAMETER.match(text, at):
-            at = parameter.end()
+        while parameter := _PARAMETER.match(text, position):
+            position = parameter.end()
             quoted, single, word = parameter.group(2, 3, 4)
             if parameter[1].lower() == "rel" and relations is None:
                 relations = _ESCAPED.sub(r"\1", quoted) if quoted is not None else single or word
-        yield Link((target[1] if target[1] is not None else target[2]).strip(), _words(relations))
+        yield Link((target[1] if target[1] is not None else target[2]).strip(), _split_relations(relations))
 
 
-def _words(relations: str | None) -> frozenset[str]:
+def _split_relations(relations: str | None) -> frozenset[str]:
     return frozenset((relations or "").lower().split())
 
 
-def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    match = pattern.match(text, at)
-    return match.end() if match else at
+def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
+    match = pattern.match(text, position)
+    return match.end() if match else position

@@ -1,4 +1,4 @@
-"""Many registries as sources: each opened when it is first used, all closed together."""
+"""The registries of a run: each opened when it is first used, all closed together; and one image as a source."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from asyncpush.reference import RemoteReference, canonical_host
 from asyncpush.settings import RetryPolicy, SourceRegistry
 from asyncpush.sources.registry.client import RegistryClient
 from asyncpush.sources.registry.credentials import Logins, no_logins
-from asyncpush.sources.registry.referrers import RepositoryReferrers
-from asyncpush.sources.registry.source_registry import SourceRegistryReader
+from asyncpush.sources.registry.source_registry import RepositoryReferrers, SourceRegistryReader
 from asyncpush.sources.source import Platforms, each_platform
 
 
 class RegistryPool:
-    """Registries that images are read from, each opened when it is first used; ``open_pool`` makes it.
+    """Registries that images are read from, each opened when it is first used; ``open_pool`` creates it.
 
-    Those that are reached in the same way share their connections, tokens and what is known of them.
+    Registries with the same configuration share their connections, tokens and cached manifests.
     """
 
     def __init__(
@@ -38,42 +37,42 @@ class RegistryPool:
         self._emit = emit
         self._retry = retry
         self._stack = stack
-        self._remotes: dict[SourceRegistry, SourceRegistryReader] = {}
-        self._wires: list[RegistryClient] = []
+        self._readers: dict[SourceRegistry, SourceRegistryReader] = {}
+        self._clients: list[RegistryClient] = []
 
-    def reached_by(self, registries: Mapping[str, SourceRegistry]) -> RegistryPool:
-        """The same, but for how *registries* are reached, by host."""
+    def with_registries(self, registries: Mapping[str, SourceRegistry]) -> RegistryPool:
+        """This pool, with other configurations of *registries*, by host."""
         if not registries:
             return self
-        all_of_them = self._registries | dict(registries)
-        remotes = RegistryPool(all_of_them, self._logins, self._emit, self._retry, self._stack)
-        remotes._remotes, remotes._wires = self._remotes, self._wires
-        return remotes
+        merged = self._registries | dict(registries)
+        pool = RegistryPool(merged, self._logins, self._emit, self._retry, self._stack)
+        pool._readers, pool._clients = self._readers, self._clients
+        return pool
 
     @property
     def requests(self) -> Counter[str]:
-        """How many requests of each kind were sent, to all of them."""
-        return sum((remote.requests for remote in self._remotes.values()), Counter[str]())
+        """How many requests of each kind were sent to all registries."""
+        return sum((reader.requests for reader in self._readers.values()), Counter[str]())
 
     def at(self, host: str) -> SourceRegistryReader:
-        """The registry at *host*; one that nothing was given for is reached as docker and podman would.
+        """The registry at *host*; without a configuration, it is reached as by docker and podman.
 
         Raises:
-            InvalidReferenceError: *host* is none.
+            InvalidReferenceError: *host* is not a host.
         """
         host = canonical_host(host)
         registry = self._registries.get(host) or SourceRegistry(host=host)
-        if registry not in self._remotes:
-            wire = RegistryClient(registry, self._logins, self._emit, self._retry)
-            self._stack.push_async_callback(wire.aclose)
-            self._wires.append(wire)
-            self._remotes[registry] = SourceRegistryReader(wire)
-        return self._remotes[registry]
+        if registry not in self._readers:
+            client = RegistryClient(registry, self._logins, self._emit, self._retry)
+            self._stack.push_async_callback(client.aclose)
+            self._clients.append(client)
+            self._readers[registry] = SourceRegistryReader(client)
+        return self._readers[registry]
 
     def wait_again(self) -> None:
-        """Wait for hosts once more that were silent for too long."""
-        for wire in self._wires:
-            wire.wait_again()
+        """Wait again for hosts that were silent for too long."""
+        for client in self._clients:
+            client.wait_again()
 
 
 @asynccontextmanager
@@ -84,42 +83,29 @@ async def open_pool(
     emit: Emit = ignore,
     retry: RetryPolicy | None = None,
 ) -> AsyncIterator[RegistryPool]:
-    """Read from any number of registries, until the context is left.
+    """Open a pool of registries, until the context is left.
 
     Args:
-        registries: how each is reached, by its host; those that are not there are reached as docker and podman would.
-        logins: makes the login of registries that AWS credentials open.
-        emit: hears of each request that is sent again.
-        retry: time limits, and how often that is.
+        registries: their configurations, by host; others are reached as by docker and podman.
+        logins: creates the login of registries that accept AWS credentials.
+        emit: receives each retry.
+        retry: the time limits, and when requests are sent again.
     """
     async with AsyncExitStack() as stack:
         yield RegistryPool(registries or {}, logins, emit, retry or RetryPolicy(), stack)
 
 
-@asynccontextmanager
-async def open_remote(
-    registry: SourceRegistry, *, logins: Logins = no_logins, emit: Emit = ignore, retry: RetryPolicy | None = None
-) -> AsyncIterator[SourceRegistryReader]:
-    """Read from one registry, until the context is left; arguments as those of ``open_pool``.
-
-    Raises:
-        InvalidReferenceError: its host is none.
-    """
-    async with open_pool({registry.host: registry}, logins=logins, emit=emit, retry=retry) as remotes:
-        yield remotes.at(registry.host)
-
-
 @dataclass(frozen=True, slots=True)
-class RemoteSource:
-    """The one image that a reference names.
+class RegistrySource:
+    """The one image that a reference names (``source.Source``).
 
     Attributes:
-        remote: its registry.
-        reference: what the user wrote.
-        push_foreign_layers: take non-distributable layers, too.
+        reader: its registry.
+        reference: the reference that the user wrote.
+        push_foreign_layers: whether non-distributable layers are pushed, too.
     """
 
-    remote: SourceRegistryReader
+    reader: SourceRegistryReader
     reference: RemoteReference
     push_foreign_layers: bool = False
 
@@ -132,23 +118,23 @@ class RemoteSource:
         return (await self.image(platform=platform),)
 
     async def image(self, *, platform: Platforms = None) -> Image:
-        """Read the image; what its tag names now counts.
+        """Read the image that the tag names now.
 
         Args:
-            platform: of an index, take the image for this platform alone, or of several the images for them.
+            platform: of an index, take only the image for this platform, or those for several.
 
         Raises:
-            ChoiceError: none is for *platform*.
+            ChoiceError: there is no image for *platform*.
             SourceError: the registry refuses or can't be reached, or the image is incomplete or malformed.
         """
         reference = self.reference
-        descriptor = (await self.remote.manifest(reference.repository, reference.target)).descriptor
-        root = await self.remote.load(
+        descriptor = (await self.reader.manifest(reference.repository, reference.target)).descriptor
+        root = await self.reader.load(
             reference.repository,
             descriptor,
             each_platform(platform),
             push_foreign_layers=self.push_foreign_layers,
         )
-        tags = partial(self.remote.tags, reference.repository)
-        referrers = RepositoryReferrers(self.remote, reference.repository, tags, self.remote.emit)
+        tags = partial(self.reader.tags, reference.repository)
+        referrers = RepositoryReferrers(self.reader, reference.repository, tags, self.reader.emit)
         return Image(str(reference), reference.name, reference.tag, root, referrers)

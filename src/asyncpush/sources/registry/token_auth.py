@@ -1,4 +1,4 @@
-"""Saying who is asking: nothing at first, then what the registry's challenge wants; tokens kept until they expire.
+"""Authorization at a registry: none at first, then what the registry's challenge asks for; tokens are cached.
 
 Sources: RFC 7617 (Basic), RFC 6750 (Bearer), the distribution project's token and OAuth2 specifications.
 """
@@ -20,22 +20,22 @@ from yarl import URL
 
 from asyncpush.errors import SourceDeniedError, SourceError, SourceUnavailableError
 from asyncpush.events import Emit
-from asyncpush.http.environment import is_loopback, is_only_here
-from asyncpush.http.retry import retry_after
+from asyncpush.http.retry import RetryLoop, retry_after
+from asyncpush.http.session import is_loopback, is_machine_local
 from asyncpush.redaction import hide
 from asyncpush.settings import RetryPolicy
 from asyncpush.sources.registry.credentials import CredentialStore
 from asyncpush.sources.registry.docker_config import Account
 from asyncpush.sources.registry.errors import BETWEEN, is_web_page
 from asyncpush.sources.registry.http import RegistryHttp, read_document, released
-from asyncpush.sources.registry.retry import RetryBudget, RetryLoop, TransientError
+from asyncpush.sources.registry.requests import RequestGate, TransientError
 from asyncpush.sources.registry.www_authenticate import Challenge
 
-#: The token specification's own, where an answer does not say.
+#: Seconds that a token is valid where the response does not say; the token specification's default.
 _DEFAULT_LIFETIME = 60.0
-#: A token is renewed so many seconds before it expires, or at a quarter of its life, whichever is less.
+#: Seconds before its expiry that a token is renewed; a quarter of its lifetime if that is less.
 _MARGIN = 30.0
-#: Tokens run to a few KiB.
+#: Bytes of a token response; tokens have a few KiB.
 _MAX_TOKEN_ANSWER = 256 * 1024
 
 #: How Go prints a time: "2026-11-28 19:00:00.123 +0000 UTC m=+0.1".
@@ -47,7 +47,7 @@ _LOGIN_HINT = "log in (docker login {host}), or give credentials: --src-creds, o
 
 
 class LoginRefusedError(SourceDeniedError):
-    """Raised where an account is not taken at all, whatever is asked for."""
+    """Raised when an account is refused altogether, whatever was requested."""
 
     def __init__(self, message: str, account: Account, *, hint: str | None = None) -> None:
         self.account = account
@@ -58,24 +58,24 @@ class _TokenDocument(msgspec.Struct):
     token: str | None = None
     access_token: str | None = None
     refresh_token: str | None = None
-    # Numbers and times are written in many ways; a token is not worth less for it.
+    # Servers write numbers and times in many ways; the token is valid nonetheless.
     expires_in: Any = None
     issued_at: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Bearer:
-    """Where tokens are to be had."""
+    """The server that issues tokens."""
 
     realm: URL
     service: str | None
 
 
 @dataclass(slots=True)
-class _Grant:
-    """What is known for one scope: the value of Authorization, whose it is, and when it must be renewed."""
+class _Authorization:
+    """What is known for one scope: the value of Authorization, whose it is, and when to renew it."""
 
-    for_nobody: bool = False
+    is_anonymous: bool = False
     lock: Lock = field(default_factory=Lock)
     scope: str | None = None
     value: str | None = field(default=None, repr=False)
@@ -91,11 +91,11 @@ class TokenAuth:
 
     Args:
         host: the registry, as users write it.
-        plain: it is spoken to in plain HTTP.
-        accounts: where credentials come from.
+        plain: whether it is reached in plain HTTP.
+        accounts: finds the credentials.
         http: sends the requests for tokens.
-        retry: how often they are tried.
-        emit: hears of each new try.
+        retry: when they are sent again.
+        emit: receives each retry.
         requests: counts them.
     """
 
@@ -117,261 +117,268 @@ class TokenAuth:
         self._retry = retry
         self._emit = emit
         self._requests = requests
-        self._mood = RetryBudget()
-        self._way: _Bearer | Literal["basic"] | None = None
-        self._grants: dict[tuple[str, bool], _Grant] = {}
+        self._gate = RequestGate(retry)
+        self._scheme: _Bearer | Literal["basic"] | None = None
+        self._authorizations: dict[tuple[str, bool], _Authorization] = {}
         self._refreshed: dict[str, str] = {}
 
-    async def current(self, repository: str, scope: str, *, nobody: bool = False) -> str | None:
-        """The value of Authorization for a request; None where nobody has asked for one yet, or there is none.
+    async def authorize(self, repository: str, scope: str, *, anonymous: bool = False) -> str | None:
+        """The value of Authorization for a request; None as long as none was asked for, or if there is none.
 
         Args:
-            repository: whose request it is; empty for one that concerns the whole registry.
-            scope: what it needs, such as ``repository:team/app:pull``.
-            nobody: do not say who asks, though there are credentials.
+            repository: the request's repository; empty for a request about the whole registry.
+            scope: the scope that it needs, such as ``repository:team/app:pull``.
+            anonymous: use no credentials, even if there are some.
 
         Raises:
-            SourceError: no token is to be had.
+            SourceError: no token can be obtained.
         """
-        grant = self._grant(scope, nobody)
-        if grant.open and grant.value is None:
-            return None  # what one request wants, others of this scope do not
-        if self._way is None or (grant.value is not None and time.monotonic() < grant.renew_at):
-            return grant.value
-        if self._way == _BASIC and await self._account(grant, repository) is None:
-            return None  # another repository wanted credentials; this one may be everybody's
-        return await self._renewed(grant, repository, scope, grant.value)
+        state = self._authorization_for(scope, anonymous)
+        if state.open and state.value is None:
+            return None  # this scope is public, even though another request was challenged
+        if self._scheme is None or (state.value is not None and time.monotonic() < state.renew_at):
+            return state.value
+        if self._scheme == _BASIC and await self._account(state, repository) is None:
+            return None  # another repository needed credentials; this one may be public
+        return await self._renew(state, repository, scope, state.value)
 
     @property
-    def knows_way(self) -> bool:
-        """Whether a challenge has told how credentials are to be given."""
-        return self._way is not None
+    def knows_scheme(self) -> bool:
+        """Whether a challenge has named the authentication scheme."""
+        return self._scheme is not None
 
-    def introduced(self, challenges: tuple[Challenge, ...]) -> None:
-        """Take note of how credentials are to be given, before a request needs them; what leads nowhere is ignored."""
+    def note_challenges(self, challenges: tuple[Challenge, ...]) -> None:
+        """Note the authentication scheme before a request needs it; unusable challenges are ignored."""
         with suppress(SourceError):
-            self._way = self._choose(challenges)
+            self._scheme = self._choose(challenges)
 
-    async def challenged(
-        self, challenges: tuple[Challenge, ...], repository: str, scope: str, used: str | None, *, nobody: bool = False
+    async def answer_challenge(
+        self,
+        challenges: tuple[Challenge, ...],
+        repository: str,
+        scope: str,
+        previous: str | None,
+        *,
+        anonymous: bool = False,
     ) -> str | None:
-        """What to say instead of *used*, which a 401 has refused.
+        """The value of Authorization to use after a 401 has refused *previous*.
 
         Args:
-            challenges: what the answer asks for.
-            repository: whose request it was; empty for one that concerns the whole registry.
-            scope: what it needs, such as ``repository:team/app:pull``.
-            used: what it had said.
-            nobody: as in ``current``.
+            challenges: those of the response.
+            repository: the request's repository; empty for a request about the whole registry.
+            scope: the scope that it needs, such as ``repository:team/app:pull``.
+            previous: the value that it had.
+            anonymous: as in ``authorize``.
 
         Raises:
-            SourceDeniedError: there is nothing else to say.
-            SourceError: no token is to be had.
+            SourceDeniedError: there are no other credentials.
+            SourceError: no token can be obtained.
         """
-        grant = self._grant(scope, nobody)
-        before, self._way = self._way, self._choose(challenges)
-        if isinstance(self._way, _Bearer):
+        state = self._authorization_for(scope, anonymous)
+        before, self._scheme = self._scheme, self._choose(challenges)
+        if isinstance(self._scheme, _Bearer):
             offered = next(challenge.get("scope") for challenge in challenges if challenge.scheme == "bearer")
-            # Some name no repository: then what is asked for counts.
-            grant.scope = offered if offered and "::" not in offered else grant.scope
+            # Some registries offer a scope without a repository; then the scope of the request counts.
+            state.scope = offered if offered and "::" not in offered else state.scope
         try:
-            return await self._renewed(grant, repository, scope, used)
+            return await self._renew(state, repository, scope, previous)
         except SourceError:
-            # It leads nowhere: other requests may need none, and learn of it if they do.
-            self._way = before
+            # The challenge is unusable: other requests may need no credentials, or raise the same error.
+            self._scheme = before
             raise
 
-    def note_open(self, scope: str, *, nobody: bool = False) -> None:
-        """Take note that something of *scope* is everybody's."""
-        self._grant(scope, nobody).open = True
+    def note_public(self, scope: str, *, anonymous: bool = False) -> None:
+        """Note that *scope* is public."""
+        self._authorization_for(scope, anonymous).open = True
 
-    async def expired(self, repository: str, scope: str, used: str | None, *, nobody: bool = False) -> str | None:
-        """What to say instead of *used*, which has expired; the registry has said so without a challenge.
+    async def replace_expired(
+        self, repository: str, scope: str, previous: str | None, *, anonymous: bool = False
+    ) -> str | None:
+        """The value of Authorization to use after *previous* has expired; the registry has sent no challenge.
 
         Raises:
-            SourceDeniedError: there is nothing else to say.
-            SourceError: no token is to be had.
+            SourceDeniedError: there are no other credentials.
+            SourceError: no token can be obtained.
         """
-        return await self._renewed(self._grant(scope, nobody), repository, scope, used)
+        return await self._renew(self._authorization_for(scope, anonymous), repository, scope, previous)
 
     def account(self, scope: str) -> Account | None:
-        """Whose credentials stand behind what requests for *scope* say of who is asking; None if it is nobody."""
-        grant = self._grants.get((scope, False))
-        return grant.account if grant is not None and grant.value is not None else None
+        """The account that authorizes requests for *scope*; None if they are anonymous."""
+        state = self._authorizations.get((scope, False))
+        return state.account if state is not None and state.value is not None else None
 
-    def _grant(self, scope: str, nobody: bool) -> _Grant:
-        return self._grants.setdefault((scope, nobody), _Grant(for_nobody=nobody))
+    def _authorization_for(self, scope: str, anonymous: bool) -> _Authorization:
+        return self._authorizations.setdefault((scope, anonymous), _Authorization(is_anonymous=anonymous))
 
-    async def _account(self, grant: _Grant, repository: str, *, refresh: bool = False) -> Account | None:
-        return None if grant.for_nobody else await self._accounts.find(repository, refresh=refresh)
+    async def _account(self, state: _Authorization, repository: str, *, refresh: bool = False) -> Account | None:
+        return None if state.is_anonymous else await self._accounts.find(repository, refresh=refresh)
 
     def _choose(self, challenges: tuple[Challenge, ...]) -> _Bearer | Literal["basic"]:
         for challenge in challenges:
             if challenge.scheme == "bearer" and (realm := challenge.get("realm")):
-                return _Bearer(self._checked(realm), challenge.get("service"))
+                return _Bearer(self._checked_realm(realm), challenge.get("service"))
         if any(challenge.scheme == "basic" for challenge in challenges):
             return _BASIC
         schemes = ", ".join(challenge.scheme[:20] for challenge in challenges[:5]) or "nothing"
-        raise SourceDeniedError(f"{self._host} asks for {schemes}; Basic and Bearer with a realm are known")
+        raise SourceDeniedError(f"{self._host} asks for {schemes}; only Basic and Bearer with a realm are supported")
 
-    def _checked(self, text: str) -> URL:
+    def _checked_realm(self, text: str) -> URL:
         try:
             realm = URL(text)
         except ValueError:
             realm = URL()
         if realm.scheme not in ("http", "https") or not realm.host:
-            raise SourceError(f"{self._host} names no address to get tokens from", hint="its configuration is wrong")
+            raise SourceError(f"{self._host} names no valid address for tokens", hint="its configuration is wrong")
         if realm.scheme == "http" and not self._plain and not is_loopback(realm.host or ""):
             raise SourceError(
-                f"{self._host} wants tokens to be got from {realm.host} in plain HTTP",
-                hint="credentials go nowhere in the clear; mend the registry's configuration",
+                f"{self._host} sends clients to {realm.host} for tokens in plain HTTP",
+                hint="credentials are never sent in the clear; fix the registry's configuration",
             )
-        if is_only_here(realm.host) and not is_only_here(URL(f"//{self._host}").host or ""):
+        if is_machine_local(realm.host) and not is_machine_local(URL(f"//{self._host}").host or ""):
             raise SourceError(
-                f"{self._host} wants tokens to be got from {realm.host}, which is this machine or its network's own",
-                hint="credentials do not go there; check the registry's configuration",
+                f"{self._host} sends clients to {realm.host} for tokens, which is this machine or on its local network",
+                hint="credentials are not sent there; check the registry's configuration",
             )
         return realm
 
-    async def _renewed(self, grant: _Grant, repository: str, scope: str, used: str | None) -> str | None:
-        """A value other than *used*: got once, however many wait for it, and fail with it."""
-        round_before = grant.rounds
-        async with grant.lock:
-            if grant.value is not None and grant.value != used and time.monotonic() < grant.renew_at:
-                return grant.value
-            if grant.rounds != round_before and grant.error is not None:
-                raise grant.error
-            grant.error = None
+    async def _renew(self, state: _Authorization, repository: str, scope: str, previous: str | None) -> str | None:
+        """A value other than *previous*; concurrent requests wait for the same one, and fail together."""
+        rounds_before = state.rounds
+        async with state.lock:
+            if state.value is not None and state.value != previous and time.monotonic() < state.renew_at:
+                return state.value
+            if state.rounds != rounds_before and state.error is not None:
+                raise state.error
+            state.error = None
             try:
-                account = await self._account(grant, repository)
-                if isinstance(self._way, _Bearer) and (account is None or account.registry_token is None):
-                    await self._fetch(grant, self._way, account, repository, scope)
+                account = await self._account(state, repository)
+                if isinstance(self._scheme, _Bearer) and (account is None or account.registry_token is None):
+                    await self._fetch_token(state, self._scheme, account, repository, scope)
                 else:
-                    await self._direct(grant, account, repository, used)
+                    await self._use_account(state, account, repository, previous)
             except SourceError as error:
-                grant.error, grant.value = error, None
+                state.error, state.value = error, None
                 raise
             finally:
-                grant.rounds += 1
-            return grant.value
+                state.rounds += 1
+            return state.value
 
-    async def _direct(self, grant: _Grant, account: Account | None, repository: str, used: str | None) -> None:
-        """Basic, or a token that the registry itself takes."""
-        if account is not None and account.authorization() == used:
+    async def _use_account(
+        self, state: _Authorization, account: Account | None, repository: str, previous: str | None
+    ) -> None:
+        """Use Basic, or a token that the registry itself accepts."""
+        if account is not None and account.authorization() == previous:
             account = await self._accounts.find(repository, refresh=True)
         value = account.authorization() if account else None
         if account is None or value is None:
             raise SourceDeniedError(
-                f"{self._host} wants credentials, and there are none for it", hint=_LOGIN_HINT.format(host=self._host)
+                f"{self._host} requires credentials, and there are none for it",
+                hint=_LOGIN_HINT.format(host=self._host),
             )
-        if value == used:
+        if value == previous:
             raise LoginRefusedError(
-                f"{self._host} does not take {account.label}",
+                f"{self._host} refuses {account.label}",
                 account,
                 hint=f"check user and password; {_LOGIN_HINT.format(host=self._host)}",
             )
-        grant.value, grant.renew_at, grant.account = value, float("inf"), account
+        state.value, state.renew_at, state.account = value, float("inf"), account
 
-    async def _fetch(self, grant: _Grant, way: _Bearer, account: Account | None, repository: str, scope: str) -> None:
+    async def _fetch_token(
+        self, state: _Authorization, scheme: _Bearer, account: Account | None, repository: str, scope: str
+    ) -> None:
         try:
-            document = await self._request_token(way, account, grant.scope or scope)
+            document = await self._request_token(scheme, account, state.scope or scope)
         except SourceDeniedError:
-            again = await self._account(grant, repository, refresh=True)
-            if again == account:
+            renewed = await self._account(state, repository, refresh=True)
+            if renewed == account:
                 raise
-            account = again
-            document = await self._request_token(way, account, grant.scope or scope)
+            account = renewed
+            document = await self._request_token(scheme, account, state.scope or scope)
         value = document.token or document.access_token
         if not value or not value.isascii() or not value.isprintable():
-            raise SourceError(f"{way.realm.host} gave no token for {self._host}")
+            raise SourceError(f"{scheme.realm.host} returned no token for {self._host}")
         hide(value)
-        grant.value, grant.renew_at = f"Bearer {value}", time.monotonic() + _lifetime(document)
-        grant.account = account
+        state.value, state.renew_at = f"Bearer {value}", time.monotonic() + _lifetime(document)
+        state.account = account
 
-    async def _request_token(self, way: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
-        tries = RetryLoop("token", self._retry, self._mood, self._emit)
-        while True:
-            await self._mood.turn()
-            try:
-                return await self._ask(way, account, scope)
-            except TransientError as error:
-                try:
-                    await tries.failed(error)
-                except TransientError as final:
-                    # These tries are all: the request that wants the token must not begin them again.
-                    raise SourceUnavailableError(self._without_token(final), hint=final.hint) from final
-            except SourceUnavailableError as error:
-                raise SourceUnavailableError(self._without_token(error), hint=error.hint) from error
+    async def _request_token(self, scheme: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
+        async def request() -> _TokenDocument:
+            await self._gate.wait_open()
+            return await self._send_token_request(scheme, account, scope)
 
-    def _without_token(self, error: SourceError) -> str:
-        return f"no token for {self._host}: {error.message}"
+        try:
+            return await RetryLoop("token", self._retry, self._gate, self._emit).run(request)
+        except SourceUnavailableError as error:
+            # Not a TransientError: the request that wants the token must not begin these tries again.
+            raise SourceUnavailableError(f"no token for {self._host}: {error.message}", hint=error.hint) from error
 
-    async def _ask(self, way: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
+    async def _send_token_request(self, scheme: _Bearer, account: Account | None, scope: str) -> _TokenDocument:
         self._requests["token"] += 1
-        asked = {"service": way.service, "scope": scope}
-        parameters = {name: value for name, value in asked.items() if value}
+        parameters = {name: value for name, value in (("service", scheme.service), ("scope", scope)) if value}
         headers = {"Accept": "application/json"}
         identity = account.identity_token if account else None
         if identity is not None:
             form = {"grant_type": "refresh_token", "client_id": _CLIENT, **parameters}
             form["refresh_token"] = self._refreshed.get(identity, identity)
-            answer = await self._http.send("POST", way.realm, headers, form=form)
+            response = await self._http.send("POST", scheme.realm, headers, form=form)
         else:
             basic = account.basic() if account else None
-            answer = await self._http.send("GET", way.realm.update_query(parameters), headers, authorization=basic)
-        async with released(answer):
-            body = await read_document(answer, _MAX_TOKEN_ANSWER, self._retry)
-            if is_web_page(body or b"") and (answer.status == 403 or answer.status < 400):
-                text = f"{way.realm.host}, which gives them, answers with status {answer.status} and a web page"
+            response = await self._http.send("GET", scheme.realm.update_query(parameters), headers, authorization=basic)
+        async with released(response):
+            body = await read_document(response, _MAX_TOKEN_ANSWER, self._retry)
+            if is_web_page(body or b"") and (response.status == 403 or response.status < 400):
+                text = f"{scheme.realm.host}, which issues them, answers with status {response.status} and a web page"
                 raise SourceUnavailableError(text, hint=BETWEEN)
-            if answer.status != 200:
-                raise self._refusal(way, answer.status, answer.headers, account)
+            if response.status != 200:
+                raise self._refusal(scheme, response.status, response.headers, account)
         try:
             document = msgspec.json.decode(body or b"", type=_TokenDocument)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            # Neither the answer nor the decoder's words about it: they may hold a token.
-            raise SourceError(f"{way.realm.host} gave no token for {self._host} that can be read") from None
+            # Neither the response nor the decoder's message is shown: they may hold a token.
+            raise SourceError(f"{scheme.realm.host} returned no readable token for {self._host}") from None
         if identity is not None and document.refresh_token:
             self._refreshed[identity] = document.refresh_token
             hide(document.refresh_token)
         return document
 
-    def _refusal(self, way: _Bearer, status: int, headers: Mapping[str, str], account: Account | None) -> SourceError:
-        where = f"{way.realm.host}, which gives tokens for {self._host},"
+    def _refusal(
+        self, scheme: _Bearer, status: int, headers: Mapping[str, str], account: Account | None
+    ) -> SourceError:
+        server = f"{scheme.realm.host}, which issues tokens for {self._host},"
         if status == 429 or status >= 500:
             throttled = status == 429
             return TransientError(
-                f"{where} answers with status {status}",
+                f"{server} answers with status {status}",
                 after=retry_after(headers.get("Retry-After")),
                 throttled=throttled,
             )
         hint = _LOGIN_HINT.format(host=self._host)
         if status in (400, 401, 403) and account is not None:
             return LoginRefusedError(
-                f"{where} refuses {account.label} (status {status})", account, hint=f"check user and password; {hint}"
+                f"{server} refuses {account.label} (status {status})", account, hint=f"check user and password; {hint}"
             )
         if status in (400, 401, 403):
-            return SourceDeniedError(f"{where} refuses (status {status})", hint=hint)
-        return SourceUnavailableError(f"{where} answers with status {status}")
+            return SourceDeniedError(f"{server} refuses (status {status})", hint=hint)
+        return SourceUnavailableError(f"{server} answers with status {status}")
 
 
 def _lifetime(document: _TokenDocument) -> float:
-    """Seconds until a token is to be renewed."""
-    whole = _seconds(document.expires_in) or _DEFAULT_LIFETIME
-    left = whole
+    """Seconds until a token must be renewed."""
+    lifetime = _seconds(document.expires_in) or _DEFAULT_LIFETIME
+    remaining = lifetime
     if isinstance(document.issued_at, str):
         try:
-            # Tokens can come from a cache, and be old already; an age beyond their life means that the clocks differ.
+            # Cached tokens can be old already; an age beyond their lifetime means that the clocks differ.
             issued = datetime.fromisoformat(_GO_TIME.sub(r"\1\2", document.issued_at.strip()))
             age = time.time() - issued.timestamp()
         except (ValueError, OverflowError):
             age = 0.0
-        left = whole - age if 0 < age < whole else whole
-    return left - min(_MARGIN, left / 4)
+        remaining = lifetime - age if 0 < age < lifetime else lifetime
+    return remaining - min(_MARGIN, remaining / 4)
 
 
 def _seconds(value: object) -> float | None:
-    """A time in seconds, which some write as text; None if it is none."""
+    """A time in seconds, which some servers write as text; None if it is malformed."""
     try:
         seconds = float(value) if isinstance(value, int | float | str) else 0.0
     except (OverflowError, ValueError):
