@@ -745,7 +745,7 @@ def test_a_migration_tells_once_that_credentials_were_lost(forgetful: dict[str, 
     ran = run_here("migrate", tmp_path / "plan.yaml", "--progress", "none", **forgetful)
     assert (ran.status, ran.out) == (1, "")
     line, summary = ran.err.splitlines()
-    assert line.startswith(f"asyncpush: error: the migration has stopped: {LOST}")
+    assert line.startswith(f"asyncpush: error: the migration stopped: {LOST}")
     assert summary.startswith("asyncpush: 3 images: 3 failed; ")
     journal = run_here("journal", "show", tmp_path / "plan.journal")
     assert "run 1: unfinished, 0 images finished, 0 failed" in journal.out
