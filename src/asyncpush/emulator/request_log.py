@@ -26,6 +26,10 @@ class RequestLog(deque[RequestRecord]):
     def __init__(self) -> None:
         super().__init__(maxlen=_REMEMBERED)
 
+    def record(self, operation: str, status: int) -> None:
+        """Append a request."""
+        self.append(RequestRecord(operation, status))
+
     def counts(self) -> Counter[str]:
         """How many there were of each operation."""
         return Counter(record.operation for record in self)

@@ -37,7 +37,7 @@ from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.quirks import Quirks
 from asyncpush.emulator.received import Received
 from asyncpush.emulator.request_body import Bodies, check_announced, read_body
-from asyncpush.emulator.request_log import RequestLog, RequestRecord
+from asyncpush.emulator.request_log import RequestLog
 from asyncpush.emulator.store.background import BackgroundTasks
 from asyncpush.emulator.store.recovery import open_recovered
 from asyncpush.emulator.store.state import Store
@@ -117,7 +117,7 @@ class Emulator:
     ) -> None:
         self.requests = RequestLog()
         self._received = Received()
-        self._middleware = FaultMiddleware(fault_config or FaultConfig(), self.requests, self._expire)
+        self._middleware = FaultMiddleware(fault_config or FaultConfig(), self.requests.record, self._expire)
         self._admin = admin
         self._data = data
         self._host = host
@@ -254,7 +254,7 @@ class Emulator:
         return self._answered(await self._finishing.carry(lambda: self._json.answer(target, body, caller)))
 
     def _answered(self, answer: ApiResponse) -> web.Response:
-        self.requests.append(RequestRecord(answer.operation, answer.status))
+        self.requests.record(answer.operation, answer.status)
         headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-RequestId": str(uuid.uuid4())}
         return web.Response(body=answer.body, status=answer.status, headers=headers)
 
@@ -266,12 +266,12 @@ class Emulator:
         if response is None:
             self._connections.prove(request)
             response = await self._v2.answer(request)
-        self.requests.append(RequestRecord(f"{request.method} {request.path}", response.status))
+        self.requests.record(f"{request.method} {request.path}", response.status)
         return response
 
     async def _answer_layer(self, request: web.Request) -> web.StreamResponse:
         file = self._downloads.open(request.match_info["token"])
-        self.requests.append(RequestRecord(f"{request.method} {downloads.PREFIX}", 403 if file is None else 200))
+        self.requests.record(f"{request.method} {downloads.PREFIX}", 403 if file is None else 200)
         if file is None:
             return web.Response(status=403, text="This address is too old, or not one")
         self._connections.prove(request)

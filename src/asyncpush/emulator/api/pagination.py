@@ -17,14 +17,14 @@ Document = Mapping[str, object]
 #: Entries of a page where a request names no number (DescribeImages, ListImages, DescribeRepositories).
 DEFAULT_PAGE = 100
 
-T = TypeVar("T")
+E = TypeVar("E")
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
+class Page(Generic[E]):
     """Some entries of a list, and the token of the next ones, if there are more."""
 
-    entries: Sequence[T]
+    entries: Sequence[E]
     next_token: str | None
 
     @property
@@ -33,7 +33,7 @@ class Page(Generic[T]):
         return {"nextToken": self.next_token} if self.next_token else {}
 
 
-def paginate(entries: Sequence[T], key: Callable[[T], str], token: str | None, size: int | None) -> Page[T]:
+def paginate(entries: Sequence[E], key: Callable[[E], str], token: str | None, size: int | None) -> Page[E]:
     """Cut one page out of a list that *key* sorts; a page goes on behind a key, so that changes skip nothing else.
 
     Raises:

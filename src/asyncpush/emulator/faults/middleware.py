@@ -15,9 +15,11 @@ from asyncpush.emulator.faults.injector import Expire, FaultInjector, HitCount
 from asyncpush.emulator.faults.operations import Call, identify, with_members
 from asyncpush.emulator.faults.rules import FaultConfig
 from asyncpush.emulator.request_body import read_body
-from asyncpush.emulator.request_log import RequestLog, RequestRecord
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+#: Records a request's operation and the HTTP status of its answer.
+Record = Callable[[str, int], None]
 
 #: Threads that look into bodies: of the emulator's own, since a client in its process may hold all others.
 _THREADS = 4
@@ -28,12 +30,12 @@ class FaultMiddleware:
 
     Args:
         fault_config: what it is at first.
-        log: remembers requests that faults answers instead of the emulator.
+        record: is called for each request that a fault answers instead of the emulator.
         expire: makes an upload be gone.
     """
 
-    def __init__(self, fault_config: FaultConfig, log: RequestLog, expire: Expire) -> None:
-        self._log = log
+    def __init__(self, fault_config: FaultConfig, record: Record, expire: Expire) -> None:
+        self._record = record
         self._expire = expire
         self._bandwidth = Bandwidth()
         self._threads: anyio.CapacityLimiter | None = None
@@ -92,5 +94,5 @@ class FaultMiddleware:
         if not worked:
             operation = f"{request.method} {request.path}" if call.is_v2 else call.operation
             is_cut = request.transport is None or request.transport.is_closing()
-            self._log.append(RequestRecord(operation, 0 if is_cut else response.status))
+            self._record(operation, 0 if is_cut else response.status)
         return response
