@@ -18,10 +18,9 @@ import msgspec
 from aiohttp import web
 
 from asyncpush import open_files
-from asyncpush.emulator.api import downloads
-from asyncpush.emulator.api.addressing import Addressing
-from asyncpush.emulator.api.dispatch import ApiResponse, JsonApi, operation_name, refusal
-from asyncpush.emulator.api.downloads import Downloads
+from asyncpush.emulator.api import layers
+from asyncpush.emulator.api.dispatch import Addressing, ApiResponse, JsonApi, operation_name, refusal
+from asyncpush.emulator.api.layers import Downloads
 from asyncpush.emulator.auth.authentication import Authentication
 from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, KnownCredentials, by_access_key_id
 from asyncpush.emulator.auth.principal import caller_of
@@ -211,7 +210,7 @@ class Emulator:
         application.router.add_post("/", self._answer_json)
         application.router.add_get("/_emulator/requests", self._answer_requests)
         application.router.add_get("/_emulator/received", self._received.answer)
-        application.router.add_get(f"{downloads.PREFIX}{{token}}", self._answer_layer)
+        application.router.add_get(f"{layers.PREFIX}{{token}}", self._answer_layer)
         if self._admin:
             add_admin(application.router, self._middleware)
         application.router.add_route("*", "/v2/{path:.*}", self._answer_v2)
@@ -271,7 +270,7 @@ class Emulator:
 
     async def _answer_layer(self, request: web.Request) -> web.StreamResponse:
         file = self._downloads.open(request.match_info["token"])
-        self.requests.record(f"{request.method} {downloads.PREFIX}", 403 if file is None else 200)
+        self.requests.record(f"{request.method} {layers.PREFIX}", 403 if file is None else 200)
         if file is None:
             return web.Response(status=403, text="This address is too old, or not one")
         self._connections.prove(request)

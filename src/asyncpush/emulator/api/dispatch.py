@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -12,20 +13,19 @@ import msgspec
 
 from asyncpush import open_files
 from asyncpush.emulator.api import requests
-from asyncpush.emulator.api.addressing import Addressing
-from asyncpush.emulator.api.downloads import Downloads
 from asyncpush.emulator.api.images import ImageListsApi, ImagesApi
-from asyncpush.emulator.api.layers import LayersApi
-from asyncpush.emulator.api.pagination import Document
+from asyncpush.emulator.api.layers import Downloads, LayersApi
 from asyncpush.emulator.api.part_body import read_part_body
 from asyncpush.emulator.api.registries import RegistriesApi, TokenApi
 from asyncpush.emulator.api.repositories import PoliciesApi, RepositoriesApi
+from asyncpush.emulator.api.requests import Document
 from asyncpush.emulator.api.validation import load_input_rules
 from asyncpush.emulator.auth.principal import Principal
 from asyncpush.emulator.auth.tokens import Tokens
-from asyncpush.emulator.errors import AwsError, not_implemented, server_error, unknown_operation
+from asyncpush.emulator.errors import AwsError, not_implemented, registry_not_found, server_error, unknown_operation
 from asyncpush.emulator.limits import Limits
-from asyncpush.emulator.registry import PRIVATE, PUBLIC, RequestTarget, ServiceName
+from asyncpush.emulator.quirks import Quirks
+from asyncpush.emulator.registry import DEFAULT_ACCOUNT, PRIVATE, PUBLIC, RegistryId, RequestTarget, ServiceName
 from asyncpush.emulator.store.state import Store
 
 _LOG = logging.getLogger(__name__)
@@ -215,3 +215,48 @@ def refusal(operation: str, error: AwsError) -> ApiResponse:
     """An error in AWS's shape (JSON 1.1: ``__type``, ``message`` and the shape's members)."""
     document = {"__type": error.code, "message": error.message, **error.members}
     return ApiResponse(operation, error.status, msgspec.json.encode(document))
+
+
+_ACCOUNT = re.compile(r"[0-9]{12}")
+_PUBLIC_REGIONS = ("us-east-1", "us-west-2")
+
+
+class Addressing:
+    """Finds the registry of each request.
+
+    Args:
+        store: whose repositories make an account known.
+        quirks: how public aliases and regions are read.
+        accounts: accounts that are known without a repository.
+    """
+
+    def __init__(self, store: Store, quirks: Quirks, accounts: Collection[str]) -> None:
+        self._store = store
+        self._quirks = quirks
+        self._accounts = frozenset({DEFAULT_ACCOUNT, *accounts})
+
+    def of(self, service: ServiceName, caller: Principal, registry_id: str | None) -> RequestTarget:
+        """The registry that a request is about.
+
+        Raises:
+            AwsError: RegistryNotFoundException, UnsupportedCommandException; for ECR Public only.
+        """
+        named = registry_id or caller.account
+        if service == PRIVATE:
+            return RequestTarget(RegistryId(PRIVATE, named, caller.region), named)
+        if self._quirks.public_regions == "documented" and caller.region not in _PUBLIC_REGIONS:
+            raise AwsError(
+                "UnsupportedCommandException", f"ECR Public is in {' and '.join(_PUBLIC_REGIONS)}, not {caller.region}"
+            )
+        return RequestTarget(RegistryId(PUBLIC, self._account(named, caller), ""), named)
+
+    def _account(self, named: str, caller: Principal) -> str:
+        if _ACCOUNT.fullmatch(named):
+            if named == caller.account or named in self._accounts or self._has_repositories(named):
+                return named
+        elif self._quirks.unknown_alias == "caller":
+            return caller.account
+        raise registry_not_found(named)
+
+    def _has_repositories(self, account: str) -> bool:
+        return any(held for registry, held in self._store.repositories.items() if registry.account == account)

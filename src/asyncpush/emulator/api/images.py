@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from asyncpush.emulator.api import requests
-from asyncpush.emulator.api.pagination import Document, paginate
-from asyncpush.emulator.api.requests import ImageId
+from asyncpush.emulator.api.requests import Document, ImageId, paginate
 from asyncpush.emulator.errors import (
     image_digest_mismatch,
     image_exists,

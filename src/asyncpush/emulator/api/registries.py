@@ -5,9 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from asyncpush.emulator.api import requests
-from asyncpush.emulator.api.pagination import Document, paginate
-from asyncpush.emulator.api.requests import GetAuthorizationToken, OperationInput
-from asyncpush.emulator.api.resource_tags import listed, tagged
+from asyncpush.emulator.api.repositories import listed, tagged
+from asyncpush.emulator.api.requests import Document, GetAuthorizationToken, OperationInput, paginate
 from asyncpush.emulator.auth.tokens import Tokens
 from asyncpush.emulator.errors import AwsError, template_exists, template_not_found
 from asyncpush.emulator.limits import Limits

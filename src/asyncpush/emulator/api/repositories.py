@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from asyncpush.emulator.api import requests
-from asyncpush.emulator.api.pagination import Document, paginate
-from asyncpush.emulator.api.requests import RepositoryRequest
-from asyncpush.emulator.api.resource_tags import listed, tagged
+from asyncpush.emulator.api.requests import Document, RepositoryRequest, ResourceTag, paginate
 from asyncpush.emulator.errors import AwsError, invalid_parameter, limit_exceeded, policy_not_found
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RequestTarget, repository_of_arn
-from asyncpush.emulator.store.records import RepositoryRecord
+from asyncpush.emulator.store.records import RepositoryRecord, ResourceTags
 from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store, now
 
@@ -222,3 +220,34 @@ def _private_members(record: RepositoryRecord) -> Document:
     if record.exclusion_filters:
         members["imageTagMutabilityExclusionFilters"] = record.exclusion_filters
     return members
+
+
+#: ECR's quota of resource tags.
+_MAX_TAGS = 50
+
+_MAX_KEY, _MAX_VALUE = 128, 256
+
+
+def tagged(held: Mapping[str, str], added: Sequence[ResourceTag]) -> ResourceTags:
+    """The tags that a resource has once *added* are put on it.
+
+    Raises:
+        AwsError: InvalidTagParameterException, TooManyTagsException.
+    """
+    for tag in added:
+        if not 0 < len(tag.key) <= _MAX_KEY or len(tag.value) > _MAX_VALUE:
+            raise AwsError(
+                "InvalidTagParameterException",
+                f"A tag's key has 1 to {_MAX_KEY} characters and its value up to {_MAX_VALUE}: '{tag.key[:_MAX_KEY]}'",
+            )
+        if tag.key.lower().startswith("aws:"):
+            raise AwsError("InvalidTagParameterException", f"Tag keys can not begin with aws: '{tag.key}'")
+    merged = {**held, **{tag.key: tag.value for tag in added}}
+    if max(len(merged), len(added)) > _MAX_TAGS:
+        raise AwsError("TooManyTagsException", f"A repository can have up to {_MAX_TAGS} tags")
+    return merged
+
+
+def listed(tags: Mapping[str, str]) -> list[ResourceTag]:
+    """Tags as answers have them."""
+    return [ResourceTag(key, value) for key, value in tags.items()]
