@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.emulator import Emulator, KnownCredentials, Quirks
-from asyncpush.emulator.auth.principal import Principal, caller_of
+from asyncpush.emulator.auth.authentication import Principal, caller_of
 from asyncpush.emulator.registry import RegistryId
 from asyncpush.errors import UsageError
 from support.aws import token

@@ -21,9 +21,8 @@ from asyncpush import open_files
 from asyncpush.emulator.api import layers
 from asyncpush.emulator.api.dispatch import Addressing, ApiResponse, JsonApi, operation_name, refusal
 from asyncpush.emulator.api.layers import Downloads
-from asyncpush.emulator.auth.authentication import Authentication
+from asyncpush.emulator.auth.authentication import Authentication, caller_of
 from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, KnownCredentials, by_access_key_id
-from asyncpush.emulator.auth.principal import caller_of
 from asyncpush.emulator.auth.tokens import LIFETIME, Tokens
 from asyncpush.emulator.connections import Connections
 from asyncpush.emulator.errors import AwsError

@@ -20,7 +20,7 @@ from asyncpush.emulator.api.registries import RegistriesApi, TokenApi
 from asyncpush.emulator.api.repositories import PoliciesApi, RepositoriesApi
 from asyncpush.emulator.api.requests import Document
 from asyncpush.emulator.api.validation import load_input_rules
-from asyncpush.emulator.auth.principal import Principal
+from asyncpush.emulator.auth.authentication import Principal
 from asyncpush.emulator.auth.tokens import Tokens
 from asyncpush.emulator.errors import AwsError, not_implemented, registry_not_found, server_error, unknown_operation
 from asyncpush.emulator.limits import Limits
