@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
 
+from aiohttp import ClientPayloadError, StreamReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from asyncpush.emulator.errors import limit_exceeded
+from asyncpush.emulator.limits import Limits
+from asyncpush.emulator.registry import RequestTarget
+from asyncpush.emulator.store.background import BackgroundTask, BackgroundTasks
 from asyncpush.emulator.store.manifests import sha256_digest
 from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store
-from asyncpush.emulator.v2.answers import VERSION, V2Error, empty
+from asyncpush.emulator.store.uploads import StagedUpload, check_parts
+from asyncpush.emulator.v2.answers import VERSION, V2Error, digest_invalid, empty
 from asyncpush.model import Digest
 
 
@@ -50,3 +61,298 @@ def created(repository: RepositoryState, digest: Digest) -> web.Response:
     """The answer once a blob is in a repository."""
     location = f"/v2/{repository.name}/blobs/{digest}"
     return empty(201, {"Location": location, "Docker-Content-Digest": str(digest)})
+
+
+_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/.*)?")
+
+
+class Uploads:
+    """The uploads into a store's repositories; those of the JSON API are the same ones.
+
+    Args:
+        store: where they are.
+        rules: quotas, and how a PATCH is answered.
+        finishing: carries out what changes data.
+        blobs: mounts.
+    """
+
+    def __init__(self, store: Store, rules: Limits, finishing: BackgroundTasks, blobs: Blobs) -> None:
+        self._store = store
+        self._rules = rules
+        self._finishing = finishing
+        self._blobs = blobs
+        self._receiver = Receiver(finishing)
+
+    async def begin(self, request: web.Request, repository: RepositoryState) -> web.Response:
+        """POST: mount a blob, take a whole one, or open an upload (Pushing blobs; Mounting a blob)."""
+        mounted, whole = request.query.get("mount"), request.query.get("digest")
+        if mounted is not None:
+            digest, source = _digest(mounted), request.query.get("from", "")
+            if await self._finishing.carry(partial(self._blobs.mount, repository, digest, source)):
+                return created(repository, digest)
+        expected = None if whole is None else _digest(whole)
+        upload = await self._finishing.carry(partial(self._open, repository))
+        if expected is None:
+            return empty(202, _progress(repository, upload))
+        try:
+            await self._receive(request, repository, upload)
+        except BaseException:  # nobody was told of this upload, and nobody can go on with it
+            self._finishing.start(partial(self._cancel, repository, upload.id))
+            raise
+        return await self._finishing.carry(partial(self._complete, repository, upload.id, expected))
+
+    async def status(self, repository: RepositoryState, upload_id: str) -> web.Response:
+        """GET: how much there is (Getting the status of an upload)."""
+        return empty(204, _progress(repository, await self._find(repository, upload_id)))
+
+    async def append(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
+        """PATCH: the bytes that follow, with or without a Content-Range (Pushing a blob in chunks)."""
+        upload = await self._find(repository, upload_id)
+        await self._receive(request, repository, upload)
+        return empty(int(self._rules.quirks.patch_status), _progress(repository, upload))
+
+    async def complete(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
+        """PUT: the last bytes, or none, and the digest of all of them."""
+        digest = _digest(request.query.get("digest", ""))
+        upload = await self._find(repository, upload_id)
+        await self._receive(request, repository, upload)
+        return await self._finishing.carry(partial(self._complete, repository, upload.id, digest))
+
+    async def cancel(self, repository: RepositoryState, upload_id: str) -> web.Response:
+        """DELETE: forget an upload (Canceling an upload)."""
+        await self._finishing.carry(partial(self._cancel, repository, upload_id))
+        return empty(204, {})
+
+    async def _open(self, repository: RepositoryState) -> StagedUpload:
+        async with self._store.changing(repository.target, repository.name) as found:
+            return await self._store.create_upload(found)
+
+    async def _find(self, repository: RepositoryState, upload_id: str) -> StagedUpload:
+        async with self._store.uploading(upload_id, repository.target, repository.name) as upload:
+            return upload
+
+    async def _receive(self, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> None:
+        first, length = upload.record.received, request.content_length
+        if asked := request.headers.get("Content-Range"):
+            length = _length(asked, request, repository, upload)
+        intake = Intake(self._store, self._rules, repository, upload, first=first, length=length)
+        await self._receiver.receive(request.content, intake.keep)
+        await self._finishing.carry(intake.end)
+
+    async def _complete(self, repository: RepositoryState, upload_id: str, expected: Digest) -> web.Response:
+        target, name = repository.target, repository.name
+        async with self._store.uploading(upload_id, target, name) as upload:
+            if self._rules.quirks.oci_conformance == "no":
+                check_parts(upload, name, target.id)
+            digest = await self._store.in_thread(upload.close, self._store.disk)
+            if digest != expected:  # no bytes that may follow make it right
+                await self._store.remove_upload(upload)
+                raise V2Error(400, "DIGEST_INVALID", f"the bytes have the digest {digest}, not {expected}")
+            await self._keep(upload, digest, target, name)
+        return created(repository, digest)
+
+    async def _keep(self, upload: StagedUpload, digest: Digest, target: RequestTarget, name: str) -> None:
+        async with self._store.changing(target, name) as repository:
+            if digest not in repository.layers:
+                await self._store.in_thread(repository.add_layer, upload, digest)
+                del self._store.uploads[upload.id]
+                return
+        await self._store.remove_upload(upload)
+
+    async def _cancel(self, repository: RepositoryState, upload_id: str) -> None:
+        async with self._store.uploading(upload_id, repository.target, repository.name) as upload:
+            await self._store.remove_upload(upload)
+
+
+def _digest(text: str) -> Digest:
+    digest = sha256_digest(text)
+    if digest is None:
+        raise digest_invalid(text)
+    return digest
+
+
+def _length(asked: str, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> int:
+    """The bytes that a Content-Range announces, which must be those that follow."""
+    match = _RANGE.fullmatch(asked.strip())
+    received = upload.record.received
+    if match is None or int(match[1]) != received or int(match[2]) < received:
+        message = f"the range is {asked}, and the next byte is {received}"
+        raise V2Error(416, "BLOB_UPLOAD_INVALID", message, _progress(repository, upload))
+    length = int(match[2]) - received + 1
+    if request.content_length not in (None, length):
+        raise V2Error(400, "SIZE_INVALID", f"the range has {length} bytes, and the body {request.content_length}")
+    return length
+
+
+def _progress(repository: RepositoryState, upload: StagedUpload) -> dict[str, str]:
+    return {
+        "Location": f"/v2/{repository.name}/blobs/uploads/{upload.id}",
+        "Range": f"0-{max(upload.record.received - 1, 0)}",
+        "Docker-Upload-UUID": upload.id,
+    }
+
+
+class Intake:
+    """Where the blocks of one body go. The upload is free between blocks: a request that hangs keeps nobody away.
+
+    Args:
+        store: where the upload is.
+        rules: the quotas.
+        repository: the upload's.
+        upload: the upload.
+        first: the offset of the body's first byte.
+        length: the bytes that were announced; None if none were.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rules: Limits,
+        repository: RepositoryState,
+        upload: StagedUpload,
+        *,
+        first: int,
+        length: int | None,
+    ) -> None:
+        self._store = store
+        self._target = repository.target
+        self._name = repository.name
+        self._id = upload.id
+        self._first = first
+        self._next = first
+        self._length = length
+        self._quotas = rules.quotas(repository.registry)
+        self._min_part = rules.min_part
+
+    async def keep(self, block: memoryview) -> None:
+        """Append the bytes that follow.
+
+        Raises:
+            V2Error: another request was faster, it is more than was announced, or more than a layer may have.
+            AwsError: the upload is gone, or a layer may have no more parts.
+            OSError: the disk is full.
+        """
+        end = self._next + len(block)
+        if self._length is not None and end > self._first + self._length:
+            raise self._size_invalid(end)
+        if end > self._quotas.layer_size:
+            raise V2Error(413, "SIZE_INVALID", f"a layer can have up to {self._quotas.layer_size} bytes")
+        async with self._store.uploading(self._id, self._target, self._name) as upload:
+            if upload.record.received != self._next:
+                raise V2Error(416, "BLOB_UPLOAD_INVALID", f"another request has sent byte {self._next} meanwhile")
+            if upload.parts_with(len(block)) > self._quotas.parts:
+                raise limit_exceeded(f"The maximum number of layer parts, {self._quotas.parts}, has been reached")
+            await self._store.in_thread(upload.extend, block, self._min_part, self._store.disk)
+        self._next = end
+
+    async def end(self) -> None:
+        """Judge the whole body, which is one part of its layer.
+
+        Raises:
+            V2Error: it had fewer bytes than were announced; they are kept.
+            AwsError: the upload is gone.
+        """
+        if self._length is not None and self._next != self._first + self._length:
+            raise self._size_invalid(self._next)
+        async with self._store.uploading(self._id, self._target, self._name) as upload:
+            await self._store.in_thread(upload.end_chunk)
+
+    def _size_invalid(self, end: int) -> V2Error:
+        return V2Error(400, "SIZE_INVALID", f"{self._length} bytes were announced, and {end - self._first} came")
+
+
+#: Bytes worked on at once: enough to pay for a hop to a thread and an entry in the catalog.
+_BLOCK = 2 * 1024 * 1024
+
+#: Blocks that are kept for the next body: two each for as many uploads as threads can serve.
+_KEPT = 16
+
+#: Seconds without a byte after which a client counts as gone.
+_BODY_TIMEOUT = 60.0
+
+#: Does the work on bytes that follow those of the last call.
+Keep = Callable[[memoryview], Awaitable[None]]
+
+
+class BodyLostError(Exception):
+    """Raised when the client left, or broke HTTP, before the end of its body; what came before it was kept."""
+
+
+class Receiver:
+    """Receives bodies into blocks that are used again: memory that is touched first costs more than the work on it.
+
+    Args:
+        finishing: where blocks are worked on.
+    """
+
+    def __init__(self, finishing: BackgroundTasks) -> None:
+        self._finishing = finishing
+        self._free: list[bytearray] = []
+
+    async def receive(self, content: StreamReader, keep: Keep) -> None:
+        """Receive a body to its end; each block is kept before this returns, or raises.
+
+        Raises:
+            BodyLostError: it ended too early.
+            Exception: whatever *keep* raises; the rest of the body is left unread.
+        """
+        body = _Body(content)
+        pending: BackgroundTask[None] | None = None
+        while await body.more():
+            block = self._free.pop() if self._free else bytearray(_BLOCK)
+            size = await body.fill(block)
+            if pending:
+                await pending.result()
+            pending = self._finishing.start(partial(self._work, block, size, keep))
+        if pending:
+            await pending.result()
+        if body.lost:
+            raise BodyLostError(str(body.lost)) from body.lost
+
+    async def _work(self, block: bytearray, size: int, keep: Keep) -> None:
+        with memoryview(block) as whole, whole[:size] as filled:
+            await keep(filled)
+        if len(self._free) < _KEPT:
+            self._free.append(block)
+
+
+class _Body:
+    """What is still to come of a body.
+
+    Attributes:
+        ended: nothing is.
+        lost: why, if that was not its end.
+    """
+
+    def __init__(self, content: StreamReader) -> None:
+        self._content = content
+        self._rest = memoryview(b"")
+        self.ended = False
+        self.lost: Exception | None = None
+
+    async def more(self) -> bool:
+        """Wait for bytes; False where the body has ended."""
+        if not self._rest and not self.ended:
+            self._rest = memoryview(await self._next())
+            self.ended = not self._rest
+        return not self.ended
+
+    async def fill(self, block: bytearray) -> int:
+        """Put bytes into a block; it is full when this returns, unless the body ended."""
+        size = 0
+        while size < len(block) and await self.more():
+            count = min(len(block) - size, len(self._rest))
+            block[size : size + count] = self._rest[:count]
+            self._rest = self._rest[count:]
+            size += count
+        return size
+
+    async def _next(self) -> bytes:
+        try:
+            async with asyncio.timeout(_BODY_TIMEOUT):
+                return await self._content.readany()
+        except TimeoutError:
+            self.lost = TimeoutError(f"nothing of the body came for {_BODY_TIMEOUT:.0f} seconds")
+        except (ConnectionError, ClientPayloadError, HttpProcessingError, RuntimeError) as error:
+            self.lost = error
+        return b""
