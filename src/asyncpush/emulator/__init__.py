@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from asyncpush.emulator.faults import FaultConfig as FaultConfig
     from asyncpush.emulator.quirks import Quirks as Quirks
     from asyncpush.emulator.server import Emulator as Emulator
-    from asyncpush.emulator.store.recovery import Finding as Finding
+    from asyncpush.emulator.store.fsck import Finding as Finding
     from asyncpush.emulator.store.state import DamagedDataError as DamagedDataError
     from asyncpush.emulator.threaded import ThreadedEmulator as ThreadedEmulator
 

@@ -36,9 +36,8 @@ from asyncpush.emulator.quirks import Quirks
 from asyncpush.emulator.received import Received
 from asyncpush.emulator.request_body import Bodies, check_announced, read_body
 from asyncpush.emulator.request_log import RequestLog
-from asyncpush.emulator.store.background import BackgroundTasks
-from asyncpush.emulator.store.recovery import open_recovered
-from asyncpush.emulator.store.state import Store
+from asyncpush.emulator.store.fsck import open_recovered
+from asyncpush.emulator.store.state import BackgroundTasks, Store
 from asyncpush.emulator.v2.dispatch import V2Api
 from asyncpush.errors import UsageError
 

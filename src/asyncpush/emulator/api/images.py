@@ -19,8 +19,7 @@ from asyncpush.emulator.errors import (
 )
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RequestTarget
-from asyncpush.emulator.store.manifests import ParsedManifest, Reference, read_manifest
-from asyncpush.emulator.store.records import ImageRecord
+from asyncpush.emulator.store.records import ImageRecord, ParsedManifest, Reference, read_manifest
 from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store, now
 from asyncpush.model import Digest

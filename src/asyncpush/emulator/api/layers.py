@@ -27,7 +27,7 @@ from asyncpush.emulator.errors import (
 )
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RegistryId, RequestTarget
-from asyncpush.emulator.store.manifests import sha256_digest
+from asyncpush.emulator.store.records import sha256_digest
 from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store, now
 from asyncpush.emulator.store.uploads import StagedUpload, check_parts

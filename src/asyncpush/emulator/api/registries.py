@@ -11,9 +11,8 @@ from asyncpush.emulator.auth.tokens import Tokens
 from asyncpush.emulator.errors import AwsError, template_exists, template_not_found
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RequestTarget
-from asyncpush.emulator.store.accounts import ROOT
 from asyncpush.emulator.store.records import TemplateRecord
-from asyncpush.emulator.store.state import Store, now
+from asyncpush.emulator.store.state import ROOT, Store, now
 
 #: The account settings, each with its values, the first of which it has until another is put.
 _SETTINGS = {

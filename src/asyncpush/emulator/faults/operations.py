@@ -12,7 +12,7 @@ from aiohttp import web
 from asyncpush.emulator.api.dispatch import operation_name
 from asyncpush.emulator.api.part_body import locate_blob
 from asyncpush.emulator.errors import AwsError
-from asyncpush.emulator.store.manifests import ParsedManifest, read_manifest
+from asyncpush.emulator.store.records import ParsedManifest, read_manifest
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ from typing import Any, Self
 import msgspec
 
 from asyncpush.emulator.registry import RegistryId
-from asyncpush.emulator.store.manifests import ParsedManifest
-from asyncpush.emulator.store.records import ImageRecord, RepositoryRecord, TemplateRecord, UploadRecord
+from asyncpush.emulator.store.records import ImageRecord, ParsedManifest, RepositoryRecord, TemplateRecord, UploadRecord
 from asyncpush.model import Digest
 
 FILE = "catalog.sqlite"

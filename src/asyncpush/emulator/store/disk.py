@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
+import re
+import shutil
 import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
+
+from asyncpush import open_files
+from asyncpush.emulator.registry import RegistryId
+from asyncpush.emulator.store.catalog import FILE
+from asyncpush.emulator.store.records import ImageRecord
+from asyncpush.errors import UsageError
+from asyncpush.model import Digest
 
 #: Files of this prefix were being written when an emulator was killed; nothing refers to them.
 TEMPORARY = ".new-"
@@ -108,3 +122,281 @@ def is_shell(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return status.st_size > KEPT and status.st_blocks * 512 < KEPT // 2
+
+
+_LOCK = "lock"
+_DISCARDS = "discards"
+#: Bytes of a file's name, everywhere that Python runs.
+_LONGEST = 255
+_DIRECTORIES = ("repositories", "uploads")
+
+
+@dataclass(frozen=True, slots=True)
+class DataDirectory:
+    """Where an emulator keeps its data.
+
+    ::
+
+        lock                              held by the one emulator that uses the directory
+        catalog.sqlite                    all but the blobs
+        token-secret                      what the passwords for /v2/ are proved with
+        discards                          if it is there, the bytes of layers are not kept (``discarding.py``)
+        uploads/<id>                      the bytes of an upload
+        repositories/ecr/<account>/<region>/<name>/_layout      a private repository, an OCI image layout
+        repositories/ecr-public/<account>/<name>/_layout        a public one
+
+    Attributes:
+        path: the directory.
+    """
+
+    path: Path
+
+    @property
+    def catalog(self) -> Path:
+        """The catalog's file."""
+        return self.path / FILE
+
+    @property
+    def discards(self) -> Path:
+        """The file that says that layers are discarded."""
+        return self.path / _DISCARDS
+
+    @property
+    def uploads(self) -> Path:
+        """The directory of the bytes of uploads."""
+        return self.path / "uploads"
+
+    @property
+    def repositories(self) -> Path:
+        """The directory of the layouts."""
+        return self.path / "repositories"
+
+    def layout(self, registry: RegistryId, name: str) -> Path:
+        """Where a repository's layout lies."""
+        return self.repositories.joinpath(registry.path, *_components(name), LAYOUT)
+
+    def own(self, *, make: bool) -> int:
+        """Lock the directory until the descriptor that comes back is closed; blocks for no other owner.
+
+        Args:
+            make: make it where it is missing or empty.
+
+        Raises:
+            UsageError: it can't be used, is in use, or holds something else.
+        """
+        try:
+            self._look(make=make)
+            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UsageError(
+                f"{self.path} can't hold the emulator's data: {open_files.reason(error)}",
+                hint="name a directory that can be written",
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise UsageError(f"another emulator uses {self.path}", hint="stop it, or name another directory") from error
+        return descriptor
+
+    def settle(self, discard: bool | None) -> bool:
+        """Find out whether the directory discards layers, and mark a new one that is to; blocks.
+
+        It stays as it was made: restarts are right for layers that are all of one kind.
+
+        Args:
+            discard: what it should do; None takes it as it is.
+
+        Returns:
+            Whether it discards.
+
+        Raises:
+            UsageError: it is not as it should be.
+        """
+        if discard and not self.catalog.exists():
+            self.discards.touch()
+        marked = self.discards.exists()
+        if marked and discard is False:
+            raise UsageError(f"{self.path} discards layers", hint="add --discard, or name another directory")
+        if discard and not marked:
+            raise UsageError(f"{self.path} keeps layers", hint="leave out --discard, or name a new directory")
+        return marked
+
+    def _look(self, *, make: bool) -> None:
+        """Refuse what is not ours before anything is written into it."""
+        if make:
+            self.path.mkdir(parents=True, exist_ok=True)
+        elif not self.catalog.exists():
+            raise UsageError(f"{self.path} holds no emulator's data", hint="name a directory that `serve` has used")
+        if not self.catalog.exists() and (found := [path for path in self.path.iterdir() if _is_foreign(path)]):
+            raise UsageError(
+                f"{self.path} holds something that is not this emulator's, such as {min(found).name}, and no {FILE}",
+                hint="name a new or an empty directory",
+            )
+        for name in _DIRECTORIES:
+            (self.path / name).mkdir(exist_ok=True)
+
+
+def _components(name: str) -> Iterator[str]:
+    """A repository's name as directories. One component of ECR's 256 characters is too long for a file system.
+
+    What is behind the cut begins as no component can.
+    """
+    for component in name.split("/"):
+        yield component[:_LONGEST]
+        if len(component) > _LONGEST:
+            yield f"_{component[_LONGEST:]}"
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a directory with this entry and without a catalog is another's; what file systems put there is not."""
+    if path.name in _DIRECTORIES:
+        return not path.is_dir() or any(path.iterdir())
+    return (
+        path.name not in (_LOCK, _DISCARDS, "lost+found")
+        and not path.name.startswith(".")
+        and not path.name.startswith(FILE)
+    )
+
+
+#: A name that no component of a repository's name can be, since those begin with a letter or digit.
+LAYOUT = "_layout"
+
+_LOG = logging.getLogger(__name__)
+
+_MARK = b'{"imageLayoutVersion":"1.0.0"}'
+_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+_REF_NAME = "org.opencontainers.image.ref.name"
+_HEX = re.compile(r"[a-f0-9]{64}")
+
+
+class _Entry(msgspec.Struct, rename="camel", omit_defaults=True):
+    media_type: str
+    digest: str
+    size: int
+    annotations: dict[str, str] = {}
+
+
+class _Index(msgspec.Struct, rename="camel"):
+    schema_version: int = 2
+    media_type: str = _INDEX_TYPE
+    manifests: list[_Entry] = []
+
+
+class Layout:
+    """The files of one repository; its methods block and raise OSError.
+
+    Args:
+        path: the layout's directory.
+        disk: how to write.
+    """
+
+    def __init__(self, path: Path, disk: Disk) -> None:
+        self.path = path
+        self.blobs = path / "blobs" / "sha256"
+        self._disk = disk
+
+    @property
+    def mark_path(self) -> Path:
+        """The file that says that this is a layout."""
+        return self.path / "oci-layout"
+
+    @property
+    def index_path(self) -> Path:
+        """``index.json``."""
+        return self.path / "index.json"
+
+    def blob_path(self, digest: Digest) -> Path:
+        """Where a blob or manifest lies."""
+        return self.blobs / digest.hex
+
+    def create(self) -> None:
+        """Lay it out, empty; what a killed emulator left of it goes."""
+        self.delete()
+        self._disk.make_directory(self.blobs)
+        self.mark()
+        self._disk.replace(self.index_path, index_bytes({}, {}))
+
+    def mark(self) -> None:
+        """Write the file that says that this is a layout."""
+        self._disk.replace(self.mark_path, _MARK)
+
+    def is_marked(self) -> bool:
+        """Whether that file is there and right."""
+        return _content(self.mark_path) == _MARK
+
+    def delete(self) -> None:
+        """Remove all of it; what can't be removed now is removed when an emulator starts."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def adopt(self, source: Path, digest: Digest) -> None:
+        """Take over a file that was written and synced elsewhere in the data directory."""
+        self._disk.move(source, self.blob_path(digest))
+
+    def link(self, source: Path, digest: Digest) -> bool:
+        """Give another layout's blob a second name here; False where the file system can't, or the blob is gone."""
+        try:
+            self._disk.link(source, self.blob_path(digest))
+        except OSError:
+            return False
+        return True
+
+    def give_back(self, digest: Digest, source: Path) -> None:
+        """Undo ``adopt``."""
+        self._disk.move(self.blob_path(digest), source)
+
+    def is_shell(self, digest: Digest) -> bool:
+        """Whether a blob has a length and no bytes, where layers are discarded."""
+        return self._disk.discard and is_shell(self.blob_path(digest))
+
+    def write(self, digest: Digest, raw: bytes) -> None:
+        """Put a manifest's bytes in their place."""
+        self._disk.replace(self.blob_path(digest), raw)
+
+    def remove(self, digest: Digest) -> None:
+        """Remove a blob, if it is there."""
+        self.blob_path(digest).unlink(missing_ok=True)
+
+    def has_index(self, index: bytes) -> bool:
+        """Whether index.json says this."""
+        return _content(self.index_path) == index
+
+    def show(self, index: bytes) -> None:
+        """Write index.json again; where the disk is full it stays behind, until the next change or start."""
+        try:
+            Disk(fsync=False).replace(self.index_path, index)
+        except OSError as error:
+            _LOG.warning("%s is out of date: %s", self.index_path, error)
+
+
+def index_bytes(images: Mapping[Digest, ImageRecord], tags: Mapping[str, Digest]) -> bytes:
+    """index.json of a repository: an entry for each tag, and one for each image without."""
+    return msgspec.json.encode(_Index(manifests=list(_entries(images, tags))))
+
+
+def tags_by_image(tags: Mapping[str, Digest]) -> dict[Digest, list[str]]:
+    """The tags that name each image, sorted; images without are left out."""
+    names: dict[Digest, list[str]] = {}
+    for tag in sorted(tags):
+        names.setdefault(tags[tag], []).append(tag)
+    return names
+
+
+def is_blob_name(name: str) -> bool:
+    """Whether a file of this name, among blobs, is one."""
+    return _HEX.fullmatch(name) is not None
+
+
+def _entries(images: Mapping[Digest, ImageRecord], tags: Mapping[str, Digest]) -> Iterator[_Entry]:
+    names = tags_by_image(tags)
+    for digest, image in images.items():
+        manifest = image.manifest
+        for labels in [{_REF_NAME: tag} for tag in names.get(digest, ())] or [{}]:
+            yield _Entry(manifest.media_type, str(digest), manifest.size, labels)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None

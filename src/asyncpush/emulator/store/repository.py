@@ -11,9 +11,8 @@ import anyio
 
 from asyncpush.emulator.registry import RegistryId, RequestTarget
 from asyncpush.emulator.store.catalog import Catalog
-from asyncpush.emulator.store.layout import Layout, index_bytes, tags_by_image
-from asyncpush.emulator.store.manifests import ParsedManifest, sha256_digest
-from asyncpush.emulator.store.records import ImageRecord, RepositoryRecord
+from asyncpush.emulator.store.disk import Layout, index_bytes, tags_by_image
+from asyncpush.emulator.store.records import ImageRecord, ParsedManifest, RepositoryRecord, sha256_digest
 from asyncpush.emulator.store.uploads import StagedUpload
 from asyncpush.model import Digest
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple, Unpack
+from typing import Final, Generic, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskGroup
 
 from asyncpush.emulator.errors import (
     repository_exists,
@@ -20,11 +21,8 @@ from asyncpush.emulator.errors import (
     upload_not_found,
 )
 from asyncpush.emulator.registry import RegistryId, RequestTarget
-from asyncpush.emulator.store.accounts import AccountSettings
 from asyncpush.emulator.store.catalog import Catalog
-from asyncpush.emulator.store.data_directory import DataDirectory
-from asyncpush.emulator.store.disk import Disk
-from asyncpush.emulator.store.layout import Layout
+from asyncpush.emulator.store.disk import DataDirectory, Disk, Layout
 from asyncpush.emulator.store.records import RepositoryRecord, TemplateRecord, UploadRecord
 from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.uploads import StagedUpload
@@ -285,3 +283,109 @@ def _from_template(template: TemplateRecord, name: str) -> RepositoryRecord:
         policy=template.policy,
         lifecycle_policy=template.lifecycle_policy,
     )
+
+
+#: A template's prefix for all repositories that no other template is for.
+ROOT: Final = "ROOT"
+
+CREATE_ON_PUSH: Final = "CREATE_ON_PUSH"
+
+
+class AccountSettings:
+    """Settings and templates of all registries: read in memory, changed in the catalog first.
+
+    Changes block; they are made one at a time, under ``lock``.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.lock = anyio.Lock()
+        self._catalog = catalog
+        self._settings = {(registry, name): value for registry, name, value in catalog.settings()}
+        self._templates: dict[RegistryId, dict[str, TemplateRecord]] = {}
+        for registry, record in catalog.templates():
+            self._templates.setdefault(registry, {})[record.prefix] = record
+
+    def setting(self, registry: RegistryId, name: str) -> str | None:
+        """An account setting, None if it was never put."""
+        return self._settings.get((registry, name))
+
+    def set(self, registry: RegistryId, name: str, value: str) -> None:
+        """Put an account setting."""
+        with self._catalog.writing() as writes:
+            writes.set_setting(registry, name, value)
+        self._settings[registry, name] = value
+
+    def templates(self, registry: RegistryId) -> Mapping[str, TemplateRecord]:
+        """A registry's templates by prefix."""
+        return self._templates.get(registry, {})
+
+    def put_template(self, registry: RegistryId, record: TemplateRecord) -> None:
+        """Create or replace a template."""
+        with self._catalog.writing() as writes:
+            writes.set_template(registry, record)
+        self._templates.setdefault(registry, {})[record.prefix] = record
+
+    def remove_template(self, registry: RegistryId, prefix: str) -> None:
+        """Remove a template."""
+        with self._catalog.writing() as writes:
+            writes.remove_template(registry, prefix)
+        del self._templates[registry][prefix]
+
+    def registry_for(self, name: str) -> RegistryId | None:
+        """Where a push that names no registry creates a repository: the default one, else the first with a template."""
+        creating = [registry for registry in self._templates if self.template_for(registry, name)]
+        return RegistryId() if RegistryId() in creating else min(creating, default=None)
+
+    def template_for(self, registry: RegistryId, name: str) -> TemplateRecord | None:
+        """The template by which a push creates a repository: the longest namespace that *name* is in, else ROOT's."""
+        pushing = [each for each in self.templates(registry).values() if CREATE_ON_PUSH in each.applied_for]
+        prefixed = [each for each in pushing if f"{name}/".startswith(f"{each.prefix.rstrip('/')}/")]
+        rooted = [each for each in pushing if each.prefix == ROOT]
+        return max(prefixed, key=lambda each: len(each.prefix.rstrip("/")), default=rooted[0] if rooted else None)
+
+
+class BackgroundTask(Generic[T]):
+    """Work under way; whoever started it may wait for it, or not."""
+
+    def __init__(self) -> None:
+        self._done = anyio.Event()
+        self._values: list[T] = []
+        self._error: Exception | None = None
+
+    async def result(self) -> T:
+        """Wait for its end; what it raised is raised here."""
+        await self._done.wait()
+        if self._error:
+            raise self._error
+        return self._values[0]
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> None:
+        """Do the work, whatever is cancelled meanwhile."""
+        try:
+            with anyio.CancelScope(shield=True):
+                self._values.append(await work())
+        except Exception as error:  # noqa: BLE001 - it is raised where the result is asked for
+            self._error = error
+        finally:
+            self._done.set()
+
+
+class BackgroundTasks:
+    """Starts such work.
+
+    Args:
+        group: the emulator's; it ends after all of its work.
+    """
+
+    def __init__(self, group: TaskGroup) -> None:
+        self._group = group
+
+    def start(self, work: Callable[[], Awaitable[T]]) -> BackgroundTask[T]:
+        """Begin, and come back at once."""
+        started: BackgroundTask[T] = BackgroundTask()
+        self._group.start_soon(started.run, work)
+        return started
+
+    async def carry(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it, and wait for it."""
+        return await self.start(work).result()

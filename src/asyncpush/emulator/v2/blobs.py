@@ -13,10 +13,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from asyncpush.emulator.errors import limit_exceeded
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RequestTarget
-from asyncpush.emulator.store.background import BackgroundTask, BackgroundTasks
-from asyncpush.emulator.store.manifests import sha256_digest
+from asyncpush.emulator.store.records import sha256_digest
 from asyncpush.emulator.store.repository import RepositoryState
-from asyncpush.emulator.store.state import Store
+from asyncpush.emulator.store.state import BackgroundTask, BackgroundTasks, Store
 from asyncpush.emulator.store.uploads import StagedUpload, check_parts
 from asyncpush.emulator.v2.answers import VERSION, V2Error, digest_invalid, empty
 from asyncpush.model import Digest

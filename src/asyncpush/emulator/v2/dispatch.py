@@ -14,9 +14,8 @@ from asyncpush.emulator.api.images import ImagesApi
 from asyncpush.emulator.errors import AwsError, repository_not_found
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RegistryId, registry_of_host
-from asyncpush.emulator.store.background import BackgroundTasks
 from asyncpush.emulator.store.repository import RepositoryState
-from asyncpush.emulator.store.state import Store
+from asyncpush.emulator.store.state import BackgroundTasks, Store
 from asyncpush.emulator.v2.answers import V2Error, json_answer, refusal, translated
 from asyncpush.emulator.v2.blobs import Blobs, BodyLostError, Uploads
 from asyncpush.emulator.v2.manifests import ManifestHandlers, catalog, referrers, tags

@@ -13,11 +13,9 @@ from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.limits import MAX_MANIFEST
 from asyncpush.emulator.registry import RegistryId, RequestTarget
 from asyncpush.emulator.request_body import read_body
-from asyncpush.emulator.store.background import BackgroundTasks
-from asyncpush.emulator.store.manifests import ParsedManifest, sha256_digest
-from asyncpush.emulator.store.records import ImageRecord
+from asyncpush.emulator.store.records import ImageRecord, ParsedManifest, sha256_digest
 from asyncpush.emulator.store.repository import RepositoryState
-from asyncpush.emulator.store.state import Store
+from asyncpush.emulator.store.state import BackgroundTasks, Store
 from asyncpush.emulator.v2.answers import VERSION, V2Error, digest_invalid, empty, json_answer, page, translated
 from asyncpush.model import Digest
 
