@@ -26,9 +26,8 @@ from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, KnownCreden
 from asyncpush.emulator.auth.tokens import LIFETIME, Tokens
 from asyncpush.emulator.connections import Connections
 from asyncpush.emulator.errors import AwsError
-from asyncpush.emulator.faults.admin import add_admin
 from asyncpush.emulator.faults.injector import HitCount
-from asyncpush.emulator.faults.middleware import FaultMiddleware
+from asyncpush.emulator.faults.middleware import FaultMiddleware, add_admin
 from asyncpush.emulator.faults.operations import Call
 from asyncpush.emulator.faults.rules import FaultConfig
 from asyncpush.emulator.limits import Limits

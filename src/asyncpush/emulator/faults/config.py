@@ -9,8 +9,7 @@ import msgspec
 
 from asyncpush import open_files
 from asyncpush.emulator.faults.injector import HitCount
-from asyncpush.emulator.faults.parser import parse_fault, parse_throttle
-from asyncpush.emulator.faults.rules import FaultConfig
+from asyncpush.emulator.faults.rules import FaultConfig, parse_fault, parse_throttle
 from asyncpush.errors import UsageError
 from asyncpush.files import read_small
 from asyncpush.units import format_duration, format_rate, parse_duration, parse_rate

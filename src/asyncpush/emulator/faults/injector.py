@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import random
+import socket
+import struct
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any, cast
 
 import anyio
+import msgspec
 from aiohttp import web
 
-from asyncpush.emulator.faults import answers
+from asyncpush.emulator.api.dispatch import refusal
+from asyncpush.emulator.errors import AwsError, layers_not_found, referenced_images_not_found, server_error
 from asyncpush.emulator.faults.operations import Call
-from asyncpush.emulator.faults.rules import Fault, FaultConfig
+from asyncpush.emulator.faults.rules import Action, Fault, FaultConfig
 from asyncpush.emulator.faults.throttles import Throttles
 
 Work = Callable[[], Awaitable[web.StreamResponse]]
@@ -95,28 +101,28 @@ class FaultInjector:
         """Let time pass, and then *work*, or something else."""
         await self._let_time_pass()
         if self._throttles.refuses(call.service, call.operation, call.registry_id):
-            return answers.throttled(call)
+            return throttled(call)
         rule = self._choose(call)
         if rule is None:
             return await self._worked(call, work)
         rule.hit_counts += 1
-        refusal = answers.refused(rule.fault.action, call, self._lost(call, rule.fault))
+        refusal = refused(rule.fault.action, call, self._lost(call, rule.fault))
         return await self._disturbed(request, call, rule.fault, work) if refusal is None else refusal
 
     async def _disturbed(self, request: web.Request, call: Call, fault: Fault, work: Work) -> web.StreamResponse:
         """Do the work, or not, with what a fault does before and after it."""
         if fault.action == "reset-before":
-            return answers.cut(request, reset=True)
+            return cut(request, reset=True)
         if fault.action == "upload-expired":
             await self._expire(call)
         response = await self._worked(call, work)
         match fault.action:
             case "reset-after" | "lost-reply":
-                return answers.cut(request, reset=fault.action == "reset-after")
+                return cut(request, reset=fault.action == "reset-after")
             case "slow-reply":
                 await anyio.sleep(fault.seconds or 0.0)
             case "availability":
-                return answers.with_availability(response, available=bool(fault.available))
+                return with_availability(response, available=bool(fault.available))
         return response
 
     async def _let_time_pass(self) -> None:
@@ -143,7 +149,7 @@ class FaultInjector:
         for layer in [layer for layer, then in self._completed.items() if then < now - self._longest_lag]:
             del self._completed[layer]
         if response.status == 200:
-            document = answers.read_answer(response)
+            document = read_answer(response)
             self._completed[document["repositoryName"], document["layerDigest"]] = now
 
     def _applies(self, call: Call, fault: Fault) -> bool:
@@ -163,3 +169,122 @@ class FaultInjector:
 def _chance(fault_config: FaultConfig, purpose: object) -> random.Random:
     """Each purpose draws of its own: a rule more does not change what the others do."""
     return random.Random(None if fault_config.seed is None else f"{fault_config.seed}/{purpose}")  # noqa: S311 - no secret
+
+
+#: On, and no time to linger: closing then resets the connection instead of ending it in order.
+_RESET = struct.pack("ii", 1, 0)
+
+
+def refused(action: Action, call: Call, lost: list[str]) -> web.Response | None:
+    """What an action answers instead of the work; None if it leaves that to be done.
+
+    Args:
+        action: the action.
+        call: what was asked.
+        lost: the digests that ``layers-not-found`` names.
+    """
+    match action:
+        case "throttle":
+            return throttled(call)
+        case "server-error":
+            return _failed(call)
+        case "unavailable":
+            # What stands before a service answers while that is away: no error that any client has a model of.
+            return web.Response(status=503, text="Service Unavailable\n")
+        case "expired-token":
+            return _token_expired(call)
+        case "access-denied":
+            return _access_denied(call)
+        case "layers-not-found":
+            return _not_found_yet(call, lost)
+        case _:
+            return None
+
+
+def throttled(call: Call) -> web.Response:
+    """Too many requests; both faces say it in the same words (ECR's common errors)."""
+    if call.is_v2:
+        return _v2_refused(429, "TOOMANYREQUESTS", "Rate exceeded")
+    return _refused(call, AwsError("ThrottlingException", "Rate exceeded"))
+
+
+def _failed(call: Call) -> web.Response:
+    """A fault on the registry's side."""
+    if call.is_v2:
+        return _v2_refused(500, "UNKNOWN", "Internal server error")
+    return _refused(call, server_error("Service failed to process the request"))
+
+
+def _token_expired(call: Call) -> web.Response:
+    """Credentials, or a registry's token, whose time is over."""
+    if call.is_v2:
+        message = "Your authorization token has expired. Reauthenticate and try again."
+        return _v2_refused(403, "DENIED", message)
+    message = "The security token included in the request is expired"
+    return _refused(call, AwsError("ExpiredTokenException", message))
+
+
+def _access_denied(call: Call) -> web.Response:
+    """An action that no policy allows."""
+    if call.is_v2:
+        return _v2_refused(403, "DENIED", f"requested access to repository {call.repository} is denied")
+    where = f"repository/{call.repository}" if call.repository else "*"
+    action = f"ecr:{call.operation}"
+    message = (
+        f"User: arn:aws:iam::000000000000:user/asyncpush is not authorized to perform: {action} on resource: "
+        f"arn:aws:ecr:us-east-1:000000000000:{where} because no identity-based policy allows the {action} action"
+    )
+    return _refused(call, AwsError("AccessDeniedException", message))
+
+
+def _not_found_yet(call: Call, digests: list[str]) -> web.Response:
+    """PutImage before its layers are seen; of an index, before its images are."""
+    is_index = call.manifest is not None and bool(call.manifest.children)
+    error = referenced_images_not_found if is_index else layers_not_found
+    return _refused(call, error(digests, call.repository, call.registry_id or "000000000000"))
+
+
+def with_availability(response: web.StreamResponse, available: bool) -> web.StreamResponse:
+    """BatchCheckLayerAvailability's answer with another word for all of its layers; other answers as they are."""
+    if response.status != 200 or not isinstance(response, web.Response):
+        return response
+    document = read_answer(response)
+    for layer in document["layers"]:
+        if available != (layer["layerAvailability"] == "AVAILABLE"):
+            digest = layer["layerDigest"]
+            layer.clear()
+            layer.update(layerDigest=digest, layerAvailability="AVAILABLE" if available else "UNAVAILABLE")
+    response.body = msgspec.json.encode(document)
+    return response
+
+
+def read_answer(response: web.Response) -> dict[str, Any]:
+    """The JSON of an answer that the emulator made."""
+    body = response.body
+    return cast("dict[str, Any]", msgspec.json.decode(body if isinstance(body, bytes) else b"{}"))
+
+
+def cut(request: web.Request, *, reset: bool) -> web.Response:
+    """Close the connection without an answer: in order, as a proxy does, or by a reset.
+
+    Returns:
+        What the handler must return; it reaches nobody.
+    """
+    transport = request.transport
+    if transport is not None:
+        if reset:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        transport.abort()
+    return web.Response()
+
+
+def _refused(call: Call, error: AwsError) -> web.Response:
+    answer = refusal(call.operation, error)
+    headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-RequestId": str(uuid.uuid4())}
+    return web.Response(body=answer.body, status=answer.status, headers=headers)
+
+
+def _v2_refused(status: int, code: str, message: str) -> web.Response:
+    document = {"errors": [{"code": code, "message": message}]}
+    headers = {"Content-Type": "application/json", "Docker-Distribution-Api-Version": "registry/2.0"}
+    return web.Response(body=msgspec.json.encode(document), status=status, headers=headers)
