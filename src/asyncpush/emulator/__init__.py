@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from asyncpush.emulator.auth.credentials import KnownCredentials as KnownCredentials
     from asyncpush.emulator.faults import FaultConfig as FaultConfig
-    from asyncpush.emulator.quirks import Quirks as Quirks
+    from asyncpush.emulator.limits import Quirks as Quirks
     from asyncpush.emulator.server import Emulator as Emulator
     from asyncpush.emulator.store.fsck import Finding as Finding
     from asyncpush.emulator.store.state import DamagedDataError as DamagedDataError

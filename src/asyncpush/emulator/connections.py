@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, cast
 
+import anyio
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+
+from asyncpush.emulator.errors import AwsError
 
 #: Connections, at a time, that nothing proven has come through. More are let in only where one of these is closed.
 MAX_STRANGERS = 512
@@ -106,3 +111,229 @@ class _Connection(web.RequestHandler):
             self.logger.debug(*args)
         else:
             super().log_exception(*args, **kw)
+
+
+MiB = 1024 * 1024
+
+#: Bytes of the longest body: a 20 MiB part in base64 has 26.7 MiB.
+MAX_BODY = 32 * MiB
+
+#: Bytes of a body that anybody may send; longer ones wait here until there is room.
+_SHORT = 64 * 1024
+
+#: Bytes that such bodies may have at a time. What other clients send stays in their sockets until there is room.
+_ROOM_BYTES = 336 * MiB
+
+#: Buffers that wait for another body: memory that is touched for the first time can cost more than what fills it.
+_KEPT = 4
+
+#: Bytes of a body, or its end, that must come in _BODY_TIMEOUT seconds; in HURRIED_TIMEOUT, while others wait for room.
+_STEP = 8 * 1024
+_BODY_TIMEOUT = 60.0
+HURRIED_TIMEOUT = 3.0
+
+#: Seconds that a body may take while others wait for room: its signature ends then, too.
+_LONGEST = 300.0
+
+
+def _key(name: str) -> str:
+    """Where a request keeps something: aiohttp warns of keys that are not of its kind, and had none before 3.14."""
+    return cast("str", web.RequestKey(name, object)) if hasattr(web, "RequestKey") else f"asyncpush.{name}"
+
+
+_RECEIVED = _key("received")
+_ROOM = _key("room")
+
+
+@dataclass(slots=True, eq=False)
+class _Body:
+    """A body on its way.
+
+    Attributes:
+        began: when, by the event loop's clock.
+        buffer: what has come.
+        error: why it is not whole; all who ask are told.
+        room: bytes that are counted for it.
+        retry: ends the wait for its client.
+        asked: when enough of it came last.
+    """
+
+    began: float
+    buffer: bytearray = field(default_factory=bytearray)
+    error: Exception | None = None
+    room: int = 0
+    retry: asyncio.Timeout | None = None
+    asked: float = 0.0
+
+    def wait(self, seconds: float, *, hurry: bool) -> None:
+        """Set how long to wait for the next step, from the last one on."""
+        if self.retry and not self.retry.expired():
+            end = self.asked + seconds
+            self.retry.reschedule(min(end, self.began + _LONGEST) if hurry else end)
+
+
+class Bodies:
+    """Room for the long bodies of one server's requests."""
+
+    def __init__(self) -> None:
+        self._free = _ROOM_BYTES
+        self._waiting: deque[tuple[int, anyio.Event]] = deque()
+        self._idle: list[bytearray] = []
+        self._coming: set[_Body] = set()
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """Take a request's buffer back once it is answered; the outermost one, since all others may read the body."""
+        request[_ROOM] = self
+        try:
+            response = await handler(request)
+        except BaseException:
+            # Cut short, the request may be carried out all the same, and its buffer be in use for a while.
+            self._take_back(request.get(_RECEIVED), reuse=False)
+            raise
+        self._take_back(request.get(_RECEIVED), reuse=True)
+        return response
+
+    def hurry(self) -> None:
+        """Wait for no client longer than is fair to others."""
+        for body in self._coming:
+            body.wait(HURRIED_TIMEOUT, hurry=True)
+
+    async def receive(self, request: web.Request, *, bounded: bool) -> _Body:
+        """Receive a body, whole; its request is asked for it once."""
+        body = _Body(asyncio.get_running_loop().time())
+        self._coming.add(body)
+        try:
+            await self._fill(body, request, bounded=bounded)
+        except (AwsError, ConnectionError) as error:
+            self._leave(body)
+            body.buffer, body.error = bytearray(), error
+        except BaseException:
+            self._leave(body)
+            raise
+        finally:
+            body.retry = None
+            self._coming.discard(body)
+        return body
+
+    async def _fill(self, body: _Body, request: web.Request, *, bounded: bool) -> None:
+        """Receive into a buffer that grows with what comes: what is announced may never come."""
+        check_announced(request)
+        received, step, clock = 0, 0, asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(None) as body.retry:
+                self._ask(body, clock())
+                async for block in request.content.iter_any():
+                    if received + len(block) > MAX_BODY:
+                        raise _too_large()
+                    if bounded and not body.room and received + len(block) > _SHORT:
+                        await self._enter(body, request)
+                        step = _STEP
+                    body.buffer[received : received + len(block)] = block
+                    received, step = received + len(block), step + len(block)
+                    if step >= _STEP:
+                        self._ask(body, clock())
+                        step = 0
+        except TimeoutError as error:
+            raise AwsError("RequestTimeoutException", "Too little of the body came for too long", status=408) from error
+        except RuntimeError as error:  # aiohttp's, of a stream whose connection is gone
+            raise ConnectionResetError(str(error)) from error
+        del body.buffer[received:]
+
+    def _ask(self, body: _Body, now: float) -> None:
+        body.asked = now
+        body.wait(HURRIED_TIMEOUT if self._waiting else _BODY_TIMEOUT, hurry=bool(self._waiting))
+
+    async def _enter(self, body: _Body, request: web.Request) -> None:
+        """Wait for room, in order of arrival; nothing is received meanwhile."""
+        size = MAX_BODY if request.content_length is None else request.content_length
+        if self._waiting or self._free < size:
+            assert body.retry is not None, "it is being received"  # noqa: S101
+            body.retry.reschedule(None)
+            self._coming.discard(body)
+            request.protocol.pause_reading()
+            await self._line_up(size)
+            request.protocol.resume_reading()
+            self._coming.add(body)
+        else:
+            self._free -= size
+        body.room = size
+        body.buffer = self._buffer(body.buffer)
+
+    def _buffer(self, came: bytearray) -> bytearray:
+        """A buffer that begins with what has come."""
+        while self._idle:
+            buffer = self._idle.pop()
+            try:
+                buffer.append(0)
+            except BufferError:  # an error's traceback may hold a view of it
+                continue
+            buffer[: len(came)] = came
+            return buffer
+        return came
+
+    async def _line_up(self, size: int) -> None:
+        granted = anyio.Event()
+        self._waiting.append((size, granted))
+        self.hurry()
+        try:
+            await granted.wait()
+        except BaseException:
+            if granted.is_set():
+                self._free += size
+            else:
+                self._waiting.remove((size, granted))
+            self._grant()
+            raise
+
+    def _grant(self) -> None:
+        while self._waiting and self._free >= self._waiting[0][0]:
+            size, granted = self._waiting.popleft()
+            self._free -= size
+            granted.set()
+
+    def _take_back(self, body: _Body | None, *, reuse: bool) -> None:
+        if body and body.room:
+            self._leave(body)
+            if reuse and len(self._idle) < _KEPT:
+                self._idle.append(body.buffer)
+
+    def _leave(self, body: _Body) -> None:
+        self._free += body.room
+        body.room = 0
+        self._grant()
+
+
+def check_announced(request: web.BaseRequest) -> None:
+    """See that a body is not announced as longer than any can be.
+
+    Raises:
+        AwsError: RequestEntityTooLargeException.
+    """
+    if (request.content_length or 0) > MAX_BODY:
+        raise _too_large()
+
+
+async def read_body(request: web.Request, *, bounded: bool = True) -> bytearray:
+    """Receive a body; whoever asks again is given the same buffer, or the same error, until the request is answered.
+
+    Args:
+        request: a request that has come through ``Bodies.middleware``.
+        bounded: wait until there is room for a long one. A connection that is slow on purpose must not wait: it would
+            have others wait for as long as it takes.
+
+    Raises:
+        AwsError: RequestEntityTooLargeException; RequestTimeoutException if its client has stopped sending.
+        ConnectionError: the client left.
+    """
+    received: _Body | None = request.get(_RECEIVED)
+    if received is None:
+        room: Bodies = request[_ROOM]
+        request[_RECEIVED] = received = await room.receive(request, bounded=bounded)
+    if received.error:
+        raise received.error
+    return received.buffer
+
+
+def _too_large() -> AwsError:
+    return AwsError("RequestEntityTooLargeException", f"A request can have up to {MAX_BODY} bytes", status=413)

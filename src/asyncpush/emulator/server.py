@@ -24,17 +24,14 @@ from asyncpush.emulator.api.layers import Downloads
 from asyncpush.emulator.auth.authentication import Authentication, caller_of
 from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, KnownCredentials, by_access_key_id
 from asyncpush.emulator.auth.tokens import LIFETIME, Tokens
-from asyncpush.emulator.connections import Connections
+from asyncpush.emulator.connections import Bodies, Connections, check_announced, read_body
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.faults.injector import HitCount
 from asyncpush.emulator.faults.middleware import FaultMiddleware, add_admin
 from asyncpush.emulator.faults.operations import Call
 from asyncpush.emulator.faults.rules import FaultConfig
-from asyncpush.emulator.limits import Limits
-from asyncpush.emulator.quirks import Quirks
-from asyncpush.emulator.received import Received
-from asyncpush.emulator.request_body import Bodies, check_announced, read_body
-from asyncpush.emulator.request_log import RequestLog
+from asyncpush.emulator.limits import Limits, Quirks
+from asyncpush.emulator.request_log import Received, RequestLog
 from asyncpush.emulator.store.fsck import open_recovered
 from asyncpush.emulator.store.state import BackgroundTasks, Store
 from asyncpush.emulator.v2.dispatch import V2Api

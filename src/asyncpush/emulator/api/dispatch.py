@@ -23,8 +23,7 @@ from asyncpush.emulator.api.validation import load_input_rules
 from asyncpush.emulator.auth.authentication import Principal
 from asyncpush.emulator.auth.tokens import Tokens
 from asyncpush.emulator.errors import AwsError, not_implemented, registry_not_found, server_error, unknown_operation
-from asyncpush.emulator.limits import Limits
-from asyncpush.emulator.quirks import Quirks
+from asyncpush.emulator.limits import Limits, Quirks
 from asyncpush.emulator.registry import DEFAULT_ACCOUNT, PRIVATE, PUBLIC, RegistryId, RequestTarget, ServiceName
 from asyncpush.emulator.store.state import Store
 

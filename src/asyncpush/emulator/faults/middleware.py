@@ -10,13 +10,13 @@ import msgspec
 from aiohttp import web
 from anyio import to_thread
 
+from asyncpush.emulator.connections import read_body
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.faults.bandwidth import Bandwidth, is_paced
 from asyncpush.emulator.faults.config import describe, read_json
 from asyncpush.emulator.faults.injector import Expire, FaultInjector, HitCount
 from asyncpush.emulator.faults.operations import Call, identify, with_members
 from asyncpush.emulator.faults.rules import FaultConfig
-from asyncpush.emulator.request_body import read_body
 from asyncpush.errors import UsageError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -9,10 +9,10 @@ from aiohttp import web
 
 from asyncpush.emulator.api.images import ImagesApi
 from asyncpush.emulator.api.requests import BatchDeleteImage, ImageId, PutImage
+from asyncpush.emulator.connections import read_body
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.limits import MAX_MANIFEST
 from asyncpush.emulator.registry import RegistryId, RequestTarget
-from asyncpush.emulator.request_body import read_body
 from asyncpush.emulator.store.records import ImageRecord, ParsedManifest, sha256_digest
 from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import BackgroundTasks, Store
