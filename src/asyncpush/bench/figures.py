@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Self
 
-from asyncpush.bench.measure import Sample
+from asyncpush.bench.sweep import Sample
 from asyncpush.bench.trials import Combination
 
 #: The operations whose latencies are told: those that carry a layer's bytes, and those that hash it at the far end.

@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from asyncpush.bench.figures import OPERATIONS, Latency, Medians, Spread, summarise, verdicts
-from asyncpush.bench.measure import Sample
-from asyncpush.bench.sweep import Outcome
+from asyncpush.bench.sweep import Outcome, Sample
 from asyncpush.bench.trials import Combination, size_word
 
 Json: TypeAlias = "Mapping[str, str | int | float | Json | Sequence[Json] | Sequence[float] | None]"
