@@ -1,4 +1,4 @@
-"""The sweep: each turn of the plan in a repository and over a connection of its own."""
+"""The sweep: pushes each trial of the plan into a repository, and over a connection, of its own, and measures it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,19 @@ from asyncpush.events import Emit, Event, ImagePlanned, Notice, RequestDone, Ret
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import BlobReader, Repository
 from asyncpush.sources.blobs import ContentBlob
+
+GiB = 1024**3
+
+_MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
+
+#: Random bytes that make a layer different from every other one; the rest is the same block over and over.
+_HEAD_SIZE = 32
+
+#: Small enough for a processor's second-level cache, larger than the window of gzip: it does not compress.
+_BLOCK_SIZE = 256 * 1024
+
+#: Bytes that are made and hashed in one go.
+_HASH_SIZE = 384 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,98 +133,6 @@ class Sweep:
             return await measure(turn, registry, registry.repository(name), layers, recorder)
 
 
-_MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
-
-#: Random bytes that make a layer different from every other one; the rest is the same block over and over.
-_HEAD_SIZE = 32
-
-#: Small enough for a processor's second-level cache, larger than the window of gzip: it does not compress.
-_BLOCK_SIZE = 256 * 1024
-
-#: Bytes that are made and hashed in one go.
-_HASH_SIZE = 384 * 1024
-
-
-class _Reader:
-    def __init__(self, head: bytes, block: memoryview, size: int) -> None:
-        self._head = head
-        self._block = block
-        self._size = size
-        self.consumed = 0
-
-    def readinto(self, buffer: memoryview) -> int:
-        count = len(self.read_at(self.consumed, buffer))
-        self.consumed += count
-        return count
-
-    def read_at(self, start: int, buffer: memoryview) -> memoryview:
-        wanted = buffer[: max(0, self._size - start)]
-        head = self._head[start : start + len(wanted)]
-        filled = len(head)
-        wanted[:filled] = head
-        while filled < len(wanted):
-            place = (start + filled) % len(self._block)
-            piece = self._block[place : place + len(wanted) - filled]
-            wanted[filled : filled + len(piece)] = piece
-            filled += len(piece)
-        return wanted
-
-
-@dataclass(frozen=True, slots=True)
-class _RandomContent:
-    """Random bytes (a ``sources.content.Content``), read at the speed of memory, from any place.
-
-    Attributes:
-        label: how to call them.
-        size: bytes.
-        head: what they begin with; no others do.
-        block: what they consist of after that, over and over.
-    """
-
-    label: str
-    size: int
-    head: bytes
-    block: memoryview
-
-    @contextmanager
-    def open(self) -> Iterator[BlobReader]:
-        """Read them from the first byte; the reader is a ``SeekableReader``."""
-        yield _Reader(self.head, self.block, self.size)
-
-
-class LayerMaker:
-    """Makes layers, each different from all that were ever made, with their digests."""
-
-    def __init__(self) -> None:
-        self._block = memoryview(secrets.token_bytes(_BLOCK_SIZE))
-        self._threads = CapacityLimiter(os.cpu_count() or 1)
-
-    async def make(self, count: int, size: int) -> list[ContentBlob]:
-        """Make *count* layers of *size* bytes, which must be at least 32; hashing takes all cores meanwhile."""
-        made: list[ContentBlob] = []
-
-        async def one(number: int) -> None:
-            made.append(await to_thread.run_sync(self._make, f"layer {number} of {count}", size, limiter=self._threads))
-
-        with only_cause():
-            async with anyio.create_task_group() as tg:
-                for number in range(1, count + 1):
-                    tg.start_soon(one, number)
-        return made
-
-    def _make(self, name: str, size: int) -> ContentBlob:
-        content = _RandomContent(name, size, secrets.token_bytes(_HEAD_SIZE), self._block)
-        sha256 = hashlib.sha256()
-        buffer = memoryview(bytearray(min(size, _HASH_SIZE)))
-        with content.open() as reader:
-            while count := reader.readinto(buffer):
-                sha256.update(buffer[:count])
-        return ContentBlob(name, Descriptor(_MEDIA_TYPE, Digest(sha256.hexdigest()), size), content)
-
-
-GiB = 1024**3
-
-
 @dataclass(frozen=True, slots=True)
 class Sample:
     """What one push took.
@@ -305,3 +226,80 @@ async def measure(
                 tg.start_soon(push_layer, repository, layer, context)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     return Sample(turn, seconds, cpu, tuple(recorder.requests), recorder.retried)
+
+
+class LayerMaker:
+    """Makes layers, each different from all that were ever made, with their digests."""
+
+    def __init__(self) -> None:
+        self._block = memoryview(secrets.token_bytes(_BLOCK_SIZE))
+        self._threads = CapacityLimiter(os.cpu_count() or 1)
+
+    async def make(self, count: int, size: int) -> list[ContentBlob]:
+        """Make *count* layers of *size* bytes, which must be at least 32; hashing takes all cores meanwhile."""
+        made: list[ContentBlob] = []
+
+        async def one(number: int) -> None:
+            made.append(await to_thread.run_sync(self._make, f"layer {number} of {count}", size, limiter=self._threads))
+
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                for number in range(1, count + 1):
+                    tg.start_soon(one, number)
+        return made
+
+    def _make(self, name: str, size: int) -> ContentBlob:
+        content = _RandomContent(name, size, secrets.token_bytes(_HEAD_SIZE), self._block)
+        sha256 = hashlib.sha256()
+        buffer = memoryview(bytearray(min(size, _HASH_SIZE)))
+        with content.open() as reader:
+            while count := reader.readinto(buffer):
+                sha256.update(buffer[:count])
+        return ContentBlob(name, Descriptor(_MEDIA_TYPE, Digest(sha256.hexdigest()), size), content)
+
+
+@dataclass(frozen=True, slots=True)
+class _RandomContent:
+    """Random bytes (a ``sources.content.Content``), read at the speed of memory, from any place.
+
+    Attributes:
+        label: how to call them.
+        size: bytes.
+        head: what they begin with; no others do.
+        block: what they consist of after that, over and over.
+    """
+
+    label: str
+    size: int
+    head: bytes
+    block: memoryview
+
+    @contextmanager
+    def open(self) -> Iterator[BlobReader]:
+        """Read them from the first byte; the reader is a ``SeekableReader``."""
+        yield _Reader(self.head, self.block, self.size)
+
+
+class _Reader:
+    def __init__(self, head: bytes, block: memoryview, size: int) -> None:
+        self._head = head
+        self._block = block
+        self._size = size
+        self.consumed = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = len(self.read_at(self.consumed, buffer))
+        self.consumed += count
+        return count
+
+    def read_at(self, start: int, buffer: memoryview) -> memoryview:
+        wanted = buffer[: max(0, self._size - start)]
+        head = self._head[start : start + len(wanted)]
+        filled = len(head)
+        wanted[:filled] = head
+        while filled < len(wanted):
+            place = (start + filled) % len(self._block)
+            piece = self._block[place : place + len(wanted) - filled]
+            wanted[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return wanted

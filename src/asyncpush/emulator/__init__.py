@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "KnownCredentials": "auth.credentials",
     "FaultConfig": "faults",
-    "Quirks": "quirks",
+    "Quirks": "limits",
     "Emulator": "server",
-    "Finding": "store.recovery",
+    "Finding": "store.fsck",
     "DamagedDataError": "store.state",
     "ThreadedEmulator": "threaded",
 }

@@ -1,4 +1,8 @@
-"""The server's side of every connection: whose may stay, and which of a client's mistakes are worth a log entry."""
+"""What clients may take of the server: connections, and memory for requests' bodies.
+
+Connections without a proven request are limited in number and time. Bodies take only as much memory as has arrived, and
+their sum is bounded.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,37 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from asyncpush.emulator.errors import AwsError
 
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+MiB = 1024 * 1024
+
 #: Connections, at a time, that nothing proven has come through. More are let in only where one of these is closed.
 MAX_STRANGERS = 512
 
 #: Seconds that such a connection may stay without a request.
 STRANGER_TIMEOUT = 30.0
 
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+#: Bytes of the longest body: a 20 MiB part in base64 has 26.7 MiB.
+MAX_BODY = 32 * MiB
+
+#: Bytes of a body that anybody may send; longer ones wait here until there is room.
+_SHORT = 64 * 1024
+
+#: Bytes that such bodies may have at a time. What other clients send stays in their sockets until there is room.
+_ROOM_BYTES = 336 * MiB
+
+#: Buffers that wait for another body: memory that is touched for the first time can cost more than what fills it.
+_KEPT = 4
+
+#: Bytes of a body, or its end, that must come in _BODY_TIMEOUT seconds; in HURRIED_TIMEOUT, while others wait for room.
+_STEP = 8 * 1024
+
+_BODY_TIMEOUT = 60.0
+
+HURRIED_TIMEOUT = 3.0
+
+#: Seconds that a body may take while others wait for room: its signature ends then, too.
+_LONGEST = 300.0
 
 
 class Connections:
@@ -113,63 +141,14 @@ class _Connection(web.RequestHandler):
             super().log_exception(*args, **kw)
 
 
-MiB = 1024 * 1024
-
-#: Bytes of the longest body: a 20 MiB part in base64 has 26.7 MiB.
-MAX_BODY = 32 * MiB
-
-#: Bytes of a body that anybody may send; longer ones wait here until there is room.
-_SHORT = 64 * 1024
-
-#: Bytes that such bodies may have at a time. What other clients send stays in their sockets until there is room.
-_ROOM_BYTES = 336 * MiB
-
-#: Buffers that wait for another body: memory that is touched for the first time can cost more than what fills it.
-_KEPT = 4
-
-#: Bytes of a body, or its end, that must come in _BODY_TIMEOUT seconds; in HURRIED_TIMEOUT, while others wait for room.
-_STEP = 8 * 1024
-_BODY_TIMEOUT = 60.0
-HURRIED_TIMEOUT = 3.0
-
-#: Seconds that a body may take while others wait for room: its signature ends then, too.
-_LONGEST = 300.0
-
-
 def _key(name: str) -> str:
     """Where a request keeps something: aiohttp warns of keys that are not of its kind, and had none before 3.14."""
     return cast("str", web.RequestKey(name, object)) if hasattr(web, "RequestKey") else f"asyncpush.{name}"
 
 
 _RECEIVED = _key("received")
+
 _ROOM = _key("room")
-
-
-@dataclass(slots=True, eq=False)
-class _Body:
-    """A body on its way.
-
-    Attributes:
-        began: when, by the event loop's clock.
-        buffer: what has come.
-        error: why it is not whole; all who ask are told.
-        room: bytes that are counted for it.
-        retry: ends the wait for its client.
-        asked: when enough of it came last.
-    """
-
-    began: float
-    buffer: bytearray = field(default_factory=bytearray)
-    error: Exception | None = None
-    room: int = 0
-    retry: asyncio.Timeout | None = None
-    asked: float = 0.0
-
-    def wait(self, seconds: float, *, hurry: bool) -> None:
-        """Set how long to wait for the next step, from the last one on."""
-        if self.retry and not self.retry.expired():
-            end = self.asked + seconds
-            self.retry.reschedule(min(end, self.began + _LONGEST) if hurry else end)
 
 
 class Bodies:
@@ -302,6 +281,33 @@ class Bodies:
         self._free += body.room
         body.room = 0
         self._grant()
+
+
+@dataclass(slots=True, eq=False)
+class _Body:
+    """A body on its way.
+
+    Attributes:
+        began: when, by the event loop's clock.
+        buffer: what has come.
+        error: why it is not whole; all who ask are told.
+        room: bytes that are counted for it.
+        retry: ends the wait for its client.
+        asked: when enough of it came last.
+    """
+
+    began: float
+    buffer: bytearray = field(default_factory=bytearray)
+    error: Exception | None = None
+    room: int = 0
+    retry: asyncio.Timeout | None = None
+    asked: float = 0.0
+
+    def wait(self, seconds: float, *, hurry: bool) -> None:
+        """Set how long to wait for the next step, from the last one on."""
+        if self.retry and not self.retry.expired():
+            end = self.asked + seconds
+            self.retry.reschedule(min(end, self.began + _LONGEST) if hurry else end)
 
 
 def check_announced(request: web.BaseRequest) -> None:

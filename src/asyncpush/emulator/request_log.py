@@ -1,4 +1,4 @@
-"""What was asked of the emulator, and how it ended; for tests and for those who watch."""
+"""What the emulator was asked, how it answered, and how many bytes it received; for tests and for observers."""
 
 from __future__ import annotations
 

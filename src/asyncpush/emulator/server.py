@@ -18,9 +18,8 @@ import msgspec
 from aiohttp import web
 
 from asyncpush import open_files
-from asyncpush.emulator.api import layers
 from asyncpush.emulator.api.dispatch import Addressing, ApiResponse, JsonApi, operation_name, refusal
-from asyncpush.emulator.api.layers import Downloads
+from asyncpush.emulator.api.layers import DOWNLOAD_PATH, Downloads
 from asyncpush.emulator.auth.authentication import Authentication, caller_of
 from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, KnownCredentials, by_access_key_id
 from asyncpush.emulator.auth.tokens import LIFETIME, Tokens
@@ -62,7 +61,7 @@ class Emulator:
 
     It answers ECR's JSON API at ``/``, pushes and pulls at ``/v2/``, and tells its requests at ``/_emulator/requests``
     and the bytes of their bodies at ``/_emulator/received``.
-    Each repository is an OCI image layout (``data_directory.py`` says where); another emulator on the same directory
+    Each repository is an OCI image layout (``store/disk.py`` says where); another emulator on the same directory
     goes on with everything that this one acknowledged, however this one ended.
 
     Args:
@@ -204,7 +203,7 @@ class Emulator:
         application.router.add_post("/", self._answer_json)
         application.router.add_get("/_emulator/requests", self._answer_requests)
         application.router.add_get("/_emulator/received", self._received.answer)
-        application.router.add_get(f"{layers.PREFIX}{{token}}", self._answer_layer)
+        application.router.add_get(f"{DOWNLOAD_PATH}{{token}}", self._answer_layer)
         if self._admin:
             add_admin(application.router, self._middleware)
         application.router.add_route("*", "/v2/{path:.*}", self._answer_v2)
@@ -264,7 +263,7 @@ class Emulator:
 
     async def _answer_layer(self, request: web.Request) -> web.StreamResponse:
         file = self._downloads.open(request.match_info["token"])
-        self.requests.record(f"{request.method} {layers.PREFIX}", 403 if file is None else 200)
+        self.requests.record(f"{request.method} {DOWNLOAD_PATH}", 403 if file is None else 200)
         if file is None:
             return web.Response(status=403, text="This address is too old, or not one")
         self._connections.prove(request)

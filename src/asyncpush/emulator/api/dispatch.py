@@ -1,4 +1,4 @@
-"""ECR's and ECR Public's JSON API: a target and a body in, an answer or an error in AWS's shape out."""
+"""The JSON API of ECR and ECR Public: routes a request to its operation and registry, and answers in AWS's shape."""
 
 from __future__ import annotations
 

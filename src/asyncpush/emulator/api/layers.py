@@ -1,4 +1,4 @@
-"""The layer operations: is it there, begin, add a part, complete, where to download it."""
+"""The layer operations: availability, uploads in parts, and the presigned addresses of downloads."""
 
 from __future__ import annotations
 
@@ -198,11 +198,11 @@ def _named(
     return {"registryId": target.id, "repositoryName": request.repository_name, "uploadId": request.upload_id}
 
 
-#: The path below which they lie.
-PREFIX = "/_emulator/layers/"
+#: The path below which layers are downloaded.
+DOWNLOAD_PATH = "/_emulator/layers/"
 
 #: Seconds that an address works.
-_LIFE = 3600
+_LIFETIME = 3600
 
 
 class Downloads:
@@ -215,9 +215,16 @@ class Downloads:
     def path(self, repository: RepositoryState, digest: Digest) -> str:
         """The path of a layer's address."""
         registry = repository.registry
-        named = [registry.service, registry.account, registry.region, repository.name, digest.hex, now() + _LIFE]
+        named = [
+            registry.service,
+            registry.account,
+            registry.region,
+            repository.name,
+            digest.hex,
+            now() + _LIFETIME,
+        ]
         text = pybase64.urlsafe_b64encode(json.dumps(named).encode()).decode()
-        return f"{PREFIX}{text}.{self._proof(text)}"
+        return f"{DOWNLOAD_PATH}{text}.{self._proof(text)}"
 
     def open(self, token: str) -> Path | None:
         """The file of the layer that a path names behind its prefix; None if it is forged, too old, or gone."""

@@ -1,4 +1,7 @@
-"""What each operation takes, typed; the rules of its members are the service model's (``validation.py``)."""
+"""The documents of the operations: their inputs, decoded into structs, and the pages of their answers.
+
+``validation.py`` holds the rules that members must satisfy; the structs give the members that are valid their types.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,100 @@ class RepositoryRequest(OperationInput, frozen=True, kw_only=True):
     """What all operations on one repository take."""
 
     repository_name: str
+
+
+T = TypeVar("T", bound=OperationInput)
+
+#: Judges an operation's members by the rules of its input; raises AwsError.
+Check = Callable[[object], None]
+
+
+def decode(body: bytes | bytearray, kind: type[T], check: Check) -> T:
+    """Read a request's body.
+
+    Raises:
+        AwsError: SerializationException if it is not JSON; what *check* raises.
+    """
+    document = parse(body)
+    check(document)
+    return typed(document, kind)
+
+
+def parse(body: bytes | bytearray) -> object:
+    """Read JSON; members that are null are left out, as AWS takes them.
+
+    Raises:
+        AwsError: SerializationException if it is not JSON.
+    """
+    try:
+        return _without_nulls(msgspec.json.decode(body or b"{}"))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise AwsError("SerializationException", f"The request's body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise AwsError("SerializationException", "The request's body is nested too deeply") from error
+
+
+def typed(document: object, kind: type[T]) -> T:
+    """Give members that were judged their types.
+
+    Raises:
+        AwsError: InvalidParameterException for what the model takes and the emulator does not know, such as a new value
+            of an enumeration.
+    """
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise AwsError("InvalidParameterException", f"This emulator does not know that: {error}") from error
+
+
+def _without_nulls(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _without_nulls(member) for name, member in value.items() if member is not None}
+    if isinstance(value, list):
+        return [_without_nulls(entry) for entry in value]
+    return value
+
+
+#: An operation's answer at the edge, where it becomes JSON.
+Document = Mapping[str, object]
+
+#: Entries of a page where a request names no number (DescribeImages, ListImages, DescribeRepositories).
+DEFAULT_PAGE = 100
+
+E = TypeVar("E")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[E]):
+    """Some entries of a list, and the token of the next ones, if there are more."""
+
+    entries: Sequence[E]
+    next_token: str | None
+
+    @property
+    def members(self) -> Document:
+        """``nextToken``, or nothing."""
+        return {"nextToken": self.next_token} if self.next_token else {}
+
+
+def paginate(entries: Sequence[E], key: Callable[[E], str], token: str | None, size: int | None) -> Page[E]:
+    """Cut one page out of a list that *key* sorts; a page goes on behind a key, so that changes skip nothing else.
+
+    Raises:
+        AwsError: InvalidParameterException for a token that no page gave out.
+    """
+    after = _key_of(token) if token else ""
+    rest = sorted((entry for entry in entries if key(entry) > after), key=key)
+    page = rest[: size or DEFAULT_PAGE]
+    more = len(rest) > len(page)
+    return Page(page, pybase64.b64encode(key(page[-1]).encode()).decode() if more else None)
+
+
+def _key_of(token: str) -> str:
+    try:
+        return pybase64.b64decode(token, validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise invalid_parameter("nextToken", "must be a token of an earlier answer") from error
 
 
 class BatchCheckLayerAvailability(RepositoryRequest, frozen=True, kw_only=True):
@@ -135,58 +232,6 @@ class ListImageReferrers(RepositoryRequest, frozen=True, kw_only=True):
     filter: ReferrersFilter = ReferrersFilter()
     next_token: str | None = None
     max_results: int | None = None
-
-
-T = TypeVar("T", bound=OperationInput)
-
-#: Judges an operation's members by the rules of its input; raises AwsError.
-Check = Callable[[object], None]
-
-
-def decode(body: bytes | bytearray, kind: type[T], check: Check) -> T:
-    """Read a request's body.
-
-    Raises:
-        AwsError: SerializationException if it is not JSON; what *check* raises.
-    """
-    document = parse(body)
-    check(document)
-    return typed(document, kind)
-
-
-def parse(body: bytes | bytearray) -> object:
-    """Read JSON; members that are null are left out, as AWS takes them.
-
-    Raises:
-        AwsError: SerializationException if it is not JSON.
-    """
-    try:
-        return _without_nulls(msgspec.json.decode(body or b"{}"))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise AwsError("SerializationException", f"The request's body is not JSON: {error}") from error
-    except RecursionError as error:
-        raise AwsError("SerializationException", "The request's body is nested too deeply") from error
-
-
-def typed(document: object, kind: type[T]) -> T:
-    """Give members that were judged their types.
-
-    Raises:
-        AwsError: InvalidParameterException for what the model takes and the emulator does not know, such as a new value
-            of an enumeration.
-    """
-    try:
-        return msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
-        raise AwsError("InvalidParameterException", f"This emulator does not know that: {error}") from error
-
-
-def _without_nulls(value: object) -> object:
-    if isinstance(value, dict):
-        return {name: _without_nulls(member) for name, member in value.items() if member is not None}
-    if isinstance(value, list):
-        return [_without_nulls(entry) for entry in value]
-    return value
 
 
 Filters = tuple[ExclusionFilter, ...]
@@ -353,45 +398,3 @@ class DeleteRepositoryCreationTemplate(OperationInput, frozen=True, kw_only=True
     """Input of DeleteRepositoryCreationTemplate."""
 
     prefix: str
-
-
-#: An operation's answer at the edge, where it becomes JSON.
-Document = Mapping[str, object]
-
-#: Entries of a page where a request names no number (DescribeImages, ListImages, DescribeRepositories).
-DEFAULT_PAGE = 100
-
-E = TypeVar("E")
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[E]):
-    """Some entries of a list, and the token of the next ones, if there are more."""
-
-    entries: Sequence[E]
-    next_token: str | None
-
-    @property
-    def members(self) -> Document:
-        """``nextToken``, or nothing."""
-        return {"nextToken": self.next_token} if self.next_token else {}
-
-
-def paginate(entries: Sequence[E], key: Callable[[E], str], token: str | None, size: int | None) -> Page[E]:
-    """Cut one page out of a list that *key* sorts; a page goes on behind a key, so that changes skip nothing else.
-
-    Raises:
-        AwsError: InvalidParameterException for a token that no page gave out.
-    """
-    after = _key_of(token) if token else ""
-    rest = sorted((entry for entry in entries if key(entry) > after), key=key)
-    page = rest[: size or DEFAULT_PAGE]
-    more = len(rest) > len(page)
-    return Page(page, pybase64.b64encode(key(page[-1]).encode()).decode() if more else None)
-
-
-def _key_of(token: str) -> str:
-    try:
-        return pybase64.b64decode(token, validate=True).decode()
-    except (binascii.Error, ValueError) as error:
-        raise invalid_parameter("nextToken", "must be a token of an earlier answer") from error

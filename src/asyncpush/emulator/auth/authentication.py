@@ -1,4 +1,4 @@
-"""Who comes in: signatures at the JSON API, tokens at ``/v2/``, or everybody."""
+"""Authentication: SigV4 signatures for the JSON API, tokens for ``/v2/``, and the principal that a request names."""
 
 from __future__ import annotations
 
@@ -23,9 +23,51 @@ _INLINE = 64 * 1024
 #: What a credential must be scoped to, by the service that a request's target names.
 _SERVICES = {"AmazonEC2ContainerRegistry_V20150921": ("ecr",), "SpencerFrontendService": ("ecr-public",)}
 
+# Credential=KEY/YYYYMMDD/REGION/SERVICE/aws4_request. The region becomes part of a path: nothing but these characters.
+_CREDENTIAL = re.compile(
+    r"Credential=(?P<key>[^/,\s]{1,256})/[0-9]{8}/(?P<region>[a-z0-9][a-z0-9-]{0,39})/[a-z0-9-]{1,40}/aws4_request"
+)
 
 #: Runs a judgement in a worker thread.
 InThread = Callable[[Callable[[], KnownCredentials]], Awaitable[KnownCredentials]]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks.
+
+    Attributes:
+        account: 12 digits.
+        region: such as ``eu-west-1``.
+        access_key_id: empty if the request has no readable credential.
+    """
+
+    account: str = DEFAULT_ACCOUNT
+    region: str = DEFAULT_REGION
+    access_key_id: str = ""
+
+
+class Owned(Protocol):
+    """A key that an account has."""
+
+    @property
+    def account(self) -> str:
+        """12 digits."""
+        ...
+
+
+def caller_of(headers: Mapping[str, str], keys: Mapping[str, Owned]) -> Principal:
+    """Read a request's Authorization header (SigV4, or SigV4's form with another algorithm).
+
+    Args:
+        headers: the request's headers; names in any case if the mapping knows that.
+        keys: access key id -> whose it is.
+    """
+    match = _CREDENTIAL.search(headers.get("Authorization", ""))
+    if match is None:
+        return Principal()
+    owned = keys.get(match["key"])
+    return Principal(owned.account if owned else DEFAULT_ACCOUNT, match["region"], match["key"])
 
 
 class Authentication:
@@ -105,47 +147,3 @@ def _refusal(status: int, code: str, message: str, headers: dict[str, str]) -> w
         content_type="application/json",
         headers={**version, **headers},
     )
-
-
-# Credential=KEY/YYYYMMDD/REGION/SERVICE/aws4_request. The region becomes part of a path: nothing but these characters.
-_CREDENTIAL = re.compile(
-    r"Credential=(?P<key>[^/,\s]{1,256})/[0-9]{8}/(?P<region>[a-z0-9][a-z0-9-]{0,39})/[a-z0-9-]{1,40}/aws4_request"
-)
-
-
-class Owned(Protocol):
-    """A key that an account has."""
-
-    @property
-    def account(self) -> str:
-        """12 digits."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who asks.
-
-    Attributes:
-        account: 12 digits.
-        region: such as ``eu-west-1``.
-        access_key_id: empty if the request has no readable credential.
-    """
-
-    account: str = DEFAULT_ACCOUNT
-    region: str = DEFAULT_REGION
-    access_key_id: str = ""
-
-
-def caller_of(headers: Mapping[str, str], keys: Mapping[str, Owned]) -> Principal:
-    """Read a request's Authorization header (SigV4, or SigV4's form with another algorithm).
-
-    Args:
-        headers: the request's headers; names in any case if the mapping knows that.
-        keys: access key id -> whose it is.
-    """
-    match = _CREDENTIAL.search(headers.get("Authorization", ""))
-    if match is None:
-        return Principal()
-    owned = keys.get(match["key"])
-    return Principal(owned.account if owned else DEFAULT_ACCOUNT, match["region"], match["key"])

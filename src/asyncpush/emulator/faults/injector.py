@@ -1,4 +1,4 @@
-"""One fault configuration at work: what it has seen and done so far, and what it does to the next request."""
+"""Applies one fault configuration to requests: counts them, delays them, and refuses, cuts or alters their answers."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ Work = Callable[[], Awaitable[web.StreamResponse]]
 #: Makes the upload that a request names be gone.
 Expire = Callable[[Call], Awaitable[None]]
 
+#: On, and no time to linger: closing then resets the connection instead of ending it in order.
+_RESET = struct.pack("ii", 1, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class HitCount:
@@ -34,34 +37,6 @@ class HitCount:
 
     rule: str
     hit_counts: int
-
-
-class _Rule:
-    """A fault and its count."""
-
-    def __init__(self, fault: Fault, chance: random.Random) -> None:
-        self.fault = fault
-        self.hit_counts = 0
-        self._seen = 0
-        self._chance = chance
-
-    def selects(self, call: Call) -> bool:
-        fault = self.fault
-        return fault.selects(call.operation) and fnmatchcase(call.repository, fault.repository)
-
-    def count(self) -> bool:
-        """Count a request that it selects, and say whether its conditions hold."""
-        self._seen += 1
-        fault, number = self.fault, self._seen
-        return (
-            fault.nth in (None, number)
-            and number % (fault.every or 1) == 0
-            and number <= (fault.first or number)
-            and number > (fault.after or 0)
-            and (fault.limit is None or self.hit_counts < fault.limit)
-            # Drawn for each request that comes so far: the same seed then means the same requests.
-            and (fault.probability is None or self._chance.random() < fault.probability)
-        )
 
 
 class FaultInjector:
@@ -166,13 +141,37 @@ class FaultInjector:
         return [digest for digest in named if self._completed.get((call.repository, digest), since) > since]
 
 
+class _Rule:
+    """A fault and its count."""
+
+    def __init__(self, fault: Fault, chance: random.Random) -> None:
+        self.fault = fault
+        self.hit_counts = 0
+        self._seen = 0
+        self._chance = chance
+
+    def selects(self, call: Call) -> bool:
+        fault = self.fault
+        return fault.selects(call.operation) and fnmatchcase(call.repository, fault.repository)
+
+    def count(self) -> bool:
+        """Count a request that it selects, and say whether its conditions hold."""
+        self._seen += 1
+        fault, number = self.fault, self._seen
+        return (
+            fault.nth in (None, number)
+            and number % (fault.every or 1) == 0
+            and number <= (fault.first or number)
+            and number > (fault.after or 0)
+            and (fault.limit is None or self.hit_counts < fault.limit)
+            # Drawn for each request that comes so far: the same seed then means the same requests.
+            and (fault.probability is None or self._chance.random() < fault.probability)
+        )
+
+
 def _chance(fault_config: FaultConfig, purpose: object) -> random.Random:
     """Each purpose draws of its own: a rule more does not change what the others do."""
     return random.Random(None if fault_config.seed is None else f"{fault_config.seed}/{purpose}")  # noqa: S311 - no secret
-
-
-#: On, and no time to linger: closing then resets the connection instead of ending it in order.
-_RESET = struct.pack("ii", 1, 0)
 
 
 def refused(action: Action, call: Call, lost: list[str]) -> web.Response | None:

@@ -1,4 +1,4 @@
-"""The one place where faults meet requests: an aiohttp middleware over the JSON API and ``/v2/``."""
+"""Where faults meet requests: an aiohttp middleware over the JSON API and ``/v2/``, and ``/_emulator/faults``."""
 
 from __future__ import annotations
 

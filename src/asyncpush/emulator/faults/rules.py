@@ -1,4 +1,4 @@
-"""The nouns of fault injection: faults, throttles, and a whole configuration; each has a form of one line of text."""
+"""Fault rules, throttles and the whole fault configuration; each rule and throttle has a form of one line of text."""
 
 from __future__ import annotations
 
@@ -57,6 +57,17 @@ ACTIONS: Mapping[Action, ActionKind] = {
     "expired-token": ActionKind(),
     "access-denied": ActionKind(),
     "upload-expired": ActionKind(("UploadLayerPart", "CompleteLayerUpload", f"{V2}*-upload")),
+}
+
+#: What can stand between a rule's operation and its action, in the order in which it is written.
+CONDITIONS = ("nth", "every", "first", "after", "probability", "limit", "lag")
+
+#: What a rule's text can hold of a repository's name.
+_GLOB = re.compile(r"[^,:\s]+")
+
+_VALUES = {
+    "seconds": "write slow-reply=SECONDS",
+    "availability": "write availability=AVAILABLE or availability=UNAVAILABLE",
 }
 
 
@@ -142,16 +153,27 @@ class Fault:
         return self.action
 
 
-#: What a rule's text can hold of a repository's name.
-_GLOB = re.compile(r"[^,:\s]+")
+def _check_action(fault: Fault) -> None:
+    kind = ACTIONS.get(fault.action)
+    if kind is None:
+        raise UsageError(f"there is no action {fault.action!r}", hint=f"the actions are {', '.join(ACTIONS)}")
+    if not any(fault.selects(name) for name in NAMES):
+        raise UsageError(
+            f"{fault.action} is not for {fault.operation}", hint=f"it is for {' and '.join(kind.operations)}"
+        )
+    given = {"seconds": fault.seconds is not None, "availability": fault.available is not None}
+    for value, is_given in given.items():
+        if is_given != (kind.value == value):
+            raise UsageError(f"{fault.action} {'takes no such' if is_given else 'needs a'} value", hint=_VALUES[value])
+    if fault.lag is not None and fault.action != "layers-not-found":
+        raise UsageError("lag is for layers-not-found", hint="use first= or after= with other actions")
 
-_VALUES = {
-    "seconds": "write slow-reply=SECONDS",
-    "availability": "write availability=AVAILABLE or availability=UNAVAILABLE",
-}
 
-#: What can stand between a rule's operation and its action, in the order in which it is written.
-CONDITIONS = ("nth", "every", "first", "after", "probability", "limit", "lag")
+def _check_seconds(fault: Fault) -> None:
+    for name in ("lag", "seconds"):
+        value = getattr(fault, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UsageError(f"{name} is {value}", hint="give 0 seconds or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,33 +261,14 @@ def check_operation(glob: str) -> None:
         raise UsageError(f"there is no operation {glob!r}", hint=hint)
 
 
-def _check_action(fault: Fault) -> None:
-    kind = ACTIONS.get(fault.action)
-    if kind is None:
-        raise UsageError(f"there is no action {fault.action!r}", hint=f"the actions are {', '.join(ACTIONS)}")
-    if not any(fault.selects(name) for name in NAMES):
-        raise UsageError(
-            f"{fault.action} is not for {fault.operation}", hint=f"it is for {' and '.join(kind.operations)}"
-        )
-    given = {"seconds": fault.seconds is not None, "availability": fault.available is not None}
-    for value, is_given in given.items():
-        if is_given != (kind.value == value):
-            raise UsageError(f"{fault.action} {'takes no such' if is_given else 'needs a'} value", hint=_VALUES[value])
-    if fault.lag is not None and fault.action != "layers-not-found":
-        raise UsageError("lag is for layers-not-found", hint="use first= or after= with other actions")
-
-
-def _check_seconds(fault: Fault) -> None:
-    for name in ("lag", "seconds"):
-        value = getattr(fault, name)
-        if value is not None and not 0 <= value < math.inf:
-            raise UsageError(f"{name} is {value}", hint="give 0 seconds or more")
-
-
 _FORM = "write OPERATION[,repository=GLOB][:CONDITION=VALUE,...]:ACTION, such as PutImage:first=2:throttle"
+
 _OPERATION = re.compile(r"(?:v2:)?[^,:=]+")
+
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?")
+
 _AVAILABILITY = {"AVAILABLE": True, "UNAVAILABLE": False}
+
 _WHOLE = ("nth", "every", "first", "after", "limit")
 
 _THROTTLE = re.compile(r"(?P<operation>[^=]+)=(?P<rate>[^:]+)(?::(?P<burst>[0-9]{1,9}))?")

@@ -1,4 +1,4 @@
-"""What the catalog keeps of each thing, frozen: repositories, images, uploads, creation templates."""
+"""The nouns of the store: repositories, images, uploads and templates as the catalog keeps them; parsed manifests."""
 
 from __future__ import annotations
 
@@ -58,14 +58,6 @@ class RepositoryRecord(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class ImageRecord:
-    """A manifest that a repository holds, and when it came, in seconds since 1970."""
-
-    manifest: ParsedManifest
-    pushed_at: float
-
-
-@dataclass(frozen=True, slots=True)
 class UploadRecord:
     """What is known of an upload beside its bytes.
 
@@ -107,45 +99,12 @@ class TemplateRecord(msgspec.Struct, frozen=True):
     custom_role_arn: str | None = None
 
 
-_INDEX_TYPES = frozenset(
-    {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
-)
-_IMAGE_TYPES = frozenset(
-    {"application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"}
-)
-_FOREIGN = re.compile(r"\.(foreign|nondistributable)\.")
-
-
-class _Descriptor(msgspec.Struct, rename="camel"):
-    media_type: str
-    digest: str
-    size: int
-    urls: list[str] | None = None
-
-
-class _Document(msgspec.Struct, rename="camel"):
-    schema_version: int
-    media_type: str | None = None
-    config: _Descriptor | None = None
-    layers: list[_Descriptor] | None = None
-    manifests: list[_Descriptor] | None = None
-    artifact_type: str | None = None
-    subject: _Descriptor | None = None
-    annotations: dict[str, str] | None = None
-
-
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """A blob or manifest that a manifest names; the digest may be of any algorithm."""
+class ImageRecord:
+    """A manifest that a repository holds, and when it came, in seconds since 1970."""
 
-    media_type: str
-    digest: str
-    size: int
-
-    @property
-    def sha256(self) -> Digest | None:
-        """The digest, where it is one that ECR computes."""
-        return sha256_digest(self.digest)
+    manifest: ParsedManifest
+    pushed_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +141,55 @@ class ParsedManifest:
         return {blob.sha256: blob.media_type for blob in (*self.blobs, *self.foreign) if blob.sha256}
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A blob or manifest that a manifest names; the digest may be of any algorithm."""
+
+    media_type: str
+    digest: str
+    size: int
+
+    @property
+    def sha256(self) -> Digest | None:
+        """The digest, where it is one that ECR computes."""
+        return sha256_digest(self.digest)
+
+
 def sha256_digest(text: str) -> Digest | None:
     """Read a digest that may be of another algorithm, or none at all; nothing is ever kept under those."""
     try:
         return Digest.parse(text)
     except ValueError:
         return None
+
+
+_INDEX_TYPES = frozenset(
+    {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
+)
+
+_IMAGE_TYPES = frozenset(
+    {"application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"}
+)
+
+_FOREIGN = re.compile(r"\.(foreign|nondistributable)\.")
+
+
+class _Descriptor(msgspec.Struct, rename="camel"):
+    media_type: str
+    digest: str
+    size: int
+    urls: list[str] | None = None
+
+
+class _Document(msgspec.Struct, rename="camel"):
+    schema_version: int
+    media_type: str | None = None
+    config: _Descriptor | None = None
+    layers: list[_Descriptor] | None = None
+    manifests: list[_Descriptor] | None = None
+    artifact_type: str | None = None
+    subject: _Descriptor | None = None
+    annotations: dict[str, str] | None = None
 
 
 def read_manifest(raw: bytes, media_type: str | None) -> ParsedManifest:

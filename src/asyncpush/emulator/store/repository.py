@@ -87,7 +87,7 @@ class RepositoryState:
         return self.layout.blob_path(digest)
 
     def is_discarded(self, digest: Digest) -> bool:
-        """Whether a layer that is held has no bytes (``discarding.py``); blocks."""
+        """Whether a layer that is held has no bytes, where the directory discards them; blocks."""
         return self.layout.is_shell(digest)
 
     def read_manifest(self, image: ImageRecord) -> bytes:

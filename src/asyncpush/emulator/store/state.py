@@ -1,4 +1,8 @@
-"""All that the emulator holds: repositories by registry, uploads, account settings; opened, found, created, deleted."""
+"""What the emulator holds, in memory: repositories by registry, uploads, account settings.
+
+Changes reach the disk before they are visible here, and are carried to their end (``BackgroundTasks``) even when the
+client disconnects or the emulator closes.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +33,16 @@ from asyncpush.emulator.store.uploads import StagedUpload
 from asyncpush.errors import UsageError
 
 T = TypeVar("T")
+
 Ts = TypeVarTuple("Ts")
 
 #: Threads of the emulator's own, so that it never starves a client in its process, nor is starved by it.
 _THREADS = 16
+
+#: A template's prefix for all repositories that no other template is for.
+ROOT: Final = "ROOT"
+
+CREATE_ON_PUSH: Final = "CREATE_ON_PUSH"
 
 
 class DamagedDataError(UsageError):
@@ -283,12 +293,6 @@ def _from_template(template: TemplateRecord, name: str) -> RepositoryRecord:
         policy=template.policy,
         lifecycle_policy=template.lifecycle_policy,
     )
-
-
-#: A template's prefix for all repositories that no other template is for.
-ROOT: Final = "ROOT"
-
-CREATE_ON_PUSH: Final = "CREATE_ON_PUSH"
 
 
 class AccountSettings:

@@ -1,4 +1,4 @@
-"""Blobs that are there: given whole or by range, and mounted from one repository into another."""
+"""Blobs through ``/v2/``: pulled whole or by range, mounted, and pushed in uploads."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ from asyncpush.emulator.store.state import BackgroundTask, BackgroundTasks, Stor
 from asyncpush.emulator.store.uploads import StagedUpload, check_parts
 from asyncpush.emulator.v2.answers import VERSION, V2Error, digest_invalid, empty
 from asyncpush.model import Digest
+
+_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/.*)?")
+
+#: Bytes worked on at once: enough to pay for a hop to a thread and an entry in the catalog.
+_BLOCK = 2 * 1024 * 1024
+
+#: Blocks that are kept for the next body: two each for as many uploads as threads can serve.
+_KEPT = 16
+
+#: Seconds without a byte after which a client counts as gone.
+_BODY_TIMEOUT = 60.0
 
 
 class Blobs:
@@ -60,9 +71,6 @@ def created(repository: RepositoryState, digest: Digest) -> web.Response:
     """The answer once a blob is in a repository."""
     location = f"/v2/{repository.name}/blobs/{digest}"
     return empty(201, {"Location": location, "Docker-Content-Digest": str(digest)})
-
-
-_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/.*)?")
 
 
 class Uploads:
@@ -259,15 +267,6 @@ class Intake:
     def _size_invalid(self, end: int) -> V2Error:
         return V2Error(400, "SIZE_INVALID", f"{self._length} bytes were announced, and {end - self._first} came")
 
-
-#: Bytes worked on at once: enough to pay for a hop to a thread and an entry in the catalog.
-_BLOCK = 2 * 1024 * 1024
-
-#: Blocks that are kept for the next body: two each for as many uploads as threads can serve.
-_KEPT = 16
-
-#: Seconds without a byte after which a client counts as gone.
-_BODY_TIMEOUT = 60.0
 
 #: Does the work on bytes that follow those of the last call.
 Keep = Callable[[memoryview], Awaitable[None]]
