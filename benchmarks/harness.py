@@ -18,6 +18,8 @@ from typing import Any
 from endpoints import Endpoint, layer_bytes
 from rich.console import Console
 
+from asyncpush.bench.figures import Spread
+
 HERE = Path(__file__).parent
 
 #: Seconds after which a contender hangs, as far as anybody is willing to wait.
@@ -116,9 +118,13 @@ class Results:
         """One figure of a contender, by round."""
         return [figure(sample) for sample in self.of(name)]
 
+    def spread(self, name: str, figure: Callable[[Sample], float]) -> Spread:
+        """Its median, least and largest value."""
+        return Spread.of(self.values(name, figure))
+
     def median(self, name: str, figure: Callable[[Sample], float]) -> float:
         """Its median."""
-        return median(self.values(name, figure))
+        return self.spread(name, figure).median
 
     def ratio(self, name: str, other: str, figure: Callable[[Sample], float]) -> float:
         """The median over the rounds of *name*'s figure divided by *other*'s of the same round."""

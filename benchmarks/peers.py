@@ -34,10 +34,22 @@ from endpoints import (
     make_certificate,
     refuses_v2_pushes,
 )
-from figures import CPU, CPU_PER_GIB, ENDPOINT_CPU, PEAK, REQUESTS, SECONDS
 from harness import HERE, Contender, ContenderError, Launch, Results, measure, probe, progress
-from report import bars, compare, options, rounds, save, scratch
-from sizes import parse_size
+from report import (
+    CPU,
+    CPU_PER_GIB,
+    ENDPOINT_CPU,
+    PEAK,
+    REQUESTS,
+    SECONDS,
+    bars,
+    compare,
+    options,
+    parse_size,
+    rounds,
+    save,
+    scratch,
+)
 
 Start = Callable[[Path, Certificate | None], AbstractContextManager[Endpoint]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Self
@@ -28,6 +28,10 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Self:
         """Of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
+
+    def show(self, number: Callable[[float], str]) -> str:
+        """Write the median, and the least and the largest value in parentheses, each as *number* does."""
+        return f"{number(self.median)} ({number(self.least)}-{number(self.largest)})"
 
     def overlaps(self, other: Spread) -> bool:
         """Whether rounds of both lie in each other's way, so that neither can be called the larger."""
