@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from asyncpush.journal import FinishedImage, HeldLayer, KnownImage, SqliteJournal, open_journal
 from asyncpush.model import Descriptor, Digest, OpenUpload, Upload
-from support.journals import APP, HOST, OTHER, digest, layer, manifest
+from support.journals import APP, HOST, OTHER, digest, held_layers, layer, manifest
 
 WORDS = ("a", "b", "c")
 REPOSITORIES = (APP, OTHER)
@@ -176,11 +176,11 @@ class JournalMachine(RuleBasedStateMachine):
                 (repository, word): await self.journal.open_upload(repository, word)
                 for repository, word in itertools.product(REPOSITORIES, WORDS)
             }
-            held = [each async for each in self.journal.layers(HOST)]
             completed = {repository: await self.journal.completed(repository) for repository in REPOSITORIES}
-            return found, held, completed, await self.journal.holders(HOST, [digest(word) for word in WORDS])
+            return found, completed, await self.journal.holders(HOST, [digest(word) for word in WORDS])
 
-        found, held, completed, holders = self.portal.call(look)
+        found, completed, holders = self.portal.call(look)
+        held = held_layers(self.path)
         assert {key: upload for key, upload in found.items() if upload} == self.uploads
         expected = {HeldLayer(where, digest(word), referenced) for (where, word), referenced in self.layers.items()}
         assert len(held) == len(expected)

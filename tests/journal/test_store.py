@@ -13,7 +13,7 @@ from asyncpush.errors import UsageError
 from asyncpush.journal import FinishedImage, HeldLayer, KnownImage, open_journal
 from asyncpush.model import OpenUpload, Upload
 from asyncpush.protocols import Journal
-from support.journals import APP, ELSEWHERE, HOST, OTHER, UPLOAD, digest, layer, manifest
+from support.journals import APP, ELSEWHERE, HOST, OTHER, UPLOAD, digest, held_layers, layer, manifest
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ async def test_an_image_refers_to_its_layers_also_to_those_that_were_there_befor
 
     async with open_journal(path) as journal:
         words = {digest(word): word for word in ("a", "config", "there before", "unreferenced", "windows")}
-        held = [(each.repository, words[each.digest], each.referenced) async for each in journal.layers(HOST)]
+        held = [(each.repository, words[each.digest], each.referenced) for each in held_layers(path)]
         assert sorted(held) == [
             (APP, "a", True),
             (APP, "config", True),
@@ -168,14 +168,13 @@ async def test_a_foreign_layer_is_referenced_where_it_was_pushed(path: Path) -> 
         assert await journal.holders(HOST, [digest("windows")]) == (HeldLayer(APP, digest("windows"), True),)
 
 
-async def test_many_layers_are_read_a_page_at_a_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyncpush.journal.store.PAGE_SIZE", 7)
+async def test_holders_are_asked_for_in_several_statements(path: Path) -> None:
     words = [str(number) for number in range(20)]
     async with open_journal(path) as journal, anyio.create_task_group() as tg:
         for word in words:
             tg.start_soon(journal.layer_completed, APP, str(digest(word)), layer(word))
     async with open_journal(path) as journal:
-        found = [each.digest async for each in journal.layers(HOST)]
+        found = [each.digest for each in held_layers(path)]
 
         assert sorted(found) == sorted(map(digest, words))
         assert len(await journal.holders(HOST, found * 100)) == 20 * 3  # asked for in three statements

@@ -1,9 +1,13 @@
-"""Small values that the journal's tests tell it: repositories, layers, manifests."""
+"""Values for the tests of the journal: repositories, layers, manifests; and what its file says of layers."""
 
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
+from asyncpush.journal import HeldLayer
 from asyncpush.manifest import OCI_CONFIG, OCI_MANIFEST, Manifest, parse_manifest
 from asyncpush.model import Descriptor, Digest, Upload
 
@@ -37,3 +41,14 @@ def manifest(config: str, *layers: str, foreign: str | None = None) -> Manifest:
         "layers": entries,
     }
     return parse_manifest(json.dumps(document).encode())
+
+
+def held_layers(path: Path, registry: str = HOST) -> list[HeldLayer]:
+    """All layers of all repositories of a registry, read from a journal's file."""
+    query = (
+        "SELECT address, digest, referenced FROM layer JOIN repository ON key = repository WHERE address GLOB ?"
+        " ORDER BY address, digest"
+    )
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute(query, (f"{registry}/*",)).fetchall()
+    return [HeldLayer(address, Digest(column.hex()), bool(referenced)) for address, column, referenced in rows]

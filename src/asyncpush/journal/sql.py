@@ -313,26 +313,6 @@ def _asked(digests: Collection[Digest]) -> Iterator[tuple[list[bytes], str]]:
         yield some, ", ".join("?" * len(some))
 
 
-def repositories(connection: sqlite3.Connection, registry: str) -> list[tuple[int, str]]:
-    """The keys and addresses of a registry's repositories."""
-    beginning = f"{registry.rstrip('/')}/"
-    return connection.execute(
-        "SELECT key, address FROM repository WHERE substr(address, 1, ?) = ? ORDER BY address",
-        (len(beginning), beginning),
-    ).fetchall()
-
-
-def held(
-    connection: sqlite3.Connection, key: int, address: str, after: Digest | None, limit: int
-) -> tuple[HeldLayer, ...]:
-    """Some of one repository's layers, in the order of their digests: those that come *after* one."""
-    rows = connection.execute(
-        "SELECT digest, referenced FROM layer WHERE repository = ? AND digest > ? ORDER BY digest LIMIT ?",
-        (key, packed(after) if after else b"", limit),
-    )
-    return tuple(HeldLayer(address, unpacked(digest), bool(referenced)) for digest, referenced in rows)
-
-
 def holders(connection: sqlite3.Connection, registry: str, digests: Collection[Digest]) -> tuple[HeldLayer, ...]:
     """Who holds some of *digests* in a registry."""
     beginning, found = f"{registry.rstrip('/')}/", list[HeldLayer]()

@@ -35,9 +35,6 @@ from asyncpush.redaction import shown
 #: upload; one that has expired costs one refused request.
 UPLOAD_LIFETIME = 24 * 60 * 60
 
-#: Layers that are read from the file at once.
-PAGE_SIZE = 10_000
-
 _NONE: Mapping[str, KnownImage] = MappingProxyType({})
 
 
@@ -175,17 +172,6 @@ class SqliteJournal:
     async def holders(self, registry: str, digests: Collection[Digest]) -> tuple[HeldLayer, ...]:
         """Which repositories of *registry* hold which of *digests*, by digest and address."""
         return await self._commits.do(partial(sql.holders, registry=registry, digests=digests))
-
-    async def layers(self, registry: str) -> AsyncIterator[HeldLayer]:
-        """All layers of all repositories of *registry*, a repository after the other; read a page at a time."""
-        for key, address in await self._commits.do(partial(sql.repositories, registry=registry)):
-            after: Digest | None = None
-            while page := await self._commits.do(
-                partial(sql.held, key=key, address=address, after=after, limit=PAGE_SIZE)
-            ):
-                for layer in page:
-                    yield layer
-                after = page[-1].digest
 
     # Uploads, layers and manifests, as the engine has them acknowledged
 
