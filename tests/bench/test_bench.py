@@ -343,9 +343,10 @@ async def test_after_a_failure_nothing_is_left_and_what_was_measured_is_told(emu
 
 
 @pytest.mark.parametrize(("operation", "deleted"), [("CreateRepository", 0), ("InitiateLayerUpload", 1)])
-async def test_a_failure_before_any_figures_is_one_line_and_what_was_created_is_deleted(
+async def test_a_failure_before_any_figures_is_one_line_and_cleans_up(
     emulator: Emulator, operation: str, deleted: int
 ) -> None:
+    """A failure before any figures is one line, and what the sweep created is deleted."""
     async with relay_to(emulator.endpoint_url) as relay:
         relay.plan(operation, *[refused("AccessDeniedException")] * 2)
         ran = await to_thread.run_sync(apart, relay.url, *small("-q"))
@@ -356,9 +357,10 @@ async def test_a_failure_before_any_figures_is_one_line_and_what_was_created_is_
     assert await to_thread.run_sync(left, emulator.endpoint_url) == []
 
 
-async def test_a_repository_that_cannot_be_deleted_is_named_with_the_command_that_removes_it(
+async def test_a_repository_that_cannot_be_deleted_is_named_with_a_command(
     emulator: Emulator,
 ) -> None:
+    """The error names the repository that stays behind, and the command that removes it."""
     async with relay_to(emulator.endpoint_url) as relay:
         relay.plan("DeleteRepository", refused("AccessDeniedException", "You may not."))
         ran = await to_thread.run_sync(apart, relay.url, *small("-q"))

@@ -393,7 +393,8 @@ def test_an_emulator_is_not(url: str) -> None:
     assert not is_aws(url)
 
 
-async def test_a_connection_keeps_to_the_quotas_of_its_service_unless_it_goes_elsewhere() -> None:
+async def test_a_connection_keeps_to_the_quotas_of_its_service() -> None:
+    """A connection keeps to its service's quotas, unless it has another endpoint."""
     keys = AwsConfiguration(region=REGION, access_key_id="test", secret_access_key="test")
     public = RegistryName("ecr-public", "alias", "us-east-1", host="public.ecr.aws")
     found = []

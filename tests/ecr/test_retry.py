@@ -118,7 +118,9 @@ def test_a_request_that_is_never_answered_ends_though_others_are() -> None:
     in_jumping_time(main)
 
 
-def test_a_rate_that_lets_requests_pass_during_an_outage_sends_none_of_them() -> None:
+def test_a_rate_sends_no_requests_during_an_outage() -> None:
+    """A rate that lets requests pass during an outage sends none of them."""
+
     async def main(time: Time) -> None:
         host = HostBackoff(clock=time)
         retries = RetryingSender(

@@ -185,9 +185,8 @@ async def test_a_line_that_becomes_wide_again_is_used() -> None:
     assert line.now < 300
 
 
-async def test_a_part_that_has_outlived_its_signature_is_signed_and_sent_once_more(
-    line: Crossing, tmp_path: Path
-) -> None:
+async def test_a_part_with_an_expired_signature_is_signed_and_sent_again(line: Crossing, tmp_path: Path) -> None:
+    """A part that has outlived its signature is signed and sent once more."""
     line.rate = 800_000
     async with (
         asyncpush.connect(aws=aws(line.url), settings=SETTINGS) as registry,

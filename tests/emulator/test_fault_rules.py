@@ -286,7 +286,8 @@ def test_a_throttle_comes_before_the_quotas() -> None:
         ("v2:PUT-manifest", "PutImage"),
     ],
 )
-def test_a_push_through_v2_takes_from_the_quota_of_the_operation_that_it_stands_for(door: str, operation: str) -> None:
+def test_a_push_through_v2_is_metered_as_the_operation_of_ecr(door: str, operation: str) -> None:
+    """A push through `/v2/` takes from the quota of the operation that it stands for."""
     private = "AmazonEC2ContainerRegistry_V20150921"
     buckets = Throttles(FaultConfig(quotas="aws"), clock=lambda: 0.0)
     quota = AWS_QUOTAS[private][operation]

@@ -52,7 +52,8 @@ async def test_accounts_and_regions_have_repositories_of_their_own(several: Emul
         assert (tmp_path / "ecr/repositories/ecr" / account / region / "app/_layout/index.json").is_file()
 
 
-async def test_a_registry_id_leads_to_another_accounts_repositories_of_the_same_region(several: Emulator) -> None:
+async def test_a_registry_id_leads_to_another_account_in_the_same_region(several: Emulator) -> None:
+    """A registry id leads to another account's repositories of the same region."""
     one = Ecr(several.endpoint_url, keys=("AKIAONE", "test", None))
     two = Ecr(several.endpoint_url, keys=("AKIATWO", "test", None))
     await one.call("create_repository", repositoryName="app")
@@ -116,7 +117,8 @@ async def test_a_pull_finds_what_its_host_names_or_else_what_has_the_name(severa
             assert response.status == 404
 
 
-async def test_a_request_without_a_signature_is_the_default_accounts_in_the_default_region(tmp_path: Path) -> None:
+async def test_an_unsigned_request_is_the_default_accounts(tmp_path: Path) -> None:
+    """A request without a signature is the default account's in the default region."""
     async with Emulator(tmp_path, fsync=False, verify_signatures=False, credentials=KEYS.values()) as emulator:
         await Ecr(emulator.endpoint_url).call("create_repository", repositoryName="app")
         await Ecr(emulator.endpoint_url, keys=("AKIAONE", "any", None)).call("create_repository", repositoryName="one")

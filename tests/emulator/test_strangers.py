@@ -32,7 +32,8 @@ async def test_a_request_without_credentials_is_refused_before_its_body_comes(em
     assert [(record.operation, record.status) for record in emulator.requests] == [("UploadLayerPart", 400)]
 
 
-async def test_bodies_that_are_announced_and_do_not_come_take_no_memory_and_no_turn(tmp_path: Path) -> None:
+async def test_announced_bodies_that_do_not_come_take_no_memory(tmp_path: Path) -> None:
+    """Bodies that are announced and do not come take no memory and no turn."""
     async with AsyncExitStack() as stack:
         url, process = stack.enter_context(served(tmp_path / "data"))
         ecr = Ecr(url)

@@ -238,9 +238,8 @@ async def test_one_layer_pushed_through_both_doors_at_once_is_there_once(door: D
     assert list((tmp_path / "ecr/uploads").iterdir()) == []
 
 
-async def test_what_asyncpush_pushed_is_pulled_and_what_v2_pushed_is_asked_for_by_the_api(
-    emulator: Emulator, door: Door, ecr: Ecr
-) -> None:
+async def test_both_doors_give_what_the_other_one_took(emulator: Emulator, door: Door, ecr: Ecr) -> None:
+    """What asyncpush pushed is pulled through `/v2/`, and what was pushed there is found by the JSON API."""
     await door.push(CONFIG, LAYER)
     assert await door.put(MANIFEST, "v1") == (201, [])
     assert await ecr.available(NAME, DIGEST) == {DIGEST}

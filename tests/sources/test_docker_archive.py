@@ -31,7 +31,8 @@ from support.images import (
 )
 
 
-async def test_each_tag_of_a_docker_archive_is_an_image_and_so_is_an_untagged_one(tmp_path):
+async def test_each_tag_of_a_docker_archive_is_an_image(tmp_path):
+    """Each tag of a docker-archive is an image, and so is an untagged entry."""
     tags = ["docker.io/library/app:1.0", "registry.example.com:5000/org/app:2"]
     path = saved(tmp_path / "a.tar", DockerSave().image(A, tags=tags).image(B, tags=None).archive())
 
@@ -104,7 +105,8 @@ async def built(root, datas):
     return root.build(root.config.descriptor, described)
 
 
-async def test_layers_that_lie_compressed_in_a_docker_archive_are_pushed_as_they_are(tmp_path):
+async def test_compressed_layers_of_a_docker_archive_are_pushed_unchanged(tmp_path):
+    """Compressed layers of a docker-archive are pushed unchanged."""
     stored = [gzip.compress(A), zstd.compress(B), C]
     path = saved(tmp_path / "a.tar", DockerSave().image(A, B, C, tags=["a:1"], stored=stored).archive())
     async with open_source(str(path), SETTINGS) as source:
@@ -119,7 +121,8 @@ async def test_layers_that_lie_compressed_in_a_docker_archive_are_pushed_as_they
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
-async def test_layers_that_no_image_may_hold_are_pushed_as_if_they_lay_uncompressed(tmp_path, compression):
+async def test_layers_in_a_foreign_compression_are_compressed_again(tmp_path, compression):
+    """Layers in a compression that no image may have are pushed as if they were uncompressed."""
     settings = Settings(compression=compression)
     plain = saved(tmp_path / "plain.tar", DockerSave().image(A, B, C, tags=["a:1"]).archive())
     stored = [lzma.compress(A), bz2.compress(B), C]
@@ -144,7 +147,8 @@ async def test_a_layer_that_no_image_may_hold_is_checked_against_its_diff_id(tmp
             await read(layer)
 
 
-async def test_an_archive_of_both_kinds_is_taken_as_the_one_that_sends_compressed_layers(tmp_path):
+async def test_an_archive_of_both_kinds_is_read_as_the_compressed_one(tmp_path):
+    """An archive that is of both kinds is read as the one with compressed layers."""
     raw = saved(tmp_path / "raw.tar", hybrid(A, B, name="app:1.0", packed=False))
     packed = saved(tmp_path / "packed.tar", hybrid(A, B, name="app:1.0", packed=True))
     none = Settings(compression="none")

@@ -50,7 +50,8 @@ async def test_an_archive_on_a_redirected_file_or_in_memory_is_read_too(tmp_path
             assert (image.source, image.repository, image.tag) == ("oci-archive:-:1.0", None, "1.0")
 
 
-async def test_several_images_must_be_chosen_from_and_the_choices_are_written_out(tmp_path):
+async def test_several_images_must_be_chosen_from_and_the_choices_listed(tmp_path):
+    """Of several images one must be chosen; the error lists the choices."""
     layout = Layout()
     layout.tag(layout.image(A), "1.0").tag(layout.image(B), "2.0").tag(layout.image(C)).write(tmp_path)
 
@@ -153,7 +154,8 @@ async def test_a_file_that_is_missing_empty_or_special_is_no_layer(tmp_path):
             await file_blob(tmp_path / name, LAYER)
 
 
-async def test_a_file_that_shrinks_while_it_is_read_is_an_error_and_not_a_shorter_layer(tmp_path):
+async def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
+    """A file that shrinks while it is read is an error, not a shorter layer."""
     path = saved(tmp_path / "layer", A)
     blob = await file_blob(path, LAYER)
     path.write_bytes(A[:-10])
