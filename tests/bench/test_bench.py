@@ -308,14 +308,14 @@ def test_a_plan_takes_every_combination_once_a_round(
         rounds=rounds,
         max_memory=256 * MiB,
     )
-    turns = list(plan.turns())
+    trials = list(plan.trials())
 
     count = len(set(layers)) * len(set(sizes)) * 2
     assert len(plan.combinations) == len(set(plan.combinations)) == count
-    assert [turn.round for turn in turns[::count]] == [0] * warm_up + list(range(1, rounds + 1))
-    for first in range(0, len(turns), count):
-        assert tuple(turn.combination for turn in turns[first : first + count]) == plan.combinations
-    assert plan.total == sum(turn.combination.total for turn in turns)
+    assert [trial.round for trial in trials[::count]] == [0] * warm_up + list(range(1, rounds + 1))
+    for first in range(0, len(trials), count):
+        assert tuple(trial.combination for trial in trials[first : first + count]) == plan.combinations
+    assert plan.total == sum(trial.combination.total for trial in trials)
 
 
 @given(st.integers(0, 2**45))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.emulator import Emulator, KnownCredentials, Quirks
-from asyncpush.emulator.auth.authentication import Principal, caller_of
+from asyncpush.emulator.auth.authentication import Principal, read_principal
 from asyncpush.emulator.registry import RegistryId
 from asyncpush.errors import UsageError
 from support.aws import token
@@ -129,13 +129,13 @@ async def test_an_unsigned_request_is_the_default_accounts(tmp_path: Path) -> No
 
 @given(st.text())
 def test_a_header_that_is_no_signature_is_nobodys(text: str) -> None:
-    assert caller_of({"Authorization": text}, KEYS) == Principal()
+    assert read_principal({"Authorization": text}, KEYS) == Principal()
 
 
 @given(st.from_regex(r"[A-Za-z0-9._/-]{1,50}", fullmatch=True))
 def test_whatever_region_is_claimed_is_one_component_of_a_path(region: str) -> None:
     scope = f"AWS4-HMAC-SHA256 Credential=AKIAONE/20260101/{region}/ecr/aws4_request, SignedHeaders=host, Signature=0"
-    caller = caller_of({"Authorization": scope}, KEYS)
+    caller = read_principal({"Authorization": scope}, KEYS)
     assert len(RegistryId("ecr", caller.account, caller.region).path.parts) == 3
     assert ".." not in caller.region
     assert caller.account in ("111111111111", "000000000000")

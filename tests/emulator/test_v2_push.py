@@ -399,7 +399,7 @@ async def test_faults_reach_pushes_through_v2_too(emulator: Emulator, door: Door
     )
     assert [(await door.ask("PATCH", location, LAYER))[0] for _ in range(3)] == [500, 202, 404]
     assert [(await door.put(MANIFEST, "v1"))[1] for _ in range(2)] == [["MANIFEST_BLOB_UNKNOWN"], ["TOOMANYREQUESTS"]]
-    assert [hit_counts.hit_counts for hit_counts in emulator.hit_counts] == [1, 1, 1]
+    assert [hit.count for hit in emulator.hit_counts] == [1, 1, 1]
 
 
 async def test_pushes_are_remembered_with_method_and_path(emulator: Emulator, door: Door) -> None:

@@ -85,8 +85,8 @@ def summarise(samples: Iterable[Sample]) -> list[Medians]:
     """One summary for each combination that has a counted round, in the order of their first ones."""
     by_combination: dict[Combination, list[Sample]] = {}
     for sample in samples:
-        if sample.turn.round:
-            by_combination.setdefault(sample.turn.combination, []).append(sample)
+        if sample.trial.round:
+            by_combination.setdefault(sample.trial.combination, []).append(sample)
     return [_summary(combination, counted) for combination, counted in by_combination.items()]
 
 

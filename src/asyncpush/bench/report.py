@@ -32,18 +32,18 @@ _DIGITS = 6
 
 def document(outcome: Outcome) -> Json:
     """All that there is to tell. Sizes are bytes, times seconds."""
-    plan, place = outcome.plan, outcome.place
+    plan, endpoint = outcome.plan, outcome.endpoint
     return {
         "version": _VERSION,
         "made": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "machine": machine(),
         "versions": versions(_PACKAGES),
         "endpoint": {
-            "url": place.url,
-            "service": place.service,
-            "registryId": place.registry_id,
-            "region": place.region,
-            "emulator": place.local,
+            "url": endpoint.url,
+            "service": endpoint.service,
+            "registryId": endpoint.registry_id,
+            "region": endpoint.region,
+            "emulator": endpoint.local,
         },
         "plan": {"warmUp": plan.warm_up, "rounds": plan.rounds, "maxMemory": plan.max_memory, "bytes": plan.total},
         "combinations": _combinations(outcome.samples),
@@ -100,9 +100,9 @@ def _combinations(samples: Iterable[Sample]) -> list[Json]:
 
 def _round(sample: Sample) -> Json:
     return {
-        "round": sample.turn.round,
-        **_members(sample.turn.combination),
-        "bytes": sample.turn.combination.total,
+        "round": sample.trial.round,
+        **_members(sample.trial.combination),
+        "bytes": sample.trial.combination.total,
         "seconds": round(sample.seconds, _DIGITS),
         "bytesPerSecond": round(sample.rate, _DIGITS),
         "cpuSeconds": round(sample.cpu, _DIGITS),

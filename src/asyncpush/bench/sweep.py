@@ -16,7 +16,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 
 from asyncpush.api import connect
-from asyncpush.bench.target import BenchTarget, TrialRepository, own_repository
+from asyncpush.bench.target import BenchEndpoint, BenchTarget, own_repository
 from asyncpush.bench.trials import Trial, TrialPlan
 from asyncpush.connection import Registry, engine_of
 from asyncpush.engine.layer import push_layer
@@ -46,20 +46,20 @@ class Outcome:
 
     Attributes:
         plan: what was to be pushed.
-        place: where to.
+        endpoint: where to.
         samples: the counted pushes, in order.
         failure: why it ended early, in one line; None if it did not.
     """
 
     plan: TrialPlan
-    place: TrialRepository
+    endpoint: BenchEndpoint
     samples: tuple[Sample, ...]
     failure: str | None
 
     @property
     def heading(self) -> str:
         """What measured, on what, and against what."""
-        return f"asyncpush {version('asyncpush')}, {os.cpu_count()} CPUs, to {self.place}"
+        return f"asyncpush {version('asyncpush')}, {os.cpu_count()} CPUs, to {self.endpoint}"
 
 
 class Sweep:
@@ -77,7 +77,7 @@ class Sweep:
         self, plan: TrialPlan, target: BenchTarget, home: Registry, *, emit: Emit, say: Callable[[str], None]
     ) -> None:
         self._samples: list[Sample] = []
-        self._turn: Trial | None = None
+        self._trial: Trial | None = None
         self._plan = plan
         self._target = target
         self._home = home
@@ -98,20 +98,20 @@ class Sweep:
         except AsyncpushError as error:
             if not self._samples:
                 raise
-            failure = f"{self._turn}: {error}"
-        return Outcome(self._plan, TrialRepository.of(self._target, self._home), tuple(self._samples), failure)
+            failure = f"{self._trial}: {error}"
+        return Outcome(self._plan, BenchEndpoint.of(self._target, self._home), tuple(self._samples), failure)
 
     async def _run(self) -> None:
         await self._knock()
-        turns = [(f"{self._prefix}/{number}", turn) for number, turn in enumerate(self._plan.turns(), 1)]
-        for name, turn in turns:
-            self._emit(ImagePlanned(name, turn.combination.layers, turn.combination.total, 0, 0))
-        for name, turn in turns:
-            if self._turn is None or turn.round != self._turn.round:
-                self._emit(Notice(f"round {turn.round} of {self._plan.rounds}" if turn.round else "warming up"))
-            self._turn = turn
-            sample = await self._push(name, turn)
-            if turn.round:
+        trials = [(f"{self._prefix}/{number}", trial) for number, trial in enumerate(self._plan.trials(), 1)]
+        for name, trial in trials:
+            self._emit(ImagePlanned(name, trial.combination.layers, trial.combination.total, 0, 0))
+        for name, trial in trials:
+            if self._trial is None or trial.round != self._trial.round:
+                self._emit(Notice(f"round {trial.round} of {self._plan.rounds}" if trial.round else "warming up"))
+            self._trial = trial
+            sample = await self._push(name, trial)
+            if trial.round:
                 self._samples.append(sample)
 
     async def _knock(self) -> None:
@@ -121,16 +121,16 @@ class Sweep:
         except RepositoryNotFoundError:
             return
 
-    async def _push(self, name: str, turn: Trial) -> Sample:
-        layers = await self._maker.make(turn.combination.layers, turn.combination.size)
+    async def _push(self, name: str, trial: Trial) -> Sample:
+        layers = await self._maker.make(trial.combination.layers, trial.combination.size)
         recorder = Recorder(self._emit)
-        settings = self._plan.settings(turn.combination)
+        settings = self._plan.settings(trial.combination)
         # A repository of its own each time: the endpoint never holds more than one push.
         async with (
             own_repository(self._home, self._target, name, self._say),
             connect(self._target.registry, aws=self._target.aws, settings=settings, emit=recorder) as registry,
         ):
-            return await measure(turn, registry, registry.repository(name), layers, recorder)
+            return await measure(trial, registry, registry.repository(name), layers, recorder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +138,14 @@ class Sample:
     """What one push took.
 
     Attributes:
-        turn: which push it was.
+        trial: which push it was.
         seconds: from the first layer's start to the last one's end.
         cpu: processor seconds of this process meanwhile, of all its threads, user and system.
         requests: every request that ended meanwhile.
         retried: requests that were sent again.
     """
 
-    turn: Trial
+    trial: Trial
     seconds: float
     cpu: float
     requests: tuple[RequestDone, ...]
@@ -154,12 +154,12 @@ class Sample:
     @property
     def rate(self) -> float:
         """Bytes of layers a second; over the wire go a third more."""
-        return self.turn.combination.total / self.seconds
+        return self.trial.combination.total / self.seconds
 
     @property
     def cpu_per_gib(self) -> float:
         """Processor seconds for each GiB of layers."""
-        return self.cpu * GiB / self.turn.combination.total
+        return self.cpu * GiB / self.trial.combination.total
 
     @property
     def throttled(self) -> int:
@@ -201,12 +201,12 @@ class Recorder:
 
 
 async def measure(
-    turn: Trial, registry: Registry, repository: Repository, layers: Sequence[ContentBlob], recorder: Recorder
+    trial: Trial, registry: Registry, repository: Repository, layers: Sequence[ContentBlob], recorder: Recorder
 ) -> Sample:
     """Push *layers* and say what it took.
 
     Args:
-        turn: which push it is.
+        trial: which push it is.
         registry: a connection of its own, so that each push opens its connections as any other does.
         repository: where they go, over that connection.
         layers: what is pushed; hashed already, as an image's are.
@@ -225,7 +225,7 @@ async def measure(
             for layer in layers:
                 tg.start_soon(push_layer, repository, layer, context)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    return Sample(turn, seconds, cpu, tuple(recorder.requests), recorder.retried)
+    return Sample(trial, seconds, cpu, tuple(recorder.requests), recorder.retried)
 
 
 class LayerMaker:

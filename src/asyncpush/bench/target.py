@@ -41,7 +41,7 @@ class BenchTarget:
 
 
 @dataclass(frozen=True, slots=True)
-class TrialRepository:
+class BenchEndpoint:
     """What is told about where a sweep pushes to.
 
     Attributes:

@@ -71,7 +71,7 @@ class TrialPlan:
     rounds: int
     max_memory: int
 
-    def turns(self) -> Iterator[Trial]:
+    def trials(self) -> Iterator[Trial]:
         """All pushes, in order: A B C, A B C, so that what changes with time changes for all."""
         for number in range(1 - self.warm_up, self.rounds + 1):
             for combination in self.combinations:

@@ -20,7 +20,7 @@ from aiohttp import web
 from asyncpush import open_files
 from asyncpush.emulator.api.dispatch import Addressing, ApiResponse, JsonApi, operation_name, refusal
 from asyncpush.emulator.api.layers import DOWNLOAD_PATH, Downloads
-from asyncpush.emulator.auth.authentication import Authentication, caller_of
+from asyncpush.emulator.auth.authentication import Authentication, read_principal
 from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, KnownCredentials, by_access_key_id
 from asyncpush.emulator.auth.tokens import LIFETIME, Tokens
 from asyncpush.emulator.connections import Bodies, Connections, check_announced, read_body
@@ -172,13 +172,15 @@ class Emulator:
             listener = stack.enter_context(_listen(self._host, self._port))
             self._port = listener.getsockname()[1]
             self._downloads = Downloads(store)
-            rules = Limits(self.endpoint_url, self._part_size, self._quirks)
-            targets = Addressing(store, self._quirks, {key.account for key in self._keys.values()})
+            limits = Limits(self.endpoint_url, self._part_size, self._quirks)
+            addressing = Addressing(store, self._quirks, {key.account for key in self._keys.values()})
             tokens = await store.in_thread(Tokens.of, self._data, self._token_lifetime)
-            self._gate = Authentication(self._keys if self._verify_signatures else None, tokens, store.in_thread)
-            self._json = await store.in_thread(JsonApi, store, rules, self._downloads, targets, tokens)
-            self._finishing = BackgroundTasks(await stack.enter_async_context(anyio.create_task_group()))
-            self._v2 = V2Api(store, rules, self._finishing)
+            self._authentication = Authentication(
+                self._keys if self._verify_signatures else None, tokens, store.in_thread
+            )
+            self._json = await store.in_thread(JsonApi, store, limits, self._downloads, addressing, tokens)
+            self._background = BackgroundTasks(await stack.enter_async_context(anyio.create_task_group()))
+            self._v2 = V2Api(store, limits, self._background)
             await self._serve(listener, stack)
             self._open = stack.pop_all()
         return self
@@ -227,7 +229,7 @@ class Emulator:
         if request.path == "/" and request.method == "POST":
             try:
                 check_announced(request)
-                self._gate.check_claim(request)
+                self._authentication.check_claim(request)
             except AwsError as error:
                 return self._answered(refusal(operation_name(request.headers.get("X-Amz-Target", "")), error))
         return await handler(request)
@@ -236,14 +238,14 @@ class Emulator:
         target = request.headers.get("X-Amz-Target", "")
         try:
             body = await read_body(request)
-            await self._gate.check_signature(request, body)
+            await self._authentication.check_signature(request, body)
         except ConnectionError:
             return web.Response(status=400)  # Nobody is left to read it: a client that was killed while it sent.
         except AwsError as error:
             return self._answered(refusal(operation_name(target), error))
         self._connections.prove(request)
-        caller = caller_of(request.headers, self._keys)
-        return self._answered(await self._finishing.carry(lambda: self._json.answer(target, body, caller)))
+        principal = read_principal(request.headers, self._keys)
+        return self._answered(await self._background.finish(lambda: self._json.answer(target, body, principal)))
 
     def _answered(self, answer: ApiResponse) -> web.Response:
         self.requests.record(answer.operation, answer.status)
@@ -254,7 +256,7 @@ class Emulator:
         await self._store.expire_upload(call.upload_id)
 
     async def _answer_v2(self, request: web.Request) -> web.StreamResponse:
-        response: web.StreamResponse | None = self._gate.refusal_of_v2(request)
+        response: web.StreamResponse | None = self._authentication.refusal_of_v2(request)
         if response is None:
             self._connections.prove(request)
             response = await self._v2.answer(request)

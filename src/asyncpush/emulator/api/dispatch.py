@@ -64,42 +64,44 @@ class JsonApi:
 
     Args:
         store: what is held.
-        rules: the numbers and addresses to answer by.
+        limits: the numbers and addresses to answer by.
         downloads: what makes the addresses of layers.
-        targets: what finds the registry of a request.
+        addressing: finds the registry of a request.
         tokens: what opens ``/v2/``.
     """
 
-    def __init__(self, store: Store, rules: Limits, downloads: Downloads, targets: Addressing, tokens: Tokens) -> None:
+    def __init__(
+        self, store: Store, limits: Limits, downloads: Downloads, addressing: Addressing, tokens: Tokens
+    ) -> None:
         self._store = store
-        self._targets = targets
-        self._layers = LayersApi(store, rules, downloads)
-        self._images = ImagesApi(store, rules)
+        self._addressing = addressing
+        self._layers = LayersApi(store, limits, downloads)
+        self._images = ImagesApi(store, limits)
         self._lists = ImageListsApi(store)
-        self._repositories = RepositoriesApi(store, rules)
+        self._repositories = RepositoriesApi(store, limits)
         self._policies = PoliciesApi(store)
-        self._registries = RegistriesApi(store, rules)
-        self._tokens = TokenApi(tokens, rules)
+        self._registries = RegistriesApi(store, limits)
+        self._tokens = TokenApi(tokens, limits)
         self._inputs = {service.prefix: load_input_rules(service.name) for service in (_PRIVATE, _PUBLIC)}
         self._operations = {
             _PRIVATE.prefix: self._shared(_PRIVATE) | self._private_only(),
             _PUBLIC.prefix: self._shared(_PUBLIC) | self._public_only(),
         }
 
-    async def answer(self, target: str, body: bytearray, caller: Principal) -> ApiResponse:
+    async def answer(self, target: str, body: bytearray, principal: Principal) -> ApiResponse:
         """Carry out one request.
 
         Args:
             target: the ``X-Amz-Target`` header, empty if there was none.
             body: the request's body.
-            caller: who asks.
+            principal: who asks.
 
         Returns:
             An answer in any case: refusals, a full disk and defects are answers, too.
         """
         name = operation_name(target)
         try:
-            return ApiResponse(name, 200, msgspec.json.encode(await self._run(target, body, caller)))
+            return ApiResponse(name, 200, msgspec.json.encode(await self._run(target, body, principal)))
         except AwsError as error:
             return refusal(name, error)
         except OSError as error:
@@ -110,7 +112,7 @@ class JsonApi:
             _LOG.exception("%s failed", name)
             return refusal(name, AwsError("InternalFailure", "The emulator has a defect; its log has more", status=500))
 
-    async def _run(self, target: str, body: bytearray, caller: Principal) -> Document:
+    async def _run(self, target: str, body: bytearray, principal: Principal) -> Document:
         prefix, _, name = target.rpartition(".")
         table = self._operations.get(prefix)
         if table is None:
@@ -120,7 +122,7 @@ class JsonApi:
             if name in self._inputs[prefix].operations:
                 raise not_implemented(name)
             raise unknown_operation(name, "is not one that this service has")
-        return await operation(body, caller, partial(self._inputs[prefix].check, name))
+        return await operation(body, principal, partial(self._inputs[prefix].check, name))
 
     def _shared(self, service: _Service) -> dict[str, Operation]:
         layers, images, repositories, policies = self._layers, self._images, self._repositories, self._policies
@@ -189,17 +191,17 @@ class JsonApi:
     def _json(
         self, service: _Service, kind: type[R], run: Callable[[R, RequestTarget], Awaitable[Document]]
     ) -> Operation:
-        async def operation(body: bytearray, caller: Principal, check: requests.Check) -> Document:
+        async def operation(body: bytearray, principal: Principal, check: requests.Check) -> Document:
             read = partial(requests.decode, body, kind, check)
             request = await self._store.in_thread(read) if len(body) > _INLINE else read()
-            return await run(request, self._targets.of(service.name, caller, request.registry_id))
+            return await run(request, self._addressing.of(service.name, principal, request.registry_id))
 
         return operation
 
     def _part(self, service: _Service) -> Operation:
-        async def operation(body: bytearray, caller: Principal, check: requests.Check) -> Document:
+        async def operation(body: bytearray, principal: Principal, check: requests.Check) -> Document:
             part = await self._store.in_thread(read_part_body, body, check)
-            target = self._targets.of(service.name, caller, part.request.registry_id)
+            target = self._addressing.of(service.name, principal, part.request.registry_id)
             return await self._layers.upload_part(part, target)
 
         return operation
@@ -234,27 +236,28 @@ class Addressing:
         self._quirks = quirks
         self._accounts = frozenset({DEFAULT_ACCOUNT, *accounts})
 
-    def of(self, service: ServiceName, caller: Principal, registry_id: str | None) -> RequestTarget:
+    def of(self, service: ServiceName, principal: Principal, registry_id: str | None) -> RequestTarget:
         """The registry that a request is about.
 
         Raises:
             AwsError: RegistryNotFoundException, UnsupportedCommandException; for ECR Public only.
         """
-        named = registry_id or caller.account
+        named = registry_id or principal.account
         if service == PRIVATE:
-            return RequestTarget(RegistryId(PRIVATE, named, caller.region), named)
-        if self._quirks.public_regions == "documented" and caller.region not in _PUBLIC_REGIONS:
+            return RequestTarget(RegistryId(PRIVATE, named, principal.region), named)
+        if self._quirks.public_regions == "documented" and principal.region not in _PUBLIC_REGIONS:
             raise AwsError(
-                "UnsupportedCommandException", f"ECR Public is in {' and '.join(_PUBLIC_REGIONS)}, not {caller.region}"
+                "UnsupportedCommandException",
+                f"ECR Public is in {' and '.join(_PUBLIC_REGIONS)}, not {principal.region}",
             )
-        return RequestTarget(RegistryId(PUBLIC, self._account(named, caller), ""), named)
+        return RequestTarget(RegistryId(PUBLIC, self._account(named, principal), ""), named)
 
-    def _account(self, named: str, caller: Principal) -> str:
+    def _account(self, named: str, principal: Principal) -> str:
         if _ACCOUNT.fullmatch(named):
-            if named == caller.account or named in self._accounts or self._has_repositories(named):
+            if named == principal.account or named in self._accounts or self._has_repositories(named):
                 return named
         elif self._quirks.unknown_alias == "caller":
-            return caller.account
+            return principal.account
         raise registry_not_found(named)
 
     def _has_repositories(self, account: str) -> bool:

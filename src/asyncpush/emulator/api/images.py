@@ -31,10 +31,10 @@ _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,299}")
 class ImagesApi:
     """ECR's image operations on a store."""
 
-    def __init__(self, store: Store, rules: Limits) -> None:
+    def __init__(self, store: Store, limits: Limits) -> None:
         self._store = store
-        self._rules = rules
-        self._quirks = rules.quirks
+        self._limits = limits
+        self._quirks = limits.quirks
 
     async def put(self, request: requests.PutImage, target: RequestTarget) -> Document:
         """PutImage: the exact bytes, once all that they name is there."""
@@ -94,7 +94,7 @@ class ImagesApi:
         return [ImageId(str(digest), tag) for tag in tags] or [ImageId(str(digest))]
 
     def _check_quotas(self, repository: RepositoryState, manifest: ParsedManifest, tag: str | None) -> None:
-        quotas, digest = self._rules.quotas(repository.registry), manifest.digest
+        quotas, digest = self._limits.quotas(repository.registry), manifest.digest
         if not manifest.layer_count and manifest.blobs and self._quirks.oci_conformance == "no":
             raise invalid_parameter("ImageManifest", "Image has to have at least 1 layer")
         if quotas.layers and manifest.layer_count > quotas.layers:

@@ -39,10 +39,10 @@ _DIGEST = re.compile(r"[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+")
 class LayersApi:
     """ECR's layer operations on a store."""
 
-    def __init__(self, store: Store, rules: Limits, downloads: Downloads) -> None:
+    def __init__(self, store: Store, limits: Limits, downloads: Downloads) -> None:
         self._store = store
-        self._rules = rules
-        self._quirks = rules.quirks
+        self._limits = limits
+        self._quirks = limits.quirks
         self._downloads = downloads
 
     async def check(self, request: requests.BatchCheckLayerAvailability, target: RequestTarget) -> Document:
@@ -61,7 +61,7 @@ class LayersApi:
             await self._store.create_on_push(target.registry, request.repository_name)
         async with self._store.changing(target, request.repository_name) as repository:
             upload = await self._store.create_upload(repository)
-        return {"uploadId": upload.id, "partSize": self._rules.part_size}
+        return {"uploadId": upload.id, "partSize": self._limits.part_size}
 
     async def upload_part(self, part: ReceivedPart, target: RequestTarget) -> Document:
         """UploadLayerPart: the part that follows the last one, and no other."""
@@ -72,7 +72,7 @@ class LayersApi:
                     members = {**_named(request, target), **self._cursor(upload)}
                     raise AwsError("InvalidLayerPartException", problem, members=members)
                 self._check_quotas(upload, part, target.registry)
-                await self._store.in_thread(upload.append, part.blob, self._rules.min_part, self._store.disk)
+                await self._store.in_thread(upload.append, part.blob, self._limits.min_part, self._store.disk)
         return {**_named(request, target), "lastByteReceived": request.part_last_byte}
 
     async def complete(self, request: requests.CompleteLayerUpload, target: RequestTarget) -> Document:
@@ -100,7 +100,7 @@ class LayersApi:
             raise layer_inaccessible(request.layer_digest, repository.name, target.id)
         if await self._store.in_thread(repository.is_discarded, digest):
             raise layer_discarded(digest)
-        url = f"{self._rules.endpoint_url}{self._downloads.path(repository, digest)}"
+        url = f"{self._limits.endpoint_url}{self._downloads.path(repository, digest)}"
         return {"downloadUrl": url, "layerDigest": str(digest)}
 
     async def _keep(self, upload: StagedUpload, digest: Digest, target: RequestTarget, name: str) -> None:
@@ -149,8 +149,8 @@ class LayersApi:
             return f"First byte of the layer part is {first} instead of {upload.record.received}"
         if last < first or last - first + 1 != len(part.blob):
             return f"Size of the layer part is {len(part.blob)} instead of {max(last - first + 1, 0)}"
-        if self._quirks.large_parts == "refused" and len(part.blob) > self._rules.part_size:
-            return f"Size of the layer part is {len(part.blob)}, more than {self._rules.part_size}"
+        if self._quirks.large_parts == "refused" and len(part.blob) > self._limits.part_size:
+            return f"Size of the layer part is {len(part.blob)}, more than {self._limits.part_size}"
         return None
 
     def _cursor(self, upload: StagedUpload) -> dict[str, int]:
@@ -161,7 +161,7 @@ class LayersApi:
         return {} if first == "absent" else {"lastValidByteReceived": int(first)}
 
     def _check_quotas(self, upload: StagedUpload, part: ReceivedPart, registry: RegistryId) -> None:
-        quotas = self._rules.quotas(registry)
+        quotas = self._limits.quotas(registry)
         if upload.record.parts >= quotas.parts:
             raise limit_exceeded(f"The maximum number of layer parts, {quotas.parts}, has been reached")
         if upload.record.received + len(part.blob) > quotas.layer_size:
@@ -232,7 +232,7 @@ class Downloads:
         if not hmac.compare_digest(proof.encode(), self._proof(text).encode()):
             return None
         service, account, region, name, layer, expires = json.loads(pybase64.urlsafe_b64decode(text))
-        repository = self._store.held(RegistryId(service, account, region)).get(name)
+        repository = self._store.repositories_of(RegistryId(service, account, region)).get(name)
         digest = Digest(layer)
         if repository is None or digest not in repository.layers or expires < now():
             return None

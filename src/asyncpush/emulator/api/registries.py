@@ -27,9 +27,9 @@ _DISPLAY_NAME = "displayName"
 class RegistriesApi:
     """ECR's registry operations on a store."""
 
-    def __init__(self, store: Store, rules: Limits) -> None:
+    def __init__(self, store: Store, limits: Limits) -> None:
         self._store = store
-        self._rules = rules
+        self._limits = limits
 
     async def describe(self, request: OperationInput, target: RequestTarget) -> Document:  # noqa: ARG002 - it has no members
         """DescribeRegistry; nothing is ever replicated."""
@@ -45,7 +45,7 @@ class RegistriesApi:
         registry = {
             "registryId": account,
             "registryArn": f"arn:aws:ecr-public::{account}:registry/{account}",
-            "registryUri": self._rules.authority,
+            "registryUri": self._limits.authority,
             "verified": False,
             "aliases": [],
         }
@@ -194,19 +194,19 @@ class TokenApi:
 
     Args:
         tokens: what makes them.
-        rules: the address that they are for.
+        limits: the address that they are for.
     """
 
-    def __init__(self, tokens: Tokens, rules: Limits) -> None:
+    def __init__(self, tokens: Tokens, limits: Limits) -> None:
         self._tokens = tokens
-        self._rules = rules
+        self._limits = limits
 
     async def authorize(self, request: GetAuthorizationToken, target: RequestTarget) -> Document:
         """GetAuthorizationToken: an entry for each registry that is asked for; ECR Public's is one, without address."""
         own = target.registry.account
         if target.registry.is_public:
             return {"authorizationData": self._grant(own)}
-        address = {"proxyEndpoint": self._rules.endpoint_url}
+        address = {"proxyEndpoint": self._limits.endpoint_url}
         return {"authorizationData": [{**self._grant(each), **address} for each in request.registry_ids or [own]]}
 
     def _grant(self, account: str) -> Document:

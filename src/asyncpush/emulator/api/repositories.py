@@ -20,14 +20,14 @@ from asyncpush.emulator.store.state import Store, now
 class RepositoriesApi:
     """ECR's repository operations on a store; public repositories have fewer members."""
 
-    def __init__(self, store: Store, rules: Limits) -> None:
+    def __init__(self, store: Store, limits: Limits) -> None:
         self._store = store
-        self._rules = rules
+        self._limits = limits
 
     async def create(self, request: requests.CreateRepository, target: RequestTarget) -> Document:
         """CreateRepository."""
-        allowed = self._rules.quotas(target.registry).repositories
-        if len(self._store.held(target.registry)) >= allowed:
+        allowed = self._limits.quotas(target.registry).repositories
+        if len(self._store.repositories_of(target.registry)) >= allowed:
             raise limit_exceeded(f"The maximum number of repositories in a registry, {allowed}, has been reached")
         record = RepositoryRecord(
             name=request.repository_name,
@@ -47,7 +47,7 @@ class RepositoriesApi:
         if request.repository_names is not None:
             named = [self._store.repository(target, name) for name in request.repository_names]
             return {"repositories": [self._describe(repository, target) for repository in named]}
-        everything = list(self._store.held(target.registry).values())
+        everything = list(self._store.repositories_of(target.registry).values())
         page = paginate(everything, lambda repository: repository.name, request.next_token, request.max_results)
         return {"repositories": [self._describe(entry, target) for entry in page.entries], **page.members}
 
@@ -62,7 +62,7 @@ class RepositoriesApi:
             "repositoryArn": repository.registry.arn(record.name),
             "registryId": target.id,
             "repositoryName": record.name,
-            "repositoryUri": f"{self._rules.authority}/{record.name}",
+            "repositoryUri": f"{self._limits.authority}/{record.name}",
             "createdAt": record.created_at,
         }
         return common if target.registry.is_public else {**common, **_private_members(record)}

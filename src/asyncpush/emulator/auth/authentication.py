@@ -56,7 +56,7 @@ class Owned(Protocol):
         ...
 
 
-def caller_of(headers: Mapping[str, str], keys: Mapping[str, Owned]) -> Principal:
+def read_principal(headers: Mapping[str, str], keys: Mapping[str, Owned]) -> Principal:
     """Read a request's Authorization header (SigV4, or SigV4's form with another algorithm).
 
     Args:

@@ -36,7 +36,7 @@ class HitCount:
     """A rule or throttle, as it is written, and how many requests it has acted on."""
 
     rule: str
-    hit_counts: int
+    count: int
 
 
 class FaultInjector:
@@ -61,7 +61,7 @@ class FaultInjector:
         """How often each throttle, the quotas and each rule have fired, in this order."""
         throttles = zip(self.fault_config.throttles, self._throttles.refused, strict=True)
         quotas = [HitCount("quotas=aws", self._throttles.refused_by_quotas)] if self.fault_config.quotas else []
-        rules = [HitCount(str(rule.fault), rule.hit_counts) for rule in self._rules]
+        rules = [HitCount(str(rule.fault), rule.hits) for rule in self._rules]
         return (*(HitCount(str(throttle), refused) for throttle, refused in throttles), *quotas, *rules)
 
     def asks_for_members(self, call: Call) -> bool:
@@ -80,7 +80,7 @@ class FaultInjector:
         rule = self._choose(call)
         if rule is None:
             return await self._worked(call, work)
-        rule.hit_counts += 1
+        rule.hits += 1
         refusal = refused(rule.fault.action, call, self._lost(call, rule.fault))
         return await self._disturbed(request, call, rule.fault, work) if refusal is None else refusal
 
@@ -146,7 +146,7 @@ class _Rule:
 
     def __init__(self, fault: Fault, chance: random.Random) -> None:
         self.fault = fault
-        self.hit_counts = 0
+        self.hits = 0
         self._seen = 0
         self._chance = chance
 
@@ -163,7 +163,7 @@ class _Rule:
             and number % (fault.every or 1) == 0
             and number <= (fault.first or number)
             and number > (fault.after or 0)
-            and (fault.limit is None or self.hit_counts < fault.limit)
+            and (fault.limit is None or self.hits < fault.limit)
             # Drawn for each request that comes so far: the same seed then means the same requests.
             and (fault.probability is None or self._chance.random() < fault.probability)
         )

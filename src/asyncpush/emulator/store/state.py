@@ -123,7 +123,7 @@ class Store:
         self.catalog.close()
         os.close(self._lock)
 
-    def held(self, registry: RegistryId) -> Mapping[str, RepositoryState]:
+    def repositories_of(self, registry: RegistryId) -> Mapping[str, RepositoryState]:
         """A registry's repositories by name."""
         return self.repositories.get(registry, {})
 
@@ -133,7 +133,7 @@ class Store:
         Raises:
             AwsError: RepositoryNotFoundException.
         """
-        found = self.held(target.registry).get(name)
+        found = self.repositories_of(target.registry).get(name)
         if found is None:
             raise repository_not_found(name, target.id)
         return found
@@ -144,7 +144,7 @@ class Store:
         The default account's in the default region comes first, then private ones before public ones, in order.
         """
         if registry is not None:
-            return self.held(registry).get(name)
+            return self.repositories_of(registry).get(name)
         having = [each for each, held in self.repositories.items() if name in held]
         default = RegistryId()
         chosen = default if default in having else min(having, default=None)
@@ -159,7 +159,7 @@ class Store:
         """
         found = self.repository(target, name)
         async with found.lock:
-            if self.held(target.registry).get(name) is not found:
+            if self.repositories_of(target.registry).get(name) is not found:
                 raise repository_not_found(name, target.id)
             yield found
 
@@ -187,7 +187,7 @@ class Store:
         Raises:
             AwsError: RepositoryAlreadyExistsException.
         """
-        if record.name in self.held(target.registry):
+        if record.name in self.repositories_of(target.registry):
             raise repository_exists(record.name, target.id)
         held = self.repositories.setdefault(target.registry, {})
         created = self._new(target.registry, record)
@@ -209,9 +209,9 @@ class Store:
         Only templates that are applied for CREATE_ON_PUSH count: the longest prefix, else ROOT's. *name* becomes a
         path: the caller has checked that it is a repository's.
         """
-        if found := self.held(registry).get(name):
+        if found := self.repositories_of(registry).get(name):
             async with found.lock:  # it may be in the making by another push
-                return self.held(registry).get(name)
+                return self.repositories_of(registry).get(name)
         template = self.accounts.template_for(registry, name)
         if template is None or registry.is_public:
             return None
@@ -390,6 +390,6 @@ class BackgroundTasks:
         self._group.start_soon(started.run, work)
         return started
 
-    async def carry(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def finish(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do it, and wait for it."""
         return await self.start(work).result()

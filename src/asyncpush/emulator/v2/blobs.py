@@ -57,7 +57,7 @@ class Blobs:
         registry = repository.registry
         if self._store.accounts.setting(registry, "BLOB_MOUNTING") != "ENABLED":
             return False
-        source = self._store.held(registry).get(source_name)
+        source = self._store.repositories_of(registry).get(source_name)
         if source is None or source.record.encryption != repository.record.encryption:
             return False
         if digest not in source.layers or not source.is_referenced(digest):
@@ -78,35 +78,35 @@ class Uploads:
 
     Args:
         store: where they are.
-        rules: quotas, and how a PATCH is answered.
-        finishing: carries out what changes data.
+        limits: quotas, and how a PATCH is answered.
+        background: carries out what changes data.
         blobs: mounts.
     """
 
-    def __init__(self, store: Store, rules: Limits, finishing: BackgroundTasks, blobs: Blobs) -> None:
+    def __init__(self, store: Store, limits: Limits, background: BackgroundTasks, blobs: Blobs) -> None:
         self._store = store
-        self._rules = rules
-        self._finishing = finishing
+        self._limits = limits
+        self._background = background
         self._blobs = blobs
-        self._receiver = Receiver(finishing)
+        self._receiver = Receiver(background)
 
     async def begin(self, request: web.Request, repository: RepositoryState) -> web.Response:
         """POST: mount a blob, take a whole one, or open an upload (Pushing blobs; Mounting a blob)."""
         mounted, whole = request.query.get("mount"), request.query.get("digest")
         if mounted is not None:
             digest, source = _digest(mounted), request.query.get("from", "")
-            if await self._finishing.carry(partial(self._blobs.mount, repository, digest, source)):
+            if await self._background.finish(partial(self._blobs.mount, repository, digest, source)):
                 return created(repository, digest)
         expected = None if whole is None else _digest(whole)
-        upload = await self._finishing.carry(partial(self._open, repository))
+        upload = await self._background.finish(partial(self._open, repository))
         if expected is None:
             return empty(202, _progress(repository, upload))
         try:
             await self._receive(request, repository, upload)
         except BaseException:  # nobody was told of this upload, and nobody can go on with it
-            self._finishing.start(partial(self._cancel, repository, upload.id))
+            self._background.start(partial(self._cancel, repository, upload.id))
             raise
-        return await self._finishing.carry(partial(self._complete, repository, upload.id, expected))
+        return await self._background.finish(partial(self._complete, repository, upload.id, expected))
 
     async def status(self, repository: RepositoryState, upload_id: str) -> web.Response:
         """GET: how much there is (Getting the status of an upload)."""
@@ -116,18 +116,18 @@ class Uploads:
         """PATCH: the bytes that follow, with or without a Content-Range (Pushing a blob in chunks)."""
         upload = await self._find(repository, upload_id)
         await self._receive(request, repository, upload)
-        return empty(int(self._rules.quirks.patch_status), _progress(repository, upload))
+        return empty(int(self._limits.quirks.patch_status), _progress(repository, upload))
 
     async def complete(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
         """PUT: the last bytes, or none, and the digest of all of them."""
         digest = _digest(request.query.get("digest", ""))
         upload = await self._find(repository, upload_id)
         await self._receive(request, repository, upload)
-        return await self._finishing.carry(partial(self._complete, repository, upload.id, digest))
+        return await self._background.finish(partial(self._complete, repository, upload.id, digest))
 
     async def cancel(self, repository: RepositoryState, upload_id: str) -> web.Response:
         """DELETE: forget an upload (Canceling an upload)."""
-        await self._finishing.carry(partial(self._cancel, repository, upload_id))
+        await self._background.finish(partial(self._cancel, repository, upload_id))
         return empty(204, {})
 
     async def _open(self, repository: RepositoryState) -> StagedUpload:
@@ -142,14 +142,14 @@ class Uploads:
         first, length = upload.record.received, request.content_length
         if asked := request.headers.get("Content-Range"):
             length = _length(asked, request, repository, upload)
-        intake = Intake(self._store, self._rules, repository, upload, first=first, length=length)
+        intake = Intake(self._store, self._limits, repository, upload, first=first, length=length)
         await self._receiver.receive(request.content, intake.keep)
-        await self._finishing.carry(intake.end)
+        await self._background.finish(intake.end)
 
     async def _complete(self, repository: RepositoryState, upload_id: str, expected: Digest) -> web.Response:
         target, name = repository.target, repository.name
         async with self._store.uploading(upload_id, target, name) as upload:
-            if self._rules.quirks.oci_conformance == "no":
+            if self._limits.quirks.oci_conformance == "no":
                 check_parts(upload, name, target.id)
             digest = await self._store.in_thread(upload.close, self._store.disk)
             if digest != expected:  # no bytes that may follow make it right
@@ -204,7 +204,7 @@ class Intake:
 
     Args:
         store: where the upload is.
-        rules: the quotas.
+        limits: the quotas.
         repository: the upload's.
         upload: the upload.
         first: the offset of the body's first byte.
@@ -214,7 +214,7 @@ class Intake:
     def __init__(
         self,
         store: Store,
-        rules: Limits,
+        limits: Limits,
         repository: RepositoryState,
         upload: StagedUpload,
         *,
@@ -228,8 +228,8 @@ class Intake:
         self._first = first
         self._next = first
         self._length = length
-        self._quotas = rules.quotas(repository.registry)
-        self._min_part = rules.min_part
+        self._quotas = limits.quotas(repository.registry)
+        self._min_part = limits.min_part
 
     async def keep(self, block: memoryview) -> None:
         """Append the bytes that follow.
@@ -280,11 +280,11 @@ class Receiver:
     """Receives bodies into blocks that are used again: memory that is touched first costs more than the work on it.
 
     Args:
-        finishing: where blocks are worked on.
+        background: where blocks are worked on.
     """
 
-    def __init__(self, finishing: BackgroundTasks) -> None:
-        self._finishing = finishing
+    def __init__(self, background: BackgroundTasks) -> None:
+        self._background = background
         self._free: list[bytearray] = []
 
     async def receive(self, content: StreamReader, keep: Keep) -> None:
@@ -301,7 +301,7 @@ class Receiver:
             size = await body.fill(block)
             if pending:
                 await pending.result()
-            pending = self._finishing.start(partial(self._work, block, size, keep))
+            pending = self._background.start(partial(self._work, block, size, keep))
         if pending:
             await pending.result()
         if body.lost:

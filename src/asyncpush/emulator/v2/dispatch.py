@@ -41,16 +41,16 @@ class V2Api:
 
     Args:
         store: where everything is.
-        rules: quotas and quirks.
-        finishing: carries out what changes data.
+        limits: quotas and quirks.
+        background: carries out what changes data.
     """
 
-    def __init__(self, store: Store, rules: Limits, finishing: BackgroundTasks) -> None:
+    def __init__(self, store: Store, limits: Limits, background: BackgroundTasks) -> None:
         self._store = store
-        self._finishing = finishing
+        self._background = background
         self._blobs = Blobs(store)
-        self._uploads = Uploads(store, rules, finishing, self._blobs)
-        self._manifests = ManifestHandlers(store, ImagesApi(store, rules), finishing)
+        self._uploads = Uploads(store, limits, background, self._blobs)
+        self._manifests = ManifestHandlers(store, ImagesApi(store, limits), background)
         self._routes = self._make_routes()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -120,7 +120,7 @@ class V2Api:
         if not _NAME.fullmatch(name) or not 2 <= len(name) <= _LONGEST_NAME:  # it becomes a path
             raise V2Error(400, "NAME_INVALID", f"{name!r} can't be a repository's name")
         into = registry or self._store.accounts.registry_for(name)
-        return await self._finishing.carry(partial(self._store.create_on_push, into, name)) if into else None
+        return await self._background.finish(partial(self._store.create_on_push, into, name)) if into else None
 
     async def _blob(self, request: web.Request, repository: RepositoryState, digest: str) -> web.StreamResponse:
         if request.method == "HEAD" and repository.registry.is_public:

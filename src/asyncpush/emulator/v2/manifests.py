@@ -28,13 +28,13 @@ class ManifestHandlers:
     Args:
         store: where they are.
         images: ECR's operations on them.
-        finishing: carries out what changes data.
+        background: carries out what changes data.
     """
 
-    def __init__(self, store: Store, images: ImagesApi, finishing: BackgroundTasks) -> None:
+    def __init__(self, store: Store, images: ImagesApi, background: BackgroundTasks) -> None:
         self._store = store
         self._images = images
-        self._finishing = finishing
+        self._background = background
 
     async def get(self, repository: RepositoryState, reference: str) -> web.Response:
         """GET and HEAD (Pulling manifests); a manifest is never converted."""
@@ -59,7 +59,7 @@ class ManifestHandlers:
             image_digest=reference if is_digest else None,
             image_tag=None if is_digest else reference,
         )
-        await self._finishing.carry(partial(self._put, put, repository.target))
+        await self._background.finish(partial(self._put, put, repository.target))
         digest = await self._store.in_thread(Digest.of, raw)
         headers = {"Location": f"/v2/{repository.name}/manifests/{digest}", "Docker-Content-Digest": str(digest)}
         image = repository.images.get(digest)  # gone again if somebody has deleted it meanwhile
@@ -72,7 +72,7 @@ class ManifestHandlers:
         _find(repository, reference)
         image_id = ImageId(reference) if ":" in reference else ImageId(None, reference)
         delete = BatchDeleteImage(repository_name=repository.name, image_ids=[image_id])
-        done = await self._finishing.carry(partial(self._images.delete, delete, repository.target))
+        done = await self._background.finish(partial(self._images.delete, delete, repository.target))
         if done["failures"]:
             raise V2Error(403, "DENIED", f"an index in {repository.name} names {reference}")
         return empty(202, {})
@@ -116,7 +116,7 @@ def tags(request: web.Request, repository: RepositoryState) -> web.Response:
 
 def catalog(request: web.Request, store: Store, registry: RegistryId | None) -> web.Response:
     """The names of a registry's repositories, or of all registries' (Docker's API; no part of the specification)."""
-    held = store.repositories.values() if registry is None else [store.held(registry)]
+    held = store.repositories.values() if registry is None else [store.repositories_of(registry)]
     shown, headers = page(request, tuple({name for repositories in held for name in repositories}))
     return json_answer({"repositories": shown}, headers=headers)
 
