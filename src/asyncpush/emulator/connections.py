@@ -24,7 +24,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MiB = 1024 * 1024
 
-#: Connections, at a time, that nothing proven has come through. More are let in only where one of these is closed.
+#: Connections without an authenticated request, at a time. Another one is accepted only if one of them is closed.
 MAX_STRANGERS = 512
 
 #: Seconds that such a connection may stay without a request.
@@ -33,36 +33,36 @@ STRANGER_TIMEOUT = 30.0
 #: Bytes of the longest body: a 20 MiB part in base64 has 26.7 MiB.
 MAX_BODY = 32 * MiB
 
-#: Bytes of a body that anybody may send; longer ones wait here until there is room.
+#: Bytes of a body that is always received; longer ones wait here until there is memory for them.
 _SHORT = 64 * 1024
 
-#: Bytes that such bodies may have at a time. What other clients send stays in their sockets until there is room.
+#: Bytes that long bodies may take together. What other clients send stays in their sockets meanwhile.
 _ROOM_BYTES = 336 * MiB
 
-#: Buffers that wait for another body: memory that is touched for the first time can cost more than what fills it.
+#: Buffers that are kept for another body: touching fresh memory can cost more than filling it.
 _KEPT = 4
 
-#: Bytes of a body, or its end, that must come in _BODY_TIMEOUT seconds; in HURRIED_TIMEOUT, while others wait for room.
+#: Bytes of a body, or its end, that must arrive in _BODY_TIMEOUT seconds; in HURRIED_TIMEOUT while other bodies wait.
 _STEP = 8 * 1024
 
 _BODY_TIMEOUT = 60.0
 
 HURRIED_TIMEOUT = 3.0
 
-#: Seconds that a body may take while others wait for room: its signature ends then, too.
+#: Seconds that a body may take while others wait: its signature expires then, too.
 _LONGEST = 300.0
 
 
 class Connections:
-    """The connections of one server; a stranger is one through which no request with credentials has come yet.
+    """The connections of one server; a stranger is one without an authenticated request so far.
 
     Args:
-        hurry: called where strangers want room and all of them have a request under way.
+        hurry: is called when there are too many strangers, and all of them have a request under way.
     """
 
     def __init__(self, hurry: Callable[[], None]) -> None:
         self._hurry = hurry
-        # In order of arrival: what closes it; None while a request is under way.
+        # In order of arrival: the timer that closes it; None while a request is under way.
         self._strangers: dict[web.RequestHandler, asyncio.TimerHandle | None] = {}
 
     def factory(self, server: web.Server, **options: object) -> Callable[[], asyncio.Protocol]:
@@ -80,11 +80,11 @@ class Connections:
             self._wait(request.protocol, for_request=True)
 
     def prove(self, request: web.BaseRequest) -> None:
-        """Take a connection out of the strangers: what came through it was asked with credentials."""
+        """Take a connection out of the strangers: it has carried an authenticated request."""
         self.lost(request.protocol)
 
     def made(self, connection: web.RequestHandler) -> None:
-        """Count a new connection, and make room for it."""
+        """Count a new connection, and close an idle stranger if there are too many."""
         if len(self._strangers) >= MAX_STRANGERS:
             silent = next((each for each, timer in self._strangers.items() if timer), None)
             if silent is None:
@@ -95,7 +95,7 @@ class Connections:
         self._wait(connection, for_request=True)
 
     def lost(self, connection: web.RequestHandler) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection."""
         if timer := self._strangers.pop(connection, None):
             timer.cancel()
 
@@ -115,7 +115,7 @@ class Connections:
 
 
 class _Connection(web.RequestHandler):
-    """aiohttp's, which also tells when it begins and ends."""
+    """aiohttp's handler, which also reports when its connection begins and ends."""
 
     def __init__(
         self, connections: Connections, server: web.Server, loop: asyncio.AbstractEventLoop, options: dict[str, object]
@@ -132,7 +132,7 @@ class _Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ANN401 - as logging takes them
-        """Log a defect; what a client wrote wrong is told to the client, and one that reads no more is none, either."""
+        """Log a defect; neither a client's malformed request nor a client that stops reading is one."""
         error = kw.get("exc_info") or sys.exception()
         is_unread = isinstance(error, TimeoutError) and error.errno == errno.ETIMEDOUT
         if is_unread or isinstance(error, HttpProcessingError | web.RequestPayloadError):
@@ -142,7 +142,7 @@ class _Connection(web.RequestHandler):
 
 
 def _key(name: str) -> str:
-    """Where a request keeps something: aiohttp warns of keys that are not of its kind, and had none before 3.14."""
+    """A key for what a request carries: aiohttp warns of keys of other types, and had no type before 3.14."""
     return cast("str", web.RequestKey(name, object)) if hasattr(web, "RequestKey") else f"asyncpush.{name}"
 
 
@@ -152,7 +152,7 @@ _ROOM = _key("room")
 
 
 class Bodies:
-    """Room for the long bodies of one server's requests."""
+    """Receives the bodies of one server's requests, the long ones into a bounded sum of memory."""
 
     def __init__(self) -> None:
         self._free = _ROOM_BYTES
@@ -162,24 +162,24 @@ class Bodies:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        """Take a request's buffer back once it is answered; the outermost one, since all others may read the body."""
+        """Take a request's buffer back once it is answered; it must enclose all handlers that read the body."""
         request[_ROOM] = self
         try:
             response = await handler(request)
         except BaseException:
-            # Cut short, the request may be carried out all the same, and its buffer be in use for a while.
+            # A request that is cancelled may still be carried out, and use its buffer for a while.
             self._take_back(request.get(_RECEIVED), reuse=False)
             raise
         self._take_back(request.get(_RECEIVED), reuse=True)
         return response
 
     def hurry(self) -> None:
-        """Wait for no client longer than is fair to others."""
+        """Shorten the time limits of all bodies under way."""
         for body in self._coming:
             body.wait(HURRIED_TIMEOUT, hurry=True)
 
     async def receive(self, request: web.Request, *, bounded: bool) -> _Body:
-        """Receive a body, whole; its request is asked for it once."""
+        """Receive a whole body; called once for each request."""
         body = _Body(asyncio.get_running_loop().time())
         self._coming.add(body)
         try:
@@ -196,7 +196,7 @@ class Bodies:
         return body
 
     async def _fill(self, body: _Body, request: web.Request, *, bounded: bool) -> None:
-        """Receive into a buffer that grows with what comes: what is announced may never come."""
+        """Receive into a buffer that grows with what arrives: what is announced may never come."""
         check_announced(request)
         received, step, clock = 0, 0, asyncio.get_running_loop().time
         try:
@@ -214,7 +214,9 @@ class Bodies:
                         self._ask(body, clock())
                         step = 0
         except TimeoutError as error:
-            raise AwsError("RequestTimeoutException", "Too little of the body came for too long", status=408) from error
+            raise AwsError(
+                "RequestTimeoutException", "Too little of the body arrived for too long", status=408
+            ) from error
         except RuntimeError as error:  # aiohttp's, of a stream whose connection is gone
             raise ConnectionResetError(str(error)) from error
         del body.buffer[received:]
@@ -224,7 +226,7 @@ class Bodies:
         body.wait(HURRIED_TIMEOUT if self._waiting else _BODY_TIMEOUT, hurry=bool(self._waiting))
 
     async def _enter(self, body: _Body, request: web.Request) -> None:
-        """Wait for room, in order of arrival; nothing is received meanwhile."""
+        """Wait for memory, in order of arrival; nothing is received meanwhile."""
         size = MAX_BODY if request.content_length is None else request.content_length
         if self._waiting or self._free < size:
             assert body.retry is not None, "it is being received"  # noqa: S101
@@ -240,7 +242,7 @@ class Bodies:
         body.buffer = self._buffer(body.buffer)
 
     def _buffer(self, came: bytearray) -> bytearray:
-        """A buffer that begins with what has come."""
+        """A buffer that begins with what has arrived."""
         while self._idle:
             buffer = self._idle.pop()
             try:
@@ -289,11 +291,11 @@ class _Body:
 
     Attributes:
         began: when, by the event loop's clock.
-        buffer: what has come.
-        error: why it is not whole; all who ask are told.
-        room: bytes that are counted for it.
+        buffer: what has arrived.
+        error: why it is incomplete; it is raised for everyone who reads the body.
+        room: bytes that count for it in the sum.
         retry: ends the wait for its client.
-        asked: when enough of it came last.
+        asked: when the last step of it arrived.
     """
 
     began: float
@@ -304,14 +306,14 @@ class _Body:
     asked: float = 0.0
 
     def wait(self, seconds: float, *, hurry: bool) -> None:
-        """Set how long to wait for the next step, from the last one on."""
+        """Set the time limit of the next step, counted from the last one."""
         if self.retry and not self.retry.expired():
             end = self.asked + seconds
             self.retry.reschedule(min(end, self.began + _LONGEST) if hurry else end)
 
 
 def check_announced(request: web.BaseRequest) -> None:
-    """See that a body is not announced as longer than any can be.
+    """Check that a body's announced length is not above the limit.
 
     Raises:
         AwsError: RequestEntityTooLargeException.
@@ -321,16 +323,16 @@ def check_announced(request: web.BaseRequest) -> None:
 
 
 async def read_body(request: web.Request, *, bounded: bool = True) -> bytearray:
-    """Receive a body; whoever asks again is given the same buffer, or the same error, until the request is answered.
+    """Receive a body; another call gives the same buffer, or raises the same error, until the request is answered.
 
     Args:
         request: a request that has come through ``Bodies.middleware``.
-        bounded: wait until there is room for a long one. A connection that is slow on purpose must not wait: it would
-            have others wait for as long as it takes.
+        bounded: wait until there is memory for a long one. A connection that is slow on purpose must not wait: it would
+            keep others waiting for as long as it takes.
 
     Raises:
-        AwsError: RequestEntityTooLargeException; RequestTimeoutException if its client has stopped sending.
-        ConnectionError: the client left.
+        AwsError: RequestEntityTooLargeException; RequestTimeoutException if the client stopped sending.
+        ConnectionError: the client disconnected.
     """
     received: _Body | None = request.get(_RECEIVED)
     if received is None:

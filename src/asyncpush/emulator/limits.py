@@ -35,18 +35,18 @@ class Quirks:
         several_digests: of several completing digests, ``all`` must be right, or ``any`` of them.
         unreferenced_layers: BatchCheckLayerAvailability of layers that no image names: ``available`` or
             ``unavailable``.
-        upload_lifetime: seconds after which an upload is not found any more; 0 keeps it.
+        upload_lifetime: seconds after which an upload expires; 0 keeps it.
         create_on_initiate: InitiateLayerUpload into a repository that is missing: ``no``, or ``template``, which
             creates it where a repository creation template says CREATE_ON_PUSH.
-        missing_subject: PutImage of a referrer whose subject is not there: ``taken``, or ``refused``
+        missing_subject: PutImage of a referrer whose subject does not exist: ``taken``, or ``refused``
             (ReferencedImagesNotFoundException).
         same_immutable_tag: an immutable tag put again with the image that it names: ``image-already-exists`` or
             ``image-tag-already-exists``.
         unaccepted_manifest: BatchGetImage of an image whose type is not in acceptedMediaTypes: ``given`` as it is, or
             ``image-not-found``.
         patch_status: what a PATCH of an upload below ``/v2/`` is answered with: ``202``, as the specification has it,
-            or ``201``, as ECR has been seen to.
-        oci_conformance: ``yes`` lifts what ECR refuses and the OCI distribution-spec wants taken, so that its
+            or ``201``, as observed at ECR.
+        oci_conformance: ``yes`` accepts what ECR refuses and the OCI distribution-spec requires, so that its
             conformance suite passes: blobs of 0 bytes and chunks below 5 MiB through ``/v2/``, images without layers.
         unknown_alias: a public registryId that is not an account's: ``caller``, whose own alias it is taken for, or
             ``not-found`` (RegistryNotFoundException).
@@ -112,7 +112,7 @@ class Quirks:
                     )
                 is_number = kind == "quota" and value.isascii() and value.isdigit()
                 given[name] = int(value) if is_number else value
-        return cls(**given)  # type: ignore[arg-type]  # judged by __post_init__
+        return cls(**given)  # type: ignore[arg-type]  # checked by __post_init__
 
 
 def _option(name: str) -> str:
@@ -121,7 +121,7 @@ def _option(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """How much of everything there may be (ECR's service quotas; sizes in bytes). 0 is no limit."""
+    """The service quotas of a registry; sizes in bytes, 0 is no limit."""
 
     parts: int
     layer_size: int
@@ -138,7 +138,7 @@ _PUBLIC = Quotas(parts=1_000, layer_size=10_000 * MiB, layers=0, images=100_000,
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What holds for all registries of one emulator.
+    """What all registries of one emulator answer by.
 
     Attributes:
         endpoint_url: ``http://HOST:PORT``, or ``https``.
@@ -157,11 +157,11 @@ class Limits:
 
     @property
     def min_part(self) -> int:
-        """Bytes that all parts but the last must have: ECR's 5 MiB, or less where less is asked for."""
+        """The least bytes of all parts but the last: ECR's 5 MiB, or the part size where that is smaller."""
         return min(MIN_PART, self.part_size)
 
     def quotas(self, registry: RegistryId) -> Quotas:
-        """The quotas of a registry: its service's, or lower ones that were asked for."""
+        """The quotas of a registry: its service's, or those that the quirks lower."""
         base, chosen = _PUBLIC if registry.is_public else _PRIVATE, self.quirks
         return Quotas(
             parts=chosen.max_parts or base.parts,

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from asyncpush.emulator.faults.operations import identify
 
-#: Requests that are remembered; older ones are forgotten, so that a server that runs for weeks does not grow.
+#: Requests that are remembered: a server that runs for weeks must not grow.
 _REMEMBERED = 100_000
 
 
@@ -19,7 +19,7 @@ _REMEMBERED = 100_000
 class RequestRecord:
     """One request: the operation's name, or method and path below ``/v2/``; and the HTTP status of its answer.
 
-    The status is 0 where faults cut the connection before anything was done.
+    The status is 0 where a fault cut the connection before anything was done.
     """
 
     operation: str
@@ -45,10 +45,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Received:
-    """Bytes of bodies, by the operation's name, as rules of faults have it, and the answer's HTTP status.
+    """Bytes of bodies, by the operation (as fault rules name it) and the HTTP status of the answer.
 
-    The status is 0 where nobody was left to be answered, or nobody was: what came may have been kept all the same.
-    What is under way is told as the bytes that were announced.
+    The status is 0 where the client disconnected, or got no answer: the bytes may have been stored all the same.
+    Bodies under way count with the bytes that they announce.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Received:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Count a request's body; the outermost one, so that every answer counts."""
+        """Count a request's body; the outermost middleware, so that every answer counts."""
         call = identify(request)
         if call is None:
             return await handler(request)
@@ -75,6 +75,6 @@ class Received:
         return response
 
     async def answer(self, _: web.Request) -> web.Response:
-        """Tell it all: received, as operation -> status -> bytes, and underWay, as operation -> bytes."""
+        """Answer ``received``, operation -> status -> bytes, and ``underWay``, operation -> bytes."""
         document = {"received": self._received, "underWay": +self._under_way}
         return web.Response(body=msgspec.json.encode(document), headers={"Content-Type": "application/json"})

@@ -1,4 +1,4 @@
-"""The emulator's listener and lifetime: a port, a data directory, and every request carried to its end."""
+"""The emulator: its listener, its lifetime, and the way of a request through authentication and faults to an API."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MiB = 1024 * 1024
 
-#: Connections that may wait to be accepted: a client opens all of its own at once.
+#: Connections that may wait to be accepted: a client opens all of its connections at once.
 _BACKLOG = 1024
 
-#: Seconds that answers on their way out have when the emulator closes; what changes data takes the time it needs.
+#: Seconds that answers under way have when the emulator closes; changes of data take the time that they need.
 _CLOSING = 0.5
 
-#: Seconds that a client has for TLS's handshake.
+#: Seconds that a client has for the TLS handshake.
 _HANDSHAKE = 10.0
 
-#: Milliseconds that an answer may wait for a client that does not read it; where the system can count them.
+#: Milliseconds that an answer may wait for a client that does not read it, where the system supports such a limit.
 _UNREAD = 300_000
 
 #: Bytes that a connection may be ahead of its reader: asyncio's largest read. aiohttp's own 64 KiB costs a fifth more.
@@ -59,13 +59,13 @@ _READ_BUFFER = 256 * 1024
 class Emulator:
     """A local ECR on a data directory, serving while its ``async with`` block runs.
 
-    It answers ECR's JSON API at ``/``, pushes and pulls at ``/v2/``, and tells its requests at ``/_emulator/requests``
+    It answers ECR's JSON API at ``/``, pushes and pulls at ``/v2/``, and lists its requests at ``/_emulator/requests``
     and the bytes of their bodies at ``/_emulator/received``.
     Each repository is an OCI image layout (``store/disk.py`` says where); another emulator on the same directory
-    goes on with everything that this one acknowledged, however this one ended.
+    continues with everything that this one acknowledged, however this one ended.
 
     Args:
-        data: the data directory; made if it is not there.
+        data: the data directory; created if it does not exist.
         host: the address to listen on.
         port: the port; 0 takes a free one.
         part_size: bytes a part, as InitiateLayerUpload answers them. Below ECR's minimum of 5 MiB for all parts but the
@@ -75,12 +75,12 @@ class Emulator:
         quirks: how to answer where ECR's own answer is not known.
         credentials: the keys that requests may be signed with, and whose they are.
         verify_signatures: whether requests must be signed with them, and pulls need a token of GetAuthorizationToken;
-            without, everybody may do everything, and a key that is not among them is the account 000000000000's.
+            otherwise everybody may do everything, and unknown keys belong to the account 000000000000.
         token_lifetime: seconds that such a token lasts; ECR's 12 hours.
         discard: keep no bytes of layers, only what is known of them, and blobs of up to 1 MiB or in JSON; a data
             directory is made for one or the other. For measurements: pulls of a discarded layer are refused.
-        fault_config: the conditions that it serves in at first.
-        admin: whether anybody who reaches it may change them, at ``/_emulator/faults``.
+        fault_config: the faults that it starts with.
+        admin: whether anybody who can reach it may change the faults, at ``/_emulator/faults``.
 
     Attributes:
         requests: the last 100,000 requests, oldest first.
@@ -132,7 +132,7 @@ class Emulator:
 
     @property
     def port(self) -> int:
-        """The port that it listens on; of 0, the one that was free, once it is entered."""
+        """The port that it listens on; for port 0, the free port that it took on entering."""
         return self._port
 
     @property
@@ -143,7 +143,7 @@ class Emulator:
 
     @property
     def fault_config(self) -> FaultConfig:
-        """The conditions that it serves in; set it at any time, and counts begin again."""
+        """The current faults; they can be replaced at any time, which resets the counts."""
         return self._middleware.fault_config
 
     @fault_config.setter
@@ -152,7 +152,7 @@ class Emulator:
 
     @property
     def hit_counts(self) -> tuple[HitCount, ...]:
-        """How often each throttle and rule of the faults has fired, in their order."""
+        """How often each throttle and rule of the faults has fired, in order."""
         return self._middleware.hit_counts
 
     async def serve_forever(self) -> None:
@@ -188,7 +188,7 @@ class Emulator:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Not told of the error: the task group has no part in it, and would wrap it in a group.
+        # The error is not passed on: the task group has no part in it, and would wrap it in a group.
         await self._open.aclose()
 
     async def _serve(self, listener: socket.socket, stack: AsyncExitStack) -> None:
@@ -214,7 +214,7 @@ class Emulator:
         stack.push_async_callback(_shielded, runner.cleanup)
         assert runner.server is not None, "it is set up"  # noqa: S101
         serving = await asyncio.get_running_loop().create_server(
-            # Digests and signatures are of the bytes as they come, however a client calls their encoding.
+            # Digests and signatures cover the bytes as they arrive, whatever Content-Encoding the client names.
             self._connections.factory(runner.server, access_log=None, read_bufsize=_READ_BUFFER, auto_decompress=False),
             sock=listener,
             ssl=self._tls,
@@ -225,7 +225,7 @@ class Emulator:
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse by the headers alone what can't be right: nothing of its body is kept."""
+        """Refuse by the headers alone what can't be valid, before its body is read."""
         if request.path == "/" and request.method == "POST":
             try:
                 check_announced(request)
@@ -240,7 +240,7 @@ class Emulator:
             body = await read_body(request)
             await self._authentication.check_signature(request, body)
         except ConnectionError:
-            return web.Response(status=400)  # Nobody is left to read it: a client that was killed while it sent.
+            return web.Response(status=400)  # Nobody reads it: the client disconnected while it sent.
         except AwsError as error:
             return self._answered(refusal(operation_name(target), error))
         self._connections.prove(request)
@@ -267,7 +267,7 @@ class Emulator:
         file = self._downloads.open(request.match_info["token"])
         self.requests.record(f"{request.method} {DOWNLOAD_PATH}", 403 if file is None else 200)
         if file is None:
-            return web.Response(status=403, text="This address is too old, or not one")
+            return web.Response(status=403, text="This address has expired, or is not valid")
         self._connections.prove(request)
         return _blob(file)
 
@@ -281,9 +281,9 @@ _LAST_PORT = 65535
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        if not 0 <= port <= _LAST_PORT:  # create_server would refuse it, and leave its socket open
+        if not 0 <= port <= _LAST_PORT:  # create_server would refuse it and leave its socket open
             raise OverflowError(f"port must be 0-{_LAST_PORT}")
-        # The port apart from the name: getaddrinfo takes 70000 for 4464.
+        # Without the port: getaddrinfo takes 70000 for 4464.
         family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server((address[0], port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
@@ -292,7 +292,7 @@ def _listen(host: str, port: int) -> socket.socket:
             f"can't listen on {host} port {port}: {reason}",
             hint="name a free port (0 takes any) and an address of this machine",
         ) from error
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections have it of their listener
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it from their listener
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD)
     return listener
 

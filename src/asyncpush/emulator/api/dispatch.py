@@ -29,18 +29,18 @@ from asyncpush.emulator.store.state import Store
 
 _LOG = logging.getLogger(__name__)
 
-#: Bodies of more bytes than this are parsed in a thread (only manifests are so long, and parts).
+#: Bodies of more bytes than this are parsed in a thread: manifests and parts.
 _INLINE = 64 * 1024
 
 R = TypeVar("R", bound=requests.OperationInput)
 
-#: Answers a body; told who asks, and what judges its members.
+#: Answers a request's body, given its principal and the check of its members.
 Operation = Callable[[bytearray, Principal, requests.Check], Awaitable[Document]]
 
 
 @dataclass(frozen=True, slots=True)
 class ApiResponse:
-    """What goes back: the operation's name for the log, the HTTP status and the JSON body."""
+    """An answer: the operation's name for the log, the HTTP status and the JSON body."""
 
     operation: str
     status: int
@@ -60,14 +60,14 @@ _PUBLIC = _Service(PUBLIC, "SpencerFrontendService")
 
 
 class JsonApi:
-    """Both services on one store; making one blocks for some milliseconds, to load the services' models.
+    """Both services on one store. Creating one blocks for some milliseconds, to load the services' models.
 
     Args:
-        store: what is held.
-        limits: the numbers and addresses to answer by.
-        downloads: what makes the addresses of layers.
+        store: repositories, uploads and settings.
+        limits: quotas, part sizes, quirks and the endpoint's address.
+        downloads: makes the addresses of layers.
         addressing: finds the registry of a request.
-        tokens: what opens ``/v2/``.
+        tokens: makes and checks the tokens of ``/v2/``.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class JsonApi:
         Args:
             target: the ``X-Amz-Target`` header, empty if there was none.
             body: the request's body.
-            principal: who asks.
+            principal: who sends it.
 
         Returns:
-            An answer in any case: refusals, a full disk and defects are answers, too.
+            An answer in any case: refusals, a full disk and defects give one, too.
         """
         name = operation_name(target)
         try:
@@ -226,9 +226,9 @@ class Addressing:
     """Finds the registry of each request.
 
     Args:
-        store: whose repositories make an account known.
+        store: an account with a repository in it exists.
         quirks: how public aliases and regions are read.
-        accounts: accounts that are known without a repository.
+        accounts: accounts that exist without a repository.
     """
 
     def __init__(self, store: Store, quirks: Quirks, accounts: Collection[str]) -> None:
@@ -237,7 +237,7 @@ class Addressing:
         self._accounts = frozenset({DEFAULT_ACCOUNT, *accounts})
 
     def of(self, service: ServiceName, principal: Principal, registry_id: str | None) -> RequestTarget:
-        """The registry that a request is about.
+        """The registry that a request names.
 
         Raises:
             AwsError: RegistryNotFoundException, UnsupportedCommandException; for ECR Public only.

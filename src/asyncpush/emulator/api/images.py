@@ -1,4 +1,4 @@
-"""The operations that put, get and delete images."""
+"""The image operations: put, get, delete, describe and list."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ImagesApi:
         self._quirks = limits.quirks
 
     async def put(self, request: requests.PutImage, target: RequestTarget) -> Document:
-        """PutImage: the exact bytes, once all that they name is there."""
+        """PutImage: stores the exact bytes, if everything that they refer to exists."""
         name, registry_id = request.repository_name, target.id
         self._store.repository(target, name)
         raw = request.image_manifest.encode()
@@ -54,7 +54,7 @@ class ImagesApi:
         return {"image": _image(request, registry_id, image_id, request.image_manifest, manifest.media_type)}
 
     async def get(self, request: requests.BatchGetImage, target: RequestTarget) -> Document:
-        """BatchGetImage; never converts a manifest, whatever the caller accepts."""
+        """BatchGetImage; never converts a manifest, whatever media types are accepted."""
         registry_id = target.id
         repository = self._store.repository(target, request.repository_name)
         images: list[Document] = []
@@ -71,7 +71,7 @@ class ImagesApi:
         return {"images": images, "failures": failures}
 
     async def delete(self, request: requests.BatchDeleteImage, target: RequestTarget) -> Document:
-        """BatchDeleteImage: a tag by its name, an image and all its tags by its digest."""
+        """BatchDeleteImage: a tag by its name, an image with all its tags by its digest."""
         deleted: list[ImageId] = []
         failures: list[Document] = []
         async with self._store.changing(target, request.repository_name) as repository:
@@ -149,7 +149,7 @@ def _image(
 
 
 def _failure(repository: RepositoryState, wanted: ImageId) -> Document:
-    """Why BatchGetImage or BatchDeleteImage found nothing."""
+    """The failure of BatchGetImage or BatchDeleteImage for an image that was not found."""
     digest, tag = wanted.image_digest, wanted.image_tag
     if not digest and not tag:
         code, reason = "MissingDigestAndTag", "Invalid request parameters: both tag and digest cannot be null"
@@ -172,7 +172,7 @@ def _referenced(wanted: ImageId) -> Document:
     }
 
 
-#: Referrers of a page where a request names no number: the most that it can name.
+#: Referrers of a page where a request gives no maximum: the largest one allowed.
 _REFERRERS = 50
 
 
@@ -183,7 +183,7 @@ class ImageListsApi:
         self._store = store
 
     async def describe(self, request: requests.DescribeImages, target: RequestTarget) -> Document:
-        """DescribeImages: those named, of which none may be missing, or all, page by page."""
+        """DescribeImages: the named images, all of which must exist, or all images page by page."""
         registry_id = target.id
         repository = self._store.repository(target, request.repository_name)
         if request.image_ids is not None:
@@ -200,7 +200,7 @@ class ImageListsApi:
         return {"imageDetails": image_details(repository, page.entries, registry_id), **page.members}
 
     async def list_ids(self, request: requests.ListImages, target: RequestTarget) -> Document:
-        """ListImages: an entry for each tag, and one for each image without."""
+        """ListImages: an entry for each tag, and one for each untagged image."""
         repository = self._store.repository(target, request.repository_name)
         tags = repository.tags_by_image()
         digests = [image.manifest.digest for image in _filtered(repository, request.filter)]
@@ -211,7 +211,7 @@ class ImageListsApi:
         return {"imageIds": page.entries, **page.members}
 
     async def describe_tags(self, request: requests.DescribeImageTags, target: RequestTarget) -> Document:
-        """DescribeImageTags (public); a tag's date is its image's, since no other is kept."""
+        """DescribeImageTags (public); a tag has its image's date, since no other is stored."""
         repository = self._store.repository(target, request.repository_name)
         page = paginate(list(repository.tags), str, request.next_token, request.max_results)
         found = [(tag, repository.find(tag=tag)) for tag in page.entries]
@@ -223,7 +223,7 @@ class ImageListsApi:
         return {"imageTagDetails": details, **page.members}
 
     async def referrers(self, request: requests.ListImageReferrers, target: RequestTarget) -> Document:
-        """ListImageReferrers: the manifests whose subject is this digest, whether that is there or not."""
+        """ListImageReferrers: the manifests whose subject is this digest, whether or not that exists."""
         repository = self._store.repository(target, request.repository_name)
         wanted = request.filter
         found = [
@@ -231,7 +231,7 @@ class ImageListsApi:
             for manifest in repository.referrers(request.subject_id.image_digest)
             if not wanted.artifact_types or manifest.artifact_type in wanted.artifact_types
         ]
-        shown = found if wanted.artifact_status in ("ACTIVE", "ANY") else []  # nothing is ever archived here
+        shown = found if wanted.artifact_status in ("ACTIVE", "ANY") else []  # the emulator archives nothing
         size = request.max_results or _REFERRERS
         page = paginate(shown, lambda manifest: str(manifest.digest), request.next_token, size)
         return {"referrers": [_referrer(manifest) for manifest in page.entries], **page.members}
@@ -258,7 +258,7 @@ def _must_find(repository: RepositoryState, wanted: ImageId, registry_id: str) -
 
 def _filtered(repository: RepositoryState, wanted: requests.ImageFilter) -> list[ImageRecord]:
     if wanted.image_status not in ("ACTIVE", "ANY"):
-        return []  # nothing is ever archived here
+        return []  # the emulator archives nothing
     status = wanted.tag_status
     tagged = set(repository.tags.values())
     return [
@@ -275,7 +275,7 @@ def image_details(repository: RepositoryState, images: Iterable[ImageRecord], re
 
 
 def common_detail(repository: RepositoryState, image: ImageRecord) -> dict[str, object]:
-    """What a detail says wherever it stands."""
+    """The members of an image's details that all operations share."""
     manifest = image.manifest
     detail: dict[str, object] = {
         "imageDigest": str(manifest.digest),
@@ -300,7 +300,7 @@ def _detail(repository: RepositoryState, image: ImageRecord, tags: list[str] | N
 
 
 def _size(repository: RepositoryState, manifest: ParsedManifest) -> int:
-    """An image's blobs together; of an index, its largest image (API reference, ImageDetail)."""
+    """The size of an image's blobs; of an index, that of its largest image (API reference, ImageDetail)."""
     children = (repository.images.get(child.sha256) for child in manifest.children if child.sha256)
     blobs = {reference.digest: reference.size for reference in manifest.blobs}
     return sum(blobs.values()) or max((_size(repository, child.manifest) for child in children if child), default=0)

@@ -46,7 +46,7 @@ class LayersApi:
         self._downloads = downloads
 
     async def check(self, request: requests.BatchCheckLayerAvailability, target: RequestTarget) -> Document:
-        """BatchCheckLayerAvailability: a layer that is not held is UNAVAILABLE, not a failure."""
+        """BatchCheckLayerAvailability: a missing layer is UNAVAILABLE, not a failure."""
         repository = self._store.repository(target, request.repository_name)
         valid = [digest for digest in request.layer_digests if _is_digest(digest)]
         invalid = [digest for digest in request.layer_digests if not _is_digest(digest)]
@@ -64,7 +64,7 @@ class LayersApi:
         return {"uploadId": upload.id, "partSize": self._limits.part_size}
 
     async def upload_part(self, part: ReceivedPart, target: RequestTarget) -> Document:
-        """UploadLayerPart: the part that follows the last one, and no other."""
+        """UploadLayerPart: accepts only the next part."""
         request = part.request
         async with self._store.uploading(request.upload_id, target, request.repository_name) as upload:
             if not self._is_repeated(upload, part):
@@ -76,7 +76,7 @@ class LayersApi:
         return {**_named(request, target), "lastByteReceived": request.part_last_byte}
 
     async def complete(self, request: requests.CompleteLayerUpload, target: RequestTarget) -> Document:
-        """CompleteLayerUpload: prove the digest, then hold the layer. A refusal leaves the upload as it is."""
+        """CompleteLayerUpload: check the digest, then add the layer. A refusal leaves the upload unchanged."""
         name = request.repository_name
         self._check_algorithms(request.layer_digests)
         if done := await self._completed(request, target):
@@ -91,7 +91,7 @@ class LayersApi:
         return {**_named(request, target), "layerDigest": str(digest)}
 
     async def download_url(self, request: requests.GetDownloadUrlForLayer, target: RequestTarget) -> Document:
-        """GetDownloadUrlForLayer: an address of this emulator's that works for an hour."""
+        """GetDownloadUrlForLayer: an address of this emulator's that is valid for an hour."""
         repository = self._store.repository(target, request.repository_name)
         digest = sha256_digest(request.layer_digest)
         if digest is None or digest not in repository.layers:
@@ -114,7 +114,7 @@ class LayersApi:
         raise layer_exists(digest, name, target.id)
 
     async def _completed(self, request: requests.CompleteLayerUpload, target: RequestTarget) -> Digest | None:
-        """What an earlier call made of this upload, if the quirks have it remembered."""
+        """The layer that an earlier call made of this upload, if the quirks have it remembered."""
         upload_id = request.upload_id.lower()
         if self._quirks.retried_complete == "upload-not-found" or upload_id in self._store.uploads:
             return None
@@ -136,7 +136,7 @@ class LayersApi:
         return found
 
     def _is_repeated(self, upload: StagedUpload, part: ReceivedPart) -> bool:
-        """Whether this is the last part over again, and the quirks have it ignored."""
+        """Whether this is the last part again, and the quirks ignore that."""
         if self._quirks.repeated_part == "refused" or not upload.record.parts:
             return False
         received, length = upload.record.received, upload.record.last_part
@@ -154,7 +154,7 @@ class LayersApi:
         return None
 
     def _cursor(self, upload: StagedUpload) -> dict[str, int]:
-        """``lastValidByteReceived``; before any part, as the quirks have it."""
+        """``lastValidByteReceived``; before any part, as the quirks say."""
         if upload.record.received:
             return {"lastValidByteReceived": upload.record.received - 1}
         first = self._quirks.first_cursor
@@ -172,7 +172,7 @@ class LayersApi:
             raise invalid_parameter("layerDigests", "must be a sha256 digest")
 
     def _check_digests(self, claimed: Sequence[str], digest: Digest) -> None:
-        # Only sha256 is computed: ECR takes other algorithms unseen and answers its own digest.
+        # Only sha256 is computed: ECR accepts other algorithms unchecked, and answers its own digest.
         wrong = [each for each in claimed if each.startswith("sha256:") and each != str(digest)]
         enough = self._quirks.several_digests == "any" and len(wrong) < len(claimed)
         if wrong and not enough:
@@ -201,12 +201,12 @@ def _named(
 #: The path below which layers are downloaded.
 DOWNLOAD_PATH = "/_emulator/layers/"
 
-#: Seconds that an address works.
+#: Seconds for which an address is valid.
 _LIFETIME = 3600
 
 
 class Downloads:
-    """Makes and reads the addresses; those of an earlier emulator are worth nothing to another."""
+    """Makes and checks the addresses; those of an earlier run are not valid."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -227,7 +227,7 @@ class Downloads:
         return f"{DOWNLOAD_PATH}{text}.{self._proof(text)}"
 
     def open(self, token: str) -> Path | None:
-        """The file of the layer that a path names behind its prefix; None if it is forged, too old, or gone."""
+        """The file of a token's layer; None if the token is forged or expired, or the layer was removed."""
         text, _, proof = token.partition(".")
         if not hmac.compare_digest(proof.encode(), self._proof(text).encode()):
             return None

@@ -1,4 +1,4 @@
-"""The operations on a registry as a whole: what it is, its account settings, its repository creation templates."""
+"""The registry operations: descriptions, account settings, repository creation templates, and tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from asyncpush.emulator.registry import RequestTarget
 from asyncpush.emulator.store.records import TemplateRecord
 from asyncpush.emulator.store.state import ROOT, Store, now
 
-#: The account settings, each with its values, the first of which it has until another is put.
+#: The account settings with their values; the first one is the default.
 _SETTINGS = {
     "BASIC_SCAN_TYPE_VERSION": ("AWS_NATIVE", "CLAIR"),
     "BLOB_MOUNTING": ("DISABLED", "ENABLED"),
@@ -101,7 +101,7 @@ class RegistriesApi:
     async def update_template(
         self, request: requests.UpdateRepositoryCreationTemplate, target: RequestTarget
     ) -> Document:
-        """UpdateRepositoryCreationTemplate: what is given replaces what was there."""
+        """UpdateRepositoryCreationTemplate: given members replace the stored ones."""
         given = {
             "applied_for": request.applied_for,
             "description": request.description,
@@ -122,7 +122,7 @@ class RegistriesApi:
     async def describe_templates(
         self, request: requests.DescribeRepositoryCreationTemplates, target: RequestTarget
     ) -> Document:
-        """DescribeRepositoryCreationTemplates: those named that are there, or all, page by page."""
+        """DescribeRepositoryCreationTemplates: the named ones that exist, or all page by page."""
         wanted = None if request.prefixes is None else {_prefix(prefix) for prefix in request.prefixes}
         held = self._store.accounts.templates(target.registry).values()
         found = [record for record in held if wanted is None or record.prefix in wanted]
@@ -155,7 +155,7 @@ def _answer(record: TemplateRecord, target: RequestTarget) -> Document:
 
 
 def _prefix(text: str) -> str:
-    """A prefix as it is kept: a namespace, or ROOT."""
+    """A prefix as it is stored: a namespace, or ROOT."""
     return text if text == ROOT else text.rstrip("/")
 
 
@@ -193,8 +193,8 @@ class TokenApi:
     """ECR's operation on tokens.
 
     Args:
-        tokens: what makes them.
-        limits: the address that they are for.
+        tokens: makes them.
+        limits: has the address that they are for.
     """
 
     def __init__(self, tokens: Tokens, limits: Limits) -> None:
@@ -202,7 +202,7 @@ class TokenApi:
         self._limits = limits
 
     async def authorize(self, request: GetAuthorizationToken, target: RequestTarget) -> Document:
-        """GetAuthorizationToken: an entry for each registry that is asked for; ECR Public's is one, without address."""
+        """GetAuthorizationToken: an entry for each requested registry; ECR Public has one, without an address."""
         own = target.registry.account
         if target.registry.is_public:
             return {"authorizationData": self._grant(own)}

@@ -43,7 +43,7 @@ class RepositoriesApi:
         return {**created, "catalogData": request.catalog_data} if request.catalog_data else created
 
     async def describe(self, request: requests.DescribeRepositories, target: RequestTarget) -> Document:
-        """DescribeRepositories: those named, or all, page by page."""
+        """DescribeRepositories: the named ones, or all page by page."""
         if request.repository_names is not None:
             named = [self._store.repository(target, name) for name in request.repository_names]
             return {"repositories": [self._describe(repository, target) for repository in named]}
@@ -52,7 +52,7 @@ class RepositoriesApi:
         return {"repositories": [self._describe(entry, target) for entry in page.entries], **page.members}
 
     async def delete(self, request: requests.DeleteRepository, target: RequestTarget) -> Document:
-        """DeleteRepository; with images in it, only by force."""
+        """DeleteRepository; one with images needs force."""
         repository = await self._store.delete_repository(target, request.repository_name, force=request.force)
         return {"repository": self._describe(repository, target)}
 
@@ -118,7 +118,7 @@ class PoliciesApi:
         return answer
 
     async def set_policy(self, request: requests.SetRepositoryPolicy, target: RequestTarget) -> Document:
-        """SetRepositoryPolicy; whoever calls may do everything all the same."""
+        """SetRepositoryPolicy; the policy is stored, and allows or denies nothing."""
         if not _is_object(request.policy_text):
             raise invalid_parameter("PolicyText", "Invalid repository policy provided")
         await self._change(request, target, policy=request.policy_text)
@@ -229,7 +229,7 @@ _MAX_KEY, _MAX_VALUE = 128, 256
 
 
 def tagged(held: Mapping[str, str], added: Sequence[ResourceTag]) -> ResourceTags:
-    """The tags that a resource has once *added* are put on it.
+    """The tags of a resource after *added* are put on it.
 
     Raises:
         AwsError: InvalidTagParameterException, TooManyTagsException.
@@ -249,5 +249,5 @@ def tagged(held: Mapping[str, str], added: Sequence[ResourceTag]) -> ResourceTag
 
 
 def listed(tags: Mapping[str, str]) -> list[ResourceTag]:
-    """Tags as answers have them."""
+    """Tags in the form of answers."""
     return [ResourceTag(key, value) for key, value in tags.items()]

@@ -18,25 +18,25 @@ from asyncpush.emulator.store.records import CatalogData, Encryption, ExclusionF
 
 
 class OperationInput(msgspec.Struct, rename="camel", frozen=True):
-    """What all operations take."""
+    """The members of every input."""
 
     registry_id: str | None = None
 
 
 class RepositoryRequest(OperationInput, frozen=True, kw_only=True):
-    """What all operations on one repository take."""
+    """The members of every input about one repository."""
 
     repository_name: str
 
 
 T = TypeVar("T", bound=OperationInput)
 
-#: Judges an operation's members by the rules of its input; raises AwsError.
+#: Checks an operation's members by the rules of its input; raises AwsError.
 Check = Callable[[object], None]
 
 
 def decode(body: bytes | bytearray, kind: type[T], check: Check) -> T:
-    """Read a request's body.
+    """Parse and check a request's body.
 
     Raises:
         AwsError: SerializationException if it is not JSON; what *check* raises.
@@ -47,7 +47,7 @@ def decode(body: bytes | bytearray, kind: type[T], check: Check) -> T:
 
 
 def parse(body: bytes | bytearray) -> object:
-    """Read JSON; members that are null are left out, as AWS takes them.
+    """Parse JSON; null members are left out, as AWS does.
 
     Raises:
         AwsError: SerializationException if it is not JSON.
@@ -61,11 +61,11 @@ def parse(body: bytes | bytearray) -> object:
 
 
 def typed(document: object, kind: type[T]) -> T:
-    """Give members that were judged their types.
+    """Convert checked members to their types.
 
     Raises:
-        AwsError: InvalidParameterException for what the model takes and the emulator does not know, such as a new value
-            of an enumeration.
+        AwsError: InvalidParameterException for what the model accepts and the emulator does not know, such as a new
+            value of an enumeration.
     """
     try:
         return msgspec.convert(document, kind)
@@ -81,10 +81,10 @@ def _without_nulls(value: object) -> object:
     return value
 
 
-#: An operation's answer at the edge, where it becomes JSON.
+#: An operation's answer, before it is encoded as JSON.
 Document = Mapping[str, object]
 
-#: Entries of a page where a request names no number (DescribeImages, ListImages, DescribeRepositories).
+#: Entries of a page where a request gives no maximum (DescribeImages, ListImages, DescribeRepositories).
 DEFAULT_PAGE = 100
 
 E = TypeVar("E")
@@ -92,7 +92,7 @@ E = TypeVar("E")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[E]):
-    """Some entries of a list, and the token of the next ones, if there are more."""
+    """Some entries of a list, and the token of the next page, if there is one."""
 
     entries: Sequence[E]
     next_token: str | None
@@ -104,10 +104,10 @@ class Page(Generic[E]):
 
 
 def paginate(entries: Sequence[E], key: Callable[[E], str], token: str | None, size: int | None) -> Page[E]:
-    """Cut one page out of a list that *key* sorts; a page goes on behind a key, so that changes skip nothing else.
+    """Cut one page out of a list that *key* sorts. A token is a key, so that changes between pages skip nothing else.
 
     Raises:
-        AwsError: InvalidParameterException for a token that no page gave out.
+        AwsError: InvalidParameterException for a token that is not from an earlier page.
     """
     after = _key_of(token) if token else ""
     rest = sorted((entry for entry in entries if key(entry) > after), key=key)

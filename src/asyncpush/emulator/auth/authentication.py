@@ -20,21 +20,21 @@ from asyncpush.emulator.registry import DEFAULT_ACCOUNT, DEFAULT_REGION
 #: Bodies of more bytes than this are hashed in a thread.
 _INLINE = 64 * 1024
 
-#: What a credential must be scoped to, by the service that a request's target names.
+#: The services that a credential may be scoped to, by the service of a request's target.
 _SERVICES = {"AmazonEC2ContainerRegistry_V20150921": ("ecr",), "SpencerFrontendService": ("ecr-public",)}
 
-# Credential=KEY/YYYYMMDD/REGION/SERVICE/aws4_request. The region becomes part of a path: nothing but these characters.
+# Credential=KEY/YYYYMMDD/REGION/SERVICE/aws4_request. The region becomes part of a path: only these characters.
 _CREDENTIAL = re.compile(
     r"Credential=(?P<key>[^/,\s]{1,256})/[0-9]{8}/(?P<region>[a-z0-9][a-z0-9-]{0,39})/[a-z0-9-]{1,40}/aws4_request"
 )
 
-#: Runs a judgement in a worker thread.
+#: Verifies a signature in a worker thread.
 InThread = Callable[[Callable[[], KnownCredentials]], Awaitable[KnownCredentials]]
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks.
+    """Who sends a request, as its signature claims.
 
     Attributes:
         account: 12 digits.
@@ -48,7 +48,7 @@ class Principal:
 
 
 class Owned(Protocol):
-    """A key that an account has."""
+    """A key that belongs to an account."""
 
     @property
     def account(self) -> str:
@@ -61,7 +61,7 @@ def read_principal(headers: Mapping[str, str], keys: Mapping[str, Owned]) -> Pri
 
     Args:
         headers: the request's headers; names in any case if the mapping knows that.
-        keys: access key id -> whose it is.
+        keys: the keys that are known, by access key id.
     """
     match = _CREDENTIAL.search(headers.get("Authorization", ""))
     if match is None:
@@ -71,11 +71,11 @@ def read_principal(headers: Mapping[str, str], keys: Mapping[str, Owned]) -> Pri
 
 
 class Authentication:
-    """Judges who sent a request.
+    """Verifies who sent a request.
 
     Args:
-        keys: what requests may be signed with, by access key id; None lets everybody in, at ``/v2/`` too.
-        tokens: what opens ``/v2/``.
+        keys: the keys that requests may be signed with, by access key id; None verifies nothing, at ``/v2/`` either.
+        tokens: makes and checks the tokens of ``/v2/``.
         in_thread: where long bodies are hashed.
     """
 
@@ -85,10 +85,10 @@ class Authentication:
         self._in_thread = in_thread
 
     def check_claim(self, request: web.BaseRequest) -> None:
-        """Judge a request to the JSON API by its headers, before any of its body is kept.
+        """Check the signature that a request to the JSON API claims, by its headers, before its body is received.
 
         Raises:
-            AwsError: it claims no signature, or one that can't be right.
+            AwsError: it claims no signature, or one that can't be valid.
         """
         if self._keys is not None:
             signed, services = _signed(request)
@@ -98,10 +98,10 @@ class Authentication:
         """Verify the signature of a request to the JSON API.
 
         Returns:
-            Whose it is; None where nothing is verified.
+            The key that it was signed with; None where nothing is verified.
 
         Raises:
-            AwsError: it has none, or a wrong one.
+            AwsError: the signature is missing or wrong.
         """
         if self._keys is None:
             return None
@@ -110,10 +110,10 @@ class Authentication:
         return await self._in_thread(work) if len(body) > _INLINE else work()
 
     def refusal_of_v2(self, request: web.BaseRequest) -> web.Response | None:
-        """Check the token of a request to ``/v2/``; the answer if it opens nothing, None if it may pass.
+        """Check the token of a request to ``/v2/``; returns the refusal, or None if the token is valid.
 
-        Missing and wrong ones are 401 UNAUTHORIZED with a challenge (distribution-spec, Error codes); one that has
-        ended is 403 DENIED, as ECR answers it.
+        A missing or wrong token is 401 UNAUTHORIZED with a challenge (distribution-spec, Error codes); an expired one
+        is 403 DENIED, as ECR answers it.
         """
         if self._keys is None:
             return None
@@ -132,7 +132,7 @@ class Authentication:
 
 
 def _signed(request: web.BaseRequest) -> tuple[SignedRequest, tuple[str, ...]]:
-    """A request as its signature has it, and the services that it may be scoped to."""
+    """A request as its signature covers it, and the services that its credential may be scoped to."""
     path, _, query = request.raw_path.partition("?")
     services = _SERVICES.get(request.headers.get("X-Amz-Target", "").rpartition(".")[0], ("ecr", "ecr-public"))
     return SignedRequest(request.method, path, query, request.raw_headers), services

@@ -22,17 +22,17 @@ _ACCOUNT = re.compile(r"[0-9]{12}")
 
 @dataclass(frozen=True, slots=True)
 class KnownCredentials:
-    """A key pair that the emulator knows, and whose it is.
+    """A key pair that the emulator knows, and its account.
 
     Attributes:
-        access_key_id: its public half, as it stands in every signature.
+        access_key_id: its public half, which every signature names.
         secret_access_key: its secret half.
-        session_token: what must come with it, for temporary credentials; None for lasting ones.
-        expires: when it ends, with a time zone; None if it doesn't.
+        session_token: what requests must carry with temporary credentials; None for lasting ones.
+        expires: when it expires, with a time zone; None for never.
         account: the account that it belongs to, 12 digits.
 
     Raises:
-        UsageError: a half is empty, the account has another form, or the end has no time zone.
+        UsageError: a half is empty, the account is malformed, or the expiry has no time zone.
     """
 
     access_key_id: str
@@ -50,7 +50,7 @@ class KnownCredentials:
             raise UsageError(f"the end of {self.access_key_id} has no time zone", hint="give one, such as UTC")
 
 
-#: The keys of an emulator that was given none.
+#: The keys of an emulator that is given none.
 DEFAULT_CREDENTIALS = (KnownCredentials("test", "test", account=DEFAULT_ACCOUNT),)
 
 
@@ -71,7 +71,7 @@ def read_credentials(path: Path) -> tuple[KnownCredentials, ...]:
     """Read the key pairs of an AWS shared credentials file; blocks.
 
     Each profile with ``aws_access_key_id`` and ``aws_secret_access_key`` is one; ``aws_session_token`` and ``account``
-    (or ``aws_account_id``, as AWS tools call it) may stand beside them. Profiles without keys are passed over.
+    (or ``aws_account_id``, as AWS tools call it) may accompany them. Profiles without keys are skipped.
 
     Raises:
         UsageError: it can't be read, has no keys, or a profile has half a key pair or a malformed account.
@@ -84,7 +84,7 @@ def read_credentials(path: Path) -> tuple[KnownCredentials, ...]:
             f"{path} can't be read: {open_files.reason(error)}", hint="name a file of AWS credentials"
         ) from error
     except (configparser.Error, UnicodeDecodeError) as error:
-        # Without the parser's own words, which quote the line, and that may be a secret.
+        # Without the parser's own message, which quotes the line: that may be a secret.
         raise UsageError(
             f"{path} is not a file of AWS credentials{_line(error)}", hint="write it as `aws configure` does"
         ) from None

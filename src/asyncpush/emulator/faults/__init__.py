@@ -1,4 +1,4 @@
-"""Faults on request: latency, bandwidth, throttles and faults, for rehearsals and for tests of other tools."""
+"""Fault injection: latency, bandwidth, throttles and failures, for rehearsals and for tests of other tools."""
 
 from asyncpush.emulator.faults.injector import HitCount as HitCount
 from asyncpush.emulator.faults.rules import Fault as Fault

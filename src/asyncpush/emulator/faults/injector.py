@@ -24,27 +24,27 @@ from asyncpush.emulator.faults.throttles import Throttles
 
 Work = Callable[[], Awaitable[web.StreamResponse]]
 
-#: Makes the upload that a request names be gone.
+#: Expires the upload that a request names.
 Expire = Callable[[Call], Awaitable[None]]
 
-#: On, and no time to linger: closing then resets the connection instead of ending it in order.
+#: SO_LINGER on, with no time: closing then resets the connection instead of ending it in order.
 _RESET = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class HitCount:
-    """A rule or throttle, as it is written, and how many requests it has acted on."""
+    """A rule or throttle, as it is written, and how many requests it acted on."""
 
     rule: str
     count: int
 
 
 class FaultInjector:
-    """A fault configuration, its counts and its buckets.
+    """Applies a fault configuration, and keeps its counts and token buckets.
 
     Args:
-        fault_config: what it is to be.
-        expire: makes an upload be gone.
+        fault_config: the configuration.
+        expire: expires an upload.
     """
 
     def __init__(self, fault_config: FaultConfig, expire: Expire) -> None:
@@ -58,14 +58,14 @@ class FaultInjector:
 
     @property
     def hit_counts(self) -> tuple[HitCount, ...]:
-        """How often each throttle, the quotas and each rule have fired, in this order."""
+        """How often each throttle, the quotas and each rule fired, in this order."""
         throttles = zip(self.fault_config.throttles, self._throttles.refused, strict=True)
         quotas = [HitCount("quotas=aws", self._throttles.refused_by_quotas)] if self.fault_config.quotas else []
         rules = [HitCount(str(rule.fault), rule.hits) for rule in self._rules]
         return (*(HitCount(str(throttle), refused) for throttle, refused in throttles), *quotas, *rules)
 
     def asks_for_members(self, call: Call) -> bool:
-        """Whether it takes a request's body to tell what is to be done with it."""
+        """Whether a request's body must be read to decide what happens to it."""
         if call.is_v2:
             return False
         return self._throttles.meters(call.service, call.operation) or any(
@@ -73,7 +73,7 @@ class FaultInjector:
         )
 
     async def answer(self, request: web.Request, call: Call, work: Work) -> web.StreamResponse:
-        """Let time pass, and then *work*, or something else."""
+        """Delay a request, and then answer it by *work*, or as a fault says."""
         await self._let_time_pass()
         if self._throttles.refuses(call.service, call.operation, call.registry_id):
             return throttled(call)
@@ -81,11 +81,11 @@ class FaultInjector:
         if rule is None:
             return await self._worked(call, work)
         rule.hits += 1
-        refusal = refused(rule.fault.action, call, self._lost(call, rule.fault))
+        refusal = refused(rule.fault.action, call, self._missing(call, rule.fault))
         return await self._disturbed(request, call, rule.fault, work) if refusal is None else refusal
 
     async def _disturbed(self, request: web.Request, call: Call, fault: Fault, work: Work) -> web.StreamResponse:
-        """Do the work, or not, with what a fault does before and after it."""
+        """Answer a request by *work*, with what a fault does before and after it."""
         if fault.action == "reset-before":
             return cut(request, reset=True)
         if fault.action == "upload-expired":
@@ -107,7 +107,7 @@ class FaultInjector:
             await anyio.sleep(seconds)
 
     def _choose(self, call: Call) -> _Rule | None:
-        """Count the request at all rules that select it; of those that fire, the first."""
+        """Count the request at all rules that select it; returns the first one that fires."""
         firing = [
             rule for rule in self._rules if rule.selects(call) and self._applies(call, rule.fault) and rule.count()
         ]
@@ -128,10 +128,10 @@ class FaultInjector:
             self._completed[document["repositoryName"], document["layerDigest"]] = now
 
     def _applies(self, call: Call, fault: Fault) -> bool:
-        return fault.action != "layers-not-found" or bool(self._lost(call, fault))
+        return fault.action != "layers-not-found" or bool(self._missing(call, fault))
 
-    def _lost(self, call: Call, fault: Fault) -> list[str]:
-        """What a manifest names that the fault lets nobody see yet: all, or what was completed a short time ago."""
+    def _missing(self, call: Call, fault: Fault) -> list[str]:
+        """The blobs of a manifest that the fault still hides: all of them, or those that were completed lately."""
         if call.manifest is None:
             return []
         named = list(dict.fromkeys(each.digest for each in call.manifest.blobs or call.manifest.children))
@@ -164,23 +164,23 @@ class _Rule:
             and number <= (fault.first or number)
             and number > (fault.after or 0)
             and (fault.limit is None or self.hits < fault.limit)
-            # Drawn for each request that comes so far: the same seed then means the same requests.
+            # Drawn last, for requests that meet all other conditions: one seed then means the same requests.
             and (fault.probability is None or self._chance.random() < fault.probability)
         )
 
 
 def _chance(fault_config: FaultConfig, purpose: object) -> random.Random:
-    """Each purpose draws of its own: a rule more does not change what the others do."""
+    """A generator for each purpose: one more rule does not change what the others do."""
     return random.Random(None if fault_config.seed is None else f"{fault_config.seed}/{purpose}")  # noqa: S311 - no secret
 
 
-def refused(action: Action, call: Call, lost: list[str]) -> web.Response | None:
-    """What an action answers instead of the work; None if it leaves that to be done.
+def refused(action: Action, call: Call, missing: list[str]) -> web.Response | None:
+    """The answer of an action that replaces the work; None for actions that leave it to be done.
 
     Args:
         action: the action.
-        call: what was asked.
-        lost: the digests that ``layers-not-found`` names.
+        call: the request.
+        missing: the digests that ``layers-not-found`` names.
     """
     match action:
         case "throttle":
@@ -188,34 +188,34 @@ def refused(action: Action, call: Call, lost: list[str]) -> web.Response | None:
         case "server-error":
             return _failed(call)
         case "unavailable":
-            # What stands before a service answers while that is away: no error that any client has a model of.
+            # A load balancer answers so while its service is away: no client has a model of this error.
             return web.Response(status=503, text="Service Unavailable\n")
         case "expired-token":
             return _token_expired(call)
         case "access-denied":
             return _access_denied(call)
         case "layers-not-found":
-            return _not_found_yet(call, lost)
+            return _not_found_yet(call, missing)
         case _:
             return None
 
 
 def throttled(call: Call) -> web.Response:
-    """Too many requests; both faces say it in the same words (ECR's common errors)."""
+    """Too many requests; both APIs use the same words (ECR's common errors)."""
     if call.is_v2:
         return _v2_refused(429, "TOOMANYREQUESTS", "Rate exceeded")
     return _refused(call, AwsError("ThrottlingException", "Rate exceeded"))
 
 
 def _failed(call: Call) -> web.Response:
-    """A fault on the registry's side."""
+    """An internal error of the registry."""
     if call.is_v2:
         return _v2_refused(500, "UNKNOWN", "Internal server error")
     return _refused(call, server_error("Service failed to process the request"))
 
 
 def _token_expired(call: Call) -> web.Response:
-    """Credentials, or a registry's token, whose time is over."""
+    """Expired credentials, or an expired token of ``/v2/``."""
     if call.is_v2:
         message = "Your authorization token has expired. Reauthenticate and try again."
         return _v2_refused(403, "DENIED", message)
@@ -237,14 +237,14 @@ def _access_denied(call: Call) -> web.Response:
 
 
 def _not_found_yet(call: Call, digests: list[str]) -> web.Response:
-    """PutImage before its layers are seen; of an index, before its images are."""
+    """PutImage while its layers are not visible yet; of an index, while its images are not."""
     is_index = call.manifest is not None and bool(call.manifest.children)
     error = referenced_images_not_found if is_index else layers_not_found
     return _refused(call, error(digests, call.repository, call.registry_id or "000000000000"))
 
 
 def with_availability(response: web.StreamResponse, available: bool) -> web.StreamResponse:
-    """BatchCheckLayerAvailability's answer with another word for all of its layers; other answers as they are."""
+    """BatchCheckLayerAvailability's answer with all layers available, or none; other answers unchanged."""
     if response.status != 200 or not isinstance(response, web.Response):
         return response
     document = read_answer(response)
@@ -258,7 +258,7 @@ def with_availability(response: web.StreamResponse, available: bool) -> web.Stre
 
 
 def read_answer(response: web.Response) -> dict[str, Any]:
-    """The JSON of an answer that the emulator made."""
+    """The JSON document of an answer of the emulator's."""
     body = response.body
     return cast("dict[str, Any]", msgspec.json.decode(body if isinstance(body, bytes) else b"{}"))
 
@@ -267,7 +267,7 @@ def cut(request: web.Request, *, reset: bool) -> web.Response:
     """Close the connection without an answer: in order, as a proxy does, or by a reset.
 
     Returns:
-        What the handler must return; it reaches nobody.
+        What the handler must return; the client does not receive it.
     """
     transport = request.transport
     if transport is not None:

@@ -24,17 +24,17 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Records a request's operation and the HTTP status of its answer.
 Record = Callable[[str, int], None]
 
-#: Threads that look into bodies: of the emulator's own, since a client in its process may hold all others.
+#: Threads that parse bodies: separate ones, since a client in this process may hold all others.
 _THREADS = 4
 
 
 class FaultMiddleware:
-    """The faults that an emulator has now, on its way to each request.
+    """Applies the current faults of an emulator to each request.
 
     Args:
-        fault_config: what it is at first.
+        fault_config: the faults at first.
         record: is called for each request that a fault answers instead of the emulator.
-        expire: makes an upload be gone.
+        expire: expires an upload.
     """
 
     def __init__(self, fault_config: FaultConfig, record: Record, expire: Expire) -> None:
@@ -46,23 +46,23 @@ class FaultMiddleware:
 
     @property
     def fault_config(self) -> FaultConfig:
-        """What it is."""
+        """The current faults."""
         return self._fault_config
 
     @property
     def hit_counts(self) -> tuple[HitCount, ...]:
-        """How often each of its throttles and rules has fired."""
+        """How often each throttle and rule fired."""
         return self._injector.hit_counts if self._injector else ()
 
     def set(self, fault_config: FaultConfig) -> None:
-        """Change it; counts begin again, and requests under way end in the one that they came in."""
+        """Replace the faults; counts restart, and requests under way end with the faults that they began with."""
         self._fault_config = fault_config
         self._injector = None if fault_config.is_empty else FaultInjector(fault_config, self._expire)
         self._bandwidth.rate = fault_config.bandwidth
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a request in this fault configuration."""
+        """Apply the current faults to a request."""
         injector = self._injector
         call = identify(request) if injector else None
         if injector is None or call is None:
@@ -71,7 +71,7 @@ class FaultMiddleware:
             self._bandwidth.pace(request)
             response = await self._through(injector, request, call, handler)
         if isinstance(response, web.FileResponse) and is_paced(request):
-            # Any coding keeps aiohttp from handing the socket to the kernel's sendfile, and this one changes nothing.
+            # Any coding keeps aiohttp from using sendfile, which would bypass the limit; identity changes nothing.
             response.enable_compression(web.ContentCoding.identity)
         return response
 
@@ -102,7 +102,7 @@ class FaultMiddleware:
 
 
 def add_admin(router: web.UrlDispatcher, middleware: FaultMiddleware) -> None:
-    """Route GET, PUT and DELETE; each answers the document of the faults that then is."""
+    """Route GET, PUT and DELETE of ``/_emulator/faults``; each answers the document of the resulting faults."""
 
     async def tell(_: web.Request) -> web.Response:
         return _json(describe(middleware.fault_config, middleware.hit_counts))

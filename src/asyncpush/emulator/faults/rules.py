@@ -33,11 +33,11 @@ Action = Literal[
 
 @dataclass(frozen=True, slots=True)
 class ActionKind:
-    """Where an action has a meaning, and what stands behind its ``=``.
+    """Which requests an action applies to, and which value it takes.
 
     Attributes:
-        operations: globs of the requests that it is for.
-        value: what its value is; None if it takes none.
+        operations: globs of the requests that it applies to.
+        value: the kind of its value; None if it takes none.
     """
 
     operations: tuple[str, ...] = ("*",)
@@ -59,10 +59,10 @@ ACTIONS: Mapping[Action, ActionKind] = {
     "upload-expired": ActionKind(("UploadLayerPart", "CompleteLayerUpload", f"{V2}*-upload")),
 }
 
-#: What can stand between a rule's operation and its action, in the order in which it is written.
+#: The conditions of a rule, in the order in which they are written.
 CONDITIONS = ("nth", "every", "first", "after", "probability", "limit", "lag")
 
-#: What a rule's text can hold of a repository's name.
+#: A glob of repositories' names in a rule's text.
 _GLOB = re.compile(r"[^,:\s]+")
 
 _VALUES = {
@@ -73,7 +73,7 @@ _VALUES = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One rule: of the requests that it selects, what happens to which.
+    """One rule: which requests it selects, and what happens to which of them.
 
     It counts the requests that its operation and repository select; all of its conditions must hold for it to fire.
 
@@ -84,16 +84,16 @@ class Fault:
         repository: a glob of repositories' names; ``*`` stands for slashes, too.
         nth: fire for this request only, counted from 1.
         every: fire for each request whose number this divides.
-        first: fire for the first so many.
-        after: fire for none of the first so many.
+        first: fire for the first requests, this many.
+        after: skip the first requests, this many.
         probability: fire by chance, 0 to 1.
-        limit: fire so often, and no more.
-        lag: with ``layers-not-found``, fire while a layer of the manifest was completed less than so many seconds ago.
-        seconds: with ``slow-reply``, how long the answer is held back.
-        available: with ``availability``, what is answered for all layers: that they are there, or not.
+        limit: fire this often at most.
+        lag: with ``layers-not-found``, fire while a layer of the manifest was completed less than these seconds ago.
+        seconds: with ``slow-reply``, how long the answer is delayed.
+        available: with ``availability``, whether all layers are answered to be available.
 
     Raises:
-        UsageError: it says what can't be.
+        UsageError: a value is invalid.
     """
 
     operation: str
@@ -125,13 +125,13 @@ class Fault:
         _check_seconds(self)
 
     def selects(self, operation: str) -> bool:
-        """Whether it is for requests of this name."""
+        """Whether it selects requests of this name."""
         fits = any(fnmatchcase(operation, glob) for glob in ACTIONS[self.action].operations)
         return fits and fnmatchcase(operation, self.operation)
 
     @property
     def is_particular(self) -> bool:
-        """Whether a request's body must be read to tell if it fires, or to do what it does."""
+        """Whether a request's body must be read to decide if it fires, or to act."""
         return self.repository != "*" or self.action in ("layers-not-found", "upload-expired", "access-denied")
 
     def __str__(self) -> str:
@@ -178,15 +178,15 @@ def _check_seconds(fault: Fault) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """A rate that an operation may have, for each account: a bucket of *burst* requests that gains *rate* a second.
+    """The rate limit of an operation, for each account: a bucket of *burst* requests that gains *rate* a second.
 
     Attributes:
         operation: as in ``Fault``; each operation that it selects has a bucket of its own.
         rate: requests a second.
-        burst: requests that may come at once; None is a second's worth, and 1 at the least.
+        burst: requests that may arrive at once; None is one second's worth, at least 1.
 
     Raises:
-        UsageError: it says what can't be.
+        UsageError: a value is invalid.
     """
 
     operation: str
@@ -213,19 +213,19 @@ class Throttle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultConfig:
-    """The conditions that an emulator serves in; without arguments, no faults.
+    """The faults of an emulator; without arguments, there are none.
 
     Attributes:
         latency: seconds that each request takes longer, as one round trip.
         jitter: seconds by which that varies, up and down.
-        bandwidth: bytes a second, for each connection and direction; None is as fast as it goes.
-        throttles: rates of operations; of several for one operation, the first counts.
+        bandwidth: bytes a second, for each connection and direction; None is no limit.
+        throttles: rate limits; of several for one operation, the first counts.
         quotas: ``"aws"`` for ECR's documented rates where no throttle says otherwise.
-        faults: rules, asked in order: the first that fires acts.
-        seed: makes chance repeatable; None is another chance each time.
+        faults: rules in order: the first that fires acts.
+        seed: makes chance repeatable; None draws anew each time.
 
     Raises:
-        UsageError: it says what can't be.
+        UsageError: a value is invalid.
     """
 
     latency: float = 0.0
@@ -250,10 +250,10 @@ class FaultConfig:
 
 
 def check_operation(glob: str) -> None:
-    """See that a glob selects something.
+    """Check that a glob selects an operation.
 
     Raises:
-        UsageError: it selects nothing that the emulator answers.
+        UsageError: it selects no operation of the emulator's.
     """
     if not matching(glob):
         near = get_close_matches(glob, NAMES, n=1)
@@ -278,7 +278,7 @@ def parse_fault(text: str) -> Fault:
     """Read a rule.
 
     Raises:
-        UsageError: it is none; the message quotes it.
+        UsageError: it is malformed; the message quotes it.
     """
     with _naming("rule", text):
         operation = _OPERATION.match(text.strip())
@@ -294,7 +294,7 @@ def parse_throttle(text: str) -> Throttle:
     """Read ``OPERATION=RATE[:BURST]``.
 
     Raises:
-        UsageError: it is none; the message quotes it.
+        UsageError: it is malformed; the message quotes it.
     """
     with _naming("throttle", text):
         match = _THROTTLE.fullmatch(text.strip())

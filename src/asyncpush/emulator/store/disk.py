@@ -30,30 +30,30 @@ _LOCK = "lock"
 
 _DISCARDS = "discards"
 
-#: Bytes of a file's name, everywhere that Python runs.
+#: Bytes of the longest file name that common file systems allow.
 _LONGEST = 255
 
 _DIRECTORIES = ("repositories", "uploads")
 
-#: A name that no component of a repository's name can be, since those begin with a letter or digit.
+#: The directory of a layout; components of repositories' names begin with a letter or digit, so none equals it.
 LAYOUT = "_layout"
 
-#: Files of this prefix were being written when an emulator was killed; nothing refers to them.
+#: The prefix of files that are being written; after a kill, nothing refers to them.
 TEMPORARY = ".new-"
 
-#: Bytes up to which a blob is kept all the same: most configs, and the layers of tests.
+#: Bytes up to which a blob is kept even where layers are discarded: most configs, and the layers of tests.
 KEPT = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class DataDirectory:
-    """Where an emulator keeps its data.
+    """The directory that an emulator keeps its data in.
 
     ::
 
         lock                              held by the one emulator that uses the directory
         catalog.sqlite                    all but the blobs
-        token-secret                      what the passwords for /v2/ are proved with
+        token-secret                      the secret that authenticates passwords for /v2/
         discards                          if present, the bytes of layers are discarded
         uploads/<id>                      the bytes of an upload
         repositories/ecr/<account>/<region>/<name>/_layout      a private repository, an OCI image layout
@@ -72,7 +72,7 @@ class DataDirectory:
 
     @property
     def discards(self) -> Path:
-        """The file that says that layers are discarded."""
+        """The file that marks a directory that discards layers."""
         return self.path / _DISCARDS
 
     @property
@@ -90,10 +90,10 @@ class DataDirectory:
         return self.repositories.joinpath(registry.path, *_components(name), LAYOUT)
 
     def own(self, *, make: bool) -> int:
-        """Lock the directory until the descriptor that comes back is closed; blocks for no other owner.
+        """Lock the directory until the returned descriptor is closed; does not wait for another owner.
 
         Args:
-            make: make it where it is missing or empty.
+            make: create it where it is missing or empty.
 
         Raises:
             UsageError: it can't be used, is in use, or holds something else.
@@ -114,18 +114,18 @@ class DataDirectory:
         return descriptor
 
     def settle(self, discard: bool | None) -> bool:
-        """Find out whether the directory discards layers, and mark a new one that is to; blocks.
+        """Find out whether the directory discards layers, and mark a new one that should; blocks.
 
-        It stays as it was made: restarts are right for layers that are all of one kind.
+        It stays as it was created: recovery relies on layers that are all of one kind.
 
         Args:
-            discard: what it should do; None takes it as it is.
+            discard: whether it should; None accepts either.
 
         Returns:
             Whether it discards.
 
         Raises:
-            UsageError: it is not as it should be.
+            UsageError: it does the other.
         """
         if discard and not self.catalog.exists():
             self.discards.touch()
@@ -137,7 +137,7 @@ class DataDirectory:
         return marked
 
     def _look(self, *, make: bool) -> None:
-        """Refuse what is not ours before anything is written into it."""
+        """Refuse a directory with other data before anything is written into it."""
         if make:
             self.path.mkdir(parents=True, exist_ok=True)
         elif not self.catalog.exists():
@@ -154,7 +154,7 @@ class DataDirectory:
 def _components(name: str) -> Iterator[str]:
     """A repository's name as directories. One component of ECR's 256 characters is too long for a file system.
 
-    What is behind the cut begins as no component can.
+    The rest begins with ``_``, as no component can.
     """
     for component in name.split("/"):
         yield component[:_LONGEST]
@@ -163,7 +163,7 @@ def _components(name: str) -> Iterator[str]:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a directory with this entry and without a catalog is another's; what file systems put there is not."""
+    """Whether this entry shows that a directory without a catalog holds other data."""
     if path.name in _DIRECTORIES:
         return not path.is_dir() or any(path.iterdir())
     return (
@@ -197,7 +197,7 @@ class Layout:
 
     @property
     def mark_path(self) -> Path:
-        """The file that says that this is a layout."""
+        """The file that marks a layout."""
         return self.path / "oci-layout"
 
     @property
@@ -210,30 +210,30 @@ class Layout:
         return self.blobs / digest.hex
 
     def create(self) -> None:
-        """Lay it out, empty; what a killed emulator left of it goes."""
+        """Create it, empty; what a killed emulator left of it is removed."""
         self.delete()
         self._disk.make_directory(self.blobs)
         self.mark()
         self._disk.replace(self.index_path, index_bytes({}, {}))
 
     def mark(self) -> None:
-        """Write the file that says that this is a layout."""
+        """Write the file that marks a layout."""
         self._disk.replace(self.mark_path, _MARK)
 
     def is_marked(self) -> bool:
-        """Whether that file is there and right."""
+        """Whether that file exists with the right content."""
         return _content(self.mark_path) == _MARK
 
     def delete(self) -> None:
-        """Remove all of it; what can't be removed now is removed when an emulator starts."""
+        """Remove all of it; what can't be removed now is removed at the next start."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def adopt(self, source: Path, digest: Digest) -> None:
-        """Take over a file that was written and synced elsewhere in the data directory."""
+        """Move a file into the layout that was written and synced elsewhere in the data directory."""
         self._disk.move(source, self.blob_path(digest))
 
     def link(self, source: Path, digest: Digest) -> bool:
-        """Give another layout's blob a second name here; False where the file system can't, or the blob is gone."""
+        """Hard-link another layout's blob; returns False where the file system can't, or the blob is missing."""
         try:
             self._disk.link(source, self.blob_path(digest))
         except OSError:
@@ -249,19 +249,19 @@ class Layout:
         return self._disk.discard and is_shell(self.blob_path(digest))
 
     def write(self, digest: Digest, raw: bytes) -> None:
-        """Put a manifest's bytes in their place."""
+        """Write a manifest."""
         self._disk.replace(self.blob_path(digest), raw)
 
     def remove(self, digest: Digest) -> None:
-        """Remove a blob, if it is there."""
+        """Remove a blob, if it exists."""
         self.blob_path(digest).unlink(missing_ok=True)
 
     def has_index(self, index: bytes) -> bool:
-        """Whether index.json says this."""
+        """Whether index.json has this content."""
         return _content(self.index_path) == index
 
     def show(self, index: bytes) -> None:
-        """Write index.json again; where the disk is full it stays behind, until the next change or start."""
+        """Rewrite index.json; on a full disk it stays out of date until the next change or start."""
         try:
             Disk(fsync=False).replace(self.index_path, index)
         except OSError as error:
@@ -282,12 +282,12 @@ class _Index(msgspec.Struct, rename="camel"):
 
 
 def index_bytes(images: Mapping[Digest, ImageRecord], tags: Mapping[str, Digest]) -> bytes:
-    """index.json of a repository: an entry for each tag, and one for each image without."""
+    """The index.json of a repository: an entry for each tag, and one for each untagged image."""
     return msgspec.json.encode(_Index(manifests=list(_entries(images, tags))))
 
 
 def tags_by_image(tags: Mapping[str, Digest]) -> dict[Digest, list[str]]:
-    """The tags that name each image, sorted; images without are left out."""
+    """The sorted tags of each tagged image."""
     names: dict[Digest, list[str]] = {}
     for tag in sorted(tags):
         names.setdefault(tags[tag], []).append(tag)
@@ -295,7 +295,7 @@ def tags_by_image(tags: Mapping[str, Digest]) -> dict[Digest, list[str]]:
 
 
 def is_blob_name(name: str) -> bool:
-    """Whether a file of this name, among blobs, is one."""
+    """Whether a file name in the directory of blobs is a blob's."""
     return _HEX.fullmatch(name) is not None
 
 
@@ -316,11 +316,11 @@ def _content(path: Path) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """How to write; all methods block and raise OSError.
+    """Writes files; all methods block and raise OSError.
 
     Attributes:
-        fsync: whether what was written must outlive a power cut, not only the process.
-        discard: whether layers are shells: as long as they should be, and without bytes.
+        fsync: whether what was written must survive a power cut, not only the end of the process.
+        discard: whether layers are stored as shells: sparse files of the right length, without bytes.
     """
 
     fsync: bool = True
@@ -341,39 +341,39 @@ class Disk:
         self.sync_directory(path.parent)
 
     def make_directory(self, path: Path) -> None:
-        """Make a directory that is not there, and those above it that are missing."""
+        """Create a directory and its missing parents."""
         missing = [path, *(parent for parent in path.parents if not parent.exists())]
         path.mkdir(parents=True)
         for directory in missing:
             self.sync_directory(directory.parent)
 
     def move(self, source: Path, target: Path) -> None:
-        """Move a file that was written and synced already to its place, atomically."""
+        """Move a file that is written and synced to its place, atomically."""
         source.replace(target)
         self.sync_directory(target.parent)
 
     def link(self, source: Path, target: Path) -> None:
-        """Give a file that was written and synced already a second name, in place of what has that name."""
+        """Hard-link a file that is written and synced, replacing the target."""
         target.unlink(missing_ok=True)
         target.hardlink_to(source)
         self.sync_directory(target.parent)
 
     def sync(self, descriptor: int) -> None:
-        """Flush one open file to the disk, if asked to."""
+        """Flush an open file to the disk, where ``fsync`` is set."""
         if self.fsync:
             os.fsync(descriptor)
 
     def write_out(self, descriptor: int) -> None:
-        """Have the kernel begin to write an open file out, and keep in memory nothing of what is written.
+        """Let the kernel begin to write an open file out, and drop what is written from memory.
 
-        A hint, for files that are longer than what is read again soon: the sync in the end finds little left to do,
+        For long files that are not read again soon: the sync in the end finds little left to do,
         and the next file takes the same memory, which on a virtual machine costs a tenth of memory never touched.
         """
         if self.fsync and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync_directory(self, path: Path) -> None:
-        """Flush the names in a directory to the disk, if asked to."""
+        """Flush the names in a directory to the disk, where ``fsync`` is set."""
         if self.fsync:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -383,7 +383,7 @@ class Disk:
 
 
 def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of *data* at *offset*; a short write, as a filling disk gives, is carried on until it fails."""
+    """Write all of *data* at *offset*; a short write, as on a filling disk, is continued until it fails."""
     rest = memoryview(data)
     while rest:
         written = os.pwrite(descriptor, rest, offset)
@@ -391,17 +391,17 @@ def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def is_kept(size: int, first: bytes | memoryview) -> bool:
-    """Whether a blob is kept where layers are discarded: it is short, or a JSON document, as an image's config is.
+    """Whether a blob is kept where layers are discarded: it is short, or a JSON document such as a config.
 
     Args:
         size: its bytes so far.
-        first: the first ones.
+        first: its first bytes.
     """
     return size <= KEPT or bytes(first[:1]) == b"{"
 
 
 def is_shell(path: Path) -> bool:
-    """Whether a file in a directory that discards has a length and no bytes; blocks."""
+    """Whether a file, in a directory that discards layers, is a shell; blocks."""
     try:
         status = path.stat()
     except FileNotFoundError:

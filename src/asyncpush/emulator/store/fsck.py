@@ -25,8 +25,8 @@ from asyncpush.emulator.store.state import DamagedDataError, Store
 from asyncpush.emulator.store.uploads import StagedUpload
 from asyncpush.model import Digest
 
-#: ``damage``: something acknowledged is not there; ``leftover``: a killed emulator was at work, and the next start
-#: makes it right; ``stray``: a file that no emulator put there, and none touches.
+#: ``damage``: something acknowledged is missing; ``leftover``: a killed emulator was at work, and the next start
+#: repairs it; ``stray``: a file that no emulator wrote, and none touches.
 Grade = Literal["damage", "leftover", "stray"]
 
 _UPLOAD_NAME = 36
@@ -36,13 +36,13 @@ _BLOCK = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as the catalog says.
+    """One difference between the disk and the catalog.
 
     Attributes:
         grade: how bad it is.
         path: the file or directory.
         problem: what is wrong with it.
-        repair: makes a leftover right.
+        repair: repairs a leftover.
     """
 
     grade: Grade
@@ -55,10 +55,10 @@ class Finding:
 
 
 def open_recovered(store: Store) -> None:
-    """Open a store, make right what a killed emulator left in it, and refuse what is damaged; blocks.
+    """Open a store, repair what a killed emulator left in it, and refuse a damaged one; blocks.
 
     Raises:
-        UsageError: the directory can't be used, or a blob that was acknowledged is gone or has another size.
+        UsageError: the directory can't be used, or an acknowledged blob is missing or has another size.
     """
     store.open()
     try:
@@ -82,7 +82,7 @@ def _recover(store: Store) -> None:
 
 
 def survey(store: Store) -> Iterator[Finding]:
-    """Compare names and sizes, not contents; blocks. Nothing is changed."""
+    """Compare names and sizes, not contents, and change nothing; blocks."""
     moved = {}
     for upload in store.uploads.values():
         if store.disk.discard and upload.record.received > KEPT:
@@ -104,7 +104,7 @@ def survey(store: Store) -> Iterator[Finding]:
 
 
 def _unfinished_shell(store: Store, upload: StagedUpload) -> Finding:
-    """An upload whose digest was in the memory of an emulator that is gone, and can't be read from anywhere."""
+    """An upload whose digest only the killed emulator knew: its bytes were discarded."""
 
     def forget() -> None:
         del store.uploads[upload.id]
@@ -117,7 +117,7 @@ def _upload(upload: StagedUpload) -> Finding | None:
     size, received = _size(upload.path), upload.record.received
     if (size or 0) >= received:
         return None
-    # Without an fsync for each part, a power cut may have taken bytes that were acknowledged: the client is told so.
+    # Parts are not synced: a power cut may have taken acknowledged bytes, which the client learns by the next answer.
     return Finding(
         "leftover",
         upload.path,
@@ -127,7 +127,7 @@ def _upload(upload: StagedUpload) -> Finding | None:
 
 
 def _moved_to(store: Store, upload: StagedUpload) -> Path | None:
-    """Where the bytes of an upload are that was being completed: moved, and not yet entered as a layer."""
+    """The blob of an upload that was being completed: moved already, and not yet a layer in the catalog."""
     if upload.path.exists() or not upload.record.digest:
         return None
     digest = Digest(upload.record.digest)
@@ -220,7 +220,7 @@ def _size(path: Path) -> int | None:
 
 @dataclass(slots=True)
 class FsckResult:
-    """What a check went through.
+    """What a check has covered and found.
 
     Attributes:
         repositories: how many.
@@ -230,7 +230,7 @@ class FsckResult:
         size: their bytes.
         damaged: findings of the grade ``damage``.
         stray: findings of the grade ``stray``.
-        leftover: findings of the grade ``leftover``; they are what a kill leaves, and no fault.
+        leftover: findings of the grade ``leftover``; a kill leaves them, and they are no fault.
     """
 
     repositories: int = 0
@@ -244,7 +244,7 @@ class FsckResult:
 
     @property
     def is_clean(self) -> bool:
-        """Whether everything that was acknowledged is there, and nothing else."""
+        """Whether everything acknowledged is present, and nothing else."""
         return not self.damaged and not self.stray
 
 
@@ -253,10 +253,10 @@ async def check(data: Path, report: Callable[[Finding], None]) -> FsckResult:
 
     Args:
         data: the data directory.
-        report: hears of each finding, in the event loop's thread.
+        report: is called with each finding, in the event loop's thread.
 
     Raises:
-        UsageError: the directory is none of an emulator's, or one uses it.
+        UsageError: the directory is not an emulator's, or is in use.
         DamagedDataError: its catalog can't be read at all.
         OSError: it can't be read.
     """
@@ -314,7 +314,7 @@ async def _opened(data: Path) -> AsyncIterator[Store]:
 async def _hash_all(store: Store, files: Iterator[_File], run: _Check) -> None:
     for file in files:
         digest = await store.in_thread(_digest, file, store.disk.discard)
-        if digest is None:  # an upload that was being completed (the survey has told), or discarded
+        if digest is None:  # an upload that was being completed (already reported), or discarded
             continue
         run.checked.blobs += 1
         run.checked.size += file.size
@@ -323,7 +323,7 @@ async def _hash_all(store: Store, files: Iterator[_File], run: _Check) -> None:
 
 
 def _digest(file: _File, discards: bool) -> str | None:
-    """The digest of a file, hex; None if it is not there, or a shell where it may be one."""
+    """The digest of a file, hex; None if it is missing, or a shell where shells are allowed."""
     if not file.path.exists() or (discards and is_shell(file.path)):
         return None
     hasher, rest = hashlib.sha256(), file.size

@@ -19,21 +19,21 @@ ResourceTags = dict[str, str]
 
 
 class ExclusionFilter(msgspec.Struct, rename="camel", frozen=True):
-    """Tags that a repository's mutability leaves out."""
+    """Tags that are excluded from a repository's mutability."""
 
     filter_type: Literal["WILDCARD"]
     filter: str
 
 
 class Encryption(msgspec.Struct, rename="camel", frozen=True, omit_defaults=True):
-    """How ECR would encrypt a repository; kept, never acted on."""
+    """How ECR would encrypt a repository; only stored."""
 
     encryption_type: Literal["AES256", "KMS", "KMS_DSSE"]
     kms_key: str | None = None
 
 
 class CatalogData(msgspec.Struct, rename="camel", frozen=True, omit_defaults=True):
-    """What ECR Public's gallery would show of a repository; the logo is taken and dropped."""
+    """What ECR Public's gallery would show of a repository; logos are accepted and dropped."""
 
     description: str | None = None
     architectures: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class CatalogData(msgspec.Struct, rename="camel", frozen=True, omit_defaults=Tru
 
 
 class RepositoryRecord(msgspec.Struct, frozen=True):
-    """What a repository is beside its images; times in seconds since 1970."""
+    """A repository's name and settings; times in seconds since 1970."""
 
     name: str
     created_at: float
@@ -59,17 +59,17 @@ class RepositoryRecord(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class UploadRecord:
-    """What is known of an upload beside its bytes.
+    """The state of an upload, without its bytes.
 
     Attributes:
         id: the upload id.
         repository: the repository's key in the catalog.
         created_at: seconds since 1970.
-        parts: parts that were acknowledged.
-        received: bytes that were acknowledged.
+        parts: acknowledged parts.
+        received: acknowledged bytes.
         last_part: bytes of the last part; below 0 while it is a chunk of ``/v2/`` whose end has not come.
         short_part: whether a part before the last one was shorter than ECR's minimum.
-        digest: hex of the sha256 of the bytes that were acknowledged; empty where it is not known.
+        digest: hex of the sha256 of the acknowledged bytes; empty where it is unknown.
     """
 
     id: str
@@ -101,7 +101,7 @@ class TemplateRecord(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """A manifest that a repository holds, and when it came, in seconds since 1970."""
+    """A manifest of a repository, and when it was pushed, in seconds since 1970."""
 
     manifest: ParsedManifest
     pushed_at: float
@@ -109,11 +109,11 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class ParsedManifest:
-    """A manifest or index as PutImage took it.
+    """A manifest or index as PutImage accepted it.
 
     Attributes:
         digest: of its exact bytes.
-        media_type: its own, or the one it was put with.
+        media_type: its own, else the one it was pushed with.
         size: its bytes.
         blobs: config and layers that must be in the repository; foreign layers are left out.
         children: the manifests of an index.
@@ -121,7 +121,7 @@ class ParsedManifest:
         artifact_type: its own, else the config's media type; None for an index without.
         subject: the digest of the manifest that it refers to (OCI 1.1), of any algorithm.
         annotations: its own.
-        foreign: layers that need not be in the repository; those that are can be downloaded as others can.
+        foreign: layers that need not be in the repository; those that are in it can be downloaded.
     """
 
     digest: Digest
@@ -137,7 +137,7 @@ class ParsedManifest:
 
     @property
     def named(self) -> dict[Digest, str]:
-        """The media type of each blob that it names by a digest that ECR computes."""
+        """The media type of each blob that it names by a sha256 digest."""
         return {blob.sha256: blob.media_type for blob in (*self.blobs, *self.foreign) if blob.sha256}
 
 
@@ -151,12 +151,12 @@ class Reference:
 
     @property
     def sha256(self) -> Digest | None:
-        """The digest, where it is one that ECR computes."""
+        """The digest, if its algorithm is sha256."""
         return sha256_digest(self.digest)
 
 
 def sha256_digest(text: str) -> Digest | None:
-    """Read a digest that may be of another algorithm, or none at all; nothing is ever kept under those."""
+    """Parse a sha256 digest; None for other algorithms and malformed text, which nothing is stored under."""
     try:
         return Digest.parse(text)
     except ValueError:

@@ -66,7 +66,7 @@ class Store:
     Args:
         data: the data directory.
         fsync: whether layers, images and settings must outlive a power cut.
-        upload_lifetime: seconds after which an upload is not found any more; 0 keeps it.
+        upload_lifetime: seconds after which an upload expires; 0 keeps it.
         discard: whether the bytes of layers are dropped; None does as the directory did so far.
 
     Attributes:
@@ -139,7 +139,7 @@ class Store:
         return found
 
     def find(self, name: str, registry: RegistryId | None) -> RepositoryState | None:
-        """A repository as ``/v2/`` is asked for it: in a registry, or, at a bare address, in the first that has it.
+        """A repository that ``/v2/`` is asked for: in a registry, or, at a bare address, in the first one that has it.
 
         The default account's in the default region comes first, then private ones before public ones, in order.
         """
@@ -152,10 +152,10 @@ class Store:
 
     @asynccontextmanager
     async def changing(self, target: RequestTarget, name: str) -> AsyncIterator[RepositoryState]:
-        """Find a repository and keep all other changes away from it.
+        """Find a repository and lock it for a change.
 
         Raises:
-            AwsError: RepositoryNotFoundException, also if it was deleted meanwhile.
+            AwsError: RepositoryNotFoundException, also if it is deleted meanwhile.
         """
         found = self.repository(target, name)
         async with found.lock:
@@ -165,10 +165,10 @@ class Store:
 
     @asynccontextmanager
     async def uploading(self, upload_id: str, target: RequestTarget, name: str) -> AsyncIterator[StagedUpload]:
-        """Find a repository's upload and keep all other changes away from it.
+        """Find a repository's upload and lock it for a change.
 
         Raises:
-            AwsError: RepositoryNotFoundException, UploadNotFoundException; also if it was finished meanwhile.
+            AwsError: RepositoryNotFoundException, UploadNotFoundException; also if it is finished meanwhile.
         """
         repository = self.repository(target, name)
         found = self.uploads.get(upload_id.lower())
@@ -182,7 +182,7 @@ class Store:
             yield found
 
     async def create_repository(self, record: RepositoryRecord, target: RequestTarget) -> RepositoryState:
-        """Make a repository.
+        """Create a repository.
 
         Raises:
             AwsError: RepositoryAlreadyExistsException.
@@ -191,7 +191,7 @@ class Store:
             raise repository_exists(record.name, target.id)
         held = self.repositories.setdefault(target.registry, {})
         created = self._new(target.registry, record)
-        # Taken and locked before the first await: of two calls at once, the second is told that it exists.
+        # Added and locked before the first await: of two concurrent calls, the second one finds that it exists.
         created.lock.acquire_nowait()
         held[record.name] = created
         try:
@@ -204,13 +204,13 @@ class Store:
         return created
 
     async def create_on_push(self, registry: RegistryId, name: str) -> RepositoryState | None:
-        """Find a repository, or make it as the registry's creation templates say; None if none of them is for it.
+        """Find a repository, or create it by the registry's creation templates; None if no template matches.
 
         Only templates that are applied for CREATE_ON_PUSH count: the longest prefix, else ROOT's. *name* becomes a
         path: the caller has checked that it is a repository's.
         """
         if found := self.repositories_of(registry).get(name):
-            async with found.lock:  # it may be in the making by another push
+            async with found.lock:  # another push may be creating it
                 return self.repositories_of(registry).get(name)
         template = self.accounts.template_for(registry, name)
         if template is None or registry.is_public:
@@ -231,26 +231,26 @@ class Store:
             orphans = [upload for upload in self.uploads.values() if upload.record.repository == repository.key]
             for upload in orphans:
                 del self.uploads[upload.id]
-        # Outside of the repository's lock: CompleteLayerUpload takes an upload's first and the repository's second.
+        # Outside of the repository's lock: CompleteLayerUpload locks an upload first and the repository second.
         for upload in orphans:
             async with upload.lock:
                 await self.in_thread(upload.discard)
         return repository
 
     async def create_upload(self, repository: RepositoryState) -> StagedUpload:
-        """Open an upload into a repository that exists."""
+        """Create an upload into an existing repository."""
         upload = self._upload(UploadRecord(str(uuid.uuid4()), repository.key, now()))
         await self.in_thread(upload.create)
         self.uploads[upload.id] = upload
         return upload
 
     async def remove_upload(self, upload: StagedUpload) -> None:
-        """Forget an upload, under its lock."""
+        """Remove an upload, under its lock."""
         self.uploads.pop(upload.id, None)
         await self.in_thread(upload.remove)
 
     async def expire_upload(self, upload_id: str) -> None:
-        """Forget an upload, if it is there, as ECR does with one that nobody goes on with."""
+        """Remove an upload if it exists, as ECR does with one that is not continued."""
         if upload := self.uploads.get(upload_id.lower()):
             async with upload.lock:
                 await self.remove_upload(upload)
@@ -296,7 +296,7 @@ def _from_template(template: TemplateRecord, name: str) -> RepositoryRecord:
 
 
 class AccountSettings:
-    """Settings and templates of all registries: read in memory, changed in the catalog first.
+    """Settings and templates of all registries: in memory, and changed in the catalog first.
 
     Changes block; they are made one at a time, under ``lock``.
     """
@@ -310,11 +310,11 @@ class AccountSettings:
             self._templates.setdefault(registry, {})[record.prefix] = record
 
     def setting(self, registry: RegistryId, name: str) -> str | None:
-        """An account setting, None if it was never put."""
+        """An account setting; None if it was never set."""
         return self._settings.get((registry, name))
 
     def set(self, registry: RegistryId, name: str, value: str) -> None:
-        """Put an account setting."""
+        """Set an account setting."""
         with self._catalog.writing() as writes:
             writes.set_setting(registry, name, value)
         self._settings[registry, name] = value
@@ -349,7 +349,7 @@ class AccountSettings:
 
 
 class BackgroundTask(Generic[T]):
-    """Work under way; whoever started it may wait for it, or not."""
+    """Work under way, whose result may be awaited."""
 
     def __init__(self) -> None:
         self._done = anyio.Event()
@@ -357,14 +357,14 @@ class BackgroundTask(Generic[T]):
         self._error: Exception | None = None
 
     async def result(self) -> T:
-        """Wait for its end; what it raised is raised here."""
+        """Wait for its end; raises what the work raised."""
         await self._done.wait()
         if self._error:
             raise self._error
         return self._values[0]
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> None:
-        """Do the work, whatever is cancelled meanwhile."""
+        """Do the work, shielded from cancellation."""
         try:
             with anyio.CancelScope(shield=True):
                 self._values.append(await work())
@@ -375,21 +375,21 @@ class BackgroundTask(Generic[T]):
 
 
 class BackgroundTasks:
-    """Starts such work.
+    """Carries work to its end, whether or not the client that asked for it stays connected.
 
     Args:
-        group: the emulator's; it ends after all of its work.
+        group: the emulator's task group, which ends after all work.
     """
 
     def __init__(self, group: TaskGroup) -> None:
         self._group = group
 
     def start(self, work: Callable[[], Awaitable[T]]) -> BackgroundTask[T]:
-        """Begin, and come back at once."""
+        """Start the work, and return at once."""
         started: BackgroundTask[T] = BackgroundTask()
         self._group.start_soon(started.run, work)
         return started
 
     async def finish(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do it, and wait for it."""
+        """Do the work, and wait for its result."""
         return await self.start(work).result()

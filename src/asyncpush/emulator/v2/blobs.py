@@ -22,13 +22,13 @@ from asyncpush.model import Digest
 
 _RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/.*)?")
 
-#: Bytes worked on at once: enough to pay for a hop to a thread and an entry in the catalog.
+#: Bytes of a block: enough to pay for a hop to a thread and a write to the catalog.
 _BLOCK = 2 * 1024 * 1024
 
-#: Blocks that are kept for the next body: two each for as many uploads as threads can serve.
+#: Blocks that are kept for other bodies: two for each upload that the threads can serve.
 _KEPT = 16
 
-#: Seconds without a byte after which a client counts as gone.
+#: Seconds without a byte after which a client counts as disconnected.
 _BODY_TIMEOUT = 60.0
 
 
@@ -39,7 +39,7 @@ class Blobs:
         self._store = store
 
     async def get(self, repository: RepositoryState, reference: str, *, with_bytes: bool) -> web.FileResponse:
-        """Give a blob, or the range of it that is asked for (Pulling blobs)."""
+        """Answer a blob, or the requested range of it (Pulling blobs)."""
         digest = sha256_digest(reference)
         if digest is None or digest not in repository.layers:
             raise V2Error(404, "BLOB_UNKNOWN", f"{repository.name} has no blob {reference}")
@@ -49,10 +49,10 @@ class Blobs:
         return web.FileResponse(repository.blob_path(digest), headers=headers)
 
     async def mount(self, repository: RepositoryState, digest: Digest, source_name: str) -> bool:
-        """Take over a blob of another repository, as ECR does; False where it would not.
+        """Mount a blob of another repository, as ECR does; returns False where ECR would not.
 
         ECR mounts where the account's setting BLOB_MOUNTING is ENABLED, within one registry, between repositories of
-        the same encryption, and only what an image of the source names.
+        the same encryption, and only blobs that an image of the source refers to.
         """
         registry = repository.registry
         if self._store.accounts.setting(registry, "BLOB_MOUNTING") != "ENABLED":
@@ -68,19 +68,19 @@ class Blobs:
 
 
 def created(repository: RepositoryState, digest: Digest) -> web.Response:
-    """The answer once a blob is in a repository."""
+    """The answer after a blob was added to a repository."""
     location = f"/v2/{repository.name}/blobs/{digest}"
     return empty(201, {"Location": location, "Docker-Content-Digest": str(digest)})
 
 
 class Uploads:
-    """The uploads into a store's repositories; those of the JSON API are the same ones.
+    """The uploads into a store's repositories; the JSON API shares them.
 
     Args:
-        store: where they are.
+        store: the repositories.
         limits: quotas, and how a PATCH is answered.
-        background: carries out what changes data.
-        blobs: mounts.
+        background: runs what changes data to its end.
+        blobs: mounts blobs.
     """
 
     def __init__(self, store: Store, limits: Limits, background: BackgroundTasks, blobs: Blobs) -> None:
@@ -103,17 +103,17 @@ class Uploads:
             return empty(202, _progress(repository, upload))
         try:
             await self._receive(request, repository, upload)
-        except BaseException:  # nobody was told of this upload, and nobody can go on with it
+        except BaseException:  # no client knows this upload, so none can continue it
             self._background.start(partial(self._cancel, repository, upload.id))
             raise
         return await self._background.finish(partial(self._complete, repository, upload.id, expected))
 
     async def status(self, repository: RepositoryState, upload_id: str) -> web.Response:
-        """GET: how much there is (Getting the status of an upload)."""
+        """GET: how many bytes have arrived (Getting the status of an upload)."""
         return empty(204, _progress(repository, await self._find(repository, upload_id)))
 
     async def append(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
-        """PATCH: the bytes that follow, with or without a Content-Range (Pushing a blob in chunks)."""
+        """PATCH: the next bytes, with or without a Content-Range (Pushing a blob in chunks)."""
         upload = await self._find(repository, upload_id)
         await self._receive(request, repository, upload)
         return empty(int(self._limits.quirks.patch_status), _progress(repository, upload))
@@ -152,7 +152,7 @@ class Uploads:
             if self._limits.quirks.oci_conformance == "no":
                 check_parts(upload, name, target.id)
             digest = await self._store.in_thread(upload.close, self._store.disk)
-            if digest != expected:  # no bytes that may follow make it right
+            if digest != expected:  # no further bytes can correct it
                 await self._store.remove_upload(upload)
                 raise V2Error(400, "DIGEST_INVALID", f"the bytes have the digest {digest}, not {expected}")
             await self._keep(upload, digest, target, name)
@@ -179,7 +179,7 @@ def _digest(text: str) -> Digest:
 
 
 def _length(asked: str, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> int:
-    """The bytes that a Content-Range announces, which must be those that follow."""
+    """The number of bytes that a Content-Range announces, which must be the next ones."""
     match = _RANGE.fullmatch(asked.strip())
     received = upload.record.received
     if match is None or int(match[1]) != received or int(match[2]) < received:
@@ -200,7 +200,7 @@ def _progress(repository: RepositoryState, upload: StagedUpload) -> dict[str, st
 
 
 class Intake:
-    """Where the blocks of one body go. The upload is free between blocks: a request that hangs keeps nobody away.
+    """Appends the blocks of one body. The upload is unlocked between blocks: a request that hangs blocks no other.
 
     Args:
         store: where the upload is.
@@ -208,7 +208,7 @@ class Intake:
         repository: the upload's.
         upload: the upload.
         first: the offset of the body's first byte.
-        length: the bytes that were announced; None if none were.
+        length: the announced number of bytes; None if none was announced.
     """
 
     def __init__(
@@ -232,11 +232,11 @@ class Intake:
         self._min_part = limits.min_part
 
     async def keep(self, block: memoryview) -> None:
-        """Append the bytes that follow.
+        """Append the next block.
 
         Raises:
-            V2Error: another request was faster, it is more than was announced, or more than a layer may have.
-            AwsError: the upload is gone, or a layer may have no more parts.
+            V2Error: another request was faster, or the body is longer than announced, or than a layer may be.
+            AwsError: the upload does not exist any more, or the layer would have too many parts.
             OSError: the disk is full.
         """
         end = self._next + len(block)
@@ -253,11 +253,11 @@ class Intake:
         self._next = end
 
     async def end(self) -> None:
-        """Judge the whole body, which is one part of its layer.
+        """Check the length of the whole body, and close it as one part of its layer.
 
         Raises:
-            V2Error: it had fewer bytes than were announced; they are kept.
-            AwsError: the upload is gone.
+            V2Error: it had fewer bytes than announced; they are kept.
+            AwsError: the upload does not exist any more.
         """
         if self._length is not None and self._next != self._first + self._length:
             raise self._size_invalid(self._next)
@@ -268,19 +268,19 @@ class Intake:
         return V2Error(400, "SIZE_INVALID", f"{self._length} bytes were announced, and {end - self._first} came")
 
 
-#: Does the work on bytes that follow those of the last call.
+#: Processes the bytes that follow those of the last call.
 Keep = Callable[[memoryview], Awaitable[None]]
 
 
 class BodyLostError(Exception):
-    """Raised when the client left, or broke HTTP, before the end of its body; what came before it was kept."""
+    """Raised when a body ends early: the client disconnected or broke HTTP. What arrived before was kept."""
 
 
 class Receiver:
-    """Receives bodies into blocks that are used again: memory that is touched first costs more than the work on it.
+    """Receives a body in blocks: while one is processed in a thread, the next one arrives. Blocks are reused.
 
     Args:
-        background: where blocks are worked on.
+        background: processes the blocks.
     """
 
     def __init__(self, background: BackgroundTasks) -> None:
@@ -288,10 +288,10 @@ class Receiver:
         self._free: list[bytearray] = []
 
     async def receive(self, content: StreamReader, keep: Keep) -> None:
-        """Receive a body to its end; each block is kept before this returns, or raises.
+        """Receive a body to its end; each block is processed before this returns or raises.
 
         Raises:
-            BodyLostError: it ended too early.
+            BodyLostError: it ended early.
             Exception: whatever *keep* raises; the rest of the body is left unread.
         """
         body = _Body(content)
@@ -315,11 +315,11 @@ class Receiver:
 
 
 class _Body:
-    """What is still to come of a body.
+    """The part of a body that is still to come.
 
     Attributes:
-        ended: nothing is.
-        lost: why, if that was not its end.
+        ended: whether nothing more is to come.
+        lost: why the body ended early; None if it did not.
     """
 
     def __init__(self, content: StreamReader) -> None:
@@ -329,14 +329,14 @@ class _Body:
         self.lost: Exception | None = None
 
     async def more(self) -> bool:
-        """Wait for bytes; False where the body has ended."""
+        """Wait for bytes; returns False at the body's end."""
         if not self._rest and not self.ended:
             self._rest = memoryview(await self._next())
             self.ended = not self._rest
         return not self.ended
 
     async def fill(self, block: bytearray) -> int:
-        """Put bytes into a block; it is full when this returns, unless the body ended."""
+        """Fill a block; it is full when this returns, unless the body ended."""
         size = 0
         while size < len(block) and await self.more():
             count = min(len(block) - size, len(self._rest))

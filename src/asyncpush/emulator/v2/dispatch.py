@@ -1,4 +1,4 @@
-"""The entrance of ``/v2/`` (OCI distribution-spec): which registry, which repository, and who answers."""
+"""Routes requests below ``/v2/`` (OCI distribution-spec) to their registry, repository and handler."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Handler = Callable[[web.Request, RepositoryState, str], Awaitable[web.StreamRes
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """What is done at a path: method -> handler, and the method that may create the repository."""
+    """The handlers of a path by method, and the method that may create the repository."""
 
     path: re.Pattern[str]
     handlers: Mapping[str, _Handler]
@@ -37,12 +37,12 @@ class _Route:
 
 
 class V2Api:
-    """A registry on a store, for those that the gate let in.
+    """The registry API on a store, for authenticated requests.
 
     Args:
-        store: where everything is.
+        store: repositories and uploads.
         limits: quotas and quirks.
-        background: carries out what changes data.
+        background: runs what changes data to its end.
     """
 
     def __init__(self, store: Store, limits: Limits, background: BackgroundTasks) -> None:
@@ -108,7 +108,7 @@ class V2Api:
         )
 
     async def _repository(self, name: str, registry: RegistryId | None, *, create: bool) -> RepositoryState:
-        """Find a repository; a push makes it where a creation template says so."""
+        """Find a repository; a push creates it where a creation template says so."""
         found = self._store.find(name, registry)
         if found is None and create:
             found = await self._created(name, registry)
@@ -124,7 +124,7 @@ class V2Api:
 
     async def _blob(self, request: web.Request, repository: RepositoryState, digest: str) -> web.StreamResponse:
         if request.method == "HEAD" and repository.registry.is_public:
-            raise V2Error(403, "DENIED", "Not Authorized")  # as public.ecr.aws was seen to answer
+            raise V2Error(403, "DENIED", "Not Authorized")  # as public.ecr.aws was observed to answer
         return await self._blobs.get(repository, digest, with_bytes=request.method == "GET")
 
 
@@ -141,7 +141,7 @@ def _path(rest: str) -> re.Pattern[str]:
 
 
 def _allow(request: web.Request, methods: tuple[str, ...], path: str) -> str:
-    """The method whose handler is to answer: HEAD is GET, of which no body is sent."""
+    """The method whose handler answers: HEAD is GET without the body."""
     method = "GET" if request.method == "HEAD" else request.method
     if method not in methods:
         message = f"{request.method} is not for /v2/{path}"

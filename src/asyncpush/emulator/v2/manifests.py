@@ -1,4 +1,4 @@
-"""Manifests through ``/v2/``: the same images, and the same rules, as PutImage, BatchGetImage and BatchDeleteImage."""
+"""Manifests through ``/v2/``, by the rules of PutImage, BatchGetImage and BatchDeleteImage."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class ManifestHandlers:
     """The manifests of a store's repositories.
 
     Args:
-        store: where they are.
+        store: the repositories.
         images: ECR's operations on them.
-        background: carries out what changes data.
+        background: runs what changes data to its end.
     """
 
     def __init__(self, store: Store, images: ImagesApi, background: BackgroundTasks) -> None:
@@ -45,7 +45,7 @@ class ManifestHandlers:
         return web.Response(body=raw, headers=headers)
 
     async def put(self, request: web.Request, repository: RepositoryState, reference: str) -> web.Response:
-        """PUT (Pushing Manifests): PutImage under a tag or a digest; what is there already is a success here."""
+        """PUT (Pushing Manifests): PutImage under a tag or a digest; an existing image is a success here."""
         is_digest = ":" in reference
         if is_digest and sha256_digest(reference) is None:
             raise digest_invalid(reference)
@@ -62,7 +62,7 @@ class ManifestHandlers:
         await self._background.finish(partial(self._put, put, repository.target))
         digest = await self._store.in_thread(Digest.of, raw)
         headers = {"Location": f"/v2/{repository.name}/manifests/{digest}", "Docker-Content-Digest": str(digest)}
-        image = repository.images.get(digest)  # gone again if somebody has deleted it meanwhile
+        image = repository.images.get(digest)  # another request may have deleted it meanwhile
         if image and image.manifest.subject:
             headers["OCI-Subject"] = image.manifest.subject
         return empty(201, headers)
@@ -115,14 +115,14 @@ def tags(request: web.Request, repository: RepositoryState) -> web.Response:
 
 
 def catalog(request: web.Request, store: Store, registry: RegistryId | None) -> web.Response:
-    """The names of a registry's repositories, or of all registries' (Docker's API; no part of the specification)."""
+    """The names of the repositories of one registry or of all (Docker's API, not in the specification)."""
     held = store.repositories.values() if registry is None else [store.repositories_of(registry)]
     shown, headers = page(request, tuple({name for repositories in held for name in repositories}))
     return json_answer({"repositories": shown}, headers=headers)
 
 
 def referrers(request: web.Request, repository: RepositoryState, subject: str) -> web.Response:
-    """An index of the manifests whose subject is this digest, be it there or not (Listing Referrers)."""
+    """An index of the manifests whose subject is this digest, whether or not that exists (Listing Referrers)."""
     if sha256_digest(subject) is None:
         raise digest_invalid(subject)
     wanted = request.query.get("artifactType")
