@@ -3,7 +3,7 @@
     python benchmarks/migrate.py [--images DIR] [--keep DIR] [--kills 30]
 
 Half of the repositories are served by docker-registry, half by an emulator; images share most of their layers. The
-target is an emulator in the faults of a distant ECR: a delay, a rate a connection, and ECR's request quotas. Each tool
+target is an emulator under the conditions of a distant ECR: latency, bandwidth, and ECR's request quotas. Each tool
 migrates all of it into an empty target, and then again, when everything is there. What was sent is what the endpoints
 say. Afterwards everything at the target is compared with the corpus. With ``--kills N``, the migration is killed N
 times instead, at random instants, and started again.

@@ -185,7 +185,7 @@ def _entrants(
     for peer in tools:
         name = f"{peer.shown}: {case.name}, {scheme}"
         labels: dict[str, str | float] = {"shown": peer.shown, "case": case.name, "scheme": scheme, "size": case.size}
-        contender = Contender(name, partial(_pushed_anew, folder, case, peer, tls), labels)
+        contender = Contender(name, partial(_fresh_push, folder, case, peer, tls), labels)
         try:
             probe(contender)
         except (ContenderError, UnavailableError) as error:
@@ -197,7 +197,7 @@ def _entrants(
 
 
 @contextmanager
-def _pushed_anew(folder: Path, case: Case, peer: Peer, tls: Certificate | None) -> Iterator[Launch]:
+def _fresh_push(folder: Path, case: Case, peer: Peer, tls: Certificate | None) -> Iterator[Launch]:
     with tempfile.TemporaryDirectory(dir=folder) as data, peer.start(Path(data), tls) as endpoint:
         command = peer.command(case, endpoint)
         if peer.command is _aws_loop and case.size > _MOST_BY_COMMANDS:

@@ -1,4 +1,4 @@
-"""What a benchmark leaves: tables of figures on standard output, a JSON file with every round, a picture."""
+"""Reports: tables of figures on standard output, a JSON file with every round, and a picture."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Figure:
 
     Attributes:
         title: what and in which unit.
-        value: takes it from a run.
+        value: reads it from a run.
         digits: decimals.
         spread: show the least and the largest, too.
     """
@@ -96,7 +96,7 @@ def rounds(given: argparse.Namespace) -> int:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for data that is gone afterwards; what a machine lacks ends the benchmark with one line."""
+    """A temporary folder for data; a missing requirement ends the benchmark with one line."""
     try:
         with tempfile.TemporaryDirectory(prefix="asyncpush-bench-") as folder:
             yield Path(folder)

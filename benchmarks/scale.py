@@ -83,12 +83,12 @@ def _layers(endpoint: Endpoint, folder: Path, max_layers: int, count: int, size:
 def _images(folder: Path, number: int) -> Contender:
     plans = [Plan(f"team/app-{each // 10}", f"1.{each}", (32 * 1024, 4 * 1024)) for each in range(number)]
     source = oci_layout(folder / f"layout-{number}", plans)
-    prepare = partial(_pushed_anew, folder, source, sum(sum(plan.layers) for plan in plans))
+    prepare = partial(_fresh_push, folder, source, sum(sum(plan.layers) for plan in plans))
     return Contender(f"{number} images", prepare, {"kind": "images", "count": number})
 
 
 @contextmanager
-def _pushed_anew(folder: Path, source: str, size: int) -> Iterator[Launch]:
+def _fresh_push(folder: Path, source: str, size: int) -> Iterator[Launch]:
     with tempfile.TemporaryDirectory(dir=folder) as data, emulator(Path(data)) as endpoint:
         job = {"url": endpoint.url, "repository": "bench", "sources": [source], "concurrency": 16}
         yield Launch(client("asyncpush_images", job, folder), endpoint, size)

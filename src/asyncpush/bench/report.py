@@ -21,17 +21,17 @@ from asyncpush.bench.trials import Combination, size_word
 
 Json: TypeAlias = "Mapping[str, str | int | float | Json | Sequence[Json] | Sequence[float] | None]"
 
-#: Counted up when a member changes its name or meaning; new members may come at any time.
+#: Increased when a member changes its name or meaning; new members may be added at any time.
 _VERSION = 1
 
 _PACKAGES = ("asyncpush", "aioboto3", "aiobotocore", "aiohttp", "anyio", "botocore", "pybase64")
 
-#: Digits behind the point of a second: microseconds.
+#: Decimals of a second: microseconds.
 _DIGITS = 6
 
 
 def document(outcome: Outcome) -> Json:
-    """All that there is to tell. Sizes are bytes, times seconds."""
+    """The JSON document of a sweep; sizes are bytes, times are seconds."""
     plan, endpoint = outcome.plan, outcome.endpoint
     return {
         "version": _VERSION,
@@ -138,7 +138,7 @@ _PIPE_WIDTH = 200
 
 _MB = 10**6
 
-#: What may differ between combinations: a column where it does, a word above the table where it does not.
+#: The dimensions of a sweep: a column where combinations differ, a word above the table where they do not.
 _Dimension: TypeAlias = tuple[str, Callable[[Combination], str]]
 _DIMENSIONS: tuple[_Dimension, ...] = (
     ("layers", lambda combination: str(combination.layers)),
@@ -149,12 +149,12 @@ _DIMENSIONS: tuple[_Dimension, ...] = (
 
 
 def part_word(part_size: int | None) -> str:
-    """A part size; the endpoint's own where none was asked for."""
+    """A part size as tables show it; ``default`` is the endpoint's own."""
     return size_word(part_size) if part_size else "default"
 
 
 def table(outcome: Outcome) -> str:
-    """The table of *outcome*, which has samples, and which combination is fastest."""
+    """The table of *outcome*, which has samples, and the conclusions below it."""
     summaries = summarise(outcome.samples)
     combinations = [summary.combination for summary in summaries]
     swept = [each for each in _DIMENSIONS if len({each[1](combination) for combination in combinations}) > 1]
@@ -162,8 +162,8 @@ def table(outcome: Outcome) -> str:
     rounds = min(summary.rounds for summary in summaries)
     console = make_console()
     shown = _table(summaries, swept, narrow=False)
-    wanted = console.measure(shown, options=console.options.update(max_width=_PIPE_WIDTH))
-    if wanted.maximum > console.width:
+    measured = console.measure(shown, options=console.options.update(max_width=_PIPE_WIDTH))
+    if measured.maximum > console.width:
         shown = _table(summaries, swept, narrow=True)
     with console.capture() as captured:
         console.print(outcome.heading, soft_wrap=True)
@@ -197,7 +197,7 @@ def make_table(headings: Iterable[str], *, title: str | None = None, names: int 
 
 
 def _table(summaries: Sequence[Medians], swept: Sequence[_Dimension], *, narrow: bool) -> Table:
-    """A row a summary; a *narrow* one has spreads below their medians, and fits into 80 columns."""
+    """A row for each summary; a *narrow* table has spreads below their medians, and fits into 80 columns."""
     refusals = _refusals(summaries)
     headings = [name.replace("-", "-\n") for name, _ in swept]
     headings += ["seconds", "MB/s", "CPU\ns/GiB", "part, ms\np50/p90/p99", "compl., ms\np50/p90/p99"]

@@ -36,13 +36,13 @@ _HEAD_SIZE = 32
 #: Small enough for a processor's second-level cache, larger than the window of gzip: it does not compress.
 _BLOCK_SIZE = 256 * 1024
 
-#: Bytes that are made and hashed in one go.
+#: Bytes that are made and hashed at a time.
 _HASH_SIZE = 384 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a sweep came to.
+    """The result of a sweep.
 
     Attributes:
         plan: what was to be pushed.
@@ -58,7 +58,7 @@ class Outcome:
 
     @property
     def heading(self) -> str:
-        """What measured, on what, and against what."""
+        """What measured, on which machine, against which endpoint."""
         return f"asyncpush {version('asyncpush')}, {os.cpu_count()} CPUs, to {self.endpoint}"
 
 
@@ -69,8 +69,8 @@ class Sweep:
         plan: what to push.
         target: where to.
         home: a connection to it that is not measured.
-        emit: hears of all that happens.
-        say: tells the user what must not be missed.
+        emit: receives all events.
+        say: shows the user what must not be missed.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Sweep:
         self._maker = LayerMaker()
 
     async def run(self) -> Outcome:
-        """Push all of it. A failure ends it; once there are figures, it is told beside them.
+        """Push all trials. A failure ends the sweep; once there are samples, it is reported beside them.
 
         Raises:
             AsyncpushError: a push failed, or a repository is left behind, before the first counted push was done.
@@ -102,7 +102,7 @@ class Sweep:
         return Outcome(self._plan, BenchEndpoint.of(self._target, self._home), tuple(self._samples), failure)
 
     async def _run(self) -> None:
-        await self._knock()
+        await self._check_access()
         trials = [(f"{self._prefix}/{number}", trial) for number, trial in enumerate(self._plan.trials(), 1)]
         for name, trial in trials:
             self._emit(ImagePlanned(name, trial.combination.layers, trial.combination.total, 0, 0))
@@ -114,8 +114,8 @@ class Sweep:
             if trial.round:
                 self._samples.append(sample)
 
-    async def _knock(self) -> None:
-        """Ask something harmless: if nobody answers, or the credentials are wrong, no repository need be looked for."""
+    async def _check_access(self) -> None:
+        """Send a harmless request: if it fails, no repository has to be looked for and removed."""
         try:
             await self._home.repository(f"{self._prefix}/1").available([Digest.of(b"")])
         except RepositoryNotFoundError:
@@ -125,7 +125,7 @@ class Sweep:
         layers = await self._maker.make(trial.combination.layers, trial.combination.size)
         recorder = Recorder(self._emit)
         settings = self._plan.settings(trial.combination)
-        # A repository of its own each time: the endpoint never holds more than one push.
+        # A repository for each trial: the endpoint never holds more than one push.
         async with (
             own_repository(self._home, self._target, name, self._say),
             connect(self._target.registry, aws=self._target.aws, settings=settings, emit=recorder) as registry,
@@ -176,15 +176,15 @@ class Sample:
 
 
 class Recorder:
-    """An ``Emit`` that keeps what a sample needs, and passes all on.
+    """An ``Emit`` that collects what a sample needs, and passes all events on.
 
     Args:
-        face: who else listens.
+        emit: receives all events, too.
     """
 
-    def __init__(self, face: Emit) -> None:
-        self._face = face
-        self.forget()
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self.clear()
 
     def __call__(self, event: Event) -> None:
         """Take *event*."""
@@ -192,10 +192,10 @@ class Recorder:
             self.requests.append(event)
         elif isinstance(event, Retrying):
             self.retried += 1
-        self._face(event)
+        self._emit(event)
 
-    def forget(self) -> None:
-        """Begin again."""
+    def clear(self) -> None:
+        """Drop what was collected."""
         self.requests: list[RequestDone] = []
         self.retried = 0
 
@@ -203,21 +203,21 @@ class Recorder:
 async def measure(
     trial: Trial, registry: Registry, repository: Repository, layers: Sequence[ContentBlob], recorder: Recorder
 ) -> Sample:
-    """Push *layers* and say what it took.
+    """Push *layers* and measure it.
 
     Args:
         trial: which push it is.
         registry: a connection of its own, so that each push opens its connections as any other does.
         repository: where they go, over that connection.
         layers: what is pushed; hashed already, as an image's are.
-        recorder: hears that connection's events.
+        recorder: receives that connection's events.
 
     Raises:
         RegistryError: the endpoint refused, or could not be reached in spite of all retries.
     """
-    # Credentials are looked for with the first request: that is not a part of a push's speed.
+    # The first request looks for credentials, which is no part of a push's speed.
     await repository.available([layers[0].descriptor.digest])
-    recorder.forget()
+    recorder.clear()
     context = engine_of(registry).context
     cpu, began = time.process_time(), time.perf_counter()
     with only_cause():
@@ -229,7 +229,7 @@ async def measure(
 
 
 class LayerMaker:
-    """Makes layers, each different from all that were ever made, with their digests."""
+    """Makes layers of random bytes, each different from all others, with their digests."""
 
     def __init__(self) -> None:
         self._block = memoryview(secrets.token_bytes(_BLOCK_SIZE))
@@ -260,13 +260,13 @@ class LayerMaker:
 
 @dataclass(frozen=True, slots=True)
 class _RandomContent:
-    """Random bytes (a ``sources.content.Content``), read at the speed of memory, from any place.
+    """Random bytes (a ``sources.blobs.Content``), read at the speed of memory, from any offset.
 
     Attributes:
-        label: how to call them.
+        label: their name in errors.
         size: bytes.
-        head: what they begin with; no others do.
-        block: what they consist of after that, over and over.
+        head: their unique beginning.
+        block: what follows, repeated.
     """
 
     label: str
@@ -293,13 +293,13 @@ class _Reader:
         return count
 
     def read_at(self, start: int, buffer: memoryview) -> memoryview:
-        wanted = buffer[: max(0, self._size - start)]
-        head = self._head[start : start + len(wanted)]
+        requested = buffer[: max(0, self._size - start)]
+        head = self._head[start : start + len(requested)]
         filled = len(head)
-        wanted[:filled] = head
-        while filled < len(wanted):
-            place = (start + filled) % len(self._block)
-            piece = self._block[place : place + len(wanted) - filled]
-            wanted[filled : filled + len(piece)] = piece
+        requested[:filled] = head
+        while filled < len(requested):
+            offset = (start + filled) % len(self._block)
+            piece = self._block[offset : offset + len(requested) - filled]
+            requested[filled : filled + len(piece)] = piece
             filled += len(piece)
-        return wanted
+        return requested

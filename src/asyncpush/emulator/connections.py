@@ -201,7 +201,7 @@ class Bodies:
         received, step, clock = 0, 0, asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(None) as body.retry:
-                self._ask(body, clock())
+                self._restart_timer(body, clock())
                 async for block in request.content.iter_any():
                     if received + len(block) > MAX_BODY:
                         raise _too_large()
@@ -211,7 +211,7 @@ class Bodies:
                     body.buffer[received : received + len(block)] = block
                     received, step = received + len(block), step + len(block)
                     if step >= _STEP:
-                        self._ask(body, clock())
+                        self._restart_timer(body, clock())
                         step = 0
         except TimeoutError as error:
             raise AwsError(
@@ -221,8 +221,8 @@ class Bodies:
             raise ConnectionResetError(str(error)) from error
         del body.buffer[received:]
 
-    def _ask(self, body: _Body, now: float) -> None:
-        body.asked = now
+    def _restart_timer(self, body: _Body, now: float) -> None:
+        body.last_step = now
         body.wait(HURRIED_TIMEOUT if self._waiting else _BODY_TIMEOUT, hurry=bool(self._waiting))
 
     async def _enter(self, body: _Body, request: web.Request) -> None:
@@ -303,12 +303,12 @@ class _Body:
     error: Exception | None = None
     room: int = 0
     retry: asyncio.Timeout | None = None
-    asked: float = 0.0
+    last_step: float = 0.0
 
     def wait(self, seconds: float, *, hurry: bool) -> None:
         """Set the time limit of the next step, counted from the last one."""
         if self.retry and not self.retry.expired():
-            end = self.asked + seconds
+            end = self.last_step + seconds
             self.retry.reschedule(min(end, self.began + _LONGEST) if hurry else end)
 
 

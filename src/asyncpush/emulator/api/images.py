@@ -59,14 +59,14 @@ class ImagesApi:
         repository = self._store.repository(target, request.repository_name)
         images: list[Document] = []
         failures: list[Document] = []
-        for wanted in request.image_ids:
-            found = repository.find(digest=wanted.image_digest, tag=wanted.image_tag)
+        for requested in request.image_ids:
+            found = repository.find(digest=requested.image_digest, tag=requested.image_tag)
             if found is None or not self._is_accepted(found, request.accepted_media_types):
-                failures.append(_failure(repository, wanted))
+                failures.append(_failure(repository, requested))
                 continue
             raw = await self._store.in_thread(repository.read_manifest, found)
             tags = repository.tags_by_image().get(found.manifest.digest, ())
-            image_id = ImageId(str(found.manifest.digest), wanted.image_tag or next(iter(tags), None))
+            image_id = ImageId(str(found.manifest.digest), requested.image_tag or next(iter(tags), None))
             images.append(_image(request, registry_id, image_id, raw.decode(), found.manifest.media_type))
         return {"images": images, "failures": failures}
 
@@ -75,14 +75,14 @@ class ImagesApi:
         deleted: list[ImageId] = []
         failures: list[Document] = []
         async with self._store.changing(target, request.repository_name) as repository:
-            for wanted in request.image_ids:
-                found = repository.find(digest=wanted.image_digest, tag=wanted.image_tag)
+            for requested in request.image_ids:
+                found = repository.find(digest=requested.image_digest, tag=requested.image_tag)
                 if found is None:
-                    failures.append(_failure(repository, wanted))
-                elif not wanted.image_tag and repository.is_child(found.manifest.digest):
-                    failures.append(_referenced(wanted))
+                    failures.append(_failure(repository, requested))
+                elif not requested.image_tag and repository.is_child(found.manifest.digest):
+                    failures.append(_referenced(requested))
                 else:
-                    deleted += await self._delete(repository, found.manifest.digest, wanted.image_tag)
+                    deleted += await self._delete(repository, found.manifest.digest, requested.image_tag)
         return {"imageIds": deleted, "failures": failures}
 
     async def _delete(self, repository: RepositoryState, digest: Digest, tag: str | None) -> list[ImageId]:
@@ -106,15 +106,15 @@ class ImagesApi:
             raise limit_exceeded(f"The maximum number of tags of an image, {quotas.tags}, has been reached")
 
     def _check_references(self, repository: RepositoryState, manifest: ParsedManifest, registry_id: str) -> None:
-        held_layers = (reference.sha256 in repository.layers for reference in manifest.blobs)
-        if lost := _missing(manifest.blobs, held_layers):
-            raise layers_not_found(lost, repository.name, registry_id)
-        held_images = (reference.sha256 in repository.images for reference in manifest.children)
-        lost = _missing(manifest.children, held_images)
+        layers_present = (reference.sha256 in repository.layers for reference in manifest.blobs)
+        if missing := _missing(manifest.blobs, layers_present):
+            raise layers_not_found(missing, repository.name, registry_id)
+        images_present = (reference.sha256 in repository.images for reference in manifest.children)
+        missing = _missing(manifest.children, images_present)
         if manifest.subject and self._quirks.missing_subject == "refused":
-            lost += [] if repository.find(digest=manifest.subject) else [manifest.subject]
-        if lost:
-            raise referenced_images_not_found(lost, repository.name, registry_id)
+            missing += [] if repository.find(digest=manifest.subject) else [manifest.subject]
+        if missing:
+            raise referenced_images_not_found(missing, repository.name, registry_id)
 
     def _check_tag(self, repository: RepositoryState, digest: Digest, tag: str | None, registry_id: str) -> None:
         named = repository.tags.get(tag) if tag else None
@@ -131,9 +131,9 @@ class ImagesApi:
         return given or image.manifest.media_type in (accepted or ())
 
 
-def _missing(references: Iterable[Reference], held: Iterable[bool]) -> list[str]:
-    lost = (reference.digest for reference, there in zip(references, held, strict=True) if not there)
-    return list(dict.fromkeys(lost))
+def _missing(references: Iterable[Reference], present: Iterable[bool]) -> list[str]:
+    missing = (reference.digest for reference, is_present in zip(references, present, strict=True) if not is_present)
+    return list(dict.fromkeys(missing))
 
 
 def _image(
@@ -148,9 +148,9 @@ def _image(
     }
 
 
-def _failure(repository: RepositoryState, wanted: ImageId) -> Document:
+def _failure(repository: RepositoryState, requested: ImageId) -> Document:
     """The failure of BatchGetImage or BatchDeleteImage for an image that was not found."""
-    digest, tag = wanted.image_digest, wanted.image_tag
+    digest, tag = requested.image_digest, requested.image_tag
     if not digest and not tag:
         code, reason = "MissingDigestAndTag", "Invalid request parameters: both tag and digest cannot be null"
     elif digest and not _DIGEST.fullmatch(digest):
@@ -161,14 +161,14 @@ def _failure(repository: RepositoryState, wanted: ImageId) -> Document:
         code, reason = "ImageTagDoesNotMatchDigest", f"Requested image tag '{tag}' does not match digest '{digest}'"
     else:
         code, reason = "ImageNotFound", "Requested image not found"
-    return {"imageId": wanted, "failureCode": code, "failureReason": reason}
+    return {"imageId": requested, "failureCode": code, "failureReason": reason}
 
 
-def _referenced(wanted: ImageId) -> Document:
+def _referenced(requested: ImageId) -> Document:
     return {
-        "imageId": wanted,
+        "imageId": requested,
         "failureCode": "ImageReferencedByManifestList",
-        "failureReason": f"Requested image '{wanted.image_digest}' is referenced by a manifest list",
+        "failureReason": f"Requested image '{requested.image_digest}' is referenced by a manifest list",
     }
 
 
@@ -225,13 +225,13 @@ class ImageListsApi:
     async def referrers(self, request: requests.ListImageReferrers, target: RequestTarget) -> Document:
         """ListImageReferrers: the manifests whose subject is this digest, whether or not that exists."""
         repository = self._store.repository(target, request.repository_name)
-        wanted = request.filter
+        requested = request.filter
         found = [
             manifest
             for manifest in repository.referrers(request.subject_id.image_digest)
-            if not wanted.artifact_types or manifest.artifact_type in wanted.artifact_types
+            if not requested.artifact_types or manifest.artifact_type in requested.artifact_types
         ]
-        shown = found if wanted.artifact_status in ("ACTIVE", "ANY") else []  # the emulator archives nothing
+        shown = found if requested.artifact_status in ("ACTIVE", "ANY") else []  # the emulator archives nothing
         size = request.max_results or _REFERRERS
         page = paginate(shown, lambda manifest: str(manifest.digest), request.next_token, size)
         return {"referrers": [_referrer(manifest) for manifest in page.entries], **page.members}
@@ -249,17 +249,17 @@ def _referrer(manifest: ParsedManifest) -> Document:
     return {**found, "annotations": manifest.annotations} if manifest.annotations else found
 
 
-def _must_find(repository: RepositoryState, wanted: ImageId, registry_id: str) -> ImageRecord:
-    found = repository.find(digest=wanted.image_digest, tag=wanted.image_tag)
+def _must_find(repository: RepositoryState, requested: ImageId, registry_id: str) -> ImageRecord:
+    found = repository.find(digest=requested.image_digest, tag=requested.image_tag)
     if found is None:
-        raise image_not_found(wanted.image_digest, wanted.image_tag, repository.name, registry_id)
+        raise image_not_found(requested.image_digest, requested.image_tag, repository.name, registry_id)
     return found
 
 
-def _filtered(repository: RepositoryState, wanted: requests.ImageFilter) -> list[ImageRecord]:
-    if wanted.image_status not in ("ACTIVE", "ANY"):
+def _filtered(repository: RepositoryState, requested: requests.ImageFilter) -> list[ImageRecord]:
+    if requested.image_status not in ("ACTIVE", "ANY"):
         return []  # the emulator archives nothing
-    status = wanted.tag_status
+    status = requested.tag_status
     tagged = set(repository.tags.values())
     return [
         image

@@ -46,12 +46,12 @@ def read_part_body(body: bytearray, check: Check) -> ReceivedPart:
     Raises:
         AwsError: it is not JSON, or its blob is not base64; what *check* raises, which gets the decoded blob.
     """
-    place = locate_blob(body)
-    if place is None:
+    span = locate_blob(body)
+    if span is None:
         document = parse(body)
         text = document.get(_BLOB) if isinstance(document, dict) else None
         return _read(document, memoryview(bytearray(text.encode())) if isinstance(text, str) else None, check)
-    first, end = place
+    first, end = span
     whole = memoryview(body)
     document = parse(b"".join((whole[:first], whole[end:])))
     # Of a repeated member the last one counts, which locate_blob may not have found.

@@ -123,9 +123,9 @@ class RegistriesApi:
         self, request: requests.DescribeRepositoryCreationTemplates, target: RequestTarget
     ) -> Document:
         """DescribeRepositoryCreationTemplates: the named ones that exist, or all page by page."""
-        wanted = None if request.prefixes is None else {_prefix(prefix) for prefix in request.prefixes}
-        held = self._store.accounts.templates(target.registry).values()
-        found = [record for record in held if wanted is None or record.prefix in wanted]
+        prefixes = None if request.prefixes is None else {_prefix(prefix) for prefix in request.prefixes}
+        stored = self._store.accounts.templates(target.registry).values()
+        found = [record for record in stored if prefixes is None or record.prefix in prefixes]
         page = paginate(found, lambda record: record.prefix, request.next_token, request.max_results)
         templates = [_template(record) for record in page.entries]
         return {"registryId": target.id, "repositoryCreationTemplates": templates, **page.members}

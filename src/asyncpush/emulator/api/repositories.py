@@ -146,9 +146,9 @@ class PoliciesApi:
 
     async def untag(self, request: requests.UntagResource, target: RequestTarget) -> Document:
         """UntagResource."""
-        gone = set(request.tag_keys)
+        removed = set(request.tag_keys)
         return await self._retag(
-            request, target, lambda tags: {key: value for key, value in tags.items() if key not in gone}
+            request, target, lambda tags: {key: value for key, value in tags.items() if key not in removed}
         )
 
     async def put_catalog_data(self, request: requests.PutRepositoryCatalogData, target: RequestTarget) -> Document:

@@ -135,11 +135,11 @@ class _Structure:
             yield Violation(path, "must be an object")
             return
         for name, rule in self.members.items():
-            member, place = value.get(name), f"{path}.{name}" if path else name
+            member, member_path = value.get(name), f"{path}.{name}" if path else name
             if member is not None:
-                yield from rule.violations(member, place)
+                yield from rule.violations(member, member_path)
             elif name in self.required:
-                yield Violation(place, "must not be null")
+                yield Violation(member_path, "must not be null")
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,8 +76,8 @@ def with_members(call: Call, body: bytearray) -> Call:
 
 
 def _without_blob(body: bytearray) -> bytes | bytearray:
-    place = locate_blob(body)
-    return bytes(body[: place[0]] + body[place[1] :]) if place else body
+    span = locate_blob(body)
+    return bytes(body[: span[0]] + body[span[1] :]) if span else body
 
 
 def _manifest(members: _Members) -> ParsedManifest | None:

@@ -131,14 +131,14 @@ def _moved_to(store: Store, upload: StagedUpload) -> Path | None:
     if upload.path.exists() or not upload.record.digest:
         return None
     digest = Digest(upload.record.digest)
-    repository = _of(store, upload)
+    repository = _repository_of(store, upload)
     if repository is None or digest in repository.layers or digest in repository.images:
         return None
     blob = repository.blob_path(digest)
     return blob if _size(blob) == upload.record.received else None
 
 
-def _of(store: Store, upload: StagedUpload) -> RepositoryState | None:
+def _repository_of(store: Store, upload: StagedUpload) -> RepositoryState | None:
     for held in store.repositories.values():
         for repository in held.values():
             if repository.key == upload.record.repository:
@@ -262,7 +262,7 @@ async def check(data: Path, report: Callable[[Finding], None]) -> FsckResult:
     """
     run = _Check(report)
     async with _opened(data) as store:
-        for finding in await store.in_thread(lambda: [*_of_catalog(store), *survey(store)]):
+        for finding in await store.in_thread(lambda: [*_catalog_findings(store), *survey(store)]):
             run.note(finding)
         checked, held = run.checked, [each for inner in store.repositories.values() for each in inner.values()]
         checked.repositories, checked.uploads = len(held), len(store.uploads)
@@ -335,7 +335,7 @@ def _digest(file: _File, discards: bool) -> str | None:
     return hasher.hexdigest()
 
 
-def _of_catalog(store: Store) -> Iterator[Finding]:
+def _catalog_findings(store: Store) -> Iterator[Finding]:
     for problem in store.catalog.problems():
         yield Finding("damage", store.directory.catalog, problem)
     for held in store.repositories.values():
@@ -345,9 +345,9 @@ def _of_catalog(store: Store) -> Iterator[Finding]:
 
 def _references(repository: RepositoryState) -> Iterator[Finding]:
     for digest, image in repository.images.items():
-        lost = [blob.digest for blob in image.manifest.blobs if blob.sha256 not in repository.layers]
-        lost += [child.digest for child in image.manifest.children if child.sha256 not in repository.images]
-        for missing in lost:
+        missing_digests = [blob.digest for blob in image.manifest.blobs if blob.sha256 not in repository.layers]
+        missing_digests += [child.digest for child in image.manifest.children if child.sha256 not in repository.images]
+        for missing in missing_digests:
             yield Finding("damage", repository.blob_path(digest), f"needs {missing}, which its repository lacks")
     for tag, digest in repository.tags.items():
         if digest not in repository.images:

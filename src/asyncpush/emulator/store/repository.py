@@ -98,8 +98,8 @@ class RepositoryState:
         """The image of a digest or tag; given both, only if they agree."""
         named = self.tags.get(tag) if tag else None
         if digest:
-            wanted = sha256_digest(digest)
-            return self.images.get(wanted) if wanted and (not tag or named == wanted) else None
+            parsed = sha256_digest(digest)
+            return self.images.get(parsed) if parsed and (not tag or named == parsed) else None
         return self.images.get(named) if named else None
 
     def tags_by_image(self) -> dict[Digest, list[str]]:
@@ -141,8 +141,8 @@ class RepositoryState:
             remember: whether the catalog remembers which layer the upload became.
         """
         size = upload.record.received
-        there = digest in self.images  # a layer can have the bytes of a manifest
-        if not there:
+        is_stored = digest in self.images  # a layer can have the bytes of a manifest
+        if not is_stored:
             self.layout.adopt(upload.path, digest)
         try:
             with self._catalog.writing() as writes:
@@ -151,7 +151,7 @@ class RepositoryState:
                 if remember:
                     writes.remember(upload.id, self.key, digest)
         except OSError:
-            if not there:
+            if not is_stored:
                 self.layout.give_back(digest, upload.path)
             raise
         self.layers[digest] = size
@@ -159,8 +159,8 @@ class RepositoryState:
 
     def mount(self, source: RepositoryState, digest: Digest) -> bool:
         """Add a layer of another repository; returns False where the file system has no hard links."""
-        there = digest in self.images
-        if not there and not self.layout.link(source.blob_path(digest), digest):
+        is_stored = digest in self.images
+        if not is_stored and not self.layout.link(source.blob_path(digest), digest):
             return False
         size = source.layers[digest]
         try:
@@ -205,15 +205,15 @@ class RepositoryState:
 
     def remove(self, digests: Iterable[Digest]) -> None:
         """Remove images and their tags; their layers stay, as ECR keeps them for a while."""
-        gone = set(digests)
+        removed = set(digests)
         with self._catalog.writing() as writes:
-            for digest in gone:
+            for digest in removed:
                 writes.remove_image(self.key, digest)
-        for image in (image for key, image in self.images.items() if key in gone):
+        for image in (image for key, image in self.images.items() if key in removed):
             self._references.subtract(image.manifest.named.keys())
-        images = {key: image for key, image in self.images.items() if key not in gone}
-        self._show(images, {tag: named for tag, named in self.tags.items() if named not in gone})
-        for digest in gone:
+        images = {key: image for key, image in self.images.items() if key not in removed}
+        self._show(images, {tag: named for tag, named in self.tags.items() if named not in removed})
+        for digest in removed:
             self._forget(digest)
 
     def delete(self) -> None:

@@ -145,9 +145,9 @@ class Store:
         """
         if registry is not None:
             return self.repositories_of(registry).get(name)
-        having = [each for each, held in self.repositories.items() if name in held]
+        registries = [each for each, repositories in self.repositories.items() if name in repositories]
         default = RegistryId()
-        chosen = default if default in having else min(having, default=None)
+        chosen = default if default in registries else min(registries, default=None)
         return self.repositories[chosen][name] if chosen else None
 
     @asynccontextmanager
@@ -189,15 +189,15 @@ class Store:
         """
         if record.name in self.repositories_of(target.registry):
             raise repository_exists(record.name, target.id)
-        held = self.repositories.setdefault(target.registry, {})
+        repositories = self.repositories.setdefault(target.registry, {})
         created = self._new(target.registry, record)
         # Added and locked before the first await: of two concurrent calls, the second one finds that it exists.
         created.lock.acquire_nowait()
-        held[record.name] = created
+        repositories[record.name] = created
         try:
             await self.in_thread(created.create)
         except OSError:
-            del held[record.name]
+            del repositories[record.name]
             raise
         finally:
             created.lock.release()

@@ -63,8 +63,8 @@ class Blobs:
         if digest not in source.layers or not source.is_referenced(digest):
             return False
         async with repository.lock:
-            there = digest in repository.layers
-            return there or await self._store.in_thread(repository.mount, source, digest)
+            is_present = digest in repository.layers
+            return is_present or await self._store.in_thread(repository.mount, source, digest)
 
 
 def created(repository: RepositoryState, digest: Digest) -> web.Response:
@@ -304,8 +304,8 @@ class Receiver:
             pending = self._background.start(partial(self._work, block, size, keep))
         if pending:
             await pending.result()
-        if body.lost:
-            raise BodyLostError(str(body.lost)) from body.lost
+        if body.failure:
+            raise BodyLostError(str(body.failure)) from body.failure
 
     async def _work(self, block: bytearray, size: int, keep: Keep) -> None:
         with memoryview(block) as whole, whole[:size] as filled:
@@ -319,14 +319,14 @@ class _Body:
 
     Attributes:
         ended: whether nothing more is to come.
-        lost: why the body ended early; None if it did not.
+        failure: why the body ended early; None if it did not.
     """
 
     def __init__(self, content: StreamReader) -> None:
         self._content = content
         self._rest = memoryview(b"")
         self.ended = False
-        self.lost: Exception | None = None
+        self.failure: Exception | None = None
 
     async def more(self) -> bool:
         """Wait for bytes; returns False at the body's end."""
@@ -350,7 +350,7 @@ class _Body:
             async with asyncio.timeout(_BODY_TIMEOUT):
                 return await self._content.readany()
         except TimeoutError:
-            self.lost = TimeoutError(f"nothing of the body came for {_BODY_TIMEOUT:.0f} seconds")
+            self.failure = TimeoutError(f"nothing of the body came for {_BODY_TIMEOUT:.0f} seconds")
         except (ConnectionError, ClientPayloadError, HttpProcessingError, RuntimeError) as error:
-            self.lost = error
+            self.failure = error
         return b""

@@ -116,8 +116,8 @@ def tags(request: web.Request, repository: RepositoryState) -> web.Response:
 
 def catalog(request: web.Request, store: Store, registry: RegistryId | None) -> web.Response:
     """The names of the repositories of one registry or of all (Docker's API, not in the specification)."""
-    held = store.repositories.values() if registry is None else [store.repositories_of(registry)]
-    shown, headers = page(request, tuple({name for repositories in held for name in repositories}))
+    registries = store.repositories.values() if registry is None else [store.repositories_of(registry)]
+    shown, headers = page(request, tuple({name for repositories in registries for name in repositories}))
     return json_answer({"repositories": shown}, headers=headers)
 
 
@@ -125,10 +125,10 @@ def referrers(request: web.Request, repository: RepositoryState, subject: str) -
     """An index of the manifests whose subject is this digest, whether or not that exists (Listing Referrers)."""
     if sha256_digest(subject) is None:
         raise digest_invalid(subject)
-    wanted = request.query.get("artifactType")
-    found = [each for each in repository.referrers(subject) if not wanted or each.artifact_type == wanted]
+    artifact_type = request.query.get("artifactType")
+    found = [each for each in repository.referrers(subject) if not artifact_type or each.artifact_type == artifact_type]
     index = {"schemaVersion": 2, "mediaType": _INDEX_TYPE, "manifests": [_descriptor(each) for each in found]}
-    headers = {"OCI-Filters-Applied": "artifactType"} if wanted else {}
+    headers = {"OCI-Filters-Applied": "artifactType"} if artifact_type else {}
     return json_answer(index, headers=headers, media_type=_INDEX_TYPE)
 
 
