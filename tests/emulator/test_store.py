@@ -381,7 +381,7 @@ async def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path:
     (tmp_path / foreign).parent.mkdir(parents=True)
     (tmp_path / foreign).write_bytes(b"precious")
     before = everything(tmp_path)
-    with pytest.raises(UsageError, match=f"{tmp_path} holds something that is not this emulator's, such as "):
+    with pytest.raises(UsageError, match=f"{tmp_path} holds other data, such as "):
         async with Emulator(tmp_path, fsync=False):
             pass
     assert everything(tmp_path) == before

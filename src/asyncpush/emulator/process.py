@@ -58,7 +58,7 @@ async def _introduction(process: anyio.abc.Process) -> str:
                 break
     url = text.partition("\n")[0].partition("=")[2]
     if not url:
-        raise RegistryError("the emulator did not start", hint="see what `asyncpush serve` says")
+        raise RegistryError("the emulator did not start", hint="run `asyncpush serve` to see why")
     return url
 
 

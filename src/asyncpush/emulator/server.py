@@ -121,7 +121,7 @@ class Emulator:
         self._quirks = quirks or Quirks()
         self._keys = by_access_key_id(credentials)
         if verify_signatures and not self._keys:
-            raise UsageError("there are no credentials to verify signatures with", hint="give some, or don't verify")
+            raise UsageError("there are no credentials to verify signatures with", hint="give some, or verify none")
         self._verify_signatures = verify_signatures
         self._token_lifetime = token_lifetime
 

@@ -45,9 +45,9 @@ class KnownCredentials:
         if not self.access_key_id or not self.secret_access_key:
             raise UsageError("credentials need an access key id and a secret access key", hint="give both")
         if not _ACCOUNT.fullmatch(self.account):
-            raise UsageError(f"{self.account!r} is not an account of {self.access_key_id}", hint="give its 12 digits")
+            raise UsageError(f"invalid account {self.account!r} of {self.access_key_id}", hint="use its 12 digits")
         if self.expires is not None and self.expires.tzinfo is None:
-            raise UsageError(f"the end of {self.access_key_id} has no time zone", hint="give one, such as UTC")
+            raise UsageError(f"the expiry of {self.access_key_id} has no time zone", hint="add one, such as UTC")
 
 
 #: The keys of an emulator that is given none.

@@ -17,7 +17,7 @@ from asyncpush.units import format_duration, format_rate, parse_duration, parse_
 #: Bytes of the longest file: thousands of rules.
 _LONGEST = 4 * 1024 * 1024
 
-_HINT = "give an object with any of latency, jitter, bandwidth, throttle, quotas, fault and seed"
+_HINT = "use an object with any of latency, jitter, bandwidth, throttle, quotas, fault and seed"
 
 
 class FaultConfigDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):

@@ -113,15 +113,15 @@ class Fault:
     def __post_init__(self) -> None:
         check_operation(self.operation)
         if not _GLOB.fullmatch(self.repository):
-            raise UsageError(f"repository is {self.repository!r}", hint="give a name or a glob, such as team/*")
+            raise UsageError(f"invalid repository {self.repository!r}", hint="use a name or a glob, such as team/*")
         _check_action(self)
         for name in ("nth", "every", "first", "limit"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", hint="give 1 or more")
+                raise UsageError(f"invalid {name} {getattr(self, name)}", hint="use 1 or more")
         if self.after is not None and self.after < 0:
-            raise UsageError(f"after is {self.after}", hint="give 0 or more")
+            raise UsageError(f"invalid after {self.after}", hint="use 0 or more")
         if self.probability is not None and not 0 <= self.probability <= 1:
-            raise UsageError(f"probability is {self.probability}", hint="give 0 to 1")
+            raise UsageError(f"invalid probability {self.probability}", hint="use 0 to 1")
         _check_seconds(self)
 
     def selects(self, operation: str) -> bool:
@@ -156,24 +156,24 @@ class Fault:
 def _check_action(fault: Fault) -> None:
     kind = ACTIONS.get(fault.action)
     if kind is None:
-        raise UsageError(f"there is no action {fault.action!r}", hint=f"the actions are {', '.join(ACTIONS)}")
+        raise UsageError(f"unknown action {fault.action!r}", hint=f"use one of: {', '.join(ACTIONS)}")
     if not any(fault.selects(name) for name in NAMES):
         raise UsageError(
-            f"{fault.action} is not for {fault.operation}", hint=f"it is for {' and '.join(kind.operations)}"
+            f"{fault.action} does not apply to {fault.operation}", hint=f"use it for {' or '.join(kind.operations)}"
         )
     given = {"seconds": fault.seconds is not None, "availability": fault.available is not None}
     for value, is_given in given.items():
         if is_given != (kind.value == value):
             raise UsageError(f"{fault.action} {'takes no such' if is_given else 'needs a'} value", hint=_VALUES[value])
     if fault.lag is not None and fault.action != "layers-not-found":
-        raise UsageError("lag is for layers-not-found", hint="use first= or after= with other actions")
+        raise UsageError("lag applies to layers-not-found only", hint="use first= or after= with other actions")
 
 
 def _check_seconds(fault: Fault) -> None:
     for name in ("lag", "seconds"):
         value = getattr(fault, name)
         if value is not None and not 0 <= value < math.inf:
-            raise UsageError(f"{name} is {value}", hint="give 0 seconds or more")
+            raise UsageError(f"invalid {name} {value}", hint="use 0 seconds or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +196,9 @@ class Throttle:
     def __post_init__(self) -> None:
         check_operation(self.operation)
         if not 0 < self.rate < math.inf:
-            raise UsageError(f"the rate is {self.rate}", hint="give requests a second, more than 0")
+            raise UsageError(f"invalid rate {self.rate}", hint="use requests a second, more than 0")
         if self.burst is not None and self.burst < 1:
-            raise UsageError(f"the burst is {self.burst}", hint="give 1 or more")
+            raise UsageError(f"invalid burst {self.burst}", hint="use 1 or more")
 
     @property
     def size(self) -> float:
@@ -239,9 +239,9 @@ class FaultConfig:
     def __post_init__(self) -> None:
         for name in ("latency", "jitter"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name} is {getattr(self, name)}", hint="give 0 seconds or more")
+                raise UsageError(f"invalid {name} {getattr(self, name)}", hint="use 0 seconds or more")
         if self.bandwidth is not None and not 0 < self.bandwidth < math.inf:
-            raise UsageError(f"bandwidth is {self.bandwidth}", hint="give more than 0 bytes a second, or none")
+            raise UsageError(f"invalid bandwidth {self.bandwidth}", hint="use more than 0 bytes a second, or none")
 
     @property
     def is_empty(self) -> bool:
@@ -257,8 +257,8 @@ def check_operation(glob: str) -> None:
     """
     if not matching(glob):
         near = get_close_matches(glob, NAMES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"name one of ECR's, such as PutImage, or {V2}GET-blob, or *"
-        raise UsageError(f"there is no operation {glob!r}", hint=hint)
+        hint = f"did you mean {near[0]}?" if near else f"use one of ECR's, such as PutImage, or {V2}GET-blob, or *"
+        raise UsageError(f"unknown operation {glob!r}", hint=hint)
 
 
 _FORM = "write OPERATION[,repository=GLOB][:CONDITION=VALUE,...]:ACTION, such as PutImage:first=2:throttle"
@@ -285,7 +285,7 @@ def parse_fault(text: str) -> Fault:
         rest = text.strip()[operation.end() :] if operation else ""
         middle, colon, act = rest.rpartition(":")
         if operation is None or not colon or not act:
-            raise UsageError("it has no action", hint=_FORM)
+            raise UsageError("the action is missing", hint=_FORM)
         selected = dict(_conditions(middle))
         return Fault(operation=operation[0], **_action(act), **selected)  # type: ignore[arg-type]
 
@@ -299,7 +299,9 @@ def parse_throttle(text: str) -> Throttle:
     with _naming("throttle", text):
         match = _THROTTLE.fullmatch(text.strip())
         if match is None or not _NUMBER.fullmatch(match["rate"]):
-            raise UsageError("it names no rate", hint="write OPERATION=RATE[:BURST], such as PutImage=10:20")
+            raise UsageError(
+                "the rate is missing or invalid", hint="write OPERATION=RATE[:BURST], such as PutImage=10:20"
+            )
         burst = match["burst"]
         return Throttle(match["operation"], float(match["rate"]), None if burst is None else int(burst))
 
@@ -310,9 +312,9 @@ def _conditions(text: str) -> Iterator[tuple[str, str | float]]:
         name, _, value = word.partition("=")
         if name not in CONDITIONS and name != "repository":
             known = ", ".join(CONDITIONS)
-            raise UsageError(f"there is no condition {name!r}", hint=f"the conditions are {known}, and repository")
+            raise UsageError(f"unknown condition {name!r}", hint=f"use one of: {known}, repository")
         if name in found:
-            raise UsageError(f"{name} is there twice", hint="leave one out")
+            raise UsageError(f"{name} is given twice", hint="remove one")
         if not value:
             raise UsageError(f"{name} has no value", hint=f"write {name}=VALUE")
         found.add(name)
@@ -329,7 +331,7 @@ def _value(name: str, text: str) -> str | float:
     if name == "probability" and _NUMBER.fullmatch(text):
         return float(text)
     kind = "a number from 0 to 1" if name == "probability" else "a whole number"
-    raise UsageError(f"{name} is {text!r}", hint=f"give {kind}")
+    raise UsageError(f"invalid {name} {text!r}", hint=f"use {kind}")
 
 
 def _action(text: str) -> Mapping[str, object]:
@@ -356,4 +358,4 @@ def _naming(what: str, text: str) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        raise UsageError(f"the {what} {text!r} can't be used: {error.message}", hint=error.hint) from error
+        raise UsageError(f"invalid {what} {text!r}: {error.message}", hint=error.hint) from error

@@ -141,11 +141,11 @@ class DataDirectory:
         if make:
             self.path.mkdir(parents=True, exist_ok=True)
         elif not self.catalog.exists():
-            raise UsageError(f"{self.path} holds no emulator's data", hint="name a directory that `serve` has used")
+            raise UsageError(f"{self.path} is not an emulator's data directory", hint="name one that `serve` has used")
         if not self.catalog.exists() and (found := [path for path in self.path.iterdir() if _is_foreign(path)]):
             raise UsageError(
-                f"{self.path} holds something that is not this emulator's, such as {min(found).name}, and no {FILE}",
-                hint="name a new or an empty directory",
+                f"{self.path} holds other data, such as {min(found).name}, and no {FILE}",
+                hint="use a new or an empty directory",
             )
         for name in _DIRECTORIES:
             (self.path / name).mkdir(exist_ok=True)

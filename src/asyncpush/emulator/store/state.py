@@ -56,7 +56,7 @@ class DamagedDataError(UsageError):
     def __init__(self, data: Path, problem: str) -> None:
         super().__init__(
             f"{data} can't be read as an emulator's data: {problem}",
-            hint="see what `asyncpush serve --check --data DIR` says of it, or use another directory",
+            hint="run `asyncpush serve --check --data DIR` for details, or use another directory",
         )
 
 

@@ -246,7 +246,7 @@ class Intake:
             raise V2Error(413, "SIZE_INVALID", f"a layer can have up to {self._quotas.layer_size} bytes")
         async with self._store.uploading(self._id, self._target, self._name) as upload:
             if upload.record.received != self._next:
-                raise V2Error(416, "BLOB_UPLOAD_INVALID", f"another request has sent byte {self._next} meanwhile")
+                raise V2Error(416, "BLOB_UPLOAD_INVALID", f"another request has sent byte {self._next} in the meantime")
             if upload.parts_with(len(block)) > self._quotas.parts:
                 raise limit_exceeded(f"The maximum number of layer parts, {self._quotas.parts}, has been reached")
             await self._store.in_thread(upload.extend, block, self._min_part, self._store.disk)
@@ -265,7 +265,7 @@ class Intake:
             await self._store.in_thread(upload.end_chunk)
 
     def _size_invalid(self, end: int) -> V2Error:
-        return V2Error(400, "SIZE_INVALID", f"{self._length} bytes were announced, and {end - self._first} came")
+        return V2Error(400, "SIZE_INVALID", f"{self._length} bytes were announced, and {end - self._first} arrived")
 
 
 #: Processes the bytes that follow those of the last call.
@@ -350,7 +350,7 @@ class _Body:
             async with asyncio.timeout(_BODY_TIMEOUT):
                 return await self._content.readany()
         except TimeoutError:
-            self.failure = TimeoutError(f"nothing of the body came for {_BODY_TIMEOUT:.0f} seconds")
+            self.failure = TimeoutError(f"nothing of the body arrived for {_BODY_TIMEOUT:.0f} seconds")
         except (ConnectionError, ClientPayloadError, HttpProcessingError, RuntimeError) as error:
             self.failure = error
         return b""
