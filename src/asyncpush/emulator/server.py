@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -22,7 +21,7 @@ from asyncpush.emulator.api.dispatch import Addressing, ApiResponse, JsonApi, op
 from asyncpush.emulator.api.layers import DOWNLOAD_PATH, Downloads
 from asyncpush.emulator.auth.authentication import Authentication, read_principal
 from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, KnownCredentials, by_access_key_id
-from asyncpush.emulator.auth.tokens import LIFETIME, Tokens
+from asyncpush.emulator.auth.tokens import LIFETIME, ExpiredTokenError, InvalidTokenError, Tokens
 from asyncpush.emulator.connections import Bodies, Connections, check_announced, read_body
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.faults.injector import HitCount
@@ -33,6 +32,8 @@ from asyncpush.emulator.limits import Limits, Quirks
 from asyncpush.emulator.request_log import Received, RequestLog
 from asyncpush.emulator.store.fsck import open_recovered
 from asyncpush.emulator.store.state import BackgroundTasks, Store
+from asyncpush.emulator.v2.answers import refusal as v2_refusal
+from asyncpush.emulator.v2.answers import token_expired, unauthorized
 from asyncpush.emulator.v2.dispatch import V2Api
 from asyncpush.errors import UsageError
 
@@ -249,15 +250,20 @@ class Emulator:
 
     def _answered(self, answer: ApiResponse) -> web.Response:
         self.requests.record(answer.operation, answer.status)
-        headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-RequestId": str(uuid.uuid4())}
-        return web.Response(body=answer.body, status=answer.status, headers=headers)
+        return answer.to_http()
 
     async def _expire(self, call: Call) -> None:
         await self._store.expire_upload(call.upload_id)
 
     async def _answer_v2(self, request: web.Request) -> web.StreamResponse:
-        response: web.StreamResponse | None = self._authentication.refusal_of_v2(request)
-        if response is None:
+        response: web.StreamResponse
+        try:
+            self._authentication.check_token(request)
+        except InvalidTokenError:
+            response = v2_refusal(unauthorized(request))
+        except ExpiredTokenError:
+            response = v2_refusal(token_expired())
+        else:
             self._connections.prove(request)
             response = await self._v2.answer(request)
         self.requests.record(f"{request.method} {request.path}", response.status)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+import uuid
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import msgspec
+from aiohttp import web
 
 from asyncpush import open_files
 from asyncpush.emulator.api import requests
@@ -45,6 +47,11 @@ class ApiResponse:
     operation: str
     status: int
     body: bytes
+
+    def to_http(self) -> web.Response:
+        """The answer over HTTP (JSON 1.1)."""
+        headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-RequestId": str(uuid.uuid4())}
+        return web.Response(body=self.body, status=self.status, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)

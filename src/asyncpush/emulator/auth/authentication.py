@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
 
-import msgspec
 from aiohttp import web
 
 from asyncpush.emulator.auth.credentials import KnownCredentials
 from asyncpush.emulator.auth.sigv4 import SignedRequest, check_claim, verify
-from asyncpush.emulator.auth.tokens import ExpiredTokenError, InvalidTokenError, Tokens
+from asyncpush.emulator.auth.tokens import InvalidTokenError, Tokens
 from asyncpush.emulator.registry import DEFAULT_ACCOUNT, DEFAULT_REGION
 
 #: Bodies of more bytes than this are hashed in a thread.
@@ -109,26 +108,19 @@ class Authentication:
         work = partial(verify, signed, body, keys=self._keys, services=services, now=datetime.now(UTC))
         return await self._in_thread(work) if len(body) > _INLINE else work()
 
-    def refusal_of_v2(self, request: web.BaseRequest) -> web.Response | None:
-        """Check the token of a request to ``/v2/``; returns the refusal, or None if the token is valid.
+    def check_token(self, request: web.BaseRequest) -> None:
+        """Check the token of a request to ``/v2/``.
 
-        A missing or wrong token is 401 UNAUTHORIZED with a challenge (distribution-spec, Error codes); an expired one
-        is 403 DENIED, as ECR answers it.
+        Raises:
+            InvalidTokenError: it is missing, malformed, or was not issued here.
+            ExpiredTokenError: it has expired.
         """
         if self._keys is None:
-            return None
+            return
         scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-        try:
-            if scheme.lower() != "basic":
-                raise InvalidTokenError
-            self._tokens.check(text.strip())
-        except InvalidTokenError:
-            challenge = f'Basic realm="{request.scheme}://{request.host}/",service="ecr.amazonaws.com"'
-            headers = {"WWW-Authenticate": challenge}
-            return _refusal(401, "UNAUTHORIZED", "give the user AWS and a password of GetAuthorizationToken", headers)
-        except ExpiredTokenError:
-            return _refusal(403, "DENIED", "Your authorization token has expired. Reauthenticate and try again.", {})
-        return None
+        if scheme.lower() != "basic":
+            raise InvalidTokenError
+        self._tokens.check(text.strip())
 
 
 def _signed(request: web.BaseRequest) -> tuple[SignedRequest, tuple[str, ...]]:
@@ -136,14 +128,3 @@ def _signed(request: web.BaseRequest) -> tuple[SignedRequest, tuple[str, ...]]:
     path, _, query = request.raw_path.partition("?")
     services = _SERVICES.get(request.headers.get("X-Amz-Target", "").rpartition(".")[0], ("ecr", "ecr-public"))
     return SignedRequest(request.method, path, query, request.raw_headers), services
-
-
-def _refusal(status: int, code: str, message: str, headers: dict[str, str]) -> web.Response:
-    version = {"Docker-Distribution-Api-Version": "registry/2.0"}
-    document = {"errors": [{"code": code, "message": message}]}
-    return web.Response(
-        body=msgspec.json.encode(document),
-        status=status,
-        content_type="application/json",
-        headers={**version, **headers},
-    )

@@ -6,7 +6,6 @@ import random
 import socket
 import struct
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,6 +20,8 @@ from asyncpush.emulator.errors import AwsError, layers_not_found, referenced_ima
 from asyncpush.emulator.faults.operations import Call
 from asyncpush.emulator.faults.rules import Action, Fault, FaultConfig
 from asyncpush.emulator.faults.throttles import Throttles
+from asyncpush.emulator.v2.answers import V2Error, token_expired
+from asyncpush.emulator.v2.answers import refusal as v2_refusal
 
 Work = Callable[[], Awaitable[web.StreamResponse]]
 
@@ -203,22 +204,21 @@ def refused(action: Action, call: Call, missing: list[str]) -> web.Response | No
 def throttled(call: Call) -> web.Response:
     """Too many requests; both APIs use the same words (ECR's common errors)."""
     if call.is_v2:
-        return _v2_refused(429, "TOOMANYREQUESTS", "Rate exceeded")
+        return v2_refusal(V2Error(429, "TOOMANYREQUESTS", "Rate exceeded"))
     return _refused(call, AwsError("ThrottlingException", "Rate exceeded"))
 
 
 def _failed(call: Call) -> web.Response:
     """An internal error of the registry."""
     if call.is_v2:
-        return _v2_refused(500, "UNKNOWN", "Internal server error")
+        return v2_refusal(V2Error(500, "UNKNOWN", "Internal server error"))
     return _refused(call, server_error("Service failed to process the request"))
 
 
 def _token_expired(call: Call) -> web.Response:
     """Expired credentials, or an expired token of ``/v2/``."""
     if call.is_v2:
-        message = "Your authorization token has expired. Reauthenticate and try again."
-        return _v2_refused(403, "DENIED", message)
+        return v2_refusal(token_expired())
     message = "The security token included in the request is expired"
     return _refused(call, AwsError("ExpiredTokenException", message))
 
@@ -226,7 +226,7 @@ def _token_expired(call: Call) -> web.Response:
 def _access_denied(call: Call) -> web.Response:
     """An action that no policy allows."""
     if call.is_v2:
-        return _v2_refused(403, "DENIED", f"requested access to repository {call.repository} is denied")
+        return v2_refusal(V2Error(403, "DENIED", f"requested access to repository {call.repository} is denied"))
     where = f"repository/{call.repository}" if call.repository else "*"
     action = f"ecr:{call.operation}"
     message = (
@@ -278,12 +278,4 @@ def cut(request: web.Request, *, reset: bool) -> web.Response:
 
 
 def _refused(call: Call, error: AwsError) -> web.Response:
-    answer = refusal(call.operation, error)
-    headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-RequestId": str(uuid.uuid4())}
-    return web.Response(body=answer.body, status=answer.status, headers=headers)
-
-
-def _v2_refused(status: int, code: str, message: str) -> web.Response:
-    document = {"errors": [{"code": code, "message": message}]}
-    headers = {"Content-Type": "application/json", "Docker-Distribution-Api-Version": "registry/2.0"}
-    return web.Response(body=msgspec.json.encode(document), status=status, headers=headers)
+    return refusal(call.operation, error).to_http()

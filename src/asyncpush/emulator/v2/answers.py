@@ -99,6 +99,18 @@ def translated(error: AwsError) -> V2Error:
     return V2Error(status, code, error.message)
 
 
+def unauthorized(request: web.BaseRequest) -> V2Error:
+    """A missing or wrong token: a challenge (distribution-spec, Error Codes)."""
+    challenge = f'Basic realm="{request.scheme}://{request.host}/",service="ecr.amazonaws.com"'
+    message = "give the user AWS and a password of GetAuthorizationToken"
+    return V2Error(401, "UNAUTHORIZED", message, {"WWW-Authenticate": challenge})
+
+
+def token_expired() -> V2Error:
+    """An expired token, as ECR answers it."""
+    return V2Error(403, "DENIED", "Your authorization token has expired. Reauthenticate and try again.")
+
+
 def digest_invalid(text: str) -> V2Error:
     """A malformed digest, or one of another algorithm than sha256."""
     return V2Error(400, "DIGEST_INVALID", f"{text!r} is not a sha256 digest")
