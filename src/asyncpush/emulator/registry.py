@@ -18,6 +18,9 @@ DEFAULT_ACCOUNT = "000000000000"
 #: The region of requests without a credential scope, such as ``aws --no-sign-request`` sends.
 DEFAULT_REGION = "us-east-1"
 
+#: An account's 12 digits.
+ACCOUNT = re.compile(r"[0-9]{12}")
+
 _HOST = re.compile(r"(?P<account>[0-9]{12})\.dkr[.-]ecr(?:-fips)?\.(?P<region>[a-z0-9][a-z0-9-]{0,39})\.")
 _ARN = re.compile(
     r"arn:aws[a-z-]*:(?P<service>ecr|ecr-public):(?P<region>[a-z0-9-]*):(?P<account>[0-9]{12}):repository/(?P<name>.+)"

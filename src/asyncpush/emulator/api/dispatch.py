@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import uuid
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -26,7 +25,15 @@ from asyncpush.emulator.auth.authentication import Principal
 from asyncpush.emulator.auth.tokens import Tokens
 from asyncpush.emulator.errors import AwsError, not_implemented, registry_not_found, server_error, unknown_operation
 from asyncpush.emulator.limits import Limits, Quirks
-from asyncpush.emulator.registry import DEFAULT_ACCOUNT, PRIVATE, PUBLIC, RegistryId, RequestTarget, ServiceName
+from asyncpush.emulator.registry import (
+    ACCOUNT,
+    DEFAULT_ACCOUNT,
+    PRIVATE,
+    PUBLIC,
+    RegistryId,
+    RequestTarget,
+    ServiceName,
+)
 from asyncpush.emulator.store.state import Store
 
 _LOG = logging.getLogger(__name__)
@@ -225,7 +232,6 @@ def refusal(operation: str, error: AwsError) -> ApiResponse:
     return ApiResponse(operation, error.status, msgspec.json.encode(document))
 
 
-_ACCOUNT = re.compile(r"[0-9]{12}")
 _PUBLIC_REGIONS = ("us-east-1", "us-west-2")
 
 
@@ -260,7 +266,7 @@ class Addressing:
         return RequestTarget(RegistryId(PUBLIC, self._account(named, principal), ""), named)
 
     def _account(self, named: str, principal: Principal) -> str:
-        if _ACCOUNT.fullmatch(named):
+        if ACCOUNT.fullmatch(named):
             if named == principal.account or named in self._accounts or self._has_repositories(named):
                 return named
         elif self._quirks.unknown_alias == "caller":

@@ -24,7 +24,6 @@ from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store, now
 from asyncpush.model import Digest
 
-_DIGEST = re.compile(r"[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,299}")
 
 
@@ -153,7 +152,7 @@ def _failure(repository: RepositoryState, requested: ImageId) -> Document:
     digest, tag = requested.image_digest, requested.image_tag
     if not digest and not tag:
         code, reason = "MissingDigestAndTag", "Invalid request parameters: both tag and digest cannot be null"
-    elif digest and not _DIGEST.fullmatch(digest):
+    elif digest and not requests.DIGEST_FORM.fullmatch(digest):
         code, reason = "InvalidImageDigest", "Invalid request parameters: image digest should satisfy the regex"
     elif tag and not _TAG.fullmatch(tag):
         code, reason = "InvalidImageTag", "Invalid request parameters: image tag should satisfy the regex"

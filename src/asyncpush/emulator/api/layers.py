@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import pybase64
 
 from asyncpush.emulator.api import requests
 from asyncpush.emulator.api.part_body import ReceivedPart
-from asyncpush.emulator.api.requests import Document
+from asyncpush.emulator.api.requests import DIGEST_FORM, Document
 from asyncpush.emulator.errors import (
     AwsError,
     invalid_layer,
@@ -32,8 +31,6 @@ from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store, now
 from asyncpush.emulator.store.uploads import StagedUpload, check_parts
 from asyncpush.model import Digest
-
-_DIGEST = re.compile(r"[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+")
 
 
 class LayersApi:
@@ -180,7 +177,7 @@ class LayersApi:
 
 
 def _is_digest(text: str) -> bool:
-    if not _DIGEST.fullmatch(text):
+    if not DIGEST_FORM.fullmatch(text):
         return False
     return not text.startswith("sha256:") or sha256_digest(text.lower()) is not None
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -80,6 +81,9 @@ def _without_nulls(value: object) -> object:
         return [_without_nulls(entry) for entry in value]
     return value
 
+
+#: The form of a digest of any algorithm, as ECR checks it.
+DIGEST_FORM = re.compile(r"[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+")
 
 #: An operation's answer, before it is encoded as JSON.
 Document = Mapping[str, object]

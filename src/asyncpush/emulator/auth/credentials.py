@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import configparser
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from asyncpush import open_files
-from asyncpush.emulator.registry import DEFAULT_ACCOUNT
+from asyncpush.emulator.registry import ACCOUNT, DEFAULT_ACCOUNT
 from asyncpush.errors import UsageError
 from asyncpush.files import read_small
 
 #: Bytes of the longest file: thousands of profiles.
 _LONGEST = 4 * 1024 * 1024
-
-_ACCOUNT = re.compile(r"[0-9]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ class KnownCredentials:
     def __post_init__(self) -> None:
         if not self.access_key_id or not self.secret_access_key:
             raise UsageError("credentials need an access key id and a secret access key", hint="give both")
-        if not _ACCOUNT.fullmatch(self.account):
+        if not ACCOUNT.fullmatch(self.account):
             raise UsageError(f"invalid account {self.account!r} of {self.access_key_id}", hint="use its 12 digits")
         if self.expires is not None and self.expires.tzinfo is None:
             raise UsageError(f"the expiry of {self.access_key_id} has no time zone", hint="add one, such as UTC")
