@@ -99,7 +99,7 @@ def look(target: Endpoint, sources: Iterable[Callable[[], Counts]]) -> Wire:
         Counter(kind for kind, _ in requests),
         sum((asked() for asked in sources), Counter()),
         sum(kind == "POST uploads" and status == 201 for kind, status in requests),
-        sum(rule["hit_counts"] for rule in fault_config["hit_counts"]),
+        sum(rule["count"] for rule in fault_config["hit_counts"]),
         _received(json.loads(target.fetch("/_emulator/received"))["received"]),
     )
 

@@ -21,7 +21,7 @@ MiB = 1024 * KiB
 
 
 @dataclass
-class Crossing:
+class SlowNetwork:
     """Passes bytes on to an endpoint.
 
     Attributes:
@@ -88,11 +88,11 @@ class Crossing:
 
 
 @asynccontextmanager
-async def crossing(
+async def slow_network(
     endpoint: str, stops_after: int = 0, *, slow: bool = False, rate: float | None = None
-) -> AsyncIterator[Crossing]:
+) -> AsyncIterator[SlowNetwork]:
     """Run a network between a client and *endpoint*."""
-    passes = Crossing(endpoint, stops_after, slow, rate)
+    passes = SlowNetwork(endpoint, stops_after, slow, rate)
     listener = socket.create_server(("127.0.0.1", 0))
     # Small, so that little has left before the sender notices.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * KiB if rate else 64 * KiB)

@@ -39,6 +39,6 @@ class Loop(asyncio.SelectorEventLoop):
         return self.timers[-1]
 
 
-def in_jumping_time(main: Callable[[Time], Coroutine[Any, Any, T]]) -> T:
+def in_virtual_time(main: Callable[[Time], Coroutine[Any, Any, T]]) -> T:
     time = Time()
     return anyio.run(main, time, backend_options={"loop_factory": lambda: Loop(time)})
