@@ -18,10 +18,8 @@ from pathlib import Path
 
 from data import MiB, Plan, oci_layout
 from endpoints import Endpoint, emulator, sink
-from figures import CPU, PEAK, REQUESTS, SECONDS
 from harness import Contender, Launch, Results, client, measure
-from report import bars, options, rounds, save, scratch, table
-from sizes import parse_size
+from report import CPU, PEAK, REQUESTS, SECONDS, bars, options, parse_size, rounds, save, scratch, table
 
 #: Layers of an image of the medium batch.
 _LAYERS = 16

@@ -1,4 +1,4 @@
-"""Is everything there? Each tag, manifest, blob and referrer of a corpus at the target, by boto3 and ``/v2/``."""
+"""Compares a target with a corpus: every tag, manifest, blob and referrer, by boto3 and ``/v2/``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SECONDS = 120
 
 @dataclass(frozen=True, slots=True)
 class Equality:
-    """How a target compares with a corpus.
+    """The result of comparing a target with a corpus.
 
     Attributes:
         wrong: what is missing or different, a line each.
@@ -47,10 +47,10 @@ def compare(corpus: Corpus, target: Registry, ecr: Any, *, referrers: bool, byte
     """Compare a target with a corpus.
 
     Args:
-        corpus: what must be there.
-        target: where, by ``/v2/``.
+        corpus: what the target must hold.
+        target: the target's ``/v2/``.
         ecr: boto3's client of the same.
-        referrers: whether what refers to images must be there, too.
+        referrers: whether referrers must be present, too.
         bytes_too: read and hash every blob, each in one repository.
     """
     wrong: list[str] = []

@@ -1,4 +1,4 @@
-"""Run contenders as child processes, interleaved over rounds, and take down what each used."""
+"""Runs contenders as child processes, interleaved over rounds, and records what each used."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from typing import Any
 from endpoints import Endpoint, layer_bytes
 from rich.console import Console
 
+from asyncpush.bench.figures import Spread
+
 HERE = Path(__file__).parent
 
 #: Seconds after which a contender hangs, as far as anybody is willing to wait.
 _TIMEOUT = 3600
 
-#: Says how it goes; results go to standard output.
+#: Reports progress; results go to standard output.
 progress = Console(stderr=True)
 
 
 class ContenderError(Exception):
-    """Raised when a contender fails: its figures would be those of a failure."""
+    """Raised when a contender fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,8 @@ class Launch:
         command: what is executed.
         endpoint: where it pushes to; the environment leads there.
         size: bytes of layers.
-        environment: what the environment has besides.
-        details: asked after the run for what its sample is to tell besides.
+        environment: further environment variables.
+        details: called after the run; returns further members of its sample.
     """
 
     command: tuple[str, ...]
@@ -52,12 +54,12 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Who competes.
+    """A program that is measured.
 
     Attributes:
-        name: how the table calls it.
+        name: its name in tables.
         prepare: sets up one run and takes it down; a fresh endpoint, where runs must not see each other.
-        labels: what it stands for, to the tables: layers, sizes, schemes.
+        labels: its parameters, for tables: layers, sizes, schemes.
     """
 
     name: str
@@ -72,7 +74,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one run used.
+    """What a run used.
 
     Attributes:
         contender: its name.
@@ -85,7 +87,7 @@ class Sample:
         endpoint_cpu: processor seconds of the endpoint meanwhile.
         requests: requests that the endpoint has had.
         size: bytes of layers.
-        details: what the contender says besides.
+        details: what the contender reports besides.
     """
 
     contender: str
@@ -116,9 +118,13 @@ class Results:
         """One figure of a contender, by round."""
         return [figure(sample) for sample in self.of(name)]
 
+    def spread(self, name: str, figure: Callable[[Sample], float]) -> Spread:
+        """Its median, least and largest value."""
+        return Spread.of(self.values(name, figure))
+
     def median(self, name: str, figure: Callable[[Sample], float]) -> float:
         """Its median."""
-        return median(self.values(name, figure))
+        return self.spread(name, figure).median
 
     def ratio(self, name: str, other: str, figure: Callable[[Sample], float]) -> float:
         """The median over the rounds of *name*'s figure divided by *other*'s of the same round."""
@@ -140,7 +146,7 @@ def measure(contenders: Sequence[Contender], rounds: int, *, warm_up: Sequence[C
     """Run all contenders one after the other, as often as there are rounds: A B C A B C, after a warm-up of each.
 
     Args:
-        contenders: who competes.
+        contenders: who is measured.
         rounds: how often.
         warm_up: who runs once before, uncounted; None is all of them.
 

@@ -51,7 +51,7 @@ class Outcome:
 
     @property
     def kills(self) -> int:
-        """How often it was killed."""
+        """The number of kills."""
         return sum(run.killed for run in self.runs)
 
     @property
@@ -90,10 +90,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long runs live: longer as less is left to do for more kills.
+    """Decides how long runs live, so that the kills spread over the whole migration.
 
     Attributes:
-        startup: seconds in which a run has sent nothing yet.
+        startup: seconds before a run sends anything.
         seconds: those of the undisturbed migration.
         undisturbed: what the target saw of it.
     """

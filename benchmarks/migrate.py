@@ -3,7 +3,7 @@
     python benchmarks/migrate.py [--images DIR] [--keep DIR] [--kills 30]
 
 Half of the repositories are served by docker-registry, half by an emulator; images share most of their layers. The
-target is an emulator in the faults of a distant ECR: a delay, a rate a connection, and ECR's request quotas. Each tool
+target is an emulator under the conditions of a distant ECR: latency, bandwidth, and ECR's request quotas. Each tool
 migrates all of it into an empty target, and then again, when everything is there. What was sent is what the endpoints
 say. Afterwards everything at the target is compared with the corpus. With ``--kills N``, the migration is killed N
 times instead, at random instants, and started again.
@@ -22,16 +22,16 @@ from typing import Any
 
 from corpus import Recipe
 from equality import Equality
-from figures import CPU, ENDPOINT_CPU, PEAK, SECONDS, Figure
 from harness import Contender, ContenderError, Launch, Results, Sample, measure, progress
 from kills import ALLOWED, Outcome, Pace, kill_again_and_again, measure_startup
-from plots import Panel
-from report import bars, options, rounds, save, scratch, table
-from sizes import parse_size
+from report import CPU, ENDPOINT_CPU, PEAK, SECONDS, Figure, bars, options, parse_size, rounds, save, scratch, table
 from stage import Conditions, Sources, sources, target
 from stock import find_layout
 from tools import Checked, Stages, asyncpush_command, check, need_skopeo
 from wire import Received, Wire
+
+from asyncpush.bench.figures import Spread
+from asyncpush.bench.plot import Panel
 
 MB = 1_000_000
 MiB = 1024 * 1024
@@ -193,11 +193,11 @@ def _kill(given: argparse.Namespace, folder: Path, origin: Sources, conditions: 
         equality = check(origin, here, referrers=True)
     _report_kills(outcome, equality, sample)
     document = {**outcome.document(), "equality": asdict(equality)}
-    lived = {f"run {number}": (run.seconds,) * 3 for number, run in enumerate(outcome.runs, 1)}
-    sent = {"undisturbed": (outcome.undisturbed.received.all / MB,) * 3}
-    sent |= {name: (size / MB,) * 3 for name, size in asdict(outcome.received).items()}
-    sent["in flight at kills"] = (outcome.in_flight / MB,) * 3
-    panels = [Panel("seconds that each run lived", lived), Panel("MB of layers received", sent)]
+    lived = {f"run {number}": Spread.of([run.seconds]) for number, run in enumerate(outcome.runs, 1)}
+    sizes = {"undisturbed": outcome.undisturbed.received.all, **asdict(outcome.received)}
+    sizes["in flight at kills"] = outcome.in_flight
+    received = {name: Spread.of([size / MB]) for name, size in sizes.items()}
+    panels = [Panel("seconds that each run lived", lived), Panel("MB of layers received", received)]
     save("migrate-kills", given, results, panels, kills=document)
     if equality.wrong:
         raise ContenderError("\n".join(["the target is not equal to the corpus:", *equality.wrong[:10]]))

@@ -15,10 +15,22 @@ from importlib.util import find_spec
 
 from data import MiB, random_files
 from endpoints import make_certificate, sink
-from figures import CPU_PER_GIB, ENDPOINT_CPU, PEAK, RATE, REQUESTS, SECONDS
 from harness import Contender, Results, launched, measure
-from report import bars, compare, options, rounds, save, scratch
-from sizes import parse_size
+from report import (
+    CPU_PER_GIB,
+    ENDPOINT_CPU,
+    PEAK,
+    RATE,
+    REQUESTS,
+    SECONDS,
+    bars,
+    compare,
+    options,
+    parse_size,
+    rounds,
+    save,
+    scratch,
+)
 
 OURS = "asyncpush"
 

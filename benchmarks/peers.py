@@ -34,10 +34,22 @@ from endpoints import (
     make_certificate,
     refuses_v2_pushes,
 )
-from figures import CPU, CPU_PER_GIB, ENDPOINT_CPU, PEAK, REQUESTS, SECONDS
 from harness import HERE, Contender, ContenderError, Launch, Results, measure, probe, progress
-from report import bars, compare, options, rounds, save, scratch
-from sizes import parse_size
+from report import (
+    CPU,
+    CPU_PER_GIB,
+    ENDPOINT_CPU,
+    PEAK,
+    REQUESTS,
+    SECONDS,
+    bars,
+    compare,
+    options,
+    parse_size,
+    rounds,
+    save,
+    scratch,
+)
 
 Start = Callable[[Path, Certificate | None], AbstractContextManager[Endpoint]]
 
@@ -173,7 +185,7 @@ def _entrants(
     for peer in tools:
         name = f"{peer.shown}: {case.name}, {scheme}"
         labels: dict[str, str | float] = {"shown": peer.shown, "case": case.name, "scheme": scheme, "size": case.size}
-        contender = Contender(name, partial(_pushed_anew, folder, case, peer, tls), labels)
+        contender = Contender(name, partial(_fresh_push, folder, case, peer, tls), labels)
         try:
             probe(contender)
         except (ContenderError, UnavailableError) as error:
@@ -185,7 +197,7 @@ def _entrants(
 
 
 @contextmanager
-def _pushed_anew(folder: Path, case: Case, peer: Peer, tls: Certificate | None) -> Iterator[Launch]:
+def _fresh_push(folder: Path, case: Case, peer: Peer, tls: Certificate | None) -> Iterator[Launch]:
     with tempfile.TemporaryDirectory(dir=folder) as data, peer.start(Path(data), tls) as endpoint:
         command = peer.command(case, endpoint)
         if peer.command is _aws_loop and case.size > _MOST_BY_COMMANDS:

@@ -1,27 +1,70 @@
-"""What a benchmark leaves: a table on standard output, a JSON file with every round, a PNG."""
+"""Reports: tables of figures on standard output, a JSON file with every round, and a picture."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from endpoints import UnavailableError
-from figures import CPU, CPU_PER_GIB, ENDPOINT_CPU, PEAK, PROCESS_CPU, RATE, REQUESTS, SECONDS, Figure
-from harness import ContenderError, Results, progress
-from plots import Panel, draw
-from rich.console import Console
-from rich.table import Table
+from harness import ContenderError, Results, Sample, progress
+
+from asyncpush import units
+from asyncpush.bench.figures import Spread
+from asyncpush.bench.plot import Panel, draw_panels
+from asyncpush.bench.report import machine, make_console, make_table, versions
+from asyncpush.errors import UsageError
+
+GiB = 1024**3
+MiB = 1024**2
 
 _PACKAGES = ("asyncpush", "aioboto3", "aiobotocore", "aiohttp", "anyio", "boto3", "botocore", "pybase64", "uvloop")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of a run, and how a table shows it.
+
+    Attributes:
+        title: what and in which unit.
+        value: reads it from a run.
+        digits: decimals.
+        spread: show the least and the largest, too.
+    """
+
+    title: str
+    value: Callable[[Sample], float]
+    digits: int = 2
+    spread: bool = False
+
+    @property
+    def short(self) -> str:
+        """The title without its unit."""
+        return self.title.partition(",")[0].partition(" s/")[0]
+
+    def show(self, values: Sequence[float]) -> str:
+        """The median of *values*, and their spread if asked for."""
+        spread = Spread.of(values)
+        return spread.show(self._number) if self.spread and len(values) > 1 else self._number(spread.median)
+
+    def _number(self, value: float) -> str:
+        return f"{value:,.{self.digits}f}"
+
+
+SECONDS = Figure("wall, s", lambda sample: sample.seconds, spread=True)
+RATE = Figure("GB/s", lambda sample: sample.size / sample.seconds / 1e9, 3, spread=True)
+CPU = Figure("CPU, s", lambda sample: sample.cpu)
+CPU_PER_GIB = Figure("CPU s/GiB", lambda sample: sample.cpu * GiB / sample.size, spread=True)
+PROCESS_CPU = Figure("CPU, s, process", lambda sample: sample.process_cpu)
+PEAK = Figure("peak, MiB", lambda sample: sample.peak / MiB, 0)
+ENDPOINT_CPU = Figure("endpoint CPU, s", lambda sample: sample.endpoint_cpu)
+REQUESTS = Figure("requests", lambda sample: float(sample.requests), 0)
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
@@ -34,6 +77,18 @@ def options(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def parse_size(text: str) -> int:
+    """Bytes in *text*, as the command line of asyncpush reads it.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not a size.
+    """
+    try:
+        return units.parse_size(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def rounds(given: argparse.Namespace) -> int:
     """The rounds to run; one in a quick run."""
     return 1 if given.quick else max(1, int(given.rounds))
@@ -41,7 +96,7 @@ def rounds(given: argparse.Namespace) -> int:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for data that is gone afterwards; what a machine lacks ends the benchmark with one line."""
+    """A temporary folder for data; a missing requirement ends the benchmark with one line."""
     try:
         with tempfile.TemporaryDirectory(prefix="asyncpush-bench-") as folder:
             yield Path(folder)
@@ -52,16 +107,13 @@ def scratch() -> Iterator[Path]:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: words to the left, figures to the right."""
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for position, column in enumerate(columns):
-        shown.add_column(column, justify="right" if position else "left", overflow="fold")
+    """Print a table: the name of each row to the left, its figures to the right."""
+    shown = make_table(columns, title=title, names=1)
     for row in rows:
         shown.add_row(*row)
-    # A pipe has no width of its own: nothing may be cut off there.
-    out = Console(width=None if sys.stdout.isatty() else 200)
-    out.print(shown)
-    out.print()
+    console = make_console()
+    console.print(shown)
+    console.print()
 
 
 def compare(
@@ -88,7 +140,7 @@ def save(name: str, given: argparse.Namespace, results: Results, panels: Sequenc
         "benchmark": name,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
-        "versions": versions(),
+        "versions": versions(_PACKAGES),
         "options": {key: str(value) for key, value in vars(given).items()},
         "contenders": {contender.name: contender.labels for contender in results.contenders},
         "medians": _medians(results),
@@ -97,8 +149,15 @@ def save(name: str, given: argparse.Namespace, results: Results, panels: Sequenc
     }
     path = folder / f"{name}.json"
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    picture = draw(path.with_suffix(".png"), f"{name}, {machine()['cpus']} CPUs, {document['made']}", panels)
-    progress.print(f"written: {path}, {picture}", highlight=False, soft_wrap=True)
+    picture = path.with_suffix(".png")
+    try:
+        # Not before all rounds are over: contenders are spawned from what this process holds in memory.
+        draw_panels(picture, f"{name}, {machine()['cpus']} CPUs, {document['made']}", panels)
+    except ImportError:
+        written = f"{path}; no picture, since matplotlib is not installed (pip install 'asyncpush[bench]')"
+    else:
+        written = f"{path}, {picture}"
+    progress.print(f"written: {written}", highlight=False, soft_wrap=True)
 
 
 def _medians(results: Results) -> dict[str, dict[str, float]]:
@@ -115,36 +174,5 @@ def _medians(results: Results) -> dict[str, dict[str, float]]:
 
 def bars(results: Results, figure: Figure, *, title: str = "") -> Panel:
     """A panel of one figure, a bar a contender."""
-    found = {}
-    for contender in results.contenders:
-        values = results.values(contender.name, figure.value)
-        found[contender.shown] = (results.median(contender.name, figure.value), min(values), max(values))
-    return Panel(title or figure.title, found)
-
-
-def machine() -> dict[str, object]:
-    """What the benchmark ran on."""
-    model = platform.processor() or platform.machine()
-    if (told := Path("/proc/cpuinfo")).exists():
-        names = [
-            line.partition(":")[2].strip() for line in told.read_text("utf-8").splitlines() if "model name" in line
-        ]
-        model = names[0] if names else model
-    return {
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "model": model,
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": f"{platform.system()} {platform.release()}",
-        "load": os.getloadavg(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Python's and the packages' versions."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    spreads = {one.shown: results.spread(one.name, figure.value) for one in results.contenders}
+    return Panel(title or figure.title, spreads)

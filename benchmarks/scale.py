@@ -18,11 +18,25 @@ from pathlib import Path
 
 from data import GiB, MiB, Plan, oci_layout, sparse_files
 from endpoints import Endpoint, emulator, sink
-from figures import CPU, CPU_PER_GIB, ENDPOINT_CPU, PEAK, RATE, REQUESTS, SECONDS
 from harness import Contender, Launch, Results, client, launched, measure
-from plots import Panel, Series
-from report import options, rounds, save, scratch, table
-from sizes import show_size
+from report import (
+    CPU,
+    CPU_PER_GIB,
+    ENDPOINT_CPU,
+    PEAK,
+    RATE,
+    REQUESTS,
+    SECONDS,
+    Figure,
+    options,
+    rounds,
+    save,
+    scratch,
+    table,
+)
+
+from asyncpush.bench.plot import Line, Panel
+from asyncpush.bench.trials import size_word
 
 #: Layers and the size of each.
 _QUICK = ((1, MiB), (4, MiB))
@@ -63,18 +77,18 @@ def _layers(endpoint: Endpoint, folder: Path, max_layers: int, count: int, size:
     job = {"layers": sparse_files(folder, count, size), "concurrency": max_layers, "watch_loop": True}
     labels: dict[str, str | float] = {"kind": "layers", "count": count, "size": size}
     prepare = partial(launched, endpoint, folder, "asyncpush_layers", job)
-    return Contender(f"{count} x {show_size(size)}", prepare, labels)
+    return Contender(f"{count} x {size_word(size)}", prepare, labels)
 
 
 def _images(folder: Path, number: int) -> Contender:
     plans = [Plan(f"team/app-{each // 10}", f"1.{each}", (32 * 1024, 4 * 1024)) for each in range(number)]
     source = oci_layout(folder / f"layout-{number}", plans)
-    prepare = partial(_pushed_anew, folder, source, sum(sum(plan.layers) for plan in plans))
+    prepare = partial(_fresh_push, folder, source, sum(sum(plan.layers) for plan in plans))
     return Contender(f"{number} images", prepare, {"kind": "images", "count": number})
 
 
 @contextmanager
-def _pushed_anew(folder: Path, source: str, size: int) -> Iterator[Launch]:
+def _fresh_push(folder: Path, source: str, size: int) -> Iterator[Launch]:
     with tempfile.TemporaryDirectory(dir=folder) as data, emulator(Path(data)) as endpoint:
         job = {"url": endpoint.url, "repository": "bench", "sources": [source], "concurrency": 16}
         yield Launch(client("asyncpush_images", job, folder), endpoint, size)
@@ -119,14 +133,17 @@ def _panels(layers: Results, images: Results) -> list[Panel]:
         lines = []
         for size in sizes:
             found = layers.where(size=size)
-            x = [float(contender.labels["count"]) for contender in found.contenders]
-            y = [found.median(contender.name, figure.value) for contender in found.contenders]
-            lines.append(Series(show_size(int(size)), x, y))
-        panels.append(Panel(figure.title, lines=lines, x_label="layers"))
-    x = [float(contender.labels["count"]) for contender in images.contenders]
-    y = [images.median(contender.name, SECONDS.value) for contender in images.contenders]
-    panels.append(Panel(SECONDS.title, lines=[Series("small images", x, y)], x_label="images"))
-    return panels
+            lines.append(_line(size_word(int(size)), found, figure))
+        panels.append(Panel(figure.title, lines=lines, x_label="layers", doubling=True))
+    lines = [_line("small images", images, SECONDS)]
+    return [*panels, Panel(SECONDS.title, lines=lines, x_label="images", doubling=True)]
+
+
+def _line(name: str, results: Results, figure: Figure) -> Line:
+    """A figure along the count of layers or images."""
+    spreads = [results.spread(contender.name, figure.value) for contender in results.contenders]
+    counts = [float(contender.labels["count"]) for contender in results.contenders]
+    return Line(name, list(zip(counts, spreads, strict=True)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where a migration happens: two sources that hold a corpus, and a target in the faults of a distant ECR."""
+"""The stage of a migration: two sources that hold a corpus, and a target with the latency of a distant ECR."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Conditions:
     """The conditions at the target.
 
     Attributes:
-        latency: what each request takes longer, as ``asyncpush serve`` writes it.
+        latency: what each request takes longer, as ``asyncpush serve --latency`` takes it.
         bandwidth: bytes a second and connection, in each direction, likewise.
         manifests: manifests a second that ``/v2/`` takes, as PutImage does; 0 for as many as come.
     """
@@ -88,16 +88,16 @@ class Target:
     sources: Sources
 
     def look(self) -> Wire:
-        """What has been seen at all ends so far."""
+        """What all endpoints have counted so far."""
         return look(self.endpoint, self.sources.counts)
 
     def clear_faults(self) -> None:
-        """Let no more time pass than the machine needs."""
+        """Lift latency, bandwidth and quotas."""
         self.endpoint.fetch("/_emulator/faults", method="DELETE")
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a contender needs: keys, no configuration of this machine, and a place for its own state."""
+        """A contender's environment: keys, none of this machine's configuration, and a folder for its state."""
         return {
             "AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"],
             "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"],

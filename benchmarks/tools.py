@@ -127,7 +127,7 @@ class Stages:
 
 
 def check(origin: Sources, here: Target, *, referrers: bool) -> Equality:
-    """Compare a target with the corpus, in no faults; skopeo reads some of it, too, where it is installed."""
+    """Compare a target with the corpus, without latency; skopeo reads some of it, too, where it is installed."""
     here.clear_faults()
     found = compare(origin.corpus, here.registry, here.ecr, referrers=referrers)
     if found.wrong or shutil.which("skopeo") is None:

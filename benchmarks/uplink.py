@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from endpoints import emulator
-from sizes import parse_size, show_size
+from report import parse_size
+
+from asyncpush.bench.trials import size_word
 
 _CHUNK = 16 * 1024
 
@@ -111,7 +113,7 @@ def main() -> None:
     parser.add_argument("--before", metavar="PYTHON", help="an interpreter that has another asyncpush")
     given = parser.parse_args()
     interpreters = {"after": sys.executable} | ({"before": given.before} if given.before else {})
-    print(f"{given.layers} layers of {show_size(given.layer_size)} over a line of {given.rate:g} kB/s")
+    print(f"{given.layers} layers of {size_word(given.layer_size)} over a line of {given.rate:g} kB/s")
     print(f"{'':<8} {'status':>6} {'seconds':>8} {'of the line':>12} {'sent/needed':>12}")
     for name, python in interpreters.items():
         measure(name, python, given)

@@ -19,7 +19,7 @@ _SECONDS = 60
 
 
 class RegistryError(Exception):
-    """Raised when a registry answers with anything but what was hoped for."""
+    """Raised when a registry answers with an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Registry:
     )
 
     def put_blob(self, repository: str, data: bytes, *, mount_from: str | None = None) -> None:
-        """Push a blob, or take it over from another repository where the registry lets that happen."""
+        """Push a blob, or mount it from another repository where the registry does that."""
         digest = digest_of(data)
         mount = f"?mount={digest}&from={mount_from}" if mount_from else ""
         begun = self._ask("POST", f"/v2/{repository}/blobs/uploads/{mount}", {201, 202})

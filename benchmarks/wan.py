@@ -12,17 +12,19 @@ faster than that.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
 from data import MiB, sparse_files
 from endpoints import sink
-from figures import CPU_PER_GIB, PEAK, RATE, REQUESTS, SECONDS
-from harness import Contender, Results, launched, measure
-from plots import Panel, Series
-from report import options, rounds, save, scratch, table
-from sizes import parse_size, show_size
+from harness import Contender, Results, Sample, launched, measure
+from report import CPU_PER_GIB, PEAK, RATE, REQUESTS, SECONDS, options, parse_size, rounds, save, scratch, table
+
+from asyncpush.bench.figures import Spread
+from asyncpush.bench.plot import Line, Panel
+from asyncpush.bench.trials import size_word
 
 _UNLIMITED = "no limits"
 
@@ -82,7 +84,7 @@ def _report(given: argparse.Namespace, results: Results, network: Network) -> No
     for contender in results.contenders:
         row = [contender.name, *(figure.show(results.values(contender.name, figure.value)) for figure in figures)]
         rows.append(row + ([] if contender.name == _UNLIMITED else _against(results, contender.name, given, network)))
-    title = f"wan: layers of {show_size(given.layer_size)}, {network.latency * 1000:g} ms a request, "
+    title = f"wan: layers of {size_word(given.layer_size)}, {network.latency * 1000:g} ms a request, "
     title += f"{network.bandwidth / 1e6:g} MB/s a connection"
     shares = ["time / ideal", "time / least", "time / least of network and machine"]
     table(title, ["in flight", *(figure.title for figure in figures), *shares], rows)
@@ -105,15 +107,19 @@ def _against(results: Results, name: str, given: argparse.Namespace, network: Ne
 
 def _panels(results: Results, given: argparse.Namespace, network: Network) -> list[Panel]:
     found = results.where(kind="wan")
-    x = [float(contender.labels["count"]) for contender in found.contenders]
     ideal = network.ideal(given.layer_size)
-    shares = [found.median(contender.name, SECONDS.value) / ideal for contender in found.contenders]
-    peaks = [found.median(contender.name, PEAK.value) for contender in found.contenders]
-    least = [network.least(given.layer_size) / ideal] * len(x)
-    times = [Series("asyncpush", x, shares), Series("least, with its round trips", x, least)]
+    least = Spread.of([network.least(given.layer_size) / ideal])
+
+    def line(figure: Callable[[Sample], float]) -> Line:
+        names = [(float(contender.labels["count"]), contender.name) for contender in found.contenders]
+        return Line("asyncpush", [(count, found.spread(name, figure)) for count, name in names])
+
+    times = line(lambda sample: sample.seconds / ideal)
+    floor = Line("least, with its round trips", [(count, least) for count, _ in times.points])
+    along = "layers in flight"
     return [
-        Panel("time / ideal", lines=times, x_label="layers in flight"),
-        Panel(PEAK.title, lines=[Series("asyncpush", x, peaks)], x_label="layers in flight"),
+        Panel("time / ideal", lines=[times, floor], x_label=along, doubling=True),
+        Panel(PEAK.title, lines=[line(PEAK.value)], x_label=along, doubling=True),
     ]
 
 

@@ -21,9 +21,8 @@ from typing import Any
 from cases import find_images, make_cases
 from data import MiB, Plan, oci_layout
 from endpoints import emulator
-from figures import PEAK, SECONDS
 from harness import Contender, Launch, Results, client, measure
-from report import bars, options, rounds, save, scratch, table
+from report import PEAK, SECONDS, bars, options, rounds, save, scratch, table
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What went over the wire, as the endpoints' own logs have it: requests by kind, and bytes of layers."""
+"""Traffic, by the endpoints' own logs: requests by kind, and bytes of layers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Received:
     Attributes:
         kept: acknowledged.
         refused: answered with an error.
-        cut: the client was gone before the answer; it can't know what became of them.
+        cut: the client disconnected before the answer, and can't know whether they were kept.
     """
 
     kept: int = 0
@@ -48,13 +48,13 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """What was seen until some moment.
+    """The traffic up to some moment.
 
     Attributes:
         target: requests at the target by kind.
         sources: requests at all sources by kind.
-        mounted: blobs that were taken over from another repository of the target.
-        throttled: requests that the target has refused, since they came too soon.
+        mounted: blobs that were mounted from another repository of the target.
+        throttled: requests that the target refused for their rate.
         received: bytes of layers.
     """
 
@@ -65,7 +65,7 @@ class Wire:
     received: Received = Received()
 
     def since(self, before: Wire) -> Wire:
-        """What came between *before* and this."""
+        """The traffic between *before* and this."""
         one, two = self.received, before.received
         return Wire(
             self.target - before.target,
@@ -91,7 +91,7 @@ class Wire:
 
 
 def look(target: Endpoint, sources: Iterable[Callable[[], Counts]]) -> Wire:
-    """What *target*, an emulator, and the sources have seen so far."""
+    """The traffic of *target*, an emulator, and of the sources so far."""
     log = json.loads(target.fetch("/_emulator/requests"))
     fault_config = json.loads(target.fetch("/_emulator/faults"))
     requests = [(kind_of(each["operation"]), each["status"]) for each in log["requests"]]
@@ -99,7 +99,7 @@ def look(target: Endpoint, sources: Iterable[Callable[[], Counts]]) -> Wire:
         Counter(kind for kind, _ in requests),
         sum((asked() for asked in sources), Counter()),
         sum(kind == "POST uploads" and status == 201 for kind, status in requests),
-        sum(rule["hit_counts"] for rule in fault_config["hit_counts"]),
+        sum(rule["count"] for rule in fault_config["hit_counts"]),
         _received(json.loads(target.fetch("/_emulator/received"))["received"]),
     )
 

@@ -231,9 +231,8 @@ def test_no_error_and_no_event_shows_a_secret_or_drives_a_terminal() -> None:
     assert digest in str(asyncpush.SourceError(f"{digest} is damaged"))
 
 
-async def test_pushes_over_one_connection_share_what_source_registries_have_granted(
-    registry: Registry, emulator: Emulator
-) -> None:
+async def test_pushes_over_one_connection_share_source_tokens(registry: Registry, emulator: Emulator) -> None:
+    """Pushes over one connection share the tokens that source registries have granted."""
     layout = Layout()
     server = RegistryServer()
 

@@ -60,7 +60,8 @@ def test_a_manifest_keeps_its_bytes_and_says_what_it_points_at():
     assert manifest.media_type not in INDEX_TYPES
 
 
-def test_an_index_says_what_it_points_at_in_its_order_with_platforms_and_annotations():
+def test_an_index_lists_its_children_in_order_with_platforms():
+    """An index lists what it points at, in its order, with platforms and annotations."""
     words = {"platform": {"os": "linux", "architecture": "arm", "variant": "v7", "os.version": "x"}}
     children = [pointer(ONE, OCI_MANIFEST, **words), pointer(TWO, DOCKER_MANIFEST, annotations={"a": "b"})]
 

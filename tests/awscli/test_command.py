@@ -338,7 +338,8 @@ def test_a_lone_scalar_in_yaml_is_written_as_json(app: Server, query: str, print
     assert (done.status, done.out) == (0, printed), done.err
 
 
-def test_a_skeleton_is_the_same_each_time_with_the_first_of_several_choices() -> None:
+def test_a_skeleton_takes_the_first_of_several_choices() -> None:
+    """A skeleton is the same each time: of several choices it has the first."""
     for operation in ("describe-images", "create-repository"):
         first, *others = [run_here("ecr", operation, "--generate-cli-skeleton").out for _ in range(5)]
         assert set(others) == {first}

@@ -110,7 +110,7 @@ def test_the_whole_is_said_before_it_is_sent(swept: tuple[Ran, Path]) -> None:
     assert json.loads(swept[0].out)["plan"] == {
         "warmUp": 1,
         "rounds": 2,
-        "maxMemory": 256 * MiB,
+        "maxMemory": 160 * MiB,
         "bytes": 54 * MiB,
     }
 
@@ -308,14 +308,14 @@ def test_a_plan_takes_every_combination_once_a_round(
         rounds=rounds,
         max_memory=256 * MiB,
     )
-    turns = list(plan.turns())
+    trials = list(plan.trials())
 
     count = len(set(layers)) * len(set(sizes)) * 2
     assert len(plan.combinations) == len(set(plan.combinations)) == count
-    assert [turn.round for turn in turns[::count]] == [0] * warm_up + list(range(1, rounds + 1))
-    for first in range(0, len(turns), count):
-        assert tuple(turn.combination for turn in turns[first : first + count]) == plan.combinations
-    assert plan.total == sum(turn.combination.total for turn in turns)
+    assert [trial.round for trial in trials[::count]] == [0] * warm_up + list(range(1, rounds + 1))
+    for first in range(0, len(trials), count):
+        assert tuple(trial.combination for trial in trials[first : first + count]) == plan.combinations
+    assert plan.total == sum(trial.combination.total for trial in trials)
 
 
 @given(st.integers(0, 2**45))
@@ -343,9 +343,10 @@ async def test_after_a_failure_nothing_is_left_and_what_was_measured_is_told(emu
 
 
 @pytest.mark.parametrize(("operation", "deleted"), [("CreateRepository", 0), ("InitiateLayerUpload", 1)])
-async def test_a_failure_before_any_figures_is_one_line_and_what_was_created_is_deleted(
+async def test_a_failure_before_any_figures_is_one_line_and_cleans_up(
     emulator: Emulator, operation: str, deleted: int
 ) -> None:
+    """A failure before any figures is one line, and what the sweep created is deleted."""
     async with relay_to(emulator.endpoint_url) as relay:
         relay.plan(operation, *[refused("AccessDeniedException")] * 2)
         ran = await to_thread.run_sync(apart, relay.url, *small("-q"))
@@ -356,9 +357,10 @@ async def test_a_failure_before_any_figures_is_one_line_and_what_was_created_is_
     assert await to_thread.run_sync(left, emulator.endpoint_url) == []
 
 
-async def test_a_repository_that_cannot_be_deleted_is_named_with_the_command_that_removes_it(
+async def test_a_repository_that_cannot_be_deleted_is_named_with_a_command(
     emulator: Emulator,
 ) -> None:
+    """The error names the repository that stays behind, and the command that removes it."""
     async with relay_to(emulator.endpoint_url) as relay:
         relay.plan("DeleteRepository", refused("AccessDeniedException", "You may not."))
         ran = await to_thread.run_sync(apart, relay.url, *small("-q"))

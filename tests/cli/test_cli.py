@@ -139,9 +139,8 @@ def test_a_mistyped_command_or_option_is_corrected() -> None:
 # Pushing
 
 
-def test_a_push_prints_the_destination_with_its_digest_and_the_registry_holds_it(
-    server: Server, tmp_path: Path
-) -> None:
+def test_a_push_prints_the_destination_with_its_digest(server: Server, tmp_path: Path) -> None:
+    """A push prints the destination with its digest, and the registry holds it."""
     source = layout(tmp_path / "app", "one", "two")
     first = server.run("push", source, "cli/held:2", "--create-repository")
     assert (first.status, first.out) == (0, f"cli/held:2@{root_digest(source)}\n")
@@ -506,9 +505,10 @@ async def ended(process: anyio.abc.Process) -> tuple[int, str, str]:
         (signal.SIGINT, "PutImage", 130),
     ],
 )
-async def test_a_signal_ends_a_push_in_one_line_and_the_same_command_then_succeeds(
+async def test_a_signal_ends_a_push_in_one_line_and_it_can_be_repeated(
     server: Server, tmp_path: Path, number: signal.Signals, operation: str, status: int
 ) -> None:
+    """A signal ends a push with one line, and the same command then succeeds."""
     name = f"cli/signal-{operation.lower()}"
     source = layout(tmp_path / "app", operation, "more")
     words = ["push", str(source), f"{name}:1", "--create-repository", "--progress", "plain"]
@@ -633,9 +633,8 @@ def test_bars_leave_the_cursor_visible(server: Server, tmp_path: Path, size: tup
     assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
 
 
-def test_a_failure_in_a_terminal_is_one_line_without_colour_where_none_is_wanted(
-    server: Server, tmp_path: Path
-) -> None:
+def test_a_failure_in_a_terminal_without_colour_is_one_line(server: Server, tmp_path: Path) -> None:
+    """A failure in a terminal is one line, without colour where NO_COLOR asks for none."""
     source = layout(tmp_path / "app", "colour")
     colours = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[0-9]+)*m")
     words = ("push", source, "cli/none-such:1", "--progress", "rich")

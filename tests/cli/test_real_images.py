@@ -24,9 +24,10 @@ def pull(skopeo: str, server: Server, name: str, into: Path) -> Path:
 
 
 @pytest.mark.parametrize("source", ["busybox", "busybox.oci.tar", "busybox.zstd"])
-def test_what_was_pushed_from_a_layout_or_archive_comes_back_with_the_same_digest(
+def test_a_pushed_layout_or_archive_comes_back_with_the_same_digest(
     server: Server, need: Callable[[str], str], real_images: Path, tmp_path: Path, source: str
 ) -> None:
+    """What was pushed from a layout or archive comes back with the same digest."""
     skopeo = need("skopeo")
     name = f"real/{source}:1.35"
 
@@ -43,9 +44,10 @@ def test_what_was_pushed_from_a_layout_or_archive_comes_back_with_the_same_diges
         assert f"sha256:{hashlib.sha256(data).hexdigest()}" == blob["digest"]
 
 
-def test_every_layer_of_a_docker_archive_has_the_diff_id_that_its_config_names(
+def test_layers_of_a_docker_archive_have_the_diff_ids_of_its_config(
     server: Server, need: Callable[[str], str], real_images: Path, tmp_path: Path
 ) -> None:
+    """Every layer of a docker-archive has the diff id that its config names."""
     skopeo = need("skopeo")
 
     pushed = server.run("push", real_images / "busybox.docker.tar", "real/docker:1", "--create-repository")

@@ -511,9 +511,10 @@ def cramped(tmp_path: Path) -> Iterator[tuple[Server, Callable[[], None]]]:
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux can limit another process")
-def test_a_registry_whose_disk_is_full_fails_the_push_which_succeeds_once_there_is_room(
+def test_a_push_to_a_full_disk_fails_and_succeeds_once_there_is_room(
     cramped: tuple[Server, Callable[[], None]], tmp_path: Path
 ) -> None:
+    """A registry with a full disk fails the push; the push succeeds once there is room."""
     server, make_room = cramped
     layout = im.Layout()
     large = layout.blob(os.urandom(2_000_000), im.LAYER)
@@ -538,9 +539,8 @@ def test_a_source_without_permission_is_named(server: Server, tmp_path: Path) ->
 # Small sources that ask for much memory
 
 
-def test_manifests_that_take_more_memory_than_all_sources_may_are_refused_with_the_limit(
-    server: Server, tmp_path: Path
-) -> None:
+def test_manifests_above_the_memory_limit_are_refused_with_the_limit(server: Server, tmp_path: Path) -> None:
+    """Manifests that take more memory than all sources together may use are refused; the error has the limit."""
     layout = im.Layout()
     config, layer = layout.blob(im.config_json([A]), im.CONFIG), layout.blob(A, im.RAW_LAYER)
     body = {"schemaVersion": 2, "mediaType": im.MANIFEST, "config": config, "layers": [layer]}

@@ -467,7 +467,8 @@ async def test_the_host_that_is_made_for_an_account_is_one_that_can_be_written()
     assert seen >= 6
 
 
-async def test_logins_are_for_ecrs_hosts_and_for_those_that_name_an_aws_configuration(emulator: Emulator) -> None:
+async def test_logins_are_for_ecr_and_hosts_with_an_aws_configuration(emulator: Emulator) -> None:
+    """AWS credentials log in to ECR's hosts, and to hosts that name an AWS configuration."""
     configured = SourceRegistry(host="mirror.example:5000", aws=aws(emulator.endpoint_url))
     async with open_logins() as logins:
         for host in ("docker.io", "ghcr.io", "public.ecr.aws", "127.0.0.1:5000"):

@@ -96,7 +96,8 @@ def look(endpoint: str, repository: str, manifest_digest: str) -> Seen:
     )
 
 
-async def test_both_ends_hold_the_image_that_was_pushed_and_nothing_is_sent_twice(endpoint: str, layout: str) -> None:
+async def test_moto_and_the_emulator_hold_the_image_and_nothing_goes_twice(endpoint: str, layout: str) -> None:
+    """Moto and the emulator hold the pushed image, and nothing is sent twice."""
     events = Events()
     async with connected(endpoint, events) as registry:
         first = await asyncpush.push(registry, layout, "team/app:1")

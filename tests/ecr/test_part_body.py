@@ -292,9 +292,10 @@ async def test_the_other_operations_are_signed_too() -> None:
     assert sent.authorization["Signature"] == signature(sent, SECRET)
 
 
-async def test_a_redirect_to_another_host_takes_neither_credentials_nor_layers_along(
+async def test_a_redirect_to_another_host_gets_no_credentials_and_no_layers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A redirect to another host takes neither credentials nor layers along."""
     monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
     async with capturing() as other:
         elsewhere = f"Location: {other.url.replace('127.0.0.1', 'localhost')}/\r\n"

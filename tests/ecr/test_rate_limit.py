@@ -32,8 +32,8 @@ from asyncpush.sources import open_source
 from support.aws import REGION, aws
 from support.events import Events
 from support.images import Layout, layer_tar
-from support.jumping_time import Loop, Time, in_jumping_time
 from support.relay import NO_WAITS, Relay, passed, refused, relay_to
+from support.virtual_time import Loop, Time, in_virtual_time
 
 T = TypeVar("T")
 
@@ -145,7 +145,7 @@ def test_no_more_requests_start_in_any_time_than_burst_and_rate_allow(data: st.D
             for last in range(first, len(starts)):
                 assert last - first + 1 <= allowed(starts[first], starts[last]) + ROUNDING
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 @pytest.mark.parametrize("service", ["ecr", "ecr-public"])
@@ -155,7 +155,7 @@ def test_what_an_image_of_nine_layers_asks_for_starts_at_once(service: Any) -> N
             operation = Pace(service, AWS, clock=time).of(name)
             assert [await operation.acquire() for _ in range(9)] == [time.now] * 9
 
-    in_jumping_time(main)
+    in_virtual_time(main)
     assert all(0.8 * quota + max(10, quota / 5) <= max(18, quota) for quota in QUOTAS[service].values())
 
 
@@ -178,7 +178,7 @@ def test_a_line_goes_in_its_order_at_four_fifths_of_the_quota() -> None:
         assert [number for number, _ in order] == list(range(50))
         assert [start for _, start in order] == pytest.approx([0.0] * 10 + [k / 8 for k in range(1, 41)])
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 def test_nobody_passes_a_line_that_has_not_seen_its_tokens_yet() -> None:
@@ -199,7 +199,7 @@ def test_nobody_passes_a_line_that_has_not_seen_its_tokens_yet() -> None:
             await one(5)
         assert order == [0, 1, 2, 3, 4, 5]
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 def test_a_long_line_has_one_timer() -> None:
@@ -219,7 +219,7 @@ def test_a_long_line_has_one_timer() -> None:
             tg.cancel_scope.cancel()
         assert operation.statistics().waiting == 0
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 @given(
@@ -250,7 +250,7 @@ def test_who_leaves_the_line_leaves_no_gap_in_it(cancelled: dict[int, float]) ->
         after = operation.statistics()
         assert (after.sent, after.waiting) == (sent + len(starts), 0)
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 def test_a_rate_that_is_not_used_does_not_grow() -> None:
@@ -261,7 +261,7 @@ def test_a_rate_that_is_not_used_does_not_grow() -> None:
             await anyio.sleep(0.2)
         assert rate_of(operation) == 8
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 @pytest.mark.parametrize("quota", [2, 5, 10, 40, 100])
@@ -274,7 +274,7 @@ def test_whatever_the_quota_really_is_it_is_found_and_used(quota: int, url: str)
         assert passed > 0.85 * quota * 100
         assert refused < (0.1 if quota > 2 else 0.25) * passed
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 @pytest.mark.parametrize("share", [0.03, 0.1, 0.2, 0.4])
@@ -285,7 +285,7 @@ def test_what_is_refused_at_random_slows_nothing_else(share: float) -> None:
         await keep_asking(operation, 16, lambda: meter.ask(operation), 40)
         assert len(meter.passed) > 0.7 * 80 * (1 - share) * 40
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 def test_what_is_refused_at_random_hides_no_limit() -> None:
@@ -295,7 +295,7 @@ def test_what_is_refused_at_random_hides_no_limit() -> None:
         assert len(meter.passed) > 0.7 * 0.9 * 40 * 60
         assert len(meter.refused) < 0.5 * len(meter.passed)
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 def test_a_limit_is_met_without_a_storm() -> None:
@@ -305,7 +305,7 @@ def test_a_limit_is_met_without_a_storm() -> None:
         assert len(meter.refused) < 200, "64 at once, each again at once, would be 10,000"
         assert len(meter.passed) > 0.7 * 20 * 10
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 def test_a_single_throttle_changes_nothing() -> None:
@@ -314,7 +314,7 @@ def test_a_single_throttle_changes_nothing() -> None:
         operation.throttled(await operation.acquire())
         assert rate_of(operation) == 8
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 def test_the_rate_never_falls_below_one_a_second() -> None:
@@ -325,7 +325,7 @@ def test_the_rate_never_falls_below_one_a_second() -> None:
         assert rate_of(operation) == 1
         assert operation.starved(0) == time.now
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 def test_an_account_that_others_use_up_for_a_while_is_soon_used_again() -> None:
@@ -343,7 +343,7 @@ def test_an_account_that_others_use_up_for_a_while_is_soon_used_again() -> None:
             await keep_asking(operation, 32, lambda: meter.ask(operation), 80)
         assert len([when for when in meter.passed if 50 < when <= 80]) > 0.8 * 10 * 30
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 def test_operations_know_nothing_of_each_other() -> None:
@@ -356,7 +356,7 @@ def test_operations_know_nothing_of_each_other() -> None:
         assert [each.rate for each in paces.statistics()] == [1, 400]
         assert paces.of("PutImage") is put
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 def test_an_endpoint_that_is_not_aws_has_no_limit_until_it_sets_one() -> None:
@@ -372,7 +372,7 @@ def test_an_endpoint_that_is_not_aws_has_no_limit_until_it_sets_one() -> None:
         assert rates.pop("PutImage")
         assert set(rates.values()) == {None}
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 @pytest.mark.parametrize("host", [
@@ -393,7 +393,8 @@ def test_an_emulator_is_not(url: str) -> None:
     assert not is_aws(url)
 
 
-async def test_a_connection_keeps_to_the_quotas_of_its_service_unless_it_goes_elsewhere() -> None:
+async def test_a_connection_keeps_to_the_quotas_of_its_service() -> None:
+    """A connection keeps to its service's quotas, unless it has another endpoint."""
     keys = AwsConfiguration(region=REGION, access_key_id="test", secret_access_key="test")
     public = RegistryName("ecr-public", "alias", "us-east-1", host="public.ecr.aws")
     found = []
@@ -435,7 +436,7 @@ def call(*answers: Exception | str, max_attempts: int = 3, url: str = AWS) -> tu
         assert len(events.of(RequestDone)) == after.sent
         return outcome, time.now
 
-    outcome, seconds = in_jumping_time(main)
+    outcome, seconds = in_virtual_time(main)
     return outcome, seconds, events.of(Retrying)
 
 

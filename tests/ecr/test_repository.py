@@ -191,7 +191,8 @@ async def test_a_completion_whose_reply_was_lost_has_pushed_the_layer(bench: Ben
     assert await bench.repository.available([Digest.of(DATA)]) == {Digest.of(DATA)}
 
 
-async def test_an_upload_that_ecr_does_not_know_is_an_error_while_the_layer_is_missing(bench: Bench) -> None:
+async def test_an_unknown_upload_is_an_error_while_the_layer_is_missing(bench: Bench) -> None:
+    """An upload that ECR does not know is an error while the layer is missing."""
     upload = await bench.repository.begin_upload()
     await bench.repository.send_part(upload, bench.part(upload))
     bench.relay.plan("CompleteLayerUpload", refused("UploadNotFoundException"))
@@ -339,9 +340,10 @@ async def test_throttles_end_no_retry(bench: Bench) -> None:
     assert bench.retried == [("InitiateLayerUpload", attempt + 1) for attempt in range(throttles)]
 
 
-async def test_an_endpoint_that_has_never_answered_gets_more_tries_unless_its_address_may_be_wrong(
+async def test_an_endpoint_that_has_never_answered_gets_more_tries(
     bench_to: Open,
 ) -> None:
+    """An endpoint that has never answered gets more tries, unless its address may be wrong."""
     async with bench_to() as bench:
         bench.relay.plan("CreateRepository", lost_request)
         assert await bench.repository.create()

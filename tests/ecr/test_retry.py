@@ -11,7 +11,7 @@ from asyncpush.errors import ConnectionFailedError
 from asyncpush.events import ignore
 from asyncpush.http.retry import HostBackoff, SilenceLimit
 from asyncpush.settings import RetryPolicy, Settings
-from support.jumping_time import Time, in_jumping_time
+from support.virtual_time import Time, in_virtual_time
 
 
 class Host:
@@ -66,7 +66,7 @@ def test_an_outage_of_minutes_is_waited_out_by_one_request_for_all(seconds: floa
         # Those that were under way, one at a time, and each once it is over.
         assert len(host.asked) <= 1 + 100 + 40 + 100
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 @pytest.mark.parametrize("takes", [0, 10, 90])
@@ -84,7 +84,7 @@ def test_an_outage_is_given_up_in_time_by_all_at_once(takes: float) -> None:
         host.known.renew()
         assert None not in await host.ask_all(50)
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 def test_who_is_cancelled_holds_up_nobody_else() -> None:
@@ -99,7 +99,7 @@ def test_who_is_cancelled_holds_up_nobody_else() -> None:
             tg.cancel_scope.cancel()
         assert None not in await host.ask_all(20)
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 def test_a_request_that_is_never_answered_ends_though_others_are() -> None:
@@ -115,10 +115,12 @@ def test_a_request_that_is_never_answered_ends_though_others_are() -> None:
         assert 15 < tries < 100
         assert 250 < time.now <= 300
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
-def test_a_rate_that_lets_requests_pass_during_an_outage_sends_none_of_them() -> None:
+def test_a_rate_sends_no_requests_during_an_outage() -> None:
+    """A rate that lets requests pass during an outage sends none of them."""
+
     async def main(time: Time) -> None:
         host = HostBackoff(clock=time)
         retries = RetryingSender(
@@ -137,7 +139,7 @@ def test_a_rate_that_lets_requests_pass_during_an_outage_sends_none_of_them() ->
                 tg.start_soon(retries.call, "PutImage", send)
         assert len([when for when in sent if 2 <= when < 60]) < 30, "8 a second may start"
 
-    in_jumping_time(main)
+    in_virtual_time(main)
 
 
 def test_the_policy_for_a_host_is_that_of_the_settings_with_their_outage() -> None:

@@ -16,9 +16,9 @@ from asyncpush.engine.memory import MemoryAccount
 from asyncpush.events import Retrying
 from asyncpush.settings import RetryPolicy
 from support.aws import aws
-from support.crossings import MiB, crossing, trusted_tls
 from support.events import Events
 from support.images import LAYER, Layout
+from support.slow_network import MiB, slow_network, trusted_tls
 
 #: Whatever is not over by then hangs.
 WATCHDOG = 60
@@ -52,7 +52,7 @@ async def test_a_part_that_nobody_takes_is_sent_again(
     layer.write_bytes(random.Random(1).randbytes(7 * MiB))
     events = Events()
     async with (
-        crossing(emulator.endpoint_url, MiB) as passes,
+        slow_network(emulator.endpoint_url, MiB) as passes,
         asyncpush.connect(aws=aws(passes.url), settings=SETTINGS, emit=events) as registry,
     ):
         with anyio.fail_after(WATCHDOG):
@@ -72,7 +72,7 @@ async def test_a_manifest_that_nobody_takes_is_put_again(emulator: Emulator, tmp
     folder = layout.tag(layout.image(more=[long]), "1").write(tmp_path / "app")
     events = Events()
     async with (
-        crossing(emulator.endpoint_url, MiB) as passes,
+        slow_network(emulator.endpoint_url, MiB) as passes,
         asyncpush.connect(aws=aws(passes.url), settings=SETTINGS, emit=events) as registry,
     ):
         with anyio.fail_after(WATCHDOG):
@@ -89,7 +89,7 @@ async def test_what_is_taken_slowly_is_no_broken_connection(emulator: Emulator, 
     layer.write_bytes(random.Random(1).randbytes(6 * MiB))
     events = Events()
     async with (
-        crossing(emulator.endpoint_url, slow=True) as passes,
+        slow_network(emulator.endpoint_url, slow=True) as passes,
         asyncpush.connect(aws=aws(passes.url), settings=SETTINGS, emit=events) as registry,
     ):
         with anyio.fail_after(WATCHDOG):

@@ -17,7 +17,7 @@ from asyncpush.ecr.uplink import Uplink
 from asyncpush.emulator import Emulator
 from asyncpush.emulator.auth import sigv4
 from support.aws import aws
-from support.crossings import Crossing, MiB, crossing, trusted_tls
+from support.slow_network import MiB, SlowNetwork, slow_network, trusted_tls
 
 SIZE = 2 * MiB
 #: The emulator takes a signature for three seconds.
@@ -28,13 +28,13 @@ WATCHDOG = 60
 
 
 @pytest.fixture
-async def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Crossing]:
+async def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SlowNetwork]:
     """A line to an ECR that takes signatures for three seconds, over TLS."""
     monkeypatch.setattr(sigv4, "MAX_SKEW", timedelta(seconds=3))
     context = trusted_tls(tmp_path, monkeypatch)
     async with (
         Emulator(tmp_path / "ecr", fsync=False, tls=context) as emulator,
-        crossing(emulator.endpoint_url, rate=10_000_000) as between,
+        slow_network(emulator.endpoint_url, rate=10_000_000) as between,
     ):
         yield between
 
@@ -185,9 +185,8 @@ async def test_a_line_that_becomes_wide_again_is_used() -> None:
     assert line.now < 300
 
 
-async def test_a_part_that_has_outlived_its_signature_is_signed_and_sent_once_more(
-    line: Crossing, tmp_path: Path
-) -> None:
+async def test_a_part_with_an_expired_signature_is_signed_and_sent_again(line: SlowNetwork, tmp_path: Path) -> None:
+    """A part that has outlived its signature is signed and sent once more."""
     line.rate = 800_000
     async with (
         asyncpush.connect(aws=aws(line.url), settings=SETTINGS) as registry,

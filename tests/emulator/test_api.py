@@ -164,9 +164,10 @@ PART = {**NAME, "uploadId": UPLOAD_ID, "partFirstByte": 0, "partLastByte": 0, "l
         ("get_authorization_token", {"registryIds": ["1"]}, "registryIds[0]"),
     ],
 )
-async def test_input_that_breaks_the_shapes_rules_is_an_invalid_parameter_by_its_name(
+async def test_input_that_breaks_its_shape_is_an_invalid_parameter_by_name(
     ecr: Ecr, operation: str, members: dict[str, Any], named: str
 ) -> None:
+    """Input that breaks a rule of its shape is an InvalidParameterException that names the member."""
     await ecr.call("create_repository", repositoryName="app")
     refusal = await ecr.refused(operation, **members)
     assert (refusal.code, refusal.status) == ("InvalidParameterException", 400)

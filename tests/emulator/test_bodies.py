@@ -67,7 +67,8 @@ async def test_clients_beyond_the_room_wait_and_are_served_in_bounded_memory(tmp
     assert int(peak[1]) * 1024 < 30 * len(body)
 
 
-async def test_clients_that_leave_in_the_middle_of_a_part_leave_their_room_to_others(emulator: Emulator) -> None:
+async def test_clients_that_disconnect_in_a_part_free_their_memory(emulator: Emulator) -> None:
+    """Clients that disconnect in the middle of a part free the memory that it took."""
     ecr = Ecr(emulator.endpoint_url)
     await ecr.call("create_repository", repositoryName="app")
     unfinished = request(emulator.endpoint_url, await ecr.begin("app"), bytes(2 * MiB))[:-1]
@@ -103,9 +104,10 @@ async def test_a_buffer_that_is_used_again_shows_nothing_of_its_last_body(tmp_pa
         assert await ecr.complete("app", upload_id, digest) == digest
 
 
-async def test_a_part_that_is_no_base64_far_behind_its_beginning_leaves_the_upload_as_it_was(
+async def test_a_part_with_invalid_base64_leaves_the_upload_unchanged(
     emulator: Emulator,
 ) -> None:
+    """A part whose base64 is invalid far behind its beginning leaves the upload unchanged."""
     ecr = Ecr(emulator.endpoint_url)
     await ecr.call("create_repository", repositoryName="app")
     layer = bytes(2 * MiB)

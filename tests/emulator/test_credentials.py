@@ -72,7 +72,7 @@ SECRET = "dontshowthis"
         ("[a]\naws_access_key_id = x\n", "profile a: credentials need an access key id and a secret"),
         (
             f"[a]\naws_access_key_id = x\naws_secret_access_key = {SECRET}\naccount = 12\n",
-            "profile a: '12' is not an account",
+            "profile a: invalid account '12'",
         ),
         ("[a]\naws_access_key_id = \xff\n", "is not a file of AWS credentials"),
     ],

@@ -44,9 +44,10 @@ async def checked(data: Path) -> tuple[FsckResult, list[Finding]]:
     return await check(data, findings.append), findings
 
 
-async def test_an_image_is_pushed_and_only_its_manifest_its_config_and_small_layers_take_up_space(
+async def test_a_discarding_emulator_keeps_manifest_config_and_small_layers(
     tmp_path: Path,
 ) -> None:
+    """Of a pushed image, only the manifest, the config and small layers take up space."""
     async with discarding(tmp_path) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         await ecr.call("create_repository", repositoryName="app")
@@ -116,7 +117,8 @@ async def test_a_directory_stays_as_it_was_made(tmp_path: Path) -> None:
     assert "--discard" in refused.err
 
 
-async def test_after_a_restart_discarded_layers_are_there_and_unfinished_ones_begin_anew(tmp_path: Path) -> None:
+async def test_after_a_restart_unfinished_discarded_layers_start_over(tmp_path: Path) -> None:
+    """After a restart, discarded layers exist, and unfinished ones start over."""
     async with discarding(tmp_path) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         await ecr.call("create_repository", repositoryName="app")

@@ -119,32 +119,32 @@ def test_a_rule_means_what_it_says(text: str, fault: Fault) -> None:
 
 WRONG = {
     "--fault": {
-        "": "no action",
-        "PutImage": "no action",
-        "PutImage:": "no action",
+        "": "the action is missing",
+        "PutImage": "the action is missing",
+        "PutImage:": "the action is missing",
         "CompleteLayerUplod:throttle": "did you mean CompleteLayerUpload?",
         "v2:FETCH-blob:throttle": "did you mean v2:",
-        "PutImage:explode": "the actions are throttle, ",
-        "PutImage:nht=3:throttle": "the conditions are nth, ",
+        "PutImage:explode": "use one of: throttle, ",
+        "PutImage:nht=3:throttle": "use one of: nth, ",
         "PutImage:nth:throttle": "write nth=VALUE",
-        "PutImage:nth=0:throttle": "give 1 or more",
-        "PutImage:nth=-1:throttle": "give a whole number",
-        "PutImage:nth=1:nth=2:throttle": "nth is there twice",
-        "PutImage:probability=2:throttle": "give 0 to 1",
-        "PutImage:probability=often:throttle": "give a number from 0 to 1",
+        "PutImage:nth=0:throttle": "use 1 or more",
+        "PutImage:nth=-1:throttle": "use a whole number",
+        "PutImage:nth=1:nth=2:throttle": "nth is given twice",
+        "PutImage:probability=2:throttle": "use 0 to 1",
+        "PutImage:probability=often:throttle": "use a number from 0 to 1",
         "PutImage:slow-reply": "write slow-reply=SECONDS",
         "PutImage:slow-reply=soon": "use a number with ms, s",
         "PutImage:throttle=2": "write throttle",
-        "PutImage:availability=AVAILABLE": "it is for BatchCheckLayerAvailability",
+        "PutImage:availability=AVAILABLE": "use it for BatchCheckLayerAvailability",
         "BatchCheckLayerAvailability:availability=MAYBE": "availability=UNAVAILABLE",
-        "v2:GET-blob:upload-expired": "it is for UploadLayerPart and CompleteLayerUpload and v2:*-upload",
-        "PutImage:lag=1:throttle": "lag is for layers-not-found",
+        "v2:GET-blob:upload-expired": "use it for UploadLayerPart or CompleteLayerUpload or v2:*-upload",
+        "PutImage:lag=1:throttle": "lag applies to layers-not-found only",
     },
     "--throttle": {
         "PutImage": "such as PutImage=10:20",
         "PutImage=fast": "such as PutImage=10:20",
         "PutImage=0": "more than 0",
-        "PutImage=1:0": "give 1 or more",
+        "PutImage=1:0": "use 1 or more",
         "PutImag=1": "did you mean PutImage?",
     },
     "--latency": {"40": "use a number with ms, s", "-1s": "use a number with ms, s", "1e999s": "invalid duration"},
@@ -231,13 +231,13 @@ def test_options_come_before_what_the_file_says() -> None:
     [{"latency": -1}, {"jitter": float("nan")}, {"bandwidth": 0}, {"bandwidth": float("inf")}],
 )
 def test_an_impossible_fault_is_refused(members: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="give "):
+    with pytest.raises(UsageError, match=f"invalid {next(iter(members))}"):
         FaultConfig(**members)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("repository", ["", "a:b", "a,b", "a b"])
 def test_a_repository_that_no_rule_could_be_written_with_is_refused(repository: str) -> None:
-    with pytest.raises(UsageError, match="repository is"):
+    with pytest.raises(UsageError, match="invalid repository"):
         Fault("*", "throttle", repository=repository)
 
 
@@ -286,7 +286,8 @@ def test_a_throttle_comes_before_the_quotas() -> None:
         ("v2:PUT-manifest", "PutImage"),
     ],
 )
-def test_a_push_through_v2_takes_from_the_quota_of_the_operation_that_it_stands_for(door: str, operation: str) -> None:
+def test_a_push_through_v2_is_metered_as_the_operation_of_ecr(door: str, operation: str) -> None:
+    """A push through `/v2/` takes from the quota of the operation that it stands for."""
     private = "AmazonEC2ContainerRegistry_V20150921"
     buckets = Throttles(FaultConfig(quotas="aws"), clock=lambda: 0.0)
     quota = AWS_QUOTAS[private][operation]

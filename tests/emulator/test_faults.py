@@ -133,7 +133,7 @@ async def test_of_rules_that_fire_the_first_acts_and_all_count(ecr: Ecr, emulato
     assert codes == [
         "AccessDeniedException", "ThrottlingException", "AccessDeniedException", "ServerException", ".",
     ]  # fmt: skip
-    assert [each.hit_counts for each in emulator.hit_counts] == [1, 2, 1]
+    assert [each.count for each in emulator.hit_counts] == [1, 2, 1]
 
 
 REFUSALS = {
@@ -325,7 +325,7 @@ async def test_layers_are_not_found_by_the_digests_that_the_manifest_has(ecr: Ec
 async def test_a_manifest_that_is_none_is_refused_for_what_it_is(ecr: Ecr, emulator: Emulator) -> None:
     emulator.fault_config = rules("PutImage:layers-not-found")
     assert await code(ecr, "put_image", repositoryName="app", imageManifest="{}") == "InvalidParameterException"
-    assert emulator.hit_counts[0].hit_counts == 0
+    assert emulator.hit_counts[0].count == 0
 
 
 async def test_a_layer_lags_behind_its_completion_and_no_other_does(ecr: Ecr, emulator: Emulator) -> None:
@@ -346,7 +346,7 @@ async def test_a_lag_ends(ecr: Ecr, emulator: Emulator) -> None:
     with anyio.fail_after(30):
         while await code(ecr, "put_image", repositoryName="app", imageManifest=MANIFEST.decode()) != ".":
             pass
-    assert emulator.hit_counts[0].hit_counts > 0
+    assert emulator.hit_counts[0].count > 0
 
 
 @pytest.mark.parametrize("operation", ["UploadLayerPart", "CompleteLayerUpload"])
@@ -363,7 +363,7 @@ async def test_an_expired_upload_is_gone(ecr: Ecr, emulator: Emulator, tmp_path:
         assert upload in refusal.message
     await ecr.send("app", other, 0, LAYER)
     assert [path.name for path in (tmp_path / "ecr" / "uploads").iterdir()] == [other]
-    assert emulator.hit_counts[0].hit_counts == 1
+    assert emulator.hit_counts[0].count == 1
 
 
 async def test_an_operation_has_its_burst_and_then_gets_ecrs_throttle(ecr: Ecr, emulator: Emulator) -> None:
@@ -403,7 +403,7 @@ async def test_what_was_throttled_is_not_counted_by_rules(ecr: Ecr, emulator: Em
         throttles=(Throttle("Describe*", 0.001, 2),), faults=(Fault("*", "throttle", nth=3),)
     )
     assert [await code(ecr) for _ in range(3)] == [".", ".", "ThrottlingException"]
-    assert [each.hit_counts for each in emulator.hit_counts] == [1, 0]
+    assert [each.count for each in emulator.hit_counts] == [1, 0]
 
 
 async def test_pulls_have_rates_too(emulator: Emulator, http: aiohttp.ClientSession) -> None:
@@ -573,7 +573,7 @@ async def test_faults_are_read_set_and_cleared_while_the_emulator_runs(admin: Ca
         "fault": ["Describe*:nth=2:unavailable", "*:probability=0:throttle"],
         "seed": 3,
     }
-    none_fired = [{"rule": rule, "hit_counts": 0} for rule in (*document["throttle"], *document["fault"])]  # type: ignore[misc]
+    none_fired = [{"rule": rule, "count": 0} for rule in (*document["throttle"], *document["fault"])]  # type: ignore[misc]
     status, told, emulator = await admin("PUT", document)
     assert (status, told) == (200, {**document, "hit_counts": none_fired})
     ecr = Ecr(emulator.endpoint_url)
@@ -581,7 +581,7 @@ async def test_faults_are_read_set_and_cleared_while_the_emulator_runs(admin: Ca
     await code(ecr, "list_images", repositoryName="app")
     assert await code(ecr, "list_images", repositoryName="app") == "ThrottlingException"
     _, told, _ = await admin("GET")
-    assert [each["hit_counts"] for each in told["hit_counts"]] == [1, 1, 0]
+    assert [each["count"] for each in told["hit_counts"]] == [1, 1, 0]
     # What was told can be set again; counts begin again.
     assert (await admin("PUT", told))[1] == {**document, "hit_counts": none_fired}
     assert (await admin("DELETE"))[:2] == (200, {})

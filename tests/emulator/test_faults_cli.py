@@ -77,7 +77,7 @@ def test_a_push_under_faults_of_options_and_a_file_is_whole(tmp_path: Path) -> N
 
     assert (pushed.status, pushed.out.strip().rpartition("@")[2]) == (0, image["digest"]), pushed.err
     assert (told["latency"], told["bandwidth"], told["quotas"], told["seed"]) == ("2ms", "50MB/s", "aws", 7)
-    hit_counts = {each["rule"]: each["hit_counts"] for each in told["hit_counts"]}
+    hit_counts = {each["rule"]: each["count"] for each in told["hit_counts"]}
     assert list(hit_counts) == ["InitiateLayerUpload=5:2", "quotas=aws", *rules, *re.findall("  - (.*)", FAULTS)]
     assert hit_counts.pop("quotas=aws") == 0
     assert min(hit_counts.values()) >= 1
@@ -101,7 +101,7 @@ def test_the_aws_cli_retries_under_faults(need: Callable[[str], str], tmp_path: 
         admin("PUT", {"fault": ["CreateRepository:nth=1:throttle", "DescribeRepositories:access-denied"]})
         created = ecr("create-repository", "--repository-name", "app")
         denied = ecr("describe-repositories")
-        hit_counts = [each["hit_counts"] for each in admin()["hit_counts"]]
+        hit_counts = [each["count"] for each in admin()["hit_counts"]]
 
     assert json.loads(created.stdout)["repository"]["repositoryName"] == "app", created.stderr
     assert "(AccessDeniedException)" in denied.stderr

@@ -109,7 +109,7 @@ async def test_a_push_ends_well_and_the_image_is_right(
         result = await asyncpush.push(registry, f"oci:{folder}", f"{repository}:1.0")
 
         assert result.outcome == "pushed", rule
-        assert emulator.hit_counts[0].hit_counts >= 1, rule
+        assert emulator.hit_counts[0].count >= 1, rule
         emulator.fault_config = FaultConfig()
         await assert_pulled(emulator, layout, repository)
 
@@ -139,7 +139,7 @@ async def test_a_batch_comes_through_a_storm(emulator: Emulator, registry: Regis
         for repository, layout in layouts.items():
             group.start_soon(push, repository, layout)
 
-    assert sum(each.hit_counts for each in emulator.hit_counts) > 10
+    assert sum(each.count for each in emulator.hit_counts) > 10
     emulator.fault_config = FaultConfig()
     for repository, layout in layouts.items():
         await assert_pulled(emulator, layout, repository)

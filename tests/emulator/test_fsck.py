@@ -169,6 +169,6 @@ def test_a_directory_in_use_missing_or_anothers_is_wrong_usage(data: Path, tmp_p
         assert (ran.status, "another emulator uses" in ran.err) == (2, True)
     for other in (tmp_path, tmp_path / "absent"):
         ran = run_check(other)
-        assert (ran.status, "holds no emulator's data" in ran.err) == (2, True)
+        assert (ran.status, "is not an emulator's data directory" in ran.err) == (2, True)
     assert not (tmp_path / "absent").exists()
     assert run_here("serve", "--check").status == 2

@@ -187,7 +187,8 @@ async def test_putting_what_is_there_is_refused_with_tag_and_without(ecr: Ecr) -
     )
 
 
-async def test_another_tag_for_an_image_that_is_there_is_taken_and_leaves_its_date(ecr: Ecr) -> None:
+async def test_another_tag_for_an_existing_image_leaves_its_date(ecr: Ecr) -> None:
+    """Another tag for an existing image is accepted and leaves its date."""
     manifest = await ecr.push_image("app", "v1", CONFIG, LAYER)
     (before,) = (await ecr.call("describe_images", repositoryName="app"))["imageDetails"]
     await ecr.put("app", manifest, "latest")

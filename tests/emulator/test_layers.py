@@ -80,9 +80,10 @@ async def test_a_layer_belongs_to_one_repository(ecr: Ecr) -> None:
 
 
 @pytest.mark.parametrize(("sent", "first", "cursor"), [(0, 1, 0), (5, 0, 4), (5, 4, 4), (5, 6, 4)])
-async def test_a_part_that_does_not_follow_the_last_one_is_refused_with_the_cursor(
+async def test_a_part_out_of_order_is_refused_with_the_last_valid_byte(
     ecr: Ecr, sent: int, first: int, cursor: int
 ) -> None:
+    """A part that does not follow the last one is refused with lastValidByteReceived."""
     upload_id = await ecr.begin("app")
     if sent:
         await ecr.send("app", upload_id, 0, bytes(sent))
@@ -122,7 +123,8 @@ async def test_a_part_of_no_bytes_is_refused(ecr: Ecr) -> None:
     assert refusal.code == "InvalidLayerPartException"
 
 
-async def test_a_part_of_more_than_twenty_mebibytes_is_refused_and_one_of_twenty_taken(ecr: Ecr) -> None:
+async def test_a_part_of_more_than_twenty_mebibytes_is_refused(ecr: Ecr) -> None:
+    """A part of more than 20 MiB is refused; one of 20 MiB is accepted."""
     upload_id = await ecr.begin("app")
     refusal = await ecr.refused("upload_layer_part", **part("app", upload_id, 0, bytes(20 * MiB + 1)))
     assert refusal.code == "InvalidParameterException"
@@ -147,7 +149,8 @@ async def test_one_part_sent_twice_at_once_is_taken_once(ecr: Ecr) -> None:
     assert await ecr.complete("app", upload_id, digest_of(bytes(MiB))) == digest_of(bytes(MiB))
 
 
-async def test_a_short_part_before_the_last_is_taken_and_refused_when_the_upload_is_completed(ecr: Ecr) -> None:
+async def test_a_short_part_before_the_last_is_refused_on_completion(ecr: Ecr) -> None:
+    """A short part before the last is accepted, and refused when the upload is completed."""
     upload_id = await ecr.begin("app")
     await ecr.send("app", upload_id, 0, bytes(5 * MiB - 1))
     await ecr.send("app", upload_id, 5 * MiB - 1, b"\0")

@@ -42,7 +42,8 @@ async def test_bytes_below_v2_are_counted_as_they_are(emulator: Emulator) -> Non
     assert (await received(emulator))["v2:POST-upload"] == {"201": len(blob), "400": 4}
 
 
-async def test_what_came_before_a_client_left_is_under_way_and_then_has_no_status(emulator: Emulator) -> None:
+async def test_bytes_of_a_client_that_disconnects_have_no_status(emulator: Emulator) -> None:
+    """Bytes that arrive before a client disconnects are under way at first, and then have no status."""
     body = json.dumps({"repositoryName": "app", "imageManifest": "x" * 1000}).encode()
     async with await anyio.connect_tcp(emulator.host, emulator.port) as client:
         await client.send(head("PutImage", 2 * len(body)) + body)

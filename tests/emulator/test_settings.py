@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from asyncpush.emulator import Emulator
 from asyncpush.emulator.registry import RegistryId
-from asyncpush.emulator.store.recovery import open_recovered
+from asyncpush.emulator.store.fsck import open_recovered
 from asyncpush.emulator.store.state import Store
 from support.emulator_client import OCI_CONFIG, OCI_MANIFEST, Ecr, descriptor, digest_of, image_manifest, index_manifest
 

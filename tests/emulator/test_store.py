@@ -250,7 +250,8 @@ async def test_a_full_disk_refuses_a_part_and_keeps_those_before_it(tmp_path: Pa
         assert await ecr.complete("app", upload_id, digest) == digest
 
 
-async def test_a_full_disk_refuses_an_upload_an_image_and_a_repository_and_changes_nothing(tmp_path: Path) -> None:
+async def test_a_full_disk_refuses_every_change_and_changes_nothing(tmp_path: Path) -> None:
+    """A full disk refuses an upload, an image and a repository, and changes nothing."""
     async with Emulator(tmp_path, fsync=False) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         await ecr.call("create_repository", repositoryName="app")
@@ -275,7 +276,8 @@ async def test_a_full_disk_refuses_an_upload_an_image_and_a_repository_and_chang
     assert half_written(tmp_path) == []
 
 
-async def test_a_full_disk_under_the_catalog_refuses_a_part_and_a_layer_and_loses_neither(tmp_path: Path) -> None:
+async def test_a_full_disk_under_the_catalog_loses_no_part_and_no_layer(tmp_path: Path) -> None:
+    """With a full disk under the catalog, a part and a layer are refused, and neither is lost."""
     async with Emulator(tmp_path, part_size=4, fsync=False) as emulator:
         ecr = Ecr(emulator.endpoint_url)
         await ecr.call("create_repository", repositoryName="app")
@@ -379,7 +381,7 @@ async def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path:
     (tmp_path / foreign).parent.mkdir(parents=True)
     (tmp_path / foreign).write_bytes(b"precious")
     before = everything(tmp_path)
-    with pytest.raises(UsageError, match=f"{tmp_path} holds something that is not this emulator's, such as "):
+    with pytest.raises(UsageError, match=f"{tmp_path} holds other data, such as "):
         async with Emulator(tmp_path, fsync=False):
             pass
     assert everything(tmp_path) == before

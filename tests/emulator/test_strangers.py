@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from asyncpush.emulator import Emulator, connections, request_body
+from asyncpush.emulator import Emulator, connections
 from support.emulator_client import Ecr, head
 from support.processes import connected, served
 
@@ -32,7 +32,8 @@ async def test_a_request_without_credentials_is_refused_before_its_body_comes(em
     assert [(record.operation, record.status) for record in emulator.requests] == [("UploadLayerPart", 400)]
 
 
-async def test_bodies_that_are_announced_and_do_not_come_take_no_memory_and_no_turn(tmp_path: Path) -> None:
+async def test_announced_bodies_that_do_not_come_take_no_memory(tmp_path: Path) -> None:
+    """Bodies that are announced and do not come take no memory and no turn."""
     async with AsyncExitStack() as stack:
         url, process = stack.enter_context(served(tmp_path / "data"))
         ecr = Ecr(url)
@@ -50,7 +51,7 @@ async def test_bodies_that_are_announced_and_do_not_come_take_no_memory_and_no_t
 async def test_those_who_hold_room_and_send_no_more_leave_it_to_those_who_wait(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_body, "HURRIED_TIMEOUT", 0.1)
+    monkeypatch.setattr(connections, "HURRIED_TIMEOUT", 0.1)
     stalled = head("UploadLayerPart", LONG) + bytes(100_000)
     ecr = Ecr(emulator.endpoint_url)
     await ecr.call("create_repository", repositoryName="app")

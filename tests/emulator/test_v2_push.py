@@ -238,9 +238,8 @@ async def test_one_layer_pushed_through_both_doors_at_once_is_there_once(door: D
     assert list((tmp_path / "ecr/uploads").iterdir()) == []
 
 
-async def test_what_asyncpush_pushed_is_pulled_and_what_v2_pushed_is_asked_for_by_the_api(
-    emulator: Emulator, door: Door, ecr: Ecr
-) -> None:
+async def test_both_doors_give_what_the_other_one_took(emulator: Emulator, door: Door, ecr: Ecr) -> None:
+    """What asyncpush pushed is pulled through `/v2/`, and what was pushed there is found by the JSON API."""
     await door.push(CONFIG, LAYER)
     assert await door.put(MANIFEST, "v1") == (201, [])
     assert await ecr.available(NAME, DIGEST) == {DIGEST}
@@ -400,7 +399,7 @@ async def test_faults_reach_pushes_through_v2_too(emulator: Emulator, door: Door
     )
     assert [(await door.ask("PATCH", location, LAYER))[0] for _ in range(3)] == [500, 202, 404]
     assert [(await door.put(MANIFEST, "v1"))[1] for _ in range(2)] == [["MANIFEST_BLOB_UNKNOWN"], ["TOOMANYREQUESTS"]]
-    assert [hit_counts.hit_counts for hit_counts in emulator.hit_counts] == [1, 1, 1]
+    assert [hit.count for hit in emulator.hit_counts] == [1, 1, 1]
 
 
 async def test_pushes_are_remembered_with_method_and_path(emulator: Emulator, door: Door) -> None:

@@ -216,7 +216,8 @@ async def test_a_layer_that_can_be_read_again_is_not_stopped_by_one_that_can_not
         await send_all(blobs, [Ecr(chance, "registry/app", 20 * KiB)], resources(48 * KiB), chance)
 
 
-async def test_layers_that_wait_for_a_turn_at_their_registry_keep_no_memory_from_those_that_have_one() -> None:
+async def test_layers_that_wait_for_their_registry_hold_no_memory() -> None:
+    """Layers that wait for a turn at their registry hold no memory that those with a turn need."""
     data = [random.Random(number).randbytes(100 * KiB) for number in range(6)]
     blobs = {f"sha256:{sha256(each).hexdigest()}": each for each in data}
     chance = random.Random(1)
@@ -324,7 +325,8 @@ async def test_windows_do_not_starve_a_part_that_waits() -> None:
         assert all_of_them.budget.held == 47
 
 
-async def test_a_part_larger_than_the_budget_goes_while_no_other_is_held_and_windows_one_by_one() -> None:
+async def test_a_part_larger_than_the_budget_goes_alone() -> None:
+    """A part larger than the budget goes while no other part is in memory; windows go one by one."""
     async with waiters(48) as all_of_them:
         small = await all_of_them.part("small", 5)
         await all_of_them.part("large", 60)

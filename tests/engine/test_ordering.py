@@ -104,7 +104,8 @@ async def _parts(sizes: tuple[int, ...]) -> AsyncIterator[Part]:
         first = last + 1
 
 
-async def test_no_time_is_lost_between_parts_once_it_is_known_how_long_answers_take() -> None:
+async def test_no_time_is_lost_between_parts_once_latency_is_known() -> None:
+    """No time is lost between parts, once it is known how long answers take."""
     ecr = Ecr(transfer=0.5, answer=0.04)
     await ecr.push(*[10] * 20)
     assert math.isclose(ecr.now, 20 * 0.5 + 2 * 0.04)
@@ -135,7 +136,8 @@ async def test_what_one_layer_has_learnt_helps_the_next() -> None:
     assert math.isclose(ecr.now - began, 2 * 0.5 + 0.04)
 
 
-async def test_a_part_that_was_refused_since_it_was_early_is_sent_again_after_the_one_before() -> None:
+async def test_a_part_refused_as_early_is_sent_again_after_its_predecessor() -> None:
+    """A part that was refused because it arrived early is sent again after its predecessor."""
     ecr = Ecr(transfer=0.5, answer=0.04)
     await ecr.push(10, 10)
     ecr.stored, ecr.slow = -1, {0: 3}

@@ -197,9 +197,10 @@ async def test_a_batch_puts_a_manifest_that_images_share_once(
     assert emulator.requests.counts()["PutImage"] == 2 + 3
 
 
-async def test_a_batch_of_moved_tags_asks_once_for_the_mutability_of_their_repository(
+async def test_a_batch_of_moved_tags_asks_once_for_tag_mutability(
     emulator: Emulator, registry: Registry, tmp_path: Path
 ) -> None:
+    """A batch of moved tags asks once for the mutability of their repository."""
     for text in ("old", "new"):
         layout = Layout()
         for tag in ("1", "2", "3"):
@@ -430,9 +431,10 @@ async def test_a_part_size_that_ecr_refuses_gives_way_to_the_one_it_asks_for(
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
-async def test_a_layer_that_ecr_has_got_wrong_is_sent_again_in_strict_order_but_not_for_ever(
+async def test_a_layer_that_arrived_wrong_is_sent_again_in_order_and_bounded(
     emulator: Emulator, tmp_path: Path, times: int
 ) -> None:
+    """A layer that arrived wrong at ECR is sent again in strict order, a bounded number of times."""
     file = tmp_path / "layer"
     file.write_bytes(noise(4, MiB))
     async with relay_to(emulator.endpoint_url) as relay:

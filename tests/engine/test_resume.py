@@ -94,9 +94,10 @@ async def test_a_local_layer_goes_on_where_it_was(emulator: Emulator, tmp_path: 
 
 
 @pytest.mark.parametrize("value", ["1", "'many'", "-5", "x'00'"])
-async def test_a_journal_whose_part_size_can_not_be_costs_no_more_than_a_new_upload(
+async def test_a_journal_with_an_impossible_part_size_costs_a_new_upload(
     emulator: Emulator, tmp_path: Path, value: str
 ) -> None:
+    """A journal with an impossible part size costs no more than a new upload."""
     path = tmp_path / "journal"
     assert await push(emulator, local_blob(), path, stop_after=1) is None
     with closing(sqlite3.connect(path)) as connection, connection:

@@ -22,7 +22,8 @@ def test_the_page_has_every_cell_and_is_what_they_make() -> None:
     assert render(known) == MANUAL.read_text()
 
 
-def test_the_sample_has_every_operation_every_fault_and_every_number_of_times() -> None:
+def test_the_sample_has_every_operation_fault_and_count() -> None:
+    """The sample has every operation, every fault, and every number of times."""
     cells = sample(dict.fromkeys(all_cells(), "pushed"))
     assert {cell.operation for cell in cells} == {*PUSH, *SOURCE}
     assert {cell.fault for cell in cells} == set(FAULTS)

@@ -146,7 +146,9 @@ OTHERS = {
 }
 
 
-def test_any_configuration_of_another_tool_makes_a_plan_that_can_be_read_or_is_an_error() -> None:
+def test_any_foreign_configuration_makes_a_readable_plan_or_an_error() -> None:
+    """Any configuration of another tool gives a readable plan, or an error."""
+
     def law(form: str, said: list[tuple[int, int, int, str]]) -> None:
         text = edited(OTHERS[form], [(at % 6, gone, blanks, line) for at, gone, blanks, line in said])
         done = value_or_error(lambda: import_plan(text, "file", form=form))

@@ -50,7 +50,8 @@ async def test_an_upload_goes_on_from_the_last_acknowledged_byte(path: Path) -> 
         assert await journal.open_upload(APP, "another") is None
 
 
-async def test_a_new_upload_takes_the_place_of_the_old_one_whose_late_parts_count_for_nothing(path: Path) -> None:
+async def test_a_new_upload_replaces_the_old_one_and_its_late_parts(path: Path) -> None:
+    """A new upload takes the place of the old one, whose late parts count for nothing."""
     newer = Upload("upload-2", 10_485_760, 1000)
     async with open_journal(path) as journal:
         await journal.upload_begun(APP, "blob", UPLOAD, 5_242_880)
@@ -122,7 +123,8 @@ async def test_what_a_compressed_layer_became_is_known_without_its_repository(pa
         assert await journal.completed(APP) == {digest("plain")}
 
 
-async def test_an_image_refers_to_its_layers_also_to_those_that_were_there_before(path: Path) -> None:
+async def test_an_image_refers_to_its_layers_also_to_earlier_ones(path: Path) -> None:
+    """An image refers to its layers, including those that were there before it."""
     async with open_journal(path) as journal:
         await journal.layer_completed(APP, str(digest("a")), layer("a"))
         await journal.layer_completed(APP, str(digest("unreferenced")), layer("unreferenced"))
@@ -254,7 +256,8 @@ async def test_images_belong_to_a_run(path: Path) -> None:
             await journal.end_run(0)
 
 
-async def test_what_tags_named_is_known_across_runs_until_another_image_is_put_there(path: Path) -> None:
+async def test_images_of_tags_are_known_across_runs_until_replaced(path: Path) -> None:
+    """The image of a tag is known across runs, until another image is put there."""
     image = manifest("config", "a")
     async with open_journal(path) as journal:
         await journal.begin_run("plan", fresh=False)

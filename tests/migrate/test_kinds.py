@@ -228,7 +228,8 @@ async def test_layouts_and_archives_beside_a_registry(target: Target, skopeo: st
         assert await target.digest(skopeo, name, tmp_path / f"judged-{number}") == digest
 
 
-async def test_names_of_a_layout_that_no_tag_can_be_need_another_and_are_told_otherwise(target: Target) -> None:
+async def test_names_of_a_layout_that_are_not_tags_need_another_tag(target: Target) -> None:
+    """Names of a layout that are not valid tags need another tag; the others are kept."""
     layout = Layout()
     plus = layout.image(layer(1))
     await to_thread.run_sync(layout.tag(plus, "1.0+b1").tag(layout.image(layer(2)), "ok").write, target.folder / "helm")
@@ -259,7 +260,8 @@ async def test_what_an_archive_lacks_of_an_index_is_in_the_report_and_verified(t
         assert verified.status == status, verified.err
 
 
-async def test_a_single_image_is_not_taken_for_all_platforms_that_a_plan_asks_for(target: Target) -> None:
+async def test_a_single_image_does_not_stand_for_all_platforms_of_a_plan(target: Target) -> None:
+    """A single image is not taken for all platforms that a plan asks for."""
     layout = Layout()
     await to_thread.run_sync(layout.tag(layout.image(layer(1)), "1").write, target.folder / "one")
     done = await target.migrate(target.plan({"from": "oci:one", "to": "from/one", "platforms": [*PLATFORMS]}))

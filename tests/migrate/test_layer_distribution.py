@@ -232,7 +232,8 @@ async def test_followers_do_not_wait_for_what_else_their_leader_sends() -> None:
     assert registry.mounts == {True: 4}
 
 
-async def test_a_layer_that_waits_for_its_turn_goes_where_an_image_refers_to_it_soonest() -> None:
+async def test_a_waiting_layer_goes_where_an_image_refers_to_it_soonest() -> None:
+    """A waiting layer goes to the repository where an image will refer to it soonest."""
     registry = Registry()
     resources = PushContext.of(Settings(max_layers=1))
     distributor, leader, put = LayerDistributor(resources), Repository("leader", registry), anyio.Event()

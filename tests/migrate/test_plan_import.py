@@ -391,7 +391,8 @@ def test_image_syncer_takes_tags_pairs_patterns_and_several_destinations() -> No
     )
 
 
-def test_regsync_s_target_must_name_a_repository_and_only_its_own_members_are_unknown() -> None:
+def test_a_regsync_target_must_name_a_repository() -> None:
+    """A regsync target must name a repository; only unknown members are reported as unknown."""
     sync = f"  - {{source: quay.io/a/b, target: {EU}/, type: repository, referrers: true}}\n"
     sync += f"  - {{source: quay.io/a/c, target: {EU}/a/c, type: repository, referrers: true}}\n"
     done, plan = imported("regsync", f"version: 1\nx-anchors: {{a: 1}}\ny: 1\nsync:\n{sync}")
@@ -769,7 +770,8 @@ mappings:
     assert any("registries[hub] has a variable for its host" in note for note in done.notes)
 
 
-def test_image_syncer_s_variables_are_those_of_destinations_and_of_its_own_logins() -> None:
+def test_image_syncer_variables_of_destinations_and_logins_count() -> None:
+    """image-syncer's variables count in destinations and in its own logins."""
     text = f"""\
 quay.io/a/b:v1: {EU}/a/b:ci-${{U}}
 quay.io/a/c: "{EU}/$NS/c-${{U}}x"

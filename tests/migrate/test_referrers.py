@@ -115,7 +115,8 @@ async def test_what_a_tag_names_counts_beside_a_list(here: Bench) -> None:
 
 
 @pytest.mark.parametrize("status", [404, 400])
-async def test_a_tag_for_referrers_that_can_not_be_read_is_named_and_costs_no_list(here: Bench, status: int) -> None:
+async def test_an_unreadable_referrers_tag_is_named_and_costs_no_list(here: Bench, status: int) -> None:
+    """A tag for referrers that can't be read is named and costs no list."""
     image = here.hold("team/app", "1", layer(1))
     sbom, events = about(here, image, b"an sbom"), Events()
     here.source.referrers = {str(image["digest"]): [sbom]}

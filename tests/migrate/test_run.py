@@ -44,7 +44,8 @@ def _is_blob(name: str, data: bytes) -> bool:
     return name.startswith("blobs/") and b'"schemaVersion"' not in data[:200]
 
 
-async def test_every_image_arrives_and_each_layer_goes_once_where_the_registry_mounts(here: Bench) -> None:
+async def test_each_layer_goes_once_where_the_registry_mounts(here: Bench) -> None:
+    """Every image arrives; each layer is sent once, where the registry mounts."""
     await here.mounting()
     base, tools = layer(1, 300_000), layer(2, 200_000)
     expected: dict[str, dict[str, str]] = {}
@@ -194,7 +195,8 @@ async def test_what_fails_for_a_while_is_tried_again_at_the_end(here: Bench) -> 
     assert (only(report, "team/app:1").attempts, only(report, "team/app:2").attempts) == (2, 1)
 
 
-async def test_a_base_that_can_not_be_read_is_tried_once_a_round_and_leaves_no_upload(here: Bench) -> None:
+async def test_an_unreadable_base_is_tried_once_a_round_without_an_upload(here: Bench) -> None:
+    """An unreadable base layer is tried once a round, and leaves no upload behind."""
     base = layer(1)
     for repository in ("one", "two"):
         for tag in ("1", "2", "3"):
@@ -213,7 +215,8 @@ async def test_a_base_that_can_not_be_read_is_tried_once_a_round_and_leaves_no_u
         assert not [left for left in await journal.left_uploads() if left.identity == name]
 
 
-async def test_fail_fast_stops_at_the_first_failure_and_the_next_run_does_the_rest(here: Bench) -> None:
+async def test_fail_fast_stops_at_the_first_failure_and_can_be_resumed(here: Bench) -> None:
+    """With fail-fast, a run stops at the first failure, and the next run does the rest."""
     for number in range(3):
         here.hold("team/app", str(number), layer(number))
     path = here.plan({"from": "team/app", "tags": ["missing", "0", "1", "2"]})
@@ -264,7 +267,8 @@ async def test_a_creation_template_creates_what_it_is_for(here: Bench) -> None:
     assert described["repositories"][0]["imageTagMutability"] == "IMMUTABLE"
 
 
-async def test_an_immutable_tag_that_names_another_image_fails_before_anything_of_it_is_sent(here: Bench) -> None:
+async def test_a_taken_immutable_tag_fails_before_anything_is_sent(here: Bench) -> None:
+    """An immutable tag that names another image fails before any byte is sent."""
     here.hold("team/app", "1", layer(1))
     path = here.plan({"from": "team/app", "tags": ["1"], "repository": {"create": True, "mutability": "IMMUTABLE"}})
     await here.run(path)
@@ -276,7 +280,8 @@ async def test_an_immutable_tag_that_names_another_image_fails_before_anything_o
     assert here.emulator.requests.counts()["InitiateLayerUpload"] == before
 
 
-async def test_tags_that_have_moved_ask_once_for_the_mutability_of_their_repository(here: Bench) -> None:
+async def test_moved_tags_ask_once_for_the_mutability_of_their_repository(here: Bench) -> None:
+    """Tags that have moved ask once for the mutability of their repository."""
     for tag in ("1", "2", "3"):
         here.hold("team/app", tag, layer(int(tag)))
     plan = here.plan({"from": "team/app", "to": "mirror/app"})
@@ -641,7 +646,8 @@ async def test_of_two_images_for_one_place_the_plans_first_has_it(here: Bench) -
     assert failure.copy.source.endswith("quick/app:1")
 
 
-async def test_a_failure_that_will_be_tried_again_is_a_note_and_one_for_good_a_failure(here: Bench) -> None:
+async def test_a_failure_that_is_retried_is_a_note(here: Bench) -> None:
+    """A failure that will be retried is a note; a final one is a failure."""
     here.hold("team/app", "1", layer(1))
     path = here.plan({"from": "team/app", "tags": ["1", "missing"]})
 
@@ -727,7 +733,8 @@ async def test_the_command_lines_platform_counts_where_the_plan_names_none(here:
     assert await here.stored("mirror/other") == {"1": children[0]["digest"]}
 
 
-async def test_entries_of_one_repository_that_can_not_be_listed_for_a_while_are_all_tried_again(here: Bench) -> None:
+async def test_entries_of_an_unlistable_repository_are_all_tried_again(here: Bench) -> None:
+    """Entries of one repository that can't be listed for a while are all tried again."""
     here.hold("team/app", "a1", layer(1))
     here.hold("team/app", "b1", layer(2))
     left = [1, 2]

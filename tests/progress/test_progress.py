@@ -185,7 +185,8 @@ def test_a_retry_is_shown_for_as_long_as_it_matters():
     assert "retrying" not in "".join(screen.paint())
 
 
-def test_the_last_state_stays_on_the_screen_with_the_mean_rate_and_the_cursor():
+def test_the_last_state_stays_on_the_screen_with_the_mean_rate():
+    """The last state stays on the screen, with the mean rate, and the cursor is visible again."""
     screen = Screen(80, 24)
     run_three_images(screen, screen.face.take)
     screen.paint()
@@ -474,7 +475,8 @@ anyio.run(main)
 """
 
 
-def test_ctrl_c_gives_the_cursor_back_and_leaves_the_last_state_in_the_terminal():
+def test_ctrl_c_restores_the_cursor_and_leaves_the_last_state():
+    """Ctrl-C restores the cursor and leaves the last state in the terminal."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
     environment.pop("CI", None)
@@ -565,7 +567,8 @@ def test_bytes_that_were_sent_by_an_earlier_run_are_no_speed():
     assert (totals.read, totals.rate, totals.left) == (160, 2.0, 70.0)
 
 
-def test_the_rate_is_that_of_the_last_seconds_and_falls_to_nothing_on_a_stall():
+def test_the_rate_is_recent_and_falls_to_zero_on_a_stall():
+    """The rate is that of the last seconds, and falls to zero on a stall."""
     clock = Clock()
     meter = Meter(clock)
     meter.take(LayerStarted("a", "a", GiB, API))
@@ -602,7 +605,8 @@ any_event = st.one_of(
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(any_event, max_size=40))
-def test_once_all_images_have_ended_all_bytes_are_read_whatever_came_before(events):
+def test_once_all_images_have_ended_all_bytes_are_read(events):
+    """Once all images have ended, all bytes count as read, whatever came before."""
     ends = [event for place in (API, WEB) for event in (ImageDone(place, DIGEST, "pushed"),)]
     layers_end = [LayerFailed(key) for key in "abc"]
     totals = totals_after(*events, *layers_end, *ends)

@@ -82,7 +82,7 @@ async def test_index_json_is_the_truth_for_what_has_an_identity(tmp_path, said):
     assert await names_of(path) == [("app", "1.0")]
 
 
-async def test_an_index_json_that_was_made_up_at_saving_gives_way_and_layers_are_compressed(tmp_path):
+async def test_an_index_json_made_up_at_saving_gives_way(tmp_path):
     """Docker's classic store makes up manifests of uncompressed layers, which no registry knows."""
     archive = saved(tmp_path / "app.tar", hybrid(A, B, name="app:1.0", packed=False))
     tagged = Layout()
@@ -94,7 +94,8 @@ async def test_an_index_json_that_was_made_up_at_saving_gives_way_and_layers_are
     assert await names_of(saved(archive, untagged)) == [("app", "1.0"), (None, None)]
 
 
-async def test_an_image_that_index_json_has_compressed_is_kept_where_manifest_json_has_it_uncompressed(tmp_path):
+async def test_index_json_counts_where_it_has_the_compressed_layers(tmp_path):
+    """The image of index.json counts where it has compressed layers and manifest.json uncompressed ones."""
     layout = Layout()
     image = layout.image(A)
     layout.tag(image, "1", **{IMAGE_NAME: "docker.io/library/app:1"})
@@ -106,7 +107,8 @@ async def test_an_image_that_index_json_has_compressed_is_kept_where_manifest_js
         assert str((await image_of(f"{path}:{choice}")).root.manifest.digest) == image["digest"]
 
 
-async def test_images_that_only_manifest_json_names_are_there_too_and_must_be_chosen_from(tmp_path):
+async def test_images_that_only_manifest_json_names_can_be_chosen(tmp_path):
+    """Images that only manifest.json names are listed too, and must be chosen from."""
     layout = app_layout()
     image, more, nameless = layout.manifests[0], layout.image(B), layout.image(C)
     items = [saved_item(layout, each, *names) for each, *names in ((image, "x:1.0"), (more, "tool:2"), (nameless,))]
@@ -246,7 +248,8 @@ async def test_an_index_json_of_something_else_leaves_a_docker_archive_as_it_is(
     assert await names_of(saved(tmp_path / "app.tar", archive)) == [("app", "1.0")]
 
 
-async def test_a_malformed_index_json_is_an_error_unless_manifest_json_is_what_counts(tmp_path):
+async def test_a_malformed_index_json_is_an_error_unless_it_is_not_used(tmp_path):
+    """A malformed index.json is an error, unless manifest.json is the description that counts."""
     for packed in (True, False):
         broken = hybrid(A, name="app:1.0", packed=packed).replace(b'"manifests"', b'"manifestX"')
         archive = saved(tmp_path / "app.tar", broken)
@@ -359,7 +362,8 @@ async def test_the_only_image_beside_other_entries_is_taken_and_they_are_named(t
     assert [event.text for event in events] == [f"oci:{tmp_path}:@1 is left out: it is '{SOCI}', no image"]
 
 
-async def test_what_nobody_can_read_and_nothing_names_is_no_choice_beside_an_image(tmp_path):
+async def test_an_unreadable_unnamed_entry_is_no_choice_beside_an_image(tmp_path):
+    """An unreadable entry that nothing names is no choice beside an image."""
     layout = app_layout()
     for bad in (layout.image(B), layout.image(C)):
         layout.tag(bad)

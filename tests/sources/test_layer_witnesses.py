@@ -133,9 +133,8 @@ async def test_an_uncompressed_layer_that_is_not_its_diff_id_is_never_completed(
     assert counts["CompleteLayerUpload"] <= 1, "the config's"
 
 
-async def test_an_upload_that_lacks_its_end_only_is_not_completed_with_damaged_bytes(
-    emulator: Emulator, tmp_path: Path
-) -> None:
+async def test_an_upload_that_lacks_only_its_end_takes_no_damaged_bytes(emulator: Emulator, tmp_path: Path) -> None:
+    """An upload that lacks only its end is not completed with damaged bytes."""
     layer = random.Random(2).randbytes(6 * MiB)
     stored = gzip.compress(layer, 1, mtime=0)
     path = saved(tmp_path / "app.tar", archive_of(stored, "layer.tar.gz", layer).archive())

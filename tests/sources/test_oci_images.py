@@ -61,7 +61,8 @@ async def test_a_platform_picks_its_image_out_of_an_index_also_a_nested_one(tmp_
     assert str(root.manifest.digest) == arm["digest"]
 
 
-async def test_several_platforms_of_a_layout_or_archive_are_a_smaller_index_with_their_attestations(tmp_path):
+async def test_several_platforms_make_a_smaller_index_with_attestations(tmp_path):
+    """Several platforms of a layout or archive are a smaller index with their attestations."""
     layout, index, _ = platforms_layout()
     document = json.loads(layout.files[f"blobs/sha256/{index['digest'][7:]}"])
     amd, arm, note = document["manifests"]
@@ -115,7 +116,8 @@ async def test_a_platform_that_no_image_is_for_is_refused_with_those_there_are(t
         await image_of(tmp_path / "d.tar", platform=ARM)
 
 
-async def test_images_that_a_layout_lists_by_platform_alone_are_chosen_by_platform(tmp_path):
+async def test_images_listed_only_by_platform_are_chosen_by_platform(tmp_path):
+    """Images that a layout lists only by platform are chosen by platform."""
     layout = Layout()
     layout.tag(at(layout.image(A), "linux/amd64")).tag(at(layout.image(B), "linux/arm64")).write(tmp_path)
 

@@ -78,7 +78,8 @@ async def test_more_archives_than_descriptors_are_all_read(tmp_path, packed):
             assert [await to_thread.run_sync(first_bytes, image) for image in images] == [b"srv/f"] * 60
 
 
-async def test_an_archive_that_was_replaced_is_not_taken_for_the_one_that_was_opened(tmp_path, monkeypatch):
+async def test_a_replaced_archive_is_not_taken_for_the_opened_one(tmp_path, monkeypatch):
+    """An archive that replaced the opened one is not taken for it."""
     monkeypatch.setattr(open_files, "share", lambda _: 1)
     first, second = await to_thread.run_sync(archives, tmp_path, 2)
     async with open_source(first, SETTINGS) as source, open_source(second, SETTINGS) as other:

@@ -64,7 +64,8 @@ async def test_of_several_that_are_there_a_choice_must_be_made(tmp_path):
     assert (str(image.root.manifest.digest), image.left_out) == (digests[ARM], ())
 
 
-async def test_an_index_of_those_that_are_there_keeps_their_attestations_and_order(tmp_path):
+async def test_an_index_of_present_platforms_keeps_attestations_and_order(tmp_path):
+    """An index of the platforms that are present keeps their attestations and order."""
     layout, _ = containerd_save(AMD, ARM, platforms=PLATFORMS, attested=(ARM, S390X))
     path = written(layout, tmp_path / "app.tar")
     image, _ = await read(path, settings=AVAILABLE)
@@ -190,7 +191,8 @@ async def test_a_platform_in_a_nested_index_is_found_there_too(tmp_path):
 # The commands
 
 
-def test_docker_save_of_the_containerd_store_is_pushed_and_what_it_lacks_is_said(server, tmp_path):
+def test_docker_save_of_containerd_is_pushed_and_its_gaps_are_named(server, tmp_path):
+    """What `docker save` writes of the containerd store is pushed, and what it lacks is named."""
     layout, digests = containerd_save(AMD, platforms=PLATFORMS)
     path = written(layout, tmp_path / "app.tar")
     environment = server.environment

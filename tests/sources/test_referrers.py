@@ -120,9 +120,10 @@ async def test_what_refers_to_the_image_is_no_image_and_goes_along(
     assert await names_of(source) == [("app", "1.0")]
 
 
-async def test_referrers_of_children_and_of_referrers_go_along_those_of_other_images_do_not(
+async def test_referrers_of_children_and_of_referrers_go_along(
     emulator: Emulator, registry: Registry, tmp_path: Path
 ) -> None:
+    """Referrers of children and of referrers go along; those of other images do not."""
     layout = Layout()
     amd, arm, other = layout.image(A), layout.image(B, platform="linux/arm64"), layout.image(C)
     index = layout.index(at(amd, "linux/amd64"), at(arm, "linux/arm64"))
@@ -175,7 +176,8 @@ async def test_referrers_beyond_the_limit_are_named(here: Bench, tmp_path: Path,
     assert set(await stored(here.emulator, "team/app")) == {str(each["digest"]) for each in chain[:4]}
 
 
-async def test_a_referrer_can_be_chosen_and_is_an_image_where_its_subject_is_not_there(tmp_path: Path) -> None:
+async def test_a_referrer_without_its_subject_is_an_image(tmp_path: Path) -> None:
+    """A referrer can be chosen, and is an image where its subject is missing."""
     layout = Layout()
     image = layout.image(A)
     sbom = about(layout, image, "an sbom")

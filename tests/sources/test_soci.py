@@ -119,9 +119,10 @@ async def test_an_index_of_artifacts_alone_is_chosen_from_as_before(tmp_path: Pa
     assert digests((await image_of(tmp_path, platform=Platform.parse(ARM))).root) == [children[1]["digest"]]
 
 
-async def test_a_single_image_without_an_index_takes_its_soci_index_along_where_it_is_there(
+async def test_a_single_image_takes_its_soci_index_along(
     emulator: Emulator, registry: Registry, tmp_path: Path
 ) -> None:
+    """A single image without an index takes its SOCI index along, where the source holds it."""
     layout = Layout()
     soci = soci_index(layout, AMD)
     layout.tag(image_with(layout, soci, AMD, A), "1").write(tmp_path / "with")
@@ -133,9 +134,8 @@ async def test_a_single_image_without_an_index_takes_its_soci_index_along_where_
     assert not (await image_of(tmp_path / "without")).root.companions
 
 
-async def test_push_puts_the_soci_index_before_the_tag_and_again_where_it_is_missing(
-    emulator: Emulator, registry: Registry, tmp_path: Path
-) -> None:
+async def test_push_puts_the_soci_index_before_the_tag(emulator: Emulator, registry: Registry, tmp_path: Path) -> None:
+    """Push puts the SOCI index before the tag, and again where it is missing."""
     layout = Layout()
     index, members = converted(layout)
     folder = layout.tag(index, "1").write(tmp_path / "app")

@@ -1,4 +1,4 @@
-"""Laws of all sources: what they hold, what is chosen, what the bytes are."""
+"""What a source is called, and which of its images is chosen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 import pytest
-from anyio import create_task_group, to_thread
+from anyio import to_thread
 
 from asyncpush.engine.compress import zstd
 from asyncpush.errors import ChoiceError, InvalidReferenceError, SourceError
@@ -30,7 +30,6 @@ from support.images import (
     app_layout,
     config_json,
     digest,
-    hybrid,
     image_of,
     layer_tar,
     names_of,
@@ -41,82 +40,8 @@ from support.images import (
 ARM = Platform("linux", "arm64")
 
 
-FORMS = {
-    "app": lambda path: app_layout().write(path),
-    "app.oci.tar": lambda path: saved(path, app_layout().archive()),
-    "app.docker.tar": lambda path: saved(path, DockerSave().image(A, B, C, tags=["app:1.0"]).archive()),
-    "new.docker.tar": lambda path: saved(path, hybrid(A, B, C, name="app:1.0", packed=False)),
-    "containerd.docker.tar": lambda path: saved(path, hybrid(A, B, C, name="app:1.0", packed=True)),
-    "app.oci.tgz": lambda path: saved(path, gzip.compress(app_layout().archive())),
-    "app.tar.xz": lambda path: saved(path, lzma.compress(app_layout().archive())),
-    "app.tar.zst": lambda path: saved(path, zstd.compress(DockerSave().image(A, B, C, tags=["app:1.0"]).archive())),
-}
-
-
-@pytest.fixture(params=FORMS)
-def form(request, tmp_path):
-    return FORMS[request.param](tmp_path / request.param)
-
-
-async def test_every_form_of_an_image_holds_the_same_layers_in_the_same_order(form):
-    async with open_source(str(form), SETTINGS) as source:
-        image = await source.image()
-        layers = [gzip.decompress(await read(layer)) for layer in image.root.layers]
-
-    assert layers == [A, B, C]
-
-
-async def test_every_form_can_be_read_again_and_gives_the_same_bytes(form):
-    async with open_source(str(form), SETTINGS) as source:
-        image = await source.image()
-        for blob in (image.root.config, *image.root.layers):
-            assert await read(blob) == await read(blob)
-
-
-async def test_every_form_claims_the_digests_and_sizes_that_its_bytes_have(form):
-    async with open_source(str(form), SETTINGS) as source:
-        root = (await source.image()).root
-        blobs = [(blob, await read(blob)) for blob in (root.config, *root.layers)]
-
-    for blob, data in blobs:
-        if blob.descriptor is not None:
-            assert (str(blob.descriptor.digest), blob.descriptor.size) == (digest(data), len(data))
-            assert blob.descriptor.media_type == blob.media_type
-    assert json.loads(blobs[0][1])["rootfs"]["diff_ids"] == [digest(layer) for layer in (A, B, C)]
-
-
-async def test_every_form_says_how_to_write_each_of_its_images(form):
-    async with open_source(str(form), SETTINGS) as source:
-        written = [image.source for image in await source.images()]
-
-    for reference in written:
-        assert (await image_of(reference)).source == reference
-
-
-async def test_every_form_names_its_tag(form):
-    assert await names_of(form) == [("app", "1.0")]
-
-
-@pytest.mark.parametrize("name", [name for name in FORMS if name != "app"])
-async def test_an_archive_on_a_pipe_is_read_as_from_a_file(tmp_path, name):
-    data = FORMS[name](tmp_path / name).read_bytes()
-    inlet, outlet = os.pipe()
-
-    async def feed(writer):
-        await to_thread.run_sync(writer.write, data)
-        await to_thread.run_sync(writer.close)
-
-    with os.fdopen(inlet, "rb") as stdin, os.fdopen(outlet, "wb") as writer:
-        async with create_task_group() as tg:
-            tg.start_soon(feed, writer)
-            async with open_source("-", SETTINGS, stdin=stdin) as source:
-                layers = [gzip.decompress(await read(layer)) for layer in (await source.image()).root.layers]
-
-    assert layers == [A, B, C]
-
-
 async def test_an_archive_on_a_redirected_file_or_in_memory_is_read_too(tmp_path):
-    path = FORMS["app.oci.tar"](tmp_path / "app.tar")
+    path = saved(tmp_path / "app.tar", app_layout().archive())
     with path.open("rb") as file:
         for stdin in (file, io.BytesIO(path.read_bytes())):
             async with open_source("-", SETTINGS, stdin=stdin) as source:
@@ -125,7 +50,8 @@ async def test_an_archive_on_a_redirected_file_or_in_memory_is_read_too(tmp_path
             assert (image.source, image.repository, image.tag) == ("oci-archive:-:1.0", None, "1.0")
 
 
-async def test_several_images_must_be_chosen_from_and_the_choices_are_written_out(tmp_path):
+async def test_several_images_must_be_chosen_from_and_the_choices_listed(tmp_path):
+    """Of several images one must be chosen; the error lists the choices."""
     layout = Layout()
     layout.tag(layout.image(A), "1.0").tag(layout.image(B), "2.0").tag(layout.image(C)).write(tmp_path)
 
@@ -228,7 +154,8 @@ async def test_a_file_that_is_missing_empty_or_special_is_no_layer(tmp_path):
             await file_blob(tmp_path / name, LAYER)
 
 
-async def test_a_file_that_shrinks_while_it_is_read_is_an_error_and_not_a_shorter_layer(tmp_path):
+async def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
+    """A file that shrinks while it is read is an error, not a shorter layer."""
     path = saved(tmp_path / "layer", A)
     blob = await file_blob(path, LAYER)
     path.write_bytes(A[:-10])

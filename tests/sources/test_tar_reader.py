@@ -271,7 +271,8 @@ async def test_members_are_those_that_tarfile_finds(tmp_path, files, dialect):
 
 @FUZZ
 @given(place=st.floats(0, 1, exclude_max=True))
-async def test_an_archive_that_is_cut_at_any_byte_never_gives_an_image_that_is_not_whole(tmp_path, place):
+async def test_an_archive_cut_at_any_byte_never_gives_a_partial_image(tmp_path, place):
+    """An archive that is cut at any byte never gives an incomplete image."""
     archive = DockerSave().image(A, C, tags=["app:1.0"])
     manifest = json.dumps(archive.items).encode()
     for entries in ({"manifest.json": manifest, **archive.entries}, {**archive.entries, "manifest.json": manifest}):

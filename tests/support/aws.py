@@ -1,4 +1,4 @@
-"""Connections to an emulator, and independent judges of what it holds: boto3, and the password of ``/v2/``."""
+"""Connections to an emulator, and independent clients that look into it: boto3, and the password of ``/v2/``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUIRKS = Quirks.parse(filter(None, os.environ.get("ASYNCPUSH_QUIRKS", "").split(
 
 
 def aws(endpoint_url: str) -> AwsConfiguration:
-    """How to reach an endpoint with credentials that are made up."""
+    """How to reach an endpoint, with made-up credentials."""
     return AwsConfiguration(region=REGION, endpoint_url=endpoint_url, access_key_id="test", secret_access_key="test")
 
 

@@ -1,4 +1,4 @@
-"""Commands that the aws CLI and asyncpush must answer alike, and what each needs to be there beforehand."""
+"""Commands that the aws CLI and asyncpush must answer alike, and what must exist for each."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ class Side:
         return [word.format(**self.values) for word in words]
 
     def variables(self, case: Case) -> dict[str, str]:
-        """What it is run with; an empty value takes a variable out."""
+        """Its environment; an empty value removes a variable."""
         here = {"AWS_REGION": self.region, "AWS_DEFAULT_REGION": self.region}
         return {**self.environment, **here, **case.environment}
 
@@ -251,7 +251,7 @@ class Side:
 
 
 def make_side(url: str, environment: dict[str, str], region: str, files: Path) -> Side:
-    """Make all that the cases need."""
+    """Create everything that the cases need."""
     ecr = judge_in(url, region)
     app = {"repositoryName": "cases/app"}
     for name, mutability in (("cases/app", "MUTABLE"), ("cases/locked", "IMMUTABLE")):

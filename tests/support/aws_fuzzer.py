@@ -1,4 +1,4 @@
-"""Requests to ECR and ECR Public, valid, nearly valid and rubbish, made from botocore's service models by dice."""
+"""Random requests to ECR and ECR Public, valid, nearly valid and malformed, made from botocore's service models."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ BOUND = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
 
 
 def cli_environment(**environment: str) -> dict[str, str]:
-    """The environment of a command that is run: this one, and *environment*; empty values are taken out."""
+    """The environment of a command: this process's, and *environment*; empty values remove variables."""
     merged = {**os.environ, "COLUMNS": "200", **environment}
     return {name: value for name, value in merged.items() if value}
 
@@ -73,7 +73,7 @@ def run_cli(
 
 
 def run_here(*words: str | Path, **environment: str) -> Ran:
-    """Run ``asyncpush`` with these words; empty values of *environment* are taken out. Not for use in an event loop."""
+    """Run ``asyncpush`` with these words; empty values of *environment* remove variables. Not for event loops."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         for name, value in {"COLUMNS": "200", **environment}.items():

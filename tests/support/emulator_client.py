@@ -64,7 +64,7 @@ def index_manifest(*children: bytes, child_type: str = OCI_MANIFEST) -> bytes:
 
 @dataclass
 class Refusal:
-    """What botocore made of an error: its code, its message, its own members, the HTTP status."""
+    """An error as botocore parsed it: its code, message, members and HTTP status."""
 
     code: str
     message: str

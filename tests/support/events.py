@@ -1,4 +1,4 @@
-"""Events that a test keeps, to look at them afterwards."""
+"""Events that a test collects."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from asyncpush.events import Event
 
 
 class Events(list[Event]):
-    """An ``Emit`` that remembers."""
+    """An ``Emit`` that collects events."""
 
     def __call__(self, event: Event) -> None:
         self.append(event)
 
     def of(self, kind: type) -> list[Any]:
-        """Those of one kind."""
+        """The events of one kind."""
         return [event for event in self if isinstance(event, kind)]

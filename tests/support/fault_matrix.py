@@ -1,4 +1,4 @@
-"""Every operation of a push, and of a source, under every fault: what comes of it, in one process with short waits."""
+"""The outcome of every fault in every operation of a push and of a source, in one process with short waits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proxy that spoils the answers of one operation: the first so many, or all, in every way that a network knows."""
+"""A proxy that spoils the answers of one operation, the first few or all, in every way that networks do."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Answer:
     body: bytes
 
     def raw(self, *, length: int | None = None) -> bytes:
-        """As it goes over the wire; with another length than its own, if that is asked for."""
+        """The bytes of the answer; with another length than its own, if asked for."""
         named = {**self.headers, "Content-Length": str(len(self.body) if length is None else length)}
         lines = "".join(f"{name}: {value}\r\n" for name, value in named.items())
         return f"HTTP/1.1 {self.status} Answer\r\n{lines}\r\n".encode() + self.body
@@ -101,7 +101,7 @@ class Proxy:
         self._server = await asyncio.start_server(self._serve, sock=listener)
 
     def refuse(self) -> None:
-        """Listen no more, but keep the port: who connects is refused."""
+        """Stop listening, but keep the port: connections are refused."""
         if self._server and not self._closed:
             self._server.close()
             self._closed = _bound(self.port)
@@ -154,7 +154,7 @@ class Proxy:
             await _write(writer, (await self.forward(request)).raw())
 
     async def forward(self, request: Request) -> Answer:
-        """Have the work done."""
+        """Forward the request."""
         url = self.target + request.path
         headers = {name: value for name, value in request.headers.items() if name != "content-length"}
         async with self.session.request(
@@ -271,7 +271,7 @@ async def skewed(proxy: Proxy, request: Request, writer: asyncio.StreamWriter) -
 
 
 def answers(status: int, body: bytes = b"", media_type: str = "text/plain", **headers: str) -> Fault:
-    """Answer this instead of doing the work."""
+    """Answer this instead of forwarding the request."""
 
     async def fault(proxy: Proxy, request: Request, writer: asyncio.StreamWriter) -> None:
         named = {"Content-Type": media_type, **{name.replace("_", "-"): value for name, value in headers.items()}}

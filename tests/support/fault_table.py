@@ -1,4 +1,4 @@
-"""The outcomes as the manual has them: a table for each operation, faults of one outcome in one row."""
+"""The manual's tables of outcomes: one for each operation, with faults of one outcome in one row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long each target of the fuzzers runs, and the law that all of them share.
+"""The time that each fuzzer runs, and the law that all of them share.
 
 Whatever comes in, a value or one of asyncpush's own errors comes out, within bounded time and memory. A few examples a
 target, always the same ones, belong to every run of the tests; ``ASYNCPUSH_FUZZ=300`` searches for 300 seconds each.
@@ -22,7 +22,7 @@ from asyncpush.errors import AsyncpushError, PlanError
 SECONDS = float(os.environ.get("ASYNCPUSH_FUZZ", "0"))
 MiB = 1024 * 1024
 
-#: More examples are tried in rounds of this many, each with dice of its own.
+#: Examples of a round; each round has a seed of its own.
 _ROUND = 2000
 
 #: One example takes milliseconds; no machine is so busy that it takes this long.
@@ -44,7 +44,7 @@ def trials(examples: int) -> settings:
 
 
 def rounds() -> Any:
-    """As many rounds as there is time for, and one at least."""
+    """As many rounds as there is time for, and at least one."""
     end = time.monotonic() + SECONDS
     yield
     while time.monotonic() < end:

@@ -164,7 +164,7 @@ class DockerSave:
 
 
 def hybrid(*layers: bytes, name: str, packed: bool) -> bytes:
-    """What `docker save` writes since version 25: an OCI layout and a manifest.json over the same blobs."""
+    """What `docker save` has written since version 25: an OCI layout and a manifest.json over the same blobs."""
     layout = Layout()
     config = layout.blob(config_json(list(layers)), CONFIG)
     stored = [gzip.compress(layer, 1, mtime=0) if packed else layer for layer in layers]
@@ -237,7 +237,7 @@ async def names_of(reference):
 
 
 def saved(path, data):
-    """Write a file and return its path."""
+    """Write a file, and return its path."""
     path.write_bytes(data)
     return path
 

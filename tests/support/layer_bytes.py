@@ -1,4 +1,4 @@
-"""One layer, compressed in every way that is right, and in some that are not."""
+"""One layer, compressed in every valid way, and in some invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Migrations in tests: a source that misbehaves on request, a plan for it, and what arrived."""
+"""Migrations in tests: a source that misbehaves on request, a plan, and what arrived."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Bench:
     layout: Layout = field(default_factory=Layout)
 
     def hold(self, repository: str, tag: str, *layers: bytes) -> Json:
-        """Let the source hold an image of these layers."""
+        """Add an image of these layers to the source."""
         return self.source.hold(self.layout, self.layout.image(*layers), repository, tag)
 
     def plan(self, *images: Json, **members: object) -> Path:
@@ -78,7 +78,7 @@ class Bench:
         return await to_thread.run_sync(ask)
 
     async def mounting(self) -> None:
-        """Let the target mount blobs."""
+        """Enable blob mounting at the target."""
         client = judge(self.emulator.endpoint_url)
         await to_thread.run_sync(lambda: client.put_account_setting(name="BLOB_MOUNTING", value="ENABLED"))
 

@@ -1,4 +1,4 @@
-"""What nobody outside of AWS knows of ECR, as questions that a registry answers itself."""
+"""Open questions about ECR, each with a probe that asks a registry."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Question:
 
 
 class Ecr:
-    """One repository, seen through boto3's client; every probe takes bytes that nobody has sent before."""
+    """A repository, through boto3's client; every probe sends fresh random bytes."""
 
     def __init__(self, client: Any, repository: str) -> None:
         self.client = client

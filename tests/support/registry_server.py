@@ -1,4 +1,4 @@
-"""A small registry on 127.0.0.1 that does as a test says: right by default, wrong where it is told to."""
+"""A small registry on 127.0.0.1: correct by default, and wrong where a test says so."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from asyncpush.settings import RetryPolicy, SourceRegistry
 from asyncpush.sources.registry import Logins, SourceRegistryReader, no_logins, open_pool
 from support.images import Json, Layout, digest
 
-#: Waits of next to nothing; tests that want others say so.
+#: Very short waits, for tests that need no others.
 QUICK = RetryPolicy(stall=5.0, first_wait=0.001, longest_wait=0.002, outage=0.3)
 
 Rule = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
@@ -38,7 +38,7 @@ class Seen:
 
 @dataclass
 class RegistryServer:
-    """What it holds, does and was asked; each request goes by the ``rules`` first, and the first answer counts."""
+    """Its content, its rules and its requests; the first rule that answers a request counts."""
 
     port: int = 0
     scheme: str = "http"
@@ -58,7 +58,7 @@ class RegistryServer:
         return f"{self.scheme}://{self.host}"
 
     def hold(self, layout: Layout, descriptor: Json, repository: str, tag: str) -> Json:
-        """Hold an image of a layout, under a tag."""
+        """Add an image of a layout, under a tag."""
         for name, data in layout.files.items():
             if name.startswith("blobs/"):
                 self.blobs[digest(data)] = data
@@ -97,7 +97,7 @@ class RegistryServer:
         return self.regular(request)
 
     def regular(self, request: web.Request) -> web.StreamResponse:
-        """What a good registry does."""
+        """The answers of a correct registry."""
         path = request.path
         if path == "/v2/":
             return web.json_response({})
@@ -144,7 +144,7 @@ def ranged(request: web.Request, data: bytes) -> web.Response:
 
 
 def refusal(status: int, code: str, message: str, **headers: str) -> web.Response:
-    """A refusal in the distribution-spec's shape."""
+    """An error in the distribution-spec's shape."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return web.json_response({"errors": [{"code": code, "message": message}]}, status=status, headers=named)
 

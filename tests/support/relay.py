@@ -1,4 +1,4 @@
-"""A relay between client and emulator that loses, refuses and delays, one request at a time, as told."""
+"""A relay between a client and the emulator that drops, refuses or delays single requests."""
 
 from __future__ import annotations
 

@@ -558,7 +558,8 @@ async def test_no_credentials_go_to_the_server_and_redirects_are_followed(
         assert not {"Authorization", "X-Amz-Security-Token", "Cookie"} & set(request.headers)
 
 
-async def test_a_server_that_redirects_for_ever_is_given_up_and_the_address_is_not_shown(reading: Reading) -> None:
+async def test_a_server_that_redirects_for_ever_is_given_up(reading: Reading) -> None:
+    """A server that redirects for ever is given up, and its address is not shown."""
     reading.files.planned = [redirected(1000)]
     with pytest.raises(asyncpush.RegistryError) as caught:
         await reading.read()

@@ -1,1 +1,1 @@
-"""How fast pushes into an endpoint go: a sweep over layers, sizes and limits, measured, told and drawn."""
+"""``asyncpush bench``: measures pushes over layers, sizes and limits, and reports them as tables, JSON and pictures."""

@@ -1,24 +1,24 @@
-"""What samples amount to: medians with their spread, percentiles of latencies, and which combination is fastest."""
+"""Statistics of samples: medians with their spread, percentiles of latencies, and the fastest combination."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Self
 
-from asyncpush.bench.measure import Sample
+from asyncpush.bench.sweep import Sample
 from asyncpush.bench.trials import Combination
 
-#: The operations whose latencies are told: those that carry a layer's bytes, and those that hash it at the far end.
+#: The operations whose latencies are reported: one carries a layer's bytes, the other makes ECR hash them.
 OPERATIONS = ("UploadLayerPart", "CompleteLayerUpload")
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A figure over the rounds: its median, its least and its largest value."""
+    """A figure over the rounds: its median, least and largest value."""
 
     median: float
     least: float
@@ -26,11 +26,15 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """Of at least one value."""
+        """The spread of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
+    def show(self, number: Callable[[float], str]) -> str:
+        """Write the median, and the least and the largest value in parentheses, each as *number* does."""
+        return f"{number(self.median)} ({number(self.least)}-{number(self.largest)})"
+
     def overlaps(self, other: Spread) -> bool:
-        """Whether rounds of both lie in each other's way, so that neither can be called the larger."""
+        """Whether both ranges overlap, so that neither can be called the larger."""
         return self.least <= other.largest and other.least <= self.largest
 
 
@@ -45,7 +49,7 @@ class Latency:
 
     @classmethod
     def of(cls, seconds: Iterable[float]) -> Self | None:
-        """Of these times; None where there are none."""
+        """The percentiles of these times; None if there are none."""
         ordered = sorted(seconds)
         if not ordered:
             return None
@@ -62,7 +66,7 @@ class Medians:
         seconds: of a push.
         rate: bytes of layers a second.
         cpu: processor seconds for each GiB of layers.
-        latencies: by operation, of all rounds together; without those that nobody asked.
+        latencies: by operation, of all rounds together; operations without requests are left out.
         throttled: requests refused for their rate, in all rounds.
         retried: requests sent again, in all rounds.
     """
@@ -78,11 +82,11 @@ class Medians:
 
 
 def summarise(samples: Iterable[Sample]) -> list[Medians]:
-    """One summary for each combination that has a counted round, in the order of their first ones."""
+    """A summary of each combination that has a counted round, in order of appearance."""
     by_combination: dict[Combination, list[Sample]] = {}
     for sample in samples:
-        if sample.turn.round:
-            by_combination.setdefault(sample.turn.combination, []).append(sample)
+        if sample.trial.round:
+            by_combination.setdefault(sample.trial.combination, []).append(sample)
     return [_summary(combination, counted) for combination, counted in by_combination.items()]
 
 
@@ -106,7 +110,7 @@ def _summary(combination: Combination, samples: Sequence[Sample]) -> Medians:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of several ways to push the same layers: the fastest, those that can't be told from it, and the rest."""
+    """Of several ways to push the same layers: the fastest, those within its spread, and the slower ones."""
 
     fastest: Medians
     as_fast: tuple[Medians, ...]
@@ -114,7 +118,7 @@ class Verdict:
 
 
 def verdicts(summaries: Sequence[Medians]) -> list[Verdict]:
-    """One for each number and size of layers that was pushed in more than one way."""
+    """A verdict for each number and size of layers that was pushed in more than one way."""
 
     def layers(summary: Medians) -> tuple[int, int]:
         return summary.combination.layers, summary.combination.size

@@ -1,4 +1,4 @@
-"""A sweep as one JSON document for programs: the machine, every round's raw figures, medians."""
+"""A sweep for readers: a JSON document with every round, for programs, and a table with the medians, for people."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TypeAlias
 
 from rich.console import Console
 from rich.table import Table
 
 from asyncpush.bench.figures import OPERATIONS, Latency, Medians, Spread, summarise, verdicts
-from asyncpush.bench.measure import Sample
-from asyncpush.bench.sweep import Outcome
+from asyncpush.bench.sweep import Outcome, Sample
 from asyncpush.bench.trials import Combination, size_word
 
 Json: TypeAlias = "Mapping[str, str | int | float | Json | Sequence[Json] | Sequence[float] | None]"
 
-#: Counted up when a member changes its name or meaning; new members may come at any time.
+#: Increased when a member changes its name or meaning; new members may be added at any time.
 _VERSION = 1
 
 _PACKAGES = ("asyncpush", "aioboto3", "aiobotocore", "aiohttp", "anyio", "botocore", "pybase64")
 
-#: Digits behind the point of a second: microseconds.
+#: Decimals of a second: microseconds.
 _DIGITS = 6
 
 
 def document(outcome: Outcome) -> Json:
-    """All that there is to tell. Sizes are bytes, times seconds."""
-    plan, place = outcome.plan, outcome.place
+    """The JSON document of a sweep; sizes are bytes, times are seconds."""
+    plan, endpoint = outcome.plan, outcome.endpoint
     return {
         "version": _VERSION,
         "made": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "machine": _machine(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "machine": machine(),
+        "versions": versions(_PACKAGES),
         "endpoint": {
-            "url": place.url,
-            "service": place.service,
-            "registryId": place.registry_id,
-            "region": place.region,
-            "emulator": place.local,
+            "url": endpoint.url,
+            "service": endpoint.service,
+            "registryId": endpoint.registry_id,
+            "region": endpoint.region,
+            "emulator": endpoint.local,
         },
         "plan": {"warmUp": plan.warm_up, "rounds": plan.rounds, "maxMemory": plan.max_memory, "bytes": plan.total},
         "combinations": _combinations(outcome.samples),
@@ -52,14 +52,34 @@ def document(outcome: Outcome) -> Json:
     }
 
 
-def _machine() -> Json:
+def machine() -> Json:
+    """The machine that measures, its memory in bytes; blocks."""
     load = os.getloadavg() if hasattr(os, "getloadavg") else ()
     return {
         "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor() or platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "load": [round(each, 2) for each in load],
     }
+
+
+def _processor() -> str:
+    """The processor's name, which only Linux gives without running a program; empty elsewhere."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text("utf-8").splitlines() if listing.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of Python and of those of *packages* that are installed."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def _combinations(samples: Iterable[Sample]) -> list[Json]:
@@ -80,9 +100,9 @@ def _combinations(samples: Iterable[Sample]) -> list[Json]:
 
 def _round(sample: Sample) -> Json:
     return {
-        "round": sample.turn.round,
-        **_members(sample.turn.combination),
-        "bytes": sample.turn.combination.total,
+        "round": sample.trial.round,
+        **_members(sample.trial.combination),
+        "bytes": sample.trial.combination.total,
         "seconds": round(sample.seconds, _DIGITS),
         "bytesPerSecond": round(sample.rate, _DIGITS),
         "cpuSeconds": round(sample.cpu, _DIGITS),
@@ -113,12 +133,12 @@ def _latency_json(latency: Latency) -> Json:
     return {name: round(value, _DIGITS) for name, value in asdict(latency).items()}
 
 
-#: Room for the widest table. A pipe has no width of its own: there, nothing is folded.
+#: Columns of a pipe, which has no width of its own: enough for the widest table.
 _PIPE_WIDTH = 200
 
 _MB = 10**6
 
-#: What may differ between combinations: a column where it does, a word above the table where it does not.
+#: The dimensions of a sweep: a column where combinations differ, a word above the table where they do not.
 _Dimension: TypeAlias = tuple[str, Callable[[Combination], str]]
 _DIMENSIONS: tuple[_Dimension, ...] = (
     ("layers", lambda combination: str(combination.layers)),
@@ -129,21 +149,21 @@ _DIMENSIONS: tuple[_Dimension, ...] = (
 
 
 def part_word(part_size: int | None) -> str:
-    """A part size; the endpoint's own where none was asked for."""
+    """A part size as tables show it; ``default`` is the endpoint's own."""
     return size_word(part_size) if part_size else "default"
 
 
 def table(outcome: Outcome) -> str:
-    """The table of *outcome*, which has samples, and which combination is fastest."""
+    """The table of *outcome*, which has samples, and the conclusions below it."""
     summaries = summarise(outcome.samples)
     combinations = [summary.combination for summary in summaries]
     swept = [each for each in _DIMENSIONS if len({each[1](combination) for combination in combinations}) > 1]
     constant = [f"{name} {word(combinations[0])}" for name, word in _DIMENSIONS if (name, word) not in swept]
     rounds = min(summary.rounds for summary in summaries)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    console = make_console()
     shown = _table(summaries, swept, narrow=False)
-    wanted = console.measure(shown, options=console.options.update(max_width=_PIPE_WIDTH))
-    if wanted.maximum > console.width:
+    measured = console.measure(shown, options=console.options.update(max_width=_PIPE_WIDTH))
+    if measured.maximum > console.width:
         shown = _table(summaries, swept, narrow=True)
     with console.capture() as captured:
         console.print(outcome.heading, soft_wrap=True)
@@ -156,15 +176,33 @@ def table(outcome: Outcome) -> str:
     return captured.get()
 
 
+def make_console() -> Console:
+    """A console on standard output that cuts nothing off, or folds it, where that is a pipe."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def make_table(headings: Iterable[str], *, title: str | None = None, names: int = 0, narrow: bool = False) -> Table:
+    """An empty table without lines: *names* columns of text, aligned left, and the others of figures, aligned right."""
+    made = Table(
+        title=title,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        collapse_padding=narrow,
+    )
+    for position, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if position < names else "right", overflow="fold", vertical="top")
+    return made
+
+
 def _table(summaries: Sequence[Medians], swept: Sequence[_Dimension], *, narrow: bool) -> Table:
-    """A row a summary; a *narrow* one has spreads below their medians, and fits into 80 columns."""
-    shown = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=narrow)
+    """A row for each summary; a *narrow* table has spreads below their medians, and fits into 80 columns."""
     refusals = _refusals(summaries)
     headings = [name.replace("-", "-\n") for name, _ in swept]
     headings += ["seconds", "MB/s", "CPU\ns/GiB", "part, ms\np50/p90/p99", "compl., ms\np50/p90/p99"]
     headings += ["throttled", "retried"] if refusals else []
-    for heading in headings:
-        shown.add_column(heading, justify="right", overflow="fold", vertical="top")
+    shown = make_table(headings, narrow=narrow)
     for summary in summaries:
         cells = [word(summary.combination) for _, word in swept]
         cells += [
@@ -185,10 +223,9 @@ def _mega(rate: Spread) -> Spread:
 
 
 def _spread(figure: Spread, rounds: int, narrow: bool) -> str:
-    middle, spread = brief(figure.median), f"{brief(figure.least)}-{brief(figure.largest)}"
     if rounds == 1:
-        return middle
-    return f"{middle}\n{spread}" if narrow else f"{middle} ({spread})"
+        return brief(figure.median)
+    return f"{brief(figure.median)}\n{brief(figure.least)}-{brief(figure.largest)}" if narrow else figure.show(brief)
 
 
 def _latency(latency: Latency | None) -> str:

@@ -1,4 +1,4 @@
-"""Where a sweep pushes to: a registry of the user's, or an emulator that is there for the sweep alone."""
+"""The endpoint of a sweep: a registry of the user's, or an emulator that runs for the sweep alone."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from asyncpush.protocols import Repository
 from asyncpush.reference import RegistryName, Service
 from asyncpush.settings import AwsConfiguration
 
-#: Seconds that deleting a repository may take, retries included; nobody who pressed Ctrl-C waits longer.
+#: Seconds that deleting a repository may take, retries included: the longest wait after Ctrl-C.
 _CLEANING = 30
 
 
 @dataclass(frozen=True, slots=True)
 class BenchTarget:
-    """How to reach it.
+    """How to reach the endpoint of a sweep.
 
     Attributes:
         registry: the registry.
-        aws: what counts over the AWS configuration.
-        local: whether it is the sweep's own emulator, on this machine, whose data goes with it.
+        aws: what overrides the AWS configuration.
+        local: whether it is the sweep's own emulator, on this machine, whose data is removed afterwards.
     """
 
     registry: RegistryName = field(default_factory=RegistryName)
@@ -41,8 +41,8 @@ class BenchTarget:
 
 
 @dataclass(frozen=True, slots=True)
-class TrialRepository:
-    """What is told about where a sweep pushes to.
+class BenchEndpoint:
+    """The endpoint of a sweep, as it is reported.
 
     Attributes:
         url: the endpoint.
@@ -60,12 +60,12 @@ class TrialRepository:
 
     @classmethod
     def of(cls, target: BenchTarget, home: Registry) -> Self:
-        """Where *home*, a connection to *target*, leads."""
+        """The endpoint of *home*, a connection to *target*."""
         return cls(home.endpoint_url, home.name.service, home.name.id, home.region, target.local)
 
     @property
     def is_aws(self) -> bool:
-        """Whether it is an account that somebody pays for."""
+        """Whether it is AWS, which somebody pays for."""
         return is_aws(self.url)
 
     def __str__(self) -> str:
@@ -99,13 +99,13 @@ async def local_target() -> AsyncIterator[BenchTarget]:
 async def own_repository(
     home: Registry, target: BenchTarget, name: str, say: Callable[[str], None]
 ) -> AsyncIterator[None]:
-    """Create repository *name*, and delete it with all that is in it when the block is left, whichever way.
+    """Create repository *name*, and delete it with its content when the block is left, however that happens.
 
     Args:
         home: a connection to *target*.
         target: where it is.
-        name: nobody else's.
-        say: tells the user that it is left, and what removes it, where something else is raised.
+        name: a name that nobody else uses.
+        say: shows the user that it is left behind, and the command that removes it, where another error is raised.
 
     Raises:
         RegistryError: it can't be created, or can't be deleted: then the hint removes it.
@@ -114,7 +114,7 @@ async def own_repository(
     may_be_there = not target.local
     try:
         try:
-            # That it exists already can only mean that the reply to an earlier try was lost: the name is random.
+            # If it exists already, the reply to an earlier try was lost: the name is random.
             await repository.create()
         except ServiceError:
             may_be_there = False

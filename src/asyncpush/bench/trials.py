@@ -1,4 +1,4 @@
-"""What a sweep will push: the combinations of its lists, and the turns that they take."""
+"""The plan of a sweep: the combinations of its lists, and the order of its trials."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _UNITS = (("GiB", 1024 * MiB), ("MiB", MiB), ("KiB", 1024))
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """What one push is made of.
+    """The parameters of one push.
 
     Attributes:
-        layers: how many go at once, as far as ``max_layers`` allows.
+        layers: layers that are pushed together, as far as ``max_layers`` allows.
         size: bytes of each.
         max_layers: ``Settings.max_layers``.
         part_size: ``Settings.part_size``; None is what the endpoint asks for.
@@ -46,7 +46,7 @@ class Combination:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One push of the sweep: the round that it belongs to, 0 while warming up, and what is pushed."""
+    """One push of the sweep: its round, 0 while warming up, and its parameters."""
 
     round: int
     combination: Combination
@@ -57,7 +57,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class TrialPlan:
-    """A sweep.
+    """The plan of a sweep.
 
     Attributes:
         combinations: what is compared.
@@ -71,8 +71,8 @@ class TrialPlan:
     rounds: int
     max_memory: int
 
-    def turns(self) -> Iterator[Trial]:
-        """All pushes, in order: A B C, A B C, so that what changes with time changes for all."""
+    def trials(self) -> Iterator[Trial]:
+        """All pushes in order, A B C, A B C, so that what changes with time affects all alike."""
         for number in range(1 - self.warm_up, self.rounds + 1):
             for combination in self.combinations:
                 yield Trial(max(number, 0), combination)
@@ -101,7 +101,7 @@ def make_plan(
     rounds: int,
     max_memory: int,
 ) -> TrialPlan:
-    """Plan the product of the lists; what a list names twice counts once.
+    """Plan the product of the lists; duplicates count once.
 
     Raises:
         UsageError: a value is one that can't be pushed.
@@ -131,7 +131,7 @@ def make_plan(
 
 
 def size_word(size: int) -> str:
-    """*size* as an option would be given it, exactly: ``64MiB``, ``1000``."""
+    """*size* exactly, as an option takes it: ``64MiB``, ``1000``."""
     for unit, factor in _UNITS:
         if size and size % factor == 0:
             return f"{size // factor}{unit}"

@@ -18,7 +18,7 @@ from asyncpush.api import connect
 from asyncpush.bench.plot import check_plot, draw
 from asyncpush.bench.report import document, table
 from asyncpush.bench.sweep import Outcome, Sweep
-from asyncpush.bench.target import BenchTarget, TrialRepository, local_target
+from asyncpush.bench.target import BenchEndpoint, BenchTarget, local_target
 from asyncpush.bench.trials import TrialPlan, make_plan
 from asyncpush.cli.options import AwsOptions, LimitOptions, OutputOptions, command, make_aws
 from asyncpush.cli.run import DONE, FAILED, run, say_error
@@ -136,7 +136,7 @@ def bench(
                 isolate()
                 target = await stack.enter_async_context(local_target())
             home = await stack.enter_async_context(connect(target.registry, aws=target.aws))
-            await _agree(plan, TrialRepository.of(target, home), yes=yes, quiet=show.quiet)
+            await _agree(plan, BenchEndpoint.of(target, home), yes=yes, quiet=show.quiet)
             emit = await stack.enter_async_context(progress(show.display))
             outcome = await Sweep(plan, target, home, emit=emit, say=say).run()
         return await _conclude(outcome, plot, show)
@@ -162,18 +162,18 @@ def _names_endpoint(aws: AwsOptions | None) -> bool:
     return aws not in (None, AwsOptions()) or any(os.environ.get(name) for name in _ENDPOINTS)
 
 
-async def _agree(plan: TrialPlan, place: TrialRepository, *, yes: bool, quiet: bool) -> None:
+async def _agree(plan: TrialPlan, endpoint: BenchEndpoint, *, yes: bool, quiet: bool) -> None:
     """Say what will be sent, and ask for confirmation if it goes to an AWS account.
 
     Raises:
         UsageError: there is no terminal to ask on, or the answer is no.
     """
-    turns = (plan.warm_up + plan.rounds) * len(plan.combinations)
+    pushes = (plan.warm_up + plan.rounds) * len(plan.combinations)
     whole = (
-        f"{turns} {'pushes' if turns > 1 else 'push'}, {plan.total / 2**30:.2f} GiB of layers in all "
-        f"({plan.total * 4 / 3 / 2**30:.2f} GiB over the wire), to {place}"
+        f"{pushes} {'pushes' if pushes > 1 else 'push'}, {plan.total / 2**30:.2f} GiB of layers in all "
+        f"({plan.total * 4 / 3 / 2**30:.2f} GiB over the wire), to {endpoint}"
     )
-    if not place.is_aws or yes:
+    if not endpoint.is_aws or yes:
         if not quiet:
             say(f"asyncpush: {whole}")
         return

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from asyncpush.emulator.auth.credentials import KnownCredentials as KnownCredentials
     from asyncpush.emulator.faults import FaultConfig as FaultConfig
-    from asyncpush.emulator.quirks import Quirks as Quirks
+    from asyncpush.emulator.limits import Quirks as Quirks
     from asyncpush.emulator.server import Emulator as Emulator
-    from asyncpush.emulator.store.recovery import Finding as Finding
+    from asyncpush.emulator.store.fsck import Finding as Finding
     from asyncpush.emulator.store.state import DamagedDataError as DamagedDataError
     from asyncpush.emulator.threaded import ThreadedEmulator as ThreadedEmulator
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "KnownCredentials": "auth.credentials",
     "FaultConfig": "faults",
-    "Quirks": "quirks",
+    "Quirks": "limits",
     "Emulator": "server",
-    "Finding": "store.recovery",
+    "Finding": "store.fsck",
     "DamagedDataError": "store.state",
     "ThreadedEmulator": "threaded",
 }

@@ -45,7 +45,7 @@ def unknown_operation(name: str, reason: str) -> AwsError:
 
 
 def not_implemented(name: str) -> AwsError:
-    """An operation that ECR has and the emulator has not: no answer of ECR's, and none that AWS clients retry."""
+    """An operation of ECR's that the emulator does not implement; AWS clients do not retry this error."""
     return AwsError(
         "NotImplementedException", f"Amazon ECR has the operation '{name}', this emulator does not", status=501
     )
@@ -68,7 +68,7 @@ def repository_exists(name: str, registry_id: str) -> AwsError:
 
 
 def repository_not_empty(name: str, registry_id: str) -> AwsError:
-    """DeleteRepository without force, while there are images."""
+    """DeleteRepository without force, of a repository with images."""
     return AwsError(
         "RepositoryNotEmptyException",
         f"The repository with name '{name}' in registry with id '{registry_id}' cannot be deleted "
@@ -77,7 +77,7 @@ def repository_not_empty(name: str, registry_id: str) -> AwsError:
 
 
 def registry_not_found(registry_id: str) -> AwsError:
-    """A public registry id that is not an account's, or an alias of none."""
+    """A public registry id that is neither a known account nor a known alias."""
     return AwsError("RegistryNotFoundException", f"The registry with id '{registry_id}' does not exist")
 
 
@@ -87,7 +87,7 @@ def limit_exceeded(message: str) -> AwsError:
 
 
 def upload_not_found(upload_id: str, name: str, registry_id: str) -> AwsError:
-    """An upload id that is unknown, finished, or another repository's."""
+    """An upload id that is unknown, finished, or belongs to another repository."""
     return AwsError(
         "UploadNotFoundException",
         f"The upload with id '{upload_id}' in the repository with name '{name}' in registry with id "
@@ -110,7 +110,7 @@ def part_too_small() -> AwsError:
 
 
 def invalid_layer(claimed: str, actual: Digest) -> AwsError:
-    """CompleteLayerUpload with a digest that is not that of the bytes."""
+    """CompleteLayerUpload with a digest that does not match the bytes."""
     return AwsError(
         "InvalidLayerException",
         f"The layer digest '{claimed}' does not match the digest that Amazon ECR has calculated, '{actual}'",
@@ -118,7 +118,7 @@ def invalid_layer(claimed: str, actual: Digest) -> AwsError:
 
 
 def layer_exists(digest: Digest, name: str, registry_id: str) -> AwsError:
-    """CompleteLayerUpload of a layer that the repository holds."""
+    """CompleteLayerUpload of a layer that the repository has."""
     return AwsError(
         "LayerAlreadyExistsException",
         f"The layer with digest '{digest}' already exists in the repository with name '{name}' in registry with id "
@@ -136,7 +136,7 @@ def layer_missing(digest: str, name: str, registry_id: str) -> AwsError:
 
 
 def layer_inaccessible(digest: str, name: str, registry_id: str) -> AwsError:
-    """GetDownloadUrlForLayer of a layer that no image names."""
+    """GetDownloadUrlForLayer of a layer that no image refers to."""
     return AwsError(
         "LayerInaccessibleException",
         f"The layer with digest '{digest}' in the repository with name '{name}' in the registry with id "
@@ -145,7 +145,7 @@ def layer_inaccessible(digest: str, name: str, registry_id: str) -> AwsError:
 
 
 def layer_discarded(digest: object) -> AwsError:
-    """GetDownloadUrlForLayer of a layer whose bytes an emulator does not keep; ECR has no such case."""
+    """GetDownloadUrlForLayer of a layer whose bytes the emulator has discarded; ECR has no such case."""
     return AwsError(
         "LayerInaccessibleException",
         f"The layer with digest '{digest}' can not be downloaded: its bytes were discarded (serve --discard)",
@@ -198,7 +198,7 @@ def image_digest_mismatch(claimed: str, name: str, registry_id: str) -> AwsError
 
 
 def image_not_found(digest: str | None, tag: str | None, name: str, registry_id: str) -> AwsError:
-    """DescribeImages of an image that is not there."""
+    """DescribeImages of an image that does not exist."""
     return AwsError(
         "ImageNotFoundException",
         f"The image with imageId {{imageDigest:'{digest or 'null'}', imageTag:'{tag or 'null'}'}} does not exist "
@@ -215,7 +215,7 @@ def policy_not_found(kind: str, name: str, registry_id: str) -> AwsError:
 
 
 def template_not_found(prefix: str, registry_id: str) -> AwsError:
-    """A repository creation template that is not there."""
+    """A repository creation template that does not exist."""
     return AwsError(
         "TemplateNotFoundException",
         f"The repository creation template with prefix '{prefix}' does not exist in the registry with id "

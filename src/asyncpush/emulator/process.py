@@ -1,4 +1,4 @@
-"""A local ECR for as long as a command runs: the emulator in a process of its own, and no AWS configuration."""
+"""The emulator in a process of its own, while a command runs, isolated from this machine's AWS configuration."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _END = 5
 
 @asynccontextmanager
 async def local_ecr(data: Path) -> AsyncIterator[AwsConfiguration]:
-    """Run the emulator on *data* and say how to reach it; it ends with the block.
+    """Run the emulator on *data* until the block is left, and yield how to reach it.
 
-    In a process of its own, as a registry is: its work must not slow the client's loop.
+    It has a process of its own, as a registry has: its work must not slow down the client's event loop.
 
     Raises:
         RegistryError: it did not start.
@@ -58,12 +58,12 @@ async def _introduction(process: anyio.abc.Process) -> str:
                 break
     url = text.partition("\n")[0].partition("=")[2]
     if not url:
-        raise RegistryError("the emulator did not start", hint="see what `asyncpush serve` says")
+        raise RegistryError("the emulator did not start", hint="run `asyncpush serve` to see why")
     return url
 
 
 def isolate() -> None:
-    """Let no AWS configuration and no proxy of this machine count in this process and its children."""
+    """Make this process and its children ignore this machine's AWS configuration and proxies."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):

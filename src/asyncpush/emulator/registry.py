@@ -1,4 +1,4 @@
-"""Which registry is meant: a service, an account and a region; its addresses, names on disk and ARNs."""
+"""Registries: a service, an account and a region; their addresses, directories and ARNs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ ServiceName = Literal["ecr", "ecr-public"]
 PRIVATE: ServiceName = "ecr"
 PUBLIC: ServiceName = "ecr-public"
 
-#: The account of the default test key, and of every key that is not known.
+#: The account of the default test key, and of all unknown keys.
 DEFAULT_ACCOUNT = "000000000000"
 
 #: The region of requests without a credential scope, such as ``aws --no-sign-request`` sends.
 DEFAULT_REGION = "us-east-1"
+
+#: An account's 12 digits.
+ACCOUNT = re.compile(r"[0-9]{12}")
 
 _HOST = re.compile(r"(?P<account>[0-9]{12})\.dkr[.-]ecr(?:-fips)?\.(?P<region>[a-z0-9][a-z0-9-]{0,39})\.")
 _ARN = re.compile(
@@ -31,7 +34,7 @@ class RegistryId:
     Attributes:
         service: ``ecr`` or ``ecr-public``.
         account: 12 digits.
-        region: empty for public repositories, which have none.
+        region: empty for public repositories, which belong to no region.
     """
 
     service: ServiceName = PRIVATE
@@ -55,11 +58,11 @@ class RegistryId:
 
 @dataclass(frozen=True, slots=True)
 class RequestTarget:
-    """The registry that a request is about.
+    """The registry that a request names.
 
     Attributes:
         registry: the registry.
-        id: how the request named it, a public alias maybe; answers and messages repeat it.
+        id: how the request named it, possibly by a public alias; answers and messages repeat it.
     """
 
     registry: RegistryId

@@ -1,11 +1,10 @@
-"""The emulator's listener and lifetime: a port, a data directory, and every request carried to its end."""
+"""The emulator: its listener, its lifetime, and the way of a request through authentication and faults to an API."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import ssl
-import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -18,29 +17,23 @@ import msgspec
 from aiohttp import web
 
 from asyncpush import open_files
-from asyncpush.emulator.api import downloads
-from asyncpush.emulator.api.addressing import Addressing
-from asyncpush.emulator.api.dispatch import ApiResponse, JsonApi, operation_name, refusal
-from asyncpush.emulator.api.downloads import Downloads
-from asyncpush.emulator.auth.authentication import Authentication
+from asyncpush.emulator.api.dispatch import Addressing, ApiResponse, JsonApi, operation_name, refusal
+from asyncpush.emulator.api.layers import DOWNLOAD_PATH, Downloads
+from asyncpush.emulator.auth.authentication import Authentication, read_principal
 from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, KnownCredentials, by_access_key_id
-from asyncpush.emulator.auth.principal import caller_of
-from asyncpush.emulator.auth.tokens import LIFETIME, Tokens
-from asyncpush.emulator.connections import Connections
+from asyncpush.emulator.auth.tokens import LIFETIME, ExpiredTokenError, InvalidTokenError, Tokens
+from asyncpush.emulator.connections import Bodies, Connections, check_announced, read_body
 from asyncpush.emulator.errors import AwsError
-from asyncpush.emulator.faults.admin import add_admin
 from asyncpush.emulator.faults.injector import HitCount
-from asyncpush.emulator.faults.middleware import FaultMiddleware
+from asyncpush.emulator.faults.middleware import FaultMiddleware, add_admin
 from asyncpush.emulator.faults.operations import Call
 from asyncpush.emulator.faults.rules import FaultConfig
-from asyncpush.emulator.limits import Limits
-from asyncpush.emulator.quirks import Quirks
-from asyncpush.emulator.received import Received
-from asyncpush.emulator.request_body import Bodies, check_announced, read_body
-from asyncpush.emulator.request_log import RequestLog, RequestRecord
-from asyncpush.emulator.store.background import BackgroundTasks
-from asyncpush.emulator.store.recovery import open_recovered
-from asyncpush.emulator.store.state import Store
+from asyncpush.emulator.limits import Limits, Quirks
+from asyncpush.emulator.request_log import Received, RequestLog
+from asyncpush.emulator.store.fsck import open_recovered
+from asyncpush.emulator.store.state import BackgroundTasks, Store
+from asyncpush.emulator.v2.answers import refusal as v2_refusal
+from asyncpush.emulator.v2.answers import token_expired, unauthorized
 from asyncpush.emulator.v2.dispatch import V2Api
 from asyncpush.errors import UsageError
 
@@ -48,16 +41,16 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MiB = 1024 * 1024
 
-#: Connections that may wait to be accepted: a client opens all of its own at once.
+#: Connections that may wait to be accepted: a client opens all of its connections at once.
 _BACKLOG = 1024
 
-#: Seconds that answers on their way out have when the emulator closes; what changes data takes the time it needs.
+#: Seconds that answers under way have when the emulator closes; changes of data take the time that they need.
 _CLOSING = 0.5
 
-#: Seconds that a client has for TLS's handshake.
+#: Seconds that a client has for the TLS handshake.
 _HANDSHAKE = 10.0
 
-#: Milliseconds that an answer may wait for a client that does not read it; where the system can count them.
+#: Milliseconds that an answer may wait for a client that does not read it, where the system supports such a limit.
 _UNREAD = 300_000
 
 #: Bytes that a connection may be ahead of its reader: asyncio's largest read. aiohttp's own 64 KiB costs a fifth more.
@@ -67,13 +60,13 @@ _READ_BUFFER = 256 * 1024
 class Emulator:
     """A local ECR on a data directory, serving while its ``async with`` block runs.
 
-    It answers ECR's JSON API at ``/``, pushes and pulls at ``/v2/``, and tells its requests at ``/_emulator/requests``
+    It answers ECR's JSON API at ``/``, pushes and pulls at ``/v2/``, and lists its requests at ``/_emulator/requests``
     and the bytes of their bodies at ``/_emulator/received``.
-    Each repository is an OCI image layout (``data_directory.py`` says where); another emulator on the same directory
-    goes on with everything that this one acknowledged, however this one ended.
+    Each repository is an OCI image layout (``store/disk.py`` says where); another emulator on the same directory
+    continues with everything that this one acknowledged, however this one ended.
 
     Args:
-        data: the data directory; made if it is not there.
+        data: the data directory; created if it does not exist.
         host: the address to listen on.
         port: the port; 0 takes a free one.
         part_size: bytes a part, as InitiateLayerUpload answers them. Below ECR's minimum of 5 MiB for all parts but the
@@ -83,12 +76,12 @@ class Emulator:
         quirks: how to answer where ECR's own answer is not known.
         credentials: the keys that requests may be signed with, and whose they are.
         verify_signatures: whether requests must be signed with them, and pulls need a token of GetAuthorizationToken;
-            without, everybody may do everything, and a key that is not among them is the account 000000000000's.
+            otherwise everybody may do everything, and unknown keys belong to the account 000000000000.
         token_lifetime: seconds that such a token lasts; ECR's 12 hours.
         discard: keep no bytes of layers, only what is known of them, and blobs of up to 1 MiB or in JSON; a data
             directory is made for one or the other. For measurements: pulls of a discarded layer are refused.
-        fault_config: the conditions that it serves in at first.
-        admin: whether anybody who reaches it may change them, at ``/_emulator/faults``.
+        fault_config: the faults that it starts with.
+        admin: whether anybody who can reach it may change the faults, at ``/_emulator/faults``.
 
     Attributes:
         requests: the last 100,000 requests, oldest first.
@@ -117,7 +110,7 @@ class Emulator:
     ) -> None:
         self.requests = RequestLog()
         self._received = Received()
-        self._middleware = FaultMiddleware(fault_config or FaultConfig(), self.requests, self._expire)
+        self._middleware = FaultMiddleware(fault_config or FaultConfig(), self.requests.record, self._expire)
         self._admin = admin
         self._data = data
         self._host = host
@@ -129,7 +122,7 @@ class Emulator:
         self._quirks = quirks or Quirks()
         self._keys = by_access_key_id(credentials)
         if verify_signatures and not self._keys:
-            raise UsageError("there are no credentials to verify signatures with", hint="give some, or don't verify")
+            raise UsageError("there are no credentials to verify signatures with", hint="give some, or verify none")
         self._verify_signatures = verify_signatures
         self._token_lifetime = token_lifetime
 
@@ -140,7 +133,7 @@ class Emulator:
 
     @property
     def port(self) -> int:
-        """The port that it listens on; of 0, the one that was free, once it is entered."""
+        """The port that it listens on; for port 0, the free port that it took on entering."""
         return self._port
 
     @property
@@ -151,7 +144,7 @@ class Emulator:
 
     @property
     def fault_config(self) -> FaultConfig:
-        """The conditions that it serves in; set it at any time, and counts begin again."""
+        """The current faults; they can be replaced at any time, which resets the counts."""
         return self._middleware.fault_config
 
     @fault_config.setter
@@ -160,7 +153,7 @@ class Emulator:
 
     @property
     def hit_counts(self) -> tuple[HitCount, ...]:
-        """How often each throttle and rule of the faults has fired, in their order."""
+        """How often each throttle and rule of the faults has fired, in order."""
         return self._middleware.hit_counts
 
     async def serve_forever(self) -> None:
@@ -180,13 +173,15 @@ class Emulator:
             listener = stack.enter_context(_listen(self._host, self._port))
             self._port = listener.getsockname()[1]
             self._downloads = Downloads(store)
-            rules = Limits(self.endpoint_url, self._part_size, self._quirks)
-            targets = Addressing(store, self._quirks, {key.account for key in self._keys.values()})
+            limits = Limits(self.endpoint_url, self._part_size, self._quirks)
+            addressing = Addressing(store, self._quirks, {key.account for key in self._keys.values()})
             tokens = await store.in_thread(Tokens.of, self._data, self._token_lifetime)
-            self._gate = Authentication(self._keys if self._verify_signatures else None, tokens, store.in_thread)
-            self._json = await store.in_thread(JsonApi, store, rules, self._downloads, targets, tokens)
-            self._finishing = BackgroundTasks(await stack.enter_async_context(anyio.create_task_group()))
-            self._v2 = V2Api(store, rules, self._finishing)
+            self._authentication = Authentication(
+                self._keys if self._verify_signatures else None, tokens, store.in_thread
+            )
+            self._json = await store.in_thread(JsonApi, store, limits, self._downloads, addressing, tokens)
+            self._background = BackgroundTasks(await stack.enter_async_context(anyio.create_task_group()))
+            self._v2 = V2Api(store, limits, self._background)
             await self._serve(listener, stack)
             self._open = stack.pop_all()
         return self
@@ -194,7 +189,7 @@ class Emulator:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Not told of the error: the task group has no part in it, and would wrap it in a group.
+        # The error is not passed on: the task group has no part in it, and would wrap it in a group.
         await self._open.aclose()
 
     async def _serve(self, listener: socket.socket, stack: AsyncExitStack) -> None:
@@ -211,7 +206,7 @@ class Emulator:
         application.router.add_post("/", self._answer_json)
         application.router.add_get("/_emulator/requests", self._answer_requests)
         application.router.add_get("/_emulator/received", self._received.answer)
-        application.router.add_get(f"{downloads.PREFIX}{{token}}", self._answer_layer)
+        application.router.add_get(f"{DOWNLOAD_PATH}{{token}}", self._answer_layer)
         if self._admin:
             add_admin(application.router, self._middleware)
         application.router.add_route("*", "/v2/{path:.*}", self._answer_v2)
@@ -220,7 +215,7 @@ class Emulator:
         stack.push_async_callback(_shielded, runner.cleanup)
         assert runner.server is not None, "it is set up"  # noqa: S101
         serving = await asyncio.get_running_loop().create_server(
-            # Digests and signatures are of the bytes as they come, however a client calls their encoding.
+            # Digests and signatures cover the bytes as they arrive, whatever Content-Encoding the client names.
             self._connections.factory(runner.server, access_log=None, read_bufsize=_READ_BUFFER, auto_decompress=False),
             sock=listener,
             ssl=self._tls,
@@ -231,11 +226,11 @@ class Emulator:
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse by the headers alone what can't be right: nothing of its body is kept."""
+        """Refuse by the headers alone what can't be valid, before its body is read."""
         if request.path == "/" and request.method == "POST":
             try:
                 check_announced(request)
-                self._gate.check_claim(request)
+                self._authentication.check_claim(request)
             except AwsError as error:
                 return self._answered(refusal(operation_name(request.headers.get("X-Amz-Target", "")), error))
         return await handler(request)
@@ -244,36 +239,41 @@ class Emulator:
         target = request.headers.get("X-Amz-Target", "")
         try:
             body = await read_body(request)
-            await self._gate.check_signature(request, body)
+            await self._authentication.check_signature(request, body)
         except ConnectionError:
-            return web.Response(status=400)  # Nobody is left to read it: a client that was killed while it sent.
+            return web.Response(status=400)  # Nobody reads it: the client disconnected while it sent.
         except AwsError as error:
             return self._answered(refusal(operation_name(target), error))
         self._connections.prove(request)
-        caller = caller_of(request.headers, self._keys)
-        return self._answered(await self._finishing.carry(lambda: self._json.answer(target, body, caller)))
+        principal = read_principal(request.headers, self._keys)
+        return self._answered(await self._background.finish(lambda: self._json.answer(target, body, principal)))
 
     def _answered(self, answer: ApiResponse) -> web.Response:
-        self.requests.append(RequestRecord(answer.operation, answer.status))
-        headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-RequestId": str(uuid.uuid4())}
-        return web.Response(body=answer.body, status=answer.status, headers=headers)
+        self.requests.record(answer.operation, answer.status)
+        return answer.to_http()
 
     async def _expire(self, call: Call) -> None:
         await self._store.expire_upload(call.upload_id)
 
     async def _answer_v2(self, request: web.Request) -> web.StreamResponse:
-        response: web.StreamResponse | None = self._gate.refusal_of_v2(request)
-        if response is None:
+        response: web.StreamResponse
+        try:
+            self._authentication.check_token(request)
+        except InvalidTokenError:
+            response = v2_refusal(unauthorized(request))
+        except ExpiredTokenError:
+            response = v2_refusal(token_expired())
+        else:
             self._connections.prove(request)
             response = await self._v2.answer(request)
-        self.requests.append(RequestRecord(f"{request.method} {request.path}", response.status))
+        self.requests.record(f"{request.method} {request.path}", response.status)
         return response
 
     async def _answer_layer(self, request: web.Request) -> web.StreamResponse:
         file = self._downloads.open(request.match_info["token"])
-        self.requests.append(RequestRecord(f"{request.method} {downloads.PREFIX}", 403 if file is None else 200))
+        self.requests.record(f"{request.method} {DOWNLOAD_PATH}", 403 if file is None else 200)
         if file is None:
-            return web.Response(status=403, text="This address is too old, or not one")
+            return web.Response(status=403, text="This address has expired, or is not valid")
         self._connections.prove(request)
         return _blob(file)
 
@@ -287,9 +287,9 @@ _LAST_PORT = 65535
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        if not 0 <= port <= _LAST_PORT:  # create_server would refuse it, and leave its socket open
+        if not 0 <= port <= _LAST_PORT:  # create_server would refuse it and leave its socket open
             raise OverflowError(f"port must be 0-{_LAST_PORT}")
-        # The port apart from the name: getaddrinfo takes 70000 for 4464.
+        # Without the port: getaddrinfo takes 70000 for 4464.
         family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server((address[0], port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
@@ -298,7 +298,7 @@ def _listen(host: str, port: int) -> socket.socket:
             f"can't listen on {host} port {port}: {reason}",
             hint="name a free port (0 takes any) and an address of this machine",
         ) from error
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections have it of their listener
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it from their listener
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD)
     return listener
 

@@ -16,9 +16,9 @@ from asyncpush.emulator.server import Emulator
 
 
 class ThreadedEmulator:
-    """An emulator that serves while its ``with`` block runs, in a thread; what it holds is gone afterwards.
+    """An emulator in a thread, for as long as its ``with`` block runs; its data is removed afterwards.
 
-    Any thread may use it. What is acknowledged does not outlive a power cut: it is faster so.
+    Any thread may use it. For speed, what it acknowledges does not survive a power cut.
 
     Attributes:
         endpoint_url: what to give to AWS clients; it stays the same.
@@ -28,7 +28,7 @@ class ThreadedEmulator:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables that lead any AWS tool or SDK to it, with credentials that are made up."""
+        """Environment variables that point any AWS tool or SDK to it, with made-up credentials."""
         return {
             "AWS_ENDPOINT_URL_ECR": self.endpoint_url,
             "AWS_ENDPOINT_URL_ECR_PUBLIC": self.endpoint_url,
@@ -49,7 +49,7 @@ class ThreadedEmulator:
         return Counter(request.operation for request in self.requests)
 
     def reset(self) -> None:
-        """Forget everything: repositories, images, uploads, settings and requests. Open connections are closed."""
+        """Remove all repositories, images, uploads, settings and requests, and close open connections."""
         port = self._emulator.port
         self._leave()
         self._enter(port)

@@ -348,9 +348,11 @@ async def test_an_identity_token_is_exchanged_by_oauth2(server: RegistryServer, 
 
 
 @pytest.mark.parametrize("realm", ["127.0.0.1", "127.1", "localhost", "[::1]", "0.0.0.0", "169.254.169.254"])
-async def test_a_realm_that_is_this_machine_gets_nothing_for_a_registry_elsewhere(
+async def test_a_local_realm_gets_nothing_for_a_remote_registry(
     server: RegistryServer, realm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A token realm on this machine gets no credentials for a registry elsewhere."""
+
     @server.rule("GET", "/v2/")
     async def guarded(request: web.Request) -> web.StreamResponse:
         where = f"http://{realm}:{server.port}/token"
@@ -657,7 +659,7 @@ async def test_a_token_for_the_registry_itself_is_said_as_it_is(
 
 @pytest.mark.parametrize("how", ["basic", "bearer", "denied"])
 @pytest.mark.parametrize("everybodys", [True, False])
-async def test_a_stored_login_that_is_refused_keeps_nobody_from_what_is_everybodys(
+async def test_a_refused_stored_login_does_not_block_public_images(
     server: RegistryServer, nobody_is_logged_in: Path, how: str, everybodys: bool
 ) -> None:
     """Each request goes without the login, too, before it fails; a note says once which login that is."""

@@ -95,9 +95,11 @@ async def test_from_its_end_on_nothing_is_asked(server: RegistryServer, remote: 
     assert not server.seen
 
 
-async def test_a_connection_that_breaks_is_made_good_from_the_byte_where_it_broke(
+async def test_a_broken_connection_resumes_from_the_byte_where_it_broke(
     server: RegistryServer, remote: SourceRegistryReader, events: Events
 ) -> None:
+    """A download whose connection breaks resumes from the byte where it broke."""
+
     @server.rule("GET", "/blobs/", times=1)
     async def first(request: web.Request) -> web.StreamResponse:
         return await cut(request, DATA[:600_000], len(DATA))

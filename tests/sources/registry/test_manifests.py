@@ -241,9 +241,10 @@ async def test_documents_that_come_compressed_are_decompressed(
     assert await remote.tags("team/app") == ("1.0",)
 
 
-async def test_a_document_that_grows_without_end_as_it_is_decompressed_is_refused(
+async def test_a_document_that_decompresses_without_end_is_refused(
     server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
+    """A document that decompresses without end is refused."""
     bomb = gzip.compress(b" " * (MAX_MANIFEST_SIZE + 1))
 
     @server.rule("GET", "/manifests/")
@@ -254,9 +255,10 @@ async def test_a_document_that_grows_without_end_as_it_is_decompressed_is_refuse
         await remote.manifest("team/app", "1.0")
 
 
-async def test_a_tag_that_was_deleted_meanwhile_is_still_read_by_its_digest_and_then_named(
+async def test_a_tag_deleted_meanwhile_is_still_read_by_its_digest(
     server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
+    """An image whose tag is deleted meanwhile is still read by its digest, and then named."""
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
     descriptor = await remote.resolve("team/app", "1.0")
@@ -291,9 +293,10 @@ async def test_a_manifest_that_is_not_what_was_asked_for_is_refused(
         await remote.manifest("team/app", reference)
 
 
-async def test_a_manifest_of_another_size_or_type_than_its_descriptor_says_is_refused(
+async def test_a_manifest_with_a_wrong_size_or_type_is_refused(
     server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
+    """A manifest of another size or type than its descriptor says is refused."""
     layout = Layout()
     there = server.hold(layout, layout.image(layer_tar("x")), "team/app", "1.0")
     named = Digest.parse(str(there["digest"]))
@@ -474,9 +477,10 @@ async def test_referrers_by_their_api(server: RegistryServer, remote: SourceRegi
     assert remote.requests == {"GET referrers": 2}
 
 
-async def test_referrers_by_their_tag_where_there_is_no_api_which_is_asked_for_once(
+async def test_referrers_come_by_their_tag_where_there_is_no_api(
     server: RegistryServer, remote: SourceRegistryReader
 ) -> None:
+    """Referrers come by their tag where there is no referrers API, which is asked for once."""
     layout = Layout()
     image = layout.image(layer_tar("x"))
     subject = Digest.parse(str(image["digest"]))

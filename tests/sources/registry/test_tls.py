@@ -165,7 +165,7 @@ async def test_certificates_are_for_their_registry_alone(
         (None, r"docker/certs\.d/127\.0\.0\.1:[0-9]+ can't be read"),
     ],
 )
-async def test_a_certificate_of_dockers_that_does_not_do_is_named_only_where_tls_fails(
+async def test_an_unusable_docker_certificate_is_named_only_where_tls_fails(
     certified: Callable[..., ssl.SSLContext],
     bundle: Path,
     tmp_path: Path,
@@ -173,6 +173,7 @@ async def test_a_certificate_of_dockers_that_does_not_do_is_named_only_where_tls
     name: str | None,
     words: str,
 ) -> None:
+    """An unusable certificate of Docker's configuration is named only where TLS fails."""
     async with running(held(), certified("127.0.0.1")) as server:
         path = folder_of(tmp_path, server.host)
         if name is not None:

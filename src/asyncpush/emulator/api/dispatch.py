@@ -1,51 +1,64 @@
-"""ECR's and ECR Public's JSON API: a target and a body in, an answer or an error in AWS's shape out."""
+"""The JSON API of ECR and ECR Public: routes a request to its operation and registry, and answers in AWS's shape."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+import uuid
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import msgspec
+from aiohttp import web
 
 from asyncpush import open_files
 from asyncpush.emulator.api import requests
-from asyncpush.emulator.api.addressing import Addressing
-from asyncpush.emulator.api.downloads import Downloads
 from asyncpush.emulator.api.images import ImageListsApi, ImagesApi
-from asyncpush.emulator.api.layers import LayersApi
-from asyncpush.emulator.api.pagination import Document
+from asyncpush.emulator.api.layers import Downloads, LayersApi
 from asyncpush.emulator.api.part_body import read_part_body
 from asyncpush.emulator.api.registries import RegistriesApi, TokenApi
 from asyncpush.emulator.api.repositories import PoliciesApi, RepositoriesApi
+from asyncpush.emulator.api.requests import Document
 from asyncpush.emulator.api.validation import load_input_rules
-from asyncpush.emulator.auth.principal import Principal
+from asyncpush.emulator.auth.authentication import Principal
 from asyncpush.emulator.auth.tokens import Tokens
-from asyncpush.emulator.errors import AwsError, not_implemented, server_error, unknown_operation
-from asyncpush.emulator.limits import Limits
-from asyncpush.emulator.registry import PRIVATE, PUBLIC, RequestTarget, ServiceName
+from asyncpush.emulator.errors import AwsError, not_implemented, registry_not_found, server_error, unknown_operation
+from asyncpush.emulator.limits import Limits, Quirks
+from asyncpush.emulator.registry import (
+    ACCOUNT,
+    DEFAULT_ACCOUNT,
+    PRIVATE,
+    PUBLIC,
+    RegistryId,
+    RequestTarget,
+    ServiceName,
+)
 from asyncpush.emulator.store.state import Store
 
 _LOG = logging.getLogger(__name__)
 
-#: Bodies of more bytes than this are parsed in a thread (only manifests are so long, and parts).
+#: Bodies of more bytes than this are parsed in a thread: manifests and parts.
 _INLINE = 64 * 1024
 
 R = TypeVar("R", bound=requests.OperationInput)
 
-#: Answers a body; told who asks, and what judges its members.
+#: Answers a request's body, given its principal and the check of its members.
 Operation = Callable[[bytearray, Principal, requests.Check], Awaitable[Document]]
 
 
 @dataclass(frozen=True, slots=True)
 class ApiResponse:
-    """What goes back: the operation's name for the log, the HTTP status and the JSON body."""
+    """An answer: the operation's name for the log, the HTTP status and the JSON body."""
 
     operation: str
     status: int
     body: bytes
+
+    def to_http(self) -> web.Response:
+        """The answer over HTTP (JSON 1.1)."""
+        headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-RequestId": str(uuid.uuid4())}
+        return web.Response(body=self.body, status=self.status, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,46 +74,48 @@ _PUBLIC = _Service(PUBLIC, "SpencerFrontendService")
 
 
 class JsonApi:
-    """Both services on one store; making one blocks for some milliseconds, to load the services' models.
+    """Both services on one store. Creating one blocks for some milliseconds, to load the services' models.
 
     Args:
-        store: what is held.
-        rules: the numbers and addresses to answer by.
-        downloads: what makes the addresses of layers.
-        targets: what finds the registry of a request.
-        tokens: what opens ``/v2/``.
+        store: repositories, uploads and settings.
+        limits: quotas, part sizes, quirks and the endpoint's address.
+        downloads: makes the addresses of layers.
+        addressing: finds the registry of a request.
+        tokens: makes and checks the tokens of ``/v2/``.
     """
 
-    def __init__(self, store: Store, rules: Limits, downloads: Downloads, targets: Addressing, tokens: Tokens) -> None:
+    def __init__(
+        self, store: Store, limits: Limits, downloads: Downloads, addressing: Addressing, tokens: Tokens
+    ) -> None:
         self._store = store
-        self._targets = targets
-        self._layers = LayersApi(store, rules, downloads)
-        self._images = ImagesApi(store, rules)
+        self._addressing = addressing
+        self._layers = LayersApi(store, limits, downloads)
+        self._images = ImagesApi(store, limits)
         self._lists = ImageListsApi(store)
-        self._repositories = RepositoriesApi(store, rules)
+        self._repositories = RepositoriesApi(store, limits)
         self._policies = PoliciesApi(store)
-        self._registries = RegistriesApi(store, rules)
-        self._tokens = TokenApi(tokens, rules)
+        self._registries = RegistriesApi(store, limits)
+        self._tokens = TokenApi(tokens, limits)
         self._inputs = {service.prefix: load_input_rules(service.name) for service in (_PRIVATE, _PUBLIC)}
         self._operations = {
             _PRIVATE.prefix: self._shared(_PRIVATE) | self._private_only(),
             _PUBLIC.prefix: self._shared(_PUBLIC) | self._public_only(),
         }
 
-    async def answer(self, target: str, body: bytearray, caller: Principal) -> ApiResponse:
+    async def answer(self, target: str, body: bytearray, principal: Principal) -> ApiResponse:
         """Carry out one request.
 
         Args:
             target: the ``X-Amz-Target`` header, empty if there was none.
             body: the request's body.
-            caller: who asks.
+            principal: who sends it.
 
         Returns:
-            An answer in any case: refusals, a full disk and defects are answers, too.
+            An answer in any case: refusals, a full disk and defects give one, too.
         """
         name = operation_name(target)
         try:
-            return ApiResponse(name, 200, msgspec.json.encode(await self._run(target, body, caller)))
+            return ApiResponse(name, 200, msgspec.json.encode(await self._run(target, body, principal)))
         except AwsError as error:
             return refusal(name, error)
         except OSError as error:
@@ -111,7 +126,7 @@ class JsonApi:
             _LOG.exception("%s failed", name)
             return refusal(name, AwsError("InternalFailure", "The emulator has a defect; its log has more", status=500))
 
-    async def _run(self, target: str, body: bytearray, caller: Principal) -> Document:
+    async def _run(self, target: str, body: bytearray, principal: Principal) -> Document:
         prefix, _, name = target.rpartition(".")
         table = self._operations.get(prefix)
         if table is None:
@@ -121,7 +136,7 @@ class JsonApi:
             if name in self._inputs[prefix].operations:
                 raise not_implemented(name)
             raise unknown_operation(name, "is not one that this service has")
-        return await operation(body, caller, partial(self._inputs[prefix].check, name))
+        return await operation(body, principal, partial(self._inputs[prefix].check, name))
 
     def _shared(self, service: _Service) -> dict[str, Operation]:
         layers, images, repositories, policies = self._layers, self._images, self._repositories, self._policies
@@ -190,17 +205,17 @@ class JsonApi:
     def _json(
         self, service: _Service, kind: type[R], run: Callable[[R, RequestTarget], Awaitable[Document]]
     ) -> Operation:
-        async def operation(body: bytearray, caller: Principal, check: requests.Check) -> Document:
+        async def operation(body: bytearray, principal: Principal, check: requests.Check) -> Document:
             read = partial(requests.decode, body, kind, check)
             request = await self._store.in_thread(read) if len(body) > _INLINE else read()
-            return await run(request, self._targets.of(service.name, caller, request.registry_id))
+            return await run(request, self._addressing.of(service.name, principal, request.registry_id))
 
         return operation
 
     def _part(self, service: _Service) -> Operation:
-        async def operation(body: bytearray, caller: Principal, check: requests.Check) -> Document:
+        async def operation(body: bytearray, principal: Principal, check: requests.Check) -> Document:
             part = await self._store.in_thread(read_part_body, body, check)
-            target = self._targets.of(service.name, caller, part.request.registry_id)
+            target = self._addressing.of(service.name, principal, part.request.registry_id)
             return await self._layers.upload_part(part, target)
 
         return operation
@@ -215,3 +230,48 @@ def refusal(operation: str, error: AwsError) -> ApiResponse:
     """An error in AWS's shape (JSON 1.1: ``__type``, ``message`` and the shape's members)."""
     document = {"__type": error.code, "message": error.message, **error.members}
     return ApiResponse(operation, error.status, msgspec.json.encode(document))
+
+
+_PUBLIC_REGIONS = ("us-east-1", "us-west-2")
+
+
+class Addressing:
+    """Finds the registry of each request.
+
+    Args:
+        store: an account with a repository in it exists.
+        quirks: how public aliases and regions are read.
+        accounts: accounts that exist without a repository.
+    """
+
+    def __init__(self, store: Store, quirks: Quirks, accounts: Collection[str]) -> None:
+        self._store = store
+        self._quirks = quirks
+        self._accounts = frozenset({DEFAULT_ACCOUNT, *accounts})
+
+    def of(self, service: ServiceName, principal: Principal, registry_id: str | None) -> RequestTarget:
+        """The registry that a request names.
+
+        Raises:
+            AwsError: RegistryNotFoundException, UnsupportedCommandException; for ECR Public only.
+        """
+        named = registry_id or principal.account
+        if service == PRIVATE:
+            return RequestTarget(RegistryId(PRIVATE, named, principal.region), named)
+        if self._quirks.public_regions == "documented" and principal.region not in _PUBLIC_REGIONS:
+            raise AwsError(
+                "UnsupportedCommandException",
+                f"ECR Public is in {' and '.join(_PUBLIC_REGIONS)}, not {principal.region}",
+            )
+        return RequestTarget(RegistryId(PUBLIC, self._account(named, principal), ""), named)
+
+    def _account(self, named: str, principal: Principal) -> str:
+        if ACCOUNT.fullmatch(named):
+            if named == principal.account or named in self._accounts or self._has_repositories(named):
+                return named
+        elif self._quirks.unknown_alias == "caller":
+            return principal.account
+        raise registry_not_found(named)
+
+    def _has_repositories(self, account: str) -> bool:
+        return any(held for registry, held in self._store.repositories.items() if registry.account == account)

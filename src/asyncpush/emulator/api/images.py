@@ -1,4 +1,4 @@
-"""The operations that put, get and delete images."""
+"""The image operations: put, get, delete, describe and list."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from asyncpush.emulator.api import requests
-from asyncpush.emulator.api.pagination import Document, paginate
-from asyncpush.emulator.api.requests import ImageId
+from asyncpush.emulator.api.requests import Document, ImageId, paginate
 from asyncpush.emulator.errors import (
     image_digest_mismatch,
     image_exists,
@@ -20,26 +19,24 @@ from asyncpush.emulator.errors import (
 )
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RequestTarget
-from asyncpush.emulator.store.manifests import ParsedManifest, Reference, read_manifest
-from asyncpush.emulator.store.records import ImageRecord
+from asyncpush.emulator.store.records import ImageRecord, ParsedManifest, Reference, read_manifest
 from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store, now
 from asyncpush.model import Digest
 
-_DIGEST = re.compile(r"[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,299}")
 
 
 class ImagesApi:
     """ECR's image operations on a store."""
 
-    def __init__(self, store: Store, rules: Limits) -> None:
+    def __init__(self, store: Store, limits: Limits) -> None:
         self._store = store
-        self._rules = rules
-        self._quirks = rules.quirks
+        self._limits = limits
+        self._quirks = limits.quirks
 
     async def put(self, request: requests.PutImage, target: RequestTarget) -> Document:
-        """PutImage: the exact bytes, once all that they name is there."""
+        """PutImage: stores the exact bytes, if everything that they refer to exists."""
         name, registry_id = request.repository_name, target.id
         self._store.repository(target, name)
         raw = request.image_manifest.encode()
@@ -56,35 +53,35 @@ class ImagesApi:
         return {"image": _image(request, registry_id, image_id, request.image_manifest, manifest.media_type)}
 
     async def get(self, request: requests.BatchGetImage, target: RequestTarget) -> Document:
-        """BatchGetImage; never converts a manifest, whatever the caller accepts."""
+        """BatchGetImage; never converts a manifest, whatever media types are accepted."""
         registry_id = target.id
         repository = self._store.repository(target, request.repository_name)
         images: list[Document] = []
         failures: list[Document] = []
-        for wanted in request.image_ids:
-            found = repository.find(digest=wanted.image_digest, tag=wanted.image_tag)
+        for requested in request.image_ids:
+            found = repository.find(digest=requested.image_digest, tag=requested.image_tag)
             if found is None or not self._is_accepted(found, request.accepted_media_types):
-                failures.append(_failure(repository, wanted))
+                failures.append(_failure(repository, requested))
                 continue
             raw = await self._store.in_thread(repository.read_manifest, found)
             tags = repository.tags_by_image().get(found.manifest.digest, ())
-            image_id = ImageId(str(found.manifest.digest), wanted.image_tag or next(iter(tags), None))
+            image_id = ImageId(str(found.manifest.digest), requested.image_tag or next(iter(tags), None))
             images.append(_image(request, registry_id, image_id, raw.decode(), found.manifest.media_type))
         return {"images": images, "failures": failures}
 
     async def delete(self, request: requests.BatchDeleteImage, target: RequestTarget) -> Document:
-        """BatchDeleteImage: a tag by its name, an image and all its tags by its digest."""
+        """BatchDeleteImage: a tag by its name, an image with all its tags by its digest."""
         deleted: list[ImageId] = []
         failures: list[Document] = []
         async with self._store.changing(target, request.repository_name) as repository:
-            for wanted in request.image_ids:
-                found = repository.find(digest=wanted.image_digest, tag=wanted.image_tag)
+            for requested in request.image_ids:
+                found = repository.find(digest=requested.image_digest, tag=requested.image_tag)
                 if found is None:
-                    failures.append(_failure(repository, wanted))
-                elif not wanted.image_tag and repository.is_child(found.manifest.digest):
-                    failures.append(_referenced(wanted))
+                    failures.append(_failure(repository, requested))
+                elif not requested.image_tag and repository.is_child(found.manifest.digest):
+                    failures.append(_referenced(requested))
                 else:
-                    deleted += await self._delete(repository, found.manifest.digest, wanted.image_tag)
+                    deleted += await self._delete(repository, found.manifest.digest, requested.image_tag)
         return {"imageIds": deleted, "failures": failures}
 
     async def _delete(self, repository: RepositoryState, digest: Digest, tag: str | None) -> list[ImageId]:
@@ -96,7 +93,7 @@ class ImagesApi:
         return [ImageId(str(digest), tag) for tag in tags] or [ImageId(str(digest))]
 
     def _check_quotas(self, repository: RepositoryState, manifest: ParsedManifest, tag: str | None) -> None:
-        quotas, digest = self._rules.quotas(repository.registry), manifest.digest
+        quotas, digest = self._limits.quotas(repository.registry), manifest.digest
         if not manifest.layer_count and manifest.blobs and self._quirks.oci_conformance == "no":
             raise invalid_parameter("ImageManifest", "Image has to have at least 1 layer")
         if quotas.layers and manifest.layer_count > quotas.layers:
@@ -108,15 +105,15 @@ class ImagesApi:
             raise limit_exceeded(f"The maximum number of tags of an image, {quotas.tags}, has been reached")
 
     def _check_references(self, repository: RepositoryState, manifest: ParsedManifest, registry_id: str) -> None:
-        held_layers = (reference.sha256 in repository.layers for reference in manifest.blobs)
-        if lost := _missing(manifest.blobs, held_layers):
-            raise layers_not_found(lost, repository.name, registry_id)
-        held_images = (reference.sha256 in repository.images for reference in manifest.children)
-        lost = _missing(manifest.children, held_images)
+        layers_present = (reference.sha256 in repository.layers for reference in manifest.blobs)
+        if missing := _missing(manifest.blobs, layers_present):
+            raise layers_not_found(missing, repository.name, registry_id)
+        images_present = (reference.sha256 in repository.images for reference in manifest.children)
+        missing = _missing(manifest.children, images_present)
         if manifest.subject and self._quirks.missing_subject == "refused":
-            lost += [] if repository.find(digest=manifest.subject) else [manifest.subject]
-        if lost:
-            raise referenced_images_not_found(lost, repository.name, registry_id)
+            missing += [] if repository.find(digest=manifest.subject) else [manifest.subject]
+        if missing:
+            raise referenced_images_not_found(missing, repository.name, registry_id)
 
     def _check_tag(self, repository: RepositoryState, digest: Digest, tag: str | None, registry_id: str) -> None:
         named = repository.tags.get(tag) if tag else None
@@ -133,9 +130,9 @@ class ImagesApi:
         return given or image.manifest.media_type in (accepted or ())
 
 
-def _missing(references: Iterable[Reference], held: Iterable[bool]) -> list[str]:
-    lost = (reference.digest for reference, there in zip(references, held, strict=True) if not there)
-    return list(dict.fromkeys(lost))
+def _missing(references: Iterable[Reference], present: Iterable[bool]) -> list[str]:
+    missing = (reference.digest for reference, is_present in zip(references, present, strict=True) if not is_present)
+    return list(dict.fromkeys(missing))
 
 
 def _image(
@@ -150,12 +147,12 @@ def _image(
     }
 
 
-def _failure(repository: RepositoryState, wanted: ImageId) -> Document:
-    """Why BatchGetImage or BatchDeleteImage found nothing."""
-    digest, tag = wanted.image_digest, wanted.image_tag
+def _failure(repository: RepositoryState, requested: ImageId) -> Document:
+    """The failure of BatchGetImage or BatchDeleteImage for an image that was not found."""
+    digest, tag = requested.image_digest, requested.image_tag
     if not digest and not tag:
         code, reason = "MissingDigestAndTag", "Invalid request parameters: both tag and digest cannot be null"
-    elif digest and not _DIGEST.fullmatch(digest):
+    elif digest and not requests.DIGEST_FORM.fullmatch(digest):
         code, reason = "InvalidImageDigest", "Invalid request parameters: image digest should satisfy the regex"
     elif tag and not _TAG.fullmatch(tag):
         code, reason = "InvalidImageTag", "Invalid request parameters: image tag should satisfy the regex"
@@ -163,18 +160,18 @@ def _failure(repository: RepositoryState, wanted: ImageId) -> Document:
         code, reason = "ImageTagDoesNotMatchDigest", f"Requested image tag '{tag}' does not match digest '{digest}'"
     else:
         code, reason = "ImageNotFound", "Requested image not found"
-    return {"imageId": wanted, "failureCode": code, "failureReason": reason}
+    return {"imageId": requested, "failureCode": code, "failureReason": reason}
 
 
-def _referenced(wanted: ImageId) -> Document:
+def _referenced(requested: ImageId) -> Document:
     return {
-        "imageId": wanted,
+        "imageId": requested,
         "failureCode": "ImageReferencedByManifestList",
-        "failureReason": f"Requested image '{wanted.image_digest}' is referenced by a manifest list",
+        "failureReason": f"Requested image '{requested.image_digest}' is referenced by a manifest list",
     }
 
 
-#: Referrers of a page where a request names no number: the most that it can name.
+#: Referrers of a page where a request gives no maximum: the largest one allowed.
 _REFERRERS = 50
 
 
@@ -185,7 +182,7 @@ class ImageListsApi:
         self._store = store
 
     async def describe(self, request: requests.DescribeImages, target: RequestTarget) -> Document:
-        """DescribeImages: those named, of which none may be missing, or all, page by page."""
+        """DescribeImages: the named images, all of which must exist, or all images page by page."""
         registry_id = target.id
         repository = self._store.repository(target, request.repository_name)
         if request.image_ids is not None:
@@ -202,7 +199,7 @@ class ImageListsApi:
         return {"imageDetails": image_details(repository, page.entries, registry_id), **page.members}
 
     async def list_ids(self, request: requests.ListImages, target: RequestTarget) -> Document:
-        """ListImages: an entry for each tag, and one for each image without."""
+        """ListImages: an entry for each tag, and one for each untagged image."""
         repository = self._store.repository(target, request.repository_name)
         tags = repository.tags_by_image()
         digests = [image.manifest.digest for image in _filtered(repository, request.filter)]
@@ -213,7 +210,7 @@ class ImageListsApi:
         return {"imageIds": page.entries, **page.members}
 
     async def describe_tags(self, request: requests.DescribeImageTags, target: RequestTarget) -> Document:
-        """DescribeImageTags (public); a tag's date is its image's, since no other is kept."""
+        """DescribeImageTags (public); a tag has its image's date, since no other is stored."""
         repository = self._store.repository(target, request.repository_name)
         page = paginate(list(repository.tags), str, request.next_token, request.max_results)
         found = [(tag, repository.find(tag=tag)) for tag in page.entries]
@@ -225,15 +222,15 @@ class ImageListsApi:
         return {"imageTagDetails": details, **page.members}
 
     async def referrers(self, request: requests.ListImageReferrers, target: RequestTarget) -> Document:
-        """ListImageReferrers: the manifests whose subject is this digest, whether that is there or not."""
+        """ListImageReferrers: the manifests whose subject is this digest, whether or not that exists."""
         repository = self._store.repository(target, request.repository_name)
-        wanted = request.filter
+        requested = request.filter
         found = [
             manifest
             for manifest in repository.referrers(request.subject_id.image_digest)
-            if not wanted.artifact_types or manifest.artifact_type in wanted.artifact_types
+            if not requested.artifact_types or manifest.artifact_type in requested.artifact_types
         ]
-        shown = found if wanted.artifact_status in ("ACTIVE", "ANY") else []  # nothing is ever archived here
+        shown = found if requested.artifact_status in ("ACTIVE", "ANY") else []  # the emulator archives nothing
         size = request.max_results or _REFERRERS
         page = paginate(shown, lambda manifest: str(manifest.digest), request.next_token, size)
         return {"referrers": [_referrer(manifest) for manifest in page.entries], **page.members}
@@ -251,17 +248,17 @@ def _referrer(manifest: ParsedManifest) -> Document:
     return {**found, "annotations": manifest.annotations} if manifest.annotations else found
 
 
-def _must_find(repository: RepositoryState, wanted: ImageId, registry_id: str) -> ImageRecord:
-    found = repository.find(digest=wanted.image_digest, tag=wanted.image_tag)
+def _must_find(repository: RepositoryState, requested: ImageId, registry_id: str) -> ImageRecord:
+    found = repository.find(digest=requested.image_digest, tag=requested.image_tag)
     if found is None:
-        raise image_not_found(wanted.image_digest, wanted.image_tag, repository.name, registry_id)
+        raise image_not_found(requested.image_digest, requested.image_tag, repository.name, registry_id)
     return found
 
 
-def _filtered(repository: RepositoryState, wanted: requests.ImageFilter) -> list[ImageRecord]:
-    if wanted.image_status not in ("ACTIVE", "ANY"):
-        return []  # nothing is ever archived here
-    status = wanted.tag_status
+def _filtered(repository: RepositoryState, requested: requests.ImageFilter) -> list[ImageRecord]:
+    if requested.image_status not in ("ACTIVE", "ANY"):
+        return []  # the emulator archives nothing
+    status = requested.tag_status
     tagged = set(repository.tags.values())
     return [
         image
@@ -277,7 +274,7 @@ def image_details(repository: RepositoryState, images: Iterable[ImageRecord], re
 
 
 def common_detail(repository: RepositoryState, image: ImageRecord) -> dict[str, object]:
-    """What a detail says wherever it stands."""
+    """The members of an image's details that all operations share."""
     manifest = image.manifest
     detail: dict[str, object] = {
         "imageDigest": str(manifest.digest),
@@ -302,7 +299,7 @@ def _detail(repository: RepositoryState, image: ImageRecord, tags: list[str] | N
 
 
 def _size(repository: RepositoryState, manifest: ParsedManifest) -> int:
-    """An image's blobs together; of an index, its largest image (API reference, ImageDetail)."""
+    """The size of an image's blobs; of an index, that of its largest image (API reference, ImageDetail)."""
     children = (repository.images.get(child.sha256) for child in manifest.children if child.sha256)
     blobs = {reference.digest: reference.size for reference in manifest.blobs}
     return sum(blobs.values()) or max((_size(repository, child.manifest) for child in children if child), default=0)

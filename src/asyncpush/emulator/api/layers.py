@@ -1,14 +1,19 @@
-"""The layer operations: is it there, begin, add a part, complete, where to download it."""
+"""The layer operations: availability, uploads in parts, and the presigned addresses of downloads."""
 
 from __future__ import annotations
 
-import re
+import hashlib
+import hmac
+import json
+import secrets
 from collections.abc import Sequence
+from pathlib import Path
+
+import pybase64
 
 from asyncpush.emulator.api import requests
-from asyncpush.emulator.api.downloads import Downloads
-from asyncpush.emulator.api.pagination import Document
 from asyncpush.emulator.api.part_body import ReceivedPart
+from asyncpush.emulator.api.requests import DIGEST_FORM, Document
 from asyncpush.emulator.errors import (
     AwsError,
     invalid_layer,
@@ -21,26 +26,24 @@ from asyncpush.emulator.errors import (
 )
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RegistryId, RequestTarget
-from asyncpush.emulator.store.manifests import sha256_digest
+from asyncpush.emulator.store.records import sha256_digest
 from asyncpush.emulator.store.repository import RepositoryState
-from asyncpush.emulator.store.state import Store
+from asyncpush.emulator.store.state import Store, now
 from asyncpush.emulator.store.uploads import StagedUpload, check_parts
 from asyncpush.model import Digest
-
-_DIGEST = re.compile(r"[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+")
 
 
 class LayersApi:
     """ECR's layer operations on a store."""
 
-    def __init__(self, store: Store, rules: Limits, downloads: Downloads) -> None:
+    def __init__(self, store: Store, limits: Limits, downloads: Downloads) -> None:
         self._store = store
-        self._rules = rules
-        self._quirks = rules.quirks
+        self._limits = limits
+        self._quirks = limits.quirks
         self._downloads = downloads
 
     async def check(self, request: requests.BatchCheckLayerAvailability, target: RequestTarget) -> Document:
-        """BatchCheckLayerAvailability: a layer that is not held is UNAVAILABLE, not a failure."""
+        """BatchCheckLayerAvailability: a missing layer is UNAVAILABLE, not a failure."""
         repository = self._store.repository(target, request.repository_name)
         valid = [digest for digest in request.layer_digests if _is_digest(digest)]
         invalid = [digest for digest in request.layer_digests if not _is_digest(digest)]
@@ -55,10 +58,10 @@ class LayersApi:
             await self._store.create_on_push(target.registry, request.repository_name)
         async with self._store.changing(target, request.repository_name) as repository:
             upload = await self._store.create_upload(repository)
-        return {"uploadId": upload.id, "partSize": self._rules.part_size}
+        return {"uploadId": upload.id, "partSize": self._limits.part_size}
 
     async def upload_part(self, part: ReceivedPart, target: RequestTarget) -> Document:
-        """UploadLayerPart: the part that follows the last one, and no other."""
+        """UploadLayerPart: accepts only the next part."""
         request = part.request
         async with self._store.uploading(request.upload_id, target, request.repository_name) as upload:
             if not self._is_repeated(upload, part):
@@ -66,11 +69,11 @@ class LayersApi:
                     members = {**_named(request, target), **self._cursor(upload)}
                     raise AwsError("InvalidLayerPartException", problem, members=members)
                 self._check_quotas(upload, part, target.registry)
-                await self._store.in_thread(upload.append, part.blob, self._rules.min_part, self._store.disk)
+                await self._store.in_thread(upload.append, part.blob, self._limits.min_part, self._store.disk)
         return {**_named(request, target), "lastByteReceived": request.part_last_byte}
 
     async def complete(self, request: requests.CompleteLayerUpload, target: RequestTarget) -> Document:
-        """CompleteLayerUpload: prove the digest, then hold the layer. A refusal leaves the upload as it is."""
+        """CompleteLayerUpload: check the digest, then add the layer. A refusal leaves the upload unchanged."""
         name = request.repository_name
         self._check_algorithms(request.layer_digests)
         if done := await self._completed(request, target):
@@ -85,7 +88,7 @@ class LayersApi:
         return {**_named(request, target), "layerDigest": str(digest)}
 
     async def download_url(self, request: requests.GetDownloadUrlForLayer, target: RequestTarget) -> Document:
-        """GetDownloadUrlForLayer: an address of this emulator's that works for an hour."""
+        """GetDownloadUrlForLayer: an address of this emulator's that is valid for an hour."""
         repository = self._store.repository(target, request.repository_name)
         digest = sha256_digest(request.layer_digest)
         if digest is None or digest not in repository.layers:
@@ -94,7 +97,7 @@ class LayersApi:
             raise layer_inaccessible(request.layer_digest, repository.name, target.id)
         if await self._store.in_thread(repository.is_discarded, digest):
             raise layer_discarded(digest)
-        url = f"{self._rules.endpoint_url}{self._downloads.path(repository, digest)}"
+        url = f"{self._limits.endpoint_url}{self._downloads.path(repository, digest)}"
         return {"downloadUrl": url, "layerDigest": str(digest)}
 
     async def _keep(self, upload: StagedUpload, digest: Digest, target: RequestTarget, name: str) -> None:
@@ -108,7 +111,7 @@ class LayersApi:
         raise layer_exists(digest, name, target.id)
 
     async def _completed(self, request: requests.CompleteLayerUpload, target: RequestTarget) -> Digest | None:
-        """What an earlier call made of this upload, if the quirks have it remembered."""
+        """The layer that an earlier call made of this upload, if the quirks have it remembered."""
         upload_id = request.upload_id.lower()
         if self._quirks.retried_complete == "upload-not-found" or upload_id in self._store.uploads:
             return None
@@ -130,7 +133,7 @@ class LayersApi:
         return found
 
     def _is_repeated(self, upload: StagedUpload, part: ReceivedPart) -> bool:
-        """Whether this is the last part over again, and the quirks have it ignored."""
+        """Whether this is the last part again, and the quirks ignore that."""
         if self._quirks.repeated_part == "refused" or not upload.record.parts:
             return False
         received, length = upload.record.received, upload.record.last_part
@@ -143,19 +146,19 @@ class LayersApi:
             return f"First byte of the layer part is {first} instead of {upload.record.received}"
         if last < first or last - first + 1 != len(part.blob):
             return f"Size of the layer part is {len(part.blob)} instead of {max(last - first + 1, 0)}"
-        if self._quirks.large_parts == "refused" and len(part.blob) > self._rules.part_size:
-            return f"Size of the layer part is {len(part.blob)}, more than {self._rules.part_size}"
+        if self._quirks.large_parts == "refused" and len(part.blob) > self._limits.part_size:
+            return f"Size of the layer part is {len(part.blob)}, more than {self._limits.part_size}"
         return None
 
     def _cursor(self, upload: StagedUpload) -> dict[str, int]:
-        """``lastValidByteReceived``; before any part, as the quirks have it."""
+        """``lastValidByteReceived``; before any part, as the quirks say."""
         if upload.record.received:
             return {"lastValidByteReceived": upload.record.received - 1}
         first = self._quirks.first_cursor
         return {} if first == "absent" else {"lastValidByteReceived": int(first)}
 
     def _check_quotas(self, upload: StagedUpload, part: ReceivedPart, registry: RegistryId) -> None:
-        quotas = self._rules.quotas(registry)
+        quotas = self._limits.quotas(registry)
         if upload.record.parts >= quotas.parts:
             raise limit_exceeded(f"The maximum number of layer parts, {quotas.parts}, has been reached")
         if upload.record.received + len(part.blob) > quotas.layer_size:
@@ -166,7 +169,7 @@ class LayersApi:
             raise invalid_parameter("layerDigests", "must be a sha256 digest")
 
     def _check_digests(self, claimed: Sequence[str], digest: Digest) -> None:
-        # Only sha256 is computed: ECR takes other algorithms unseen and answers its own digest.
+        # Only sha256 is computed: ECR accepts other algorithms unchecked, and answers its own digest.
         wrong = [each for each in claimed if each.startswith("sha256:") and each != str(digest)]
         enough = self._quirks.several_digests == "any" and len(wrong) < len(claimed)
         if wrong and not enough:
@@ -174,7 +177,7 @@ class LayersApi:
 
 
 def _is_digest(text: str) -> bool:
-    if not _DIGEST.fullmatch(text):
+    if not DIGEST_FORM.fullmatch(text):
         return False
     return not text.startswith("sha256:") or sha256_digest(text.lower()) is not None
 
@@ -190,3 +193,47 @@ def _named(
     request: requests.UploadLayerPart | requests.CompleteLayerUpload, target: RequestTarget
 ) -> dict[str, str | int]:
     return {"registryId": target.id, "repositoryName": request.repository_name, "uploadId": request.upload_id}
+
+
+#: The path below which layers are downloaded.
+DOWNLOAD_PATH = "/_emulator/layers/"
+
+#: Seconds for which an address is valid.
+_LIFETIME = 3600
+
+
+class Downloads:
+    """Makes and checks the addresses; those of an earlier run are not valid."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._secret = secrets.token_bytes(32)
+
+    def path(self, repository: RepositoryState, digest: Digest) -> str:
+        """The path of a layer's address."""
+        registry = repository.registry
+        named = [
+            registry.service,
+            registry.account,
+            registry.region,
+            repository.name,
+            digest.hex,
+            now() + _LIFETIME,
+        ]
+        text = pybase64.urlsafe_b64encode(json.dumps(named).encode()).decode()
+        return f"{DOWNLOAD_PATH}{text}.{self._proof(text)}"
+
+    def open(self, token: str) -> Path | None:
+        """The file of a token's layer; None if the token is forged or expired, or the layer was removed."""
+        text, _, proof = token.partition(".")
+        if not hmac.compare_digest(proof.encode(), self._proof(text).encode()):
+            return None
+        service, account, region, name, layer, expires = json.loads(pybase64.urlsafe_b64decode(text))
+        repository = self._store.repositories_of(RegistryId(service, account, region)).get(name)
+        digest = Digest(layer)
+        if repository is None or digest not in repository.layers or expires < now():
+            return None
+        return repository.blob_path(digest)
+
+    def _proof(self, text: str) -> str:
+        return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()

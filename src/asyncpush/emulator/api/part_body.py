@@ -1,4 +1,4 @@
-"""The 28 MB body of an UploadLayerPart in, its members and its decoded bytes out; for worker threads."""
+"""Parses the body of an UploadLayerPart, up to 28 MB, into its members and decoded bytes; for worker threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from asyncpush.emulator.errors import invalid_parameter
 
 _BLOB = "layerPartBlob"
 
-#: Characters that are decoded at a time; four make three bytes. What they become is short enough for malloc's heap.
+#: Characters that are decoded at a time, four to three bytes: short enough for malloc's heap.
 _BLOCK = 160 * 1024
 
 _OPEN = re.compile(rb"[ \t\r\n]*\{")
@@ -25,11 +25,11 @@ _NEXT = re.compile(rb"[ \t\r\n]*([,}])")
 
 @dataclass(frozen=True, slots=True)
 class ReceivedPart:
-    """One part as it arrived.
+    """A part as it arrived.
 
     Attributes:
         request: its members; ``layer_part_blob`` may be empty.
-        blob: the part's bytes, decoded; they lie in the body that they came in, and are gone when that is.
+        blob: the part's bytes, decoded in place: they are valid as long as the body that they arrived in.
     """
 
     request: UploadLayerPart
@@ -37,24 +37,24 @@ class ReceivedPart:
 
 
 def read_part_body(body: bytearray, check: Check) -> ReceivedPart:
-    """Read a body without making a string of its blob where that can be done safely, else like any other JSON.
+    """Parse a body, without making a string of its blob where that is safe, else as any JSON.
 
     Args:
-        body: the request's body; what it is afterwards is the part's own.
-        check: judges the members.
+        body: the request's body, which is overwritten.
+        check: checks the members.
 
     Raises:
-        AwsError: it is not JSON, or its blob no base64; what *check* raises, which is shown the decoded blob.
+        AwsError: it is not JSON, or its blob is not base64; what *check* raises, which gets the decoded blob.
     """
-    place = locate_blob(body)
-    if place is None:
+    span = locate_blob(body)
+    if span is None:
         document = parse(body)
         text = document.get(_BLOB) if isinstance(document, dict) else None
         return _read(document, memoryview(bytearray(text.encode())) if isinstance(text, str) else None, check)
-    first, end = place
+    first, end = span
     whole = memoryview(body)
     document = parse(b"".join((whole[:first], whole[end:])))
-    # Of a member that is there twice the last counts, and that may be none that locate_blob finds.
+    # Of a repeated member the last one counts, which locate_blob may not have found.
     found = isinstance(document, dict) and document.get(_BLOB) == ""
     return _read(document, whole[first:end] if found else None, check)
 
@@ -69,10 +69,10 @@ def _read(document: object, text: memoryview | None, check: Check) -> ReceivedPa
 
 
 def locate_blob(body: bytearray) -> tuple[int, int] | None:
-    """Where the value of ``layerPartBlob`` lies, its quotes left out.
+    """Locate the value of ``layerPartBlob``, without its quotes.
 
-    None where only a whole parse can tell: no flat object, an escape anywhere, the member missing. Of two, the last.
-    What is found is right for any valid JSON; that the rest is valid, the caller must check.
+    None where that takes a whole parse: nested values, an escape, a missing member. Of two, the last one counts.
+    The result is right for valid JSON; the caller must check that the rest is valid.
     """
     found: tuple[int, int] | None = None
     for key, first, end in _members(body):
@@ -84,7 +84,7 @@ def locate_blob(body: bytearray) -> tuple[int, int] | None:
 
 
 def _members(body: bytearray) -> Iterator[tuple[bytes | None, int, int]]:
-    """Walk a flat object's members: key, and the place of its value inside its quotes; a key of None gives up."""
+    """Yield the key and the place of the value of a flat object's members; a key of None gives up."""
     match = _OPEN.match(body)
     while match:
         key = _KEY.match(body, match.end())
@@ -103,7 +103,7 @@ def _members(body: bytearray) -> Iterator[tuple[bytes | None, int, int]]:
 
 
 def _value(body: bytearray, start: int) -> tuple[int, int, int] | None:
-    """Where a string's text or a scalar begins and ends, and what comes after it."""
+    """Where a string's text or a scalar begins and ends, and where the next token begins."""
     if body[start : start + 1] != b'"':
         scalar = _SCALAR.match(body, start)
         return (start, scalar.end(), scalar.end()) if scalar else None
@@ -114,7 +114,7 @@ def _value(body: bytearray, start: int) -> tuple[int, int, int] | None:
 
 
 def _decoded(text: memoryview) -> memoryview:
-    """Decode base64 in its own place, block by block while that is in the cache; what comes back is its beginning."""
+    """Decode base64 in place, block by block while that is in the cache; returns the decoded beginning."""
     size = 0
     for start in range(0, len(text), _BLOCK):
         block = _decoded_block(text[start : start + _BLOCK])

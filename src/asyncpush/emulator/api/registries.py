@@ -1,22 +1,20 @@
-"""The operations on a registry as a whole: what it is, its account settings, its repository creation templates."""
+"""The registry operations: descriptions, account settings, repository creation templates, and tokens."""
 
 from __future__ import annotations
 
 import msgspec
 
 from asyncpush.emulator.api import requests
-from asyncpush.emulator.api.pagination import Document, paginate
-from asyncpush.emulator.api.requests import GetAuthorizationToken, OperationInput
-from asyncpush.emulator.api.resource_tags import listed, tagged
+from asyncpush.emulator.api.repositories import listed, tagged
+from asyncpush.emulator.api.requests import Document, GetAuthorizationToken, OperationInput, paginate
 from asyncpush.emulator.auth.tokens import Tokens
 from asyncpush.emulator.errors import AwsError, template_exists, template_not_found
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RequestTarget
-from asyncpush.emulator.store.accounts import ROOT
 from asyncpush.emulator.store.records import TemplateRecord
-from asyncpush.emulator.store.state import Store, now
+from asyncpush.emulator.store.state import ROOT, Store, now
 
-#: The account settings, each with its values, the first of which it has until another is put.
+#: The account settings with their values; the first one is the default.
 _SETTINGS = {
     "BASIC_SCAN_TYPE_VERSION": ("AWS_NATIVE", "CLAIR"),
     "BLOB_MOUNTING": ("DISABLED", "ENABLED"),
@@ -29,9 +27,9 @@ _DISPLAY_NAME = "displayName"
 class RegistriesApi:
     """ECR's registry operations on a store."""
 
-    def __init__(self, store: Store, rules: Limits) -> None:
+    def __init__(self, store: Store, limits: Limits) -> None:
         self._store = store
-        self._rules = rules
+        self._limits = limits
 
     async def describe(self, request: OperationInput, target: RequestTarget) -> Document:  # noqa: ARG002 - it has no members
         """DescribeRegistry; nothing is ever replicated."""
@@ -47,7 +45,7 @@ class RegistriesApi:
         registry = {
             "registryId": account,
             "registryArn": f"arn:aws:ecr-public::{account}:registry/{account}",
-            "registryUri": self._rules.authority,
+            "registryUri": self._limits.authority,
             "verified": False,
             "aliases": [],
         }
@@ -103,7 +101,7 @@ class RegistriesApi:
     async def update_template(
         self, request: requests.UpdateRepositoryCreationTemplate, target: RequestTarget
     ) -> Document:
-        """UpdateRepositoryCreationTemplate: what is given replaces what was there."""
+        """UpdateRepositoryCreationTemplate: given members replace the stored ones."""
         given = {
             "applied_for": request.applied_for,
             "description": request.description,
@@ -124,10 +122,10 @@ class RegistriesApi:
     async def describe_templates(
         self, request: requests.DescribeRepositoryCreationTemplates, target: RequestTarget
     ) -> Document:
-        """DescribeRepositoryCreationTemplates: those named that are there, or all, page by page."""
-        wanted = None if request.prefixes is None else {_prefix(prefix) for prefix in request.prefixes}
-        held = self._store.accounts.templates(target.registry).values()
-        found = [record for record in held if wanted is None or record.prefix in wanted]
+        """DescribeRepositoryCreationTemplates: the named ones that exist, or all page by page."""
+        prefixes = None if request.prefixes is None else {_prefix(prefix) for prefix in request.prefixes}
+        stored = self._store.accounts.templates(target.registry).values()
+        found = [record for record in stored if prefixes is None or record.prefix in prefixes]
         page = paginate(found, lambda record: record.prefix, request.next_token, request.max_results)
         templates = [_template(record) for record in page.entries]
         return {"registryId": target.id, "repositoryCreationTemplates": templates, **page.members}
@@ -157,7 +155,7 @@ def _answer(record: TemplateRecord, target: RequestTarget) -> Document:
 
 
 def _prefix(text: str) -> str:
-    """A prefix as it is kept: a namespace, or ROOT."""
+    """A prefix as it is stored: a namespace, or ROOT."""
     return text if text == ROOT else text.rstrip("/")
 
 
@@ -195,20 +193,20 @@ class TokenApi:
     """ECR's operation on tokens.
 
     Args:
-        tokens: what makes them.
-        rules: the address that they are for.
+        tokens: makes them.
+        limits: has the address that they are for.
     """
 
-    def __init__(self, tokens: Tokens, rules: Limits) -> None:
+    def __init__(self, tokens: Tokens, limits: Limits) -> None:
         self._tokens = tokens
-        self._rules = rules
+        self._limits = limits
 
     async def authorize(self, request: GetAuthorizationToken, target: RequestTarget) -> Document:
-        """GetAuthorizationToken: an entry for each registry that is asked for; ECR Public's is one, without address."""
+        """GetAuthorizationToken: an entry for each requested registry; ECR Public has one, without an address."""
         own = target.registry.account
         if target.registry.is_public:
             return {"authorizationData": self._grant(own)}
-        address = {"proxyEndpoint": self._rules.endpoint_url}
+        address = {"proxyEndpoint": self._limits.endpoint_url}
         return {"authorizationData": [{**self._grant(each), **address} for each in request.registry_ids or [own]]}
 
     def _grant(self, account: str) -> Document:

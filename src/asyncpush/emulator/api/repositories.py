@@ -1,22 +1,82 @@
-"""The operations on what is kept with a repository and never acted on: settings, policies, resource tags, texts."""
+"""The repository operations: create, describe, delete; settings, policies and resource tags, which are only stored."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from asyncpush.emulator.api import requests
-from asyncpush.emulator.api.pagination import Document, paginate
-from asyncpush.emulator.api.requests import RepositoryRequest
-from asyncpush.emulator.api.resource_tags import listed, tagged
+from asyncpush.emulator.api.requests import Document, RepositoryRequest, ResourceTag, paginate
 from asyncpush.emulator.errors import AwsError, invalid_parameter, limit_exceeded, policy_not_found
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RequestTarget, repository_of_arn
-from asyncpush.emulator.store.records import RepositoryRecord
+from asyncpush.emulator.store.records import RepositoryRecord, ResourceTags
 from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import Store, now
+
+
+class RepositoriesApi:
+    """ECR's repository operations on a store; public repositories have fewer members."""
+
+    def __init__(self, store: Store, limits: Limits) -> None:
+        self._store = store
+        self._limits = limits
+
+    async def create(self, request: requests.CreateRepository, target: RequestTarget) -> Document:
+        """CreateRepository."""
+        allowed = self._limits.quotas(target.registry).repositories
+        if len(self._store.repositories_of(target.registry)) >= allowed:
+            raise limit_exceeded(f"The maximum number of repositories in a registry, {allowed}, has been reached")
+        record = RepositoryRecord(
+            name=request.repository_name,
+            created_at=now(),
+            mutability=request.image_tag_mutability,
+            exclusion_filters=request.image_tag_mutability_exclusion_filters or (),
+            scan_on_push=request.image_scanning_configuration.scan_on_push,
+            encryption=request.encryption_configuration,
+            tags=tagged({}, request.tags or ()),
+            catalog_data=request.catalog_data,
+        )
+        created = {"repository": self._describe(await self._store.create_repository(record, target), target)}
+        return {**created, "catalogData": request.catalog_data} if request.catalog_data else created
+
+    async def describe(self, request: requests.DescribeRepositories, target: RequestTarget) -> Document:
+        """DescribeRepositories: the named ones, or all page by page."""
+        if request.repository_names is not None:
+            named = [self._store.repository(target, name) for name in request.repository_names]
+            return {"repositories": [self._describe(repository, target) for repository in named]}
+        everything = list(self._store.repositories_of(target.registry).values())
+        page = paginate(everything, lambda repository: repository.name, request.next_token, request.max_results)
+        return {"repositories": [self._describe(entry, target) for entry in page.entries], **page.members}
+
+    async def delete(self, request: requests.DeleteRepository, target: RequestTarget) -> Document:
+        """DeleteRepository; one with images needs force."""
+        repository = await self._store.delete_repository(target, request.repository_name, force=request.force)
+        return {"repository": self._describe(repository, target)}
+
+    def _describe(self, repository: RepositoryState, target: RequestTarget) -> Document:
+        record = repository.record
+        common = {
+            "repositoryArn": repository.registry.arn(record.name),
+            "registryId": target.id,
+            "repositoryName": record.name,
+            "repositoryUri": f"{self._limits.authority}/{record.name}",
+            "createdAt": record.created_at,
+        }
+        return common if target.registry.is_public else {**common, **_private_members(record)}
+
+
+def _private_members(record: RepositoryRecord) -> Document:
+    members: dict[str, object] = {
+        "imageTagMutability": record.mutability,
+        "imageScanningConfiguration": {"scanOnPush": record.scan_on_push},
+        "encryptionConfiguration": record.encryption,
+    }
+    if record.exclusion_filters:
+        members["imageTagMutabilityExclusionFilters"] = record.exclusion_filters
+    return members
 
 
 class PoliciesApi:
@@ -58,7 +118,7 @@ class PoliciesApi:
         return answer
 
     async def set_policy(self, request: requests.SetRepositoryPolicy, target: RequestTarget) -> Document:
-        """SetRepositoryPolicy; whoever calls may do everything all the same."""
+        """SetRepositoryPolicy; the policy is stored, and allows or denies nothing."""
         if not _is_object(request.policy_text):
             raise invalid_parameter("PolicyText", "Invalid repository policy provided")
         await self._change(request, target, policy=request.policy_text)
@@ -86,9 +146,9 @@ class PoliciesApi:
 
     async def untag(self, request: requests.UntagResource, target: RequestTarget) -> Document:
         """UntagResource."""
-        gone = set(request.tag_keys)
+        removed = set(request.tag_keys)
         return await self._retag(
-            request, target, lambda tags: {key: value for key, value in tags.items() if key not in gone}
+            request, target, lambda tags: {key: value for key, value in tags.items() if key not in removed}
         )
 
     async def put_catalog_data(self, request: requests.PutRepositoryCatalogData, target: RequestTarget) -> Document:
@@ -162,63 +222,32 @@ def _is_object(text: str) -> bool:
         return False
 
 
-class RepositoriesApi:
-    """ECR's repository operations on a store; public repositories have fewer members."""
+#: ECR's quota of resource tags.
+_MAX_TAGS = 50
 
-    def __init__(self, store: Store, rules: Limits) -> None:
-        self._store = store
-        self._rules = rules
-
-    async def create(self, request: requests.CreateRepository, target: RequestTarget) -> Document:
-        """CreateRepository."""
-        allowed = self._rules.quotas(target.registry).repositories
-        if len(self._store.held(target.registry)) >= allowed:
-            raise limit_exceeded(f"The maximum number of repositories in a registry, {allowed}, has been reached")
-        record = RepositoryRecord(
-            name=request.repository_name,
-            created_at=now(),
-            mutability=request.image_tag_mutability,
-            exclusion_filters=request.image_tag_mutability_exclusion_filters or (),
-            scan_on_push=request.image_scanning_configuration.scan_on_push,
-            encryption=request.encryption_configuration,
-            tags=tagged({}, request.tags or ()),
-            catalog_data=request.catalog_data,
-        )
-        created = {"repository": self._describe(await self._store.create_repository(record, target), target)}
-        return {**created, "catalogData": request.catalog_data} if request.catalog_data else created
-
-    async def describe(self, request: requests.DescribeRepositories, target: RequestTarget) -> Document:
-        """DescribeRepositories: those named, or all, page by page."""
-        if request.repository_names is not None:
-            named = [self._store.repository(target, name) for name in request.repository_names]
-            return {"repositories": [self._describe(repository, target) for repository in named]}
-        everything = list(self._store.held(target.registry).values())
-        page = paginate(everything, lambda repository: repository.name, request.next_token, request.max_results)
-        return {"repositories": [self._describe(entry, target) for entry in page.entries], **page.members}
-
-    async def delete(self, request: requests.DeleteRepository, target: RequestTarget) -> Document:
-        """DeleteRepository; with images in it, only by force."""
-        repository = await self._store.delete_repository(target, request.repository_name, force=request.force)
-        return {"repository": self._describe(repository, target)}
-
-    def _describe(self, repository: RepositoryState, target: RequestTarget) -> Document:
-        record = repository.record
-        common = {
-            "repositoryArn": repository.registry.arn(record.name),
-            "registryId": target.id,
-            "repositoryName": record.name,
-            "repositoryUri": f"{self._rules.authority}/{record.name}",
-            "createdAt": record.created_at,
-        }
-        return common if target.registry.is_public else {**common, **_private_members(record)}
+_MAX_KEY, _MAX_VALUE = 128, 256
 
 
-def _private_members(record: RepositoryRecord) -> Document:
-    members: dict[str, object] = {
-        "imageTagMutability": record.mutability,
-        "imageScanningConfiguration": {"scanOnPush": record.scan_on_push},
-        "encryptionConfiguration": record.encryption,
-    }
-    if record.exclusion_filters:
-        members["imageTagMutabilityExclusionFilters"] = record.exclusion_filters
-    return members
+def tagged(held: Mapping[str, str], added: Sequence[ResourceTag]) -> ResourceTags:
+    """The tags of a resource after *added* are put on it.
+
+    Raises:
+        AwsError: InvalidTagParameterException, TooManyTagsException.
+    """
+    for tag in added:
+        if not 0 < len(tag.key) <= _MAX_KEY or len(tag.value) > _MAX_VALUE:
+            raise AwsError(
+                "InvalidTagParameterException",
+                f"A tag's key has 1 to {_MAX_KEY} characters and its value up to {_MAX_VALUE}: '{tag.key[:_MAX_KEY]}'",
+            )
+        if tag.key.lower().startswith("aws:"):
+            raise AwsError("InvalidTagParameterException", f"Tag keys can not begin with aws: '{tag.key}'")
+    merged = {**held, **{tag.key: tag.value for tag in added}}
+    if max(len(merged), len(added)) > _MAX_TAGS:
+        raise AwsError("TooManyTagsException", f"A repository can have up to {_MAX_TAGS} tags")
+    return merged
+
+
+def listed(tags: Mapping[str, str]) -> list[ResourceTag]:
+    """Tags in the form of answers."""
+    return [ResourceTag(key, value) for key, value in tags.items()]

@@ -1,26 +1,130 @@
-"""What each operation takes, typed; the rules of its members are the service model's (``validation.py``)."""
+"""The documents of the operations: their inputs, decoded into structs, and the pages of their answers.
+
+``validation.py`` holds the rules that members must satisfy; the structs give the members that are valid their types.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import binascii
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import msgspec
+import pybase64
 
-from asyncpush.emulator.errors import AwsError
+from asyncpush.emulator.errors import AwsError, invalid_parameter
 from asyncpush.emulator.store.records import CatalogData, Encryption, ExclusionFilter, Mutability
 
 
 class OperationInput(msgspec.Struct, rename="camel", frozen=True):
-    """What all operations take."""
+    """The members of every input."""
 
     registry_id: str | None = None
 
 
 class RepositoryRequest(OperationInput, frozen=True, kw_only=True):
-    """What all operations on one repository take."""
+    """The members of every input about one repository."""
 
     repository_name: str
+
+
+T = TypeVar("T", bound=OperationInput)
+
+#: Checks an operation's members by the rules of its input; raises AwsError.
+Check = Callable[[object], None]
+
+
+def decode(body: bytes | bytearray, kind: type[T], check: Check) -> T:
+    """Parse and check a request's body.
+
+    Raises:
+        AwsError: SerializationException if it is not JSON; what *check* raises.
+    """
+    document = parse(body)
+    check(document)
+    return typed(document, kind)
+
+
+def parse(body: bytes | bytearray) -> object:
+    """Parse JSON; null members are left out, as AWS does.
+
+    Raises:
+        AwsError: SerializationException if it is not JSON.
+    """
+    try:
+        return _without_nulls(msgspec.json.decode(body or b"{}"))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise AwsError("SerializationException", f"The request's body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise AwsError("SerializationException", "The request's body is nested too deeply") from error
+
+
+def typed(document: object, kind: type[T]) -> T:
+    """Convert checked members to their types.
+
+    Raises:
+        AwsError: InvalidParameterException for what the model accepts and the emulator does not know, such as a new
+            value of an enumeration.
+    """
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise AwsError("InvalidParameterException", f"This emulator does not know that: {error}") from error
+
+
+def _without_nulls(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _without_nulls(member) for name, member in value.items() if member is not None}
+    if isinstance(value, list):
+        return [_without_nulls(entry) for entry in value]
+    return value
+
+
+#: The form of a digest of any algorithm, as ECR checks it.
+DIGEST_FORM = re.compile(r"[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+")
+
+#: An operation's answer, before it is encoded as JSON.
+Document = Mapping[str, object]
+
+#: Entries of a page where a request gives no maximum (DescribeImages, ListImages, DescribeRepositories).
+DEFAULT_PAGE = 100
+
+E = TypeVar("E")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[E]):
+    """Some entries of a list, and the token of the next page, if there is one."""
+
+    entries: Sequence[E]
+    next_token: str | None
+
+    @property
+    def members(self) -> Document:
+        """``nextToken``, or nothing."""
+        return {"nextToken": self.next_token} if self.next_token else {}
+
+
+def paginate(entries: Sequence[E], key: Callable[[E], str], token: str | None, size: int | None) -> Page[E]:
+    """Cut one page out of a list that *key* sorts. A token is a key, so that changes between pages skip nothing else.
+
+    Raises:
+        AwsError: InvalidParameterException for a token that is not from an earlier page.
+    """
+    after = _key_of(token) if token else ""
+    rest = sorted((entry for entry in entries if key(entry) > after), key=key)
+    page = rest[: size or DEFAULT_PAGE]
+    more = len(rest) > len(page)
+    return Page(page, pybase64.b64encode(key(page[-1]).encode()).decode() if more else None)
+
+
+def _key_of(token: str) -> str:
+    try:
+        return pybase64.b64decode(token, validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise invalid_parameter("nextToken", "must be a token of an earlier answer") from error
 
 
 class BatchCheckLayerAvailability(RepositoryRequest, frozen=True, kw_only=True):
@@ -132,58 +236,6 @@ class ListImageReferrers(RepositoryRequest, frozen=True, kw_only=True):
     filter: ReferrersFilter = ReferrersFilter()
     next_token: str | None = None
     max_results: int | None = None
-
-
-T = TypeVar("T", bound=OperationInput)
-
-#: Judges an operation's members by the rules of its input; raises AwsError.
-Check = Callable[[object], None]
-
-
-def decode(body: bytes | bytearray, kind: type[T], check: Check) -> T:
-    """Read a request's body.
-
-    Raises:
-        AwsError: SerializationException if it is not JSON; what *check* raises.
-    """
-    document = parse(body)
-    check(document)
-    return typed(document, kind)
-
-
-def parse(body: bytes | bytearray) -> object:
-    """Read JSON; members that are null are left out, as AWS takes them.
-
-    Raises:
-        AwsError: SerializationException if it is not JSON.
-    """
-    try:
-        return _without_nulls(msgspec.json.decode(body or b"{}"))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise AwsError("SerializationException", f"The request's body is not JSON: {error}") from error
-    except RecursionError as error:
-        raise AwsError("SerializationException", "The request's body is nested too deeply") from error
-
-
-def typed(document: object, kind: type[T]) -> T:
-    """Give members that were judged their types.
-
-    Raises:
-        AwsError: InvalidParameterException for what the model takes and the emulator does not know, such as a new value
-            of an enumeration.
-    """
-    try:
-        return msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
-        raise AwsError("InvalidParameterException", f"This emulator does not know that: {error}") from error
-
-
-def _without_nulls(value: object) -> object:
-    if isinstance(value, dict):
-        return {name: _without_nulls(member) for name, member in value.items() if member is not None}
-    if isinstance(value, list):
-        return [_without_nulls(entry) for entry in value]
-    return value
 
 
 Filters = tuple[ExclusionFilter, ...]

@@ -1,7 +1,7 @@
-"""Input judged by a service's model: an operation's members in, the first rule that they break out.
+"""Validates input against a service's model, and reports the first rule that it breaks.
 
 Constraints are those of the model's shapes: presence, type, length, range, pattern, enumeration. Members that the model
-does not have are passed over, as AWS does.
+does not have are ignored, as AWS does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BITS = {"byte": 8, "short": 16, "integer": 32, "long": 64}
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A rule that is broken: where, such as ``imageIds[0].imageTag``, and which."""
+    """A broken rule: where, such as ``imageIds[0].imageTag``, and which."""
 
     path: str
     constraint: str
@@ -58,7 +58,7 @@ class InputRules:
         return frozenset(self._operations)
 
     def check(self, operation: str, document: object) -> None:
-        """Judge an operation's input.
+        """Validate an operation's input.
 
         Args:
             operation: its name in the model, such as ``PutImage``.
@@ -135,11 +135,11 @@ class _Structure:
             yield Violation(path, "must be an object")
             return
         for name, rule in self.members.items():
-            member, place = value.get(name), f"{path}.{name}" if path else name
+            member, member_path = value.get(name), f"{path}.{name}" if path else name
             if member is not None:
-                yield from rule.violations(member, place)
+                yield from rule.violations(member, member_path)
             elif name in self.required:
-                yield Violation(place, "must not be null")
+                yield Violation(member_path, "must not be null")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Who sends a request: SigV4 signatures for the JSON API, tokens for /v2/."""
+"""Authentication: SigV4 signatures for the JSON API, tokens for /v2/."""

@@ -1,35 +1,80 @@
-"""Who comes in: signatures at the JSON API, tokens at ``/v2/``, or everybody."""
+"""Authentication: SigV4 signatures for the JSON API, tokens for ``/v2/``, and the principal that a request names."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import Protocol
 
-import msgspec
 from aiohttp import web
 
 from asyncpush.emulator.auth.credentials import KnownCredentials
 from asyncpush.emulator.auth.sigv4 import SignedRequest, check_claim, verify
-from asyncpush.emulator.auth.tokens import ExpiredTokenError, InvalidTokenError, Tokens
+from asyncpush.emulator.auth.tokens import InvalidTokenError, Tokens
+from asyncpush.emulator.registry import DEFAULT_ACCOUNT, DEFAULT_REGION
 
 #: Bodies of more bytes than this are hashed in a thread.
 _INLINE = 64 * 1024
 
-#: What a credential must be scoped to, by the service that a request's target names.
+#: The services that a credential may be scoped to, by the service of a request's target.
 _SERVICES = {"AmazonEC2ContainerRegistry_V20150921": ("ecr",), "SpencerFrontendService": ("ecr-public",)}
 
+# Credential=KEY/YYYYMMDD/REGION/SERVICE/aws4_request. The region becomes part of a path: only these characters.
+_CREDENTIAL = re.compile(
+    r"Credential=(?P<key>[^/,\s]{1,256})/[0-9]{8}/(?P<region>[a-z0-9][a-z0-9-]{0,39})/[a-z0-9-]{1,40}/aws4_request"
+)
 
-#: Runs a judgement in a worker thread.
+#: Verifies a signature in a worker thread.
 InThread = Callable[[Callable[[], KnownCredentials]], Awaitable[KnownCredentials]]
 
 
-class Authentication:
-    """Judges who sent a request.
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who sends a request, as its signature claims.
+
+    Attributes:
+        account: 12 digits.
+        region: such as ``eu-west-1``.
+        access_key_id: empty if the request has no readable credential.
+    """
+
+    account: str = DEFAULT_ACCOUNT
+    region: str = DEFAULT_REGION
+    access_key_id: str = ""
+
+
+class Owned(Protocol):
+    """A key that belongs to an account."""
+
+    @property
+    def account(self) -> str:
+        """12 digits."""
+        ...
+
+
+def read_principal(headers: Mapping[str, str], keys: Mapping[str, Owned]) -> Principal:
+    """Read a request's Authorization header (SigV4, or SigV4's form with another algorithm).
 
     Args:
-        keys: what requests may be signed with, by access key id; None lets everybody in, at ``/v2/`` too.
-        tokens: what opens ``/v2/``.
+        headers: the request's headers; names in any case if the mapping knows that.
+        keys: the keys that are known, by access key id.
+    """
+    match = _CREDENTIAL.search(headers.get("Authorization", ""))
+    if match is None:
+        return Principal()
+    owned = keys.get(match["key"])
+    return Principal(owned.account if owned else DEFAULT_ACCOUNT, match["region"], match["key"])
+
+
+class Authentication:
+    """Verifies who sent a request.
+
+    Args:
+        keys: the keys that requests may be signed with, by access key id; None verifies nothing, at ``/v2/`` either.
+        tokens: makes and checks the tokens of ``/v2/``.
         in_thread: where long bodies are hashed.
     """
 
@@ -39,10 +84,10 @@ class Authentication:
         self._in_thread = in_thread
 
     def check_claim(self, request: web.BaseRequest) -> None:
-        """Judge a request to the JSON API by its headers, before any of its body is kept.
+        """Check the signature that a request to the JSON API claims, by its headers, before its body is received.
 
         Raises:
-            AwsError: it claims no signature, or one that can't be right.
+            AwsError: it claims no signature, or one that can't be valid.
         """
         if self._keys is not None:
             signed, services = _signed(request)
@@ -52,10 +97,10 @@ class Authentication:
         """Verify the signature of a request to the JSON API.
 
         Returns:
-            Whose it is; None where nothing is verified.
+            The key that it was signed with; None where nothing is verified.
 
         Raises:
-            AwsError: it has none, or a wrong one.
+            AwsError: the signature is missing or wrong.
         """
         if self._keys is None:
             return None
@@ -63,41 +108,23 @@ class Authentication:
         work = partial(verify, signed, body, keys=self._keys, services=services, now=datetime.now(UTC))
         return await self._in_thread(work) if len(body) > _INLINE else work()
 
-    def refusal_of_v2(self, request: web.BaseRequest) -> web.Response | None:
-        """Check the token of a request to ``/v2/``; the answer if it opens nothing, None if it may pass.
+    def check_token(self, request: web.BaseRequest) -> None:
+        """Check the token of a request to ``/v2/``.
 
-        Missing and wrong ones are 401 UNAUTHORIZED with a challenge (distribution-spec, Error codes); one that has
-        ended is 403 DENIED, as ECR answers it.
+        Raises:
+            InvalidTokenError: it is missing, malformed, or was not issued here.
+            ExpiredTokenError: it has expired.
         """
         if self._keys is None:
-            return None
+            return
         scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-        try:
-            if scheme.lower() != "basic":
-                raise InvalidTokenError
-            self._tokens.check(text.strip())
-        except InvalidTokenError:
-            challenge = f'Basic realm="{request.scheme}://{request.host}/",service="ecr.amazonaws.com"'
-            headers = {"WWW-Authenticate": challenge}
-            return _refusal(401, "UNAUTHORIZED", "give the user AWS and a password of GetAuthorizationToken", headers)
-        except ExpiredTokenError:
-            return _refusal(403, "DENIED", "Your authorization token has expired. Reauthenticate and try again.", {})
-        return None
+        if scheme.lower() != "basic":
+            raise InvalidTokenError
+        self._tokens.check(text.strip())
 
 
 def _signed(request: web.BaseRequest) -> tuple[SignedRequest, tuple[str, ...]]:
-    """A request as its signature has it, and the services that it may be scoped to."""
+    """A request as its signature covers it, and the services that its credential may be scoped to."""
     path, _, query = request.raw_path.partition("?")
     services = _SERVICES.get(request.headers.get("X-Amz-Target", "").rpartition(".")[0], ("ecr", "ecr-public"))
     return SignedRequest(request.method, path, query, request.raw_headers), services
-
-
-def _refusal(status: int, code: str, message: str, headers: dict[str, str]) -> web.Response:
-    version = {"Docker-Distribution-Api-Version": "registry/2.0"}
-    document = {"errors": [{"code": code, "message": message}]}
-    return web.Response(
-        body=msgspec.json.encode(document),
-        status=status,
-        content_type="application/json",
-        headers={**version, **headers},
-    )

@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import configparser
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from asyncpush import open_files
-from asyncpush.emulator.registry import DEFAULT_ACCOUNT
+from asyncpush.emulator.registry import ACCOUNT, DEFAULT_ACCOUNT
 from asyncpush.errors import UsageError
 from asyncpush.files import read_small
 
 #: Bytes of the longest file: thousands of profiles.
 _LONGEST = 4 * 1024 * 1024
 
-_ACCOUNT = re.compile(r"[0-9]{12}")
-
 
 @dataclass(frozen=True, slots=True)
 class KnownCredentials:
-    """A key pair that the emulator knows, and whose it is.
+    """A key pair that the emulator knows, and its account.
 
     Attributes:
-        access_key_id: its public half, as it stands in every signature.
+        access_key_id: its public half, which every signature names.
         secret_access_key: its secret half.
-        session_token: what must come with it, for temporary credentials; None for lasting ones.
-        expires: when it ends, with a time zone; None if it doesn't.
+        session_token: what requests must carry with temporary credentials; None for lasting ones.
+        expires: when it expires, with a time zone; None for never.
         account: the account that it belongs to, 12 digits.
 
     Raises:
-        UsageError: a half is empty, the account has another form, or the end has no time zone.
+        UsageError: a half is empty, the account is malformed, or the expiry has no time zone.
     """
 
     access_key_id: str
@@ -44,13 +41,13 @@ class KnownCredentials:
     def __post_init__(self) -> None:
         if not self.access_key_id or not self.secret_access_key:
             raise UsageError("credentials need an access key id and a secret access key", hint="give both")
-        if not _ACCOUNT.fullmatch(self.account):
-            raise UsageError(f"{self.account!r} is not an account of {self.access_key_id}", hint="give its 12 digits")
+        if not ACCOUNT.fullmatch(self.account):
+            raise UsageError(f"invalid account {self.account!r} of {self.access_key_id}", hint="use its 12 digits")
         if self.expires is not None and self.expires.tzinfo is None:
-            raise UsageError(f"the end of {self.access_key_id} has no time zone", hint="give one, such as UTC")
+            raise UsageError(f"the expiry of {self.access_key_id} has no time zone", hint="add one, such as UTC")
 
 
-#: The keys of an emulator that was given none.
+#: The keys of an emulator that is given none.
 DEFAULT_CREDENTIALS = (KnownCredentials("test", "test", account=DEFAULT_ACCOUNT),)
 
 
@@ -71,7 +68,7 @@ def read_credentials(path: Path) -> tuple[KnownCredentials, ...]:
     """Read the key pairs of an AWS shared credentials file; blocks.
 
     Each profile with ``aws_access_key_id`` and ``aws_secret_access_key`` is one; ``aws_session_token`` and ``account``
-    (or ``aws_account_id``, as AWS tools call it) may stand beside them. Profiles without keys are passed over.
+    (or ``aws_account_id``, as AWS tools call it) may accompany them. Profiles without keys are skipped.
 
     Raises:
         UsageError: it can't be read, has no keys, or a profile has half a key pair or a malformed account.
@@ -84,7 +81,7 @@ def read_credentials(path: Path) -> tuple[KnownCredentials, ...]:
             f"{path} can't be read: {open_files.reason(error)}", hint="name a file of AWS credentials"
         ) from error
     except (configparser.Error, UnicodeDecodeError) as error:
-        # Without the parser's own words, which quote the line, and that may be a secret.
+        # Without the parser's own message, which quotes the line: that may be a secret.
         raise UsageError(
             f"{path} is not a file of AWS credentials{_line(error)}", hint="write it as `aws configure` does"
         ) from None

@@ -1,4 +1,4 @@
-"""AWS Signature Version 4, verified: a request and its body in, whose signature it is out.
+"""Verifies AWS Signature Version 4: takes a request and its body, and returns the key that signed it.
 
 Written from "AWS Signature Version 4 for API requests" (IAM user guide): canonical request, string to sign, key.
 Codes and messages are those that AWS's JSON services answer; the status is 400 for each, as ECR's own answers have it
@@ -34,12 +34,12 @@ _UNRESERVED = "-_.~"
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
-    """A request as it was received, but for its body.
+    """A request as it was received, without its body.
 
     Attributes:
         method: the HTTP method.
-        path: the path as it stands in the request line, before the query.
-        query: what follows the question mark there, without it.
+        path: the path in the request line, before the query.
+        query: what follows the question mark.
         headers: names and values in order, as bytes; a name may occur more than once.
     """
 
@@ -59,8 +59,8 @@ class Claim:
     """What a request says about its signature.
 
     Attributes:
-        access_key_id: whose it is said to be.
-        scope: the credential's, its five elements but the first.
+        access_key_id: the key that it claims.
+        scope: the credential's elements without the first.
         signed_headers: in lower case and in order.
         signature: in hex.
         date: the request's.
@@ -81,16 +81,16 @@ class Claim:
 def check_claim(
     request: SignedRequest, *, keys: Mapping[str, KnownCredentials], services: Sequence[str], now: datetime
 ) -> tuple[Claim, KnownCredentials]:
-    """See that a request claims a signature that could be right, by its headers alone.
+    """Check by the headers alone that a request claims a signature that could be valid.
 
     Args:
         request: the request as received.
-        keys: what is known, by access key id.
+        keys: the known keys, by access key id.
         services: the names that the credential's scope may have, such as ``ecr``.
         now: the time, with a time zone.
 
     Returns:
-        The claim, and whose it is said to be.
+        The claim, and the key that it names.
 
     Raises:
         AwsError: MissingAuthenticationTokenException, IncompleteSignatureException, UnrecognizedClientException,
@@ -112,7 +112,7 @@ def verify(
     services: Sequence[str],
     now: datetime,
 ) -> KnownCredentials:
-    """Prove that a request was signed, by a key that is known, for one of *services* and any region, and lately.
+    """Verify that a request was signed recently, by a known key, for one of *services* in any region.
 
     It hashes the whole body: call it in a thread if that is long.
 
@@ -124,7 +124,7 @@ def verify(
         now: likewise.
 
     Returns:
-        Whose signature it is.
+        The key that signed it.
 
     Raises:
         AwsError: as ``check_claim`` does; InvalidSignatureException.
@@ -191,7 +191,7 @@ def _find(
     claim: Claim, request: SignedRequest, keys: Mapping[str, KnownCredentials], now: datetime
 ) -> KnownCredentials:
     found = keys.get(claim.access_key_id)
-    # Without a token, lasting credentials are meant, and those of that id are not known.
+    # Without a token the request means lasting credentials, and none are known under that id.
     token = "".join(request.values("x-amz-security-token"))
     if found is None or not hmac.compare_digest(token.encode(), (found.session_token or "").encode()):
         raise AwsError("UnrecognizedClientException", "The security token included in the request is invalid.")
@@ -226,7 +226,7 @@ def _check_scope(claim: Claim, services: Sequence[str]) -> None:
 
 
 def _check_signed_headers(claim: Claim, request: SignedRequest) -> None:
-    """What must not be changed on the way: the host, and what the request says to AWS (``x-amz-*``)."""
+    """The headers that must be signed: the host, and what the request says to AWS (``x-amz-*``)."""
     names = {name.lower().decode("latin-1") for name, _ in request.headers}
     for name in sorted({"host"} | {name for name in names if name.startswith("x-amz-")}):
         if name not in claim.signed_headers:

@@ -1,4 +1,4 @@
-"""The tokens that open ``/v2/``: GetAuthorizationToken gives them out, and each proves itself by an HMAC."""
+"""The tokens of ``/v2/``: GetAuthorizationToken issues them, and each is authenticated by an HMAC."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import pybase64
 from asyncpush import open_files
 from asyncpush.errors import UsageError
 
-#: The user that every token belongs to (ECR user guide, private registry authentication).
+#: The user of every token (ECR user guide, private registry authentication).
 USER = "AWS"
 
-#: Seconds that ECR's tokens last.
+#: Seconds for which ECR's tokens are valid.
 LIFETIME = 12 * 3600.0
 
 _SECRET_NAME = "token-secret"  # noqa: S105 - a file's name
@@ -28,11 +28,11 @@ _SECRET_BYTES = 32
 
 
 class InvalidTokenError(Exception):
-    """Raised when credentials for ``/v2/`` are malformed, or none that this emulator has given out."""
+    """Raised when credentials for ``/v2/`` are malformed, or were not issued by this emulator."""
 
 
 class ExpiredTokenError(Exception):
-    """Raised when a token was given out, and has ended."""
+    """Raised when a token has expired."""
 
 
 class _Claims(msgspec.Struct, frozen=True):
@@ -46,7 +46,7 @@ class Token:
 
     Attributes:
         text: base64 of ``AWS:PASSWORD``, as it stands in an ``Authorization: Basic`` header.
-        expires: when it ends, in seconds since 1970.
+        expires: when it expires, in seconds since 1970.
     """
 
     text: str
@@ -57,8 +57,8 @@ class Tokens:
     """Makes and checks tokens; it remembers none of them, so they outlive a restart with the same secret.
 
     Args:
-        secret: what only this emulator knows.
-        lifetime: seconds that a token lasts.
+        secret: known to this emulator only.
+        lifetime: seconds for which a token is valid.
     """
 
     def __init__(self, secret: bytes, lifetime: float) -> None:
@@ -67,7 +67,7 @@ class Tokens:
 
     @classmethod
     def of(cls, data: Path, lifetime: float) -> Self:
-        """Take the secret of a data directory, or make one; blocks. Whoever can read the directory can forge tokens.
+        """Read the secret of a data directory, or create one; blocks. Whoever can read the directory can forge tokens.
 
         Raises:
             UsageError: it can't be read or written.
@@ -75,7 +75,7 @@ class Tokens:
         path = data / _SECRET_NAME
         try:
             secret = path.read_bytes() if path.exists() else b""
-            # Shorter, it was being written when the machine went down: the tokens of that moment are lost, no more.
+            # A shorter one was being written when the machine went down: only the tokens of that moment are lost.
             if len(secret) != _SECRET_BYTES:
                 secret = secrets.token_bytes(_SECRET_BYTES)
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123 - the mode
@@ -87,24 +87,24 @@ class Tokens:
         return cls(secret, lifetime)
 
     def grant(self, account: str) -> Token:
-        """Make a token for *account*."""
+        """Issue a token for *account*."""
         claims = _Claims(account, time.time() + self._lifetime)
         text = _encode(msgspec.json.encode(claims))
         password = f"{text}.{self._sign(text)}"
         return Token(pybase64.b64encode(f"{USER}:{password}".encode()).decode(), claims.expires)
 
     def check(self, text: str) -> str:
-        """Find out whom a token was given to.
+        """Check a token.
 
         Args:
-            text: what ``Authorization: Basic`` has.
+            text: the value behind ``Authorization: Basic``.
 
         Returns:
-            The account.
+            The account that it was issued to.
 
         Raises:
-            InvalidTokenError: it was not given out here.
-            ExpiredTokenError: it has ended.
+            InvalidTokenError: it was not issued here.
+            ExpiredTokenError: it has expired.
         """
         try:
             user, _, password = pybase64.b64decode(text, validate=True).decode().partition(":")

@@ -1,4 +1,4 @@
-"""Connections at a rate: between a socket and the server, bytes pass as soon as the rate allows them, and no sooner."""
+"""Bandwidth limits: bytes pass between a socket and the server as soon as the rate allows, and no sooner."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from typing import Any, cast
 
 from aiohttp import web
 
-#: A socket holds what arrives in this time while nobody reads it; that stops the sender, as TCP means to.
+#: A socket buffers what arrives in this time while nobody reads it; then TCP's flow control stops the sender.
 _WINDOW_SECONDS = 0.008
 _SMALLEST_WINDOW = 64 * 1024
 _LARGEST_WINDOW = 1024 * 1024
 
-#: Waits below this are taken together with the next one: timers are no finer.
+#: Shorter waits are added to the next one: timers are no finer.
 _SHORT = 0.002
 
-#: After this another rate may count.
+#: Seconds after which a change of the rate is noticed.
 _LONGEST = 0.1
 
-#: A connection that fell behind its rate, since this process had other things to do, may catch up so far.
+#: Seconds that a connection may catch up when it fell behind its rate because this process was busy.
 _CATCH_UP = 0.02
 
 
 class Bandwidth:
-    """The rate that every connection has.
+    """The rate of every connection.
 
     Attributes:
-        rate: bytes a second in each direction; None is as fast as it goes. A change counts at once.
+        rate: bytes a second in each direction; None is no limit. A change takes effect at once.
     """
 
     def __init__(self) -> None:
         self.rate: float | None = None
 
     def pace(self, request: web.Request) -> None:
-        """Put the rate on a request's connection, if it is not there yet; counts what has come already."""
+        """Limit a request's connection, if it is not limited yet; bytes that have arrived already count."""
         transport = request.transport
         if self.rate is None or transport is None or isinstance(transport, _PacedTransport):
             return
@@ -49,12 +49,12 @@ class Bandwidth:
 
 
 def is_paced(request: web.Request) -> bool:
-    """Whether a rate was put on a request's connection, be it lifted since."""
+    """Whether a request's connection was limited, even if the limit has been lifted since."""
     return isinstance(request.transport, _PacedTransport)
 
 
 class _Direction:
-    """The bytes of one direction that have come before their time, and when the next may pass."""
+    """The bytes of one direction that are ahead of the rate, and when the next may pass."""
 
     def __init__(self, bandwidth: Bandwidth, loop: asyncio.AbstractEventLoop) -> None:
         self._bandwidth = bandwidth
@@ -63,7 +63,7 @@ class _Direction:
         self._counted = loop.time()
 
     def charge(self, count: int) -> float:
-        """Count bytes, and say in how many seconds to ask again; 0 if the rate allows them."""
+        """Count bytes; returns the seconds after which to ask again, 0 if the rate allows them now."""
         now, rate = self._loop.time(), self._bandwidth.rate
         elapsed, self._counted = now - self._counted, now
         if rate is None:
@@ -76,7 +76,7 @@ class _Direction:
 
 
 class _PacedConnection(asyncio.Protocol):
-    """What the socket's transport talks to: it hands on to the server's protocol what was due."""
+    """The protocol of the socket's transport: it forwards bytes to the server's protocol once they are due."""
 
     def __init__(self, server: asyncio.Protocol, transport: asyncio.Transport, bandwidth: Bandwidth) -> None:
         self.transport = transport
@@ -124,18 +124,18 @@ class _PacedConnection(asyncio.Protocol):
             self._server.resume_writing()
 
     def pause_reading(self) -> None:
-        """For the server: it has enough for now."""
+        """Called by the server: it has enough for now."""
         self._server_reads = False
         self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """For the server: it wants more, once that is due."""
+        """Called by the server: it wants more, once that is due."""
         self._server_reads = True
         if self._reading is None:
             self.transport.resume_reading()
 
     def written(self, count: int) -> None:
-        """For the server: it has written, and must wait until that is through."""
+        """Called after the server has written: it must wait until the bytes are through."""
         wait = self._outgoing.charge(count)
         if wait and self._writing is None:
             if not self._socket_is_full:
@@ -170,7 +170,7 @@ class _PacedConnection(asyncio.Protocol):
 
 
 class _PacedTransport:
-    """What the server talks to: the socket's transport, but for how fast it is."""
+    """The transport that the server sees: the socket's transport, at the limited rate."""
 
     def __init__(self, connection: _PacedConnection) -> None:
         self._transport = connection.transport

@@ -1,4 +1,4 @@
-"""Faults as a document: a file's, YAML or JSON, and the admin endpoint's; its members are called like the options."""
+"""The fault configuration as a document, in a YAML or JSON file or at the admin endpoint."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import msgspec
 
 from asyncpush import open_files
 from asyncpush.emulator.faults.injector import HitCount
-from asyncpush.emulator.faults.parser import parse_fault, parse_throttle
-from asyncpush.emulator.faults.rules import FaultConfig
+from asyncpush.emulator.faults.rules import FaultConfig, parse_fault, parse_throttle
 from asyncpush.errors import UsageError
 from asyncpush.files import read_small
 from asyncpush.units import format_duration, format_rate, parse_duration, parse_rate
@@ -18,11 +17,11 @@ from asyncpush.units import format_duration, format_rate, parse_duration, parse_
 #: Bytes of the longest file: thousands of rules.
 _LONGEST = 4 * 1024 * 1024
 
-_HINT = "give an object with any of latency, jitter, bandwidth, throttle, quotas, fault and seed"
+_HINT = "use an object with any of latency, jitter, bandwidth, throttle, quotas, fault and seed"
 
 
 class FaultConfigDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
-    """What a file or the command line says of the faults, as text.
+    """The fault configuration as text, as a file or the command line gives it.
 
     Attributes:
         latency: a duration, such as ``40ms``.
@@ -32,7 +31,7 @@ class FaultConfigDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defau
         quotas: ``aws`` or nothing.
         fault: a rule each.
         seed: any number.
-        fired: what the admin endpoint tells; it sets nothing.
+        hit_counts: what the admin endpoint reports; it sets nothing.
     """
 
     latency: str | None = None
@@ -45,7 +44,7 @@ class FaultConfigDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defau
     hit_counts: tuple[HitCount, ...] = ()
 
     def over(self, other: FaultConfigDocument) -> FaultConfigDocument:
-        """This one where it says something, *other* where not; throttles and rules of both, its own first."""
+        """This one, with *other* for what it leaves out; throttles and rules of both, its own first."""
         return FaultConfigDocument(
             latency=self.latency or other.latency,
             jitter=self.jitter or other.jitter,
@@ -57,10 +56,10 @@ class FaultConfigDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defau
         )
 
     def fault_config(self) -> FaultConfig:
-        """What it says.
+        """The configuration that it describes.
 
         Raises:
-            UsageError: something in it is written wrong, or can't be.
+            UsageError: a member is malformed or out of range.
         """
         return FaultConfig(
             latency=_duration("latency", self.latency),
@@ -91,19 +90,19 @@ def read_json(raw: bytes) -> FaultConfigDocument:
     """Read a document in JSON.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is malformed.
     """
     try:
         return msgspec.json.decode(raw, type=FaultConfigDocument)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the faults can't be read: {error}", hint=_HINT) from error
+        raise UsageError(f"the fault configuration can't be read: {error}", hint=_HINT) from error
 
 
 def read_file(path: Path) -> FaultConfigDocument:
     """Read a file in YAML or JSON; blocks.
 
     Raises:
-        UsageError: it can't be read, or is neither.
+        UsageError: it can't be read, or is malformed.
     """
     try:
         raw = read_small(path, _LONGEST)

@@ -1,4 +1,4 @@
-"""One request as rules see it: its name, its service, and the few members of its body that rules ask for."""
+"""A request as fault rules see it: its operation, its service, and the few members of its body that rules use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiohttp import web
 from asyncpush.emulator.api.dispatch import operation_name
 from asyncpush.emulator.api.part_body import locate_blob
 from asyncpush.emulator.errors import AwsError
-from asyncpush.emulator.store.manifests import ParsedManifest, read_manifest
+from asyncpush.emulator.store.records import ParsedManifest, read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,12 @@ class Call:
     """A request.
 
     Attributes:
-        operation: what rules call it.
+        operation: its name in rules.
         service: the target's prefix, or ``v2:``.
-        repository: the repository's name; empty where it names none, or ``with_members`` was not asked.
-        registry_id: the account; empty where it names none.
-        upload_id: the upload, likewise.
-        manifest: what PutImage brings, if it is a manifest.
+        repository: the repository's name; empty where it names none, or before ``with_members``.
+        registry_id: the account; empty likewise.
+        upload_id: the upload; empty likewise.
+        manifest: the manifest of PutImage, if it is valid.
     """
 
     operation: str
@@ -37,7 +37,7 @@ class Call:
 
     @property
     def is_v2(self) -> bool:
-        """Whether it is a request below ``/v2/``, and no operation."""
+        """Whether it is a request below ``/v2/``, not an operation of the JSON API."""
         return self.service == V2
 
 
@@ -50,7 +50,7 @@ class _Members(msgspec.Struct, rename="camel"):
 
 
 def identify(request: web.Request) -> Call | None:
-    """Name a request; None if it is for the emulator itself."""
+    """Identify a request; None if it is for the emulator itself."""
     if request.path == "/" and request.method == "POST":
         target = request.headers.get("X-Amz-Target", "")
         return Call(operation_name(target), target.rpartition(".")[0])
@@ -61,7 +61,7 @@ def identify(request: web.Request) -> Call | None:
 
 
 def with_members(call: Call, body: bytearray) -> Call:
-    """Add what the body says; blocks for as long as it takes to read it. What it can't read, the operation judges."""
+    """Add the members of the body; blocks while it is parsed. A malformed body is left to the operation."""
     try:
         members = msgspec.json.decode(_without_blob(body), type=_Members)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -76,8 +76,8 @@ def with_members(call: Call, body: bytearray) -> Call:
 
 
 def _without_blob(body: bytearray) -> bytes | bytearray:
-    place = locate_blob(body)
-    return bytes(body[: place[0]] + body[place[1] :]) if place else body
+    span = locate_blob(body)
+    return bytes(body[: span[0]] + body[span[1] :]) if span else body
 
 
 def _manifest(members: _Members) -> ParsedManifest | None:
@@ -89,7 +89,7 @@ def _manifest(members: _Members) -> ParsedManifest | None:
         return None
 
 
-#: What the emulator's JSON API answers.
+#: The operations of the emulator's JSON API.
 OPERATIONS = (
     "BatchCheckLayerAvailability",
     "BatchDeleteImage",
@@ -132,12 +132,12 @@ OPERATIONS = (
     "UploadLayerPart",
 )
 
-#: Before the names of pushes and pulls: ``v2:GET-blob``.
+#: The prefix of requests below ``/v2/``: ``v2:GET-blob``.
 V2 = "v2:"
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
-#: The last words of a path (OCI distribution-spec), by what they are; an upload's is longer than a blob's.
+#: The paths of each kind of request (OCI distribution-spec); an upload's must come before a blob's.
 _KINDS = {
     "upload": re.compile(r"(?P<name>.+)/blobs/uploads(?:/(?P<upload>.*))?"),
     "blob": re.compile(r"(?P<name>.+)/blobs/[^/]+"),
@@ -152,7 +152,7 @@ NAMES = (*OPERATIONS, *(f"{V2}{method}-{kind}" for kind in _KINDS for method in 
 
 @dataclass(frozen=True, slots=True)
 class V2Name:
-    """A request below ``/v2/``: what rules call it, and the repository and upload that its path names, if any."""
+    """A request below ``/v2/``: its name in rules, and the repository and upload in its path, if any."""
 
     operation: str
     repository: str = ""
@@ -160,7 +160,7 @@ class V2Name:
 
 
 def name_v2(method: str, path: str) -> V2Name:
-    """Name a request by its method and its path below ``/v2/``; paths outside the specification are ``other``."""
+    """Identify a request by its method and its path below ``/v2/``; unknown paths are ``other``."""
     for kind, pattern in _KINDS.items():
         if match := pattern.fullmatch(path):
             return V2Name(f"{V2}{method}-{kind}", match["name"], match.groupdict().get("upload") or "")

@@ -46,7 +46,7 @@ _PUSHES: Mapping[str, str] = {
 
 
 def metered_as(service: str, operation: str) -> tuple[str, str]:
-    """The service and operation whose quota a request takes: of a push through ``/v2/``, ECR's own."""
+    """The service and operation whose quota a request uses: for a push through ``/v2/``, ECR's operation."""
     return (_PRIVATE, _PUSHES[operation]) if operation in _PUSHES else (service, operation)
 
 
@@ -60,15 +60,15 @@ class _Bucket:
 
 
 class Throttles:
-    """The buckets of one fault configuration, full at first.
+    """The token buckets of one fault configuration, full at first.
 
     Args:
-        fault_config: its throttles, and its quotas where they say nothing.
-        clock: tells the time in seconds.
+        fault_config: its throttles count first, then its quotas.
+        clock: returns the time in seconds.
 
     Attributes:
-        refused: how many requests each of the faults's throttles has refused.
-        refused_by_quotas: how many its quotas have refused.
+        refused: how many requests each throttle has refused.
+        refused_by_quotas: how many requests the quotas have refused.
     """
 
     def __init__(self, fault_config: FaultConfig, clock: Clock = time.monotonic) -> None:
@@ -79,11 +79,11 @@ class Throttles:
         self._buckets: dict[tuple[str, str, str], _Bucket] = {}
 
     def meters(self, service: str, operation: str) -> bool:
-        """Whether there is a rate for requests of this name."""
+        """Whether requests of this name have a rate limit."""
         return self._find(service, operation) is not None
 
     def refuses(self, service: str, operation: str, account: str) -> bool:
-        """Take a token for one request, or say that there is none."""
+        """Take a token for one request; returns True if there is none."""
         throttle = self._find(service, operation)
         if throttle is None:
             return False

@@ -1,1 +1,1 @@
-"""What the emulator keeps: a catalog in SQLite, and blobs as OCI image layouts."""
+"""The store: a catalog in SQLite, and blobs in OCI image layouts."""

@@ -1,4 +1,4 @@
-"""The catalog: everything that the emulator knows beside the blobs, in one SQLite file with one writer."""
+"""The catalog: all data but the blobs, in one SQLite file with one writer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from typing import Any, Self
 import msgspec
 
 from asyncpush.emulator.registry import RegistryId
-from asyncpush.emulator.store.manifests import ParsedManifest
-from asyncpush.emulator.store.records import ImageRecord, RepositoryRecord, TemplateRecord, UploadRecord
+from asyncpush.emulator.store.records import ImageRecord, ParsedManifest, RepositoryRecord, TemplateRecord, UploadRecord
 from asyncpush.model import Digest
 
 FILE = "catalog.sqlite"
 
-#: Marks the file as this program's, in its header ("apsh"), and says how its tables are laid out.
+#: The file header's application id ("apsh"), and the version of the tables.
 _APPLICATION = 0x61707368
 _VERSION = 1
 
@@ -59,7 +58,7 @@ COMMIT;
 
 
 class CatalogError(ValueError):
-    """Raised when a file is not a catalog, or not one that this program can read."""
+    """Raised when a file is not a catalog, or not one that this version can read."""
 
 
 class Catalog:
@@ -86,7 +85,7 @@ class Catalog:
 
     @classmethod
     def open(cls, path: Path, *, fsync: bool) -> Self:
-        """Open a catalog, or make a new one where there is no file or an empty one.
+        """Open a catalog, or create one where the file is missing or empty.
 
         Raises:
             CatalogError: the file is something else, damaged, or another version's.
@@ -102,12 +101,12 @@ class Catalog:
         return cls(connection, fsync=fsync)
 
     def close(self) -> None:
-        """Write the WAL back into the file, and let go of it."""
+        """Write the WAL back into the file, and close it."""
         with self._lock:
             self._connection.close()
 
     def problems(self) -> list[str]:
-        """What SQLite finds wrong with the file (integrity_check and foreign_key_check)."""
+        """The problems that SQLite finds in the file (integrity_check and foreign_key_check)."""
         with self._lock:
             try:
                 found = [row[0] for row in self._connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
@@ -138,7 +137,7 @@ class Catalog:
             yield key, Digest(digest), size
 
     def uploads(self) -> Iterator[UploadRecord]:
-        """All uploads that are neither complete nor gone."""
+        """All unfinished uploads."""
         columns = "id, repository, created_at, parts, received, last_part, short_part, digest"
         for upload, key, created_at, parts, received, last_part, short, digest in self._rows(
             f"SELECT {columns} FROM upload"  # noqa: S608 - the columns are ours
@@ -156,16 +155,16 @@ class Catalog:
             yield RegistryId(*registry), msgspec.json.decode(record, type=TemplateRecord)
 
     def completed(self, upload: str, repository: int) -> Digest | None:
-        """The layer that an upload became, if that was to be remembered."""
+        """The layer that an upload became, if that was remembered."""
         query = "SELECT digest FROM completed WHERE upload = ? AND repository = ?"
         return next((Digest(digest) for (digest,) in self._rows(query, upload, repository)), None)
 
     @contextmanager
     def writing(self, *, lasting: bool = True) -> Iterator[Writes]:
-        """One transaction; committed at the end of the block, undone if it raises.
+        """Run one transaction: committed at the end of the block, rolled back if it raises.
 
         Args:
-            lasting: whether it must outlive a power cut, where that was asked for.
+            lasting: whether it must survive a power cut, where the catalog syncs at all.
         """
         with self._lock, _translated():
             self._sync(self._levels[lasting])
@@ -190,7 +189,7 @@ class Catalog:
 
 @contextmanager
 def _translated(path: Path | None = None) -> Iterator[None]:
-    """SQLite's errors as OSError: what the disk does is the same fault, whoever writes."""
+    """Turn SQLite's errors into OSError: a failing disk is the same fault, whoever writes."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -218,13 +217,13 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 class Writes:
-    """What can be done in one transaction (``Catalog.writing``)."""
+    """The changes that one transaction can make (``Catalog.writing``)."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._run = connection.execute
 
     def add_repository(self, registry: RegistryId, record: RepositoryRecord) -> int:
-        """Enter a repository; its key comes back."""
+        """Add a repository; returns its key."""
         added = self._run(
             "INSERT INTO repository (service, account, region, name, record) VALUES (?, ?, ?, ?, ?)",
             (*_key(registry), record.name, msgspec.json.encode(record)),
@@ -237,11 +236,11 @@ class Writes:
         self._run("UPDATE repository SET record = ? WHERE key = ?", (msgspec.json.encode(record), key))
 
     def remove_repository(self, key: int) -> None:
-        """Take out a repository with its images, layers and uploads."""
+        """Remove a repository with its images, layers and uploads."""
         self._run("DELETE FROM repository WHERE key = ?", (key,))
 
     def add_image(self, key: int, image: ImageRecord) -> None:
-        """Enter an image."""
+        """Add an image."""
         manifest = msgspec.json.encode(image.manifest)
         self._run(
             "INSERT INTO image (repository, digest, pushed_at, manifest) VALUES (?, ?, ?, ?)",
@@ -249,7 +248,7 @@ class Writes:
         )
 
     def set_tag(self, key: int, tag: str, digest: Digest) -> None:
-        """Let a tag name an image that is entered."""
+        """Let a tag name an image of the catalog."""
         self._run(
             "INSERT INTO tag (repository, name, digest) VALUES (?, ?, ?)"
             " ON CONFLICT (repository, name) DO UPDATE SET digest = excluded.digest",
@@ -257,19 +256,19 @@ class Writes:
         )
 
     def remove_tag(self, key: int, tag: str) -> None:
-        """Take out a tag."""
+        """Remove a tag."""
         self._run("DELETE FROM tag WHERE repository = ? AND name = ?", (key, tag))
 
     def remove_image(self, key: int, digest: Digest) -> None:
-        """Take out an image and its tags."""
+        """Remove an image and its tags."""
         self._run("DELETE FROM image WHERE repository = ? AND digest = ?", (key, digest.hex))
 
     def add_layer(self, key: int, digest: Digest, size: int) -> None:
-        """Enter a layer of *size* bytes."""
+        """Add a layer of *size* bytes."""
         self._run("INSERT INTO layer (repository, digest, size) VALUES (?, ?, ?)", (key, digest.hex, size))
 
     def add_upload(self, upload: UploadRecord) -> None:
-        """Enter an upload."""
+        """Add an upload."""
         self._run(
             "INSERT INTO upload (id, repository, created_at, parts, received, last_part, short_part, digest)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -277,18 +276,18 @@ class Writes:
         )
 
     def save_upload(self, upload: UploadRecord) -> None:
-        """Replace what is known of an upload's bytes."""
+        """Replace the record of an upload."""
         self._run(
             "UPDATE upload SET parts = ?, received = ?, last_part = ?, short_part = ?, digest = ? WHERE id = ?",
             (*_progress(upload), upload.id),
         )
 
     def remove_upload(self, upload: str) -> None:
-        """Take out an upload."""
+        """Remove an upload."""
         self._run("DELETE FROM upload WHERE id = ?", (upload,))
 
     def remember(self, upload: str, key: int, digest: Digest) -> None:
-        """Keep what an upload became."""
+        """Remember which layer an upload became."""
         self._run("INSERT INTO completed (upload, repository, digest) VALUES (?, ?, ?)", (upload, key, digest.hex))
 
     def set_setting(self, registry: RegistryId, name: str, value: str) -> None:
@@ -296,12 +295,12 @@ class Writes:
         self._run("INSERT OR REPLACE INTO setting VALUES (?, ?, ?, ?, ?)", (*_key(registry), name, value))
 
     def set_template(self, registry: RegistryId, record: TemplateRecord) -> None:
-        """Enter or replace a repository creation template."""
+        """Add or replace a repository creation template."""
         values = (*_key(registry), record.prefix, msgspec.json.encode(record))
         self._run("INSERT OR REPLACE INTO template VALUES (?, ?, ?, ?, ?)", values)
 
     def remove_template(self, registry: RegistryId, prefix: str) -> None:
-        """Take out a repository creation template."""
+        """Remove a repository creation template."""
         self._run(
             "DELETE FROM template WHERE service = ? AND account = ? AND region = ? AND prefix = ?",
             (*_key(registry), prefix),

@@ -1,4 +1,4 @@
-"""One repository: its state in memory, changed only after the catalog and the disk have the change."""
+"""A repository: its state in memory, which changes only after the catalog and the disk."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ import anyio
 
 from asyncpush.emulator.registry import RegistryId, RequestTarget
 from asyncpush.emulator.store.catalog import Catalog
-from asyncpush.emulator.store.layout import Layout, index_bytes, tags_by_image
-from asyncpush.emulator.store.manifests import ParsedManifest, sha256_digest
-from asyncpush.emulator.store.records import ImageRecord, RepositoryRecord
+from asyncpush.emulator.store.disk import Layout, index_bytes, tags_by_image
+from asyncpush.emulator.store.records import ImageRecord, ParsedManifest, RepositoryRecord, sha256_digest
 from asyncpush.emulator.store.uploads import StagedUpload
 from asyncpush.model import Digest
 
 
 class RepositoryState:
-    """A repository's state. What reads it never blocks; what changes it blocks, and is called under ``lock``.
+    """A repository's state. Methods that read never block; methods that change it block, and are called under ``lock``.
 
-    ``record``, ``images`` and ``tags`` are replaced as a whole, after the disk has them: whoever reads sees one state.
+    ``record``, ``images`` and ``tags`` are replaced as a whole, after the disk has them: readers see one state.
 
     Args:
         registry: the registry that it is in.
         record: its name and settings.
         layout: its files.
-        catalog: where changes are entered.
+        catalog: the catalog that it is in.
         key: its key there; 0 until it is created.
 
     Attributes:
         images: by digest, oldest first.
-        tags: the digest that each names.
+        tags: the digest that each tag names.
         layers: the size in bytes of each blob that was completed as a layer.
         media_types: what the images call their blobs.
     """
@@ -59,16 +58,16 @@ class RepositoryState:
 
     @property
     def target(self) -> RequestTarget:
-        """Its registry, as requests that give no id name it."""
+        """Its registry, as requests without a registry id name it."""
         return RequestTarget(self.registry, self.registry.account)
 
     @property
     def index(self) -> bytes:
-        """What its index.json should say."""
+        """The content that its index.json should have."""
         return index_bytes(self.images, self.tags)
 
     def create(self) -> None:
-        """Lay it out on disk; it exists once the catalog has it."""
+        """Create it on disk, and then in the catalog."""
         self.layout.create()
         try:
             with self._catalog.writing() as writes:
@@ -79,7 +78,7 @@ class RepositoryState:
         self.key = key
 
     def restore(self, image: ImageRecord) -> None:
-        """Take up an image that the catalog has."""
+        """Load an image from the catalog."""
         self.images[image.manifest.digest] = image
         self._note(image.manifest)
 
@@ -88,7 +87,7 @@ class RepositoryState:
         return self.layout.blob_path(digest)
 
     def is_discarded(self, digest: Digest) -> bool:
-        """Whether a layer that is held has no bytes (``discarding.py``); blocks."""
+        """Whether the bytes of a layer were discarded; blocks."""
         return self.layout.is_shell(digest)
 
     def read_manifest(self, image: ImageRecord) -> bytes:
@@ -96,19 +95,19 @@ class RepositoryState:
         return self.blob_path(image.manifest.digest).read_bytes()
 
     def find(self, *, digest: str | None = None, tag: str | None = None) -> ImageRecord | None:
-        """The image of a digest or tag; of both, only if they agree."""
+        """The image of a digest or tag; given both, only if they agree."""
         named = self.tags.get(tag) if tag else None
         if digest:
-            wanted = sha256_digest(digest)
-            return self.images.get(wanted) if wanted and (not tag or named == wanted) else None
+            parsed = sha256_digest(digest)
+            return self.images.get(parsed) if parsed and (not tag or named == parsed) else None
         return self.images.get(named) if named else None
 
     def tags_by_image(self) -> dict[Digest, list[str]]:
-        """The tags that name each image, sorted; images without are left out."""
+        """The sorted tags of each tagged image."""
         return tags_by_image(self.tags)
 
     def is_immutable(self, tag: str) -> bool:
-        """Whether *tag*, once given, must stay with its image (imageTagMutability and its exclusion filters)."""
+        """Whether *tag* must stay with its image (imageTagMutability and its exclusion filters)."""
         mutability = self.record.mutability
         excluded = mutability.endswith("_WITH_EXCLUSION") and any(
             fnmatchcase(tag, exclusion.filter) for exclusion in self.record.exclusion_filters
@@ -116,11 +115,11 @@ class RepositoryState:
         return mutability.startswith("IMMUTABLE") != excluded
 
     def is_referenced(self, layer: Digest) -> bool:
-        """Whether an image that is there now names this layer."""
+        """Whether an image of the repository refers to this layer."""
         return self._references[layer] > 0
 
     def is_child(self, digest: Digest) -> bool:
-        """Whether an index here names this image."""
+        """Whether an index of the repository refers to this image."""
         return any(child.sha256 == digest for image in self.images.values() for child in image.manifest.children)
 
     def referrers(self, subject: str) -> list[ParsedManifest]:
@@ -134,16 +133,16 @@ class RepositoryState:
         self.record = record
 
     def add_layer(self, upload: StagedUpload, digest: Digest, *, remember: bool = False) -> None:
-        """Take over the file of an upload that is finished, and forget the upload.
+        """Turn a finished upload into a layer.
 
         Args:
             upload: the upload; synced to the disk.
             digest: of its bytes.
-            remember: whether the catalog keeps what became of it.
+            remember: whether the catalog remembers which layer the upload became.
         """
         size = upload.record.received
-        there = digest in self.images  # a manifest can be a layer too: the same bytes
-        if not there:
+        is_stored = digest in self.images  # a layer can have the bytes of a manifest
+        if not is_stored:
             self.layout.adopt(upload.path, digest)
         try:
             with self._catalog.writing() as writes:
@@ -152,16 +151,16 @@ class RepositoryState:
                 if remember:
                     writes.remember(upload.id, self.key, digest)
         except OSError:
-            if not there:
+            if not is_stored:
                 self.layout.give_back(digest, upload.path)
             raise
         self.layers[digest] = size
         upload.discard()
 
     def mount(self, source: RepositoryState, digest: Digest) -> bool:
-        """Hold a layer of another repository's, too; False where the file system has no second names for files."""
-        there = digest in self.images
-        if not there and not self.layout.link(source.blob_path(digest), digest):
+        """Add a layer of another repository; returns False where the file system has no hard links."""
+        is_stored = digest in self.images
+        if not is_stored and not self.layout.link(source.blob_path(digest), digest):
             return False
         size = source.layers[digest]
         try:
@@ -174,7 +173,7 @@ class RepositoryState:
         return True
 
     def put(self, image: ImageRecord, raw: bytes, tag: str | None) -> None:
-        """Hold an image, under *tag* if given; the tag leaves the image that had it."""
+        """Add an image, under *tag* if given, which moves from the image that had it."""
         digest = image.manifest.digest
         new = digest not in self.images
         if new:
@@ -194,7 +193,7 @@ class RepositoryState:
             self._note(image.manifest)
 
     def untag(self, tag: str) -> None:
-        """Take a tag off its image, and the image with it if it was its last and no index names it."""
+        """Remove a tag, and its image if that was its last tag and no index refers to it."""
         digest = self.tags[tag]
         tags = {name: named for name, named in self.tags.items() if name != tag}
         if digest not in tags.values() and not self.is_child(digest):
@@ -206,19 +205,19 @@ class RepositoryState:
 
     def remove(self, digests: Iterable[Digest]) -> None:
         """Remove images and their tags; their layers stay, as ECR keeps them for a while."""
-        gone = set(digests)
+        removed = set(digests)
         with self._catalog.writing() as writes:
-            for digest in gone:
+            for digest in removed:
                 writes.remove_image(self.key, digest)
-        for image in (image for key, image in self.images.items() if key in gone):
+        for image in (image for key, image in self.images.items() if key in removed):
             self._references.subtract(image.manifest.named.keys())
-        images = {key: image for key, image in self.images.items() if key not in gone}
-        self._show(images, {tag: named for tag, named in self.tags.items() if named not in gone})
-        for digest in gone:
+        images = {key: image for key, image in self.images.items() if key not in removed}
+        self._show(images, {tag: named for tag, named in self.tags.items() if named not in removed})
+        for digest in removed:
             self._forget(digest)
 
     def delete(self) -> None:
-        """Remove it; it is gone once the catalog has it no more."""
+        """Remove it from the catalog, and then from the disk."""
         with self._catalog.writing() as writes:
             writes.remove_repository(self.key)
         self.layout.delete()
@@ -228,7 +227,7 @@ class RepositoryState:
         self.layout.show(self.index)
 
     def _forget(self, digest: Digest) -> None:
-        """Remove a manifest's file, unless it is held."""
+        """Remove a manifest's file, unless an image or layer needs it."""
         if digest not in self.images and digest not in self.layers:
             self.layout.remove(digest)
 

@@ -1,17 +1,22 @@
-"""All that the emulator holds: repositories by registry, uploads, account settings; opened, found, created, deleted."""
+"""What the emulator holds, in memory: repositories by registry, uploads, account settings.
+
+Changes reach the disk before they are visible here, and are carried to their end (``BackgroundTasks``) even when the
+client disconnects or the emulator closes.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple, Unpack
+from typing import Final, Generic, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskGroup
 
 from asyncpush.emulator.errors import (
     repository_exists,
@@ -20,21 +25,24 @@ from asyncpush.emulator.errors import (
     upload_not_found,
 )
 from asyncpush.emulator.registry import RegistryId, RequestTarget
-from asyncpush.emulator.store.accounts import AccountSettings
 from asyncpush.emulator.store.catalog import Catalog
-from asyncpush.emulator.store.data_directory import DataDirectory
-from asyncpush.emulator.store.disk import Disk
-from asyncpush.emulator.store.layout import Layout
+from asyncpush.emulator.store.disk import DataDirectory, Disk, Layout
 from asyncpush.emulator.store.records import RepositoryRecord, TemplateRecord, UploadRecord
 from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.uploads import StagedUpload
 from asyncpush.errors import UsageError
 
 T = TypeVar("T")
+
 Ts = TypeVarTuple("Ts")
 
 #: Threads of the emulator's own, so that it never starves a client in its process, nor is starved by it.
 _THREADS = 16
+
+#: A template's prefix for all repositories that no other template is for.
+ROOT: Final = "ROOT"
+
+CREATE_ON_PUSH: Final = "CREATE_ON_PUSH"
 
 
 class DamagedDataError(UsageError):
@@ -48,7 +56,7 @@ class DamagedDataError(UsageError):
     def __init__(self, data: Path, problem: str) -> None:
         super().__init__(
             f"{data} can't be read as an emulator's data: {problem}",
-            hint="see what `asyncpush serve --check --data DIR` says of it, or use another directory",
+            hint="run `asyncpush serve --check --data DIR` for details, or use another directory",
         )
 
 
@@ -58,7 +66,7 @@ class Store:
     Args:
         data: the data directory.
         fsync: whether layers, images and settings must outlive a power cut.
-        upload_lifetime: seconds after which an upload is not found any more; 0 keeps it.
+        upload_lifetime: seconds after which an upload expires; 0 keeps it.
         discard: whether the bytes of layers are dropped; None does as the directory did so far.
 
     Attributes:
@@ -115,7 +123,7 @@ class Store:
         self.catalog.close()
         os.close(self._lock)
 
-    def held(self, registry: RegistryId) -> Mapping[str, RepositoryState]:
+    def repositories_of(self, registry: RegistryId) -> Mapping[str, RepositoryState]:
         """A registry's repositories by name."""
         return self.repositories.get(registry, {})
 
@@ -125,42 +133,42 @@ class Store:
         Raises:
             AwsError: RepositoryNotFoundException.
         """
-        found = self.held(target.registry).get(name)
+        found = self.repositories_of(target.registry).get(name)
         if found is None:
             raise repository_not_found(name, target.id)
         return found
 
     def find(self, name: str, registry: RegistryId | None) -> RepositoryState | None:
-        """A repository as ``/v2/`` is asked for it: in a registry, or, at a bare address, in the first that has it.
+        """A repository that ``/v2/`` is asked for: in a registry, or, at a bare address, in the first one that has it.
 
         The default account's in the default region comes first, then private ones before public ones, in order.
         """
         if registry is not None:
-            return self.held(registry).get(name)
-        having = [each for each, held in self.repositories.items() if name in held]
+            return self.repositories_of(registry).get(name)
+        registries = [each for each, repositories in self.repositories.items() if name in repositories]
         default = RegistryId()
-        chosen = default if default in having else min(having, default=None)
+        chosen = default if default in registries else min(registries, default=None)
         return self.repositories[chosen][name] if chosen else None
 
     @asynccontextmanager
     async def changing(self, target: RequestTarget, name: str) -> AsyncIterator[RepositoryState]:
-        """Find a repository and keep all other changes away from it.
+        """Find a repository and lock it for a change.
 
         Raises:
-            AwsError: RepositoryNotFoundException, also if it was deleted meanwhile.
+            AwsError: RepositoryNotFoundException, also if it is deleted meanwhile.
         """
         found = self.repository(target, name)
         async with found.lock:
-            if self.held(target.registry).get(name) is not found:
+            if self.repositories_of(target.registry).get(name) is not found:
                 raise repository_not_found(name, target.id)
             yield found
 
     @asynccontextmanager
     async def uploading(self, upload_id: str, target: RequestTarget, name: str) -> AsyncIterator[StagedUpload]:
-        """Find a repository's upload and keep all other changes away from it.
+        """Find a repository's upload and lock it for a change.
 
         Raises:
-            AwsError: RepositoryNotFoundException, UploadNotFoundException; also if it was finished meanwhile.
+            AwsError: RepositoryNotFoundException, UploadNotFoundException; also if it is finished meanwhile.
         """
         repository = self.repository(target, name)
         found = self.uploads.get(upload_id.lower())
@@ -174,36 +182,36 @@ class Store:
             yield found
 
     async def create_repository(self, record: RepositoryRecord, target: RequestTarget) -> RepositoryState:
-        """Make a repository.
+        """Create a repository.
 
         Raises:
             AwsError: RepositoryAlreadyExistsException.
         """
-        if record.name in self.held(target.registry):
+        if record.name in self.repositories_of(target.registry):
             raise repository_exists(record.name, target.id)
-        held = self.repositories.setdefault(target.registry, {})
+        repositories = self.repositories.setdefault(target.registry, {})
         created = self._new(target.registry, record)
-        # Taken and locked before the first await: of two calls at once, the second is told that it exists.
+        # Added and locked before the first await: of two concurrent calls, the second one finds that it exists.
         created.lock.acquire_nowait()
-        held[record.name] = created
+        repositories[record.name] = created
         try:
             await self.in_thread(created.create)
         except OSError:
-            del held[record.name]
+            del repositories[record.name]
             raise
         finally:
             created.lock.release()
         return created
 
     async def create_on_push(self, registry: RegistryId, name: str) -> RepositoryState | None:
-        """Find a repository, or make it as the registry's creation templates say; None if none of them is for it.
+        """Find a repository, or create it by the registry's creation templates; None if no template matches.
 
         Only templates that are applied for CREATE_ON_PUSH count: the longest prefix, else ROOT's. *name* becomes a
         path: the caller has checked that it is a repository's.
         """
-        if found := self.held(registry).get(name):
-            async with found.lock:  # it may be in the making by another push
-                return self.held(registry).get(name)
+        if found := self.repositories_of(registry).get(name):
+            async with found.lock:  # another push may be creating it
+                return self.repositories_of(registry).get(name)
         template = self.accounts.template_for(registry, name)
         if template is None or registry.is_public:
             return None
@@ -223,26 +231,26 @@ class Store:
             orphans = [upload for upload in self.uploads.values() if upload.record.repository == repository.key]
             for upload in orphans:
                 del self.uploads[upload.id]
-        # Outside of the repository's lock: CompleteLayerUpload takes an upload's first and the repository's second.
+        # Outside of the repository's lock: CompleteLayerUpload locks an upload first and the repository second.
         for upload in orphans:
             async with upload.lock:
                 await self.in_thread(upload.discard)
         return repository
 
     async def create_upload(self, repository: RepositoryState) -> StagedUpload:
-        """Open an upload into a repository that exists."""
+        """Create an upload into an existing repository."""
         upload = self._upload(UploadRecord(str(uuid.uuid4()), repository.key, now()))
         await self.in_thread(upload.create)
         self.uploads[upload.id] = upload
         return upload
 
     async def remove_upload(self, upload: StagedUpload) -> None:
-        """Forget an upload, under its lock."""
+        """Remove an upload, under its lock."""
         self.uploads.pop(upload.id, None)
         await self.in_thread(upload.remove)
 
     async def expire_upload(self, upload_id: str) -> None:
-        """Forget an upload, if it is there, as ECR does with one that nobody goes on with."""
+        """Remove an upload if it exists, as ECR does with one that is not continued."""
         if upload := self.uploads.get(upload_id.lower()):
             async with upload.lock:
                 await self.remove_upload(upload)
@@ -285,3 +293,103 @@ def _from_template(template: TemplateRecord, name: str) -> RepositoryRecord:
         policy=template.policy,
         lifecycle_policy=template.lifecycle_policy,
     )
+
+
+class AccountSettings:
+    """Settings and templates of all registries: in memory, and changed in the catalog first.
+
+    Changes block; they are made one at a time, under ``lock``.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.lock = anyio.Lock()
+        self._catalog = catalog
+        self._settings = {(registry, name): value for registry, name, value in catalog.settings()}
+        self._templates: dict[RegistryId, dict[str, TemplateRecord]] = {}
+        for registry, record in catalog.templates():
+            self._templates.setdefault(registry, {})[record.prefix] = record
+
+    def setting(self, registry: RegistryId, name: str) -> str | None:
+        """An account setting; None if it was never set."""
+        return self._settings.get((registry, name))
+
+    def set(self, registry: RegistryId, name: str, value: str) -> None:
+        """Set an account setting."""
+        with self._catalog.writing() as writes:
+            writes.set_setting(registry, name, value)
+        self._settings[registry, name] = value
+
+    def templates(self, registry: RegistryId) -> Mapping[str, TemplateRecord]:
+        """A registry's templates by prefix."""
+        return self._templates.get(registry, {})
+
+    def put_template(self, registry: RegistryId, record: TemplateRecord) -> None:
+        """Create or replace a template."""
+        with self._catalog.writing() as writes:
+            writes.set_template(registry, record)
+        self._templates.setdefault(registry, {})[record.prefix] = record
+
+    def remove_template(self, registry: RegistryId, prefix: str) -> None:
+        """Remove a template."""
+        with self._catalog.writing() as writes:
+            writes.remove_template(registry, prefix)
+        del self._templates[registry][prefix]
+
+    def registry_for(self, name: str) -> RegistryId | None:
+        """Where a push that names no registry creates a repository: the default one, else the first with a template."""
+        creating = [registry for registry in self._templates if self.template_for(registry, name)]
+        return RegistryId() if RegistryId() in creating else min(creating, default=None)
+
+    def template_for(self, registry: RegistryId, name: str) -> TemplateRecord | None:
+        """The template by which a push creates a repository: the longest namespace that *name* is in, else ROOT's."""
+        pushing = [each for each in self.templates(registry).values() if CREATE_ON_PUSH in each.applied_for]
+        prefixed = [each for each in pushing if f"{name}/".startswith(f"{each.prefix.rstrip('/')}/")]
+        rooted = [each for each in pushing if each.prefix == ROOT]
+        return max(prefixed, key=lambda each: len(each.prefix.rstrip("/")), default=rooted[0] if rooted else None)
+
+
+class BackgroundTask(Generic[T]):
+    """Work under way, whose result may be awaited."""
+
+    def __init__(self) -> None:
+        self._done = anyio.Event()
+        self._values: list[T] = []
+        self._error: Exception | None = None
+
+    async def result(self) -> T:
+        """Wait for its end; raises what the work raised."""
+        await self._done.wait()
+        if self._error:
+            raise self._error
+        return self._values[0]
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> None:
+        """Do the work, shielded from cancellation."""
+        try:
+            with anyio.CancelScope(shield=True):
+                self._values.append(await work())
+        except Exception as error:  # noqa: BLE001 - it is raised where the result is asked for
+            self._error = error
+        finally:
+            self._done.set()
+
+
+class BackgroundTasks:
+    """Carries work to its end, whether or not the client that asked for it stays connected.
+
+    Args:
+        group: the emulator's task group, which ends after all work.
+    """
+
+    def __init__(self, group: TaskGroup) -> None:
+        self._group = group
+
+    def start(self, work: Callable[[], Awaitable[T]]) -> BackgroundTask[T]:
+        """Start the work, and return at once."""
+        started: BackgroundTask[T] = BackgroundTask()
+        self._group.start_soon(started.run, work)
+        return started
+
+    async def finish(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work, and wait for its result."""
+        return await self.start(work).result()

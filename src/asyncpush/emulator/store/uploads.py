@@ -1,4 +1,4 @@
-"""A layer upload: parts appended in order to a file, a running digest, and a record that a restart goes on from."""
+"""A layer upload: parts appended to a file in order, a running digest, and a record for the next start."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from asyncpush.model import Digest
 
 _BLOCK = 4 * 1024 * 1024
 
-#: Each time that so many bytes have come, they are written out: nobody reads layers of this length back from memory.
+#: Bytes after which an upload is written out: layers of this length are not read back from memory.
 _LONG = 4 * 1024 * 1024
 
-#: The most that a part has: a chunk of ``/v2/`` that is longer counts as several.
+#: Bytes of the longest part: a longer chunk of ``/v2/`` counts as several.
 _MAX_PART = 20 * 1024 * 1024
 
 
@@ -28,9 +28,9 @@ class StagedUpload:
     """One upload; its methods block, and are called one at a time under ``lock``.
 
     Args:
-        path: the file of its bytes, ``<data>/uploads/<id>``; not there before the first part.
-        record: what is known of it.
-        catalog: where that is kept.
+        path: the file of its bytes, ``<data>/uploads/<id>``, which exists from the first part on.
+        record: its state.
+        catalog: the catalog that keeps the record.
     """
 
     def __init__(self, path: Path, record: UploadRecord, catalog: Catalog) -> None:
@@ -42,32 +42,32 @@ class StagedUpload:
         self._hasher = None if record.received else hashlib.sha256()
 
     def create(self) -> None:
-        """Open it."""
+        """Add it to the catalog."""
         with self._catalog.writing(lasting=False) as writes:
             writes.add_upload(self.record)
 
     def append(self, part: bytes | memoryview, minimum: int, disk: Disk) -> None:
-        """Add the next part; on failure the upload is as it was before.
+        """Append the next part; a failure leaves the upload unchanged.
 
-        When this returns, bytes and record outlive a kill of this process. Neither is synced part by part: a power cut
-        costs parts at most, which the client is told of by ``lastValidByteReceived``.
+        When this returns, bytes and record survive a kill of this process. Neither is synced part by part: a power cut
+        costs parts at most, which the client learns by ``lastValidByteReceived``.
 
         Args:
             part: its bytes.
-            minimum: bytes below which only the last part may be.
+            minimum: the least bytes of all parts but the last.
             disk: how to write.
         """
         short = self.record.short_part or 0 < self.record.last_part < minimum
         self._add(part, disk, parts=self.record.parts + 1, last_part=len(part), short_part=short)
 
     def extend(self, block: memoryview, minimum: int, disk: Disk) -> None:
-        """Add a block of a chunk that comes through ``/v2/``; on failure the upload is as it was before.
+        """Append a block of a chunk of ``/v2/``; a failure leaves the upload unchanged.
 
-        A chunk is a part, of any length, until ``end_chunk``: one that was cut goes on with the next body.
+        Until ``end_chunk``, a chunk is one part of any length: a chunk that was cut continues with the next body.
 
         Args:
             block: its next bytes.
-            minimum: bytes below which only the last part may be.
+            minimum: the least bytes of all parts but the last.
             disk: how to write.
         """
         short = self.record.short_part or 0 < self.record.last_part < minimum
@@ -75,12 +75,12 @@ class StagedUpload:
         self._add(block, disk, parts=self.parts_with(len(block)), last_part=open_part, short_part=short)
 
     def parts_with(self, size: int) -> int:
-        """The parts that there are once a chunk of ``/v2/`` has brought *size* bytes more."""
+        """The number of parts after *size* more bytes of a chunk of ``/v2/``."""
         chunk = max(-self.record.last_part, 0)
         return self.record.parts + _parts_of(chunk + size) - _parts_of(chunk)
 
     def end_chunk(self) -> None:
-        """Close the part that ``extend`` has opened, if it has."""
+        """Close the part that ``extend`` has opened, if any."""
         if self.record.last_part < 0:
             self._save(replace(self.record, last_part=-self.record.last_part))
 
@@ -114,15 +114,15 @@ class StagedUpload:
         self._hasher = hasher
 
     def close(self, disk: Disk) -> Digest:
-        """``finish``, also of an upload that has no bytes: the OCI specification knows the empty blob."""
+        """``finish``, also for an upload without bytes: the OCI specification allows the empty blob."""
         if not self.record.received:
             self.path.touch()
         return self.finish(disk)
 
     def finish(self, disk: Disk) -> Digest:
-        """Cut off what was never acknowledged, see the rest to the disk, and tell its digest."""
+        """Cut off what was never acknowledged, sync the rest, and return its digest."""
         digest = self._running().hexdigest()
-        if digest != self.record.digest:  # not known since a power cut took bytes: a move of the file relies on it
+        if digest != self.record.digest:  # unknown after a power cut; recovery needs it to find the moved file
             self._save(replace(self.record, digest=digest))
         descriptor = os.open(self.path, os.O_RDWR)
         try:
@@ -133,22 +133,22 @@ class StagedUpload:
         return Digest(digest)
 
     def shorten(self, size: int) -> None:
-        """Go back to the first *size* bytes: a power cut took the rest."""
+        """Shorten it to *size* bytes: a power cut took the rest."""
         self._save(replace(self.record, received=size, digest=""))
         self._hasher = None
 
     def remove(self) -> None:
-        """Forget it and free its bytes."""
+        """Remove it from the catalog, and delete its bytes."""
         with self._catalog.writing(lasting=False) as writes:
             writes.remove_upload(self.id)
         self.discard()
 
     def discard(self) -> None:
-        """Free the bytes of an upload that the catalog has no more."""
+        """Delete the bytes of an upload that is no longer in the catalog."""
         self.path.unlink(missing_ok=True)
 
     def _discard_bytes(self, descriptor: int, new: UploadRecord) -> None:
-        """Make the file a shell; not before the catalog says so, since a part that fails must leave those before it."""
+        """Turn the file into a shell, after the catalog: a part that fails must leave the earlier ones unchanged."""
         os.ftruncate(descriptor, new.received)
         self._save(new)
         os.ftruncate(descriptor, 0)
@@ -160,7 +160,7 @@ class StagedUpload:
         self.record = record
 
     def _running(self) -> hashlib._Hash:
-        """The digest of the bytes so far, read again once after a restart."""
+        """The running digest; after a restart, the bytes are read once more."""
         if self._hasher is None:
             hasher, rest = hashlib.sha256(), self.record.received
             with self.path.open("rb") as file:
@@ -172,7 +172,7 @@ class StagedUpload:
 
 
 def check_parts(upload: StagedUpload, repository: str, registry_id: str) -> None:
-    """See that an upload may be completed, whichever door its bytes came by.
+    """Check that an upload may be completed, through either API.
 
     Raises:
         AwsError: it has no parts, or a short one before the last.

@@ -1,1 +1,1 @@
-"""What is behind ``/v2/`` (OCI distribution-spec): blobs, uploads, manifests and lists of a registry on a store."""
+"""The registry API below ``/v2/`` (OCI distribution-spec): blobs, uploads, manifests and lists."""

@@ -1,4 +1,4 @@
-"""The shapes of answers below ``/v2/``: JSON, refusals, and pages that lead to the next one."""
+"""Answers below ``/v2/``: JSON documents, errors, and pages of lists."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from aiohttp import web
 
 from asyncpush.emulator.errors import AwsError
 
-#: What every answer says.
+#: Headers of every answer.
 VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 
 
 def empty(status: int, headers: Mapping[str, str]) -> web.Response:
-    """An answer whose headers say it all."""
+    """An answer without a body."""
     return web.Response(status=status, headers={**VERSION, **headers})
 
 
@@ -28,7 +28,7 @@ def json_answer(
     headers: Mapping[str, str] | None = None,
     media_type: str = "application/json",
 ) -> web.Response:
-    """An answer with a document."""
+    """An answer with a JSON document."""
     return web.Response(
         body=msgspec.json.encode(document),
         status=status,
@@ -37,13 +37,13 @@ def json_answer(
 
 
 def refusal(error: V2Error) -> web.Response:
-    """An error (distribution-spec, Error Codes)."""
+    """The answer of an error (distribution-spec, Error Codes)."""
     document = {"errors": [{"code": error.code, "message": error.message}]}
     return json_answer(document, status=error.status, headers=error.headers)
 
 
 def page(request: web.Request, names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The sorted names behind ``last``, ``n`` of them, and the ``Link`` to the next ones, if there are any.
+    """A page of names: the ``n`` sorted ones after ``last``, and the header ``Link`` to the next page, if there is one.
 
     Raises:
         V2Error: PAGINATION_NUMBER_INVALID.
@@ -59,7 +59,7 @@ def page(request: web.Request, names: Sequence[str]) -> tuple[list[str], dict[st
     return shown, {"Link": f'<{request.path}?{query}>; rel="next"'}
 
 
-#: As ECR has been seen to answer: 405 UNSUPPORTED is what it says of each manifest that it does not take.
+#: As ECR was observed to answer: 405 UNSUPPORTED is its answer to every manifest that it does not accept.
 _MEANINGS: Final = {
     "RepositoryNotFoundException": (404, "NAME_UNKNOWN"),
     "UploadNotFoundException": (404, "BLOB_UPLOAD_UNKNOWN"),
@@ -81,8 +81,8 @@ class V2Error(Exception):
     Args:
         status: the HTTP status.
         code: the distribution-spec's code, such as ``MANIFEST_UNKNOWN``.
-        message: what is wrong.
-        headers: what the answer says beside it.
+        message: the reason.
+        headers: further headers of the answer.
     """
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -94,11 +94,23 @@ class V2Error(Exception):
 
 
 def translated(error: AwsError) -> V2Error:
-    """What a refusal by ECR's rules is called below ``/v2/``."""
+    """The error below ``/v2/`` that stands for an error of the JSON API."""
     status, code = _MEANINGS.get(error.code, (error.status, "UNKNOWN"))
     return V2Error(status, code, error.message)
 
 
+def unauthorized(request: web.BaseRequest) -> V2Error:
+    """A missing or wrong token: a challenge (distribution-spec, Error Codes)."""
+    challenge = f'Basic realm="{request.scheme}://{request.host}/",service="ecr.amazonaws.com"'
+    message = "give the user AWS and a password of GetAuthorizationToken"
+    return V2Error(401, "UNAUTHORIZED", message, {"WWW-Authenticate": challenge})
+
+
+def token_expired() -> V2Error:
+    """An expired token, as ECR answers it."""
+    return V2Error(403, "DENIED", "Your authorization token has expired. Reauthenticate and try again.")
+
+
 def digest_invalid(text: str) -> V2Error:
-    """A digest that is none, or of another algorithm than ECR's sha256."""
+    """A malformed digest, or one of another algorithm than sha256."""
     return V2Error(400, "DIGEST_INVALID", f"{text!r} is not a sha256 digest")

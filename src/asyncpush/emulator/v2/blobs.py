@@ -1,14 +1,35 @@
-"""Blobs that are there: given whole or by range, and mounted from one repository into another."""
+"""Blobs through ``/v2/``: pulled whole or by range, mounted, and pushed in uploads."""
 
 from __future__ import annotations
 
-from aiohttp import web
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
 
-from asyncpush.emulator.store.manifests import sha256_digest
+from aiohttp import ClientPayloadError, StreamReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from asyncpush.emulator.errors import limit_exceeded
+from asyncpush.emulator.limits import Limits
+from asyncpush.emulator.registry import RequestTarget
+from asyncpush.emulator.store.records import sha256_digest
 from asyncpush.emulator.store.repository import RepositoryState
-from asyncpush.emulator.store.state import Store
-from asyncpush.emulator.v2.answers import VERSION, V2Error, empty
+from asyncpush.emulator.store.state import BackgroundTask, BackgroundTasks, Store
+from asyncpush.emulator.store.uploads import StagedUpload, check_parts
+from asyncpush.emulator.v2.answers import VERSION, V2Error, digest_invalid, empty
 from asyncpush.model import Digest
+
+_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/.*)?")
+
+#: Bytes of a block: enough to pay for a hop to a thread and a write to the catalog.
+_BLOCK = 2 * 1024 * 1024
+
+#: Blocks that are kept for other bodies: two for each upload that the threads can serve.
+_KEPT = 16
+
+#: Seconds without a byte after which a client counts as disconnected.
+_BODY_TIMEOUT = 60.0
 
 
 class Blobs:
@@ -18,7 +39,7 @@ class Blobs:
         self._store = store
 
     async def get(self, repository: RepositoryState, reference: str, *, with_bytes: bool) -> web.FileResponse:
-        """Give a blob, or the range of it that is asked for (Pulling blobs)."""
+        """Answer a blob, or the requested range of it (Pulling blobs)."""
         digest = sha256_digest(reference)
         if digest is None or digest not in repository.layers:
             raise V2Error(404, "BLOB_UNKNOWN", f"{repository.name} has no blob {reference}")
@@ -28,25 +49,308 @@ class Blobs:
         return web.FileResponse(repository.blob_path(digest), headers=headers)
 
     async def mount(self, repository: RepositoryState, digest: Digest, source_name: str) -> bool:
-        """Take over a blob of another repository, as ECR does; False where it would not.
+        """Mount a blob of another repository, as ECR does; returns False where ECR would not.
 
         ECR mounts where the account's setting BLOB_MOUNTING is ENABLED, within one registry, between repositories of
-        the same encryption, and only what an image of the source names.
+        the same encryption, and only blobs that an image of the source refers to.
         """
         registry = repository.registry
         if self._store.accounts.setting(registry, "BLOB_MOUNTING") != "ENABLED":
             return False
-        source = self._store.held(registry).get(source_name)
+        source = self._store.repositories_of(registry).get(source_name)
         if source is None or source.record.encryption != repository.record.encryption:
             return False
         if digest not in source.layers or not source.is_referenced(digest):
             return False
         async with repository.lock:
-            there = digest in repository.layers
-            return there or await self._store.in_thread(repository.mount, source, digest)
+            is_present = digest in repository.layers
+            return is_present or await self._store.in_thread(repository.mount, source, digest)
 
 
 def created(repository: RepositoryState, digest: Digest) -> web.Response:
-    """The answer once a blob is in a repository."""
+    """The answer after a blob was added to a repository."""
     location = f"/v2/{repository.name}/blobs/{digest}"
     return empty(201, {"Location": location, "Docker-Content-Digest": str(digest)})
+
+
+class Uploads:
+    """The uploads into a store's repositories; the JSON API shares them.
+
+    Args:
+        store: the repositories.
+        limits: quotas, and how a PATCH is answered.
+        background: runs what changes data to its end.
+        blobs: mounts blobs.
+    """
+
+    def __init__(self, store: Store, limits: Limits, background: BackgroundTasks, blobs: Blobs) -> None:
+        self._store = store
+        self._limits = limits
+        self._background = background
+        self._blobs = blobs
+        self._receiver = Receiver(background)
+
+    async def begin(self, request: web.Request, repository: RepositoryState) -> web.Response:
+        """POST: mount a blob, take a whole one, or open an upload (Pushing blobs; Mounting a blob)."""
+        mounted, whole = request.query.get("mount"), request.query.get("digest")
+        if mounted is not None:
+            digest, source = _digest(mounted), request.query.get("from", "")
+            if await self._background.finish(partial(self._blobs.mount, repository, digest, source)):
+                return created(repository, digest)
+        expected = None if whole is None else _digest(whole)
+        upload = await self._background.finish(partial(self._open, repository))
+        if expected is None:
+            return empty(202, _progress(repository, upload))
+        try:
+            await self._receive(request, repository, upload)
+        except BaseException:  # no client knows this upload, so none can continue it
+            self._background.start(partial(self._cancel, repository, upload.id))
+            raise
+        return await self._background.finish(partial(self._complete, repository, upload.id, expected))
+
+    async def status(self, repository: RepositoryState, upload_id: str) -> web.Response:
+        """GET: how many bytes have arrived (Getting the status of an upload)."""
+        return empty(204, _progress(repository, await self._find(repository, upload_id)))
+
+    async def append(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
+        """PATCH: the next bytes, with or without a Content-Range (Pushing a blob in chunks)."""
+        upload = await self._find(repository, upload_id)
+        await self._receive(request, repository, upload)
+        return empty(int(self._limits.quirks.patch_status), _progress(repository, upload))
+
+    async def complete(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
+        """PUT: the last bytes, or none, and the digest of all of them."""
+        digest = _digest(request.query.get("digest", ""))
+        upload = await self._find(repository, upload_id)
+        await self._receive(request, repository, upload)
+        return await self._background.finish(partial(self._complete, repository, upload.id, digest))
+
+    async def cancel(self, repository: RepositoryState, upload_id: str) -> web.Response:
+        """DELETE: forget an upload (Canceling an upload)."""
+        await self._background.finish(partial(self._cancel, repository, upload_id))
+        return empty(204, {})
+
+    async def _open(self, repository: RepositoryState) -> StagedUpload:
+        async with self._store.changing(repository.target, repository.name) as found:
+            return await self._store.create_upload(found)
+
+    async def _find(self, repository: RepositoryState, upload_id: str) -> StagedUpload:
+        async with self._store.uploading(upload_id, repository.target, repository.name) as upload:
+            return upload
+
+    async def _receive(self, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> None:
+        first, length = upload.record.received, request.content_length
+        if asked := request.headers.get("Content-Range"):
+            length = _length(asked, request, repository, upload)
+        intake = Intake(self._store, self._limits, repository, upload, first=first, length=length)
+        await self._receiver.receive(request.content, intake.keep)
+        await self._background.finish(intake.end)
+
+    async def _complete(self, repository: RepositoryState, upload_id: str, expected: Digest) -> web.Response:
+        target, name = repository.target, repository.name
+        async with self._store.uploading(upload_id, target, name) as upload:
+            if self._limits.quirks.oci_conformance == "no":
+                check_parts(upload, name, target.id)
+            digest = await self._store.in_thread(upload.close, self._store.disk)
+            if digest != expected:  # no further bytes can correct it
+                await self._store.remove_upload(upload)
+                raise V2Error(400, "DIGEST_INVALID", f"the bytes have the digest {digest}, not {expected}")
+            await self._keep(upload, digest, target, name)
+        return created(repository, digest)
+
+    async def _keep(self, upload: StagedUpload, digest: Digest, target: RequestTarget, name: str) -> None:
+        async with self._store.changing(target, name) as repository:
+            if digest not in repository.layers:
+                await self._store.in_thread(repository.add_layer, upload, digest)
+                del self._store.uploads[upload.id]
+                return
+        await self._store.remove_upload(upload)
+
+    async def _cancel(self, repository: RepositoryState, upload_id: str) -> None:
+        async with self._store.uploading(upload_id, repository.target, repository.name) as upload:
+            await self._store.remove_upload(upload)
+
+
+def _digest(text: str) -> Digest:
+    digest = sha256_digest(text)
+    if digest is None:
+        raise digest_invalid(text)
+    return digest
+
+
+def _length(asked: str, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> int:
+    """The number of bytes that a Content-Range announces, which must be the next ones."""
+    match = _RANGE.fullmatch(asked.strip())
+    received = upload.record.received
+    if match is None or int(match[1]) != received or int(match[2]) < received:
+        message = f"the range is {asked}, and the next byte is {received}"
+        raise V2Error(416, "BLOB_UPLOAD_INVALID", message, _progress(repository, upload))
+    length = int(match[2]) - received + 1
+    if request.content_length not in (None, length):
+        raise V2Error(400, "SIZE_INVALID", f"the range has {length} bytes, and the body {request.content_length}")
+    return length
+
+
+def _progress(repository: RepositoryState, upload: StagedUpload) -> dict[str, str]:
+    return {
+        "Location": f"/v2/{repository.name}/blobs/uploads/{upload.id}",
+        "Range": f"0-{max(upload.record.received - 1, 0)}",
+        "Docker-Upload-UUID": upload.id,
+    }
+
+
+class Intake:
+    """Appends the blocks of one body. The upload is unlocked between blocks: a request that hangs blocks no other.
+
+    Args:
+        store: where the upload is.
+        limits: the quotas.
+        repository: the upload's.
+        upload: the upload.
+        first: the offset of the body's first byte.
+        length: the announced number of bytes; None if none was announced.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        repository: RepositoryState,
+        upload: StagedUpload,
+        *,
+        first: int,
+        length: int | None,
+    ) -> None:
+        self._store = store
+        self._target = repository.target
+        self._name = repository.name
+        self._id = upload.id
+        self._first = first
+        self._next = first
+        self._length = length
+        self._quotas = limits.quotas(repository.registry)
+        self._min_part = limits.min_part
+
+    async def keep(self, block: memoryview) -> None:
+        """Append the next block.
+
+        Raises:
+            V2Error: another request was faster, or the body is longer than announced, or than a layer may be.
+            AwsError: the upload does not exist any more, or the layer would have too many parts.
+            OSError: the disk is full.
+        """
+        end = self._next + len(block)
+        if self._length is not None and end > self._first + self._length:
+            raise self._size_invalid(end)
+        if end > self._quotas.layer_size:
+            raise V2Error(413, "SIZE_INVALID", f"a layer can have up to {self._quotas.layer_size} bytes")
+        async with self._store.uploading(self._id, self._target, self._name) as upload:
+            if upload.record.received != self._next:
+                raise V2Error(416, "BLOB_UPLOAD_INVALID", f"another request has sent byte {self._next} in the meantime")
+            if upload.parts_with(len(block)) > self._quotas.parts:
+                raise limit_exceeded(f"The maximum number of layer parts, {self._quotas.parts}, has been reached")
+            await self._store.in_thread(upload.extend, block, self._min_part, self._store.disk)
+        self._next = end
+
+    async def end(self) -> None:
+        """Check the length of the whole body, and close it as one part of its layer.
+
+        Raises:
+            V2Error: it had fewer bytes than announced; they are kept.
+            AwsError: the upload does not exist any more.
+        """
+        if self._length is not None and self._next != self._first + self._length:
+            raise self._size_invalid(self._next)
+        async with self._store.uploading(self._id, self._target, self._name) as upload:
+            await self._store.in_thread(upload.end_chunk)
+
+    def _size_invalid(self, end: int) -> V2Error:
+        return V2Error(400, "SIZE_INVALID", f"{self._length} bytes were announced, and {end - self._first} arrived")
+
+
+#: Processes the bytes that follow those of the last call.
+Keep = Callable[[memoryview], Awaitable[None]]
+
+
+class BodyLostError(Exception):
+    """Raised when a body ends early: the client disconnected or broke HTTP. What arrived before was kept."""
+
+
+class Receiver:
+    """Receives a body in blocks: while one is processed in a thread, the next one arrives. Blocks are reused.
+
+    Args:
+        background: processes the blocks.
+    """
+
+    def __init__(self, background: BackgroundTasks) -> None:
+        self._background = background
+        self._free: list[bytearray] = []
+
+    async def receive(self, content: StreamReader, keep: Keep) -> None:
+        """Receive a body to its end; each block is processed before this returns or raises.
+
+        Raises:
+            BodyLostError: it ended early.
+            Exception: whatever *keep* raises; the rest of the body is left unread.
+        """
+        body = _Body(content)
+        pending: BackgroundTask[None] | None = None
+        while await body.more():
+            block = self._free.pop() if self._free else bytearray(_BLOCK)
+            size = await body.fill(block)
+            if pending:
+                await pending.result()
+            pending = self._background.start(partial(self._work, block, size, keep))
+        if pending:
+            await pending.result()
+        if body.failure:
+            raise BodyLostError(str(body.failure)) from body.failure
+
+    async def _work(self, block: bytearray, size: int, keep: Keep) -> None:
+        with memoryview(block) as whole, whole[:size] as filled:
+            await keep(filled)
+        if len(self._free) < _KEPT:
+            self._free.append(block)
+
+
+class _Body:
+    """The part of a body that is still to come.
+
+    Attributes:
+        ended: whether nothing more is to come.
+        failure: why the body ended early; None if it did not.
+    """
+
+    def __init__(self, content: StreamReader) -> None:
+        self._content = content
+        self._rest = memoryview(b"")
+        self.ended = False
+        self.failure: Exception | None = None
+
+    async def more(self) -> bool:
+        """Wait for bytes; returns False at the body's end."""
+        if not self._rest and not self.ended:
+            self._rest = memoryview(await self._next())
+            self.ended = not self._rest
+        return not self.ended
+
+    async def fill(self, block: bytearray) -> int:
+        """Fill a block; it is full when this returns, unless the body ended."""
+        size = 0
+        while size < len(block) and await self.more():
+            count = min(len(block) - size, len(self._rest))
+            block[size : size + count] = self._rest[:count]
+            self._rest = self._rest[count:]
+            size += count
+        return size
+
+    async def _next(self) -> bytes:
+        try:
+            async with asyncio.timeout(_BODY_TIMEOUT):
+                return await self._content.readany()
+        except TimeoutError:
+            self.failure = TimeoutError(f"nothing of the body arrived for {_BODY_TIMEOUT:.0f} seconds")
+        except (ConnectionError, ClientPayloadError, HttpProcessingError, RuntimeError) as error:
+            self.failure = error
+        return b""

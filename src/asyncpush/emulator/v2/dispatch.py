@@ -1,4 +1,4 @@
-"""The entrance of ``/v2/`` (OCI distribution-spec): which registry, which repository, and who answers."""
+"""Routes requests below ``/v2/`` (OCI distribution-spec) to their registry, repository and handler."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ from asyncpush.emulator.api.images import ImagesApi
 from asyncpush.emulator.errors import AwsError, repository_not_found
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RegistryId, registry_of_host
-from asyncpush.emulator.store.background import BackgroundTasks
 from asyncpush.emulator.store.repository import RepositoryState
-from asyncpush.emulator.store.state import Store
+from asyncpush.emulator.store.state import BackgroundTasks, Store
 from asyncpush.emulator.v2.answers import V2Error, json_answer, refusal, translated
-from asyncpush.emulator.v2.blobs import Blobs
+from asyncpush.emulator.v2.blobs import Blobs, BodyLostError, Uploads
 from asyncpush.emulator.v2.manifests import ManifestHandlers, catalog, referrers, tags
-from asyncpush.emulator.v2.receiving import BodyLostError
-from asyncpush.emulator.v2.uploads import Uploads
 
 #: The names of repositories (distribution-spec, Pulling manifests), of as many characters as ECR allows.
 _NAME = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
@@ -32,7 +29,7 @@ _Handler = Callable[[web.Request, RepositoryState, str], Awaitable[web.StreamRes
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """What is done at a path: method -> handler, and the method that may create the repository."""
+    """The handlers of a path by method, and the method that may create the repository."""
 
     path: re.Pattern[str]
     handlers: Mapping[str, _Handler]
@@ -40,20 +37,20 @@ class _Route:
 
 
 class V2Api:
-    """A registry on a store, for those that the gate let in.
+    """The registry API on a store, for authenticated requests.
 
     Args:
-        store: where everything is.
-        rules: quotas and quirks.
-        finishing: carries out what changes data.
+        store: repositories and uploads.
+        limits: quotas and quirks.
+        background: runs what changes data to its end.
     """
 
-    def __init__(self, store: Store, rules: Limits, finishing: BackgroundTasks) -> None:
+    def __init__(self, store: Store, limits: Limits, background: BackgroundTasks) -> None:
         self._store = store
-        self._finishing = finishing
+        self._background = background
         self._blobs = Blobs(store)
-        self._uploads = Uploads(store, rules, finishing, self._blobs)
-        self._manifests = ManifestHandlers(store, ImagesApi(store, rules), finishing)
+        self._uploads = Uploads(store, limits, background, self._blobs)
+        self._manifests = ManifestHandlers(store, ImagesApi(store, limits), background)
         self._routes = self._make_routes()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -111,7 +108,7 @@ class V2Api:
         )
 
     async def _repository(self, name: str, registry: RegistryId | None, *, create: bool) -> RepositoryState:
-        """Find a repository; a push makes it where a creation template says so."""
+        """Find a repository; a push creates it where a creation template says so."""
         found = self._store.find(name, registry)
         if found is None and create:
             found = await self._created(name, registry)
@@ -123,11 +120,11 @@ class V2Api:
         if not _NAME.fullmatch(name) or not 2 <= len(name) <= _LONGEST_NAME:  # it becomes a path
             raise V2Error(400, "NAME_INVALID", f"{name!r} can't be a repository's name")
         into = registry or self._store.accounts.registry_for(name)
-        return await self._finishing.carry(partial(self._store.create_on_push, into, name)) if into else None
+        return await self._background.finish(partial(self._store.create_on_push, into, name)) if into else None
 
     async def _blob(self, request: web.Request, repository: RepositoryState, digest: str) -> web.StreamResponse:
         if request.method == "HEAD" and repository.registry.is_public:
-            raise V2Error(403, "DENIED", "Not Authorized")  # as public.ecr.aws was seen to answer
+            raise V2Error(403, "DENIED", "Not Authorized")  # as public.ecr.aws was observed to answer
         return await self._blobs.get(repository, digest, with_bytes=request.method == "GET")
 
 
@@ -144,7 +141,7 @@ def _path(rest: str) -> re.Pattern[str]:
 
 
 def _allow(request: web.Request, methods: tuple[str, ...], path: str) -> str:
-    """The method whose handler is to answer: HEAD is GET, of which no body is sent."""
+    """The method whose handler answers: HEAD is GET without the body."""
     method = "GET" if request.method == "HEAD" else request.method
     if method not in methods:
         message = f"{request.method} is not for /v2/{path}"

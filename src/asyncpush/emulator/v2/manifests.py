@@ -1,4 +1,4 @@
-"""Manifests through ``/v2/``: the same images, and the same rules, as PutImage, BatchGetImage and BatchDeleteImage."""
+"""Manifests through ``/v2/``, by the rules of PutImage, BatchGetImage and BatchDeleteImage."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from aiohttp import web
 
 from asyncpush.emulator.api.images import ImagesApi
 from asyncpush.emulator.api.requests import BatchDeleteImage, ImageId, PutImage
+from asyncpush.emulator.connections import read_body
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.limits import MAX_MANIFEST
 from asyncpush.emulator.registry import RegistryId, RequestTarget
-from asyncpush.emulator.request_body import read_body
-from asyncpush.emulator.store.background import BackgroundTasks
-from asyncpush.emulator.store.manifests import ParsedManifest, sha256_digest
-from asyncpush.emulator.store.records import ImageRecord
+from asyncpush.emulator.store.records import ImageRecord, ParsedManifest, sha256_digest
 from asyncpush.emulator.store.repository import RepositoryState
-from asyncpush.emulator.store.state import Store
+from asyncpush.emulator.store.state import BackgroundTasks, Store
 from asyncpush.emulator.v2.answers import VERSION, V2Error, digest_invalid, empty, json_answer, page, translated
 from asyncpush.model import Digest
 
@@ -28,15 +26,15 @@ class ManifestHandlers:
     """The manifests of a store's repositories.
 
     Args:
-        store: where they are.
+        store: the repositories.
         images: ECR's operations on them.
-        finishing: carries out what changes data.
+        background: runs what changes data to its end.
     """
 
-    def __init__(self, store: Store, images: ImagesApi, finishing: BackgroundTasks) -> None:
+    def __init__(self, store: Store, images: ImagesApi, background: BackgroundTasks) -> None:
         self._store = store
         self._images = images
-        self._finishing = finishing
+        self._background = background
 
     async def get(self, repository: RepositoryState, reference: str) -> web.Response:
         """GET and HEAD (Pulling manifests); a manifest is never converted."""
@@ -47,7 +45,7 @@ class ManifestHandlers:
         return web.Response(body=raw, headers=headers)
 
     async def put(self, request: web.Request, repository: RepositoryState, reference: str) -> web.Response:
-        """PUT (Pushing Manifests): PutImage under a tag or a digest; what is there already is a success here."""
+        """PUT (Pushing Manifests): PutImage under a tag or a digest; an existing image is a success here."""
         is_digest = ":" in reference
         if is_digest and sha256_digest(reference) is None:
             raise digest_invalid(reference)
@@ -61,10 +59,10 @@ class ManifestHandlers:
             image_digest=reference if is_digest else None,
             image_tag=None if is_digest else reference,
         )
-        await self._finishing.carry(partial(self._put, put, repository.target))
+        await self._background.finish(partial(self._put, put, repository.target))
         digest = await self._store.in_thread(Digest.of, raw)
         headers = {"Location": f"/v2/{repository.name}/manifests/{digest}", "Docker-Content-Digest": str(digest)}
-        image = repository.images.get(digest)  # gone again if somebody has deleted it meanwhile
+        image = repository.images.get(digest)  # another request may have deleted it meanwhile
         if image and image.manifest.subject:
             headers["OCI-Subject"] = image.manifest.subject
         return empty(201, headers)
@@ -74,7 +72,7 @@ class ManifestHandlers:
         _find(repository, reference)
         image_id = ImageId(reference) if ":" in reference else ImageId(None, reference)
         delete = BatchDeleteImage(repository_name=repository.name, image_ids=[image_id])
-        done = await self._finishing.carry(partial(self._images.delete, delete, repository.target))
+        done = await self._background.finish(partial(self._images.delete, delete, repository.target))
         if done["failures"]:
             raise V2Error(403, "DENIED", f"an index in {repository.name} names {reference}")
         return empty(202, {})
@@ -117,20 +115,20 @@ def tags(request: web.Request, repository: RepositoryState) -> web.Response:
 
 
 def catalog(request: web.Request, store: Store, registry: RegistryId | None) -> web.Response:
-    """The names of a registry's repositories, or of all registries' (Docker's API; no part of the specification)."""
-    held = store.repositories.values() if registry is None else [store.held(registry)]
-    shown, headers = page(request, tuple({name for repositories in held for name in repositories}))
+    """The names of the repositories of one registry or of all (Docker's API, not in the specification)."""
+    registries = store.repositories.values() if registry is None else [store.repositories_of(registry)]
+    shown, headers = page(request, tuple({name for repositories in registries for name in repositories}))
     return json_answer({"repositories": shown}, headers=headers)
 
 
 def referrers(request: web.Request, repository: RepositoryState, subject: str) -> web.Response:
-    """An index of the manifests whose subject is this digest, be it there or not (Listing Referrers)."""
+    """An index of the manifests whose subject is this digest, whether or not that exists (Listing Referrers)."""
     if sha256_digest(subject) is None:
         raise digest_invalid(subject)
-    wanted = request.query.get("artifactType")
-    found = [each for each in repository.referrers(subject) if not wanted or each.artifact_type == wanted]
+    artifact_type = request.query.get("artifactType")
+    found = [each for each in repository.referrers(subject) if not artifact_type or each.artifact_type == artifact_type]
     index = {"schemaVersion": 2, "mediaType": _INDEX_TYPE, "manifests": [_descriptor(each) for each in found]}
-    headers = {"OCI-Filters-Applied": "artifactType"} if wanted else {}
+    headers = {"OCI-Filters-Applied": "artifactType"} if artifact_type else {}
     return json_answer(index, headers=headers, media_type=_INDEX_TYPE)
 
 

@@ -1,4 +1,4 @@
-"""What lies between a client and an endpoint: it passes bytes on, as slowly as it is told, and may stop."""
+"""A network between a client and an endpoint: it forwards bytes at a given rate, and may stall."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MiB = 1024 * KiB
 
 
 @dataclass
-class Crossing:
+class SlowNetwork:
     """Passes bytes on to an endpoint.
 
     Attributes:
         target: the endpoint.
-        stops_after: the first connection that brings so many bytes is not read any more; 0 stops none.
+        stops_after: the first connection that brings this many bytes is not read any more; 0 stops none.
         slow: each connection begins slowly.
         rate: bytes a second towards the endpoint, which all connections share; None passes all on at once.
         url: where it listens.
@@ -88,11 +88,11 @@ class Crossing:
 
 
 @asynccontextmanager
-async def crossing(
+async def slow_network(
     endpoint: str, stops_after: int = 0, *, slow: bool = False, rate: float | None = None
-) -> AsyncIterator[Crossing]:
-    """Open what lies between a client and *endpoint*."""
-    passes = Crossing(endpoint, stops_after, slow, rate)
+) -> AsyncIterator[SlowNetwork]:
+    """Run a network between a client and *endpoint*."""
+    passes = SlowNetwork(endpoint, stops_after, slow, rate)
     listener = socket.create_server(("127.0.0.1", 0))
     # Small, so that little has left before the sender notices.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * KiB if rate else 64 * KiB)

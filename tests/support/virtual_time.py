@@ -1,4 +1,4 @@
-"""A time that jumps: minutes of waiting pass in a moment, and always in the same way."""
+"""A clock that jumps: minutes of waiting pass at once, and always in the same order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Time(selectors.DefaultSelector):
-    """A time that jumps to the next timer as soon as nothing else is left to do."""
+    """A clock that jumps to the next timer as soon as nothing else is to do."""
 
     now = 0.0
 
@@ -27,7 +27,7 @@ class Time(selectors.DefaultSelector):
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """An event loop that lives in such a time."""
+    """An event loop with such a clock."""
 
     def __init__(self, time: Time) -> None:
         self.time = time  # type: ignore[method-assign]
@@ -39,6 +39,6 @@ class Loop(asyncio.SelectorEventLoop):
         return self.timers[-1]
 
 
-def in_jumping_time(main: Callable[[Time], Coroutine[Any, Any, T]]) -> T:
+def in_virtual_time(main: Callable[[Time], Coroutine[Any, Any, T]]) -> T:
     time = Time()
     return anyio.run(main, time, backend_options={"loop_factory": lambda: Loop(time)})
