@@ -19,7 +19,7 @@ from anyio import to_thread
 import asyncpush
 from asyncpush import Registry, Settings
 from asyncpush.api import open_logins
-from asyncpush.ecr.endpoints import registry_address, registry_host
+from asyncpush.ecr.session import registry_address, registry_host
 from asyncpush.emulator import Emulator, KnownCredentials
 from asyncpush.emulator.faults import FaultConfig, parse_fault
 from asyncpush.errors import ConfigurationError, RegistryError, ServiceError

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import anyio
-from anyio import CapacityLimiter
+import botocore.session
+from anyio import CapacityLimiter, from_thread, to_thread
+from botocore.config import Config
+from botocore.parsers import ResponseParserError
 
 from asyncpush.ecr.auth_token import EcrLogin
 from asyncpush.ecr.client import NOT_ALLOWED, EcrClient, batches
-from asyncpush.ecr.endpoints import account_of
-from asyncpush.ecr.errors import UNEXPECTED_ANSWER, verdict
-from asyncpush.errors import RegistryError, RepositoryNotFoundError, ServiceError, only_cause
+from asyncpush.ecr.configuration import configured, readable_configuration, variables
+from asyncpush.ecr.credentials import signing
+from asyncpush.ecr.errors import UNEXPECTED_ANSWER, translated, verdict
+from asyncpush.ecr.rate_limit import is_aws
+from asyncpush.ecr.session import account_of
+from asyncpush.errors import AsyncpushError, RegistryError, RepositoryNotFoundError, ServiceError, only_cause
 from asyncpush.protocols import RepositoryInfo
-from asyncpush.settings import RepositorySettings
+from asyncpush.settings import AwsConfiguration, RepositorySettings
 
 T = TypeVar("T")
 
@@ -387,3 +393,57 @@ def policies_of(settings: RepositorySettings, *, is_public: bool) -> list[Policy
         names = ("PutLifecyclePolicy", "lifecyclePolicyText", "GetLifecyclePolicy", "LifecyclePolicyNotFoundException")
         puts.append(PolicyPut(*names, settings.lifecycle_policy))
     return puts
+
+
+#: A network without STS must not hold up a run for long: it is asked last, and once.
+_ASKING = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2})
+
+
+@dataclass(frozen=True, slots=True)
+class CallerIdentity:
+    """Asks STS, with the credentials of a client.
+
+    Attributes:
+        client: a client of ECR that ``open_client`` has opened.
+        aws: what is set over the AWS configuration of the environment.
+    """
+
+    client: Any = field(repr=False)
+    aws: AwsConfiguration
+
+    async def account(self) -> str | None:
+        """The caller's account; None if STS refuses, or can't be reached."""
+        keys = await signing(self.client).get_frozen_credentials()
+        try:
+            return await to_thread.run_sync(self._ask, keys)
+        except (AsyncpushError, ResponseParserError):
+            return None
+
+    def _ask(self, keys: Any) -> str | None:
+        region, endpoint = self.client.meta.region_name, self.client.meta.endpoint_url
+        session = configured(botocore.session.Session(session_vars=variables()), self.aws, region)
+        session.register("before-send", lambda **_: from_thread.check_cancelled())
+
+        def opened(endpoint_url: str | None) -> Any:
+            with readable_configuration():
+                return session.create_client(
+                    "sts",
+                    region_name=region,
+                    endpoint_url=endpoint_url,
+                    aws_access_key_id=keys.access_key,
+                    aws_secret_access_key=keys.secret_key,
+                    aws_session_token=keys.token,
+                    config=_ASKING,
+                )
+
+        sts = opened(None)
+        if is_aws(sts.meta.endpoint_url) and not is_aws(endpoint):
+            # AWS does not know the keys of whoever stands in for ECR, and they are not meant for it.
+            sts.close()
+            sts = opened(endpoint)
+        try:
+            with translated("GetCallerIdentity", sts.meta.endpoint_url):
+                account = sts.get_caller_identity().get("Account")
+        finally:
+            sts.close()
+        return account if isinstance(account, str) and account else None

@@ -12,11 +12,11 @@ import pybase64
 
 from asyncpush.ecr.auth_token import EcrLogin
 from asyncpush.ecr.client import EcrClient, answer_timeout
-from asyncpush.ecr.endpoints import registry_host
 from asyncpush.ecr.errors import translated
 from asyncpush.ecr.http_session import EcrHttp
 from asyncpush.ecr.rate_limit import is_aws
 from asyncpush.ecr.retry import RetryingSender
+from asyncpush.ecr.session import registry_host
 from asyncpush.errors import ServiceError
 from asyncpush.model import Digest
 from asyncpush.reference import RegistryName

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from asyncpush.ecr.admin import EcrAdmin
+from asyncpush.ecr.admin import CallerIdentity, EcrAdmin
 from asyncpush.ecr.auth_token import EcrLogin
 from asyncpush.ecr.client import EcrClient
-from asyncpush.ecr.endpoints import registry_address, registry_host
 from asyncpush.ecr.http_session import EcrHttp
-from asyncpush.ecr.identity import CallerIdentity
 from asyncpush.ecr.mount import Mounts
 from asyncpush.ecr.rate_limit import Pace
 from asyncpush.ecr.reader import EcrReader
 from asyncpush.ecr.repository import EcrRepository
 from asyncpush.ecr.retry import RetryingSender
+from asyncpush.ecr.session import registry_address, registry_host
 from asyncpush.events import Emit
 from asyncpush.http.retry import HostBackoff
 from asyncpush.reference import RegistryName

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -24,6 +25,7 @@ from asyncpush.ecr.credentials import open_credentials
 from asyncpush.ecr.errors import translated
 from asyncpush.ecr.http_session import CONNECT_TIMEOUT, READ_TIMEOUT, EcrHttpSession
 from asyncpush.ecr.models import data
+from asyncpush.ecr.rate_limit import is_aws
 from asyncpush.errors import ConfigurationError
 from asyncpush.http.session import user_agent
 from asyncpush.redaction import hide_user_of
@@ -180,3 +182,46 @@ def _warm(session: Any, service: Service) -> None:
             loader.load_data(name)
         for kind in ("service-2", "endpoint-rule-set-1"):
             loader.load_service_model(service, kind, api_version=None)
+
+
+#: The domains of registries' hosts, where they are not amazonaws.com; by partition, as botocore names them.
+_DOMAINS = {
+    "aws-cn": "amazonaws.com.cn",
+    "aws-eusc": "amazonaws.eu",
+    "aws-iso": "c2s.ic.gov",
+    "aws-iso-b": "sc2s.sgov.gov",
+    "aws-iso-e": "cloud.adc-e.uk",
+    "aws-iso-f": "csp.hci.ic.gov",
+}
+
+
+def registry_host(client: Any, account: str) -> str:
+    """The host of *account*'s private registry in the client's region and partition."""
+    domain = _DOMAINS.get(client.meta.partition, "amazonaws.com")
+    return f"{account}.dkr.ecr.{client.meta.region_name}.{domain}"
+
+
+def account_of(url: str) -> str | None:
+    """The account in the URL of a private registry, whoever's domain that is in; None if it names none."""
+    match = re.match(r"([0-9]{12})\.dkr[.-]", urlsplit(url).hostname or "")
+    return match[1] if match else None
+
+
+def registry_address(client: Any, name: RegistryName, account: str | None) -> str:
+    """What tells a registry from all others, whichever of its hosts was written.
+
+    At AWS it is the registry's host, without a word of FIPS or dual stack; elsewhere ``ENDPOINT/REGION/ACCOUNT``.
+
+    Args:
+        client: a client of the registry.
+        name: the registry, as it was asked for.
+        account: whose it is, or ECR Public's alias; None leaves that open.
+    """
+    if not is_aws(client.meta.endpoint_url):
+        parts = urlsplit(client.meta.endpoint_url)
+        endpoint = f"{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+        region = "public" if name.service == "ecr-public" else client.meta.region_name
+        return f"{endpoint}/{region}/{account or ''}"
+    if name.service == "ecr-public":
+        return f"public.ecr.aws/{account or ''}"
+    return registry_host(client, account or "")
