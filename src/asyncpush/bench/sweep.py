@@ -24,7 +24,7 @@ from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, only_cause
 from asyncpush.events import Emit, Event, ImagePlanned, Notice, RequestDone, Retrying
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import BlobReader, Repository
-from asyncpush.sources.blobs import ContentBlob
+from asyncpush.sources.blobs import ContentBlob, PositionalReader
 
 GiB = 1024**3
 
@@ -280,17 +280,11 @@ class _RandomContent:
         yield _Reader(self.head, self.block, self.size)
 
 
-class _Reader:
+class _Reader(PositionalReader):
     def __init__(self, head: bytes, block: memoryview, size: int) -> None:
         self._head = head
         self._block = block
         self._size = size
-        self.consumed = 0
-
-    def readinto(self, buffer: memoryview) -> int:
-        count = len(self.read_at(self.consumed, buffer))
-        self.consumed += count
-        return count
 
     def read_at(self, start: int, buffer: memoryview) -> memoryview:
         requested = buffer[: max(0, self._size - start)]

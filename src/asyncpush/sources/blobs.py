@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -174,18 +175,28 @@ class BytesContent:
         yield _BytesReader(self.data)
 
 
-class _RegionReader:
+class PositionalReader(ABC):
+    """Reads bytes in order by reading them at positions (``protocols.SeekableReader``)."""
+
+    consumed = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read the next bytes into *buffer*; fewer than it has room for only at the end."""
+        count = len(self.read_at(self.consumed, buffer))
+        self.consumed += count
+        return count
+
+    @abstractmethod
+    def read_at(self, start: int, buffer: memoryview) -> memoryview:
+        """Read the bytes from *start* on into *buffer*; the part of it that they fill."""
+
+
+class _RegionReader(PositionalReader):
     def __init__(self, file: ReadFile, start: int, size: int, label: str) -> None:
         self._file = file
         self._start = start
         self._size = size
         self._label = label
-        self.consumed = 0
-
-    def readinto(self, buffer: memoryview) -> int:
-        count = len(self.read_at(self.consumed, buffer))
-        self.consumed += count
-        return count
 
     def read_at(self, start: int, buffer: memoryview) -> memoryview:
         target = buffer[: max(0, self._size - start)]
@@ -200,15 +211,9 @@ class _RegionReader:
         return target
 
 
-class _SparseReader:
+class _SparseReader(PositionalReader):
     def __init__(self, region: SparseRegion) -> None:
         self._region = region
-        self.consumed = 0
-
-    def readinto(self, buffer: memoryview) -> int:
-        count = len(self.read_at(self.consumed, buffer))
-        self.consumed += count
-        return count
 
     def read_at(self, start: int, buffer: memoryview) -> memoryview:
         region = self._region
