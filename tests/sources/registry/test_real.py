@@ -177,7 +177,7 @@ def test_a_push_says_what_it_would_send(server: Server, docker: DockerRegistry) 
     [
         ("nope", ["--src-plain-http", f"--src-creds={USER}:{PASSWORD}"], 1, "has no manifest library/app:nope"),
         ("1.0", ["--src-plain-http", "--src-creds=reader:nix"], 1, "refuses the credentials of 'reader'"),
-        ("1.0", ["--src-plain-http", "--src-creds", "no-colon"], 2, "write USER:PASSWORD"),
+        ("1.0", ["--src-plain-http", "--src-creds", "no-colon"], 2, "write the user, a colon and the password"),
         ("1.0", [f"--src-creds={USER}:{PASSWORD}"], 1, "--src-plain-http"),
         ("1.0", ["--src-ca-bundle", "/missing.pem"], 2, "/missing.pem can't be used for TLS"),
         ("1.0/", [], 2, "is not a tag"),
