@@ -125,7 +125,7 @@ def test_no_more_requests_start_in_any_time_than_burst_and_rate_allow(data: st.D
             started = await operation.acquire()
             starts.append(started)
             await anyio.sleep(latency)
-            (operation.succeeded if answer else operation.throttled)(started)
+            (operation.note_success if answer else operation.note_throttle)(started)
             rates.append((time.now, rate_of(operation)))
 
         async with anyio.create_task_group() as tg:

@@ -517,7 +517,7 @@ async def test_an_account_in_the_destination_goes_into_every_request(bench_to: O
         await bench.repository.put_image(manifest, "1")
         await bench.repository.find_images(tags=["1"], digests=())
         await bench.repository.available([manifest.digest])
-        await bench.repository.is_immutable("1")
+        await bench.repository.tag_mutability()
         assert len(bench.relay.seen) == len(CALLS) + 1
     assert {each.get("registryId") for each in asked} == {"123456789012"}
 

@@ -233,7 +233,10 @@ class EcrAdmin:
             except RepositoryNotFoundError:
                 raise
             except ServiceError as error:
-                error.hint = f"{name} was created, but lacks it: correct the policy, or the caller's, and run it again"
+                error.hint = (
+                    f"{name} was created, but lacks it: correct this policy or the caller's permissions, then run the "
+                    "same command again"
+                )
                 raise
         return is_changed
 
