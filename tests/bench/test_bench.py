@@ -227,10 +227,10 @@ async def test_a_request_s_time_leaves_out_its_wait_in_line(emulator: Emulator) 
         await registry.repository("team/app").create()
         pace = registry.pace.of("DescribeRepositories")
         for _ in range(30):
-            pace.throttled(await pace.acquire())
+            pace.note_throttle(await pace.acquire())
         [rate] = [each.rate for each in registry.pace.statistics() if each.operation == "DescribeRepositories"]
         began = anyio.current_time()
-        await registry.repository("team/app").is_immutable("1")
+        await registry.repository("team/app").tag_mutability()
         whole = anyio.current_time() - began
 
     [done] = [event for event in events.of(RequestDone) if event.operation == "DescribeRepositories"]

@@ -90,7 +90,7 @@ def test_a_credential_process_that_prints_without_end_is_ended(tmp_path: Path) -
     ran = run_here("ecr", "describe-repositories", **{**KEYS, **keys})
 
     assert ran.status == 255
-    assert "custom-process: it printed far more than credentials have" in ran.err
+    assert "custom-process: its output is too large for credentials" in ran.err
 
 
 async def test_a_program_s_output_is_bounded_and_its_input_is_given() -> None:

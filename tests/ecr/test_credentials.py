@@ -146,7 +146,7 @@ PROCESS = "the credential_process of profile 'p'"
 
 #: A name, the configuration file, the environment, and words of the error.
 CASES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
-    "nothing": ("", {}, ("there are no AWS credentials", "AWS_PROFILE")),
+    "nothing": ("", {}, ("no AWS credentials found", "AWS_PROFILE")),
     "half a pair": ("", {"AWS_ACCESS_KEY_ID": "A"}, ("the environment", "AWS_SECRET_ACCESS_KEY is missing")),
     "half a profile": ("[profile p]\naws_access_key_id = A\n", {"AWS_PROFILE": "p"}, ("'p'", "aws_secret_access_key")),
     "expired": (
@@ -155,12 +155,16 @@ CASES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
         ("the environment expired at 2020-01-01T00:00:00Z", "renew them"),
     ),
     "no time": ("", {"AWS_CREDENTIAL_EXPIRATION": "soon", "KEYS": SECRET}, ("the environment", "its expiration")),
-    "a line end": ("", {"AWS_ACCESS_KEY_ID": "A\n", "AWS_SECRET_ACCESS_KEY": SECRET}, ("access key id", "a line end")),
-    "a secret's line end": ("", {"KEYS": f"{SECRET}\n"}, ("secret access key from the environment", "a line end")),
-    "a blank": ("", {"KEYS": f" {SECRET}"}, ("secret access key", "a blank")),
-    "a token's line end": ("", {"KEYS": SECRET, "AWS_SESSION_TOKEN": f"{SECRET}\r"}, ("session token", "a line end")),
+    "a line end": (
+        "",
+        {"AWS_ACCESS_KEY_ID": "A\n", "AWS_SECRET_ACCESS_KEY": SECRET},
+        ("access key id", "a line break"),
+    ),
+    "a secret's line end": ("", {"KEYS": f"{SECRET}\n"}, ("secret access key from the environment", "a line break")),
+    "a blank": ("", {"KEYS": f" {SECRET}"}, ("secret access key", "white space")),
+    "a token's line end": ("", {"KEYS": SECRET, "AWS_SESSION_TOKEN": f"{SECRET}\r"}, ("session token", "a line break")),
     "quotation marks": ("", {"KEYS": f'"{SECRET}"'}, ("secret access key", "quotation marks")),
-    "other letters": ("", {"KEYS": f"{SECRET}é"}, ("secret access key", "no key has")),
+    "other letters": ("", {"KEYS": f"{SECRET}é"}, ("secret access key", "an invalid character")),
     "no such profile": ("", {"AWS_PROFILE": "p"}, ("(p) could not be found", "list-profiles")),
     "process: expired": (
         prints(answer(Expiration="2020-01-01T00:00:00Z")),
@@ -169,12 +173,12 @@ CASES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     ),
     "process: HTML": (prints(f"<html>{SECRET}</html>"), {"AWS_PROFILE": "p"}, (PROCESS, "is not JSON")),
     "process: nothing": (prints(""), {"AWS_PROFILE": "p"}, (PROCESS, "it printed nothing")),
-    "process: a list": (prints("[]"), {"AWS_PROFILE": "p"}, (PROCESS, "not what AWS documents")),
+    "process: a list": (prints("[]"), {"AWS_PROFILE": "p"}, (PROCESS, "not in the format that AWS documents")),
     "process: no keys": (prints('{"Version": 1}'), {"AWS_PROFILE": "p"}, (PROCESS, "AccessKeyId")),
     "process: a number": (prints(answer(AccessKeyId=5)), {"AWS_PROFILE": "p"}, (PROCESS, "AccessKeyId")),
     "process: a version": (prints(answer(Version=2)), {"AWS_PROFILE": "p"}, (PROCESS, "Version 2")),
     "process: no time": (prints(answer(Expiration="soon")), {"AWS_PROFILE": "p"}, (PROCESS, "its Expiration")),
-    "process: a line end": (prints(answer(AccessKeyId="A\\n")), {"AWS_PROFILE": "p"}, (PROCESS, "a line end")),
+    "process: a line end": (prints(answer(AccessKeyId="A\\n")), {"AWS_PROFILE": "p"}, (PROCESS, "a line break")),
     "process: empty keys": (
         prints(answer(SecretAccessKey="")),
         {"AWS_PROFILE": "p"},
@@ -261,10 +265,10 @@ CASES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "metadata: no answer": (
         "",
         {"AWS_EC2_METADATA_DISABLED": "", "AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:9"},
-        ("there are no AWS credentials",),
+        ("no AWS credentials found",),
     ),
     "metadata: no address": ("", {"AWS_EC2_METADATA_SERVICE_ENDPOINT": "nowhere"}, ("nowhere",)),
-    "a section twice": (f"[default]\n{KEYS}[default]\n", {}, ("CONFIG, line 4: [default] is there twice",)),
+    "a section twice": (f"[default]\n{KEYS}[default]\n", {}, ("CONFIG, line 4: [default] appears twice",)),
     "a byte order mark": (f"\ufeff[default]\n{KEYS}", {}, ("CONFIG, line 1", "byte order mark")),
     "no section": (f"aws_secret_access_key = {SECRET}\n", {"KEYS": SECRET}, ("CONFIG, line 1", "[default]")),
     "no setting": (f"[default]\n{SECRET}\n", {"KEYS": SECRET}, ("CONFIG, line 2",)),
@@ -305,8 +309,8 @@ def test_a_provider_that_fails_is_named_before_anything_is_read(name: str, nobod
     [
         (403, SECRET, "it answered with HTTP status 403"),
         (200, f"<html>{SECRET}", "Unable to parse JSON"),
-        (200, "[]", "what it returned are not credentials"),
-        (200, json.dumps({"AccessKeyId": "A", "SecretAccessKey": SECRET}), "what it returned are not credentials"),
+        (200, "[]", "it returned no valid credentials"),
+        (200, json.dumps({"AccessKeyId": "A", "SecretAccessKey": SECRET}), "it returned no valid credentials"),
         (
             200,
             json.dumps(
@@ -439,7 +443,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 async def test_a_process_that_hangs_is_ended_in_time(config: Path) -> None:
     # Its child keeps the pipes open.
-    with pytest.raises(CredentialsError, match=f"{PROCESS}: it has not ended for 0.5 seconds"):
+    with pytest.raises(CredentialsError, match=f"{PROCESS}: it did not end within 0.5 seconds"):
         async with asyncpush.connect(aws=process(config, "sleep 60; echo never")):
             pass
 

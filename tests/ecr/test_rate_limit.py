@@ -97,8 +97,8 @@ class Meter:
             started = await operation.acquire()
             await anyio.sleep(self.latency * self.chance.uniform(0.7, 1.3))
             if self():
-                return operation.succeeded(started)
-            operation.throttled(started)
+                return operation.note_success(started)
+            operation.note_throttle(started)
             await anyio.sleep(0.02)
 
 
@@ -125,7 +125,7 @@ def test_no_more_requests_start_in_any_time_than_burst_and_rate_allow(data: st.D
             started = await operation.acquire()
             starts.append(started)
             await anyio.sleep(latency)
-            (operation.succeeded if answer else operation.throttled)(started)
+            (operation.note_success if answer else operation.note_throttle)(started)
             rates.append((time.now, rate_of(operation)))
 
         async with anyio.create_task_group() as tg:
@@ -257,7 +257,7 @@ def test_a_rate_that_is_not_used_does_not_grow() -> None:
     async def main(time: Time) -> None:
         operation = put_image(time)
         for _ in range(100):
-            operation.succeeded(await operation.acquire())
+            operation.note_success(await operation.acquire())
             await anyio.sleep(0.2)
         assert rate_of(operation) == 8
 
@@ -311,7 +311,7 @@ def test_a_limit_is_met_without_a_storm() -> None:
 def test_a_single_throttle_changes_nothing() -> None:
     async def main(time: Time) -> None:
         operation = put_image(time)
-        operation.throttled(await operation.acquire())
+        operation.note_throttle(await operation.acquire())
         assert rate_of(operation) == 8
 
     in_virtual_time(main)
@@ -321,9 +321,9 @@ def test_the_rate_never_falls_below_one_a_second() -> None:
     async def main(time: Time) -> None:
         operation = put_image(time)
         for _ in range(200):
-            operation.throttled(await operation.acquire())
+            operation.note_throttle(await operation.acquire())
         assert rate_of(operation) == 1
-        assert operation.starved(0) == time.now
+        assert operation.seconds_starved(0) == time.now
 
     in_virtual_time(main)
 
@@ -351,7 +351,7 @@ def test_operations_know_nothing_of_each_other() -> None:
         paces = Pace("ecr", AWS, clock=time)
         put, part = paces.of("PutImage"), paces.of("UploadLayerPart")
         for _ in range(100):
-            put.throttled(await put.acquire())
+            put.note_throttle(await put.acquire())
         assert len(await exhaust(part)) == 100
         assert [each.rate for each in paces.statistics()] == [1, 400]
         assert paces.of("PutImage") is put
@@ -367,7 +367,7 @@ def test_an_endpoint_that_is_not_aws_has_no_limit_until_it_sets_one() -> None:
         put = paces.of("PutImage")
         started = [await put.acquire() for _ in range(100)]
         for start in started:
-            put.throttled(start)
+            put.note_throttle(start)
         rates = {each.operation: each.rate for each in paces.statistics()}
         assert rates.pop("PutImage")
         assert set(rates.values()) == {None}

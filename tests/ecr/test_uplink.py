@@ -114,14 +114,14 @@ class MadeUpLine:
         while True:
             async with uplink.transfer(first, size, may_stop=len(took) < 3) as transfer:
                 part, began = Part(size, first, self.buffer), self.now
-                transfer.begin(part)
+                transfer.start(part)
                 self.parts.append(part)
                 await part.arrived.wait()
                 if part in self.parts:
                     self.parts.remove(part)
                 took.append(self.now - began)
-                if not transfer.stopped:
-                    uplink.arrived(transfer)
+                if not transfer.is_stopped:
+                    uplink.note_arrival(transfer)
                     return took
 
 
@@ -153,7 +153,7 @@ async def test_parts_share_a_slow_line_so_that_none_outlives_its_signature(
                 line.pass_on(1.0)
                 if line.now > 60:
                     line.rate = rates[-1]
-                uplink.look()
+                uplink.measure()
     needed = layers * parts * size
     assert max(each[-1] for each in took) < 270
     assert needed <= line.carried + 1 <= 1.05 * needed + 100
@@ -180,7 +180,7 @@ async def test_a_line_that_becomes_wide_again_is_used() -> None:
                     line.rate = 20_000_000
                     line.most_at_once = 0 if line.now == 121 else line.most_at_once
                 line.pass_on(1.0)
-                uplink.look()
+                uplink.measure()
     assert line.most_at_once > 20
     assert line.now < 300
 

@@ -20,7 +20,7 @@ from asyncpush.awscli.errors import CommandError, service_text
 from asyncpush.awscli.formats import Query, printable
 from asyncpush.awscli.inputs import check, decoded, validate
 from asyncpush.awscli.operations import Json, Members
-from asyncpush.ecr.errors import translated
+from asyncpush.ecr.errors import translate_errors
 from asyncpush.ecr.rate_limit import Pace
 from asyncpush.ecr.retry import RetryingSender
 from asyncpush.errors import (
@@ -190,7 +190,7 @@ class _InputSender:
     async def _call(self, name: str, method: str, **members: Any) -> dict[str, Any]:
         async def once() -> dict[str, Any]:
             try:
-                with translated(name, self._client.meta.endpoint_url):
+                with translate_errors(name, self._client.meta.endpoint_url):
                     answer: dict[str, Any] = await getattr(self._client, method)(**members)
                     return answer
             except ConnectionFailedError:

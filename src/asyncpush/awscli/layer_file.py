@@ -17,7 +17,7 @@ from asyncpush.awscli.errors import CommandError
 from asyncpush.awscli.formats import OperationOutput
 from asyncpush.awscli.inputs import check, validate
 from asyncpush.awscli.operations import Members
-from asyncpush.ecr.errors import translated
+from asyncpush.ecr.errors import translate_errors
 from asyncpush.ecr.part_body import JsonPartEncoder, OutgoingPart
 from asyncpush.ecr.rate_limit import Pace
 from asyncpush.ecr.retry import RetryingSender
@@ -150,7 +150,7 @@ class _PartSender:
             self.answer = {**self._members, "lastByteReceived": part.last}
 
     async def _once(self, part: Part, on_sent: Callable[[], None]) -> None:
-        with translated("UploadLayerPart", self._client.meta.endpoint_url):
+        with translate_errors("UploadLayerPart", self._client.meta.endpoint_url):
             answer = await self._client.upload_layer_part(
                 **self._members,
                 partFirstByte=part.first,

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from botocore import xform_name
 from botocore.model import ServiceModel
 
-from asyncpush.ecr.models import data
+from asyncpush.ecr.models import data_loader
 from asyncpush.reference import Service
 
 #: The values of requests and responses.
@@ -100,7 +100,7 @@ class Operation:
 @cache
 def operations(service: Service) -> dict[str, Operation]:
     """The operations of *service*, by name; blocks while it reads the model, some 30 ms."""
-    loader = data()
+    loader = data_loader()
     model = ServiceModel(loader.load_service_model(service, "service-2"), service_name=service)
     pages = loader.load_service_model(service, "paginators-1")["pagination"]
     names = [name for name in _OPERATIONS if name in model.operation_names]

@@ -1,1 +1,1 @@
-"""The wire: ECR's operations on aioboto3, the part encoder, retries, and errors translated."""
+"""ECR's API through aioboto3: clients and credentials, repositories, rate limits, retries and typed errors."""

@@ -1,4 +1,4 @@
-"""Passwords for ECR's ``/v2/``: asked for once, kept, and renewed well before they end."""
+"""Credentials for ECR's ``/v2/`` (GetAuthorizationToken): requested once, cached, and renewed before they expire."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from asyncpush.protocols import Login
 from asyncpush.reference import RegistryName, parse_registry
 from asyncpush.settings import AwsConfiguration, Credentials, RetryPolicy, Settings, SourceRegistry
 
-#: Seconds before its end that a password is renewed; of one that lasts less than twice as long, half of its life.
-_MARGIN = 3600.0
-#: Seconds after which a renewal that failed is tried again, while the old password still opens.
-_PAUSE = 60.0
+#: Seconds before its expiry that a token is renewed; one that lasts less than twice as long, at half-life.
+_RENEWAL_MARGIN = 3600.0
+#: Seconds after which a failed renewal is tried again, while the old token is valid.
+_RENEWAL_PAUSE = 60.0
 
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Grant:
-    """A password as ECR gave it out; times in seconds since 1970."""
+class _Token:
+    """A token as ECR returned it; times in seconds since 1970."""
 
     credentials: Credentials
     endpoint: str
-    renew: float
-    end: float
+    renew_at: float
+    expires_at: float
 
 
 class EcrLogin:
     """Credentials for ``/v2/`` from GetAuthorizationToken (a ``Login``), of ECR or ECR Public.
 
-    One password opens every registry that the caller may use, for 12 hours.
+    One token is valid for every registry that the caller may use, for 12 hours.
 
     Args:
-        calls: asks for them.
-        clock: tells the time in seconds since 1970.
+        api: sends requests to ECR's API.
+        clock: returns the time in seconds since 1970.
     """
 
-    def __init__(self, calls: EcrClient, *, clock: Clock = time.time) -> None:
-        self._calls = calls
+    def __init__(self, api: EcrClient, *, clock: Clock = time.time) -> None:
+        self._api = api
         self._clock = clock
-        self._grant: _Grant | None = None
-        self._renewing = anyio.Lock()
+        self._token: _Token | None = None
+        self._lock = anyio.Lock()
 
     async def __call__(self) -> Credentials:
-        """Credentials that are good for a while yet; ECR is asked for new ones once, however many wait for them.
+        """Credentials that remain valid for some time; concurrent callers share one request for new ones.
 
         Raises:
             RegistryError: ECR refuses, or can't be reached.
@@ -65,51 +65,53 @@ class EcrLogin:
         return (await self._current()).credentials
 
     async def renewed(self, refused: Credentials) -> Credentials:
-        """Other credentials than *refused*, which a registry did not take.
+        """Credentials other than *refused*, which a registry did not accept.
 
         Raises:
             RegistryError: ECR refuses, or can't be reached.
         """
-        async with self._renewing:
-            if self._grant is not None and self._grant.credentials == refused:
-                self._grant = None
+        async with self._lock:
+            if self._token is not None and self._token.credentials == refused:
+                self._token = None
         return await self()
 
     async def endpoint(self) -> str:
-        """The URL of the caller's own registry (proxyEndpoint); empty at ECR Public, which does not tell it."""
+        """The URL of the caller's own registry (proxyEndpoint); empty at ECR Public, which returns none."""
         return (await self._current()).endpoint
 
-    async def _current(self) -> _Grant:
-        if (grant := self._good()) is not None:
-            return grant
-        async with self._renewing:
-            if (grant := self._good()) is not None:
-                return grant
+    async def _current(self) -> _Token:
+        if (token := self._fresh_token()) is not None:
+            return token
+        async with self._lock:
+            if (token := self._fresh_token()) is not None:
+                return token
             try:
-                self._grant = await self._ask()
+                self._token = await self._request_token()
             except RegistryError:
                 now = self._clock()
-                if self._grant is None or now >= self._grant.end:
+                if self._token is None or now >= self._token.expires_at:
                     raise
-                self._grant = replace(self._grant, renew=now + _PAUSE)
-            return self._grant
+                self._token = replace(self._token, renew_at=now + _RENEWAL_PAUSE)
+            return self._token
 
-    def _good(self) -> _Grant | None:
-        return self._grant if self._grant is not None and self._clock() < self._grant.renew else None
+    def _fresh_token(self) -> _Token | None:
+        return self._token if self._token is not None and self._clock() < self._token.renew_at else None
 
-    async def _ask(self) -> _Grant:
-        answer = await self._calls.call("GetAuthorizationToken")
-        with self._calls.understood("GetAuthorizationToken"):
-            # ECR answers a list with one entry, ECR Public the entry itself.
+    async def _request_token(self) -> _Token:
+        answer = await self._api.call("GetAuthorizationToken")
+        with self._api.parsing("GetAuthorizationToken"):
+            # ECR returns a list with one entry, ECR Public the entry itself.
             data = answer["authorizationData"]
             entry = data[0] if isinstance(data, list) else data
             user, _, password = pybase64.b64decode(entry["authorizationToken"], validate=True).decode().partition(":")
-            expires: datetime = entry["expiresAt"]
-            end, endpoint = expires.timestamp(), str(entry.get("proxyEndpoint") or "")
+            expiry: datetime = entry["expiresAt"]
+            expires_at, endpoint = expiry.timestamp(), str(entry.get("proxyEndpoint") or "")
             if not user or not password:
                 raise ValueError("a token is USER:PASSWORD")
-        life = end - self._clock()
-        return _Grant(Credentials(user, password), endpoint, end - min(_MARGIN, life / 2), end)
+        lifetime = expires_at - self._clock()
+        return _Token(
+            Credentials(user, password), endpoint, expires_at - min(_RENEWAL_MARGIN, lifetime / 2), expires_at
+        )
 
 
 Logins = Callable[[SourceRegistry], Login | None]
@@ -120,7 +122,7 @@ _PUBLIC = RegistryName("ecr-public", region="us-east-1", host="public.ecr.aws")
 
 
 class _LazyLogin:
-    """A login whose client is opened when it is first asked (a ``Login``)."""
+    """A login whose client is opened at the first call (a ``Login``)."""
 
     def __init__(
         self, registry: RegistryName, aws: AwsConfiguration, stack: AsyncExitStack, settings: Settings, emit: Emit
@@ -130,50 +132,50 @@ class _LazyLogin:
         self._stack = stack
         self._settings = settings
         self._emit = emit
-        self._opening = anyio.Lock()
+        self._lock = anyio.Lock()
         self._login: EcrLogin | None = None
-        self._problem: ConfigurationError | None = None
-        self._tried_again_at = 0.0
+        self._error: ConfigurationError | None = None
+        self._retry_at = 0.0
 
     async def __call__(self) -> Credentials:
-        """Credentials that are good for a while yet.
+        """Credentials that remain valid for some time.
 
         Raises:
             ConfigurationError: there are no AWS credentials.
             RegistryError: ECR refuses, or can't be reached.
         """
-        async with self._opening:
-            if self._problem is not None and time.monotonic() < self._tried_again_at:
-                raise self._problem  # once for all images: a process may take its time to fail
+        async with self._lock:
+            if self._error is not None and time.monotonic() < self._retry_at:
+                raise self._error  # not once an image: a credential_process may take long to fail
             if self._login is None:
                 transport = Transport(read_timeout=self._settings.retry.read)
                 opening = open_client(self._registry, self._aws, 1, transport)
                 try:
                     client = await self._stack.enter_async_context(opening)
                 except ConfigurationError as error:
-                    self._problem, self._tried_again_at = error, time.monotonic() + _PAUSE
+                    self._error, self._retry_at = error, time.monotonic() + _RENEWAL_PAUSE
                     raise
                 pace = Pace(self._registry.service, client.meta.endpoint_url)
                 settings = self._settings
-                retries = RetryingSender(settings.max_attempts, self._emit, pace, RetryPolicy.of(settings))
-                self._login = EcrLogin(EcrClient(client, None, retries))
+                sender = RetryingSender(settings.max_attempts, self._emit, pace, RetryPolicy.of(settings))
+                self._login = EcrLogin(EcrClient(client, None, sender))
         return await self._login()
 
 
 @asynccontextmanager
 async def open_logins(settings: Settings | None = None, emit: Emit = ignore) -> AsyncIterator[Logins]:
-    """Open what answers with the login of a registry that images are read from.
+    """Open a function that returns the login of a registry from which images are read.
 
-    ``logins(source)`` is a ``Login`` where *source* is a private ECR registry or names an AWS configuration
-    (``SourceRegistry.aws``), and None elsewhere; so for ECR Public, whose images need no login, unless it names one.
-    The same registry and configuration have the same login. Its client is opened when it is first asked, and closed
-    with the block.
+    ``logins(source)`` is a ``Login`` if *source* is a private ECR registry or names an AWS configuration
+    (``SourceRegistry.aws``), otherwise None. So it is None for ECR Public, whose images need no login, unless the
+    source names a configuration. The same registry and configuration share one login, whose client is opened at its
+    first call, and closed with the block.
 
     Args:
-        settings: how hard to try.
-        emit: hears of requests and retries.
+        settings: how often, and for how long, requests are retried.
+        emit: receives requests and retries.
     """
-    found: dict[tuple[RegistryName, AwsConfiguration], Login] = {}
+    opened: dict[tuple[RegistryName, AwsConfiguration], Login] = {}
     async with AsyncExitStack() as stack:
 
         def logins(source: SourceRegistry) -> Login | None:
@@ -181,9 +183,9 @@ async def open_logins(settings: Settings | None = None, emit: Emit = ignore) -> 
             if registry is None:
                 return None
             key = (registry, source.aws or AwsConfiguration())
-            if key not in found:
-                found[key] = _LazyLogin(*key, stack, settings or Settings(), emit)
-            return found[key]
+            if key not in opened:
+                opened[key] = _LazyLogin(*key, stack, settings or Settings(), emit)
+            return opened[key]
 
         yield logins
 

@@ -1,43 +1,46 @@
-"""ECR's operations over one connection: sent at their pace, again where that helps, errors and answers typed."""
+"""Requests to ECR's API: rate limited, retried and timed, with typed errors for what fails."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
+import anyio
 from botocore import xform_name
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
-from asyncpush.ecr.credentials import signing
-from asyncpush.ecr.errors import EXPIRED, UNEXPECTED_ANSWER, is_signed_late, translated
+from asyncpush.ecr.credentials import credentials_of
+from asyncpush.ecr.errors import EXPIRED, UNEXPECTED_ANSWER, is_signed_late, translate_errors, verdict
 from asyncpush.ecr.part_body import OutgoingPart
 from asyncpush.ecr.retry import RetryingSender
-from asyncpush.ecr.uplink import PartTransfer, StoppedError, Uplink
-from asyncpush.errors import AsyncpushError, ConnectionFailedError, ServiceError
+from asyncpush.ecr.uplink import PartTransfer, TransferStoppedError, Uplink
+from asyncpush.errors import AsyncpushError, ConnectionFailedError, RegistryError, ServiceError, only_cause
 from asyncpush.http.retry import note_if_slow
 from asyncpush.reference import Service
 from asyncpush.settings import SIGNATURE_LIFETIME
 
 T = TypeVar("T")
+K = TypeVar("K")
 
-#: What one BatchCheckLayerAvailability, BatchGetImage, DescribeImages or DescribeRepositories takes.
-BATCH = 100
+#: Items that one BatchCheckLayerAvailability, BatchGetImage, DescribeImages or DescribeRepositories accepts.
+BATCH_SIZE = 100
 
-#: What a caller is told who may not use an operation, and a registry that does not have it.
+#: The error codes of an operation that the caller may not use, or that a registry does not support.
 NOT_ALLOWED = frozenset({"AccessDeniedException", "UnsupportedCommandException"})
 
-#: How often a part may outlive its signature; each time, the line counts as slower, and fewer share it.
-_MOST_OUTLIVED = 3
+#: How often the signature of a part may expire on the way. Each time, the estimated rate of the uplink drops, and
+#: fewer parts share it.
+_MAX_EXPIRIES = 3
 
-#: How often a part may be taken off the line.
-_MOST_STOPPED = 3
+#: How often the uplink may stop a part to make room for others.
+_MAX_STOPS = 3
 
 
 class EcrClient:
@@ -45,126 +48,125 @@ class EcrClient:
 
     Args:
         client: an aiobotocore client.
-        registry_id: the registry's account or alias, which goes into each request that takes it; None is the caller's.
-        retries: sends each request at its pace, and again where that can help.
-        signature_lifetime: seconds for which a signature is good.
+        registry_id: the registry's account or alias, for each request that accepts it; None is the caller's registry.
+        sender: limits the rate of requests and retries them.
+        signature_lifetime: seconds for which a signature is valid.
 
     Attributes:
-        client: the client.
-        uplink: the line that parts take.
+        client: the aiobotocore client.
+        uplink: shares the connection's bandwidth between parts.
         registry_id: the account or alias.
-        retries: what sends requests.
-        service: which of the two services it is.
-        endpoint_url: where requests go.
+        sender: limits the rate of requests and retries them.
+        service: ``ecr`` or ``ecr-public``.
+        endpoint_url: the API's endpoint.
     """
 
     def __init__(
         self,
         client: Any,
         registry_id: str | None,
-        retries: RetryingSender,
+        sender: RetryingSender,
         signature_lifetime: float = SIGNATURE_LIFETIME,
     ) -> None:
         self.client = client
-        self.uplink = Uplink(retries.tell, signature_lifetime)
+        self.uplink = Uplink(sender.notify, signature_lifetime)
         self.registry_id = registry_id
-        self.retries = retries
+        self.sender = sender
         self.service: Service = client.meta.service_model.service_name
         self.endpoint_url: str = client.meta.endpoint_url
-        self._signing = signing(client)
+        self._credentials = credentials_of(client)
 
     async def call(self, operation: str, **members: Any) -> dict[str, Any]:
-        """Send *operation*, again where that can help.
+        """Send *operation* and retry it where that can help.
 
         Raises:
-            ServiceError: ECR refused; a subclass where there is one for its code.
-            ConnectionFailedError: it did not answer.
+            ServiceError: ECR refused it; a subclass if there is one for the error code.
+            ConnectionFailedError: ECR did not answer.
             ConfigurationError: credentials are missing.
         """
         blob = members.get("layerPartBlob")
         if isinstance(blob, OutgoingPart):
             return await self._call_with_part(operation, members, blob)
-        return await self.retries.call(operation, lambda: self.send(operation, members))
+        return await self.sender.call(operation, lambda: self.send(operation, members))
 
     async def _call_with_part(self, operation: str, members: dict[str, Any], blob: OutgoingPart) -> dict[str, Any]:
-        """Send a part when the line has room for it, again where it has left the line to others."""
-        part, outlived, stopped = blob.part, 0, 0
+        """Send a part once the uplink has room for it; send it again if it was stopped, or its signature expired."""
+        part, expiries, stops = blob.part, 0, 0
         while True:
-            async with self.uplink.transfer(part.first, part.body_size, may_stop=stopped < _MOST_STOPPED) as transfer:
-                own = {**members, "layerPartBlob": replace(blob, transfer=transfer)}
+            async with self.uplink.transfer(part.first, part.body_size, may_stop=stops < _MAX_STOPS) as transfer:
+                part_members = {**members, "layerPartBlob": replace(blob, transfer=transfer)}
                 try:
-                    answer = await self.retries.call(operation, partial(self.send, operation, own))
-                except StoppedError as error:
-                    stopped += transfer.stopped
-                    outlived += not transfer.stopped
-                    if outlived >= _MOST_OUTLIVED:
+                    answer = await self.sender.call(operation, partial(self.send, operation, part_members))
+                except TransferStoppedError as error:
+                    stops += transfer.is_stopped
+                    expiries += not transfer.is_stopped
+                    if expiries >= _MAX_EXPIRIES:
                         raise ConnectionFailedError(
-                            f"a part of {part.size} bytes needs more than {self.uplink.lifetime:g} seconds to "
-                            f"{self.endpoint_url}, and its signature is good for no longer",
+                            f"a part of {part.size} bytes needs more than {self.uplink.lifetime:g} seconds to reach "
+                            f"{self.endpoint_url}, and its signature is valid for no longer",
                             hint="use a faster connection, or --part-size 5MiB",
                         ) from error
                 else:
-                    self.uplink.arrived(transfer)
+                    self.uplink.note_arrival(transfer)
                     return answer
 
     async def send(self, operation: str, members: dict[str, Any]) -> dict[str, Any]:
-        """Send *operation* once; once more where other credentials have come for those that ECR says are expired."""
-        if self.registry_id and self._takes(operation, self.registry_id):
+        """Send *operation* once; twice if ECR reports expired credentials and the provider has new ones."""
+        if self.registry_id and self._accepts_registry_id(operation, self.registry_id):
             members = {**members, "registryId": self.registry_id}
         method = getattr(self.client, xform_name(operation))
         blob = members.get("layerPartBlob")
         transfer = blob.transfer if isinstance(blob, OutgoingPart) else None
-        with self._on_line(transfer), self.understood(operation), translated(operation, self.endpoint_url):
+        with (
+            self._releasing(transfer),
+            self.parsing(operation),
+            translate_errors(operation, self.endpoint_url),
+        ):
             answer: dict[str, Any]
-            async with answer_timeout(operation, self.endpoint_url, self.retries) as wait:
+            async with answer_timeout(operation, self.endpoint_url, self.sender) as timeout:
                 if isinstance(blob, OutgoingPart):
-                    members = {**members, "layerPartBlob": replace(blob, on_sent=wait.after(blob.on_sent))}
+                    members = {**members, "layerPartBlob": replace(blob, on_sent=timeout.start_after(blob.on_sent))}
                     if transfer:
-                        transfer.moved, wait.least = wait.extend, self.uplink.answer_timeout
+                        transfer.on_progress, timeout.minimum = timeout.restart, self.uplink.answer_timeout
                 else:
-                    wait.begin()
-                answer = await self._send(method, members)
+                    timeout.start()
+                answer = await self._send_signed(method, members)
             if self._is_empty(operation, answer):
-                raise ValueError("what can't be read is left out by botocore, too")
+                raise ValueError("botocore also leaves out members that it can't parse")
             return answer
 
     @contextmanager
-    def _on_line(self, transfer: PartTransfer | None) -> Iterator[None]:
-        """What fails of a part that has left the line, or outlived its signature, is not a failure."""
+    def _releasing(self, transfer: PartTransfer | None) -> Iterator[None]:
+        """End *transfer*, and raise ``TransferStoppedError`` if the request failed because the uplink is slow."""
         try:
             yield
         except AsyncpushError as error:
             if transfer is None:
                 raise
-            is_late = is_signed_late(error) and transfer.age > self.uplink.lifetime / 2
-            if is_late:
-                self.uplink.outlived(transfer)
-            if is_late or transfer.stopped:
-                raise StoppedError from error
+            is_expired = is_signed_late(error) and transfer.age > self.uplink.lifetime / 2
+            if is_expired:
+                self.uplink.note_expiry(transfer)
+            if is_expired or transfer.is_stopped:
+                raise TransferStoppedError from error
             raise
         finally:
             if transfer is not None:
-                transfer.end()
+                transfer.release()
 
-    def _is_empty(self, operation: str, answer: dict[str, Any]) -> bool:
-        """Whether an answer has nothing of what ECR gives for *operation*."""
-        shape = self.client.meta.service_model.operation_model(operation).output_shape
-        return shape is not None and bool(shape.members) and answer.keys().isdisjoint(shape.members)
-
-    async def _send(self, method: Any, members: dict[str, Any]) -> dict[str, Any]:
+    async def _send_signed(self, method: Any, members: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any]
-        used = self._signing.keys
+        keys = self._credentials.keys
         try:
             answer = await method(**members)
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") not in EXPIRED or not await self._signing.others(used):
+            if error.response.get("Error", {}).get("Code") not in EXPIRED or not await self._credentials.replace(keys):
                 raise
             answer = await method(**members)
         return answer
 
     @contextmanager
-    def understood(self, operation: str) -> Iterator[None]:
-        """What a portal or proxy answers in ECR's place may be a success, but lacks what ECR's has."""
+    def parsing(self, operation: str) -> Iterator[None]:
+        """Raise a ``ServiceError`` if an answer lacks what ECR's has: a proxy or portal may answer in ECR's place."""
         try:
             yield
         except (AttributeError, LookupError, TypeError, ValueError, ResponseParserError) as error:
@@ -172,81 +174,124 @@ class EcrClient:
                 operation, UNEXPECTED_ANSWER, "this is not an answer from ECR", hint=f"check {self.endpoint_url}"
             ) from error
 
-    def _takes(self, operation: str, registry_id: str) -> bool:
-        """Whether *operation* can be told the registry; what can't means the caller's own.
+    def _is_empty(self, operation: str, answer: dict[str, Any]) -> bool:
+        """Whether *answer* has no member of the operation's output."""
+        shape = self.client.meta.service_model.operation_model(operation).output_shape
+        return shape is not None and bool(shape.members) and answer.keys().isdisjoint(shape.members)
 
-        ECR Public knows its aliases in the operations of a push only: its model gives the others a pattern.
+    def _accepts_registry_id(self, operation: str, registry_id: str) -> bool:
+        """Whether *operation* can name the registry; an operation that can't concerns the caller's own.
+
+        ECR Public accepts an alias in the operations of a push only; the model's pattern excludes it elsewhere.
         """
         shape = self.client.meta.service_model.operation_model(operation).input_shape
         member = shape.members.get("registryId") if shape is not None else None
         return member is not None and re.fullmatch(member.metadata.get("pattern", ".*"), registry_id) is not None
 
 
-def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
-    """Cut *items* into lists of *size*, the last one maybe shorter."""
+class TrackedCall:
+    """A call that must know whether ECR may have carried out an earlier try, whose reply was lost.
+
+    Args:
+        api: sends the call.
+        operation: the operation's name.
+        members: its members.
+
+    Attributes:
+        is_reply_lost: whether the reply to any try was lost.
+    """
+
+    def __init__(self, api: EcrClient, operation: str, members: dict[str, Any]) -> None:
+        self.is_reply_lost = False
+        self._api = api
+        self._operation = operation
+        self._members = members
+
+    async def send(self) -> dict[str, Any]:
+        """Send the operation and retry it where that can help; raises as ``EcrClient.call`` does."""
+        return await self._api.sender.call(self._operation, self._try)
+
+    async def _try(self) -> dict[str, Any]:
+        try:
+            return await self._api.send(self._operation, self._members)
+        except RegistryError as error:
+            self.is_reply_lost = self.is_reply_lost or verdict(error) == "transient"
+            raise
+
+
+async def map_batches(call: Callable[[list[K]], Awaitable[T]], items: Collection[K], size: int = BATCH_SIZE) -> list[T]:
+    """Await ``call(batch)`` for all batches of *items* at once; the results are in the order of *items*."""
+    results: dict[int, T] = {}
+
+    async def run(position: int, batch: list[K]) -> None:
+        results[position] = await call(batch)
+
     remaining = iter(items)
-    while batch := list(islice(remaining, size)):
-        yield batch
+    with only_cause():
+        async with anyio.create_task_group() as tg:
+            for position in range(0, len(items), size):
+                tg.start_soon(run, position, list(islice(remaining, size)))
+    return [results[position] for position in sorted(results)]
 
 
 class _AnswerTimeout:
-    """The wait for one answer; it begins when its request has left.
+    """The wait for one answer; it starts when the request has been sent.
 
     Attributes:
-        seconds: how long it is, now that it has begun.
-        least: how long it must be at least, where other requests share a line.
+        seconds: the length of the wait; 0 before it starts.
+        minimum: the shortest wait while requests share the uplink; None if they do not.
     """
 
     seconds = 0.0
-    least: Callable[[], float] | None = None
+    minimum: Callable[[], float] | None = None
 
-    def __init__(self, timeout: asyncio.Timeout, shortest: float, late: Callable[[], None]) -> None:
+    def __init__(self, timeout: asyncio.Timeout, shortest: float, on_start: Callable[[], None]) -> None:
         self._timeout = timeout
         self._shortest = shortest
-        self._late = late
-        self._has_begun = False
+        self._on_start = on_start
+        self._has_started = False
 
-    def begin(self) -> None:
-        """Begin to wait."""
-        self._has_begun = True
-        self.extend()
-        self._late()
+    def start(self) -> None:
+        """Start the wait."""
+        self._has_started = True
+        self.restart()
+        self._on_start()
 
-    def extend(self) -> None:
-        """Wait from now on, if it has begun: what was handed over has not all left before."""
-        if self._has_begun and not self._timeout.expired():
-            self.seconds = max(self._shortest, self.least() if self.least else 0.0)
+    def restart(self) -> None:
+        """Count from now on if the wait has started: the peer was still receiving the request."""
+        if self._has_started and not self._timeout.expired():
+            self.seconds = max(self._shortest, self.minimum() if self.minimum else 0.0)
             self._timeout.reschedule(asyncio.get_running_loop().time() + self.seconds)
 
-    def after(self, on_sent: Callable[[], None] | None) -> Callable[[], None]:
-        """A callback for the end of a body: it begins the wait, then calls *on_sent*."""
+    def start_after(self, on_sent: Callable[[], None] | None) -> Callable[[], None]:
+        """A callback for the end of a body: it starts the wait, then calls *on_sent*."""
 
-        def begin_and_report() -> None:
-            self.begin()
+        def start_and_report() -> None:
+            self.start()
             if on_sent:
                 on_sent()
 
-        return begin_and_report
+        return start_and_report
 
 
 @asynccontextmanager
-async def answer_timeout(operation: str, endpoint: str, retries: RetryingSender) -> AsyncIterator[_AnswerTimeout]:
-    """Bound the wait for an answer's head and body, and tell of one that takes long.
+async def answer_timeout(operation: str, endpoint: str, sender: RetryingSender) -> AsyncIterator[_AnswerTimeout]:
+    """Limit the wait for an answer, head and body, and notify the user of a slow one.
 
     Raises:
-        ConnectionFailedError: it has not come, or not ended, in time.
+        ConnectionFailedError: the answer is not complete in time.
     """
-    seconds, policy = retries.retry.answer, retries.retry
+    seconds, policy = sender.retry.answer, sender.retry
     try:
         with ExitStack() as stack:
-            async with asyncio.timeout(None) as timeout:
-                word = f"{operation} has no answer yet from {endpoint}"
-                note = partial(note_if_slow, word, retries.tell, policy.note_after)
-                wait = _AnswerTimeout(timeout, policy.answer, lambda: stack.enter_context(note()))
+            async with asyncio.timeout(None) as deadline:
+                text = f"{operation} has no answer yet from {endpoint}"
+                note = partial(note_if_slow, text, sender.notify, policy.note_after)
+                timeout = _AnswerTimeout(deadline, policy.answer, lambda: stack.enter_context(note()))
                 try:
-                    yield wait
+                    yield timeout
                 finally:
-                    seconds = wait.seconds
+                    seconds = timeout.seconds
     except TimeoutError as error:
         raise ConnectionFailedError(
             f"{operation} got no whole answer from {endpoint} within {seconds:.3g} seconds",

@@ -1,7 +1,7 @@
-"""The providers of AWS credentials: botocore's own, run in a worker thread; a failure is one line that names the one.
+"""The providers of AWS credentials: botocore's own, run in a worker thread, with one-line errors that name them.
 
-aiobotocore's read files, ask for MFA codes and wait for the metadata service on the event loop, run a
-credential_process on the terminal's standard input, and raise whatever goes wrong inside them.
+aiobotocore's providers read files, prompt for MFA codes and wait for the metadata service on the event loop, let a
+credential_process read the terminal's standard input, and raise whatever goes wrong inside them.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ from botocore.credentials import (
 )
 
 from asyncpush.ecr.configuration import (
-    configured,
+    configure_session,
+    describe_os_error,
+    describe_parse_error,
     one_line,
-    os_text,
-    parse_text,
     printable,
-    readable_configuration,
-    variables,
+    session_variables,
+    translate_configuration_errors,
 )
 from asyncpush.errors import AsyncpushError, CredentialsError
 from asyncpush.files import read_small
 from asyncpush.processes import Ended, run_small
 from asyncpush.settings import AwsConfiguration
 
-#: Bytes of the longest token in a file: a web identity's, or one for the container credentials endpoint.
-_LONGEST_TOKEN = 1024 * 1024
+#: The most bytes of a token file, for a web identity or for the container credentials endpoint.
+_MAX_TOKEN_SIZE = 1024 * 1024
 
-#: Seconds that somebody may take to type an MFA code.
+#: Seconds that the user may take to type an MFA code.
 _MFA_TIMEOUT = 300.0
 
-#: How providers ask STS and SSO: a dead endpoint or proxy is named within seconds, and no wait is without an end.
+#: The clients of STS and SSO: every wait ends, and a dead endpoint or proxy is reported within seconds.
 CLIENT_CONFIG = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
 
-_NOWHERE = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_NO_PROVIDER_HINT = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
-#: The providers by botocore's names: in words, and what to do when one fails.
+#: By botocore's name of a provider: its description, and a hint for when it fails.
 _PROVIDERS = {
     "env": (
         "the environment",
@@ -84,15 +84,15 @@ _PROVIDERS = {
         "the container credentials endpoint",
         "check AWS_CONTAINER_CREDENTIALS_FULL_URI, or AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     ),
-    "iam-role": ("the instance metadata service", f"check the instance's role, or {_NOWHERE}"),
+    "iam-role": ("the instance metadata service", f"check the instance's role, or {_NO_PROVIDER_HINT}"),
 }
 
-#: How dateutil refuses a text.
-_NO_TIME = ("Unknown string format", "String does not contain a date")
-#: How texts of botocore's begin that show nothing but an address.
+#: How dateutil's errors for an invalid time begin.
+_INVALID_TIME = ("Unknown string format", "String does not contain a date")
+#: How botocore's errors begin that contain nothing secret.
 _HARMLESS = ("Unsupported host", "Auth token value", "Invalid endpoint")
 
-#: What botocore's providers, its parsers and the files and programs that they read are known to raise.
+#: What botocore's providers and parsers are known to raise, and what reading files and running processes can raise.
 _FAILURES = (
     bce.BotoCoreError,
     bce.ClientError,
@@ -107,89 +107,89 @@ _FAILURES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Credentials as a provider gave them.
+class FoundCredentials:
+    """Credentials from a provider.
 
     Attributes:
         keys: the access key, the secret key and the session token.
-        end: when they end, in seconds since 1970; None if they do not, or nobody knows.
-        provider: where they are from, in words.
-        hint: what to do when they do not work.
+        expires_at: when they expire, in seconds since 1970; None if they do not, or if that is unknown.
+        provider: the description of their provider.
+        hint: what to do if they do not work.
     """
 
     keys: ReadOnlyCredentials = field(repr=False)
-    end: float | None
+    expires_at: float | None
     provider: str
     hint: str
 
 
 class _TokenFile:
-    """Reads the token of a web identity, as botocore would, but not for ever."""
+    """Reads the token of a web identity as botocore does, but limits its size and the time that it may take."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
 
     def __call__(self) -> str:
-        return read_small(self._path, _LONGEST_TOKEN).decode()
+        return read_small(self._path, _MAX_TOKEN_SIZE).decode()
 
 
-class Finder:
-    """Finds credentials as every AWS tool does; all of it blocks, and belongs into a worker thread.
+class CredentialFinder:
+    """Finds credentials as every AWS tool does; it blocks, and must run in a worker thread.
 
     Args:
-        aws: what is set over the environment and the files.
-        region: the region in which STS is asked.
+        aws: overrides the environment and the configuration files.
+        region: the region of STS.
     """
 
     def __init__(self, aws: AwsConfiguration, region: str | None) -> None:
         self._aws = aws
         self._region = region
         self._session: Any = None
-        self._first = True
+        self._may_prompt = True
 
-    def find(self, first: bool) -> Found:
-        """Find them.
+    def find(self, may_prompt: bool) -> FoundCredentials:
+        """Find the credentials.
 
         Args:
-            first: nothing was sent yet, so that somebody may be asked for an MFA code.
+            may_prompt: whether the user may be prompted for an MFA code, as before the first request.
 
         Raises:
-            CredentialsError: there are none, or their provider fails; it names the provider.
+            CredentialsError: there are none, or their provider, which the message names, fails.
             ConfigurationError: the configuration can't be read.
         """
-        self._first = first
+        self._may_prompt = may_prompt
         aws = self._aws
         if aws.access_key_id:
             keys = ReadOnlyCredentials(aws.access_key_id, aws.secret_access_key or "", None)
-            return _checked(Found(keys, None, "the given access key", "check the access key"))
+            return _checked(FoundCredentials(keys, None, "the given access key", "check the access key"))
         if self._session is None:
-            session = configured(botocore.session.Session(session_vars=variables()), aws, self._region)
+            session = configure_session(botocore.session.Session(session_vars=session_variables()), aws, self._region)
             session.set_default_client_config(CLIENT_CONFIG)
             session.register("before-send", lambda **_: from_thread.check_cancelled())
             self._session = session
-        with readable_configuration():
-            # Anew each time: a provider of roles does not bear a second use.
+        with translate_configuration_errors():
+            # A new resolver each time: a provider of roles works only once.
             resolver = create_credential_resolver(self._session, region_name=self._region)
         self._adapt(resolver)
         for provider in resolver.providers:
             name, hint = self._describe(provider.METHOD)
-            with self._named(provider.METHOD, name, hint):
+            with self._translate_failures(provider.METHOD, name, hint):
                 loaded = provider.load()
                 if loaded is None:
                     continue
-                # Read past the accessors: those would renew what is new.
+                # Private attributes, since the accessors would renew what was just loaded.
                 keys = getattr(loaded, "_frozen_credentials", None) or loaded.get_frozen_credentials()
-                end: datetime | None = getattr(loaded, "_expiry_time", None)
-                return _checked(Found(keys, end.timestamp() if end else None, name, hint))
+                expiry: datetime | None = getattr(loaded, "_expiry_time", None)
+                return _checked(FoundCredentials(keys, expiry.timestamp() if expiry else None, name, hint))
         error = bce.NoCredentialsError()
-        raise CredentialsError("there are no AWS credentials", hint=_NOWHERE) from error
+        raise CredentialsError("no AWS credentials found", hint=_NO_PROVIDER_HINT) from error
 
     def _adapt(self, resolver: Any) -> None:
-        """Put ours in where botocore's would read what is not theirs, wait for ever, or heed what is empty."""
+        """Replace what would read standard input, wait without a timeout, or use variables that are empty."""
         builder = ProfileProviders(self._session, self._region, self._aws.credential_timeout)
         roles = resolver.get_provider("assume-role")
-        roles._profile_provider_builder = builder  # noqa: SLF001 - botocore takes these from nobody
-        roles._prompter = self._ask_for_code  # noqa: SLF001
+        roles._profile_provider_builder = builder  # noqa: SLF001 - botocore has no parameter for these
+        roles._prompter = self._prompt_for_code  # noqa: SLF001
         environment = {name: value for name, value in os.environ.items() if value}
         for position, provider in enumerate(resolver.providers):
             if isinstance(provider, ProcessProvider):
@@ -210,7 +210,7 @@ class Finder:
         return settings
 
     def _describe(self, method: str) -> tuple[str, str]:
-        """A provider in words, and what to do when it fails."""
+        """The description of a provider, and a hint for when it fails."""
         settings = self._settings(self._profile)
         session = settings.get("sso_session")
         details = {
@@ -221,76 +221,78 @@ class Finder:
             "config_file": self._session.get_config_variable("config_file"),
             "credentials_file": self._session.get_config_variable("credentials_file"),
         }
-        name, hint = _PROVIDERS.get(method, (method, _NOWHERE))
+        name, hint = _PROVIDERS.get(method, (method, _NO_PROVIDER_HINT))
         return name.format_map(details), hint.format_map(details)
 
     @contextmanager
-    def _named(self, method: str, name: str, hint: str) -> Iterator[None]:
-        """Raise what a provider fails of, with its name."""
+    def _translate_failures(self, method: str, name: str, hint: str) -> Iterator[None]:
+        """Raise a ``CredentialsError`` that names the provider for whatever it raises."""
         try:
             yield
         except AsyncpushError:
-            raise  # of ours, which has named itself
+            raise  # from asyncpush's own providers, which name themselves
         except _FAILURES as error:
             if isinstance(error, bce.InvalidConfigError):
                 hint = f"check profile {self._profile!r} in the AWS configuration"
             elif isinstance(error, (bce.SSOError, bce.TokenRetrievalError)) or method == "sso":
-                hint = f"run `aws sso login --profile {self._logged_in()}`"
+                hint = f"run `aws sso login --profile {self._sso_profile()}`"
             elif isinstance(error, (bce.HTTPClientError, bce.ConnectionError)):
                 hint = "check the network (HTTPS_PROXY, NO_PROXY, AWS_CA_BUNDLE)"
-            known, reason = _known(error), _reason(error)
-            if method == "sso" and known is not error:
+            cause, reason = _as_botocore_error(error), _reason(error)
+            if method == "sso" and cause is not error:
                 reason = "its cached token can't be read"
-            raise CredentialsError(f"no AWS credentials from {name}: {reason}", hint=hint) from known
+            raise CredentialsError(f"no AWS credentials from {name}: {reason}", hint=hint) from cause
 
-    def _logged_in(self) -> str:
-        """The profile that somebody must log in to: a role's source may be the one."""
+    def _sso_profile(self) -> str:
+        """The profile to log in to, which may be the source profile of a role."""
         profile, seen = self._profile, set[str]()
         while profile not in seen and not self._settings(profile).get("sso_account_id"):
             seen.add(profile)
             profile = self._settings(profile).get("source_profile", profile)
         return profile
 
-    def _ask_for_code(self, prompt: str) -> str:
-        """Ask somebody at the terminal: never standard input, which may be an archive."""
+    def _prompt_for_code(self, prompt: str) -> str:
+        """Prompt at the terminal, not at standard input, which may be an archive."""
         serial = prompt.removeprefix("Enter MFA code for ").rstrip(": ")
-        wanted = f"an MFA code ({serial}) is wanted for profile {self._profile!r}"
+        request = f"profile {self._profile!r} needs an MFA code ({serial})"
         hint = "run with temporary credentials: see `aws configure export-credentials`"
-        if not self._first:
-            raise CredentialsError(f"{wanted} again, which is not asked for in the midst of a run", hint=hint)
+        if not self._may_prompt:
+            raise CredentialsError(f"{request} again, but asyncpush does not prompt for one during a run", hint=hint)
         try:
             terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
         except OSError as error:
-            raise CredentialsError(f"{wanted}, and there is no terminal to ask for it", hint=hint) from error
+            raise CredentialsError(f"{request}, but there is no terminal to prompt at", hint=hint) from error
         try:
             os.write(terminal, prompt.encode())
             end = time.monotonic() + _MFA_TIMEOUT
             while not select.select([terminal], [], [], 0.2)[0]:
                 from_thread.check_cancelled()
                 if time.monotonic() > end:
-                    raise CredentialsError(f"{wanted}, and none was typed for {_MFA_TIMEOUT:g} seconds", hint=hint)
+                    raise CredentialsError(f"{request}, but none was typed within {_MFA_TIMEOUT:g} seconds", hint=hint)
             return os.read(terminal, 100).decode(errors="replace").strip()
         finally:
             os.close(terminal)
 
 
-def expired_text(provider: str, end: float) -> str:
-    """That the credentials of a provider have ended."""
-    return f"the AWS credentials from {provider} expired at {datetime.fromtimestamp(end, UTC):%Y-%m-%dT%H:%M:%SZ}"
+def expired_message(provider: str, expires_at: float) -> str:
+    """The message of expired credentials."""
+    return (
+        f"the AWS credentials from {provider} expired at {datetime.fromtimestamp(expires_at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    )
 
 
-#: What a header and a signature bear: of ASCII what can be seen.
+#: The characters that a header and a signature may contain.
 _VISIBLE = frozenset(string.ascii_letters + string.digits + string.punctuation)
 
 
-def _checked(found: Found) -> Found:
-    """Refuse keys that no request can be signed with; they are never shown.
+def _checked(found: FoundCredentials) -> FoundCredentials:
+    """Refuse keys that can't sign a request; the message does not contain them.
 
     Raises:
-        CredentialsError: they have ended, or hold what no key does.
+        CredentialsError: they have expired, or are malformed.
     """
-    if found.end is not None and found.end <= time.time():
-        raise CredentialsError(expired_text(found.provider, found.end), hint=f"renew them: {found.hint}")
+    if found.expires_at is not None and found.expires_at <= time.time():
+        raise CredentialsError(expired_message(found.provider, found.expires_at), hint=f"renew them: {found.hint}")
     for name, value in zip(("access key id", "secret access key", "session token"), found.keys[:3], strict=True):
         problem = _problem(value or "")
         if not value and name != "session token":
@@ -302,18 +304,18 @@ def _checked(found: Found) -> Found:
 
 def _problem(value: str) -> str | None:
     if value.endswith(("\n", "\r")):
-        return "ends with a line end"
+        return "ends with a line break"
     if any(character.isspace() for character in value):
-        return "has a blank in it"
+        return "contains white space"
     if not _VISIBLE.issuperset(value):
-        return "has a character in it that no key has"
+        return "contains an invalid character"
     if value[:1] in ("'", '"') and value[:1] == value[-1:]:
-        return "has quotation marks around it"
+        return "is in quotation marks"
     return None
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong inside a provider, in words that hold no secret."""
+    """Why a provider failed, without any secret."""
     match error:
         case bce.ClientError():
             fault = error.response.get("Error", {})
@@ -322,14 +324,14 @@ def _reason(error: Exception) -> str:
         case bce.BotoCoreError():
             return _botocore_reason(error)
         case OSError():
-            return f"{error.filename}: {os_text(error)}" if error.filename else os_text(error)
+            return f"{error.filename}: {describe_os_error(error)}" if error.filename else describe_os_error(error)
         case RuntimeError() if "expired" in str(error):
-            return "what it starts from has expired"
-        case ValueError() if str(error).startswith(_NO_TIME):
-            return "its expiration is not a time"
+            return "the credentials that it starts from have expired"
+        case ValueError() if str(error).startswith(_INVALID_TIME):
+            return "its expiration is not a valid time"
         case ValueError() if str(error).startswith(_HARMLESS):
             return one_line(error)
-    return "what it returned are not credentials"
+    return "it returned no valid credentials"
 
 
 def _botocore_reason(error: bce.BotoCoreError) -> str:
@@ -337,36 +339,36 @@ def _botocore_reason(error: bce.BotoCoreError) -> str:
         case bce.PartialCredentialsError():
             return f"{error.kwargs.get('cred_var')} is missing"
         case bce.ConfigParseError():
-            return parse_text(error)
+            return describe_parse_error(error)
         case bce.ParamValidationError() if "WebIdentityToken" in str(error):
             return "it holds no token"
         case bce.CredentialRetrievalError():
-            # The body of a refusal is not ours to show.
+            # The body of the response may contain a secret.
             text = str(error.kwargs.get("error_msg", ""))
             status = re.search(r"Received non 200 response (\d+)", text)
             return f"it answered with HTTP status {status[1]}" if status else printable(text).rstrip(".")
         case bce.HTTPClientError() if type(error) is bce.HTTPClientError:
-            # What urllib3 can't parse may be a proxy's password.
+            # The text that urllib3 can't parse may contain a proxy's password.
             inner = type(error.kwargs.get("error")).__name__
-            return "the proxy is not an address" if inner == "LocationParseError" else f"it can't be asked: {inner}"
+            return "the proxy's address is invalid" if inner == "LocationParseError" else f"the request failed: {inner}"
     return one_line(error)
 
 
-def _known(error: Exception) -> Exception:
-    """An error of botocore's in any case, by which `aws` tells its exit statuses."""
+def _as_botocore_error(error: Exception) -> Exception:
+    """An error of botocore's in any case: the AWS CLI derives its exit status from it."""
     if isinstance(error, (bce.BotoCoreError, bce.ClientError)):
         return error  # type: ignore[no-any-return] # botocore is untyped
-    known: Exception = bce.CredentialRetrievalError(provider="the AWS configuration", error_msg=_reason(error))
-    known.__cause__ = error
-    return known
+    translation: Exception = bce.CredentialRetrievalError(provider="the AWS configuration", error_msg=_reason(error))
+    translation.__cause__ = error
+    return translation
 
 
 class ProfileProviders(ProfileProviderBuilder):  # type: ignore[misc] # botocore is untyped
-    """Makes the providers of a profile as botocore does, but for its process.
+    """Creates the providers of a profile as botocore does, except the one for its credential_process.
 
     Args:
-        session: botocore's, with the configuration.
-        region: where STS is asked.
+        session: botocore's session, with the configuration.
+        region: the region of STS.
         timeout: seconds that the process may take.
     """
 
@@ -375,15 +377,15 @@ class ProfileProviders(ProfileProviderBuilder):  # type: ignore[misc] # botocore
         self._timeout = timeout
 
     def process(self, profile: str) -> ProcessProvider:
-        """The provider that runs a profile's process."""
+        """The provider that runs a profile's credential_process."""
         return _Process(profile, lambda: self._session.full_config, self._timeout)
 
-    # What botocore calls it.
+    # The method that botocore calls.
     _create_process_provider = process
 
 
 class _Container(ContainerProvider):  # type: ignore[misc] # botocore is untyped
-    """Asks the container credentials endpoint, as botocore does, with a token that is read within bounds."""
+    """Asks the container credentials endpoint as botocore does, but limits the size of the token file."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         super().__init__(dict(environment))
@@ -391,13 +393,13 @@ class _Container(ContainerProvider):  # type: ignore[misc] # botocore is untyped
     def _build_headers(self) -> dict[str, str] | None:
         path = self._environ.pop(self.ENV_VAR_AUTH_TOKEN_FILE, None)
         if path is not None:
-            self._environ[self.ENV_VAR_AUTH_TOKEN] = read_small(Path(path), _LONGEST_TOKEN).decode()
+            self._environ[self.ENV_VAR_AUTH_TOKEN] = read_small(Path(path), _MAX_TOKEN_SIZE).decode()
         headers: dict[str, str] | None = super()._build_headers()
         return headers
 
 
-class _Answer(msgspec.Struct):
-    """What a process prints ("Process credential provider" in the AWS SDKs and Tools Reference Guide)."""
+class _ProcessOutput(msgspec.Struct):
+    """The output of a credential_process ("Process credential provider" in the AWS SDKs and Tools Reference Guide)."""
 
     Version: int
     AccessKeyId: str
@@ -407,7 +409,7 @@ class _Answer(msgspec.Struct):
 
 
 class _Process(ProcessProvider):  # type: ignore[misc] # botocore is untyped
-    """Runs a profile's credential_process, from a worker thread of the event loop's."""
+    """Runs a profile's credential_process on the event loop; called in a worker thread."""
 
     def __init__(self, profile: str, load_config: Callable[[], Any], timeout: float) -> None:
         super().__init__(profile, load_config)
@@ -424,10 +426,10 @@ class _Process(ProcessProvider):  # type: ignore[misc] # botocore is untyped
         try:
             done = from_thread.run(self._run, words)
         except concurrent.futures.CancelledError:
-            from_thread.check_cancelled()  # as the caller's own cancellation
+            from_thread.check_cancelled()  # raises the cancellation of the calling task
             raise
         if done.is_endless:
-            raise self._failed("it printed far more than credentials have")
+            raise self._failed("its output is too large for credentials")
         if done.status != 0:
             ending = f"exit status {done.status}" if done.status > 0 else f"signal {-done.status}"
             said = printable(done.said.decode(errors="replace"))
@@ -439,33 +441,33 @@ class _Process(ProcessProvider):  # type: ignore[misc] # botocore is untyped
             with anyio.fail_after(self._timeout):
                 return await run_small(words)
         except TimeoutError as error:
-            raise self._failed(f"it has not ended for {self._timeout:g} seconds") from error
+            raise self._failed(f"it did not end within {self._timeout:g} seconds") from error
         except (OSError, ValueError) as error:
-            # Its name alone: the other words may be secrets.
-            raise self._failed(f"{words[0]} can't be run: {os_text(error)}") from error
+            # Only the program's name: its arguments may be secrets.
+            raise self._failed(f"{words[0]} can't be run: {describe_os_error(error)}") from error
 
     def _read(self, output: bytes) -> dict[str, Any]:
         if not output.strip():
             raise self._failed("it printed nothing")
         try:
-            answer = msgspec.json.decode(output, type=_Answer)
-            end: datetime | None = parse(answer.Expiration) if answer.Expiration else None
+            credentials = msgspec.json.decode(output, type=_ProcessOutput)
+            expiry: datetime | None = parse(credentials.Expiration) if credentials.Expiration else None
         except msgspec.ValidationError as error:
-            # It tells which members and types are wrong, and no values.
-            raise self._failed(f"what it printed is not what AWS documents: {error}") from error
+            # The message names members and types, but contains no values.
+            raise self._failed(f"its output is not in the format that AWS documents: {error}") from error
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise self._failed("what it printed is not JSON") from None
+            raise self._failed("its output is not JSON") from None
         except (OverflowError, ValueError) as error:
-            raise self._failed("its Expiration is not a time") from error
-        if answer.Version != 1:
-            raise self._failed(f"it printed Version {answer.Version}, where 1 is the only one")
-        if end and end.tzinfo is None:
-            end = end.replace(tzinfo=UTC)
+            raise self._failed("its Expiration is not a valid time") from error
+        if credentials.Version != 1:
+            raise self._failed(f"it printed Version {credentials.Version}, but only Version 1 exists")
+        if expiry and expiry.tzinfo is None:
+            expiry = expiry.replace(tzinfo=UTC)
         return {
-            "access_key": answer.AccessKeyId,
-            "secret_key": answer.SecretAccessKey,
-            "token": answer.SessionToken,
-            "expiry_time": end.isoformat() if end else None,
+            "access_key": credentials.AccessKeyId,
+            "secret_key": credentials.SecretAccessKey,
+            "token": credentials.SessionToken,
+            "expiry_time": expiry.isoformat() if expiry else None,
         }
 
     def _failed(self, reason: str) -> CredentialsError:
@@ -473,6 +475,6 @@ class _Process(ProcessProvider):  # type: ignore[misc] # botocore is untyped
             f"no AWS credentials from the credential_process of profile {self._profile!r}: {reason}",
             hint="run that command by hand",
         )
-        # As botocore would have it, by which `aws` tells its exit statuses.
+        # The AWS CLI derives its exit status from botocore's error.
         error.__cause__ = bce.CredentialRetrievalError(provider=self.METHOD, error_msg=reason)
         return error

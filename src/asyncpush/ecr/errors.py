@@ -1,4 +1,4 @@
-"""botocore's errors as asyncpush's, and what each of them is worth: another try, a pause, or an end."""
+"""asyncpush's errors for those of botocore, and whether a retry can help: transient, throttled or final."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from asyncpush.errors import (
 )
 from asyncpush.http.retry import Verdict
 
-# ECR says ThrottlingException; the others are other services' words for it, which proxies and emulators use, too.
-# LimitExceededException is not among them: for ECR it is a quota on parts, tags or images, and no wait helps.
+# ECR's code is ThrottlingException; the others are those of other services, which proxies and emulators use as well.
+# LimitExceededException is not among them: at ECR it is a quota on parts, tags or images, and waiting does not help.
 _THROTTLES = frozenset(
     {"ThrottlingException", "Throttling", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded"}
 )
-#: What is not an answer of ECR's: the reply that should have come is lost.
+#: The code of an answer that is not ECR's, such as a proxy's error page: ECR's reply is lost.
 UNEXPECTED_ANSWER = "UnexpectedAnswer"
 
 _TRANSIENT = frozenset(
@@ -47,15 +47,15 @@ _TRANSIENT = frozenset(
 _TRANSIENT_STATUS = frozenset({408, 500, 502, 503, 504})
 _TOO_MANY_REQUESTS = 429
 
-#: aiohttp also names what it was told of TLS: "Cannot connect to host HOST:PORT ssl:default [...]".
+#: The TLS setting in aiohttp's messages: "Cannot connect to host HOST:PORT ssl:default [...]".
 _TLS_OPTION = re.compile(r" ssl:\S+(?= \[)")
 
-#: Who asks, and the password: ``https://USER:PASSWORD@HOST``.
+#: The user information of a URL: ``https://USER:PASSWORD@HOST``.
 _USER = re.compile(r"(?<=://)[^/?#\s]*@")
 
 _QUERY = re.compile(r"(?<=\w)\?[^\s'\"]+")
 
-#: The codes of credentials that have ended; renewed ones may have come since.
+#: The codes for expired credentials; the provider may have renewed them.
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 
 
@@ -63,7 +63,7 @@ class RedirectError(aiohttp.ClientError):
     """Raised for a redirect, which is not followed."""
 
 
-#: What a wrong address shows: nobody there, no such host, or somebody who knows better.
+#: What a wrong address causes: a refused connection, an unknown host, or a redirect.
 _WRONG_ADDRESS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, socket.gaierror, RedirectError)
 
 _CLASSES: dict[str, type[ServiceError]] = {
@@ -81,9 +81,9 @@ _CLASSES: dict[str, type[ServiceError]] = {
     "ReferencedImagesNotFoundException": LayersNotFoundError,
 }
 
-#: How InvalidSignatureException begins where the time is wrong, and not the keys.
+#: How the message of InvalidSignatureException begins if the time is wrong, and not the keys.
 _EXPIRED_SIGNATURE = "Signature expired"
-_LATE = (_EXPIRED_SIGNATURE, "Signature not yet current")
+_WRONG_TIME = (_EXPIRED_SIGNATURE, "Signature not yet current")
 
 _HINTS = {
     "RepositoryNotFoundException": "create it, or push with --create-repository",
@@ -94,7 +94,7 @@ _HINTS = {
     "MissingAuthenticationTokenException": "check the credentials, and that no proxy takes headers away",
     "InvalidSignatureException": "check the secret access key and this machine's clock",
     "KmsException": "let the caller use the repository's key",
-    # What /v2/ says for AccessDeniedException, of a mount.
+    # The code that /v2/ returns for AccessDeniedException when a blob is mounted.
     "DENIED": "let the caller push here, and do ecr:GetDownloadUrlForLayer in the repository that is mounted from",
 }
 
@@ -112,12 +112,12 @@ def verdict(error: AsyncpushError) -> Verdict:
 
 
 def is_signed_late(error: AsyncpushError) -> bool:
-    """Whether ECR refused a signature because it was too old: by its clock, or after a long way."""
+    """Whether ECR refused the signature as expired: the clocks differ, or the request took too long to arrive."""
     return isinstance(error, ServiceError) and f": {_EXPIRED_SIGNATURE}" in error.message
 
 
 @contextmanager
-def translated(operation: str, endpoint: str) -> Iterator[None]:
+def translate_errors(operation: str, endpoint: str) -> Iterator[None]:
     """Raise asyncpush's errors for botocore's.
 
     Args:
@@ -125,9 +125,9 @@ def translated(operation: str, endpoint: str) -> Iterator[None]:
         endpoint: the endpoint's URL, for messages.
 
     Raises:
-        ServiceError: ECR answered with an error; a subclass where there is one for its code.
-        ConnectionFailedError: it did not answer.
-        ConfigurationError: credentials are missing or can't be had.
+        ServiceError: ECR answered with an error; a subclass if there is one for its code.
+        ConnectionFailedError: ECR did not answer.
+        ConfigurationError: credentials are missing, or their provider failed.
     """
     try:
         yield
@@ -135,7 +135,7 @@ def translated(operation: str, endpoint: str) -> Iterator[None]:
         raise _service_error(operation, endpoint, error) from error
     except bce.SSLError as error:
         raise ConnectionFailedError(
-            f"{_where(error, endpoint)} is not trusted: {_reason(error)}",
+            f"{_failed_url(error, endpoint)} is not trusted: {_reason(error)}",
             hint="check the address, or set AWS_CA_BUNDLE to its authority",
             wrong_address=True,
         ) from error
@@ -147,23 +147,21 @@ def translated(operation: str, endpoint: str) -> Iterator[None]:
             wrong_address=True,
         ) from error
     except (bce.HTTPClientError, bce.ConnectionError) as error:
-        if (ours := _ours(error.kwargs.get("error"))) is not None:
-            raise ours from error
+        if (own_error := _own_error(error.kwargs.get("error"))) is not None:
+            raise own_error from error
         shortage = open_files.shortage(error)
         raise ConnectionFailedError(
-            f"{operation} got no answer from {_where(error, endpoint)}: {shortage or _reason(error)}",
+            f"{operation} got no answer from {_failed_url(error, endpoint)}: {shortage or _reason(error)}",
             hint=open_files.advice(error, "check the endpoint and the network"),
             wrong_address=isinstance(error.kwargs.get("error"), _WRONG_ADDRESS),
             silent=type(error) is not bce.HTTPClientError and shortage is None,
         ) from error
     except (bce.NoCredentialsError, bce.PartialCredentialsError) as error:
         raise ConfigurationError(
-            "there are no AWS credentials", hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            "no AWS credentials found", hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     except bce.BotoCoreError as error:
-        raise ConfigurationError(
-            f"{operation} could not be sent: {error}", hint="check the AWS configuration"
-        ) from error
+        raise ConfigurationError(f"{operation} can't be sent: {error}", hint="check the AWS configuration") from error
 
 
 def _service_error(operation: str, endpoint: str, error: bce.ClientError) -> ServiceError:
@@ -172,16 +170,16 @@ def _service_error(operation: str, endpoint: str, error: bce.ClientError) -> Ser
     code = str(fault.get("Code", "Unknown"))
     text = str(fault.get("Message") or error.response.get("message") or "")
     kind = _CLASSES.get(code, ServiceError)
-    if text.startswith(_LATE):
-        kind = ServiceError  # a request that took too long to leave; the next one need not
+    if text.startswith(_WRONG_TIME):
+        kind = ServiceError  # the request took too long to send; a retry can help
     translation = kind(
-        # What a credential provider asked of STS or SSO is not a failure of ECR's operation.
+        # A credential provider's request to STS or SSO may have failed instead of ECR's operation.
         error.operation_name or operation,
         code,
         text,
         status=int(meta.get("HTTPStatusCode", 0)),
         request_id=str(meta.get("RequestId", "")),
-        # Without a code of its own the answer is some other server's: botocore then takes the HTTP status for one.
+        # An answer without an error code is another server's: botocore then uses the HTTP status as the code.
         hint=f"check {endpoint}" if code.isdecimal() else _HINTS.get(code),
     )
     if isinstance(translation, InvalidLayerPartError):
@@ -189,8 +187,8 @@ def _service_error(operation: str, endpoint: str, error: bce.ClientError) -> Ser
     return translation
 
 
-def _ours(error: BaseException | None) -> AsyncpushError | None:
-    """What of asyncpush's own is behind a request that broke off: a source that failed while its bytes left, say."""
+def _own_error(error: BaseException | None) -> AsyncpushError | None:
+    """The error of asyncpush's that made a request fail, such as a source that can't be read further; None if none."""
     while error is not None:
         if isinstance(error, AsyncpushError):
             return error
@@ -198,8 +196,8 @@ def _ours(error: BaseException | None) -> AsyncpushError | None:
     return None
 
 
-def _where(error: bce.BotoCoreError, endpoint: str) -> str:
-    """The URL that failed: *endpoint*, or the STS or SSO endpoint that a credential provider asked on the way."""
+def _failed_url(error: bce.BotoCoreError, endpoint: str) -> str:
+    """The URL of the failed request: *endpoint*, or the STS or SSO endpoint that a credential provider used."""
     return _without_user(str(error.kwargs.get("endpoint_url") or endpoint)).partition("?")[0].rstrip("/")
 
 
@@ -209,6 +207,6 @@ def _without_user(text: str) -> str:
 
 def _reason(error: bce.BotoCoreError) -> str:
     inner = error.kwargs.get("error") or error
-    # The query of a download's address is a password.
+    # The query of a download URL is a secret.
     text = " ".join(_QUERY.sub("", _without_user(str(inner))).split()) or type(inner).__name__
     return _TLS_OPTION.sub("", text)[:300]

@@ -1,11 +1,11 @@
-"""HTTP under aiobotocore: certificates and host names checked, no redirects, request bodies with a timeout.
+"""HTTP below aiobotocore: verified certificates and host names, no redirects, and request bodies with a timeout.
 
-aiobotocore before 3.9 (aioboto3 15.5 pins 2.25.1) takes botocore's SSL context as it is, which leaves the check of the
-host name to urllib3; aiohttp leaves it to the context, so that nobody checks it. Through a proxy it passes no context,
-and nothing is checked. A program may create clients of its own beside ours, which a subclass for our client would leave
-open, so ``check_host_names`` repairs the class itself. (Credential providers here use botocore's HTTP.)
+aiobotocore before 3.9 (aioboto3 15.5 pins 2.25.1) uses botocore's SSL context unchanged. That context leaves the check
+of the host name to urllib3, while aiohttp leaves it to the context, so that it is never done; through a proxy there is
+no context, and nothing is verified. ``check_host_names`` fixes aiobotocore's class itself, since a subclass would not
+protect other clients of the same program. (Credential providers use botocore's HTTP here.)
 
-``EcrHttp`` sends what botocore does not sign: requests to ``/v2/``, and downloads.
+``EcrHttp`` sends the requests that botocore does not sign: those to ``/v2/``, and downloads.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from asyncpush.errors import ConnectionFailedError
 from asyncpush.http.session import bypasses_proxies, load_authorities, load_chain, usable_for_tls
 from asyncpush.settings import RetryPolicy
 
-#: Seconds to connect, and between two bytes of an answer or of what is sent. ECR answers a part once it has stored it.
+#: Seconds to connect, and between two bytes of an answer or a request body. ECR answers a part after storing it.
 CONNECT_TIMEOUT = 20
 READ_TIMEOUT = RetryPolicy().read
 _CLOSE_TIMEOUT = 5
@@ -44,7 +44,7 @@ _FIXED_IN = (3, 9)
 
 
 class _Proxies(ProxyConfiguration):  # type: ignore[misc] # botocore is untyped
-    """botocore's choice of proxies, but none where NO_PROXY excludes an address: botocore supports no networks."""
+    """botocore's choice of proxies, with full support of NO_PROXY: botocore does not support networks in it."""
 
     def proxy_url_for(self, url: str) -> str | None:
         address: str | None = None if bypasses_proxies(url) else super().proxy_url_for(url)
@@ -52,10 +52,10 @@ class _Proxies(ProxyConfiguration):  # type: ignore[misc] # botocore is untyped
 
 
 class EcrHttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is untyped
-    """aiobotocore's session, with two changes.
+    """aiobotocore's session with two changes.
 
-    A body that stops leaving counts as a broken connection (``request_body``). And no redirect is followed: aiohttp
-    would send layers and session tokens along. botocore itself follows none, either; ECR sends none.
+    A peer that stops accepting the body counts as a broken connection (``request_body``). Redirects are not followed:
+    aiohttp would send layers and session tokens along. botocore follows none either, and ECR sends none.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -63,7 +63,7 @@ class EcrHttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is unt
         self._proxy_config = _Proxies(options.get("proxies"), options.get("proxies_config"))
 
     async def send(self, request: Any) -> Any:
-        """Send a request, whose body must keep leaving as answers must keep coming."""
+        """Send a request; the read timeout also applies to its body."""
         if isinstance(request.body, bytes | bytearray) and request.body:
             request.body = BytesBody(bytes(request.body))
         if isinstance(request.body, TimedBody):
@@ -82,13 +82,13 @@ class EcrHttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is unt
 
 async def _refuse_redirect(_: aiohttp.ClientSession, __: Any, redirect: aiohttp.TraceRequestRedirectParams) -> None:
     redirect.response.close()
-    # A query may be a signature.
+    # A query may contain a signature.
     target = redirect.response.headers.get("Location", "").partition("?")[0]
     raise RedirectError(f"it redirects to {target[:200]!r}, which is not followed")
 
 
 def check_host_names() -> None:
-    """Make ``AIOHTTPSession`` check host names where aiobotocore is older than 3.9; calling it again does no harm."""
+    """Make ``AIOHTTPSession`` check host names if aiobotocore is older than 3.9; calling it again has no effect."""
     version = tuple(int(word) for word in aiobotocore.__version__.split(".")[:2])
     if version < _FIXED_IN:
         aiobotocore.httpsession.AIOHTTPSession._get_session = _get_session  # noqa: SLF001 - the defect is in a private method
@@ -109,7 +109,7 @@ async def _get_session(self: Any, proxy_url: str | None) -> aiohttp.ClientSessio
 
 
 def ssl_context(session: Any, proxy_url: str | None) -> ssl.SSLContext:
-    """The TLS of one client's connections. It blocks: loading a bundle of authorities takes 25 ms."""
+    """The SSL context of one client's connections. It blocks: loading a bundle of authorities takes 25 ms."""
     context: ssl.SSLContext = botocore.httpsession.create_urllib3_context()
     context.check_hostname = True
     if bundle := botocore.httpsession.get_cert_path(session._verify):  # noqa: SLF001 - self of the method above
@@ -119,7 +119,7 @@ def ssl_context(session: Any, proxy_url: str | None) -> ssl.SSLContext:
         with _usable(session._cert_file):  # noqa: SLF001
             load_chain(context, session._cert_file, session._key_file)  # noqa: SLF001
     if proxy_url:
-        # aiohttp has one context for the proxy and for the host behind it: both sets of authorities are needed.
+        # aiohttp uses one context for the proxy and for the host behind it, so it needs the authorities of both.
         settings = session._proxy_config.settings  # noqa: SLF001
         if bundle := settings.get("proxy_ca_bundle"):
             with _usable(bundle):
@@ -142,10 +142,10 @@ def _usable(file: str) -> Iterator[None]:
 
 
 class EcrHttp:
-    """Sends requests that botocore does not sign; ``open_http`` makes it.
+    """Sends requests that botocore does not sign; created by ``open_http``.
 
-    It sends through botocore's own session: a certificate must be one that the client would accept (AWS_CA_BUNDLE
-    counts), and the proxies of the environment are used. Its errors are botocore's.
+    It uses aiobotocore's session, so that it trusts the same certificates as the client (including AWS_CA_BUNDLE), and
+    uses the proxies of the environment. Its errors are botocore's.
     """
 
     def __init__(self, verify: bool | str, connections: int, read_timeout: float) -> None:
@@ -162,9 +162,9 @@ class EcrHttp:
         Args:
             method: the HTTP method.
             url: the address, percent-encoded.
-            headers: all of them but those that HTTP itself needs.
+            headers: its headers, except those that HTTP itself adds.
             stream: leave the response's body to be read from ``raw.content``, until ``raw.close()``.
-            redirects: follow up to ten. Never with credentials among *headers*: they would be sent along.
+            redirects: follow up to ten redirects. Never with credentials in *headers*: they would be sent along.
 
         Returns:
             aiobotocore's response: ``status_code``, ``headers``, ``content`` to be awaited, and ``raw``.
@@ -183,8 +183,8 @@ class EcrHttp:
         key = (urlsplit(url).netloc, redirects)
         session = self._sessions.get(key)
         if session is None:
-            kind = AIOHTTPSession if redirects else EcrHttpSession
-            session = kind(
+            session_class = AIOHTTPSession if redirects else EcrHttpSession
+            session = session_class(
                 verify=self._verify,
                 proxies={} if bypasses_proxies(url) else get_environ_proxies(url),
                 timeout=(CONNECT_TIMEOUT, self._read_timeout),
@@ -197,8 +197,8 @@ class EcrHttp:
 
 @asynccontextmanager
 async def open_http(client: Any, connections: int, read_timeout: float = READ_TIMEOUT) -> AsyncIterator[EcrHttp]:
-    """Open HTTP beside *client*, with up to *connections* to each host; *read_timeout* is between two bytes."""
-    # A client's configuration does not say which authorities it trusts; its session does.
+    """Open an ``EcrHttp`` with the TLS settings of *client*, and up to *connections* to each host."""
+    # Only a client's session, and not its configuration, knows which authorities it trusts.
     verify = client._endpoint.http_session._verify  # noqa: SLF001
     http = EcrHttp(verify, connections, read_timeout)
     try:

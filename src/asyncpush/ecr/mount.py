@@ -12,7 +12,7 @@ import pybase64
 
 from asyncpush.ecr.auth_token import EcrLogin
 from asyncpush.ecr.client import EcrClient, answer_timeout
-from asyncpush.ecr.errors import translated
+from asyncpush.ecr.errors import translate_errors
 from asyncpush.ecr.http_session import EcrHttp
 from asyncpush.ecr.rate_limit import is_aws
 from asyncpush.ecr.retry import RetryingSender
@@ -38,29 +38,29 @@ class Mounts:
     cancel an upload either, and a DELETE would double the requests for something that costs nothing.
 
     Args:
-        calls: the registry's API, whose endpoint determines the address of its ``/v2/``.
+        api: the registry's API, whose endpoint determines the address of its ``/v2/``.
         name: the registry, as the user named it.
         login: provides the password.
         http: sends the requests.
-        retries: paces and retries them; not the API's, since this host may be unreachable where the API is not.
+        sender: paces and retries them; not the API's, since this host may be unreachable where the API is not.
         account: provides the registry's account ID, for endpoints other than AWS's.
     """
 
     def __init__(
         self,
-        calls: EcrClient,
+        api: EcrClient,
         name: RegistryName,
         *,
         login: EcrLogin,
         http: EcrHttp,
-        retries: RetryingSender,
+        sender: RetryingSender,
         account: Callable[[], Awaitable[str | None]],
     ) -> None:
-        self._calls = calls
+        self._api = api
         self._name = name
         self._login = login
         self._http = http
-        self._retries = retries
+        self._sender = sender
         self._account = account
 
     async def mount(self, repository: str, digest: Digest, source: str) -> bool:
@@ -91,24 +91,24 @@ class Mounts:
 
     async def address(self) -> tuple[str, dict[str, str]] | None:
         """The base URL of the registry's ``/v2/``, and the Host header that names the registry there."""
-        endpoint = self._calls.endpoint_url
+        endpoint = self._api.endpoint_url
         if is_aws(endpoint):
             if self._name.host:
                 return f"https://{self._name.host}", {}
             if self._name.id:
-                return f"https://{registry_host(self._calls.client, self._name.id)}", {}
+                return f"https://{registry_host(self._api.client, self._name.id)}", {}
             return (await self._login.endpoint()).rstrip("/"), {}
         account = await self._account()
-        return (endpoint.rstrip("/"), {"Host": registry_host(self._calls.client, account)}) if account else None
+        return (endpoint.rstrip("/"), {"Host": registry_host(self._api.client, account)}) if account else None
 
     async def _post(self, url: str, headers: dict[str, str], credentials: Credentials) -> bool:
         basic = pybase64.b64encode(f"{credentials.username}:{credentials.password}".encode()).decode()
         authorized = {**headers, "Authorization": f"Basic {basic}"}
 
         async def send() -> bool:
-            with translated(OPERATION, _host(url)):
-                async with answer_timeout(OPERATION, _host(url), self._retries) as wait:
-                    wait.begin()
+            with translate_errors(OPERATION, _host(url)):
+                async with answer_timeout(OPERATION, _host(url), self._sender) as timeout:
+                    timeout.start()
                     answer = await self._http.send("POST", url, authorized)
                     body = await answer.content
                 if answer.status_code == _MOUNTED:
@@ -117,7 +117,7 @@ class Mounts:
                     return False
                 raise _refusal(answer.status_code, answer.headers, body)
 
-        return await self._retries.call(OPERATION, send)
+        return await self._sender.call(OPERATION, send)
 
 
 def _is_stale(error: ServiceError) -> bool:

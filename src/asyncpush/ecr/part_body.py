@@ -128,7 +128,7 @@ class PartBody(TimedBody):
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write all of it."""
         if self._transfer:
-            self._transfer.begin(writer)
+            self._transfer.start(writer)
         await super().write(writer)
         if self._on_sent:
             self._on_sent()

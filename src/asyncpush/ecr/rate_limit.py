@@ -1,4 +1,4 @@
-"""How fast requests may start: for each operation a rate that begins at ECR's quota and follows what ECR bears."""
+"""Rate limits: each operation starts at ECR's documented quota, and then follows what ECR accepts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import anyio
 from asyncpush.reference import Service
 from asyncpush.settings import RetryPolicy
 
-#: Requests a second, per account and region; "Amazon ECR service quotas", "Amazon ECR Public service quotas".
-#: Operations that are not here have no quota there.
+#: Requests a second, per account and region ("Amazon ECR service quotas", "Amazon ECR Public service quotas").
+#: Operations that are missing here have no documented quota.
 QUOTAS: dict[Service, dict[str, int]] = {
     "ecr": {
         "BatchCheckLayerAvailability": 1000,
@@ -35,36 +35,101 @@ QUOTAS: dict[Service, dict[str, int]] = {
     },
 }
 
-#: What to suppose where no quota is known and a request is refused: the smallest that ECR documents.
+#: The quota to assume when a request is throttled and no quota is known: the smallest that ECR documents.
 _SMALLEST_QUOTA = 10
 
-#: The aim as a share of the quota. The rest is for the bucket's burst and for others in the account: at four fifths
-#: and a burst of one fifth, no second sees more than the quota.
-_AIM = 0.8
-#: An image has about ten layers, which should begin at once; a quota of 10 a second bears that, too.
+#: The target rate as a share of the quota. The rest is for the bucket's burst and for other clients of the account:
+#: with four fifths and a burst of one fifth, no second exceeds the quota.
+_TARGET = 0.8
+#: The smallest burst: an image has about ten layers, which should start at once; even a quota of 10 a second allows it.
 _SMALLEST_BURST = 10
 
 _SLOWEST_RATE = RetryPolicy().slowest_rate
 
-#: What a success adds to the rate below the aim. At full use that is 25 % a second: two seconds from half to aim.
+#: What a success adds to a rate below the target. At full use that is 25 % a second: two seconds from half the target
+#: to the target.
 _RECOVERY = 0.25
-#: What it adds above the aim, at first, and by how much that grows a second: eight seconds from the aim to a quarter
-#: more, where ECR's limit was or should be; half a minute to ten times as much.
+#: What a success adds to a rate above the target, at first, and how much that grows a second: eight seconds from the
+#: target to a quarter more, where ECR's limit was or should be; half a minute to ten times as much.
 _PROBE = 0.01
 _PROBE_GROWTH = 0.004
-#: The share of refusals, beyond those that are not ours, up to which the rate grows.
-_GROWS_UP_TO = 0.02
+#: The share of throttled requests, beyond the tolerated share, up to which the rate grows.
+_MAX_SHARE_TO_GROW = 0.02
 
-#: Seconds over which a limit without a rate counts what was started, at least: bursts are shorter.
+#: The shortest time over which an unlimited rate is measured: bursts are shorter.
 _SHORTEST_COUNT = 0.25
 
-#: What of the rate that has succeeded is tried next.
-_CUT = 0.8
-#: Where others share the quota, how far the rate may grow quickly again: a trial may have cut too much.
+#: The share of the rate that has succeeded to try next.
+_REDUCTION = 0.8
+#: Where other clients share the quota, how far the rate may grow quickly again: a trial may have reduced it too much.
 _REGAIN = 4.0
 
-#: Where a token is one in spite of rounding.
+#: How much less than 1 a token may be, because of rounding.
 _ROUNDING = 1e-6
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class OperationStatistics:
+    """One operation's requests so far.
+
+    Attributes:
+        operation: its name, such as ``PutImage``.
+        sent: requests that were started, retries included.
+        throttled: requests that ECR throttled.
+        retried: requests that were sent again, for any reason.
+        waiting: requests that wait for the rate limiter now.
+        rate: requests a second that may start now; None while there is no limit.
+    """
+
+    operation: str
+    sent: int
+    throttled: int
+    retried: int
+    waiting: int
+    rate: float | None
+
+
+class Pace:
+    """The rate limiters of all operations over one connection: ECR meters each operation, per account and region.
+
+    Args:
+        service: the service whose quotas apply.
+        endpoint_url: the endpoint. An endpoint that is not AWS's, such as an emulator, has no limit until it throttles.
+        slowest_rate: the lowest rate of an operation, in requests a second.
+        clock: returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        endpoint_url: str,
+        *,
+        slowest_rate: float = _SLOWEST_RATE,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._slowest_rate = slowest_rate
+        self._quotas = QUOTAS[service]
+        self._is_limited = is_aws(endpoint_url)
+        self._clock = clock
+        self._limiters: dict[str, RateLimiter] = {}
+
+    def of(self, operation: str) -> RateLimiter:
+        """The rate limiter of *operation*."""
+        limiter = self._limiters.get(operation)
+        if limiter is None:
+            quota = self._quotas.get(operation)
+            limiter = RateLimiter(
+                operation, quota, limited=self._is_limited, slowest_rate=self._slowest_rate, clock=self._clock
+            )
+            self._limiters[operation] = limiter
+        return limiter
+
+    def statistics(self) -> tuple[OperationStatistics, ...]:
+        """The current statistics of each operation that was used, by name."""
+        return tuple(self._limiters[name].statistics() for name in sorted(self._limiters))
+
 
 #: The domains of AWS's partitions, dual-stack ones included; VPC endpoints are in them, too.
 _AWS_DOMAINS = (
@@ -84,48 +149,34 @@ _AWS_DOMAINS = (
     ".sc2s.sgov.gov",
 )
 
-Clock = Callable[[], float]
 
-
-@dataclass(frozen=True, slots=True)
-class OperationStatistics:
-    """One operation's requests so far.
-
-    Attributes:
-        operation: its name, such as ``PutImage``.
-        sent: requests that were started, retries included.
-        throttled: those that were refused for their rate.
-        retried: those that were sent again, for any cause.
-        waiting: requests that wait for their turn now.
-        rate: requests that may start a second now; None while there is no limit.
-    """
-
-    operation: str
-    sent: int
-    throttled: int
-    retried: int
-    waiting: int
-    rate: float | None
+def is_aws(endpoint_url: str) -> bool:
+    """Whether an endpoint is AWS's own: a service's, or a VPC endpoint's."""
+    host = urlsplit(endpoint_url).hostname or ""
+    return host.rstrip(".").endswith(_AWS_DOMAINS)
 
 
 class RateLimiter:
-    """The rate at which one operation's requests start.
+    """The rate at which the requests of one operation start.
 
-    A bucket holds a burst of requests that may start at once, and gains ``rate`` more each second; who finds it empty
-    waits in line. The rate begins at its aim: four fifths of the quota, or no limit where none is to be kept.
-    Single throttles change nothing. Once the share of refused requests is surely too high, the rate is cut to less than
-    what has succeeded, and what is refused then tells why: next to nothing, and there is a limit, which becomes the
-    aim; as much as before, and others share the quota, so that the rate is what it was, and that share is borne
-    (``throttles.Trial``). Every success raises the rate, while few are refused: quickly up to the aim; above it slowly
-    at first, then ever faster, and only while requests wait. So it hovers about what ECR bears, be that less than the
-    documented quota or more. Answers to requests that started before the rate was cut tell nothing about it.
+    A token bucket holds a burst of requests that may start at once, and gains ``rate`` tokens a second; requests that
+    find it empty wait in a queue. The rate starts at its target: four fifths of the quota, or unlimited.
+
+    Single throttles change nothing. Once the share of throttled requests is significantly too high, the rate is reduced
+    to less than what has succeeded (``RateTrial``), and the answers at that rate show the reason. If next to nothing is
+    throttled, the higher rate exceeded a limit, which becomes the target. If as much as before is throttled, other
+    clients use the same quota: the rate returns to what it was, and that share of throttles is tolerated.
+
+    While few requests are throttled, every success raises the rate: quickly up to the target; above it slowly at first,
+    then ever faster, and only while requests wait. So the rate follows what ECR accepts, whether that is less or more
+    than the documented quota. Answers to requests that started before a reduction do not count.
 
     Args:
         operation: the operation's name.
-        quota: its quota in requests a second, None if there is none.
-        limited: whether to keep to the quota from the start, or only once a request was refused.
-        slowest_rate: requests a second, at the least.
-        clock: tells the time in seconds.
+        quota: its quota in requests a second; None if there is none.
+        limited: whether to keep to the quota from the start, or only after the first throttles.
+        slowest_rate: the lowest rate, in requests a second.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -140,135 +191,86 @@ class RateLimiter:
         self._operation = operation
         self._slowest_rate = slowest_rate
         self._clock = clock
-        self._supposed_quota = quota or _SMALLEST_QUOTA
-        self._aim = _AIM * quota if limited and quota else math.inf
-        self._rate = self._aim
-        self._burst = max(_SMALLEST_BURST, (1 - _AIM) * self._supposed_quota)
+        self._target = _TARGET * quota if limited and quota else math.inf
+        self._rate = self._target
+        self._burst = max(_SMALLEST_BURST, (1 - _TARGET) * (quota or _SMALLEST_QUOTA))
         self._tokens = float(self._burst)
-        self._filled = clock()
+        self._filled_at = clock()
         self._probe = _PROBE
-        self._borne = Borne()
-        self._count = Count(clock())
+        self._tolerated = ToleratedShare()
+        self._count = AnswerCount(clock())
         self._trial: RateTrial | None = None
-        self._served = -math.inf
-        self._line: deque[anyio.Event] = deque()
+        self._last_success = -math.inf
+        self._queue: deque[anyio.Event] = deque()
         self._sent = self._throttled = self._retried = 0
 
     async def acquire(self) -> float:
-        """Wait until a request may start; who comes first goes first.
+        """Wait until a request may start; requests start in the order in which they come.
 
         Returns:
-            When it starts, for ``succeeded`` or ``throttled`` to be told.
+            The time at which the request starts, for ``note_success`` or ``note_throttle``.
         """
         started = self._clock()
-        if self._line or self._take(started):
-            await self._wait_in_line()
+        if self._queue or self._take_token(started):
+            await self._wait_in_queue()
             started = self._clock()
         self._sent += 1
         self._count.started += 1
         return started
 
-    def succeeded(self, started: float) -> None:
-        """Take note that the request of *started* was done."""
-        self._served = self._clock()
-        if self._judge(started, refused=False) or math.isinf(self._rate):
+    def note_success(self, started: float) -> None:
+        """Note that the request that started at *started* succeeded."""
+        self._last_success = self._clock()
+        if self._count_answer(started, throttled=False) or math.isinf(self._rate):
             return
-        if self._count.share > self._borne.share + _GROWS_UP_TO:
+        if self._count.share > self._tolerated.share + _MAX_SHARE_TO_GROW:
             return
-        if self._rate < self._aim:
+        if self._rate < self._target:
             self._raise_rate(_RECOVERY)
-        elif self._line:
+        elif self._queue:
             self._raise_rate(self._probe)
             self._probe += _PROBE_GROWTH / self._rate
 
-    def since(self, started: float) -> float:
-        """Seconds since the request of *started*."""
-        return self._clock() - started
-
-    def starved(self, since: float) -> float:
-        """Seconds since *since* in which no request was done."""
-        return self._clock() - max(since, self._served)
-
-    def throttled(self, started: float) -> None:
-        """Take note that the request of *started* was refused for its rate."""
+    def note_throttle(self, started: float) -> None:
+        """Note that ECR throttled the request that started at *started*."""
         self._throttled += 1
-        self._judge(started, refused=True)
+        self._count_answer(started, throttled=True)
 
-    def _judge(self, started: float, *, refused: bool) -> bool:
-        """Count an answer, and see what the answers so far say; whether nothing more is to be learnt from it."""
-        now, count = self._clock(), self._count
-        if started < count.began:
-            return True
-        count.add(refused=refused)
-        if self._trial is None:
-            self._borne.forget(now)
-            if count.exceeds(self._borne.share):
-                self._trial = RateTrial(self._rate, count.share, count.low)
-                self._cut(now)
-            elif count.is_full(now):
-                self._count = Count(now)
-            return False
-        match self._trial.verdict(count):
-            case "limit":
-                self._aim = self._trial.good or self._aim
-                self._borne = Borne()
-            case "shared":
-                self._borne.confirm(count.share, now)
-                self._rate = self._trial.rate_before(count.share) or self._rate
-                self._aim = max(self._aim, _REGAIN * self._rate)
-            case "too much":
-                self._trial.again(count.share)
-                self._cut(now)
-                return True
-            case None:
-                return True
-        self._trial, self._count = None, Count(now)
-        return True
-
-    def _cut(self, now: float) -> None:
-        """Go on at less than the rate that has succeeded."""
-        assert self._trial is not None, "a cut is tried"  # noqa: S101
-        count = self._count
-        seconds = max(now - count.began, _SHORTEST_COUNT if math.isinf(self._rate) else _ROUNDING)
-        sent = min(self._rate, count.started / seconds)
-        if count.share < 1:
-            self._trial.good = (1 - count.share) * sent
-            rate = _CUT * self._trial.good
-        else:
-            rate = sent / 2
-            if math.isfinite(self._aim):
-                self._trial.good = None  # others take all, for now
-        self._rate = max(self._slowest_rate, rate)
-        self._tokens, self._filled, self._probe = 0.0, now, _PROBE
-        self._count = Count(now)
-
-    def retried(self) -> None:
-        """Take note that a request will be sent again."""
+    def note_retry(self) -> None:
+        """Note that a request will be sent again."""
         self._retried += 1
 
-    def statistics(self) -> OperationStatistics:
-        """What there is to know now."""
-        rate = None if math.isinf(self._rate) else self._rate
-        return OperationStatistics(self._operation, self._sent, self._throttled, self._retried, len(self._line), rate)
+    def seconds_since(self, started: float) -> float:
+        """Seconds since *started*."""
+        return self._clock() - started
 
-    async def _wait_in_line(self) -> None:
-        # Only the first in line has a timer, whatever the length of the line.
-        place = anyio.Event()
-        self._line.append(place)
+    def seconds_starved(self, since: float) -> float:
+        """Seconds without a success, counted from *since* at the earliest."""
+        return self._clock() - max(since, self._last_success)
+
+    def statistics(self) -> OperationStatistics:
+        """The operation's current statistics."""
+        rate = None if math.isinf(self._rate) else self._rate
+        return OperationStatistics(self._operation, self._sent, self._throttled, self._retried, len(self._queue), rate)
+
+    async def _wait_in_queue(self) -> None:
+        # Only the first in the queue has a timer, however long the queue is.
+        is_first = anyio.Event()
+        self._queue.append(is_first)
         try:
-            if self._line[0] is not place:
-                await place.wait()
-            while wait := self._take(self._clock()):  # noqa: ASYNC110 - it waits for time to pass, not for a task
+            if self._queue[0] is not is_first:
+                await is_first.wait()
+            while wait := self._take_token(self._clock()):  # noqa: ASYNC110 - it waits for time to pass, not for a task
                 await anyio.sleep(wait)
         finally:
-            self._line.remove(place)
-            if self._line:
-                self._line[0].set()
+            self._queue.remove(is_first)
+            if self._queue:
+                self._queue[0].set()
 
-    def _take(self, now: float) -> float:
-        """Take a token, or say in how many seconds there will be one."""
+    def _take_token(self, now: float) -> float:
+        """Take a token; if there is none, return the seconds until there is one."""
         if math.isinf(self._rate):
-            self._filled = now
+            self._filled_at = now
             return 0.0
         self._fill(now)
         if self._tokens < 1 - _ROUNDING:
@@ -277,201 +279,203 @@ class RateLimiter:
         return 0.0
 
     def _fill(self, now: float) -> None:
-        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
-        self._filled = now
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now
 
     def _raise_rate(self, step: float) -> None:
         self._fill(self._clock())
         self._rate += step
 
+    def _count_answer(self, started: float, *, throttled: bool) -> bool:
+        """Count an answer, and adapt the rate to what all answers so far show; whether the caller must not raise it."""
+        now, count = self._clock(), self._count
+        if started < count.since:
+            return True
+        count.add(throttled=throttled)
+        if self._trial is None:
+            self._tolerated.expire(now)
+            if count.exceeds(self._tolerated.share):
+                self._trial = RateTrial(self._rate, count.share, count.likely_share)
+                self._reduce_rate(self._trial, now)
+            elif count.is_full(now):
+                self._count = AnswerCount(now)
+            return False
+        match self._trial.verdict(count):
+            case "limit":
+                self._target = self._trial.good_rate or self._target
+                self._tolerated = ToleratedShare()
+            case "shared":
+                self._tolerated.confirm(count.share, now)
+                self._rate = self._trial.rate_before(count.share) or self._rate
+                self._target = max(self._target, _REGAIN * self._rate)
+            case "too much":
+                self._trial.repeat(count.share)
+                self._reduce_rate(self._trial, now)
+                return True
+            case None:
+                return True
+        self._trial, self._count = None, AnswerCount(now)
+        return True
 
-class Pace:
-    """The paces of all operations over one connection: ECR meters each on its own, per account and region.
-
-    Args:
-        service: whose quotas count.
-        endpoint_url: the endpoint. Where it is not AWS's own (an emulator, say), there is no limit until a request is
-            refused for its rate.
-        clock: tells the time in seconds.
-    """
-
-    def __init__(
-        self,
-        service: Service,
-        endpoint_url: str,
-        *,
-        slowest_rate: float = _SLOWEST_RATE,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        self._slowest_rate = slowest_rate
-        self._quotas = QUOTAS[service]
-        self._limited = is_aws(endpoint_url)
-        self._clock = clock
-        self._operations: dict[str, RateLimiter] = {}
-
-    def of(self, operation: str) -> RateLimiter:
-        """The pace of *operation*."""
-        pace = self._operations.get(operation)
-        if pace is None:
-            quota = self._quotas.get(operation)
-            pace = RateLimiter(
-                operation, quota, limited=self._limited, slowest_rate=self._slowest_rate, clock=self._clock
-            )
-            self._operations[operation] = pace
-        return pace
-
-    def statistics(self) -> tuple[OperationStatistics, ...]:
-        """What there is to know now, of each operation that was used, by name."""
-        return tuple(self._operations[name].statistics() for name in sorted(self._operations))
+    def _reduce_rate(self, trial: RateTrial, now: float) -> None:
+        """Continue at less than the rate that has succeeded."""
+        count = self._count
+        seconds = max(now - count.since, _SHORTEST_COUNT if math.isinf(self._rate) else _ROUNDING)
+        sent = min(self._rate, count.started / seconds)
+        if count.share < 1:
+            trial.good_rate = (1 - count.share) * sent
+            rate = _REDUCTION * trial.good_rate
+        else:
+            rate = sent / 2
+            if math.isfinite(self._target):
+                trial.good_rate = None  # other clients use the whole quota for now
+        self._rate = max(self._slowest_rate, rate)
+        self._tokens, self._filled_at, self._probe = 0.0, now, _PROBE
+        self._count = AnswerCount(now)
 
 
-def is_aws(endpoint_url: str) -> bool:
-    """Whether an endpoint is AWS's own: a service's, or a VPC endpoint's."""
-    host = urlsplit(endpoint_url).hostname or ""
-    return host.rstrip(".").endswith(_AWS_DOMAINS)
-
-
-#: Answers that a share is judged by, at least: fewer are chance.
-_FEWEST = 16
-#: Deviations by which a share must be beyond what is borne: answers are looked at often, and each look may err.
-_SURE = 3.0
-#: And by which it must be beyond what is ever borne.
-_RATHER_SURE = 2.5
-#: The share of refusals that needs no explanation, and how much more than what is borne it must be.
+#: The fewest answers from which a share is judged: fewer are chance.
+_FEWEST_ANSWERS = 16
+#: Standard deviations by which a share must exceed the tolerated one: each of many looks at the answers may err.
+_DEVIATIONS = 3.0
+#: Standard deviations by which it must exceed the largest share that is ever tolerated.
+_DEVIATIONS_TOO_MUCH = 2.5
+#: The share of throttles that needs no explanation, and the factor by which a share must exceed the tolerated one.
 _MARGIN = 0.05
-_MORE = 1.2
-#: The largest share that is ever put down to others; beyond it the rate is cut again.
-_MOST_BORNE = 0.65
+_EXCESS = 1.2
+#: The largest share that is ever attributed to other clients; beyond it the rate is reduced again.
+_MAX_TOLERATED = 0.65
 
-#: Answers after which a count begins again: seconds and answers at least, or at most where some were refused.
-_FULL = (1.0, 20)
-_FULL_AT_LAST = (30.0, 200)
+#: When a count starts afresh: after so many seconds and answers without a throttle, or so many of either with some.
+_FULL_SECONDS, _FULL_ANSWERS = 1.0, 20
+_FULL_SECONDS_THROTTLED, _FULL_ANSWERS_THROTTLED = 30.0, 200
 
-#: Refusals by which a trial is decided, or as many answers as should bring half as many more.
+#: Throttles that decide a trial; so do the answers that should have brought one and a half times as many.
 _DECISIVE = 20
-#: What of the share before is refused, at most, where a limit was met, and at least, where it was not.
+#: The share that is throttled now, relative to the share before: at most this if a limit was exceeded, at least that if
+#: other clients share the quota.
 _LIMIT_BELOW = 0.3
 _SHARED_FROM = 0.6
-#: How much more than before says that even the lower rate is too high: a burst had hidden it.
+#: The factor of the share before from which even the lower rate is too high: a burst had hidden it.
 _WORSE = 1.5
-#: Odds (their logarithm) at which a limit is certain early.
+#: Log odds at which a limit is certain early.
 _CERTAIN = 6.0
 
-#: Seconds for which a share is borne without another trial: at first, and at most, as trials confirm it.
-_BELIEF = 20.0
-_LONGEST_BELIEF = 120.0
+#: Seconds for which a share is tolerated without another trial, at first and at most; each confirmation doubles them.
+_SHORTEST_TOLERANCE = 20.0
+_LONGEST_TOLERANCE = 120.0
 
 
 @dataclass(slots=True)
-class Count:
-    """Answers to requests that started after ``began``.
+class AnswerCount:
+    """Answers to requests that started at ``since`` or later.
 
     Attributes:
-        began: since when is counted, in seconds.
-        started: requests that have started since then.
-        answers: those that were answered.
-        refused: and refused for their rate.
+        since: the time in seconds from which requests count.
+        started: requests that have started.
+        answers: requests that were answered.
+        throttled: answers that were throttles.
     """
 
-    began: float
+    since: float
     started: int = 0
     answers: int = 0
-    refused: int = 0
+    throttled: int = 0
 
     @property
     def share(self) -> float:
-        """The share of those refused."""
-        return self.refused / self.answers if self.answers else 0.0
+        """The share of throttles among the answers."""
+        return self.throttled / self.answers if self.answers else 0.0
 
     @property
-    def low(self) -> float:
-        """The share that there is rather surely: a high one has drawn attention, and is chance in part."""
-        return max((self.share + self._bound(_SURE)) / 2, _MARGIN)
+    def likely_share(self) -> float:
+        """A cautious estimate of the true share: a high share that drew attention is partly chance."""
+        return max((self.share + self._lower_bound(_DEVIATIONS)) / 2, _MARGIN)
 
-    def add(self, *, refused: bool) -> None:
+    def add(self, *, throttled: bool) -> None:
         """Count an answer."""
         self.answers += 1
-        self.refused += refused
+        self.throttled += throttled
 
-    def exceeds(self, borne: float) -> bool:
-        """Whether more are refused than *borne*, the share that is put down to others."""
-        return self.answers >= _FEWEST and self._bound(_SURE) > _MARGIN + _MORE * borne
+    def exceeds(self, tolerated: float) -> bool:
+        """Whether the share is significantly higher than *tolerated*, the share that is attributed to other clients."""
+        return self.answers >= _FEWEST_ANSWERS and self._lower_bound(_DEVIATIONS) > _MARGIN + _EXCESS * tolerated
 
     @property
     def is_too_much(self) -> bool:
-        """Whether more are refused than is ever borne."""
-        return self._bound(_RATHER_SURE) > _MOST_BORNE
+        """Whether the share is significantly higher than any that is tolerated."""
+        return self._lower_bound(_DEVIATIONS_TOO_MUCH) > _MAX_TOLERATED
 
     def is_full(self, now: float) -> bool:
-        """Whether to begin again: what was long ago tells little."""
-        seconds, answers = now - self.began, self.answers
-        if seconds < _FULL[0] or answers < _FULL[1]:
+        """Whether to start a new count: old answers say little."""
+        seconds, answers = now - self.since, self.answers
+        if seconds < _FULL_SECONDS or answers < _FULL_ANSWERS:
             return False
-        return not self.refused or seconds >= _FULL_AT_LAST[0] or answers >= _FULL_AT_LAST[1]
+        return not self.throttled or seconds >= _FULL_SECONDS_THROTTLED or answers >= _FULL_ANSWERS_THROTTLED
 
-    def _bound(self, deviations: float) -> float:
-        """A share that the true one is above, by so many deviations."""
+    def _lower_bound(self, deviations: float) -> float:
+        """The share less so many standard deviations: the true share is above it."""
         share, answers = self.share, self.answers
         return share - deviations * math.sqrt(share * (1 - share) / answers + 1 / answers**2)
 
 
 @dataclass(slots=True)
-class Borne:
-    """The share of refusals that is put down to others, until it is tried again."""
+class ToleratedShare:
+    """The share of throttles that is attributed to other clients, until the next trial."""
 
     share: float = 0.0
     _until: float = -math.inf
-    _belief: float = _BELIEF
+    _duration: float = _SHORTEST_TOLERANCE
 
-    def forget(self, now: float) -> None:
-        """Bear nothing any more once it was believed for long enough."""
+    def expire(self, now: float) -> None:
+        """Tolerate nothing any more if the time is over."""
         if now > self._until:
             self.share = 0.0
 
     def confirm(self, share: float, now: float) -> None:
-        """Bear *share* for a while, each time longer."""
-        self.share, self._until = share, now + self._belief
-        self._belief = min(2 * self._belief, _LONGEST_BELIEF)
+        """Tolerate *share* for some time, which doubles with each call."""
+        self.share, self._until = share, now + self._duration
+        self._duration = min(2 * self._duration, _LONGEST_TOLERANCE)
 
 
 class RateTrial:
-    """A lower rate, tried to learn what the refusals at the higher one were: ours, or others'.
+    """A lower rate, tried to learn whether this client or others caused the throttles at the higher one.
 
     Args:
-        rate: the rate at which too many were refused; may be infinite.
-        share: the share of them.
-        low: the share that there was rather surely.
+        rate: the rate at which too many requests were throttled; may be infinite.
+        share: the share of throttles at that rate.
+        likely_share: a cautious estimate of the true share.
 
     Attributes:
-        good: requests a second that have succeeded last.
+        good_rate: requests a second that succeeded last; None if that is unknown.
     """
 
-    def __init__(self, rate: float, share: float, low: float) -> None:
-        self.good: float | None = None
+    def __init__(self, rate: float, share: float, likely_share: float) -> None:
+        self.good_rate: float | None = None
         self._rate = rate
-        self._first = self._share = share
-        self._low = min(low, 0.5)
+        self._first_share = self._share = share
+        self._likely_share = min(likely_share, 0.5)
 
-    def verdict(self, count: Count) -> Literal["limit", "shared", "too much"] | None:
-        """What the answers at the lower rate say: None while they say nothing yet."""
-        share, low = count.share, self._low
-        none = 0.15 * low + 0.005
-        odds = count.refused * math.log(low / none)
-        odds += (count.answers - count.refused) * math.log((1 - low) / (1 - none))
+    def verdict(self, count: AnswerCount) -> Literal["limit", "shared", "too much"] | None:
+        """What the answers at the lower rate show; None while they are too few."""
+        share, likely = count.share, self._likely_share
+        negligible = 0.15 * likely + 0.005
+        odds = count.throttled * math.log(likely / negligible)
+        odds += (count.answers - count.throttled) * math.log((1 - likely) / (1 - negligible))
         if odds < -_CERTAIN:
             return "limit"
         if count.is_too_much:
             return "too much"
-        if count.refused < _DECISIVE and count.answers < 1.5 * _DECISIVE / low:
+        if count.throttled < _DECISIVE and count.answers < 1.5 * _DECISIVE / likely:
             return None
-        if share <= _LIMIT_BELOW * low:
+        if share <= _LIMIT_BELOW * likely:
             return "limit"
-        return "shared" if _SHARED_FROM * low <= share <= _WORSE * self._share else "too much"
+        return "shared" if _SHARED_FROM * likely <= share <= _WORSE * self._share else "too much"
 
-    def again(self, share: float) -> None:
-        """Try a still lower rate, since *share* was refused at this one."""
-        self._share, self._low = share, min(max(share, _MARGIN), 0.9)
+    def repeat(self, share: float) -> None:
+        """Try an even lower rate, since *share* was throttled at this one."""
+        self._share, self._likely_share = share, min(max(share, _MARGIN), 0.9)
 
     def rate_before(self, share: float) -> float | None:
-        """The rate that the first refusals had nothing to do with, if *share* is about theirs."""
-        return self._rate if share >= _SHARED_FROM * self._first else None
+        """The rate before the trial, if *share* shows that it did not cause the throttles; otherwise None."""
+        return self._rate if share >= _SHARED_FROM * self._first_share else None

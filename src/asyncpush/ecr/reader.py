@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
-import anyio
 import botocore.exceptions as bce
 
-from asyncpush.ecr.client import EcrClient, batches
-from asyncpush.ecr.errors import translated
+from asyncpush.ecr.client import EcrClient, map_batches
+from asyncpush.ecr.errors import translate_errors
 from asyncpush.ecr.http_session import EcrHttp
 from asyncpush.ecr.retry import RetryingSender
-from asyncpush.errors import ServiceError, UsageError, only_cause
+from asyncpush.errors import ServiceError, UsageError
 from asyncpush.http.download import HashedDownload
 from asyncpush.manifest import ACCEPTED_TYPES
 from asyncpush.model import Digest, LayerBytes
 from asyncpush.protocols import NotHeld, StoredBlob, StoredManifest
-
-K = TypeVar("K")
 
 #: The name of a download in errors, events and paces: a GET of the address that GetDownloadUrlForLayer returns.
 DOWNLOAD = "DownloadLayer"
@@ -36,17 +33,17 @@ class EcrReader:
     """Reads one repository (a ``RepositoryReader``).
 
     Args:
-        calls: sends the API's requests.
+        api: sends requests to ECR's API.
         name: the repository's name.
         http: sends the downloads, which carry no credentials.
-        retries: paces and retries the downloads.
+        sender: paces and retries the downloads.
     """
 
-    def __init__(self, calls: EcrClient, name: str, *, http: EcrHttp, retries: RetryingSender) -> None:
-        self._calls = calls
+    def __init__(self, api: EcrClient, name: str, *, http: EcrHttp, sender: RetryingSender) -> None:
+        self._api = api
         self._name = name
         self._http = http
-        self._retries = retries
+        self._sender = sender
 
     async def manifests(self, references: Collection[str | Digest]) -> Mapping[str | Digest, StoredManifest | NotHeld]:
         """The manifests that these tags and digests name (BatchGetImage, 100 a call), exactly as they are stored.
@@ -55,41 +52,18 @@ class EcrReader:
             UsageError: ECR Public has no operation that gives a manifest.
             ServiceError: the repository does not exist, or may not be read.
         """
-        if self._calls.service == "ecr-public":
+        if self._api.service == "ecr-public":
             raise UsageError(
                 "ECR Public's API returns no manifests, so images cannot be verified there",
                 hint="pull the image by its digest instead; that needs no login",
             )
-        found: dict[str | Digest, StoredManifest | NotHeld] = {}
-
-        async def ask(batch: list[str | Digest]) -> None:
-            ids = [_image_id(reference) for reference in batch]
-            answer = await self._call("BatchGetImage", imageIds=ids, acceptedMediaTypes=list(ACCEPTED_TYPES))
-            with self._calls.understood("BatchGetImage"):
-                found.update(_by_reference(batch, answer))
-
-        await _in_batches(ask, list(references))
-        return found
+        batches = await map_batches(self._get_images, references)
+        return {reference: manifest for batch in batches for reference, manifest in batch.items()}
 
     async def blobs(self, digests: Collection[Digest]) -> Mapping[Digest, StoredBlob | NotHeld]:
         """ECR's records of these blobs (BatchCheckLayerAvailability, 100 a call)."""
-        found: dict[Digest, StoredBlob | NotHeld] = {}
-
-        async def ask(batch: list[Digest]) -> None:
-            answer = await self._call("BatchCheckLayerAvailability", layerDigests=[str(digest) for digest in batch])
-            answers: dict[str, StoredBlob | NotHeld] = {}
-            with self._calls.understood("BatchCheckLayerAvailability"):
-                for layer in answer.get("layers") or ():
-                    state = str(layer.get("layerAvailability"))
-                    answers[layer["layerDigest"]] = (
-                        StoredBlob(layer.get("layerSize")) if state == "AVAILABLE" else NotHeld(state)
-                    )
-                for failure in answer.get("failures") or ():
-                    answers[failure["layerDigest"]] = _failure(failure)
-            found.update({digest: answers.get(str(digest), NotHeld("not mentioned")) for digest in batch})
-
-        await _in_batches(ask, list(digests))
-        return found
+        batches = await map_batches(self._check_layers, digests)
+        return {digest: blob for batch in batches for digest, blob in batch.items()}
 
     async def read_blob(self, digest: Digest, also: Callable[[bytes], None] | None = None) -> LayerBytes:
         """Read all bytes of a blob (GetDownloadUrlForLayer, and a GET of that address), and hash them.
@@ -115,21 +89,39 @@ class EcrReader:
             addresses += 1
             try:
                 while not download.has_ended:
-                    await self._retries.call(DOWNLOAD, partial(self._continue, download, url))
+                    await self._sender.call(DOWNLOAD, partial(self._continue, download, url))
                 return download.result()
             except ServiceError as error:
                 if error.status != _FORBIDDEN or addresses > _NEW_ADDRESSES:
                     raise
 
+    async def _get_images(self, references: list[str | Digest]) -> Mapping[str | Digest, StoredManifest | NotHeld]:
+        ids = [_image_id(reference) for reference in references]
+        answer = await self._call("BatchGetImage", imageIds=ids, acceptedMediaTypes=list(ACCEPTED_TYPES))
+        with self._api.parsing("BatchGetImage"):
+            return _by_reference(references, answer)
+
+    async def _check_layers(self, digests: list[Digest]) -> Mapping[Digest, StoredBlob | NotHeld]:
+        answer = await self._call("BatchCheckLayerAvailability", layerDigests=[str(digest) for digest in digests])
+        records: dict[str, StoredBlob | NotHeld] = {}
+        with self._api.parsing("BatchCheckLayerAvailability"):
+            for layer in answer.get("layers") or ():
+                state = str(layer.get("layerAvailability"))
+                is_available = state == "AVAILABLE"
+                records[layer["layerDigest"]] = StoredBlob(layer.get("layerSize")) if is_available else NotHeld(state)
+            for failure in answer.get("failures") or ():
+                records[failure["layerDigest"]] = _failure(failure)
+        return {digest: records.get(str(digest), NotHeld("not mentioned")) for digest in digests}
+
     async def _address(self, digest: Digest) -> str:
         answer = await self._call("GetDownloadUrlForLayer", layerDigest=str(digest))
-        with self._calls.understood("GetDownloadUrlForLayer"):
+        with self._api.parsing("GetDownloadUrlForLayer"):
             return str(answer["downloadUrl"])
 
     async def _continue(self, download: HashedDownload, url: str) -> None:
         """Send one request for the missing bytes; return once some have arrived, and another request may follow."""
         start = download.received
-        with translated(DOWNLOAD, url.partition("?")[0]), _as_botocore_errors(url):
+        with translate_errors(DOWNLOAD, url.partition("?")[0]), _as_botocore_errors(url):
             response = await self._http.send("GET", url, download.request_headers(), stream=True, redirects=True)
             try:
                 if not download.accept(response.status_code, response.headers):
@@ -146,14 +138,7 @@ class EcrReader:
                 response.raw.close()
 
     async def _call(self, operation: str, **members: Any) -> dict[str, Any]:
-        return await self._calls.call(operation, repositoryName=self._name, **members)
-
-
-async def _in_batches(ask: Callable[[list[K]], Coroutine[None, None, None]], items: Sequence[K]) -> None:
-    with only_cause():
-        async with anyio.create_task_group() as tg:
-            for batch in batches(items):
-                tg.start_soon(ask, batch)
+        return await self._api.call(operation, repositoryName=self._name, **members)
 
 
 def _refusal(status: int, headers: Mapping[str, str], start: int) -> bce.ClientError:

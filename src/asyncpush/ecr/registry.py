@@ -1,4 +1,4 @@
-"""One registry over one connection: its repositories, its settings, its passwords, and the paces that all share."""
+"""One registry over one connection: its repositories, settings and login, and the rate limits that they share."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class EcrRegistry:
     """A registry of ECR or ECR Public.
 
     Args:
-        client: an aiobotocore client that ``wire.install`` has prepared.
-        name: the registry, as it was asked for.
-        aws: what is set over the AWS configuration of the environment.
-        http: sends what goes past the API.
-        settings: how often, and how long, a request is sent again.
-        emit: hears of requests and retries.
+        client: an aiobotocore client that ``open_client`` has opened.
+        name: the registry, as the user named it.
+        aws: overrides the AWS configuration of the environment.
+        http: sends the requests that botocore does not sign.
+        settings: how often, and for how long, requests are retried.
+        emit: receives requests and retries.
 
     Attributes:
-        name: the registry, as it was asked for.
-        pace: how fast the requests of each operation may go.
-        admin: its repositories and settings.
-        login: the password of its ``/v2/``.
-        address: what the addresses of its repositories begin with.
+        name: the registry, as the user named it.
+        pace: the rate limiter of each operation.
+        admin: the registry's repositories and settings.
+        login: the credentials for its ``/v2/``.
+        address: the address of the registry, with which its repositories' addresses begin.
     """
 
     def __init__(
@@ -48,28 +48,28 @@ class EcrRegistry:
         self._http = http
         self._hosts: list[HostBackoff] = []
 
-        def retries() -> RetryingSender:
+        def new_sender() -> RetryingSender:
             sender = RetryingSender(settings.max_attempts, emit, self.pace, RetryPolicy.of(settings))
             self._hosts.append(sender.host)
             return sender
 
-        self._calls = EcrClient(client, name.id, retries(), settings.signature_lifetime)
-        # Other hosts than the API's, and each may be out of reach, or be reached, on its own.
-        self._downloads = retries()
-        self.login = EcrLogin(self._calls)
-        self.admin = EcrAdmin(self._calls, self.login, CallerIdentity(client, aws))
+        self._api = EcrClient(client, name.id, new_sender(), settings.signature_lifetime)
+        # Downloads and mounts go to other hosts than the API's, each of which may be unreachable on its own.
+        self._download_sender = new_sender()
+        self.login = EcrLogin(self._api)
+        self.admin = EcrAdmin(self._api, self.login, CallerIdentity(client, aws))
         self._mounts = Mounts(
-            self._calls,
+            self._api,
             name,
             login=self.login,
             http=http,
-            retries=retries(),
+            sender=new_sender(),
             account=self.admin.account,
         )
         self.address = registry_address(client, name, name.id)
 
     async def account(self) -> str | None:
-        """Whose registry it is; from now on the addresses of repositories say so.
+        """Find out the registry's account, which addresses of repositories contain from now on; None if it is unknown.
 
         Raises:
             RegistryError: ECR can't be reached.
@@ -80,18 +80,18 @@ class EcrRegistry:
 
     @property
     def host_with_account(self) -> str:
-        """How to write the registry so that it says whose it is."""
+        """A pattern of the registry's host that includes the account, for messages."""
         return "public.ecr.aws/ALIAS" if self.name.service == "ecr-public" else registry_host(self._client, "ACCOUNT")
 
     def wait_again(self) -> None:
-        """Wait for hosts once more that were silent for too long."""
+        """Wait again for hosts that were given up because they did not answer."""
         for host in self._hosts:
             host.renew()
 
     def repository(self, name: str) -> EcrRepository:
-        """The repository called *name*; nothing is asked yet."""
-        return EcrRepository(self._calls, name, registry=self.address, mounts=self._mounts)
+        """The repository *name*; sends no request."""
+        return EcrRepository(self._api, name, registry=self.address, mounts=self._mounts)
 
     def reader(self, name: str) -> EcrReader:
-        """What reads repository *name* back; nothing is asked yet."""
-        return EcrReader(self._calls, name, http=self._http, retries=self._downloads)
+        """A reader of repository *name*; sends no request."""
+        return EcrReader(self._api, name, http=self._http, sender=self._download_sender)

@@ -1,4 +1,4 @@
-"""Requests to ECR, sent at their operations' pace: what their failures mean to ``http.retry``."""
+"""Retries for requests to ECR: ``http.retry`` with ECR's rate limits and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from asyncpush.settings import RetryPolicy
 
 T = TypeVar("T")
 
-#: How often a request may be refused for its rate within ``RetryPolicy.throttled`` seconds: where nine of ten requests
-#: are refused, one in a thousand million meets that.
-_MOST_THROTTLES = 200
+#: How often a request may be throttled within ``RetryPolicy.throttled`` seconds. If ECR throttles nine of ten requests,
+#: one in a thousand million reaches this.
+_MAX_THROTTLES = 200
 #: Seconds between two notices to the user about slow answers.
 _NOTICE_INTERVAL = 60.0
-_THROTTLED_HINT = "others may be using up the account's quota: push again later, or ask for more in Service Quotas"
+_THROTTLED_HINT = (
+    "other clients may be using up the account's quota: push again later, or request an increase in Service Quotas"
+)
 
 
 class RetryingSender:
-    """Sends requests to one host at their operations' pace, again where that can help.
+    """Sends requests to one host: limits their rate per operation, and retries those that a retry can help.
 
     Args:
-        max_attempts: answers that fail a request and end it; throttles are none.
+        max_attempts: failed tries after which a request fails; throttled tries do not count.
         emit: receives the outcome of each try, and each retry.
-        pace: decides when requests may start, from those that were throttled.
-        retry: the waits.
-        host: what is known of the host; None knows nothing yet.
+        pace: the rate limiters of the operations.
+        retry: the limits and waits of retries.
+        host: whether the host answers; None starts without knowledge.
     """
 
     def __init__(
@@ -53,9 +55,10 @@ class RetryingSender:
         self._last_notice = -math.inf
 
     async def call(self, operation: str, send: Callable[[], Awaitable[T]]) -> T:
-        """Await ``send()`` until it succeeds, fails for good, has failed too often, or for minutes.
+        """Await ``send()`` until it succeeds, or until no other try can help.
 
-        An endpoint that has never answered gets one try where its address may be wrong, which should show at once.
+        An endpoint that has never answered and whose address may be wrong gets one try, so that the user learns of it
+        at once.
         """
         request = _PacedRequest(operation, send, self.host, self._pace.of(operation), self.retry, self._emit)
         try:
@@ -65,15 +68,15 @@ class RetryingSender:
                 error.hint = _THROTTLED_HINT
             raise
 
-    def tell(self, text: str) -> None:
-        """Tell the user something, but not the like of it for each request."""
+    def notify(self, text: str) -> None:
+        """Emit a ``Notice`` to the user, at most one a minute."""
         if time.monotonic() > self._last_notice + _NOTICE_INTERVAL:
             self._last_notice = time.monotonic()
             self._emit(Notice(text))
 
 
 class _PacedRequest(Generic[T]):
-    """One request, try by try (``RetryRules``)."""
+    """One request: its tries, and what their failures mean (``RetryRules``)."""
 
     def __init__(
         self,
@@ -96,36 +99,36 @@ class _PacedRequest(Generic[T]):
         self._throttled_since = math.inf
 
     async def send(self) -> T:
-        """Send it once, when the host and the pace allow it."""
+        """Send the request once, as soon as the host and the rate limiter allow it."""
         self._is_sent = False
         while True:
-            async with self._host.asking(self._error) as asks_for_all:
+            async with self._host.asking(self._error) as is_probe:
                 self._started = await self._pace.acquire()
-                if self._host.is_silent and not asks_for_all:
-                    continue  # it has fallen silent meanwhile
+                if self._host.is_silent and not is_probe:
+                    continue  # the host fell silent while the request waited for its pace
                 self._is_sent, self._sent_at = True, time.monotonic()
                 try:
-                    answer = await self._timed()
+                    answer = await self._send_timed()
                 except AsyncpushError as error:
                     self._error = error
                     if isinstance(error, ServiceError) and error.code != UNEXPECTED_ANSWER:
                         self._host.note_answer()
                     if verdict(error) == "throttled":
-                        self._pace.throttled(self._started)
+                        self._pace.note_throttle(self._started)
                     raise
                 self._host.note_answer()
-                self._pace.succeeded(self._started)
+                self._pace.note_success(self._started)
                 return answer
 
-    async def _timed(self) -> T:
-        """Send it and emit how long it took: a cancelled request has not ended, and emits nothing."""
-        began = time.perf_counter()
+    async def _send_timed(self) -> T:
+        """Send the request and emit its duration; a cancelled request emits nothing."""
+        started = time.perf_counter()
         try:
             answer = await self._send()
         except AsyncpushError as error:
-            self._emit(RequestDone(self._operation, time.perf_counter() - began, _outcome(error)))
+            self._emit(RequestDone(self._operation, time.perf_counter() - started, _outcome(error)))
             raise
-        self._emit(RequestDone(self._operation, time.perf_counter() - began, "succeeded"))
+        self._emit(RequestDone(self._operation, time.perf_counter() - started, "succeeded"))
         return answer
 
     def explain(self, error: AsyncpushError) -> Failure:
@@ -139,22 +142,24 @@ class _PacedRequest(Generic[T]):
             silence = (self._host, self._sent_at) if error.silent else None
         elif isinstance(error, ServiceError) and error.code == UNEXPECTED_ANSWER and not self._host.answered:
             return Failure("final")
-        return Failure(verdict(error), silence, _asked_delay(error))
+        return Failure(verdict(error), silence, _requested_delay(error))
 
     def rest(self, failure: Failure, count: int) -> Rest | None:
-        """See ``RetryRules``: what is throttled waits for its pace, so that its own rest is short."""
-        asked, policy = failure.asked or 0.0, self._policy
+        """See ``RetryRules``: a throttled request waits for the rate limiter, so its own rest is short."""
+        requested, policy = failure.asked or 0.0, self._policy
         if failure.verdict == "transient":
-            return Rest(asked + backoff(policy.first_wait, policy.longest_wait, count), asked)
+            return Rest(requested + backoff(policy.first_wait, policy.longest_wait, count), requested)
         self._throttled_since = min(self._throttled_since, self._started)
-        is_starved = self._pace.starved(self._throttled_since) > policy.throttled
-        if is_starved or (count > _MOST_THROTTLES and self._pace.since(self._throttled_since) > policy.throttled):
+        is_starved = self._pace.seconds_starved(self._throttled_since) > policy.throttled
+        if is_starved or (
+            count > _MAX_THROTTLES and self._pace.seconds_since(self._throttled_since) > policy.throttled
+        ):
             return None
-        return Rest(asked + backoff(policy.throttled_wait * count, policy.longest_wait, 1), asked)
+        return Rest(requested + backoff(policy.throttled_wait * count, policy.longest_wait, 1), requested)
 
-    def note_retry(self, failure: Failure, delay: float) -> None:  # noqa: ARG002 - the pace counts retries alone
+    def note_retry(self, failure: Failure, delay: float) -> None:  # noqa: ARG002 - the rate limiter only counts retries
         """See ``RetryRules``."""
-        self._pace.retried()
+        self._pace.note_retry()
 
 
 def _outcome(error: AsyncpushError) -> Literal["throttled", "refused", "unanswered"]:
@@ -163,8 +168,8 @@ def _outcome(error: AsyncpushError) -> Literal["throttled", "refused", "unanswer
     return "throttled" if verdict(error) == "throttled" else "refused"
 
 
-def _asked_delay(error: AsyncpushError) -> float | None:
-    """The seconds that the answer asks to wait; None if it asks for none."""
+def _requested_delay(error: AsyncpushError) -> float | None:
+    """The seconds that the answer's Retry-After requests; None if it has none."""
     cause = error.__cause__
     if not isinstance(cause, ClientError):
         return None

@@ -1,4 +1,4 @@
-"""Open an ECR client: region, credentials and endpoint from where every AWS tool takes them, TLS checked."""
+"""Opens clients of ECR, with the region, credentials and endpoint that every AWS tool uses, and with verified TLS."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from aiobotocore.config import AioConfig
 from anyio import to_thread
 
 from asyncpush.ecr import http_session, part_body
-from asyncpush.ecr.configuration import configured, variables
+from asyncpush.ecr.configuration import configure_session, session_variables
 from asyncpush.ecr.credentials import open_credentials
-from asyncpush.ecr.errors import translated
+from asyncpush.ecr.errors import translate_errors
 from asyncpush.ecr.http_session import CONNECT_TIMEOUT, READ_TIMEOUT, EcrHttpSession
-from asyncpush.ecr.models import data
+from asyncpush.ecr.models import data_loader
 from asyncpush.ecr.rate_limit import is_aws
 from asyncpush.errors import ConfigurationError
 from asyncpush.http.session import user_agent
@@ -37,23 +37,23 @@ _CLOSE_TIMEOUT = 5
 _REGION_HINT = "give --region, or set AWS_REGION"
 _INVALID_ENDPOINT = "Invalid endpoint:"
 
-#: Threads share the data that is read.
-_WARMING = threading.Lock()
+#: One thread at a time reads botocore's data, which all share.
+_LOADING = threading.Lock()
 
-# As botocore does for its own: otherwise its warnings, tracebacks and all, go to standard error by default.
+# botocore does the same for its own logger; otherwise warnings with tracebacks go to standard error.
 logging.getLogger("aiobotocore").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transport:
-    """How a client's requests travel, where a caller may say so.
+    """How a client sends its requests.
 
     Attributes:
-        verify: False checks no TLS certificate; else a file of authorities, None for the AWS configuration's.
+        verify: a file of certificate authorities; None for that of the AWS configuration, False for no verification.
         signed: whether requests are signed.
         connect_timeout: seconds to connect; None waits for ever.
-        read_timeout: seconds between two bytes of an answer, or of a body that is sent; None waits for ever.
-        retry_mode: botocore's mode of sending again; None where asyncpush does that, where it can be seen and paced.
+        read_timeout: seconds between two bytes of an answer, or of a request body; None waits for ever.
+        retry_mode: botocore's retry mode; None if asyncpush retries, with rate limits and events.
     """
 
     verify: bool | str | None = None
@@ -63,11 +63,11 @@ class Transport:
     retry_mode: str | None = None
 
     def config(self, registry: RegistryName, connections: int, session: Any) -> AioConfig:
-        """Botocore's configuration of a client of a session; reads files."""
-        application = session._session.get_config_variable("user_agent_appid")  # noqa: SLF001 - aioboto3 has no door to it
+        """Botocore's configuration for a client of *session*; reads files."""
+        application = session._session.get_config_variable("user_agent_appid")  # noqa: SLF001 - aioboto3 has no public access to it
         agent = f"{user_agent()} Botocore/{botocore.__version__}"
         return AioConfig(
-            # botocore's own name is built again for each request, which takes 7 per cent of a migration's time.
+            # botocore would build its own user agent for each request, which takes 7 per cent of a migration's time.
             user_agent=f"{agent} app/{application}" if application else agent,
             max_pool_connections=connections,
             retries={"mode": self.retry_mode} if self.retry_mode else {"mode": "standard", "total_max_attempts": 1},
@@ -87,7 +87,7 @@ async def open_client(
     """Open a client for *registry* that can have *connections* requests in flight.
 
     Raises:
-        ConfigurationError: there is no region, no such profile, or no such endpoint.
+        ConfigurationError: no region is set, or the region, profile, endpoint or proxy is invalid.
         CredentialsError: there are no credentials; nothing was sent.
     """
     http_session.check_host_names()
@@ -97,17 +97,17 @@ async def open_client(
     if not session.region_name:
         raise ConfigurationError("no region is set", hint=_REGION_HINT) from bce.NoRegionError()
     if any(character.isspace() for character in session.region_name):
-        # botocore's own check of host labels lets a line end pass.
+        # botocore's own check of host labels accepts a line break.
         raise ConfigurationError(
             f"{session.region_name!r} is not a region", hint=_REGION_HINT
         ) from bce.InvalidRegionError(region_name=session.region_name)
     config = await to_thread.run_sync(transport.config, registry, connections, session)
     async with AsyncExitStack() as stack:
         if transport.signed:
-            signing = await stack.enter_async_context(open_credentials(aws, session.region_name))
-            session._session._credentials = signing  # noqa: SLF001 - instead of those that it would look for
-        await to_thread.run_sync(_warm, session, registry.service)
-        with translated("connecting", aws.endpoint_url or "ECR"):
+            credentials = await stack.enter_async_context(open_credentials(aws, session.region_name))
+            session._session._credentials = credentials  # noqa: SLF001 - otherwise the session looks for its own
+        await to_thread.run_sync(_load_data, session, registry.service)
+        with translate_errors("connecting", aws.endpoint_url or "ECR"):
             try:
                 opening = session.client(
                     registry.service, endpoint_url=aws.endpoint_url, config=config, verify=transport.verify
@@ -118,11 +118,11 @@ async def open_client(
                     f"{error.kwargs['region_name']!r} is not a region", hint=_REGION_HINT
                 ) from error
             except ValueError as error:
-                # From the environment it is known to botocore only: "Invalid endpoint: URL".
-                words = " ".join(str(error).split())
-                if not words.startswith(_INVALID_ENDPOINT):
-                    raise ConfigurationError(f"the AWS configuration can't be used: {words[:300]}") from error
-                raise _no_endpoint(aws.endpoint_url or words.removeprefix(_INVALID_ENDPOINT).strip()) from error
+                # Only botocore knows an endpoint from the environment: "Invalid endpoint: URL".
+                text = " ".join(str(error).split())
+                if not text.startswith(_INVALID_ENDPOINT):
+                    raise ConfigurationError(f"the AWS configuration can't be used: {text[:300]}") from error
+                raise _invalid_endpoint(aws.endpoint_url or text.removeprefix(_INVALID_ENDPOINT).strip()) from error
         stack.push_async_exit(lambda *details: _close(opening, *details))
         _check_endpoint(client.meta.endpoint_url)
         _check_proxy(client)
@@ -131,60 +131,60 @@ async def open_client(
 
 
 def _check_endpoint(url: str) -> None:
-    """See that *url* is one that can be asked: botocore lets other schemes pass, and ports that are no numbers."""
+    """Refuse an invalid endpoint: botocore accepts other schemes than HTTP's, and ports that are not numbers."""
     hide_user_of(url)
-    if not _is_address(url):
-        raise _no_endpoint(url)
+    if not _is_http_url(url):
+        raise _invalid_endpoint(url)
 
 
 def _check_proxy(client: Any) -> None:
-    """See that the proxy is one that can be asked, if there is one; it is not shown: its password may be in it."""
+    """Refuse an invalid proxy; the message does not contain its URL, which may contain a password."""
     url = client.meta.endpoint_url
-    proxy = client._endpoint.http_session._proxy_config.proxy_url_for(url)  # noqa: SLF001 - as its requests go
+    proxy = client._endpoint.http_session._proxy_config.proxy_url_for(url)  # noqa: SLF001 - the proxy that its requests use
     hide_user_of(proxy)
-    # botocore writes http:// before a scheme that it does not know.
-    if proxy and (proxy.count("://") > 1 or not _is_address(proxy)):
+    # botocore prepends http:// to a scheme that it does not know.
+    if proxy and (proxy.count("://") > 1 or not _is_http_url(proxy)):
         scheme = urlsplit(url).scheme
         raise ConfigurationError(
             f"the proxy for {scheme} is not an address", hint=f"check {scheme.upper()}_PROXY: http://HOST:PORT"
         )
 
 
-def _is_address(url: str) -> bool:
+def _is_http_url(url: str) -> bool:
     with suppress(ValueError):
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     return False
 
 
-def _no_endpoint(url: str) -> ConfigurationError:
+def _invalid_endpoint(url: str) -> ConfigurationError:
     return ConfigurationError(f"{url!r} is not an endpoint", hint="write http(s)://HOST[:PORT]")
 
 
 async def _close(opening: Any, *details: Any) -> None:
-    # aiohttp knows one cancellation, anyio repeats it at every await: closing is kept out of its reach.
+    # aiohttp expects one cancellation, and anyio repeats it at every await: closing is shielded from that.
     with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
         await opening.__aexit__(*details)
 
 
 def _session(region: str | None, aws: AwsConfiguration) -> Any:
-    """A session that has read its files; blocks."""
-    inner = configured(aiobotocore.session.AioSession(session_vars=variables()), aws, region)
-    inner.register_component("data_loader", data(inner.get_config_variable("data_path")))
+    """A session with its configuration files read; blocks."""
+    inner = configure_session(aiobotocore.session.AioSession(session_vars=session_variables()), aws, region)
+    inner.register_component("data_loader", data_loader(inner.get_config_variable("data_path")))
     return aioboto3.Session(botocore_session=inner)
 
 
-def _warm(session: Any, service: Service) -> None:
-    """Read what a client will need from botocore's data; blocking, a tenth of a second the first time."""
-    loader = session._session.get_component("data_loader")  # noqa: SLF001 - there is no public way to warm it
-    with _WARMING:
+def _load_data(session: Any, service: Service) -> None:
+    """Read the data of botocore's that a client needs; blocks, for a tenth of a second the first time."""
+    loader = session._session.get_component("data_loader")  # noqa: SLF001 - there is no public access to it
+    with _LOADING:
         for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
             loader.load_data(name)
         for kind in ("service-2", "endpoint-rule-set-1"):
             loader.load_service_model(service, kind, api_version=None)
 
 
-#: The domains of registries' hosts, where they are not amazonaws.com; by partition, as botocore names them.
+#: The domains of registries' hosts that are not amazonaws.com, by botocore's name of the partition.
 _DOMAINS = {
     "aws-cn": "amazonaws.com.cn",
     "aws-eusc": "amazonaws.eu",
@@ -202,20 +202,20 @@ def registry_host(client: Any, account: str) -> str:
 
 
 def account_of(url: str) -> str | None:
-    """The account in the URL of a private registry, whoever's domain that is in; None if it names none."""
+    """The account in the URL of a private registry, in any domain; None if the URL contains none."""
     match = re.match(r"([0-9]{12})\.dkr[.-]", urlsplit(url).hostname or "")
     return match[1] if match else None
 
 
 def registry_address(client: Any, name: RegistryName, account: str | None) -> str:
-    """What tells a registry from all others, whichever of its hosts was written.
+    """The unique address of a registry, whichever of its hosts the user named.
 
-    At AWS it is the registry's host, without a word of FIPS or dual stack; elsewhere ``ENDPOINT/REGION/ACCOUNT``.
+    At AWS it is the registry's host without FIPS or dual stack; elsewhere it is ``ENDPOINT/REGION/ACCOUNT``.
 
     Args:
         client: a client of the registry.
-        name: the registry, as it was asked for.
-        account: whose it is, or ECR Public's alias; None leaves that open.
+        name: the registry, as the user named it.
+        account: its account, or its alias at ECR Public; None if that is unknown.
     """
     if not is_aws(client.meta.endpoint_url):
         parts = urlsplit(client.meta.endpoint_url)

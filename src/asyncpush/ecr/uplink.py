@@ -1,10 +1,10 @@
-"""The line to ECR: no more parts are on their way than it carries while their signatures are good.
+"""The bandwidth to ECR, shared between parts so that each part arrives while its signature is valid.
 
-A signature is good for five minutes, and ECR looks at it when it has all of a part. Many parts that share a slow line
-would all come too late, and be sent in vain. So few parts begin, and more follow as answers show what the line carries:
-what has left this machine may lie in buffers on the way, which take megabytes of each connection at once. A line that
-gets slower shows in what leaves, too; where parts would come too late then, those of which least has left are taken off
-the line again.
+A signature is valid for five minutes, and ECR checks it once it has the whole part. If many parts shared a slow
+connection, all of them would arrive too late. So few parts start at first, and more follow as answers show how fast the
+connection is: bytes that have left this machine may still lie in buffers on the way, which hold megabytes of each TCP
+connection. If the connection gets so slow that parts would arrive too late, the parts of which the fewest bytes have
+left are stopped and sent again later.
 """
 
 from __future__ import annotations
@@ -27,303 +27,315 @@ import anyio
 from asyncpush.ecr.request_body import unsent
 from asyncpush.settings import MIN_PART_SIZE, SIGNATURE_LIFETIME
 
-#: Shares of a signature's life: the time that all parts on their way may take when one more begins; the age at which
-#: one may be expected before others leave the line to it, and that at which it should be then.
-_AIM, _TOO_LATE, _IN_TIME = 0.4, 0.8, 0.6
+#: All times are shares of a signature's lifetime. A part starts if all parts then arrive within this time.
+_TARGET = 0.4
 
-#: Likewise: between two looks at what has left, over which looks the line is measured, and what a part should take.
-_LOOK, _WINDOW, _PART = 1 / 300, 1 / 10, 0.1
+#: The age at which a part may be expected to arrive before others are stopped for it, and the age to reach by that.
+_TOO_LATE, _IN_TIME = 0.8, 0.6
 
-#: The most that buffers on the way can hold of a connection: what Linux gives one to receive into (``tcp_rmem``).
-_BUFFERED = 6 * 1024 * 1024
+#: The age at which a part that arrives has been late.
+_LATE = 0.5
 
-#: Bytes a second that the line is known to carry at first: two parts of 10 MiB are on their way by that.
-_AT_FIRST = 234_000
+#: What one part should take at most.
+_PART = 0.1
 
-#: Shares of a signature's life: between two looks while nothing is known, and the age of a part that arrived late.
-_FIRST_LOOK, _LATE = 1 / 6000, 0.5
+#: The time between two measurements, at first and then, and the time over which the rate is an average.
+_FIRST_INTERVAL, _INTERVAL, _WINDOW = 1 / 6000, 1 / 300, 1 / 10
 
-#: Of a connection that is closed: nothing of what has not left yet is sent any more.
+#: The most that buffers on the way hold of one connection: the largest receive buffer of Linux (``tcp_rmem``).
+_MAX_BUFFERED = 6 * 1024 * 1024
+
+#: The assumed rate before anything is measured, in bytes a second: it lets two parts of 10 MiB start.
+_INITIAL_RATE = 234_000
+
+#: The most that one part, or one measurement, may raise the rate by.
+_MAX_RAISE_BY_PART, _MAX_RAISE_BY_MEASUREMENT = 2.0, 1.1
+
+#: SO_LINGER that discards the socket's unsent bytes when it is closed.
 _NO_LINGER = struct.pack("ii", 1, 0)
 
-#: How many times as wide the line may be found than it was thought to be: by a part that took less time, and by a look.
-_BY_PART, _BY_LOOK = 2.0, 1.1
 
-
-class StoppedError(Exception):
-    """A part was taken off the line, or has outlived its signature: it waits for its turn, and is sent again."""
+class TransferStoppedError(Exception):
+    """A part was stopped to make room for others, or its signature expired on the way; it has to be sent again."""
 
 
 class PartTransfer:
-    """A part on its way.
+    """A part that is being sent.
 
     Attributes:
-        size: bytes of its body.
-        began: when it was sent, the last time that it was.
-        taken: bytes of it that the peer has taken.
-        may_stop: whether it may be taken off the line.
-        stopped: whether it was taken off the line.
-        moved: called when it has been seen that the peer has taken more.
+        size: bytes of its request body.
+        started_at: when it was last started.
+        accepted: bytes that the peer has accepted.
+        may_stop: whether it may be stopped.
+        is_stopped: whether it was stopped.
+        on_progress: called when the peer is seen to have accepted more.
     """
 
-    def __init__(self, size: int, clock: Callable[[], float], passed: Callable[[], int], *, may_stop: bool) -> None:
+    def __init__(self, size: int, clock: Callable[[], float], total: Callable[[], int], *, may_stop: bool) -> None:
         self.size = size
         self.may_stop = may_stop
-        self.began = clock()
-        self.taken = 0
-        self.stopped = False
-        self.moved: Callable[[], None] | None = None
+        self.started_at = clock()
+        self.accepted = 0
+        self.is_stopped = False
+        self.on_progress: Callable[[], None] | None = None
         self._clock = clock
-        self._passed = passed
-        self._passed_before = 0
+        self._total = total
+        self._total_at_start = 0
         self._writer: Any = None
 
     @property
     def age(self) -> float:
-        """Seconds since it was sent."""
-        return self._clock() - self.began
+        """Seconds since the part was started."""
+        return self._clock() - self.started_at
 
     @property
-    def rest(self) -> int:
-        """Bytes that the peer has not taken."""
-        return 0 if self.stopped else max(self.size - self.taken, 0)
+    def remaining(self) -> int:
+        """Bytes that the peer has not accepted."""
+        return 0 if self.is_stopped else max(self.size - self.accepted, 0)
 
     @property
-    def passed(self) -> int:
-        """Bytes of it that have passed the line, whatever buffers hold."""
-        return max(self.taken - _BUFFERED, 0)
+    def delivered(self) -> int:
+        """Bytes that have arrived for certain, however much the buffers on the way hold."""
+        return max(self.accepted - _MAX_BUFFERED, 0)
 
     @property
-    def carried(self) -> float:
-        """Bytes a second that have passed the line since it was sent, of all parts, now that it has arrived."""
-        return (self._passed() - self.passed + self.size - self._passed_before) / max(self.age, 1e-6)
+    def throughput(self) -> float:
+        """Bytes a second that all parts together delivered while this one, which has now arrived, was sent."""
+        return (self._total() - self.delivered + self.size - self._total_at_start) / max(self.age, 1e-6)
 
     @property
     def is_leaving(self) -> bool:
-        """Whether its bytes are on their way."""
-        return self._writer is not None and bool(self.rest)
+        """Whether the part was started, and bytes of it have not left yet."""
+        return self._writer is not None and bool(self.remaining)
 
-    def begin(self, writer: Any) -> None:
-        """Hear that its body is about to be written, by aiohttp's *writer*."""
-        self.began = self._clock()
-        self.taken = 0
-        self.stopped = False
-        self._passed_before = self._passed()
+    def start(self, writer: Any) -> None:
+        """Note that aiohttp's *writer* is about to write the body."""
+        self.started_at = self._clock()
+        self.accepted = 0
+        self.is_stopped = False
+        self._total_at_start = self._total()
         self._writer = writer
-        # Its own wait for the answer begins again while the peer takes what is left (``moved``).
+        # The wait for the answer has a timeout of its own, which restarts on progress.
         writer.protocol.read_timeout = None
 
-    def look(self) -> int:
-        """See how many bytes the peer has taken since the last look."""
+    def measure(self) -> int:
+        """Bytes that the peer has accepted since the last measurement."""
         transport = self._writer and self._writer.transport
         if transport is None:
             return 0
-        more = int(min(self._writer.output_size - unsent(transport), self.size)) - self.taken
-        if more <= 0:
+        progress = int(min(self._writer.output_size - unsent(transport), self.size)) - self.accepted
+        if progress <= 0:
             return 0
-        self.taken += more
-        if self.moved:
-            self.moved()
-        return more
+        self.accepted += progress
+        if self.on_progress:
+            self.on_progress()
+        return progress
 
-    def end(self) -> None:
-        """Let go of its connection, which knows its body, and through that itself."""
-        self._writer = self.moved = None
+    def release(self) -> None:
+        """Drop the references to the connection, which refers to its body, and so to this object."""
+        self._writer = self.on_progress = None
 
     def stop(self) -> None:
-        """Take it off the line."""
-        self.stopped = True
+        """Abort the connection, so that other parts have its bandwidth."""
+        self.is_stopped = True
         transport = self._writer and self._writer.transport
         if transport is not None:
-            self._writer.protocol.set_exception(aiohttp.ServerDisconnectedError("it has left the line to others"))
-            # Or the system would go on sending what it has of it.
+            self._writer.protocol.set_exception(aiohttp.ServerDisconnectedError("stopped to make room for other parts"))
+            # Otherwise the kernel would go on sending what it has buffered.
             with suppress(OSError, AttributeError):
                 transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             transport.abort()
 
 
 class Uplink:
-    """The line to one endpoint, and the parts that share it.
+    """The bandwidth to one endpoint, and the parts that share it.
 
-    As long as the line carries all that is on its way within two minutes, nothing waits. Where it doesn't, the parts
-    whose uploads have come farthest go first, so that layers end one after the other instead of all at the end.
+    While all parts in flight arrive within two minutes, no part waits. Otherwise the parts that are farthest into their
+    layer go first, so that layers complete one after the other instead of all at the end.
 
     Args:
-        tell: tells the user that the line is slow.
-        lifetime: seconds for which a signature is good.
-        clock: the time in seconds.
+        notify: tells the user that the connection is slow.
+        lifetime: seconds for which a signature is valid.
+        clock: returns the time in seconds.
 
     Attributes:
-        lifetime: as it was given.
-        rate: bytes a second that the line carries; None before that is known.
+        lifetime: seconds for which a signature is valid.
+        rate: the measured rate in bytes a second; None until the connection has been found to be slow.
     """
 
     def __init__(
         self,
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
         lifetime: float = SIGNATURE_LIFETIME,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.lifetime = lifetime
         self.rate: float | None = None
-        self._proven: float = _AT_FIRST
+        self._proven_rate: float = _INITIAL_RATE
         self._arrived = 0
-        self._tell = tell
+        self._notify = notify
         self._clock = clock
         self._transfers: set[PartTransfer] = set()
         self._waiting: list[tuple[int, int, PartTransfer, anyio.Event]] = []
-        self._asked = count()
-        self._looks: deque[tuple[float, int]] = deque()
-        self._looked = self._cleared = 0.0
+        self._tickets = count()
+        self._samples: deque[tuple[float, int]] = deque()
+        self._measured_at = self._cleared_at = 0.0
         self._late_since = math.inf
-        self._was_full = self._is_watched = False
-        self._ended = 0
+        self._was_busy = self._is_watched = False
+        self._unmeasured = 0
 
-    def part_size(self, asked: int) -> int:
-        """Bytes of an upload's parts, where ECR asks for *asked*: the least, where such parts take long."""
-        slow = self.rate is not None and self.rate * self.lifetime * _PART < asked * 4 / 3
-        return min(asked, MIN_PART_SIZE) if slow else asked
+    def part_size(self, requested: int) -> int:
+        """The size of an upload's parts: the minimum if *requested* bytes would take long, otherwise *requested*."""
+        is_slow = self.rate is not None and self.rate * self.lifetime * _PART < requested * 4 / 3
+        return min(requested, MIN_PART_SIZE) if is_slow else requested
 
     @asynccontextmanager
     async def transfer(self, first: int, size: int, *, may_stop: bool = True) -> AsyncIterator[PartTransfer]:
-        """Wait until the line has room for a part whose body has *size* bytes, and have that for the block.
+        """Wait until there is room for a part, and reserve that for the block.
 
         Args:
-            first: the part's first byte in its upload.
-            size: bytes of its body.
-            may_stop: whether it may be taken off the line again; bytes that have left are then lost.
+            first: the part's first byte in its layer.
+            size: bytes of its request body.
+            may_stop: whether the part may be stopped for others; the bytes that have left are then lost.
         """
-        transfer, granted = PartTransfer(size, self._clock, self._passed, may_stop=may_stop), anyio.Event()
-        heapq.heappush(self._waiting, (-first, next(self._asked), transfer, granted))
+        transfer, granted = PartTransfer(size, self._clock, self._total_delivered, may_stop=may_stop), anyio.Event()
+        heapq.heappush(self._waiting, (-first, next(self._tickets), transfer, granted))
         self._grant()
         try:
             await granted.wait()
             yield transfer
         finally:
-            transfer.end()
-            self._leave(transfer)
+            transfer.release()
+            self._remove(transfer)
 
     def answer_timeout(self) -> float:
-        """Seconds in which a part arrives that has left: buffers on the way may hold all of it, and others.
+        """Seconds to wait for the answer to a part that has left: buffers on the way may still hold all parts.
 
-        It is twice what the line needs for all, by what is known of it.
+        It is twice the time that all parts take at the proven rate.
         """
-        return 2 * sum(transfer.size - transfer.passed for transfer in self._transfers) / self._proven
+        return 2 * sum(transfer.size - transfer.delivered for transfer in self._transfers) / self._proven_rate
 
-    def arrived(self, transfer: PartTransfer) -> None:
-        """Hear that ECR has answered for a part."""
-        self._ended += transfer.size - transfer.taken
+    def note_arrival(self, transfer: PartTransfer) -> None:
+        """Note that ECR has answered a part."""
+        self._unmeasured += transfer.size - transfer.accepted
         if transfer.age > self.lifetime * _LATE:
-            self._slow(transfer.carried)
+            self._lower_rate(transfer.throughput)
         else:
-            self._proven = max(self._proven, transfer.carried)
-            alone = transfer.size / max(transfer.age, 1e-6)
-            if self.rate is not None and alone > self.rate:
-                self.rate = min(alone, self.rate * _BY_PART)
+            self._proven_rate = max(self._proven_rate, transfer.throughput)
+            part_rate = transfer.size / max(transfer.age, 1e-6)
+            if self.rate is not None and part_rate > self.rate:
+                self.rate = min(part_rate, self.rate * _MAX_RAISE_BY_PART)
         self._arrived += transfer.size
-        transfer.taken = 0
+        transfer.accepted = 0
 
-    def outlived(self, transfer: PartTransfer) -> None:
-        """Hear that a part has come after its signature's end."""
-        self._slow(min(self.rate or math.inf, transfer.size / transfer.age))
+    def note_expiry(self, transfer: PartTransfer) -> None:
+        """Note that a part arrived after its signature had expired."""
+        self._lower_rate(min(self.rate or math.inf, transfer.size / transfer.age))
 
-    def _passed(self) -> int:
-        """Bytes that have passed the line, of all parts so far."""
-        return self._arrived + sum(transfer.passed for transfer in self._transfers)
-
-    def _look_later(self) -> None:
-        share = _FIRST_LOOK if self._proven == _AT_FIRST else _LOOK
-        asyncio.get_running_loop().call_later(self.lifetime * share, self._tick)
-
-    def _tick(self) -> None:
-        self.look()
-        if self._transfers:
-            self._look_later()
-        else:
-            self._was_full = self._is_watched = False
-
-    def look(self) -> None:
-        """See what has left since the last look, and what the line carries by that."""
-        now, moved = self._clock(), self._ended
-        self._ended = 0
+    def measure(self) -> None:
+        """Measure the rate from what has left since the last measurement; stop or start parts accordingly."""
+        now, sent = self._clock(), self._unmeasured
+        self._unmeasured = 0
         for transfer in self._transfers:
-            moved += transfer.look()
-            if transfer.passed:
-                self._proven = max(self._proven, transfer.passed / transfer.age)
-        is_full = any(transfer.is_leaving for transfer in self._transfers)
-        if is_full and self._was_full:
-            self._looks.append((now - self._looked, moved))
-        self._was_full, self._looked = is_full, now
-        seconds = sum(seconds for seconds, _ in self._looks)
+            sent += transfer.measure()
+            if transfer.delivered:
+                self._proven_rate = max(self._proven_rate, transfer.delivered / transfer.age)
+        is_busy = any(transfer.is_leaving for transfer in self._transfers)
+        if is_busy and self._was_busy:
+            self._samples.append((now - self._measured_at, sent))
+        self._was_busy, self._measured_at = is_busy, now
+        seconds = sum(seconds for seconds, _ in self._samples)
         if seconds < self.lifetime * _WINDOW:
             self._grant()
             return
-        # Where nothing leaves at all, that is silence and no slow line: others see to that.
-        if (carried := sum(moved for _, moved in self._looks)) and now > self._cleared:
-            self.rate = min(carried / seconds, (self.rate or math.inf) * _BY_LOOK)
-            self._relieve(now, self.rate)
-            if self._waiting and self._rest + self._waiting[0][2].size > self.rate * self.lifetime * _AIM:
-                self._tell_rate(self.rate)
-        while self._looks and seconds - self._looks[0][0] >= self.lifetime * _WINDOW:
-            seconds -= self._looks.popleft()[0]
+        # A connection on which nothing leaves at all is silent, not slow: the timeouts of bodies handle that.
+        if (total := sum(sent for _, sent in self._samples)) and now > self._cleared_at:
+            self.rate = min(total / seconds, (self.rate or math.inf) * _MAX_RAISE_BY_MEASUREMENT)
+            self._stop_late_parts(now, self.rate)
+            if self._waiting and self._remaining + self._waiting[0][2].size > self.rate * self.lifetime * _TARGET:
+                self._notify_slow(self.rate)
+        while self._samples and seconds - self._samples[0][0] >= self.lifetime * _WINDOW:
+            seconds -= self._samples.popleft()[0]
         self._grant()
 
-    def _relieve(self, now: float, rate: float) -> None:
-        """Where a part would come too late, take those off the line of which least has left."""
-        leaving = sorted((each for each in self._transfers if each.is_leaving), key=lambda each: each.taken)
-        if _latest(leaving, now, rate) <= self.lifetime * _TOO_LATE:
+    def _stop_late_parts(self, now: float, rate: float) -> None:
+        """If a part would arrive too late, stop parts, those first of which the fewest bytes have left."""
+        leaving = sorted(
+            (transfer for transfer in self._transfers if transfer.is_leaving), key=lambda transfer: transfer.accepted
+        )
+        if _latest_arrival(leaving, now, rate) <= self.lifetime * _TOO_LATE:
             self._late_since = math.inf
             return
         self._late_since = min(self._late_since, now)
         if now - self._late_since < self.lifetime * _WINDOW:
             return
-        self._slow(rate)
-        for each in [each for each in leaving[:-1] if each.may_stop]:
-            leaving.remove(each)
-            each.stop()
-            # Until it is through, what has left of it takes its share of a line on which much is buffered.
-            self._cleared = max(now, self._cleared) + each.taken / rate
-            if _latest(leaving, now, rate) <= self.lifetime * _IN_TIME:
+        self._lower_rate(rate)
+        for transfer in [transfer for transfer in leaving[:-1] if transfer.may_stop]:
+            leaving.remove(transfer)
+            transfer.stop()
+            # What has left of it still takes bandwidth until the buffers on the way are empty.
+            self._cleared_at = max(now, self._cleared_at) + transfer.accepted / rate
+            if _latest_arrival(leaving, now, rate) <= self.lifetime * _IN_TIME:
                 return
 
-    def _slow(self, rate: float) -> None:
+    def _lower_rate(self, rate: float) -> None:
         self.rate = rate
-        self._proven = min(self._proven, rate)
-        self._tell_rate(rate)
+        self._proven_rate = min(self._proven_rate, rate)
+        self._notify_slow(rate)
 
-    def _tell_rate(self, rate: float) -> None:
-        self._tell(f"the line to ECR carries about {rate / 1000:,.0f} kB/s: fewer parts are sent at once")
-
-    def _leave(self, transfer: PartTransfer) -> None:
-        if transfer in self._transfers:
-            self._transfers.discard(transfer)
-        else:
-            self._waiting = [place for place in self._waiting if place[2] is not transfer]
-            heapq.heapify(self._waiting)
-        self._grant()
-
-    def _has_room(self, size: int) -> bool:
-        if not self._transfers:
-            return True
-        unproven = size + sum(transfer.size - transfer.passed for transfer in self._transfers)
-        within = self.lifetime * _AIM
-        return unproven <= self._proven * within and (self.rate is None or self._rest + size <= self.rate * within)
-
-    @property
-    def _rest(self) -> int:
-        return sum(transfer.rest for transfer in self._transfers)
+    def _notify_slow(self, rate: float) -> None:
+        self._notify(f"the connection to ECR carries about {rate / 1000:,.0f} kB/s: sending fewer parts at once")
 
     def _grant(self) -> None:
+        """Start the parts in the queue that there is room for."""
         while self._waiting and self._has_room(self._waiting[0][2].size):
             _, _, transfer, granted = heapq.heappop(self._waiting)
             self._transfers.add(transfer)
             granted.set()
             if not self._is_watched:
-                self._is_watched, self._looked = True, self._clock()
-                self._look_later()
+                self._is_watched, self._measured_at = True, self._clock()
+                self._schedule_measurement()
+
+    def _has_room(self, size: int) -> bool:
+        if not self._transfers:
+            return True
+        in_flight = size + sum(transfer.size - transfer.delivered for transfer in self._transfers)
+        seconds = self.lifetime * _TARGET
+        return in_flight <= self._proven_rate * seconds and (
+            self.rate is None or self._remaining + size <= self.rate * seconds
+        )
+
+    def _schedule_measurement(self) -> None:
+        interval = _FIRST_INTERVAL if self._proven_rate == _INITIAL_RATE else _INTERVAL
+        asyncio.get_running_loop().call_later(self.lifetime * interval, self._tick)
+
+    def _tick(self) -> None:
+        self.measure()
+        if self._transfers:
+            self._schedule_measurement()
+        else:
+            self._was_busy = self._is_watched = False
+
+    def _remove(self, transfer: PartTransfer) -> None:
+        if transfer in self._transfers:
+            self._transfers.discard(transfer)
+        else:
+            self._waiting = [entry for entry in self._waiting if entry[2] is not transfer]
+            heapq.heapify(self._waiting)
+        self._grant()
+
+    def _total_delivered(self) -> int:
+        return self._arrived + sum(transfer.delivered for transfer in self._transfers)
+
+    @property
+    def _remaining(self) -> int:
+        return sum(transfer.remaining for transfer in self._transfers)
 
 
-def _latest(leaving: Sequence[PartTransfer], now: float, rate: float) -> float:
-    """The greatest age at which one of *leaving* arrives, if they share the line alike."""
-    rest = sum(each.rest for each in leaving)
-    return max((now - each.began + min(rest, each.rest * len(leaving)) / rate for each in leaving), default=0.0)
+def _latest_arrival(leaving: Sequence[PartTransfer], now: float, rate: float) -> float:
+    """The greatest age at which one of *leaving* arrives, if they share *rate* equally."""
+    total = sum(transfer.remaining for transfer in leaving)
+    return max(
+        (now - transfer.started_at + min(total, transfer.remaining * len(leaving)) / rate for transfer in leaving),
+        default=0.0,
+    )

@@ -1,7 +1,7 @@
-"""What ECR's service model has gained since the botocore that aioboto3 pins, in botocore's own form of additions.
+"""Additions to ECR's service model that are newer than the botocore that aioboto3 pins, in botocore's own format.
 
 botocore merges ``SERVICE/VERSION/service-2.sdk-extras.json`` of any of its search paths into the model that it ships.
-Source: botocore 1.44.8, of the operations that ``asyncpush ecr`` has.
+They are from botocore 1.44.8, for the operations that ``asyncpush ecr`` has.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from botocore.loaders import create_loader
 
 
 @cache
-def data(folders: str | None = None) -> Any:
-    """Botocore's loader of its data and these additions, also in *folders* (``AWS_DATA_PATH``); one for all sessions.
+def data_loader(folders: str | None = None) -> Any:
+    """Botocore's data loader, with these additions and those in *folders* (``AWS_DATA_PATH``); all sessions share it.
 
-    To read what a client needs takes 0.1 seconds. The user's own additions in ``~/.aws/models`` come first.
+    Loading what a client needs takes 0.1 seconds. The user's own additions in ``~/.aws/models`` come first.
     """
     loader = create_loader(folders)
     loader.search_paths.append(str(Path(__file__).parent))
