@@ -20,7 +20,7 @@ from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.session import Transport, open_client
 from asyncpush.engine.context import PushContext
 from asyncpush.engine.diff import assume_missing, diff_image
-from asyncpush.engine.image import ImageResult, dry_run, push_image
+from asyncpush.engine.image import dry_run, push_image
 from asyncpush.engine.layer import push_layer
 from asyncpush.engine.referrers import carry_referrers
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
@@ -32,13 +32,14 @@ from asyncpush.results import (
     ImageFailure as ImageFailure,
 )
 from asyncpush.results import (
+    ImageResult,
+    Results,
+)
+from asyncpush.results import (
     LayerFailure as LayerFailure,
 )
 from asyncpush.results import (
     LayerResult as LayerResult,
-)
-from asyncpush.results import (
-    Results,
 )
 from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings, SourceRegistry
 from asyncpush.sources import Source, file_blob

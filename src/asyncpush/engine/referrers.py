@@ -12,7 +12,7 @@ import anyio
 
 from asyncpush.engine.context import PushContext
 from asyncpush.engine.diff import ImageDiff, KnownLayers, assume_missing, diff_image, nodes
-from asyncpush.engine.image import ImageResult, ReferrerResult, dry_run, push_diff
+from asyncpush.engine.image import dry_run, push_diff
 from asyncpush.errors import (
     CREDENTIALS_LOST,
     AsyncpushError,
@@ -25,6 +25,7 @@ from asyncpush.events import Notice
 from asyncpush.model import Digest
 from asyncpush.protocols import FoundReferrers, Image, ImageNode, IndexNode, ReferrerSource, Repository, UnreadReferrer
 from asyncpush.reference import Destination
+from asyncpush.results import ImageResult, ReferrerResult
 
 #: What refers to a referrer: a signature of an SBOM, say. Nobody signs signatures of signatures.
 MAX_DEPTH = 3
