@@ -8,7 +8,7 @@ from functools import partial
 
 import anyio
 
-from asyncpush.engine.diff import ImageDiff, KnownLayers, WantedImage, assume_missing, diff_images
+from asyncpush.engine.diff import ImageDiff, KnownLayers, TaggedImage, assume_missing, diff_images
 from asyncpush.engine.referrers import MAX_DEPTH, is_refused, push_referrer, too_deep
 from asyncpush.errors import (
     AsyncpushError,
@@ -153,8 +153,8 @@ class Referrers:
         if self._context.options.dry and state == "missing":
             return assume_missing(image)
         memory = KnownLayers.of(self._context.journal, copy.repository)
-        wanted = [WantedImage(image, copy.tag)]
-        [plan] = await diff_images(wanted, copy.repository, memory, found=() if fresh else None)
+        wanted = [TaggedImage(image, copy.tag)]
+        [plan] = await diff_images(wanted, copy.repository, memory, stored=() if fresh else None)
         if isinstance(plan, TagImmutableError):
             raise plan
         return plan
