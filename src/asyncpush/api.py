@@ -187,7 +187,7 @@ async def push(
     written = in_registry(parse_destination(destination), registry.name)
     to = Destination(written.registry, written.repository, written.tag or "latest")
     remotes = engine.remotes.with_registries(sources or {})
-    context = (await _context(engine, None if dry else journal)).again()
+    context = (await _context(engine, None if dry else journal)).for_next_call()
     async with (
         engine.images,
         open_any_source(source, registry.settings, remotes=remotes, emit=engine.emit) as opened,
@@ -214,7 +214,7 @@ async def push_all(
     """
     engine = engine_of(registry)
     outcomes: dict[int, ImageResult | ImageFailure] = {}
-    context = engine.context.again()
+    context = engine.context.for_next_call()
     repositories: dict[str, Repository] = {}  # what one is asked for once serves all images that go there
 
     async def one(position: int, image: Image, to: Destination) -> None:
