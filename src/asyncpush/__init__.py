@@ -156,7 +156,7 @@ if TYPE_CHECKING:
         verify_image as verify_image,
     )
 
-# For those who run it: the same names, each by the module that it is imported from when it is first used.
+# At run time: the same names, by the module that is imported when a name is first used.
 _NAMES = {
     "api": "connect open_source push push_all push_layers",
     "connection": "Registry",
