@@ -150,19 +150,6 @@ class MemoryBudget:
         return self._parts + size <= room or (not self._parts and size > self._limit - self._window)
 
 
-class ThreadBuffer(threading.local):
-    """A buffer for each worker thread, whose content is used only within one call.
-
-    Hundreds of layers may be open at once, but only a few threads work on them.
-
-    Args:
-        size: the bytes of the buffer.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.view = memoryview(bytearray(size))
-
-
 def _grant_first(queue: _Queue) -> int:
     """Grant the first request, and return its bytes."""
     (size, granted), _ = queue.popitem(last=False)
@@ -192,3 +179,16 @@ class MemoryAccount:
         """Give back *size* bytes."""
         self.held -= size
         self._budget.give_back(size)
+
+
+class ThreadBuffer(threading.local):
+    """A buffer for each worker thread, whose content is used only within one call.
+
+    Hundreds of layers may be open at once, but only a few threads work on them.
+
+    Args:
+        size: the bytes of the buffer.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.view = memoryview(bytearray(size))

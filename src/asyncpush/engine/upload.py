@@ -166,40 +166,6 @@ class LayerUpload:
         if journal := self._context.journal:
             await journal.part_acknowledged(self.repository.address, self._blob.identity, self.upload, received)
 
-    async def fail(self, error: AsyncpushError) -> None:
-        """Record that the source has failed; an upload of damaged bytes can't be resumed later."""
-        self.failure = self.failure or error
-        journal = self._context.journal
-        if journal and isinstance(error, DigestMismatchError) and self._upload is not None:
-            await journal.upload_lost(self.repository.address, self._blob.identity)
-
-    async def recover(self) -> bool:
-        """Prepare another attempt.
-
-        Returns:
-            Whether another attempt can help; if not, ``failure`` keeps the error.
-        """
-        error, self.failure = self.failure, None
-        match error:
-            case InvalidLayerPartError() if self._is_resumed and self._is_ahead(error):
-                # The earlier run did not get its last answers: ECR has more than the journal says.
-                self._rewind()
-                self._is_resumed = False
-                await self._set_received((error.last_valid_byte or 0) + 1)
-                return True
-            case UploadNotFoundError() | InvalidLayerPartError() | InvalidLayerError():
-                if not self._is_resumed:
-                    # Everything was sent correctly. Parts that left early may be the cause: send none any more.
-                    self._context.pipeline.stop()
-                self._rewind()
-                self._upload, self.received = None, 0
-                if journal := self._context.journal:
-                    await journal.upload_lost(self.repository.address, self._blob.identity)
-                return True
-            case _:
-                self.failure = error
-                return False
-
     def skip(self, read: int) -> None:
         """Record that the first *read* bytes of the source need not be sent."""
         self._read += read
@@ -224,18 +190,6 @@ class LayerUpload:
             for encoded in self._unacknowledged.values():
                 encoded.release()
             self._unacknowledged.clear()
-
-    async def complete(self, layer: LayerBytes) -> None:
-        """Close the upload; an error is kept in ``failure``."""
-        try:
-            outcome = await self.repository.complete_upload(self.upload, layer.digest)
-        except AsyncpushError as error:
-            self.failure = error
-            return
-        descriptor = Descriptor(self._blob.media_type, layer.digest, layer.size)
-        if journal := self._context.journal:
-            await journal.layer_completed(self.repository.address, self._blob.identity, descriptor)
-        self.pushed = PushedLayer(descriptor, self._sent, outcome)
 
     async def _tracked(self, parts: MemoryObjectReceiveStream[PartOf]) -> AsyncIterator[Part]:
         async for part, encoded in parts:
@@ -277,13 +231,59 @@ class LayerUpload:
             if journal:
                 await journal.part_acknowledged(self.repository.address, self._blob.identity, self.upload, received)
 
-    def _is_ahead(self, error: InvalidLayerPartError) -> bool:
-        """Whether ECR has at least the bytes that are known to have arrived."""
-        return error.last_valid_byte is not None and error.last_valid_byte >= self.received
+    async def complete(self, layer: LayerBytes) -> None:
+        """Close the upload; an error is kept in ``failure``."""
+        try:
+            outcome = await self.repository.complete_upload(self.upload, layer.digest)
+        except AsyncpushError as error:
+            self.failure = error
+            return
+        descriptor = Descriptor(self._blob.media_type, layer.digest, layer.size)
+        if journal := self._context.journal:
+            await journal.layer_completed(self.repository.address, self._blob.identity, descriptor)
+        self.pushed = PushedLayer(descriptor, self._sent, outcome)
+
+    async def fail(self, error: AsyncpushError) -> None:
+        """Record that the source has failed; an upload of damaged bytes can't be resumed later."""
+        self.failure = self.failure or error
+        journal = self._context.journal
+        if journal and isinstance(error, DigestMismatchError) and self._upload is not None:
+            await journal.upload_lost(self.repository.address, self._blob.identity)
+
+    async def recover(self) -> bool:
+        """Prepare another attempt.
+
+        Returns:
+            Whether another attempt can help; if not, ``failure`` keeps the error.
+        """
+        error, self.failure = self.failure, None
+        match error:
+            case InvalidLayerPartError() if self._is_resumed and self._is_ahead(error):
+                # The earlier run did not get its last answers: ECR has more than the journal says.
+                self._rewind()
+                self._is_resumed = False
+                await self._set_received((error.last_valid_byte or 0) + 1)
+                return True
+            case UploadNotFoundError() | InvalidLayerPartError() | InvalidLayerError():
+                if not self._is_resumed:
+                    # Everything was sent correctly. Parts that left early may be the cause: send none any more.
+                    self._context.pipeline.stop()
+                self._rewind()
+                self._upload, self.received = None, 0
+                if journal := self._context.journal:
+                    await journal.upload_lost(self.repository.address, self._blob.identity)
+                return True
+            case _:
+                self.failure = error
+                return False
 
     def _rewind(self) -> None:
         self._context.emit(PartSent(self._key, -self._read, 0))
         self._read = 0
+
+    def _is_ahead(self, error: InvalidLayerPartError) -> bool:
+        """Whether ECR has at least the bytes that are known to have arrived."""
+        return error.last_valid_byte is not None and error.last_valid_byte >= self.received
 
 
 def layer_key(repository: Repository, blob: Blob) -> str:
