@@ -533,7 +533,7 @@ class LayerSender(Protocol):
         """
         ...
 
-    def referenced(self, repository: Repository, manifest: Manifest) -> None:
+    def note_manifest(self, repository: Repository, manifest: Manifest) -> None:
         """Record that an image of *repository* refers to the blobs of *manifest* from now on."""
         ...
 
@@ -541,6 +541,6 @@ class LayerSender(Protocol):
         """Return whether *blob* is being sent to other repositories along with *repository*."""
         ...
 
-    def failed(self) -> None:
+    def note_failure(self) -> None:
         """Record that the image will not be put; some of its layers may still be sent for other images."""
         ...

@@ -100,7 +100,7 @@ async def push_diff(
     if diff.stored:
         digest, manifest = diff.stored.digest, diff.stored.manifest
         if manifest:
-            push.sender.referenced(repository, manifest)
+            push.sender.note_manifest(repository, manifest)
     else:
         try:
             with only_cause():
@@ -226,7 +226,7 @@ class _ImagePush:
         outcome = await self._repository.put_image(manifest, tag)
         if journal := self._context.journal:
             await journal.image_put(self._repository.address, manifest, tag)
-        self.sender.referenced(self._repository, manifest)
+        self.sender.note_manifest(self._repository, manifest)
         return outcome
 
     async def _resend_blobs(self, blobs: Mapping[Digest, Blob], ask_first: bool) -> None:
@@ -337,7 +337,7 @@ class ImageLayers:
     def _fail(self, error: AsyncpushError) -> None:
         if self._failure is None:
             self._failure = error
-            self._sender.failed()
+            self._sender.note_failure()
         for task in self._tasks:
             if not (task.is_leader and self._is_awaited(task.blob)):
                 task.scope.cancel()
@@ -376,12 +376,12 @@ class DirectSender:
         """Put *blob* into *repository* once the run's limiter grants a slot."""
         return await self.context.unreadable.do(blob, lambda: push_layer(repository, blob, self.context))
 
-    def referenced(self, repository: Repository, manifest: Manifest) -> None:
+    def note_manifest(self, repository: Repository, manifest: Manifest) -> None:
         """Do nothing: no other repository waits to mount the layers."""
 
     def is_awaited(self, repository: Repository, blob: Blob) -> bool:  # noqa: ARG002 - the protocol has them
         """Return False: no other repository gets the layer along with this one."""
         return False
 
-    def failed(self) -> None:
+    def note_failure(self) -> None:
         """Do nothing: no other repository waits for this one."""
