@@ -145,7 +145,7 @@ def test_an_image_must_have_layers_and_an_artifact_may_do_without():
 
 
 def test_a_manifest_must_be_what_points_at_it_says():
-    with pytest.raises(ManifestError, match=r"says it is .*oci.*, and what points at it says .*docker"):
+    with pytest.raises(ManifestError, match=r"says it is .*oci.*, but its descriptor says .*docker"):
         parse_manifest(raw(image()), media_type=DOCKER_MANIFEST)
 
 

@@ -64,7 +64,6 @@ if TYPE_CHECKING:
         RequestDone as RequestDone,
         Retrying as Retrying,
     )
-    from asyncpush.engine.image import ImageResult as ImageResult, ReferrerResult as ReferrerResult
     from asyncpush.journal import (
         FinishedImage as FinishedImage,
         KnownImage as KnownImage,
@@ -134,8 +133,10 @@ if TYPE_CHECKING:
     )
     from asyncpush.results import (
         ImageFailure as ImageFailure,
+        ImageResult as ImageResult,
         LayerFailure as LayerFailure,
         LayerResult as LayerResult,
+        ReferrerResult as ReferrerResult,
         Result as Result,
         Results as Results,
     )
@@ -155,11 +156,10 @@ if TYPE_CHECKING:
         verify_image as verify_image,
     )
 
-# For those who run it: the same names, each by the module that it is imported from when it is first used.
+# At run time: the same names, by the module that is imported when a name is first used.
 _NAMES = {
     "api": "connect open_source push push_all push_layers",
     "connection": "Registry",
-    "engine.image": "ImageResult ReferrerResult",
     "errors": (
         "AsyncpushError ChoiceError ConfigurationError ConnectionFailedError CredentialsError "
         "CredentialsExpiredError CredentialsRefusedError DigestMismatchError FailuresError InvalidLayerError "
@@ -188,7 +188,7 @@ _NAMES = {
         "StoredImage UnreadReferrer"
     ),
     "reference": "Destination RegistryName parse_destination",
-    "results": "ImageFailure LayerFailure LayerResult Result Results",
+    "results": "ImageFailure ImageResult LayerFailure LayerResult ReferrerResult Result Results",
     "settings": "AwsConfiguration Credentials RepositorySettings RetryPolicy Settings SourceRegistry",
     "sources": "Source UnreadImage",
     "verify": "Problem Verification VerificationFailure verify_image",

@@ -1,4 +1,4 @@
-"""``asyncpush`` and ``python -m asyncpush``."""
+"""Entry point of ``asyncpush`` and ``python -m asyncpush``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; ends the process with its exit status."""
+    """Run the command line, and end the process with its exit status."""
     if sys.argv[1:] in (["--version"], ["-V"]):
-        # Answered before anything is imported that takes time.
+        # Before the slow imports.
         from importlib.metadata import version
 
         print(f"asyncpush {version('asyncpush')}")  # noqa: T201 - the result
         sys.exit(0)
-    # What is imported stays: to look for garbage in it, again and again, is a seventh of the start.
+    # Imported modules are no garbage: collecting it again and again takes a seventh of the start-up time.
     gc.disable()
     try:
         from asyncpush.cli.main import run_app

@@ -1,4 +1,4 @@
-"""The composition root: a connection to a registry, and the pushes that the command line and programs enter by."""
+"""The entry points of the command line and of programs: connect to a registry, and push images and layers to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.session import Transport, open_client
 from asyncpush.engine.context import PushContext
 from asyncpush.engine.diff import assume_missing, diff_image
-from asyncpush.engine.image import ImageResult, dry_run, push_image
+from asyncpush.engine.image import dry_run, push_image
 from asyncpush.engine.layer import push_layer
 from asyncpush.engine.referrers import carry_referrers
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
@@ -28,27 +28,16 @@ from asyncpush.events import Emit, ImageFailed, Listener, ignore
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Blob, Image, Journal, Repository
 from asyncpush.reference import Destination, RegistryName, in_registry, parse_destination, parse_registry
-from asyncpush.results import (
-    ImageFailure as ImageFailure,
-)
-from asyncpush.results import (
-    LayerFailure as LayerFailure,
-)
-from asyncpush.results import (
-    LayerResult as LayerResult,
-)
-from asyncpush.results import (
-    Results,
-)
+from asyncpush.results import ImageFailure, ImageResult, LayerFailure, LayerResult, Results
 from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings, SourceRegistry
 from asyncpush.sources import Source, file_blob
 from asyncpush.sources import open_source as open_any_source
 from asyncpush.sources.registry import open_pool
 
-#: What `layers` calls a file; ECR does not look inside, and a manifest may call it otherwise.
-_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+#: The media type of a pushed file. ECR does not check it, and a manifest may name another one.
+_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 
-#: Connections beyond the two that may carry parts of one layer: questions, completing calls and manifests.
+#: Connections besides the two for the parts of each layer: for queries, completing calls and manifests.
 _SPARE_CONNECTIONS = 16
 
 
@@ -66,17 +55,17 @@ async def connect(
     Args:
         registry: its host, such as ``123456789012.dkr.ecr.eu-west-1.amazonaws.com`` or ``public.ecr.aws/ALIAS``;
             None is the caller's own registry in the configured region.
-        aws: what to set over the AWS configuration of the environment: profile, region, endpoint, credentials.
+        aws: overrides of the AWS configuration of the environment: profile, region, endpoint, credentials.
         settings: the limits of all pushes over this connection.
-        emit: hears of all that happens; it must not block. One that raises is called no more.
-        journal: remembers what ECR has acknowledged, so that a later push goes on from there (``open_journal``).
+        emit: receives all events; it must not block. After it has raised an exception, it is not called again.
+        journal: records what ECR has acknowledged, so that a later push resumes from there (``open_journal``).
 
     Raises:
         InvalidReferenceError: *registry* is not an ECR registry.
-        ConfigurationError: there is no region or no such profile; or there is a journal, and whose registry it is
-            can't be learnt.
-        CredentialsError: there are no AWS credentials, or what should give them fails.
-        RegistryError: there is a journal, and ECR, which must tell whose registry it is, can't be asked.
+        ConfigurationError: there is no region or no such profile; or there is a journal, and nothing names the account
+            that owns the registry.
+        CredentialsError: there are no AWS credentials, or their provider fails.
+        RegistryError: there is a journal, and ECR can't be asked for the account that owns the registry.
     """
     name = parse_registry(registry) if isinstance(registry, str) else registry or RegistryName()
     context = PushContext.of(settings or Settings(), Listener(emit), journal)
@@ -88,14 +77,13 @@ async def connect(
 
 @asynccontextmanager
 async def open_registry(name: RegistryName, aws: AwsConfiguration, context: PushContext) -> AsyncIterator[OpenRegistry]:
-    """Connect to the registry called *name*; *context* is what its pushes share with those over other connections.
+    """Connect to the registry called *name*; its pushes share *context* with those over other connections.
 
-    Where *context* has a journal, the caller asks for the registry's account (``OpenRegistry.require_account``) before
-    anything is pushed.
+    If *context* has a journal, the caller must call ``OpenRegistry.require_account`` before it pushes anything.
 
     Raises:
         ConfigurationError: there is no region or no such profile.
-        CredentialsError: there are no AWS credentials, or what should give them fails.
+        CredentialsError: there are no AWS credentials, or their provider fails.
     """
     settings, emit = context.settings, context.emit
     connections = open_files.share(2 * settings.max_layers + _SPARE_CONNECTIONS)
@@ -122,30 +110,30 @@ async def open_source(
     """Open a source and list its images; their blobs can be read until it is closed.
 
     Args:
-        source: as ``push`` takes it. ``@N`` or ``@DIGEST`` in the place of a tag choose by position or digest.
-        settings: how uncompressed layers are compressed, whether foreign layers are pushed, and whether an index of
-            those platforms that are there; None is those of *registry*.
-        registry: the connection that its images are for: sources that are registries then share what that has open.
-        sources: how registries are reached, by host; as in ``push``.
-        stdin: what ``-`` reads; None is the process's own standard input.
-        emit: hears of what the source names and does not hold, of requests that are sent again, and the like.
+        source: as in ``push``. ``@N`` or ``@DIGEST`` instead of a tag selects an image by position or digest.
+        settings: how uncompressed layers are compressed, whether foreign layers are pushed, and whether an index may be
+            reduced to the platforms that the source holds; None uses those of *registry*.
+        registry: the connection to push the images over: its connections to source registries are then shared.
+        sources: how to reach source registries, by host; as in ``push``.
+        stdin: the input for ``-``; None is the standard input of the process.
+        emit: receives notices about missing images, repeated requests, and the like.
 
     Raises:
-        InvalidReferenceError: *source* is of no known kind.
-        SourceError: it can't be read, or is not what it claims to be.
+        InvalidReferenceError: the kind of *source* is unknown.
+        SourceError: it can't be read, or does not match its description.
     """
-    heard = Listener(emit)
+    listener = Listener(emit)
     async with AsyncExitStack() as stack:
         if registry is not None:
             settings, remotes = settings or registry.settings, engine_of(registry).remotes
         else:
             settings = settings or Settings()
-            logins = await stack.enter_async_context(open_logins(settings, heard))
+            logins = await stack.enter_async_context(open_logins(settings, listener))
             remotes = await stack.enter_async_context(
-                open_pool(logins=logins, emit=heard, retry=RetryPolicy.of(settings))
+                open_pool(logins=logins, emit=listener, retry=RetryPolicy.of(settings))
             )
         opening = open_any_source(
-            source, settings, stdin=stdin, remotes=remotes.with_registries(sources or {}), emit=heard
+            source, settings, stdin=stdin, remotes=remotes.with_registries(sources or {}), emit=listener
         )
         yield await stack.enter_async_context(opening)
 
@@ -161,32 +149,32 @@ async def push(
     referrers: bool = True,
     journal: Journal | None = None,
 ) -> ImageResult:
-    """Push one image, or one index with all that it names.
+    """Push one image, or one index with everything that it names.
 
-    Any number of calls may be made at once: over one connection, 32 images are worked on, the others wait.
+    Any number of calls may run at once: one connection pushes 32 images at a time, and the others wait.
 
     Args:
         registry: the connection.
         source: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REF]``, a path, ``-``, or
             ``docker://HOST/REPOSITORY[:TAG|@DIGEST]``. A ``Path`` is a layout or an archive, whatever its name.
-        destination: ``[REGISTRY/]REPOSITORY[:TAG]``; the tag is ``latest`` if there is none.
-        platform: picks one image from an index; several make an index of their images.
+        destination: ``[REGISTRY/]REPOSITORY[:TAG]``; the default tag is ``latest``.
+        platform: selects one image of an index; several platforms make an index of their images.
         dry: only find out what would be sent.
-        sources: how registries are reached that images are read from, by host; one that is not in it is reached as
-            docker and podman would, and ECR with the AWS credentials.
-        referrers: carry signatures, attestations and SBOMs along; those that stay behind are named in the result.
-        journal: remembers what ECR has acknowledged; None is the connection's.
+        sources: how to reach source registries, by host; asyncpush reaches others as docker and podman do, and ECR with
+            the AWS credentials.
+        referrers: also push signatures, attestations and SBOMs; the result names those that were not pushed.
+        journal: records what ECR has acknowledged; None uses the connection's.
 
     Raises:
-        UsageError: the source or destination is not well formed, or a choice is missing; nothing was sent.
+        UsageError: the source or destination is not well formed, or the source requires a choice; nothing was sent.
         SourceError: the source can't be read, or is damaged.
         RegistryError: ECR refused, or could not be reached in spite of all retries.
     """
     engine = engine_of(registry)
-    written = in_registry(parse_destination(destination), registry.name)
-    to = Destination(written.registry, written.repository, written.tag or "latest")
+    parsed = in_registry(parse_destination(destination), registry.name)
+    to = Destination(parsed.registry, parsed.repository, parsed.tag or "latest")
     remotes = engine.remotes.with_registries(sources or {})
-    context = (await _context(engine, None if dry else journal)).again()
+    context = (await _context(engine, None if dry else journal)).for_next_call()
     async with (
         engine.images,
         open_any_source(source, registry.settings, remotes=remotes, emit=engine.emit) as opened,
@@ -196,7 +184,7 @@ async def push(
 
 
 async def _context(engine: OpenRegistry, journal: Journal | None) -> PushContext:
-    """What a push shares with the others of its connection, but for a *journal* of its own."""
+    """The context of a push: the connection's, with the push's own *journal* if it has one."""
     if journal is None or journal is engine.context.journal:
         return engine.context
     await engine.require_account("a journal")
@@ -206,17 +194,17 @@ async def _context(engine: OpenRegistry, journal: Journal | None) -> PushContext
 async def push_all(
     registry: Registry, images: Sequence[tuple[Image, Destination]], *, dry: bool = False, referrers: bool = True
 ) -> Results[ImageResult | ImageFailure]:
-    """Push many images, whose sources are open; one that fails does not stop the others, but for lost credentials.
+    """Push many images of open sources. An image that fails does not stop the others; lost credentials stop all.
 
     Returns:
-        What became of each, in the order of *images*.
+        The result of each image, in the order of *images*.
     """
     engine = engine_of(registry)
     outcomes: dict[int, ImageResult | ImageFailure] = {}
-    context = engine.context.again()
-    repositories: dict[str, Repository] = {}  # what one is asked for once serves all images that go there
+    context = engine.context.for_next_call()
+    repositories: dict[str, Repository] = {}  # shared, because each caches what ECR says about it
 
-    async def one(position: int, image: Image, to: Destination) -> None:
+    async def push_one(position: int, image: Image, to: Destination) -> None:
         async with engine.images:
             try:
                 if to.repository not in repositories:
@@ -234,7 +222,7 @@ async def push_all(
         async with anyio.create_task_group() as tg:
             stop = Stop(tg.cancel_scope)
             for position, (image, to) in enumerate(images):
-                tg.start_soon(one, position, image, to)
+                tg.start_soon(push_one, position, image, to)
     for position, (image, to) in enumerate(images):
         if position not in outcomes:
             outcomes[position] = ImageFailure(image.source, str(to), stop.cause)
@@ -242,10 +230,10 @@ async def push_all(
 
 
 class Stop:
-    """Stops all of many tasks when credentials are lost: of that all that is left would fail.
+    """Stops many tasks when credentials are lost, because all remaining tasks would fail.
 
     Args:
-        scope: what holds them.
+        scope: the cancel scope of the tasks.
     """
 
     def __init__(self, scope: CancelScope) -> None:
@@ -254,12 +242,12 @@ class Stop:
 
     @property
     def cause(self) -> AsyncpushError:
-        """What has stopped them."""
-        assert self._cause is not None, "only what was stopped has no outcome"  # noqa: S101
+        """The error that has stopped the tasks."""
+        assert self._cause is not None, "only stopped tasks have no outcome"  # noqa: S101
         return self._cause
 
     def on(self, error: AsyncpushError) -> None:
-        """Stop if *error* is such a one."""
+        """Stop the tasks if *error* means that the credentials are lost."""
         if isinstance(error, CREDENTIALS_LOST):
             self._cause = self._cause or error
             self._scope.cancel()
@@ -291,12 +279,12 @@ async def _push(
 
 async def _dry_run(registry: Registry, image: Image, repository: Repository, to: Destination) -> ImageResult:
     try:
-        plan = await diff_image(image, repository, to.tag)
+        diff = await diff_image(image, repository, to.tag)
     except RepositoryNotFoundError:
         if not registry.settings.create_repository:
             raise
-        plan = assume_missing(image)
-    return dry_run(image, str(to), plan)
+        diff = assume_missing(image)
+    return dry_run(image, str(to), diff)
 
 
 async def push_layers(
@@ -307,43 +295,43 @@ async def push_layers(
     dry: bool = False,
     journal: Journal | None = None,
 ) -> Results[LayerResult | LayerFailure]:
-    """Push raw files as layers, as they are, many at once; one that fails does not stop the others.
+    """Push raw files as layers, unchanged and many at once. A file that fails does not stop the others.
 
-    All files are hashed before the first is sent, so that one question tells which are there already. Lost credentials
-    stop all.
+    All files are hashed before the first is sent, so that one request finds out which layers the repository has. Lost
+    credentials stop all.
 
     Args:
         registry: the connection.
         files: the layers, usually tar archives, compressed or not.
-        repository_name: the repository that they go to.
-        dry: only find out which are missing there.
-        journal: remembers what ECR has acknowledged; None is the connection's.
+        repository_name: the repository to push to.
+        dry: only find out which layers are missing.
+        journal: records what ECR has acknowledged; None uses the connection's.
 
     Returns:
-        What became of each, in the order of *files*.
+        The result of each file, in the order of *files*.
 
     Raises:
-        InvalidReferenceError: *repository_name* is none that ECR takes.
-        RegistryError: the repository can't be asked or created.
+        InvalidReferenceError: ECR does not accept *repository_name*.
+        RegistryError: the repository can't be queried or created.
     """
     repository = registry.repository(repository_name)
     outcomes: dict[int, LayerResult | LayerFailure] = {}
     blobs = await _hash_all(files, outcomes)
     digests = {blob.descriptor.digest for blob in blobs.values() if blob.descriptor}
     try:
-        there = await repository.available(digests) if digests else frozenset[Digest]()
+        present = await repository.available(digests) if digests else frozenset[Digest]()
     except RepositoryNotFoundError:
         if not registry.settings.create_repository:
             raise
         if not dry:
             await repository.create()
-        there = frozenset()
+        present = frozenset()
     context = await _context(engine_of(registry), None if dry else journal)
 
-    async def one(position: int, file: str, blob: Blob, descriptor: Descriptor) -> None:
+    async def push_one(position: int, file: str, blob: Blob, descriptor: Descriptor) -> None:
         outcome: Literal["pushed", "present", "planned"] = "planned" if dry else "present"
         try:
-            if descriptor.digest in there:
+            if descriptor.digest in present:
                 outcome = "present"
             elif not dry:
                 outcome = await _send_once(context, repository, blob)
@@ -358,12 +346,12 @@ async def push_layers(
             stop = Stop(tg.cancel_scope)
             for position, blob in blobs.items():
                 if blob.descriptor is not None:
-                    tg.start_soon(one, position, str(files[position]), blob, blob.descriptor)
-    return Results(outcomes.get(at) or LayerFailure(str(file), stop.cause) for at, file in enumerate(files))
+                    tg.start_soon(push_one, position, str(files[position]), blob, blob.descriptor)
+    return Results(outcomes.get(position) or LayerFailure(str(file), stop.cause) for position, file in enumerate(files))
 
 
 async def _send_once(context: PushContext, repository: Repository, blob: Blob) -> Literal["pushed", "present"]:
-    """Push a layer whose digest is known, unless another call has pushed it, or does."""
+    """Push a layer whose digest is known, unless another call has pushed it or is pushing it."""
     outcome: Literal["pushed", "present"] = "present"
 
     async def send() -> None:
@@ -376,17 +364,17 @@ async def _send_once(context: PushContext, repository: Repository, blob: Blob) -
 
 
 async def _hash_all(files: Sequence[str | Path], outcomes: dict[int, LayerResult | LayerFailure]) -> dict[int, Blob]:
-    """Each file as a blob, by its position; those that can't be read are *outcomes* already."""
+    """Return each file as a blob, by its position; files that can't be read become failures in *outcomes*."""
     blobs: dict[int, Blob] = {}
 
-    async def one(position: int, file: str | Path) -> None:
+    async def hash_one(position: int, file: str | Path) -> None:
         try:
-            blobs[position] = await file_blob(Path(file), _LAYER)
+            blobs[position] = await file_blob(Path(file), _LAYER_TYPE)
         except AsyncpushError as error:
             outcomes[position] = LayerFailure(str(file), error)
 
     with only_cause():
         async with anyio.create_task_group() as tg:
             for position, file in enumerate(files):
-                tg.start_soon(one, position, file)
+                tg.start_soon(hash_one, position, file)
     return blobs

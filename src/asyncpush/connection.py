@@ -1,4 +1,4 @@
-"""An open connection to one registry: what programs see of it, and what all pushes over it share."""
+"""An open connection to one registry: its public interface, and what all pushes over it share."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from asyncpush.reference import RegistryName, check_repository
 from asyncpush.settings import Settings
 from asyncpush.sources.registry import RegistryPool
 
-#: Images that are worked on at once. Their layers share the slots; this bounds what only asks and waits.
+#: Images that are pushed at once. Their layers share the slots; this limits the images that only ask and wait.
 _IMAGES_AT_ONCE = 32
 
 
 class Registry(ABC):
     """An open connection to one ECR registry; ``connect`` makes it.
 
-    All pushes over one connection share its limits, its connections to source registries and what those have granted,
-    and send each layer of a repository once.
+    All pushes over one connection share its limits and its connections and tokens for source registries, and send each
+    layer to a repository once.
 
     Attributes:
-        name: the registry, as it was asked for.
-        endpoint_url: where its requests go.
-        region: the region that they are signed for.
+        name: the registry, as given to ``connect``.
+        endpoint_url: the endpoint of its requests.
+        region: the region for which requests are signed.
         settings: the limits.
     """
 
@@ -38,10 +38,10 @@ class Registry(ABC):
 
     @abstractmethod
     async def account(self) -> str | None:
-        """Whose registry it is: as ``name`` has it, an alias of ECR Public's maybe, or else the caller's own account.
+        """Return the account that owns the registry: the one in ``name`` (or ECR Public's alias), or the caller's own.
 
-        Asked for once (DescribeRegistry, else GetAuthorizationToken, else STS); None if it can't be learnt. Of the
-        caller's own registry, ``Repository.address`` names the account only from then on.
+        The caller's own is asked for once (DescribeRegistry, else GetAuthorizationToken, else STS); None if none of
+        them names it. ``Repository.address`` contains the caller's account only after this call.
 
         Raises:
             RegistryError: ECR refuses the credentials, or can't be reached.
@@ -49,19 +49,19 @@ class Registry(ABC):
 
     @abstractmethod
     def repository(self, name: str) -> Repository:
-        """The repository called *name*; nothing is asked yet.
+        """Return the repository called *name*, without a request.
 
         Raises:
-            InvalidReferenceError: *name* is none that ECR takes.
+            InvalidReferenceError: ECR does not accept *name*.
         """
 
 
 class OpenRegistry(Registry):
-    """A ``Registry`` with what the engine needs of it.
+    """The implementation of ``Registry``, with what the engine needs besides.
 
-    ``pace`` tells how many requests of each operation were sent and throttled, and how fast they may go. ``admin`` is
-    for what concerns the whole registry, and ``login`` gives the password of its ``/v2/``. ``remotes`` are the
-    registries that images are read from, and ``images`` bounds how many are worked on at once.
+    ``pace`` counts the requests of each operation and limits their rates. ``admin`` manages the repositories and
+    settings of the registry, and ``login`` gets the password of its ``/v2/``. ``remotes`` are the source registries,
+    and ``images`` limits how many images are pushed at once.
     """
 
     def __init__(
@@ -85,29 +85,29 @@ class OpenRegistry(Registry):
         return await self._ecr.account()
 
     async def require_account(self, purpose: str) -> str:
-        """Whose registry it is, for a *purpose* that can't do without, such as ``a journal``.
+        """Return the account that owns the registry, for a *purpose* that requires it, such as ``a journal``.
 
         Raises:
-            ConfigurationError: it can't be learnt.
+            ConfigurationError: nothing names the account.
             RegistryError: ECR refuses the credentials, or can't be reached.
         """
         account = await self.account()
         if account is None:
-            asked = "DescribeRegistries" if self.name.service == "ecr-public" else "DescribeRegistry"
+            operation = "DescribeRegistries" if self.name.service == "ecr-public" else "DescribeRegistry"
             raise ConfigurationError(
-                f"{purpose} must know whose registry this is, and neither {asked} nor GetAuthorizationToken nor STS "
-                "tells",
+                f"{purpose} must know whose registry this is, and neither {operation} nor GetAuthorizationToken nor "
+                "STS tells",
                 hint=f"write the registry with its account: {self._ecr.host_with_account}",
             )
         return account
 
     @property
     def address(self) -> str:
-        """What the addresses of its repositories begin with."""
+        """The prefix of the addresses of its repositories."""
         return self._ecr.address
 
     def wait_again(self) -> None:
-        """Wait once more for an endpoint that was silent for ``Settings.max_outage``: else its requests get one try."""
+        """Wait again for an endpoint that was silent for ``Settings.max_outage``; else each request has one try."""
         self._ecr.wait_again()
 
     def repository(self, name: str) -> Repository:
@@ -116,20 +116,20 @@ class OpenRegistry(Registry):
         return self._ecr.repository(name)
 
     def reader(self, name: str) -> RepositoryReader:
-        """What reads the repository called *name* back; nothing is asked yet.
+        """Return the reader of the repository called *name*, without a request.
 
         Raises:
-            InvalidReferenceError: *name* is none that ECR takes.
+            InvalidReferenceError: ECR does not accept *name*.
         """
         check_repository(name, self.name.service)
         return self._ecr.reader(name)
 
 
 def engine_of(registry: Registry) -> OpenRegistry:
-    """What the engine needs of *registry*.
+    """Return *registry* with the members that the engine needs.
 
     Raises:
-        UsageError: it was not opened by ``connect``.
+        UsageError: ``connect`` did not open it.
     """
     if not isinstance(registry, OpenRegistry):
         raise UsageError("this is not an open connection to a registry", hint="asyncpush.connect opens one")

@@ -1,4 +1,4 @@
-"""Millions of digests in little memory: 40 bytes each, where a tuple of strings in a dictionary takes 500."""
+"""Sets and maps of millions of digests: 40 bytes each, while a tuple of strings in a dictionary takes 500."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Hashable
 
 from asyncpush.model import Digest
 
-#: Bytes of a digest by which a bucket is found: 65,536 of them, which hold 16 entries each at a million.
+#: Bytes of a digest that select its bucket: of a million digests, each of the 65,536 buckets holds 16.
 _PREFIX = 2
 
-#: Bytes of a value: as large as a size can be.
+#: Bytes of a value, which may be a size.
 _VALUE = 8
 
-#: Bytes of a number that stands for what is written before a digest in a key.
+#: Bytes of a number that represents the part of a key before its digest.
 _NUMBER = 4
 
 _HEX = 64
@@ -20,7 +20,7 @@ _SHA256 = "sha256:"
 
 
 class PackedMap:
-    """Small numbers by keys of bytes that all have one length, such as digests."""
+    """A map of keys of bytes, all of the same length, such as digests, to small numbers."""
 
     __slots__ = ("_buckets", "_rest", "_value", "_width")
 
@@ -43,7 +43,7 @@ class PackedMap:
         return None if at < 0 else int.from_bytes(bucket[at + self._rest : at + self._width])
 
     def put(self, key: bytes, value: int = 0) -> None:
-        """Give *key* a value, in the place of the one that it has."""
+        """Set the value of *key*."""
         bucket = self._buckets.get(key[:_PREFIX], b"")
         at = self._find(bucket, key[_PREFIX:])
         end = len(bucket) if at < 0 else at
@@ -51,7 +51,7 @@ class PackedMap:
         self._buckets[key[:_PREFIX]] = bucket[:end] + entry + bucket[end + self._width :]
 
     def discard(self, key: bytes) -> None:
-        """Take *key* out, if it is there."""
+        """Remove *key* if it is present."""
         bucket = self._buckets.get(key[:_PREFIX], b"")
         if (at := self._find(bucket, key[_PREFIX:])) >= 0:
             self._buckets[key[:_PREFIX]] = bucket[:at] + bucket[at + self._width :]
@@ -64,7 +64,7 @@ class PackedMap:
 
 
 class PackedSet:
-    """Tuples that end in a digest (``(ADDRESS, "sha256:HEX")``); others, too, which take the room that they take."""
+    """A set of keys: tuples that end in a digest (``(ADDRESS, "sha256:HEX")``) are packed, others are not."""
 
     __slots__ = ("_others", "_packed", "_words")
 
@@ -78,14 +78,14 @@ class PackedSet:
         return key in self._others if packed is None else packed in self._packed
 
     def add(self, key: Hashable) -> None:
-        """Put *key* in, if it is not there."""
+        """Add *key* if it is not present."""
         if (packed := self._pack(key)) is None:
             self._others.add(key)
         else:
             self._packed.put(packed)
 
     def discard(self, key: Hashable) -> None:
-        """Take *key* out, if it is there."""
+        """Remove *key* if it is present."""
         if (packed := self._pack(key)) is None:
             self._others.discard(key)
         else:
@@ -107,7 +107,7 @@ class PackedSet:
 
 
 class PackedNames:
-    """Names by digest, of which there are few: a repository for each of a million layers."""
+    """A map of digests to names, of which there are few: the repositories of a million layers."""
 
     __slots__ = ("_names", "_numbers", "_packed")
 
@@ -125,7 +125,7 @@ class PackedNames:
         return None if number is None else self._names[number]
 
     def setdefault(self, digest: Digest, name: str) -> None:
-        """Give *digest* a name, unless it has one."""
+        """Set the name of *digest*, unless it has one."""
         if digest in self:
             return
         if name not in self._numbers:

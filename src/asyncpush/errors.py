@@ -1,24 +1,24 @@
-"""Everything that asyncpush raises on purpose. Each message is one line: what is wrong, and what to do.
+"""The errors of asyncpush. Each message is one line: what happened, to what, and what to do.
 
 AsyncpushError
-├── UsageError                 asked for something that can't be: nothing was sent (exit 2)
-│   ├── InvalidReferenceError  a source, destination, repository, tag or digest that is written wrong
+├── UsageError                 a request that is not valid: nothing was sent (exit 2)
+│   ├── InvalidReferenceError  a source, destination, repository, tag or digest that is not well formed
 │   ├── ChoiceError            several images or tags, and none was chosen
-│   ├── PlanError              a plan with problems, all of them in one error
+│   ├── PlanError              an invalid plan; the error lists all of its problems
 │   └── ConfigurationError     no region, an unknown profile, a file that can't be read
-│       └── CredentialsError   there are no AWS credentials, or what should give them fails
-├── SourceError                the source can't be read, or isn't what it says
+│       └── CredentialsError   there are no AWS credentials, or their provider fails
+├── SourceError                the source can't be read, or does not match its description
 │   ├── ManifestError          a manifest that is malformed, too large or too deep
 │   ├── DigestMismatchError    bytes that do not match their digest or size
 │   ├── SourceNotFoundError    a source registry has no such repository, tag, manifest or blob
-│   ├── SourceDeniedError      a source registry refuses, with the credentials that there are
-│   └── SourceUnavailableError a source registry gives no answer, or too many errors
-├── UnforeseenError            an error that nobody has foreseen: a bug; it fails what it is about, and nothing else
+│   ├── SourceDeniedError      a source registry refuses the available credentials
+│   └── SourceUnavailableError a source registry can't be reached, or fails too often
+├── UnforeseenError            an unexpected error: a bug; only the image or layer that it affects fails
 ├── JournalError               the journal is damaged or can't be written
-├── FailuresError              several things were asked for, and some of them failed (``raise_for_failures``)
-└── RegistryError              the far end refused or could not be reached
+├── FailuresError              some of several images or layers failed (``raise_for_failures``)
+└── RegistryError              ECR refused, or could not be reached
     ├── ConnectionFailedError  no answer: refused, reset, timed out, TLS
-    ├── CredentialsExpiredError  AWS credentials ended in the midst of a run, and there are no others
+    ├── CredentialsExpiredError  the AWS credentials expired during the run, and can't be renewed
     └── ServiceError           ECR answered with an error code
         ├── CredentialsRefusedError
         ├── RepositoryNotFoundError
@@ -44,26 +44,26 @@ if TYPE_CHECKING:
     from asyncpush.model import Digest
 
 
-#: What a message tells of an error that nobody has foreseen: calls, the innermost first, and characters.
+#: Stack frames, the innermost first, and characters in the message of an unexpected error.
 _SHOWN_FRAMES = 4
 _SHOWN_TEXT = 300
 
 #: Choices that a message lists; a layout can hold hundreds.
 _SHOWN_CHOICES = 20
 
-#: Failures that one line has room for.
+#: Failures that a message lists.
 _SHOWN_FAILURES = 5
 
 
 class AsyncpushError(Exception):
-    """The root of all of asyncpush's errors. They show no secrets that are known, and nothing that drives a terminal.
+    """The base class of all errors of asyncpush. Their texts contain no known secrets and no control characters.
 
     Args:
-        message: what is wrong, in one line.
-        hint: what to do about it; printed behind the message.
+        message: what happened, in one line.
+        hint: what to do about it; printed after the message.
     """
 
-    #: Whether its message has several lines, and not a name with a line end in it.
+    #: Whether the message may have several lines; otherwise line ends in names are escaped.
     _has_lines = False
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
@@ -84,11 +84,11 @@ class InvalidReferenceError(UsageError):
 
 
 class ChoiceError(UsageError):
-    """Raised when a source holds several images and none was chosen, or the chosen one is not there.
+    """Raised when a source holds several images and none was chosen, or the chosen one does not exist.
 
     Args:
         message: what must be chosen.
-        choices: what can be chosen, as the user would write it.
+        choices: the possible choices, as the user would write them.
     """
 
     def __init__(self, message: str, choices: Sequence[str]) -> None:
@@ -100,10 +100,10 @@ class ChoiceError(UsageError):
 
 
 class PlanError(UsageError):
-    """Raised when a plan can't be carried out as it is written.
+    """Raised when a plan is not valid.
 
     Args:
-        problems: what is wrong, a line each, with its place.
+        problems: the problems, one line each, with their positions.
     """
 
     _has_lines = True
@@ -118,29 +118,29 @@ class ConfigurationError(UsageError):
 
 
 class CredentialsError(ConfigurationError):
-    """Raised when there are no AWS credentials, or what should give them fails; it is named. Nothing was sent."""
+    """Raised when there are no AWS credentials, or the provider that the message names fails. Nothing was sent."""
 
 
 class SourceError(AsyncpushError):
-    """Raised when a source can't be read or is not what it claims to be."""
+    """Raised when a source can't be read, or does not match its description."""
 
 
 class ManifestError(SourceError):
-    """Raised when a manifest is malformed, too large, too deeply nested, or of a type that ECR does not take."""
+    """Raised when a manifest is malformed, too large, too deeply nested, or of a type that ECR does not accept."""
 
 
-#: What to do about damaged bytes of a file: an archive, a layout, a layer.
+#: The hint for damaged bytes of a file: an archive, a layout, a layer.
 _FILE_HINT = "fetch or save it again, and let nothing change it during the push"
 
 
 class DigestMismatchError(SourceError):
-    """Raised when the bytes of a blob do not match the digest or the size that points at them.
+    """Raised when the bytes of a blob do not match its digest or its size.
 
     Args:
-        what: the blob and where it is, as the user knows it.
+        what: the blob and where it is, by the name that the user knows.
         expected: the digest or size that was claimed.
         actual: the digest or size of the bytes that were read.
-        hint: what to do about it, where the bytes do not come from a file.
+        hint: what to do about it, if the bytes do not come from a file.
     """
 
     def __init__(self, what: str, expected: Digest | int, actual: Digest | int, *, hint: str = _FILE_HINT) -> None:
@@ -160,7 +160,7 @@ class SourceNotFoundError(SourceError):
 
 
 class SourceDeniedError(SourceError):
-    """Raised when a source registry refuses, with the credentials that there are, or for lack of any."""
+    """Raised when a source registry refuses the available credentials, or requires some and there are none."""
 
 
 class SourceUnavailableError(SourceError):
@@ -168,14 +168,14 @@ class SourceUnavailableError(SourceError):
 
 
 class JournalError(AsyncpushError):
-    """Raised when the journal is damaged or can't be written: what ECR has acknowledged can't be remembered."""
+    """Raised when the journal is damaged or can't be written, so that progress can't be recorded."""
 
 
 class FailuresError(AsyncpushError):
-    """Raised by ``raise_for_failures`` when some of what was asked for has failed.
+    """Raised by ``raise_for_failures`` when some images or layers have failed.
 
     Args:
-        failures: what has failed, as the user knows it, and why.
+        failures: for each failure, what failed, by the name that the user knows, and the error.
     """
 
     def __init__(self, failures: Sequence[tuple[str, AsyncpushError]]) -> None:
@@ -187,35 +187,35 @@ class FailuresError(AsyncpushError):
 
 
 class UnforeseenError(AsyncpushError):
-    """Raised when something fails in a way that nobody has foreseen: it is a bug of asyncpush's.
+    """Raised for an exception that asyncpush does not expect: a bug.
 
     Args:
-        error: what was raised.
+        error: the exception.
     """
 
     def __init__(self, error: Exception) -> None:
         cause = next(leaf_errors(error))
-        #: All that is known of it, many lines.
+        #: The whole traceback, in many lines.
         self.traceback = shown("".join(traceback.format_exception(error)))
         frames = traceback.extract_tb(cause.__traceback__)[-_SHOWN_FRAMES:]
-        places = ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
+        locations = ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
         text = " ".join(str(cause).split())[:_SHOWN_TEXT]
         bug = "" if isinstance(cause, OSError) else "this is a bug, please report it: "
-        super().__init__(f"{bug}{type(cause).__name__}{': ' if text else ''}{text} ({places})")
+        super().__init__(f"{bug}{type(cause).__name__}{': ' if text else ''}{text} ({locations})")
 
 
 class RegistryError(AsyncpushError):
-    """Raised when the registry refuses or can't be reached."""
+    """Raised when the registry refuses a request or can't be reached."""
 
 
 class ConnectionFailedError(RegistryError):
-    """Raised when the endpoint gave no answer: refused, reset, timed out, or not trusted.
+    """Raised when the endpoint did not answer: refused, reset, timed out, or not trusted.
 
     Args:
         message: what failed, in one line.
         hint: what to do about it.
-        wrong_address: it is what a wrong address shows, too: nobody there, no such host, no trust.
-        silent: nothing came; else something came that is not an answer.
+        wrong_address: whether a wrong address may be the cause: refused, unknown host, untrusted certificate.
+        silent: whether nothing was received; otherwise, something that is not an answer.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class ConnectionFailedError(RegistryError):
 
 
 class CredentialsExpiredError(RegistryError):
-    """Raised when AWS credentials have ended in the midst of a run, and what gave them gives no others."""
+    """Raised when the AWS credentials expire during a run, and their provider does not renew them."""
 
 
 class ServiceError(RegistryError):
@@ -238,7 +238,7 @@ class ServiceError(RegistryError):
         code: ECR's code, such as ``RepositoryNotFoundException``.
         message: ECR's message.
         status: the HTTP status, 0 if unknown.
-        request_id: ECR's id of the request, to quote to AWS.
+        request_id: ECR's id of the request, to quote to AWS Support.
     """
 
     def __init__(
@@ -253,10 +253,10 @@ class ServiceError(RegistryError):
 
 
 class CredentialsRefusedError(ServiceError):
-    """Raised when ECR does not know who asks: expired, unknown or revoked credentials, or a wrong secret."""
+    """Raised when ECR does not accept the credentials: expired, unknown or revoked, or a wrong secret."""
 
 
-#: What every further request of a run would fail of, too: it ends, and can be gone on with.
+#: Errors with which every further request would fail, too: the run ends, and can be resumed later.
 CREDENTIALS_LOST = (CredentialsExpiredError, CredentialsRefusedError)
 
 
@@ -271,18 +271,18 @@ class UploadNotFoundError(ServiceError):
 class InvalidLayerPartError(ServiceError):
     """Raised when a part does not follow the last one (InvalidLayerPartException).
 
-    ``last_valid_byte`` is the last byte that ECR holds of the upload, None if it did not say.
+    ``last_valid_byte`` is the last byte that ECR has of the upload; None if ECR does not name it.
     """
 
     last_valid_byte: int | None = None
 
 
 class InvalidLayerError(ServiceError):
-    """Raised when ECR has other bytes of a layer than were sent (InvalidLayerException)."""
+    """Raised when the bytes that ECR has of a layer differ from those that were sent (InvalidLayerException)."""
 
 
 class LayersNotFoundError(ServiceError):
-    """Raised when PutImage misses a blob or a child manifest (LayersNotFound-, ReferencedImagesNotFoundException)."""
+    """Raised when PutImage does not find a blob or child (LayersNotFound-, ReferencedImagesNotFoundException)."""
 
 
 class TagImmutableError(RegistryError):
@@ -291,8 +291,8 @@ class TagImmutableError(RegistryError):
     Args:
         repository: the repository's name.
         tag: the tag.
-        wanted: what was to be put: a digest, or words for an image whose digest is not known yet.
-        present: the digest that the tag names, None if it could not be read.
+        wanted: the image to put: its digest, or a description if its digest is not known yet.
+        present: the digest that the tag names; None if it could not be read.
     """
 
     def __init__(self, repository: str, tag: str, wanted: Digest | str, present: Digest | None) -> None:
@@ -305,7 +305,7 @@ class TagImmutableError(RegistryError):
 
 
 def leaf_errors(error: BaseException) -> Iterator[BaseException]:
-    """Walk the leaves of nested exception groups; *error* itself when it is none."""
+    """Yield the leaves of nested exception groups, or *error* itself if it is not a group."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from leaf_errors(inner)
@@ -315,7 +315,7 @@ def leaf_errors(error: BaseException) -> Iterator[BaseException]:
 
 @contextmanager
 def only_cause() -> Iterator[None]:
-    """Raise what a task group failed of, instead of the group; the first of several."""
+    """Raise the first error of a task group instead of the exception group."""
     try:
         yield
     except BaseExceptionGroup as group:
@@ -325,13 +325,13 @@ def only_cause() -> Iterator[None]:
 
 @contextmanager
 def foreseen() -> Iterator[None]:
-    """Raise what nobody has foreseen as an error of asyncpush's: whoever catches those catches it, too."""
+    """Raise any unexpected exception as an ``UnforeseenError``, so that callers catch it as an ``AsyncpushError``."""
     try:
         yield
     except AsyncpushError:
         raise
     except Exception as error:
-        ours = next((each for each in leaf_errors(error) if isinstance(each, AsyncpushError)), None)
-        if ours is not None:
-            raise ours from ours.__cause__
+        expected = next((leaf for leaf in leaf_errors(error) if isinstance(leaf, AsyncpushError)), None)
+        if expected is not None:
+            raise expected from expected.__cause__
         raise UnforeseenError(error) from error

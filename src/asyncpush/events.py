@@ -1,6 +1,6 @@
-"""What can happen during a push, as values. The engine emits them; faces (bars, lines, JSON) draw them.
+"""The events of a push. The engine emits them; the progress displays (bars, lines, JSON) show them.
 
-Emitting never waits, and its failure is nobody's else. All sizes are in bytes, all times in seconds.
+Emitting never waits, and an error in a listener does not stop the push. Sizes are in bytes, times in seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ImageStarted:
-    """An image's turn has come; nothing was asked or sent yet."""
+    """The push of an image starts; no request was sent yet."""
 
     source: str
     destination: str
@@ -26,14 +26,14 @@ class ImageStarted:
 
 @dataclass(frozen=True, slots=True)
 class ImagePlanned:
-    """What one image needs is known.
+    """It is known which blobs of an image must be sent.
 
     Attributes:
-        layers: blobs that will be read and sent.
-        size: their bytes, as the source holds them (before compression).
-        present_layers: blobs that the repository has already.
+        layers: the number of blobs to read and send.
+        size: their bytes in the source (before compression).
+        present_layers: the number of blobs that the repository has already.
         present_size: their bytes.
-        layer_keys: what the blobs that will be sent are called in their own events, so that they are counted once.
+        layer_keys: the names in later events of the blobs to send, so that each is counted once.
     """
 
     destination: str
@@ -46,10 +46,10 @@ class ImagePlanned:
 
 @dataclass(frozen=True, slots=True)
 class LayerStarted:
-    """A layer is about to be sent. ``layer`` names it in all its later events.
+    """The upload of a layer starts.
 
     Attributes:
-        layer: a key unique in the run.
+        layer: a unique key in the run, which names the layer in its later events.
         title: a short name for screens.
         size: bytes to read from the source.
     """
@@ -65,8 +65,8 @@ class PartSent:
     """ECR has acknowledged a part.
 
     Attributes:
-        read: bytes of the source that this part accounts for; may be negative after a restart of the layer.
-        sent: bytes of the layer that were uploaded with it.
+        read: bytes of the source that were read for the part; negative when a layer starts again.
+        sent: bytes of the layer in the part.
     """
 
     layer: str
@@ -89,7 +89,7 @@ class LayerDone:
 
 @dataclass(frozen=True, slots=True)
 class LayerFailed:
-    """A layer was given up."""
+    """The upload of a layer failed."""
 
     layer: str
 
@@ -99,7 +99,7 @@ class ImageDone:
     """An image is in the repository, under its tag.
 
     Attributes:
-        outcome: ``pushed``, or ``present`` where nothing had to be put.
+        outcome: ``pushed``, or ``present`` if the repository had the image already.
     """
 
     destination: str
@@ -109,7 +109,7 @@ class ImageDone:
 
 @dataclass(frozen=True, slots=True)
 class ImageFailed:
-    """An image was given up; ``reason`` is the one line that says why."""
+    """The push of an image failed; ``reason`` is the error in one line."""
 
     destination: str
     reason: str
@@ -127,12 +127,12 @@ class Retrying:
 
 @dataclass(frozen=True, slots=True)
 class RequestDone:
-    """A request has ended, whichever way; each try is one. For those who measure: no face shows it.
+    """An attempt of a request has ended; for measurements, not shown by any progress display.
 
     Attributes:
-        operation: its name, such as ``UploadLayerPart``.
-        seconds: from signing it to its answer; what it waited for its turn before is not counted.
-        outcome: ``succeeded``, ``throttled`` (refused for its rate), ``refused`` (any other error in an answer), or
+        operation: the name of the operation, such as ``UploadLayerPart``.
+        seconds: time from signing the request to its answer, without the wait for the rate limit.
+        outcome: ``succeeded``, ``throttled`` (too many requests), ``refused`` (any other error in an answer), or
             ``unanswered`` (no connection, or a lost one).
     """
 
@@ -143,7 +143,7 @@ class RequestDone:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that a user should read, but no failure."""
+    """Information for the user that is not a failure."""
 
     text: str
 
@@ -166,37 +166,37 @@ Emit: TypeAlias = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """An ``Emit`` for those who do not listen."""
+    """Ignore the event: the default ``Emit``."""
 
 
-#: Members with text of others: names at a source, answers of a registry.
-_FOREIGN = ("source", "destination", "title", "reason", "text")
+#: Attributes whose text comes from outside: names in a source, answers of a registry.
+_UNTRUSTED_TEXTS = ("source", "destination", "title", "reason", "text")
 
 
 class Listener:
-    """What passes events on to an *emit* of a caller's.
+    """Passes events to the *emit* function of a caller.
 
-    It never fails: once *emit* has raised, it is called no more, and a warning in the log says so. What it passes on
-    shows no secret, and nothing that would drive a terminal.
+    It never fails: after *emit* has raised an exception, it is not called again, and a warning is logged. The events
+    that it passes contain no secrets and no control characters.
     """
 
     def __init__(self, emit: Emit) -> None:
         self._emit: Emit = emit
 
     def __call__(self, event: Event) -> None:
-        """Pass *event* on."""
+        """Pass *event* to the caller."""
         try:
             self._emit(_presentable(event))
-        except Exception:  # noqa: BLE001 - a listener of the caller's: whatever is wrong with it, the push must go on
+        except Exception:  # noqa: BLE001 - an error in the caller's code must not stop the push
             self._emit = ignore
             _log.warning("emit raised an exception, and is called no more; the push continues", exc_info=True)
 
 
 def _presentable(event: Event) -> Event:
     if isinstance(event, PartSent | RequestDone):
-        return event  # the many
+        return event  # frequent, and without untrusted text
     changed: dict[str, Any] = {}
-    for name in _FOREIGN:
+    for name in _UNTRUSTED_TEXTS:
         text = getattr(event, name, None)
         if isinstance(text, str) and (presentable := shown(text)) != text:
             changed[name] = presentable

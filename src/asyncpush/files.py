@@ -1,4 +1,4 @@
-"""Small files of the user's, such as configurations and policies: where they lie, and how they are read in bounds."""
+"""Reads and writes small files of the user, such as configurations and policies, with limits on size and time."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-#: Seconds that a pipe may take to bring its bytes.
+#: Seconds within which a pipe must deliver its bytes.
 PIPE_TIMEOUT = 5.0
 
-#: Bytes of the largest file of certificates or keys: all of the world's authorities are less than 1 MiB.
+#: Bytes of the largest file of certificates or keys: all public authorities together take less than 1 MiB.
 _MAX_PEM = 16 * 1024 * 1024
 _BLOCK = 64 * 1024
 
 
 def read_small(path: Path, limit: int, *, seconds: float | None = None) -> bytes:
-    """Read a file, or a pipe as a shell's ``<(...)`` makes it; blocks for some seconds at the most.
+    """Read a file, or a pipe from a shell's ``<(...)``; blocks at most for some seconds.
 
     Args:
         path: the file.
-        limit: bytes that it may have.
-        seconds: how long a pipe may take to bring its bytes; None is ``PIPE_TIMEOUT``.
+        limit: the most bytes that it may have.
+        seconds: time within which a pipe must deliver its bytes; None is ``PIPE_TIMEOUT``.
 
     Raises:
-        OSError: it is a device or the like, has more than *limit* bytes, nobody writes into it, or it can't be read.
+        OSError: it can't be read, is a device or the like, has more than *limit* bytes, or is a pipe without a writer.
     """
-    # A named pipe without a writer would block here for ever; regular files ignore the flag.
+    # Without the flag, a named pipe without a writer would block here for ever; regular files ignore it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         status = os.fstat(descriptor)
@@ -40,9 +40,9 @@ def read_small(path: Path, limit: int, *, seconds: float | None = None) -> bytes
             return b""
         if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
             raise OSError(errno.EINVAL, "it is not a file", str(path))
-        data, end = bytearray(), time.monotonic() + (PIPE_TIMEOUT if seconds is None else seconds)
+        data, deadline = bytearray(), time.monotonic() + (PIPE_TIMEOUT if seconds is None else seconds)
         while len(data) <= limit:
-            if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
+            if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise OSError(errno.ETIMEDOUT, "it is a pipe that nobody writes into", str(path))
             block = file.read(_BLOCK)
             if block == b"":
@@ -52,13 +52,13 @@ def read_small(path: Path, limit: int, *, seconds: float | None = None) -> bytes
 
 
 def write_small(path: Path, data: bytes) -> None:
-    """Write a file, or into a pipe as a shell's ``>(...)`` makes it.
+    """Write a file, or to a pipe from a shell's ``>(...)``.
 
     Raises:
-        OSError: it can't be written, or is a pipe that nobody reads.
+        OSError: it can't be written, or is a pipe without a reader.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    # A named pipe without a reader would block here for ever; regular files ignore the flag.
+    # Without the flag, a named pipe without a reader would block here for ever; regular files ignore it.
     descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
     os.set_blocking(descriptor, True)
     with os.fdopen(descriptor, "wb") as file:
@@ -67,19 +67,19 @@ def write_small(path: Path, data: bytes) -> None:
 
 @contextmanager
 def pem_file(path: str | Path) -> Iterator[str]:
-    """The name of a file that OpenSSL can read, which would wait for a pipe for ever: what that brings is copied."""
+    """Yield the name of a file that OpenSSL can read: a pipe is copied, because OpenSSL could wait for it for ever."""
     status = Path(path).stat()
     if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_PEM:
         yield str(path)
         return
-    with NamedTemporaryFile(prefix="asyncpush-") as copy:  # nobody else may read it
+    with NamedTemporaryFile(prefix="asyncpush-") as copy:  # readable only by this user
         copy.write(read_small(Path(path), _MAX_PEM))
         copy.flush()
         yield copy.name
 
 
 def home_folder() -> Path | None:
-    """The user's home; None of a user without one."""
+    """Return the user's home folder, if there is one."""
     try:
         return Path.home()
     except RuntimeError:
@@ -87,7 +87,7 @@ def home_folder() -> Path | None:
 
 
 def configuration_folder() -> Path | None:
-    """Where the user's programs keep their configuration (XDG); None of a user without a home."""
+    """Return the folder of the user's configuration files (XDG); None if the user has no home folder."""
     if folder := os.environ.get("XDG_CONFIG_HOME"):
         return Path(folder)
     home = home_folder()

@@ -1,4 +1,4 @@
-"""Manifests as bytes: read them, check them, build one for layers that had no manifest yet.
+"""Parses and checks manifests and indexes, and builds manifests for images without one.
 
 Sources: OCI image-spec 1.1 (manifest, image-index, descriptor), Docker image manifest v2 schema 2.
 """
@@ -26,8 +26,8 @@ DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 
 INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
 
-#: What tells an image from an artifact: the configs of what can be run, those of Docker's early days and WebAssembly's
-#: modules among them.
+#: The config types of images, as opposed to artifacts: of everything that can be run, including the first images of
+#: Docker, and WebAssembly modules.
 IMAGE_CONFIGS = frozenset(
     {
         OCI_CONFIG,
@@ -38,7 +38,7 @@ IMAGE_CONFIGS = frozenset(
     }
 )
 
-#: Everything that PutImage takes and that has layers to push by digest (schema 1 has neither).
+#: The types that PutImage accepts and whose layers are pushed by digest (unlike schema 1).
 ACCEPTED_TYPES = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
 
 
@@ -49,9 +49,9 @@ class _Platform(msgspec.Struct):
 
 
 class DescriptorDocument(msgspec.Struct, rename={"media_type": "mediaType", "artifact_type": "artifactType"}):
-    """A descriptor as JSON has it (OCI image-spec, descriptor); ``parse_descriptor`` checks and types it.
+    """A descriptor in JSON (OCI image-spec, descriptor); ``parse_descriptor`` checks it.
 
-    A null is what Go writes for a list, map or text that was never set.
+    Go writes null for a list, map or text that was never set.
     """
 
     media_type: str
@@ -77,24 +77,24 @@ class _Manifest(
     annotations: object = None
 
 
-#: Bytes that a descriptor takes in memory, with its digest and its strings.
+#: Bytes of memory of a descriptor with its digest and its strings.
 _DESCRIPTOR_FOOTPRINT = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """An image manifest or an index: its bytes, which are what is put, and what they point at.
+    """An image manifest or an index: its exact bytes, and what they refer to.
 
     Attributes:
-        raw: the exact bytes; never serialised again.
+        raw: the exact bytes, which are put unchanged.
         media_type: one of ``ACCEPTED_TYPES``.
-        digest: of ``raw``.
+        digest: the digest of ``raw``.
         config: the config's descriptor; None in an index.
         layers: the layers' descriptors, in order; empty in an index.
         children: the manifests that an index names; empty in an image manifest.
         subject: the manifest that this one refers to (OCI 1.1 referrers), or None.
-        artifact_type: what it is, if it says that it is something else than an image; else None.
-        annotations: what it says of itself, as far as that is text.
+        artifact_type: the type of an artifact, if the manifest names one; None for an image.
+        annotations: its annotations, as far as they are text.
     """
 
     raw: bytes
@@ -109,7 +109,7 @@ class Manifest:
 
     @property
     def is_artifact(self) -> bool:
-        """Whether it is something else than an image that can be run: it says so, or its config is not an image's."""
+        """Whether it is not an image that can be run: it has an artifact type, or its config is not an image's."""
         return self.artifact_type is not None or (
             self.config is not None and self.config.media_type not in IMAGE_CONFIGS
         )
@@ -120,81 +120,81 @@ class Manifest:
 
     @property
     def footprint(self) -> int:
-        """Bytes that it takes in memory, about."""
+        """The approximate bytes of memory that it takes."""
         return len(self.raw) + _DESCRIPTOR_FOOTPRINT * (2 + len(self.layers) + len(self.children))
 
     @property
     def descriptor(self) -> Descriptor:
-        """What points at this manifest."""
+        """The descriptor of this manifest."""
         return Descriptor(self.media_type, self.digest, len(self.raw))
 
     def blobs(self) -> Iterator[Descriptor]:
-        """The config, then the layers; foreign layers too."""
+        """Yield the config, then the layers, including foreign ones."""
         if self.config is not None:
             yield self.config
         yield from self.layers
 
 
 def is_foreign(layer: Descriptor) -> bool:
-    """Whether *layer* is non-distributable: marked so, and with URLs to fetch it from instead."""
+    """Whether *layer* is non-distributable: its type says so, and it has URLs to fetch it from."""
     return bool(layer.urls) and (".foreign." in layer.media_type or ".nondistributable." in layer.media_type)
 
 
 def parse_manifest(raw: bytes, *, media_type: str | None = None, name: str = "the manifest") -> Manifest:
-    """Read a manifest or index from its exact bytes.
+    """Parse a manifest or index from its exact bytes.
 
     Args:
         raw: the bytes, as stored.
-        media_type: what the descriptor that led here says; must not contradict the manifest's own.
-        name: how to call it in errors.
+        media_type: the type in the descriptor of the manifest; the manifest must not name another one.
+        name: the manifest's name in errors.
 
     Raises:
-        ManifestError: it is too large, malformed, or of a type that ECR does not take.
+        ManifestError: it is too large, malformed, or of a type that ECR does not accept.
     """
     parsed = _decode(raw, name)
     own = parsed.media_type
     if own and media_type and own != media_type:
-        raise ManifestError(f"{name} says it is {own}, and what points at it says {media_type}")
+        raise ManifestError(f"{name} says it is {own}, but its descriptor says {media_type}")
     kind = own or media_type or (OCI_INDEX if _is_given(parsed.manifests) else OCI_MANIFEST)
     if kind not in ACCEPTED_TYPES:
         raise ManifestError(
             f"{name} is of type {kind[:200]!r}", hint="ECR takes OCI and Docker v2 manifests and indexes"
         )
     digest, subject = Digest.of(raw), _subject(parsed, name)
-    said = _text(parsed.artifact_type), _texts(parsed.annotations)
+    details = _text(parsed.artifact_type), _texts(parsed.annotations)
     if kind in INDEX_TYPES:
-        return Manifest(raw, kind, digest, None, (), _children(parsed, name), subject, *said)
+        return Manifest(raw, kind, digest, None, (), _children(parsed, name), subject, *details)
     if parsed.config is None or parsed.layers is msgspec.UNSET or _is_given(parsed.manifests):
         raise ManifestError(f"{name} is an image manifest, but lacks its config or layers")
     layers = tuple(parse_descriptor(layer, name) for layer in parsed.layers or ())
-    return Manifest(raw, kind, digest, parse_descriptor(parsed.config, name), layers, (), subject, *said)
+    return Manifest(raw, kind, digest, parse_descriptor(parsed.config, name), layers, (), subject, *details)
 
 
 def require_layers(manifest: Manifest, name: str) -> None:
-    """See that an image has layers, before anything of it is sent; artifacts are left to ECR to judge.
+    """Check that an image has layers, before any of it is sent; ECR decides about artifacts.
 
     Args:
         manifest: an image manifest.
-        name: how to call it in errors.
+        name: the manifest's name in errors.
 
     Raises:
-        ManifestError: it is an image, and has none.
+        ManifestError: it is an image without layers.
     """
     if not manifest.layers and manifest.config is not None and manifest.config.media_type in IMAGE_CONFIGS:
         raise ManifestError(f"{name} has no layers", hint="ECR refuses images without layers; add one to the image")
 
 
-#: JSON values of one document: an object takes 64 bytes and more, however short it is written.
+#: The most JSON values of one document: an object takes at least 64 bytes of memory, however short its text is.
 MAX_VALUES = 300_000
 
 
 def count_values(raw: bytes | bytearray) -> int:
-    """How many JSON values a document has at the most."""
+    """Return an upper limit of the number of JSON values of a document."""
     return sum(map(raw.count, (b",", b"[", b"{")))
 
 
 def refuse_many_values(raw: bytes, name: str) -> None:
-    """See that a document takes no more memory than its size lets expect, before it is read.
+    """Check before parsing that a document does not take much more memory than its size suggests.
 
     Raises:
         ManifestError: it has too many values.
@@ -204,12 +204,12 @@ def refuse_many_values(raw: bytes, name: str) -> None:
 
 
 def with_children(index: Manifest, kept: Collection[Digest]) -> Manifest:
-    """*index* with some of its children: itself if they are all; else the same document without the others.
+    """Return *index* with only the children *kept*; *index* itself if these are all.
 
-    The same choice from the same bytes gives the same bytes: members and children keep their order.
+    The same choice from the same bytes results in the same bytes: members and children keep their order.
 
     Raises:
-        ManifestError: the document can be read, but not written again.
+        ManifestError: the document can be parsed, but not serialized again.
     """
     if all(child.digest in kept for child in index.children):
         return index
@@ -219,7 +219,7 @@ def with_children(index: Manifest, kept: Collection[Digest]) -> Manifest:
         document["manifests"] = [member for member, child in pairs if child.digest in kept]
         raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     except (ValueError, RecursionError) as error:
-        # Numbers of thousands of digits, say: what skips them took them.
+        # For example numbers of thousands of digits, which msgspec skips and json refuses.
         raise ManifestError(
             f"index {index.digest.short} can't be rewritten for some of its images: {error}",
             hint="take all of its platforms",
@@ -228,9 +228,9 @@ def with_children(index: Manifest, kept: Collection[Digest]) -> Manifest:
 
 
 def build_manifest(config: Descriptor, layers: Sequence[Descriptor], compression: Compression) -> Manifest:
-    """Build the manifest of an image that came without one (a docker-archive); the same bytes for the same blobs.
+    """Build the manifest of an image without one (from a docker-archive); the same blobs result in the same bytes.
 
-    Docker schema 2, as the image's own kind is; zstd has no place there, so zstd layers make an OCI manifest.
+    The manifest is of Docker schema 2 like the image; that has no zstd, so zstd layers get an OCI manifest.
     The media types of *config* and *layers* are those of ``image_types(compression)``.
     """
     document: dict[str, Any] = {
@@ -252,7 +252,7 @@ class ImageTypes:
 
 
 def image_types(compression: Compression) -> ImageTypes:
-    """The media types of an image whose layers were compressed so."""
+    """Return the media types of an image whose layers have this compression."""
     docker_layer = "application/vnd.docker.image.rootfs.diff.tar"
     match compression:
         case "gzip":
@@ -275,7 +275,7 @@ def _decode(raw: bytes, name: str) -> _Manifest:
     if parsed.schema_version != 2:
         raise ManifestError(
             f"{name} has schema version {parsed.schema_version}; only 2 can be pushed",
-            hint="ECR takes no other; push the image to its registry again with a newer tool",
+            hint="ECR accepts no other; push the image to its registry again with a newer tool",
         )
     return parsed
 
@@ -301,13 +301,13 @@ def _document(descriptor: Descriptor) -> dict[str, str | int]:
     return {"mediaType": descriptor.media_type, "size": descriptor.size, "digest": str(descriptor.digest)}
 
 
-def _text(said: object) -> str | None:
-    return said if isinstance(said, str) and said else None
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
-def _texts(said: object) -> tuple[tuple[str, str], ...]:
-    """What is text of an object whose shape is nobody's business but its author's."""
-    pairs = said.items() if isinstance(said, dict) else ()
+def _texts(value: object) -> tuple[tuple[str, str], ...]:
+    """The members with text of an object; authors may put anything into it, and the rest is ignored."""
+    pairs = value.items() if isinstance(value, dict) else ()
     return tuple((key, value) for key, value in pairs if isinstance(key, str) and isinstance(value, str))
 
 
@@ -319,8 +319,8 @@ def parse_descriptor(parsed: DescriptorDocument, name: str) -> Descriptor:
     """Check a descriptor.
 
     Args:
-        parsed: the descriptor as it was read.
-        name: how to call what it stands in, in errors.
+        parsed: the descriptor from JSON.
+        name: the name in errors of the document that contains it.
 
     Raises:
         ManifestError: its digest is not sha256, or its size is negative.
@@ -331,8 +331,8 @@ def parse_descriptor(parsed: DescriptorDocument, name: str) -> Descriptor:
         raise ManifestError(f"{name}: {error}") from error
     if parsed.size < 0:
         raise ManifestError(f"{name}: {digest} has size {parsed.size}")
-    there = parsed.platform
-    platform = Platform(there.os, there.architecture or "", there.variant) if there and there.os else None
+    own = parsed.platform
+    platform = Platform(own.os, own.architecture or "", own.variant) if own and own.os else None
     return Descriptor(
         intern(parsed.media_type),
         digest,

@@ -1,4 +1,4 @@
-"""The nouns: digests, platforms, descriptors and uploads. Frozen, without I/O and without third-party imports."""
+"""The data types: digests, platforms, descriptors and uploads; immutable, without I/O or third-party imports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal, Self
 _DIGEST = re.compile(r"sha256:([a-f0-9]{64})")
 _PLATFORM_WORD = re.compile(r"[A-Za-z0-9._+-]+")
 
-#: How else systems and architectures are called, by people and by `uname`; with the variant that a name implies.
+#: Other names of systems and architectures, such as those of `uname`, with the variant that a name implies.
 _SYSTEMS = MappingProxyType({"macos": "darwin"})
 _ARCHITECTURES = MappingProxyType(
     {
@@ -28,7 +28,7 @@ _ARCHITECTURES = MappingProxyType(
 _WITH_VARIANT = frozenset(name for name, (_, variant) in _ARCHITECTURES.items() if variant)
 _VERSIONED = frozenset({"amd64", "arm", "arm64"})
 
-#: The variants that go without saying; of `arm`, it is v7 that is meant where nothing is said.
+#: The variants that are usually not written; `arm` without a variant means v7.
 _BASE_VARIANTS = MappingProxyType({"amd64": "v1", "arm64": "v8"})
 
 
@@ -36,14 +36,14 @@ _BASE_VARIANTS = MappingProxyType({"amd64": "v1", "arm64": "v8"})
 class Digest:
     """A sha256 content digest, ``sha256:`` and 64 lower-case hex digits when printed.
 
-    Only sha256 exists here: ECR verifies no other algorithm (CompleteLayerUpload).
+    ECR verifies no other algorithm (CompleteLayerUpload).
     """
 
     hex: str
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``sha256:<64 hex digits>``.
+        """Parse ``sha256:<64 hex digits>``.
 
         Raises:
             ValueError: *text* is anything else.
@@ -55,7 +55,7 @@ class Digest:
 
     @classmethod
     def of(cls, data: bytes) -> Self:
-        """Hash *data*; for manifests and other small bytes only, since it runs where it is called."""
+        """Hash *data* in the calling thread; for manifests and other small data only."""
         return cls(hashlib.sha256(data).hexdigest())
 
     @property
@@ -77,7 +77,7 @@ class Platform:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``OS/ARCH[/VARIANT]``.
+        """Parse ``OS/ARCH[/VARIANT]``.
 
         Raises:
             ValueError: *text* has another form.
@@ -89,7 +89,7 @@ class Platform:
 
     @property
     def normalized(self) -> Self:
-        """The same platform in the words that containerd and Docker compare: one way to write each."""
+        """The same platform in the form that containerd and Docker compare: one spelling for each platform."""
         os, named = self.os.lower(), self.architecture.lower()
         architecture, implied = _ARCHITECTURES.get(named, (named, None))
         variant = (self.variant or "").lower() or implied
@@ -101,18 +101,18 @@ class Platform:
             variant = None
         return type(self)(_SYSTEMS.get(os, os), architecture, variant)
 
-    def satisfies(self, wanted: Platform) -> bool:
-        """Whether an image for this platform is one that *wanted* asks for; without a variant, any will do."""
-        own, asked = self.normalized, wanted.normalized
-        return own == asked or (
-            (own.os, own.architecture) == (asked.os, asked.architecture)
-            and not wanted.variant
-            and wanted.architecture.lower() not in _WITH_VARIANT
+    def satisfies(self, requested: Platform) -> bool:
+        """Whether an image for this platform is one that *requested* allows; without a variant, it allows any."""
+        own, other = self.normalized, requested.normalized
+        return own == other or (
+            (own.os, own.architecture) == (other.os, other.architecture)
+            and not requested.variant
+            and requested.architecture.lower() not in _WITH_VARIANT
         )
 
-    def distance(self, wanted: Platform) -> int:
-        """How far this is from *wanted*, to order images that satisfy it: 0 written alike, 1 the same, 2 another."""
-        return 0 if self == wanted else 1 if self.normalized == wanted.normalized else 2
+    def distance(self, requested: Platform) -> int:
+        """How far this is from *requested*, to order images that satisfy it: 0 equal, 1 equivalent, 2 another."""
+        return 0 if self == requested else 1 if self.normalized == requested.normalized else 2
 
     def __str__(self) -> str:
         return "/".join(word for word in (self.os, self.architecture, self.variant) if word)
@@ -120,7 +120,7 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What points at a blob or a manifest: its media type, digest and size in bytes (OCI image-spec, descriptor)."""
+    """The media type, digest and size in bytes of a blob or a manifest (OCI image-spec, descriptor)."""
 
     media_type: str
     digest: Digest
@@ -141,8 +141,8 @@ class Upload:
 
     Attributes:
         id: the upload id; opaque.
-        part_size: bytes that ECR wants a part to have.
-        max_parts: parts that ECR takes of one layer (its quota: 4,200; ECR Public's 1,000).
+        part_size: bytes of a part that ECR asks for.
+        max_parts: the most parts of one layer (ECR's quota: 4,200; ECR Public's: 1,000).
     """
 
     id: str
@@ -152,7 +152,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class LayerBytes:
-    """What a layer turned out to be once all its bytes were read: its digest and its size in bytes."""
+    """The digest and size in bytes of a layer whose bytes have all been read."""
 
     digest: Digest
     size: int
@@ -160,7 +160,7 @@ class LayerBytes:
 
 @dataclass(frozen=True, slots=True)
 class OpenUpload:
-    """An upload that an earlier run has left.
+    """An upload that an earlier run has begun and not completed.
 
     Attributes:
         upload: the upload.
@@ -175,12 +175,12 @@ class OpenUpload:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What an index or a source's list names and a push leaves out: it is not there, or no image.
+    """An image that an index or the list of a source names, and that is not pushed: it is missing, or not an image.
 
     Attributes:
-        name: the platform, or other words for it.
-        digest: of its manifest; None where that can't be read.
-        reason: why.
+        name: its platform, or another description.
+        digest: the digest of its manifest; None if that can't be read.
+        reason: why it is not pushed.
     """
 
     name: str
@@ -190,20 +190,22 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class TagMutability:
-    """Which tags of a repository may not move to another image.
+    """Which tags of a repository are immutable.
 
     Attributes:
         setting: ``MUTABLE``, ``IMMUTABLE``, or one of them ``_WITH_EXCLUSION``.
-        exclusions: wildcards of tags for which the opposite holds, where the setting has them.
+        exclusions: wildcards of tags for which the opposite holds, if the setting has exclusions.
     """
 
     setting: str = "MUTABLE"
     exclusions: tuple[str, ...] = ()
 
     def is_immutable(self, tag: str) -> bool:
-        """Whether *tag* can't be moved."""
-        excluded = self.setting.endswith("_WITH_EXCLUSION") and any(fnmatchcase(tag, each) for each in self.exclusions)
-        return self.setting.startswith("IMMUTABLE") != excluded
+        """Whether *tag* can't be moved to another image."""
+        is_excluded = self.setting.endswith("_WITH_EXCLUSION") and any(
+            fnmatchcase(tag, pattern) for pattern in self.exclusions
+        )
+        return self.setting.startswith("IMMUTABLE") != is_excluded
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +213,8 @@ class PushedLayer:
     """A layer that a repository holds now.
 
     Attributes:
-        descriptor: what points at it.
-        sent: bytes of it that went over the wire, before base64; what was sent again counts again.
+        descriptor: its descriptor.
+        sent: bytes that were sent, before base64; bytes that were sent twice count twice.
         outcome: ``pushed``; ``present`` if the repository had it already; ``mounted`` from another repository.
     """
 

@@ -1,7 +1,4 @@
-"""Open files and connections: how many this process may have, what of that each use gets, and what to say at the end.
-
-Nothing here is an OCI descriptor: this is about the operating system's.
-"""
+"""The limit of open files and connections of this process: raises it, shares it out, and explains errors from it."""
 
 from __future__ import annotations
 
@@ -9,49 +6,52 @@ import errno
 import resource
 from contextlib import suppress
 
-#: As many as the process asks for; more would only make room for leaks.
-_MOST = 65_536
+#: The limit that the process asks for; a higher one would only hide leaks.
+_TARGET_LIMIT = 65_536
 
-#: What every macOS grants, where it grants no more.
-_LEAST = 10_240
+#: The limit that macOS always grants.
+_MACOS_LIMIT = 10_240
 
-#: What one use may have of it: connections to ECR for requests and for `/v2/`, to sources, archives, layers in flight,
-#: and a rest for the journal, the event loop and pipes.
+#: The number of equal shares: connections to ECR for requests and for `/v2/`, connections to source registries,
+#: archives, layers in flight, and one for the journal, the event loop and pipes.
 _SHARES = 6
 
-#: What a use gets in any case: fewer, and it would hardly move.
-_FEW = 8
+#: The least files and connections of a share: with fewer, a push would hardly proceed.
+_MIN_SHARE = 8
 
-#: What to do where no more can be opened.
+#: Causes of an error that are examined, one within another.
+_MAX_CAUSES = 8
+
+#: The hint if no more files can be opened.
 HINT = "raise the limit with `ulimit -n`, or lower --max-layers"
 
 
 def raise_limit() -> None:
-    """Let this process open as many files as it may: many systems grant 1,024 at first, and far more if asked."""
+    """Raise this process's limit of open files: many systems grant 1,024 at first, and far more on request."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for wanted in (_MOST, _LEAST):
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        if soft == resource.RLIM_INFINITY or soft >= most:
+    for target in (_TARGET_LIMIT, _MACOS_LIMIT):
+        new_soft = target if hard == resource.RLIM_INFINITY else min(target, hard)
+        if soft == resource.RLIM_INFINITY or soft >= new_soft:
             return
         with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (new_soft, hard))
             return
 
 
 def limit() -> int:
-    """How many files and connections this process may have open at once."""
+    """Return how many files and connections this process may have open at once."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST if soft == resource.RLIM_INFINITY else soft
+    return _TARGET_LIMIT if soft == resource.RLIM_INFINITY else soft
 
 
-def share(wanted: int) -> int:
-    """How many of *wanted* one use may have open at once, so that enough is left for the others."""
-    return min(wanted, max(_FEW, limit() // _SHARES))
+def share(requested: int) -> int:
+    """Return how many of *requested* files one use may have open at once, so that the others keep their shares."""
+    return min(requested, max(_MIN_SHARE, limit() // _SHARES))
 
 
 def shortage(error: BaseException | None) -> str | None:
-    """What to say of *error* if it comes of too many open files, however deep that is hidden; None if it does not."""
-    for _ in range(_FEW):
+    """Return a message if *error* or one of its causes means that too many files are open; otherwise None."""
+    for _ in range(_MAX_CAUSES):
         if error is None:
             break
         match getattr(error, "errno", None):
@@ -65,10 +65,10 @@ def shortage(error: BaseException | None) -> str | None:
 
 
 def reason(error: OSError) -> str:
-    """What the operating system says, without a path."""
+    """Return the operating system's message, without the path."""
     return shortage(error) or error.strerror or str(error) or type(error).__name__
 
 
 def advice(error: BaseException, otherwise: str | None = None) -> str | None:
-    """What to do about *error*: raise the limit where that is it, else *otherwise*."""
+    """Return the hint for *error*: to raise the limit if it is the cause, else *otherwise*."""
     return HINT if shortage(error) else otherwise

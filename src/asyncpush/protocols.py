@@ -1,4 +1,4 @@
-"""Every seam of a push, on one page: what a source gives, what the far end takes, what joins them."""
+"""The interfaces between the parts of asyncpush: what sources provide, what ECR accepts, what connects them."""
 
 from __future__ import annotations
 
@@ -14,72 +14,72 @@ from asyncpush.settings import Credentials, RepositorySettings
 
 
 class BlobReader(Protocol):
-    """The bytes of a blob, front to back. Its methods block, so they run in a worker thread, one at a time."""
+    """Reads the bytes of a blob from start to end. Its methods block: they run in a worker thread, one at a time."""
 
     @property
     def consumed(self) -> int:
-        """Bytes of the source that were read so far; more than were given out where it is compressed on the way."""
+        """Bytes of the source that have been read; they differ from the bytes returned if the blob is compressed."""
         ...
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill *buffer* with the next bytes and return how many there were; fewer than its length only at the end.
 
         Raises:
-            SourceError: the source can't be read, ends early, or is not what it claims to be.
+            SourceError: the source can't be read, ends early, or does not match its description.
         """
         ...
 
 
 class RandomAccess(Protocol):
-    """Bytes that can be had again, from any place, in any thread."""
+    """Bytes that can be read again, from any position, in any thread."""
 
     def read_at(self, start: int, buffer: memoryview) -> memoryview:
-        """The bytes from *start* on: a view of *buffer*, filled as far as there are bytes, or of memory that has them.
+        """Return the bytes from *start* on: a view of *buffer*, filled as far as possible, or of memory that has them.
 
         Raises:
-            SourceError: the source can't be read, or has become shorter.
+            SourceError: the source can't be read, or is shorter than before.
         """
         ...
 
 
 @runtime_checkable
 class SeekableReader(BlobReader, RandomAccess, Protocol):
-    """A reader whose bytes can also be had again: nothing need be held of them."""
+    """A reader whose bytes can be read again, so that none need to be held."""
 
 
 class Blob(Protocol):
-    """A layer or config to push: bytes that can be had again, and are the same each time.
+    """A layer or config to push; its bytes can be read again, and are the same each time.
 
-    Each is a ``LocalBlob`` or a ``RemoteBlob``.
+    Each blob is a ``LocalBlob`` or a ``RemoteBlob``.
     """
 
     @property
     def name(self) -> str:
-        """How to call it in errors and on screens."""
+        """Its name in errors and on screens."""
         ...
 
     @property
     def media_type(self) -> str:
-        """The media type that a manifest gives it."""
+        """Its media type in a manifest."""
         ...
 
     @property
     def descriptor(self) -> Descriptor | None:
-        """Its digest and size, as claimed; None while they are unknown, because it is compressed as it is read."""
+        """Its digest and size according to the source; None if unknown because it is compressed as it is read."""
         ...
 
     @property
     def source_size(self) -> int:
-        """Bytes to read from the source: the descriptor's size where there is one."""
+        """Bytes to read from the source: the size in the descriptor, if there is one."""
         ...
 
     @property
     def identity(self) -> str:
-        """Equal for blobs whose bytes are equal: the digest, or the diff id with the way it is compressed."""
+        """Equal for blobs with the same bytes: the digest, or the diff id with the codec and level of compression."""
         ...
 
     def mismatch(self, expected: Digest | int, actual: Digest | int) -> DigestMismatchError:
-        """The error for bytes that are not what was claimed: only the source knows whose fault it is, and what helps.
+        """Return the error for bytes that do not match: only the source knows the cause and what to do about it.
 
         Args:
             expected: the digest or size that was claimed.
@@ -90,37 +90,37 @@ class Blob(Protocol):
 
 @runtime_checkable
 class LocalBlob(Blob, Protocol):
-    """A blob on this machine; reading it blocks."""
+    """A blob on this machine, whose reader blocks."""
 
     def open(self) -> AbstractContextManager[BlobReader]:
-        """Open it for reading. Entering and leaving may block: both belong into a worker thread."""
+        """Open it for reading. Entering and leaving the context may block: do both in a worker thread."""
         ...
 
 
 class BlobStream(Protocol):
-    """The bytes of a remote blob, as they arrive; for the event loop, one reader at a time."""
+    """Reads the bytes of a remote blob as they arrive, in the event loop; one call at a time."""
 
     async def readinto(self, buffer: memoryview) -> int:
         """Fill *buffer* with the next bytes and return how many there were; fewer than its length only at the end.
 
-        A connection that breaks is made good inside, from the byte where it broke. Nothing is hashed here: the engine
-        compares the digest with the bytes that it sends.
+        After a lost connection it resumes at the byte where the connection was lost. It does not hash: the engine
+        checks the digest of the bytes that it sends.
 
         Raises:
-            SourceError: the registry refuses, or can't be reached in spite of all retries.
+            SourceError: the registry refuses the request, or can't be reached in spite of all retries.
         """
         ...
 
 
 @runtime_checkable
 class RemoteBlob(Blob, Protocol):
-    """A blob in another registry; its descriptor is known."""
+    """A blob in another registry, whose descriptor is known."""
 
     def stream(self, start: int = 0) -> AbstractAsyncContextManager[BlobStream]:
-        """Take a turn at the registry, which lasts to the end, to read it from byte *start* on.
+        """Take one of the registry's connections for the block, to read the blob from byte *start* on.
 
-        Nothing is asked before the first ``readinto``. Whoever reads has its turn, so it never waits for those who wait
-        for the memory that it holds.
+        The first ``readinto`` sends the first request. A reader has its connection from the beginning, so a reader that
+        holds memory never waits for readers that wait for memory.
         """
         ...
 
@@ -131,10 +131,10 @@ class ImageNode:
 
     Attributes:
         config: the config blob; it is pushed like a layer.
-        layers: the layers to push, in the manifest's order, foreign ones left out.
-        manifest: the manifest; None where it must be built from the layers' digests once they are known.
-        build: makes it then, from the config's and the layers' descriptors.
-        companions: artifacts that it refers to by their digests (its SOCI index), where no index beside it names them.
+        layers: the layers to push, in the order of the manifest, without foreign ones.
+        manifest: the manifest; None if it must be built from the layers' digests once they are known.
+        build: builds the manifest then, from the descriptors of the config and the layers.
+        companions: artifacts that it refers to by digest (its SOCI index), if no index names them beside it.
     """
 
     config: Blob
@@ -145,16 +145,16 @@ class ImageNode:
 
 
 class ManifestBuilder(Protocol):
-    """Makes a manifest for layers whose digests were unknown before they were read."""
+    """Builds a manifest for layers whose digests are unknown until they are read."""
 
     def __call__(self, config: Descriptor, layers: Sequence[Descriptor]) -> Manifest:
-        """Build it; *layers* are in the image's order."""
+        """Build the manifest; *layers* are in the order of the image."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class IndexNode:
-    """An index and the manifests that it names, in its order."""
+    """An index and the manifests that it names, in the order of the index."""
 
     manifest: Manifest
     children: tuple[ImageNode | IndexNode, ...]
@@ -166,11 +166,11 @@ class Image:
 
     Attributes:
         source: where it came from, as the user would write it (``oci:dir:tag``).
-        repository: the repository that it names itself, without a registry; None if it names none.
-        tag: the tag that it names itself; None if it names none.
-        root: its manifest, or its index with all that it names.
-        referrers: where to ask what refers to it; None where nothing can.
-        left_out: what its index names beside that, where the source holds only a part of it.
+        repository: the repository that the source names for it, without a registry; None if it names none.
+        tag: the tag that the source names for it; None if it names none.
+        root: the image, or the index with everything that it names.
+        referrers: lists the image's referrers; None if the source can have none.
+        left_out: what its index names besides, if the source holds only a part of the index.
     """
 
     source: str
@@ -182,7 +182,7 @@ class Image:
 
     @property
     def content(self) -> object:
-        """Equal for the same image, under whatever names."""
+        """Equal for the same image under different names."""
         if isinstance(self.root, ImageNode) and self.root.manifest is None:
             return self.root.config.descriptor
         return self.root.manifest and self.root.manifest.digest
@@ -190,13 +190,13 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class UnreadReferrer:
-    """A referrer that the source does not give, and why; without a *reference*, the list of them.
+    """A referrer that can't be read from the source, or a list of referrers that can't be.
 
     Attributes:
         source: where it is, as the user would write it.
-        reference: its tag or digest there; empty for the list.
+        reference: its tag or digest in the source; empty for the list.
         tag: cosign's tag, if it has one.
-        error: what is wrong with it.
+        error: why it can't be read.
     """
 
     source: str
@@ -207,32 +207,32 @@ class UnreadReferrer:
 
 @dataclass(frozen=True, slots=True)
 class FoundReferrers:
-    """What refers to a manifest: signatures, attestations, SBOMs; with cosign's tag, or by their subject, without."""
+    """The referrers of a manifest: signatures, attestations, SBOMs; with cosign's tags, or without a tag."""
 
     referrers: tuple[Image, ...] = ()
     unread: tuple[UnreadReferrer, ...] = ()
 
 
 class ReferrerSource(Protocol):
-    """Tells what refers to the manifests of a source."""
+    """Lists the referrers of the manifests of a source."""
 
     async def of(self, subject: Digest) -> FoundReferrers:
-        """What refers to *subject*; what can't be read is named, and keeps nothing else from going."""
+        """Return the referrers of *subject*; those that can't be read are in ``unread``, and stop no other."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """One part of a layer, hashed and ready to be sent any number of times.
+    """One part of a layer, hashed, which can be sent any number of times.
 
     Attributes:
         first: its first byte in the layer.
         last: its last byte in the layer, inclusive.
-        body: the request body, in blocks; without the part's base64 where ``content`` has its bytes.
-        content: where the part's bytes are read and encoded again for each time it is sent; None if ``body`` is whole.
-            What it gives goes before the last block of ``body``.
+        body: the request body, in blocks; without the base64 of the part if ``content`` has the part's bytes.
+        content: where the part's bytes are read and encoded each time that it is sent, before the last block of
+            ``body``; None if ``body`` is complete.
         body_size: the length of the whole request body in bytes.
-        body_sha256: its sha256, hex, as the signature wants it.
+        body_sha256: the sha256 of the whole request body in hex, for the signature.
     """
 
     first: int
@@ -249,20 +249,20 @@ class Part:
 
 
 class PartEncoder(Protocol):
-    """Makes the request body of one part, block by block, in a worker thread."""
+    """Encodes the request body of one part, block by block, in a worker thread."""
 
     def add(self, block: memoryview) -> None:
-        """Take the next bytes. All blocks but the last have a length that 3 divides."""
+        """Add the next bytes. The length of each block but the last is a multiple of 3."""
         ...
 
     def finish(self) -> Part:
-        """Close the body."""
+        """Complete the body, and return the part."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image that the repository holds: by which digest, under which of the tags that were asked for."""
+    """An image that the repository holds: its digest, and the requested tag that names it, if any."""
 
     digest: Digest
     tag: str | None
@@ -279,23 +279,23 @@ class Repository(Protocol):
 
     @property
     def address(self) -> str:
-        """What tells it from all others: ``REGISTRY/NAME``, where REGISTRY is a host, or an endpoint and an account."""
+        """Its unique address: ``REGISTRY/NAME``, where REGISTRY is a host, or an endpoint and an account."""
         ...
 
     async def create(self) -> bool:
-        """Create the repository (CreateRepository); False if it was there already."""
+        """Create the repository (CreateRepository); False if it exists already."""
         ...
 
     async def delete(self, *, force: bool = False) -> bool:
-        """Delete the repository (DeleteRepository), by *force* with all that is in it; False if there was none."""
+        """Delete the repository (DeleteRepository), with *force* also its images; False if it does not exist."""
         ...
 
     async def tag_mutability(self) -> TagMutability:
-        """Which tags can't be moved (DescribeRepositories, asked for once); none if that can't be learnt."""
+        """Return which tags are immutable (DescribeRepositories, sent once); none if ECR does not tell."""
         ...
 
     async def available(self, digests: Collection[Digest]) -> frozenset[Digest]:
-        """Which of *digests* the repository holds as layers (BatchCheckLayerAvailability, 100 a call)."""
+        """Return those of *digests* that the repository holds as layers (BatchCheckLayerAvailability, 100 per call)."""
         ...
 
     async def begin_upload(self) -> Upload:
@@ -303,17 +303,17 @@ class Repository(Protocol):
         ...
 
     def encoder(self, upload: Upload, first: int, content: RandomAccess | None) -> PartEncoder:
-        """Make the body of the part that begins at byte *first* (UploadLayerPart).
+        """Make the encoder of the part that begins at byte *first* (UploadLayerPart).
 
         Args:
             upload: the upload that the part belongs to.
             first: its first byte in the layer.
-            content: where its bytes can be read again when it is sent; None to hold them, encoded.
+            content: where its bytes are read again when it is sent; None to hold them encoded.
         """
         ...
 
     async def send_part(self, upload: Upload, part: Part, on_sent: Callable[[], None] | None = None) -> None:
-        """Send a part and see that ECR has all of it (UploadLayerPart).
+        """Send a part, and check that ECR has stored all of it (UploadLayerPart).
 
         Args:
             upload: the upload that the part belongs to.
@@ -321,13 +321,13 @@ class Repository(Protocol):
             on_sent: called each time that the whole part has left.
 
         Raises:
-            InvalidLayerPartError: it does not follow the last one that ECR has.
+            InvalidLayerPartError: the part does not follow the bytes that ECR has.
             UploadNotFoundError: ECR does not know the upload.
         """
         ...
 
     async def complete_upload(self, upload: Upload, digest: Digest) -> Literal["pushed", "present"]:
-        """Close an upload (CompleteLayerUpload); ``present`` if the repository had the layer already.
+        """Complete an upload (CompleteLayerUpload); ``present`` if the repository has the layer already.
 
         Raises:
             UploadNotFoundError: ECR knows neither the upload nor the layer.
@@ -335,78 +335,79 @@ class Repository(Protocol):
         ...
 
     async def mount(self, digest: Digest, source: str) -> bool:
-        """Take over a layer from repository *source* of the same registry (``/v2/``, cross-repository blob mount).
+        """Mount a layer from repository *source* of the same registry (``/v2/``, cross-repository blob mount).
 
-        False if ECR won't: mounting is off, or no image in *source* refers to the layer (yet).
+        Returns:
+            False if ECR does not mount it: mounting is off, or no image in *source* refers to the layer (yet).
         """
         ...
 
     async def find_images(self, *, tags: Collection[str], digests: Collection[Digest]) -> tuple[StoredImage, ...]:
-        """Which of these images the repository holds (BatchGetImage, 100 a call); the others are left out."""
+        """Return those of these images that the repository holds (BatchGetImage, 100 per call)."""
         ...
 
     async def put_image(self, manifest: Manifest, tag: str | None) -> Literal["pushed", "present"]:
-        """Put a manifest, under *tag* if given (PutImage); ``present`` if nothing had to change.
+        """Put a manifest, under *tag* if given (PutImage); ``present`` if the repository has both already.
 
         Raises:
-            LayersNotFoundError: a blob or child manifest is not there (yet).
+            LayersNotFoundError: the repository lacks a blob or child manifest (still).
             TagImmutableError: the tag is immutable and names another digest.
         """
         ...
 
 
 class Journal(Protocol):
-    """What ECR has acknowledged, remembered across runs. Repositories are named by ``Repository.address``.
+    """Records what ECR has acknowledged, for later runs. Repositories are named by ``Repository.address``.
 
-    What is written would outlive the process by the time that the method returns.
+    When a method that writes returns, the record survives a crash of the process.
     """
 
     @property
     def compressed(self) -> Mapping[str, Descriptor]:
-        """What blobs became whose digests are unknown before they are read, by identity; of all repositories."""
+        """The descriptors of blobs that were compressed as they were read, by identity; for all repositories."""
         ...
 
     async def completed(self, repository: str, digests: Collection[Digest]) -> Collection[Digest]:
-        """Which of *digests* the repository was given."""
+        """Return those of *digests* that were put into the repository."""
         ...
 
     async def open_upload(self, repository: str, identity: str) -> OpenUpload | None:
-        """The upload of a blob that was begun and not completed, if there is one."""
+        """Return the upload of a blob that was begun and not completed, if there is one."""
         ...
 
     async def upload_begun(self, repository: str, identity: str, upload: Upload, part_size: int) -> None:
-        """Note that an upload was opened; it takes the place of an earlier one of the same blob."""
+        """Record an opened upload; it replaces an earlier one of the same blob."""
         ...
 
     async def part_acknowledged(self, repository: str, identity: str, upload: Upload, received: int) -> None:
-        """Note that ECR has the first *received* bytes."""
+        """Record that ECR has the first *received* bytes."""
         ...
 
     async def upload_lost(self, repository: str, identity: str) -> None:
-        """Forget an upload that ECR does not know any more, or that holds wrong bytes."""
+        """Delete the record of an upload that ECR no longer knows, or that holds wrong bytes."""
         ...
 
     async def layer_completed(self, repository: str, identity: str, descriptor: Descriptor) -> None:
-        """Note that the repository holds a layer, and which bytes the blob turned out to be; ends its upload."""
+        """Record that the repository holds a layer, and the descriptor of the blob; its upload has ended."""
         ...
 
     async def layers_lost(self, repository: str, digests: Collection[Digest]) -> None:
-        """Forget layers that the repository turned out not to hold any more."""
+        """Delete the records of layers that the repository no longer holds."""
         ...
 
     async def image_put(self, repository: str, manifest: Manifest, tag: str | None) -> None:
-        """Note that an image was put: its layers are referenced from now on, so that they can be mounted."""
+        """Record that an image was put: it refers to its layers, so they can be mounted from now on."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StoredManifest:
-    """A manifest as a repository gives it.
+    """A manifest as a repository returns it.
 
     Attributes:
-        digest: what ECR calls it; whether its bytes have that digest is for the reader to see.
+        digest: its digest according to ECR; the caller compares it with the bytes.
         raw: its bytes.
-        media_type: what ECR says that it is, if it does.
+        media_type: its media type according to ECR, if ECR names one.
     """
 
     digest: Digest
@@ -416,55 +417,55 @@ class StoredManifest:
 
 @dataclass(frozen=True, slots=True)
 class StoredBlob:
-    """A blob that a repository says it holds: its bytes, None if it does not tell how many."""
+    """A blob that a repository holds, according to ECR; its size in bytes is None if ECR does not name it."""
 
     size: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class NotHeld:
-    """What a repository does not hold, or does not give: ECR's code, such as ``ImageNotFound``, and its reason."""
+    """An image or blob that a repository does not have or return: ECR's code, such as ``ImageNotFound``, and reason."""
 
     code: str
     reason: str = ""
 
 
 class RepositoryReader(Protocol):
-    """One ECR repository, as who reads it back sees it. Transient failures are retried inside, all others raised."""
+    """Reads one ECR repository back. Transient failures are retried inside, all others raised."""
 
     async def manifests(self, references: Collection[str | Digest]) -> Mapping[str | Digest, StoredManifest | NotHeld]:
-        """The manifests that these tags and digests name (BatchGetImage, 100 a call).
+        """Return the manifests that these tags and digests name (BatchGetImage, 100 per call).
 
         Raises:
-            UsageError: it is a repository of ECR Public, whose API gives none.
+            UsageError: it is a repository of ECR Public, whose API returns no manifests.
         """
         ...
 
     async def blobs(self, digests: Collection[Digest]) -> Mapping[Digest, StoredBlob | NotHeld]:
-        """What ECR says of these blobs (BatchCheckLayerAvailability, 100 a call)."""
+        """Return what ECR says about these blobs (BatchCheckLayerAvailability, 100 per call)."""
         ...
 
     async def read_blob(self, digest: Digest, also: Callable[[bytes], None] | None = None) -> LayerBytes:
-        """Read all bytes of a blob (GetDownloadUrlForLayer), and hash them; none are held.
+        """Read and hash all bytes of a blob (GetDownloadUrlForLayer), without holding them.
 
         Args:
             digest: the blob.
-            also: is given its bytes, too, in order and each once, in worker threads of anyio.
+            also: called with its bytes, in order and each once, in worker threads of anyio.
 
         Raises:
-            ServiceError: ECR does not give it.
-            ConnectionFailedError: it can't be read in spite of all retries.
+            ServiceError: ECR does not return it.
+            ConnectionFailedError: the blob can't be read in spite of all retries.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RepositoryInfo:
-    """A repository of a registry, as DescribeRepositories has it.
+    """A repository of a registry, as DescribeRepositories returns it.
 
     Attributes:
         name: its name.
-        registry_id: the account that it belongs to.
+        registry_id: the account that owns it.
         mutability: ``MUTABLE``, ``IMMUTABLE``, ``MUTABLE_WITH_EXCLUSION`` or ``IMMUTABLE_WITH_EXCLUSION``.
         exclusions: the wildcards of its exclusion filters.
     """
@@ -476,41 +477,42 @@ class RepositoryInfo:
 
 
 class RegistryAdmin(Protocol):
-    """What concerns a whole registry: its repositories and its settings."""
+    """The repositories and the settings of a registry."""
 
     async def repositories(self, names: Collection[str]) -> Mapping[str, RepositoryInfo]:
-        """Those of *names* that exist (DescribeRepositories), in as few requests as can be."""
+        """Return those of *names* that exist (DescribeRepositories), with as few requests as possible."""
         ...
 
     async def create(self, name: str, settings: RepositorySettings) -> bool:
-        """Create a repository (CreateRepository, then its policies); False if somebody else was faster."""
+        """Create a repository (CreateRepository, then its policies); False if it exists by now."""
         ...
 
     async def finish(self, name: str, settings: RepositorySettings) -> bool:
-        """Give a repository those of its policies that it lacks; False if it lacks none."""
+        """Set those policies that a repository still lacks; False if it lacks none."""
         ...
 
     async def is_empty(self, name: str) -> bool | None:
-        """Whether no image is in a repository (DescribeImages); None if that can't be learnt."""
+        """Return whether a repository has no images (DescribeImages); None if ECR does not tell."""
         ...
 
     async def template_for(self, name: str) -> str | None:
-        """The prefix of the creation template that would create *name* when it is pushed to (CREATE_ON_PUSH).
+        """Return the prefix of the creation template that creates *name* on the first push (CREATE_ON_PUSH).
 
-        None if there is none, or if that can't be learnt.
+        Returns:
+            None if there is none, or if ECR does not tell.
         """
         ...
 
     async def mounts_blobs(self) -> bool | None:
-        """Whether the account setting BLOB_MOUNTING is on (GetAccountSetting); None if that can't be learnt."""
+        """Return whether the account setting BLOB_MOUNTING is on (GetAccountSetting); None if ECR does not tell."""
         ...
 
 
 class Login(Protocol):
-    """Where the credentials of a registry come from that the AWS credentials open (GetAuthorizationToken)."""
+    """Gets the credentials of a registry with the AWS credentials (GetAuthorizationToken)."""
 
     async def __call__(self) -> Credentials:
-        """Credentials that are good for a while yet; cheap to ask for again and again.
+        """Return credentials that stay valid for a while; they are cached, so the call is cheap.
 
         Raises:
             RegistryError: ECR refuses, or can't be reached.
@@ -520,7 +522,7 @@ class Login(Protocol):
 
 
 class LayerSender(Protocol):
-    """How a layer gets into a repository that lacks it."""
+    """Sends layers to repositories that lack them."""
 
     async def send(self, repository: Repository, blob: Blob) -> PushedLayer:
         """Put *blob* into *repository*.
@@ -531,14 +533,14 @@ class LayerSender(Protocol):
         """
         ...
 
-    def referenced(self, repository: Repository, manifest: Manifest) -> None:
-        """Hear that an image of *repository* refers to the blobs of *manifest* now."""
+    def note_manifest(self, repository: Repository, manifest: Manifest) -> None:
+        """Record that an image of *repository* refers to the blobs of *manifest* from now on."""
         ...
 
     def is_awaited(self, repository: Repository, blob: Blob) -> bool:
-        """Whether other repositories are being sent *blob* along with *repository*."""
+        """Return whether *blob* is being sent to other repositories along with *repository*."""
         ...
 
-    def failed(self) -> None:
-        """Hear that the image will not be put, though some of its layers may be on their way for others yet."""
+    def note_failure(self) -> None:
+        """Record that the image will not be put; some of its layers may still be sent for other images."""
         ...

@@ -1,9 +1,9 @@
-"""What no text may show: the secrets of this process, those of addresses, and what would drive a terminal.
+"""Removes from texts the secrets of this process, the passwords in URLs, and control characters of terminals.
 
-Whatever is told passes ``shown``, at one of four doors: each error as it is made (``errors.AsyncpushError``), each
-event (``events.Listener``), each reason that a journal is told (``SqliteJournal.image_failed``), and each line of
-either stream (``cli.streams``), lines of the log among them. JSON escapes by itself: there it is ``without_secrets``,
-member by member.
+Every text passes ``shown`` at one of four places: each error when it is made (``errors.AsyncpushError``), each event
+(``events.Listener``), each reason in a journal (``SqliteJournal.image_failed``), and each line of standard output and
+standard error (``cli.streams``), including the log. JSON escapes control characters itself: there ``without_secrets``
+is applied to each member.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from urllib.parse import quote, urlsplit
 
 HIDDEN = "***"
 
-#: Secrets that are remembered, each in some forms; tokens are renewed for as long as a process lives.
+#: The most secrets that are kept, each in several forms: a long-running process renews its tokens again and again.
 _REMEMBERED = 4000
 
-#: A shorter one, or a lower-case word, is found in texts that have nothing to do with it.
+#: Shorter secrets, and words in lower case, also occur in unrelated texts.
 _SHORTEST = 6
 _WORD = re.compile(r"[a-z]{1,15}")
 
-#: Who asks, and the password: ``https://USER:PASSWORD@HOST``; also where the password has a ``/`` that is not encoded,
-#: as long as it can't be a port. The ``@`` of ``@sha256:...`` begins a digest.
+#: User and password in ``https://USER:PASSWORD@HOST``, even if the password has a ``/`` that is not encoded, unless it
+#: could be a port. The ``@`` of ``@sha256:...`` begins a digest.
 _USER = re.compile(
     r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)"
     r"(?:[^\s/?#@'\"<>]*@(?:[^\s/?#@'\"<>]*@)*(?!sha256:)"
     r"|[^\s/?#@'\":<>]*:(?![0-9]*(?:[\s/?#'\"]|$))[^\s'\"<>]*@(?!sha256:)(?=[^\s/@'\"<>]+))"
 )
 
-#: Values that open something, by how they are called in an address, a header, AWS's canonical request or a JSON
-#: document, also as Python quotes them. ``team/sig:1.0`` is an image.
+#: Secret values, by their names in a URL, a header, AWS's canonical request or a JSON document, also as Python quotes
+#: them. ``team/sig:1.0`` is an image.
 _VALUE = re.compile(
     r"(?P<name>\bX-(?:Amz|Goog)-(?:Signature|Security-Token|Credential)['\"]?\s*[=:]\s*(?:b?['\"])?"
     r"|\b(?:AWSAccessKeyId|Signature)\s*=\s*|\bSignature:\n"
@@ -43,7 +43,7 @@ _VALUE = re.compile(
     re.IGNORECASE,
 )
 
-#: One of these is in whatever ``_VALUE`` finds: to look for them first is a tenth of the work.
+#: Every match of ``_VALUE`` contains one of these: to look for them first takes a tenth of the time.
 _WORDS = (
     *("auth", "token", "secret", "password", "credential", "signature", "accesskey"),
     *("sig=", "key=", "bearer", "basic"),
@@ -53,7 +53,7 @@ _secrets: OrderedDict[str, None] = OrderedDict()
 
 
 def _raw(text: str) -> bytes:
-    """The bytes of *text*; those that were no UTF-8 as they came."""
+    """The bytes of *text*, including those that are not valid UTF-8."""
     try:
         return text.encode(errors="surrogateescape")
     except UnicodeEncodeError:
@@ -61,7 +61,7 @@ def _raw(text: str) -> bytes:
 
 
 def hide(*secrets: str | None) -> None:
-    """Remember secrets, so that no text shows them from now on."""
+    """Register secrets, so that no text shows them from now on."""
     for secret in secrets:
         if not secret or len(secret) < _SHORTEST or _WORD.fullmatch(secret):
             continue
@@ -73,18 +73,18 @@ def hide(*secrets: str | None) -> None:
 
 
 def hide_login(username: str, password: str | None) -> None:
-    """Remember a password, and what Basic makes of it."""
+    """Register a password, and its form in HTTP basic authentication."""
     hide(password)
     if password:
         hide(b64encode(_raw(f"{username}:{password}")).decode())
 
 
 def hide_user_of(address: str | None) -> None:
-    """Remember the password in an address, such as a proxy's."""
+    """Register the password in a URL, such as that of a proxy."""
     if not address or "@" not in address:
         return
-    written = address.rpartition("@")[0].partition("://")[2] or address.rpartition("@")[0]
-    hide(written.partition(":")[2])
+    user = address.rpartition("@")[0].partition("://")[2] or address.rpartition("@")[0]
+    hide(user.partition(":")[2])
     try:
         hide(urlsplit(address).password)
     except ValueError:
@@ -92,12 +92,12 @@ def hide_user_of(address: str | None) -> None:
 
 
 def without_user(text: str) -> str:
-    """*text*, with no address in it that has a user or a password."""
+    """Return *text* with the users and passwords in URLs replaced."""
     return _USER.sub(rf"\g<scheme>{HIDDEN}@", text) if "://" in text else text
 
 
 def without_secrets(text: str) -> str:
-    """*text*, with nothing in it that opens something."""
+    """Return *text* with all secrets replaced."""
     text = without_user(text)
     lower = text.lower()
     if any(word in lower for word in _WORDS):
@@ -109,7 +109,7 @@ def without_secrets(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """*text*, with what would drive a terminal written out; line ends and tabs are kept."""
+    """Return *text* with control characters escaped, except line ends and tabs."""
     if text.isprintable():
         return text
     return "".join(
@@ -119,21 +119,21 @@ def printable(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    """*text* as it may be told: without secrets, and printable."""
+    """Return *text* without secrets, and printable."""
     return printable(without_secrets(text))
 
 
 def shown_line(text: str) -> str:
-    """The same of a text that is to be one line, whatever names of files are in it."""
+    """Return *text* without secrets, printable, and in one line, even if it has file names with line ends."""
     return shown(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def shown_document(value: object) -> object:
-    """A document of JSON's values with no secret in any of its texts."""
+    """Return a JSON document with the secrets in all of its texts replaced."""
     if isinstance(value, str):
         return without_secrets(value)
     if isinstance(value, dict):
-        return {name: shown_document(each) for name, each in value.items()}
+        return {name: shown_document(member) for name, member in value.items()}
     if isinstance(value, (list, tuple)):
-        return [shown_document(each) for each in value]
+        return [shown_document(member) for member in value]
     return value

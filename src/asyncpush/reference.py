@@ -1,4 +1,4 @@
-"""Every grammar of references: ECR's registry hosts, repositories, tags, destinations, and images in other registries.
+"""The grammars of references: ECR's hosts, repositories, tags, destinations, and images in other registries.
 
 Sources: ECR's service model; OCI distribution-spec 1.1, "pulling manifests"; Docker's rules for names without a host.
 """
@@ -35,19 +35,20 @@ _REPOSITORY_MAX: dict[Service, int] = {"ecr": 256, "ecr-public": 205}
 
 # OCI distribution-spec 1.1, "pulling manifests": <reference> as a tag.
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_TAG_HINT = "a tag has up to 128 letters, digits, '.', '_' and '-', and does not begin with '.' or '-'"
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryName:
-    """Which registry is meant.
+    """The name of an ECR registry.
 
     Attributes:
         service: ``ecr``, or ``ecr-public`` for ECR Public.
-        id: the account id, or ECR Public's alias; None is the caller's own.
-        region: the region in the host; None is the caller's own.
-        fips: the host asks for FIPS endpoints.
-        dual_stack: the host asks for dual-stack endpoints.
-        host: the host as it was written; empty for the caller's own registry.
+        id: the account id, or ECR Public's alias; None for the caller's own account.
+        region: the region in the host; None for the configured region.
+        fips: whether the host requires FIPS endpoints.
+        dual_stack: whether the host requires dual-stack endpoints.
+        host: the host as written; empty for the caller's own registry.
     """
 
     service: Service = "ecr"
@@ -60,7 +61,7 @@ class RegistryName:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A repository in a registry, and the tag that the image gets there, if any."""
+    """A repository in a registry, and the tag for the image, if any."""
 
     registry: RegistryName
     repository: str
@@ -74,7 +75,7 @@ class Destination:
 
 
 def parse_registry(text: str) -> RegistryName:
-    """Read a registry's host: a private registry's of any partition, or ``public.ecr.aws/ALIAS``.
+    """Parse the host of a registry: a private one of any partition, or ``public.ecr.aws/ALIAS``.
 
     Raises:
         InvalidReferenceError: *text* is not an ECR registry.
@@ -95,7 +96,7 @@ def parse_registry(text: str) -> RegistryName:
 
 
 def parse_destination(text: str) -> Destination:
-    """Read ``[REGISTRY/]REPOSITORY[:TAG]``.
+    """Parse ``[REGISTRY/]REPOSITORY[:TAG]``.
 
     Raises:
         InvalidReferenceError: a part of it is not well formed; the message says which.
@@ -114,39 +115,36 @@ def parse_destination(text: str) -> Destination:
 
 
 def destination(registry: RegistryName, repository: str, tag: str | None) -> Destination:
-    """Put a destination together from its checked parts.
+    """Make a destination, and check its repository and tag.
 
     Raises:
-        InvalidReferenceError: the repository's name or the tag is not one that ECR takes.
+        InvalidReferenceError: ECR does not accept the name of the repository or the tag.
     """
     check_repository(repository, registry.service)
-    if tag is not None and not _TAG.fullmatch(tag):
-        raise InvalidReferenceError(
-            f"{tag[:140]!r} is not a tag",
-            hint="a tag has up to 128 letters, digits, '.', '_' and '-', and begins with none of '.-'",
-        )
+    if tag is not None and not is_tag(tag):
+        raise InvalidReferenceError(f"{tag[:140]!r} is not a tag", hint=_TAG_HINT)
     return Destination(registry, repository, tag)
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A registry and the beginning of the repositories' names in it; may be empty."""
+    """A registry, and a prefix of the names of its repositories, which may be empty."""
 
     registry: RegistryName
     path: str
 
     def join(self, repository: str, tag: str | None) -> Destination:
-        """The destination of an image that calls itself *repository* and *tag*.
+        """Return the destination of an image that its source names *repository* and *tag*.
 
         Raises:
-            InvalidReferenceError: together they are not well formed.
+            InvalidReferenceError: prefix and *repository* together, or the tag, are not well formed.
         """
         path = self.path.strip("/")
         return destination(self.registry, f"{path}/{repository}" if path else repository, tag)
 
 
 def parse_prefix(text: str) -> Prefix:
-    """Read ``[REGISTRY][/PREFIX]``.
+    """Parse ``[REGISTRY][/PREFIX]``.
 
     Raises:
         InvalidReferenceError: the registry is not an ECR registry.
@@ -165,7 +163,7 @@ def parse_prefix(text: str) -> Prefix:
 
 
 def registry_of(account: str | None) -> RegistryName:
-    """The registry of an account; None is the caller's own.
+    """Return the registry of an account; None is the caller's own account.
 
     Raises:
         InvalidReferenceError: *account* is not an account id.
@@ -176,45 +174,45 @@ def registry_of(account: str | None) -> RegistryName:
 
 
 def check_repository(name: str, service: Service = "ecr") -> None:
-    """See that *name* is one that ECR takes for a repository.
+    """Check that ECR accepts *name* as the name of a repository.
 
     Raises:
-        InvalidReferenceError: it is not.
+        InvalidReferenceError: it does not.
     """
-    longest = _REPOSITORY_MAX[service]
-    if not 2 <= len(name) <= longest or not _REPOSITORY.fullmatch(name):
+    max_length = _REPOSITORY_MAX[service]
+    if not 2 <= len(name) <= max_length or not _REPOSITORY.fullmatch(name):
         raise InvalidReferenceError(
             f"{name[:300]!r} is not a repository name",
-            hint=f"ECR takes 2 to {longest} lower-case letters and digits, joined by '.', '_', '__', '-' or '/'",
+            hint=f"ECR takes 2 to {max_length} lower-case letters and digits, joined by '.', '_', '__', '-' or '/'",
         )
 
 
-def in_registry(written: Destination, registry: RegistryName) -> Destination:
-    """*written*, with *registry* filled in where it names none.
+def in_registry(destination: Destination, registry: RegistryName) -> Destination:
+    """Return *destination*, with *registry* filled in if it names no registry.
 
     Raises:
-        InvalidReferenceError: it names another registry.
+        InvalidReferenceError: *destination* names another registry.
     """
-    if written.registry == RegistryName():
-        check_repository(written.repository, registry.service)
-        return replace(written, registry=registry)
-    if written.registry != registry:
+    if destination.registry == RegistryName():
+        check_repository(destination.repository, registry.service)
+        return replace(destination, registry=registry)
+    if destination.registry != registry:
         raise InvalidReferenceError(
-            f"{written} is not in {registry.host or 'your own registry'}", hint="connect to its registry"
+            f"{destination} is not in {registry.host or 'your own registry'}", hint="connect to its registry"
         )
-    return written
+    return destination
 
 
 SCHEME = "docker://"
 
-#: Docker Hub as users write it; its API is elsewhere.
+#: Docker Hub as users write it; its API has another host.
 HUB = "docker.io"
 HUB_API = "registry-1.docker.io"
 _HUB_NAMES = frozenset({HUB, "index.docker.io", HUB_API})
 
 _HOST_WORD = r"(?:[a-z0-9]|[a-z0-9][a-z0-9-]*[a-z0-9])"
 _HOST = re.compile(rf"(?:{_HOST_WORD}(?:\.{_HOST_WORD})*|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{{1,5}}))?")
-_LONGEST_NAME = 255
+_MAX_NAME_LENGTH = 255
 
 _HINT = "write docker://HOST/REPOSITORY[:TAG|@DIGEST], such as docker://quay.io/team/app:1.4"
 
@@ -224,10 +222,10 @@ class RemoteReference:
     """An image in a registry.
 
     Attributes:
-        host: the registry's host, with its port if one was written, in lower case; ``docker.io`` for Docker Hub.
-        repository: the repository as the registry knows it: with ``library/`` where Docker Hub wants that.
-        tag: None where only a digest was written.
-        digest: None where none was written; it counts more than the tag.
+        host: the registry's host in lower case, with its port if it has one; ``docker.io`` for Docker Hub.
+        repository: the repository's name in the registry's API: with ``library/`` if Docker Hub requires it.
+        tag: the tag; None if only a digest was written.
+        digest: the digest, which takes precedence over the tag; None if none was written.
     """
 
     host: str
@@ -237,20 +235,20 @@ class RemoteReference:
 
     @property
     def target(self) -> Digest | str:
-        """What to ask the registry for: the digest, or else the tag."""
+        """The reference for the registry's API: the digest, or else the tag."""
         return self.digest or self.tag or "latest"
 
     @property
     def name(self) -> str:
-        """The repository as people call it: without Docker Hub's ``library/``, where one word follows."""
-        word = self.repository.removeprefix("library/")
-        return word if self.host == HUB and "/" not in word else self.repository
+        """The repository's usual name: without ``library/`` for the official images of Docker Hub."""
+        short = self.repository.removeprefix("library/")
+        return short if self.host == HUB and "/" not in short else self.repository
 
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         digest = f"@{self.digest}" if self.digest else ""
-        # A host of one word is told from a namespace by its upper-case letters alone.
-        host = self.host if _looks_like_a_host(self.host) else self.host.upper()
+        # Only upper-case letters distinguish a host of one word from a namespace.
+        host = self.host if _looks_like_host(self.host) else self.host.upper()
         return f"{SCHEME}{host}/{self.name}{tag}{digest}"
 
 
@@ -261,20 +259,20 @@ def is_tag(text: str) -> bool:
 
 def is_repository(text: str) -> bool:
     """Whether *text* can be a repository's name."""
-    return len(text) <= _LONGEST_NAME and _REPOSITORY.fullmatch(text) is not None
+    return len(text) <= _MAX_NAME_LENGTH and _REPOSITORY.fullmatch(text) is not None
 
 
 def is_remote(source: str) -> bool:
-    """Whether *source* is written as an image in a registry."""
+    """Whether *source* is a reference to an image in a registry."""
     return source.startswith(SCHEME)
 
 
 def parse_remote(text: str) -> RemoteReference:
-    """Read ``docker://[HOST[:PORT]/]REPO[:TAG][@DIGEST]``.
+    """Parse ``docker://[HOST[:PORT]/]REPO[:TAG][@DIGEST]``.
 
-    A first word is a host as Docker takes it: with a dot, a colon or an upper-case letter, or ``localhost``. Without a
-    host it is Docker Hub's, and there a name of one word is below ``library/``. Without tag and digest it is
-    ``latest``.
+    The first word is a host by Docker's rule: with a dot, a colon or an upper-case letter, or ``localhost``. The
+    default host is Docker Hub, where a name of one word is below ``library/``. The default tag is ``latest``, unless
+    there is a digest.
 
     Raises:
         InvalidReferenceError: a part of it is not well formed; the message says which.
@@ -284,12 +282,12 @@ def parse_remote(text: str) -> RemoteReference:
     rest, at, digest_text = text.removeprefix(SCHEME).partition("@")
     is_user = bool(at) and ":" in rest and "/" not in rest and not digest_text.startswith("sha256:")
     if "/" in digest_text or is_user:
-        # It is not shown: it holds a password, or half of one.
+        # The message does not quote it: it contains a password, or half of one.
         raise InvalidReferenceError(
             f"a source that begins with {SCHEME} names no user", hint="set ASYNCPUSH_SRC_CREDS to USER:PASSWORD"
         )
     first, slash, path = rest.partition("/")
-    if slash and _looks_like_a_host(first):
+    if slash and _looks_like_host(first):
         host = canonical_host(first)
     else:
         host, path = HUB, rest
@@ -298,16 +296,13 @@ def parse_remote(text: str) -> RemoteReference:
         name = f"library/{name}" if name else ""
     _check_name(name, text)
     if colon and not is_tag(tag):
-        raise InvalidReferenceError(
-            f"{tag[:140]!r} in {text[:300]!r} is not a tag",
-            hint="a tag has up to 128 letters, digits, '.', '_' and '-', and begins with none of '.-'",
-        )
+        raise InvalidReferenceError(f"{tag[:140]!r} in {text[:300]!r} is not a tag", hint=_TAG_HINT)
     digest = _parse_digest(digest_text, text) if at else None
     return RemoteReference(host, name, tag or (None if digest else "latest"), digest)
 
 
 def canonical_host(text: str) -> str:
-    """A registry's host in the one form that it is known by: lower case, and ``docker.io`` for Docker Hub.
+    """Return the canonical form of a registry's host: lower case, and ``docker.io`` for Docker Hub.
 
     Raises:
         InvalidReferenceError: *text* is not a host.
@@ -320,7 +315,7 @@ def canonical_host(text: str) -> str:
 
 
 def _is_address(host: str) -> bool:
-    """Whether what stands between brackets, if anything does, is an IPv6 address."""
+    """Whether the text between brackets, if there are any, is an IPv6 address."""
     if not host.startswith("["):
         return True
     try:
@@ -331,11 +326,11 @@ def _is_address(host: str) -> bool:
 
 
 def api_host(host: str) -> str:
-    """Where the API of *host* is."""
+    """Return the host of the API of *host*."""
     return HUB_API if host == HUB else host
 
 
-def _looks_like_a_host(word: str) -> bool:
+def _looks_like_host(word: str) -> bool:
     return word == "localhost" or "." in word or ":" in word or word != word.lower()
 
 
@@ -353,16 +348,18 @@ def _parse_digest(digest: str, text: str) -> Digest:
     try:
         return Digest.parse(digest)
     except ValueError as error:
-        raise InvalidReferenceError(f"{text[:300]!r}: {error}", hint="ECR knows images by sha256 alone") from error
+        raise InvalidReferenceError(
+            f"{text[:300]!r}: {error}", hint="write a sha256 digest; ECR supports no other"
+        ) from error
 
 
 _SUBJECT = re.compile(r"sha256-(?P<hex>[a-f0-9]{64})(?:\.(?:sig|att|sbom))?")
 
 
 def subject_of(tag: str) -> Digest | None:
-    """The digest of the image whose signature or referrers *tag* holds; None for other tags.
+    """Return the digest of the image whose signature or referrers have *tag*; None for other tags.
 
-    cosign's tags end in ``.sig``, ``.att`` or ``.sbom``; the tag schema of the OCI distribution-spec has no ending.
+    The tags of cosign end in ``.sig``, ``.att`` or ``.sbom``; those of the OCI referrers tag schema have no suffix.
     """
     match = _SUBJECT.fullmatch(tag)
     return Digest(match["hex"]) if match else None

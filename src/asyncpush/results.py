@@ -1,4 +1,4 @@
-"""What became of what was asked for, failures among it, and how to raise them."""
+"""Results of images, referrers and layers: what was pushed, what failed, and how to raise the failures."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from asyncpush.errors import AsyncpushError, FailuresError
-from asyncpush.model import Digest
+from asyncpush.model import Digest, LeftOut
 
 
 class Result:
-    """What became of something; some or all of it may have failed."""
+    """The result of a request; some or all of it may have failed."""
 
     __slots__ = ()
 
     @property
     def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:
-        """What has failed, as the user knows it, and why; empty if nothing has."""
+        """Each failure: what failed, by the name that the user knows, and the error."""
         raise NotImplementedError
 
     def raise_for_failures(self) -> None:
-        """Return if nothing has failed.
+        """Raise an error if anything failed.
 
         Raises:
-            FailuresError: something has; the error has all of it.
+            FailuresError: something failed; the error lists all failures.
         """
         if failures := self.failures:
             raise FailuresError(failures)
@@ -34,7 +34,7 @@ ResultT = TypeVar("ResultT", bound=Result)
 
 
 class Results(list[ResultT], Result):
-    """What became of many things, in the order in which they were asked for."""
+    """The results of many requests, in the order of the requests."""
 
     __slots__ = ()
 
@@ -43,8 +43,80 @@ class Results(list[ResultT], Result):
 
     @property
     def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:
-        """What of all of them has failed."""
+        """The failures of all results."""
         return tuple(failure for result in self for failure in result.failures)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferrerResult:
+    """The result of one referrer of an image: a signature, an attestation, an SBOM.
+
+    Attributes:
+        subject: the digest of the manifest that it refers to.
+        source: where it came from.
+        destination: where it went; None if it could not be read.
+        outcome: as of an image; ``refused`` if ECR does not accept such a referrer, ``failed`` if it was not pushed for
+            any other reason, or if the source can't list its referrers.
+        digest: its manifest's digest.
+        layers_sent: blobs that were sent, or would be.
+        bytes_sent: their bytes.
+        error: why it was not pushed.
+    """
+
+    subject: Digest
+    source: str
+    destination: str | None
+    outcome: Literal["pushed", "present", "planned", "refused", "failed"]
+    digest: Digest | None = None
+    layers_sent: int = 0
+    bytes_sent: int = 0
+    error: AsyncpushError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageResult(Result):
+    """The result of one image.
+
+    Attributes:
+        source: where it came from.
+        destination: where it went, with its tag.
+        digest: the digest of its manifest or index; None in a dry run of an image whose layers are still uncompressed.
+        media_type: its manifest's media type; None likewise.
+        outcome: ``pushed``; ``present`` if the repository had it already; ``planned`` in a dry run.
+        layers_sent: blobs (layers and configs) that were sent, or would be.
+        bytes_sent: bytes of layers that were sent (before base64); in a dry run, bytes to read.
+        layers_present: blobs that the repository had already, or that another image of the run sends.
+        bytes_present: their bytes.
+        seconds: how long it took.
+        layers_mounted: blobs that were mounted from another repository of the registry.
+        bytes_mounted: their bytes.
+        referrers: the results of its referrers.
+        left_out: what the image's index names and the source does not hold.
+    """
+
+    source: str
+    destination: str
+    digest: Digest | None
+    media_type: str | None
+    outcome: Literal["pushed", "present", "planned"]
+    layers_sent: int = 0
+    bytes_sent: int = 0
+    layers_present: int = 0
+    bytes_present: int = 0
+    seconds: float = 0.0
+    layers_mounted: int = 0
+    bytes_mounted: int = 0
+    referrers: tuple[ReferrerResult, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:
+        """The referrers that failed; those that ECR refuses did not."""
+        return tuple(
+            (referrer.source, referrer.error)
+            for referrer in self.referrers
+            if referrer.outcome == "failed" and referrer.error
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +135,13 @@ class ImageFailure(Result):
 
 @dataclass(frozen=True, slots=True)
 class LayerResult(Result):
-    """A file that is a layer of the repository now.
+    """The result of one file that was pushed as a layer.
 
     Attributes:
         file: the file.
         digest: its sha256.
         size: its bytes.
-        media_type: what a manifest should call it.
+        media_type: the media type to give it in a manifest.
         outcome: ``pushed``; ``present`` if the repository had it already; ``planned`` in a dry run.
     """
 

@@ -1,4 +1,4 @@
-"""The limits that a push keeps to, each with its reason. The command line's options map to these fields one to one."""
+"""The limits of a push, each with its reason. Each option of the command line sets one of these fields."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from asyncpush.reference import Service
 MiB = 1024 * 1024
 GiB = 1024 * MiB
 
-#: ECR's documented part size limits (quotas page: 5 to 10 MiB; UploadLayerPart's model takes up to 20 MiB).
+#: The part size limits of ECR (quotas page: 5 to 10 MiB; the model of UploadLayerPart: up to 20 MiB).
 MIN_PART_SIZE = 5 * MiB
 MAX_PART_SIZE = 20 * MiB
 
-#: What InitiateLayerUpload answers in every sample; used when it answers none.
+#: The part size in all sample answers of InitiateLayerUpload; used if an answer has none.
 DEFAULT_PART_SIZE = 10 * MiB
 
 #: Parts of one layer (quotas page; not adjustable).
 MAX_PARTS: dict[Service, int] = {"ecr": 4200, "ecr-public": 1000}
 
-#: The longest manifest that PutImage takes (its model's maximum).
+#: The largest manifest that PutImage accepts (the maximum in its model).
 MAX_MANIFEST_SIZE = 4 * MiB
 
-#: Indexes in indexes: real ones have one level, two at the most.
+#: Levels of nested indexes: real ones have one level, two at most.
 MAX_INDEX_DEPTH = 4
 
-#: Manifests below one root; an index of many more is a mistake or an attack.
+#: Manifests of one image; an index of many more is a mistake or an attack.
 MAX_MANIFESTS = 1000
 
-#: Seconds that a host may be silent which has answered before: a router that restarts, a fail-over, a new lease.
+#: Seconds that a host which has answered before may be silent: while a router restarts, say, or a fail-over happens.
 MAX_OUTAGE = 300.0
 
-#: Seconds for which AWS takes a signature (Signature Version 4: five minutes either way).
+#: Seconds for which AWS accepts a signature (Signature Version 4: five minutes before and after its time).
 SIGNATURE_LIFETIME = 300.0
 
 Compression = Literal["gzip", "zstd", "none"]
@@ -44,29 +44,28 @@ Compression = Literal["gzip", "zstd", "none"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How long a host is waited for, and when a request is sent again; all times in seconds.
+    """Time-outs, and when failed requests are sent again; all times are in seconds.
 
     Attributes:
-        stall: without a byte from a registry that is read, until its connection counts as broken.
-        connect: until a connection to it must be there.
-        read: without a byte from ECR, or taken by it, until its connection counts as broken.
-        answer: until an answer's headers, and then a document, must be whole, however slowly they come; a blob may
-            take as long as it likes.
-        note_after: without an answer, until a user is told that it is waited for.
-        attempts: failures in a row, without progress in between, that end a request to a registry that is read;
-            throttles are none, nor is no answer at all. Of requests to ECR, ``Settings.max_attempts`` says so.
-        outage: for how long a host that has answered may give no answer; within ``Settings``, its ``max_outage`` says.
-        first_wait: the longest first wait; it doubles with each failure.
-        longest_wait: the longest of these waits.
-        throttled: what one request may wait in all because it was refused for its rate, or told to wait.
-        throttled_wait: what each throttle of a request to ECR adds to its wait: the pace of all requests, not the rest
-            of one, keeps to a quota.
-        first_throttled_wait: the shortest bound of the first wait where a registry that is read refuses for its rate.
-        slowest_rate: requests of an operation of ECR a second, at the least, however many it refuses: a tenth of the
-            smallest quota, so that a run goes on even when others take all.
-        lag_waits: between tries to put a manifest whose blobs ECR does not see yet: its check of manifests can lag
-            behind a completed layer by hundreds of milliseconds.
-        helper: until a credential helper must have answered.
+        stall: time without a byte from a source registry after which its connection counts as lost.
+        connect: time to connect to a source registry.
+        read: time without a byte to or from ECR after which its connection counts as lost.
+        answer: time for the headers of an answer, and for a whole document; a blob may take any time.
+        note_after: time without an answer after which the user is told what is waited for.
+        attempts: consecutive failures that end a request to a source registry; throttles and unanswered requests do not
+            count. ``Settings.max_attempts`` is the same for ECR.
+        outage: time that a host which has answered before may be silent; ``Settings.max_outage`` overrides it.
+        first_wait: the longest wait after the first failure; it doubles with each failure.
+        longest_wait: the longest wait after any failure.
+        throttled: total time that one request may wait because it was throttled, or because an answer asks to wait.
+        throttled_wait: time that each throttle of a request to ECR adds to its wait; it is short, because the rate
+            limit of the operation slows all requests down.
+        first_throttled_wait: the least upper limit of the wait after the first throttle by a source registry.
+        slowest_rate: the lowest rate of an operation of ECR, in requests per second, however many are throttled: a
+            tenth of the smallest quota, so that a run proceeds even while other clients use up the quota.
+        lag_waits: the waits between attempts to put a manifest whose blobs ECR does not find: its check of manifests
+            can lag hundreds of milliseconds behind a completed layer.
+        helper: time for the answer of a credential helper.
     """
 
     stall: float = 60.0
@@ -87,36 +86,34 @@ class RetryPolicy:
 
     @classmethod
     def of(cls, settings: Settings) -> RetryPolicy:
-        """As *settings* say, for one host."""
+        """Return the policy of *settings* for one host."""
         return replace(settings.retry, outage=settings.max_outage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a push may use and how hard it tries.
+    """The resources that a push may use, and how it handles failures.
 
     Attributes:
-        max_layers: layers in flight at once, over all images, at most. One stream into ECR runs at 24 to 40 MB/s, so
-            speed is the number of streams; there are 32 at first, and more as long as that is faster.
-        max_memory: bytes of encoded parts held at once, over all layers. Each layer holds the part in
-            flight and the next one: 2 x 4/3 x part size.
-        part_size: bytes a part; None takes what ECR asks for (10 MiB).
+        max_layers: the most layers in flight at once, over all images. One stream into ECR reaches 24 to 40 MB/s, so
+            throughput depends on how many layers are in flight: 32 at first, then more for as long as that is faster.
+        max_memory: the most bytes of encoded parts held at once, over all layers. Each layer holds the part in flight
+            and the next one: 2 x 4/3 x part size.
+        part_size: bytes of a part; None uses the size that ECR asks for (10 MiB).
         compression: how uncompressed layers (of a docker-archive) are compressed.
-        compression_level: gzip 1 to 9 (1 to 3 by igzip, an order of magnitude faster than zlib's 4 to 9), zstd 1 to
+        compression_level: gzip 1 to 9 (1 to 3 by igzip, an order of magnitude faster than 4 to 9 by zlib), zstd 1 to
             19; None is gzip 1, zstd 3.
-        early_parts: let a layer's next part leave before the one before is answered, where answers come fast compared
-            with parts. Off: no public client of ECR does it, and what it gains there is unknown.
-        max_attempts: tries of one request before its failure counts; throttles are no failures, and no answer at all
-            is an outage.
-        max_outage: seconds that an endpoint or registry which has answered may give no answer, until its requests fail.
+        early_parts: send the next part of a layer before the one before it is answered, if answers are fast compared
+            with parts. Off by default: no public client of ECR does it, and its benefit there is unknown.
+        max_attempts: consecutive failures that end a request to ECR; throttles and unanswered requests do not count.
+        max_outage: seconds that an endpoint or registry which has answered before may be silent until requests fail.
         retry: the waits and time-outs of requests.
-        signature_lifetime: seconds for which ECR takes a signature; parts are sent so that they arrive well within it.
+        signature_lifetime: seconds for which ECR accepts a signature; parts arrive well within it.
         create_repository: create a missing repository instead of failing.
-        max_unpacked: bytes that what is decompressed of one source, or read from a pipe, may take in the temporary
-            directory: a small archive can claim to be huge.
-        push_foreign_layers: send layers that are marked as non-distributable, too.
-        available_platforms: where an archive or layout holds several platforms of an index, and others not, push an
-            index of those that are there.
+        push_foreign_layers: also send layers that are marked as non-distributable.
+        max_unpacked: the most bytes that one source may take in the temporary directory, decompressed or read from a
+            pipe: a small archive can expand to any size.
+        available_platforms: if an archive or layout holds only some platforms of an index, push an index of those.
     """
 
     max_layers: int = 64
@@ -162,15 +159,15 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwsConfiguration:
-    """What a caller may set over the AWS configuration of the environment.
+    """Overrides of the AWS configuration of the environment.
 
     Attributes:
-        profile: a profile of the shared configuration.
-        region: the region, where the registry's host names none.
+        profile: a profile of the shared configuration files.
+        region: the region, if the registry's host names none.
         endpoint_url: the endpoint, instead of AWS's own.
-        access_key_id: explicit credentials, with ``secret_access_key``; nothing is then read from the environment.
+        access_key_id: explicit credentials, with ``secret_access_key``; none are then read from the environment.
         secret_access_key: see above.
-        credential_timeout: seconds that a profile's credential_process may take; botocore would wait for ever.
+        credential_timeout: seconds that a profile's credential_process may take; botocore has no limit.
     """
 
     profile: str | None = None
@@ -195,15 +192,15 @@ Encryption = Literal["AES256", "KMS", "KMS_DSSE"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositorySettings:
-    """What a repository is created with (CreateRepository, SetRepositoryPolicy, PutLifecyclePolicy).
+    """The settings of a new repository (CreateRepository, SetRepositoryPolicy, PutLifecyclePolicy).
 
     Attributes:
-        mutability: of its tags; None is ECR's default (MUTABLE).
-        exclusions: wildcards of tags that are excluded from *mutability*, five at the most.
+        mutability: the mutability of its tags; None is ECR's default (MUTABLE).
+        exclusions: wildcards of tags that are excluded from *mutability*, at most five.
         scan_on_push: scan images when they are pushed; None is ECR's default.
         encryption: None is ECR's default (AES256).
-        kms_key: of the encryption KMS or KMS_DSSE; None is AWS's own key.
-        resource_tags: keys and values.
+        kms_key: the key for KMS or KMS_DSSE; None is AWS's own key.
+        resource_tags: pairs of key and value.
         policy: the repository policy's JSON text.
         lifecycle_policy: the lifecycle policy's JSON text.
     """
@@ -231,20 +228,20 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRegistry:
-    """How a registry is reached that images are read from.
+    """How to reach a registry that images are read from.
 
     Attributes:
         host: its host, and its port if it has one; ``docker.io`` is Docker Hub.
-        plain_http: speak HTTP.
+        plain_http: use HTTP instead of HTTPS.
         verify: check its TLS certificate, host name included.
-        ca_bundle: authorities to trust beside the system's, as a PEM file.
-        client_certificate: what to present when the registry asks, as a PEM file.
-        client_key: the key of ``client_certificate``, where that file does not hold it, too.
+        ca_bundle: a PEM file of certificate authorities to trust besides the system's.
+        client_certificate: a PEM file of the certificate to present when the registry asks for one.
+        client_key: the key of ``client_certificate``, if that file does not hold it.
         credentials: a user and a password; None looks for them as ``docker`` and ``podman`` do.
         credential_helper: the name of the ``docker-credential-NAME`` program to ask instead.
-        aws: ask ECR for credentials, with this configuration; None does so only where *host* is ECR's.
-        anonymous: use no credentials, whatever is found.
-        connections: requests at once, at the most.
+        aws: ask ECR for credentials with this configuration; None does so only if *host* is ECR's.
+        anonymous: use no credentials, even if there are any.
+        connections: the most requests at once.
     """
 
     host: str

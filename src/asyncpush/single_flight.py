@@ -1,4 +1,4 @@
-"""Work that many tasks ask for: it is done once, and where it fails, it fails once."""
+"""Work that many tasks request: it is done once, or fails once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 class SingleFlight(Generic[T]):
     """Does the work for each key once, however many tasks ask for it; after a failure, the next task tries again.
 
-    A run has millions of keys: one that ends in a digest takes little memory, and so does the usual result.
+    A run can have millions of keys: a key that ends in a digest takes little memory, and so does the usual result.
 
     Args:
         usual: the result of most keys.
@@ -29,7 +29,7 @@ class SingleFlight(Generic[T]):
         self._claimed = PackedSet()
 
     async def do(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
-        """The result of *work* for *key*, and whether this call did the work."""
+        """Return the result of *work* for *key*, and whether this call did the work."""
         while not self._is_done(key):
             if (running := self._running.get(key)) is not None:
                 await running.wait()
@@ -49,7 +49,7 @@ class SingleFlight(Generic[T]):
         return self._done.get(key, cast("T", self._usual)), False
 
     def waiting(self, key: Hashable) -> int:
-        """How many tasks wait for the work on *key* that is under way."""
+        """Return how many tasks wait for the running work on *key*."""
         running = self._running.get(key)
         return running.statistics().tasks_waiting if running else 0
 
@@ -76,10 +76,10 @@ class SingleFlight(Generic[T]):
 
 
 class FirstFailure:
-    """Tries work that fails only once: every later task gets the first failure, until ``forget``.
+    """Does work that fails only once: every later task gets the first error.
 
     Args:
-        kind: the errors that every other task would meet, too.
+        kind: the errors that every later task would get, too.
     """
 
     def __init__(self, kind: type[Exception]) -> None:
@@ -87,7 +87,7 @@ class FirstFailure:
         self._failures: dict[object, Exception] = {}
 
     async def do(self, key: object, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of *work*; if an earlier try for *key* failed, raise that failure instead."""
+        """Return the result of *work*, or raise the error of an earlier attempt for *key*."""
         if (known := self._failures.get(key)) is not None:
             raise known.with_traceback(None)
         try:

@@ -1,4 +1,4 @@
-"""Sizes, rates and durations as people write and read them: parsed into bytes and seconds, and shown."""
+"""Parses and formats sizes, rates and durations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SIZE = re.compile(r"([0-9]+)\s*([a-zA-Z]*)")
 _DURATION = re.compile(rf"({_NUMBER})(ms|[smhdw])")
 _RATE = re.compile(rf"({_NUMBER})([a-zA-Z]+)/s")
 
-# In sizes a unit may be short, and be of any case: 10M is 10MiB.
+# The units of sizes may be abbreviated and of any case: 10M is 10MiB.
 _SIZES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "kib": 2**10, "mib": 2**20, "gib": 2**30,
           "kb": 10**3, "mb": 10**6, "gb": 10**9, "b": 1}  # fmt: skip
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -24,7 +24,7 @@ _SHOWN = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def parse_size(text: str) -> int:
-    """Read a size such as ``256MiB``, ``10M`` (the same unit), ``20MB`` or ``1048576``, in bytes.
+    """Parse a size such as ``256MiB``, ``10M`` (the same unit), ``20MB`` or ``1048576``, into bytes.
 
     Raises:
         UsageError: *text* is not a size.
@@ -36,7 +36,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Read a duration such as ``40ms``, ``1.5s``, ``5m``, ``12h``, ``30d`` or ``8w``, in seconds.
+    """Parse a duration such as ``40ms``, ``1.5s``, ``5m``, ``12h``, ``30d`` or ``8w``, into seconds.
 
     Raises:
         UsageError: *text* is not a duration.
@@ -49,16 +49,16 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Write *seconds* so that ``parse_duration`` gives them again."""
+    """Format *seconds* so that ``parse_duration`` returns the same value."""
     short = f"{seconds * 1000:g}ms" if seconds < 1 else f"{seconds:g}s"
     return short if parse_duration(short) == seconds else f"{seconds!r}s"
 
 
 def parse_rate(text: str) -> float:
-    """Read ``30MB/s``, ``512KiB/s`` or ``100Mbit/s``, in bytes a second.
+    """Parse ``30MB/s``, ``512KiB/s`` or ``100Mbit/s``, into bytes per second.
 
     Raises:
-        UsageError: *text* is not a rate, or is nothing.
+        UsageError: *text* is not a rate, or is zero.
     """
     match = _RATE.fullmatch(text.strip())
     rate = float(match[1]) * _BYTES.get(match[2], 0) if match else 0.0
@@ -68,7 +68,7 @@ def parse_rate(text: str) -> float:
 
 
 def format_rate(rate: float) -> str:
-    """Write *rate* so that ``parse_rate`` gives it again."""
+    """Format *rate* so that ``parse_rate`` returns the same value."""
     for unit in ("GB", "MB", "kB"):
         short = f"{rate / _BYTES[unit]:g}{unit}/s"
         if rate >= _BYTES[unit] and parse_rate(short) == rate:
@@ -77,12 +77,12 @@ def format_rate(rate: float) -> str:
 
 
 def format_number(number: float) -> str:
-    """Write a number without a fraction that says nothing."""
+    """Format a number, without the fraction if it is an integer."""
     return str(int(number)) if number == int(number) else repr(number)
 
 
 def size_text(size: float) -> str:
-    """*size* bytes in binary units, at most 8 wide: ``512 B``, ``1.2 GiB``, ``210 MiB``."""
+    """Format *size* bytes in binary units, at most 8 characters: ``512 B``, ``1.2 GiB``, ``210 MiB``."""
     value, unit = max(float(size), 0.0), 0
     while value >= 999.5 and unit < len(_SHOWN) - 1:
         value /= 1024
@@ -91,12 +91,12 @@ def size_text(size: float) -> str:
 
 
 def rate_text(rate: float) -> str:
-    """*rate* bytes a second, at most 10 wide."""
+    """Format *rate* bytes per second, at most 10 characters."""
     return size_text(rate) + "/s"
 
 
 def time_text(seconds: float) -> str:
-    """*seconds* as ``0:16``, ``1:02:03`` or ``3 d 4 h``."""
+    """Format *seconds* as ``0:16``, ``1:02:03`` or ``3 d 4 h``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours >= 48:
@@ -105,5 +105,5 @@ def time_text(seconds: float) -> str:
 
 
 def percent_text(part: int, whole: int) -> str:
-    """How much of *whole* is *part*, 4 wide; 100 % only when it is all."""
+    """Format *part* as a percentage of *whole*, 4 characters; 100 % only if they are equal."""
     return f"{100 * min(max(part, 0), whole) // whole if whole > 0 else 100:3d}%"

@@ -95,11 +95,11 @@ def test_a_credential_process_that_prints_without_end_is_ended(tmp_path: Path) -
 
 async def test_a_program_s_output_is_bounded_and_its_input_is_given() -> None:
     ended = await run_small(["sh", "-c", "cat; echo said >&2; exit 3"], b"given")
-    assert (ended.status, ended.output, ended.said, ended.is_endless) == (3, b"given", b"said\n", False)
+    assert (ended.status, ended.output, ended.errors, ended.is_too_long) == (3, b"given", b"said\n", False)
     endless = await run_small(["yes"])
-    assert (endless.status, len(endless.output), endless.is_endless) == (-9, MAX_OUTPUT, True)
+    assert (endless.status, len(endless.output), endless.is_too_long) == (-9, MAX_OUTPUT, True)
     loud = await run_small(["sh", "-c", "yes | head -c 3000000 >&2; echo done"])
-    assert (loud.status, loud.output, len(loud.said), loud.is_endless) == (0, b"done\n", MAX_OUTPUT, False)
+    assert (loud.status, loud.output, len(loud.errors), loud.is_too_long) == (0, b"done\n", MAX_OUTPUT, False)
 
 
 def test_a_list_of_failures_goes_into_no_pipe_that_nobody_reads(tmp_path: Path, server: Server) -> None:

@@ -35,7 +35,6 @@ from asyncpush.api import ImageFailure, Registry, open_logins, push_all
 from asyncpush.ecr import credential_providers, credentials
 from asyncpush.emulator import Emulator, FaultConfig, KnownCredentials
 from asyncpush.emulator.faults import parse_fault
-from asyncpush.engine.image import ImageResult
 from asyncpush.errors import (
     ConnectionFailedError,
     CredentialsError,
@@ -45,6 +44,7 @@ from asyncpush.errors import (
 from asyncpush.events import Event, ImageDone
 from asyncpush.protocols import Image
 from asyncpush.reference import Destination, parse_destination
+from asyncpush.results import ImageResult
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources import open_source
 from support.aws import REGION, aws

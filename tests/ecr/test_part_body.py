@@ -351,7 +351,7 @@ async def test_the_largest_part_goes_out_in_blocks_one_by_one_as_often_as_asked(
         blob, blob, MAX_PART_SIZE, lambda first, again: JsonPartEncoder(None, "team/app", UPLOAD, first, again)
     )
     zeros = Remembered(bytes(MAX_PART_SIZE))
-    part = await to_thread.run_sync(lambda: cutter.next_part(again=None if hold else zeros))
+    part = await to_thread.run_sync(lambda: cutter.next_part(content=None if hold else zeros))
     assert part is not None
     body = PartBody(OutgoingPart(part), CapacityLimiter(1))
     for _ in range(2):
@@ -393,5 +393,5 @@ async def test_a_part_is_held_by_its_sender_alone() -> None:
 
     blob = Zeros(3 * MiB)
     cutter = PartCutter(blob, blob, MiB, encoder)
-    while await to_thread.run_sync(lambda: cutter.next_part(again=None)) is not None:
+    while await to_thread.run_sync(lambda: cutter.next_part(content=None)) is not None:
         assert [each for each in made if each() is not None] == []

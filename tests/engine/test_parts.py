@@ -35,7 +35,7 @@ class Blob:
 
 @pytest.mark.parametrize(
     "work",
-    [lambda cutter: cutter.skip(BLOCKS * BLOCK_SIZE), lambda cutter: cutter.next_part(again=None)],
+    [lambda cutter: cutter.skip(BLOCKS * BLOCK_SIZE), lambda cutter: cutter.next_part(content=None)],
     ids=["skipping", "cutting"],
 )
 async def test_who_is_cancelled_reads_no_further_block(work: Callable[[PartCutter[Any]], object]) -> None:

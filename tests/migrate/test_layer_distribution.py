@@ -474,7 +474,7 @@ class Sender:
     def is_awaited(self, repository: Repository, each: ContentBlob) -> bool:
         return False
 
-    def failed(self) -> None:
+    def note_failure(self) -> None:
         pass
 
 

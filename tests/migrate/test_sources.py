@@ -416,7 +416,7 @@ async def test_an_index_that_gives_a_child_a_wrong_size_is_blamed_itself(two: Tw
     wrong = {**child, "size": int(str(child["size"])) + 7}
     two.app = two.here.source.hold(layout, layout.index(wrong), "team/app", "1")
 
-    error = await two.only_good(await two.here.run(two.plan()), "its descriptor says", "the index that names it")
+    error = await two.only_good(await two.here.run(two.plan()), "but its descriptor says", "the index that names it")
     assert "proxy" not in str(error)
 
 

@@ -121,7 +121,7 @@ async def upload_file(command: Command, members: Members, content: FileContent) 
 
 
 async def _cut(cutter: PartCutter[Part]) -> AsyncIterator[Part]:
-    while (part := await to_thread.run_sync(partial(cutter.next_part, again=None))) is not None:
+    while (part := await to_thread.run_sync(partial(cutter.next_part, content=None))) is not None:
         yield part
 
 

@@ -28,7 +28,6 @@ from asyncpush.cli.options import (
 from asyncpush.cli.report import print_images, print_layers
 from asyncpush.cli.run import DONE, FAILED, USAGE, run, say_error, say_lost
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice
-from asyncpush.engine.image import ImageResult
 from asyncpush.errors import (
     CREDENTIALS_LOST,
     ChoiceError,
@@ -45,7 +44,7 @@ from asyncpush.model import Platform
 from asyncpush.progress import progress
 from asyncpush.protocols import Image
 from asyncpush.reference import Destination, Prefix, parse_destination, parse_prefix, registry_of
-from asyncpush.results import ImageFailure, LayerFailure
+from asyncpush.results import ImageFailure, ImageResult, LayerFailure
 from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings
 from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry import RegistryPool, is_ecr, is_remote, open_pool, parse_remote

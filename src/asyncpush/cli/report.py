@@ -7,10 +7,9 @@ from typing import TypeAlias
 
 from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.streams import write_document, write_lines
-from asyncpush.engine.image import ImageResult, ReferrerResult
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError, UnforeseenError
 from asyncpush.model import LeftOut
-from asyncpush.results import ImageFailure, LayerFailure, LayerResult
+from asyncpush.results import ImageFailure, ImageResult, LayerFailure, LayerResult, ReferrerResult
 from asyncpush.verify import Verification, VerificationFailure
 
 #: Goes up when a member of the document changes its name or meaning; new members may be added at any time.

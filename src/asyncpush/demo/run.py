@@ -17,11 +17,10 @@ from anyio import to_thread
 from asyncpush.api import connect, push_all
 from asyncpush.demo.images import make_images
 from asyncpush.emulator.process import local_ecr
-from asyncpush.engine.image import ImageResult
 from asyncpush.events import Emit
 from asyncpush.protocols import Image
 from asyncpush.reference import Destination, parse_prefix
-from asyncpush.results import Results
+from asyncpush.results import ImageResult, Results
 from asyncpush.settings import AwsConfiguration, Settings
 from asyncpush.sources import open_source
 from asyncpush.verify import Verification, expected_targets, verify_all

@@ -46,7 +46,7 @@ from asyncpush.ecr.configuration import (
 )
 from asyncpush.errors import AsyncpushError, CredentialsError
 from asyncpush.files import read_small
-from asyncpush.processes import Ended, run_small
+from asyncpush.processes import CompletedProgram, run_small
 from asyncpush.settings import AwsConfiguration
 
 #: The most bytes of a token file, for a web identity or for the container credentials endpoint.
@@ -428,15 +428,15 @@ class _Process(ProcessProvider):  # type: ignore[misc] # botocore is untyped
         except concurrent.futures.CancelledError:
             from_thread.check_cancelled()  # raises the cancellation of the calling task
             raise
-        if done.is_endless:
+        if done.is_too_long:
             raise self._failed("its output is too large for credentials")
         if done.status != 0:
             ending = f"exit status {done.status}" if done.status > 0 else f"signal {-done.status}"
-            said = printable(done.said.decode(errors="replace"))
+            said = printable(done.errors.decode(errors="replace"))
             raise self._failed(f"it ended with {ending}{': ' if said else ''}{said}")
         return self._read(done.output)
 
-    async def _run(self, words: list[str]) -> Ended:
+    async def _run(self, words: list[str]) -> CompletedProgram:
         try:
             with anyio.fail_after(self._timeout):
                 return await run_small(words)

@@ -1,1 +1,1 @@
-"""The engine: an image read once, cut into parts, and pushed into any number of repositories."""
+"""The engine: reads an image once, cuts its layers into parts, and pushes them to any number of repositories."""

@@ -1,4 +1,4 @@
-"""Uncompressed layer in, compressed layer out, in one pass: the same bytes each time, the diff id checked."""
+"""Compresses an uncompressed layer as it is read, always to the same bytes, and checks its diff id."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ else:
 
 try:
     from isal import isal_zlib
-except ImportError:  # isal has no wheels for rarer machines
+except ImportError:  # isal has no wheels for less common machines
     isal_zlib = None  # type: ignore[assignment]
 
-#: The compressors get exactly this much at a time: igzip's output depends on the sizes it is fed with.
+#: Bytes that a compressor gets at a time, always: the output of igzip depends on the sizes of its inputs.
 BLOCK_SIZE = MiB
 _BLOCK = ThreadBuffer(BLOCK_SIZE)
 
-#: The level that stands for "none given": igzip's fastest useful one, and zstd's own default.
+#: The levels to use if none is given: igzip's fastest useful one, and zstd's own default.
 DEFAULT_LEVELS = {"gzip": 1, "zstd": 3}
 
 Codec = Literal["gzip", "zstd"]
 
 
 class RawLayer(Protocol):
-    """An uncompressed layer: a blob that is known by its diff id."""
+    """An uncompressed layer, named by its diff id."""
 
     @property
     def name(self) -> str:
-        """How to call it in errors and on screens."""
+        """Its name in errors and on screens."""
         ...
 
     @property
@@ -54,25 +54,25 @@ class RawLayer(Protocol):
         ...
 
     def mismatch(self, expected: Digest | int, actual: Digest | int) -> DigestMismatchError:
-        """The error for bytes that are not what its descriptor says."""
+        """Return the error for bytes that do not match its descriptor."""
         ...
 
 
 class Compressor(Protocol):
-    """What the codecs' compressor objects have in common."""
+    """The interface that the compressor objects of all codecs share."""
 
     def compress(self, data: memoryview, /) -> bytes:
-        """Take the next bytes; give out what is ready."""
+        """Compress the next bytes; return the output so far."""
         ...
 
     def flush(self) -> bytes:
-        """Give out the rest, and end."""
+        """Return the rest of the output, and end."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CompressedBlob:
-    """An uncompressed layer that is compressed as it is read (``protocols.Blob``); its digest is unknown until then.
+    """An uncompressed layer that is compressed as it is read (``protocols.Blob``).
 
     Attributes:
         raw: the layer's uncompressed bytes; its descriptor's digest is the diff id.
@@ -93,7 +93,7 @@ class CompressedBlob:
 
     @property
     def descriptor(self) -> Descriptor | None:
-        """None: the digest is known once the bytes were read."""
+        """None: the digest is known only after the bytes are read."""
         return None
 
     @property
@@ -107,7 +107,7 @@ class CompressedBlob:
         return f"{self.raw.descriptor.digest}+{self.codec}-{self._level}"
 
     def mismatch(self, expected: Digest | int, actual: Digest | int) -> DigestMismatchError:
-        """The error for uncompressed bytes that are not what the diff id says."""
+        """Return the error for uncompressed bytes that do not match the diff id."""
         return self.raw.mismatch(expected, actual)
 
     @contextmanager
@@ -122,9 +122,9 @@ class CompressedBlob:
 
 
 def new_compressor(codec: Codec, level: int) -> Compressor:
-    """Make a compressor whose output depends on its input alone: no name, no time, one thread.
+    """Make a compressor whose output depends only on its input: no name, no time, one thread.
 
-    Levels 1 to 3 of gzip are igzip's where it can be had; zlib does the others.
+    igzip does levels 1 to 3 of gzip where it is installed; zlib does the others.
     """
     if codec == "zstd":
         return zstd.ZstdCompressor(level=level)

@@ -1,4 +1,4 @@
-"""What all pushes of one run share: its limits, its memory, its journal, and the work that is done once for all."""
+"""What all pushes of one run share: limits, memory, the journal, and work that is done once for all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from asyncpush.single_flight import FirstFailure, SingleFlight
 
 @dataclass(frozen=True, slots=True)
 class PutManifest:
-    """A manifest that was put, and when, by the monotonic clock."""
+    """A manifest that was put, and the time on the monotonic clock."""
 
     outcome: Literal["pushed", "present"]
     at: float
@@ -41,14 +41,14 @@ class PushContext:
         emit: receives the run's events.
         memory: the memory for encoded parts.
         limiter: layers in flight; at most ``Settings.max_layers``.
-        journal: remembers what ECR has acknowledged; None where only this process does.
-        pipeline: whether parts of a layer may overlap on the wire.
-        threads: worker threads that read, hash, encode and compress: one a core, and one that waits.
-        sender: sends layers that a repository lacks; None sends each by itself.
-        unreadable: sources that could not be read; each is tried once.
-        layers: what each layer became, by repository and identity; None where its descriptor was known before.
+        journal: records what ECR has acknowledged; None to keep that only in this process.
+        pipeline: decides whether a part may leave before the one before it is acknowledged.
+        threads: limits the worker threads that read, hash, encode and compress.
+        sender: sends the layers that a repository lacks; None sends each layer to one repository.
+        unreadable: blobs that could not be read; each is tried once.
+        layers: the descriptors of sent layers, by repository and identity; None if the source knew the descriptor.
         manifests: the manifests without a tag that were put, by repository and digest.
-        created: the repositories that were created, by address.
+        created: the repositories that this run has created, by address.
     """
 
     settings: Settings
@@ -66,12 +66,12 @@ class PushContext:
 
     @classmethod
     def of(cls, settings: Settings, emit: Emit = ignore, journal: Journal | None = None) -> PushContext:
-        """The context that *settings* allow; call it in an event loop."""
-        # The allocator wastes a third: a thread can't use what another one has freed.
+        """Make the context of a run with *settings*; call it in an event loop."""
+        # The allocator needs a third more: a thread can't reuse what another one has freed.
         memory = MemoryBudget(settings.max_memory * 3 // 4)
         limiter = AdaptiveLimiter(open_files.share(settings.max_layers))
         return cls(settings, emit, memory, limiter, journal, PipelineEstimator(allowed=settings.early_parts))
 
-    def again(self) -> PushContext:
-        """The same for another call: it tries sources again that could not be read, and sends layers by itself."""
+    def for_next_call(self) -> PushContext:
+        """Return the context of another call: it tries unreadable blobs again, and has no sender."""
         return replace(self, unreadable=_unreadable(), sender=None)

@@ -1,4 +1,4 @@
-"""Compressed bytes decompressed, within bounds of memory; and the hash of what a compressed layer is uncompressed."""
+"""Decompresses within a bounded memory, and computes the diff id of a compressed layer."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ else:
 
 try:
     from isal import igzip_lib
-except ImportError:  # isal has no wheels for rarer machines
+except ImportError:  # isal has no wheels for less common machines
     igzip_lib = None  # type: ignore[assignment]
 
 Packing = Literal["gzip", "xz", "zstd", "bzip2"]
 
-#: How far back compressed data may refer, as a power of 2: twice what ``xz -9`` writes, all that ``zstd --ultra`` does.
+#: The largest window of compressed data, as a power of 2: twice that of ``xz -9``, and that of ``zstd --ultra``.
 WINDOW_LOG = 27
 
-#: The same of streams that may be decompressed side by side: all that zstd's usual levels write.
+#: The same for streams that are decompressed at the same time: that of the usual levels of zstd.
 SMALL_WINDOW_LOG = 23
 
-#: What liblzma and libzstd say of data that refers further back than it may.
-TOO_FAR_BACK = ("Memory usage limit exceeded", "requires too much memory")
+#: The errors of liblzma and libzstd for data whose window is too large.
+WINDOW_ERRORS = ("Memory usage limit exceeded", "requires too much memory")
 
-#: What the decompressors raise of damaged data.
+#: The errors that the decompressors raise for damaged data.
 CORRUPT: tuple[type[Exception], ...] = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError, OverflowError)
 if igzip_lib is not None:
-    CORRUPT = (*CORRUPT, igzip_lib.IsalError)  # type: ignore[arg-type]  # its stub takes the class for an instance
+    CORRUPT = (*CORRUPT, igzip_lib.IsalError)  # type: ignore[arg-type]  # its stub declares the class as an instance
 
-#: Bytes that a decompressor is given at a time: it copies what lies behind a member's end, and eStargz has thousands.
+#: Bytes that a decompressor gets at a time: it copies what follows the end of a member, and eStargz has thousands.
 _SLICE = 64 * 1024
 
-#: Bytes that it gives out at a time, however far its input expands.
-_ROOM = 256 * 1024
+#: Bytes that it returns at a time, however far its input expands.
+_MAX_OUTPUT = 256 * 1024
 
 
-#: A gzip member's header: its magic and method, how much every header has, and what its flags announce.
+#: The header of a gzip member: magic number and method, its fixed length, and its flags.
 _GZIP = b"\x1f\x8b\x08"
 _FIXED = 10
 _HEADER_CRC, _EXTRA, _NAME, _COMMENT = 2, 4, 8, 16
 
 
 class Decompressor(Protocol):
-    """What the standard library's decompressors have in common: each takes one stream (member, frame)."""
+    """The interface that the decompressors of the standard library share; each takes one stream (member, frame)."""
 
     @property
     def eof(self) -> bool:
@@ -67,21 +67,21 @@ class Decompressor(Protocol):
 
     @property
     def needs_input(self) -> bool:
-        """Whether it has given out all that it was given."""
+        """Whether it can return nothing more without more input."""
         ...
 
     @property
     def unused_data(self) -> bytes:
-        """What was given to it from behind the stream's end."""
+        """The input after the end of the stream."""
         ...
 
     def decompress(self, data: memoryview | bytes, max_length: int, /) -> bytes:
-        """Take *data*, and give out up to *max_length* bytes."""
+        """Decompress *data*, and return up to *max_length* bytes."""
         ...
 
 
 class _ZlibDecompressor:
-    """zlib's in the form of the others, which keep themselves what they could not use yet."""
+    """zlib's decompressor with the interface of the others: it keeps the input that it could not use yet."""
 
     def __init__(self) -> None:
         self._inner = zlib.decompressobj(16 + zlib.MAX_WBITS)
@@ -103,7 +103,7 @@ class _ZlibDecompressor:
 
 
 class _IgzipDecompressor:
-    """igzip's, for headers of any length: it takes a header only whole, and what it says is nobody's business here."""
+    """igzip's decompressor for headers of any length: igzip needs a whole header, so it gets a minimal one."""
 
     def __init__(self) -> None:
         self._inner = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
@@ -134,7 +134,7 @@ class _IgzipDecompressor:
 
 
 def _gzip_header() -> Generator[None, bytes, bytes]:
-    """Take a member's header piece by piece; in the end, the shortest one, and what came behind it (RFC 1952)."""
+    """Read the header of a member piece by piece; return a minimal header and what followed the header (RFC 1952)."""
     data = b""
     while len(data) < _FIXED:
         data += yield
@@ -183,29 +183,29 @@ _DECOMPRESSORS: dict[Packing, Callable[[int], Decompressor]] = {
 
 
 def new_decompressor(packing: Packing, window_log: int = WINDOW_LOG) -> Decompressor:
-    """What decompresses one stream, within bounds of memory; it raises what ``CORRUPT`` lists."""
+    """Make a decompressor of one stream, within a bounded memory; it raises the errors of ``CORRUPT``."""
     return _DECOMPRESSORS[packing](window_log)
 
 
-#: What holds a window of up to 128 MiB; the others hold 4 MiB at the most.
+#: Formats with windows of up to 128 MiB; those of the others have at most 4 MiB.
 LARGE: frozenset[Packing] = frozenset({"xz", "zstd"})
 
-#: Seconds after which a wait for its turn looks whether it is still wanted.
-_MOMENT = 0.1
+#: Seconds after which a wait for the turn checks whether it is cancelled.
+_CHECK_INTERVAL = 0.1
 
 _turn = Lock()
 
 
 @contextmanager
 def turn_of(packing: Packing) -> Iterator[None]:
-    """Decompress in the block, in a worker thread of anyio: streams with large windows one at a time in this process.
+    """Decompress in the block, in a worker thread of anyio: only one stream with a large window at a time.
 
-    Each may claim 128 MiB, however small it is, and a migration opens dozens of archives at once.
+    Such a stream may take 128 MiB, however small it is, and a migration opens dozens of archives at once.
     """
     if packing not in LARGE:
         yield
         return
-    while not _turn.acquire(timeout=_MOMENT):
+    while not _turn.acquire(timeout=_CHECK_INTERVAL):
         from_thread.check_cancelled()
     try:
         yield
@@ -214,22 +214,22 @@ def turn_of(packing: Packing) -> Iterator[None]:
 
 
 class CorruptError(Exception):
-    """Raised when compressed bytes are damaged or cut short; says why, for whoever knows what the bytes are of."""
+    """Raised when compressed bytes are damaged or cut short; the caller adds which bytes they are."""
 
 
 class LargeWindowError(CorruptError):
-    """Raised when compressed bytes refer further back than they may."""
+    """Raised when compressed bytes need a larger window than is allowed."""
 
 
 class UnpackedHash:
-    """Hashes what compressed bytes become; in a worker thread of anyio, so that a cancelled caller stops it.
+    """Hashes the uncompressed bytes of a compressed layer, in a worker thread of anyio: cancellation stops it.
 
-    A layer may be several gzip members or zstd frames behind one another (eStargz, pigz, zstd:chunked), and zeros may
-    pad a gzip file, as ``gzip -d`` has it.
+    A layer may consist of several gzip members or zstd frames (eStargz, pigz, zstd:chunked), and zeros may pad a gzip
+    file, as ``gzip -d`` accepts.
 
     Args:
         codec: how the bytes are compressed.
-        window_log: how far back they may refer, as a power of 2.
+        window_log: the largest window, as a power of 2.
     """
 
     def __init__(self, codec: Codec, window_log: int = WINDOW_LOG) -> None:
@@ -240,34 +240,34 @@ class UnpackedHash:
         self._members = 0
 
     def update(self, data: memoryview) -> None:
-        """Take the next bytes.
+        """Add the next compressed bytes.
 
         Raises:
-            LargeWindowError: they refer too far back.
+            LargeWindowError: they need a larger window than is allowed.
             CorruptError: they are damaged.
         """
         for start in range(0, len(data), _SLICE):
             try:
-                self._unpack(data[start : start + _SLICE])
+                self._decompress(data[start : start + _SLICE])
             except CORRUPT as error:
-                kind = LargeWindowError if any(words in str(error) for words in TOO_FAR_BACK) else CorruptError
+                kind = LargeWindowError if any(words in str(error) for words in WINDOW_ERRORS) else CorruptError
                 raise kind(f"its {self._codec} data can't be decompressed: {error}") from error
 
     def finish(self) -> Digest:
-        """The digest of all that the bytes have become.
+        """Return the digest of the uncompressed bytes.
 
         Raises:
-            CorruptError: they have ended too early.
+            CorruptError: the compressed bytes ended too early.
         """
         if self._member is not None or not self._members:
             raise CorruptError(f"its {self._codec} data has no end")
         return Digest(self._sha256.hexdigest())
 
     def close(self) -> None:
-        """Give the memory back, also where an error that is kept refers to this."""
+        """Free the memory, even if an error that is kept refers to this object."""
         self._member = None
 
-    def _unpack(self, data: memoryview | bytes) -> None:
+    def _decompress(self, data: memoryview | bytes) -> None:
         while True:
             if self._member is None:
                 if self._members and self._codec == "gzip" and data[:1] == b"\0":
@@ -276,12 +276,12 @@ class UnpackedHash:
                     return
                 self._member = new_decompressor(self._codec, self._window_log)
                 self._members += 1
-            out = self._member.decompress(data, _ROOM)
+            out = self._member.decompress(data, _MAX_OUTPUT)
             self._sha256.update(out)
             from_thread.check_cancelled()
             data = b""
             if self._member.eof:
                 data = self._member.unused_data
                 self._member = None
-            elif self._member.needs_input and len(out) < _ROOM:
+            elif self._member.needs_input and len(out) < _MAX_OUTPUT:
                 return

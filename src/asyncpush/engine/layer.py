@@ -1,4 +1,8 @@
-"""One layer on its way into ECR: read once, cut into parts, sent to one repository or to several at the same time."""
+"""One layer read once, cut into parts, and sent to one repository or to several at the same time.
+
+``push_layer`` takes a slot, ``send_layer`` opens the uploads and sends each the parts that it lacks, and
+``_PartSource`` makes those parts of a blob on this machine or in another registry.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +35,8 @@ from asyncpush.protocols import (
 )
 from asyncpush.settings import DEFAULT_PART_SIZE, MIN_PART_SIZE
 
-#: Uploads begun for one layer: an upload can expire, fall out of step or be damaged, but not again and again.
-_UPLOADS = 3
+#: Times that a layer is sent, at most: an upload can expire, be damaged or miss a part, but not again and again.
+_MAX_ATTEMPTS = 3
 
 Parts = tuple[Part, ...]
 
@@ -41,7 +45,7 @@ async def push_layer(repository: Repository, blob: Blob, context: PushContext) -
     """Put *blob* into *repository*, in one of the run's slots.
 
     Raises:
-        DigestMismatchError: the blob's bytes are not those that its descriptor names; nothing was completed.
+        DigestMismatchError: the blob's bytes do not match its descriptor; the upload was not completed.
         SourceError: the blob can't be read.
         RegistryError: ECR refused, or could not be reached in spite of all retries.
     """
@@ -55,41 +59,41 @@ async def push_layer(repository: Repository, blob: Blob, context: PushContext) -
 async def send_layer(
     repositories: Sequence[Repository], blob: Blob, context: PushContext
 ) -> list[PushedLayer | AsyncpushError]:
-    """Put *blob* into all of *repositories*, which may be in several registries, and read it only once for that.
+    """Put *blob* into all of *repositories*, which may be in several registries, and read it only once.
 
-    The caller has a slot. One repository that fails does not stop the others.
+    The caller holds a slot. A repository that fails does not stop the others.
 
     Returns:
-        What became of each, in the order of *repositories*.
+        The layer or the error of each repository, in the order of *repositories*.
     """
     uploads = [LayerUpload(repository, blob, context) for repository in repositories]
-    async with AsyncExitStack() as shown:
+    async with AsyncExitStack() as reported:
         for upload in uploads:
-            await shown.enter_async_context(upload.shown())
-        left = uploads
-        for attempt in range(1, _UPLOADS + 1):
-            await _attempt(left, blob, context, own_size=attempt == 1)
-            if attempt < _UPLOADS:
-                left = [upload for upload in left if upload.failure is not None and await upload.recover()]
-            if not left:
+            await reported.enter_async_context(upload.reported())
+        unfinished = uploads
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            await _attempt(unfinished, blob, context, is_first=attempt == 1)
+            if attempt < _MAX_ATTEMPTS:
+                unfinished = [upload for upload in unfinished if upload.failure is not None and await upload.recover()]
+            if not unfinished:
                 break
     return [_outcome(upload) for upload in uploads]
 
 
 def _outcome(upload: LayerUpload) -> PushedLayer | AsyncpushError:
     outcome = upload.failure or upload.pushed
-    assert outcome is not None, "the last attempt has ended one way or the other"  # noqa: S101
+    assert outcome is not None, "the last attempt either failed or succeeded"  # noqa: S101
     return outcome
 
 
-async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, context: PushContext, *, own_size: bool) -> None:
-    """Open the uploads, and send each what it lacks: what lacks the same is read once."""
-    # A part size of our own that ECR does not like shows as a refused part: the next upload takes ECR's.
-    wanted = context.settings.part_size or _held_size(blob, context) if own_size else None
+async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, context: PushContext, *, is_first: bool) -> None:
+    """Open the uploads and send the missing bytes of each; uploads that lack the same bytes share one reading."""
+    # If ECR refuses parts of our own size, the next attempt uses the size that ECR asks for.
+    preferred_size = context.settings.part_size or _size_to_save_memory(blob, context) if is_first else None
 
     async def open_one(upload: LayerUpload) -> None:
         try:
-            await upload.open(wanted=wanted)
+            await upload.open(preferred_size)
         except AsyncpushError as error:
             upload.failure = error
 
@@ -98,47 +102,47 @@ async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, context: PushCont
             for upload in uploads:
                 tg.start_soon(open_one, upload)
     opened = sorted((upload for upload in uploads if upload.failure is None), key=lambda upload: upload.received)
-    for received, together in groupby(opened, key=lambda upload: upload.received):
-        await _send_from(received, list(together), blob, context)
+    for received, group in groupby(opened, key=lambda upload: upload.received):
+        await _send_from(received, list(group), blob, context)
 
 
-def _held_size(blob: Blob, context: PushContext) -> int | None:
-    """The size of a remote blob's parts, which must be held: small ones where many layers share the memory."""
+def _size_to_save_memory(blob: Blob, context: PushContext) -> int | None:
+    """A small part size if many layers share the memory: the parts of a remote blob must be held until ECR has them."""
     if not isinstance(blob, RemoteBlob) or blob.source_size <= DEFAULT_PART_SIZE:
         return None
-    wanted = 2 * encoded_size(DEFAULT_PART_SIZE) * context.limiter.taken
-    return MIN_PART_SIZE if wanted > context.memory.limit else None
+    needed = 2 * encoded_size(DEFAULT_PART_SIZE) * context.limiter.taken
+    return MIN_PART_SIZE if needed > context.memory.limit else None
 
 
 async def _send_from(first: int, uploads: Sequence[LayerUpload], blob: Blob, context: PushContext) -> None:
     """Send the blob from byte *first* on, and complete the uploads."""
     try:
         with only_cause():
-            found = await _send_parts(first, uploads, blob, context)
+            layer = await _send_parts(first, uploads, blob, context)
             async with anyio.create_task_group() as tg:
                 for upload in uploads:
                     if upload.failure is None:
-                        tg.start_soon(upload.complete, found)
+                        tg.start_soon(upload.complete, layer)
     except AsyncpushError as error:
         for upload in uploads:
-            await upload.failed(error)
+            await upload.fail(error)
 
 
 async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, context: PushContext) -> LayerBytes:
-    size = max(upload.part_size for upload in uploads)
     if blob.descriptor and first >= blob.descriptor.size:
-        return LayerBytes(blob.descriptor.digest, blob.descriptor.size)  # all of it is there; ECR compares the digest
+        return LayerBytes(blob.descriptor.digest, blob.descriptor.size)  # ECR has all bytes, and compares the digest
 
     def encoder(start: int, content: RandomAccess | None) -> _Encoders:
         return _Encoders([upload.repository.encoder(upload.upload, start, content) for upload in uploads])
 
+    part_size = max(upload.part_size for upload in uploads)
     async with context.memory.account() as account:
-        run = _LayerSend(blob, first, size, encoder, context, account)
+        source = _PartSource(blob, first, part_size, encoder, context, account)
         async with AsyncExitStack() as stack:
-            maker, produce = await run.open(stack, uploads)
+            maker, encoded_parts = await source.open(stack, uploads)
             streams = [anyio.create_memory_object_stream[PartOf](0) for _ in uploads]
-            # The receiving ends outside, the group inside: when all has failed, the group stops the cutter before they
-            # close, and the failure arrives alone.
+            # The receiving ends close after the task group. When all uploads fail, the group thus cancels the encoding
+            # before its streams break, and raises nothing but the failure.
             for _, parts in streams:
                 stack.enter_context(parts)
             async with anyio.create_task_group() as tg:
@@ -146,21 +150,36 @@ async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, co
                 async def send(upload: LayerUpload, parts: MemoryObjectReceiveStream[PartOf]) -> None:
                     await upload.send(parts)
                     if all(upload.failure is not None for upload in uploads):
-                        tg.cancel_scope.cancel()  # nobody wants the next part
+                        tg.cancel_scope.cancel()  # no upload needs the next part
 
-                tg.start_soon(_encode_ahead, produce, [ahead for ahead, _ in streams])
+                tg.start_soon(_encode_ahead, encoded_parts, [sending for sending, _ in streams])
                 for upload, (_, parts) in zip(uploads, streams, strict=True):
                     tg.start_soon(send, upload, parts)
         return maker.result()
 
 
+async def _encode_ahead(encoded_parts: AsyncGenerator[EncodedParts, None], streams: Sequence[UploadParts]) -> None:
+    """Encode the next part while one is in flight: a stream takes it once ECR has acknowledged the one before."""
+    async with AsyncExitStack() as stack:
+        for stream in streams:
+            stack.enter_context(stream)
+        await stack.enter_async_context(aclosing(encoded_parts))
+        async for encoded in encoded_parts:
+            for part, stream in zip(encoded.parts, streams, strict=True):
+                try:
+                    await stream.send((part, encoded))
+                except anyio.BrokenResourceError:
+                    encoded.release()  # this upload has failed; the others continue
+            del encoded, part  # or they would be held until the next part is made
+
+
 @dataclass(frozen=True, slots=True)
-class _LayerSend:
-    """One reading of a blob, from byte ``first`` on, in parts of ``size`` bytes."""
+class _PartSource:
+    """Reads a blob once, from byte ``first`` on, and makes parts of ``part_size`` bytes."""
 
     blob: Blob
     first: int
-    size: int
+    part_size: int
     encoder: Callable[[int, RandomAccess | None], _Encoders]
     context: PushContext
     account: MemoryAccount
@@ -168,105 +187,91 @@ class _LayerSend:
     async def open(
         self, stack: AsyncExitStack, uploads: Sequence[LayerUpload]
     ) -> tuple[PartMaker[Parts], AsyncGenerator[EncodedParts, None]]:
-        """Open the blob, and pass what ECR has; what makes parts, and the parts."""
+        """Open the blob and skip the bytes that ECR has.
+
+        Returns:
+            What knows the layer's digest at the end, and the parts.
+        """
         if isinstance(self.blob, RemoteBlob):
             for upload in uploads:
-                upload.skipped(self.first)
-            maker = PartMaker(self.blob, self.size, self.encoder, start=self.first)
-            return maker, self._received(self.blob, maker, len(uploads))
-        assert isinstance(self.blob, LocalBlob), "a blob is here or elsewhere"  # noqa: S101
+                upload.skip(self.first)
+            maker = PartMaker(self.blob, self.part_size, self.encoder, start=self.first)
+            return maker, self._receive(self.blob, maker, len(uploads))
+        assert isinstance(self.blob, LocalBlob), "a blob is local or remote"  # noqa: S101
         reader = await stack.enter_async_context(opened(self.blob, self.context.threads))
-        cutter = PartCutter(self.blob, reader, self.size, self.encoder)
+        cutter = PartCutter(self.blob, reader, self.part_size, self.encoder)
         if self.first:
             await to_thread.run_sync(cutter.skip, self.first, limiter=self.context.threads)
             for upload in uploads:
-                upload.skipped(cutter.consumed)
+                upload.skip(cutter.consumed)
         return cutter, self._cut(cutter, reader, len(uploads))
 
     async def _cut(
         self, cutter: PartCutter[Parts], reader: BlobReader, uploads: int
     ) -> AsyncGenerator[EncodedParts, None]:
-        """The parts of a blob on this machine.
+        """Yield the parts of a local blob.
 
-        A part that can be read again is held, encoded, only while there is plenty of memory; else it takes next to
-        none, until it is sent. So the budget bounds memory, and hardly ever the number of layers in flight.
+        A part whose bytes can be read again is held encoded only while memory is plentiful; otherwise it takes next to
+        no memory until it is sent. So the budget bounds memory, and hardly ever the number of layers in flight.
         """
-        again = reader if isinstance(reader, SeekableReader) else None
-        held = self._encoded_size() * uploads
+        rereader = reader if isinstance(reader, SeekableReader) else None
+        part_size = min(self.part_size, self.blob.source_size) if self.blob.descriptor else self.part_size
+        encoded_cost = encoded_size(part_size) * uploads
         while True:
-            source, cost = None, held
-            if again is None:
+            content, cost = None, encoded_cost
+            if rereader is None:
                 await self.account.take(cost)
             elif not self.account.take_nowait(cost):
-                source, cost = again, 0
+                content, cost = rereader, 0
             consumed = cutter.consumed
-            cut = partial(cutter.next_part, again=source)
-            parts = await to_thread.run_sync(cut, limiter=self.context.threads)
+            next_part = partial(cutter.next_part, content=content)
+            parts = await to_thread.run_sync(next_part, limiter=self.context.threads)
             if parts is None:
                 return
             yield EncodedParts(parts, cost, cutter.consumed - consumed, self.account)
             del parts  # or they would be held until the next one is made
 
-    async def _received(
+    async def _receive(
         self, blob: RemoteBlob, maker: PartMaker[Parts], uploads: int
     ) -> AsyncGenerator[EncodedParts, None]:
-        """The parts of a remote blob: encoded at once for one upload; held as they came for several to encode.
+        """Yield the parts of a remote blob: held encoded for one upload, held as they came for several to encode.
 
-        Nothing is read, nor is a connection opened for it, before there is memory for it. But its turn at the registry
-        comes before: others who have theirs may wait for the memory.
+        The blob takes its turn at the source registry before it takes memory: otherwise it could hold memory while it
+        waits for blobs that have their turn and wait for memory. It opens no connection before it has the memory.
         """
         assert blob.descriptor is not None, "a remote blob's descriptor is known"  # noqa: S101
-        size, at = blob.descriptor.size, self.first
-        async with blob.stream(at) as stream:
-            cost = await self._take_for(at, size, uploads)
-            window = memoryview(bytearray(min(WINDOW_SIZE, self._room(at, size)) if uploads == 1 else 0))
+        size, position = blob.descriptor.size, self.first
+        async with blob.stream(position) as stream:
+            cost = await self._take_memory(position, size, uploads)
+            window = memoryview(bytearray(min(WINDOW_SIZE, self._room(position, size)) if uploads == 1 else 0))
             while True:
-                held = HeldBytes(at, self._room(at, size)) if uploads > 1 else None
-                parts = await receive_part(maker, stream, held, window, self.context.threads)
+                content = HeldBytes(position, self._room(position, size)) if uploads > 1 else None
+                parts = await receive_part(maker, stream, content, window, self.context.threads)
                 if parts is None:
                     return
                 consumed = parts[0].size
                 yield EncodedParts(parts, cost, consumed, self.account)
-                del parts, held
+                del parts, content  # or they would be held until the next one is made
                 if maker.ended:
                     return
-                at += consumed
-                cost = await self._take_for(at, size, uploads)
+                position += consumed
+                cost = await self._take_memory(position, size, uploads)
 
-    def _room(self, at: int, size: int) -> int:
-        """Bytes to read for the next part of a blob of *size* bytes; one more than there are, to see its end."""
-        return min(self.size, size - at + 1)
+    async def _take_memory(self, position: int, size: int, uploads: int) -> int:
+        """Take the memory for the part at byte *position*, and for sending it.
 
-    async def _take_for(self, at: int, size: int, uploads: int) -> int:
-        """Take the memory for the part at byte *at*, and for sending it; how much."""
-        room = self._room(at, size)
+        Returns:
+            The bytes that were taken.
+        """
+        room = self._room(position, size)
         window = self.context.memory.window_size
         cost = room + uploads * min(window, encoded_size(room)) if uploads > 1 else encoded_size(room)
         await self.account.take(cost)
         return cost
 
-    def _encoded_size(self) -> int:
-        return encoded_size(min(self.size, self.blob.source_size) if self.blob.descriptor else self.size)
-
-
-async def _encode_ahead(cuts: AsyncGenerator[EncodedParts, None], streams: Sequence[UploadParts]) -> None:
-    """Make the next part while one is in flight: handing over waits until that one is acknowledged."""
-    async with AsyncExitStack() as stack:
-        for stream in streams:
-            stack.enter_context(stream)
-        await stack.enter_async_context(aclosing(cuts))
-        async for encoded in cuts:
-            for part, stream in zip(encoded.parts, streams, strict=True):
-                try:
-                    await stream.send((part, encoded))
-                except anyio.BrokenResourceError:
-                    encoded.release()  # this upload has failed; the others go on
-            del encoded, part
-
-
-def encoded_size(part: int) -> int:
-    """The most that the request body of a part of so many bytes takes: base64, and room for the small members."""
-    return part * 4 // 3 + 2048
+    def _room(self, position: int, size: int) -> int:
+        """Bytes to read for the next part of a blob of *size* bytes: one more than it has, to see that it ends."""
+        return min(self.part_size, size - position + 1)
 
 
 class _Encoders:
@@ -283,3 +288,8 @@ class _Encoders:
     def finish(self) -> Parts:
         """Close the part."""
         return tuple(encoder.finish() for encoder in self._encoders)
+
+
+def encoded_size(part_size: int) -> int:
+    """The most that the request body of a part takes: base64, and some room for the other members."""
+    return part_size * 4 // 3 + 2048

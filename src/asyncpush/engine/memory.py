@@ -1,4 +1,4 @@
-"""Memory as a budget in bytes over all layers: taken before a part is made, given back when ECR has it."""
+"""The memory budget of all layers: memory is taken before a part is made, and given back once ECR has the part."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import anyio
 
 from asyncpush.settings import MiB
 
-#: Bytes that a part takes on its way where it is not held encoded: a window of base64, and what the socket has not
-#: taken of it.
+#: Bytes of memory that it takes to send a part that is not held encoded: a window of base64, and its copy in the
+#: buffers of the socket.
 WINDOW_SIZE = 2 * MiB
 
-#: The share of the budget that windows may take while parts wait for memory; parts that need not be held leave it free.
-_FOR_WINDOWS = 3 / 8
+#: The share of the budget that windows may take while parts wait; parts that need not be held leave it free.
+_SHARE_OF_WINDOWS = 3 / 8
 
-#: Who waits, first come first: so many bytes, and the event that grants them.
-_Line = OrderedDict[tuple[int, anyio.Event], None]
+#: Requests that wait, in order: the bytes, and the event that grants them.
+_Queue = OrderedDict[tuple[int, anyio.Event], None]
 
 
 class MemoryBudget:
-    """Bytes that may be held at once: by parts that are made, and by windows, through which other parts leave.
+    """Limits the bytes that parts hold, and windows: the buffers through which parts that are not held are sent.
 
-    It can't deadlock. Whoever waits for a part's memory holds nothing that only it can give back: all its earlier parts
-    are with their senders, and its source keeps what it needs to go on (``RemoteBlob.stream``). A sender waits for a
-    window at the most, and one window is always to be had, whatever parts and other waiters take. Whoever has a window
-    waits for nothing but the network, so it gives it back, then the senders their parts, and then the next part begins.
+    It can't deadlock. A layer that waits for memory holds none that only it can give back: its parts are with their
+    senders, and its source keeps what it needs to continue (``RemoteBlob.stream``). A sender waits at most for a
+    window, and one window is always available, whatever parts and other requests take. Sending through a window waits
+    only for the network: so windows are given back, then parts, and then the next part can be made.
 
-    Windows go first, up to a share of the budget; beyond it they go once no part waits. Parts go first come first
-    served. A part larger than the budget is granted when no other one is held, so that no part is too large to be sent.
+    Windows have priority up to a share of the budget; beyond it they wait until no part waits. Parts are granted in
+    order. A part larger than the budget is granted when no other part is held, so no part is too large to be sent.
 
     Args:
-        limit: bytes that may be held.
-        window: bytes of a window; 0 where there are none.
+        limit: the bytes that may be held.
+        window: the bytes of a window; 0 if windows need no memory.
     """
 
     def __init__(self, limit: int, window: int = WINDOW_SIZE) -> None:
@@ -43,27 +43,27 @@ class MemoryBudget:
         self._window = window
         self._parts = 0
         self._windows = 0
-        self._waiting: _Line = OrderedDict()
-        self._leaving: _Line = OrderedDict()
+        self._waiting_parts: _Queue = OrderedDict()
+        self._waiting_windows: _Queue = OrderedDict()
 
     @property
     def held(self) -> int:
-        """Bytes that are held now."""
+        """The bytes that are held now."""
         return self._parts + self._windows
 
     @property
     def limit(self) -> int:
-        """Bytes that may be held."""
+        """The bytes that may be held."""
         return self._limit
 
     @property
     def window_size(self) -> int:
-        """Bytes of a window."""
+        """The bytes of a window."""
         return self._window
 
     @asynccontextmanager
     async def account(self) -> AsyncIterator[MemoryAccount]:
-        """What one layer's parts hold; all of it is given back at the end, however the layer ends."""
+        """Open the account of one layer's parts; everything in it is given back at the end of the block."""
         account = MemoryAccount(self)
         try:
             yield account
@@ -72,11 +72,12 @@ class MemoryBudget:
 
     @asynccontextmanager
     async def window(self) -> AsyncIterator[Callable[[], None]]:
-        """Hold a window meanwhile; what is yielded gives it back earlier, if called.
+        """Hold a window for the block. The block may wait only for the network.
 
-        Nobody may wait for anything but the network while holding one.
+        Yields:
+            A function that gives the window back before the end of the block.
         """
-        await self._wait(self._leaving, self._window, self._close_window)
+        await self._wait(self._waiting_windows, self._window, self._close_window)
         is_open = True
 
         def close() -> None:
@@ -91,18 +92,18 @@ class MemoryBudget:
             close()
 
     async def take(self, size: int) -> None:
-        """Wait until a part may hold *size* bytes, and hold them."""
-        await self._wait(self._waiting, size, self.give_back)
+        """Wait until a part may hold *size* bytes, and take them."""
+        await self._wait(self._waiting_parts, size, self.give_back)
 
     def take_nowait(self, size: int) -> bool:
-        """Hold *size* bytes of a part if there is plenty; the rest is for those who must wait."""
-        if self._waiting or self._leaving or self.held + size > self._limit * (1 - _FOR_WINDOWS):
+        """Take *size* bytes for a part if memory is plentiful: nothing waits, and the share of the windows is free."""
+        if self._waiting_parts or self._waiting_windows or self.held + size > self._limit * (1 - _SHARE_OF_WINDOWS):
             return False
         self._parts += size
         return True
 
     def give_back(self, size: int) -> None:
-        """Hold *size* bytes less of parts."""
+        """Give back *size* bytes of parts."""
         self._parts -= size
         self._grant()
 
@@ -110,15 +111,15 @@ class MemoryBudget:
         self._windows -= size
         self._grant()
 
-    async def _wait(self, line: _Line, size: int, give_back: Callable[[int], None]) -> None:
-        place = (size, anyio.Event())
-        line[place] = None
+    async def _wait(self, queue: _Queue, size: int, give_back: Callable[[int], None]) -> None:
+        request = (size, anyio.Event())
+        queue[request] = None
         self._grant()
         try:
-            await place[1].wait()
+            await request[1].wait()
         except BaseException:
-            if place in line:
-                del line[place]
+            if request in queue:
+                del queue[request]
                 self._grant()
             else:
                 give_back(size)
@@ -126,45 +127,32 @@ class MemoryBudget:
 
     def _grant(self) -> None:
         while True:
-            if self._leaving and self._has_window():
-                self._windows += _first_of(self._leaving)
-            elif self._waiting and self._has_room(next(iter(self._waiting))[0]):
-                self._parts += _first_of(self._waiting)
+            if self._waiting_windows and self._may_open_window():
+                self._windows += _grant_first(self._waiting_windows)
+            elif self._waiting_parts and self._has_room(next(iter(self._waiting_parts))[0]):
+                self._parts += _grant_first(self._waiting_parts)
             else:
                 return
 
-    def _has_window(self) -> bool:
-        """Whether one more window may open: beside others only where that keeps no part from its turn."""
+    def _may_open_window(self) -> bool:
+        """Whether one more window may open; beside other windows only if that delays no part."""
         if not self._windows:
             return True
-        most = self._limit
-        if self._waiting:
-            most = min(int(most * _FOR_WINDOWS), most - next(iter(self._waiting))[0])
+        limit = self._limit
+        if self._waiting_parts:
+            limit = min(int(limit * _SHARE_OF_WINDOWS), limit - next(iter(self._waiting_parts))[0])
         windows = self._windows + self._window
-        return windows <= most and self._parts + windows <= self._limit
+        return windows <= limit and self._parts + windows <= self._limit
 
     def _has_room(self, size: int) -> bool:
-        """Whether a part may take so many bytes: they leave room for a window, or are alone."""
+        """Whether a part may take *size* bytes: it leaves room for a window, or no other part is held."""
         room = self._limit - max(self._windows, self._window)
         return self._parts + size <= room or (not self._parts and size > self._limit - self._window)
 
 
-class ThreadBuffer(threading.local):
-    """A buffer that each worker thread has of its own, for bytes that no call leaves behind in it.
-
-    Hundreds of layers may be open at once, but only a few threads work on them.
-
-    Args:
-        size: its bytes.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.view = memoryview(bytearray(size))
-
-
-def _first_of(line: _Line) -> int:
-    """Let go whoever is first, and say how many bytes it waits for."""
-    (size, granted), _ = line.popitem(last=False)
+def _grant_first(queue: _Queue) -> int:
+    """Grant the first request, and return its bytes."""
+    (size, granted), _ = queue.popitem(last=False)
     granted.set()
     return size
 
@@ -177,17 +165,30 @@ class MemoryAccount:
         self.held = 0
 
     async def take(self, size: int) -> None:
-        """Wait until a part may hold *size* bytes, and hold them."""
+        """Wait until a part may hold *size* bytes, and take them."""
         await self._budget.take(size)
         self.held += size
 
     def take_nowait(self, size: int) -> bool:
-        """Hold *size* bytes of a part if there is plenty (``MemoryBudget.take_nowait``)."""
-        taken = self._budget.take_nowait(size)
-        self.held += size if taken else 0
-        return taken
+        """Take *size* bytes for a part if memory is plentiful (``MemoryBudget.take_nowait``)."""
+        is_taken = self._budget.take_nowait(size)
+        self.held += size if is_taken else 0
+        return is_taken
 
     def give_back(self, size: int) -> None:
-        """Hold *size* bytes less."""
+        """Give back *size* bytes."""
         self.held -= size
         self._budget.give_back(size)
+
+
+class ThreadBuffer(threading.local):
+    """A buffer for each worker thread, whose content is used only within one call.
+
+    Hundreds of layers may be open at once, but only a few threads work on them.
+
+    Args:
+        size: the bytes of the buffer.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.view = memoryview(bytearray(size))

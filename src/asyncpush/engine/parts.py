@@ -1,4 +1,4 @@
-"""Parts of a blob: its bytes in, encoded parts and the layer's digest out, in worker threads."""
+"""Makes encoded parts of the bytes of a blob, and hashes the layer on the way, in worker threads."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from asyncpush.engine.memory import ThreadBuffer
 from asyncpush.model import Digest, LayerBytes
 from asyncpush.protocols import Blob, BlobReader, BlobStream, LocalBlob, RandomAccess
 
-#: Bytes that are read, hashed, encoded and hashed again in one go, while they are in the processor's cache.
+#: Bytes that are read, hashed, encoded and hashed again while they are in the processor's cache.
 #: A multiple of 3, so that base64 needs no padding inside a part.
 BLOCK_SIZE = 384 * 1024
 _BLOCK = ThreadBuffer(BLOCK_SIZE)
 
-#: Bytes of a remote blob that are gathered before a worker thread is given them: enough to be worth its turn.
+#: Bytes of a remote blob that are collected for one call of a worker thread: enough to be worth the switch.
 WINDOW_SIZE = 2 * BLOCK_SIZE
 
 P = TypeVar("P")
@@ -41,15 +41,15 @@ class Encoder(Protocol[P_co]):
 
 
 class PartMaker(Generic[P]):
-    """Makes parts of a blob's bytes while it hashes them, and sees that they are what its descriptor says.
+    """Makes parts of a blob's bytes, hashes them, and checks them against the blob's descriptor.
 
-    Blocking: its methods run in a worker thread, one at a time.
+    Its methods block: they run in a worker thread, one at a time.
 
     Args:
-        blob: what the bytes are of; its descriptor, if it has one, is checked at the end.
+        blob: the blob; its descriptor, if it has one, is checked at the end.
         part_size: bytes of each part but the last.
-        encoder: makes the encoder of the part that begins at a byte, and whose bytes can be read again, or not.
-        start: the first byte that is given; the digest of a blob without its beginning is left to ECR to check.
+        encoder: returns the encoder of a part, given its first byte and where its bytes can be read again, or None.
+        start: the first byte; if it is not 0, only ECR can check the digest.
     """
 
     def __init__(
@@ -66,19 +66,23 @@ class PartMaker(Generic[P]):
 
     @property
     def room(self) -> int:
-        """Bytes that the part still takes."""
+        """Bytes that are missing from the part."""
         return 0 if self.ended else self._first + self._part_size - self._size
 
-    def begin(self, again: RandomAccess | None) -> None:
-        """Begin a part; *again* is where its bytes are read again when it is sent, None to hold it, encoded."""
+    def begin(self, content: RandomAccess | None) -> None:
+        """Begin a part.
+
+        Args:
+            content: where the part's bytes are read again when it is sent; None to hold the part encoded.
+        """
         self._first = self._size
-        self._encoder = self._new_encoder(self._first, again)
+        self._encoder = self._new_encoder(self._first, content)
 
     def add(self, data: memoryview, *, ended: bool) -> None:
-        """Take the part's next bytes, and whether they are the blob's last.
+        """Add the next bytes of the part; *ended* says that they are the last bytes of the blob.
 
         Raises:
-            DigestMismatchError: the blob has ended, and its size or digest is not the descriptor's.
+            DigestMismatchError: the blob has ended, and its size or digest differs from its descriptor's.
         """
         assert self._encoder is not None, "a part was begun"  # noqa: S101
         for start in range(0, len(data), BLOCK_SIZE):
@@ -90,20 +94,20 @@ class PartMaker(Generic[P]):
         self._check()
 
     def finish(self) -> P | None:
-        """The part; None if there were no more bytes."""
+        """Return the part; None if the blob had no more bytes."""
         encoder, self._encoder = self._encoder, None  # or it would hold the part until the next one is made
         assert encoder is not None, "a part was begun"  # noqa: S101
         return encoder.finish() if self._size > self._first else None
 
     def result(self) -> LayerBytes:
-        """What was read: the layer's digest and size. Final once there are no more parts."""
+        """The digest and size of the bytes so far: of the layer, once there are no more parts."""
         claimed = self._blob.descriptor
         if not self._is_whole and claimed is not None:
             return LayerBytes(claimed.digest, self._size)
         return LayerBytes(Digest(self._sha256.hexdigest()), self._size)
 
-    def _pass(self, data: memoryview) -> None:
-        """Take bytes that need not be sent."""
+    def _hash_only(self, data: memoryview) -> None:
+        """Hash bytes that need not be sent."""
         self._sha256.update(data)
         self._size += len(data)
         self._first = self._size
@@ -119,13 +123,13 @@ class PartMaker(Generic[P]):
 
 
 class PartCutter(PartMaker[P]):
-    """Cuts a blob on this machine into parts, one worker-thread call a part; whoever is cancelled stops it in a block.
+    """Cuts a local blob into parts, with one worker-thread call for each; cancellation takes effect within a block.
 
     Args:
-        blob: what is read; its descriptor, if it has one, is checked at the end.
+        blob: the blob; its descriptor, if it has one, is checked at the end.
         reader: the opened blob.
         part_size: bytes of each part but the last.
-        encoder: makes the encoder of the part that begins at a byte, and whose bytes can be read again, or not.
+        encoder: returns the encoder of a part, given its first byte and where its bytes can be read again, or None.
     """
 
     def __init__(
@@ -140,49 +144,49 @@ class PartCutter(PartMaker[P]):
 
     @property
     def consumed(self) -> int:
-        """Bytes of the source that were read so far."""
+        """Bytes of the source that have been read so far."""
         return self._reader.consumed
 
     def skip(self, size: int) -> None:
-        """Read and hash the first *size* bytes: an earlier run has sent them.
+        """Read and hash the first *size* bytes, which an earlier run has sent.
 
         Raises:
             SourceError: the source can't be read.
         """
         while self._size < size:
             from_thread.check_cancelled()
-            wanted = _BLOCK.view[: min(size - self._size, BLOCK_SIZE)]
-            count = self._reader.readinto(wanted)
-            self._pass(wanted[:count])
-            if count < len(wanted):
+            block = _BLOCK.view[: min(size - self._size, BLOCK_SIZE)]
+            count = self._reader.readinto(block)
+            self._hash_only(block[:count])
+            if count < len(block):
                 self.ended = True
                 self._check()
                 return
 
-    def next_part(self, *, again: RandomAccess | None) -> P | None:
-        """Make the next part; None when there is no more.
+    def next_part(self, *, content: RandomAccess | None) -> P | None:
+        """Make the next part; None at the end.
 
         Args:
-            again: where the part's bytes are read again when it is sent; None to hold it, encoded.
+            content: where the part's bytes are read again when it is sent; None to hold the part encoded.
 
         Raises:
-            DigestMismatchError: the blob has ended, and its size or digest is not the descriptor's.
+            DigestMismatchError: the blob has ended, and its size or digest differs from its descriptor's.
             SourceError: the source can't be read.
         """
         if self.ended:
             return None
-        self.begin(again)
+        self.begin(content)
         while room := self.room:
             from_thread.check_cancelled()
-            wanted = _BLOCK.view[: min(room, BLOCK_SIZE)]
-            count = self._reader.readinto(wanted)
-            self.add(wanted[:count], ended=count < len(wanted))
+            block = _BLOCK.view[: min(room, BLOCK_SIZE)]
+            count = self._reader.readinto(block)
+            self.add(block[:count], ended=count < len(block))
         return self.finish()
 
 
 @asynccontextmanager
 async def opened(blob: LocalBlob, threads: CapacityLimiter | None = None) -> AsyncIterator[BlobReader]:
-    """Open *blob* in a worker thread, and close it in one."""
+    """Open *blob* for the block; opening and closing run in a worker thread."""
     manager = blob.open()
     reader = await to_thread.run_sync(manager.__enter__, limiter=threads)
     try:
@@ -193,11 +197,11 @@ async def opened(blob: LocalBlob, threads: CapacityLimiter | None = None) -> Asy
 
 
 class HeldBytes:
-    """The bytes of one part, held as they came, for several uploads to encode (``protocols.RandomAccess``).
+    """The bytes of one part, held unencoded for several uploads to encode (``protocols.RandomAccess``).
 
     Args:
         first: the part's first byte in the blob.
-        size: the part's bytes, at the most.
+        size: the most bytes that the part can have.
     """
 
     def __init__(self, first: int, size: int) -> None:
@@ -205,24 +209,24 @@ class HeldBytes:
         self._first = first
 
     def read_at(self, start: int, buffer: memoryview) -> memoryview:
-        """The bytes from *start* on; nothing is copied."""
+        """Return the bytes from *start* on, without a copy."""
         return self.buffer[start - self._first :][: len(buffer)]
 
 
 async def receive_part(
-    maker: PartMaker[P], stream: BlobStream, held: HeldBytes | None, window: memoryview, threads: CapacityLimiter
+    maker: PartMaker[P], stream: BlobStream, content: HeldBytes | None, window: memoryview, threads: CapacityLimiter
 ) -> P | None:
-    """Make the next part of a remote blob: the event loop waits for its bytes, worker threads do all else.
+    """Make the next part of a remote blob: the event loop receives its bytes, worker threads hash and encode them.
 
     Args:
         maker: makes the parts.
-        stream: gives the bytes.
-        held: where they stay for the time that the part is sent; None to hold it encoded.
-        window: where they go otherwise, ``WINDOW_SIZE`` bytes at a time.
+        stream: the blob's bytes.
+        content: holds the bytes until the part is sent; None to hold the part encoded.
+        window: a buffer for the bytes otherwise, of at most ``WINDOW_SIZE`` bytes.
         threads: the worker threads.
 
     Returns:
-        The part, or None when there is no more.
+        The part, or None at the end.
 
     Raises:
         DigestMismatchError: the blob has ended, and its size or digest is not the descriptor's.
@@ -230,17 +234,17 @@ async def receive_part(
     """
     if maker.ended:
         return None
-    maker.begin(held)
+    maker.begin(content)
     filled = 0
     while room := maker.room:
-        place = held.buffer[filled:] if held is not None else window
-        wanted = place[: min(room, WINDOW_SIZE)]
-        count = await stream.readinto(wanted)
+        buffer = content.buffer[filled:] if content is not None else window
+        block = buffer[: min(room, WINDOW_SIZE)]
+        count = await stream.readinto(block)
         filled += count
-        await to_thread.run_sync(partial(maker.add, wanted[:count], ended=count < len(wanted)), limiter=threads)
+        await to_thread.run_sync(partial(maker.add, block[:count], ended=count < len(block)), limiter=threads)
     return maker.finish()
 
 
 def worker_threads() -> CapacityLimiter:
-    """As many as there are cores, and one that waits for a disk; must be called in an event loop."""
+    """One thread for each core, and one that may wait for a disk; call it in an event loop."""
     return CapacityLimiter((os.cpu_count() or 1) + 1)

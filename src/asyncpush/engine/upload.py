@@ -1,4 +1,4 @@
-"""One upload of a layer into one repository: opened or taken up again, its parts in order, completed, journaled."""
+"""One upload of a layer into one repository: opened or resumed, its parts sent in order, completed, journaled."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from asyncpush.model import Descriptor, LayerBytes, PushedLayer, Upload
 from asyncpush.protocols import Blob, Part, Repository
 from asyncpush.settings import MAX_PART_SIZE, MAX_PARTS, MiB
 
-#: Bytes that are left to send, from which on it is worth a request to know exactly which.
-_WORTH_ASKING = MiB
+#: Missing bytes from which on a request that asks ECR what it has costs less than to send bytes again.
+_WORTH_A_REQUEST = MiB
 
 
 class EncodedParts:
@@ -36,9 +36,9 @@ class EncodedParts:
 
     Args:
         parts: the part, one for each upload; their bytes are shared where possible.
-        cost: the memory that they take, in bytes; returned once the last upload has released its part.
+        cost: bytes of memory that the parts take; given back once the last upload has released its part.
         consumed: bytes of the source that were read for the part.
-        account: the account that the memory is taken from.
+        account: the account that the memory was taken from.
     """
 
     def __init__(self, parts: tuple[Part, ...], cost: int, consumed: int, account: MemoryAccount) -> None:
@@ -46,30 +46,33 @@ class EncodedParts:
         self.consumed = consumed
         self.account = account
         self._cost = cost
-        self._uploads = len(parts)
+        self._unreleased = len(parts)
 
     def release(self) -> None:
         """Record that one of the uploads no longer needs its part."""
-        self._uploads -= 1
-        if not self._uploads:
+        self._unreleased -= 1
+        if not self._unreleased:
             self.account.give_back(self._cost)
 
 
-#: One upload's part, and the parts that it shares memory with.
+#: One upload's part, and the parts of the other uploads that it shares memory with.
 PartOf = tuple[Part, EncodedParts]
+
+UploadParts = MemoryObjectSendStream[PartOf]
 
 
 class LayerUpload:
-    """A blob on its way into one repository, over as many uploads as it takes.
+    """Sends a blob to one repository; an attempt that fails can be repeated, with the same upload or a new one.
 
     Args:
-        repository: where it goes.
-        blob: what is sent.
+        repository: the destination.
+        blob: the blob to send.
         context: what the layers of the run share.
 
     Attributes:
-        received: bytes that ECR had acknowledged when the upload was opened; what is sent begins behind them.
-        failure: what its last attempt failed of, None if it did not.
+        part_size: bytes of each part but the last; 0 until the upload is opened.
+        received: bytes that ECR had when the upload was opened; sending starts after them.
+        failure: the error of the last attempt; None if it did not fail.
         pushed: the layer, once it is in the repository.
     """
 
@@ -89,13 +92,13 @@ class LayerUpload:
 
     @property
     def upload(self) -> Upload:
-        """The upload; there is one once it was opened."""
-        assert self._upload is not None, "it was opened"  # noqa: S101
+        """The upload, after ``open``."""
+        assert self._upload is not None, "the upload was opened"  # noqa: S101
         return self._upload
 
     @asynccontextmanager
-    async def shown(self) -> AsyncIterator[None]:
-        """Tell when it begins, and how it ends."""
+    async def reported(self) -> AsyncIterator[None]:
+        """Emit an event at the beginning of the block, and one at its end that says how the layer has ended."""
         emit = self._context.emit
         title = f"{self.repository.name.rpartition('/')[2]} {self._blob.name.removeprefix('layer ')}"
         emit(LayerStarted(self._key, title, self._blob.source_size, self.repository.name))
@@ -107,37 +110,38 @@ class LayerUpload:
             else:
                 emit(LayerDone(self._key, self.pushed.descriptor.digest, self.pushed.outcome))
 
-    async def open(self, *, wanted: int | None) -> None:
-        """Take up the upload that an earlier run has left, or that is to be gone on with, or begin one.
+    async def open(self, preferred_size: int | None) -> None:
+        """Continue the upload of the last attempt, resume the upload of an earlier run, or begin one.
 
         Args:
-            wanted: bytes a part; None takes what ECR asks for.
+            preferred_size: bytes of a part; None uses the size that ECR asks for.
         """
         self.failure = None
-        if self._upload is not None:  # its place has moved: see ``recover``
+        if self._upload is not None:  # ``recover`` has kept it
             return
         journal, address, identity = self._context.journal, self.repository.address, self._blob.identity
-        left = await journal.open_upload(address, identity) if journal else None
-        if left is not None and left.part_size >= _least(self._blob.source_size, MAX_PARTS["ecr"]):
-            self._upload, self.part_size, self.received = left.upload, left.part_size, left.received
+        earlier = await journal.open_upload(address, identity) if journal else None
+        if earlier is not None and earlier.part_size >= _min_part_size(self._blob.source_size, MAX_PARTS["ecr"]):
+            self._upload, self.part_size, self.received = earlier.upload, earlier.part_size, earlier.received
             self._is_resumed = True
-            if await self._catch_up():
+            if await self._synchronize():
                 return
             if journal:
                 await journal.upload_lost(address, identity)
         self._upload = await self.repository.begin_upload()
-        self.part_size = part_size(self._upload, self._blob.source_size, wanted)
+        self.part_size = part_size(self._upload, self._blob.source_size, preferred_size)
         self.received, self._is_resumed = 0, False
         if journal:
             await journal.upload_begun(address, identity, self._upload, self.part_size)
 
-    async def _catch_up(self) -> bool:
-        """Learn how far ECR has come with what an earlier run has left; False if it does not have that any more.
+    async def _synchronize(self) -> bool:
+        """Ask ECR how many bytes it has of the upload of an earlier run; return False if the upload is lost.
 
-        That run may have ended before the answers to its last parts. A part of one byte that can't follow anything is
-        refused with the last byte that ECR has: that costs less than to send a part for it.
+        The earlier run may have ended before it got the answers to its last parts. ECR refuses a part of one byte that
+        can't follow any other, and names the last byte that it has: this costs less than sending a whole part to learn
+        it.
         """
-        if self._blob.source_size - self.received < _WORTH_ASKING:
+        if self._blob.source_size - self.received < _WORTH_A_REQUEST:
             return True
         encoder = self.repository.encoder(self.upload, 2 * self._blob.source_size + MAX_PART_SIZE, None)
         encoder.add(memoryview(b"\0"))
@@ -148,62 +152,32 @@ class LayerUpload:
         except InvalidLayerPartError as error:
             if not error.last_valid_byte or error.last_valid_byte < 0:
                 return not self.received
-            if not self._moves_on(error):
+            if not self._is_ahead(error):
                 return error.last_valid_byte + 1 == self.received
-            await self._has(error.last_valid_byte + 1)
+            await self._set_received(error.last_valid_byte + 1)
             return True
         except ServiceError:
-            return True  # then the next part tells
+            return True  # the answer to the next part decides
         return False
 
-    async def _has(self, received: int) -> None:
-        """Note that ECR has more than was known, also for a run that comes after this one."""
+    async def _set_received(self, received: int) -> None:
+        """Record that ECR has the first *received* bytes, also in the journal for a later run."""
         self.received = received
         if journal := self._context.journal:
             await journal.part_acknowledged(self.repository.address, self._blob.identity, self.upload, received)
 
-    async def failed(self, error: AsyncpushError) -> None:
-        """Note that the source has failed; an upload that has other bytes than it should is of no use any more."""
-        self.failure = self.failure or error
-        journal = self._context.journal
-        if journal and isinstance(error, DigestMismatchError) and self._upload is not None:
-            await journal.upload_lost(self.repository.address, self._blob.identity)
-
-    async def recover(self) -> bool:
-        """Make ready for another attempt, if one can help; what it failed of is in ``failure``."""
-        error, self.failure = self.failure, None
-        match error:
-            case InvalidLayerPartError() if self._is_resumed and self._moves_on(error):
-                # The last acknowledgements of the earlier run were lost with it: ECR says how far it has come.
-                self._rewind()
-                self._is_resumed = False
-                await self._has((error.last_valid_byte or 0) + 1)
-                return True
-            case UploadNotFoundError() | InvalidLayerPartError() | InvalidLayerError():
-                if not self._is_resumed:
-                    # All was in order when it was sent. If overlapping parts can do that, they do it no more.
-                    self._context.pipeline.stop()
-                self._rewind()
-                self._upload, self.received = None, 0
-                if journal := self._context.journal:
-                    await journal.upload_lost(self.repository.address, self._blob.identity)
-                return True
-            case _:
-                self.failure = error
-                return False
-
-    def skipped(self, read: int) -> None:
-        """Note that the source's first *read* bytes need not be sent."""
+    def skip(self, read: int) -> None:
+        """Record that the first *read* bytes of the source need not be sent."""
         self._read += read
         self._context.emit(PartSent(self._key, read, 0))
 
     async def send(self, parts: MemoryObjectReceiveStream[PartOf]) -> None:
-        """Send all parts; an error is kept in ``failure``, and the remaining parts are released."""
-        acknowledged, numbers = anyio.create_memory_object_stream[int](math.inf)
+        """Send all parts; after an error, keep it in ``failure`` and release the remaining parts."""
+        acknowledged, counts = anyio.create_memory_object_stream[int](math.inf)
         try:
             with only_cause():
-                async with parts, numbers, anyio.create_task_group() as tg:
-                    tg.start_soon(self._note, numbers)
+                async with parts, counts, anyio.create_task_group() as tg:
+                    tg.start_soon(self._journal_progress, counts)
                     async with acknowledged:
 
                         def on_acknowledged(part: Part) -> None:
@@ -213,30 +187,18 @@ class LayerUpload:
                         await sender.send(self._tracked(parts))
         except AsyncpushError as error:
             self.failure = error
-            for shared in self._unacknowledged.values():
-                shared.release()
+            for encoded in self._unacknowledged.values():
+                encoded.release()
             self._unacknowledged.clear()
 
-    async def complete(self, found: LayerBytes) -> None:
-        """Close the upload; what that fails of is kept in ``failure``."""
-        try:
-            outcome = await self.repository.complete_upload(self.upload, found.digest)
-        except AsyncpushError as error:
-            self.failure = error
-            return
-        descriptor = Descriptor(self._blob.media_type, found.digest, found.size)
-        if journal := self._context.journal:
-            await journal.layer_completed(self.repository.address, self._blob.identity, descriptor)
-        self.pushed = PushedLayer(descriptor, self._sent, outcome)
-
     async def _tracked(self, parts: MemoryObjectReceiveStream[PartOf]) -> AsyncIterator[Part]:
-        async for part, shared in parts:
-            self._unacknowledged[part] = shared
+        async for part, encoded in parts:
+            self._unacknowledged[part] = encoded
             yield part
-            del part, shared  # or they would be held until the next one is made
+            del part, encoded  # or they would be held until the next one is made
 
     async def _send(self, part: Part, on_sent: Callable[[], None]) -> None:
-        # A part that holds its bytes needs no memory to leave, and must not wait for any.
+        # A part whose bytes are in memory needs no more memory to be sent, and must not wait for any.
         if part.content is None or isinstance(part.content, HeldBytes):
             await self.repository.send_part(self.upload, part, on_sent)
             return
@@ -249,46 +211,91 @@ class LayerUpload:
             await self.repository.send_part(self.upload, part, close_and_report)
 
     def _acknowledge(self, part: Part) -> int:
-        shared = self._unacknowledged.pop(part)
-        shared.release()
+        """Account for a part that ECR has stored; return how many bytes of the layer ECR has now."""
+        encoded = self._unacknowledged.pop(part)
+        encoded.release()
         self._context.limiter.acknowledged(part.size)
         self._sent += part.size
-        self._read += shared.consumed
-        self._context.emit(PartSent(self._key, shared.consumed, part.size))
+        self._read += encoded.consumed
+        self._context.emit(PartSent(self._key, encoded.consumed, part.size))
         return part.last + 1
 
-    async def _note(self, numbers: MemoryObjectReceiveStream[int]) -> None:
-        """Journal how far ECR has acknowledged: the latest number, whenever the journal is ready for one."""
+    async def _journal_progress(self, counts: MemoryObjectReceiveStream[int]) -> None:
+        """Journal how many bytes ECR has: the latest count, each time that the journal has written the one before."""
         journal = self._context.journal
         received = 0
-        async for number in numbers:
-            received = max(received, number)
-            while numbers.statistics().current_buffer_used:
-                received = max(received, numbers.receive_nowait())
+        async for count in counts:
+            received = max(received, count)
+            while counts.statistics().current_buffer_used:
+                received = max(received, counts.receive_nowait())
             if journal:
                 await journal.part_acknowledged(self.repository.address, self._blob.identity, self.upload, received)
 
-    def _moves_on(self, error: InvalidLayerPartError) -> bool:
-        return error.last_valid_byte is not None and error.last_valid_byte >= self.received
+    async def complete(self, layer: LayerBytes) -> None:
+        """Close the upload; an error is kept in ``failure``."""
+        try:
+            outcome = await self.repository.complete_upload(self.upload, layer.digest)
+        except AsyncpushError as error:
+            self.failure = error
+            return
+        descriptor = Descriptor(self._blob.media_type, layer.digest, layer.size)
+        if journal := self._context.journal:
+            await journal.layer_completed(self.repository.address, self._blob.identity, descriptor)
+        self.pushed = PushedLayer(descriptor, self._sent, outcome)
+
+    async def fail(self, error: AsyncpushError) -> None:
+        """Record that the source has failed; an upload of damaged bytes can't be resumed later."""
+        self.failure = self.failure or error
+        journal = self._context.journal
+        if journal and isinstance(error, DigestMismatchError) and self._upload is not None:
+            await journal.upload_lost(self.repository.address, self._blob.identity)
+
+    async def recover(self) -> bool:
+        """Prepare another attempt.
+
+        Returns:
+            Whether another attempt can help; if not, ``failure`` keeps the error.
+        """
+        error, self.failure = self.failure, None
+        match error:
+            case InvalidLayerPartError() if self._is_resumed and self._is_ahead(error):
+                # The earlier run did not get its last answers: ECR has more than the journal says.
+                self._rewind()
+                self._is_resumed = False
+                await self._set_received((error.last_valid_byte or 0) + 1)
+                return True
+            case UploadNotFoundError() | InvalidLayerPartError() | InvalidLayerError():
+                if not self._is_resumed:
+                    # Everything was sent correctly. Parts that left early may be the cause: send none any more.
+                    self._context.pipeline.stop()
+                self._rewind()
+                self._upload, self.received = None, 0
+                if journal := self._context.journal:
+                    await journal.upload_lost(self.repository.address, self._blob.identity)
+                return True
+            case _:
+                self.failure = error
+                return False
 
     def _rewind(self) -> None:
         self._context.emit(PartSent(self._key, -self._read, 0))
         self._read = 0
 
+    def _is_ahead(self, error: InvalidLayerPartError) -> bool:
+        """Whether ECR has at least the bytes that are known to have arrived."""
+        return error.last_valid_byte is not None and error.last_valid_byte >= self.received
+
 
 def layer_key(repository: Repository, blob: Blob) -> str:
-    """What a blob on its way into a repository is called in events."""
+    """The name in events of a blob that is sent to a repository."""
     return f"{repository.address}/{blob.identity}"
 
 
-def part_size(upload: Upload, size: int, wanted: int | None) -> int:
-    """Bytes of each part but the last: *wanted* or what ECR asks for, and more where *size* needs too many parts."""
-    return max(wanted or upload.part_size, _least(size, upload.max_parts))
+def part_size(upload: Upload, size: int, preferred_size: int | None) -> int:
+    """Bytes of each part but the last: *preferred_size*, else ECR's; more if *size* bytes would need too many parts."""
+    return max(preferred_size or upload.part_size, _min_part_size(size, upload.max_parts))
 
 
-def _least(size: int, max_parts: int) -> int:
-    """The smallest part of which *max_parts* make *size* bytes, as far as ECR takes such parts."""
+def _min_part_size(size: int, max_parts: int) -> int:
+    """The smallest part size with which *max_parts* parts hold *size* bytes, but never more than ECR accepts."""
     return min(-(-size // max_parts), MAX_PART_SIZE)
-
-
-UploadParts = MemoryObjectSendStream[PartOf]

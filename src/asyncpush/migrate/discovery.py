@@ -15,7 +15,7 @@ from typing import TypeVar
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
-from asyncpush.engine.diff import ImageDiff, KnownLayers, WantedImage, assume_missing, diff_images, leaves, nodes
+from asyncpush.engine.diff import ImageDiff, KnownLayers, TaggedImage, assume_missing, diff_images, leaves, nodes
 from asyncpush.engine.memory import MemoryBudget
 from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
 from asyncpush.journal import FinishedImage
@@ -363,9 +363,9 @@ class Discovery:
                 diffs.update({copy: assume_missing(images[copy]) for copy in group})
                 return
             memory = KnownLayers.of(self._context.journal, repository)
-            wanted = [WantedImage(images[copy], copy.tag) for copy in group]
+            wanted = [TaggedImage(images[copy], copy.tag) for copy in group]
             try:
-                found = await diff_images(wanted, repository, memory, found=stored.get(repository))
+                found = await diff_images(wanted, repository, memory, stored=stored.get(repository))
             except RepositoryNotFoundError as error:
                 await self._create(group[0], error)
                 diffs.update({copy: assume_missing(images[copy]) for copy in group})

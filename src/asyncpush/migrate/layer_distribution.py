@@ -305,7 +305,7 @@ class ImageSender:
         self.first_uploads.complete(self.image, blob)
         return layer
 
-    def referenced(self, repository: Repository, manifest: Manifest) -> None:
+    def note_manifest(self, repository: Repository, manifest: Manifest) -> None:
         """Note that an image of *repository* refers to the blobs of *manifest* now."""
         self.distributor.mark_referenced(repository, (blob.digest for blob in manifest.blobs()))
 
@@ -313,7 +313,7 @@ class ImageSender:
         """Whether other repositories are being sent *blob* along with *repository*."""
         return self.distributor.is_awaited(repository, blob)
 
-    def failed(self) -> None:
+    def note_failure(self) -> None:
         """Note that the image will not be put: other images upload its layers then."""
         self.first_uploads.remove(self.image)
 

@@ -8,8 +8,7 @@ from functools import partial
 
 import anyio
 
-from asyncpush.engine.diff import ImageDiff, KnownLayers, WantedImage, assume_missing, diff_images
-from asyncpush.engine.image import ImageResult
+from asyncpush.engine.diff import ImageDiff, KnownLayers, TaggedImage, assume_missing, diff_images
 from asyncpush.engine.referrers import MAX_DEPTH, is_refused, push_referrer, too_deep
 from asyncpush.errors import (
     AsyncpushError,
@@ -21,6 +20,7 @@ from asyncpush.migrate.ledger import MigrationContext
 from asyncpush.migrate.report import Copy, CopyResult, Outcome, pushed_result
 from asyncpush.model import Digest
 from asyncpush.protocols import FoundReferrers, Image, ReferrerSource, UnreadReferrer
+from asyncpush.results import ImageResult
 from asyncpush.single_flight import SingleFlight
 from asyncpush.sources.registry import RepositoryReferrers
 
@@ -153,8 +153,8 @@ class Referrers:
         if self._context.options.dry and state == "missing":
             return assume_missing(image)
         memory = KnownLayers.of(self._context.journal, copy.repository)
-        wanted = [WantedImage(image, copy.tag)]
-        [plan] = await diff_images(wanted, copy.repository, memory, found=() if fresh else None)
+        wanted = [TaggedImage(image, copy.tag)]
+        [plan] = await diff_images(wanted, copy.repository, memory, stored=() if fresh else None)
         if isinstance(plan, TagImmutableError):
             raise plan
         return plan

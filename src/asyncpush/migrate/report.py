@@ -12,7 +12,6 @@ from typing import Literal
 from anyio import to_thread
 
 from asyncpush import open_files
-from asyncpush.engine.image import ImageResult
 from asyncpush.errors import (
     CREDENTIALS_LOST,
     AsyncpushError,
@@ -30,7 +29,7 @@ from asyncpush.errors import (
 from asyncpush.migrate.plan.model import Goal, PlanEntry
 from asyncpush.model import Digest, LeftOut
 from asyncpush.protocols import Repository
-from asyncpush.results import Result
+from asyncpush.results import ImageResult, Result
 
 #: ``planned`` in a dry run; ``finished`` by an interrupted run of the same migration, and not checked again;
 #: ``refused``: a referrer that ECR does not accept, which is no failure of its image.

@@ -13,7 +13,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from asyncpush.digest_set import PackedSet
 from asyncpush.engine.diff import ImageDiff, assume_missing
-from asyncpush.engine.image import ImageResult, dry_run, push_diff
+from asyncpush.engine.image import dry_run, push_diff
 from asyncpush.engine.memory import MemoryBudget
 from asyncpush.engine.referrers import subjects_of
 from asyncpush.errors import (
@@ -36,6 +36,7 @@ from asyncpush.migrate.source_listing import SourceListing
 from asyncpush.migrate.targets import complete_repository, create_by_push, prepare
 from asyncpush.model import Digest
 from asyncpush.protocols import ReferrerSource
+from asyncpush.results import ImageResult
 from asyncpush.settings import RetryPolicy, Settings
 
 #: Images that are pushed at once. Their layers share the slots; this bounds the images that wait for a slot, or for a

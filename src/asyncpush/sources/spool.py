@@ -22,7 +22,7 @@ from asyncpush import open_files
 from asyncpush.engine.decompress import (
     CORRUPT,
     LARGE,
-    TOO_FAR_BACK,
+    WINDOW_ERRORS,
     WINDOW_LOG,
     Decompressor,
     Packing,
@@ -335,7 +335,7 @@ class Unpacker:
         try:
             yield
         except CORRUPT as error:
-            if any(words in str(error) for words in TOO_FAR_BACK):
+            if any(words in str(error) for words in WINDOW_ERRORS):
                 raise SourceError(
                     f"{self._label} needs more than {(1 << WINDOW_LOG) // MiB} MiB of memory to be decompressed",
                     hint="decompress it first",

@@ -235,7 +235,7 @@ async def ask_helper(helper: Helper, host: str, timeout: float) -> Account | Non
             f"{program} can't be run: {open_files.reason(error)}",
             hint=open_files.advice(error, "install it, or take it out of the configuration"),
         ) from error
-    if finished.is_endless:
+    if finished.is_too_long:
         raise ConfigurationError(
             f"{program} returned no credentials for {host}: its output does not end", hint="run it by hand"
         )
