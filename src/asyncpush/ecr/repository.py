@@ -14,6 +14,7 @@ from asyncpush.ecr.errors import verdict
 from asyncpush.ecr.mount import Mounts
 from asyncpush.ecr.part_body import JsonPartEncoder, OutgoingPart
 from asyncpush.errors import (
+    InvalidLayerError,
     InvalidLayerPartError,
     ManifestError,
     RegistryError,
@@ -139,7 +140,7 @@ class EcrRepository:
         with self._calls.understood("CompleteLayerUpload"):
             stored = answer["layerDigest"]
         if stored != str(digest):
-            raise ServiceError("CompleteLayerUpload", "WrongDigest", f"{digest} was sent, {stored} was stored")
+            raise InvalidLayerError("CompleteLayerUpload", "WrongDigest", f"{digest} was sent, {stored} was stored")
         return "pushed"
 
     async def mount(self, digest: Digest, source: str) -> bool:

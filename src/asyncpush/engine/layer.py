@@ -14,7 +14,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from asyncpush.engine.context import PushContext
 from asyncpush.engine.memory import MemoryAccount
-from asyncpush.engine.parts import WINDOW_SIZE, HeldBytes, PartCutter, PartMaker, opened, receive_part
+from asyncpush.engine.parts import WINDOW_SIZE, HeldBytes, PartCutter, PartMaker, find_damage, opened, receive_part
 from asyncpush.engine.upload import EncodedParts, LayerUpload, PartOf, UploadParts
 from asyncpush.errors import AsyncpushError, only_cause
 from asyncpush.model import LayerBytes, PushedLayer
@@ -69,11 +69,30 @@ async def send_layer(
         left = uploads
         for attempt in range(1, _UPLOADS + 1):
             await _attempt(left, blob, context, own_size=attempt == 1)
+            await _blame(left, blob, context)
             if attempt < _UPLOADS:
                 left = [upload for upload in left if upload.failure is not None and await upload.recover()]
             if not left:
                 break
     return [_outcome(upload) for upload in uploads]
+
+
+async def _blame(uploads: Sequence[LayerUpload], blob: Blob, context: PushContext) -> None:
+    """Tell a damaged source from a damaged upload, where ECR has refused a digest that was not computed here.
+
+    Another attempt can mend a damaged upload; a damaged source fails it for good.
+    """
+    refused = [upload for upload in uploads if upload.has_other_bytes]
+    if not refused or not isinstance(blob, LocalBlob) or blob.descriptor is None:
+        return
+    try:
+        damage: AsyncpushError | None = await to_thread.run_sync(find_damage, blob, limiter=context.threads)
+    except AsyncpushError as error:
+        damage = error
+    if damage is not None:
+        for upload in refused:
+            upload.failure = None
+            await upload.failed(damage)
 
 
 def _outcome(upload: LayerUpload) -> PushedLayer | AsyncpushError:
@@ -172,7 +191,7 @@ class _LayerSend:
         if isinstance(self.blob, RemoteBlob):
             for upload in uploads:
                 upload.skipped(self.first)
-            maker = PartMaker(self.blob, self.size, self.encoder, start=self.first)
+            maker = PartMaker(self.blob, self.size, self.encoder, start=self.first, hashes=self.first == 0)
             return maker, self._received(self.blob, maker, len(uploads))
         assert isinstance(self.blob, LocalBlob), "a blob is here or elsewhere"  # noqa: S101
         reader = await stack.enter_async_context(opened(self.blob, self.context.threads))

@@ -13,6 +13,7 @@ import anyio
 from anyio import CapacityLimiter, from_thread, to_thread
 
 from asyncpush.engine.memory import ThreadBuffer
+from asyncpush.errors import DigestMismatchError
 from asyncpush.model import Digest, LayerBytes
 from asyncpush.protocols import Blob, BlobReader, BlobStream, LocalBlob, RandomAccess
 
@@ -49,18 +50,24 @@ class PartMaker(Generic[P]):
         blob: what the bytes are of; its descriptor, if it has one, is checked at the end.
         part_size: bytes of each part but the last.
         encoder: makes the encoder of the part that begins at a byte, and whose bytes can be read again, or not.
-        start: the first byte that is given; the digest of a blob without its beginning is left to ECR to check.
+        start: the first byte that is given.
+        hashes: whether the blob's digest is computed; else it is the descriptor's, and left to ECR to check.
     """
 
     def __init__(
-        self, blob: Blob, part_size: int, encoder: Callable[[int, RandomAccess | None], Encoder[P]], *, start: int = 0
+        self,
+        blob: Blob,
+        part_size: int,
+        encoder: Callable[[int, RandomAccess | None], Encoder[P]],
+        *,
+        start: int = 0,
+        hashes: bool,
     ) -> None:
         self.ended = False
         self._blob = blob
         self._part_size = part_size
         self._new_encoder = encoder
-        self._sha256 = hashlib.sha256()
-        self._is_whole = start == 0
+        self._sha256 = hashlib.sha256() if hashes else None
         self._first = self._size = start
         self._encoder: Encoder[P] | None = None
 
@@ -83,7 +90,8 @@ class PartMaker(Generic[P]):
         assert self._encoder is not None, "a part was begun"  # noqa: S101
         for start in range(0, len(data), BLOCK_SIZE):
             block = data[start : start + BLOCK_SIZE]
-            self._sha256.update(block)
+            if self._sha256 is not None:
+                self._sha256.update(block)
             self._encoder.add(block)
         self._size += len(data)
         self.ended = ended
@@ -97,14 +105,15 @@ class PartMaker(Generic[P]):
 
     def result(self) -> LayerBytes:
         """What was read: the layer's digest and size. Final once there are no more parts."""
-        claimed = self._blob.descriptor
-        if not self._is_whole and claimed is not None:
-            return LayerBytes(claimed.digest, self._size)
-        return LayerBytes(Digest(self._sha256.hexdigest()), self._size)
+        if self._sha256 is not None:
+            return LayerBytes(Digest(self._sha256.hexdigest()), self._size)
+        assert self._blob.descriptor is not None, "an unknown digest is computed"  # noqa: S101
+        return LayerBytes(self._blob.descriptor.digest, self._size)
 
     def _pass(self, data: memoryview) -> None:
         """Take bytes that need not be sent."""
-        self._sha256.update(data)
+        if self._sha256 is not None:
+            self._sha256.update(data)
         self._size += len(data)
         self._first = self._size
 
@@ -121,8 +130,11 @@ class PartMaker(Generic[P]):
 class PartCutter(PartMaker[P]):
     """Cuts a blob on this machine into parts, one worker-thread call a part; whoever is cancelled stops it in a block.
 
+    A digest that the blob's descriptor claims is not computed here: ECR compares it when the upload is completed, and
+    ``find_damage`` looks for the cause where ECR refuses.
+
     Args:
-        blob: what is read; its descriptor, if it has one, is checked at the end.
+        blob: what is read; its size, if it has a descriptor, is checked at the end.
         reader: the opened blob.
         part_size: bytes of each part but the last.
         encoder: makes the encoder of the part that begins at a byte, and whose bytes can be read again, or not.
@@ -135,7 +147,7 @@ class PartCutter(PartMaker[P]):
         part_size: int,
         encoder: Callable[[int, RandomAccess | None], Encoder[P]],
     ) -> None:
-        super().__init__(blob, part_size, encoder)
+        super().__init__(blob, part_size, encoder, hashes=blob.descriptor is None)
         self._reader = reader
 
     @property
@@ -144,7 +156,7 @@ class PartCutter(PartMaker[P]):
         return self._reader.consumed
 
     def skip(self, size: int) -> None:
-        """Read and hash the first *size* bytes: an earlier run has sent them.
+        """Read the first *size* bytes, which an earlier run has sent, and hash them where the digest is unknown.
 
         Raises:
             SourceError: the source can't be read.
@@ -190,6 +202,29 @@ async def opened(blob: LocalBlob, threads: CapacityLimiter | None = None) -> Asy
     finally:
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(manager.__exit__, None, None, None, limiter=threads)
+
+
+def find_damage(blob: LocalBlob) -> DigestMismatchError | None:
+    """Read and hash a blob whose digest ECR has refused: the error for other bytes than its descriptor names.
+
+    Returns:
+        None if the blob is as its descriptor says; then the upload was damaged.
+
+    Raises:
+        SourceError: the source can't be read.
+    """
+    claimed = blob.descriptor
+    assert claimed is not None, "only a known digest is left to ECR"  # noqa: S101
+    sha256, size = hashlib.sha256(), 0
+    with blob.open() as reader:
+        while count := reader.readinto(_BLOCK.view):
+            from_thread.check_cancelled()
+            sha256.update(_BLOCK.view[:count])
+            size += count
+    actual = Digest(sha256.hexdigest())
+    if size != claimed.size:
+        return blob.mismatch(claimed.size, size)
+    return blob.mismatch(claimed.digest, actual) if actual != claimed.digest else None
 
 
 class HeldBytes:

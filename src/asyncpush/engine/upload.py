@@ -93,6 +93,11 @@ class LayerUpload:
         assert self._upload is not None, "it was opened"  # noqa: S101
         return self._upload
 
+    @property
+    def has_other_bytes(self) -> bool:
+        """Whether ECR has other bytes of the layer than its digest names."""
+        return isinstance(self.failure, InvalidLayerError)
+
     @asynccontextmanager
     async def shown(self) -> AsyncIterator[None]:
         """Tell when it begins, and how it ends."""
