@@ -288,7 +288,14 @@ async def test_a_damaged_layer_is_never_completed(emulator: Emulator, registry: 
         await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
 
     assert str(caught.value.expected) == descriptor["digest"]
-    assert emulator.requests.counts()["PutImage"] == 0
+    assert str(caught.value.actual) == digest(layout.files[name])
+    assert name in str(caught.value)
+    counts = emulator.requests.counts()
+    assert counts["PutImage"] == 0
+    # ECR has compared the digest, and the source, read once more, is to blame: another upload can't mend it.
+    assert counts["InitiateLayerUpload"] == 2
+    completed = [record.status for record in emulator.requests if record.operation == "CompleteLayerUpload"]
+    assert sorted(completed) == [200, 400]
     check = judge(emulator.endpoint_url).batch_check_layer_availability
     answer = await to_thread.run_sync(lambda: check(repositoryName="team/app", layerDigests=[descriptor["digest"]]))
     assert answer["layers"][0]["layerAvailability"] == "UNAVAILABLE"

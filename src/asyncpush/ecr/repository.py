@@ -13,6 +13,7 @@ from asyncpush.ecr.client import NOT_ALLOWED, EcrClient, TrackedCall, map_batche
 from asyncpush.ecr.mount import Mounts
 from asyncpush.ecr.part_body import JsonPartEncoder, OutgoingPart
 from asyncpush.errors import (
+    InvalidLayerError,
     InvalidLayerPartError,
     ManifestError,
     RepositoryNotFoundError,
@@ -135,7 +136,7 @@ class EcrRepository:
         with self._api.parsing("CompleteLayerUpload"):
             stored = answer["layerDigest"]
         if stored != str(digest):
-            raise ServiceError("CompleteLayerUpload", "WrongDigest", f"{digest} was sent, {stored} was stored")
+            raise InvalidLayerError("CompleteLayerUpload", "WrongDigest", f"{digest} was sent, {stored} was stored")
         return "pushed"
 
     async def mount(self, digest: Digest, source: str) -> bool:

@@ -18,7 +18,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from asyncpush.engine.context import PushContext
 from asyncpush.engine.memory import MemoryAccount
-from asyncpush.engine.parts import WINDOW_SIZE, HeldBytes, PartCutter, PartMaker, opened, receive_part
+from asyncpush.engine.parts import WINDOW_SIZE, HeldBytes, PartCutter, PartMaker, find_damage, opened, receive_part
 from asyncpush.engine.upload import EncodedParts, LayerUpload, PartOf, UploadParts
 from asyncpush.errors import AsyncpushError, only_cause
 from asyncpush.model import LayerBytes, PushedLayer
@@ -73,17 +73,12 @@ async def send_layer(
         unfinished = uploads
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             await _attempt(unfinished, blob, context, is_first=attempt == 1)
+            await _find_cause(unfinished, blob, context)
             if attempt < _MAX_ATTEMPTS:
                 unfinished = [upload for upload in unfinished if upload.failure is not None and await upload.recover()]
             if not unfinished:
                 break
     return [_outcome(upload) for upload in uploads]
-
-
-def _outcome(upload: LayerUpload) -> PushedLayer | AsyncpushError:
-    outcome = upload.failure or upload.pushed
-    assert outcome is not None, "the last attempt either failed or succeeded"  # noqa: S101
-    return outcome
 
 
 async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, context: PushContext, *, is_first: bool) -> None:
@@ -173,6 +168,30 @@ async def _encode_ahead(encoded_parts: AsyncGenerator[EncodedParts, None], strea
             del encoded, part  # or they would be held until the next part is made
 
 
+async def _find_cause(uploads: Sequence[LayerUpload], blob: Blob, context: PushContext) -> None:
+    """Tell a damaged source from a damaged upload, if ECR has refused a digest that was not computed here.
+
+    Another attempt can mend a damaged upload; a damaged source is a final failure.
+    """
+    refused = [upload for upload in uploads if upload.has_other_bytes]
+    if not refused or not isinstance(blob, LocalBlob) or blob.descriptor is None:
+        return
+    try:
+        damage: AsyncpushError | None = await to_thread.run_sync(find_damage, blob, limiter=context.threads)
+    except AsyncpushError as error:
+        damage = error
+    if damage is not None:
+        for upload in refused:
+            upload.failure = None
+            await upload.fail(damage)
+
+
+def _outcome(upload: LayerUpload) -> PushedLayer | AsyncpushError:
+    outcome = upload.failure or upload.pushed
+    assert outcome is not None, "the last attempt either failed or succeeded"  # noqa: S101
+    return outcome
+
+
 @dataclass(frozen=True, slots=True)
 class _PartSource:
     """Reads a blob once, from byte ``first`` on, and makes parts of ``part_size`` bytes."""
@@ -195,7 +214,8 @@ class _PartSource:
         if isinstance(self.blob, RemoteBlob):
             for upload in uploads:
                 upload.skip(self.first)
-            maker = PartMaker(self.blob, self.part_size, self.encoder, start=self.first)
+            hashes = self.first == 0
+            maker = PartMaker(self.blob, self.part_size, self.encoder, start=self.first, hashes=hashes)
             return maker, self._receive(self.blob, maker, len(uploads))
         assert isinstance(self.blob, LocalBlob), "a blob is local or remote"  # noqa: S101
         reader = await stack.enter_async_context(opened(self.blob, self.context.threads))

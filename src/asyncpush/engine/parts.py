@@ -13,6 +13,7 @@ import anyio
 from anyio import CapacityLimiter, from_thread, to_thread
 
 from asyncpush.engine.memory import ThreadBuffer
+from asyncpush.errors import DigestMismatchError
 from asyncpush.model import Digest, LayerBytes
 from asyncpush.protocols import Blob, BlobReader, BlobStream, LocalBlob, RandomAccess
 
@@ -49,18 +50,24 @@ class PartMaker(Generic[P]):
         blob: the blob; its descriptor, if it has one, is checked at the end.
         part_size: bytes of each part but the last.
         encoder: returns the encoder of a part, given its first byte and where its bytes can be read again, or None.
-        start: the first byte; if it is not 0, only ECR can check the digest.
+        start: the first byte.
+        hashes: whether to compute the blob's digest; if not, the descriptor's counts, and ECR checks it.
     """
 
     def __init__(
-        self, blob: Blob, part_size: int, encoder: Callable[[int, RandomAccess | None], Encoder[P]], *, start: int = 0
+        self,
+        blob: Blob,
+        part_size: int,
+        encoder: Callable[[int, RandomAccess | None], Encoder[P]],
+        *,
+        start: int = 0,
+        hashes: bool,
     ) -> None:
         self.ended = False
         self._blob = blob
         self._part_size = part_size
         self._new_encoder = encoder
-        self._sha256 = hashlib.sha256()
-        self._is_whole = start == 0
+        self._sha256 = hashlib.sha256() if hashes else None
         self._first = self._size = start
         self._encoder: Encoder[P] | None = None
 
@@ -87,7 +94,8 @@ class PartMaker(Generic[P]):
         assert self._encoder is not None, "a part was begun"  # noqa: S101
         for start in range(0, len(data), BLOCK_SIZE):
             block = data[start : start + BLOCK_SIZE]
-            self._sha256.update(block)
+            if self._sha256 is not None:
+                self._sha256.update(block)
             self._encoder.add(block)
         self._size += len(data)
         self.ended = ended
@@ -101,14 +109,15 @@ class PartMaker(Generic[P]):
 
     def result(self) -> LayerBytes:
         """The digest and size of the bytes so far: of the layer, once there are no more parts."""
-        claimed = self._blob.descriptor
-        if not self._is_whole and claimed is not None:
-            return LayerBytes(claimed.digest, self._size)
-        return LayerBytes(Digest(self._sha256.hexdigest()), self._size)
+        if self._sha256 is not None:
+            return LayerBytes(Digest(self._sha256.hexdigest()), self._size)
+        assert self._blob.descriptor is not None, "an unknown digest is computed"  # noqa: S101
+        return LayerBytes(self._blob.descriptor.digest, self._size)
 
-    def _hash_only(self, data: memoryview) -> None:
-        """Hash bytes that need not be sent."""
-        self._sha256.update(data)
+    def _pass_over(self, data: memoryview) -> None:
+        """Hash bytes that need not be sent, if the digest is computed."""
+        if self._sha256 is not None:
+            self._sha256.update(data)
         self._size += len(data)
         self._first = self._size
 
@@ -125,8 +134,11 @@ class PartMaker(Generic[P]):
 class PartCutter(PartMaker[P]):
     """Cuts a local blob into parts, with one worker-thread call for each; cancellation takes effect within a block.
 
+    It does not compute a digest that the blob's descriptor has: ECR compares that with the bytes when the upload is
+    completed. If ECR refuses, ``find_damage`` finds the cause.
+
     Args:
-        blob: the blob; its descriptor, if it has one, is checked at the end.
+        blob: the blob; its size, if it has a descriptor, is checked at the end.
         reader: the opened blob.
         part_size: bytes of each part but the last.
         encoder: returns the encoder of a part, given its first byte and where its bytes can be read again, or None.
@@ -139,7 +151,7 @@ class PartCutter(PartMaker[P]):
         part_size: int,
         encoder: Callable[[int, RandomAccess | None], Encoder[P]],
     ) -> None:
-        super().__init__(blob, part_size, encoder)
+        super().__init__(blob, part_size, encoder, hashes=blob.descriptor is None)
         self._reader = reader
 
     @property
@@ -148,7 +160,7 @@ class PartCutter(PartMaker[P]):
         return self._reader.consumed
 
     def skip(self, size: int) -> None:
-        """Read and hash the first *size* bytes, which an earlier run has sent.
+        """Read the first *size* bytes, which an earlier run has sent, and hash them if the digest is unknown.
 
         Raises:
             SourceError: the source can't be read.
@@ -157,7 +169,7 @@ class PartCutter(PartMaker[P]):
             from_thread.check_cancelled()
             block = _BLOCK.view[: min(size - self._size, BLOCK_SIZE)]
             count = self._reader.readinto(block)
-            self._hash_only(block[:count])
+            self._pass_over(block[:count])
             if count < len(block):
                 self.ended = True
                 self._check()
@@ -194,6 +206,29 @@ async def opened(blob: LocalBlob, threads: CapacityLimiter | None = None) -> Asy
     finally:
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(manager.__exit__, None, None, None, limiter=threads)
+
+
+def find_damage(blob: LocalBlob) -> DigestMismatchError | None:
+    """Read and hash a blob after ECR has refused its digest.
+
+    Returns:
+        The error that names the blob, or None if its bytes match the descriptor: then the upload was damaged.
+
+    Raises:
+        SourceError: the source can't be read.
+    """
+    claimed = blob.descriptor
+    assert claimed is not None, "only a known digest is left to ECR"  # noqa: S101
+    sha256, size = hashlib.sha256(), 0
+    with blob.open() as reader:
+        while count := reader.readinto(_BLOCK.view):
+            from_thread.check_cancelled()
+            sha256.update(_BLOCK.view[:count])
+            size += count
+    actual = Digest(sha256.hexdigest())
+    if size != claimed.size:
+        return blob.mismatch(claimed.size, size)
+    return blob.mismatch(claimed.digest, actual) if actual != claimed.digest else None
 
 
 class HeldBytes:

@@ -96,6 +96,11 @@ class LayerUpload:
         assert self._upload is not None, "the upload was opened"  # noqa: S101
         return self._upload
 
+    @property
+    def has_other_bytes(self) -> bool:
+        """Whether ECR has other bytes of the layer than its digest names."""
+        return isinstance(self.failure, InvalidLayerError)
+
     @asynccontextmanager
     async def reported(self) -> AsyncIterator[None]:
         """Emit an event at the beginning of the block, and one at its end that says how the layer has ended."""
