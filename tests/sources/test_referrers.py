@@ -172,7 +172,7 @@ async def test_referrers_beyond_the_limit_are_named(here: Bench, tmp_path: Path,
         told = [(each.outcome, str(each.error or "")) for each in result.referrers]
 
     assert sorted(outcome for outcome, _ in told) == ["failed", "pushed", "pushed", "pushed"]
-    assert [error for _, error in told if "over 3 steps" in error]
+    assert [error for _, error in told if "more than 3 steps" in error]
     assert set(await stored(here.emulator, "team/app")) == {str(each["digest"]) for each in chain[:4]}
 
 

@@ -303,7 +303,7 @@ async def test_a_manifest_with_a_wrong_size_or_type_is_refused(
 
     with pytest.raises(ManifestError, match=r"its descriptor says 1; the index that names it is wrong"):
         await remote.manifest("team/app", Descriptor(MANIFEST, named, 1))
-    with pytest.raises(ManifestError, match="points at it"):
+    with pytest.raises(ManifestError, match="its descriptor says"):
         await remote.manifest("team/app", Descriptor(INDEX, named, int(str(there["size"]))))
 
 
