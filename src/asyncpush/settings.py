@@ -117,7 +117,7 @@ class Settings:
     """
 
     max_layers: int = 64
-    max_memory: int = 160 * MiB
+    max_memory: int = 256 * MiB
     part_size: int | None = None
     compression: Compression = "gzip"
     compression_level: int | None = None

@@ -110,7 +110,7 @@ def test_the_whole_is_said_before_it_is_sent(swept: tuple[Ran, Path]) -> None:
     assert json.loads(swept[0].out)["plan"] == {
         "warmUp": 1,
         "rounds": 2,
-        "maxMemory": 160 * MiB,
+        "maxMemory": 256 * MiB,
         "bytes": 54 * MiB,
     }
 
