@@ -7,8 +7,9 @@ import hashlib
 import random
 import subprocess
 import sys
+import tracemalloc
 import zlib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -170,3 +171,21 @@ def test_another_process_makes_the_same_bytes(codec, tmp_path):
     there = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     assert there == hashlib.sha256(read(CompressedBlob(Raw(LAYER), "type", codec))).hexdigest()
+
+
+def test_open_layers_have_no_buffers_of_their_own() -> None:
+    """Hundreds of layers may be open at once, but only a few threads work on them."""
+    blobs = [CompressedBlob(Raw(LAYER), "type") for _ in range(16)]
+    buffer = memoryview(bytearray(1000))
+    read(blobs[0])  # this thread has its buffer now
+    tracemalloc.start()
+    try:
+        with ExitStack() as opened:
+            readers = [opened.enter_context(blob.open()) for blob in blobs]
+            held = tracemalloc.get_traced_memory()[0]
+            codecs = [compress.new_compressor("gzip", 1) for _ in blobs]
+            # What the codecs take by themselves is theirs.
+            assert held - (tracemalloc.get_traced_memory()[0] - held) < len(codecs) * BLOCK_SIZE / 4
+            assert all(reader.readinto(buffer) for reader in readers)
+    finally:
+        tracemalloc.stop()
