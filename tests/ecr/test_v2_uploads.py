@@ -328,7 +328,7 @@ async def test_a_source_that_changes_while_it_is_read_is_never_completed(
 
 @pytest.mark.parametrize("stop_after", [1, 2])
 @pytest.mark.parametrize("transport", ["v2", "api"])
-async def test_an_upload_outlives_the_process_whatever_transport_the_next_run_has(
+async def test_an_upload_outlives_the_process_and_the_choice_of_transport(
     emulator: Emulator, tmp_path: Path, stop_after: int, transport: TransportChoice
 ) -> None:
     parts = 0

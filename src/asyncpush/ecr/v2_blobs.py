@@ -69,9 +69,16 @@ class V2Blobs:
         uplink: shares the connection's bandwidth between parts.
         transport: how layers are sent.
         emit: receives a notice if ``auto`` can't use ``/v2/``.
+
+    Raises:
+        ConfigurationError: the transport is ``v2``, and the registry is of ECR Public.
     """
 
     def __init__(self, endpoint: V2Endpoint, uplink: Uplink, transport: TransportChoice, emit: Emit) -> None:
+        if transport == "v2" and endpoint.is_public:
+            raise ConfigurationError(
+                "ECR Public takes layers through its API only, and --transport is v2", hint="use --transport auto"
+            )
         self._endpoint = endpoint
         self._uplink = uplink
         self._transport = transport
@@ -109,6 +116,8 @@ class V2Blobs:
 
     async def _find_problem(self) -> str | None:
         """Return why ``/v2/`` can't take layers; None if it answers (distribution-spec, end-1)."""
+        if self._endpoint.is_public:
+            return "ECR Public takes layers in no other way"
         try:
             with anyio.fail_after(_PROBE_TIMEOUT):
                 address = await self._endpoint.address()
