@@ -57,8 +57,9 @@ class _Proxies(ProxyConfiguration):  # type: ignore[misc] # botocore is untyped
 class EcrHttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is untyped
     """aiobotocore's session with three changes.
 
-    It loads certificate authorities only once a request is sent over TLS. A peer that stops accepting the body counts as a broken connection (``request_body``). Redirects are not followed:
-    aiohttp would send layers and session tokens along. botocore follows none either, and ECR sends none.
+    It loads certificate authorities only once a request is sent over TLS. A peer that stops accepting the body counts
+    as a broken connection (``request_body``). Redirects are not followed: aiohttp would send layers and session tokens
+    along. botocore follows none either, and ECR sends none.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -20,7 +20,7 @@ from botocore.loaders import JSONFileLoader, Loader
 _SERVICES = ("ecr", "ecr-public", "sts")
 _ENDPOINTS = ("api.ecr", "api.ecr-public", "sts")
 
-_OPENERS = {".json": open, ".json.gz": gzip.open}
+_OPENERS: dict[str, Any] = {".json": open, ".json.gz": gzip.open}
 
 
 @cache
