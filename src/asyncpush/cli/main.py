@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ def _no_default_authorities() -> Iterator[None]:
     own. No connection uses these: asyncpush makes a context for each client, when that first speaks TLS. A connection
     that did use them would trust nobody.
     """
-    names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+    names = () if "aiohttp" in sys.modules else ("SSL_CERT_FILE", "SSL_CERT_DIR")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, os.devnull))
     try:
