@@ -10,7 +10,7 @@ from pathlib import Path
 from support.commands import Server, cli_environment
 from support.images import Layout, layer_tar
 
-#: What a push of a local image over HTTP, with its keys in the environment, has no use for.
+#: What a push of a layout over HTTP, with its keys in the environment, has no use for.
 UNUSED = (
     "aiohttp.web",
     "asyncpush.awscli.command",
@@ -19,12 +19,16 @@ UNUSED = (
     "asyncpush.emulator",
     "asyncpush.journal",
     "asyncpush.migrate",
+    "asyncpush.sources.docker_archive",
+    "asyncpush.sources.tar_index",
     "asyncpush.sources.registry.client",
     "asyncpush.sources.registry.source_registry",
     "asyncpush.verify",
+    "isal",
     "rich",
     "s3transfer",
     "sqlite3",
+    "tarfile",
     "yaml",
 )
 
