@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable
 from functools import partial
 
-from aiohttp import ClientPayloadError, StreamReader, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import web
 
 from asyncpush.emulator.errors import limit_exceeded
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RequestTarget
 from asyncpush.emulator.store.records import sha256_digest
 from asyncpush.emulator.store.repository import RepositoryState
-from asyncpush.emulator.store.state import BackgroundTask, BackgroundTasks, Store
+from asyncpush.emulator.store.state import BackgroundTasks, Store
 from asyncpush.emulator.store.uploads import StagedUpload, check_parts
 from asyncpush.emulator.v2.answers import VERSION, V2Error, digest_invalid, empty
+from asyncpush.emulator.v2.receiver import Receiver
 from asyncpush.model import Digest
 
 _RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/.*)?")
-
-#: Bytes of a block: enough to pay for a hop to a thread and a write to the catalog.
-_BLOCK = 2 * 1024 * 1024
-
-#: Blocks that are kept for other bodies: two for each upload that the threads can serve.
-_KEPT = 16
-
-#: Seconds without a byte after which a client counts as disconnected.
-_BODY_TIMEOUT = 60.0
 
 
 class Blobs:
@@ -143,7 +132,7 @@ class Uploads:
         if asked := request.headers.get("Content-Range"):
             length = _length(asked, request, repository, upload)
         intake = Intake(self._store, self._limits, repository, upload, first=first, length=length)
-        await self._receiver.receive(request.content, intake.keep)
+        await self._receiver.receive(request, intake.keep)
         await self._background.finish(intake.end)
 
     async def _complete(self, repository: RepositoryState, upload_id: str, expected: Digest) -> web.Response:
@@ -266,91 +255,3 @@ class Intake:
 
     def _size_invalid(self, end: int) -> V2Error:
         return V2Error(400, "SIZE_INVALID", f"{self._length} bytes were announced, and {end - self._first} arrived")
-
-
-#: Processes the bytes that follow those of the last call.
-Keep = Callable[[memoryview], Awaitable[None]]
-
-
-class BodyLostError(Exception):
-    """Raised when a body ends early: the client disconnected or broke HTTP. What arrived before was kept."""
-
-
-class Receiver:
-    """Receives a body in blocks: while one is processed in a thread, the next one arrives. Blocks are reused.
-
-    Args:
-        background: processes the blocks.
-    """
-
-    def __init__(self, background: BackgroundTasks) -> None:
-        self._background = background
-        self._free: list[bytearray] = []
-
-    async def receive(self, content: StreamReader, keep: Keep) -> None:
-        """Receive a body to its end; each block is processed before this returns or raises.
-
-        Raises:
-            BodyLostError: it ended early.
-            Exception: whatever *keep* raises; the rest of the body is left unread.
-        """
-        body = _Body(content)
-        pending: BackgroundTask[None] | None = None
-        while await body.more():
-            block = self._free.pop() if self._free else bytearray(_BLOCK)
-            size = await body.fill(block)
-            if pending:
-                await pending.result()
-            pending = self._background.start(partial(self._work, block, size, keep))
-        if pending:
-            await pending.result()
-        if body.failure:
-            raise BodyLostError(str(body.failure)) from body.failure
-
-    async def _work(self, block: bytearray, size: int, keep: Keep) -> None:
-        with memoryview(block) as whole, whole[:size] as filled:
-            await keep(filled)
-        if len(self._free) < _KEPT:
-            self._free.append(block)
-
-
-class _Body:
-    """The part of a body that is still to come.
-
-    Attributes:
-        ended: whether nothing more is to come.
-        failure: why the body ended early; None if it did not.
-    """
-
-    def __init__(self, content: StreamReader) -> None:
-        self._content = content
-        self._rest = memoryview(b"")
-        self.ended = False
-        self.failure: Exception | None = None
-
-    async def more(self) -> bool:
-        """Wait for bytes; returns False at the body's end."""
-        if not self._rest and not self.ended:
-            self._rest = memoryview(await self._next())
-            self.ended = not self._rest
-        return not self.ended
-
-    async def fill(self, block: bytearray) -> int:
-        """Fill a block; it is full when this returns, unless the body ended."""
-        size = 0
-        while size < len(block) and await self.more():
-            count = min(len(block) - size, len(self._rest))
-            block[size : size + count] = self._rest[:count]
-            self._rest = self._rest[count:]
-            size += count
-        return size
-
-    async def _next(self) -> bytes:
-        try:
-            async with asyncio.timeout(_BODY_TIMEOUT):
-                return await self._content.readany()
-        except TimeoutError:
-            self.failure = TimeoutError(f"nothing of the body arrived for {_BODY_TIMEOUT:.0f} seconds")
-        except (ConnectionError, ClientPayloadError, HttpProcessingError, RuntimeError) as error:
-            self.failure = error
-        return b""

@@ -17,8 +17,9 @@ from asyncpush.emulator.registry import RegistryId, registry_of_host
 from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import BackgroundTasks, Store
 from asyncpush.emulator.v2.answers import V2Error, json_answer, refusal, translated
-from asyncpush.emulator.v2.blobs import Blobs, BodyLostError, Uploads
+from asyncpush.emulator.v2.blobs import Blobs, Uploads
 from asyncpush.emulator.v2.manifests import ManifestHandlers, catalog, referrers, tags
+from asyncpush.emulator.v2.receiver import BodyLostError
 
 #: The names of repositories (distribution-spec, Pulling manifests), of as many characters as ECR allows.
 _NAME = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
