@@ -7,15 +7,15 @@ from functools import partial
 
 from aiohttp import web
 
-from asyncpush.emulator.errors import limit_exceeded
+from asyncpush.emulator.errors import limit_exceeded, part_too_small, upload_not_found
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RequestTarget
 from asyncpush.emulator.store.records import sha256_digest
 from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import BackgroundTasks, Store
 from asyncpush.emulator.store.uploads import StagedUpload, check_parts
-from asyncpush.emulator.v2.answers import VERSION, V2Error, digest_invalid, empty
-from asyncpush.emulator.v2.receiver import Receiver
+from asyncpush.emulator.v2.answers import VERSION, V2Error, digest_invalid, empty, translated
+from asyncpush.emulator.v2.receiver import Receiver, is_refused
 from asyncpush.model import Digest
 
 _RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/.*)?")
@@ -89,7 +89,7 @@ class Uploads:
         expected = None if whole is None else _digest(whole)
         upload = await self._background.finish(partial(self._open, repository))
         if expected is None:
-            return empty(202, _progress(repository, upload))
+            return empty(202, self._progress(request, repository, upload))
         try:
             await self._receive(request, repository, upload)
         except BaseException:  # no client knows this upload, so none can continue it
@@ -97,25 +97,36 @@ class Uploads:
             raise
         return await self._background.finish(partial(self._complete, repository, upload.id, expected))
 
-    async def status(self, repository: RepositoryState, upload_id: str) -> web.Response:
+    async def status(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
         """GET: how many bytes have arrived (Getting the status of an upload)."""
-        return empty(204, _progress(repository, await self._find(repository, upload_id)))
+        upload = await self._find(request, repository, upload_id)
+        match self._limits.quirks.upload_status:
+            case "404":
+                raise translated(upload_not_found(upload_id, repository.name, repository.target.id))
+            case "405":
+                raise V2Error(405, "UNSUPPORTED", "The operation is unsupported.")
+        return empty(204, self._progress(request, repository, upload))
 
     async def append(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
         """PATCH: the next bytes, with or without a Content-Range (Pushing a blob in chunks)."""
-        upload = await self._find(repository, upload_id)
+        upload = await self._find(request, repository, upload_id)
+        before = self._progress(request, repository, upload)["Range"] if upload.record.received else None
         await self._receive(request, repository, upload)
-        return empty(int(self._limits.quirks.patch_status), _progress(repository, upload))
+        progress, quirks = self._progress(request, repository, upload), self._limits.quirks
+        if before and quirks.patch_range == "stale":
+            progress["Range"] = before
+        return empty(int(quirks.patch_status), progress)
 
     async def complete(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
         """PUT: the last bytes, or none, and the digest of all of them."""
         digest = _digest(request.query.get("digest", ""))
-        upload = await self._find(repository, upload_id)
+        upload = await self._find(request, repository, upload_id)
         await self._receive(request, repository, upload)
         return await self._background.finish(partial(self._complete, repository, upload.id, digest))
 
-    async def cancel(self, repository: RepositoryState, upload_id: str) -> web.Response:
+    async def cancel(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
         """DELETE: forget an upload (Canceling an upload)."""
+        await self._find(request, repository, upload_id)
         await self._background.finish(partial(self._cancel, repository, upload_id))
         return empty(204, {})
 
@@ -123,17 +134,52 @@ class Uploads:
         async with self._store.changing(repository.target, repository.name) as found:
             return await self._store.create_upload(found)
 
-    async def _find(self, repository: RepositoryState, upload_id: str) -> StagedUpload:
+    async def _find(self, request: web.Request, repository: RepositoryState, upload_id: str) -> StagedUpload:
         async with self._store.uploading(upload_id, repository.target, repository.name) as upload:
+            if self._limits.quirks.upload_location == "with-query" and request.query.get("_state") != _state(upload):
+                raise V2Error(400, "BLOB_UPLOAD_INVALID", "the query of the upload's location is missing or wrong")
             return upload
 
     async def _receive(self, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> None:
-        first, length = upload.record.received, request.content_length
-        if asked := request.headers.get("Content-Range"):
-            length = _length(asked, request, repository, upload)
+        first, length = upload.record.received, self._length(request, repository, upload)
+        self._check_last_chunk(request, upload)
         intake = Intake(self._store, self._limits, repository, upload, first=first, length=length)
         await self._receiver.receive(request, intake.keep)
         await self._background.finish(intake.end)
+
+    def _length(self, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> int | None:
+        """The announced number of bytes, if any; a Content-Range must be that of the next ones."""
+        asked, received = request.headers.get("Content-Range", ""), upload.record.received
+        match = _RANGE.fullmatch(asked.strip())
+        first, last = (int(match[1]), int(match[2])) if match else (received, -1)
+        if is_refused(request) or first != received or (asked and last < first):
+            message = f"the range is {asked or 'unknown'}, and the next byte is {received}"
+            if first != received:  # as ECR was observed to say
+                message = f"First byte of the layer part is {first} instead of {received}"
+            raise V2Error(416, "BLOB_UPLOAD_INVALID", message, self._progress(request, repository, upload))
+        if not asked:
+            return request.content_length
+        length = last - first + 1
+        if request.content_length not in (None, length):
+            raise V2Error(400, "SIZE_INVALID", f"the range has {length} bytes, and the body {request.content_length}")
+        return length
+
+    def _check_last_chunk(self, request: web.Request, upload: StagedUpload) -> None:
+        """Refuse bytes after a short chunk where the quirk says so; a chunk that was cut is still open."""
+        quirks, has_bytes = self._limits.quirks, request.body_exists and request.content_length != 0
+        is_short = 0 < upload.record.last_part < self._limits.min_part
+        if quirks.short_chunk == "at-next" and quirks.oci_conformance == "no" and has_bytes and is_short:
+            raise part_too_small()
+
+    def _progress(self, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> dict[str, str]:
+        location = f"/v2/{repository.name}/blobs/uploads/{upload.id}"
+        match self._limits.quirks.upload_location:
+            case "absolute":
+                location = f"{request.scheme}://{request.host}{location}"
+            case "with-query":
+                location = f"{request.scheme}://{request.host}{location}?_state={_state(upload)}"
+        received = f"0-{max(upload.record.received - 1, 0)}"
+        return {"Location": location, "Range": received, "Docker-Upload-UUID": upload.id}
 
     async def _complete(self, repository: RepositoryState, upload_id: str, expected: Digest) -> web.Response:
         target, name = repository.target, repository.name
@@ -167,25 +213,9 @@ def _digest(text: str) -> Digest:
     return digest
 
 
-def _length(asked: str, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> int:
-    """The number of bytes that a Content-Range announces, which must be the next ones."""
-    match = _RANGE.fullmatch(asked.strip())
-    received = upload.record.received
-    if match is None or int(match[1]) != received or int(match[2]) < received:
-        message = f"the range is {asked}, and the next byte is {received}"
-        raise V2Error(416, "BLOB_UPLOAD_INVALID", message, _progress(repository, upload))
-    length = int(match[2]) - received + 1
-    if request.content_length not in (None, length):
-        raise V2Error(400, "SIZE_INVALID", f"the range has {length} bytes, and the body {request.content_length}")
-    return length
-
-
-def _progress(repository: RepositoryState, upload: StagedUpload) -> dict[str, str]:
-    return {
-        "Location": f"/v2/{repository.name}/blobs/uploads/{upload.id}",
-        "Range": f"0-{max(upload.record.received - 1, 0)}",
-        "Docker-Upload-UUID": upload.id,
-    }
+def _state(upload: StagedUpload) -> str:
+    """What the query of an upload's location must repeat."""
+    return upload.id.replace("-", "")[::-1]
 
 
 class Intake:

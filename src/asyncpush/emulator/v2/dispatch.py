@@ -93,10 +93,10 @@ class V2Api:
             "DELETE": lambda _, repository, reference: manifests.delete(repository, reference),
         }
         of_upload: dict[str, _Handler] = {
-            "GET": lambda _, repository, upload: uploads.status(repository, upload),
+            "GET": uploads.status,
             "PATCH": uploads.append,
             "PUT": uploads.complete,
-            "DELETE": lambda _, repository, upload: uploads.cancel(repository, upload),
+            "DELETE": uploads.cancel,
         }
         begin: dict[str, _Handler] = {"POST": lambda request, repository, _: uploads.begin(request, repository)}
         return (

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from asyncpush.emulator.connections import request_key
 from asyncpush.emulator.store.state import BackgroundTask, BackgroundTasks
 
 #: Bytes of a block: enough to pay for a hop to a thread and a write to the catalog.
@@ -38,6 +41,39 @@ class BodyLostError(Exception):
     """Raised when a body ends early: the client disconnected or broke HTTP. What arrived before was kept."""
 
 
+@dataclass(slots=True)
+class BodyFault:
+    """What a fault does to the body of an upload's request.
+
+    Attributes:
+        length: bytes after which nothing more is received; what arrived before is kept.
+        refused: whether the body is refused as one of other bytes than the next ones.
+        was_cut: whether the body was as long.
+    """
+
+    length: int = sys.maxsize
+    refused: bool = False
+    was_cut: bool = False
+
+
+_FAULT = request_key("body-fault")
+
+
+def inject(request: web.Request, fault: BodyFault) -> None:
+    """Let a fault act on a request's body."""
+    request[_FAULT] = fault
+
+
+def is_refused(request: web.Request) -> bool:
+    """Whether a fault refuses a request's body."""
+    return _fault(request).refused
+
+
+def _fault(request: web.Request) -> BodyFault:
+    fault: BodyFault = request.get(_FAULT) or BodyFault()
+    return fault
+
+
 class Receiver:
     """Receives a body in blocks: while one is processed in a thread, the next one arrives. Blocks are reused.
 
@@ -56,13 +92,15 @@ class Receiver:
             BodyLostError: it ended early.
             Exception: whatever *keep* raises; the rest of the body is left unread.
         """
-        body = _Body(request)
+        body, fault = _Body(request), _fault(request)
+        rest = fault.length
         pending: BackgroundTask[None] | None = None
         length = _FIRST
         try:
-            while not body.ended:
+            while not body.ended and rest:
                 block = self._free.pop() if self._free else bytearray(_BLOCK)
-                size = await body.fill(memoryview(block)[:length])
+                size = await body.fill(memoryview(block)[: min(length, rest)])
+                rest -= size
                 if pending:
                     await pending.result()
                 pending = self._background.start(partial(self._work, block, size, keep))
@@ -71,6 +109,9 @@ class Receiver:
                 await pending.result()
         finally:
             body.close()
+        if not rest:
+            fault.was_cut = True
+            raise BodyLostError(f"a fault cut the body after {fault.length} bytes")
         if body.failure:
             raise BodyLostError(str(body.failure)) from body.failure
 
