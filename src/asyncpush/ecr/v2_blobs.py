@@ -34,7 +34,6 @@ from asyncpush.errors import (
     InvalidLayerPartError,
     RegistryError,
     ServiceError,
-    UploadNotFoundError,
 )
 from asyncpush.events import Emit, Notice
 from asyncpush.model import Digest, Upload
@@ -152,9 +151,6 @@ class V2Blobs:
             upload: the upload.
             acknowledged: the bytes that it has acknowledged; also the result if it does not tell, or tells fewer: ECR
                 was seen to name an old range.
-
-        Raises:
-            UploadNotFoundError: the registry does not know the upload.
         """
         address = await self._address()
         return max(acknowledged, await self._ask(self._endpoint.send, address, upload) or 0)
@@ -212,15 +208,14 @@ class V2Blobs:
     async def _ask(self, send: _Send, address: V2Address, upload: Upload) -> int | None:
         """Ask how many bytes the registry has of an upload; None if it does not tell.
 
+        That it does not know the upload counts as that: registries without this request say so, too.
+
         Raises:
-            UploadNotFoundError: the registry does not know the upload.
             ConnectionFailedError: it did not answer.
         """
         request = V2Request(ASK, "GET", self._location(upload), frozenset({200, 202, 204}))
         try:
             answer = await send(address, request)
-        except UploadNotFoundError:
-            raise
         except ServiceError as error:
             if verdict(error) != "final":
                 raise
