@@ -135,12 +135,17 @@ class Descriptor:
         return dict(self.annotations).get(key)
 
 
+def encoded_size(part_size: int) -> int:
+    """Return the most bytes that UploadLayerPart's body takes for a part: base64, and some room for other members."""
+    return part_size * 4 // 3 + 2048
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload that ECR has opened (InitiateLayerUpload).
+    """An upload that ECR has opened, by InitiateLayerUpload or at ``/v2/``.
 
     Attributes:
-        id: the upload id; opaque.
+        id: the upload id, which is opaque; at ``/v2/`` the path of its Location.
         part_size: bytes of a part that ECR asks for.
         max_parts: the most parts of one layer (ECR's quota: 4,200; ECR Public's: 1,000).
     """
@@ -148,6 +153,15 @@ class Upload:
     id: str
     part_size: int
     max_parts: int
+
+    @property
+    def is_v2(self) -> bool:
+        """Whether it was opened at ``/v2/``."""
+        return self.id.startswith("/")
+
+    def body_size(self, part_size: int) -> int:
+        """Return the most bytes that the request body of a part takes: its own, or as base64 if not at ``/v2/``."""
+        return part_size if self.is_v2 else encoded_size(part_size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 from asyncpush.errors import AsyncpushError, DigestMismatchError
 from asyncpush.manifest import Manifest
@@ -45,6 +45,25 @@ class RandomAccess(Protocol):
 @runtime_checkable
 class SeekableReader(BlobReader, RandomAccess, Protocol):
     """A reader whose bytes can be read again, so that none need to be held."""
+
+
+@runtime_checkable
+class FileRange(RandomAccess, Protocol):
+    """Bytes of a file, in one piece, which the kernel can send without a copy."""
+
+    def file_at(self, start: int) -> AbstractContextManager[tuple[int, int]]:
+        """Keep the file open for the block, for any thread.
+
+        Args:
+            start: a byte's position.
+
+        Yields:
+            The file's descriptor, and the position of that byte in the file.
+
+        Raises:
+            SourceError: the file can't be opened again.
+        """
+        ...
 
 
 class Blob(Protocol):
@@ -228,11 +247,11 @@ class Part:
     Attributes:
         first: its first byte in the layer.
         last: its last byte in the layer, inclusive.
-        body: the request body, in blocks; without the base64 of the part if ``content`` has the part's bytes.
+        body: the request body, in blocks; without the part itself if ``content`` has its bytes.
         content: where the part's bytes are read and encoded each time that it is sent, before the last block of
             ``body``; None if ``body`` is complete.
         body_size: the length of the whole request body in bytes.
-        body_sha256: the sha256 of the whole request body in hex, for the signature.
+        body_sha256: the sha256 of the whole request body in hex, for the signature; empty at ``/v2/``, which has none.
     """
 
     first: int
@@ -241,6 +260,11 @@ class Part:
     content: RandomAccess | None
     body_size: int
     body_sha256: str
+
+    @classmethod
+    def raw(cls, first: int, size: int, content: RandomAccess | None, blocks: tuple[bytes, ...] = ()) -> Self:
+        """Make a part for ``/v2/`` of *size* bytes from byte *first* on, which are in *content* or in *blocks*."""
+        return cls(first, first + size - 1, blocks, content, size, "")
 
     @property
     def size(self) -> int:
@@ -299,11 +323,22 @@ class Repository(Protocol):
         ...
 
     async def begin_upload(self) -> Upload:
-        """Open an upload (InitiateLayerUpload)."""
+        """Open an upload (InitiateLayerUpload, or ``/v2/``: ``Settings.transport``)."""
+        ...
+
+    async def find_received(self, upload: Upload, acknowledged: int, size: int) -> int:
+        """Find how many bytes ECR has of an upload, of a layer of *size* bytes, that an earlier run has begun.
+
+        Returns:
+            *acknowledged* if ECR does not tell.
+
+        Raises:
+            UploadNotFoundError: ECR does not know the upload, or has fewer bytes than it had acknowledged.
+        """
         ...
 
     def encoder(self, upload: Upload, first: int, content: RandomAccess | None) -> PartEncoder:
-        """Make the encoder of the part that begins at byte *first* (UploadLayerPart).
+        """Make the encoder of the part that begins at byte *first*.
 
         Args:
             upload: the upload that the part belongs to.
@@ -313,7 +348,7 @@ class Repository(Protocol):
         ...
 
     async def send_part(self, upload: Upload, part: Part, on_sent: Callable[[], None] | None = None) -> None:
-        """Send a part, and check that ECR has stored all of it (UploadLayerPart).
+        """Send a part, and check that ECR has stored all of it (UploadLayerPart; PATCH at ``/v2/``).
 
         Args:
             upload: the upload that the part belongs to.
@@ -327,7 +362,7 @@ class Repository(Protocol):
         ...
 
     async def complete_upload(self, upload: Upload, digest: Digest) -> Literal["pushed", "present"]:
-        """Complete an upload (CompleteLayerUpload); ``present`` if the repository has the layer already.
+        """Complete an upload (CompleteLayerUpload; PUT at ``/v2/``); ``present`` if the repository has the layer.
 
         Raises:
             UploadNotFoundError: ECR knows neither the upload nor the layer.

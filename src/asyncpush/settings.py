@@ -41,6 +41,9 @@ SIGNATURE_LIFETIME = 300.0
 
 Compression = Literal["gzip", "zstd", "none"]
 
+#: How layers are sent: ``api`` is ECR's UploadLayerPart, ``v2`` the registry API (OCI distribution-spec).
+TransportChoice = Literal["api", "v2", "auto"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
@@ -103,6 +106,8 @@ class Settings:
         compression: how uncompressed layers (of a docker-archive) are compressed.
         compression_level: gzip 1 to 9 (1 to 3 by igzip, an order of magnitude faster than 4 to 9 by zlib), zstd 1 to
             19; None is gzip 1, zstd 3.
+        transport: how layers are sent. ``api``: by UploadLayerPart, as base64. ``v2``: as they are, to the registry's
+            ``/v2/``, on another host than the API's. ``auto``: ``v2`` where ``/v2/`` answers, else ``api``.
         early_parts: send the next part of a layer before the one before it is answered, if answers are fast compared
             with parts. Off by default: no public client of ECR does it, and its benefit there is unknown.
         max_attempts: consecutive failures that end a request to ECR; throttles and unanswered requests do not count.
@@ -121,6 +126,7 @@ class Settings:
     part_size: int | None = None
     compression: Compression = "gzip"
     compression_level: int | None = None
+    transport: TransportChoice = "api"
     early_parts: bool = False
     max_attempts: int = 6
     max_outage: float = MAX_OUTAGE

@@ -28,7 +28,7 @@ import asyncpush
 from asyncpush import AwsConfiguration, Digest, Registry, Settings
 from asyncpush.ecr.auth_token import EcrLogin
 from asyncpush.ecr.client import EcrClient
-from asyncpush.ecr.mount import Mounts
+from asyncpush.ecr.v2 import V2Endpoint
 from asyncpush.emulator import Emulator, KnownCredentials
 from asyncpush.errors import ConnectionFailedError, RegistryError, ServiceError
 from asyncpush.events import RequestDone, Retrying
@@ -293,14 +293,14 @@ async def test_a_redirect_is_not_followed_with_the_password(bench: Bench) -> Non
 
 
 async def test_a_host_that_can_not_be_reached_is_tried_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Mounts, "address", lambda self: _nowhere())
+    monkeypatch.setattr(V2Endpoint, "address", lambda self: _nowhere())
     with pytest.raises(ConnectionFailedError, match=r"MountBlob got no answer from http://127\.0\.0\.1:9"):
         await bench.mount()
     assert not bench.events.of(Retrying)
 
 
-async def _nowhere() -> tuple[str, dict[str, str]]:
-    return "http://127.0.0.1:9", {}
+async def _nowhere() -> V2Address:
+    return V2Address("http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize("fault", [refused(401, "UNAUTHORIZED"), refused(403, "DENIED", "Your token has expired.")])

@@ -12,7 +12,7 @@ from cyclopts import App, Group, Parameter, Token
 from asyncpush.errors import UsageError
 from asyncpush.model import Platform
 from asyncpush.progress import ProgressKind
-from asyncpush.settings import AwsConfiguration, Compression, Credentials, Settings, SourceRegistry
+from asyncpush.settings import AwsConfiguration, Compression, Credentials, Settings, SourceRegistry, TransportChoice
 from asyncpush.units import parse_duration, parse_size
 
 _LIMITS = Group("Limits")
@@ -80,6 +80,10 @@ class LimitOptions:
 
     part_size: Annotated[int | None, Parameter(group=_LIMITS, converter=_to_size, metavar="SIZE")] = None
     """Size of a part, from 5MiB to 20MiB. By default, the size that ECR asks for (10MiB)."""
+
+    transport: Annotated[TransportChoice, Parameter(group=_LIMITS, show_default=True)] = "api"
+    """How layers are sent: by ECR's API, as they are to the registry's /v2/ (a quarter fewer bytes), or v2 where it
+    answers."""
 
     max_outage: Annotated[
         float,
@@ -256,6 +260,7 @@ def make_settings(
         max_layers=limits.max_layers,
         max_memory=limits.max_memory,
         part_size=limits.part_size,
+        transport=limits.transport,
         max_outage=limits.max_outage,
         max_unpacked=limits.max_unpacked,
         early_parts=limits.early_parts,

@@ -125,9 +125,7 @@ class EcrClient:
             answer: dict[str, Any]
             async with answer_timeout(operation, self.endpoint_url, self.sender) as timeout:
                 if isinstance(blob, OutgoingPart):
-                    members = {**members, "layerPartBlob": replace(blob, on_sent=timeout.start_after(blob.on_sent))}
-                    if transfer:
-                        transfer.on_progress, timeout.minimum = timeout.restart, self.uplink.answer_timeout
+                    members = {**members, "layerPartBlob": answered_in_time(blob, timeout, self.uplink)}
                 else:
                     timeout.start()
                 answer = await self._send_signed(method, members)
@@ -234,7 +232,7 @@ async def map_batches(call: Callable[[list[K]], Awaitable[T]], items: Collection
     return [results[position] for position in sorted(results)]
 
 
-class _AnswerTimeout:
+class AnswerTimeout:
     """The wait for one answer; it starts when the request has been sent.
 
     Attributes:
@@ -275,7 +273,7 @@ class _AnswerTimeout:
 
 
 @asynccontextmanager
-async def answer_timeout(operation: str, endpoint: str, sender: RetryingSender) -> AsyncIterator[_AnswerTimeout]:
+async def answer_timeout(operation: str, endpoint: str, sender: RetryingSender) -> AsyncIterator[AnswerTimeout]:
     """Limit the wait for an answer, head and body, and notify the user of a slow one.
 
     Raises:
@@ -287,7 +285,7 @@ async def answer_timeout(operation: str, endpoint: str, sender: RetryingSender) 
             async with asyncio.timeout(None) as deadline:
                 text = f"{operation} has no answer yet from {endpoint}"
                 note = partial(note_if_slow, text, sender.notify, policy.note_after)
-                timeout = _AnswerTimeout(deadline, policy.answer, lambda: stack.enter_context(note()))
+                timeout = AnswerTimeout(deadline, policy.answer, lambda: stack.enter_context(note()))
                 try:
                     yield timeout
                 finally:
@@ -297,3 +295,10 @@ async def answer_timeout(operation: str, endpoint: str, sender: RetryingSender) 
             f"{operation} got no whole answer from {endpoint} within {seconds:.3g} seconds",
             hint="check the endpoint and the network",
         ) from error
+
+
+def answered_in_time(outgoing: OutgoingPart, timeout: AnswerTimeout, uplink: Uplink) -> OutgoingPart:
+    """Return a part that starts *timeout* once it has left, and restarts it while the peer accepts what has left."""
+    if outgoing.transfer:
+        outgoing.transfer.on_progress, timeout.minimum = timeout.restart, uplink.answer_timeout
+    return replace(outgoing, on_sent=timeout.start_after(outgoing.on_sent))

@@ -46,6 +46,7 @@ _TRANSIENT = frozenset(
 )
 _TRANSIENT_STATUS = frozenset({408, 500, 502, 503, 504})
 _TOO_MANY_REQUESTS = 429
+_RANGE_NOT_SATISFIABLE = 416
 
 #: The TLS setting in aiohttp's messages: "Cannot connect to host HOST:PORT ssl:default [...]".
 _TLS_OPTION = re.compile(r" ssl:\S+(?= \[)")
@@ -79,6 +80,10 @@ _CLASSES: dict[str, type[ServiceError]] = {
     "InvalidLayerException": InvalidLayerError,
     "LayersNotFoundException": LayersNotFoundError,
     "ReferencedImagesNotFoundException": LayersNotFoundError,
+    # The codes of /v2/ (distribution-spec, Error Codes).
+    "NAME_UNKNOWN": RepositoryNotFoundError,
+    "BLOB_UPLOAD_UNKNOWN": UploadNotFoundError,
+    "DIGEST_INVALID": InvalidLayerError,
 }
 
 #: How the message of InvalidSignatureException begins if the time is wrong, and not the keys.
@@ -87,6 +92,7 @@ _WRONG_TIME = (_EXPIRED_SIGNATURE, "Signature not yet current")
 
 _HINTS = {
     "RepositoryNotFoundException": "create it, or push with --create-repository",
+    "NAME_UNKNOWN": "create it, or push with --create-repository",
     "LimitExceededException": "this is a quota, not a rate: ask for more in Service Quotas, or push less",
     "AccessDeniedException": "let the caller's policy, or the repository's, allow this action",
     "UnrecognizedClientException": "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, ...)",
@@ -94,7 +100,7 @@ _HINTS = {
     "MissingAuthenticationTokenException": "check the credentials, and that no proxy takes headers away",
     "InvalidSignatureException": "check the secret access key and this machine's clock",
     "KmsException": "let the caller use the repository's key",
-    # The code that /v2/ returns for AccessDeniedException when a blob is mounted.
+    # The code of /v2/ for AccessDeniedException.
     "DENIED": "let the caller push here, and do ecr:GetDownloadUrlForLayer in the repository that is mounted from",
 }
 
@@ -172,6 +178,8 @@ def _service_error(operation: str, endpoint: str, error: bce.ClientError) -> Ser
     kind = _CLASSES.get(code, ServiceError)
     if text.startswith(_WRONG_TIME):
         kind = ServiceError  # the request took too long to send; a retry can help
+    elif meta.get("HTTPStatusCode") == _RANGE_NOT_SATISFIABLE:
+        kind = InvalidLayerPartError  # /v2/: a chunk does not follow the last one
     translation = kind(
         # A credential provider's request to STS or SSO may have failed instead of ECR's operation.
         error.operation_name or operation,

@@ -155,21 +155,29 @@ class EcrHttp:
         self._sessions: dict[tuple[str, bool], AIOHTTPSession] = {}
 
     async def send(
-        self, method: str, url: str, headers: dict[str, str], *, stream: bool = False, redirects: bool = False
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        *,
+        body: TimedBody | None = None,
+        stream: bool = False,
+        redirects: bool = False,
     ) -> Any:
-        """Send a request without a body.
+        """Send a request.
 
         Args:
             method: the HTTP method.
             url: the address, percent-encoded.
             headers: its headers, except those that HTTP itself adds.
+            body: its body; a redirect can't be followed with it.
             stream: leave the response's body to be read from ``raw.content``, until ``raw.close()``.
             redirects: follow up to ten redirects. Never with credentials in *headers*: they would be sent along.
 
         Returns:
             aiobotocore's response: ``status_code``, ``headers``, ``content`` to be awaited, and ``raw``.
         """
-        request = AWSRequest(method, url, headers, stream_output=stream).prepare()
+        request = AWSRequest(method, url, headers, data=body, stream_output=stream).prepare()
         session = await self._session(url, redirects=redirects)
         return await session.send(request)
 

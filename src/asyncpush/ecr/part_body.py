@@ -97,33 +97,27 @@ class OutgoingPart:
     transfer: PartTransfer | None = None
 
 
-class PartBody(TimedBody):
-    """A part's body for aiohttp: written block by block, so that no write blocks the event loop for 28 MB.
+class OutgoingBody(TimedBody):
+    """The body of a request that carries a part; each try makes one of its own.
 
     Args:
-        outgoing: the part; each try makes a body of its own.
-        threads: limits how many windows are encoded at once, over all connections.
+        outgoing: the part.
+        size: bytes of the body.
+        content_type: the body's media type.
     """
 
-    def __init__(self, outgoing: OutgoingPart, threads: CapacityLimiter) -> None:
-        super().__init__(outgoing, content_type="application/x-amz-json-1.1")
-        self._size = outgoing.part.body_size
+    def __init__(self, outgoing: OutgoingPart, size: int, content_type: str) -> None:
+        super().__init__(outgoing, content_type=content_type)
+        self._size = self._length = size
         self._part = outgoing.part
         self._on_sent = outgoing.on_sent
         self._transfer = outgoing.transfer
-        self._threads = threads
 
     def __len__(self) -> int:
-        return self._part.body_size
+        return self._length
 
     def seek(self, _: int) -> None:
         """Do nothing: botocore rewinds a body before it sends it again, and each write starts at the beginning."""
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The body as text; aiohttp only asks for it when it debugs."""
-        part = self._part
-        middle = _encode(part, part.first, part.size) if part.content else []
-        return b"".join((*part.body[:-1], *middle, part.body[-1])).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write all of it."""
@@ -132,6 +126,25 @@ class PartBody(TimedBody):
         await super().write(writer)
         if self._on_sent:
             self._on_sent()
+
+
+class PartBody(OutgoingBody):
+    """The body of UploadLayerPart: written block by block, so that no write blocks the event loop for 28 MB.
+
+    Args:
+        outgoing: the part.
+        threads: limits how many windows are encoded at once, over all connections.
+    """
+
+    def __init__(self, outgoing: OutgoingPart, threads: CapacityLimiter) -> None:
+        super().__init__(outgoing, outgoing.part.body_size, "application/x-amz-json-1.1")
+        self._threads = threads
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The body as text; aiohttp only asks for it when it debugs."""
+        part = self._part
+        middle = _encode(part, part.first, part.size) if part.content else []
+        return b"".join((*part.body[:-1], *middle, part.body[-1])).decode(encoding, errors)
 
     async def write_blocks(self, writer: AbstractStreamWriter) -> None:
         """Write the whole body to the connection."""

@@ -8,12 +8,13 @@ from asyncpush.ecr.admin import CallerIdentity, EcrAdmin
 from asyncpush.ecr.auth_token import EcrLogin
 from asyncpush.ecr.client import EcrClient
 from asyncpush.ecr.http_session import EcrHttp
-from asyncpush.ecr.mount import Mounts
 from asyncpush.ecr.rate_limit import Pace
 from asyncpush.ecr.reader import EcrReader
 from asyncpush.ecr.repository import EcrRepository
 from asyncpush.ecr.retry import RetryingSender
 from asyncpush.ecr.session import registry_address, registry_host
+from asyncpush.ecr.v2 import V2Endpoint
+from asyncpush.ecr.v2_blobs import V2Blobs
 from asyncpush.events import Emit
 from asyncpush.http.retry import HostBackoff
 from asyncpush.reference import RegistryName
@@ -54,11 +55,11 @@ class EcrRegistry:
             return sender
 
         self._api = EcrClient(client, name.id, new_sender(), settings.signature_lifetime)
-        # Downloads and mounts go to other hosts than the API's, each of which may be unreachable on its own.
+        # Downloads and /v2/ have other hosts than the API's, each of which may be unreachable on its own.
         self._download_sender = new_sender()
         self.login = EcrLogin(self._api)
         self.admin = EcrAdmin(self._api, self.login, CallerIdentity(client, aws))
-        self._mounts = Mounts(
+        endpoint = V2Endpoint(
             self._api,
             name,
             login=self.login,
@@ -66,6 +67,7 @@ class EcrRegistry:
             sender=new_sender(),
             account=self.admin.account,
         )
+        self._v2 = V2Blobs(endpoint, self._api.uplink, settings.transport, emit)
         self.address = registry_address(client, name, name.id)
 
     async def account(self) -> str | None:
@@ -90,7 +92,7 @@ class EcrRegistry:
 
     def repository(self, name: str) -> EcrRepository:
         """The repository *name*; sends no request."""
-        return EcrRepository(self._api, name, registry=self.address, mounts=self._mounts)
+        return EcrRepository(self._api, name, registry=self.address, v2=self._v2)
 
     def reader(self, name: str) -> EcrReader:
         """A reader of repository *name*; sends no request."""

@@ -10,8 +10,9 @@ import anyio
 from anyio import CapacityLimiter
 
 from asyncpush.ecr.client import NOT_ALLOWED, EcrClient, TrackedCall, map_batches
-from asyncpush.ecr.mount import Mounts
 from asyncpush.ecr.part_body import JsonPartEncoder, OutgoingPart
+from asyncpush.ecr.raw_body import RawPartEncoder
+from asyncpush.ecr.v2_blobs import V2Blobs
 from asyncpush.errors import (
     InvalidLayerError,
     InvalidLayerPartError,
@@ -37,14 +38,14 @@ class EcrRepository:
         api: sends requests to ECR's API.
         name: the repository's name.
         registry: the address of its registry.
-        mounts: mounts layers from other repositories of the registry.
+        v2: mounts layers from other repositories of the registry, and uploads them if the settings say so.
     """
 
-    def __init__(self, api: EcrClient, name: str, *, registry: str, mounts: Mounts) -> None:
+    def __init__(self, api: EcrClient, name: str, *, registry: str, v2: V2Blobs) -> None:
         self._api = api
         self._name = name
         self._registry = registry
-        self._mounts = mounts
+        self._v2 = v2
         self._mutability_lock = anyio.Lock()
         self._mutability: TagMutability | None = None
 
@@ -76,21 +77,60 @@ class EcrRepository:
         return available
 
     async def begin_upload(self) -> Upload:
-        """Open an upload (InitiateLayerUpload)."""
+        """Open an upload (InitiateLayerUpload; at ``/v2/`` if that is the transport)."""
+        if await self._v2.is_chosen():
+            return await self._v2.begin(self._name)
         answer = await self._call("InitiateLayerUpload")
         with self._api.parsing("InitiateLayerUpload"):
             size = self._api.uplink.part_size(_part_size(answer.get("partSize")))
             return Upload(str(answer["uploadId"]), size, MAX_PARTS[self._api.service])
 
-    def encoder(self, upload: Upload, first: int, content: RandomAccess | None = None) -> JsonPartEncoder:
-        """Create the encoder of the part that begins at byte *first* (UploadLayerPart).
+    async def find_received(self, upload: Upload, acknowledged: int, size: int) -> int:
+        """How many bytes ECR has of an upload, of a layer of *size* bytes, that an earlier run has begun.
+
+        The earlier run may have ended before it got the answers to its last parts. ECR's API has no operation that
+        tells. But it refuses a part of one byte that can't follow any other, and names the last byte that it has: this
+        costs less than sending a whole part to learn it.
+
+        Returns:
+            *acknowledged* if ECR does not tell: then the answer to the next part decides.
+
+        Raises:
+            UploadNotFoundError: ECR does not know the upload, or has fewer bytes than it had acknowledged.
+        """
+        if upload.is_v2:
+            return await self._v2.find_received(upload, acknowledged)
+        encoder = self.encoder(upload, 2 * size + MAX_PART_SIZE)
+        encoder.add(memoryview(b"\0"))
+        last = None
+        try:
+            await self.send_part(upload, encoder.finish())
+        except UploadNotFoundError:
+            raise
+        except InvalidLayerPartError as error:
+            last = error.last_valid_byte
+            received = last + 1 if last and last > 0 else 0
+        except ServiceError:
+            return acknowledged
+        else:
+            received = -1  # it has accepted a byte that is not the layer's
+        if received < acknowledged:
+            raise UploadNotFoundError("UploadLayerPart", "BytesLost", f"{acknowledged} bytes were acknowledged")
+        return received
+
+    def encoder(
+        self, upload: Upload, first: int, content: RandomAccess | None = None
+    ) -> JsonPartEncoder | RawPartEncoder:
+        """Create the encoder of the part that begins at byte *first* (UploadLayerPart; PATCH at ``/v2/``).
 
         With *content*, the part's bytes are read from it again when the part is sent; without, they stay in memory.
         """
+        if upload.is_v2:
+            return RawPartEncoder(first, content)
         return JsonPartEncoder(self._api.registry_id, self._name, upload, first, content)
 
     async def send_part(self, upload: Upload, part: Part, on_sent: Callable[[], None] | None = None) -> None:
-        """Send a part and check that ECR has all of it (UploadLayerPart).
+        """Send a part and check that ECR has all of it (UploadLayerPart; PATCH at ``/v2/``).
 
         If the reply to a part was lost, ECR refuses the second try and reports the last byte that it has received.
 
@@ -99,6 +139,9 @@ class EcrRepository:
             part: the part.
             on_sent: called each time that the whole part has left.
         """
+        if upload.is_v2:
+            await self._v2.send_part(upload, part, on_sent)
+            return
         try:
             answer = await self._call(
                 "UploadLayerPart",
@@ -118,17 +161,19 @@ class EcrRepository:
             )
 
     async def complete_upload(self, upload: Upload, digest: Digest) -> Literal["pushed", "present"]:
-        """Complete an upload (CompleteLayerUpload); ``present`` if the repository had the layer already.
-
-        ECR has verified the sha256 of the bytes before it answers LayerAlreadyExistsException.
-        """
+        """Complete an upload (CompleteLayerUpload; PUT at ``/v2/``); ``present`` if the repository has the layer."""
         try:
-            answer = await self._call("CompleteLayerUpload", uploadId=upload.id, layerDigests=[str(digest)])
+            return await (self._v2.complete if upload.is_v2 else self._complete)(upload, digest)
         except UploadNotFoundError:
             # The reply to an earlier try may have been lost; then the layer is present, and the upload ID is used up.
             if digest in await self.available([digest]):
                 return "pushed"
             raise
+
+    async def _complete(self, upload: Upload, digest: Digest) -> Literal["pushed", "present"]:
+        """Send CompleteLayerUpload. ECR compares the sha256 before it answers LayerAlreadyExistsException, too."""
+        try:
+            answer = await self._call("CompleteLayerUpload", uploadId=upload.id, layerDigests=[str(digest)])
         except ServiceError as error:
             if error.code == "LayerAlreadyExistsException":
                 return "present"
@@ -147,7 +192,7 @@ class EcrRepository:
         Raises:
             RegistryError: the registry's host refuses the caller, or can't be reached.
         """
-        return await self._mounts.mount(self._name, digest, source)
+        return await self._v2.mount(self._name, digest, source)
 
     async def find_images(self, *, tags: Collection[str], digests: Collection[Digest]) -> tuple[StoredImage, ...]:
         """Which of these images the repository holds (BatchGetImage, 100 a call); missing ones are left out.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 
@@ -18,10 +18,19 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from asyncpush.engine.context import PushContext
 from asyncpush.engine.memory import MemoryAccount
-from asyncpush.engine.parts import WINDOW_SIZE, HeldBytes, PartCutter, PartMaker, find_damage, opened, receive_part
+from asyncpush.engine.parts import (
+    WINDOW_SIZE,
+    HeldBytes,
+    PartCutter,
+    PartMaker,
+    check_size,
+    find_damage,
+    opened,
+    receive_part,
+)
 from asyncpush.engine.upload import EncodedParts, LayerUpload, PartOf, UploadParts
 from asyncpush.errors import AsyncpushError, only_cause
-from asyncpush.model import LayerBytes, PushedLayer
+from asyncpush.model import LayerBytes, PushedLayer, encoded_size
 from asyncpush.protocols import (
     Blob,
     BlobReader,
@@ -34,9 +43,6 @@ from asyncpush.protocols import (
     SeekableReader,
 )
 from asyncpush.settings import DEFAULT_PART_SIZE, MIN_PART_SIZE
-
-#: Times that a layer is sent, at most: an upload can expire, be damaged or miss a part, but not again and again.
-_MAX_ATTEMPTS = 3
 
 Parts = tuple[Part, ...]
 
@@ -70,14 +76,12 @@ async def send_layer(
     async with AsyncExitStack() as reported:
         for upload in uploads:
             await reported.enter_async_context(upload.reported())
-        unfinished = uploads
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
-            await _attempt(unfinished, blob, context, is_first=attempt == 1)
+        unfinished, is_first = uploads, True
+        while unfinished:
+            await _attempt(unfinished, blob, context, is_first=is_first)
             await _find_cause(unfinished, blob, context)
-            if attempt < _MAX_ATTEMPTS:
-                unfinished = [upload for upload in unfinished if upload.failure is not None and await upload.recover()]
-            if not unfinished:
-                break
+            unfinished = [upload for upload in unfinished if upload.failure is not None and await upload.recover()]
+            is_first = False
     return [_outcome(upload) for upload in uploads]
 
 
@@ -125,16 +129,16 @@ async def _send_from(first: int, uploads: Sequence[LayerUpload], blob: Blob, con
 
 async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, context: PushContext) -> LayerBytes:
     if blob.descriptor and first >= blob.descriptor.size:
-        return LayerBytes(blob.descriptor.digest, blob.descriptor.size)  # ECR has all bytes, and compares the digest
+        return _known_bytes(blob)
 
     def encoder(start: int, content: RandomAccess | None) -> _Encoders:
         return _Encoders([upload.repository.encoder(upload.upload, start, content) for upload in uploads])
 
     part_size = max(upload.part_size for upload in uploads)
     async with context.memory.account() as account:
-        source = _PartSource(blob, first, part_size, encoder, context, account)
+        source = _PartSource(blob, first, part_size, encoder, uploads, context, account)
         async with AsyncExitStack() as stack:
-            maker, encoded_parts = await source.open(stack, uploads)
+            maker, encoded_parts = await source.open(stack)
             streams = [anyio.create_memory_object_stream[PartOf](0) for _ in uploads]
             # The receiving ends close after the task group. When all uploads fail, the group thus cancels the encoding
             # before its streams break, and raises nothing but the failure.
@@ -150,7 +154,7 @@ async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, co
                 tg.start_soon(_encode_ahead, encoded_parts, [sending for sending, _ in streams])
                 for upload, (_, parts) in zip(uploads, streams, strict=True):
                     tg.start_soon(send, upload, parts)
-        return maker.result()
+        return maker.result() if maker else _known_bytes(blob)
 
 
 async def _encode_ahead(encoded_parts: AsyncGenerator[EncodedParts, None], streams: Sequence[UploadParts]) -> None:
@@ -186,6 +190,12 @@ async def _find_cause(uploads: Sequence[LayerUpload], blob: Blob, context: PushC
             await upload.fail(damage)
 
 
+def _known_bytes(blob: Blob) -> LayerBytes:
+    """The digest and size that the source names; ECR compares the digest with the bytes that it has."""
+    assert blob.descriptor is not None, "an unknown digest is computed"  # noqa: S101
+    return LayerBytes(blob.descriptor.digest, blob.descriptor.size)
+
+
 def _outcome(upload: LayerUpload) -> PushedLayer | AsyncpushError:
     outcome = upload.failure or upload.pushed
     assert outcome is not None, "the last attempt either failed or succeeded"  # noqa: S101
@@ -200,35 +210,47 @@ class _PartSource:
     first: int
     part_size: int
     encoder: Callable[[int, RandomAccess | None], _Encoders]
+    uploads: Sequence[LayerUpload]
     context: PushContext
     account: MemoryAccount
 
-    async def open(
-        self, stack: AsyncExitStack, uploads: Sequence[LayerUpload]
-    ) -> tuple[PartMaker[Parts], AsyncGenerator[EncodedParts, None]]:
+    async def open(self, stack: AsyncExitStack) -> tuple[PartMaker[Parts] | None, AsyncGenerator[EncodedParts, None]]:
         """Open the blob and skip the bytes that ECR has.
 
         Returns:
-            What knows the layer's digest at the end, and the parts.
+            What knows the layer's digest at the end (None if its source does), and the parts.
         """
         if isinstance(self.blob, RemoteBlob):
-            for upload in uploads:
-                upload.skip(self.first)
+            self._skip(self.first)
             hashes = self.first == 0
             maker = PartMaker(self.blob, self.part_size, self.encoder, start=self.first, hashes=hashes)
-            return maker, self._receive(self.blob, maker, len(uploads))
+            return maker, self._receive(self.blob, maker, len(self.uploads))
         assert isinstance(self.blob, LocalBlob), "a blob is local or remote"  # noqa: S101
         reader = await stack.enter_async_context(opened(self.blob, self.context.threads))
+        is_raw = all(upload.upload.is_v2 for upload in self.uploads)
+        if is_raw and self.blob.descriptor is not None and isinstance(reader, SeekableReader):
+            await to_thread.run_sync(check_size, self.blob, reader, limiter=self.context.threads)
+            self._skip(self.first)
+            return None, self._slice(reader, self.blob.descriptor.size)
         cutter = PartCutter(self.blob, reader, self.part_size, self.encoder)
         if self.first:
             await to_thread.run_sync(cutter.skip, self.first, limiter=self.context.threads)
-            for upload in uploads:
-                upload.skip(cutter.consumed)
-        return cutter, self._cut(cutter, reader, len(uploads))
+            self._skip(cutter.consumed)
+        return cutter, self._cut(cutter, reader)
 
-    async def _cut(
-        self, cutter: PartCutter[Parts], reader: BlobReader, uploads: int
-    ) -> AsyncGenerator[EncodedParts, None]:
+    def _skip(self, read: int) -> None:
+        for upload in self.uploads:
+            upload.skip(read)
+
+    async def _slice(self, content: RandomAccess, size: int) -> AsyncGenerator[EncodedParts, None]:
+        """Yield the parts of a local blob that is sent as it is: they are read when they are sent."""
+        for first in range(self.first, size, self.part_size):
+            part = Part.raw(first, min(self.part_size, size - first), content)
+            # One object for each upload: uploads tell their parts apart by identity.
+            parts = tuple(replace(part) for _ in self.uploads)
+            yield EncodedParts(parts, 0, part.size, self.account)
+
+    async def _cut(self, cutter: PartCutter[Parts], reader: BlobReader) -> AsyncGenerator[EncodedParts, None]:
         """Yield the parts of a local blob.
 
         A part whose bytes can be read again is held encoded only while memory is plentiful; otherwise it takes next to
@@ -236,7 +258,7 @@ class _PartSource:
         """
         rereader = reader if isinstance(reader, SeekableReader) else None
         part_size = min(self.part_size, self.blob.source_size) if self.blob.descriptor else self.part_size
-        encoded_cost = encoded_size(part_size) * uploads
+        encoded_cost = sum(upload.upload.body_size(part_size) for upload in self.uploads)
         while True:
             content, cost = None, encoded_cost
             if rereader is None:
@@ -285,7 +307,9 @@ class _PartSource:
         """
         room = self._room(position, size)
         window = self.context.memory.window_size
-        cost = room + uploads * min(window, encoded_size(room)) if uploads > 1 else encoded_size(room)
+        cost = (
+            room + uploads * min(window, encoded_size(room)) if uploads > 1 else self.uploads[0].upload.body_size(room)
+        )
         await self.account.take(cost)
         return cost
 
@@ -308,8 +332,3 @@ class _Encoders:
     def finish(self) -> Parts:
         """Close the part."""
         return tuple(encoder.finish() for encoder in self._encoders)
-
-
-def encoded_size(part_size: int) -> int:
-    """The most that the request body of a part takes: base64, and some room for the other members."""
-    return part_size * 4 // 3 + 2048

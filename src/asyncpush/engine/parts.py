@@ -231,6 +231,22 @@ def find_damage(blob: LocalBlob) -> DigestMismatchError | None:
     return blob.mismatch(claimed.digest, actual) if actual != claimed.digest else None
 
 
+def check_size(blob: LocalBlob, content: RandomAccess) -> None:
+    """Check that *content* has as many bytes as the blob's descriptor says, without reading it all.
+
+    Raises:
+        DigestMismatchError: it has more or fewer.
+        SourceError: the source can't be read, or is cut short.
+    """
+    claimed = blob.descriptor
+    assert claimed is not None, "the size is known"  # noqa: S101
+    byte = memoryview(bytearray(1))
+    is_longer = bool(content.read_at(claimed.size, byte))
+    is_shorter = claimed.size > 0 and not content.read_at(claimed.size - 1, byte)
+    if (is_longer or is_shorter) and (damage := find_damage(blob)) is not None:
+        raise damage
+
+
 class HeldBytes:
     """The bytes of one part, held unencoded for several uploads to encode (``protocols.RandomAccess``).
 

@@ -11,14 +11,13 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from asyncpush.engine.context import PushContext
 from asyncpush.engine.memory import MemoryAccount
-from asyncpush.engine.ordering import OrderedSender
+from asyncpush.engine.ordering import OrderedSender, PipelineEstimator
 from asyncpush.engine.parts import HeldBytes
 from asyncpush.errors import (
     AsyncpushError,
     DigestMismatchError,
     InvalidLayerError,
     InvalidLayerPartError,
-    ServiceError,
     UploadNotFoundError,
     only_cause,
 )
@@ -26,6 +25,9 @@ from asyncpush.events import LayerDone, LayerFailed, LayerStarted, PartSent
 from asyncpush.model import Descriptor, LayerBytes, PushedLayer, Upload
 from asyncpush.protocols import Blob, Part, Repository
 from asyncpush.settings import MAX_PART_SIZE, MAX_PARTS, MiB
+
+#: Times that a layer is sent, at most, without new bytes in its upload.
+_MAX_ATTEMPTS = 3
 
 #: Missing bytes from which on a request that asks ECR what it has costs less than to send bytes again.
 _WORTH_A_REQUEST = MiB
@@ -71,7 +73,7 @@ class LayerUpload:
 
     Attributes:
         part_size: bytes of each part but the last; 0 until the upload is opened.
-        received: bytes that ECR had when the upload was opened; sending starts after them.
+        received: bytes that ECR has acknowledged; an attempt starts after them.
         failure: the error of the last attempt; None if it did not fail.
         pushed: the layer, once it is in the repository.
     """
@@ -87,6 +89,7 @@ class LayerUpload:
         self._key = layer_key(repository, blob)
         self._upload: Upload | None = None
         self._is_resumed = False
+        self._farthest = self._failed_attempts = 0
         self._sent = self._read = 0
         self._unacknowledged: dict[Part, EncodedParts] = {}
 
@@ -140,30 +143,16 @@ class LayerUpload:
             await journal.upload_begun(address, identity, self._upload, self.part_size)
 
     async def _synchronize(self) -> bool:
-        """Ask ECR how many bytes it has of the upload of an earlier run; return False if the upload is lost.
-
-        The earlier run may have ended before it got the answers to its last parts. ECR refuses a part of one byte that
-        can't follow any other, and names the last byte that it has: this costs less than sending a whole part to learn
-        it.
-        """
+        """Ask ECR how many bytes it has of the upload of an earlier run; return False if the upload is lost."""
         if self._blob.source_size - self.received < _WORTH_A_REQUEST:
             return True
-        encoder = self.repository.encoder(self.upload, 2 * self._blob.source_size + MAX_PART_SIZE, None)
-        encoder.add(memoryview(b"\0"))
         try:
-            await self.repository.send_part(self.upload, encoder.finish())
+            received = await self.repository.find_received(self.upload, self.received, self._blob.source_size)
         except UploadNotFoundError:
             return False
-        except InvalidLayerPartError as error:
-            if not error.last_valid_byte or error.last_valid_byte < 0:
-                return not self.received
-            if not self._is_ahead(error):
-                return error.last_valid_byte + 1 == self.received
-            await self._set_received(error.last_valid_byte + 1)
-            return True
-        except ServiceError:
-            return True  # the answer to the next part decides
-        return False
+        if received > self.received:
+            await self._set_received(received)
+        return True
 
     async def _set_received(self, received: int) -> None:
         """Record that ECR has the first *received* bytes, also in the journal for a later run."""
@@ -188,7 +177,9 @@ class LayerUpload:
                         def on_acknowledged(part: Part) -> None:
                             acknowledged.send_nowait(self._acknowledge(part))
 
-                        sender = OrderedSender(self._send, on_acknowledged, self._context.pipeline)
+                        # At /v2/, the answer to a part says where the next one goes.
+                        early = PipelineEstimator(allowed=False) if self.upload.is_v2 else self._context.pipeline
+                        sender = OrderedSender(self._send, on_acknowledged, early)
                         await sender.send(self._tracked(parts))
         except AsyncpushError as error:
             self.failure = error
@@ -223,7 +214,8 @@ class LayerUpload:
         self._sent += part.size
         self._read += encoded.consumed
         self._context.emit(PartSent(self._key, encoded.consumed, part.size))
-        return part.last + 1
+        self.received = part.last + 1
+        return self.received
 
     async def _journal_progress(self, counts: MemoryObjectReceiveStream[int]) -> None:
         """Journal how many bytes ECR has: the latest count, each time that the journal has written the one before."""
@@ -256,18 +248,23 @@ class LayerUpload:
             await journal.upload_lost(self.repository.address, self._blob.identity)
 
     async def recover(self) -> bool:
-        """Prepare another attempt.
+        """Prepare another attempt: an upload can expire, be damaged or miss a part, but not again and again.
 
         Returns:
             Whether another attempt can help; if not, ``failure`` keeps the error.
         """
-        error, self.failure = self.failure, None
+        error = self.failure
+        self._failed_attempts += 1
+        if self._failed_attempts >= _MAX_ATTEMPTS:
+            return False
+        self.failure = None
         match error:
-            case InvalidLayerPartError() if self._is_resumed and self._is_ahead(error):
-                # The earlier run did not get its last answers: ECR has more than the journal says.
+            case InvalidLayerPartError() if self._may_continue(error):
                 self._rewind()
                 self._is_resumed = False
                 await self._set_received((error.last_valid_byte or 0) + 1)
+                if self.received > self._farthest:
+                    self._farthest, self._failed_attempts = self.received, 0
                 return True
             case UploadNotFoundError() | InvalidLayerPartError() | InvalidLayerError():
                 if not self._is_resumed:
@@ -286,9 +283,13 @@ class LayerUpload:
         self._context.emit(PartSent(self._key, -self._read, 0))
         self._read = 0
 
-    def _is_ahead(self, error: InvalidLayerPartError) -> bool:
-        """Whether ECR has at least the bytes that are known to have arrived."""
-        return error.last_valid_byte is not None and error.last_valid_byte >= self.received
+    def _may_continue(self, error: InvalidLayerPartError) -> bool:
+        """Whether ECR has more than the bytes that are known to have arrived.
+
+        An earlier run may not have got its last answers. At ``/v2/``, a broken request may leave a part of its bytes.
+        """
+        is_ahead = error.last_valid_byte is not None and error.last_valid_byte >= self.received
+        return is_ahead and (self._is_resumed or self.upload.is_v2)
 
 
 def layer_key(repository: Repository, blob: Blob) -> str:

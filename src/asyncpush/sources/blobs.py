@@ -210,6 +210,11 @@ class _RegionReader(PositionalReader):
             filled += count
         return target
 
+    @contextmanager
+    def file_at(self, start: int) -> Iterator[tuple[int, int]]:
+        with readable(self._label), self._file.file_at(self._start + start) as place:
+            yield place
+
 
 class _SparseReader(PositionalReader):
     def __init__(self, region: SparseRegion) -> None:

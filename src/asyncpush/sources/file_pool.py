@@ -6,7 +6,7 @@ import errno
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from io import FileIO
 from threading import Lock
@@ -35,6 +35,10 @@ class ReadFile(Protocol):
         """Read into *buffer* from *start* on, and return the number of bytes; 0 at the end."""
         ...
 
+    def file_at(self, start: int) -> AbstractContextManager[tuple[int, int]]:
+        """Keep it open for the block; yield its descriptor, and the position there of byte *start*."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptFile:
@@ -54,6 +58,10 @@ class KeptFile:
     def read_into(self, buffer: memoryview, start: int) -> int:
         """See ``ReadFile``."""
         return os.preadv(self.file.fileno(), [buffer], start)
+
+    def file_at(self, start: int) -> AbstractContextManager[tuple[int, int]]:
+        """See ``ReadFile``."""
+        return nullcontext((self.file.fileno(), start))
 
 
 @dataclass(slots=True)
@@ -172,6 +180,12 @@ class NamedFile:
         """See ``ReadFile``."""
         with _POOL.descriptor(self) as descriptor:
             return os.preadv(descriptor, [buffer], start)
+
+    @contextmanager
+    def file_at(self, start: int) -> Iterator[tuple[int, int]]:
+        """See ``ReadFile``."""
+        with _POOL.descriptor(self) as descriptor:
+            yield descriptor, start
 
     def reopened(self) -> int:
         """Open the file again and return the descriptor.

@@ -9,7 +9,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
@@ -396,6 +396,10 @@ class _Copy:
         """See ``ReadFile``."""
         target = buffer[: max(0, self.size - start)]
         return os.preadv(self.spool.file.fileno(), [target], self.start + start) if target else 0
+
+    def file_at(self, start: int) -> AbstractContextManager[tuple[int, int]]:
+        """See ``ReadFile``."""
+        return nullcontext((self.spool.file.fileno(), self.start + start))
 
 
 class _Spools:

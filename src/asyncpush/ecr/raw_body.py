@@ -1,0 +1,165 @@
+"""The request body of a chunk at ``/v2/``: the bytes of a part as they are, copied as seldom as possible.
+
+A file goes to a plain connection by sendfile, without passing through this process. Over TLS it is read and encrypted
+in the event loop, which costs less than handing each block to a thread: only bytes that are already in the page cache
+are read there, so that no disk blocks it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+from aiohttp.abc import AbstractStreamWriter
+from anyio import to_thread
+from anyio.lowlevel import checkpoint
+
+from asyncpush.ecr.part_body import OutgoingBody, OutgoingPart
+from asyncpush.errors import SourceError
+from asyncpush.protocols import FileRange, Part, RandomAccess
+
+#: Bytes that are read and written at once.
+_BLOCK_SIZE = 256 * 1024
+
+#: Bytes after which other tasks have their turn, however fast the peer accepts them.
+_TURN = 1024 * 1024
+
+#: Reads only what is in the page cache (Linux, preadv2(2)); 0 where that is not known.
+_CACHED_ONLY = getattr(os, "RWF_NOWAIT", 0)
+
+
+class RawPartEncoder:
+    """Collects the bytes of one part for ``/v2/`` (a ``PartEncoder``).
+
+    With *content*, the bytes are read from it when the part is sent; without, they stay in memory.
+    """
+
+    def __init__(self, first: int, content: RandomAccess | None = None) -> None:
+        self._first = first
+        self._content = content
+        self._size = 0
+        self._blocks: list[bytes] = []
+
+    def add(self, block: memoryview) -> None:
+        """Append the next bytes of the part."""
+        self._size += len(block)
+        if self._content is None:
+            self._blocks.append(bytes(block))
+
+    def finish(self) -> Part:
+        """Complete the part."""
+        return Part.raw(self._first, self._size, self._content, tuple(self._blocks))
+
+
+class RawPartBody(OutgoingBody):
+    """The bytes of a part from byte *first* of the layer on; those before it have arrived.
+
+    Args:
+        outgoing: the part.
+        first: the first byte.
+    """
+
+    def __init__(self, outgoing: OutgoingPart, first: int) -> None:
+        super().__init__(outgoing, outgoing.part.last + 1 - first, "application/octet-stream")
+        self._first = first
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The body's description; aiohttp only asks for it when it debugs."""
+        return f"bytes {self._first} to {self._part.last}".encode().decode(encoding, errors)
+
+    async def write_blocks(self, writer: AbstractStreamWriter) -> None:
+        """Write the whole body to the connection."""
+        content = self._part.content
+        if content is None:
+            await self._write_held(writer)
+        elif isinstance(content, FileRange):
+            async with _opened(content, self._first, len(self)) as file:
+                sent = await _send_file(writer, *file, len(self))
+                await self._write_read(writer, content, sent, file)
+        else:
+            await self._write_read(writer, content)
+
+    async def _write_held(self, writer: AbstractStreamWriter) -> None:
+        skipped = self._first - self._part.first
+        for block in self._part.body:
+            if skipped < len(block):
+                await writer.write(memoryview(block)[skipped:])
+            skipped = max(0, skipped - len(block))
+
+    async def _write_read(
+        self, writer: AbstractStreamWriter, content: RandomAccess, done: int = 0, file: tuple[int, int] | None = None
+    ) -> None:
+        """Write all but *done* bytes in blocks, which come from the page cache, or else from a worker thread."""
+        while done < len(self):
+            # A new buffer each time: the connection may still hold the last one.
+            buffer = memoryview(bytearray(min(_BLOCK_SIZE if file else _TURN, len(self) - done)))
+            block = _read_cached(file[0], buffer, file[1] + done) if file else buffer[:0]
+            if not block:
+                block = await to_thread.run_sync(content.read_at, self._first + done, buffer)
+            if not block:
+                raise SourceError(f"the blob ends before byte {self._first + done}", hint="do not change it meanwhile")
+            await writer.write(block)
+            done += len(block)
+            if not done % _TURN:
+                await checkpoint()
+
+
+def _read_cached(descriptor: int, buffer: memoryview, position: int) -> memoryview:
+    """Read what is in the page cache at *position*; nothing if that is not known."""
+    if not _CACHED_ONLY:
+        return buffer[:0]
+    try:
+        return buffer[: os.preadv(descriptor, [buffer], position, _CACHED_ONLY)]
+    except OSError:
+        return buffer[:0]
+
+
+@asynccontextmanager
+async def _opened(content: FileRange, first: int, size: int) -> AsyncIterator[tuple[int, int]]:
+    """Keep the file open for the block, and have its bytes read ahead; yield its descriptor and their position."""
+    file = content.file_at(first)
+
+    def enter() -> tuple[int, int]:
+        descriptor, position = file.__enter__()
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, position, size, os.POSIX_FADV_WILLNEED)
+        return descriptor, position
+
+    opened = await to_thread.run_sync(enter)
+    try:
+        yield opened
+    finally:
+        file.__exit__(None, None, None)
+
+
+async def _send_file(writer: Any, descriptor: int, position: int, size: int) -> int:
+    """Send bytes of a file to a plain connection without reading them.
+
+    Returns:
+        How many were sent: none if the connection is encrypted, fewer than *size* if the file ends early.
+    """
+    transport = writer.transport
+    if transport is None or transport.get_extra_info("sslcontext") is not None:
+        return 0
+    writer.send_headers()
+    if transport.get_write_buffer_size():
+        return 0
+    # asyncio owns the connection's socket; a duplicate can be waited for, and outlives an abort of the connection.
+    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as connection:
+        done = 0
+        while done < size:
+            try:
+                count = os.sendfile(connection.fileno(), descriptor, position + done, min(_TURN, size - done))
+            except BlockingIOError:
+                await anyio.wait_writable(connection)
+                continue
+            if not count:
+                break
+            done += count
+            writer.output_size += count
+            await checkpoint()
+    return done
