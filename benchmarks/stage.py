@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -191,3 +192,32 @@ def write_skopeo_yaml(path: Path, origin: Sources) -> Path:
     document[origin.hosts["emulator"]]["credentials"] = {"username": "AWS", "password": origin.password}
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     return path
+
+
+def write_regsync_yaml(path: Path, origin: Sources, endpoint: Endpoint, password: str) -> Path:
+    """The same for ``regsync``, one job a repository: it finds referrers by itself, and the tags of signatures, too."""
+    logins: dict[str, dict[str, str]] = {
+        origin.hosts["registry"]: {},
+        origin.hosts["emulator"]: _login(origin.password),
+    }
+    logins[endpoint.host] = _login(password)
+    document = {
+        "version": 1,
+        "creds": [{"registry": host, "tls": "disabled", **login} for host, login in logins.items()],
+        "defaults": {"referrers": True, "digestTags": True, "skipDockerConfig": True},
+        "sync": [
+            {
+                "source": f"{origin.hosts[repository.host]}/{repository.name}",
+                "target": f"{endpoint.host}/{repository.target}",
+                "type": "repository",
+                "tags": {"allow": [re.escape(tag) for tag in repository.tags]},
+            }
+            for repository in origin.corpus.repositories
+        ],
+    }
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _login(password: str) -> dict[str, str]:
+    return {"user": "AWS", "pass": password}
