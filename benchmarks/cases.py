@@ -72,9 +72,9 @@ def make_cases(folder: Path, *, small: bool) -> list[Case]:
     return find_images(folder)
 
 
-def synthetic(folder: Path, size: int) -> Case:
-    """Make an image of *size* bytes of random bytes in 8 layers."""
-    source = oci_layout(folder, [Plan("synthetic", "1", (size // 8,) * 8)])
+def synthetic(folder: Path, size: int, *, layers: int = 8) -> Case:
+    """Make an image of *size* random bytes in so many layers."""
+    source = oci_layout(folder, [Plan("synthetic", "1", (size // layers,) * layers)])
     return Case("synthetic", f"{source}:1", size)
 
 

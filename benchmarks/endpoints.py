@@ -39,10 +39,11 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A self-signed certificate for 127.0.0.1, which is its own CA, and its key; PEM files."""
+    """A certificate for 127.0.0.1, its key, and the authority that has signed it; PEM files."""
 
     certificate: Path
     key: Path
+    ca: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,24 +105,30 @@ class Endpoint:
 
 
 def make_certificate(folder: Path) -> Certificate:
-    """Make a certificate for 127.0.0.1 with the openssl command.
+    """Make a certificate for 127.0.0.1, and an authority for it, with the openssl command.
 
     Raises:
         UnavailableError: there is none.
     """
-    made = Certificate(folder / "endpoint.pem", folder / "endpoint.key")
-    extensions = (
-        "subjectAltName=IP:127.0.0.1,DNS:localhost",
-        "keyUsage=critical,digitalSignature,keyEncipherment,keyCertSign",
+    ca, ca_key, request = folder / "authority.pem", folder / "authority.key", folder / "endpoint.csr"
+    made = Certificate(folder / "endpoint.pem", folder / "endpoint.key", ca)
+    extensions = folder / "endpoint.ext"
+    extensions.write_text(
+        "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=critical,CA:FALSE\n"
+        "keyUsage=critical,digitalSignature,keyEncipherment\nextendedKeyUsage=serverAuth\n",
+        encoding="ascii",
     )
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=127.0.0.1"]
-    command += ["-keyout", str(made.key), "-out", str(made.certificate)]
-    for extension in extensions:
-        command += ["-addext", extension]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError as error:
-        raise UnavailableError("TLS needs the openssl command, to make a certificate") from error
+    new = ("-newkey", "rsa:2048", "-nodes", "-keyout")
+    signed = ("-in", str(request), "-CA", str(ca), "-CAkey", str(ca_key), "-CAcreateserial", "-days", "30")
+    for command in (
+        ("req", "-x509", *new, str(ca_key), "-subj", "/CN=asyncpush benchmarks", "-days", "30", "-out", str(ca)),
+        ("req", "-new", *new, str(made.key), "-subj", "/CN=127.0.0.1", "-out", str(request)),
+        ("x509", "-req", *signed, "-extfile", str(extensions), "-out", str(made.certificate)),
+    ):
+        try:
+            subprocess.run(("openssl", *command), check=True, capture_output=True)
+        except FileNotFoundError as error:
+            raise UnavailableError("TLS needs the openssl command, to make a certificate") from error
     return made
 
 
@@ -135,7 +142,7 @@ def sink(
     if tls:
         command += ["--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)]
     with _started(command) as (process, line):
-        endpoint = Endpoint(line, process.pid, tls.certificate if tls else None, lambda: _sum(endpoint, "/_sink/stats"))
+        endpoint = Endpoint(line, process.pid, tls.ca if tls else None, lambda: _sum(endpoint, "/_sink/stats"))
         yield endpoint
 
 
@@ -153,7 +160,7 @@ def emulator(
     if tls:
         command += ["--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)]
     with _started(command) as (process, line):
-        url, ca = line.partition("=")[2], tls.certificate if tls else None
+        url, ca = line.partition("=")[2], tls.ca if tls else None
         endpoint = Endpoint(url, process.pid, ca, lambda: _sum(endpoint, "/_emulator/requests"))
         yield endpoint
 
@@ -198,7 +205,7 @@ def docker_registry(folder: Path, tls: Certificate | None = None) -> Iterator[En
             raise UnavailableError("docker-registry is not installed (Debian's package docker-registry)") from error
         with _ended(process):
             endpoint = Endpoint(
-                f"http{'s' if tls else ''}://127.0.0.1:{port}", process.pid, tls.certificate if tls else None, count
+                f"http{'s' if tls else ''}://127.0.0.1:{port}", process.pid, tls.ca if tls else None, count
             )
             _wait_for(port, process)
             yield endpoint

@@ -112,7 +112,7 @@ def _entrants(
 
 @contextmanager
 def _fresh_push(folder: Path, case: Case, pusher: Pusher, tls: Certificate | None) -> Iterator[Launch]:
-    with push_target(folder, tls) as target:
+    with push_target(folder, tls, options=pusher.serve) as target:
         command = pusher.command(case, target)
         if command is None:
             raise UnavailableError(f"{pusher.name} does not read {case.kind}")
