@@ -2,14 +2,16 @@
 
     python benchmarks/transports.py [--size 1GiB] [--only http tls hashed wan many]
 
-Each row is one image and one emulator that keeps no layers (``serve --discard``), but hashes them, and checks
-passwords and signatures. asyncpush is measured without its start, except in the last row; peers are whole processes,
-which start in hundredths of a second. Last comes a table of goals.
+asyncpush is measured without its start, except in the last row; peers are whole processes, which start in hundredths of
+a second. Last comes a table of goals.
 
 - **http**, **tls**: 8 layers of an OCI layout, whose digests are known, so that nothing needs to be hashed.
 - **hashed**: the same image from a registry, over TLS at both ends: what comes from there is hashed on its way.
-- **wan**: 16 layers over connections of 30 MB/s each, 40 ms away, over HTTP.
+- **wan**: 16 layers over connections of 30 MB/s each, 40 ms away; one column of ``wan.py``.
 - **many**: 32 layers of 8 MiB over TLS, whole processes.
+
+The endpoint is an emulator that keeps no layers (``serve --discard``), but hashes them, and checks passwords and
+signatures; of **wan**, it is the sink, since the network is to be what limits both transports.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from functools import partial
 from pathlib import Path
 
 from cases import Case, in_registry, synthetic
-from data import GiB, MiB
-from endpoints import Certificate, UnavailableError, make_certificate
-from harness import Contender, Launch, Results, client, measure, progress
+from data import GiB, MiB, sparse_files
+from endpoints import Certificate, Endpoint, UnavailableError, make_certificate, sink
+from harness import Contender, Launch, Results, client, launched, measure, progress
 from pushers import CRANE, ORAS, V2, Pusher, push_target
 from report import (
     CPU_PER_GIB,
@@ -60,7 +62,6 @@ class Row:
         size: bytes of each layer.
         is_tls: push over TLS.
         from_registry: the image comes from a registry, over the same scheme.
-        options: further options of ``asyncpush serve``.
         library: the transports that asyncpush's library pushes by, measured without its start.
         peers: who pushes as a whole process.
     """
@@ -71,7 +72,6 @@ class Row:
     size: int
     is_tls: bool
     from_registry: bool = False
-    options: tuple[str, ...] = ()
     library: tuple[str, ...] = ("v2", "api")
     peers: tuple[Pusher, ...] = ()
 
@@ -79,14 +79,15 @@ class Row:
 def _rows(given: argparse.Namespace) -> list[Row]:
     """The rows that were asked for."""
     size = given.size // 8
-    wan = ("--latency", given.latency, "--bandwidth", given.bandwidth)
-    far = f"{given.latency} and {given.bandwidth} a connection"
+    network = given.wan_layer_size / given.bandwidth
+    far = f"{given.latency * 1000:g} ms a request, {given.bandwidth / 1e6:g} MB/s a connection"
+    far += f"; the bytes alone need {network:.1f} s by v2, {network * 4 / 3:.1f} s by api"
     small = 64 * 1024 if given.quick else 8 * MiB
     rows = [
         Row("http", "over HTTP, digests known", 8, size, is_tls=False, peers=(ORAS,)),
         Row("tls", "over TLS, digests known", 8, size, is_tls=True, peers=(ORAS,)),
         Row("hashed", "over TLS, from a registry", 8, size, is_tls=True, from_registry=True, peers=(ORAS,)),
-        Row("wan", f"over HTTP, {far}", 16, given.wan_layer_size, is_tls=False, options=wan),
+        Row("wan", f"over HTTP, {far}", 16, given.wan_layer_size, is_tls=False),
         Row("many", "over TLS, whole processes", 32, small, is_tls=True, library=(), peers=(V2, CRANE)),
     ]
     return [row for row in rows if row.key in given.only]
@@ -155,18 +156,22 @@ def main() -> None:
     keys = ("http", "tls", "hashed", "wan", "many")
     parser.add_argument("--only", nargs="+", choices=keys, default=list(keys), help="the rows to measure (all)")
     parser.add_argument("--size", type=parse_size, default=GiB, help="bytes of the image of 8 layers (1GiB)")
-    parser.add_argument("--wan-layer-size", type=parse_size, default=64 * MiB, help="bytes of a layer far away (64MiB)")
-    parser.add_argument("--latency", default="40ms", help="what a request takes longer far away (40ms)")
-    parser.add_argument("--bandwidth", default="30MB/s", help="of a connection far away (30MB/s)")
+    parser.add_argument("--wan-layer-size", type=parse_size, default=128 * MiB, help="bytes of a layer of wan (128MiB)")
+    parser.add_argument("--latency", type=float, default=0.04, help="seconds a round trip of wan (0.04)")
+    parser.add_argument("--bandwidth", type=parse_size, default=30_000_000, help="bytes a second and connection (30MB)")
     given = parser.parse_args()
     if given.quick:
-        given.size, given.wan_layer_size, given.latency = 8 * 64 * 1024, 64 * 1024, "1ms"
+        given.size, given.wan_layer_size, given.latency = 8 * 64 * 1024, 64 * 1024, 0.001
     skipped: dict[str, str] = {}
     with scratch() as folder, ExitStack() as stack:
         certificate = make_certificate(folder)
         made: dict[tuple[int, int], Case] = {}
         contenders: list[Contender] = []
         for row in _rows(given):
+            if row.key == "wan":
+                far = stack.enter_context(sink(latency=given.latency, bandwidth=given.bandwidth))
+                contenders += _far_away(folder, row, far)
+                continue
             shape = (row.layers, row.size)
             if shape not in made:
                 layout = folder / f"{row.layers}-layers-of-{row.size}"
@@ -200,22 +205,31 @@ def _entrants(
     for pusher in row.peers:
         name, labels = f"{pusher.name}: {row.key}", {"shown": pusher.name, "row": row.key}
         if shutil.which(pusher.program):
-            yield Contender(name, partial(_by_process, folder, row, case, tls, pusher), labels)
+            yield Contender(name, partial(_by_process, folder, case, tls, pusher), labels)
         else:
             skipped[name] = f"{pusher.program} is not on the PATH"
 
 
+def _far_away(folder: Path, row: Row, endpoint: Endpoint) -> Iterator[Contender]:
+    layers = sparse_files(folder, row.layers, row.size)
+    for transport in row.library:
+        job = {"layers": layers, "concurrency": row.layers, "transport": transport}
+        labels: dict[str, str | float] = {"shown": f"asyncpush, {transport}", "row": row.key}
+        run = partial(launched, endpoint, folder, "asyncpush_layers", job)
+        yield Contender(f"asyncpush, {transport}: {row.key}", run, labels)
+
+
 @contextmanager
 def _by_library(folder: Path, row: Row, case: Case, tls: Certificate | None, transport: str) -> Iterator[Launch]:
-    with push_target(folder, tls, options=("--discard", *row.options)) as target:
+    with push_target(folder, tls, options=("--discard",)) as target:
         job = {"url": target.endpoint.url, "repository": "bench", "sources": [case.source], "create": True}
         job |= {"transport": transport, "concurrency": row.layers}
         yield Launch(client("asyncpush_images", job, folder), target.endpoint, case.size, target.environment)
 
 
 @contextmanager
-def _by_process(folder: Path, row: Row, case: Case, tls: Certificate | None, pusher: Pusher) -> Iterator[Launch]:
-    with push_target(folder, tls, options=("--discard", *row.options)) as target:
+def _by_process(folder: Path, case: Case, tls: Certificate | None, pusher: Pusher) -> Iterator[Launch]:
+    with push_target(folder, tls, options=("--discard",)) as target:
         command = pusher.command(case, target)
         if command is None:
             raise UnavailableError(f"{pusher.name} does not read {case.kind}")

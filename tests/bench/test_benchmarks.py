@@ -111,6 +111,21 @@ async def test_asyncpush_completes_layers_and_images_on_the_sink(tmp_path: Path)
     assert image.outcome == "pushed"
 
 
+async def test_asyncpush_completes_layers_at_the_v2_of_the_sink(tmp_path: Path) -> None:
+    layer = tmp_path / "layer"
+    layer.write_bytes(LAYER)
+
+    with sink() as endpoint:
+        async with asyncpush.connect(aws=aws(endpoint.url), settings=Settings(transport="v2")) as registry:
+            [pushed] = await asyncpush.push_layers(registry, [layer], "bench/layers")
+        stats = await to_thread.run_sync(lambda: endpoint.stats)
+
+    assert getattr(pushed, "outcome", pushed) == "pushed"
+    assert stats["layer_bytes"] == len(LAYER)
+    assert {name for name in stats["requests"] if name.startswith("v2 ")} == {"v2 POST", "v2 PATCH", "v2 PUT"}
+    assert "UploadLayerPart" not in stats["requests"]
+
+
 def test_the_sink_refuses_a_part_that_is_not_as_long_as_it_says() -> None:
     members = {"repositoryName": "bench/layer", "uploadId": "one", "layerPartBlob": LAYER}
 
@@ -134,7 +149,7 @@ BENCHES = {
     "parts --tls": ("--layers", "2", "--tls"),
     "scale": (),
     "peers": ("--without", "skopeo", "regctl", "oras", "ocync"),
-    "transports": (),
+    "transports": ("--only", "http", "wan"),
     "warm": (),
 }
 
@@ -152,7 +167,7 @@ def test_a_benchmark_prints_a_table_and_writes_down_every_round(bench: str, tmp_
 def test_without_matplotlib_a_benchmark_goes_on_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "matplotlib.py").write_text("raise ImportError")
 
-    done = run("wan", tmp_path / "results", "--latency", "0.005", PYTHONPATH=str(tmp_path))
+    done = run("wan", tmp_path / "results", "--latency", "0.005", "--transports", "v2", PYTHONPATH=str(tmp_path))
 
     assert "time / ideal" in done.stdout
     assert "matplotlib is not installed" in done.stderr
