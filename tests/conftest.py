@@ -75,6 +75,8 @@ def nothing_blocks_the_loop() -> Iterator[None]:
     with blockbuster_ctx(scanned_modules=["asyncpush"]) as guard:
         for name in ("os.pread", "os.preadv", "os.pwrite", "os.fsync"):
             guard.functions[name] = BlockBusterFunction(None, name, scanned_modules=["asyncpush"]).activate()
+        # It reads what is in the page cache, and nothing else.
+        guard.functions["os.preadv"].can_block_in("asyncpush/ecr/raw_body.py", {"_read_cached"})
         # A face writes its few lines where it is; a terminal that is stopped stops it, as everywhere.
         for name in ("io.TextIOWrapper.write", "io.BufferedWriter.write"):
             guard.functions[name].can_block_in("asyncpush/progress/lines.py", {"write", "flush"})

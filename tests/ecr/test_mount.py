@@ -28,7 +28,7 @@ import asyncpush
 from asyncpush import AwsConfiguration, Digest, Registry, Settings
 from asyncpush.ecr.auth_token import EcrLogin
 from asyncpush.ecr.client import EcrClient
-from asyncpush.ecr.v2 import V2Endpoint
+from asyncpush.ecr.v2 import V2Address, V2Endpoint
 from asyncpush.emulator import Emulator, KnownCredentials
 from asyncpush.errors import ConnectionFailedError, RegistryError, ServiceError
 from asyncpush.events import RequestDone, Retrying
@@ -331,9 +331,9 @@ async def test_at_aws_the_registrys_own_host_is_asked_and_none_is_made_up(name: 
     keys = AwsConfiguration(region="us-east-1", access_key_id="test", secret_access_key="test")
     async with asyncpush.connect(name, aws=keys) as registry:
         endpoint = registry.endpoint_url
-        mounts: Any = registry._ecr._mounts
-        mounts._login = EcrLogin(FakeCalls(endpoint, [(b"AWS:password", 1e6)]), clock=lambda: 0.0)
-        assert await mounts.address() == (place, {})
+        v2: Any = registry._ecr._v2._endpoint
+        v2._login = EcrLogin(FakeCalls(endpoint, [(b"AWS:password", 1e6)]), clock=lambda: 0.0)
+        assert await v2.address() == V2Address(place)
 
 
 class FakeCalls(EcrClient):
@@ -444,12 +444,11 @@ async def test_the_certificate_of_the_registrys_host_is_checked_as_the_apis(
         if trusted:
             assert await app.mount(layer, "team/base") is False
             return
-        mounts: Any = registry._ecr._mounts
 
-        async def elsewhere() -> tuple[str, dict[str, str]]:
-            return f"https://localhost:{other.port}", {}
+        async def elsewhere(_: V2Endpoint) -> V2Address:
+            return V2Address(f"https://localhost:{other.port}")
 
-        monkeypatch.setattr(mounts, "address", elsewhere)
+        monkeypatch.setattr(V2Endpoint, "address", elsewhere)
         with pytest.raises(ConnectionFailedError, match=rf"https://localhost:{other.port}\S* is not trusted.*mismatch"):
             await app.mount(layer, "team/base")
         assert not other.requests

@@ -13,6 +13,7 @@ import aiohttp
 import anyio
 from aiohttp import web
 
+from asyncpush.emulator.faults.operations import name_v2
 from asyncpush.settings import RetryPolicy
 
 #: Requests are sent again at once.
@@ -28,7 +29,8 @@ class Relay:
     Attributes:
         url: what to give to the client.
         target: where it passes requests on to.
-        planned: for each operation, what to do with its next requests instead of passing them on.
+        planned: for each operation, or request of ``/v2/`` (``v2:PATCH-upload``), what to do with its next requests
+            instead of passing them on.
         seen: how many requests of each operation came.
     """
 
@@ -45,8 +47,16 @@ class Relay:
 
 async def passed(request: web.Request, relay: Relay) -> web.Response:
     """Pass the request on, and the answer back; the Host, too, since it is signed."""
-    body = BytesIO(await request.read())  # aiohttp warns of long bytes
-    async with relay.session.post(relay.target, data=body, headers=request.headers) as answer:
+    return await passed_with(await request.read(), request, relay)
+
+
+async def passed_with(data: bytes, request: web.Request, relay: Relay, **headers: str) -> web.Response:
+    """Pass the request on with another body, and other headers."""
+    body = BytesIO(data)  # aiohttp warns of long bytes
+    url, sent = f"{relay.target}{request.raw_path}", {**request.headers, "Content-Length": str(len(data)), **headers}
+    async with relay.session.request(request.method, url, data=body, headers=sent) as answer:
+        if request.path != "/":
+            return web.Response(status=answer.status, body=await answer.read(), headers=answer.headers)
         return web.Response(
             status=answer.status,
             body=await answer.read(),
@@ -94,13 +104,14 @@ async def relay_to(target: str) -> AsyncIterator[Relay]:
         relay = Relay("", target, session)
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            operation = request.headers["X-Amz-Target"].rpartition(".")[2]
+            operation = request.headers.get("X-Amz-Target", "").rpartition(".")[2]
+            operation = operation or name_v2(request.method, request.path.removeprefix("/v2/")).operation
             relay.seen[operation] += 1
             planned = relay.planned.get(operation)
             return await (planned.popleft() if planned else passed)(request, relay)
 
         app = web.Application(client_max_size=64 * 2**20)
-        app.router.add_post("/", handle)
+        app.router.add_route("*", "/{path:.*}", handle)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         try:

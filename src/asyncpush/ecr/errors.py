@@ -83,6 +83,7 @@ _CLASSES: dict[str, type[ServiceError]] = {
     # The codes of /v2/ (distribution-spec, Error Codes).
     "NAME_UNKNOWN": RepositoryNotFoundError,
     "BLOB_UPLOAD_UNKNOWN": UploadNotFoundError,
+    "BLOB_UPLOAD_INVALID": InvalidLayerPartError,
     "DIGEST_INVALID": InvalidLayerError,
 }
 

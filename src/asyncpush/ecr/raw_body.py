@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -150,16 +151,25 @@ async def _send_file(writer: Any, descriptor: int, position: int, size: int) -> 
         return 0
     # asyncio owns the connection's socket; a duplicate can be waited for, and outlives an abort of the connection.
     with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as connection:
-        done = 0
-        while done < size:
-            try:
-                count = os.sendfile(connection.fileno(), descriptor, position + done, min(_TURN, size - done))
-            except BlockingIOError:
-                await anyio.wait_writable(connection)
-                continue
-            if not count:
-                break
+        done, has_ended = 0, False
+        while not has_ended:
+            # In a thread, since it may wait for the disk; it does not wait for the connection.
+            filling = partial(_fill, connection.fileno(), descriptor, position + done, size - done)
+            count, has_ended = await to_thread.run_sync(filling)
             done += count
             writer.output_size += count
-            await checkpoint()
+            if not has_ended:
+                await anyio.wait_writable(connection)
     return done
+
+
+def _fill(connection: int, descriptor: int, position: int, size: int) -> tuple[int, bool]:
+    """Send bytes of a file until the connection has no more room; return how many, and whether all have left."""
+    done = 0
+    with suppress(BlockingIOError):
+        while count := os.sendfile(connection, descriptor, position + done, size - done):
+            done += count
+            if done == size:
+                break
+        return done, True
+    return done, False

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -161,7 +162,7 @@ class V2Endpoint:
         headers = {**request.headers, "Authorization": f"Basic {basic}"}
         if address.host:
             headers["Host"] = address.host
-        with translate_errors(request.operation, address.base):
+        with _releasing(request.part), translate_errors(request.operation, address.base):
             async with answer_timeout(request.operation, address.base, self.sender) as timeout:
                 body = None
                 if request.part is None:
@@ -173,6 +174,16 @@ class V2Endpoint:
             if answer.status_code not in request.accepted:
                 raise _refusal(request.operation, answer.status_code, answer.headers, content)
             return V2Answer(answer.status_code, answer.headers)
+
+
+@contextmanager
+def _releasing(part: OutgoingPart | None) -> Iterator[None]:
+    """Drop what a part's share of the uplink refers to, once the request has ended."""
+    try:
+        yield
+    finally:
+        if part is not None and part.transfer is not None:
+            part.transfer.release()
 
 
 def uploads_path(repository: str) -> str:

@@ -16,7 +16,7 @@ import anyio
 
 from asyncpush.ecr.errors import verdict
 from asyncpush.ecr.part_body import OutgoingPart
-from asyncpush.ecr.uplink import PartTransfer, Uplink
+from asyncpush.ecr.uplink import Uplink
 from asyncpush.ecr.v2 import (
     V2Address,
     V2Answer,
@@ -166,26 +166,23 @@ class V2Blobs:
         address = await self._address()
         async with self._uplink.transfer(part.first, part.size, may_stop=False) as transfer:
             chunk = _Chunk(OutgoingPart(part, on_sent, transfer))
-            await self._endpoint.sender.call(APPEND, partial(self._append, address, upload, chunk, transfer))
+            await self._endpoint.sender.call(APPEND, partial(self._append, address, upload, chunk))
             self._uplink.note_arrival(transfer)
 
-    async def _append(self, address: V2Address, upload: Upload, chunk: _Chunk, transfer: PartTransfer) -> None:
+    async def _append(self, address: V2Address, upload: Upload, chunk: _Chunk) -> None:
         """Send what the registry lacks of a chunk."""
-        try:
-            if chunk.was_sent:
-                chunk.continue_from(await self._ask(self._endpoint.send_once, address, upload))
-            while not chunk.is_complete:
-                request = chunk.request(self._location(upload))
-                try:
-                    answer = await self._endpoint.send_once(address, request)
-                except InvalidLayerPartError as error:
-                    if not chunk.continue_from(error.last_valid_byte + 1 if error.last_valid_byte else None):
-                        raise
-                else:
-                    self._follow(address, request, upload, answer)
-                    return
-        finally:
-            transfer.release()
+        if chunk.was_sent:
+            chunk.continue_from(await self._ask(self._endpoint.send_once, address, upload))
+        while not chunk.is_complete:
+            request = chunk.request(self._location(upload))
+            try:
+                answer = await self._endpoint.send_once(address, request)
+            except InvalidLayerPartError as error:
+                if not chunk.continue_from(error.last_valid_byte + 1 if error.last_valid_byte else None):
+                    raise
+            else:
+                self._follow(address, request, upload, answer)
+                return
 
     async def complete(self, upload: Upload, digest: Digest) -> Literal["pushed"]:
         """Close an upload with the digest of its bytes (distribution-spec, end-6).
