@@ -25,7 +25,21 @@ from endpoints import UnavailableError
 from equality import Equality
 from harness import Contender, ContenderError, Launch, Results, Sample, measure, progress
 from kills import ALLOWED, Outcome, Pace, kill_again_and_again, measure_startup
-from report import CPU, ENDPOINT_CPU, PEAK, SECONDS, Figure, bars, options, parse_size, rounds, save, scratch, table
+from report import (
+    CPU,
+    ENDPOINT_CPU,
+    PEAK,
+    SECONDS,
+    Figure,
+    bars,
+    options,
+    parse_size,
+    rounds,
+    save,
+    scratch,
+    table,
+    tool_versions,
+)
 from stage import Conditions, Sources, sources, target
 from stock import find_layout
 from tools import TOOLS, Checked, Stages, asyncpush_command, check, is_there
@@ -117,7 +131,8 @@ def _compete(given: argparse.Namespace, folder: Path, origin: Sources, condition
     _report_checks(stages.checked)
     for tool in missing:
         progress.print(f"skipped: {tool} is not on the PATH", highlight=False)
-    more = {"judged": [asdict(each) for each in judged], "corpus": _describe(origin)}
+    versions = tool_versions(TOOLS[1:])
+    more = {"tools": versions, "judged": [asdict(each) for each in judged], "corpus": _describe(origin)}
     cold = results.where(**{"pass": "cold"})
     again = Results(
         tuple(one for one in results.contenders if one.labels["pass"] != "cold"),

@@ -39,6 +39,7 @@ from report import (
     rounds,
     save,
     scratch,
+    tool_versions,
 )
 
 
@@ -132,7 +133,9 @@ def _report(given: argparse.Namespace, results: Results, skipped: dict[str, str]
         panels.append(bars(found, SECONDS, title=f"{case}, {scheme}: wall, s"))
     for name, reason in skipped.items():
         progress.print(f"skipped: {name}: {reason}", highlight=False, soft_wrap=True)
-    save("peers", given, results, panels, skipped=skipped)
+    save(
+        "peers", given, results, panels, skipped=skipped, tools=tool_versions(pusher.program for pusher in PUSHERS[2:])
+    )
 
 
 if __name__ == "__main__":

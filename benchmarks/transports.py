@@ -46,6 +46,7 @@ from report import (
     save,
     scratch,
     table,
+    tool_versions,
 )
 
 _API, _V2 = "asyncpush, api", "asyncpush, v2"
@@ -252,7 +253,15 @@ def _report(given: argparse.Namespace, results: Results, skipped: dict[str, str]
     table("goals", ["figure", "measured", "at least", "aim", "met"], [each.row for each in goals])
     for name, reason in skipped.items():
         progress.print(f"skipped: {name}: {reason}", highlight=False, soft_wrap=True)
-    save("transports", given, results, panels, skipped=skipped, goals=[asdict(each) for each in goals])
+    save(
+        "transports",
+        given,
+        results,
+        panels,
+        skipped=skipped,
+        goals=[asdict(each) for each in goals],
+        tools=tool_versions(["crane", "oras"]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
