@@ -71,10 +71,11 @@ def main() -> None:
 def _in_registry(
     stack: ExitStack, cases: list[Case], folder: Path, tls: Certificate | None, skipped: dict[str, str]
 ) -> list[Case]:
-    """The first image of a layout, in a registry, where there is one."""
+    """The largest image of a layout, in a registry, where there is one."""
+    layouts = sorted((case for case in cases if case.kind == "oci"), key=lambda case: case.size)
     folder.mkdir()
     try:
-        return [stack.enter_context(in_registry(case, folder, tls)) for case in cases if case.kind == "oci"][:1]
+        return [stack.enter_context(in_registry(case, folder, tls)) for case in layouts[-1:]]
     except UnavailableError as error:
         skipped["images in a registry"] = str(error)
         return []

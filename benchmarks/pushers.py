@@ -125,6 +125,11 @@ def _regctl(case: Case, target: Target) -> tuple[str, ...] | None:
         return (*command, "copy", f"ocidir://{case.reference}", target.image)
     if case.kind == "docker":
         return (*command, "copy", case.reference, target.image)
+    # An archive's layers go in chunks of 1 MiB, which ECR refuses, unless this file says otherwise.
+    settings = target.folder / ".regctl" / "config.json"
+    settings.parent.mkdir()
+    hosts_settings = {target.endpoint.host: {"hostname": target.endpoint.host, "blobChunk": 10 * MiB}}
+    settings.write_text(json.dumps({"hosts": hosts_settings}), encoding="utf-8")
     return (*command, "import", target.image, str(case.path))
 
 
