@@ -1,12 +1,15 @@
-"""What the discarding endpoint answers to each of ECR's operations of a push: ECR's members, nothing behind them."""
+"""What the discarding endpoint answers to the requests of a push, as ECR's API and ``/v2/`` do."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
+import time
 import uuid
 from typing import Any
+from urllib.parse import unquote
 
 Document = dict[str, object]
 
@@ -78,6 +81,41 @@ def _small(operation: str, request: dict[str, Any], common: Document, part_size:
             digest = f"sha256:{hashlib.sha256(manifest.encode()).hexdigest()}"
             image_id = {"imageDigest": digest, "imageTag": request.get("imageTag", "")}
             return {"image": {**common, "imageId": image_id, "imageManifest": manifest}}
+        case "DescribeRegistry":
+            return {"registryId": "000000000000", "replicationConfiguration": {"rules": []}}
+        case "GetAuthorizationToken":
+            token = base64.b64encode(b"AWS:nobody-checks-it").decode()
+            grant = {"authorizationToken": token, "expiresAt": time.time() + 12 * 3600, "proxyEndpoint": "https://sink"}
+            return {"authorizationData": [grant]}
         case "CreateRepository":
             return {"repository": {**common, "imageTagMutability": "MUTABLE"}}
     raise RefusalError("UnknownOperationException", f"{operation} is not an operation of a push")
+
+
+_RANGE = re.compile(r"(?im)^content-range: *(\d+)-(\d+)\s*$")
+
+
+def answer_v2(head: str, length: int) -> tuple[int, dict[str, str], int]:
+    """Answer a request of an upload below ``/v2/`` (OCI distribution-spec): POST, PATCH of chunks, PUT.
+
+    Args:
+        head: the request's line and headers.
+        length: the body's length in bytes; it is a layer's, as it is.
+
+    Returns:
+        The HTTP status, headers, and the bytes of a layer that the request brought.
+    """
+    method, path = head.split(" ", 2)[:2]
+    location, _, query = path.partition("?")
+    match method:
+        case "POST":
+            return 202, {"Location": f"{location.rstrip('/')}/{uuid.uuid4()}", "Range": "0-0"}, length
+        case "PATCH":
+            found = _RANGE.search(head)
+            if found is None or int(found[2]) - int(found[1]) + 1 != length:
+                return 416, {"Location": path, "Range": "0-0"}, 0
+            return 202, {"Location": path, "Range": f"0-{found[2]}"}, length
+        case "PUT":
+            digest = unquote(query.rpartition("digest=")[2])
+            return 201, {"Location": location, "Docker-Content-Digest": digest}, length
+    return (200 if path == "/v2/" else 404), {}, 0

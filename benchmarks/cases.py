@@ -1,16 +1,19 @@
-"""The images that ``peers`` and ``warm`` push: those in a folder, or some that are made on the spot."""
+"""The images that benchmarks push: those in a folder, or some that are made on the spot; and in a registry."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data import Plan, oci_layout
-from endpoints import UnavailableError
+from endpoints import Certificate, UnavailableError, docker_registry
+from v2 import Registry
 
 from asyncpush.demo.images import make_images
 
@@ -30,6 +33,21 @@ class Case:
     name: str
     source: str
     size: int
+
+    @property
+    def kind(self) -> str:
+        """``oci``, ``oci-archive``, ``docker-archive`` or ``docker``, which is a registry."""
+        return self.source.partition(":")[0]
+
+    @property
+    def reference(self) -> str:
+        """The source without its kind: ``DIR:TAG``, ``FILE`` or ``HOST/REPOSITORY:TAG``."""
+        return self.source.partition(":")[2].removeprefix("//")
+
+    @property
+    def path(self) -> Path:
+        """Where the source lies, if it is no registry."""
+        return Path(self.reference.rpartition(":")[0] if self.kind == "oci" else self.reference)
 
 
 def find_images(folder: Path) -> list[Case]:
@@ -54,10 +72,46 @@ def make_cases(folder: Path, *, small: bool) -> list[Case]:
     return find_images(folder)
 
 
-def synthetic(folder: Path, size: int) -> Case:
-    """Make an image of *size* bytes of random bytes in 8 layers."""
-    source = oci_layout(folder, [Plan("synthetic", "1", (size // 8,) * 8)])
+def synthetic(folder: Path, size: int, *, layers: int = 8) -> Case:
+    """Make an image of *size* random bytes in so many layers."""
+    source = oci_layout(folder, [Plan("synthetic", "1", (size // layers,) * layers)])
     return Case("synthetic", f"{source}:1", size)
+
+
+def alone(case: Case, folder: Path) -> Case:
+    """The image in a layout of its own, copied to *folder* if there are others: crane pushes a layout of one only."""
+    if case.kind != "oci":
+        return case
+    index = json.loads((case.path / "index.json").read_bytes())
+    tag = case.reference.rpartition(":")[2]
+    if len(index["manifests"]) == 1:
+        return case
+    [descriptor] = index["manifests"] = [each for each in index["manifests"] if _tag(each) == tag]
+    for each in (descriptor, *_blobs(case.path, descriptor)):
+        copy = _blob(folder, each)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_blob(case.path, each), copy)
+    shutil.copyfile(case.path / "oci-layout", folder / "oci-layout")
+    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    return Case(case.name, f"oci:{folder}:{tag}", case.size)
+
+
+@contextmanager
+def in_registry(case: Case, folder: Path, tls: Certificate | None = None) -> Iterator[Case]:
+    """Serve the image of a layout from docker-registry, without a password.
+
+    Raises:
+        UnavailableError: docker-registry is not installed.
+    """
+    repository = "bench/source"
+    with docker_registry(folder) as plain:
+        registry = Registry(plain.url)
+        [descriptor] = json.loads((case.path / "index.json").read_bytes())["manifests"]
+        for each in _blobs(case.path, descriptor):
+            registry.put_blob(repository, _blob(case.path, each).read_bytes())
+        registry.put_manifest(repository, "1", _blob(case.path, descriptor).read_bytes(), descriptor["mediaType"])
+    with docker_registry(folder, tls) as served:
+        yield Case(f"{case.name} in a registry", f"docker://{served.host}/{repository}:1", case.size)
 
 
 def _cases(path: Path) -> Iterator[Case]:
@@ -81,5 +135,14 @@ def _tag(descriptor: dict[str, Any]) -> str:
 
 
 def _size(layout: Path, descriptor: dict[str, Any]) -> int:
-    blob = layout / "blobs" / "sha256" / descriptor["digest"].partition(":")[2]
-    return sum(layer["size"] for layer in json.loads(blob.read_bytes())["layers"])
+    return sum(layer["size"] for layer in _blobs(layout, descriptor)[1:])
+
+
+def _blobs(layout: Path, descriptor: dict[str, Any]) -> list[dict[str, Any]]:
+    """The descriptors of an image's config and layers."""
+    manifest = json.loads(_blob(layout, descriptor).read_bytes())
+    return [manifest["config"], *manifest["layers"]]
+
+
+def _blob(layout: Path, descriptor: dict[str, Any]) -> Path:
+    return layout / "blobs" / "sha256" / str(descriptor["digest"]).partition(":")[2]

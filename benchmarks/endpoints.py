@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -10,15 +11,23 @@ import ssl
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import boto3  # type: ignore[import-untyped]
 
 HERE = Path(__file__).parent
 MiB = 1024 * 1024
+
+#: Where the emulator's ``/v2/`` leads, by an address that names no region.
+REGION = "us-east-1"
+
+#: The emulator's own key.
+KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 
 #: Seconds that an endpoint has to start.
 _START = 30
@@ -30,10 +39,11 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A self-signed certificate for 127.0.0.1, which is its own CA, and its key; PEM files."""
+    """A certificate for 127.0.0.1, its key, and the authority that has signed it; PEM files."""
 
     certificate: Path
     key: Path
+    ca: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +77,15 @@ class Endpoint:
 
     def environment(self) -> dict[str, str]:
         """What makes AWS clients, and Go's, use it; no configuration of this machine counts."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SSL_CERT_"))}
+        # An installed asyncpush is compiled; this checkout's must be, too, whatever this shell says.
+        left_out = ("AWS_", "SSL_CERT_", "PYTHONDONTWRITEBYTECODE")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         aws = {
             "AWS_ENDPOINT_URL_ECR": self.url,
-            "AWS_REGION": "eu-west-1",
-            "AWS_DEFAULT_REGION": "eu-west-1",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"],
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -91,32 +103,32 @@ class Endpoint:
         with urllib.request.urlopen(asked, context=tls, timeout=30) as reply:
             return bytes(reply.read())
 
-    def create_repository(self, name: str) -> None:
-        """Create a repository (CreateRepository); for the emulator, which checks no signature here."""
-        target = "AmazonEC2ContainerRegistry_V20150921.CreateRepository"
-        headers = {"X-Amz-Target": target, "Content-Type": "application/x-amz-json-1.1"}
-        self.fetch("/", data=json.dumps({"repositoryName": name}).encode(), headers=headers, method="POST")
-
 
 def make_certificate(folder: Path) -> Certificate:
-    """Make a certificate for 127.0.0.1 with the openssl command.
+    """Make a certificate for 127.0.0.1, and an authority for it, with the openssl command.
 
     Raises:
         UnavailableError: there is none.
     """
-    made = Certificate(folder / "endpoint.pem", folder / "endpoint.key")
-    extensions = (
-        "subjectAltName=IP:127.0.0.1,DNS:localhost",
-        "keyUsage=critical,digitalSignature,keyEncipherment,keyCertSign",
+    ca, ca_key, request = folder / "authority.pem", folder / "authority.key", folder / "endpoint.csr"
+    made = Certificate(folder / "endpoint.pem", folder / "endpoint.key", ca)
+    extensions = folder / "endpoint.ext"
+    extensions.write_text(
+        "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=critical,CA:FALSE\n"
+        "keyUsage=critical,digitalSignature,keyEncipherment\nextendedKeyUsage=serverAuth\n",
+        encoding="ascii",
     )
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=127.0.0.1"]
-    command += ["-keyout", str(made.key), "-out", str(made.certificate)]
-    for extension in extensions:
-        command += ["-addext", extension]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError as error:
-        raise UnavailableError("TLS needs the openssl command, to make a certificate") from error
+    new = ("-newkey", "rsa:2048", "-nodes", "-keyout")
+    signed = ("-in", str(request), "-CA", str(ca), "-CAkey", str(ca_key), "-CAcreateserial", "-days", "30")
+    for command in (
+        ("req", "-x509", *new, str(ca_key), "-subj", "/CN=asyncpush benchmarks", "-days", "30", "-out", str(ca)),
+        ("req", "-new", *new, str(made.key), "-subj", "/CN=127.0.0.1", "-out", str(request)),
+        ("x509", "-req", *signed, "-extfile", str(extensions), "-out", str(made.certificate)),
+    ):
+        try:
+            subprocess.run(("openssl", *command), check=True, capture_output=True)
+        except FileNotFoundError as error:
+            raise UnavailableError("TLS needs the openssl command, to make a certificate") from error
     return made
 
 
@@ -130,7 +142,7 @@ def sink(
     if tls:
         command += ["--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)]
     with _started(command) as (process, line):
-        endpoint = Endpoint(line, process.pid, tls.certificate if tls else None, lambda: _sum(endpoint, "/_sink/stats"))
+        endpoint = Endpoint(line, process.pid, tls.ca if tls else None, lambda: _sum(endpoint, "/_sink/stats"))
         yield endpoint
 
 
@@ -148,7 +160,7 @@ def emulator(
     if tls:
         command += ["--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)]
     with _started(command) as (process, line):
-        url, ca = line.partition("=")[2], tls.certificate if tls else None
+        url, ca = line.partition("=")[2], tls.ca if tls else None
         endpoint = Endpoint(url, process.pid, ca, lambda: _sum(endpoint, "/_emulator/requests"))
         yield endpoint
 
@@ -193,20 +205,22 @@ def docker_registry(folder: Path, tls: Certificate | None = None) -> Iterator[En
             raise UnavailableError("docker-registry is not installed (Debian's package docker-registry)") from error
         with _ended(process):
             endpoint = Endpoint(
-                f"http{'s' if tls else ''}://127.0.0.1:{port}", process.pid, tls.certificate if tls else None, count
+                f"http{'s' if tls else ''}://127.0.0.1:{port}", process.pid, tls.ca if tls else None, count
             )
             _wait_for(port, process)
             yield endpoint
 
 
-def refuses_v2_pushes(endpoint: Endpoint) -> str | None:
-    """Why *endpoint* takes no push at ``/v2/``; None if it does. The repository is made through ECR's API before."""
-    endpoint.create_repository("bench/probe")
-    try:
-        endpoint.fetch("/v2/bench/probe/blobs/uploads/", method="POST", data=b"")
-    except urllib.error.HTTPError as error:
-        return f"the emulator's /v2/ takes no pushes (POST of an upload: HTTP {error.code})"
-    return None
+def ecr_client(endpoint: Endpoint) -> Any:  # noqa: ANN401 - boto3's clients have no types
+    """boto3's client of an emulator."""
+    trust = str(endpoint.ca) if endpoint.ca else None
+    return boto3.client("ecr", endpoint_url=endpoint.url, region_name=REGION, verify=trust, **KEYS)
+
+
+def v2_password(client: Any) -> str:  # noqa: ANN401 - likewise
+    """The password of the user AWS at ``/v2/``."""
+    [grant] = client.get_authorization_token()["authorizationData"]
+    return base64.b64decode(grant["authorizationToken"]).decode().partition(":")[2]
 
 
 @contextmanager

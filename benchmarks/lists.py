@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
-from endpoints import Endpoint, emulator
+from endpoints import Endpoint, ecr_client, emulator
 
 from asyncpush.journal.database import open_database
 
@@ -79,8 +79,9 @@ def main() -> None:
         _source(shape) as port,
         emulator(Path(folder, "ecr")) as target,
     ):
+        client = ecr_client(target)
         for repository in range(shape.repositories):
-            target.create_repository(_name(repository))
+            client.create_repository(repositoryName=_name(repository))
         journal = Path(folder, "list.journal")
         _fill(journal, target, shape)
         listed = Path(folder, "list")

@@ -1,4 +1,4 @@
-"""migrate: 120 images of 40 repositories in two registries, by ``asyncpush migrate`` and by ``skopeo sync``.
+"""migrate: 120 images of 40 repositories in two registries, by ``asyncpush migrate``, ``skopeo sync`` and ``regsync``.
 
     python benchmarks/migrate.py [--images DIR] [--keep DIR] [--kills 30]
 
@@ -21,13 +21,28 @@ from pathlib import Path
 from typing import Any
 
 from corpus import Recipe
+from endpoints import UnavailableError
 from equality import Equality
 from harness import Contender, ContenderError, Launch, Results, Sample, measure, progress
 from kills import ALLOWED, Outcome, Pace, kill_again_and_again, measure_startup
-from report import CPU, ENDPOINT_CPU, PEAK, SECONDS, Figure, bars, options, parse_size, rounds, save, scratch, table
+from report import (
+    CPU,
+    ENDPOINT_CPU,
+    PEAK,
+    SECONDS,
+    Figure,
+    bars,
+    options,
+    parse_size,
+    rounds,
+    save,
+    scratch,
+    table,
+    tool_versions,
+)
 from stage import Conditions, Sources, sources, target
 from stock import find_layout
-from tools import Checked, Stages, asyncpush_command, check, need_skopeo
+from tools import TOOLS, Checked, Stages, asyncpush_command, check, is_there
 from wire import Received, Wire
 
 from asyncpush.bench.figures import Spread
@@ -63,8 +78,6 @@ def main() -> None:
     """Measure and report."""
     given = _parse()
     with scratch() as folder:
-        if "skopeo" in given.contenders and not given.kills:
-            need_skopeo()
         layout = find_layout(given.images)
         recipe = Recipe(given.seed, given.size, given.repositories, given.tags, layout, given.largest)
         conditions = Conditions(given.latency, given.bandwidth, given.manifests)
@@ -87,7 +100,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--latency", default="30ms", help="what each request to the target takes longer (30ms)")
     parser.add_argument("--bandwidth", default="30MB/s", help="of each connection to the target (30MB/s)")
     parser.add_argument("--manifests", type=int, default=10, help="manifests a second that /v2/ takes (10; 0: all)")
-    parser.add_argument("--contenders", nargs="+", choices=["asyncpush", "skopeo"], default=["asyncpush", "skopeo"])
+    parser.add_argument("--contenders", nargs="+", choices=TOOLS, help="all that are on the PATH")
+    parser.add_argument("--transport", choices=["api", "v2", "auto"], default="api", help="of asyncpush (api)")
     parser.add_argument("--mounting", nargs="+", choices=["on", "off"], default=["on", "off"], help="BLOB_MOUNTING")
     kills = "kill asyncpush N times, and compare with nobody: 800MB, 6 repositories, 12 tags, layers of up to 256MiB"
     parser.add_argument("--kills", type=int, default=0, metavar="N", help=kills)
@@ -104,14 +118,21 @@ def _parse() -> argparse.Namespace:
 
 
 def _compete(given: argparse.Namespace, folder: Path, origin: Sources, conditions: Conditions) -> None:
-    with Stages(folder, origin, conditions) as stages:
+    tools = [tool for tool in TOOLS if tool in (given.contenders or TOOLS)]
+    missing = [tool for tool in tools if not is_there(tool)]
+    if missing and given.contenders:
+        raise UnavailableError(f"{missing[0]} is not on the PATH")
+    with Stages(folder, origin, conditions, ("--transport", given.transport)) as stages:
         mountings = [word == "on" for word in dict.fromkeys(given.mounting)]
-        contenders = stages.contenders(list(dict.fromkeys(given.contenders)), mountings)
+        contenders = stages.contenders([tool for tool in tools if tool not in missing], mountings)
         results = measure(contenders, rounds(given), warm_up=[])
     judged = list(_judge(results, origin, mounting=mountings[0]))
     _report(given, results, origin, judged)
     _report_checks(stages.checked)
-    more = {"judged": [asdict(each) for each in judged], "corpus": _describe(origin)}
+    for tool in missing:
+        progress.print(f"skipped: {tool} is not on the PATH", highlight=False)
+    versions = tool_versions(TOOLS[1:])
+    more = {"tools": versions, "judged": [asdict(each) for each in judged], "corpus": _describe(origin)}
     cold = results.where(**{"pass": "cold"})
     again = Results(
         tuple(one for one in results.contenders if one.labels["pass"] != "cold"),
@@ -182,11 +203,12 @@ def _report_checks(checked: Sequence[Checked]) -> None:
 
 
 def _kill(given: argparse.Namespace, folder: Path, origin: Sources, conditions: Conditions) -> None:
-    undisturbed = Contender("undisturbed", partial(_undisturbed, folder, origin, conditions))
+    options = ("--transport", given.transport)
+    undisturbed = Contender("undisturbed", partial(_undisturbed, folder, origin, conditions, options))
     results = measure([undisturbed], 1, warm_up=[])
     [sample] = results.samples
     with target(folder, origin, conditions, mounting=True) as here:
-        command = asyncpush_command(here)
+        command = asyncpush_command(here, *options)
         environment = {**here.endpoint.environment(), **here.environment}
         pace = Pace(measure_startup(command, environment), sample.seconds, _wire_of(sample))
         outcome = kill_again_and_again(command, here, given.kills, pace, random.Random(given.seed))
@@ -204,11 +226,11 @@ def _kill(given: argparse.Namespace, folder: Path, origin: Sources, conditions: 
 
 
 @contextmanager
-def _undisturbed(folder: Path, origin: Sources, conditions: Conditions) -> Iterator[Launch]:
+def _undisturbed(folder: Path, origin: Sources, conditions: Conditions, options: tuple[str, ...]) -> Iterator[Launch]:
     with target(folder, origin, conditions, mounting=True) as here:
         before = here.look()
         size = origin.corpus.unique_bytes()
-        command = asyncpush_command(here)
+        command = asyncpush_command(here, *options)
         yield Launch(command, here.endpoint, size, here.environment, lambda: here.look().since(before).document())
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -130,6 +132,17 @@ def compare(
         row += [f"{results.ratio(name, reference, figure.value):.2f}" for figure in ratios]
         rows.append(row)
     table(title, columns, rows)
+
+
+def tool_versions(programs: Iterable[str]) -> dict[str, str]:
+    """What those of *programs* that are on the PATH say of their versions, for JSON."""
+    found = {}
+    for program in programs:
+        if shutil.which(program):
+            word = "--version" if program in ("skopeo", "aws") else "version"
+            done = subprocess.run((program, word), capture_output=True, text=True, check=False, timeout=30)
+            found[program] = " ".join((done.stdout or done.stderr).split())[:200]
+    return found
 
 
 def save(name: str, given: argparse.Namespace, results: Results, panels: Sequence[Panel], **more: object) -> None:

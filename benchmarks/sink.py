@@ -1,4 +1,4 @@
-"""A discarding ECR: it answers a push of layers and images as ECR does, and keeps nothing of it.
+"""A discarding ECR: it answers a push as ECR's API does, and uploads of layers as ``/v2/``, and keeps nothing of it.
 
     python benchmarks/sink.py [--port 0] [--tls-cert FILE --tls-key FILE] [--latency SECONDS] [--bandwidth BYTES_PER_S]
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from answers import RefusalError, answer
+from answers import RefusalError, answer, answer_v2
 
 MiB = 1024 * 1024
 
@@ -83,21 +83,30 @@ class Tally:
 
 @dataclass(slots=True)
 class Request:
-    """A request whose body is being read: all of it, or both ends of a part's."""
+    """A request whose body is being read: all of it, both ends of a part's, or nothing of a layer's own bytes.
+
+    Attributes:
+        operation: the API's operation, or ``v2 METHOD``.
+        length: the body's length in bytes.
+        head: its line and headers, below ``/v2/``.
+        seen: bytes of the body so far.
+        kept: what is looked at.
+    """
 
     operation: str
     length: int
+    head: str = ""
     seen: int = 0
     kept: bytearray = field(default_factory=bytearray)
 
     def take(self, data: memoryview) -> memoryview:
         """Read on; returns what is left of *data* behind the body."""
         mine = data[: self.length - self.seen]
-        if self.operation != "UploadLayerPart":
-            self.kept += mine
-        else:
+        if self.operation == "UploadLayerPart":
             self.kept += mine[: max(0, _KEPT_HEAD - self.seen)]
             self.kept += mine[max(0, self.length - _KEPT_TAIL - self.seen, _KEPT_HEAD - self.seen) :]
+        elif not self.head:
+            self.kept += mine
         self.seen += len(mine)
         return data[len(mine) :]
 
@@ -169,6 +178,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def _answer(self, request: Request, wait: float) -> None:
         self._tally.requests[request.operation] += 1
+        if request.head:
+            status, headers, size = answer_v2(request.head, request.length)
+            self._tally.layer_bytes += size
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            head = f"HTTP/1.1 {status} .\r\n{lines}Content-Length: 0\r\n\r\n"
+            self._loop.call_later(wait, self._write, head.encode())
+            return
         status, document = 200, self._tally.document()
         if request.operation != "stats":
             try:
@@ -191,8 +207,11 @@ _TARGET = re.compile(r"(?im)^x-amz-target: *\w+\.(\w+)")
 
 def _parse_head(head: str) -> Request:
     target, length = _TARGET.search(head), _LENGTH.search(head)
-    operation = "stats" if head.startswith("GET /_sink/stats ") else target[1] if target else "unknown"
-    return Request(operation, int(length[1]) if length else 0)
+    size = int(length[1]) if length else 0
+    method, path = head.split(" ", 2)[:2]
+    if path.startswith("/v2/"):
+        return Request(f"v2 {method}", size, head)
+    return Request("stats" if path == "/_sink/stats" else target[1] if target else "unknown", size)
 
 
 async def serve(port: int, shape: Shape, tls: ssl.SSLContext | None) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -12,18 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3  # type: ignore[import-untyped]
 import yaml
 from corpus import Corpus, Host, Recipe
-from endpoints import Endpoint, docker_registry, emulator
+from endpoints import REGION, Endpoint, docker_registry, ecr_client, emulator, v2_password
 from stock import fill, find_corpus, place_of, write_corpus
 from v2 import Registry
 from wire import Counts, Wire, emulator_counts, logged_counts, look
-
-REGION = "us-east-1"
-
-#: The emulator's own key.
-KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 
 #: Where the plan finds the password of a source.
 PASSWORD = "SOURCE_PASSWORD"
@@ -97,12 +91,8 @@ class Target:
 
     @property
     def environment(self) -> dict[str, str]:
-        """A contender's environment: keys, none of this machine's configuration, and a folder for its state."""
+        """A contender's environment: a folder for its state, and nothing of this machine's."""
         return {
-            "AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"],
-            "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"],
-            "AWS_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION,
             PASSWORD: self.sources.password,
             "HOME": str(self.folder),
             "XDG_DATA_HOME": str(self.folder),
@@ -131,8 +121,8 @@ def sources(folder: Path, recipe: Recipe, say: Callable[[str], None]) -> Iterato
         # Signatures are checked, so that a source asks for a password, too.
         emulator(place / "emulator", options=()) as ecr,
     ):
-        client = _client(ecr)
-        password = _password(client)
+        client = ecr_client(ecr)
+        password = v2_password(client)
         if corpus is None:
             say(f"making {recipe.tags} images in {recipe.repositories} repositories, {recipe.size / 1e6:,.0f} MB")
             registries: dict[Host, Registry] = {
@@ -158,11 +148,11 @@ def target(folder: Path, origin: Sources, conditions: Conditions, *, mounting: b
         tempfile.TemporaryDirectory(prefix="data-", dir=folder) as data,
         emulator(Path(data), options=options) as endpoint,
     ):
-        client = _client(endpoint)
+        client = ecr_client(endpoint)
         client.put_account_setting(name="BLOB_MOUNTING", value="ENABLED" if mounting else "DISABLED")
         for repository in origin.corpus.repositories:
             client.create_repository(repositoryName=repository.target)
-        yield Target(endpoint, Path(own), Registry(endpoint.url, _password(client)), client, origin)
+        yield Target(endpoint, Path(own), Registry(endpoint.url, v2_password(client)), client, origin)
 
 
 def write_plan(path: Path, origin: Sources, endpoint: Endpoint) -> Path:
@@ -204,10 +194,30 @@ def write_skopeo_yaml(path: Path, origin: Sources) -> Path:
     return path
 
 
-def _client(endpoint: Endpoint) -> Any:  # noqa: ANN401 - boto3's clients have no types
-    return boto3.client("ecr", endpoint_url=endpoint.url, region_name=REGION, **KEYS)
+def write_regsync_yaml(path: Path, origin: Sources, endpoint: Endpoint, password: str) -> Path:
+    """The same for ``regsync``, one job a repository: it finds referrers by itself, and the tags of signatures, too."""
+    logins: dict[str, dict[str, str]] = {
+        origin.hosts["registry"]: {},
+        origin.hosts["emulator"]: _login(origin.password),
+    }
+    logins[endpoint.host] = _login(password)
+    document = {
+        "version": 1,
+        "creds": [{"registry": host, "tls": "disabled", **login} for host, login in logins.items()],
+        "defaults": {"referrers": True, "digestTags": True, "skipDockerConfig": True},
+        "sync": [
+            {
+                "source": f"{origin.hosts[repository.host]}/{repository.name}",
+                "target": f"{endpoint.host}/{repository.target}",
+                "type": "repository",
+                "tags": {"allow": [re.escape(tag) for tag in repository.tags]},
+            }
+            for repository in origin.corpus.repositories
+        ],
+    }
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return path
 
 
-def _password(client: Any) -> str:  # noqa: ANN401 - boto3's clients have no types
-    [grant] = client.get_authorization_token()["authorizationData"]
-    return base64.b64decode(grant["authorizationToken"]).decode().partition(":")[2]
+def _login(password: str) -> dict[str, str]:
+    return {"user": "AWS", "pass": password}

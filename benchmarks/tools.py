@@ -1,4 +1,4 @@
-"""The contenders of ``migrate``: ``asyncpush migrate`` and ``skopeo sync``, each cold and warm, on shared targets."""
+"""The contenders of ``migrate``: ``asyncpush migrate``, ``skopeo sync`` and ``regsync``, cold and warm."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
-from endpoints import UnavailableError
 from equality import Equality, compare, copy_sample
 from harness import Contender, Launch
-from stage import Conditions, Sources, Target, target, write_plan, write_skopeo_yaml
+from stage import Conditions, Sources, Target, target, write_plan, write_regsync_yaml, write_skopeo_yaml
 
-Tool = Literal["asyncpush", "skopeo"]
+Tool = Literal["asyncpush", "skopeo", "regsync"]
+TOOLS: tuple[Tool, ...] = get_args(Tool)
 Pass = Literal["cold", "warm", "recheck"]
 
 #: What else a tool is run for, once a cold run is done.
-WARM: dict[Tool, tuple[Pass, ...]] = {"asyncpush": ("warm", "recheck"), "skopeo": ("warm",)}
+WARM: dict[Tool, tuple[Pass, ...]] = {"asyncpush": ("warm", "recheck"), "skopeo": ("warm",), "regsync": ("warm",)}
+
+#: Who finds referrers by itself.
+FINDS_REFERRERS = frozenset({"asyncpush", "regsync"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +51,16 @@ def skopeo_command(here: Target) -> tuple[str, ...]:
     return ("skopeo", "--insecure-policy", "sync", *options, str(images), f"{here.endpoint.host}/mirror")
 
 
-def need_skopeo() -> None:
-    """See that skopeo is there.
+def regsync_command(here: Target) -> tuple[str, ...]:
+    """The command of ``regsync``, which goes through its jobs once."""
+    registry = here.registry
+    jobs = write_regsync_yaml(here.folder / "regsync.yaml", here.sources, here.endpoint, registry.password)
+    return ("regsync", "--verbosity", "error", "once", "--config", str(jobs))
 
-    Raises:
-        UnavailableError: it is not.
-    """
-    if shutil.which("skopeo") is None:
-        raise UnavailableError("skopeo is not installed (Debian's package skopeo); --contenders asyncpush does without")
+
+def is_there(tool: Tool) -> bool:
+    """Whether the tool can run here."""
+    return tool == "asyncpush" or shutil.which(tool) is not None
 
 
 @dataclass(slots=True)
@@ -68,12 +73,14 @@ class Stages:
         folder: where targets have their data.
         origin: the sources.
         conditions: the conditions at targets.
+        options: further options of ``asyncpush migrate``.
         checked: the comparisons so far.
     """
 
     folder: Path
     origin: Sources
     conditions: Conditions
+    options: tuple[str, ...] = ()
     checked: list[Checked] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
     _here: Target | None = None
@@ -111,17 +118,17 @@ class Stages:
         here = self._here
         assert here is not None, "a cold run comes first"
         if tool == "asyncpush":
-            command = asyncpush_command(here, *(("--recheck",) if which == "recheck" else ()))
+            command = asyncpush_command(here, *(("--recheck",) if which == "recheck" else ()), *self.options)
         else:
-            command = skopeo_command(here)
+            command = skopeo_command(here) if tool == "skopeo" else regsync_command(here)
         before = here.look()
-        size = self.origin.corpus.unique_bytes(with_referrers=tool == "asyncpush")
+        size = self.origin.corpus.unique_bytes(with_referrers=tool in FINDS_REFERRERS)
         yield Launch(command, here.endpoint, size, here.environment, lambda: here.look().since(before).document())
 
     def _check(self) -> None:
         if self._here is not None:
             self.checked.append(
-                Checked(*self._whose, check(self.origin, self._here, referrers=self._whose[0] != "skopeo"))
+                Checked(*self._whose, check(self.origin, self._here, referrers=self._whose[0] in FINDS_REFERRERS))
             )
             self._here = None
 

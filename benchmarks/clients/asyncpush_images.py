@@ -55,7 +55,7 @@ async def _create(job: Job, targets: list[Target]) -> None:
 
 async def _pass(job: Job, targets: list[Target]) -> list[dict[str, object]]:
     """Push all images; what each took, or one entry for all of them."""
-    settings = Settings(max_layers=job.concurrency, create_repository=True)
+    settings = Settings(max_layers=job.concurrency, create_repository=True, transport=job.transport)
     groups = [targets] if job.at_once else [[target] for target in targets]
     rows: list[dict[str, object]] = []
     async with asyncpush.connect(aws=AwsConfiguration(endpoint_url=job.url), settings=settings) as registry:

@@ -23,7 +23,7 @@ MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 async def push(job: Job) -> None:
     """Push the job's layers."""
-    settings = Settings(max_layers=job.concurrency, create_repository=True)
+    settings = Settings(max_layers=job.concurrency, create_repository=True, transport=job.transport)
     async with asyncpush.connect(aws=AwsConfiguration(endpoint_url=job.url), settings=settings) as registry:
         if job.variant == "library":
             with measured():

@@ -20,7 +20,6 @@ def main() -> None:
     names = {entry["annotations"]["org.opencontainers.image.ref.name"]: entry for entry in entries}
     path = _blob(layout, names[tag]["digest"])
     manifest = json.loads(path.read_bytes())
-    _aws("create-repository", "--repository-name", repository)
     for descriptor in (manifest["config"], *manifest["layers"]):
         _push(_blob(layout, descriptor["digest"]), repository)
     image = ("--image-manifest", f"file://{path}", "--image-manifest-media-type", names[tag]["mediaType"])

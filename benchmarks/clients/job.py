@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -34,6 +35,7 @@ class Job(msgspec.Struct, frozen=True):
         create: make the repositories beforehand.
         at_once: push the images together, not one after the other.
         variant: what the contender may do in more than one way.
+        transport: how layers are sent: ``api`` or ``v2``.
         watch_loop: time the event loop's callbacks, too.
     """
 
@@ -46,6 +48,7 @@ class Job(msgspec.Struct, frozen=True):
     create: bool = False
     at_once: bool = True
     variant: str = ""
+    transport: Literal["api", "v2"] = "api"
     watch_loop: bool = False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -110,6 +111,21 @@ async def test_asyncpush_completes_layers_and_images_on_the_sink(tmp_path: Path)
     assert image.outcome == "pushed"
 
 
+async def test_asyncpush_completes_layers_at_the_v2_of_the_sink(tmp_path: Path) -> None:
+    layer = tmp_path / "layer"
+    layer.write_bytes(LAYER)
+
+    with sink() as endpoint:
+        async with asyncpush.connect(aws=aws(endpoint.url), settings=Settings(transport="v2")) as registry:
+            [pushed] = await asyncpush.push_layers(registry, [layer], "bench/layers")
+        stats = await to_thread.run_sync(lambda: endpoint.stats)
+
+    assert getattr(pushed, "outcome", pushed) == "pushed"
+    assert stats["layer_bytes"] == len(LAYER)
+    assert {name for name in stats["requests"] if name.startswith("v2 ")} == {"v2 POST", "v2 PATCH", "v2 PUT"}
+    assert "UploadLayerPart" not in stats["requests"]
+
+
 def test_the_sink_refuses_a_part_that_is_not_as_long_as_it_says() -> None:
     members = {"repositoryName": "bench/layer", "uploadId": "one", "layerPartBlob": LAYER}
 
@@ -132,7 +148,8 @@ def test_no_push_is_faster_than_the_network_that_the_sink_stands_for() -> None:
 BENCHES = {
     "parts --tls": ("--layers", "2", "--tls"),
     "scale": (),
-    "peers": ("--schemes", "https"),
+    "peers": ("--without", "skopeo", "regctl", "oras", "ocync"),
+    "transports": ("--only", "http", "wan"),
     "warm": (),
 }
 
@@ -162,7 +179,7 @@ def test_the_start_of_each_command_is_measured_as_a_whole_process(tmp_path: Path
 def test_without_matplotlib_a_benchmark_goes_on_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "matplotlib.py").write_text("raise ImportError")
 
-    done = run("wan", tmp_path / "results", "--latency", "0.005", PYTHONPATH=str(tmp_path))
+    done = run("wan", tmp_path / "results", "--latency", "0.005", "--transports", "v2", PYTHONPATH=str(tmp_path))
 
     assert "time / ideal" in done.stdout
     assert "matplotlib is not installed" in done.stderr
@@ -203,22 +220,23 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Path:
     return BENCHMARKS
 
 
-def test_migrate_compares_with_skopeo_and_finds_both_targets_equal(
+def test_migrate_compares_with_peers_and_finds_all_targets_equal(
     need: Callable[[str], str], skopeo: str, tmp_path: Path
 ) -> None:
     need("docker-registry")
+    peers = ["skopeo", *(["regsync"] if shutil.which("regsync") else [])]
 
-    done = run("migrate", tmp_path, *SMALL, "--mounting", "on")
+    done = run("migrate", tmp_path, *SMALL, "--mounting", "on", "--contenders", "asyncpush", *peers)
 
     [written] = tmp_path.glob("*.json")
     check(written)
     document = json.loads(written.read_bytes())
-    assert [each["tool"] for each in document["checked"]] == ["asyncpush", "skopeo"]
-    assert [each["equality"]["wrong"] for each in document["checked"]] == [[], []]
+    assert [each["tool"] for each in document["checked"]] == ["asyncpush", *peers]
+    assert [each["equality"]["wrong"] for each in document["checked"]] == [[], *([] for _ in peers)]
     sent = {sample["contender"]: sample["details"]["bytes_received"] for sample in document["rounds"]}
-    assert sent["skopeo, cold"] > 2_500_000
-    assert sent["asyncpush, cold"] > 2_500_000
-    assert sent["asyncpush, warm"] == sent["asyncpush, recheck"] == sent["skopeo, warm"] == 0
+    assert all(size > 2_500_000 for name, size in sent.items() if name.endswith(", cold"))
+    assert {name: size for name, size in sent.items() if size and not name.endswith(", cold")} == {}
+    assert len(sent) == 3 + 2 * len(peers)
     assert {each["name"]: each["value"] <= each["limit"] for each in document["judged"]}["bytes sent / unique bytes"]
     assert "requests at the sources" in done.stdout
 
