@@ -6,6 +6,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -40,28 +41,26 @@ from support.events import Events
 from support.images import DockerSave, Layout, layer_tar
 from support.relay import NO_WAITS, Answer, Relay, lost_reply, lost_request, passed, passed_with, relay_to
 
-SIZE = 23 * MiB
+SIZE = 13 * MiB
 DATA = random.Random(15).randbytes(SIZE)
 DESCRIPTOR = Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", Digest.of(DATA), SIZE)
-PART = 10 * MiB
+PART = 5 * MiB
 
 
 def held_blob() -> Blob:
     return ContentBlob("layer", DESCRIPTOR, BytesContent(DATA, "layer"))
 
 
-def file_blob(folder: Path, data: bytes = DATA) -> Blob:
+def file_blob(folder: Path, data: bytes = DATA, descriptor: Descriptor = DESCRIPTOR) -> Blob:
     """A blob in a file of its own, which claims to have DATA."""
     path = folder / "layer"
     path.write_bytes(data)
-    return ContentBlob("layer", DESCRIPTOR, FileContent(path, len(data), "layer"))
+    return ContentBlob("layer", descriptor, FileContent(path, len(data), "layer"))
 
 
 @asynccontextmanager
-async def connected(
-    url: str, transport: TransportChoice = "v2", emit: Emit = ignore, part: int = PART
-) -> AsyncIterator[Registry]:
-    settings = Settings(transport=transport, part_size=part, retry=NO_WAITS, create_repository=True)
+async def connected(url: str, transport: TransportChoice = "v2", emit: Emit = ignore) -> AsyncIterator[Registry]:
+    settings = Settings(transport=transport, part_size=PART, retry=NO_WAITS, create_repository=True)
     async with asyncpush.connect(aws=aws(url), settings=settings, emit=emit) as registry:
         yield registry
 
@@ -72,9 +71,9 @@ async def push(registry: Registry, blob: Blob) -> PushedLayer:
     return await push_layer(repository, blob, registry.context)  # type: ignore[attr-defined]
 
 
-async def stored(emulator: Emulator) -> bytes | None:
+async def stored(emulator: Emulator, digest: Digest = DESCRIPTOR.digest) -> bytes | None:
     """The bytes that a stranger reads back; None if the repository does not have the blob."""
-    url = f"{emulator.endpoint_url}/v2/team/app/blobs/{DESCRIPTOR.digest}"
+    url = f"{emulator.endpoint_url}/v2/team/app/blobs/{digest}"
     headers = {"Authorization": f"Basic {await to_thread.run_sync(token, emulator.endpoint_url)}"}
     async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
         return await answer.read() if answer.status == 200 else None
@@ -200,14 +199,13 @@ FAULTS: dict[str, Faults] = {
 }
 
 
-@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
-@pytest.mark.parametrize("nth", [1, 2])
-async def test_a_layer_is_whole_whatever_happens_once(
-    emulator: Emulator, tmp_path: Path, faults: Faults, nth: int
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "nth"), [(name, nth) for name in FAULTS for nth in (1, 2) if nth == 1 or name.startswith("PATCH")]
+)
+async def test_a_layer_is_whole_whatever_happens_once(emulator: Emulator, tmp_path: Path, name: str, nth: int) -> None:
     """The fault meets the first request of its kind, or the second one."""
     async with relay_to(emulator.endpoint_url) as relay, connected(relay.url) as registry:
-        for operation, answers in faults.items():
+        for operation, answers in FAULTS[name].items():
             is_late = operation == "v2:PATCH-upload" and nth == 2
             relay.plan(operation, *[passed] * is_late, *answers)
         pushed = await push(registry, file_blob(tmp_path))
@@ -315,14 +313,16 @@ async def test_a_wrong_source_is_never_completed(
 async def test_a_source_that_changes_while_it_is_read_is_never_completed(
     emulator: Emulator, tmp_path: Path, transport: TransportChoice, is_cut: bool
 ) -> None:
-    blob, path = file_blob(tmp_path), tmp_path / "layer"
+    data, path = DATA[: 11 * MiB] * 2, tmp_path / "layer"
+    descriptor = replace(DESCRIPTOR, digest=Digest.of(data), size=len(data))
+    blob = file_blob(tmp_path, data, descriptor)
 
     def change() -> None:
         with path.open("r+b") as file:
             if is_cut:
-                file.truncate(SIZE - MiB)
+                file.truncate(21 * MiB)
             else:
-                file.seek(SIZE - MiB)
+                file.seek(21 * MiB)
                 file.write(bytes(MiB))
 
     async def changed(request: web.Request, relay: Relay) -> web.StreamResponse:
@@ -331,12 +331,12 @@ async def test_a_source_that_changes_while_it_is_read_is_never_completed(
         await to_thread.run_sync(change)
         return answer
 
-    async with relay_to(emulator.endpoint_url) as relay, connected(relay.url, transport, part=5 * MiB) as registry:
+    async with relay_to(emulator.endpoint_url) as relay, connected(relay.url, transport) as registry:
         relay.plan("v2:PATCH-upload", changed)
         relay.plan("UploadLayerPart", changed)
         with pytest.raises((DigestMismatchError, SourceError), match="layer"):
             await push(registry, blob)
-    assert await stored(emulator) is None
+    assert await stored(emulator, descriptor.digest) is None
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])
