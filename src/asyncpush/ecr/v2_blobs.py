@@ -48,9 +48,9 @@ _NOT_MOUNTED = frozenset({202, 404, 405})
 #: ECR was seen to answer a PATCH with 201, where the specification says 202.
 _APPENDED = frozenset({201, 202, 204})
 _COMPLETED = frozenset({200, 201, 204})
+
 #: Seconds in which ``/v2/`` must answer for ``auto`` to choose it.
 _PROBE_TIMEOUT = 10.0
-
 
 _Send = Callable[[V2Address, V2Request], Awaitable[V2Answer]]
 
@@ -80,7 +80,6 @@ class V2Blobs:
             )
         self._endpoint = endpoint
         self._uplink = uplink
-        self._transport = transport
         self._emit = emit
         self._choice_lock = anyio.Lock()
         self._is_chosen: bool | None = None if transport == "auto" else transport == "v2"
