@@ -164,6 +164,18 @@ def test_a_benchmark_prints_a_table_and_writes_down_every_round(bench: str, tmp_
     assert written.with_suffix(".png").exists() == (find_spec("matplotlib") is not None)
 
 
+def test_the_start_of_each_command_is_measured_as_a_whole_process(tmp_path: Path) -> None:
+    done = run("start", tmp_path)
+
+    rounds = json.loads((tmp_path / "start.json").read_bytes())["rounds"]
+    requests = {sample["contender"]: sample["requests"] for sample in rounds}
+    assert list(requests) == ["push", "push again", "--help", "--version", "import aioboto3, anyio, rich"]
+    assert requests["push"] >= 5
+    assert requests["--help"] == requests["--version"] == 0
+    assert all(0 < sample["seconds"] == sample["process_seconds"] for sample in rounds)
+    assert "start: whole processes" in done.stdout
+
+
 def test_without_matplotlib_a_benchmark_goes_on_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "matplotlib.py").write_text("raise ImportError")
 

@@ -331,7 +331,7 @@ async def test_at_aws_the_registrys_own_host_is_asked_and_none_is_made_up(name: 
     keys = AwsConfiguration(region="us-east-1", access_key_id="test", secret_access_key="test")
     async with asyncpush.connect(name, aws=keys) as registry:
         endpoint = registry.endpoint_url
-        v2: Any = registry._ecr._v2._endpoint
+        v2: Any = registry._ecr.v2
         v2._login = EcrLogin(FakeCalls(endpoint, [(b"AWS:password", 1e6)]), clock=lambda: 0.0)
         assert await v2.address() == V2Address(place)
 

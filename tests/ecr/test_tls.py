@@ -21,6 +21,7 @@ import trustme
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from anyio import to_thread
+from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, SSLError
 
 import asyncpush
@@ -382,6 +383,33 @@ async def test_requests_at_once_share_one_context_that_is_made_off_the_loop(
             tg.start_soon(ask, registry, f"team/app{number}")
     [thread] = made_in
     assert thread is not threading.current_thread()
+
+
+@until_mended
+async def test_authorities_are_loaded_once_a_request_is_sent_over_tls(
+    trusted: Authority, start: Callable[..., Emulator], layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[object] = []
+    load = http_session.load_authorities
+    monkeypatch.setattr(http_session, "load_authorities", lambda *given: loaded.append(given[0]) or load(*given))
+    http_session.check_host_names()
+    session = http_session.EcrHttpSession(verify=str(trusted.bundle))
+
+    async def ask(scheme: str, emulator: Emulator) -> int:
+        request = AWSRequest("GET", f"{scheme}://localhost:{emulator.port}/v2/", {})
+        return (await session.send(request.prepare())).status_code
+
+    async with session:
+        async with start(None) as emulator:
+            assert (await push(aws(f"http://localhost:{emulator.port}"), layout)).outcome == "pushed"
+            assert await ask("http", emulator) == 401
+        assert loaded == []
+        async with start(trusted.server("localhost")) as emulator:
+            assert await ask("https", emulator) == 401
+        assert loaded == [str(trusted.bundle)]
+        async with start(trusted.server(ELSEWHERE)) as emulator:
+            with pytest.raises(BotoCoreError):
+                await ask("https", emulator)
 
 
 async def test_event_loops_in_several_threads_each_have_their_own_connections(

@@ -116,12 +116,18 @@ async def test_every_kind_of_source_goes_through(emulator: Emulator, tmp_path: P
     assert not count(events, "UploadLayerPart")
 
 
-async def test_several_repositories_are_served_by_one_reading(emulator: Emulator, tmp_path: Path) -> None:
-    async with connected(emulator.endpoint_url) as registry:
-        repositories = [registry.repository(name) for name in ("team/app", "team/b")]
+@pytest.mark.parametrize("other", ["v2", "api"])
+@pytest.mark.parametrize("kind", ["file", "held"])
+async def test_several_repositories_are_served_by_one_reading(
+    emulator: Emulator, tmp_path: Path, other: TransportChoice, kind: str
+) -> None:
+    """Whether by the same transport or by two."""
+    async with connected(emulator.endpoint_url) as registry, connected(emulator.endpoint_url, other) as second:
+        repositories = [registry.repository("team/app"), second.repository("team/b")]
         for repository in repositories:
             await repository.create()
-        outcomes = await send_layer(repositories, file_blob(tmp_path), registry.context)  # type: ignore[attr-defined]
+        blob = file_blob(tmp_path) if kind == "file" else held_blob()
+        outcomes = await send_layer(repositories, blob, registry.context)  # type: ignore[attr-defined]
 
     assert outcomes == [PushedLayer(DESCRIPTOR, SIZE, "pushed")] * 2
     assert await stored(emulator) == DATA
@@ -328,7 +334,7 @@ async def test_a_source_that_changes_while_it_is_read_is_never_completed(
 
 @pytest.mark.parametrize("stop_after", [1, 2])
 @pytest.mark.parametrize("transport", ["v2", "api"])
-async def test_an_upload_outlives_the_process_whatever_transport_the_next_run_has(
+async def test_an_upload_outlives_the_process_and_the_choice_of_transport(
     emulator: Emulator, tmp_path: Path, stop_after: int, transport: TransportChoice
 ) -> None:
     parts = 0

@@ -26,6 +26,11 @@ OPERATIONS = {
     "availability": ["BatchCheckLayerAvailability", "Batch*"],
     "layers-not-found": ["PutImage", "*"],
     "upload-expired": ["UploadLayerPart", "*Layer*"],
+    "reset-during": ["v2:PATCH-upload", "v2:*"],
+    "range-invalid": ["v2:PUT-upload", "*"],
+    "stall": ["v2:GET-blob", "v2:*"],
+    "retry-after": ["v2:PUT-*", "*"],
+    "unauthorized": ["v2:*", "v2:GET-blob"],
 }
 
 
@@ -45,7 +50,8 @@ def faults(draw: st.DrawFn) -> Fault:
         probability=draw(st.none() | st.floats(0, 1)),
         limit=draw(COUNTS),
         lag=draw(st.none() | POSITIVE) if action == "layers-not-found" else None,
-        seconds=draw(POSITIVE) if action == "slow-reply" else None,
+        seconds=draw(POSITIVE) if action in ("slow-reply", "stall", "retry-after") else None,
+        size=draw(st.integers(1, 10**12)) if action == "reset-during" else None,
         available=draw(st.booleans()) if action == "availability" else None,
     )
 
@@ -111,6 +117,8 @@ def test_any_text_is_a_rule_or_is_refused_in_one_line_that_quotes_it(text: str) 
         ("v2:GET-blob:every=2:limit=4:unavailable", Fault("v2:GET-blob", "unavailable", every=2, limit=4)),
         ("*:slow-reply=1.5", Fault("*", "slow-reply", seconds=1.5)),
         ("Batch*:availability=UNAVAILABLE", Fault("Batch*", "availability", available=False)),
+        ("v2:PATCH-upload:nth=2:reset-during=3MiB", Fault("v2:PATCH-upload", "reset-during", nth=2, size=3 * 2**20)),
+        ("v2:*:limit=1:retry-after=2s", Fault("v2:*", "retry-after", limit=1, seconds=2)),
     ],
 )
 def test_a_rule_means_what_it_says(text: str, fault: Fault) -> None:
@@ -135,6 +143,11 @@ WRONG = {
         "PutImage:slow-reply": "write slow-reply=SECONDS",
         "PutImage:slow-reply=soon": "use a number with ms, s",
         "PutImage:throttle=2": "write throttle",
+        "v2:PATCH-upload:reset-during": "write reset-during=BYTES",
+        "v2:PATCH-upload:reset-during=0": "use 1 byte or more",
+        "v2:PATCH-upload:reset-during=half": "use a number with KiB, MiB or GiB",
+        "v2:GET-blob:reset-during=1MiB": "use it for v2:POST-upload or v2:PATCH-upload or v2:PUT-upload",
+        "UploadLayerPart:stall=1": "use it for v2:*",
         "PutImage:availability=AVAILABLE": "use it for BatchCheckLayerAvailability",
         "BatchCheckLayerAvailability:availability=MAYBE": "availability=UNAVAILABLE",
         "v2:GET-blob:upload-expired": "use it for UploadLayerPart or CompleteLayerUpload or v2:*-upload",

@@ -113,7 +113,7 @@ def test_the_manuals_faults_are_understood(tmp_path: Path) -> None:
     faults = page.read_text().partition("## Faults")[2].replace("\\\n", " ")
     (tmp_path / "data").touch()
     commands = [shlex.split(line) for line in faults.splitlines() if line.startswith("asyncpush serve")]
-    assert len(commands) == 2
+    assert len(commands) == 3
 
     for command in commands:
         done = run_cli(*command[1:], "--data", tmp_path / "data")

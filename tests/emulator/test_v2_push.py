@@ -23,9 +23,9 @@ from asyncpush.emulator.faults import FaultConfig, Throttle, parse_fault
 from asyncpush.emulator.store.fsck import check
 from support.aws import aws, password, token
 from support.emulator_client import OCI_INDEX, OCI_MANIFEST, Ecr, digest_of, image_manifest, index_manifest
+from support.v2_door import NAME, Door, session_with_token
 
 MiB = 1024 * 1024
-NAME = "team/app"
 CONFIG = b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
 #: Longer than two of the blocks that the emulator works on at once, and no multiple of them.
 LAYER = bytes(range(251)) * 20_000
@@ -33,46 +33,6 @@ DIGEST = digest_of(LAYER)
 MANIFEST = image_manifest(CONFIG, LAYER)
 
 needs_skopeo = pytest.mark.usefixtures("skopeo")
-
-
-class Door:
-    """``/v2/`` of an emulator."""
-
-    def __init__(self, http: aiohttp.ClientSession, name: str = NAME) -> None:
-        self.http = http
-        self.name = name
-
-    async def ask(self, method: str, path: str, data: Any = None, **headers: str) -> tuple[int, Any, bytes]:
-        url = path if path.startswith("/") else f"/v2/{self.name}/{path}"
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self.http.request(method, url, data=data, headers=named) as response:
-            return response.status, response.headers, await response.read()
-
-    async def begin(self) -> str:
-        status, headers, _ = await self.ask("POST", "blobs/uploads/")
-        assert status == 202
-        return str(headers["Location"])
-
-    async def push(self, *blobs: bytes) -> None:
-        for blob in blobs:
-            status, _, body = await self.ask("PUT", f"{await self.begin()}?digest={digest_of(blob)}", blob)
-            assert status == 201, body
-
-    async def put(self, manifest: bytes, reference: str) -> tuple[int, list[str]]:
-        """Push a manifest: the status and the codes of its errors."""
-        status, _, body = await self.ask("PUT", f"manifests/{reference}", manifest, Content_Type=OCI_MANIFEST)
-        return status, [error["code"] for error in json.loads(body)["errors"]] if body else []
-
-    async def received(self, location: str) -> int:
-        status, headers, _ = await self.ask("GET", location)
-        assert status == 204
-        last = int(headers["Range"].removeprefix("0-"))
-        return last + 1 if last else 0
-
-
-async def session_with_token(emulator: Emulator) -> aiohttp.ClientSession:
-    headers = {"Authorization": f"Basic {await to_thread.run_sync(token, emulator.endpoint_url)}"}
-    return aiohttp.ClientSession(emulator.endpoint_url, headers=headers)
 
 
 Open = Callable[[Emulator], Awaitable[Door]]

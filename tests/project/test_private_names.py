@@ -13,8 +13,7 @@ OF_ASYNCPUSH = {
     "ecr/test_credentials.py: _ecr": "to the client of a connection",
     "ecr/test_credentials.py: _client": "whether it checks certificates can only be asked of the client itself",
     "ecr/test_mount.py: _ecr": "to what mounts layers over a connection",
-    "ecr/test_mount.py: _mounts": "where it posts to is decided by hosts of AWS's own, which no test can reach",
-    "ecr/test_mount.py: _login": "likewise for the password, which such a host gives",
+    "ecr/test_mount.py: _login": "the password for a host of AWS's own, which no test can reach",
 }
 
 #: Names of other packages', which are no promise of asyncpush's.

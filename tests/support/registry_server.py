@@ -12,7 +12,8 @@ from aiohttp import web
 
 from asyncpush.events import Emit, ignore
 from asyncpush.settings import RetryPolicy, SourceRegistry
-from asyncpush.sources.registry import Logins, SourceRegistryReader, no_logins, open_pool
+from asyncpush.sources.registry import Logins, no_logins, open_pool
+from asyncpush.sources.registry.source_registry import SourceRegistryReader
 from support.images import Json, Layout, digest
 
 #: Very short waits, for tests that need no others.

@@ -25,6 +25,7 @@ Topic = Literal[
     "journal",
     "verify",
     "credentials",
+    "transports",
     "performance",
     "guarantees",
     "library",

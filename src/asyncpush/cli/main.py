@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from cyclopts import App, CycloptsError
 from cyclopts.exceptions import UnusedCliTokensError
@@ -20,7 +22,7 @@ app = App(
         "Exit status: 0 success, 1 something failed, 2 wrong usage (nothing sent), 130 interrupted (143 by SIGTERM)."
     ),
     help_format="plaintext",
-    version=lambda: f"asyncpush {version('asyncpush')}",
+    version=lambda: f"asyncpush {_version()}",
     version_flags=["--version", "-V"],
     default_parameter=None,
 )
@@ -49,14 +51,17 @@ def run_app(arguments: Sequence[str]) -> int:
     """
     if is_aws_command(arguments):
         # These take their arguments as the aws CLI does, with argparse.
-        from asyncpush.cli.ecr import run_aws
+        with _no_default_authorities():
+            from asyncpush.cli.ecr import run_aws
 
         with standard_streams():
             return run_aws(arguments)
     tokens = [STANDARD_INPUT if argument == "-" else argument for argument in arguments]
     with standard_streams():
         try:
-            status = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+            with _no_default_authorities():  # the command's modules are imported here
+                command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+            status = command(*bound.args, **bound.kwargs)
         except CycloptsError as error:
             say(f"asyncpush: error: {_words(error)}")
             return 2
@@ -71,6 +76,33 @@ def run_app(arguments: Sequence[str]) -> int:
             say(f"asyncpush: error: this is a bug, please report it: {type(error).__name__}")
             return 1
         return status if isinstance(status, int) else 0
+
+
+@contextmanager
+def _no_default_authorities() -> Iterator[None]:
+    """Let aiohttp, if it is imported in this block, load no certificate authorities.
+
+    At import, aiohttp loads those of the system twice, which takes a sixth of a short push, into two contexts of its
+    own. No connection uses these: asyncpush makes a context for each client, when that first speaks TLS. A connection
+    that did use them would trust nobody.
+    """
+    names = () if "aiohttp" in sys.modules else ("SSL_CERT_FILE", "SSL_CERT_DIR")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, os.devnull))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _version() -> str:
+    from importlib.metadata import version  # takes longer to import than it takes to print the help
+
+    return version("asyncpush")
 
 
 def _words(error: CycloptsError) -> str:

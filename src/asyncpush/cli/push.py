@@ -39,7 +39,6 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Emit, Event, ImageFailed, Listener, Notice
-from asyncpush.journal import open_journal
 from asyncpush.model import Platform
 from asyncpush.progress import progress
 from asyncpush.protocols import Image
@@ -123,7 +122,11 @@ def push(
             # First, since a missing region shows at once, while reading an archive from a pipe takes long.
             listener = _Listener(show)
             emit = Listener(listener)
-            opened_journal = await stack.enter_async_context(open_journal(journal)) if journal and not dry_run else None
+            opened_journal = None
+            if journal and not dry_run:
+                from asyncpush.journal import open_journal
+
+                opened_journal = await stack.enter_async_context(open_journal(journal))
             registry = await stack.enter_async_context(
                 connect(destination.registry, aws=make_aws(aws), settings=settings, emit=emit, journal=opened_journal)
             )

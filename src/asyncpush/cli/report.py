@@ -10,7 +10,6 @@ from asyncpush.cli.streams import write_document, write_lines
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError, UnforeseenError
 from asyncpush.model import LeftOut
 from asyncpush.results import ImageFailure, ImageResult, LayerFailure, LayerResult, ReferrerResult
-from asyncpush.verify import Verification, VerificationFailure
 
 #: Goes up when a member of the document changes its name or meaning; new members may be added at any time.
 _VERSION = 1
@@ -48,60 +47,6 @@ def print_layers(results: Sequence[LayerResult | LayerFailure], output: OutputFo
         print_document({"layers": [_layer(result) for result in results]})
         return
     write_lines(f"{layer.digest}  {layer.file}" for layer in results if isinstance(layer, LayerResult))
-
-
-def print_verifications(results: Sequence[Verification | VerificationFailure], output: OutputFormat) -> None:
-    """Print verifications: ``DESTINATION@DIGEST  whole: ...`` a line for each whole image; or everything as JSON."""
-    looked_at = [result for result in results if isinstance(result, Verification)]
-    whole = [result for result in looked_at if result.is_whole]
-    if output == "json":
-        print_document(
-            {
-                "images": [_verification(result) for result in results],
-                "totals": {
-                    "images": len(results),
-                    "whole": len(whole),
-                    "broken": len(looked_at) - len(whole),
-                    "failed": len(results) - len(looked_at),
-                },
-            }
-        )
-        return
-    write_lines(map(_whole, whole))
-
-
-def _whole(result: Verification) -> str:
-    counts = f"{_plural(result.manifests, 'manifest')}, {_plural(result.blobs, 'blob')}, {result.size} bytes"
-    return f"{result.destination}@{result.digest}  whole: {counts}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _verification(result: Verification | VerificationFailure) -> Json:
-    if isinstance(result, VerificationFailure):
-        return {"destination": result.destination, "outcome": "failed", "error": error_document(result.error)}
-    problems = [
-        {
-            "kind": problem.kind,
-            "subject": problem.subject,
-            "digest": str(problem.digest) if problem.digest else None,
-            "message": str(problem),
-        }
-        for problem in result.problems
-    ]
-    return {
-        "destination": result.destination,
-        "outcome": "whole" if result.is_whole else "broken",
-        "digest": str(result.digest) if result.digest else None,
-        "deep": result.deep,
-        "manifests": result.manifests,
-        "blobs": result.blobs,
-        "bytes": result.size,
-        "problems": problems,
-        "notes": list(result.notes),
-    }
 
 
 def _line(result: ImageResult) -> str:

@@ -85,6 +85,7 @@ Actions:
   throttle          ThrottlingException
   server-error      ServerException, 500
   unavailable       503, without an ECR error
+  bad-gateway       502 with an HTML page, as a proxy responds
   reset-before      reset the connection, and do nothing
   reset-after       do it, then reset the connection
   lost-reply        do it, then close the connection without a response
@@ -95,6 +96,15 @@ Actions:
   upload-expired    UploadNotFoundException; the upload is gone
   expired-token     ExpiredTokenException
   access-denied     AccessDeniedException
+
+Actions for requests below /v2/ (v2:...), where refusals have the registry's
+codes, such as 429 TOOMANYREQUESTS:
+  retry-after=S     429 with Retry-After: S
+  unauthorized      401 with a challenge
+  range-invalid     416 with the Range that has arrived; PATCH, PUT of uploads
+  reset-during=N    keep the first N bytes of the body, such as 10MiB, then
+                    reset the connection; POST, PATCH, PUT of uploads
+  stall=S           receive no more for S seconds, then do it
 """,
 )
 

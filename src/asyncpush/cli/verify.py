@@ -13,6 +13,7 @@ from asyncpush.api import connect
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
+    OutputFormat,
     OutputOptions,
     SourceOptions,
     command,
@@ -20,9 +21,9 @@ from asyncpush.cli.options import (
     make_settings,
     make_source_registries,
 )
-from asyncpush.cli.report import print_verifications
+from asyncpush.cli.report import Json, error_document, print_document
 from asyncpush.cli.run import DONE, FAILED, run, say_error, say_lost
-from asyncpush.cli.streams import say
+from asyncpush.cli.streams import say, write_lines
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, UsageError
 from asyncpush.events import Emit
 from asyncpush.progress import progress
@@ -146,7 +147,7 @@ def _conclude(results: Sequence[Verification | VerificationFailure], show: Outpu
     errors = [result.error for result in results if isinstance(result, VerificationFailure)]
     if errors and len(errors) == len(results) and all(isinstance(error, UsageError) for error in errors):
         raise errors[0]
-    print_verifications(results, show.output)
+    _print_verifications(results, show.output)
     for result in results:
         if isinstance(result, VerificationFailure):
             if not isinstance(result.error, CREDENTIALS_LOST):
@@ -163,3 +164,57 @@ def _conclude(results: Sequence[Verification | VerificationFailure], show: Outpu
     say_lost(failures, len(results), undone="verified")
     whole = all(isinstance(result, Verification) and result.is_whole for result in results)
     return DONE if whole else FAILED
+
+
+def _print_verifications(results: Sequence[Verification | VerificationFailure], output: OutputFormat) -> None:
+    """Print verifications: ``DESTINATION@DIGEST  whole: ...`` a line for each whole image; or everything as JSON."""
+    looked_at = [result for result in results if isinstance(result, Verification)]
+    whole = [result for result in looked_at if result.is_whole]
+    if output == "json":
+        print_document(
+            {
+                "images": [_document(result) for result in results],
+                "totals": {
+                    "images": len(results),
+                    "whole": len(whole),
+                    "broken": len(looked_at) - len(whole),
+                    "failed": len(results) - len(looked_at),
+                },
+            }
+        )
+        return
+    write_lines(map(_line, whole))
+
+
+def _line(result: Verification) -> str:
+    counts = f"{_plural(result.manifests, 'manifest')}, {_plural(result.blobs, 'blob')}, {result.size} bytes"
+    return f"{result.destination}@{result.digest}  whole: {counts}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _document(result: Verification | VerificationFailure) -> Json:
+    if isinstance(result, VerificationFailure):
+        return {"destination": result.destination, "outcome": "failed", "error": error_document(result.error)}
+    problems = [
+        {
+            "kind": problem.kind,
+            "subject": problem.subject,
+            "digest": str(problem.digest) if problem.digest else None,
+            "message": str(problem),
+        }
+        for problem in result.problems
+    ]
+    return {
+        "destination": result.destination,
+        "outcome": "whole" if result.is_whole else "broken",
+        "digest": str(result.digest) if result.digest else None,
+        "deep": result.deep,
+        "manifests": result.manifests,
+        "blobs": result.blobs,
+        "bytes": result.size,
+        "problems": problems,
+        "notes": list(result.notes),
+    }

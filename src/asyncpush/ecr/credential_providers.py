@@ -133,6 +133,20 @@ class _TokenFile:
         return read_small(self._path, _MAX_TOKEN_SIZE).decode()
 
 
+class _Session(botocore.session.Session):  # type: ignore[misc] # botocore is untyped
+    """A session that registers botocore's handlers with its first client: most providers of credentials need none."""
+
+    def __init__(self, *, session_vars: Mapping[str, Any]) -> None:
+        super().__init__(session_vars=session_vars, include_builtin_handlers=False)
+        self._has_handlers = False
+
+    def create_client(self, *args: Any, **options: Any) -> Any:
+        if not self._has_handlers:
+            self._has_handlers = True
+            self._register_builtin_handlers(self._events)
+        return super().create_client(*args, **options)
+
+
 class CredentialFinder:
     """Finds credentials as every AWS tool does; it blocks, and must run in a worker thread.
 
@@ -163,7 +177,7 @@ class CredentialFinder:
             keys = ReadOnlyCredentials(aws.access_key_id, aws.secret_access_key or "", None)
             return _checked(FoundCredentials(keys, None, "the given access key", "check the access key"))
         if self._session is None:
-            session = configure_session(botocore.session.Session(session_vars=session_variables()), aws, self._region)
+            session = configure_session(_Session(session_vars=session_variables()), aws, self._region)
             session.set_default_client_config(CLIENT_CONFIG)
             session.register("before-send", lambda **_: from_thread.check_cancelled())
             self._session = session

@@ -39,6 +39,9 @@ CONNECT_TIMEOUT = 20
 READ_TIMEOUT = RetryPolicy().read
 _CLOSE_TIMEOUT = 5
 
+#: For connections without TLS.
+_TRUSTS_NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
 #: The release of aiobotocore that checks host names itself.
 _FIXED_IN = (3, 9)
 
@@ -52,15 +55,17 @@ class _Proxies(ProxyConfiguration):  # type: ignore[misc] # botocore is untyped
 
 
 class EcrHttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is untyped
-    """aiobotocore's session with two changes.
+    """aiobotocore's session with three changes.
 
-    A peer that stops accepting the body counts as a broken connection (``request_body``). Redirects are not followed:
-    aiohttp would send layers and session tokens along. botocore follows none either, and ECR sends none.
+    It loads certificate authorities only once a request is sent over TLS. A peer that stops accepting the body counts
+    as a broken connection (``request_body``). Redirects are not followed: aiohttp would send layers and session tokens
+    along. botocore follows none either, and ECR sends none.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._proxy_config = _Proxies(options.get("proxies"), options.get("proxies_config"))
+        self.is_plain = False
 
     async def send(self, request: Any) -> Any:
         """Send a request; the read timeout also applies to its body."""
@@ -68,6 +73,8 @@ class EcrHttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is unt
             request.body = BytesBody(bytes(request.body))
         if isinstance(request.body, TimedBody):
             request.body.timeout = self._timeout.sock_read
+        # ``_get_session`` below reads it before anything is awaited.
+        self.is_plain = request.url.lower().startswith("http:")
         return await super().send(request)
 
     async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
@@ -95,16 +102,21 @@ def check_host_names() -> None:
 
 
 async def _get_session(self: Any, proxy_url: str | None) -> aiohttp.ClientSession:
+    is_plain = getattr(self, "is_plain", False) and not (proxy_url or "").lower().startswith("https:")
+    key = (proxy_url, is_plain)
     lock = self.__dict__.setdefault("_asyncpush_lock", anyio.Lock())
     async with lock:
-        if proxy_url not in self._sessions:
-            context = await to_thread.run_sync(ssl_context, self, proxy_url) if self._verify else False
+        if key not in self._sessions:
+            if is_plain:
+                context: ssl.SSLContext | bool = _TRUSTS_NOBODY
+            else:
+                context = await to_thread.run_sync(ssl_context, self, proxy_url) if self._verify else False
             connector = aiohttp.TCPConnector(limit=self._max_pool_connections, ssl=context, **self._connector_args)
             session = aiohttp.ClientSession(
                 connector=connector, timeout=self._timeout, skip_auto_headers={"CONTENT-TYPE"}, auto_decompress=False
             )
-            self._sessions[proxy_url] = await self._exit_stack.enter_async_context(session)
-    opened: aiohttp.ClientSession = self._sessions[proxy_url]
+            self._sessions[key] = await self._exit_stack.enter_async_context(session)
+    opened: aiohttp.ClientSession = self._sessions[key]
     return opened
 
 

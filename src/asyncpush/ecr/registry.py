@@ -37,6 +37,7 @@ class EcrRegistry:
         pace: the rate limiter of each operation.
         admin: the registry's repositories and settings.
         login: the credentials for its ``/v2/``.
+        v2: its ``/v2/``.
         address: the address of the registry, with which its repositories' addresses begin.
     """
 
@@ -59,7 +60,7 @@ class EcrRegistry:
         self._download_sender = new_sender()
         self.login = EcrLogin(self._api)
         self.admin = EcrAdmin(self._api, self.login, CallerIdentity(client, aws))
-        endpoint = V2Endpoint(
+        self.v2 = V2Endpoint(
             self._api,
             name,
             login=self.login,
@@ -67,7 +68,7 @@ class EcrRegistry:
             sender=new_sender(),
             account=self.admin.account,
         )
-        self._v2 = V2Blobs(endpoint, self._api.uplink, settings.transport, emit)
+        self._blobs = V2Blobs(self.v2, self._api.uplink, settings.transport, emit)
         self.address = registry_address(client, name, name.id)
 
     async def account(self) -> str | None:
@@ -92,7 +93,7 @@ class EcrRegistry:
 
     def repository(self, name: str) -> EcrRepository:
         """The repository *name*; sends no request."""
-        return EcrRepository(self._api, name, registry=self.address, v2=self._v2)
+        return EcrRepository(self._api, name, registry=self.address, v2=self._blobs)
 
     def reader(self, name: str) -> EcrReader:
         """A reader of repository *name*; sends no request."""

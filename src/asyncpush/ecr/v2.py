@@ -119,6 +119,11 @@ class V2Endpoint:
         self._http = http
         self._account = account
 
+    @property
+    def is_public(self) -> bool:
+        """Whether the registry is of ECR Public, whose ``/v2/`` is not used here."""
+        return self._name.service == "ecr-public"
+
     async def address(self) -> V2Address | None:
         """Return where ``/v2/`` is.
 
@@ -126,7 +131,7 @@ class V2Endpoint:
             None at ECR Public, and at other endpoints than AWS's where the account ID is unknown: a request that does
             not name its registry could reach another one there.
         """
-        if self._name.service == "ecr-public":
+        if self.is_public:
             return None
         endpoint = self._api.endpoint_url
         if is_aws(endpoint):

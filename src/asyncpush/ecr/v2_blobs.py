@@ -34,7 +34,6 @@ from asyncpush.errors import (
     InvalidLayerPartError,
     RegistryError,
     ServiceError,
-    UploadNotFoundError,
 )
 from asyncpush.events import Emit, Notice
 from asyncpush.model import Digest, Upload
@@ -69,9 +68,16 @@ class V2Blobs:
         uplink: shares the connection's bandwidth between parts.
         transport: how layers are sent.
         emit: receives a notice if ``auto`` can't use ``/v2/``.
+
+    Raises:
+        ConfigurationError: the transport is ``v2``, and the registry is of ECR Public.
     """
 
     def __init__(self, endpoint: V2Endpoint, uplink: Uplink, transport: TransportChoice, emit: Emit) -> None:
+        if transport == "v2" and endpoint.is_public:
+            raise ConfigurationError(
+                "ECR Public takes layers through its API only, and --transport is v2", hint="use --transport auto"
+            )
         self._endpoint = endpoint
         self._uplink = uplink
         self._transport = transport
@@ -109,6 +115,8 @@ class V2Blobs:
 
     async def _find_problem(self) -> str | None:
         """Return why ``/v2/`` can't take layers; None if it answers (distribution-spec, end-1)."""
+        if self._endpoint.is_public:
+            return "ECR Public takes layers in no other way"
         try:
             with anyio.fail_after(_PROBE_TIMEOUT):
                 address = await self._endpoint.address()
@@ -143,9 +151,6 @@ class V2Blobs:
             upload: the upload.
             acknowledged: the bytes that it has acknowledged; also the result if it does not tell, or tells fewer: ECR
                 was seen to name an old range.
-
-        Raises:
-            UploadNotFoundError: the registry does not know the upload.
         """
         address = await self._address()
         return max(acknowledged, await self._ask(self._endpoint.send, address, upload) or 0)
@@ -203,15 +208,14 @@ class V2Blobs:
     async def _ask(self, send: _Send, address: V2Address, upload: Upload) -> int | None:
         """Ask how many bytes the registry has of an upload; None if it does not tell.
 
+        That it does not know the upload counts as that: registries without this request say so, too.
+
         Raises:
-            UploadNotFoundError: the registry does not know the upload.
             ConnectionFailedError: it did not answer.
         """
         request = V2Request(ASK, "GET", self._location(upload), frozenset({200, 202, 204}))
         try:
             answer = await send(address, request)
-        except UploadNotFoundError:
-            raise
         except ServiceError as error:
             if verdict(error) != "final":
                 raise

@@ -141,14 +141,14 @@ class _Connection(web.RequestHandler):
             super().log_exception(*args, **kw)
 
 
-def _key(name: str) -> str:
+def request_key(name: str) -> str:
     """A key for what a request carries: aiohttp warns of keys of other types, and had no type before 3.14."""
     return cast("str", web.RequestKey(name, object)) if hasattr(web, "RequestKey") else f"asyncpush.{name}"
 
 
-_RECEIVED = _key("received")
+_RECEIVED = request_key("received")
 
-_ROOM = _key("room")
+_ROOM = request_key("room")
 
 
 class Bodies:

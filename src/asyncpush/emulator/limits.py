@@ -46,6 +46,14 @@ class Quirks:
             ``image-not-found``.
         patch_status: what a PATCH of an upload below ``/v2/`` is answered with: ``202``, as the specification has it,
             or ``201``, as observed at ECR.
+        patch_range: the Range of a PATCH's answer: ``received``, all bytes that have arrived, or ``stale`` from the
+            second chunk on, without those of this PATCH, as observed at ECR.
+        upload_location: where an upload below ``/v2/`` is continued: a ``relative`` location, an ``absolute`` one, or
+            one ``with-query``, which is absolute and which later requests must repeat as a whole.
+        upload_status: what GET of an upload below ``/v2/`` is answered with: ``204``, as the specification has it, or
+            ``404`` or ``405`` where the status can't be asked for.
+        short_chunk: a chunk below 5 MiB that is not the last one is refused ``at-end``, by the completing PUT, or
+            ``at-next``, by the request with the next bytes.
         oci_conformance: ``yes`` accepts what ECR refuses and the OCI distribution-spec requires, so that its
             conformance suite passes: blobs of 0 bytes and chunks below 5 MiB through ``/v2/``, images without layers.
         unknown_alias: a public registryId that is not an account's: ``caller``, whose own alias it is taken for, or
@@ -73,6 +81,10 @@ class Quirks:
     same_immutable_tag: Literal["image-already-exists", "image-tag-already-exists"] = "image-already-exists"
     unaccepted_manifest: Literal["given", "image-not-found"] = "given"
     patch_status: Literal["202", "201"] = "202"
+    patch_range: Literal["received", "stale"] = "received"
+    upload_location: Literal["relative", "absolute", "with-query"] = "relative"
+    upload_status: Literal["204", "404", "405"] = "204"
+    short_chunk: Literal["at-end", "at-next"] = "at-end"
     oci_conformance: Literal["no", "yes"] = "no"
     unknown_alias: Literal["caller", "not-found"] = "caller"
     public_regions: Literal["any", "documented"] = "any"

@@ -134,7 +134,9 @@ async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, co
     def encoder(start: int, content: RandomAccess | None) -> _Encoders:
         return _Encoders([upload.repository.encoder(upload.upload, start, content) for upload in uploads])
 
-    part_size = max(upload.part_size for upload in uploads)
+    # The API may refuse parts of the size that /v2/ takes.
+    by_api = [upload.part_size for upload in uploads if not upload.upload.is_v2]
+    part_size = max(by_api or [upload.part_size for upload in uploads])
     async with context.memory.account() as account:
         source = _PartSource(blob, first, part_size, encoder, uploads, context, account)
         async with AsyncExitStack() as stack:

@@ -22,7 +22,7 @@ from asyncpush.model import Digest
 from asyncpush.protocols import FoundReferrers, Image, ReferrerSource, UnreadReferrer
 from asyncpush.results import ImageResult
 from asyncpush.single_flight import SingleFlight
-from asyncpush.sources.registry import RepositoryReferrers
+from asyncpush.sources.registry.source_registry import RepositoryReferrers
 
 
 class Referrers:

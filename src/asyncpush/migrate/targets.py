@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import anyio
@@ -90,7 +90,8 @@ async def open_targets(
     async with AsyncExitStack() as stack:
         targets: dict[PlanTarget, OpenTarget] = {}
         for target in plan.targets:
-            registry = await stack.enter_async_context(open_registry(target.registry, target.aws, run))
+            context = replace(run, settings=replace(run.settings, transport=target.transport or run.settings.transport))
+            registry = await stack.enter_async_context(open_registry(target.registry, target.aws, context))
             targets[target] = OpenTarget(target, registry, journal)
         yield targets
 

@@ -15,13 +15,9 @@ from asyncpush.errors import ManifestError, SourceError
 from asyncpush.events import Emit, Notice, ignore
 from asyncpush.settings import Settings
 from asyncpush.sources.blobs import DocumentMemory, file_blob, readable
-from asyncpush.sources.descriptions import read_archive, read_directory
-from asyncpush.sources.docker_archive import MANIFEST, SkopeoDirError, saved_images
 from asyncpush.sources.oci_layout import INDEX, Directory, read_oci_layout
 from asyncpush.sources.registry import RegistryPool, RegistrySource, is_remote, open_pool, parse_remote
-from asyncpush.sources.source import LocalSource, Location, Source, UnreadImage, locate
-from asyncpush.sources.spool import Scratch, SpoolLimit, open_archive
-from asyncpush.sources.tar_index import TarIndex
+from asyncpush.sources.source import MANIFEST, LocalSource, Location, Source, UnreadImage, locate
 
 __all__ = ["Source", "UnreadImage", "file_blob", "open_source"]
 
@@ -83,11 +79,20 @@ def _open(location: Location, settings: Settings, stdin: BinaryIO | None, stack:
         is_file, path = location.path != "-", Path(location.path)
         is_directory = is_file and path.is_dir()
         size = path.stat().st_size if is_file and path.is_file() else 0
-    limit = SpoolLimit(settings.max_unpacked)
     if is_directory:
-        memory = DocumentMemory(None)
-        stack.callback(memory.close)
-        return _open_directory(location, settings, Scratch(stack, limit), memory)
+        return _open_directory(location, settings, stack)
+    return _open_archive(location, settings, stdin, stack, size)
+
+
+def _open_archive(
+    location: Location, settings: Settings, stdin: BinaryIO | None, stack: ExitStack, size: int
+) -> LocalSource:
+    # What reads archives and compresses layers takes longer to import than a layout takes to push.
+    from asyncpush.sources.descriptions import read_archive
+    from asyncpush.sources.spool import Scratch, SpoolLimit, open_archive
+    from asyncpush.sources.tar_index import TarIndex
+
+    limit = SpoolLimit(settings.max_unpacked)
     file = open_archive(location.path, location.label, stdin, stack, limit)
     memory = DocumentMemory(size or getattr(file, "source_size", 0))
     stack.callback(memory.close)
@@ -96,7 +101,9 @@ def _open(location: Location, settings: Settings, stdin: BinaryIO | None, stack:
     return replace(source, notes=(*archive.notes, *source.notes))
 
 
-def _open_directory(location: Location, settings: Settings, scratch: Scratch, memory: DocumentMemory) -> LocalSource:
+def _open_directory(location: Location, settings: Settings, stack: ExitStack) -> LocalSource:
+    memory = DocumentMemory(None)
+    stack.callback(memory.close)
     store = Directory(Path(location.path), location.label, memory)
     if store.find(INDEX) is None and store.find(MANIFEST) is not None:
         _refuse_unpacked(store)
@@ -104,11 +111,17 @@ def _open_directory(location: Location, settings: Settings, scratch: Scratch, me
         raise SourceError(f"{location.path} is a directory; a docker-archive is a file")
     if store.find(INDEX) is None or store.find(MANIFEST) is None:
         return LocalSource("oci", location, read_oci_layout(store, settings, location.stem))
+    from asyncpush.sources.descriptions import read_directory
+    from asyncpush.sources.spool import Scratch, SpoolLimit
+
+    scratch = Scratch(stack, SpoolLimit(settings.max_unpacked))
     return read_directory(store, location, settings, scratch)  # what `docker save` wrote, unpacked
 
 
 def _refuse_unpacked(store: Directory) -> None:
     """Refuse a directory with manifest.json alone, with a hint if its kind is known."""
+    from asyncpush.sources.docker_archive import SkopeoDirError, saved_images
+
     try:
         saved_images(store)
     except SkopeoDirError:

@@ -17,10 +17,10 @@ from asyncpush.manifest import INDEX_TYPES
 from asyncpush.model import Descriptor, Digest
 from asyncpush.settings import Settings
 from asyncpush.sources.blobs import BlobStore
-from asyncpush.sources.docker_archive import MANIFEST, SavedImage, is_uncompressed, read_docker_archive, saved_images
+from asyncpush.sources.docker_archive import SavedImage, is_uncompressed, read_docker_archive, saved_images
 from asyncpush.sources.oci_image import configs_in, find_blob, read_manifest
 from asyncpush.sources.oci_layout import INDEX, is_oci_layout, names_alone, read_oci_layout
-from asyncpush.sources.source import ImageName, LocalSource, Location, SourceEntry
+from asyncpush.sources.source import MANIFEST, ImageName, LocalSource, Location, SourceEntry
 from asyncpush.sources.spool import Scratch
 from asyncpush.sources.tar_index import TarIndex
 

@@ -32,10 +32,8 @@ from asyncpush.sources.blobs import (
 )
 from asyncpush.sources.detection import HEAD_SIZE, sniff
 from asyncpush.sources.loader import ImageConfig, parse_config
-from asyncpush.sources.source import ImageName, Loaded, SourceEntry, refuse_many_images
+from asyncpush.sources.source import MANIFEST, ImageName, Loaded, SourceEntry, refuse_many_images
 from asyncpush.sources.spool import Scratch
-
-MANIFEST = "manifest.json"
 
 #: A file in skopeo's ``dir:``, beside a manifest.json of its own.
 _DIR_VERSION = "version"

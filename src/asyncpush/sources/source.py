@@ -23,6 +23,9 @@ Kind = Literal["oci", "oci-archive", "docker-archive"]
 
 KINDS: tuple[Kind, ...] = ("oci", "oci-archive", "docker-archive")
 
+#: The list of images in the output of docker save.
+MANIFEST = "manifest.json"
+
 NO_IMAGE_HINT = "ECR takes OCI and Docker v2 manifests and indexes"
 
 #: Names of images in one source.

@@ -25,7 +25,7 @@ from asyncpush.http.encoding import Decoder
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import RemoteBlob
 from asyncpush.settings import Credentials, RetryPolicy, SourceRegistry
-from asyncpush.sources.registry import SourceRegistryReader
+from asyncpush.sources.registry.source_registry import SourceRegistryReader
 from support.events import Events
 from support.images import LAYER
 from support.registry_server import QUICK, RegistryServer, cut, open_remote, ranged, refusal, running

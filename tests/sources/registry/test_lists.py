@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from asyncpush.errors import ManifestError, SourceDeniedError, SourceError, SourceNotFoundError, SourceUnavailableError
 from asyncpush.settings import SourceRegistry
-from asyncpush.sources.registry import SourceRegistryReader
 from asyncpush.sources.registry.listing import parse_links
+from asyncpush.sources.registry.source_registry import SourceRegistryReader
 from support.registry_server import QUICK, RegistryServer, open_remote, refusal, running
 
 LIST = "/v2/team/app/tags/list"

@@ -23,7 +23,8 @@ from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import ImageNode, IndexNode
 from asyncpush.settings import MAX_MANIFEST_SIZE, RetryPolicy
 from asyncpush.sources import open_source
-from asyncpush.sources.registry import SourceRegistryReader, open_pool
+from asyncpush.sources.registry import open_pool
+from asyncpush.sources.registry.source_registry import SourceRegistryReader
 from support.images import CONFIG, INDEX, LAYER, MANIFEST, SETTINGS, Json, Layout, at, digest, layer_tar
 from support.registry_server import QUICK, RegistryServer, manifest, open_remote, reads, refusal, running
 

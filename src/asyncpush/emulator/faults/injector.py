@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 import struct
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,8 +22,9 @@ from asyncpush.emulator.errors import AwsError, layers_not_found, referenced_ima
 from asyncpush.emulator.faults.operations import Call
 from asyncpush.emulator.faults.rules import Action, Fault, FaultConfig
 from asyncpush.emulator.faults.throttles import Throttles
-from asyncpush.emulator.v2.answers import V2Error, token_expired
+from asyncpush.emulator.v2.answers import V2Error, token_expired, unauthorized
 from asyncpush.emulator.v2.answers import refusal as v2_refusal
+from asyncpush.emulator.v2.receiver import BodyFault, inject
 
 Work = Callable[[], Awaitable[web.StreamResponse]]
 
@@ -82,16 +85,23 @@ class FaultInjector:
         if rule is None:
             return await self._worked(call, work)
         rule.hits += 1
-        refusal = refused(rule.fault.action, call, self._missing(call, rule.fault))
-        return await self._disturbed(request, call, rule.fault, work) if refusal is None else refusal
+        answer = _v2_refusal(request, rule.fault) or refused(rule.fault.action, call, self._missing(call, rule.fault))
+        return await self._disturbed(request, call, rule.fault, work) if answer is None else answer
 
     async def _disturbed(self, request: web.Request, call: Call, fault: Fault, work: Work) -> web.StreamResponse:
         """Answer a request by *work*, with what a fault does before and after it."""
-        if fault.action == "reset-before":
-            return cut(request, reset=True)
-        if fault.action == "upload-expired":
-            await self._expire(call)
+        of_body = BodyFault(fault.size or sys.maxsize, refused=fault.action == "range-invalid")
+        inject(request, of_body)
+        match fault.action:
+            case "reset-before":
+                return cut(request, reset=True)
+            case "upload-expired":
+                await self._expire(call)
+            case "stall":
+                await anyio.sleep(fault.seconds or 0.0)
         response = await self._worked(call, work)
+        if of_body.was_cut:
+            return cut(request, reset=True)
         match fault.action:
             case "reset-after" | "lost-reply":
                 return cut(request, reset=fault.action == "reset-after")
@@ -191,12 +201,30 @@ def refused(action: Action, call: Call, missing: list[str]) -> web.Response | No
         case "unavailable":
             # A load balancer answers so while its service is away: no client has a model of this error.
             return web.Response(status=503, text="Service Unavailable\n")
+        case "bad-gateway":
+            return web.Response(status=502, text=_BAD_GATEWAY, content_type="text/html")
         case "expired-token":
             return _token_expired(call)
         case "access-denied":
             return _access_denied(call)
         case "layers-not-found":
             return _not_found_yet(call, missing)
+        case _:
+            return None
+
+
+#: What a proxy says whose server does not answer.
+_BAD_GATEWAY = "<html>\n<head><title>502 Bad Gateway</title></head>\n<body><h1>502 Bad Gateway</h1></body>\n</html>\n"
+
+
+def _v2_refusal(request: web.Request, fault: Fault) -> web.Response | None:
+    """The answer of an action that exists below ``/v2/`` only."""
+    match fault.action:
+        case "unauthorized":
+            return v2_refusal(unauthorized(request))
+        case "retry-after":
+            wait = {"Retry-After": str(math.ceil(fault.seconds or 0.0))}
+            return v2_refusal(V2Error(429, "TOOMANYREQUESTS", "Rate exceeded", wait))
         case _:
             return None
 

@@ -13,21 +13,27 @@ from typing import Literal
 
 from asyncpush.emulator.faults.operations import NAMES, V2, matching
 from asyncpush.errors import UsageError
-from asyncpush.units import format_number, parse_duration
+from asyncpush.units import format_number, parse_duration, parse_size
 
 Action = Literal[
     "throttle",
     "server-error",
     "unavailable",
+    "bad-gateway",
     "reset-before",
+    "reset-during",
     "reset-after",
     "lost-reply",
     "slow-reply",
+    "stall",
     "availability",
     "layers-not-found",
     "expired-token",
     "access-denied",
     "upload-expired",
+    "retry-after",
+    "unauthorized",
+    "range-invalid",
 ]
 
 
@@ -41,22 +47,30 @@ class ActionKind:
     """
 
     operations: tuple[str, ...] = ("*",)
-    value: Literal["seconds", "availability"] | None = None
+    value: Literal["seconds", "availability", "size"] | None = None
 
+
+_BODIES = (f"{V2}POST-upload", f"{V2}PATCH-upload", f"{V2}PUT-upload")
 
 ACTIONS: Mapping[Action, ActionKind] = {
     "throttle": ActionKind(),
     "server-error": ActionKind(),
     "unavailable": ActionKind(),
+    "bad-gateway": ActionKind(),
     "reset-before": ActionKind(),
+    "reset-during": ActionKind(_BODIES, value="size"),
     "reset-after": ActionKind(),
     "lost-reply": ActionKind(),
     "slow-reply": ActionKind(value="seconds"),
+    "stall": ActionKind((f"{V2}*",), value="seconds"),
     "availability": ActionKind(("BatchCheckLayerAvailability",), value="availability"),
     "layers-not-found": ActionKind(("PutImage",)),
     "expired-token": ActionKind(),
     "access-denied": ActionKind(),
     "upload-expired": ActionKind(("UploadLayerPart", "CompleteLayerUpload", f"{V2}*-upload")),
+    "retry-after": ActionKind((f"{V2}*",), value="seconds"),
+    "unauthorized": ActionKind((f"{V2}*",)),
+    "range-invalid": ActionKind((f"{V2}PATCH-upload", f"{V2}PUT-upload")),
 }
 
 #: The conditions of a rule, in the order in which they are written.
@@ -66,8 +80,9 @@ CONDITIONS = ("nth", "every", "first", "after", "probability", "limit", "lag")
 _GLOB = re.compile(r"[^,:\s]+")
 
 _VALUES = {
-    "seconds": "write slow-reply=SECONDS",
-    "availability": "write availability=AVAILABLE or availability=UNAVAILABLE",
+    "seconds": "SECONDS",
+    "availability": "AVAILABLE or availability=UNAVAILABLE",
+    "size": "BYTES",
 }
 
 
@@ -89,7 +104,9 @@ class Fault:
         probability: fire by chance, 0 to 1.
         limit: fire this often at most.
         lag: with ``layers-not-found``, fire while a layer of the manifest was completed less than these seconds ago.
-        seconds: with ``slow-reply``, how long the answer is delayed.
+        seconds: how long: with ``slow-reply``, the answer is delayed; with ``stall``, nothing more is received; with
+            ``retry-after``, the client is told to wait.
+        size: with ``reset-during``, after how many bytes of the body the connection is reset; they are kept.
         available: with ``availability``, whether all layers are answered to be available.
 
     Raises:
@@ -108,6 +125,7 @@ class Fault:
     limit: int | None = None
     lag: float | None = None
     seconds: float | None = None
+    size: int | None = None
     available: bool | None = None
 
     def __post_init__(self) -> None:
@@ -148,6 +166,8 @@ class Fault:
     def _act(self) -> str:
         if self.seconds is not None:
             return f"{self.action}={format_number(self.seconds)}"
+        if self.size is not None:
+            return f"{self.action}={self.size}"
         if self.available is not None:
             return f"{self.action}={'AVAILABLE' if self.available else 'UNAVAILABLE'}"
         return self.action
@@ -161,10 +181,17 @@ def _check_action(fault: Fault) -> None:
         raise UsageError(
             f"{fault.action} does not apply to {fault.operation}", hint=f"use it for {' or '.join(kind.operations)}"
         )
-    given = {"seconds": fault.seconds is not None, "availability": fault.available is not None}
+    given = {
+        "seconds": fault.seconds is not None,
+        "size": fault.size is not None,
+        "availability": fault.available is not None,
+    }
     for value, is_given in given.items():
         if is_given != (kind.value == value):
-            raise UsageError(f"{fault.action} {'takes no such' if is_given else 'needs a'} value", hint=_VALUES[value])
+            hint = f"write {fault.action}={_VALUES[kind.value]}" if kind.value else f"write {fault.action}"
+            raise UsageError(f"{fault.action} {'takes no such' if is_given else 'needs a'} value", hint=hint)
+    if fault.size is not None and fault.size < 1:
+        raise UsageError(f"invalid size {fault.size}", hint="use 1 byte or more")
     if fault.lag is not None and fault.action != "layers-not-found":
         raise UsageError("lag applies to layers-not-found only", hint="use first= or after= with other actions")
 
@@ -341,6 +368,8 @@ def _action(text: str) -> Mapping[str, object]:
         return {"action": name}
     if kind.value == "seconds":
         return {"action": name, "seconds": _seconds(value)}
+    if kind.value == "size":
+        return {"action": name, "size": parse_size(value)}
     if kind.value == "availability" and value in _AVAILABILITY:
         return {"action": name, "available": _AVAILABILITY[value]}
     if kind.value == "availability":

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable
 from functools import partial
 
-from aiohttp import ClientPayloadError, StreamReader, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import web
 
-from asyncpush.emulator.errors import limit_exceeded
+from asyncpush.emulator.errors import limit_exceeded, part_too_small, upload_not_found
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RequestTarget
 from asyncpush.emulator.store.records import sha256_digest
 from asyncpush.emulator.store.repository import RepositoryState
-from asyncpush.emulator.store.state import BackgroundTask, BackgroundTasks, Store
+from asyncpush.emulator.store.state import BackgroundTasks, Store
 from asyncpush.emulator.store.uploads import StagedUpload, check_parts
-from asyncpush.emulator.v2.answers import VERSION, V2Error, digest_invalid, empty
+from asyncpush.emulator.v2.answers import VERSION, V2Error, digest_invalid, empty, translated
+from asyncpush.emulator.v2.receiver import Receiver, is_refused
 from asyncpush.model import Digest
 
 _RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/.*)?")
-
-#: Bytes of a block: enough to pay for a hop to a thread and a write to the catalog.
-_BLOCK = 2 * 1024 * 1024
-
-#: Blocks that are kept for other bodies: two for each upload that the threads can serve.
-_KEPT = 16
-
-#: Seconds without a byte after which a client counts as disconnected.
-_BODY_TIMEOUT = 60.0
 
 
 class Blobs:
@@ -100,7 +89,7 @@ class Uploads:
         expected = None if whole is None else _digest(whole)
         upload = await self._background.finish(partial(self._open, repository))
         if expected is None:
-            return empty(202, _progress(repository, upload))
+            return empty(202, self._progress(request, repository, upload))
         try:
             await self._receive(request, repository, upload)
         except BaseException:  # no client knows this upload, so none can continue it
@@ -108,25 +97,36 @@ class Uploads:
             raise
         return await self._background.finish(partial(self._complete, repository, upload.id, expected))
 
-    async def status(self, repository: RepositoryState, upload_id: str) -> web.Response:
+    async def status(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
         """GET: how many bytes have arrived (Getting the status of an upload)."""
-        return empty(204, _progress(repository, await self._find(repository, upload_id)))
+        upload = await self._find(request, repository, upload_id)
+        match self._limits.quirks.upload_status:
+            case "404":
+                raise translated(upload_not_found(upload_id, repository.name, repository.target.id))
+            case "405":
+                raise V2Error(405, "UNSUPPORTED", "The operation is unsupported.")
+        return empty(204, self._progress(request, repository, upload))
 
     async def append(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
         """PATCH: the next bytes, with or without a Content-Range (Pushing a blob in chunks)."""
-        upload = await self._find(repository, upload_id)
+        upload = await self._find(request, repository, upload_id)
+        before = self._progress(request, repository, upload)["Range"] if upload.record.received else None
         await self._receive(request, repository, upload)
-        return empty(int(self._limits.quirks.patch_status), _progress(repository, upload))
+        progress, quirks = self._progress(request, repository, upload), self._limits.quirks
+        if before and quirks.patch_range == "stale":
+            progress["Range"] = before
+        return empty(int(quirks.patch_status), progress)
 
     async def complete(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
         """PUT: the last bytes, or none, and the digest of all of them."""
         digest = _digest(request.query.get("digest", ""))
-        upload = await self._find(repository, upload_id)
+        upload = await self._find(request, repository, upload_id)
         await self._receive(request, repository, upload)
         return await self._background.finish(partial(self._complete, repository, upload.id, digest))
 
-    async def cancel(self, repository: RepositoryState, upload_id: str) -> web.Response:
+    async def cancel(self, request: web.Request, repository: RepositoryState, upload_id: str) -> web.Response:
         """DELETE: forget an upload (Canceling an upload)."""
+        await self._find(request, repository, upload_id)
         await self._background.finish(partial(self._cancel, repository, upload_id))
         return empty(204, {})
 
@@ -134,17 +134,52 @@ class Uploads:
         async with self._store.changing(repository.target, repository.name) as found:
             return await self._store.create_upload(found)
 
-    async def _find(self, repository: RepositoryState, upload_id: str) -> StagedUpload:
+    async def _find(self, request: web.Request, repository: RepositoryState, upload_id: str) -> StagedUpload:
         async with self._store.uploading(upload_id, repository.target, repository.name) as upload:
+            if self._limits.quirks.upload_location == "with-query" and request.query.get("_state") != _state(upload):
+                raise V2Error(400, "BLOB_UPLOAD_INVALID", "the query of the upload's location is missing or wrong")
             return upload
 
     async def _receive(self, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> None:
-        first, length = upload.record.received, request.content_length
-        if asked := request.headers.get("Content-Range"):
-            length = _length(asked, request, repository, upload)
+        first, length = upload.record.received, self._length(request, repository, upload)
+        self._check_last_chunk(request, upload)
         intake = Intake(self._store, self._limits, repository, upload, first=first, length=length)
-        await self._receiver.receive(request.content, intake.keep)
+        await self._receiver.receive(request, intake.keep)
         await self._background.finish(intake.end)
+
+    def _length(self, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> int | None:
+        """The announced number of bytes, if any; a Content-Range must be that of the next ones."""
+        asked, received = request.headers.get("Content-Range", ""), upload.record.received
+        match = _RANGE.fullmatch(asked.strip())
+        first, last = (int(match[1]), int(match[2])) if match else (received, -1)
+        if is_refused(request) or first != received or (asked and last < first):
+            message = f"the range is {asked or 'unknown'}, and the next byte is {received}"
+            if first != received:  # as ECR was observed to say
+                message = f"First byte of the layer part is {first} instead of {received}"
+            raise V2Error(416, "BLOB_UPLOAD_INVALID", message, self._progress(request, repository, upload))
+        if not asked:
+            return request.content_length
+        length = last - first + 1
+        if request.content_length not in (None, length):
+            raise V2Error(400, "SIZE_INVALID", f"the range has {length} bytes, and the body {request.content_length}")
+        return length
+
+    def _check_last_chunk(self, request: web.Request, upload: StagedUpload) -> None:
+        """Refuse bytes after a short chunk where the quirk says so; a chunk that was cut is still open."""
+        quirks, has_bytes = self._limits.quirks, request.body_exists and request.content_length != 0
+        is_short = 0 < upload.record.last_part < self._limits.min_part
+        if quirks.short_chunk == "at-next" and quirks.oci_conformance == "no" and has_bytes and is_short:
+            raise part_too_small()
+
+    def _progress(self, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> dict[str, str]:
+        location = f"/v2/{repository.name}/blobs/uploads/{upload.id}"
+        match self._limits.quirks.upload_location:
+            case "absolute":
+                location = f"{request.scheme}://{request.host}{location}"
+            case "with-query":
+                location = f"{request.scheme}://{request.host}{location}?_state={_state(upload)}"
+        received = f"0-{max(upload.record.received - 1, 0)}"
+        return {"Location": location, "Range": received, "Docker-Upload-UUID": upload.id}
 
     async def _complete(self, repository: RepositoryState, upload_id: str, expected: Digest) -> web.Response:
         target, name = repository.target, repository.name
@@ -178,25 +213,9 @@ def _digest(text: str) -> Digest:
     return digest
 
 
-def _length(asked: str, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> int:
-    """The number of bytes that a Content-Range announces, which must be the next ones."""
-    match = _RANGE.fullmatch(asked.strip())
-    received = upload.record.received
-    if match is None or int(match[1]) != received or int(match[2]) < received:
-        message = f"the range is {asked}, and the next byte is {received}"
-        raise V2Error(416, "BLOB_UPLOAD_INVALID", message, _progress(repository, upload))
-    length = int(match[2]) - received + 1
-    if request.content_length not in (None, length):
-        raise V2Error(400, "SIZE_INVALID", f"the range has {length} bytes, and the body {request.content_length}")
-    return length
-
-
-def _progress(repository: RepositoryState, upload: StagedUpload) -> dict[str, str]:
-    return {
-        "Location": f"/v2/{repository.name}/blobs/uploads/{upload.id}",
-        "Range": f"0-{max(upload.record.received - 1, 0)}",
-        "Docker-Upload-UUID": upload.id,
-    }
+def _state(upload: StagedUpload) -> str:
+    """What the query of an upload's location must repeat."""
+    return upload.id.replace("-", "")[::-1]
 
 
 class Intake:
@@ -266,91 +285,3 @@ class Intake:
 
     def _size_invalid(self, end: int) -> V2Error:
         return V2Error(400, "SIZE_INVALID", f"{self._length} bytes were announced, and {end - self._first} arrived")
-
-
-#: Processes the bytes that follow those of the last call.
-Keep = Callable[[memoryview], Awaitable[None]]
-
-
-class BodyLostError(Exception):
-    """Raised when a body ends early: the client disconnected or broke HTTP. What arrived before was kept."""
-
-
-class Receiver:
-    """Receives a body in blocks: while one is processed in a thread, the next one arrives. Blocks are reused.
-
-    Args:
-        background: processes the blocks.
-    """
-
-    def __init__(self, background: BackgroundTasks) -> None:
-        self._background = background
-        self._free: list[bytearray] = []
-
-    async def receive(self, content: StreamReader, keep: Keep) -> None:
-        """Receive a body to its end; each block is processed before this returns or raises.
-
-        Raises:
-            BodyLostError: it ended early.
-            Exception: whatever *keep* raises; the rest of the body is left unread.
-        """
-        body = _Body(content)
-        pending: BackgroundTask[None] | None = None
-        while await body.more():
-            block = self._free.pop() if self._free else bytearray(_BLOCK)
-            size = await body.fill(block)
-            if pending:
-                await pending.result()
-            pending = self._background.start(partial(self._work, block, size, keep))
-        if pending:
-            await pending.result()
-        if body.failure:
-            raise BodyLostError(str(body.failure)) from body.failure
-
-    async def _work(self, block: bytearray, size: int, keep: Keep) -> None:
-        with memoryview(block) as whole, whole[:size] as filled:
-            await keep(filled)
-        if len(self._free) < _KEPT:
-            self._free.append(block)
-
-
-class _Body:
-    """The part of a body that is still to come.
-
-    Attributes:
-        ended: whether nothing more is to come.
-        failure: why the body ended early; None if it did not.
-    """
-
-    def __init__(self, content: StreamReader) -> None:
-        self._content = content
-        self._rest = memoryview(b"")
-        self.ended = False
-        self.failure: Exception | None = None
-
-    async def more(self) -> bool:
-        """Wait for bytes; returns False at the body's end."""
-        if not self._rest and not self.ended:
-            self._rest = memoryview(await self._next())
-            self.ended = not self._rest
-        return not self.ended
-
-    async def fill(self, block: bytearray) -> int:
-        """Fill a block; it is full when this returns, unless the body ended."""
-        size = 0
-        while size < len(block) and await self.more():
-            count = min(len(block) - size, len(self._rest))
-            block[size : size + count] = self._rest[:count]
-            self._rest = self._rest[count:]
-            size += count
-        return size
-
-    async def _next(self) -> bytes:
-        try:
-            async with asyncio.timeout(_BODY_TIMEOUT):
-                return await self._content.readany()
-        except TimeoutError:
-            self.failure = TimeoutError(f"nothing of the body arrived for {_BODY_TIMEOUT:.0f} seconds")
-        except (ConnectionError, ClientPayloadError, HttpProcessingError, RuntimeError) as error:
-            self.failure = error
-        return b""

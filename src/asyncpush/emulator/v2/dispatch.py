@@ -17,8 +17,9 @@ from asyncpush.emulator.registry import RegistryId, registry_of_host
 from asyncpush.emulator.store.repository import RepositoryState
 from asyncpush.emulator.store.state import BackgroundTasks, Store
 from asyncpush.emulator.v2.answers import V2Error, json_answer, refusal, translated
-from asyncpush.emulator.v2.blobs import Blobs, BodyLostError, Uploads
+from asyncpush.emulator.v2.blobs import Blobs, Uploads
 from asyncpush.emulator.v2.manifests import ManifestHandlers, catalog, referrers, tags
+from asyncpush.emulator.v2.receiver import BodyLostError
 
 #: The names of repositories (distribution-spec, Pulling manifests), of as many characters as ECR allows.
 _NAME = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
@@ -92,10 +93,10 @@ class V2Api:
             "DELETE": lambda _, repository, reference: manifests.delete(repository, reference),
         }
         of_upload: dict[str, _Handler] = {
-            "GET": lambda _, repository, upload: uploads.status(repository, upload),
+            "GET": uploads.status,
             "PATCH": uploads.append,
             "PUT": uploads.complete,
-            "DELETE": lambda _, repository, upload: uploads.cancel(repository, upload),
+            "DELETE": uploads.cancel,
         }
         begin: dict[str, _Handler] = {"POST": lambda request, repository, _: uploads.begin(request, repository)}
         return (

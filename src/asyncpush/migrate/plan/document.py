@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from asyncpush.settings import Encryption, Mutability
+from asyncpush.settings import Encryption, Mutability, TransportChoice
 
 Texts: TypeAlias = str | list[str]
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -92,6 +92,7 @@ class TargetDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
         profile: The profile of the AWS configuration to use.
         region: The region, if the registry does not name one.
         endpoint_url: An endpoint to use instead of AWS's own, such as the emulator's.
+        transport: How layers are sent: api, v2 or auto; by default, what --transport says.
     """
 
     registry: str | UnsetType = UNSET
@@ -99,6 +100,7 @@ class TargetDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     profile: str | UnsetType = UNSET
     region: str | UnsetType = UNSET
     endpoint_url: str | UnsetType = UNSET
+    transport: TransportChoice | UnsetType = UNSET
 
 
 class ExcludeDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

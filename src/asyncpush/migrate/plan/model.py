@@ -10,7 +10,7 @@ from typing import Literal
 from asyncpush.migrate.plan.tags import TagRules
 from asyncpush.model import Platform
 from asyncpush.reference import RegistryName
-from asyncpush.settings import AwsConfiguration, RepositorySettings, SourceRegistry
+from asyncpush.settings import AwsConfiguration, RepositorySettings, SourceRegistry, TransportChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,14 @@ class PlanTarget:
         registry: the registry.
         prefix: the prefix of repository names, without slashes at its ends; may be empty.
         aws: overrides of the AWS configuration to reach it.
+        transport: how layers are sent; None if the plan does not say (``Settings.transport``).
     """
 
     name: str
     registry: RegistryName = field(default_factory=RegistryName)
     prefix: str = ""
     aws: AwsConfiguration = field(default_factory=AwsConfiguration)
+    transport: TransportChoice | None = None
 
 
 @dataclass(frozen=True, slots=True)

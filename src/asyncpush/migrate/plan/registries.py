@@ -112,7 +112,10 @@ def make_target(name: str, spec: TargetDocument, place: str, problems: Problems)
     prefix = ""
     with problems.at(member(place, "prefix")):
         prefix = _prefix((given(spec.prefix) or "").strip("/"), registry)
-    return PlanTarget(name, registry, prefix, _aws(spec, place, problems))
+    transport = None if isinstance(spec.transport, UnsetType) else spec.transport
+    if transport == "v2" and registry.service == "ecr-public":
+        problems.add(member(place, "transport"), "is v2, but ECR Public takes layers through its API only")
+    return PlanTarget(name, registry, prefix, _aws(spec, place, problems), transport)
 
 
 def _prefix(text: str, registry: RegistryName) -> str:

@@ -24,10 +24,11 @@ from asyncpush.http.encoding import unknown_encoding_of
 from asyncpush.http.retry import RetryLoop, note_if_slow
 from asyncpush.reference import api_host, canonical_host
 from asyncpush.settings import RetryPolicy, SourceRegistry
-from asyncpush.sources.registry.credentials import CredentialStore, Logins
+from asyncpush.sources.registry.credentials import CredentialStore
 from asyncpush.sources.registry.docker_config import Account
 from asyncpush.sources.registry.errors import Refusal, is_web_page
 from asyncpush.sources.registry.http import RegistryHttp, read_document
+from asyncpush.sources.registry.logins import Logins
 from asyncpush.sources.registry.requests import Request, RequestGate, Response, TransientError
 from asyncpush.sources.registry.token_auth import LoginRefusedError, TokenAuth
 from asyncpush.sources.registry.www_authenticate import parse_challenges

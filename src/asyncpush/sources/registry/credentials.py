@@ -8,26 +8,22 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import anyio
 import msgspec
 from anyio import Lock, to_thread
 
 from asyncpush import open_files
-from asyncpush.errors import ConfigurationError, InvalidReferenceError, RegistryError, SourceDeniedError
+from asyncpush.errors import ConfigurationError, RegistryError, SourceDeniedError
 from asyncpush.processes import run_small
-from asyncpush.protocols import Login
 from asyncpush.redaction import HIDDEN
-from asyncpush.reference import HUB, parse_registry
+from asyncpush.reference import HUB
 from asyncpush.settings import SourceRegistry
 from asyncpush.sources.registry.docker_config import HUB_KEY, Account, AuthFile, Helper, auth_files
-
-#: Creates the login of a registry that accepts AWS credentials; None for any other registry.
-Logins: TypeAlias = Callable[[SourceRegistry], Login | None]
+from asyncpush.sources.registry.logins import Logins, is_ecr
 
 #: Seconds after which a helper that has failed runs again, and files without a match are read again: a connection can
 #: last for days, and the user may log in meanwhile.
@@ -184,20 +180,6 @@ class CredentialStore:
         if answer.error is not None:
             raise answer.error
         return answer.account
-
-
-def no_logins(registry: SourceRegistry) -> Login | None:  # noqa: ARG001 - a ``Logins``
-    """Create no logins."""
-    return None
-
-
-def is_ecr(host: str) -> bool:
-    """Whether *host* is a private registry of ECR, which accepts AWS credentials."""
-    try:
-        parse_registry(host)
-    except InvalidReferenceError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,19 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from asyncpush.events import Emit, ignore
 from asyncpush.protocols import Image
 from asyncpush.reference import RemoteReference, canonical_host
 from asyncpush.settings import RetryPolicy, SourceRegistry
-from asyncpush.sources.registry.client import RegistryClient
-from asyncpush.sources.registry.credentials import Logins, no_logins
-from asyncpush.sources.registry.source_registry import RepositoryReferrers, SourceRegistryReader
+from asyncpush.sources.registry.logins import Logins, no_logins
 from asyncpush.sources.source import Platforms, each_platform
+
+if TYPE_CHECKING:
+    # The HTTP client of registries is imported when the first is opened: most pushes read from none.
+    from asyncpush.sources.registry.client import RegistryClient
+    from asyncpush.sources.registry.source_registry import SourceRegistryReader
 
 
 class RegistryPool:
@@ -60,6 +64,9 @@ class RegistryPool:
         Raises:
             InvalidReferenceError: *host* is not a host.
         """
+        from asyncpush.sources.registry.client import RegistryClient
+        from asyncpush.sources.registry.source_registry import SourceRegistryReader
+
         host = canonical_host(host)
         registry = self._registries.get(host) or SourceRegistry(host=host)
         if registry not in self._readers:
@@ -127,6 +134,8 @@ class RegistrySource:
             ChoiceError: there is no image for *platform*.
             SourceError: the registry refuses or can't be reached, or the image is incomplete or malformed.
         """
+        from asyncpush.sources.registry.source_registry import RepositoryReferrers
+
         reference = self.reference
         descriptor = (await self.reader.manifest(reference.repository, reference.target)).descriptor
         root = await self.reader.load(
