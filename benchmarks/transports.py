@@ -224,7 +224,7 @@ def _far_away(folder: Path, row: Row, endpoint: Endpoint) -> Iterator[Contender]
 def _by_library(folder: Path, row: Row, case: Case, tls: Certificate | None, transport: str) -> Iterator[Launch]:
     with push_target(folder, tls, options=("--discard",)) as target:
         job = {"url": target.endpoint.url, "repository": "bench", "sources": [case.source], "create": True}
-        job |= {"transport": transport, "concurrency": row.layers}
+        job |= {"transport": transport, "concurrency": row.layers, "variant": "connected"}
         yield Launch(client("asyncpush_images", job, folder), target.endpoint, case.size, target.environment)
 
 

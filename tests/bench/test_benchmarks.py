@@ -149,7 +149,7 @@ BENCHES = {
     "parts --tls": ("--layers", "2", "--tls"),
     "scale": (),
     "peers": ("--without", "skopeo", "regctl", "oras", "ocync"),
-    "transports": ("--only", "http", "wan"),
+    "transports": ("--only", "http"),
     "warm": (),
 }
 
