@@ -1,8 +1,9 @@
-"""Contender: the floor. Read, sha256 of the layer, base64, sha256 of the body, send: in bare threads, nothing else.
+"""Contender: the floor. Read, base64, sha256 of the body, send: in bare threads, nothing else.
 
-No client can do less for UploadLayerPart under SigV4. Variant ``held`` keeps the body until its hash is known and sends
-it then, as a client must that puts the hash into the signature before it sends; the plain one sends each block while it
-is in the processor's cache, which no signing client can.
+No client can do less for UploadLayerPart under SigV4. The layers' digests are known beforehand, as they are to
+asyncpush. Variant ``held`` keeps the body until its hash is known and sends it then, as a client must that puts the
+hash into the signature before it sends; the plain one sends each block while it is in the processor's cache, which no
+signing client can.
 """
 
 from __future__ import annotations
@@ -30,22 +31,32 @@ def push(job: Job) -> None:
     bundle = os.environ.get("AWS_CA_BUNDLE")
     tls = ssl.create_default_context(cafile=bundle) if address.scheme == "https" else None
     hold = job.variant == "held"
+    digests = {layer.path: digest_of(layer) for layer in job.layers}
+
+    def push_one(layer: Layer) -> None:
+        push_layer(address.port or 0, tls, layer, digests[layer.path], hold=hold)
+
     with ThreadPoolExecutor(job.concurrency) as threads, measured():
-        list(threads.map(lambda layer: push_layer(address.port or 0, tls, layer, hold=hold), job.layers))
+        list(threads.map(push_one, job.layers))
 
 
-def push_layer(port: int, tls: ssl.SSLContext | None, layer: Layer, *, hold: bool) -> None:
+def digest_of(layer: Layer) -> str:
+    """The digest of a file."""
+    with Path(layer.path).open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def push_layer(port: int, tls: ssl.SSLContext | None, layer: Layer, digest: str, *, hold: bool) -> None:
     """Push one file over a connection of its own."""
     with socket.create_connection(("127.0.0.1", port)) as plain:
         wire = Wire(tls.wrap_socket(plain, server_hostname="127.0.0.1") if tls else plain)
         upload = wire.ask("InitiateLayerUpload", {"repositoryName": "floor"})
-        part_size, sha256 = int(upload["partSize"]), hashlib.sha256()
+        part_size = int(upload["partSize"])
         with Path(layer.path).open("rb", buffering=0) as file:
             for first in range(0, layer.size, part_size):
                 part = Part(file.fileno(), first, min(first + part_size, layer.size) - 1)
-                wire.send_part(part, sha256, hold=hold)
-        digests = [f"sha256:{sha256.hexdigest()}"]
-        wire.ask("CompleteLayerUpload", {"uploadId": upload["uploadId"], "layerDigests": digests})
+                wire.send_part(part, hold=hold)
+        wire.ask("CompleteLayerUpload", {"uploadId": upload["uploadId"], "layerDigests": [digest]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +92,7 @@ class Wire:
         self._connection.sendall(_head(operation, len(body)) + body)
         return self._answer()
 
-    def send_part(self, part: Part, layer: hashlib._Hash, *, hold: bool) -> None:
+    def send_part(self, part: Part, *, hold: bool) -> None:
         """Make and send one part, and see that it has arrived."""
         head, body = part.head, hashlib.sha256()
         send = self._connection.sendall
@@ -91,7 +102,6 @@ class Wire:
             block = self._block[: min(BLOCK, part.last + 1 - start)]
             if os.preadv(part.file, [block], start) != len(block):
                 raise RuntimeError("the file has changed")
-            layer.update(block)
             encoded = pybase64.b64encode(block)
             body.update(encoded)
             ready.append(encoded)
