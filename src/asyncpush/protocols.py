@@ -66,6 +66,15 @@ class FileRange(RandomAccess, Protocol):
         ...
 
 
+@runtime_checkable
+class HeldRange(RandomAccess, Protocol):
+    """Bytes in memory."""
+
+    def view(self, start: int, size: int) -> memoryview:
+        """Return *size* bytes from *start* on, without a copy."""
+        ...
+
+
 class Blob(Protocol):
     """A layer or config to push; its bytes can be read again, and are the same each time.
 

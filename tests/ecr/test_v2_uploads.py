@@ -35,10 +35,12 @@ from asyncpush.model import Descriptor, Digest, PushedLayer
 from asyncpush.protocols import Blob
 from asyncpush.settings import MiB, TransportChoice
 from asyncpush.sources.blobs import BytesContent, ContentBlob, FileContent
+from asyncpush.sources.registry import open_pool
 from support.aws import aws, password, token
 from support.emulator_client import received
 from support.events import Events
 from support.images import DockerSave, Layout, layer_tar
+from support.registry_server import running
 from support.relay import NO_WAITS, Answer, Relay, lost_reply, lost_request, passed, passed_with, relay_to
 
 SIZE = 13 * MiB
@@ -59,21 +61,31 @@ def file_blob(folder: Path, data: bytes = DATA, descriptor: Descriptor = DESCRIP
 
 
 @asynccontextmanager
+async def remote_blob() -> AsyncIterator[Blob]:
+    """The blob in another registry."""
+    async with running() as server:
+        server.blobs[str(DESCRIPTOR.digest)] = DATA
+        registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True)
+        async with open_pool({server.host: registry}) as remotes:
+            yield remotes.at(server.host).blob("team/app", DESCRIPTOR)
+
+
+@asynccontextmanager
 async def connected(url: str, transport: TransportChoice = "v2", emit: Emit = ignore) -> AsyncIterator[Registry]:
     settings = Settings(transport=transport, part_size=PART, retry=NO_WAITS, create_repository=True)
     async with asyncpush.connect(aws=aws(url), settings=settings, emit=emit) as registry:
         yield registry
 
 
-async def push(registry: Registry, blob: Blob) -> PushedLayer:
-    repository = registry.repository("team/app")
+async def push(registry: Registry, blob: Blob, name: str = "team/app") -> PushedLayer:
+    repository = registry.repository(name)
     await repository.create()
     return await push_layer(repository, blob, registry.context)  # type: ignore[attr-defined]
 
 
-async def stored(emulator: Emulator, digest: Digest = DESCRIPTOR.digest) -> bytes | None:
+async def stored(emulator: Emulator, digest: Digest = DESCRIPTOR.digest, repository: str = "team/app") -> bytes | None:
     """The bytes that a stranger reads back; None if the repository does not have the blob."""
-    url = f"{emulator.endpoint_url}/v2/team/app/blobs/{digest}"
+    url = f"{emulator.endpoint_url}/v2/{repository}/blobs/{digest}"
     headers = {"Authorization": f"Basic {await to_thread.run_sync(token, emulator.endpoint_url)}"}
     async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
         return await answer.read() if answer.status == 200 else None
@@ -117,16 +129,20 @@ async def test_every_kind_of_source_goes_through(emulator: Emulator, tmp_path: P
 
 
 @pytest.mark.parametrize("other", ["v2", "api"])
-@pytest.mark.parametrize("kind", ["file", "held"])
+@pytest.mark.parametrize("kind", ["file", "held", "remote"])
 async def test_several_repositories_are_served_by_one_reading(
     emulator: Emulator, tmp_path: Path, other: TransportChoice, kind: str
 ) -> None:
     """Whether by the same transport or by two."""
-    async with connected(emulator.endpoint_url) as registry, connected(emulator.endpoint_url, other) as second:
+    async with (
+        connected(emulator.endpoint_url) as registry,
+        connected(emulator.endpoint_url, other) as second,
+        remote_blob() as remote,
+    ):
         repositories = [registry.repository("team/app"), second.repository("team/b")]
         for repository in repositories:
             await repository.create()
-        blob = file_blob(tmp_path) if kind == "file" else held_blob()
+        blob = {"file": file_blob(tmp_path), "held": held_blob(), "remote": remote}[kind]
         outcomes = await send_layer(repositories, blob, registry.context)  # type: ignore[attr-defined]
 
     assert outcomes == [PushedLayer(DESCRIPTOR, SIZE, "pushed")] * 2
@@ -199,19 +215,20 @@ FAULTS: dict[str, Faults] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "nth"), [(name, nth) for name in FAULTS for nth in (1, 2) if nth == 1 or name.startswith("PATCH")]
-)
-async def test_a_layer_is_whole_whatever_happens_once(emulator: Emulator, tmp_path: Path, name: str, nth: int) -> None:
-    """The fault meets the first request of its kind, or the second one."""
+@pytest.mark.parametrize(("step", "nth"), [("POST", 1), ("PATCH", 1), ("PATCH", 2), ("GET", 1), ("PUT", 1)])
+async def test_a_layer_is_whole_whatever_happens_once(emulator: Emulator, tmp_path: Path, step: str, nth: int) -> None:
+    """The fault meets the first request of its kind in an upload, or the second one."""
+    faults = {name: fault for name, fault in FAULTS.items() if name.startswith(step)}
+    blob = file_blob(tmp_path)
     async with relay_to(emulator.endpoint_url) as relay, connected(relay.url) as registry:
-        for operation, answers in FAULTS[name].items():
-            is_late = operation == "v2:PATCH-upload" and nth == 2
-            relay.plan(operation, *[passed] * is_late, *answers)
-        pushed = await push(registry, file_blob(tmp_path))
-
-    assert pushed.descriptor == DESCRIPTOR
-    assert await stored(emulator) == DATA
+        for number, (name, fault) in enumerate(faults.items()):
+            for operation, answers in fault.items():
+                is_late = operation == "v2:PATCH-upload" and nth == 2
+                relay.plan(operation, *[passed] * is_late, *answers)
+            pushed = await push(registry, blob, f"team/app-{number}")
+            assert pushed.descriptor == DESCRIPTOR, name
+            assert await stored(emulator, repository=f"team/app-{number}") == DATA, name
+            assert not any(relay.planned.values()), f"{name} has not happened"
 
 
 @pytest.mark.parametrize("cuts", [3, 12])

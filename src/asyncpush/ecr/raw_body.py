@@ -22,7 +22,7 @@ from anyio.lowlevel import checkpoint
 
 from asyncpush.ecr.part_body import OutgoingBody, OutgoingPart
 from asyncpush.errors import SourceError
-from asyncpush.protocols import FileRange, Part, RandomAccess
+from asyncpush.protocols import FileRange, HeldRange, Part, RandomAccess
 
 #: Bytes that are read and written at once.
 _BLOCK_SIZE = 256 * 1024
@@ -78,6 +78,9 @@ class RawPartBody(OutgoingBody):
         content = self._part.content
         if content is None:
             await self._write_held(writer)
+        elif isinstance(content, HeldRange):
+            for start in range(self._first, self._part.last + 1, _BLOCK_SIZE):
+                await writer.write(content.view(start, min(_BLOCK_SIZE, self._part.last + 1 - start)))
         elif isinstance(content, FileRange):
             async with _opened(content, self._first, len(self)) as (descriptor, position):
                 send = _encrypt_file if _is_encrypted(writer) else _send_file

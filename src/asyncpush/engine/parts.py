@@ -261,7 +261,11 @@ class HeldBytes:
 
     def read_at(self, start: int, buffer: memoryview) -> memoryview:
         """Return the bytes from *start* on, without a copy."""
-        return self.buffer[start - self._first :][: len(buffer)]
+        return self.view(start, len(buffer))
+
+    def view(self, start: int, size: int) -> memoryview:
+        """Return *size* bytes from *start* on, without a copy (``protocols.HeldRange``)."""
+        return self.buffer[start - self._first :][:size]
 
 
 async def receive_part(
