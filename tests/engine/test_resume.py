@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -91,6 +93,51 @@ async def test_a_local_layer_goes_on_where_it_was(emulator: Emulator, tmp_path: 
     # The last acknowledgement may not have been noted: then its part is offered, and refused, once more.
     assert PARTS <= counts["UploadLayerPart"] <= PARTS + 2
     assert pushed.sent <= SIZE - (stop_after - 1) * 5 * MiB
+
+
+class CountedReader:
+    """Counts the bytes that are read."""
+
+    def __init__(self, reader: Any, counts: list[int]) -> None:
+        self._reader, self._counts = reader, counts
+
+    @property
+    def consumed(self) -> int:
+        return self._reader.consumed
+
+    def readinto(self, buffer: memoryview) -> int:
+        self._counts.append(count := self._reader.readinto(buffer))
+        return count
+
+    def read_at(self, start: int, buffer: memoryview) -> memoryview:
+        found = self._reader.read_at(start, buffer)
+        self._counts.append(len(found))
+        return found
+
+
+@dataclass(frozen=True)
+class CountedContent:
+    """DATA, whose readers count."""
+
+    counts: list[int]
+    label: str = "layer"
+    size: int = SIZE
+
+    @contextmanager
+    def open(self) -> Iterator[CountedReader]:
+        with BytesContent(DATA, "layer").open() as reader:
+            yield CountedReader(reader, self.counts)
+
+
+async def test_a_local_layer_is_not_read_again_up_to_where_ecr_is(emulator: Emulator, tmp_path: Path) -> None:
+    """Its digest is known, and ECR compares it: what ECR has need not be read."""
+    assert await push(emulator, local_blob(), tmp_path / "journal", stop_after=4) is None
+    counts: list[int] = []
+    pushed = await push(emulator, ContentBlob("layer", DESCRIPTOR, CountedContent(counts)), tmp_path / "journal")
+
+    assert pushed is not None
+    assert pushed.descriptor == DESCRIPTOR
+    assert sum(counts) <= SIZE - 3 * 5 * MiB
 
 
 @pytest.mark.parametrize("value", ["1", "'many'", "-5", "x'00'"])

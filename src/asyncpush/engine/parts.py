@@ -15,7 +15,7 @@ from anyio import CapacityLimiter, from_thread, to_thread
 from asyncpush.engine.memory import ThreadBuffer
 from asyncpush.errors import DigestMismatchError
 from asyncpush.model import Digest, LayerBytes
-from asyncpush.protocols import Blob, BlobReader, BlobStream, LocalBlob, RandomAccess
+from asyncpush.protocols import Blob, BlobReader, BlobStream, LocalBlob, RandomAccess, SeekableReader
 
 #: Bytes that are read, hashed, encoded and hashed again while they are in the processor's cache.
 #: A multiple of 3, so that base64 needs no padding inside a part.
@@ -152,7 +152,7 @@ class PartCutter(PartMaker[P]):
         encoder: Callable[[int, RandomAccess | None], Encoder[P]],
     ) -> None:
         super().__init__(blob, part_size, encoder, hashes=blob.descriptor is None)
-        self._reader = reader
+        self._reader: BlobReader = reader
 
     @property
     def consumed(self) -> int:
@@ -160,11 +160,17 @@ class PartCutter(PartMaker[P]):
         return self._reader.consumed
 
     def skip(self, size: int) -> None:
-        """Read the first *size* bytes, which an earlier run has sent, and hash them if the digest is unknown.
+        """Pass over the first *size* bytes, which an earlier run has sent.
+
+        They are read if they must be: to be hashed if the digest is unknown, or because the source has no positions.
 
         Raises:
             SourceError: the source can't be read.
         """
+        if self._sha256 is None and isinstance(self._reader, SeekableReader):
+            self._reader = _ReaderFrom(self._reader, size)
+            self._first = self._size = size
+            return
         while self._size < size:
             from_thread.check_cancelled()
             block = _BLOCK.view[: min(size - self._size, BLOCK_SIZE)]
@@ -194,6 +200,21 @@ class PartCutter(PartMaker[P]):
             count = self._reader.readinto(block)
             self.add(block[:count], ended=count < len(block))
         return self.finish()
+
+
+class _ReaderFrom:
+    """Reads bytes from a position on (``protocols.BlobReader``)."""
+
+    def __init__(self, content: RandomAccess, start: int) -> None:
+        self.consumed = start
+        self._content = content
+
+    def readinto(self, buffer: memoryview) -> int:
+        found = self._content.read_at(self.consumed, buffer)
+        if found.obj is not buffer.obj:
+            buffer[: len(found)] = found
+        self.consumed += len(found)
+        return len(found)
 
 
 @asynccontextmanager
