@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -29,7 +31,7 @@ from asyncpush.errors import (
     ServiceError,
     SourceError,
 )
-from asyncpush.events import Emit, Event, Notice, PartSent, RequestDone, ignore
+from asyncpush.events import Emit, Event, Notice, PartSent, RequestDone, Retrying, ignore
 from asyncpush.journal import open_journal
 from asyncpush.model import Descriptor, Digest, PushedLayer
 from asyncpush.protocols import Blob
@@ -438,14 +440,61 @@ async def test_a_missing_repository_is_named(emulator: Emulator, tmp_path: Path)
             await push_layer(registry.repository("team/none"), file_blob(tmp_path), registry.context)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.EIO])
+async def test_a_file_that_can_not_be_sent_at_once_is_read(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """By a file system without sendfile: reading tells whether the file is at fault, and the connection is not."""
+
+    def refuse(*_: int) -> int:
+        raise OSError(error, "no")
+
+    monkeypatch.setattr("os.sendfile", refuse)
+    async with connected(emulator.endpoint_url) as registry:
+        await push(registry, file_blob(tmp_path))
+    assert await stored(emulator) == DATA
+
+
+@asynccontextmanager
+async def serving(folder: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> AsyncIterator[Emulator]:
+    """An emulator over HTTP, or over TLS with a certificate that clients trust."""
+    context = None
+    if scheme == "https":
+        ca, bundle, context = trustme.CA(), folder / "bundle.pem", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        ca.cert_pem.write_to_path(bundle)
+        ca.issue_cert("127.0.0.1").configure_cert(context)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
+    async with Emulator(folder / "ecr", fsync=False, tls=context) as emulator:
+        yield emulator
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_disk_that_fails_is_blamed_and_not_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    blob, events, read = file_blob(tmp_path), Events(), os.preadv
+
+    def fail(descriptor: int, buffers: list[memoryview], position: int, *flags: int) -> int:
+        if position < SIZE - 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(descriptor, buffers, position, *flags)
+
+    def refuse(*_: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with serving(tmp_path, monkeypatch, scheme) as emulator:
+        monkeypatch.setattr("os.sendfile", refuse)
+        monkeypatch.setattr("os.preadv", fail)
+        async with connected(emulator.endpoint_url, emit=events) as registry:
+            with pytest.raises(SourceError, match="layer can't be read: Input/output error"):
+                await push(registry, blob)
+    assert not events.of(Retrying)
+
+
 async def test_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ca, bundle, context = trustme.CA(), tmp_path / "bundle.pem", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.cert_pem.write_to_path(bundle)
-    ca.issue_cert("localhost").configure_cert(context)
-    monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
     async with (
-        Emulator(tmp_path / "ecr", fsync=False, tls=context) as emulator,
-        connected(f"https://localhost:{emulator.port}") as registry,
+        serving(tmp_path, monkeypatch, "https") as emulator,
+        connected(emulator.endpoint_url) as registry,
     ):
         for blob in (file_blob(tmp_path), held_blob()):
             pushed = await push(registry, blob)

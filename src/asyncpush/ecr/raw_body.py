@@ -7,10 +7,11 @@ are read there, so that no disk blocks it.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,9 @@ _BLOCK_SIZE = 256 * 1024
 
 #: Bytes after which other tasks have their turn, however fast the peer accepts them.
 _TURN = 1024 * 1024
+
+#: The errors of sendfile that are not the connection's: the disk fails, or the file system has no such call.
+_OF_THE_FILE = frozenset({errno.EIO, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 #: Reads only what is in the page cache (Linux, preadv2(2)); 0 where that is not known.
 _CACHED_ONLY = getattr(os, "RWF_NOWAIT", 0)
@@ -83,11 +87,13 @@ class RawPartBody(OutgoingBody):
                 await writer.write(content.view(start, min(_BLOCK_SIZE, self._part.last + 1 - start)))
         elif isinstance(content, FileRange):
             async with _opened(content, self._first, len(self)) as (descriptor, position):
-                send = _encrypt_file if _is_encrypted(writer) else _send_file
-                sent = await send(writer, descriptor, position, len(self))
-            await self._write_read(writer, content, sent)
+                send = _encrypt_cached if _is_encrypted(writer) else _send_file
+                done = 0
+                while done < len(self):
+                    done += await send(writer, descriptor, position + done, len(self) - done)
+                    done += await self._write_read(writer, content, done, _BLOCK_SIZE)
         else:
-            await self._write_read(writer, content)
+            await self._write_read(writer, content, 0, len(self))
 
     async def _write_held(self, writer: AbstractStreamWriter) -> None:
         skipped = self._first - self._part.first
@@ -96,16 +102,18 @@ class RawPartBody(OutgoingBody):
                 await writer.write(memoryview(block)[skipped:])
             skipped = max(0, skipped - len(block))
 
-    async def _write_read(self, writer: AbstractStreamWriter, content: RandomAccess, done: int = 0) -> None:
-        """Write all but *done* bytes, which worker threads read."""
-        while done < len(self):
+    async def _write_read(self, writer: AbstractStreamWriter, content: RandomAccess, done: int, size: int) -> int:
+        """Write *size* bytes, or all that are left, after the first *done*: worker threads read them, and may fail."""
+        start, end = done, min(done + size, len(self))
+        while done < end:
             # A new buffer each time: the connection may still hold the last one.
-            buffer = memoryview(bytearray(min(_TURN, len(self) - done)))
+            buffer = memoryview(bytearray(min(_TURN, end - done)))
             block = await to_thread.run_sync(content.read_at, self._first + done, buffer)
             if not block:
                 raise SourceError(f"the blob ends before byte {self._first + done}", hint="do not change it meanwhile")
             await writer.write(block)
             done += len(block)
+        return done - start
 
 
 def _is_encrypted(writer: Any) -> bool:
@@ -131,21 +139,16 @@ async def _opened(content: FileRange, first: int, size: int) -> AsyncIterator[tu
         file.__exit__(None, None, None)
 
 
-async def _encrypt_file(writer: Any, descriptor: int, position: int, size: int) -> int:
-    """Send bytes of a file over TLS.
+async def _encrypt_cached(writer: Any, descriptor: int, position: int, size: int) -> int:
+    """Send bytes of a file over TLS, as far as the page cache has them; return how many.
 
     TLS encrypts a block as it is written: one buffer serves all blocks, and stays in the processor's cache.
-
-    Returns:
-        How many were sent: fewer than *size* if the file ends early.
     """
     writer.send_headers()
     buffer, done = memoryview(bytearray(_BLOCK_SIZE)), 0
     while done < size:
         block = buffer if size - done >= _BLOCK_SIZE else buffer[: size - done]
         if not (count := _read_cached(descriptor, block, position + done)):
-            count = await to_thread.run_sync(os.preadv, descriptor, [block], position + done)
-        if not count:
             break
         # As aiohttp's own writer does, whose work on each block takes as long as a third of the encryption.
         transport = writer.transport
@@ -171,10 +174,9 @@ def _read_cached(descriptor: int, buffer: memoryview, position: int) -> int:
 
 
 async def _send_file(writer: Any, descriptor: int, position: int, size: int) -> int:
-    """Send bytes of a file to a plain connection, without reading them here.
+    """Send bytes of a file to a plain connection without reading them here; return how many.
 
-    Returns:
-        How many were sent: fewer than *size* if the file ends early.
+    It sends fewer than *size* if the file can't be sent this way: it may have ended, or be damaged.
     """
     writer.send_headers()
     transport = writer.transport
@@ -195,12 +197,16 @@ async def _send_file(writer: Any, descriptor: int, position: int, size: int) -> 
 
 
 def _fill(connection: int, descriptor: int, position: int, size: int) -> tuple[int, bool]:
-    """Send bytes of a file until the connection has no more room; return how many, and whether all have left."""
+    """Send bytes of a file until the connection has no more room; return how many, and whether that is the end."""
     done = 0
-    with suppress(BlockingIOError):
+    try:
         while count := os.sendfile(connection, descriptor, position + done, size - done):
             done += count
             if done == size:
                 break
-        return done, True
-    return done, False
+    except BlockingIOError:
+        return done, False
+    except OSError as error:
+        if error.errno not in _OF_THE_FILE:
+            raise
+    return done, True
