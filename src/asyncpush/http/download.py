@@ -73,6 +73,11 @@ class Download:
         """Whether the next request asks for a range."""
         return self.uses_ranges and self.received > 0
 
+    @property
+    def skips(self) -> bool:
+        """Whether the next bytes of the response are not new."""
+        return self._skip > 0
+
     def request_headers(self) -> dict[str, str]:
         """The headers that ask for the missing bytes."""
         return {"Range": f"bytes={self.received}-"} if self.is_ranged else {}

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from asyncpush.emulator.connections import request_key
 from asyncpush.emulator.store.state import BackgroundTask, BackgroundTasks
+from asyncpush.http.socket_reader import LONG, SocketReader
 
 #: Bytes of a block: enough to pay for a hop to a thread and a write to the catalog.
 _BLOCK = 4 * 1024 * 1024
@@ -23,9 +23,6 @@ _FIRST = 1024 * 1024
 
 #: Blocks that are kept for other bodies: two for each upload that the threads can serve.
 _KEPT = 16
-
-#: Bytes still to come that are worth a reader of their own.
-_LONG = 256 * 1024
 
 #: Seconds without a byte after which a block is processed as it is: the upload's status tells what has arrived.
 _PAUSE = 0.1
@@ -134,7 +131,7 @@ class _Body:
     def __init__(self, request: web.Request) -> None:
         self._request = request
         self._content = request.content
-        self._socket: _SocketReader | None = None
+        self._socket: SocketReader | None = None
         self.ended = False
         self.failure: Exception | None = None
 
@@ -160,7 +157,7 @@ class _Body:
         """Receive some bytes, none at the body's end."""
         data = self._content.read_nowait(len(room))  # aiohttp may have received some already
         if not data and (reader := self._reader()):
-            return await reader.receive(room, patience)
+            return await reader.receive(room, patience, _PAUSE)
         if not data:
             async with asyncio.timeout(patience):
                 data = await self._content.read(len(room))
@@ -171,96 +168,12 @@ class _Body:
     def _fail(self, error: Exception) -> None:
         self.ended, self.failure = True, error
 
-    def _reader(self) -> _SocketReader | None:
+    def _reader(self) -> SocketReader | None:
         """What receives the rest if it is long; None if its length is unknown, or its rate limited."""
         if self._socket is None:
             rest = (self._request.content_length or 0) - self._content.total_bytes
             transport = self._request.transport
-            if rest < _LONG or not isinstance(transport, asyncio.Transport):
+            if rest < LONG or not isinstance(transport, asyncio.Transport):
                 return None
-            self._socket = _SocketReader(self._request, transport, rest)
+            self._socket = SocketReader(self._request.protocol, transport, self._content, rest)
         return self._socket if self._socket.rest else None
-
-
-#: Bytes that aiohttp gets at once, and what it gets.
-_ZEROS = bytes(256 * 1024)
-
-
-class _SocketReader(asyncio.BufferedProtocol):
-    """The protocol of a connection while the rest of a long body arrives: the socket fills the blocks.
-
-    On the way through aiohttp's parser and stream, each byte would be copied three times, and each read would resume
-    the request. aiohttp gets as many zeros instead: by them, it knows how much of the body has come and where it ends.
-
-    Args:
-        request: the request; of its body, aiohttp has nothing left to be read.
-        transport: its connection.
-        rest: bytes that are still to come.
-
-    Attributes:
-        rest: likewise.
-    """
-
-    def __init__(self, request: web.Request, transport: asyncio.Transport, rest: int) -> None:
-        self._aiohttp = cast("asyncio.Protocol", request.protocol)
-        self._content = request.content
-        self._transport = transport
-        self.rest = rest
-        self._room = memoryview(b"")
-        self._done = asyncio.Event()
-        self._timeout = asyncio.timeout(None)
-        transport.set_protocol(self)
-
-    async def receive(self, room: memoryview, patience: float) -> int:
-        """Fill *room*, or as much of it as the body has left; returns fewer bytes if the client pauses or is lost.
-
-        Raises:
-            TimeoutError: nothing arrived for *patience* seconds.
-        """
-        self._room = room = room[: self.rest]
-        self._done.clear()
-        self._transport.resume_reading()
-        try:
-            async with asyncio.timeout(patience) as self._timeout:
-                await self._done.wait()
-        except TimeoutError:
-            if len(self._room) == len(room):
-                raise
-        finally:
-            self._transport.pause_reading()
-        return len(room) - len(self._room)
-
-    def close(self) -> None:
-        """Give the connection back to aiohttp."""
-        self._transport.set_protocol(self._aiohttp)
-        self._transport.resume_reading()
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the room is what it is
-        return self._room
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._room = self._room[nbytes:]
-        self.rest -= nbytes
-        while nbytes:
-            zeros = _ZEROS[:nbytes]
-            self._aiohttp.data_received(zeros)
-            self._content.read_nowait()
-            nbytes -= len(zeros)
-        if self._room:
-            self._timeout.reschedule(asyncio.get_running_loop().time() + _PAUSE)
-        else:
-            self._transport.pause_reading()
-            self._done.set()
-
-    def eof_received(self) -> bool | None:
-        return self._aiohttp.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._aiohttp.connection_lost(exc)
-        self._done.set()
-
-    def pause_writing(self) -> None:
-        self._aiohttp.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._aiohttp.resume_writing()

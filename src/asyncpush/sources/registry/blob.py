@@ -5,6 +5,7 @@ Sources: OCI distribution-spec 1.1, "pulling blobs"; RFC 9110, 14 (range request
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from anyio import to_thread
 from asyncpush.errors import DigestMismatchError, SourceError
 from asyncpush.http.download import Download
 from asyncpush.http.encoding import GZIP, Decoder, Encoding, encoding_of, is_hidden, unknown_encoding_of
+from asyncpush.http.socket_reader import LONG, SocketReader
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import BlobStream
 from asyncpush.settings import MiB
@@ -116,6 +118,7 @@ class _BlobDownload:
         self._what = blob.what
         self._rest = memoryview(b"")
         self._open_response: OpenResponse | None = None
+        self._socket: SocketReader | None = None
         self._ranges_left = _FAILING_RANGES
         self._decoder: Decoder | None = None
         self._unknown: str | None = None
@@ -132,41 +135,70 @@ class _BlobDownload:
             SourceUnavailableError: the registry can't be reached, or fails too often.
         """
         filled = 0
-        while filled < len(buffer):
-            if not self._rest:
-                self._rest = memoryview(await self._next())
-                if not self._rest:
-                    break
-            count = min(len(self._rest), len(buffer) - filled)
-            buffer[filled : filled + count] = self._rest[:count]
-            self._rest = self._rest[count:]
+        while filled < len(buffer) and (count := await self._next(buffer[filled:])):
             filled += count
         return filled
 
     def close(self) -> None:
         """Release the connection."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
         if self._open_response is not None:
             self._open_response.close()
             self._open_response = None
 
-    async def _next(self) -> bytes:
-        """The next bytes, after as many tries as it takes; empty at the end."""
-        while True:
+    async def _next(self, room: memoryview) -> int:
+        """Read the next bytes into *room*, after as many tries as it takes; 0 at the end."""
+        while not self._rest:
             try:
                 if self._open_response is None:
                     if self._download.received >= self._size:
-                        return b""
+                        return 0
                     self._open_response = await self._open()
-                data = await self._chunk(self._open_response)
+                if count := await self._receive(self._open_response, room):
+                    return count
+                self._rest = memoryview(await self._chunk(self._open_response))
+                if not self._rest and self._download.received >= self._size:
+                    return 0
             except TransientError as error:
                 self.close()
                 await self._tries.wait(error)
             except BaseException:
                 self.close()
                 raise
-            else:
-                if data or self._download.received >= self._size:
-                    return data
+        count = min(len(self._rest), len(room))
+        room[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    async def _receive(self, opened: OpenResponse, room: memoryview) -> int:
+        """Receive the next bytes from the socket straight into *room*; 0 if they come through aiohttp."""
+        socket = self._socket or self._reader(opened.response)
+        if socket is None or not socket.rest:
+            return 0
+        self._socket = socket
+        retry = self._blob.client.retry
+        with translated(opened.response.url, retry):
+            count = await socket.receive(room, retry.stall)
+        if count:
+            self._download.received += count
+            self._note_progress(opened)
+        return count
+
+    def _reader(self, response: aiohttp.ClientResponse) -> SocketReader | None:
+        """What receives the rest of a long body that is the blob's own; None if it comes otherwise."""
+        content, connection = response.content, response.connection
+        if self._decoder is not None or self._head or self._download.skips or response.content_length is None:
+            return None
+        rest = response.content_length - content.total_bytes
+        if rest < LONG or connection is None or connection.protocol is None:
+            return None
+        transport = connection.transport
+        if not isinstance(transport, asyncio.Transport) or content.exception() is not None:
+            return None
+        self._head = content.read_nowait()
+        return None if self._head else SocketReader(connection.protocol, transport, content, rest)
 
     async def _chunk(self, opened: OpenResponse) -> bytes:
         """The next bytes of the response; empty at its end."""
@@ -186,11 +218,15 @@ class _BlobDownload:
             return data
         if download.received > self._size:
             raise self._mismatch(download.received)
+        self._note_progress(opened)
+        return data
+
+    def _note_progress(self, opened: OpenResponse) -> None:
         self._tries.restart()
-        if download.received == self._size and self._decoder is None and opened.response.content_length is not None:
+        is_complete = self._download.received == self._size
+        if is_complete and self._decoder is None and opened.response.content_length is not None:
             self.close()
             self._slot.release()  # no further request follows
-        return data
 
     async def _arrived(self, opened: OpenResponse) -> bytes:
         """The next bytes, in the pieces in which they came from the socket: joining them would copy them."""
