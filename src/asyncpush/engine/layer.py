@@ -278,18 +278,19 @@ class _PartSource:
     async def _receive(
         self, blob: RemoteBlob, maker: PartMaker[Parts], uploads: int
     ) -> AsyncGenerator[EncodedParts, None]:
-        """Yield the parts of a remote blob: held encoded for one upload, held as they came for several to encode.
+        """Yield the parts of a remote blob: held encoded for one upload by the API, as they came for any other.
 
         The blob takes its turn at the source registry before it takes memory: otherwise it could hold memory while it
         waits for blobs that have their turn and wait for memory. It opens no connection before it has the memory.
         """
         assert blob.descriptor is not None, "a remote blob's descriptor is known"  # noqa: S101
         size, position = blob.descriptor.size, self.first
+        is_held = uploads > 1 or self.uploads[0].upload.is_v2
         async with blob.stream(position) as stream:
             cost = await self._take_memory(position, size, uploads)
-            window = memoryview(bytearray(min(WINDOW_SIZE, self._room(position, size)) if uploads == 1 else 0))
+            window = memoryview(bytearray(0 if is_held else min(WINDOW_SIZE, self._room(position, size))))
             while True:
-                content = HeldBytes(position, self._room(position, size)) if uploads > 1 else None
+                content = HeldBytes(position, self._room(position, size)) if is_held else None
                 parts = await receive_part(maker, stream, content, window, self.context.threads)
                 if parts is None:
                     return

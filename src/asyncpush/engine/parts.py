@@ -24,6 +24,8 @@ _BLOCK = ThreadBuffer(BLOCK_SIZE)
 
 #: Bytes of a remote blob that are collected for one call of a worker thread: enough to be worth the switch.
 WINDOW_SIZE = 2 * BLOCK_SIZE
+#: Likewise, of a part that is held anyway.
+_HELD_WINDOW = 4 * WINDOW_SIZE
 
 P = TypeVar("P")
 P_co = TypeVar("P_co", covariant=True)
@@ -313,8 +315,7 @@ async def receive_part(
     maker.begin(content)
     filled = 0
     while room := maker.room:
-        buffer = content.buffer[filled:] if content is not None else window
-        block = buffer[: min(room, WINDOW_SIZE)]
+        block = content.buffer[filled:][: min(room, _HELD_WINDOW)] if content is not None else window[:room]
         count = await stream.readinto(block)
         filled += count
         await to_thread.run_sync(partial(maker.add, block[:count], ended=count < len(block)), limiter=threads)
