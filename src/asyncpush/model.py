@@ -135,9 +135,18 @@ class Descriptor:
         return dict(self.annotations).get(key)
 
 
+#: Bytes of UploadLayerPart's body for its other members.
+_OTHER_MEMBERS = 2048
+
+
 def encoded_size(part_size: int) -> int:
     """Return the most bytes that UploadLayerPart's body takes for a part: base64, and some room for other members."""
-    return part_size * 4 // 3 + 2048
+    return part_size * 4 // 3 + _OTHER_MEMBERS
+
+
+def decoded_size(body_size: int) -> int:
+    """Return the most bytes of a part that UploadLayerPart's body takes in *body_size* bytes."""
+    return (body_size - _OTHER_MEMBERS) * 3 // 4
 
 
 @dataclass(frozen=True, slots=True)

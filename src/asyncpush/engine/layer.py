@@ -30,7 +30,7 @@ from asyncpush.engine.parts import (
 )
 from asyncpush.engine.upload import EncodedParts, LayerUpload, PartOf, UploadParts
 from asyncpush.errors import AsyncpushError, only_cause
-from asyncpush.model import LayerBytes, PushedLayer, encoded_size
+from asyncpush.model import LayerBytes, PushedLayer, decoded_size, encoded_size
 from asyncpush.protocols import (
     Blob,
     BlobReader,
@@ -42,7 +42,7 @@ from asyncpush.protocols import (
     Repository,
     SeekableReader,
 )
-from asyncpush.settings import DEFAULT_PART_SIZE, MIN_PART_SIZE
+from asyncpush.settings import DEFAULT_PART_SIZE, MIN_PART_SIZE, MiB
 
 Parts = tuple[Part, ...]
 
@@ -106,11 +106,17 @@ async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, context: PushCont
 
 
 def _size_to_save_memory(blob: Blob, context: PushContext) -> int | None:
-    """A small part size if many layers share the memory: the parts of a remote blob must be held until ECR has them."""
+    """The size of a layer's parts if many share the memory: those of a remote blob are held until ECR has them.
+
+    Returns:
+        A size of which each layer can hold two encoded parts, in whole MiB, and at least the smallest; None for ECR's.
+    """
     if not isinstance(blob, RemoteBlob) or blob.source_size <= DEFAULT_PART_SIZE:
         return None
-    needed = 2 * encoded_size(DEFAULT_PART_SIZE) * context.limiter.taken
-    return MIN_PART_SIZE if needed > context.memory.limit else None
+    share = context.memory.limit // (2 * context.limiter.taken)
+    if encoded_size(DEFAULT_PART_SIZE) <= share:
+        return None
+    return max(MIN_PART_SIZE, decoded_size(share) // MiB * MiB)
 
 
 async def _send_from(first: int, uploads: Sequence[LayerUpload], blob: Blob, context: PushContext) -> None:
