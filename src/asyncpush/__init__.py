@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         JournalError as JournalError,
         LayersNotFoundError as LayersNotFoundError,
         ManifestError as ManifestError,
+        PathNotFoundError as PathNotFoundError,
         PlanError as PlanError,
         RegistryError as RegistryError,
         RepositoryNotFoundError as RepositoryNotFoundError,
@@ -163,9 +164,9 @@ _NAMES = {
     "errors": (
         "AsyncpushError ChoiceError ConfigurationError ConnectionFailedError CredentialsError "
         "CredentialsExpiredError CredentialsRefusedError DigestMismatchError FailuresError InvalidLayerError "
-        "InvalidLayerPartError InvalidReferenceError JournalError LayersNotFoundError ManifestError PlanError "
-        "RegistryError RepositoryNotFoundError ServiceError SourceDeniedError SourceError SourceNotFoundError "
-        "SourceUnavailableError TagImmutableError UnforeseenError UploadNotFoundError UsageError"
+        "InvalidLayerPartError InvalidReferenceError JournalError LayersNotFoundError ManifestError PathNotFoundError "
+        "PlanError RegistryError RepositoryNotFoundError ServiceError SourceDeniedError SourceError "
+        "SourceNotFoundError SourceUnavailableError TagImmutableError UnforeseenError UploadNotFoundError UsageError"
     ),
     "events": (
         "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Notice "

@@ -8,6 +8,7 @@ AsyncpushError
 │   └── ConfigurationError     no region, an unknown profile, a file that can't be read
 │       └── CredentialsError   there are no AWS credentials, or their provider fails
 ├── SourceError                the source can't be read, or does not match its description
+│   ├── PathNotFoundError      there is no such file; a UsageError, too
 │   ├── ManifestError          a manifest that is malformed, too large or too deep
 │   ├── DigestMismatchError    bytes that do not match their digest or size
 │   ├── SourceNotFoundError    a source registry has no such repository, tag, manifest or blob
@@ -123,6 +124,10 @@ class CredentialsError(ConfigurationError):
 
 class SourceError(AsyncpushError):
     """Raised when a source can't be read, or does not match its description."""
+
+
+class PathNotFoundError(SourceError, UsageError):
+    """Raised when the path of a source does not exist."""
 
 
 class ManifestError(SourceError):

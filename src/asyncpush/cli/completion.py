@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
@@ -22,13 +23,23 @@ _VALUED = ("--cli-input-json", "--cli-input-yaml", "--batch", "--max-requests")
 _ALONE = ("--no-cli-validate", "--unordered")
 _SKELETONS = ("input", "yaml-input", "output")
 
+#: Calls the function of the script for zsh, which is sourced, or loaded by the completion system as `_asyncpush`.
+_CALL = """
+if [[ $funcstack[1] == _asyncpush ]]; then
+  _cyclopts_asyncpush "$@"
+else
+  compdef _cyclopts_asyncpush asyncpush
+fi
+"""
+
 app = command(
     "completion",
     usage="asyncpush completion bash|zsh|fish",
     epilogue="""
 Examples
   source <(asyncpush completion bash)                      # in ~/.bashrc
-  asyncpush completion zsh > "${fpath[1]}/_asyncpush"
+  source <(asyncpush completion zsh)                       # in ~/.zshrc, after compinit
+  asyncpush completion zsh > "${fpath[1]}/_asyncpush"      # or once
   asyncpush completion fish > ~/.config/fish/completions/asyncpush.fish
 """,
 )
@@ -45,8 +56,35 @@ def completion(shell: Literal["bash", "zsh", "fish"]) -> int:
 
     _describe(ecr.app, "ecr")
     _describe(ecr.public_app, "ecr-public")
-    write_as_it_is(whole.generate_completion(prog_name="asyncpush", shell=shell))
+    script = whole.generate_completion(prog_name="asyncpush", shell=shell)
+    finish: dict[str, Callable[[str], str]] = {"bash": _finish_bash, "zsh": _finish_zsh, "fish": _finish_fish}
+    write_as_it_is(finish[shell](script))
     return DONE
+
+
+def _finish_bash(script: str) -> str:
+    """Offer files where cyclopts offers nothing."""
+    return script.replace("\ncomplete -F ", "\ncomplete -o default -F ")
+
+
+def _finish_zsh(script: str) -> str:
+    """Offer files as arguments, and call the function: cyclopts only defines it."""
+    lines = []
+    for line, following in zip_longest(script.splitlines(), script.splitlines()[1:], fillvalue=""):
+        lines.append(line)
+        if line.strip() == "_arguments \\" and not following.lstrip().startswith(('"1:', "'1:")):
+            lines.append(f"{line[: -len(line.lstrip())]}  '*:file:_files' \\")
+    return "\n".join(lines) + _CALL
+
+
+def _finish_fish(script: str) -> str:
+    """Offer no files where a command is expected."""
+    from asyncpush.cli.main import app as whole
+
+    names = [name for name in whole if not name.startswith("-")]
+    groups = [name for name in names if any(not inner.startswith("-") for inner in whole[name])]
+    conditions = ["__fish_use_subcommand", *(f"'__fish_asyncpush_using_command {name}'" for name in groups)]
+    return script + "".join(f"complete -c asyncpush -f -n {condition}\n" for condition in conditions)
 
 
 def _describe(service_app: App, service: Service) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cyclopts import App, CycloptsError
-from cyclopts.exceptions import UnusedCliTokensError
+from cyclopts.exceptions import UnknownCommandError, UnusedCliTokensError
 
 from asyncpush.awscli.global_options import is_aws_command
 from asyncpush.cli.streams import STANDARD_INPUT, say, standard_streams
@@ -105,9 +105,17 @@ def _version() -> str:
     return version("asyncpush")
 
 
+#: How cyclopts' list of commands begins.
+_COMMANDS = " Available commands: "
+
+
 def _words(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         text = f"unexpected argument {error.unused_tokens[0]!r}"
     else:
-        text = " ".join(str(error).split()).rstrip(".")
+        text = " ".join(str(error).split())
+        if isinstance(error, UnknownCommandError) and error.app is not None:
+            names = [name for name in error.app if error.app[name].show and not name.startswith("-")]
+            text = f"{text.partition(_COMMANDS)[0]}{_COMMANDS}{', '.join(names)}"  # cyclopts names only the first eight
+        text = text.rstrip(".")
     return f"{text}; see {' '.join(['asyncpush', *(error.command_chain or ())])} --help"

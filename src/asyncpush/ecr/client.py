@@ -120,7 +120,7 @@ class EcrClient:
         with (
             self._releasing(transfer),
             self.parsing(operation),
-            translate_errors(operation, self.endpoint_url),
+            translate_errors(operation, self.endpoint_url, self.client.meta.region_name),
         ):
             answer: dict[str, Any]
             async with answer_timeout(operation, self.endpoint_url, self.sender) as timeout:

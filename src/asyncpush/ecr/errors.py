@@ -11,6 +11,7 @@ import aiohttp
 import botocore.exceptions as bce
 
 from asyncpush import open_files
+from asyncpush.ecr.regions import unknown_region_hint
 from asyncpush.errors import (
     AsyncpushError,
     ConfigurationError,
@@ -92,8 +93,9 @@ _EXPIRED_SIGNATURE = "Signature expired"
 _WRONG_TIME = (_EXPIRED_SIGNATURE, "Signature not yet current")
 
 _HINTS = {
-    "RepositoryNotFoundException": "create it, or push with --create-repository",
-    "NAME_UNKNOWN": "create it, or push with --create-repository",
+    "UploadNotFoundException": "run the same command again",
+    "BLOB_UPLOAD_UNKNOWN": "run the same command again",
+    "LayersNotFoundException": "run the same command again",
     "LimitExceededException": "this is a quota, not a rate: ask for more in Service Quotas, or push less",
     "AccessDeniedException": "let the caller's policy, or the repository's, allow this action",
     "UnrecognizedClientException": "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, ...)",
@@ -124,12 +126,13 @@ def is_signed_late(error: AsyncpushError) -> bool:
 
 
 @contextmanager
-def translate_errors(operation: str, endpoint: str) -> Iterator[None]:
+def translate_errors(operation: str, endpoint: str, region: str = "") -> Iterator[None]:
     """Raise asyncpush's errors for botocore's.
 
     Args:
         operation: the operation's name, for messages.
         endpoint: the endpoint's URL, for messages.
+        region: the registry's region, for messages; empty if the operation is none of ECR's.
 
     Raises:
         ServiceError: ECR answered with an error; a subclass if there is one for its code.
@@ -139,7 +142,7 @@ def translate_errors(operation: str, endpoint: str) -> Iterator[None]:
     try:
         yield
     except bce.ClientError as error:
-        raise _service_error(operation, endpoint, error) from error
+        raise _service_error(operation, endpoint, region, error) from error
     except bce.SSLError as error:
         raise ConnectionFailedError(
             f"{_failed_url(error, endpoint)} is not trusted: {_reason(error)}",
@@ -159,7 +162,7 @@ def translate_errors(operation: str, endpoint: str) -> Iterator[None]:
         shortage = open_files.shortage(error)
         raise ConnectionFailedError(
             f"{operation} got no answer from {_failed_url(error, endpoint)}: {shortage or _reason(error)}",
-            hint=open_files.advice(error, "check the endpoint and the network"),
+            hint=open_files.advice(error, _unknown_region(error, endpoint) or "check the endpoint and the network"),
             wrong_address=isinstance(error.kwargs.get("error"), _WRONG_ADDRESS),
             silent=type(error) is not bce.HTTPClientError and shortage is None,
         ) from error
@@ -171,7 +174,7 @@ def translate_errors(operation: str, endpoint: str) -> Iterator[None]:
         raise ConfigurationError(f"{operation} can't be sent: {error}", hint="check the AWS configuration") from error
 
 
-def _service_error(operation: str, endpoint: str, error: bce.ClientError) -> ServiceError:
+def _service_error(operation: str, endpoint: str, region: str, error: bce.ClientError) -> ServiceError:
     fault = error.response.get("Error", {})
     meta = error.response.get("ResponseMetadata", {})
     code = str(fault.get("Code", "Unknown"))
@@ -189,11 +192,18 @@ def _service_error(operation: str, endpoint: str, error: bce.ClientError) -> Ser
         status=int(meta.get("HTTPStatusCode", 0)),
         request_id=str(meta.get("RequestId", "")),
         # An answer without an error code is another server's: botocore then uses the HTTP status as the code.
-        hint=f"check {endpoint}" if code.isdecimal() else _HINTS.get(code),
+        hint=f"check {endpoint}" if code.isdecimal() else _hint(code, kind, region),
     )
     if isinstance(translation, InvalidLayerPartError):
         translation.last_valid_byte = error.response.get("lastValidByteReceived")
     return translation
+
+
+def _hint(code: str, kind: type[ServiceError], region: str) -> str | None:
+    if kind is not RepositoryNotFoundError:
+        return _HINTS.get(code)
+    here, elsewhere = (f" in {region}", "; if it is in another region, give --region") if region else ("", "")
+    return f"create it{here}, or push with --create-repository{elsewhere}"
 
 
 def _own_error(error: BaseException | None) -> AsyncpushError | None:
@@ -203,6 +213,14 @@ def _own_error(error: BaseException | None) -> AsyncpushError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def _unknown_region(error: bce.BotoCoreError, endpoint: str) -> str | None:
+    """What to do if the endpoint's host does not exist since the region does not."""
+    cause = error.kwargs.get("error")
+    if isinstance(cause, aiohttp.ClientConnectorError):
+        cause = cause.os_error
+    return unknown_region_hint(_failed_url(error, endpoint)) if isinstance(cause, socket.gaierror) else None
 
 
 def _failed_url(error: bce.BotoCoreError, endpoint: str) -> str:

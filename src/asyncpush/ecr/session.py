@@ -26,6 +26,7 @@ from asyncpush.ecr.errors import translate_errors
 from asyncpush.ecr.http_session import CONNECT_TIMEOUT, READ_TIMEOUT, EcrHttpSession
 from asyncpush.ecr.models import data_loader
 from asyncpush.ecr.rate_limit import is_aws
+from asyncpush.ecr.regions import known_regions
 from asyncpush.errors import ConfigurationError
 from asyncpush.http.session import user_agent
 from asyncpush.redaction import hide_user_of
@@ -182,6 +183,7 @@ def _load_data(session: Any, service: Service) -> None:
             loader.load_data(name)
         for kind in ("service-2", "endpoint-rule-set-1"):
             loader.load_service_model(service, kind, api_version=None)
+        known_regions()
 
 
 #: The domains of registries' hosts that are not amazonaws.com, by botocore's name of the partition.

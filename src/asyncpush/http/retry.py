@@ -104,6 +104,7 @@ class RetryLoop:
         self._silence = SilenceLimit()
         self._failures = self._throttles = self._total = 0
         self._waited = 0.0
+        self._tries, self._began = 0, time.monotonic()
 
     async def run(self, send: Callable[[], Awaitable[T]]) -> T:
         """Await ``send()`` until it succeeds, or no other try can help.
@@ -130,15 +131,19 @@ class RetryLoop:
         """Note that something has arrived: earlier failures no longer count."""
         self._failures = self._throttles = 0
         self._waited = 0.0
+        self._tries, self._began = 0, time.monotonic()
         self._silence.end()
 
     def _delay(self, error: AsyncpushError) -> float:
         self._total += 1
+        self._tries += 1
         failure = self._rules.explain(error)
         delay = None
         if failure.verdict != "final":
             delay = self._after_answer(failure) if failure.silence is None else self._after_silence(*failure.silence)
         if delay is None:
+            if failure.silence is not None and self._tries > 1:
+                error.message += f" ({self._tries} tries in {time.monotonic() - self._began:.0f} s)"
             raise error
         self._rules.note_retry(failure, delay)
         self._emit(Retrying(self._operation, self._total, delay, error.message))

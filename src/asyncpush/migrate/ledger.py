@@ -147,8 +147,8 @@ class MigrationContext:
         """Note that a copy has failed; it may be tried again."""
         if isinstance(error, JournalError):
             self.journal_error = error
-            self.scope.cancel()
-        if not self.stop_on(error) and self.retries_left and retry_may_succeed(error):
+            self.scope.cancel()  # all else would fail for the same reason, which the run tells at its end
+        elif not self.stop_on(error) and self.retries_left and retry_may_succeed(error):
             self.emit(Notice(f"{copy.destination} will be tried again at the end: {error}"))
         else:
             self.emit(ImageFailed(copy.destination, str(error)))

@@ -238,7 +238,8 @@ async def _make(opened: OpenTarget, name: str, entry: PlanEntry, dry: bool) -> N
             opened.states[name] = "missing"
         elif not entry.create:
             opened.failures[name] = UsageError(
-                f"repository {name} does not exist", hint="create it, or write `repository: {create: true}` in the plan"
+                f"repository {name} does not exist",
+                hint="create it, give --create-repository, or write `repository: {create: true}` in the plan",
             )
         elif dry:
             opened.states[name] = "missing"

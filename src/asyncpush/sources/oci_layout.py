@@ -33,6 +33,8 @@ from asyncpush.sources.oci_image import LayoutStore, available_part, find_blob
 from asyncpush.sources.source import NO_IMAGE_HINT, ImageName, Loaded, SourceEntry, refuse_many_images
 
 INDEX = "index.json"
+
+_NO_LAYOUT = "name the directory that `skopeo copy docker://... oci:DIR` has written, or an archive of `docker save`"
 LAYOUT = "oci-layout"
 
 #: A tag or, as Podman and others write it, a full name (OCI image-spec, annotations).
@@ -119,7 +121,7 @@ def read_oci_layout(
     """
     content = store.find(INDEX)
     if content is None:
-        raise SourceError(f"{store.label} is not an OCI layout: it has no {INDEX}")
+        raise SourceError(f"{store.label} is not an OCI layout: it has no {INDEX}", hint=_NO_LAYOUT)
     _check_version(store)
     index = decode_document(read_content(content), _Index, f"{INDEX} in {store.label}")
     refuse_many_images(len(index.manifests or ()), f"{INDEX} in {store.label}")

@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
-from asyncpush.errors import ChoiceError, InvalidReferenceError, ManifestError, SourceError, UnforeseenError, foreseen
+from asyncpush.errors import (
+    ChoiceError,
+    InvalidReferenceError,
+    ManifestError,
+    PathNotFoundError,
+    SourceError,
+    UnforeseenError,
+    foreseen,
+)
 from asyncpush.events import Emit, Notice, ignore
 from asyncpush.model import Descriptor, Digest, LeftOut, Platform
 from asyncpush.protocols import Image, ImageNode, IndexNode, ReferrerSource
@@ -34,6 +42,17 @@ MAX_NAMES = 10_000
 _HINT = (
     "write oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF], docker://HOST/REPOSITORY[:TAG|@DIGEST], "
     "a path, or - for standard input"
+)
+
+_CHECK_PATH = "check the path"
+
+#: What saves an image that is written as skopeo writes it.
+_ENGINES = {"docker-daemon": "docker save", "containers-storage": "podman save"}
+
+#: An image in a registry, without the scheme.
+_IMAGE_NAME = re.compile(
+    r"(?:(?P<host>localhost(?::[0-9]+)?|[\w-]+(?:\.[\w-]+)+(?::[0-9]+)?|[\w-]+:[0-9]+)/)?"
+    r"(?P<repository>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(?P<choice>:[\w][\w.-]{0,127}|@sha256:[0-9a-f]{64})?"
 )
 
 _SCHEME = re.compile(r"[a-z][a-z-]*")
@@ -101,12 +120,12 @@ def locate(reference: str | Path) -> Location:
 
     Raises:
         InvalidReferenceError: it is of no known kind, or has no path.
-        SourceError: its path does not exist.
+        PathNotFoundError: its path does not exist.
     """
     if isinstance(reference, Path):
         path = f"./{reference}" if str(reference) == "-" else str(reference)
         if not _exists(path):
-            raise SourceError(f"{path} does not exist", hint="check the path")
+            raise PathNotFoundError(f"{path} does not exist", hint=_CHECK_PATH)
         return Location(None, path, None)
     scheme, colon, rest = reference.partition(":")
     kind = next((kind for kind in KINDS if colon and kind == scheme), None)
@@ -116,9 +135,25 @@ def locate(reference: str | Path) -> Location:
             return Location(kind, path, choice)
     if not target or (kind is None and colon and _SCHEME.fullmatch(scheme)):
         raise InvalidReferenceError(
-            f"{reference!r} is neither a path that exists nor a source of a known kind", hint=_HINT
+            f"{reference!r} is neither a path that exists nor a source of a known kind",
+            hint=_suggestion(reference) or _HINT,
         )
-    raise SourceError(f"{target.partition(':')[0]} does not exist", hint="check the path")
+    path = target.partition(":")[0]
+    raise PathNotFoundError(
+        f"{path} does not exist", hint=(_suggestion(reference) if kind is None else None) or _CHECK_PATH
+    )
+
+
+def _suggestion(reference: str) -> str | None:
+    """What the user may have meant by a reference to no file; None if it looks like a path."""
+    scheme, _, rest = reference.partition(":")
+    if command := _ENGINES.get(scheme):
+        return f"write {command} {rest} | asyncpush push - DESTINATION"
+    name = _IMAGE_NAME.fullmatch(reference)
+    if name is None or not (name["host"] or name["choice"]) or _ENDINGS.search(name["repository"]):
+        return None
+    library = "" if "/" in name["repository"] else "library/"
+    return f"did you mean docker://{reference if name['host'] else f'docker.io/{library}{reference}'}?"
 
 
 def _splits(target: str) -> Iterator[tuple[str, str | None]]:

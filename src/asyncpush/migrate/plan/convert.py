@@ -27,6 +27,10 @@ class _Bad:
 _BAD = _Bad()
 
 
+#: What to do about a required member that is left out.
+_LACKING = {"version": "write version: 1"}
+
+
 def convert(value: Expanded, kind: type[S], place: str, problems: Problems) -> S | None:
     """*value* as a *kind*, without members that do not fit; None if a required one is missing."""
     fitting = _fit(value, _type_info(kind), place, problems)
@@ -113,7 +117,7 @@ def _fit_members(value: dict[str, Expanded], kind: inspect.StructType, place: st
             problems.add(member(place, name), "is unknown", hint=hint)
     missing = [name for name, field in fields.items() if field.required and name not in value]
     for name in missing:
-        problems.add(place, f"has no {name}")
+        problems.add(place, f"has no {name}", hint=_LACKING.get(name))
     if missing or any(field.required and fitting[name] is _BAD for name, field in fields.items() if name in fitting):
         return _BAD
     return {name: inner for name, inner in fitting.items() if inner is not _BAD}

@@ -34,6 +34,8 @@ BETWEEN = (
     "the response is not from the registry, but from something in front of it: a proxy, a firewall, a login page; find"
     " out from where the registry can be reached, and check HTTPS_PROXY and NO_PROXY"
 )
+#: Letters of a registry's own words that are shown.
+_SHOWN = 300
 _NO_REGISTRY = "check the name and the address: it may not be a registry's"
 #: The hint for a missing part of an image.
 INCOMPLETE = "the image is incomplete at its source: push it there again"
@@ -83,7 +85,7 @@ class _RegistryError:
     def words(self) -> str:
         """The registry's own words, to follow ours."""
         text = " ".join(f"{self.code} {self.message}".split())
-        text = "".join(letter for letter in text if letter.isprintable())[:300]
+        text = "".join(letter for letter in text if letter.isprintable())[:_SHOWN]
         return f": {text}" if text else ""
 
 
@@ -91,7 +93,7 @@ def _first_error(body: bytes) -> _RegistryError:
     try:
         errors = msgspec.json.decode(body, type=_Errors).errors if body else None
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _RegistryError()
+        return _RegistryError(message="" if is_web_page(body) else body[:_SHOWN].decode(errors="replace"))
     return _RegistryError(errors[0].code, errors[0].message) if errors else _RegistryError()
 
 

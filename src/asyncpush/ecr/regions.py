@@ -1,0 +1,39 @@
+"""The names of AWS's regions, as botocore's data has them."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+
+import botocore
+import msgspec
+
+#: The host of ECR's API at AWS, and the region in it.
+_HOST = re.compile(r"//(?:api\.)?ecr(?:-fips)?\.([a-z0-9-]+)\.(?:amazonaws\.|api\.aws)")
+
+
+class _Partition(msgspec.Struct):
+    regions: dict[str, msgspec.Raw]
+
+
+class _Partitions(msgspec.Struct):
+    partitions: list[_Partition]
+
+
+@cache
+def known_regions() -> frozenset[str]:
+    """The regions that botocore knows; newer ones may exist. The first call reads a file."""
+    data = Path(botocore.__file__).parent / "data" / "partitions.json"
+    found = msgspec.json.decode(data.read_bytes(), type=_Partitions)
+    return frozenset(region for partition in found.partitions for region in partition.regions)
+
+
+def unknown_region_hint(endpoint: str) -> str | None:
+    """What to do about the region in the URL of an endpoint of AWS's that does not exist; None if it is a known one."""
+    match = _HOST.search(endpoint)
+    if match is None or match[1] in known_regions():
+        return None
+    similar = get_close_matches(match[1], known_regions(), 1)
+    return f"{match[1]} is not a known region" + (f"; did you mean {similar[0]}?" if similar else "; see --region")
