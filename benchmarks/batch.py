@@ -81,7 +81,7 @@ def _report(given: argparse.Namespace, results: Results) -> None:
         for contender in results.contenders
     ]
     table("batch: push calls, push_all, and a medium batch", ["batch", *(figure.title for figure in figures)], rows)
-    save("batch", given, results, [bars(results, SECONDS), bars(results, CPU)])
+    save("batch", given, results, [bars(results, figure, "batch of images") for figure in (SECONDS, CPU)])
 
 
 if __name__ == "__main__":

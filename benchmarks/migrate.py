@@ -138,9 +138,9 @@ def _compete(given: argparse.Namespace, folder: Path, origin: Sources, condition
         tuple(one for one in results.contenders if one.labels["pass"] != "cold"),
         tuple(one for one in results.samples if one.contender not in {each.name for each in cold.contenders}),
     )
-    panels = [bars(cold, SECONDS, title="cold: wall, s"), bars(cold, TARGET_REQUESTS, title="cold: requests")]
-    panels += [bars(cold, SENT, title="cold: MB sent")]
-    panels += [bars(again, SECONDS, title="again: wall, s"), bars(again, TARGET_REQUESTS, title="again: requests")]
+    panels = [bars(cold, SECONDS, "cold"), bars(cold, TARGET_REQUESTS, "cold")]
+    panels += [bars(cold, SENT, "cold")]
+    panels += [bars(again, SECONDS, "again"), bars(again, TARGET_REQUESTS, "again")]
     save("migrate", given, results, panels, checked=[asdict(each) for each in stages.checked], **more)
     if wrong := [line for each in stages.checked for line in each.equality.wrong]:
         raise ContenderError("\n".join(["the target is not equal to the corpus:", *wrong[:10]]))
@@ -219,7 +219,7 @@ def _kill(given: argparse.Namespace, folder: Path, origin: Sources, conditions: 
     sizes = {"undisturbed": outcome.undisturbed.received.all, **asdict(outcome.received)}
     sizes["in flight at kills"] = outcome.in_flight
     received = {name: Spread.of([size / MB]) for name, size in sizes.items()}
-    panels = [Panel("seconds that each run lived", lived), Panel("MB of layers received", received)]
+    panels = [Panel("seconds that each run lived", lived, better=""), Panel("MB of layers received", received)]
     save("migrate-kills", given, results, panels, kills=document)
     if equality.wrong:
         raise ContenderError("\n".join(["the target is not equal to the corpus:", *equality.wrong[:10]]))

@@ -77,7 +77,7 @@ def _report(given: argparse.Namespace, results: Results) -> None:
     figures = (RATE, SECONDS, CPU_PER_GIB, PEAK, ENDPOINT_CPU, REQUESTS)
     compare(title, results, figures, reference=OURS, ratios=(SECONDS, CPU_PER_GIB))
     name = f"parts-{given.layers}-tls" if given.tls else f"parts-{given.layers}"
-    save(name, given, results, [bars(results, figure) for figure in (RATE, CPU_PER_GIB, PEAK)])
+    save(name, given, results, [bars(results, figure, title) for figure in (RATE, CPU_PER_GIB, PEAK)])
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def _report(given: argparse.Namespace, results: Results, skipped: dict[str, str]
         size = found.contenders[0].labels["size"]
         title = f"peers: {case} ({float(size) / MiB:,.1f} MiB), cold, over {scheme}"
         compare(title, found, figures, reference=ours, ratios=(SECONDS, CPU))
-        panels.append(bars(found, SECONDS, title=f"{case}, {scheme}: wall, s"))
+        panels.append(bars(found, SECONDS, f"{case}, {scheme}"))
     for name, reason in skipped.items():
         progress.print(f"skipped: {name}: {reason}", highlight=False, soft_wrap=True)
     save(

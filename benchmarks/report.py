@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from endpoints import UnavailableError
 from harness import ContenderError, Results, Sample, progress
@@ -38,12 +39,14 @@ class Figure:
         value: reads it from a run.
         digits: decimals.
         spread: show the least and the largest, too.
+        better: which values are better.
     """
 
     title: str
     value: Callable[[Sample], float]
     digits: int = 2
     spread: bool = False
+    better: Literal["", "lower", "higher"] = "lower"
 
     @property
     def short(self) -> str:
@@ -60,7 +63,7 @@ class Figure:
 
 
 SECONDS = Figure("wall, s", lambda sample: sample.seconds, spread=True)
-RATE = Figure("GB/s", lambda sample: sample.size / sample.seconds / 1e9, 3, spread=True)
+RATE = Figure("GB/s", lambda sample: sample.size / sample.seconds / 1e9, 3, spread=True, better="higher")
 CPU = Figure("CPU, s", lambda sample: sample.cpu)
 CPU_PER_GIB = Figure("CPU s/GiB", lambda sample: sample.cpu * GiB / sample.size, spread=True)
 PROCESS_CPU = Figure("CPU, s, process", lambda sample: sample.process_cpu)
@@ -185,7 +188,7 @@ def _medians(results: Results) -> dict[str, dict[str, float]]:
     }
 
 
-def bars(results: Results, figure: Figure, *, title: str = "") -> Panel:
+def bars(results: Results, figure: Figure, workload: str) -> Panel:
     """A panel of one figure, a bar a contender."""
     spreads = {one.shown: results.spread(one.name, figure.value) for one in results.contenders}
-    return Panel(title or figure.title, spreads)
+    return Panel(f"{workload}: {figure.title}", spreads, better=figure.better)

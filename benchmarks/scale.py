@@ -134,7 +134,7 @@ def _panels(layers: Results, images: Results) -> list[Panel]:
         for size in sizes:
             found = layers.where(size=size)
             lines.append(_line(size_word(int(size)), found, figure))
-        panels.append(Panel(figure.title, lines=lines, x_label="layers", doubling=True))
+        panels.append(Panel(figure.title, lines=lines, x_label="layers", doubling=True, better=figure.better))
     lines = [_line("small images", images, SECONDS)]
     return [*panels, Panel(SECONDS.title, lines=lines, x_label="images", doubling=True)]
 

@@ -41,7 +41,7 @@ def main() -> None:
             results = measure(contenders, rounds(given), warm_up=[] if given.quick else None)
     figures = (SECONDS, PROCESS_CPU, PEAK, REQUESTS)
     compare("start: whole processes", results, figures, reference=FLOOR, ratios=(SECONDS, PROCESS_CPU))
-    save("start", given, results, [bars(results, SECONDS), bars(results, PROCESS_CPU)])
+    save("start", given, results, [bars(results, figure, "whole processes") for figure in (SECONDS, PROCESS_CPU)])
 
 
 def _contenders(before: str | None, image: str, folder: Path, endpoint: Endpoint) -> Iterator[Contender]:

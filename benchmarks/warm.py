@@ -64,7 +64,7 @@ def _report(given: argparse.Namespace, results: Results) -> None:
     columns = ["image", "cold, ms", "requests", "MiB sent", "warm, ms", "requests", "MiB sent", "what was asked"]
     table("warm: each image pushed, and pushed again", columns, rows)
     _report_all(results)
-    save("warm", given, results, [bars(results, SECONDS, title="both pushes, s"), bars(results, PEAK)])
+    save("warm", given, results, [bars(results, figure, "pushed twice") for figure in (SECONDS, PEAK)])
 
 
 def _report_all(results: Results) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from asyncpush.bench.figures import OPERATIONS, Medians, Spread, summarise
 from asyncpush.bench.sweep import Outcome
@@ -23,6 +24,13 @@ _REMEDY = "pip install 'asyncpush[bench]'"
 #: Panels side by side.
 _COLUMNS = 3
 
+#: Letters in a line of a panel's title, and in a column's share of the heading.
+_TITLE, _HEADING = 52, 70
+
+#: The share of the axis that the numbers beside the bars take.
+_ROOM_FOR_LABELS = 0.2
+
+#: A colour a name, in all panels.
 _COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
 
 
@@ -52,6 +60,7 @@ class Panel:
         x_label: what the lines run along.
         doubling: whether each step of the x axis doubles; else it has a tick for each point.
         legend: whether the lines are named.
+        better: which values are better; empty if that makes no sense.
     """
 
     title: str
@@ -60,6 +69,7 @@ class Panel:
     x_label: str = ""
     doubling: bool = False
     legend: bool = True
+    better: Literal["", "lower", "higher"] = "lower"
 
 
 def draw_panels(path: Path, heading: str, panels: Sequence[Panel]) -> None:
@@ -74,6 +84,8 @@ def draw_panels(path: Path, heading: str, panels: Sequence[Panel]) -> None:
 
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
+    names = dict.fromkeys(name for panel in panels for name in panel.bars)
+    colours = {name: _COLOURS[position % len(_COLOURS)] for position, name in enumerate(names)}
     most_bars = max(len(panel.bars) for panel in panels)
     figure = Figure(figsize=(5.0 * columns, rows * max(4.5, 1.2 + 0.35 * most_bars)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -81,26 +93,32 @@ def draw_panels(path: Path, heading: str, panels: Sequence[Panel]) -> None:
     for empty in axes.flat[len(panels) :]:
         empty.set_axis_off()
     for axis, panel in zip(axes.flat, panels, strict=False):
-        axis.set_title(panel.title, fontsize=10)
+        axis.set_title(_title(panel), fontsize=10)
         if panel.bars:
-            _draw_bars(axis, panel.bars)
+            _draw_bars(axis, panel.bars, colours)
         else:
             _draw_lines(axis, panel)
-    figure.suptitle(heading, fontsize=9, color="#666666")
+    figure.suptitle(textwrap.fill(heading, _HEADING * columns), fontsize=9, color="#666666")
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=130)
     path.write_bytes(image.getvalue())
 
 
-def _draw_bars(axis: Axes, bars: Mapping[str, Spread]) -> None:
+def _title(panel: Panel) -> str:
+    """What a panel shows, and in which direction it is better; no line is wider than the panel."""
+    direction = f"\n({panel.better} is better)" if panel.better else ""
+    return textwrap.fill(panel.title, _TITLE) + direction
+
+
+def _draw_bars(axis: Axes, bars: Mapping[str, Spread], colours: Mapping[str, str]) -> None:
     medians = [spread.median for spread in bars.values()]
-    colours = [_COLOURS[position % len(_COLOURS)] for position in range(len(bars))]
     errors = _errors(list(bars.values()))
-    drawn = axis.barh(list(bars), medians, xerr=errors, color=colours, ecolor="#333333", capsize=3)
+    of_bars = [colours[name] for name in bars]
+    drawn = axis.barh(list(bars), medians, xerr=errors, color=of_bars, ecolor="#333333", capsize=3)
     labels = [f"{median:,.0f}" if median >= 1000 else f"{median:.3g}" for median in medians]
     axis.bar_label(drawn, labels=labels, padding=4, fontsize=8)
     axis.invert_yaxis()
-    axis.margins(x=0.2)
+    axis.margins(x=_ROOM_FOR_LABELS)
     axis.tick_params(labelsize=8)
 
 
@@ -201,12 +219,12 @@ def _panels(summaries: Sequence[Medians]) -> Iterator[Panel]:
     along = max(varied or _DIMENSIONS[:1], key=lambda each: len({each.value(summary) for summary in summaries}))
     lines = _lines(summaries, along, [each for each in varied if each is not along])
 
-    def panel(title: str, spread: Callable[[Medians], Spread], *, legend: bool) -> Panel:
-        drawn = [Line(name, [(along.value(one), spread(one)) for one in line]) for name, line in lines.items()]
-        return Panel(title, lines=drawn, x_label=along.label, legend=legend)
+    def drawn(spread: Callable[[Medians], Spread]) -> list[Line]:
+        return [Line(name, [(along.value(one), spread(one)) for one in line]) for name, line in lines.items()]
 
-    yield panel("MB/s", lambda summary: _scaled(summary.rate, 1e-6), legend=True)
-    yield panel("CPU s/GiB", lambda summary: summary.cpu, legend=False)
+    rates = drawn(lambda summary: _scaled(summary.rate, 1e-6))
+    yield Panel("MB/s", lines=rates, x_label=along.label, better="higher")
+    yield Panel("CPU s/GiB", lines=drawn(lambda summary: summary.cpu), x_label=along.label, legend=False)
     yield _latencies(lines, along)
 
 
