@@ -115,8 +115,8 @@ def test_what_is_no_source_is_refused(server: Server, tmp_path: Path) -> None:
     refuses(server, folder, str(folder), "not an OCI layout")
     refuses(server, noise, str(noise), "not a tar archive")
     refuses(server, packed, str(packed), "cut short")
-    refuses(server, tmp_path / "missing", str(tmp_path / "missing"), "does not exist")
-    refuses(server, f"oci:{tmp_path}/missing:1", f"{tmp_path}/missing", "does not exist")
+    refuses(server, tmp_path / "missing", str(tmp_path / "missing"), "does not exist", status=2)
+    refuses(server, f"oci:{tmp_path}/missing:1", f"{tmp_path}/missing", "does not exist", status=2)
     refuses(server, "ocl:folder", "ocl:folder", "oci:DIR", status=2)
     tar = tmp_path / "other.tar"
     tar.write_bytes(im.tar({"readme": b"no image"}))

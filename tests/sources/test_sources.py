@@ -8,13 +8,14 @@ import io
 import json
 import lzma
 import os
+import re
 from pathlib import Path
 
 import pytest
 from anyio import to_thread
 
 from asyncpush.engine.compress import zstd
-from asyncpush.errors import ChoiceError, InvalidReferenceError, SourceError
+from asyncpush.errors import ChoiceError, InvalidReferenceError, SourceError, UsageError
 from asyncpush.model import Digest, Platform
 from asyncpush.settings import Settings
 from asyncpush.sources import file_blob, open_source
@@ -107,6 +108,31 @@ async def test_a_path_that_exists_wins_over_a_choice_the_longest_first(tmp_path)
 async def test_an_unknown_kind_of_source_is_refused_with_the_known_ones(reference):
     with pytest.raises(InvalidReferenceError, match=r"oci:DIR.*oci-archive:FILE.*docker-archive:FILE.*standard input"):
         await image_of(reference)
+
+
+@pytest.mark.parametrize(
+    ("reference", "meant"),
+    [
+        ("docker.io/library/nginx:1.27", "docker://docker.io/library/nginx:1.27"),
+        ("nginx:1.27", "docker://docker.io/library/nginx:1.27"),
+        ("bitnami/redis:7", "docker://docker.io/bitnami/redis:7"),
+        ("ghcr.io/team/app", "docker://ghcr.io/team/app"),
+        ("localhost:5000/app:1", "docker://localhost:5000/app:1"),
+        ("docker-daemon:app:1", "docker save app:1 | asyncpush push - DESTINATION"),
+        ("containers-storage:app", "podman save app | asyncpush push - DESTINATION"),
+    ],
+)
+async def test_what_looks_like_an_image_elsewhere_is_asked_about(reference, meant):
+    with pytest.raises(UsageError, match=re.escape(f"did you mean {meant}?")):
+        await image_of(reference)
+
+
+@pytest.mark.parametrize("reference", ["dir:x", "app.tar:1", "build/app", "docker:alpine:3", "app"])
+async def test_what_looks_like_a_path_is_not_taken_for_an_image(reference):
+    with pytest.raises(UsageError) as error:
+        await image_of(reference)
+
+    assert "did you mean" not in str(error.value)
 
 
 async def test_a_path_that_does_not_exist_is_named(tmp_path):

@@ -49,6 +49,9 @@ _CHECK_PATH = "check the path"
 #: What saves an image that is written as skopeo writes it.
 _ENGINES = {"docker-daemon": "docker save", "containers-storage": "podman save"}
 
+#: Kinds of skopeo's that asyncpush does not read.
+_OTHER_KINDS = frozenset({"dir", "docker", "ostree", "sif", "tarball"})
+
 #: An image in a registry, without the scheme.
 _IMAGE_NAME = re.compile(
     r"(?:(?P<host>localhost(?::[0-9]+)?|[\w-]+(?:\.[\w-]+)+(?::[0-9]+)?|[\w-]+:[0-9]+)/)?"
@@ -136,7 +139,7 @@ def locate(reference: str | Path) -> Location:
     if not target or (kind is None and colon and _SCHEME.fullmatch(scheme)):
         raise InvalidReferenceError(
             f"{reference!r} is neither a path that exists nor a source of a known kind",
-            hint=_suggestion(reference) or _HINT,
+            hint=f"{suggestion} Otherwise {_HINT}" if (suggestion := _suggestion(reference)) else _HINT,
         )
     path = target.partition(":")[0]
     raise PathNotFoundError(
@@ -148,9 +151,9 @@ def _suggestion(reference: str) -> str | None:
     """What the user may have meant by a reference to no file; None if it looks like a path."""
     scheme, _, rest = reference.partition(":")
     if command := _ENGINES.get(scheme):
-        return f"write {command} {rest} | asyncpush push - DESTINATION"
+        return f"did you mean {command} {rest} | asyncpush push - DESTINATION?"
     name = _IMAGE_NAME.fullmatch(reference)
-    if name is None or not (name["host"] or name["choice"]) or _ENDINGS.search(name["repository"]):
+    if name is None or not (name["host"] or name["choice"]) or scheme in _OTHER_KINDS or _ENDINGS.search(scheme):
         return None
     library = "" if "/" in name["repository"] else "library/"
     return f"did you mean docker://{reference if name['host'] else f'docker.io/{library}{reference}'}?"

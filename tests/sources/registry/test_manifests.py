@@ -373,6 +373,15 @@ async def test_denied_and_missing_are_told_apart(server: RegistryServer, remote:
         await remote.resolve("missing/app", "1")
 
 
+async def test_a_refusal_has_the_words_of_the_registry(server: RegistryServer, remote: SourceRegistryReader) -> None:
+    @server.rule("GET", "/private/")
+    async def denied(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=403, text="blocked by\n policy 7")
+
+    with pytest.raises(SourceDeniedError, match=r"status 403\): blocked by policy 7; log in"):
+        await remote.resolve("private/app", "1")
+
+
 @pytest.mark.parametrize("before", ["", "\n", "\ufeff "])
 async def test_a_refusal_that_is_a_web_page_blames_what_stands_between(
     server: RegistryServer, remote: SourceRegistryReader, before: str
