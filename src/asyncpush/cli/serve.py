@@ -226,15 +226,19 @@ def _introduce(emulator: Emulator, data: Path | None, advice: str) -> None:
         say(f"\nIts faults: {msgspec.json.encode(describe(emulator.fault_config)).decode()}")
 
 
+#: boto3 reads the second one only.
+_REGION = "export AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1"
+
+
 def _advice(credentials: Path | None, *, verified: bool) -> str:
     if verified and credentials:
         path = shlex.quote(str(credentials.absolute()))
         return (
             f"Any region works; the credentials are those of any profile in {credentials}:\n"
-            f"export AWS_REGION=us-east-1 AWS_SHARED_CREDENTIALS_FILE={path}"
+            f"{_REGION} AWS_SHARED_CREDENTIALS_FILE={path}"
         )
     which = "Any region works, with these credentials" if verified else "Any region and credentials work"
-    return f"{which}:\nexport AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test"
+    return f"{which}:\n{_REGION} AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test"
 
 
 def exposure(host: str, credentials: Path | None, *, verified: bool) -> str | None:
