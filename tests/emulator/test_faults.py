@@ -442,6 +442,19 @@ async def test_a_part_and_a_pull_take_the_time_that_the_bandwidth_allows(
     assert pulled > 0.15
 
 
+async def test_the_download_of_a_layer_takes_the_time_that_the_bandwidth_allows(
+    ecr: Ecr, emulator: Emulator, http: aiohttp.ClientSession
+) -> None:
+    data = bytes(range(250)) * (4 * 1500)
+    await ecr.push_image("app", "1", b"{}", data)
+    answer = await ecr.call("get_download_url_for_layer", repositoryName="app", layerDigest=digest_of(data))
+    emulator.fault_config = FaultConfig(bandwidth=6 * MB)
+    begun = time.perf_counter()
+    async with http.get(answer["downloadUrl"]) as response:
+        assert await response.read() == data
+    assert time.perf_counter() - begun > 0.15
+
+
 async def test_bandwidth_stops_the_sender_itself(emulator: Emulator) -> None:
     emulator.fault_config = FaultConfig(bandwidth=0.1 * MB)
     accepted = 0

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 from anyio import to_thread
 
+from asyncpush.emulator.api.layers import DOWNLOAD_PATH
 from asyncpush.emulator.connections import read_body
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.faults.bandwidth import Bandwidth, is_paced
@@ -65,10 +66,11 @@ class FaultMiddleware:
         """Apply the current faults to a request."""
         injector = self._injector
         call = identify(request) if injector else None
+        if call or request.path.startswith(DOWNLOAD_PATH):
+            self._bandwidth.pace(request)
         if injector is None or call is None:
             response = await handler(request)
         else:
-            self._bandwidth.pace(request)
             response = await self._through(injector, request, call, handler)
         if isinstance(response, web.FileResponse) and is_paced(request):
             # Any coding keeps aiohttp from using sendfile, which would bypass the limit; identity changes nothing.
