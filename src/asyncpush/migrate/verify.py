@@ -9,6 +9,7 @@ import anyio
 from asyncpush.engine.referrers import subjects_of
 from asyncpush.errors import AsyncpushError, only_cause
 from asyncpush.events import Emit, Listener, Notice, ignore
+from asyncpush.migrate.expansion import expand
 from asyncpush.migrate.ledger import MigrationContext, Options, open_migration
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.referrers import Referrers
@@ -39,6 +40,7 @@ async def verify_plan(
     """
     options = Options(dry=True)
     async with open_migration(plan, options, settings or Settings(), Listener(emit)) as context:
+        plan = await expand(plan, context)
         await prepare(plan, context.targets, dry=True)
         expectation = _Expectation(context)
         with only_cause():
