@@ -46,6 +46,9 @@ from asyncpush.units import size_text, time_text
 #: The journal of a plan that is read from standard input.
 _NAMELESS = Path("asyncpush.journal")
 
+#: Repositories that a note lists.
+_SHOWN_NAMES = 3
+
 app = command(
     "migrate",
     usage="asyncpush migrate [OPTIONS] PLAN.yaml\n       asyncpush migrate [OPTIONS] LIST|-",
@@ -214,9 +217,17 @@ def nothing_document(nothing: NothingTaken) -> Json:
 
 
 def say_notes(nothing_taken: Iterable[NothingTaken]) -> None:
-    """Write to standard error which entries match no tag."""
+    """Write to standard error which entries match no tag; many repositories of one pattern share a line."""
+    by_place: dict[str, list[NothingTaken]] = {}
     for nothing in nothing_taken:
-        say(f"asyncpush: note: {printable(str(nothing))}")
+        by_place.setdefault(nothing.entry.place, []).append(nothing)
+    for place, found in by_place.items():
+        text = str(found[0])
+        if len(found) > 1:
+            names = ", ".join(sorted(nothing.entry.source for nothing in found)[:_SHOWN_NAMES])
+            more = f" and {len(found) - _SHOWN_NAMES} more" if len(found) > _SHOWN_NAMES else ""
+            text = f"{place}: {len(found)} repositories have no tag that the plan takes: {names}{more}"
+        say(f"asyncpush: note: {printable(text)}")
 
 
 def say_summary(report: Report) -> None:

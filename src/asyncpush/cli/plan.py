@@ -162,7 +162,9 @@ def _summary(plan: Plan) -> list[str]:
     sources = Counter(entry.host or "this machine" for entry in plan.entries)
     targets = Counter(goal.target.name for entry in plan.entries for goal in entry.goals)
     by_name = sum(not entry.tags.needs_listing for entry in plan.entries)
-    lines = [f"{name_of(plan.path)}: {_count(len(plan.entries), 'entry', 'entries')}, {by_name} of them by name"]
+    patterns = sum(entry.pattern is not None for entry in plan.entries)
+    head = f"{name_of(plan.path)}: {_count(len(plan.entries), 'entry', 'entries')}, {by_name} of them by name"
+    lines = [f"{head}, {patterns} for a pattern of repositories" if patterns else head]
     lines += [f"  from {host}: {_count(number, 'entry', 'entries')}" for host, number in sorted(sources.items())]
     for target in plan.targets:
         if target.name in targets:
