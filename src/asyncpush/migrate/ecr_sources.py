@@ -180,8 +180,8 @@ class ArchivedImages:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Their tags."""
-        return tuple(tag for image in self.images for tag in image.tags)
+        """Their tags, sorted."""
+        return tuple(sorted(tag for image in self.images for tag in image.tags))
 
     def find(self, reference: str) -> ArchivedImage | None:
         """The image with this tag or digest; None if it is not archived."""

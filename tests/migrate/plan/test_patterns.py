@@ -64,7 +64,7 @@ def test_a_pattern_keeps_its_wildcards_and_placeholders(
         ({"from": "r.example.com/*", "exclude": ["a", "B"]}, "images[0].exclude[1]: 'B' matches no repository"),
         ({"from": "r.example.com/a", "exclude": "b"}, "images[0].exclude: leaves out repositories, but from names a"),
         ({"from": "r.example.com/a", "repository": {"like": "source"}}, "images[0].repository.like: is source, but r"),
-        ({"from": "r.example.com/a", "repository": {"like": "it"}}, "images[0].repository.like: is not source or none"),
+        ({"from": "r.example.com/a", "repository": {"like": "it"}}, "images[0].repository.like: is not none or source"),
     ],
 )
 def test_a_mistake_is_a_problem_with_its_place(image: Mapping[str, object], problem: str) -> None:
@@ -73,7 +73,7 @@ def test_a_mistake_is_a_problem_with_its_place(image: Mapping[str, object], prob
 
 def test_public_targets_are_like_no_source() -> None:
     targets = {"public": {"registry": "public.ecr.aws/alias"}}
-    problem = problem_of({"from": f"{ECR}/a", "repository": {"like": "source"}}, targets=targets)
+    problem = problem_of({"from": f"{ECR}/aa", "repository": {"like": "source"}}, targets=targets)
     assert problem == "images[0].repository.like: is source, but ECR Public has other settings than ECR"
 
 
