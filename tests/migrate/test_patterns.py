@@ -112,7 +112,7 @@ async def registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
         yield Registries(source, target, tmp_path)
 
 
-async def test_thirty_repositories_go_by_one_pattern_with_their_settings(registries: Registries) -> None:
+async def test_a_registry_goes_by_one_pattern_with_their_settings(registries: Registries) -> None:
     """Shown, rehearsed, copied and verified by the command line; boto3 finds the same settings on both sides."""
     ecr = Ecr(registries.source.endpoint_url, region=SOURCE)
     wildcard = {"filterType": "WILDCARD", "filter": "dev-*"}
@@ -126,7 +126,7 @@ async def test_thirty_repositories_go_by_one_pattern_with_their_settings(registr
         },
         {"encryptionConfiguration": {"encryptionType": "KMS"}},
     ]
-    for number in range(30):
+    for number in range(18):
         name = f"{('team', 'team/sub', 'infra')[number % 3]}/app{number}"
         await registries.create(name, *(["1.0"] if number != 7 else []), **kinds[number % 4])
         if number % 4 == 1:
@@ -144,11 +144,11 @@ async def test_thirty_repositories_go_by_one_pattern_with_their_settings(registr
     assert [run.status for run in (shown, rehearsed, migrated, verified)] == [0, 0, 0, 0]
     listed = {line.split()[1] for line in shown.out.splitlines() if not line.startswith("#")}
     assert listed == {line.split("@")[0] for line in rehearsed.out.splitlines()}
-    assert len(migrated.out.splitlines()) == len(verified.out.splitlines()) == 29
+    assert len(migrated.out.splitlines()) == len(verified.out.splitlines()) == 17
     expected = await registries.settings(registries.source, SOURCE)
     assert await registries.settings(registries.target, TARGET) == expected
     assert len({json.dumps(each) for each in expected.values()}) > 4
-    assert "ECR can copy 30 of these repositories from 000000000000 in eu-west-1" in rehearsed.err
+    assert "ECR can copy 18 of these repositories from 000000000000 in eu-west-1" in rehearsed.err
     assert "team/sub/app7 has no tags" in migrated.err
     assert "start-replication-backfill" not in migrated.err
 
@@ -238,7 +238,7 @@ async def test_policies_that_name_the_sources_account_are_pointed_out(
     assert "the policies of team/a name account 000000000000, as at the source" in rehearsed.err
 
 
-async def test_repositories_that_were_half_made_get_the_policies_of_their_sources(registries: Registries) -> None:
+async def test_half_made_repositories_get_the_policies_of_their_sources(registries: Registries) -> None:
     await registries.create("team/a", "1")
     ecr = Ecr(registries.source.endpoint_url, region=SOURCE)
     await ecr.call("put_lifecycle_policy", repositoryName="team/a", lifecyclePolicyText=LIFECYCLE)
@@ -294,7 +294,7 @@ async def test_archived_images_are_named_and_not_tried_again(registries: Registr
 MISTAKES: list[tuple[list[dict[str, object]], str]] = [
     ([{"from": "none/*"}], "images[0].from: {host}/none/* matches no repository: {host} has 3 repositories that you"),
     ([{"from": "team/*", "exclude": "team*"}], "images[0].from: exclude leaves none of the 2 repositories that match"),
-    ([{"from": "*", "to": "{basename}"}], "images[0].to: {host}/other/app, {host}/team/app all go to app; write {{name}}"),
+    ([{"from": "*", "to": "{basename}"}], "images[0].to: {host}/other/app, {host}/team/app all go to app; write"),
     (
         [{"from": "team/app", "to": "other/app", "tags": ["1"]}, {"from": "other/*", "tags": ["1"]}],
         "images[1]: other/app:1 comes from {host}/other/app, but in images[0] from {host}/team/app",
@@ -356,9 +356,7 @@ async def test_a_catalog_serves_as_well(here: Bench) -> None:
 
     report = await here.run(here.plan({"from": "*", "exclude": ["old/*"], "to": "m/{name}"}))
     assert outcomes(report) == {"m/team/app:1": "pushed", "m/team/x/app:1": "pushed"}
-    assert [(tag.name, tag.reason) for tag in report.left_out] == [
-        (f"{here.source.host}/old/app", "excluded (old/*)")
-    ]
+    assert [(tag.name, tag.reason) for tag in report.left_out] == [(f"{here.source.host}/old/app", "excluded (old/*)")]
     again = await here.run(here.plan({"from": "*", "exclude": ["old/*"], "to": "m/{name}"}))
     assert set(outcomes(again).values()) == {"present"}
     assert reasons(again) == []
