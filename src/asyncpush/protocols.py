@@ -558,8 +558,8 @@ class RegistryAdmin(Protocol):
         """Return the settings of a repository; those that are *given* replace its own, which are not read then."""
         ...
 
-    async def archived_images(self, name: str) -> Collection[ArchivedImage]:
-        """Return the images of a repository that can't be pulled, since they are archived; none if ECR does not tell.
+    async def archived_images(self, name: str) -> Collection[ArchivedImage] | None:
+        """Return the images of a repository that can't be pulled, since they are archived; None if ECR does not tell.
 
         Raises:
             RegistryError: ECR can't be reached.

@@ -125,10 +125,10 @@ class EcrAdmin:
         """The settings of a repository, with those that are *given* in their place; see ``settings_reader``."""
         return await read_settings(self._api, repository, given)
 
-    async def archived_images(self, name: str) -> tuple[ArchivedImage, ...]:
+    async def archived_images(self, name: str) -> tuple[ArchivedImage, ...] | None:
         """The images of a repository that are archived or being restored (DescribeImages with ``imageStatus``).
 
-        None are known if the caller may not ask, and where there is no archive.
+        None if the caller may not ask.
         """
         return () if self._is_public else await read_archived(self._api, name)
 

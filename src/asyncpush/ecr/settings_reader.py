@@ -132,15 +132,19 @@ async def _resource_tags(api: EcrClient, arn: str) -> tuple[tuple[str, str], ...
     return tuple((key, value) for key, value in pairs if not key.lower().startswith(_OWN_TAGS))
 
 
-async def read_archived(api: EcrClient, name: str) -> tuple[ArchivedImage, ...]:
-    """The images of a repository that are archived or being restored; none if ECR does not tell.
+async def read_archived(api: EcrClient, name: str) -> tuple[ArchivedImage, ...] | None:
+    """The images of a repository that are archived or being restored; None if the caller may not ask.
+
+    Regions and endpoints without an archive have none.
 
     Raises:
         RegistryError: ECR can't be reached.
     """
     found: list[ArchivedImage] = []
+    is_denied = False
 
     async def read(status: str) -> None:
+        nonlocal is_denied
         try:
             async for detail in _images_of(api, name, status):
                 with api.parsing("DescribeImages"):
@@ -149,12 +153,13 @@ async def read_archived(api: EcrClient, name: str) -> tuple[ArchivedImage, ...]:
         except ServiceError as error:
             if error.code not in UNAVAILABLE and not isinstance(error, RepositoryNotFoundError):
                 raise
+            is_denied = is_denied or error.code in NOT_ALLOWED
 
     with only_cause():
         async with anyio.create_task_group() as tg:
             for status in _ARCHIVED:
                 tg.start_soon(read, status)
-    return tuple(found)
+    return None if is_denied else tuple(found)
 
 
 async def _images_of(api: EcrClient, name: str, status: str) -> AsyncIterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from asyncpush.api import open_registry
 from asyncpush.connection import OpenRegistry
 from asyncpush.engine.context import PushContext
 from asyncpush.errors import AsyncpushError, ConfigurationError, SourceDeniedError, SourceNotFoundError, UsageError
+from asyncpush.events import Notice
 from asyncpush.migrate.plan.model import PlanEntry
 from asyncpush.protocols import ArchivedImage, RepositoryInfo
 from asyncpush.reference import RegistryName, parse_registry
@@ -41,6 +42,7 @@ class EcrSources:
         self._listed: dict[str, Mapping[str, RepositoryInfo]] = {}
         self._settings: SingleFlight[RepositorySettings] = SingleFlight()
         self._archived: SingleFlight[ArchivedImages] = SingleFlight()
+        self._silent: set[str] = set()
 
     @property
     def opened(self) -> tuple[OpenRegistry, ...]:
@@ -124,9 +126,15 @@ class EcrSources:
 
         async def ask() -> ArchivedImages:
             try:
-                return ArchivedImages(tuple(await (await self.at(host)).admin.archived_images(repository)))
-            except AsyncpushError:
-                return ArchivedImages()  # reading the images tells what is wrong
+                found = await (await self.at(host)).admin.archived_images(repository)
+            except AsyncpushError as error:
+                found, reason = None, str(error)
+            else:
+                reason = "allow ecr:DescribeImages"
+            if found is None and host not in self._silent:
+                self._silent.add(host)
+                self._push.emit(Notice(f"{host} does not tell which of its images are archived: {reason}"))
+            return ArchivedImages(tuple(found or ()))
 
         if not self.has(host):
             return ArchivedImages()

@@ -129,7 +129,9 @@ _DENIED = "AccessDeniedException"
 _REFUSED = range(400, 500)
 
 
-async def prepare(plan: Plan, targets: Mapping[PlanTarget, OpenTarget], *, dry: bool) -> None:
+async def prepare(
+    plan: Plan, targets: Mapping[PlanTarget, OpenTarget], *, dry: bool, reads_settings: bool = True
+) -> None:
     """Find out which repositories exist, and create the others, before anything is read or sent.
 
     A repository that the journal knows as half made is finished: a run that stopped had created it.
@@ -140,6 +142,7 @@ async def prepare(plan: Plan, targets: Mapping[PlanTarget, OpenTarget], *, dry: 
         plan: the plan.
         targets: its registries.
         dry: create nothing.
+        reads_settings: find out whether new repositories can be like their sources.
 
     Raises:
         PlanError: a new repository should be like its source, but the source's key can't be used for it.
@@ -160,7 +163,7 @@ async def prepare(plan: Plan, targets: Mapping[PlanTarget, OpenTarget], *, dry: 
     problems = Problems()
     with only_cause():
         async with anyio.create_task_group() as tg:
-            for target, names in wanted.items():
+            for target, names in wanted.items() if reads_settings else ():
                 tg.start_soon(_check_likeness, targets[target], names, problems)
     problems.raise_any(name_of(plan.path))
     with only_cause():

@@ -41,7 +41,7 @@ async def verify_plan(
     options = Options(dry=True)
     async with open_migration(plan, options, settings or Settings(), Listener(emit)) as context:
         plan = await expand(plan, context)
-        await prepare(plan, context.targets, dry=True)
+        await prepare(plan, context.targets, dry=True, reads_settings=False)
         expectation = _Expectation(context)
         with only_cause():
             async with anyio.create_task_group() as tg:
