@@ -435,3 +435,5 @@ async def test_an_archived_image_is_described_and_not_served(
         assert await move(again.endpoint_url, "STANDARD") == "ImageNotFoundException"
         await client.put("app", manifest, "v1")
         assert await seen(again.endpoint_url) == active
+    async with Emulator(tmp_path / "ecr", fsync=False) as last:
+        assert await seen(last.endpoint_url) == active

@@ -197,6 +197,7 @@ async def test_a_key_goes_only_where_it_can_be_used(registries: Registries) -> N
             refused.err
         )
     assert await registries.names() == set()
+    assert (await registries.run("verify", path)).status == 1
 
     named = {"repository": {"like": "source", "kms_key": "alias/aws/ecr"}}
     assert (await registries.run("migrate", registries.plan({"from": "team/*"}, defaults=named))).status == 0
@@ -205,6 +206,18 @@ async def test_a_key_goes_only_where_it_can_be_used(registries: Registries) -> N
         {"encryptionType": "AES256"},
         {"encryptionType": "KMS", "kmsKey": "alias/aws/ecr"},
     ]
+
+
+async def test_a_creation_template_decides_before_the_source(registries: Registries) -> None:
+    """So that its key need not be usable, and its settings are not read."""
+    kms = {"encryptionConfiguration": {"encryptionType": "KMS", "kmsKey": KEY}}
+    await registries.create("team/secret", "1", **kms)
+    target = Ecr(registries.target.endpoint_url, region=TARGET)
+    await target.call("create_repository_creation_template", prefix="team", appliedFor=["CREATE_ON_PUSH"])
+    migrated = await registries.run("migrate", registries.plan({"from": "team/*"}))
+    assert migrated.status == 0
+    assert "team/secret is left to the creation template for 'team'" in migrated.err
+    assert "GetLifecyclePolicy" not in registries.source.requests.counts()
 
 
 async def test_a_repository_whose_settings_are_refused_is_not_created(registries: Registries) -> None:
