@@ -80,8 +80,6 @@ async def list_repositories(client: RegistryClient) -> tuple[str, ...]:
     request = Request("GET catalog", CATALOG, "the list of repositories")
     try:
         return await list_names(client, request, CatalogDocument)
-    except CutShortError:
-        raise
     except (SourceDeniedError, SourceNotFoundError, RefusedError, ManifestError) as error:
         hint = "write an entry for each repository in the plan"
         if isinstance(error, SourceDeniedError) and error.hint:
