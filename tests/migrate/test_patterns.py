@@ -17,7 +17,7 @@ from asyncpush.emulator import Emulator, KnownCredentials
 from asyncpush.emulator.faults import FaultConfig, parse_fault
 from support.aws import call_new, judge_in
 from support.commands import Ran, run_beside
-from support.emulator_client import Ecr
+from support.emulator_client import Ecr, digest_of, index_manifest
 from support.migrations import Bench, keys, layer, outcomes, reasons
 
 SOURCE, TARGET = "eu-west-1", "us-east-1"
@@ -43,6 +43,12 @@ class Registries:
         for tag in tags:
             config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "at": f"{name}:{tag}"}).encode()
             await ecr.push_image(name, tag, config, config)
+
+    async def archive(self, repository: str, **image: str) -> None:
+        """Archive an image of the source."""
+        members = {"repositoryName": repository, "imageId": image, "targetStorageClass": "ARCHIVE"}
+        ask = partial(call_new, self.source.endpoint_url, "UpdateImageStorageClass", SOURCE, **members)
+        assert (await to_thread.run_sync(ask))["imageStatus"] == "ARCHIVED"
 
     def plan(self, *images: Mapping[str, object], region: str = TARGET, **members: object) -> Path:
         """Write a plan for *images* of the source."""
@@ -272,24 +278,18 @@ async def test_archived_images_are_named_and_not_tried_again(registries: Registr
     """A pattern of tags leaves them out with a reason; a tag that is named fails, once."""
     await registries.create("team/a", "1", "2", "3")
     for tag in ("1", "2"):
-        archived = await to_thread.run_sync(
-            partial(
-                call_new,
-                registries.source.endpoint_url,
-                "UpdateImageStorageClass",
-                SOURCE,
-                repositoryName="team/a",
-                imageId={"imageTag": tag},
-                targetStorageClass="ARCHIVE",
-            )
-        )
-        assert archived["imageStatus"] == "ARCHIVED"
+        await registries.archive("team/a", imageTag=tag)
     path = registries.plan({"from": "team/*"})
     shown = await registries.run("plan", "show", path)
     assert [line for line in shown.out.splitlines() if "left out" in line] == [
         f"# {registries.source.host}:{registries.source.port}/team/a:{tag} is left out: archived at the source"
         for tag in ("1", "2")
     ]
+    document = json.loads((await registries.run("plan", "show", path, "--output", "json")).out)
+    assert [(left["tag"], left["reason"]) for left in document["leftOut"]] == [
+        (tag, "archived at the source") for tag in ("1", "2")
+    ]
+    assert [image["destination"] for image in document["images"]] == ["team/a:3"]
     migrated = await registries.run("migrate", path)
     assert migrated.status == 0
     assert migrated.out.startswith("team/a:3@sha256:")
@@ -302,6 +302,19 @@ async def test_archived_images_are_named_and_not_tried_again(registries: Registr
     assert named.err.count("team/a:1 is archived at the source; restore it first: aws ecr update-image-st") == 1
     # The first request learns that a password is needed.
     assert registries.source.requests.counts()["GET /v2/team/a/manifests/1"] == 2
+
+
+async def test_an_index_with_an_archived_image_names_it(registries: Registries) -> None:
+    await registries.create("team/a", "1")
+    ecr = Ecr(registries.source.endpoint_url, region=SOURCE)
+    child = await ecr.push_image("team/a", None, b'{"architecture":"arm64","os":"linux"}', b"another layer")
+    await ecr.put("team/a", index_manifest(child), "2")
+    await registries.archive("team/a", imageDigest=digest_of(child))
+    migrated = await registries.run("migrate", registries.plan({"from": "team/*"}))
+    assert migrated.status == 1
+    assert f"team/a@{digest_of(child)} is archived at the source; restore it first: " in migrated.err
+    assert "will be tried again" not in migrated.err
+    assert migrated.out.startswith("team/a:1@sha256:")
 
 
 MISTAKES: list[tuple[list[dict[str, object]], str]] = [

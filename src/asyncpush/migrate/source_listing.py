@@ -39,7 +39,7 @@ from asyncpush.sources.registry.blob import RegistryBlob
 _LARGEST = 2**64 - 1
 
 #: Tags that a notice lists.
-_SHOWN_TAGS = 5
+_SHOWN_TAGS = 20
 
 
 class SourceListing:
@@ -101,7 +101,8 @@ class SourceListing:
                 left_out.append(tag)
                 self._context.left_out.append(LeftOutTag(entry.source, tag, reason_of(image)))
         if left_out:
-            shown = ", ".join(left_out[:_SHOWN_TAGS]) + (", ..." if len(left_out) > _SHOWN_TAGS else "")
+            more = len(left_out) - _SHOWN_TAGS
+            shown = ", ".join(left_out[:_SHOWN_TAGS]) + (f" and {more} more" if more > 0 else "")
             text = f"{entry.source}: {len(left_out)} archived tag{'s are' if len(left_out) > 1 else ' is'} left out"
             self._context.emit(Notice(f"{text} ({shown}); to copy them, restore them with update-image-storage-class"))
         return taken
