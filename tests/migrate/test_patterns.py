@@ -237,6 +237,16 @@ async def test_a_repository_whose_settings_are_refused_is_not_created(registries
     assert await registries.names() == {"team/b"}
 
 
+async def test_who_may_not_list_a_registry_reads_what_to_do(registries: Registries) -> None:
+    denied = parse_fault("DescribeRepositories:access-denied")
+    registries.source.fault_config = FaultConfig(faults=(denied,))
+    refused = await registries.run("plan", "show", registries.plan({"from": "team/*"}))
+    [line] = refused.err.splitlines()
+    assert refused.status == 1
+    assert f"{registries.source.port} does not list its repositories: DescribeRepositories failed: Acc" in line
+    assert line.endswith(" allow this action, or write an entry for each repository in the plan")
+
+
 async def test_policies_that_name_the_sources_account_are_pointed_out(
     registries: Registries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

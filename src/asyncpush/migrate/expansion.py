@@ -68,7 +68,7 @@ async def _repositories(context: MigrationContext, host: str) -> Collection[str]
     except RegistryError as error:
         raise SourceDeniedError(
             f"{host} does not list its repositories: {error.message}",
-            hint=error.hint or "allow ecr:DescribeRepositories, or write an entry for each repository in the plan",
+            hint=f"{error.hint or 'try again'}, or write an entry for each repository in the plan",
         ) from error
 
 
