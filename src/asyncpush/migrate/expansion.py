@@ -99,12 +99,11 @@ class _Expansion:
 
     def _is_valid(self, entry: PlanEntry) -> bool:
         """Whether ECR accepts the names of an entry's destinations."""
+        before = len(self._problems.places)
         for goal in entry.goals:
             with self._problems.at(f"{member(entry.place, 'from')}: {entry.source}"):
                 check_repository(goal.repository, goal.target.registry.service)
-                continue
-            return False
-        return True
+        return len(self._problems.places) == before
 
     def _check_distinct(self, entries: Sequence[PlanEntry]) -> None:
         """Check that no two repositories of one pattern have the same destination."""
