@@ -512,12 +512,35 @@ class RepositoryInfo:
         registry_id: the account that owns it.
         mutability: ``MUTABLE``, ``IMMUTABLE``, ``MUTABLE_WITH_EXCLUSION`` or ``IMMUTABLE_WITH_EXCLUSION``.
         exclusions: the wildcards of its exclusion filters.
+        arn: its ARN; empty if ECR does not tell.
+        scan_on_push: whether images are scanned when they are pushed; None if ECR does not tell.
+        encryption: ``AES256``, ``KMS`` or ``KMS_DSSE``; None if ECR does not tell.
+        kms_key: the key of the encryption, usually its ARN.
     """
 
     name: str
     registry_id: str
     mutability: str = "MUTABLE"
     exclusions: tuple[str, ...] = ()
+    arn: str = ""
+    scan_on_push: bool | None = None
+    encryption: str | None = None
+    kms_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedImage:
+    """An image in ECR's archive.
+
+    Attributes:
+        digest: its digest.
+        tags: its tags.
+        status: ``ARCHIVED``, or ``ACTIVATING`` while it is being restored.
+    """
+
+    digest: str
+    tags: tuple[str, ...]
+    status: str
 
 
 class RegistryAdmin(Protocol):
@@ -525,6 +548,22 @@ class RegistryAdmin(Protocol):
 
     async def repositories(self, names: Collection[str]) -> Mapping[str, RepositoryInfo]:
         """Return those of *names* that exist (DescribeRepositories), with as few requests as possible."""
+        ...
+
+    async def all_repositories(self) -> Sequence[RepositoryInfo]:
+        """Return all repositories of the registry (DescribeRepositories)."""
+        ...
+
+    async def settings_of(self, repository: RepositoryInfo, given: RepositorySettings) -> RepositorySettings:
+        """Return the settings of a repository; those that are *given* replace its own, which are not read then."""
+        ...
+
+    async def archived_images(self, name: str) -> Collection[ArchivedImage] | None:
+        """Return the images of a repository that can't be pulled, since they are archived; None if ECR does not tell.
+
+        Raises:
+            RegistryError: ECR can't be reached.
+        """
         ...
 
     async def create(self, name: str, settings: RepositorySettings) -> bool:

@@ -301,6 +301,63 @@ def parse_remote(text: str) -> RemoteReference:
     return RemoteReference(host, name, tag or (None if digest else "latest"), digest)
 
 
+#: What a pattern of repositories consists of: the characters of names, and shell wildcards.
+_PATTERN = re.compile(r"[a-z0-9._/*?\[\]!^-]{1,256}")
+_WILDCARD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePattern:
+    """Repositories of a registry, by shell wildcards; ``*`` also matches slashes.
+
+    Attributes:
+        host: the registry's host, as in ``RemoteReference``.
+        glob: the pattern of their names in the registry's API.
+    """
+
+    host: str
+    glob: str
+
+
+def is_remote_pattern(text: str) -> bool:
+    """Whether *text* names repositories of a registry by a pattern: its path contains a wildcard."""
+    first, slash, path = text.removeprefix(SCHEME).partition("/")
+    return _WILDCARD.search(path if slash and _looks_like_host(first) else f"{first}{slash}{path}") is not None
+
+
+def parse_remote_pattern(text: str) -> RemotePattern:
+    """Parse ``[docker://][HOST[:PORT]/]PATTERN``.
+
+    Raises:
+        InvalidReferenceError: a part of it is not well formed; the message says which.
+    """
+    first, slash, glob = text.removeprefix(SCHEME).partition("/")
+    if slash and _looks_like_host(first):
+        host = canonical_host(first)
+    else:
+        host, glob = HUB, f"{first}{slash}{glob}"
+    if ":" in glob or "@" in glob:
+        raise InvalidReferenceError(
+            f"{text[:300]!r} names a tag or digest behind a pattern",
+            hint="write HOST/PATTERN, and choose tags by rules",
+        )
+    check_repository_pattern(glob)
+    return RemotePattern(host, glob)
+
+
+def check_repository_pattern(glob: str) -> None:
+    """Check that *glob* can match the name of a repository.
+
+    Raises:
+        InvalidReferenceError: it can't.
+    """
+    if not _PATTERN.fullmatch(glob):
+        raise InvalidReferenceError(
+            f"{glob[:300]!r} matches no repository",
+            hint="names have lower-case letters, digits and '.', '_', '-', '/'; wildcards are *, ? and [...]",
+        )
+
+
 def canonical_host(text: str) -> str:
     """Return the canonical form of a registry's host: lower case, and ``docker.io`` for Docker Hub.
 

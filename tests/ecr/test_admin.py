@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -503,3 +503,59 @@ async def test_a_login_that_is_refused_says_why(tmp_path: Path) -> None:
         assert login is not None
         with pytest.raises(RegistryError, match="GetAuthorizationToken failed"):
             await login()
+
+
+async def test_a_repository_made_like_another_is_the_same(bench: Bench) -> None:
+    """What is read of one makes the next; what is given replaces it, and is not read."""
+    admin = bench.registry.admin
+    await admin.create("team/full", FULL)
+    await admin.create("team/bare", RepositorySettings())
+    bare, full = await admin.all_repositories()
+    assert await admin.settings_of(full, RepositorySettings()) == FULL
+    assert await admin.settings_of(bare, RepositorySettings()) == RepositorySettings(
+        mutability="MUTABLE", scan_on_push=False, encryption="AES256"
+    )
+    assert (await admin.settings_of(bare, RepositorySettings(kms_key="k"))).kms_key is None
+    bench.relay.seen.clear()
+    given = RepositorySettings(
+        mutability="MUTABLE", encryption="AES256", resource_tags=(("a", "b"),), policy="{}", lifecycle_policy="{}"
+    )
+    assert await admin.settings_of(full, given) == replace(given, scan_on_push=True)
+    assert not bench.relay.seen
+
+
+async def test_tags_that_only_aws_can_set_are_left_out(bench: Bench) -> None:
+    async def tagged(*_: object) -> web.StreamResponse:
+        tags = [{"Key": "aws:cloudformation:stack-name", "Value": "x"}, {"Key": "mine", "Value": "y"}]
+        return web.json_response({"tags": tags})
+
+    await bench.registry.admin.create("team/full", RepositorySettings())
+    [info] = await bench.registry.admin.all_repositories()
+    bench.relay.plan("ListTagsForResource", tagged)
+    settings = await bench.registry.admin.settings_of(info, RepositorySettings())
+    assert settings.resource_tags == (("mine", "y"),)
+
+
+async def test_who_may_not_describe_images_learns_of_no_archive(bench: Bench) -> None:
+    """None is not the same as no archived image; an endpoint without an archive has none."""
+    admin = bench.registry.admin
+    await admin.create("team/full", RepositorySettings())
+    assert await admin.archived_images("team/full") == ()
+    bench.relay.plan("DescribeImages", DENIED, DENIED)
+    assert await admin.archived_images("team/full") is None
+    unknown = refused("InvalidParameterException")
+    bench.relay.plan("DescribeImages", unknown, unknown)
+    assert await admin.archived_images("team/full") == ()
+    assert await admin.archived_images("team/absent") == ()
+
+
+@pytest.mark.parametrize(("operation", "member"), [("GetRepositoryPolicy", "policy"), ("ListTagsForResource", "tags")])
+async def test_what_the_source_refuses_names_what_makes_it_unnecessary(
+    bench: Bench, operation: str, member: str
+) -> None:
+    await bench.registry.admin.create("team/full", RepositorySettings())
+    [info] = await bench.registry.admin.all_repositories()
+    bench.relay.plan(operation, DENIED)
+    with pytest.raises(ServiceError) as caught:
+        await bench.registry.admin.settings_of(info, RepositorySettings())
+    assert caught.value.hint == f"like: source needs ecr:{operation} at the source, or the plan's own {member}"

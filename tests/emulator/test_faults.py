@@ -218,7 +218,11 @@ async def test_the_names_of_operations_are_those_that_the_emulator_answers(
     models = [session.get_service_model(service) for service in ("ecr", "ecr-public")]
     answered = set()
     for target in TARGETS:
-        for name in {"ListImageReferrers", *(name for model in models for name in model.operation_names)}:
+        for name in {
+            "ListImageReferrers",
+            "UpdateImageStorageClass",
+            *(name for model in models for name in model.operation_names),
+        }:
             async with http.post("/", headers={"X-Amz-Target": f"{target}.{name}"}, data=b"{}") as response:
                 document = json.loads(await response.read())
             if document.get("__type") not in ("UnknownOperationException", "NotImplementedException"):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from anyio import to_thread
 
 from asyncpush.emulator import Emulator
+from support.aws import call_new, token
 from support.emulator_client import (
     OCI_INDEX,
     OCI_LAYER,
@@ -380,3 +385,55 @@ async def test_every_image_operation_needs_its_repository(ecr: Ecr) -> None:
     }.items():
         refusal = await ecr.refused(operation, repositoryName="absent", **members)
         assert refusal.code == "RepositoryNotFoundException"
+
+
+async def test_an_archived_image_is_described_and_not_served(
+    tmp_path: Path,
+) -> None:
+    """Nor listed where nobody asks for archived ones; a restart and a new image of the same bytes change that right."""
+    image = {"repositoryName": "app", "imageId": {"imageTag": "v1"}}
+
+    async def move(url: str, storage_class: str) -> Any:
+        ask = partial(call_new, url, "UpdateImageStorageClass", "us-east-1", **image, targetStorageClass=storage_class)
+        return await to_thread.run_sync(ask)
+
+    async def seen(url: str) -> list[Any]:
+        """Tags by default, by status, what is served, and the tags of /v2/."""
+        ecr, http = Ecr(url), {"Authorization": f"Basic {await to_thread.run_sync(token, url)}"}
+        lists = []
+        for status in ({}, {"filter": {"imageStatus": "ARCHIVED"}}):
+            ask = partial(call_new, url, "DescribeImages", "us-east-1", repositoryName="app", **status)
+            details = (await to_thread.run_sync(ask))["imageDetails"]
+            lists.append(sorted(tag for detail in details for tag in detail["imageTags"]))
+        wanted = [{"imageTag": "v1"}, {"imageTag": "v2"}]
+        answer = await ecr.call("batch_get_image", repositoryName="app", imageIds=wanted)
+        codes = [failure["failureCode"] for failure in answer["failures"]]
+        async with (
+            aiohttp.ClientSession(url, headers=http) as session,
+            session.get("/v2/app/tags/list") as listed,
+            session.get("/v2/app/manifests/v1") as pulled,
+        ):
+            return [*lists, codes, (await listed.json())["tags"], pulled.status]
+
+    archived = [["v2"], ["v1"], ["ImageInaccessible"], ["v2"], 403]
+    active = [["v1", "v2"], [], [], ["v1", "v2"], 200]
+    async with Emulator(tmp_path / "ecr", fsync=False) as emulator:
+        client = Ecr(emulator.endpoint_url)
+        await client.call("create_repository", repositoryName="app")
+        manifest = await client.push_image("app", "v1", CONFIG, LAYER)
+        await client.push_image("app", "v2", CONFIG, LAYER + b"2")
+        assert (await move(emulator.endpoint_url, "ARCHIVE"))["imageStatus"] == "ARCHIVED"
+        assert await seen(emulator.endpoint_url) == archived
+        assert await move(emulator.endpoint_url, "COLD") == "InvalidParameterException"
+    async with Emulator(tmp_path / "ecr", fsync=False) as again:
+        assert await seen(again.endpoint_url) == archived
+        assert (await move(again.endpoint_url, "STANDARD"))["imageStatus"] == "ACTIVE"
+        assert await seen(again.endpoint_url) == active
+        await move(again.endpoint_url, "ARCHIVE")
+        client = Ecr(again.endpoint_url)
+        await client.call("batch_delete_image", repositoryName="app", imageIds=[{"imageDigest": digest_of(manifest)}])
+        assert await move(again.endpoint_url, "STANDARD") == "ImageNotFoundException"
+        await client.put("app", manifest, "v1")
+        assert await seen(again.endpoint_url) == active
+    async with Emulator(tmp_path / "ecr", fsync=False) as last:
+        assert await seen(last.endpoint_url) == active

@@ -280,6 +280,9 @@ def test_operations_that_the_pinned_botocore_lacks_are_known() -> None:
     assert refusal("ecr", "ListImageReferrers", asked) is None
     assert "'maxResults'" in str(refusal("ecr", "ListImageReferrers", {**asked, "maxResults": 51}))
     assert "'subjectId.imageDigest'" in str(refusal("ecr", "ListImageReferrers", {**asked, "subjectId": {}}))
+    moved = {"repositoryName": "app", "imageId": {"imageTag": "1"}, "targetStorageClass": "ARCHIVE"}
+    assert refusal("ecr", "UpdateImageStorageClass", moved) is None
+    assert "'targetStorageClass'" in str(refusal("ecr", "UpdateImageStorageClass", {**moved, "targetStorageClass": ""}))
 
 
 @given(st.text("ab9*._-/", max_size=7))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from aiohttp import web
 
 from asyncpush.emulator import Emulator, KnownCredentials
 from asyncpush.emulator.faults import FaultConfig, parse_fault
@@ -45,6 +46,25 @@ async def interrupted(here: Bench, path: Path, after: int) -> None:
                 scope.cancel()
 
         await here.run(path, emit=emit)
+
+
+async def test_a_run_resumes_though_a_pattern_matches_another_repository(here: Bench) -> None:
+    """The journal knows a plan by its patterns, not by what they match."""
+
+    @here.source.rule("GET", "_catalog")
+    async def catalog(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"repositories": sorted(here.source.tags)})
+
+    for tag in range(6):
+        here.hold("team/app", str(tag), layer(tag))
+    path = here.plan({"from": "team/*"})
+    await interrupted(here, path, 4)
+    here.hold("team/new", "1", layer(9))
+    report = await here.run(path)
+
+    assert report.resumed
+    assert "finished" in outcomes(report).values()
+    assert outcomes(report)["team/new:1"] == "pushed"
 
 
 async def test_of_what_was_finished_only_the_digest_is_asked(here: Bench) -> None:

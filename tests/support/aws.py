@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 from typing import Any
 
 import boto3
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from botocore.httpsession import URLLib3Session
 
 from asyncpush import AwsConfiguration
 from asyncpush.emulator import Quirks
@@ -37,6 +42,23 @@ def token(endpoint_url: str) -> str:
 def password(endpoint_url: str) -> str:
     """The password of the user AWS at ``/v2/``. It blocks."""
     return base64.b64decode(token(endpoint_url)).decode().removeprefix("AWS:")
+
+
+def call_new(endpoint_url: str, operation: str, region: str = REGION, **members: Any) -> Any:
+    """Call an operation that boto3 does not know yet; the answer, or the error's code. It blocks."""
+    request = AWSRequest(
+        "POST",
+        f"{endpoint_url}/",
+        data=json.dumps(members).encode(),
+        headers={
+            "X-Amz-Target": f"AmazonEC2ContainerRegistry_V20150921.{operation}",
+            "Content-Type": "application/x-amz-json-1.1",
+        },
+    )
+    SigV4Auth(Credentials("test", "test"), "ecr", region).add_auth(request)
+    answer = URLLib3Session().send(request.prepare())
+    document = json.loads(answer.content)
+    return document if answer.status_code == 200 else document["__type"]
 
 
 def judge_in(endpoint_url: str, region: str, service: str = "ecr") -> Any:

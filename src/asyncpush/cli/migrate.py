@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +35,7 @@ from asyncpush.journal import SqliteJournal, open_journal
 from asyncpush.migrate.ledger import RESUME_WITHIN, Options
 from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.plan.model import Plan, overridden
-from asyncpush.migrate.report import Copy, CopyResult, Report, write_metrics
+from asyncpush.migrate.report import Copy, CopyResult, NothingTaken, Report, write_metrics
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.progress import progress
 from asyncpush.progress.lines import printable
@@ -44,6 +45,9 @@ from asyncpush.units import size_text, time_text
 
 #: The journal of a plan that is read from standard input.
 _NAMELESS = Path("asyncpush.journal")
+
+#: Repositories that a note lists.
+_SHOWN_NAMES = 3
 
 app = command(
     "migrate",
@@ -131,7 +135,7 @@ def migrate(
             await to_thread.run_sync(_write_list, failed_out, failed_lines(report))
         if metrics_out is not None:
             await write_metrics(report, metrics_out)
-        say_notes(report)
+        say_notes(report.nothing_taken)
         for result in report.failed:
             assert result.error is not None, "what failed says why"  # noqa: S101
             if not isinstance(result.error, CREDENTIALS_LOST):
@@ -198,14 +202,32 @@ def print_migration(report: Report, output: OutputFormat) -> None:
         return
     lines = [_line(result) for result in report.results if result.outcome not in ("failed", "refused")]
     if any(result.outcome == "planned" for result in report.results):
-        lines += [f"{tag.source}:{tag.tag}  left out: {tag.reason}" for tag in report.left_out]
+        lines += [f"{tag.name}  left out: {tag.reason}" for tag in report.left_out]
     write_lines(lines)
 
 
-def say_notes(report: Report) -> None:
-    """Write to standard error which entries match no tag."""
-    for nothing in report.nothing_taken:
-        say(f"asyncpush: note: {printable(str(nothing))}")
+def nothing_document(nothing: NothingTaken) -> Json:
+    """An entry that matches no tag, for a JSON report."""
+    return {
+        "entry": nothing.entry.place,
+        "source": nothing.entry.source,
+        "rules": str(nothing.entry.tags),
+        "tags": nothing.tags,
+    }
+
+
+def say_notes(nothing_taken: Iterable[NothingTaken]) -> None:
+    """Write to standard error which entries match no tag; many repositories of one pattern share a line."""
+    by_place: dict[str, list[NothingTaken]] = {}
+    for nothing in nothing_taken:
+        by_place.setdefault(nothing.entry.place, []).append(nothing)
+    for place, found in by_place.items():
+        text = str(found[0])
+        if len(found) > 1:
+            names = ", ".join(sorted(nothing.entry.source for nothing in found)[:_SHOWN_NAMES])
+            more = f" and {len(found) - _SHOWN_NAMES} more" if len(found) > _SHOWN_NAMES else ""
+            text = f"{place}: {len(found)} repositories have no tag that the plan takes: {names}{more}"
+        say(f"asyncpush: note: {printable(text)}")
 
 
 def say_summary(report: Report) -> None:
@@ -238,7 +260,7 @@ def failed_lines(report: Report) -> list[str]:
     for result in report.failed:
         copy = result.copy
         if result.subject is None and copy.reference and not copy.choice:
-            lines.append(f"{copy.source} {_in_list(copy)}")
+            lines.append(f"{copy.source} {in_list(copy)}")
         else:
             # The images of an entry whose tags can't be read are unknown; a referrer goes with its image; and a list
             # can't choose platforms: all of an index would be pushed.
@@ -246,7 +268,7 @@ def failed_lines(report: Report) -> list[str]:
     return lines
 
 
-def _in_list(copy: Copy) -> Destination:
+def in_list(copy: Copy) -> Destination:
     """Where a copy goes, with the registry's host if it has one: the next run may use another account or region."""
     try:
         registry = parse_destination(copy.repository.address).registry
@@ -274,15 +296,7 @@ def _document(report: Report) -> Json:
     return {
         "images": [_image(result) for result in report.results if result.subject is None],
         "referrers": [_image(result) for result in report.results if result.subject is not None],
-        "nothingTaken": [
-            {
-                "entry": nothing.entry.place,
-                "source": nothing.entry.source,
-                "rules": str(nothing.entry.tags),
-                "tags": nothing.tags,
-            }
-            for nothing in report.nothing_taken
-        ],
+        "nothingTaken": [nothing_document(nothing) for nothing in report.nothing_taken],
         "leftOut": [{"source": tag.source, "tag": tag.tag, "reason": tag.reason} for tag in report.left_out],
         "totals": {
             "images": counts.total(),

@@ -1,4 +1,4 @@
-"""``asyncpush plan``: check a plan, import one from another tool, print the schema."""
+"""``asyncpush plan``: check a plan, show what it comes to, import one from another tool, print the schema."""
 
 from __future__ import annotations
 
@@ -10,19 +10,28 @@ from typing import Annotated
 from anyio import to_thread
 from cyclopts import Parameter
 
-from asyncpush.cli.options import command
+from asyncpush.cli.options import (
+    AwsOptions,
+    OutputFormat,
+    SourceOptions,
+    command,
+    make_aws,
+    make_source_registries,
+)
 from asyncpush.cli.run import DONE, run
-from asyncpush.cli.streams import STANDARD_INPUT, say, write_document, write_lines
+from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice, write_document, write_lines
+from asyncpush.events import ignore
 from asyncpush.migrate.plan.load import name_of, read_plan, read_text
-from asyncpush.migrate.plan.model import Plan
+from asyncpush.migrate.plan.model import Plan, overridden
 from asyncpush.migrate.plan_import import Format
 
 app = command(
     "plan",
-    usage="asyncpush plan check|import|schema",
+    usage="asyncpush plan check|show|import|schema",
     epilogue="""
 Examples
   asyncpush plan check plan.yaml
+  asyncpush plan show plan.yaml
   asyncpush plan import sync.yaml --to mirror > plan.yaml
   asyncpush plan schema > plan.schema.json
 """,
@@ -49,6 +58,45 @@ def check(
             say(f"asyncpush: note: {notice}")
         write_lines(_summary(plan))
         return DONE
+
+    return run(main, verbose=verbose)
+
+
+@app.command(usage="asyncpush plan show [OPTIONS] FILE", help_epilogue="")
+def show(
+    file: Annotated[Path, Parameter(show=False)],
+    /,
+    *,
+    aws: AwsOptions | None = None,
+    source: SourceOptions | None = None,
+    output: Annotated[OutputFormat, Parameter(show_default=True)] = "text",
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"])] = False,
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
+) -> int:
+    """Look up the patterns and tags of a plan, and print every image with its destination.
+
+    The output is a list that asyncpush migrate takes, with SOURCE DESTINATION on
+    each line. Comments tell which tags and repositories are left out, and why.
+
+    Args:
+        file: The plan or list; - is standard input.
+        output: Format of the result on standard output: lines, or one JSON document.
+        quiet: Print only the result and errors.
+        verbose: Print the traceback of an error.
+    """
+
+    async def main() -> int:
+        # Only this command connects to registries.
+        from asyncpush.cli.plan_show import print_resolution
+        from asyncpush.migrate.resolution import resolve_plan
+
+        plan = await read_plan(_written(file))
+        for notice in () if quiet else plan.notices:
+            say(f"asyncpush: note: {notice}")
+        hosts = [entry.host for entry in plan.entries if entry.host]
+        ready = overridden(plan, make_aws(aws), make_source_registries(source, hosts))
+        resolution = await resolve_plan(ready, emit=ignore if quiet else say_notice)
+        return print_resolution(resolution, output)
 
     return run(main, verbose=verbose)
 
@@ -114,7 +162,9 @@ def _summary(plan: Plan) -> list[str]:
     sources = Counter(entry.host or "this machine" for entry in plan.entries)
     targets = Counter(goal.target.name for entry in plan.entries for goal in entry.goals)
     by_name = sum(not entry.tags.needs_listing for entry in plan.entries)
-    lines = [f"{name_of(plan.path)}: {_count(len(plan.entries), 'entry', 'entries')}, {by_name} of them by name"]
+    patterns = sum(entry.pattern is not None for entry in plan.entries)
+    head = f"{name_of(plan.path)}: {_count(len(plan.entries), 'entry', 'entries')}, {by_name} of them by name"
+    lines = [f"{head}, {patterns} for a pattern of repositories" if patterns else head]
     lines += [f"  from {host}: {_count(number, 'entry', 'entries')}" for host, number in sorted(sources.items())]
     for target in plan.targets:
         if target.name in targets:

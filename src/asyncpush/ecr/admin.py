@@ -21,14 +21,20 @@ from asyncpush.ecr.credentials import credentials_of
 from asyncpush.ecr.errors import UNEXPECTED_ANSWER, translate_errors
 from asyncpush.ecr.rate_limit import is_aws
 from asyncpush.ecr.session import account_of
+from asyncpush.ecr.settings_reader import (
+    LIFECYCLE_POLICY,
+    PAGE_SIZE,
+    REPOSITORY_POLICY,
+    UNAVAILABLE,
+    PolicyKind,
+    read_archived,
+    read_settings,
+)
 from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, ServiceError
-from asyncpush.protocols import RepositoryInfo
+from asyncpush.protocols import ArchivedImage, RepositoryInfo
 from asyncpush.settings import AwsConfiguration, RepositorySettings
 
 T = TypeVar("T")
-
-#: Repositories or templates a page: the maximum of ECR's model.
-PAGE_SIZE = 1000
 
 #: Requests of DescribeRepositories that are sent at once where the caller may not list the registry.
 _MAX_DESCRIBE_REQUESTS = 16
@@ -37,9 +43,6 @@ _MAX_DESCRIBE_REQUESTS = 16
 _MISSING_NAME = re.compile(r"name '([^']+)'")
 
 _ROOT = "ROOT"
-
-#: The error codes of an operation or setting that the caller may not use, or that this region or endpoint lacks.
-_UNAVAILABLE = NOT_ALLOWED | {"InvalidParameterException", "ValidationException", "UnknownOperationException"}
 
 
 class _Cached(Generic[T]):
@@ -106,6 +109,29 @@ class EcrAdmin:
         describe = partial(self._describe_repositories, CapacityLimiter(_MAX_DESCRIBE_REQUESTS))
         return {info.name: info for batch in await map_batches(describe, sorted(unique)) for info in batch}
 
+    async def all_repositories(self) -> tuple[RepositoryInfo, ...]:
+        """All repositories of the registry (DescribeRepositories, 1,000 a page).
+
+        Raises:
+            ServiceError: the caller may not list them, or ECR refuses for another reason.
+        """
+        found = []
+        async for repository in self._pages("DescribeRepositories", "repositories"):
+            with self._api.parsing("DescribeRepositories"):
+                found.append(self._parse_repository(repository))
+        return tuple(found)
+
+    async def settings_of(self, repository: RepositoryInfo, given: RepositorySettings) -> RepositorySettings:
+        """The settings of a repository, with those that are *given* in their place; see ``settings_reader``."""
+        return await read_settings(self._api, repository, given)
+
+    async def archived_images(self, name: str) -> tuple[ArchivedImage, ...] | None:
+        """The images of a repository that are archived or being restored (DescribeImages with ``imageStatus``).
+
+        None if the caller may not ask.
+        """
+        return () if self._is_public else await read_archived(self._api, name)
+
     async def _list_repositories(self, names: set[str]) -> dict[str, RepositoryInfo]:
         found: dict[str, RepositoryInfo] = {}
         async for repository in self._pages("DescribeRepositories", "repositories"):
@@ -140,11 +166,16 @@ class EcrAdmin:
     def _parse_repository(self, repository: dict[str, Any]) -> RepositoryInfo:
         registry_id = str(repository.get("registryId") or "")
         self._known_account = self._known_account or registry_id or None
+        encryption = repository.get("encryptionConfiguration") or {}
         return RepositoryInfo(
             str(repository.get("repositoryName") or ""),
             registry_id,
             str(repository.get("imageTagMutability") or "MUTABLE"),
             tuple(rule["filter"] for rule in repository.get("imageTagMutabilityExclusionFilters") or ()),
+            str(repository.get("repositoryArn") or ""),
+            (repository.get("imageScanningConfiguration") or {}).get("scanOnPush"),
+            encryption.get("encryptionType"),
+            encryption.get("kmsKey"),
         )
 
     async def create(self, name: str, settings: RepositorySettings) -> bool:
@@ -224,11 +255,11 @@ class EcrAdmin:
 
     async def _put_policies(self, name: str, settings: RepositorySettings, *, only_missing: bool) -> bool:
         is_changed = False
-        for policy in policies_of(settings, is_public=self._is_public):
+        for kind, text in policies_of(settings, is_public=self._is_public):
             try:
-                if only_missing and await self._has_policy(name, policy):
+                if only_missing and await kind.read(self._api, name) is not None:
                     continue
-                await self._api.call(policy.put_operation, repositoryName=name, **{policy.member: policy.text})
+                await self._api.call(kind.put_operation, repositoryName=name, **{kind.member: text})
                 is_changed = True
             except RepositoryNotFoundError:
                 raise
@@ -239,15 +270,6 @@ class EcrAdmin:
                 )
                 raise
         return is_changed
-
-    async def _has_policy(self, name: str, policy: RepositoryPolicy) -> bool:
-        try:
-            await self._api.call(policy.get_operation, repositoryName=name)
-        except ServiceError as error:
-            if error.code != policy.missing_code:
-                raise
-            return False
-        return True
 
     async def _find_caller_account(self) -> str | None:
         operation = "DescribeRegistries" if self._is_public else "DescribeRegistry"
@@ -275,7 +297,7 @@ class EcrAdmin:
         try:
             return account_of(await self._login.endpoint())
         except ServiceError as error:
-            if error.code not in _UNAVAILABLE | {UNEXPECTED_ANSWER}:
+            if error.code not in UNAVAILABLE | {UNEXPECTED_ANSWER}:
                 raise
             return None
 
@@ -288,7 +310,7 @@ class EcrAdmin:
                     if "CREATE_ON_PUSH" in template.get("appliedFor", ()):
                         prefixes.add(template["prefix"])
         except ServiceError as error:
-            if error.code not in _UNAVAILABLE:
+            if error.code not in UNAVAILABLE:
                 raise
         return frozenset(prefixes)
 
@@ -301,7 +323,7 @@ class EcrAdmin:
         try:
             return await self._api.call(operation, **members)
         except ServiceError as error:
-            if error.code not in _UNAVAILABLE:
+            if error.code not in UNAVAILABLE:
                 raise
             return None
 
@@ -316,25 +338,6 @@ class EcrAdmin:
             if not answer.get("nextToken"):
                 return
             token = {"nextToken": answer["nextToken"]}
-
-
-@dataclass(frozen=True, slots=True)
-class RepositoryPolicy:
-    """A policy of a repository.
-
-    Attributes:
-        put_operation: the operation that puts the policy.
-        member: the member of that operation that holds the text.
-        get_operation: the operation that returns the policy.
-        missing_code: the error code of that operation if the repository has no such policy.
-        text: the policy's JSON.
-    """
-
-    put_operation: str
-    member: str
-    get_operation: str
-    missing_code: str
-    text: str
 
 
 def creation_members(settings: RepositorySettings, *, is_public: bool) -> dict[str, Any]:
@@ -357,15 +360,13 @@ def creation_members(settings: RepositorySettings, *, is_public: bool) -> dict[s
     return members
 
 
-def policies_of(settings: RepositorySettings, *, is_public: bool) -> list[RepositoryPolicy]:
-    """The policies to put into a new repository; ECR Public has no lifecycle policies."""
+def policies_of(settings: RepositorySettings, *, is_public: bool) -> list[tuple[PolicyKind, str]]:
+    """The policies to put into a new repository, and their texts; ECR Public has no lifecycle policies."""
     policies = []
     if settings.policy is not None:
-        names = ("SetRepositoryPolicy", "policyText", "GetRepositoryPolicy", "RepositoryPolicyNotFoundException")
-        policies.append(RepositoryPolicy(*names, settings.policy))
+        policies.append((REPOSITORY_POLICY, settings.policy))
     if settings.lifecycle_policy is not None and not is_public:
-        names = ("PutLifecyclePolicy", "lifecyclePolicyText", "GetLifecyclePolicy", "LifecyclePolicyNotFoundException")
-        policies.append(RepositoryPolicy(*names, settings.lifecycle_policy))
+        policies.append((LIFECYCLE_POLICY, settings.lifecycle_policy))
     return policies
 
 

@@ -15,6 +15,7 @@ from asyncpush.engine.context import PushContext
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, JournalError, UsageError
 from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
 from asyncpush.journal import SqliteJournal
+from asyncpush.migrate.ecr_sources import EcrSources
 from asyncpush.migrate.layer_distribution import LayerDistributor
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken, retry_may_succeed, waiting_may_help
@@ -59,11 +60,12 @@ class MigrationContext:
         distributor: sends layers to all repositories.
         targets: the registries that images go to, connected.
         source_pool: the registries that images come from.
+        ecr_sources: those of them that are ECR's, with its API.
         archives: keeps layouts and archives open for as long as their images may go.
         journal: the journal; None without one.
         results: the result of each copy so far, by its key.
         left_out: tags that the plan does not select.
-        nothing_taken: entries that select no tag, by their place.
+        nothing_taken: entries that select no tag, by their place and source.
         attempts: how often each copy was tried, by its key.
         source_digests: the digest of each copy at its source, by its key; None where it has none.
         retries_left: how often a copy that fails now will be tried again.
@@ -78,6 +80,7 @@ class MigrationContext:
     distributor: LayerDistributor
     targets: Mapping[PlanTarget, OpenTarget]
     source_pool: RegistryPool
+    ecr_sources: EcrSources
     archives: AsyncExitStack
     journal: SqliteJournal | None
     results: dict[str, CopyResult] = field(default_factory=dict)
@@ -198,7 +201,9 @@ async def open_migration(
     """
     push = PushContext.of(settings, emit, journal)
     async with AsyncExitStack() as stack:
-        targets = await stack.enter_async_context(open_targets(plan, push, None if options.dry else journal))
+        ecr_sources = EcrSources(plan.source_registries, push, stack)
+        opening = open_targets(plan, push, ecr_sources, None if options.dry else journal)
+        targets = await stack.enter_async_context(opening)
         logins = await stack.enter_async_context(open_logins(settings, emit))
         pool = open_pool(plan.source_registries, logins=logins, emit=emit, retry=retry or RetryPolicy.of(settings))
         yield MigrationContext(
@@ -207,6 +212,7 @@ async def open_migration(
             distributor=LayerDistributor(push),
             targets=targets,
             source_pool=await stack.enter_async_context(pool),
+            ecr_sources=ecr_sources,
             archives=stack,
             journal=journal,
             retries_left=0 if options.dry or options.fail_fast else options.retries,

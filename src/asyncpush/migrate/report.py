@@ -114,17 +114,22 @@ class CopyResult:
 
 @dataclass(frozen=True, slots=True)
 class LeftOutTag:
-    """A tag of a source that the plan does not select.
+    """A tag of a source that the plan does not select, or a whole repository that a pattern does not.
 
     Attributes:
         source: the repository, as the plan names it.
-        tag: the tag.
+        tag: the tag; None for the repository.
         reason: why not.
     """
 
     source: str
-    tag: str
+    tag: str | None
     reason: str
+
+    @property
+    def name(self) -> str:
+        """The tag or repository, as a source is written."""
+        return self.source if self.tag is None else f"{self.source}:{self.tag}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -26,7 +26,9 @@ from asyncpush.errors import (
 )
 from asyncpush.events import Emit, Event, Listener, PartSent, ignore
 from asyncpush.journal import LeftUpload, SqliteJournal
+from asyncpush.migrate.backfill import note_backfill
 from asyncpush.migrate.discovery import Backlog, Discovered, Discovery, Present, Ready
+from asyncpush.migrate.expansion import expand
 from asyncpush.migrate.layer_distribution import registry_of, score
 from asyncpush.migrate.ledger import MigrationContext, Options, begin_run, fingerprint, open_migration
 from asyncpush.migrate.plan.model import Plan, PlanEntry
@@ -97,8 +99,13 @@ async def migrate_plan(
 
     async with open_migration(plan, options, settings, count, journal=journal, retry=retry) as context:
         resumed = False
+        # The journal knows a plan by its patterns: a repository that was added meanwhile makes no other plan of it.
+        entries: Sequence[PlanEntry] = ()
         try:
-            await prepare(plan, context.targets, dry=options.dry)
+            expanded = await expand(plan, context)
+            entries = expanded.entries
+            await prepare(expanded, context.targets, dry=options.dry)
+            await note_backfill(entries, context)
             left: Collection[LeftUpload] = ()
             if journal is not None and not options.dry:
                 addresses = [target.registry.address for target in context.targets.values()]
@@ -106,18 +113,18 @@ async def migrate_plan(
                 left = await journal.left_uploads()
             context.distributor.resume(left)
             with only_cause(), context.scope:
-                await _Pipeline(context, {upload.repository for upload in left}).go(plan.entries)
+                await _Pipeline(context, {upload.repository for upload in left}).go(entries)
         except CREDENTIALS_LOST as error:
             context.stop_on(error)
         if context.journal_error is not None:
             raise context.journal_error
         if context.stopped is not None:
-            SourceListing(context).fail_rest(plan.entries, context.stopped)
+            SourceListing(context).fail_rest(entries, context.stopped)
         elif journal is not None and not options.dry:
             await _end_run(journal, context)
         requests = Counter[str]()
-        for target in context.targets.values():
-            requests.update({pace.operation: pace.sent for pace in target.registry.pace.statistics()})
+        for registry in (*(target.registry for target in context.targets.values()), *context.ecr_sources.opened):
+            requests.update({pace.operation: pace.sent for pace in registry.pace.statistics()})
         requests.update(context.source_pool.requests)
     return Report(
         results=tuple(context.results.values()),

@@ -17,10 +17,12 @@ from asyncpush.errors import (
     ManifestError,
     SourceError,
     SourceNotFoundError,
+    SourceUnavailableError,
     foreseen,
     only_cause,
 )
 from asyncpush.events import Notice
+from asyncpush.migrate.ecr_sources import ArchivedImages, archived_error, reason_of
 from asyncpush.migrate.ledger import MigrationContext
 from asyncpush.migrate.plan.model import Goal, PlanEntry
 from asyncpush.migrate.plan.tags import choose
@@ -35,6 +37,9 @@ from asyncpush.sources.registry.blob import RegistryBlob
 
 #: Sizes above this are counted as this one: none can be real.
 _LARGEST = 2**64 - 1
+
+#: Tags that a notice lists.
+_SHOWN_TAGS = 20
 
 
 class SourceListing:
@@ -52,6 +57,7 @@ class SourceListing:
 
     async def copies(self, entry: PlanEntry) -> list[Copy]:
         """The copies that *entry* asks for; those of tags that it names and its source lacks have failed."""
+        archived = ArchivedImages()
         if entry.kind == "local":
             tags = [image.tag or "" for image in await self._archive(entry)]
         elif entry.reference is not None or not entry.tags.needs_listing:
@@ -59,20 +65,58 @@ class SourceListing:
             return [self.copy(entry, goal, reference) for reference in references for goal in entry.goals]
         else:
             tags = list(await self._context.tags(entry.host, entry.repository))
+            archived = await self._context.ecr_sources.archived(entry.host, entry.repository)
+            tags = list(dict.fromkeys((*tags, *archived.tags)))
         # A name in an archive need not be a valid tag, since the plan can give another one.
         selection = await choose(entry.tags, tags, entry.source, any_name=entry.kind == "local")
         if entry.kind == "local":
             self._check_distinct(entry, await self._archive(entry), selection.taken)
         self._context.left_out += [LeftOutTag(entry.source, tag.tag, tag.reason) for tag in selection.left_out]
-        self._check_taken(entry, len(selection.taken), len(tags), is_reported=bool(selection.missing))
+        taken = self._without_archived(entry, selection.taken, archived)
+        is_reported = bool(selection.missing) or len(taken) < len(selection.taken)
+        self._check_taken(entry, len(taken), len(tags), is_reported=is_reported)
         for name in selection.missing:
             error = SourceNotFoundError(f"{entry.source} has no tag {name}", hint="see the plan's `tags`")
             for goal in entry.goals:
                 copy = self.copy(entry, goal, name)
                 self._context.start(copy)
                 self._context.fail(copy, error)
-        copies = [self.copy(entry, goal, tag) for tag in selection.taken for goal in entry.goals]
+        copies = [self.copy(entry, goal, tag) for tag in taken for goal in entry.goals]
         return [copy for copy in copies if self._has_valid_tag(copy)]
+
+    def _without_archived(self, entry: PlanEntry, tags: Sequence[str], archived: ArchivedImages) -> list[str]:
+        """Those of *tags* whose images can be pulled; archived ones are left out, and have failed if they are named."""
+        taken: list[str] = []
+        left_out: list[str] = []
+        for tag in tags:
+            image = archived.find(tag)
+            if image is None:
+                taken.append(tag)
+            elif tag in entry.tags.names:
+                for goal in entry.goals:
+                    copy = self.copy(entry, goal, tag)
+                    self._context.start(copy)
+                    self._context.fail(copy, archived_error(entry, tag, image))
+            else:
+                left_out.append(tag)
+                self._context.left_out.append(LeftOutTag(entry.source, tag, reason_of(image)))
+        if left_out:
+            more = len(left_out) - _SHOWN_TAGS
+            shown = ", ".join(left_out[:_SHOWN_TAGS]) + (f" and {more} more" if more > 0 else "")
+            text = f"{entry.source}: {len(left_out)} archived tag{'s are' if len(left_out) > 1 else ' is'} left out"
+            self._context.emit(Notice(f"{text} ({shown}); to copy them, restore them with update-image-storage-class"))
+        return taken
+
+    async def _explain(self, entry: PlanEntry, reference: str, error: AsyncpushError) -> AsyncpushError:
+        """*error*, or if *reference* names an archived image or an index with one, the error that says so."""
+        if not isinstance(error, SourceError) or isinstance(error, SourceUnavailableError):
+            return error
+        archived = await self._context.ecr_sources.archived(entry.host, entry.repository)
+        if (image := archived.find(reference)) is not None:
+            return archived_error(entry, reference, image)
+        if (image := archived.named_in(error.message)) is not None:
+            return archived_error(entry, image.digest, image)
+        return error
 
     def _has_valid_tag(self, copy: Copy) -> bool:
         """Whether a copy's tag is valid; it has failed otherwise."""
@@ -92,7 +136,7 @@ class SourceListing:
                 hint="see the plan's `tags`",
             )
         if not taken and not is_reported:
-            self._context.nothing_taken[entry.place] = NothingTaken(entry, total)
+            self._context.nothing_taken[f"{entry.place} {entry.source}"] = NothingTaken(entry, total)
 
     def copy(self, entry: PlanEntry, goal: Goal, reference: str) -> Copy:
         """The copy of one image of *entry*, by its tag or digest at the source, to one of its goals."""
@@ -188,8 +232,9 @@ class SourceListing:
                         entry.repository, target, (known or {}).get(reference, ())
                     )
             except AsyncpushError as error:
+                explained = await self._explain(entry, reference, error)
                 for copy in waiting:
-                    self._context.fail(copy, error)
+                    self._context.fail(copy, explained)
 
         with only_cause():
             async with anyio.create_task_group() as tg:
@@ -260,8 +305,9 @@ class SourceListing:
                 image = Image(waiting[0].source, entry.repository, waiting[0].tag, root)
                 self._note_absent(entry, [image])
             except AsyncpushError as error:
+                explained = await self._explain(entry, str(descriptor.digest), error)
                 for copy in waiting:
-                    self._context.fail(copy, error)
+                    self._context.fail(copy, explained)
                 return
             notices: set[str | None] = set()
             for copy in waiting:

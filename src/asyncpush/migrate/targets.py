@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -19,11 +20,15 @@ from asyncpush.errors import (
     RegistryError,
     RepositoryNotFoundError,
     ServiceError,
+    SourceError,
     UsageError,
     only_cause,
 )
 from asyncpush.events import Notice
 from asyncpush.journal import SqliteJournal
+from asyncpush.migrate.ecr_sources import EcrSources, ForeignKeyError
+from asyncpush.migrate.plan.diagnostics import Problems, member
+from asyncpush.migrate.plan.load import name_of
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.model import Digest
 from asyncpush.protocols import Repository, RepositoryInfo
@@ -43,6 +48,7 @@ class OpenTarget:
     Attributes:
         target: the target of the plan.
         registry: the connection.
+        ecr_sources: the source registries that are ECR's: new repositories can get the settings of theirs.
         journal: records which of its repositories are half made.
         states: the state of each repository that the plan names.
         failures: why a repository can't be used.
@@ -52,6 +58,7 @@ class OpenTarget:
 
     target: PlanTarget
     registry: OpenRegistry
+    ecr_sources: EcrSources
     journal: SqliteJournal | None = None
     states: dict[str, State] = field(default_factory=dict)
     failures: dict[str, AsyncpushError] = field(default_factory=dict)
@@ -65,6 +72,16 @@ class OpenTarget:
             self._repositories[name] = self.registry.repository(name)
         return self._repositories[name]
 
+    async def settings_for(self, entry: PlanEntry) -> RepositorySettings:
+        """The settings of a new repository for *entry*.
+
+        Raises:
+            AsyncpushError: it must be like its source, whose settings can't be read, or can't be used here.
+        """
+        if not entry.like_source:
+            return entry.repository_settings
+        return await self.ecr_sources.settings_for(entry, self.registry)
+
     def destination(self, name: str, tag: str | None, *, alone: bool) -> str:
         """The name of a destination for people; unique in the run, even if the target is not *alone*."""
         if self.registry.name.host or alone:
@@ -74,13 +91,14 @@ class OpenTarget:
 
 @asynccontextmanager
 async def open_targets(
-    plan: Plan, run: PushContext, journal: SqliteJournal | None = None
+    plan: Plan, run: PushContext, ecr_sources: EcrSources, journal: SqliteJournal | None = None
 ) -> AsyncIterator[Mapping[PlanTarget, OpenTarget]]:
     """Connect to all registries that *plan* names.
 
     Args:
         plan: the plan.
         run: what all pushes share.
+        ecr_sources: the source registries that are ECR's.
         journal: records which repositories are half made.
 
     Raises:
@@ -92,12 +110,18 @@ async def open_targets(
         for target in plan.targets:
             context = replace(run, settings=replace(run.settings, transport=target.transport or run.settings.transport))
             registry = await stack.enter_async_context(open_registry(target.registry, target.aws, context))
-            targets[target] = OpenTarget(target, registry, journal)
+            targets[target] = OpenTarget(target, registry, ecr_sources, journal)
         yield targets
 
 
 #: CreateRepository calls at once; ECR documents no rate for it.
 _CREATED_AT_ONCE = 4
+
+#: Repositories whose settings are read at once.
+_READ_AT_ONCE = 16
+
+#: Repositories that a message lists.
+_SHOWN_NAMES = 3
 
 _DENIED = "AccessDeniedException"
 
@@ -105,7 +129,9 @@ _DENIED = "AccessDeniedException"
 _REFUSED = range(400, 500)
 
 
-async def prepare(plan: Plan, targets: Mapping[PlanTarget, OpenTarget], *, dry: bool) -> None:
+async def prepare(
+    plan: Plan, targets: Mapping[PlanTarget, OpenTarget], *, dry: bool, reads_settings: bool = True
+) -> None:
     """Find out which repositories exist, and create the others, before anything is read or sent.
 
     A repository that the journal knows as half made is finished: a run that stopped had created it.
@@ -116,33 +142,38 @@ async def prepare(plan: Plan, targets: Mapping[PlanTarget, OpenTarget], *, dry: 
         plan: the plan.
         targets: its registries.
         dry: create nothing.
+        reads_settings: find out whether new repositories can be like their sources.
 
     Raises:
+        PlanError: a new repository should be like its source, but the source's key can't be used for it.
         ConfigurationError: there is a journal or there are several registries, and the account of one is unknown.
     """
     purpose = "a plan with several targets" if len(targets) > 1 else None
     if any(opened.registry.context.journal for opened in targets.values()):
         purpose = "a journal"
+    wanted: defaultdict[PlanTarget, dict[str, PlanEntry]] = defaultdict(dict)
+    for entry in plan.entries:
+        for goal in entry.goals:
+            wanted[goal.target].setdefault(goal.repository, entry)
     with only_cause():
         async with anyio.create_task_group() as tg:
-            for opened in targets.values():
-                entries = [
-                    (goal.repository, entry)
-                    for entry in plan.entries
-                    for goal in entry.goals
-                    if goal.target == opened.target
-                ]
-                tg.start_soon(_prepare_one, opened, entries, dry, purpose)
+            for target, names in wanted.items():
+                tg.start_soon(_describe, targets[target], names, purpose)
+    # Nothing is created before it is known that all repositories can be.
+    problems = Problems()
+    with only_cause():
+        async with anyio.create_task_group() as tg:
+            for target, names in wanted.items() if reads_settings else ():
+                tg.start_soon(_check_likeness, targets[target], names, problems)
+    problems.raise_any(name_of(plan.path))
+    with only_cause():
+        async with anyio.create_task_group() as tg:
+            for target, names in wanted.items():
+                tg.start_soon(_make_all, targets[target], names, dry)
 
 
-async def _prepare_one(
-    opened: OpenTarget, entries: Iterable[tuple[str, PlanEntry]], dry: bool, purpose: str | None
-) -> None:
-    wanted: dict[str, PlanEntry] = {}
-    for name, entry in entries:
-        wanted.setdefault(name, entry)
-    if not wanted:
-        return
+async def _describe(opened: OpenTarget, wanted: Mapping[str, PlanEntry], purpose: str | None) -> None:
+    """Find out which repositories exist."""
     admin = opened.registry.admin
     try:
         described = await admin.repositories(wanted)
@@ -156,8 +187,58 @@ async def _prepare_one(
         present = wanted
     # Mostly known by now, from describing repositories.
     await (opened.registry.require_account(purpose) if purpose else opened.registry.account())
-    missing = [name for name in wanted if name not in present]
     opened.states.update(dict.fromkeys(present, "present"))
+
+
+async def _check_likeness(opened: OpenTarget, wanted: Mapping[str, PlanEntry], problems: Problems) -> None:
+    """Read the settings of the sources that new repositories should be like, and tell what can't be the same.
+
+    A source's key that can't be used here is a problem, since the encryption of a repository can't be changed later.
+    """
+    alike = {name: entry for name, entry in wanted.items() if entry.like_source and entry.create}
+    foreign: defaultdict[tuple[str, str, str | None], list[str]] = defaultdict(list)
+    naming: defaultdict[str, list[str]] = defaultdict(list)
+    at_once = CapacityLimiter(_READ_AT_ONCE)
+
+    async def read(name: str, entry: PlanEntry) -> None:
+        async with at_once:
+            with _noted(opened, name):
+                if await opened.registry.admin.template_for(name) is not None:
+                    return  # the template decides
+                try:
+                    settings = await opened.settings_for(entry)
+                except ForeignKeyError as error:
+                    foreign[entry.place, error.message, error.hint].append(entry.source)
+                    return
+                account = await (await opened.ecr_sources.at(entry.host)).account()
+                if account and account != await opened.registry.account() and account in (settings.policy or ""):
+                    naming[account].append(name)
+
+    with only_cause():
+        async with anyio.create_task_group() as tg:
+            for name, entry in alike.items():
+                if name not in opened.states:
+                    tg.start_soon(read, name, entry)
+    for (place, message, hint), sources in foreign.items():
+        text = f"the key of {_some(sources)} can't be the same: {message}"
+        problems.add(member(member(place, "repository"), "like"), text, hint=hint)
+    if present := [name for name in alike if name in opened.states]:
+        opened.registry.emit(Notice(f"{_some(present)} exist already, and keep their settings (like: source)"))
+    for account, names in naming.items():
+        text = f"the policies of {_some(names)} name account {account}, as at the source: check that they should"
+        opened.registry.emit(Notice(text))
+
+
+def _some(names: Sequence[str]) -> str:
+    """Some names, and how many others there are."""
+    shown, others = sorted(names)[:_SHOWN_NAMES], len(names) - _SHOWN_NAMES
+    return ", ".join(shown) + (f" and {others} other{'s' if others > 1 else ''}" if others > 0 else "")
+
+
+async def _make_all(opened: OpenTarget, wanted: Mapping[str, PlanEntry], dry: bool) -> None:
+    """Create the repositories that do not exist, and finish those that are half made."""
+    present = [name for name in wanted if name in opened.states]
+    missing = [name for name in wanted if name not in opened.states and name not in opened.failures]
     at_once = CapacityLimiter(_CREATED_AT_ONCE)
 
     async def make(name: str) -> None:
@@ -167,7 +248,7 @@ async def _prepare_one(
     async def finish(name: str) -> None:
         async with at_once:
             with _noted(opened, name), suppress(RepositoryNotFoundError):
-                await _finish(opened, name, wanted[name].repository_settings)
+                await _finish(opened, name, await opened.settings_for(wanted[name]))
 
     half_made = [name for name in present if not dry and _is_half_made(opened, name)]
     with only_cause():
@@ -201,7 +282,7 @@ async def create_by_push(
             raise
     if not entry.create:
         raise error
-    return await _create(opened, repository.name, entry.repository_settings)
+    return await _create(opened, repository.name, await opened.settings_for(entry))
 
 
 async def complete_repository(opened: OpenTarget, entry: PlanEntry, name: str) -> None:
@@ -214,12 +295,16 @@ async def complete_repository(opened: OpenTarget, entry: PlanEntry, name: str) -
     Raises:
         RegistryError: ECR refuses a policy.
     """
-    settings, described = entry.repository_settings, opened.described.get(name)
-    if not entry.create or not _has_policies(settings) or described is None or opened.states.get(name) != "present":
+    described, admin = opened.described.get(name), opened.registry.admin
+    may_lack = entry.like_source or _has_policies(entry.repository_settings)
+    if not entry.create or not may_lack or described is None or opened.states.get(name) != "present":
         return
 
     async def once() -> None:
-        if _has_settings(described, settings) and await opened.registry.admin.is_empty(name):
+        if entry.like_source and not await admin.is_empty(name):
+            return
+        settings = await opened.settings_for(entry)
+        if _has_settings(described, settings) and (entry.like_source or await admin.is_empty(name)):
             with _noted(opened, name):
                 await _finish(opened, name, settings)
 
@@ -244,7 +329,7 @@ async def _make(opened: OpenTarget, name: str, entry: PlanEntry, dry: bool) -> N
         elif dry:
             opened.states[name] = "missing"
         else:
-            created = await _create(opened, name, entry.repository_settings)
+            created = await _create(opened, name, await opened.settings_for(entry))
             opened.states[name] = "new" if created else "present"
 
 
@@ -279,7 +364,7 @@ def _noted(opened: OpenTarget, name: str) -> Iterator[None]:
         yield
     except CREDENTIALS_LOST:
         raise
-    except ServiceError as error:
+    except (ServiceError, SourceError, UsageError) as error:
         opened.failures[name] = error
 
 

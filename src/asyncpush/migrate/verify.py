@@ -9,6 +9,7 @@ import anyio
 from asyncpush.engine.referrers import subjects_of
 from asyncpush.errors import AsyncpushError, only_cause
 from asyncpush.events import Emit, Listener, Notice, ignore
+from asyncpush.migrate.expansion import expand
 from asyncpush.migrate.ledger import MigrationContext, Options, open_migration
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.referrers import Referrers
@@ -39,7 +40,8 @@ async def verify_plan(
     """
     options = Options(dry=True)
     async with open_migration(plan, options, settings or Settings(), Listener(emit)) as context:
-        await prepare(plan, context.targets, dry=True)
+        plan = await expand(plan, context)
+        await prepare(plan, context.targets, dry=True, reads_settings=False)
         expectation = _Expectation(context)
         with only_cause():
             async with anyio.create_task_group() as tg:

@@ -166,6 +166,7 @@ class JsonApi:
         of, settings = partial(self._json, _PRIVATE), requests
         return {
             "BatchGetImage": of(requests.BatchGetImage, self._images.get),
+            "UpdateImageStorageClass": of(requests.UpdateImageStorageClass, self._images.update_storage_class),
             "GetDownloadUrlForLayer": of(requests.GetDownloadUrlForLayer, self._layers.download_url),
             "ListImages": of(requests.ListImages, images.list_ids),
             "ListImageReferrers": of(requests.ListImageReferrers, images.referrers),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from asyncpush.emulator.api import requests
 from asyncpush.emulator.api.requests import Document, ImageId, paginate
 from asyncpush.emulator.errors import (
@@ -63,11 +65,31 @@ class ImagesApi:
             if found is None or not self._is_accepted(found, request.accepted_media_types):
                 failures.append(_failure(repository, requested))
                 continue
+            if repository.status(found) == "ARCHIVED":
+                failures.append(_inaccessible(requested))
+                continue
             raw = await self._store.in_thread(repository.read_manifest, found)
             tags = repository.tags_by_image().get(found.manifest.digest, ())
             image_id = ImageId(str(found.manifest.digest), requested.image_tag or next(iter(tags), None))
             images.append(_image(request, registry_id, image_id, raw.decode(), found.manifest.media_type))
         return {"images": images, "failures": failures}
+
+    async def update_storage_class(self, request: requests.UpdateImageStorageClass, target: RequestTarget) -> Document:
+        """UpdateImageStorageClass; an image is restored at once."""
+        async with self._store.changing(target, request.repository_name) as repository:
+            image = must_find(repository, request.image_id, target.id)
+            archived = dict(repository.record.archived)
+            archived.pop(digest := str(image.manifest.digest), None)
+            if request.target_storage_class == "ARCHIVE":
+                archived[digest] = repository.record.archived.get(digest, now())
+            record = msgspec.structs.replace(repository.record, archived=archived)
+            await self._store.in_thread(repository.change, record)
+        return {
+            "registryId": target.id,
+            "repositoryName": request.repository_name,
+            "imageId": request.image_id,
+            "imageStatus": repository.status(image),
+        }
 
     async def delete(self, request: requests.BatchDeleteImage, target: RequestTarget) -> Document:
         """BatchDeleteImage: a tag by its name, an image with all its tags by its digest."""
@@ -171,6 +193,14 @@ def _referenced(requested: ImageId) -> Document:
     }
 
 
+def _inaccessible(requested: ImageId) -> Document:
+    return {
+        "imageId": requested,
+        "failureCode": "ImageInaccessible",
+        "failureReason": "Requested image is archived",
+    }
+
+
 #: Referrers of a page where a request gives no maximum: the largest one allowed.
 _REFERRERS = 50
 
@@ -188,7 +218,7 @@ class ImageListsApi:
         if request.image_ids is not None:
             if request.next_token or request.max_results:
                 raise invalid_parameter("maxResults", "must not be given with imageIds")
-            found = [_must_find(repository, image_id, registry_id) for image_id in request.image_ids]
+            found = [must_find(repository, image_id, registry_id) for image_id in request.image_ids]
             return {"imageDetails": image_details(repository, found, registry_id)}
         page = paginate(
             _filtered(repository, request.filter),
@@ -230,25 +260,35 @@ class ImageListsApi:
             for manifest in repository.referrers(request.subject_id.image_digest)
             if not requested.artifact_types or manifest.artifact_type in requested.artifact_types
         ]
-        shown = found if requested.artifact_status in ("ACTIVE", "ANY") else []  # the emulator archives nothing
+        status = requested.artifact_status
+        shown = [manifest for manifest in found if status in ("ANY", _artifact_status(repository, manifest))]
         size = request.max_results or _REFERRERS
         page = paginate(shown, lambda manifest: str(manifest.digest), request.next_token, size)
-        return {"referrers": [_referrer(manifest) for manifest in page.entries], **page.members}
+        return {"referrers": [_referrer(repository, manifest) for manifest in page.entries], **page.members}
 
 
-def _referrer(manifest: ParsedManifest) -> Document:
+def _artifact_status(repository: RepositoryState, manifest: ParsedManifest) -> str:
+    return repository.status(repository.images[manifest.digest])
+
+
+def _referrer(repository: RepositoryState, manifest: ParsedManifest) -> Document:
     found: dict[str, object] = {
         "digest": str(manifest.digest),
         "mediaType": manifest.media_type,
         "size": manifest.size,
-        "artifactStatus": "ACTIVE",
+        "artifactStatus": _artifact_status(repository, manifest),
     }
     if manifest.artifact_type:
         found["artifactType"] = manifest.artifact_type
     return {**found, "annotations": manifest.annotations} if manifest.annotations else found
 
 
-def _must_find(repository: RepositoryState, requested: ImageId, registry_id: str) -> ImageRecord:
+def must_find(repository: RepositoryState, requested: ImageId, registry_id: str) -> ImageRecord:
+    """The image that a request names.
+
+    Raises:
+        AwsError: ImageNotFoundException.
+    """
     found = repository.find(digest=requested.image_digest, tag=requested.image_tag)
     if found is None:
         raise image_not_found(requested.image_digest, requested.image_tag, repository.name, registry_id)
@@ -256,14 +296,13 @@ def _must_find(repository: RepositoryState, requested: ImageId, registry_id: str
 
 
 def _filtered(repository: RepositoryState, requested: requests.ImageFilter) -> list[ImageRecord]:
-    if requested.image_status not in ("ACTIVE", "ANY"):
-        return []  # the emulator archives nothing
     status = requested.tag_status
     tagged = set(repository.tags.values())
     return [
         image
         for digest, image in repository.images.items()
-        if status == "ANY" or (digest in tagged) == (status == "TAGGED")
+        if (status == "ANY" or (digest in tagged) == (status == "TAGGED"))
+        and requested.image_status in ("ANY", repository.status(image))
     ]
 
 
@@ -295,7 +334,10 @@ def _detail(repository: RepositoryState, image: ImageRecord, tags: list[str] | N
         return detail
     if image.manifest.subject:
         detail["subjectManifestDigest"] = image.manifest.subject
-    return {**detail, "imageStatus": "ACTIVE"}
+    archived_at = repository.record.archived.get(str(image.manifest.digest))
+    if archived_at is not None:
+        detail["lastArchivedAt"] = archived_at
+    return {**detail, "imageStatus": repository.status(image)}
 
 
 def _size(repository: RepositoryState, manifest: ParsedManifest) -> int:

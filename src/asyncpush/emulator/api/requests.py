@@ -188,6 +188,13 @@ class BatchDeleteImage(RepositoryRequest, frozen=True, kw_only=True):
     image_ids: list[ImageId]
 
 
+class UpdateImageStorageClass(RepositoryRequest, frozen=True, kw_only=True):
+    """Input of UpdateImageStorageClass."""
+
+    image_id: ImageId
+    target_storage_class: str
+
+
 class ImageFilter(msgspec.Struct, rename="camel", frozen=True):
     """The filter of DescribeImages and ListImages."""
 

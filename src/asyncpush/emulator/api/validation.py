@@ -253,7 +253,10 @@ def _members(**shapes: str) -> dict[str, dict[str, str]]:
 
 #: Operations of ECR that the botocore which aioboto3 pins does not have; a newer one's own count instead.
 _ADDED_OPERATIONS: dict[str, Model] = {
-    "ecr": {"ListImageReferrers": {"input": {"shape": "ListImageReferrersRequest"}}},
+    "ecr": {
+        "ListImageReferrers": {"input": {"shape": "ListImageReferrersRequest"}},
+        "UpdateImageStorageClass": {"input": {"shape": "UpdateImageStorageClassRequest"}},
+    },
     "ecr-public": {},
 }
 
@@ -281,6 +284,17 @@ _ADDED_SHAPES: dict[str, Model] = {
             "type": "structure",
             "members": _members(artifactTypes="ArtifactTypeList", artifactStatus="ArtifactStatusFilter"),
         },
+        "UpdateImageStorageClassRequest": {
+            "type": "structure",
+            "required": ["repositoryName", "imageId", "targetStorageClass"],
+            "members": _members(
+                registryId="RegistryId",
+                repositoryName="RepositoryName",
+                imageId="ImageIdentifier",
+                targetStorageClass="TargetStorageClass",
+            ),
+        },
+        "TargetStorageClass": {"type": "string", "enum": ["STANDARD", "ARCHIVE"]},
         "ArtifactTypeList": {"type": "list", "member": {"shape": "ArtifactType"}, "min": 0, "max": 5},
         "ArtifactType": {"type": "string", "min": 1, "max": 255},
         "ArtifactStatusFilter": _STATUS,

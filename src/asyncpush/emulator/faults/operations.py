@@ -128,6 +128,7 @@ OPERATIONS = (
     "SetRepositoryPolicy",
     "TagResource",
     "UntagResource",
+    "UpdateImageStorageClass",
     "UpdateRepositoryCreationTemplate",
     "UploadLayerPart",
 )

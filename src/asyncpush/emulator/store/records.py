@@ -43,7 +43,11 @@ class CatalogData(msgspec.Struct, rename="camel", frozen=True, omit_defaults=Tru
 
 
 class RepositoryRecord(msgspec.Struct, frozen=True):
-    """A repository's name and settings; times in seconds since 1970."""
+    """A repository's name and settings; times in seconds since 1970.
+
+    Attributes:
+        archived: the digests of its archived images, and since when they are.
+    """
 
     name: str
     created_at: float
@@ -55,6 +59,7 @@ class RepositoryRecord(msgspec.Struct, frozen=True):
     policy: str | None = None
     lifecycle_policy: str | None = None
     catalog_data: CatalogData | None = None
+    archived: dict[str, float] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import anyio
+import msgspec
 
 from asyncpush.emulator.registry import RegistryId, RequestTarget
 from asyncpush.emulator.store.catalog import Catalog
@@ -118,6 +119,10 @@ class RepositoryState:
         """Whether an image of the repository refers to this layer."""
         return self._references[layer] > 0
 
+    def status(self, image: ImageRecord) -> str:
+        """The imageStatus of an image: ``ACTIVE`` or ``ARCHIVED``."""
+        return "ARCHIVED" if str(image.manifest.digest) in self.record.archived else "ACTIVE"
+
     def is_child(self, digest: Digest) -> bool:
         """Whether an index of the repository refers to this image."""
         return any(child.sha256 == digest for image in self.images.values() for child in image.manifest.children)
@@ -206,9 +211,15 @@ class RepositoryState:
     def remove(self, digests: Iterable[Digest]) -> None:
         """Remove images and their tags; their layers stay, as ECR keeps them for a while."""
         removed = set(digests)
+        names = set(map(str, removed))
+        archived = {name: since for name, since in self.record.archived.items() if name not in names}
+        record = msgspec.structs.replace(self.record, archived=archived)
         with self._catalog.writing() as writes:
             for digest in removed:
                 writes.remove_image(self.key, digest)
+            if record != self.record:
+                writes.save_repository(self.key, record)
+        self.record = record
         for image in (image for key, image in self.images.items() if key in removed):
             self._references.subtract(image.manifest.named.keys())
         images = {key: image for key, image in self.images.items() if key not in removed}

@@ -39,6 +39,8 @@ class ManifestHandlers:
     async def get(self, repository: RepositoryState, reference: str) -> web.Response:
         """GET and HEAD (Pulling manifests); a manifest is never converted."""
         image = _find(repository, reference)
+        if repository.status(image) == "ARCHIVED":
+            raise V2Error(403, "DENIED", f"the image {reference} is archived, and can't be pulled")
         raw = await self._store.in_thread(repository.read_manifest, image)
         digest = str(image.manifest.digest)
         headers = {**VERSION, "Docker-Content-Digest": digest, "Content-Type": image.manifest.media_type}
@@ -110,7 +112,10 @@ _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
 def tags(request: web.Request, repository: RepositoryState) -> web.Response:
     """The tags in order (Listing Tags)."""
-    shown, headers = page(request, tuple(repository.tags))
+    active = [
+        tag for tag, digest in repository.tags.items() if repository.status(repository.images[digest]) == "ACTIVE"
+    ]
+    shown, headers = page(request, active)
     return json_answer({"name": repository.name, "tags": shown}, headers=headers)
 
 

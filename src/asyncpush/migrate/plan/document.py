@@ -161,18 +161,23 @@ class RepositoryDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Whether repositories that do not exist are created, and with which settings.
 
     Attributes:
-        create: Create repositories that do not exist. By default, a missing repository is a failure.
+        create: Create repositories that do not exist. By default, a missing repository is a failure, except with like.
+        like: source gives new repositories the settings of the source, which must be in ECR: mutability, scanning,
+            encryption, policies and resource tags. Other members replace those of the source. none overrides the
+            default.
         mutability: Whether tags are mutable.
         exclusions: Wildcards for tags that are excluded from mutability; at most five.
         scan_on_push: Scan images when they are pushed.
         encryption: The encryption of the repository.
-        kms_key: The key for KMS or KMS_DSSE; by default, a key that AWS manages.
+        kms_key: The key for KMS or KMS_DSSE; by default, a key that AWS manages. With like, the key for repositories
+            whose source has such an encryption.
         tags: The resource tags of the repository.
         policy: The repository policy, or the path of a JSON file, relative to the plan.
         lifecycle_policy: The lifecycle policy, or the path of a JSON file, relative to the plan.
     """
 
     create: bool | UnsetType = UNSET
+    like: Literal["source", "none"] | UnsetType = UNSET
     mutability: Mutability | UnsetType = UNSET
     exclusions: list[str] | UnsetType = UNSET
     scan_on_push: bool | UnsetType = UNSET
@@ -208,9 +213,11 @@ class EntryDocument(DefaultsDocument, frozen=True, forbid_unknown_fields=True, o
 
     Attributes:
         from: A repository, HOST/REPOSITORY[:TAG|@DIGEST]; or oci:DIR, oci-archive:FILE, docker-archive:FILE or a path,
-            relative to the plan.
-        to: The repository that they go to, after the target's prefix; by default, the path of the source. For a
-            single tag, also REPOSITORY:TAG.
+            relative to the plan. HOST/PATTERN with the wildcards *, ? and [...] is all repositories of the registry
+            that match; * also matches slashes.
+        exclude: Patterns of repositories to leave out of those that from matches.
+        to: The repository that they go to, after the target's prefix; by default, the path of the source. {name} in
+            it is that path, {basename} the last part of it. For a single tag, also REPOSITORY:TAG.
         targets: The names of targets.
         tags: Which tags to migrate: names, or rules.
         min_tags: Fail the entry if it matches fewer tags, and push nothing of it; 0 overrides the default.
@@ -220,6 +227,7 @@ class EntryDocument(DefaultsDocument, frozen=True, forbid_unknown_fields=True, o
     """
 
     source: str = msgspec.field(name="from")
+    exclude: Texts | UnsetType = UNSET
     to: str | UnsetType = UNSET
 
 

@@ -23,6 +23,7 @@ from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.plan.references import Destinations, ImageSource, read_source
 from asyncpush.migrate.plan.resolve import resolve
 from asyncpush.migrate.plan.tags import TagRules
+from asyncpush.migrate.plan.wildcards import check_placeholders, fill_in, has_placeholder
 from asyncpush.migrate.plan.yaml_loader import MAX_DOCUMENT, MiB, parse_document
 from asyncpush.reference import Destination, RegistryName, parse_destination
 
@@ -172,7 +173,7 @@ def read_list(text: str, base: Path, problems: Problems) -> Plan:
     """Read a list; blocks while it looks for files. The plan is valid only if there are no problems.
 
     The tag of a source in a registry is ``latest`` by default; that of a destination is the source's, and its registry
-    is the caller's own.
+    is the caller's own. ``{name}`` in a destination is the path of the source, as in a document.
 
     Args:
         text: the list.
@@ -189,8 +190,15 @@ def read_list(text: str, base: Path, problems: Problems) -> Plan:
             problems.add(place, f"{' '.join(words)[:300]!r} is not SOURCE DESTINATION")
             continue
         with problems.at(place):
-            destination = parse_destination(words[1])
+            check_placeholders(words[1])
             source_image = read_source(words[0], base)
+            if source_image.is_pattern:
+                raise InvalidReferenceError(
+                    f"{words[0][:300]!r} is a pattern", hint="a list names single images: write a plan"
+                )
+            if has_placeholder(words[1]) and not source_image.name:
+                raise InvalidReferenceError(f"{words[1][:300]!r} needs a source in a registry, which has a name")
+            destination = parse_destination(fill_in(words[1], source_image.name))
             target = targets.setdefault(destination.registry, _target(destination.registry))
             entry = _entry(place, words[0], source_image, destination, target, goals)
             goals.note(entry)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from asyncpush.migrate.plan.tags import TagRules
+from asyncpush.migrate.plan.wildcards import RepositoryPattern
 from asyncpush.model import Platform
 from asyncpush.reference import RegistryName
 from asyncpush.settings import AwsConfiguration, RepositorySettings, SourceRegistry, TransportChoice
@@ -38,7 +39,7 @@ class Goal:
 
     Attributes:
         target: the registry.
-        repository: the repository's name in it, prefix included.
+        repository: the repository's name in it, prefix included; of a pattern's entry, with placeholders.
         tag: the tag that the image gets; None keeps its tag at the source, if it has one.
     """
 
@@ -59,6 +60,8 @@ class PlanEntry:
             begins with ``docker://``, and has no tag unless the plan gives one.
         host: the registry's host, ``docker.io`` for Docker Hub; empty for local sources.
         repository: the repository's name there (``library/nginx``); empty for local sources.
+        pattern: which repositories it stands for, until ``expansion.expand`` replaces it with an entry for each; None
+            for a single source.
         reference: the tag or digest (``sha256:...``) in the source itself; None if there is none.
         tags: which tags to migrate; if there is a ``reference``, it is the only name. The tags of a local source are
             those of its images.
@@ -67,6 +70,7 @@ class PlanEntry:
         platforms: the platforms to migrate from indexes; empty for the whole index.
         referrers: migrate signatures, attestations and SBOMs.
         create: create missing repositories.
+        like_source: give created repositories the settings of the source, where ``repository_settings`` has none.
         repository_settings: the settings of created repositories.
     """
 
@@ -76,6 +80,7 @@ class PlanEntry:
     location: str
     host: str = ""
     repository: str = ""
+    pattern: RepositoryPattern | None = None
     reference: str | None = None
     tags: TagRules = field(default_factory=TagRules)
     min_tags: int | None = None
@@ -83,6 +88,7 @@ class PlanEntry:
     platforms: tuple[Platform, ...] = ()
     referrers: bool = True
     create: bool = False
+    like_source: bool = False
     repository_settings: RepositorySettings = field(default_factory=RepositorySettings)
 
 

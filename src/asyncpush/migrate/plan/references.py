@@ -10,10 +10,28 @@ from typing import Literal
 from asyncpush.errors import InvalidReferenceError, SourceError
 from asyncpush.migrate.plan.diagnostics import Problems
 from asyncpush.migrate.plan.model import Goal, PlanEntry, PlanTarget
-from asyncpush.reference import SCHEME, check_repository, destination, is_tag, parse_registry, parse_remote
+from asyncpush.migrate.plan.wildcards import fill_in
+from asyncpush.reference import (
+    HUB,
+    SCHEME,
+    Service,
+    check_repository,
+    destination,
+    is_remote_pattern,
+    is_tag,
+    parse_registry,
+    parse_remote,
+    parse_remote_pattern,
+)
 from asyncpush.sources.source import KINDS, locate
 
 _ARCHIVE = re.compile(r"\.(?:tar|tgz|txz|tzst|tar\.(?:gz|xz|zst|zstd))(?::|$)", re.IGNORECASE)
+
+#: Registries that list no repositories to anybody.
+_WITHOUT_CATALOG = {HUB: "Docker Hub", "ghcr.io": "GHCR", "public.ecr.aws": "ECR Public"}
+
+#: Stands for a name that is not known yet, where a destination is checked.
+_ANY_NAME = "xx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +47,7 @@ class ImageSource:
         tag: the tag, if it is written; None otherwise.
         reference: the digest if it is written, else the tag.
         is_chosen: whether it selects one image: by tag, by digest, or after a path.
+        is_pattern: whether ``repository`` is a pattern, so that it names many.
     """
 
     kind: Literal["registry", "local"]
@@ -39,6 +58,7 @@ class ImageSource:
     tag: str | None = None
     reference: str | None = None
     is_chosen: bool = False
+    is_pattern: bool = False
 
 
 def read_source(text: str, base: Path) -> ImageSource:
@@ -60,8 +80,19 @@ def read_source(text: str, base: Path) -> ImageSource:
     if text == "-":
         raise InvalidReferenceError("standard input can't be a source in a plan", hint="give the path of the archive")
     if text.startswith(SCHEME) or not _is_local(text, base):
-        return _remote(text.removeprefix(SCHEME))
+        return _pattern(text) if is_remote_pattern(text) else _remote(text.removeprefix(SCHEME))
     return _local(text, base)
+
+
+def _pattern(text: str) -> ImageSource:
+    found = parse_remote_pattern(text)
+    if found.host in _WITHOUT_CATALOG:
+        raise InvalidReferenceError(
+            f"{_WITHOUT_CATALOG[found.host]} does not list its repositories, so that {text[:300]!r} can't be looked up",
+            hint="write an entry for each repository",
+        )
+    location = f"{SCHEME}{found.host}/{found.glob}"
+    return ImageSource("registry", location, found.host, found.glob, "{name}", is_pattern=True)
 
 
 def _remote(text: str) -> ImageSource:
@@ -157,14 +188,14 @@ class Destinations:
         for target in targets:
             repository = f"{target.prefix}/{name}" if target.prefix else name
             with self.problems.at(place):
-                check_repository(repository, target.registry.service)
+                _check_repository(repository, target.registry.service)
                 goals.append(Goal(target, repository, tag))
         return tuple(goals)
 
     def note(self, entry: PlanEntry) -> None:
         """Check that no known tag of *entry* comes from another entry's image."""
         for goal in entry.goals:
-            tags = entry.tags.names if entry.reference is None else ()
+            tags = entry.tags.names if entry.reference is None and entry.pattern is None else ()
             for tag in (goal.tag,) if goal.tag else tags:
                 self._note(entry, goal, tag)
 
@@ -185,6 +216,14 @@ class Destinations:
             )
         else:
             self.notices.append(f"{entry.place}: {where} is already in {other.place}")
+
+
+def _check_repository(name: str, service: Service) -> None:
+    """Check a name, which may have placeholders."""
+    try:
+        check_repository(fill_in(name, _ANY_NAME), service)
+    except InvalidReferenceError as error:
+        raise InvalidReferenceError(f"{name[:300]!r} is not a repository name", hint=error.hint) from error
 
 
 def _image(entry: PlanEntry, tag: str) -> tuple[object, ...]:

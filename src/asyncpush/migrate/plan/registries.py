@@ -177,7 +177,8 @@ class Repositories:
     def settings(self, spec: RepositoryDocument, place: str) -> RepositorySettings:
         """The settings that *spec* describes; its problems are noted at *place*."""
         kms_key = given(spec.kms_key)
-        if kms_key is not None and spec.encryption not in ("KMS", "KMS_DSSE"):
+        has_kms = spec.encryption in ("KMS", "KMS_DSSE") or (spec.encryption is UNSET and spec.like == "source")
+        if kms_key is not None and not has_kms:
             self.problems.add(member(place, "kms_key"), "needs an encryption", hint="add encryption: KMS or KMS_DSSE")
         tags = spec.tags if isinstance(spec.tags, dict) else {}
         return RepositorySettings(

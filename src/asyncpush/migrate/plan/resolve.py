@@ -19,6 +19,7 @@ from asyncpush.migrate.plan.document import (
     ExcludeDocument,
     PlanDocument,
     RegistryDocument,
+    RepositoryDocument,
     TagsDocument,
     TargetDocument,
     Texts,
@@ -28,13 +29,18 @@ from asyncpush.migrate.plan.references import Destinations, ImageSource, read_de
 from asyncpush.migrate.plan.registries import Repositories, first_given, given, make_target, merged, source_registry
 from asyncpush.migrate.plan.tags import Alternative, Patterns, TagRules, check_glob, check_regex
 from asyncpush.migrate.plan.versions import VersionRange
+from asyncpush.migrate.plan.wildcards import RepositoryPattern, check_placeholders, fill_in, has_placeholder
 from asyncpush.migrate.plan.yaml_loader import Expanded, Value, expand
 from asyncpush.model import Platform
-from asyncpush.reference import canonical_host, is_tag
+from asyncpush.reference import canonical_host, check_repository_pattern, is_tag
 from asyncpush.settings import RepositorySettings, SourceRegistry
+from asyncpush.sources.registry import is_ecr
 
 #: The name of the target of a plan that names none: the caller's own registry.
 OWN = "own"
+
+#: Entries that a message lists.
+_SHOWN = 5
 
 
 def resolve(document: Value, environ: Mapping[str, str], base: Path, problems: Problems) -> Plan:
@@ -62,11 +68,13 @@ class _Resolver:
     default_settings: RepositorySettings | None = None
     is_ambiguous: bool = False
     repositories: Repositories = field(init=False)
+    sources: dict[str, SourceRegistry] = field(default_factory=dict)
     targets: dict[str, PlanTarget] = field(default_factory=dict)
     hosts: set[str] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
     used_defaults: set[str] = field(default_factory=set)
     futile: list[str] = field(default_factory=list)
+    unlike: dict[str, list[str]] = field(default_factory=dict)
     destinations: Destinations = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,7 +89,7 @@ class _Resolver:
         if images is UNSET:
             self.problems.add("", "has no images")
         self._check_head({**members, "images": []})
-        sources = self._registries(registries)
+        sources = self.sources = self._registries(registries)
         self._targets(targets)
         self.defaults = convert(defaults, DefaultsDocument, "defaults", self.problems) or DefaultsDocument()
         self.default_tags = tag_rules(self.defaults.tags, "defaults.tags", self.problems)
@@ -135,6 +143,9 @@ class _Resolver:
         return tuple(entry for entry in entries if entry)
 
     def _entry(self, value: Expanded, place: str) -> PlanEntry | None:
+        if isinstance(value, dict) and isinstance(value.get("to"), dict):
+            self.problems.add(member(place, "to"), "is a mapping", hint="put a value with {name} between quotes")
+            value = {**value, "to": "{name}"}
         spec = convert(value, EntryDocument, place, self.problems)
         if spec is None:
             return None
@@ -149,9 +160,10 @@ class _Resolver:
         if source is None:
             return None
         self.hosts.add(source.host)
-        create = repository.create is True
+        like_source = self._is_like_source(spec, repository, source, targets, place)
+        create = repository.create is True or (like_source and repository.create is UNSET)
         settings_place = "defaults.repository" if spec.repository is UNSET else member(place, "repository")
-        self.futile += futile_settings(settings, settings_place, create=create)
+        self.futile += futile_settings(settings, settings_place, create=create, like_source=like_source)
         entry = PlanEntry(
             place=place,
             source=spec.source,
@@ -159,6 +171,7 @@ class _Resolver:
             location=source.location,
             host=source.host,
             repository=source.repository,
+            pattern=self._pattern(spec, source, place),
             reference=source.reference,
             tags=rules,
             min_tags=self._min_tags(spec, rules, place),
@@ -166,10 +179,54 @@ class _Resolver:
             platforms=self.default_platforms if spec.platforms is UNSET else wanted,
             referrers=first_given(spec.referrers, self.defaults.referrers) is not False,
             create=create,
+            like_source=like_source,
             repository_settings=settings,
         )
         self.destinations.note(entry)
         return entry
+
+    def _pattern(self, spec: EntryDocument, source: ImageSource, place: str) -> RepositoryPattern | None:
+        exclude_place = member(place, "exclude")
+        if not source.is_pattern:
+            if spec.exclude is not UNSET:
+                self.problems.add(
+                    exclude_place,
+                    "leaves out repositories, but from names a single source",
+                    hint="write tags: {exclude: ...} to leave out tags",
+                )
+            return None
+        if spec.exclude == []:
+            self.problems.add(exclude_place, "is empty")
+        for at, text in enumerate(texts(spec.exclude)):
+            with self.problems.at(_item(spec.exclude, exclude_place, at)):
+                check_repository_pattern(text)
+        return RepositoryPattern(source.repository, tuple(texts(spec.exclude)))
+
+    def _is_like_source(
+        self,
+        spec: EntryDocument,
+        repository: RepositoryDocument,
+        source: ImageSource,
+        targets: list[PlanTarget],
+        place: str,
+    ) -> bool:
+        """Whether new repositories get the settings of the source; only private ones of ECR have any to give."""
+        if repository.like != "source":
+            return False
+        registry = self.sources.get(source.host)
+        lacking = ""
+        if not (source.kind == "registry" and (is_ecr(source.host) or (registry and registry.aws))):
+            lacking = f"{source.host or 'a source on this machine'} is not a registry of ECR"
+        elif any(target.registry.service == "ecr-public" for target in targets):
+            lacking = "ECR Public has other settings than ECR"
+        if not lacking:
+            return True
+        own = spec.repository
+        if not isinstance(own, UnsetType) and own.like == "source":
+            self.problems.add(f"{place}.repository.like", f"is source, but {lacking}")
+        else:
+            self.unlike.setdefault(lacking, []).append(place)
+        return False
 
     def _tags(self, spec: EntryDocument, source: ImageSource | None, place: str) -> TagRules:
         if source is not None and source.is_chosen:
@@ -241,7 +298,14 @@ class _Resolver:
         if isinstance(spec.to, str):
             destination_place = member(place, "to")
             with self.problems.at(destination_place):
-                name, given_tag = read_destination(spec.to)
+                check_placeholders(spec.to)
+                if has_placeholder(spec.to) and source.kind == "local":
+                    raise InvalidReferenceError(f"is {spec.to[:300]!r}, but a source on this machine has no name")
+                if source.is_pattern and not has_placeholder(spec.to):
+                    raise InvalidReferenceError(
+                        f"is {spec.to[:300]!r} for all repositories that match", hint=f"write {spec.to[:300]}/{{name}}"
+                    )
+                name, given_tag = read_destination(spec.to if source.is_pattern else fill_in(spec.to, source.name))
                 tag = given_tag or tag
                 if given_tag and source.kind == "registry" and not _is_one(source, rules):
                     self.problems.add(
@@ -262,7 +326,11 @@ class _Resolver:
             for name in ("tags", "min_tags")
             if getattr(self.defaults, name) is not UNSET and name not in self.used_defaults
         ]
-        return (*unused, *idle, *unread, *dict.fromkeys(self.futile), *self.destinations.notices)
+        unlike = [
+            f"defaults.repository.like: no effect on {_some(places)}, since {reason}"
+            for reason, places in self.unlike.items()
+        ]
+        return (*unused, *idle, *unread, *unlike, *dict.fromkeys(self.futile), *self.destinations.notices)
 
 
 def _is_one(source: ImageSource, rules: TagRules) -> bool:
@@ -279,9 +347,15 @@ def futile_rules(rules: TagRules, place: str) -> Iterator[str]:
         yield from _futile(alternative, f"{member(place, 'any')}[{at}]")
 
 
-def futile_settings(settings: RepositorySettings, place: str, *, create: bool) -> Iterator[str]:
+def _some(places: list[str]) -> str:
+    return ", ".join(places[:_SHOWN]) + (f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else "")
+
+
+def futile_settings(
+    settings: RepositorySettings, place: str, *, create: bool, like_source: bool = False
+) -> Iterator[str]:
     """A message if the settings at *place* are for repositories that are not created."""
-    if not create and settings != RepositorySettings():
+    if not create and (like_source or settings != RepositorySettings()):
         yield f"{place}: the settings have no effect without create: true or migrate --create-repository"
 
 

@@ -1,6 +1,6 @@
-"""Lists of a registry that come in pages: tags and referrers.
+"""Lists of a registry that come in pages: tags, repositories and referrers.
 
-Sources: OCI distribution-spec 1.1, "listing tags", "listing referrers".
+Sources: OCI distribution-spec 1.1, "listing tags", "listing referrers"; Docker's API for "listing repositories".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from asyncpush.sources.blobs import Document, decode_document
 from asyncpush.sources.registry.client import RegistryClient
 from asyncpush.sources.registry.errors import DeniedError, NotThereError, RefusedError
 from asyncpush.sources.registry.http import LATER
-from asyncpush.sources.registry.requests import Request, Response, TransientError
+from asyncpush.sources.registry.requests import CATALOG, Request, Response, TransientError
 
 #: Some registries ignore the requested page size: a hundred thousand tags take a few MiB.
 MAX_PAGE_SIZE = 32 * MiB
@@ -60,14 +60,44 @@ class TagListDocument(msgspec.Struct):
         return self.tags or ()
 
 
-async def list_tags(client: RegistryClient, request: Request) -> tuple[str, ...]:
-    """All tags of a repository (``GET .../tags/list``), in the registry's order, each once.
+class CatalogDocument(msgspec.Struct):
+    """A page of repositories."""
 
-    If a page may have been cut although it has no link to the next one, the tags after its last one are requested.
+    repositories: list[str] | msgspec.UnsetType | None = msgspec.UNSET
+
+    @property
+    def entries(self) -> Sequence[str] | None:
+        """The names; None if this is not a page of repositories. An empty registry's may be null."""
+        return None if self.repositories is msgspec.UNSET else self.repositories or ()
+
+
+async def list_repositories(client: RegistryClient) -> tuple[str, ...]:
+    """All repositories of a registry that its catalog has (``GET /v2/_catalog``), in the registry's order, each once.
+
+    Raises:
+        SourceError: the registry has no catalog or refuses it, or its list can't be read to its end.
+    """
+    request = Request("GET catalog", CATALOG, "the list of repositories")
+    try:
+        return await list_names(client, request, CatalogDocument)
+    except (SourceDeniedError, SourceNotFoundError, RefusedError, ManifestError) as error:
+        hint = "write an entry for each repository in the plan"
+        if isinstance(error, SourceDeniedError) and error.hint:
+            hint = f"{error.hint}, or {hint}"
+        raise SourceError(f"{client.host} does not list its repositories: {error.message}", hint=hint) from error
+
+
+async def list_names(
+    client: RegistryClient, request: Request, kind: type[TagListDocument | CatalogDocument]
+) -> tuple[str, ...]:
+    """All names of a list, in the registry's order, each once.
+
+    If a page may have been cut although it has no link to the next one, the names after its last one are requested.
 
     Args:
         client: the registry.
         request: the list, without a query.
+        kind: what its pages are.
 
     Raises:
         SourceError: the registry refuses, or its list can't be read to its end.
@@ -77,7 +107,7 @@ async def list_tags(client: RegistryClient, request: Request) -> tuple[str, ...]
     response, query = await _first(pages)
     longest, probes_work, is_probe = 0, False, False
     while True:
-        page = (await pages.decode(response, TagListDocument)).entries
+        page = (await pages.decode(response, kind)).entries
         if page is None:
             raise ManifestError(f"{pages.label} can't be listed: the response is not a list", hint="check the address")
         before = len(found)

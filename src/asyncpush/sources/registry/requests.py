@@ -26,6 +26,10 @@ def path_of(repository: str, kind: Kind, reference: str) -> str:
     return f"/v2/{quote(repository)}/{kind}/{quote(reference, safe=':')}"
 
 
+#: The path of the list of all repositories.
+CATALOG = "/v2/_catalog"
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request.
@@ -59,6 +63,8 @@ class Request:
     @property
     def scope(self) -> str:
         """The scope of the token that it needs."""
+        if self.path.partition("?")[0] == CATALOG:
+            return "registry:catalog:*"
         return f"repository:{self.repository}:pull" if self.repository else ""
 
 

@@ -33,13 +33,13 @@ from asyncpush.manifest import (
 )
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Blob, FoundReferrers, Image, ImageNode, IndexNode, UnreadReferrer
-from asyncpush.reference import SCHEME, is_tag
+from asyncpush.reference import SCHEME, is_repository, is_tag
 from asyncpush.settings import MAX_MANIFEST_SIZE, MiB
 from asyncpush.sources.loader import ImageLoader, empty_blob
 from asyncpush.sources.registry.blob import RegistryBlob
 from asyncpush.sources.registry.client import RegistryClient
 from asyncpush.sources.registry.errors import INCOMPLETE, RefusedError
-from asyncpush.sources.registry.listing import list_tags
+from asyncpush.sources.registry.listing import TagListDocument, list_names, list_repositories
 from asyncpush.sources.registry.referrers import ListedReferrers, ReferrerLists
 from asyncpush.sources.registry.requests import Request, Response, TransientError, path_of
 
@@ -216,7 +216,15 @@ class SourceRegistryReader:
             SourceError: as ``manifest``, or the list can't be read to its end.
         """
         request = Request("GET tags", path_of(repository, "tags", "list"), f"repository {repository}", repository)
-        return tuple(filter(is_tag, await list_tags(self._client, request)))
+        return tuple(filter(is_tag, await list_names(self._client, request, TagListDocument)))
+
+    async def repositories(self) -> tuple[str, ...]:
+        """All repositories that the registry's catalog has, in the registry's order; invalid names are left out.
+
+        Raises:
+            SourceError: the registry has no catalog or refuses it, or its list can't be read to its end.
+        """
+        return tuple(filter(is_repository, await list_repositories(self._client)))
 
     async def referrers(self, repository: str, digest: Digest, *, tagged: bool = False) -> ListedReferrers:
         """The referrers of a manifest; see ``ReferrerLists.of``."""
