@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         LayerDone as LayerDone,
         LayerFailed as LayerFailed,
         LayerStarted as LayerStarted,
+        Limited as Limited,
         Notice as Notice,
         PartSent as PartSent,
         RequestDone as RequestDone,
@@ -142,6 +143,7 @@ if TYPE_CHECKING:
     )
     from asyncpush.settings import (
         AwsConfiguration as AwsConfiguration,
+        Bandwidth as Bandwidth,
         Credentials as Credentials,
         RepositorySettings as RepositorySettings,
         RetryPolicy as RetryPolicy,
@@ -168,8 +170,8 @@ _NAMES = {
         "SourceUnavailableError TagImmutableError UnforeseenError UploadNotFoundError UsageError"
     ),
     "events": (
-        "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Notice "
-        "PartSent RequestDone Retrying"
+        "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Limited "
+        "Notice PartSent RequestDone Retrying"
     ),
     "journal": "FinishedImage KnownImage LeftUpload RunState SqliteJournal open_journal",
     "manifest": "Manifest",
@@ -189,7 +191,7 @@ _NAMES = {
     ),
     "reference": "Destination RegistryName parse_destination",
     "results": "ImageFailure ImageResult LayerFailure LayerResult ReferrerResult Result Results",
-    "settings": "AwsConfiguration Credentials RepositorySettings RetryPolicy Settings SourceRegistry",
+    "settings": "AwsConfiguration Bandwidth Credentials RepositorySettings RetryPolicy Settings SourceRegistry",
     "sources": "Source UnreadImage",
     "verify": "Problem Verification VerificationFailure verify_image",
 }
