@@ -341,4 +341,4 @@ class SourceRegistry:
     aws: AwsConfiguration | None = None
     anonymous: bool = False
     connections: int = 32
-    requests_per_second: float | None = None
+    requests_per_second: int | None = None
