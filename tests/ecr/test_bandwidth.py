@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 import aiohttp
+import anyio
 import pytest
 
 import asyncpush
 from asyncpush import Bandwidth, Settings, UsageError
+from asyncpush.ecr.uplink import Uplink
 from asyncpush.emulator import Emulator
 from asyncpush.http.token_bucket import TokenBucket
-from asyncpush.settings import MIN_BANDWIDTH
+from asyncpush.settings import MIN_BANDWIDTH, MiB
 from support.aws import aws
 from support.slow_network import trusted_tls
 
@@ -104,3 +106,26 @@ async def test_each_byte_of_a_body_passes_the_brake(
     bodies = received["UploadLayerPart" if transport == "api" else "v2:PATCH-upload"]
     assert taken == sum(bodies.values())
     assert taken >= len(files) * SIZE
+
+
+@pytest.mark.parametrize(("rate", "parts"), [(None, 2), (3_000_000, 2), (1_500_000, 1), (100_000, 1)])
+@pytest.mark.anyio
+async def test_no_more_parts_are_under_way_than_the_brake_soon_lets_pass(rate: int | None, parts: int) -> None:
+    """A part that is interrupted is lost: under a brake, those under way arrive within ten seconds."""
+    told: list[str] = []
+    uplink = Uplink(told.append, brake=TokenBucket(lambda: rate))
+    started = 0
+
+    async def transfer(number: int) -> None:
+        nonlocal started
+        async with uplink.transfer(number, 13_900_000):
+            started += 1
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tg:
+        for number in range(4):
+            tg.start_soon(transfer, number)
+        await anyio.wait_all_tasks_blocked()
+        tg.cancel_scope.cancel()
+    assert started == parts
+    assert uplink.part_size(10 * MiB) == (5 * MiB if rate == 100_000 else 10 * MiB)

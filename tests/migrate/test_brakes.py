@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Literal
 
 import pytest
 from aiohttp import web
@@ -163,10 +164,10 @@ async def test_other_limits_are_not_of_pulls(here: Bench) -> None:
     assert dry.forecast.pulls == ()
 
 
-def forecast(*limits: Limit, transfer: int = 0) -> Forecast:
+def forecast(*limits: Limit, transfer: int = 0, basis: Literal["assumed", "option"] = "option") -> Forecast:
     address = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
     registry = RegistryForecast(address, "eu-west-1", "ecr", limits, 0, 0)
-    return Forecast((registry,), Limit("bytes", transfer, 100_000_000, "assumed"), (), 5.0)
+    return Forecast((registry,), Limit("bytes", transfer, 100_000_000, basis), (), 5.0)
 
 
 PUTS = Limit("PutImage", 50_000, 10, "default", "L-AD52DFB2")
@@ -178,7 +179,7 @@ def test_the_longest_limit_binds() -> None:
     assert (found.binding, found.seconds) == (PUTS, 5005)
     assert forecast_lines(found)[0] == "forecast: about 1:23:25; PutImage binds"
     assert forecast_document(found)["binding"] == "PutImage"
-    assert forecast(PUTS, transfer=10**12).binding == Limit("bytes", 10**12, 100_000_000, "assumed")
+    assert forecast(PUTS, transfer=10**12).binding == Limit("bytes", 10**12, 100_000_000, "option")
     assert forecast_lines(forecast()) == ["forecast: nothing to send"]
 
 
@@ -195,6 +196,12 @@ def test_a_higher_quota_is_suggested_as_far_as_it_helps(limits: tuple[Limit, ...
     command = forecast(*limits, transfer=transfer).raise_quota
     assert command is not None
     assert words in command
+
+
+def test_an_assumed_rate_lowers_no_suggestion() -> None:
+    command = forecast(PUTS, transfer=4_900 * 10**8, basis="assumed").raise_quota
+    assert command is not None
+    assert "--desired-value 100 " in command
 
 
 def test_no_quota_is_suggested_where_bytes_bind() -> None:

@@ -149,7 +149,9 @@ def migrate(
         if report.stopped is not None:
             say_error(report.stopped, about="the migration stopped")
         if not show.quiet:
-            for line in forecast_lines(report.forecast) if report.forecast else ():
+            # If all images have failed, what the run would take is unknown.
+            planned = any(result.outcome != "failed" for result in report.results)
+            for line in forecast_lines(report.forecast) if report.forecast and planned else ():
                 say(f"asyncpush: {line}")
             say_summary(report)
         return FAILED if report.failed or report.stopped else DONE

@@ -46,6 +46,9 @@ _FIRST_INTERVAL, _INTERVAL, _WINDOW = 1 / 6000, 1 / 300, 1 / 10
 #: The most that buffers on the way hold of one connection: the largest receive buffer of Linux (``tcp_rmem``).
 _MAX_BUFFERED = 6 * 1024 * 1024
 
+#: The time within which all parts must arrive if a brake sets the rate: a part that is interrupted is sent again.
+_BRAKED_TARGET = 1 / 30
+
 #: The share of the brake's rate above which it is the brake that makes the connection slow.
 _BRAKED = 0.5
 
@@ -203,7 +206,8 @@ class Uplink:
 
     def part_size(self, requested: int) -> int:
         """The size of an upload's parts: the minimum if *requested* bytes would take long, otherwise *requested*."""
-        is_slow = self._known_rate * self.lifetime * _PART < requested * 4 / 3
+        rate = min(self.rate or math.inf, self._braked_rate)
+        is_slow = rate * self.lifetime * _PART < requested * 4 / 3
         return min(requested, MIN_PART_SIZE) if is_slow else requested
 
     @asynccontextmanager
@@ -302,7 +306,7 @@ class Uplink:
         self._notify_slow(rate)
 
     def _notify_slow(self, rate: float) -> None:
-        if self._brake is not None and rate > _BRAKED * (self._brake.rate or math.inf):
+        if rate > _BRAKED * self._braked_rate:
             return
         self._notify(f"the connection to ECR carries about {rate / 1000:,.0f} kB/s: sending fewer parts at once")
 
@@ -320,8 +324,10 @@ class Uplink:
         if not self._transfers:
             return True
         in_flight = size + sum(transfer.size - transfer.delivered for transfer in self._transfers)
-        seconds = self.lifetime * _TARGET
-        return in_flight <= self._proven_rate * seconds and (self._remaining + size <= self._known_rate * seconds)
+        seconds, remaining = self.lifetime * _TARGET, self._remaining + size
+        if remaining > self._braked_rate * self.lifetime * _BRAKED_TARGET:
+            return False
+        return in_flight <= self._proven_rate * seconds and remaining <= (self.rate or math.inf) * seconds
 
     def _schedule_measurement(self) -> None:
         interval = _FIRST_INTERVAL if self._proven_rate == _INITIAL_RATE else _INTERVAL
@@ -346,10 +352,9 @@ class Uplink:
         return self._arrived + sum(transfer.delivered for transfer in self._transfers)
 
     @property
-    def _known_rate(self) -> float:
-        """The rate that is measured, or that the brake allows; infinite if neither is known."""
-        braked = self._brake.rate if self._brake is not None else None
-        return min(self.rate or math.inf, braked or math.inf)
+    def _braked_rate(self) -> float:
+        """The rate that the brake allows; infinite without one."""
+        return (self._brake.rate if self._brake is not None else None) or math.inf
 
     @property
     def _remaining(self) -> int:

@@ -118,7 +118,7 @@ class Forecast:
         head, region = "aws service-quotas", f"--region {registry.region}"
         if binding.code is None:
             return f"{head} list-service-quotas --service-code {registry.service} {region}"
-        others = [limit.seconds for limit in self.limits if limit is not binding]
+        others = [limit.seconds for limit in self.limits if limit is not binding and limit.basis != "assumed"]
         enough = binding.amount / max(max(others, default=0.0), 1.0)
         desired = math.ceil(min(max(enough, binding.rate + 1), _MOST_RAISED * binding.rate))
         return (
