@@ -11,6 +11,7 @@ from aiohttp import web
 from asyncpush.cli.forecast import forecast_document, forecast_lines
 from asyncpush.cli.migrate import failed_lines
 from asyncpush.errors import SourceNotFoundError, TooManyFailuresError, UsageError
+from asyncpush.http.token_bucket import TokenBucket
 from asyncpush.migrate.forecast import Forecast, Limit, PullForecast, RegistryForecast
 from asyncpush.migrate.ledger import Options
 from support.images import at
@@ -206,3 +207,25 @@ def test_an_assumed_rate_lowers_no_suggestion() -> None:
 
 def test_no_quota_is_suggested_where_bytes_bind() -> None:
     assert forecast(PUTS, transfer=10**12).raise_quota is None
+
+
+async def test_each_request_to_a_source_waits_for_its_rate(here: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``requests_per_second`` of the plan: no request of the registry's API passes by it."""
+    taken = 0
+    take = TokenBucket.take
+
+    async def counted(self: TokenBucket, most: int) -> int:
+        nonlocal taken
+        if self.rate == 500:
+            taken += 1
+        return await take(self, most)
+
+    monkeypatch.setattr(TokenBucket, "take", counted)
+    for number in range(3):
+        here.hold("team/app", str(number), layer(number))
+    source = {"plain_http": True, "credentials": {"anonymous": True}, "requests_per_second": 500}
+
+    report = await here.run(here.plan({"from": "team/app"}, registries={here.source.host: source}))
+
+    assert not report.failed
+    assert taken == len(here.source.seen) > 0
