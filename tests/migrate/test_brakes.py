@@ -199,6 +199,13 @@ def test_a_higher_quota_is_suggested_as_far_as_it_helps(limits: tuple[Limit, ...
     assert words in command
 
 
+def test_a_short_run_needs_no_higher_quota() -> None:
+    short = forecast(Limit("PutImage", 50, 10, "default", "L-AD52DFB2"))
+    assert short.raise_quota is not None
+    assert not any("aws service-quotas" in line for line in forecast_lines(short))
+    assert any("aws service-quotas" in line for line in forecast_lines(forecast(PUTS)))
+
+
 def test_an_assumed_rate_lowers_no_suggestion() -> None:
     command = forecast(PUTS, transfer=4_900 * 10**8, basis="assumed").raise_quota
     assert command is not None

@@ -9,6 +9,9 @@ from asyncpush.units import format_rate, size_text, time_text
 
 _BASES = {"default": "ECR's default quota", "plan": "the plan's quota", "option": "--bandwidth", "assumed": "assumed"}
 
+#: Seconds that a quota must hold a run up for the request of a higher one to be worth a line.
+_WORTH_RAISING = 60.0
+
 
 def forecast_lines(forecast: Forecast) -> list[str]:
     """The forecast, for people; the first line says how long the run takes, and what binds it."""
@@ -25,7 +28,7 @@ def forecast_lines(forecast: Forecast) -> list[str]:
             if registry.blobs_mounted:
                 lines.append(f"  mounts save {registry.blobs_mounted} layers, {size_text(registry.bytes_mounted)}")
         lines += [_line(forecast.transfer), f"  {'discovery':<53}{time_text(forecast.discovery):>10}  (this dry run)"]
-        if command := forecast.raise_quota:
+        if (command := forecast.raise_quota) and binding.seconds >= _WORTH_RAISING:
             lines.append(f"  for a higher quota: {command}")
     for pulls in forecast.pulls:
         head = f"  {pulls.host} allows {pulls.limit}, of which {pulls.remaining} are left"

@@ -189,8 +189,9 @@ class MigrationContext:
             self._failed.add(result.copy.key)
         if self.options.max_failures is not None and len(self._failed) >= self.options.max_failures:
             self.retries_left = 0
+            many = "1 image has" if len(self._failed) == 1 else f"{len(self._failed)} images have"
             self.stopped = self.stopped or TooManyFailuresError(
-                f"{len(self._failed)} image{'s have' if len(self._failed) != 1 else ' has'} failed (--max-failures)",
+                f"{many} failed, as many as --max-failures allows; no others were begun",
                 hint="fix the cause, and run the same command again to resume",
             )
 
