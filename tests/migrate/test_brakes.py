@@ -177,8 +177,8 @@ BEGINS = Limit("InitiateLayerUpload", 100_000, 100, "default", "L-95B28F8D")
 
 def test_the_longest_limit_binds() -> None:
     found = forecast(PUTS, BEGINS, transfer=10**10)
-    assert (found.binding, found.seconds) == (PUTS, 5005)
-    assert forecast_lines(found)[0] == "forecast: about 1:23:25; PutImage binds"
+    assert (found.binding, found.seconds) == (PUTS, 5 + 30 + (50_000 - 240) / 10)
+    assert forecast_lines(found)[0] == "forecast: about 1:23:31; PutImage binds"
     assert forecast_document(found)["binding"] == "PutImage"
     assert forecast(PUTS, transfer=10**12).binding == Limit("bytes", 10**12, 100_000_000, "option")
     assert forecast_lines(forecast()) == ["forecast: nothing to send"]
@@ -197,6 +197,12 @@ def test_a_higher_quota_is_suggested_as_far_as_it_helps(limits: tuple[Limit, ...
     command = forecast(*limits, transfer=transfer).raise_quota
     assert command is not None
     assert words in command
+
+
+@pytest.mark.parametrize(("amount", "seconds"), [(0, 0), (80, 10), (240, 30), (250, 31), (50_240, 5030)])
+def test_a_quota_is_used_with_caution_at_first(amount: int, seconds: float) -> None:
+    assert Limit("PutImage", amount, 10, "plan").seconds == pytest.approx(seconds)
+    assert Limit("bytes", amount, 10, "option").seconds == pytest.approx(amount / 10)
 
 
 def test_a_short_run_needs_no_higher_quota() -> None:
