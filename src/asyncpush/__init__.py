@@ -74,6 +74,12 @@ if TYPE_CHECKING:
         open_journal as open_journal,
     )
     from asyncpush.manifest import Manifest as Manifest
+    from asyncpush.migrate.forecast import (
+        Forecast as Forecast,
+        LimitForecast as LimitForecast,
+        PullForecast as PullForecast,
+        RegistryForecast as RegistryForecast,
+    )
     from asyncpush.migrate.ledger import Options as Options
     from asyncpush.migrate.plan.load import read_plan as read_plan
     from asyncpush.migrate.plan.model import (
@@ -175,6 +181,7 @@ _NAMES = {
     ),
     "journal": "FinishedImage KnownImage LeftUpload RunState SqliteJournal open_journal",
     "manifest": "Manifest",
+    "migrate.forecast": "Forecast LimitForecast PullForecast RegistryForecast",
     "migrate.ledger": "Options",
     "migrate.plan.load": "read_plan",
     "migrate.plan.model": "Goal Plan PlanEntry PlanTarget",

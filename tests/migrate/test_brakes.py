@@ -12,7 +12,7 @@ from asyncpush.cli.forecast import forecast_document, forecast_lines
 from asyncpush.cli.migrate import failed_lines
 from asyncpush.errors import SourceNotFoundError, TooManyFailuresError, UsageError
 from asyncpush.http.token_bucket import TokenBucket
-from asyncpush.migrate.forecast import Forecast, Limit, PullForecast, RegistryForecast
+from asyncpush.migrate.forecast import Forecast, LimitForecast, PullForecast, RegistryForecast
 from asyncpush.migrate.ledger import Options
 from support.images import at
 from support.migrations import Bench, layer, reasons
@@ -95,7 +95,7 @@ async def test_a_forecast_has_the_requests_of_the_run(here: Bench, mounts: bool)
     assert (registry.blobs_mounted > 0) == mounts
     sent = sum(result.bytes_sent for result in dry.results)
     assert (sent, report.forecast) == (report.sent, None)
-    assert dry.forecast.transfer == Limit("bytes", round(sent * 4 / 3), 100_000_000, "assumed")
+    assert dry.forecast.transfer == LimitForecast("bytes", round(sent * 4 / 3), 100_000_000, "assumed")
 
 
 async def test_a_second_dry_run_has_nothing_to_send(here: Bench) -> None:
@@ -165,14 +165,15 @@ async def test_other_limits_are_not_of_pulls(here: Bench) -> None:
     assert dry.forecast.pulls == ()
 
 
-def forecast(*limits: Limit, transfer: int = 0, basis: Literal["assumed", "option"] = "option") -> Forecast:
+def forecast(*limits: LimitForecast, transfer: int = 0, basis: Literal["assumed", "option"] = "option") -> Forecast:
     address = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
     registry = RegistryForecast(address, "eu-west-1", "ecr", limits, 0, 0)
-    return Forecast((registry,), Limit("bytes", transfer, 100_000_000, basis), (), 5.0)
+    return Forecast((registry,), LimitForecast("bytes", transfer, 100_000_000, basis), (), 5.0)
 
 
-PUTS = Limit("PutImage", 50_000, 10, "default", "L-AD52DFB2")
-BEGINS = Limit("InitiateLayerUpload", 100_000, 100, "default", "L-95B28F8D")
+PUTS = LimitForecast("PutImage", 50_000, 10, "default", "L-AD52DFB2")
+UNKNOWN = LimitForecast("PutImage", 50_000, 10, "default")
+BEGINS = LimitForecast("InitiateLayerUpload", 100_000, 100, "default", "L-95B28F8D")
 
 
 def test_the_longest_limit_binds() -> None:
@@ -180,7 +181,7 @@ def test_the_longest_limit_binds() -> None:
     assert (found.binding, found.seconds) == (PUTS, 5 + 30 + (50_000 - 240) / 10)
     assert forecast_lines(found)[0] == "forecast: about 1:23:31; PutImage binds"
     assert forecast_document(found)["binding"] == "PutImage"
-    assert forecast(PUTS, transfer=10**12).binding == Limit("bytes", 10**12, 100_000_000, "option")
+    assert forecast(PUTS, transfer=10**12).binding == LimitForecast("bytes", 10**12, 100_000_000, "option")
     assert forecast_lines(forecast()) == ["forecast: nothing to send"]
 
 
@@ -190,10 +191,16 @@ def test_the_longest_limit_binds() -> None:
         ((PUTS, BEGINS), 0, "--quota-code L-AD52DFB2 --desired-value 50 "),
         ((PUTS,), 0, "--quota-code L-AD52DFB2 --desired-value 100 "),
         ((PUTS,), 4_900 * 10**8, "--quota-code L-AD52DFB2 --desired-value 11 "),
-        ((Limit("PutImage", 50_000, 10, "default"),), 0, "list-service-quotas --service-code ecr --region eu-west-1"),
+        (
+            (LimitForecast("PutImage", 50_000, 10, "default"),),
+            0,
+            "list-service-quotas --service-code ecr --region eu-west-1",
+        ),
     ],
 )
-def test_a_higher_quota_is_suggested_as_far_as_it_helps(limits: tuple[Limit, ...], transfer: int, words: str) -> None:
+def test_a_higher_quota_is_suggested_as_far_as_it_helps(
+    limits: tuple[LimitForecast, ...], transfer: int, words: str
+) -> None:
     command = forecast(*limits, transfer=transfer).raise_quota
     assert command is not None
     assert words in command
@@ -201,12 +208,12 @@ def test_a_higher_quota_is_suggested_as_far_as_it_helps(limits: tuple[Limit, ...
 
 @pytest.mark.parametrize(("amount", "seconds"), [(0, 0), (80, 10), (240, 30), (250, 31), (50_240, 5030)])
 def test_a_quota_is_used_with_caution_at_first(amount: int, seconds: float) -> None:
-    assert Limit("PutImage", amount, 10, "plan").seconds == pytest.approx(seconds)
-    assert Limit("bytes", amount, 10, "option").seconds == pytest.approx(amount / 10)
+    assert LimitForecast("PutImage", amount, 10, "plan").seconds == pytest.approx(seconds)
+    assert LimitForecast("bytes", amount, 10, "option").seconds == pytest.approx(amount / 10)
 
 
 def test_a_short_run_needs_no_higher_quota() -> None:
-    short = forecast(Limit("PutImage", 50, 10, "default", "L-AD52DFB2"))
+    short = forecast(LimitForecast("PutImage", 50, 10, "default", "L-AD52DFB2"))
     assert short.raise_quota is not None
     assert not any("aws service-quotas" in line for line in forecast_lines(short))
     assert any("aws service-quotas" in line for line in forecast_lines(forecast(PUTS)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncpush.cli.report import Json
-from asyncpush.migrate.forecast import Forecast, Limit
+from asyncpush.migrate.forecast import Forecast, LimitForecast
 from asyncpush.progress.lines import printable
 from asyncpush.units import format_rate, size_text, time_text
 
@@ -39,7 +39,7 @@ def forecast_lines(forecast: Forecast) -> list[str]:
     return lines
 
 
-def _line(limit: Limit) -> str:
+def _line(limit: LimitForecast) -> str:
     if limit.name == "bytes":
         amount, rate = size_text(limit.amount), format_rate(limit.rate)
     else:
@@ -73,7 +73,7 @@ def forecast_document(forecast: Forecast) -> Json:
     }
 
 
-def _limit(limit: Limit) -> Json:
+def _limit(limit: LimitForecast) -> Json:
     return {
         "name": limit.name,
         "amount": limit.amount,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from asyncpush.migrate.forecast import Forecast, Limit, PullForecast, RegistryForecast
+from asyncpush.migrate.forecast import Forecast, LimitForecast, PullForecast, RegistryForecast
 from asyncpush.migrate.ledger import MigrationContext
 from asyncpush.migrate.report import CopyResult
 from asyncpush.migrate.targets import OpenTarget
@@ -36,7 +36,7 @@ def make_forecast(context: MigrationContext, seconds: float) -> Forecast:
     given = bandwidth.rate_now() if bandwidth else None
     return Forecast(
         tuple(_registry(address, target, planned[address]) for address, target in targets.items()),
-        Limit("bytes", round(wire), given or _ASSUMED_RATE, "option" if given else "assumed"),
+        LimitForecast("bytes", round(wire), given or _ASSUMED_RATE, "option" if given else "assumed"),
         tuple(
             PullForecast(host, limit.limit, limit.remaining, needed)
             for host, (limit, needed) in context.source_pool.pulls.items()
@@ -58,7 +58,7 @@ def _registry(address: str, target: OpenTarget, results: Iterable[CopyResult]) -
     )
 
 
-def _limits(target: OpenTarget, results: list[CopyResult]) -> Iterator[Limit]:
+def _limits(target: OpenTarget, results: list[CopyResult]) -> Iterator[LimitForecast]:
     pace = target.registry.pace
     asked = {one.operation: one.sent for one in pace.statistics()}
     requests = {operation: asked.get(operation, 0) for operation in _QUESTIONS}
@@ -73,7 +73,7 @@ def _limits(target: OpenTarget, results: list[CopyResult]) -> Iterator[Limit]:
     for operation, amount in requests.items():
         quota = pace.quota(operation)
         if quota is not None and amount:
-            yield Limit(operation, amount, quota.rate, "plan" if quota.is_stated else "default", quota.code)
+            yield LimitForecast(operation, amount, quota.rate, "plan" if quota.is_stated else "default", quota.code)
 
 
 def _uses_api(target: OpenTarget) -> bool:

@@ -16,7 +16,7 @@ _MOST_RAISED = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class LimitForecast:
     """How long one limit holds a migration up, if it is the only one.
 
     Attributes:
@@ -59,7 +59,7 @@ class RegistryForecast:
     address: str
     region: str
     service: Service
-    limits: tuple[Limit, ...]
+    limits: tuple[LimitForecast, ...]
     blobs_mounted: int
     bytes_mounted: int
 
@@ -93,18 +93,18 @@ class Forecast:
     """
 
     registries: tuple[RegistryForecast, ...]
-    transfer: Limit
+    transfer: LimitForecast
     pulls: tuple[PullForecast, ...]
     discovery: float
 
     @property
-    def limits(self) -> tuple[Limit, ...]:
+    def limits(self) -> tuple[LimitForecast, ...]:
         """All limits, the one that takes longest first."""
         found = [*(limit for registry in self.registries for limit in registry.limits), self.transfer]
         return tuple(sorted(found, key=lambda limit: -limit.seconds))
 
     @property
-    def binding(self) -> Limit | None:
+    def binding(self) -> LimitForecast | None:
         """The limit that binds; None if there is nothing to do."""
         longest = self.limits[0]
         return longest if longest.amount else None
