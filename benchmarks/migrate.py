@@ -12,8 +12,11 @@ times instead, at random instants, and started again.
 from __future__ import annotations
 
 import argparse
+import json
 import random
-from collections.abc import Iterator, Sequence
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -51,6 +54,9 @@ from asyncpush.bench.plot import Panel
 MB = 1_000_000
 MiB = 1024 * 1024
 
+#: What a forecast may differ from the run, of the run.
+_CLOSE = 0.2
+
 TARGET_REQUESTS = Figure("requests", lambda sample: float(sample.requests), 0)
 SOURCE_REQUESTS = Figure("at sources", lambda sample: _number(sample, "source_requests"), 0)
 SENT = Figure("MB sent", lambda sample: _number(sample, "bytes_received") / MB, 1)
@@ -84,6 +90,8 @@ def main() -> None:
         with sources(given.keep or folder / "corpus", recipe, partial(progress.print, highlight=False)) as origin:
             if given.kills:
                 _kill(given, folder, origin, conditions)
+            elif given.forecast:
+                _forecast(given, folder, origin, conditions)
             else:
                 _compete(given, folder, origin, conditions)
 
@@ -105,6 +113,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--mounting", nargs="+", choices=["on", "off"], default=["on", "off"], help="BLOB_MOUNTING")
     kills = "kill asyncpush N times, and compare with nobody: 800MB, 6 repositories, 12 tags, layers of up to 256MiB"
     parser.add_argument("--kills", type=int, default=0, metavar="N", help=kills)
+    parser.add_argument("--forecast", action="store_true", help="compare the forecast of a dry run with the run")
+    parser.add_argument("--brake", metavar="RATE", help="with --forecast, asyncpush's --bandwidth (none)")
     given = parser.parse_args()
     # Kills need layers of many parts, and a migration that takes long enough to be killed often.
     usual = (800 * MB, 6, 12, 256 * MiB) if given.kills else (600 * MB, 40, 120, 30 * MiB)
@@ -232,6 +242,41 @@ def _undisturbed(folder: Path, origin: Sources, conditions: Conditions, options:
         size = origin.corpus.unique_bytes()
         command = asyncpush_command(here, *options)
         yield Launch(command, here.endpoint, size, here.environment, lambda: here.look().since(before).document())
+
+
+def _forecast(given: argparse.Namespace, folder: Path, origin: Sources, conditions: Conditions) -> None:
+    """Compare the forecast of a dry run with the run that follows, in whole processes."""
+    rows, rounds_made = [], []
+    for number in range(1, rounds(given) + 1):
+        with target(folder, origin, conditions, mounting=True) as here:
+            braked = ("--bandwidth", given.brake) if given.brake else ()
+            command = asyncpush_command(here, "--transport", given.transport, "--output", "json", *braked)
+            environment = {**here.endpoint.environment(), **here.environment}
+            forecast = _document([*command, "--dry-run"], environment)["forecast"]
+            before, started = here.look(), time.monotonic()
+            _document(list(command), environment)
+            seconds = time.monotonic() - started
+            requests = here.look().since(before).target
+        expected = {limit["name"]: limit["amount"] for limit in forecast["registries"][0]["limits"]}
+        off = forecast["seconds"] / seconds - 1
+        counts = [f"{expected.get(name, 0)} / {requests.get(name, 0)}" for name in ("PutImage", "UploadLayerPart")]
+        times = (f"{forecast['seconds']:.1f}", f"{seconds:.1f}", f"{100 * off:+.0f}")
+        rows.append([f"round {number}", forecast["binding"], *times, *counts, "yes" if abs(off) <= _CLOSE else "NO"])
+        rounds_made.append({"forecast": forecast, "seconds": seconds, "requests": requests})
+    columns = ["forecast / run", "binds", "forecast, s", "run, s", "per cent off", "PutImage", "UploadLayerPart", "met"]
+    table(f"forecast: at most {100 * _CLOSE:.0f} per cent from the run", columns, rows)
+    given.out.mkdir(parents=True, exist_ok=True)
+    written = {"benchmark": "migrate-forecast", "rounds": rounds_made, "corpus": _describe(origin)}
+    text = json.dumps(written, indent=2, default=str)
+    (given.out / "migrate-forecast.json").write_text(f"{text}\n", encoding="utf-8")
+
+
+def _document(command: list[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ContenderError(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def _report_kills(outcome: Outcome, equality: Equality, sample: Sample) -> None:

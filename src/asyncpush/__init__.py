@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         LayerDone as LayerDone,
         LayerFailed as LayerFailed,
         LayerStarted as LayerStarted,
+        Limited as Limited,
         Notice as Notice,
         PartSent as PartSent,
         RequestDone as RequestDone,
@@ -74,6 +75,12 @@ if TYPE_CHECKING:
         open_journal as open_journal,
     )
     from asyncpush.manifest import Manifest as Manifest
+    from asyncpush.migrate.forecast import (
+        Forecast as Forecast,
+        LimitForecast as LimitForecast,
+        PullForecast as PullForecast,
+        RegistryForecast as RegistryForecast,
+    )
     from asyncpush.migrate.ledger import Options as Options
     from asyncpush.migrate.plan.load import read_plan as read_plan
     from asyncpush.migrate.plan.model import (
@@ -143,6 +150,7 @@ if TYPE_CHECKING:
     )
     from asyncpush.settings import (
         AwsConfiguration as AwsConfiguration,
+        Bandwidth as Bandwidth,
         Credentials as Credentials,
         RepositorySettings as RepositorySettings,
         RetryPolicy as RetryPolicy,
@@ -169,11 +177,12 @@ _NAMES = {
         "SourceNotFoundError SourceUnavailableError TagImmutableError UnforeseenError UploadNotFoundError UsageError"
     ),
     "events": (
-        "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Notice "
-        "PartSent RequestDone Retrying"
+        "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Limited "
+        "Notice PartSent RequestDone Retrying"
     ),
     "journal": "FinishedImage KnownImage LeftUpload RunState SqliteJournal open_journal",
     "manifest": "Manifest",
+    "migrate.forecast": "Forecast LimitForecast PullForecast RegistryForecast",
     "migrate.ledger": "Options",
     "migrate.plan.load": "read_plan",
     "migrate.plan.model": "Goal Plan PlanEntry PlanTarget",
@@ -190,7 +199,7 @@ _NAMES = {
     ),
     "reference": "Destination RegistryName parse_destination",
     "results": "ImageFailure ImageResult LayerFailure LayerResult ReferrerResult Result Results",
-    "settings": "AwsConfiguration Credentials RepositorySettings RetryPolicy Settings SourceRegistry",
+    "settings": "AwsConfiguration Bandwidth Credentials RepositorySettings RetryPolicy Settings SourceRegistry",
     "sources": "Source UnreadImage",
     "verify": "Problem Verification VerificationFailure verify_image",
 }

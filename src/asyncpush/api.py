@@ -93,7 +93,7 @@ async def open_registry(name: RegistryName, aws: AwsConfiguration, context: Push
         open_logins(settings, emit) as logins,
         open_pool(logins=logins, emit=emit, retry=RetryPolicy.of(settings)) as remotes,
     ):
-        ecr = EcrRegistry(client, name, aws, http, settings=settings, emit=emit)
+        ecr = EcrRegistry(client, name, aws, http, settings=settings, emit=emit, brake=context.brake)
         yield OpenRegistry(ecr, client.meta.endpoint_url, client.meta.region_name, context, remotes)
 
 

@@ -172,6 +172,10 @@ class SourceUnavailableError(SourceError):
     """Raised when a source registry can't be reached, is not trusted, or fails too often."""
 
 
+class TooManyFailuresError(AsyncpushError):
+    """Raised when as many images have failed as a migration may; it begins no others."""
+
+
 class JournalError(AsyncpushError):
     """Raised when the journal is damaged or can't be written, so that progress can't be recorded."""
 

@@ -126,6 +126,26 @@ class Retrying:
 
 
 @dataclass(frozen=True, slots=True)
+class Limited:
+    """A limit makes requests, or the bytes of layers, wait; at most one event a second for each limit.
+
+    Attributes:
+        operation: what waits: an operation of ECR such as ``PutImage``, the host of a source registry, or
+            ``bandwidth``.
+        rate: requests a second that may start now; bytes a second for ``bandwidth``.
+        reason: a ``quota`` of ECR, ECR's ``throttling``, or the ``user``, by an option or the plan.
+        quota: the quota in requests a second, if the reason is one.
+        throttled: requests of the operation that were throttled so far.
+    """
+
+    operation: str
+    rate: float
+    reason: Literal["quota", "throttling", "user"]
+    quota: float | None = None
+    throttled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RequestDone:
     """An attempt of a request has ended; for measurements, not shown by any progress display.
 
@@ -158,6 +178,7 @@ Event: TypeAlias = (
     | ImageDone
     | ImageFailed
     | Retrying
+    | Limited
     | RequestDone
     | Notice
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -10,6 +12,7 @@ from typing import Literal
 from asyncpush.errors import UsageError
 from asyncpush.redaction import hide, hide_login, hide_user_of, without_user
 from asyncpush.reference import Service
+from asyncpush.units import format_rate, parse_rate
 
 MiB = 1024 * 1024
 GiB = 1024 * MiB
@@ -38,6 +41,12 @@ MAX_OUTAGE = 300.0
 
 #: Seconds for which AWS accepts a signature (Signature Version 4: five minutes before and after its time).
 SIGNATURE_LIFETIME = 300.0
+
+#: The slowest upload, in bytes a second: a part of the smallest size must arrive while its signature is valid.
+MIN_BANDWIDTH = 50_000
+
+_MINUTES = 24 * 60
+_TIME = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 
 Compression = Literal["gzip", "zstd", "none"]
 
@@ -93,6 +102,72 @@ class RetryPolicy:
         return replace(settings.retry, outage=settings.max_outage)
 
 
+@dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """The bytes a second that uploads may use together: the bodies of requests with layers, base64 included.
+
+    Attributes:
+        steps: the minute of the day, in local time, from which each rate holds, ascending; None is no limit. Before the
+            first step, the last one holds.
+    """
+
+    steps: tuple[tuple[int, float | None], ...]
+
+    def __post_init__(self) -> None:
+        minutes = [minute for minute, _ in self.steps]
+        if not minutes or minutes != sorted(set(minutes)) or not 0 <= minutes[0] <= minutes[-1] < _MINUTES:
+            raise UsageError("the times of a bandwidth must be different", hint="give each time of the day once")
+        if any(rate is not None and rate < MIN_BANDWIDTH for _, rate in self.steps):
+            raise UsageError(
+                f"--bandwidth is less than {format_rate(MIN_BANDWIDTH)}",
+                hint="ECR would refuse parts: their signatures are valid for five minutes",
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Bandwidth:
+        """Parse a rate such as ``50MB/s``, or rates by the time of day such as ``08:00,10MB/s 19:00,off``.
+
+        Raises:
+            UsageError: *text* is neither.
+        """
+        words = text.split()
+        if len(words) < 2 and "," not in text:
+            return cls(((0, _parse_rate(text.strip())),))
+        steps = []
+        for word in words:
+            start, comma, rate = word.partition(",")
+            match = _TIME.fullmatch(start)
+            if not match or not comma:
+                raise UsageError(
+                    f"invalid bandwidth {word!r}", hint="write HH:MM,RATE, such as '08:00,10MB/s 19:00,off'"
+                )
+            steps.append((60 * int(match[1]) + int(match[2]), _parse_rate(rate)))
+        return cls(tuple(sorted(steps, key=lambda step: step[0])))
+
+    def __str__(self) -> str:
+        rates = ["off" if rate is None else format_rate(rate) for _, rate in self.steps]
+        if len(rates) == 1:
+            return rates[0]
+        times = (f"{minute // 60:02}:{minute % 60:02}" for minute, _ in self.steps)
+        return " ".join(f"{start},{rate}" for start, rate in zip(times, rates, strict=True))
+
+    def rate_at(self, minute: int) -> float | None:
+        """The rate at a minute of the day."""
+        past = [rate for start, rate in self.steps if start <= minute]
+        return past[-1] if past else self.steps[-1][1]
+
+    def rate_now(self) -> float | None:
+        """The rate now."""
+        if len(self.steps) == 1:
+            return self.steps[0][1]
+        now = time.localtime()
+        return self.rate_at(60 * now.tm_hour + now.tm_min)
+
+
+def _parse_rate(text: str) -> float | None:
+    return None if text == "off" else parse_rate(text)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The resources that a push may use, and how it handles failures.
@@ -108,6 +183,8 @@ class Settings:
             19; None is gzip 1, zstd 3.
         transport: how layers are sent. ``api``: by UploadLayerPart, as base64. ``v2``: as they are, to the registry's
             ``/v2/``, on another host than the API's. ``auto``: ``v2`` where ``/v2/`` answers, else ``api``.
+        bandwidth: the bytes a second that all uploads may use together; None is no limit.
+        quotas: the account's quotas in requests a second, by operation, where they are not ECR's defaults.
         early_parts: send the next part of a layer before the one before it is answered, if answers are fast compared
             with parts. Off by default: no public client of ECR does it, and its benefit there is unknown.
         max_attempts: consecutive failures that end a request to ECR; throttles and unanswered requests do not count.
@@ -127,6 +204,8 @@ class Settings:
     compression: Compression = "gzip"
     compression_level: int | None = None
     transport: TransportChoice = "api"
+    bandwidth: Bandwidth | None = None
+    quotas: tuple[tuple[str, float], ...] = ()
     early_parts: bool = False
     max_attempts: int = 6
     max_outage: float = MAX_OUTAGE
@@ -248,6 +327,7 @@ class SourceRegistry:
         aws: ask ECR for credentials with this configuration; None does so only if *host* is ECR's.
         anonymous: use no credentials, even if there are any.
         connections: the most requests at once.
+        requests_per_second: the most requests that start in a second; None is no limit.
     """
 
     host: str
@@ -261,3 +341,4 @@ class SourceRegistry:
     aws: AwsConfiguration | None = None
     anonymous: bool = False
     connections: int = 32
+    requests_per_second: int | None = None

@@ -257,6 +257,29 @@ def test_a_migration_that_is_killed_ends_with_everything_there(need: Callable[[s
     assert "in flight at kills" in done.stdout
 
 
+def test_a_forecast_is_compared_with_its_run(need: Callable[[str], str], tmp_path: Path) -> None:
+    need("docker-registry")
+
+    done = run("migrate", tmp_path, *SMALL, "--forecast")
+
+    [written] = tmp_path.glob("*.json")
+    [made] = json.loads(written.read_bytes())["rounds"]
+    [registry] = made["forecast"]["registries"]
+    expected = {limit["name"]: limit["amount"] for limit in registry["limits"]}
+    assert 0 < expected["PutImage"] <= made["requests"]["PutImage"]
+    assert expected["UploadLayerPart"] > 0
+    assert "PutImage" in done.stdout
+
+
+def test_the_brake_is_measured_over_both_transports(tmp_path: Path) -> None:
+    run("brake", tmp_path)
+
+    [written] = tmp_path.glob("*.json")
+    measured = json.loads(written.read_bytes())["measured"]
+    assert [each["transport"] for each in measured] == ["api", "v2"]
+    assert all(0 < each["slowest"] <= each["mean"] <= each["fastest"] for each in measured)
+
+
 def test_what_is_missing_at_the_target_of_a_migration_is_noticed(
     benchmarks: Path, need: Callable[[str], str], skopeo: str, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from asyncpush.ecr.rate_limit import QUOTAS, OperationStatistics, Pace, RateLimi
 from asyncpush.ecr.retry import RetryingSender
 from asyncpush.emulator import Emulator
 from asyncpush.errors import ServiceError
-from asyncpush.events import RequestDone, Retrying
+from asyncpush.events import Event, Limited, RequestDone, Retrying
 from asyncpush.reference import RegistryName, parse_destination
 from asyncpush.sources import open_source
 from support.aws import REGION, aws
@@ -547,3 +547,45 @@ async def test_an_image_that_was_there_is_present_however_often_it_was_throttled
         relay.plan("PutImage", *[refused("ThrottlingException")] * 3)
         assert stored.manifest is not None
         assert await repository.put_image(stored.manifest, "1") == "present"
+
+
+def test_a_stated_quota_holds_at_any_endpoint() -> None:
+    """It replaces ECR's default, and an emulator is not asked first what it takes."""
+
+    async def main(time: Time) -> list[float]:
+        pace = Pace("ecr", EMULATOR, quotas={"PutImage": 50}, clock=time)
+        return [rate_of(pace.of(operation)) for operation in ("PutImage", "UploadLayerPart")]
+
+    assert in_virtual_time(main) == [40, math.inf]
+
+
+@pytest.mark.parametrize("service", ["ecr", "ecr-public"])
+def test_quotas_have_codes_where_they_are_documented(service: str) -> None:
+    pace = Pace(service, AWS, quotas={"PutImage": 25})  # type: ignore[arg-type] # a literal
+    stated = pace.quota("PutImage")
+    assert stated is not None
+    assert (stated.rate, stated.is_stated) == (25, True)
+    assert stated.code == ("L-AD52DFB2" if service == "ecr" else None)
+    usual = pace.quota("UploadLayerPart")
+    assert usual is not None
+    assert (usual.rate, usual.is_stated) == (QUOTAS[service]["UploadLayerPart"], False)  # type: ignore[index]
+    assert pace.quota("DescribeImages") is None
+
+
+def test_requests_that_wait_tell_for_which_limit() -> None:
+    """Once a second; a quota until ECR throttles below it, then its throttling."""
+
+    async def main(time: Time) -> list[Event]:
+        events: list[Event] = []
+        operation = Pace("ecr", AWS, clock=time, emit=events.append).of("PutImage")
+        for _ in range(34):
+            await operation.acquire()
+        quota = len(events)
+        for _ in range(40):
+            operation.note_throttle(await operation.acquire())
+        return [*events[:quota], events[-1]]
+
+    *first, last = in_virtual_time(main)
+    assert first == [Limited("PutImage", 8.0, "quota", 10)] * 3
+    assert isinstance(last, Limited)
+    assert (last.reason, last.throttled > 0, last.rate < 8) == ("throttling", True, True)

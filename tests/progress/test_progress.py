@@ -28,6 +28,7 @@ from asyncpush.events import (
     LayerDone,
     LayerFailed,
     LayerStarted,
+    Limited,
     Notice,
     PartSent,
     Retrying,
@@ -649,3 +650,45 @@ def test_a_shortened_name_fits_and_keeps_its_ends(text, width):
     if 3 <= width < len(text):
         assert short[0] == text[0]
         assert short[-1] == text[-1]
+
+
+LIMITS = {
+    "PutImage 8/s (quota 10/s)": Limited("PutImage", 8.0, "quota", 10),
+    "held to 1.2 UploadLayerPart/s by throttling (204 so far)": Limited(
+        "UploadLayerPart", 1.24, "throttling", 500, 204
+    ),
+    "--bandwidth 50MB/s": Limited("bandwidth", 50_000_000, "user"),
+    "docker.io 0.5 requests/s (plan)": Limited("docker.io", 0.5, "user"),
+}
+
+
+@pytest.mark.parametrize("words", LIMITS)
+def test_a_screen_names_the_limit_while_it_binds(words: str) -> None:
+    screen = Screen(100, 24)
+    run_three_images(screen, screen.face.take)
+    screen.face.take(LIMITS[words])
+    assert f"limited by {words}" in screen.paint()
+    screen.clock.now += 2
+    assert f"limited by {words}" in screen.paint()
+    screen.clock.now += 1
+    assert not any("limited by" in line for line in screen.paint())
+
+
+def test_a_screen_names_all_limits_that_bind_and_none_at_its_end() -> None:
+    screen = Screen(100, 24)
+    run_three_images(screen, screen.face.take)
+    for limited in (LIMITS["--bandwidth 50MB/s"], LIMITS["PutImage 8/s (quota 10/s)"]):
+        screen.face.take(limited)
+    assert "limited by --bandwidth 50MB/s; PutImage 8/s (quota 10/s)" in screen.paint()
+    assert not any("limited by" in line for line in screen.close())
+
+
+def test_a_heartbeat_names_the_limit() -> None:
+    clock, file = Clock(), io.StringIO()
+    face = PlainDisplay(Sink(file), clock=clock)
+    run_three_images(None, face.take)
+    file.truncate(0)
+    clock.now += 5
+    face.take(Limited("PutImage", 8.0, "quota", 10))
+    face.tick()
+    assert file.getvalue().rstrip().endswith(", PutImage 8/s (quota 10/s)")

@@ -12,6 +12,7 @@ from anyio import to_thread
 from cyclopts import Parameter
 
 from asyncpush import open_files
+from asyncpush.cli.forecast import forecast_document, forecast_lines
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
@@ -29,7 +30,13 @@ from asyncpush.cli.options import (
 from asyncpush.cli.report import Json, error_document, left_out_document, print_document
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice, write_lines
-from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, CredentialsError, InvalidReferenceError
+from asyncpush.errors import (
+    CREDENTIALS_LOST,
+    AsyncpushError,
+    CredentialsError,
+    InvalidReferenceError,
+    TooManyFailuresError,
+)
 from asyncpush.files import write_small
 from asyncpush.journal import SqliteJournal, open_journal
 from asyncpush.migrate.ledger import RESUME_WITHIN, Options
@@ -79,6 +86,7 @@ def migrate(
     ] = RESUME_WITHIN,
     recheck: bool = False,
     fail_fast: bool = False,
+    max_failures: int | None = None,
     strict: bool = False,
     failed_out: Path | None = None,
     metrics_out: Path | None = None,
@@ -99,6 +107,7 @@ def migrate(
         resume_within: Resume an interrupted run only if it started within this time: 30m, 6h, 2d.
         recheck: Check all images again, including those that an interrupted run finished.
         fail_fast: Stop at the first failure.
+        max_failures: Begin no other image after this many have failed; finish those that are under way.
         strict: Fail entries that match no tag, unless the plan sets min_tags: 0 for them.
         failed_out: Write the images that failed to this file, as a LIST to migrate again.
         metrics_out: Write metrics to this file at the end, in the Prometheus text format.
@@ -125,6 +134,7 @@ def migrate(
             dry=dry_run,
             recheck=recheck,
             fail_fast=fail_fast,
+            max_failures=max_failures,
             resume_within=resume_within,
         )
         place = None if no_resume else journal or _beside(path)
@@ -138,11 +148,15 @@ def migrate(
         say_notes(report.nothing_taken)
         for result in report.failed:
             assert result.error is not None, "what failed says why"  # noqa: S101
-            if not isinstance(result.error, CREDENTIALS_LOST):
+            if not isinstance(result.error, (*CREDENTIALS_LOST, TooManyFailuresError)):
                 say_error(result.error, about=result.copy.destination)
         if report.stopped is not None:
             say_error(report.stopped, about="the migration stopped")
         if not show.quiet:
+            # If all images have failed, what the run would take is unknown.
+            planned = any(result.outcome != "failed" for result in report.results)
+            for line in forecast_lines(report.forecast) if report.forecast and planned else ():
+                say(f"asyncpush: {line}")
             say_summary(report)
         return FAILED if report.failed or report.stopped else DONE
 
@@ -234,7 +248,10 @@ def say_summary(report: Report) -> None:
     """Write the totals to standard error."""
     images = [result for result in report.results if result.subject is None]
     counts = Counter(result.outcome for result in images)
-    words = [f"{count} {_WORDS[outcome]}" for outcome, count in counts.items()]
+    counts["failed"] -= len(report.not_tried)
+    words = [f"{count} {_WORDS[outcome]}" for outcome, count in counts.items() if count]
+    if report.not_tried:
+        words.append(f"{len(report.not_tried)} not tried")
     referrers = Counter(result.outcome for result in report.results if result.subject is not None)
     if referrers:
         inner = ", ".join(f"{count} {_WORDS[outcome]}" for outcome, count in referrers.items())
@@ -301,6 +318,7 @@ def _document(report: Report) -> Json:
         "totals": {
             "images": counts.total(),
             **{outcome: counts[outcome] for outcome in _WORDS},
+            "notTried": len(report.not_tried),
             "bytesSent": sum(result.bytes_sent for result in report.results),
             "bytesMounted": sum(result.bytes_mounted for result in report.results),
             "bytesPresent": sum(result.bytes_present for result in report.results),
@@ -308,6 +326,7 @@ def _document(report: Report) -> Json:
             "seconds": round(report.seconds, 3),
             "resumed": report.resumed,
         },
+        **({"forecast": forecast_document(report.forecast)} if report.forecast else {}),
         **({"stopped": error_document(report.stopped)} if report.stopped else {}),
     }
 

@@ -12,7 +12,15 @@ from cyclopts import App, Group, Parameter, Token
 from asyncpush.errors import UsageError
 from asyncpush.model import Platform
 from asyncpush.progress import ProgressKind
-from asyncpush.settings import AwsConfiguration, Compression, Credentials, Settings, SourceRegistry, TransportChoice
+from asyncpush.settings import (
+    AwsConfiguration,
+    Bandwidth,
+    Compression,
+    Credentials,
+    Settings,
+    SourceRegistry,
+    TransportChoice,
+)
 from asyncpush.units import parse_duration, parse_size
 
 _LIMITS = Group("Limits")
@@ -65,6 +73,13 @@ def to_seconds(_: object, tokens: Sequence[Token]) -> float:
         raise ValueError(str(error)) from error
 
 
+def _to_bandwidth(_: object, tokens: Sequence[Token]) -> Bandwidth:
+    try:
+        return Bandwidth.parse(tokens[0].value)
+    except UsageError as error:
+        raise ValueError(f"{error.message}: {error.hint}" if error.hint else str(error)) from error
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitOptions:
@@ -84,6 +99,12 @@ class LimitOptions:
     transport: Annotated[TransportChoice, Parameter(group=_LIMITS, show_default=True)] = "api"
     """How layers are sent: by ECR's API, as they are to the registry's /v2/ (a quarter fewer bytes), or v2 where it
     answers."""
+
+    bandwidth: Annotated[
+        Bandwidth | None,
+        Parameter(group=_LIMITS, converter=_to_bandwidth, accepts_keys=False, n_tokens=1, metavar="RATE"),
+    ] = None
+    """Upload at most this much a second in total, such as 50MB/s; or by local time: '08:00,10MB/s 19:00,off'."""
 
     max_outage: Annotated[
         float,
@@ -264,6 +285,7 @@ def make_settings(
         max_outage=limits.max_outage,
         max_unpacked=limits.max_unpacked,
         early_parts=limits.early_parts,
+        bandwidth=limits.bandwidth,
         compression=layers.compression,
         compression_level=layers.compression_level,
         push_foreign_layers=layers.push_foreign_layers,

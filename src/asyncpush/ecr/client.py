@@ -23,6 +23,7 @@ from asyncpush.ecr.retry import RetryingSender
 from asyncpush.ecr.uplink import PartTransfer, TransferStoppedError, Uplink
 from asyncpush.errors import AsyncpushError, ConnectionFailedError, RegistryError, ServiceError, only_cause
 from asyncpush.http.retry import note_if_slow
+from asyncpush.http.token_bucket import TokenBucket
 from asyncpush.reference import Service
 from asyncpush.settings import SIGNATURE_LIFETIME
 
@@ -51,6 +52,7 @@ class EcrClient:
         registry_id: the registry's account or alias, for each request that accepts it; None is the caller's registry.
         sender: limits the rate of requests and retries them.
         signature_lifetime: seconds for which a signature is valid.
+        brake: limits the bandwidth of all uploads together; None does not.
 
     Attributes:
         client: the aiobotocore client.
@@ -67,9 +69,10 @@ class EcrClient:
         registry_id: str | None,
         sender: RetryingSender,
         signature_lifetime: float = SIGNATURE_LIFETIME,
+        brake: TokenBucket | None = None,
     ) -> None:
         self.client = client
-        self.uplink = Uplink(sender.notify, signature_lifetime)
+        self.uplink = Uplink(sender.notify, signature_lifetime, brake=brake)
         self.registry_id = registry_id
         self.sender = sender
         self.service: Service = client.meta.service_model.service_name

@@ -112,6 +112,7 @@ class OutgoingBody(TimedBody):
         self._part = outgoing.part
         self._on_sent = outgoing.on_sent
         self._transfer = outgoing.transfer
+        self._brake = outgoing.transfer.brake if outgoing.transfer else None
 
     def __len__(self) -> int:
         return self._length
@@ -126,6 +127,26 @@ class OutgoingBody(TimedBody):
         await super().write(writer)
         if self._on_sent:
             self._on_sent()
+
+    async def allowed(self, size: int) -> int:
+        """Wait until the brake lets bytes pass; return how many of *size*."""
+        return await self._brake.take(size) if self._brake is not None else size
+
+    def give_back(self, size: int) -> None:
+        """Return bytes to the brake that it let pass, and that did not leave."""
+        if self._brake is not None and size:
+            self._brake.give_back(size)
+
+    async def write_block(self, writer: AbstractStreamWriter, block: bytes | memoryview) -> None:
+        """Write *block* to the connection, in pieces as the brake lets them pass."""
+        if self._brake is None:
+            await writer.write(block)
+            return
+        rest = memoryview(block)
+        while rest:
+            count = await self._brake.take(len(rest))
+            await writer.write(rest[:count])
+            rest = rest[count:]
 
 
 class PartBody(OutgoingBody):
@@ -150,13 +171,13 @@ class PartBody(OutgoingBody):
         """Write the whole body to the connection."""
         part = self._part
         for block in part.body[:-1]:
-            await writer.write(block)
+            await self.write_block(writer, block)
         if part.content is not None:
             for start in range(part.first, part.last + 1, WINDOW_SIZE):
                 size = min(WINDOW_SIZE, part.last + 1 - start)
                 for block in await to_thread.run_sync(_encode, part, start, size, limiter=self._threads):
-                    await writer.write(block)
-        await writer.write(part.body[-1])
+                    await self.write_block(writer, block)
+        await self.write_block(writer, part.body[-1])
 
 
 def _encode(part: Part, first: int, size: int) -> list[bytes]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
 import anyio
 
+from asyncpush.events import Emit, Limited, ignore
+from asyncpush.http.token_bucket import LimitReporter
 from asyncpush.reference import Service
 from asyncpush.settings import RetryPolicy
 
@@ -33,6 +35,20 @@ QUOTAS: dict[Service, dict[str, int]] = {
         "PutImage": 10,
         "UploadLayerPart": 260,
     },
+}
+
+#: The codes of the quotas in Service Quotas, all of them adjustable ("Amazon ECR service quotas"); those of ECR Public
+#: are not documented.
+QUOTA_CODES: dict[Service, dict[str, str]] = {
+    "ecr": {
+        "BatchCheckLayerAvailability": "L-B9173138",
+        "BatchGetImage": "L-16E70933",
+        "CompleteLayerUpload": "L-44194860",
+        "InitiateLayerUpload": "L-95B28F8D",
+        "PutImage": "L-AD52DFB2",
+        "UploadLayerPart": "L-A1670B10",
+    },
+    "ecr-public": {},
 }
 
 #: The quota to assume when a request is throttled and no quota is known: the smallest that ECR documents.
@@ -91,14 +107,33 @@ class OperationStatistics:
     rate: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """The quota of an operation, per account and region.
+
+    Attributes:
+        operation: the operation's name.
+        rate: requests a second.
+        code: its code in Service Quotas; None if that is unknown.
+        is_stated: whether the user has stated it; otherwise it is ECR's default.
+    """
+
+    operation: str
+    rate: float
+    code: str | None
+    is_stated: bool
+
+
 class Pace:
     """The rate limiters of all operations over one connection: ECR meters each operation, per account and region.
 
     Args:
         service: the service whose quotas apply.
         endpoint_url: the endpoint. An endpoint that is not AWS's, such as an emulator, has no limit until it throttles.
+        quotas: the account's quotas, where they are not ECR's defaults; they hold at any endpoint.
         slowest_rate: the lowest rate of an operation, in requests a second.
         clock: returns the time in seconds.
+        emit: receives which limits requests wait for.
     """
 
     def __init__(
@@ -106,25 +141,41 @@ class Pace:
         service: Service,
         endpoint_url: str,
         *,
+        quotas: Mapping[str, float] | None = None,
         slowest_rate: float = _SLOWEST_RATE,
         clock: Clock = time.monotonic,
+        emit: Emit = ignore,
     ) -> None:
         self._slowest_rate = slowest_rate
-        self._quotas = QUOTAS[service]
+        self._service: Service = service
+        self._stated = quotas or {}
+        self._quotas: Mapping[str, float] = {**QUOTAS[service], **self._stated}
         self._is_limited = is_aws(endpoint_url)
         self._clock = clock
+        self._emit = emit
         self._limiters: dict[str, RateLimiter] = {}
 
     def of(self, operation: str) -> RateLimiter:
         """The rate limiter of *operation*."""
         limiter = self._limiters.get(operation)
         if limiter is None:
-            quota = self._quotas.get(operation)
             limiter = RateLimiter(
-                operation, quota, limited=self._is_limited, slowest_rate=self._slowest_rate, clock=self._clock
+                operation,
+                self._quotas.get(operation),
+                limited=self._is_limited or operation in self._stated,
+                slowest_rate=self._slowest_rate,
+                clock=self._clock,
+                emit=self._emit,
             )
             self._limiters[operation] = limiter
         return limiter
+
+    def quota(self, operation: str) -> Quota | None:
+        """The account's quota for *operation*; None if it has none."""
+        rate = self._quotas.get(operation)
+        if rate is None:
+            return None
+        return Quota(operation, rate, QUOTA_CODES[self._service].get(operation), is_stated=operation in self._stated)
 
     def statistics(self) -> tuple[OperationStatistics, ...]:
         """The current statistics of each operation that was used, by name."""
@@ -177,18 +228,22 @@ class RateLimiter:
         limited: whether to keep to the quota from the start, or only after the first throttles.
         slowest_rate: the lowest rate, in requests a second.
         clock: returns the time in seconds.
+        emit: receives that requests wait.
     """
 
     def __init__(
         self,
         operation: str,
-        quota: int | None,
+        quota: float | None,
         *,
         limited: bool,
         slowest_rate: float = _SLOWEST_RATE,
         clock: Clock = time.monotonic,
+        emit: Emit = ignore,
     ) -> None:
         self._operation = operation
+        self._quota = quota
+        self._report = LimitReporter(emit, self._limit, clock)
         self._slowest_rate = slowest_rate
         self._clock = clock
         self._target = _TARGET * quota if limited and quota else math.inf
@@ -213,6 +268,7 @@ class RateLimiter:
         started = self._clock()
         if self._queue or self._take_token(started):
             await self._wait_in_queue()
+            self._report()
             started = self._clock()
         self._sent += 1
         self._count.started += 1
@@ -252,6 +308,12 @@ class RateLimiter:
         """The operation's current statistics."""
         rate = None if math.isinf(self._rate) else self._rate
         return OperationStatistics(self._operation, self._sent, self._throttled, self._retried, len(self._queue), rate)
+
+    def _limit(self) -> Limited:
+        """Why requests wait now: it is ECR's quota while the rate is at least its target for that quota."""
+        is_held = self._throttled > 0 and (self._quota is None or self._rate < _TARGET * self._quota - _ROUNDING)
+        reason: Literal["quota", "throttling"] = "throttling" if is_held or self._quota is None else "quota"
+        return Limited(self._operation, self._rate, reason, self._quota, self._throttled)
 
     async def _wait_in_queue(self) -> None:
         # Only the first in the queue has a timer, however long the queue is.

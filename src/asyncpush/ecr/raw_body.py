@@ -84,10 +84,10 @@ class RawPartBody(OutgoingBody):
             await self._write_held(writer)
         elif isinstance(content, HeldRange):
             for start in range(self._first, self._part.last + 1, _BLOCK_SIZE):
-                await writer.write(content.view(start, min(_BLOCK_SIZE, self._part.last + 1 - start)))
+                await self.write_block(writer, content.view(start, min(_BLOCK_SIZE, self._part.last + 1 - start)))
         elif isinstance(content, FileRange):
             async with _opened(content, self._first, len(self)) as (descriptor, position):
-                send = _encrypt_cached if _is_encrypted(writer) else _send_file
+                send = self._encrypt_cached if _is_encrypted(writer) else self._send_file
                 done = 0
                 while done < len(self):
                     done += await send(writer, descriptor, position + done, len(self) - done)
@@ -99,7 +99,7 @@ class RawPartBody(OutgoingBody):
         skipped = self._first - self._part.first
         for block in self._part.body:
             if skipped < len(block):
-                await writer.write(memoryview(block)[skipped:])
+                await self.write_block(writer, memoryview(block)[skipped:])
             skipped = max(0, skipped - len(block))
 
     async def _write_read(self, writer: AbstractStreamWriter, content: RandomAccess, done: int, size: int) -> int:
@@ -111,9 +111,59 @@ class RawPartBody(OutgoingBody):
             block = await to_thread.run_sync(content.read_at, self._first + done, buffer)
             if not block:
                 raise SourceError(f"the blob ends before byte {self._first + done}", hint="do not change it meanwhile")
-            await writer.write(block)
+            await self.write_block(writer, block)
             done += len(block)
         return done - start
+
+    async def _encrypt_cached(self, writer: Any, descriptor: int, position: int, size: int) -> int:
+        """Send bytes of a file over TLS, as far as the page cache has them; return how many.
+
+        TLS encrypts a block as it is written: one buffer serves all blocks, and stays in the processor's cache.
+        """
+        writer.send_headers()
+        buffer, done, turn = memoryview(bytearray(_BLOCK_SIZE)), 0, _TURN
+        while done < size:
+            allowed = await self.allowed(min(_BLOCK_SIZE, size - done))
+            count = _read_cached(descriptor, buffer[:allowed], position + done)
+            self.give_back(allowed - count)
+            if not count:
+                break
+            # As aiohttp's own writer does, whose work on each block takes as long as a third of the encryption.
+            transport = writer.transport
+            if transport is None or transport.is_closing():
+                raise ClientConnectionResetError("the connection was closed")
+            transport.write(buffer[:count])
+            writer.output_size += count
+            done += count
+            await writer.drain()
+            if done >= turn:
+                turn = done + _TURN
+                await checkpoint()
+        return done
+
+    async def _send_file(self, writer: Any, descriptor: int, position: int, size: int) -> int:
+        """Send bytes of a file to a plain connection without reading them here; return how many.
+
+        It sends fewer than *size* if the file can't be sent this way: it may have ended, or be damaged.
+        """
+        writer.send_headers()
+        transport = writer.transport
+        if transport is None or transport.get_write_buffer_size():
+            return 0
+        # asyncio owns the connection's socket; a duplicate can be waited for, and outlives an abort of the connection.
+        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as connection:
+            done, has_ended = 0, False
+            while done < size and not has_ended:
+                allowed = await self.allowed(size - done)
+                # In a thread, since it may wait for the disk; it does not wait for the connection.
+                filling = partial(_fill, connection.fileno(), descriptor, position + done, allowed)
+                count, has_ended = await to_thread.run_sync(filling)
+                self.give_back(allowed - count)
+                done += count
+                writer.output_size += count
+                if count < allowed and not has_ended:
+                    await anyio.wait_writable(connection)
+        return done
 
 
 def _is_encrypted(writer: Any) -> bool:
@@ -139,30 +189,6 @@ async def _opened(content: FileRange, first: int, size: int) -> AsyncIterator[tu
         file.__exit__(None, None, None)
 
 
-async def _encrypt_cached(writer: Any, descriptor: int, position: int, size: int) -> int:
-    """Send bytes of a file over TLS, as far as the page cache has them; return how many.
-
-    TLS encrypts a block as it is written: one buffer serves all blocks, and stays in the processor's cache.
-    """
-    writer.send_headers()
-    buffer, done = memoryview(bytearray(_BLOCK_SIZE)), 0
-    while done < size:
-        block = buffer if size - done >= _BLOCK_SIZE else buffer[: size - done]
-        if not (count := _read_cached(descriptor, block, position + done)):
-            break
-        # As aiohttp's own writer does, whose work on each block takes as long as a third of the encryption.
-        transport = writer.transport
-        if transport is None or transport.is_closing():
-            raise ClientConnectionResetError("the connection was closed")
-        transport.write(block if count == len(block) else block[:count])
-        writer.output_size += count
-        done += count
-        await writer.drain()
-        if not done % _TURN:
-            await checkpoint()
-    return done
-
-
 def _read_cached(descriptor: int, buffer: memoryview, position: int) -> int:
     """Read what is in the page cache at *position*; return how many bytes, 0 if that is not known."""
     if not _CACHED_ONLY:
@@ -173,40 +199,19 @@ def _read_cached(descriptor: int, buffer: memoryview, position: int) -> int:
         return 0
 
 
-async def _send_file(writer: Any, descriptor: int, position: int, size: int) -> int:
-    """Send bytes of a file to a plain connection without reading them here; return how many.
-
-    It sends fewer than *size* if the file can't be sent this way: it may have ended, or be damaged.
-    """
-    writer.send_headers()
-    transport = writer.transport
-    if transport is None or transport.get_write_buffer_size():
-        return 0
-    # asyncio owns the connection's socket; a duplicate can be waited for, and outlives an abort of the connection.
-    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as connection:
-        done, has_ended = 0, False
-        while not has_ended:
-            # In a thread, since it may wait for the disk; it does not wait for the connection.
-            filling = partial(_fill, connection.fileno(), descriptor, position + done, size - done)
-            count, has_ended = await to_thread.run_sync(filling)
-            done += count
-            writer.output_size += count
-            if not has_ended:
-                await anyio.wait_writable(connection)
-    return done
-
-
 def _fill(connection: int, descriptor: int, position: int, size: int) -> tuple[int, bool]:
-    """Send bytes of a file until the connection has no more room; return how many, and whether that is the end."""
+    """Send bytes of a file until the connection has no more room; return how many, and whether no more can be sent."""
     done = 0
     try:
-        while count := os.sendfile(connection, descriptor, position + done, size - done):
+        while done < size:
+            count = os.sendfile(connection, descriptor, position + done, size - done)
+            if not count:
+                return done, True
             done += count
-            if done == size:
-                break
     except BlockingIOError:
         return done, False
     except OSError as error:
         if error.errno not in _OF_THE_FILE:
             raise
-    return done, True
+        return done, True
+    return done, False

@@ -17,6 +17,7 @@ from asyncpush.ecr.v2 import V2Endpoint
 from asyncpush.ecr.v2_blobs import V2Blobs
 from asyncpush.events import Emit
 from asyncpush.http.retry import HostBackoff
+from asyncpush.http.token_bucket import TokenBucket
 from asyncpush.reference import RegistryName
 from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings
 
@@ -31,6 +32,7 @@ class EcrRegistry:
         http: sends the requests that botocore does not sign.
         settings: how often, and for how long, requests are retried.
         emit: receives requests and retries.
+        brake: limits the bandwidth of all uploads together; None does not.
 
     Attributes:
         name: the registry, as the user named it.
@@ -42,10 +44,24 @@ class EcrRegistry:
     """
 
     def __init__(
-        self, client: Any, name: RegistryName, aws: AwsConfiguration, http: EcrHttp, *, settings: Settings, emit: Emit
+        self,
+        client: Any,
+        name: RegistryName,
+        aws: AwsConfiguration,
+        http: EcrHttp,
+        *,
+        settings: Settings,
+        emit: Emit,
+        brake: TokenBucket | None = None,
     ) -> None:
         self.name = name
-        self.pace = Pace(name.service, client.meta.endpoint_url, slowest_rate=settings.retry.slowest_rate)
+        self.pace = Pace(
+            name.service,
+            client.meta.endpoint_url,
+            quotas=dict(settings.quotas),
+            slowest_rate=settings.retry.slowest_rate,
+            emit=emit,
+        )
         self._client = client
         self._http = http
         self._hosts: list[HostBackoff] = []
@@ -55,7 +71,7 @@ class EcrRegistry:
             self._hosts.append(sender.host)
             return sender
 
-        self._api = EcrClient(client, name.id, new_sender(), settings.signature_lifetime)
+        self._api = EcrClient(client, name.id, new_sender(), settings.signature_lifetime, brake)
         # Downloads and /v2/ have other hosts than the API's, each of which may be unreachable on its own.
         self._download_sender = new_sender()
         self.login = EcrLogin(self._api)

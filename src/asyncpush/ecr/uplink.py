@@ -25,6 +25,7 @@ import aiohttp
 import anyio
 
 from asyncpush.ecr.request_body import unsent
+from asyncpush.http.token_bucket import TokenBucket
 from asyncpush.settings import MIN_PART_SIZE, SIGNATURE_LIFETIME
 
 #: All times are shares of a signature's lifetime. A part starts if all parts then arrive within this time.
@@ -44,6 +45,12 @@ _FIRST_INTERVAL, _INTERVAL, _WINDOW = 1 / 6000, 1 / 300, 1 / 10
 
 #: The most that buffers on the way hold of one connection: the largest receive buffer of Linux (``tcp_rmem``).
 _MAX_BUFFERED = 6 * 1024 * 1024
+
+#: The time within which all parts must arrive if a brake sets the rate: a part that is interrupted is sent again.
+_BRAKED_TARGET = 1 / 30
+
+#: The share of the brake's rate above which it is the brake that makes the connection slow.
+_BRAKED = 0.5
 
 #: The assumed rate before anything is measured, in bytes a second: it lets two parts of 10 MiB start.
 _INITIAL_RATE = 234_000
@@ -68,12 +75,22 @@ class PartTransfer:
         accepted: bytes that the peer has accepted.
         may_stop: whether it may be stopped.
         is_stopped: whether it was stopped.
+        brake: limits how fast its body is written; None does not.
         on_progress: called when the peer is seen to have accepted more.
     """
 
-    def __init__(self, size: int, clock: Callable[[], float], total: Callable[[], int], *, may_stop: bool) -> None:
+    def __init__(
+        self,
+        size: int,
+        clock: Callable[[], float],
+        total: Callable[[], int],
+        *,
+        may_stop: bool,
+        brake: TokenBucket | None = None,
+    ) -> None:
         self.size = size
         self.may_stop = may_stop
+        self.brake = brake
         self.started_at = clock()
         self.accepted = 0
         self.is_stopped = False
@@ -157,6 +174,7 @@ class Uplink:
         notify: tells the user that the connection is slow.
         lifetime: seconds for which a signature is valid.
         clock: returns the time in seconds.
+        brake: limits the bandwidth of all endpoints together; None does not.
 
     Attributes:
         lifetime: seconds for which a signature is valid.
@@ -168,8 +186,10 @@ class Uplink:
         notify: Callable[[str], None],
         lifetime: float = SIGNATURE_LIFETIME,
         clock: Callable[[], float] = time.monotonic,
+        brake: TokenBucket | None = None,
     ) -> None:
         self.lifetime = lifetime
+        self._brake = brake
         self.rate: float | None = None
         self._proven_rate: float = _INITIAL_RATE
         self._arrived = 0
@@ -186,7 +206,8 @@ class Uplink:
 
     def part_size(self, requested: int) -> int:
         """The size of an upload's parts: the minimum if *requested* bytes would take long, otherwise *requested*."""
-        is_slow = self.rate is not None and self.rate * self.lifetime * _PART < requested * 4 / 3
+        rate = min(self.rate or math.inf, self._braked_rate)
+        is_slow = rate * self.lifetime * _PART < requested * 4 / 3
         return min(requested, MIN_PART_SIZE) if is_slow else requested
 
     @asynccontextmanager
@@ -198,7 +219,8 @@ class Uplink:
             size: bytes of its request body.
             may_stop: whether the part may be stopped for others; the bytes that have left are then lost.
         """
-        transfer, granted = PartTransfer(size, self._clock, self._total_delivered, may_stop=may_stop), anyio.Event()
+        transfer = PartTransfer(size, self._clock, self._total_delivered, may_stop=may_stop, brake=self._brake)
+        granted = anyio.Event()
         heapq.heappush(self._waiting, (-first, next(self._tickets), transfer, granted))
         self._grant()
         try:
@@ -284,6 +306,8 @@ class Uplink:
         self._notify_slow(rate)
 
     def _notify_slow(self, rate: float) -> None:
+        if rate > _BRAKED * self._braked_rate:
+            return
         self._notify(f"the connection to ECR carries about {rate / 1000:,.0f} kB/s: sending fewer parts at once")
 
     def _grant(self) -> None:
@@ -300,10 +324,10 @@ class Uplink:
         if not self._transfers:
             return True
         in_flight = size + sum(transfer.size - transfer.delivered for transfer in self._transfers)
-        seconds = self.lifetime * _TARGET
-        return in_flight <= self._proven_rate * seconds and (
-            self.rate is None or self._remaining + size <= self.rate * seconds
-        )
+        seconds, remaining = self.lifetime * _TARGET, self._remaining + size
+        if remaining > self._braked_rate * self.lifetime * _BRAKED_TARGET:
+            return False
+        return in_flight <= self._proven_rate * seconds and remaining <= (self.rate or math.inf) * seconds
 
     def _schedule_measurement(self) -> None:
         interval = _FIRST_INTERVAL if self._proven_rate == _INITIAL_RATE else _INTERVAL
@@ -326,6 +350,11 @@ class Uplink:
 
     def _total_delivered(self) -> int:
         return self._arrived + sum(transfer.delivered for transfer in self._transfers)
+
+    @property
+    def _braked_rate(self) -> float:
+        """The rate that the brake allows; infinite without one."""
+        return (self._brake.rate if self._brake is not None else None) or math.inf
 
     @property
     def _remaining(self) -> int:

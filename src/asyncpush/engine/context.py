@@ -13,7 +13,8 @@ from asyncpush.engine.memory import MemoryBudget
 from asyncpush.engine.ordering import PipelineEstimator
 from asyncpush.engine.parts import worker_threads
 from asyncpush.errors import SourceError
-from asyncpush.events import Emit, ignore
+from asyncpush.events import Emit, Limited, ignore
+from asyncpush.http.token_bucket import LimitReporter, TokenBucket
 from asyncpush.model import Descriptor
 from asyncpush.protocols import Journal, LayerSender
 from asyncpush.settings import Settings
@@ -26,6 +27,18 @@ class PutManifest:
 
     outcome: Literal["pushed", "present"]
     at: float
+
+
+#: Bytes that leave at once under the slowest bandwidth; a third of a second of it.
+_SMALLEST_GRANT = 16 * 1024
+
+
+def _new_brake(settings: Settings, emit: Emit) -> TokenBucket | None:
+    bandwidth = settings.bandwidth
+    if bandwidth is None:
+        return None
+    report = LimitReporter(emit, lambda: Limited("bandwidth", bandwidth.rate_now() or 0.0, "user"))
+    return TokenBucket(bandwidth.rate_now, smallest=_SMALLEST_GRANT, on_wait=report)
 
 
 def _unreadable() -> FirstFailure:
@@ -49,6 +62,7 @@ class PushContext:
         layers: the descriptors of sent layers, by repository and identity; None if the source knew the descriptor.
         manifests: the manifests without a tag that were put, by repository and digest.
         created: the repositories that this run has created, by address.
+        brake: lets the bytes of layers pass at the rate of ``Settings.bandwidth``; None without one.
     """
 
     settings: Settings
@@ -63,6 +77,7 @@ class PushContext:
     layers: SingleFlight[Descriptor | None] = field(default_factory=SingleFlight)
     manifests: SingleFlight[PutManifest] = field(default_factory=SingleFlight)
     created: SingleFlight[bool] = field(default_factory=SingleFlight)
+    brake: TokenBucket | None = None
 
     @classmethod
     def of(cls, settings: Settings, emit: Emit = ignore, journal: Journal | None = None) -> PushContext:
@@ -70,7 +85,8 @@ class PushContext:
         # The allocator needs a third more: a thread can't reuse what another one has freed.
         memory = MemoryBudget(settings.max_memory * 3 // 4)
         limiter = AdaptiveLimiter(open_files.share(settings.max_layers))
-        return cls(settings, emit, memory, limiter, journal, PipelineEstimator(allowed=settings.early_parts))
+        pipeline = PipelineEstimator(allowed=settings.early_parts)
+        return cls(settings, emit, memory, limiter, journal, pipeline, brake=_new_brake(settings, emit))
 
     def for_next_call(self) -> PushContext:
         """Return the context of another call: it tries unreadable blobs again, and has no sender."""

@@ -139,6 +139,8 @@ class Discovery:
         async def discover(group: EntryGroup) -> None:
             try:
                 try:
+                    if self._context.is_ending:
+                        return
                     listed = [await self._list_copies(entry) for entry in group.entries]
                     for earlier in group.before:
                         await earlier.claimed.wait()
@@ -183,6 +185,8 @@ class Discovery:
         missing: dict[Descriptor, list[Copy]] = defaultdict(list)
         stored: dict[Repository, list[StoredImage]] = defaultdict(list)
         for batch in _by_reference(pending):
+            if self._context.is_ending:
+                return
             await self._compare(entry, batch, missing, stored)
         await self._read(entry, missing, stored)
 
@@ -227,6 +231,8 @@ class Discovery:
         blobs = 0
         descriptors = {copy.reference: descriptor for descriptor, copies in missing.items() for copy in copies}
         for batch in _batches(list(missing.values()), READ_AT_ONCE):
+            if self._context.is_ending:
+                return
             read = await self._listing.load(entry, [copy for copies in batch for copy in copies], descriptors)
             loaded += read
             blobs += sum(map(weight, {id(image): image for _, image in read}.values()))

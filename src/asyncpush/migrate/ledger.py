@@ -12,7 +12,7 @@ from anyio import CancelScope
 
 from asyncpush.api import open_logins
 from asyncpush.engine.context import PushContext
-from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, JournalError, UsageError
+from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, JournalError, TooManyFailuresError, UsageError
 from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
 from asyncpush.journal import SqliteJournal
 from asyncpush.migrate.ecr_sources import EcrSources
@@ -37,6 +37,7 @@ class Options:
         dry: find out what would be sent, but send nothing.
         recheck: check images again that an interrupted run finished, and referrers that were copied.
         fail_fast: stop at the first failure.
+        max_failures: begin no image after so many have failed, and do not try those again; None is no limit.
         retries: how often failed copies are tried again at the end.
         resume_within: an interrupted run is resumed if it started within this many seconds.
         rest: seconds to wait before failed copies are tried again, if waiting can help; doubled each time.
@@ -45,9 +46,14 @@ class Options:
     dry: bool = False
     recheck: bool = False
     fail_fast: bool = False
+    max_failures: int | None = None
     retries: int = 2
     resume_within: float = RESUME_WITHIN
     rest: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.max_failures is not None and self.max_failures < 1:
+            raise UsageError(f"--max-failures is {self.max_failures}", hint="give 1 or more")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -72,7 +78,7 @@ class MigrationContext:
         unlisted: entries whose images are not known, since their source could not be listed.
         scope: cancelled when the run must stop.
         journal_error: why the journal failed; the run stops then.
-        stopped: the error that showed that credentials were lost; the run stops then, and can be resumed.
+        stopped: why the run stops before its end, and can be resumed: credentials were lost, or too many images failed.
     """
 
     options: Options
@@ -96,6 +102,12 @@ class MigrationContext:
     _tags: SingleFlight[tuple[str, ...]] = field(default_factory=SingleFlight)
     _claims: dict[str, Copy] = field(default_factory=dict)
     _next_pause: float = 0.0
+    _failed: set[str] = field(default_factory=set)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether no other image may be begun."""
+        return self.stopped is not None
 
     @property
     def emit(self) -> Emit:
@@ -171,8 +183,20 @@ class MigrationContext:
         if before and (before.outcome, before.digest, result.outcome) == ("pushed", result.digest, "present"):
             result = before  # this run pushed it, and tries its referrers again
         self.results[result.copy.key] = replace(result, attempts=self.attempts[result.copy.key])
-        if result.outcome == "failed" and self.options.fail_fast:
+        if result.outcome != "failed":
+            self._failed.discard(result.copy.key)
+            return
+        if self.options.fail_fast:
             self.scope.cancel()
+        if result.subject is None:
+            self._failed.add(result.copy.key)
+        if self.options.max_failures is not None and len(self._failed) >= self.options.max_failures:
+            self.retries_left = 0
+            many = "1 image has" if len(self._failed) == 1 else f"{len(self._failed)} images have"
+            self.stopped = self.stopped or TooManyFailuresError(
+                f"{many} failed, as many as --max-failures allows; no others were begun",
+                hint="fix the cause, and run the same command again to resume",
+            )
 
 
 @asynccontextmanager

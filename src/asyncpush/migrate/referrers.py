@@ -130,7 +130,9 @@ class Referrers:
             self._note(own, subject, "refused" if refused else "failed", text, error, _digest(referrer))
             return refused
         ended = replace(pushed_result(own, result), subject=subject)
-        self._context.record(replace(ended, outcome="planned") if result.outcome == "planned" else ended)
+        if result.outcome == "planned":
+            ended = replace(ended, outcome="planned", manifests=1, parts=result.layers_sent)
+        self._context.record(ended)
         return True
 
     def _own(self, copy: Copy, tag: str | None, reference: str, source: str) -> Copy:

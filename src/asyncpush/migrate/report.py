@@ -23,9 +23,11 @@ from asyncpush.errors import (
     SourceNotFoundError,
     SourceUnavailableError,
     TagImmutableError,
+    TooManyFailuresError,
     UnforeseenError,
     UsageError,
 )
+from asyncpush.migrate.forecast import Forecast
 from asyncpush.migrate.plan.model import Goal, PlanEntry
 from asyncpush.model import Digest, LeftOut
 from asyncpush.protocols import Repository
@@ -94,6 +96,8 @@ class CopyResult:
         error: why it failed.
         subject: of a signature, attestation or SBOM, the digest of the manifest that it refers to.
         left_out: what the image's index names but the source does not have.
+        manifests: in a dry run, manifests and tags that would be put.
+        parts: in a dry run, parts that its blobs would be sent in.
     """
 
     copy: Copy
@@ -110,6 +114,8 @@ class CopyResult:
     error: AsyncpushError | None = None
     subject: Digest | None = None
     left_out: tuple[LeftOut, ...] = ()
+    manifests: int = 0
+    parts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +174,9 @@ class Report(Result):
         sent: bytes of layers that were sent (before base64), including those of copies that failed.
         seconds: how long it took.
         resumed: whether the run resumed an interrupted one.
-        stopped: the error that ended the run early: credentials were lost. With a journal, the next run resumes.
+        stopped: the error that ended the run early: credentials were lost, or too many images failed
+            (``Options.max_failures``). With a journal, the next run resumes.
+        forecast: what the run would take; None unless it was a dry one.
     """
 
     results: tuple[CopyResult, ...]
@@ -179,11 +187,17 @@ class Report(Result):
     resumed: bool
     stopped: AsyncpushError | None = None
     nothing_taken: tuple[NothingTaken, ...] = ()
+    forecast: Forecast | None = None
 
     @property
     def failed(self) -> tuple[CopyResult, ...]:
         """The copies that failed."""
         return tuple(result for result in self.results if result.outcome == "failed")
+
+    @property
+    def not_tried(self) -> tuple[CopyResult, ...]:
+        """Those of the failed that were not tried, since too many others had failed."""
+        return tuple(result for result in self.failed if isinstance(result.error, TooManyFailuresError))
 
     @property
     def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:

@@ -12,7 +12,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncpush.digest_set import PackedSet
-from asyncpush.engine.diff import ImageDiff, assume_missing
+from asyncpush.engine.diff import ImageDiff, assume_missing, nodes
 from asyncpush.engine.image import dry_run, push_diff
 from asyncpush.engine.memory import MemoryBudget
 from asyncpush.engine.referrers import subjects_of
@@ -28,6 +28,7 @@ from asyncpush.events import Emit, Event, Listener, PartSent, ignore
 from asyncpush.journal import LeftUpload, SqliteJournal
 from asyncpush.migrate.backfill import note_backfill
 from asyncpush.migrate.discovery import Backlog, Discovered, Discovery, Present, Ready
+from asyncpush.migrate.estimate import make_forecast
 from asyncpush.migrate.expansion import expand
 from asyncpush.migrate.layer_distribution import registry_of, score
 from asyncpush.migrate.ledger import MigrationContext, Options, begin_run, fingerprint, open_migration
@@ -39,7 +40,7 @@ from asyncpush.migrate.targets import complete_repository, create_by_push, prepa
 from asyncpush.model import Digest
 from asyncpush.protocols import ReferrerSource
 from asyncpush.results import ImageResult
-from asyncpush.settings import RetryPolicy, Settings
+from asyncpush.settings import DEFAULT_PART_SIZE, RetryPolicy, Settings
 
 #: Images that are pushed at once. Their layers share the slots; this bounds the images that wait for a slot, or for a
 #: layer that another image uploads.
@@ -126,6 +127,7 @@ async def migrate_plan(
         for registry in (*(target.registry for target in context.targets.values()), *context.ecr_sources.opened):
             requests.update({pace.operation: pace.sent for pace in registry.pace.statistics()})
         requests.update(context.source_pool.requests)
+        forecast = make_forecast(context, time.monotonic() - started) if options.dry else None
     return Report(
         results=tuple(context.results.values()),
         left_out=tuple(context.left_out),
@@ -135,6 +137,7 @@ async def migrate_plan(
         seconds=time.monotonic() - started,
         resumed=resumed,
         stopped=context.stopped,
+        forecast=forecast,
     )
 
 
@@ -173,7 +176,7 @@ class _Pipeline:
     async def go(self, entries: Iterable[PlanEntry]) -> None:
         """Push all images of *entries*; then try copies again that have failed and may succeed."""
         await self._discover_and_push(entries, None)
-        while self._context.retries_left:
+        while self._context.retries_left and not self._context.is_ending:
             self._context.retries_left -= 1
             again: dict[PlanEntry, list[Copy]] = defaultdict(list)
             for copy in self._to_try_again():
@@ -252,7 +255,8 @@ class _Pipeline:
             self._ready.remove(best)
             async with self._blobs.account() as account:
                 await account.take(best.weight)
-                await self._push(best)
+                if not self._context.is_ending:
+                    await self._push(best)
             self._forget(best)
 
     def _forget(self, ready: Ready) -> None:
@@ -331,8 +335,9 @@ class _Pipeline:
         """What would be sent: each layer once into each registry, or without mounts, into each repository."""
         result = dry_run(ready.image, copy.destination, diff)
         mounts = await self._mounts(copy)
-        sent = mounted = 0
+        sent = mounted = parts = 0
         sizes = [0, 0]
+        part_size = self._context.push.settings.part_size or DEFAULT_PART_SIZE
         for blob in diff.to_send:
             in_repository = (copy.repository.address, blob.identity)
             in_registry = (registry_of(copy.repository), blob.identity)
@@ -344,6 +349,7 @@ class _Pipeline:
             self._planned.add(in_registry)
             sent, mounted = sent + (not by_mount), mounted + bool(by_mount)
             sizes[bool(by_mount)] += blob.source_size
+            parts += 0 if by_mount else max(1, -(-blob.source_size // part_size))
         return replace(
             pushed_result(copy, result),
             outcome="present" if diff.stored else "planned",
@@ -351,7 +357,22 @@ class _Pipeline:
             bytes_sent=sizes[0],
             layers_mounted=mounted,
             bytes_mounted=sizes[1],
+            manifests=0 if diff.stored else self._manifests_to_put(ready, copy, diff),
+            parts=parts,
         )
+
+    def _manifests_to_put(self, ready: Ready, copy: Copy, diff: ImageDiff) -> int:
+        """How many manifests an image's push would put: its root under the tag, and each other once a repository."""
+        count = 0
+        for node in nodes(ready.image.root):
+            digest = node.manifest.digest if node.manifest else None
+            in_repository = (copy.repository.address, str(digest))
+            if node is not ready.image.root and digest and (digest in diff.manifests or in_repository in self._planned):
+                continue
+            if digest:
+                self._planned.add(in_repository)
+            count += 1
+        return count
 
     async def _finish(
         self, copies: list[Copy], subjects: tuple[Digest, ...], referrers: ReferrerSource | None = None

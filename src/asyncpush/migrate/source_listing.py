@@ -60,9 +60,8 @@ class SourceListing:
         archived = ArchivedImages()
         if entry.kind == "local":
             tags = [image.tag or "" for image in await self._archive(entry)]
-        elif entry.reference is not None or not entry.tags.needs_listing:
-            references = [entry.reference] if entry.reference else list(entry.tags.names)
-            return [self.copy(entry, goal, reference) for reference in references for goal in entry.goals]
+        elif named := self._named_copies(entry):
+            return named
         else:
             tags = list(await self._context.tags(entry.host, entry.repository))
             archived = await self._context.ecr_sources.archived(entry.host, entry.repository)
@@ -118,6 +117,13 @@ class SourceListing:
             return archived_error(entry, image.digest, image)
         return error
 
+    def _named_copies(self, entry: PlanEntry) -> list[Copy]:
+        """The copies of an entry of a registry that names them; none if its source must be listed."""
+        if entry.kind == "local" or (entry.reference is None and entry.tags.needs_listing):
+            return []
+        references = [entry.reference] if entry.reference else list(entry.tags.names)
+        return [self.copy(entry, goal, reference) for reference in references for goal in entry.goals]
+
     def _has_valid_tag(self, copy: Copy) -> bool:
         """Whether a copy's tag is valid; it has failed otherwise."""
         try:
@@ -152,7 +158,9 @@ class SourceListing:
         context = self._context
         copies = list(context.claimed)
         known = {copy.entry for copy in copies} | {result.copy.entry for result in context.results.values()}
-        copies += [self.placeholder(entry, goal) for entry in entries if entry not in known for goal in entry.goals]
+        for entry in entries:
+            if entry not in known:
+                copies += self._named_copies(entry) or [self.placeholder(entry, goal) for goal in entry.goals]
         for copy in copies:
             if copy.key not in context.results:
                 context.record(CopyResult(copy=copy, outcome="failed", error=error))

@@ -108,7 +108,9 @@ async def open_targets(
     async with AsyncExitStack() as stack:
         targets: dict[PlanTarget, OpenTarget] = {}
         for target in plan.targets:
-            context = replace(run, settings=replace(run.settings, transport=target.transport or run.settings.transport))
+            transport = target.transport or run.settings.transport
+            quotas = target.quotas or run.settings.quotas
+            context = replace(run, settings=replace(run.settings, transport=transport, quotas=quotas))
             registry = await stack.enter_async_context(open_registry(target.registry, target.aws, context))
             targets[target] = OpenTarget(target, registry, ecr_sources, journal)
         yield targets

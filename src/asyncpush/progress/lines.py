@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TextIO
 
-from asyncpush.events import Event, ImageDone, ImageFailed, Notice, Retrying
+from asyncpush.events import Event, ImageDone, ImageFailed, Limited, Notice, Retrying
 from asyncpush.model import Digest
 from asyncpush.progress.meter import Clock, Meter, Totals
-from asyncpush.units import rate_text, size_text, time_text
+from asyncpush.units import format_rate, rate_text, size_text, time_text
 
 
 class Sink:
@@ -127,6 +127,20 @@ def retry_line(event: Retrying, more: int = 0) -> str:
         f"{'retrying':{_STATUS}}{event.operation} in {event.delay:.1f} s "
         f"(try {event.attempt}{count}): {printable(event.reason)}"
     )
+
+
+def limit_text(event: Limited) -> str:
+    """The limit that makes something wait, in words."""
+    rate = f"{event.rate:.1f}".removesuffix(".0")
+    if event.operation == "bandwidth":
+        return f"--bandwidth {format_rate(event.rate)}"
+    match event.reason:
+        case "throttling":
+            return f"held to {rate} {event.operation}/s by throttling ({event.throttled} so far)"
+        case "quota":
+            return f"{event.operation} {rate}/s (quota {event.quota:g}/s)"
+        case "user":
+            return f"{printable(event.operation)} {rate} requests/s (plan)"
 
 
 def progress_fields(totals: Totals) -> list[Field]:
@@ -254,6 +268,7 @@ class PlainDisplay:
             fields.append(Field(f"{totals.in_flight} layer{'s' if totals.in_flight != 1 else ''} in flight", 0))
         if totals.present_layers:
             fields.append(Field(f"{totals.present_layers} already there", 0))
+        fields += [Field(limit_text(limited), 0) for limited in self._meter.limits]
         if fields:
             self._say("  " + joined(fields))
 

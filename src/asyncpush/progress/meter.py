@@ -17,6 +17,7 @@ from asyncpush.events import (
     LayerDone,
     LayerFailed,
     LayerStarted,
+    Limited,
     PartSent,
 )
 
@@ -33,6 +34,10 @@ _SHORTEST = 0.5
 
 #: Before a rate is this old, it can't predict the time left.
 _FORECAST = 2.0
+
+
+#: Seconds for which a limit binds after it made something wait: it is reported once a second while it does.
+_BINDS = 2.5
 
 
 class Rate:
@@ -163,6 +168,13 @@ class Meter:
         self._layers_planned = self._layers_begun = self._layers_done = self._present = 0
         self._read = self._size = 0
         self._rate = Rate(self._began)
+        self._limits: dict[str, tuple[float, Limited]] = {}
+
+    @property
+    def limits(self) -> list[Limited]:
+        """The limits that make something wait now."""
+        now = self._clock()
+        return [limited for since, limited in self._limits.values() if now - since <= _BINDS]
 
     @property
     def layers(self) -> Mapping[str, LayerProgress]:
@@ -174,6 +186,8 @@ class Meter:
         match event:
             case PartSent():
                 self._part_sent(event)
+            case Limited():
+                self._limits[event.operation] = self._clock(), event
             case LayerStarted():
                 self._layer_started(event)
             case LayerDone():

@@ -22,6 +22,7 @@ from asyncpush.progress.lines import (
     closing_fields,
     image_line,
     joined,
+    limit_text,
     notice_line,
     printable,
     progress_fields,
@@ -169,6 +170,9 @@ class _Screen:
         line = joined(fields, width)
         if line and (totals.images or totals.layers):
             yield [Segment(line, _STRONG)]
+        limits = [limit_text(limited) for limited in self._meter.limits]
+        if limits and not self.closed:
+            yield [Segment(set_cell_size(f"limited by {'; '.join(limits)}", width), _DIM)]
         if self._retrying is not None and not self.closed and self._clock() < self._retry_until:
             words = retry_line(self._retrying).split()
             yield [Segment(set_cell_size(" ".join(words), width), _WARNING)]

@@ -21,13 +21,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpush.errors import AsyncpushError, PlanError, UsageError
+from asyncpush.migrate.ledger import fingerprint
 from asyncpush.migrate.plan.document import plan_schema
 from asyncpush.migrate.plan.load import parse_plan, read_plan
 from asyncpush.migrate.plan.model import Plan, PlanTarget
 from asyncpush.migrate.plan_import import import_plan
 from asyncpush.model import Platform
 from asyncpush.reference import RegistryName, parse_registry
-from asyncpush.settings import AwsConfiguration, Credentials, RepositorySettings, SourceRegistry
+from asyncpush.settings import AwsConfiguration, Credentials, RepositorySettings, Settings, SourceRegistry
 
 EU = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
 HEX = "ab" * 32
@@ -681,7 +682,7 @@ def test_every_member_in_the_schema_is_described() -> None:
     schema = plan_schema()
 
     parts = [schema, *schema["$defs"].values()]
-    assert len(parts) == 12
+    assert len(parts) == 13
     for part in parts:
         assert part["title"]
         assert part["description"]
@@ -819,3 +820,44 @@ def test_text_with_half_a_letter_is_an_error_of_the_plan(text: str) -> None:
     assert str(caught.value).isprintable()
     with pytest.raises(UsageError):
         import_plan(text, "the configuration")
+
+
+def test_quotas_of_a_target_override_those_of_the_plan() -> None:
+    plan = plan_of("""\
+version: 1
+quotas: {PutImage: "${PUTS}", UploadLayerPart: 100}
+registries: {docker.io: {requests_per_second: 5}}
+targets: {eu: {region: eu-west-1, quotas: {PutImage: 50}}, us: {region: us-east-1}}
+defaults: {targets: [eu, us]}
+images: [{from: docker.io/library/nginx, tags: ["1"]}]
+""", PUTS="20")  # fmt: skip
+
+    eu, us = plan.targets
+    assert dict(eu.quotas) == {"PutImage": 50, "UploadLayerPart": 100}
+    assert dict(us.quotas) == {"PutImage": 20, "UploadLayerPart": 100}
+    assert plan.source_registries["docker.io"].requests_per_second == 5
+
+
+def test_quotas_hold_without_targets_and_change_no_fingerprint() -> None:
+    """A run resumes under other quotas."""
+    text = 'version: 1\nquotas: {PutImage: 20}\nimages: [{from: docker.io/library/nginx, tags: ["1"]}]'
+    stated, usual = plan_of(text), plan_of(text.replace("quotas: {PutImage: 20}\n", ""))
+
+    assert dict(stated.targets[0].quotas) == {"PutImage": 20}
+    assert fingerprint(stated, Settings(), []) == fingerprint(usual, Settings(), [])
+
+
+def test_quotas_that_are_none_are_problems() -> None:
+    found = problems_of("""\
+version: 1
+quotas: {putImage: 20, PutImage: 0}
+registries: {docker.io: {requests_per_second: 0.5}}
+targets: {eu: {region: eu-west-1, quotas: [PutImage]}}
+images: [{from: docker.io/library/nginx, tags: ["1"]}]
+""")
+    assert found.pop("targets.eu.quotas").startswith("is a list, but must be a mapping with PutImage, ")
+    assert found == {
+        "quotas.putImage": "is unknown; did you mean PutImage?",
+        "quotas.PutImage": "is 0, but must be at least 1",
+        "registries[docker.io].requests_per_second": "is text, but must be a number",
+    }

@@ -75,12 +75,34 @@ class RegistryDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         tls: TLS settings.
         plain_http: Use HTTP instead of HTTPS.
         connections: The maximum number of requests at once.
+        requests_per_second: The maximum number of requests that start in a second.
     """
 
     credentials: CredentialsDocument | UnsetType = UNSET
     tls: TlsDocument | UnsetType = UNSET
     plain_http: bool | UnsetType = UNSET
     connections: Positive | UnsetType = UNSET
+    requests_per_second: Positive | UnsetType = UNSET
+
+
+class QuotasDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="pascal"):
+    """Requests a second that ECR grants the account in the region, where they are not ECR's defaults.
+
+    Attributes:
+        PutImage: Manifests and tags; ECR's default is 10.
+        InitiateLayerUpload: Layers that are begun or mounted.
+        UploadLayerPart: Parts of layers.
+        CompleteLayerUpload: Layers that are completed.
+        BatchCheckLayerAvailability: Questions for layers.
+        BatchGetImage: Questions for manifests.
+    """
+
+    put_image: Positive | UnsetType = UNSET
+    initiate_layer_upload: Positive | UnsetType = UNSET
+    upload_layer_part: Positive | UnsetType = UNSET
+    complete_layer_upload: Positive | UnsetType = UNSET
+    batch_check_layer_availability: Positive | UnsetType = UNSET
+    batch_get_image: Positive | UnsetType = UNSET
 
 
 class TargetDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -93,6 +115,7 @@ class TargetDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
         region: The region, if the registry does not name one.
         endpoint_url: An endpoint to use instead of AWS's own, such as the emulator's.
         transport: How layers are sent: api, v2 or auto; by default, what --transport says.
+        quotas: Requests a second that ECR grants this account in this region; they override those of the plan.
     """
 
     registry: str | UnsetType = UNSET
@@ -101,6 +124,7 @@ class TargetDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     region: str | UnsetType = UNSET
     endpoint_url: str | UnsetType = UNSET
     transport: TransportChoice | UnsetType = UNSET
+    quotas: QuotasDocument | UnsetType = UNSET
 
 
 class ExcludeDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -238,6 +262,7 @@ class PlanDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         version: The version of this format.
         registries: How to reach source registries, by host.
         targets: The registries that images go to, by a name that the plan chooses; by default, your own registry.
+        quotas: Requests a second that ECR grants every target, where they are not ECR's defaults.
         defaults: Defaults for entries.
         images: The entries: what to migrate.
     """
@@ -245,6 +270,7 @@ class PlanDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     version: Literal[1]
     registries: dict[str, RegistryDocument] | UnsetType = UNSET
     targets: dict[str, TargetDocument] | UnsetType = UNSET
+    quotas: QuotasDocument | UnsetType = UNSET
     defaults: DefaultsDocument | UnsetType = UNSET
     images: list[EntryDocument]
 

@@ -24,6 +24,7 @@ class PlanTarget:
         prefix: the prefix of repository names, without slashes at its ends; may be empty.
         aws: overrides of the AWS configuration to reach it.
         transport: how layers are sent; None if the plan does not say (``Settings.transport``).
+        quotas: its account's quotas in requests a second, by operation, where the plan states them.
     """
 
     name: str
@@ -31,6 +32,8 @@ class PlanTarget:
     prefix: str = ""
     aws: AwsConfiguration = field(default_factory=AwsConfiguration)
     transport: TransportChoice | None = None
+    # A run resumes under other quotas: its fingerprint is a text of its targets.
+    quotas: tuple[tuple[str, int], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from asyncpush.migrate.plan.diagnostics import Problems, member
 from asyncpush.migrate.plan.document import (
     AwsDocument,
     CredentialsDocument,
+    QuotasDocument,
     RegistryDocument,
     RepositoryDocument,
     TargetDocument,
@@ -64,6 +65,7 @@ def source_registry(host: str, spec: RegistryDocument, base: Path, place: str, p
         aws=_source_aws(credentials, place, problems),
         anonymous=credentials.anonymous is True,
         connections=given(spec.connections) or SourceRegistry(host=host).connections,
+        requests_per_second=given(spec.requests_per_second),
     )
 
 
@@ -100,8 +102,19 @@ def _file(spec: object, base: Path, place: str, problems: Problems) -> Path | No
     return path
 
 
-def make_target(name: str, spec: TargetDocument, place: str, problems: Problems) -> PlanTarget:
-    """The target that *spec* describes; its problems are noted at *place*."""
+def quotas_of(*documents: QuotasDocument | UnsetType) -> tuple[tuple[str, int], ...]:
+    """The quotas of *documents*, by operation; those of a later one override those before."""
+    quotas: dict[str, int] = {}
+    for document in documents:
+        if not isinstance(document, UnsetType):
+            quotas |= msgspec.to_builtins(document)
+    return tuple(quotas.items())
+
+
+def make_target(
+    name: str, spec: TargetDocument, place: str, problems: Problems, quotas: QuotasDocument | UnsetType = UNSET
+) -> PlanTarget:
+    """The target that *spec* describes; its problems are noted at *place*, and its *quotas* are those of the plan."""
     registry = RegistryName()
     if isinstance(spec.registry, str):
         with problems.at(member(place, "registry")):
@@ -115,7 +128,8 @@ def make_target(name: str, spec: TargetDocument, place: str, problems: Problems)
     transport = None if isinstance(spec.transport, UnsetType) else spec.transport
     if transport == "v2" and registry.service == "ecr-public":
         problems.add(member(place, "transport"), "is v2, but ECR Public takes layers through its API only")
-    return PlanTarget(name, registry, prefix, _aws(spec, place, problems), transport)
+    aws = _aws(spec, place, problems)
+    return PlanTarget(name, registry, prefix, aws, transport, quotas_of(quotas, spec.quotas))
 
 
 def _prefix(text: str, registry: RegistryName) -> str:

@@ -18,6 +18,7 @@ from asyncpush.migrate.plan.document import (
     EntryDocument,
     ExcludeDocument,
     PlanDocument,
+    QuotasDocument,
     RegistryDocument,
     RepositoryDocument,
     TagsDocument,
@@ -26,7 +27,15 @@ from asyncpush.migrate.plan.document import (
 )
 from asyncpush.migrate.plan.model import Goal, Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.plan.references import Destinations, ImageSource, read_destination, read_source
-from asyncpush.migrate.plan.registries import Repositories, first_given, given, make_target, merged, source_registry
+from asyncpush.migrate.plan.registries import (
+    Repositories,
+    first_given,
+    given,
+    make_target,
+    merged,
+    quotas_of,
+    source_registry,
+)
 from asyncpush.migrate.plan.tags import Alternative, Patterns, TagRules, check_glob, check_regex
 from asyncpush.migrate.plan.versions import VersionRange
 from asyncpush.migrate.plan.wildcards import RepositoryPattern, check_placeholders, fill_in, has_placeholder
@@ -65,6 +74,7 @@ class _Resolver:
     defaults: DefaultsDocument = field(default_factory=DefaultsDocument)
     default_tags: TagRules = field(default_factory=TagRules)
     default_platforms: tuple[Platform, ...] = ()
+    quotas: QuotasDocument = field(default_factory=QuotasDocument)
     default_settings: RepositorySettings | None = None
     is_ambiguous: bool = False
     repositories: Repositories = field(init=False)
@@ -85,10 +95,11 @@ class _Resolver:
         """The plan. Members are converted one by one, so that the problems of one do not hide those of others."""
         members = dict(document) if isinstance(document, dict) else {}
         registries, targets, images = (members.pop(name, UNSET) for name in ("registries", "targets", "images"))
-        defaults = members.pop("defaults", {})
+        defaults, quotas = members.pop("defaults", {}), members.pop("quotas", {})
         if images is UNSET:
             self.problems.add("", "has no images")
         self._check_head({**members, "images": []})
+        self.quotas = convert(quotas, QuotasDocument, "quotas", self.problems) or QuotasDocument()
         sources = self.sources = self._registries(registries)
         self._targets(targets)
         self.defaults = convert(defaults, DefaultsDocument, "defaults", self.problems) or DefaultsDocument()
@@ -116,11 +127,11 @@ class _Resolver:
 
     def _targets(self, spec: Expanded | UnsetType) -> None:
         if isinstance(spec, UnsetType):
-            self.targets[OWN] = PlanTarget(OWN)
+            self.targets[OWN] = PlanTarget(OWN, quotas=quotas_of(self.quotas))
         for name, value in self._named(spec, "targets"):
             place = member("targets", name)
             document = convert(value, TargetDocument, place, self.problems) or TargetDocument()
-            self.targets[name] = make_target(name, document, place, self.problems)
+            self.targets[name] = make_target(name, document, place, self.problems, self.quotas)
         if spec == {}:
             self.problems.add("targets", "is empty", hint="leave it out for your own registry")
 

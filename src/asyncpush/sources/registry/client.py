@@ -19,16 +19,18 @@ from asyncpush.errors import (
     SourceError,
     SourceUnavailableError,
 )
-from asyncpush.events import Emit, Notice
+from asyncpush.events import Emit, Limited, Notice
 from asyncpush.http.encoding import unknown_encoding_of
 from asyncpush.http.retry import RetryLoop, note_if_slow
-from asyncpush.reference import api_host, canonical_host
+from asyncpush.http.token_bucket import LimitReporter, TokenBucket
+from asyncpush.reference import HUB, api_host, canonical_host
 from asyncpush.settings import RetryPolicy, SourceRegistry
 from asyncpush.sources.registry.credentials import CredentialStore
 from asyncpush.sources.registry.docker_config import Account
 from asyncpush.sources.registry.errors import Refusal, is_web_page
 from asyncpush.sources.registry.http import RegistryHttp, read_document
 from asyncpush.sources.registry.logins import Logins
+from asyncpush.sources.registry.pull_limit import PullLimit, pull_limit
 from asyncpush.sources.registry.requests import Request, RequestGate, Response, TransientError
 from asyncpush.sources.registry.token_auth import LoginRefusedError, TokenAuth
 from asyncpush.sources.registry.www_authenticate import parse_challenges
@@ -56,6 +58,9 @@ class RegistryClient:
         logins: creates the login for ECR registries.
         emit: receives each retry.
         retry: the time limits, and when requests are sent again.
+
+    Attributes:
+        pull_limit: the limit on pulls that the registry's answers tell; None if they tell none.
     """
 
     def __init__(self, registry: SourceRegistry, logins: Logins, emit: Emit, retry: RetryPolicy) -> None:
@@ -73,6 +78,10 @@ class RegistryClient:
         )
         self._slots = CapacityLimiter(open_files.share(registry.connections))
         self._gate = RequestGate(retry)
+        rate = registry.requests_per_second
+        report = LimitReporter(emit, lambda: Limited(self.host, rate or 0, "user"))
+        self._pace = TokenBucket(lambda: rate, on_wait=report)
+        self.pull_limit: PullLimit | None = None
         self._first_lock = Lock()
         self._has_asked = False
         self._scheme_lock = Lock()
@@ -80,6 +89,11 @@ class RegistryClient:
         self._has_account: dict[str, bool] = {}
         self._public_scopes: set[str] = set()
         self._reported: set[Account] = set()
+
+    @property
+    def counts_pulls(self) -> bool:
+        """Whether the registry limits pulls, as which it does not count a HEAD."""
+        return self.host == HUB or self.pull_limit is not None
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -286,11 +300,14 @@ class RegistryClient:
                 )
 
     async def _send(self, request: Request, authorization: str | None) -> aiohttp.ClientResponse:
+        await self._pace.take(1)
         await self._gate.wait_open()
         self.requests[request.operation] += 1
         url = URL(f"{self._base}{request.path}", encoded=True)
         with note_if_slow(f"{request.what} has no answer yet from {self.host}", self.notify, self.retry.note_after):
-            return await self._http.send(request.method, url, request.headers, authorization=authorization)
+            response = await self._http.send(request.method, url, request.headers, authorization=authorization)
+        self.pull_limit = pull_limit(response.headers) or self.pull_limit
+        return response
 
     def _refusal(
         self,

@@ -1,6 +1,6 @@
 """A registry's refusals, as errors that say what to do.
 
-Sources: OCI distribution-spec 1.1, "error codes"; Docker Hub's rate limit headers.
+Source: OCI distribution-spec 1.1, "error codes".
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ import msgspec
 from asyncpush.errors import SourceDeniedError, SourceError, SourceNotFoundError
 from asyncpush.http.retry import retry_after
 from asyncpush.sources.registry.http import LATER
+from asyncpush.sources.registry.pull_limit import describe_limit, is_used_up
 from asyncpush.sources.registry.requests import Request, TransientError
 
 _TRANSIENT = frozenset({408, 425, 500, 502, 503, 504})
 
 #: What servers that speak HTTPS say to plain HTTP.
 _WANTS_HTTPS = re.compile(rb"HTTPS|SSL|TLS", re.IGNORECASE)
-
-#: RateLimit-Limit: a number of requests, and the seconds that they are for.
-_RATE_LIMIT = re.compile(r"([0-9]+)(?:\s*;\s*w=([0-9]+))?")
 
 #: What may precede the first letter of a text: byte order marks and whitespace.
 _BEFORE_TEXT = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
@@ -180,8 +178,7 @@ class Refusal:
         return f"{self.login} has no access to it" if self.login else f"log in (docker login {self.host})"
 
     def _throttled(self, reported: _RegistryError, after: float | None) -> TransientError:
-        limit = _describe_limit(self.headers.get("RateLimit-Limit"))
-        used_up = self.headers.get("RateLimit-Remaining", "").partition(";")[0].strip() == "0"
+        limit = describe_limit(self.headers)
         allows = f"it allows {limit}" if limit else "its rate limit is reached"
         hint = f"{LATER}, or ask the registry's operators for a higher limit"
         if not (self.login or self.credentials_unused):
@@ -192,19 +189,5 @@ class Refusal:
             after=after,
             throttled=True,
             # Without Retry-After, such a window may be hours long.
-            final=used_up and after is None,
+            final=is_used_up(self.headers) and after is None,
         )
-
-
-def _describe_limit(value: str | None) -> str | None:
-    """RateLimit-Limit in words: ``100;w=21600`` is 100 requests in 6 hours; None if it is missing or malformed."""
-    match = _RATE_LIMIT.match(value.strip()) if value else None
-    if match is None:
-        return None
-    if match[2] is None:
-        return f"{match[1]} requests"
-    seconds = int(match[2])
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= size and seconds % size == 0:
-            return f"{match[1]} requests in {seconds // size} {unit}"
-    return f"{match[1]} requests in {seconds} seconds"

@@ -19,6 +19,7 @@ from asyncpush.sources.source import Platforms, each_platform
 if TYPE_CHECKING:
     # The HTTP client of registries is imported when the first is opened: most pushes read from none.
     from asyncpush.sources.registry.client import RegistryClient
+    from asyncpush.sources.registry.pull_limit import PullLimit
     from asyncpush.sources.registry.source_registry import SourceRegistryReader
 
 
@@ -52,6 +53,16 @@ class RegistryPool:
         pool = RegistryPool(merged, self._logins, self._emit, self._retry, self._stack)
         pool._readers, pool._clients = self._readers, self._clients
         return pool
+
+    @property
+    def pulls(self) -> dict[str, tuple[PullLimit, int]]:
+        """Of each registry that limits pulls, by host: what it allows, and the manifests that were read from it."""
+        readers = self._readers.values()
+        return {
+            reader.host: (limit, reader.requests["GET manifest"])
+            for reader in readers
+            if (limit := reader.pull_limit) is not None
+        }
 
     @property
     def requests(self) -> Counter[str]:

@@ -40,6 +40,7 @@ from asyncpush.sources.registry.blob import RegistryBlob
 from asyncpush.sources.registry.client import RegistryClient
 from asyncpush.sources.registry.errors import INCOMPLETE, RefusedError
 from asyncpush.sources.registry.listing import TagListDocument, list_names, list_repositories
+from asyncpush.sources.registry.pull_limit import PullLimit
 from asyncpush.sources.registry.referrers import ListedReferrers, ReferrerLists
 from asyncpush.sources.registry.requests import Request, Response, TransientError, path_of
 
@@ -93,12 +94,17 @@ class SourceRegistryReader:
         return self._client.requests
 
     @property
+    def pull_limit(self) -> PullLimit | None:
+        """The limit on pulls that the registry's answers have told; None if they have told none."""
+        return self._client.pull_limit
+
+    @property
     def lists_referrers(self) -> bool:
         """Whether it may have the referrers API; without it, the referrers tag is looked up."""
         return self._referrers.has_api
 
     async def resolve(self, repository: str, reference: str | Digest, expected: Collection[Digest] = ()) -> Descriptor:
-        """Find out what a tag names now (``GET`` of the manifest).
+        """Find out what a tag names now (``GET`` of the manifest; ``HEAD`` where only that is no pull).
 
         Args:
             repository: the repository.
@@ -111,8 +117,11 @@ class SourceRegistryReader:
             SourceUnavailableError: it can't be reached, or fails too often.
             ManifestError: it is of a type that ECR does not accept.
         """
-        described = await self._head(repository, reference) if expected and self._heads_left > 0 else None
-        if isinstance(described, Descriptor) and described.digest in expected:
+        counts_pulls = self._client.counts_pulls
+        asks_first = (expected or counts_pulls) and self._heads_left > 0
+        described = await self._head(repository, reference) if asks_first else None
+        # What counts pulls reads each manifest once, by its digest, however many tags name it.
+        if isinstance(described, Descriptor) and (counts_pulls or described.digest in expected):
             self._heads_left = _FAILING_HEADS
             return described
         descriptor = (await self.manifest(repository, reference)).descriptor
