@@ -90,6 +90,10 @@ if TYPE_CHECKING:
         PlanTarget as PlanTarget,
     )
     from asyncpush.migrate.plan.tags import Alternative as Alternative, Patterns as Patterns, TagRules as TagRules
+    from asyncpush.migrate.plan.wildcards import (
+        RepositoryChoice as RepositoryChoice,
+        RepositoryPattern as RepositoryPattern,
+    )
     from asyncpush.migrate.plan.versions import (
         Comparator as Comparator,
         Version as Version,
@@ -186,6 +190,7 @@ _NAMES = {
     "migrate.ledger": "Options",
     "migrate.plan.load": "read_plan",
     "migrate.plan.model": "Goal Plan PlanEntry PlanTarget",
+    "migrate.plan.wildcards": "RepositoryChoice RepositoryPattern",
     "migrate.plan.tags": "Alternative Patterns TagRules",
     "migrate.plan.versions": "Comparator Version VersionRange",
     "migrate.report": "Copy CopyResult LeftOutTag NothingTaken Report",

@@ -269,6 +269,17 @@ class CredentialsRefusedError(ServiceError):
 CREDENTIALS_LOST = (CredentialsExpiredError, CredentialsRefusedError)
 
 
+#: The error codes of ECR for what the caller may not do; the second one is that of ``/v2/``.
+_DENIALS = frozenset({"AccessDeniedException", "DENIED"})
+
+
+def is_denied(error: BaseException) -> bool:
+    """Whether credentials are missing or refused, or do not permit what failed."""
+    if isinstance(error, (CredentialsError, SourceDeniedError, *CREDENTIALS_LOST)):
+        return True
+    return isinstance(error, ServiceError) and error.code in _DENIALS
+
+
 class RepositoryNotFoundError(ServiceError):
     """Raised when the repository does not exist (RepositoryNotFoundException)."""
 

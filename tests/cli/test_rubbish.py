@@ -366,16 +366,16 @@ def push_good(folder: Path, *options: str, run: Callable[..., Ran] = run_here, *
 @pytest.mark.parametrize(
     "lacking", [("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"), ("SECRET_ACCESS_KEY",), ("ACCESS_KEY_ID",)]
 )
-def test_lacking_credentials_are_a_usage_error(tmp_path: Path, lacking: tuple[str, ...]) -> None:
+def test_lacking_credentials_have_a_status_of_their_own(tmp_path: Path, lacking: tuple[str, ...]) -> None:
     ran = push_good(tmp_path, **{f"AWS_{name}": "" for name in lacking})
-    fails(ran, 2, "no AWS credentials", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    fails(ran, 4, "no AWS credentials", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 def test_a_lacking_configuration_is_a_usage_error(tmp_path: Path) -> None:
     broken = tmp_path / "config"
     broken.write_text("[default\n")
     fails(push_good(tmp_path, AWS_REGION=""), 2, "no region is set; give --region")
-    fails(push_good(tmp_path, AWS_SECRET_ACCESS_KEY=""), 2, "AWS_SECRET_ACCESS_KEY")
+    fails(push_good(tmp_path, AWS_SECRET_ACCESS_KEY=""), 4, "AWS_SECRET_ACCESS_KEY")
     fails(push_good(tmp_path, AWS_PROFILE="unknown"), 2, "unknown", "list-profiles")
     fails(push_good(tmp_path, "--profile", "unknown"), 2, "unknown", "list-profiles")
     fails(push_good(tmp_path, AWS_CONFIG_FILE=str(broken)), 2, str(broken))
@@ -386,10 +386,10 @@ def test_a_region_that_is_no_region_is_a_usage_error(tmp_path: Path) -> None:
     fails(push_good(tmp_path, "--region", "eu-west-1\n"), 2, r"'eu-west-1\n' is not a region; give --region")
 
 
-def test_without_credentials_a_batch_fails_in_one_line_and_status_2(tmp_path: Path) -> None:
+def test_without_credentials_a_batch_fails_in_one_line_and_status_4(tmp_path: Path) -> None:
     paths = [good().write(tmp_path / name) for name in ("one", "two", "three")]
     words = ["push", *map(str, paths), "--to", "x", "--progress", "none"]
-    fails(run_here(*words, AWS_REGION="eu-west-1", AWS_ENDPOINT_URL_ECR="http://127.0.0.1:9"), 2, "no AWS credentials")
+    fails(run_here(*words, AWS_REGION="eu-west-1", AWS_ENDPOINT_URL_ECR="http://127.0.0.1:9"), 4, "no AWS credentials")
 
 
 @pytest.mark.parametrize("url", ["nonsense", "127.0.0.1:4510", "ftp://127.0.0.1", "http://", "http://127.0.0.1:port"])
@@ -482,7 +482,7 @@ async def test_a_denied_action_is_named_and_leaves_no_image(server: Server, tmp_
         environment = {**server.environment, "AWS_ENDPOINT_URL_ECR": relay.url}
         words = ["push", folder, "rubbish/denied:1", "--create-repository", "--progress", "none"]
         ran = await to_thread.run_sync(partial(run_cli, *words, **environment))
-        fails(ran, 1, denial, "policy")
+        fails(ran, 4, denial, "policy")
         assert relay.seen["PutImage"] == 0
     assert await to_thread.run_sync(images_in, server, "rubbish/denied") == []
 

@@ -66,7 +66,7 @@ def environment(**given: str) -> dict[str, str]:
     return {"AWS_REGION": REGION, "AWS_ENDPOINT_URL_ECR": "http://127.0.0.1:9", **given}
 
 
-def refused(ran: Ran, *words: str, status: int = 2) -> None:
+def refused(ran: Ran, *words: str, status: int = 4) -> None:
     """See that a run has failed in one line, with these words in it and no secret."""
     assert (ran.status, ran.out) == (status, ""), ran
     assert ran.err.startswith("asyncpush: error: ")
@@ -292,6 +292,11 @@ CASES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
 }
 
 
+#: What is wrong with the configuration itself, and not with credentials.
+MALFORMED = {"no such profile", "a section twice", "a byte order mark", "no section", "no setting", "no region"}
+MALFORMED |= {"ECR's proxy is none", "metadata: no address"}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_provider_that_fails_is_named_before_anything_is_read(name: str, nobody: str, tmp_path: Path) -> None:
     text, given, words = CASES[name]
@@ -301,7 +306,7 @@ def test_a_provider_that_fails_is_named_before_anything_is_read(name: str, nobod
     if secret := given.pop("KEYS", None):
         given |= {"AWS_ACCESS_KEY_ID": "AKIDENVIRONMENT", "AWS_SECRET_ACCESS_KEY": secret}
     ran = run_here("push", "/no/such/archive", "app:1", "--progress", "none", **given)
-    refused(ran, *(word.replace("CONFIG", str(config)) for word in words))
+    refused(ran, *(word.replace("CONFIG", str(config)) for word in words), status=2 if name in MALFORMED else 4)
 
 
 @pytest.mark.parametrize(
@@ -737,7 +742,7 @@ LOST = "PutImage failed: ExpiredTokenException: The security token included in t
 def test_a_batch_tells_once_that_credentials_were_lost(forgetful: dict[str, str], tmp_path: Path) -> None:
     words = ["push", *told_images(tmp_path), "--to", "told", "--create-repository", "--progress", "none"]
     ran = run_here(*words, **forgetful)
-    assert (ran.status, ran.out) == (1, "")
+    assert (ran.status, ran.out) == (4, "")
     [line] = ran.err.splitlines()
     assert line.startswith("asyncpush: error: 3 of 3 not pushed (told/app0:1, told/app1:1, told/app2:1): " + LOST)
 
@@ -747,7 +752,7 @@ def test_a_migration_tells_once_that_credentials_were_lost(forgetful: dict[str, 
     plan = {"version": 1, "defaults": {"repository": {"create": True}}, "images": images}
     (tmp_path / "plan.yaml").write_text(json.dumps(plan))
     ran = run_here("migrate", tmp_path / "plan.yaml", "--progress", "none", **forgetful)
-    assert (ran.status, ran.out) == (1, "")
+    assert (ran.status, ran.out) == (4, "")
     line, summary = ran.err.splitlines()
     assert line.startswith(f"asyncpush: error: the migration stopped: {LOST}")
     assert summary.startswith("asyncpush: 3 images: 3 failed; ")
@@ -758,7 +763,7 @@ def test_a_migration_tells_once_that_credentials_were_lost(forgetful: dict[str, 
 @pytest.mark.parametrize("forgetful", ["BatchGetImage"], indirect=True)
 def test_verify_tells_once_that_credentials_were_lost(forgetful: dict[str, str]) -> None:
     ran = run_here("verify", *(f"lost{number}:1" for number in range(40)), "--progress", "none", **forgetful)
-    assert ran.status == 1
+    assert ran.status == 4
     [line] = ran.err.splitlines()
     assert re.match(r"asyncpush: error: 40 of 40 not verified \(.*lost0:1, .*\): .*ExpiredTokenException", line)
 

@@ -19,7 +19,8 @@ app = App(
     help="Push container images into Amazon ECR, many layers at once.",
     help_epilogue=(
         "Results go to standard output, everything else to standard error. "
-        "Exit status: 0 success, 1 something failed, 2 wrong usage (nothing sent), 130 interrupted (143 by SIGTERM)."
+        "Exit status: 0 success, 1 something failed, 2 wrong usage (nothing sent), 4 credentials or permissions are "
+        "missing, 130 interrupted (143 by SIGTERM)."
     ),
     help_format="plaintext",
     version=lambda: f"asyncpush {_version()}",

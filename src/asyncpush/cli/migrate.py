@@ -28,7 +28,7 @@ from asyncpush.cli.options import (
     to_seconds,
 )
 from asyncpush.cli.report import Json, error_document, left_out_document, print_document
-from asyncpush.cli.run import DONE, FAILED, run, say_error
+from asyncpush.cli.run import run, say_error, status_of
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice, write_lines
 from asyncpush.errors import (
     CREDENTIALS_LOST,
@@ -158,7 +158,8 @@ def migrate(
             for line in forecast_lines(report.forecast) if report.forecast and planned else ():
                 say(f"asyncpush: {line}")
             say_summary(report)
-        return FAILED if report.failed or report.stopped else DONE
+        errors = [result.error for result in report.failed if result.error and result not in report.not_tried]
+        return status_of([report.stopped] if report.stopped else errors)
 
     return run(main, verbose=show.verbose)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from asyncpush.cli.migrate import in_list, nothing_document, say_notes
 from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.report import Json, error_document, print_document
-from asyncpush.cli.run import DONE, FAILED, say_error
+from asyncpush.cli.run import say_error, status_of
 from asyncpush.cli.streams import write_lines
 from asyncpush.migrate.plan.model import PlanEntry
 from asyncpush.migrate.report import Copy
@@ -28,7 +28,7 @@ def print_resolution(resolution: Resolution, output: OutputFormat) -> int:
     for result in resolution.failed:
         assert result.error is not None, "what failed says why"  # noqa: S101
         say_error(result.error, about=result.copy.destination)
-    return FAILED if resolution.failed else DONE
+    return status_of([result.error for result in resolution.failed if result.error])
 
 
 def _lines(resolution: Resolution) -> Iterator[str]:

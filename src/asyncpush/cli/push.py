@@ -26,7 +26,7 @@ from asyncpush.cli.options import (
     parse_platforms,
 )
 from asyncpush.cli.report import print_images, print_layers
-from asyncpush.cli.run import DONE, FAILED, USAGE, run, say_error, say_lost
+from asyncpush.cli.run import run, say_error, say_lost, status_of
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice
 from asyncpush.errors import (
     CREDENTIALS_LOST,
@@ -277,7 +277,7 @@ def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions
             raise failures[0].error
         for failure in reversed(different.values()):
             say_error(failure.error, about=_about(failure, len(results)))
-        return USAGE
+        return status_of([failure.error for failure in failures], begun=False)
     print_images(results, show.output)
     for failure in failures:
         if not isinstance(failure.error, CREDENTIALS_LOST):
@@ -287,7 +287,8 @@ def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions
     failed = [(referrer, referrer.error) for referrer in referrers if referrer.outcome == "failed" and referrer.error]
     for referrer, error in failed:
         say_error(error, about=f"{referrer.source}, which refers to {referrer.subject.short}")
-    return FAILED if failures or failed else DONE
+    errors = [failure.error for failure in failures] + [error for _, error in failed]
+    return status_of(errors)
 
 
 def _about(failure: ImageFailure, results: int) -> str | None:
@@ -364,6 +365,6 @@ def layers(
             if not isinstance(failure.error, CREDENTIALS_LOST):
                 say_error(failure.error, about=failure.file)
         say_lost([(failure.error, failure.file) for failure in failures], len(results))
-        return FAILED if failures else DONE
+        return status_of([failure.error for failure in failures])
 
     return run(main, verbose=show.verbose)

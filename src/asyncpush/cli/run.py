@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from types import FrameType
 
@@ -18,10 +18,10 @@ from anyio.abc import TaskStatus
 
 from asyncpush import open_files
 from asyncpush.cli.streams import say
-from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, PlanError, UsageError, leaf_errors
+from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, PlanError, UsageError, is_denied, leaf_errors
 
 #: The exit statuses that the manual documents.
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE, DENIED, INTERRUPTED = 0, 1, 2, 4, 130
 
 #: A progress display that is killed leaves the cursor hidden.
 _SHOW_CURSOR = b"\x1b[?25h"
@@ -90,7 +90,7 @@ def _run(command: Callable[[], Awaitable[int]], verbose: bool) -> tuple[int, sig
         if verbose or not foreseen:
             say("".join(traceback.format_exception(error)).rstrip())
         say_error(cause, about=None if foreseen else f"this is a bug, please report it: {type(cause).__name__}")
-        return (USAGE if isinstance(cause, UsageError) else FAILED), None
+        return status_of([cause], begun=False), None
 
 
 def say_error(error: BaseException, *, about: str | None = None) -> None:
@@ -102,6 +102,15 @@ def say_error(error: BaseException, *, about: str | None = None) -> None:
     shortage = None if isinstance(error, AsyncpushError) else open_files.shortage(error)
     text = f"{shortage}; {open_files.HINT}" if shortage else " ".join(str(error).split()) or type(error).__name__
     say(f"asyncpush: error: {about}: {text}" if about else f"asyncpush: error: {text}")
+
+
+def status_of(errors: Collection[BaseException], *, begun: bool = True) -> int:
+    """The exit status of a command in which *errors* have occurred; *begun* says that it has done something else."""
+    if not errors:
+        return DONE
+    if all(map(is_denied, errors)):
+        return DENIED
+    return FAILED if begun or not all(isinstance(error, UsageError) for error in errors) else USAGE
 
 
 def say_lost(failures: Sequence[tuple[AsyncpushError, str]], total: int, *, undone: str = "pushed") -> None:

@@ -22,7 +22,7 @@ from asyncpush.cli.options import (
     make_source_registries,
 )
 from asyncpush.cli.report import Json, error_document, print_document
-from asyncpush.cli.run import DONE, FAILED, run, say_error, say_lost
+from asyncpush.cli.run import FAILED, run, say_error, say_lost, status_of
 from asyncpush.cli.streams import say, write_lines
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, UsageError
 from asyncpush.events import Emit
@@ -162,8 +162,9 @@ def _conclude(results: Sequence[Verification | VerificationFailure], show: Outpu
             say(f"asyncpush: note: {result.destination}: {note}")
     failures = [(result.error, result.destination) for result in results if isinstance(result, VerificationFailure)]
     say_lost(failures, len(results), undone="verified")
-    whole = all(isinstance(result, Verification) and result.is_whole for result in results)
-    return DONE if whole else FAILED
+    if all(result.is_whole for result in results if isinstance(result, Verification)):
+        return status_of(errors)
+    return FAILED
 
 
 def _print_verifications(results: Sequence[Verification | VerificationFailure], output: OutputFormat) -> None:

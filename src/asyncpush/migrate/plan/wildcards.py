@@ -28,7 +28,7 @@ class RepositoryPattern:
     glob: str
     exclude: tuple[str, ...] = ()
 
-    def choose(self, names: Iterable[str]) -> Choice:
+    def choose(self, names: Iterable[str]) -> RepositoryChoice:
         """Choose among all *names* of a registry."""
         matching = sorted(name for name in set(names) if _matches(self.glob, name))
         taken: list[str] = []
@@ -40,11 +40,11 @@ class RepositoryPattern:
             else:
                 excluded[name] = pattern
         idle = [pattern for pattern in self.exclude if not any(_matches(pattern, name) for name in matching)]
-        return Choice(tuple(taken), tuple(excluded.items()), tuple(idle))
+        return RepositoryChoice(tuple(taken), tuple(excluded.items()), tuple(idle))
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RepositoryChoice:
     """The repositories that a pattern chooses.
 
     Attributes:
