@@ -27,6 +27,7 @@ Topic = Literal[
     "credentials",
     "transports",
     "performance",
+    "comparison",
     "guarantees",
     "library",
     "aws-cli",
