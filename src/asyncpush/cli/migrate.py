@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Annotated
 from anyio import to_thread
 from cyclopts import Parameter
 
-from asyncpush import open_files
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
     LimitOptions,
     OutputFormat,
     OutputOptions,
+    ShardOptions,
     SourceOptions,
     command,
     make_aws,
@@ -25,21 +26,35 @@ from asyncpush.cli.options import (
     parse_platforms,
     to_seconds,
 )
-from asyncpush.cli.report import Json, error_document, left_out_document, print_document
+from asyncpush.cli.report import (
+    OUTCOME_WORDS,
+    Json,
+    error_document,
+    left_out_document,
+    print_document,
+    write_list,
+)
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice, write_lines
-from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, CredentialsError, InvalidReferenceError
-from asyncpush.files import write_small
+from asyncpush.errors import (
+    CREDENTIALS_LOST,
+    CredentialsError,
+    InvalidReferenceError,
+    JournalError,
+    UsageError,
+)
 from asyncpush.journal import SqliteJournal, open_journal
+from asyncpush.journal.remote import RemoteJournal, S3Location, open_remote_journal
 from asyncpush.migrate.ledger import RESUME_WITHIN, Options
 from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.plan.model import Plan, overridden
 from asyncpush.migrate.report import Copy, CopyResult, Report, write_metrics
 from asyncpush.migrate.run import migrate_plan
+from asyncpush.migrate.shard import PLACEHOLDER, Shard, at_shard, journal_beside, parse_shard, parse_share
 from asyncpush.progress import progress
 from asyncpush.progress.lines import printable
 from asyncpush.reference import Destination, parse_destination
-from asyncpush.settings import Settings
+from asyncpush.settings import AwsConfiguration, Settings
 from asyncpush.units import size_text, time_text
 
 #: The journal of a plan that is read from standard input.
@@ -68,7 +83,7 @@ def migrate(
     /,
     *,
     dry_run: bool = False,
-    journal: Path | None = None,
+    journal: Annotated[str | None, Parameter(metavar="PATH")] = None,
     no_resume: Annotated[bool, Parameter(name="--no-resume")] = False,
     resume_within: Annotated[
         float, Parameter(converter=to_seconds, metavar="AGE", show_default=lambda seconds: f"{seconds / 3600:g}h")
@@ -76,9 +91,10 @@ def migrate(
     recheck: bool = False,
     fail_fast: bool = False,
     strict: bool = False,
-    failed_out: Path | None = None,
-    metrics_out: Path | None = None,
+    failed_out: Annotated[str | None, Parameter(metavar="PATH")] = None,
+    metrics_out: Annotated[str | None, Parameter(metavar="PATH")] = None,
     create_repository: bool = False,
+    shards: ShardOptions | None = None,
     layers: LayerOptions | None = None,
     limits: LimitOptions | None = None,
     aws: AwsOptions | None = None,
@@ -90,7 +106,8 @@ def migrate(
     Args:
         plan: The plan or list.
         dry_run: Show what would be sent, what exists already and which tags are left out, but send nothing.
-        journal: The file that records what is done. By default, PLAN.journal beside the plan.
+        journal: The file that records what is done, or s3://BUCKET/KEY; {shard} in it stands for the shard. By default,
+            PLAN.journal beside the plan.
         no_resume: Use no journal: ignore earlier runs, and record nothing.
         resume_within: Resume an interrupted run only if it started within this time: 30m, 6h, 2d.
         recheck: Check all images again, including those that an interrupted run finished.
@@ -104,7 +121,12 @@ def migrate(
     path = "-" if plan == STANDARD_INPUT else plan
 
     async def main() -> int:
-        settings = make_settings(limits, layers, create_repository=create_repository)
+        parts = shards or ShardOptions()
+        shard = parse_shard(parts.shard, os.environ) if parts.shard is not None else None
+        share = parse_share(parts.share) if parts.share is not None else None
+        settings = make_settings(limits, layers, create_repository=create_repository, quota_share=share)
+        place = None if no_resume else _journal_place(journal, path, parts, shard)
+        failed_file, metrics_file = _file(failed_out, shard, "--failed-out"), _file(metrics_out, shard, "--metrics-out")
         read = await read_plan(path)
         for notice in read.notices:
             say(f"asyncpush: note: {notice}")
@@ -122,15 +144,15 @@ def migrate(
             recheck=recheck,
             fail_fast=fail_fast,
             resume_within=resume_within,
+            shard=shard,
         )
-        place = None if no_resume else journal or _beside(path)
-        report = await _run(ready, settings, place, options, show)
+        report, journal_failure = await _run(ready, settings, place, options, show, make_aws(aws))
         _refuse_without_credentials(report)
         print_migration(report, show.output)
-        if failed_out is not None:
-            await to_thread.run_sync(_write_list, failed_out, failed_lines(report))
-        if metrics_out is not None:
-            await write_metrics(report, metrics_out)
+        if failed_file is not None:
+            await to_thread.run_sync(write_list, failed_file, failed_lines(report))
+        if metrics_file is not None:
+            await write_metrics(report, metrics_file)
         say_notes(report)
         for result in report.failed:
             assert result.error is not None, "what failed says why"  # noqa: S101
@@ -138,23 +160,38 @@ def migrate(
                 say_error(result.error, about=result.copy.destination)
         if report.stopped is not None:
             say_error(report.stopped, about="the migration stopped")
+        if journal_failure is not None:
+            say_error(journal_failure)
         if not show.quiet:
             say_summary(report)
-        return FAILED if report.failed or report.stopped else DONE
+        return FAILED if report.failed or report.stopped or journal_failure else DONE
 
     return run(main, verbose=show.verbose)
 
 
-async def _run(plan: Plan, settings: Settings, place: Path | None, options: Options, show: OutputOptions) -> Report:
+async def _run(
+    plan: Plan,
+    settings: Settings,
+    place: Path | S3Location | None,
+    options: Options,
+    show: OutputOptions,
+    aws: AwsConfiguration,
+) -> tuple[Report, JournalError | None]:
+    """The report, and why the journal could not be put back in the end."""
+    remote: RemoteJournal | None = None
     async with AsyncExitStack() as stack:
         kept: SqliteJournal | None = None
-        # A dry run reads an existing journal, but creates none.
-        if place is not None and (not options.dry or await to_thread.run_sync(place.exists)):
-            kept = await stack.enter_async_context(open_journal(place))
         emit = await stack.enter_async_context(progress(show.display))
         if show.display == "none" and not show.quiet:
             emit = say_notice  # notices are not progress
-        return await migrate_plan(plan, settings=settings, journal=kept, emit=emit, options=options)
+        if isinstance(place, S3Location):
+            remote = await stack.enter_async_context(open_remote_journal(place, aws, emit, writes=not options.dry))
+            kept = remote.journal
+        # A dry run reads an existing journal, but creates none.
+        elif place is not None and (not options.dry or await to_thread.run_sync(place.exists)):
+            kept = await stack.enter_async_context(open_journal(place))
+        report = await migrate_plan(plan, settings=settings, journal=kept, emit=emit, options=options)
+    return report, remote.failure if remote else None
 
 
 def _refuse_without_credentials(report: Report) -> None:
@@ -166,29 +203,20 @@ def _refuse_without_credentials(report: Report) -> None:
         raise first
 
 
-def _beside(path: str) -> Path:
-    if path == "-":
-        return _NAMELESS
-    return Path(path).with_suffix(".journal")
+def _journal_place(given: str | None, plan: str, parts: ShardOptions, shard: Shard | None) -> Path | S3Location:
+    """Where the journal is."""
+    if given is None:
+        return journal_beside(_NAMELESS if plan == "-" else Path(plan), shard)
+    if shard is not None and parts.shard != str(shard) and PLACEHOLDER not in given:
+        raise UsageError(
+            f"--journal {given} is one journal for all shards", hint="write {shard} in it, such as plan-{shard}.journal"
+        )
+    text = at_shard(given, shard, "--journal")
+    return S3Location.parse(text) or Path(text)
 
 
-def _write_list(path: Path, lines: list[str]) -> None:
-    try:
-        write_small(path, "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
-    except OSError as error:
-        raise AsyncpushError(
-            f"{path} can't be written: {open_files.reason(error)}", hint="give --failed-out another file"
-        ) from error
-
-
-_WORDS = {
-    "pushed": "pushed",
-    "present": "already there",
-    "finished": "finished before",
-    "planned": "to be sent",
-    "refused": "refused by ECR",
-    "failed": "failed",
-}
+def _file(given: str | None, shard: Shard | None, option: str) -> Path | None:
+    return None if given is None else Path(at_shard(given, shard, option))
 
 
 def print_migration(report: Report, output: OutputFormat) -> None:
@@ -212,10 +240,10 @@ def say_summary(report: Report) -> None:
     """Write the totals to standard error."""
     images = [result for result in report.results if result.subject is None]
     counts = Counter(result.outcome for result in images)
-    words = [f"{count} {_WORDS[outcome]}" for outcome, count in counts.items()]
+    words = [f"{count} {OUTCOME_WORDS[outcome]}" for outcome, count in counts.items()]
     referrers = Counter(result.outcome for result in report.results if result.subject is not None)
     if referrers:
-        inner = ", ".join(f"{count} {_WORDS[outcome]}" for outcome, count in referrers.items())
+        inner = ", ".join(f"{count} {OUTCOME_WORDS[outcome]}" for outcome, count in referrers.items())
         words.append(f"{referrers.total()} referrers ({inner})")
     sent = "to send" if counts["planned"] else "sent"
     planned = sum(result.bytes_sent for result in report.results)
@@ -286,7 +314,7 @@ def _document(report: Report) -> Json:
         "leftOut": [{"source": tag.source, "tag": tag.tag, "reason": tag.reason} for tag in report.left_out],
         "totals": {
             "images": counts.total(),
-            **{outcome: counts[outcome] for outcome in _WORDS},
+            **{outcome: counts[outcome] for outcome in OUTCOME_WORDS},
             "bytesSent": sum(result.bytes_sent for result in report.results),
             "bytesMounted": sum(result.bytes_mounted for result in report.results),
             "bytesPresent": sum(result.bytes_present for result in report.results),

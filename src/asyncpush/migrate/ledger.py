@@ -18,6 +18,7 @@ from asyncpush.journal import SqliteJournal
 from asyncpush.migrate.layer_distribution import LayerDistributor
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken, retry_may_succeed, waiting_may_help
+from asyncpush.migrate.shard import Shard
 from asyncpush.migrate.targets import OpenTarget, open_targets
 from asyncpush.model import Digest
 from asyncpush.settings import RetryPolicy, Settings
@@ -39,6 +40,7 @@ class Options:
         retries: how often failed copies are tried again at the end.
         resume_within: an interrupted run is resumed if it started within this many seconds.
         rest: seconds to wait before failed copies are tried again, if waiting can help; doubled each time.
+        shard: the part of the plan to migrate; None for all of it.
     """
 
     dry: bool = False
@@ -47,6 +49,7 @@ class Options:
     retries: int = 2
     resume_within: float = RESUME_WITHIN
     rest: float = 5.0
+    shard: Shard | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
