@@ -116,6 +116,7 @@ class Settings:
         signature_lifetime: seconds for which ECR accepts a signature; parts arrive well within it.
         quota_share: the part of ECR's request quotas to keep to, because other clients have the rest; None uses them
             all, and more if ECR accepts it.
+        assumes_quotas: keep to the documented quotas from the start at any endpoint, and not only at AWS's.
         create_repository: create a missing repository instead of failing.
         push_foreign_layers: also send layers that are marked as non-distributable.
         max_unpacked: the most bytes that one source may take in the temporary directory, decompressed or read from a
@@ -135,6 +136,7 @@ class Settings:
     retry: RetryPolicy = RetryPolicy()
     signature_lifetime: float = SIGNATURE_LIFETIME
     quota_share: float | None = None
+    assumes_quotas: bool = False
     create_repository: bool = False
     push_foreign_layers: bool = False
     max_unpacked: int = 64 * GiB

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from anyio import to_thread
 from cyclopts import Parameter
 
+from asyncpush.cli.dask import job_journal, make_job, parse_cluster
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
@@ -38,23 +42,27 @@ from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice, write_lines
 from asyncpush.errors import (
     CREDENTIALS_LOST,
+    AsyncpushError,
     CredentialsError,
     InvalidReferenceError,
-    JournalError,
     UsageError,
 )
-from asyncpush.journal import SqliteJournal, open_journal
-from asyncpush.journal.remote import RemoteJournal, S3Location, open_remote_journal
+from asyncpush.events import Emit
+from asyncpush.journal.remote import S3Location
+from asyncpush.migrate.dask.client import Cluster, migrate_on_dask
+from asyncpush.migrate.dask.plain import Job
+from asyncpush.migrate.journals import open_place, read_place
 from asyncpush.migrate.ledger import RESUME_WITHIN, Options
-from asyncpush.migrate.plan.load import read_plan
+from asyncpush.migrate.plan.load import parse_plan, read_text
 from asyncpush.migrate.plan.model import Plan, overridden
 from asyncpush.migrate.report import Copy, CopyResult, Report, write_metrics
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.migrate.shard import PLACEHOLDER, Shard, at_shard, journal_beside, parse_shard, parse_share
+from asyncpush.model import Platform
 from asyncpush.progress import progress
 from asyncpush.progress.lines import printable
 from asyncpush.reference import Destination, parse_destination
-from asyncpush.settings import AwsConfiguration, Settings
+from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
 from asyncpush.units import size_text, time_text
 
 #: The journal of a plan that is read from standard input.
@@ -122,31 +130,48 @@ def migrate(
 
     async def main() -> int:
         parts = shards or ShardOptions()
-        shard = parse_shard(parts.shard, os.environ) if parts.shard is not None else None
-        share = parse_share(parts.share) if parts.share is not None else None
-        settings = make_settings(limits, layers, create_repository=create_repository, quota_share=share)
-        place = None if no_resume else _journal_place(journal, path, parts, shard)
-        failed_file, metrics_file = _file(failed_out, shard, "--failed-out"), _file(metrics_out, shard, "--metrics-out")
-        read = await read_plan(path)
+        where = _where(parts, journal, path, dry=dry_run, no_resume=no_resume)
+        settings = make_settings(limits, layers, create_repository=create_repository, quota_share=where.share)
+        failed_file, metrics_file = where.file(failed_out, "--failed-out"), where.file(metrics_out, "--metrics-out")
+        text = await read_text(path)
+        read = await to_thread.run_sync(parse_plan, text, None if path == "-" else Path(path), os.environ)
         for notice in read.notices:
             say(f"asyncpush: note: {notice}")
         hosts = [entry.host for entry in read.entries if entry.host]
-        ready = overridden(
-            read,
+        chosen = _Overrides(
             make_aws(aws),
             make_source_registries(source, hosts),
-            platforms=parse_platforms(layers.platform) if layers else (),
-            create_repository=create_repository,
-            strict=strict,
+            parse_platforms(layers.platform) if layers else (),
+            create_repository,
+            strict,
         )
         options = Options(
             dry=dry_run,
             recheck=recheck,
             fail_fast=fail_fast,
             resume_within=resume_within,
-            shard=shard,
+            shard=where.shard,
         )
-        report, journal_failure = await _run(ready, settings, place, options, show, make_aws(aws))
+        ready = chosen.of(read)
+        if where.cluster is None:
+            report, failures = await _run(ready, settings, where.journal, options, show, chosen.aws)
+        else:
+            make = partial(
+                make_job,
+                text,
+                ready,
+                parts,
+                journal=where.journals,
+                settings=settings,
+                options=options,
+                aws=chosen.aws,
+                sources=chosen.sources,
+                platforms=chosen.platforms,
+                create_repository=create_repository,
+                strict=strict,
+            )
+            job = await to_thread.run_sync(make)
+            report, failures = await _run_on_dask(job, ready, where.cluster, show)
         _refuse_without_credentials(report)
         print_migration(report, show.output)
         if failed_file is not None:
@@ -154,19 +179,53 @@ def migrate(
         if metrics_file is not None:
             await write_metrics(report, metrics_file)
         say_notes(report)
-        for result in report.failed:
-            assert result.error is not None, "what failed says why"  # noqa: S101
-            if not isinstance(result.error, CREDENTIALS_LOST):
-                say_error(result.error, about=result.copy.destination)
-        if report.stopped is not None:
-            say_error(report.stopped, about="the migration stopped")
-        if journal_failure is not None:
-            say_error(journal_failure)
+        _say_failures(report, failures)
         if not show.quiet:
             say_summary(report)
-        return FAILED if report.failed or report.stopped or journal_failure else DONE
+        return FAILED if report.failed or report.stopped or failures else DONE
 
     return run(main, verbose=show.verbose)
+
+
+def _say_failures(report: Report, journal_failures: Sequence[AsyncpushError]) -> None:
+    for result in report.failed:
+        assert result.error is not None, "what failed says why"  # noqa: S101
+        if not isinstance(result.error, CREDENTIALS_LOST):
+            say_error(result.error, about=result.copy.destination)
+    if report.stopped is not None:
+        say_error(report.stopped, about="the migration stopped")
+    for failure in journal_failures:
+        say_error(failure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Overrides:
+    """What the options set where the plan does not."""
+
+    aws: AwsConfiguration
+    sources: Mapping[str, SourceRegistry]
+    platforms: tuple[Platform, ...]
+    create_repository: bool
+    strict: bool
+
+    def of(self, plan: Plan) -> Plan:
+        return overridden(
+            plan,
+            self.aws,
+            self.sources,
+            platforms=self.platforms,
+            create_repository=self.create_repository,
+            strict=self.strict,
+        )
+
+
+async def _run_on_dask(
+    job: Job, plan: Plan, cluster: Cluster, show: OutputOptions
+) -> tuple[Report, Sequence[AsyncpushError]]:
+    """The report of all shards, and why journals could not be put back in the end."""
+    async with AsyncExitStack() as stack:
+        result = await migrate_on_dask(job, plan, cluster, await _shown(stack, show))
+    return result.report, result.journal_failures
 
 
 async def _run(
@@ -176,22 +235,18 @@ async def _run(
     options: Options,
     show: OutputOptions,
     aws: AwsConfiguration,
-) -> tuple[Report, JournalError | None]:
+) -> tuple[Report, Sequence[AsyncpushError]]:
     """The report, and why the journal could not be put back in the end."""
-    remote: RemoteJournal | None = None
     async with AsyncExitStack() as stack:
-        kept: SqliteJournal | None = None
-        emit = await stack.enter_async_context(progress(show.display))
-        if show.display == "none" and not show.quiet:
-            emit = say_notice  # notices are not progress
-        if isinstance(place, S3Location):
-            remote = await stack.enter_async_context(open_remote_journal(place, aws, emit, writes=not options.dry))
-            kept = remote.journal
-        # A dry run reads an existing journal, but creates none.
-        elif place is not None and (not options.dry or await to_thread.run_sync(place.exists)):
-            kept = await stack.enter_async_context(open_journal(place))
-        report = await migrate_plan(plan, settings=settings, journal=kept, emit=emit, options=options)
-    return report, remote.failure if remote else None
+        emit = await _shown(stack, show)
+        kept = await stack.enter_async_context(open_place(place, aws, emit, dry=options.dry))
+        report = await migrate_plan(plan, settings=settings, journal=kept.journal, emit=emit, options=options)
+    return report, [kept.failure] if kept.failure else []
+
+
+async def _shown(stack: AsyncExitStack, show: OutputOptions) -> Emit:
+    emit = await stack.enter_async_context(progress(show.display))
+    return say_notice if show.display == "none" and not show.quiet else emit  # notices are not progress
 
 
 def _refuse_without_credentials(report: Report) -> None:
@@ -203,20 +258,47 @@ def _refuse_without_credentials(report: Report) -> None:
         raise first
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Where:
+    """Where a plan is migrated, and where the journal is.
+
+    Attributes:
+        cluster: the cluster of ``--dask``.
+        shard: the only shard that this machine migrates.
+        share: the part of ECR's quotas to keep to.
+        journal: the journal of a run on this machine.
+        journals: the journals of a run on a cluster.
+    """
+
+    cluster: Cluster | None
+    shard: Shard | None
+    share: float | None
+    journal: Path | S3Location | None = None
+    journals: str | None = None
+
+    def file(self, given: str | None, option: str) -> Path | None:
+        """The file that an option names."""
+        return None if given is None else Path(at_shard(given, self.shard, option))
+
+
+def _where(parts: ShardOptions, journal: str | None, plan: str, *, dry: bool, no_resume: bool) -> _Where:
+    cluster = parse_cluster(parts, dry=dry)
+    shard = parse_shard(parts.shard, os.environ) if parts.shard is not None else None
+    where = _Where(cluster=cluster, shard=shard, share=parse_share(parts.share) if parts.share is not None else None)
+    if cluster is not None:
+        path = None if plan == "-" else plan
+        return replace(where, journals=job_journal(journal, path, cluster, no_resume=no_resume))
+    return where if no_resume else replace(where, journal=_journal_place(journal, plan, parts, shard))
+
+
 def _journal_place(given: str | None, plan: str, parts: ShardOptions, shard: Shard | None) -> Path | S3Location:
-    """Where the journal is."""
     if given is None:
         return journal_beside(_NAMELESS if plan == "-" else Path(plan), shard)
     if shard is not None and parts.shard != str(shard) and PLACEHOLDER not in given:
         raise UsageError(
             f"--journal {given} is one journal for all shards", hint="write {shard} in it, such as plan-{shard}.journal"
         )
-    text = at_shard(given, shard, "--journal")
-    return S3Location.parse(text) or Path(text)
-
-
-def _file(given: str | None, shard: Shard | None, option: str) -> Path | None:
-    return None if given is None else Path(at_shard(given, shard, option))
+    return read_place(at_shard(given, shard, "--journal"))
 
 
 def print_migration(report: Report, output: OutputFormat) -> None:

@@ -176,6 +176,12 @@ class ShardOptions:
     share: Annotated[str | None, Parameter(group=_SHARDS, metavar="1/P")] = None
     """Keep to this part of each of ECR's request quotas, since P shards run at once."""
 
+    dask: Annotated[str | None, Parameter(group=_SHARDS, metavar="CLUSTER")] = None
+    """Run all shards on a Dask cluster: tcp://SCHEDULER:8786, or local:N for N processes on this machine."""
+
+    shards: Annotated[int | None, Parameter(group=_SHARDS, metavar="N")] = None
+    """With --dask: divide the plan into N shards. By default, 64."""
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,4 +293,5 @@ def make_settings(
         available_platforms=layers.available_platforms,
         create_repository=create_repository,
         quota_share=quota_share,
+        assumes_quotas=quota_share is not None,
     )

@@ -98,7 +98,8 @@ class Pace:
         service: the service whose quotas apply.
         endpoint_url: the endpoint. An endpoint that is not AWS's, such as an emulator, has no limit until it throttles.
         slowest_rate: the lowest rate of an operation, in requests a second.
-        share: the part of every quota that this client keeps to, at any endpoint; None if it need not share.
+        share: the part of every quota that this client keeps to; None if it need not share.
+        assumed: whether an endpoint that is not AWS's has the quotas, too.
         clock: returns the time in seconds.
     """
 
@@ -109,12 +110,13 @@ class Pace:
         *,
         slowest_rate: float = _SLOWEST_RATE,
         share: float | None = None,
+        assumed: bool = False,
         clock: Clock = time.monotonic,
     ) -> None:
         self._slowest_rate = slowest_rate
         self._quotas = QUOTAS[service]
         self._share = share
-        self._is_limited = is_aws(endpoint_url) or share is not None
+        self._is_limited = is_aws(endpoint_url) or assumed
         self._clock = clock
         self._limiters: dict[str, RateLimiter] = {}
 
@@ -184,8 +186,8 @@ class RateLimiter:
         quota: its quota in requests a second; None if there is none.
         limited: whether to keep to the quota from the start, or only after the first throttles.
         slowest_rate: the lowest rate, in requests a second.
-        share: the part of the quota, and of the burst, that this client keeps to: it does not try for more, since the
-            others have the rest. None if it need not share.
+        share: the part of the quota, and of the burst, that this client keeps to: where the quota is known, it does
+            not try for more, since the others have the rest. None if it need not share.
         clock: returns the time in seconds.
     """
 
@@ -205,7 +207,7 @@ class RateLimiter:
         self._clock = clock
         self._target = _TARGET * part * quota if limited and quota else math.inf
         self._rate = self._target
-        self._may_probe = share is None
+        self._may_probe = share is None or not limited
         self._burst = max(1.0, part * max(_SMALLEST_BURST, (1 - _TARGET) * (quota or _SMALLEST_QUOTA)))
         self._tokens = float(self._burst)
         self._filled_at = clock()

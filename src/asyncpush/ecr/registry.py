@@ -50,6 +50,7 @@ class EcrRegistry:
             client.meta.endpoint_url,
             slowest_rate=settings.retry.slowest_rate,
             share=settings.quota_share,
+            assumed=settings.assumes_quotas,
         )
         self._client = client
         self._http = http
