@@ -23,7 +23,6 @@ from asyncpush.errors import UsageError
 from asyncpush.journal.export import JournalSummary, RunRow, UploadRow, rows, summarize
 from asyncpush.journal.merge import merge
 from asyncpush.journal.prune import Pruned, prune
-from asyncpush.journal.remote import S3Location, fetched
 from asyncpush.settings import AwsConfiguration
 from asyncpush.units import size_text
 
@@ -178,6 +177,8 @@ def merge_all(
     async def main() -> int:
         if not journals:
             raise UsageError("no journal is named", hint="name those of all shards")
+        from asyncpush.journal.remote import S3Location, fetched
+
         aws = AwsConfiguration(profile=profile, region=region)
         async with AsyncExitStack() as stack:
             files: list[tuple[str, Path]] = []

@@ -229,13 +229,14 @@ async def begin_run(journal: SqliteJournal, plan: str, options: Options, emit: E
     return state.resumed
 
 
-def fingerprint(plan: Plan, settings: Settings, registries: Sequence[str]) -> str:
+def fingerprint(plan: Plan, settings: Settings, registries: Sequence[str], shard: Shard | None = None) -> str:
     """A text that is equal for plans and settings with the same effect; it contains no secret.
 
     Args:
         plan: the plan.
         settings: some of them change the images that are pushed.
         registries: the addresses of the plan's targets, with the account that the run found.
+        shard: the part of the plan that is migrated.
     """
     making = (
         settings.compression,
@@ -243,4 +244,5 @@ def fingerprint(plan: Plan, settings: Settings, registries: Sequence[str]) -> st
         settings.push_foreign_layers,
         settings.available_platforms,
     )
-    return Digest.of(repr((plan.targets, plan.entries, making, list(registries))).encode()).hex
+    parts = (plan.targets, plan.entries, making, list(registries), *((str(shard),) if shard else ()))
+    return Digest.of(repr(parts).encode()).hex

@@ -89,7 +89,6 @@ async def migrate_plan(
     started = time.monotonic()
     options, settings = options or Options(), settings or Settings()
     listener = Listener(emit)
-    whole, plan = plan, _own_part(plan, options.shard, listener)
     sent = 0
 
     def count(event: Event) -> None:
@@ -100,23 +99,26 @@ async def migrate_plan(
 
     async with open_migration(plan, options, settings, count, journal=journal, retry=retry) as context:
         resumed = False
+        part = _own_part(plan, options.shard, context.emit)
         try:
-            await prepare(plan, context.targets, dry=options.dry)
+            await prepare(part, context.targets, dry=options.dry)
             left: Collection[LeftUpload] = ()
             if journal is not None and not options.dry:
                 addresses = [target.registry.address for target in context.targets.values()]
-                resumed = await begin_run(journal, fingerprint(plan, settings, addresses), options, context.emit)
+                resumed = await begin_run(
+                    journal, fingerprint(plan, settings, addresses, options.shard), options, context.emit
+                )
                 left = await journal.left_uploads()
             context.distributor.resume(left)
-            context.distributor.look_beside(_siblings(whole, context))
+            context.distributor.look_beside(_siblings(plan, context))
             with only_cause(), context.scope:
-                await _Pipeline(context, {upload.repository for upload in left}).go(plan.entries)
+                await _Pipeline(context, {upload.repository for upload in left}).go(part.entries)
         except CREDENTIALS_LOST as error:
             context.stop_on(error)
         if context.journal_error is not None:
             raise context.journal_error
         if context.stopped is not None:
-            SourceListing(context).fail_rest(plan.entries, context.stopped)
+            SourceListing(context).fail_rest(part.entries, context.stopped)
         elif journal is not None and not options.dry:
             await _end_run(journal, context)
         requests = Counter[str]()

@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,10 +23,12 @@ from anyio import CancelScope, to_thread
 
 from asyncpush.errors import AsyncpushError, UnforeseenError, UsageError
 from asyncpush.events import Emit, LayerDone, LayerFailed, LayerStarted, Notice
+from asyncpush.migrate.dask import worker
 from asyncpush.migrate.dask.plain import (
     Job,
     Plain,
     PlainError,
+    PlainNothing,
     Results,
     ShardOutcome,
     ShardTask,
@@ -37,7 +40,7 @@ from asyncpush.migrate.dask.plain import (
 )
 from asyncpush.migrate.dask.worker import ShardFailedError, check_worker, run_shard
 from asyncpush.migrate.plan.model import Plan
-from asyncpush.migrate.report import CopyResult, LeftOutTag, NothingTaken, Report
+from asyncpush.migrate.report import CopyResult, LeftOutTag, Report
 from asyncpush.migrate.shard import Shard
 
 #: Shards of a plan by default: several for each worker, so that none waits for the last one for long.
@@ -111,7 +114,7 @@ async def migrate_on_dask(job: Job, plan: Plan, cluster: Cluster, emit: Emit) ->
 
     Raises:
         UsageError: Dask is not installed, or a worker can't run the job as it is.
-        AsyncpushError: the scheduler can't be reached, or has no workers.
+        AsyncpushError: the scheduler can't be reached, or has no workers; or the same error stopped all shards.
     """
     started = time.monotonic()
     shards = [Shard(index, job.shards) for index in range(job.shards)]
@@ -127,6 +130,7 @@ async def migrate_on_dask(job: Job, plan: Plan, cluster: Cluster, emit: Emit) ->
             job = msgspec.structs.replace(job, settings=replace(job.settings, quota_share=1 / at_once))
         run = _Run(client, job, emit)
         outcomes = await run.go(shards)
+    _raise_common(outcomes.values())
     return _merged(outcomes, parts, Results(plan), time.monotonic() - started)
 
 
@@ -148,9 +152,11 @@ async def _connect(cluster: Cluster) -> AsyncIterator[Any]:
                 # asyncpush keeps to --max-memory; Dask would stop a worker by what other processes use.
                 memory_limit=None,
                 silence_logs=logging.CRITICAL,
+                preload=[worker.__name__],
                 asynchronous=True,
             )
-            await _entered(stack, address)
+            with _sparing_children():
+                await _entered(stack, address)
         try:
             client = distributed.Client(address, asynchronous=True, set_as_default=False)
             await _entered(stack, client)
@@ -160,6 +166,19 @@ async def _connect(cluster: Cluster) -> AsyncIterator[Any]:
                 hint="start it with `dask scheduler`, and check the address",
             ) from error
         yield client
+
+
+@contextmanager
+def _sparing_children() -> Iterator[None]:
+    """Let processes that are started meanwhile block SIGINT, which a terminal sends to all processes of a command.
+
+    They inherit the mask. Of this process, another thread receives the signal, or this one once it is over.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _import() -> Any:  # noqa: ANN401 - an optional package
@@ -173,14 +192,14 @@ def _import() -> Any:  # noqa: ANN401 - an optional package
 
 
 async def _entered(stack: AsyncExitStack, opened: Any) -> None:  # noqa: ANN401 - of an optional package
-    """Enter *opened*, and close it at the end in a bounded time, also if this task is cancelled."""
-    await opened.__aenter__()
+    """Enter *opened*, and close it at the end in a bounded time, also if this task is cancelled before it is open."""
 
     async def close() -> None:
         with CancelScope(shield=True), anyio.move_on_after(_CLOSE):
             await opened.__aexit__(None, None, None)
 
     stack.push_async_callback(close)
+    await opened.__aenter__()
 
 
 async def _workers(client: Any, cluster: Cluster) -> int:  # noqa: ANN401 - likewise
@@ -361,13 +380,20 @@ class _EventRelay:
 # The report
 
 
+def _raise_common(outcomes: Collection[ShardOutcome]) -> None:
+    """Raise the error that kept every shard from running, as a run on one machine does."""
+    errors = [outcome.error for outcome in outcomes]
+    if errors and errors[0] is not None and errors.count(errors[0]) == len(errors):
+        raise error_of(errors[0])
+
+
 def _merged(
     outcomes: Mapping[Shard, ShardOutcome], parts: Mapping[Shard, Plan], made: Results, seconds: float
 ) -> DaskReport:
     """One report of all shards."""
     results: list[CopyResult] = []
     left_out: dict[LeftOutTag, None] = {}
-    nothing: dict[str, NothingTaken] = {}
+    nothing: dict[PlainNothing, None] = {}
     requests = Counter[str]()
     failures: list[AsyncpushError] = []
     for shard in sorted(outcomes):
@@ -376,9 +402,7 @@ def _merged(
             results += made.failed(parts[shard].entries, error_of(outcome.error))
         results += map(made.result, outcome.results)
         left_out |= dict.fromkeys(outcome.left_out)
-        for place, tags in outcome.nothing_taken.items():
-            if (entry := made.entry(place)) is not None:
-                nothing[place] = NothingTaken(entry, tags)
+        nothing |= dict.fromkeys(outcome.nothing_taken)
         requests.update(outcome.requests)
         if outcome.journal_failure is not None:
             failures.append(error_of(outcome.journal_failure))
@@ -386,7 +410,7 @@ def _merged(
         Report(
             results=tuple(results),
             left_out=tuple(left_out),
-            nothing_taken=tuple(nothing.values()),
+            nothing_taken=tuple(map(made.nothing_taken, nothing)),
             requests=requests,
             sent=sum(outcome.sent for outcome in outcomes.values()),
             seconds=seconds,

@@ -13,7 +13,7 @@ from asyncpush.errors import AsyncpushError
 from asyncpush.events import Event
 from asyncpush.migrate.ledger import Options
 from asyncpush.migrate.plan.model import Goal, Plan, PlanEntry, PlanTarget
-from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, Outcome, Report
+from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken, Outcome, Report
 from asyncpush.model import Digest, LeftOut, Platform
 from asyncpush.protocols import Repository
 from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
@@ -107,12 +107,21 @@ class PlainResult(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[LeftOut, ...]
 
 
+class PlainNothing(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry that selects no tag, of *tags* that there are."""
+
+    place: str
+    source: str
+    location: str
+    tags: int
+
+
 class ShardOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """The report of a shard; if it could not run at all, only ``error``."""
 
     results: tuple[PlainResult, ...] = ()
     left_out: tuple[LeftOutTag, ...] = ()
-    nothing_taken: dict[str, int] = {}
+    nothing_taken: tuple[PlainNothing, ...] = ()
     requests: dict[str, int] = {}
     sent: int = 0
     resumed: bool = False
@@ -243,7 +252,11 @@ def plain_report(report: Report, journal_failure: AsyncpushError | None) -> Shar
     return ShardOutcome(
         results=tuple(map(plain_result, report.results)),
         left_out=report.left_out,
-        nothing_taken={nothing.entry.place: nothing.tags for nothing in report.nothing_taken},
+        nothing_taken=tuple(
+            PlainNothing(place=entry.place, source=entry.source, location=entry.location, tags=nothing.tags)
+            for nothing in report.nothing_taken
+            if (entry := nothing.entry)
+        ),
         requests=dict(report.requests),
         sent=report.sent,
         resumed=report.resumed,
@@ -263,21 +276,15 @@ class Results:
         self._entries = {entry.place: entry for entry in plan.entries}
         self._targets = {target.name: target for target in plan.targets}
 
-    def entry(self, place: str) -> PlanEntry | None:
-        """The entry at a place of the plan."""
-        return self._entries.get(place)
+    def nothing_taken(self, plain: PlainNothing) -> NothingTaken:
+        """The note of an entry that selects no tag."""
+        return NothingTaken(self._entry(plain.place, plain.source, plain.location, ()), plain.tags)
 
     def result(self, plain: PlainResult) -> CopyResult:
         """The result of a copy."""
         target = self._targets.get(plain.target) or PlanTarget(plain.target)
         goal = Goal(target, *plain.goal)
-        entry = self._entries.get(plain.place)
-        if entry is None:
-            entry = PlanEntry(
-                place=plain.place, source=plain.entry_source, kind="registry", location=plain.location, goals=(goal,)
-            )
-        elif entry.location != plain.location:  # one of several that a worker has made of it
-            entry = replace(entry, source=plain.entry_source, location=plain.location)
+        entry = self._entry(plain.place, plain.entry_source, plain.location, (goal,))
         copy = Copy(
             entry,
             goal,
@@ -298,6 +305,13 @@ class Results:
             left_out=plain.left_out,
             **plain.counts,
         )
+
+    def _entry(self, place: str, source: str, location: str, goals: tuple[Goal, ...]) -> PlanEntry:
+        entry = self._entries.get(place)
+        if entry is None:
+            return PlanEntry(place=place, source=source, kind="registry", location=location, goals=goals)
+        # A worker may have made several entries of one.
+        return entry if entry.location == location else replace(entry, source=source, location=location)
 
     def failed(self, entries: Iterable[PlanEntry], error: AsyncpushError) -> list[CopyResult]:
         """Results of all that *entries* ask for, as far as that is known, since their shard did not run."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -69,6 +71,12 @@ class _Worker(Protocol):
     def get_current_task(self) -> object: ...
 
     def log_event(self, topic: str, msg: object) -> None: ...
+
+
+def dask_setup(worker: object) -> None:  # noqa: ARG001 - as Dask calls it
+    """Ignore Ctrl-C in a worker that the client has started: the client cancels shards, and they end in order."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 # Before a run
