@@ -119,6 +119,18 @@ async def test_a_cancelled_run_puts_its_journal_back(store: Store, tmp_path: Pat
     assert layers(await to_thread.run_sync(store.get, PLACE.key), tmp_path) == 1
 
 
+async def test_a_cancelled_run_says_that_its_journal_is_lost(store: Store) -> None:
+    events = Events()
+    with anyio.CancelScope() as scope:
+        async with open_remote_journal(PLACE, AWS, events) as remote:
+            await complete(remote.journal, "a")
+            await to_thread.run_sync(store.remove)
+            scope.cancel()
+            await anyio.sleep_forever()
+    [notice] = [event for event in events if isinstance(event, Notice)]
+    assert notice.text.startswith(f"the journal can't be put to {PLACE}: ")
+
+
 async def test_two_attempts_at_once_leave_a_whole_journal(store: Store, tmp_path: Path) -> None:
     async with (
         open_remote_journal(PLACE, AWS, Events(), interval=0.02) as first,

@@ -121,6 +121,7 @@ async def open_remote_journal(
         copy = _Copy(client, location, folder / "journal", emit)
         await copy.fetch()
         opened: RemoteJournal | None = None
+        is_over = False
         try:
             with _named(copy):
                 async with open_journal(copy.path) as journal:
@@ -132,10 +133,13 @@ async def open_remote_journal(
                             if writes:
                                 tasks.start_soon(copy.put_regularly, interval)
                             yield opened
+                            is_over = True
                             tasks.cancel_scope.cancel()
         finally:
             if opened is not None and writes:
                 opened.failure = await copy.put_last()
+                if opened.failure is not None and not is_over:
+                    emit(Notice(str(opened.failure)))  # nobody asks for it after a signal
 
 
 @asynccontextmanager
