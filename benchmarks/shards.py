@@ -143,11 +143,11 @@ def _report(given: argparse.Namespace, results: Results) -> None:
 
 
 def _seconds(given: argparse.Namespace, size: float, count: int) -> float:
-    """What the connections allow: each carries its share of the bytes, and of the layers' round trips."""
-    layers: int = 2 * given.repositories
+    """What the connections allow: each carries its share of the bytes, and of the blobs' round trips."""
+    blobs: int = 3 * given.repositories  # two layers and a config
     connections: int = count * given.layers
     rate, latency = float(given.bandwidth), float(given.latency)
-    return size / (connections * rate) + layers / connections * 3 * latency
+    return size / (connections * rate) + blobs / connections * 3 * latency
 
 
 def _count(value: object) -> int:

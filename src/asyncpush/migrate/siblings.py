@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable
 
 import anyio
 
-from asyncpush.errors import RegistryError
+from asyncpush.errors import RegistryError, RepositoryNotFoundError
 from asyncpush.migrate.plan.model import Plan, PlanTarget
 from asyncpush.migrate.shard import Shard
 from asyncpush.model import Digest
@@ -23,7 +23,8 @@ from asyncpush.protocols import Repository
 #: Repositories that one image asks: those that are likely to share layers with it, and others in turn.
 _NEAR, _IN_TURN = 4, 4
 
-#: Seconds after which a repository that lacked a layer is asked for it again, and how many answers are kept of each.
+#: Seconds after which a repository that lacked a layer, or did not exist, is asked again, and how many answers are kept
+#: of each.
 _FORGET = 60.0
 _KEPT = 10_000
 
@@ -48,6 +49,7 @@ class Siblings:
         self._place: dict[tuple[PlanTarget, str], int] = {}
         self._of_source: dict[tuple[PlanTarget, str], list[str]] = defaultdict(list)
         self._lacking: dict[str, dict[Digest, float]] = defaultdict(dict)
+        self._absent: dict[str, float] = {}
         self._holders: dict[tuple[str, Digest], str] = {}
         self._failures = 0
         self._granted = False
@@ -106,6 +108,8 @@ class Siblings:
 
     async def _ask_one(self, repository: Repository, digests: Collection[Digest]) -> None:
         lacking, now = self._lacking[repository.address], time.monotonic()
+        if now - self._absent.get(repository.address, -_FORGET) < _FORGET:
+            return
         registry = repository.address.removesuffix(f"/{repository.name}")
         wanted = [
             digest
@@ -116,9 +120,11 @@ class Siblings:
             return
         try:
             found = await repository.available(wanted)
-        except RegistryError as error:
-            # The other shard may not have created it yet; and an upload needs no answer.
-            self._failures += getattr(error, "code", "") != "RepositoryNotFoundException"
+        except RepositoryNotFoundError:
+            self._absent[repository.address] = now  # its shard has not begun
+            return
+        except RegistryError:
+            self._failures += 1  # an upload needs no answer
             found = frozenset()
         if len(lacking) > _KEPT:
             lacking.clear()
