@@ -125,7 +125,7 @@ async def migrate_on_dask(job: Job, plan: Plan, cluster: Cluster, emit: Emit) ->
         threads = await _workers(client, cluster)
         await _check(client, job)
         at_once = max(1, min(threads, len(shards)))
-        emit(Notice(f"{len(shards)} shards on {at_once} workers"))
+        emit(Notice(f"shards to run: {len(shards)}; at once: {at_once}"))
         if job.settings.quota_share is None:
             job = msgspec.structs.replace(job, settings=replace(job.settings, quota_share=1 / at_once))
         run = _Run(client, job, emit)
@@ -186,8 +186,9 @@ def _import() -> Any:  # noqa: ANN401 - an optional package
         distributed = importlib.import_module("distributed")
     except ImportError as error:
         raise UsageError("--dask needs Dask, which is not installed", hint="pip install 'asyncpush[dask]'") from error
-    # What happens to a worker shows in the result of its shards.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # What happens to a worker shows in the result of its shards. Dask gives some of its loggers a level of their own.
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return distributed
 
 
