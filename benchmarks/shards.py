@@ -57,7 +57,7 @@ def main() -> None:
             labels: dict[str, str | float] = {"kind": "network", "count": count}
             contenders.append(Contender(_name(count), wide, labels))
         for count in given.workers:
-            for share in (False, True):
+            for share in (True,) if given.quick else (False, True):
                 metered = partial(_run, folder, given, small, count, quotas=True, share=share)
                 labels = {"kind": "quotas", "count": count, "share": float(share)}
                 contenders.append(Contender(f"{_name(count)}, {'--share' if share else 'no share'}", metered, labels))

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         InvalidLayerPartError as InvalidLayerPartError,
         InvalidReferenceError as InvalidReferenceError,
         JournalError as JournalError,
+        JournalInUseError as JournalInUseError,
         LayersNotFoundError as LayersNotFoundError,
         ManifestError as ManifestError,
         PlanError as PlanError,
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
         Version as Version,
         VersionRange as VersionRange,
     )
+    from asyncpush.migrate.shard import Shard as Shard
     from asyncpush.migrate.verify import verify_plan as verify_plan
     from asyncpush.migrate.report import (
         Copy as Copy,
@@ -163,9 +165,9 @@ _NAMES = {
     "errors": (
         "AsyncpushError ChoiceError ConfigurationError ConnectionFailedError CredentialsError "
         "CredentialsExpiredError CredentialsRefusedError DigestMismatchError FailuresError InvalidLayerError "
-        "InvalidLayerPartError InvalidReferenceError JournalError LayersNotFoundError ManifestError PlanError "
-        "RegistryError RepositoryNotFoundError ServiceError SourceDeniedError SourceError SourceNotFoundError "
-        "SourceUnavailableError TagImmutableError UnforeseenError UploadNotFoundError UsageError"
+        "InvalidLayerPartError InvalidReferenceError JournalError JournalInUseError LayersNotFoundError ManifestError "
+        "PlanError RegistryError RepositoryNotFoundError ServiceError SourceDeniedError SourceError "
+        "SourceNotFoundError SourceUnavailableError TagImmutableError UnforeseenError UploadNotFoundError UsageError"
     ),
     "events": (
         "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Notice "
@@ -178,6 +180,7 @@ _NAMES = {
     "migrate.plan.model": "Goal Plan PlanEntry PlanTarget",
     "migrate.plan.tags": "Alternative Patterns TagRules",
     "migrate.plan.versions": "Comparator Version VersionRange",
+    "migrate.shard": "Shard",
     "migrate.report": "Copy CopyResult LeftOutTag NothingTaken Report",
     "migrate.run": "migrate_plan",
     "migrate.verify": "verify_plan",
