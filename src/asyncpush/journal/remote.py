@@ -216,8 +216,9 @@ class _Copy:
             try:
                 with translate_errors("GetObject", "S3"):
                     answer = await self._client.get_object(Bucket=self.location.bucket, Key=self.location.key)
-                    async with answer["Body"] as body:
-                        await self._write(body.content.read)
+                    body = answer["Body"]
+                    async with body:
+                        await self._write(body.read)
             except ServiceError as error:
                 if error.code not in _NOT_FOUND:
                     raise
