@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -94,8 +94,11 @@ def accepted(bench: Bench) -> int:
     return sum(each.operation == "UploadLayerPart" and each.status == 200 for each in bench.emulator.requests)
 
 
-async def parts_taken(bench: Bench, count: int, process: Process) -> None:
-    """Wait until *count* more parts have been taken, or the process has ended."""
+async def parts_taken(bench: Bench, count: int, process: Process, log: str) -> None:
+    """Wait until the process has begun its run and *count* more parts have been taken, or until it has ended."""
+    said = anyio.Path(bench.folder / f"{log}.err")
+    while "shards to run" not in await said.read_text() and process.returncode is None:  # noqa: ASYNC110
+        await anyio.sleep(0.01)
     wanted = accepted(bench) + count
     while accepted(bench) < wanted and process.returncode is None:  # noqa: ASYNC110 - the log of the emulator has no event
         await anyio.sleep(0.01)
@@ -112,6 +115,15 @@ async def started(*command: str | Path, folder: Path, log: str) -> AsyncIterator
             finally:
                 if process.returncode is None:
                     process.kill()
+
+
+async def address_in(file: Path) -> str:
+    """A scheduler's address, once it has written its file to the end."""
+    with anyio.fail_after(60):
+        while True:
+            with suppress(FileNotFoundError, json.JSONDecodeError):
+                return str(json.loads(await anyio.Path(file).read_text())["address"])
+            await anyio.sleep(0.05)
 
 
 def migration(path: Path, cluster: str, *words: str) -> list[str]:
@@ -136,7 +148,7 @@ async def test_processes_finish_a_plan_though_one_of_them_is_killed(dask: str, s
     import psutil
 
     async with started(*migration(plan(slow), "local:2"), folder=tmp_path, log="run") as client:
-        await parts_taken(slow, 4, client)
+        await parts_taken(slow, 4, client, "run")
         workers = [
             child
             for child in psutil.Process(client.pid).children(recursive=True)
@@ -170,19 +182,17 @@ async def test_a_cluster_goes_on_though_clients_and_a_worker_are_killed(dask: st
         started(*worker, folder=tmp_path, log="worker-0") as victim,
         started(*worker, folder=tmp_path, log="worker-1"),
     ):
-        while not file.exists():  # noqa: ASYNC110 - of another program's making
-            await anyio.sleep(0.05)
-        address = json.loads(file.read_text())["address"]
+        address = await address_in(file)
         words = migration(plan(slow), address, "--journal", str(tmp_path / "{shard}.journal"))
         for number, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
             async with started(*words, folder=tmp_path, log="client") as client:
-                await parts_taken(slow, 3, client)
+                await parts_taken(slow, 3, client, "client")
                 client.send_signal(number)
                 with anyio.fail_after(60):
                     assert await client.wait() == status, printed(tmp_path, "client").err
         assert "interrupted" in printed(tmp_path, "client").err
         async with started(*words, folder=tmp_path, log="client") as client:
-            await parts_taken(slow, 2, client)
+            await parts_taken(slow, 2, client, "client")
             victim.kill()
             assert await client.wait() == 0, printed(tmp_path, "client").err
 
