@@ -200,3 +200,11 @@ def test_sources_of_this_machine_are_refused(tmp_path: Path) -> None:
     done = run_here("plan", "batch", path, "--shards", "8")
     assert done.status == 2
     assert "images[0]: ./app.tar is on this machine, and not where the job runs" in done.err
+
+
+def test_a_password_in_the_plan_gets_into_no_configmap(path: Path) -> None:
+    path.write_text(PLAN.replace("${QUAY_PASSWORD}", "a-literal-password"))
+    done = printed(path, "--engine", "kubernetes")
+    assert (done.status, done.out) == (2, "")
+    assert "contains a password, which a ConfigMap must not; write a variable" in done.err
+    assert "a-literal-password" not in done.err

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE, run
-from asyncpush.cli.streams import STANDARD_INPUT, say, write_as_it_is, write_document, write_lines
+from asyncpush.cli.streams import STANDARD_INPUT, say, write_document, write_lines
 from asyncpush.migrate.array_jobs import Engine, array_job, batch_script, kubernetes_yaml
 from asyncpush.migrate.plan.load import name_of, parse_plan, read_plan, read_text
 from asyncpush.migrate.plan.model import Plan
@@ -149,7 +149,7 @@ def batch(
             return batch_script(job) if engine == "batch" else kubernetes_yaml(job)
 
         printed = await to_thread.run_sync(make)
-        write_as_it_is(printed, needed=True)
+        write_lines(printed.removesuffix("\n").split("\n"))
         return DONE
 
     return run(main, verbose=verbose)

@@ -15,6 +15,7 @@ import yaml
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.model import Plan, PlanTarget
 from asyncpush.migrate.shard import PLACEHOLDER
+from asyncpush.redaction import without_secrets
 from asyncpush.sources.registry.logins import is_ecr
 
 Engine = Literal["batch", "kubernetes"]
@@ -345,8 +346,12 @@ def kubernetes_documents(job: ArrayJob) -> list[Document]:
     """A ConfigMap with the plan, and the Indexed Job.
 
     Raises:
-        UsageError: the plan is too large for a ConfigMap.
+        UsageError: the plan is too large for a ConfigMap, or contains a password.
     """
+    if without_secrets(job.text) != job.text:
+        raise UsageError(
+            f"{job.file} contains a password, which a ConfigMap must not", hint="write a variable, such as ${PASSWORD}"
+        )
     if len(job.text.encode()) > _MAX_CONFIG_MAP:
         raise UsageError(
             f"{job.file} is larger than a ConfigMap can be (1 MiB)", hint="put it into the image, and mount nothing"
