@@ -59,8 +59,10 @@ class EcrRegistry:
             name.service,
             client.meta.endpoint_url,
             quotas=dict(settings.quotas),
-            slowest_rate=settings.retry.slowest_rate,
             emit=emit,
+            slowest_rate=settings.retry.slowest_rate,
+            share=settings.quota_share,
+            assumed=settings.assumes_quotas,
         )
         self._client = client
         self._http = http
