@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TextIO
@@ -149,9 +149,10 @@ def progress_fields(totals: Totals) -> list[Field]:
     about = "~" if totals.estimated else ""
     if totals.size:
         fields.append(Field(f"{size_text(totals.read)} of {about}{size_text(totals.size)}", 0))
+        fields.append(Field(f"{totals.percent}%", 4))
     if totals.rate is not None:
         fields.append(Field(rate_text(totals.rate), 2))
-    if totals.left is not None and totals.read < totals.size:
+    if totals.left:
         fields.append(Field(f"{about}{time_text(totals.left)} left", 1))
     return fields
 
@@ -167,6 +168,9 @@ def closing_fields(totals: Totals) -> list[Field]:
     fields.append(Field(f"in {time_text(totals.elapsed)}", 1))
     if totals.read and totals.elapsed > 0:
         fields.append(Field(rate_text(totals.read / totals.elapsed), 2))
+    if totals.retries:
+        throttled = f" ({totals.throttled} throttled)" if totals.throttled else ""
+        fields.append(Field(f"{totals.retries} retr{'ies' if totals.retries > 1 else 'y'}{throttled}", 3))
     return fields
 
 
@@ -291,9 +295,12 @@ def event_line(event: Event, when: datetime) -> str:
     Sizes are bytes, times seconds, digests ``sha256:<hex>``. The text is ASCII, without a line break.
     """
     name = _INNER_CAPITAL.sub("-", type(event).__name__).lower()
-    time = when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    values = {field.name: getattr(event, field.name) for field in fields(event)}
-    return json.dumps({"type": name, "time": time, **values}, default=_text)
+    return _line(name, when, {field.name: getattr(event, field.name) for field in fields(event)})
+
+
+def _line(name: str, when: datetime, values: Mapping[str, object]) -> str:
+    stamp = when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return json.dumps({"type": name, "time": stamp, **values}, default=_text)
 
 
 def _text(value: object) -> str:
@@ -302,23 +309,42 @@ def _text(value: object) -> str:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+#: The totals in the last line.
+_TOTALS = (
+    "images",
+    "images_done",
+    "images_failed",
+    "layers",
+    "layers_done",
+    "present_layers",
+    "read",
+    "size",
+    "retries",
+    "throttled",
+    "elapsed",
+)
+
+
 class JsonDisplay:
     """Writes every event, several at a time to save system calls.
 
     Args:
         sink: the stream.
         now: a clock, in UTC.
+        clock: a clock, in seconds.
     """
 
     period = 0.25
 
-    def __init__(self, sink: Sink, *, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, sink: Sink, *, now: Callable[[], datetime] = _utc_now, clock: Clock = time.monotonic) -> None:
         self._sink = sink
         self._now = now
+        self._meter = Meter(clock)
         self._lines: list[str] = []
 
     def take(self, event: Event) -> None:
         """Keep *event* until the next tick."""
+        self._meter.take(event)
         self._lines.append(event_line(event, self._now()))
 
     def tick(self) -> None:
@@ -329,5 +355,6 @@ class JsonDisplay:
             self._lines.clear()
 
     def close(self) -> None:
-        """Write the rest."""
+        """Write the rest, and the totals: a reader that finds no ``end`` knows that the process was killed."""
+        self._lines.append(_line("end", self._now(), {name: getattr(self._meter.totals(), name) for name in _TOTALS}))
         self.tick()
