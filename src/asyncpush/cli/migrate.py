@@ -28,7 +28,7 @@ from asyncpush.cli.options import (
     to_seconds,
 )
 from asyncpush.cli.report import Json, error_document, left_out_document, print_document
-from asyncpush.cli.run import run, say_error, status_of
+from asyncpush.cli.run import run, say_error, say_failures, status_of
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice, write_lines
 from asyncpush.errors import (
     CREDENTIALS_LOST,
@@ -146,10 +146,10 @@ def migrate(
         if metrics_out is not None:
             await write_metrics(report, metrics_out)
         say_notes(report.nothing_taken)
-        for result in report.failed:
-            assert result.error is not None, "what failed says why"  # noqa: S101
-            if not isinstance(result.error, (*CREDENTIALS_LOST, TooManyFailuresError)):
-                say_error(result.error, about=result.copy.destination)
+        silent = (*CREDENTIALS_LOST, TooManyFailuresError)  # told as what stopped the run
+        failed = [(result.error, str(result.copy.destination)) for result in report.failed if result.error]
+        told = [(error, name, name) for error, name in failed if not isinstance(error, silent)]
+        say_failures(told, len(report.results), undone="copied", each=show.verbose)
         if report.stopped is not None:
             say_error(report.stopped, about="the migration stopped")
         if not show.quiet:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TextIO
 
+from asyncpush.errors import cause_of
 from asyncpush.events import Event, ImageDone, ImageFailed, Limited, Notice, Retrying
 from asyncpush.model import Digest
 from asyncpush.progress.meter import Clock, Meter, Totals
@@ -67,6 +69,9 @@ class Sink:
 #: Width of the first column: each line begins with a status, of which "already there" is the longest.
 _STATUS = 15
 _OUTCOMES = {"pushed": "pushed", "present": "already there"}
+
+#: Failures of one cause that are shown while a run is under way.
+_SHOWN_FAILURES = 3
 
 #: Below this width, the line of an image has no room for columns and digest.
 _NARROW = 60
@@ -208,6 +213,23 @@ class _Retries:
     latest: Retrying | None = None
 
 
+class Failures:
+    """The lines of failures, of which a few of each cause are shown: the command names the rest at its end."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def line(self, event: ImageFailed, width: int | None = None) -> str | None:
+        """The line of a failure; None if enough of its cause were shown."""
+        cause = cause_of(event.reason, event.destination)
+        self._counts[cause] += 1
+        if self._counts[cause] <= _SHOWN_FAILURES:
+            return image_line(event, width)
+        if self._counts[cause] > _SHOWN_FAILURES + 1:
+            return None
+        return f"{'failed':{_STATUS}}{'':14}more images for the same reason; the end says how many"
+
+
 class PlainDisplay:
     """Writes a line for each image that ends, for notices and retries, and a heartbeat in between.
 
@@ -228,14 +250,18 @@ class PlainDisplay:
         self._interval = interval
         self._meter = Meter(clock, images)
         self._retries: dict[str, _Retries] = {}
+        self._failures = Failures()
         self._spoke = clock()
 
     def take(self, event: Event) -> None:
         """Count *event*, and write its line, if it has one."""
         self._meter.take(event)
         match event:
-            case ImageDone() | ImageFailed():
+            case ImageDone():
                 self._say(image_line(event))
+            case ImageFailed():
+                if line := self._failures.line(event):
+                    self._say(line)
             case Notice():
                 self._say(notice_line(event))
             case Retrying():
