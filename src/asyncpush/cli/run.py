@@ -116,13 +116,11 @@ def status_of(errors: Collection[BaseException], *, begun: bool = True) -> int:
     return FAILED if begun or not all(isinstance(error, UsageError) for error in errors) else USAGE
 
 
-def say_failures(
-    failures: Sequence[tuple[AsyncpushError, str, str | None]],
-    total: int,
-    *,
-    undone: str = "pushed",
-    each: bool = False,
-) -> None:
+#: An error, the name of what failed, and what a line of its own must name in addition.
+Failure: TypeAlias = tuple[AsyncpushError, str, str | None]
+
+
+def say_failures(failures: Sequence[Failure], total: int, *, undone: str = "pushed", each: bool = False) -> None:
     """Print why things failed: a line for each failure, or one for many of the same cause.
 
     Args:
