@@ -33,6 +33,7 @@ AsyncpushError
 
 from __future__ import annotations
 
+import re
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,20 @@ class AsyncpushError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+#: What differs between failures of one cause, besides the names of what failed.
+_INCIDENTAL = re.compile(r"\b[0-9a-f]{12,64}\b|\b[0-9]{5,}\b")
+
+
+def cause_of(message: str, name: str) -> str:
+    """The part of *message* that failures of the same cause share: without the *name* of what failed, and digests."""
+    host, slash, path = name.partition("/")
+    repository = path if slash and ("." in host or ":" in host) else name
+    for part in (name, repository, *repository.rsplit(":", 1)):
+        if part:
+            message = message.replace(part, "...")
+    return _INCIDENTAL.sub("...", message)
 
 
 class UsageError(AsyncpushError):

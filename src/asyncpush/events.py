@@ -117,12 +117,13 @@ class ImageFailed:
 
 @dataclass(frozen=True, slots=True)
 class Retrying:
-    """A request failed and will be sent again after ``delay`` seconds."""
+    """A request failed and will be sent again after ``delay`` seconds; ``throttled`` says that it came too soon."""
 
     operation: str
     attempt: int
     delay: float
     reason: str
+    throttled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ GOLDEN = {
         f"api 9f86d081884c {'━' * 15:60} 50.0 MiB of  200 MiB  10.0 MiB/s",
         f"api 60303ae22b99 {'━' * 60:60}  100 MiB of  100 MiB  completing",
         f"web fd61a03af4f7 {'':60}      0 B of  100 MiB",
-        "0/3 images, 150 MiB of 400 MiB, 30.0 MiB/s, 0:08 left, 14 layers already there",
+        "0/3 images, 150 MiB of 400 MiB, 37%, 30.0 MiB/s, 0:08 left, 14 layers already there",
     ],
 }
 
@@ -150,7 +150,7 @@ def test_layers_beyond_the_last_line_are_counted():
         screen.face.take(LayerStarted(str(number), f"layer {number}", MiB, API))
     painted = screen.paint()
     assert [line.split("  ")[0] for line in painted[:5]] == [f"layer {number}" for number in range(5)]
-    assert painted[5:] == ["+ 15 more layers", "0/20 layers, 0 B of 20.0 MiB"]
+    assert painted[5:] == ["+ 15 more layers", "0/20 layers, 0 B of 20.0 MiB, 0%"]
 
 
 def test_a_finished_layer_leaves_and_a_finished_image_stays_above_the_bars():
@@ -253,7 +253,7 @@ def test_the_heart_beats_only_after_five_seconds_of_silence():
     face.tick()
     face.tick()
     assert file.getvalue() == (
-        "  0/12 images, 160 MiB of ~1.6 GiB, 32.0 MiB/s, ~0:45 left, 3 layers in flight, 14 already there\n"
+        "  0/12 images, 160 MiB of ~1.6 GiB, 10%, 32.0 MiB/s, ~0:45 left, 3 layers in flight, 14 already there\n"
     )
     clock.now += 4
     face.take(ImageDone(OPS, DIGEST, "present"))
@@ -356,7 +356,9 @@ async def test_a_cancelled_run_has_all_its_lines_written():
             scope.cancel()
             await anyio.sleep_forever()
     assert scope.cancelled_caught
-    assert json.loads(file.getvalue())["text"] == "hello"
+    notice, end = map(json.loads, file.getvalue().splitlines())
+    assert notice["text"] == "hello"
+    assert (end["type"], end["images"], end["read"]) == ("end", 0, 0)
 
 
 @pytest.mark.parametrize("kind", ["rich", "plain", "json", "none"])
@@ -580,6 +582,40 @@ def test_the_rate_is_recent_and_falls_to_zero_on_a_stall():
     assert meter.totals().rate == pytest.approx(5 * MiB, rel=0.15)
     clock.now += 11
     assert (meter.totals().rate, meter.totals().left) == (0.0, None)
+
+
+def waiting_for_put_image(clock: Clock, *, images: int) -> Meter:
+    """A meter of *images* images of one byte, of which one ends in each of ten seconds."""
+    meter = Meter(clock)
+    for number in range(images):
+        meter.take(ImageStarted("x", f"app:{number}"))
+        meter.take(ImagePlanned(f"app:{number}", 1, 1, 0, 0, (str(number),)))
+    for number in range(10):
+        clock.now += 1
+        meter.take(LayerStarted(str(number), "layer", 1, f"app:{number}"))
+        meter.take(PartSent(str(number), 1, 1))
+        meter.take(LayerDone(str(number), DIGEST, "pushed"))
+        meter.take(ImageDone(f"app:{number}", DIGEST, "pushed"))
+    return meter
+
+
+def test_the_time_left_is_that_of_the_images_if_they_wait_for_put_image():
+    clock = Clock()
+    meter = waiting_for_put_image(clock, images=100)
+    meter.take(LayerStarted("20", "layer", 1, "app:20"))
+    by_bytes = meter.totals().left
+    meter.take(Limited("PutImage", 10, "quota"))
+    assert by_bytes == pytest.approx(90, rel=0.15)  # a byte an image, and one a second
+    for number in range(10, 100):
+        meter.take(LayerStarted(f"all{number}", "layer", 1, f"app:{number}"))
+        meter.take(PartSent(f"all{number}", 1, 1))
+        meter.take(LayerDone(f"all{number}", DIGEST, "pushed"))
+    assert meter.totals().left == pytest.approx(90, rel=0.15)  # no byte is left; 90 images are
+
+
+def test_retries_and_throttles_are_in_the_totals():
+    totals = totals_after(Retrying("PutImage", 1, 0.1, "slow", throttled=True), Retrying("PutImage", 2, 0.1, "reset"))
+    assert (totals.retries, totals.throttled) == (2, 1)
 
 
 def test_images_that_were_not_looked_at_yet_are_estimated_from_the_others():

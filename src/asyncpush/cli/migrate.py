@@ -39,7 +39,7 @@ from asyncpush.cli.report import (
     print_document,
     write_list,
 )
-from asyncpush.cli.run import FAILED, run, say_error, status_of
+from asyncpush.cli.run import FAILED, run, say_error, say_failures, status_of
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice, write_lines
 from asyncpush.errors import (
     CREDENTIALS_LOST,
@@ -186,7 +186,7 @@ def migrate(
         if metrics_file is not None:
             await write_metrics(report, metrics_file)
         say_notes(report.nothing_taken)
-        _say_failures(report, failures)
+        _say_failures(report, failures, show)
         if not show.quiet:
             # If all images have failed, what the run would take is unknown.
             planned = any(result.outcome != "failed" for result in report.results)
@@ -200,11 +200,11 @@ def migrate(
     return run(main, verbose=show.verbose)
 
 
-def _say_failures(report: Report, journal_failures: Sequence[AsyncpushError]) -> None:
-    for result in report.failed:
-        assert result.error is not None, "what failed says why"  # noqa: S101
-        if not isinstance(result.error, CREDENTIALS_LOST):
-            say_error(result.error, about=result.copy.destination)
+def _say_failures(report: Report, journal_failures: Sequence[AsyncpushError], show: OutputOptions) -> None:
+    silent = (*CREDENTIALS_LOST, TooManyFailuresError)  # told as what stopped the run
+    failed = [(result.error, str(result.copy.destination)) for result in report.failed if result.error]
+    told = [(error, name, name) for error, name in failed if not isinstance(error, silent)]
+    say_failures(told, len(report.results), undone="copied", each=show.verbose)
     if report.stopped is not None:
         say_error(report.stopped, about="the migration stopped")
     for failure in journal_failures:

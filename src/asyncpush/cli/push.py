@@ -26,10 +26,9 @@ from asyncpush.cli.options import (
     parse_platforms,
 )
 from asyncpush.cli.report import print_images, print_layers
-from asyncpush.cli.run import run, say_error, say_lost, status_of
+from asyncpush.cli.run import run, say_error, say_failures, status_of
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice
 from asyncpush.errors import (
-    CREDENTIALS_LOST,
     ChoiceError,
     InvalidReferenceError,
     SourceError,
@@ -279,10 +278,11 @@ def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions
             say_error(failure.error, about=_about(failure, len(results)))
         return status_of([failure.error for failure in failures], begun=False)
     print_images(results, show.output)
-    for failure in failures:
-        if not isinstance(failure.error, CREDENTIALS_LOST):
-            say_error(failure.error, about=_about(failure, len(results)))
-    say_lost([(failure.error, failure.destination) for failure in failures], len(results))
+    say_failures(
+        [(failure.error, failure.destination, _about(failure, len(results))) for failure in failures],
+        len(results),
+        each=show.verbose,
+    )
     referrers = [referrer for result in results if isinstance(result, ImageResult) for referrer in result.referrers]
     failed = [(referrer, referrer.error) for referrer in referrers if referrer.outcome == "failed" and referrer.error]
     for referrer, error in failed:
@@ -361,10 +361,8 @@ def layers(
             results = await push_layers(registry, files, repository_name, dry=dry_run)
         print_layers(results, show.output)
         failures = [result for result in results if isinstance(result, LayerFailure)]
-        for failure in failures:
-            if not isinstance(failure.error, CREDENTIALS_LOST):
-                say_error(failure.error, about=failure.file)
-        say_lost([(failure.error, failure.file) for failure in failures], len(results))
+        told = [(failure.error, failure.file, failure.file) for failure in failures]
+        say_failures(told, len(results), each=show.verbose)
         return status_of([failure.error for failure in failures])
 
     return run(main, verbose=show.verbose)

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import TypeAlias
 
 import anyio
 from anyio import TASK_STATUS_IGNORED
@@ -18,7 +19,10 @@ from anyio.abc import TaskStatus
 
 from asyncpush import open_files
 from asyncpush.cli.streams import say
-from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, PlanError, UsageError, is_denied, leaf_errors
+from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, PlanError, UsageError, cause_of, is_denied, leaf_errors
+
+#: Failures of one cause that are printed one by one.
+ALIKE = 3
 
 #: The exit statuses that the manual documents.
 DONE, FAILED, USAGE, DENIED, INTERRUPTED = 0, 1, 2, 4, 130
@@ -111,6 +115,33 @@ def status_of(errors: Collection[BaseException], *, begun: bool = True) -> int:
     if all(map(is_denied, errors)):
         return DENIED
     return FAILED if begun or not all(isinstance(error, UsageError) for error in errors) else USAGE
+
+
+#: An error, the name of what failed, and what a line of its own must name in addition.
+Failure: TypeAlias = tuple[AsyncpushError, str, str | None]
+
+
+def say_failures(failures: Sequence[Failure], total: int, *, undone: str = "pushed", each: bool = False) -> None:
+    """Print why things failed: a line for each failure, or one for many of the same cause.
+
+    Args:
+        failures: the failures.
+        total: how many things there are.
+        undone: what was not done with them.
+        each: print a line for each, however many have the same cause.
+    """
+    causes: dict[str, list[Failure]] = {}
+    for failure in failures:
+        if not isinstance(failure[0], CREDENTIALS_LOST):
+            causes.setdefault(cause_of(str(failure[0]), failure[1]), []).append(failure)
+    for alike in causes.values():
+        if each or len(alike) <= ALIKE:
+            for error, _, about in alike:
+                say_error(error, about=about)
+        else:
+            names = f"{', '.join(name for _, name, _ in alike[:ALIKE])} and {len(alike) - ALIKE} more"
+            say_error(alike[0][0], about=f"{len(alike)} of {total} not {undone} ({names})")
+    say_lost([(error, name) for error, name, _ in failures], total, undone=undone)
 
 
 def say_lost(failures: Sequence[tuple[AsyncpushError, str]], total: int, *, undone: str = "pushed") -> None:

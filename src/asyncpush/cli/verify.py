@@ -22,9 +22,9 @@ from asyncpush.cli.options import (
     make_source_registries,
 )
 from asyncpush.cli.report import Json, error_document, print_document
-from asyncpush.cli.run import FAILED, run, say_error, say_lost, status_of
+from asyncpush.cli.run import FAILED, run, say_failures, status_of
 from asyncpush.cli.streams import say, write_lines
-from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, UsageError
+from asyncpush.errors import AsyncpushError, UsageError
 from asyncpush.events import Emit
 from asyncpush.progress import progress
 from asyncpush.reference import RegistryName
@@ -150,8 +150,6 @@ def _conclude(results: Sequence[Verification | VerificationFailure], show: Outpu
     _print_verifications(results, show.output)
     for result in results:
         if isinstance(result, VerificationFailure):
-            if not isinstance(result.error, CREDENTIALS_LOST):
-                say_error(result.error, about=result.destination)
             continue
         for problem in result.problems:
             say(f"asyncpush: error: {result.destination}: {problem}")
@@ -160,8 +158,9 @@ def _conclude(results: Sequence[Verification | VerificationFailure], show: Outpu
             say(f"asyncpush: note: {result.destination}: {_advice(damaged)}")
         for note in result.notes:
             say(f"asyncpush: note: {result.destination}: {note}")
-    failures = [(result.error, result.destination) for result in results if isinstance(result, VerificationFailure)]
-    say_lost(failures, len(results), undone="verified")
+    failed = [(result.error, result.destination) for result in results if isinstance(result, VerificationFailure)]
+    told = [(error, name, name) for error, name in failed]
+    say_failures(told, len(results), undone="verified", each=show.verbose)
     if all(result.is_whole for result in results if isinstance(result, Verification)):
         return status_of(errors)
     return FAILED

@@ -146,7 +146,9 @@ class RetryLoop:
                 error.message += f" ({self._tries} tries in {time.monotonic() - self._began:.0f} s)"
             raise error
         self._rules.note_retry(failure, delay)
-        self._emit(Retrying(self._operation, self._total, delay, error.message))
+        self._emit(
+            Retrying(self._operation, self._total, delay, error.message, throttled=failure.verdict == "throttled")
+        )
         return delay
 
     def _after_silence(self, host: HostBackoff, began: float) -> float | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TextIO
 
+from asyncpush.errors import cause_of
 from asyncpush.events import Event, ImageDone, ImageFailed, Limited, Notice, Retrying
 from asyncpush.model import Digest
 from asyncpush.progress.meter import Clock, Meter, Totals
@@ -67,6 +69,9 @@ class Sink:
 #: Width of the first column: each line begins with a status, of which "already there" is the longest.
 _STATUS = 15
 _OUTCOMES = {"pushed": "pushed", "present": "already there"}
+
+#: Failures of one cause that are shown while a run is under way.
+_SHOWN_FAILURES = 3
 
 #: Below this width, the line of an image has no room for columns and digest.
 _NARROW = 60
@@ -149,9 +154,10 @@ def progress_fields(totals: Totals) -> list[Field]:
     about = "~" if totals.estimated else ""
     if totals.size:
         fields.append(Field(f"{size_text(totals.read)} of {about}{size_text(totals.size)}", 0))
+        fields.append(Field(f"{totals.percent}%", 4))
     if totals.rate is not None:
         fields.append(Field(rate_text(totals.rate), 2))
-    if totals.left is not None and totals.read < totals.size:
+    if totals.left:
         fields.append(Field(f"{about}{time_text(totals.left)} left", 1))
     return fields
 
@@ -167,6 +173,9 @@ def closing_fields(totals: Totals) -> list[Field]:
     fields.append(Field(f"in {time_text(totals.elapsed)}", 1))
     if totals.read and totals.elapsed > 0:
         fields.append(Field(rate_text(totals.read / totals.elapsed), 2))
+    if totals.retries:
+        throttled = f" ({totals.throttled} throttled)" if totals.throttled else ""
+        fields.append(Field(f"{totals.retries} retr{'ies' if totals.retries > 1 else 'y'}{throttled}", 3))
     return fields
 
 
@@ -204,6 +213,23 @@ class _Retries:
     latest: Retrying | None = None
 
 
+class Failures:
+    """The lines of failures, of which a few of each cause are shown: the command names the rest at its end."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def line(self, event: ImageFailed, width: int | None = None) -> str | None:
+        """The line of a failure; None if enough of its cause were shown."""
+        cause = cause_of(event.reason, event.destination)
+        self._counts[cause] += 1
+        if self._counts[cause] <= _SHOWN_FAILURES:
+            return image_line(event, width)
+        if self._counts[cause] > _SHOWN_FAILURES + 1:
+            return None
+        return f"{'failed':{_STATUS}}{'':14}more images for the same reason; the end says how many"
+
+
 class PlainDisplay:
     """Writes a line for each image that ends, for notices and retries, and a heartbeat in between.
 
@@ -224,14 +250,18 @@ class PlainDisplay:
         self._interval = interval
         self._meter = Meter(clock, images)
         self._retries: dict[str, _Retries] = {}
+        self._failures = Failures()
         self._spoke = clock()
 
     def take(self, event: Event) -> None:
         """Count *event*, and write its line, if it has one."""
         self._meter.take(event)
         match event:
-            case ImageDone() | ImageFailed():
+            case ImageDone():
                 self._say(image_line(event))
+            case ImageFailed():
+                if line := self._failures.line(event):
+                    self._say(line)
             case Notice():
                 self._say(notice_line(event))
             case Retrying():
@@ -291,9 +321,12 @@ def event_line(event: Event, when: datetime) -> str:
     Sizes are bytes, times seconds, digests ``sha256:<hex>``. The text is ASCII, without a line break.
     """
     name = _INNER_CAPITAL.sub("-", type(event).__name__).lower()
-    time = when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    values = {field.name: getattr(event, field.name) for field in fields(event)}
-    return json.dumps({"type": name, "time": time, **values}, default=_text)
+    return _line(name, when, {field.name: getattr(event, field.name) for field in fields(event)})
+
+
+def _line(name: str, when: datetime, values: Mapping[str, object]) -> str:
+    stamp = when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return json.dumps({"type": name, "time": stamp, **values}, default=_text)
 
 
 def _text(value: object) -> str:
@@ -302,23 +335,42 @@ def _text(value: object) -> str:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+#: The totals in the last line.
+_TOTALS = (
+    "images",
+    "images_done",
+    "images_failed",
+    "layers",
+    "layers_done",
+    "present_layers",
+    "read",
+    "size",
+    "retries",
+    "throttled",
+    "elapsed",
+)
+
+
 class JsonDisplay:
     """Writes every event, several at a time to save system calls.
 
     Args:
         sink: the stream.
         now: a clock, in UTC.
+        clock: a clock, in seconds.
     """
 
     period = 0.25
 
-    def __init__(self, sink: Sink, *, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, sink: Sink, *, now: Callable[[], datetime] = _utc_now, clock: Clock = time.monotonic) -> None:
         self._sink = sink
         self._now = now
+        self._meter = Meter(clock)
         self._lines: list[str] = []
 
     def take(self, event: Event) -> None:
         """Keep *event* until the next tick."""
+        self._meter.take(event)
         self._lines.append(event_line(event, self._now()))
 
     def tick(self) -> None:
@@ -329,5 +381,6 @@ class JsonDisplay:
             self._lines.clear()
 
     def close(self) -> None:
-        """Write the rest."""
+        """Write the rest, and the totals: a reader that finds no ``end`` knows that the process was killed."""
+        self._lines.append(_line("end", self._now(), {name: getattr(self._meter.totals(), name) for name in _TOTALS}))
         self.tick()

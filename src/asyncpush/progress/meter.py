@@ -19,6 +19,7 @@ from asyncpush.events import (
     LayerStarted,
     Limited,
     PartSent,
+    Retrying,
 )
 
 Clock: TypeAlias = Callable[[], float]
@@ -105,7 +106,10 @@ class Totals:
         in_flight: layers that are being sent.
         present_layers: layers that did not have to be sent.
         rate: over the last seconds; None while no layer is being sent.
-        left: seconds left at this rate; None if unknown.
+        left: seconds left: for the bytes at this rate, or for the images at the pace at which they end, if that is what
+            the run waits for; None if unknown.
+        retries: requests that were sent again.
+        throttled: those of them that had come too soon.
     """
 
     images: int
@@ -121,6 +125,13 @@ class Totals:
     rate: float | None
     left: float | None
     elapsed: float
+    retries: int = 0
+    throttled: int = 0
+
+    @property
+    def percent(self) -> int:
+        """The share of the bytes that have been read; 100 only once all have."""
+        return 100 if self.read >= self.size else 100 * self.read // self.size
 
 
 @dataclass(slots=True)
@@ -168,6 +179,8 @@ class Meter:
         self._layers_planned = self._layers_begun = self._layers_done = self._present = 0
         self._read = self._size = 0
         self._rate = Rate(self._began)
+        self._pace = Rate(self._began)
+        self._retries = self._throttled = 0
         self._limits: dict[str, tuple[float, Limited]] = {}
 
     @property
@@ -186,8 +199,8 @@ class Meter:
         match event:
             case PartSent():
                 self._part_sent(event)
-            case Limited():
-                self._limits[event.operation] = self._clock(), event
+            case Retrying() | Limited():
+                self._waits(event)
             case LayerStarted():
                 self._layer_started(event)
             case LayerDone():
@@ -225,9 +238,29 @@ class Meter:
             size=size,
             estimated=estimated,
             rate=rate,
-            left=max(size - self._read, 0) / rate if rate and self._rate.is_steady(now) else None,
+            left=self._left(now, max(size - self._read, 0), rate, images),
             elapsed=now - self._began,
+            retries=self._retries,
+            throttled=self._throttled,
         )
+
+    def _left(self, now: float, bytes_left: int, rate: float | None, images: int) -> float | None:
+        """The seconds left: of bytes, and of the images that wait for PutImage."""
+        by_bytes = bytes_left / rate if rate and self._rate.is_steady(now) else None
+        if bytes_left and by_bytes is None:
+            return None
+        images_left = images - len(self._images.done) - len(self._images.failed)
+        pace = self._pace.at(now)
+        waits = not bytes_left or any(limited.operation == "PutImage" for limited in self.limits)
+        by_images = images_left / pace if images_left and pace and waits and self._pace.is_steady(now) else None
+        return max((left for left in (by_bytes, by_images) if left is not None), default=None)
+
+    def _waits(self, event: Retrying | Limited) -> None:
+        if isinstance(event, Limited):
+            self._limits[event.operation] = self._clock(), event
+        else:
+            self._retries += 1
+            self._throttled += event.throttled
 
     def _share(self, destination: str) -> _Share:
         return self._shares.setdefault(destination, _Share())
@@ -313,6 +346,7 @@ class Meter:
     def _image_ended(self, destination: str, group: set[str]) -> None:
         for images in (self._images.started, self._images.sized, group):
             images.add(destination)
+        self._pace.add(self._clock(), 1)
         share = self._share(destination)
         for key in share.keys:  # mounted layers never started
             if self._owners.get(key) == destination:

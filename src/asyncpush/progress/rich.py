@@ -17,6 +17,7 @@ from rich.text import Text
 
 from asyncpush.events import Event, ImageDone, ImageFailed, Notice, Retrying
 from asyncpush.progress.lines import (
+    Failures,
     Field,
     Sink,
     closing_fields,
@@ -85,6 +86,7 @@ class RichDisplay:
             vertical_overflow="crop",
         )
         self._begun = False
+        self._failures = Failures()
 
     def take(self, event: Event) -> None:
         """Count *event*, without drawing."""
@@ -94,7 +96,8 @@ class RichDisplay:
             case ImageDone():
                 self._lines.append(Text(image_line(event, self._console.width)))
             case ImageFailed():
-                self._lines.append(Text(image_line(event, self._console.width), _FAILURE))
+                if line := self._failures.line(event, self._console.width):
+                    self._lines.append(Text(line, _FAILURE))
             case Notice():
                 self._lines.append(Text(notice_line(event), _WARNING))
             case Retrying():
