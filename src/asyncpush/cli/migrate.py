@@ -46,6 +46,7 @@ from asyncpush.errors import (
     AsyncpushError,
     CredentialsError,
     InvalidReferenceError,
+    TooManyFailuresError,
     UsageError,
 )
 from asyncpush.events import Emit
