@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         RegistryError as RegistryError,
         RepositoryNotFoundError as RepositoryNotFoundError,
         ServiceError as ServiceError,
+        SourceArchivedError as SourceArchivedError,
         SourceDeniedError as SourceDeniedError,
         SourceError as SourceError,
         SourceNotFoundError as SourceNotFoundError,
@@ -179,7 +180,7 @@ _NAMES = {
         "AsyncpushError ChoiceError ConfigurationError ConnectionFailedError CredentialsError "
         "CredentialsExpiredError CredentialsRefusedError DigestMismatchError FailuresError InvalidLayerError "
         "InvalidLayerPartError InvalidReferenceError JournalError JournalInUseError LayersNotFoundError ManifestError "
-        "PathNotFoundError "
+        "PathNotFoundError SourceArchivedError "
         "PlanError RegistryError RepositoryNotFoundError ServiceError SourceDeniedError SourceError "
         "SourceNotFoundError SourceUnavailableError TagImmutableError UnforeseenError UploadNotFoundError UsageError"
     ),

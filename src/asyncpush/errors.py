@@ -13,6 +13,7 @@ AsyncpushError
 │   ├── ManifestError          a manifest that is malformed, too large or too deep
 │   ├── DigestMismatchError    bytes that do not match their digest or size
 │   ├── SourceNotFoundError    a source registry has no such repository, tag, manifest or blob
+│   ├── SourceArchivedError    ECR holds the image in its archive, from which nobody can pull
 │   ├── SourceDeniedError      a source registry refuses the available credentials
 │   └── SourceUnavailableError a source registry can't be reached, or fails too often
 ├── UnforeseenError            an unexpected error: a bug; only the image or layer that it affects fails
@@ -182,6 +183,10 @@ class DigestMismatchError(SourceError):
 
 class SourceNotFoundError(SourceError):
     """Raised when a source registry has no such repository, tag, manifest or blob."""
+
+
+class SourceArchivedError(SourceError):
+    """Raised when an image is in ECR's archive: it must be restored before it can be pulled."""
 
 
 class SourceDeniedError(SourceError):

@@ -338,11 +338,11 @@ def test_json_progress_is_one_object_a_line_failures_too(server: Server, tmp_pat
     assert ran.status == 0
     kinds = [json.loads(line)["type"] for line in ran.err.splitlines()]
     assert kinds[0] == "image-started"
-    assert kinds[-1] == "image-done"
+    assert kinds[-2:] == ["image-done", "end"]
     assert kinds.count("layer-done") == 2
     failed = here(server, "push", source, "cli/no-events:1", "--progress", "json")
     *events, error = failed.err.splitlines()
-    assert [json.loads(line)["type"] for line in events] == ["image-started", "image-failed"]
+    assert [json.loads(line)["type"] for line in events] == ["image-started", "image-failed", "end"]
     assert error.startswith(ERROR)
 
 

@@ -127,7 +127,7 @@ async def test_docker_registry_with_a_password_from_the_environment(
 
     assert (unset.status, unset.out) == (2, "")
     assert "SOURCE_PASSWORD is not set" in unset.err
-    assert wrong.status == 1
+    assert wrong.status == 4
     assert f"refuses the credentials of '{USER}'" in wrong.err
     assert "nothing-like-it" not in wrong.err
     assert (done.status, done.out) == (0, f"mirror/team/app:1@{protected.index['digest']}\n"), done.err
@@ -145,7 +145,7 @@ async def test_docker_registry_with_a_login_of_docker(target: Target, protected:
     nobody = await target.migrate(path)
     done = await target.migrate(path, DOCKER_CONFIG=str(login))
 
-    assert nobody.status == 1
+    assert nobody.status == 4
     assert f"docker login {protected.host}" in nobody.err
     assert (done.status, done.out) == (0, f"mirror/team/app:1@{protected.index['digest']}\n"), done.err
 

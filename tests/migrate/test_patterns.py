@@ -232,7 +232,7 @@ async def test_a_repository_whose_settings_are_refused_is_not_created(registries
     denied = parse_fault("GetLifecyclePolicy,repository=team/a:access-denied")
     registries.source.fault_config = FaultConfig(faults=(denied,))
     migrated = await registries.run("migrate", registries.plan({"from": "team/*"}))
-    assert migrated.status == 1
+    assert migrated.status == 4
     assert "like: source needs ecr:GetLifecyclePolicy at the source, or the plan's own lifecycle_policy" in migrated.err
     assert await registries.names() == {"team/b"}
 
@@ -242,7 +242,7 @@ async def test_who_may_not_list_a_registry_reads_what_to_do(registries: Registri
     registries.source.fault_config = FaultConfig(faults=(denied,))
     refused = await registries.run("plan", "show", registries.plan({"from": "team/*"}))
     [line] = refused.err.splitlines()
-    assert refused.status == 1
+    assert refused.status == 4
     assert f"{registries.source.port} does not list its repositories: DescribeRepositories failed: Acc" in line
     assert line.endswith(" allow this action, or write an entry for each repository in the plan")
 
@@ -275,7 +275,7 @@ async def test_half_made_repositories_get_the_policies_of_their_sources(registri
     for journal in ([], ["--no-resume"]):
         denied = parse_fault("PutLifecyclePolicy:access-denied")
         registries.target.fault_config = FaultConfig(faults=(denied,))
-        assert (await registries.run("migrate", path, *journal)).status == 1
+        assert (await registries.run("migrate", path, *journal)).status == 4
         registries.target.fault_config = FaultConfig()
         assert (await registries.run("migrate", path, *journal)).status == 0
         found = await registries.settings(registries.target, TARGET)

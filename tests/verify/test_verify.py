@@ -635,10 +635,10 @@ def test_the_command_says_what_is_whole_and_names_what_is_not(server: Server, tm
     words = ("verified/app:2", "verified/absent:1", f"verified/app:1@{DIGEST}", "verified/app:1")
     ran = run_here("verify", *words, **server.environment)
     assert (ran.status, ran.out) == (1, f"{name}  whole: 1 manifest, 3 blobs, {size} bytes\n")
-    first, second, third = ran.err.splitlines()
+    failed, first, second = ran.err.splitlines()
     assert first.startswith("asyncpush: error: verified/app:2: tag 2 is missing (ImageNotFound")
-    assert second.startswith("asyncpush: error: verified/absent:1: BatchGetImage failed: RepositoryNotFoundException")
-    assert third == f"asyncpush: error: verified/app:1: tag 1 names {name.partition('@')[2]} and not {DIGEST}"
+    assert failed.startswith("asyncpush: error: verified/absent:1: BatchGetImage failed: RepositoryNotFoundException")
+    assert second == f"asyncpush: error: verified/app:1: tag 1 names {name.partition('@')[2]} and not {DIGEST}"
 
     ran = run_here("verify", *words, "--output", "json", **server.environment)
     document = json.loads(ran.out)

@@ -148,6 +148,9 @@ def _conclude(results: Sequence[Verification | VerificationFailure], show: Outpu
     if errors and len(errors) == len(results) and all(isinstance(error, UsageError) for error in errors):
         raise errors[0]
     _print_verifications(results, show.output)
+    failed = [(result.error, result.destination) for result in results if isinstance(result, VerificationFailure)]
+    told = [(error, name, name) for error, name in failed]
+    say_failures(told, len(results), undone="verified", each=show.verbose)
     for result in results:
         if isinstance(result, VerificationFailure):
             continue
@@ -158,9 +161,6 @@ def _conclude(results: Sequence[Verification | VerificationFailure], show: Outpu
             say(f"asyncpush: note: {result.destination}: {_advice(damaged)}")
         for note in result.notes:
             say(f"asyncpush: note: {result.destination}: {note}")
-    failed = [(result.error, result.destination) for result in results if isinstance(result, VerificationFailure)]
-    told = [(error, name, name) for error, name in failed]
-    say_failures(told, len(results), undone="verified", each=show.verbose)
     if all(result.is_whole for result in results if isinstance(result, Verification)):
         return status_of(errors)
     return FAILED

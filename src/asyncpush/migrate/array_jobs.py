@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal, TypeAlias
-
-import yaml
 
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.model import Plan, PlanTarget
@@ -442,17 +440,19 @@ def kubernetes_yaml(job: ArrayJob) -> str:
         lines.append(f"# kubectl create secret generic {job.name} {keys}")
     folder = f"s3://{job.bucket}/{job.prefix}"
     lines.append(f"# Afterwards: asyncpush journal merge {folder} --into plan.journal --failed-out failed.txt")
-    documents: str = yaml.dump_all(kubernetes_documents(job), Dumper=_Dumper, sort_keys=False)
-    return "\n".join(lines) + "\n" + documents
+    return "\n".join(lines) + "\n" + _yaml(kubernetes_documents(job))
 
 
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc] # yaml is untyped
-    """Writes texts of several lines as they are."""
+def _yaml(documents: Iterable[object]) -> str:
+    """YAML in which texts of several lines stay as they are."""
+    import yaml  # takes a while, and plans in JSON do without
 
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc] # yaml is untyped
+        pass
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+    def represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
-
-_Dumper.add_representer(str, _text)
+    Dumper.add_representer(str, represent)
+    written: str = yaml.dump_all(documents, Dumper=Dumper, sort_keys=False)
+    return written

@@ -11,7 +11,7 @@ import anyio
 from asyncpush.api import open_registry
 from asyncpush.connection import OpenRegistry
 from asyncpush.engine.context import PushContext
-from asyncpush.errors import AsyncpushError, ConfigurationError, SourceDeniedError, SourceNotFoundError, UsageError
+from asyncpush.errors import AsyncpushError, ConfigurationError, SourceArchivedError, SourceNotFoundError, UsageError
 from asyncpush.events import Notice
 from asyncpush.migrate.plan.model import PlanEntry
 from asyncpush.protocols import ArchivedImage, RepositoryInfo
@@ -205,7 +205,7 @@ def reason_of(image: ArchivedImage) -> str:
     return "archived at the source" if image.status == "ARCHIVED" else "being restored at the source"
 
 
-def archived_error(entry: PlanEntry, name: str, image: ArchivedImage) -> SourceDeniedError:
+def archived_error(entry: PlanEntry, name: str, image: ArchivedImage) -> SourceArchivedError:
     """The error for an archived image of *entry*, which *name* refers to: trying again does not help."""
     separator = "@" if name.startswith("sha256:") else ":"
     kind = "imageDigest" if separator == "@" else "imageTag"
@@ -215,4 +215,4 @@ def archived_error(entry: PlanEntry, name: str, image: ArchivedImage) -> SourceD
     )
     if image.status != "ARCHIVED":
         hint = "run the same command again when it is ACTIVE"
-    return SourceDeniedError(f"{entry.host}/{entry.repository}{separator}{name} is {reason_of(image)}", hint=hint)
+    return SourceArchivedError(f"{entry.host}/{entry.repository}{separator}{name} is {reason_of(image)}", hint=hint)

@@ -21,6 +21,7 @@ from asyncpush.errors import (
     InvalidReferenceError,
     ManifestError,
     ServiceError,
+    SourceArchivedError,
     SourceDeniedError,
     SourceNotFoundError,
     SourceUnavailableError,
@@ -282,6 +283,7 @@ _FINAL = (
     TagImmutableError,
     UnforeseenError,
     SourceNotFoundError,
+    SourceArchivedError,
     SourceDeniedError,
     *CREDENTIALS_LOST,
 )
