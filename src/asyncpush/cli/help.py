@@ -24,6 +24,7 @@ Topic = Literal[
     "plan",
     "journal",
     "verify",
+    "doctor",
     "credentials",
     "transports",
     "performance",

@@ -1,0 +1,162 @@
+"""The checks of this machine: proxies, disk space, open files, and the hosts that it must reach."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+from anyio import to_thread
+
+from asyncpush import open_files
+from asyncpush.doctor.findings import Check, Finding
+from asyncpush.http.session import Proxies
+from asyncpush.redaction import without_user
+from asyncpush.settings import GiB, Settings
+from asyncpush.units import size_text
+
+#: Free space below which a note says so: a compressed or piped archive is unpacked there.
+_LITTLE_SPACE = 4 * GiB
+#: Free space for a journal: that of a large migration takes some 100 MiB.
+_LITTLE_JOURNAL_SPACE = GiB // 4
+
+#: Connections besides the two for the parts of each layer, and the uses that share the limit of open files.
+_SPARE_CONNECTIONS, _SHARES = 16, 6
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host that a firewall must allow.
+
+    Attributes:
+        name: the host.
+        port: the port.
+        purpose: what it is for.
+        is_required: whether the task fails without it.
+    """
+
+    name: str
+    port: int
+    purpose: str
+    is_required: bool = True
+
+    @classmethod
+    def of(cls, url: str, purpose: str, *, is_required: bool = True) -> Host | None:
+        """The host of a URL; None if it is none."""
+        parts = urlsplit(url)
+        if not parts.hostname:
+            return None
+        return cls(parts.hostname, parts.port or (80 if parts.scheme == "http" else 443), purpose, is_required)
+
+    def __str__(self) -> str:
+        return f"[{self.name}]:{self.port}" if ":" in self.name else f"{self.name}:{self.port}"
+
+
+def machine_checks(journal: Path | None) -> list[Check]:
+    """The checks of this machine.
+
+    Args:
+        journal: where the journal of a plan will be; None without one.
+    """
+    temporary = partial(_check_folder, "TMPDIR", "unpacked archives", Path(tempfile.gettempdir()), _LITTLE_SPACE)
+    checks = [
+        Check("proxy", check_proxies),
+        Check("TMPDIR", temporary),
+        Check("open files", _check_open_files),
+    ]
+    if journal is not None:
+        folder = partial(_check_folder, "journal", f"the journal {journal.name}", journal.parent, _LITTLE_JOURNAL_SPACE)
+        checks.append(Check("journal", folder))
+    return checks
+
+
+async def check_proxies() -> list[Finding]:
+    """Which proxies the environment names, and whether they accept connections."""
+    proxies = Proxies.detect()
+    found = []
+    for scheme in ("https", "http"):
+        address = proxies.addresses.get(scheme)
+        if not address:
+            continue
+        variable = f"{scheme.upper()}_PROXY"
+        host = Host.of(address if "://" in address else f"http://{address}", "proxy")
+        shown = without_user(address) if "://" in address else address.rpartition("@")[2]
+        if host is None:
+            found.append(Finding("proxy", "problem", f"{variable} is not an address", "write http://HOST:PORT"))
+        elif (failure := await _connect(host)) is not None:
+            text = f"{shown}, the proxy for {scheme}, can't be reached: {failure}"
+            found.append(Finding("proxy", "problem", text, f"check {variable}, or unset it"))
+        else:
+            found.append(Finding("proxy", "ok", f"{scheme} goes through {shown}, except for hosts in NO_PROXY"))
+    return found or [Finding("proxy", "ok", "none is set")]
+
+
+async def _check_folder(name: str, purpose: str, folder: Path, little: int) -> list[Finding]:
+    try:
+        free = await to_thread.run_sync(_free_space, folder, abandon_on_cancel=True)
+    except OSError as error:
+        text = f"{folder} can't be written to, for {purpose}: {open_files.reason(error)}"
+        advice = "set TMPDIR to another directory" if name == "TMPDIR" else "name another file with --journal"
+        return [Finding(name, "problem", text, advice)]
+    text = f"{size_text(free)} are free in {folder}, for {purpose}"
+    if free < little:
+        advice = "set TMPDIR to a larger disk" if name == "TMPDIR" else "free some space"
+        return [Finding(name, "note", text, advice)]
+    return [Finding(name, "ok", text)]
+
+
+def _free_space(folder: Path) -> int:
+    """The free space, after a file has been written there and removed; blocks."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"asyncpush doctor")
+        file.flush()
+    return shutil.disk_usage(folder).free
+
+
+async def _check_open_files() -> list[Finding]:
+    limit, wanted = open_files.limit(), 2 * Settings().max_layers + _SPARE_CONNECTIONS
+    granted = open_files.share(wanted)
+    if granted < wanted:
+        text = f"this process may open {limit}, which is enough for {granted} connections instead of {wanted}"
+        return [Finding("open files", "note", text, f"raise the limit: ulimit -n {_SHARES * wanted}")]
+    return [Finding("open files", "ok", f"this process may open {limit}")]
+
+
+def host_checks(hosts: Iterable[Host | None]) -> list[Check]:
+    """The checks that connect to *hosts*, each once."""
+    by_address: dict[tuple[str, int], Host] = {}
+    for host in hosts:
+        if host is not None:
+            known = by_address.get((host.name, host.port))
+            if known is None or (host.is_required and not known.is_required):
+                by_address[host.name, host.port] = host
+    return [Check("host", partial(_check_host, host)) for host in by_address.values()]
+
+
+async def _check_host(host: Host) -> Sequence[Finding]:
+    """Whether a connection to *host* can be opened, if it is reached without a proxy."""
+    what = f"{host} ({host.purpose})"
+    scheme = "http" if host.port == 80 else "https"
+    if Proxies.detect().address_for(scheme, host.name, host.port):
+        return [Finding("host", "ok", f"{what} goes through the proxy")]
+    failure = await _connect(host)
+    if failure is None:
+        return [Finding("host", "ok", f"{what} accepts connections")]
+    advice = f"let firewalls allow {host}"
+    return [Finding("host", "problem" if host.is_required else "note", f"{what} can't be reached: {failure}", advice)]
+
+
+async def _connect(host: Host) -> str | None:
+    """Open a connection and close it; return why that fails."""
+    try:
+        stream = await anyio.connect_tcp(host.name, host.port)
+    except OSError as error:
+        cause = error.__cause__
+        return open_files.reason(cause if isinstance(cause, OSError) else error)
+    await stream.aclose()
+    return None
