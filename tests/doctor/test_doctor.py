@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, redirect_stdout
 from datetime import UTC, datetime, timedelta
@@ -69,6 +70,8 @@ def checks_of(ran: Ran) -> dict[str, dict[str, Any]]:
     statuses = [check["status"] for check in checks]
     assert document["totals"] == {name: statuses.count(name) for name in ("ok", "note", "unknown", "problem")}
     assert (ran.status == 1) == ("problem" in statuses)
+    names = Counter(check["name"] for check in checks)
+    assert {name for name, count in names.items() if count > 1} <= {"host", "proxy"}
     return {check["name"]: check for check in checks}
 
 
@@ -280,6 +283,35 @@ async def test_a_proxy_that_refuses_is_named_without_its_password() -> None:
     assert "problem  endpoint: " in ran.out
     assert "api.ecr.eu-west-1.amazonaws.com:443 (ECR's API)" in ran.out
     assert "pass-word" not in ran.out + ran.err
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "message"),
+    [
+        ({"Quota": {"Value": 50.0}}, "note", "50 PutImage, 50 InitiateLayerUpload, 50 UploadLayerPart"),
+        ({"Quota": {"Value": 1000.0}}, "ok", "1000 PutImage"),
+        ({"__type": "NoSuchResourceException"}, "ok", "10 PutImage, 100 InitiateLayerUpload, 500 UploadLayerPart"),
+        ({"__type": "AccessDeniedException"}, "unknown", "AWS's defaults are 10 PutImage"),
+    ],
+)
+async def test_quotas_are_the_account_s_own_where_service_quotas_tells(
+    emulator: Emulator, ecr: Any, answer: dict[str, Any], status: str, message: str
+) -> None:
+    async def quotas(request: web.Request, relay: Relay) -> web.StreamResponse:
+        return web.json_response(answer, status=400 if "__type" in answer else 200)
+
+    async with relay_to(DEAD) as relay:
+        relay.plan("GetServiceQuota", *[quotas] * 9)
+        _, checks = await examined(emulator.endpoint_url, "team/app", AWS_ENDPOINT_URL_SERVICE_QUOTAS=relay.url)
+
+    assert statuses(checks) == ({} if status == "ok" else {"quotas": status})
+    assert message in checks["quotas"]["message"]
+
+
+async def test_the_keys_of_an_emulator_do_not_go_to_service_quotas(emulator: Emulator, ecr: Any) -> None:
+    _, checks = await examined(emulator.endpoint_url, "team/app")
+
+    assert "this is not AWS" in checks["quotas"]["message"]
 
 
 async def test_something_else_at_the_endpoint_is_named(emulator: Emulator) -> None:

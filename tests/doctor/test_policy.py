@@ -97,6 +97,18 @@ def test_a_plan_adds_what_it_asks_for(tmp_path: Path) -> None:
     assert policy(tmp_path / "plan.json", "--for", "migrate")["Statement"][0]["Resource"] == [f"{prefix}/*"]
 
 
+def test_a_plan_that_reads_from_ecr_may_pull_there(tmp_path: Path) -> None:
+    source = "210987654321.dkr.ecr.us-east-1.amazonaws.com/base"
+    for tags, listing in ({"names": ["1.0"]}, []), ({"glob": "1.*"}, ["ecr:ListImages"]):
+        plan = {"version": 1, "images": [{"from": source, "to": "base", "tags": tags}]}
+        (tmp_path / "plan.json").write_text(json.dumps(plan))
+
+        [pull] = [each for each in policy(tmp_path / "plan.json")["Statement"] if each["Sid"] == "Source"]
+
+        assert pull["Resource"] == ["arn:aws:ecr:us-east-1:210987654321:repository/base"]
+        assert pull["Action"] == ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", *listing]
+
+
 def test_serve_needs_no_policy() -> None:
     ran = run_here("doctor", "--policy", "--for", "serve")
 
@@ -141,3 +153,11 @@ async def test_the_tasks_work_with_their_policy_and_no_more(emulator: Emulator, 
         sections = json.loads(checked.out)["sections"]
         checks = [check for section in sections for check in section["checks"] if check["name"].startswith("ecr:")]
         assert {check["status"] for check in checks} == {"ok"}, checks
+
+        # What the policy names is missed: all but the two by which doctor finds the repository.
+        needed = sorted(allowed - {"BatchCheckLayerAvailability", "DescribeRepositories"})
+        emulator.fault_config = FaultConfig(faults=tuple(parse_fault(f"{each}:access-denied") for each in needed))
+        words = ["doctor", "team/app", "--for", task, "--output", "json"]
+        missed = json.loads((await run_beside(*words, **environment)).out)["sections"]
+        denied = [check["name"] for section in missed for check in section["checks"] if "denied" in check["message"]]
+        assert {name.removeprefix("ecr:") for name in denied if name.startswith("ecr:")} == set(needed)

@@ -28,7 +28,7 @@ from asyncpush.cli.streams import STANDARD_INPUT, say, write_document, write_lin
 from asyncpush.doctor.findings import CHECK_LIMIT, Finding, Section, Status
 from asyncpush.doctor.permissions import Feature, Task
 from asyncpush.doctor.policy import AWS_TASKS, Scope, make_policy
-from asyncpush.doctor.run import Subject, examine, features_of, scopes_of
+from asyncpush.doctor.run import Subject, examine, policy_of
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.plan.model import Plan, overridden
@@ -166,13 +166,14 @@ def _print_policy(
         say("asyncpush: note: serve needs no permissions: it never calls AWS")
         return
     features: frozenset[Feature] = frozenset({"create"}) if creates or not plan else frozenset()
+    tasks = (task,) if task else AWS_TASKS
     if plan:
-        scopes, features = scopes_of(plan), features | features_of(plan.entries)
-    elif destination:
-        scopes = [Scope(destination.registry, aws.region, frozenset({destination.repository}))]
-    else:
-        scopes = [Scope(region=aws.region)]
-    write_document(make_policy(scopes, (task,) if task else AWS_TASKS, features))
+        write_document(policy_of(plan, tasks, features))
+        return
+    scope = Scope(region=aws.region)
+    if destination:
+        scope = Scope(destination.registry, aws.region, frozenset({destination.repository}))
+    write_document(make_policy([scope], tasks, features))
 
 
 def _print_json(sections: Sequence[Section], counts: Counter[Status]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -63,15 +64,13 @@ def machine_checks(journal: Path | None) -> list[Check]:
     Args:
         journal: where the journal of a plan will be; None without one.
     """
-    temporary = partial(_check_folder, "TMPDIR", "unpacked archives", Path(tempfile.gettempdir()), _LITTLE_SPACE)
     checks = [
         Check("proxy", check_proxies),
-        Check("TMPDIR", temporary),
+        Check("TMPDIR", _check_temporary),
         Check("open files", _check_open_files),
     ]
     if journal is not None:
-        folder = partial(_check_folder, "journal", f"the journal {journal.name}", journal.parent, _LITTLE_JOURNAL_SPACE)
-        checks.append(Check("journal", folder))
+        checks.append(Check("journal", partial(_check_journal, journal)))
     return checks
 
 
@@ -96,18 +95,39 @@ async def check_proxies() -> list[Finding]:
     return found or [Finding("proxy", "ok", "none is set")]
 
 
-async def _check_folder(name: str, purpose: str, folder: Path, little: int) -> list[Finding]:
+async def _check_temporary() -> list[Finding]:
+    """The space for unpacked archives, where Python finds a directory for it: TMPDIR, or else the system's."""
+    try:
+        chosen, refused = await to_thread.run_sync(_temporary_folder, abandon_on_cancel=True)
+        free = await to_thread.run_sync(_free_space, chosen, abandon_on_cancel=True)
+    except OSError as error:
+        text = f"no directory takes unpacked archives: {open_files.reason(error)}"
+        return [Finding("TMPDIR", "problem", text, "set TMPDIR to a directory that can be written to")]
+    text = f"{size_text(free)} are free in {chosen}, for unpacked archives"
+    if refused:
+        return [Finding("TMPDIR", "note", f"{refused} can't be written to; {text}", "correct TMPDIR")]
+    if free < _LITTLE_SPACE:
+        return [Finding("TMPDIR", "note", text, "set TMPDIR to a directory on a larger disk")]
+    return [Finding("TMPDIR", "ok", text)]
+
+
+def _temporary_folder() -> tuple[Path, str]:
+    """The directory for temporary files, and TMPDIR if that is another one; blocks, since it tries to write."""
+    chosen, wanted = Path(tempfile.gettempdir()), os.environ.get("TMPDIR", "")
+    return chosen, wanted if wanted and Path(wanted).absolute() != chosen.absolute() else ""
+
+
+async def _check_journal(journal: Path) -> list[Finding]:
+    folder = journal.parent
     try:
         free = await to_thread.run_sync(_free_space, folder, abandon_on_cancel=True)
     except OSError as error:
-        text = f"{folder} can't be written to, for {purpose}: {open_files.reason(error)}"
-        advice = "set TMPDIR to another directory" if name == "TMPDIR" else "name another file with --journal"
-        return [Finding(name, "problem", text, advice)]
-    text = f"{size_text(free)} are free in {folder}, for {purpose}"
-    if free < little:
-        advice = "set TMPDIR to a larger disk" if name == "TMPDIR" else "free some space"
-        return [Finding(name, "note", text, advice)]
-    return [Finding(name, "ok", text)]
+        text = f"{folder} can't be written to, for {journal.name}: {open_files.reason(error)}"
+        return [Finding("journal", "problem", text, "name another file with --journal")]
+    text = f"{size_text(free)} are free in {folder}, for {journal.name}"
+    if free < _LITTLE_JOURNAL_SPACE:
+        return [Finding("journal", "note", text, "free some space, or name another file with --journal")]
+    return [Finding("journal", "ok", text)]
 
 
 def _free_space(folder: Path) -> int:

@@ -16,6 +16,10 @@ Policy: TypeAlias = dict[str, "str | list[Statement]"]
 #: The tasks that call ECR.
 AWS_TASKS: tuple[Task, ...] = ("push", "migrate", "verify")
 
+#: The actions with which ``/v2/`` serves images that a plan reads from ECR, and tags that it selects from.
+_READ = ("ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
+_LIST = "ecr:ListImages"
+
 #: Repositories of one registry that a policy names one by one: a managed policy has at most 6,144 characters.
 _NAMED_REPOSITORIES = 20
 
@@ -52,7 +56,14 @@ class Scope:
         return f"arn:{partition_of(region) if region else 'aws'}:ecr:{region or '*'}:{name.id or '*'}"
 
 
-def make_policy(scopes: Sequence[Scope], tasks: Iterable[Task], features: Collection[Feature]) -> Policy:
+def make_policy(
+    scopes: Sequence[Scope],
+    tasks: Iterable[Task],
+    features: Collection[Feature],
+    sources: Sequence[Scope] = (),
+    *,
+    lists_sources: bool = False,
+) -> Policy:
     """The policy with which *tasks* work in full, and which allows nothing else.
 
     There is a statement for each task that needs more than the ones before it, and one for the actions that concern no
@@ -62,6 +73,8 @@ def make_policy(scopes: Sequence[Scope], tasks: Iterable[Task], features: Collec
         scopes: the repositories.
         tasks: the tasks, in the order of their statements.
         features: what a plan asks for.
+        sources: the repositories of ECR that a plan reads from.
+        lists_sources: whether it selects from their tags.
     """
     statements: list[Statement] = []
     by_service: dict[Service, list[Scope]] = {}
@@ -79,6 +92,11 @@ def make_policy(scopes: Sequence[Scope], tasks: Iterable[Task], features: Collec
             if actions:
                 seen |= actions
                 statements.append(_statement(f"{task.capitalize()}{label}", sorted(actions), resources))
+    if sources:
+        read = [*_READ, _LIST] if lists_sources else [*_READ]
+        resources = sorted({resource for scope in sources for resource in scope.resources()})
+        statements.append(_statement("Source", read, resources))
+        everywhere.add("ecr:GetAuthorizationToken")
     if "ecr-public:GetAuthorizationToken" in everywhere:
         everywhere.add("sts:GetServiceBearerToken")
     if everywhere:

@@ -17,12 +17,13 @@ from anyio import CapacityLimiter, create_task_group, move_on_after, to_thread
 from asyncpush.doctor.findings import Check, Finding, Section, Status, problem, run_check, run_checks
 from asyncpush.doctor.machine import Host
 from asyncpush.doctor.permissions import DENIED, PERMISSIONS, Feature, Permission, Task, judge, permissions_of
+from asyncpush.doctor.quotas import check_quotas
 from asyncpush.ecr.client import EcrClient
 from asyncpush.ecr.credential_providers import FoundCredentials
 from asyncpush.ecr.credentials import open_credentials
 from asyncpush.ecr.errors import UNEXPECTED_ANSWER
 from asyncpush.ecr.http_session import EcrHttp, open_http
-from asyncpush.ecr.rate_limit import QUOTAS, is_aws
+from asyncpush.ecr.rate_limit import is_aws
 from asyncpush.ecr.regions import sibling_regions, unknown_region_hint
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.retry import RetryingSender
@@ -63,9 +64,6 @@ _SEARCH_SHARE = 0.9
 
 #: The actions that other checks try.
 _TRIED = frozenset({"GetAuthorizationToken", "DescribeRepositories", "GetAccountSetting"})
-
-#: Codes of Service Quotas, for the quotas that bind most migrations.
-_QUOTA_CODES = {"PutImage": "L-AD52DFB2", "InitiateLayerUpload": "L-95B28F8D"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +150,7 @@ async def _open_client(
     if subject.registry.region:
         origin = "which the registry's host names"
     else:
-        origin = "from --region" if subject.aws.region else "from the AWS configuration"
+        origin = "from --region or the plan" if subject.aws.region else "from the AWS configuration"
     hint = await to_thread.run_sync(unknown_region_hint, client.meta.endpoint_url)
     # Newer regions than botocore's may exist.
     return client, [Finding("region", "note" if hint else "ok", f"{client.meta.region_name}, {origin}", hint)]
@@ -256,7 +254,7 @@ class _Connected:
         """Send the first request: GetAuthorizationToken, which needs no repository."""
         url = without_user(self._client.meta.endpoint_url)
         permission = next((each for each in permissions if each.operation == "GetAuthorizationToken"), None)
-        error: AsyncpushError | None = None
+        error: ServiceError | None = None
         started = time.monotonic()
         try:
             await self._api.call("GetAuthorizationToken")
@@ -270,6 +268,8 @@ class _Connected:
                 return [problem("endpoint", answer)]
             error = answer
         found = [Finding("endpoint", "ok", f"{url} answers after {1000 * (time.monotonic() - started):.0f} ms")]
+        if error is not None and error.code not in DENIED and not self._is_clock_wrong:
+            found = [Finding("endpoint", "note", f"{url} answers, but {error.message}", error.hint)]
         if permission is None or self._is_clock_wrong:
             return found
         judged = judge(permission, self._subject.task, self._service, "", error)
@@ -298,7 +298,10 @@ class _Connected:
 
     async def _check_account(self) -> Sequence[Finding]:
         owner = self._subject.registry.id
-        caller = self._caller = await self._own.account()
+        try:
+            caller = self._caller = await self._own.account()
+        except ServiceError as error:
+            return [Finding("account", "unknown", error.message, error.hint)]
         if caller is None:
             text = "neither ECR nor STS names the caller's account"
             advice = None if owner else "write the registry with its account: a journal needs that"
@@ -321,7 +324,7 @@ class _Connected:
                 await self._api.call("DescribeRepositories", maxResults=1)
         except ServiceError as error:
             if error.code not in DENIED:
-                raise
+                return [Finding("repositories", "unknown", error.message, error.hint)]
             if not names:
                 text = "the caller may not list the registry, but may perhaps describe single repositories"
                 return [Finding(f"{self._service}:DescribeRepositories", "unknown", text)]
@@ -366,7 +369,7 @@ class _Connected:
             return self._describe_repositories()
         except ServiceError as error:
             if error.code not in DENIED:
-                raise
+                return [Finding("repositories", "unknown", error.message, error.hint)]
             return [Finding("repositories", "unknown", f"the caller may not ask whether {names[0]} exists")]
         self._present = [names[0]]
         others = "" if len(names) == 1 else f"; whether the {len(names) - 1} others do is unknown"
@@ -408,13 +411,7 @@ class _Connected:
         return [Finding("other regions", "ok" if len(answers) == len(regions) else "unknown", text)]
 
     async def _check_quotas(self) -> Sequence[Finding]:
-        if not is_aws(self._client.meta.endpoint_url):
-            return [Finding("quotas", "ok", "this is not AWS, so asyncpush assumes none until requests are throttled")]
-        rates = [f"{name} {rate}" for name, rate in QUOTAS[self._service].items() if name in _QUOTA_CODES]
-        text = f"AWS's defaults, in requests a second for each account and region: {', '.join(rates)}"
-        codes = " and ".join(f"{code} ({name})" for name, code in _QUOTA_CODES.items())
-        advice = f"see the account's own in Service Quotas: {codes}" if self._service == "ecr" else None
-        return [Finding("quotas", "ok", text, advice)]
+        return [await check_quotas(self._client, self._subject.aws)]
 
     async def _check_v2(self) -> Sequence[Finding]:
         """Whether the registry's ``/v2/`` accepts the caller's password."""

@@ -11,12 +11,13 @@ import anyio
 from asyncpush.doctor.findings import CHECK_LIMIT, Section, run_checks
 from asyncpush.doctor.machine import Host, host_checks, machine_checks
 from asyncpush.doctor.permissions import Feature, Task
-from asyncpush.doctor.policy import Scope
+from asyncpush.doctor.policy import Policy, Scope, make_policy
 from asyncpush.doctor.registry import RegistryReport, RegistrySubject, check_registry
 from asyncpush.doctor.sources import SourceSubject, source_check
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
-from asyncpush.reference import Destination, RegistryName
+from asyncpush.reference import Destination, RegistryName, parse_registry
 from asyncpush.settings import AwsConfiguration, SourceRegistry
+from asyncpush.sources.registry import is_ecr
 
 #: The tag to ask a source for if the plan names none.
 _ANY_TAG = "latest"
@@ -115,12 +116,25 @@ def _of_source(entry: PlanEntry, registries: Mapping[str, SourceRegistry]) -> So
     return SourceSubject(registry, entry.repository, next(filter(None, names), _ANY_TAG))
 
 
-def scopes_of(plan: Plan) -> list[Scope]:
-    """The repositories of a plan, for a policy."""
-    return [
+def policy_of(plan: Plan, tasks: Sequence[Task], features: frozenset[Feature]) -> Policy:
+    """The least policy for *tasks* with the repositories of a plan, its sources in ECR included; blocks.
+
+    Args:
+        plan: the plan.
+        tasks: the tasks.
+        features: what they need besides what the plan asks for.
+    """
+    targets = [
         Scope(target.registry, target.aws.region, frozenset(_entries_of(plan, target)), target.prefix)
         for target in plan.targets
     ]
+    read = [entry for entry in plan.entries if entry.kind == "registry" and is_ecr(entry.host)]
+    names: dict[str, set[str]] = {}
+    for entry in read:
+        names.setdefault(entry.host, set()).add(entry.repository)
+    sources = [Scope(parse_registry(host), None, frozenset(found)) for host, found in names.items()]
+    lists = any(entry.tags.needs_listing for entry in read)
+    return make_policy(targets, tasks, features | features_of(plan.entries), sources, lists_sources=lists)
 
 
 async def examine(
