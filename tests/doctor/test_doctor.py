@@ -114,7 +114,7 @@ async def test_a_denied_action_is_named_as_a_push_meets_it(
     exit_status, checks = await examined(emulator.endpoint_url, "team/app")
     pushed = await run_beside("push", tmp_path / "app", "team/app", **environment(emulator.endpoint_url))
 
-    without_token = {"/v2/": "note"} if operation == "GetAuthorizationToken" else {}
+    without_token = {"/v2/": "unknown"} if operation == "GetAuthorizationToken" else {}
     assert statuses(checks) == {f"ecr:{operation}": status, **without_token}
     assert f"ecr:{operation}" in checks[f"ecr:{operation}"]["hint"]
     assert exit_status == pushed.status == (status == "problem")
@@ -283,6 +283,24 @@ async def test_a_proxy_that_refuses_is_named_without_its_password() -> None:
     assert "problem  endpoint: " in ran.out
     assert "api.ecr.eu-west-1.amazonaws.com:443 (ECR's API)" in ran.out
     assert "pass-word" not in ran.out + ran.err
+
+
+async def test_v2_is_a_problem_only_where_the_transport_needs_it(emulator: Emulator, ecr: Any) -> None:
+    emulator.fault_config = FaultConfig(faults=(parse_fault("v2:GET-base:unauthorized"),))
+
+    _, optional = await examined(emulator.endpoint_url, "team/app")
+    _, needed = await examined(emulator.endpoint_url, "team/app", "--transport", "v2")
+
+    assert statuses(optional) == {"/v2/": "note"}
+    assert statuses(needed) == {"/v2/": "problem"}
+
+
+async def test_an_endpoint_that_fails_is_a_problem(emulator: Emulator, ecr: Any) -> None:
+    emulator.fault_config = FaultConfig(faults=(parse_fault("*:server-error"),))
+
+    _, checks = await examined(emulator.endpoint_url, "team/app")
+
+    assert statuses(checks) == {"endpoint": "problem", "permissions": "unknown"}
 
 
 @pytest.mark.parametrize(

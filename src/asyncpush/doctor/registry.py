@@ -21,7 +21,7 @@ from asyncpush.doctor.quotas import check_quotas
 from asyncpush.ecr.client import EcrClient
 from asyncpush.ecr.credential_providers import FoundCredentials
 from asyncpush.ecr.credentials import open_credentials
-from asyncpush.ecr.errors import UNEXPECTED_ANSWER
+from asyncpush.ecr.errors import verdict
 from asyncpush.ecr.http_session import EcrHttp, open_http
 from asyncpush.ecr.rate_limit import is_aws
 from asyncpush.ecr.regions import sibling_regions, unknown_region_hint
@@ -186,15 +186,16 @@ class _Connected:
         self._service = subject.registry.service
         self._skew: float | None = None
         self._has_answered = False
+        self._has_token = True
         self._caller: str | None = None
         self._present: list[str] = []
         self._missing: list[str] = []
         # Two tries fit into the limit.
         wait = limit * _TRY_SHARE
         retry = replace(
-            RetryPolicy(), answer=wait, read=wait, note_after=limit, outage=0.0, throttled=wait, longest_wait=wait / 4
+            RetryPolicy(), answer=wait, read=wait, note_after=limit, outage=wait, throttled=wait, longest_wait=wait / 4
         )
-        self._settings = Settings(max_attempts=2, max_outage=0.0, retry=retry)
+        self._settings = Settings(max_attempts=2, max_outage=wait, retry=retry)
         self._registry = self._connect(subject.registry)
         self._own = self._connect(replace(subject.registry, id=None, host=""))
         self._api = EcrClient(client, subject.registry.id, RetryingSender(2, ignore, self._registry.pace, retry))
@@ -264,7 +265,7 @@ class _Connected:
         except ConnectionFailedError as failure:
             return [problem("endpoint", failure)]
         except ServiceError as answer:
-            if answer.code == UNEXPECTED_ANSWER or answer.code.isdecimal():
+            if verdict(answer) == "transient" or answer.code.isdecimal():
                 return [problem("endpoint", answer)]
             error = answer
         found = [Finding("endpoint", "ok", f"{url} answers after {1000 * (time.monotonic() - started):.0f} ms")]
@@ -273,6 +274,7 @@ class _Connected:
         if permission is None or self._is_clock_wrong:
             return found
         judged = judge(permission, self._subject.task, self._service, "", error)
+        self._has_token = judged.status == "ok"
         if judged.status == "note" and self._subject.transport == "v2":
             judged = replace(judged, status="problem")
         return [*found, judged]
@@ -416,15 +418,18 @@ class _Connected:
     async def _check_v2(self) -> Sequence[Finding]:
         """Whether the registry's ``/v2/`` accepts the caller's password."""
         is_required = self._subject.transport == "v2"
-        purpose = "transport v2" if is_required else "--transport v2 and mounted layers; nothing else"
+        if not self._has_token:
+            text = f"not tried, since {self._service}:GetAuthorizationToken gives no password"
+            return [Finding("/v2/", "unknown", text)]
         try:
             address = await self._registry.v2.address()
             if address is None:
                 text = "its address is unknown, since the registry's account is"
                 return [Finding("/v2/", "unknown", text, "write the registry with its account")]
-            await self._registry.v2.send_once(address, V2Request("GetV2", "GET", "/v2/", frozenset({200})))
+            await self._registry.v2.send_once(address, V2Request("GET /v2/", "GET", "/v2/", frozenset({200})))
         except AsyncpushError as error:
-            advice = f"{error.hint}; it is needed for {purpose}" if error.hint else f"it is needed for {purpose}"
+            need = "--transport v2 needs it" if is_required else "only --transport v2 and mounted layers need it"
+            advice = f"{error.hint}; {need}" if error.hint else need
             return [Finding("/v2/", "problem" if is_required else "note", error.message, advice)]
         return [Finding("/v2/", "ok", f"{without_user(address.base)}/v2/ accepts the caller")]
 
