@@ -225,6 +225,17 @@ async def test_a_wrong_clock_is_the_cause_that_is_named() -> None:
     assert "ahead of" in checks["clock"]["message"]
 
 
+async def test_an_endpoint_that_refuses_connections_is_named() -> None:
+    status, checks = await examined(DEAD, "team/app")
+
+    assert status == 1
+    unknown = dict.fromkeys(("clock", "permissions"), "unknown")
+    assert statuses(checks) == {"endpoint": "problem", "host": "problem", **unknown}
+    assert DEAD in checks["endpoint"]["message"]
+    assert checks["host"]["message"].endswith("can't be reached: Connection refused")
+    assert "127.0.0.1:9" in checks["host"]["hint"]
+
+
 async def test_an_endpoint_that_hangs_hides_no_other_check(monkeypatch: pytest.MonkeyPatch) -> None:
     async with relay_to(DEAD) as relay:
         relay.plan("GetAuthorizationToken", *[hang] * 9)

@@ -44,10 +44,17 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check, and the name of its finding if it fails or takes too long."""
+    """A check.
+
+    Attributes:
+        name: the name of its finding if it fails or takes too long.
+        run: makes the findings.
+        if_slow: what to do if it takes too long.
+    """
 
     name: str
     run: Callable[[], Awaitable[Sequence[Finding]]]
+    if_slow: str = "check the network"
 
 
 Checks: TypeAlias = Sequence[Check]
@@ -59,7 +66,7 @@ async def run_check(check: Check, limit: float) -> tuple[Finding, ...]:
         with anyio.fail_after(limit), foreseen():
             return tuple(await check.run())
     except TimeoutError:
-        return (Finding(check.name, "problem", f"no result within {limit:g} seconds", "check the network"),)
+        return (Finding(check.name, "problem", f"no result within {limit:g} seconds", check.if_slow),)
     except AsyncpushError as error:
         return (problem(check.name, error),)
 

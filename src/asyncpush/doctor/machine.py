@@ -26,6 +26,9 @@ _LITTLE_SPACE = 4 * GiB
 #: Free space for a journal: that of a large migration takes some 100 MiB.
 _LITTLE_JOURNAL_SPACE = GiB // 4
 
+#: What to do about a directory that does not answer.
+_IF_SLOW = "check the disk, or the server of a network file system"
+
 #: Connections besides the two for the parts of each layer, and the uses that share the limit of open files.
 _SPARE_CONNECTIONS, _SHARES = 16, 6
 
@@ -39,12 +42,14 @@ class Host:
         port: the port.
         purpose: what it is for.
         is_required: whether the task fails without it.
+        scheme: ``https`` or ``http``, which have proxies of their own.
     """
 
     name: str
     port: int
     purpose: str
     is_required: bool = True
+    scheme: str = "https"
 
     @classmethod
     def of(cls, url: str, purpose: str, *, is_required: bool = True) -> Host | None:
@@ -52,7 +57,8 @@ class Host:
         parts = urlsplit(url)
         if not parts.hostname:
             return None
-        return cls(parts.hostname, parts.port or (80 if parts.scheme == "http" else 443), purpose, is_required)
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        return cls(parts.hostname, port, purpose, is_required, parts.scheme)
 
     def __str__(self) -> str:
         return f"[{self.name}]:{self.port}" if ":" in self.name else f"{self.name}:{self.port}"
@@ -66,11 +72,11 @@ def machine_checks(journal: Path | None) -> list[Check]:
     """
     checks = [
         Check("proxy", check_proxies),
-        Check("TMPDIR", _check_temporary),
+        Check("TMPDIR", _check_temporary, _IF_SLOW),
         Check("open files", _check_open_files),
     ]
     if journal is not None:
-        checks.append(Check("journal", partial(_check_journal, journal)))
+        checks.append(Check("journal", partial(_check_journal, journal), _IF_SLOW))
     return checks
 
 
@@ -161,8 +167,7 @@ def host_checks(hosts: Iterable[Host | None]) -> list[Check]:
 async def _check_host(host: Host) -> Sequence[Finding]:
     """Whether a connection to *host* can be opened, if it is reached without a proxy."""
     what = f"{host} ({host.purpose})"
-    scheme = "http" if host.port == 80 else "https"
-    if Proxies.detect().address_for(scheme, host.name, host.port):
+    if Proxies.detect().address_for(host.scheme, host.name, host.port):
         return [Finding("host", "ok", f"{what} goes through the proxy")]
     failure = await _connect(host)
     if failure is None:
@@ -176,7 +181,9 @@ async def _connect(host: Host) -> str | None:
     try:
         stream = await anyio.connect_tcp(host.name, host.port)
     except OSError as error:
-        cause = error.__cause__
-        return open_files.reason(cause if isinstance(cause, OSError) else error)
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        # asyncio's own text repeats the address; a resolver's errors have other numbers, and their own text.
+        number = cause.errno or 0
+        return os.strerror(number) if number > 0 and not open_files.shortage(cause) else open_files.reason(cause)
     await stream.aclose()
     return None

@@ -62,6 +62,9 @@ _SHORT_LIFETIME = 900.0
 _TRY_SHARE = 0.4
 _SEARCH_SHARE = 0.9
 
+#: What to do about a provider of credentials that does not answer.
+_IF_SLOW = "run the profile's credential_process by hand, or check the network to STS, SSO or the metadata service"
+
 #: The actions that other checks try.
 _TRIED = frozenset({"GetAuthorizationToken", "DescribeRepositories", "GetAccountSetting"})
 
@@ -120,7 +123,7 @@ async def check_registry(subject: RegistrySubject, limit: float, credentials_lim
                 clients.append(client)
             return findings
 
-        found = list(await run_check(Check("credentials", find_credentials), credentials_limit))
+        found = list(await run_check(Check("credentials", find_credentials, _IF_SLOW), credentials_limit))
         has_credentials = found[0].status != "problem"
         causes = {finding.text for finding in found}
         found += [each for each in await run_check(Check("region", connect), limit) if each.text not in causes]
