@@ -281,19 +281,17 @@ async def test_a_check_that_crashes_or_hangs_is_a_finding() -> None:
 
 
 async def test_a_proxy_that_refuses_is_named_without_its_password() -> None:
-    ran = await run_beside(
-        "doctor",
-        "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/app",
-        **environment("", NO_PROXY="", no_proxy="", HTTPS_PROXY="http://user:pass-word@127.0.0.1:9"),
-    )
+    proxied = environment("", NO_PROXY="", no_proxy="", HTTPS_PROXY="http://user:pass-word@127.0.0.1:9")
+    ran = await run_beside("doctor", "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/team/app", **proxied)
 
     assert ran.status == 1
     [proxy] = [line for line in ran.out.splitlines() if line.startswith("problem  proxy: ")]
     assert "127.0.0.1:9" in proxy
     assert "check HTTPS_PROXY" in proxy
     assert "problem  endpoint: " in ran.out
-    assert "api.ecr.eu-west-1.amazonaws.com:443 (ECR's API)" in ran.out
     assert "pass-word" not in ran.out + ran.err
+    hosts = re.findall(r"^ok       host: (\S+):443 .* goes through the proxy$", ran.out, flags=re.MULTILINE)
+    assert hosts == ["api.ecr.cn-north-1.amazonaws.com.cn", "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn"]
 
 
 async def test_v2_is_a_problem_only_where_the_transport_needs_it(emulator: Emulator, ecr: Any) -> None:

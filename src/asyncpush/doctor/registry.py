@@ -20,7 +20,7 @@ from asyncpush.doctor.permissions import DENIED, PERMISSIONS, Feature, Permissio
 from asyncpush.doctor.quotas import check_quotas
 from asyncpush.ecr.client import EcrClient
 from asyncpush.ecr.credential_providers import FoundCredentials
-from asyncpush.ecr.credentials import open_credentials
+from asyncpush.ecr.credentials import credentials_of, open_credentials
 from asyncpush.ecr.errors import verdict
 from asyncpush.ecr.http_session import EcrHttp, open_http
 from asyncpush.ecr.rate_limit import is_aws
@@ -61,6 +61,9 @@ _SHORT_LIFETIME = 900.0
 #: The share of a check's limit that one try of a request may take, and that the search in other regions may take.
 _TRY_SHARE = 0.4
 _SEARCH_SHARE = 0.9
+
+#: botocore's names of the providers that ask STS for credentials.
+_STS_PROVIDERS = frozenset({"assume-role", "assume-role-with-web-identity"})
 
 #: What to do about a provider of credentials that does not answer.
 _IF_SLOW = "run the profile's credential_process by hand, or check the network to STS, SSO or the metadata service"
@@ -128,8 +131,7 @@ async def check_registry(subject: RegistrySubject, limit: float, credentials_lim
         causes = {finding.text for finding in found}
         found += [each for each in await run_check(Check("region", connect), limit) if each.text not in causes]
         if not clients or not has_credentials:
-            names = ", ".join(_actions(subject))
-            found.append(Finding("permissions", "unknown", f"not tried, because of the above: {names}"))
+            found.append(_untried(subject))
             hosts = tuple(Host.of(client.meta.endpoint_url, "ECR's API") for client in clients)
             return RegistryReport(Section(subject.title, tuple(found)), hosts)
         http = await stack.enter_async_context(open_http(clients[0], _CONNECTIONS, limit))
@@ -159,9 +161,10 @@ async def _open_client(
     return client, [Finding("region", "note" if hint else "ok", f"{client.meta.region_name}, {origin}", hint)]
 
 
-def _actions(subject: RegistrySubject) -> list[str]:
+def _untried(subject: RegistrySubject) -> Finding:
     service = subject.registry.service
-    return [f"{service}:{each.operation}" for each in permissions_of(subject.task, service, subject.features)]
+    names = [f"{service}:{each.operation}" for each in permissions_of(subject.task, service, subject.features)]
+    return Finding("permissions", "unknown", f"not tried, because of the above: {', '.join(names)}")
 
 
 def _describe_credentials(found: FoundCredentials) -> Finding:
@@ -224,8 +227,7 @@ class _Connected:
         found = list(await run_check(Check("endpoint", partial(self._check_endpoint, permissions)), limit))
         found += self._check_clock()
         if any(each.status == "problem" and each.name in ("endpoint", "credentials", "clock") for each in found):
-            names = ", ".join(_actions(subject))
-            return [*found, Finding("permissions", "unknown", f"not tried, because of the above: {names}")]
+            return [*found, _untried(subject)]
         checks = [Check("account", self._check_account), Check("repositories", self._check_repositories)]
         if subject.task != "verify":
             checks.append(Check("quotas", self._check_quotas))
@@ -249,9 +251,12 @@ class _Connected:
             name = subject.registry.host or registry_host(self._client, account)
             is_required = subject.transport == "v2"
             hosts.append(Host(name, 443, "/v2/, for transport v2 and mounted layers", is_required=is_required))
+        domain = registry_host(self._client, "").partition(f".{region}.")[2]
         if self._service == "ecr" and subject.task == "verify":
-            bucket = f"prod-{region}-starport-layer-bucket.s3.{region}.amazonaws.com"
+            bucket = f"prod-{region}-starport-layer-bucket.s3.{region}.{domain}"
             hosts.append(Host(bucket, 443, "layers, for verify --deep", is_required=False))
+        if credentials_of(self._client).found.method in _STS_PROVIDERS:
+            hosts.append(Host(f"sts.{region}.{domain}", 443, "new credentials of the role", is_required=False))
         return tuple(hosts)
 
     async def _check_endpoint(self, permissions: Sequence[Permission]) -> Sequence[Finding]:
@@ -460,15 +465,17 @@ class _Connected:
         creating one.
         """
         left = [each for each in permissions if each.operation not in _TRIED]
+        found: list[Finding] = []
         if not self._present:
-            idle = [f"{self._service}:{each.operation}" for each in left if not each.is_global]
-            why, advice = "since no repository is known to exist, and some calls might create one", None
-            if not self._subject.repositories:
-                why, advice = "without a repository", "name one: asyncpush doctor REPOSITORY"
-            unknown = [Finding("permissions", "unknown", f"not tried {why}: {', '.join(idle)}", advice)] if idle else []
+            names = ", ".join(f"{self._service}:{each.operation}" for each in left if not each.is_global)
             left = [each for each in left if each.is_global]
-            return unknown + await run_checks([self._permission_check(each) for each in left], self._limit)
-        return await run_checks([self._permission_check(each) for each in left], self._limit)
+            if self._subject.repositories:
+                text = f"not tried since no repository is known to exist, and some calls might create one: {names}"
+                found.append(Finding("permissions", "unknown", text))
+            else:
+                text, advice = f"not tried without a repository: {names}", "name one: asyncpush doctor REPOSITORY"
+                found.append(Finding("permissions", "unknown", text, advice))
+        return found + await run_checks([self._permission_check(each) for each in left], self._limit)
 
     def _permission_check(self, permission: Permission) -> Check:
         name = f"{self._service}:{permission.operation}"
