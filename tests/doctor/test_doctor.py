@@ -128,8 +128,10 @@ async def test_a_missing_repository_is_looked_for_in_other_regions(emulator: Emu
 
     assert status == 1
     assert f"team/app does not exist (region {REGION})" in checks["repositories"]["message"]
-    assert checks["other regions"]["hint"].endswith("--region us-east-1")
+    assert checks["other regions"]["hint"].endswith("give --region us-east-1")
     assert checks["permissions"]["status"] == "unknown"
+    _, checks = await examined(emulator.endpoint_url, f"000000000000.dkr.ecr.{REGION}.amazonaws.com/team/app")
+    assert checks["other regions"]["hint"].endswith("write 000000000000.dkr.ecr.us-east-1.amazonaws.com")
 
 
 async def test_no_check_lets_a_creation_template_create_anything(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ _CODES = {"PutImage": "L-AD52DFB2", "InitiateLayerUpload": "L-95B28F8D", "Upload
 _CONFIG = Config(connect_timeout=3, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 1})
 
 
-async def check_quotas(client: Any, aws: AwsConfiguration) -> Finding:
+async def check_quotas(client: Any, aws: AwsConfiguration) -> list[Finding]:
     """How many requests a second ECR accepts, for the operations that bind most runs.
 
     Args:
@@ -32,7 +32,7 @@ async def check_quotas(client: Any, aws: AwsConfiguration) -> Finding:
     service = client.meta.service_model.service_name
     defaults = {name: float(rate) for name, rate in QUOTAS[service].items() if name in _CODES}
     if service == "ecr-public":
-        return Finding("quotas", "ok", f"AWS's defaults, {_rates(defaults)}")
+        return [Finding("quotas", "ok", f"AWS's defaults, {_rates(defaults)}")]
     keys = await credentials_of(client).get_frozen_credentials()
     ecr = (client.meta.region_name, client.meta.endpoint_url)
     try:
@@ -41,16 +41,16 @@ async def check_quotas(client: Any, aws: AwsConfiguration) -> Finding:
     except (bce.BotoCoreError, bce.ClientError) as error:
         code = error.response["Error"]["Code"] if isinstance(error, bce.ClientError) else type(error).__name__
         text = f"Service Quotas does not tell the account's own ({code}); AWS's defaults are {_rates(defaults)}"
-        return Finding("quotas", "unknown", text, "to see them here, allow servicequotas:GetServiceQuota")
+        return [Finding("quotas", "unknown", text, "to see them here, allow servicequotas:GetServiceQuota")]
     if applied is None:
         text = "this is not AWS, so asyncpush assumes none until requests are throttled"
-        return Finding("quotas", "ok", text)
+        return [Finding("quotas", "ok", text)]
     lower = [name for name, rate in applied.items() if rate < defaults[name]]
     text = f"{_rates({**defaults, **applied})}, in this account and region"
     if lower:
         advice = f"ask for more in Service Quotas ({', '.join(_CODES[name] for name in lower)})"
-        return Finding("quotas", "note", f"{text}: lower than AWS's defaults", advice)
-    return Finding("quotas", "ok", text)
+        return [Finding("quotas", "note", f"{text}: lower than AWS's defaults", advice)]
+    return [Finding("quotas", "ok", text)]
 
 
 def _rates(rates: Mapping[str, float]) -> str:

@@ -152,10 +152,8 @@ async def _open_client(
     except ConfigurationError as error:
         is_region = isinstance(error.__cause__, (bce.NoRegionError, bce.InvalidRegionError))
         return None, [problem("region" if is_region else "endpoint", error)]
-    if subject.registry.region:
-        origin = "which the registry's host names"
-    else:
-        origin = "from --region or the plan" if subject.aws.region else "from the AWS configuration"
+    origin = "from --region or the plan" if subject.aws.region else "from the AWS configuration"
+    origin = "which the registry's host names" if subject.registry.region else origin
     hint = await to_thread.run_sync(unknown_region_hint, client.meta.endpoint_url)
     # Newer regions than botocore's may exist.
     return client, [Finding("region", "note" if hint else "ok", f"{client.meta.region_name}, {origin}", hint)]
@@ -230,7 +228,7 @@ class _Connected:
             return [*found, _untried(subject)]
         checks = [Check("account", self._check_account), Check("repositories", self._check_repositories)]
         if subject.task != "verify":
-            checks.append(Check("quotas", self._check_quotas))
+            checks.append(Check("quotas", partial(check_quotas, self._client, subject.aws)))
             if self._service == "ecr":
                 checks.append(Check("/v2/", self._check_v2))
         if any(permission.operation == "GetAccountSetting" for permission in permissions):
@@ -401,10 +399,9 @@ class _Connected:
                 with suppress(AsyncpushError), foreseen():
                     async with open_client(registry, self._subject.aws, 1, Transport(read_timeout=2.0)) as client:
                         sender = RetryingSender(1, ignore, self._registry.pace, self._settings.retry)
+                        api = EcrClient(client, registry.id, sender)
                         try:
-                            await EcrClient(client, registry.id, sender).send(
-                                "DescribeRepositories", {"repositoryNames": [name]}
-                            )
+                            await api.send("DescribeRepositories", {"repositoryNames": [name]})
                             answers[region] = True
                         except RepositoryNotFoundError:
                             answers[region] = False
@@ -415,13 +412,12 @@ class _Connected:
                     tg.start_soon(ask, region)
         elsewhere = sorted(region for region, exists in answers.items() if exists)
         if elsewhere:
-            text = f"{name} exists in {_listed(elsewhere)}"
-            return [Finding("other regions", "note", text, f"is that the one you mean? Give --region {elsewhere[0]}")]
+            host, here = self._subject.registry.host, self._client.meta.region_name
+            instead = f"write {host.replace(here, elsewhere[0])}" if host else f"give --region {elsewhere[0]}"
+            text, advice = f"{name} exists in {_listed(elsewhere)}", f"if that is the one you mean, {instead}"
+            return [Finding("other regions", "note", text, advice)]
         text = f"{name} exists in none of the {len(answers)} other regions that have answered"
         return [Finding("other regions", "ok" if len(answers) == len(regions) else "unknown", text)]
-
-    async def _check_quotas(self) -> Sequence[Finding]:
-        return [await check_quotas(self._client, self._subject.aws)]
 
     async def _check_v2(self) -> Sequence[Finding]:
         """Whether the registry's ``/v2/`` accepts the caller's password."""
