@@ -25,6 +25,7 @@ Topic = Literal[
     "journal",
     "scale",
     "verify",
+    "doctor",
     "credentials",
     "transports",
     "performance",

@@ -115,12 +115,14 @@ class FoundCredentials:
         expires_at: when they expire, in seconds since 1970; None if they do not, or if that is unknown.
         provider: the description of their provider.
         hint: what to do if they do not work.
+        method: botocore's name of their provider; empty for keys that the caller gave.
     """
 
     keys: ReadOnlyCredentials = field(repr=False)
     expires_at: float | None
     provider: str
     hint: str
+    method: str = ""
 
 
 class _TokenFile:
@@ -194,7 +196,8 @@ class CredentialFinder:
                 # Private attributes, since the accessors would renew what was just loaded.
                 keys = getattr(loaded, "_frozen_credentials", None) or loaded.get_frozen_credentials()
                 expiry: datetime | None = getattr(loaded, "_expiry_time", None)
-                return _checked(FoundCredentials(keys, expiry.timestamp() if expiry else None, name, hint))
+                expires_at = expiry.timestamp() if expiry else None
+                return _checked(FoundCredentials(keys, expires_at, name, hint, provider.METHOD))
         error = bce.NoCredentialsError()
         raise CredentialsError("no AWS credentials found", hint=_NO_PROVIDER_HINT) from error
 

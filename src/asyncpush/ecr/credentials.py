@@ -50,8 +50,13 @@ class SharedCredentials(AioCredentials):  # type: ignore[misc] # aiobotocore is 
     @property
     def keys(self) -> ReadOnlyCredentials:
         """The current keys; they exist once the credentials have been opened."""
+        return self.found.keys
+
+    @property
+    def found(self) -> FoundCredentials:
+        """The current keys with their provider and expiry; they exist once the credentials have been opened."""
         assert self._found is not None, "credentials are found before anything is sent"  # noqa: S101
-        return self._found.keys
+        return self._found
 
     async def get_frozen_credentials(self) -> ReadOnlyCredentials:
         """The keys to sign a request with, renewed if that is due.

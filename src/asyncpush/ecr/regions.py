@@ -14,7 +14,9 @@ import msgspec
 _HOST = re.compile(r"//(?:api\.)?ecr(?:-fips)?\.([a-z0-9-]+)\.(?:amazonaws\.|api\.aws)")
 
 
-class _Partition(msgspec.Struct):
+class _Partition(msgspec.Struct, rename="camel"):
+    id: str
+    region_regex: str
     regions: dict[str, msgspec.Raw]
 
 
@@ -23,11 +25,27 @@ class _Partitions(msgspec.Struct):
 
 
 @cache
+def _partitions() -> list[_Partition]:
+    data = Path(botocore.__file__).parent / "data" / "partitions.json"
+    return msgspec.json.decode(data.read_bytes(), type=_Partitions).partitions
+
+
+@cache
 def known_regions() -> frozenset[str]:
     """The regions that botocore knows; newer ones may exist. The first call reads a file."""
-    data = Path(botocore.__file__).parent / "data" / "partitions.json"
-    found = msgspec.json.decode(data.read_bytes(), type=_Partitions)
-    return frozenset(region for partition in found.partitions for region in partition.regions)
+    return frozenset(region for partition in _partitions() for region in partition.regions)
+
+
+def partition_of(region: str) -> str:
+    """The partition of a region, such as ``aws-cn``; ``aws`` if botocore knows none. The first call reads a file."""
+    return next((partition.id for partition in _partitions() if re.match(partition.region_regex, region)), "aws")
+
+
+def sibling_regions(region: str) -> list[str]:
+    """The other regions of a region's partition, by name. The first call reads a file."""
+    own = partition_of(region)
+    names = (name for partition in _partitions() if partition.id == own for name in partition.regions)
+    return sorted(name for name in names if name != region and not name.endswith("-global"))
 
 
 def unknown_region_hint(endpoint: str) -> str | None:

@@ -1,0 +1,174 @@
+"""All checks for one subject: the registries of a destination or plan, its sources, and this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from asyncpush.doctor.findings import CHECK_LIMIT, Section, run_checks
+from asyncpush.doctor.machine import Host, host_checks, machine_checks
+from asyncpush.doctor.permissions import Feature, Task
+from asyncpush.doctor.policy import Policy, Scope, make_policy
+from asyncpush.doctor.registry import RegistryReport, RegistrySubject, check_registry
+from asyncpush.doctor.sources import SourceSubject, source_check
+from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
+from asyncpush.reference import Destination, RegistryName, parse_registry
+from asyncpush.settings import AwsConfiguration, SourceRegistry
+from asyncpush.sources.registry import is_ecr
+
+#: The tag to ask a source for if the plan names none.
+_ANY_TAG = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is checked.
+
+    Attributes:
+        registries: the registries of ECR.
+        sources: the registries that images are read from.
+        journal: where a journal will be; None without one.
+    """
+
+    registries: tuple[RegistrySubject, ...] = ()
+    sources: tuple[SourceSubject, ...] = ()
+    journal: Path | None = None
+
+    @classmethod
+    def of_registry(cls, task: Task, aws: AwsConfiguration, destination: Destination | None) -> Subject:
+        """A destination; None for the caller's own registry."""
+        if task == "serve":
+            return cls()
+        registry = destination.registry if destination else RegistryName()
+        title = registry.host or "your own registry"
+        if registry.service == "ecr-public":
+            title = f"{registry.host}/{registry.id}"
+        names = (destination.repository,) if destination else ()
+        features: frozenset[Feature] = frozenset({"create"}) if task == "migrate" else frozenset()
+        return cls(
+            (
+                RegistrySubject(
+                    title=title, registry=registry, aws=aws, task=task, repositories=names, features=features
+                ),
+            )
+        )
+
+    @classmethod
+    def of_plan(cls, plan: Plan, task: Task, journal: Path | None) -> Subject:
+        """The registries of a plan: those that images go to, and those that they come from."""
+        registries = tuple(_of_target(plan, target, task) for target in plan.targets)
+        sources: dict[str, SourceSubject] = {}
+        for entry in plan.entries:
+            if entry.kind == "registry" and entry.host not in sources:
+                sources[entry.host] = _of_source(entry, plan.source_registries)
+        return cls(registries if task != "serve" else (), tuple(sources.values()), journal)
+
+
+def _entries_of(plan: Plan, target: PlanTarget) -> Mapping[str, PlanEntry]:
+    found: dict[str, PlanEntry] = {}
+    for entry in plan.entries:
+        for goal in entry.goals:
+            if goal.target == target:
+                found.setdefault(goal.repository, entry)
+    return found
+
+
+def _of_target(plan: Plan, target: PlanTarget, task: Task) -> RegistrySubject:
+    entries = _entries_of(plan, target)
+    where = target.registry.host or "your own registry"
+    if target.registry.service == "ecr-public":
+        where += f"/{target.registry.id}"
+    return RegistrySubject(
+        title=where if target.name in (where, "own") else f"{target.name}: {where}",
+        registry=target.registry,
+        aws=target.aws,
+        task=task,
+        repositories=tuple(entries),
+        creates=frozenset(name for name, entry in entries.items() if entry.create),
+        features=features_of(entries.values()),
+        transport=target.transport or "api",
+    )
+
+
+def features_of(entries: Collection[PlanEntry]) -> frozenset[Feature]:
+    """What the entries of a plan ask for, beyond copying images."""
+    found: set[Feature] = set()
+    for entry in entries:
+        if not entry.create:
+            continue
+        settings = entry.repository_settings
+        found.add("create")
+        if settings.resource_tags:
+            found.add("resource-tags")
+        if settings.policy is not None:
+            found.add("policy")
+        if settings.lifecycle_policy is not None:
+            found.add("lifecycle-policy")
+    return frozenset(found)
+
+
+def _of_source(entry: PlanEntry, registries: Mapping[str, SourceRegistry]) -> SourceSubject:
+    registry = registries.get(entry.host) or SourceRegistry(host=entry.host)
+    names = (entry.reference, *entry.tags.names)
+    return SourceSubject(registry, entry.repository, next(filter(None, names), _ANY_TAG))
+
+
+def policy_of(plan: Plan, tasks: Sequence[Task], features: frozenset[Feature]) -> Policy:
+    """The least policy for *tasks* with the repositories of a plan, its sources in ECR included; blocks.
+
+    Args:
+        plan: the plan.
+        tasks: the tasks.
+        features: what they need besides what the plan asks for.
+    """
+    targets = [
+        Scope(target.registry, target.aws.region, frozenset(_entries_of(plan, target)), target.prefix)
+        for target in plan.targets
+    ]
+    read = [entry for entry in plan.entries if entry.kind == "registry" and is_ecr(entry.host)]
+    names: dict[str, set[str]] = {}
+    for entry in read:
+        names.setdefault(entry.host, set()).add(entry.repository)
+    sources = [Scope(parse_registry(host), None, frozenset(found)) for host, found in names.items()]
+    lists = any(entry.tags.needs_listing for entry in read)
+    return make_policy(targets, tasks, features | features_of(plan.entries), sources, lists_sources=lists)
+
+
+async def examine(
+    subject: Subject, *, limit: float = CHECK_LIMIT, credentials_limit: float = CHECK_LIMIT
+) -> list[Section]:
+    """Run all checks of *subject* at once; nothing that they do changes a registry.
+
+    Args:
+        subject: what to check.
+        limit: seconds that each check may take.
+        credentials_limit: seconds that finding the credentials may take.
+    """
+    reports: dict[int, RegistryReport] = {}
+    sections: dict[str, Section] = {}
+
+    async def registry(position: int, each: RegistrySubject) -> None:
+        reports[position] = await check_registry(each, limit, credentials_limit)
+
+    async def others() -> None:
+        sections["sources"] = Section(
+            "Sources", tuple(await run_checks([source_check(each, limit) for each in subject.sources], limit))
+        )
+
+    async def machine() -> None:
+        sections["machine"] = Section("This machine", tuple(await run_checks(machine_checks(subject.journal), limit)))
+
+    async with anyio.create_task_group() as tg:
+        for position, each in enumerate(subject.registries):
+            tg.start_soon(registry, position, each)
+        tg.start_soon(others)
+        tg.start_soon(machine)
+    found = [reports[position] for position in sorted(reports)]
+    hosts: Sequence[Host | None] = [host for report in found for host in report.hosts]
+    hosts = [*hosts, *(host for each in subject.sources for host in each.hosts())]
+    allowed = Section("Hosts that a firewall must allow", tuple(await run_checks(host_checks(hosts), limit)))
+    every = [*(report.section for report in found), sections["sources"], sections["machine"], allowed]
+    return [section for section in every if section.findings]
