@@ -84,7 +84,8 @@ async def list_repositories(client: RegistryClient) -> tuple[str, ...]:
         hint = "write an entry for each repository in the plan"
         if isinstance(error, SourceDeniedError) and error.hint:
             hint = f"{error.hint}, or {hint}"
-        raise SourceError(f"{client.host} does not list its repositories: {error.message}", hint=hint) from error
+        kind = SourceDeniedError if isinstance(error, SourceDeniedError) else SourceError
+        raise kind(f"{client.host} does not list its repositories: {error.message}", hint=hint) from error
 
 
 async def list_names(
