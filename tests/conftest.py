@@ -139,7 +139,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 #: Peers that are imported.
-PACKAGES = frozenset({"jsonschema", "matplotlib"})
+PACKAGES = frozenset({"distributed", "jsonschema", "kubernetes_validate", "matplotlib"})
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         InvalidLayerPartError as InvalidLayerPartError,
         InvalidReferenceError as InvalidReferenceError,
         JournalError as JournalError,
+        JournalInUseError as JournalInUseError,
         LayersNotFoundError as LayersNotFoundError,
         ManifestError as ManifestError,
         PathNotFoundError as PathNotFoundError,
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
         Version as Version,
         VersionRange as VersionRange,
     )
+    from asyncpush.migrate.shard import Shard as Shard
     from asyncpush.migrate.verify import verify_plan as verify_plan
     from asyncpush.migrate.report import (
         Copy as Copy,
@@ -164,7 +166,8 @@ _NAMES = {
     "errors": (
         "AsyncpushError ChoiceError ConfigurationError ConnectionFailedError CredentialsError "
         "CredentialsExpiredError CredentialsRefusedError DigestMismatchError FailuresError InvalidLayerError "
-        "InvalidLayerPartError InvalidReferenceError JournalError LayersNotFoundError ManifestError PathNotFoundError "
+        "InvalidLayerPartError InvalidReferenceError JournalError JournalInUseError LayersNotFoundError ManifestError "
+        "PathNotFoundError "
         "PlanError RegistryError RepositoryNotFoundError ServiceError SourceDeniedError SourceError "
         "SourceNotFoundError SourceUnavailableError TagImmutableError UnforeseenError UploadNotFoundError UsageError"
     ),
@@ -179,6 +182,7 @@ _NAMES = {
     "migrate.plan.model": "Goal Plan PlanEntry PlanTarget",
     "migrate.plan.tags": "Alternative Patterns TagRules",
     "migrate.plan.versions": "Comparator Version VersionRange",
+    "migrate.shard": "Shard",
     "migrate.report": "Copy CopyResult LeftOutTag NothingTaken Report",
     "migrate.run": "migrate_plan",
     "migrate.verify": "verify_plan",

@@ -5,6 +5,7 @@ AsyncpushError
 │   ├── InvalidReferenceError  a source, destination, repository, tag or digest that is not well formed
 │   ├── ChoiceError            several images or tags, and none was chosen
 │   ├── PlanError              an invalid plan; the error lists all of its problems
+│   ├── JournalInUseError      another process uses the journal
 │   └── ConfigurationError     no region, an unknown profile, a file that can't be read
 │       └── CredentialsError   there are no AWS credentials, or their provider fails
 ├── SourceError                the source can't be read, or does not match its description
@@ -112,6 +113,10 @@ class PlanError(UsageError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(map(shown_line, problems))
         super().__init__("\n".join(self.problems))
+
+
+class JournalInUseError(UsageError):
+    """Raised when another process uses the journal."""
 
 
 class ConfigurationError(UsageError):

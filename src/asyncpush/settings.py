@@ -114,6 +114,9 @@ class Settings:
         max_outage: seconds that an endpoint or registry which has answered before may be silent until requests fail.
         retry: the waits and time-outs of requests.
         signature_lifetime: seconds for which ECR accepts a signature; parts arrive well within it.
+        quota_share: the part of ECR's request quotas to keep to, because other clients have the rest; None uses them
+            all, and more if ECR accepts it.
+        assumes_quotas: keep to the documented quotas from the start at any endpoint, and not only at AWS's.
         create_repository: create a missing repository instead of failing.
         push_foreign_layers: also send layers that are marked as non-distributable.
         max_unpacked: the most bytes that one source may take in the temporary directory, decompressed or read from a
@@ -132,6 +135,8 @@ class Settings:
     max_outage: float = MAX_OUTAGE
     retry: RetryPolicy = RetryPolicy()
     signature_lifetime: float = SIGNATURE_LIFETIME
+    quota_share: float | None = None
+    assumes_quotas: bool = False
     create_repository: bool = False
     push_foreign_layers: bool = False
     max_unpacked: int = 64 * GiB
@@ -146,6 +151,8 @@ class Settings:
             raise UsageError(f"max_attempts is {self.max_attempts}", hint="give 1 or more")
         if not 0 <= self.max_outage < math.inf:
             raise UsageError(f"--max-outage is {self.max_outage:g} seconds", hint="give 0 or more, such as 5m")
+        if self.quota_share is not None and not 0 < self.quota_share <= 1:
+            raise UsageError(f"quota_share is {self.quota_share:g}", hint="give more than 0, and 1 at most")
         if self.max_memory < 2 * MAX_PART_SIZE:
             raise UsageError(
                 f"--max-memory is {self.max_memory} bytes", hint=f"give {2 * MAX_PART_SIZE // MiB}MiB or more"

@@ -148,6 +148,7 @@ def test_no_push_is_faster_than_the_network_that_the_sink_stands_for() -> None:
 BENCHES = {
     "parts --tls": ("--layers", "2", "--tls"),
     "scale": (),
+    "shards": ("--workers", "1"),
     "peers": ("--without", "skopeo", "regctl", "oras", "ocync"),
     "transports": ("--only", "http"),
     "warm": (),

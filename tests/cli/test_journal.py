@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -324,3 +325,109 @@ def test_a_damaged_journal_is_one_line(path: Path, command: str) -> None:
     assert (ran.status, ran.out, len(ran.err.splitlines())) == (1, "", 1)
     assert "is damaged: " in ran.err
     assert "; delete it" in ran.err
+
+
+ADDRESS = "127.0.0.1:4510/eu-west-1/000000000000/team/app"
+
+
+async def _write_shard(path: Path, word: str, address: str, *, failed: str = "", ends: bool = True) -> None:
+    async with open_journal(path) as journal:
+        await journal.begin_run(f"plan {word}", fresh=False)
+        key = f"docker://a.test/{word}:1 -> {address}:{word}"
+        await journal.image_finished(key, source_digest=digest(word), digest=digest(word), outcome="pushed")
+        await journal.image_put(address, manifest("config", word), word)
+        await journal.layer_completed(OTHER, str(digest("both")), layer("both"))
+        await journal.upload_begun(OTHER, str(digest(word)), Upload(f"upload {word}", 10_485_760, 4200), 10_485_760)
+        await journal.note_referrers_copied(address, digest(word))
+        if failed:
+            await journal.image_failed(failed, "the source denied it")
+        if ends:
+            await journal.end_run(int(bool(failed)))
+
+
+def write_shard(path: Path, word: str, address: str = APP, *, failed: str = "", ends: bool = True) -> Path:
+    anyio.run(partial(_write_shard, path, word, address, failed=failed, ends=ends))
+    return path
+
+
+def everything_in(path: Path) -> list[dict[str, object]]:
+    """Everything in a journal but the numbers of its runs."""
+    lines = run_here("journal", "export", path).out.splitlines()
+    rows = [{name: value for name, value in json.loads(line).items() if name not in ("id", "run")} for line in lines]
+    return sorted(rows, key=lambda row: json.dumps(row))
+
+
+def test_merged_journals_make_one_report_and_hold_everything(tmp_path: Path) -> None:
+    one, two = write_shard(tmp_path / "one.db", "a"), write_shard(tmp_path / "two.db", "b", ADDRESS)
+    into = tmp_path / "all.db"
+    done = run_here("journal", "merge", one, two, "--into", into)
+
+    assert done.status == 0, done.err
+    assert done.out.splitlines() == [f"{APP}:a@{digest('a')}", f"team/app:b@{digest('b')}"]
+    assert done.err == "asyncpush: 2 images in 2 journals: 2 pushed\n"
+    both = everything_in(one) + [row for row in everything_in(two) if row.get("digest") != str(digest("both"))]
+    uploads = [row for row in both if row["kind"] == "upload"]
+    assert len(uploads) == 2
+    ours = [row for row in both if not (row["kind"] == "layer" and row in everything_in(one))]
+    found = everything_in(into)
+    assert all(row in found for row in ours)
+    # Merging again adds nothing.
+    assert run_here("journal", "merge", one, two, one, "--into", into).status == 0
+    assert everything_in(into) == found
+
+
+def test_what_failed_in_merged_journals_is_one_list(tmp_path: Path) -> None:
+    failures = {
+        "1-of-5": f"docker://a.test/x:1 -> {APP}:1",
+        "2-of-5": f"docker://a.test/y@{digest('y')} -> {ADDRESS}@{digest('y')}",
+        "3-of-5": f"docker://a.test/z:1 (linux/amd64,linux/arm64) -> {APP}:z",
+        "4-of-5": f"docker://a.test/all -> {APP}@images[3]",
+    }
+    files = [write_shard(tmp_path / f"plan.{name}.journal", name, failed=key) for name, key in failures.items()]
+    failed = tmp_path / "failed.txt"
+    done = run_here("journal", "merge", *files, "--into", tmp_path / "all.db", "--failed-out", failed)
+
+    assert done.status == 1
+    assert failed.read_text().splitlines() == [
+        f"docker://a.test/x:1 {APP}:1",
+        f"docker://a.test/y@{digest('y')} team/app",
+        f"# docker://a.test/z:1 to {APP}:z: the source denied it",
+        f"# docker://a.test/all to {APP}: the source denied it",
+    ]
+    assert run_here("plan", "check", failed).status == 0
+    assert f"asyncpush: error: {APP}:1: the source denied it\n" in done.err
+    assert "asyncpush: error: there is no journal of shard 0/5\n" in done.err
+    assert done.err.endswith("asyncpush: 8 images in 4 journals: 4 pushed, 4 failed\n")
+
+
+def test_a_run_that_has_not_ended_is_no_success(tmp_path: Path) -> None:
+    one = write_shard(tmp_path / "one.db", "a", ends=False)
+    done = run_here("journal", "merge", one, "--into", tmp_path / "all.db", "--output", "json")
+
+    assert done.status == 1
+    assert f"{one}: its run has not ended; run that shard again" in done.err
+    document = json.loads(done.out)
+    assert [journal["state"] for journal in document["journals"]] == ["unfinished"]
+    assert document["totals"] == {"images": 1, "pushed": 1}
+
+
+def test_the_later_of_two_records_counts_when_journals_are_merged(tmp_path: Path) -> None:
+    key = f"docker://a.test/a:1 -> {APP}:a"
+    early = write_shard(tmp_path / "early.db", "b", failed=key)
+    late = write_shard(tmp_path / "late.db", "a")
+    into = tmp_path / "all.db"
+    done = run_here("journal", "merge", late, early, "--into", into)
+    assert f"{APP}:a@{digest('a')}" in done.out
+    assert "failed" not in done.err.rpartition(": ")[2]
+
+
+def test_what_can_not_be_merged_is_said(tmp_path: Path) -> None:
+    one, rubbish = write_shard(tmp_path / "one.db", "a"), tmp_path / "rubbish"
+    rubbish.write_bytes(b"rubbish" * 100)
+    into = tmp_path / "all.db"
+    assert "no journal is named" in run_here("journal", "merge", "--into", into).err
+    assert run_here("journal", "merge", one).status == 2
+    assert "is not an asyncpush journal" in run_here("journal", "merge", one, rubbish, "--into", into).err
+    assert "there is no journal" in run_here("journal", "merge", tmp_path / "none", "--into", into).err
+    assert "is not an asyncpush journal" in run_here("journal", "merge", one, "--into", rubbish).err
+    assert "can't be merged into itself" in run_here("journal", "merge", one, "--into", one).err

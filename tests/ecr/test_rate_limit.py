@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -547,3 +548,29 @@ async def test_an_image_that_was_there_is_present_however_often_it_was_throttled
         relay.plan("PutImage", *[refused("ThrottlingException")] * 3)
         assert stored.manifest is not None
         assert await repository.put_image(stored.manifest, "1") == "present"
+
+
+@pytest.mark.parametrize("url", [AWS, EMULATOR])
+def test_clients_that_share_a_quota_keep_within_it_together(url: str) -> None:
+    """Each keeps to its share, at any endpoint, and tries for no more, since the others have the rest."""
+
+    async def main(time: Time) -> Meter:
+        meter = Meter(time, QUOTAS["ecr"]["PutImage"])
+        async with anyio.create_task_group() as tg:
+            for _ in range(4):
+                operation = Pace("ecr", url, share=1 / 4, assumed=True, clock=time).of("PutImage")
+                tg.start_soon(keep_asking, operation, 20, partial(meter.ask, operation), 300)
+        return meter
+
+    meter = in_virtual_time(main)
+    assert not meter.refused
+    assert len(meter.passed) / 300 == pytest.approx(8, rel=0.03), "four fifths of the quota"
+
+
+def test_a_tiny_share_still_proceeds() -> None:
+    async def main(time: Time) -> list[float]:
+        operation = Pace("ecr", AWS, share=1 / 1000, clock=time).of("PutImage")
+        return [await operation.acquire() for _ in range(3)]
+
+    first, second, third = in_virtual_time(main)
+    assert (second - first, third - second) == (pytest.approx(125), pytest.approx(125))

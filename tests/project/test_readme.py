@@ -227,7 +227,7 @@ def test_no_page_names_an_option_that_does_not_exist() -> None:
 
 def _all_commands() -> list[list[str]]:
     names = re.findall(r"^│ ([a-z][a-z-]*) ", run_here("--help").out, flags=re.MULTILINE)
-    parts = {"plan": ("check", "import", "schema"), "journal": ("show", "export", "prune")}
+    parts = {"plan": ("check", "import", "batch", "schema"), "journal": ("show", "export", "prune", "merge")}
     return [[name, *part] for name in names for part in [[], *([each] for each in parts.get(name, ()))]]
 
 

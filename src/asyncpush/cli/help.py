@@ -23,6 +23,7 @@ Topic = Literal[
     "migrate",
     "plan",
     "journal",
+    "scale",
     "verify",
     "credentials",
     "transports",

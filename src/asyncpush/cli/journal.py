@@ -1,9 +1,10 @@
-"""``asyncpush journal``: show, export and prune a journal."""
+"""``asyncpush journal``: show, export, prune and merge journals."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,16 @@ import msgspec
 from anyio import from_thread, to_thread
 from cyclopts import Parameter
 
+from asyncpush.cli.merged import MergedReport
 from asyncpush.cli.options import OutputFormat, command, to_seconds
-from asyncpush.cli.run import DONE, run
-from asyncpush.cli.streams import write_document, write_lines, write_rows
+from asyncpush.cli.report import print_document, write_list
+from asyncpush.cli.run import DONE, FAILED, run
+from asyncpush.cli.streams import say, write_document, write_lines, write_rows
+from asyncpush.errors import UsageError
 from asyncpush.journal.export import JournalSummary, RunRow, UploadRow, rows, summarize
+from asyncpush.journal.merge import merge
 from asyncpush.journal.prune import Pruned, prune
+from asyncpush.settings import AwsConfiguration
 from asyncpush.units import size_text
 
 #: Seconds that a journal keeps runs for by default: 30 days.
@@ -31,20 +37,31 @@ _Verbose = Annotated[bool, Parameter(name=["--verbose", "-v"])]
 
 app = command(
     "journal",
-    usage="asyncpush journal show|export|prune FILE",
+    usage="asyncpush journal show|export|prune|merge FILE",
     epilogue="""
 Examples
   asyncpush journal show migration.journal
   asyncpush journal export migration.journal | jq 'select(.outcome == "failed")'
   asyncpush journal prune migration.journal --older-than 30d
+  asyncpush journal merge plan.*.journal --into plan.journal
 """,
 )
 _show = command("show", usage="asyncpush journal show [OPTIONS] FILE", epilogue="")
 _export = command("export", usage="asyncpush journal export FILE", epilogue="")
 _prune = command("prune", usage="asyncpush journal prune [OPTIONS] FILE", epilogue="")
+_merge = command(
+    "merge",
+    usage="asyncpush journal merge [OPTIONS] JOURNAL... --into FILE",
+    epilogue="""
+Examples
+  asyncpush journal merge plan.*.journal --into plan.journal
+  asyncpush journal merge s3://bucket/plan/ --into plan.journal
+""",
+)
 app.command(_show)
 app.command(_export)
 app.command(_prune)
+app.command(_merge)
 
 
 class _SummaryDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -131,6 +148,58 @@ def prune_old(
         else:
             write_lines([_pruned_line(done)])
         return DONE
+
+    return run(main, verbose=verbose)
+
+
+@_merge.default
+def merge_all(
+    *journals: Annotated[str, Parameter(show=False)],
+    into: Path,
+    failed_out: Path | None = None,
+    region: str | None = None,
+    profile: str | None = None,
+    output: OutputFormat = "text",
+    verbose: _Verbose = False,
+) -> int:
+    """Merge the journals of shards into one, and report the latest run of each. Runs may be using them.
+
+    Args:
+        journals: The journals: files, s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ for all below it.
+        into: The journal to add everything to; it is created if it does not exist.
+        failed_out: Write the images that failed to this file, as a LIST to migrate again.
+        region: The region of S3.
+        profile: The profile of the AWS configuration to use.
+        output: Format of the result: lines, or one JSON document.
+        verbose: Print the traceback of an error.
+    """
+
+    async def main() -> int:
+        if not journals:
+            raise UsageError("no journal is named", hint="name those of all shards")
+        from asyncpush.journal.remote import S3Location, fetched
+
+        aws = AwsConfiguration(profile=profile, region=region)
+        async with AsyncExitStack() as stack:
+            files: list[tuple[str, Path]] = []
+            for name in journals:
+                location = S3Location.parse(name)
+                if location is None:
+                    files.append((name, Path(name)))
+                else:
+                    files += await stack.enter_async_context(fetched(location, aws))
+            results = await to_thread.run_sync(merge, files, into)
+        merged = MergedReport.of(results)
+        if output == "json":
+            print_document(merged.document())
+        else:
+            write_lines(merged.lines())
+        if failed_out is not None:
+            await to_thread.run_sync(write_list, failed_out, merged.failed_lines())
+        for problem in merged.problems():
+            say(f"asyncpush: {problem}")
+        say(f"asyncpush: {merged.summary()}")
+        return DONE if merged.is_complete else FAILED
 
     return run(main, verbose=verbose)
 

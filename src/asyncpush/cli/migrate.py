@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from anyio import to_thread
 from cyclopts import Parameter
 
-from asyncpush import open_files
+from asyncpush.cli.dask import job_journal, make_job, parse_cluster
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
     LimitOptions,
     OutputFormat,
     OutputOptions,
+    ShardOptions,
     SourceOptions,
     command,
     make_aws,
@@ -25,21 +30,39 @@ from asyncpush.cli.options import (
     parse_platforms,
     to_seconds,
 )
-from asyncpush.cli.report import Json, error_document, left_out_document, print_document
+from asyncpush.cli.report import (
+    OUTCOME_WORDS,
+    Json,
+    error_document,
+    left_out_document,
+    print_document,
+    write_list,
+)
 from asyncpush.cli.run import DONE, FAILED, run, say_error
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice, write_lines
-from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, CredentialsError, InvalidReferenceError
-from asyncpush.files import write_small
-from asyncpush.journal import SqliteJournal, open_journal
+from asyncpush.errors import (
+    CREDENTIALS_LOST,
+    AsyncpushError,
+    CredentialsError,
+    InvalidReferenceError,
+    UsageError,
+)
+from asyncpush.events import Emit
+from asyncpush.journal.remote import S3Location
+from asyncpush.migrate.dask.client import Cluster, migrate_on_dask
+from asyncpush.migrate.dask.plain import Job
+from asyncpush.migrate.journals import open_place, read_place
 from asyncpush.migrate.ledger import RESUME_WITHIN, Options
-from asyncpush.migrate.plan.load import read_plan
+from asyncpush.migrate.plan.load import parse_plan, read_text
 from asyncpush.migrate.plan.model import Plan, overridden
 from asyncpush.migrate.report import Copy, CopyResult, Report, write_metrics
 from asyncpush.migrate.run import migrate_plan
+from asyncpush.migrate.shard import PLACEHOLDER, Shard, at_shard, journal_beside, parse_shard, parse_share
+from asyncpush.model import Platform
 from asyncpush.progress import progress
 from asyncpush.progress.lines import printable
 from asyncpush.reference import Destination, parse_destination
-from asyncpush.settings import Settings
+from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
 from asyncpush.units import size_text, time_text
 
 #: The journal of a plan that is read from standard input.
@@ -68,7 +91,7 @@ def migrate(
     /,
     *,
     dry_run: bool = False,
-    journal: Path | None = None,
+    journal: Annotated[str | None, Parameter(metavar="PATH")] = None,
     no_resume: Annotated[bool, Parameter(name="--no-resume")] = False,
     resume_within: Annotated[
         float, Parameter(converter=to_seconds, metavar="AGE", show_default=lambda seconds: f"{seconds / 3600:g}h")
@@ -76,9 +99,10 @@ def migrate(
     recheck: bool = False,
     fail_fast: bool = False,
     strict: bool = False,
-    failed_out: Path | None = None,
-    metrics_out: Path | None = None,
+    failed_out: Annotated[str | None, Parameter(metavar="PATH")] = None,
+    metrics_out: Annotated[str | None, Parameter(metavar="PATH")] = None,
     create_repository: bool = False,
+    shards: ShardOptions | None = None,
     layers: LayerOptions | None = None,
     limits: LimitOptions | None = None,
     aws: AwsOptions | None = None,
@@ -90,7 +114,8 @@ def migrate(
     Args:
         plan: The plan or list.
         dry_run: Show what would be sent, what exists already and which tags are left out, but send nothing.
-        journal: The file that records what is done. By default, PLAN.journal beside the plan.
+        journal: The file that records what is done, or s3://BUCKET/KEY; {shard} in it stands for the shard. By default,
+            PLAN.journal beside the plan.
         no_resume: Use no journal: ignore earlier runs, and record nothing.
         resume_within: Resume an interrupted run only if it started within this time: 30m, 6h, 2d.
         recheck: Check all images again, including those that an interrupted run finished.
@@ -104,57 +129,124 @@ def migrate(
     path = "-" if plan == STANDARD_INPUT else plan
 
     async def main() -> int:
-        settings = make_settings(limits, layers, create_repository=create_repository)
-        read = await read_plan(path)
+        parts = shards or ShardOptions()
+        where = _where(parts, journal, path, dry=dry_run, no_resume=no_resume)
+        settings = make_settings(limits, layers, create_repository=create_repository, quota_share=where.share)
+        failed_file, metrics_file = where.file(failed_out, "--failed-out"), where.file(metrics_out, "--metrics-out")
+        text = await read_text(path)
+        read = await to_thread.run_sync(parse_plan, text, None if path == "-" else Path(path), os.environ)
         for notice in read.notices:
             say(f"asyncpush: note: {notice}")
         hosts = [entry.host for entry in read.entries if entry.host]
-        ready = overridden(
-            read,
+        chosen = _Overrides(
             make_aws(aws),
             make_source_registries(source, hosts),
-            platforms=parse_platforms(layers.platform) if layers else (),
-            create_repository=create_repository,
-            strict=strict,
+            parse_platforms(layers.platform) if layers else (),
+            create_repository,
+            strict,
         )
         options = Options(
             dry=dry_run,
             recheck=recheck,
             fail_fast=fail_fast,
             resume_within=resume_within,
+            shard=where.shard,
         )
-        place = None if no_resume else journal or _beside(path)
-        report = await _run(ready, settings, place, options, show)
+        ready = chosen.of(read)
+        if where.cluster is None:
+            report, failures = await _run(ready, settings, where.journal, options, show, chosen.aws)
+        else:
+            make = partial(
+                make_job,
+                text,
+                ready,
+                parts,
+                journal=where.journals,
+                settings=settings,
+                options=options,
+                aws=chosen.aws,
+                sources=chosen.sources,
+                platforms=chosen.platforms,
+                create_repository=create_repository,
+                strict=strict,
+            )
+            job = await to_thread.run_sync(make)
+            report, failures = await _run_on_dask(job, ready, where.cluster, show)
         _refuse_without_credentials(report)
         print_migration(report, show.output)
-        if failed_out is not None:
-            await to_thread.run_sync(_write_list, failed_out, failed_lines(report))
-        if metrics_out is not None:
-            await write_metrics(report, metrics_out)
+        if failed_file is not None:
+            await to_thread.run_sync(write_list, failed_file, failed_lines(report))
+        if metrics_file is not None:
+            await write_metrics(report, metrics_file)
         say_notes(report)
-        for result in report.failed:
-            assert result.error is not None, "what failed says why"  # noqa: S101
-            if not isinstance(result.error, CREDENTIALS_LOST):
-                say_error(result.error, about=result.copy.destination)
-        if report.stopped is not None:
-            say_error(report.stopped, about="the migration stopped")
+        _say_failures(report, failures)
         if not show.quiet:
             say_summary(report)
-        return FAILED if report.failed or report.stopped else DONE
+        return FAILED if report.failed or report.stopped or failures else DONE
 
     return run(main, verbose=show.verbose)
 
 
-async def _run(plan: Plan, settings: Settings, place: Path | None, options: Options, show: OutputOptions) -> Report:
+def _say_failures(report: Report, journal_failures: Sequence[AsyncpushError]) -> None:
+    for result in report.failed:
+        assert result.error is not None, "what failed says why"  # noqa: S101
+        if not isinstance(result.error, CREDENTIALS_LOST):
+            say_error(result.error, about=result.copy.destination)
+    if report.stopped is not None:
+        say_error(report.stopped, about="the migration stopped")
+    for failure in journal_failures:
+        say_error(failure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Overrides:
+    """What the options set where the plan does not."""
+
+    aws: AwsConfiguration
+    sources: Mapping[str, SourceRegistry]
+    platforms: tuple[Platform, ...]
+    create_repository: bool
+    strict: bool
+
+    def of(self, plan: Plan) -> Plan:
+        return overridden(
+            plan,
+            self.aws,
+            self.sources,
+            platforms=self.platforms,
+            create_repository=self.create_repository,
+            strict=self.strict,
+        )
+
+
+async def _run_on_dask(
+    job: Job, plan: Plan, cluster: Cluster, show: OutputOptions
+) -> tuple[Report, Sequence[AsyncpushError]]:
+    """The report of all shards, and why journals could not be put back in the end."""
     async with AsyncExitStack() as stack:
-        kept: SqliteJournal | None = None
-        # A dry run reads an existing journal, but creates none.
-        if place is not None and (not options.dry or await to_thread.run_sync(place.exists)):
-            kept = await stack.enter_async_context(open_journal(place))
-        emit = await stack.enter_async_context(progress(show.display))
-        if show.display == "none" and not show.quiet:
-            emit = say_notice  # notices are not progress
-        return await migrate_plan(plan, settings=settings, journal=kept, emit=emit, options=options)
+        result = await migrate_on_dask(job, plan, cluster, await _shown(stack, show))
+    return result.report, result.journal_failures
+
+
+async def _run(
+    plan: Plan,
+    settings: Settings,
+    place: Path | S3Location | None,
+    options: Options,
+    show: OutputOptions,
+    aws: AwsConfiguration,
+) -> tuple[Report, Sequence[AsyncpushError]]:
+    """The report, and why the journal could not be put back in the end."""
+    async with AsyncExitStack() as stack:
+        emit = await _shown(stack, show)
+        kept = await stack.enter_async_context(open_place(place, aws, emit, dry=options.dry))
+        report = await migrate_plan(plan, settings=settings, journal=kept.journal, emit=emit, options=options)
+    return report, [kept.failure] if kept.failure else []
+
+
+async def _shown(stack: AsyncExitStack, show: OutputOptions) -> Emit:
+    emit = await stack.enter_async_context(progress(show.display))
+    return say_notice if show.display == "none" and not show.quiet else emit  # notices are not progress
 
 
 def _refuse_without_credentials(report: Report) -> None:
@@ -166,29 +258,47 @@ def _refuse_without_credentials(report: Report) -> None:
         raise first
 
 
-def _beside(path: str) -> Path:
-    if path == "-":
-        return _NAMELESS
-    return Path(path).with_suffix(".journal")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Where:
+    """Where a plan is migrated, and where the journal is.
+
+    Attributes:
+        cluster: the cluster of ``--dask``.
+        shard: the only shard that this machine migrates.
+        share: the part of ECR's quotas to keep to.
+        journal: the journal of a run on this machine.
+        journals: the journals of a run on a cluster.
+    """
+
+    cluster: Cluster | None
+    shard: Shard | None
+    share: float | None
+    journal: Path | S3Location | None = None
+    journals: str | None = None
+
+    def file(self, given: str | None, option: str) -> Path | None:
+        """The file that an option names."""
+        return None if given is None else Path(at_shard(given, self.shard, option))
 
 
-def _write_list(path: Path, lines: list[str]) -> None:
-    try:
-        write_small(path, "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
-    except OSError as error:
-        raise AsyncpushError(
-            f"{path} can't be written: {open_files.reason(error)}", hint="give --failed-out another file"
-        ) from error
+def _where(parts: ShardOptions, journal: str | None, plan: str, *, dry: bool, no_resume: bool) -> _Where:
+    cluster = parse_cluster(parts, dry=dry)
+    shard = parse_shard(parts.shard, os.environ) if parts.shard is not None else None
+    where = _Where(cluster=cluster, shard=shard, share=parse_share(parts.share) if parts.share is not None else None)
+    if cluster is not None:
+        path = None if plan == "-" else plan
+        return replace(where, journals=job_journal(journal, path, cluster, no_resume=no_resume))
+    return where if no_resume else replace(where, journal=_journal_place(journal, plan, parts, shard))
 
 
-_WORDS = {
-    "pushed": "pushed",
-    "present": "already there",
-    "finished": "finished before",
-    "planned": "to be sent",
-    "refused": "refused by ECR",
-    "failed": "failed",
-}
+def _journal_place(given: str | None, plan: str, parts: ShardOptions, shard: Shard | None) -> Path | S3Location:
+    if given is None:
+        return journal_beside(_NAMELESS if plan == "-" else Path(plan), shard)
+    if shard is not None and parts.shard != str(shard) and PLACEHOLDER not in given:
+        raise UsageError(
+            f"--journal {given} is one journal for all shards", hint="write {shard} in it, such as plan-{shard}.journal"
+        )
+    return read_place(at_shard(given, shard, "--journal"))
 
 
 def print_migration(report: Report, output: OutputFormat) -> None:
@@ -212,10 +322,10 @@ def say_summary(report: Report) -> None:
     """Write the totals to standard error."""
     images = [result for result in report.results if result.subject is None]
     counts = Counter(result.outcome for result in images)
-    words = [f"{count} {_WORDS[outcome]}" for outcome, count in counts.items()]
+    words = [f"{count} {OUTCOME_WORDS[outcome]}" for outcome, count in counts.items()]
     referrers = Counter(result.outcome for result in report.results if result.subject is not None)
     if referrers:
-        inner = ", ".join(f"{count} {_WORDS[outcome]}" for outcome, count in referrers.items())
+        inner = ", ".join(f"{count} {OUTCOME_WORDS[outcome]}" for outcome, count in referrers.items())
         words.append(f"{referrers.total()} referrers ({inner})")
     sent = "to send" if counts["planned"] else "sent"
     planned = sum(result.bytes_sent for result in report.results)
@@ -286,7 +396,7 @@ def _document(report: Report) -> Json:
         "leftOut": [{"source": tag.source, "tag": tag.tag, "reason": tag.reason} for tag in report.left_out],
         "totals": {
             "images": counts.total(),
-            **{outcome: counts[outcome] for outcome in _WORDS},
+            **{outcome: counts[outcome] for outcome in OUTCOME_WORDS},
             "bytesSent": sum(result.bytes_sent for result in report.results),
             "bytesMounted": sum(result.bytes_mounted for result in report.results),
             "bytesPresent": sum(result.bytes_present for result in report.results),

@@ -20,6 +20,7 @@ _AWS = Group("AWS")
 _OUTPUT = Group("Output")
 _LAYERS = Group("Layers")
 _SOURCE = Group("Source registry")
+_SHARDS = Group("Shards")
 
 _DEFAULTS = Settings()
 
@@ -166,6 +167,24 @@ class SourceOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShardOptions:
+    """Which part of a plan this machine migrates."""
+
+    shard: Annotated[str | None, Parameter(group=_SHARDS, metavar="I/N")] = None
+    """Migrate only shard I of N, from 0. auto reads the array job of AWS Batch or Slurm; auto/N also Kubernetes'."""
+
+    share: Annotated[str | None, Parameter(group=_SHARDS, metavar="1/P")] = None
+    """Keep to this part of each of ECR's request quotas, since P shards run at once."""
+
+    dask: Annotated[str | None, Parameter(group=_SHARDS, metavar="CLUSTER")] = None
+    """Run all shards on a Dask cluster: tcp://SCHEDULER:8786, or local:N for N processes on this machine."""
+
+    shards: Annotated[int | None, Parameter(group=_SHARDS, metavar="N")] = None
+    """With --dask: divide the plan into N shards. By default, 64."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
     """What is printed."""
 
@@ -248,7 +267,11 @@ def _for_one_registry(options: SourceOptions) -> str | None:
 
 
 def make_settings(
-    limits: LimitOptions | None, layers: LayerOptions | None = None, *, create_repository: bool = False
+    limits: LimitOptions | None,
+    layers: LayerOptions | None = None,
+    *,
+    create_repository: bool = False,
+    quota_share: float | None = None,
 ) -> Settings:
     """The settings that the options ask for.
 
@@ -269,4 +292,6 @@ def make_settings(
         push_foreign_layers=layers.push_foreign_layers,
         available_platforms=layers.available_platforms,
         create_repository=create_repository,
+        quota_share=quota_share,
+        assumes_quotas=quota_share is not None,
     )

@@ -1,7 +1,8 @@
-"""``asyncpush plan``: check a plan, import one from another tool, print the schema."""
+"""``asyncpush plan``: check a plan, import one from another tool, run it as an array job, print the schema."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -12,18 +13,20 @@ from cyclopts import Parameter
 
 from asyncpush.cli.options import command
 from asyncpush.cli.run import DONE, run
-from asyncpush.cli.streams import STANDARD_INPUT, say, write_document, write_lines
-from asyncpush.migrate.plan.load import name_of, read_plan, read_text
+from asyncpush.cli.streams import STANDARD_INPUT, say, write_as_it_is, write_document, write_lines
+from asyncpush.migrate.array_jobs import Engine, array_job, batch_script, kubernetes_yaml
+from asyncpush.migrate.plan.load import name_of, parse_plan, read_plan, read_text
 from asyncpush.migrate.plan.model import Plan
 from asyncpush.migrate.plan_import import Format
 
 app = command(
     "plan",
-    usage="asyncpush plan check|import|schema",
+    usage="asyncpush plan check|import|batch|schema",
     epilogue="""
 Examples
   asyncpush plan check plan.yaml
   asyncpush plan import sync.yaml --to mirror > plan.yaml
+  asyncpush plan batch plan.yaml --shards 64 > batch.sh
   asyncpush plan schema > plan.schema.json
 """,
 )
@@ -104,6 +107,52 @@ def schema() -> int:
 
     write_document(plan_schema())
     return DONE
+
+
+@app.command(usage="asyncpush plan batch [OPTIONS] PLAN --shards N", help_epilogue="")
+def batch(
+    file: Annotated[Path, Parameter(show=False)],
+    /,
+    *,
+    shards: int,
+    engine: Engine = "batch",
+    at_once: int | None = None,
+    journals: Annotated[str | None, Parameter(metavar="s3://BUCKET/PREFIX")] = None,
+    image: str | None = None,
+    name: str | None = None,
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
+) -> int:
+    """Print what runs a plan as an array job: for AWS Batch a script, for Kubernetes one YAML.
+
+    The script has the recipe of the image, the least IAM policy, the job definition and the command that submits it.
+
+    Args:
+        file: The plan; - is standard input.
+        shards: How many shards to divide the plan into.
+        engine: The engine: AWS Batch, or a Kubernetes Indexed Job.
+        at_once: How many shards run at once; each gets that part of ECR's quotas. By default, all.
+        journals: Where the journals of the shards are.
+        image: The container image. By default, one in your own registry.
+        name: The name of the job and its role. By default, the plan's.
+        verbose: Print the traceback of an error.
+    """
+
+    async def main() -> int:
+        written = _written(file)
+        text = await read_text(written)
+
+        def make() -> str:
+            plan = parse_plan(text, None if written == "-" else file, os.environ)
+            job = array_job(
+                plan, text, engine, shards=shards, at_once=at_once, journals=journals, image=image, name=name
+            )
+            return batch_script(job) if engine == "batch" else kubernetes_yaml(job)
+
+        printed = await to_thread.run_sync(make)
+        write_as_it_is(printed, needed=True)
+        return DONE
+
+    return run(main, verbose=verbose)
 
 
 def _written(file: Path) -> str:

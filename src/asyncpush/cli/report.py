@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
+from asyncpush import open_files
 from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.streams import write_document, write_lines
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError, UnforeseenError
+from asyncpush.files import write_small
 from asyncpush.model import LeftOut
 from asyncpush.results import ImageFailure, ImageResult, LayerFailure, LayerResult, ReferrerResult
 
 #: Goes up when a member of the document changes its name or meaning; new members may be added at any time.
 _VERSION = 1
+
+#: The words for outcomes of images in summaries.
+OUTCOME_WORDS = {
+    "pushed": "pushed",
+    "present": "already there",
+    "finished": "finished before",
+    "planned": "to be sent",
+    "refused": "refused by ECR",
+    "failed": "failed",
+}
 
 Json: TypeAlias = Mapping[str, "str | int | float | Json | Sequence[Json] | Sequence[str] | None"]
 
@@ -127,3 +140,17 @@ def error_document(error: AsyncpushError) -> Json:
 def print_document(document: Json) -> None:
     """Print *document* with its version."""
     write_document({"version": _VERSION, **document})
+
+
+def write_list(path: Path, lines: Sequence[str]) -> None:
+    """Write a list of what failed; blocks.
+
+    Raises:
+        AsyncpushError: it can't be written.
+    """
+    try:
+        write_small(path, "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
+    except OSError as error:
+        raise AsyncpushError(
+            f"{path} can't be written: {open_files.reason(error)}", hint="give --failed-out another file"
+        ) from error

@@ -98,6 +98,8 @@ class Pace:
         service: the service whose quotas apply.
         endpoint_url: the endpoint. An endpoint that is not AWS's, such as an emulator, has no limit until it throttles.
         slowest_rate: the lowest rate of an operation, in requests a second.
+        share: the part of every quota that this client keeps to; None if it need not share.
+        assumed: whether an endpoint that is not AWS's has the quotas, too.
         clock: returns the time in seconds.
     """
 
@@ -107,11 +109,14 @@ class Pace:
         endpoint_url: str,
         *,
         slowest_rate: float = _SLOWEST_RATE,
+        share: float | None = None,
+        assumed: bool = False,
         clock: Clock = time.monotonic,
     ) -> None:
         self._slowest_rate = slowest_rate
         self._quotas = QUOTAS[service]
-        self._is_limited = is_aws(endpoint_url)
+        self._share = share
+        self._is_limited = is_aws(endpoint_url) or assumed
         self._clock = clock
         self._limiters: dict[str, RateLimiter] = {}
 
@@ -121,7 +126,12 @@ class Pace:
         if limiter is None:
             quota = self._quotas.get(operation)
             limiter = RateLimiter(
-                operation, quota, limited=self._is_limited, slowest_rate=self._slowest_rate, clock=self._clock
+                operation,
+                quota,
+                limited=self._is_limited,
+                slowest_rate=self._slowest_rate,
+                share=self._share,
+                clock=self._clock,
             )
             self._limiters[operation] = limiter
         return limiter
@@ -176,6 +186,8 @@ class RateLimiter:
         quota: its quota in requests a second; None if there is none.
         limited: whether to keep to the quota from the start, or only after the first throttles.
         slowest_rate: the lowest rate, in requests a second.
+        share: the part of the quota, and of the burst, that this client keeps to: where the quota is known, it does
+            not try for more, since the others have the rest. None if it need not share.
         clock: returns the time in seconds.
     """
 
@@ -186,14 +198,17 @@ class RateLimiter:
         *,
         limited: bool,
         slowest_rate: float = _SLOWEST_RATE,
+        share: float | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
+        part = 1.0 if share is None else share
         self._operation = operation
-        self._slowest_rate = slowest_rate
+        self._slowest_rate = part * slowest_rate
         self._clock = clock
-        self._target = _TARGET * quota if limited and quota else math.inf
+        self._target = _TARGET * part * quota if limited and quota else math.inf
         self._rate = self._target
-        self._burst = max(_SMALLEST_BURST, (1 - _TARGET) * (quota or _SMALLEST_QUOTA))
+        self._may_probe = share is None or not limited
+        self._burst = max(1.0, part * max(_SMALLEST_BURST, (1 - _TARGET) * (quota or _SMALLEST_QUOTA)))
         self._tokens = float(self._burst)
         self._filled_at = clock()
         self._probe = _PROBE
@@ -227,7 +242,7 @@ class RateLimiter:
             return
         if self._rate < self._target:
             self._raise_rate(_RECOVERY)
-        elif self._queue:
+        elif self._queue and self._may_probe:
             self._raise_rate(self._probe)
             self._probe += _PROBE_GROWTH / self._rate
 

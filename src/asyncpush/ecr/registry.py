@@ -45,7 +45,13 @@ class EcrRegistry:
         self, client: Any, name: RegistryName, aws: AwsConfiguration, http: EcrHttp, *, settings: Settings, emit: Emit
     ) -> None:
         self.name = name
-        self.pace = Pace(name.service, client.meta.endpoint_url, slowest_rate=settings.retry.slowest_rate)
+        self.pace = Pace(
+            name.service,
+            client.meta.endpoint_url,
+            slowest_rate=settings.retry.slowest_rate,
+            share=settings.quota_share,
+            assumed=settings.assumes_quotas,
+        )
         self._client = client
         self._http = http
         self._hosts: list[HostBackoff] = []

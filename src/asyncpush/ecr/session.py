@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,7 +30,7 @@ from asyncpush.ecr.regions import known_regions
 from asyncpush.errors import ConfigurationError
 from asyncpush.http.session import user_agent
 from asyncpush.redaction import hide_user_of
-from asyncpush.reference import RegistryName, Service
+from asyncpush.reference import RegistryName
 from asyncpush.settings import AwsConfiguration
 
 _CLOSE_TIMEOUT = 5
@@ -91,8 +91,29 @@ async def open_client(
         ConfigurationError: no region is set, or the region, profile, endpoint or proxy is invalid.
         CredentialsError: there are no credentials; nothing was sent.
     """
+    async with _open(registry.service, registry, aws, connections, transport or Transport()) as client:
+        part_body.install(client)
+        yield client
+
+
+@asynccontextmanager
+async def open_s3(aws: AwsConfiguration, connections: int) -> AsyncIterator[Any]:
+    """Open a client for S3; ``endpoint_url`` of *aws* is ECR's, so that only the environment can name another endpoint.
+
+    Raises:
+        ConfigurationError: no region is set, or the region, profile, endpoint or proxy is invalid.
+        CredentialsError: there are no credentials; nothing was sent.
+    """
+    transport = Transport(retry_mode="standard")
+    async with _open("s3", RegistryName(), replace(aws, endpoint_url=None), connections, transport) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _open(
+    service: str, registry: RegistryName, aws: AwsConfiguration, connections: int, transport: Transport
+) -> AsyncIterator[Any]:
     http_session.check_host_names()
-    transport = transport or Transport()
     region = registry.region or aws.region
     session = await to_thread.run_sync(_session, region, aws)
     if not session.region_name:
@@ -107,12 +128,10 @@ async def open_client(
         if transport.signed:
             credentials = await stack.enter_async_context(open_credentials(aws, session.region_name))
             session._session._credentials = credentials  # noqa: SLF001 - otherwise the session looks for its own
-        await to_thread.run_sync(_load_data, session, registry.service)
-        with translate_errors("connecting", aws.endpoint_url or "ECR"):
+        await to_thread.run_sync(_load_data, session, service)
+        with translate_errors("connecting", aws.endpoint_url or service.upper()):
             try:
-                opening = session.client(
-                    registry.service, endpoint_url=aws.endpoint_url, config=config, verify=transport.verify
-                )
+                opening = session.client(service, endpoint_url=aws.endpoint_url, config=config, verify=transport.verify)
                 client = await opening.__aenter__()
             except bce.InvalidRegionError as error:
                 raise ConfigurationError(
@@ -127,7 +146,6 @@ async def open_client(
         stack.push_async_exit(lambda *details: _close(opening, *details))
         _check_endpoint(client.meta.endpoint_url)
         _check_proxy(client)
-        part_body.install(client)
         yield client
 
 
@@ -175,7 +193,7 @@ def _session(region: str | None, aws: AwsConfiguration) -> Any:
     return aioboto3.Session(botocore_session=inner)
 
 
-def _load_data(session: Any, service: Service) -> None:
+def _load_data(session: Any, service: str) -> None:
     """Read the data of botocore's that a client needs; blocks, for a tenth of a second the first time."""
     loader = session._session.get_component("data_loader")  # noqa: SLF001 - there is no public access to it
     with _LOADING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from asyncpush import open_files
-from asyncpush.errors import JournalError, UsageError
+from asyncpush.errors import JournalError, JournalInUseError, UsageError
 
 #: How a SQLite file begins, and where its application id is (SQLite's file format, "the database header").
 _MAGIC = b"SQLite format 3\0"
@@ -211,7 +211,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(
+            raise JournalInUseError(
                 f"another process uses the journal {path}", hint="wait for that process, or name another file"
             ) from error
         except OSError as error:

@@ -133,7 +133,7 @@ def summarize(path: Path) -> JournalSummary:
             "SELECT count(DISTINCT repository), count(*), total(referenced), total(size) FROM layer"
         ).fetchone()
         return JournalSummary(
-            runs=list(_runs(connection)),
+            runs=list(run_rows(connection)),
             repositories=repositories,
             layers=layers,
             layers_referenced=int(referenced),
@@ -154,8 +154,8 @@ def rows(
         JournalError: it is damaged.
     """
     with read_database(path) as connection:
-        yield from _runs(connection)
-        yield from _images(connection)
+        yield from run_rows(connection)
+        yield from image_rows(connection)
         yield from _tags(connection)
         yield from _referrers(connection)
         yield from _making(connection)
@@ -164,7 +164,8 @@ def rows(
         yield from _uploads(connection)
 
 
-def _runs(connection: sqlite3.Connection) -> Iterator[RunRow]:
+def run_rows(connection: sqlite3.Connection) -> Iterator[RunRow]:
+    """The runs of an open journal."""
     found = connection.execute(
         "SELECT id, plan, started, begun, ended, run.failed, images_finished + count(digest),"
         " images_failed + count(image.run) - count(digest)"
@@ -185,7 +186,8 @@ def _runs(connection: sqlite3.Connection) -> Iterator[RunRow]:
         )
 
 
-def _images(connection: sqlite3.Connection) -> Iterator[ImageRow]:
+def image_rows(connection: sqlite3.Connection) -> Iterator[ImageRow]:
+    """The images of all its runs."""
     found = connection.execute(
         "SELECT run, copy, outcome, source_digest, digest, reason, at FROM image ORDER BY run, copy"
     )

@@ -20,7 +20,9 @@ from asyncpush.errors import AsyncpushError, RegistryError, SourceError
 from asyncpush.journal import LeftUpload
 from asyncpush.manifest import Manifest
 from asyncpush.migrate.first_uploads import FirstUploads, PendingImage, UploadTotals
-from asyncpush.model import Digest, PushedLayer
+from asyncpush.migrate.report import Copy
+from asyncpush.migrate.siblings import Siblings
+from asyncpush.model import Descriptor, Digest, PushedLayer
 from asyncpush.protocols import Blob, Repository
 from asyncpush.single_flight import FirstFailure
 
@@ -95,6 +97,7 @@ class LayerDistributor:
         self._open_batches: dict[str, _Batch] = {}
         self._sending: dict[tuple[str, str], _Batch] = {}
         self._left: dict[str, dict[str, int]] = {}
+        self._siblings: Siblings | None = None
 
     # What the run knows already
 
@@ -135,6 +138,17 @@ class LayerDistributor:
     def remember(self, registry: str, repository: str, digest: Digest) -> None:
         """Learn from an earlier run that an image of *repository*, an address, refers to a layer."""
         self._at(registry).sources.setdefault(digest, repository.removeprefix(f"{registry}/"))
+
+    def look_beside(self, siblings: Siblings | None) -> None:
+        """Also mount layers from repositories that other shards push to."""
+        self._siblings = siblings
+
+    async def ask_siblings(self, copy: Copy, digests: Iterable[Digest]) -> None:
+        """Ask repositories of other shards for those of *digests* that can be mounted from nowhere else."""
+        if self._siblings is not None:
+            registry, target = self._registry(copy.repository), copy.goal.target
+            unknown = [digest for digest in digests if digest not in registry.sources]
+            await self._siblings.ask(target, copy.repository.name, copy.entry.location, unknown)
 
     def mark_referenced(self, repository: Repository, digests: Iterable[Digest]) -> None:
         """Learn that images of *repository* refer to these layers."""
@@ -184,6 +198,29 @@ class LayerDistributor:
                 registry.first_uploads.settle_all()
             return None
         registry.granted += 1
+        return await self._mounted(repository, blob, descriptor)
+
+    async def mount_beside(self, repository: Repository, blob: Blob) -> PushedLayer | None:
+        """Mount *blob* from a repository of another shard; None if that can't be done."""
+        registry, descriptor, address = self._registry(repository), blob.descriptor, registry_of(repository)
+        if self._siblings is None or descriptor is None or registry.mounts is False:
+            return None
+        holder = self._siblings.holder(address, descriptor.digest)
+        if holder is None:
+            return None
+        try:
+            granted = await repository.mount(descriptor.digest, holder)
+        except RegistryError:
+            granted = False
+        self._siblings.note_mount(address, descriptor.digest, granted=granted)
+        if not granted:
+            return None
+        registry.granted += 1
+        registry.sources.setdefault(descriptor.digest, holder)
+        registry.first_uploads.settle(descriptor.digest)
+        return await self._mounted(repository, blob, descriptor)
+
+    async def _mounted(self, repository: Repository, blob: Blob, descriptor: Descriptor) -> PushedLayer:
         if journal := self._push.journal:
             await journal.layer_completed(repository.address, blob.identity, descriptor)
         return PushedLayer(descriptor, 0, "mounted")
@@ -299,8 +336,10 @@ class ImageSender:
         while layer is None:
             if first_upload is not None:
                 await self.first_uploads.wait(self.image, first_upload)
-            layer = await self.distributor.mount(repository, blob) or await self.distributor.upload(
-                repository, blob, lambda: self.first_uploads.start(self.image, blob)
+            layer = (
+                await self.distributor.mount(repository, blob)
+                or await self.distributor.mount_beside(repository, blob)
+                or await self.distributor.upload(repository, blob, lambda: self.first_uploads.start(self.image, blob))
             )
         self.first_uploads.complete(self.image, blob)
         return layer

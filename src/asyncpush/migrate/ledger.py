@@ -18,6 +18,7 @@ from asyncpush.journal import SqliteJournal
 from asyncpush.migrate.layer_distribution import LayerDistributor
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken, retry_may_succeed, waiting_may_help
+from asyncpush.migrate.shard import Shard
 from asyncpush.migrate.targets import OpenTarget, open_targets
 from asyncpush.model import Digest
 from asyncpush.settings import RetryPolicy, Settings
@@ -39,6 +40,7 @@ class Options:
         retries: how often failed copies are tried again at the end.
         resume_within: an interrupted run is resumed if it started within this many seconds.
         rest: seconds to wait before failed copies are tried again, if waiting can help; doubled each time.
+        shard: the part of the plan to migrate; None for all of it.
     """
 
     dry: bool = False
@@ -47,6 +49,7 @@ class Options:
     retries: int = 2
     resume_within: float = RESUME_WITHIN
     rest: float = 5.0
+    shard: Shard | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -226,13 +229,14 @@ async def begin_run(journal: SqliteJournal, plan: str, options: Options, emit: E
     return state.resumed
 
 
-def fingerprint(plan: Plan, settings: Settings, registries: Sequence[str]) -> str:
+def fingerprint(plan: Plan, settings: Settings, registries: Sequence[str], shard: Shard | None = None) -> str:
     """A text that is equal for plans and settings with the same effect; it contains no secret.
 
     Args:
         plan: the plan.
         settings: some of them change the images that are pushed.
         registries: the addresses of the plan's targets, with the account that the run found.
+        shard: the part of the plan that is migrated.
     """
     making = (
         settings.compression,
@@ -240,4 +244,5 @@ def fingerprint(plan: Plan, settings: Settings, registries: Sequence[str]) -> st
         settings.push_foreign_layers,
         settings.available_platforms,
     )
-    return Digest.of(repr((plan.targets, plan.entries, making, list(registries))).encode()).hex
+    parts = (plan.targets, plan.entries, making, list(registries), *((str(shard),) if shard else ()))
+    return Digest.of(repr(parts).encode()).hex

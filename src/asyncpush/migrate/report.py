@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from anyio import to_thread
 
@@ -17,6 +18,7 @@ from asyncpush.errors import (
     AsyncpushError,
     ChoiceError,
     ConnectionFailedError,
+    InvalidReferenceError,
     ManifestError,
     ServiceError,
     SourceDeniedError,
@@ -29,6 +31,7 @@ from asyncpush.errors import (
 from asyncpush.migrate.plan.model import Goal, PlanEntry
 from asyncpush.model import Digest, LeftOut
 from asyncpush.protocols import Repository
+from asyncpush.reference import parse_destination
 from asyncpush.results import ImageResult, Result
 
 #: ``planned`` in a dry run; ``finished`` by an interrupted run of the same migration, and not checked again;
@@ -73,6 +76,52 @@ class Copy:
             return f"{source} -> {self.repository.address}@{self.entry.place}"
         suffix = f":{self.tag}" if self.tag else f"@{self.reference}"
         return f"{source} -> {self.repository.address}{suffix}"
+
+
+_CHOICE = re.compile(r"(.+) \(([A-Za-z0-9._+/,-]+/[A-Za-z0-9._+/,-]+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class CopyName:
+    """What a copy's key in the journal tells (``Copy.key``).
+
+    Attributes:
+        source: the image, as ``push`` would take it.
+        choice: the platforms that were selected; empty for all.
+        address: the repository's address.
+        tag: the tag that it gets; None for an image without one.
+        is_placeholder: whether it stands for images that are unknown.
+    """
+
+    source: str
+    choice: str
+    address: str
+    tag: str | None
+    is_placeholder: bool
+
+    @classmethod
+    def parse(cls, key: str) -> Self:
+        """Take a key apart."""
+        source, _, destination = key.rpartition(" -> ")
+        chosen = _CHOICE.fullmatch(source)
+        source, choice = (chosen[1], chosen[2]) if chosen else (source, "")
+        address, at, reference = destination.partition("@")
+        if at:
+            is_placeholder = bool(reference) and not reference.startswith("sha256:")
+            return cls(source, choice, address, None, is_placeholder)
+        address, _, tag = destination.rpartition(":")
+        return cls(source, choice, address, tag, is_placeholder=False)
+
+    @property
+    def destination(self) -> str:
+        """Where it goes, as a list names it: without the address of an endpoint that is not AWS's."""
+        try:
+            is_known = bool(parse_destination(self.address).registry.host)
+        except InvalidReferenceError:
+            is_known = False
+        # ENDPOINT/REGION/ACCOUNT/REPOSITORY
+        name = self.address if is_known else self.address.split("/", 3)[-1]
+        return f"{name}:{self.tag}" if self.tag else name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

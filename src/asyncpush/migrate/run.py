@@ -24,7 +24,7 @@ from asyncpush.errors import (
     foreseen,
     only_cause,
 )
-from asyncpush.events import Emit, Event, Listener, PartSent, ignore
+from asyncpush.events import Emit, Event, Listener, Notice, PartSent, ignore
 from asyncpush.journal import LeftUpload, SqliteJournal
 from asyncpush.migrate.discovery import Backlog, Discovered, Discovery, Present, Ready
 from asyncpush.migrate.layer_distribution import registry_of, score
@@ -32,6 +32,8 @@ from asyncpush.migrate.ledger import MigrationContext, Options, begin_run, finge
 from asyncpush.migrate.plan.model import Plan, PlanEntry
 from asyncpush.migrate.referrers import Referrers
 from asyncpush.migrate.report import Copy, CopyResult, Report, journal_reason, pushed_result, retry_may_succeed
+from asyncpush.migrate.shard import Shard, repositories_of
+from asyncpush.migrate.siblings import Siblings
 from asyncpush.migrate.source_listing import SourceListing
 from asyncpush.migrate.targets import complete_repository, create_by_push, prepare
 from asyncpush.model import Digest
@@ -97,22 +99,26 @@ async def migrate_plan(
 
     async with open_migration(plan, options, settings, count, journal=journal, retry=retry) as context:
         resumed = False
+        part = _own_part(plan, options.shard, context.emit)
         try:
-            await prepare(plan, context.targets, dry=options.dry)
+            await prepare(part, context.targets, dry=options.dry)
             left: Collection[LeftUpload] = ()
             if journal is not None and not options.dry:
                 addresses = [target.registry.address for target in context.targets.values()]
-                resumed = await begin_run(journal, fingerprint(plan, settings, addresses), options, context.emit)
+                resumed = await begin_run(
+                    journal, fingerprint(plan, settings, addresses, options.shard), options, context.emit
+                )
                 left = await journal.left_uploads()
             context.distributor.resume(left)
+            context.distributor.look_beside(_siblings(plan, context))
             with only_cause(), context.scope:
-                await _Pipeline(context, {upload.repository for upload in left}).go(plan.entries)
+                await _Pipeline(context, {upload.repository for upload in left}).go(part.entries)
         except CREDENTIALS_LOST as error:
             context.stop_on(error)
         if context.journal_error is not None:
             raise context.journal_error
         if context.stopped is not None:
-            SourceListing(context).fail_rest(plan.entries, context.stopped)
+            SourceListing(context).fail_rest(part.entries, context.stopped)
         elif journal is not None and not options.dry:
             await _end_run(journal, context)
         requests = Counter[str]()
@@ -129,6 +135,24 @@ async def migrate_plan(
         resumed=resumed,
         stopped=context.stopped,
     )
+
+
+def _own_part(plan: Plan, shard: Shard | None, emit: Emit) -> Plan:
+    """What this machine migrates of *plan*."""
+    if shard is None:
+        return plan
+    part = shard.part_of(plan)
+    taken, total = len(repositories_of(part)), len(repositories_of(plan))
+    emit(Notice(f"shard {shard} has {taken} of the plan's {total} repositories"))
+    return part
+
+
+def _siblings(plan: Plan, context: MigrationContext) -> Siblings | None:
+    """The repositories of *plan* that other machines migrate."""
+    shard = context.options.shard
+    if shard is None or context.options.dry:
+        return None
+    return Siblings(plan, shard, lambda target, name: context.targets[target].repository(name))
 
 
 async def _end_run(journal: SqliteJournal, context: MigrationContext) -> None:
@@ -305,12 +329,14 @@ class _Pipeline:
 
     async def _push_diff(self, ready: Ready, copy: Copy, diff: ImageDiff) -> ImageResult:
         distributor, journal = self._context.distributor, self._context.journal
-        if diff.to_send and await self._mounts(copy) and journal is not None:
-            # Layers that an earlier run pushed into this registry can be mounted from there.
+        if diff.to_send and await self._mounts(copy):
             digests = [blob.descriptor.digest for blob in diff.to_send if blob.descriptor]
-            registry = registry_of(copy.repository)
-            for digest, address in (await journal.mount_sources(registry, digests)).items():
-                distributor.remember(registry, address, digest)
+            if journal is not None:
+                # Layers that an earlier run pushed into this registry can be mounted from there.
+                registry = registry_of(copy.repository)
+                for digest, address in (await journal.mount_sources(registry, digests)).items():
+                    distributor.remember(registry, address, digest)
+            await distributor.ask_siblings(copy, digests)
         with distributor.sender(copy.repository, diff.to_send, diff.present) as sender:
             run = replace(self._context.push, sender=sender)
             return await push_diff(ready.image, diff, copy.repository, copy.tag, copy.destination, run)

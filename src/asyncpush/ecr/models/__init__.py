@@ -17,8 +17,8 @@ from botocore.exceptions import DataNotFoundError
 from botocore.loaders import JSONFileLoader, Loader
 
 #: The services whose clients asyncpush opens with this data, and their names in ``endpoints.json``.
-_SERVICES = ("ecr", "ecr-public", "sts")
-_ENDPOINTS = ("api.ecr", "api.ecr-public", "sts")
+_SERVICES = ("ecr", "ecr-public", "s3", "sts")
+_ENDPOINTS = ("api.ecr", "api.ecr-public", "s3", "sts")
 
 _OPENERS: dict[str, Any] = {".json": open, ".json.gz": gzip.open}
 
