@@ -48,6 +48,7 @@ _PAGES = {
     "ecr-public": "aws-cli",
     "help": "environment",
     "layers": "push",
+    "report": "journal",
     "serve": "emulator",
 }
 

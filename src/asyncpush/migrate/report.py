@@ -29,6 +29,7 @@ from asyncpush.errors import (
     UsageError,
 )
 from asyncpush.migrate.plan.model import Goal, PlanEntry
+from asyncpush.migrate.timeline import Timeline
 from asyncpush.model import Digest, LeftOut
 from asyncpush.protocols import Repository
 from asyncpush.reference import parse_destination
@@ -213,6 +214,7 @@ class Report(Result):
         seconds: how long it took.
         resumed: whether the run resumed an interrupted one.
         stopped: the error that ended the run early: credentials were lost. With a journal, the next run resumes.
+        timeline: when images and layers were under way; None if several machines made the run.
     """
 
     results: tuple[CopyResult, ...]
@@ -223,6 +225,7 @@ class Report(Result):
     resumed: bool
     stopped: AsyncpushError | None = None
     nothing_taken: tuple[NothingTaken, ...] = ()
+    timeline: Timeline | None = None
 
     @property
     def failed(self) -> tuple[CopyResult, ...]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 import time
 from collections.abc import Callable
 from importlib.resources import files
@@ -18,6 +15,7 @@ from asyncpush.emulator.dashboard.traffic import Traffic
 from asyncpush.emulator.faults.injector import HitCount
 from asyncpush.emulator.faults.rules import FaultConfig
 from asyncpush.emulator.store.state import Store
+from asyncpush.html_page import content_security_policy
 
 #: Pages that are kept up to date at a time: each of them is a connection.
 MAX_PAGES = 32
@@ -72,11 +70,7 @@ class Dashboard:
         application.on_shutdown.append(self._close)
 
     async def _answer_page(self, _: web.Request) -> web.Response:
-        policy = (
-            "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
-            f"frame-ancestors 'none'; style-src {_sources(self._html, 'style')}; "
-            f"script-src {_sources(self._html, 'script')}"
-        )
+        policy = content_security_policy(self._html, connect_src="'self'", frame_ancestors="'none'")
         headers = {**_HEADERS, "Content-Security-Policy": policy}
         return web.Response(text=self._html, content_type="text/html", charset="utf-8", headers=headers)
 
@@ -159,10 +153,3 @@ class Dashboard:
 
     async def _close(self, _: web.Application) -> None:
         self._closing.set()
-
-
-def _sources(html: str, element: str) -> str:
-    """What a Content-Security-Policy calls the page's own elements: the hashes of what they hold."""
-    held = re.findall(rf"<{element}>(.*?)</{element}>", html, re.DOTALL)
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in held]
-    return " ".join(f"'sha256-{each}'" for each in hashes)
