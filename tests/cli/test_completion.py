@@ -117,7 +117,7 @@ def test_zsh_completes_commands_options_and_files(
     ("line", "offered"),
     [
         ("asyncpush pu", {"push"}),
-        ("asyncpush plan ", {"check", "import", "schema"}),
+        ("asyncpush plan ", {"batch", "check", "import", "schema"}),
         ("asyncpush push ima", {"image.tar"}),
         ("asyncpush push --journal ima", {"image.tar"}),
         ("asyncpush push --transport ", {"api", "v2", "auto"}),
