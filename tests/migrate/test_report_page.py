@@ -26,7 +26,7 @@ from support.browser import browser
 from support.commands import run_beside
 from support.migrations import Bench, layer
 
-EVIL = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>\u2028&amp;"
+EVIL = "</script x></script><script>document.title='broken'</script><img src=x onerror=alert(1)>\u2028&amp;"
 
 
 def data_of(page: str) -> list[dict[str, Any]]:
@@ -185,8 +185,8 @@ def test_no_name_can_end_the_script_that_holds_the_data() -> None:
 
     page = render_report([document(image)])
 
-    assert page.count("</script>") == 2
-    assert "\u2028" not in page
+    [raw] = re.findall(r'id="data">(.*?)</script>', page, re.DOTALL)
+    assert not set("<>&\u2028\u2029") & set(raw)
     assert data_of(page)[0]["images"][0]["destination"] == EVIL
 
 
@@ -198,7 +198,7 @@ def test_a_long_run_takes_bounded_memory() -> None:
         recorder(LayerStarted(key, "layer", 10, "app:1"))
         recorder(PartSent(key, 10, 10))
         recorder(RequestDone("UploadLayerPart", 0.5, "throttled" if number % 2 else "succeeded"))
-        now += 2 if number < 10 else 1
+        now += 1 if number < 4_990 else 2
         recorder(LayerDone(key, Digest("0" * 64), "pushed"))
         recorder(Notice("note"))
 
