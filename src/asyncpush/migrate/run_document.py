@@ -131,6 +131,7 @@ def run_document(report: Report, plan: Plan, *, dry: bool = False, interrupted: 
         nothing_taken=[_text(str(nothing)) for nothing in report.nothing_taken],
         stopped=_error(report.stopped) if report.stopped else None,
         timeline=_presentable(timeline) if timeline else None,
+        note="" if timeline else "Several processes made this run: there is no timeline.",
     )
 
 

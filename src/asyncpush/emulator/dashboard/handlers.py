@@ -126,8 +126,9 @@ class Dashboard:
             now = time.monotonic()
             if not self._sections or now - self._looked > _FRESH:
                 self._looked = now
-                inventory = self._inventory = self._inventory or Inventory(self._store)
+                inventory, self._inventory = self._inventory or Inventory(self._store), None
                 await inventory.update()
+                self._inventory = inventory  # not if its update was cancelled halfway
                 self._sections = {name: msgspec.json.encode(section) for name, section in self._tell(inventory)}
             return self._sections
 

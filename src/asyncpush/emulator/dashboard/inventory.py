@@ -30,8 +30,8 @@ IMAGES_OF_ONE = 200
 #: Tags of an image, and repositories of a layer, that a row names.
 _NAMES = 8
 
-#: Layers that are looked at before others get their turn in the event loop.
-_TURN = 5_000
+#: Layers or images that are looked at before others get their turn in the event loop.
+_TURN = 200
 
 Row = dict[str, object]
 
@@ -48,25 +48,22 @@ class Inventory:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._seen: dict[RepositoryState, _Seen] = {}
-        self._holders: dict[Digest, list[RepositoryState]] = {}
-        self._sizes: dict[Digest, int] = {}
-        self._uses: Counter[Digest] = Counter()
-        self._shared: set[Digest] = set()
+        self._holders: dict[str, list[RepositoryState]] = {}
+        self._sizes: dict[str, int] = {}
+        self._uses: Counter[str] = Counter()
+        self._shared: set[str] = set()
         self._bytes = self._saved = 0
-        self._most_shared: list[Digest] | None = None
+        self._most_shared: list[str] | None = None
         self._moves: dict[str, _Move] = {}
+        self._looked = 0
 
     async def update(self) -> None:
         """Take in what has changed; others get their turn in between."""
         current = [state for held in self._store.repositories.values() for state in held.values()]
         for gone in self._seen.keys() - set(current):
-            self._forget(gone)
-        looked = 0
+            await self._forget(gone)
         for state in current:
-            looked += self._look_at(state)
-            if looked >= _TURN:
-                looked = 0
-                await anyio.lowlevel.checkpoint()
+            await self._look_at(state)
 
     def totals(self) -> dict[str, int]:
         """How much there is: bytes of different layers, and those that images save by sharing them."""
@@ -106,7 +103,7 @@ class Inventory:
         """A row for each layer, config blobs included, that several images name; the largest saving first."""
         if self._most_shared is None:
             self._most_shared = heapq.nlargest(LAYERS, self._shared, key=self._saving)
-        return _table((self._layer(digest) for digest in self._most_shared), len(self._shared))
+        return _table((self._layer(layer) for layer in self._most_shared), len(self._shared))
 
     def uploads(self) -> Row:
         """A row for each upload in flight, the one that moved last first."""
@@ -118,56 +115,70 @@ class Inventory:
         chosen = heapq.nlargest(UPLOADS, uploads.values(), key=lambda upload: self._moves[upload.id].at)
         return _table((_upload(each, self._moves[each.id], names) for each in chosen), len(uploads))
 
-    def _look_at(self, state: RepositoryState) -> int:
-        """Take in what is new in a repository; returns how much that is."""
+    async def _look_at(self, state: RepositoryState) -> None:
+        """Take in what is new in a repository."""
         seen = self._seen.setdefault(state, _Seen())
         # Layers are added at the end, and stay as long as the repository.
         layers = list(islice(state.layers.items(), seen.layers, None))
+        # Replaced as a whole by each change; put after its layers, so these are all known.
+        old, new = seen.images, state.images
+        for digest, size in layers:
+            await self._take_turn()
+            self._add_layer(str(digest), size, state)
         seen.layers += len(layers)
         seen.bytes += sum(size for _, size in layers)
-        for digest, size in layers:
-            if digest not in self._holders:
-                self._holders[digest] = []
-                self._sizes[digest] = size
-                self._bytes += size
-            self._holders[digest].append(state)
-        old, seen.images = seen.images, state.images  # replaced as a whole by each change
-        changed = 0
-        if old is not state.images:
-            for digest in state.images.keys() - old.keys():
-                changed += self._use(state.images[digest], +1)
-            for digest in old.keys() - state.images.keys():
-                changed += self._use(old[digest], -1)
-        if layers or changed:
-            self._most_shared = None
-        return len(layers) + changed
+        if old is not new:
+            for digest in new.keys() - old.keys():
+                await self._take_turn()
+                self._use(new[digest], +1)
+            for digest in old.keys() - new.keys():
+                await self._take_turn()
+                self._use(old[digest], -1)
+            seen.images = new
 
-    def _use(self, image: ImageRecord, change: int) -> int:
-        """Count an image at its layers; returns how many it has."""
-        layers = [digest for digest in image.manifest.named if digest in self._sizes]
-        for digest in layers:
-            before = self._saving(digest)
-            self._uses[digest] += change
-            self._saved += self._saving(digest) - before
-            if self._uses[digest] > 1:
-                self._shared.add(digest)
-            else:
-                self._shared.discard(digest)
-        return len(layers)
-
-    def _forget(self, state: RepositoryState) -> None:
-        seen = self._seen.pop(state)
-        for image in seen.images.values():
-            self._use(image, -1)
-        for digest in islice(state.layers, seen.layers):
-            self._holders[digest].remove(state)
-            if not self._holders[digest]:
-                self._bytes -= self._sizes.pop(digest)
-                del self._holders[digest], self._uses[digest]
+    def _add_layer(self, layer: str, size: int, holder: RepositoryState) -> None:
+        if layer not in self._holders:
+            self._holders[layer] = []
+            self._sizes[layer] = size
+            self._bytes += size
+        self._holders[layer].append(holder)
         self._most_shared = None
 
-    def _saving(self, digest: Digest) -> int:
-        return self._sizes[digest] * max(self._uses[digest] - 1, 0)
+    def _use(self, image: ImageRecord, change: int) -> None:
+        """Count an image at its layers."""
+        self._most_shared = None
+        for layer in {blob.digest for blob in (*image.manifest.blobs, *image.manifest.foreign)}:
+            if layer not in self._sizes:
+                continue
+            before = self._saving(layer)
+            self._uses[layer] += change
+            self._saved += self._saving(layer) - before
+            if self._uses[layer] > 1:
+                self._shared.add(layer)
+            else:
+                self._shared.discard(layer)
+
+    async def _forget(self, state: RepositoryState) -> None:
+        seen = self._seen.pop(state)
+        for image in seen.images.values():
+            await self._take_turn()
+            self._use(image, -1)
+        for digest in islice(state.layers, seen.layers):
+            await self._take_turn()
+            layer = str(digest)
+            self._holders[layer].remove(state)
+            if not self._holders[layer]:
+                self._bytes -= self._sizes.pop(layer)
+                del self._holders[layer], self._uses[layer]
+
+    async def _take_turn(self) -> None:
+        """Let others have the event loop now and then."""
+        self._looked += 1
+        if self._looked % _TURN == 0:
+            await anyio.lowlevel.checkpoint()
+
+    def _saving(self, layer: str) -> int:
+        return self._sizes[layer] * max(self._uses[layer] - 1, 0)
 
     def _repository(self, state: RepositoryState) -> Row:
         seen = self._seen[state]
@@ -198,14 +209,14 @@ class Inventory:
             "pushedAt": round(image.pushed_at),
         }
 
-    def _layer(self, digest: Digest) -> Row:
-        holders = self._holders[digest]
+    def _layer(self, layer: str) -> Row:
+        holders = self._holders[layer]
         return {
-            "digest": str(digest),
-            "bytes": self._sizes[digest],
-            "images": self._uses[digest],
+            "digest": layer,
+            "bytes": self._sizes[layer],
+            "images": self._uses[layer],
             "repositories": len(holders),
-            "saved": self._saving(digest),
+            "saved": self._saving(layer),
             "names": [state.name for state in holders[:_NAMES]],
         }
 
