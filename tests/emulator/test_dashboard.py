@@ -244,10 +244,13 @@ async def test_the_page_fits_a_phone_in_the_dark(ecr: Ecr, emulator: Emulator, n
     await rubbish(emulator)
     name = "team/" + "long" * 50
     await ecr.call("create_repository", repositoryName=name)
-    await ecr.push_image(name, "t" * 128, b"{}", b"layer")
+    for tag in ("t" * 128, "u" * 128):
+        await ecr.push_image(name, tag, tag.encode(), b"layer" * 100_000)
     async with browser(need("chromium")) as page:
         await page.open(f"{emulator.endpoint_url}/", width=390, dark=True)
         await page.wait_for("document.querySelector('#images .tag')")
         assert await page.evaluate("document.documentElement.scrollWidth") == 390
+        wide = "[...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth).length"
+        assert await page.evaluate(wide) == 0
         dark = await page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert sum(map(int, dark.removeprefix("rgb(").removesuffix(")").split(","))) < 150
