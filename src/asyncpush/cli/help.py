@@ -50,6 +50,7 @@ _PAGES = {
     "ecr-public": "aws-cli",
     "help": "environment",
     "layers": "push",
+    "report": "journal",
     "serve": "emulator",
 }
 

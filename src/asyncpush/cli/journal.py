@@ -23,8 +23,9 @@ from asyncpush.errors import UsageError
 from asyncpush.journal.export import JournalSummary, RunRow, UploadRow, rows, summarize
 from asyncpush.journal.merge import merge
 from asyncpush.journal.prune import Pruned, prune
+from asyncpush.journal.reports import KeptRun, kept_runs
 from asyncpush.settings import AwsConfiguration
-from asyncpush.units import size_text
+from asyncpush.units import size_text, time_text
 
 #: Seconds that a journal keeps runs for by default: 30 days.
 _OLD = 30.0 * 24 * 60 * 60
@@ -71,6 +72,22 @@ class _SummaryDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     journal: JournalSummary
 
 
+class _KeptRunDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A run as JSON; without reports, what its processes took and sent is not known."""
+
+    run: RunRow
+    reports: int
+    seconds: float | None
+    bytes_sent: int | None
+
+
+class _RunsDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The runs as JSON."""
+
+    version: int = 1
+    runs: list[_KeptRunDocument]
+
+
 class _PruneDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What was deleted, as JSON."""
 
@@ -83,16 +100,31 @@ class _PruneDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 @_show.default
-def show(file: _File, /, *, output: OutputFormat = "text", verbose: _Verbose = False) -> int:
+def show(
+    file: _File,
+    /,
+    *,
+    runs: Annotated[bool, Parameter(negative=())] = False,
+    output: OutputFormat = "text",
+    verbose: _Verbose = False,
+) -> int:
     """Summarize a journal: its runs, layers and open uploads. A run may be using it.
 
     Args:
         file: The journal.
+        runs: Show its runs only, and how much each of them sent.
         output: Format of the result: lines, or one JSON document.
         verbose: Print the traceback of an error.
     """
 
     async def main() -> int:
+        if runs:
+            kept = await to_thread.run_sync(kept_runs, file)
+            if output == "json":
+                write_document(msgspec.to_builtins(_RunsDocument(runs=[_kept_run(each) for each in kept])))
+            else:
+                write_lines([_kept_line(each) for each in kept] or ["no runs"])
+            return DONE
         summary = await to_thread.run_sync(summarize, file)
         if output == "json":
             write_document(msgspec.to_builtins(_SummaryDocument(journal=summary)))
@@ -230,6 +262,21 @@ def _run_line(run: RunRow) -> str:
     ended = f", ended {_time(run.ended)}" if run.ended else ""
     counts = f"{_counted(run.finished, 'image')} finished, {run.failed} failed"
     return f"run {run.id}: {run.state}, {counts}; {began}{ended}"
+
+
+def _kept_run(kept: KeptRun) -> _KeptRunDocument:
+    known = bool(kept.reports)
+    return _KeptRunDocument(
+        run=kept.run,
+        reports=kept.reports,
+        seconds=round(kept.seconds, 3) if known else None,
+        bytes_sent=kept.sent if known else None,
+    )
+
+
+def _kept_line(kept: KeptRun) -> str:
+    course = f"{size_text(kept.sent)} sent in {time_text(kept.seconds)}" if kept.reports else "no report kept"
+    return f"{_run_line(kept.run)}; {course}"
 
 
 def _upload_line(upload: UploadRow) -> str:

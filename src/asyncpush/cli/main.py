@@ -34,6 +34,7 @@ app.command(
 )
 app.command("asyncpush.cli.plan:app", name="plan", help="Check a migration plan, or import one from another tool.")
 app.command("asyncpush.cli.journal:app", name="journal", help="Show, export, prune or merge journals.")
+app.command("asyncpush.cli.run_report:app", name="report", help="Make a page for browsers of a migration's run.")
 app.command("asyncpush.cli.verify:app", name="verify", help="Verify that images in ECR are complete.")
 app.command("asyncpush.cli.doctor:app", name="doctor", help="Check what a push or migration needs, and say what to do.")
 app.command("asyncpush.cli.serve:app", name="serve", help="Run the emulator: a local ECR that keeps its data on disk.")

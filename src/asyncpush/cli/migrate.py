@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from anyio import to_thread
 from cyclopts import Parameter
 
@@ -58,7 +59,9 @@ from asyncpush.migrate.ledger import RESUME_WITHIN, Options
 from asyncpush.migrate.plan.load import parse_plan, read_text
 from asyncpush.migrate.plan.model import Plan, overridden
 from asyncpush.migrate.report import Copy, CopyResult, NothingTaken, Report, write_metrics
+from asyncpush.migrate.report_page import write_report
 from asyncpush.migrate.run import migrate_plan
+from asyncpush.migrate.run_document import run_document
 from asyncpush.migrate.shard import PLACEHOLDER, Shard, at_shard, journal_beside, parse_shard, parse_share
 from asyncpush.model import Platform
 from asyncpush.progress import progress
@@ -107,6 +110,7 @@ def migrate(
     strict: bool = False,
     failed_out: Annotated[str | None, Parameter(metavar="PATH")] = None,
     metrics_out: Annotated[str | None, Parameter(metavar="PATH")] = None,
+    report_out: Annotated[str | None, Parameter(name="--report", metavar="PATH")] = None,
     create_repository: bool = False,
     shards: ShardOptions | None = None,
     layers: LayerOptions | None = None,
@@ -130,6 +134,7 @@ def migrate(
         strict: Fail entries that match no tag, unless the plan sets min_tags: 0 for them.
         failed_out: Write the images that failed to this file, as a LIST to migrate again.
         metrics_out: Write metrics to this file at the end, in the Prometheus text format.
+        report_out: Write a report of the run to this file at the end, as a page for browsers.
         create_repository: Create repositories that do not exist, even if the plan does not say so.
     """
     show = show or OutputOptions()
@@ -140,6 +145,7 @@ def migrate(
         where = _where(parts, journal, path, dry=dry_run, no_resume=no_resume)
         settings = make_settings(limits, layers, create_repository=create_repository, quota_share=where.share)
         failed_file, metrics_file = where.file(failed_out, "--failed-out"), where.file(metrics_out, "--metrics-out")
+        report_file = where.file(report_out, "--report")
         text = await read_text(path)
         read = await to_thread.run_sync(parse_plan, text, None if path == "-" else Path(path), os.environ)
         for notice in read.notices:
@@ -186,6 +192,8 @@ def migrate(
             await to_thread.run_sync(write_list, failed_file, failed_lines(report))
         if metrics_file is not None:
             await write_metrics(report, metrics_file)
+        if report_file is not None:
+            await to_thread.run_sync(write_report, report_file, [run_document(report, ready, dry=dry_run)])
         say_notes(report.nothing_taken)
         _say_failures(report, failures, show)
         if not show.quiet:
@@ -433,6 +441,7 @@ def _document(report: Report) -> Json:
             "resumed": report.resumed,
         },
         **({"forecast": forecast_document(report.forecast)} if report.forecast else {}),
+        **({"timeline": msgspec.to_builtins(report.timeline)} if report.timeline else {}),
         **({"stopped": error_document(report.stopped)} if report.stopped else {}),
     }
 

@@ -221,7 +221,7 @@ def _introduce(emulator: Emulator, data: Path | None, advice: str) -> None:
     kept = f"keeps its data in {data}" if data else "deletes its data when it ends (--data DIR keeps it)"
     say(f"A local ECR listens on {url} and {kept}. Point any AWS tool at it:\n")
     write_lines([f"export AWS_ENDPOINT_URL_ECR={url}", f"export AWS_ENDPOINT_URL_ECR_PUBLIC={url}"])
-    say(f"\n{advice}\n\nCtrl-C ends it.")
+    say(f"\n{advice}\n\nA browser shows what it does at {url}/. Ctrl-C ends it.")
     if not emulator.fault_config.is_empty:
         say(f"\nIts faults: {msgspec.json.encode(describe(emulator.fault_config)).decode()}")
 

@@ -23,6 +23,7 @@ from asyncpush.emulator.auth.authentication import Authentication, read_principa
 from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, KnownCredentials, by_access_key_id
 from asyncpush.emulator.auth.tokens import LIFETIME, ExpiredTokenError, InvalidTokenError, Tokens
 from asyncpush.emulator.connections import Bodies, Connections, check_announced, read_body
+from asyncpush.emulator.dashboard.handlers import Dashboard
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.faults.injector import HitCount
 from asyncpush.emulator.faults.middleware import FaultMiddleware, add_admin
@@ -60,8 +61,8 @@ _READ_BUFFER = 256 * 1024
 class Emulator:
     """A local ECR on a data directory, serving while its ``async with`` block runs.
 
-    It answers ECR's JSON API at ``/``, pushes and pulls at ``/v2/``, and lists its requests at ``/_emulator/requests``
-    and the bytes of their bodies at ``/_emulator/received``.
+    It answers ECR's JSON API at ``/``, where browsers get a page that shows what it does; pushes and pulls at ``/v2/``;
+    and lists its requests at ``/_emulator/requests`` and the bytes of their bodies at ``/_emulator/received``.
     Each repository is an OCI image layout (``store/disk.py`` says where); another emulator on the same directory
     continues with everything that this one acknowledged, however this one ended.
 
@@ -182,6 +183,10 @@ class Emulator:
             self._json = await store.in_thread(JsonApi, store, limits, self._downloads, addressing, tokens)
             self._background = BackgroundTasks(await stack.enter_async_context(anyio.create_task_group()))
             self._v2 = V2Api(store, limits, self._background)
+            faults = self._middleware
+            self._dashboard = await store.in_thread(
+                Dashboard, store, lambda: faults.fault_config, lambda: faults.hit_counts
+            )
             await self._serve(listener, stack)
             self._open = stack.pop_all()
         return self
@@ -196,6 +201,7 @@ class Emulator:
         bodies = Bodies()
         self._connections = Connections(bodies.hurry)
         middlewares = (
+            self._dashboard.traffic.middleware,
             self._connections.middleware,
             self._received.middleware,
             self._admit,
@@ -204,6 +210,7 @@ class Emulator:
         )
         application = web.Application(middlewares=middlewares)
         application.router.add_post("/", self._answer_json)
+        self._dashboard.add_to(application)
         application.router.add_get("/_emulator/requests", self._answer_requests)
         application.router.add_get("/_emulator/received", self._received.answer)
         application.router.add_get(f"{DOWNLOAD_PATH}{{token}}", self._answer_layer)

@@ -269,6 +269,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if "choice" not in {column[1] for column in connection.execute("PRAGMA table_info(known)")}:
         connection.execute(ADD_CHOICE)
     connection.execute(ADD_MAKING)
+    connection.execute(ADD_REPORT)
 
 
 #: The application id in the header that marks a journal ("apjl"), and the version of its tables.
@@ -278,6 +279,12 @@ VERSION = 1
 #: Updates a journal from before it recorded half made repositories.
 ADD_MAKING = "CREATE TABLE IF NOT EXISTS making (repository TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID"
 
+#: Updates a journal from before it kept reports of runs.
+ADD_REPORT = (
+    "CREATE TABLE IF NOT EXISTS report (run INTEGER NOT NULL, begun REAL NOT NULL, seconds REAL NOT NULL,"
+    " sent INTEGER NOT NULL, document BLOB NOT NULL, PRIMARY KEY (run, begun))"
+)
+
 # `copy` and `reason` are blobs, since they can contain file names, which need not be UTF-8.
 #
 # run      images_* count the images of a run whose rows were replaced by those of a later run.
@@ -285,6 +292,7 @@ ADD_MAKING = "CREATE TABLE IF NOT EXISTS making (repository TEXT PRIMARY KEY, at
 # known    what a tag named when it was last checked, over all runs; `choice` is the platforms that were selected.
 # carried  manifests whose referrers were copied.
 # making   repositories that are being created; removed once they have their policies.
+# report   what each process did for a run, compressed; a run that was resumed has several.
 # layer    one row for each layer in each repository: there can be a million.
 SCHEMA = f"""
 BEGIN;
@@ -304,6 +312,7 @@ CREATE TABLE carried (
 CREATE TABLE compressed (
     identity TEXT PRIMARY KEY, media_type TEXT NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID;
 {ADD_MAKING};
+{ADD_REPORT};
 CREATE TABLE repository (key INTEGER PRIMARY KEY, address TEXT NOT NULL UNIQUE);
 CREATE TABLE layer (
     repository INTEGER NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL, referenced INTEGER NOT NULL,
@@ -347,6 +356,7 @@ COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
     "carried": {_TEXT: ("repository",), _DIGEST: ("digest",), _TIME: ("at",)},
     "compressed": {_TEXT: ("identity", "media_type"), _DIGEST: ("digest",), _COUNT: ("size",)},
     "making": {_TEXT: ("repository",), _TIME: ("at",)},
+    "report": {_COUNT: ("run", "sent"), _TIME: ("begun", "seconds"), _BLOB: ("document",)},
     "repository": {_TEXT: ("address",)},
     "layer": {_COUNT: ("repository", "size", "referenced"), _DIGEST: ("digest",)},
 }

@@ -113,6 +113,7 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
 def _copy_runs(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
     """Copy runs, with new numbers; those with the same plan and start are one run, of which the later copy counts."""
     columns = "plan, started, begun, ended, failed, images_finished, images_failed"
+    has_reports = bool(_columns(source, "report"))
     for key, plan, started, begun, ended, *counts in source.execute(f"SELECT id, {columns} FROM run ORDER BY id"):  # noqa: S608
         found = target.execute(
             "SELECT id, begun, ended FROM run WHERE plan = ? AND started = ?", (plan, started)
@@ -123,6 +124,7 @@ def _copy_runs(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
                 continue
             target.execute("DELETE FROM run WHERE id = ?", (number,))
             target.execute("DELETE FROM image WHERE run = ?", (number,))
+            target.execute("DELETE FROM report WHERE run = ?", (number,))
         new = target.execute(
             f"INSERT INTO run ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - words of ours
             (plan, started, begun, ended, *counts),
@@ -131,11 +133,23 @@ def _copy_runs(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
             "INSERT INTO image (run, copy, source_digest, digest, outcome, reason, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
             _images(source, key, new),
         )
+        if has_reports:
+            target.executemany(
+                "INSERT OR REPLACE INTO report (run, begun, seconds, sent, document) VALUES (?, ?, ?, ?, ?)",
+                _reports(source, key, new),
+            )
 
 
 def _images(source: sqlite3.Connection, run: int, new: int | None) -> Iterator[tuple[object, ...]]:
     rows: Iterable[tuple[object, ...]] = source.execute(
         "SELECT copy, source_digest, digest, outcome, reason, at FROM image WHERE run = ?", (run,)
+    )
+    return ((new, *row) for row in rows)
+
+
+def _reports(source: sqlite3.Connection, run: int, new: int | None) -> Iterator[tuple[object, ...]]:
+    rows: Iterable[tuple[object, ...]] = source.execute(
+        "SELECT begun, seconds, sent, document FROM report WHERE run = ?", (run,)
     )
     return ((new, *row) for row in rows)
 

@@ -58,6 +58,7 @@ def _forget(connection: sqlite3.Connection, before: float, unfinished: bool) -> 
         ).fetchall()
         images = connection.executemany("DELETE FROM image WHERE run = ?", old).rowcount
         runs = connection.executemany("DELETE FROM run WHERE id = ?", old).rowcount
+        connection.execute("DELETE FROM report WHERE run NOT IN (SELECT id FROM run)")
         tags = connection.execute("DELETE FROM known WHERE at < ?", (before,)).rowcount
         connection.execute("DELETE FROM carried WHERE at < ?", (before,))
         uploads = connection.execute("DELETE FROM upload WHERE heard < ?", (before,)).rowcount

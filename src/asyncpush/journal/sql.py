@@ -171,6 +171,22 @@ def end_run(connection: sqlite3.Connection, run: int, failed: int, now: float) -
     connection.execute("UPDATE run SET ended = ?, failed = ? WHERE id = ?", (now, failed, run))
 
 
+#: Reports that a journal keeps of one plan's runs: a nightly run has one of the last month.
+_REPORTS = 31
+
+
+def save_report(
+    connection: sqlite3.Connection, run: int, begun: float, seconds: float, sent: int, document: bytes
+) -> None:
+    """Insert what a process did for a run, and delete the oldest reports of its plan."""
+    connection.execute("INSERT OR REPLACE INTO report VALUES (?, ?, ?, ?, ?)", (run, begun, seconds, sent, document))
+    connection.execute(
+        "DELETE FROM report WHERE rowid IN (SELECT report.rowid FROM report JOIN run ON run.id = report.run"
+        " WHERE plan = (SELECT plan FROM run WHERE id = ?) ORDER BY report.begun DESC LIMIT -1 OFFSET ?)",
+        (run, _REPORTS),
+    )
+
+
 def save_finished(
     connection: sqlite3.Connection, run: int, copy: str, image: FinishedImage, choice: str, now: float
 ) -> None:

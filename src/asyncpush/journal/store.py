@@ -80,6 +80,22 @@ class SqliteJournal:
         await self._commits.do(partial(sql.end_run, run=run, failed=failed, now=self._now()))
         self._run = None
 
+    async def report_run(self, begun: float, seconds: float, sent: int, document: bytes) -> None:
+        """Keep a report of what this process did for the run.
+
+        Args:
+            begun: when it began, in seconds since 1970.
+            seconds: how long it took.
+            sent: bytes of layers that it sent.
+            document: the report; the journal does not read it.
+
+        Raises:
+            UsageError: no run has begun.
+        """
+        await self._commits.do(
+            partial(sql.save_report, run=self._begun(), begun=begun, seconds=seconds, sent=sent, document=document)
+        )
+
     @property
     def finished(self) -> Mapping[str, FinishedImage]:
         """The images that the run has finished so far, by ``copy``."""

@@ -32,6 +32,7 @@ from asyncpush.errors import (
 )
 from asyncpush.migrate.forecast import Forecast
 from asyncpush.migrate.plan.model import Goal, PlanEntry
+from asyncpush.migrate.timeline import Timeline
 from asyncpush.model import Digest, LeftOut
 from asyncpush.protocols import Repository
 from asyncpush.reference import parse_destination
@@ -227,6 +228,7 @@ class Report(Result):
         stopped: the error that ended the run early: credentials were lost, or too many images failed
             (``Options.max_failures``). With a journal, the next run resumes.
         forecast: what the run would take; None unless it was a dry one.
+        timeline: when images and layers were under way; None if several machines made the run.
     """
 
     results: tuple[CopyResult, ...]
@@ -238,6 +240,7 @@ class Report(Result):
     stopped: AsyncpushError | None = None
     nothing_taken: tuple[NothingTaken, ...] = ()
     forecast: Forecast | None = None
+    timeline: Timeline | None = None
 
     @property
     def failed(self) -> tuple[CopyResult, ...]:

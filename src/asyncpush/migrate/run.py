@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -35,10 +35,12 @@ from asyncpush.migrate.ledger import MigrationContext, Options, begin_run, finge
 from asyncpush.migrate.plan.model import Plan, PlanEntry
 from asyncpush.migrate.referrers import Referrers
 from asyncpush.migrate.report import Copy, CopyResult, Report, journal_reason, pushed_result, retry_may_succeed
+from asyncpush.migrate.run_document import keep, kept_if_interrupted
 from asyncpush.migrate.shard import Shard, repositories_of
 from asyncpush.migrate.siblings import Siblings
 from asyncpush.migrate.source_listing import SourceListing
 from asyncpush.migrate.targets import complete_repository, create_by_push, prepare
+from asyncpush.migrate.timeline import TimelineRecorder
 from asyncpush.model import Digest
 from asyncpush.protocols import ReferrerSource
 from asyncpush.results import ImageResult
@@ -91,60 +93,66 @@ async def migrate_plan(
     """
     started = time.monotonic()
     options, settings = options or Options(), settings or Settings()
-    listener = Listener(emit)
+    listener, recorder = Listener(emit), TimelineRecorder()
     sent = 0
+    run: SqliteJournal | None = None  # the journal, once the run has begun in it
 
     def count(event: Event) -> None:
         nonlocal sent
         if isinstance(event, PartSent):
             sent += event.sent
+        recorder(event)
         listener(event)
+
+    def report() -> Report:
+        requests = Counter[str]()
+        for registry in (*(target.registry for target in context.targets.values()), *context.ecr_sources.opened):
+            requests.update({pace.operation: pace.sent for pace in registry.pace.statistics()})
+        requests.update(context.source_pool.requests)
+        return Report(
+            results=tuple(context.results.values()),
+            left_out=tuple(context.left_out),
+            nothing_taken=tuple(context.nothing_taken.values()),
+            requests=requests,
+            sent=sent,
+            seconds=time.monotonic() - started,
+            resumed=resumed,
+            stopped=context.stopped,
+            timeline=recorder.timeline(),
+            forecast=make_forecast(context, time.monotonic() - started) if options.dry else None,
+        )
 
     async with open_migration(plan, options, settings, count, journal=journal, retry=retry) as context:
         resumed = False
         # The journal knows a plan by its patterns: a repository that was added meanwhile makes no other plan of it.
-        entries: Sequence[PlanEntry] = ()
+        part = replace(plan, entries=())
         try:
             expanded = await expand(plan, context)
             part = _own_part(expanded, options.shard, context.emit)
-            entries = part.entries
             await prepare(part, context.targets, dry=options.dry)
-            await note_backfill(entries, context)
+            await note_backfill(part.entries, context)
             left: Collection[LeftUpload] = ()
             if journal is not None and not options.dry:
                 addresses = [target.registry.address for target in context.targets.values()]
                 resumed = await begin_run(
                     journal, fingerprint(plan, settings, addresses, options.shard), options, context.emit
                 )
+                run = journal
                 left = await journal.left_uploads()
             context.distributor.resume(left)
             context.distributor.look_beside(_siblings(expanded, context))
-            with only_cause(), context.scope:
-                await _Pipeline(context, {upload.repository for upload in left}).go(entries)
+            async with kept_if_interrupted(run, part, report):
+                with only_cause(), context.scope:
+                    await _Pipeline(context, {upload.repository for upload in left}).go(part.entries)
         except CREDENTIALS_LOST as error:
             context.stop_on(error)
         if context.journal_error is not None:
             raise context.journal_error
         if context.stopped is not None:
-            SourceListing(context).fail_rest(entries, context.stopped)
-        elif journal is not None and not options.dry:
-            await _end_run(journal, context)
-        requests = Counter[str]()
-        for registry in (*(target.registry for target in context.targets.values()), *context.ecr_sources.opened):
-            requests.update({pace.operation: pace.sent for pace in registry.pace.statistics()})
-        requests.update(context.source_pool.requests)
-        forecast = make_forecast(context, time.monotonic() - started) if options.dry else None
-    return Report(
-        results=tuple(context.results.values()),
-        left_out=tuple(context.left_out),
-        nothing_taken=tuple(context.nothing_taken.values()),
-        requests=requests,
-        sent=sent,
-        seconds=time.monotonic() - started,
-        resumed=resumed,
-        stopped=context.stopped,
-        forecast=forecast,
-    )
+            SourceListing(context).fail_rest(part.entries, context.stopped)
+        done = report()
+        await _end_run(run, context, part, done)
+    return done
 
 
 def _own_part(plan: Plan, shard: Shard | None, emit: Emit) -> Plan:
@@ -165,8 +173,13 @@ def _siblings(plan: Plan, context: MigrationContext) -> Siblings | None:
     return Siblings(plan, shard, lambda target, name: context.targets[target].repository(name))
 
 
-async def _end_run(journal: SqliteJournal, context: MigrationContext) -> None:
-    """Write the failures of a run that has come to its end into the journal."""
+async def _end_run(journal: SqliteJournal | None, context: MigrationContext, plan: Plan, report: Report) -> None:
+    """Write a run's document into the journal; if it has come to its end, its failures and that it has ended, too."""
+    if journal is None:
+        return
+    await keep(journal, plan, report)
+    if context.stopped is not None:
+        return
     failures = [result for result in context.results.values() if result.outcome == "failed"]
     with only_cause():
         async with anyio.create_task_group() as tg:  # one commit for many
