@@ -121,9 +121,19 @@ def destination(registry: RegistryName, repository: str, tag: str | None) -> Des
         InvalidReferenceError: ECR does not accept the name of the repository or the tag.
     """
     check_repository(repository, registry.service)
-    if tag is not None and not is_tag(tag):
-        raise InvalidReferenceError(f"{tag[:140]!r} is not a tag", hint=_TAG_HINT)
+    if tag is not None:
+        check_tag(tag)
     return Destination(registry, repository, tag)
+
+
+def check_tag(tag: str) -> None:
+    """Check that *tag* can be a tag.
+
+    Raises:
+        InvalidReferenceError: it can't.
+    """
+    if not is_tag(tag):
+        raise InvalidReferenceError(f"{tag[:140]!r} is not a tag", hint=_TAG_HINT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -332,6 +332,25 @@ def test_standard_input_may_be_a_pipe_or_a_file(server: Server, tmp_path: Path) 
     held(server, "cli/stdin", "1")
 
 
+def test_an_image_is_pushed_under_several_tags_and_its_layers_once(server: Server, tmp_path: Path) -> None:
+    source = layout(tmp_path / "app", "tags")
+    ran = here(server, "push", source, "cli/tags:1.4.2", "--tag", "1.4", "--tag", "latest", "--create-repository", "-q")
+    assert ran.status == 0, ran.err
+    assert sorted(line.partition("@")[0] for line in ran.out.splitlines()) == [
+        "cli/tags:1.4",
+        "cli/tags:1.4.2",
+        "cli/tags:latest",
+    ]
+    for tag in ("1.4.2", "1.4", "latest"):
+        held(server, "cli/tags", tag)
+    alone = here(server, "push", source, "cli/tags", "--tag", "9", "-q")
+    assert alone.out.startswith("cli/tags:9@")
+    for words in (("cli/tags", "--tag", "a b"), ("--to", "cli", "--tag", "1")):
+        refused = here(server, "push", source, *words)
+        assert refused.status == 2, refused.err
+        assert "--tag" in refused.err or "'a b' is not a tag" in refused.err
+
+
 def test_json_progress_is_one_object_a_line_failures_too(server: Server, tmp_path: Path) -> None:
     source = layout(tmp_path / "app", "events")
     ran = here(server, "push", source, "cli/events:1", "--create-repository", "--progress", "json")

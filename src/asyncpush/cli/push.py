@@ -41,7 +41,7 @@ from asyncpush.events import Emit, Event, ImageFailed, Listener, Notice
 from asyncpush.model import Platform
 from asyncpush.progress import progress
 from asyncpush.protocols import Image
-from asyncpush.reference import Destination, Prefix, parse_destination, parse_prefix, registry_of
+from asyncpush.reference import Destination, Prefix, check_tag, parse_destination, parse_prefix, registry_of
 from asyncpush.results import ImageFailure, ImageResult, LayerFailure
 from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings
 from asyncpush.sources import UnreadImage, open_source
@@ -65,12 +65,14 @@ DESTINATION is one of
   ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY[:TAG]
   public.ecr.aws/ALIAS/REPOSITORY[:TAG]
   REPOSITORY[:TAG]           in your own registry
-The default TAG is latest. With --to, images keep their own names and tags.
+The default TAG is latest; --tag gives the image more tags. With --to, images
+keep their own names and tags.
 
 Examples
   docker save app:1.4 | asyncpush push - team/app:1.4
   asyncpush push images/*.tar --to mirror --create-repository
   asyncpush push docker://quay.io/team/app:1.4 team/app:1.4
+  asyncpush push oci:build team/app --tag 1.4.2 --tag 1.4 --tag latest
 """,
 )
 
@@ -79,6 +81,7 @@ Examples
 def push(
     *paths: Annotated[str, Parameter(show=False)],
     to: Annotated[str | None, Parameter(name="--to")] = None,
+    tag: Annotated[list[str] | None, Parameter(name="--tag")] = None,
     create_repository: bool = False,
     dry_run: bool = False,
     no_referrers: bool = False,
@@ -94,6 +97,7 @@ def push(
     Args:
         paths: SOURCE DESTINATION; with --to, only sources.
         to: Push all images of all sources to this REGISTRY/PREFIX.
+        tag: Give the image this tag, too; may be repeated.
         create_repository: Create repositories that do not exist.
         dry_run: Show what would be sent, but send nothing.
         no_referrers: Do not push the signatures, attestations and SBOMs that refer to the images.
@@ -108,6 +112,7 @@ def push(
         platforms = parse_platforms(layers.platform)
         given = ["-" if path == STANDARD_INPUT else path for path in paths]
         sources, destination = _sources_and_destination(given, to)
+        tags = _tags(destination, tag or ())
         hosts = [parse_remote(source).host for source in sources if is_remote(source)]
         registries = make_source_registries(source, hosts)
         if aws is not None and aws.profile is not None:
@@ -136,7 +141,7 @@ def push(
             opening = _Opening(stack, settings, remotes, platforms, emit)
             if "-" in sources and not show.quiet:
                 say("asyncpush: reading an archive from standard input")
-            images, unread = await _prepare_all(opening, sources, destination)
+            images, unread = await _prepare_all(opening, sources, destination, tags)
             results: list[ImageResult | ImageFailure] = [*unread]
             if images:
                 display = await stack.enter_async_context(progress(show.display, images=len(images)))
@@ -165,6 +170,18 @@ def _sources_and_destination(paths: Sequence[str], to: str | None) -> tuple[Sequ
     return paths[:1], parse_destination(paths[1])
 
 
+def _tags(destination: Destination | Prefix, more: Sequence[str]) -> tuple[str, ...]:
+    """The tags of the only image: that of the destination, and *more*; none if images keep their own."""
+    if isinstance(destination, Prefix):
+        if more:
+            raise UsageError("--tag has no effect with --to, since images keep their own tags", hint="leave one out")
+        return ()
+    for tag in more:
+        check_tag(tag)
+    own = destination.tag or (None if more else "latest")
+    return tuple(dict.fromkeys((*([own] if own else ()), *more)))
+
+
 @dataclass(frozen=True, slots=True)
 class _Opening:
     """What opening each source needs; *stack* keeps sources open."""
@@ -180,7 +197,7 @@ Prepared: TypeAlias = "tuple[Image, Destination] | ImageFailure"
 
 
 async def _prepare_all(
-    opening: _Opening, sources: Sequence[str], destination: Destination | Prefix
+    opening: _Opening, sources: Sequence[str], destination: Destination | Prefix, tags: Sequence[str]
 ) -> tuple[list[tuple[Image, Destination]], list[ImageFailure]]:
     """The images of all *sources*, and the failures: sources and images that can't be read or have no destination."""
     found: dict[int, list[Prepared]] = {}
@@ -188,7 +205,7 @@ async def _prepare_all(
     async def prepare(position: int, source: str) -> None:
         try:
             with foreseen():
-                found[position] = await _prepare(opening, source, destination)
+                found[position] = await _prepare(opening, source, destination, tags)
         except (SourceError, ChoiceError, UnforeseenError) as error:
             found[position] = [ImageFailure(source, "", error)]
 
@@ -204,14 +221,16 @@ async def _prepare_all(
     return _each_once(images, opening.emit), [result for result in prepared if isinstance(result, ImageFailure)]
 
 
-async def _prepare(opening: _Opening, source: str, destination: Destination | Prefix) -> list[Prepared]:
+async def _prepare(
+    opening: _Opening, source: str, destination: Destination | Prefix, tags: Sequence[str]
+) -> list[Prepared]:
     """Open *source*, and find the destination of each of its images."""
     opened = await opening.stack.enter_async_context(
         open_source(source, opening.settings, remotes=opening.remotes, emit=opening.emit)
     )
     if isinstance(destination, Destination):
         image = await opened.image(platform=opening.platforms)
-        return [(image, replace(destination, tag=destination.tag or "latest"))]
+        return [(image, replace(destination, tag=tag)) for tag in tags]
     return [_placed(image, destination) for image in await opened.all_images(platform=opening.platforms)]
 
 
