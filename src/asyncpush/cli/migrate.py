@@ -15,6 +15,7 @@ import msgspec
 from anyio import to_thread
 from cyclopts import Parameter
 
+from asyncpush.cli import github
 from asyncpush.cli.dask import job_journal, make_job, parse_cluster
 from asyncpush.cli.forecast import forecast_document, forecast_lines
 from asyncpush.cli.options import (
@@ -194,6 +195,7 @@ def migrate(
             await write_metrics(report, metrics_file)
         if report_file is not None:
             await to_thread.run_sync(write_report, report_file, [run_document(report, ready, dry=dry_run)])
+        await to_thread.run_sync(github.report, [_row(result) for result in report.results])
         say_notes(report.nothing_taken)
         _say_failures(report, failures, show)
         if not show.quiet:
@@ -207,6 +209,12 @@ def migrate(
         return FAILED if failures and not status else status
 
     return run(main, verbose=show.verbose)
+
+
+def _row(result: CopyResult) -> github.Row:
+    digest = str(result.digest) if result.digest and result.outcome not in ("planned", "failed") else ""
+    note = str(result.error) if result.error else ""
+    return github.Row(str(result.copy.destination), OUTCOME_WORDS[result.outcome], digest, result.bytes_sent, note)
 
 
 def _say_failures(report: Report, journal_failures: Sequence[AsyncpushError], show: OutputOptions) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import anyio
+from anyio import to_thread
 from cyclopts import Parameter
 
 from asyncpush.api import connect, open_logins, push_all, push_layers
+from asyncpush.cli import github
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
@@ -25,7 +27,7 @@ from asyncpush.cli.options import (
     make_source_registries,
     parse_platforms,
 )
-from asyncpush.cli.report import print_images, print_layers
+from asyncpush.cli.report import OUTCOME_WORDS, print_images, print_layers
 from asyncpush.cli.run import run, say_error, say_failures, status_of
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice
 from asyncpush.errors import (
@@ -148,6 +150,7 @@ def push(
                 listener.open(display, shows_failures=show.display == "json" or len(images) > 1)
                 results += await push_all(registry, images, dry=dry_run, referrers=not no_referrers)
             listener.close()
+        await to_thread.run_sync(github.report, [_row(result) for result in results])
         return _conclude(results, show)
 
     return run(main, verbose=show.verbose)
@@ -308,6 +311,13 @@ def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions
         say_error(error, about=f"{referrer.source}, which refers to {referrer.subject.short}")
     errors = [failure.error for failure in failures] + [error for _, error in failed]
     return status_of(errors)
+
+
+def _row(result: ImageResult | ImageFailure) -> github.Row:
+    if isinstance(result, ImageFailure):
+        return github.Row(result.destination or result.source, "failed", note=str(result.error))
+    digest = str(result.digest) if result.digest and result.outcome != "planned" else ""
+    return github.Row(result.destination, OUTCOME_WORDS[result.outcome], digest, result.bytes_sent)
 
 
 def _about(failure: ImageFailure, results: int) -> str | None:

@@ -18,6 +18,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
 from asyncpush import open_files
+from asyncpush.cli.github import annotated
 from asyncpush.cli.streams import say
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, PlanError, UsageError, cause_of, is_denied, leaf_errors
 
@@ -101,11 +102,11 @@ def say_error(error: BaseException, *, about: str | None = None) -> None:
     """Print *error* in one line on standard error, after what it is *about*; of a plan, each problem in a line."""
     if isinstance(error, PlanError):
         for problem in error.problems:
-            say(f"asyncpush: error: {problem}")
+            say(annotated(f"asyncpush: error: {problem}"))
         return
     shortage = None if isinstance(error, AsyncpushError) else open_files.shortage(error)
     text = f"{shortage}; {open_files.HINT}" if shortage else " ".join(str(error).split()) or type(error).__name__
-    say(f"asyncpush: error: {about}: {text}" if about else f"asyncpush: error: {text}")
+    say(annotated(f"asyncpush: error: {about}: {text}" if about else f"asyncpush: error: {text}"))
 
 
 def status_of(errors: Collection[BaseException], *, begun: bool = True) -> int:
