@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import yaml
 
 from asyncpush.awscli.command import Command, read_command
 from asyncpush.awscli.operations import operations
@@ -146,8 +147,11 @@ def test_the_plans_are_right(tmp_path: Path) -> None:
     blocks = [block for page in MANUAL for block in code(page, "yaml")]
     plans = [block for block in blocks if block.startswith("version: 1\n")]
     rules_of_tags = [block for block in blocks if block.startswith("tags: ")]
-    fault_configs = [block for block in blocks if block not in plans + rules_of_tags]
-    assert [len(plans), len(rules_of_tags), len(fault_configs)] == [2, 1, 1]
+    workflows = [block for block in blocks if "\njobs:\n" in block]
+    fault_configs = [block for block in blocks if block not in plans + rules_of_tags + workflows]
+    assert [len(plans), len(rules_of_tags), len(fault_configs), len(workflows)] == [2, 1, 1, 1]
+    [step] = [step for step in yaml.safe_load(workflows[0])["jobs"]["push"]["steps"] if step.get("id") == "push"]
+    assert "asyncpush push - team/app --tag" in step["run"]
 
     plans += [f"version: 1\nimages:\n- from: quay.io/team/app\n  {block}" for block in rules_of_tags]
     for number, plan in enumerate(plans):
