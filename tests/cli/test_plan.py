@@ -42,9 +42,27 @@ def test_a_good_plan_is_summed_up(plan: Path) -> None:
     )
 
 
+def test_a_plan_can_be_checked_where_its_secrets_are_not(plan: Path) -> None:
+    lacking = "registries[docker.io].credentials.password: the environment variable TOKEN is not set"
+
+    done = run_here("plan", "check", plan, TOKEN="")
+    assert done.status == 0
+    assert f"asyncpush: warning: {plan}: {lacking}, and what depends on it is not checked\n" in done.err
+    assert f"{plan}: 3 entries" in done.out
+
+    plan.write_text(PLAN.replace('["1"]', '["${TOKEN}"]').replace("from: redis", "from: Redis"))
+    wrong = run_here("plan", "check", plan, TOKEN="")
+    assert wrong.status == 2
+    assert [line.split(": ")[3] for line in wrong.err.splitlines()] == ["images[1].from"]
+
+    insisted = run_here("plan", "check", "--env", plan, TOKEN="")
+    assert insisted.status == 2
+    assert lacking in insisted.err
+
+
 def test_each_problem_has_a_line_and_the_status_is_2(plan: Path) -> None:
     plan.write_text(PLAN.replace('["1"]', "{semver: [x.y], newest: 0}"))
-    done = run_here("plan", "check", plan, TOKEN="")
+    done = run_here("plan", "check", "--env", plan, TOKEN="")
 
     assert (done.status, done.out) == (2, "")
     assert [line.split(": ")[3] for line in done.err.splitlines()] == [

@@ -159,7 +159,7 @@ def test_the_plans_are_right(tmp_path: Path) -> None:
         right = run_here("plan", "check", tmp_path / f"{number}.yaml", HUB_USER="user", HUB_TOKEN="token")
         assert right.status == 0, right.err
     [number] = [number for number, plan in enumerate(plans) if "HUB_USER" in plan]
-    wrong = run_here("plan", "check", tmp_path / f"{number}.yaml")
+    wrong = run_here("plan", "check", "--env", tmp_path / f"{number}.yaml")
     assert wrong.status == 2
     assert "HUB_USER" in wrong.err
     assert "HUB_TOKEN" in wrong.err

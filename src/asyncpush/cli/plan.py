@@ -41,22 +41,30 @@ Examples
 )
 
 
-@app.command(usage="asyncpush plan check FILE", help_epilogue="")
+@app.command(usage="asyncpush plan check [--env] FILE", help_epilogue="")
 def check(
     file: Annotated[Path, Parameter(show=False)],
     /,
     *,
+    env: bool = False,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
 ) -> int:
     """Check a plan or a list without using the network, and summarize it.
 
+    Environment variables that are not set are warnings, since where a plan is
+    checked need not be where its secrets are.
+
     Args:
         file: The plan, in YAML or JSON, or a list with SOURCE DESTINATION on each line; - is standard input.
+        env: Fail if an environment variable is not set.
         verbose: Print the traceback of an error.
     """
 
     async def main() -> int:
-        plan = await read_plan(_written(file))
+        unset: list[str] | None = None if env else []
+        plan = await read_plan(_written(file), unset=unset)
+        for line in unset or ():
+            say(f"asyncpush: warning: {line}")
         for notice in plan.notices:
             say(f"asyncpush: note: {notice}")
         write_lines(_summary(plan))

@@ -22,6 +22,11 @@ def member(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
 
 
+def _is_below(place: str, other: str) -> bool:
+    """Whether *place* is *other*, or a part of it."""
+    return place == other or place.startswith((f"{other}.", f"{other}["))
+
+
 class _At:
     """Ends a block at its first problem, and continues after it."""
 
@@ -43,10 +48,21 @@ class _At:
 
 
 class Problems:
-    """Collects the problems of a plan."""
+    """Collects the problems of a plan.
 
-    def __init__(self) -> None:
+    Args:
+        allows_unset: whether a variable that is not set is no problem; what depends on it is not checked.
+
+    Attributes:
+        places: where problems are, and variables that are not set.
+        unset: what to say of these variables, if they are no problem.
+    """
+
+    def __init__(self, *, allows_unset: bool = False) -> None:
         self._lines: dict[str, str] = {}
+        self._allows_unset = allows_unset
+        self.unset: list[str] = []
+        self._unset_places: list[str] = []
         self.places: list[str] = []
         self._written: dict[str, str] = {}
 
@@ -59,16 +75,31 @@ class Problems:
         return bool(self._lines)
 
     def add(self, place: str, text: str, *, hint: str | None = None) -> None:
-        """Note a problem at *place*; the same problem is noted once."""
+        """Note a problem at *place*; the same problem is noted once.
+
+        One that may be due to a variable that is not set, and need not be, is not noted.
+        """
+        if place and any(_is_below(unset, place) for unset in self._unset_places):
+            return
         for value, written in self._written.items():
             text = text.replace(value, written)
         line = f"{place}: {text}" if place else text
         self._lines.setdefault(f"{line}; {hint}" if hint else line, place)
         self.places.append(place)
 
+    def add_unset(self, place: str, name: str) -> None:
+        """Note that the variable *name*, which is referred to at *place*, is not set."""
+        text = f"the environment variable {name} is not set"
+        if self._allows_unset:
+            self.unset.append(f"{place}: {text}, and what depends on it is not checked")
+            self._unset_places.append(place)
+            self.places.append(place)
+        else:
+            self.add(place, text, hint=f"set it, or write ${{{name}:-DEFAULT}}")
+
     def has_below(self, place: str) -> bool:
         """Whether there is a problem at *place* or below it."""
-        return any(other == place or other.startswith((f"{place}.", f"{place}[")) for other in self.places)
+        return any(_is_below(other, place) for other in self.places)
 
     def at(self, place: str) -> _At:
         """Note the error of the block (an AsyncpushError or ValueError) as a problem at *place*."""

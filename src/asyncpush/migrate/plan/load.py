@@ -31,7 +31,11 @@ _BLOCK = MiB
 
 
 async def read_plan(
-    path: str | Path, *, stdin: BinaryIO | None = None, environ: Mapping[str, str] = os.environ
+    path: str | Path,
+    *,
+    stdin: BinaryIO | None = None,
+    environ: Mapping[str, str] = os.environ,
+    unset: list[str] | None = None,
 ) -> Plan:
     """Read a plan and check it without using the network.
 
@@ -40,6 +44,8 @@ async def read_plan(
             a list with ``SOURCE DESTINATION`` on each line; the format is detected.
         stdin: what ``-`` reads; None is the standard input of the process.
         environ: the variables that ``${NAME}`` refers to.
+        unset: receives a line for each variable that is not set, and the plan lacks what depends on it; None raises
+            such lines as problems.
 
     Raises:
         PlanError: the plan has problems; the error lists all of them.
@@ -47,23 +53,24 @@ async def read_plan(
     """
     text = await read_text(path, stdin=stdin)
     file = None if str(path) == "-" else Path(path)
-    return await to_thread.run_sync(partial(parse_plan, text, file, environ))
+    return await to_thread.run_sync(partial(parse_plan, text, file, environ, unset=unset))
 
 
-def parse_plan(text: str, path: Path | None, environ: Mapping[str, str]) -> Plan:
+def parse_plan(text: str, path: Path | None, environ: Mapping[str, str], *, unset: list[str] | None = None) -> Plan:
     """Make a plan from its text; blocks while it looks for the files that the plan names.
 
     Args:
         text: a document or a list.
         path: the file that it was read from; paths in a document are relative to its directory.
         environ: the variables that ``${NAME}`` refers to.
+        unset: as of ``read_plan``.
 
     Raises:
         PlanError: the plan has problems.
         UsageError: it is not YAML, JSON or a list.
     """
     label = name_of(path)
-    problems = Problems()
+    problems = Problems(allows_unset=unset is not None)
     if not text.strip():
         raise UsageError(f"{label} is empty", hint="write images, or lines of SOURCE DESTINATION")
     if is_list(text):
@@ -73,6 +80,8 @@ def parse_plan(text: str, path: Path | None, environ: Mapping[str, str]) -> Plan
         document = parse_document(text, label, is_json=is_json)
         plan = resolve(document, environ, path.parent if path else Path(), problems)
     problems.raise_any(label)
+    if unset is not None:
+        unset += dict.fromkeys(f"{label}: {line}" for line in problems.unset)
     return replace(plan, path=path)
 
 

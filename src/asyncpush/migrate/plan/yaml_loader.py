@@ -246,11 +246,7 @@ def _replacement(match: re.Match[str], environ: Mapping[str, str], place: str, p
             problems.came_from(found, match[0])
         return found or reference["default"]
     if found is None:
-        problems.add(
-            place,
-            f"the environment variable {reference['name']} is not set",
-            hint=f"set it, or write ${{{reference['name']}:-DEFAULT}}",
-        )
+        problems.add_unset(place, reference["name"])
     else:
         problems.came_from(found, match[0])
     return found or ""
