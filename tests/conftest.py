@@ -46,6 +46,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: many tests wait for another process."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What the tests that ask the real ECR must be given (``-m aws``)."""
     parser.addoption("--repository", help="a repository of the real ECR that may be written to")

@@ -102,6 +102,12 @@ if TYPE_CHECKING:
         VersionRange as VersionRange,
     )
     from asyncpush.migrate.shard import Shard as Shard
+    from asyncpush.migrate.timeline import (
+        Interval as Interval,
+        LayerTime as LayerTime,
+        OperationTimes as OperationTimes,
+        Timeline as Timeline,
+    )
     from asyncpush.migrate.verify import verify_plan as verify_plan
     from asyncpush.migrate.report import (
         Copy as Copy,
@@ -198,6 +204,7 @@ _NAMES = {
     "migrate.plan.tags": "Alternative Patterns TagRules",
     "migrate.plan.versions": "Comparator Version VersionRange",
     "migrate.shard": "Shard",
+    "migrate.timeline": "Interval LayerTime OperationTimes Timeline",
     "migrate.report": "Copy CopyResult LeftOutTag NothingTaken Report",
     "migrate.run": "migrate_plan",
     "migrate.verify": "verify_plan",

@@ -243,7 +243,7 @@ def test_no_face_shows_the_end_of_each_request(server: Server) -> None:
     ran = here(server.url, *small("--progress", "json"))
 
     kinds = {json.loads(line)["type"] for line in ran.err.splitlines()[1:]}
-    assert kinds == {"image-planned", "notice", "layer-started", "part-sent", "layer-done"}
+    assert kinds == {"image-planned", "notice", "layer-started", "part-sent", "layer-done", "end"}
 
 
 # The layers
@@ -351,7 +351,7 @@ async def test_a_failure_before_any_figures_is_one_line_and_cleans_up(
         relay.plan(operation, *[refused("AccessDeniedException")] * 2)
         ran = await to_thread.run_sync(apart, relay.url, *small("-q"))
 
-    assert (ran.status, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert (ran.status, ran.out, ran.err.count("\n")) == (4, "", 1)
     assert f"{operation} failed: AccessDenied" in ran.err
     assert relay.seen["DeleteRepository"] == deleted
     assert await to_thread.run_sync(left, emulator.endpoint_url) == []

@@ -217,7 +217,7 @@ async def test_a_role_is_assumed_only_where_sts_proves_its_name(
             assert (ran.status, ran.err) == (0, "")
             assert len(service.received) == 1
         else:
-            assert (ran.status, ran.out) == (2, "")
+            assert (ran.status, ran.out) == (4, "")
             assert ran.err.startswith("asyncpush: error: no AWS credentials from role ")
             assert f"SSL validation failed for {service.url}" in ran.err
             assert ran.err.count("\n") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -138,7 +139,8 @@ def serving(*options: str | Path) -> Iterator[tuple[str, str]]:
     with process.stdout, process.stderr:
         try:
             url = process.stdout.readline().strip().partition("=")[2]
-            yield url, "".join(iter(process.stderr.readline, "Ctrl-C ends it.\n"))
+            told = iter(process.stderr.readline, "")
+            yield url, "".join(itertools.takewhile(lambda line: "Ctrl-C ends it" not in line, told))
         finally:
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=20) == 0

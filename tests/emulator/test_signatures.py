@@ -362,6 +362,6 @@ async def test_asyncpush_says_why_it_is_not_let_in(server: Server, tmp_path: Pat
     file.write_bytes(b"layer")
     words = ["layers", file, "--repository-name", "signatures/app", "--create-repository"]
     ran = await to_thread.run_sync(lambda: server.run(*words, AWS_SECRET_ACCESS_KEY="wrong"))
-    assert (ran.status, ran.out) == (1, "")
+    assert (ran.status, ran.out) == (4, "")
     assert "InvalidSignatureException" in ran.err
     assert "Traceback" not in ran.err

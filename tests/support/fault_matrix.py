@@ -235,6 +235,7 @@ _VOLATILE = {
     r"\b[0-9a-f]{12}\b": "DIGEST",
     r"cell/[0-9]+": "REPOSITORY",
     r"[0-9.]+ (seconds|bytes)": r"N \1",
+    r" \([0-9]+ tries in [0-9]+ s\)": "",
     r"(config|layer) DIGEST": "blob DIGEST",  # whichever is first
 }
 

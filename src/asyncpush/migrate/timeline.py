@@ -52,7 +52,7 @@ class LayerTime(msgspec.Struct, frozen=True, rename="camel", order=False):
     digest: str | None = None
 
 
-class Operation(msgspec.Struct, rename="camel"):
+class OperationTimes(msgspec.Struct, rename="camel"):
     """Requests of one operation, by how they ended, and the seconds that they took."""
 
     succeeded: int = 0
@@ -86,7 +86,7 @@ class Timeline(msgspec.Struct, frozen=True, rename="camel"):
     images: dict[str, tuple[float, float]]
     layers: list[LayerTime]
     layers_left: int
-    operations: dict[str, Operation]
+    operations: dict[str, OperationTimes]
     retries: dict[str, int]
     notices: list[str]
 
@@ -109,7 +109,7 @@ class TimelineRecorder:
         self._sizes: Counter[str] = Counter()
         self._longest: list[tuple[float, int, LayerTime]] = []
         self._ended = 0
-        self._operations: dict[str, Operation] = {}
+        self._operations: dict[str, OperationTimes] = {}
         self._retries: Counter[str] = Counter()
         self._notices: list[str] = []
 
@@ -171,7 +171,7 @@ class TimelineRecorder:
         interval = self._interval(now)
         interval.requests += 1
         interval.throttled += event.outcome == "throttled"
-        operation = self._operations.setdefault(event.operation, Operation())
+        operation = self._operations.setdefault(event.operation, OperationTimes())
         setattr(operation, event.outcome, getattr(operation, event.outcome) + 1)
         operation.seconds += event.seconds
         operation.slowest = max(operation.slowest, event.seconds)

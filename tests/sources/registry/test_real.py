@@ -176,7 +176,7 @@ def test_a_push_says_what_it_would_send(server: Server, docker: DockerRegistry) 
     ("tag", "words", "status", "said"),
     [
         ("nope", ["--src-plain-http", f"--src-creds={USER}:{PASSWORD}"], 1, "has no manifest library/app:nope"),
-        ("1.0", ["--src-plain-http", "--src-creds=reader:nix"], 1, "refuses the credentials of 'reader'"),
+        ("1.0", ["--src-plain-http", "--src-creds=reader:nix"], 4, "refuses the credentials of 'reader'"),
         ("1.0", ["--src-plain-http", "--src-creds", "no-colon"], 2, "write the user, a colon and the password"),
         ("1.0", [f"--src-creds={USER}:{PASSWORD}"], 1, "--src-plain-http"),
         ("1.0", ["--src-ca-bundle", "/missing.pem"], 2, "/missing.pem can't be used for TLS"),
