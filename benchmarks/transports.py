@@ -246,9 +246,7 @@ def _report(given: argparse.Namespace, results: Results, skipped: dict[str, str]
             continue
         title = f"transports: {row.layers} layers of {row.size / MiB:,.1f} MiB, {row.title}"
         compare(title, found, figures, reference=f"{_V2}: {row.key}", ratios=(SECONDS, CPU_PER_GIB))
-        panels.append(
-            bars(found, SECONDS if row.key in ("wan", "many") else CPU_PER_GIB, f"{row.key}: {row.title}")
-        )
+        panels.append(bars(found, SECONDS if row.key in ("wan", "many") else CPU_PER_GIB, f"{row.key}: {row.title}"))
     goals = list(_judge(results))
     table("goals", ["figure", "measured", "at least", "aim", "met"], [each.row for each in goals])
     for name, reason in skipped.items():
