@@ -498,10 +498,10 @@ async def test_retry_after_is_read_from_a_real_answer(emulator: Emulator) -> Non
 
 
 async def test_throttled_manifests_delay_no_part_and_arrive_all(emulator: Emulator, tmp_path: Path) -> None:
-    layout = Layout()
-    for number in range(20):
+    layout, count = Layout(), 8
+    for number in range(count):
         layout.tag(layout.image(layer_tar(f"{number} a"), layer_tar(f"{number} b")), str(number))
-    blobs, throttles = 20 * 3, 0
+    blobs, throttles = count * 3, 0
     throttled = refused("ThrottlingException", "Rate exceeded")
 
     async def until_all_parts_came(request: web.Request, relay: Relay) -> web.StreamResponse:
@@ -524,13 +524,13 @@ async def test_throttled_manifests_delay_no_part_and_arrive_all(emulator: Emulat
         outcomes = await asyncpush.push_all(registry, images)
         after = {each.operation: each for each in registry.pace.statistics()}
 
-    assert [getattr(outcome, "outcome", outcome) for outcome in outcomes] == ["pushed"] * 20
+    assert [getattr(outcome, "outcome", outcome) for outcome in outcomes] == ["pushed"] * count
     assert throttles >= 100
     assert {event.operation for event in events.of(Retrying)} == {"PutImage"}
     assert len(events.of(Retrying)) == throttles
     part, put = after["UploadLayerPart"], after["PutImage"]
     assert part == OperationStatistics("UploadLayerPart", blobs, 0, 0, 0, None)
-    assert (put.sent, put.throttled, put.retried, put.waiting) == (20 + throttles, throttles, throttles, 0)
+    assert (put.sent, put.throttled, put.retried, put.waiting) == (count + throttles, throttles, throttles, 0)
 
 
 async def test_an_image_that_was_there_is_present_however_often_it_was_throttled(

@@ -117,7 +117,11 @@ def _parse_yaml(text: str, label: str) -> Value:
     except (yaml.YAMLError, RecursionError) as error:
         reason = getattr(error, "reason", None) or "it is nested too deeply"
         raise UsageError(f"{label} is not YAML: {reason}") from error
-    return None if root is None else _Builder(label).value(root, 0)
+    if root is None:
+        return None
+    builder = _Builder(label)
+    builder.check_size(root)
+    return builder.value(root, 0)
 
 
 def _place(error: Any) -> str:  # noqa: ANN401 - PyYAML has no types
@@ -141,16 +145,32 @@ class _Builder:
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._remaining = MAX_VALUES
+
+    def check_size(self, root: Node) -> None:
+        """Refuse a document that would have too many values, before they are made: each node is counted once."""
+        sizes: dict[int, int] = {}
+
+        def size(node: Node, depth: int) -> int:
+            if (known := sizes.get(id(node))) is not None:
+                return known
+            if depth > MAX_DEPTH:
+                raise self._error(node, f"it is nested more than {MAX_DEPTH} levels deep")
+            if node.id == "scalar":
+                total = 1 + len(node.value) // _CHARACTERS
+            else:
+                parts = node.value if node.id == "sequence" else [value for _, value in node.value]
+                total = 1 + sum(size(part, depth + 1) for part in parts)
+            if total > MAX_VALUES:
+                raise self._error(node, f"there are more than {MAX_VALUES} values once aliases (*NAME) are followed")
+            sizes[id(node)] = total
+            return total
+
+        size(root, 0)
 
     def value(self, node: Node, depth: int) -> Value:
-        self._remaining -= 1
-        if self._remaining < 0:
-            raise self._error(node, f"there are more than {MAX_VALUES} values once aliases (*NAME) are followed")
         if depth > MAX_DEPTH:
             raise self._error(node, f"it is nested more than {MAX_DEPTH} levels deep")
         if node.id == "scalar":
-            self._remaining -= len(node.value) // _CHARACTERS
             return self._scalar(node)
         if node.id == "sequence":
             return [self.value(inner, depth + 1) for inner in node.value]
