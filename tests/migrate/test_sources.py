@@ -233,22 +233,21 @@ async def test_a_layer_that_one_registry_has_wrong_comes_from_another_one(here: 
         path.write_text(json.dumps(document))
         report = await here.run(path)
 
-    # One that goes where the layer is already, or can be mounted, needs no other.
-    assert outcomes(report) == {
-        "all/app:1": "pushed",
-        "all/app:2": "pushed",
-        "all/app:3": "pushed",
-        "all/else:1": "pushed" if mounting else "failed",
-    }
+    # One that goes where the layer is already, or can be mounted, needs no other; and one reading of the right source
+    # serves both repositories, if it comes first.
+    found = outcomes(report)
+    alone = found.pop("all/else:1")
+    assert found == {"all/app:1": "pushed", "all/app:2": "pushed", "all/app:3": "pushed"}
+    assert alone == "pushed" or (alone == "failed" and not mounting)
     assert await here.stored("all/app") == {
         "1": right[0]["digest"],
         "2": right[1]["digest"],
         "3": images[0]["digest"],
     }
     assert await availability(here, "all/app", shared) == "AVAILABLE"
-    if not mounting:
+    if alone == "failed":
         assert isinstance(report.failed[0].error, DigestMismatchError)
-        assert await availability(here, "all/else", shared) == "UNAVAILABLE"
+    assert await availability(here, "all/else", shared) == ("AVAILABLE" if alone == "pushed" else "UNAVAILABLE")
 
 
 # Refusals on the way
