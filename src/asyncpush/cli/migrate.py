@@ -204,7 +204,7 @@ def migrate(
             for line in forecast_lines(report.forecast) if report.forecast and planned else ():
                 say(f"asyncpush: {line}")
             say_summary(report)
-        errors = [result.error for result in report.failed if result.error and result not in report.not_tried]
+        errors = [error for _, error in report.failures if not isinstance(error, TooManyFailuresError)]
         status = status_of([report.stopped] if report.stopped else errors)
         return FAILED if failures and not status else status
 

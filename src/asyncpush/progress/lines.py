@@ -382,5 +382,6 @@ class JsonDisplay:
 
     def close(self) -> None:
         """Write the rest, and the totals: a reader that finds no ``end`` knows that the process was killed."""
-        self._lines.append(_line("end", self._now(), {name: getattr(self._meter.totals(), name) for name in _TOTALS}))
+        totals = self._meter.totals()
+        self._lines.append(_line("end", self._now(), {name: getattr(totals, name) for name in _TOTALS}))
         self.tick()
