@@ -289,6 +289,25 @@ def test_what_is_refused_at_random_slows_nothing_else(share: float) -> None:
     in_virtual_time(main)
 
 
+@pytest.mark.parametrize(("url", "before"), [(EMULATOR, 0), (EMULATOR, 12), (AWS, 0), (AWS, 12)])
+def test_a_quiet_time_before_the_first_throttle_slows_nothing(url: str, before: int) -> None:
+    """Requests that come late, or slowly at first, find the limit as fast as those that come at once."""
+
+    async def main(time: Time) -> None:
+        operation, meter = put_image(time, url), Meter(time, 5)
+        for _ in range(before):
+            await meter.ask(operation)
+            await anyio.sleep(5)
+        await anyio.sleep(60)
+        began = time.now
+        async with anyio.create_task_group() as tg:
+            for _ in range(100):
+                tg.start_soon(meter.ask, operation)
+        assert time.now - began < 1.25 * 100 / 5
+
+    in_virtual_time(main)
+
+
 def test_what_is_refused_at_random_hides_no_limit() -> None:
     async def main(time: Time) -> None:
         operation, meter = put_image(time, EMULATOR), Meter(time, 40, refuses=0.1)

@@ -74,6 +74,8 @@ _MAX_SHARE_TO_GROW = 0.02
 
 #: The shortest time over which an unlimited rate is measured: bursts are shorter.
 _SHORTEST_COUNT = 0.25
+#: The seconds in which a request is one of the latest.
+_LATEST = 1.0
 
 #: The share of the rate that has succeeded to try next.
 _REDUCTION = 0.8
@@ -265,6 +267,7 @@ class RateLimiter:
         self._probe = _PROBE
         self._tolerated = ToleratedShare()
         self._count = AnswerCount(clock())
+        self._latest: deque[float] = deque()
         self._trial: RateTrial | None = None
         self._last_success = -math.inf
         self._queue: deque[anyio.Event] = deque()
@@ -283,6 +286,8 @@ class RateLimiter:
             started = self._clock()
         self._sent += 1
         self._count.started += 1
+        self._latest.append(started)
+        self._forget(started)
         return started
 
     def note_success(self, started: float) -> None:
@@ -393,8 +398,7 @@ class RateLimiter:
     def _reduce_rate(self, trial: RateTrial, now: float) -> None:
         """Continue at less than the rate that has succeeded."""
         count = self._count
-        seconds = max(now - count.since, _SHORTEST_COUNT if math.isinf(self._rate) else _ROUNDING)
-        sent = min(self._rate, count.started / seconds)
+        sent = min(self._rate, self._start_rate(now))
         if count.share < 1:
             trial.good_rate = (1 - count.share) * sent
             rate = _REDUCTION * trial.good_rate
@@ -405,6 +409,16 @@ class RateLimiter:
         self._rate = max(self._slowest_rate, rate)
         self._tokens, self._filled_at, self._probe = 0.0, now, _PROBE
         self._count = AnswerCount(now)
+
+    def _start_rate(self, now: float) -> float:
+        """Requests a second: of this count, or of the last second, since a pause says nothing of what ECR accepts."""
+        self._forget(now)
+        seconds = max(now - self._count.since, _SHORTEST_COUNT if math.isinf(self._rate) else _ROUNDING)
+        return max(self._count.started / seconds, len(self._latest) / _LATEST)
+
+    def _forget(self, now: float) -> None:
+        while self._latest and self._latest[0] <= now - _LATEST:
+            self._latest.popleft()
 
 
 #: The fewest answers from which a share is judged: fewer are chance.
