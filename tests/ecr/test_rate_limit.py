@@ -379,6 +379,20 @@ def test_operations_know_nothing_of_each_other() -> None:
     in_virtual_time(main)
 
 
+def test_requests_to_v2_start_at_the_quota_that_they_use() -> None:
+    async def main(time: Time) -> None:
+        paces = Pace("ecr", AWS, quotas={"UploadLayerPart": 50}, clock=time)
+        starts = {name: len(await exhaust(paces.of(name))) for name in ("MountBlob", "PatchBlobUpload")}
+        assert starts == {"MountBlob": 20, "PatchBlobUpload": 10}
+        assert [(each.operation, each.rate) for each in paces.statistics()] == [
+            ("MountBlob", 80),
+            ("PatchBlobUpload", 40),
+        ]
+        assert rate_of(paces.of("GetBlobUpload")) == math.inf
+
+    in_virtual_time(main)
+
+
 def test_an_endpoint_that_is_not_aws_has_no_limit_until_it_sets_one() -> None:
     async def main(time: Time) -> None:
         paces = Pace("ecr", EMULATOR, clock=time)

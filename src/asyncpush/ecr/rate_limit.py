@@ -51,6 +51,17 @@ QUOTA_CODES: dict[Service, dict[str, str]] = {
     "ecr-public": {},
 }
 
+#: The requests to ``/v2/`` in errors, events and rate limits.
+MOUNT, BEGIN, ASK, APPEND, COMPLETE = "MountBlob", "PostBlobUpload", "GetBlobUpload", "PatchBlobUpload", "PutBlobUpload"
+
+#: Whose quota a request to ``/v2/`` uses. It was seen for mounts; for uploads it is not documented, but likely.
+_METERED_AS = {
+    MOUNT: "InitiateLayerUpload",
+    BEGIN: "InitiateLayerUpload",
+    APPEND: "UploadLayerPart",
+    COMPLETE: "CompleteLayerUpload",
+}
+
 #: The quota to assume when a request is throttled and no quota is known: the smallest that ECR documents.
 _SMALLEST_QUOTA = 10
 
@@ -166,10 +177,11 @@ class Pace:
         """The rate limiter of *operation*."""
         limiter = self._limiters.get(operation)
         if limiter is None:
+            metered = _METERED_AS.get(operation, operation)
             limiter = RateLimiter(
                 operation,
-                self._quotas.get(operation),
-                limited=self._is_limited or operation in self._stated,
+                self._quotas.get(metered),
+                limited=self._is_limited or metered in self._stated,
                 slowest_rate=self._slowest_rate,
                 share=self._share,
                 clock=self._clock,

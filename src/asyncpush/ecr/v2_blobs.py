@@ -16,6 +16,7 @@ import anyio
 
 from asyncpush.ecr.errors import verdict
 from asyncpush.ecr.part_body import OutgoingPart
+from asyncpush.ecr.rate_limit import APPEND, ASK, BEGIN, COMPLETE, MOUNT
 from asyncpush.ecr.uplink import Uplink
 from asyncpush.ecr.v2 import (
     V2Address,
@@ -39,10 +40,6 @@ from asyncpush.events import Emit, Notice
 from asyncpush.model import Digest, Upload
 from asyncpush.protocols import Part
 from asyncpush.settings import MAX_PART_SIZE, MAX_PARTS, MIN_PART_SIZE, TransportChoice
-
-#: The names of the requests in errors, events and rate limits. Mounts count against InitiateLayerUpload's quota at ECR;
-#: what the others count against is not documented.
-MOUNT, BEGIN, ASK, APPEND, COMPLETE = "MountBlob", "PostBlobUpload", "GetBlobUpload", "PatchBlobUpload", "PutBlobUpload"
 
 _NOT_MOUNTED = frozenset({202, 404, 405})
 #: ECR was seen to answer a PATCH with 201, where the specification says 202.
