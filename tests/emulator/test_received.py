@@ -56,3 +56,12 @@ async def test_bytes_of_a_client_that_disconnects_have_no_status(emulator: Emula
             await anyio.lowlevel.checkpoint()
     assert counts == {"PutImage": {"0": len(body)}}
     assert (await request_log(emulator))["underWay"] == {}
+
+
+async def test_bytes_of_operations_that_are_made_up_count_together(emulator: Emulator) -> None:
+    async with aiohttp.ClientSession(emulator.endpoint_url) as session:
+        for number in range(3):
+            async with session.post("/", data=b"{}", headers={"X-Amz-Target": f"Made.Up{number}"}) as answer:
+                status = str(answer.status)
+
+    assert await received(emulator) == {"(other)": {status: 6}}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
-from asyncpush.emulator.faults.operations import identify
+from asyncpush.emulator.faults.operations import counted_as, identify
 
 #: Requests that are remembered: a server that runs for weeks must not grow.
 _REMEMBERED = 100_000
@@ -61,16 +61,16 @@ class Received:
         call = identify(request)
         if call is None:
             return await handler(request)
-        status, announced = 0, request.content_length or 0
-        self._under_way[call.operation] += announced
+        name, status, announced = counted_as(call.operation), 0, request.content_length or 0
+        self._under_way[name] += announced
         try:
             response = await handler(request)
             status = response.status
         finally:
-            self._under_way[call.operation] -= announced
+            self._under_way[name] -= announced
             if request.content.total_bytes:
                 is_left = request.transport is None or request.transport.is_closing()
-                counts = self._received.setdefault(call.operation, Counter())
+                counts = self._received.setdefault(name, Counter())
                 counts[0 if is_left else status] += request.content.total_bytes
         return response
 

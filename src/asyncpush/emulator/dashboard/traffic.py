@@ -8,14 +8,9 @@ from dataclasses import asdict, dataclass
 
 from aiohttp import web
 
-from asyncpush.emulator.faults.operations import NAMES, identify
+from asyncpush.emulator.faults.operations import counted_as, identify
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-#: The names that are counted apart; clients can send any others, which count together.
-_KNOWN = frozenset(NAMES)
-
-_OTHER = "(other)"
 
 #: Clients that are remembered: those that sent a request last.
 _CLIENTS = 32
@@ -64,8 +59,7 @@ class Traffic:
         if call is None:
             return await handler(request)
         self._meet(request.headers.get("User-Agent", ""))
-        name = call.operation if call.operation in _KNOWN else _OTHER
-        count = self._operations.setdefault(name, _Count())
+        count = self._operations.setdefault(counted_as(call.operation), _Count())
         count.requests += 1
         response: web.StreamResponse | None = None
         try:

@@ -150,6 +150,13 @@ _KINDS = {
 
 NAMES = (*OPERATIONS, *(f"{V2}{method}-{kind}" for kind in _KINDS for method in _METHODS))
 
+_KNOWN = frozenset(NAMES)
+
+
+def counted_as(operation: str) -> str:
+    """The name under which requests of *operation* are counted: clients can make up any, which count together."""
+    return operation if operation in _KNOWN else "(other)"
+
 
 @dataclass(frozen=True, slots=True)
 class V2Name:
