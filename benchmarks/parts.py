@@ -3,8 +3,8 @@
     python benchmarks/parts.py [--layers 4] [--size 800MiB] [--part-size 10MiB] [--tls]
 
 Layers of random bytes, in the page cache, go to the discarding endpoint in a process of its own, which shares the
-machine's processors. The floor does the same reads, hashes, base64 and sends with plain sockets in threads, and
-nothing else.
+machine's processors. asyncpush shares memory between its threads as the command does. The floor does the same reads,
+hashes, base64 and sends with plain sockets in threads, and nothing else.
 """
 
 from __future__ import annotations

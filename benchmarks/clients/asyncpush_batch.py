@@ -10,6 +10,7 @@ from job import Job, measured, read_job
 
 import asyncpush
 from asyncpush import AwsConfiguration, Settings, SourceRegistry
+from asyncpush.cli.run import prepare_memory
 from asyncpush.engine.concurrency import AdaptiveLimiter
 from asyncpush.reference import parse_destination
 from asyncpush.sources import open_source
@@ -54,4 +55,5 @@ async def _together(registry: asyncpush.Registry, job: Job, sources: dict[str, S
 
 
 if __name__ == "__main__":
+    prepare_memory()
     asyncio.run(push(read_job()))

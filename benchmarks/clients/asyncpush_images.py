@@ -19,6 +19,7 @@ from job import Job, measured, read_job
 
 import asyncpush
 from asyncpush import AwsConfiguration, ImageFailure, Settings
+from asyncpush.cli.run import prepare_memory
 from asyncpush.protocols import Image
 from asyncpush.reference import Destination, parse_prefix
 
@@ -101,4 +102,5 @@ def _counts(url: str) -> dict[str, int]:
 
 
 if __name__ == "__main__":
+    prepare_memory()
     asyncio.run(push(read_job()))

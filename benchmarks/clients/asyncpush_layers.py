@@ -14,6 +14,7 @@ from job import Job, measured, read_job
 
 import asyncpush
 from asyncpush import AwsConfiguration, Settings
+from asyncpush.cli.run import prepare_memory
 from asyncpush.connection import engine_of
 from asyncpush.engine.layer import push_layer
 from asyncpush.sources import file_blob
@@ -70,6 +71,7 @@ def _longest_callback(details: dict[str, object] | None) -> Iterator[None]:
 
 if __name__ == "__main__":
     given = read_job()
+    prepare_memory()
     if given.variant == "uvloop":
         import uvloop
 

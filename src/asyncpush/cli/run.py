@@ -62,7 +62,7 @@ def run_quietly(command: Callable[[], Awaitable[int]]) -> int:
     Returns:
         Its exit status, or that of an interrupted process.
     """
-    _prepare_memory()
+    prepare_memory()
     try:
         status, received = anyio.run(_until_signal, command)
     except BaseExceptionGroup as group:
@@ -71,7 +71,7 @@ def run_quietly(command: Callable[[], Awaitable[int]]) -> int:
     return status if received is None else _signal_status(received)
 
 
-def _prepare_memory() -> None:
+def prepare_memory() -> None:
     """Collect garbage from now on, without what the imports have made; let threads use what others have freed."""
     gc.freeze()
     gc.enable()
@@ -86,7 +86,7 @@ def _signal_status(received: signal.Signals) -> int:
 
 
 def _run(command: Callable[[], Awaitable[int]], verbose: bool) -> tuple[int, signal.Signals | None]:
-    _prepare_memory()
+    prepare_memory()
     try:
         return anyio.run(_until_signal, command)
     except (AsyncpushError, BaseExceptionGroup, OSError) as error:
