@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         SourceArchivedError as SourceArchivedError,
         SourceDeniedError as SourceDeniedError,
         SourceError as SourceError,
+        SourceLimitedError as SourceLimitedError,
         SourceNotFoundError as SourceNotFoundError,
         SourceUnavailableError as SourceUnavailableError,
         TagImmutableError as TagImmutableError,
@@ -188,7 +189,8 @@ _NAMES = {
         "InvalidLayerPartError InvalidReferenceError JournalError JournalInUseError LayersNotFoundError ManifestError "
         "PathNotFoundError SourceArchivedError "
         "PlanError RegistryError RepositoryNotFoundError ServiceError SourceDeniedError SourceError "
-        "SourceNotFoundError SourceUnavailableError TagImmutableError UnforeseenError UploadNotFoundError UsageError"
+        "SourceLimitedError SourceNotFoundError SourceUnavailableError TagImmutableError UnforeseenError "
+        "UploadNotFoundError UsageError"
     ),
     "events": (
         "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Limited "

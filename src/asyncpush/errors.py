@@ -16,6 +16,7 @@ AsyncpushError
 │   ├── SourceArchivedError    ECR holds the image in its archive, from which nobody can pull
 │   ├── SourceDeniedError      a source registry refuses the available credentials
 │   └── SourceUnavailableError a source registry can't be reached, or fails too often
+│       └── SourceLimitedError its limit is used up until a time that is too far to wait for
 ├── UnforeseenError            an unexpected error: a bug; only the image or layer that it affects fails
 ├── JournalError               the journal is damaged or can't be written
 ├── FailuresError              some of several images or layers failed (``raise_for_failures``)
@@ -195,6 +196,24 @@ class SourceDeniedError(SourceError):
 
 class SourceUnavailableError(SourceError):
     """Raised when a source registry can't be reached, is not trusted, or fails too often."""
+
+
+class SourceLimitedError(SourceUnavailableError):
+    """Raised when a source registry's limit is used up until a time that is too far to wait for within a request.
+
+    Args:
+        message: what was refused, and until when, in one line.
+        host: the registry.
+        until: the time, in seconds since 1970.
+        is_guess: whether the registry names no time, so that *until* is when its limit's window ends at the latest.
+        hint: what to do about it.
+    """
+
+    def __init__(self, message: str, host: str, until: float, *, is_guess: bool, hint: str | None = None) -> None:
+        self.host = host
+        self.until = until
+        self.is_guess = is_guess
+        super().__init__(message, hint=hint)
 
 
 class TooManyFailuresError(AsyncpushError):

@@ -134,16 +134,19 @@ class Limited:
         operation: what waits: an operation of ECR such as ``PutImage``, the host of a source registry, or
             ``bandwidth``.
         rate: requests a second that may start now; bytes a second for ``bandwidth``.
-        reason: a ``quota`` of ECR, ECR's ``throttling``, or the ``user``, by an option or the plan.
+        reason: a ``quota`` of ECR, ECR's ``throttling``, the ``user``, by an option or the plan, or the ``source``,
+            whose own limit is used up.
         quota: the quota in requests a second, if the reason is one.
         throttled: requests of the operation that were throttled so far.
+        until: when a source takes requests again, in words; empty for other reasons.
     """
 
     operation: str
     rate: float
-    reason: Literal["quota", "throttling", "user"]
+    reason: Literal["quota", "throttling", "user", "source"]
     quota: float | None = None
     throttled: int = 0
+    until: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 
 from asyncpush.errors import UsageError
 
@@ -102,6 +103,12 @@ def time_text(seconds: float) -> str:
     if hours >= 48:
         return f"{hours // 24} d {hours % 24} h"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def moment_text(moment: float) -> str:
+    """Format a time in seconds since 1970 as ``02:10``, local and never too early; with the date if it is far away."""
+    local = time.localtime(math.ceil(moment / 60) * 60)
+    return time.strftime("%H:%M" if abs(moment - time.time()) < 20 * 60 * 60 else "%Y-%m-%d %H:%M", local)
 
 
 def percent_text(part: int, whole: int) -> str:

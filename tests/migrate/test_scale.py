@@ -97,7 +97,7 @@ async def test_discovery_waits_until_what_it_has_found_is_pushed(tmp_path, emula
             held -= found.weight
             super().give_back(found)
 
-    monkeypatch.setattr("asyncpush.migrate.run.Backlog", Counted)
+    monkeypatch.setattr("asyncpush.migrate.pipeline.Backlog", Counted)
     async with bench(tmp_path, emulator) as made:
         for number in range(8):
             made.hold("team/app", f"1.{number}", layer(0), layer(number))

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from asyncpush.journal.earlier import EarlierRun, plan_of
 from asyncpush.journal.sql import FinishedImage, KnownImage, LeftUpload, RunState
 from asyncpush.journal.store import SqliteJournal, open_journal
 
-__all__ = ["FinishedImage", "KnownImage", "LeftUpload", "RunState", "SqliteJournal", "open_journal"]
+__all__ = [
+    "EarlierRun",
+    "FinishedImage",
+    "KnownImage",
+    "LeftUpload",
+    "RunState",
+    "SqliteJournal",
+    "open_journal",
+    "plan_of",
+]

@@ -204,11 +204,11 @@ def save_finished(
         )
 
 
-def save_failed(connection: sqlite3.Connection, run: int, copy: str, reason: str, now: float) -> None:
+def save_failed(connection: sqlite3.Connection, run: int, copy: str, outcome: str, reason: str, now: float) -> None:
     """Insert an image that failed."""
     connection.execute(
-        "INSERT OR REPLACE INTO image (run, copy, outcome, reason, at) VALUES (?, ?, 'failed', ?, ?)",
-        (run, packed_text(copy), packed_text(reason), now),
+        "INSERT OR REPLACE INTO image (run, copy, outcome, reason, at) VALUES (?, ?, ?, ?, ?)",
+        (run, packed_text(copy), outcome, packed_text(reason), now),
     )
 
 

@@ -18,8 +18,9 @@ from anyio import CancelScope, to_thread
 from asyncpush.errors import UsageError
 from asyncpush.journal import sql
 from asyncpush.journal.database import open_database, opening
+from asyncpush.journal.earlier import EarlierRun, continue_run, find_earlier, forget_failures
 from asyncpush.journal.group_commit import GroupCommit
-from asyncpush.journal.sql import FinishedImage, KnownImage, LeftUpload, RunState, destination_of
+from asyncpush.journal.sql import BegunRun, FinishedImage, KnownImage, LeftUpload, RunState, destination_of
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, OpenUpload, Upload
 from asyncpush.redaction import shown
@@ -61,7 +62,21 @@ class SqliteJournal:
         """
         now = self._now()
         work = partial(sql.begin_run, plan=plan_fingerprint, fresh=fresh, since=now - within, now=now)
-        begun = await self._commits.do(work)
+        return self._has_begun(await self._commits.do(work))
+
+    async def earlier_run(self, plan_fingerprint: str) -> EarlierRun | None:
+        """The last run of a plan, or if there is none of it, of any; None if the journal has no runs.
+
+        Of a plan that was divided into shards, it is their last runs together.
+        """
+        return await self._commits.do(partial(find_earlier, plan=plan_fingerprint))
+
+    async def continue_run(self, plan_fingerprint: str, earlier: EarlierRun) -> RunState:
+        """Begin a run that has what an earlier one finished, or go on with that one if it is of the same plan."""
+        work = partial(continue_run, plan=plan_fingerprint, earlier=earlier, now=self._now())
+        return self._has_begun(await self._commits.do(work))
+
+    def _has_begun(self, begun: BegunRun) -> RunState:
         self._run, self._finished = begun.id, begun.finished
         outdated = None if begun.outdated is None else datetime.fromtimestamp(begun.outdated, UTC)
         started = datetime.fromtimestamp(begun.started, UTC)
@@ -127,14 +142,29 @@ class SqliteJournal:
         work = partial(sql.save_finished, run=run, copy=copy, image=image, choice=choice, now=self._now())
         await self._commits.do(work, then)
 
-    async def image_failed(self, copy: str, reason: str) -> None:
+    async def image_failed(self, copy: str, reason: str, outcome: str = "failed") -> None:
         """Record that an image of the run failed, with a *reason* in one line; secrets in it are blanked.
+
+        Args:
+            copy: as of ``image_finished``.
+            reason: why it failed.
+            outcome: how it ended: it failed, or was ``left`` for the limit of its source.
 
         Raises:
             UsageError: no run has begun.
         """
-        work = partial(sql.save_failed, run=self._begun(), copy=copy, reason=shown(reason), now=self._now())
+        work = partial(
+            sql.save_failed, run=self._begun(), copy=copy, outcome=outcome, reason=shown(reason), now=self._now()
+        )
         await self._commits.do(work, lambda: self._finished.pop(copy, None))
+
+    async def failures_settled(self, copies: Collection[str]) -> None:
+        """Delete the records of images that failed before the run continued, and do not any more.
+
+        Raises:
+            UsageError: no run has begun.
+        """
+        await self._commits.do(partial(forget_failures, run=self._begun(), copies=tuple(copies)))
 
     # Known across runs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import filterfalse
 
 import anyio
 
@@ -37,7 +38,9 @@ async def expand(plan: Plan, context: MigrationContext) -> Plan:
     hosts = list(dict.fromkeys(entry.host for entry in plan.entries if entry.pattern))
     if not hosts:
         return plan
-    listed: dict[str, Collection[str]] = {}
+    # What failed in an earlier run is known without a list.
+    known = context.undone.repositories(plan) if context.undone else {}
+    listed: dict[str, Collection[str]] = dict(known)
 
     async def list_host(host: str) -> None:
         with foreseen():
@@ -45,10 +48,10 @@ async def expand(plan: Plan, context: MigrationContext) -> Plan:
 
     with only_cause():
         async with anyio.create_task_group() as tg:
-            for host in hosts:
+            for host in filterfalse(known.__contains__, hosts):
                 tg.start_soon(list_host, host)
     problems = Problems()
-    expansion = _Expansion(context, problems)
+    expansion = _Expansion(context, problems, is_whole=not known)
     made = [
         [entry] if entry.pattern is None else expansion.entries(entry, entry.pattern, listed[entry.host])
         for entry in plan.entries
@@ -73,18 +76,27 @@ async def _repositories(context: MigrationContext, host: str) -> Collection[str]
 
 
 class _Expansion:
-    def __init__(self, context: MigrationContext, problems: Problems) -> None:
+    """Makes entries of patterns.
+
+    Args:
+        context: the migration.
+        problems: takes mistakes of the plan.
+        is_whole: whether all repositories of a registry are known, so that a pattern without any is a mistake.
+    """
+
+    def __init__(self, context: MigrationContext, problems: Problems, *, is_whole: bool) -> None:
         self._context = context
         self._problems = problems
+        self._is_whole = is_whole
 
     def entries(self, entry: PlanEntry, pattern: RepositoryPattern, names: Collection[str]) -> Sequence[PlanEntry]:
         """The entries of the repositories among *names* that *pattern* chooses."""
         place, choice = member(entry.place, "from"), pattern.choose(names)
-        for idle in choice.idle:
+        for idle in choice.idle if self._is_whole else ():
             self._context.emit(Notice(f"{member(entry.place, 'exclude')}: {idle} leaves no repository out"))
         for name, glob in choice.excluded:
             self._context.left_out.append(LeftOutTag(f"{entry.host}/{name}", None, f"excluded ({glob})"))
-        if not choice.taken:
+        if not choice.taken and self._is_whole:
             count = len(names) or "no"
             has = f"{entry.host} has {count} repositor{'y' if count == 1 else 'ies'}"
             if choice.excluded:

@@ -12,13 +12,29 @@ from anyio import CancelScope
 
 from asyncpush.api import open_logins
 from asyncpush.engine.context import PushContext
-from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, JournalError, TooManyFailuresError, UsageError
+from asyncpush.errors import (
+    CREDENTIALS_LOST,
+    AsyncpushError,
+    JournalError,
+    SourceLimitedError,
+    TooManyFailuresError,
+    UsageError,
+)
 from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
-from asyncpush.journal import SqliteJournal
+from asyncpush.journal import SqliteJournal, plan_of
 from asyncpush.migrate.ecr_sources import EcrSources
+from asyncpush.migrate.failed import Undone
 from asyncpush.migrate.layer_distribution import LayerDistributor
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
-from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken, retry_may_succeed, waiting_may_help
+from asyncpush.migrate.report import (
+    Copy,
+    CopyResult,
+    LeftOutTag,
+    NothingTaken,
+    outcome_of,
+    retry_may_succeed,
+    waiting_may_help,
+)
 from asyncpush.migrate.shard import Shard
 from asyncpush.migrate.targets import OpenTarget, open_targets
 from asyncpush.model import Digest
@@ -28,6 +44,9 @@ from asyncpush.sources.registry import RegistryPool, open_pool
 
 #: Seconds for which the findings of an interrupted run count as current.
 RESUME_WITHIN = 6 * 60 * 60
+
+#: Seconds by which two answers about one limit of a source may differ.
+_SAME_LIMIT = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +62,8 @@ class Options:
         resume_within: an interrupted run is resumed if it started within this many seconds.
         rest: seconds to wait before failed copies are tried again, if waiting can help; doubled each time.
         shard: the part of the plan to migrate; None for all of it.
+        wait: stay for images that were left, until the limits of their sources are renewed.
+        failed: migrate only what the last run in the journal did not finish.
     """
 
     dry: bool = False
@@ -53,6 +74,8 @@ class Options:
     resume_within: float = RESUME_WITHIN
     rest: float = 5.0
     shard: Shard | None = None
+    wait: bool = False
+    failed: bool = False
 
     def __post_init__(self) -> None:
         if self.max_failures is not None and self.max_failures < 1:
@@ -82,6 +105,7 @@ class MigrationContext:
         scope: cancelled when the run must stop.
         journal_error: why the journal failed; the run stops then.
         stopped: why the run stops before its end, and can be resumed: credentials were lost, or too many images failed.
+        undone: with ``Options.failed``, what the last run did not finish.
     """
 
     options: Options
@@ -102,10 +126,12 @@ class MigrationContext:
     scope: CancelScope = field(default_factory=CancelScope)
     journal_error: JournalError | None = None
     stopped: AsyncpushError | None = None
+    undone: Undone | None = None
     _tags: SingleFlight[tuple[str, ...]] = field(default_factory=SingleFlight)
     _claims: dict[str, Copy] = field(default_factory=dict)
     _next_pause: float = 0.0
     _failed: set[str] = field(default_factory=set)
+    _limited: set[tuple[str, float]] = field(default_factory=set)
 
     @property
     def is_ending(self) -> bool:
@@ -121,6 +147,10 @@ class MigrationContext:
         """The tags of a source repository; they are listed once."""
         tags, _ = await self._tags.do((host, repository), lambda: self.source_pool.at(host).tags(repository))
         return tags
+
+    def takes(self, copy: Copy) -> bool:
+        """Whether the run migrates *copy*."""
+        return self.undone is None or self.undone.takes(copy)
 
     def claim(self, copy: Copy) -> bool:
         """Reserve the destination of *copy*; False if another copy has it (if of another image, *copy* has failed)."""
@@ -166,11 +196,21 @@ class MigrationContext:
         if isinstance(error, JournalError):
             self.journal_error = error
             self.scope.cancel()  # all else would fail for the same reason, which the run tells at its end
+        elif isinstance(error, SourceLimitedError):
+            self.note_limited(error)
         elif not self.stop_on(error) and self.retries_left and retry_may_succeed(error):
             self.emit(Notice(f"{copy.destination} will be tried again at the end: {error}"))
         else:
             self.emit(ImageFailed(copy.destination, str(error)))
-        self.record(CopyResult(copy=copy, outcome="failed", error=error))
+        self.record(CopyResult(copy=copy, outcome=outcome_of(error), error=error))
+
+    def note_limited(self, error: AsyncpushError) -> None:
+        """Tell once that what a source's limit holds up is left, and that all else goes on."""
+        if isinstance(error, SourceLimitedError) and all(
+            host != error.host or error.until > until + _SAME_LIMIT for host, until in self._limited
+        ):
+            self._limited.add((error.host, error.until))
+            self.emit(Notice(f"{error.message}; what needs more of them is left, all else goes on"))
 
     def stop_on(self, error: AsyncpushError) -> bool:
         """Stop the run if *error* shows that credentials are lost, so that all else would fail; whether it does."""
@@ -246,8 +286,15 @@ async def open_migration(
         )
 
 
-async def begin_run(journal: SqliteJournal, plan: str, options: Options, emit: Emit) -> bool:
-    """Begin a run of the plan with this fingerprint, or resume an interrupted one; whether it resumed one."""
+async def begin_run(
+    journal: SqliteJournal, plan: str, options: Options, emit: Emit, undone: Undone | None = None
+) -> bool:
+    """Begin a run of the plan with this fingerprint, or resume an interrupted one; whether it resumed one.
+
+    With *undone*, the run that this was left of goes on, however old it is.
+    """
+    if undone is not None:
+        return (await journal.continue_run(plan, undone.run)).resumed
     state = await journal.begin_run(plan, fresh=options.recheck, within=options.resume_within)
     if state.outdated is not None:
         emit(
@@ -274,5 +321,5 @@ def fingerprint(plan: Plan, settings: Settings, registries: Sequence[str], shard
         settings.push_foreign_layers,
         settings.available_platforms,
     )
-    parts = (plan.targets, plan.entries, making, list(registries), *((str(shard),) if shard else ()))
-    return Digest.of(repr(parts).encode()).hex
+    parts = (plan.targets, plan.entries, making, list(registries))
+    return plan_of(Digest.of(repr(parts).encode()).hex, shard)

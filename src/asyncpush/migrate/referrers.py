@@ -17,7 +17,7 @@ from asyncpush.errors import (
 )
 from asyncpush.events import Notice
 from asyncpush.migrate.ledger import MigrationContext
-from asyncpush.migrate.report import Copy, CopyResult, Outcome, pushed_result
+from asyncpush.migrate.report import Copy, CopyResult, Outcome, outcome_of, pushed_result
 from asyncpush.model import Digest
 from asyncpush.protocols import FoundReferrers, Image, ReferrerSource, UnreadReferrer
 from asyncpush.results import ImageResult
@@ -127,7 +127,7 @@ class Referrers:
         except AsyncpushError as error:
             refused = is_refused(error)
             text = f"{own.destination}, which refers to {subject.short}, was not copied: {error}"
-            self._note(own, subject, "refused" if refused else "failed", text, error, _digest(referrer))
+            self._note(own, subject, "refused" if refused else outcome_of(error), text, error, _digest(referrer))
             return refused
         ended = replace(pushed_result(own, result), subject=subject)
         if result.outcome == "planned":
@@ -170,12 +170,14 @@ class Referrers:
         self._noted.setdefault((copy.repository.address, subject), []).append(own.key)
         what = f"{unread.source}, which refers" if unread.reference else "what refers"
         text = f"{what} to {subject.short} can't be read at its source, and was not copied: {unread.error}"
-        self._note(own, subject, "failed", text, unread.error, None)
+        self._note(own, subject, outcome_of(unread.error), text, unread.error, None)
 
     def _note(
         self, copy: Copy, subject: Digest, outcome: Outcome, text: str, error: AsyncpushError, digest: Digest | None
     ) -> None:
-        if text not in self._reported and not self._context.stop_on(error):  # what is tried again can fail again
+        if outcome == "left":
+            self._context.note_limited(error)
+        elif text not in self._reported and not self._context.stop_on(error):  # what is tried again can fail again
             self._reported.add(text)
             self._context.emit(Notice(text))
         self._context.record(CopyResult(copy=copy, outcome=outcome, digest=digest, error=error, subject=subject))

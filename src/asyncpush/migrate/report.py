@@ -23,6 +23,7 @@ from asyncpush.errors import (
     ServiceError,
     SourceArchivedError,
     SourceDeniedError,
+    SourceLimitedError,
     SourceNotFoundError,
     SourceUnavailableError,
     TagImmutableError,
@@ -35,12 +36,16 @@ from asyncpush.migrate.plan.model import Goal, PlanEntry
 from asyncpush.migrate.timeline import Timeline
 from asyncpush.model import Digest, LeftOut
 from asyncpush.protocols import Repository
-from asyncpush.reference import parse_destination
+from asyncpush.reference import Destination, parse_destination
 from asyncpush.results import ImageResult, Result
 
 #: ``planned`` in a dry run; ``finished`` by an interrupted run of the same migration, and not checked again;
-#: ``refused``: a referrer that ECR does not accept, which is no failure of its image.
-Outcome = Literal["pushed", "present", "finished", "planned", "refused", "failed"]
+#: ``refused``: a referrer that ECR does not accept, which is no failure of its image; ``left``: its source's limit is
+#: used up until a time that is too far (``SourceLimitedError``).
+Outcome = Literal["pushed", "present", "finished", "planned", "refused", "left", "failed"]
+
+#: The outcomes of what is not in ECR, and should be.
+UNDONE: frozenset[Outcome] = frozenset({"left", "failed"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,13 +124,23 @@ class CopyName:
     @property
     def destination(self) -> str:
         """Where it goes, as a list names it: without the address of an endpoint that is not AWS's."""
-        try:
-            is_known = bool(parse_destination(self.address).registry.host)
-        except InvalidReferenceError:
-            is_known = False
-        # ENDPOINT/REGION/ACCOUNT/REPOSITORY
-        name = self.address if is_known else self.address.split("/", 3)[-1]
+        name = self.address if self._known else self.repository
         return f"{name}:{self.tag}" if self.tag else name
+
+    @property
+    def repository(self) -> str:
+        """The repository's name."""
+        # ENDPOINT/REGION/ACCOUNT/REPOSITORY
+        return self._known.repository if self._known else self.address.split("/", 3)[-1]
+
+    @property
+    def _known(self) -> Destination | None:
+        """The repository, if its address is AWS's."""
+        try:
+            parsed = parse_destination(self.address)
+        except InvalidReferenceError:
+            return None
+        return parsed if parsed.registry.host else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +243,9 @@ class Report(Result):
         stopped: the error that ended the run early: credentials were lost, or too many images failed
             (``Options.max_failures``). With a journal, the next run resumes.
         forecast: what the run would take; None unless it was a dry one.
-        timeline: when images and layers were under way; None if several machines made the run.
+        timeline: when images and layers were under way; None if it is unknown.
+        gone: the source and the destination of each image that an earlier run failed (``Options.failed``), and that the
+            plan does not ask for any more.
     """
 
     results: tuple[CopyResult, ...]
@@ -241,11 +258,12 @@ class Report(Result):
     nothing_taken: tuple[NothingTaken, ...] = ()
     forecast: Forecast | None = None
     timeline: Timeline | None = None
+    gone: tuple[tuple[str, str], ...] = ()
 
     @property
     def failed(self) -> tuple[CopyResult, ...]:
-        """The copies that failed."""
-        return tuple(result for result in self.results if result.outcome == "failed")
+        """The copies that failed, or were left for the limit of their source."""
+        return tuple(result for result in self.results if result.outcome in UNDONE)
 
     @property
     def not_tried(self) -> tuple[CopyResult, ...]:
@@ -256,6 +274,10 @@ class Report(Result):
     def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:
         """What failed, and why; if nothing was tried, why the run stopped."""
         failed = tuple((result.copy.destination, result.error) for result in self.failed if result.error)
+        failed += tuple(
+            (destination, UsageError(f"{source} failed before, and the plan does not ask for it any more"))
+            for source, destination in self.gone
+        )
         return failed or ((("", self.stopped),) if self.stopped else ())
 
 
@@ -299,6 +321,8 @@ def waiting_may_help(error: AsyncpushError | None) -> bool:
     """Whether waiting before another try can help: the server did not respond, or it is overloaded or broken."""
     if isinstance(error, ServiceError):
         return error.status == _TOO_MANY_REQUESTS or error.status >= _ILL or error.code in _THROTTLES
+    if isinstance(error, SourceLimitedError):
+        return False  # the time is known, and far away
     return isinstance(error, (ConnectionFailedError, SourceUnavailableError))
 
 
@@ -307,6 +331,11 @@ def retry_may_succeed(error: AsyncpushError | None) -> bool:
     if isinstance(error, ServiceError) and error.code in _FINAL_CODES:
         return False
     return not isinstance(error, _FINAL)
+
+
+def outcome_of(error: AsyncpushError) -> Outcome:
+    """The outcome of a copy that *error* has ended."""
+    return "left" if isinstance(error, SourceLimitedError) else "failed"
 
 
 def journal_reason(error: AsyncpushError | None) -> str:

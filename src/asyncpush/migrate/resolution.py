@@ -13,7 +13,7 @@ from asyncpush.events import Emit, Listener, ignore
 from asyncpush.migrate.expansion import expand
 from asyncpush.migrate.ledger import MigrationContext, Options, open_migration
 from asyncpush.migrate.plan.model import Plan, PlanEntry
-from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken
+from asyncpush.migrate.report import UNDONE, Copy, CopyResult, LeftOutTag, NothingTaken
 from asyncpush.migrate.source_listing import SourceListing
 from asyncpush.settings import Settings
 
@@ -65,7 +65,7 @@ async def resolve_plan(plan: Plan, *, settings: Settings | None = None, emit: Em
             entries=[(entry, copies[entry]) for entry in dict.fromkeys(expanded.entries)],
             left_out=sorted(context.left_out, key=lambda tag: tag.source),
             nothing_taken=tuple(context.nothing_taken.values()),
-            failed=tuple(result for result in context.results.values() if result.outcome == "failed"),
+            failed=tuple(result for result in context.results.values() if result.outcome in UNDONE),
         )
 
 

@@ -3,61 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncpush.digest_set import PackedSet
-from asyncpush.engine.diff import ImageDiff, assume_missing, nodes
-from asyncpush.engine.image import dry_run, push_diff
-from asyncpush.engine.memory import MemoryBudget
-from asyncpush.engine.referrers import subjects_of
 from asyncpush.errors import (
     CREDENTIALS_LOST,
-    AsyncpushError,
-    RepositoryNotFoundError,
-    UnforeseenError,
-    foreseen,
     only_cause,
 )
 from asyncpush.events import Emit, Event, Listener, Notice, PartSent, ignore
 from asyncpush.journal import LeftUpload, SqliteJournal
 from asyncpush.migrate.backfill import note_backfill
-from asyncpush.migrate.discovery import Backlog, Discovered, Discovery, Present, Ready
 from asyncpush.migrate.estimate import make_forecast
 from asyncpush.migrate.expansion import expand
-from asyncpush.migrate.layer_distribution import registry_of, score
+from asyncpush.migrate.failed import find_undone
 from asyncpush.migrate.ledger import MigrationContext, Options, begin_run, fingerprint, open_migration
-from asyncpush.migrate.plan.model import Plan, PlanEntry
-from asyncpush.migrate.referrers import Referrers
-from asyncpush.migrate.report import Copy, CopyResult, Report, journal_reason, pushed_result, retry_may_succeed
+from asyncpush.migrate.pipeline import Pipeline
+from asyncpush.migrate.plan.model import Goal, Plan
+from asyncpush.migrate.report import (
+    UNDONE,
+    Copy,
+    CopyName,
+    CopyResult,
+    Report,
+    journal_reason,
+)
 from asyncpush.migrate.run_document import keep, kept_if_interrupted
 from asyncpush.migrate.shard import Shard, repositories_of
 from asyncpush.migrate.siblings import Siblings
 from asyncpush.migrate.source_listing import SourceListing
-from asyncpush.migrate.targets import complete_repository, create_by_push, prepare
+from asyncpush.migrate.targets import prepare
 from asyncpush.migrate.timeline import TimelineRecorder
-from asyncpush.model import Digest
-from asyncpush.protocols import ReferrerSource
-from asyncpush.results import ImageResult
-from asyncpush.settings import DEFAULT_PART_SIZE, RetryPolicy, Settings
-
-#: Images that are pushed at once. Their layers share the slots; this bounds the images that wait for a slot, or for a
-#: layer that another image uploads.
-_IMAGES_AT_ONCE = 128
-
-#: Manifests and blobs of these images: each that waits for a slot is a task.
-_BLOBS_AT_ONCE = 4096
-
-#: Images that are compared to find the one that helps the others most.
-_COMPARED = 100
-
-#: The same after an interrupted run, whose open uploads are worth a longer search.
-_COMPARED_RESUMED = 1000
+from asyncpush.settings import RetryPolicy, Settings
 
 
 async def migrate_plan(
@@ -78,6 +58,9 @@ async def migrate_plan(
     If credentials are lost on the way (they expire and can't be renewed), the migration stops: the report says so
     (``Report.stopped``), and the migration counts as interrupted.
 
+    With ``Options.failed``, only what the last run in the journal did not finish is migrated, whether that was
+    interrupted or ended; what the plan does not ask for any more is reported (``Report.gone``).
+
     Args:
         plan: the plan (``read_plan``).
         settings: the limits of all pushes together.
@@ -87,72 +70,130 @@ async def migrate_plan(
         retry: how long source registries are waited for, and how often requests to them are repeated.
 
     Raises:
-        UsageError: a registry can't be connected to as the plan says, or its account is unknown to the journal.
+        UsageError: a registry can't be connected to as the plan says, or its account is unknown to the journal; or what
+            failed is asked for, and the journal has no run.
         RegistryError: a target registry refuses all requests, or can't be reached.
         JournalError: the journal can't be written.
     """
-    started = time.monotonic()
     options, settings = options or Options(), settings or Settings()
-    listener, recorder = Listener(emit), TimelineRecorder()
-    sent = 0
-    run: SqliteJournal | None = None  # the journal, once the run has begun in it
+    migration = _Migration(plan, settings, options, journal, Listener(emit))
+    async with open_migration(plan, options, settings, migration.count, journal=journal, retry=retry) as context:
+        return await migration.run(context)
 
-    def count(event: Event) -> None:
-        nonlocal sent
-        if isinstance(event, PartSent):
-            sent += event.sent
-        recorder(event)
-        listener(event)
 
-    def report() -> Report:
-        requests = Counter[str]()
-        for registry in (*(target.registry for target in context.targets.values()), *context.ecr_sources.opened):
-            requests.update({pace.operation: pace.sent for pace in registry.pace.statistics()})
-        requests.update(context.source_pool.requests)
-        return Report(
-            results=tuple(context.results.values()),
-            left_out=tuple(context.left_out),
-            nothing_taken=tuple(context.nothing_taken.values()),
-            requests=requests,
-            sent=sent,
-            seconds=time.monotonic() - started,
-            resumed=resumed,
-            stopped=context.stopped,
-            timeline=recorder.timeline(),
-            forecast=make_forecast(context, time.monotonic() - started) if options.dry else None,
-        )
+class _Migration:
+    """One run of a plan.
 
-    async with open_migration(plan, options, settings, count, journal=journal, retry=retry) as context:
-        resumed = False
+    Args:
+        plan: the plan.
+        settings: the limits of all pushes together.
+        options: how it runs.
+        journal: records what is done.
+        emit: takes all events.
+    """
+
+    def __init__(
+        self, plan: Plan, settings: Settings, options: Options, journal: SqliteJournal | None, emit: Emit
+    ) -> None:
+        self._started = time.monotonic()
+        self._plan = plan
+        self._settings = settings
+        self._options = options
+        self._journal = journal
+        self._emit = emit
+        self._recorder = TimelineRecorder()
+        self._sent = 0
+        self._resumed = False
+        self._incomplete: Sequence[Copy] = ()
+        self._gone: Sequence[str] = ()
         # The journal knows a plan by its patterns: a repository that was added meanwhile makes no other plan of it.
-        part = replace(plan, entries=())
+        self._part = replace(plan, entries=())
+        self._run: SqliteJournal | None = None  # the journal, once the run has begun in it
+
+    def count(self, event: Event) -> None:
+        """Note an event of the run, and pass it on."""
+        if isinstance(event, PartSent):
+            self._sent += event.sent
+        self._recorder(event)
+        self._emit(event)
+
+    async def run(self, context: MigrationContext) -> Report:
+        """Run it, from the expansion of the plan to the record of its end."""
+        if self._options.failed:
+            for target in context.targets.values():
+                await target.registry.account()  # names the account in addresses
+            context.undone = await find_undone(self._journal, self._name(context), partial(_address, context))
+            if context.undone.is_nothing:
+                began = context.undone.run.begun
+                context.emit(Notice(f"nothing failed in the last run, which began {began:%Y-%m-%d %H:%M} UTC"))
+                return self._report(context)
         try:
-            expanded = await expand(plan, context)
-            part = _own_part(expanded, options.shard, context.emit)
-            await prepare(part, context.targets, dry=options.dry)
-            await note_backfill(part.entries, context)
-            left: Collection[LeftUpload] = ()
-            if journal is not None and not options.dry:
-                addresses = [target.registry.address for target in context.targets.values()]
-                resumed = await begin_run(
-                    journal, fingerprint(plan, settings, addresses, options.shard), options, context.emit
-                )
-                run = journal
-                left = await journal.left_uploads()
-            context.distributor.resume(left)
-            context.distributor.look_beside(_siblings(expanded, context))
-            async with kept_if_interrupted(run, part, report):
-                with only_cause(), context.scope:
-                    await _Pipeline(context, {upload.repository for upload in left}).go(part.entries)
+            await self._migrate(context)
         except CREDENTIALS_LOST as error:
             context.stop_on(error)
         if context.journal_error is not None:
             raise context.journal_error
         if context.stopped is not None:
-            SourceListing(context).fail_rest(part.entries, context.stopped)
-        done = report()
-        await _end_run(run, context, part, done)
-    return done
+            SourceListing(context).fail_rest(self._part.entries, context.stopped)
+        elif not _is_cut_short(context):
+            self._gone = _gone(context, self._part)
+        report = self._report(context)
+        if self._run is not None:
+            await keep(self._run, self._part, report)
+            if context.stopped is None:
+                await _end_run(self._run, context, self._incomplete, self._gone)
+        return report
+
+    def _name(self, context: MigrationContext) -> str:
+        """The plan's name in the journal, once the accounts of its targets are known."""
+        addresses = [target.registry.address for target in context.targets.values()]
+        return fingerprint(self._plan, self._settings, addresses, self._options.shard)
+
+    async def _migrate(self, context: MigrationContext) -> None:
+        """Push all images of the plan."""
+        expanded = await expand(self._plan, context)
+        self._part = _own_part(expanded, self._options.shard, context.emit)
+        if context.undone is not None:
+            self._part = context.undone.part_of(self._part)
+        await prepare(self._part, context.targets, dry=self._options.dry)
+        await note_backfill(self._part.entries, context)
+        left: Collection[LeftUpload] = ()
+        if self._journal is not None and not self._options.dry:
+            name = self._name(context)
+            self._resumed = await begin_run(self._journal, name, self._options, context.emit, context.undone)
+            self._run = self._journal
+            left = await self._journal.left_uploads()
+        context.distributor.resume(left)
+        context.distributor.look_beside(_siblings(expanded, context))
+        async with kept_if_interrupted(self._run, self._part, partial(self._report, context)):
+            pipeline = Pipeline(context, {upload.repository for upload in left})
+            with only_cause(), context.scope:
+                await pipeline.go(self._part.entries)
+            self._incomplete = pipeline.incomplete
+
+    def _report(self, context: MigrationContext) -> Report:
+        requests = Counter[str]()
+        for registry in (*(target.registry for target in context.targets.values()), *context.ecr_sources.opened):
+            requests.update({pace.operation: pace.sent for pace in registry.pace.statistics()})
+        requests.update(context.source_pool.requests)
+        seconds = time.monotonic() - self._started
+        return Report(
+            results=tuple(context.results.values()),
+            left_out=tuple(context.left_out),
+            nothing_taken=tuple(context.nothing_taken.values()),
+            requests=requests,
+            sent=self._sent,
+            seconds=seconds,
+            resumed=self._resumed,
+            stopped=context.stopped,
+            timeline=self._recorder.timeline(),
+            forecast=make_forecast(context, seconds) if self._options.dry else None,
+            gone=tuple((name.source, name.destination) for name in map(CopyName.parse, self._gone)),
+        )
+
+
+def _address(context: MigrationContext, goal: Goal) -> str:
+    return context.targets[goal.target].repository(goal.repository).address
 
 
 def _own_part(plan: Plan, shard: Shard | None, emit: Emit) -> Plan:
@@ -173,268 +214,47 @@ def _siblings(plan: Plan, context: MigrationContext) -> Siblings | None:
     return Siblings(plan, shard, lambda target, name: context.targets[target].repository(name))
 
 
-async def _end_run(journal: SqliteJournal | None, context: MigrationContext, plan: Plan, report: Report) -> None:
-    """Write a run's document into the journal; if it has come to its end, its failures and that it has ended, too."""
-    if journal is None:
-        return
-    await keep(journal, plan, report)
-    if context.stopped is not None:
-        return
-    failures = [result for result in context.results.values() if result.outcome == "failed"]
+def _is_cut_short(context: MigrationContext) -> bool:
+    """Whether the first failure has ended the run, so that there are images that were not tried."""
+    return context.options.fail_fast and any(result.outcome == "failed" for result in context.results.values())
+
+
+def _gone(context: MigrationContext, plan: Plan) -> Sequence[str]:
+    """What the earlier run failed, and *plan* does not ask for any more."""
+    if context.undone is None:
+        return ()
+    seen = [*context.claimed, *(result.copy for result in context.results.values())]
+    return context.undone.gone(seen, plan, context.unlisted, context.options.shard)
+
+
+async def _end_run(
+    journal: SqliteJournal, context: MigrationContext, incomplete: Iterable[Copy], gone: Collection[str]
+) -> None:
+    """Write a run's failures into the journal; and unless images were not tried, that it has ended.
+
+    Args:
+        journal: the journal.
+        context: the run.
+        incomplete: images that are there without some of what refers to them.
+        gone: what failed earlier, and can't be tried again.
+    """
+    undone = [result for result in context.results.values() if result.outcome in UNDONE]
+    failures = [result for result in undone if result.subject is None]
+    failures += [_incomplete(context, copy, undone) for copy in dict.fromkeys(incomplete)]
     with only_cause():
         async with anyio.create_task_group() as tg:  # one commit for many
             for result in failures:
-                tg.start_soon(journal.image_failed, result.copy.key, journal_reason(result.error))
-    await journal.end_run(len(failures))
+                tg.start_soon(journal.image_failed, result.copy.key, journal_reason(result.error), result.outcome)
+    if _is_cut_short(context):
+        return
+    if context.undone is not None:
+        still = {result.copy.key for result in failures}
+        await journal.failures_settled(context.undone.run.failed - still - set(gone))
+    await journal.end_run(len(undone) + len(gone))
 
 
-class _Pipeline:
-    """Pushes the images of a migration while they are being discovered.
-
-    Args:
-        context: the migration.
-        resumed: addresses of repositories to which an interrupted run sent layers of images that it did not put.
-    """
-
-    def __init__(self, context: MigrationContext, resumed: Collection[str]) -> None:
-        self._context = context
-        self._resumed = resumed
-        self._may_push = anyio.Event()
-        self._referrers = Referrers(context)
-        self._ready: list[Ready] = []
-        self._lacking: Counter[str] = Counter()
-        # Uploads that resume go first; but if they fill the backlog, others begin before all are found.
-        self._backlog = Backlog(self._may_push.set)
-        self._at_once = anyio.CapacityLimiter(_IMAGES_AT_ONCE)
-        self._blobs = MemoryBudget(_BLOBS_AT_ONCE, window=0)
-        self._planned = PackedSet()
-        self._unfinished: list[Copy] = []
-
-    async def go(self, entries: Iterable[PlanEntry]) -> None:
-        """Push all images of *entries*; then try copies again that have failed and may succeed."""
-        await self._discover_and_push(entries, None)
-        while self._context.retries_left and not self._context.is_ending:
-            self._context.retries_left -= 1
-            again: dict[PlanEntry, list[Copy]] = defaultdict(list)
-            for copy in self._to_try_again():
-                again[copy.entry].append(copy)
-            if not again:
-                break
-            await self._context.wait_before_retry()
-            self._context.distributor.retry_sources()
-            await self._discover_and_push(again, again)
-
-    def _to_try_again(self) -> list[Copy]:
-        """Copies that have failed, or whose referrers have, and that may succeed."""
-        failed = [
-            result.copy
-            for result in self._context.results.values()
-            if result.outcome == "failed" and result.subject is None and retry_may_succeed(result.error)
-        ]
-        unfinished, self._unfinished = self._unfinished, []
-        return failed + unfinished
-
-    async def _discover_and_push(
-        self, entries: Iterable[PlanEntry], copies: dict[PlanEntry, list[Copy]] | None
-    ) -> None:
-        """Discover *entries*, or some of their copies, and push what is found, as it is found."""
-        ahead, found = anyio.create_memory_object_stream[Discovered](0)
-        discovery = Discovery(self._context, ahead, self._backlog)
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(self._discover, discovery, ahead, entries, copies)
-            tg.start_soon(self._push_found, found)
-
-    async def _discover(
-        self,
-        discovery: Discovery,
-        ahead: MemoryObjectSendStream[Discovered],
-        entries: Iterable[PlanEntry],
-        copies: dict[PlanEntry, list[Copy]] | None,
-    ) -> None:
-        async with ahead:
-            if copies is None:
-                # Open uploads resume before another image can start to upload the same layers elsewhere.
-                first, others = self._in_order(entries)
-                await discovery.discover(first)
-                self._may_push.set()
-                await discovery.discover(others)
-                return
-            unread = {entry for entry in copies if entry in self._context.unlisted}
-            async with anyio.create_task_group() as tg:
-                tg.start_soon(discovery.discover, unread)
-                tg.start_soon(discovery.rediscover, {entry: copies[entry] for entry in copies if entry not in unread})
-
-    def _in_order(self, entries: Iterable[PlanEntry]) -> tuple[list[PlanEntry], list[PlanEntry]]:
-        """The entries that go to repositories with open uploads, and the others."""
-        first: list[PlanEntry] = []
-        others: list[PlanEntry] = []
-        for entry in entries:
-            addresses = {self._context.targets[goal.target].repository(goal.repository).address for goal in entry.goals}
-            (others if addresses.isdisjoint(self._resumed) else first).append(entry)
-        return first, others
-
-    async def _push_found(self, found: MemoryObjectReceiveStream[Discovered]) -> None:
-        """Start to push images as they are found; of those that wait, the one that helps the others most goes first."""
-        async with found, anyio.create_task_group() as tg:
-            async for discovered in found:
-                if isinstance(discovered, Present):
-                    tg.start_soon(self._present, discovered)
-                    continue
-                self._ready.append(discovered)
-                self._lacking.update(discovered.identities)
-                tg.start_soon(self._push_next)
-
-    async def _push_next(self) -> None:
-        await self._may_push.wait()
-        async with self._at_once:
-            compared = self._ready[: _COMPARED_RESUMED if self._resumed else _COMPARED]
-            best = max(compared, key=self._score)
-            self._ready.remove(best)
-            async with self._blobs.account() as account:
-                await account.take(best.weight)
-                if not self._context.is_ending:
-                    await self._push(best)
-            self._forget(best)
-
-    def _forget(self, ready: Ready) -> None:
-        """Release what was kept for an image that was pushed."""
-        for identity in ready.identities:
-            self._lacking[identity] -= 1
-            if not self._lacking[identity]:
-                del self._lacking[identity]
-        self._backlog.give_back(ready)
-
-    def _score(self, ready: Ready) -> tuple[int, float]:
-        lost = sum(self._context.distributor.bytes_lost(copy.repository, diff.to_send) for copy, diff in ready.copies)
-        return -lost, max(score(diff.to_send, self._lacking.__getitem__) for _, diff in ready.copies)
-
-    async def _present(self, present: Present) -> None:
-        """Finish an image that exists already: its referrers may still be missing."""
-        copy, manifest = present.copy, present.manifest
-        digests = (manifest.digest, *(child.digest for child in manifest.children))
-        self._context.record_present(copy, manifest.digest, sum(blob.size for blob in manifest.blobs()))
-        journal = self._context.journal
-        if journal is not None and not self._context.options.dry:
-            await journal.image_put(copy.repository.address, manifest, copy.tag)
-        await self._finish([copy], digests)
-        self._backlog.give_back(present)
-
-    async def _push(self, ready: Ready) -> None:
-        """Push an image to all its destinations at once, then copy its referrers."""
-        pushed: list[Copy] = []
-
-        async def push(copy: Copy, diff: ImageDiff) -> None:
-            try:
-                with foreseen():
-                    result = await self._push_one(ready, copy, diff)
-            except AsyncpushError as error:
-                self._context.fail(copy, error)
-                return
-            self._context.record(result)
-            pushed.append(copy)
-
-        async with anyio.create_task_group() as tg:
-            for copy, diff in ready.copies:
-                tg.start_soon(push, copy, diff)
-        await self._finish(pushed, subjects_of(ready.image.root), ready.image.referrers)
-
-    async def _push_one(self, ready: Ready, copy: Copy, diff: ImageDiff) -> CopyResult:
-        if self._context.options.dry:
-            return await self._would_push(ready, copy, diff)
-        target = self._context.targets[copy.goal.target]
-        try:
-            await complete_repository(target, copy.entry, copy.repository.name)
-            result = await self._push_diff(ready, copy, diff)
-        except RepositoryNotFoundError as error:
-            create = partial(create_by_push, target, copy.entry, copy.repository, error)
-            await self._context.push.created.do(copy.repository.address, create)
-            result = await self._push_diff(ready, copy, assume_missing(ready.image))
-        return pushed_result(copy, result)
-
-    async def _push_diff(self, ready: Ready, copy: Copy, diff: ImageDiff) -> ImageResult:
-        distributor, journal = self._context.distributor, self._context.journal
-        if diff.to_send and await self._mounts(copy):
-            digests = [blob.descriptor.digest for blob in diff.to_send if blob.descriptor]
-            if journal is not None:
-                # Layers that an earlier run pushed into this registry can be mounted from there.
-                registry = registry_of(copy.repository)
-                for digest, address in (await journal.mount_sources(registry, digests)).items():
-                    distributor.remember(registry, address, digest)
-            await distributor.ask_siblings(copy, digests)
-        with distributor.sender(copy.repository, diff.to_send, diff.present) as sender:
-            run = replace(self._context.push, sender=sender)
-            return await push_diff(ready.image, diff, copy.repository, copy.tag, copy.destination, run)
-
-    async def _mounts(self, copy: Copy) -> bool:
-        """Whether the copy's registry mounts blobs."""
-        ask = self._context.targets[copy.goal.target].registry.admin.mounts_blobs
-        return await self._context.distributor.mounts(registry_of(copy.repository), ask)
-
-    async def _would_push(self, ready: Ready, copy: Copy, diff: ImageDiff) -> CopyResult:
-        """What would be sent: each layer once into each registry, or without mounts, into each repository."""
-        result = dry_run(ready.image, copy.destination, diff)
-        mounts = await self._mounts(copy)
-        sent = mounted = parts = 0
-        sizes = [0, 0]
-        part_size = self._context.push.settings.part_size or DEFAULT_PART_SIZE
-        for blob in diff.to_send:
-            in_repository = (copy.repository.address, blob.identity)
-            in_registry = (registry_of(copy.repository), blob.identity)
-            if in_repository in self._planned:
-                continue
-            # A layer that is not compressed yet has no digest to mount it by.
-            by_mount = mounts and blob.descriptor is not None and in_registry in self._planned
-            self._planned.add(in_repository)
-            self._planned.add(in_registry)
-            sent, mounted = sent + (not by_mount), mounted + bool(by_mount)
-            sizes[bool(by_mount)] += blob.source_size
-            parts += 0 if by_mount else max(1, -(-blob.source_size // part_size))
-        return replace(
-            pushed_result(copy, result),
-            outcome="present" if diff.stored else "planned",
-            layers_sent=sent,
-            bytes_sent=sizes[0],
-            layers_mounted=mounted,
-            bytes_mounted=sizes[1],
-            manifests=0 if diff.stored else self._manifests_to_put(ready, copy, diff),
-            parts=parts,
-        )
-
-    def _manifests_to_put(self, ready: Ready, copy: Copy, diff: ImageDiff) -> int:
-        """How many manifests an image's push would put: its root under the tag, and each other once a repository."""
-        count = 0
-        for node in nodes(ready.image.root):
-            digest = node.manifest.digest if node.manifest else None
-            in_repository = (copy.repository.address, str(digest))
-            if node is not ready.image.root and digest and (digest in diff.manifests or in_repository in self._planned):
-                continue
-            if digest:
-                self._planned.add(in_repository)
-            count += 1
-        return count
-
-    async def _finish(
-        self, copies: list[Copy], subjects: tuple[Digest, ...], referrers: ReferrerSource | None = None
-    ) -> None:
-        """Copy the referrers, and note in the journal which images are finished."""
-        journal = self._context.journal
-        for copy in copies:
-            try:
-                with foreseen():
-                    complete = await self._referrers.copy_all(copy, subjects, referrers)
-            except UnforeseenError as error:
-                self._context.fail(copy, error)
-                continue
-            if not complete:
-                self._unfinished.append(copy)
-            result = self._context.results[copy.key]
-            if journal is None or self._context.options.dry or not complete or result.digest is None:
-                continue
-            source = self._context.source_digests.get(copy.key)
-            await journal.image_finished(
-                copy.key,
-                source_digest=source,
-                digest=result.digest,
-                outcome=result.outcome,
-                choice=copy.choice,
-            )
+def _incomplete(context: MigrationContext, copy: Copy, undone: Iterable[CopyResult]) -> CopyResult:
+    """The record of an image some of whose referrers are missing: the first of them says why."""
+    own = [result for result in undone if result.subject and result.copy.repository is copy.repository]
+    error = own[0].error if own else None
+    return replace(context.results[copy.key], outcome=own[0].outcome if own else "failed", error=error)

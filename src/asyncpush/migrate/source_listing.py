@@ -162,7 +162,7 @@ class SourceListing:
             if entry not in known:
                 copies += self._named_copies(entry) or [self.placeholder(entry, goal) for goal in entry.goals]
         for copy in copies:
-            if copy.key not in context.results:
+            if copy.key not in context.results and (copy.is_placeholder or context.takes(copy)):
                 context.record(CopyResult(copy=copy, outcome="failed", error=error))
 
     def placeholder(self, entry: PlanEntry, goal: Goal) -> Copy:

@@ -146,6 +146,8 @@ def limit_text(event: Limited) -> str:
             return f"{event.operation} {rate}/s (quota {event.quota:g}/s)"
         case "user":
             return f"{printable(event.operation)} {rate} requests/s (plan)"
+        case "source":
+            return f"{printable(event.operation)}'s limit, until {event.until}"
 
 
 def progress_fields(totals: Totals) -> list[Field]:

@@ -17,6 +17,7 @@ from asyncpush.errors import (
     ManifestError,
     SourceDeniedError,
     SourceError,
+    SourceLimitedError,
     SourceUnavailableError,
 )
 from asyncpush.events import Emit, Limited, Notice
@@ -30,7 +31,7 @@ from asyncpush.sources.registry.docker_config import Account
 from asyncpush.sources.registry.errors import Refusal, is_web_page
 from asyncpush.sources.registry.http import RegistryHttp, read_document
 from asyncpush.sources.registry.logins import Logins
-from asyncpush.sources.registry.pull_limit import PullLimit, pull_limit
+from asyncpush.sources.registry.pull_limit import PullLimit, UsedUpLimit, pull_limit
 from asyncpush.sources.registry.requests import Request, RequestGate, Response, TransientError
 from asyncpush.sources.registry.token_auth import LoginRefusedError, TokenAuth
 from asyncpush.sources.registry.www_authenticate import parse_challenges
@@ -78,6 +79,7 @@ class RegistryClient:
         )
         self._slots = CapacityLimiter(open_files.share(registry.connections))
         self._gate = RequestGate(retry)
+        self._used_up = UsedUpLimit()
         rate = registry.requests_per_second
         report = LimitReporter(emit, lambda: Limited(self.host, rate or 0, "user"))
         self._pace = TokenBucket(lambda: rate, on_wait=report)
@@ -120,6 +122,7 @@ class RegistryClient:
             SourceNotFoundError: the registry does not have it.
             SourceDeniedError: the registry denies access.
             SourceUnavailableError: the registry can't be reached, or fails too often.
+            SourceLimitedError: its limit is used up for long; no request is sent while that is known.
             ManifestError: the response is a web page.
             SourceError: the registry refuses for another reason.
         """
@@ -176,6 +179,7 @@ class RegistryClient:
 
     async def _open_authorized(self, request: Request) -> aiohttp.ClientResponse:
         """Send a request. The caller holds a slot: whatever others wait for here is then never starved of one."""
+        self._used_up.check(request.operation, request.what)
         with self._accounts.explain_refusals():
             await self._learn_scheme(request)
             if not self._has_asked:
@@ -302,6 +306,7 @@ class RegistryClient:
     async def _send(self, request: Request, authorization: str | None) -> aiohttp.ClientResponse:
         await self._pace.take(1)
         await self._gate.wait_open()
+        self._used_up.check(request.operation, request.what)  # others may have learned it meanwhile
         self.requests[request.operation] += 1
         url = URL(f"{self._base}{request.path}", encoded=True)
         with note_if_slow(f"{request.what} has no answer yet from {self.host}", self.notify, self.retry.note_after):
@@ -322,7 +327,7 @@ class RegistryClient:
     ) -> SourceError:
         account = None if anonymous else self._auth.account(request.scope)
         login = account.label if account and account.origin else "these credentials" if account else ""
-        return Refusal(
+        error = Refusal(
             request,
             self.host,
             response.status,
@@ -334,7 +339,12 @@ class RegistryClient:
             credentials_unused=not login and not anonymous and self._has_account.get(request.repository, False),
             expired=expired,
             lacks_challenge=lacks_challenge,
+            pull_limit=self.pull_limit,
+            patience=self.retry.throttled,
         ).as_error()
+        if isinstance(error, SourceLimitedError):
+            self._used_up.note(request.operation, error)
+        return error
 
 
 class ConnectionSlot:

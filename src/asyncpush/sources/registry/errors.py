@@ -6,15 +6,22 @@ Source: OCI distribution-spec 1.1, "error codes".
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
-from asyncpush.errors import SourceDeniedError, SourceError, SourceNotFoundError
+from asyncpush.errors import SourceDeniedError, SourceError, SourceLimitedError, SourceNotFoundError
 from asyncpush.http.retry import retry_after
 from asyncpush.sources.registry.http import LATER
-from asyncpush.sources.registry.pull_limit import describe_limit, is_used_up
+from asyncpush.sources.registry.pull_limit import (
+    PullLimit,
+    describe_limit,
+    is_used_up,
+    pause_until_renewed,
+    until_text,
+)
 from asyncpush.sources.registry.requests import Request, TransientError
 
 _TRANSIENT = frozenset({408, 425, 500, 502, 503, 504})
@@ -117,6 +124,8 @@ class Refusal:
         credentials_unused: whether it was anonymous although there are credentials, since none were asked for.
         expired: whether the response says that the token has expired.
         lacks_challenge: whether it is a 401 without a challenge.
+        pull_limit: the limit on pulls that earlier responses have told.
+        patience: the seconds that the request may wait if it was throttled.
     """
 
     request: Request
@@ -130,6 +139,8 @@ class Refusal:
     credentials_unused: bool
     expired: bool
     lacks_challenge: bool
+    pull_limit: PullLimit | None
+    patience: float
 
     def as_error(self) -> SourceError:
         """The error to raise."""
@@ -177,17 +188,28 @@ class Refusal:
             return "the registry asks for no credentials, so yours were not sent; its operators must fix that"
         return f"{self.login} has no access to it" if self.login else f"log in (docker login {self.host})"
 
-    def _throttled(self, reported: _RegistryError, after: float | None) -> TransientError:
+    def _throttled(self, reported: _RegistryError, after: float | None) -> SourceError:
         limit = describe_limit(self.headers)
         allows = f"it allows {limit}" if limit else "its rate limit is reached"
         hint = f"{LATER}, or ask the registry's operators for a higher limit"
         if not (self.login or self.credentials_unused):
             hint = f"log in (docker login {self.host}), which usually raises the limit; or {LATER}"
+        pause = pause_until_renewed(self.headers, after, self.pull_limit)
+        if pause is not None and pause.seconds > self.patience:
+            until = time.time() + pause.seconds
+            return SourceLimitedError(
+                f"{self.request.what}: {self.host} accepts no more requests until "
+                f"{until_text(until, is_guess=pause.is_guess)}: {allows}{reported.words}",
+                self.host,
+                until,
+                is_guess=pause.is_guess,
+                hint=hint,
+            )
         return TransientError(
             f"{self.request.what}: {self.host} accepts no more requests for now: {allows}{reported.words}",
             hint=hint,
-            after=after,
+            after=pause.seconds if pause else None,
             throttled=True,
-            # Without Retry-After, such a window may be hours long.
-            final=is_used_up(self.headers) and after is None,
+            # It may last for hours.
+            final=pause is None and is_used_up(self.headers, self.pull_limit),
         )
