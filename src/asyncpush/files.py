@@ -65,6 +65,26 @@ def write_small(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def check_writable(path: Path) -> None:
+    """Check, without changing anything, that a file can be written or created.
+
+    Raises:
+        OSError: it can't.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        path.parent.stat()
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent)) from None
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    # A pipe must not be opened: its reader would take that for its end.
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
 @contextmanager
 def pem_file(path: str | Path) -> Iterator[str]:
     """Yield the name of a file that OpenSSL can read: a pipe is copied, because OpenSSL could wait for it for ever."""

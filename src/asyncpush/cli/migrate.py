@@ -6,7 +6,8 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from anyio import to_thread
 from cyclopts import Parameter
 
 from asyncpush.cli import github
-from asyncpush.cli.dask import job_journal, make_job, parse_cluster
+from asyncpush.cli.dask import make_job
 from asyncpush.cli.forecast import forecast_document, forecast_lines
 from asyncpush.cli.options import (
     AwsOptions,
@@ -33,6 +34,7 @@ from asyncpush.cli.options import (
     parse_platforms,
     to_seconds,
 )
+from asyncpush.cli.places import Places
 from asyncpush.cli.report import (
     OUTCOME_WORDS,
     Json,
@@ -48,31 +50,28 @@ from asyncpush.errors import (
     AsyncpushError,
     CredentialsError,
     InvalidReferenceError,
+    SourceLimitedError,
     TooManyFailuresError,
-    UsageError,
 )
 from asyncpush.events import Emit
 from asyncpush.journal.remote import S3Location
 from asyncpush.migrate.dask.client import Cluster, migrate_on_dask
 from asyncpush.migrate.dask.plain import Job
-from asyncpush.migrate.journals import open_place, read_place
+from asyncpush.migrate.journals import open_place
 from asyncpush.migrate.ledger import RESUME_WITHIN, Options
+from asyncpush.migrate.limited_sources import LimitedSource, limited_sources
 from asyncpush.migrate.plan.load import parse_plan, read_text
 from asyncpush.migrate.plan.model import Plan, overridden
-from asyncpush.migrate.report import Copy, CopyResult, NothingTaken, Report, write_metrics
+from asyncpush.migrate.report import UNDONE, Copy, CopyResult, NothingTaken, Report, write_metrics
 from asyncpush.migrate.report_page import write_report
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.migrate.run_document import run_document
-from asyncpush.migrate.shard import PLACEHOLDER, Shard, at_shard, journal_beside, parse_shard, parse_share
 from asyncpush.model import Platform
 from asyncpush.progress import progress
 from asyncpush.progress.lines import printable
 from asyncpush.reference import Destination, parse_destination
 from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
 from asyncpush.units import size_text, time_text
-
-#: The journal of a plan that is read from standard input.
-_NAMELESS = Path("asyncpush.journal")
 
 #: Repositories that a note lists.
 _SHOWN_NAMES = 3
@@ -88,7 +87,7 @@ records what is done.
 
 Examples
   asyncpush migrate plan.yaml --dry-run
-  asyncpush migrate plan.yaml --failed-out failed.txt
+  asyncpush migrate plan.yaml --failed
   echo 'docker.io/library/nginx:1.27 mirror/nginx' | asyncpush migrate - --region eu-west-1
 """,
 )
@@ -106,6 +105,8 @@ def migrate(
         float, Parameter(converter=to_seconds, metavar="AGE", show_default=lambda seconds: f"{seconds / 3600:g}h")
     ] = RESUME_WITHIN,
     recheck: bool = False,
+    failed: bool = False,
+    wait: bool = False,
     fail_fast: bool = False,
     max_failures: int | None = None,
     strict: bool = False,
@@ -130,6 +131,8 @@ def migrate(
         no_resume: Use no journal: ignore earlier runs, and record nothing.
         resume_within: Resume an interrupted run only if it started within this time: 30m, 6h, 2d.
         recheck: Check all images again, including those that an interrupted run finished.
+        failed: Migrate only what the last run did not: images that failed, or were left or not tried.
+        wait: Stay for images of sources whose pull limits are used up, until these are renewed.
         fail_fast: Stop at the first failure.
         max_failures: Begin no other image after this many have failed; finish those that are under way.
         strict: Fail entries that match no tag, unless the plan sets min_tags: 0 for them.
@@ -143,10 +146,11 @@ def migrate(
 
     async def main() -> int:
         parts = shards or ShardOptions()
-        where = _where(parts, journal, path, dry=dry_run, no_resume=no_resume)
+        where = Places.of(parts, journal, path, dry=dry_run, no_resume=no_resume, failed=failed)
+        failed_file = await where.output(failed_out, "--failed-out")
+        metrics_file = await where.output(metrics_out, "--metrics-out")
+        report_file = await where.output(report_out, "--report")
         settings = make_settings(limits, layers, create_repository=create_repository, quota_share=where.share)
-        failed_file, metrics_file = where.file(failed_out, "--failed-out"), where.file(metrics_out, "--metrics-out")
-        report_file = where.file(report_out, "--report")
         text = await read_text(path)
         read = await to_thread.run_sync(parse_plan, text, None if path == "-" else Path(path), os.environ)
         for notice in read.notices:
@@ -166,6 +170,8 @@ def migrate(
             max_failures=max_failures,
             resume_within=resume_within,
             shard=where.shard,
+            wait=wait,
+            failed=failed,
         )
         ready = chosen.of(read)
         if where.cluster is None:
@@ -198,9 +204,10 @@ def migrate(
         await to_thread.run_sync(github.report, [_row(result) for result in report.results])
         say_notes(report.nothing_taken)
         _say_failures(report, failures, show)
+        _say_left(report)
         if not show.quiet:
             # If all images have failed, what the run would take is unknown.
-            planned = any(result.outcome != "failed" for result in report.results)
+            planned = any(result.outcome not in UNDONE for result in report.results)
             for line in forecast_lines(report.forecast) if report.forecast and planned else ():
                 say(f"asyncpush: {line}")
             say_summary(report)
@@ -212,20 +219,43 @@ def migrate(
 
 
 def _row(result: CopyResult) -> github.Row:
-    digest = str(result.digest) if result.digest and result.outcome not in ("planned", "failed") else ""
+    digest = str(result.digest) if result.digest and result.outcome not in ("planned", *UNDONE) else ""
     note = str(result.error) if result.error else ""
     return github.Row(str(result.copy.destination), OUTCOME_WORDS[result.outcome], digest, result.bytes_sent, note)
 
 
 def _say_failures(report: Report, journal_failures: Sequence[AsyncpushError], show: OutputOptions) -> None:
-    silent = (*CREDENTIALS_LOST, TooManyFailuresError)  # told as what stopped the run
+    silent = (*CREDENTIALS_LOST, TooManyFailuresError, SourceLimitedError)  # told once for all
     failed = [(result.error, str(result.copy.destination)) for result in report.failed if result.error]
     told = [(error, name, name) for error, name in failed if not isinstance(error, silent)]
     say_failures(told, len(report.results), undone="copied", each=show.verbose)
+    if report.gone:
+        say_error(_gone_error(report.gone))
     if report.stopped is not None:
         say_error(report.stopped, about="the migration stopped")
     for failure in journal_failures:
         say_error(failure)
+
+
+def _gone_error(gone: Sequence[tuple[str, str]]) -> AsyncpushError:
+    names = ", ".join(f"{source} to {destination}" for source, destination in gone[:_SHOWN_NAMES])
+    if len(gone) > _SHOWN_NAMES:
+        names = f"{names} and {len(gone) - _SHOWN_NAMES} more"
+    count, them = (f"{len(gone)} images", "them") if len(gone) > 1 else ("1 image", "it")
+    return AsyncpushError(
+        f"{count} failed before, and the plan does not ask for {them} any more: {names}",
+        hint=f"add {them} to the plan again, or run the plan without --failed to forget {them}",
+    )
+
+
+def _say_left(report: Report) -> None:
+    """Say of each source whose limit is used up what was left, and until when."""
+    for source in limited_sources(report.results):
+        error = AsyncpushError(
+            f"{source.left} (its pull limit)",
+            hint="run the same command again then, with --failed, or with --wait to stay",
+        )
+        say_error(error, about=source.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +299,8 @@ async def _run(
     """The report, and why the journal could not be put back in the end."""
     async with AsyncExitStack() as stack:
         emit = await _shown(stack, show)
-        kept = await stack.enter_async_context(open_place(place, aws, emit, dry=options.dry))
+        opening = open_place(place, aws, emit, dry=options.dry, is_needed=options.failed)
+        kept = await stack.enter_async_context(opening)
         report = await migrate_plan(plan, settings=settings, journal=kept.journal, emit=emit, options=options)
     return report, [kept.failure] if kept.failure else []
 
@@ -288,55 +319,12 @@ def _refuse_without_credentials(report: Report) -> None:
         raise first
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Where:
-    """Where a plan is migrated, and where the journal is.
-
-    Attributes:
-        cluster: the cluster of ``--dask``.
-        shard: the only shard that this machine migrates.
-        share: the part of ECR's quotas to keep to.
-        journal: the journal of a run on this machine.
-        journals: the journals of a run on a cluster.
-    """
-
-    cluster: Cluster | None
-    shard: Shard | None
-    share: float | None
-    journal: Path | S3Location | None = None
-    journals: str | None = None
-
-    def file(self, given: str | None, option: str) -> Path | None:
-        """The file that an option names."""
-        return None if given is None else Path(at_shard(given, self.shard, option))
-
-
-def _where(parts: ShardOptions, journal: str | None, plan: str, *, dry: bool, no_resume: bool) -> _Where:
-    cluster = parse_cluster(parts, dry=dry)
-    shard = parse_shard(parts.shard, os.environ) if parts.shard is not None else None
-    where = _Where(cluster=cluster, shard=shard, share=parse_share(parts.share) if parts.share is not None else None)
-    if cluster is not None:
-        path = None if plan == "-" else plan
-        return replace(where, journals=job_journal(journal, path, cluster, no_resume=no_resume))
-    return where if no_resume else replace(where, journal=_journal_place(journal, plan, parts, shard))
-
-
-def _journal_place(given: str | None, plan: str, parts: ShardOptions, shard: Shard | None) -> Path | S3Location:
-    if given is None:
-        return journal_beside(_NAMELESS if plan == "-" else Path(plan), shard)
-    if shard is not None and parts.shard != str(shard) and PLACEHOLDER not in given:
-        raise UsageError(
-            f"--journal {given} is one journal for all shards", hint="write {shard} in it, such as plan-{shard}.journal"
-        )
-    return read_place(at_shard(given, shard, "--journal"))
-
-
 def print_migration(report: Report, output: OutputFormat) -> None:
     """Print the results: ``DESTINATION@DIGEST`` a line for each image that did not fail; or everything as JSON."""
     if output == "json":
         print_document(_document(report))
         return
-    lines = [_line(result) for result in report.results if result.outcome not in ("failed", "refused")]
+    lines = [_line(result) for result in report.results if result.outcome not in ("refused", *UNDONE)]
     if any(result.outcome == "planned" for result in report.results):
         lines += [f"{tag.name}  left out: {tag.reason}" for tag in report.left_out]
     write_lines(lines)
@@ -432,6 +420,7 @@ def _line(result: CopyResult) -> str:
 
 def _document(report: Report) -> Json:
     counts = Counter[str](result.outcome for result in report.results if result.subject is None)
+    limited = limited_sources(report.results)
     return {
         "images": [_image(result) for result in report.results if result.subject is None],
         "referrers": [_image(result) for result in report.results if result.subject is not None],
@@ -448,9 +437,21 @@ def _document(report: Report) -> Json:
             "seconds": round(report.seconds, 3),
             "resumed": report.resumed,
         },
+        **({"gone": [{"source": source, "destination": to} for source, to in report.gone]} if report.gone else {}),
+        **({"limitedSources": [_limited(source) for source in limited]} if limited else {}),
         **({"forecast": forecast_document(report.forecast)} if report.forecast else {}),
         **({"timeline": msgspec.to_builtins(report.timeline)} if report.timeline else {}),
         **({"stopped": error_document(report.stopped)} if report.stopped else {}),
+    }
+
+
+def _limited(source: LimitedSource) -> Json:
+    return {
+        "source": source.host,
+        "images": source.images,
+        "referrers": source.referrers,
+        "until": datetime.fromtimestamp(source.until, UTC).isoformat(timespec="seconds"),
+        "isGuess": source.is_guess,
     }
 
 

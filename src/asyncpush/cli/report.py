@@ -9,8 +9,8 @@ from typing import TypeAlias
 from asyncpush import open_files
 from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.streams import write_document, write_lines
-from asyncpush.errors import AsyncpushError, RegistryError, SourceError, UnforeseenError
-from asyncpush.files import write_small
+from asyncpush.errors import AsyncpushError, RegistryError, SourceError, UnforeseenError, UsageError
+from asyncpush.files import check_writable, write_small
 from asyncpush.model import LeftOut
 from asyncpush.results import ImageFailure, ImageResult, LayerFailure, LayerResult, ReferrerResult
 
@@ -24,6 +24,7 @@ OUTCOME_WORDS = {
     "finished": "finished before",
     "planned": "to be sent",
     "refused": "refused by ECR",
+    "left": "left for later",
     "failed": "failed",
 }
 
@@ -140,6 +141,21 @@ def error_document(error: AsyncpushError) -> Json:
 def print_document(document: Json) -> None:
     """Print *document* with its version."""
     write_document({"version": _VERSION, **document})
+
+
+def check_output(path: Path, option: str) -> None:
+    """Check at the start that the file that *option* names can be written at the end; blocks.
+
+    Raises:
+        UsageError: it can't.
+    """
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise UsageError(
+            f"{option} {path} can't be written: {open_files.reason(error)}",
+            hint="name a file that you can write, in a directory that exists",
+        ) from error
 
 
 def write_list(path: Path, lines: Sequence[str]) -> None:

@@ -96,7 +96,13 @@ class RemoteJournal:
 
 @asynccontextmanager
 async def open_remote_journal(
-    location: S3Location, aws: AwsConfiguration, emit: Emit, *, writes: bool = True, interval: float = INTERVAL
+    location: S3Location,
+    aws: AwsConfiguration,
+    emit: Emit,
+    *,
+    writes: bool = True,
+    is_needed: bool = False,
+    interval: float = INTERVAL,
 ) -> AsyncIterator[RemoteJournal]:
     """Fetch a journal and open it until the block is left; if there is no object, create one.
 
@@ -108,10 +114,11 @@ async def open_remote_journal(
         aws: the profile and region; the endpoint is that of the environment (``AWS_ENDPOINT_URL_S3``).
         emit: takes a notice if a copy could not be put.
         writes: whether to put it back at all; a dry run only reads it.
+        is_needed: whether there must be an object.
         interval: seconds between two copies.
 
     Raises:
-        UsageError: the object is not a journal, or *location* names none.
+        UsageError: the object is not a journal, is needed and does not exist, or *location* names none.
         JournalError: it is damaged, or can't be fetched or put.
         ConfigurationError: there is no region, no such profile, or no credentials.
     """
@@ -119,7 +126,8 @@ async def open_remote_journal(
         raise UsageError(f"{location} names no object", hint="write s3://BUCKET/KEY")
     async with _temporary_folder() as folder, open_s3(aws, _CONNECTIONS) as client:
         copy = _Copy(client, location, folder / "journal", emit)
-        await copy.fetch()
+        if not await copy.fetch() and is_needed:
+            raise missing(location)
         opened: RemoteJournal | None = None
         is_over = False
         try:
@@ -159,11 +167,16 @@ async def fetched(location: S3Location, aws: AwsConfiguration) -> AsyncIterator[
         for number, key in enumerate(keys):
             copy = _Copy(client, S3Location(location.bucket, key), folder / str(number), _silent)
             if not await copy.fetch():
-                raise UsageError(f"there is no journal {copy.location}")
+                raise missing(copy.location)
             found.append((str(copy.location), copy.path))
         if not found:
             raise UsageError(f"there is no journal below {location}")
         yield found
+
+
+def missing(place: Path | S3Location) -> UsageError:
+    """The error for a journal that must exist, and does not."""
+    return UsageError(f"there is no journal {place}", hint="name another one, or run the migration first")
 
 
 def _silent(_: object) -> None:

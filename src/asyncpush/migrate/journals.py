@@ -14,7 +14,7 @@ from anyio import to_thread
 from asyncpush.errors import JournalError, JournalInUseError
 from asyncpush.events import Emit
 from asyncpush.journal import SqliteJournal, open_journal
-from asyncpush.journal.remote import RemoteJournal, S3Location, open_remote_journal
+from asyncpush.journal.remote import RemoteJournal, S3Location, missing, open_remote_journal
 from asyncpush.settings import AwsConfiguration
 
 #: Seconds between two attempts to open a journal that is in use.
@@ -49,7 +49,13 @@ def read_place(text: str) -> Path | S3Location:
 
 @asynccontextmanager
 async def open_place(
-    place: Path | S3Location | None, aws: AwsConfiguration, emit: Emit, *, dry: bool, patience: float = 0.0
+    place: Path | S3Location | None,
+    aws: AwsConfiguration,
+    emit: Emit,
+    *,
+    dry: bool,
+    is_needed: bool = False,
+    patience: float = 0.0,
 ) -> AsyncIterator[KeptJournal]:
     """Open the journal of a run until the block is left; a dry run reads an existing one, but creates none.
 
@@ -58,17 +64,21 @@ async def open_place(
         aws: the profile and region for S3.
         emit: takes notices.
         dry: whether nothing is to be recorded.
+        is_needed: whether it must exist, since it says what the run is to do.
         patience: seconds to wait for another process that uses the file, since it is about to end.
 
     Raises:
-        UsageError: it is not a journal, or is in use.
+        UsageError: it is not a journal, or is in use; or it is needed, and does not exist.
         JournalError: it is damaged, or S3 refuses it.
     """
     kept = KeptJournal()
     async with AsyncExitStack() as stack:
         if isinstance(place, S3Location):
-            kept._remote = await stack.enter_async_context(open_remote_journal(place, aws, emit, writes=not dry))  # noqa: SLF001
+            opening = open_remote_journal(place, aws, emit, writes=not dry, is_needed=is_needed)
+            kept._remote = await stack.enter_async_context(opening)  # noqa: SLF001
             kept.journal = kept._remote.journal  # noqa: SLF001
+        elif place is not None and is_needed and not await to_thread.run_sync(place.exists):
+            raise missing(place)
         elif place is not None and (not dry or await to_thread.run_sync(place.exists)):
             kept.journal = await _open_file(place, stack, time.monotonic() + patience)
         yield kept

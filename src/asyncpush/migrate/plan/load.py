@@ -72,7 +72,15 @@ def parse_plan(text: str, path: Path | None, environ: Mapping[str, str], *, unse
     label = name_of(path)
     problems = Problems(allows_unset=unset is not None)
     if not text.strip():
-        raise UsageError(f"{label} is empty", hint="write images, or lines of SOURCE DESTINATION")
+        raise UsageError(
+            f"{label} is empty",
+            hint="write images, or lines of SOURCE DESTINATION; if --failed-out wrote it, nothing had failed",
+        )
+    if next(significant_lines(text), None) is None:
+        raise UsageError(
+            f"{label} holds no image, only comments",
+            hint="if --failed-out wrote them, a list can't name what failed: run the plan of that run with --failed",
+        )
     if is_list(text):
         plan = read_list(text, Path(), problems)
     else:
