@@ -89,9 +89,10 @@ class LayerDone:
 
 @dataclass(frozen=True, slots=True)
 class LayerFailed:
-    """The upload of a layer failed."""
+    """The upload of a layer failed, or was ``interrupted``: cancelled, as by Ctrl-C."""
 
     layer: str
+    interrupted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,10 @@ def test_json_says_what_was_sent_and_what_was_there(server: Server, tmp_path: Pa
         assert (image["layersPresent"], image["bytesPresent"]) == wanted["present"]
         totals = document["totals"]
         assert (totals["images"], totals["failed"]) == (1, 0)
+        assert (list(document["timeline"]["images"]), len(document["timeline"]["layers"])) == (
+            ["cli/json:1"],
+            wanted["sent"][0],
+        )
         assert all(totals[name] == image[name] for name in ("layersSent", "bytesSent", "layersPresent", "bytesPresent"))
         wanted = {"sent": wanted["present"], "present": wanted["sent"]}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -147,7 +148,9 @@ async def everything_is_there(bench: Bench, out: str) -> None:
 async def test_processes_finish_a_plan_though_one_of_them_is_killed(dask: str, slow: Bench, tmp_path: Path) -> None:
     import psutil
 
-    async with started(*migration(plan(slow), "local:2"), folder=tmp_path, log="run") as client:
+    page = tmp_path / "run.html"
+    words = migration(plan(slow), "local:2", "--report", str(page))
+    async with started(*words, folder=tmp_path, log="run") as client:
         await parts_taken(slow, 4, client, "run")
         workers = [
             child
@@ -163,6 +166,9 @@ async def test_processes_finish_a_plan_though_one_of_them_is_killed(dask: str, s
     assert PARTS <= accepted(slow) <= PARTS + 2, "a kill loses the answers of what one shard has in flight"
     assert f"{REPOSITORIES} images: " in ran.err
     assert "Traceback" not in ran.err
+    layers = re.findall(r'"title":[^{}]*"outcome":"(\w+)"', page.read_text())
+    assert layers.count("pushed") >= REPOSITORIES
+    assert set(layers) <= {"pushed", "interrupted"}, "the layers of a worker that was killed have not failed"
     # Its journals are those of the shards of any other engine.
     journals = [file for index in range(8) if (file := tmp_path / f"plan.{index}-of-8.journal").exists()]
     merge = partial(run_here, "journal", "merge", *journals, "--into", tmp_path / "all.journal")

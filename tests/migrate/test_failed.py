@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -189,7 +188,7 @@ IMPATIENT = replace(QUICK, throttled=0.5)
 
 
 @pytest.fixture
-def used_up(here: Bench) -> Iterator[dict[str, str]]:
+def used_up(here: Bench) -> dict[str, str]:
     """A source that refuses manifests after the first two, with these headers, until they are cleared."""
     headers = {"RateLimit_Limit": "2;w=21600", "RateLimit_Remaining": "0;w=21600"}
     served: list[str] = []
@@ -201,7 +200,7 @@ def used_up(here: Bench) -> Iterator[dict[str, str]]:
             return None
         return refusal(429, "TOOMANYREQUESTS", "You have reached your pull rate limit.", **headers)
 
-    yield headers
+    return headers
 
 
 async def test_a_source_whose_limit_is_used_up_is_left_alone(here: Bench, used_up: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from asyncpush.cli.merged import MergedReport
 from asyncpush.cli.options import OutputFormat, command, to_seconds
-from asyncpush.cli.report import print_document, write_list
+from asyncpush.cli.report import check_output, print_document, write_list
 from asyncpush.cli.run import DONE, FAILED, run
 from asyncpush.cli.streams import say, write_document, write_lines, write_rows
 from asyncpush.errors import UsageError
@@ -211,6 +211,8 @@ def merge_all(
             raise UsageError("no journal is named", hint="name those of all shards")
         from asyncpush.journal.remote import S3Location, fetched
 
+        if failed_out is not None:
+            await to_thread.run_sync(check_output, failed_out, "--failed-out")
         aws = AwsConfiguration(profile=profile, region=region)
         async with AsyncExitStack() as stack:
             files: list[tuple[str, Path]] = []

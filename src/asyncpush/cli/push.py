@@ -40,6 +40,7 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Emit, Event, ImageFailed, Listener, Notice
+from asyncpush.migrate.timeline import Timeline, TimelineRecorder
 from asyncpush.model import Platform
 from asyncpush.progress import progress
 from asyncpush.protocols import Image
@@ -151,7 +152,7 @@ def push(
                 results += await push_all(registry, images, dry=dry_run, referrers=not no_referrers)
             listener.close()
         await to_thread.run_sync(github.report, [_row(result) for result in results])
-        return _conclude(results, show)
+        return _conclude(results, show, listener.timeline())
 
     return run(main, verbose=show.verbose)
 
@@ -262,8 +263,14 @@ class _Listener:
         self._display: Emit = self._keep
         self._kept: list[Event] = []
         self._shows_failures = True
+        self._recorder = TimelineRecorder()
+
+    def timeline(self) -> Timeline:
+        """The course of the run so far."""
+        return self._recorder.timeline()
 
     def __call__(self, event: Event) -> None:
+        self._recorder(event)
         if self._shows_failures or not isinstance(event, ImageFailed):
             self._display(event)
 
@@ -289,7 +296,7 @@ class _Listener:
             say_notice(event)
 
 
-def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions) -> int:
+def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions, timeline: Timeline) -> int:
     failures = [result for result in results if isinstance(result, ImageFailure)]
     if len(failures) == len(results) and all(isinstance(failure.error, UsageError) for failure in failures):
         # Nothing was sent. Credentials are looked up with the first request, so that all images fail alike.
@@ -299,7 +306,7 @@ def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions
         for failure in reversed(different.values()):
             say_error(failure.error, about=_about(failure, len(results)))
         return status_of([failure.error for failure in failures], begun=False)
-    print_images(results, show.output)
+    print_images(results, show.output, timeline)
     say_failures(
         [(failure.error, failure.destination, _about(failure, len(results))) for failure in failures],
         len(results),

@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
+
 from asyncpush import open_files
 from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.streams import write_document, write_lines
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError, UnforeseenError, UsageError
 from asyncpush.files import check_writable, write_small
+from asyncpush.migrate.timeline import Timeline
 from asyncpush.model import LeftOut
 from asyncpush.results import ImageFailure, ImageResult, LayerFailure, LayerResult, ReferrerResult
 
@@ -31,7 +34,9 @@ OUTCOME_WORDS = {
 Json: TypeAlias = Mapping[str, "str | int | float | Json | Sequence[Json] | Sequence[str] | None"]
 
 
-def print_images(results: Sequence[ImageResult | ImageFailure], output: OutputFormat) -> None:
+def print_images(
+    results: Sequence[ImageResult | ImageFailure], output: OutputFormat, timeline: Timeline | None = None
+) -> None:
     """Print image results: ``DESTINATION@DIGEST`` a line for each that did not fail; or everything as JSON."""
     if output == "json":
         totals = [result for result in results if isinstance(result, ImageResult)]
@@ -48,7 +53,9 @@ def print_images(results: Sequence[ImageResult | ImageFailure], output: OutputFo
                     "bytesSent": sum(result.bytes_sent for result in totals),
                     "layersPresent": sum(result.layers_present for result in totals),
                     "bytesPresent": sum(result.bytes_present for result in totals),
+                    **({"seconds": timeline.seconds} if timeline else {}),
                 },
+                **({"timeline": msgspec.to_builtins(timeline)} if timeline else {}),
             }
         )
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -9,17 +10,21 @@ from anyio import to_thread
 from cyclopts import Parameter
 
 from asyncpush.cli.options import command
+from asyncpush.cli.report import check_output
 from asyncpush.cli.run import DONE
 from asyncpush.cli.run import run as run_command
+from asyncpush.errors import UsageError
 from asyncpush.migrate.report_page import write_report
 from asyncpush.migrate.run_document import read_documents
+from asyncpush.settings import AwsConfiguration
 
 app = command(
     "report",
     usage="asyncpush report [OPTIONS] JOURNAL|RESULT.json --html FILE",
     epilogue="""
-JOURNAL is the journal of a migration; a run may be using it. RESULT.json is
-what asyncpush migrate or push printed with --output json.
+JOURNAL is the journal of a migration, a file or s3://BUCKET/KEY; a run may be
+using it. RESULT.json is what asyncpush migrate or push printed with --output
+json.
 
 The page is one file that needs no network: a timeline of images and layers,
 throughput and throttling, what sharing and mounting saved, failures by cause,
@@ -35,11 +40,13 @@ Examples
 
 @app.default
 def report(
-    file: Annotated[Path, Parameter(show=False)],
+    file: Annotated[str, Parameter(show=False)],
     /,
     *,
     html: Annotated[Path, Parameter(metavar="FILE")],
     run: Annotated[int | None, Parameter(metavar="N")] = None,
+    region: str | None = None,
+    profile: str | None = None,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
 ) -> int:
     """Make a page for browsers of a migration's run.
@@ -48,12 +55,30 @@ def report(
         file: The journal or result.
         html: The file to write the page to.
         run: The number of the run in the journal. By default, its last run.
+        region: The region of S3.
+        profile: The profile of the AWS configuration to use.
         verbose: Print the traceback of an error.
     """
 
     async def main() -> int:
-        documents = await to_thread.run_sync(read_documents, file, run)
+        await to_thread.run_sync(check_output, html, "--html")
+        async with AsyncExitStack() as stack:
+            path = await _local(file, AwsConfiguration(profile=profile, region=region), stack)
+            documents = await to_thread.run_sync(read_documents, path, run)
         await to_thread.run_sync(write_report, html, documents)
         return DONE
 
     return run_command(main, verbose=verbose)
+
+
+async def _local(file: str, aws: AwsConfiguration, stack: AsyncExitStack) -> Path:
+    """The file; one in S3 is fetched, and deleted with the *stack*."""
+    from asyncpush.journal.remote import S3Location, fetched
+
+    location = S3Location.parse(file)
+    if location is None:
+        return Path(file)
+    if location.is_prefix:
+        raise UsageError(f"{location} names no object", hint="write s3://BUCKET/KEY")
+    [(_, path)] = await stack.enter_async_context(fetched(location, aws))
+    return path

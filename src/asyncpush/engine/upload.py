@@ -19,6 +19,7 @@ from asyncpush.errors import (
     InvalidLayerError,
     InvalidLayerPartError,
     UploadNotFoundError,
+    leaf_errors,
     only_cause,
 )
 from asyncpush.events import LayerDone, LayerFailed, LayerStarted, PartSent
@@ -110,11 +111,15 @@ class LayerUpload:
         emit = self._context.emit
         title = f"{self.repository.name.rpartition('/')[2]} {self._blob.name.removeprefix('layer ')}"
         emit(LayerStarted(self._key, title, self._blob.source_size, self.repository.name))
+        is_interrupted = False
         try:
             yield
+        except BaseException as error:
+            is_interrupted = all(isinstance(leaf, anyio.get_cancelled_exc_class()) for leaf in leaf_errors(error))
+            raise
         finally:
             if self.pushed is None:
-                emit(LayerFailed(self._key))
+                emit(LayerFailed(self._key, interrupted=is_interrupted))
             else:
                 emit(LayerDone(self._key, self.pushed.descriptor.digest, self.pushed.outcome))
 

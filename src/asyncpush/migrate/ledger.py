@@ -210,7 +210,7 @@ class MigrationContext:
             host != error.host or error.until > until + _SAME_LIMIT for host, until in self._limited
         ):
             self._limited.add((error.host, error.until))
-            self.emit(Notice(f"{error.message}; what needs more of them is left, all else goes on"))
+            self.emit(Notice(f"{error.message}; images that need more are left, all else goes on"))
 
     def stop_on(self, error: AsyncpushError) -> bool:
         """Stop the run if *error* shows that credentials are lost, so that all else would fail; whether it does."""

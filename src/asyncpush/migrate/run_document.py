@@ -131,8 +131,16 @@ def run_document(report: Report, plan: Plan, *, dry: bool = False, interrupted: 
         nothing_taken=[_text(str(nothing)) for nothing in report.nothing_taken],
         stopped=_error(report.stopped) if report.stopped else None,
         timeline=_presentable(timeline) if timeline else None,
-        note="" if timeline else "Several processes made this run: there is no timeline.",
+        note=_note(report),
     )
+
+
+def _note(report: Report) -> str:
+    if report.timeline is None:
+        return "Several processes made this run: there is no timeline."
+    if report.requests and not report.timeline.operations:
+        return "Workers of a cluster made this run: it is not known how long requests took, and which were throttled."
+    return ""
 
 
 def packed_document(document: RunDocument) -> bytes:

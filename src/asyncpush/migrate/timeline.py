@@ -127,7 +127,7 @@ class TimelineRecorder:
             case LayerDone():
                 self._end_layer(event.layer, now, event.outcome, str(event.digest))
             case LayerFailed():
-                self._end_layer(event.layer, now, "failed", None)
+                self._end_layer(event.layer, now, "interrupted" if event.interrupted else "failed", None)
             case ImageStarted():
                 self._images.setdefault(event.destination, (now, now))
             case ImageDone() | ImageFailed():

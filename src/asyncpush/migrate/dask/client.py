@@ -22,7 +22,7 @@ import msgspec
 from anyio import CancelScope, to_thread
 
 from asyncpush.errors import AsyncpushError, UnforeseenError, UsageError
-from asyncpush.events import Emit, LayerDone, LayerFailed, LayerStarted, Notice
+from asyncpush.events import Emit, Event, LayerDone, LayerFailed, LayerStarted, Notice
 from asyncpush.migrate.dask import worker
 from asyncpush.migrate.dask.plain import (
     Job,
@@ -42,6 +42,7 @@ from asyncpush.migrate.dask.worker import ShardFailedError, check_worker, run_sh
 from asyncpush.migrate.plan.model import Plan
 from asyncpush.migrate.report import CopyResult, LeftOutTag, Report
 from asyncpush.migrate.shard import Shard
+from asyncpush.migrate.timeline import Timeline, TimelineRecorder
 
 #: Shards of a plan by default: several for each worker, so that none waits for the last one for long.
 SHARDS = 64
@@ -116,7 +117,12 @@ async def migrate_on_dask(job: Job, plan: Plan, cluster: Cluster, emit: Emit) ->
         UsageError: Dask is not installed, or a worker can't run the job as it is.
         AsyncpushError: the scheduler can't be reached, or has no workers; or the same error stopped all shards.
     """
-    started = time.monotonic()
+    started, recorder = time.monotonic(), TimelineRecorder()
+
+    def record(event: Event) -> None:
+        recorder(event)
+        emit(event)
+
     shards = [Shard(index, job.shards) for index in range(job.shards)]
     parts = {shard: shard.part_of(plan) for shard in shards}
     # The largest first, so that none of them is the last to begin.
@@ -125,13 +131,13 @@ async def migrate_on_dask(job: Job, plan: Plan, cluster: Cluster, emit: Emit) ->
         threads = await _workers(client, cluster)
         await _check(client, job)
         at_once = max(1, min(threads, len(shards)))
-        emit(Notice(f"shards to run: {len(shards)}; at once: {at_once}"))
+        record(Notice(f"shards to run: {len(shards)}; at once: {at_once}"))
         if job.settings.quota_share is None:
             job = msgspec.structs.replace(job, settings=replace(job.settings, quota_share=1 / at_once))
-        run = _Run(client, job, emit)
+        run = _Run(client, job, record)
         outcomes = await run.go(shards)
     _raise_common(outcomes.values())
-    return _merged(outcomes, parts, Results(plan), time.monotonic() - started)
+    return _merged(outcomes, parts, Results(plan), time.monotonic() - started, recorder.timeline())
 
 
 # The cluster
@@ -364,7 +370,7 @@ class _EventRelay:
         """End an attempt whose worker is lost: what it was sending is not in flight any more."""
         self._past.add(self._attempts[shard])
         for layer in self._layers.pop(shard, ()):
-            self._emit(LayerFailed(layer))
+            self._emit(LayerFailed(layer, interrupted=True))
 
     def end(self, shard: int) -> None:
         """Note that no attempt of a shard is running."""
@@ -389,7 +395,11 @@ def _raise_common(outcomes: Collection[ShardOutcome]) -> None:
 
 
 def _merged(
-    outcomes: Mapping[Shard, ShardOutcome], parts: Mapping[Shard, Plan], made: Results, seconds: float
+    outcomes: Mapping[Shard, ShardOutcome],
+    parts: Mapping[Shard, Plan],
+    made: Results,
+    seconds: float,
+    timeline: Timeline,
 ) -> DaskReport:
     """One report of all shards."""
     results: list[CopyResult] = []
@@ -417,6 +427,7 @@ def _merged(
             seconds=seconds,
             resumed=any(outcome.resumed for outcome in outcomes.values()),
             stopped=_stopped(outcomes.values()),
+            timeline=timeline,
         ),
         failures,
     )
