@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         Retrying as Retrying,
     )
     from asyncpush.journal import (
+        EarlierRun as EarlierRun,
         FinishedImage as FinishedImage,
         KnownImage as KnownImage,
         LeftUpload as LeftUpload,
@@ -103,7 +104,7 @@ if TYPE_CHECKING:
         VersionRange as VersionRange,
     )
     from asyncpush.migrate.shard import Shard as Shard
-    from asyncpush.migrate.timeline import (
+    from asyncpush.timeline import (
         Interval as Interval,
         LayerTime as LayerTime,
         OperationTimes as OperationTimes,
@@ -196,7 +197,7 @@ _NAMES = {
         "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Limited "
         "Notice PartSent RequestDone Retrying"
     ),
-    "journal": "FinishedImage KnownImage LeftUpload RunState SqliteJournal open_journal",
+    "journal": "EarlierRun FinishedImage KnownImage LeftUpload RunState SqliteJournal open_journal",
     "manifest": "Manifest",
     "migrate.forecast": "Forecast LimitForecast PullForecast RegistryForecast",
     "migrate.ledger": "Options",
@@ -206,7 +207,7 @@ _NAMES = {
     "migrate.plan.tags": "Alternative Patterns TagRules",
     "migrate.plan.versions": "Comparator Version VersionRange",
     "migrate.shard": "Shard",
-    "migrate.timeline": "Interval LayerTime OperationTimes Timeline",
+    "timeline": "Interval LayerTime OperationTimes Timeline",
     "migrate.report": "Copy CopyResult LeftOutTag NothingTaken Report",
     "migrate.run": "migrate_plan",
     "migrate.verify": "verify_plan",

@@ -20,8 +20,8 @@ from asyncpush.events import Event, LayerDone, LayerStarted, Notice, PartSent, R
 from asyncpush.journal.reports import kept_runs
 from asyncpush.migrate.report_page import render_report, write_report
 from asyncpush.migrate.run_document import ErrorEntry, ImageEntry, RunDocument, read_documents
-from asyncpush.migrate.timeline import TimelineRecorder
 from asyncpush.model import Digest
+from asyncpush.timeline import TimelineRecorder
 from support.browser import browser
 from support.commands import run_beside
 from support.migrations import Bench, layer

@@ -40,7 +40,6 @@ from asyncpush.errors import (
     only_cause,
 )
 from asyncpush.events import Emit, Event, ImageFailed, Listener, Notice
-from asyncpush.migrate.timeline import Timeline, TimelineRecorder
 from asyncpush.model import Platform
 from asyncpush.progress import progress
 from asyncpush.protocols import Image
@@ -49,6 +48,7 @@ from asyncpush.results import ImageFailure, ImageResult, LayerFailure
 from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings
 from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry import RegistryPool, is_ecr, is_remote, open_pool, parse_remote
+from asyncpush.timeline import Timeline, TimelineRecorder
 
 app = command(
     "push",

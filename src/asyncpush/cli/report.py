@@ -13,9 +13,9 @@ from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.streams import write_document, write_lines
 from asyncpush.errors import AsyncpushError, RegistryError, SourceError, UnforeseenError, UsageError
 from asyncpush.files import check_writable, write_small
-from asyncpush.migrate.timeline import Timeline
 from asyncpush.model import LeftOut
 from asyncpush.results import ImageFailure, ImageResult, LayerFailure, LayerResult, ReferrerResult
+from asyncpush.timeline import Timeline
 
 #: Goes up when a member of the document changes its name or meaning; new members may be added at any time.
 _VERSION = 1

@@ -33,11 +33,11 @@ from asyncpush.errors import (
 )
 from asyncpush.migrate.forecast import Forecast
 from asyncpush.migrate.plan.model import Goal, PlanEntry
-from asyncpush.migrate.timeline import Timeline
 from asyncpush.model import Digest, LeftOut
 from asyncpush.protocols import Repository
 from asyncpush.reference import Destination, parse_destination
 from asyncpush.results import ImageResult, Result
+from asyncpush.timeline import Timeline
 
 #: ``planned`` in a dry run; ``finished`` by an interrupted run of the same migration, and not checked again;
 #: ``refused``: a referrer that ECR does not accept, which is no failure of its image; ``left``: its source's limit is

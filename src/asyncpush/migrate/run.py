@@ -36,8 +36,8 @@ from asyncpush.migrate.shard import Shard, repositories_of
 from asyncpush.migrate.siblings import Siblings
 from asyncpush.migrate.source_listing import SourceListing
 from asyncpush.migrate.targets import prepare
-from asyncpush.migrate.timeline import TimelineRecorder
 from asyncpush.settings import RetryPolicy, Settings
+from asyncpush.timeline import TimelineRecorder
 
 
 async def migrate_plan(

@@ -24,8 +24,8 @@ from asyncpush.journal.export import ImageRow, RunRow
 from asyncpush.journal.reports import kept_reports
 from asyncpush.migrate.plan.model import Plan
 from asyncpush.migrate.report import CopyName, CopyResult, Report
-from asyncpush.migrate.timeline import Timeline
 from asyncpush.redaction import shown
+from asyncpush.timeline import Timeline
 
 #: Bytes of the longest document that is read: a run of a million images.
 _LONGEST = 1024 * 1024 * 1024

@@ -42,7 +42,7 @@ from asyncpush.migrate.dask.worker import ShardFailedError, check_worker, run_sh
 from asyncpush.migrate.plan.model import Plan
 from asyncpush.migrate.report import CopyResult, LeftOutTag, Report
 from asyncpush.migrate.shard import Shard
-from asyncpush.migrate.timeline import Timeline, TimelineRecorder
+from asyncpush.timeline import Timeline, TimelineRecorder
 
 #: Shards of a plan by default: several for each worker, so that none waits for the last one for long.
 SHARDS = 64
