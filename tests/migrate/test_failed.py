@@ -13,7 +13,7 @@ from aiohttp import web
 from anyio import to_thread
 
 from asyncpush.errors import SourceLimitedError, UsageError
-from asyncpush.events import Event, Limited, Notice, PartSent
+from asyncpush.events import Event, Limited, Notice
 from asyncpush.journal.export import ImageRow, RunRow, rows
 from asyncpush.journal.merge import merge
 from asyncpush.migrate.limited_sources import limited_sources
@@ -72,31 +72,44 @@ async def broken(request: web.Request) -> web.StreamResponse:
     return refusal(403, "DENIED", "not now")
 
 
-async def test_what_was_not_tried_runs_too(here: Bench) -> None:
-    """After --max-failures, --fail-fast or Ctrl-C, all but what is finished, without a look at that."""
-    for number in range(6):
-        here.hold("team/app", str(number), layer(number))
-    path = here.plan({"from": "team/app"})
+@pytest.mark.parametrize("end", ["ctrl-c", "fail-fast", "max-failures"])
+async def test_what_was_not_tried_runs_too(here: Bench, end: str) -> None:
+    """All but what is finished, without a look at that."""
+    for tag in ("1", "2", "3"):
+        here.hold("team/app", tag, layer(int(tag)))
+    for repository in ("late", "never"):
+        here.hold(f"team/{repository}", "1", layer(4))
+    path, over = here.plan(*({"from": f"team/{n}"} for n in ("app", "late", "never"))), anyio.Event()
+    journal = here.folder / "plan.journal"
+
+    @here.source.rule("GET", "/team/late/manifests/")
+    async def late(request: web.Request) -> web.StreamResponse:
+        while list((await to_thread.run_sync(journaled, journal))[1].values()) != ["pushed"] * 3:  # noqa: ASYNC110 - the file has no event
+            await anyio.sleep(0.01)
+        over.set()
+        if end == "ctrl-c":
+            scope.cancel()
+        return refusal(403, "DENIED", "not now")
+
+    @here.source.rule("GET", "/team/never/")
+    async def never(request: web.Request) -> None:
+        await over.wait()
+
     with anyio.CancelScope() as scope:
-
-        def interrupt(event: Event) -> None:
-            if isinstance(event, PartSent):
-                scope.cancel()
-
-        await here.run(path, emit=interrupt)
-    here.source.rule("GET", "/manifests/3", times=1)(broken)
-    fast = await here.run(path, failed=True, fail_fast=True)
-    assert "failed" in outcomes(fast).values()
-    _, images = await to_thread.run_sync(journaled, here.folder / "plan.journal")
-    finished = {name for name, outcome in images.items() if outcome != "failed"}
+        await here.run(path, fail_fast=end == "fail-fast", max_failures=1 if end == "max-failures" else None)
+    assert over.is_set()
+    _, images = await to_thread.run_sync(journaled, journal)
+    finished = {name for name, outcome in images.items() if outcome == "pushed"}
+    here.source.rules.clear()
     here.source.seen.clear()
 
     report = await here.run(path, failed=True)
 
-    assert not report.failed
-    assert {name.removeprefix("team/") for name in outcomes(report)} == {f"app:{n}" for n in range(6)} - finished
-    assert not any(seen.path.rpartition("/")[2] in {name[4:] for name in finished} for seen in here.source.seen)
-    assert set(await here.stored("team/app")) == {str(number) for number in range(6)}
+    wanted = {"team/late:1", "team/never:1"} - {f"team/{name}" for name in finished}
+    assert outcomes(report) == dict.fromkeys(wanted, "pushed")
+    assert not any("/team/app/manifests" in seen.path for seen in here.source.seen)
+    [run], images = await to_thread.run_sync(journaled, journal)
+    assert (run.state, set(images.values()), len(images)) == ("finished", {"pushed"}, 5)
 
 
 async def test_a_changed_plan_is_asked_for_the_destinations_that_failed(here: Bench) -> None:
