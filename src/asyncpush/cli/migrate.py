@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -45,6 +44,7 @@ from asyncpush.cli.report import (
 )
 from asyncpush.cli.run import FAILED, run, say_error, say_failures, status_of
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice, write_lines
+from asyncpush.cli.undone import gone_error, say_left, undone_document
 from asyncpush.errors import (
     CREDENTIALS_LOST,
     AsyncpushError,
@@ -59,7 +59,6 @@ from asyncpush.migrate.dask.client import Cluster, migrate_on_dask
 from asyncpush.migrate.dask.plain import Job
 from asyncpush.migrate.journals import open_place
 from asyncpush.migrate.ledger import RESUME_WITHIN, Options
-from asyncpush.migrate.limited_sources import LimitedSource, limited_sources
 from asyncpush.migrate.plan.load import parse_plan, read_text
 from asyncpush.migrate.plan.model import Plan, overridden
 from asyncpush.migrate.report import UNDONE, Copy, CopyResult, NothingTaken, Report, write_metrics
@@ -204,7 +203,7 @@ def migrate(
         await to_thread.run_sync(github.report, [_row(result) for result in report.results])
         say_notes(report.nothing_taken)
         _say_failures(report, failures, show)
-        _say_left(report)
+        say_left(report)
         if not show.quiet:
             # If all images have failed, what the run would take is unknown.
             planned = any(result.outcome not in UNDONE for result in report.results)
@@ -230,32 +229,11 @@ def _say_failures(report: Report, journal_failures: Sequence[AsyncpushError], sh
     told = [(error, name, name) for error, name in failed if not isinstance(error, silent)]
     say_failures(told, len(report.results), undone="copied", each=show.verbose)
     if report.gone:
-        say_error(_gone_error(report.gone))
+        say_error(gone_error(report.gone))
     if report.stopped is not None:
         say_error(report.stopped, about="the migration stopped")
     for failure in journal_failures:
         say_error(failure)
-
-
-def _gone_error(gone: Sequence[tuple[str, str]]) -> AsyncpushError:
-    names = ", ".join(f"{source} to {destination}" for source, destination in gone[:_SHOWN_NAMES])
-    if len(gone) > _SHOWN_NAMES:
-        names = f"{names} and {len(gone) - _SHOWN_NAMES} more"
-    count, them = (f"{len(gone)} images", "them") if len(gone) > 1 else ("1 image", "it")
-    return AsyncpushError(
-        f"{count} failed before, and the plan does not ask for {them} any more: {names}",
-        hint=f"add {them} to the plan again, or run the plan without --failed to forget {them}",
-    )
-
-
-def _say_left(report: Report) -> None:
-    """Say of each source whose limit is used up what was left, and until when."""
-    for source in limited_sources(report.results):
-        error = AsyncpushError(
-            f"{source.left} (its pull limit)",
-            hint="run the same command again then, with --failed, or with --wait to stay",
-        )
-        say_error(error, about=source.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,7 +398,6 @@ def _line(result: CopyResult) -> str:
 
 def _document(report: Report) -> Json:
     counts = Counter[str](result.outcome for result in report.results if result.subject is None)
-    limited = limited_sources(report.results)
     return {
         "images": [_image(result) for result in report.results if result.subject is None],
         "referrers": [_image(result) for result in report.results if result.subject is not None],
@@ -437,21 +414,10 @@ def _document(report: Report) -> Json:
             "seconds": round(report.seconds, 3),
             "resumed": report.resumed,
         },
-        **({"gone": [{"source": source, "destination": to} for source, to in report.gone]} if report.gone else {}),
-        **({"limitedSources": [_limited(source) for source in limited]} if limited else {}),
+        **undone_document(report),
         **({"forecast": forecast_document(report.forecast)} if report.forecast else {}),
         **({"timeline": msgspec.to_builtins(report.timeline)} if report.timeline else {}),
         **({"stopped": error_document(report.stopped)} if report.stopped else {}),
-    }
-
-
-def _limited(source: LimitedSource) -> Json:
-    return {
-        "source": source.host,
-        "images": source.images,
-        "referrers": source.referrers,
-        "until": datetime.fromtimestamp(source.until, UTC).isoformat(timespec="seconds"),
-        "isGuess": source.is_guess,
     }
 
 

@@ -136,9 +136,6 @@ class Discovery:
     async def discover(self, entries: Iterable[PlanEntry]) -> None:
         """Find out what *entries* have to push, many entries at once."""
 
-        def take(copy: Copy) -> bool:
-            return self._context.takes(copy) and self._context.claim(copy)
-
         async def discover(group: EntryGroup) -> None:
             try:
                 try:
@@ -147,7 +144,7 @@ class Discovery:
                     listed = [await self._list_copies(entry) for entry in group.entries]
                     for earlier in group.before:
                         await earlier.claimed.wait()
-                    pending = [copy for copies in listed for copy in copies or () if take(copy)]
+                    pending = [copy for copies in listed for copy in copies or () if self._context.claim(copy)]
                 finally:
                     group.claimed.set()
                 if any(copies is not None for copies in listed):

@@ -153,7 +153,12 @@ class MigrationContext:
         return self.undone is None or self.undone.takes(copy)
 
     def claim(self, copy: Copy) -> bool:
-        """Reserve the destination of *copy*; False if another copy has it (if of another image, *copy* has failed)."""
+        """Reserve the destination of *copy*; False if another copy has it (if of another image, *copy* has failed).
+
+        False, too, if the run does not migrate *copy*.
+        """
+        if not self.takes(copy):
+            return False
         destination = f"{copy.repository.address}:{copy.tag}" if copy.tag else copy.key
         other = self._claims.setdefault(destination, copy)
         if other is not copy and (other.source, other.choice) != (copy.source, copy.choice):

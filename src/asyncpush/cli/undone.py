@@ -1,0 +1,56 @@
+"""What a migration could not do at all: images of sources whose limits are used up, and those that the plan lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from asyncpush.cli.report import Json
+from asyncpush.cli.run import say_error
+from asyncpush.errors import AsyncpushError
+from asyncpush.migrate.limited_sources import LimitedSource, limited_sources
+from asyncpush.migrate.report import Report
+
+#: Images that an error lists.
+_SHOWN_NAMES = 3
+
+
+def gone_error(gone: Sequence[tuple[str, str]]) -> AsyncpushError:
+    """The error for images that failed before, and that the plan does not ask for any more (``Report.gone``)."""
+    names = ", ".join(f"{source} to {destination}" for source, destination in gone[:_SHOWN_NAMES])
+    if len(gone) > _SHOWN_NAMES:
+        names = f"{names} and {len(gone) - _SHOWN_NAMES} more"
+    count, them = (f"{len(gone)} images", "them") if len(gone) > 1 else ("1 image", "it")
+    return AsyncpushError(
+        f"{count} failed before, and the plan does not ask for {them} any more: {names}",
+        hint=f"add {them} to the plan again, or run the plan without --failed to forget {them}",
+    )
+
+
+def say_left(report: Report) -> None:
+    """Say of each source whose limit is used up what was left, and until when."""
+    for source in limited_sources(report.results):
+        error = AsyncpushError(
+            f"{source.left} (its pull limit)",
+            hint="run the same command again then, with --failed, or with --wait to stay",
+        )
+        say_error(error, about=source.host)
+
+
+def undone_document(report: Report) -> Json:
+    """Both, for a JSON report; without members if there are none."""
+    limited = limited_sources(report.results)
+    return {
+        **({"gone": [{"source": source, "destination": to} for source, to in report.gone]} if report.gone else {}),
+        **({"limitedSources": [_limited(source) for source in limited]} if limited else {}),
+    }
+
+
+def _limited(source: LimitedSource) -> Json:
+    return {
+        "source": source.host,
+        "images": source.images,
+        "referrers": source.referrers,
+        "until": datetime.fromtimestamp(source.until, UTC).isoformat(timespec="seconds"),
+        "isGuess": source.is_guess,
+    }
