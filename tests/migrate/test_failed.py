@@ -250,6 +250,26 @@ async def test_a_source_whose_limit_is_used_up_is_left_alone(here: Bench, used_u
     assert sorted(outcomes(report).values()) == ["pushed"] * 28
 
 
+async def test_an_image_that_is_there_needs_no_pull(here: Bench) -> None:
+    """Docker Hub answers HEAD when no pull is left."""
+    here.hold("team/there", "1", layer(1))
+    path = here.plan(*({"from": f"team/{name}", "referrers": False} for name in ("there", "new")))
+    await here.run(path, journal=False, retries=0)
+    here.hold("team/new", "1", layer(2))
+    refused = anyio.Event()
+
+    @here.source.rule("GET", "/manifests/")
+    async def _(request: web.Request) -> web.StreamResponse:
+        refused.set()
+        return refusal(429, "TOOMANYREQUESTS", "no pulls", RateLimit_Limit="1;w=21600", RateLimit_Remaining="0;w=21600")
+
+    @here.source.rule("GET", "/team/there/tags")
+    async def later(request: web.Request) -> None:
+        await refused.wait()
+
+    assert outcomes(await here.run(path)) == {"team/new:1": "left", "team/there:1": "present"}
+
+
 async def test_a_migration_can_wait_for_a_source(here: Bench, used_up: dict[str, str]) -> None:
     used_up["Retry_After"] = "1"
     for number in range(8):

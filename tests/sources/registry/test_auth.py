@@ -26,6 +26,7 @@ from asyncpush.errors import (
     RegistryError,
     SourceDeniedError,
     SourceError,
+    SourceLimitedError,
     SourceUnavailableError,
 )
 from asyncpush.events import Event, Notice, Retrying
@@ -1080,7 +1081,14 @@ async def test_a_pause_that_is_asked_for_is_kept_by_all(server: RegistryServer, 
     assert event.delay >= 0.9
 
 
-@pytest.mark.parametrize("headers", [{"RateLimit_Remaining": "0;w=21600"}, {"Retry_After": "3600"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"RateLimit_Remaining": "0;w=21600"},
+        {"Retry_After": "3600"},
+        {"RateLimit_Remaining": "0", "RateLimit_Reset": "3600"},
+    ],
+)
 async def test_a_limit_that_is_used_up_for_long_is_named_at_once(
     server: RegistryServer, headers: dict[str, str]
 ) -> None:
@@ -1088,9 +1096,12 @@ async def test_a_limit_that_is_used_up_for_long_is_named_at_once(
     async def limited(request: web.Request) -> web.StreamResponse:
         return refusal(429, "TOOMANYREQUESTS", "no more", RateLimit_Limit="100;w=21600", **headers)
 
-    with pytest.raises(SourceUnavailableError, match=r"allows 100 requests in 6 hours.*; log in \(docker login"):
+    with pytest.raises(SourceLimitedError, match=r"allows 100 requests in 6 hours.*; log in \(docker login") as caught:
         await tags(reads(server))
     assert len(server.seen) == 1
+    error, seconds = caught.value, caught.value.until - time.time()
+    assert (error.host, error.is_guess) == (server.host, len(headers) == 1 and "Retry_After" not in headers)
+    assert 0 <= (21600 if error.is_guess else 3600) - seconds < 60
 
 
 async def test_errors_in_a_row_are_final_at_last(server: RegistryServer) -> None:
