@@ -17,6 +17,7 @@ from asyncpush.connection import Registry as Registry
 from asyncpush.ecr.auth_token import open_logins as open_logins
 from asyncpush.ecr.http_session import open_http
 from asyncpush.ecr.registry import EcrRegistry
+from asyncpush.ecr.s3 import open_objects as open_objects
 from asyncpush.ecr.session import Transport, open_client
 from asyncpush.engine.context import PushContext
 from asyncpush.engine.diff import assume_missing, diff_image
@@ -26,7 +27,7 @@ from asyncpush.engine.referrers import carry_referrers
 from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
 from asyncpush.events import Emit, ImageFailed, Listener, ignore
 from asyncpush.model import Descriptor, Digest, Platform
-from asyncpush.protocols import Blob, Image, Journal, Repository
+from asyncpush.protocols import Blob, Image, Journal, ObjectStore, Repository
 from asyncpush.reference import Destination, RegistryName, in_registry, parse_destination, parse_registry
 from asyncpush.results import ImageFailure, ImageResult, LayerFailure, LayerResult, Results
 from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings, SourceRegistry
@@ -92,9 +93,10 @@ async def open_registry(name: RegistryName, aws: AwsConfiguration, context: Push
         open_http(client, connections, settings.retry.read) as http,
         open_logins(settings, emit) as logins,
         open_pool(logins=logins, emit=emit, retry=RetryPolicy.of(settings)) as remotes,
+        open_objects(AwsConfiguration(region=client.meta.region_name), settings.retry, emit) as objects,
     ):
         ecr = EcrRegistry(client, name, aws, http, settings=settings, emit=emit, brake=context.brake)
-        yield OpenRegistry(ecr, client.meta.endpoint_url, client.meta.region_name, context, remotes)
+        yield OpenRegistry(ecr, client.meta.endpoint_url, client.meta.region_name, context, remotes, objects)
 
 
 @asynccontextmanager
@@ -126,15 +128,16 @@ async def open_source(
     async with AsyncExitStack() as stack:
         if registry is not None:
             settings, remotes = settings or registry.settings, engine_of(registry).remotes
+            objects: ObjectStore = engine_of(registry).objects
         else:
             settings = settings or Settings()
             logins = await stack.enter_async_context(open_logins(settings, listener))
             remotes = await stack.enter_async_context(
                 open_pool(logins=logins, emit=listener, retry=RetryPolicy.of(settings))
             )
-        opening = open_any_source(
-            source, settings, stdin=stdin, remotes=remotes.with_registries(sources or {}), emit=listener
-        )
+            objects = await stack.enter_async_context(open_objects(AwsConfiguration(), settings.retry, listener))
+        remotes = remotes.with_registries(sources or {})
+        opening = open_any_source(source, settings, stdin=stdin, remotes=remotes, objects=objects, emit=listener)
         yield await stack.enter_async_context(opening)
 
 
@@ -155,8 +158,10 @@ async def push(
 
     Args:
         registry: the connection.
-        source: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REF]``, a path, ``-``, or
-            ``docker://HOST/REPOSITORY[:TAG|@DIGEST]``. A ``Path`` is a layout or an archive, whatever its name.
+        source: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REF]``, a path, ``-``,
+            ``docker://HOST/REPOSITORY[:TAG|@DIGEST]``, ``docker-daemon:NAME[:TAG|@DIGEST]``,
+            ``containers-storage:NAME[:TAG|@DIGEST]``, or ``s3://BUCKET/KEY[:TAG]``, which is read with the AWS
+            credentials of the environment. A ``Path`` is a layout or an archive, whatever its name.
         destination: ``[REGISTRY/]REPOSITORY[:TAG]``; the default tag is ``latest``.
         platform: selects one image of an index; several platforms make an index of their images.
         dry: only find out what would be sent.
@@ -177,7 +182,7 @@ async def push(
     context = (await _context(engine, None if dry else journal)).for_next_call()
     async with (
         engine.images,
-        open_any_source(source, registry.settings, remotes=remotes, emit=engine.emit) as opened,
+        open_any_source(source, registry.settings, remotes=remotes, objects=engine.objects, emit=engine.emit) as opened,
     ):
         image, repository = await opened.image(platform=platform), engine.repository(to.repository)
         return await _push(engine, context, repository, image, to, dry=dry, referrers=referrers)

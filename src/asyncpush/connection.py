@@ -9,7 +9,7 @@ from anyio import CapacityLimiter
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.engine.context import PushContext
 from asyncpush.errors import ConfigurationError, UsageError
-from asyncpush.protocols import Login, RegistryAdmin, Repository, RepositoryReader
+from asyncpush.protocols import Login, ObjectStore, RegistryAdmin, Repository, RepositoryReader
 from asyncpush.reference import RegistryName, check_repository
 from asyncpush.settings import Settings
 from asyncpush.sources.registry import RegistryPool
@@ -61,15 +61,22 @@ class OpenRegistry(Registry):
 
     ``pace`` counts the requests of each operation and limits their rates. ``admin`` manages the repositories and
     settings of the registry, and ``login`` gets the password of its ``/v2/``. ``remotes`` are the source registries,
-    and ``images`` limits how many images are pushed at once.
+    ``objects`` reads archives in S3, and ``images`` limits how many images are pushed at once.
     """
 
     def __init__(
-        self, ecr: EcrRegistry, endpoint_url: str, region: str, context: PushContext, remotes: RegistryPool
+        self,
+        ecr: EcrRegistry,
+        endpoint_url: str,
+        region: str,
+        context: PushContext,
+        remotes: RegistryPool,
+        objects: ObjectStore,
     ) -> None:
         self.name = ecr.name
         self.context = context
         self.remotes = remotes
+        self.objects = objects
         self.settings = context.settings
         self.emit = context.emit
         self.endpoint_url = endpoint_url

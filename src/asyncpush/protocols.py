@@ -10,6 +10,7 @@ from typing import Literal, Protocol, Self, runtime_checkable
 from asyncpush.errors import AsyncpushError, DigestMismatchError
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, LayerBytes, LeftOut, OpenUpload, PushedLayer, TagMutability, Upload
+from asyncpush.reference import S3Location
 from asyncpush.settings import Credentials, RepositorySettings
 
 
@@ -149,6 +150,21 @@ class RemoteBlob(Blob, Protocol):
 
         The first ``readinto`` sends the first request. A reader has its connection from the beginning, so a reader that
         holds memory never waits for readers that wait for memory.
+        """
+        ...
+
+
+class ObjectStore(Protocol):
+    """S3, as sources see it."""
+
+    def open(self, location: S3Location) -> AbstractAsyncContextManager[BlobStream]:
+        """Open an object for the block, to read it from start to end.
+
+        Raises:
+            SourceNotFoundError: there is no such bucket or object.
+            SourceDeniedError: S3 denies access; it may do so for objects that do not exist.
+            SourceError: S3 can't be reached, or refuses for another reason.
+            ConfigurationError: there is no region, no such profile, or no credentials.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The grammars of references: ECR's hosts, repositories, tags, destinations, and images in other registries.
+"""The grammars of references: ECR's hosts, repositories, tags, destinations, images in other registries, S3's objects.
 
 Sources: ECR's service model; OCI distribution-spec 1.1, "pulling manifests"; Docker's rules for names without a host.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
-from typing import Literal
+from typing import Literal, Self
 
-from asyncpush.errors import InvalidReferenceError
+from asyncpush.errors import InvalidReferenceError, UsageError
 from asyncpush.model import Digest
 
 Service = Literal["ecr", "ecr-public"]
@@ -430,3 +430,36 @@ def subject_of(tag: str) -> Digest | None:
     """
     match = _SUBJECT.fullmatch(tag)
     return Digest(match["hex"]) if match else None
+
+
+S3_SCHEME = "s3://"
+
+
+@dataclass(frozen=True, slots=True)
+class S3Location:
+    """An object in S3, ``s3://BUCKET/KEY``; or with a key that ends with a slash or is empty, all below it."""
+
+    bucket: str
+    key: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Read ``s3://BUCKET/KEY``; None for anything that is not a URL of S3.
+
+        Raises:
+            UsageError: it names no bucket.
+        """
+        if not text.startswith(S3_SCHEME):
+            return None
+        bucket, _, key = text.removeprefix(S3_SCHEME).partition("/")
+        if not bucket:
+            raise UsageError(f"{text!r} names no bucket", hint="write s3://BUCKET/KEY")
+        return cls(bucket, key)
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether it stands for all objects below it."""
+        return not self.key or self.key.endswith("/")
+
+    def __str__(self) -> str:
+        return f"{S3_SCHEME}{self.bucket}/{self.key}"

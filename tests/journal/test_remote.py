@@ -14,7 +14,8 @@ from anyio import to_thread
 from asyncpush.errors import JournalError, UsageError
 from asyncpush.events import Event, Notice
 from asyncpush.journal import SqliteJournal, open_journal
-from asyncpush.journal.remote import S3Location, fetched, open_remote_journal
+from asyncpush.journal.remote import fetched, open_remote_journal
+from asyncpush.reference import S3Location
 from asyncpush.settings import AwsConfiguration
 from support.commands import run_beside
 from support.events import Events

@@ -209,7 +209,8 @@ def merge_all(
     async def main() -> int:
         if not journals:
             raise UsageError("no journal is named", hint="name those of all shards")
-        from asyncpush.journal.remote import S3Location, fetched
+        from asyncpush.journal.remote import fetched
+        from asyncpush.reference import S3Location
 
         if failed_out is not None:
             await to_thread.run_sync(check_output, failed_out, "--failed-out")

@@ -54,7 +54,6 @@ from asyncpush.errors import (
     TooManyFailuresError,
 )
 from asyncpush.events import Emit
-from asyncpush.journal.remote import S3Location
 from asyncpush.migrate.dask.client import Cluster, migrate_on_dask
 from asyncpush.migrate.dask.plain import Job
 from asyncpush.migrate.journals import open_place
@@ -68,7 +67,7 @@ from asyncpush.migrate.run_document import run_document
 from asyncpush.model import Platform
 from asyncpush.progress import progress
 from asyncpush.progress.lines import printable
-from asyncpush.reference import Destination, parse_destination
+from asyncpush.reference import Destination, S3Location, parse_destination
 from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
 from asyncpush.units import size_text, time_text
 

@@ -13,7 +13,7 @@ import anyio
 from anyio import to_thread
 from cyclopts import Parameter
 
-from asyncpush.api import connect, open_logins, push_all, push_layers
+from asyncpush.api import connect, open_logins, open_objects, push_all, push_layers
 from asyncpush.cli import github
 from asyncpush.cli.options import (
     AwsOptions,
@@ -42,12 +42,13 @@ from asyncpush.errors import (
 from asyncpush.events import Emit, Event, ImageFailed, Listener, Notice
 from asyncpush.model import Platform
 from asyncpush.progress import progress
-from asyncpush.protocols import Image
+from asyncpush.protocols import Image, ObjectStore
 from asyncpush.reference import Destination, Prefix, check_tag, parse_destination, parse_prefix, registry_of
 from asyncpush.results import ImageFailure, ImageResult, LayerFailure
 from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings
-from asyncpush.sources import UnreadImage, open_source
+from asyncpush.sources import UnreadImage, is_stream, open_source
 from asyncpush.sources.registry import RegistryPool, is_ecr, is_remote, open_pool, parse_remote
+from asyncpush.sources.streams import check_stream
 from asyncpush.timeline import Timeline, TimelineRecorder
 
 app = command(
@@ -60,6 +61,11 @@ SOURCE is one of
   docker-archive:FILE[:REF]  the output of docker save
   docker://HOST/REPO[:TAG|@DIGEST]
                              an image in another registry
+  docker-daemon:NAME[:TAG|@DIGEST]
+                             an image in Docker on this machine
+  containers-storage:NAME[:TAG|@DIGEST]
+                             an image of podman or buildah on this machine
+  s3://BUCKET/KEY[:TAG]      an archive in S3
   PATH                       a layout or archive; the format is detected
   -                          an archive on standard input
 If an archive has several images, :REF or :@N selects one.
@@ -72,7 +78,7 @@ The default TAG is latest; --tag gives the image more tags. With --to, images
 keep their own names and tags.
 
 Examples
-  docker save app:1.4 | asyncpush push - team/app:1.4
+  asyncpush push docker-daemon:app:1.4 team/app:1.4
   asyncpush push images/*.tar --to mirror --create-repository
   asyncpush push docker://quay.io/team/app:1.4 team/app:1.4
   asyncpush push oci:build team/app --tag 1.4.2 --tag 1.4 --tag latest
@@ -116,6 +122,8 @@ def push(
         given = ["-" if path == STANDARD_INPUT else path for path in paths]
         sources, destination = _sources_and_destination(given, to)
         tags = _tags(destination, tag or ())
+        for stream in filter(is_stream, sources):
+            check_stream(stream)
         hosts = [parse_remote(source).host for source in sources if is_remote(source)]
         registries = make_source_registries(source, hosts)
         if aws is not None and aws.profile is not None:
@@ -141,9 +149,9 @@ def push(
             remotes = await stack.enter_async_context(
                 open_pool(registries, logins=logins, emit=emit, retry=RetryPolicy.of(settings))
             )
-            opening = _Opening(stack, settings, remotes, platforms, emit)
-            if "-" in sources and not show.quiet:
-                say("asyncpush: reading an archive from standard input")
+            from_s3 = AwsConfiguration(profile=aws.profile if aws else None, region=registry.region)
+            objects = await stack.enter_async_context(open_objects(from_s3, settings.retry, emit))
+            opening = _Opening(stack, settings, remotes, objects, platforms, emit, quiet=show.quiet)
             images, unread = await _prepare_all(opening, sources, destination, tags)
             results: list[ImageResult | ImageFailure] = [*unread]
             if images:
@@ -193,8 +201,10 @@ class _Opening:
     stack: AsyncExitStack
     settings: Settings
     remotes: RegistryPool
+    objects: ObjectStore
     platforms: tuple[Platform, ...]
     emit: Emit
+    quiet: bool
 
 
 Prepared: TypeAlias = "tuple[Image, Destination] | ImageFailure"
@@ -229,8 +239,10 @@ async def _prepare(
     opening: _Opening, source: str, destination: Destination | Prefix, tags: Sequence[str]
 ) -> list[Prepared]:
     """Open *source*, and find the destination of each of its images."""
+    if (source == "-" or is_stream(source)) and not opening.quiet:
+        say(f"asyncpush: reading {'an archive from standard input' if source == '-' else source}")
     opened = await opening.stack.enter_async_context(
-        open_source(source, opening.settings, remotes=opening.remotes, emit=opening.emit)
+        open_source(source, opening.settings, remotes=opening.remotes, objects=opening.objects, emit=opening.emit)
     )
     if isinstance(destination, Destination):
         image = await opened.image(platform=opening.platforms)

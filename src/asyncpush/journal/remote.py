@@ -15,18 +15,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import anyio
 from anyio import CancelScope, to_thread
 
 from asyncpush import open_files
 from asyncpush.ecr.errors import translate_errors
+from asyncpush.ecr.s3 import MISSING_KEY, advice
 from asyncpush.ecr.session import open_s3
 from asyncpush.errors import AsyncpushError, JournalError, RegistryError, ServiceError, UsageError, only_cause
 from asyncpush.events import Emit, Notice
 from asyncpush.journal.database import journal_error
 from asyncpush.journal.store import SqliteJournal, open_journal
+from asyncpush.reference import S3Location
 from asyncpush.settings import AwsConfiguration, MiB
 
 #: Seconds between two copies.
@@ -35,10 +37,8 @@ INTERVAL = 60.0
 #: Seconds for the last copy: an engine that stops a job kills it 30 seconds after SIGTERM.
 _LAST_COPY = 25.0
 
-_SCHEME = "s3://"
 _BLOCK = MiB
 _CONNECTIONS = 4
-_NOT_FOUND = frozenset({"NoSuchKey", "404"})
 
 
 class _Client(Protocol):
@@ -49,36 +49,6 @@ class _Client(Protocol):
     async def put_object(self, **members: str | bytes) -> dict[str, Any]: ...
 
     async def list_objects_v2(self, **members: str) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class S3Location:
-    """An object in S3, ``s3://BUCKET/KEY``; or with a key that ends with a slash or is empty, all below it."""
-
-    bucket: str
-    key: str
-
-    @classmethod
-    def parse(cls, text: str) -> Self | None:
-        """Read ``s3://BUCKET/KEY``; None for anything that is not a URL of S3.
-
-        Raises:
-            UsageError: it names no bucket.
-        """
-        if not text.startswith(_SCHEME):
-            return None
-        bucket, _, key = text.removeprefix(_SCHEME).partition("/")
-        if not bucket:
-            raise UsageError(f"{text!r} names no bucket", hint="write s3://BUCKET/KEY")
-        return cls(bucket, key)
-
-    @property
-    def is_prefix(self) -> bool:
-        """Whether it stands for all objects below it."""
-        return not self.key or self.key.endswith("/")
-
-    def __str__(self) -> str:
-        return f"{_SCHEME}{self.bucket}/{self.key}"
 
 
 @dataclass(slots=True, eq=False)
@@ -233,7 +203,7 @@ class _Copy:
                     async with body:
                         await self._write(body.read)
             except ServiceError as error:
-                if error.code not in _NOT_FOUND:
+                if error.code not in MISSING_KEY:
                     raise
                 return False
         return True
@@ -307,12 +277,7 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except ServiceError as error:
-        if error.code in ("AccessDenied", "403"):
-            hint = "allow s3:GetObject and s3:PutObject on it, and s3:ListBucket on its bucket"
-        elif error.code in ("PermanentRedirect", "301"):
-            hint = "the bucket is in another region: set AWS_ENDPOINT_URL_S3=https://s3.REGION.amazonaws.com"
-        else:
-            hint = None
+        hint = advice(error, "allow s3:GetObject and s3:PutObject on it, and s3:ListBucket on its bucket")
         raise JournalError(f"{what}: {error}", hint=hint) from error
     except RegistryError as error:
         raise JournalError(f"{what}: {error}") from error

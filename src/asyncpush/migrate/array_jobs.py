@@ -11,9 +11,10 @@ from importlib.metadata import version
 from typing import Any, Literal, TypeAlias
 
 from asyncpush.errors import UsageError
-from asyncpush.migrate.plan.model import Plan, PlanTarget
+from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.shard import PLACEHOLDER
 from asyncpush.redaction import without_secrets
+from asyncpush.reference import S3_SCHEME
 from asyncpush.sources.registry.logins import is_ecr
 
 Engine = Literal["batch", "kubernetes"]
@@ -134,7 +135,7 @@ def array_job(
         raise UsageError(f"--journals {place[:300]!r} is not a place", hint="write s3://BUCKET/PREFIX")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*", image or "image"):
         raise UsageError(f"--image {(image or '')[:300]!r} is not an image", hint="write HOST/REPOSITORY:TAG")
-    if local := next((entry for entry in plan.entries if entry.kind == "local"), None):
+    if local := next((entry for entry in plan.entries if entry.kind == "local" and not _is_in_s3(entry)), None):
         raise UsageError(
             f"{local.place}: {local.source} is on this machine, and not where the job runs",
             hint="migrate local sources from here, in a plan of their own",
@@ -155,6 +156,10 @@ def _name(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:50].strip("-")
 
 
+def _is_in_s3(entry: PlanEntry) -> bool:
+    return entry.location.startswith(S3_SCHEME)
+
+
 # AWS
 
 
@@ -168,6 +173,8 @@ def policy(job: ArrayJob) -> Document:
     ]
     if sources := _sources(job.plan):
         statements.append(_statement("Pull", [f"ecr:{action}" for action in _PULL], sources))
+    if objects := _objects(job.plan):
+        statements.append(_statement("Archives", ["s3:GetObject"], [f"{s3}{name}" for name in objects]))
     statements += [
         _statement("Journals", ["s3:GetObject", "s3:PutObject"], [f"{s3}{job.bucket}/{job.prefix}*"]),
         # Without it, S3 does not say that there is no journal yet.
@@ -227,6 +234,17 @@ def _sources(plan: Plan) -> list[str]:
     if len(found) <= _MAX_ARNS:
         return list(found)
     return list(dict.fromkeys(f"{arn.rpartition(':')[0]}:repository/*" for arn in found))
+
+
+def _objects(plan: Plan) -> list[str]:
+    """The archives in S3 that are read; only S3 knows whether a colon ends a key, or belongs to it."""
+    found: dict[str, None] = {}
+    for entry in filter(_is_in_s3, plan.entries):
+        name, colon, _ = entry.location.removeprefix(S3_SCHEME).partition(":")
+        found[f"{name}*" if colon else name] = None
+    if len(found) <= _MAX_ARNS:
+        return list(found)
+    return list(dict.fromkeys(f"{name.partition('/')[0]}/*" for name in found))
 
 
 def job_definition(job: ArrayJob) -> Document:

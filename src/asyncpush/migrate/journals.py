@@ -14,7 +14,8 @@ from anyio import to_thread
 from asyncpush.errors import JournalError, JournalInUseError
 from asyncpush.events import Emit
 from asyncpush.journal import SqliteJournal, open_journal
-from asyncpush.journal.remote import RemoteJournal, S3Location, missing, open_remote_journal
+from asyncpush.journal.remote import RemoteJournal, missing, open_remote_journal
+from asyncpush.reference import S3Location
 from asyncpush.settings import AwsConfiguration
 
 #: Seconds between two attempts to open a journal that is in use.

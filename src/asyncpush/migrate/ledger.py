@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import anyio
 from anyio import CancelScope
 
-from asyncpush.api import open_logins
+from asyncpush.api import open_logins, open_objects
 from asyncpush.engine.context import PushContext
 from asyncpush.errors import (
     CREDENTIALS_LOST,
@@ -38,7 +38,8 @@ from asyncpush.migrate.report import (
 from asyncpush.migrate.shard import Shard
 from asyncpush.migrate.targets import OpenTarget, open_targets
 from asyncpush.model import Digest
-from asyncpush.settings import RetryPolicy, Settings
+from asyncpush.protocols import ObjectStore
+from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings
 from asyncpush.single_flight import SingleFlight
 from asyncpush.sources.registry import RegistryPool, open_pool
 
@@ -93,6 +94,7 @@ class MigrationContext:
         targets: the registries that images go to, connected.
         source_pool: the registries that images come from.
         ecr_sources: those of them that are ECR's, with its API.
+        objects: reads archives in S3.
         archives: keeps layouts and archives open for as long as their images may go.
         journal: the journal; None without one.
         results: the result of each copy so far, by its key.
@@ -114,6 +116,7 @@ class MigrationContext:
     targets: Mapping[PlanTarget, OpenTarget]
     source_pool: RegistryPool
     ecr_sources: EcrSources
+    objects: ObjectStore
     archives: AsyncExitStack
     journal: SqliteJournal | None
     results: dict[str, CopyResult] = field(default_factory=dict)
@@ -277,7 +280,9 @@ async def open_migration(
         opening = open_targets(plan, push, ecr_sources, None if options.dry else journal)
         targets = await stack.enter_async_context(opening)
         logins = await stack.enter_async_context(open_logins(settings, emit))
-        pool = open_pool(plan.source_registries, logins=logins, emit=emit, retry=retry or RetryPolicy.of(settings))
+        retry = retry or RetryPolicy.of(settings)
+        pool = open_pool(plan.source_registries, logins=logins, emit=emit, retry=retry)
+        from_s3 = AwsConfiguration(region=next((target.registry.region for target in targets.values()), None))
         yield MigrationContext(
             options=options,
             push=push,
@@ -285,6 +290,7 @@ async def open_migration(
             targets=targets,
             source_pool=await stack.enter_async_context(pool),
             ecr_sources=ecr_sources,
+            objects=await stack.enter_async_context(open_objects(from_s3, retry, emit)),
             archives=stack,
             journal=journal,
             retries_left=0 if options.dry or options.fail_fast else options.retries,

@@ -191,7 +191,8 @@ class SourceListing:
 
     async def _archive(self, entry: PlanEntry) -> tuple[Image | UnreadImage, ...]:
         async def read() -> tuple[Image | UnreadImage, ...]:
-            opened = open_source(entry.location, self._context.push.settings, emit=self._context.emit)
+            context = self._context
+            opened = open_source(entry.location, context.push.settings, objects=context.objects, emit=context.emit)
             source = await self._context.archives.enter_async_context(opened)
             images = await source.all_images(platform=entry.platforms)
             self._note_absent(entry, [image for image in images if isinstance(image, Image)])

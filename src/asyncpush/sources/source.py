@@ -41,13 +41,10 @@ MAX_NAMES = 10_000
 
 _HINT = (
     "write oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF], docker://HOST/REPOSITORY[:TAG|@DIGEST], "
-    "a path, or - for standard input"
+    "docker-daemon:NAME, containers-storage:NAME, s3://BUCKET/KEY[:TAG], a path, or - for standard input"
 )
 
 _CHECK_PATH = "check the path"
-
-#: What saves an image that is written as skopeo writes it.
-_ENGINES = {"docker-daemon": "docker save", "containers-storage": "podman save"}
 
 #: Kinds of skopeo's that asyncpush does not read.
 _OTHER_KINDS = frozenset({"dir", "docker", "ostree", "sif", "tarball"})
@@ -71,13 +68,15 @@ class Location:
 
     Attributes:
         kind: the kind; None if it is to be detected.
-        path: the path of the directory or file; ``-`` is standard input.
+        path: the path of the directory or file; ``-`` is standard input, and a reference that is no path the source.
         choice: the image chosen behind the path; None without a choice.
+        form: what *path* is: of a file or directory, of an object in S3, or the name of one image in an engine.
     """
 
     kind: Kind | None
     path: str
     choice: str | None
+    form: Literal["path", "object", "image"] = "path"
 
     @property
     def label(self) -> str:
@@ -133,7 +132,7 @@ def locate(reference: str | Path) -> Location:
     scheme, colon, rest = reference.partition(":")
     kind = next((kind for kind in KINDS if colon and kind == scheme), None)
     target = rest if kind else reference
-    for path, choice in _splits(target):
+    for path, choice in splits(target):
         if path == "-" or _exists(path):
             return Location(kind, path, choice)
     if not target or (kind is None and colon and _SCHEME.fullmatch(scheme)):
@@ -149,9 +148,7 @@ def locate(reference: str | Path) -> Location:
 
 def _suggestion(reference: str) -> str | None:
     """What the user may have meant by a reference to no file; None if it looks like a path."""
-    scheme, _, rest = reference.partition(":")
-    if command := _ENGINES.get(scheme):
-        return f"did you mean {command} {rest} | asyncpush push - DESTINATION?"
+    scheme = reference.partition(":")[0]
     name = _IMAGE_NAME.fullmatch(reference)
     if name is None or not (name["host"] or name["choice"]) or scheme in _OTHER_KINDS or _ENDINGS.search(scheme):
         return None
@@ -159,7 +156,8 @@ def _suggestion(reference: str) -> str | None:
     return f"did you mean docker://{reference if name['host'] else f'docker.io/{library}{reference}'}?"
 
 
-def _splits(target: str) -> Iterator[tuple[str, str | None]]:
+def splits(target: str) -> Iterator[tuple[str, str | None]]:
+    """The paths that *target* may begin with, each with the choice behind it; the longest first."""
     if target:
         yield target, None
     for at in reversed([at for at, letter in enumerate(target) if letter == ":" and at]):
@@ -441,7 +439,13 @@ class LocalSource:
         return tuple(dict.fromkeys(self._reference_to(entry) for entry in entries))
 
     def _reference_to(self, entry: SourceEntry) -> str:
-        prefix = self.location.path if entry.needs_both else f"{self.kind}:{self.location.path}"
+        if self.location.form == "image":
+            return self.location.path
+        prefix = (
+            self.location.path
+            if entry.needs_both or self.location.form == "object"
+            else f"{self.kind}:{self.location.path}"
+        )
         if entry.title is not None and sum(entry.title == other.title for other in self.entries) == 1:
             return f"{prefix}:{entry.title}"
         return prefix if len(self.entries) == 1 else f"{prefix}:@{entry.position}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import io
 import os
 import select
@@ -30,6 +32,7 @@ from asyncpush.engine.decompress import (
     turn_of,
 )
 from asyncpush.errors import SourceError
+from asyncpush.protocols import BlobStream
 from asyncpush.settings import MiB
 from asyncpush.sources.blobs import Content, Region, readable
 from asyncpush.sources.detection import HEAD_SIZE, check_head, sniff
@@ -224,6 +227,38 @@ class _Unpolled(_Stream):
         data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+class _Arriving(_Stream):
+    """A stream that arrives in the event loop; the caller's cancellation ends a wait for it promptly."""
+
+    def __init__(self, stream: BlobStream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def _read_some(self, buffer: memoryview) -> int:
+        try:
+            return from_thread.run(self._receive, buffer)
+        except concurrent.futures.CancelledError:
+            from_thread.check_cancelled()  # raises the error that anyio expects
+            raise
+
+    async def _receive(self, buffer: memoryview) -> int:
+        silence = _SILENT_POLLS * _POLL_INTERVAL / 1000
+        timer = asyncio.get_running_loop().call_later(silence, self.on_silence or (lambda: None))
+        try:
+            return await self._stream.readinto(buffer)
+        finally:
+            timer.cancel()
+
+
+def open_stream(stream: BlobStream, label: str, stack: ExitStack, limit: SpoolLimit) -> ReadFile:
+    """Copy an archive that arrives in the event loop into an unnamed temporary file, as ``open_archive`` does a pipe.
+
+    Raises:
+        SourceError: as ``open_archive``, or *stream* fails.
+    """
+    return _spool(_Arriving(stream), label, stack, limit)
 
 
 def _spool(raw: _Stream, label: str, stack: ExitStack, limit: SpoolLimit) -> ReadFile:

@@ -39,6 +39,7 @@ from asyncpush.migrate.run import migrate_plan
 from asyncpush.migrate.shard import Shard, at_shard
 from asyncpush.settings import Credentials, SourceRegistry
 from asyncpush.sources.source import locate
+from asyncpush.sources.streams import is_engine_image, is_stream
 
 #: The variable with the login to the source registry, as for ``--src-creds``.
 LOGIN_VARIABLE = "ASYNCPUSH_SRC_CREDS"
@@ -102,9 +103,18 @@ def _check(document: Plain) -> Plain:
 
 
 def local_paths(plan: Plan) -> tuple[str, ...]:
-    """The layouts and archives that a plan names, as absolute paths; blocks."""
-    local = (locate(entry.location).path for entry in plan.entries if entry.kind == "local")
-    return tuple(dict.fromkeys(str(Path(path).absolute()) for path in local))
+    """The layouts and archives on disk that a plan names, as absolute paths; blocks.
+
+    Raises:
+        UsageError: it names an image in an engine, which no other machine has.
+    """
+    local = [entry for entry in plan.entries if entry.kind == "local"]
+    if image := next((entry for entry in local if is_engine_image(entry.location)), None):
+        raise UsageError(
+            f"{image.place}: {image.source} is on this machine alone", hint="migrate it without --dask, in another plan"
+        )
+    paths = (locate(entry.location).path for entry in local if not is_stream(entry.location))
+    return tuple(dict.fromkeys(str(Path(path).absolute()) for path in paths))
 
 
 def _read(job: Job) -> Plan:

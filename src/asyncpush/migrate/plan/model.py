@@ -58,7 +58,8 @@ class PlanEntry:
     Attributes:
         place: where the entry is in the plan: ``images[3]``, or ``line 12``.
         source: the source, as the plan names it.
-        kind: ``registry``, or ``local`` for a layout or archive on this machine.
+        kind: ``registry``, or ``local`` for a layout or archive, which is opened as a whole: on this machine, in an
+            engine on it, or in S3.
         location: what ``open_source`` takes: a path is absolute or relative to the working directory, a repository
             begins with ``docker://``, and has no tag unless the plan gives one.
         host: the registry's host, ``docker.io`` for Docker Hub; empty for local sources.

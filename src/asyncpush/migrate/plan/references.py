@@ -24,8 +24,9 @@ from asyncpush.reference import (
     parse_remote_pattern,
 )
 from asyncpush.sources.source import KINDS, locate
+from asyncpush.sources.streams import EngineImage, check_stream, is_stream
 
-_ARCHIVE = re.compile(r"\.(?:tar|tgz|txz|tzst|tar\.(?:gz|xz|zst|zstd))(?::|$)", re.IGNORECASE)
+_ARCHIVE = re.compile(r"\.(?:tar|tgz|txz|tzst|tar\.(?:gz|xz|zst|zstd))(?P<choice>:|$)", re.IGNORECASE)
 
 #: Registries that list no repositories to anybody.
 _WITHOUT_CATALOG = {HUB: "Docker Hub", "ghcr.io": "GHCR", "public.ecr.aws": "ECR Public"}
@@ -39,7 +40,7 @@ class ImageSource:
     """A parsed source.
 
     Attributes:
-        kind: ``registry`` or ``local``.
+        kind: ``registry``, or ``local`` for everything that is opened as a whole; see ``PlanEntry``.
         location: what ``open_source`` takes.
         host: the registry's; empty for local sources.
         repository: as the registry knows it; empty for local sources.
@@ -79,6 +80,8 @@ def read_source(text: str, base: Path) -> ImageSource:
         raise InvalidReferenceError(f"{text[:300]!r} is not a source", hint="write HOST/REPOSITORY[:TAG], or a path")
     if text == "-":
         raise InvalidReferenceError("standard input can't be a source in a plan", hint="give the path of the archive")
+    if is_stream(text):
+        return _stream(text)
     if text.startswith(SCHEME) or not _is_local(text, base):
         return _pattern(text) if is_remote_pattern(text) else _remote(text.removeprefix(SCHEME))
     return _local(text, base)
@@ -104,6 +107,14 @@ def _remote(text: str) -> ImageSource:
     suffix = f"@{digest}" if digest else f":{tag}" if tag else ""
     location = f"{SCHEME}{found.host}/{found.repository}{suffix}"
     return ImageSource("registry", location, found.host, found.repository, found.name, tag, reference, bool(reference))
+
+
+def _stream(text: str) -> ImageSource:
+    parsed = check_stream(text)
+    # Only S3 knows where a key ends; what follows the name of an archive is a choice.
+    archive = _ARCHIVE.search(text)
+    is_chosen = isinstance(parsed, EngineImage) or (archive is not None and archive["choice"] == ":")
+    return ImageSource("local", text, is_chosen=is_chosen)
 
 
 def _local(text: str, base: Path) -> ImageSource:
