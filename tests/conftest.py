@@ -26,6 +26,7 @@ from support.aws import QUIRKS, REGION, aws
 from support.commands import Server, cli_environment
 from support.migrations import Bench, bench, keys
 from support.places import ROOT
+from support.s3 import Bucket, moto_server, new_bucket
 
 # Tests start hundreds of processes, which compile asyncpush each where the environment forbids to keep compiled code.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -170,6 +171,23 @@ def need(request: pytest.FixtureRequest) -> Callable[[str], str]:
         return found or name
 
     return needed
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The URL of a moto server, for ``bucket``: it takes half a second to stop."""
+    with moto_server() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(
+    need: Callable[[str], str], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
+    """An empty bucket in S3, as moto serves it."""
+    need("moto")
+    with new_bucket(request.getfixturevalue("s3_server"), monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
-import boto3
 import pytest
 from anyio import to_thread
 
@@ -20,58 +18,12 @@ from asyncpush.settings import AwsConfiguration
 from support.commands import run_beside
 from support.events import Events
 from support.journals import APP, OTHER, digest, layer
-from support.migrations import Bench, keys
+from support.migrations import Bench
 from support.migrations import layer as image_layer
+from support.s3 import Bucket
 
 AWS = AwsConfiguration(region="us-east-1")
 PLACE = S3Location("bucket", "plan/0-of-2.journal")
-
-
-class Store:
-    """A bucket, as boto3 sees it."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._client = boto3.client(
-            "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
-        )
-        self._client.create_bucket(Bucket="bucket")
-
-    def get(self, key: str) -> bytes:
-        data: bytes = self._client.get_object(Bucket="bucket", Key=key)["Body"].read()
-        return data
-
-    def put(self, key: str, data: bytes) -> None:
-        self._client.put_object(Bucket="bucket", Key=key, Body=data)
-
-    def remove(self) -> None:
-        self._client.delete_object(Bucket="bucket", Key=PLACE.key)
-        self._client.delete_bucket(Bucket="bucket")
-
-    def keys(self) -> list[str]:
-        return [item["Key"] for item in self._client.list_objects_v2(Bucket="bucket").get("Contents", [])]
-
-
-@pytest.fixture
-def store(need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A moto server in a thread of its own, with an empty bucket."""
-    need("moto")
-    from moto.core import DEFAULT_ACCOUNT_ID
-    from moto.s3.models import s3_backends
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        keys(monkeypatch)
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
-        yield Store(f"http://{host}:{port}")
-    finally:
-        server.stop()
-        for backend in s3_backends[DEFAULT_ACCOUNT_ID].values():
-            backend.reset()
 
 
 def layers(data: bytes, folder: Path) -> int:
@@ -91,48 +43,48 @@ async def complete(journal: SqliteJournal, *words: str, repository: str = APP) -
         await journal.layer_completed(repository, str(digest(word)), layer(word))
 
 
-async def test_a_journal_goes_on_where_the_last_attempt_put_it_back(store: Store, tmp_path: Path) -> None:
+async def test_a_journal_goes_on_where_the_last_attempt_put_it_back(bucket: Bucket, tmp_path: Path) -> None:
     async with open_remote_journal(PLACE, AWS, Events()) as remote:
-        assert await to_thread.run_sync(store.keys) == [PLACE.key], "a missing permission shows at the start"
+        assert await to_thread.run_sync(bucket.keys) == [PLACE.key], "a missing permission shows at the start"
         await complete(remote.journal, "a", "b")
     assert remote.failure is None
-    assert layers(await to_thread.run_sync(store.get, PLACE.key), tmp_path) == 2
+    assert layers(await to_thread.run_sync(bucket.get, PLACE.key), tmp_path) == 2
 
     async with open_remote_journal(PLACE, AWS, Events()) as remote:
         assert await remote.journal.completed(APP) == {digest("a"), digest("b")}
 
 
-async def test_a_copy_is_put_back_regularly_while_the_journal_is_written(store: Store, tmp_path: Path) -> None:
+async def test_a_copy_is_put_back_regularly_while_the_journal_is_written(bucket: Bucket, tmp_path: Path) -> None:
     async with open_remote_journal(PLACE, AWS, Events(), interval=0.05) as remote:
         await complete(remote.journal, "a", "b", "c")
         with anyio.fail_after(20):
-            while layers(await to_thread.run_sync(store.get, PLACE.key), tmp_path) < 3:  # noqa: ASYNC110 - S3 tells nobody
+            while layers(await to_thread.run_sync(bucket.get, PLACE.key), tmp_path) < 3:  # noqa: ASYNC110 - S3 tells nobody
                 await anyio.sleep(0.02)
 
 
-async def test_a_cancelled_run_puts_its_journal_back(store: Store, tmp_path: Path) -> None:
+async def test_a_cancelled_run_puts_its_journal_back(bucket: Bucket, tmp_path: Path) -> None:
     with anyio.CancelScope() as scope:
         async with open_remote_journal(PLACE, AWS, Events()) as remote:
             await complete(remote.journal, "a")
             scope.cancel()
             await anyio.sleep_forever()
     assert scope.cancelled_caught
-    assert layers(await to_thread.run_sync(store.get, PLACE.key), tmp_path) == 1
+    assert layers(await to_thread.run_sync(bucket.get, PLACE.key), tmp_path) == 1
 
 
-async def test_a_cancelled_run_says_that_its_journal_is_lost(store: Store) -> None:
+async def test_a_cancelled_run_says_that_its_journal_is_lost(bucket: Bucket) -> None:
     events = Events()
     with anyio.CancelScope() as scope:
         async with open_remote_journal(PLACE, AWS, events) as remote:
             await complete(remote.journal, "a")
-            await to_thread.run_sync(store.remove)
+            await to_thread.run_sync(bucket.remove, PLACE.key)
             scope.cancel()
             await anyio.sleep_forever()
     [notice] = [event for event in events if isinstance(event, Notice)]
     assert notice.text.startswith(f"the journal can't be put to {PLACE}: ")
 
 
-async def test_two_attempts_at_once_leave_a_whole_journal(store: Store, tmp_path: Path) -> None:
+async def test_two_attempts_at_once_leave_a_whole_journal(bucket: Bucket, tmp_path: Path) -> None:
     async with (
         open_remote_journal(PLACE, AWS, Events(), interval=0.02) as first,
         open_remote_journal(PLACE, AWS, Events(), interval=0.02) as second,
@@ -140,41 +92,41 @@ async def test_two_attempts_at_once_leave_a_whole_journal(store: Store, tmp_path
         for number in range(10):
             await complete(first.journal, f"first {number}")
             await complete(second.journal, f"second {number}", f"more {number}")
-            layers(await to_thread.run_sync(store.get, PLACE.key), tmp_path)
-    assert layers(await to_thread.run_sync(store.get, PLACE.key), tmp_path) in (10, 20), "one or the other"
+            layers(await to_thread.run_sync(bucket.get, PLACE.key), tmp_path)
+    assert layers(await to_thread.run_sync(bucket.get, PLACE.key), tmp_path) in (10, 20), "one or the other"
 
 
-async def test_an_error_of_the_block_comes_out_as_it_is(store: Store) -> None:
+async def test_an_error_of_the_block_comes_out_as_it_is(bucket: Bucket) -> None:
     with pytest.raises(ZeroDivisionError):
         async with open_remote_journal(PLACE, AWS, Events()):
             raise ZeroDivisionError
-    assert await to_thread.run_sync(store.keys) == [PLACE.key]
+    assert await to_thread.run_sync(bucket.keys) == [PLACE.key]
 
 
-async def test_a_journal_that_is_only_read_is_not_put(store: Store) -> None:
+async def test_a_journal_that_is_only_read_is_not_put(bucket: Bucket) -> None:
     async with open_remote_journal(PLACE, AWS, Events(), writes=False) as remote:
         await complete(remote.journal, "a")
-    assert await to_thread.run_sync(store.keys) == []
+    assert await to_thread.run_sync(bucket.keys) == []
 
 
-async def test_an_object_that_is_no_journal_is_named_and_kept(store: Store) -> None:
-    await to_thread.run_sync(store.put, PLACE.key, b"rubbish" * 1000)
+async def test_an_object_that_is_no_journal_is_named_and_kept(bucket: Bucket) -> None:
+    await to_thread.run_sync(bucket.put, PLACE.key, b"rubbish" * 1000)
     with pytest.raises(UsageError) as raised:
         async with open_remote_journal(PLACE, AWS, Events()):
             pytest.fail("it opens")
     assert str(raised.value).startswith(f"{PLACE} is not an asyncpush journal")
-    assert await to_thread.run_sync(store.get, PLACE.key) == b"rubbish" * 1000
+    assert await to_thread.run_sync(bucket.get, PLACE.key) == b"rubbish" * 1000
 
 
-@pytest.mark.parametrize("bucket", ["missing", "no bucket's name"])
-async def test_a_bucket_that_does_not_exist_fails_at_the_start(store: Store, bucket: str) -> None:
+@pytest.mark.parametrize("name", ["missing", "no bucket's name"])
+async def test_a_bucket_that_does_not_exist_fails_at_the_start(bucket: Bucket, name: str) -> None:
     with pytest.raises((JournalError, UsageError)) as raised:
-        async with open_remote_journal(S3Location(bucket, "key"), AWS, Events()):
+        async with open_remote_journal(S3Location(name, "key"), AWS, Events()):
             pytest.fail("it opens")
-    assert bucket in str(raised.value)
+    assert name in str(raised.value)
 
 
-async def test_a_copy_that_fails_is_said_and_the_run_goes_on(store: Store) -> None:
+async def test_a_copy_that_fails_is_said_and_the_run_goes_on(bucket: Bucket) -> None:
     said = anyio.Event()
 
     def emit(event: Event) -> None:
@@ -183,7 +135,7 @@ async def test_a_copy_that_fails_is_said_and_the_run_goes_on(store: Store) -> No
         said.set()
 
     async with open_remote_journal(PLACE, AWS, emit, interval=0.02) as remote:
-        await to_thread.run_sync(store.remove)
+        await to_thread.run_sync(bucket.remove, PLACE.key)
         await complete(remote.journal, "a")
         with anyio.fail_after(20):
             await said.wait()
@@ -191,7 +143,7 @@ async def test_a_copy_that_fails_is_said_and_the_run_goes_on(store: Store) -> No
     assert f"the journal can't be put to {PLACE}" in str(remote.failure)
 
 
-async def test_all_journals_below_a_prefix_are_fetched(store: Store, tmp_path: Path) -> None:
+async def test_all_journals_below_a_prefix_are_fetched(bucket: Bucket, tmp_path: Path) -> None:
     for name in ("0-of-2", "1-of-2"):
         async with open_remote_journal(S3Location("bucket", f"plan/{name}"), AWS, Events()) as remote:
             await complete(remote.journal, name)
@@ -206,13 +158,13 @@ async def test_all_journals_below_a_prefix_are_fetched(store: Store, tmp_path: P
             pytest.fail("it is there")
 
 
-async def test_a_migration_keeps_its_journal_in_s3_and_merges_it(store: Store, here: Bench) -> None:
+async def test_a_migration_keeps_its_journal_in_s3_and_merges_it(bucket: Bucket, here: Bench) -> None:
     for number in range(3):
         here.hold(f"team/app-{number}", "1", image_layer(number))
     path = here.plan(*({"from": f"team/app-{number}"} for number in range(3)))
     place = "s3://bucket/plan/{shard}"
     dry = await run_beside("migrate", path, "--shard", "0/2", "--journal", place, "--dry-run")
-    assert (dry.status, await to_thread.run_sync(store.keys)) == (0, []), dry.err
+    assert (dry.status, await to_thread.run_sync(bucket.keys)) == (0, []), dry.err
     for shard in ("0/2", "1/2"):
         done = await run_beside("migrate", path, "--shard", shard, "--journal", place)
         assert done.status == 0, done.err

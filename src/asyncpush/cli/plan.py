@@ -26,6 +26,7 @@ from asyncpush.migrate.array_jobs import Engine, array_job, batch_script, kubern
 from asyncpush.migrate.plan.load import name_of, parse_plan, read_plan, read_text
 from asyncpush.migrate.plan.model import Plan, overridden
 from asyncpush.migrate.plan_import import Format
+from asyncpush.reference import S3_SCHEME
 
 app = command(
     "plan",
@@ -216,7 +217,9 @@ def _written(file: Path) -> str:
 
 
 def _summary(plan: Plan) -> list[str]:
-    sources = Counter(entry.host or "this machine" for entry in plan.entries)
+    sources = Counter(
+        entry.host or ("S3" if entry.location.startswith(S3_SCHEME) else "this machine") for entry in plan.entries
+    )
     targets = Counter(goal.target.name for entry in plan.entries for goal in entry.goals)
     by_name = sum(not entry.tags.needs_listing for entry in plan.entries)
     patterns = sum(entry.pattern is not None for entry in plan.entries)

@@ -88,9 +88,12 @@ class EcrHttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is unt
 
 
 async def _refuse_redirect(_: aiohttp.ClientSession, __: Any, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+    location = redirect.response.headers.get("Location")
+    if location is None:
+        return  # an answer: so S3 says that a bucket is in another region, where botocore then asks
     redirect.response.close()
     # A query may contain a signature.
-    target = redirect.response.headers.get("Location", "").partition("?")[0]
+    target = location.partition("?")[0]
     raise RedirectError(f"it redirects to {target[:200]!r}, which is not followed")
 
 

@@ -75,8 +75,10 @@ class S3Objects:
     async def open(self, location: S3Location) -> AsyncIterator[S3Stream]:
         """See ``protocols.ObjectStore``."""
         async with self._lock:
-            client = self._client or await self._stack.enter_async_context(open_s3(self._aws, _CONNECTIONS))
-            self._client = client
+            if self._client is None:
+                opened: _Client = await self._stack.enter_async_context(open_s3(self._aws, _CONNECTIONS))
+                self._client = opened
+            client = self._client
         stream = S3Stream(client, location, self._retry, self._emit)
         try:
             await stream.begin()

@@ -44,7 +44,7 @@ class ImageSource:
         location: what ``open_source`` takes.
         host: the registry's; empty for local sources.
         repository: as the registry knows it; empty for local sources.
-        name: the default name of the repository at the target; empty for local sources.
+        name: the default name of the repository at the target; empty for layouts and archives, which have none.
         tag: the tag, if it is written; None otherwise.
         reference: the digest if it is written, else the tag.
         is_chosen: whether it selects one image: by tag, by digest, or after a path.
@@ -114,7 +114,8 @@ def _stream(text: str) -> ImageSource:
     # Only S3 knows where a key ends; what follows the name of an archive is a choice.
     archive = _ARCHIVE.search(text)
     is_chosen = isinstance(parsed, EngineImage) or (archive is not None and archive["choice"] == ":")
-    return ImageSource("local", text, is_chosen=is_chosen)
+    name = parsed.repository or "" if isinstance(parsed, EngineImage) else ""
+    return ImageSource("local", text, name=name, is_chosen=is_chosen)
 
 
 def _local(text: str, base: Path) -> ImageSource:

@@ -227,7 +227,7 @@ class _Resolver:
         registry = self.sources.get(source.host)
         lacking = ""
         if not (source.kind == "registry" and (is_ecr(source.host) or (registry and registry.aws))):
-            lacking = f"{source.host or 'a source on this machine'} is not a registry of ECR"
+            lacking = f"{source.host or 'a layout or archive'} is not a registry of ECR"
         elif any(target.registry.service == "ecr-public" for target in targets):
             lacking = "ECR Public has other settings than ECR"
         if not lacking:
@@ -310,8 +310,8 @@ class _Resolver:
             destination_place = member(place, "to")
             with self.problems.at(destination_place):
                 check_placeholders(spec.to)
-                if has_placeholder(spec.to) and source.kind == "local":
-                    raise InvalidReferenceError(f"is {spec.to[:300]!r}, but a source on this machine has no name")
+                if has_placeholder(spec.to) and not source.name:
+                    raise InvalidReferenceError(f"is {spec.to[:300]!r}, but a layout or archive has no name")
                 if source.is_pattern and not has_placeholder(spec.to):
                     raise InvalidReferenceError(
                         f"is {spec.to[:300]!r} for all repositories that match", hint=f"write {spec.to[:300]}/{{name}}"
@@ -322,8 +322,8 @@ class _Resolver:
                     self.problems.add(
                         destination_place, "names one tag, but the source has several", hint="leave it out"
                     )
-        elif source.kind == "local":
-            self.problems.add(place, "has no to", hint="name the repository that a source on this machine goes to")
+        elif not source.name:
+            self.problems.add(place, "has no to", hint="name the repository that a layout or archive goes to")
             return ()
         if not name:
             return ()
