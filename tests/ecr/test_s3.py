@@ -111,7 +111,7 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeS3]:
     made = FakeS3()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", made.serve)
-    runner = web.AppRunner(application)
+    runner = web.AppRunner(application, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -181,14 +181,18 @@ async def test_a_bucket_in_another_region_is_asked_there(fake: FakeS3) -> None:
 
 
 async def test_a_cancelled_copy_from_s3_ends_while_s3_is_silent(fake: FakeS3) -> None:
-    asked = anyio.Event()
+    asked, gone = anyio.Event(), anyio.Event()
 
     async def stall(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"ETag": '"one"', "Content-Length": "1000000"})
         await response.prepare(request)
         await response.write(SAVED[:1024])
         asked.set()
-        await anyio.sleep_forever()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            gone.set()
+        return response
 
     fake.answer = stall
 
@@ -201,3 +205,4 @@ async def test_a_cancelled_copy_from_s3_ends_while_s3_is_silent(fake: FakeS3) ->
             tasks.start_soon(read)
             await asked.wait()
             tasks.cancel_scope.cancel()
+        await gone.wait()

@@ -58,7 +58,8 @@ async def open_image(name: str, emit: Emit) -> AsyncIterator[BlobStream]:
         finally:
             await _end(process)
     finally:
-        await to_thread.run_sync(errors.close)
+        with CancelScope(shield=True):
+            await to_thread.run_sync(errors.close)
 
 
 async def _end(process: Process) -> None:
