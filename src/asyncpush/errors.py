@@ -12,10 +12,10 @@ AsyncpushError
 │   ├── PathNotFoundError      there is no such file; a UsageError, too
 │   ├── ManifestError          a manifest that is malformed, too large or too deep
 │   ├── DigestMismatchError    bytes that do not match their digest or size
-│   ├── SourceNotFoundError    a source registry has no such repository, tag, manifest or blob
+│   ├── SourceNotFoundError    a registry, engine or bucket has no such image, manifest, blob or object
 │   ├── SourceArchivedError    ECR holds the image in its archive, from which nobody can pull
-│   ├── SourceDeniedError      a source registry refuses the available credentials
-│   └── SourceUnavailableError a source registry can't be reached, or fails too often
+│   ├── SourceDeniedError      a registry, engine or bucket refuses the available credentials
+│   └── SourceUnavailableError a registry, engine or bucket can't be reached, or fails too often
 │       └── SourceLimitedError its limit is used up until a time that is too far to wait for
 ├── UnforeseenError            an unexpected error: a bug; only the image or layer that it affects fails
 ├── JournalError               the journal is damaged or can't be written
@@ -183,7 +183,7 @@ class DigestMismatchError(SourceError):
 
 
 class SourceNotFoundError(SourceError):
-    """Raised when a source registry has no such repository, tag, manifest or blob."""
+    """Raised when a registry, engine or bucket has no such repository, image, manifest, blob or object."""
 
 
 class SourceArchivedError(SourceError):
@@ -191,11 +191,11 @@ class SourceArchivedError(SourceError):
 
 
 class SourceDeniedError(SourceError):
-    """Raised when a source registry refuses the available credentials, or requires some and there are none."""
+    """Raised when a registry, engine or bucket refuses the credentials, or requires some and there are none."""
 
 
 class SourceUnavailableError(SourceError):
-    """Raised when a source registry can't be reached, is not trusted, or fails too often."""
+    """Raised when a registry, engine or bucket can't be reached, is not trusted, or fails too often."""
 
 
 class SourceLimitedError(SourceUnavailableError):

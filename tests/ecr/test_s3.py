@@ -131,7 +131,7 @@ async def opened(events: Events) -> AsyncIterator[BlobStream]:
         yield stream
 
 
-async def test_a_broken_download_resumes_where_it_broke_if_the_object_is_the_same(fake: FakeS3) -> None:
+async def test_a_broken_download_resumes_if_the_object_is_the_same(fake: FakeS3) -> None:
     fake.data, fake.broken_after, events = bytes(range(256)) * 1000, 100_000, Events()
     buffer = memoryview(bytearray(300_000))
     async with opened(events) as stream:

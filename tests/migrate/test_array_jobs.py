@@ -119,12 +119,16 @@ def test_the_command_of_a_task_is_one_that_asyncpush_takes(path: Path, tmp_path:
 
 
 def test_the_policy_allows_what_a_task_needs_and_no_more(path: Path, tmp_path: Path) -> None:
+    path.write_text(
+        f"{PLAN}  - {{from: 's3://archives/a.tar:1', to: a/b}}\n  - {{from: 's3://archives/b.tar', to: a/c}}\n"
+    )
     run_script(printed(path).out, tmp_path, BUCKET="my-bucket")
     policy = json.loads((tmp_path / "policy.json").read_text())
     allowed = {statement["Sid"]: statement for statement in policy["Statement"]}
 
     assert allowed["Push"]["Resource"] == ["arn:aws:ecr:eu-west-1:123456789012:repository/mirror/*"]
     assert allowed["Pull"]["Resource"] == ["arn:aws:ecr:us-east-1:111122223333:repository/team/app"]
+    assert allowed["Archives"]["Resource"] == ["arn:aws:s3:::archives/a.tar*", "arn:aws:s3:::archives/b.tar"]
     assert allowed["Journals"]["Resource"] == ["arn:aws:s3:::my-bucket/asyncpush-my-plan/*"]
     assert allowed["NewJournals"]["Resource"] == ["arn:aws:s3:::my-bucket"]
     assert "ecr:CreateRepository" in allowed["Push"]["Action"]
@@ -193,13 +197,15 @@ def test_what_no_engine_takes_is_refused(path: Path, words: tuple[str, ...], com
     assert complaint in done.err
 
 
-def test_sources_of_this_machine_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["./app.tar", "docker-daemon:app:1"])
+def test_sources_of_this_machine_are_refused(source: str, tmp_path: Path) -> None:
     (tmp_path / "app.tar").write_bytes(b"")
     path = tmp_path / "plan.yaml"
-    path.write_text("version: 1\ntargets: {eu: {region: eu-west-1}}\nimages: [{from: ./app.tar, to: team/app}]\n")
+    images = f"images: [{{from: '{source}', to: team/app}}]"
+    path.write_text(f"version: 1\ntargets: {{eu: {{region: eu-west-1}}}}\n{images}\n")
     done = run_here("plan", "batch", path, "--shards", "8")
     assert done.status == 2
-    assert "images[0]: ./app.tar is on this machine, and not where the job runs" in done.err
+    assert f"images[0]: {source} is on this machine, and not where the job runs" in done.err
 
 
 def test_a_password_in_the_plan_gets_into_no_configmap(path: Path) -> None:

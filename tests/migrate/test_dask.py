@@ -44,9 +44,9 @@ from asyncpush.migrate.dask.plain import (
     plain_report,
     to_plain,
 )
-from asyncpush.migrate.dask.worker import check_worker
+from asyncpush.migrate.dask.worker import check_worker, local_paths
 from asyncpush.migrate.ledger import Options
-from asyncpush.migrate.plan.load import read_plan
+from asyncpush.migrate.plan.load import parse_plan, read_plan
 from asyncpush.settings import AwsConfiguration, MiB, SourceRegistry
 from support.aws import QUIRKS
 from support.commands import Ran, cli_environment, run_cli, run_here
@@ -291,6 +291,9 @@ async def test_a_worker_is_asked_before_whether_it_can_run_the_plan(
     )
     told = await check_worker(to_plain(job(path)))
     assert "NOWHERE" in str(error_of(from_plain(told["error"], PlainError)))
+
+    with pytest.raises(UsageError, match=r"docker-daemon:app:1 is on this machine alone; migrate it without --dask"):
+        local_paths(parse_plan("s3://b/app.tar team/a\ndocker-daemon:app:1 team/b\n", None, {}))
 
     source = SourceRegistry(host="127.0.0.1:9")
     path.write_text("docker://127.0.0.1:9/team/app:1 team/app\n")

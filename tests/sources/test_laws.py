@@ -1,7 +1,7 @@
 """Laws of every kind of source, and of every kind of blob that sources give.
 
-A layout gives files, an archive regions of itself, a compressed archive regions of its unpacked copy, a docker-archive
-layers that are compressed as they are read and a config in memory, a registry streams.
+A layout gives files, an archive regions of itself, a compressed archive or an object in S3 regions of its copy, a
+docker-archive layers that are compressed as they are read and a config in memory, a registry streams.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import asyncpush
 from asyncpush import Settings, SourceRegistry
 from asyncpush.emulator import Emulator
 from asyncpush.engine.compress import zstd
-from asyncpush.errors import DigestMismatchError, SourceError, only_cause
+from asyncpush.errors import DigestMismatchError, SourceError, SourceNotFoundError, only_cause
 from asyncpush.protocols import Image, RemoteBlob, SeekableReader
+from asyncpush.reference import S3Location
 from asyncpush.sources import Source, open_source
 from asyncpush.sources.registry import open_pool
 from support.aws import aws
@@ -83,6 +84,7 @@ KINDS = {
     ),
     "docker save, containerd": Kind(lambda *layers: hybrid(*layers, name="app:1.0", packed=True), names=NAMES[:1]),
     "pipe": Kind(lambda *layers: gzip.compress(layout(*layers).archive(), 1)),
+    "object": Kind(lambda *layers: layout(*layers).archive()),
     "registry": Kind(names=NAMES[:1]),
 }
 
@@ -118,6 +120,9 @@ class Store:
         elif self.name == "pipe":
             async with piped(self.path.read_bytes()) as stdin, open_source("-", SETTINGS, stdin=stdin) as source:
                 yield source
+        elif self.name == "object":
+            async with open_source(f"s3://bucket/app.tar{choice}", SETTINGS, objects=Objects(self.path)) as source:
+                yield source
         else:
             async with open_source(f"{self.path}{choice}", SETTINGS) as source:
                 yield source
@@ -126,6 +131,26 @@ class Store:
     async def image(self) -> AsyncIterator[Image]:
         async with self.open() as source:
             yield (await source.images())[0]
+
+
+@dataclass
+class Objects:
+    """S3 with one object, ``s3://bucket/app.tar``, that arrives in pieces."""
+
+    path: Path
+    position: int = 0
+
+    @asynccontextmanager
+    async def open(self, location: S3Location) -> AsyncIterator[Objects]:
+        if location.key != "app.tar":
+            raise SourceNotFoundError("there is no such object")
+        yield self
+
+    async def readinto(self, buffer: memoryview) -> int:
+        data = (await anyio.Path(self.path).read_bytes())[self.position :][: len(buffer)]
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)
 
 
 @asynccontextmanager
@@ -293,7 +318,7 @@ async def test_a_listed_image_can_be_opened_as_it_is_written(store: Store) -> No
             assert written == [(await source.image()).source]
     else:
         for reference in written:
-            async with open_source(reference, SETTINGS) as source:
+            async with open_source(reference, SETTINGS, objects=Objects(store.path)) as source:
                 assert (await source.image()).source == reference
 
 
@@ -312,7 +337,7 @@ def truncate(store: Store) -> str:
     if store.path.is_file():
         data = store.path.read_bytes()
         store.path.write_bytes(data[: len(data) // 3])
-        return "standard input" if store.name == "pipe" else str(store.path)
+        return {"pipe": "standard input", "object": "s3://bucket/app.tar"}.get(store.name, str(store.path))
     name = digest(PACKED)[7:]
     [path] = store.path.rglob(name)
     path.write_bytes(path.read_bytes()[:-7])

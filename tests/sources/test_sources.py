@@ -104,7 +104,7 @@ async def test_a_path_that_exists_wins_over_a_choice_the_longest_first(tmp_path)
     assert (await image_of(f"oci:{tmp_path}/a:@0")).tag == "b"
 
 
-@pytest.mark.parametrize("reference", ["docker:alpine:3", "docker-daemon:app:1", "", "oci:", "dir:x", "nginx:1.25"])
+@pytest.mark.parametrize("reference", ["docker:alpine:3", "", "oci:", "dir:x", "nginx:1.25"])
 async def test_an_unknown_kind_of_source_is_refused_with_the_known_ones(reference):
     with pytest.raises(InvalidReferenceError, match=r"oci:DIR.*oci-archive:FILE.*docker-archive:FILE.*standard input"):
         await image_of(reference)
@@ -118,8 +118,6 @@ async def test_an_unknown_kind_of_source_is_refused_with_the_known_ones(referenc
         ("bitnami/redis:7", "docker://docker.io/bitnami/redis:7"),
         ("ghcr.io/team/app", "docker://ghcr.io/team/app"),
         ("localhost:5000/app:1", "docker://localhost:5000/app:1"),
-        ("docker-daemon:app:1", "docker save app:1 | asyncpush push - DESTINATION"),
-        ("containers-storage:app", "podman save app | asyncpush push - DESTINATION"),
     ],
 )
 async def test_what_looks_like_an_image_elsewhere_is_asked_about(reference, meant):

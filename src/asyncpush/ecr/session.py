@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -194,7 +195,7 @@ def _session(region: str | None, aws: AwsConfiguration) -> Any:
 
 
 def _load_data(session: Any, service: str) -> None:
-    """Read the data of botocore's that a client needs; blocks, for a tenth of a second the first time."""
+    """Read the data and code of botocore's that a client needs; blocks, for a tenth of a second the first time."""
     loader = session._session.get_component("data_loader")  # noqa: SLF001 - there is no public access to it
     with _LOADING:
         for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
@@ -202,6 +203,8 @@ def _load_data(session: Any, service: str) -> None:
         for kind in ("service-2", "endpoint-rule-set-1"):
             loader.load_service_model(service, kind, api_version=None)
         known_regions()
+    if service == "s3":
+        import_module("aioboto3.s3.inject")  # the first client would import it, in the event loop
 
 
 #: The domains of registries' hosts that are not amazonaws.com, by botocore's name of the partition.

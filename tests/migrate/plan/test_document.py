@@ -336,6 +336,30 @@ def test_sources_on_this_machine_are_relative_to_the_plan(tmp_path: Path) -> Non
     assert entries[2].tags.patterns.glob == ("1.*",)
 
 
+def test_engines_and_s3_are_sources_of_which_only_engines_name_an_image() -> None:
+    entries = images_of(
+        "{from: 'docker-daemon:quay.io/team/app:1.4'}",
+        "{from: 'containers-storage:localhost/app', to: 'own/{basename}:2'}",
+        "{from: 's3://bucket/all.tar.gz', to: team/all, tags: {glob: '1.*'}}",
+    ).entries
+    assert [(entry.kind, entry.location) for entry in entries] == [("local", entry.source) for entry in entries]
+    goals = [entry.goals[0] for entry in entries]
+    assert [(goal.repository, goal.tag) for goal in goals] == [("team/app", None), ("own/app", "2"), ("team/all", None)]
+
+    listed = (
+        "{from: 'docker-daemon:App', to: a/b}, {from: 's3://bucket/folder/', to: a/b}, {from: 's3://bucket/a.tar'},"
+        "{from: 's3://bucket/a.tar:1', to: a/b, tags: [x]}, {from: 'docker-daemon:sha256:0123456789ab'}"
+    )
+    found = problems_of(f"version: 1\nimages: [{listed}]\n")
+    assert {place: text.partition(";")[0] for place, text in found.items()} == {
+        "images[0].from": "'docker-daemon:App' names no image",
+        "images[1].from": "'s3://bucket/folder/' names no object",
+        "images[2]": "has no to",
+        "images[3].tags": "is not allowed, since s3://bucket/a.tar:1 names one image",
+        "images[4]": "has no to",
+    }
+
+
 def test_a_folder_that_is_called_like_a_registry_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "docker.io" / "library" / "nginx").mkdir(parents=True)
     (tmp_path / "nginx").mkdir()

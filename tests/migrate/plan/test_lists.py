@@ -52,11 +52,14 @@ def test_archives_and_layouts_are_sources(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "app.tar").touch()
     (tmp_path / "layout").mkdir()
-    plan = plan_of("app.tar team/app:1\noci:layout:1.0 team/b\ndocker-archive:app.tar:x:1 team/c:1\n")
+    plan = plan_of(
+        "app.tar team/app:1\noci:layout:1.0 team/b\ndocker-archive:app.tar:x:1 team/c:1\ns3://b/a:b.tar team/d\n"
+    )
 
-    assert [entry.kind for entry in plan.entries] == ["local"] * 3
-    assert [entry.location for entry in plan.entries] == ["app.tar", "oci:layout:1.0", "docker-archive:app.tar:x:1"]
-    assert [entry.goals[0].tag for entry in plan.entries] == ["1", None, "1"]
+    assert [entry.kind for entry in plan.entries] == ["local"] * 4
+    archives = ["app.tar", "oci:layout:1.0", "docker-archive:app.tar:x:1", "s3://b/a:b.tar"]
+    assert [entry.location for entry in plan.entries] == archives
+    assert [entry.goals[0].tag for entry in plan.entries] == ["1", None, "1", None]
 
 
 def test_every_bad_line_is_told_with_its_number() -> None:

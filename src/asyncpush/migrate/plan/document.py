@@ -237,8 +237,8 @@ class EntryDocument(DefaultsDocument, frozen=True, forbid_unknown_fields=True, o
 
     Attributes:
         from: A repository, HOST/REPOSITORY[:TAG|@DIGEST]; or oci:DIR, oci-archive:FILE, docker-archive:FILE or a path,
-            relative to the plan. HOST/PATTERN with the wildcards *, ? and [...] is all repositories of the registry
-            that match; * also matches slashes.
+            relative to the plan; or docker-daemon:NAME, containers-storage:NAME, s3://BUCKET/KEY. HOST/PATTERN with the
+            wildcards *, ? and [...] is all repositories of the registry that match; * also matches slashes.
         exclude: Patterns of repositories to leave out of those that from matches.
         to: The repository that they go to, after the target's prefix; by default, the path of the source. {name} in
             it is that path, {basename} the last part of it. For a single tag, also REPOSITORY:TAG.
