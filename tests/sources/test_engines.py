@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import IO
 
 import anyio
 import pytest
@@ -30,6 +31,9 @@ from asyncpush.errors import (
 from support.images import A, B, DockerSave, digest, saved
 
 SAVED = DockerSave().image(A, B, tags=["team/app:1.0"]).archive()
+
+#: What Docker saves of an image that is named by its digest.
+UNNAMED = DockerSave().image(A, B, tags=None).archive()
 
 #: Docker's own socket is the first that is looked for.
 HAS_DOCKER = Path("/var/run/docker.sock").is_socket()
@@ -108,7 +112,7 @@ class Daemon:
             return web.json_response({"message": f"No such image: {name}"}, status=404)
         if action == "json":
             return web.json_response({"Id": digest(A)})
-        return await self.rule(request) if self.rule else web.Response(body=SAVED)
+        return await self.rule(request) if self.rule else web.Response(body=UNNAMED if "@" in name else SAVED)
 
 
 @asynccontextmanager
@@ -120,8 +124,10 @@ async def daemon(path: Path | None = None, tls: ssl.SSLContext | None = None) ->
     await runner.setup()
     site = web.UnixSite(runner, path) if path else web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    yield made, f"unix://{path}" if path else f"tcp://localhost:{runner.addresses[0][1]}"
-    await runner.cleanup()
+    try:
+        yield made, f"unix://{path}" if path else f"tcp://localhost:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 async def read(source: str = "docker-daemon:team/app:1.0") -> tuple[str | None, str | None]:
@@ -145,7 +151,7 @@ async def test_the_daemon_is_found_where_docker_finds_it(
             meta.mkdir(parents=True)
             (meta / "meta.json").write_text(json.dumps({"Name": name, "Endpoints": {"docker": {"Host": host}}}))
         (no_docker / "config.json").write_text('{"currentContext": "near"}')
-        assert await read(f"docker-daemon:team/app@{digest(b'')}") == ("team/app", "1.0")
+        assert await read(f"docker-daemon:team/app@{digest(b'')}") == ("team/app", None)
         monkeypatch.setenv("DOCKER_CONTEXT", "far")
         with pytest.raises(SourceUnavailableError, match=r"at tcp://127\.0\.0\.1:1 can't be reached"):
             await read()
@@ -225,16 +231,17 @@ async def test_a_cancelled_copy_leaves_neither_connection_nor_podman(
         with anyio.fail_after(20):
             await gone.wait()
 
-    os.mkfifo(tmp_path / "pid")
-    program(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; head -c 1000 /dev/zero; exec sleep 1000")
-    found: list[int] = []
+    os.mkfifo(tmp_path / "life")
+    program(tmp_path, monkeypatch, f"exec 3> {tmp_path}/life; echo begun >&3; head -c 1000 /dev/zero; exec sleep 1000")
+    lives: list[IO[str]] = []
 
     async def begun() -> None:
-        found.append(int(await to_thread.run_sync((tmp_path / "pid").read_text)))
+        lives.append(await to_thread.run_sync((tmp_path / "life").open))
+        assert await to_thread.run_sync(lives[0].readline) == "begun\n"
 
     await cancelled("containers-storage:team/app:1.0", begun)
-    with pytest.raises(ProcessLookupError):
-        os.kill(found[0], 0)
+    with lives[0] as life:
+        assert await to_thread.run_sync(life.read) == "", "it ends with the program"
 
 
 def program(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

@@ -189,6 +189,7 @@ async def open_image(name: str, emit: Emit) -> AsyncIterator[BlobStream]:
         ConfigurationError: DOCKER_HOST or docker's context can't be used.
     """
     endpoint = await to_thread.run_sync(find_endpoint)
+    agent = await to_thread.run_sync(user_agent)  # the first call reads files
     base = endpoint.base()
     if endpoint.socket is not None:
         connector: aiohttp.BaseConnector = aiohttp.UnixConnector(path=endpoint.socket)
@@ -197,7 +198,7 @@ async def open_image(name: str, emit: Emit) -> AsyncIterator[BlobStream]:
         connector = aiohttp.TCPConnector(ssl=tls)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=_PATIENCE)
     async with aiohttp.ClientSession(
-        base, connector=connector, timeout=timeout, headers={"User-Agent": user_agent()}, read_bufsize=MiB
+        base, connector=connector, timeout=timeout, headers={"User-Agent": agent}, read_bufsize=MiB
     ) as session:
         daemon = _Daemon(session, endpoint, emit)
         with daemon.translated(name):
