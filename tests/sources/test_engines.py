@@ -171,6 +171,11 @@ async def test_the_daemon_is_found_where_docker_finds_it(
         monkeypatch.setenv("DOCKER_HOST", secure)
         monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
         assert await read() == ("team/app", "1.0")
+        trustme.CA().cert_pem.write_to_path(no_docker / "ca.pem")
+        with pytest.raises(
+            SourceUnavailableError, match="check the certificates in DOCKER_CERT_PATH"
+        ):
+            await read()
 
 
 async def test_a_daemon_that_is_not_there_or_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,7 @@ _PATIENCE = 900.0
 _NOTE_AFTER = 10.0
 _LONGEST_DOCUMENT = 8 * MiB
 _LONGEST_MESSAGE = 64 * 1024
+_TLS_HINT = "check the certificates in DOCKER_CERT_PATH, and the port"
 _HINT = "start the daemon, or set DOCKER_HOST to where it listens"
 
 
@@ -248,7 +249,8 @@ class _Daemon:
         try:
             yield
         except aiohttp.ClientConnectorError as error:
-            hint = open_files.advice(error, _HINT)
+            is_tls = isinstance(error, aiohttp.ClientSSLError)
+            hint = open_files.advice(error, _TLS_HINT if is_tls else _HINT)
             if isinstance(error.os_error, PermissionError):
                 hint = "join the group docker (`usermod -aG docker USER`) and log in again, or use a rootless daemon"
                 raise SourceDeniedError(f"{who} can't be reached: Permission denied", hint=hint) from error
