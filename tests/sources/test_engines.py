@@ -172,9 +172,7 @@ async def test_the_daemon_is_found_where_docker_finds_it(
         monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
         assert await read() == ("team/app", "1.0")
         trustme.CA().cert_pem.write_to_path(no_docker / "ca.pem")
-        with pytest.raises(
-            SourceUnavailableError, match="check the certificates in DOCKER_CERT_PATH"
-        ):
+        with pytest.raises(SourceUnavailableError, match="check the certificates in DOCKER_CERT_PATH"):
             await read()
 
 
