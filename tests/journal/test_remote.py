@@ -168,13 +168,13 @@ async def test_a_migration_keeps_its_journal_in_s3_and_merges_it(bucket: Bucket,
     for shard in ("0/2", "1/2"):
         done = await run_beside("migrate", path, "--shard", shard, "--journal", place)
         assert done.status == 0, done.err
-    objects = await to_thread.run_sync(store.keys)
+    objects = await to_thread.run_sync(bucket.keys)
     into, page = path.with_name("all.journal"), path.with_name("report.html")
     shown = await run_beside("report", "s3://bucket/plan/0-of-2", "--html", page)
     assert (shown.status, shown.err, '"outcome":"pushed"' in page.read_text()) == (0, "", True)
     missing = await run_beside("migrate", path, "--failed", "--journal", "s3://bucket/none")
     assert (missing.status, "there is no journal s3://bucket/none" in missing.err) == (2, True)
-    assert await to_thread.run_sync(store.keys) == objects
+    assert await to_thread.run_sync(bucket.keys) == objects
     merged = await run_beside("journal", "merge", "s3://bucket/plan/", "--into", into)
     assert merged.status == 0, merged.err
     assert sorted(line.partition("@")[0] for line in merged.out.splitlines()) == [f"team/app-{n}:1" for n in range(3)]

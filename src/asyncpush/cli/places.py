@@ -12,10 +12,10 @@ from asyncpush.cli.dask import job_journal, parse_cluster
 from asyncpush.cli.options import ShardOptions
 from asyncpush.cli.report import check_output
 from asyncpush.errors import UsageError
-from asyncpush.journal.remote import S3Location
 from asyncpush.migrate.dask.client import Cluster
 from asyncpush.migrate.journals import read_place
 from asyncpush.migrate.shard import PLACEHOLDER, Shard, at_shard, journal_beside, parse_shard, parse_share
+from asyncpush.reference import S3Location
 
 #: The journal of a plan that is read from standard input.
 _NAMELESS = Path("asyncpush.journal")

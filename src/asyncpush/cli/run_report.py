@@ -73,7 +73,8 @@ def report(
 
 async def _local(file: str, aws: AwsConfiguration, stack: AsyncExitStack) -> Path:
     """The file; one in S3 is fetched, and deleted with the *stack*."""
-    from asyncpush.journal.remote import S3Location, fetched
+    from asyncpush.journal.remote import fetched
+    from asyncpush.reference import S3Location
 
     location = S3Location.parse(file)
     if location is None:
