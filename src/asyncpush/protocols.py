@@ -331,6 +331,11 @@ class Repository(Protocol):
         """Its unique address: ``REGISTRY/NAME``, where REGISTRY is a host, or an endpoint and an account."""
         ...
 
+    @property
+    def pull_name(self) -> str | None:
+        """Its name for tools that pull: ``HOST/NAME``; None while no answer has told whose registry it is in."""
+        ...
+
     async def create(self) -> bool:
         """Create the repository (CreateRepository); False if it exists already."""
         ...

@@ -213,6 +213,13 @@ def in_registry(destination: Destination, registry: RegistryName) -> Destination
     return destination
 
 
+def pull_reference(name: str | None, tag: str | None, digest: Digest) -> str | None:
+    """What every tool can pull, ``HOST/REPOSITORY:TAG@DIGEST``; None if the *name*, ``HOST/REPOSITORY``, is unknown."""
+    if name is None:
+        return None
+    return f"{name}:{tag}@{digest}" if tag else f"{name}@{digest}"
+
+
 SCHEME = "docker://"
 
 #: Docker Hub as users write it; its API has another host.

@@ -92,6 +92,7 @@ class ImageResult(Result):
         bytes_mounted: their bytes.
         referrers: the results of its referrers.
         left_out: what the image's index names and the source does not hold.
+        reference: what to pull: ``HOST/REPOSITORY:TAG@DIGEST``; None in a dry run, and if ECR has named no account.
     """
 
     source: str
@@ -108,6 +109,7 @@ class ImageResult(Result):
     bytes_mounted: int = 0
     referrers: tuple[ReferrerResult, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    reference: str | None = None
 
     @property
     def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:

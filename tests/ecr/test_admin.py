@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -27,9 +28,10 @@ from asyncpush.journal import open_journal
 from asyncpush.reference import RegistryName, parse_registry
 from asyncpush.settings import AwsConfiguration, RepositorySettings, SourceRegistry
 from support.aws import REGION, aws, judge
+from support.images import Layout, layer_tar
 from support.relay import NO_WAITS, Answer, Relay, lost_reply, passed, refused, relay_to
 
-OWN = "000000000000"
+OWN, OTHER = "000000000000", "123456789012"
 DENIED = refused("AccessDeniedException")
 POLICY = json.dumps(
     {
@@ -465,6 +467,30 @@ async def test_the_host_that_is_made_for_an_account_is_one_that_can_be_written()
             assert registry_address(client, name, OWN) == name.host
             seen += 1
     assert seen >= 6
+
+
+async def test_a_result_names_what_every_tool_can_pull(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The host that was named; else AWS's, by the account in answers that come anyway; else the endpoint's."""
+    find = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **other: find("127.0.0.1", *more, **other))
+    layout = Layout()
+    folder = layout.tag(layout.image(layer_tar("app")), "1").write(tmp_path / "app")
+    host = f"{{}}.dkr.ecr.{REGION}.amazonaws.com"
+    own, endpoint = f"127.0.0.1:{emulator.port}", f"http://api.ecr.{REGION}.amazonaws.com:{emulator.port}"
+    for name, url, expected in (
+        (None, endpoint, host.format(OWN)),  # pushed: PutImage tells
+        (None, endpoint, host.format(OWN)),  # there already: BatchGetImage tells
+        (host.format(OTHER), endpoint, host.format(OTHER)),
+        (None, emulator.endpoint_url, own),
+        (host.format(OTHER), emulator.endpoint_url, host.format(OTHER)),
+    ):
+        async with asyncpush.connect(name, aws=aws(url), settings=Settings(create_repository=True)) as registry:
+            result = await asyncpush.push(registry, f"oci:{folder}:1", "team/app:1.4")
+        assert result.reference == f"{expected}/team/app:1.4@{result.digest}"
+    asked = set(emulator.requests.counts())
+    assert asked.isdisjoint({"DescribeRegistry", "GetAuthorizationToken", "DescribeRepositories"}), asked
 
 
 async def test_logins_are_for_ecr_and_hosts_with_an_aws_configuration(emulator: Emulator) -> None:

@@ -132,9 +132,9 @@ async def test_asyncpush_finds_all_that_a_tool_pushes(
 async def test_a_tool_pulls_byte_for_byte_what_asyncpush_pushes(
     registry: Registry, run: Run, layout: tuple[Path, str], tmp_path: Path
 ) -> None:
-    await asyncpush.push(registry, f"oci:{layout[0]}:1", "app:1")
+    pushed = await asyncpush.push(registry, f"oci:{layout[0]}:1", "app:1")
 
-    await run("pull", folder=tmp_path / "pulled")
+    await run("pull", image=pushed.reference, folder=tmp_path / "pulled")
 
     assert blobs(tmp_path / "pulled") == blobs(layout[0])
 

@@ -99,6 +99,7 @@ class MemoryRepository:
 
     name: str = "app"
     address: str = "registry.test/app"
+    pull_name: str | None = None
     layers: dict[Digest, bytes] = field(default_factory=dict)
     manifests: dict[Digest, Manifest] = field(default_factory=dict)
     tags: dict[str, Digest] = field(default_factory=dict)

@@ -58,6 +58,7 @@ class EcrClient:
         client: the aiobotocore client.
         uplink: shares the connection's bandwidth between parts.
         registry_id: the account or alias.
+        account: the account that owns the registry, once the answer to a request for an image has named it.
         sender: limits the rate of requests and retries them.
         service: ``ecr`` or ``ecr-public``.
         endpoint_url: the API's endpoint.
@@ -74,6 +75,7 @@ class EcrClient:
         self.client = client
         self.uplink = Uplink(sender.notify, signature_lifetime, brake=brake)
         self.registry_id = registry_id
+        self.account: str | None = None
         self.sender = sender
         self.service: Service = client.meta.service_model.service_name
         self.endpoint_url: str = client.meta.endpoint_url

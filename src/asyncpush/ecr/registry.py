@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from asyncpush.ecr.admin import CallerIdentity, EcrAdmin
 from asyncpush.ecr.auth_token import EcrLogin
 from asyncpush.ecr.client import EcrClient
 from asyncpush.ecr.http_session import EcrHttp
-from asyncpush.ecr.rate_limit import Pace
+from asyncpush.ecr.rate_limit import Pace, is_aws
 from asyncpush.ecr.reader import EcrReader
 from asyncpush.ecr.repository import EcrRepository
 from asyncpush.ecr.retry import RetryingSender
@@ -88,6 +89,7 @@ class EcrRegistry:
         )
         self._blobs = V2Blobs(self.v2, self._api.uplink, settings.transport, emit)
         self.address = registry_address(client, name, name.id)
+        self._account = name.id
 
     async def account(self) -> str | None:
         """Find out the registry's account, which addresses of repositories contain from now on; None if it is unknown.
@@ -95,14 +97,29 @@ class EcrRegistry:
         Raises:
             RegistryError: ECR can't be reached.
         """
-        account = await self.admin.account()
-        self.address = registry_address(self._client, self.name, account)
-        return account
+        self._account = await self.admin.account()
+        self.address = registry_address(self._client, self.name, self._account)
+        return self._account
 
     @property
     def host_with_account(self) -> str:
         """A pattern of the registry's host that includes the account, for messages."""
         return "public.ecr.aws/ALIAS" if self.name.service == "ecr-public" else registry_host(self._client, "ACCOUNT")
+
+    @property
+    def pull_host(self) -> str | None:
+        """The host that images are pulled from, with the alias at ECR Public; at another endpoint than AWS's, its own.
+
+        It is the one that the user named; otherwise it is known once an answer has named the account. None until then,
+        and at an endpoint with a path, where no tool looks for ``/v2/``.
+        """
+        if self.name.host:
+            return f"{self.name.host}/{self.name.id}" if self.name.service == "ecr-public" else self.name.host
+        endpoint = urlsplit(self._api.endpoint_url)
+        if not is_aws(self._api.endpoint_url):
+            return None if endpoint.path.strip("/") else endpoint.netloc.rpartition("@")[2]
+        account = self._account or self._api.account
+        return registry_host(self._client, account) if account else None
 
     def wait_again(self) -> None:
         """Wait again for hosts that were given up because they did not answer."""
@@ -111,7 +128,7 @@ class EcrRegistry:
 
     def repository(self, name: str) -> EcrRepository:
         """The repository *name*; sends no request."""
-        return EcrRepository(self._api, name, registry=self.address, v2=self._blobs)
+        return EcrRepository(self._api, name, registry=self.address, pull_host=lambda: self.pull_host, v2=self._blobs)
 
     def reader(self, name: str) -> EcrReader:
         """A reader of repository *name*; sends no request."""

@@ -38,13 +38,17 @@ class EcrRepository:
         api: sends requests to ECR's API.
         name: the repository's name.
         registry: the address of its registry.
+        pull_host: finds the host that images of the registry are pulled from, if it is known.
         v2: mounts layers from other repositories of the registry, and uploads them if the settings say so.
     """
 
-    def __init__(self, api: EcrClient, name: str, *, registry: str, v2: V2Blobs) -> None:
+    def __init__(
+        self, api: EcrClient, name: str, *, registry: str, pull_host: Callable[[], str | None], v2: V2Blobs
+    ) -> None:
         self._api = api
         self._name = name
         self._registry = registry
+        self._pull_host = pull_host
         self._v2 = v2
         self._mutability_lock = anyio.Lock()
         self._mutability: TagMutability | None = None
@@ -58,6 +62,12 @@ class EcrRepository:
     def address(self) -> str:
         """The repository's unique address, ``REGISTRY/NAME``."""
         return f"{self._registry}/{self._name}"
+
+    @property
+    def pull_name(self) -> str | None:
+        """See ``Repository``."""
+        host = self._pull_host()
+        return f"{host}/{self._name}" if host else None
 
     async def available(self, digests: Collection[Digest]) -> frozenset[Digest]:
         """Which of *digests* the repository holds as layers (BatchCheckLayerAvailability, 100 a call).
@@ -216,6 +226,7 @@ class EcrRepository:
     async def _get_images(self, ids: list[dict[str, str]]) -> Iterable[StoredImage]:
         answer = await self._call("BatchGetImage", imageIds=ids, acceptedMediaTypes=list(ACCEPTED_TYPES))
         with self._api.parsing("BatchGetImage"):
+            self._note_account(answer.get("images", ()))
             return [_stored_image(image) for image in answer.get("images", ())]
 
     async def _describe_images(self, ids: list[dict[str, str]]) -> Iterable[StoredImage]:
@@ -255,6 +266,7 @@ class EcrRepository:
         except ServiceError as error:
             return await self._outcome_of(error, manifest, tag, is_reply_lost=call.is_reply_lost)
         with self._api.parsing("PutImage"):
+            self._note_account([answer["image"]])
             stored = answer["image"].get("imageId", {}).get("imageDigest", str(manifest.digest))
         if stored != str(manifest.digest):
             raise ServiceError("PutImage", "WrongDigest", f"{manifest.digest} was put, {stored} was stored")
@@ -313,6 +325,10 @@ class EcrRepository:
         except RepositoryNotFoundError:
             return False
         return True
+
+    def _note_account(self, images: Iterable[dict[str, Any]]) -> None:
+        for image in images:
+            self._api.account = self._api.account or image.get("registryId")
 
     async def _call(self, operation: str, **members: Any) -> dict[str, Any]:
         return await self._api.call(operation, repositoryName=self._name, **members)

@@ -30,6 +30,7 @@ from asyncpush.events import ImageDone, ImagePlanned, ImageStarted
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, PushedLayer
 from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, LayerSender, Repository
+from asyncpush.reference import pull_reference
 from asyncpush.results import ImageResult
 from asyncpush.single_flight import SingleFlight
 
@@ -127,6 +128,7 @@ async def push_diff(
         len(mounted),
         sum(layer.descriptor.size for layer in mounted),
         left_out=image.left_out,
+        reference=pull_reference(repository.pull_name, tag, digest),
     )
 
 

@@ -35,7 +35,7 @@ from asyncpush.migrate.forecast import Forecast
 from asyncpush.migrate.plan.model import Goal, PlanEntry
 from asyncpush.model import Digest, LeftOut
 from asyncpush.protocols import Repository
-from asyncpush.reference import Destination, parse_destination
+from asyncpush.reference import Destination, parse_destination, pull_reference
 from asyncpush.results import ImageResult, Result
 from asyncpush.timeline import Timeline
 
@@ -182,6 +182,13 @@ class CopyResult:
     left_out: tuple[LeftOut, ...] = ()
     manifests: int = 0
     parts: int = 0
+
+    @property
+    def reference(self) -> str | None:
+        """What to pull, ``HOST/REPOSITORY:TAG@DIGEST``; None if it is not there, or its registry's host is unknown."""
+        if self.digest is None or self.outcome not in ("pushed", "present", "finished"):
+            return None
+        return pull_reference(self.copy.repository.pull_name, self.copy.tag, self.digest)
 
 
 @dataclass(frozen=True, slots=True)

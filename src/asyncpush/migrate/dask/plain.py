@@ -94,6 +94,7 @@ class PlainResult(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     reference: str
     address: str
+    pull_name: str | None
     repository: str
     tag: str | None
     destination: str
@@ -219,6 +220,7 @@ class RemoteRepository:
 
     address: str
     name: str
+    pull_name: str | None = None
 
 
 def plain_result(result: CopyResult) -> PlainResult:
@@ -233,6 +235,7 @@ def plain_result(result: CopyResult) -> PlainResult:
         source=copy.source,
         reference=copy.reference,
         address=copy.repository.address,
+        pull_name=copy.repository.pull_name,
         repository=copy.repository.name,
         tag=copy.tag,
         destination=copy.destination,
@@ -290,7 +293,7 @@ class Results:
             goal,
             plain.source,
             plain.reference,
-            cast("Repository", RemoteRepository(plain.address, plain.repository)),
+            cast("Repository", RemoteRepository(plain.address, plain.repository, plain.pull_name)),
             plain.tag,
             plain.destination,
             plain.is_placeholder,
