@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         CredentialsRefusedError as CredentialsRefusedError,
         DigestMismatchError as DigestMismatchError,
         FailuresError as FailuresError,
+        InterruptedRunError as InterruptedRunError,
         InvalidLayerError as InvalidLayerError,
         InvalidLayerPartError as InvalidLayerPartError,
         InvalidReferenceError as InvalidReferenceError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         ManifestError as ManifestError,
         PathNotFoundError as PathNotFoundError,
         PlanError as PlanError,
+        Position as Position,
         RegistryError as RegistryError,
         RepositoryNotFoundError as RepositoryNotFoundError,
         ServiceError as ServiceError,
@@ -188,7 +190,7 @@ _NAMES = {
         "AsyncpushError ChoiceError ConfigurationError ConnectionFailedError CredentialsError "
         "CredentialsExpiredError CredentialsRefusedError DigestMismatchError FailuresError InvalidLayerError "
         "InvalidLayerPartError InvalidReferenceError JournalError JournalInUseError LayersNotFoundError ManifestError "
-        "PathNotFoundError SourceArchivedError "
+        "InterruptedRunError PathNotFoundError Position SourceArchivedError "
         "PlanError RegistryError RepositoryNotFoundError ServiceError SourceDeniedError SourceError "
         "SourceLimitedError SourceNotFoundError SourceUnavailableError TagImmutableError UnforeseenError "
         "UploadNotFoundError UsageError"

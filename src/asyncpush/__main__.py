@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import sys
 
+from asyncpush.second_signal import EndAtSecond
+
 
 def main() -> None:
     """Run the command line, and end the process with its exit status."""
@@ -14,6 +16,8 @@ def main() -> None:
 
         print(f"asyncpush {version('asyncpush')}")  # noqa: T201 - the result
         sys.exit(0)
+    # From now on: the imports take long enough for a signal to come.
+    EndAtSecond().install()
     # Imported modules are no garbage: collecting it again and again takes a seventh of the start-up time.
     gc.disable()
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from asyncpush.events import Emit, ImageFailed, Listener, ignore
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Blob, Image, Journal, ObjectStore, Repository
 from asyncpush.reference import Destination, RegistryName, in_registry, parse_destination, parse_registry
-from asyncpush.results import ImageFailure, ImageResult, LayerFailure, LayerResult, Results
+from asyncpush.results import ImageFailure, ImageResult, LayerFailure, LayerResult, Results, ResultT
 from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings, SourceRegistry
 from asyncpush.sources import Source, file_blob
 from asyncpush.sources import open_source as open_any_source
@@ -197,15 +197,28 @@ async def _context(engine: OpenRegistry, journal: Journal | None) -> PushContext
 
 
 async def push_all(
-    registry: Registry, images: Sequence[tuple[Image, Destination]], *, dry: bool = False, referrers: bool = True
+    registry: Registry,
+    images: Sequence[tuple[Image, Destination]],
+    *,
+    dry: bool = False,
+    referrers: bool = True,
+    on_result: Callable[[int, ImageResult | ImageFailure], None] | None = None,
 ) -> Results[ImageResult | ImageFailure]:
     """Push many images of open sources. An image that fails does not stop the others; lost credentials stop all.
+
+    Args:
+        registry: the connection.
+        images: the images, and where they go.
+        dry: only find out what would be sent.
+        referrers: also push signatures, attestations and SBOMs.
+        on_result: gets the position in *images* and the result of each image as it ends; who cancels the call knows
+            from it what was done. It must not block.
 
     Returns:
         The result of each image, in the order of *images*.
     """
     engine = engine_of(registry)
-    outcomes: dict[int, ImageResult | ImageFailure] = {}
+    outcomes = _Outcomes(on_result)
     context = engine.context.for_next_call()
     repositories: dict[str, Repository] = {}  # shared, because each caches what ECR says about it
 
@@ -216,12 +229,12 @@ async def push_all(
                     repositories[to.repository] = engine.repository(to.repository)
                 repository = repositories[to.repository]
                 with foreseen():
-                    outcomes[position] = await _push(
-                        engine, context, repository, image, to, dry=dry, referrers=referrers
-                    )
+                    pushed = await _push(engine, context, repository, image, to, dry=dry, referrers=referrers)
             except AsyncpushError as error:
                 outcomes[position] = ImageFailure(image.source, str(to), error)
                 stop.on(error)
+            else:
+                outcomes[position] = pushed
 
     with only_cause():
         async with anyio.create_task_group() as tg:
@@ -232,6 +245,19 @@ async def push_all(
         if position not in outcomes:
             outcomes[position] = ImageFailure(image.source, str(to), stop.cause)
     return Results(outcomes[position] for position in range(len(images)))
+
+
+class _Outcomes(dict[int, ResultT]):
+    """Results by their position; *listen* gets each as it ends."""
+
+    def __init__(self, listen: Callable[[int, ResultT], None] | None) -> None:
+        super().__init__()
+        self._listen = listen
+
+    def __setitem__(self, position: int, result: ResultT) -> None:
+        super().__setitem__(position, result)
+        if self._listen is not None:
+            self._listen(position, result)
 
 
 class Stop:
@@ -299,6 +325,7 @@ async def push_layers(
     *,
     dry: bool = False,
     journal: Journal | None = None,
+    on_result: Callable[[int, LayerResult | LayerFailure], None] | None = None,
 ) -> Results[LayerResult | LayerFailure]:
     """Push raw files as layers, unchanged and many at once. A file that fails does not stop the others.
 
@@ -311,6 +338,7 @@ async def push_layers(
         repository_name: the repository to push to.
         dry: only find out which layers are missing.
         journal: records what ECR has acknowledged; None uses the connection's.
+        on_result: gets the position in *files* and the result of each file as it ends; it must not block.
 
     Returns:
         The result of each file, in the order of *files*.
@@ -320,7 +348,7 @@ async def push_layers(
         RegistryError: the repository can't be queried or created.
     """
     repository = registry.repository(repository_name)
-    outcomes: dict[int, LayerResult | LayerFailure] = {}
+    outcomes = _Outcomes(on_result)
     blobs = await _hash_all(files, outcomes)
     digests = {blob.descriptor.digest for blob in blobs.values() if blob.descriptor}
     try:
@@ -368,7 +396,9 @@ async def _send_once(context: PushContext, repository: Repository, blob: Blob) -
     return outcome
 
 
-async def _hash_all(files: Sequence[str | Path], outcomes: dict[int, LayerResult | LayerFailure]) -> dict[int, Blob]:
+async def _hash_all(
+    files: Sequence[str | Path], outcomes: MutableMapping[int, LayerResult | LayerFailure]
+) -> dict[int, Blob]:
     """Return each file as a blob, by its position; files that can't be read become failures in *outcomes*."""
     blobs: dict[int, Blob] = {}
 

@@ -19,6 +19,7 @@ AsyncpushError
 │       └── SourceLimitedError its limit is used up until a time that is too far to wait for
 ├── UnforeseenError            an unexpected error: a bug; only the image or layer that it affects fails
 ├── JournalError               the journal is damaged or can't be written
+├── InterruptedRunError        what a signal or a cancellation kept from being done
 ├── FailuresError              some of several images or layers failed (``raise_for_failures``)
 └── RegistryError              ECR refused, or could not be reached
     ├── ConnectionFailedError  no answer: refused, reset, timed out, TLS
@@ -38,8 +39,9 @@ from __future__ import annotations
 import re
 import traceback
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from asyncpush.redaction import shown, shown_line
 
@@ -118,17 +120,40 @@ class ChoiceError(UsageError):
         super().__init__(message, hint="choose one of: " + (", ".join(shown) or "(none)"))
 
 
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where something stands in a file.
+
+    Attributes:
+        file: the file; None for standard input.
+        line: the line, from 1.
+        column: the column, from 1; None if the line says enough.
+    """
+
+    file: Path | None
+    line: int
+    column: int | None = None
+
+    def __str__(self) -> str:
+        """As compilers write it: ``FILE:LINE:COLUMN``."""
+        numbers = f"{self.line}:{self.column}" if self.column is not None else str(self.line)
+        return f"{self.file or 'standard input'}:{numbers}"
+
+
 class PlanError(UsageError):
     """Raised when a plan is not valid.
 
     Args:
-        problems: the problems, one line each, with their positions.
+        problems: the problems, one line each, which begins with its position.
+        positions: the position of each problem again, for programs; None where it is unknown.
     """
 
     _has_lines = True
+    positions: tuple[Position | None, ...] = ()
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    def __init__(self, problems: Sequence[str], positions: Sequence[Position | None] = ()) -> None:
         self.problems = tuple(map(shown_line, problems))
+        self.positions = tuple(positions)
         super().__init__("\n".join(self.problems))
 
 
@@ -222,6 +247,16 @@ class TooManyFailuresError(AsyncpushError):
 
 class JournalError(AsyncpushError):
     """Raised when the journal is damaged or can't be written, so that progress can't be recorded."""
+
+
+class InterruptedRunError(AsyncpushError):
+    """The reason of what was not done because a signal, or a cancellation, has ended the run; not raised."""
+
+    #: Its code in JSON.
+    code = "Interrupted"
+
+    def __init__(self) -> None:
+        super().__init__("interrupted", hint="run the same command again to resume")
 
 
 class FailuresError(AsyncpushError):
@@ -322,6 +357,15 @@ def is_denied(error: BaseException) -> bool:
     if isinstance(error, (CredentialsError, SourceDeniedError, *CREDENTIALS_LOST)):
         return True
     return isinstance(error, ServiceError) and error.code in _DENIALS
+
+
+def origin_of(error: AsyncpushError) -> Literal["source", "registry", "signal", "usage"]:
+    """Where *error* comes from, as JSON names it."""
+    if isinstance(error, SourceError):
+        return "source"
+    if isinstance(error, RegistryError):
+        return "registry"
+    return "signal" if isinstance(error, InterruptedRunError) else "usage"
 
 
 class RepositoryNotFoundError(ServiceError):

@@ -18,8 +18,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,14 +26,14 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
-from aiohttp import web
 from anyio import to_thread
 from anyio.streams.text import TextReceiveStream
 
 from support import images as im
 from support.aws import token
 from support.commands import Ran, Server, cli_environment, run_cli, run_here
-from support.relay import Answer, Relay, hang, relay_to
+from support.processes import ended, started
+from support.relay import caught, relay_to
 
 SENDING = ("InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload", "PutImage", "CreateRepository")
 
@@ -143,22 +142,23 @@ def test_a_push_prints_the_destination_with_its_digest(server: Server, tmp_path:
     """A push prints the destination with its digest, and the registry holds it."""
     source = layout(tmp_path / "app", "one", "two")
     first = server.run("push", source, "cli/held:2", "--create-repository")
-    assert (first.status, first.out) == (0, f"cli/held:2@{root_digest(source)}\n")
+    assert (first.status, first.out) == (0, f"{server.host}/cli/held:2@{root_digest(source)}\n")
     assert "pushed" in first.err
     assert len(held(server, "cli/held", "2")["layers"]) == 2
     before = requests_of(server)
-    second = here(server, "push", f"oci:{source}:1.0", "cli/held:2")
+    second = here(server, "push", f"oci:{source}:1.0", f"{server.host}/cli/held:2")
     assert (second.status, second.out) == (0, first.out)
     assert "already there" in second.err
     asked = requests_of(server) - before
     assert not any(asked[operation] for operation in SENDING), asked
     assert asked.total() <= 2
+    assert here(server, "verify", first.out.strip()).status == 0
 
 
 def test_without_a_tag_it_is_latest(server: Server, tmp_path: Path) -> None:
     source = layout(tmp_path / "app", "latest")
     ran = here(server, "push", source, "cli/latest", "--create-repository", "-q")
-    assert (ran.status, ran.out, ran.err) == (0, f"cli/latest:latest@{root_digest(source)}\n", "")
+    assert (ran.status, ran.out, ran.err) == (0, f"{server.host}/cli/latest:latest@{root_digest(source)}\n", "")
     assert tags(server, "cli/latest") == ["latest"]
 
 
@@ -211,7 +211,7 @@ def test_a_batch_takes_names_and_tags_from_the_sources(server: Server, tmp_path:
     archive.write_bytes(saved.archive())
     ran = here(server, "push", app, archive, "--to", "cli/batch/", "--create-repository")
     assert ran.status == 0, ran.err
-    lines = dict(line.rsplit("@", 1) for line in ran.out.splitlines())
+    lines = dict(line.rsplit("@", 1) for line in ran.references.splitlines())
     assert list(lines) == ["cli/batch/app:3.1", "cli/batch/shop/web:1", "cli/batch/shop/web:stable"]
     assert lines["cli/batch/shop/web:1"] == lines["cli/batch/shop/web:stable"]
     assert tags(server, "cli/batch/shop/web") == ["1", "stable"]
@@ -308,9 +308,9 @@ def test_a_platform_is_picked_from_an_index(server: Server, tmp_path: Path) -> N
     ]
     source = made.tag(made.index(*children), "1").write(tmp_path / "multi")
     one = here(server, "push", source, "cli/multi:arm", "--platform", "linux/arm64", "--create-repository")
-    assert (one.status, one.out) == (0, f"cli/multi:arm@{children[1]['digest']}\n")
+    assert (one.status, one.references) == (0, f"cli/multi:arm@{children[1]['digest']}\n")
     every = here(server, "push", source, "cli/multi:all")
-    assert (every.status, every.out) == (0, f"cli/multi:all@{root_digest(source)}\n")
+    assert (every.status, every.references) == (0, f"cli/multi:all@{root_digest(source)}\n")
     assert len(held(server, "cli/multi", "all")["manifests"]) == 2
     none = here(server, "push", source, "cli/multi:none", "--platform", "linux/s390x")
     assert none.status == 2
@@ -340,7 +340,7 @@ def test_an_image_is_pushed_under_several_tags_and_its_layers_once(server: Serve
     source = layout(tmp_path / "app", "tags")
     ran = here(server, "push", source, "cli/tags:1.4.2", "--tag", "1.4", "--tag", "latest", "--create-repository", "-q")
     assert ran.status == 0, ran.err
-    assert sorted(line.partition("@")[0] for line in ran.out.splitlines()) == [
+    assert sorted(line.partition("@")[0] for line in ran.references.splitlines()) == [
         "cli/tags:1.4",
         "cli/tags:1.4.2",
         "cli/tags:latest",
@@ -348,7 +348,7 @@ def test_an_image_is_pushed_under_several_tags_and_its_layers_once(server: Serve
     for tag in ("1.4.2", "1.4", "latest"):
         held(server, "cli/tags", tag)
     alone = here(server, "push", source, "cli/tags", "--tag", "9", "-q")
-    assert alone.out.startswith("cli/tags:9@")
+    assert alone.references.startswith("cli/tags:9@")
     for words in (("cli/tags", "--tag", "a b"), ("--to", "cli", "--tag", "1")):
         refused = here(server, "push", source, *words)
         assert refused.status == 2, refused.err
@@ -474,50 +474,12 @@ def test_a_registry_host_is_part_of_the_result(server: Server, tmp_path: Path) -
 # Interruption
 
 
-def caught(arrived: anyio.Event) -> Answer:
-    """Tell that the request has come, and never answer it."""
-
-    async def answer(request: web.Request, relay: Relay) -> web.StreamResponse:
-        arrived.set()
-        return await hang(request, relay)
-
-    return answer
-
-
-@asynccontextmanager
-async def started(*words: str, env: dict[str, str]) -> AsyncIterator[anyio.abc.Process]:
-    """Run Python with these words; the process does not outlive the block."""
-    async with await anyio.open_process([sys.executable, *words], stdin=subprocess.PIPE, env=env) as process:
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-
-
 async def until(stream: anyio.abc.ObjectReceiveStream[str], end: str) -> str:
     """Read *stream* up to *end*; unbuffered, a line may come in pieces."""
     text = ""
     while not text.endswith(end):
         text += await stream.receive()
     return text
-
-
-async def ended(process: anyio.abc.Process) -> tuple[int, str, str]:
-    assert process.stdout is not None
-    assert process.stderr is not None
-    texts = {process.stdout: b"", process.stderr: b""}
-
-    async def drain(stream: anyio.abc.ByteReceiveStream) -> None:
-        async for data in stream:
-            texts[stream] += data
-
-    with anyio.fail_after(10):
-        async with anyio.create_task_group() as tg:
-            for stream in texts:
-                tg.start_soon(drain, stream)
-            status = await process.wait()
-    return status, texts[process.stdout].decode(), texts[process.stderr].decode()
 
 
 @pytest.mark.parametrize(
@@ -549,7 +511,7 @@ async def test_a_signal_ends_a_push_in_one_line_and_it_can_be_repeated(
     assert err.count("\n") == 1
     assert await to_thread.run_sync(tags, server, name) == []
     again = await to_thread.run_sync(partial(server.run, *words))
-    assert (again.status, again.out) == (0, f"{name}:1@{root_digest(source)}\n")
+    assert (again.status, again.references) == (0, f"{name}:1@{root_digest(source)}\n")
     await to_thread.run_sync(held, server, name, "1")
 
 

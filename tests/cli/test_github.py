@@ -41,7 +41,7 @@ def layout(folder: Path, words: str) -> str:
 
 
 def push(*words: str, **variables: str) -> Ran:
-    return run_here("push", *words, "--create-repository", "--progress", "none", **variables)
+    return run_here("push", *words, "--create-repository", "--progress", "plain", **variables)
 
 
 def test_a_push_sets_outputs_and_writes_a_summary(variables: dict[str, str], tmp_path: Path) -> None:
@@ -49,6 +49,9 @@ def test_a_push_sets_outputs_and_writes_a_summary(variables: dict[str, str], tmp
 
     names = ran.out.split()
     assert ran.status == 0, ran.err
+    group = ran.err.splitlines()
+    assert (group[0], group.count("::endgroup::")) == ("::group::Progress", 1)
+    assert any(line.startswith("pushed ") for line in group[: group.index("::endgroup::")])
     assert outputs(tmp_path / "output") == {
         "digest": names[0].partition("@")[2],
         "image": names[0],
@@ -87,4 +90,5 @@ def test_elsewhere_nothing_is_written(server: Server, tmp_path: Path) -> None:
     ran = push(layout(tmp_path / "app", "elsewhere"), "github/elsewhere:1", **server.environment)
 
     assert ran.status == 0
+    assert "::" not in ran.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["app"]

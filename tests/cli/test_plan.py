@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_plan_can_be_checked_where_its_secrets_are_not(plan: Path) -> None:
 
     done = run_here("plan", "check", plan, TOKEN="")
     assert done.status == 0
-    assert f"asyncpush: warning: {plan}: {lacking}, and what depends on it is not checked\n" in done.err
+    assert f"asyncpush: warning: {plan}:2:54: {lacking}, and what depends on it is not checked\n" in done.err
     assert f"{plan}: 3 entries" in done.out
 
     plan.write_text(PLAN.replace('["1"]', '["${TOKEN}"]').replace("from: redis", "from: Redis"))
@@ -60,17 +61,27 @@ def test_a_plan_can_be_checked_where_its_secrets_are_not(plan: Path) -> None:
     assert lacking in insisted.err
 
 
-def test_each_problem_has_a_line_and_the_status_is_2(plan: Path) -> None:
-    plan.write_text(PLAN.replace('["1"]', "{semver: [x.y], newest: 0}"))
+def test_each_problem_has_a_line_with_its_position_and_the_status_is_2(plan: Path) -> None:
+    written = PLAN.replace('["1"]', "{semver: [x.y], newest: 0}")
+    plan.write_text(written)
     done = run_here("plan", "check", "--env", plan, TOKEN="")
 
     assert (done.status, done.out) == (2, "")
-    assert [line.split(": ")[3] for line in done.err.splitlines()] == [
-        "registries[docker.io].credentials.password",
-        "images[0].tags.newest",
-        "images[0].tags.semver[0]",
+    found = [re.match(r"asyncpush: error: (.+?):(\d+):(\d+): (\S+): ", line) for line in done.err.splitlines()]
+    assert [(match[1], match[4]) for match in found if match] == [
+        (str(plan), "registries[docker.io].credentials.password"),
+        (str(plan), "images[0].tags.semver[0]"),
+        (str(plan), "images[0].tags.newest"),
     ]
-    assert all(line.startswith(f"asyncpush: error: {plan}: ") for line in done.err.splitlines())
+    there = [written.splitlines()[int(match[2]) - 1][int(match[3]) - 1 :] for match in found if match]
+    assert [text.partition(":")[0] for text in there] == ["password", "x.y], newest", "newest"]
+
+    plan.write_text("version: 1\nimages: [\n")
+    for words in (("plan", "check"), ("migrate",)):
+        annotated = run_here(*words, plan, GITHUB_ACTIONS="true")
+        assert annotated.err.startswith(
+            f"::error title=asyncpush,file={plan},line=3,col=1::{plan}:3:1: this is not YAML"
+        )
 
 
 @pytest.mark.parametrize(

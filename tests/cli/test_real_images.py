@@ -17,7 +17,7 @@ from support.commands import Server
 
 def pull(skopeo: str, server: Server, name: str, into: Path) -> Path:
     """What skopeo gets for *name*, as an OCI layout or, for Docker's manifests, a directory of files."""
-    source = f"docker://{server.url.removeprefix('http://')}/{name}"
+    source = f"docker://{server.host}/{name}"
     options = ["-q", "--src-tls-verify=false", "--preserve-digests", "--all", f"--src-creds=AWS:{password(server.url)}"]
     subprocess.run([skopeo, "copy", *options, source, f"dir:{into}"], check=True, capture_output=True)
     return into
@@ -36,7 +36,7 @@ def test_a_pushed_layout_or_archive_comes_back_with_the_same_digest(
     assert pushed.status == 0, pushed.err
     pulled = pull(skopeo, server, name, tmp_path / "pulled")
     manifest = (pulled / "manifest.json").read_bytes()
-    assert pushed.out == f"{name}@sha256:{hashlib.sha256(manifest).hexdigest()}\n"
+    assert pushed.out == f"{server.host}/{name}@sha256:{hashlib.sha256(manifest).hexdigest()}\n"
     blobs = json.loads(manifest)["layers"]
     assert blobs
     for blob in blobs:

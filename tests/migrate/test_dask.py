@@ -137,7 +137,7 @@ def printed(folder: Path, log: str) -> Ran:
 
 
 async def everything_is_there(bench: Bench, out: str) -> None:
-    found = sorted(line.partition("@")[0] for line in out.splitlines())
+    found = sorted(line.partition("@")[0] for line in Ran(0, out, "").references.splitlines())
     assert found == [f"team/app-{number}:1" for number in range(REPOSITORIES)]
     for number in range(REPOSITORIES):
         assert await bench.stored(f"team/app-{number}")

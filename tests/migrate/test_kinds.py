@@ -130,7 +130,7 @@ async def test_docker_registry_with_a_password_from_the_environment(
     assert wrong.status == 4
     assert f"refuses the credentials of '{USER}'" in wrong.err
     assert "nothing-like-it" not in wrong.err
-    assert (done.status, done.out) == (0, f"mirror/team/app:1@{protected.index['digest']}\n"), done.err
+    assert (done.status, done.references) == (0, f"mirror/team/app:1@{protected.index['digest']}\n"), done.err
     assert await target.digest(skopeo, "mirror/team/app:1", tmp_path / "judged") == protected.index["digest"]
     journal = await anyio.Path(path.with_suffix(".journal")).read_bytes()
     assert PASSWORD.encode() not in journal
@@ -147,7 +147,7 @@ async def test_docker_registry_with_a_login_of_docker(target: Target, protected:
 
     assert nobody.status == 4
     assert f"docker login {protected.host}" in nobody.err
-    assert (done.status, done.out) == (0, f"mirror/team/app:1@{protected.index['digest']}\n"), done.err
+    assert (done.status, done.references) == (0, f"mirror/team/app:1@{protected.index['digest']}\n"), done.err
 
 
 async def test_a_list_on_standard_input(target: Target, protected: Protected) -> None:
@@ -156,7 +156,7 @@ async def test_a_list_on_standard_input(target: Target, protected: Protected) ->
     environment = {"ASYNCPUSH_SRC_CREDS": f"{USER}:{PASSWORD}"}
     done = await target.migrate("-", "--create-repository", *words, stdin=lines.encode(), **environment)
 
-    assert (done.status, done.out) == (1, f"copies/app:one@{protected.index['digest']}\n")
+    assert (done.status, done.references) == (1, f"copies/app:one@{protected.index['digest']}\n")
     errors = [line for line in done.err.splitlines() if "error:" in line]
     assert len(errors) == 1
     assert "copies/app:2: " in errors[0]
@@ -194,7 +194,7 @@ async def test_ecr_of_another_account_and_region(tmp_path: Path, skopeo: str) ->
         path = target.plan({"from": f"{host}/from/app"}, **{host: {"plain_http": True, "credentials": {"ecr": login}}})
         done = await target.migrate(path)
 
-        assert (done.status, done.out) == (0, f"mirror/from/app:1@{index['digest']}\n"), done.err
+        assert (done.status, done.references) == (0, f"mirror/from/app:1@{index['digest']}\n"), done.err
         assert await target.digest(skopeo, "mirror/from/app:1", tmp_path / "judged") == index["digest"]
         described = judge(emulator.endpoint_url).describe_repositories
         names = await to_thread.run_sync(lambda: [each["repositoryName"] for each in described()["repositories"]])
@@ -216,7 +216,7 @@ async def test_layouts_and_archives_beside_a_registry(target: Target, skopeo: st
     done = await target.migrate(path)
 
     assert done.status == 0, done.err
-    lines = dict(line.split("@") for line in done.out.splitlines())
+    lines = dict(line.split("@") for line in done.references.splitlines())
     docker = lines.pop("mirror/from/docker:2.1")
     assert lines == {
         "mirror/from/layout:1": index["digest"],
@@ -237,7 +237,10 @@ async def test_names_of_a_layout_that_are_not_tags_need_another_tag(target: Targ
     done = await target.migrate(path)
 
     assert done.status == 1
-    assert {line.partition("@")[0] for line in done.out.splitlines()} == {"mirror/from/one:1.0", "mirror/from/helm:ok"}
+    assert {line.partition("@")[0] for line in done.references.splitlines()} == {
+        "mirror/from/one:1.0",
+        "mirror/from/helm:ok",
+    }
     assert f"mirror/from/one:1.0@{plus['digest']}" in done.out
     assert "asyncpush: error: mirror/from/helm:1.0+b1: '1.0+b1' is not a tag; a tag has up to 128" in done.err
     verified = await run_beside("verify", path, **target.environment)
@@ -284,7 +287,7 @@ async def test_real_images_go_from_one_registry_to_the_next(
     done = await target.migrate(path)
 
     assert done.status == 0, done.err
-    for number, line in enumerate(done.out.splitlines()):
+    for number, line in enumerate(done.references.splitlines()):
         name, _, digest = line.partition("@")
         assert await target.digest(skopeo, name, tmp_path / f"judged-{number}") == digest
     assert len(done.out.splitlines()) == 2

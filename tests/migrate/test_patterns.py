@@ -302,7 +302,7 @@ async def test_archived_images_are_named_and_not_tried_again(registries: Registr
     assert [image["destination"] for image in document["images"]] == ["team/a:3"]
     migrated = await registries.run("migrate", path)
     assert migrated.status == 0
-    assert migrated.out.startswith("team/a:3@sha256:")
+    assert migrated.references.startswith("team/a:3@sha256:")
     assert migrated.err.count("2 archived tags are left out (1, 2); to copy them, restore them") == 1
     assert (await registries.run("verify", path)).status == 0
 
@@ -324,7 +324,7 @@ async def test_an_index_with_an_archived_image_names_it(registries: Registries) 
     assert migrated.status == 1
     assert f"team/a@{digest_of(child)} is archived at the source; restore it first: " in migrated.err
     assert "will be tried again" not in migrated.err
-    assert migrated.out.startswith("team/a:1@sha256:")
+    assert migrated.references.startswith("team/a:1@sha256:")
 
 
 MISTAKES: list[tuple[list[dict[str, object]], str]] = [

@@ -520,7 +520,7 @@ async def test_the_commands_output(here: Bench) -> None:
     done = await run_beside(*words)
 
     assert done.status == 1
-    assert done.out == f"team/app:1@{good['digest']}\n"
+    assert done.references == f"team/app:1@{good['digest']}\n"
     assert "team/app:3: " in done.err
     assert "2 images: " in done.err
     assert failed.read_text() == f"docker://{here.source.host}/team/app:3 team/app:3\n"

@@ -529,7 +529,7 @@ async def test_what_the_command_says_of_it_and_how_what_failed_is_done_later(two
     options = ("--src-plain-http", "--endpoint-url", two.here.emulator.endpoint_url, "--region", "eu-west-1")
     later = await cli("migrate", failed, *options)
 
-    assert (done.status, done.out) == (1, f"{GOOD}@{two.good['digest']}\n")
+    assert (done.status, done.references) == (1, f"{GOOD}@{two.good['digest']}\n")
     errors = [line for line in done.err.splitlines() if line.startswith("asyncpush: error: ")]
     assert len(errors) == 2
     assert any(f"{APP}: " in line and two.layer in line and "in a circle; check" in line for line in errors)
@@ -565,7 +565,7 @@ async def test_an_archive_that_can_not_be_read_fails_alone(here: Bench, tmp_path
         assert done.status == 2, "known before anything was asked"
     else:
         assert done.status == 1
-        assert done.out == f"{GOOD}@{good['digest']}\n"
+        assert done.references == f"{GOOD}@{good['digest']}\n"
         assert await here.stored("team/good") == {"1": good["digest"]}
         assert await here.stored("team/app") == {}
         assert await availability(here, "team/app", blob) == "UNAVAILABLE"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -25,6 +26,11 @@ class Ran:
     out: str
     err: str
 
+    @property
+    def references(self) -> str:
+        """What it printed, without the host of the emulator, which precedes each reference."""
+        return re.sub(r"(?m)^127\.0\.0\.1:[0-9]+/", "", self.out)
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -32,6 +38,11 @@ class Server:
 
     url: str
     environment: dict[str, str]
+
+    @property
+    def host(self) -> str:
+        """Its host, from which images are pulled."""
+        return self.url.removeprefix("http://")
 
     def run(
         self,

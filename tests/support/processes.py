@@ -6,8 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -45,3 +45,31 @@ def wait_until_it_listens(address: str) -> None:
         else:
             return
     pytest.fail(f"nothing listens on {address}")
+
+
+@asynccontextmanager
+async def started(*words: str, env: dict[str, str]) -> AsyncIterator[anyio.abc.Process]:
+    """Run Python with these words; the process does not outlive the block."""
+    async with await anyio.open_process([sys.executable, *words], stdin=subprocess.PIPE, env=env) as process:
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
+async def ended(process: anyio.abc.Process) -> tuple[int, str, str]:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    texts = {process.stdout: b"", process.stderr: b""}
+
+    async def drain(stream: anyio.abc.ByteReceiveStream) -> None:
+        async for data in stream:
+            texts[stream] += data
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tg:
+            for stream in texts:
+                tg.start_soon(drain, stream)
+            status = await process.wait()
+    return status, texts[process.stdout].decode(), texts[process.stderr].decode()

@@ -86,6 +86,16 @@ async def hang(request: web.Request, relay: Relay) -> web.StreamResponse:
     raise AssertionError
 
 
+def caught(arrived: anyio.Event) -> Answer:
+    """Tell that the request has come, and never answer it."""
+
+    async def answer(request: web.Request, relay: Relay) -> web.StreamResponse:
+        arrived.set()
+        return await hang(request, relay)
+
+    return answer
+
+
 def refused(code: str, message: str = "refused by the relay", status: int = 400, **members: object) -> Answer:
     """Answer with an error of ECR's shape instead of doing the work."""
 

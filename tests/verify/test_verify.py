@@ -626,7 +626,7 @@ def test_the_command_says_what_is_whole_and_names_what_is_not(server: Server, tm
     layout.tag(layout.image(A, B), "1")
     source = f"oci:{layout.write(tmp_path / 'layout')}:1"
     pushed = server.run("push", source, "verified/app:1", "--create-repository", "-q")
-    name = pushed.out.strip()
+    name = pushed.references.strip()
     ran = run_here("verify", "verified/app:1", "--deep", **server.environment)
     size = sum(len(data) for name, data in layout.files.items() if name.startswith("blobs/"))
     assert (ran.status, ran.err) == (0, "")

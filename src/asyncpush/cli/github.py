@@ -1,4 +1,4 @@
-"""What GitHub Actions shows of a run: annotations in its log, the step's summary, and its outputs.
+"""What GitHub Actions shows of a run: groups and annotations in its log, the step's summary, and its outputs.
 
 Source: GitHub's "Workflow commands for GitHub Actions".
 """
@@ -6,10 +6,14 @@ Source: GitHub's "Workflow commands for GitHub Actions".
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from asyncpush.cli.streams import say
+from asyncpush.errors import Position
+from asyncpush.events import Emit
+from asyncpush.progress import ProgressKind, progress
 
 #: Rows of a summary: a step's may take 1 MiB.
 _MOST_ROWS = 1000
@@ -25,6 +29,7 @@ class Row:
         digest: its digest; empty if it failed.
         size: bytes that were sent.
         note: why it failed.
+        reference: what to pull.
     """
 
     image: str
@@ -32,14 +37,51 @@ class Row:
     digest: str = ""
     size: int = 0
     note: str = ""
+    reference: str | None = None
 
 
-def annotated(text: str) -> str:
-    """An error's line, which GitHub Actions shows as an annotation: the same line anywhere else."""
-    if os.environ.get("GITHUB_ACTIONS") != "true":
+def _is_here() -> bool:
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+@asynccontextmanager
+async def grouped_progress(kind: ProgressKind, *, images: int | None = None) -> AsyncIterator[Emit]:
+    """Show the progress of a run (``progress``), which GitHub Actions folds, so that its log shows the result."""
+    with _group("Progress", kind):
+        async with progress(kind, images=images) as emit:
+            yield emit
+
+
+@contextmanager
+def _group(title: str, kind: ProgressKind) -> Iterator[None]:
+    if kind in ("none", "json") or not _is_here():
+        yield
+        return
+    say(f"::group::{title}")
+    try:
+        yield
+    finally:
+        say("::endgroup::")
+
+
+def annotated(text: str, position: Position | None = None) -> str:
+    """An error's line, which GitHub Actions shows as an annotation, at its *position*: the same line anywhere else."""
+    if not _is_here():
         return text
-    escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    return f"::error title=asyncpush::{escaped.removeprefix('asyncpush: error: ')}"
+    properties = {"title": "asyncpush"}
+    if position is not None and position.file is not None:
+        properties |= {"file": str(position.file), "line": str(position.line)}
+        properties |= {} if position.column is None else {"col": str(position.column)}
+    listed = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
+    return f"::error {listed}::{_data(text.removeprefix('asyncpush: error: '))}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def report(rows: Sequence[Row]) -> None:
@@ -51,7 +93,7 @@ def report(rows: Sequence[Row]) -> None:
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         _append(path, _table(rows))
     if path := os.environ.get("GITHUB_OUTPUT"):
-        names = [f"{row.image}@{row.digest}" for row in done]
+        names = [row.reference or f"{row.image}@{row.digest}" for row in done]
         outputs = {"digest": done[0].digest if done else "", "image": names[0] if names else ""}
         _append(path, _outputs({**outputs, "images": "\n".join(names)}))
 

@@ -13,6 +13,7 @@ from cyclopts.exceptions import UnknownCommandError, UnusedCliTokensError
 
 from asyncpush.awscli.global_options import is_aws_command
 from asyncpush.cli.streams import STANDARD_INPUT, say, standard_streams
+from asyncpush.second_signal import release
 
 app = App(
     name="asyncpush",
@@ -53,7 +54,8 @@ def run_app(arguments: Sequence[str]) -> int:
         Its exit status; 2 for arguments that it does not take, 130 if it is interrupted before it starts.
     """
     if is_aws_command(arguments):
-        # These take their arguments as the aws CLI does, with argparse.
+        # These take their arguments as the aws CLI does, with argparse, and read their input without an event loop.
+        release()
         with _no_default_authorities():
             from asyncpush.cli.ecr import run_aws
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -36,15 +36,17 @@ from asyncpush.cli.options import (
 from asyncpush.cli.places import Places
 from asyncpush.cli.report import (
     OUTCOME_WORDS,
+    Finally,
     Json,
     error_document,
     left_out_document,
     print_document,
+    stopped_document,
     write_list,
 )
 from asyncpush.cli.run import FAILED, run, say_error, say_failures, status_of
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice, write_lines
-from asyncpush.cli.undone import gone_error, say_left, undone_document
+from asyncpush.cli.undone import entries_document, gone_error, say_left, undone_document
 from asyncpush.errors import (
     CREDENTIALS_LOST,
     AsyncpushError,
@@ -65,7 +67,6 @@ from asyncpush.migrate.report_page import write_report
 from asyncpush.migrate.run import migrate_plan
 from asyncpush.migrate.run_document import run_document
 from asyncpush.model import Platform
-from asyncpush.progress import progress
 from asyncpush.progress.lines import printable
 from asyncpush.reference import Destination, S3Location, parse_destination
 from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
@@ -141,6 +142,14 @@ def migrate(
     """
     show = show or OutputOptions()
     path = "-" if plan == STANDARD_INPUT else plan
+    plans: list[Plan] = []  # what was read
+    reports: list[Report] = []  # of the whole run, or of what was done when it ended early
+
+    def so_far(cause: AsyncpushError) -> None:
+        document = _document(reports[-1]) if reports else entries_document(plans, cause)
+        print_document({**document, **stopped_document(cause)})
+
+    ending = Finally(show.output, so_far)
 
     async def main() -> int:
         parts = shards or ShardOptions()
@@ -172,8 +181,9 @@ def migrate(
             failed=failed,
         )
         ready = chosen.of(read)
+        plans.append(ready)
         if where.cluster is None:
-            report, failures = await _run(ready, settings, where.journal, options, show, chosen.aws)
+            report, failures = await _run(ready, settings, where.journal, options, show, chosen.aws, reports.append)
         else:
             make = partial(
                 make_job,
@@ -191,7 +201,9 @@ def migrate(
             )
             job = await to_thread.run_sync(make)
             report, failures = await _run_on_dask(job, ready, where.cluster, show)
+        reports.append(report)
         _refuse_without_credentials(report)
+        ending.is_printing()
         print_migration(report, show.output)
         if failed_file is not None:
             await to_thread.run_sync(write_list, failed_file, failed_lines(report))
@@ -213,13 +225,15 @@ def migrate(
         status = status_of([report.stopped] if report.stopped else errors)
         return FAILED if failures and not status else status
 
-    return run(main, verbose=show.verbose)
+    return run(main, verbose=show.verbose, end_early=ending.end_early)
 
 
 def _row(result: CopyResult) -> github.Row:
     digest = str(result.digest) if result.digest and result.outcome not in ("planned", *UNDONE) else ""
     note = str(result.error) if result.error else ""
-    return github.Row(str(result.copy.destination), OUTCOME_WORDS[result.outcome], digest, result.bytes_sent, note)
+    return github.Row(
+        result.copy.destination, OUTCOME_WORDS[result.outcome], digest, result.bytes_sent, note, result.reference
+    )
 
 
 def _say_failures(report: Report, journal_failures: Sequence[AsyncpushError], show: OutputOptions) -> None:
@@ -272,18 +286,21 @@ async def _run(
     options: Options,
     show: OutputOptions,
     aws: AwsConfiguration,
+    on_early_end: Callable[[Report], None],
 ) -> tuple[Report, Sequence[AsyncpushError]]:
     """The report, and why the journal could not be put back in the end."""
     async with AsyncExitStack() as stack:
         emit = await _shown(stack, show)
         opening = open_place(place, aws, emit, dry=options.dry, is_needed=options.failed)
         kept = await stack.enter_async_context(opening)
-        report = await migrate_plan(plan, settings=settings, journal=kept.journal, emit=emit, options=options)
+        report = await migrate_plan(
+            plan, settings=settings, journal=kept.journal, emit=emit, options=options, on_early_end=on_early_end
+        )
     return report, [kept.failure] if kept.failure else []
 
 
 async def _shown(stack: AsyncExitStack, show: OutputOptions) -> Emit:
-    emit = await stack.enter_async_context(progress(show.display))
+    emit = await stack.enter_async_context(github.grouped_progress(show.display))
     return say_notice if show.display == "none" and not show.quiet else emit  # notices are not progress
 
 
@@ -297,7 +314,7 @@ def _refuse_without_credentials(report: Report) -> None:
 
 
 def print_migration(report: Report, output: OutputFormat) -> None:
-    """Print the results: ``DESTINATION@DIGEST`` a line for each image that did not fail; or everything as JSON."""
+    """Print the results: ``HOST/REPOSITORY:TAG@DIGEST`` for each image that did not fail, or everything as JSON."""
     if output == "json":
         print_document(_document(report))
         return
@@ -384,7 +401,7 @@ def in_list(copy: Copy) -> Destination:
 
 
 def _line(result: CopyResult) -> str:
-    name = result.copy.destination
+    name = result.reference or result.copy.destination
     if result.digest and not name.endswith(str(result.digest)):
         name = f"{name}@{result.digest}"
     if result.outcome != "planned":
@@ -427,6 +444,7 @@ def _image(result: CopyResult) -> Json:
         "entry": result.copy.entry.place,
         "outcome": result.outcome,
         "digest": str(result.digest) if result.digest else None,
+        "reference": result.reference,
         **({"subject": str(result.subject)} if result.subject else {}),
         "layersSent": result.layers_sent,
         "bytesSent": result.bytes_sent,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from cyclopts import App, Group, Parameter, Token
 
@@ -231,6 +233,14 @@ def make_aws(options: AwsOptions | None) -> AwsConfiguration:
     """The AWS configuration that the options override."""
     options = options or AwsOptions()
     return AwsConfiguration(profile=options.profile, region=options.region, endpoint_url=options.endpoint_url)
+
+
+def without_endpoint(name: str, options: AwsOptions | None) -> str:
+    """*name* of a destination without the host of the endpoint that is set: so results name what is in an emulator."""
+    environment = os.environ.get("AWS_ENDPOINT_URL_ECR") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    endpoint = (options and options.endpoint_url) or environment
+    host = urlsplit(endpoint).netloc.rpartition("@")[2]
+    return name.removeprefix(f"{host}/") if host else name
 
 
 def make_source_registry(options: SourceOptions | None, host: str) -> SourceRegistry:

@@ -26,11 +26,18 @@ from asyncpush.cli.options import (
     make_settings,
     make_source_registries,
     parse_platforms,
+    without_endpoint,
 )
-from asyncpush.cli.report import OUTCOME_WORDS, print_images, print_layers
+from asyncpush.cli.report import (
+    OUTCOME_WORDS,
+    Finally,
+    print_images,
+    print_layers,
+)
 from asyncpush.cli.run import run, say_error, say_failures, status_of
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice
 from asyncpush.errors import (
+    AsyncpushError,
     ChoiceError,
     InvalidReferenceError,
     SourceError,
@@ -41,10 +48,9 @@ from asyncpush.errors import (
 )
 from asyncpush.events import Emit, Event, ImageFailed, Listener, Notice
 from asyncpush.model import Platform
-from asyncpush.progress import progress
 from asyncpush.protocols import Image, ObjectStore
 from asyncpush.reference import Destination, Prefix, check_tag, parse_destination, parse_prefix, registry_of
-from asyncpush.results import ImageFailure, ImageResult, LayerFailure
+from asyncpush.results import ImageFailure, ImageResult, LayerFailure, LayerResult
 from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings
 from asyncpush.sources import UnreadImage, is_stream, open_source
 from asyncpush.sources.registry import RegistryPool, is_ecr, is_remote, open_pool, parse_remote
@@ -115,12 +121,14 @@ def push(
     """
     show = show or OutputOptions()
     layers = layers or LayerOptions()
+    given = ["-" if path == STANDARD_INPUT else path for path in paths]
+    so_far = _SoFar(given if to is not None else given[:1], given[1] if to is None and len(given) > 1 else "")
+    ending = Finally(show.output, so_far.print_json)
 
     async def main() -> int:
         settings = make_settings(limits, layers, create_repository=create_repository)
         platforms = parse_platforms(layers.platform)
-        given = ["-" if path == STANDARD_INPUT else path for path in paths]
-        sources, destination = _sources_and_destination(given, to)
+        sources, destination = _sources_and_destination(given, to, aws)
         tags = _tags(destination, tag or ())
         for stream in filter(is_stream, sources):
             check_stream(stream)
@@ -137,6 +145,8 @@ def push(
             # First, since a missing region shows at once, while reading an archive from a pipe takes long.
             listener = _Listener(show)
             emit = Listener(listener)
+            if show.display == "json":  # its reader gets the end, whatever happens before the images are known
+                listener.open(await stack.enter_async_context(github.grouped_progress("json")), shows_failures=True)
             opened_journal = None
             if journal and not dry_run:
                 from asyncpush.journal import open_journal
@@ -151,25 +161,62 @@ def push(
             )
             from_s3 = AwsConfiguration(profile=aws.profile if aws else None, region=registry.region)
             objects = await stack.enter_async_context(open_objects(from_s3, settings.retry, emit))
-            opening = _Opening(stack, settings, remotes, objects, platforms, emit, quiet=show.quiet)
+            opening = _Opening(stack, settings, remotes, objects, platforms, emit, show)
             images, unread = await _prepare_all(opening, sources, destination, tags)
+            so_far.prepared(images, unread)
             results: list[ImageResult | ImageFailure] = [*unread]
+            if images and show.display != "json":
+                display = await stack.enter_async_context(github.grouped_progress(show.display, images=len(images)))
+                listener.open(display, shows_failures=len(images) > 1)
             if images:
-                display = await stack.enter_async_context(progress(show.display, images=len(images)))
-                listener.open(display, shows_failures=show.display == "json" or len(images) > 1)
-                results += await push_all(registry, images, dry=dry_run, referrers=not no_referrers)
+                results += await push_all(
+                    registry, images, dry=dry_run, referrers=not no_referrers, on_result=so_far.ended
+                )
             listener.close()
         await to_thread.run_sync(github.report, [_row(result) for result in results])
-        return _conclude(results, show, listener.timeline())
+        return _conclude(results, show, listener.timeline(), ending)
 
-    return run(main, verbose=show.verbose)
+    return run(main, verbose=show.verbose, end_early=ending.end_early)
 
 
-def _sources_and_destination(paths: Sequence[str], to: str | None) -> tuple[Sequence[str], Destination | Prefix]:
+class _SoFar:
+    """What was done so far, for a push that ends early.
+
+    Args:
+        sources: the sources that were given.
+        destination: the destination, if there is only one.
+    """
+
+    def __init__(self, sources: Sequence[str], destination: str) -> None:
+        self._asked = [(source, destination) for source in sources]
+        self._unread: Sequence[ImageFailure] = ()
+        self._ended: dict[int, ImageResult | ImageFailure] = {}
+
+    def prepared(self, images: Sequence[tuple[Image, Destination]], unread: Sequence[ImageFailure]) -> None:
+        """The sources hold *images*, and *unread* that can't be pushed."""
+        self._asked = [(image.source, str(to)) for image, to in images]
+        self._unread = unread
+
+    def ended(self, position: int, result: ImageResult | ImageFailure) -> None:
+        """The push of an image has ended."""
+        self._ended[position] = result
+
+    def print_json(self, cause: AsyncpushError) -> None:
+        """Print the results as JSON; an image without one has failed for *cause*."""
+        rest = [
+            self._ended.get(position) or ImageFailure(source, to, cause)
+            for position, (source, to) in enumerate(self._asked)
+        ]
+        print_images([*self._unread, *rest], "json", stopped=cause)
+
+
+def _sources_and_destination(
+    paths: Sequence[str], to: str | None, aws: AwsOptions | None
+) -> tuple[Sequence[str], Destination | Prefix]:
     if to is not None:
         if not paths:
             raise UsageError("no source was given", hint="write asyncpush push SOURCE... --to REGISTRY/PREFIX")
-        destination = parse_prefix(to)
+        destination = parse_prefix(without_endpoint(to, aws))
         if ":" in destination.path or "@" in destination.path:
             raise UsageError(f"--to {to} names a tag, but images keep their own tags", hint="write REGISTRY/PREFIX")
         return paths, destination
@@ -179,7 +226,7 @@ def _sources_and_destination(paths: Sequence[str], to: str | None) -> tuple[Sequ
             f"push takes SOURCE DESTINATION, but was given {given}",
             hint="to push several sources, use --to REGISTRY/PREFIX",
         )
-    return paths[:1], parse_destination(paths[1])
+    return paths[:1], parse_destination(without_endpoint(paths[1], aws))
 
 
 def _tags(destination: Destination | Prefix, more: Sequence[str]) -> tuple[str, ...]:
@@ -204,7 +251,14 @@ class _Opening:
     objects: ObjectStore
     platforms: tuple[Platform, ...]
     emit: Emit
-    quiet: bool
+    show: OutputOptions
+
+    def tell(self, text: str) -> None:
+        """Tell that something begins that can take long."""
+        if self.show.display == "json":
+            self.emit(Notice(text))
+        elif not self.show.quiet:
+            say(f"asyncpush: {text}")
 
 
 Prepared: TypeAlias = "tuple[Image, Destination] | ImageFailure"
@@ -239,8 +293,8 @@ async def _prepare(
     opening: _Opening, source: str, destination: Destination | Prefix, tags: Sequence[str]
 ) -> list[Prepared]:
     """Open *source*, and find the destination of each of its images."""
-    if (source == "-" or is_stream(source)) and not opening.quiet:
-        say(f"asyncpush: reading {'an archive from standard input' if source == '-' else source}")
+    if source == "-" or is_stream(source):
+        opening.tell(f"reading {'an archive from standard input' if source == '-' else source}")
     opened = await opening.stack.enter_async_context(
         open_source(source, opening.settings, remotes=opening.remotes, objects=opening.objects, emit=opening.emit)
     )
@@ -308,16 +362,22 @@ class _Listener:
             say_notice(event)
 
 
-def _conclude(results: Sequence[ImageResult | ImageFailure], show: OutputOptions, timeline: Timeline) -> int:
+def _conclude(
+    results: Sequence[ImageResult | ImageFailure], show: OutputOptions, timeline: Timeline, ending: Finally
+) -> int:
     failures = [result for result in results if isinstance(result, ImageFailure)]
     if len(failures) == len(results) and all(isinstance(failure.error, UsageError) for failure in failures):
         # Nothing was sent. Credentials are looked up with the first request, so that all images fail alike.
         different = {str(failure.error): failure for failure in reversed(failures)}
         if len(different) == 1:
             raise failures[0].error
+        if show.output == "json":
+            ending.is_printing()
+            print_images(results, show.output, timeline)
         for failure in reversed(different.values()):
             say_error(failure.error, about=_about(failure, len(results)))
         return status_of([failure.error for failure in failures], begun=False)
+    ending.is_printing()
     print_images(results, show.output, timeline)
     say_failures(
         [(failure.error, failure.destination, _about(failure, len(results))) for failure in failures],
@@ -336,7 +396,9 @@ def _row(result: ImageResult | ImageFailure) -> github.Row:
     if isinstance(result, ImageFailure):
         return github.Row(result.destination or result.source, "failed", note=str(result.error))
     digest = str(result.digest) if result.digest and result.outcome != "planned" else ""
-    return github.Row(result.destination, OUTCOME_WORDS[result.outcome], digest, result.bytes_sent)
+    return github.Row(
+        result.destination, OUTCOME_WORDS[result.outcome], digest, result.bytes_sent, reference=result.reference
+    )
 
 
 def _about(failure: ImageFailure, results: int) -> str | None:
@@ -397,20 +459,27 @@ def layers(
         dry_run: Show which layers are missing in the repository, but send nothing.
     """
     show = show or OutputOptions()
+    ended: dict[int, LayerResult | LayerFailure] = {}
+
+    def so_far(cause: AsyncpushError) -> None:
+        print_layers([ended.get(at) or LayerFailure(str(file), cause) for at, file in enumerate(files)], "json", cause)
+
+    ending = Finally(show.output, so_far)
 
     async def main() -> int:
         if not files:
             raise UsageError("no file was given", hint="write asyncpush layers FILE... --repository-name NAME")
         settings = make_settings(limits, create_repository=create_repository)
         async with (
-            progress(show.display) as emit,
+            github.grouped_progress(show.display) as emit,
             connect(registry_of(registry_id), aws=make_aws(aws), settings=settings, emit=emit) as registry,
         ):
-            results = await push_layers(registry, files, repository_name, dry=dry_run)
+            results = await push_layers(registry, files, repository_name, dry=dry_run, on_result=ended.__setitem__)
+        ending.is_printing()
         print_layers(results, show.output)
         failures = [result for result in results if isinstance(result, LayerFailure)]
         told = [(failure.error, failure.file, failure.file) for failure in failures]
         say_failures(told, len(results), each=show.verbose)
         return status_of([failure.error for failure in failures])
 
-    return run(main, verbose=show.verbose)
+    return run(main, verbose=show.verbose, end_early=ending.end_early)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,7 +11,7 @@ import msgspec
 from asyncpush import open_files
 from asyncpush.cli.options import OutputFormat
 from asyncpush.cli.streams import write_document, write_lines
-from asyncpush.errors import AsyncpushError, RegistryError, SourceError, UnforeseenError, UsageError
+from asyncpush.errors import AsyncpushError, UnforeseenError, UsageError, origin_of
 from asyncpush.files import check_writable, write_small
 from asyncpush.model import LeftOut
 from asyncpush.results import ImageFailure, ImageResult, LayerFailure, LayerResult, ReferrerResult
@@ -35,9 +35,12 @@ Json: TypeAlias = Mapping[str, "str | int | float | Json | Sequence[Json] | Sequ
 
 
 def print_images(
-    results: Sequence[ImageResult | ImageFailure], output: OutputFormat, timeline: Timeline | None = None
+    results: Sequence[ImageResult | ImageFailure],
+    output: OutputFormat,
+    timeline: Timeline | None = None,
+    stopped: AsyncpushError | None = None,
 ) -> None:
-    """Print image results: ``DESTINATION@DIGEST`` a line for each that did not fail; or everything as JSON."""
+    """Print image results: ``HOST/REPOSITORY:TAG@DIGEST`` a line for each that did not fail; or everything as JSON."""
     if output == "json":
         totals = [result for result in results if isinstance(result, ImageResult)]
         referrers = [referrer for result in totals for referrer in result.referrers]
@@ -56,22 +59,25 @@ def print_images(
                     **({"seconds": timeline.seconds} if timeline else {}),
                 },
                 **({"timeline": msgspec.to_builtins(timeline)} if timeline else {}),
+                **stopped_document(stopped),
             }
         )
         return
     write_lines(_line(result) for result in results if isinstance(result, ImageResult))
 
 
-def print_layers(results: Sequence[LayerResult | LayerFailure], output: OutputFormat) -> None:
+def print_layers(
+    results: Sequence[LayerResult | LayerFailure], output: OutputFormat, stopped: AsyncpushError | None = None
+) -> None:
     """Print layer results: ``DIGEST  FILE`` a line, as sha256sum does; or everything as JSON."""
     if output == "json":
-        print_document({"layers": [_layer(result) for result in results]})
+        print_document({"layers": [_layer(result) for result in results], **stopped_document(stopped)})
         return
     write_lines(f"{layer.digest}  {layer.file}" for layer in results if isinstance(layer, LayerResult))
 
 
 def _line(result: ImageResult) -> str:
-    name = f"{result.destination}@{result.digest}" if result.digest else result.destination
+    name = result.reference or (f"{result.destination}@{result.digest}" if result.digest else result.destination)
     if result.outcome != "planned":
         return name
     return (
@@ -93,6 +99,7 @@ def _image(result: ImageResult | ImageFailure) -> Json:
         "destination": result.destination,
         "outcome": result.outcome,
         "digest": str(result.digest) if result.digest else None,
+        "reference": result.reference,
         "mediaType": result.media_type,
         "layersSent": result.layers_sent,
         "bytesSent": result.bytes_sent,
@@ -139,15 +146,44 @@ def _layer(result: LayerResult | LayerFailure) -> Json:
 
 def error_document(error: AsyncpushError) -> Json:
     """An error as JSON: its origin, ECR's code if it has one, the message and the hint."""
-    origin = "source" if isinstance(error, SourceError) else "registry" if isinstance(error, RegistryError) else "usage"
     code: str | None = getattr(error, "code", None)
     trace = {"traceback": error.traceback} if isinstance(error, UnforeseenError) else {}
-    return {"origin": origin, "code": code, "message": error.message, "hint": error.hint, **trace}
+    return {"origin": origin_of(error), "code": code, "message": error.message, "hint": error.hint, **trace}
+
+
+def stopped_document(stopped: AsyncpushError | None) -> Json:
+    """The member of a JSON report that says what has ended the command early, if anything has."""
+    return {"stopped": error_document(stopped)} if stopped else {}
 
 
 def print_document(document: Json) -> None:
     """Print *document* with its version."""
     write_document({"version": _VERSION, **document})
+
+
+class Finally:
+    """Prints the document of ``--output json`` when a command ends before it has printed its result.
+
+    So it prints one whole document however it ends, and a program can always read it.
+
+    Args:
+        output: the format.
+        print_so_far: prints what was done as JSON; it gets the error or the signal that has ended the command.
+    """
+
+    def __init__(self, output: OutputFormat, print_so_far: Callable[[AsyncpushError], None]) -> None:
+        self._print_so_far = print_so_far
+        self._is_due = output == "json"
+
+    def is_printing(self) -> None:
+        """Note that the command prints its result now."""
+        self._is_due = False
+
+    def end_early(self, cause: AsyncpushError) -> None:
+        """Print the document, if it is due: *cause* has ended the command."""
+        if self._is_due:
+            self._is_due = False
+            self._print_so_far(cause)
 
 
 def check_output(path: Path, option: str) -> None:

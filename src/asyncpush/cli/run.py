@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import signal
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
-from types import FrameType
+from itertools import zip_longest
 from typing import TypeAlias
 
 import anyio
@@ -20,16 +18,24 @@ from anyio.abc import TaskStatus
 from asyncpush import open_files
 from asyncpush.cli.github import annotated
 from asyncpush.cli.streams import say
-from asyncpush.errors import CREDENTIALS_LOST, AsyncpushError, PlanError, UsageError, cause_of, is_denied, leaf_errors
+from asyncpush.errors import (
+    CREDENTIALS_LOST,
+    AsyncpushError,
+    InterruptedRunError,
+    PlanError,
+    UnforeseenError,
+    UsageError,
+    cause_of,
+    is_denied,
+    leaf_errors,
+)
+from asyncpush.second_signal import ENDING, EndAtSecond
 
 #: Failures of one cause that are printed one by one.
 ALIKE = 3
 
 #: The exit statuses that the manual documents.
 DONE, FAILED, USAGE, DENIED, INTERRUPTED = 0, 1, 2, 4, 130
-
-#: A progress display that is killed leaves the cursor hidden.
-_SHOW_CURSOR = b"\x1b[?25h"
 
 #: ``mallopt``'s M_ARENA_MAX, of glibc.
 _ARENAS = -8
@@ -38,22 +44,45 @@ _ARENAS = -8
 _SHOWN_NAMES = 20
 
 
-def run(command: Callable[[], Awaitable[int]], *, verbose: bool = False) -> int:
+#: Takes what has ended a command early.
+EndEarly: TypeAlias = Callable[[AsyncpushError], None]
+
+
+def _ignore(_: AsyncpushError) -> None: ...
+
+
+def run(command: Callable[[], Awaitable[int]], *, verbose: bool = False, end_early: EndEarly = _ignore) -> int:
     """Run *command* and return the exit status of the process.
 
     SIGINT and SIGTERM cancel it, so that everything closes in order; a second signal ends the process at once.
+
+    Args:
+        command: the command.
+        verbose: print the traceback of its error.
+        end_early: prints what there is of the result if an error or a signal has ended the command.
     """
-    status, received = _run(command, verbose)
+    status, received = _run(command, verbose, end_early)
     if received is None:
         return status
+    _end(end_early, InterruptedRunError())
     say("asyncpush: interrupted; no tag names an incomplete image; run the same command again")
     return _signal_status(received)
 
 
 def run_server(server: Callable[[], Awaitable[int]], *, verbose: bool = False) -> int:
     """Run *server* likewise; a signal is its normal end."""
-    status, _ = _run(server, verbose)
+    status, _ = _run(server, verbose, _ignore)
     return status
+
+
+def _end(end_early: EndEarly, cause: BaseException) -> None:
+    """Print what there is of a result; *cause* has ended the command."""
+    if isinstance(cause, Exception):
+        known = cause if isinstance(cause, AsyncpushError) else UnforeseenError(cause)
+        try:
+            end_early(known)
+        except AsyncpushError as error:
+            say_error(error)
 
 
 def run_quietly(command: Callable[[], Awaitable[int]]) -> int:
@@ -85,12 +114,17 @@ def _signal_status(received: signal.Signals) -> int:
     return INTERRUPTED if received is signal.SIGINT else 128 + received
 
 
-def _run(command: Callable[[], Awaitable[int]], verbose: bool) -> tuple[int, signal.Signals | None]:
+def _run(
+    command: Callable[[], Awaitable[int]], verbose: bool, end_early: EndEarly
+) -> tuple[int, signal.Signals | None]:
     prepare_memory()
     try:
         return anyio.run(_until_signal, command)
+    except KeyboardInterrupt:  # before there was a handler
+        return DONE, signal.SIGINT
     except (AsyncpushError, BaseExceptionGroup, OSError) as error:
         cause = next(leaf_errors(error))
+        _end(end_early, cause)
         foreseen = isinstance(cause, (AsyncpushError, OSError))
         if verbose or not foreseen:
             say("".join(traceback.format_exception(error)).rstrip())
@@ -101,8 +135,8 @@ def _run(command: Callable[[], Awaitable[int]], verbose: bool) -> tuple[int, sig
 def say_error(error: BaseException, *, about: str | None = None) -> None:
     """Print *error* in one line on standard error, after what it is *about*; of a plan, each problem in a line."""
     if isinstance(error, PlanError):
-        for problem in error.problems:
-            say(annotated(f"asyncpush: error: {problem}"))
+        for problem, position in zip_longest(error.problems, error.positions):
+            say(annotated(f"asyncpush: error: {problem}", position))
         return
     shortage = None if isinstance(error, AsyncpushError) else open_files.shortage(error)
     text = f"{shortage}; {open_files.HINT}" if shortage else " ".join(str(error).split()) or type(error).__name__
@@ -174,31 +208,18 @@ async def _until_signal(command: Callable[[], Awaitable[int]]) -> tuple[int, sig
     return status, received[0] if scope.cancelled_caught else None
 
 
-class _EndAtSecond:
-    """A signal handler that leaves the first signal to the event loop, and ends the process at the second."""
-
-    def __init__(self) -> None:
-        self._is_second = False
-
-    def __call__(self, number: int, _: FrameType | None) -> None:
-        if self._is_second:
-            with suppress(OSError):
-                if os.isatty(2):
-                    os.write(2, _SHOW_CURSOR)
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self._is_second = True
-
-
 async def _watch(
     scope: anyio.CancelScope, received: list[signal.Signals], *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
 ) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    early = signal.getsignal(signal.SIGINT)
+    with anyio.open_signal_receiver(*ENDING) as signals:
         # The event loop handles a signal when it gets to it; a second one must not wait for that.
-        at_once = _EndAtSecond()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, at_once)
+        at_once = early if isinstance(early, EndAtSecond) else EndAtSecond()
+        at_once.install()
         task_status.started()
+        if at_once.first is not None:  # it came before the command began
+            received.append(at_once.first)
+            scope.cancel()
         async for number in signals:
             received.append(number)
             scope.cancel()

@@ -1,15 +1,17 @@
-"""What a migration could not do at all: images of sources whose limits are used up, and those that the plan lost."""
+"""What a migration could not do: images of limited sources, those that the plan lost, or all if it ended early."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from asyncpush.cli.report import Json
+from asyncpush.cli.report import Json, error_document
 from asyncpush.cli.run import say_error
 from asyncpush.errors import AsyncpushError
 from asyncpush.migrate.limited_sources import LimitedSource, limited_sources
+from asyncpush.migrate.plan.model import Plan
 from asyncpush.migrate.report import Report
+from asyncpush.reference import Destination
 
 #: Images that an error lists.
 _SHOWN_NAMES = 3
@@ -54,3 +56,21 @@ def _limited(source: LimitedSource) -> Json:
         "until": datetime.fromtimestamp(source.until, UTC).isoformat(timespec="seconds"),
         "isGuess": source.is_guess,
     }
+
+
+def entries_document(plans: Iterable[Plan], cause: AsyncpushError) -> Json:
+    """The result of a migration that *cause* has ended before its images were known: the entries of its plan."""
+    images: list[Json] = [
+        {
+            "source": entry.source,
+            "destination": str(Destination(goal.target.registry, goal.repository, goal.tag)),
+            "entry": entry.place,
+            "outcome": "failed",
+            "digest": None,
+            "error": error_document(cause),
+        }
+        for plan in plans
+        for entry in plan.entries
+        for goal in entry.goals
+    ]
+    return {"images": images, "totals": {"images": len(images), "failed": len(images)}}

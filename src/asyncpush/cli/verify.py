@@ -20,6 +20,7 @@ from asyncpush.cli.options import (
     make_aws,
     make_settings,
     make_source_registries,
+    without_endpoint,
 )
 from asyncpush.cli.report import Json, error_document, print_document
 from asyncpush.cli.run import FAILED, run, say_failures, status_of
@@ -82,7 +83,7 @@ def verify(
             raise UsageError("--available-platforms applies only to a plan")
         if compression != "gzip" and not plan:
             raise UsageError("--compression applies only to a plan")
-        targets = [] if plan else [parse_target(destination) for destination in destinations]
+        targets = [] if plan else [parse_target(without_endpoint(destination, aws)) for destination in destinations]
         async with progress(show.display) as emit:
             if plan:
                 results = await _verify_plan(plan, aws, source, settings, emit, deep=deep)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -12,6 +13,10 @@ import anyio
 
 from asyncpush.errors import (
     CREDENTIALS_LOST,
+    AsyncpushError,
+    InterruptedRunError,
+    UnforeseenError,
+    leaf_errors,
     only_cause,
 )
 from asyncpush.events import Emit, Event, Listener, Notice, PartSent, ignore
@@ -48,6 +53,7 @@ async def migrate_plan(
     emit: Emit = ignore,
     options: Options | None = None,
     retry: RetryPolicy | None = None,
+    on_early_end: Callable[[Report], None] | None = None,
 ) -> Report:
     """Copy all images of *plan* to their destinations; one that fails does not stop the others.
 
@@ -68,6 +74,8 @@ async def migrate_plan(
         emit: takes all events; it must not block. If it raises, it is not called again.
         options: how the migration runs.
         retry: how long source registries are waited for, and how often requests to them are repeated.
+        on_early_end: gets the report of a run that a cancellation or an error ends: it says what was done, and
+            everything else has failed in it. It is not called before the plan's patterns are resolved.
 
     Raises:
         UsageError: a registry can't be connected to as the plan says, or its account is unknown to the journal; or what
@@ -77,7 +85,10 @@ async def migrate_plan(
     """
     options, settings = options or Options(), settings or Settings()
     migration = _Migration(plan, settings, options, journal, Listener(emit))
-    async with open_migration(plan, options, settings, migration.count, journal=journal, retry=retry) as context:
+    async with (
+        open_migration(plan, options, settings, migration.count, journal=journal, retry=retry) as context,
+        migration.told_early(context, on_early_end),
+    ):
         return await migration.run(context)
 
 
@@ -143,6 +154,21 @@ class _Migration:
             if context.stopped is None:
                 await _end_run(self._run, context, self._incomplete, self._gone)
         return report
+
+    @asynccontextmanager
+    async def told_early(self, context: MigrationContext, tell: Callable[[Report], None] | None) -> AsyncIterator[None]:
+        """Tell the report if an exception ends the run within the block; what is not done then has failed."""
+        try:
+            yield
+        except BaseException as error:
+            if tell is not None and self._part.entries:
+                cause = next(leaf_errors(error))
+                if not isinstance(cause, AsyncpushError):
+                    cause = UnforeseenError(cause) if isinstance(cause, Exception) else InterruptedRunError()
+                context.stopped = context.stopped or cause
+                SourceListing(context).fail_rest(self._part.entries, cause)
+                tell(self._report(context))
+            raise
 
     def _name(self, context: MigrationContext) -> str:
         """The plan's name in the journal, once the accounts of its targets are known."""

@@ -17,7 +17,7 @@ import msgspec
 from anyio import to_thread
 
 from asyncpush import open_files
-from asyncpush.errors import AsyncpushError, JournalError, RegistryError, SourceError, UsageError
+from asyncpush.errors import AsyncpushError, InterruptedRunError, JournalError, UsageError, origin_of
 from asyncpush.files import read_small
 from asyncpush.journal import SqliteJournal
 from asyncpush.journal.export import ImageRow, RunRow
@@ -228,8 +228,11 @@ def _from_result(document: Any) -> RunDocument:  # noqa: ANN401 - what a file ho
     stopped = msgspec.convert(document.get("stopped"), ErrorEntry | None)
     planned = any(image.outcome == "planned" for image in images)
     failed = any(image.outcome == "failed" for image in images)
+    state = "dry run" if planned else "failed" if failed else "finished"
+    if stopped is not None:
+        state = "interrupted" if stopped.code == InterruptedRunError.code else "stopped"
     return RunDocument(
-        state="stopped" if stopped else "dry run" if planned else "failed" if failed else "finished",
+        state=state,
         started=timeline.started if timeline else None,
         seconds=totals.get("seconds"),
         resumed=bool(totals.get("resumed")),
@@ -307,9 +310,8 @@ def _timed(image: ImageEntry, timeline: Timeline) -> ImageEntry:
 
 
 def _error(error: AsyncpushError) -> ErrorEntry:
-    origin = "source" if isinstance(error, SourceError) else "registry" if isinstance(error, RegistryError) else "usage"
     code: str | None = getattr(error, "code", None)
-    return ErrorEntry(_text(error.message), origin, code and _text(code), error.hint and _text(error.hint))
+    return ErrorEntry(_text(error.message), origin_of(error), code and _text(code), error.hint and _text(error.hint))
 
 
 def _presentable(timeline: Timeline) -> Timeline:

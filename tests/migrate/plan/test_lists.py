@@ -69,8 +69,8 @@ def test_every_bad_line_is_told_with_its_number() -> None:
             "nginx c/d\nnginx:1 c/d:latest\n"
         )
 
-    assert [problem.partition(": ")[2].split(": ")[0] for problem in caught.value.problems] == [
-        f"line {number}" for number in (1, 2, 3, 4, 5, 6, 7, 9)
+    assert [problem.partition(": ")[0] for problem in caught.value.problems] == [
+        f"standard input:{number}" for number in (1, 2, 3, 4, 5, 6, 7, 9)
     ]
     assert "c/d:latest comes from nginx:1, but in line 8 from nginx" in str(caught.value)
 

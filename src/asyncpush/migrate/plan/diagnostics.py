@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import islice
 from types import TracebackType
+from typing import TypeAlias
 
-from asyncpush.errors import AsyncpushError, PlanError
+from asyncpush.errors import AsyncpushError, PlanError, Position
 
 #: Problems that an error lists; a plan with thousands of entries can have one in each.
 _SHOWN = 100
@@ -22,7 +24,16 @@ def member(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
 
 
-def _is_below(place: str, other: str) -> bool:
+#: Finds the positions of places in the file of a plan, as far as it can.
+FindPositions: TypeAlias = Callable[[Collection[str]], Mapping[str, Position]]
+
+
+def _located(label: str, position: Position | None, line: str) -> str:
+    """The *line* of a problem after its position; in a list, its place says no more."""
+    return f"{label}: {line}" if position is None else f"{position}: {line.removeprefix(f'line {position.line}: ')}"
+
+
+def is_below(place: str, other: str) -> bool:
     """Whether *place* is *other*, or a part of it."""
     return place == other or place.startswith((f"{other}.", f"{other}["))
 
@@ -55,13 +66,13 @@ class Problems:
 
     Attributes:
         places: where problems are, and variables that are not set.
-        unset: what to say of these variables, if they are no problem.
+        unset: where these variables are, and what to say of them, if they are no problem.
     """
 
     def __init__(self, *, allows_unset: bool = False) -> None:
         self._lines: dict[str, str] = {}
         self._allows_unset = allows_unset
-        self.unset: list[str] = []
+        self.unset: list[tuple[str, str]] = []
         self._unset_places: list[str] = []
         self.places: list[str] = []
         self._written: dict[str, str] = {}
@@ -79,7 +90,7 @@ class Problems:
 
         One that may be due to a variable that is not set, and need not be, is not noted.
         """
-        if place and any(_is_below(unset, place) for unset in self._unset_places):
+        if place and any(is_below(unset, place) for unset in self._unset_places):
             return
         for value, written in self._written.items():
             text = text.replace(value, written)
@@ -91,7 +102,7 @@ class Problems:
         """Note that the variable *name*, which is referred to at *place*, is not set."""
         text = f"the environment variable {name} is not set"
         if self._allows_unset:
-            self.unset.append(f"{place}: {text}, and what depends on it is not checked")
+            self.unset.append((place, f"{place}: {text}, and what depends on it is not checked"))
             self._unset_places.append(place)
             self.places.append(place)
         else:
@@ -99,7 +110,7 @@ class Problems:
 
     def has_below(self, place: str) -> bool:
         """Whether there is a problem at *place* or below it."""
-        return any(_is_below(other, place) for other in self.places)
+        return any(is_below(other, place) for other in self.places)
 
     def at(self, place: str) -> _At:
         """Note the error of the block (an AsyncpushError or ValueError) as a problem at *place*."""
@@ -110,15 +121,23 @@ class Problems:
         for line, place in self._lines.items():
             yield place, " ".join(line.split())
 
-    def raise_any(self, label: str) -> None:
+    def raise_any(self, label: str, find: FindPositions = lambda _: {}) -> None:
         """Raise all problems, if there are any.
+
+        Args:
+            label: the plan's name.
+            find: finds the positions of places, as far as it can.
 
         Raises:
             PlanError: there are.
         """
         if not self._lines:
             return
-        lines = [f"{label}: {line}" for _, line in self.lines()]
-        if len(lines) > _SHOWN:
-            lines[_SHOWN:] = [f"{label}: ... and {len(lines) - _SHOWN} more problems"]
-        raise PlanError(lines)
+        told = list(islice(self.lines(), _SHOWN))
+        positions = find({place for place, _ in told})
+        if positions:
+            told.sort(key=lambda each: (found.line, found.column or 0) if (found := positions.get(each[0])) else (0, 0))
+        lines = [_located(label, positions.get(place), line) for place, line in told]
+        if len(self._lines) > _SHOWN:
+            lines.append(f"{label}: ... and {len(self._lines) - _SHOWN} more problems")
+        raise PlanError(lines, [positions.get(place) for place, _ in told])

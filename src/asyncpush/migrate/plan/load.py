@@ -6,7 +6,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -17,14 +17,14 @@ import anyio
 from anyio import to_thread
 
 from asyncpush import open_files
-from asyncpush.errors import InvalidReferenceError, UsageError
+from asyncpush.errors import InvalidReferenceError, Position, UsageError
 from asyncpush.migrate.plan.diagnostics import Problems
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.plan.references import Destinations, ImageSource, read_source
 from asyncpush.migrate.plan.resolve import resolve
 from asyncpush.migrate.plan.tags import TagRules
 from asyncpush.migrate.plan.wildcards import check_placeholders, fill_in, has_placeholder
-from asyncpush.migrate.plan.yaml_loader import MAX_DOCUMENT, MiB, parse_document
+from asyncpush.migrate.plan.yaml_loader import MAX_DOCUMENT, STANDARD_INPUT, MiB, find_positions, parse_document
 from asyncpush.reference import Destination, RegistryName, parse_destination
 
 _BLOCK = MiB
@@ -87,15 +87,21 @@ def parse_plan(text: str, path: Path | None, environ: Mapping[str, str], *, unse
         is_json = path is not None and path.suffix == ".json"
         document = parse_document(text, label, is_json=is_json)
         plan = resolve(document, environ, path.parent if path else Path(), problems)
-    problems.raise_any(label)
+    find = partial(_line_positions if is_list(text) else find_positions, text, path)
+    problems.raise_any(label, find)
     if unset is not None:
-        unset += dict.fromkeys(f"{label}: {line}" for line in problems.unset)
+        positions = find({place for place, _ in problems.unset}) if problems.unset else {}
+        unset += dict.fromkeys(f"{positions.get(place, label)}: {line}" for place, line in problems.unset)
     return replace(plan, path=path)
 
 
 def name_of(path: Path | None) -> str:
     """The name of a plan in errors."""
-    return str(path) if path else "standard input"
+    return str(path) if path else STANDARD_INPUT
+
+
+def _line_positions(_: str, file: Path | None, places: Collection[str]) -> dict[str, Position]:
+    return {place: Position(file, int(place.removeprefix("line "))) for place in places if place}
 
 
 async def read_text(path: str | Path, *, stdin: BinaryIO | None = None) -> str:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from asyncpush.errors import UsageError
-from asyncpush.migrate.plan.diagnostics import Problems, member
+from asyncpush.errors import PlanError, Position, UsageError
+from asyncpush.migrate.plan.diagnostics import Problems, is_below, member
 
 if TYPE_CHECKING:
     from yaml import MappingNode, Node
 
 
 MiB = 1024 * 1024
+
+#: The name of a document that comes from there, in errors.
+STANDARD_INPUT = "standard input"
 
 #: A plan with 100,000 images has about 10 MiB.
 MAX_DOCUMENT = 32 * MiB
@@ -58,6 +62,7 @@ def parse_document(text: str, label: str, *, is_json: bool = False) -> Value:
         is_json: it must be JSON; otherwise it can be JSON, or else YAML.
 
     Raises:
+        PlanError: it is not YAML; the error says where.
         UsageError: it is neither, or exceeds the bounds.
     """
     if is_json or text.lstrip()[:1] in ("{", "["):
@@ -99,24 +104,7 @@ def _words(value: Any, depth: int, too_deep: UsageError) -> Value:  # noqa: ANN4
 
 
 def _parse_yaml(text: str, label: str) -> Value:
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        reader = loader(text)
-        try:
-            root = reader.get_single_node()
-        finally:
-            reader.dispose()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{label} is not UTF-8 text (character {error.start})") from error
-    except yaml.MarkedYAMLError as error:
-        raise UsageError(
-            f"{label}{_place(error)} is not YAML: {error.problem}", hint=_yaml_hint(text, error)
-        ) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = getattr(error, "reason", None) or "it is nested too deeply"
-        raise UsageError(f"{label} is not YAML: {reason}") from error
+    root = _compose(text, label)
     if root is None:
         return None
     builder = _Builder(label)
@@ -124,9 +112,74 @@ def _parse_yaml(text: str, label: str) -> Value:
     return builder.value(root, 0)
 
 
-def _place(error: Any) -> str:  # noqa: ANN401 - PyYAML has no types
-    mark = error.problem_mark
-    return f", line {mark.line + 1}, column {mark.column + 1}," if mark else ""
+def _compose(text: str, label: str) -> Node | None:
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        reader = loader(text)
+        try:
+            root: Node | None = reader.get_single_node()
+        finally:
+            reader.dispose()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{label} is not UTF-8 text (character {error.start})") from error
+    except yaml.MarkedYAMLError as error:
+        hint = _yaml_hint(text, error)
+        problem = f"this is not YAML: {error.problem}" + (f"; {hint}" if hint else "")
+        raise _problem(label, error.problem_mark, problem) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = getattr(error, "reason", None) or "it is nested too deeply"
+        raise UsageError(f"{label} is not YAML: {reason}") from error
+    return root
+
+
+def _problem(label: str, mark: Any, text: str) -> PlanError:  # noqa: ANN401 - PyYAML has no types
+    """The error of what stands at *mark*."""
+    if mark is None:
+        return PlanError([f"{label}: {text}"])
+    position = Position(None if label == STANDARD_INPUT else Path(label), mark.line + 1, mark.column + 1)
+    return PlanError([f"{position}: {text}"], [position])
+
+
+def find_positions(text: str, file: Path | None, places: Collection[str]) -> dict[str, Position]:
+    """Where *places* stand in a document that ``parse_document`` takes; of what is missing, where it is missing.
+
+    Args:
+        text: the document.
+        file: its file; None for standard input.
+        places: the places (``diagnostics.member``). Without a position are those of a document that only JSON's parser
+            takes.
+    """
+    try:
+        root = _compose(text, STANDARD_INPUT)
+    except UsageError:
+        root = None
+    if root is None:
+        return {}
+    marks = {place: _mark_of(root, place) for place in places}
+    return {place: Position(file, mark.line + 1, mark.column + 1) for place, mark in marks.items()}
+
+
+def _mark_of(root: Node, place: str) -> Any:  # noqa: ANN401 - PyYAML has no types
+    node, mark = root, root.start_mark
+    while place and (step := _step(node, place)):
+        mark, node, place = step
+    return mark
+
+
+def _step(node: Node, place: str) -> tuple[Any, Node, str] | None:
+    """Where the first part of *place* stands in *node*, its node there, and the rest of the place."""
+    if node.id == "sequence":
+        index = re.match(r"\[([0-9]{1,9})\]", place)
+        if index is None or int(index[1]) >= len(node.value):
+            return None
+        inner = node.value[int(index[1])]
+        return inner.start_mark, inner, place[index.end() :].removeprefix(".")
+    for key, value in node.value if node.id == "mapping" else ():
+        if key.id == "scalar" and is_below(place, name := member("", key.value)):
+            return key.start_mark, value, place[len(name) :].removeprefix(".")
+    return None
 
 
 def _yaml_hint(text: str, error: Any) -> str | None:  # noqa: ANN401 - PyYAML has no types
@@ -211,8 +264,7 @@ class _Builder:
             yield content
 
     def _error(self, node: Node, text: str) -> UsageError:
-        mark = node.start_mark
-        return UsageError(f"{self._label}, line {mark.line + 1}: {text}")
+        return _problem(self._label, node.start_mark, text)
 
 
 _REFERENCE = re.compile(r"\$\$|\$\{(?P<body>[^{}]*)\}|\$\{")
