@@ -231,6 +231,21 @@ def test_no_error_and_no_event_shows_a_secret_or_drives_a_terminal() -> None:
     assert digest in str(asyncpush.SourceError(f"{digest} is damaged"))
 
 
+@pytest.mark.parametrize("before", ["", "\x1b[31m", "2J", "_", "é"])
+def test_secrets_that_nobody_registered_are_hidden_after_anything(before: str) -> None:
+    secret = "N3v3rS33n/0k+"
+    texts = (
+        f"https://me:{secret}@host.example/x",
+        f"https://{secret.replace('/', '-')}@host.example/x",
+        f"Authorization: Bearer {secret}",
+        f"Basic {secret}",
+        f"X-Amz-Security-Token: {secret}",
+        f"Signature={secret}",
+    )
+    told = [str(asyncpush.ServiceError("PutImage", "Bad", f"{before}{text}")) for text in texts]
+    assert [line for line in told if "N3v3rS33n" in line] == []
+
+
 async def test_pushes_over_one_connection_share_source_tokens(registry: Registry, emulator: Emulator) -> None:
     """Pushes over one connection share the tokens that source registries have granted."""
     layout = Layout()

@@ -22,22 +22,22 @@ _REMEMBERED = 4000
 _SHORTEST = 6
 _WORD = re.compile(r"[a-z]{1,15}")
 
-#: User and password in ``https://USER:PASSWORD@HOST``, even if the password has a ``/`` that is not encoded, unless it
+#: User and password in ``https://USER:PASSWORD@HOST``, whatever stands before, and even if the password has a ``/`` that is not encoded, unless it
 #: could be a port. The ``@`` of ``@sha256:...`` begins a digest.
 _USER = re.compile(
-    r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)"
+    r"://"
     r"(?:[^\s/?#@'\"<>]*@(?:[^\s/?#@'\"<>]*@)*(?!sha256:)"
     r"|[^\s/?#@'\":<>]*:(?![0-9]*(?:[\s/?#'\"]|$))[^\s'\"<>]*@(?!sha256:)(?=[^\s/@'\"<>]+))"
 )
 
 #: Secret values, by their names in a URL, a header, AWS's canonical request or a JSON document, also as Python quotes
-#: them. ``team/sig:1.0`` is an image.
+#: them. Anything may stand before, such as a terminal's colour. ``team/sig:1.0`` is an image.
 _VALUE = re.compile(
-    r"(?P<name>\bX-(?:Amz|Goog)-(?:Signature|Security-Token|Credential)['\"]?\s*[=:]\s*(?:b?['\"])?"
-    r"|\b(?:AWSAccessKeyId|Signature)\s*=\s*|\bSignature:\n"
+    r"(?P<name>X-(?:Amz|Goog)-(?:Signature|Security-Token|Credential)['\"]?\s*[=:]\s*(?:b?['\"])?"
+    r"|(?:AWSAccessKeyId|Signature)\s*=\s*|Signature:\n"
     r"|[?&](?:[a-z_-]*(?:token|secret|password|signature|credential)|sig|key)="
-    r"|\bAuthorization['\"]?\s*[=:]\s*(?:b?['\"])?(?:[A-Za-z0-9-]+ )?"
-    r"|\b(?:Bearer|Basic) (?=[A-Za-z0-9+/._~-]{8})"
+    r"|Authorization['\"]?\s*[=:]\s*(?:b?['\"])?(?:[A-Za-z0-9-]+ )?"
+    r"|(?:Bearer|Basic) (?=[A-Za-z0-9+/._~-]{8})"
     r"|['\"](?:[a-z_-]*token|secret|secret_?access_?key|password|auth)['\"]\s*:\s*['\"])"
     r"[^\s&'\",;<>\\]+",
     re.IGNORECASE,
@@ -93,7 +93,7 @@ def hide_user_of(address: str | None) -> None:
 
 def without_user(text: str) -> str:
     """Return *text* with the users and passwords in URLs replaced."""
-    return _USER.sub(rf"\g<scheme>{HIDDEN}@", text) if "://" in text else text
+    return _USER.sub(f"://{HIDDEN}@", text) if "://" in text else text
 
 
 def without_secrets(text: str) -> str:
