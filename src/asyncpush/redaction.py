@@ -22,8 +22,8 @@ _REMEMBERED = 4000
 _SHORTEST = 6
 _WORD = re.compile(r"[a-z]{1,15}")
 
-#: User and password in ``https://USER:PASSWORD@HOST``, whatever stands before, and even if the password has a ``/`` that is not encoded, unless it
-#: could be a port. The ``@`` of ``@sha256:...`` begins a digest.
+#: User and password in ``https://USER:PASSWORD@HOST``, whatever stands before, and even if the password has a ``/``
+#: that is not encoded, unless it could be a port. The ``@`` of ``@sha256:...`` begins a digest.
 _USER = re.compile(
     r"://"
     r"(?:[^\s/?#@'\"<>]*@(?:[^\s/?#@'\"<>]*@)*(?!sha256:)"
