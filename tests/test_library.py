@@ -110,6 +110,7 @@ async def test_what_programs_see_of_a_connection_is_not_the_engine(registry: Reg
         "region",
         "repository",
         "settings",
+        "statistics",
     }
     assert "run" not in inspect.signature(asyncpush.connect).parameters
     assert registry.region == REGION

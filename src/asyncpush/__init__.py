@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         push_layers as push_layers,
     )
     from asyncpush.connection import Registry as Registry
+    from asyncpush.ecr.rate_limit import OperationStatistics as OperationStatistics
     from asyncpush.errors import (
         AsyncpushError as AsyncpushError,
         ChoiceError as ChoiceError,
@@ -66,10 +67,12 @@ if TYPE_CHECKING:
         LayerFailed as LayerFailed,
         LayerStarted as LayerStarted,
         Limited as Limited,
+        Listed as Listed,
         Notice as Notice,
         PartSent as PartSent,
         RequestDone as RequestDone,
         Retrying as Retrying,
+        Unanswered as Unanswered,
     )
     from asyncpush.journal import (
         EarlierRun as EarlierRun,
@@ -175,6 +178,7 @@ if TYPE_CHECKING:
         SourceRegistry as SourceRegistry,
     )
     from asyncpush.sources import Source as Source, UnreadImage as UnreadImage
+    from asyncpush.traffic import Traffic as Traffic
     from asyncpush.verify import (
         Problem as Problem,
         Verification as Verification,
@@ -186,6 +190,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "api": "connect open_source push push_all push_layers",
     "connection": "Registry",
+    "ecr.rate_limit": "OperationStatistics",
     "errors": (
         "AsyncpushError ChoiceError ConfigurationError ConnectionFailedError CredentialsError "
         "CredentialsExpiredError CredentialsRefusedError DigestMismatchError FailuresError InvalidLayerError "
@@ -197,7 +202,7 @@ _NAMES = {
     ),
     "events": (
         "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Limited "
-        "Notice PartSent RequestDone Retrying"
+        "Listed Notice PartSent RequestDone Retrying Unanswered"
     ),
     "journal": "EarlierRun FinishedImage KnownImage LeftUpload RunState SqliteJournal open_journal",
     "manifest": "Manifest",
@@ -223,6 +228,7 @@ _NAMES = {
     "results": "ImageFailure ImageResult LayerFailure LayerResult ReferrerResult Result Results",
     "settings": "AwsConfiguration Bandwidth Credentials RepositorySettings RetryPolicy Settings SourceRegistry",
     "sources": "Source UnreadImage",
+    "traffic": "Traffic",
     "verify": "Problem Verification VerificationFailure verify_image",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}

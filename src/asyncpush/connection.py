@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from anyio import CapacityLimiter
 
+from asyncpush.ecr.rate_limit import OperationStatistics
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.engine.context import PushContext
 from asyncpush.errors import ConfigurationError, UsageError
@@ -46,6 +47,10 @@ class Registry(ABC):
         Raises:
             RegistryError: ECR refuses the credentials, or can't be reached.
         """
+
+    @abstractmethod
+    def statistics(self) -> tuple[OperationStatistics, ...]:
+        """Return the requests so far: of each operation, how many were sent, sent again and throttled, and its rate."""
 
     @abstractmethod
     def repository(self, name: str) -> Repository:
@@ -116,6 +121,10 @@ class OpenRegistry(Registry):
     def wait_again(self) -> None:
         """Wait again for an endpoint that was silent for ``Settings.max_outage``; else each request has one try."""
         self._ecr.wait_again()
+
+    def statistics(self) -> tuple[OperationStatistics, ...]:
+        """See ``Registry``."""
+        return self.pace.statistics()
 
     def repository(self, name: str) -> Repository:
         """See ``Registry``."""

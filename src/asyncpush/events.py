@@ -6,7 +6,9 @@ Emitting never waits, and an error in a listener does not stop the push. Sizes a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -31,9 +33,11 @@ class ImagePlanned:
     Attributes:
         layers: the number of blobs to read and send.
         size: their bytes in the source (before compression).
-        present_layers: the number of blobs that the repository has already.
+        present_layers: the number of blobs that the repository had before the run.
         present_size: their bytes.
         layer_keys: the names in later events of the blobs to send, so that each is counted once.
+        shared_layers: the number of blobs that another image of the run sends, or has sent.
+        shared_size: their bytes.
     """
 
     destination: str
@@ -42,6 +46,8 @@ class ImagePlanned:
     present_layers: int
     present_size: int
     layer_keys: tuple[str, ...] = ()
+    shared_layers: int = 0
+    shared_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +56,17 @@ class LayerStarted:
 
     Attributes:
         layer: a unique key in the run, which names the layer in its later events.
-        title: a short name for screens.
+        title: a short name for screens, which other repositories may have, too.
         size: bytes to read from the source.
+        destination: the repository.
+        blob: equal for layers of several repositories that are sent from one reading; they take one slot.
     """
 
     layer: str
     title: str
     size: int
     destination: str
+    blob: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +127,53 @@ class ImageFailed:
 
 @dataclass(frozen=True, slots=True)
 class Retrying:
-    """A request failed and will be sent again after ``delay`` seconds; ``throttled`` says that it came too soon."""
+    """A request failed and will be sent again.
+
+    Attributes:
+        operation: the name of the operation, such as ``UploadLayerPart``.
+        attempt: how often it has failed.
+        delay: seconds until it is sent again.
+        reason: the failure in one line.
+        throttled: whether it failed because it came too soon.
+        host: the host that it is sent to; empty if it is not known.
+        image: the destination of the image that it is for; empty for none, or for several.
+        layer: the key of the layer that it is for; empty for none.
+    """
 
     operation: str
     attempt: int
     delay: float
     reason: str
     throttled: bool = False
+    host: str = ""
+    image: str = ""
+    layer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A host has not answered for a while, and requests wait for it; repeated every second until it answers.
+
+    Attributes:
+        host: the host, with its port if it has one.
+        seconds: time since its last sign of life.
+    """
+
+    host: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The images of another repository of a migration's sources are known; until all are, so are no totals.
+
+    Attributes:
+        repositories: repositories, layouts and archives whose images are known.
+        total: all of them.
+    """
+
+    repositories: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +232,8 @@ Event: TypeAlias = (
     | ImageDone
     | ImageFailed
     | Retrying
+    | Unanswered
+    | Listed
     | Limited
     | RequestDone
     | Notice
@@ -195,8 +246,36 @@ def ignore(event: Event) -> None:
     """Ignore the event: the default ``Emit``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What requests are for: the destination of an image, the key of a layer; each may be empty."""
+
+    image: str = ""
+    layer: str = ""
+
+
+_NO_PURPOSE = Purpose()
+_purpose: ContextVar[Purpose] = ContextVar("purpose", default=_NO_PURPOSE)
+
+
+def purpose() -> Purpose:
+    """What the requests of this task are for."""
+    return _purpose.get()
+
+
+@contextmanager
+def working_on(*, image: str | None = None, layer: str | None = None) -> Iterator[None]:
+    """Tell what requests within the block are for, also those of tasks that it starts; None leaves that as it is."""
+    outer = _purpose.get()
+    token = _purpose.set(Purpose(outer.image if image is None else image, outer.layer if layer is None else layer))
+    try:
+        yield
+    finally:
+        _purpose.reset(token)
+
+
 #: Attributes whose text comes from outside: names in a source, answers of a registry.
-_UNTRUSTED_TEXTS = ("source", "destination", "title", "reason", "text")
+_UNTRUSTED_TEXTS = ("source", "destination", "title", "reason", "text", "host", "image")
 
 
 class Listener:

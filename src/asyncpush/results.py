@@ -85,7 +85,7 @@ class ImageResult(Result):
         outcome: ``pushed``; ``present`` if the repository had it already; ``planned`` in a dry run.
         layers_sent: blobs (layers and configs) that were sent, or would be.
         bytes_sent: bytes of layers that were sent (before base64); in a dry run, bytes to read.
-        layers_present: blobs that the repository had already, or that another image of the run sends.
+        layers_present: blobs that the repository had before the run.
         bytes_present: their bytes.
         seconds: how long it took.
         layers_mounted: blobs that were mounted from another repository of the registry.
@@ -93,6 +93,8 @@ class ImageResult(Result):
         referrers: the results of its referrers.
         left_out: what the image's index names and the source does not hold.
         reference: what to pull: ``HOST/REPOSITORY:TAG@DIGEST``; None in a dry run, and if ECR has named no account.
+        layers_shared: blobs that another image of the run sends, or has sent; over one connection, all pushes are one.
+        bytes_shared: their bytes.
     """
 
     source: str
@@ -110,6 +112,8 @@ class ImageResult(Result):
     referrers: tuple[ReferrerResult, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     reference: str | None = None
+    layers_shared: int = 0
+    bytes_shared: int = 0
 
     @property
     def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:

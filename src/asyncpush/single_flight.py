@@ -55,10 +55,14 @@ class SingleFlight(Generic[T]):
 
     def claim(self, key: Hashable) -> bool:
         """Claim *key* ahead of its work, so that the work is counted once; False if it is claimed or done already."""
-        if key in self._claimed or self._is_done(key):
+        if self.is_known(key):
             return False
         self._claimed.add(key)
         return True
+
+    def is_known(self, key: Hashable) -> bool:
+        """Whether the work for *key* is done, or claimed."""
+        return key in self._claimed or self._is_done(key)
 
     def release(self, key: Hashable) -> None:
         """Give up a claim on *key*, so that another task can claim it."""

@@ -588,15 +588,45 @@ def test_a_result_that_cannot_be_written_is_a_failure(server: Server, tmp_path: 
     assert re.fullmatch(rf"{ERROR}the result can't be written: No space left on device; .*\n", ran.stderr)
 
 
-def in_terminal(server: Server, size: tuple[int, int], *words: str | Path, **environment: str) -> tuple[int, str]:
-    """Run a command whose standard error is a terminal of *size* (columns, lines): exit status, what it has drawn."""
+def test_each_result_of_many_images_is_seen_once(server: Server, tmp_path: Path) -> None:
+    """A program gets them all, a person at a terminal the new ones; a count stands for the others, and comes last."""
+    made = im.Layout()
+    for number in range(5):
+        made.tag(made.image(im.layer_tar("base"), im.layer_tar(f"app {number}")), f"{number}")
+    words = ("push", made.write(tmp_path / "many"), "--to", "cli", "--create-repository")
+    first, second, verbose = (here(server, *words, *more) for more in ((), (), ("-v",)))
+    names = [f"cli/many:{number}" for number in range(5)]
+    for ran in (first, second, verbose):
+        assert [line.partition("@")[0] for line in ran.out.splitlines()] == names
+    [pushed], [present] = first.err.splitlines(), second.err.splitlines()
+    assert pushed.startswith("asyncpush: 5 images: 5 pushed; ")
+    assert " shared; " in pushed
+    assert present.startswith("asyncpush: 5 images: 5 already there; ")
+    *each, last = verbose.err.splitlines()
+    assert sorted(line.split()[-1] for line in each if line.startswith("already there ")) == names
+    assert "asyncpush: BatchGetImage: " in "".join(each)
+    assert last.startswith("asyncpush: 5 images: 5 already there; ")
+
+    for more, shown in (((), 0), (("-v",), 5)):
+        status, drawn = in_terminal(server, (200, 24), *words, *more, seen=True)
+        assert (status, drawn.count("@sha256:"), drawn.count("5 images: 5 already there")) == (0, shown, 1)
+        assert drawn.count("cli/many:0") == min(shown, 1)
+
+
+def in_terminal(
+    server: Server, size: tuple[int, int], *words: str | Path, seen: bool = False, **environment: str
+) -> tuple[int, str]:
+    """Run a command whose standard error is a terminal of *size* (columns, lines): exit status, what it has drawn.
+
+    Standard output goes there, too, if it is to be *seen*.
+    """
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
     terminal = {"TERM": "xterm-256color", "COLUMNS": "", "CI": "", "FORCE_COLOR": "", "NO_COLOR": ""}
     process = subprocess.Popen(
         [sys.executable, "-m", "asyncpush", *map(str, words)],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=follower if seen else subprocess.DEVNULL,
         stderr=follower,
         env=cli_environment(**{**server.environment, **terminal, **environment}),
     )
@@ -626,7 +656,7 @@ def test_a_failure_in_a_terminal_without_colour_is_one_line(server: Server, tmp_
     status, drawn = in_terminal(server, (80, 24), *words, NO_COLOR="1")
     assert status == 1
     assert not colours.search(drawn)
-    assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
+    assert drawn.rfind("\x1b[?25h") >= drawn.rfind("\x1b[?25l")
     assert drawn.count("RepositoryNotFoundException") == 1
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import botocore.session
@@ -29,7 +30,7 @@ from asyncpush.errors import (
     TagImmutableError,
     UploadNotFoundError,
 )
-from asyncpush.events import Notice, Retrying
+from asyncpush.events import Retrying, Unanswered
 from asyncpush.manifest import OCI_MANIFEST, Manifest, parse_manifest
 from asyncpush.model import TagMutability, Upload
 from asyncpush.protocols import Part, Repository
@@ -304,9 +305,13 @@ async def test_an_answer_without_an_end_is_cut_off_and_asked_for_again(
             bench.relay.plan(operation, drip)
             await CALLS[operation](bench)
             assert bench.relay.seen[operation] == 2
-        texts = [event.text for event in bench.events.of(Notice)]
-        assert len(texts) == 1, "one for all of a host"
-        assert texts[0].startswith("BatchCheckLayerAvailability has no answer yet")
+        told = bench.events.of(Unanswered)
+        assert {event.host for event in told} == {urlsplit(bench.relay.url).netloc}
+        assert all(event.seconds >= 0.1 for event in told)
+        retries = [(event.operation, event.host) for event in bench.events.of(Retrying)]
+        assert retries == [
+            (operation, told[0].host) for operation in ("BatchCheckLayerAvailability", "UploadLayerPart")
+        ]
 
 
 async def test_answers_that_fail_are_counted(bench: Bench) -> None:

@@ -591,6 +591,33 @@ async def test_events_add_up_to_what_the_result_says(emulator: Emulator, tmp_pat
     assert planned.size == sum(event.read for event in events.of(PartSent)) == result.bytes_sent
 
 
+async def test_what_images_share_is_told_from_what_was_there(emulator: Emulator, tmp_path: Path) -> None:
+    """Also where the diff of a later image finds a layer in the repository that the run itself has sent."""
+    layout = Layout()
+    old, base = layer_tar("old", 30_000), layer_tar("base", 50_000)
+    layout.tag(layout.image(old), "0")
+    for tag in "123":
+        layout.tag(layout.image(old, base, layer_tar(tag)), tag)
+    folder = layout.write(tmp_path / "app")
+    events, settings = Events(), Settings(create_repository=True)
+    async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings) as registry:
+        await asyncpush.push(registry, f"oci:{folder}:0", "team/app:0")
+    async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings, emit=events) as registry:
+        results = []
+        async with asyncpush.open_source(f"oci:{folder}", registry=registry) as source:
+            images = [image for image in await source.all_images() if image.tag in ("1", "2")]
+            to = [(image, parse_destination(f"team/app:{image.tag}")) for image in images]
+            results += await asyncpush.push_all(registry, to)
+        results.append(await asyncpush.push(registry, f"oci:{folder}:3", "team/app:3"))
+
+    assert [result.layers_present for result in results] == [1, 1, 1]
+    assert sorted(result.layers_shared for result in results[:2]) == [0, 1]
+    assert (results[2].layers_shared, results[2].layers_sent) == (1, 2)
+    assert len({result.bytes_shared for result in results if result.layers_shared}) == 1
+    planned = {event.destination: (event.present_layers, event.shared_layers) for event in events.of(ImagePlanned)}
+    assert planned == {result.destination: (1, result.layers_shared) for result in results}
+
+
 async def test_the_progress_of_a_push_counts_each_byte_once(emulator: Emulator, tmp_path: Path) -> None:
     layout = Layout()
     folder = layout.tag(layout.image(layer_tar("base", 50_000), layer_tar("app")), "1.0").write(tmp_path / "app")

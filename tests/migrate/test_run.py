@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from aiohttp import web
 from anyio import to_thread
 
 from asyncpush.cli.migrate import failed_lines
-from asyncpush.emulator import Emulator
+from asyncpush.emulator import Emulator, FaultConfig
+from asyncpush.emulator.faults import parse_fault
 from asyncpush.errors import DigestMismatchError, JournalError, SourceNotFoundError, UsageError
-from asyncpush.events import ImageFailed, Notice
+from asyncpush.events import ImageFailed, LayerStarted, Listed, Notice, Retrying
 from asyncpush.journal import SqliteJournal, open_journal
 from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.plan.model import overridden
@@ -510,10 +512,15 @@ async def test_a_dry_run_says_what_would_happen_and_changes_nothing(here: Bench)
     assert sum(result.bytes_sent for result in real.results) == sum(result.bytes_sent for result in report.results)
 
 
+#: Metrics of a request that was throttled once.
+RETRIED = ("retries", "throttled_requests")
+
+
 async def test_the_commands_output(here: Bench) -> None:
     await here.mounting()
     good = here.hold("team/app", "1", layer(1))
     here.hold("team/app", "2", layer(2))
+    here.emulator.fault_config = FaultConfig(faults=(parse_fault("UploadLayerPart:nth=1:throttle"),))
     path = here.plan({"from": "team/app", "tags": ["1", "3"]})
     failed, metrics = here.folder / "failed.txt", here.folder / "metrics.prom"
     words = ("migrate", path, "--progress", "none", "--failed-out", failed, "--metrics-out", metrics)
@@ -522,10 +529,13 @@ async def test_the_commands_output(here: Bench) -> None:
     assert done.status == 1
     assert done.references == f"team/app:1@{good['digest']}\n"
     assert "team/app:3: " in done.err
-    assert "2 images: " in done.err
+    assert re.search(r"\nasyncpush: 2 images: .*, 1 retry \(1 throttled\)\n$", done.err)
     assert failed.read_text() == f"docker://{here.source.host}/team/app:3 team/app:3\n"
-    assert 'asyncpush_migration_images{outcome="failed"} 1' in metrics.read_text()
-    assert here.folder.joinpath("plan.journal").exists()
+    for name in ('images{outcome="failed"}', *(f'{kind}{{operation="UploadLayerPart"}}' for kind in RETRIED)):
+        assert f"asyncpush_migration_{name} 1\n" in metrics.read_text()
+    shown = await run_beside("journal", "show", "--runs", here.folder / "plan.journal", "--output", "json")
+    [run] = json.loads(shown.out)["runs"]
+    assert run["retries"] == run["throttled"] == {"UploadLayerPart": 1}
 
     here.hold("team/app", "3", layer(3))
     options = ("--src-plain-http", "--endpoint-url", here.emulator.endpoint_url, "--region", "eu-west-1")
@@ -908,3 +918,25 @@ async def test_lines_of_one_repository_are_asked_for_together(here: Bench, monke
     assert Counter(outcomes(again).values()) == {"present": 12}
     assert here.emulator.requests.counts()["BatchGetImage"] == 2
     assert None not in asked
+
+
+async def test_events_say_what_is_listed_and_what_a_retry_is_for(here: Bench) -> None:
+    for number in range(3):
+        here.hold(f"team/app-{number}", "1", layer(number))
+    here.emulator.fault_config = FaultConfig(
+        faults=(parse_fault("UploadLayerPart:nth=1:throttle"), parse_fault("PutImage:nth=1:server-error"))
+    )
+    events = Events()
+    report = await here.run(here.plan(*({"from": f"team/app-{number}"} for number in range(3))), emit=events)
+
+    assert [(event.repositories, event.total) for event in events.of(Listed)] == [(count, 3) for count in range(4)]
+    part, put = sorted(events.of(Retrying), key=lambda event: event.operation, reverse=True)
+    host = here.emulator.endpoint_url.rpartition("/")[2]
+    destinations = {result.copy.destination for result in report.results}
+    assert (part.operation, part.host, put.operation, put.host) == ("UploadLayerPart", host, "PutImage", host)
+    assert part.layer in {event.layer for event in events.of(LayerStarted)}
+    assert part.image.partition(":")[0] in part.layer
+    assert {part.image, put.image} <= destinations
+    assert (put.layer, part.throttled, put.throttled) == ("", True, False)
+    assert report.traffic.retries == {"UploadLayerPart": 1, "PutImage": 1}
+    assert report.traffic.throttled == {"UploadLayerPart": 1}

@@ -62,13 +62,15 @@ class Clock:
 class Screen:
     """A RichDisplay on a terminal of some size; ``paint`` gives what one drawing puts on it, without control codes."""
 
-    def __init__(self, width: int, height: int, images: int | None = None, encoding: str = "utf-8") -> None:
+    def __init__(
+        self, width: int, height: int, images: int | None = None, encoding: str = "utf-8", *, each: bool = False
+    ) -> None:
         self.clock = Clock()
         self.file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
         self.console = Console(
             file=Sink(self.file), force_terminal=True, color_system=None, width=width, height=height, _environ={}
         )
-        self.face = RichDisplay(Sink(self.file), images=images, clock=self.clock, console=self.console)
+        self.face = RichDisplay(Sink(self.file), images=images, each=each, clock=self.clock, console=self.console)
         self.raw()
 
     def raw(self) -> str:
@@ -92,11 +94,11 @@ def run_three_images(screen: Screen | None, take) -> None:
     for destination in (API, WEB, OPS):
         take(ImageStarted("oci:somewhere", destination))
     take(ImagePlanned(OPS, 0, 0, 12, 90 * MiB))
-    take(ImagePlanned(API, 2, 300 * MiB, 2, 10 * MiB))
-    take(ImagePlanned(WEB, 1, 100 * MiB, 0, 0))
-    take(LayerStarted("a", "api 9f86d081884c", 200 * MiB, API))
-    take(LayerStarted("b", "api 60303ae22b99", 100 * MiB, API))
-    take(LayerStarted("c", "web fd61a03af4f7", 100 * MiB, WEB))
+    take(ImagePlanned(API, 2, 300 * MiB, 2, 10 * MiB, ("a", "b")))
+    take(ImagePlanned(WEB, 1, 100 * MiB, 0, 0, ("c",), 3, 7 * MiB))
+    take(LayerStarted("a", "9f86d081884c", 200 * MiB, "backend/api"))
+    take(LayerStarted("b", "60303ae22b99", 100 * MiB, "backend/api"))
+    take(LayerStarted("c", "fd61a03af4f7", 100 * MiB, "frontend/web"))
     take(PartSent("a", 50 * MiB, 50 * MiB))
     take(PartSent("b", 100 * MiB, 100 * MiB))
     if screen is not None:
@@ -109,24 +111,27 @@ GOLDEN = {
         "api 603…e22b99 100%",
         "web fd6…3af4f7   0%",
         "150 MiB of 400 MiB",
+        "37%, 0:08 left",
     ],
     40: [
-        "api 9f…1884c ━━         25%  10.0 MiB/s",
-        "api 60…22b99 ━━━━━━━━━ 100%  completing",
-        "web fd…af4f7             0%",
-        "150 MiB of 400 MiB, 0:08 left",
+        "api 9f8…081884c ━╸      25%  10.0 MiB/s",
+        "api 603…ae22b99 ━━━━━━ 100%  completing",
+        "web fd6…03af4f7          0%",
+        "0/3 images, 150 MiB of 400 MiB, 37%",
+        "30.0 MiB/s, 0:05 elapsed, 0:08 left",
     ],
     80: [
         "api 9f86d081884c ━━━━━━━                       50.0 MiB of  200 MiB  10.0 MiB/s",
         "api 60303ae22b99 ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  100 MiB of  100 MiB  completing",
         "web fd61a03af4f7                                    0 B of  100 MiB",
-        "0/3 images, 150 MiB of 400 MiB, 30.0 MiB/s, 0:08 left, 14 layers already there",
+        "0/3 images, 150 MiB of 400 MiB, 37%, 30.0 MiB/s, 0:05 elapsed, 0:08 left",
+        "14 layers already there, 3 shared",
     ],
     200: [
         f"api 9f86d081884c {'━' * 15:60} 50.0 MiB of  200 MiB  10.0 MiB/s",
         f"api 60303ae22b99 {'━' * 60:60}  100 MiB of  100 MiB  completing",
         f"web fd61a03af4f7 {'':60}      0 B of  100 MiB",
-        "0/3 images, 150 MiB of 400 MiB, 37%, 30.0 MiB/s, 0:08 left, 14 layers already there",
+        "0/3 images, 150 MiB of 400 MiB, 37%, 30.0 MiB/s, 0:05 elapsed, 0:08 left, 14 layers already there, 3 shared",
     ],
 }
 
@@ -141,38 +146,82 @@ def test_bars_and_totals_use_the_width_that_there_is(width):
 def test_a_terminal_without_unicode_gets_bars_of_ascii():
     screen = Screen(40, 24, encoding="ascii")
     run_three_images(screen, screen.face.take)
-    assert screen.paint()[0] == "api 9...884c --         25%  10.0 MiB/s"
+    assert screen.paint()[0] == "api 9f...81884c -       25%  10.0 MiB/s"
 
 
 def test_layers_beyond_the_last_line_are_counted():
     screen = Screen(40, 8)
     for number in range(20):
-        screen.face.take(LayerStarted(str(number), f"layer {number}", MiB, API))
+        screen.face.take(LayerStarted(str(number), f"layer {number}", MiB, "api"))
     painted = screen.paint()
-    assert [line.split("  ")[0] for line in painted[:5]] == [f"layer {number}" for number in range(5)]
-    assert painted[5:] == ["+ 15 more layers", "0/20 layers, 0 B of 20.0 MiB, 0%"]
+    assert [line.split("  ")[0] for line in painted[:4]] == [f"layer {number}" for number in range(4)]
+    assert painted[4:] == ["+ 16 more layers", "0/20 layers, 0 B of 20.0 MiB, 0%", "0:00 elapsed"]
 
 
-def test_a_finished_layer_leaves_and_a_finished_image_stays_above_the_bars():
+def test_layers_whose_bytes_move_are_shown_before_others():
+    screen = Screen(40, 8)
+    for number in range(20):
+        screen.face.take(LayerStarted(str(number), f"layer {number}", MiB, "api"))
+    for number in (3, 19):
+        screen.face.take(PartSent(str(number), 1000, 1000))
+    painted = [line.split("  ")[0].split(" ━")[0] for line in screen.paint()[:4]]
+    assert painted == ["layer 0", "layer 1", "layer 3", "layer 19"]
+
+
+def test_repositories_of_the_same_last_name_are_told_apart():
+    screen = Screen(80, 24)
+
+    def shown() -> list[str]:
+        return [line.split("  ")[0] for line in screen.paint()[:-1]]
+
+    screen.face.take(LayerStarted("a", "9f86d081884c", MiB, "mirror/eu/api"))
+    assert shown() == ["9f86d081884c"]
+    screen.face.take(LayerStarted("b", "9f86d081884c", MiB, "mirror/web"))
+    assert shown() == ["api 9f86d081884c", "web 9f86d081884c"]
+    screen.face.take(LayerStarted("c", "9f86d081884c", MiB, "mirror/us/api"))
+    assert shown() == ["eu/api 9f86d081884c", "web 9f86d081884c", "us/api 9f86d081884c"]
+
+
+def test_a_layer_for_many_repositories_is_in_flight_once():
+    """One that is read once takes one of ``--max-layers``, however many repositories it is sent to."""
+    events = [LayerStarted(f"{place}/{blob}", blob, MiB, place, blob) for place in "abcd" for blob in ("x", "y")]
+    assert totals_after(*events).in_flight == 2
+    ends = [LayerDone("a/x", DIGEST, "pushed"), LayerFailed("b/x"), LayerDone("c/x", DIGEST, "pushed")]
+    assert totals_after(*events, *ends).in_flight == 2
+    assert totals_after(*events, *ends, LayerDone("d/x", DIGEST, "pushed")).in_flight == 1
+
+
+def test_images_that_end_are_counted_and_shown_if_each_is_asked_for():
+    for each in (False, True):
+        screen = Screen(80, 24, each=each)
+        run_three_images(screen, screen.face.take)
+        screen.paint()
+        screen.face.take(LayerDone("c", DIGEST, "pushed"))
+        screen.face.take(ImageDone(WEB, DIGEST, "pushed"))
+        screen.face.take(ImageDone(OPS, DIGEST, "present"))
+        painted = screen.paint()
+        above = [
+            "pushed         1db8eeb6a331  frontend/web:2.1",
+            "already there  1db8eeb6a331  ops/exporter:1.8",
+        ]
+        assert painted[:2] == (above if each else [*GOLDEN[80][:2]])
+        assert [line.split()[0] for line in painted[len(above) * each :]] == ["api", "api", "2/3", "14"]
+        assert "pushed" not in "".join(screen.paint())
+
+
+def test_the_first_failure_of_a_cause_is_shown_while_the_run_goes_on():
     screen = Screen(80, 24)
     run_three_images(screen, screen.face.take)
-    screen.paint()
-    screen.face.take(LayerDone("c", DIGEST, "pushed"))
-    screen.face.take(ImageDone(WEB, DIGEST, "pushed"))
-    screen.face.take(ImageDone(OPS, DIGEST, "present"))
-    screen.face.take(ImageFailed(API, "the source ends early"))
-    painted = screen.paint()
-    assert painted[:3] == [
-        "pushed         1db8eeb6a331  frontend/web:2.1",
-        "already there  1db8eeb6a331  ops/exporter:1.8",
-        "failed                       backend/api:1.0: the source ends early",
-    ]
-    assert [line.split()[0] for line in painted[3:]] == ["api", "api", "2/3"]
-    assert "pushed" not in "".join(screen.paint())
+    screen.face.take(ImageFailed(API, f"{API}: the source ends early"))
+    screen.face.take(ImageFailed(WEB, f"{WEB}: the source ends early"))
+    assert screen.paint()[-1].startswith(f"failed {HOST}/backend/api:1.0: ")
+    screen.face.take(ImageFailed(OPS, "denied"))
+    assert screen.paint()[-1] == f"failed {HOST}/ops/exporter:1.8: denied"
+    assert "failed " not in "".join(screen.close()).replace("3 failed", "")
 
 
 def test_a_wide_screen_shows_the_registry_too():
-    screen = Screen(200, 24)
+    screen = Screen(200, 24, each=True)
     screen.face.take(ImageDone(WEB, DIGEST, "pushed"))
     assert screen.paint()[0] == f"pushed         1db8eeb6a331  {WEB}"
 
@@ -197,7 +246,7 @@ def test_the_last_state_stays_on_the_screen_with_the_mean_rate():
     assert last.endswith("\n\x1b[?25h")
     lines = [line.rstrip() for line in CONTROL.sub("", last).rstrip().split("\n")]
     assert lines[:3] == GOLDEN[80][:3]
-    assert lines[-1] == "0/3 images, 150 MiB of 400 MiB, in 0:05, 30.0 MiB/s, 14 layers already there"
+    assert lines[-2:] == ["0/3 images, 150 MiB of 400 MiB, in 0:05, 30.0 MiB/s, 14 layers already there", "3 shared"]
 
 
 def test_nothing_happened_leaves_nothing_behind():
@@ -222,24 +271,37 @@ def test_no_painting_is_wider_or_higher_than_the_terminal(width, height, layer_t
     assert "\x1b" not in "".join(painted)
 
 
-def plain(images: int | None = None) -> tuple[PlainDisplay, Clock, io.StringIO]:
+def plain(images: int | None = None, *, each: bool = False) -> tuple[PlainDisplay, Clock, io.StringIO]:
     clock, file = Clock(), io.StringIO()
-    return PlainDisplay(Sink(file), images=images, interval=5.0, clock=clock), clock, file
+    return PlainDisplay(Sink(file), images=images, each=each, interval=5.0, clock=clock), clock, file
 
 
-def test_a_log_has_one_line_for_each_image_and_notice():
-    face, _, file = plain()
-    face.take(ImageStarted("oci:x", API))
-    face.take(ImageDone(API, DIGEST, "pushed"))
-    face.take(ImageDone(OPS, DIGEST, "present"))
-    face.take(ImageFailed(WEB, "no such\x1b[31m repository;\ncreate it"))
-    face.take(Notice("one foreign layer is left out"))
-    assert file.getvalue().splitlines() == [
-        f"pushed         1db8eeb6a331  {API}",
-        f"already there  1db8eeb6a331  {OPS}",
-        f"failed                       {WEB}: no such [31m repository; create it",
-        "note           one foreign layer is left out",
-    ]
+def test_a_log_has_a_line_for_each_notice_and_for_each_image_if_asked():
+    for each in (False, True):
+        face, _, file = plain(each=each)
+        face.take(ImageStarted("oci:x", API))
+        face.take(ImageDone(API, DIGEST, "pushed"))
+        face.take(ImageDone(OPS, DIGEST, "present"))
+        face.take(ImageFailed(WEB, "no such\x1b[31m repository;\ncreate it"))
+        face.take(Notice("one foreign layer is left out"))
+        images = [
+            f"pushed         1db8eeb6a331  {API}",
+            f"already there  1db8eeb6a331  {OPS}",
+            f"failed                       {WEB}: no such [31m repository; create it",
+        ]
+        assert file.getvalue().splitlines() == [*images * each, "note           one foreign layer is left out"]
+
+
+def test_a_heartbeat_tells_the_first_failure_of_each_cause():
+    face, clock, file = plain()
+    for place in (API, WEB):
+        face.take(ImageFailed(place, f"{place}: denied"))
+    for _ in range(2):
+        clock.now += 5
+        face.tick()
+    failure, *beats = file.getvalue().splitlines()
+    assert failure == f"failed                       {API}: {API}: denied"
+    assert beats == ["  0/2 images, 2 failed, 0:05 elapsed", "  0/2 images, 2 failed, 0:10 elapsed"]
 
 
 def test_the_heart_beats_only_after_five_seconds_of_silence():
@@ -253,13 +315,14 @@ def test_the_heart_beats_only_after_five_seconds_of_silence():
     face.tick()
     face.tick()
     assert file.getvalue() == (
-        "  0/12 images, 160 MiB of ~1.6 GiB, 10%, 32.0 MiB/s, ~0:45 left, 3 layers in flight, 14 already there\n"
+        "  0/12 images, 160 MiB of ~1.6 GiB, 10%, 32.0 MiB/s, 0:05 elapsed, ~0:45 left, "
+        "14 layers already there, 3 shared, 3 layers in flight\n"
     )
     clock.now += 4
     face.take(ImageDone(OPS, DIGEST, "present"))
     clock.now += 4
     face.tick()
-    assert len(file.getvalue().splitlines()) == 2
+    assert len(file.getvalue().splitlines()) == 2, "an image that ends is no sound"
 
 
 def test_a_heart_with_nothing_to_tell_is_silent():
@@ -430,7 +493,7 @@ async def test_auto_draws_bars_only_where_somebody_watches(stream, environment, 
     monkeypatch.delenv("CI", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    async with progress("auto", stream=stream) as emit:
+    async with progress("auto", stream=stream, each=True) as emit:
         emit(ImageDone(API, DIGEST, "pushed"))
     assert ("\x1b[?25l" in stream.getvalue()) is bars
     assert "1db8eeb6a331" in stream.getvalue()
@@ -443,7 +506,7 @@ async def test_colour_is_left_out_where_it_is_not_wanted(monkeypatch):
     for wish in ("", "1"):
         monkeypatch.setenv("NO_COLOR", wish)
         stream = Terminal()
-        async with progress("rich", stream=stream) as emit:
+        async with progress("rich", stream=stream, each=True) as emit:
             emit(ImageFailed(API, "because"))
         shown[wish] = "\x1b[31m" in stream.getvalue()
     assert shown == {"": True, "1": False}
@@ -468,7 +531,7 @@ from asyncpush.progress import progress
 async def main():
     async with progress("auto") as emit:
         emit(ImageStarted("oci:x", {API!r}))
-        emit(LayerStarted("a", "a layer", 100, {API!r}))
+        emit(LayerStarted("a", "a layer", 100, "api"))
         emit(PartSent("a", 50, 50))
         await anyio.sleep(0.3)
         print("a warning", file=sys.stderr)

@@ -45,10 +45,12 @@ def _is_here() -> bool:
 
 
 @asynccontextmanager
-async def grouped_progress(kind: ProgressKind, *, images: int | None = None) -> AsyncIterator[Emit]:
+async def grouped_progress(
+    kind: ProgressKind, *, images: int | None = None, each: bool = False, summarized: bool = False
+) -> AsyncIterator[Emit]:
     """Show the progress of a run (``progress``), which GitHub Actions folds, so that its log shows the result."""
     with _group("Progress", kind):
-        async with progress(kind, images=images) as emit:
+        async with progress(kind, images=images, each=each, summarized=summarized) as emit:
             yield emit
 
 

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from asyncpush.cli.merged import MergedReport
 from asyncpush.cli.options import OutputFormat, command, to_seconds
-from asyncpush.cli.report import check_output, print_document, write_list
+from asyncpush.cli.report import check_output, print_document, retries_text, write_list
 from asyncpush.cli.run import DONE, FAILED, run
 from asyncpush.cli.streams import say, write_document, write_lines, write_rows
 from asyncpush.errors import UsageError
@@ -24,7 +24,9 @@ from asyncpush.journal.export import JournalSummary, RunRow, UploadRow, rows, su
 from asyncpush.journal.merge import merge
 from asyncpush.journal.prune import Pruned, prune
 from asyncpush.journal.reports import KeptRun, kept_runs
+from asyncpush.migrate.run_document import kept_traffic
 from asyncpush.settings import AwsConfiguration
+from asyncpush.traffic import Traffic
 from asyncpush.units import size_text, time_text
 
 #: Seconds that a journal keeps runs for by default: 30 days.
@@ -79,6 +81,9 @@ class _KeptRunDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     reports: int
     seconds: float | None
     bytes_sent: int | None
+    retries: dict[str, int] | None
+    throttled: dict[str, int] | None
+    pace: dict[str, float] | None
 
 
 class _RunsDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -112,18 +117,18 @@ def show(
 
     Args:
         file: The journal.
-        runs: Show its runs only, and how much each of them sent.
+        runs: Show its runs only, how much each of them sent, and how many requests it sent again.
         output: Format of the result: lines, or one JSON document.
         verbose: Print the traceback of an error.
     """
 
     async def main() -> int:
         if runs:
-            kept = await to_thread.run_sync(kept_runs, file)
+            kept = await to_thread.run_sync(_runs, file)
             if output == "json":
-                write_document(msgspec.to_builtins(_RunsDocument(runs=[_kept_run(each) for each in kept])))
+                write_document(msgspec.to_builtins(_RunsDocument(runs=[_kept_run(*each) for each in kept])))
             else:
-                write_lines([_kept_line(each) for each in kept] or ["no runs"])
+                write_lines([_kept_line(*each) for each in kept] or ["no runs"])
             return DONE
         summary = await to_thread.run_sync(summarize, file)
         if output == "json":
@@ -267,18 +272,27 @@ def _run_line(run: RunRow) -> str:
     return f"run {run.id}: {run.state}, {counts}; {began}{ended}"
 
 
-def _kept_run(kept: KeptRun) -> _KeptRunDocument:
+def _runs(file: Path) -> list[tuple[KeptRun, Traffic]]:
+    return [(kept, kept_traffic(file, kept.run.id) if kept.reports else Traffic()) for kept in kept_runs(file)]
+
+
+def _kept_run(kept: KeptRun, traffic: Traffic) -> _KeptRunDocument:
     known = bool(kept.reports)
     return _KeptRunDocument(
         run=kept.run,
         reports=kept.reports,
         seconds=round(kept.seconds, 3) if known else None,
         bytes_sent=kept.sent if known else None,
+        retries=dict(traffic.retries) if known else None,
+        throttled=dict(traffic.throttled) if known else None,
+        pace=dict(traffic.pace) if known else None,
     )
 
 
-def _kept_line(kept: KeptRun) -> str:
+def _kept_line(kept: KeptRun, traffic: Traffic) -> str:
     course = f"{size_text(kept.sent)} sent in {time_text(kept.seconds)}" if kept.reports else "no report kept"
+    if retries := retries_text(traffic):
+        course += f", {retries}"
     return f"{_run_line(kept.run)}; {course}"
 
 

@@ -38,9 +38,12 @@ from asyncpush.cli.report import (
     OUTCOME_WORDS,
     Finally,
     Json,
+    Summary,
     error_document,
+    is_listed,
     left_out_document,
     print_document,
+    say_summary,
     stopped_document,
     write_list,
 )
@@ -70,7 +73,6 @@ from asyncpush.model import Platform
 from asyncpush.progress.lines import printable
 from asyncpush.reference import Destination, S3Location, parse_destination
 from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
-from asyncpush.units import size_text, time_text
 
 #: Repositories that a note lists.
 _SHOWN_NAMES = 3
@@ -204,7 +206,7 @@ def migrate(
         reports.append(report)
         _refuse_without_credentials(report)
         ending.is_printing()
-        print_migration(report, show.output)
+        print_migration(report, show.output, each=show.verbose)
         if failed_file is not None:
             await to_thread.run_sync(write_list, failed_file, failed_lines(report))
         if metrics_file is not None:
@@ -220,7 +222,7 @@ def migrate(
             planned = any(result.outcome not in UNDONE for result in report.results)
             for line in forecast_lines(report.forecast) if report.forecast and planned else ():
                 say(f"asyncpush: {line}")
-            say_summary(report)
+            say_summary(_summary(report), each=show.verbose)
         errors = [error for _, error in report.failures if not isinstance(error, TooManyFailuresError)]
         status = status_of([report.stopped] if report.stopped else errors)
         return FAILED if failures and not status else status
@@ -300,7 +302,9 @@ async def _run(
 
 
 async def _shown(stack: AsyncExitStack, show: OutputOptions) -> Emit:
-    emit = await stack.enter_async_context(github.grouped_progress(show.display))
+    emit = await stack.enter_async_context(
+        github.grouped_progress(show.display, each=show.shows_each, summarized=not show.quiet)
+    )
     return say_notice if show.display == "none" and not show.quiet else emit  # notices are not progress
 
 
@@ -313,12 +317,19 @@ def _refuse_without_credentials(report: Report) -> None:
         raise first
 
 
-def print_migration(report: Report, output: OutputFormat) -> None:
-    """Print the results: ``HOST/REPOSITORY:TAG@DIGEST`` for each image that did not fail, or everything as JSON."""
+def print_migration(report: Report, output: OutputFormat, *, each: bool) -> None:
+    """Print the results: ``HOST/REPOSITORY:TAG@DIGEST`` for each image that did not fail, or everything as JSON.
+
+    Args:
+        report: the results.
+        output: the format.
+        each: whether a person wants to see each line, also of images that were there already.
+    """
     if output == "json":
         print_document(_document(report))
         return
-    lines = [_line(result) for result in report.results if result.outcome not in ("refused", *UNDONE)]
+    done = [result for result in report.results if result.outcome not in ("refused", *UNDONE)]
+    lines = [_line(result) for result in done if is_listed(result.outcome, len(report.results), each=each)]
     if any(result.outcome == "planned" for result in report.results):
         lines += [f"{tag.name}  left out: {tag.reason}" for tag in report.left_out]
     write_lines(lines)
@@ -348,30 +359,23 @@ def say_notes(nothing_taken: Iterable[NothingTaken]) -> None:
         say(f"asyncpush: note: {printable(text)}")
 
 
-def say_summary(report: Report) -> None:
-    """Write the totals to standard error."""
-    images = [result for result in report.results if result.subject is None]
-    counts = Counter(result.outcome for result in images)
+def _summary(report: Report) -> Summary:
+    counts = Counter(result.outcome for result in report.results if result.subject is None)
     counts["failed"] -= len(report.not_tried)
-    words = [f"{count} {OUTCOME_WORDS[outcome]}" for outcome, count in counts.items() if count]
-    if report.not_tried:
-        words.append(f"{len(report.not_tried)} not tried")
-    referrers = Counter(result.outcome for result in report.results if result.subject is not None)
-    if referrers:
-        inner = ", ".join(f"{count} {OUTCOME_WORDS[outcome]}" for outcome, count in referrers.items())
-        words.append(f"{referrers.total()} referrers ({inner})")
-    sent = "to send" if counts["planned"] else "sent"
-    planned = sum(result.bytes_sent for result in report.results)
-    sizes = [
-        f"{size_text(planned if counts['planned'] else report.sent)} {sent}",
-        f"{size_text(sum(result.bytes_mounted for result in report.results))} mounted",
-        f"{size_text(sum(result.bytes_present for result in report.results))} already there",
-    ]
-    head = f"{len(images)} image{'s' if len(images) != 1 else ''}"
-    requests = sum(report.requests.values())
-    say(
-        f"asyncpush: {head}: {', '.join(words) or 'nothing to do'}; {', '.join(sizes)}; "
-        f"{requests} requests in {time_text(report.seconds)}"
+    planned = counts["planned"] > 0
+    sent = sum(result.bytes_sent for result in report.results) if planned else report.sent
+    images = {OUTCOME_WORDS[outcome]: count for outcome, count in counts.items()}
+    return Summary(
+        images={**images, "not tried": len(report.not_tried)},
+        referrers=Counter(OUTCOME_WORDS[result.outcome] for result in report.results if result.subject is not None),
+        sizes={
+            "to send" if planned else "sent": sent,
+            "mounted": sum(result.bytes_mounted for result in report.results),
+            "already there": sum(result.bytes_present for result in report.results),
+            "shared": sum(result.bytes_shared for result in report.results),
+        },
+        traffic=report.traffic,
+        seconds=report.seconds,
     )
 
 
@@ -426,7 +430,8 @@ def _document(report: Report) -> Json:
             "bytesSent": sum(result.bytes_sent for result in report.results),
             "bytesMounted": sum(result.bytes_mounted for result in report.results),
             "bytesPresent": sum(result.bytes_present for result in report.results),
-            "requests": dict(sorted(report.requests.items())),
+            "bytesShared": sum(result.bytes_shared for result in report.results),
+            **report.traffic.document(),
             "seconds": round(report.seconds, 3),
             "resumed": report.resumed,
         },
@@ -452,6 +457,8 @@ def _image(result: CopyResult) -> Json:
         "bytesMounted": result.bytes_mounted,
         "layersPresent": result.layers_present,
         "bytesPresent": result.bytes_present,
+        "layersShared": result.layers_shared,
+        "bytesShared": result.bytes_shared,
         "seconds": round(result.seconds, 3),
         "attempts": result.attempts,
         "leftOut": left_out_document(result.left_out),

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import App, Group, Parameter, Token
 
+from asyncpush.cli.streams import is_terminal
 from asyncpush.errors import UsageError
 from asyncpush.model import Platform
 from asyncpush.progress import ProgressKind
@@ -221,12 +222,17 @@ class OutputOptions:
     """Print only the result and errors."""
 
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], group=_OUTPUT)] = False
-    """Print the traceback of an error."""
+    """Show each result and failure, the requests by operation, and the traceback of an error."""
 
     @property
     def display(self) -> ProgressKind:
         """The progress display to use."""
         return "none" if self.quiet else self.progress
+
+    @property
+    def shows_each(self) -> bool:
+        """Whether the progress display shows each result: at a terminal, the result itself does."""
+        return self.verbose and not is_terminal()
 
 
 def make_aws(options: AwsOptions | None) -> AwsConfiguration:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -31,8 +33,10 @@ from asyncpush.cli.options import (
 from asyncpush.cli.report import (
     OUTCOME_WORDS,
     Finally,
+    Summary,
     print_images,
     print_layers,
+    say_summary,
 )
 from asyncpush.cli.run import run, say_error, say_failures, status_of
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice
@@ -46,7 +50,7 @@ from asyncpush.errors import (
     foreseen,
     only_cause,
 )
-from asyncpush.events import Emit, Event, ImageFailed, Listener, Notice
+from asyncpush.events import Emit, Event, Listener, Notice
 from asyncpush.model import Platform
 from asyncpush.protocols import Image, ObjectStore
 from asyncpush.reference import Destination, Prefix, check_tag, parse_destination, parse_prefix, registry_of
@@ -56,6 +60,7 @@ from asyncpush.sources import UnreadImage, is_stream, open_source
 from asyncpush.sources.registry import RegistryPool, is_ecr, is_remote, open_pool, parse_remote
 from asyncpush.sources.streams import check_stream
 from asyncpush.timeline import Timeline, TimelineRecorder
+from asyncpush.traffic import Traffic, TrafficCounter
 
 app = command(
     "push",
@@ -143,7 +148,8 @@ def push(
             }
         async with AsyncExitStack() as stack:
             # First, since a missing region shows at once, while reading an archive from a pipe takes long.
-            listener = _Listener(show)
+            started, counter = time.monotonic(), TrafficCounter()
+            listener = _Listener(show, counter)
             emit = Listener(listener)
             if show.display == "json":  # its reader gets the end, whatever happens before the images are known
                 listener.open(await stack.enter_async_context(github.grouped_progress("json")), shows_failures=True)
@@ -173,8 +179,17 @@ def push(
                     registry, images, dry=dry_run, referrers=not no_referrers, on_result=so_far.ended
                 )
             listener.close()
+            statistics = registry.statistics()
+        requests = Counter({each.operation: each.sent for each in statistics})
+        requests.update(remotes.requests)
+        pace = {each.operation: each.rate for each in statistics if each.rate is not None}
         await to_thread.run_sync(github.report, [_row(result) for result in results])
-        return _conclude(results, show, listener.timeline(), ending)
+        traffic = counter.traffic(requests, pace)
+        status = _conclude(results, show, traffic, listener.timeline(), ending)
+        # The error of a single image says all; `--progress json` ends with totals of its own.
+        if show.display not in ("none", "json") and (len(results) > 1 or not _failed(results)):
+            say_summary(_summary(results, traffic, counter.sent, time.monotonic() - started), each=show.verbose)
+        return status
 
     return run(main, verbose=show.verbose, end_early=ending.end_early)
 
@@ -319,16 +334,13 @@ def _placed(image: Image | UnreadImage, destination: Prefix) -> Prepared:
 
 
 class _Listener:
-    """Passes events on to a display, which opens once the number of images is known.
+    """Passes events on to *counter*, and to a display, which opens once the number of images is known."""
 
-    The failure of a single image is not passed on, since the error line tells it.
-    """
-
-    def __init__(self, show: OutputOptions) -> None:
+    def __init__(self, show: OutputOptions, counter: TrafficCounter) -> None:
         self._show = show
+        self._counter = counter
         self._display: Emit = self._keep
         self._kept: list[Event] = []
-        self._shows_failures = True
         self._recorder = TimelineRecorder()
 
     def timeline(self) -> Timeline:
@@ -337,12 +349,11 @@ class _Listener:
 
     def __call__(self, event: Event) -> None:
         self._recorder(event)
-        if self._shows_failures or not isinstance(event, ImageFailed):
-            self._display(event)
+        self._counter(event)
+        self._display(event)
 
-    def open(self, display: Emit, *, shows_failures: bool) -> None:
+    def open(self, display: Emit) -> None:
         """Pass on the events so far, and all that follow."""
-        self._shows_failures = shows_failures
         self._display = self._say if self._show.display == "none" else display
         for event in self._kept:
             self._display(event)
@@ -362,10 +373,32 @@ class _Listener:
             say_notice(event)
 
 
+def _summary(results: Sequence[ImageResult | ImageFailure], traffic: Traffic, sent: int, seconds: float) -> Summary:
+    done = [result for result in results if isinstance(result, ImageResult)]
+    images = Counter(OUTCOME_WORDS[result.outcome] for result in done)
+    images[OUTCOME_WORDS["failed"]] = len(results) - len(done)
+    is_dry = any(result.outcome == "planned" for result in done)
+    return Summary(
+        images=images,
+        referrers=Counter(OUTCOME_WORDS[referrer.outcome] for result in done for referrer in result.referrers),
+        sizes={
+            "to send" if is_dry else "sent": sum(result.bytes_sent for result in done) if is_dry else sent,
+            "already there": sum(result.bytes_present for result in done),
+            "shared": sum(result.bytes_shared for result in done),
+        },
+        traffic=traffic,
+        seconds=seconds,
+    )
+
+
 def _conclude(
-    results: Sequence[ImageResult | ImageFailure], show: OutputOptions, timeline: Timeline, ending: Finally
+    results: Sequence[ImageResult | ImageFailure],
+    show: OutputOptions,
+    traffic: Traffic,
+    timeline: Timeline,
+    ending: Finally,
 ) -> int:
-    failures = [result for result in results if isinstance(result, ImageFailure)]
+    failures = _failed(results)
     if len(failures) == len(results) and all(isinstance(failure.error, UsageError) for failure in failures):
         # Nothing was sent. Credentials are looked up with the first request, so that all images fail alike.
         different = {str(failure.error): failure for failure in reversed(failures)}
@@ -373,12 +406,12 @@ def _conclude(
             raise failures[0].error
         if show.output == "json":
             ending.is_printing()
-            print_images(results, show.output, timeline)
+            print_images(results, show.output, traffic, timeline)
         for failure in reversed(different.values()):
             say_error(failure.error, about=_about(failure, len(results)))
         return status_of([failure.error for failure in failures], begun=False)
     ending.is_printing()
-    print_images(results, show.output, timeline)
+    print_images(results, show.output, traffic, timeline, each=show.verbose)
     say_failures(
         [(failure.error, failure.destination, _about(failure, len(results))) for failure in failures],
         len(results),
@@ -390,6 +423,10 @@ def _conclude(
         say_error(error, about=f"{referrer.source}, which refers to {referrer.subject.short}")
     errors = [failure.error for failure in failures] + [error for _, error in failed]
     return status_of(errors)
+
+
+def _failed(results: Sequence[ImageResult | ImageFailure]) -> list[ImageFailure]:
+    return [result for result in results if isinstance(result, ImageFailure)]
 
 
 def _row(result: ImageResult | ImageFailure) -> github.Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -10,12 +11,14 @@ import msgspec
 
 from asyncpush import open_files
 from asyncpush.cli.options import OutputFormat
-from asyncpush.cli.streams import write_document, write_lines
+from asyncpush.cli.streams import is_terminal, say, write_document, write_lines
 from asyncpush.errors import AsyncpushError, UnforeseenError, UsageError, origin_of
 from asyncpush.files import check_writable, write_small
 from asyncpush.model import LeftOut
 from asyncpush.results import ImageFailure, ImageResult, LayerFailure, LayerResult, ReferrerResult
 from asyncpush.timeline import Timeline
+from asyncpush.traffic import Traffic
+from asyncpush.units import size_text, time_text
 
 #: Goes up when a member of the document changes its name or meaning; new members may be added at any time.
 _VERSION = 1
@@ -31,16 +34,30 @@ OUTCOME_WORDS = {
     "failed": "failed",
 }
 
-Json: TypeAlias = Mapping[str, "str | int | float | Json | Sequence[Json] | Sequence[str] | None"]
+Json: TypeAlias = Mapping[
+    str, "str | int | float | Json | Mapping[str, int] | Mapping[str, float] | Sequence[Json] | Sequence[str] | None"
+]
 
 
 def print_images(
     results: Sequence[ImageResult | ImageFailure],
     output: OutputFormat,
+    traffic: Traffic | None = None,
     timeline: Timeline | None = None,
     stopped: AsyncpushError | None = None,
+    *,
+    each: bool = False,
 ) -> None:
-    """Print image results: ``HOST/REPOSITORY:TAG@DIGEST`` a line for each that did not fail; or everything as JSON."""
+    """Print image results: ``HOST/REPOSITORY:TAG@DIGEST`` a line for each that did not fail; or everything as JSON.
+
+    Args:
+        results: the results.
+        output: the format.
+        traffic: the requests of the run.
+        timeline: its course.
+        stopped: why it ended early.
+        each: whether a person wants to see each line, also of images that were there already.
+    """
     if output == "json":
         totals = [result for result in results if isinstance(result, ImageResult)]
         referrers = [referrer for result in totals for referrer in result.referrers]
@@ -56,6 +73,9 @@ def print_images(
                     "bytesSent": sum(result.bytes_sent for result in totals),
                     "layersPresent": sum(result.layers_present for result in totals),
                     "bytesPresent": sum(result.bytes_present for result in totals),
+                    "layersShared": sum(result.layers_shared for result in totals),
+                    "bytesShared": sum(result.bytes_shared for result in totals),
+                    **(traffic.document() if traffic else {}),
                     **({"seconds": timeline.seconds} if timeline else {}),
                 },
                 **({"timeline": msgspec.to_builtins(timeline)} if timeline else {}),
@@ -63,7 +83,80 @@ def print_images(
             }
         )
         return
-    write_lines(_line(result) for result in results if isinstance(result, ImageResult))
+    pushed = [result for result in results if isinstance(result, ImageResult)]
+    write_lines(_line(result) for result in pushed if is_listed(result.outcome, len(results), each=each))
+
+
+def is_listed(outcome: str, results: int, *, each: bool) -> bool:
+    """Whether one of so many results gets a line: a person at a terminal need not see what was there already.
+
+    Programs get them all.
+    """
+    return each or results == 1 or outcome not in ("present", "finished") or not is_terminal()
+
+
+def retries_text(traffic: Traffic) -> str:
+    """How many requests were sent again and throttled, and the pace that throttling holds them to; empty for none."""
+    retries, throttled = sum(traffic.retries.values()), sum(traffic.throttled.values())
+    if not (retries or throttled):
+        return ""
+    text = f"{retries} retr{'y' if retries == 1 else 'ies'}" + (f" ({throttled} throttled)" if throttled else "")
+    slow = sorted(operation for operation in traffic.pace if traffic.throttled.get(operation))
+    held = [f"{operation} {traffic.pace[operation]:.1f}/s" for operation in slow]
+    return f"{text}, held to {', '.join(held)}" if held else text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What the last line of a run says.
+
+    Attributes:
+        images: images by their outcomes, in words.
+        referrers: their signatures, attestations and SBOMs, likewise.
+        sizes: bytes of layers by what became of them, in words; none are left out.
+        traffic: the requests.
+        seconds: how long it took.
+    """
+
+    images: Mapping[str, int]
+    referrers: Mapping[str, int]
+    sizes: Mapping[str, int]
+    traffic: Traffic
+    seconds: float
+
+    def __str__(self) -> str:
+        images, referrers = sum(self.images.values()), sum(self.referrers.values())
+        words = _counted(self.images)
+        if images == 1:
+            words = [word for word, count in self.images.items() if count]
+        if referrers:
+            words.append(f"{referrers} referrer{'s' if referrers != 1 else ''} ({', '.join(_counted(self.referrers))})")
+        sizes = ", ".join(f"{size_text(size)} {word}" for word, size in self.sizes.items() if size) or "nothing sent"
+        requests = sum(self.traffic.requests.values())
+        retries = retries_text(self.traffic)
+        return (
+            f"{images} image{'s' if images != 1 else ''}: {', '.join(words) or 'nothing to do'}; {sizes}; "
+            f"{requests} request{'s' if requests != 1 else ''} in {time_text(self.seconds)}"
+            + (f", {retries}" if retries else "")
+        )
+
+
+def _counted(counts: Mapping[str, int]) -> list[str]:
+    return [f"{count} {word}" for word, count in counts.items() if count]
+
+
+def say_summary(summary: Summary, *, each: bool) -> None:
+    """Write the totals of a run to standard error, as its last line; before it, each operation's requests if asked."""
+    traffic = summary.traffic
+    for operation, requests in sorted(traffic.requests.items()) if each else ():
+        words = [f"{requests} request{'s' if requests != 1 else ''}"]
+        for counts, word in ((traffic.retries, "sent again"), (traffic.throttled, "throttled")):
+            if count := counts.get(operation):
+                words.append(f"{count} {word}")
+        if rate := traffic.pace.get(operation):
+            words.append(f"held to {rate:.1f}/s")
+        say(f"asyncpush: {operation}: {', '.join(words)}")
+    say(f"asyncpush: {summary}")
 
 
 def print_layers(
@@ -105,6 +198,8 @@ def _image(result: ImageResult | ImageFailure) -> Json:
         "bytesSent": result.bytes_sent,
         "layersPresent": result.layers_present,
         "bytesPresent": result.bytes_present,
+        "layersShared": result.layers_shared,
+        "bytesShared": result.bytes_shared,
         "seconds": round(result.seconds, 3),
         "referrers": [_referrer(referrer) for referrer in result.referrers],
         "leftOut": left_out_document(result.left_out),

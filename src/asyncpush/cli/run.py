@@ -40,9 +40,6 @@ DONE, FAILED, USAGE, DENIED, INTERRUPTED = 0, 1, 2, 4, 130
 #: ``mallopt``'s M_ARENA_MAX, of glibc.
 _ARENAS = -8
 
-#: Names that one line lists.
-_SHOWN_NAMES = 20
-
 
 #: Takes what has ended a command early.
 EndEarly: TypeAlias = Callable[[AsyncpushError], None]
@@ -174,8 +171,7 @@ def say_failures(failures: Sequence[Failure], total: int, *, undone: str = "push
             for error, _, about in alike:
                 say_error(error, about=about)
         else:
-            names = f"{', '.join(name for _, name, _ in alike[:ALIKE])} and {len(alike) - ALIKE} more"
-            say_error(alike[0][0], about=f"{len(alike)} of {total} not {undone} ({names})")
+            say_error(alike[0][0], about=_counted([name for _, name, _ in alike], total, undone))
     say_lost([(error, name) for error, name, _ in failures], total, undone=undone)
 
 
@@ -190,10 +186,12 @@ def say_lost(failures: Sequence[tuple[AsyncpushError, str]], total: int, *, undo
     lost = [(error, name) for error, name in failures if isinstance(error, CREDENTIALS_LOST)]
     if not lost:
         return
-    names = [name for _, name in lost[:_SHOWN_NAMES]]
-    if len(lost) > len(names):
-        names.append("...")
-    say_error(lost[0][0], about=f"{len(lost)} of {total} not {undone} ({', '.join(names)})" if total > 1 else None)
+    say_error(lost[0][0], about=_counted([name for _, name in lost], total, undone) if total > 1 else None)
+
+
+def _counted(names: Sequence[str], total: int, undone: str) -> str:
+    more = f" and {len(names) - ALIKE} more" if len(names) > ALIKE else ""
+    return f"{len(names)} of {total} not {undone} ({', '.join(names[:ALIKE])}{more})"
 
 
 async def _until_signal(command: Callable[[], Awaitable[int]]) -> tuple[int, signal.Signals | None]:

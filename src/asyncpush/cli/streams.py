@@ -81,6 +81,14 @@ def say_notice(event: Event) -> None:
         say(f"asyncpush: note: {event.text}")
 
 
+def is_terminal() -> bool:
+    """Whether the result goes to a terminal, where a person sees it."""
+    try:
+        return sys.stdout.isatty()
+    except (OSError, ValueError):
+        return False
+
+
 def write_lines(lines: Iterable[str]) -> None:
     """Write a result to standard output, for people and pipes; raises what ``write_document`` raises."""
     write_as_it_is("".join(f"{shown_line(line)}\n" for line in lines))

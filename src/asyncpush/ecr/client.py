@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import anyio
 from botocore import xform_name
@@ -22,7 +23,6 @@ from asyncpush.ecr.part_body import OutgoingPart
 from asyncpush.ecr.retry import RetryingSender
 from asyncpush.ecr.uplink import PartTransfer, TransferStoppedError, Uplink
 from asyncpush.errors import AsyncpushError, ConnectionFailedError, RegistryError, ServiceError, only_cause
-from asyncpush.http.retry import note_if_slow
 from asyncpush.http.token_bucket import TokenBucket
 from asyncpush.reference import Service
 from asyncpush.settings import SIGNATURE_LIFETIME
@@ -238,7 +238,7 @@ async def map_batches(call: Callable[[list[K]], Awaitable[T]], items: Collection
 
 
 class AnswerTimeout:
-    """The wait for one answer; it starts when the request has been sent.
+    """The wait for one answer; it starts when the request has been sent, and the host shows life until then.
 
     Attributes:
         seconds: the length of the wait; 0 before it starts.
@@ -248,20 +248,20 @@ class AnswerTimeout:
     seconds = 0.0
     minimum: Callable[[], float] | None = None
 
-    def __init__(self, timeout: asyncio.Timeout, shortest: float, on_start: Callable[[], None]) -> None:
+    def __init__(self, timeout: asyncio.Timeout, shortest: float, on_life: Callable[[], None]) -> None:
         self._timeout = timeout
         self._shortest = shortest
-        self._on_start = on_start
+        self._on_life = on_life
         self._has_started = False
 
     def start(self) -> None:
         """Start the wait."""
         self._has_started = True
         self.restart()
-        self._on_start()
 
     def restart(self) -> None:
         """Count from now on if the wait has started: the peer was still receiving the request."""
+        self._on_life()
         if self._has_started and not self._timeout.expired():
             self.seconds = max(self._shortest, self.minimum() if self.minimum else 0.0)
             self._timeout.reschedule(asyncio.get_running_loop().time() + self.seconds)
@@ -279,18 +279,17 @@ class AnswerTimeout:
 
 @asynccontextmanager
 async def answer_timeout(operation: str, endpoint: str, sender: RetryingSender) -> AsyncIterator[AnswerTimeout]:
-    """Limit the wait for an answer, head and body, and notify the user of a slow one.
+    """Limit the wait for an answer, head and body, and report while there is none.
 
     Raises:
         ConnectionFailedError: the answer is not complete in time.
     """
-    seconds, policy = sender.retry.answer, sender.retry
+    seconds, silence = sender.retry.answer, sender.host.silence
+    silence.host = urlsplit(endpoint).netloc
     try:
-        with ExitStack() as stack:
+        with silence.waiting():
             async with asyncio.timeout(None) as deadline:
-                text = f"{operation} has no answer yet from {endpoint}"
-                note = partial(note_if_slow, text, sender.notify, policy.note_after)
-                timeout = AnswerTimeout(deadline, policy.answer, lambda: stack.enter_context(note()))
+                timeout = AnswerTimeout(deadline, sender.retry.answer, silence.heard)
                 try:
                     yield timeout
                 finally:

@@ -51,7 +51,7 @@ class RetryingSender:
         self._max_attempts = max_attempts
         self._emit = emit
         self._pace = pace
-        self.host = host or HostBackoff(self.retry)
+        self.host = host or HostBackoff(self.retry, emit=emit)
         self._last_notice = -math.inf
 
     async def call(self, operation: str, send: Callable[[], Awaitable[T]]) -> T:
@@ -135,14 +135,14 @@ class _PacedRequest(Generic[T]):
         """See ``RetryRules``."""
         if not self._is_sent:
             return Failure("final")  # the host was given up while this request waited for it
-        silence = None
+        silence, name = None, self._host.silence.host
         if isinstance(error, ConnectionFailedError):
             if error.wrong_address and not self._host.answered:
                 return Failure("final")
             silence = (self._host, self._sent_at) if error.silent else None
         elif isinstance(error, ServiceError) and error.code == UNEXPECTED_ANSWER and not self._host.answered:
             return Failure("final")
-        return Failure(verdict(error), silence, _requested_delay(error))
+        return Failure(verdict(error), silence, _requested_delay(error), name)
 
     def rest(self, failure: Failure, count: int) -> Rest | None:
         """See ``RetryRules``: a throttled request waits for the rate limiter, so its own rest is short."""

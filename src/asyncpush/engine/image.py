@@ -26,7 +26,7 @@ from asyncpush.errors import (
     RepositoryNotFoundError,
     only_cause,
 )
-from asyncpush.events import ImageDone, ImagePlanned, ImageStarted
+from asyncpush.events import ImageDone, ImagePlanned, ImageStarted, working_on
 from asyncpush.manifest import Manifest
 from asyncpush.model import Descriptor, Digest, PushedLayer
 from asyncpush.protocols import Blob, Image, ImageNode, IndexNode, LayerSender, Repository
@@ -84,8 +84,11 @@ async def push_diff(
     # Each layer is counted once, by the first image that needs it.
     claimed = [blob for blob in diff.to_send if context.layers.claim((repository.address, blob.identity))]
     claimed_identities = {blob.identity for blob in claimed}
-    present = [*diff.present, *(blob for blob in diff.to_send if blob.identity not in claimed_identities)]
-    present_size = sum(blob.source_size for blob in present)
+    shared = [blob for blob in diff.to_send if blob.identity not in claimed_identities]
+    present: list[Blob] = []
+    for blob in diff.present:  # ECR also has what this run has sent so far
+        (shared if context.layers.is_known((repository.address, blob.identity)) else present).append(blob)
+    present_size, shared_size = (sum(blob.source_size for blob in blobs) for blobs in (present, shared))
     context.emit(
         ImagePlanned(
             destination,
@@ -94,6 +97,8 @@ async def push_diff(
             len(present),
             present_size,
             tuple(layer_key(repository, blob) for blob in claimed),
+            len(shared),
+            shared_size,
         )
     )
     push = _ImagePush(repository, diff, context)
@@ -104,7 +109,7 @@ async def push_diff(
             push.sender.note_manifest(repository, manifest)
     else:
         try:
-            with only_cause():
+            with only_cause(), working_on(image=destination):
                 manifest, outcome = await push.put_node(image.root, tag)
         except AsyncpushError:
             for blob in claimed:  # the image that sends it after all counts it
@@ -129,6 +134,8 @@ async def push_diff(
         sum(layer.descriptor.size for layer in mounted),
         left_out=image.left_out,
         reference=pull_reference(repository.pull_name, tag, digest),
+        layers_shared=len(shared),
+        bytes_shared=shared_size,
     )
 
 

@@ -30,6 +30,7 @@ from asyncpush.engine.parts import (
 )
 from asyncpush.engine.upload import EncodedParts, LayerUpload, PartOf, UploadParts
 from asyncpush.errors import AsyncpushError, only_cause
+from asyncpush.events import working_on
 from asyncpush.model import LayerBytes, PushedLayer, decoded_size, encoded_size
 from asyncpush.protocols import (
     Blob,
@@ -74,6 +75,8 @@ async def send_layer(
     """
     uploads = [LayerUpload(repository, blob, context) for repository in repositories]
     async with AsyncExitStack() as reported:
+        # What is read for several repositories is for the images of all of them.
+        reported.enter_context(working_on(image=None if len(uploads) == 1 else "", layer=uploads[0].key))
         for upload in uploads:
             await reported.enter_async_context(upload.reported())
         unfinished, is_first = uploads, True
@@ -92,7 +95,8 @@ async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, context: PushCont
 
     async def open_one(upload: LayerUpload) -> None:
         try:
-            await upload.open(preferred_size)
+            with working_on(layer=upload.key):
+                await upload.open(preferred_size)
         except AsyncpushError as error:
             upload.failure = error
 
@@ -155,7 +159,8 @@ async def _send_parts(first: int, uploads: Sequence[LayerUpload], blob: Blob, co
             async with anyio.create_task_group() as tg:
 
                 async def send(upload: LayerUpload, parts: MemoryObjectReceiveStream[PartOf]) -> None:
-                    await upload.send(parts)
+                    with working_on(layer=upload.key):
+                        await upload.send(parts)
                     if all(upload.failure is not None for upload in uploads):
                         tg.cancel_scope.cancel()  # no upload needs the next part
 

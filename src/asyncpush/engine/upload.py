@@ -22,7 +22,7 @@ from asyncpush.errors import (
     leaf_errors,
     only_cause,
 )
-from asyncpush.events import LayerDone, LayerFailed, LayerStarted, PartSent
+from asyncpush.events import LayerDone, LayerFailed, LayerStarted, PartSent, working_on
 from asyncpush.model import Descriptor, LayerBytes, PushedLayer, Upload
 from asyncpush.protocols import Blob, Part, Repository
 from asyncpush.settings import MAX_PART_SIZE, MAX_PARTS, MiB
@@ -73,6 +73,7 @@ class LayerUpload:
         context: what the layers of the run share.
 
     Attributes:
+        key: its name in events.
         part_size: bytes of each part but the last; 0 until the upload is opened.
         received: bytes that ECR has acknowledged; an attempt starts after them.
         failure: the error of the last attempt; None if it did not fail.
@@ -87,7 +88,7 @@ class LayerUpload:
         self.pushed: PushedLayer | None = None
         self._blob = blob
         self._context = context
-        self._key = layer_key(repository, blob)
+        self.key = layer_key(repository, blob)
         self._upload: Upload | None = None
         self._is_resumed = False
         self._farthest = self._failed_attempts = 0
@@ -109,8 +110,8 @@ class LayerUpload:
     async def reported(self) -> AsyncIterator[None]:
         """Emit an event at the beginning of the block, and one at its end that says how the layer has ended."""
         emit = self._context.emit
-        title = f"{self.repository.name.rpartition('/')[2]} {self._blob.name.removeprefix('layer ')}"
-        emit(LayerStarted(self._key, title, self._blob.source_size, self.repository.name))
+        title, blob = self._blob.name.removeprefix("layer "), self._blob
+        emit(LayerStarted(self.key, title, blob.source_size, self.repository.name, blob.identity))
         is_interrupted = False
         try:
             yield
@@ -119,9 +120,9 @@ class LayerUpload:
             raise
         finally:
             if self.pushed is None:
-                emit(LayerFailed(self._key, interrupted=is_interrupted))
+                emit(LayerFailed(self.key, interrupted=is_interrupted))
             else:
-                emit(LayerDone(self._key, self.pushed.descriptor.digest, self.pushed.outcome))
+                emit(LayerDone(self.key, self.pushed.descriptor.digest, self.pushed.outcome))
 
     async def open(self, preferred_size: int | None) -> None:
         """Continue the upload of the last attempt, resume the upload of an earlier run, or begin one.
@@ -168,7 +169,7 @@ class LayerUpload:
     def skip(self, read: int) -> None:
         """Record that the first *read* bytes of the source need not be sent."""
         self._read += read
-        self._context.emit(PartSent(self._key, read, 0))
+        self._context.emit(PartSent(self.key, read, 0))
 
     async def send(self, parts: MemoryObjectReceiveStream[PartOf]) -> None:
         """Send all parts; after an error, keep it in ``failure`` and release the remaining parts."""
@@ -218,7 +219,7 @@ class LayerUpload:
         self._context.limiter.acknowledged(part.size)
         self._sent += part.size
         self._read += encoded.consumed
-        self._context.emit(PartSent(self._key, encoded.consumed, part.size))
+        self._context.emit(PartSent(self.key, encoded.consumed, part.size))
         self.received = part.last + 1
         return self.received
 
@@ -236,7 +237,8 @@ class LayerUpload:
     async def complete(self, layer: LayerBytes) -> None:
         """Close the upload; an error is kept in ``failure``."""
         try:
-            outcome = await self.repository.complete_upload(self.upload, layer.digest)
+            with working_on(layer=self.key):
+                outcome = await self.repository.complete_upload(self.upload, layer.digest)
         except AsyncpushError as error:
             self.failure = error
             return
@@ -285,7 +287,7 @@ class LayerUpload:
                 return False
 
     def _rewind(self) -> None:
-        self._context.emit(PartSent(self._key, -self._read, 0))
+        self._context.emit(PartSent(self.key, -self._read, 0))
         self._read = 0
 
     def _may_continue(self, error: InvalidLayerPartError) -> bool:

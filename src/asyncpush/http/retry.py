@@ -20,7 +20,8 @@ from typing import Literal, Protocol, TypeAlias, TypeVar
 import anyio
 
 from asyncpush.errors import AsyncpushError
-from asyncpush.events import Emit, Retrying
+from asyncpush.events import Emit, Retrying, ignore, purpose
+from asyncpush.http.silence import SilenceReporter
 from asyncpush.settings import RetryPolicy
 
 T = TypeVar("T")
@@ -46,11 +47,13 @@ class Failure:
         verdict: whether another try can help.
         silence: the host that gave no answer at all, and when the try was sent to it; None if something came.
         asked: seconds that the answer asks to wait; None if it asks for none.
+        host: the host that the try was sent to.
     """
 
     verdict: Verdict
     silence: tuple[HostBackoff, float] | None = None
     asked: float | None = None
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +149,9 @@ class RetryLoop:
                 error.message += f" ({self._tries} tries in {time.monotonic() - self._began:.0f} s)"
             raise error
         self._rules.note_retry(failure, delay)
+        throttled, host, work = failure.verdict == "throttled", failure.host, purpose()
         self._emit(
-            Retrying(self._operation, self._total, delay, error.message, throttled=failure.verdict == "throttled")
+            Retrying(self._operation, self._total, delay, error.message, throttled, host, work.image, work.layer)
         )
         return delay
 
@@ -210,15 +214,26 @@ class HostBackoff:
 
     Args:
         retry: how long the host may be silent, and the waits between two tries.
+        name: the host's name.
+        emit: receives that requests wait for it.
         clock: tells the time in seconds.
 
     Attributes:
+        silence: reports that requests wait for it.
         max_outage: seconds that the host may be silent.
         answered: whether the host has ever answered.
     """
 
-    def __init__(self, retry: RetryPolicy | None = None, *, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        retry: RetryPolicy | None = None,
+        *,
+        name: str = "",
+        emit: Emit = ignore,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._retry = retry or RetryPolicy()
+        self.silence = SilenceReporter(name, self._retry.note_after, emit, clock=clock)
         self.max_outage = self._retry.outage
         self.answered = False
         self._clock = clock
@@ -255,6 +270,7 @@ class HostBackoff:
 
     def note_answer(self) -> None:
         """Note that the host has answered, even with an error."""
+        self.silence.heard()
         self.answered = True
         outage, self._outage = self._outage, None
         if outage is not None:

@@ -5,7 +5,7 @@ Images are found faster than they are sent, so that what waits for its push is b
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +18,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 from asyncpush.engine.diff import ImageDiff, KnownLayers, TaggedImage, assume_missing, diff_images, leaves, nodes
 from asyncpush.engine.memory import MemoryBudget
 from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, foreseen, only_cause
+from asyncpush.events import Listed
 from asyncpush.journal import FinishedImage
 from asyncpush.manifest import Manifest
 from asyncpush.migrate.ledger import MigrationContext
@@ -132,6 +133,8 @@ class Discovery:
         self._backlog = backlog
         self._turns = anyio.Semaphore(_ENTRIES_AT_ONCE)
         self._listing = SourceListing(context)
+        self._unlisted = Counter[str]()
+        self._repositories = 0
 
     async def discover(self, entries: Iterable[PlanEntry]) -> None:
         """Find out what *entries* have to push, many entries at once."""
@@ -147,8 +150,10 @@ class Discovery:
                     pending = [copy for copies in listed for copy in copies or () if self._context.claim(copy)]
                 finally:
                     group.claimed.set()
+                started = await self._start(group.entries[0], pending)
+                self._note_listed(group.entries)
                 if any(copies is not None for copies in listed):
-                    await self._discover_copies(group.entries[0], pending)
+                    await self._discover_copies(group.entries[0], started)
             finally:
                 self._turns.release()
 
@@ -163,7 +168,7 @@ class Discovery:
 
         async def discover(entry: PlanEntry, batch: Sequence[Copy]) -> None:
             try:
-                await self._discover_copies(entry, batch)
+                await self._discover_copies(entry, await self._start(entry, batch))
             finally:
                 self._turns.release()
 
@@ -173,12 +178,33 @@ class Discovery:
                     await self._turns.acquire()
                     tg.start_soon(discover, entry, batch)
 
-    async def _discover_copies(self, entry: PlanEntry, copies: Sequence[Copy]) -> None:
-        """Find out what *copies* have to push; they are of one entry, or of several with the source of *entry*."""
+    def expect(self, entries: Iterable[PlanEntry]) -> None:
+        """Learn which entries will be discovered in all."""
+        self._unlisted = Counter(map(_repository_of, entries))
+        self._repositories = len(self._unlisted)
+        self._context.emit(Listed(0, self._repositories))
+
+    def _note_listed(self, entries: Iterable[PlanEntry]) -> None:
+        """Emit how many repositories are listed, if *entries* are the last of one."""
+        before = len(self._unlisted)
+        for entry in entries:
+            repository = _repository_of(entry)
+            self._unlisted[repository] -= 1
+            if not self._unlisted[repository]:
+                del self._unlisted[repository]
+        if len(self._unlisted) < before:
+            self._context.emit(Listed(self._repositories - len(self._unlisted), self._repositories))
+
+    async def _start(self, entry: PlanEntry, copies: Sequence[Copy]) -> Sequence[Copy]:
+        """Start those of *copies* that an interrupted run did not finish."""
         unfinished = await self._skip_finished(entry, copies)
         for copy in unfinished:
             self._context.start(copy)
-        pending = [copy for copy in unfinished if not self._is_refused(copy)]
+        return unfinished
+
+    async def _discover_copies(self, entry: PlanEntry, started: Sequence[Copy]) -> None:
+        """Find out what *started* have to push; they are of one entry, or of several with the source of *entry*."""
+        pending = [copy for copy in started if not self._is_refused(copy)]
         if entry.kind == "local":
             await self._diff_all(await self._load_archive(entry, pending), {})
             return
@@ -481,6 +507,11 @@ def _source_of(entry: PlanEntry) -> tuple[object, ...] | None:
     if entry.kind == "local" or entry.reference is None:
         return None
     return entry.host, entry.repository, entry.platforms, [(goal.target, goal.repository) for goal in entry.goals]
+
+
+def _repository_of(entry: PlanEntry) -> str:
+    """The repository, layout or archive of an entry."""
+    return entry.location if entry.kind == "local" else f"{entry.host}/{entry.repository}"
 
 
 def group_entries(entries: Iterable[PlanEntry]) -> list[EntryGroup]:

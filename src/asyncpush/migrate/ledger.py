@@ -22,6 +22,7 @@ from asyncpush.errors import (
 )
 from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
 from asyncpush.journal import SqliteJournal, plan_of
+from asyncpush.manifest import Manifest
 from asyncpush.migrate.ecr_sources import EcrSources
 from asyncpush.migrate.failed import Undone
 from asyncpush.migrate.layer_distribution import LayerDistributor
@@ -193,11 +194,15 @@ class MigrationContext:
         self.attempts[copy.key] += 1
         self.emit(ImageStarted(copy.source, copy.destination))
 
-    def record_present(self, copy: Copy, digest: Digest, size: int) -> None:
-        """Note that the destination has a copy already."""
-        self.emit(ImagePlanned(copy.destination, 0, 0, 0, 0))
-        self.emit(ImageDone(copy.destination, digest, "present"))
-        self.record(CopyResult(copy=copy, outcome="present", digest=digest, bytes_present=size))
+    def record_present(self, copy: Copy, manifest: Manifest) -> None:
+        """Note that the destination has a copy already; of an index, its images' blobs are not known."""
+        blobs = {blob.digest: blob for blob in manifest.blobs()}.values()
+        layers, size = len(blobs), sum(blob.size for blob in blobs)
+        self.emit(ImagePlanned(copy.destination, 0, 0, layers, size))
+        self.emit(ImageDone(copy.destination, manifest.digest, "present"))
+        self.record(
+            CopyResult(copy=copy, outcome="present", digest=manifest.digest, layers_present=layers, bytes_present=size)
+        )
 
     def fail(self, copy: Copy, error: AsyncpushError) -> None:
         """Note that a copy has failed; it may be tried again."""

@@ -161,6 +161,7 @@ class Pipeline:
             if copies is None:
                 # Open uploads resume before another image can start to upload the same layers elsewhere.
                 first, others = self._in_order(entries)
+                discovery.expect([*first, *others])
                 await discovery.discover(first)
                 self._may_push.set()
                 await discovery.discover(others)
@@ -218,7 +219,7 @@ class Pipeline:
         """Finish an image that exists already: its referrers may still be missing."""
         copy, manifest = present.copy, present.manifest
         digests = (manifest.digest, *(child.digest for child in manifest.children))
-        self._context.record_present(copy, manifest.digest, sum(blob.size for blob in manifest.blobs()))
+        self._context.record_present(copy, manifest)
         journal = self._context.journal
         if journal is not None and not self._context.options.dry:
             await journal.image_put(copy.repository.address, manifest, copy.tag)
@@ -280,13 +281,14 @@ class Pipeline:
         """What would be sent: each layer once into each registry, or without mounts, into each repository."""
         result = dry_run(ready.image, copy.destination, diff)
         mounts = await self._mounts(copy)
-        sent = mounted = parts = 0
+        sent = mounted = shared = parts = bytes_shared = 0
         sizes = [0, 0]
         part_size = self._context.push.settings.part_size or DEFAULT_PART_SIZE
         for blob in diff.to_send:
             in_repository = (copy.repository.address, blob.identity)
             in_registry = (registry_of(copy.repository), blob.identity)
             if in_repository in self._planned:
+                shared, bytes_shared = shared + 1, bytes_shared + blob.source_size
                 continue
             # A layer that is not compressed yet has no digest to mount it by.
             by_mount = mounts and blob.descriptor is not None and in_registry in self._planned
@@ -302,6 +304,8 @@ class Pipeline:
             bytes_sent=sizes[0],
             layers_mounted=mounted,
             bytes_mounted=sizes[1],
+            layers_shared=shared,
+            bytes_shared=bytes_shared,
             manifests=0 if diff.stored else self._manifests_to_put(ready, copy, diff),
             parts=parts,
         )

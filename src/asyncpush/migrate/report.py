@@ -38,6 +38,7 @@ from asyncpush.protocols import Repository
 from asyncpush.reference import Destination, parse_destination, pull_reference
 from asyncpush.results import ImageResult, Result
 from asyncpush.timeline import Timeline
+from asyncpush.traffic import Traffic
 
 #: ``planned`` in a dry run; ``finished`` by an interrupted run of the same migration, and not checked again;
 #: ``refused``: a referrer that ECR does not accept, which is no failure of its image; ``left``: its source's limit is
@@ -155,7 +156,7 @@ class CopyResult:
         bytes_sent: bytes of layers that were sent (before base64); in a dry run, would be.
         layers_mounted: blobs that were mounted from another repository of the registry; in a dry run, would be.
         bytes_mounted: their bytes.
-        layers_present: blobs that the repository had already, or got with another image.
+        layers_present: blobs that the repository had before the run.
         bytes_present: their bytes.
         seconds: how long the last try took, from the moment that its layers could be sent.
         attempts: how often it was tried.
@@ -164,6 +165,8 @@ class CopyResult:
         left_out: what the image's index names but the source does not have.
         manifests: in a dry run, manifests and tags that would be put.
         parts: in a dry run, parts that its blobs would be sent in.
+        layers_shared: blobs that another image of the run sends, or has sent, to the same repository.
+        bytes_shared: their bytes.
     """
 
     copy: Copy
@@ -182,6 +185,8 @@ class CopyResult:
     left_out: tuple[LeftOut, ...] = ()
     manifests: int = 0
     parts: int = 0
+    layers_shared: int = 0
+    bytes_shared: int = 0
 
     @property
     def reference(self) -> str | None:
@@ -243,7 +248,7 @@ class Report(Result):
         results: the result of each copy, and of each signature, attestation and SBOM, in the order of their first end.
         left_out: tags that the plan does not select.
         nothing_taken: entries that select no tag, and need not.
-        requests: how many requests were sent, by operation: ``PutImage``, or ``GET blob`` at a source.
+        traffic: its requests.
         sent: bytes of layers that were sent (before base64), including those of copies that failed.
         seconds: how long it took.
         resumed: whether the run resumed an interrupted one.
@@ -257,7 +262,7 @@ class Report(Result):
 
     results: tuple[CopyResult, ...]
     left_out: tuple[LeftOutTag, ...]
-    requests: Mapping[str, int]
+    traffic: Traffic
     sent: int
     seconds: float
     resumed: bool
@@ -266,6 +271,11 @@ class Report(Result):
     forecast: Forecast | None = None
     timeline: Timeline | None = None
     gone: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def requests(self) -> Mapping[str, int]:
+        """How many requests were sent, by operation: ``PutImage``, or ``GET blob`` at a source."""
+        return self.traffic.requests
 
     @property
     def failed(self) -> tuple[CopyResult, ...]:
@@ -302,6 +312,8 @@ def pushed_result(copy: Copy, image: ImageResult) -> CopyResult:
         bytes_present=image.bytes_present,
         seconds=image.seconds,
         left_out=image.left_out,
+        layers_shared=image.layers_shared,
+        bytes_shared=image.bytes_shared,
     )
 
 
@@ -376,16 +388,24 @@ def render(report: Report) -> str:
         ),
         (
             "present_bytes",
-            "Bytes of layers that were there already.",
+            "Bytes of layers that were there before the run.",
             [("", sum(result.bytes_present for result in report.results))],
         ),
-        ("requests", "Requests by operation.", _labelled("operation", report.requests)),
+        (
+            "shared_bytes",
+            "Bytes of layers that another image sent to the same repository.",
+            [("", sum(result.bytes_shared for result in report.results))],
+        ),
+        ("requests", "Requests by operation.", _labelled("operation", report.traffic.requests)),
+        ("retries", "Requests that were sent again.", _labelled("operation", report.traffic.retries)),
+        ("throttled_requests", "Requests that came too soon.", _labelled("operation", report.traffic.throttled)),
+        ("requests_per_second", "The pace at the end, where held.", _labelled("operation", report.traffic.pace)),
         ("duration_seconds", "How long the run took.", [("", report.seconds)]),
     )
     return "".join(_family(name, text, samples) for name, text, samples in families)
 
 
-def _labelled(label: str, counts: Mapping[str, int]) -> list[tuple[str, float]]:
+def _labelled(label: str, counts: Mapping[str, float]) -> list[tuple[str, float]]:
     return [(f'{{{label}="{key}"}}', value) for key, value in sorted(counts.items())]
 
 

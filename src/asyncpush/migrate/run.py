@@ -19,7 +19,7 @@ from asyncpush.errors import (
     leaf_errors,
     only_cause,
 )
-from asyncpush.events import Emit, Event, Listener, Notice, PartSent, ignore
+from asyncpush.events import Emit, Event, Listener, Notice, ignore
 from asyncpush.journal import LeftUpload, SqliteJournal
 from asyncpush.migrate.backfill import note_backfill
 from asyncpush.migrate.estimate import make_forecast
@@ -43,6 +43,7 @@ from asyncpush.migrate.source_listing import SourceListing
 from asyncpush.migrate.targets import prepare
 from asyncpush.settings import RetryPolicy, Settings
 from asyncpush.timeline import TimelineRecorder
+from asyncpush.traffic import TrafficCounter
 
 
 async def migrate_plan(
@@ -113,7 +114,7 @@ class _Migration:
         self._journal = journal
         self._emit = emit
         self._recorder = TimelineRecorder()
-        self._sent = 0
+        self._counter = TrafficCounter()
         self._resumed = False
         self._incomplete: Sequence[Copy] = ()
         self._gone: Sequence[str] = ()
@@ -123,8 +124,7 @@ class _Migration:
 
     def count(self, event: Event) -> None:
         """Note an event of the run, and pass it on."""
-        if isinstance(event, PartSent):
-            self._sent += event.sent
+        self._counter(event)
         self._recorder(event)
         self._emit(event)
 
@@ -198,17 +198,20 @@ class _Migration:
             self._incomplete = pipeline.incomplete
 
     def _report(self, context: MigrationContext) -> Report:
-        requests = Counter[str]()
+        requests = Counter[str](context.source_pool.requests)
+        pace: dict[str, float] = {}
         for registry in (*(target.registry for target in context.targets.values()), *context.ecr_sources.opened):
-            requests.update({pace.operation: pace.sent for pace in registry.pace.statistics()})
-        requests.update(context.source_pool.requests)
+            for operation in registry.statistics():
+                requests[operation.operation] += operation.sent
+                if operation.rate is not None:  # each registry has its own quota
+                    pace[operation.operation] = pace.get(operation.operation, 0.0) + operation.rate
         seconds = time.monotonic() - self._started
         return Report(
             results=tuple(context.results.values()),
             left_out=tuple(context.left_out),
             nothing_taken=tuple(context.nothing_taken.values()),
-            requests=requests,
-            sent=self._sent,
+            traffic=self._counter.traffic(requests, pace),
+            sent=self._counter.sent,
             seconds=seconds,
             resumed=self._resumed,
             stopped=context.stopped,

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import msgspec
@@ -26,6 +26,9 @@ from asyncpush.migrate.plan.model import Plan
 from asyncpush.migrate.report import CopyName, CopyResult, Report
 from asyncpush.redaction import shown
 from asyncpush.timeline import Timeline
+from asyncpush.traffic import Traffic, total
+
+T = TypeVar("T")
 
 #: Bytes of the longest document that is read: a run of a million images.
 _LONGEST = 1024 * 1024 * 1024
@@ -64,6 +67,8 @@ class ImageEntry(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     bytes_mounted: int = 0
     layers_present: int = 0
     bytes_present: int = 0
+    layers_shared: int = 0
+    bytes_shared: int = 0
     seconds: float = 0.0
     attempts: int = 0
     begin: float | None = None
@@ -82,6 +87,9 @@ class RunDocument(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
         images: the results of images and of their referrers.
         sent: bytes of layers that were sent, those of failed images included; None if it is unknown.
         requests: requests by operation, those to sources included.
+        retries: those that were sent again, likewise.
+        throttled: those that came too soon, likewise.
+        pace: requests a second at the end of the run, of operations that a limit held.
         left_out: how many tags the plan did not select.
         nothing_taken: entries that selected no tag.
         stopped: why the run stopped early.
@@ -100,6 +108,9 @@ class RunDocument(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     images: list[ImageEntry] = []
     sent: int | None = None
     requests: dict[str, int] = {}
+    retries: dict[str, int] = {}
+    throttled: dict[str, int] = {}
+    pace: dict[str, float] = {}
     left_out: int = 0
     nothing_taken: list[str] = []
     stopped: ErrorEntry | None = None
@@ -126,7 +137,10 @@ def run_document(report: Report, plan: Plan, *, dry: bool = False, interrupted: 
         entries_left=max(len(plan.entries) - _ENTRIES, 0),
         images=[_image(result, timeline) for result in report.results],
         sent=report.sent,
-        requests=dict(report.requests),
+        requests=dict(report.traffic.requests),
+        retries=dict(report.traffic.retries),
+        throttled=dict(report.traffic.throttled),
+        pace=dict(report.traffic.pace),
         left_out=len(report.left_out),
         nothing_taken=[_text(str(nothing)) for nothing in report.nothing_taken],
         stopped=_error(report.stopped) if report.stopped else None,
@@ -200,8 +214,26 @@ def read_documents(path: Path, run: int | None = None) -> list[RunDocument]:
         ) from error
     kept = kept_reports(path, run)
     if kept.reports:
-        return [_unpacked(path, report) for report in kept.reports]
+        return [_unpacked(path, report, RunDocument) for report in kept.reports]
     return [_from_rows(kept.run, kept.images)]
+
+
+class _KeptTraffic(msgspec.Struct, frozen=True):
+    """The requests of a document; of older ones, they are not known."""
+
+    retries: dict[str, int] = {}
+    throttled: dict[str, int] = {}
+    pace: dict[str, float] = {}
+
+
+def kept_traffic(path: Path, run: int) -> Traffic:
+    """What the reports of a run in a journal tell of its retries, throttles and pace; blocks.
+
+    Raises:
+        JournalError: the journal is damaged.
+    """
+    found = [_unpacked(path, report, _KeptTraffic) for report in kept_reports(path, run).reports]
+    return total([Traffic(retries=kept.retries, throttled=kept.throttled, pace=kept.pace) for kept in found])
 
 
 def _is_journal(path: Path) -> bool:
@@ -209,9 +241,9 @@ def _is_journal(path: Path) -> bool:
         return file.read(len(_SQLITE)) == _SQLITE
 
 
-def _unpacked(path: Path, packed: bytes) -> RunDocument:
+def _unpacked(path: Path, packed: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(zlib.decompressobj().decompress(packed, _LONGEST), type=RunDocument)
+        return msgspec.json.decode(zlib.decompressobj().decompress(packed, _LONGEST), type=kind)
     except (zlib.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise JournalError(f"the journal {path} has a report that can't be read: {error}") from error
 
@@ -239,6 +271,9 @@ def _from_result(document: Any) -> RunDocument:  # noqa: ANN401 - what a file ho
         images=images,
         sent=totals.get("bytesSent"),
         requests=msgspec.convert(totals.get("requests", {}), dict[str, int]),
+        retries=msgspec.convert(totals.get("retries", {}), dict[str, int]),
+        throttled=msgspec.convert(totals.get("throttled", {}), dict[str, int]),
+        pace=msgspec.convert(totals.get("pace", {}), dict[str, float]),
         left_out=len(document.get("leftOut", [])),
         nothing_taken=[
             f"{nothing.get('entry')}: {nothing.get('source')}" for nothing in document.get("nothingTaken", [])
@@ -296,6 +331,8 @@ def _image(result: CopyResult, timeline: Timeline | None) -> ImageEntry:
         bytes_mounted=result.bytes_mounted,
         layers_present=result.layers_present,
         bytes_present=result.bytes_present,
+        layers_shared=result.layers_shared,
+        bytes_shared=result.bytes_shared,
         seconds=round(result.seconds, 3),
         attempts=result.attempts,
         begin=begin,

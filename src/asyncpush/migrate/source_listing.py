@@ -21,7 +21,7 @@ from asyncpush.errors import (
     foreseen,
     only_cause,
 )
-from asyncpush.events import Notice
+from asyncpush.events import Notice, working_on
 from asyncpush.migrate.ecr_sources import ArchivedImages, archived_error, reason_of
 from asyncpush.migrate.ledger import MigrationContext
 from asyncpush.migrate.plan.model import Goal, PlanEntry
@@ -236,7 +236,7 @@ class SourceListing:
         async def resolve(reference: str, waiting: Sequence[Copy]) -> None:
             target = Digest.parse(reference) if reference.startswith("sha256:") else reference
             try:
-                with foreseen():
+                with foreseen(), working_on(image=waiting[0].destination):
                     resolved[reference] = await registry.resolve(
                         entry.repository, target, (known or {}).get(reference, ())
                     )
@@ -302,7 +302,7 @@ class SourceListing:
 
         async def load(descriptor: Descriptor, waiting: Sequence[Copy]) -> None:
             try:
-                with foreseen():
+                with foreseen(), working_on(image=waiting[0].destination):
                     # By its digest, since a HEAD may give a wrong size or type.
                     manifest = await registry.manifest(entry.repository, descriptor.digest)
                     root = await registry.load(

@@ -33,7 +33,7 @@ class _Renderer(Protocol):
 
     def tick(self) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, *, summarized: bool = False) -> None: ...
 
 
 class _SafeRenderer:
@@ -52,10 +52,10 @@ class _SafeRenderer:
         if self._display is not None:
             self._try(self._display.tick)
 
-    def close(self) -> None:
+    def close(self, *, summarized: bool = False) -> None:
         display, self._display = self._display, None
         if display is not None:
-            self._try(display.close)
+            self._try(display.close, summarized=summarized)
 
     def _try(self, act: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
@@ -69,7 +69,13 @@ class _SafeRenderer:
 
 @asynccontextmanager
 async def progress(
-    kind: ProgressKind, *, stream: TextIO | None = None, images: int | None = None, interval: float = 5.0
+    kind: ProgressKind,
+    *,
+    stream: TextIO | None = None,
+    images: int | None = None,
+    each: bool = False,
+    summarized: bool = False,
+    interval: float = 5.0,
 ) -> AsyncIterator[Emit]:
     """Show the events of a run until the block is left.
 
@@ -82,24 +88,28 @@ async def progress(
             and if ``TERM`` is ``dumb``.
         stream: the stream to write to; standard error if None. After a failure, nothing more is written to it.
         images: how many images there will be, for ``3/12 images``; None if only events tell.
+        each: ``rich`` and ``plain`` show a line for each image that ends.
+        summarized: the caller sums the run up if it comes to its end, so that ``rich`` need not.
         interval: seconds of silence before ``plain`` writes a heartbeat.
     """
-    display = _choose(kind, sys.stderr if stream is None else stream, images, interval)
+    display = _choose(kind, sys.stderr if stream is None else stream, images, interval, each=each)
     if display is None:
         yield ignore
         return
     renderer = _SafeRenderer(display)
     failure: BaseException | None = None
+    has_ended = False
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_refresh, renderer)
             try:
                 yield renderer.take
+                has_ended = True
             except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - raised below, in no group
                 failure = error
             tasks.cancel_scope.cancel()
     finally:
-        renderer.close()
+        renderer.close(summarized=summarized and has_ended)
     if failure is not None:
         raise failure
 
@@ -110,7 +120,7 @@ async def _refresh(display: _SafeRenderer) -> None:
         display.tick()
 
 
-def _choose(kind: ProgressKind, stream: TextIO, images: int | None, interval: float) -> _Renderer | None:
+def _choose(kind: ProgressKind, stream: TextIO, images: int | None, interval: float, *, each: bool) -> _Renderer | None:
     """Create the display. Each is imported only here: importing rich takes longer than a short run."""
     if kind == "none":
         return None
@@ -122,10 +132,10 @@ def _choose(kind: ProgressKind, stream: TextIO, images: int | None, interval: fl
     if kind == "rich" or (kind == "auto" and _is_lively(sink)):
         from asyncpush.progress.rich import RichDisplay
 
-        return RichDisplay(sink, images=images, redirect=stream is sys.stderr)
+        return RichDisplay(sink, images=images, each=each, redirect=stream is sys.stderr)
     from asyncpush.progress.lines import PlainDisplay
 
-    return PlainDisplay(sink, images=images, interval=interval)
+    return PlainDisplay(sink, images=images, each=each, interval=interval)
 
 
 def _is_lively(sink: Sink) -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TextIO
 
 from asyncpush.errors import cause_of
-from asyncpush.events import Event, ImageDone, ImageFailed, Limited, Notice, Retrying
+from asyncpush.events import Event, ImageDone, ImageFailed, Limited, Notice, Retrying, Unanswered
 from asyncpush.model import Digest
 from asyncpush.progress.meter import Clock, Meter, Totals
 from asyncpush.units import format_rate, rate_text, size_text, time_text
@@ -66,12 +65,12 @@ class Sink:
         return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
 
+#: Heartbeats come at least this much rarer than lines do: retries alone must not keep them away.
+_LONGEST_SILENCE = 4
+
 #: Width of the first column: each line begins with a status, of which "already there" is the longest.
 _STATUS = 15
 _OUTCOMES = {"pushed": "pushed", "present": "already there"}
-
-#: Failures of one cause that are shown while a run is under way.
-_SHOWN_FAILURES = 3
 
 #: Below this width, the line of an image has no room for columns and digest.
 _NARROW = 60
@@ -125,13 +124,26 @@ def notice_line(event: Notice) -> str:
     return f"{'note':{_STATUS}}{printable(event.text)}"
 
 
-def retry_line(event: Retrying, more: int = 0) -> str:
-    """The line for a request that is retried; *more* were retried since the last such line."""
+def retry_line(event: Retrying, meter: Meter, more: int = 0) -> str:
+    """The line for a request that is retried; *more* were retried since the last such line.
+
+    It names what the request is for as far as that is known: the image, the layer and the host.
+    """
     count = f", {more} more" if more else ""
+    layer = meter.layers.get(event.layer)
+    title = "" if layer is None else layer.title if event.image else meter.name(layer)
+    subject = " ".join(filter(None, (_without_host(event.image), title)))
+    details = [name for name in (subject, event.host) if name and name not in event.reason]
+    reason = f"{event.reason} ({', '.join(details)})" if details else event.reason
     return (
         f"{'retrying':{_STATUS}}{event.operation} in {event.delay:.1f} s "
-        f"(try {event.attempt}{count}): {printable(event.reason)}"
+        f"(try {event.attempt}{count}): {printable(reason)}"
     )
+
+
+def silence_text(event: Unanswered) -> str:
+    """The host that does not answer, in words."""
+    return f"no answer from {printable(event.host)} for {event.seconds:.0f} s"
 
 
 def limit_text(event: Limited) -> str:
@@ -154,14 +166,18 @@ def progress_fields(totals: Totals) -> list[Field]:
     """The fields for a run under way."""
     fields = list(_counts(totals))
     about = "~" if totals.estimated else ""
-    if totals.size:
+    if totals.listing:
+        fields.append(Field(size_text(totals.read), 3))
+    elif totals.size:
         fields.append(Field(f"{size_text(totals.read)} of {about}{size_text(totals.size)}", 0))
-        fields.append(Field(f"{totals.percent}%", 4))
+        fields.append(Field(f"{totals.percent}%", 2))
     if totals.rate is not None:
-        fields.append(Field(rate_text(totals.rate), 2))
-    if totals.left:
+        fields.append(Field(rate_text(totals.rate), 4))
+    if fields:
+        fields.append(Field(f"{time_text(totals.elapsed)} elapsed", 3))
+    if totals.left and not totals.listing:
         fields.append(Field(f"{about}{time_text(totals.left)} left", 1))
-    return fields
+    return [*fields, *_not_sent(totals)]
 
 
 def closing_fields(totals: Totals) -> list[Field]:
@@ -178,22 +194,42 @@ def closing_fields(totals: Totals) -> list[Field]:
     if totals.retries:
         throttled = f" ({totals.throttled} throttled)" if totals.throttled else ""
         fields.append(Field(f"{totals.retries} retr{'ies' if totals.retries > 1 else 'y'}{throttled}", 3))
-    return fields
+    return [*fields, *_not_sent(totals)]
 
 
-def joined(fields: Sequence[Field], width: int | None = None) -> str:
-    """As many of *fields* as fit into *width*, in one line."""
+def joined(fields: Sequence[Field]) -> str:
+    """*fields* in one line."""
+    return ", ".join(field.text for field in fields)
+
+
+def wrapped(fields: Sequence[Field], width: int, most: int) -> list[str]:
+    """As many of *fields* as fit into *most* lines of *width* columns."""
     kept = list(fields)
     while kept:
-        line = ", ".join(field.text for field in kept)
-        if width is None or len(line) <= width:
-            return line
+        lines = [""]
+        for field in kept:
+            line = f"{lines[-1]}, {field.text}" if lines[-1] else field.text
+            lines[-1:] = [line] if len(line) <= width or not lines[-1] else [lines[-1], field.text]
+        if len(lines) <= most and max(map(len, lines)) <= width:
+            return lines
         kept.remove(max(kept, key=lambda field: field.rank))
-    return ""
+    return []
+
+
+def _not_sent(totals: Totals) -> Iterator[Field]:
+    if totals.present_layers:
+        yield Field(f"{totals.present_layers} layers already there", 5)
+    if totals.shared_layers:
+        yield Field(f"{totals.shared_layers} shared", 6)
 
 
 def _counts(totals: Totals) -> Iterator[Field]:
-    if totals.images > 1:
+    if totals.listing:
+        listed, total = totals.listing
+        yield Field(f"listing {listed} of {total} repositor{'y' if total == 1 else 'ies'}", 0)
+        if totals.images_done:
+            yield Field(f"{totals.images_done} image{'s' if totals.images_done > 1 else ''} done", 1)
+    elif totals.images > 1:
         yield Field(f"{totals.images_done}/{totals.images} images", 3)
     elif totals.layers:
         yield Field(f"{totals.layers_done}/{totals.layers} layers", 3)
@@ -216,28 +252,34 @@ class _Retries:
 
 
 class Failures:
-    """The lines of failures, of which a few of each cause are shown: the command names the rest at its end."""
+    """The first failure of each cause: the command names all at its end, which may be hours away."""
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
+        self._causes: set[str] = set()
+        self._new: list[ImageFailed] = []
 
-    def line(self, event: ImageFailed, width: int | None = None) -> str | None:
-        """The line of a failure; None if enough of its cause were shown."""
+    def take(self, event: ImageFailed) -> bool:
+        """Note a failure; return whether it is the first of its cause."""
         cause = cause_of(event.reason, event.destination)
-        self._counts[cause] += 1
-        if self._counts[cause] <= _SHOWN_FAILURES:
-            return image_line(event, width)
-        if self._counts[cause] > _SHOWN_FAILURES + 1:
-            return None
-        return f"{'failed':{_STATUS}}{'':14}more images for the same reason; the end says how many"
+        is_first = cause not in self._causes
+        if is_first:
+            self._causes.add(cause)
+            self._new.append(event)
+        return is_first
+
+    def new(self) -> list[ImageFailed]:
+        """The first failures of causes that came up since the last call."""
+        new, self._new = self._new, []
+        return new
 
 
 class PlainDisplay:
-    """Writes a line for each image that ends, for notices and retries, and a heartbeat in between.
+    """Writes lines for notices and retries, a heartbeat in between, and with it the causes of new failures.
 
     Args:
         sink: the stream.
         images: how many images there will be; None if unknown.
+        each: also write a line for each image that ends.
         interval: seconds of silence before a heartbeat, and between two lines on one operation's retries.
         clock: a clock, in seconds.
     """
@@ -245,61 +287,74 @@ class PlainDisplay:
     period = 0.5
 
     def __init__(
-        self, sink: Sink, *, images: int | None = None, interval: float = 5.0, clock: Clock = time.monotonic
+        self,
+        sink: Sink,
+        *,
+        images: int | None = None,
+        each: bool = False,
+        interval: float = 5.0,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._sink = sink
+        self._each = each
         self._clock = clock
         self._interval = interval
         self._meter = Meter(clock, images)
         self._retries: dict[str, _Retries] = {}
         self._failures = Failures()
-        self._spoke = clock()
+        self._waited_for: set[str] = set()
+        self._spoke = self._beat = clock()
 
     def take(self, event: Event) -> None:
         """Count *event*, and write its line, if it has one."""
         self._meter.take(event)
         match event:
-            case ImageDone():
+            case ImageDone() | ImageFailed() if self._each:
                 self._say(image_line(event))
             case ImageFailed():
-                if line := self._failures.line(event):
-                    self._say(line)
+                self._failures.take(event)
             case Notice():
                 self._say(notice_line(event))
             case Retrying():
                 self._retrying(event)
+            case Unanswered() if event.host not in self._waited_for:
+                self._waited_for.add(event.host)
+                self._say(f"{'waiting':{_STATUS}}{silence_text(event)}")
             case _:
                 pass
 
     def tick(self) -> None:
         """Write what is due: retries that were held back, or a heartbeat."""
         now = self._clock()
+        self._waited_for.intersection_update(event.host for event in self._meter.silent)
         for retries in self._retries.values():
             if retries.latest is not None and now - retries.written >= self._interval:
-                self._say(retry_line(retries.latest, retries.more))
+                self._say(retry_line(retries.latest, self._meter, retries.more))
                 retries.written, retries.more, retries.latest = now, 0, None
-        if now - self._spoke >= self._interval:
+        if now - self._spoke >= self._interval or now - self._beat >= _LONGEST_SILENCE * self._interval:
             self._heartbeat()
 
-    def close(self) -> None:
+    def close(self, *, summarized: bool = False) -> None:
         """Do nothing: each line is complete when it is written."""
 
     def _retrying(self, event: Retrying) -> None:
         retries = self._retries.get(event.operation)
         if retries is None:
             self._retries[event.operation] = _Retries(self._clock())
-            self._say(retry_line(event))
+            self._say(retry_line(event, self._meter))
         else:
             retries.more += retries.latest is not None
             retries.latest = event
 
     def _heartbeat(self) -> None:
+        self._beat = self._clock()
+        for failure in self._failures.new():
+            self._say(image_line(failure))
         totals = self._meter.totals()
         fields = progress_fields(totals)
         if totals.in_flight:
             fields.append(Field(f"{totals.in_flight} layer{'s' if totals.in_flight != 1 else ''} in flight", 0))
-        if totals.present_layers:
-            fields.append(Field(f"{totals.present_layers} already there", 0))
+        fields += [Field(silence_text(event), 0) for event in self._meter.silent]
         fields += [Field(limit_text(limited), 0) for limited in self._meter.limits]
         if fields:
             self._say("  " + joined(fields))
@@ -345,6 +400,8 @@ _TOTALS = (
     "layers",
     "layers_done",
     "present_layers",
+    "shared_layers",
+    "images_present",
     "read",
     "size",
     "retries",
@@ -382,7 +439,7 @@ class JsonDisplay:
             self._sink.flush()
             self._lines.clear()
 
-    def close(self) -> None:
+    def close(self, *, summarized: bool = False) -> None:  # noqa: ARG002 - as all displays
         """Write the rest, and the totals: a reader that finds no ``end`` knows that the process was killed."""
         totals = self._meter.totals()
         self._lines.append(_line("end", self._now(), {name: getattr(totals, name) for name in _TOTALS}))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from asyncpush.events import (
@@ -18,82 +19,74 @@ from asyncpush.events import (
     LayerFailed,
     LayerStarted,
     Limited,
+    Listed,
     PartSent,
     Retrying,
+    Unanswered,
 )
+from asyncpush.progress.rates import WINDOW, Rate, Trend
+
+#: The share of the bytes left that must have been read to predict the others.
+_FORETOLD = 0.01
+
+#: What a layer costs besides its bytes, where requests are limited: it takes three, and a part holds 10 MiB.
+_LAYER_COST = 3 * 10 * 1024 * 1024
+
+#: Operations whose limits make layers wait.
+_LAYER_OPERATIONS = frozenset({"InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload"})
 
 Clock: TypeAlias = Callable[[], float]
-
-#: ECR takes about 0.3 s for a part of 10 MiB, so this spans about 30 parts of each layer: stable, but not sluggish.
-WINDOW = 10.0
-
-#: Parts that end within this time share a sample, so that the cost of a rate does not depend on the number of parts.
-_SAMPLE = 0.25
-
-#: A rate over less time is meaningless.
-_SHORTEST = 0.5
-
-#: Before a rate is this old, it can't predict the time left.
-_FORECAST = 2.0
-
 
 #: Seconds for which a limit binds after it made something wait: it is reported once a second while it does.
 _BINDS = 2.5
 
 
-class Rate:
-    """Bytes a second over the last ``WINDOW`` seconds."""
-
-    __slots__ = ("_moved", "_samples", "_since", "_sum")
-
-    def __init__(self, now: float) -> None:
-        self._samples: deque[tuple[float, int]] = deque()
-        self._since = now
-        self._sum = 0
-        self._moved = False
-
-    def resume(self, now: float) -> None:
-        """Restart the time, unless bytes moved recently: idle time before the first byte does not count."""
-        self._forget(now)
-        if not self._samples:
-            self._since = now
-
-    def add(self, now: float, size: int) -> None:
-        """Count *size* bytes at *now*."""
-        self._sum += size
-        self._moved = True
-        if self._samples and now - self._samples[-1][0] < _SAMPLE:
-            began, so_far = self._samples[-1]
-            self._samples[-1] = (began, so_far + size)
-            return
-        self._forget(now)
-        self._samples.append((now, size))
-
-    def at(self, now: float) -> float | None:
-        """The rate at *now*; None before the first byte."""
-        self._forget(now)
-        if not self._moved:
-            return None
-        return self._sum / max(min(now - self._since, WINDOW), _SHORTEST)
-
-    def is_steady(self, now: float) -> bool:
-        """Whether it is old enough to predict the time left."""
-        return now - self._since >= _FORECAST
-
-    def _forget(self, now: float) -> None:
-        while self._samples and now - self._samples[0][0] > WINDOW:
-            self._sum -= self._samples.popleft()[1]
-
-
 @dataclass(slots=True)
 class LayerProgress:
-    """A layer in flight: its title, the bytes read of its ``size``, and its rate."""
+    """A layer in flight.
+
+    Attributes:
+        title: its title.
+        repository: where it goes.
+        destination: the image that it counts for.
+        size: bytes to read.
+        rate: its rate.
+        blob: equal for layers that are read together.
+        read: bytes that were read.
+    """
 
     title: str
+    repository: str
     destination: str
     size: int
     rate: Rate
+    blob: str
     read: int = 0
+
+
+class RepositoryNames:
+    """The shortest names that tell repositories apart: as many of the last words of their paths as that takes."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._uses: Counter[str] = Counter()
+
+    def add(self, repository: str) -> None:
+        """Learn that there is *repository*."""
+        if repository not in self._known:
+            self._known.add(repository)
+            self._uses.update(_endings(repository))
+
+    def short(self, repository: str) -> str:
+        """The shortest ending of *repository* that no other one has; empty if there is no other one."""
+        if self._known == {repository}:
+            return ""
+        return next((ending for ending in _endings(repository) if self._uses[ending] <= 1), repository)
+
+
+def _endings(repository: str) -> Iterator[str]:
+    words = repository.split("/")
+    return ("/".join(words[first:]) for first in range(len(words) - 1, -1, -1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +96,12 @@ class Totals:
     Attributes:
         images: how many there will be, as far as known.
         size: bytes to read in total; extrapolated if ``estimated``, since some images were not analyzed yet.
-        in_flight: layers that are being sent.
-        present_layers: layers that did not have to be sent.
+        in_flight: layers that are being sent; one that goes to several repositories at once counts once.
+        present_layers: layers that their repositories had before the run.
+        shared_layers: layers that other images of the run send to the same repositories.
+        images_present: images that were there before the run.
+        listing: of the repositories of the sources, how many are listed, and how many there are; None once all are.
+            Until then, no total is known.
         rate: over the last seconds; None while no layer is being sent.
         left: seconds left: for the bytes at this rate, or for the images at the pace at which they end, if that is what
             the run waits for; None if unknown.
@@ -127,21 +124,28 @@ class Totals:
     elapsed: float
     retries: int = 0
     throttled: int = 0
+    shared_layers: int = 0
+    images_present: int = 0
+    listing: tuple[int, int] | None = None
 
     @property
     def percent(self) -> int:
-        """The share of the bytes that have been read; 100 only once all have."""
-        return 100 if self.read >= self.size else 100 * self.read // self.size
+        """The share of the bytes that have been read; 100 only once all have, and all images have ended."""
+        has_ended = self.images_done + self.images_failed >= self.images and self.layers_done >= self.layers
+        part = 100 * self.read // self.size if self.read < self.size else 100
+        return part if has_ended else min(part, 99)
 
 
 @dataclass(slots=True)
 class _Share:
-    """The share of one destination: bytes planned, begun and read, and layers planned but not done."""
+    """The share of one destination: bytes planned, begun and read; layers planned but not done, present, shared."""
 
     planned: int = 0
     begun: int = 0
     read: int = 0
     layers: int = 0
+    present: int = 0
+    shared: int = 0
     ended: bool = False
     keys: tuple[str, ...] = ()
 
@@ -156,6 +160,7 @@ class _Images:
 
     started: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
+    present: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     sized: set[str] = field(default_factory=set)
 
@@ -175,13 +180,29 @@ class Meter:
         self._shares: dict[str, _Share] = {}
         self._images = _Images()
         self._layers: dict[str, LayerProgress] = {}
+        self._blobs = Counter[str]()
         self._owners: dict[str, str] = {}
-        self._layers_planned = self._layers_begun = self._layers_done = self._present = 0
+        self._layers_planned = self._layers_begun = self._layers_done = self._present = self._shared = 0
         self._read = self._size = 0
         self._rate = Rate(self._began)
-        self._pace = Rate(self._began)
+        self._trend, self._cost_trend, self._image_trend = Trend(), Trend(), Trend()
+        self._layers_left = 0
         self._retries = self._throttled = 0
         self._limits: dict[str, tuple[float, Limited]] = {}
+        self._silent: dict[str, tuple[float, Unanswered]] = {}
+        self._images_waited = self._layers_waited = -math.inf
+        self._listing: tuple[int, int] | None = None
+        self.repositories = RepositoryNames()
+
+    @property
+    def silent(self) -> list[Unanswered]:
+        """The hosts that requests wait for now."""
+        now = self._clock()
+        return [
+            replace(event, seconds=event.seconds + now - since)
+            for since, event in self._silent.values()
+            if now - since <= _BINDS
+        ]
 
     @property
     def limits(self) -> list[Limited]:
@@ -194,12 +215,25 @@ class Meter:
         """The layers in flight, oldest first."""
         return self._layers
 
+    def moving(self, most: int) -> list[LayerProgress]:
+        """At most so many of the layers in flight, oldest first: those of which bytes move, then others."""
+        if len(self._layers) <= most:
+            return list(self._layers.values())
+        now = self._clock()
+        keys = sorted(self._layers, key=lambda key: not self._layers[key].rate.at(now))[: max(most, 0)]
+        shown = set(keys)
+        return [layer for key, layer in self._layers.items() if key in shown]
+
+    def name(self, layer: LayerProgress) -> str:
+        """The repository and the title of *layer*, as short as they differ from others."""
+        return f"{self.repositories.short(layer.repository)} {layer.title}".lstrip()
+
     def take(self, event: Event) -> None:
         """Count *event*; an event of an unknown layer changes nothing."""
         match event:
             case PartSent():
                 self._part_sent(event)
-            case Retrying() | Limited():
+            case Retrying() | Limited() | Unanswered() | Listed():
                 self._waits(event)
             case LayerStarted():
                 self._layer_started(event)
@@ -212,7 +246,7 @@ class Meter:
             case ImagePlanned():
                 self._image_planned(event)
             case ImageDone():
-                self._image_ended(event.destination, self._images.done)
+                self._image_ended(event.destination, self._images.done, present=event.outcome == "present")
             case ImageFailed():
                 self._image_ended(event.destination, self._images.failed)
             case _:
@@ -232,7 +266,7 @@ class Meter:
             images_failed=len(self._images.failed),
             layers=max(self._layers_planned, self._layers_begun),
             layers_done=self._layers_done,
-            in_flight=len(self._layers),
+            in_flight=len(self._blobs),
             present_layers=self._present,
             read=self._read,
             size=size,
@@ -242,22 +276,38 @@ class Meter:
             elapsed=now - self._began,
             retries=self._retries,
             throttled=self._throttled,
+            shared_layers=self._shared,
+            images_present=len(self._images.present),
+            listing=self._listing,
         )
 
     def _left(self, now: float, bytes_left: int, rate: float | None, images: int) -> float | None:
-        """The seconds left: of bytes, and of the images that wait for PutImage."""
-        by_bytes = bytes_left / rate if rate and self._rate.is_steady(now) else None
-        if bytes_left and by_bytes is None:
+        """The seconds left: for the bytes, and for what waits for the rate of requests."""
+        if bytes_left and not (rate and self._rate.is_steady(now) and self._read >= _FORETOLD * bytes_left):
             return None
-        images_left = images - len(self._images.done) - len(self._images.failed)
-        pace = self._pace.at(now)
-        waits = not bytes_left or any(limited.operation == "PutImage" for limited in self.limits)
-        by_images = images_left / pace if images_left and pace and waits and self._pace.is_steady(now) else None
-        return max((left for left in (by_bytes, by_images) if left is not None), default=None)
+        lefts: list[float | None] = [bytes_left / (self._trend.at(now) or rate)] if bytes_left and rate else []
+        if not bytes_left or now - self._layers_waited <= WINDOW:
+            sized = len(self._images.sized)
+            layers_left = max(self._layers_left, 0) * (images / sized if 0 < sized < images else 1)
+            lefts.append(self._cost_trend.left(now, _LAYER_COST * layers_left + bytes_left))
+        if not bytes_left or now - self._images_waited <= WINDOW:
+            lefts.append(self._image_trend.left(now, images - len(self._images.done) - len(self._images.failed)))
+        return max((left for left in lefts if left), default=None)
 
-    def _waits(self, event: Retrying | Limited) -> None:
-        if isinstance(event, Limited):
+    def _waits(self, event: Retrying | Limited | Unanswered | Listed) -> None:
+        match event:
+            case Limited(operation="PutImage") | Retrying(operation="PutImage", throttled=True):
+                self._images_waited = self._clock()
+            case Limited() | Retrying(throttled=True) if event.operation in _LAYER_OPERATIONS:
+                self._layers_waited = self._clock()
+            case _:
+                pass
+        if isinstance(event, Listed):
+            self._listing = (event.repositories, event.total) if event.repositories < event.total else None
+        elif isinstance(event, Limited):
             self._limits[event.operation] = self._clock(), event
+        elif isinstance(event, Unanswered):
+            self._silent[event.host] = self._clock(), event
         else:
             self._retries += 1
             self._throttled += event.throttled
@@ -282,6 +332,8 @@ class Meter:
         layer = self._layers.get(event.layer)
         if layer is None:
             return
+        if not layer.read:
+            self._cost_trend.add(self._clock(), 2 * _LAYER_COST // 3)
         layer.read += event.read
         self._change(self._share(layer.destination), read=event.read)
         # Bytes that ECR had from an earlier run, and bytes that are read again, do not count for the rate.
@@ -289,26 +341,46 @@ class Meter:
             now = self._clock()
             layer.rate.add(now, event.read)
             self._rate.add(now, event.read)
+            self._trend.add(now, event.read)
+            self._cost_trend.add(now, event.read)
 
     def _layer_started(self, event: LayerStarted) -> None:
         now = self._clock()
         if not self._layers:
             self._rate.resume(now)
+            self._trend.begin(now)
+            self._cost_trend.begin(now)
         # A layer goes into a repository; its bytes count for the image that planned it.
         destination = self._owners.get(event.layer, event.destination)
-        self._layers[event.layer] = LayerProgress(event.title, destination, event.size, Rate(now))
+        self.repositories.add(event.destination)
+        self._end_flight(event.layer)
+        blob = event.blob or event.layer
+        self._blobs[blob] += 1
+        self._layers[event.layer] = LayerProgress(
+            event.title, event.destination, destination, event.size, Rate(now), blob
+        )
         self._layers_begun += 1
         self._change(self._share(destination), begun=event.size)
 
+    def _end_flight(self, key: str) -> LayerProgress | None:
+        layer = self._layers.pop(key, None)
+        if layer is not None:
+            self._blobs[layer.blob] -= 1
+            if not self._blobs[layer.blob]:
+                del self._blobs[layer.blob]
+        return layer
+
     def _layer_done(self, event: LayerDone) -> None:
-        layer = self._layers.pop(event.layer, None)
+        layer = self._end_flight(event.layer)
         self._owners.pop(event.layer, None)
         if layer is None:
             return
         self._layers_done += 1
-        self._share(layer.destination).layers -= 1
+        self._cost_trend.add(self._clock(), _LAYER_COST // 3)
         rest = layer.size - layer.read
         share = self._share(layer.destination)
+        share.layers -= 1
+        self._layers_left -= not share.ended
         if event.outcome != "pushed":
             self._present += 1
             self._change(share, planned=-rest, begun=-rest)
@@ -316,19 +388,23 @@ class Meter:
             self._change(share, read=rest)
 
     def _layer_failed(self, event: LayerFailed) -> None:
-        layer = self._layers.pop(event.layer, None)
+        layer = self._end_flight(event.layer)
         if layer is not None:
             rest = layer.size - layer.read
             self._change(self._share(layer.destination), planned=-rest, begun=-rest)
 
     def _image_started(self, destination: str) -> None:
         images, share = self._images, self._share(destination)
+        self._image_trend.begin(self._clock())
         images.started.add(destination)
-        for group in (images.done, images.failed, images.sized):
+        for group in (images.done, images.present, images.failed, images.sized):
             group.discard(destination)
         # An image that is tried again is planned again; what was read before stays counted.
         self._layers_planned -= max(share.layers, 0)
-        share.layers = 0
+        self._layers_left -= 0 if share.ended else max(share.layers, 0)
+        self._present -= share.present
+        self._shared -= share.shared
+        share.layers = share.present = share.shared = 0
         with self._resizing(share):
             share.ended = False
             share.planned = share.begun = share.read
@@ -336,18 +412,24 @@ class Meter:
     def _image_planned(self, event: ImagePlanned) -> None:
         self._images.sized.add(event.destination)
         self._layers_planned += event.layers
+        self._layers_left += event.layers
         self._present += event.present_layers
+        self._shared += event.shared_layers
         share = self._share(event.destination)
         share.layers += event.layers
+        share.present += event.present_layers
+        share.shared += event.shared_layers
         self._owners.update(dict.fromkeys(event.layer_keys, event.destination))
         share.keys = event.layer_keys
         self._change(share, planned=event.size)
 
-    def _image_ended(self, destination: str, group: set[str]) -> None:
-        for images in (self._images.started, self._images.sized, group):
+    def _image_ended(self, destination: str, group: set[str], *, present: bool = False) -> None:
+        for images in (self._images.started, self._images.sized, group, *([self._images.present] if present else [])):
             images.add(destination)
-        self._pace.add(self._clock(), 1)
+        if not present:
+            self._image_trend.add(self._clock(), 1)
         share = self._share(destination)
+        self._layers_left -= 0 if share.ended else max(share.layers, 0)
         for key in share.keys:  # mounted layers never started
             if self._owners.get(key) == destination:
                 del self._owners[key]

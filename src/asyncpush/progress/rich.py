@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import TextIO, cast
 
 from rich.cells import cell_len, set_cell_size
@@ -18,17 +17,17 @@ from rich.text import Text
 from asyncpush.events import Event, ImageDone, ImageFailed, Notice, Retrying
 from asyncpush.progress.lines import (
     Failures,
-    Field,
     Sink,
     closing_fields,
     image_line,
-    joined,
     limit_text,
     notice_line,
     printable,
     progress_fields,
     retry_line,
     shortened,
+    silence_text,
+    wrapped,
 )
 from asyncpush.progress.meter import Clock, LayerProgress, Meter
 from asyncpush.units import percent_text, rate_text, size_text
@@ -47,16 +46,20 @@ _LINGER = 2.0
 #: From this width, bytes are shown beside the bar; below, a percentage.
 _WIDE = 64
 
+#: Lines that the totals may take.
+_TOTALS_LINES = 2
+
 #: Below this width, only a title and a percentage are shown.
 _SLIM = 32
 
 
 class RichDisplay:
-    """Draws bars on each tick; a finished image leaves a line above them.
+    """Draws bars on each tick.
 
     Args:
         sink: the terminal.
         images: how many images there will be; None if unknown.
+        each: an image that ends leaves a line above the bars.
         redirect: show other output to ``sys.stderr`` above the bars.
         clock: a clock, in seconds.
         console: a console on *sink*; created if None.
@@ -69,6 +72,7 @@ class RichDisplay:
         sink: Sink,
         *,
         images: int | None = None,
+        each: bool = False,
         redirect: bool = False,
         clock: Clock = time.monotonic,
         console: Console | None = None,
@@ -86,6 +90,7 @@ class RichDisplay:
             vertical_overflow="crop",
         )
         self._begun = False
+        self._each = each
         self._failures = Failures()
 
     def take(self, event: Event) -> None:
@@ -93,11 +98,12 @@ class RichDisplay:
         self._begun = True
         self._meter.take(event)
         match event:
-            case ImageDone():
+            case ImageDone() if self._each:
                 self._lines.append(Text(image_line(event, self._console.width)))
-            case ImageFailed():
-                if line := self._failures.line(event, self._console.width):
-                    self._lines.append(Text(line, _FAILURE))
+            case ImageFailed() if self._each:
+                self._lines.append(Text(image_line(event, self._console.width), _FAILURE))
+            case ImageFailed() if self._failures.take(event):
+                self._screen.failure(event)
             case Notice():
                 self._lines.append(Text(notice_line(event), _WARNING))
             case Retrying():
@@ -117,13 +123,18 @@ class RichDisplay:
         else:
             self._live.refresh()
 
-    def close(self) -> None:
-        """Draw the final state, which stays, and show the cursor again."""
+    def close(self, *, summarized: bool = False) -> None:
+        """Draw the final state, which stays, and show the cursor again.
+
+        Args:
+            summarized: the run has come to its end, and the command sums it up: leave nothing.
+        """
         try:
             self._screen.closed = True
+            self._live.transient = summarized
             if self._lines:
                 self.tick()
-            elif self._begun:
+            elif self._begun and not summarized:
                 self._live.start()
         finally:
             self._live.stop()
@@ -138,7 +149,12 @@ class _Screen:
         self._clock = clock
         self._retrying: Retrying | None = None
         self._retry_until = 0.0
+        self._failed: ImageFailed | None = None
         self._title_width = 0
+
+    def failure(self, event: ImageFailed) -> None:
+        """Show *event*, the first failure of its cause, until there is another cause."""
+        self._failed = event
 
     def retry(self, event: Retrying) -> None:
         """Show *event* until its request had time to succeed."""
@@ -158,34 +174,44 @@ class _Screen:
         width = max(width - 1, 1)
         below = list(self._below(width))
         room = max(height - 1 - len(below), 0)
-        layers = self._meter.layers
-        shown = len(layers) if len(layers) <= room else max(room - 1, 0)
-        yield from self._bars(islice(layers.values(), shown), width, console, options)
-        if shown < len(layers) and room:
-            yield [Segment(f"+ {len(layers) - shown} more layers"[:width], _DIM)]
-        yield from below
+        layers = len(self._meter.layers)
+        shown = layers if layers <= room else max(room - 1, 0)
+        yield from self._bars(self._meter.moving(shown), width, console, options)
+        if shown < layers and room:
+            noun = "layers" if self._meter.totals().in_flight == layers else "uploads of layers"
+            yield [Segment(f"+ {layers - shown} more {noun}"[:width], _DIM)]
+        yield from below[max(len(below) - height, 0) :]
 
     def _below(self, width: int) -> Iterator[list[Segment]]:
         totals = self._meter.totals()
         fields = closing_fields(totals) if self.closed else progress_fields(totals)
-        if totals.present_layers:
-            fields.append(Field(f"{totals.present_layers} layers already there", 4))
-        line = joined(fields, width)
-        if line and (totals.images or totals.layers):
-            yield [Segment(line, _STRONG)]
+        if totals.images or totals.layers or totals.listing:
+            for line in wrapped(fields, width, _TOTALS_LINES):
+                yield [Segment(line, _STRONG)]
+        if self.closed:
+            return
+        waits = [silence_text(event) for event in self._meter.silent]
         limits = [limit_text(limited) for limited in self._meter.limits]
-        if limits and not self.closed:
-            yield [Segment(set_cell_size(f"limited by {'; '.join(limits)}", width), _DIM)]
-        if self._retrying is not None and not self.closed and self._clock() < self._retry_until:
-            words = retry_line(self._retrying).split()
-            yield [Segment(set_cell_size(" ".join(words), width), _WARNING)]
+        if limits:
+            waits.append(f"limited by {'; '.join(limits)}")
+        if waits:
+            yield [Segment(set_cell_size("; ".join(waits), width), _DIM)]
+        if self._failed is not None:
+            yield self._sentence(image_line(self._failed), width, _FAILURE)
+        if self._retrying is not None and self._clock() < self._retry_until:
+            yield self._sentence(retry_line(self._retrying, self._meter), width, _WARNING)
+
+    @staticmethod
+    def _sentence(line: str, width: int, style: Style) -> list[Segment]:
+        """The words of *line*, without its columns, as far as they fit."""
+        return [Segment(set_cell_size(" ".join(line.split()), width), style)]
 
     def _bars(
         self, layers: Iterable[LayerProgress], width: int, console: Console, options: ConsoleOptions
     ) -> Iterator[list[Segment]]:
         now = self._clock()
         ellipsis = "..." if options.ascii_only else "…"
-        shown = [(layer, printable(layer.title)) for layer in layers]
+        shown = [(layer, printable(self._meter.name(layer))) for layer in layers]
         # It only grows: columns that move with each layer would be unreadable.
         self._title_width = max([self._title_width, *(cell_len(title) for _, title in shown)])
         title_width, bar_width = _columns(self._title_width, width)
@@ -211,7 +237,7 @@ def _columns(longest_title: int, width: int) -> tuple[int, int]:
     if width < _SLIM:
         return max(width - 5, 0), 0
     figures = 32 if width >= _WIDE else 16
-    title = min(longest_title, max(width * 3 // 10, 12))
+    title = min(longest_title, max(width * 3 // 10, min(width * 4 // 10, 20)))
     return title, min(width - title - figures - 2, _LONGEST_BAR)
 
 

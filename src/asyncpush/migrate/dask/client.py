@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -43,6 +42,7 @@ from asyncpush.migrate.plan.model import Plan
 from asyncpush.migrate.report import CopyResult, LeftOutTag, Report
 from asyncpush.migrate.shard import Shard
 from asyncpush.timeline import Timeline, TimelineRecorder
+from asyncpush.traffic import total
 
 #: Shards of a plan by default: several for each worker, so that none waits for the last one for long.
 SHARDS = 64
@@ -405,7 +405,6 @@ def _merged(
     results: list[CopyResult] = []
     left_out: dict[LeftOutTag, None] = {}
     nothing: dict[PlainNothing, None] = {}
-    requests = Counter[str]()
     failures: list[AsyncpushError] = []
     for shard in sorted(outcomes):
         outcome = outcomes[shard]
@@ -414,7 +413,6 @@ def _merged(
         results += map(made.result, outcome.results)
         left_out |= dict.fromkeys(outcome.left_out)
         nothing |= dict.fromkeys(outcome.nothing_taken)
-        requests.update(outcome.requests)
         if outcome.journal_failure is not None:
             failures.append(error_of(outcome.journal_failure))
     return DaskReport(
@@ -422,7 +420,7 @@ def _merged(
             results=tuple(results),
             left_out=tuple(left_out),
             nothing_taken=tuple(map(made.nothing_taken, nothing)),
-            requests=requests,
+            traffic=total([outcome.traffic for outcome in outcomes.values()]),
             sent=sum(outcome.sent for outcome in outcomes.values()),
             seconds=seconds,
             resumed=any(outcome.resumed for outcome in outcomes.values()),

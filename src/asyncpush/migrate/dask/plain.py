@@ -17,6 +17,7 @@ from asyncpush.migrate.report import Copy, CopyResult, LeftOutTag, NothingTaken,
 from asyncpush.model import Digest, LeftOut, Platform
 from asyncpush.protocols import Repository
 from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
+from asyncpush.traffic import Traffic
 
 #: JSON-like data: what msgspec makes of the types of this module.
 Plain: TypeAlias = Mapping[str, Any]
@@ -123,7 +124,7 @@ class ShardOutcome(msgspec.Struct, frozen=True, kw_only=True):
     results: tuple[PlainResult, ...] = ()
     left_out: tuple[LeftOutTag, ...] = ()
     nothing_taken: tuple[PlainNothing, ...] = ()
-    requests: dict[str, int] = {}
+    traffic: Traffic = Traffic()
     sent: int = 0
     resumed: bool = False
     stopped: PlainError | None = None
@@ -184,6 +185,7 @@ _EVENTS: dict[str, type[Event]] = {
         events.ImageDone,
         events.ImageFailed,
         events.Retrying,
+        events.Unanswered,
         events.Notice,
     )
 }
@@ -210,6 +212,8 @@ _COUNTS = (
     "bytes_mounted",
     "layers_present",
     "bytes_present",
+    "layers_shared",
+    "bytes_shared",
     "attempts",
 )
 
@@ -260,7 +264,7 @@ def plain_report(report: Report, journal_failure: AsyncpushError | None) -> Shar
             for nothing in report.nothing_taken
             if (entry := nothing.entry)
         ),
-        requests=dict(report.requests),
+        traffic=report.traffic,
         sent=report.sent,
         resumed=report.resumed,
         stopped=plain_error(report.stopped) if report.stopped else None,

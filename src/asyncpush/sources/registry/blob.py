@@ -179,7 +179,8 @@ class _BlobDownload:
             return 0
         self._socket = socket
         retry = self._blob.client.retry
-        with translated(opened.response.url, retry):
+        url = opened.response.url
+        with self._blob.client.reading(url), translated(url, retry):
             count = await socket.receive(room, retry.stall)
         if count:
             self._download.received += count
@@ -240,7 +241,8 @@ class _BlobDownload:
                 if not arrived and content.at_eof():
                     return b""
                 if not arrived:
-                    arrived, _ = await content.readchunk()
+                    with self._blob.client.reading(opened.response.url):
+                        arrived, _ = await content.readchunk()
             if decoder is not None:
                 decoder.feed(arrived)
             elif arrived:

@@ -22,7 +22,7 @@ from asyncpush.errors import (
 )
 from asyncpush.events import Emit, Limited, Notice
 from asyncpush.http.encoding import unknown_encoding_of
-from asyncpush.http.retry import RetryLoop, note_if_slow
+from asyncpush.http.retry import RetryLoop
 from asyncpush.http.token_bucket import LimitReporter, TokenBucket
 from asyncpush.reference import HUB, api_host, canonical_host
 from asyncpush.settings import RetryPolicy, SourceRegistry
@@ -71,14 +71,15 @@ class RegistryClient:
         self.emit = emit
         self._plain = registry.plain_http
         self._base = URL(f"{'http' if registry.plain_http else 'https'}://{api_host(self.host)}")
-        self._http = RegistryHttp(registry, self._base, retry)
+        self._http = RegistryHttp(registry, self._base, retry, emit)
         self.wait_again = self._http.wait_again
+        self.reading = self._http.reading
         self._accounts = CredentialStore(registry, self.host, logins, retry.helper)
         self._auth = TokenAuth(
             self.host, self._accounts, self._http, retry, emit, self.requests, plain=registry.plain_http
         )
         self._slots = CapacityLimiter(open_files.share(registry.connections))
-        self._gate = RequestGate(retry)
+        self._gate = RequestGate(retry, self.host)
         self._used_up = UsedUpLimit()
         rate = registry.requests_per_second
         report = LimitReporter(emit, lambda: Limited(self.host, rate or 0, "user"))
@@ -309,8 +310,7 @@ class RegistryClient:
         self._used_up.check(request.operation, request.what)  # others may have learned it meanwhile
         self.requests[request.operation] += 1
         url = URL(f"{self._base}{request.path}", encoded=True)
-        with note_if_slow(f"{request.what} has no answer yet from {self.host}", self.notify, self.retry.note_after):
-            response = await self._http.send(request.method, url, request.headers, authorization=authorization)
+        response = await self._http.send(request.method, url, request.headers, authorization=authorization)
         self.pull_limit = pull_limit(response.headers) or self.pull_limit
         return response
 

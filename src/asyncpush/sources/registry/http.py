@@ -13,6 +13,7 @@ from yarl import URL
 
 from asyncpush import open_files
 from asyncpush.errors import SourceError, SourceUnavailableError
+from asyncpush.events import Emit, ignore
 from asyncpush.http.encoding import decompressed, encoding_of_document
 from asyncpush.http.retry import HostBackoff
 from asyncpush.http.session import ClientEnvironment, proxy_for
@@ -40,10 +41,12 @@ class RegistryHttp:
         registry: its configuration.
         base: its address.
         retry: the time limits.
+        emit: receives that requests wait for a host.
     """
 
-    def __init__(self, registry: SourceRegistry, base: URL, retry: RetryPolicy) -> None:
+    def __init__(self, registry: SourceRegistry, base: URL, retry: RetryPolicy, emit: Emit = ignore) -> None:
         self._registry = registry
+        self._emit = emit
         self._origin = base.origin()
         self._retry = retry
         self._session: aiohttp.ClientSession | None = None
@@ -89,7 +92,11 @@ class RegistryHttp:
             async with host.asking():
                 began = time.monotonic()
                 try:
-                    with _bounded(target, self._retry), translated(target, self._retry, problem):
+                    with (
+                        host.silence.waiting(),
+                        _bounded(target, self._retry),
+                        translated(target, self._retry, problem),
+                    ):
                         response = await session.request(
                             method,
                             target,
@@ -132,11 +139,20 @@ class RegistryHttp:
         for host in self._hosts.values():
             host.renew()
 
+    @contextmanager
+    def reading(self, url: URL) -> Iterator[None]:
+        """Receive more of a body from the host of *url* within the block."""
+        silence = self._host(url).silence
+        with silence.waiting():
+            yield
+            silence.heard()
+
     def _host(self, url: URL) -> HostBackoff:
         """What is known of the host of *url*."""
         origin = url.origin()
         if origin not in self._hosts:
-            self._hosts[origin] = HostBackoff(self._retry)
+            name = url.host_port_subcomponent if url.explicit_port else url.host
+            self._hosts[origin] = HostBackoff(self._retry, name=name or "", emit=self._emit)
         return self._hosts[origin]
 
     async def _opened(self) -> tuple[aiohttp.ClientSession, ClientEnvironment]:

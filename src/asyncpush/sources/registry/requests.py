@@ -120,10 +120,12 @@ class RequestGate:
 
     Args:
         policy: the waits.
+        host: the registry.
     """
 
-    def __init__(self, policy: RetryPolicy) -> None:
+    def __init__(self, policy: RetryPolicy, host: str) -> None:
         self._policy = policy
+        self._host = host
         self._closed_until = 0.0
 
     async def wait_open(self) -> None:
@@ -137,7 +139,8 @@ class RequestGate:
             return Failure("final")
         if error.silent is not None and error.unanswered and not error.silent[0].answered:
             return Failure("final")
-        return Failure("throttled" if error.throttled else "transient", error.silent, error.after)
+        host = error.silent[0].silence.host if error.silent else self._host
+        return Failure("throttled" if error.throttled else "transient", error.silent, error.after, host)
 
     def rest(self, failure: Failure, count: int) -> Rest:
         """See ``RetryRules``."""

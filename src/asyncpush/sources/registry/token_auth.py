@@ -117,7 +117,7 @@ class TokenAuth:
         self._retry = retry
         self._emit = emit
         self._requests = requests
-        self._gate = RequestGate(retry)
+        self._gate = RequestGate(retry, host)
         self._scheme: _Bearer | Literal["basic"] | None = None
         self._authorizations: dict[tuple[str, bool], _Authorization] = {}
         self._refreshed: dict[str, str] = {}
