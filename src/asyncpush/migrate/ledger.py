@@ -19,6 +19,7 @@ from asyncpush.errors import (
     SourceLimitedError,
     TooManyFailuresError,
     UsageError,
+    cause_of,
 )
 from asyncpush.events import Emit, ImageDone, ImageFailed, ImagePlanned, ImageStarted, Notice
 from asyncpush.journal import SqliteJournal, plan_of
@@ -136,6 +137,7 @@ class MigrationContext:
     _next_pause: float = 0.0
     _failed: set[str] = field(default_factory=set)
     _limited: set[tuple[str, float]] = field(default_factory=set)
+    _delayed: Counter[str] = field(default_factory=Counter)
 
     @property
     def is_ending(self) -> bool:
@@ -212,7 +214,7 @@ class MigrationContext:
         elif isinstance(error, SourceLimitedError):
             self.note_limited(error)
         elif not self.stop_on(error) and self.retries_left and retry_may_succeed(error):
-            self.emit(Notice(f"{copy.destination} will be tried again at the end: {error}"))
+            self._note_delay(copy, error)
         else:
             self.emit(ImageFailed(copy.destination, str(error)))
         self.record(CopyResult(copy=copy, outcome=outcome_of(error), error=error))
@@ -224,6 +226,15 @@ class MigrationContext:
         ):
             self._limited.add((error.host, error.until))
             self.emit(Notice(f"{error.message}; images that need more are left, all else goes on"))
+
+    def _note_delay(self, copy: Copy, error: AsyncpushError) -> None:
+        """Tell of the first two copies that fail alike: of the others, the totals and the end tell."""
+        cause = cause_of(str(error), copy.destination)
+        self._delayed[cause] += 1
+        if self._delayed[cause] == 1:
+            self.emit(Notice(f"{copy.destination} will be tried again at the end: {error}"))
+        elif self._delayed[cause] == 2:
+            self.emit(Notice(f"{copy.destination} and others fail alike, and will be tried again, too"))
 
     def stop_on(self, error: AsyncpushError) -> bool:
         """Stop the run if *error* shows that credentials are lost, so that all else would fail; whether it does."""
