@@ -618,6 +618,20 @@ async def test_what_images_share_is_told_from_what_was_there(emulator: Emulator,
     assert planned == {result.destination: (1, result.layers_shared) for result in results}
 
 
+async def test_what_an_image_sent_before_it_failed_is_not_shared(
+    emulator: Emulator, registry: Registry, tmp_path: Path
+) -> None:
+    layout = Layout()
+    folder = layout.tag(layout.image(layer_tar("base"), layer_tar("app")), "1.0").write(tmp_path / "app")
+    emulator.fault_config = rule("PutImage:nth=1:access-denied")
+    with pytest.raises(asyncpush.ServiceError, match="AccessDenied"):
+        await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
+    result = await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
+
+    assert (result.layers_sent, result.layers_shared, result.layers_present) == (3, 0, 0)
+    assert emulator.requests.counts()["CompleteLayerUpload"] == 3
+
+
 async def test_the_progress_of_a_push_counts_each_byte_once(emulator: Emulator, tmp_path: Path) -> None:
     layout = Layout()
     folder = layout.tag(layout.image(layer_tar("base", 50_000), layer_tar("app")), "1.0").write(tmp_path / "app")

@@ -504,4 +504,4 @@ async def test_of_an_image_that_fails_those_layers_go_on_that_others_wait_for() 
     assert len(failures) == 1
     assert sender.begun == {"layer 0": 1, "layer 1": 1, "layer 2": 1}
     assert sender.ended == {"layer 1": 1}
-    assert [layer.descriptor for layer in bad.sent] == [blob(1).descriptor]
+    assert [layer.descriptor for layer in bad.sent.values()] == [blob(1).descriptor]

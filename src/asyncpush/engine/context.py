@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -15,7 +16,7 @@ from asyncpush.engine.parts import worker_threads
 from asyncpush.errors import SourceError
 from asyncpush.events import Emit, Limited, ignore
 from asyncpush.http.token_bucket import LimitReporter, TokenBucket
-from asyncpush.model import Descriptor
+from asyncpush.model import Descriptor, PushedLayer
 from asyncpush.protocols import Journal, LayerSender
 from asyncpush.settings import Settings
 from asyncpush.single_flight import FirstFailure, SingleFlight
@@ -62,6 +63,7 @@ class PushContext:
         layers: the descriptors of sent layers, by repository and identity; None if the source knew the descriptor.
         manifests: the manifests without a tag that were put, by repository and digest.
         created: the repositories that this run has created, by address.
+        sent_before: the layers that images sent before they failed, by destination and identity.
         brake: lets the bytes of layers pass at the rate of ``Settings.bandwidth``; None without one.
     """
 
@@ -77,6 +79,7 @@ class PushContext:
     layers: SingleFlight[Descriptor | None] = field(default_factory=SingleFlight)
     manifests: SingleFlight[PutManifest] = field(default_factory=SingleFlight)
     created: SingleFlight[bool] = field(default_factory=SingleFlight)
+    sent_before: dict[str, Mapping[str, PushedLayer]] = field(default_factory=dict)
     brake: TokenBucket | None = None
 
     @classmethod

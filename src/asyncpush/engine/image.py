@@ -86,8 +86,10 @@ async def push_diff(
     claimed_identities = {blob.identity for blob in claimed}
     shared = [blob for blob in diff.to_send if blob.identity not in claimed_identities]
     present: list[Blob] = []
+    earlier = dict(context.sent_before.pop(destination, {}))
     for blob in diff.present:  # ECR also has what this run has sent so far
-        (shared if context.layers.is_known((repository.address, blob.identity)) else present).append(blob)
+        if blob.identity not in earlier:
+            (shared if context.layers.is_known((repository.address, blob.identity)) else present).append(blob)
     present_size, shared_size = (sum(blob.source_size for blob in blobs) for blobs in (present, shared))
     context.emit(
         ImagePlanned(
@@ -112,13 +114,16 @@ async def push_diff(
             with only_cause(), working_on(image=destination):
                 manifest, outcome = await push.put_node(image.root, tag)
         except AsyncpushError:
+            if unfinished := earlier | push.layers.sent:
+                context.sent_before[destination] = unfinished
             for blob in claimed:  # the image that sends it after all counts it
                 context.layers.release((repository.address, blob.identity))
             raise
         digest = manifest.digest
     context.emit(ImageDone(destination, digest, outcome))
-    sent = [layer for layer in push.layers.sent if layer.outcome != "mounted"]
-    mounted = [layer for layer in push.layers.sent if layer.outcome == "mounted"]
+    layers = (earlier | push.layers.sent).values()
+    sent = [layer for layer in layers if layer.outcome != "mounted"]
+    mounted = [layer for layer in layers if layer.outcome == "mounted"]
     return ImageResult(
         image.source,
         destination,
@@ -279,11 +284,11 @@ class ImageLayers:
         sender: sends the others.
 
     Attributes:
-        sent: the layers that this image has sent.
+        sent: the layers that this image has sent, by identity.
     """
 
     def __init__(self, repository: Repository, layers: SingleFlight[Descriptor | None], sender: LayerSender) -> None:
-        self.sent: list[PushedLayer] = []
+        self.sent: dict[str, PushedLayer] = {}
         self._repository = repository
         self._layers = layers
         self._sender = sender
@@ -325,7 +330,7 @@ class ImageLayers:
         async def send() -> Descriptor | None:
             task.is_leader = True
             pushed = await self._sender.send(self._repository, blob)
-            self.sent.append(pushed)
+            self.sent[blob.identity] = pushed
             return None if blob.descriptor else pushed.descriptor
 
         self._tasks.append(task)
