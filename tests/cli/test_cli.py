@@ -597,7 +597,7 @@ def test_each_result_of_many_images_is_seen_once(server: Server, tmp_path: Path)
     first, second, verbose = (here(server, *words, *more) for more in ((), (), ("-v",)))
     names = [f"cli/many:{number}" for number in range(5)]
     for ran in (first, second, verbose):
-        assert [line.partition("@")[0] for line in ran.out.splitlines()] == names
+        assert [line.partition("@")[0].partition("/")[2] for line in ran.out.splitlines()] == names
     [pushed], [present] = first.err.splitlines(), second.err.splitlines()
     assert pushed.startswith("asyncpush: 5 images: 5 pushed; ")
     assert " shared; " in pushed

@@ -45,13 +45,14 @@ def push(*words: str, **variables: str) -> Ran:
 
 
 def test_a_push_sets_outputs_and_writes_a_summary(variables: dict[str, str], tmp_path: Path) -> None:
-    ran = push(layout(tmp_path / "app", "github"), "github/app:1", "--tag", "latest", **variables)
+    ran = push(layout(tmp_path / "app", "github"), "github/app:1", "--tag", "latest", "-v", **variables)
 
     names = ran.out.split()
     assert ran.status == 0, ran.err
     group = ran.err.splitlines()
     assert (group[0], group.count("::endgroup::")) == ("::group::Progress", 1)
     assert any(line.startswith("pushed ") for line in group[: group.index("::endgroup::")])
+    assert group[-1].startswith("asyncpush: 2 images: 2 pushed; ")
     assert outputs(tmp_path / "output") == {
         "digest": names[0].partition("@")[2],
         "image": names[0],

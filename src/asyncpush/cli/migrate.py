@@ -302,9 +302,8 @@ async def _run(
 
 
 async def _shown(stack: AsyncExitStack, show: OutputOptions) -> Emit:
-    emit = await stack.enter_async_context(
-        github.grouped_progress(show.display, each=show.shows_each, summarized=not show.quiet)
-    )
+    showing = github.grouped_progress(show.display, each=show.shows_each, summarized=not show.quiet)
+    emit = await stack.enter_async_context(showing)
     return say_notice if show.display == "none" and not show.quiet else emit  # notices are not progress
 
 

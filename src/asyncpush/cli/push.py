@@ -152,7 +152,7 @@ def push(
             listener = _Listener(show, counter)
             emit = Listener(listener)
             if show.display == "json":  # its reader gets the end, whatever happens before the images are known
-                listener.open(await stack.enter_async_context(github.grouped_progress("json")), shows_failures=True)
+                listener.open(await stack.enter_async_context(github.grouped_progress("json")))
             opened_journal = None
             if journal and not dry_run:
                 from asyncpush.journal import open_journal
@@ -172,8 +172,10 @@ def push(
             so_far.prepared(images, unread)
             results: list[ImageResult | ImageFailure] = [*unread]
             if images and show.display != "json":
-                display = await stack.enter_async_context(github.grouped_progress(show.display, images=len(images)))
-                listener.open(display, shows_failures=len(images) > 1)
+                showing = github.grouped_progress(
+                    show.display, images=len(images), each=show.shows_each, summarized=show.display != "none"
+                )
+                listener.open(await stack.enter_async_context(showing))
             if images:
                 results += await push_all(
                     registry, images, dry=dry_run, referrers=not no_referrers, on_result=so_far.ended
