@@ -63,12 +63,14 @@ if TYPE_CHECKING:
         ImageFailed as ImageFailed,
         ImagePlanned as ImagePlanned,
         ImageStarted as ImageStarted,
+        ImageVerified as ImageVerified,
         LayerDone as LayerDone,
         LayerFailed as LayerFailed,
         LayerStarted as LayerStarted,
         Limited as Limited,
         Listed as Listed,
         Notice as Notice,
+        PartRead as PartRead,
         PartSent as PartSent,
         RequestDone as RequestDone,
         Retrying as Retrying,
@@ -181,8 +183,12 @@ if TYPE_CHECKING:
     from asyncpush.traffic import Traffic as Traffic
     from asyncpush.verify import (
         Problem as Problem,
+        SettingDifference as SettingDifference,
+        SettingsVerification as SettingsVerification,
         Verification as Verification,
         VerificationFailure as VerificationFailure,
+        VerificationTarget as VerificationTarget,
+        VerificationWatcher as VerificationWatcher,
         verify_image as verify_image,
     )
 
@@ -201,8 +207,8 @@ _NAMES = {
         "UploadNotFoundError UsageError"
     ),
     "events": (
-        "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted LayerDone LayerFailed LayerStarted Limited "
-        "Listed Notice PartSent RequestDone Retrying Unanswered"
+        "Emit Event ImageDone ImageFailed ImagePlanned ImageStarted ImageVerified LayerDone LayerFailed LayerStarted "
+        "Limited Listed Notice PartRead PartSent RequestDone Retrying Unanswered"
     ),
     "journal": "EarlierRun FinishedImage KnownImage LeftUpload RunState SqliteJournal open_journal",
     "manifest": "Manifest",
@@ -229,7 +235,10 @@ _NAMES = {
     "settings": "AwsConfiguration Bandwidth Credentials RepositorySettings RetryPolicy Settings SourceRegistry",
     "sources": "Source UnreadImage",
     "traffic": "Traffic",
-    "verify": "Problem Verification VerificationFailure verify_image",
+    "verify": (
+        "Problem SettingDifference SettingsVerification Verification VerificationFailure VerificationTarget "
+        "VerificationWatcher verify_image"
+    ),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

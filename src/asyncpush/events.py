@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ImageStarted:
-    """The push of an image starts; no request was sent yet."""
+    """The push of an image starts, or its verification; no request was sent yet."""
 
     source: str
     destination: str
@@ -28,7 +28,7 @@ class ImageStarted:
 
 @dataclass(frozen=True, slots=True)
 class ImagePlanned:
-    """It is known which blobs of an image must be sent.
+    """It is known which blobs of an image must be sent; or read back, by a deep verification.
 
     Attributes:
         layers: the number of blobs to read and send.
@@ -52,7 +52,7 @@ class ImagePlanned:
 
 @dataclass(frozen=True, slots=True)
 class LayerStarted:
-    """The upload of a layer starts.
+    """The upload of a layer starts; or the download, by a deep verification.
 
     Attributes:
         layer: a unique key in the run, which names the layer in its later events.
@@ -84,21 +84,30 @@ class PartSent:
 
 
 @dataclass(frozen=True, slots=True)
+class PartRead:
+    """A deep verification has read and hashed the next ``read`` bytes of a layer in ECR."""
+
+    layer: str
+    read: int
+
+
+@dataclass(frozen=True, slots=True)
 class LayerDone:
     """A layer is in the repository.
 
     Attributes:
-        outcome: ``pushed`` by us, ``present`` (LayerAlreadyExistsException), or ``mounted`` from another repository.
+        outcome: ``pushed`` by us, ``present`` (LayerAlreadyExistsException), ``mounted`` from another repository, or
+            ``read`` back by a deep verification, whatever its bytes are.
     """
 
     layer: str
     digest: Digest
-    outcome: Literal["pushed", "present", "mounted"]
+    outcome: Literal["pushed", "present", "mounted", "read"]
 
 
 @dataclass(frozen=True, slots=True)
 class LayerFailed:
-    """The upload of a layer failed, or was ``interrupted``: cancelled, as by Ctrl-C."""
+    """The upload of a layer failed, or the download; or was ``interrupted``: cancelled, as by Ctrl-C."""
 
     layer: str
     interrupted: bool = False
@@ -118,8 +127,21 @@ class ImageDone:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageVerified:
+    """An image was verified, and is ``whole`` or ``broken``; one that can't be verified is an ``ImageFailed``.
+
+    Attributes:
+        digest: the digest of its manifest or index; None if there is none.
+    """
+
+    destination: str
+    digest: Digest | None
+    outcome: Literal["whole", "broken"]
+
+
+@dataclass(frozen=True, slots=True)
 class ImageFailed:
-    """The push of an image failed; ``reason`` is the error in one line."""
+    """The push of an image failed, or its verification; ``reason`` is the error in one line."""
 
     destination: str
     reason: str
@@ -227,9 +249,11 @@ Event: TypeAlias = (
     | ImagePlanned
     | LayerStarted
     | PartSent
+    | PartRead
     | LayerDone
     | LayerFailed
     | ImageDone
+    | ImageVerified
     | ImageFailed
     | Retrying
     | Unanswered
@@ -298,7 +322,7 @@ class Listener:
 
 
 def _presentable(event: Event) -> Event:
-    if isinstance(event, PartSent | RequestDone):
+    if isinstance(event, PartSent | PartRead | RequestDone):
         return event  # frequent, and without untrusted text
     changed: dict[str, Any] = {}
     for name in _UNTRUSTED_TEXTS:

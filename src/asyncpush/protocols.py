@@ -510,12 +510,18 @@ class RepositoryReader(Protocol):
         """Return what ECR says about these blobs (BatchCheckLayerAvailability, 100 per call)."""
         ...
 
-    async def read_blob(self, digest: Digest, also: Callable[[bytes], None] | None = None) -> LayerBytes:
+    async def read_blob(
+        self,
+        digest: Digest,
+        also: Callable[[bytes], None] | None = None,
+        arrived: Callable[[int], None] | None = None,
+    ) -> LayerBytes:
         """Read and hash all bytes of a blob (GetDownloadUrlForLayer), without holding them.
 
         Args:
             digest: the blob.
             also: called with its bytes, in order and each once, in worker threads of anyio.
+            arrived: called with the number of bytes that were read and hashed since the last call.
 
         Raises:
             ServiceError: ECR does not return it.
@@ -577,6 +583,17 @@ class RegistryAdmin(Protocol):
 
     async def settings_of(self, repository: RepositoryInfo, given: RepositorySettings) -> RepositorySettings:
         """Return the settings of a repository; those that are *given* replace its own, which are not read then."""
+        ...
+
+    async def stored_settings(
+        self, repository: RepositoryInfo, members: Collection[str]
+    ) -> tuple[RepositorySettings, Mapping[str, AsyncpushError]]:
+        """Return the settings of a repository as they are, and why some were not read.
+
+        Args:
+            repository: its description.
+            members: which of ``policy``, ``lifecycle_policy`` and ``resource_tags`` to read.
+        """
         ...
 
     async def archived_images(self, name: str) -> Collection[ArchivedImage] | None:

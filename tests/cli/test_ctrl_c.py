@@ -41,6 +41,9 @@ async def main():
     async with progress("rich") as emit:
         emit(ImageStarted("a", "b"))
         emit(Notice("begun"))
+        while type(sys.stdout).__name__ != "FileProxy":
+            await anyio.sleep(0.01)
+        print("r" * 300)
         try:
             await anyio.sleep_forever()
         finally:
@@ -121,7 +124,9 @@ def has_cursor(written: bytes) -> bool:
 @pytest.mark.parametrize("stubborn", ["await anyio.sleep_forever()", "while True: pass"])
 def test_a_live_display_gives_the_cursor_back_when_a_second_one_ends_it(stubborn: str) -> None:
     with terminal("-c", STUBBORN.format(stubborn=stubborn)) as there:
-        there.wait(lambda: b"begun" in there.written)
+        # A result is above the display, on a line that was empty, and whole.
+        there.wait(lambda: b"\x1b[2K" + b"r" * 300 in there.written)
+        assert b"begun" in there.written
         assert not has_cursor(there.written)
         there.press(CTRL_C)
         there.wait(lambda: b"closing" in there.written)

@@ -47,6 +47,8 @@ async def _write(path: Path, begin: float) -> None:
         await journal.image_put(APP, manifest("config", "a"), "1")
         await journal.layer_completed(OTHER, f"{digest('diff')}+gzip-1", layer("packed", 3 * 2**20))
         await journal.note_referrers_copied(APP, digest("d"))
+        await journal.images_proved(APP, {"1": digest("d")}, deep=True)
+        await journal.images_proved(APP, {"1": digest("d"), "2": digest("e")}, deep=False)
         await journal.upload_begun(OTHER, str(digest("big")), Upload("upload-1", 10_485_760, 4200), 10_485_760)
         await journal.part_acknowledged(OTHER, str(digest("big")), Upload("upload-1", 10_485_760, 4200), 10_485_760)
 
@@ -78,6 +80,7 @@ def test_show_is_for_people(path: Path) -> None:
         "run 3: unfinished, 0 images finished, 0 failed; started 2026-01-03 03:06:05 UTC",
         "3 layers in 2 repositories, 3.0 MiB; 2 referenced by images",
         "1 tag known, 1 compressed layer known",
+        "2 images proved whole, 1 of them byte for byte; last 2026-01-03 03:06:05 UTC",
         "1 open upload, 10.0 MiB received",
         f"  {OTHER} {digest('big')}: 10.0 MiB received, last 2026-01-03 03:06:05 UTC",
     ]
@@ -97,6 +100,9 @@ def test_show_has_a_document_for_programs(path: Path) -> None:
         "layerBytes": 3 * 2**20 + 14,
         "tags": 1,
         "compressed": 1,
+        "proofs": 2,
+        "deepProofs": 1,
+        "lastProof": "2026-01-03T03:06:05Z",
     }
     assert [run["state"] for run in document["journal"]["runs"]] == ["finished", "failed", "unfinished"]
     assert document["journal"]["runs"][1] == {
@@ -161,6 +167,17 @@ def test_export_has_a_line_for_each_thing(path: Path) -> None:
             "at": "2026-01-03T03:05:05Z",
         },
         {"kind": "referrers", "repository": APP, "digest": str(digest("d")), "at": at},
+        *(
+            {
+                "kind": "proof",
+                "repository": APP,
+                "reference": tag,
+                "digest": str(digest(word)),
+                "deep": deep,
+                "at": at,
+            }
+            for tag, word, deep in (("1", "d", True), ("2", "e", False))
+        ),
         *(
             {"kind": "layer", "repository": APP, "digest": name, "size": 7, "referenced": True}
             for name in sorted(str(digest(word)) for word in ("config", "a"))
@@ -339,6 +356,7 @@ async def _write_shard(path: Path, word: str, address: str, *, failed: str = "",
         await journal.layer_completed(OTHER, str(digest("both")), layer("both"))
         await journal.upload_begun(OTHER, str(digest(word)), Upload(f"upload {word}", 10_485_760, 4200), 10_485_760)
         await journal.note_referrers_copied(address, digest(word))
+        await journal.images_proved(address, {word: digest(word)}, deep=True)
         if failed:
             await journal.image_failed(failed, "the source denied it")
         if ends:

@@ -764,7 +764,8 @@ def test_a_migration_tells_once_that_credentials_were_lost(forgetful: dict[str, 
 def test_verify_tells_once_that_credentials_were_lost(forgetful: dict[str, str]) -> None:
     ran = run_here("verify", *(f"lost{number}:1" for number in range(40)), "--progress", "none", **forgetful)
     assert ran.status == 4
-    [line] = ran.err.splitlines()
+    line, summary = ran.err.splitlines()
+    assert summary.startswith("asyncpush: 0 images whole in 0:0")
     assert re.match(r"asyncpush: error: 40 of 40 not verified \(.*lost0:1, .*\): .*ExpiredTokenException", line)
 
 

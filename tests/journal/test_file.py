@@ -261,6 +261,16 @@ async def test_a_journal_from_before_tags_had_a_choice_of_platforms_goes_on(path
     assert await known() == ["linux/arm64"]
 
 
+async def test_a_journal_from_before_proofs_is_read_and_takes_them(path: Path) -> None:
+    await _fill(path)
+    await to_thread.run_sync(run_sql, path, "DROP TABLE proved")
+    assert (await to_thread.run_sync(summarize, path)).proofs == 0
+    assert "proof" not in {row.__struct_config__.tag for row in await to_thread.run_sync(lambda: list(rows(path)))}
+    async with open_journal(path) as journal:
+        await journal.images_proved(APP, {"1": A}, deep=False)
+    assert (await to_thread.run_sync(summarize, path)).proofs == 1
+
+
 def drop_choice(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("ALTER TABLE known DROP COLUMN choice")
@@ -274,6 +284,7 @@ WRONG = {
     "carried": ("repository = x'00'", "digest = 'x'", "at = 'x'"),
     "compressed": ("identity = x'00'", "media_type = x'00'", "digest = ''", "size = 'x'", "size = -1"),
     "making": ("repository = x'00'", "at = 'x'"),
+    "proved": ("repository = x'00'", "reference = x'00'", "digest = 'x'", "deep = -1", "at = 'x'"),
     "repository": ("address = x'00'",),
     "layer": ("repository = 'x'", "digest = x'00'", "size = 'x'", "size = 1.5", "referenced = 'x'"),
 }
@@ -286,6 +297,7 @@ async def _fill(path: Path) -> None:
         await journal.image_failed(f"a -> {APP}:2", "why")
         await journal.note_referrers_copied(APP, A)
         await journal.repository_begun(APP)
+        await journal.images_proved(APP, {"1": A}, deep=True)
         await journal.layer_completed(APP, "identity", Descriptor("application/x", A, 7))
         await journal.upload_begun(APP, "blob", Upload("u", 10, 20), 10)
 
@@ -339,4 +351,4 @@ async def test_a_name_that_is_no_text_equals_nothing(path: Path) -> None:
     async with open_journal(path) as journal:
         run = await journal.begin_run("plan", fresh=False)
         assert (run.finished, list(journal.finished)) == (1, ["\ufffda"])
-    assert len(await to_thread.run_sync(lambda: list(rows(path)))) == 9
+    assert len(await to_thread.run_sync(lambda: list(rows(path)))) == 10

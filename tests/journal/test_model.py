@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from asyncpush.journal import FinishedImage, KnownImage, SqliteJournal, open_journal
-from asyncpush.journal.export import LayerRow, rows
+from asyncpush.journal.export import LayerRow, ProofRow, rows
 from asyncpush.model import Descriptor, OpenUpload, Upload
 from support.journals import APP, OTHER, digest, layer, manifest
 
@@ -52,6 +52,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.compressed: dict[str, Descriptor] = {}
         self.known: dict[tuple[str, str], KnownImage] = {}
         self.carried: set[tuple[str, str]] = set()
+        self.proved: dict[tuple[str, str], tuple[str, bool]] = {}
         self.runs: dict[str, RunModel] = {}
         self.run: RunModel | None = None
         self.numbers = itertools.count(1)
@@ -116,6 +117,24 @@ class JournalMachine(RuleBasedStateMachine):
     def carry(self, repository: str, word: str) -> None:
         self.portal.call(self.journal.note_referrers_copied, repository, digest(word))
         self.carried.add((repository, word))
+
+    @rule(repository=repositories, images=st.dictionaries(tags, words), deep=st.booleans())
+    def prove(self, repository: str, images: dict[str, str], deep: bool) -> None:
+        async def prove() -> None:
+            named = {tag: digest(word) for tag, word in images.items()}
+            await self.journal.images_proved(repository, named, deep=deep)
+
+        self.portal.call(prove)
+        for tag, word in images.items():
+            before = self.proved.get((repository, tag))
+            self.proved[repository, tag] = (word, deep or before == (word, True))
+
+    @rule(repository=repositories, tag=tags, word=words | st.none())
+    def lose_proof(self, repository: str, tag: str, word: str | None) -> None:
+        self.portal.call(self.journal.proof_lost, repository, tag, digest(word) if word else None)
+        for key, (proved, _) in list(self.proved.items()):
+            if key[0] == repository and (key[1] == tag or proved == word):
+                del self.proved[key]
 
     @rule(plan=st.sampled_from(PLANS), fresh=st.booleans())
     def begin_run(self, plan: str, fresh: bool) -> None:
@@ -183,6 +202,12 @@ class JournalMachine(RuleBasedStateMachine):
         assert {key: upload for key, upload in found.items() if upload} == self.uploads
         expected = {(where, str(digest(word)), referenced) for (where, word), referenced in self.layers.items()}
         held = [(row.repository, row.digest, row.referenced) for row in rows(self.path) if isinstance(row, LayerRow)]
+        proofs = {
+            (row.repository, row.reference): (row.digest, row.deep)
+            for row in rows(self.path)
+            if isinstance(row, ProofRow)
+        }
+        assert proofs == {key: (str(digest(word)), deep) for key, (word, deep) in self.proved.items()}
         assert len(held) == len(expected)
         assert set(held) == expected
         for repository in REPOSITORIES:

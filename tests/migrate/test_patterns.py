@@ -157,6 +157,7 @@ async def test_a_registry_goes_by_one_pattern_with_their_settings(registries: Re
     assert "ECR can copy 12 of these repositories from 000000000000 in eu-west-1" in rehearsed.err
     assert "team/sub/app7 has no tags" in migrated.err
     assert "start-replication-backfill" not in migrated.err
+    assert verified.err.endswith("; settings of 12 repositories as planned\n")
 
 
 async def test_the_source_is_listed_once_and_read_no_more_than_needed(registries: Registries) -> None:

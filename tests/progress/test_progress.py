@@ -25,11 +25,13 @@ from asyncpush.events import (
     ImageFailed,
     ImagePlanned,
     ImageStarted,
+    ImageVerified,
     LayerDone,
     LayerFailed,
     LayerStarted,
     Limited,
     Notice,
+    PartRead,
     PartSent,
     Retrying,
 )
@@ -621,6 +623,15 @@ def test_an_image_that_is_tried_again_counts_once():
     assert (totals.read, totals.size, totals.images, totals.images_failed) == (50, 300, 1, 0)
     totals = totals_after(*PLAN, ImageFailed(API, "because"), *PLAN)
     assert (totals.read, totals.size, totals.layers) == (0, 300, 2)
+
+
+def test_a_verification_counts_images_and_the_bytes_that_it_reads():
+    read = (LayerStarted("a", "a", 200, API), PartRead("a", 150), LayerDone("a", DIGEST, "read"))
+    totals = totals_after(ImageStarted(API, API), ImageStarted(WEB, WEB), ImagePlanned(API, 2, 300, 0, 0, ("a", "b")),
+                          *read, ImageVerified(WEB, DIGEST, "whole"), seconds=5)  # fmt: skip
+    assert (totals.read, totals.size, totals.present_layers) == (200, 300, 0)
+    assert (totals.images, totals.images_done, totals.images_failed, totals.layers_done) == (2, 1, 0, 1)
+    assert totals_after(ImageStarted(API, API), ImageVerified(API, None, "broken")).images_failed == 1
 
 
 def test_layers_without_an_image_make_up_the_run():

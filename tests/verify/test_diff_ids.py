@@ -158,10 +158,11 @@ def test_the_command_tells_damage_and_notes(server: Server, tmp_path: Path) -> N
     assert ran.status == 1
     [found] = json.loads(ran.out)["images"]
     assert (found["outcome"], found["problems"][0]["kind"], len(found["notes"])) == ("broken", "damaged", 1)
-    error, advice, note = ran.err.splitlines()
+    error, note, advice, summary = ran.err.splitlines()
     assert advice.startswith("asyncpush: note: diffs/app:1: delete the image in ECR, and push it again")
     assert error.startswith("asyncpush: error: diffs/app:1: layer sha256:")
     assert note.startswith("asyncpush: note: diffs/app:1: layer sha256:")
+    assert summary.startswith("asyncpush: 0 images whole in 0:0")
 
 
 async def test_a_plans_archive_is_told_from_another_image_by_its_config(

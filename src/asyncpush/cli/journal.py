@@ -260,6 +260,11 @@ def _lines(summary: JournalSummary) -> Iterator[str]:
         f"{size_text(summary.layer_bytes)}; {summary.layers_referenced} referenced by images"
     )
     yield f"{_counted(summary.tags, 'tag')} known, {_counted(summary.compressed, 'compressed layer')} known"
+    if summary.last_proof:
+        yield (
+            f"{_counted(summary.proofs, 'image')} proved whole, {summary.deep_proofs} of them byte for byte; "
+            f"last {_time(summary.last_proof)}"
+        )
     received = sum(upload.received for upload in summary.uploads)
     yield f"{_counted(len(summary.uploads), 'open upload')}, {size_text(received)} received"
     yield from (_upload_line(upload) for upload in summary.uploads)

@@ -48,7 +48,13 @@ EndEarly: TypeAlias = Callable[[AsyncpushError], None]
 def _ignore(_: AsyncpushError) -> None: ...
 
 
-def run(command: Callable[[], Awaitable[int]], *, verbose: bool = False, end_early: EndEarly = _ignore) -> int:
+def run(
+    command: Callable[[], Awaitable[int]],
+    *,
+    verbose: bool = False,
+    end_early: EndEarly = _ignore,
+    state: str = "no tag names an incomplete image; run the same command again",
+) -> int:
     """Run *command* and return the exit status of the process.
 
     SIGINT and SIGTERM cancel it, so that everything closes in order; a second signal ends the process at once.
@@ -57,12 +63,13 @@ def run(command: Callable[[], Awaitable[int]], *, verbose: bool = False, end_ear
         command: the command.
         verbose: print the traceback of its error.
         end_early: prints what there is of the result if an error or a signal has ended the command.
+        state: how an interrupted command leaves things, and what to do.
     """
     status, received = _run(command, verbose, end_early)
     if received is None:
         return status
     _end(end_early, InterruptedRunError())
-    say("asyncpush: interrupted; no tag names an incomplete image; run the same command again")
+    say(f"asyncpush: interrupted; {state}")
     return _signal_status(received)
 
 

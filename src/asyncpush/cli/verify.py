@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from anyio import to_thread
 from cyclopts import Parameter
@@ -13,24 +17,27 @@ from asyncpush.api import connect
 from asyncpush.cli.options import (
     AwsOptions,
     LayerOptions,
-    OutputFormat,
     OutputOptions,
     SourceOptions,
     command,
     make_aws,
     make_settings,
     make_source_registries,
+    to_seconds,
     without_endpoint,
 )
-from asyncpush.cli.report import Json, error_document, print_document
-from asyncpush.cli.run import FAILED, run, say_failures, status_of
-from asyncpush.cli.streams import say, write_lines
-from asyncpush.errors import AsyncpushError, UsageError
+from asyncpush.cli.run import FAILED, run, say_error
+from asyncpush.cli.verify_report import VerifyReport
+from asyncpush.errors import AsyncpushError, JournalError, UsageError, only_cause
 from asyncpush.events import Emit
+from asyncpush.journal import SqliteJournal
 from asyncpush.progress import progress
 from asyncpush.reference import RegistryName
 from asyncpush.settings import AwsConfiguration, Compression, Settings
-from asyncpush.verify import Problem, Verification, VerificationFailure, VerificationTarget, parse_target, verify_all
+from asyncpush.verify import Proofs, VerificationFailure, VerificationTarget, parse_target, verify_all
+
+if TYPE_CHECKING:
+    from asyncpush.migrate.journals import KeptJournal
 
 app = command(
     "verify",
@@ -44,12 +51,12 @@ digest. Images in ECR Public can't be verified: its API returns no manifests.
 
 An argument that names a file is a plan or list, as for asyncpush migrate: ECR
 must have all its images, and their signatures, attestations and SBOMs, as the
-sources have them now.
+sources have them now, and the repositories the settings that the plan states.
 
 Examples
   asyncpush verify team/app:1.4
   asyncpush verify plan.yaml
-  asyncpush verify plan.yaml --deep
+  asyncpush verify plan.yaml --deep --journal plan.journal --proved-within 24h
 """,
 )
 
@@ -58,6 +65,9 @@ Examples
 def verify(
     *destinations: Annotated[str, Parameter(show=False)],
     deep: bool = False,
+    journal: Annotated[str | None, Parameter(metavar="PATH")] = None,
+    proved_within: Annotated[float | None, Parameter(converter=to_seconds, metavar="AGE")] = None,
+    no_settings: Annotated[bool, Parameter(name="--no-settings")] = False,
     available_platforms: Annotated[bool, Parameter(negative="")] = False,
     compression: Compression = "gzip",
     aws: AwsOptions | None = None,
@@ -69,29 +79,69 @@ def verify(
     Args:
         destinations: The images.
         deep: Also read all blobs, and compare their digests, and the uncompressed layers with the config's diff ids.
+        journal: Record in this file, or s3://BUCKET/KEY, which images are whole. It may be that of the migration.
+        proved_within: With --deep, do not read images again whose bytes the journal has as read in this time: 12h, 7d.
+            By default, read all.
+        no_settings: Do not compare the settings of repositories with the plan.
         available_platforms: Set this if the plan was migrated with --available-platforms.
         compression: Set this to the --compression that the plan was migrated with.
     """
     show = show or OutputOptions()
     settings = make_settings(None, LayerOptions(available_platforms=available_platforms, compression=compression))
 
+    options = _Options(deep, journal, proved_within, not no_settings)
+    report = VerifyReport(show, deep=deep)
+
     async def main() -> int:
         if not destinations:
             raise UsageError("no image was given", hint="write asyncpush verify DESTINATION...")
+        if proved_within is not None and not (deep and journal):
+            raise UsageError("--proved-within needs --deep and --journal", hint="give both, or leave it out")
         plan = await to_thread.run_sync(_plan_among, destinations)
-        if available_platforms and not plan:
-            raise UsageError("--available-platforms applies only to a plan")
-        if compression != "gzip" and not plan:
-            raise UsageError("--compression applies only to a plan")
-        targets = [] if plan else [parse_target(without_endpoint(destination, aws)) for destination in destinations]
-        async with progress(show.display) as emit:
-            if plan:
-                results = await _verify_plan(plan, aws, source, settings, emit, deep=deep)
-            else:
-                results = await _verify(targets, make_aws(aws), emit, deep=deep)
-        return _conclude(results, show)
+        only_plan = {"--available-platforms": available_platforms, "--no-settings": no_settings}
+        only_plan["--compression"] = compression != "gzip"
+        if not plan and (given := [option for option, is_given in only_plan.items() if is_given]):
+            raise UsageError(f"{given[0]} applies only to a plan")
+        if plan:
+            return await _report(partial(_verify_plan, plan, aws, source, settings, options), options, aws, report)
+        targets = dict.fromkeys(parse_target(without_endpoint(destination, aws)) for destination in destinations)
+        for target in targets:
+            report.expect(target)
+        return await _report(partial(_verify, list(targets), make_aws(aws), options), options, aws, report)
 
-    return run(main, verbose=show.verbose)
+    state = "nothing was changed; run the same command again"
+    return run(main, verbose=show.verbose, end_early=report.end_early, state=state)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """How to verify; see ``verify_plan``."""
+
+    deep: bool
+    journal: str | None
+    proved_within: float | None
+    repository_settings: bool
+
+
+#: Verifies images with a journal, if there is one, and tells the report what it finds.
+_Work: TypeAlias = Callable[[SqliteJournal | None, VerifyReport, Emit], Awaitable[None]]
+
+
+async def _report(work: _Work, options: _Options, aws: AwsOptions | None, report: VerifyReport) -> int:
+    """Do *work*, and print what it finds."""
+    kept: KeptJournal | None = None
+    with only_cause():
+        async with AsyncExitStack() as stack:
+            emit = report.listener(await stack.enter_async_context(progress(report.show.display, summarized=True)))
+            await stack.enter_async_context(report.printing())
+            if options.journal:
+                kept = await _open(options.journal, make_aws(aws), emit, stack)
+            await work(kept.journal if kept else None, report, emit)
+    status = report.conclude()
+    if kept and kept.failure:
+        say_error(kept.failure)
+        return status or FAILED
+    return status
 
 
 def _plan_among(words: Sequence[str]) -> str | None:
@@ -102,9 +152,23 @@ def _plan_among(words: Sequence[str]) -> str | None:
     return plan
 
 
+async def _open(place: str, aws: AwsConfiguration, emit: Emit, stack: AsyncExitStack) -> KeptJournal:
+    # Only a journal needs these, and they take a while to import.
+    from asyncpush.migrate.journals import open_place, read_place
+
+    return await stack.enter_async_context(open_place(read_place(place), aws, emit, dry=False))
+
+
 async def _verify_plan(
-    path: str, aws: AwsOptions | None, source: SourceOptions | None, settings: Settings, emit: Emit, *, deep: bool
-) -> list[Verification | VerificationFailure]:
+    path: str,
+    aws: AwsOptions | None,
+    source: SourceOptions | None,
+    settings: Settings,
+    options: _Options,
+    journal: SqliteJournal | None,
+    report: VerifyReport,
+    emit: Emit,
+) -> None:
     # Only a plan needs these, and they take a while to import.
     from asyncpush.migrate.plan.load import read_plan
     from asyncpush.migrate.plan.model import overridden
@@ -113,109 +177,37 @@ async def _verify_plan(
     plan = await read_plan(path)
     hosts = [entry.host for entry in plan.entries if entry.host]
     ready = overridden(plan, make_aws(aws), make_source_registries(source, hosts))
-    return await verify_plan(ready, settings=settings, emit=emit, deep=deep)
+    await verify_plan(
+        ready,
+        settings=settings,
+        emit=emit,
+        deep=options.deep,
+        repository_settings=options.repository_settings,
+        journal=journal,
+        proved_within=options.proved_within,
+        watcher=report,
+    )
 
 
 async def _verify(
-    targets: Sequence[VerificationTarget], aws: AwsConfiguration, emit: Emit, *, deep: bool
-) -> list[Verification | VerificationFailure]:
+    targets: Sequence[VerificationTarget],
+    aws: AwsConfiguration,
+    options: _Options,
+    journal: SqliteJournal | None,
+    report: VerifyReport,
+    emit: Emit,
+) -> None:
     """Verify all *targets*, one registry after the other; a registry that fails does not stop the others."""
-    by_registry: dict[RegistryName, dict[int, VerificationTarget]] = {}
-    for position, target in enumerate(targets):
-        by_registry.setdefault(target.destination.registry, {})[position] = target
-    outcomes: dict[int, Verification | VerificationFailure] = {}
+    proofs = Proofs(journal, options.proved_within) if journal else None
+    by_registry: defaultdict[RegistryName, list[VerificationTarget]] = defaultdict(list)
+    for target in targets:
+        by_registry[target.destination.registry].append(target)
     for name, wanted in by_registry.items():
         try:
             async with connect(name, aws=aws, emit=emit) as registry:
-                results = await verify_all(registry, list(wanted.values()), deep=deep)
+                await verify_all(registry, wanted, deep=options.deep, watcher=report, proofs=proofs)
+        except JournalError:
+            raise
         except AsyncpushError as error:
-            results = [VerificationFailure(str(target), error) for target in wanted.values()]
-        outcomes.update(zip(wanted, results, strict=True))
-    return [outcomes[position] for position in range(len(targets))]
-
-
-def _advice(damaged: Sequence[Problem]) -> str:
-    """What to do about damage; a push leaves an image and a layer alone that is there."""
-    if any(problem.stays for problem in damaged):
-        return (
-            "ECR keeps a layer beyond its image, and takes it only once: push from a good source into another"
-            " repository, or into this one once it is deleted (aws ecr delete-repository --force) and made again"
-        )
-    return "delete the image in ECR, and push it again from a good source"
-
-
-def _conclude(results: Sequence[Verification | VerificationFailure], show: OutputOptions) -> int:
-    errors = [result.error for result in results if isinstance(result, VerificationFailure)]
-    if errors and len(errors) == len(results) and all(isinstance(error, UsageError) for error in errors):
-        raise errors[0]
-    _print_verifications(results, show.output)
-    failed = [(result.error, result.destination) for result in results if isinstance(result, VerificationFailure)]
-    told = [(error, name, name) for error, name in failed]
-    say_failures(told, len(results), undone="verified", each=show.verbose)
-    for result in results:
-        if isinstance(result, VerificationFailure):
-            continue
-        for problem in result.problems:
-            say(f"asyncpush: error: {result.destination}: {problem}")
-        damaged = [problem for problem in result.problems if problem.kind == "damaged"]
-        if damaged:
-            say(f"asyncpush: note: {result.destination}: {_advice(damaged)}")
-        for note in result.notes:
-            say(f"asyncpush: note: {result.destination}: {note}")
-    if all(result.is_whole for result in results if isinstance(result, Verification)):
-        return status_of(errors)
-    return FAILED
-
-
-def _print_verifications(results: Sequence[Verification | VerificationFailure], output: OutputFormat) -> None:
-    """Print verifications: ``DESTINATION@DIGEST  whole: ...`` a line for each whole image; or everything as JSON."""
-    looked_at = [result for result in results if isinstance(result, Verification)]
-    whole = [result for result in looked_at if result.is_whole]
-    if output == "json":
-        print_document(
-            {
-                "images": [_document(result) for result in results],
-                "totals": {
-                    "images": len(results),
-                    "whole": len(whole),
-                    "broken": len(looked_at) - len(whole),
-                    "failed": len(results) - len(looked_at),
-                },
-            }
-        )
-        return
-    write_lines(map(_line, whole))
-
-
-def _line(result: Verification) -> str:
-    counts = f"{_plural(result.manifests, 'manifest')}, {_plural(result.blobs, 'blob')}, {result.size} bytes"
-    return f"{result.destination}@{result.digest}  whole: {counts}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _document(result: Verification | VerificationFailure) -> Json:
-    if isinstance(result, VerificationFailure):
-        return {"destination": result.destination, "outcome": "failed", "error": error_document(result.error)}
-    problems = [
-        {
-            "kind": problem.kind,
-            "subject": problem.subject,
-            "digest": str(problem.digest) if problem.digest else None,
-            "message": str(problem),
-        }
-        for problem in result.problems
-    ]
-    return {
-        "destination": result.destination,
-        "outcome": "whole" if result.is_whole else "broken",
-        "digest": str(result.digest) if result.digest else None,
-        "deep": result.deep,
-        "manifests": result.manifests,
-        "blobs": result.blobs,
-        "bytes": result.size,
-        "problems": problems,
-        "notes": list(result.notes),
-    }
+            for target in wanted:
+                report.found(VerificationFailure(str(target), error), target)

@@ -104,6 +104,7 @@ PERMISSIONS = (
         without={
             "push": "a conflict with an immutable tag shows only at the end",
             "migrate": "all repositories are assumed to exist",
+            "verify": "settings are not compared with the plan",
         },
     ),
     Permission(
@@ -184,13 +185,21 @@ PERMISSIONS = (
         feature="resource-tags",
     ),
     Permission(
+        operation="ListTagsForResource",
+        without={"verify": "resource tags are not compared with the plan"},
+        feature="resource-tags",
+    ),
+    Permission(
         operation="SetRepositoryPolicy",
         without={"migrate": "created repositories lack their policy"},
         feature="policy",
     ),
     Permission(
         operation="GetRepositoryPolicy",
-        without={"migrate": "an interrupted run can't complete a new repository"},
+        without={
+            "migrate": "an interrupted run can't complete a new repository",
+            "verify": "policies are not compared with the plan",
+        },
         feature="policy",
         probe=Probe(dict, frozenset({"RepositoryPolicyNotFoundException"})),
     ),
@@ -202,7 +211,10 @@ PERMISSIONS = (
     ),
     Permission(
         operation="GetLifecyclePolicy",
-        without={"migrate": "an interrupted run can't complete a new repository"},
+        without={
+            "migrate": "an interrupted run can't complete a new repository",
+            "verify": "lifecycle policies are not compared with the plan",
+        },
         services=_PRIVATE,
         feature="lifecycle-policy",
         probe=Probe(dict, frozenset({"LifecyclePolicyNotFoundException"})),

@@ -29,6 +29,7 @@ from asyncpush.ecr.settings_reader import (
     PolicyKind,
     read_archived,
     read_settings,
+    read_stored,
 )
 from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, ServiceError
 from asyncpush.protocols import ArchivedImage, RepositoryInfo
@@ -124,6 +125,12 @@ class EcrAdmin:
     async def settings_of(self, repository: RepositoryInfo, given: RepositorySettings) -> RepositorySettings:
         """The settings of a repository, with those that are *given* in their place; see ``settings_reader``."""
         return await read_settings(self._api, repository, given)
+
+    async def stored_settings(
+        self, repository: RepositoryInfo, members: Collection[str]
+    ) -> tuple[RepositorySettings, Mapping[str, AsyncpushError]]:
+        """The settings of a repository, and why those of *members* that could not be read were not."""
+        return await read_stored(self._api, repository, members)
 
     async def archived_images(self, name: str) -> tuple[ArchivedImage, ...] | None:
         """The images of a repository that are archived or being restored (DescribeImages with ``imageStatus``).

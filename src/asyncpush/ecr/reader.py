@@ -65,7 +65,12 @@ class EcrReader:
         batches = await map_batches(self._check_layers, digests)
         return {digest: blob for batch in batches for digest, blob in batch.items()}
 
-    async def read_blob(self, digest: Digest, also: Callable[[bytes], None] | None = None) -> LayerBytes:
+    async def read_blob(
+        self,
+        digest: Digest,
+        also: Callable[[bytes], None] | None = None,
+        arrived: Callable[[int], None] | None = None,
+    ) -> LayerBytes:
         """Read all bytes of a blob (GetDownloadUrlForLayer, and a GET of that address), and hash them.
 
         About 1 MiB is held at any time. After a break, the download resumes from the byte where it broke.
@@ -73,6 +78,7 @@ class EcrReader:
         Args:
             digest: the blob.
             also: receives its bytes, too, in order and each once, in worker threads.
+            arrived: receives the number of bytes that were read and hashed since the last call.
 
         Returns:
             The digest and the size of what was read.
@@ -82,7 +88,7 @@ class EcrReader:
                 does.
             ConnectionFailedError: the server can't be reached, or sends no more bytes despite all retries.
         """
-        download = HashedDownload(also)
+        download = HashedDownload(also, arrived)
         addresses = 0
         while True:
             url = await self._address(digest)

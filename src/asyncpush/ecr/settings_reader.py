@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -10,7 +10,7 @@ from typing import Any, cast
 import anyio
 
 from asyncpush.ecr.client import NOT_ALLOWED, EcrClient
-from asyncpush.errors import RepositoryNotFoundError, ServiceError, only_cause
+from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, ServiceError, only_cause
 from asyncpush.protocols import ArchivedImage, RepositoryInfo
 from asyncpush.settings import Encryption, Mutability, RepositorySettings
 
@@ -110,6 +110,38 @@ async def read_settings(api: EcrClient, repository: RepositoryInfo, given: Repos
             if not given.resource_tags:
                 tg.start_soon(read_tags)
     return replace(found, **read)
+
+
+async def read_stored(
+    api: EcrClient, repository: RepositoryInfo, members: Collection[str]
+) -> tuple[RepositorySettings, Mapping[str, AsyncpushError]]:
+    """The settings of *repository*; its policies and resource tags only if they are among *members*.
+
+    Returns:
+        The settings, and why members could not be read.
+    """
+    read: dict[str, Any] = {}
+    unread: dict[str, AsyncpushError] = {}
+
+    async def read_member(name: str, kind: PolicyKind | None) -> None:
+        try:
+            read[name] = await (kind.read(api, repository.name) if kind else _resource_tags(api, repository.arn))
+        except AsyncpushError as error:
+            unread[name] = error
+
+    kinds: dict[str, PolicyKind | None] = {kind.setting: kind for kind in (REPOSITORY_POLICY, LIFECYCLE_POLICY)}
+    async with anyio.create_task_group() as tg:
+        for name, kind in {**kinds, "resource_tags": None}.items():
+            if name in members:
+                tg.start_soon(read_member, name, kind)
+    described = RepositorySettings(
+        mutability=cast("Mutability", repository.mutability),
+        exclusions=repository.exclusions,
+        scan_on_push=repository.scan_on_push,
+        encryption=cast("Encryption | None", repository.encryption),
+        kms_key=repository.kms_key,
+    )
+    return replace(described, **read), unread
 
 
 @contextmanager

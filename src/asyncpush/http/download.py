@@ -120,15 +120,19 @@ class HashedDownload(Download):
 
     Args:
         also: receives the bytes, too, in order and each once, in worker threads.
+        arrived: receives the number of bytes that were hashed since the last call.
 
     Attributes:
         has_ended: whether all bytes have arrived.
     """
 
-    def __init__(self, also: Callable[[bytes], None] | None = None) -> None:
+    def __init__(
+        self, also: Callable[[bytes], None] | None = None, arrived: Callable[[int], None] | None = None
+    ) -> None:
         super().__init__()
         self.has_ended = False
         self._also = also
+        self._arrived = arrived
         self._sha256 = hashlib.sha256()
 
     async def read(self, content: aiohttp.StreamReader) -> None:
@@ -154,6 +158,8 @@ class HashedDownload(Download):
     async def _hash(self, blocks: Sequence[bytes]) -> None:
         if blocks:
             await to_thread.run_sync(self._update, blocks)
+            if self._arrived is not None:
+                self._arrived(sum(map(len, blocks)))
 
     def _update(self, blocks: Sequence[bytes]) -> None:
         for block in blocks:

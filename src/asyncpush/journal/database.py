@@ -270,6 +270,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(ADD_CHOICE)
     connection.execute(ADD_MAKING)
     connection.execute(ADD_REPORT)
+    connection.execute(ADD_PROVED)
 
 
 #: The application id in the header that marks a journal ("apjl"), and the version of its tables.
@@ -285,6 +286,12 @@ ADD_REPORT = (
     " sent INTEGER NOT NULL, document BLOB NOT NULL, PRIMARY KEY (run, begun))"
 )
 
+#: Updates a journal from before it kept what was verified.
+ADD_PROVED = (
+    "CREATE TABLE IF NOT EXISTS proved (repository TEXT NOT NULL, reference TEXT NOT NULL, digest BLOB NOT NULL,"
+    " deep INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (repository, reference)) WITHOUT ROWID"
+)
+
 # `copy` and `reason` are blobs, since they can contain file names, which need not be UTF-8.
 #
 # run      images_* count the images of a run whose rows were replaced by those of a later run.
@@ -293,6 +300,7 @@ ADD_REPORT = (
 # carried  manifests whose referrers were copied.
 # making   repositories that are being created; removed once they have their policies.
 # report   what each process did for a run, compressed; a run that was resumed has several.
+# proved   images that were whole when they were last verified, by tag or digest; `deep` if their bytes were read.
 # layer    one row for each layer in each repository: there can be a million.
 SCHEMA = f"""
 BEGIN;
@@ -313,6 +321,7 @@ CREATE TABLE compressed (
     identity TEXT PRIMARY KEY, media_type TEXT NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID;
 {ADD_MAKING};
 {ADD_REPORT};
+{ADD_PROVED};
 CREATE TABLE repository (key INTEGER PRIMARY KEY, address TEXT NOT NULL UNIQUE);
 CREATE TABLE layer (
     repository INTEGER NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL, referenced INTEGER NOT NULL,
@@ -357,6 +366,7 @@ COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
     "compressed": {_TEXT: ("identity", "media_type"), _DIGEST: ("digest",), _COUNT: ("size",)},
     "making": {_TEXT: ("repository",), _TIME: ("at",)},
     "report": {_COUNT: ("run", "sent"), _TIME: ("begun", "seconds"), _BLOB: ("document",)},
+    "proved": {_TEXT: ("repository", "reference"), _DIGEST: ("digest",), _COUNT: ("deep",), _TIME: ("at",)},
     "repository": {_TEXT: ("address",)},
     "layer": {_COUNT: ("repository", "size", "referenced"), _DIGEST: ("digest",)},
 }

@@ -77,6 +77,16 @@ class CreationRow(_Row, frozen=True, kw_only=True, tag="making"):
     at: datetime
 
 
+class ProofRow(_Row, frozen=True, kw_only=True):
+    """An image that was whole when it was verified, by its tag or digest; *deep* if its bytes were read."""
+
+    repository: str
+    reference: str
+    digest: str
+    deep: bool
+    at: datetime
+
+
 class LayerRow(_Row, frozen=True, kw_only=True):
     """A layer that a repository has."""
 
@@ -107,6 +117,11 @@ class UploadRow(_Row, frozen=True, kw_only=True):
     heard: datetime
 
 
+Row: TypeAlias = (
+    RunRow | ImageRow | TagRow | ReferrersRow | CreationRow | ProofRow | LayerRow | CompressedRow | UploadRow
+)
+
+
 class JournalSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The contents of a journal, counted; *layer_bytes* counts a layer once for each repository that has it."""
 
@@ -117,6 +132,9 @@ class JournalSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     layer_bytes: int
     tags: int
     compressed: int
+    proofs: int
+    deep_proofs: int
+    last_proof: datetime | None
     uploads: list[UploadRow]
 
 
@@ -132,6 +150,7 @@ def summarize(path: Path) -> JournalSummary:
             # total() is a float, which a claim in a manifest can't overflow.
             "SELECT count(DISTINCT repository), count(*), total(referenced), total(size) FROM layer"
         ).fetchone()
+        proofs, deep, last = _proof_counts(connection)
         return JournalSummary(
             runs=list(run_rows(connection)),
             repositories=repositories,
@@ -140,13 +159,18 @@ def summarize(path: Path) -> JournalSummary:
             layer_bytes=int(size),
             tags=_count(connection, "SELECT count(*) FROM known"),
             compressed=_count(connection, "SELECT count(*) FROM compressed"),
+            proofs=proofs,
+            deep_proofs=deep,
+            last_proof=None if last is None else _time(last),
             uploads=list(_uploads(connection)),
         )
 
 
 def rows(
     path: Path,
-) -> Iterator[RunRow | ImageRow | TagRow | ReferrersRow | CreationRow | LayerRow | CompressedRow | UploadRow]:
+) -> Iterator[
+    RunRow | ImageRow | TagRow | ReferrersRow | CreationRow | ProofRow | LayerRow | CompressedRow | UploadRow
+]:
     """All rows of a journal, from one snapshot.
 
     Raises:
@@ -159,6 +183,7 @@ def rows(
         yield from _tags(connection)
         yield from _referrers(connection)
         yield from _making(connection)
+        yield from _proofs(connection)
         yield from _layers(connection)
         yield from _compressed(connection)
         yield from _uploads(connection)
@@ -223,10 +248,32 @@ def _referrers(connection: sqlite3.Connection) -> Iterator[ReferrersRow]:
 
 
 def _making(connection: sqlite3.Connection) -> Iterator[CreationRow]:
-    # An older journal that is only read may lack the table.
-    if _count(connection, "SELECT count(*) FROM sqlite_master WHERE name = 'making'"):
+    if _has(connection, "making"):
         for repository, at in connection.execute("SELECT repository, at FROM making ORDER BY repository"):
             yield CreationRow(repository=repository, at=_time(at))
+
+
+def _proofs(connection: sqlite3.Connection) -> Iterator[ProofRow]:
+    if _has(connection, "proved"):
+        for repository, reference, digest, deep, at in connection.execute(
+            "SELECT repository, reference, digest, deep, at FROM proved ORDER BY repository, reference"
+        ):
+            yield ProofRow(
+                repository=repository, reference=reference, digest=str(unpacked(digest)), deep=bool(deep), at=_time(at)
+            )
+
+
+def _proof_counts(connection: sqlite3.Connection) -> tuple[int, int, float | None]:
+    """How many images were proved, how many of them deep, and when the last was."""
+    if not _has(connection, "proved"):
+        return 0, 0, None
+    [(count, deep, last)] = connection.execute("SELECT count(*), count(nullif(deep, 0)), max(at) FROM proved")
+    return count, deep, last
+
+
+def _has(connection: sqlite3.Connection, table: str) -> bool:
+    """Whether a journal has a table: an older one that is only read may lack it."""
+    return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone())
 
 
 def _layers(connection: sqlite3.Connection) -> Iterator[LayerRow]:

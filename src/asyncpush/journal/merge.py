@@ -91,6 +91,14 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
             "INSERT OR REPLACE INTO making (repository, at) VALUES (?, ?)",
             source.execute("SELECT repository, at FROM making"),
         )
+    if _columns(source, "proved"):
+        target.executemany(
+            "INSERT INTO proved (repository, reference, digest, deep, at) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET digest = excluded.digest, deep = excluded.deep, at = excluded.at"
+            " WHERE CASE WHEN excluded.digest = digest THEN (excluded.deep, excluded.at) > (deep, at)"
+            " ELSE excluded.at >= at END",
+            source.execute("SELECT repository, reference, digest, deep, at FROM proved"),
+        )
     target.executemany(
         "INSERT OR IGNORE INTO repository (address) VALUES (?)", source.execute("SELECT address FROM repository")
     )

@@ -22,7 +22,7 @@ class Pruned:
 
 
 def prune(path: Path, older_than: float, *, unfinished: bool = False) -> Pruned:
-    """Delete old runs, what they found (images, tags and referrers), and old open uploads; blocks.
+    """Delete old runs, what they found (images, tags and referrers), old proofs and open uploads; blocks.
 
     The layers of repositories and compressed blobs stay: they save work, and ECR corrects them where they are wrong.
 
@@ -61,6 +61,7 @@ def _forget(connection: sqlite3.Connection, before: float, unfinished: bool) -> 
         connection.execute("DELETE FROM report WHERE run NOT IN (SELECT id FROM run)")
         tags = connection.execute("DELETE FROM known WHERE at < ?", (before,)).rowcount
         connection.execute("DELETE FROM carried WHERE at < ?", (before,))
+        connection.execute("DELETE FROM proved WHERE at < ?", (before,))
         uploads = connection.execute("DELETE FROM upload WHERE heard < ?", (before,)).rowcount
         connection.execute("COMMIT")
     except BaseException:

@@ -6,7 +6,7 @@ Each function runs within a transaction, in a worker thread.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -225,6 +225,35 @@ def begin_repository(connection: sqlite3.Connection, repository: str, now: float
 def end_repository(connection: sqlite3.Connection, repository: str) -> None:
     """Delete a repository that has its policies, or that was not created."""
     connection.execute("DELETE FROM making WHERE repository = ?", (repository,))
+
+
+def save_proofs(
+    connection: sqlite3.Connection, repository: str, images: Mapping[str, Digest], deep: bool, now: float
+) -> None:
+    """Insert images that are whole; of two proofs of one digest, a deep one stays."""
+    connection.executemany(
+        "INSERT INTO proved (repository, reference, digest, deep, at) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET digest = excluded.digest, deep = excluded.deep, at = excluded.at"
+        " WHERE excluded.deep >= deep OR excluded.digest <> digest",
+        [(repository, reference, packed(digest), deep, now) for reference, digest in images.items()],
+    )
+
+
+def remove_proofs(connection: sqlite3.Connection, repository: str, reference: str, digest: Digest | None) -> None:
+    """Delete what was proved of an image that is not whole, under whatever name."""
+    connection.execute(
+        "DELETE FROM proved WHERE repository = ? AND (reference = ? OR digest = ?)",
+        (repository, reference, packed(digest) if digest else None),
+    )
+
+
+def deep_proofs(connection: sqlite3.Connection, repository: str, since: float) -> dict[Digest, float]:
+    """The images of a repository whose bytes were read and matched after *since*, and when."""
+    rows = connection.execute(
+        "SELECT digest, max(at) FROM proved WHERE repository = ? AND deep AND at >= ? GROUP BY digest",
+        (repository, since),
+    )
+    return {unpacked(digest): at for digest, at in rows}
 
 
 def begin_upload(

@@ -195,6 +195,28 @@ class SqliteJournal:
         work = partial(sql.end_repository, repository=repository)
         await self._commits.do(work, lambda: self._memory.making.discard(repository))
 
+    async def images_proved(self, repository: str, images: Mapping[str, Digest], *, deep: bool) -> None:
+        """Record that images are whole: what each tag or digest of a repository names.
+
+        Args:
+            repository: the repository's address.
+            images: the digest that each tag (or digest, as text) names.
+            deep: whether all their bytes were read; such a proof of a digest outlives one without.
+        """
+        await self._commits.do(
+            partial(sql.save_proofs, repository=repository, images=dict(images), deep=deep, now=self._now())
+        )
+
+    async def proof_lost(self, repository: str, reference: str, digest: Digest | None) -> None:
+        """Delete what was proved of an image that turned out not to be whole."""
+        await self._commits.do(partial(sql.remove_proofs, repository=repository, reference=reference, digest=digest))
+
+    async def deep_proofs(self, repository: str, within: float) -> Mapping[Digest, datetime]:
+        """The images of a repository whose bytes were read in the last *within* seconds, and when."""
+        work = partial(sql.deep_proofs, repository=repository, since=self._now() - within)
+        found = await self._commits.do(work)
+        return {digest: datetime.fromtimestamp(at, UTC) for digest, at in found.items()}
+
     @property
     def compressed(self) -> Mapping[str, Descriptor]:
         """The descriptors of blobs whose digest was unknown before they were read, by identity."""

@@ -15,11 +15,13 @@ from asyncpush.events import (
     ImageFailed,
     ImagePlanned,
     ImageStarted,
+    ImageVerified,
     LayerDone,
     LayerFailed,
     LayerStarted,
     Limited,
     Listed,
+    PartRead,
     PartSent,
     Retrying,
     Unanswered,
@@ -231,8 +233,8 @@ class Meter:
     def take(self, event: Event) -> None:
         """Count *event*; an event of an unknown layer changes nothing."""
         match event:
-            case PartSent():
-                self._part_sent(event)
+            case PartSent() | PartRead():
+                self._part_done(event)
             case Retrying() | Limited() | Unanswered() | Listed():
                 self._waits(event)
             case LayerStarted():
@@ -245,10 +247,8 @@ class Meter:
                 self._image_started(event.destination)
             case ImagePlanned():
                 self._image_planned(event)
-            case ImageDone():
-                self._image_ended(event.destination, self._images.done, present=event.outcome == "present")
-            case ImageFailed():
-                self._image_ended(event.destination, self._images.failed)
+            case ImageDone() | ImageVerified() | ImageFailed():
+                self._image_ended(event)
             case _:
                 pass
 
@@ -328,7 +328,7 @@ class Meter:
             share.read += read
         self._read += read
 
-    def _part_sent(self, event: PartSent) -> None:
+    def _part_done(self, event: PartSent | PartRead) -> None:
         layer = self._layers.get(event.layer)
         if layer is None:
             return
@@ -337,7 +337,7 @@ class Meter:
         layer.read += event.read
         self._change(self._share(layer.destination), read=event.read)
         # Bytes that ECR had from an earlier run, and bytes that are read again, do not count for the rate.
-        if event.sent > 0 and event.read > 0:
+        if event.read > 0 and (isinstance(event, PartRead) or event.sent > 0):
             now = self._clock()
             layer.rate.add(now, event.read)
             self._rate.add(now, event.read)
@@ -381,7 +381,7 @@ class Meter:
         share = self._share(layer.destination)
         share.layers -= 1
         self._layers_left -= not share.ended
-        if event.outcome != "pushed":
+        if event.outcome not in ("pushed", "read"):
             self._present += 1
             self._change(share, planned=-rest, begun=-rest)
         else:
@@ -423,8 +423,12 @@ class Meter:
         share.keys = event.layer_keys
         self._change(share, planned=event.size)
 
-    def _image_ended(self, destination: str, group: set[str], *, present: bool = False) -> None:
-        for images in (self._images.started, self._images.sized, group, *([self._images.present] if present else [])):
+    def _image_ended(self, event: ImageDone | ImageVerified | ImageFailed) -> None:
+        outcome = "failed" if isinstance(event, ImageFailed) else event.outcome
+        group = self._images.failed if outcome in ("failed", "broken") else self._images.done
+        present = [self._images.present] if outcome == "present" else []
+        destination = event.destination
+        for images in (self._images.started, self._images.sized, group, *present):
             images.add(destination)
         if not present:
             self._image_trend.add(self._clock(), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TextIO, cast
@@ -60,7 +61,7 @@ class RichDisplay:
         sink: the terminal.
         images: how many images there will be; None if unknown.
         each: an image that ends leaves a line above the bars.
-        redirect: show other output to ``sys.stderr`` above the bars.
+        redirect: show other output to this terminal, by ``sys.stderr`` and ``sys.stdout``, above the bars.
         clock: a clock, in seconds.
         console: a console on *sink*; created if None.
     """
@@ -77,7 +78,10 @@ class RichDisplay:
         clock: Clock = time.monotonic,
         console: Console | None = None,
     ) -> None:
-        self._console = console or Console(file=cast("TextIO", sink), highlight=False, markup=False, emoji=False)
+        # If the terminal wraps long names, they can be copied.
+        self._console = console or Console(
+            file=cast("TextIO", sink), highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
         self._meter = Meter(clock, images)
         self._screen = _Screen(self._meter, clock)
         self._lines: list[Text] = []
@@ -85,7 +89,7 @@ class RichDisplay:
             self._screen,
             console=self._console,
             auto_refresh=False,
-            redirect_stdout=False,
+            redirect_stdout=redirect and sys.stdout.isatty(),
             redirect_stderr=redirect,
             vertical_overflow="crop",
         )

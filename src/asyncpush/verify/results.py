@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Literal
 
 from asyncpush.engine.diff import referrer_nodes
@@ -50,6 +51,7 @@ class Verification(Result):
         problems: all problems.
         deep: whether the blobs were read, not only looked up.
         notes: what could not be compared, in words.
+        read_at: when an earlier run read the blobs, so that this one did not; None if it did, or none has.
     """
 
     destination: str
@@ -60,6 +62,7 @@ class Verification(Result):
     problems: tuple[Problem, ...]
     deep: bool
     notes: tuple[str, ...] = ()
+    read_at: datetime | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -86,6 +89,38 @@ class VerificationFailure(Result):
 
 
 @dataclass(frozen=True, slots=True)
+class SettingDifference:
+    """A setting of a repository that is not as the plan says, both in words."""
+
+    setting: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.setting} is {self.found}, and the plan says {self.expected}"
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsVerification(Result):
+    """The settings of a repository, compared with those that the plan states.
+
+    Attributes:
+        repository: the repository.
+        differences: what is not as the plan says.
+        unread: settings that could not be compared, each with the reason.
+    """
+
+    repository: str
+    differences: tuple[SettingDifference, ...] = ()
+    unread: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def failures(self) -> tuple[tuple[str, AsyncpushError], ...]:
+        """All differences, as errors."""
+        return tuple((self.repository, RegistryError(str(difference))) for difference in self.differences)
+
+
+@dataclass(frozen=True, slots=True)
 class VerificationTarget:
     """An image to verify.
 
@@ -95,6 +130,7 @@ class VerificationTarget:
         config: the expected digest of its config, if its own is unknown because the push compresses its layers.
         layers: how many layers it must have then.
         layer_types: the media types of these layers; empty for any.
+        name: its name for people; empty for that of the destination.
     """
 
     destination: Destination
@@ -102,6 +138,12 @@ class VerificationTarget:
     config: Digest | None = None
     layers: int = 0
     layer_types: tuple[str, ...] = ()
+    name: str = ""
+
+    @property
+    def unique_name(self) -> str:
+        """Its name, with the digest if it has no tag."""
+        return str(self) if self.destination.tag or self.digest is None else f"{self}@{self.digest}"
 
     @property
     def reference(self) -> str | Digest:
@@ -109,9 +151,28 @@ class VerificationTarget:
         return self.destination.tag or self.digest or "latest"
 
     def __str__(self) -> str:
+        if self.name:
+            return self.name
         if self.destination.tag or self.digest:
             return str(self.destination)
         return str(replace(self.destination, tag="latest"))
+
+
+class VerificationWatcher:
+    """Hears what a verification expects, and what it finds, as soon as that is known; this one ignores it.
+
+    Its methods must return soon.
+    """
+
+    def expect(self, target: VerificationTarget) -> None:
+        """Hear of an image that will be verified."""
+
+    def found(
+        self,
+        result: Verification | VerificationFailure | SettingsVerification,
+        target: VerificationTarget | None = None,
+    ) -> None:
+        """Hear of a result: that of *target*, or that of a source or repository."""
 
 
 def parse_target(text: str) -> VerificationTarget:
