@@ -9,7 +9,18 @@ from typing import Literal, Protocol, Self, runtime_checkable
 
 from asyncpush.errors import AsyncpushError, DigestMismatchError
 from asyncpush.manifest import Manifest
-from asyncpush.model import Descriptor, Digest, LayerBytes, LeftOut, OpenUpload, PushedLayer, TagMutability, Upload
+from asyncpush.model import (
+    ArchivedImage,
+    Descriptor,
+    Digest,
+    LayerBytes,
+    LeftOut,
+    OpenUpload,
+    PushedLayer,
+    RepositoryInfo,
+    TagMutability,
+    Upload,
+)
 from asyncpush.reference import S3Location
 from asyncpush.settings import Credentials, RepositorySettings
 
@@ -528,46 +539,6 @@ class RepositoryReader(Protocol):
             ConnectionFailedError: the blob can't be read in spite of all retries.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class RepositoryInfo:
-    """A repository of a registry, as DescribeRepositories returns it.
-
-    Attributes:
-        name: its name.
-        registry_id: the account that owns it.
-        mutability: ``MUTABLE``, ``IMMUTABLE``, ``MUTABLE_WITH_EXCLUSION`` or ``IMMUTABLE_WITH_EXCLUSION``.
-        exclusions: the wildcards of its exclusion filters.
-        arn: its ARN; empty if ECR does not tell.
-        scan_on_push: whether images are scanned when they are pushed; None if ECR does not tell.
-        encryption: ``AES256``, ``KMS`` or ``KMS_DSSE``; None if ECR does not tell.
-        kms_key: the key of the encryption, usually its ARN.
-    """
-
-    name: str
-    registry_id: str
-    mutability: str = "MUTABLE"
-    exclusions: tuple[str, ...] = ()
-    arn: str = ""
-    scan_on_push: bool | None = None
-    encryption: str | None = None
-    kms_key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ArchivedImage:
-    """An image in ECR's archive.
-
-    Attributes:
-        digest: its digest.
-        tags: its tags.
-        status: ``ARCHIVED``, or ``ACTIVATING`` while it is being restored.
-    """
-
-    digest: str
-    tags: tuple[str, ...]
-    status: str
 
 
 class RegistryAdmin(Protocol):

@@ -32,7 +32,7 @@ from asyncpush.ecr.settings_reader import (
     read_stored,
 )
 from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, ServiceError
-from asyncpush.protocols import ArchivedImage, RepositoryInfo
+from asyncpush.model import ArchivedImage, RepositoryInfo
 from asyncpush.settings import AwsConfiguration, RepositorySettings
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ import anyio
 
 from asyncpush.ecr.client import NOT_ALLOWED, EcrClient
 from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, ServiceError, only_cause
-from asyncpush.protocols import ArchivedImage, RepositoryInfo
+from asyncpush.model import ArchivedImage, RepositoryInfo
 from asyncpush.settings import Encryption, Mutability, RepositorySettings
 
 #: Entries a page: the maximum of ECR's model.

@@ -14,7 +14,7 @@ from asyncpush.engine.context import PushContext
 from asyncpush.errors import AsyncpushError, ConfigurationError, SourceArchivedError, SourceNotFoundError, UsageError
 from asyncpush.events import Notice
 from asyncpush.migrate.plan.model import PlanEntry
-from asyncpush.protocols import ArchivedImage, RepositoryInfo
+from asyncpush.model import ArchivedImage, RepositoryInfo
 from asyncpush.reference import RegistryName, parse_registry
 from asyncpush.settings import AwsConfiguration, RepositorySettings, SourceRegistry
 from asyncpush.single_flight import SingleFlight

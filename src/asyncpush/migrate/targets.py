@@ -30,8 +30,8 @@ from asyncpush.migrate.ecr_sources import EcrSources, ForeignKeyError
 from asyncpush.migrate.plan.diagnostics import Problems, member
 from asyncpush.migrate.plan.load import name_of
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
-from asyncpush.model import Digest
-from asyncpush.protocols import Repository, RepositoryInfo
+from asyncpush.model import Digest, RepositoryInfo
+from asyncpush.protocols import Repository
 from asyncpush.reference import Destination
 from asyncpush.settings import RepositorySettings
 from asyncpush.single_flight import SingleFlight
