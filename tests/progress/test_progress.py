@@ -687,6 +687,28 @@ def test_the_time_left_is_that_of_the_images_if_they_wait_for_put_image():
     assert meter.totals().left == pytest.approx(90, rel=0.15)  # no byte is left; 90 images are
 
 
+@pytest.mark.parametrize("limits", [(), (Limited("PutImage", 2, "quota"),)])
+def test_images_that_all_end_after_the_bytes_are_timed_from_there(limits):
+    clock = Clock()
+    meter = Meter(clock, 40)
+    for number in range(40):
+        meter.take(ImageStarted(f"app:{number}", f"app:{number}"))
+        meter.take(ImagePlanned(f"app:{number}", 1, 1000, 0, 0))
+        meter.take(LayerStarted(str(number), "layer", 1000, f"app:{number}"))
+    for _ in range(100):
+        clock.now += 1
+        for number in range(40):
+            meter.take(PartSent(str(number), 10, 10))
+    for number in range(40):
+        meter.take(LayerDone(str(number), DIGEST, "pushed"))
+    for number in range(10):
+        clock.now += 0.5
+        for limited in limits:
+            meter.take(limited)
+        meter.take(ImageDone(f"app:{number}", DIGEST, "pushed"))
+    assert meter.totals().left == pytest.approx(15, rel=0.2)
+
+
 def test_retries_and_throttles_are_in_the_totals():
     totals = totals_after(Retrying("PutImage", 1, 0.1, "slow", throttled=True), Retrying("PutImage", 2, 0.1, "reset"))
     assert (totals.retries, totals.throttled) == (2, 1)

@@ -343,6 +343,7 @@ class Meter:
             self._rate.add(now, event.read)
             self._trend.add(now, event.read)
             self._cost_trend.add(now, event.read)
+            self._image_trend.begin_later(now)
 
     def _layer_started(self, event: LayerStarted) -> None:
         now = self._clock()

@@ -87,6 +87,11 @@ class Trend:
         if not self._times:
             self.add(now, 0)
 
+    def begin_later(self, now: float) -> None:
+        """Begin at *now* instead, unless something has happened."""
+        if not self._total:
+            self._times, self._sums = [now], [0]
+
     def add(self, now: float, count: int) -> None:
         """Count *count* at *now*."""
         self._total += count
