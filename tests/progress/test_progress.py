@@ -799,11 +799,11 @@ def test_a_screen_names_the_limit_while_it_binds(words: str) -> None:
     screen = Screen(100, 24)
     run_three_images(screen, screen.face.take)
     screen.face.take(LIMITS[words])
-    assert f"limited by {words}" in screen.paint()
+    assert f"limit: {words}" in screen.paint()
     screen.clock.now += 2
-    assert f"limited by {words}" in screen.paint()
+    assert f"limit: {words}" in screen.paint()
     screen.clock.now += 1
-    assert not any("limited by" in line for line in screen.paint())
+    assert not any("limit:" in line for line in screen.paint())
 
 
 def test_a_screen_names_all_limits_that_bind_and_none_at_its_end() -> None:
@@ -811,8 +811,8 @@ def test_a_screen_names_all_limits_that_bind_and_none_at_its_end() -> None:
     run_three_images(screen, screen.face.take)
     for limited in (LIMITS["--bandwidth 50MB/s"], LIMITS["PutImage 8/s (quota 10/s)"]):
         screen.face.take(limited)
-    assert "limited by --bandwidth 50MB/s; PutImage 8/s (quota 10/s)" in screen.paint()
-    assert not any("limited by" in line for line in screen.close())
+    assert "limit: --bandwidth 50MB/s; PutImage 8/s (quota 10/s)" in screen.paint()
+    assert not any("limit:" in line for line in screen.close())
 
 
 def test_a_heartbeat_names_the_limit() -> None:

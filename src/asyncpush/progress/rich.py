@@ -197,7 +197,7 @@ class _Screen:
         waits = [silence_text(event) for event in self._meter.silent]
         limits = [limit_text(limited) for limited in self._meter.limits]
         if limits:
-            waits.append(f"limited by {'; '.join(limits)}")
+            waits.append(f"limit: {'; '.join(limits)}")
         if waits:
             yield [Segment(set_cell_size("; ".join(waits), width), _DIM)]
         if self._failed is not None:
