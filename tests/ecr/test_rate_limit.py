@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 
 import asyncpush
 from asyncpush import AwsConfiguration, Settings
-from asyncpush.ecr.rate_limit import QUOTAS, OperationStatistics, Pace, RateLimiter, is_aws
+from asyncpush.ecr.quotas import QUOTAS
+from asyncpush.ecr.rate_limit import OperationStatistics, Pace, RateLimiter
+from asyncpush.ecr.regions import is_aws
 from asyncpush.ecr.retry import RetryingSender
 from asyncpush.emulator import Emulator
 from asyncpush.errors import ServiceError

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncpush.ecr.rate_limit import QUOTAS
+from asyncpush.ecr.quotas import QUOTAS
 from asyncpush.emulator.faults import Fault, FaultConfig, Throttle, parse_fault, parse_throttle
 from asyncpush.emulator.faults.config import FaultConfigDocument, describe, read_file, read_json
 from asyncpush.emulator.faults.rules import ACTIONS

@@ -14,7 +14,7 @@ import anyio
 from anyio import to_thread
 
 from asyncpush.connection import Registry
-from asyncpush.ecr.rate_limit import is_aws
+from asyncpush.ecr.regions import is_aws
 from asyncpush.emulator.process import local_ecr
 from asyncpush.errors import AsyncpushError, RegistryError, ServiceError
 from asyncpush.protocols import Repository

@@ -13,7 +13,8 @@ from botocore.config import Config
 from asyncpush.doctor.findings import Finding
 from asyncpush.ecr.configuration import configure_session, session_variables, translate_configuration_errors
 from asyncpush.ecr.credentials import credentials_of
-from asyncpush.ecr.rate_limit import QUOTAS, is_aws
+from asyncpush.ecr.quotas import QUOTAS
+from asyncpush.ecr.regions import is_aws
 from asyncpush.settings import AwsConfiguration
 
 #: The codes of the rates that bind most runs ("Amazon ECR service quotas").

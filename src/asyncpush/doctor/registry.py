@@ -23,8 +23,7 @@ from asyncpush.ecr.credential_providers import FoundCredentials
 from asyncpush.ecr.credentials import credentials_of, open_credentials
 from asyncpush.ecr.errors import verdict
 from asyncpush.ecr.http_session import EcrHttp, open_http
-from asyncpush.ecr.rate_limit import is_aws
-from asyncpush.ecr.regions import sibling_regions, unknown_region_hint
+from asyncpush.ecr.regions import is_aws, sibling_regions, unknown_region_hint
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.retry import RetryingSender
 from asyncpush.ecr.session import Transport, open_client, registry_host

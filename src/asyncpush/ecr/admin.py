@@ -19,7 +19,7 @@ from asyncpush.ecr.client import NOT_ALLOWED, EcrClient, TrackedCall, map_batche
 from asyncpush.ecr.configuration import configure_session, session_variables, translate_configuration_errors
 from asyncpush.ecr.credentials import credentials_of
 from asyncpush.ecr.errors import UNEXPECTED_ANSWER, translate_errors
-from asyncpush.ecr.rate_limit import is_aws
+from asyncpush.ecr.regions import is_aws
 from asyncpush.ecr.session import account_of
 from asyncpush.ecr.settings_reader import (
     LIFECYCLE_POLICY,

@@ -8,59 +8,15 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 import anyio
 
+from asyncpush.ecr.quotas import METERED_AS, QUOTA_CODES, QUOTAS, Quota
+from asyncpush.ecr.regions import is_aws
 from asyncpush.events import Emit, Limited, ignore
 from asyncpush.http.token_bucket import LimitReporter
 from asyncpush.reference import Service
 from asyncpush.settings import RetryPolicy
-
-#: Requests a second, per account and region ("Amazon ECR service quotas", "Amazon ECR Public service quotas").
-#: Operations that are missing here have no documented quota.
-QUOTAS: dict[Service, dict[str, int]] = {
-    "ecr": {
-        "BatchCheckLayerAvailability": 1000,
-        "BatchGetImage": 2000,
-        "CompleteLayerUpload": 100,
-        "InitiateLayerUpload": 100,
-        "PutImage": 10,
-        "UploadLayerPart": 500,
-    },
-    "ecr-public": {
-        "BatchCheckLayerAvailability": 200,
-        "CompleteLayerUpload": 10,
-        "InitiateLayerUpload": 10,
-        "PutImage": 10,
-        "UploadLayerPart": 260,
-    },
-}
-
-#: The codes of the quotas in Service Quotas, all of them adjustable ("Amazon ECR service quotas"); those of ECR Public
-#: are not documented.
-QUOTA_CODES: dict[Service, dict[str, str]] = {
-    "ecr": {
-        "BatchCheckLayerAvailability": "L-B9173138",
-        "BatchGetImage": "L-16E70933",
-        "CompleteLayerUpload": "L-44194860",
-        "InitiateLayerUpload": "L-95B28F8D",
-        "PutImage": "L-AD52DFB2",
-        "UploadLayerPart": "L-A1670B10",
-    },
-    "ecr-public": {},
-}
-
-#: The requests to ``/v2/`` in errors, events and rate limits.
-MOUNT, BEGIN, ASK, APPEND, COMPLETE = "MountBlob", "PostBlobUpload", "GetBlobUpload", "PatchBlobUpload", "PutBlobUpload"
-
-#: Whose quota a request to ``/v2/`` uses. It was seen for mounts; for uploads it is not documented, but likely.
-_METERED_AS = {
-    MOUNT: "InitiateLayerUpload",
-    BEGIN: "InitiateLayerUpload",
-    APPEND: "UploadLayerPart",
-    COMPLETE: "CompleteLayerUpload",
-}
 
 #: The quota to assume when a request is throttled and no quota is known: the smallest that ECR documents.
 _SMALLEST_QUOTA = 10
@@ -120,23 +76,6 @@ class OperationStatistics:
     rate: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """The quota of an operation, per account and region.
-
-    Attributes:
-        operation: the operation's name.
-        rate: requests a second.
-        code: its code in Service Quotas; None if that is unknown.
-        is_stated: whether the user has stated it; otherwise it is ECR's default.
-    """
-
-    operation: str
-    rate: float
-    code: str | None
-    is_stated: bool
-
-
 class Pace:
     """The rate limiters of all operations over one connection: ECR meters each operation, per account and region.
 
@@ -177,7 +116,7 @@ class Pace:
         """The rate limiter of *operation*."""
         limiter = self._limiters.get(operation)
         if limiter is None:
-            metered = _METERED_AS.get(operation, operation)
+            metered = METERED_AS.get(operation, operation)
             limiter = RateLimiter(
                 operation,
                 self._quotas.get(metered),
@@ -200,31 +139,6 @@ class Pace:
     def statistics(self) -> tuple[OperationStatistics, ...]:
         """The current statistics of each operation that was used, by name."""
         return tuple(self._limiters[name].statistics() for name in sorted(self._limiters))
-
-
-#: The domains of AWS's partitions, dual-stack ones included; VPC endpoints are in them, too.
-_AWS_DOMAINS = (
-    ".amazonaws.com",
-    ".amazonaws.com.cn",
-    ".amazonaws.eu",
-    ".api.amazonwebservices.com.cn",
-    ".api.amazonwebservices.eu",
-    ".api.aws",
-    ".api.aws.hci.ic.gov",
-    ".api.aws.ic.gov",
-    ".api.aws.scloud",
-    ".api.cloud-aws.adc-e.uk",
-    ".c2s.ic.gov",
-    ".cloud.adc-e.uk",
-    ".csp.hci.ic.gov",
-    ".sc2s.sgov.gov",
-)
-
-
-def is_aws(endpoint_url: str) -> bool:
-    """Whether an endpoint is AWS's own: a service's, or a VPC endpoint's."""
-    host = urlsplit(endpoint_url).hostname or ""
-    return host.rstrip(".").endswith(_AWS_DOMAINS)
 
 
 class RateLimiter:

@@ -1,4 +1,4 @@
-"""The names of AWS's regions, as botocore's data has them."""
+"""AWS's regions, as botocore's data has them, and its domains."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import botocore
 import msgspec
@@ -55,3 +56,28 @@ def unknown_region_hint(endpoint: str) -> str | None:
         return None
     similar = get_close_matches(match[1], known_regions(), 1)
     return f"{match[1]} is not a known region" + (f"; did you mean {similar[0]}?" if similar else "; see --region")
+
+
+#: The domains of AWS's partitions, dual-stack ones included; VPC endpoints are in them, too.
+_AWS_DOMAINS = (
+    ".amazonaws.com",
+    ".amazonaws.com.cn",
+    ".amazonaws.eu",
+    ".api.amazonwebservices.com.cn",
+    ".api.amazonwebservices.eu",
+    ".api.aws",
+    ".api.aws.hci.ic.gov",
+    ".api.aws.ic.gov",
+    ".api.aws.scloud",
+    ".api.cloud-aws.adc-e.uk",
+    ".c2s.ic.gov",
+    ".cloud.adc-e.uk",
+    ".csp.hci.ic.gov",
+    ".sc2s.sgov.gov",
+)
+
+
+def is_aws(endpoint_url: str) -> bool:
+    """Whether an endpoint is AWS's own: a service's, or a VPC endpoint's."""
+    host = urlsplit(endpoint_url).hostname or ""
+    return host.rstrip(".").endswith(_AWS_DOMAINS)

@@ -9,8 +9,9 @@ from asyncpush.ecr.admin import CallerIdentity, EcrAdmin
 from asyncpush.ecr.auth_token import EcrLogin
 from asyncpush.ecr.client import EcrClient
 from asyncpush.ecr.http_session import EcrHttp
-from asyncpush.ecr.rate_limit import Pace, is_aws
+from asyncpush.ecr.rate_limit import Pace
 from asyncpush.ecr.reader import EcrReader
+from asyncpush.ecr.regions import is_aws
 from asyncpush.ecr.repository import EcrRepository
 from asyncpush.ecr.retry import RetryingSender
 from asyncpush.ecr.session import registry_address, registry_host

@@ -26,8 +26,7 @@ from asyncpush.ecr.credentials import open_credentials
 from asyncpush.ecr.errors import translate_errors
 from asyncpush.ecr.http_session import CONNECT_TIMEOUT, READ_TIMEOUT, EcrHttpSession
 from asyncpush.ecr.models import data_loader
-from asyncpush.ecr.rate_limit import is_aws
-from asyncpush.ecr.regions import known_regions
+from asyncpush.ecr.regions import is_aws, known_regions
 from asyncpush.errors import ConfigurationError
 from asyncpush.http.session import user_agent
 from asyncpush.redaction import hide_user_of

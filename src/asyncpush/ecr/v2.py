@@ -18,8 +18,8 @@ from asyncpush.ecr.client import EcrClient, answer_timeout, answered_in_time
 from asyncpush.ecr.errors import UNEXPECTED_ANSWER, translate_errors
 from asyncpush.ecr.http_session import EcrHttp
 from asyncpush.ecr.part_body import OutgoingPart
-from asyncpush.ecr.rate_limit import is_aws
 from asyncpush.ecr.raw_body import RawPartBody
+from asyncpush.ecr.regions import is_aws
 from asyncpush.ecr.retry import RetryingSender
 from asyncpush.ecr.session import registry_host
 from asyncpush.errors import ConnectionFailedError, ServiceError

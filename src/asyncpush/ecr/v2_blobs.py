@@ -16,7 +16,7 @@ import anyio
 
 from asyncpush.ecr.errors import verdict
 from asyncpush.ecr.part_body import OutgoingPart
-from asyncpush.ecr.rate_limit import APPEND, ASK, BEGIN, COMPLETE, MOUNT
+from asyncpush.ecr.quotas import APPEND, ASK, BEGIN, COMPLETE, MOUNT
 from asyncpush.ecr.uplink import Uplink
 from asyncpush.ecr.v2 import (
     V2Address,
