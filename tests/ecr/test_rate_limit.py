@@ -310,26 +310,6 @@ def test_a_quiet_time_before_the_first_throttle_slows_nothing(url: str, before: 
     in_virtual_time(main)
 
 
-@pytest.mark.parametrize("latency", [0.01, 0.05, 0.3])
-def test_a_limit_that_lets_a_burst_pass_is_met_with_few_throttles(latency: float) -> None:
-    """What passes at first is the limit's burst, not its rate."""
-
-    async def main(time: Time) -> None:
-        operation, meter = put_image(time, EMULATOR), Meter(time, 10, latency=latency)
-
-        async def one(number: int) -> None:
-            await anyio.sleep(number / 20)
-            await meter.ask(operation)
-
-        async with anyio.create_task_group() as tg:
-            for number in range(160):
-                tg.start_soon(one, number)
-        assert time.now < 1.15 * 150 / 10
-        assert len(meter.refused) < 60
-
-    in_virtual_time(main)
-
-
 def test_what_is_refused_at_random_hides_no_limit() -> None:
     async def main(time: Time) -> None:
         operation, meter = put_image(time, EMULATOR), Meter(time, 40, refuses=0.1)

@@ -44,9 +44,6 @@ _SHORTEST_COUNT = 0.25
 #: The seconds in which a request is one of the latest.
 _LATEST = 1.0
 
-#: How much of a rate that has succeeded is surely not a burst's.
-_LASTING = 0.65
-
 #: The share of the rate that has succeeded to try next.
 _REDUCTION = 0.8
 #: Where other clients share the quota, how far the rate may grow quickly again: a trial may have reduced it too much.
@@ -298,7 +295,7 @@ class RateLimiter:
         now, count = self._clock(), self._count
         if started < count.since:
             return True
-        count.add(now, throttled=throttled)
+        count.add(throttled=throttled)
         if self._trial is None:
             self._tolerated.expire(now)
             if count.exceeds(self._tolerated.share):
@@ -329,12 +326,7 @@ class RateLimiter:
         count = self._count
         sent = min(self._rate, self._start_rate(now))
         if count.share < 1:
-            good = (1 - count.share) * sent
-            if math.isinf(self._rate):
-                # A burst had passed before the first throttle: what passes since is what ECR accepts for long, but that
-                # is little to judge by.
-                good = max(min(good, count.rate_since_throttle(now)), _LASTING * good)
-            trial.good_rate = good
+            trial.good_rate = (1 - count.share) * sent
             rate = _REDUCTION * trial.good_rate
         else:
             rate = sent / 2
@@ -402,8 +394,6 @@ class AnswerCount:
     started: int = 0
     answers: int = 0
     throttled: int = 0
-    _throttled_at: float | None = None
-    _passed_since: int = 0
 
     @property
     def share(self) -> float:
@@ -415,19 +405,10 @@ class AnswerCount:
         """A cautious estimate of the true share: a high share that drew attention is partly chance."""
         return max((self.share + self._lower_bound(_DEVIATIONS)) / 2, _MARGIN)
 
-    def add(self, now: float, *, throttled: bool) -> None:
-        """Count an answer that came at *now*."""
+    def add(self, *, throttled: bool) -> None:
+        """Count an answer."""
         self.answers += 1
         self.throttled += throttled
-        if throttled and self._throttled_at is None:
-            self._throttled_at = now
-        self._passed_since += not throttled and self._throttled_at is not None
-
-    def rate_since_throttle(self, now: float) -> float:
-        """Successes a second since the first throttle; infinite if there was none."""
-        if self._throttled_at is None:
-            return math.inf
-        return self._passed_since / max(now - self._throttled_at, _SHORTEST_COUNT)
 
     def exceeds(self, tolerated: float) -> bool:
         """Whether the share is significantly higher than *tolerated*, the share that is attributed to other clients."""
