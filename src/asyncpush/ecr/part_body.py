@@ -139,10 +139,11 @@ class OutgoingBody(TimedBody):
 
     async def write_block(self, writer: AbstractStreamWriter, block: bytes | memoryview) -> None:
         """Write *block* to the connection, in pieces as the brake lets them pass."""
-        if self._brake is None:
-            await writer.write(block)
-            return
+        # asyncio copies what is left of bytes that the connection has no room for; of a view, it does not.
         rest = memoryview(block)
+        if self._brake is None:
+            await writer.write(rest)
+            return
         while rest:
             count = await self._brake.take(len(rest))
             await writer.write(rest[:count])
