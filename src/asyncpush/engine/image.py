@@ -83,10 +83,10 @@ async def push_diff(
     started = time.monotonic()
     # Each layer is counted once, by the first image that needs it.
     claimed = [blob for blob in diff.to_send if context.layers.claim((repository.address, blob.identity))]
-    claimed_identities = {blob.identity for blob in claimed}
-    shared = [blob for blob in diff.to_send if blob.identity not in claimed_identities]
-    present: list[Blob] = []
     earlier = dict(context.sent_before.pop(destination, {}))
+    own = {blob.identity for blob in claimed} | earlier.keys()
+    shared = [blob for blob in diff.to_send if blob.identity not in own]
+    present: list[Blob] = []
     for blob in diff.present:  # ECR also has what this run has sent so far
         if blob.identity not in earlier:
             (shared if context.layers.is_known((repository.address, blob.identity)) else present).append(blob)
