@@ -21,6 +21,7 @@ from asyncpush.settings import MIN_PART_SIZE
 from support.aws import aws, judge
 from support.events import Events
 from support.images import CONFIG, LAYER, Layout, digest
+from support.s3 import moto_server
 
 SETTINGS = Settings(create_repository=True, part_size=MIN_PART_SIZE)
 LARGE, SMALL = random.Random(1).randbytes(MIN_PART_SIZE + 1), b"a small layer"
@@ -33,15 +34,11 @@ def moto(need: Callable[[str], str]) -> Iterator[str]:
     need("moto")
     from moto.core import DEFAULT_ACCOUNT_ID
     from moto.ecr import ecr_backends
-    from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
     try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
+        with moto_server() as url:
+            yield url
     finally:
-        server.stop()
         for backend in ecr_backends[DEFAULT_ACCOUNT_ID].values():
             backend.reset()
 

@@ -25,6 +25,7 @@ from support.images import A, B, C, DockerSave, app_layout, saved
 from support.migrations import keys
 from support.registry_server import QUICK
 from support.s3 import Bucket
+from support.stalled_answer import StalledAnswer
 
 SAVED = DockerSave().image(A, B, tags=["team/app:1.0"]).image(C, tags=["team/app:2.0"]).archive()
 
@@ -181,20 +182,8 @@ async def test_a_bucket_in_another_region_is_asked_there(fake: FakeS3) -> None:
 
 
 async def test_a_cancelled_copy_from_s3_ends_while_s3_is_silent(fake: FakeS3) -> None:
-    asked, gone = anyio.Event(), anyio.Event()
-
-    async def stall(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"ETag": '"one"', "Content-Length": "1000000"})
-        await response.prepare(request)
-        await response.write(SAVED[:1024])
-        asked.set()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            gone.set()
-        return response
-
-    fake.answer = stall
+    stalled = StalledAnswer(SAVED[:1024], ETag='"one"', Content_Length="1000000")
+    fake.answer = stalled
 
     async def read() -> None:
         async with asyncpush.open_source("s3://bucket/app.tar", Settings()):
@@ -203,6 +192,6 @@ async def test_a_cancelled_copy_from_s3_ends_while_s3_is_silent(fake: FakeS3) ->
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
-            await asked.wait()
+            await stalled.begun.wait()
             tasks.cancel_scope.cancel()
-        await gone.wait()
+        await stalled.gone.wait()

@@ -29,6 +29,7 @@ from asyncpush.errors import (
     SourceUnavailableError,
 )
 from support.images import A, B, DockerSave, digest, saved
+from support.stalled_answer import StalledAnswer
 
 SAVED = DockerSave().image(A, B, tags=["team/app:1.0"]).archive()
 
@@ -207,18 +208,7 @@ async def test_a_daemon_that_is_not_there_or_fails_is_named(tmp_path: Path, monk
 async def test_a_cancelled_copy_leaves_neither_connection_nor_podman(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, gone = anyio.Event(), anyio.Event()
-
-    async def stall(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(SAVED[:1000])
-        asked.set()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            gone.set()
-        return response
+    stalled = StalledAnswer(SAVED[:1000])
 
     async def cancelled(source: str, begun: Callable[[], Awaitable[object]]) -> None:
         with anyio.fail_after(20):
@@ -229,10 +219,10 @@ async def test_a_cancelled_copy_leaves_neither_connection_nor_podman(
 
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/d.sock")
     async with daemon(tmp_path / "d.sock") as (made, _):
-        made.rule = stall
-        await cancelled("docker-daemon:team/app:1.0", asked.wait)
+        made.rule = stalled
+        await cancelled("docker-daemon:team/app:1.0", stalled.begun.wait)
         with anyio.fail_after(20):
-            await gone.wait()
+            await stalled.gone.wait()
 
     os.mkfifo(tmp_path / "life")
     program(tmp_path, monkeypatch, f"exec 3> {tmp_path}/life; echo begun >&3; head -c 1000 /dev/zero; exec sleep 1000")

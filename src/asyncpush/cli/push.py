@@ -343,14 +343,15 @@ class _Listener:
         self._counter = counter
         self._display: Emit = self._keep
         self._kept: list[Event] = []
-        self._recorder = TimelineRecorder()
+        self._recorder = TimelineRecorder() if show.output == "json" else None
 
-    def timeline(self) -> Timeline:
-        """The course of the run so far."""
-        return self._recorder.timeline()
+    def timeline(self) -> Timeline | None:
+        """The course of the run so far; None if it is not printed."""
+        return self._recorder.timeline() if self._recorder else None
 
     def __call__(self, event: Event) -> None:
-        self._recorder(event)
+        if self._recorder:
+            self._recorder(event)
         self._counter(event)
         self._display(event)
 
@@ -397,7 +398,7 @@ def _conclude(
     results: Sequence[ImageResult | ImageFailure],
     show: OutputOptions,
     traffic: Traffic,
-    timeline: Timeline,
+    timeline: Timeline | None,
     ending: Finally,
 ) -> int:
     failures = _failed(results)

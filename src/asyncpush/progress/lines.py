@@ -218,7 +218,7 @@ def wrapped(fields: Sequence[Field], width: int, most: int) -> list[str]:
 
 def _not_sent(totals: Totals) -> Iterator[Field]:
     if totals.present_layers:
-        yield Field(f"{totals.present_layers} layers already there", 5)
+        yield Field(f"{totals.present_layers} layer{'s' if totals.present_layers > 1 else ''} already there", 5)
     if totals.shared_layers:
         yield Field(f"{totals.shared_layers} shared", 6)
 
