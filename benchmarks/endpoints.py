@@ -114,14 +114,16 @@ def make_certificate(folder: Path) -> Certificate:
     made = Certificate(folder / "endpoint.pem", folder / "endpoint.key", ca)
     extensions = folder / "endpoint.ext"
     extensions.write_text(
-        "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=critical,CA:FALSE\n"
+        "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=critical,CA:FALSE\nauthorityKeyIdentifier=keyid\n"
         "keyUsage=critical,digitalSignature,keyEncipherment\nextendedKeyUsage=serverAuth\n",
         encoding="ascii",
     )
+    # Python 3.13 and later refuse an authority that does not say what its key is for.
+    authority = ("-subj", "/CN=asyncpush benchmarks", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
     new = ("-newkey", "rsa:2048", "-nodes", "-keyout")
     signed = ("-in", str(request), "-CA", str(ca), "-CAkey", str(ca_key), "-CAcreateserial", "-days", "30")
     for command in (
-        ("req", "-x509", *new, str(ca_key), "-subj", "/CN=asyncpush benchmarks", "-days", "30", "-out", str(ca)),
+        ("req", "-x509", *new, str(ca_key), *authority, "-days", "30", "-out", str(ca)),
         ("req", "-new", *new, str(made.key), "-subj", "/CN=127.0.0.1", "-out", str(request)),
         ("x509", "-req", *signed, "-extfile", str(extensions), "-out", str(made.certificate)),
     ):
