@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from asyncpush.errors import AsyncpushError, DigestMismatchError
 from asyncpush.events import ignore
 from asyncpush.model import Descriptor, Digest, PushedLayer, Upload
 from asyncpush.protocols import Blob, Part, RandomAccess
-from asyncpush.settings import SourceRegistry
+from asyncpush.settings import MiB, SourceRegistry
 from support.registry_server import QUICK, RegistryServer, open_remote, running
 
 KiB = 1024
@@ -348,3 +349,38 @@ async def test_who_gives_up_waiting_for_memory_lets_the_next_have_it() -> None:
         assert all_of_them.has == ["first"]
         await all_of_them.let_go(large)
         assert all_of_them.has == ["first", "small"]
+
+
+def test_memory_serves_another_part_once_no_view_of_it_is_left() -> None:
+    """Not before: a connection may keep a view of bytes that it has yet to send."""
+    budget = MemoryBudget(8 * MiB, 0)
+    first = budget.buffer(MiB)
+    first[:4] = b"1234"
+    view = first[1:3]
+    del first
+    second = budget.buffer(MiB)
+    second[:4] = b"abcd"
+    assert view == b"23"
+    del view
+    assert budget.buffer(MiB)[:4] == b"1234"
+
+
+async def test_memory_that_is_kept_for_other_parts_counts_against_the_limit() -> None:
+    limit = 16 * MiB
+    budget = MemoryBudget(limit, 0)
+    tracemalloc.start()
+    try:
+        for size in (MiB, 2 * MiB, MiB + 1):
+            views = []
+            while budget.held + size <= limit:
+                await budget.take(size)
+                views.append(budget.buffer(size))
+                assert tracemalloc.get_traced_memory()[0] <= limit + 3 * MiB
+            held = budget.held
+            views.clear()
+            budget.give_back(held)
+        while budget.held < limit:
+            await budget.take(MiB)
+        assert tracemalloc.get_traced_memory()[0] <= 2 * MiB
+    finally:
+        tracemalloc.stop()

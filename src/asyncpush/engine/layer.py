@@ -301,7 +301,8 @@ class _PartSource:
             cost = await self._take_memory(position, size, uploads)
             window = memoryview(bytearray(0 if is_held else min(WINDOW_SIZE, self._room(position, size))))
             while True:
-                content = HeldBytes(position, self._room(position, size)) if is_held else None
+                room = self._room(position, size)
+                content = HeldBytes(position, self.context.memory.buffer(room)) if is_held else None
                 parts = await receive_part(maker, stream, content, window, self.context.threads)
                 if parts is None:
                     return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +19,9 @@ WINDOW_SIZE = 2 * MiB
 
 #: The share of the budget that windows may take while parts wait; parts that need not be held leave it free.
 _SHARE_OF_WINDOWS = 3 / 8
+
+#: Bytes of a buffer that is worth keeping for another part.
+_WORTH_KEEPING = MiB
 
 #: Requests that wait, in order: the bytes, and the event that grants them.
 _Queue = OrderedDict[tuple[int, anyio.Event], None]
@@ -45,6 +50,7 @@ class MemoryBudget:
         self._windows = 0
         self._waiting_parts: _Queue = OrderedDict()
         self._waiting_windows: _Queue = OrderedDict()
+        self._idle: list[bytearray] = []
 
     @property
     def held(self) -> int:
@@ -100,12 +106,29 @@ class MemoryBudget:
         if self._waiting_parts or self._waiting_windows or self.held + size > self._limit * (1 - _SHARE_OF_WINDOWS):
             return False
         self._parts += size
+        self._drop_idle(size)
         return True
 
     def give_back(self, size: int) -> None:
         """Give back *size* bytes of parts."""
         self._parts -= size
         self._grant()
+
+    def buffer(self, size: int) -> memoryview:
+        """Return a buffer of *size* bytes, which were taken, for one part; what it contains is arbitrary.
+
+        Where it can, it is one that served another part: the system clears new memory page by page. It is used again
+        once no view of it exists, and not before: a connection may keep views of what it has sent.
+        """
+        if size < _WORTH_KEEPING:
+            return memoryview(bytearray(size))
+        fitting = (number for number, memory in enumerate(self._idle) if len(memory) == size)
+        number = next(fitting, None)
+        memory = bytearray(size) if number is None else self._idle.pop(number)
+        # All views refer to this array, and nothing else does: it dies with the last of them.
+        array = (ctypes.c_char * size).from_buffer(memory)
+        weakref.finalize(array, self._idle.append, memory).atexit = False
+        return memoryview(array).cast("B")
 
     def _close_window(self, size: int) -> None:
         self._windows -= size
@@ -128,11 +151,19 @@ class MemoryBudget:
     def _grant(self) -> None:
         while True:
             if self._waiting_windows and self._may_open_window():
-                self._windows += _grant_first(self._waiting_windows)
+                size = _grant_first(self._waiting_windows)
+                self._windows += size
             elif self._waiting_parts and self._has_room(next(iter(self._waiting_parts))[0]):
-                self._parts += _grant_first(self._waiting_parts)
+                size = _grant_first(self._waiting_parts)
+                self._parts += size
             else:
                 return
+            self._drop_idle(size)
+
+    def _drop_idle(self, granted: int) -> None:
+        """Drop buffers that make it more than the limit, beside what was just *granted*: it may be for one of them."""
+        while self._idle and self.held - granted + sum(map(len, self._idle)) > self._limit:
+            del self._idle[0]
 
     def _may_open_window(self) -> bool:
         """Whether one more window may open; beside other windows only if that delays no part."""

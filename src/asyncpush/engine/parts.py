@@ -275,11 +275,11 @@ class HeldBytes:
 
     Args:
         first: the part's first byte in the blob.
-        size: the most bytes that the part can have.
+        buffer: where the bytes are held.
     """
 
-    def __init__(self, first: int, size: int) -> None:
-        self.buffer = memoryview(bytearray(size))
+    def __init__(self, first: int, buffer: memoryview) -> None:
+        self.buffer = buffer
         self._first = first
 
     def read_at(self, start: int, buffer: memoryview) -> memoryview:
