@@ -39,6 +39,9 @@ CONNECT_TIMEOUT = 20
 READ_TIMEOUT = RetryPolicy().read
 _CLOSE_TIMEOUT = 5
 
+#: The statuses at which aiohttp asks at another place.
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
 #: For connections without TLS.
 _TRUSTS_NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -78,20 +81,16 @@ class EcrHttpSession(AIOHTTPSession):  # type: ignore[misc] # aiobotocore is unt
         return await super().send(request)
 
     async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
-        session: aiohttp.ClientSession = await super()._get_session(proxy_url)
-        if not session.trace_configs:
-            trace = aiohttp.TraceConfig()
-            trace.on_request_redirect.append(_refuse_redirect)
-            trace.freeze()
-            session.trace_configs.append(trace)
-        return session
+        return await _get_session(self, proxy_url)
 
 
-async def _refuse_redirect(_: aiohttp.ClientSession, __: Any, redirect: aiohttp.TraceRequestRedirectParams) -> None:
-    location = redirect.response.headers.get("Location")
-    if location is None:
-        return  # an answer: so S3 says that a bucket is in another region, where botocore then asks
-    redirect.response.close()
+async def _refuse_redirect(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    response = await send(request)
+    location = response.headers.get("Location")
+    # Without a Location, S3 says that a bucket is in another region, where botocore then asks.
+    if location is None or response.status not in _REDIRECTS:
+        return response
+    response.close()
     # A query may contain a signature.
     target = location.partition("?")[0]
     raise RedirectError(f"it redirects to {target[:200]!r}, which is not followed")
@@ -116,7 +115,11 @@ async def _get_session(self: Any, proxy_url: str | None) -> aiohttp.ClientSessio
                 context = await to_thread.run_sync(ssl_context, self, proxy_url) if self._verify else False
             connector = aiohttp.TCPConnector(limit=self._max_pool_connections, ssl=context, **self._connector_args)
             session = aiohttp.ClientSession(
-                connector=connector, timeout=self._timeout, skip_auto_headers={"CONTENT-TYPE"}, auto_decompress=False
+                connector=connector,
+                timeout=self._timeout,
+                skip_auto_headers={"CONTENT-TYPE"},
+                auto_decompress=False,
+                middlewares=(_refuse_redirect,) if isinstance(self, EcrHttpSession) else (),
             )
             self._sessions[key] = await self._exit_stack.enter_async_context(session)
     opened: aiohttp.ClientSession = self._sessions[key]
