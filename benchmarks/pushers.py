@@ -31,15 +31,17 @@ class Target:
     Attributes:
         endpoint: the emulator.
         folder: has ``config.json``, docker's file of logins, and takes what a tool writes.
+        repository: the one that it has.
     """
 
     endpoint: Endpoint
     folder: Path
+    repository: str = _REPOSITORY
 
     @property
     def image(self) -> str:
         """The image to push, as tools for registries write it."""
-        return f"{self.endpoint.host}/{_REPOSITORY}:1"
+        return f"{self.endpoint.host}/{self.repository}:1"
 
     @property
     def environment(self) -> dict[str, str]:

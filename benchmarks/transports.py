@@ -5,7 +5,8 @@
 asyncpush is measured without its start, except in the last row; peers are whole processes, which start in hundredths of
 a second. Last comes a table of goals.
 
-- **http**, **tls**: 8 layers of an OCI layout, whose digests are known, so that nothing needs to be hashed.
+- **http**, **tls**: 8 layers of an OCI layout, whose digests are known, so that nothing needs to be hashed. The floor
+  reads and sends the same layers in bare threads, with Python's own TLS, and nothing else.
 - **hashed**: the same image from a registry, over TLS at both ends: what comes from there is hashed on its way.
 - **wan**: 16 layers over connections of 30 MB/s each, 40 ms away; one column of ``wan.py``.
 - **many**: 32 layers of 8 MiB over TLS, whole processes.
@@ -64,6 +65,7 @@ class Row:
         is_tls: push over TLS.
         from_registry: the image comes from a registry, over the same scheme.
         library: the transports that asyncpush's library pushes by, measured without its start.
+        has_floor: measure the least that a client in Python can do, too.
         peers: who pushes as a whole process.
     """
 
@@ -74,6 +76,7 @@ class Row:
     is_tls: bool
     from_registry: bool = False
     library: tuple[str, ...] = ("v2", "api")
+    has_floor: bool = False
     peers: tuple[Pusher, ...] = ()
 
 
@@ -85,8 +88,8 @@ def _rows(given: argparse.Namespace) -> list[Row]:
     far += f"; the bytes alone need {network:.1f} s by v2, {network * 4 / 3:.1f} s by api"
     small = 64 * 1024 if given.quick else 8 * MiB
     rows = [
-        Row("http", "over HTTP, digests known", 8, size, is_tls=False, peers=(ORAS,)),
-        Row("tls", "over TLS, digests known", 8, size, is_tls=True, peers=(ORAS,)),
+        Row("http", "over HTTP, digests known", 8, size, is_tls=False, has_floor=True, peers=(ORAS,)),
+        Row("tls", "over TLS, digests known", 8, size, is_tls=True, has_floor=True, peers=(ORAS,)),
         Row("hashed", "over TLS, from a registry", 8, size, is_tls=True, from_registry=True, peers=(ORAS,)),
         Row("wan", f"over HTTP, {far}", 16, given.wan_layer_size, is_tls=False),
         Row("many", "over TLS, whole processes", 32, small, is_tls=True, library=(), peers=(V2, CRANE)),
@@ -203,6 +206,8 @@ def _entrants(
         shown = f"asyncpush, {transport}"
         labels: dict[str, str | float] = {"shown": shown, "row": row.key}
         yield Contender(f"{shown}: {row.key}", partial(_by_library, folder, row, case, tls, transport), labels)
+    if row.has_floor:
+        yield Contender(f"floor: {row.key}", partial(_floor, folder, case, tls), {"shown": "floor", "row": row.key})
     for pusher in row.peers:
         name, labels = f"{pusher.name}: {row.key}", {"shown": pusher.name, "row": row.key}
         if shutil.which(pusher.program):
@@ -226,6 +231,13 @@ def _by_library(folder: Path, row: Row, case: Case, tls: Certificate | None, tra
         job = {"url": target.endpoint.url, "repository": "bench", "sources": [case.source], "create": True}
         job |= {"transport": transport, "concurrency": row.layers, "variant": "connected"}
         yield Launch(client("asyncpush_images", job, folder), target.endpoint, case.size, target.environment)
+
+
+@contextmanager
+def _floor(folder: Path, case: Case, tls: Certificate | None) -> Iterator[Launch]:
+    with push_target(folder, tls, options=("--discard",)) as target:
+        job = {"url": target.endpoint.url, "repository": target.repository, "sources": [case.source]}
+        yield Launch(client("floor_v2", job, folder), target.endpoint, case.size, target.environment)
 
 
 @contextmanager
