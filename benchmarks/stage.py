@@ -19,6 +19,9 @@ from stock import fill, find_corpus, place_of, write_corpus
 from v2 import Registry
 from wire import Counts, Wire, emulator_counts, logged_counts, look
 
+#: ECR's quota of PutImage, requests a second.
+_PUT_IMAGE = 10
+
 #: Where the plan finds the password of a source.
 PASSWORD = "SOURCE_PASSWORD"
 
@@ -167,7 +170,8 @@ def write_plan(path: Path, origin: Sources, endpoint: Endpoint) -> Path:
                 "credentials": {"username": "AWS", "password": f"${{{PASSWORD}}}"},
             },
         },
-        "targets": {"here": {"region": REGION, "endpoint_url": endpoint.url}},
+        # At AWS, asyncpush knows ECR's quotas; at another endpoint, it would first have to be throttled.
+        "targets": {"here": {"region": REGION, "endpoint_url": endpoint.url, "quotas": {"PutImage": _PUT_IMAGE}}},
         "defaults": {"targets": ["here"], "referrers": True, "repository": {"create": True}},
         "images": [
             {
