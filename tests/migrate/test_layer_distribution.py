@@ -441,11 +441,12 @@ async def test_bytes_that_are_on_their_way_elsewhere_are_not_sent_again() -> Non
     begun = Repository("begun", registry)
     lengths = {there.address: 700, begun.address: 200, other.address: 900}
     distributor.resume(LeftUpload(address, each.identity, length) for address, length in lengths.items())
-    distributor.resume([LeftUpload(there.address, "sha256:other", 5)])
+    distributor.resume([LeftUpload(there.address, "sha256:other", 5), LeftUpload(there.address, blob(3).identity, 0)])
 
     assert distributor.bytes_lost(here, [each, blob(2)]) == 700
     assert distributor.bytes_lost(begun, [each]) == 500, "it goes on there, from less"
     assert distributor.bytes_lost(there, [each]) == 0, "it goes on there"
+    assert distributor.bytes_lost(here, [blob(3)]) > distributor.bytes_lost(there, [blob(3)]), "its first part may have"
     assert distributor.bytes_lost(other, [each]) == 0, "no registry mounts from another"
     with distributor.sender(there, [each]):
         assert distributor.bytes_lost(here, [each]) == 0, "somebody brings it"

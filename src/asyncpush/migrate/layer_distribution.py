@@ -104,7 +104,8 @@ class LayerDistributor:
     def resume(self, uploads: Iterable[LeftUpload]) -> None:
         """Learn what an interrupted run uploaded for images that it did not put."""
         for upload in uploads:
-            self._left.setdefault(upload.identity, {})[upload.repository] = upload.received
+            # ECR may have a first part that the journal did not hear of before the run was killed.
+            self._left.setdefault(upload.identity, {})[upload.repository] = max(upload.received, 1)
 
     def bytes_lost(self, repository: Repository, blobs: Iterable[Blob]) -> int:
         """Acknowledged bytes that would be sent again if *blobs* were uploaded to *repository* now.
