@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import ssl
+import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import aiohttp
 import anyio
 import pytest
 import trustme
+from anyio.lowlevel import checkpoint
 
 from asyncpush.emulator import Emulator
 from asyncpush.errors import UsageError
@@ -129,3 +132,18 @@ async def test_an_address_that_can_not_be_listened_on_is_refused(tmp_path: Path,
     with pytest.raises(UsageError, match="can't listen on"):
         async with Emulator(tmp_path, host=host, port=port):
             pass
+
+
+async def test_no_connection_is_lost_that_comes_while_it_stops(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for rounds in range(4):
+            with socket.socket() as client:
+                client.setblocking(False)
+                async with Emulator(tmp_path, fsync=False) as emulator:
+                    with pytest.raises(BlockingIOError):
+                        client.connect(("127.0.0.1", int(emulator.endpoint_url.rpartition(":")[2])))
+                    for _ in range(rounds):
+                        await checkpoint()
+        gc.collect()
+    assert not [str(each.message) for each in warned]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from asyncpush.emulator.connections import stop_accepting
 from asyncpush.events import Emit, ignore
 from asyncpush.settings import RetryPolicy, SourceRegistry
 from asyncpush.sources.registry import Logins, no_logins, open_pool
@@ -178,13 +180,14 @@ async def running(
     application.router.add_route("*", "/{path:.*}", server.handle)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
-        await site.start()
+        await web.SockSite(runner, listener, ssl_context=tls).start()
         server.port = runner.addresses[0][1]
         server.scheme = "https" if tls else "http"
         yield server
     finally:
+        await stop_accepting(listener)
         await runner.cleanup()
 
 

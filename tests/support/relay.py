@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import aiohttp
 import anyio
 from aiohttp import web
 
+from asyncpush.emulator.connections import stop_accepting
 from asyncpush.emulator.faults.operations import name_v2
 from asyncpush.settings import RetryPolicy
 
@@ -124,10 +126,11 @@ async def relay_to(target: str) -> AsyncIterator[Relay]:
         app.router.add_route("*", "/{path:.*}", handle)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
+        listener = socket.create_server(("127.0.0.1", 0))
         try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
+            await web.SockSite(runner, listener).start()
             relay.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
             yield relay
         finally:
+            await stop_accepting(listener)
             await runner.cleanup()

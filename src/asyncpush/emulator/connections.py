@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -345,3 +346,14 @@ async def read_body(request: web.Request, *, bounded: bool = True) -> bytearray:
 
 def _too_large() -> AwsError:
     return AwsError("RequestEntityTooLargeException", f"A request can have up to {MAX_BODY} bytes", status=413)
+
+
+async def stop_accepting(listener: socket.socket) -> None:
+    """Accept no more connections on *listener*, before its server is closed.
+
+    asyncio makes a connection a round of the loop after it has accepted it, and loses it, unclosed, if the server is
+    closed in between (github.com/python/cpython/issues/109564).
+    """
+    asyncio.get_running_loop().remove_reader(listener)
+    for _round in range(3):
+        await asyncio.sleep(0)

@@ -22,7 +22,7 @@ from asyncpush.emulator.api.layers import DOWNLOAD_PATH, Downloads
 from asyncpush.emulator.auth.authentication import Authentication, read_principal
 from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, KnownCredentials, by_access_key_id
 from asyncpush.emulator.auth.tokens import LIFETIME, ExpiredTokenError, InvalidTokenError, Tokens
-from asyncpush.emulator.connections import Bodies, Connections, check_announced, read_body
+from asyncpush.emulator.connections import Bodies, Connections, check_announced, read_body, stop_accepting
 from asyncpush.emulator.dashboard.handlers import Dashboard
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.faults.injector import HitCount
@@ -230,6 +230,7 @@ class Emulator:
             backlog=_BACKLOG,
         )
         stack.callback(serving.close)
+        stack.push_async_callback(_shielded, partial(stop_accepting, listener))
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
