@@ -136,6 +136,9 @@ def test_a_prefix_puts_images_below_it() -> None:
     assert str(parse_prefix("mirror").join("web", "1")) == "mirror/web:1"
     with pytest.raises(InvalidReferenceError):
         parse_prefix("mirror").join("web", "not a tag")
+    with pytest.raises(InvalidReferenceError, match="begins with a slash"):
+        parse_prefix(f"/{host}")
+    assert str(parse_prefix("/mirror").join("web", "1")) == "mirror/web:1"
     with pytest.raises(InvalidReferenceError):
         parse_prefix("x" * 250).join("much-too-long", None)
 

@@ -169,6 +169,9 @@ def parse_prefix(text: str) -> Prefix:
     is_host = first == "localhost" or "." in first or ":" in first
     if is_host and (slash or _PRIVATE_HOST.fullmatch(first) or _DUAL_STACK_HOST.fullmatch(first)):
         return Prefix(parse_registry(first), rest)
+    # Else a repository could be named like a registry, and read back as one.
+    if not first and text.strip("/") and parse_prefix(text.lstrip("/")).registry != RegistryName():
+        raise InvalidReferenceError(f"{text[:300]!r} begins with a slash", hint="leave that out")
     return Prefix(RegistryName(), text)
 
 
