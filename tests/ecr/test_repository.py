@@ -595,6 +595,8 @@ WRONG = [
     ("UploadLayerPart", answered(lastByteReceived=0)),
     ("CompleteLayerUpload", answered(layerDigest=digest(b"other"))),
     ("PutImage", answered(image={"imageId": {"imageDigest": digest(b"other")}})),
+    ("BatchCheckLayerAvailability", answered(layers=[{"layerAvailability": "AVAILABLE"}])),
+    ("DescribeRepositories", answered(repositories=[{"imageTagMutabilityExclusionFilters": [{}]}])),
     ("BatchGetImage", answered(images=[{"imageManifest": "{}"}])),
     ("BatchGetImage", answered(images=[{"imageId": {"imageDigest": "sha1:1"}, "imageManifest": "{}"}])),
 ]

@@ -80,10 +80,11 @@ class EcrRepository:
     async def _check_layers(self, digests: list[Digest]) -> set[Digest]:
         answer = await self._call("BatchCheckLayerAvailability", layerDigests=[str(digest) for digest in digests])
         available: set[Digest] = set()
-        for layer in answer.get("layers", ()):
-            if layer.get("layerAvailability") == "AVAILABLE":
-                with suppress(ValueError):
-                    available.add(Digest.parse(layer["layerDigest"]))
+        with self._api.parsing("BatchCheckLayerAvailability"):
+            for layer in answer.get("layers", ()):
+                if layer.get("layerAvailability") == "AVAILABLE":
+                    with suppress(ValueError):  # of another algorithm: it was not asked for
+                        available.add(Digest.parse(layer["layerDigest"]))
         return available
 
     async def begin_upload(self) -> Upload:
@@ -112,7 +113,6 @@ class EcrRepository:
             return await self._v2.find_received(upload, acknowledged)
         encoder = self.encoder(upload, 2 * size + MAX_PART_SIZE)
         encoder.add(memoryview(b"\0"))
-        last = None
         try:
             await self.send_part(upload, encoder.finish())
         except UploadNotFoundError:
@@ -305,8 +305,8 @@ class EcrRepository:
             raise
         with self._api.parsing("DescribeRepositories"):
             settings = answer["repositories"][0]
-        filters = tuple(rule["filter"] for rule in settings.get("imageTagMutabilityExclusionFilters", ()))
-        return TagMutability(str(settings.get("imageTagMutability", "MUTABLE")), filters)
+            filters = tuple(rule["filter"] for rule in settings.get("imageTagMutabilityExclusionFilters", ()))
+            return TagMutability(str(settings.get("imageTagMutability", "MUTABLE")), filters)
 
     async def create(self) -> bool:
         """Create the repository with ECR's defaults (CreateRepository); False if it exists already."""
