@@ -164,10 +164,9 @@ class _CompressingReader:
     def _next(self) -> bytes:
         buffer = _BLOCK.view[: self._block_size]
         block = buffer[: self._raw.readinto(buffer)]
-        if len(block) == len(buffer):
-            self._diff_id.update(block)
-            return self._compressor.compress(block)
         self._diff_id.update(block)
+        if len(block) == len(buffer):
+            return self._compressor.compress(block)
         self._check_diff_id()
         self._ended = True
         return self._compressor.compress(block) + self._compressor.flush()

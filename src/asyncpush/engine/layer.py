@@ -104,8 +104,8 @@ async def _attempt(uploads: Sequence[LayerUpload], blob: Blob, context: PushCont
         async with anyio.create_task_group() as tg:
             for upload in uploads:
                 tg.start_soon(open_one, upload)
-    opened = sorted((upload for upload in uploads if upload.failure is None), key=lambda upload: upload.received)
-    for received, group in groupby(opened, key=lambda upload: upload.received):
+    ready = sorted((upload for upload in uploads if upload.failure is None), key=lambda upload: upload.received)
+    for received, group in groupby(ready, key=lambda upload: upload.received):
         await _send_from(received, list(group), blob, context)
 
 
@@ -237,7 +237,7 @@ class _PartSource:
             self._skip(self.first)
             hashes = self.first == 0
             maker = PartMaker(self.blob, self.part_size, self.encoder, start=self.first, hashes=hashes)
-            return maker, self._receive(self.blob, maker, len(self.uploads))
+            return maker, self._receive(self.blob, maker)
         assert isinstance(self.blob, LocalBlob), "a blob is local or remote"  # noqa: S101
         reader = await stack.enter_async_context(opened(self.blob, self.context.threads))
         is_raw = all(upload.upload.is_v2 for upload in self.uploads)
@@ -286,9 +286,7 @@ class _PartSource:
             yield EncodedParts(parts, cost, cutter.consumed - consumed, self.account)
             del parts  # or they would be held until the next one is made
 
-    async def _receive(
-        self, blob: RemoteBlob, maker: PartMaker[Parts], uploads: int
-    ) -> AsyncGenerator[EncodedParts, None]:
+    async def _receive(self, blob: RemoteBlob, maker: PartMaker[Parts]) -> AsyncGenerator[EncodedParts, None]:
         """Yield the parts of a remote blob: held encoded for one upload by the API, as they came for any other.
 
         The blob takes its turn at the source registry before it takes memory: otherwise it could hold memory while it
@@ -296,9 +294,9 @@ class _PartSource:
         """
         assert blob.descriptor is not None, "a remote blob's descriptor is known"  # noqa: S101
         size, position = blob.descriptor.size, self.first
-        is_held = uploads > 1 or self.uploads[0].upload.is_v2
+        is_held = len(self.uploads) > 1 or self.uploads[0].upload.is_v2
         async with blob.stream(position) as stream:
-            cost = await self._take_memory(position, size, uploads)
+            cost = await self._take_memory(position, size)
             window = memoryview(bytearray(0 if is_held else min(WINDOW_SIZE, self._room(position, size))))
             while True:
                 room = self._room(position, size)
@@ -312,19 +310,19 @@ class _PartSource:
                 if maker.ended:
                     return
                 position += consumed
-                cost = await self._take_memory(position, size, uploads)
+                cost = await self._take_memory(position, size)
 
-    async def _take_memory(self, position: int, size: int, uploads: int) -> int:
-        """Take the memory for the part at byte *position*, and for sending it.
+    async def _take_memory(self, position: int, size: int) -> int:
+        """Take the memory for the part at byte *position*, and for sending it to all uploads.
 
         Returns:
             The bytes that were taken.
         """
-        room = self._room(position, size)
-        window = self.context.memory.window_size
-        cost = (
-            room + uploads * min(window, encoded_size(room)) if uploads > 1 else self.uploads[0].upload.body_size(room)
-        )
+        room, uploads = self._room(position, size), len(self.uploads)
+        if uploads > 1:
+            cost = room + uploads * min(self.context.memory.window_size, encoded_size(room))
+        else:
+            cost = self.uploads[0].upload.body_size(room)
         await self.account.take(cost)
         return cost
 

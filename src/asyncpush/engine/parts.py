@@ -271,7 +271,7 @@ def check_size(blob: LocalBlob, content: RandomAccess) -> None:
 
 
 class HeldBytes:
-    """The bytes of one part, held unencoded for several uploads to encode (``protocols.RandomAccess``).
+    """The bytes of one part, held as they came: several uploads encode them, or ``/v2/`` takes them as they are.
 
     Args:
         first: the part's first byte in the blob.
@@ -287,7 +287,7 @@ class HeldBytes:
         return self.view(start, len(buffer))
 
     def view(self, start: int, size: int) -> memoryview:
-        """Return *size* bytes from *start* on, without a copy (``protocols.HeldRange``)."""
+        """Return *size* bytes from *start* on, without a copy."""
         return self.buffer[start - self._first :][:size]
 
 
