@@ -169,6 +169,16 @@ async def test_what_s3_refuses_is_said_with_what_to_do(
             pytest.fail("it opens")
 
 
+async def test_an_answer_without_an_etag_is_not_s3s(fake: FakeS3) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"a portal's page")
+
+    fake.answer = answer
+    with pytest.raises(SourceError, match="s3://bucket/app.tar can't be read: the answer has no ETag; check the end"):
+        async with opened(Events()):
+            pytest.fail("it opens")
+
+
 async def test_a_bucket_in_another_region_is_asked_there(fake: FakeS3) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         if "/us-east-1/s3/" in request.headers["Authorization"]:

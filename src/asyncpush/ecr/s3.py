@@ -129,7 +129,13 @@ class S3Stream:
         """
         with self._explained():
             answer = await self._get()
-        self._body, self._etag, self._size = answer["Body"], answer["ETag"], answer["ContentLength"]
+        self._body = answer["Body"]
+        try:
+            self._etag, self._size = answer["ETag"], answer["ContentLength"]
+        except KeyError as error:
+            raise SourceError(
+                f"{self._location} can't be read: the answer has no {error.args[0]}", hint="check the endpoint"
+            ) from error
 
     async def readinto(self, buffer: memoryview) -> int:
         """See ``BlobStream``.
