@@ -174,7 +174,7 @@ async def test_an_answer_without_an_etag_is_not_s3s(fake: FakeS3) -> None:
         return web.Response(body=b"a portal's page")
 
     fake.answer = answer
-    with pytest.raises(SourceError, match="s3://bucket/app.tar can't be read: the answer has no ETag; check the end"):
+    with pytest.raises(SourceError, match=r"^s3://bucket/app\.tar can't be read: the answer has no ETag"):
         async with opened(Events()):
             pytest.fail("it opens")
 

@@ -795,6 +795,22 @@ def test_a_lifecycle_policy_is_checked_member_by_member(tmp_path: Path) -> None:
     assert found == expected
 
 
+def test_problems_of_inherited_settings_are_noted_at_the_defaults_once(tmp_path: Path) -> None:
+    defaults = {"policy": "none.json", "exclusions": ["a b"], "encryption": "KMS", "kms_key": "alias/key"}
+    own = [{"mutability": "MUTABLE"}, {"tags": {"a": "b"}}, {"encryption": "AES256"}]
+    document = {
+        "version": 1,
+        "defaults": {"repository": defaults},
+        "images": [{"from": f"a/b{at}", "repository": spec} for at, spec in enumerate(own)],
+    }
+    assert problems_of(json.dumps(document), tmp_path / "plan.json").keys() == {
+        "defaults.repository.policy",
+        "defaults.repository.exclusions[0]",
+        "defaults.repository.exclusions",
+        "images[2].repository.kms_key",
+    }
+
+
 def test_problems_quote_what_is_written_and_no_value_of_a_variable(tmp_path: Path) -> None:
     document = """
 version: 1

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard, TypeVar
@@ -165,6 +165,9 @@ def check_url(url: str) -> None:
 
 T = TypeVar("T")
 
+#: The place of the settings that entries inherit.
+DEFAULTS = "defaults.repository"
+
 # ImageTagMutabilityExclusionFilter in ECR's service model, and how many CreateRepository accepts.
 _EXCLUSION = re.compile(r"[0-9a-zA-Z._*-]{1,128}")
 _MAX_EXCLUSIONS = 5
@@ -188,28 +191,40 @@ class Repositories:
     problems: Problems
     _files: dict[Path, str] = field(default_factory=dict)
 
-    def settings(self, spec: RepositoryDocument, place: str) -> RepositorySettings:
-        """The settings that *spec* describes; its problems are noted at *place*."""
-        kms_key = given(spec.kms_key)
-        has_kms = spec.encryption in ("KMS", "KMS_DSSE") or (spec.encryption is UNSET and spec.like == "source")
+    def settings(
+        self, spec: RepositoryDocument | UnsetType, defaults: RepositoryDocument | UnsetType, place: str
+    ) -> RepositorySettings:
+        """The settings that *spec*, at *place*, describes, with the members of *defaults* where it has none.
+
+        A problem is noted where the members are written that it concerns.
+        """
+        own, both = given(spec) or RepositoryDocument(), merged(spec, defaults)
+
+        def place_of(name: str, *others: str) -> str:
+            is_own = any(getattr(own, each) is not UNSET for each in (name, *others))
+            return member(place if is_own else DEFAULTS, name)
+
+        kms_key = given(both.kms_key)
+        has_kms = both.encryption in ("KMS", "KMS_DSSE") or (both.encryption is UNSET and both.like == "source")
         if kms_key is not None and not has_kms:
-            self.problems.add(member(place, "kms_key"), "needs an encryption", hint="add encryption: KMS or KMS_DSSE")
-        tags = spec.tags if isinstance(spec.tags, dict) else {}
+            kms_place = place_of("kms_key", "encryption", "like")
+            self.problems.add(kms_place, "needs an encryption", hint="add encryption: KMS or KMS_DSSE")
+        tags = both.tags if isinstance(both.tags, dict) else {}
         return RepositorySettings(
-            mutability=self._mutability(spec, place),
-            exclusions=tuple(given(spec.exclusions) or ()),
-            scan_on_push=given(spec.scan_on_push),
-            encryption=given(spec.encryption),
+            mutability=self._mutability(both, place_of),
+            exclusions=tuple(given(both.exclusions) or ()),
+            scan_on_push=given(both.scan_on_push),
+            encryption=given(both.encryption),
             kms_key=kms_key,
             resource_tags=tuple(tags.items()),
-            policy=self._policy("policy", spec.policy, place),
-            lifecycle_policy=self._policy("lifecycle_policy", spec.lifecycle_policy, place),
+            policy=self._policy("policy", both.policy, place_of("policy")),
+            lifecycle_policy=self._policy("lifecycle_policy", both.lifecycle_policy, place_of("lifecycle_policy")),
         )
 
-    def _mutability(self, spec: RepositoryDocument, place: str) -> Mutability | None:
+    def _mutability(self, spec: RepositoryDocument, place_of: Callable[..., str]) -> Mutability | None:
         mutability: Mutability | None = given(spec.mutability)
         exclusions = given(spec.exclusions) or []
-        exclusions_place = member(place, "exclusions")
+        exclusions_place = place_of("exclusions")
         if len(exclusions) > _MAX_EXCLUSIONS:
             self.problems.add(exclusions_place, f"has {len(exclusions)} wildcards; ECR allows {_MAX_EXCLUSIONS}")
         for at, wildcard in enumerate(exclusions):
@@ -219,26 +234,25 @@ class Repositories:
                 )
         if not exclusions:
             if mutability and mutability.endswith("_WITH_EXCLUSION"):
-                self.problems.add(member(place, "mutability"), f"{mutability} needs exclusions")
+                self.problems.add(place_of("mutability", "exclusions"), f"{mutability} needs exclusions")
             return mutability
         if mutability is None:
-            self.problems.add(exclusions_place, "needs mutability: IMMUTABLE or MUTABLE")
+            self.problems.add(place_of("exclusions", "mutability"), "needs mutability: IMMUTABLE or MUTABLE")
             return None
         return _EXCLUDING.get(mutability, mutability)
 
     def _policy(self, name: str, spec: str | dict[str, object] | UnsetType, place: str) -> str | None:
         if spec is UNSET:
             return None
-        policy_place = member(place, name)
         if isinstance(spec, dict):
             text = json.dumps(spec, separators=(",", ":"))
             for inner, words in faults_of(name, text, spec):
-                self.problems.add(f"{policy_place}.{inner}" if inner else policy_place, words)
+                self.problems.add(f"{place}.{inner}" if inner else place, words)
             return text
-        with self.problems.at(policy_place):
+        with self.problems.at(place):
             text = self._read(self.base / str(spec), LENGTHS[name][1])
             for inner, words in faults_of(name, text, _object_of(text, str(spec))):
-                self.problems.add(policy_place, f"{spec}: {inner} {words}" if inner else f"{spec} {words}")
+                self.problems.add(place, f"{spec}: {inner} {words}" if inner else f"{spec} {words}")
             return text
         return None
 

@@ -28,6 +28,7 @@ from asyncpush.migrate.plan.document import (
 from asyncpush.migrate.plan.model import Goal, Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.plan.references import Destinations, ImageSource, read_destination, read_source
 from asyncpush.migrate.plan.registries import (
+    DEFAULTS,
     Repositories,
     first_given,
     given,
@@ -173,7 +174,7 @@ class _Resolver:
         self.hosts.add(source.host)
         like_source = self._is_like_source(spec, repository, source, targets, place)
         create = repository.create is True or (like_source and repository.create is UNSET)
-        settings_place = "defaults.repository" if spec.repository is UNSET else member(place, "repository")
+        settings_place = DEFAULTS if spec.repository is UNSET else member(place, "repository")
         self.futile += futile_settings(settings, settings_place, create=create, like_source=like_source)
         entry = PlanEntry(
             place=place,
@@ -270,11 +271,9 @@ class _Resolver:
 
     def _settings(self, spec: EntryDocument, place: str) -> RepositorySettings:
         if spec.repository is not UNSET:
-            both = merged(spec.repository, self.defaults.repository)
-            return self.repositories.settings(both, member(place, "repository"))
+            return self.repositories.settings(spec.repository, self.defaults.repository, member(place, "repository"))
         if self.default_settings is None:
-            both = merged(UNSET, self.defaults.repository)
-            self.default_settings = self.repositories.settings(both, "defaults.repository")
+            self.default_settings = self.repositories.settings(UNSET, self.defaults.repository, DEFAULTS)
         return self.default_settings
 
     def _target_names(self, spec: str | list[str] | UnsetType, place: str) -> list[PlanTarget]:
