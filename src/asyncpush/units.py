@@ -82,6 +82,11 @@ def format_number(number: float) -> str:
     return str(int(number)) if number == int(number) else repr(number)
 
 
+def count_text(count: int, noun: str, plural: str = "") -> str:
+    """Format *count* with its noun: ``1 image``, ``3 images``; *plural* is the noun's, if that is not ``NOUNs``."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def size_text(size: float) -> str:
     """Format *size* bytes in binary units, at most 8 characters: ``512 B``, ``1.2 GiB``, ``210 MiB``."""
     value, unit = max(float(size), 0.0), 0

@@ -28,7 +28,7 @@ from asyncpush.errors import AsyncpushError, UsageError
 from asyncpush.progress import progress
 from asyncpush.redaction import without_secrets
 from asyncpush.reference import RegistryName, parse_registry
-from asyncpush.units import parse_size
+from asyncpush.units import count_text, parse_size
 
 T = TypeVar("T")
 
@@ -170,7 +170,7 @@ async def _agree(plan: TrialPlan, endpoint: BenchEndpoint, *, yes: bool, quiet: 
     """
     pushes = (plan.warm_up + plan.rounds) * len(plan.combinations)
     whole = (
-        f"{pushes} {'pushes' if pushes > 1 else 'push'}, {plan.total / 2**30:.2f} GiB of layers in all "
+        f"{count_text(pushes, 'push', 'pushes')}, {plan.total / 2**30:.2f} GiB of layers in all "
         f"({plan.total * 4 / 3 / 2**30:.2f} GiB over the wire), to {endpoint}"
     )
     if not endpoint.is_aws or yes:

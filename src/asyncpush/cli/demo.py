@@ -17,6 +17,7 @@ from asyncpush.demo.run import DemoReport, demonstrate
 from asyncpush.emulator.process import isolate
 from asyncpush.events import Emit
 from asyncpush.progress import ProgressKind, progress
+from asyncpush.units import count_text
 
 MiB = 1024 * 1024
 
@@ -61,7 +62,7 @@ def _show(report: DemoReport) -> None:
         table.add_column(heading, no_wrap=heading != "image", overflow="fold")
     for image in report.images:
         first, second = image.first, image.second
-        sent = f"{first.layers_sent} blobs, {first.bytes_sent / MiB:.1f} MiB"
+        sent = f"{count_text(first.layers_sent, 'blob')}, {first.bytes_sent / MiB:.1f} MiB"
         again = "already there" if second.outcome == "present" else f"{second.bytes_sent / MiB:.1f} MiB"
         verified = f"{image.verification.manifests + image.verification.blobs} digests ok"
         table.add_row(image.name, first.digest.short if first.digest else "", sent, again, verified)
@@ -81,4 +82,4 @@ def _show(report: DemoReport) -> None:
 
 def _count(requests: Counter[str]) -> str:
     named = ", ".join(f"{count} {name}" for name, count in sorted(requests.items()))
-    return f"{requests.total()} requests ({named})"
+    return f"{count_text(requests.total(), 'request')} ({named})"

@@ -28,6 +28,7 @@ from asyncpush.awscli.manual import input_skeleton, operation_manual, output_ske
 from asyncpush.awscli.operations import Members
 from asyncpush.cli.run import DONE, FAILED, INTERRUPTED, run_quietly, say_error
 from asyncpush.cli.streams import STANDARD_INPUT, debug_log, say, write_as_it_is
+from asyncpush.units import count_text
 
 #: They only list the commands; argparse parses their arguments (``awscli.command``).
 app = App(name="ecr", help_flags=(), version_flags=())
@@ -196,7 +197,7 @@ def _write_over(text: str) -> None:
 def _counts(tally: Tally) -> str:
     outcomes = tally.outcomes
     return (
-        f"{outcomes.total()} inputs: {outcomes['done']} done, {outcomes['present']} already there, "
+        f"{count_text(outcomes.total(), 'input')}: {outcomes['done']} done, {outcomes['present']} already there, "
         f"{outcomes['failed']} failed"
     )
 
@@ -204,6 +205,6 @@ def _counts(tally: Tally) -> str:
 def _summary(tally: Tally, seconds: float) -> str:
     requests = tally.requests
     return (
-        f"asyncpush: {_counts(tally)}; {requests.total()} requests ({requests['throttled']} throttled) "
+        f"asyncpush: {_counts(tally)}; {count_text(requests.total(), 'request')} ({requests['throttled']} throttled) "
         f"in {seconds:.1f} s"
     )

@@ -27,7 +27,7 @@ from asyncpush.journal.reports import KeptRun, kept_runs
 from asyncpush.migrate.run_document import kept_traffic
 from asyncpush.settings import AwsConfiguration
 from asyncpush.traffic import Traffic
-from asyncpush.units import size_text, time_text
+from asyncpush.units import count_text, size_text, time_text
 
 #: Seconds that a journal keeps runs for by default: 30 days.
 _OLD = 30.0 * 24 * 60 * 60
@@ -256,24 +256,24 @@ def _lines(summary: JournalSummary) -> Iterator[str]:
     if not summary.runs:
         yield "no runs"
     yield (
-        f"{_counted(summary.layers, 'layer')} in {_counted(summary.repositories, 'repository', 'repositories')}, "
+        f"{count_text(summary.layers, 'layer')} in {count_text(summary.repositories, 'repository', 'repositories')}, "
         f"{size_text(summary.layer_bytes)}; {summary.layers_referenced} referenced by images"
     )
-    yield f"{_counted(summary.tags, 'tag')} known, {_counted(summary.compressed, 'compressed layer')} known"
+    yield f"{count_text(summary.tags, 'tag')} known, {count_text(summary.compressed, 'compressed layer')} known"
     if summary.last_proof:
         yield (
-            f"{_counted(summary.proofs, 'image')} proved whole, {summary.deep_proofs} of them byte for byte; "
+            f"{count_text(summary.proofs, 'image')} proved whole, {summary.deep_proofs} of them byte for byte; "
             f"last {_time(summary.last_proof)}"
         )
     received = sum(upload.received for upload in summary.uploads)
-    yield f"{_counted(len(summary.uploads), 'open upload')}, {size_text(received)} received"
+    yield f"{count_text(len(summary.uploads), 'open upload')}, {size_text(received)} received"
     yield from (_upload_line(upload) for upload in summary.uploads)
 
 
 def _run_line(run: RunRow) -> str:
     began = f"started {_time(run.started)}" + (f", resumed {_time(run.resumed)}" if run.resumed else "")
     ended = f", ended {_time(run.ended)}" if run.ended else ""
-    counts = f"{_counted(run.finished, 'image')} finished, {run.failed} failed"
+    counts = f"{count_text(run.finished, 'image')} finished, {run.failed} failed"
     return f"run {run.id}: {run.state}, {counts}; {began}{ended}"
 
 
@@ -310,15 +310,10 @@ def _time(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _counted(count: int, word: str, words: str = "") -> str:
-    return f"{count} {word if count == 1 else words or f'{word}s'}"
-
-
 def _pruned_line(done: Pruned) -> str:
-    return (
-        f"deleted {_counted(done.runs, 'run')}, {_counted(done.images, 'image')}, {_counted(done.tags, 'tag')} and "
-        f"{_counted(done.uploads, 'open upload')}; {size_text(done.freed)} of disk space freed"
-    )
+    counts = [count_text(done.runs, "run"), count_text(done.images, "image"), count_text(done.tags, "tag")]
+    uploads = count_text(done.uploads, "open upload")
+    return f"deleted {', '.join(counts)} and {uploads}; {size_text(done.freed)} of disk space freed"
 
 
 def _pruned_document(done: Pruned) -> dict[str, object]:

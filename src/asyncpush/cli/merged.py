@@ -12,6 +12,7 @@ from asyncpush.journal.export import ImageRow
 from asyncpush.journal.merge import JournalResult
 from asyncpush.migrate.report import CopyName
 from asyncpush.migrate.shard import Shard, missing_shards
+from asyncpush.units import count_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,7 @@ class MergedReport:
         """The totals in one line."""
         counts = self._counts()
         words = ", ".join(f"{count} {OUTCOME_WORDS.get(outcome, outcome)}" for outcome, count in counts.items())
-        images = f"{len(self.images)} image{'s' if len(self.images) != 1 else ''}"
-        journals = f"{len(self.journals)} journal{'s' if len(self.journals) != 1 else ''}"
+        images, journals = count_text(len(self.images), "image"), count_text(len(self.journals), "journal")
         return f"{images} in {journals}: {words or 'nothing'}"
 
     def document(self) -> Json:

@@ -27,6 +27,7 @@ from asyncpush.migrate.plan.load import name_of, parse_plan, read_plan, read_tex
 from asyncpush.migrate.plan.model import Plan, overridden
 from asyncpush.migrate.plan_import import Format
 from asyncpush.reference import S3_SCHEME
+from asyncpush.units import count_text
 
 app = command(
     "plan",
@@ -223,17 +224,13 @@ def _summary(plan: Plan) -> list[str]:
     targets = Counter(goal.target.name for entry in plan.entries for goal in entry.goals)
     by_name = sum(not entry.tags.needs_listing for entry in plan.entries)
     patterns = sum(entry.pattern is not None for entry in plan.entries)
-    head = f"{name_of(plan.path)}: {_count(len(plan.entries), 'entry', 'entries')}, {by_name} of them by name"
+    head = f"{name_of(plan.path)}: {count_text(len(plan.entries), 'entry', 'entries')}, {by_name} of them by name"
     lines = [f"{head}, {patterns} for a pattern of repositories" if patterns else head]
-    lines += [f"  from {host}: {_count(number, 'entry', 'entries')}" for host, number in sorted(sources.items())]
+    lines += [f"  from {host}: {count_text(number, 'entry', 'entries')}" for host, number in sorted(sources.items())]
     for target in plan.targets:
         if target.name in targets:
             where = target.registry.host or "your own registry"
             where += f"/{target.registry.id}" if target.registry.service == "ecr-public" else ""
             where += f"/{target.prefix}" if target.prefix else ""
-            lines.append(f"  to {target.name} ({where}): {_count(targets[target.name], 'entry', 'entries')}")
+            lines.append(f"  to {target.name} ({where}): {count_text(targets[target.name], 'entry', 'entries')}")
     return lines
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

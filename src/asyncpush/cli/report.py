@@ -18,7 +18,7 @@ from asyncpush.model import LeftOut
 from asyncpush.results import ImageFailure, ImageResult, LayerFailure, LayerResult, ReferrerResult
 from asyncpush.timeline import Timeline
 from asyncpush.traffic import Traffic
-from asyncpush.units import size_text, time_text
+from asyncpush.units import count_text, size_text, time_text
 
 #: Goes up when a member of the document changes its name or meaning; new members may be added at any time.
 _VERSION = 1
@@ -100,7 +100,7 @@ def retries_text(traffic: Traffic) -> str:
     retries, throttled = sum(traffic.retries.values()), sum(traffic.throttled.values())
     if not (retries or throttled):
         return ""
-    text = f"{retries} retr{'y' if retries == 1 else 'ies'}" + (f" ({throttled} throttled)" if throttled else "")
+    text = count_text(retries, "retry", "retries") + (f" ({throttled} throttled)" if throttled else "")
     slow = sorted(operation for operation in traffic.pace if traffic.throttled.get(operation))
     held = [f"{operation} {traffic.pace[operation]:.1f}/s" for operation in slow]
     return f"{text}, held to {', '.join(held)}" if held else text
@@ -130,14 +130,13 @@ class Summary:
         if images == 1:
             words = [word for word, count in self.images.items() if count]
         if referrers:
-            words.append(f"{referrers} referrer{'s' if referrers != 1 else ''} ({', '.join(_counted(self.referrers))})")
+            words.append(f"{count_text(referrers, 'referrer')} ({', '.join(_counted(self.referrers))})")
         sizes = ", ".join(f"{size_text(size)} {word}" for word, size in self.sizes.items() if size) or "nothing sent"
         requests = sum(self.traffic.requests.values())
         retries = retries_text(self.traffic)
         return (
-            f"{images} image{'s' if images != 1 else ''}: {', '.join(words) or 'nothing to do'}; {sizes}; "
-            f"{requests} request{'s' if requests != 1 else ''} in {time_text(self.seconds)}"
-            + (f", {retries}" if retries else "")
+            f"{count_text(images, 'image')}: {', '.join(words) or 'nothing to do'}; {sizes}; "
+            f"{count_text(requests, 'request')} in {time_text(self.seconds)}" + (f", {retries}" if retries else "")
         )
 
 
@@ -149,7 +148,7 @@ def say_summary(summary: Summary, *, each: bool) -> None:
     """Write the totals of a run to standard error, as its last line; before it, each operation's requests if asked."""
     traffic = summary.traffic
     for operation, requests in sorted(traffic.requests.items()) if each else ():
-        words = [f"{requests} request{'s' if requests != 1 else ''}"]
+        words = [count_text(requests, "request")]
         for counts, word in ((traffic.retries, "sent again"), (traffic.throttled, "throttled")):
             if count := counts.get(operation):
                 words.append(f"{count} {word}")

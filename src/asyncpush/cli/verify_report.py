@@ -19,7 +19,7 @@ from asyncpush.cli.run import ALIKE, FAILED, say_failures, status_of
 from asyncpush.cli.streams import say, say_notice, write_lines
 from asyncpush.errors import AsyncpushError, InterruptedRunError, UsageError, cause_of
 from asyncpush.events import Emit, Event, ImageFailed, PartRead, ignore
-from asyncpush.units import size_text, time_text
+from asyncpush.units import count_text, size_text, time_text
 from asyncpush.verify import (
     Problem,
     SettingsVerification,
@@ -179,7 +179,7 @@ class VerifyReport(VerificationWatcher):
 
     def _summary(self) -> str:
         counts = self._counts()
-        text = f"{_plural(counts['whole'], 'image')} whole in {time_text(time.monotonic() - self._started)}"
+        text = f"{count_text(counts['whole'], 'image')} whole in {time_text(time.monotonic() - self._started)}"
         if missing := counts.total() - counts["whole"]:
             unverified = counts["failed"] + counts["unverified"]
             words = [f"{counts['broken']} broken"] if counts["broken"] else []
@@ -191,7 +191,7 @@ class VerifyReport(VerificationWatcher):
         if not self._deep:
             return "sizes and digests of manifests only; --deep reads the bytes"
         earlier = sum(isinstance(result, Verification) and result.read_at is not None for result in self._results)
-        before = f", {_plural(earlier, 'image')} read before (--proved-within)" if earlier else ""
+        before = f", {count_text(earlier, 'image')} read before (--proved-within)" if earlier else ""
         return f"{size_text(self._bytes_read)} read and hashed{before}"
 
     def _settings_words(self) -> Iterable[str]:
@@ -200,7 +200,7 @@ class VerifyReport(VerificationWatcher):
         differences = sum(len(compared.differences) for compared in self._settings)
         if differences:
             different = sum(bool(compared.differences) for compared in self._settings)
-            yield f"{_plural(differences, 'setting')} of {_repositories(different)} not as planned"
+            yield f"{count_text(differences, 'setting')} of {_repositories(different)} not as planned"
         else:
             partly = " as far as they could be read" if any(compared.unread for compared in self._settings) else ""
             yield f"settings of {_repositories(len(self._settings))} as planned{partly}"
@@ -277,17 +277,13 @@ def _outcome(result: Verification | VerificationFailure) -> str:
 
 
 def _line(result: Verification) -> str:
-    counts = f"{_plural(result.manifests, 'manifest')}, {_plural(result.blobs, 'blob')}, {result.size} bytes"
+    counts = f"{count_text(result.manifests, 'manifest')}, {count_text(result.blobs, 'blob')}, {result.size} bytes"
     before = f", read {result.read_at:%Y-%m-%d %H:%M:%S} UTC" if result.read_at else ""
     return f"{result.destination}@{result.digest}  whole: {counts}{before}"
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def _repositories(count: int) -> str:
-    return "1 repository" if count == 1 else f"{count} repositories"
+    return count_text(count, "repository", "repositories")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from asyncpush.migrate.plan.references import Destinations
 from asyncpush.migrate.plan.wildcards import RepositoryPattern, fill_in
 from asyncpush.migrate.report import LeftOutTag
 from asyncpush.reference import SCHEME, check_repository
+from asyncpush.units import count_text
 
 #: Repositories that a message lists.
 _SHOWN = 3
@@ -97,13 +98,14 @@ class _Expansion:
         for name, glob in choice.excluded:
             self._context.left_out.append(LeftOutTag(f"{entry.host}/{name}", None, f"excluded ({glob})"))
         if not choice.taken and self._is_whole:
-            count = len(names) or "no"
-            has = f"{entry.host} has {count} repositor{'y' if count == 1 else 'ies'}"
+            found = count_text(len(names), "repository", "repositories") if names else "no repositories"
             if choice.excluded:
                 self._problems.add(place, f"exclude leaves none of the {len(choice.excluded)} repositories that match")
             else:
                 self._problems.add(
-                    place, f"{entry.source[:300]} matches no repository: {has} that you can see", hint="check the name"
+                    place,
+                    f"{entry.source[:300]} matches no repository: {entry.host} has {found} that you can see",
+                    hint="check the name",
                 )
         made = [entry_of(entry, name) for name in choice.taken]
         self._check_distinct(made)

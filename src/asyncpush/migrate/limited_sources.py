@@ -12,6 +12,7 @@ from asyncpush.errors import SourceLimitedError
 from asyncpush.events import Emit, Limited, Notice
 from asyncpush.migrate.report import CopyResult
 from asyncpush.sources.registry.pull_limit import until_text
+from asyncpush.units import count_text
 
 #: Seconds between two events that tell what is waited for.
 _TELL = 1.0
@@ -39,9 +40,7 @@ class LimitedSource:
     def left(self) -> str:
         """What was left, and for when."""
         parts = [
-            f"{count} {word}{'s' if count != 1 else ''}"
-            for count, word in ((self.images, "image"), (self.referrers, "referrer"))
-            if count
+            count_text(count, word) for count, word in ((self.images, "image"), (self.referrers, "referrer")) if count
         ]
         return f"{' and '.join(parts)} left for {self.when}"
 

@@ -39,6 +39,7 @@ from asyncpush.reference import Destination, parse_destination, pull_reference
 from asyncpush.results import ImageResult, Result
 from asyncpush.timeline import Timeline
 from asyncpush.traffic import Traffic
+from asyncpush.units import count_text
 
 #: ``planned`` in a dry run; ``finished`` by an interrupted run of the same migration, and not checked again;
 #: ``refused``: a referrer that ECR does not accept, which is no failure of its image; ``left``: its source's limit is
@@ -235,7 +236,7 @@ class NothingTaken:
 def taken_text(entry: PlanEntry, taken: int, total: int) -> str:
     """How many of its source's tags an entry selects, and by which rules."""
     unit = "image" if entry.kind == "local" else "tag"
-    has = f"{total or 'no'} {unit}{'s' if total != 1 else ''}"
+    has = count_text(total, unit) if total else f"no {unit}s"
     rest = f", of which the plan takes {taken or 'none'}" if total else ""
     return f"{entry.place}: {entry.source} has {has}{rest} ({entry.tags})"
 

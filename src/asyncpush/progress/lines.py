@@ -14,7 +14,7 @@ from asyncpush.errors import cause_of
 from asyncpush.events import Event, ImageDone, ImageFailed, Limited, Notice, Retrying, Unanswered
 from asyncpush.model import Digest
 from asyncpush.progress.meter import Clock, Meter, Totals
-from asyncpush.units import format_rate, rate_text, size_text, time_text
+from asyncpush.units import count_text, format_rate, rate_text, size_text, time_text
 
 
 class Sink:
@@ -193,7 +193,7 @@ def closing_fields(totals: Totals) -> list[Field]:
         fields.append(Field(rate_text(totals.read / totals.elapsed), 2))
     if totals.retries:
         throttled = f" ({totals.throttled} throttled)" if totals.throttled else ""
-        fields.append(Field(f"{totals.retries} retr{'ies' if totals.retries > 1 else 'y'}{throttled}", 3))
+        fields.append(Field(count_text(totals.retries, "retry", "retries") + throttled, 3))
     return [*fields, *_not_sent(totals)]
 
 
@@ -218,7 +218,7 @@ def wrapped(fields: Sequence[Field], width: int, most: int) -> list[str]:
 
 def _not_sent(totals: Totals) -> Iterator[Field]:
     if totals.present_layers:
-        yield Field(f"{totals.present_layers} layer{'s' if totals.present_layers > 1 else ''} already there", 5)
+        yield Field(f"{count_text(totals.present_layers, 'layer')} already there", 5)
     if totals.shared_layers:
         yield Field(f"{totals.shared_layers} shared", 6)
 
@@ -226,9 +226,9 @@ def _not_sent(totals: Totals) -> Iterator[Field]:
 def _counts(totals: Totals) -> Iterator[Field]:
     if totals.listing:
         listed, total = totals.listing
-        yield Field(f"listing {listed} of {total} repositor{'y' if total == 1 else 'ies'}", 0)
+        yield Field(f"listing {listed} of {count_text(total, 'repository', 'repositories')}", 0)
         if totals.images_done:
-            yield Field(f"{totals.images_done} image{'s' if totals.images_done > 1 else ''} done", 1)
+            yield Field(f"{count_text(totals.images_done, 'image')} done", 1)
     elif totals.images > 1:
         yield Field(f"{totals.images_done}/{totals.images} images", 3)
     elif totals.layers:
@@ -353,7 +353,7 @@ class PlainDisplay:
         totals = self._meter.totals()
         fields = progress_fields(totals)
         if totals.in_flight:
-            fields.append(Field(f"{totals.in_flight} layer{'s' if totals.in_flight != 1 else ''} in flight", 0))
+            fields.append(Field(f"{count_text(totals.in_flight, 'layer')} in flight", 0))
         fields += [Field(silence_text(event), 0) for event in self._meter.silent]
         fields += [Field(limit_text(limited), 0) for limited in self._meter.limits]
         if fields:

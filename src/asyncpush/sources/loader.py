@@ -27,6 +27,7 @@ from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Blob, ImageNode, IndexNode
 from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFESTS
 from asyncpush.sources.blobs import MAX_DOCUMENT_SIZE, decode_document
+from asyncpush.units import count_text
 
 #: The platform that BuildKit gives to manifests that are not images.
 UNKNOWN = Platform("unknown", "unknown")
@@ -305,7 +306,7 @@ class _Problems:
     def as_one(self) -> SourceError:
         first, *others = self.errors
         if others:
-            first.message += f" (and {len(others)} more problem{'s' if len(others) > 1 else ''} like this)"
+            first.message += f" (and {count_text(len(others), 'more problem')} like this)"
         return first
 
 

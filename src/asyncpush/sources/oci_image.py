@@ -19,6 +19,7 @@ from asyncpush.protocols import Blob
 from asyncpush.settings import MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE, MAX_MANIFESTS, Settings
 from asyncpush.sources.blobs import BlobStore, BytesContent, Content, ContentBlob, read_content
 from asyncpush.sources.loader import ATTESTATION, ATTESTED, UNKNOWN, empty_blob, named_soci_index, parse_config
+from asyncpush.units import count_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +366,7 @@ def _choice(store: BlobStore, available: Collection[_Member], incomplete: Collec
 def _refuse_missing(store: BlobStore, leaf: _Member) -> None:
     assert leaf.manifest is not None, "a manifest that names blobs"  # noqa: S101
     first, *others = [blob.digest for blob in leaf.manifest.blobs() if blob.digest in leaf.missing]
-    more = f" and {len(others)} more blob{'s' if len(others) > 1 else ''}" if others else ""
+    more = f" and {count_text(len(others), 'more blob')}" if others else ""
     raise SourceError(
         f"{store.label} lacks {first}{more} of {leaf.name}, which its manifest.json names",
         hint="save the image again",

@@ -45,6 +45,7 @@ from asyncpush.model import Platform
 from asyncpush.reference import canonical_host, check_repository_pattern, is_tag
 from asyncpush.settings import RepositorySettings, SourceRegistry
 from asyncpush.sources.registry import is_ecr
+from asyncpush.units import count_text
 
 #: The name of the target of a plan that names none: the caller's own registry.
 OWN = "own"
@@ -265,7 +266,7 @@ class _Resolver:
         if most is not None and spec.min_tags > most:
             self.problems.add(
                 member(place, "min_tags"),
-                f"is {spec.min_tags}, but the entry has at most {most} tag{'s' if most != 1 else ''}",
+                f"is {spec.min_tags}, but the entry has at most {count_text(most, 'tag')}",
             )
         return spec.min_tags
 
