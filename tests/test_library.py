@@ -19,14 +19,14 @@ import pytest
 from aiohttp import web
 
 import asyncpush
-from asyncpush import Registry
+from asyncpush import Registry, SqliteJournal
 from asyncpush.emulator import Emulator
 from asyncpush.emulator import KnownCredentials as EmulatorCredentials
 from asyncpush.events import Event, Listener
 from asyncpush.http.session import Proxies
 from asyncpush.sources.registry.docker_config import Account
 from support.aws import REGION, aws
-from support.images import Layout, layer_tar
+from support.images import Layout, digest, layer_tar
 from support.places import ROOT
 from support.registry_server import RegistryServer, basic, refusal, running
 
@@ -127,6 +127,29 @@ async def test_failures_among_results_are_raised_on_demand(registry: Registry, t
     with pytest.raises(asyncpush.FailuresError, match=f"1 failed: {tmp_path / 'none'}: .* does not exist") as raised:
         mixed.raise_for_failures()
     assert [name for name, _ in raised.value.failures] == [str(tmp_path / "none")]
+
+
+async def test_what_nobody_has_foreseen_fails_its_layer_alone(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: SqliteJournal, repository: str, identity: str) -> object:
+        if identity == digest(b"bad"):
+            raise ZeroDivisionError("no such sum")
+        return open_upload(self, repository, identity)
+
+    open_upload = SqliteJournal.open_upload
+    monkeypatch.setattr(SqliteJournal, "open_upload", failing)
+    for name in ("good", "bad"):
+        (tmp_path / name).write_bytes(name.encode())
+    async with asyncpush.open_journal(tmp_path / "one.journal") as journal:
+        files = [tmp_path / "good", tmp_path / "bad", "no\0name"]
+        good, bad, nameless = await asyncpush.push_layers(registry, files, "team/app", journal=journal)
+
+    assert isinstance(good, asyncpush.LayerResult)
+    assert isinstance(bad, asyncpush.LayerFailure)
+    assert isinstance(bad.error, asyncpush.UnforeseenError)
+    assert isinstance(nameless, asyncpush.LayerFailure)
+    assert "does not exist" in str(nameless.error)
 
 
 async def test_an_image_that_is_not_whole_is_raised(registry: Registry, tmp_path: Path) -> None:

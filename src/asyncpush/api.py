@@ -362,12 +362,11 @@ async def push_layers(
     context = await _context(engine_of(registry), None if dry else journal)
 
     async def push_one(position: int, file: str, blob: Blob, descriptor: Descriptor) -> None:
-        outcome: Literal["pushed", "present", "planned"] = "planned" if dry else "present"
+        outcome: Literal["pushed", "present", "planned"] = "present"
         try:
-            if descriptor.digest in present:
-                outcome = "present"
-            elif not dry:
-                outcome = await _send_once(context, repository, blob)
+            if descriptor.digest not in present:
+                with foreseen():
+                    outcome = "planned" if dry else await _send_once(context, repository, blob)
         except AsyncpushError as error:
             outcomes[position] = LayerFailure(file, error)
             stop.on(error)
@@ -404,7 +403,8 @@ async def _hash_all(
 
     async def hash_one(position: int, file: str | Path) -> None:
         try:
-            blobs[position] = await file_blob(Path(file), _LAYER_TYPE)
+            with foreseen():
+                blobs[position] = await file_blob(Path(file), _LAYER_TYPE)
         except AsyncpushError as error:
             outcomes[position] = LayerFailure(str(file), error)
 

@@ -249,15 +249,18 @@ class _BytesReader:
 
 
 @dataclass(frozen=True, slots=True)
-class ContentBlob:
+class DescribedBlob:
     """A blob with a known or claimed digest, whose bytes are pushed as they are (``protocols.Blob``).
 
     The engine verifies the digest against the bytes that it sends.
+
+    Attributes:
+        name: its name on screens.
+        descriptor: its digest and size, as its source claims them.
     """
 
     name: str
     descriptor: Descriptor
-    content: Content
 
     @property
     def media_type(self) -> str:
@@ -273,6 +276,13 @@ class ContentBlob:
     def identity(self) -> str:
         """The digest."""
         return str(self.descriptor.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class ContentBlob(DescribedBlob):
+    """A blob whose bytes are stored on this machine (``protocols.LocalBlob``)."""
+
+    content: Content
 
     def open(self) -> AbstractContextManager[BlobReader]:
         """Open the bytes for reading."""
@@ -302,7 +312,7 @@ def _file_blob(path: Path, media_type: str) -> Blob:
 
 
 def find_file(path: Path, label: str, memory: DocumentMemory | None = None) -> FileContent | None:
-    """Find a file; None if it does not exist.
+    """Find a file; None if it does not exist, or none can have its name.
 
     Raises:
         SourceError: it is a directory, a device or the like, or can't be accessed.
@@ -314,6 +324,8 @@ def find_file(path: Path, label: str, memory: DocumentMemory | None = None) -> F
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             return None
         raise
+    except ValueError:  # a null character
+        return None
     if not stat.S_ISREG(status.st_mode):
         raise SourceError(f"{label} is not a regular file")
     return FileContent(path, status.st_size, label, memory)

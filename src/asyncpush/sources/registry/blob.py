@@ -17,9 +17,10 @@ from asyncpush.errors import DigestMismatchError, SourceError
 from asyncpush.http.download import Download
 from asyncpush.http.encoding import GZIP, Decoder, Encoding, encoding_of, is_hidden, unknown_encoding_of
 from asyncpush.http.socket_reader import LONG, SocketReader
-from asyncpush.model import Descriptor, Digest
+from asyncpush.model import Digest
 from asyncpush.protocols import BlobStream
 from asyncpush.settings import MiB
+from asyncpush.sources.blobs import DescribedBlob
 from asyncpush.sources.registry.client import UNASKED, ConnectionSlot, OpenResponse, RegistryClient
 from asyncpush.sources.registry.http import LATER, translated
 from asyncpush.sources.registry.requests import Request, TransientError, path_of
@@ -36,35 +37,16 @@ _OTHER_BYTES = "the registry, or a proxy in front of it, holds other bytes than 
 
 
 @dataclass(frozen=True, slots=True)
-class RegistryBlob:
+class RegistryBlob(DescribedBlob):
     """A blob in a repository of a registry (``protocols.RemoteBlob``); no request is sent before it is read.
 
     Attributes:
-        name: its name on screens.
-        descriptor: its digest and size, as a manifest claims them.
         repository: the repository that holds it.
         client: the registry.
     """
 
-    name: str
-    descriptor: Descriptor
     repository: str
     client: RegistryClient
-
-    @property
-    def media_type(self) -> str:
-        """The descriptor's media type."""
-        return self.descriptor.media_type
-
-    @property
-    def source_size(self) -> int:
-        """The descriptor's size in bytes."""
-        return self.descriptor.size
-
-    @property
-    def identity(self) -> str:
-        """The digest."""
-        return str(self.descriptor.digest)
 
     @property
     def what(self) -> str:
