@@ -12,6 +12,7 @@ import anyio
 import botocore.session
 from anyio import CapacityLimiter, from_thread, to_thread
 from botocore.config import Config
+from botocore.credentials import ReadOnlyCredentials
 from botocore.parsers import ResponseParserError
 
 from asyncpush.ecr.auth_token import EcrLogin
@@ -401,7 +402,7 @@ class CallerIdentity:
         except (AsyncpushError, ResponseParserError):
             return None
 
-    def _ask(self, keys: Any) -> str | None:
+    def _ask(self, keys: ReadOnlyCredentials) -> str | None:
         region, endpoint = self.client.meta.region_name, self.client.meta.endpoint_url
         session = configure_session(botocore.session.Session(session_vars=session_variables()), self.aws, region)
         session.register("before-send", lambda **_: from_thread.check_cancelled())

@@ -92,7 +92,7 @@ class ClientEnvironment:
                 load_authorities(registry.ca_bundle, *both)
         if registry.client_certificate is not None:
             with usable_for_tls(registry.client_certificate):
-                load_chain(own, registry.client_certificate, registry.client_key, _no_password)
+                load_chain(own, registry.client_certificate, registry.client_key, no_password)
         elif registry.client_key is not None:
             raise ConfigurationError(
                 f"{registry.client_key} is a key without its certificate", hint="give both: --src-cert and --src-key"
@@ -124,7 +124,7 @@ def _trust(registry: SourceRegistry, own: ssl.SSLContext, elsewhere: ssl.SSLCont
                         load_authorities(path, own, elsewhere)
                 elif path.suffix == ".cert" and not presented:
                     with usable_for_tls(path):
-                        load_chain(own, path, key if key in files else None, _no_password)
+                        load_chain(own, path, key if key in files else None, no_password)
                     presented = True
                 elif path.suffix == ".key" and path.with_suffix(".cert") not in files:
                     yield f"{path} is a key without its certificate, {path.stem}.cert"
@@ -147,7 +147,7 @@ def _certificate_folders(host: str) -> Iterator[Path]:
             yield folder / name
 
 
-def _no_password() -> str:
+def no_password() -> str:
     """Answer OpenSSL's question for a key's password, which it would otherwise ask on the terminal: there is none."""
     return ""
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Sequence
 
-from asyncpush.engine.decompress import (
-    Packing,
-)
+from asyncpush.engine.decompress import Packing
 from asyncpush.errors import SourceError
 
 #: Bytes at the beginning of a file that identify it: a tar archive's first header.

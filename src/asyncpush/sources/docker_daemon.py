@@ -33,7 +33,7 @@ from asyncpush.errors import (
 from asyncpush.events import Emit, Notice
 from asyncpush.files import home_folder, read_small
 from asyncpush.http.retry import note_if_slow
-from asyncpush.http.session import load_authorities, load_chain, usable_for_tls, user_agent
+from asyncpush.http.session import load_authorities, load_chain, no_password, usable_for_tls, user_agent
 from asyncpush.protocols import BlobStream
 from asyncpush.settings import MiB
 
@@ -120,7 +120,7 @@ class Endpoint:
                 load_authorities(authority, context)
         if certificate.exists():
             with usable_for_tls(certificate):
-                load_chain(context, certificate, key, str)  # no password
+                load_chain(context, certificate, key, no_password)
         return context
 
 

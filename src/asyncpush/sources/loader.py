@@ -334,10 +334,7 @@ def named_soci_index(image: Manifest) -> Digest | None:
 
 def empty_blob(kind: str, digest: Digest, label: str) -> SourceError:
     """The error for a blob of 0 bytes."""
-    return SourceError(
-        f"{kind} {digest.short} in {label} has 0 bytes",
-        hint=_EMPTY_HINT,
-    )
+    return SourceError(f"{kind} {digest.short} in {label} has 0 bytes", hint=_EMPTY_HINT)
 
 
 @dataclass(frozen=True, slots=True)

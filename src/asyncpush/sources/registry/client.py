@@ -103,7 +103,7 @@ class RegistryClient:
         await self._http.aclose()
 
     def retry_loop(self, operation: str) -> RetryLoop:
-        """Count the retries of one request."""
+        """Return what decides when one request is sent again, and when it is given up."""
         return RetryLoop(operation, self.retry, self._gate, self.emit)
 
     def notify(self, text: str) -> None:

@@ -75,7 +75,8 @@ class CredentialStore:
             refresh: read the files and run the helpers again: their earlier credentials have expired.
 
         Raises:
-            ConfigurationError: the helper that was given can't be used, or ECR's login has no AWS credentials.
+            ConfigurationError: the helper that was given can't be used, ECR's login has no AWS credentials, or the
+                registry is none that accepts them.
             SourceDeniedError: ECR refuses to log in.
         """
         registry = self._registry
