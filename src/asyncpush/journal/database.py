@@ -90,6 +90,24 @@ def opening(path: Path) -> Iterator[None]:
         raise _unusable(path, str(error)) from error
 
 
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit what the block writes; if it fails, write nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def has_table(connection: sqlite3.Connection, table: str) -> bool:
+    """Whether a journal has a table: an older one that is only read may lack it."""
+    return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone())
+
+
 def journal_error(path: Path, error: sqlite3.Error) -> JournalError:
     """The error for a failure of an open journal."""
     if _is_damage(error):

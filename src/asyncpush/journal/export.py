@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from asyncpush.journal.database import read_database
+from asyncpush.journal.database import has_table, read_database
 from asyncpush.journal.sql import unpacked
 
 RunOutcome: TypeAlias = Literal["unfinished", "failed", "finished"]
@@ -166,11 +166,7 @@ def summarize(path: Path) -> JournalSummary:
         )
 
 
-def rows(
-    path: Path,
-) -> Iterator[
-    RunRow | ImageRow | TagRow | ReferrersRow | CreationRow | ProofRow | LayerRow | CompressedRow | UploadRow
-]:
+def rows(path: Path) -> Iterator[Row]:
     """All rows of a journal, from one snapshot.
 
     Raises:
@@ -248,13 +244,13 @@ def _referrers(connection: sqlite3.Connection) -> Iterator[ReferrersRow]:
 
 
 def _making(connection: sqlite3.Connection) -> Iterator[CreationRow]:
-    if _has(connection, "making"):
+    if has_table(connection, "making"):
         for repository, at in connection.execute("SELECT repository, at FROM making ORDER BY repository"):
             yield CreationRow(repository=repository, at=_time(at))
 
 
 def _proofs(connection: sqlite3.Connection) -> Iterator[ProofRow]:
-    if _has(connection, "proved"):
+    if has_table(connection, "proved"):
         for repository, reference, digest, deep, at in connection.execute(
             "SELECT repository, reference, digest, deep, at FROM proved ORDER BY repository, reference"
         ):
@@ -265,15 +261,10 @@ def _proofs(connection: sqlite3.Connection) -> Iterator[ProofRow]:
 
 def _proof_counts(connection: sqlite3.Connection) -> tuple[int, int, float | None]:
     """How many images were proved, how many of them deep, and when the last was."""
-    if not _has(connection, "proved"):
+    if not has_table(connection, "proved"):
         return 0, 0, None
     [(count, deep, last)] = connection.execute("SELECT count(*), count(nullif(deep, 0)), max(at) FROM proved")
     return count, deep, last
-
-
-def _has(connection: sqlite3.Connection, table: str) -> bool:
-    """Whether a journal has a table: an older one that is only read may lack it."""
-    return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone())
 
 
 def _layers(connection: sqlite3.Connection) -> Iterator[LayerRow]:

@@ -11,7 +11,7 @@ import anyio
 from anyio import CancelScope, CapacityLimiter, to_thread
 
 from asyncpush.errors import JournalError
-from asyncpush.journal.database import journal_error
+from asyncpush.journal.database import journal_error, transaction
 
 T = TypeVar("T")
 
@@ -113,12 +113,6 @@ class GroupCommit:
                     entry.error.__cause__ = error
 
     def _transact(self, batch: list[_PendingWork[object]]) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._connection):
             for entry in batch:
                 entry.run(self._connection)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyncpush.errors import UsageError
-from asyncpush.journal.database import open_database, opening, read_database, resolved
+from asyncpush.journal.database import has_table, open_database, opening, read_database, resolved, transaction
 from asyncpush.journal.export import ImageRow, RunRow, image_rows, run_rows
 
 
@@ -50,13 +50,8 @@ def merge(journals: Sequence[tuple[str, Path]], into: Path) -> list[JournalResul
     with open_database(into) as target, opening(into):
         for name, path in journals:
             with read_database(path) as source:
-                target.execute("BEGIN IMMEDIATE")
-                try:
+                with transaction(target):
                     _copy(source, target)
-                    target.execute("COMMIT")
-                finally:
-                    if target.in_transaction:
-                        target.execute("ROLLBACK")
                 results.append(_result(name, source))
     return results
 
@@ -86,12 +81,12 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
         "INSERT OR IGNORE INTO compressed (identity, media_type, digest, size) VALUES (?, ?, ?, ?)",
         source.execute("SELECT identity, media_type, digest, size FROM compressed"),
     )
-    if _columns(source, "making"):
+    if has_table(source, "making"):
         target.executemany(
             "INSERT OR REPLACE INTO making (repository, at) VALUES (?, ?)",
             source.execute("SELECT repository, at FROM making"),
         )
-    if _columns(source, "proved"):
+    if has_table(source, "proved"):
         target.executemany(
             "INSERT INTO proved (repository, reference, digest, deep, at) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET digest = excluded.digest, deep = excluded.deep, at = excluded.at"
@@ -121,7 +116,7 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
 def _copy_runs(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
     """Copy runs, with new numbers; those with the same plan and start are one run, of which the later copy counts."""
     columns = "plan, started, begun, ended, failed, images_finished, images_failed"
-    has_reports = bool(_columns(source, "report"))
+    has_reports = has_table(source, "report")
     for key, plan, started, begun, ended, *counts in source.execute(f"SELECT id, {columns} FROM run ORDER BY id"):  # noqa: S608
         found = target.execute(
             "SELECT id, begun, ended FROM run WHERE plan = ? AND started = ?", (plan, started)

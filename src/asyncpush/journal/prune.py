@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncpush.journal.database import journal_error, open_database, resolved
+from asyncpush.journal.database import journal_error, open_database, resolved, transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,7 @@ def prune(path: Path, older_than: float, *, unfinished: bool = False) -> Pruned:
 
 
 def _forget(connection: sqlite3.Connection, before: float, unfinished: bool) -> tuple[int, int, int, int]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         # The last run of a plan, if it has not ended, can be resumed.
         old = connection.execute(
             "SELECT id FROM run WHERE coalesce(ended, begun) < ? AND (? OR ended IS NOT NULL"
@@ -63,11 +62,6 @@ def _forget(connection: sqlite3.Connection, before: float, unfinished: bool) -> 
         connection.execute("DELETE FROM carried WHERE at < ?", (before,))
         connection.execute("DELETE FROM proved WHERE at < ?", (before,))
         uploads = connection.execute("DELETE FROM upload WHERE heard < ?", (before,)).rowcount
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
     # executemany counts -1 if it had nothing to do.
     return max(runs, 0), max(images, 0), tags, uploads
 

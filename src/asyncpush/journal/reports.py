@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyncpush.errors import UsageError
-from asyncpush.journal.database import read_database
+from asyncpush.journal.database import has_table, read_database
 from asyncpush.journal.export import ImageRow, RunRow, image_rows, run_rows
 
 
@@ -39,9 +39,6 @@ class KeptReports:
     reports: tuple[bytes, ...]
 
 
-_HAS_REPORTS = "SELECT count(*) FROM sqlite_master WHERE name = 'report'"
-
-
 def kept_runs(path: Path) -> list[KeptRun]:
     """All runs, oldest first.
 
@@ -51,7 +48,7 @@ def kept_runs(path: Path) -> list[KeptRun]:
     """
     with read_database(path) as connection:
         sums: dict[int, tuple[int, float, int]] = {}
-        if connection.execute(_HAS_REPORTS).fetchone()[0]:  # an older journal that is only read may lack it
+        if has_table(connection, "report"):
             query = "SELECT run, count(*), total(seconds), total(sent) FROM report GROUP BY run"
             sums = {run: (count, seconds, int(sent)) for run, count, seconds, sent in connection.execute(query)}
         return [KeptRun(run, *sums.get(run.id, (0, 0.0, 0))) for run in run_rows(connection)]
@@ -75,7 +72,7 @@ def kept_reports(path: Path, number: int | None = None) -> KeptReports:
             )
         images = tuple(image for image in image_rows(connection) if image.run == chosen)
         documents: list[tuple[bytes]] = []
-        if connection.execute(_HAS_REPORTS).fetchone()[0]:
+        if has_table(connection, "report"):
             query = "SELECT document FROM report WHERE run = ? ORDER BY begun"
             documents = connection.execute(query, (chosen,)).fetchall()
         return KeptReports(runs[chosen], images, tuple(document for (document,) in documents))
