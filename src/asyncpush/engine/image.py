@@ -7,7 +7,7 @@ bottom up, and ``ImageLayers`` sends the layers of the images that it meets.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -81,25 +81,17 @@ async def push_diff(
 ) -> ImageResult:
     """Put *image* into *repository*, which lacks what *diff* says (see ``push_image``)."""
     started = time.monotonic()
-    # Each layer is counted once, by the first image that needs it.
-    claimed = [blob for blob in diff.to_send if context.layers.claim((repository.address, blob.identity))]
-    earlier = dict(context.sent_before.pop(destination, {}))
-    own = {blob.identity for blob in claimed} | earlier.keys()
-    shared = [blob for blob in diff.to_send if blob.identity not in own]
-    present: list[Blob] = []
-    for blob in diff.present:  # ECR also has what this run has sent so far
-        if blob.identity not in earlier:
-            (shared if context.layers.is_known((repository.address, blob.identity)) else present).append(blob)
-    present_size, shared_size = (sum(blob.source_size for blob in blobs) for blobs in (present, shared))
+    groups = _BlobGroups.of(diff, repository, destination, context)
+    present_size, shared_size = _size(groups.present), _size(groups.shared)
     context.emit(
         ImagePlanned(
             destination,
-            len(claimed),
-            sum(blob.source_size for blob in claimed),
-            len(present),
+            len(groups.claimed),
+            _size(groups.claimed),
+            len(groups.present),
             present_size,
-            tuple(layer_key(repository, blob) for blob in claimed),
-            len(shared),
+            tuple(layer_key(repository, blob) for blob in groups.claimed),
+            len(groups.shared),
             shared_size,
         )
     )
@@ -114,14 +106,14 @@ async def push_diff(
             with only_cause(), working_on(image=destination):
                 manifest, outcome = await push.put_node(image.root, tag)
         except AsyncpushError:
-            if unfinished := earlier | push.layers.sent:
+            if unfinished := groups.earlier | push.layers.sent:
                 context.sent_before[destination] = unfinished
-            for blob in claimed:  # the image that sends it after all counts it
+            for blob in groups.claimed:  # the image that sends it after all counts it
                 context.layers.release((repository.address, blob.identity))
             raise
         digest = manifest.digest
     context.emit(ImageDone(destination, digest, outcome))
-    layers = (earlier | push.layers.sent).values()
+    layers = (groups.earlier | push.layers.sent).values()
     sent = [layer for layer in layers if layer.outcome != "mounted"]
     mounted = [layer for layer in layers if layer.outcome == "mounted"]
     return ImageResult(
@@ -130,18 +122,52 @@ async def push_diff(
         digest,
         manifest.media_type if manifest else None,
         outcome,
-        len(sent),
-        sum(layer.sent for layer in sent),
-        len(present),
-        present_size,
-        time.monotonic() - started,
-        len(mounted),
-        sum(layer.descriptor.size for layer in mounted),
+        layers_sent=len(sent),
+        bytes_sent=sum(layer.sent for layer in sent),
+        layers_present=len(groups.present),
+        bytes_present=present_size,
+        seconds=time.monotonic() - started,
+        layers_mounted=len(mounted),
+        bytes_mounted=sum(layer.descriptor.size for layer in mounted),
         left_out=image.left_out,
         reference=pull_reference(repository.pull_name, tag, digest),
-        layers_shared=len(shared),
+        layers_shared=len(groups.shared),
         bytes_shared=shared_size,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _BlobGroups:
+    """The blobs of an image, by who sends them: of all images of a run, the first that needs a blob.
+
+    Attributes:
+        claimed: those that this image is the first to need.
+        shared: those that another image of the run sends, or has sent.
+        present: those that the repository had before the run.
+        earlier: the layers that this image sent before it failed, by identity.
+    """
+
+    claimed: Sequence[Blob]
+    shared: Sequence[Blob]
+    present: Sequence[Blob]
+    earlier: dict[str, PushedLayer]
+
+    @classmethod
+    def of(cls, diff: ImageDiff, repository: Repository, destination: str, context: PushContext) -> _BlobGroups:
+        """Group the blobs of *diff*, and claim those that no other image has claimed."""
+        claimed = [blob for blob in diff.to_send if context.layers.claim((repository.address, blob.identity))]
+        earlier = dict(context.sent_before.pop(destination, {}))
+        own = {blob.identity for blob in claimed} | earlier.keys()
+        shared = [blob for blob in diff.to_send if blob.identity not in own]
+        present: list[Blob] = []
+        for blob in diff.present:  # ECR also has what this run has sent so far
+            if blob.identity not in earlier:
+                (shared if context.layers.is_known((repository.address, blob.identity)) else present).append(blob)
+        return cls(claimed, shared, present, earlier)
+
+
+def _size(blobs: Iterable[Blob]) -> int:
+    return sum(blob.source_size for blob in blobs)
 
 
 def dry_run(image: Image, destination: str, diff: ImageDiff) -> ImageResult:
@@ -153,10 +179,10 @@ def dry_run(image: Image, destination: str, diff: ImageDiff) -> ImageResult:
         manifest.digest if manifest else None,
         manifest.media_type if manifest else None,
         "present" if diff.stored else "planned",
-        len(diff.to_send),
-        sum(blob.source_size for blob in diff.to_send),
-        len(diff.present),
-        sum(blob.source_size for blob in diff.present),
+        layers_sent=len(diff.to_send),
+        bytes_sent=_size(diff.to_send),
+        layers_present=len(diff.present),
+        bytes_present=_size(diff.present),
         left_out=image.left_out,
     )
 

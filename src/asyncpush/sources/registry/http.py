@@ -79,46 +79,19 @@ class RegistryHttp:
             TransientError: there is no response; a retry may succeed.
             SourceUnavailableError: the host is not trusted, or does not speak HTTP.
             SourceError: the redirects form a circle, or one must not be followed.
+            ConfigurationError: a certificate or proxy of the configuration can't be used.
         """
-        session, environment = await self._opened()
         target, seen, trusted = url, {url}, True
         while True:
             sent_headers = dict(headers)
             if authorization is not None and trusted:
                 sent_headers["Authorization"] = authorization
-            proxy = proxy_for(target, environment.proxies, sent_headers)
-            problem = environment.problem if target.scheme == "https" else ""
-            host = self._host(target)
-            async with host.asking():
-                began = time.monotonic()
-                try:
-                    with (
-                        host.silence.waiting(),
-                        _bounded(target, self._retry),
-                        translated(target, self._retry, problem),
-                    ):
-                        response = await session.request(
-                            method,
-                            target,
-                            headers=sent_headers,
-                            data=form,
-                            allow_redirects=False,
-                            proxy=proxy.url if proxy else None,
-                            proxy_headers=proxy.headers if proxy else None,
-                            ssl=environment.registry if target.origin() == self._origin else environment.elsewhere,
-                        )
-                except TransientError as error:
-                    error.silent = host, began
-                    if target.origin() != url.origin():
-                        error.unanswered = False  # the registry has answered, with the redirect
-                    raise
-                host.note_answer()
-            if response.status == _PROXY_LOGIN and proxy is not None:
-                response.release()
-                raise SourceUnavailableError(
-                    f"the proxy for {target.host} requires credentials, or refuses them",
-                    hint=f"set them in {target.scheme.upper()}_PROXY: http://USER:PASSWORD@HOST:PORT",
-                )
+            try:
+                response = await self._send_once(method, target, sent_headers, form)
+            except TransientError as error:
+                if target.origin() != url.origin():
+                    error.unanswered = False  # the registry has answered, with the redirect
+                raise
             if response.status not in _REDIRECTS or form is not None:
                 return response
             location = response.headers.get("Location", "")
@@ -133,6 +106,40 @@ class RegistryHttp:
                 )
             seen.add(target)
             trusted = trusted and target.origin() == url.origin()
+
+    async def _send_once(
+        self, method: str, url: URL, headers: dict[str, str], form: Mapping[str, str] | None
+    ) -> aiohttp.ClientResponse:
+        """Send one request, through a proxy if there is one for *url*, and follow no redirect."""
+        session, environment = await self._opened()
+        proxy = proxy_for(url, environment.proxies, headers)
+        problem = environment.problem if url.scheme == "https" else ""
+        host = self._host(url)
+        async with host.asking():
+            began = time.monotonic()
+            try:
+                with host.silence.waiting(), _bounded(url, self._retry), translated(url, self._retry, problem):
+                    response = await session.request(
+                        method,
+                        url,
+                        headers=headers,
+                        data=form,
+                        allow_redirects=False,
+                        proxy=proxy.url if proxy else None,
+                        proxy_headers=proxy.headers if proxy else None,
+                        ssl=environment.registry if url.origin() == self._origin else environment.elsewhere,
+                    )
+            except TransientError as error:
+                error.silent = host, began
+                raise
+            host.note_answer()
+        if response.status == _PROXY_LOGIN and proxy is not None:
+            response.release()
+            raise SourceUnavailableError(
+                f"the proxy for {url.host} requires credentials, or refuses them",
+                hint=f"set them in {url.scheme.upper()}_PROXY: http://USER:PASSWORD@HOST:PORT",
+            )
+        return response
 
     def wait_again(self) -> None:
         """Wait again for hosts that were silent for too long."""
