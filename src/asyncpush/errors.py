@@ -327,6 +327,7 @@ class ServiceError(RegistryError):
         message: ECR's message.
         status: the HTTP status, 0 if unknown.
         request_id: ECR's id of the request, to quote to AWS Support.
+        hint: what to do about it.
     """
 
     def __init__(
@@ -357,6 +358,19 @@ def is_denied(error: BaseException) -> bool:
     if isinstance(error, (CredentialsError, SourceDeniedError, *CREDENTIALS_LOST)):
         return True
     return isinstance(error, ServiceError) and error.code in _DENIALS
+
+
+# ECR's code is ThrottlingException; the others are those of other services, which proxies and emulators use as well.
+# LimitExceededException is not among them: at ECR it is a quota on parts, tags or images, and waiting does not help.
+_THROTTLES = frozenset(
+    {"ThrottlingException", "Throttling", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded"}
+)
+_TOO_MANY_REQUESTS = 429
+
+
+def is_throttled(error: ServiceError) -> bool:
+    """Whether ECR has refused a request for its rate: the same request may succeed later."""
+    return error.code in _THROTTLES or error.status == _TOO_MANY_REQUESTS
 
 
 def origin_of(error: AsyncpushError) -> Literal["source", "registry", "signal", "usage"]:

@@ -23,14 +23,10 @@ from asyncpush.errors import (
     RepositoryNotFoundError,
     ServiceError,
     UploadNotFoundError,
+    is_throttled,
 )
 from asyncpush.http.retry import Verdict
 
-# ECR's code is ThrottlingException; the others are those of other services, which proxies and emulators use as well.
-# LimitExceededException is not among them: at ECR it is a quota on parts, tags or images, and waiting does not help.
-_THROTTLES = frozenset(
-    {"ThrottlingException", "Throttling", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded"}
-)
 #: The code of an answer that is not ECR's, such as a proxy's error page: ECR's reply is lost.
 UNEXPECTED_ANSWER = "UnexpectedAnswer"
 
@@ -46,7 +42,6 @@ _TRANSIENT = frozenset(
     }
 )
 _TRANSIENT_STATUS = frozenset({408, 500, 502, 503, 504})
-_TOO_MANY_REQUESTS = 429
 _RANGE_NOT_SATISFIABLE = 416
 
 #: The TLS setting in aiohttp's messages: "Cannot connect to host HOST:PORT ssl:default [...]".
@@ -113,7 +108,7 @@ def verdict(error: AsyncpushError) -> Verdict:
     if isinstance(error, ConnectionFailedError):
         return "transient"
     if isinstance(error, ServiceError):
-        if error.code in _THROTTLES or error.status == _TOO_MANY_REQUESTS:
+        if is_throttled(error):
             return "throttled"
         if error.code in _TRANSIENT or error.status in _TRANSIENT_STATUS:
             return "transient"

@@ -296,7 +296,7 @@ class _Body:
         error: why it is incomplete; it is raised for everyone who reads the body.
         room: bytes that count for it in the sum.
         retry: ends the wait for its client.
-        asked: when the last step of it arrived.
+        last_step: when the last step of it arrived.
     """
 
     began: float

@@ -1,6 +1,6 @@
 """From the plan's entries to images that are ready to be pushed: digests compared, manifests read, ECR asked.
 
-Images are found faster than they are sent, so that what waits for its push is bounded (``Room``).
+Images are found faster than they are sent, so that what waits for its push is bounded (``Backlog``).
 """
 
 from __future__ import annotations
@@ -394,10 +394,10 @@ class Discovery:
             if self._is_empty(group[0]):
                 diffs.update({copy: assume_missing(images[copy]) for copy in group})
                 return
-            memory = KnownLayers.of(self._context.journal, repository)
+            known = KnownLayers.of(self._context.journal, repository)
             wanted = [TaggedImage(images[copy], copy.tag) for copy in group]
             try:
-                found = await diff_images(wanted, repository, memory, stored=stored.get(repository))
+                found = await diff_images(wanted, repository, known, stored=stored.get(repository))
             except RepositoryNotFoundError as error:
                 await self._create(group[0], error)
                 diffs.update({copy: assume_missing(images[copy]) for copy in group})

@@ -269,8 +269,8 @@ class Pipeline:
                     distributor.remember(registry, address, digest)
             await distributor.ask_siblings(copy, digests)
         with distributor.sender(copy.repository, diff.to_send, diff.present) as sender:
-            run = replace(self._context.push, sender=sender)
-            return await push_diff(ready.image, diff, copy.repository, copy.tag, copy.destination, run)
+            context = replace(self._context.push, sender=sender)
+            return await push_diff(ready.image, diff, copy.repository, copy.tag, copy.destination, context)
 
     async def _mounts(self, copy: Copy) -> bool:
         """Whether the copy's registry mounts blobs."""

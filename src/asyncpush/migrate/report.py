@@ -30,6 +30,7 @@ from asyncpush.errors import (
     TooManyFailuresError,
     UnforeseenError,
     UsageError,
+    is_throttled,
 )
 from asyncpush.migrate.forecast import Forecast
 from asyncpush.migrate.plan.model import Goal, PlanEntry
@@ -332,15 +333,14 @@ _FINAL = (
     SourceDeniedError,
     *CREDENTIALS_LOST,
 )
-_THROTTLES = frozenset({"ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"})
-_TOO_MANY_REQUESTS, _ILL = 429, 500
+_SERVER_ERROR = 500
 _FINAL_CODES = frozenset({"AccessDeniedException", "LimitExceededException", "InvalidParameterException"})
 
 
 def waiting_may_help(error: AsyncpushError | None) -> bool:
     """Whether waiting before another try can help: the server did not respond, or it is overloaded or broken."""
     if isinstance(error, ServiceError):
-        return error.status == _TOO_MANY_REQUESTS or error.status >= _ILL or error.code in _THROTTLES
+        return is_throttled(error) or error.status >= _SERVER_ERROR
     if isinstance(error, SourceLimitedError):
         return False  # the time is known, and far away
     return isinstance(error, (ConnectionFailedError, SourceUnavailableError))

@@ -321,7 +321,7 @@ class SourceListing:
             notices: set[str | None] = set()
             for copy in waiting:
                 try:
-                    notices.add(check_caps(image, self._context.targets[copy.goal.target].registry.name.service))
+                    notices.add(check_limits(image, self._context.targets[copy.goal.target].registry.name.service))
                 except AsyncpushError as error:
                     self._context.fail(copy, error)
                     continue
@@ -376,7 +376,7 @@ MAX_LAYER_SIZE: dict[Service, int] = {"ecr": 52_000 * MiB, "ecr-public": 10_000 
 KNOWN_LAYERS = 500
 
 
-def check_caps(image: Image, service: Service) -> str | None:
+def check_limits(image: Image, service: Service) -> str | None:
     """Check *image* against ECR's limits before any of it is sent.
 
     Returns:

@@ -92,13 +92,13 @@ class OpenTarget:
 
 @asynccontextmanager
 async def open_targets(
-    plan: Plan, run: PushContext, ecr_sources: EcrSources, journal: SqliteJournal | None = None
+    plan: Plan, push: PushContext, ecr_sources: EcrSources, journal: SqliteJournal | None = None
 ) -> AsyncIterator[Mapping[PlanTarget, OpenTarget]]:
     """Connect to all registries that *plan* names.
 
     Args:
         plan: the plan.
-        run: what all pushes share.
+        push: what all pushes share.
         ecr_sources: the source registries that are ECR's.
         journal: records which repositories are half made.
 
@@ -109,9 +109,9 @@ async def open_targets(
     async with AsyncExitStack() as stack:
         targets: dict[PlanTarget, OpenTarget] = {}
         for target in plan.targets:
-            transport = target.transport or run.settings.transport
-            quotas = target.quotas or run.settings.quotas
-            context = replace(run, settings=replace(run.settings, transport=transport, quotas=quotas))
+            transport = target.transport or push.settings.transport
+            quotas = target.quotas or push.settings.quotas
+            context = replace(push, settings=replace(push.settings, transport=transport, quotas=quotas))
             registry = await stack.enter_async_context(open_registry(target.registry, target.aws, context))
             targets[target] = OpenTarget(target, registry, ecr_sources, journal)
         yield targets
