@@ -1,10 +1,11 @@
-"""Parses and formats sizes, rates and durations."""
+"""Parses and formats sizes, rates, durations and counts."""
 
 from __future__ import annotations
 
 import math
 import re
 import time
+from collections.abc import Sequence
 
 from asyncpush.errors import UsageError
 
@@ -85,6 +86,12 @@ def format_number(number: float) -> str:
 def count_text(count: int, noun: str, plural: str = "") -> str:
     """Format *count* with its noun: ``1 image``, ``3 images``; *plural* is the noun's, if that is not ``NOUNs``."""
     return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def some_text(names: Sequence[str], most: int) -> str:
+    """Format up to *most* of *names*, and how many others there are: ``a, b, c and 2 more``."""
+    others = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + others
 
 
 def size_text(size: float) -> str:

@@ -73,6 +73,7 @@ from asyncpush.model import Platform
 from asyncpush.progress.lines import printable
 from asyncpush.reference import Destination, S3Location, parse_destination
 from asyncpush.settings import AwsConfiguration, Settings, SourceRegistry
+from asyncpush.units import some_text
 
 #: Repositories that a note lists.
 _SHOWN_NAMES = 3
@@ -352,9 +353,8 @@ def say_notes(nothing_taken: Iterable[NothingTaken]) -> None:
     for place, found in by_place.items():
         text = str(found[0])
         if len(found) > 1:
-            names = ", ".join(sorted(nothing.entry.source for nothing in found)[:_SHOWN_NAMES])
-            more = f" and {len(found) - _SHOWN_NAMES} more" if len(found) > _SHOWN_NAMES else ""
-            text = f"{place}: {len(found)} repositories have no tag that the plan takes: {names}{more}"
+            names = some_text(sorted(nothing.entry.source for nothing in found), _SHOWN_NAMES)
+            text = f"{place}: {len(found)} repositories have no tag that the plan takes: {names}"
         say(f"asyncpush: note: {printable(text)}")
 
 

@@ -30,6 +30,7 @@ from asyncpush.errors import (
     leaf_errors,
 )
 from asyncpush.second_signal import ENDING, EndAtSecond
+from asyncpush.units import some_text
 
 #: Failures of one cause that are printed one by one.
 ALIKE = 3
@@ -197,8 +198,7 @@ def say_lost(failures: Sequence[tuple[AsyncpushError, str]], total: int, *, undo
 
 
 def _counted(names: Sequence[str], total: int, undone: str) -> str:
-    more = f" and {len(names) - ALIKE} more" if len(names) > ALIKE else ""
-    return f"{len(names)} of {total} not {undone} ({', '.join(names[:ALIKE])}{more})"
+    return f"{len(names)} of {total} not {undone} ({some_text(names, ALIKE)})"
 
 
 async def _until_signal(command: Callable[[], Awaitable[int]]) -> tuple[int, signal.Signals | None]:

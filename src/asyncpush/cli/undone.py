@@ -12,6 +12,7 @@ from asyncpush.migrate.limited_sources import LimitedSource, limited_sources
 from asyncpush.migrate.plan.model import Plan
 from asyncpush.migrate.report import Report
 from asyncpush.reference import Destination
+from asyncpush.units import some_text
 
 #: Images that an error lists.
 _SHOWN_NAMES = 3
@@ -19,9 +20,7 @@ _SHOWN_NAMES = 3
 
 def gone_error(gone: Sequence[tuple[str, str]]) -> AsyncpushError:
     """The error for images that failed before, and that the plan does not ask for any more (``Report.gone``)."""
-    names = ", ".join(f"{source} to {destination}" for source, destination in gone[:_SHOWN_NAMES])
-    if len(gone) > _SHOWN_NAMES:
-        names = f"{names} and {len(gone) - _SHOWN_NAMES} more"
+    names = some_text([f"{source} to {destination}" for source, destination in gone], _SHOWN_NAMES)
     count, them = (f"{len(gone)} images", "them") if len(gone) > 1 else ("1 image", "it")
     return AsyncpushError(
         f"{count} failed before, and the plan does not ask for {them} any more: {names}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -19,7 +19,7 @@ from asyncpush.cli.run import ALIKE, FAILED, say_failures, status_of
 from asyncpush.cli.streams import say, say_notice, write_lines
 from asyncpush.errors import AsyncpushError, InterruptedRunError, UsageError, cause_of
 from asyncpush.events import Emit, Event, ImageFailed, PartRead, ignore
-from asyncpush.units import count_text, size_text, time_text
+from asyncpush.units import count_text, size_text, some_text, time_text
 from asyncpush.verify import (
     Problem,
     SettingsVerification,
@@ -119,7 +119,7 @@ class VerifyReport(VerificationWatcher):
         """Print which other images share the problems that were printed."""
         for problem, names in self._alike.items():
             if (rest := names[ALIKE:]) and not self.show.verbose:
-                about = rest[0] if len(rest) == 1 else f"{len(rest)} more images ({_some(rest)})"
+                about = rest[0] if len(rest) == 1 else f"{len(rest)} more images ({some_text(rest, _SHOWN_NAMES)})"
                 say(annotated(f"asyncpush: error: {about}: {problem}"))
 
     def conclude(self) -> int:
@@ -212,7 +212,7 @@ class VerifyReport(VerificationWatcher):
             if isinstance(result, Verification) and not result.is_whole:
                 by_advice[_advice(result)][result.destination] = None
         for advice, names in by_advice.items():
-            yield f"{_some(list(names))}: {advice}"
+            yield f"{some_text(list(names), _SHOWN_NAMES)}: {advice}"
 
     def _settings_notes(self) -> Iterable[str]:
         unread: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
@@ -220,7 +220,8 @@ class VerifyReport(VerificationWatcher):
             for setting, reason in compared.unread:
                 unread[setting, cause_of(reason, compared.repository)].append((compared.repository, reason))
         for (setting, _), found in unread.items():
-            yield f"{setting} not compared with the plan, of {_some([name for name, _ in found])}: {found[0][1]}"
+            names = some_text([name for name, _ in found], _SHOWN_NAMES)
+            yield f"{setting} not compared with the plan, of {names}: {found[0][1]}"
         if any(compared.differences for compared in self._settings):
             yield (
                 "a migration leaves the settings of repositories that exist as they are: change them, or the plan;"
@@ -284,11 +285,6 @@ def _line(result: Verification) -> str:
 
 def _repositories(count: int) -> str:
     return count_text(count, "repository", "repositories")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-    return f"{', '.join(names[:_SHOWN_NAMES])}{more}"
 
 
 def _document(result: Verification | VerificationFailure) -> Json:

@@ -43,7 +43,7 @@ from asyncpush.events import ignore
 from asyncpush.redaction import without_user
 from asyncpush.reference import RegistryName
 from asyncpush.settings import SIGNATURE_LIFETIME, AwsConfiguration, RetryPolicy, Settings, TransportChoice
-from asyncpush.units import time_text
+from asyncpush.units import some_text, time_text
 
 #: Connections of the checks of one registry.
 _CONNECTIONS = 16
@@ -355,7 +355,7 @@ class _Connected:
             text = f"{names[0]} exists" if len(names) == 1 else f"all {len(names)} exist"
             return [Finding("repositories", "ok", f"{text} in {region}")]
         unexpected = self._unexpectedly_missing()
-        listed = _listed(unexpected or self._missing)
+        listed = some_text(unexpected or self._missing, _SHOWN_NAMES)
         if not unexpected:
             text = f"{len(self._missing)} of {len(names)} are missing in {region} and will be created: {listed}"
             return [Finding("repositories", "ok", text)]
@@ -413,8 +413,8 @@ class _Connected:
         if elsewhere:
             host, here = self._subject.registry.host, self._client.meta.region_name
             instead = f"write {host.replace(here, elsewhere[0])}" if host else f"give --region {elsewhere[0]}"
-            text, advice = f"{name} exists in {_listed(elsewhere)}", f"if that is the one you mean, {instead}"
-            return [Finding("other regions", "note", text, advice)]
+            text = f"{name} exists in {some_text(elsewhere, _SHOWN_NAMES)}"
+            return [Finding("other regions", "note", text, f"if that is the one you mean, {instead}")]
         text = f"{name} exists in none of the {len(answers)} other regions that have answered"
         return [Finding("other regions", "ok" if len(answers) == len(regions) else "unknown", text)]
 
@@ -490,8 +490,3 @@ class _Connected:
             return [judge(permission, self._subject.task, self._service, repository, error)]
 
         return Check(name, attempt)
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN_NAMES])
-    return f"{shown}, and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else shown

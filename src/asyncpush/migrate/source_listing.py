@@ -34,6 +34,7 @@ from asyncpush.settings import MiB
 from asyncpush.single_flight import SingleFlight
 from asyncpush.sources import UnreadImage, open_source
 from asyncpush.sources.registry.blob import RegistryBlob
+from asyncpush.units import some_text
 
 #: Sizes above this are counted as this one: none can be real.
 _LARGEST = 2**64 - 1
@@ -100,8 +101,7 @@ class SourceListing:
                 left_out.append(tag)
                 self._context.left_out.append(LeftOutTag(entry.source, tag, reason_of(image)))
         if left_out:
-            more = len(left_out) - _SHOWN_TAGS
-            shown = ", ".join(left_out[:_SHOWN_TAGS]) + (f" and {more} more" if more > 0 else "")
+            shown = some_text(left_out, _SHOWN_TAGS)
             text = f"{entry.source}: {len(left_out)} archived tag{'s are' if len(left_out) > 1 else ' is'} left out"
             self._context.emit(Notice(f"{text} ({shown}); to copy them, restore them with update-image-storage-class"))
         return taken

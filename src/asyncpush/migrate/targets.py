@@ -35,7 +35,7 @@ from asyncpush.protocols import Repository
 from asyncpush.reference import Destination
 from asyncpush.settings import RepositorySettings
 from asyncpush.single_flight import SingleFlight
-from asyncpush.units import count_text
+from asyncpush.units import some_text
 
 #: ``present``; ``new``: this run created it; ``missing`` in a dry run, or where a creation template will create it with
 #: the first push.
@@ -233,9 +233,7 @@ async def _check_likeness(opened: OpenTarget, wanted: Mapping[str, PlanEntry], p
 
 
 def _some(names: Sequence[str]) -> str:
-    """Some names, and how many others there are."""
-    shown, others = sorted(names)[:_SHOWN_NAMES], len(names) - _SHOWN_NAMES
-    return ", ".join(shown) + (f" and {count_text(others, 'other')}" if others > 0 else "")
+    return some_text(sorted(names), _SHOWN_NAMES)
 
 
 async def _make_all(opened: OpenTarget, wanted: Mapping[str, PlanEntry], dry: bool) -> None:

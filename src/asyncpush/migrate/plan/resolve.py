@@ -45,7 +45,7 @@ from asyncpush.model import Platform
 from asyncpush.reference import canonical_host, check_repository_pattern, is_tag
 from asyncpush.settings import RepositorySettings, SourceRegistry
 from asyncpush.sources.registry import is_ecr
-from asyncpush.units import count_text
+from asyncpush.units import count_text, some_text
 
 #: The name of the target of a plan that names none: the caller's own registry.
 OWN = "own"
@@ -338,7 +338,7 @@ class _Resolver:
             if getattr(self.defaults, name) is not UNSET and name not in self.used_defaults
         ]
         unlike = [
-            f"defaults.repository.like: no effect on {_some(places)}, since {reason}"
+            f"defaults.repository.like: no effect on {some_text(places, _SHOWN)}, since {reason}"
             for reason, places in self.unlike.items()
         ]
         return (*unused, *idle, *unread, *unlike, *dict.fromkeys(self.futile), *self.destinations.notices)
@@ -356,10 +356,6 @@ def futile_rules(rules: TagRules, place: str) -> Iterator[str]:
     yield from _futile(Alternative(rules.patterns, rules.exclude), place)
     for at, alternative in enumerate(rules.alternatives):
         yield from _futile(alternative, f"{member(place, 'any')}[{at}]")
-
-
-def _some(places: list[str]) -> str:
-    return ", ".join(places[:_SHOWN]) + (f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else "")
 
 
 def futile_settings(
