@@ -215,20 +215,25 @@ def migrate(
         if report_file is not None:
             await to_thread.run_sync(write_report, report_file, [run_document(report, ready, dry=dry_run)])
         await to_thread.run_sync(github.report, [_row(result) for result in report.results])
-        say_notes(report.nothing_taken)
-        _say_failures(report, failures, show)
-        say_left(report)
-        if not show.quiet:
-            # If all images have failed, what the run would take is unknown.
-            planned = any(result.outcome not in UNDONE for result in report.results)
-            for line in forecast_lines(report.forecast) if report.forecast and planned else ():
-                say(f"asyncpush: {line}")
-            say_summary(_summary(report), each=show.verbose)
-        errors = [error for _, error in report.failures if not isinstance(error, TooManyFailuresError)]
-        status = status_of([report.stopped] if report.stopped else errors)
-        return FAILED if failures and not status else status
+        return _conclude(report, failures, show)
 
     return run(main, verbose=show.verbose, end_early=ending.end_early)
+
+
+def _conclude(report: Report, journal_failures: Sequence[AsyncpushError], show: OutputOptions) -> int:
+    """Say on standard error how the migration ended, and return the exit status."""
+    say_notes(report.nothing_taken)
+    _say_failures(report, journal_failures, show)
+    say_left(report)
+    if not show.quiet:
+        # If all images have failed, what the run would take is unknown.
+        planned = any(result.outcome not in UNDONE for result in report.results)
+        for line in forecast_lines(report.forecast) if report.forecast and planned else ():
+            say(f"asyncpush: {line}")
+        say_summary(_summary(report), each=show.verbose)
+    errors = [error for _, error in report.failures if not isinstance(error, TooManyFailuresError)]
+    status = status_of([report.stopped] if report.stopped else errors)
+    return FAILED if journal_failures and not status else status
 
 
 def _row(result: CopyResult) -> github.Row:

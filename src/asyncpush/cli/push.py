@@ -15,7 +15,7 @@ import anyio
 from anyio import to_thread
 from cyclopts import Parameter
 
-from asyncpush.api import connect, open_logins, open_objects, push_all, push_layers
+from asyncpush.api import Registry, connect, open_logins, open_objects, push_all, push_layers
 from asyncpush.cli import github
 from asyncpush.cli.options import (
     AwsOptions,
@@ -181,12 +181,8 @@ def push(
                     registry, images, dry=dry_run, referrers=not no_referrers, on_result=so_far.ended
                 )
             listener.close()
-            statistics = registry.statistics()
-        requests = Counter({each.operation: each.sent for each in statistics})
-        requests.update(remotes.requests)
-        pace = {each.operation: each.rate for each in statistics if each.rate is not None}
+            traffic = _traffic(registry, remotes, counter)
         await to_thread.run_sync(github.report, [_row(result) for result in results])
-        traffic = counter.traffic(requests, pace)
         status = _conclude(results, show, traffic, listener.timeline(), ending)
         # The error of a single image says all; `--progress json` ends with totals of its own.
         if show.display not in ("none", "json") and (len(results) > 1 or not _failed(results)):
@@ -374,6 +370,14 @@ class _Listener:
     def _say(self, event: Event) -> None:
         if not self._show.quiet:
             say_notice(event)
+
+
+def _traffic(registry: Registry, remotes: RegistryPool, counter: TrafficCounter) -> Traffic:
+    statistics = registry.statistics()
+    requests = Counter({each.operation: each.sent for each in statistics})
+    requests.update(remotes.requests)
+    pace = {each.operation: each.rate for each in statistics if each.rate is not None}
+    return counter.traffic(requests, pace)
 
 
 def _summary(results: Sequence[ImageResult | ImageFailure], traffic: Traffic, sent: int, seconds: float) -> Summary:
