@@ -16,6 +16,7 @@ from asyncpush.connection import OpenRegistry, engine_of
 from asyncpush.connection import Registry as Registry
 from asyncpush.ecr.auth_token import open_logins as open_logins
 from asyncpush.ecr.http_session import open_http
+from asyncpush.ecr.regions import partition_of as partition_of
 from asyncpush.ecr.registry import EcrRegistry
 from asyncpush.ecr.s3 import open_objects as open_objects
 from asyncpush.ecr.session import Transport, open_client

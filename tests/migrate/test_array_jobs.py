@@ -143,10 +143,13 @@ def test_the_policy_allows_what_a_task_needs_and_no_more(path: Path, tmp_path: P
     assert len(json.dumps(policy, separators=(",", ":"))) < 10_240
 
 
-def test_a_plan_that_creates_nothing_may_create_nothing(path: Path, tmp_path: Path) -> None:
-    path.write_text(PLAN.replace("create: true", "create: false"))
+def test_a_plan_that_creates_nothing_may_create_nothing_in_its_partition(path: Path, tmp_path: Path) -> None:
+    isolated = PLAN.replace("eu-west-1.amazonaws.com", "us-isob-east-1.sc2s.sgov.gov")
+    path.write_text(isolated.replace("create: true", "create: false"))
     run_script(printed(path).out, tmp_path, BUCKET="my-bucket")
-    assert "CreateRepository" not in (tmp_path / "policy.json").read_text()
+    policy = (tmp_path / "policy.json").read_text()
+    assert "CreateRepository" not in policy
+    assert "arn:aws-iso-b:ecr:us-isob-east-1:123456789012:repository/mirror/*" in policy
 
 
 def test_the_yaml_is_what_kubernetes_accepts(path: Path, need: Callable[[str], str]) -> None:

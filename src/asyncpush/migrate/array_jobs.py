@@ -183,12 +183,10 @@ def policy(job: ArrayJob) -> Document:
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-#: The partitions of regions that are not AWS's commercial ones, by the beginning of their names.
-_PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov", "eusc-": "aws-eusc"}
-
-
 def _partition(region: str) -> str:
-    return next((name for prefix, name in _PARTITIONS.items() if region.startswith(prefix)), "aws")
+    from asyncpush.api import partition_of  # botocore's data has them: checking a plan must not pay for its import
+
+    return partition_of(region)
 
 
 def _partition_of(job: ArrayJob) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from asyncpush.api import partition_of
 from asyncpush.errors import AsyncpushError
 from asyncpush.events import Notice
 from asyncpush.migrate.ledger import MigrationContext
@@ -44,7 +45,7 @@ async def note_backfill(entries: Iterable[PlanEntry], context: MigrationContext)
             account = await opened.account()
             if source is None or account is None or opened.name.service != "ecr":
                 continue
-            target = _Place(account, opened.region, _partition(opened.region))
+            target = _Place(account, opened.region, partition_of(opened.region))
             if goal.tag is None and goal.repository == entry.repository and target.partition == source.partition:
                 found[source, target] += source != target
     for (source, target), count in found.items():
@@ -73,16 +74,10 @@ def _is_whole(entry: PlanEntry) -> bool:
 async def _source(host: str, context: MigrationContext) -> _Place | None:
     if is_ecr(host):
         name = parse_registry(host)
-        return _Place(name.id or "", name.region or "", _partition(name.region or ""))
+        return _Place(name.id or "", name.region or "", partition_of(name.region or ""))
     try:
         opened = await context.ecr_sources.at(host)
         account = await opened.account()
     except AsyncpushError:
         return None  # reading the images tells what is wrong
-    return _Place(account, opened.region, _partition(opened.region)) if account else None
-
-
-def _partition(region: str) -> str:
-    """The partition of a region, by the beginning of its name."""
-    beginnings = ("cn-", "us-gov-", "us-iso", "eu-isoe-", "eusc-")
-    return next((beginning for beginning in beginnings if region.startswith(beginning)), "")
+    return _Place(account, opened.region, partition_of(opened.region)) if account else None
