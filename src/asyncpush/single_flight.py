@@ -79,6 +79,22 @@ class SingleFlight(Generic[T]):
         return key in self._usually_done or key in self._done
 
 
+class CachedResult(Generic[T]):
+    """The result of *load*, which is awaited once for all callers; a failure is not cached."""
+
+    def __init__(self, load: Callable[[], Awaitable[T]]) -> None:
+        self._load = load
+        self._lock = anyio.Lock()
+        self._results: list[T] = []
+
+    async def get(self) -> T:
+        """Return the result, or raise what *load* raises."""
+        async with self._lock:
+            if not self._results:
+                self._results.append(await self._load())
+        return self._results[0]
+
+
 class FirstFailure:
     """Does work that fails only once: every later task gets the first error.
 

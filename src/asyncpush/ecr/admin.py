@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-import anyio
 import botocore.session
 from anyio import CapacityLimiter, from_thread, to_thread
 from botocore.config import Config
@@ -35,8 +34,7 @@ from asyncpush.ecr.settings_reader import (
 from asyncpush.errors import AsyncpushError, RepositoryNotFoundError, ServiceError
 from asyncpush.model import ArchivedImage, RepositoryInfo
 from asyncpush.settings import AwsConfiguration, RepositorySettings
-
-T = TypeVar("T")
+from asyncpush.single_flight import CachedResult
 
 #: Requests of DescribeRepositories that are sent at once where the caller may not list the registry.
 _MAX_DESCRIBE_REQUESTS = 16
@@ -45,21 +43,6 @@ _MAX_DESCRIBE_REQUESTS = 16
 _MISSING_NAME = re.compile(r"name '([^']+)'")
 
 _ROOT = "ROOT"
-
-
-class _Cached(Generic[T]):
-    """The result of *load*, which is awaited once for all callers; a failure is not cached."""
-
-    def __init__(self, load: Callable[[], Awaitable[T]]) -> None:
-        self._load = load
-        self._lock = anyio.Lock()
-        self._results: list[T] = []
-
-    async def get(self) -> T:
-        async with self._lock:
-            if not self._results:
-                self._results.append(await self._load())
-        return self._results[0]
 
 
 class EcrAdmin:
@@ -79,9 +62,9 @@ class EcrAdmin:
         self._identity = identity
         self._is_public = api.service == "ecr-public"
         self._known_account: str | None = None
-        self._caller_account = _Cached(self._find_caller_account)
-        self._template_prefixes = _Cached(self._list_template_prefixes)
-        self._blob_mounting = _Cached(self._get_blob_mounting)
+        self._caller_account = CachedResult(self._find_caller_account)
+        self._template_prefixes = CachedResult(self._list_template_prefixes)
+        self._blob_mounting = CachedResult(self._get_blob_mounting)
 
     async def account(self) -> str | None:
         """The registry's account, or its alias at ECR Public: the one that the user named, otherwise the caller's.

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any, Literal
 
-import anyio
 from anyio import CapacityLimiter
 
 from asyncpush.ecr.client import NOT_ALLOWED, EcrClient, TrackedCall, map_batches
@@ -26,6 +25,7 @@ from asyncpush.manifest import ACCEPTED_TYPES, Manifest, parse_manifest
 from asyncpush.model import Digest, TagMutability, Upload
 from asyncpush.protocols import Part, RandomAccess, StoredImage
 from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PART_SIZE, MAX_PARTS, MIN_PART_SIZE
+from asyncpush.single_flight import CachedResult
 
 #: Requests of DescribeImages that are sent to ECR Public at once.
 _MAX_DESCRIBE_REQUESTS = 16
@@ -50,8 +50,7 @@ class EcrRepository:
         self._registry = registry
         self._pull_host = pull_host
         self._v2 = v2
-        self._mutability_lock = anyio.Lock()
-        self._mutability: TagMutability | None = None
+        self._mutability = CachedResult(self._describe_mutability)
 
     @property
     def name(self) -> str:
@@ -289,10 +288,7 @@ class EcrRepository:
 
     async def tag_mutability(self) -> TagMutability:
         """Which tags can't be moved; cached after the first call, since PutImage has the last word in any case."""
-        async with self._mutability_lock:
-            if self._mutability is None:
-                self._mutability = await self._describe_mutability()
-        return self._mutability
+        return await self._mutability.get()
 
     async def _describe_mutability(self) -> TagMutability:
         if self._api.service == "ecr-public":

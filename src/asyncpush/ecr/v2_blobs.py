@@ -40,6 +40,7 @@ from asyncpush.events import Emit, Notice
 from asyncpush.model import Digest, Upload
 from asyncpush.protocols import Part
 from asyncpush.settings import MAX_PART_SIZE, MAX_PARTS, MIN_PART_SIZE, TransportChoice
+from asyncpush.single_flight import CachedResult
 
 _NOT_MOUNTED = frozenset({202, 404, 405})
 #: ECR was seen to answer a PATCH with 201, where the specification says 202.
@@ -78,8 +79,8 @@ class V2Blobs:
         self._endpoint = endpoint
         self._uplink = uplink
         self._emit = emit
-        self._choice_lock = anyio.Lock()
-        self._is_chosen: bool | None = None if transport == "auto" else transport == "v2"
+        self._transport = transport
+        self._choice = CachedResult(self._choose)
         self._locations: dict[str, str] = {}
 
     async def mount(self, repository: str, digest: Digest, source: str) -> bool:
@@ -101,13 +102,15 @@ class V2Blobs:
 
     async def is_chosen(self) -> bool:
         """Return whether layers are sent here; ``auto`` asks once whether ``/v2/`` answers."""
-        async with self._choice_lock:
-            if self._is_chosen is None:
-                problem = await self._find_problem()
-                self._is_chosen = problem is None
-                if problem is not None:
-                    self._emit(Notice(f"layers go through ECR's API: {problem}"))
-            return self._is_chosen
+        return await self._choice.get()
+
+    async def _choose(self) -> bool:
+        if self._transport != "auto":
+            return self._transport == "v2"
+        problem = await self._find_problem()
+        if problem is not None:
+            self._emit(Notice(f"layers go through ECR's API: {problem}"))
+        return problem is None
 
     async def _find_problem(self) -> str | None:
         """Return why ``/v2/`` can't take layers; None if it answers (distribution-spec, end-1)."""
