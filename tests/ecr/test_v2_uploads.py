@@ -491,13 +491,26 @@ async def test_a_disk_that_fails_is_blamed_and_not_the_network(
     assert not events.of(Retrying)
 
 
-async def test_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Renegotiation(ssl.SSLObject):
+    """TLS with a peer that negotiates again: of the first long block, the rest can't be encrypted at first."""
+
+    long_writes = 0
+
+    def write(self, data: memoryview) -> int:
+        self.long_writes += len(data) > MiB // 8
+        if len(data) > MiB // 8 and self.long_writes == 2:
+            raise ssl.SSLWantReadError
+        return super().write(data)
+
+
+async def test_over_tls_each_byte_leaves_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssl.SSLContext, "sslobject_class", Renegotiation)
     async with (
         serving(tmp_path, monkeypatch, "https") as emulator,
         connected(emulator.endpoint_url) as registry,
     ):
-        for blob in (file_blob(tmp_path), held_blob()):
-            pushed = await push(registry, blob)
-            assert pushed.descriptor == DESCRIPTOR
+        for name, blob in (("team/file", file_blob(tmp_path)), ("team/held", held_blob())):
+            pushed = await push(registry, blob, name)
+            assert (pushed.descriptor, pushed.sent) == (DESCRIPTOR, SIZE)
         files = list((tmp_path / "ecr").rglob(DESCRIPTOR.digest.hex))
-        assert [path.read_bytes() == DATA for path in files] == [True]
+        assert {path.read_bytes() == DATA for path in files} == {True}

@@ -124,6 +124,9 @@ class RawPartBody(OutgoingBody):
         buffer, done, turn = memoryview(bytearray(_BLOCK_SIZE)), 0, _TURN
         while done < size:
             allowed = await self.allowed(min(_BLOCK_SIZE, size - done))
+            if writer.transport is not None and writer.transport.get_write_buffer_size():
+                # It may hold the last block as it is: nothing can be encrypted while the peer negotiates TLS again.
+                buffer = memoryview(bytearray(_BLOCK_SIZE))
             count = _read_cached(descriptor, buffer[:allowed], position + done)
             self.give_back(allowed - count)
             if not count:
