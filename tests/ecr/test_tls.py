@@ -30,6 +30,7 @@ from asyncpush.ecr import http_session
 from asyncpush.emulator import Emulator, KnownCredentials
 from asyncpush.errors import ConfigurationError, ConnectionFailedError
 from support.aws import KEYS, REGION, aws
+from support.certificates import plain_authority
 from support.commands import Ran, run_cli
 from support.images import Layout, layer_tar
 
@@ -55,7 +56,7 @@ class Authority:
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    ca, bundle = trustme.CA(), tmp_path_factory.mktemp("ca") / "bundle.pem"
+    ca, bundle = plain_authority(), tmp_path_factory.mktemp("ca") / "bundle.pem"
     ca.cert_pem.write_to_path(bundle)
     return Authority(ca, bundle)
 

@@ -75,18 +75,7 @@ class ClientEnvironment:
             ConfigurationError: a file that *registry* names can't be used. Files of docker's and podman's are skipped.
             OSError: too many files are open.
         """
-        both = []
-        for _ in range(2):
-            context = ssl.create_default_context()
-            # As in Go, with which these certificates were tried: any of them may end a chain, and no extension is
-            # required. The defaults differ between versions of Python.
-            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-            if not registry.verify:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            both.append(context)
-        own, elsewhere = both
+        own, elsewhere = both = [client_context(verify=registry.verify) for _ in range(2)]
         if registry.ca_bundle is not None:
             with usable_for_tls(registry.ca_bundle):
                 load_authorities(registry.ca_bundle, *both)
@@ -150,6 +139,19 @@ def _certificate_folders(host: str) -> Iterator[Path]:
 def no_password() -> str:
     """Answer OpenSSL's question for a key's password, which it would otherwise ask on the terminal: there is none."""
     return ""
+
+
+def client_context(*, verify: bool) -> ssl.SSLContext:
+    """TLS to a server that was tried with clients in Go; it blocks for the 12 ms that authorities take to load."""
+    context = ssl.create_default_context()
+    # As in Go: any certificate that is trusted may end a chain, and no extension is required. The defaults differ
+    # between versions of Python.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def load_authorities(bundle: str | Path, *contexts: ssl.SSLContext) -> None:

@@ -33,7 +33,14 @@ from asyncpush.errors import (
 from asyncpush.events import Emit, Notice
 from asyncpush.files import home_folder, read_small
 from asyncpush.http.retry import note_if_slow
-from asyncpush.http.session import load_authorities, load_chain, no_password, usable_for_tls, user_agent
+from asyncpush.http.session import (
+    client_context,
+    load_authorities,
+    load_chain,
+    no_password,
+    usable_for_tls,
+    user_agent,
+)
 from asyncpush.protocols import BlobStream
 from asyncpush.settings import MiB
 
@@ -108,10 +115,7 @@ class Endpoint:
         Raises:
             ConfigurationError: a file can't be used.
         """
-        context = ssl.create_default_context()
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
+        context = client_context(verify=self.verify)
         if self.certificates is None:
             return context
         authority, certificate, key = (self.certificates / f"{name}.pem" for name in ("ca", "cert", "key"))

@@ -13,6 +13,7 @@ from aiohttp import web
 from asyncpush.errors import ConfigurationError, SourceError, SourceUnavailableError
 from asyncpush.http import session
 from asyncpush.settings import Credentials, SourceRegistry
+from support.certificates import plain_authority
 from support.registry_server import QUICK, RegistryServer, open_remote, ranged, refusal, running
 
 CREDENTIALS = Credentials("user", "secret")
@@ -29,7 +30,7 @@ def no_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ca() -> trustme.CA:
-    return trustme.CA()
+    return plain_authority()
 
 
 @pytest.fixture
