@@ -70,10 +70,12 @@ def held(server: Server, repository: str, reference: str) -> dict[str, Any]:
 
 
 def tags(server: Server, repository: str) -> list[str]:
-    with contextlib.suppress(urllib.error.HTTPError):
+    try:
         found: list[str] = json.loads(fetched(server, f"{repository}/tags/list"))["tags"]
-        return found
-    return []
+    except urllib.error.HTTPError as error:
+        error.close()
+        return []
+    return found
 
 
 def here(server: Server, *words: str | Path, **environment: str) -> Ran:
