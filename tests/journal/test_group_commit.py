@@ -99,6 +99,14 @@ async def test_a_full_disk_is_one_line_and_what_was_acknowledged_stays(path: Pat
         assert [await journal.open_upload(APP, identity) for identity in lost] == [None, None]
 
 
+async def test_a_journal_that_was_deleted_records_nothing_in_vain(path: Path) -> None:
+    async with open_journal(path) as journal:
+        await journal.layer_completed(APP, str(digest("a")), layer("a"))
+        await to_thread.run_sync(path.unlink)
+        with pytest.raises(JournalError, match=r"was deleted during the run; .* run the same command again"):
+            await journal.layer_completed(APP, str(digest("b")), layer("b"))
+
+
 async def test_a_cancelled_write_is_wholly_there_and_the_journal_goes_on(path: Path) -> None:
     async with open_journal(path) as journal:
         # Somebody else holds the file's lock, so that the transaction is on its way when its task is cancelled.

@@ -118,6 +118,16 @@ def journal_error(path: Path, error: sqlite3.Error) -> JournalError:
     )
 
 
+def missing_error(path: Path) -> JournalError | None:
+    """The error for an open journal whose file was deleted: what is written to it is lost. None if it exists."""
+    if path.exists():
+        return None
+    return JournalError(
+        f"the journal {path} was deleted during the run",
+        hint="keep it until the run ends; run the same command again: images that ECR has will not be sent again",
+    )
+
+
 def _is_damage(error: sqlite3.Error) -> bool:
     """Whether the file is damaged; only Python's module reports text that is not UTF-8."""
     return _code(error) in _DAMAGED or str(error).startswith("Could not decode to UTF-8")

@@ -11,7 +11,7 @@ import anyio
 from anyio import CancelScope, CapacityLimiter, to_thread
 
 from asyncpush.errors import JournalError
-from asyncpush.journal.database import journal_error, transaction
+from asyncpush.journal.database import journal_error, missing_error, transaction
 
 T = TypeVar("T")
 
@@ -98,6 +98,11 @@ class GroupCommit:
         self._wanted.set()
 
     def _commit(self, batch: list[_PendingWork[object]]) -> None:
+        if (missing := missing_error(self._path)) is not None:
+            # SQLite would go on, and write to a file that nobody can open again.
+            for entry in batch:
+                entry.error = missing
+            return
         try:
             self._transact(batch)
         except Exception as error:  # noqa: BLE001 - raised in the tasks that it concerns
