@@ -175,6 +175,16 @@ async def test_a_list_that_repeats_itself_is_an_error(
     assert len(server.seen) <= 3
 
 
+async def test_empty_pages_without_end_are_an_error(server: RegistryServer, remote: SourceRegistryReader) -> None:
+    @server.rule("GET", "/list")
+    async def empty(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"tags": []}, headers={"Link": f"<{LIST}?page={len(server.seen)}>; rel=next"})
+
+    with pytest.raises(SourceError, match="one page again and again"):
+        await remote.tags("team/app")
+    assert len(server.seen) < 250
+
+
 @pytest.mark.parametrize("status", [400, 403, 404, 500])
 async def test_a_page_that_is_refused_is_an_error(
     server: RegistryServer, remote: SourceRegistryReader, status: int

@@ -26,6 +26,8 @@ from asyncpush.sources.registry.requests import CATALOG, Request, Response, Tran
 MAX_PAGE_SIZE = 32 * MiB
 #: More than any list has: at a thousand a page, ten million entries.
 _MAX_PAGES = 10_000
+#: Equal pages in a row, such as empty ones: more than a registry has that hides names after it has divided them.
+_MAX_EQUAL_PAGES = 200
 #: All pages of a list together: two million of the longest tags.
 MAX_LIST_SIZE = 256 * MiB
 #: Longer documents are decoded in a worker thread.
@@ -200,6 +202,7 @@ class Pages:
         self._client = client
         self._seen: set[str] = set()
         self._size = 0
+        self._last, self._equal = 0, 0
 
     @property
     def label(self) -> str:
@@ -227,6 +230,13 @@ class Pages:
         self._size += len(response.body)
         if self._size > MAX_LIST_SIZE:
             raise SourceError(f"{request.what}: the list of {client.host} has more than {MAX_LIST_SIZE // MiB} MiB")
+        last, self._last = self._last, hash(response.body)
+        self._equal = self._equal + 1 if self._last == last else 0
+        if self._equal == _MAX_EQUAL_PAGES:
+            raise SourceError(
+                f"{request.what}: {client.host} sends one page again and again, each with a link to the next",
+                hint="its operators must fix that",
+            )
         return response
 
     async def follow(self, path: str) -> Response:
