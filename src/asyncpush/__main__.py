@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
+from contextlib import suppress
 
 from asyncpush.second_signal import EndAtSecond
 
@@ -14,7 +16,15 @@ def main() -> None:
         # Before the slow imports.
         from importlib.metadata import version
 
-        print(f"asyncpush {version('asyncpush')}")  # noqa: T201 - the result
+        try:
+            print(f"asyncpush {version('asyncpush')}", flush=True)  # noqa: T201 - the result
+        except OSError as error:
+            is_left = isinstance(error, BrokenPipeError)  # a reader who leaves is no failure
+            if not is_left:
+                with suppress(OSError):
+                    os.write(2, f"asyncpush: error: the version can't be written: {error.strerror}\n".encode())
+            # Not by sys.exit: Python would try to write what is still buffered, and fail again.
+            os._exit(not is_left)
         sys.exit(0)
     # From now on: the imports take long enough for a signal to come.
     EndAtSecond().install()

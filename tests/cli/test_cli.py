@@ -585,9 +585,12 @@ def test_a_reader_who_leaves_breaks_no_push(server: Server, tmp_path: Path) -> N
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_result_that_cannot_be_written_is_a_failure(server: Server, tmp_path: Path) -> None:
     source = layout(tmp_path / "app", "full")
-    ran = shell(server, f"$PUSH {source} cli/full:1 --create-repository -q >/dev/full")
-    assert ran.returncode == 1
-    assert re.fullmatch(rf"{ERROR}the result can't be written: No space left on device; .*\n", ran.stderr)
+    words = (f"push {source} cli/full:1 --create-repository -q", "help push", "--help", "--version")
+    script = "\n".join(f"{sys.executable} -m asyncpush {line} >/dev/full; echo $? >&2" for line in words)
+    lines = shell(server, script).stderr.splitlines()
+    assert lines[1::2] == ["1"] * len(words)
+    for what, line in zip(("result", "result", "help", "version"), lines[::2], strict=True):
+        assert re.fullmatch(rf"{ERROR}the {what} can't be written: No space left on device(;.*)?", line)
 
 
 def test_each_result_of_many_images_is_seen_once(server: Server, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cyclopts.exceptions import UnknownCommandError, UnusedCliTokensError
 
 from asyncpush.awscli.global_options import is_aws_command
 from asyncpush.cli.streams import STANDARD_INPUT, say, standard_streams
+from asyncpush.errors import AsyncpushError
 from asyncpush.second_signal import release
 
 app = App(
@@ -70,8 +71,11 @@ def run_app(arguments: Sequence[str]) -> int:
         except CycloptsError as error:
             say(f"asyncpush: error: {_words(error)}")
             return 2
-        except OSError as error:  # commands catch their own; this is the help, which can't be written
-            say(f"asyncpush: error: {error.strerror or error}")
+        except AsyncpushError as error:  # commands catch their own; these print a page or a script, and can't write it
+            say(f"asyncpush: error: {error}")
+            return 1
+        except OSError as error:  # likewise, the help
+            say(f"asyncpush: error: the help can't be written: {error.strerror or error}")
             return 1
         except KeyboardInterrupt:
             say("asyncpush: interrupted")

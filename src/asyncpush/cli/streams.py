@@ -137,7 +137,7 @@ def write_as_it_is(text: str, *, needed: bool = False) -> None:
         _abandon(sys.stdout)
         raise AsyncpushError(
             f"the result can't be written: {open_files.reason(error)}",
-            hint="images that were pushed are in ECR; run the same command again to print the result",
+            hint="run the same command again to print it; a push sends nothing twice",
         ) from error
 
 
