@@ -187,7 +187,6 @@ async def test_what_fails_for_a_while_is_tried_again_at_the_end(here: Bench) -> 
 
     @here.source.rule("GET", blob, times=1)
     async def _(request: object) -> object:
-        from aiohttp import web
 
         return web.Response(body=bytes(len(data)))
 
@@ -657,20 +656,23 @@ async def test_of_two_images_for_one_place_the_plans_first_has_it(here: Bench) -
 
 
 async def test_a_failure_that_is_retried_is_a_note(here: Bench) -> None:
-    """A failure that will be retried is a note; a final one is a failure."""
+    """A failure that will be retried is one note, however often it comes again; a final one is a failure."""
     here.hold("team/app", "1", layer(1))
     path = here.plan({"from": "team/app", "tags": ["1", "missing"]})
 
-    @here.source.rule("GET", "/blobs/", times=1)
-    async def _(_: object) -> object:
-        from aiohttp import web
+    asked: list[str] = []
 
-        return web.Response(body=b"something else")
+    @here.source.rule("GET", "/blobs/")
+    async def _(request: web.Request) -> web.StreamResponse | None:
+        asked.append(request.path)
+        is_damaged = request.path == asked[0] and asked.count(request.path) <= 2
+        return web.Response(body=b"something else") if is_damaged else None
 
     events = Events()
     report = await here.run(path, emit=events)
 
     assert outcomes(report) == {"team/app:1": "pushed", "team/app:missing": "failed"}
+    assert [result.attempts for result in report.results if result.outcome == "pushed"] == [3]
     assert [event.destination for event in events.of(ImageFailed)] == ["team/app:missing"]
     [note] = [event.text for event in events.of(Notice) if "tried again" in event.text]
     assert note.startswith("team/app:1 will be tried again at the end: ")

@@ -137,7 +137,7 @@ class MigrationContext:
     _next_pause: float = 0.0
     _failed: set[str] = field(default_factory=set)
     _limited: set[tuple[str, float]] = field(default_factory=set)
-    _delayed: Counter[str] = field(default_factory=Counter)
+    _delayed: dict[str, set[str]] = field(default_factory=dict)
 
     @property
     def is_ending(self) -> bool:
@@ -230,10 +230,14 @@ class MigrationContext:
     def _note_delay(self, copy: Copy, error: AsyncpushError) -> None:
         """Tell of the first two copies that fail alike: of the others, the totals and the end tell."""
         cause = cause_of(str(error), copy.destination)
-        self._delayed[cause] += 1
-        if self._delayed[cause] == 1:
+        told = self._delayed.setdefault(cause, set())
+        # A copy that fails again in the next round is no other one.
+        if len(told) == 2 or copy.destination in told:
+            return
+        told.add(copy.destination)
+        if len(told) == 1:
             self.emit(Notice(f"{copy.destination} will be tried again at the end: {error}"))
-        elif self._delayed[cause] == 2:
+        else:
             self.emit(Notice(f"{copy.destination} and others fail alike, and will be tried again, too"))
 
     def stop_on(self, error: AsyncpushError) -> bool:
