@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 from contextlib import suppress
 
@@ -66,6 +67,8 @@ def shortage(error: BaseException | None) -> str | None:
 
 def reason(error: OSError) -> str:
     """Return the operating system's message, without the path."""
+    if isinstance(error, ConnectionResetError) and not error.errno:
+        return os.strerror(errno.ECONNRESET)  # asyncio's own has no text
     return shortage(error) or error.strerror or str(error) or type(error).__name__
 
 

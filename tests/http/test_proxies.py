@@ -7,16 +7,18 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import anyio
 import pytest
 import trustme
 from aiohttp import web
+from anyio.abc import SocketAttribute, SocketStream
 from hypothesis import given
 from hypothesis import strategies as st
 
 import asyncpush
 from asyncpush import Settings
 from asyncpush.emulator import Emulator
-from asyncpush.errors import ConfigurationError, SourceUnavailableError
+from asyncpush.errors import ConfigurationError, ConnectionFailedError, SourceUnavailableError
 from asyncpush.http.session import NoProxy, Proxies, bypasses_proxies
 from asyncpush.settings import SourceRegistry
 from support.aws import aws
@@ -172,6 +174,25 @@ async def test_a_proxy_that_wants_to_know_who_asks_is_named(monkeypatch: pytest.
         ) as caught:
             await tags("registry.example", plain_http=True)
         assert "s3cret" not in str(caught.value)
+
+
+async def test_a_proxy_that_leaves_after_it_has_agreed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def agree(stream: SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+    [listener] = (await anyio.create_tcp_listener(local_host="127.0.0.1")).listeners
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, agree)
+        told = "Connection reset by peer.*HTTPS_PROXY"
+        with pytest.raises(SourceUnavailableError, match=told):
+            await tags("registry.example")
+        async with asyncpush.connect(aws=aws("https://ecr.example"), settings=Settings(retry=QUICK)) as registry:
+            with pytest.raises(ConnectionFailedError, match=told):
+                await registry.login()
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_proxy_behind_tls_proves_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

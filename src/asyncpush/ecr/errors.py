@@ -26,6 +26,7 @@ from asyncpush.errors import (
     is_throttled,
 )
 from asyncpush.http.retry import Verdict
+from asyncpush.http.session import proxy_advice
 
 #: The code of an answer that is not ECR's, such as a proxy's error page: ECR's reply is lost.
 UNEXPECTED_ANSWER = "UnexpectedAnswer"
@@ -42,6 +43,7 @@ _TRANSIENT = frozenset(
     }
 )
 _TRANSIENT_STATUS = frozenset({408, 500, 502, 503, 504})
+_BAD_REQUEST = 400
 _RANGE_NOT_SATISFIABLE = 416
 
 #: The TLS setting in aiohttp's messages: "Cannot connect to host HOST:PORT ssl:default [...]".
@@ -139,9 +141,10 @@ def translate_errors(operation: str, endpoint: str, region: str = "") -> Iterato
     except bce.ClientError as error:
         raise _service_error(operation, endpoint, region, error) from error
     except bce.SSLError as error:
+        url = _failed_url(error, endpoint)
         raise ConnectionFailedError(
-            f"{_failed_url(error, endpoint)} is not trusted: {_reason(error)}",
-            hint="check the address, or set AWS_CA_BUNDLE to its authority",
+            f"{url} is not trusted: {_reason(error)}",
+            hint=f"check the address, or set AWS_CA_BUNDLE to its authority{proxy_advice(url)}",
             wrong_address=True,
         ) from error
     except bce.ProxyConnectionError as error:
@@ -155,9 +158,11 @@ def translate_errors(operation: str, endpoint: str, region: str = "") -> Iterato
         if (own_error := _own_error(error.kwargs.get("error"))) is not None:
             raise own_error from error
         shortage = open_files.shortage(error)
+        url = _failed_url(error, endpoint)
+        advice = _unknown_region(error, endpoint) or f"check the endpoint and the network{proxy_advice(url)}"
         raise ConnectionFailedError(
-            f"{operation} got no answer from {_failed_url(error, endpoint)}: {shortage or _reason(error)}",
-            hint=open_files.advice(error, _unknown_region(error, endpoint) or "check the endpoint and the network"),
+            f"{operation} got no answer from {url}: {shortage or _reason(error)}",
+            hint=open_files.advice(error, advice),
             wrong_address=isinstance(error.kwargs.get("error"), _WRONG_ADDRESS),
             silent=type(error) is not bce.HTTPClientError and shortage is None,
         ) from error
@@ -230,5 +235,12 @@ def _without_user(text: str) -> str:
 def _reason(error: bce.BotoCoreError) -> str:
     inner = error.kwargs.get("error") or error
     # The query of a download URL is a secret.
-    text = " ".join(_QUERY.sub("", _without_user(str(inner))).split()) or type(inner).__name__
+    if isinstance(inner, aiohttp.ClientResponseError):
+        # Its own text begins with a status of aiohttp's own, which is not the server's.
+        text = f"it does not speak HTTP: {inner.message}" if inner.status == _BAD_REQUEST else inner.message
+    else:
+        text = str(inner)
+    if isinstance(inner, aiohttp.ClientConnectorError):
+        text = text.replace("[None]", f"[{open_files.reason(inner.os_error)}]")
+    text = " ".join(_QUERY.sub("", _without_user(text)).split()) or type(inner).__name__
     return _TLS_OPTION.sub("", text)[:300]

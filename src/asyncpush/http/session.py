@@ -391,3 +391,11 @@ def _network(text: str) -> _Network | None:
 def user_agent() -> str:
     """The User-Agent of every request (RFC 9110, section 10.1.5): ``asyncpush/VERSION Python/VERSION SYSTEM``."""
     return f"asyncpush/{version('asyncpush')} Python/{platform.python_version()} {platform.system()}"
+
+
+def proxy_advice(url: str) -> str:
+    """What to check besides the network if *url* can't be reached: the proxy on the way; empty if there is none."""
+    scheme = url.partition(":")[0].lower()
+    if not _variable(f"{scheme}_proxy") or bypasses_proxies(url):
+        return ""
+    return f", and the proxy that {scheme.upper()}_PROXY names"

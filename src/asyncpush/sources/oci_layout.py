@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 from anyio import to_thread
 
+from asyncpush import open_files
 from asyncpush.errors import ManifestError, SourceError
 from asyncpush.manifest import (
     ACCEPTED_TYPES,
@@ -86,6 +87,8 @@ class Directory:
             return find_file(path, label, self.memory)
         except ValueError:
             return None  # no file can have this name
+        except OSError as error:  # such as a relative path in a working directory that was deleted
+            raise SourceError(f"{label} can't be read: {open_files.reason(error)}") from error
 
     def _home(self) -> Path:
         return Path(os.path.realpath(self.path / INDEX)).parent

@@ -16,7 +16,7 @@ from asyncpush.errors import SourceError, SourceUnavailableError
 from asyncpush.events import Emit, ignore
 from asyncpush.http.encoding import decompressed, encoding_of_document
 from asyncpush.http.retry import HostBackoff
-from asyncpush.http.session import ClientEnvironment, proxy_for
+from asyncpush.http.session import ClientEnvironment, proxy_advice, proxy_for
 from asyncpush.settings import MiB, RetryPolicy, SourceRegistry
 from asyncpush.sources.registry.requests import TransientError
 
@@ -242,10 +242,11 @@ def translated(url: URL, retry: RetryPolicy, problem: str = "") -> Iterator[None
         yield
     except (aiohttp.ClientError, OSError, ValueError) as error:
         server = f"{url.host}:{url.explicit_port}" if url.explicit_port else str(url.host)
+        proxy = proxy_advice(str(url.origin()))
         translation = (
             _no_room(server, error)
-            or _distrust(server, error)
-            or _no_connection(server, error, retry)
+            or _distrust(server, error, proxy)
+            or _no_connection(server, error, retry, proxy)
             or _breakdown(server, error)
         )
         if problem and not (isinstance(translation, TransientError) and translation.unanswered):
@@ -259,8 +260,8 @@ def _no_room(server: str, error: Exception) -> TransientError | None:
     return TransientError(f"no connection to {server}: {shortage}", hint=open_files.HINT) if shortage else None
 
 
-def _distrust(server: str, error: Exception) -> SourceUnavailableError | None:
-    """The error for a failure of TLS; None if something else failed."""
+def _distrust(server: str, error: Exception, proxy: str) -> SourceUnavailableError | None:
+    """The error for a failure of TLS; None if something else failed. *proxy* is what to check besides the address."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         who = server if server.startswith(str(error.host)) else f"the proxy {error.host}:{error.port}, for {server},"
         return SourceUnavailableError(
@@ -272,22 +273,31 @@ def _distrust(server: str, error: Exception) -> SourceUnavailableError | None:
     if failure is None and not (type(error) is aiohttp.ClientOSError and "SSL" in str(error)):
         return None
     text = _reason(error)
-    reason, hint = text.upper().replace(" ", "_"), "check the address and the port"
-    if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
+    reason, hint = text.upper().replace(" ", "_"), f"check the address and the port{proxy}"
+    if not proxy and ("WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason):
         hint = "if it speaks plain HTTP, give --src-plain-http, or plain_http in a plan"
     elif "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
         hint = "if it requires a client certificate, give --src-cert and --src-key"
     return SourceUnavailableError(f"TLS with {server} failed: {text}", hint=hint)
 
 
-def _no_connection(server: str, error: Exception, retry: RetryPolicy) -> TransientError | None:
-    """The error for a failure to connect, or for silence; None if something else failed."""
-    hint = "check the address and the network"
+def _no_connection(server: str, error: Exception, retry: RetryPolicy, proxy: str) -> TransientError | None:
+    """The error for a failure to connect, or for silence; None if something else failed.
+
+    Args:
+        server: the host, and its port if the address names one.
+        error: the failure.
+        retry: the times after which a connection or an answer counts as failed.
+        proxy: what to check besides the address.
+    """
+    hint = f"check the address and the network{proxy}"
     if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
         hint = "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
         return TransientError(f"the proxy for {server} can't be used: {_reason(error)}", hint=hint, unanswered=True)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return TransientError(f"{server} can't be reached: {_reason(error.os_error)}", hint=hint, unanswered=True)
+        return TransientError(
+            f"{server} can't be reached: {open_files.reason(error.os_error)}", hint=hint, unanswered=True
+        )
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         took = f"no connection within {retry.connect:g} seconds"
         return TransientError(f"{server} can't be reached: {took}", hint=hint, unanswered=True)
