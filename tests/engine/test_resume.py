@@ -27,7 +27,7 @@ from asyncpush.protocols import Blob
 from asyncpush.settings import MiB, SourceRegistry
 from asyncpush.sources.blobs import BytesContent, ContentBlob
 from asyncpush.sources.registry import open_pool
-from support.aws import QUIRKS, aws
+from support.aws import QUIRKS, aws, judge
 from support.commands import Server
 from support.emulator_client import received
 from support.images import DockerSave, layer_tar
@@ -302,3 +302,11 @@ async def test_push_remembers_in_the_journal_that_it_is_given(server: Server, tm
     assert second.status == 0, second.err
     assert json.loads(first.out)["totals"]["layersSent"] == 2
     assert json.loads(second.out)["totals"]["layersSent"] == 0, "what the layer became is remembered"
+
+    client = judge(server.url)
+    await to_thread.run_sync(lambda: client.delete_repository(repositoryName="journaled/app", force=True))
+    last = ("push", archive, "journaled/app:3", "--create-repository", "--journal", journal, "--output", "json")
+    third = await to_thread.run_sync(lambda: server.run(*last))
+    assert third.status == 0, third.err
+    totals = json.loads(third.out)["totals"]
+    assert (totals["layersSent"], totals["layersPresent"], totals["bytesPresent"]) == (2, 0, 0), "ECR lacked them"

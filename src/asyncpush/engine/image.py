@@ -7,7 +7,7 @@ bottom up, and ``ImageLayers`` sends the layers of the images that it meets.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -82,17 +82,16 @@ async def push_diff(
     """Put *image* into *repository*, which lacks what *diff* says (see ``push_image``)."""
     started = time.monotonic()
     groups = _BlobGroups.of(diff, repository, destination, context)
-    present_size, shared_size = _size(groups.present), _size(groups.shared)
     context.emit(
         ImagePlanned(
             destination,
             len(groups.claimed),
             _size(groups.claimed),
             len(groups.present),
-            present_size,
+            _size(groups.present),
             tuple(layer_key(repository, blob) for blob in groups.claimed),
             len(groups.shared),
-            shared_size,
+            _size(groups.shared),
         )
     )
     push = _ImagePush(repository, diff, context)
@@ -113,6 +112,8 @@ async def push_diff(
             raise
         digest = manifest.digest
     context.emit(ImageDone(destination, digest, outcome))
+    # What the journal or another image was to have left in ECR, and this one had to send, counts once.
+    groups = groups.without(push.layers.sent)
     layers = (groups.earlier | push.layers.sent).values()
     sent = [layer for layer in layers if layer.outcome != "mounted"]
     mounted = [layer for layer in layers if layer.outcome == "mounted"]
@@ -125,14 +126,14 @@ async def push_diff(
         layers_sent=len(sent),
         bytes_sent=sum(layer.sent for layer in sent),
         layers_present=len(groups.present),
-        bytes_present=present_size,
+        bytes_present=_size(groups.present),
         seconds=time.monotonic() - started,
         layers_mounted=len(mounted),
         bytes_mounted=sum(layer.descriptor.size for layer in mounted),
         left_out=image.left_out,
         reference=pull_reference(repository.pull_name, tag, digest),
         layers_shared=len(groups.shared),
-        bytes_shared=shared_size,
+        bytes_shared=_size(groups.shared),
     )
 
 
@@ -164,6 +165,13 @@ class _BlobGroups:
             if blob.identity not in earlier:
                 (shared if context.layers.is_known((repository.address, blob.identity)) else present).append(blob)
         return cls(claimed, shared, present, earlier)
+
+    def without(self, sent: Container[str]) -> _BlobGroups:
+        """The groups, without shared and present blobs that were *sent* after all, by identity."""
+        shared, present = (
+            [blob for blob in blobs if blob.identity not in sent] for blobs in (self.shared, self.present)
+        )
+        return replace(self, shared=shared, present=present)
 
 
 def _size(blobs: Iterable[Blob]) -> int:
