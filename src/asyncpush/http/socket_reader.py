@@ -12,7 +12,7 @@ from aiohttp.client_proto import ResponseHandler
 #: Bytes still to come that are worth a reader of their own.
 LONG = 256 * 1024
 
-#: What aiohttp gets instead of the bytes.
+#: What a server's parser gets instead of the bytes.
 _ZEROS = bytes(128 * 1024)
 
 
@@ -20,7 +20,8 @@ class SocketReader(asyncio.BufferedProtocol):
     """The protocol of a connection while the rest of a body of known length arrives: the socket fills the buffers.
 
     On the way through aiohttp's parser and stream, each byte would be copied three times, and each read would resume
-    a task. aiohttp gets as many zeros instead: by them, it knows how much of the body has come and where it ends.
+    a task. A client's stream learns when the body ends: the next request gets a parser of its own. A server's parser
+    goes on with the next request, so that it gets as many zeros instead, and finds the end by itself.
 
     Args:
         protocol: aiohttp's protocol of the connection.
@@ -45,6 +46,7 @@ class SocketReader(asyncio.BufferedProtocol):
         self._pause = 0.0
         self._failure: TimeoutError | None = None
         self._is_open = True
+        self._is_client = isinstance(protocol, ResponseHandler)
         if isinstance(protocol, ResponseHandler):
             protocol.read_timeout = None  # each call has its own; between two calls, it is the reader who waits
         transport.pause_reading()
@@ -102,18 +104,24 @@ class SocketReader(asyncio.BufferedProtocol):
         self.rest -= nbytes
         if not self.rest:
             self._restore()  # with the last byte, aiohttp may use the connection for another request
-        while nbytes:
-            zeros = _ZEROS[:nbytes]
-            self._aiohttp.data_received(zeros)
-            if self._content.exception() is None:
-                self._content.read_nowait()
-            nbytes -= len(zeros)
+        if not self._is_client:
+            self._feed_zeros(nbytes)
+        elif not self.rest:
+            self._content.feed_eof()
         if not self._room:
             if self.rest:
                 self._transport.pause_reading()
             self._done.set()
         elif not self._timeout.expired():
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._pause)
+
+    def _feed_zeros(self, count: int) -> None:
+        while count:
+            zeros = _ZEROS[:count]
+            self._aiohttp.data_received(zeros)
+            if self._content.exception() is None:
+                self._content.read_nowait()
+            count -= len(zeros)
 
     def eof_received(self) -> bool | None:
         """See ``asyncio.BufferedProtocol``."""

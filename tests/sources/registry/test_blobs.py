@@ -406,6 +406,21 @@ async def test_who_leaves_early_lets_go_of_the_connection_and_the_turn(server: R
         assert await drain(the_blob(remote)) == DATA
 
 
+async def test_a_connection_serves_one_blob_after_another(server: RegistryServer) -> None:
+    peers: list[object] = []
+
+    @server.rule("GET", "/blobs/")
+    async def noted(request: web.Request) -> None:
+        peers.append(request.transport and request.transport.get_extra_info("peername"))
+
+    registry = SourceRegistry(host=server.host, plain_http=True, anonymous=True, connections=2)
+    async with open_remote(registry, retry=QUICK) as remote:
+        for _ in range(3):
+            assert await drain(the_blob(remote)) == DATA
+    assert len(peers) == 3
+    assert len(set(peers)) == 1
+
+
 async def test_who_is_cancelled_lets_go_too(server: RegistryServer) -> None:
     asked, over = anyio.Event(), anyio.Event()
 
