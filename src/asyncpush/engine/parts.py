@@ -24,8 +24,6 @@ _BLOCK = ThreadBuffer(BLOCK_SIZE)
 
 #: Bytes of a remote blob that are collected for one call of a worker thread: enough to be worth the switch.
 WINDOW_SIZE = 2 * BLOCK_SIZE
-#: Likewise, of a part that is held anyway.
-_HELD_WINDOW = 4 * WINDOW_SIZE
 
 P = TypeVar("P")
 P_co = TypeVar("P_co", covariant=True)
@@ -313,11 +311,11 @@ async def receive_part(
     if maker.ended:
         return None
     maker.begin(content)
-    filled = 0
+    # Of a part that is held anyway, one call hashes all: each call competes with the event loop for the interpreter.
+    buffer = window if content is None else content.buffer
     while room := maker.room:
-        block = content.buffer[filled:][: min(room, _HELD_WINDOW)] if content is not None else window[:room]
+        block = buffer[:room]
         count = await stream.readinto(block)
-        filled += count
         await to_thread.run_sync(partial(maker.add, block[:count], ended=count < len(block)), limiter=threads)
     return maker.finish()
 
