@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncpush.errors import UsageError
+from asyncpush.errors import AsyncpushError, UsageError
 from asyncpush.migrate.plan.tags import (
     Alternative,
     Patterns,
@@ -252,6 +252,17 @@ async def test_a_regular_expression_that_never_ends_is_named_and_holds_nobody_up
             await choose(rules, ["a" * 128], "quay.io/team/app")
         tg.cancel_scope.cancel()
     assert turns
+
+
+@pytest.mark.parametrize("python", ["/no/such/python", "/bin/false", ""])
+async def test_a_doubtful_expression_is_never_matched_where_nothing_could_end_it(
+    monkeypatch: pytest.MonkeyPatch, python: str
+) -> None:
+    monkeypatch.setattr("asyncpush.migrate.plan.tags.sys.executable", python)
+    rules = TagRules(patterns=Patterns(regex=("(a+)+b",)))
+
+    with pytest.raises(AsyncpushError, match=r"can't be run to match the tags of quay\.io/team/app .*'\(a\+\)\+b'"):
+        await choose(rules, ["ab"], "quay.io/team/app")
 
 
 async def test_what_is_matched_elsewhere_is_matched_alike() -> None:

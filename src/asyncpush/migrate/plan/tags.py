@@ -21,7 +21,8 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 
-from asyncpush.errors import UsageError
+from asyncpush import open_files
+from asyncpush.errors import AsyncpushError, UsageError
 from asyncpush.migrate.plan.versions import Version, VersionRange, version_order
 from asyncpush.reference import is_tag, subject_of
 
@@ -309,10 +310,11 @@ async def choose(rules: TagRules, tags: Sequence[str], source: str, *, any_name:
 
     Raises:
         UsageError: a regular expression takes too long.
+        AsyncpushError: one that may take too long can't be matched in a process of its own.
     """
     doubtful = [pattern for pattern in dict.fromkeys(_regexes(rules)) if may_backtrack(pattern)]
     regex: Callable[[str, str], bool] = matches_regex
-    if doubtful and tags and sys.executable:
+    if doubtful and tags:
         found = await _found(doubtful, tags, source)
 
         def regex(pattern: str, tag: str) -> bool:
@@ -347,18 +349,30 @@ async def _found(patterns: Sequence[str], tags: Sequence[str], source: str) -> d
         _processes.set(limiter)
     command = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(MATCH_TIMEOUT)]
     asked = json.dumps([patterns, tags]).encode()
-    async with limiter:
-        # In its own session, Ctrl-C does not reach it; it ends with the task that waits for it.
-        done = await anyio.run_process(
-            command, input=asked, stderr=subprocess.DEVNULL, check=False, start_new_session=True
-        )
+    shown = ", ".join(repr(pattern[:100]) for pattern in patterns[:3])
+    try:
+        async with limiter:
+            # In its own session, Ctrl-C does not reach it; it ends with the task that waits for it.
+            done = await anyio.run_process(
+                command, input=asked, stderr=subprocess.DEVNULL, check=False, start_new_session=True
+            )
+    except OSError as error:
+        raise _unmatched(shown, source, open_files.reason(error)) from error
     if done.returncode == -signal.SIGALRM:
         raise UsageError(
-            f"a regular expression takes more than {MATCH_TIMEOUT} seconds for the tags of {source}: "
-            f"{', '.join(repr(pattern[:100]) for pattern in patterns[:3])}",
+            f"a regular expression takes more than {MATCH_TIMEOUT} seconds for the tags of {source}: {shown}",
             hint="avoid nested repetitions, or use a glob",
         )
     if done.returncode != 0:
-        return {}  # the process could not start, or ran out of memory: match in this process instead
+        # To match in this process instead could hold it up for ever.
+        raise _unmatched(shown, source, f"it ended with status {done.returncode}")
     found: list[list[int]] = json.loads(done.stdout)
     return {pattern: frozenset(tags[at] for at in matched) for pattern, matched in zip(patterns, found, strict=True)}
+
+
+def _unmatched(patterns: str, source: str, reason: str) -> AsyncpushError:
+    return AsyncpushError(
+        f"Python can't be run to match the tags of {source} with a regular expression that may take very long: "
+        f"{patterns}: {reason}",
+        hint="avoid nested repetitions, or use a glob",
+    )
