@@ -24,7 +24,8 @@ _DUAL_STACK_HOST = re.compile(
     r"(?P<id>[0-9]{12})\.dkr-ecr(?P<fips>-fips)?\.(?P<region>[a-z]{2,}(?:-[a-z0-9]+)+)\."
     r"on\.(?:aws|amazonwebservices\.com\.cn|amazonwebservices\.eu)"
 )
-_PUBLIC_HOST = "public.ecr.aws"
+#: The host of ECR Public.
+ECR_PUBLIC = "public.ecr.aws"
 
 # registryId in ECR's service model.
 _ACCOUNT = re.compile(r"[0-9]{12}")
@@ -81,7 +82,7 @@ def parse_registry(text: str) -> RegistryName:
         InvalidReferenceError: *text* is not an ECR registry.
     """
     host, _, rest = text.partition("/")
-    if host == _PUBLIC_HOST:
+    if host == ECR_PUBLIC:
         if not rest or "/" in rest:
             raise InvalidReferenceError(f"{text!r} names no registry of ECR Public", hint="write public.ecr.aws/ALIAS")
         return RegistryName("ecr-public", rest, "us-east-1", host=host)
@@ -163,7 +164,7 @@ def parse_prefix(text: str) -> Prefix:
     if mark:
         raise InvalidReferenceError(f"{text[:300]!r} begins with {scheme[:20]}://", hint="leave that out")
     first, slash, rest = text.partition("/")
-    if first == _PUBLIC_HOST:
+    if first == ECR_PUBLIC:
         alias, _, path = rest.partition("/")
         return Prefix(parse_registry(f"{first}/{alias}"), path)
     is_host = first == "localhost" or "." in first or ":" in first

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import botocore.session
 import pytest
@@ -28,6 +29,11 @@ def policy(*words: str | Path, **environment: str) -> dict[str, Any]:
     ran = run_here("doctor", *words, "--policy", **environment)
     assert ran.status == 0, ran.err
     return json.loads(ran.out)
+
+
+def environment_of(emulator: Emulator) -> dict[str, str]:
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    return {"AWS_ENDPOINT_URL_ECR": emulator.endpoint_url, "AWS_REGION": REGION, **keys}
 
 
 def actions(document: dict[str, Any]) -> set[str]:
@@ -99,14 +105,28 @@ def test_a_plan_adds_what_it_asks_for(tmp_path: Path) -> None:
 
 def test_a_plan_that_reads_from_ecr_may_pull_there(tmp_path: Path) -> None:
     source = "210987654321.dkr.ecr.us-east-1.amazonaws.com/base"
-    for tags, listing in ({"names": ["1.0"]}, []), ({"glob": "1.*"}, ["ecr:ListImages"]):
+    pull, listing = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], ["ecr:DescribeImages", "ecr:ListImages"]
+    for tags, reading in ({"names": ["1.0"]}, [pull]), ({"glob": "1.*"}, [pull, listing]):
         plan = {"version": 1, "images": [{"from": source, "to": "base", "tags": tags}]}
         (tmp_path / "plan.json").write_text(json.dumps(plan))
 
-        [pull] = [each for each in policy(tmp_path / "plan.json")["Statement"] if each["Sid"] == "Source"]
+        read = [each for each in policy(tmp_path / "plan.json")["Statement"] if each["Sid"].startswith("Source")]
 
-        assert pull["Resource"] == ["arn:aws:ecr:us-east-1:210987654321:repository/base"]
-        assert pull["Action"] == ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", *listing]
+        assert [each["Action"] for each in read] == reading
+        assert all(each["Resource"] == ["arn:aws:ecr:us-east-1:210987654321:repository/base"] for each in read)
+
+
+def test_patterns_and_placeholders_are_wildcards_in_a_policy(tmp_path: Path) -> None:
+    source = "210987654321.dkr.ecr.us-east-1.amazonaws.com/team/[ab]*-?"
+    plan = {"version": 1, "images": [{"from": source, "to": "mirror/{name}"}]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+
+    document = policy(tmp_path / "plan.json", "--for", "migrate")
+
+    resources = {each["Sid"]: each["Resource"] for each in document["Statement"]}
+    assert resources["Migrate"] == ["arn:aws:ecr:*:*:repository/mirror/*"]
+    assert resources["SourceTags"] == ["arn:aws:ecr:us-east-1:210987654321:repository/team/*-?"]
+    assert "ecr:DescribeRepositories" in document["Statement"][-1]["Action"], "which lists the source's repositories"
 
 
 def test_serve_needs_no_policy() -> None:
@@ -122,6 +142,37 @@ def test_the_manual_has_the_policy_of_all_tasks() -> None:
     assert block == run_here("doctor", "--policy", AWS_REGION="").out
 
 
+async def test_repositories_like_their_sources_can_be_made_with_the_policy(emulator: Emulator, tmp_path: Path) -> None:
+    client, reader = judge(emulator.endpoint_url), "arn:aws:iam::111122223333:root"
+    statement = {"Effect": "Allow", "Principal": {"AWS": reader}, "Action": "ecr:BatchGetImage"}
+    text = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    await to_thread.run_sync(
+        lambda: client.create_repository(repositoryName="team/app", tags=[{"Key": "team", "Value": "web"}])
+    )
+    await to_thread.run_sync(lambda: client.set_repository_policy(repositoryName="team/app", policyText=text))
+    host = urlsplit(emulator.endpoint_url).netloc
+    app_layout().write(tmp_path / "app")
+    plan = {
+        "version": 1,
+        "registries": {host: {"plain_http": True, "credentials": {"ecr": {"region": REGION}}}},
+        "images": [{"from": f"{host}/team/*", "to": "mirror/{name}", "repository": {"like": "source"}}],
+    }
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    environment = environment_of(emulator)
+    pushed = await run_beside("push", tmp_path / "app", "team/app:1", **environment)
+    assert pushed.status == 0, pushed.err
+    shown = await run_beside("doctor", tmp_path / "plan.json", "--policy", "--for", "migrate")
+    allowed = {action.removeprefix("ecr:") for action in actions(json.loads(shown.out))}
+    denied = sorted(set(OPERATIONS) - allowed)
+    emulator.fault_config = FaultConfig(faults=tuple(parse_fault(f"{each}:access-denied") for each in denied))
+
+    done = await run_beside("migrate", tmp_path / "plan.json", **environment)
+
+    assert (done.status, re.findall("allow|denied", done.err)) == (0, []), done.err
+    made = await to_thread.run_sync(lambda: client.get_repository_policy(repositoryName="mirror/team/app"))
+    assert reader in made["policyText"]
+
+
 async def test_the_tasks_work_with_their_policy_and_no_more(emulator: Emulator, tmp_path: Path) -> None:
     """The emulator denies every operation that the policy does not name."""
     client = judge(emulator.endpoint_url)
@@ -129,12 +180,7 @@ async def test_the_tasks_work_with_their_policy_and_no_more(emulator: Emulator, 
     app_layout().write(tmp_path / "app")
     plan = {"version": 1, "images": [{"from": "oci:app", "to": "mirror/app", "repository": {"create": True}}]}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    environment = {
-        "AWS_ENDPOINT_URL_ECR": emulator.endpoint_url,
-        "AWS_REGION": REGION,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-    }
+    environment = environment_of(emulator)
     for task, words in {
         "push": ["push", tmp_path / "app", "team/app:1"],
         "migrate": ["migrate", tmp_path / "plan.json"],

@@ -126,12 +126,15 @@ def test_the_policy_allows_what_a_task_needs_and_no_more(path: Path, tmp_path: P
     policy = json.loads((tmp_path / "policy.json").read_text())
     allowed = {statement["Sid"]: statement for statement in policy["Statement"]}
 
-    assert allowed["Push"]["Resource"] == ["arn:aws:ecr:eu-west-1:123456789012:repository/mirror/*"]
-    assert allowed["Pull"]["Resource"] == ["arn:aws:ecr:us-east-1:111122223333:repository/team/app"]
+    mirror = "arn:aws:ecr:eu-west-1:123456789012:repository/mirror"
+    assert allowed["Migrate"]["Resource"] == [
+        f"{mirror}/{name}" for name in ("a/b", "a/c", "library/nginx", "team/app")
+    ]
+    assert allowed["SourceTags"]["Resource"] == ["arn:aws:ecr:us-east-1:111122223333:repository/team/app"]
     assert allowed["Archives"]["Resource"] == ["arn:aws:s3:::archives/a.tar*", "arn:aws:s3:::archives/b.tar"]
     assert allowed["Journals"]["Resource"] == ["arn:aws:s3:::my-bucket/asyncpush-my-plan/*"]
     assert allowed["NewJournals"]["Resource"] == ["arn:aws:s3:::my-bucket"]
-    assert "ecr:CreateRepository" in allowed["Push"]["Action"]
+    assert "ecr:CreateRepository" in allowed["Migrate"]["Action"]
     model = botocore.session.Session().get_service_model("ecr")
     operations = set(model.operation_names) | {"DescribeRepositoryCreationTemplates"}
     for statement in policy["Statement"]:
@@ -149,7 +152,18 @@ def test_a_plan_that_creates_nothing_may_create_nothing_in_its_partition(path: P
     run_script(printed(path).out, tmp_path, BUCKET="my-bucket")
     policy = (tmp_path / "policy.json").read_text()
     assert "CreateRepository" not in policy
-    assert "arn:aws-iso-b:ecr:us-isob-east-1:123456789012:repository/mirror/*" in policy
+    assert "arn:aws-iso-b:ecr:us-isob-east-1:123456789012:repository/mirror/nginx" in policy
+
+
+def test_the_policy_for_ecr_public_has_its_actions(path: Path, tmp_path: Path) -> None:
+    path.write_text(PLAN.replace("123456789012.dkr.ecr.eu-west-1.amazonaws.com", "public.ecr.aws/alias"))
+    run_script(printed(path).out, tmp_path, BUCKET="my-bucket")
+    statements = json.loads((tmp_path / "policy.json").read_text())["Statement"]
+    [push] = [each for each in statements if "ecr-public:PutImage" in each["Action"]]
+    assert {action.partition(":")[0] for action in push["Action"]} == {"ecr-public"}
+    assert push["Resource"][0] == "arn:aws:ecr-public::123456789012:repository/mirror/nginx"
+    [registry] = [each for each in statements if "sts:GetServiceBearerToken" in each["Action"]]
+    assert "ecr-public:GetAuthorizationToken" in registry["Action"]
 
 
 def test_the_yaml_is_what_kubernetes_accepts(path: Path, need: Callable[[str], str]) -> None:

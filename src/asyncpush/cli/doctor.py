@@ -27,8 +27,8 @@ from asyncpush.cli.run import DONE, FAILED, run
 from asyncpush.cli.streams import STANDARD_INPUT, say, write_document, write_lines
 from asyncpush.doctor.findings import CHECK_LIMIT, Finding, Section, Status
 from asyncpush.doctor.permissions import Feature, Task
-from asyncpush.doctor.policy import AWS_TASKS, Scope, make_policy
-from asyncpush.doctor.run import Subject, examine, policy_of
+from asyncpush.doctor.policy import AWS_TASKS, Scope, make_policy, policy_of
+from asyncpush.doctor.run import Subject, examine
 from asyncpush.errors import UsageError
 from asyncpush.migrate.plan.load import read_plan
 from asyncpush.migrate.plan.model import Plan, overridden

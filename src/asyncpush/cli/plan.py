@@ -22,7 +22,7 @@ from asyncpush.cli.options import (
 from asyncpush.cli.run import DONE, run
 from asyncpush.cli.streams import STANDARD_INPUT, say, say_notice, write_document, write_lines
 from asyncpush.events import ignore
-from asyncpush.migrate.array_jobs import Engine, array_job, batch_script, kubernetes_yaml
+from asyncpush.migrate.array_jobs import ArrayJob, Engine, array_job, batch_script, kubernetes_yaml
 from asyncpush.migrate.plan.load import name_of, parse_plan, read_plan, read_text
 from asyncpush.migrate.plan.model import Plan, overridden
 from asyncpush.migrate.plan_import import Format
@@ -204,13 +204,20 @@ def batch(
             job = array_job(
                 plan, text, engine, shards=shards, at_once=at_once, journals=journals, image=image, name=name
             )
-            return batch_script(job) if engine == "batch" else kubernetes_yaml(job)
+            return _script(job) if engine == "batch" else kubernetes_yaml(job)
 
         printed = await to_thread.run_sync(make)
         write_lines(printed.removesuffix("\n").split("\n"))
         return DONE
 
     return run(main, verbose=verbose)
+
+
+def _script(job: ArrayJob) -> str:
+    from asyncpush.doctor.policy import Unknown, policy_of  # checking a plan must not pay for its import
+
+    in_ecr = policy_of(job.plan, ("migrate",), frozenset(), unknown=Unknown("ACCOUNT", "REGION"))
+    return batch_script(job, in_ecr["Statement"])
 
 
 def _written(file: Path) -> str:

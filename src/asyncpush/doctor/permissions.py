@@ -57,7 +57,7 @@ class Permission:
         operation: the operation of ECR's API; the action has its name.
         without: for each task that uses it, what happens without it; empty if the task fails.
         services: the services that have it.
-        feature: the feature of a plan that needs it; None if every plan does.
+        features: the features of a plan that need it; empty if every plan does.
         is_global: whether its resource is ``*``: it concerns the registry, not a repository.
         probe: the call that tries it in a repository that exists; None if there is none, or another check makes it.
     """
@@ -65,7 +65,7 @@ class Permission:
     operation: str
     without: Mapping[Task, str]
     services: frozenset[Service] = _BOTH
-    feature: Feature | None = None
+    features: frozenset[Feature] = frozenset()
     is_global: bool = False
     probe: Probe | None = field(default=None, compare=False)
 
@@ -88,6 +88,7 @@ def _unknown_image() -> dict[str, Any]:
 
 _RESENT = "an image that is there already is pushed again"
 _NOT_MOUNTED = "layers are not mounted from other repositories"
+_UNFINISHED = "an interrupted run can't complete a new repository"
 
 #: All actions, in the order in which a push uses them.
 PERMISSIONS = (
@@ -118,6 +119,13 @@ PERMISSIONS = (
         without={"push": _RESENT, "migrate": _RESENT},
         services=_PUBLIC,
         probe=Probe(lambda: {"imageIds": [{"imageDigest": _unknown_digest()}]}, frozenset({"ImageNotFoundException"})),
+    ),
+    Permission(
+        operation="DescribeImages",
+        without={"migrate": _UNFINISHED},
+        services=_PRIVATE,
+        features=frozenset({"policy", "lifecycle-policy"}),
+        probe=Probe(lambda: {"maxResults": 1}),
     ),
     Permission(
         operation="BatchCheckLayerAvailability",
@@ -175,48 +183,48 @@ PERMISSIONS = (
     Permission(
         operation="CreateRepository",
         without={"migrate": "missing repositories can't be created"},
-        feature="create",
+        features=frozenset({"create"}),
         # In a repository that exists; in one that does not, it would create it.
         probe=Probe(dict, frozenset({"RepositoryAlreadyExistsException"})),
     ),
     Permission(
         operation="TagResource",
         without={"migrate": "repositories with resource tags can't be created"},
-        feature="resource-tags",
+        features=frozenset({"resource-tags"}),
     ),
     Permission(
         operation="ListTagsForResource",
         without={"verify": "resource tags are not compared with the plan"},
-        feature="resource-tags",
+        features=frozenset({"resource-tags"}),
     ),
     Permission(
         operation="SetRepositoryPolicy",
         without={"migrate": "created repositories lack their policy"},
-        feature="policy",
+        features=frozenset({"policy"}),
     ),
     Permission(
         operation="GetRepositoryPolicy",
         without={
-            "migrate": "an interrupted run can't complete a new repository",
+            "migrate": _UNFINISHED,
             "verify": "policies are not compared with the plan",
         },
-        feature="policy",
+        features=frozenset({"policy"}),
         probe=Probe(dict, frozenset({"RepositoryPolicyNotFoundException"})),
     ),
     Permission(
         operation="PutLifecyclePolicy",
         without={"migrate": "created repositories lack their lifecycle policy"},
         services=_PRIVATE,
-        feature="lifecycle-policy",
+        features=frozenset({"lifecycle-policy"}),
     ),
     Permission(
         operation="GetLifecyclePolicy",
         without={
-            "migrate": "an interrupted run can't complete a new repository",
+            "migrate": _UNFINISHED,
             "verify": "lifecycle policies are not compared with the plan",
         },
         services=_PRIVATE,
-        feature="lifecycle-policy",
+        features=frozenset({"lifecycle-policy"}),
         probe=Probe(dict, frozenset({"LifecyclePolicyNotFoundException"})),
     ),
 )
@@ -229,7 +237,7 @@ def permissions_of(task: Task, service: Service, features: Collection[Feature]) 
         for permission in PERMISSIONS
         if task in permission.without
         and service in permission.services
-        and (permission.feature is None or permission.feature in features)
+        and (not permission.features or not permission.features.isdisjoint(features))
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +11,12 @@ import anyio
 from asyncpush.doctor.findings import CHECK_LIMIT, Section, run_checks
 from asyncpush.doctor.machine import Host, host_checks, machine_checks
 from asyncpush.doctor.permissions import Feature, Task
-from asyncpush.doctor.policy import Policy, Scope, make_policy
+from asyncpush.doctor.policy import entries_at, features_of
 from asyncpush.doctor.registry import RegistryReport, RegistrySubject, check_registry
 from asyncpush.doctor.sources import SourceSubject, source_check
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
-from asyncpush.reference import Destination, RegistryName, parse_registry
+from asyncpush.reference import Destination, RegistryName
 from asyncpush.settings import AwsConfiguration, SourceRegistry
-from asyncpush.sources.registry import is_ecr
 
 #: The tag to ask a source for if the plan names none.
 _ANY_TAG = "latest"
@@ -67,17 +66,8 @@ class Subject:
         return cls(registries if task != "serve" else (), tuple(sources.values()), journal)
 
 
-def _entries_of(plan: Plan, target: PlanTarget) -> Mapping[str, PlanEntry]:
-    found: dict[str, PlanEntry] = {}
-    for entry in plan.entries:
-        for goal in entry.goals:
-            if goal.target == target:
-                found.setdefault(goal.repository, entry)
-    return found
-
-
 def _of_target(plan: Plan, target: PlanTarget, task: Task) -> RegistrySubject:
-    entries = _entries_of(plan, target)
+    entries = entries_at(plan, target)
     where = target.registry.host or "your own registry"
     if target.registry.service == "ecr-public":
         where += f"/{target.registry.id}"
@@ -93,48 +83,10 @@ def _of_target(plan: Plan, target: PlanTarget, task: Task) -> RegistrySubject:
     )
 
 
-def features_of(entries: Collection[PlanEntry]) -> frozenset[Feature]:
-    """What the entries of a plan ask for, beyond copying images."""
-    found: set[Feature] = set()
-    for entry in entries:
-        if not entry.create:
-            continue
-        settings = entry.repository_settings
-        found.add("create")
-        if settings.resource_tags:
-            found.add("resource-tags")
-        if settings.policy is not None:
-            found.add("policy")
-        if settings.lifecycle_policy is not None:
-            found.add("lifecycle-policy")
-    return frozenset(found)
-
-
 def _of_source(entry: PlanEntry, registries: Mapping[str, SourceRegistry]) -> SourceSubject:
     registry = registries.get(entry.host) or SourceRegistry(host=entry.host)
     names = (entry.reference, *entry.tags.names)
     return SourceSubject(registry, entry.repository, next(filter(None, names), _ANY_TAG))
-
-
-def policy_of(plan: Plan, tasks: Sequence[Task], features: frozenset[Feature]) -> Policy:
-    """The least policy for *tasks* with the repositories of a plan, its sources in ECR included; blocks.
-
-    Args:
-        plan: the plan.
-        tasks: the tasks.
-        features: what they need besides what the plan asks for.
-    """
-    targets = [
-        Scope(target.registry, target.aws.region, frozenset(_entries_of(plan, target)), target.prefix)
-        for target in plan.targets
-    ]
-    read = [entry for entry in plan.entries if entry.kind == "registry" and is_ecr(entry.host)]
-    names: dict[str, set[str]] = {}
-    for entry in read:
-        names.setdefault(entry.host, set()).add(entry.repository)
-    sources = [Scope(parse_registry(host), None, frozenset(found)) for host, found in names.items()]
-    lists = any(entry.tags.needs_listing for entry in read)
-    return make_policy(targets, tasks, features | features_of(plan.entries), sources, lists_sources=lists)
 
 
 async def examine(

@@ -18,7 +18,7 @@ from asyncpush.ecr.session import Transport, open_client
 from asyncpush.errors import ConfigurationError, InvalidReferenceError, RegistryError
 from asyncpush.events import Emit, ignore
 from asyncpush.protocols import Login
-from asyncpush.reference import RegistryName, parse_registry
+from asyncpush.reference import ECR_PUBLIC, RegistryName, parse_registry
 from asyncpush.settings import AwsConfiguration, Credentials, RetryPolicy, Settings, SourceRegistry
 
 #: Seconds before its expiry that a token is renewed; one that lasts less than twice as long, at half-life.
@@ -118,7 +118,7 @@ Logins = Callable[[SourceRegistry], Login | None]
 
 
 #: ECR Public's host, and the region of its API.
-_PUBLIC = RegistryName("ecr-public", region="us-east-1", host="public.ecr.aws")
+_PUBLIC = RegistryName("ecr-public", region="us-east-1", host=ECR_PUBLIC)
 
 
 class _LazyLogin:

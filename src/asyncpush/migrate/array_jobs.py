@@ -11,11 +11,10 @@ from importlib.metadata import version
 from typing import Any, Literal, TypeAlias
 
 from asyncpush.errors import UsageError
-from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
+from asyncpush.migrate.plan.model import Plan, PlanEntry
 from asyncpush.migrate.shard import PLACEHOLDER
 from asyncpush.redaction import without_secrets
 from asyncpush.reference import S3_SCHEME
-from asyncpush.sources.registry.logins import is_ecr
 
 Engine = Literal["batch", "kubernetes"]
 Document: TypeAlias = dict[str, Any]
@@ -32,24 +31,10 @@ _GRACE = 60
 #: Bytes of a ConfigMap (1 MiB in all).
 _MAX_CONFIG_MAP = 1_000_000
 
-#: Resources of a policy's statement before they are replaced by all: a role's inline policies have 10,240 characters.
-_MAX_ARNS = 50
+#: Archives that a policy names one by one: a role's inline policies have 10,240 characters.
+_NAMED_ARCHIVES = 50
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
-
-_PUSH = (
-    "BatchCheckLayerAvailability",
-    "BatchGetImage",
-    "CompleteLayerUpload",
-    "DescribeRepositories",
-    "GetDownloadUrlForLayer",
-    "InitiateLayerUpload",
-    "PutImage",
-    "UploadLayerPart",
-)
-_CREATE = ("CreateRepository", "PutLifecyclePolicy", "SetRepositoryPolicy", "TagResource")
-_REGISTRY = ("DescribeRegistry", "DescribeRepositoryCreationTemplates", "GetAccountSetting", "GetAuthorizationToken")
-_PULL = ("BatchGetImage", "DescribeImages", "GetDownloadUrlForLayer", "ListImages")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,16 +148,10 @@ def _is_in_s3(entry: PlanEntry) -> bool:
 # AWS
 
 
-def policy(job: ArrayJob) -> Document:
-    """The least IAM policy of a task."""
-    creates = any(entry.create for entry in job.plan.entries)
+def policy(job: ArrayJob, in_ecr: Sequence[Document]) -> Document:
+    """The least IAM policy of a task; *in_ecr* are the statements of what it does in ECR."""
     s3 = f"arn:{_partition_of(job)}:s3:::"
-    statements = [
-        _statement("Registry", [f"ecr:{action}" for action in _REGISTRY], ["*"]),
-        _statement("Push", [f"ecr:{action}" for action in (*_PUSH, *(_CREATE if creates else ()))], _targets(job.plan)),
-    ]
-    if sources := _sources(job.plan):
-        statements.append(_statement("Pull", [f"ecr:{action}" for action in _PULL], sources))
+    statements = [*in_ecr]
     if objects := _objects(job.plan):
         statements.append(_statement("Archives", ["s3:GetObject"], [f"{s3}{name}" for name in objects]))
     statements += [
@@ -183,55 +162,16 @@ def policy(job: ArrayJob) -> Document:
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def _partition(region: str) -> str:
-    from asyncpush.api import partition_of  # botocore's data has them: checking a plan must not pay for its import
-
-    return partition_of(region)
-
-
 def _partition_of(job: ArrayJob) -> str:
     """The partition of the plan's first target."""
-    return next((_partition(target.registry.region or target.aws.region or "") for target in job.plan.targets), "aws")
+    from asyncpush.api import partition_of  # botocore's data has them: checking a plan must not pay for its import
+
+    regions = (target.registry.region or target.aws.region or "" for target in job.plan.targets)
+    return next(map(partition_of, regions), "aws")
 
 
 def _statement(name: str, actions: Sequence[str], resources: Sequence[str]) -> Document:
     return {"Sid": name, "Effect": "Allow", "Action": list(actions), "Resource": list(resources)}
-
-
-#: What becomes a wildcard in an ARN: a placeholder of a destination, and a set of letters in a pattern.
-_PLACEHOLDER, _WILDCARD = re.compile(r"\{[a-z]+\}"), re.compile(r"\[[^]]*\]")
-
-
-def _targets(plan: Plan) -> list[str]:
-    names: dict[str, None] = {}
-    for entry in plan.entries:
-        for goal in entry.goals:
-            name = f"{goal.target.prefix}/*" if goal.target.prefix else _PLACEHOLDER.sub("*", goal.repository)
-            names[_arn(goal.target, name)] = None
-    if len(names) <= _MAX_ARNS:
-        return list(names)
-    return list(dict.fromkeys(_arn(target, "*") for target in plan.targets))
-
-
-def _arn(target: PlanTarget, name: str) -> str:
-    registry = target.registry
-    if registry.service == "ecr-public":
-        return f"arn:aws:ecr-public::ACCOUNT:repository/{name}"
-    region = registry.region or target.aws.region or "REGION"
-    return f"arn:{_partition(region)}:ecr:{region}:{registry.id or 'ACCOUNT'}:repository/{name}"
-
-
-def _sources(plan: Plan) -> list[str]:
-    """The repositories in ECR that are read, by the parts of their hosts."""
-    found: dict[str, None] = {}
-    for entry in plan.entries:
-        if is_ecr(entry.host):
-            account, _, _, region, *_ = entry.host.split(".")
-            name = entry.repository if entry.pattern is None else _WILDCARD.sub("*", entry.pattern.glob)
-            found[f"arn:{_partition(region)}:ecr:{region}:{account}:repository/{name}"] = None
-    if len(found) <= _MAX_ARNS:
-        return list(found)
-    return list(dict.fromkeys(f"{arn.rpartition(':')[0]}:repository/*" for arn in found))
 
 
 def _objects(plan: Plan) -> list[str]:
@@ -240,7 +180,7 @@ def _objects(plan: Plan) -> list[str]:
     for entry in filter(_is_in_s3, plan.entries):
         name, colon, _ = entry.location.removeprefix(S3_SCHEME).partition(":")
         found[f"{name}*" if colon else name] = None
-    if len(found) <= _MAX_ARNS:
+    if len(found) <= _NAMED_ARCHIVES:
         return list(found)
     return list(dict.fromkeys(f"{name.partition('/')[0]}/*" for name in found))
 
@@ -296,8 +236,14 @@ def dockerfile(job: ArrayJob) -> str:
     )
 
 
-def batch_script(job: ArrayJob) -> str:
-    """Everything for AWS Batch, as a script to read, to edit and to run."""
+def batch_script(job: ArrayJob, in_ecr: Sequence[Document]) -> str:
+    """Everything for AWS Batch, as a script to read, to edit and to run.
+
+    Args:
+        job: the job.
+        in_ecr: the statements of an IAM policy that allow what its tasks do in ECR; in them, ``ACCOUNT`` and ``REGION``
+            stand for the caller's own.
+    """
     trust = {
         "Version": "2012-10-17",
         "Statement": [
@@ -328,7 +274,7 @@ def batch_script(job: ArrayJob) -> str:
         "",
         "# 2. What a task may do, and nothing else.",
         *_here("trust.json", _json(trust)),
-        *_here("policy.json", _json(policy(job))),
+        *_here("policy.json", _json(policy(job, in_ecr))),
         f"aws iam create-role --role-name {job.name} --assume-role-policy-document file://trust.json",
         f"aws iam put-role-policy --role-name {job.name} --policy-name {job.name} --policy-document file://policy.json",
         "",

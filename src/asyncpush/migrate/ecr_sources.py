@@ -18,7 +18,7 @@ from asyncpush.model import ArchivedImage, RepositoryInfo
 from asyncpush.reference import RegistryName, parse_registry
 from asyncpush.settings import AwsConfiguration, RepositorySettings, SourceRegistry
 from asyncpush.single_flight import SingleFlight
-from asyncpush.sources.registry import is_ecr
+from asyncpush.sources.registry import has_ecr_api, is_ecr
 
 _ARN_PARTS = 6
 
@@ -51,8 +51,7 @@ class EcrSources:
 
     def has(self, host: str) -> bool:
         """Whether the registry at *host* is a private one of ECR."""
-        registry = self._registries.get(host)
-        return is_ecr(host) or (registry is not None and registry.aws is not None and host != "public.ecr.aws")
+        return has_ecr_api(host, self._registries.get(host))
 
     async def at(self, host: str) -> OpenRegistry:
         """The connection to the registry at *host*.

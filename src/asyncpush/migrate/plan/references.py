@@ -12,6 +12,7 @@ from asyncpush.migrate.plan.diagnostics import Problems
 from asyncpush.migrate.plan.model import Goal, PlanEntry, PlanTarget
 from asyncpush.migrate.plan.wildcards import fill_in
 from asyncpush.reference import (
+    ECR_PUBLIC,
     HUB,
     SCHEME,
     Service,
@@ -29,7 +30,7 @@ from asyncpush.sources.streams import EngineImage, check_stream, is_stream
 _ARCHIVE = re.compile(r"\.(?:tar|tgz|txz|tzst|tar\.(?:gz|xz|zst|zstd))(?P<choice>:|$)", re.IGNORECASE)
 
 #: Registries that list no repositories to anybody.
-_WITHOUT_CATALOG = {HUB: "Docker Hub", "ghcr.io": "GHCR", "public.ecr.aws": "ECR Public"}
+_WITHOUT_CATALOG = {HUB: "Docker Hub", "ghcr.io": "GHCR", ECR_PUBLIC: "ECR Public"}
 
 #: Stands for a name that is not known yet, where a destination is checked.
 _ANY_NAME = "xx"

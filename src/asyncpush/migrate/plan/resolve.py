@@ -44,7 +44,7 @@ from asyncpush.migrate.plan.yaml_loader import Expanded, Value, expand
 from asyncpush.model import Platform
 from asyncpush.reference import canonical_host, check_repository_pattern, is_tag
 from asyncpush.settings import RepositorySettings, SourceRegistry
-from asyncpush.sources.registry import is_ecr
+from asyncpush.sources.registry import has_ecr_api
 from asyncpush.units import count_text, some_text
 
 #: The name of the target of a plan that names none: the caller's own registry.
@@ -226,9 +226,8 @@ class _Resolver:
         """Whether new repositories get the settings of the source; only private ones of ECR have any to give."""
         if repository.like != "source":
             return False
-        registry = self.sources.get(source.host)
         lacking = ""
-        if not (source.kind == "registry" and (is_ecr(source.host) or (registry and registry.aws))):
+        if source.kind != "registry" or not has_ecr_api(source.host, self.sources.get(source.host)):
             lacking = f"{source.host or 'a layout or archive'} is not a registry of ECR"
         elif any(target.registry.service == "ecr-public" for target in targets):
             lacking = "ECR Public has other settings than ECR"

@@ -14,6 +14,8 @@ from asyncpush.errors import InvalidReferenceError
 PLACEHOLDERS = ("{name}", "{basename}")
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+#: What becomes a wildcard in an ARN: placeholders, sets of characters, and wildcards, one or several.
+_WILDCARD = re.compile(r"(?:\{[^{}]*\}|\[[^]]*\]|\*)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,11 @@ def _matches(glob: str, name: str) -> bool:
 def has_placeholder(text: str) -> bool:
     """Whether *text* contains a placeholder."""
     return _PLACEHOLDER.search(text) is not None
+
+
+def as_arn_pattern(name: str) -> str:
+    """The name or pattern of a repository in an ARN, where only ``*`` and ``?`` are wildcards."""
+    return _WILDCARD.sub("*", name)
 
 
 def check_placeholders(text: str) -> None:

@@ -12,7 +12,7 @@ from asyncpush.errors import AsyncpushError, InvalidReferenceError, UsageError
 from asyncpush.migrate.plan.resolve import OWN
 from asyncpush.migrate.plan.yaml_loader import escape
 from asyncpush.migrate.plan_import.config_reader import Warn
-from asyncpush.reference import Prefix, RegistryName, canonical_host, parse_registry
+from asyncpush.reference import ECR_PUBLIC, Prefix, RegistryName, canonical_host, parse_registry
 
 #: A value of a plan's document; text is already escaped where it must be.
 Piece: TypeAlias = "str | int | bool | list[Piece] | dict[str, Piece]"
@@ -199,7 +199,7 @@ def split_host(reference: str) -> tuple[str, str]:
     host, slash, rest = whole.partition("/")
     if not slash or not (host == "localhost" or "." in host or ":" in host):
         host, rest = "", whole
-    if host == "public.ecr.aws":
+    if host == ECR_PUBLIC:
         alias, _, rest = rest.partition("/")
         host = f"{host}/{alias}"
     if rest[:1] in ("", ":", "@"):

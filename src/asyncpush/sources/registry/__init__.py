@@ -7,7 +7,7 @@ manifests and lists, and streams blobs.
 from __future__ import annotations
 
 from asyncpush.reference import RemoteReference, canonical_host, is_remote, parse_remote
-from asyncpush.sources.registry.logins import Logins, is_ecr, no_logins
+from asyncpush.sources.registry.logins import Logins, has_ecr_api, is_ecr, no_logins
 from asyncpush.sources.registry.pool import RegistryPool, RegistrySource, open_pool
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "RegistrySource",
     "RemoteReference",
     "canonical_host",
+    "has_ecr_api",
     "is_ecr",
     "is_remote",
     "no_logins",

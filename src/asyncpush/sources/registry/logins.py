@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from asyncpush.errors import InvalidReferenceError
 from asyncpush.protocols import Login
-from asyncpush.reference import parse_registry
+from asyncpush.reference import ECR_PUBLIC, parse_registry
 from asyncpush.settings import SourceRegistry
 
 #: Creates the login of a registry that accepts AWS credentials; None for any other registry.
@@ -26,3 +26,8 @@ def is_ecr(host: str) -> bool:
     except InvalidReferenceError:
         return False
     return True
+
+
+def has_ecr_api(host: str, registry: SourceRegistry | None) -> bool:
+    """Whether *host* is a private registry of ECR: by its name, or since *registry*, its configuration, says so."""
+    return is_ecr(host) or (registry is not None and registry.aws is not None and host != ECR_PUBLIC)
