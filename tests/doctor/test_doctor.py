@@ -413,6 +413,27 @@ async def test_a_plan_is_checked_from_sources_to_targets(here: Bench) -> None:
     assert f"{here.source.host} (source {here.source.host})" in hosts
 
 
+async def test_a_plan_that_chooses_is_checked_by_the_lists_that_it_chooses_from(here: Bench, ecr: Any) -> None:
+    here.hold("base", "1.0", b"layer")
+    own = here.emulator.endpoint_url.removeprefix("http://")
+    plan = here.plan(
+        images=[
+            {"from": f"{here.source.host}/base", "to": "team/base", "tags": {"glob": "1.*"}},
+            {"from": f"{own}/team/*", "to": "mirror/{name}"},
+        ],
+        registries={
+            own: {"plain_http": True, "credentials": {"ecr": {"region": REGION}}},
+            here.source.host: {"plain_http": True},
+        },
+    )
+
+    _, checks = await examined(here.emulator.endpoint_url, plan)
+
+    assert "team/base" in checks["repositories"]["message"], "the placeholder is the name of none"
+    assert checks[f"source {here.source.host}"]["message"] == "the tags of base can be listed without a login: 1"
+    assert "1 of the 1 repository that it lists by ECR's API match team/*" in checks[f"source {own}"]["message"]
+
+
 async def test_a_login_that_a_source_refuses_is_a_problem(here: Bench) -> None:
     here.hold("base", "1.0", b"layer")
 
@@ -424,7 +445,8 @@ async def test_a_login_that_a_source_refuses_is_a_problem(here: Bench) -> None:
 
     def plan(password: str) -> Path:
         login = {"plain_http": True, "credentials": {"username": "user", "password": f"${{{password}}}"}}
-        return here.plan({"from": "base", "to": "team/base"}, registries={here.source.host: login})
+        image = {"from": "base", "to": "team/base", "tags": {"names": ["1.0"]}}
+        return here.plan(image, registries={here.source.host: login})
 
     secrets = {"RIGHT": "right", "WRONG": "wrong-one"}
     _, bad = await examined(here.emulator.endpoint_url, plan("WRONG"), **secrets)

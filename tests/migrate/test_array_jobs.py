@@ -127,9 +127,8 @@ def test_the_policy_allows_what_a_task_needs_and_no_more(path: Path, tmp_path: P
     allowed = {statement["Sid"]: statement for statement in policy["Statement"]}
 
     mirror = "arn:aws:ecr:eu-west-1:123456789012:repository/mirror"
-    assert allowed["Migrate"]["Resource"] == [
-        f"{mirror}/{name}" for name in ("a/b", "a/c", "library/nginx", "team/app")
-    ]
+    names = ("a/b", "a/c", "nginx", "team/app")
+    assert allowed["Migrate"]["Resource"] == [f"{mirror}/{name}" for name in names]
     assert allowed["SourceTags"]["Resource"] == ["arn:aws:ecr:us-east-1:111122223333:repository/team/app"]
     assert allowed["Archives"]["Resource"] == ["arn:aws:s3:::archives/a.tar*", "arn:aws:s3:::archives/b.tar"]
     assert allowed["Journals"]["Resource"] == ["arn:aws:s3:::my-bucket/asyncpush-my-plan/*"]

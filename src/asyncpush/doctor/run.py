@@ -15,11 +15,9 @@ from asyncpush.doctor.policy import entries_at, features_of
 from asyncpush.doctor.registry import RegistryReport, RegistrySubject, check_registry
 from asyncpush.doctor.sources import SourceSubject, source_check
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
+from asyncpush.migrate.plan.wildcards import has_placeholder
 from asyncpush.reference import Destination, RegistryName
 from asyncpush.settings import AwsConfiguration, SourceRegistry
-
-#: The tag to ask a source for if the plan names none.
-_ANY_TAG = "latest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,8 @@ def _of_target(plan: Plan, target: PlanTarget, task: Task) -> RegistrySubject:
         registry=target.registry,
         aws=target.aws,
         task=task,
-        repositories=tuple(entries),
+        # Which names stand for a placeholder is known only once the sources have listed their repositories.
+        repositories=tuple(name for name in entries if not has_placeholder(name)),
         creates=frozenset(name for name, entry in entries.items() if entry.create),
         features=features_of(entries.values()),
         transport=target.transport or "api",
@@ -86,7 +85,7 @@ def _of_target(plan: Plan, target: PlanTarget, task: Task) -> RegistrySubject:
 def _of_source(entry: PlanEntry, registries: Mapping[str, SourceRegistry]) -> SourceSubject:
     registry = registries.get(entry.host) or SourceRegistry(host=entry.host)
     names = (entry.reference, *entry.tags.names)
-    return SourceSubject(registry, entry.repository, next(filter(None, names), _ANY_TAG))
+    return SourceSubject(registry, entry.repository, next(filter(None, names), None), entry.pattern)
 
 
 async def examine(
