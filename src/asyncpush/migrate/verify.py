@@ -8,7 +8,7 @@ from dataclasses import replace
 import anyio
 
 from asyncpush.engine.referrers import subjects_of
-from asyncpush.errors import AsyncpushError, only_cause
+from asyncpush.errors import AsyncpushError, foreseen, only_cause
 from asyncpush.events import Emit, Listener, Notice, ignore
 from asyncpush.journal import SqliteJournal
 from asyncpush.migrate.expansion import expand
@@ -165,13 +165,14 @@ class _Expectation:
     async def add(self, entry: PlanEntry) -> None:
         """Add the images of *entry*; if its source can't be read, its copies have failed."""
         try:
-            copies = await self._listing.copies(entry)
-            if entry.kind == "local":
-                loaded = await self._listing.load_archive(entry, copies)
-            else:
-                descriptors = await self._listing.resolve(entry, copies)
-                found = [copy for copy in copies if copy.reference in descriptors]
-                loaded = await self._listing.load(entry, found, descriptors)
+            with foreseen():
+                copies = await self._listing.copies(entry)
+                if entry.kind == "local":
+                    loaded = await self._listing.load_archive(entry, copies)
+                else:
+                    descriptors = await self._listing.resolve(entry, copies)
+                    found = [copy for copy in copies if copy.reference in descriptors]
+                    loaded = await self._listing.load(entry, found, descriptors)
         except AsyncpushError as error:
             for goal in entry.goals:
                 self._context.fail(self._listing.copy(entry, goal, ""), error)
