@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 
@@ -172,6 +173,10 @@ async def test_a_migration_keeps_its_journal_in_s3_and_merges_it(bucket: Bucket,
     into, page = path.with_name("all.journal"), path.with_name("report.html")
     shown = await run_beside("report", "s3://bucket/plan/0-of-2", "--html", page)
     assert (shown.status, shown.err, '"outcome":"pushed"' in page.read_text()) == (0, "", True)
+    summary = await run_beside("journal", "show", "s3://bucket/plan/0-of-2", "--runs", "--output", "json")
+    rows = await run_beside("journal", "export", "s3://bucket/plan/0-of-2")
+    assert (len(json.loads(summary.out)["runs"]), summary.err, rows.err) == (1, "", "")
+    assert "team/app" in rows.out
     missing = await run_beside("migrate", path, "--failed", "--journal", "s3://bucket/none")
     assert (missing.status, "there is no journal s3://bucket/none" in missing.err) == (2, True)
     assert await to_thread.run_sync(bucket.keys) == objects

@@ -49,8 +49,8 @@ Examples
   asyncpush journal merge plan.*.journal --into plan.journal
 """,
 )
-_show = command("show", usage="asyncpush journal show [OPTIONS] FILE", epilogue="")
-_export = command("export", usage="asyncpush journal export FILE", epilogue="")
+_show = command("show", usage="asyncpush journal show [OPTIONS] FILE|s3://BUCKET/KEY", epilogue="")
+_export = command("export", usage="asyncpush journal export [OPTIONS] FILE|s3://BUCKET/KEY", epilogue="")
 _prune = command("prune", usage="asyncpush journal prune [OPTIONS] FILE", epilogue="")
 _merge = command(
     "merge",
@@ -106,31 +106,38 @@ class _PruneDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 @_show.default
 def show(
-    file: _File,
+    file: Annotated[str, Parameter(show=False)],
     /,
     *,
     runs: Annotated[bool, Parameter(negative=())] = False,
+    region: str | None = None,
+    profile: str | None = None,
     output: OutputFormat = "text",
     verbose: _Verbose = False,
 ) -> int:
     """Summarize a journal: its runs, layers and open uploads. A run may be using it.
 
     Args:
-        file: The journal.
+        file: The journal: a file, or s3://BUCKET/KEY.
         runs: Show its runs only, how much each of them sent, and how many requests it sent again.
+        region: The region of S3.
+        profile: The profile of the AWS configuration to use.
         output: Format of the result: lines, or one JSON document.
         verbose: Print the traceback of an error.
     """
 
     async def main() -> int:
-        if runs:
-            kept = await to_thread.run_sync(_runs, file)
-            if output == "json":
-                write_document(msgspec.to_builtins(_RunsDocument(runs=[_kept_run(*each) for each in kept])))
-            else:
-                write_lines([_kept_line(*each) for each in kept] or ["no runs"])
-            return DONE
-        summary = await to_thread.run_sync(summarize, file)
+        from asyncpush.journal.remote import at_hand
+
+        async with at_hand(file, AwsConfiguration(profile=profile, region=region)) as path:
+            if runs:
+                kept = await to_thread.run_sync(_runs, path)
+                if output == "json":
+                    write_document(msgspec.to_builtins(_RunsDocument(runs=[_kept_run(*each) for each in kept])))
+                else:
+                    write_lines([_kept_line(*each) for each in kept] or ["no runs"])
+                return DONE
+            summary = await to_thread.run_sync(summarize, path)
         if output == "json":
             write_document(msgspec.to_builtins(_SummaryDocument(journal=summary)))
         else:
@@ -141,16 +148,28 @@ def show(
 
 
 @_export.default
-def export(file: _File, /, *, verbose: _Verbose = False) -> int:
+def export(
+    file: Annotated[str, Parameter(show=False)],
+    /,
+    *,
+    region: str | None = None,
+    profile: str | None = None,
+    verbose: _Verbose = False,
+) -> int:
     """Print everything in a journal as JSON lines. A run may be using it.
 
     Args:
-        file: The journal.
+        file: The journal: a file, or s3://BUCKET/KEY.
+        region: The region of S3.
+        profile: The profile of the AWS configuration to use.
         verbose: Print the traceback of an error.
     """
 
     async def main() -> int:
-        await to_thread.run_sync(_write_rows, file)
+        from asyncpush.journal.remote import at_hand
+
+        async with at_hand(file, AwsConfiguration(profile=profile, region=region)) as path:
+            await to_thread.run_sync(_write_rows, path)
         return DONE
 
     return run(main, verbose=verbose)

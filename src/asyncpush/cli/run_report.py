@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,6 @@ from asyncpush.cli.options import command
 from asyncpush.cli.report import check_output
 from asyncpush.cli.run import DONE
 from asyncpush.cli.run import run as run_command
-from asyncpush.errors import UsageError
 from asyncpush.migrate.report_page import write_report
 from asyncpush.migrate.run_document import read_documents
 from asyncpush.settings import AwsConfiguration
@@ -62,24 +60,11 @@ def report(
 
     async def main() -> int:
         await to_thread.run_sync(check_output, html, "--html")
-        async with AsyncExitStack() as stack:
-            path = await _local(file, AwsConfiguration(profile=profile, region=region), stack)
+        from asyncpush.journal.remote import at_hand
+
+        async with at_hand(file, AwsConfiguration(profile=profile, region=region)) as path:
             documents = await to_thread.run_sync(read_documents, path, run)
         await to_thread.run_sync(write_report, html, documents)
         return DONE
 
     return run_command(main, verbose=verbose)
-
-
-async def _local(file: str, aws: AwsConfiguration, stack: AsyncExitStack) -> Path:
-    """The file; one in S3 is fetched, and deleted with the *stack*."""
-    from asyncpush.journal.remote import fetched
-    from asyncpush.reference import S3Location
-
-    location = S3Location.parse(file)
-    if location is None:
-        return Path(file)
-    if location.is_prefix:
-        raise UsageError(f"{location} names no object", hint="write s3://BUCKET/KEY")
-    [(_, path)] = await stack.enter_async_context(fetched(location, aws))
-    return path

@@ -144,6 +144,28 @@ async def fetched(location: S3Location, aws: AwsConfiguration) -> AsyncIterator[
         yield found
 
 
+@asynccontextmanager
+async def at_hand(place: str, aws: AwsConfiguration) -> AsyncIterator[Path]:
+    """The file of a journal, or of a result, until the block is left; one in S3 is fetched.
+
+    Args:
+        place: a path, or ``s3://BUCKET/KEY``.
+        aws: the profile and region for S3.
+
+    Raises:
+        UsageError: it names no object, or one that does not exist.
+        JournalError: it can't be fetched.
+    """
+    location = S3Location.parse(place)
+    if location is None:
+        yield Path(place)
+        return
+    if location.is_prefix:
+        raise UsageError(f"{location} names no object", hint="write s3://BUCKET/KEY")
+    async with fetched(location, aws) as [(_, path)]:
+        yield path
+
+
 def missing(place: Path | S3Location) -> UsageError:
     """The error for a journal that must exist, and does not."""
     return UsageError(f"there is no journal {place}", hint="name another one, or run the migration first")
