@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, Literal, TypeVar
 
+import anyio
 from botocore.exceptions import ClientError
 
 from asyncpush.ecr.errors import UNEXPECTED_ANSWER, verdict
@@ -106,7 +107,7 @@ class _PacedRequest(Generic[T]):
                 self._started = await self._pace.acquire()
                 if self._host.is_silent and not is_probe:
                     continue  # the host fell silent while the request waited for its pace
-                self._is_sent, self._sent_at = True, time.monotonic()
+                self._is_sent, self._sent_at = True, anyio.current_time()
                 try:
                     answer = await self._send_timed()
                 except AsyncpushError as error:

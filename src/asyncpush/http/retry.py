@@ -107,7 +107,7 @@ class RetryLoop:
         self._silence = SilenceLimit()
         self._failures = self._throttles = self._total = 0
         self._waited = 0.0
-        self._tries, self._began = 0, time.monotonic()
+        self._tries, self._began = 0, anyio.current_time()
 
     async def run(self, send: Callable[[], Awaitable[T]]) -> T:
         """Await ``send()`` until it succeeds, or no other try can help.
@@ -134,7 +134,7 @@ class RetryLoop:
         """Note that something has arrived: earlier failures no longer count."""
         self._failures = self._throttles = 0
         self._waited = 0.0
-        self._tries, self._began = 0, time.monotonic()
+        self._tries, self._began = 0, anyio.current_time()
         self._silence.end()
 
     def _delay(self, error: AsyncpushError) -> float:
@@ -146,7 +146,7 @@ class RetryLoop:
             delay = self._after_answer(failure) if failure.silence is None else self._after_silence(*failure.silence)
         if delay is None:
             if failure.silence is not None and self._tries > 1:
-                error.message += f" ({self._tries} tries in {time.monotonic() - self._began:.0f} s)"
+                error.message += f" ({self._tries} tries in {anyio.current_time() - self._began:.0f} s)"
             raise error
         self._rules.note_retry(failure, delay)
         throttled, host, work = failure.verdict == "throttled", failure.host, purpose()
@@ -230,7 +230,7 @@ class HostBackoff:
         *,
         name: str = "",
         emit: Emit = ignore,
-        clock: Clock = time.monotonic,
+        clock: Clock = anyio.current_time,
     ) -> None:
         self._retry = retry or RetryPolicy()
         self.silence = SilenceReporter(name, self._retry.note_after, emit, clock=clock)
@@ -383,7 +383,7 @@ class SilenceLimit:
         clock: tells the time in seconds.
     """
 
-    def __init__(self, *, clock: Clock = time.monotonic) -> None:
+    def __init__(self, *, clock: Clock = anyio.current_time) -> None:
         self._clock = clock
         self._since: float | None = None
         self._failures = 0

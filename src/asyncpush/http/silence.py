@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import anyio
 
 from asyncpush.errors import AsyncpushError
 from asyncpush.events import Emit, Unanswered, ignore
@@ -34,7 +35,7 @@ class SilenceReporter:
         host: the host's name.
     """
 
-    def __init__(self, host: str, first: float, emit: Emit = ignore, *, clock: Clock = time.monotonic) -> None:
+    def __init__(self, host: str, first: float, emit: Emit = ignore, *, clock: Clock = anyio.current_time) -> None:
         self.host = host
         self._first = first
         self._emit = emit

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
 import aiohttp
-from anyio import CancelScope, Lock, move_on_after, to_thread
+from anyio import CancelScope, Lock, current_time, move_on_after, to_thread
 from yarl import URL
 
 from asyncpush import open_files
@@ -116,7 +115,7 @@ class RegistryHttp:
         problem = environment.problem if url.scheme == "https" else ""
         host = self._host(url)
         async with host.asking():
-            began = time.monotonic()
+            began = current_time()
             try:
                 with host.silence.waiting(), _bounded(url, self._retry), translated(url, self._retry, problem):
                     response = await session.request(
