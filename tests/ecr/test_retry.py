@@ -118,6 +118,19 @@ def test_a_request_that_is_never_answered_ends_though_others_are() -> None:
     in_virtual_time(main)
 
 
+@pytest.mark.parametrize(("takes", "tries"), [(90, 2), (20, 3)])
+def test_one_lost_answer_does_not_end_the_first_request(takes: float, tries: int) -> None:
+    """A host that has never answered has a minute, and a second try however long the first one took."""
+
+    async def main(time: Time) -> None:
+        host = Host(time, (0, 10_000), takes=takes)
+        with pytest.raises(ConnectionFailedError):
+            await host.ask()
+        assert len(host.asked) == tries
+
+    in_virtual_time(main)
+
+
 def test_a_rate_sends_no_requests_during_an_outage() -> None:
     """A rate that lets requests pass during an outage sends none of them."""
 

@@ -33,7 +33,8 @@ Clock: TypeAlias = Callable[[], float]
 
 #: Doublings after which a wait has long reached its maximum.
 _DOUBLINGS = 10
-#: Seconds that a host which has never answered may stay silent, over all tries of a request.
+#: Seconds that a host which has never answered may stay silent, over all tries of a request; a second try is made after
+#: a longer one, too, since a network may lose any answer.
 _FIRST_ANSWER = 60.0
 #: Seconds without a failure after which the next failure begins a new outage, where the last one was given up.
 _FORGOTTEN = 60.0
@@ -404,7 +405,8 @@ class SilenceLimit:
         now = self._clock()
         delay = host.wait_after(self._failures)
         if not host.answered:
-            return delay if now < self._since + min(_FIRST_ANSWER, host.max_outage) else None
+            limit = host.max_outage if self._failures == 1 else min(_FIRST_ANSWER, host.max_outage)
+            return delay if now < self._since + limit else None
         if not host.is_silent or now + delay + (now - began) > self._since + host.max_outage:
             return None
         return delay
